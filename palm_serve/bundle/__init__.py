@@ -1,0 +1,1 @@
+"""The bundle: the self-contained directory that training hands to serving."""

@@ -1,0 +1,159 @@
+"""`manifest.json`: the only description of a bundle, and the only copy of its schema. The exporter writes these models, the server reads them."""
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FORMAT_VERSION = 1
+
+Kind = Literal["classify", "multi_label", "sequence_label", "match", "mrc"]
+Role = Literal["", "intent", "slots"]
+KINDS_ON_PAIRS: tuple[Kind, ...] = ("match", "mrc")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorInfo(_Strict):
+    """One input of the graph: name, dtype, and axes by name (`batch`, `sequence`), all dynamic."""
+
+    name: str
+    dtype: Literal["int64"] = "int64"
+    axes: tuple[str, ...] = ("batch", "sequence")
+
+
+class EncoderInfo(_Strict):
+    """Facts about the shared encoder, for people and for the model card."""
+
+    family: str
+    name: str
+    layers: Annotated[int, Field(ge=0)]
+    hidden_size: Annotated[int, Field(ge=1)]
+    vocab_size: Annotated[int, Field(ge=1)]
+    parameters: Annotated[int, Field(ge=1)]
+    pad_token_id: Annotated[int, Field(ge=0)]
+
+
+class Decode(_Strict):
+    """How the outputs of a task become answers. `arrays` maps a role (`transitions`, `start`, `end`) to a name in decode.npz."""
+
+    scheme: Literal["", "BIO"] = ""
+    crf: bool = False
+    arrays: dict[str, str] = {}
+    match_label: str = ""
+    """Label whose probability is the score of a match."""
+    pairs: bool = False
+    """The task reads a text and its pair."""
+    value_punctuation: str | None = None
+    """Punctuation and symbols seen inside the values of the training data. A piece made only of others is never tagged; None: no such rule."""
+    max_answer_tokens: int | None = None
+    max_query_tokens: int | None = None
+    doc_stride_tokens: int | None = None
+    n_best: int | None = None
+    null_threshold: float | None = None
+
+
+class Calibration(_Strict):
+    """Temperature scaling of a task's logits (Guo et al. 2017); 1.0 leaves them as they are."""
+
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    method: str = "none"
+    ece: float | None = None
+    """Expected calibration error on dev, after scaling, 0 to 1."""
+    out_of_scope: Literal["", "softmax", "energy", "mahalanobis"] = ""
+
+
+class TaskThresholds(_Strict):
+    """Fallback limits chosen on dev; None switches a check off. `labels` are per-label limits of a multi-label task."""
+
+    intent_confidence: float | None = None
+    ambiguity_margin: float | None = None
+    out_of_scope: float | None = None
+    labels: dict[str, float] = {}
+
+
+class TaskInfo(_Strict):
+    """One head of the graph. `labels` are in logit order; for `sequence_label` they are tags (`O`, `B-city`, `I-city`)."""
+
+    kind: Kind
+    role: Role = ""
+    outputs: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    decode: Decode = Decode()
+    calibration: Calibration = Calibration()
+    thresholds: TaskThresholds = TaskThresholds()
+
+    @property
+    def pairs(self) -> bool:
+        """Whether the task reads a text and its pair."""
+        return self.kind in KINDS_ON_PAIRS or self.decode.pairs
+
+
+class Gate(_Strict):
+    """One combination of provider and precision that a variant was compared on, with the figures seen."""
+
+    provider: str
+    precision: str
+    passed: bool
+    figures: dict[str, float] = {}
+
+
+class Variant(_Strict):
+    """One graph file of the model. `size` in bytes."""
+
+    file: str
+    graph: Literal["plain", "fused"] = "plain"
+    weights: Literal["fp32", "fp16", "int8"] = "fp32"
+    size: Annotated[int, Field(ge=1)]
+    gates: tuple[Gate, ...] = ()
+
+
+class Manifest(_Strict):
+    """The whole of `manifest.json`."""
+
+    format_version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    version: str = ""
+    """Digest of everything but `created` and itself."""
+    created: str
+    encoder: EncoderInfo
+    max_length: Annotated[int, Field(ge=3)]
+    """Tokens, special ones included."""
+    inputs: tuple[TensorInfo, ...]
+    tasks: Annotated[dict[str, TaskInfo], Field(min_length=1)]
+    variants: dict[str, Variant]
+    files: dict[str, str]
+    """Path inside the bundle -> sha256 (hex)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Manifest":
+        if "plain" not in self.variants:
+            raise ValueError(f"variants has no 'plain' entry (it has: {', '.join(self.variants) or 'none'})")
+        for key, variant in self.variants.items():
+            if variant.file not in self.files:
+                raise ValueError(f"variant '{key}' names the file '{variant.file}', which `files` does not list")
+        for role in ("intent", "slots"):
+            holders = [name for name, task in self.tasks.items() if task.role == role]
+            if len(holders) > 1:
+                raise ValueError(f"role '{role}' is held by several tasks: {', '.join(holders)}")
+        return self
+
+    def digest(self) -> str:
+        """Version of the bundle: sha256 over the canonical JSON of everything but `created` and `version`."""
+        content = self.model_dump(mode="json", exclude={"created", "version"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+    def task_with_role(self, role: Role) -> str | None:
+        """Name of the task with this role, or None."""
+        return next((name for name, task in self.tasks.items() if task.role == role), None)
+
+
+def tasks_digest(tasks: dict[str, TaskInfo], tokenizer_json: bytes) -> str:
+    """What the graph's metadata holds (`palm.digest`): sha256 over the canonical `tasks` and the tokenizer file, so a graph cannot be paired with other labels."""
+    content = {name: task.model_dump(mode="json", exclude={"calibration", "thresholds"}) for name, task in tasks.items()}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode())
+    digest.update(hashlib.sha256(tokenizer_json).digest())
+    return digest.hexdigest()

@@ -1,0 +1,16 @@
+"""Whether a dialogue system should act on the top intent."""
+
+from palm_serve.types import Classification, FallbackReason, Thresholds
+
+
+def judge(answer: Classification, thresholds: Thresholds) -> FallbackReason:
+    """The first reason that holds, in this order: out of scope, low confidence, ambiguous. `answer.ranking` needs two entries for the last."""
+    if thresholds.out_of_scope is not None and answer.out_of_scope_score > thresholds.out_of_scope:
+        return FallbackReason.OUT_OF_SCOPE
+    if thresholds.intent_confidence is not None and answer.label.confidence < thresholds.intent_confidence:
+        return FallbackReason.LOW_CONFIDENCE
+    if thresholds.ambiguity_margin is not None and len(answer.ranking) > 1:
+        margin = answer.ranking[0].confidence - answer.ranking[1].confidence
+        if margin < thresholds.ambiguity_margin:
+            return FallbackReason.AMBIGUOUS
+    return FallbackReason.NONE

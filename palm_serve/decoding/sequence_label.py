@@ -1,0 +1,122 @@
+"""Decoding of `sequence_label` heads: emissions over pieces -> character spans with probabilities.
+
+The tags of the pieces follow BIO by construction (constrained Viterbi). A span runs from its first piece to its last, is trimmed of white
+space and takes in the combining marks that follow it (BERT's normalizer drops them, so no piece covers them).
+"""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.decoding.crf import FORBIDDEN, Marginals, Potentials, Viterbi, marginals
+from palm_serve.decoding.item import Item
+from palm_serve.types import Encoding, FloatArray, Int64Array, Span, Spans
+
+_JOINERS = {"\u200d", "\ufe0e", "\ufe0f"}
+OUTSIDE = "O"
+
+
+def is_punctuation(character: str) -> bool:
+    """Whether the character is punctuation or a symbol (Unicode categories P* and S*)."""
+    return unicodedata.category(character)[0] in "PS"
+
+
+def tagged_range(encoding: Encoding) -> tuple[int, int]:
+    """Positions [first, after) of the pieces of the text; they stand together in every tokenizer that we know."""
+    first = next((i for i, segment in enumerate(encoding.segments) if segment == 0), 0)
+    after = first
+    while after < len(encoding.segments) and encoding.segments[after] == 0:
+        after += 1
+    return first, after
+
+
+class SequenceLabelDecoder:
+    """Viterbi and span probabilities over `<task>.logits`, float32 [B, S, T]."""
+
+    def __init__(self, task: TaskInfo, arrays: Mapping[str, FloatArray]) -> None:
+        self._output = task.outputs[0]
+        self._tags = task.labels
+        self._index = {tag: i for i, tag in enumerate(task.labels)}
+        self._outside = self._index[OUTSIDE]
+        learned = None
+        if task.decode.crf:
+            names = task.decode.arrays
+            learned = Potentials(arrays[names["start"]], arrays[names["transitions"]], arrays[names["end"]])
+        self._inverse_temperature = np.float32(1.0 / task.calibration.temperature)
+        self._potentials = Potentials.constrained(task.labels, learned)
+        self._viterbi = Viterbi(self._potentials)
+        self._cool = self._potentials.scaled(float(self._inverse_temperature))
+        punctuation = task.decode.value_punctuation
+        self._value_punctuation = None if punctuation is None else frozenset(punctuation)
+
+    def __call__(self, outputs: Mapping[str, FloatArray], items: Sequence[Item]) -> list[Spans]:
+        """Spans of each item, in text order, not overlapping."""
+        emissions, lengths, firsts = self._align(outputs[self._output], items)
+        paths = self._viterbi(emissions, lengths)
+        runs = [self._runs(path) for path in paths]
+        rows = [row for row, found in enumerate(runs) if found]
+        beliefs = marginals(self._cool, emissions[rows] * self._inverse_temperature, lengths[rows]) if rows else None
+        answers = [Spans(())] * len(items)
+        for position, row in enumerate(rows):
+            assert beliefs is not None
+            spans = (self._span(items[row], firsts[row], paths[row], run, beliefs, position) for run in runs[row])
+            answers[row] = Spans(tuple(span for span in spans if span is not None))
+        return answers
+
+    def _align(self, logits: FloatArray, items: Sequence[Item]) -> tuple[FloatArray, Int64Array, list[int]]:
+        """Emissions of the text's pieces only, left-aligned [B, L, T]; the number of them [B]; and where each row's began."""
+        ranges = [tagged_range(item.encoding) for item in items]
+        lengths = np.array([after - first for first, after in ranges], dtype=np.int64)
+        emissions = np.zeros((len(items), max(int(lengths.max(initial=0)), 1), len(self._tags)), dtype=np.float32)
+        for row, (first, after) in enumerate(ranges):
+            emissions[row, : after - first] = logits[row, first:after]
+            if self._value_punctuation is not None:
+                for position in self._foreign(items[row], first, after):
+                    keep = emissions[row, position, self._outside]
+                    emissions[row, position] = FORBIDDEN
+                    emissions[row, position, self._outside] = keep
+        return emissions, lengths, [first for first, _ in ranges]
+
+    def _foreign(self, item: Item, first: int, after: int) -> list[int]:
+        """Pieces, counted from `first`, that consist of punctuation which no training value holds."""
+        allowed = self._value_punctuation or frozenset()
+        found = []
+        for position in range(first, after):
+            start, end = item.encoding.offsets[position]
+            piece = item.text[start:end].strip()
+            if piece and not piece.isalnum() and all(is_punctuation(c) and c not in allowed for c in piece):
+                found.append(position - first)
+        return found
+
+    def _runs(self, path: Int64Array) -> list[tuple[int, int]]:
+        """Half-open ranges of pieces that form a span each."""
+        found: list[tuple[int, int]] = []
+        for position in np.flatnonzero(path != self._outside).tolist():
+            if self._tags[path[position]].startswith("B-"):
+                found.append((position, position + 1))
+            else:
+                found[-1] = (found[-1][0], position + 1)
+        return found
+
+    def _span(self, item: Item, first: int, path: Int64Array, run: tuple[int, int], beliefs: Marginals, row: int) -> Span | None:
+        offsets = item.encoding.offsets
+        start, end = trim(item.text, offsets[first + run[0]][0], offsets[first + run[1] - 1][1])
+        if start == end:
+            return None
+        tags = path[run[0] : run[1]].tolist()
+        name = self._tags[tags[0]][2:]
+        confidence = beliefs.segment(row, len(path), run[0], tags, self._index.get("I-" + name))
+        return Span(name, item.text[start:end], start, end, confidence)
+
+
+def trim(text: str, start: int, end: int) -> tuple[int, int]:
+    """The range without white space at its ends, and with the combining marks and joiners that follow it."""
+    while end < len(text) and (unicodedata.category(text[end])[0] == "M" or text[end] in _JOINERS):
+        end += 1
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end

@@ -1,0 +1,56 @@
+"""The errors of serving, one tree. The domain knows no gRPC: `rpc/status.py` holds the single table error -> status code.
+
+    PalmServeError
+    ├── InvalidRequest     the client sent something unusable        -> INVALID_ARGUMENT
+    ├── NotFound           no such model, version or label           -> NOT_FOUND
+    ├── Overloaded         the queue is full, or the deadline is lost -> RESOURCE_EXHAUSTED
+    ├── DeadlineExceeded   expired while it waited                   -> DEADLINE_EXCEEDED
+    ├── Unavailable        loading or draining                       -> UNAVAILABLE
+    ├── NotAllowed         switched off on this server               -> PERMISSION_DENIED
+    ├── BundleError        a bundle that cannot be loaded            (start-up, not a request)
+    └── EngineError        no provider, a session that fails         (start-up), else INTERNAL
+"""
+
+
+class PalmServeError(Exception):
+    """Base of every error that serving raises on purpose. The message is meant for the reader: what, value, limit, way out."""
+
+
+class InvalidRequest(PalmServeError):
+    """The request cannot be answered as sent; `field` names the part at fault."""
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class NotFound(PalmServeError):
+    """No such model, version, label or task."""
+
+
+class Overloaded(PalmServeError):
+    """Too much waits already; try again after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(PalmServeError):
+    """The request's deadline passed while it waited."""
+
+
+class Unavailable(PalmServeError):
+    """The server is loading or draining; another replica can answer."""
+
+
+class NotAllowed(PalmServeError):
+    """The operation is switched off on this server."""
+
+
+class BundleError(PalmServeError):
+    """A bundle is missing, damaged, or of a format that this version cannot read."""
+
+
+class EngineError(PalmServeError):
+    """No usable execution provider, or a session failed."""
