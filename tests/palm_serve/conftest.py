@@ -1,0 +1,247 @@
+"""A real bundle, small enough to build in milliseconds and without torch: what training would export for three tasks.
+
+Every piece has one row in an embedding whose columns are the scores themselves: [intent C | slots T | sentiment 2].
+Emissions are the slot columns of each piece; intent and sentiment sum theirs over the attention mask. So answers are
+known by looking at WORDS.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from palm_serve.bundle.manifest import (
+    Calibration,
+    Decode,
+    EncoderInfo,
+    Gate,
+    Manifest,
+    TaskInfo,
+    TensorInfo,
+    Variant,
+    tasks_digest,
+)
+
+INTENTS = ("flight", "weather", "music", "greeting")
+TAGS = ("O", "B-city", "I-city", "B-day", "I-day", "B-artist", "I-artist")
+SENTIMENTS = ("negative", "positive")
+
+# word -> the labels that it votes for
+WORDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("show", "me", "from", "to", "on", "the", "in", "is", "what", "a"), ()),
+    **dict.fromkeys(("flight", "flights", "fly"), ("flight",)),
+    **dict.fromkeys(("play", "song"), ("music",)),
+    **dict.fromkeys(("hello", "hi"), ("greeting", "positive")),
+    **dict.fromkeys(("boston", "denver", "new", "san", "北"), ("B-city",)),
+    **dict.fromkeys(("york", "francisco", "京"), ("I-city",)),
+    **dict.fromkeys(("please", "great"), ("positive",)),
+    "weather": ("weather",),
+    "rain": ("weather", "negative"),
+    "awful": ("negative",),
+    "monday": ("B-day",),
+    "next": ("B-day",),
+    "week": ("I-day",),
+    "adele": ("B-artist",),
+}
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+PUNCTUATION = ".,!?'&-"
+VOCABULARY = [
+    *SPECIALS,
+    *WORDS,
+    *(c for c in CHARACTERS if c not in WORDS),
+    *("##" + c for c in CHARACTERS),
+    *PUNCTUATION,
+]
+
+GOLDEN: list[dict[str, Any]] = [
+    {
+        "text": "please show me flights from boston to new york on monday",
+        "pair": None,
+        "answers": {
+            "intent": {"label": "flight"},
+            "slots": {
+                "spans": [
+                    {"name": "city", "start": 28, "end": 34},
+                    {"name": "city", "start": 38, "end": 46},
+                    {"name": "day", "start": 50, "end": 56},
+                ]
+            },
+            "sentiment": {"label": "positive"},
+        },
+    },
+    {
+        "text": "please play a song",
+        "pair": None,
+        "answers": {"intent": {"label": "music"}, "slots": {"spans": []}, "sentiment": {"label": "positive"}},
+    },
+    {
+        "text": "is the weather awful in 北京 next week?",
+        "pair": None,
+        "answers": {
+            "intent": {"label": "weather"},
+            "slots": {"spans": [{"name": "city", "start": 24, "end": 26}, {"name": "day", "start": 27, "end": 36}]},
+            "sentiment": {"label": "negative"},
+        },
+    },
+]
+
+
+def tiny_tokenizer() -> Tokenizer:
+    """Lower-casing WordPiece over VOCABULARY, as BERT's."""
+    vocabulary = {piece: i for i, piece in enumerate(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    return tokenizer
+
+
+def tiny_tasks() -> dict[str, TaskInfo]:
+    """Intent, slots with a CRF, and a sentiment task without a role."""
+    arrays = {role: f"slots.{role}" for role in ("transitions", "start", "end")}
+    return {
+        "intent": TaskInfo(kind="classify", role="intent", outputs=("intent.logits",), labels=INTENTS),
+        "slots": TaskInfo(
+            kind="sequence_label",
+            role="slots",
+            outputs=("slots.logits",),
+            labels=TAGS,
+            decode=Decode(scheme="BIO", crf=True, arrays=arrays, value_punctuation="'"),
+        ),
+        "sentiment": TaskInfo(
+            kind="classify", outputs=("sentiment.logits",), labels=SENTIMENTS, calibration=Calibration(temperature=1.5)
+        ),
+    }
+
+
+def tiny_graph(token_types: bool, digest: str) -> onnx.ModelProto:
+    """The graph; type ids, where it takes them, change no score."""
+    columns = (*INTENTS, *TAGS, *SENTIMENTS)
+    table = np.zeros((len(VOCABULARY), len(columns)), dtype=np.float32)
+    table[:, columns.index("O")] = 4.0
+    for word, votes in WORDS.items():
+        for label in votes:
+            table[VOCABULARY.index(word), columns.index(label)] = 8.0
+    edges = np.cumsum([0, len(INTENTS), len(TAGS), len(SENTIMENTS)])
+    eye = np.eye(len(columns), dtype=np.float32)
+    weights = {
+        "table": table,
+        **{name: eye[:, edges[i] : edges[i + 1]] for i, name in enumerate(("w_intent", "w_slots", "w_sentiment"))},
+        "last_axis": np.array([-1], dtype=np.int64),
+        "sequence_axis": np.array([1], dtype=np.int64),
+        "half": np.array(0.5, dtype=np.float32),
+    }
+    embedding = [helper.make_node("Gather", ["table", "input_ids"], ["words"])]
+    if token_types:
+        weights["types"] = np.zeros((2, len(columns)), dtype=np.float32)
+        embedding += [
+            helper.make_node("Gather", ["types", "token_type_ids"], ["sides"]),
+            helper.make_node("Add", ["words", "sides"], ["hidden"]),
+        ]
+    else:
+        embedding.append(helper.make_node("Identity", ["words"], ["hidden"]))
+    nodes = [
+        *embedding,
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last_axis"], ["mask3"]),
+        helper.make_node("Mul", ["hidden", "mask3"], ["kept"]),
+        helper.make_node("ReduceSum", ["kept", "sequence_axis"], ["summed"], keepdims=0),
+        helper.make_node("Mul", ["summed", "half"], ["pooled"]),
+        helper.make_node("MatMul", ["pooled", "w_intent"], ["intent.logits"]),
+        helper.make_node("MatMul", ["hidden", "w_slots"], ["slots.logits"]),
+        helper.make_node("MatMul", ["pooled", "w_sentiment"], ["sentiment.logits"]),
+    ]
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in names],
+        [
+            helper.make_tensor_value_info("intent.logits", TensorProto.FLOAT, ["batch", len(INTENTS)]),
+            helper.make_tensor_value_info("slots.logits", TensorProto.FLOAT, ["batch", "sequence", len(TAGS)]),
+            helper.make_tensor_value_info("sentiment.logits", TensorProto.FLOAT, ["batch", len(SENTIMENTS)]),
+        ],
+        [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    helper.set_model_props(model, {"palm.digest": digest})
+    return model
+
+
+TINY_ENCODER = EncoderInfo(
+    family="bert", name="tiny", layers=0, hidden_size=13, vocab_size=len(VOCABULARY), parameters=1, pad_token_id=0
+)
+
+
+def write_tiny_bundle(
+    path: Path, name: str = "tiny", max_length: int = 24, token_types: bool = True, gates: tuple[Gate, ...] = ()
+) -> Path:
+    """Writes a complete bundle into the new directory *path*; `gates` are the plain variant's."""
+    path.mkdir(parents=True)
+    tokenizer_json = tiny_tokenizer().to_str().encode()
+    (path / "tokenizer.json").write_bytes(tokenizer_json)
+    tasks = tiny_tasks()
+    onnx.save(tiny_graph(token_types, tasks_digest(tasks, tokenizer_json)), path / "model.onnx")
+    drift = np.random.default_rng(7).normal(0, 0.1, (len(TAGS) + 2, len(TAGS))).astype(np.float32)
+    np.savez(path / "decode.npz", **{"slots.transitions": drift[2:], "slots.start": drift[0], "slots.end": drift[1]})
+    lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in GOLDEN)
+    (path / "golden.jsonl").write_text("".join(lines), encoding="utf-8")
+    (path / "README.md").write_text("# tiny\n\nA bundle for tests.\n", encoding="utf-8")
+    inputs = ("input_ids", "attention_mask", *(("token_type_ids",) if token_types else ()))
+    manifest = Manifest(
+        name=name,
+        created="2026-01-01T00:00:00Z",
+        encoder=EncoderInfo(
+            family="bert",
+            name="tiny",
+            layers=0,
+            hidden_size=13,
+            vocab_size=len(VOCABULARY),
+            parameters=1,
+            pad_token_id=0,
+        ),
+        max_length=max_length,
+        inputs=tuple(TensorInfo(name=name) for name in inputs),
+        tasks=tasks,
+        variants={"plain": Variant(file="model.onnx", size=(path / "model.onnx").stat().st_size, gates=gates)},
+        files={"model.onnx": ""},
+    )
+    (path / "manifest.json").write_text(manifest.model_dump_json(), encoding="utf-8")
+    return seal_bundle(path)
+
+
+def seal_bundle(path: Path, **changes: Any) -> Path:
+    """Writes the manifest anew with *changes*, checksums of the files as they are now, and the version that follows."""
+    content = json.loads((path / "manifest.json").read_text(encoding="utf-8")) | changes
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != "manifest.json")
+    content["files"] = {p.relative_to(path).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    manifest = Manifest.model_validate(content)
+    manifest = manifest.model_copy(update={"version": manifest.digest()})
+    (path / "manifest.json").write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished bundle named `tiny`; shared, so never written to."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture
+def make_tiny_bundle() -> Callable[..., Path]:
+    """`write_tiny_bundle(path, name=..., max_length=..., token_types=..., gates=...)`, for a bundle of one's own."""
+    return write_tiny_bundle
+
+
+@pytest.fixture
+def reseal_bundle() -> Callable[..., Path]:
+    """`seal_bundle(path, **manifest_changes)`: makes an edited bundle consistent again (checksums, version)."""
+    return seal_bundle
