@@ -1,0 +1,331 @@
+"""The configuration of a run: TOML in, frozen and checked sections out, every fault in one message.
+
+Data paths are relative to the file, `train.output` to the working directory. `${NAME}` in any string is the environment
+(`$${NAME}` stands for itself). `KEY=VALUE` overrides are applied before the check, so they are held to the same rules.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic_core import ErrorDetails
+
+from palm_trainer.config_rules import EVERY_OPTION, FORMAT_OPTIONS, SCRATCH_ONLY, cross_faults, nearest
+from palm_trainer.errors import ConfigError
+
+_VARIABLE = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_paths(value: object, info: ValidationInfo) -> object:
+    """A path or a list of paths -> absolute paths; the base folder comes in the validation context."""
+    values = value if isinstance(value, list | tuple) else [value]
+    paths = [v for v in values if isinstance(v, str | Path) and str(v)]
+    if len(paths) != len(values):
+        raise ValueError("must be a path or a list of paths")
+    base: Path = (info.context or {}).get("base", Path())
+    return tuple(Path(os.path.normpath(base / Path(v).expanduser())) for v in paths)
+
+
+def _as_path(value: object) -> object:
+    return Path(value).expanduser() if isinstance(value, str) and value else value
+
+
+Paths = Annotated[tuple[Path, ...], BeforeValidator(_as_paths)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class EncoderConfig(_Section):
+    """The shared encoder. The fields after `pooling` are for `model = "scratch"` only."""
+
+    model: str = Field("minilm-l6-en", min_length=1)
+    """A name of `palm-train models ls`, a local directory (relative to the file), a Hugging Face id, or `scratch`."""
+    max_length: int = Field(128, ge=3, le=8192)
+    """Tokens, special ones included."""
+    pooling: Literal["cls", "mean"] = "cls"
+    layers: int = Field(4, ge=1, le=48)
+    hidden_size: int = Field(256, ge=8, le=4096)
+    heads: int = Field(4, ge=1, le=64)
+    intermediate_size: int | None = Field(None, ge=8)
+    """None: 4 x hidden_size."""
+    vocab_size: int = Field(8000, ge=64, le=1_000_000)
+    """Pieces, at most; learned from the training text."""
+    dropout: Fraction = 0.1
+    lowercase: bool = True
+    characters: bool = False
+    """One piece a character (Chinese) in the place of WordPiece."""
+
+
+class DataConfig(_Section):
+    """A data set: files of one format. An option that the format does not take is refused."""
+
+    format: str
+    train: Paths = Field(min_length=1)
+    """A path or a list of paths, like the other splits."""
+    dev: Paths = ()
+    test: Paths = ()
+    out_of_domain: Paths = ()
+    """Text that belongs to no class, for out-of-scope scores."""
+    mix_ratio: Positive = 1.0
+    """How often its batches come, against the other data sets."""
+    columns: Names = ()
+    """tsv, csv: names of the columns in the file's order; `_` skips one. None given: the first line names them."""
+    header: bool | None = None
+    """tsv, csv: whether the first line is a header. None: yes unless `columns` are given."""
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    """tsv, csv: one character. None: tab for tsv, comma for csv."""
+    label_separator: str | None = Field(None, min_length=1)
+    """Splits a class field into several classes (`a#b`), for `multi_label` tasks."""
+
+    def paths(self, split: str) -> tuple[Path, ...]:
+        """Files of `train`, `dev`, `test` or `out_of_domain`; empty where the data set has no such split."""
+        found: tuple[Path, ...] = getattr(self, split)
+        return found
+
+
+class TaskConfig(_Section):
+    """A head with a name."""
+
+    kind: Literal["classify", "multi_label", "sequence_label", "match", "mrc", "masked_lm"]
+    data: Names = Field(min_length=1)
+    """Data sets that it trains on; tasks that share one are trained in the same encoder pass."""
+    role: Literal["", "intent", "slots"] = ""
+    """What `Parse` answers with; each role is held once at most."""
+    field: str | None = Field(None, min_length=1)
+    """Field of the examples that it learns. None: chosen by role, name and kind."""
+    weight: Positive = 1.0
+    """Of its loss in the sum."""
+    auxiliary: bool = False
+    """Shapes the encoder only: never ends the training, is not selected on, and is not exported."""
+    crf: bool = True
+    """sequence_label: a linear-chain CRF over the tags; otherwise a softmax a token."""
+    dropout: Fraction = 0.1
+    learning_rate: Positive | None = None
+    """Of this head. None: `train.head_learning_rate`."""
+
+
+class TrainConfig(_Section):
+    """How long, how fast, on what, and where to."""
+
+    output: Annotated[Path, BeforeValidator(_as_path)]
+    """Run directory, relative to the working directory."""
+    epochs: float = Field(10.0, gt=0)
+    """Of the reference data set."""
+    reference: str | None = None
+    """Data set whose passes are counted as epochs. None: the first."""
+    batch_size: int = Field(32, ge=1)
+    """Examples, over all devices."""
+    learning_rate: Positive = 5e-5
+    """Of the encoder, at its peak."""
+    head_learning_rate: Positive | None = None
+    """Of the heads. None: 5 x learning_rate, since heads start from nothing."""
+    weight_decay: float = Field(0.01, ge=0)
+    """None on biases and normalization weights."""
+    warmup_ratio: Fraction = 0.1
+    """Of all steps."""
+    schedule: Literal["linear", "constant"] = "linear"
+    max_grad_norm: Positive = 1.0
+    label_smoothing: Fraction = 0.0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    seed: int = Field(13, ge=0, lt=2**32)
+    log_every_steps: int = Field(20, ge=1)
+    select: str = "average"
+    """What chooses the best checkpoint on dev: `average`, `exact_match`, or TASK.METRIC."""
+    patience: int | None = Field(None, ge=1)
+    """Evaluations without a better one before training stops. None: never stops early."""
+
+
+class Config(_Section):
+    """A checked configuration."""
+
+    encoder: EncoderConfig
+    data: dict[str, DataConfig]
+    tasks: dict[str, TaskConfig]
+    train: TrainConfig
+
+    @property
+    def reference(self) -> str:
+        """Name of the data set whose passes are counted as epochs."""
+        return self.train.reference or next(iter(self.data))
+
+    def dump_toml(self) -> str:
+        """The whole configuration, defaults included, as TOML that `load_config` reads back to an equal one."""
+        raw = self.model_dump(mode="json", exclude_none=True)
+        if self.encoder.model != "scratch":
+            raw["encoder"] = {k: v for k, v in raw["encoder"].items() if k not in SCRATCH_ONLY}
+        for name, data in self.data.items():
+            unfit = EVERY_OPTION - FORMAT_OPTIONS[data.format]
+            raw["data"][name] = {k: v for k, v in raw["data"][name].items() if k not in unfit and v != []}
+        for name, task in self.tasks.items():
+            if task.kind != "sequence_label":
+                del raw["tasks"][name]["crf"]
+        return tomli_w.dumps(_map_strings(raw, lambda text: _VARIABLE.sub(lambda m: "$" + m[0], text)))
+
+
+_SECTIONS: Mapping[str, type[_Section]] = {
+    "encoder": EncoderConfig,
+    "data": DataConfig,
+    "tasks": TaskConfig,
+    "train": TrainConfig,
+}
+_Model = TypeVar("_Model", bound=_Section)
+
+
+def load_config(path: Path, overrides: Sequence[str] = (), output: Path | None = None) -> Config:
+    """Reads, completes and checks a configuration.
+
+    Args:
+        path: TOML file.
+        overrides: `KEY=VALUE` each, the key dotted (`train.epochs=3`), the value TOML or a bare string.
+        output: replaces `train.output`.
+
+    Raises:
+        ConfigError: with all faults, a line each.
+    """
+    raw = _read_toml(path)
+    faults: list[str] = []
+    for override in overrides:
+        faults += _apply(raw, override)
+    if output is not None and isinstance(raw.setdefault("train", {}), dict):
+        raw["train"]["output"] = str(output)
+    raw = _expand(raw, faults)
+    config = _check(raw, path.parent.resolve(), faults)
+    if config is None:
+        listed = "\n".join(f"  {fault}" for fault in dict.fromkeys(faults))
+        raise ConfigError(f"{path}: {len(set(faults))} fault{'s' * (len(set(faults)) > 1)}\n{listed}")
+    return config
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; `palm-train init DATA` writes a configuration") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}; strings need quotes, true and false are lower case") from None
+
+
+def _apply(raw: dict[str, Any], override: str) -> list[str]:
+    """Sets one `KEY=VALUE` in place; faults of the key are returned, those of the value are found by the check."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts) or len(parts) < 2:
+        return [f"--set {override!r}: not KEY=VALUE with a dotted key; write for example train.epochs=3"]
+    if parts[0] not in _SECTIONS:
+        return [f"--set {key}: unknown section '{parts[0]}'{nearest(parts[0], _SECTIONS)}"]
+    known: Iterable[str] = _SECTIONS[parts[0]].model_fields
+    table = raw.setdefault(parts[0], {})
+    names = parts[1:]
+    if parts[0] in ("data", "tasks"):
+        if not isinstance(table, dict) or names[0] not in table:
+            return [f"--set {key}: no '{names[0]}' in [{parts[0]}]{nearest(names[0], table)}"]
+        table, names = table[names[0]], names[1:]
+    if len(names) != 1 or names[0] not in known or not isinstance(table, dict):
+        return [f"--set {key}: unknown key '{'.'.join(names)}'{nearest('.'.join(names), known)}"]
+    table[names[0]] = _toml_value(text.strip())
+    return []
+
+
+def _toml_value(text: str) -> object:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["value"] if len(parsed) == 1 else text
+
+
+def _expand(raw: dict[str, Any], faults: list[str]) -> dict[str, Any]:
+    def replace(match: re.Match[str]) -> str:
+        escaped, name = match.groups()
+        if escaped:
+            return match[0][1:]
+        if name not in os.environ:
+            faults.append(f"${{{name}}}: no such environment variable; set {name}, or write the path itself")
+        return os.environ.get(name, match[0])
+
+    expanded: dict[str, Any] = _map_strings(raw, lambda text: _VARIABLE.sub(replace, text))
+    return expanded
+
+
+def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
+    """The same structure with every string value changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _map_strings(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_map_strings(item, change) for item in value]
+    return value
+
+
+def _check(raw: dict[str, Any], base: Path, faults: list[str]) -> Config | None:
+    """The configuration, or None with at least one fault. Each part is checked for itself: no fault hides another."""
+    faults += [f"{key}: unknown section{nearest(key, _SECTIONS)}" for key in raw if key not in _SECTIONS]
+    encoder = _section(EncoderConfig, raw.get("encoder", {}), "encoder", base, faults)
+    train = _section(TrainConfig, raw.get("train", {}), "train", base, faults)
+    named: dict[str, dict[str, Any]] = {}
+    for section, example in (("data", "[data.atis]"), ("tasks", "[tasks.intent]")):
+        tables = raw.get(section)
+        if not isinstance(tables, dict) or not tables:
+            faults.append(f"{section}: missing; add a table such as {example}")
+            tables = {}
+        model = _SECTIONS[section]
+        named[section] = {n: _section(model, table, f"{section}.{n}", base, faults) for n, table in tables.items()}
+    faults += cross_faults(**{key: table if isinstance(table := raw.get(key), dict) else {} for key in _SECTIONS})
+    if faults:
+        return None
+    assert encoder is not None
+    assert train is not None
+    encoder = encoder.model_copy(update={"model": _local_model(encoder.model, base)})
+    return Config(encoder=encoder, data=named["data"], tasks=named["tasks"], train=train)
+
+
+def _local_model(model: str, base: Path) -> str:
+    """A local directory as an absolute path; any other name as it is."""
+    path = base / Path(model).expanduser()
+    return str(path.resolve()) if model.startswith((".", "~")) or path.is_dir() else model
+
+
+def _section(model: type[_Model], value: object, where: str, base: Path, faults: list[str]) -> _Model | None:
+    if not isinstance(value, dict):
+        faults.append(f"{where}: {value!r} is not a table; write [{where}] and its keys below")
+        return None
+    try:
+        return model.model_validate(value, context={"base": base})
+    except ValidationError as error:
+        faults += [_message(where, model, fault) for fault in error.errors()]
+        return None
+
+
+def _message(where: str, model: type[BaseModel], fault: ErrorDetails) -> str:
+    path = ".".join([where, *map(str, fault["loc"])])
+    key = str(fault["loc"][0]) if fault["loc"] else ""
+    if fault["type"] == "missing":
+        return f"{path}: missing; add `{key} = ...` to [{where}]" + (
+            " or give --output" if path == "train.output" else ""
+        )
+    if fault["type"] == "extra_forbidden":
+        return f"{path}: unknown key{nearest(key, model.model_fields)}"
+    if fault["type"] == "too_short":
+        return f"{path}: an empty list; name at least one"
+    said = fault["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
+    return f"{path}: {said}, not {fault['input']!r}; change it"

@@ -1,0 +1,123 @@
+"""The rules between the keys of a configuration, checked on the raw tables: a fault in one key hides no other."""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+Table: TypeAlias = Mapping[str, Any]
+
+FORMAT_OPTIONS: Mapping[str, frozenset[str]] = {
+    "joint": frozenset({"label_separator"}),
+    "tsv": frozenset({"columns", "header", "delimiter", "label_separator"}),
+    "csv": frozenset({"columns", "header", "delimiter", "label_separator"}),
+    "jsonl": frozenset(),
+}
+"""Names of the file formats, each with the `[data.NAME]` options that it takes."""
+
+EVERY_OPTION = frozenset[str]().union(*FORMAT_OPTIONS.values())
+SCRATCH_ONLY = (
+    "layers",
+    "hidden_size",
+    "heads",
+    "intermediate_size",
+    "vocab_size",
+    "dropout",
+    "lowercase",
+    "characters",
+)
+"""`[encoder]` keys that shape an encoder without pretrained weights."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_ROLE_KINDS = {"intent": ("classify", "multi_label"), "slots": ("sequence_label",)}
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` where something is near, else what there is."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known) or 'none'}"
+
+
+def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Iterator[str]:
+    """Faults between keys, one line each. Values of a wrong type are passed over: the field check names them."""
+    yield from _encoder_faults(encoder)
+    for section, tables in (("data", data), ("tasks", tasks)):
+        for name in tables:
+            if not _NAME.fullmatch(name):
+                yield f"{section}.{name}: a name is letters, digits, _ and -, and starts with a letter or _; rename it"
+    for name, table in _tables(data):
+        yield from _data_faults(f"data.{name}", table)
+    for name, table in _tables(tasks):
+        yield from _task_faults(f"tasks.{name}", table, data)
+    yield from _task_set_faults(dict(_tables(tasks)), data)
+    yield from _train_faults(train, data, tasks)
+
+
+def _tables(tables: Table) -> Iterator[tuple[str, Table]]:
+    return ((name, table) for name, table in tables.items() if isinstance(table, Mapping))
+
+
+def _encoder_faults(encoder: Table) -> Iterator[str]:
+    model = encoder.get("model", "minilm-l6-en")
+    misplaced = [key for key in SCRATCH_ONLY if key in encoder]
+    if model != "scratch" and misplaced:
+        yield f"encoder: {', '.join(misplaced)} belong to model = 'scratch', not '{model}'; remove them"
+    hidden, heads = encoder.get("hidden_size", 256), encoder.get("heads", 4)
+    if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 and hidden % heads:
+        yield f"encoder.hidden_size: {hidden} is not a multiple of heads = {heads}; change one of them"
+
+
+def _data_faults(where: str, table: Table) -> Iterator[str]:
+    form = table.get("format")
+    if not isinstance(form, str):
+        return
+    if form not in FORMAT_OPTIONS:
+        yield f"{where}.format: unknown format '{form}'{nearest(form, FORMAT_OPTIONS)}"
+        return
+    taken = FORMAT_OPTIONS[form]
+    for key in table:
+        if key in EVERY_OPTION - taken:
+            options = ", ".join(sorted(taken)) or "none"
+            yield f"{where}.{key}: no option of format '{form}' (its options: {options}); remove it"
+
+
+def _task_faults(where: str, table: Table, data: Table) -> Iterator[str]:
+    kind, role = table.get("kind"), table.get("role")
+    if isinstance(kind, str) and role in _ROLE_KINDS and kind not in _ROLE_KINDS[role]:
+        yield f"{where}.role: '{role}' needs kind {' or '.join(_ROLE_KINDS[role])}, not '{kind}'; change one of them"
+    if isinstance(kind, str) and kind != "sequence_label" and "crf" in table:
+        yield f"{where}.crf: only for kind 'sequence_label', not '{kind}'; remove it"
+    for name in _data_of(table):
+        if name not in data:
+            yield f"{where}.data: no data set '{name}'{nearest(name, data)}"
+
+
+def _data_of(table: Table) -> list[str]:
+    names = table.get("data")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _task_set_faults(tasks: Mapping[str, Table], data: Table) -> Iterator[str]:
+    for role in _ROLE_KINDS:
+        holders = [name for name, table in tasks.items() if table.get("role") == role]
+        if len(holders) > 1:
+            yield f"tasks: role '{role}' is held by {', '.join(holders)}; leave it to one of them"
+    if tasks and all(table.get("auxiliary") is True for table in tasks.values()):
+        yield f"tasks: all are auxiliary ({', '.join(tasks)}); leave `auxiliary` out of at least one"
+    used = {name for table in tasks.values() for name in _data_of(table)}
+    for name in data:
+        if name not in used:
+            yield f"data.{name}: no task uses it; name it in a task's data, or remove it"
+
+
+def _train_faults(train: Table, data: Table, tasks: Table) -> Iterator[str]:
+    reference = train.get("reference")
+    if isinstance(reference, str) and reference not in data:
+        yield f"train.reference: no data set '{reference}'{nearest(reference, data)}"
+    select = train.get("select", "average")
+    if isinstance(select, str) and select not in ("average", "exact_match"):
+        task, dot, metric = select.partition(".")
+        if not dot or not metric or task not in tasks:
+            known = ", ".join(tasks)
+            yield f"train.select: '{select}' is none of average, exact_match, TASK.METRIC (tasks: {known}); change it"

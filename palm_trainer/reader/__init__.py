@@ -1,0 +1,1 @@
+"""Component 1: from files to examples to batches."""

@@ -1,0 +1,33 @@
+"""Comma-separated rows as in RFC 4180: quoted fields may hold the delimiter, line breaks and doubled quotes.
+
+Lines end in CRLF or LF.
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from palm_trainer.errors import DataError
+from palm_trainer.example import Example
+from palm_trainer.reader.formats.source import Defects, FormatOptions, read_text
+from palm_trainer.reader.formats.table import examples
+
+
+def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:
+    """Examples of the file, a row each; the columns are those of `palm_trainer.reader.formats.table`."""
+    return examples(_rows(path, options.delimiter or ","), path, options, defects)
+
+
+def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows with the line on which each begins."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+    begin = 1
+    try:
+        for fields in reader:
+            yield begin, fields
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{path}:{begin}: {error}; double the quotes inside quoted fields; files without quoting are 'tsv'"
+        ) from None

@@ -1,0 +1,94 @@
+"""What every format's parser shares: its options, the tally of defects, and reading text files strictly."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from palm_trainer.errors import DataError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormatOptions:
+    """How to read a file; each format uses the options that it needs (documented in `DataConfig`)."""
+
+    columns: tuple[str, ...] = ()
+    header: bool | None = None
+    delimiter: str | None = None
+    label_separator: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """Something wrong with the data that was repaired or passed over."""
+
+    kind: str
+    count: int
+    first: str
+    """`file:line` of the first one."""
+
+
+@dataclass(slots=True)
+class Defects:
+    """The tally of a data set's defects."""
+
+    _found: dict[str, Defect] = field(default_factory=dict)
+
+    def add(self, kind: str, where: str, count: int = 1) -> None:
+        """Counts `count` more of a kind, seen at `file:line`."""
+        known = self._found.get(kind)
+        self._found[kind] = Defect(kind, known.count + count, known.first) if known else Defect(kind, count, where)
+
+    def __iter__(self) -> Iterator[Defect]:
+        return iter(self._found.values())
+
+
+def read_text(path: Path) -> str:
+    """The whole file without its byte order mark.
+
+    Raises:
+        DataError: missing, unreadable, empty, or not UTF-8 (with line and column of the first bad byte).
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; check the path in the configuration") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        start = data.rfind(b"\n", 0, error.start) + 1
+        line, column = (
+            data.count(b"\n", 0, error.start) + 1,
+            len(data[start : error.start].decode("utf-8", "replace")) + 1,
+        )
+        byte = data[error.start]
+        raise DataError(f"{path}:{line}:{column}: byte 0x{byte:02x} is not UTF-8; convert the file to UTF-8") from None
+    if not text.strip():
+        raise DataError(f"{path}: an empty file; a data file holds at least one example")
+    return text
+
+
+def lines(text: str) -> list[str]:
+    """Lines ended by LF or CRLF; what else `str.splitlines` breaks at (U+2028, U+0085, FF) stays inside a line."""
+    found = text.split("\n")
+    if found[-1] == "":
+        found.pop()
+    return [line.removesuffix("\r") for line in found]
+
+
+def join_words(words: Iterable[str], joiner: str) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """The canonical text of word-tagged data, and the code-point range of each word in it."""
+    text, ranges, start = [], [], 0
+    for word in words:
+        text.append(word)
+        ranges.append((start, start + len(word)))
+        start += len(word) + len(joiner)
+    return joiner.join(text), tuple(ranges)
+
+
+def class_value(text: str, separator: str | None) -> str | tuple[str, ...]:
+    """A class, or the several that `separator` splits it into (empty text: no class applies)."""
+    if separator is None:
+        return text
+    return tuple(dict.fromkeys(part.strip() for part in text.split(separator) if part.strip()))
