@@ -1,0 +1,105 @@
+"""Component 2: encoders. A backbone turns token ids into one vector a piece and one vector a text."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from palm_trainer.specs import ATTENTION_MASK, INPUT_IDS, POOLED_OUTPUT, SEQUENCE_OUTPUT, TOKEN_TYPE_IDS, TensorSpec
+
+Pooling = Literal["cls", "mean"]
+Features = dict[str, Tensor]
+
+
+class Backbone(nn.Module):
+    """Wraps a Hugging Face encoder.
+
+    Args:
+        encoder: any encoder whose output has `last_hidden_state`.
+        pooling: the text's vector is that of the first piece (`cls`) or the mean over unmasked pieces (`mean`).
+        takes_types: whether the encoder takes `token_type_ids`.
+    """
+
+    outputs: tuple[TensorSpec, ...] = (SEQUENCE_OUTPUT, POOLED_OUTPUT)
+
+    def __init__(self, encoder: nn.Module, *, pooling: Pooling, takes_types: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pooling = pooling
+        self.inputs: tuple[TensorSpec, ...] = (INPUT_IDS, ATTENTION_MASK, *((TOKEN_TYPE_IDS,) if takes_types else ()))
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the vectors."""
+        return int(self.encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Features:
+        """int64 [B, S] each -> `sequence_output` [B, S, H] and `pooled_output` [B, H]."""
+        arguments = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            arguments["token_type_ids"] = token_type_ids
+        hidden: Tensor = self.encoder(**arguments).last_hidden_state
+        return {SEQUENCE_OUTPUT.name: hidden, POOLED_OUTPUT.name: self._pool(hidden, attention_mask)}
+
+    def _pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+class ActiveEmbedding(nn.Module):
+    """An embedding table of which only the rows in use are trained; the mathematics of dense training, at a fraction of its cost.
+
+    A row whose id never occurs in the training data gets a zero gradient in every step. With an optimizer that moves only what has a
+    gradient (Adam without weight decay on embeddings), training just the other rows is the same computation. The full table stays for
+    evaluation and is what `state_dict` holds.
+
+    Args:
+        table: the full embedding, [V, H].
+        active_ids: the ids in use, sorted, int64 [A].
+    """
+
+    def __init__(self, table: nn.Embedding, active_ids: Tensor) -> None:
+        super().__init__()
+        self.padding_idx = table.padding_idx
+        self.register_buffer("weight", table.weight.detach().clone())
+        self.register_buffer("active_ids", active_ids, persistent=False)
+        position = torch.full((table.num_embeddings,), -1, dtype=torch.int64)
+        position[active_ids] = torch.arange(len(active_ids))
+        self.register_buffer("position", position, persistent=False)
+        self.active = nn.Parameter(table.weight.detach()[active_ids].clone())
+        self._register_state_dict_hook(_whole_table)
+
+    weight: Tensor
+    active_ids: Tensor
+    position: Tensor
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embeddings of `ids`, [..., H]. While training every id must be active."""
+        if self.training:
+            return nn.functional.embedding(self.position[ids], self.active)
+        self.sync()
+        return nn.functional.embedding(ids, self.weight)
+
+    @torch.no_grad()
+    def sync(self) -> None:
+        """Copies the trained rows into the full table."""
+        self.weight[self.active_ids] = self.active
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
+        state_dict[prefix + "active"] = state_dict[prefix + "weight"][self.active_ids]
+        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]
+
+
+def _whole_table(module: ActiveEmbedding, state_dict: dict[str, Tensor], prefix: str, _metadata: object) -> None:
+    """state_dict hook: the saved form is the plain embedding's, one `weight`."""
+    module.sync()
+    state_dict[prefix + "weight"] = module.weight
+    state_dict.pop(prefix + "active", None)
+
+
+def freeze_unused_rows(backbone: Backbone, active_ids: Tensor) -> None:
+    """Replaces the word embedding by an ActiveEmbedding over the ids that the training data holds."""
+    table = backbone.encoder.get_input_embeddings()  # type: ignore[operator]
+    backbone.encoder.set_input_embeddings(ActiveEmbedding(table, active_ids))  # type: ignore[operator]

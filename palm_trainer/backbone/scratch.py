@@ -1,0 +1,67 @@
+"""A small encoder without pretrained weights, for those who can download nothing: its vocabulary is learnt from the training text."""
+
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.pre_tokenizers import Sequence as PreTokenizers
+from tokenizers.pre_tokenizers import Split
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import WordPieceTrainer
+from transformers import BertConfig, BertModel
+
+from palm_trainer.backbone.base import Backbone, Pooling
+from palm_trainer.backbone.pretrained import LoadedEncoder
+
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int, lowercase: bool, characters: bool) -> Tokenizer:
+    """A BERT-style WordPiece tokenizer learnt from `texts`; with `characters`, every character is a piece of its own."""
+    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
+    if characters:
+        tokenizer.pre_tokenizer = PreTokenizers([BertPreTokenizer(), Split("", "isolated")])
+    else:
+        tokenizer.pre_tokenizer = BertPreTokenizer()
+    trainer = WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", cls), ("[SEP]", sep)]
+    )
+    return tokenizer
+
+
+def build_scratch(
+    texts: Iterable[str],
+    *,
+    layers: int = 4,
+    hidden_size: int = 256,
+    heads: int = 4,
+    intermediate_size: int | None = None,
+    vocab_size: int = 8000,
+    dropout: float = 0.1,
+    lowercase: bool = True,
+    characters: bool = False,
+    max_length: int = 128,
+    pooling: Pooling = "cls",
+) -> LoadedEncoder:
+    """A BERT of the given size with random weights (draws from torch's generator) and a vocabulary of the texts' own pieces."""
+    tokenizer = train_tokenizer(texts, vocab_size=vocab_size, lowercase=lowercase, characters=characters)
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=intermediate_size or 4 * hidden_size,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        max_position_embeddings=max(max_length, 64),
+        pad_token_id=0,
+        attn_implementation="eager",
+    )
+    backbone = Backbone(BertModel(config, add_pooling_layer=False), pooling=pooling, takes_types=True)
+    return LoadedEncoder(backbone, tokenizer.to_str(), 0, "scratch")

@@ -1,0 +1,47 @@
+"""MultiTaskModel: one backbone, a head per task; any subset of tasks in one encoder pass."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from palm_trainer.backbone import Backbone
+from palm_trainer.head import Head
+from palm_trainer.specs import check_fit
+
+
+class MultiTaskModel(nn.Module):
+    """The shared encoder with its heads by task name. Raises WiringError when a head needs what the backbone does not give."""
+
+    def __init__(self, backbone: Backbone, heads: Mapping[str, Head]) -> None:
+        super().__init__()
+        for name, head in heads.items():
+            check_fit(head.inputs, backbone.outputs, f"head '{name}' ({head.kind})", "the backbone")
+        self.backbone = backbone
+        self.heads = nn.ModuleDict(heads)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the graph's inputs, in order."""
+        return tuple(spec.name for spec in self.backbone.inputs)
+
+    def head(self, task: str) -> Head:
+        """The head of a task."""
+        head = self.heads[task]
+        assert isinstance(head, Head)
+        return head
+
+    def output_names(self, tasks: Sequence[str] | None = None) -> tuple[str, ...]:
+        """Names of the outputs (`intent.logits`) for some tasks, in order."""
+        chosen = list(self.heads) if tasks is None else tasks
+        return tuple(f"{task}.{tensor}" for task in chosen for tensor in self.head(task).tensors)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None, tasks: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """int64 [B, S] inputs -> outputs by name (`intent.logits` [B, C], `slots.logits` [B, S, T]) of `tasks` (None: all), one encoder pass."""
+        features = self.backbone(input_ids, attention_mask, token_type_ids)
+        outputs = {}
+        for task in self.heads if tasks is None else tasks:
+            for tensor, value in self.head(task)(features).items():
+                outputs[f"{task}.{tensor}"] = value
+        return outputs
