@@ -1,0 +1,41 @@
+# syntax=docker/dockerfile:1
+# The serving image: palm-nlu[serve], no torch, no compiler, no root.
+#   docker build -t palm-serve .                       CPU
+#   docker build -t palm-serve:gpu --target gpu .      CUDA and TensorRT; run with --gpus all
+#   docker run --read-only -p 50051:50051 -v ./bundles/demo:/bundle:ro palm-serve
+# What follows the image's name replaces the last line: run /models/a /models/b --host 0.0.0.0 ...
+
+FROM python:3.11-slim AS build
+WORKDIR /src
+COPY . .
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
+    && python -m venv /opt/palm
+
+FROM build AS build-cpu
+RUN /opt/palm/bin/pip install --no-cache-dir -c constraints.txt "$(echo /wheels/*.whl)[serve]"
+
+FROM build AS build-gpu
+RUN /opt/palm/bin/pip install --no-cache-dir -c constraints.txt "$(echo /wheels/*.whl)[serve-gpu]"
+
+FROM python:3.11-slim AS runtime
+RUN useradd --system --uid 10001 --no-create-home palm
+ENV PATH=/opt/palm/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+USER palm
+EXPOSE 50051
+# Asks the port below; a server on another port, or with TLS, needs a --health-cmd of its own.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-c", "\
+import grpc; \
+from grpc_health.v1.health_pb2 import HealthCheckRequest; \
+from grpc_health.v1.health_pb2_grpc import HealthStub; \
+answer = HealthStub(grpc.insecure_channel('127.0.0.1:50051')).Check(HealthCheckRequest(), timeout=3); \
+raise SystemExit(answer.status != answer.SERVING)"]
+ENTRYPOINT ["palm-serve"]
+CMD ["run", "/bundle", "--host", "0.0.0.0", "--port", "50051"]
+
+FROM runtime AS gpu
+COPY --from=build-gpu /opt/palm /opt/palm
+
+FROM runtime AS cpu
+COPY --from=build-cpu /opt/palm /opt/palm

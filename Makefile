@@ -1,0 +1,58 @@
+# `make help` lists the targets. Needs only make and Python 3.11 or newer; everything else goes into .venv.
+
+PYTHON ?= python3
+VENV   := .venv
+READY  := $(VENV)/.installed
+PY     := $(VENV)/bin/python
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-zh test test-slow lint types protos bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Not byte-compiled: most of what torch and scipy install is never imported, and Python compiles the rest on first use.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"{sys.executable} is Python {sys.version.split()[0]}; PALM needs 3.11 or newer: make PYTHON=python3.11 ...")'
+	@echo "==> installing PALM into $(VENV) (once, about a minute)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e '.[train,serve,dev]'
+	@touch $@
+
+demo: $(READY)  ## train, export and serve the English sample, and ask it three sentences
+	@examples/demo.sh demo \
+		"play some jazz in the kitchen" \
+		"what's the weather like in lisbon tomorrow?" \
+		"set a timer for twenty minutes"
+
+demo-zh: $(READY)  ## the same for the Chinese sample, trained from scratch
+	@examples/demo.sh demo-zh "明天北京天气怎么样" "播放周杰伦的歌" "定一个十分钟的闹钟"
+
+test: lint types  ## lint, types and the quick tests
+	@echo "==> tests"
+	@$(PY) -m pytest -m "not slow"
+
+test-slow: $(READY)  ## the tests that take minutes; PALM_DATA=DIR adds those on public data
+	@$(PY) -m pytest -m slow
+
+lint: $(READY)  ## ruff: rules and format
+	@echo "==> lint"
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+types: $(READY)  ## mypy, strict, on both packages
+	@echo "==> types"
+	@$(PY) -m mypy
+
+protos: $(READY)  ## generate the gRPC stubs from protos/
+	@cd protos && find . -name '*.proto' -exec $(CURDIR)/$(PY) -m grpc_tools.protoc \
+		-I . --python_out=.. --pyi_out=.. --grpc_python_out=.. {} +
+
+bench: $(READY)  ## every measurement of benchmarks/, each prints a table (tens of minutes)
+	@set -e; for script in benchmarks/*.py; do echo "==> $$script"; $(PY) $$script; done
+
+clean:  ## remove .venv, caches, and what the demos left
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf runs/demo runs/demo-zh bundles/demo bundles/demo-zh
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

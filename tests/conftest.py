@@ -1,0 +1,24 @@
+"""What every test shares: a quiet, offline environment, and the public data sets where the machine has them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Set before any test module imports a library that reads them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads and fork do not mix; it warns about that
+os.environ["NO_COLOR"] = "1"  # so that help and tables can be compared as plain text
+os.environ["COLUMNS"] = "120"
+
+
+@pytest.fixture(scope="session")
+def palm_data() -> Path:
+    """The directory of the public data sets (ATIS, SNIPS, ...), from the environment's PALM_DATA; skips without it."""
+    directory = os.environ.get("PALM_DATA")
+    if not directory:
+        pytest.skip("needs the public data sets: set PALM_DATA to their directory")
+    path = Path(directory).resolve()
+    if not path.is_dir():
+        pytest.fail(f"PALM_DATA is {directory!r}, which is no directory; mend or unset it")
+    return path
