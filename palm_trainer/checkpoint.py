@@ -1,0 +1,192 @@
+"""Models on disk. A checkpoint directory is written beside its place and renamed into it, so that a crash, a full disk or Ctrl-C leaves the
+previous one usable.
+
+    model.safetensors   weights of backbone and heads
+    model.json          what is needed to build the model again: encoder configuration, tasks with labels and decoding
+    tokenizer.json
+    training.pt         only in `last/`: optimizer, generators, counters
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel
+
+from palm_serve.bundle.manifest import EncoderInfo, TaskInfo
+from palm_trainer.backbone import Backbone
+from palm_trainer.backbone.base import Pooling
+from palm_trainer.errors import CheckpointError
+from palm_trainer.head import make_head
+from palm_trainer.model import MultiTaskModel
+
+WEIGHTS, DESCRIPTION, TOKENIZER, TRAINING = "model.safetensors", "model.json", "tokenizer.json", "training.pt"
+_OLD, _NEW = ".old", ".new"
+
+
+class ModelDescription(BaseModel):
+    """Contents of `model.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: int = 1
+    encoder_config: dict[str, Any]
+    pooling: Pooling
+    takes_types: bool
+    encoder: EncoderInfo
+    max_length: int
+    tasks: dict[str, TaskInfo]
+    auxiliary: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model with all that evaluation, export and prediction need beside it.
+
+    `tasks` are manifest entries of all tasks, those of `auxiliary` included; `arrays` is what decode.npz will hold.
+    """
+
+    model: MultiTaskModel
+    tokenizer_json: str
+    max_length: int
+    tasks: dict[str, TaskInfo]
+    encoder: EncoderInfo
+    auxiliary: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Arrays that decoding needs beside the graph, by the names that the tasks' `decode.arrays` give."""
+        found = {}
+        for name, info in self.tasks.items():
+            values = self.model.head(name).decode_arrays()
+            found.update({stored: values[role] for role, stored in info.decode.arrays.items()})
+        return found
+
+    def describe(self) -> ModelDescription:
+        """What `model.json` holds."""
+        backbone = self.model.backbone
+        encoder_config = backbone.encoder.config.to_diff_dict()  # type: ignore[union-attr,operator]
+        return ModelDescription(
+            encoder_config={**encoder_config, "model_type": backbone.encoder.config.model_type},  # type: ignore[union-attr]
+            pooling=backbone.pooling,
+            takes_types="token_type_ids" in self.model.input_names,
+            encoder=self.encoder,
+            max_length=self.max_length,
+            tasks=self.tasks,
+            auxiliary=tuple(sorted(self.auxiliary)),
+        )
+
+
+def save_trained(trained: TrainedModel, directory: Path, training: Mapping[str, Any] | None = None) -> None:
+    """Writes a checkpoint atomically. Raises CheckpointError when the disk refuses; the previous checkpoint then stands.
+
+    Args:
+        trained: what to write.
+        directory: `RUN/best` or `RUN/last`; replaced as a whole.
+        training: state to resume from; tensors, numbers, strings, lists and dicts only.
+    """
+    new, old = directory.with_name(directory.name + _NEW), directory.with_name(directory.name + _OLD)
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        # contiguous copies: safetensors refuses shared storage
+        weights = {name: value.detach().cpu().contiguous() for name, value in trained.model.state_dict().items()}
+        save_file(weights, new / WEIGHTS)
+        (new / DESCRIPTION).write_text(trained.describe().model_dump_json(indent=1), encoding="utf-8")
+        (new / TOKENIZER).write_text(trained.tokenizer_json, encoding="utf-8")
+        if training is not None:
+            torch.save(dict(training), new / TRAINING)
+        for path in (*new.iterdir(), new):
+            _sync(path)
+        if directory.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            directory.rename(old)
+        new.rename(directory)
+        _sync(directory.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(new, ignore_errors=True)
+        if old.exists() and not directory.exists():
+            old.rename(directory)
+        raise CheckpointError(f"checkpoint {directory} could not be written: {error}. Free some space or choose another output; the previous checkpoint stands.") from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems cannot sync a directory
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checkpoint_directory(run: Path, which: str = "best") -> Path:
+    """The directory of a checkpoint, recovered when a crash fell between its two renames. Raises CheckpointError when there is none."""
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: no such run directory. Train one with `palm-train run CONFIG --output {run}`.")
+    directory = run / which
+    old = directory.with_name(which + _OLD)
+    if not directory.exists() and old.exists():
+        old.rename(directory)
+    if not (directory / DESCRIPTION).is_file():
+        raise CheckpointError(f"{run} holds no '{which}' checkpoint: {directory / DESCRIPTION} is missing. Was the training stopped before its first evaluation? Run it again, or with --resume.")
+    return directory
+
+
+def load_trained(run: Path, which: str = "best") -> TrainedModel:
+    """Builds the model of `RUN/best` (or `last`) in eval mode, on the CPU, in fp32. Raises CheckpointError when it is missing or damaged."""
+    directory = checkpoint_directory(run, which)
+    try:
+        description = ModelDescription.model_validate_json((directory / DESCRIPTION).read_bytes())
+        tokenizer_json = (directory / TOKENIZER).read_text(encoding="utf-8")
+        weights = load_file(directory / WEIGHTS)
+    except (OSError, ValidationError, SafetensorError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"checkpoint {directory} is damaged: {str(error).splitlines()[0]}. Use the other of best and last, or train again.") from error
+    model = build_model(description)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"checkpoint {directory} does not fit its own model.json: {str(error).splitlines()[0]}. Train again.") from error
+    return TrainedModel(
+        model.eval(), tokenizer_json, description.max_length, dict(description.tasks), description.encoder, frozenset(description.auxiliary)
+    )
+
+
+def build_model(description: ModelDescription) -> MultiTaskModel:
+    """The model that `model.json` describes, with random weights."""
+    raw = dict(description.encoder_config)
+    config = AutoConfig.for_model(raw.pop("model_type"), **raw)
+    options = {"add_pooling_layer": False} if config.model_type in {"bert", "roberta", "ernie", "xlm-roberta"} else {}
+    encoder = AutoModel.from_config(config, attn_implementation="eager", dtype=torch.float32, **options)
+    backbone = Backbone(encoder, pooling=description.pooling, takes_types=description.takes_types)
+    heads = {name: make_head(name, info, backbone.hidden_size) for name, info in description.tasks.items()}
+    return MultiTaskModel(backbone, heads)
+
+
+def load_training_state(run: Path) -> dict[str, Any]:
+    """The state that `RUN/last` was saved with. Raises CheckpointError when there is none."""
+    path = checkpoint_directory(run, "last") / TRAINING
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}. Start again without --resume.") from error
+    return state
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of a run. Raises CheckpointError when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.") from error
