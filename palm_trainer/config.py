@@ -327,5 +327,5 @@ def _message(where: str, model: type[BaseModel], fault: ErrorDetails) -> str:
         return f"{path}: unknown key{nearest(key, model.model_fields)}"
     if fault["type"] == "too_short":
         return f"{path}: an empty list; name at least one"
-    said = fault["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
+    said = fault["msg"].removeprefix("Value error, ").replace("Input should", "must").replace("String should", "must")
     return f"{path}: {said}, not {fault['input']!r}; change it"

@@ -21,7 +21,7 @@ def spans_from_bio(
     previous = ""
     for column, (tag, (start, end)) in enumerate(zip(tags, ranges, strict=True), 1):
         prefix, dash, label = tag.partition("-")
-        if tag != "O" and not (dash and label and prefix in "BI" and prefix):
+        if tag != "O" and not (dash and label and prefix in ("B", "I")):
             raise DataError(f"{where}: tag {column} is '{tag}', none of O, B-TYPE, I-TYPE; correct it")
         if prefix == "I" and label == previous:
             spans[-1] = LabelledSpan(spans[-1].start, end, label)
