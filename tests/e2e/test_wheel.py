@@ -1,0 +1,93 @@
+"""The built wheel works outside the checkout, and serving needs nothing of torch."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+for name in sys.argv[1:]:
+    package = importlib.import_module(name)
+    for module in pkgutil.walk_packages(package.__path__, name + "."):
+        importlib.import_module(module.name)
+    print(package.__file__)
+"""
+
+
+def _run(*command: str | Path, cwd: Path) -> str:
+    """Standard output of a command that must succeed; it sees nothing of the checkout through the environment."""
+    environment = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout, built from a copy: it holds no leftover of an earlier build and leaves none."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    names = ("pyproject.toml", "README.md", "LICENSE", "palm_serve", "palm_trainer")
+    listed = _run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *names, cwd=ROOT)
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", target)
+    _run(sys.executable, "-m", "pip", "wheel", *options, source, cwd=source)
+    [built] = target.glob("*.whl")
+    return built
+
+
+def _new_venv(folder: Path) -> tuple[Path, Path]:
+    """Its folder of programs and its site-packages."""
+    venv.create(folder, with_pip=False)
+    paths = {"base": str(folder), "platbase": str(folder)}
+    scheme = "venv" if "venv" in sysconfig.get_scheme_names() else None
+    return (
+        Path(sysconfig.get_path("scripts", scheme, vars=paths)),
+        Path(sysconfig.get_path("purelib", scheme, vars=paths)),
+    )
+
+
+def test_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    listed = _run(
+        "git", "ls-files", "--cached", "--others", "--exclude-standard", "palm_serve", "palm_trainer", cwd=ROOT
+    )
+    assert packed == {name for name in listed.splitlines() if (ROOT / name).is_file()}
+
+
+def test_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    """Installed in a new environment that borrows only the dependencies of this one."""
+    scripts, packages = _new_venv(tmp_path / "venv")
+    pip = (sys.executable, "-m", "pip", "--python", scripts / "python", "install", "--quiet")
+    _run(*pip, "--no-deps", "--no-index", "--no-compile", wheel, cwd=tmp_path)
+    # A .pth file adds the folder alone: the editable install of the checkout, a .pth file there, is not followed.
+    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    found = _run(scripts / "python", "-c", IMPORT_ALL, "palm_serve", "palm_trainer", cwd=tmp_path)
+    assert [Path(line).parents[1] for line in found.splitlines()] == [packages, packages]
+    for program in ("palm-train", "palm-export", "palm-serve"):
+        assert "Usage:" in _run(scripts / program, "--help", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_serving_install_has_no_torch(wheel: Path, tmp_path: Path) -> None:
+    """`pip install palm-nlu[serve]`, from the registry and with the pinned versions: the serving image's packages."""
+    scripts, _ = _new_venv(tmp_path / "venv")
+    pip = (sys.executable, "-m", "pip", "--python", scripts / "python")
+    _run(*pip, "install", "-qq", "--no-compile", "-c", ROOT / "constraints.txt", f"{wheel}[serve]", cwd=tmp_path)
+    installed = _run(*pip, "list", "--format=freeze", cwd=tmp_path).lower()
+    assert "torch" not in installed
+    assert "transformers" not in installed
+    assert _run(scripts / "python", "-W", "error", "-c", IMPORT_ALL, "palm_serve", cwd=tmp_path)
+    assert "Usage:" in _run(scripts / "palm-serve", "--help", cwd=tmp_path)
