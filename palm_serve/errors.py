@@ -8,6 +8,7 @@
     ├── Unavailable        loading or draining                       -> UNAVAILABLE
     ├── NotAllowed         switched off on this server               -> PERMISSION_DENIED
     ├── BundleError        a bundle that cannot be loaded            (start-up, not a request)
+    ├── BindError          the address cannot be listened on         (start-up)
     └── EngineError        no provider, a session that fails         (start-up), else INTERNAL
 """
 
@@ -50,6 +51,10 @@ class NotAllowed(PalmServeError):
 
 class BundleError(PalmServeError):
     """A bundle is missing, damaged, or of a format that this version cannot read."""
+
+
+class BindError(PalmServeError):
+    """The server cannot listen on the address that it was given."""
 
 
 class EngineError(PalmServeError):

@@ -1,0 +1,176 @@
+"""What happens around every call: readiness, admission, parsing, request id, deadline, status.
+
+Services see messages and raise errors. Handlers take bytes and parse inside: grpc's own deserializer would answer a message
+that does not parse with UNKNOWN and a class name.
+"""
+
+import string
+import time
+import urllib.parse
+import uuid
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from palm_serve.errors import InvalidRequest, Overloaded, Unavailable
+from palm_serve.rpc.lifecycle import Lifecycle, State
+from palm_serve.rpc.status import Failure, failure
+
+REQUEST_ID_KEY = "x-request-id"
+_REQUEST_ID_BYTES = 256
+_HEADER_SAFE = string.printable[:95]
+_BUSY_RETRY_S = 0.1
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(slots=True)
+class Call:
+    """One call in flight. `deadline` is on the `time.monotonic()` clock, in seconds."""
+
+    request_id: str
+    deadline: float | None
+
+
+UnaryMethod = Callable[[M, Call], Awaitable[Message]]
+StreamMethod = Callable[[AsyncIterator[bytes], Call, Callable[[Message], Awaitable[None]]], Awaitable[None]]
+
+
+def decode(kind: type[M], data: bytes) -> M:
+    """Parses a request. Raises InvalidRequest, also where a string is not UTF-8."""
+    try:
+        message: M = kind.FromString(data)
+    except (DecodeError, UnicodeDecodeError):
+        name = kind.DESCRIPTOR.full_name
+        raise InvalidRequest(
+            f"the {len(data):,} bytes received are not a {name} message, or a string in it is not UTF-8"
+        ) from None
+    return message
+
+
+def request_id(given: str) -> str:
+    """The client's own id, or a new one. Raises InvalidRequest when it is too long to be echoed in a header."""
+    if len(given.encode()) > _REQUEST_ID_BYTES:
+        raise InvalidRequest(
+            f"request_id has {len(given.encode()):,} bytes; the limit is {_REQUEST_ID_BYTES}", "request_id"
+        )
+    return given or uuid.uuid4().hex
+
+
+class Admission:
+    """Bounds the calls in flight of each client address; grpc's maximum_concurrent_rpcs counts all clients together."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._running: Counter[str] = Counter()
+
+    @contextmanager
+    def admit(self, peer: str) -> Iterator[None]:
+        """Around one call of `peer` (`ipv4:HOST:PORT`). Raises Overloaded."""
+        client = peer.rpartition(":")[0] if peer.startswith("ip") else peer
+        if self._running[client] >= self._limit:
+            raise Overloaded(
+                f"{self._limit:,} calls of this client are in flight, which is the limit: wait for answers",
+                _BUSY_RETRY_S,
+            )
+        self._running[client] += 1
+        try:
+            yield
+        finally:
+            self._running[client] -= 1
+            if not self._running[client]:
+                del self._running[client]
+
+
+class Calls:
+    """Makes grpc handlers of service methods."""
+
+    def __init__(self, lifecycle: Lifecycle, calls_per_client: int) -> None:
+        self._lifecycle = lifecycle
+        self._admission = Admission(calls_per_client)
+
+    def unary(self, kind: type[M], method: UnaryMethod[M], *, always: bool = False) -> grpc.RpcMethodHandler:
+        """One request, one response. `always`: also while loading, and not counted (health)."""
+
+        async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            call = _call(context)
+            try:
+                with self._enter(context, always):
+                    request = decode(kind, data)
+                    call.request_id = request_id(getattr(request, "request_id", "") or call.request_id)
+                    answer: bytes = (await method(request, call)).SerializeToString()
+            except Exception as error:
+                failed = failure(error, call.request_id)
+            else:
+                context.set_trailing_metadata(_echo(call))
+                return answer
+            return await _abort(context, call, failed)
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def stream(self, method: StreamMethod) -> grpc.RpcMethodHandler:
+        """Many requests, many responses. The method gets the raw messages and a function that sends a response."""
+
+        async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+            async def send(message: Message) -> None:
+                await context.write(message.SerializeToString())
+
+            call = _call(context)
+            try:
+                with self._enter(context, always=False):
+                    await method(messages, call, send)
+            except Exception as error:
+                failed = failure(error, call.request_id)
+            else:
+                context.set_trailing_metadata(_echo(call))
+                return
+            await _abort(context, call, failed)
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+    def watch(self, kind: type[M], method: Callable[[M], AsyncGenerator[Message, None]]) -> grpc.RpcMethodHandler:
+        """One request, open-ended responses; answered while loading, not counted."""
+
+        async def handle(data: bytes, context: grpc.aio.ServicerContext) -> None:
+            call = _call(context)
+            try:
+                async with aclosing(method(decode(kind, data))) as messages:
+                    async for message in messages:
+                        await context.write(message.SerializeToString())
+            except Exception as error:
+                failed = failure(error, call.request_id)
+            else:
+                return
+            await _abort(context, call, failed)
+
+        return grpc.unary_stream_rpc_method_handler(handle)
+
+    @contextmanager
+    def _enter(self, context: grpc.aio.ServicerContext, always: bool) -> Iterator[None]:
+        if self._lifecycle.state is State.LOADING and not always:
+            raise Unavailable("the server is loading its models: try again in a moment")
+        with self._lifecycle.call(), nullcontext() if always else self._admission.admit(context.peer()):
+            yield
+
+
+def _call(context: grpc.aio.ServicerContext) -> Call:
+    given = next((value for key, value in context.invocation_metadata() or () if key == REQUEST_ID_KEY), "")
+    fits = isinstance(given, str) and 0 < len(given) <= _REQUEST_ID_BYTES
+    remaining = context.time_remaining()
+    return Call(given if fits else uuid.uuid4().hex, None if remaining is None else time.monotonic() + remaining)
+
+
+def _echo(call: Call) -> tuple[tuple[str, str], ...]:
+    # A header holds printable ASCII only; what else an id holds is percent-encoded.
+    plain = all(character in _HEADER_SAFE for character in call.request_id)
+    return ((REQUEST_ID_KEY, call.request_id if plain else urllib.parse.quote(call.request_id)),)
+
+
+async def _abort(context: grpc.aio.ServicerContext, call: Call, failed: Failure) -> bytes:
+    await context.abort(failed.code, failed.message, (*_echo(call), *failed.trailing_metadata()))
+    raise AssertionError("abort raises")

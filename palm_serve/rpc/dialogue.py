@@ -1,0 +1,130 @@
+"""The service DialogueUnderstanding."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import Message
+
+from palm_serve.config import Limits
+from palm_serve.errors import InvalidRequest, PalmServeError, Unavailable
+from palm_serve.rpc.calls import Call, decode, request_id
+from palm_serve.rpc.lifecycle import Lifecycle
+from palm_serve.rpc.requests import Asked, parse_request
+from palm_serve.rpc.responses import parse_response
+from palm_serve.rpc.status import failure
+from palm_serve.types import Prediction
+from palm_serve.v1 import palm_pb2 as pb
+
+if TYPE_CHECKING:
+    from palm_serve.registry import LoadedModel, Registry
+
+
+class Dialogue:
+    """Parse, ParseBatch and ParseStream over the models of a registry."""
+
+    def __init__(self, registry: "Registry", limits: Limits, lifecycle: Lifecycle) -> None:
+        self._registry = registry
+        self._limits = limits
+        self._lifecycle = lifecycle
+
+    async def parse(self, message: pb.ParseRequest, call: Call) -> pb.ParseResponse:
+        """One utterance."""
+        model, asked = self._check(message, call.deadline)
+        return parse_response(call.request_id, model, asked, await model.predict(asked.request))
+
+    async def parse_batch(self, message: pb.ParseBatchRequest, call: Call) -> pb.ParseBatchResponse:
+        """Many utterances, answered in their order; a bad one is answered with its error."""
+        count, limit = len(message.requests), self._limits.batch_items
+        if count > limit:
+            raise InvalidRequest(
+                f"the batch has {count:,} requests; the limit is {limit:,}: send several batches", "requests"
+            )
+        items: list[pb.ParseItem | None] = [None] * count
+        groups: dict[int, _Group] = {}
+        for position, request in enumerate(message.requests):
+            try:
+                name = request_id(request.request_id)
+                model, asked = self._check(request, call.deadline)
+            except PalmServeError as error:
+                items[position] = error_item(error, request.request_id or call.request_id)
+                continue
+            groups.setdefault(id(model), _Group(model)).add(position, name, asked)
+        async with asyncio.TaskGroup() as running:
+            for group in groups.values():
+                running.create_task(group.fill(items))
+        return pb.ParseBatchResponse(items=[item for item in items if item is not None])
+
+    async def parse_stream(
+        self, messages: AsyncIterator[bytes], call: Call, send: Callable[[Message], Awaitable[None]]
+    ) -> None:
+        """Many utterances, answered as they are ready. With `stream_items` in flight the stream is not read."""
+        free, sending, ended = asyncio.Semaphore(self._limits.stream_items), asyncio.Lock(), None
+
+        async def answer(data: bytes) -> None:
+            try:
+                item = await self._item(data, call)
+                async with sending:
+                    await send(item)
+            finally:
+                free.release()
+
+        async with asyncio.TaskGroup() as running:
+            try:
+                async with self._lifecycle.stream():
+                    async for data in messages:
+                        await free.acquire()
+                        running.create_task(answer(data))
+            except Unavailable as draining:
+                ended = draining
+        if ended is not None:
+            raise ended
+
+    async def _item(self, data: bytes, call: Call) -> pb.ParseItem:
+        name = call.request_id
+        try:
+            message = decode(pb.ParseRequest, data)
+            name = request_id(message.request_id)
+            model, asked = self._check(message, call.deadline)
+            return pb.ParseItem(
+                request_id=name, response=parse_response(name, model, asked, await model.predict(asked.request))
+            )
+        except Exception as error:
+            return error_item(error, name)
+
+    def _check(self, message: pb.ParseRequest, deadline: float | None) -> "tuple[LoadedModel, Asked]":
+        model = self._registry.get(message.model, message.version)
+        return model, parse_request(message, model.manifest, self._limits, deadline)
+
+
+class _Group:
+    """The requests of a batch that one model answers, and their positions in it."""
+
+    def __init__(self, model: "LoadedModel") -> None:
+        self._model = model
+        self._members: list[tuple[int, str, Asked]] = []
+
+    def add(self, position: int, name: str, asked: Asked) -> None:
+        """Takes one more request."""
+        self._members.append((position, name, asked))
+
+    async def fill(self, items: list[pb.ParseItem | None]) -> None:
+        """Answers the members and puts each answer in its place."""
+        outcomes: Sequence[Prediction | PalmServeError]
+        try:
+            outcomes = await self._model.predict_many([asked.request for _, _, asked in self._members])
+        except PalmServeError as error:
+            outcomes = [error] * len(self._members)
+        for (position, name, asked), outcome in zip(self._members, outcomes, strict=True):
+            if isinstance(outcome, Prediction):
+                items[position] = pb.ParseItem(
+                    request_id=name, response=parse_response(name, self._model, asked, outcome)
+                )
+            else:
+                items[position] = error_item(outcome, name)
+
+
+def error_item(error: Exception, name: str) -> pb.ParseItem:
+    """The item that stands for a request that failed."""
+    failed = failure(error, name)
+    return pb.ParseItem(request_id=name, error=pb.ItemError(code=failed.number, message=failed.message))

@@ -1,0 +1,55 @@
+"""grpc.health.v1: one name for the server (empty) and one per model, derived from what is, so nobody can forget to set it.
+
+Not the servicer of grpcio-health-checking: its Watch streams hold a shutdown up, and its watchers lose each other's condition.
+"""
+
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from palm_serve.errors import NotFound
+from palm_serve.rpc.calls import Call
+from palm_serve.rpc.lifecycle import Lifecycle, State
+from palm_serve.rpc.requests import quoted
+
+if TYPE_CHECKING:
+    from palm_serve.registry import Registry
+
+_LOOK_AGAIN_S = 1.0
+"""An engine that fails changes its model's health without telling anyone; watchers learn it this late at most."""
+
+
+class Health:
+    """Check and Watch."""
+
+    def __init__(self, registry: "Registry", lifecycle: Lifecycle) -> None:
+        self._registry = registry
+        self._lifecycle = lifecycle
+
+    def status(self, service: str) -> int:
+        """The ServingStatus of the server or of a model; SERVICE_UNKNOWN for other names."""
+        ready = [model.ready for model in self._registry.list() if service in ("", model.name)]
+        if service and not ready:
+            return int(HealthCheckResponse.SERVICE_UNKNOWN)
+        serving = self._lifecycle.state is State.SERVING and (all(ready) if not service else any(ready))
+        return int(HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING)
+
+    async def check(self, message: HealthCheckRequest, call: Call) -> HealthCheckResponse:
+        """The status now. Raises NotFound for an unknown name."""
+        status = self.status(message.service)
+        if status == HealthCheckResponse.SERVICE_UNKNOWN:
+            raise NotFound(f"no model {quoted(message.service)}; the empty name stands for the server")
+        return HealthCheckResponse(status=status)
+
+    async def watch(self, message: HealthCheckRequest) -> AsyncGenerator[HealthCheckResponse, None]:
+        """The status now and whenever it changes."""
+        last = None
+        async with self._lifecycle.stream():
+            while True:
+                status = self.status(message.service)
+                if status != last:
+                    last = status
+                    yield HealthCheckResponse(status=status)
+                else:
+                    await self._lifecycle.change(_LOOK_AGAIN_S)

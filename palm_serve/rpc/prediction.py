@@ -1,0 +1,26 @@
+"""The service Prediction."""
+
+from typing import TYPE_CHECKING
+
+from palm_serve.config import Limits
+from palm_serve.rpc.calls import Call
+from palm_serve.rpc.requests import predict_request
+from palm_serve.rpc.responses import predict_response
+from palm_serve.v1 import palm_pb2 as pb
+
+if TYPE_CHECKING:
+    from palm_serve.registry import Registry
+
+
+class Prediction:
+    """Predict: one task of any kind."""
+
+    def __init__(self, registry: "Registry", limits: Limits) -> None:
+        self._registry = registry
+        self._limits = limits
+
+    async def predict(self, message: pb.PredictRequest, call: Call) -> pb.PredictResponse:
+        """One text, or a text and its pair."""
+        model = self._registry.get(message.model, message.version)
+        asked = predict_request(message, model.manifest, self._limits, call.deadline)
+        return predict_response(call.request_id, model, asked, await model.predict(asked.request))

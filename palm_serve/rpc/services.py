@@ -1,0 +1,72 @@
+"""All services on one grpc server."""
+
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from palm_serve.config import ServeOptions
+from palm_serve.rpc.calls import Calls
+from palm_serve.rpc.dialogue import Dialogue
+from palm_serve.rpc.health import Health
+from palm_serve.rpc.lifecycle import Lifecycle
+from palm_serve.rpc.models import Models
+from palm_serve.rpc.prediction import Prediction
+from palm_serve.v1 import palm_pb2 as pb
+
+if TYPE_CHECKING:
+    from palm_serve.registry import Registry
+
+HEALTH = "grpc.health.v1.Health"
+DIALOGUE, PREDICTION, MODELS = (f"palm_serve.v1.{name}" for name in ("DialogueUnderstanding", "Prediction", "Models"))
+
+
+def make_server(registry: "Registry", options: ServeOptions, lifecycle: Lifecycle) -> grpc.aio.Server:
+    """A server with every service, bound to no port yet. Needs a running event loop."""
+    server = grpc.aio.server(
+        options=(
+            # Without it a second server on the same port would silently take half of the calls.
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", options.limits.message_bytes),
+        )
+    )
+    calls = Calls(lifecycle, options.limits.calls_per_client)
+    dialogue, prediction = Dialogue(registry, options.limits, lifecycle), Prediction(registry, options.limits)
+    models, health = Models(registry, options), Health(registry, lifecycle)
+    services = {
+        DIALOGUE: {
+            "Parse": calls.unary(pb.ParseRequest, dialogue.parse),
+            "ParseBatch": calls.unary(pb.ParseBatchRequest, dialogue.parse_batch),
+            "ParseStream": calls.stream(dialogue.parse_stream),
+        },
+        PREDICTION: {"Predict": calls.unary(pb.PredictRequest, prediction.predict)},
+        MODELS: {
+            "ListModels": calls.unary(pb.ListModelsRequest, models.list_models),
+            "GetModel": calls.unary(pb.GetModelRequest, models.get_model),
+            "LoadModel": calls.unary(pb.LoadModelRequest, models.load_model),
+            "UnloadModel": calls.unary(pb.UnloadModelRequest, models.unload_model),
+        },
+        HEALTH: {
+            "Check": calls.unary(health_pb2.HealthCheckRequest, health.check, always=True),
+            "Watch": calls.watch(health_pb2.HealthCheckRequest, health.watch),
+        },
+    }
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(service, methods) for service, methods in services.items()]
+    )
+    server.add_generic_rpc_handlers(_reflection((*services, reflection.SERVICE_NAME)))
+    return server
+
+
+def _reflection(names: tuple[str, ...]) -> list[grpc.GenericRpcHandler]:
+    """Server reflection under both its names: v1 differs in nothing but the name, and newer clients ask for it first."""
+    handler = grpc.stream_stream_rpc_method_handler(
+        reflection.aio.ReflectionServicer(names).ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    return [
+        grpc.method_handlers_generic_handler(service, {"ServerReflectionInfo": handler})
+        for service in (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
+    ]

@@ -1,0 +1,114 @@
+"""The composition root: load, verify, warm up, serve, drain."""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from palm_serve.config import ServeOptions
+from palm_serve.errors import BindError, PalmServeError
+from palm_serve.registry import Registry
+from palm_serve.rpc.lifecycle import Lifecycle, State
+from palm_serve.rpc.services import make_server
+
+if TYPE_CHECKING:
+    from palm_serve.registry import LoadedModel
+
+log = logging.getLogger(__name__)
+
+_FLUSH_S = 0.5
+"""What answers that are computed get to reach the wire before the connections are closed."""
+
+
+class Server:
+    """One gRPC server and its models. Belongs to the event loop that it was made on."""
+
+    def __init__(self, options: ServeOptions, registry: Registry) -> None:
+        self._options = options
+        self._registry = registry
+        self._lifecycle = Lifecycle()
+        self._server = make_server(registry, options, self._lifecycle)
+        self.port = 0
+
+    async def bind(self) -> str:
+        """Listens and returns the address. While models load, health is answered and all else is UNAVAILABLE.
+
+        Raises BindError.
+        """
+        host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
+        try:
+            self.port = self._server.add_insecure_port(f"{host}:{self._options.port}")
+        except RuntimeError:
+            raise BindError(
+                f"cannot listen on {host}:{self._options.port}: the port is in use or not allowed, or the host is not "
+                "this machine's; choose another --port (0: any free one) or --host"
+            ) from None
+        await self._server.start()
+        return f"{host}:{self.port}"
+
+    async def load(self) -> "list[LoadedModel]":
+        """Loads, verifies and warms up the bundles, then serves. Raises BundleError, EngineError."""
+        models = [await self._registry.load(path) for path in self._options.bundles]
+        self._lifecycle.state = State.SERVING
+        return models
+
+    async def drain(self) -> None:
+        """Not-serving first, then no new calls, then what runs is finished (or cancelled after `stop_timeout_s`)."""
+        self._lifecycle.state = State.DRAINING
+        await asyncio.sleep(self._options.drain_grace_s)
+        deadline = time.monotonic() + self._options.stop_timeout_s
+        stopping = asyncio.create_task(self._server.stop(self._options.stop_timeout_s))
+        self._lifecycle.end_streams()
+        idle = asyncio.create_task(self._lifecycle.idle())
+        await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
+        # Reflection streams are nobody's work and would hold the server until the timeout.
+        await self._server.stop(max(0.0, min(_FLUSH_S, deadline - time.monotonic())))
+        await stopping
+        idle.cancel()
+        await self._registry.close()
+
+    async def abort(self) -> None:
+        """Stops at once, for a server that never served."""
+        await self._server.stop(None)
+        await self._registry.close()
+
+
+async def serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
+    """Runs a server until SIGTERM or SIGINT; `tell` gets lines for a person.
+
+    Raises BindError, BundleError, EngineError.
+    """
+    began = time.monotonic()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server = Server(options, make_registry(options))
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        tell(f"listening on {await server.bind()}")
+        loading = asyncio.create_task(server.load())
+        await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            loading.cancel()
+            return await server.abort()
+        for model in await loading:
+            tell(f"serving {model.name} {model.version[:12]} on {model.info.provider} in {model.info.precision}")
+        tell(f"ready after {time.monotonic() - began:.1f} s")
+        await stopped
+        tell("draining")
+        await server.drain()
+    except PalmServeError:
+        await server.abort()
+        raise
+    finally:
+        stopped.cancel()
+
+
+def make_registry(options: ServeOptions) -> Registry:
+    """The registry that the options ask for."""
+    return Registry(
+        provider=options.provider, precision=options.precision, threads=options.threads, max_queue=options.max_queue
+    )
