@@ -23,15 +23,15 @@ palm-serve run "bundles/$name" --port 0 >"$log" 2>&1 &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; rm -f "$log"' EXIT
 for _ in {1..600}; do # 60 seconds
-    if grep -q '^ready' "$log" || ! kill -0 "$server" 2>/dev/null; then break; fi
+    if grep -q '^palm-serve: ready' "$log" || ! kill -0 "$server" 2>/dev/null; then break; fi
     sleep 0.1
 done
 cat "$log"
-if ! grep -q '^ready' "$log"; then
+if ! grep -q '^palm-serve: ready' "$log"; then
     echo "the server did not become ready" >&2
     exit 1
 fi
-target=$(sed -n 's/^listening on //p' "$log")
+target=$(sed -n 's/^palm-serve: listening on //p' "$log")
 
 echo "==> 4. call $target"
 for sentence in "$@"; do
