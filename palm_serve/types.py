@@ -186,3 +186,7 @@ class Engine(Protocol):
     def run(self, batch: Batch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         """Graph outputs by name, float32; `outputs` selects some (None: all)."""
         ...
+
+    def shape(self, rows: int, length: int) -> tuple[int, int]:
+        """Rows and tokens that a batch of this size should be padded to (shape buckets of providers that compile each shape)."""
+        ...

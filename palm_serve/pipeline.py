@@ -1,0 +1,215 @@
+"""Texts in, predictions out, for one loaded bundle: tokenize, batch, run, decode. Synchronous, and knows no transport."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from palm_serve.batching import BatchLimits, plan_batch
+from palm_serve.bundle.loader import Bundle, GoldenAnswer, GoldenSpan
+from palm_serve.decoding import DecoderTable, Item
+from palm_serve.engine.inputs import pad_batch
+from palm_serve.engine.providers import sample_batch
+from palm_serve.errors import BundleError, InvalidRequest
+from palm_serve.tokenization import TextTokenizer
+from palm_serve.types import (
+    Classification,
+    Encoding,
+    Engine,
+    FloatArray,
+    Prediction,
+    Spans,
+    TaskAnswer,
+    TextRequest,
+    Timings,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A request that is ready for a batch: checked and tokenized. `tasks` are those to answer."""
+
+    request: TextRequest
+    encoding: Encoding
+    tasks: tuple[str, ...]
+    tokenize_us: int
+
+
+class Pipeline:
+    """Answers requests with one bundle on one engine. `prepare` may be called from any thread, `run` from one at a time."""
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        self.bundle = bundle
+        self.engine = engine
+        manifest = bundle.manifest
+        self._tasks = manifest.tasks
+        self._single = tuple(name for name, task in manifest.tasks.items() if not task.pairs)
+        self._inputs = tuple(tensor.name for tensor in manifest.inputs)
+        self._pad_id = manifest.encoder.pad_token_id
+        self._tokenizer = TextTokenizer(bundle.tokenizer_json, manifest.max_length)
+        self._decoders = DecoderTable.of(manifest.tasks, bundle.arrays)
+
+    def check(self, request: TextRequest) -> tuple[str, ...]:
+        """The tasks that answer a request: those it names, or all that read a single text. Raises InvalidRequest."""
+        if not request.text.strip():
+            raise InvalidRequest("the text is empty; send at least one character that is not white space", "text")
+        for name in request.tasks:
+            if name not in self._tasks:
+                have = ", ".join(self._tasks)
+                raise InvalidRequest(
+                    f"model '{self.bundle.manifest.name}' has no task '{name}'; it has: {have}", "tasks"
+                )
+            if self._tasks[name].pairs and request.pair is None:
+                raise InvalidRequest(
+                    f"task '{name}' reads a text and its pair, and the request has no pair; use Predict with text_pair",
+                    "text_pair",
+                )
+            if not self._tasks[name].pairs and request.pair is not None:
+                raise InvalidRequest(
+                    f"task '{name}' reads one text, and the request has a pair; leave text_pair empty", "text_pair"
+                )
+        tasks = request.tasks or self._single
+        if not tasks or (request.pair is not None and not request.tasks):
+            raise InvalidRequest("name the task: only tasks on one text are answered unasked", "tasks")
+        return tasks
+
+    def prepare(self, request: TextRequest) -> Work:
+        """Checks and tokenizes a request. Raises InvalidRequest."""
+        tasks = self.check(request)
+        start = time.perf_counter_ns()
+        encoding = self._tokenizer.encode(request.text, request.pair)
+        return Work(request, encoding, tasks, (time.perf_counter_ns() - start) // 1000)
+
+    def prepare_many(self, requests: Sequence[TextRequest]) -> list[Work | InvalidRequest]:
+        """`prepare` for many, tokenized together in Rust threads; a bad request becomes its error."""
+        checked: list[tuple[str, ...] | InvalidRequest] = []
+        for request in requests:
+            try:
+                checked.append(self.check(request))
+            except InvalidRequest as error:
+                checked.append(error)
+        good = [r for r, tasks in zip(requests, checked, strict=True) if not isinstance(tasks, InvalidRequest)]
+        start = time.perf_counter_ns()
+        encoded = iter(self._tokenizer.encode_batch([r.text if r.pair is None else (r.text, r.pair) for r in good]))
+        spent = (time.perf_counter_ns() - start) // 1000 // max(len(good), 1)
+        return [
+            tasks if isinstance(tasks, InvalidRequest) else Work(request, next(encoded), tasks, spent)
+            for request, tasks in zip(requests, checked, strict=True)
+        ]
+
+    def padded_shape(self, rows: int, length: int) -> tuple[int, int]:
+        """The shape that a batch of this size is run in; never longer than the model takes."""
+        rows, length = self.engine.shape(rows, length)
+        return rows, min(length, self.bundle.manifest.max_length)
+
+    def run(self, works: Sequence[Work], waits_s: Sequence[float] = ()) -> list[Prediction]:
+        """Runs one batch: one encoder pass for all tasks of all rows. `waits_s` is how long each waited, for its timings."""
+        wanted = tuple(name for name in self._tasks if any(name in work.tasks for work in works))
+        outputs = [output for name in wanted for output in self._tasks[name].outputs]
+        rows, length = self.padded_shape(len(works), max(len(work.encoding) for work in works))
+        started = time.perf_counter_ns()
+        batch = pad_batch([work.encoding for work in works], self._inputs, self._pad_id, length, rows)
+        values = self.engine.run(batch, outputs)
+        ran = time.perf_counter_ns()
+        answers = self._decode(works, wanted, values)
+        inference_us, decode_us = (ran - started) // 1000, (time.perf_counter_ns() - ran) // 1000
+        return [
+            Prediction(
+                answers[row],
+                work.encoding.truncated,
+                work.encoding.seen,
+                Timings(
+                    work.tokenize_us, int(1e6 * waits_s[row]) if waits_s else 0, inference_us, decode_us, len(works)
+                ),
+            )
+            for row, work in enumerate(works)
+        ]
+
+    def _decode(
+        self, works: Sequence[Work], wanted: Sequence[str], values: dict[str, FloatArray]
+    ) -> list[dict[str, TaskAnswer]]:
+        items = [Item(work.request.text, work.encoding, work.request.pair, work.request.top_k) for work in works]
+        answers: list[dict[str, TaskAnswer]] = [{} for _ in works]
+        for name in wanted:
+            rows = [row for row, work in enumerate(works) if name in work.tasks]
+            mine = {output: values[output] for output in self._tasks[name].outputs}
+            if len(rows) < len(works):
+                mine = {output: value[rows] for output, value in mine.items()}
+            for row, answer in zip(rows, self._decoders.by_task[name](mine, [items[row] for row in rows]), strict=True):
+                answers[row][name] = answer
+        return answers
+
+    def predict(self, requests: Sequence[TextRequest], limits: BatchLimits | None = None) -> list[Prediction]:
+        """Answers many requests here and now, in batches of similar length; deadlines are ignored. Raises InvalidRequest."""
+        limits = limits or BatchLimits()
+        prepared = self.prepare_many(requests)
+        works = []
+        for work in prepared:
+            if isinstance(work, InvalidRequest):
+                raise work
+            works.append(work)
+        found: dict[int, Prediction] = {}
+        left = list(range(len(works)))
+        while left:
+            plan = plan_batch([len(works[i].encoding) for i in left], [None] * len(left), 0.0, limits)
+            chosen = [left[i] for i in plan.batch]
+            found.update(zip(chosen, self.run([works[i] for i in chosen]), strict=True))
+            done = set(chosen)
+            left = [i for i in left if i not in done]
+        return [found[i] for i in range(len(works))]
+
+    def warm_up(self, limits: BatchLimits, budget_s: float = 1.0) -> int:
+        """Runs the shapes that serving will meet, small ones first, so that requests do not pay for buffers and compilation.
+
+        Stops after `budget_s` seconds; returns how many shapes ran.
+        """
+        longest = self.bundle.manifest.max_length
+        lengths = {min(length, longest) for length in (8, 16, 24, 32, 48, 64, longest)}
+        sizes = {
+            (rows, length)
+            for rows in (1, 2, 4, 8, 16, 32, limits.max_rows)
+            for length in lengths
+            if rows <= limits.max_rows
+        }
+        shapes = {self.padded_shape(*size) for size in sizes if size[0] == 1 or size[0] * size[1] <= limits.max_tokens}
+        stop = time.perf_counter() + budget_s
+        for count, (rows, length) in enumerate(sorted(shapes, key=lambda shape: shape[0] * shape[1])):
+            if time.perf_counter() > stop:
+                return count
+            self.engine.run(sample_batch(self.bundle, rows, length))
+        return len(shapes)
+
+    def golden_check(self) -> int:
+        """Answers the bundle's golden examples; how many there are. Raises BundleError naming the first that differs."""
+        golden = self.bundle.golden
+        requests = [TextRequest(example.text, tuple(example.answers), example.pair, top_k=1) for example in golden]
+        try:
+            predictions = self.predict(requests)
+        except InvalidRequest as error:
+            raise BundleError(
+                f"{self.bundle.path}: golden.jsonl holds an example that cannot be asked: {error}"
+            ) from error
+        for example, prediction in zip(golden, predictions, strict=True):
+            for task, expected in example.answers.items():
+                found = _as_golden(prediction.answers[task])
+                if found != expected:
+                    where = f"{self.engine.info.provider} in {self.engine.info.precision}"
+                    raise BundleError(
+                        f"{self.bundle.path}: the golden check failed on {where}: for '{example.text}' the task '{task}' answers "
+                        f"{_show(found)}, the export saw {_show(expected)}; export again, or force another --provider"
+                    )
+        return len(golden)
+
+
+def _as_golden(answer: TaskAnswer) -> GoldenAnswer:
+    match answer:
+        case Classification():
+            return GoldenAnswer(label=answer.label.name)
+        case Spans():
+            return GoldenAnswer(spans=tuple(GoldenSpan(name=s.name, start=s.start, end=s.end) for s in answer.spans))
+    raise BundleError(f"golden answers of the kind {type(answer).__name__} are not known to this version")
+
+
+def _show(answer: GoldenAnswer) -> str:
+    if answer.spans is not None:
+        return ", ".join(f"{s.name}[{s.start}:{s.end}]" for s in answer.spans) or "no spans"
+    return f"'{answer.label}'"
