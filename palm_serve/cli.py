@@ -1,7 +1,6 @@
 """The command `palm-serve`. Exit codes: 0; 2 wrong usage or bad input, with one message; 1 failure."""
 
 import ipaddress
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,6 +96,7 @@ def run(
         float, typer.Option(min=0, help="Seconds from not-serving to no new calls; Kubernetes: 5 or more.")
     ] = 0.2,
     stop_timeout: Annotated[float, typer.Option(min=0, help="Seconds that running calls get to finish.")] = 30.0,
+    metrics_port: Annotated[int | None, typer.Option(help="Serve Prometheus metrics over HTTP on this port.")] = None,
     model_folder: Annotated[Path | None, typer.Option(help="Where LoadModel looks names up.")] = None,
     allow_model_control: Annotated[
         bool, typer.Option("--allow-model-control", help="Let clients load and unload models.")
@@ -117,6 +117,7 @@ def run(
         max_queue=max_queue,
         drain_grace_s=drain_grace,
         stop_timeout_s=stop_timeout,
+        metrics_port=metrics_port,
         model_folder=model_folder,
         allow_model_control=allow_model_control,
         limits=limits,
@@ -124,7 +125,7 @@ def run(
     _log(log_level)
     if not _is_loopback(host):
         typer.echo(
-            f"palm-serve: warning: {host} can be reached from other machines, and this server has neither TLS nor tokens",
+            f"palm-serve: warning: {host} is reached from other machines, and this server has neither TLS nor tokens",
             err=True,
         )
     with _faults():
@@ -210,8 +211,10 @@ def _faults() -> Iterator[None]:
 
 
 def _log(level: LogLevel) -> None:
-    logging.basicConfig(level=level.value.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # grpc's own notes on a port that is taken are of no use beside our message.
+    from palm_serve.observability import configure_logging
+
+    configure_logging(level.value)
+    # grpc's own lines about a port that is taken say less than ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 

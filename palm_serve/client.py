@@ -5,12 +5,12 @@
         print(answer.intent.name, [(slot.name, slot.value) for slot in answer.slots])
 
 Answers are the messages of `palm.proto` (`palm_serve.v1.palm_pb2`, typed), and keywords are the fields of its requests,
-so whatever the API grows is there at once. Errors are those of `palm_serve.errors`: InvalidRequest, NotFound, Overloaded,
-DeadlineExceeded, Unavailable, NotAllowed; and ServerError for the rest.
+so whatever the API grows is there at once. Errors are those of `palm_serve.errors`: InvalidRequest, NotFound,
+Overloaded, DeadlineExceeded, Unavailable, NotAllowed; and ServerError for the rest.
 
 One connection is opened on first use and reused by all calls; threads may share a `Client`, tasks an `AsyncClient`.
-A call that is refused with RESOURCE_EXHAUSTED or UNAVAILABLE is tried again after the time that the server names, or else
-(UNAVAILABLE) after 0.1, 0.2, 0.4 s, as long as its deadline allows.
+A call that is refused with RESOURCE_EXHAUSTED or UNAVAILABLE is tried again after the time that the server names, or
+else (UNAVAILABLE) after 0.1, 0.2, 0.4 s, as long as its deadline allows.
 """
 
 import asyncio
@@ -112,7 +112,7 @@ class Client:
     def parse_batch(
         self, texts: Iterable[str], *, timeout_s: float | None = None, **fields: Unpack[ParseFields]
     ) -> list[pb.ParseResponse | PalmServeError]:
-        """One answer per text, in order. A text that cannot be answered has its error in its place; it is not raised."""
+        """One answer per text, in order. A text that cannot be answered has its error in its place."""
         request = pb.ParseBatchRequest(requests=[_parse_request(text, fields) for text in texts])
         return _outcomes(self._call(self._stubs.dialogue.ParseBatch, request, timeout_s))
 
@@ -251,7 +251,8 @@ class _Policy:
         """What the caller gets to see."""
         code, message = error.code().name, error.details() or "no details"
         if code == "UNAVAILABLE":
-            return Unavailable(f"no answer from a PALM server at {self._target}: {message}")
+            reason = message.rpartition(": ")[2] if message.startswith("failed to connect") else message
+            return Unavailable(f"no answer from a PALM server at {self._target}: {reason}")
         if code == "DEADLINE_EXCEEDED":
             return DeadlineExceeded(f"no answer from {self._target} within the deadline: {message}")
         bad = _detail(error, error_details_pb2.BadRequest)

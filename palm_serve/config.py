@@ -40,6 +40,8 @@ class ServeOptions:
     """Seconds between "not serving" and the refusal of new calls, so that a load balancer can look away first."""
     stop_timeout_s: float = 30.0
     """Seconds that running calls get to finish after that."""
+    metrics_port: int | None = None
+    """Where Prometheus metrics are served over HTTP, on the same host; None: nowhere."""
     model_folder: Path | None = None
     """Where LoadModel looks names up."""
     allow_model_control: bool = False

@@ -172,6 +172,19 @@ class Registry:
         """All loaded versions, in the order of loading."""
         return [*self._models]
 
+    async def unload(self, name: str, version: str = "") -> None:
+        """Takes a version out of service and finishes what it was asked. Raises NotFound.
+
+        Where it was the stable one, the version of that name that was loaded last becomes it.
+        """
+        async with self._loading:
+            model = self.get(name, version)
+            self._models.remove(model)
+            siblings = [other for other in self._models if other.name == model.name]
+            if STABLE in model.labels and siblings:
+                siblings[-1].labels = (STABLE, *siblings[-1].labels)
+        await model.close()
+
     async def close(self) -> None:
         """Drains all models: nothing new is taken, what was taken is finished."""
         self._closing = True

@@ -5,16 +5,16 @@ import logging
 import signal
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from prometheus_client import start_http_server
+
+from palm_serve.batching import BatchLimits
 from palm_serve.config import ServeOptions
 from palm_serve.errors import BindError, PalmServeError
-from palm_serve.registry import Registry
+from palm_serve.observability import Metrics
+from palm_serve.registry import LoadedModel, Registry
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.services import make_server
-
-if TYPE_CHECKING:
-    from palm_serve.registry import LoadedModel
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +25,13 @@ _FLUSH_S = 0.5
 class Server:
     """One gRPC server and its models. Belongs to the event loop that it was made on."""
 
-    def __init__(self, options: ServeOptions, registry: Registry) -> None:
+    def __init__(self, options: ServeOptions) -> None:
         self._options = options
-        self._registry = registry
+        self._metrics = None if options.metrics_port is None else Metrics()
+        self._registry = make_registry(options, self._metrics)
         self._lifecycle = Lifecycle()
-        self._server = make_server(registry, options, self._lifecycle)
-        self.port = 0
+        observe = None if self._metrics is None else self._metrics.answered
+        self._server = make_server(self._registry, options, self._lifecycle, observe)
 
     async def bind(self) -> str:
         """Listens and returns the address. While models load, health is answered and all else is UNAVAILABLE.
@@ -39,16 +40,23 @@ class Server:
         """
         host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
         try:
-            self.port = self._server.add_insecure_port(f"{host}:{self._options.port}")
+            port = self._server.add_insecure_port(f"{host}:{self._options.port}")
         except RuntimeError:
             raise BindError(
                 f"cannot listen on {host}:{self._options.port}: the port is in use or not allowed, or the host is not "
                 "this machine's; choose another --port (0: any free one) or --host"
             ) from None
+        if self._metrics is not None and self._options.metrics_port is not None:
+            try:
+                start_http_server(self._options.metrics_port, self._options.host, self._metrics.registry)
+            except OSError as error:
+                raise BindError(
+                    f"cannot serve metrics on {host}:{self._options.metrics_port}: {error.strerror}"
+                ) from None
         await self._server.start()
-        return f"{host}:{self.port}"
+        return f"{host}:{port}"
 
-    async def load(self) -> "list[LoadedModel]":
+    async def load(self) -> list[LoadedModel]:
         """Loads, verifies and warms up the bundles, then serves. Raises BundleError, EngineError."""
         models = [await self._registry.load(path) for path in self._options.bundles]
         self._lifecycle.state = State.SERVING
@@ -85,7 +93,7 @@ async def serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = Server(options, make_registry(options))
+    server = Server(options)
     stopped = asyncio.create_task(stop.wait())
     try:
         tell(f"listening on {await server.bind()}")
@@ -107,8 +115,12 @@ async def serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
         stopped.cancel()
 
 
-def make_registry(options: ServeOptions) -> Registry:
+def make_registry(options: ServeOptions, metrics: Metrics | None = None) -> Registry:
     """The registry that the options ask for."""
     return Registry(
-        provider=options.provider, precision=options.precision, threads=options.threads, max_queue=options.max_queue
+        provider=options.provider,
+        precision=options.precision,
+        threads=options.threads,
+        limits=BatchLimits(max_waiting=options.max_queue),
+        observe=None if metrics is None else metrics.for_model,
     )

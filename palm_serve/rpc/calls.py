@@ -1,7 +1,7 @@
 """What happens around every call: readiness, admission, parsing, request id, deadline, status.
 
-Services see messages and raise errors. Handlers take bytes and parse inside: grpc's own deserializer would answer a message
-that does not parse with UNKNOWN and a class name.
+Services see messages and raise errors. Handlers take bytes and parse inside: grpc's own deserializer would answer a
+message that does not parse with UNKNOWN and a class name.
 """
 
 import string
@@ -10,7 +10,7 @@ import urllib.parse
 import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,7 +37,7 @@ class Call:
     deadline: float | None
 
 
-UnaryMethod = Callable[[M, Call], Awaitable[Message]]
+Observe = Callable[[str, str, float], None]
 StreamMethod = Callable[[AsyncIterator[bytes], Call, Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
 
@@ -88,74 +88,74 @@ class Admission:
 
 
 class Calls:
-    """Makes grpc handlers of service methods."""
+    """Makes grpc handlers of service methods. `observe` is told of every call: method, status code, seconds."""
 
-    def __init__(self, lifecycle: Lifecycle, calls_per_client: int) -> None:
+    def __init__(self, lifecycle: Lifecycle, calls_per_client: int, observe: Observe | None = None) -> None:
         self._lifecycle = lifecycle
         self._admission = Admission(calls_per_client)
+        self._observe = observe
 
-    def unary(self, kind: type[M], method: UnaryMethod[M], *, always: bool = False) -> grpc.RpcMethodHandler:
-        """One request, one response. `always`: also while loading, and not counted (health)."""
+    def unary(
+        self, name: str, kind: type[M], method: Callable[[M, Call], Awaitable[Message]], *, always: bool = False
+    ) -> grpc.RpcMethodHandler:
+        """One request, one response. `always`: also while loading, and without admission (health)."""
 
         async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            call = _call(context)
-            try:
-                with self._enter(context, always):
-                    request = decode(kind, data)
-                    call.request_id = request_id(getattr(request, "request_id", "") or call.request_id)
-                    answer: bytes = (await method(request, call)).SerializeToString()
-            except Exception as error:
-                failed = failure(error, call.request_id)
-            else:
-                context.set_trailing_metadata(_echo(call))
-                return answer
-            return await _abort(context, call, failed)
+            async with self._around(name, context, always) as call:
+                request = decode(kind, data)
+                call.request_id = request_id(getattr(request, "request_id", "") or call.request_id)
+                response = await method(request, call)
+            return bytes(response.SerializeToString())
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
-    def stream(self, method: StreamMethod) -> grpc.RpcMethodHandler:
+    def stream(self, name: str, method: StreamMethod) -> grpc.RpcMethodHandler:
         """Many requests, many responses. The method gets the raw messages and a function that sends a response."""
 
         async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
             async def send(message: Message) -> None:
                 await context.write(message.SerializeToString())
 
-            call = _call(context)
-            try:
-                with self._enter(context, always=False):
-                    await method(messages, call, send)
-            except Exception as error:
-                failed = failure(error, call.request_id)
-            else:
-                context.set_trailing_metadata(_echo(call))
-                return
-            await _abort(context, call, failed)
+            async with self._around(name, context, always=False) as call:
+                await method(messages, call, send)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    def watch(self, kind: type[M], method: Callable[[M], AsyncGenerator[Message, None]]) -> grpc.RpcMethodHandler:
-        """One request, open-ended responses; answered while loading, not counted."""
+    def watch(
+        self, name: str, kind: type[M], method: Callable[[M], AsyncGenerator[Message, None]]
+    ) -> grpc.RpcMethodHandler:
+        """One request, open-ended responses; answered while loading, without admission."""
 
         async def handle(data: bytes, context: grpc.aio.ServicerContext) -> None:
-            call = _call(context)
-            try:
-                async with aclosing(method(decode(kind, data))) as messages:
-                    async for message in messages:
-                        await context.write(message.SerializeToString())
-            except Exception as error:
-                failed = failure(error, call.request_id)
-            else:
-                return
-            await _abort(context, call, failed)
+            async with (
+                self._around(name, context, always=True),
+                aclosing(method(decode(kind, data))) as messages,
+            ):
+                async for message in messages:
+                    await context.write(message.SerializeToString())
 
         return grpc.unary_stream_rpc_method_handler(handle)
 
-    @contextmanager
-    def _enter(self, context: grpc.aio.ServicerContext, always: bool) -> Iterator[None]:
-        if self._lifecycle.state is State.LOADING and not always:
-            raise Unavailable("the server is loading its models: try again in a moment")
-        with self._lifecycle.call(), nullcontext() if always else self._admission.admit(context.peer()):
-            yield
+    @asynccontextmanager
+    async def _around(self, name: str, context: grpc.aio.ServicerContext, always: bool) -> AsyncIterator[Call]:
+        """Around one call: what it raises becomes its status. Cancellation passes, or grpc.aio would leak the call."""
+        began, call, code = time.perf_counter(), _call(context), grpc.StatusCode.CANCELLED
+        failed: Failure | None = None
+        try:
+            if self._lifecycle.state is State.LOADING and not always:
+                raise Unavailable("the server is loading its models: try again in a moment")
+            with self._lifecycle.call(), nullcontext() if always else self._admission.admit(context.peer()):
+                yield call
+            code = grpc.StatusCode.OK
+        except Exception as error:
+            failed = failure(error, call.request_id)
+            code = failed.code
+        finally:
+            if self._observe is not None:
+                self._observe(name, code.name, time.perf_counter() - began)
+        if failed is not None:
+            await context.abort(failed.code, failed.message, (*_echo(call), *failed.trailing_metadata()))
+        context.set_trailing_metadata(_echo(call))
 
 
 def _call(context: grpc.aio.ServicerContext) -> Call:
@@ -169,8 +169,3 @@ def _echo(call: Call) -> tuple[tuple[str, str], ...]:
     # A header holds printable ASCII only; what else an id holds is percent-encoded.
     plain = all(character in _HEADER_SAFE for character in call.request_id)
     return ((REQUEST_ID_KEY, call.request_id if plain else urllib.parse.quote(call.request_id)),)
-
-
-async def _abort(context: grpc.aio.ServicerContext, call: Call, failed: Failure) -> bytes:
-    await context.abort(failed.code, failed.message, (*_echo(call), *failed.trailing_metadata()))
-    raise AssertionError("abort raises")

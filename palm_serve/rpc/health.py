@@ -1,6 +1,6 @@
-"""grpc.health.v1: one name for the server (empty) and one per model, derived from what is, so nobody can forget to set it.
+"""grpc.health.v1: one name for the server (empty) and one per model, derived from what is.
 
-Not the servicer of grpcio-health-checking: its Watch streams hold a shutdown up, and its watchers lose each other's condition.
+Not the servicer of grpcio-health-checking: its Watch streams hold up a shutdown, its watchers lose each other.
 """
 
 from collections.abc import AsyncGenerator
@@ -32,7 +32,7 @@ class Health:
         ready = [model.ready for model in self._registry.list() if service in ("", model.name)]
         if service and not ready:
             return int(HealthCheckResponse.SERVICE_UNKNOWN)
-        serving = self._lifecycle.state is State.SERVING and (all(ready) if not service else any(ready))
+        serving = self._lifecycle.state is State.SERVING and any(ready) and (bool(service) or all(ready))
         return int(HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING)
 
     async def check(self, message: HealthCheckRequest, call: Call) -> HealthCheckResponse:

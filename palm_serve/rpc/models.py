@@ -45,7 +45,7 @@ class Models:
             # The text names files of this machine: it belongs in the log.
             log.error("request %s: model %s cannot be loaded: %s", call.request_id, quoted(message.name), error)
             raise InvalidRequest(
-                f"the bundle {quoted(message.name)} cannot be loaded; see the server's log (request id {call.request_id})",
+                f"the bundle {quoted(message.name)} cannot be loaded; the server's log tells why ({call.request_id})",
                 "name",
             ) from None
         return model_message(model, self._options.limits)

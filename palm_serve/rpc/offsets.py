@@ -18,7 +18,7 @@ _WIDTH: dict[int, Callable[[str], int]] = {
 
 
 class Offsets:
-    """Converts positions of one text. Rising positions, such as those of spans, cost one pass over the text together."""
+    """Converts positions of one text. Rising positions, as those of spans, cost one pass over the text together."""
 
     def __init__(self, text: str, unit: int) -> None:
         self._text = text

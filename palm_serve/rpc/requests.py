@@ -91,7 +91,7 @@ def _single_text_tasks(wanted: Sequence[str], manifest: Manifest) -> tuple[str, 
     chosen = tuple(dict.fromkeys(wanted)) or tuple(name for name, task in manifest.tasks.items() if not task.pairs)
     if not chosen:
         raise InvalidRequest(
-            f"model '{manifest.name}' has tasks on pairs of texts only: use Predict with one of {_names(manifest.tasks)}",
+            f"model '{manifest.name}' reads pairs of texts only: use Predict with one of {_names(manifest.tasks)}",
             "model",
         )
     return chosen

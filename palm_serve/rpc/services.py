@@ -7,7 +7,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from palm_serve.config import ServeOptions
-from palm_serve.rpc.calls import Calls
+from palm_serve.rpc.calls import Calls, Observe
 from palm_serve.rpc.dialogue import Dialogue
 from palm_serve.rpc.health import Health
 from palm_serve.rpc.lifecycle import Lifecycle
@@ -22,8 +22,10 @@ HEALTH = "grpc.health.v1.Health"
 DIALOGUE, PREDICTION, MODELS = (f"palm_serve.v1.{name}" for name in ("DialogueUnderstanding", "Prediction", "Models"))
 
 
-def make_server(registry: "Registry", options: ServeOptions, lifecycle: Lifecycle) -> grpc.aio.Server:
-    """A server with every service, bound to no port yet. Needs a running event loop."""
+def make_server(
+    registry: "Registry", options: ServeOptions, lifecycle: Lifecycle, observe: Observe | None = None
+) -> grpc.aio.Server:
+    """A server with every service, bound to no port yet; `observe` is told of each call. Needs a running loop."""
     server = grpc.aio.server(
         options=(
             # Without it a second server on the same port would silently take half of the calls.
@@ -31,25 +33,25 @@ def make_server(registry: "Registry", options: ServeOptions, lifecycle: Lifecycl
             ("grpc.max_receive_message_length", options.limits.message_bytes),
         )
     )
-    calls = Calls(lifecycle, options.limits.calls_per_client)
+    calls = Calls(lifecycle, options.limits.calls_per_client, observe)
     dialogue, prediction = Dialogue(registry, options.limits, lifecycle), Prediction(registry, options.limits)
     models, health = Models(registry, options), Health(registry, lifecycle)
     services = {
         DIALOGUE: {
-            "Parse": calls.unary(pb.ParseRequest, dialogue.parse),
-            "ParseBatch": calls.unary(pb.ParseBatchRequest, dialogue.parse_batch),
-            "ParseStream": calls.stream(dialogue.parse_stream),
+            "Parse": calls.unary("Parse", pb.ParseRequest, dialogue.parse),
+            "ParseBatch": calls.unary("ParseBatch", pb.ParseBatchRequest, dialogue.parse_batch),
+            "ParseStream": calls.stream("ParseStream", dialogue.parse_stream),
         },
-        PREDICTION: {"Predict": calls.unary(pb.PredictRequest, prediction.predict)},
+        PREDICTION: {"Predict": calls.unary("Predict", pb.PredictRequest, prediction.predict)},
         MODELS: {
-            "ListModels": calls.unary(pb.ListModelsRequest, models.list_models),
-            "GetModel": calls.unary(pb.GetModelRequest, models.get_model),
-            "LoadModel": calls.unary(pb.LoadModelRequest, models.load_model),
-            "UnloadModel": calls.unary(pb.UnloadModelRequest, models.unload_model),
+            "ListModels": calls.unary("ListModels", pb.ListModelsRequest, models.list_models),
+            "GetModel": calls.unary("GetModel", pb.GetModelRequest, models.get_model),
+            "LoadModel": calls.unary("LoadModel", pb.LoadModelRequest, models.load_model),
+            "UnloadModel": calls.unary("UnloadModel", pb.UnloadModelRequest, models.unload_model),
         },
         HEALTH: {
-            "Check": calls.unary(health_pb2.HealthCheckRequest, health.check, always=True),
-            "Watch": calls.watch(health_pb2.HealthCheckRequest, health.watch),
+            "Check": calls.unary("Check", health_pb2.HealthCheckRequest, health.check, always=True),
+            "Watch": calls.watch("Watch", health_pb2.HealthCheckRequest, health.watch),
         },
     }
     server.add_generic_rpc_handlers(
@@ -60,7 +62,7 @@ def make_server(registry: "Registry", options: ServeOptions, lifecycle: Lifecycl
 
 
 def _reflection(names: tuple[str, ...]) -> list[grpc.GenericRpcHandler]:
-    """Server reflection under both its names: v1 differs in nothing but the name, and newer clients ask for it first."""
+    """Server reflection under both its names: v1 differs in nothing but the name, and newer clients ask it first."""
     handler = grpc.stream_stream_rpc_method_handler(
         reflection.aio.ReflectionServicer(names).ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,

@@ -65,7 +65,7 @@ class Failure:
 
 
 def failure(error: Exception, request_id: str) -> Failure:
-    """What a client is told of `error`. An error not meant for clients is logged in full, and only the request id goes out."""
+    """What a client is told of `error`. One not meant for clients is logged, and only the request id goes out."""
     code = next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), None)
     if code is None:
         log.error("request %s failed", request_id, exc_info=error)
