@@ -35,6 +35,7 @@ target=$(sed -n 's/^palm-serve: listening on //p' "$log")
 
 echo "==> 4. call $target"
 for sentence in "$@"; do
+    echo "\"$sentence\""
     palm-serve call "$sentence" --target "$target"
 done
 
