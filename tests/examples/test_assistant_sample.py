@@ -149,3 +149,14 @@ def test_lists_of_open_values_are_disjoint(script: ModuleType) -> None:
                 pools[split] |= {_words(value) for value in table[split]}
     for one, other in PAIRS:
         assert sorted(pools[one] & pools[other]) == []
+
+
+def test_readme_states_the_counts(rows: dict[str, list[Row]]) -> None:
+    readme = (DATA / "assistant" / "README.md").read_text(encoding="utf-8")
+    intents = {split: Counter(row["intent"] for row in rows[split]) for split in SPLITS}
+    labels = {split: Counter(slot["label"] for row in rows[split] for slot in row["slots"]) for split in SPLITS}
+    for intent in intents["train"]:
+        assert f"| {intent} | {' | '.join(str(intents[split][intent]) for split in SPLITS)} |" in readme
+    for label in labels["train"]:
+        kind = "closed" if label in CLOSED else "open"
+        assert f"| {label} | {' | '.join(str(labels[split][label]) for split in SPLITS)} | {kind} |" in readme
