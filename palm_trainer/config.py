@@ -83,13 +83,20 @@ class DataConfig(_Section):
     mix_ratio: Positive = 1.0
     """How often its batches come, against the other data sets."""
     columns: Names = ()
-    """tsv, csv: names of the columns in the file's order; `_` skips one. None given: the first line names them."""
+    """tsv, csv, palm: names of the columns in the file's order; `_` skips one. None given: the first line names them.
+    json: the keys that are read."""
     header: bool | None = None
-    """tsv, csv: whether the first line is a header. None: yes unless `columns` are given."""
+    """tsv, csv, palm: whether the first line is a header. None: yes unless `columns` are given."""
     delimiter: str | None = Field(None, min_length=1, max_length=1)
     """tsv, csv: one character. None: tab for tsv, comma for csv."""
     label_separator: str | None = Field(None, min_length=1)
     """Splits a class field into several classes (`a#b`), for `multi_label` tasks."""
+    scheme: Literal["bio", "iob1", "bioes", "bmes"] = "bio"
+    """How word tags mark spans."""
+    joiner: str = " "
+    """What stands between words in the text; empty for characters (Chinese)."""
+    intent_suffix: str | None = Field(None, min_length=1)
+    """conll: the intents are in a file of the same name with this suffix, one a line."""
 
     def paths(self, split: str) -> tuple[Path, ...]:
         """Files of `train`, `dev`, `test` or `out_of_domain`; empty where the data set has no such split."""

@@ -8,10 +8,17 @@ from typing import Any, TypeAlias
 Table: TypeAlias = Mapping[str, Any]
 
 FORMAT_OPTIONS: Mapping[str, frozenset[str]] = {
-    "joint": frozenset({"label_separator"}),
+    "joint": frozenset({"label_separator", "scheme", "joiner"}),
+    "conll": frozenset({"label_separator", "scheme", "joiner", "intent_suffix"}),
+    "palm": frozenset({"columns", "header", "label_separator", "scheme", "joiner"}),
     "tsv": frozenset({"columns", "header", "delimiter", "label_separator"}),
     "csv": frozenset({"columns", "header", "delimiter", "label_separator"}),
     "jsonl": frozenset(),
+    "json": frozenset({"columns", "label_separator"}),
+    "squad": frozenset(),
+    "clinc": frozenset(),
+    "rasa": frozenset(),
+    "text": frozenset(),
 }
 """Names of the file formats, each with the `[data.NAME]` options that it takes."""
 

@@ -156,7 +156,7 @@ def test_every_fault_is_told_at_once(write):
         "train.epochs: must be greater than 0, not -1",
         "train.device: must match pattern",
         "data.other.train: an empty list; name at least one",
-        "tasks.intent.kind: must be 'classify', 'multi_label', 'sequence_label', 'match', 'mrc' or 'masked_lm', not 'clas",
+        "tasks.intent.kind: must be 'classify', 'multi_label', 'sequence_label', 'match', 'mrc' or 'masked",
         "tasks.slots.data: an empty list; name at least one",
         "tasks.a b.weight: must be a valid number, not '3'",
         "encoder: heads belong to model = 'scratch', not 'minilm-l6-en'; remove them",

@@ -5,14 +5,33 @@ from pathlib import Path
 from typing import TypeAlias
 
 from palm_trainer.example import Example
-from palm_trainer.reader.formats import csv, joint, jsonl, tsv
+from palm_trainer.reader.formats import (
+    clinc,
+    conll,
+    csv,
+    joint,
+    json_list,
+    jsonl,
+    palm,
+    rasa,
+    squad,
+    text,
+    tsv,
+)
 from palm_trainer.reader.formats.source import Defects, FormatOptions
 
 Parse: TypeAlias = Callable[[Path, FormatOptions, Defects], Iterator[Example]]
 
 FORMATS: Mapping[str, Parse] = {
     "joint": joint.parse,
+    "conll": conll.parse,
+    "palm": palm.parse,
     "tsv": tsv.parse,
     "csv": csv.parse,
     "jsonl": jsonl.parse,
+    "json": json_list.parse,
+    "squad": squad.parse,
+    "clinc": clinc.parse,
+    "rasa": rasa.parse,
+    "text": text.parse,
 }

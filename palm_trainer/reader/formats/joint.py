@@ -1,7 +1,7 @@
 """The joint intent and slot format: a directory of three parallel files, one utterance a line.
 
-`seq.in` holds words, `seq.out` a BIO tag a word, `label` the intent. Words are split at any white space and joined by
-single spaces. Fields: `slots` (spans), `intent` (a class; several with `label_separator`).
+`seq.in` holds words, `seq.out` a tag a word, `label` the intent. Words are split at any white space and joined by
+single spaces (or `joiner`). Fields: `slots` (spans), `intent` (a class; several with `label_separator`).
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from pathlib import Path
 from palm_trainer.errors import DataError
 from palm_trainer.example import Example
 from palm_trainer.reader.formats.source import Defects, FormatOptions, class_value, join_words, lines, read_text
-from palm_trainer.reader.formats.tags import spans_from_bio
+from palm_trainer.reader.formats.tags import spans_from_tags
 
 FILES = ("seq.in", "seq.out", "label")
 OUTER_BLANKS = "white space before or after an utterance (removed)"
@@ -42,8 +42,9 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
             defects.add(OUTER_BLANKS, where)
         if " ".join(words) != utterance.strip():
             defects.add(INNER_BLANKS, where)
-        text, ranges = join_words(words, " ")
-        spans = spans_from_bio(tags, ranges, f"{path / 'seq.out'}:{number}", defects)
+        text, ranges = join_words(words, options.joiner)
+        places = [f"{path / 'seq.out'}:{number}:{word}" for word in range(1, len(tags) + 1)]
+        spans = spans_from_tags(tags, ranges, options.scheme, places, defects)
         intent = class_value(label.strip(), options.label_separator)
         yield Example(text, {"intent": intent, "slots": spans}, words=ranges, source=where)
 

@@ -1,8 +1,10 @@
 """What every format's parser shares: its options, the tally of defects, and reading text files strictly."""
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from palm_trainer.errors import DataError
 
@@ -15,6 +17,9 @@ class FormatOptions:
     header: bool | None = None
     delimiter: str | None = None
     label_separator: str | None = None
+    scheme: str = "bio"
+    joiner: str = " "
+    intent_suffix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,18 @@ def lines(text: str) -> list[str]:
     if found[-1] == "":
         found.pop()
     return [line.removesuffix("\r") for line in found]
+
+
+def load_json(path: Path) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        DataError: as `read_text`, or not JSON (with line and column).
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}; correct it") from None
 
 
 def join_words(words: Iterable[str], joiner: str) -> tuple[str, tuple[tuple[int, int], ...]]:

@@ -39,7 +39,7 @@ def examples(
             raise DataError(
                 f"{where}: {len(fields)} fields, but {len(columns)} columns ({listed}); mend the row or `columns`"
             )
-        yield _example(columns, fields, where, options.label_separator, defects)
+        yield row_example(columns, fields, where, options.label_separator, defects)
         empty = False
     if empty:
         raise DataError(f"{path}: no row after the header; a data file holds at least one example")
@@ -63,9 +63,10 @@ def _check_columns(columns: tuple[str, ...], path: Path, given: bool) -> None:
         )
 
 
-def _example(
+def row_example(
     columns: tuple[str, ...], fields: list[str], where: str, separator: str | None, defects: Defects
 ) -> Example:
+    """One row's example. Raises DataError for an empty text."""
     text, pair = "", None
     values: dict[str, FieldValue] = {}
     for name, value in zip(columns, fields, strict=True):

@@ -1,33 +1,85 @@
-"""Word tags -> labelled spans."""
+"""Word tags <-> labelled spans, in the four schemes that data comes in.
 
-from collections.abc import Sequence
+bio    B begins, I continues
+iob1   I begins and continues, B only parts two neighbours of a type
+bioes  B begins, I continues, E ends, S is a span of one word
+bmes   the same with M for I
+"""
+
+from collections.abc import Mapping, Sequence
 
 from palm_trainer.errors import DataError
 from palm_trainer.example import LabelledSpan
 from palm_trainer.reader.formats.source import Defects
 
-BEGINS_WITH_I = "I- tag that continues no span (read as the begin of one)"
+SCHEMES: Mapping[str, Mapping[str, str]] = {
+    "bio": {"B": "begin", "I": "inside"},
+    "iob1": {"B": "begin", "I": "inside"},
+    "bioes": {"B": "begin", "I": "inside", "E": "end", "S": "single"},
+    "bmes": {"B": "begin", "M": "inside", "E": "end", "S": "single"},
+}
+"""Prefix -> what it says of its word."""
+
+NO_BEGIN = "tag that continues a span where none is open (read as its begin)"
+NO_END = "span without its E- tag (ended before the next tag)"
 
 
-def spans_from_bio(
-    tags: Sequence[str], ranges: Sequence[tuple[int, int]], where: str, defects: Defects
+def spans_from_tags(
+    tags: Sequence[str], ranges: Sequence[tuple[int, int]], scheme: str, where: Sequence[str], defects: Defects
 ) -> tuple[LabelledSpan, ...]:
-    """Spans of BIO tags over words at `ranges`. An I- after O or another type begins a new span, counted as a defect.
+    """Spans of word tags.
+
+    Args:
+        tags: one a word, `O` or `PREFIX-TYPE`.
+        ranges: code-point range of each word.
+        scheme: a name of `SCHEMES`.
+        where: `file:line` of each tag, for messages.
+        defects: broken spans are repaired and counted here.
 
     Raises:
-        DataError: for a tag that is none of O, B-TYPE, I-TYPE.
+        DataError: for a tag of another form.
     """
+    prefixes = SCHEMES[scheme]
+    ends_are_tagged = "E" in prefixes
     spans: list[LabelledSpan] = []
-    previous = ""
-    for column, (tag, (start, end)) in enumerate(zip(tags, ranges, strict=True), 1):
-        prefix, dash, label = tag.partition("-")
-        if tag != "O" and not (dash and label and prefix in ("B", "I")):
-            raise DataError(f"{where}: tag {column} is '{tag}', none of O, B-TYPE, I-TYPE; correct it")
-        if prefix == "I" and label == previous:
+    current = ""
+    """Type of the span that the next word may continue."""
+    for tag, (start, end), place in zip(tags, ranges, where, strict=True):
+        prefix, _, label = tag.partition("-")
+        if tag != "O" and (prefix not in prefixes or not label):
+            known = ", ".join(f"{name}-TYPE" for name in prefixes)
+            raise DataError(
+                f"{place}: tag '{tag}' is none of O, {known} (scheme '{scheme}'); correct it or set `scheme`"
+            )
+        says = prefixes.get(prefix, "outside")
+        continues = says in ("inside", "end") and label == current
+        if ends_are_tagged and current and not continues:
+            defects.add(NO_END, place)
+        if continues:
             spans[-1] = LabelledSpan(spans[-1].start, end, label)
         elif label:
-            if prefix == "I":
-                defects.add(BEGINS_WITH_I, where)
+            if says in ("inside", "end") and scheme != "iob1":
+                defects.add(NO_BEGIN, place)
             spans.append(LabelledSpan(start, end, label))
-        previous = label
+        current = label if says in ("begin", "inside") else ""
+    if ends_are_tagged and current:
+        defects.add(NO_END, where[-1])
     return tuple(spans)
+
+
+def tags_from_spans(spans: Sequence[LabelledSpan], ranges: Sequence[tuple[int, int]]) -> tuple[list[str], int]:
+    """BIO tags of the words at `ranges`, and the number of spans that they cannot hold (they cut a word, or hold none).
+
+    Such a span is widened to the words that it overlaps, unless another span has them.
+    """
+    tags = ["O"] * len(ranges)
+    unfit = 0
+    for span in spans:
+        inside = [
+            i for i, (start, end) in enumerate(ranges) if start < span.end and span.start < end and tags[i] == "O"
+        ]
+        if not inside or (ranges[inside[0]][0], ranges[inside[-1]][1]) != (span.start, span.end):
+            unfit += 1
+        for i in inside:
+            tags[i] = ("B-" if i == inside[0] else "I-") + span.label
+    return tags, unfit

@@ -6,7 +6,7 @@ from palm_trainer.errors import DataError
 from palm_trainer.example import LabelledSpan
 from palm_trainer.reader.formats.joint import INNER_BLANKS, OUTER_BLANKS, parse
 from palm_trainer.reader.formats.source import Defects, FormatOptions
-from palm_trainer.reader.formats.tags import BEGINS_WITH_I
+from palm_trainer.reader.formats.tags import NO_BEGIN
 
 
 def joint(folder, words, tags, labels):
@@ -40,7 +40,7 @@ def test_inside_tag_without_begin_begins_a_span(tmp_path, parse):
     (example,), defects = parse("joint", path)
     spans = [(span.start, span.end, span.label) for span in example.fields["slots"]]
     assert spans == [(0, 3, "x"), (4, 5, "y"), (6, 7, "y"), (8, 9, "x")]
-    assert defects == {BEGINS_WITH_I: 3}
+    assert defects == {NO_BEGIN: 3}
 
 
 def test_several_intents(tmp_path, parse):
@@ -56,9 +56,9 @@ def test_several_intents(tmp_path, parse):
         (["a b"], ["O"], ["i"], r"seq\.in:1: 2 words, but 1 tags in seq\.out:1; give each word one tag"),
         (["a", ""], ["O", "O"], ["i", "i"], r"seq\.in:2: an empty line; remove it from all"),
         (["a", "b"], ["O", "O"], ["i", " "], r"label:2: an empty line"),
-        (["a b"], ["O B-"], ["i"], r"seq\.out:1: tag 2 is 'B-', none of O, B-TYPE, I-TYPE"),
-        (["a b"], ["city O"], ["i"], r"seq\.out:1: tag 1 is 'city'"),
-        (["a"], ["BI-x"], ["i"], r"tag 1 is 'BI-x'"),
+        (["a b"], ["O B-"], ["i"], r"seq\.out:1:2: tag 'B-' is none of O, B-TYPE, I-TYPE \(scheme 'bio'\)"),
+        (["a b"], ["city O"], ["i"], r"seq\.out:1:1: tag 'city' is none of"),
+        (["a"], ["BI-x"], ["i"], r"tag 'BI-x' is none of"),
         ([], [], [], r"seq\.in: an empty file"),
     ],
 )
