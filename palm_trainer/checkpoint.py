@@ -119,7 +119,9 @@ def save_trained(trained: TrainedModel, directory: Path, training: Mapping[str, 
         shutil.rmtree(new, ignore_errors=True)
         if old.exists() and not directory.exists():
             old.rename(directory)
-        raise CheckpointError(f"checkpoint {directory} could not be written: {error}. Free some space or choose another output; the previous checkpoint stands.") from error
+        raise CheckpointError(
+            f"checkpoint {directory} could not be written: {error}. Free some space or choose another output; the previous checkpoint stands."
+        ) from error
 
 
 def _sync(path: Path) -> None:
@@ -140,7 +142,9 @@ def checkpoint_directory(run: Path, which: str = "best") -> Path:
     if not directory.exists() and old.exists():
         old.rename(directory)
     if not (directory / DESCRIPTION).is_file():
-        raise CheckpointError(f"{run} holds no '{which}' checkpoint: {directory / DESCRIPTION} is missing. Was the training stopped before its first evaluation? Run it again, or with --resume.")
+        raise CheckpointError(
+            f"{run} holds no '{which}' checkpoint: {directory / DESCRIPTION} is missing. Was the training stopped before its first evaluation?"
+        )
     return directory
 
 
@@ -152,14 +156,23 @@ def load_trained(run: Path, which: str = "best") -> TrainedModel:
         tokenizer_json = (directory / TOKENIZER).read_text(encoding="utf-8")
         weights = load_file(directory / WEIGHTS)
     except (OSError, ValidationError, SafetensorError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"checkpoint {directory} is damaged: {str(error).splitlines()[0]}. Use the other of best and last, or train again.") from error
+        raise CheckpointError(
+            f"checkpoint {directory} is damaged: {str(error).splitlines()[0]}. Use the other of best and last, or train again."
+        ) from error
     model = build_model(description)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"checkpoint {directory} does not fit its own model.json: {str(error).splitlines()[0]}. Train again.") from error
+        raise CheckpointError(
+            f"checkpoint {directory} does not fit its own model.json: {str(error).splitlines()[0]}. Train again."
+        ) from error
     return TrainedModel(
-        model.eval(), tokenizer_json, description.max_length, dict(description.tasks), description.encoder, frozenset(description.auxiliary)
+        model.eval(),
+        tokenizer_json,
+        description.max_length,
+        dict(description.tasks),
+        description.encoder,
+        frozenset(description.auxiliary),
     )
 
 
@@ -180,7 +193,9 @@ def load_training_state(run: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}. Start again without --resume.") from error
+        raise CheckpointError(
+            f"{path} cannot be read: {str(error).splitlines()[0]}. Start again without --resume."
+        ) from error
     return state
 
 

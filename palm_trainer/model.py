@@ -36,7 +36,11 @@ class MultiTaskModel(nn.Module):
         return tuple(f"{task}.{tensor}" for task in chosen for tensor in self.head(task).tensors)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None, tasks: Sequence[str] | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        tasks: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
         """int64 [B, S] inputs -> outputs by name (`intent.logits` [B, C], `slots.logits` [B, S, T]) of `tasks` (None: all), one encoder pass."""
         features = self.backbone(input_ids, attention_mask, token_type_ids)

@@ -34,8 +34,10 @@ def check_fit(needs: Iterable[TensorSpec], gives: Iterable[TensorSpec], consumer
     for need in needs:
         have = given.get(need.name)
         if have is None:
-            raise WiringError(f"{consumer} needs '{need.name}', but {provider} gives: {', '.join(given) or 'nothing'}. Add it or choose another {consumer.split()[0]}.")
+            raise WiringError(
+                f"{consumer} needs '{need.name}', but {provider} gives: {', '.join(given) or 'nothing'}. Add it or choose another {consumer.split()[0]}."
+            )
         if have != need:
             raise WiringError(
-                f"{consumer} needs '{need.name}' as {need.dtype}{list(need.axes)}, but {provider} gives {have.dtype}{list(have.axes)}. Make the two declarations agree."
+                f"{consumer} needs '{need.name}' as {need.dtype}{list(need.axes)}, but {provider} gives {have.dtype}{list(have.axes)}. Make them agree."
             )

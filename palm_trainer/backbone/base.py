@@ -69,7 +69,7 @@ class ActiveEmbedding(nn.Module):
         position[active_ids] = torch.arange(len(active_ids))
         self.register_buffer("position", position, persistent=False)
         self.active = nn.Parameter(table.weight.detach()[active_ids].clone())
-        self._register_state_dict_hook(_whole_table)
+        self._register_state_dict_hook(_whole_table)  # type: ignore[no-untyped-call]
 
     weight: Tensor
     active_ids: Tensor
@@ -89,7 +89,7 @@ class ActiveEmbedding(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
         state_dict[prefix + "active"] = state_dict[prefix + "weight"][self.active_ids]
-        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def _whole_table(module: ActiveEmbedding, state_dict: dict[str, Tensor], prefix: str, _metadata: object) -> None:

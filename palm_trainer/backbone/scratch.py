@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, Split
 from tokenizers.pre_tokenizers import Sequence as PreTokenizers
-from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 from transformers import BertConfig, BertModel
@@ -61,7 +60,7 @@ def build_scratch(
         attention_probs_dropout_prob=dropout,
         max_position_embeddings=max(max_length, 64),
         pad_token_id=0,
-        attn_implementation="eager",
     )
+    config._attn_implementation = "eager"
     backbone = Backbone(BertModel(config, add_pooling_layer=False), pooling=pooling, takes_types=True)
     return LoadedEncoder(backbone, tokenizer.to_str(), 0, "scratch")

@@ -16,4 +16,6 @@ def make_head(name: str, info: TaskInfo, input_dim: int, *, dropout: float = 0.1
             return Classify(len(info.labels), input_dim, dropout, label_smoothing=label_smoothing)
         case "sequence_label":
             return SequenceLabel(info.labels, input_dim, dropout, crf=info.decode.crf)
-    raise WiringError(f"task '{name}': there is no head for kind '{info.kind}'. Kinds with a head: classify, sequence_label.")
+    raise WiringError(
+        f"task '{name}': there is no head for kind '{info.kind}'. Kinds with a head: classify, sequence_label."
+    )

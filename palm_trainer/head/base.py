@@ -22,7 +22,7 @@ class LossSum(NamedTuple):
     """A summed loss and the number of labels in it."""
 
     total: Tensor
-    count: Tensor
+    labels: Tensor
 
 
 class Head(nn.Module):

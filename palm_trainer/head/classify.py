@@ -22,7 +22,9 @@ class Classify(Head):
     kind = "classify"
     inputs = (POOLED_OUTPUT,)
 
-    def __init__(self, num_classes: int, input_dim: int, dropout_prob: float = 0.1, *, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, num_classes: int, input_dim: int, dropout_prob: float = 0.1, *, label_smoothing: float = 0.0
+    ) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout_prob)
         self.linear = nn.Linear(input_dim, num_classes)
@@ -36,5 +38,11 @@ class Classify(Head):
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> LossSum:
         """Cross-entropy; targets int64 [B], IGNORE where unlabelled. Counts examples."""
-        total = F.cross_entropy(outputs["logits"].float(), targets, ignore_index=IGNORE, reduction="sum", label_smoothing=self.label_smoothing)
+        total = F.cross_entropy(
+            outputs["logits"].float(),
+            targets,
+            ignore_index=IGNORE,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
+        )
         return LossSum(total, (targets != IGNORE).sum())

@@ -44,7 +44,9 @@ class _ChainLoss(torch.autograd.Function):
     """Forward computes loss and gradients together: d(-log p)/d(score) = expected minus observed counts."""
 
     @staticmethod
-    def forward(ctx: Any, emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, tags: Tensor, lengths: Tensor
+    ) -> Tensor:
         em = emissions.detach().double()
         batch, longest, count = em.shape
         inside = torch.arange(longest, device=em.device)[None, :] < lengths[:, None]  # [B, L]
@@ -70,13 +72,22 @@ class _ChainLoss(torch.autograd.Function):
         grad_em.scatter_add_(2, tags.unsqueeze(2), -inside.unsqueeze(2).double())
         onward = local[:, 1:] * backward[:, 1:] / scale[:, 1:, None] * pairs.unsqueeze(2)
         grad_step = (forward[:, :-1].reshape(-1, count).T @ onward.reshape(-1, count)) * step
-        grad_step.index_put_((tags[:, :-1][pairs], tags[:, 1:][pairs]), -torch.ones((), dtype=em.dtype, device=em.device), accumulate=True)
+        grad_step.index_put_(
+            (tags[:, :-1][pairs], tags[:, 1:][pairs]),
+            -torch.ones((), dtype=em.dtype, device=em.device),
+            accumulate=True,
+        )
         belief_last = (forward * backward)[row, ends] * labelled.unsqueeze(1)
         belief_first = (forward * backward)[:, 0] * labelled.unsqueeze(1)
         ones = labelled.double()
         grad_start = belief_first.sum(0).index_add_(0, tags[:, 0], -ones)
         grad_end = belief_last.sum(0).index_add_(0, tags[row, ends], -ones)
-        ctx.save_for_backward(*(g.to(t.dtype) for g, t in ((grad_em, emissions), (grad_start, start), (grad_step, transitions), (grad_end, end))))
+        ctx.save_for_backward(
+            *(
+                g.to(t.dtype)
+                for g, t in ((grad_em, emissions), (grad_start, start), (grad_step, transitions), (grad_end, end))
+            )
+        )
         return (log_z - observed).sum().to(emissions.dtype)
 
     @staticmethod
@@ -84,7 +95,9 @@ class _ChainLoss(torch.autograd.Function):
         return (*(gradient * upstream[0] for gradient in ctx.saved_tensors), None, None)
 
 
-def _forward_messages(local: Tensor, step: Tensor, first: Tensor, final: Tensor, inside: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+def _forward_messages(
+    local: Tensor, step: Tensor, first: Tensor, final: Tensor, inside: Tensor, last: Tensor
+) -> tuple[Tensor, Tensor]:
     """Scaled forward messages [B, L, T] and their scales [B, L]; the last scale of a row takes in the end scores, so that their product is Z."""
     forward, scales = [], []
     message = first.expand(local.shape[0], -1)
@@ -98,7 +111,9 @@ def _forward_messages(local: Tensor, step: Tensor, first: Tensor, final: Tensor,
     return torch.stack(forward, dim=1), torch.stack(scales, dim=1)
 
 
-def _backward_messages(local: Tensor, step: Tensor, final: Tensor, inside: Tensor, last: Tensor, scale: Tensor) -> Tensor:
+def _backward_messages(
+    local: Tensor, step: Tensor, final: Tensor, inside: Tensor, last: Tensor, scale: Tensor
+) -> Tensor:
     """Backward messages [B, L, T], scaled so that forward * backward is the marginal of each tag."""
     longest = local.shape[1]
     backward: list[Tensor] = []

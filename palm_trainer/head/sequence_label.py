@@ -43,7 +43,10 @@ class SequenceLabel(Head):
         emissions = outputs["logits"].float()
         tagged = targets != IGNORE
         if self.crf is None:
-            return LossSum(F.cross_entropy(emissions.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"), tagged.sum())
+            return LossSum(
+                F.cross_entropy(emissions.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"),
+                tagged.sum(),
+            )
         lengths = tagged.sum(dim=1)
         first = tagged.int().argmax(dim=1)  # the pieces of the text stand together
         longest = max(int(lengths.max()), 1)

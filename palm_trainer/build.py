@@ -1,0 +1,212 @@
+"""Configuration -> objects. The only module that knows every component package."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from palm_serve.bundle.manifest import EncoderInfo
+from palm_serve.tokenization import TextTokenizer, bare_tokenizer_json
+from palm_trainer.backbone import LoadedEncoder, build_scratch, freeze_unused_rows, load_pretrained
+from palm_trainer.balancing import FixedWeights
+from palm_trainer.checkpoint import TrainedModel
+from palm_trainer.config import Config, TaskConfig
+from palm_trainer.errors import ConfigError, DataError
+from palm_trainer.evaluation import EvaluationSet
+from palm_trainer.example import Example, FieldValue, LabelledSpan
+from palm_trainer.head import make_head
+from palm_trainer.loop import Source, TrainingLoop, choose_precision
+from palm_trainer.lr_sched import SCHEDULES
+from palm_trainer.mixing import MixRatio
+from palm_trainer.model import MultiTaskModel
+from palm_trainer.optimizer import build_adamw
+from palm_trainer.reader.classify import ClassifyTarget
+from palm_trainer.reader.dataset import EncodedDataset
+from palm_trainer.reader.files import read_split
+from palm_trainer.reader.formats.source import Defect
+from palm_trainer.reader.sampler import LengthBucketedSampler
+from palm_trainer.reader.sequence_label import SequenceLabelTarget
+from palm_trainer.reader.target import Target
+
+HEAD_RATE_FACTOR = 5.0
+"""Rate of the heads over that of the encoder, unless the configuration says otherwise: heads start from nothing."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run ready to start: the configuration with every field resolved, the model, the loop, what dev holds, and what the files had wrong."""
+
+    config: Config
+    trained: TrainedModel
+    loop: TrainingLoop
+    dev: Sequence[EvaluationSet]
+    defects: Mapping[str, Sequence[Defect]]
+
+
+def build_training(config: Config) -> Training:
+    """Reads the data, loads the encoder, and wires a training. Raises ConfigError, DataError or PalmError; seeds torch's generator."""
+    torch.manual_seed(config.train.seed)
+    splits = {name: read_split(data, "train") for name, data in config.data.items()}
+    config = resolve_fields(config, {name: split.examples for name, split in splits.items()})
+    targets = {
+        name: _learn(name, task, [e for data in task.data for e in splits[data].examples])
+        for name, task in config.tasks.items()
+    }
+    encoder = _load_encoder(config, [e for split in splits.values() for e in split.examples])
+    trained = _assemble(config, encoder, targets)
+    tokenizer = TextTokenizer(trained.tokenizer_json, trained.max_length)
+    sources = {}
+    for position, (name, split) in enumerate(splits.items()):
+        own = {task: targets[task] for task, settings in config.tasks.items() if name in settings.data}
+        dataset = EncodedDataset(split.examples, tokenizer, own, trained.model.input_names, encoder.pad_token_id)
+        sources[name] = Source(
+            dataset, LengthBucketedSampler(dataset.lengths, config.train.batch_size, config.train.seed + position)
+        )
+    freeze_unused_rows(trained.model.backbone, torch.cat([s.dataset.piece_ids() for s in sources.values()]).unique())
+    dev = evaluation_sets(config, "dev")
+    return Training(
+        config,
+        trained,
+        _loop(config, trained.model, sources),
+        dev,
+        {name: split.defects for name, split in splits.items()},
+    )
+
+
+def evaluation_sets(config: Config, split: str) -> list[EvaluationSet]:
+    """The data sets that have this split, the reference first. The configuration's fields must be resolved."""
+    names = sorted(config.data, key=lambda name: name != config.reference)
+    sets = []
+    for name in names:
+        if config.data[name].paths(split):
+            fields = {
+                task: settings.field or ""
+                for task, settings in config.tasks.items()
+                if name in settings.data and not settings.auxiliary
+            }
+            sets.append(EvaluationSet(name, read_split(config.data[name], split).examples, fields))
+    return sets
+
+
+def task_kinds(config: Config) -> dict[str, str]:
+    """Kind of each task that is evaluated."""
+    return {name: task.kind for name, task in config.tasks.items() if not task.auxiliary}
+
+
+def resolve_fields(config: Config, examples: Mapping[str, Sequence[Example]]) -> Config:
+    """The configuration with each task's `field` set: as given, or by role, by name, or the only one of its kind. Raises DataError."""
+    tasks = {}
+    for name, task in config.tasks.items():
+        found: dict[str, FieldValue] = {}
+        for data in task.data:
+            for example in examples[data]:
+                for key, value in example.fields.items():
+                    if key not in found or found[key] == ():
+                        found[key] = value
+        tasks[name] = task.model_copy(update={"field": _choose_field(name, task, found)})
+    return config.model_copy(update={"tasks": tasks})
+
+
+def _choose_field(name: str, task: TaskConfig, found: Mapping[str, FieldValue]) -> str:
+    if task.field is not None:
+        if task.field not in found:
+            raise DataError(
+                f"tasks.{name}.field: the data has no field '{task.field}'. It has: {', '.join(found) or 'none'}."
+            )
+        return task.field
+    fitting = [key for key, value in found.items() if _fits(task.kind, value)]
+    for wanted in (name, task.role):
+        if wanted in fitting:
+            return wanted
+    if len(fitting) == 1:
+        return fitting[0]
+    raise DataError(
+        f"tasks.{name}: {len(fitting)} fields of the data suit kind '{task.kind}' ({', '.join(fitting) or 'none'}; all fields: {', '.join(found) or 'none'}). "
+        f'Say which with field = "...".'
+    )
+
+
+def _fits(kind: str, value: FieldValue) -> bool:
+    is_spans = isinstance(value, tuple) and all(isinstance(item, LabelledSpan) for item in value)
+    return is_spans if kind == "sequence_label" else isinstance(value, str)
+
+
+def _learn(name: str, task: TaskConfig, examples: Sequence[Example]) -> Target:
+    """What a task learns, with the labels that its training examples hold."""
+    field = task.field or ""
+    match task.kind:
+        case "classify":
+            return ClassifyTarget.learn(name, field, examples, role=task.role)
+        case "sequence_label":
+            return SequenceLabelTarget.learn(name, field, examples, role=task.role, crf=task.crf)
+    raise ConfigError(f"tasks.{name}.kind: '{task.kind}' cannot be trained yet. Kinds: classify, sequence_label.")
+
+
+def _load_encoder(config: Config, examples: Sequence[Example]) -> LoadedEncoder:
+    settings = config.encoder
+    if settings.model == "scratch":
+        texts = [text for e in examples for text in (e.text, e.pair) if text]
+        return build_scratch(
+            texts,
+            layers=settings.layers,
+            hidden_size=settings.hidden_size,
+            heads=settings.heads,
+            intermediate_size=settings.intermediate_size,
+            vocab_size=settings.vocab_size,
+            dropout=settings.dropout,
+            lowercase=settings.lowercase,
+            characters=settings.characters,
+            max_length=settings.max_length,
+            pooling=settings.pooling,
+        )
+    encoder = load_pretrained(settings.model, pooling=settings.pooling)
+    limit = getattr(encoder.backbone.encoder.config, "max_position_embeddings", settings.max_length)
+    if settings.max_length > limit > 0:
+        raise ConfigError(
+            f"encoder.max_length: {settings.max_length} tokens, but '{settings.model}' has positions for {limit}. Choose {limit} or less."
+        )
+    return encoder
+
+
+def _assemble(config: Config, encoder: LoadedEncoder, targets: Mapping[str, Target]) -> TrainedModel:
+    hidden = encoder.backbone.hidden_size
+    heads = {
+        name: make_head(
+            name, target.info, hidden, dropout=config.tasks[name].dropout, label_smoothing=config.train.label_smoothing
+        )
+        for name, target in targets.items()
+    }
+    model = MultiTaskModel(encoder.backbone, heads)
+    settings = encoder.backbone.encoder.config
+    info = EncoderInfo(
+        family=str(settings.model_type),  # type: ignore[union-attr]
+        name=encoder.name,
+        layers=int(settings.num_hidden_layers),  # type: ignore[union-attr,arg-type]
+        hidden_size=hidden,
+        vocab_size=int(settings.vocab_size),  # type: ignore[union-attr,arg-type]
+        parameters=sum(p.numel() for p in encoder.backbone.parameters()),
+        pad_token_id=encoder.pad_token_id,
+    )
+    auxiliary = frozenset(name for name, task in config.tasks.items() if task.auxiliary)
+    infos = {name: target.info for name, target in targets.items()}
+    return TrainedModel(
+        model, bare_tokenizer_json(encoder.tokenizer_json), config.encoder.max_length, infos, info, auxiliary
+    )
+
+
+def _loop(config: Config, model: MultiTaskModel, sources: Mapping[str, Source]) -> TrainingLoop:
+    train = config.train
+    precision = choose_precision(train.device, train.precision)
+    model.to(precision.device)
+    ratios = {name: data.mix_ratio for name, data in config.data.items()}
+    mixing = MixRatio(ratios, sources[config.reference].sampler.batches_per_epoch, train.epochs, train.seed)
+    optimizer = build_adamw(
+        model,
+        learning_rate=train.learning_rate,
+        head_learning_rate=train.head_learning_rate or HEAD_RATE_FACTOR * train.learning_rate,
+        task_learning_rates={name: task.learning_rate for name, task in config.tasks.items() if task.learning_rate},
+        weight_decay=train.weight_decay,
+    )
+    schedule = SCHEDULES[train.schedule](len(mixing), round(train.warmup_ratio * len(mixing)))
+    balancing = FixedWeights({name: task.weight for name, task in config.tasks.items()})
+    return TrainingLoop(model, sources, mixing, optimizer, schedule, balancing, precision, train.max_grad_norm)

@@ -1,0 +1,222 @@
+"""What the commands print: a progress bar on a terminal, plain lines elsewhere, and tables."""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from palm_trainer.build import Training, build_training
+from palm_trainer.config import Config
+from palm_trainer.evaluation import Metrics
+from palm_trainer.loop import Step
+from palm_trainer.reader.sampler import padding_share
+from palm_trainer.run import Evaluated, Event, Finished, Started
+
+_RATE_WINDOW = 50
+
+
+def show(renderable: Any) -> None:
+    """Prints on standard output."""
+    Console(soft_wrap=not sys.stdout.isatty()).print(renderable)
+
+
+def show_training(events: Iterable[Event], config: Config) -> bool:
+    """Shows a run as it goes; True when it was stopped before its end."""
+    display: _Bar | _Lines | None = None
+    interrupted = False
+    try:
+        for event in events:
+            match event:
+                case Started():
+                    _announce(event.training, event.first_step)
+                    kind = _Bar if sys.stdout.isatty() else _Lines
+                    display = kind(event.training.loop.total_steps, event.first_step, config.train.log_every_steps)
+                case Step():
+                    assert display is not None
+                    display.step(event)
+                case Evaluated():
+                    assert display is not None
+                    display.line(f"epoch {event.epoch:g}  dev {_inline(event.metrics)}{'  best' if event.best else ''}")
+                case Finished():
+                    interrupted = event.interrupted
+                    if display is not None:
+                        display.close()
+                    if event.metrics:
+                        show(metrics_table(event.metrics, f"{config.train.output} (best checkpoint)"))
+    finally:
+        if display is not None:
+            display.close()
+    return interrupted
+
+
+def metrics_table(metrics: Mapping[str, Metrics], title: str) -> Table:
+    """Metrics in per cent, a column a split."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric")
+    for split in metrics:
+        table.add_column(split, justify="right")
+    rows = {name: None for one in metrics.values() for name in _flat(one)}
+    for name in rows:
+        table.add_row(name, *(_percent(_flat(one).get(name)) for one in metrics.values()))
+    return table
+
+
+def show_plan(config: Config) -> None:
+    """What a run would do."""
+    training = build_training(config)
+    data = Table(title="data", title_justify="left")
+    for column in (
+        "data set",
+        "rows",
+        "tokens (median / longest)",
+        "cut",
+        "batches an epoch",
+        "padding",
+        "steps",
+        "epochs",
+    ):
+        data.add_column(column, justify="left" if column == "data set" else "right")
+    for name, source in training.loop.sources.items():
+        lengths = source.dataset.lengths
+        cut = sum(e.truncated for e in source.dataset.encodings)
+        steps = training.loop.mixing.quotas[name]
+        per_epoch = source.sampler.batches_per_epoch
+        share = padding_share(lengths, [source.sampler.next() for _ in range(per_epoch)])
+        spread = f"{sorted(lengths.tolist())[len(lengths) // 2]} / {lengths.max()}"
+        data.add_row(
+            name,
+            str(len(source.dataset)),
+            spread,
+            str(cut),
+            str(per_epoch),
+            f"{share:.1%}",
+            str(steps),
+            f"{steps / per_epoch:.1f}",
+        )
+    show(data)
+    tasks = Table(title="tasks", title_justify="left")
+    for column in ("task", "kind", "role", "field", "data", "labels"):
+        tasks.add_column(column)
+    for name, info in training.trained.tasks.items():
+        settings = training.config.tasks[name]
+        tasks.add_row(
+            name,
+            info.kind,
+            info.role,
+            settings.field,
+            ", ".join(settings.data),
+            f"{len(info.labels)}: {_some(info.labels)}",
+        )
+    show(tasks)
+    encoder = training.trained.encoder
+    show(
+        f"encoder {encoder.name}: {encoder.family}, {encoder.layers} layers of {encoder.hidden_size}, {encoder.parameters / 1e6:.1f} M parameters"
+    )
+    _announce(training, 0)
+
+
+def _announce(training: Training, first_step: int) -> None:
+    precision = training.loop.precision
+    tasks = ", ".join(
+        f"{name} ({info.kind}, {len(info.labels)} labels)" for name, info in training.trained.tasks.items()
+    )
+    rows = ", ".join(f"{name} {len(source.dataset)} rows" for name, source in training.loop.sources.items())
+    kind = str(precision.autocast or "fp32").removeprefix("torch.")
+    resumed = f" from step {first_step}" if first_step else ""
+    show(f"{rows}; {tasks}; {training.loop.total_steps} steps{resumed} on {precision.device} in {kind}")
+    for name, defects in training.defects.items():
+        for defect in defects:
+            show(f"  {name}: {defect.count} x {defect.kind}, first at {defect.first}")
+
+
+class _Rate:
+    """Examples a second over the last steps."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_RATE_WINDOW)
+
+    def add(self, step: Step) -> float:
+        self._recent.append((step.examples, step.seconds))
+        return sum(n for n, _ in self._recent) / max(1e-9, sum(s for _, s in self._recent))
+
+
+class _Bar:
+    """A progress bar."""
+
+    def __init__(self, total: int, first: int, every: int) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"),
+        )
+        self._progress = Progress(*columns)
+        self._task = self._progress.add_task("train", total=total, completed=first, state="")
+        self._rate = _Rate()
+        self._progress.start()
+
+    def step(self, event: Step) -> None:
+        state = f"{_losses(event)}  lr {event.learning_rate:.1e}  {self._rate.add(event):.0f} examples/s"
+        self._progress.update(self._task, completed=event.step, state=state)
+
+    def line(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+class _Lines:
+    """Plain lines, for logs."""
+
+    def __init__(self, total: int, first: int, every: int) -> None:
+        self._total, self._first, self._every = total, first, every
+        self._rate = _Rate()
+        self._begin = time.monotonic()
+
+    def step(self, event: Step) -> None:
+        rate = self._rate.add(event)
+        if event.step % self._every == 0:
+            left = (time.monotonic() - self._begin) / (event.step - self._first) * (self._total - event.step)
+            state = f"lr {event.learning_rate:.1e}  {rate:.0f} examples/s  {left:.0f} s left"
+            self.line(f"step {event.step}/{self._total}  {event.data}  {_losses(event)}  {state}")
+
+    def line(self, text: str) -> None:
+        print(text, flush=True)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _losses(event: Step) -> str:
+    return "  ".join(f"{task} {loss:.3f}" for task, loss in event.losses.items())
+
+
+def _flat(metrics: Metrics) -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for name, value in metrics.items():
+        flat.update(
+            {f"{name} {metric}": number for metric, number in value.items()}
+            if isinstance(value, dict)
+            else {name: value}
+        )
+    return flat
+
+
+def _inline(metrics: Metrics) -> str:
+    kept = {name: value for name, value in _flat(metrics).items() if not name.endswith((" precision", " recall"))}
+    return "  ".join(f"{name} {_percent(value)}" for name, value in kept.items())
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
+
+
+def _some(labels: tuple[str, ...], count: int = 6) -> str:
+    return ", ".join(labels[:count]) + (", ..." if len(labels) > count else "")

@@ -1,0 +1,197 @@
+"""`palm-train`: parse, build, call, print."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from palm_trainer.errors import PalmError
+
+if TYPE_CHECKING:  # torch loads in seconds; `--help` need not wait for it
+    from palm_trainer.run import Event
+
+app = typer.Typer(
+    name="palm-train",
+    help="Train many language-understanding tasks on one encoder.",
+    epilog="Example: palm-train run examples/atis.toml && palm-train evaluate runs/atis --split test",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+models_app = typer.Typer(help="Pretrained encoders.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+ConfigArgument = Annotated[Path, typer.Argument(help="Configuration, TOML.", show_default=False)]
+RunArgument = Annotated[Path, typer.Argument(help="Run directory of `palm-train run`.", show_default=False)]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. train.epochs=3. Repeatable."),
+]
+
+
+@app.command(epilog="Example: palm-train run examples/atis.toml --set train.epochs=5 --output runs/short")
+def run(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    output: Annotated[Path | None, typer.Option(help="Run directory; overrides train.output.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run where it was saved last.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a run that the output directory holds.")
+    ] = False,
+) -> None:
+    """Train, evaluate after each epoch, keep the best and the last checkpoint."""
+    from palm_trainer.cli.show import show_training
+    from palm_trainer.config import load_config
+    from palm_trainer.run import train
+
+    if resume and overwrite:
+        raise PalmError("--resume continues a run and --overwrite replaces it. Give one of them.")
+    settings = load_config(config, overrides or (), output)
+    stop = _StopRequest()
+    interrupted = show_training(_guarded(train(settings, resume=resume, overwrite=overwrite, stop=stop)), settings)
+    if interrupted:
+        print(
+            f"stopped; continue with: palm-train run {config} --output {settings.train.output} --resume",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130)
+
+
+@app.command(epilog="Example: palm-train evaluate runs/atis --split test --json metrics.json")
+def evaluate(
+    run: RunArgument,
+    split: Annotated[str, typer.Option(help="dev or test.")] = "test",
+    checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the metrics to this file.")] = None,
+) -> None:
+    """Metrics of a run on a split of its data."""
+    from palm_trainer.cli.show import metrics_table, show
+    from palm_trainer.run import evaluate_run, write_metrics
+
+    settings = _run_config(run)
+    if not any(data.paths(split) for data in settings.data.values()) if split in SPLITS else True:
+        raise PalmError(f"--split {split}: the run's data has no such split. Splits: {', '.join(SPLITS)}.")
+    metrics = evaluate_run(run, settings, split, checkpoint)
+    if checkpoint == "best":
+        write_metrics(run, {split: metrics})
+    if json_file is not None:
+        json_file.write_text(json.dumps({split: metrics}, indent=2) + "\n", encoding="utf-8")
+    show(metrics_table({split: metrics}, f"{run} ({checkpoint})"))
+
+
+@app.command(epilog='Example: palm-train predict runs/atis --text "show me flights from boston to denver"')
+def predict(
+    run: RunArgument,
+    text: Annotated[list[str] | None, typer.Option(help="A text to answer. Repeatable.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--input", help="A text a line, or JSONL with `text` (and `text_pair`).")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write JSONL here instead of printing it.")] = None,
+) -> None:
+    """Answers of a trained model, one JSON object a text."""
+    from palm_trainer.predict import predict_lines, read_inputs
+
+    if bool(text) == (source is not None):
+        raise PalmError('give either --text "..." or --input FILE.')
+    inputs = read_inputs(source) if source is not None else [(t, None) for t in text or ()]
+    lines = predict_lines(run, inputs)
+    if output is None:
+        sys.stdout.writelines(line + "\n" for line in lines)
+        return
+    temporary = output.with_name(output.name + ".new")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in lines)
+    os.replace(temporary, output)
+
+
+@app.command(epilog="Example: palm-train plan examples/atis.toml")
+def plan(config: ConfigArgument, overrides: SetOption = None) -> None:
+    """Dry run: rows, labels, token lengths, defects, steps and epochs, without training."""
+    from palm_trainer.cli.show import show_plan
+    from palm_trainer.config import load_config
+
+    show_plan(load_config(config, overrides or (), Path("unused")))
+
+
+@models_app.command("ls")
+def models_ls() -> None:
+    """Encoders that `encoder.model` takes by name."""
+    from palm_trainer.backbone.pretrained import PACKAGED
+
+    for name, (package, _) in PACKAGED.items():
+        print(f"{name}    package {package.replace('_', '-')}")
+    print("scratch    a small encoder without pretrained weights, sized by the configuration")
+    print("DIRECTORY or HUB-ID    any encoder that transformers loads, with a fast tokenizer")
+
+
+SPLITS = ("dev", "test", "train")
+
+
+class _StopRequest:
+    """Ctrl-C once: finish the step, save, stop. Twice: stop at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._ask)
+            signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, number: int, _frame: Any) -> None:
+        self.asked = True
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    def __call__(self) -> bool:
+        return self.asked
+
+
+def _guarded(events: "Iterator[Event]") -> "Iterator[Event]":
+    """Turns what the machine refuses into a message for the user."""
+    try:
+        yield from events
+    except MemoryError as error:
+        raise PalmError(f"out of memory: {error}. Lower train.batch_size or encoder.max_length.") from error
+    except OSError as error:
+        raise PalmError(
+            f"{error.filename or 'output'}: {error.strerror or error}. Free some space or choose another --output."
+        ) from error
+
+
+def _run_config(run: Path) -> Any:
+    from palm_trainer.checkpoint import checkpoint_directory
+    from palm_trainer.config import load_config
+    from palm_trainer.run import CONFIG
+
+    checkpoint_directory(run)
+    return load_config(run / CONFIG, output=run)
+
+
+def command(app: Callable[..., Any], arguments: Iterable[str] | None = None) -> int:
+    """Runs a typer application with the exit codes of this project: 0, 2 for what the user can mend, 1 for a failure."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except PalmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def main() -> None:
+    """Entry point of `palm-train`."""
+    sys.exit(command(app))

@@ -1,0 +1,184 @@
+"""The one training loop. It yields what happened; callers print, evaluate and save.
+
+One step: the mixing policy names a data set, its sampler a batch, one encoder pass answers all tasks of that data set, their losses are
+combined, and the optimizer moves what got a gradient (heads that the batch does not train stay as they are).
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from palm_trainer.balancing import FixedWeights
+from palm_trainer.lr_sched import Schedule
+from palm_trainer.mixing import MixRatio
+from palm_trainer.model import MultiTaskModel
+from palm_trainer.reader.dataset import EncodedDataset, TrainingBatch
+from palm_trainer.reader.sampler import LengthBucketedSampler
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer step: number from 1, data set, mean loss of each task, rate of the encoder, examples, seconds."""
+
+    step: int
+    data: str
+    losses: Mapping[str, float]
+    learning_rate: float
+    examples: int
+    seconds: float
+
+
+@dataclass
+class Source:
+    """A data set with its sampler."""
+
+    dataset: EncodedDataset
+    sampler: LengthBucketedSampler
+    tasks: Sequence[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tasks = tuple(self.dataset.targets)
+
+    def next(self) -> TrainingBatch:
+        """The next batch."""
+        return self.dataset.batch(self.sampler.next())
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Device and autocast dtype (None: fp32 throughout)."""
+
+    device: torch.device
+    autocast: torch.dtype | None
+
+
+def choose_precision(device: str = "auto", precision: str = "auto") -> Precision:
+    """What the machine has: CUDA, then MPS, then the CPU; bf16 where the hardware multiplies in it."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    chosen = torch.device(device)
+    if precision == "auto":
+        if chosen.type == "cuda":  # noqa: SIM108
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            native = chosen.type == "cpu" and cpu_multiplies_bf16()
+        precision = "bf16" if native else "fp32"
+    return Precision(chosen, {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision])
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether the CPU has bf16 instructions (AVX512-BF16 or AMX); emulated bf16 is slower than fp32."""
+    checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return any(bool(check()) for check in checks if check is not None)
+
+
+class TrainingLoop:
+    """Runs the steps of one training.
+
+    Args:
+        model: in any mode; the loop sets train mode at each step.
+        sources: by data set name.
+        mixing: order of the data sets.
+        optimizer: its groups carry `peak_lr`.
+        schedule: factor on the peak rates.
+        balancing: how losses become one.
+        precision: device and autocast dtype.
+        max_grad_norm: global norm that gradients are clipped to.
+    """
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        sources: Mapping[str, Source],
+        mixing: MixRatio,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        balancing: FixedWeights,
+        precision: Precision,
+        max_grad_norm: float = 1.0,
+    ) -> None:
+        self.model = model
+        self.sources = sources
+        self.mixing = mixing
+        self.optimizer = optimizer
+        self.step = 0
+        self._schedule = schedule
+        self._balancing = balancing
+        self.precision = precision
+        self._max_grad_norm = max_grad_norm
+        self._scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.autocast == torch.float16)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return len(self.mixing)
+
+    def steps(self) -> Iterator[Step]:
+        """Trains to the end, one step an item; may be left and entered again between steps."""
+        while self.step < self.total_steps:
+            yield self._train_step()
+
+    def _train_step(self) -> Step:
+        begin = time.perf_counter()
+        name = self.mixing[self.step]
+        source = self.sources[name]
+        batch = source.next()
+        factor = self._schedule(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        losses = self._losses(batch, source.tasks)
+        if losses:
+            self._scaler.scale(self._balancing.combine(losses)).backward()
+            self._scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._max_grad_norm)
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        values = {task: float(loss.detach()) for task, loss in losses.items()}
+        rate = self.optimizer.param_groups[0]["lr"]
+        return Step(self.step, name, values, rate, batch.size, time.perf_counter() - begin)
+
+    def _losses(self, batch: TrainingBatch, tasks: Sequence[str]) -> dict[str, Tensor]:
+        """Mean loss of each task that the batch holds a label for."""
+        self.model.train()
+        device, dtype = self.precision.device, self.precision.autocast
+        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
+        with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            outputs = self.model(**inputs, tasks=tasks)
+        losses = {}
+        for task in tasks:
+            head = self.model.head(task)
+            own = {tensor: outputs[f"{task}.{tensor}"] for tensor in head.tensors}
+            total, labels = head.loss(own, batch.targets[task].to(device, non_blocking=True))
+            if int(labels):
+                losses[task] = total / labels
+        return losses
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on, the model's weights aside."""
+        generators: dict[str, Any] = {"cpu": torch.get_rng_state()}
+        if self.precision.device.type == "cuda":
+            generators["cuda"] = torch.cuda.get_rng_state(self.precision.device)
+        return {
+            "step": self.step,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "samplers": {name: source.sampler.state_dict() for name, source in self.sources.items()},
+            "generators": generators,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues where `state_dict` was taken: the next steps are the same to the bit on the same machine."""
+        self.step = state["step"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        for name, source in self.sources.items():
+            source.sampler.load_state_dict(state["samplers"][name])
+        torch.set_rng_state(state["generators"]["cpu"])
+        if "cuda" in state["generators"]:
+            torch.cuda.set_rng_state(state["generators"]["cuda"], self.precision.device)

@@ -1,0 +1,227 @@
+"""A training run from configuration to finished run directory.
+
+config.toml    the configuration, resolved
+best/ last/    checkpoints (see checkpoint.py)
+events.jsonl   one object per logged step and evaluation
+metrics.json   last evaluation of each split, of the best checkpoint
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from palm_trainer.build import Training, build_training, evaluation_sets, task_kinds
+from palm_trainer.checkpoint import load_trained, load_training_state, save_trained
+from palm_trainer.config import Config, load_config
+from palm_trainer.errors import CheckpointError
+from palm_trainer.evaluation import Metrics, Predictor, evaluate, score_of
+from palm_trainer.loop import Step
+
+CONFIG, EVENTS, METRICS = "config.toml", "events.jsonl", "metrics.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Before the first step: what will be trained, and the step that it starts from (0 unless resumed)."""
+
+    training: Training
+    first_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """After an evaluation on dev. `epoch` counts passes over the reference data set."""
+
+    step: int
+    epoch: float
+    metrics: Metrics
+    score: float
+    best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """After the last step: metrics of the best checkpoint by split, and whether training was stopped before its end."""
+
+    metrics: dict[str, Metrics]
+    interrupted: bool = False
+
+
+Event: TypeAlias = Started | Step | Evaluated | Finished
+
+
+@dataclass
+class Progress:
+    """What a run remembers beside the loop's own state."""
+
+    best_score: float = -1.0
+    evaluations_without_gain: int = 0
+
+
+def train(
+    config: Config, *, resume: bool = False, overwrite: bool = False, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Event]:
+    """Trains, evaluates after each epoch of the reference data set, and keeps the best and the last checkpoint.
+
+    Args:
+        config: what to train; `train.output` is the run directory.
+        resume: continue from `last/`; the configuration must be the same.
+        overwrite: replace a run that the directory holds.
+        stop: asked after each step; when it says True the last checkpoint is written and training ends.
+
+    Raises:
+        CheckpointError: the output holds a run and neither `resume` nor `overwrite` is given, or there is nothing to resume.
+    """
+    output = config.train.output
+    _claim(output, resume, overwrite)
+    training = build_training(config)
+    progress = Progress()
+    if resume:
+        _restore(training, progress, output)
+    else:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / CONFIG).write_text(training.config.dump_toml(), encoding="utf-8")
+    yield Started(training, training.loop.step)
+    interrupted = False
+    with (output / EVENTS).open("a", encoding="utf-8") as log:
+        for event in _steps_and_evaluations(training, progress, output, stop):
+            if not isinstance(event, Step) or event.step % config.train.log_every_steps == 0:
+                _log(log, event)
+            yield event
+            interrupted = training.loop.step < training.loop.total_steps and stop()
+    yield Finished(finish(training.config), interrupted)
+
+
+def finish(config: Config) -> dict[str, Metrics]:
+    """Evaluates the best checkpoint on dev and test, and writes metrics.json."""
+    metrics = {
+        split: evaluate_run(config.train.output, config, split)
+        for split in ("dev", "test")
+        if any(d.paths(split) for d in config.data.values())
+    }
+    write_metrics(config.train.output, metrics)
+    return metrics
+
+
+def evaluate_run(run: Path, config: Config, split: str, which: str = "best") -> Metrics:
+    """Metrics of a run's checkpoint on a split of its data."""
+    return evaluate(Predictor(load_trained(run, which)), task_kinds(config), evaluation_sets(config, split))
+
+
+def write_metrics(run: Path, metrics: dict[str, Metrics]) -> None:
+    """Merges into metrics.json, by split."""
+    path = run / METRICS
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    temporary = path.with_suffix(".json.new")
+    temporary.write_text(json.dumps({**known, **metrics}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _steps_and_evaluations(
+    training: Training, progress: Progress, output: Path, stop: Callable[[], bool]
+) -> Iterator[Step | Evaluated]:
+    loop, reference = training.loop, training.loop.sources[training.config.reference].sampler
+    patience = training.config.train.patience
+    for step in loop.steps():
+        yield step
+        ended = step.data == training.config.reference and reference.position == reference.batches_per_epoch
+        if ended or step.step == loop.total_steps:
+            yield _evaluate(
+                training, progress, output, reference.epoch + reference.position / reference.batches_per_epoch
+            )
+            save_trained(training.trained, output / "last", _state(training, progress))
+            if patience is not None and progress.evaluations_without_gain >= patience:
+                return
+        if stop():
+            save_trained(training.trained, output / "last", _state(training, progress))
+            return
+
+
+def _evaluate(training: Training, progress: Progress, output: Path, epoch: float) -> Evaluated:
+    kinds = task_kinds(training.config)
+    metrics = evaluate(Predictor(training.trained), kinds, training.dev)
+    score = score_of(metrics, training.config.train.select, kinds)
+    best = score > progress.best_score or not training.dev
+    if best:
+        progress.best_score, progress.evaluations_without_gain = score, 0
+        save_trained(training.trained, output / "best")
+    else:
+        progress.evaluations_without_gain += 1
+    return Evaluated(training.loop.step, epoch, metrics, score, best)
+
+
+def _state(training: Training, progress: Progress) -> dict[str, Any]:
+    return {"loop": training.loop.state_dict(), "progress": asdict(progress)}
+
+
+def _claim(output: Path, resume: bool, overwrite: bool) -> None:
+    """Checks that the output directory is ours to use."""
+    holds_run = (output / CONFIG).exists()
+    if resume and not holds_run:
+        raise CheckpointError(
+            f"{output} holds no run to resume ({output / CONFIG} is missing). Start without --resume."
+        )
+    if output.exists() and not output.is_dir():
+        raise CheckpointError(f"{output} is a file. Choose another output directory.")
+    if holds_run and not resume:
+        if not overwrite:
+            raise CheckpointError(
+                f"{output} holds a run already. Continue it with --resume, replace it with --overwrite, or choose another directory with --output."
+            )
+        for name in (EVENTS, METRICS):
+            (output / name).unlink(missing_ok=True)
+    elif output.is_dir() and any(output.iterdir()) and not resume:
+        raise CheckpointError(
+            f"{output} is not empty and holds no run. Choose an empty or new directory with --output."
+        )
+
+
+def _restore(training: Training, progress: Progress, output: Path) -> None:
+    """Puts a training where `last/` was saved."""
+    saved = load_config(output / CONFIG)
+    changed = _differences(saved, training.config)
+    if changed:
+        raise CheckpointError(
+            f"{output} was trained with another configuration ({', '.join(changed)} differ). Resume with {output / CONFIG}, or train into another directory."
+        )
+    state = load_training_state(output)
+    trained = load_trained(output, "last")
+    training.trained.model.load_state_dict(trained.model.state_dict())
+    training.loop.load_state_dict(state["loop"])
+    for name, value in state["progress"].items():
+        setattr(progress, name, value)
+    _forget_later_events(output / EVENTS, training.loop.step)
+
+
+def _differences(saved: Config, given: Config) -> list[str]:
+    """Dotted names of what differs, the output directory aside."""
+    one, other = _flat(saved.model_dump(mode="json")), _flat(given.model_dump(mode="json"))
+    return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key) and key != "train.output")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def _forget_later_events(path: Path, step: int) -> None:
+    """Drops what was logged after the checkpoint: those steps are trained again."""
+    if path.exists():
+        lines = [
+            line
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.endswith("}") and json.loads(line)["step"] <= step
+        ]
+        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _log(log: Any, event: Step | Evaluated) -> None:
+    record = {"event": "step" if isinstance(event, Step) else "evaluation", "time": time.time(), **asdict(event)}
+    log.write(json.dumps(record, ensure_ascii=False) + "\n")
+    log.flush()
