@@ -21,7 +21,8 @@ FROM python:3.11-slim AS runtime
 RUN useradd --system --uid 10001 --no-create-home palm
 ENV PATH=/opt/palm/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1
 USER palm
 EXPOSE 50051
 # Asks the port below; a server on another port, or with TLS, needs a --health-cmd of its own.

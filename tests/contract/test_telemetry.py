@@ -1,0 +1,39 @@
+"""Nothing that people run through PALM is reported to anybody."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Prints the switch as it stands when onnxruntime is first imported: later is too late.
+WATCH = """
+import importlib, importlib.abc, os, pkgutil, sys
+
+class Watch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime":
+            print("ORT_DISABLE_TELEMETRY =", os.environ.get("ORT_DISABLE_TELEMETRY"))
+
+sys.meta_path.insert(0, Watch())
+package = importlib.import_module(sys.argv[1])
+for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+    importlib.import_module(module.name)
+import onnxruntime
+"""
+
+
+@pytest.mark.parametrize("package", ["palm_serve.engine", "palm_trainer.export"])
+def test_onnxruntime_starts_with_telemetry_off(package: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    result = subprocess.run(
+        [sys.executable, "-c", WATCH, package],
+        capture_output=True,
+        text=True,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == ["ORT_DISABLE_TELEMETRY = 1"]
