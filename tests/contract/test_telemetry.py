@@ -11,14 +11,13 @@ ROOT = Path(__file__).parents[2]
 
 # Prints the switch as it stands when onnxruntime is first imported: later is too late.
 WATCH = """
-import importlib, importlib.abc, os, pkgutil, sys
+import importlib, os, pkgutil, sys
 
-class Watch(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name == "onnxruntime":
-            print("ORT_DISABLE_TELEMETRY =", os.environ.get("ORT_DISABLE_TELEMETRY"))
+def watch(event, arguments):
+    if event == "import" and arguments[0] == "onnxruntime":
+        print("ORT_DISABLE_TELEMETRY =", os.environ.get("ORT_DISABLE_TELEMETRY"))
 
-sys.meta_path.insert(0, Watch())
+sys.addaudithook(watch)
 package = importlib.import_module(sys.argv[1])
 for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
     importlib.import_module(module.name)
