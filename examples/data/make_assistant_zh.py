@@ -84,6 +84,8 @@ class Draw:
 
     def __call__(self, name: str, split: str, used: Iterable[str]) -> str:
         """A value of list `name` for an utterance of `split` that already holds the values `used`."""
+        if (name, "train") not in self._values:
+            raise ValueError(f"no list '{name} train' in values.txt; add it, or name another: {{label:list}}")
         held_out = (name, split) in self._values and split != "train"
         key = (name, split if held_out and self._rng.random() < HELD_OUT_SHARE else "train")
         while True:

@@ -113,3 +113,8 @@ def test_a_repeated_section_is_refused(generator, tmp_path):
     path.write_text("# city train\n北京\n# city train\n上海\n", encoding="utf-8")
     with pytest.raises(ValueError, match="section 'city train' occurs twice"):
         generator.read_sections(path)
+
+
+def test_an_unknown_list_is_refused(generator):
+    with pytest.raises(ValueError, match="no list 'from_city train'"):
+        generator.make({("book", "train"): ["{from_city}出发"]}, {("city", "train"): ["海口"]})
