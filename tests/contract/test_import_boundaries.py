@@ -36,6 +36,7 @@ TRAINER_LAYERS = [
     {"trainer"},
     {"multihead_trainer"},
     {"build"},
+    {"run", "predict"},
     {"cli"},
 ]
 # Modules that are a second file of a unit.
@@ -72,7 +73,7 @@ def _allowed() -> dict[str, dict[str, set[str]]]:
     trainer = _below(TRAINER_LAYERS)
     # Below build, and on model and evaluation, not on the trainers.
     trainer["report"] = trainer["export"] = set(trainer["loop"])
-    for unit in ("build", "cli"):
+    for unit in ("build", "run", "cli"):
         trainer[unit] |= {"report", "export"}
     return {"palm_serve": serve, "palm_trainer": trainer}
 
