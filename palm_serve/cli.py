@@ -182,11 +182,11 @@ def call(
         from palm_serve.client import Client
 
         with Client(target, timeout_s=timeout) as client:
-            answer: pb.ParseResponse | pb.PredictResponse
-            if task:
-                answer = client.predict(task, text, pair, model=model, version=version)
-            else:
-                answer = client.parse(text, model=model, version=version)
+            answer = (
+                client.predict(task, text, pair, model=model, version=version)
+                if task
+                else client.parse(text, model=model, version=version)
+            )
     if as_json:
         from google.protobuf.json_format import MessageToJson
 

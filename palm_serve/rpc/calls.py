@@ -9,8 +9,8 @@ import time
 import urllib.parse
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -38,7 +38,8 @@ class Call:
 
 
 Observe = Callable[[str, str, float], None]
-StreamMethod = Callable[[AsyncIterator[bytes], Call, Callable[[Message], Awaitable[None]]], Awaitable[None]]
+Send = Callable[[Message], Awaitable[None]]
+StreamMethod = Callable[[AsyncIterator[bytes], Call, Send], Awaitable[None]]
 
 
 def decode(kind: type[M], data: bytes) -> M:
@@ -113,26 +114,17 @@ class Calls:
         """Many requests, many responses. The method gets the raw messages and a function that sends a response."""
 
         async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-            async def send(message: Message) -> None:
-                await context.write(message.SerializeToString())
-
             async with self._around(name, context, always=False) as call:
-                await method(messages, call, send)
+                await method(messages, call, _sender(context))
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    def watch(
-        self, name: str, kind: type[M], method: Callable[[M], AsyncGenerator[Message, None]]
-    ) -> grpc.RpcMethodHandler:
-        """One request, open-ended responses; answered while loading, without admission."""
+    def watch(self, name: str, kind: type[M], method: Callable[[M, Send], Awaitable[None]]) -> grpc.RpcMethodHandler:
+        """One request, open-ended responses; answered while loading, without admission (health)."""
 
         async def handle(data: bytes, context: grpc.aio.ServicerContext) -> None:
-            async with (
-                self._around(name, context, always=True),
-                aclosing(method(decode(kind, data))) as messages,
-            ):
-                async for message in messages:
-                    await context.write(message.SerializeToString())
+            async with self._around(name, context, always=True):
+                await method(decode(kind, data), _sender(context))
 
         return grpc.unary_stream_rpc_method_handler(handle)
 
@@ -156,6 +148,13 @@ class Calls:
         if failed is not None:
             await context.abort(failed.code, failed.message, (*_echo(call), *failed.trailing_metadata()))
         context.set_trailing_metadata(_echo(call))
+
+
+def _sender(context: grpc.aio.ServicerContext) -> Send:
+    async def send(message: Message) -> None:
+        await context.write(message.SerializeToString())
+
+    return send
 
 
 def _call(context: grpc.aio.ServicerContext) -> Call:

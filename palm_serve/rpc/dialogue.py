@@ -1,14 +1,12 @@
 """The service DialogueUnderstanding."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
-
-from google.protobuf.message import Message
 
 from palm_serve.config import Limits
 from palm_serve.errors import InvalidRequest, PalmServeError, Unavailable
-from palm_serve.rpc.calls import Call, decode, request_id
+from palm_serve.rpc.calls import Call, Send, decode, request_id
 from palm_serve.rpc.lifecycle import Lifecycle
 from palm_serve.rpc.requests import Asked, parse_request
 from palm_serve.rpc.responses import parse_response
@@ -55,9 +53,7 @@ class Dialogue:
                 running.create_task(group.fill(items))
         return pb.ParseBatchResponse(items=[item for item in items if item is not None])
 
-    async def parse_stream(
-        self, messages: AsyncIterator[bytes], call: Call, send: Callable[[Message], Awaitable[None]]
-    ) -> None:
+    async def parse_stream(self, messages: AsyncIterator[bytes], call: Call, send: Send) -> None:
         """Many utterances, answered as they are ready. With `stream_items` in flight the stream is not read."""
         free, sending, ended = asyncio.Semaphore(self._limits.stream_items), asyncio.Lock(), None
 

@@ -3,13 +3,12 @@
 Not the servicer of grpcio-health-checking: its Watch streams hold up a shutdown, its watchers lose each other.
 """
 
-from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from palm_serve.errors import NotFound
-from palm_serve.rpc.calls import Call
+from palm_serve.rpc.calls import Call, Send
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.requests import quoted
 
@@ -42,14 +41,13 @@ class Health:
             raise NotFound(f"no model {quoted(message.service)}; the empty name stands for the server")
         return HealthCheckResponse(status=status)
 
-    async def watch(self, message: HealthCheckRequest) -> AsyncGenerator[HealthCheckResponse, None]:
+    async def watch(self, message: HealthCheckRequest, send: Send) -> None:
         """The status now and whenever it changes."""
         last = None
-        async with self._lifecycle.stream():
-            while True:
-                status = self.status(message.service)
-                if status != last:
-                    last = status
-                    yield HealthCheckResponse(status=status)
-                else:
-                    await self._lifecycle.change(_LOOK_AGAIN_S)
+        while True:
+            status = self.status(message.service)
+            if status != last:
+                last = status
+                await send(HealthCheckResponse(status=status))
+            async with self._lifecycle.stream():
+                await self._lifecycle.change(_LOOK_AGAIN_S)

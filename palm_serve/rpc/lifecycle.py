@@ -7,6 +7,8 @@ from enum import Enum
 
 from palm_serve.errors import Unavailable
 
+_ENDED = "the server is shutting down: open the stream again, another replica can answer"
+
 
 class State(Enum):
     """LOADING: calls are refused. DRAINING: health says so already, calls are still answered."""
@@ -25,6 +27,7 @@ class Lifecycle:
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._ended = False
         self._streams: set[asyncio.Timeout] = set()
 
     @property
@@ -64,7 +67,9 @@ class Lifecycle:
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[None]:
-        """Around the reading of an open-ended stream: `end_streams` ends it with Unavailable."""
+        """Around the waiting of an open-ended stream: `end_streams` ends it with Unavailable."""
+        if self._ended:
+            raise Unavailable(_ENDED)
         try:
             async with asyncio.timeout(None) as scope:
                 self._streams.add(scope)
@@ -73,12 +78,11 @@ class Lifecycle:
                 finally:
                     self._streams.discard(scope)
         except TimeoutError:
-            raise Unavailable(
-                "the server is shutting down: open the stream again, another replica can answer"
-            ) from None
+            raise Unavailable(_ENDED) from None
 
     def end_streams(self) -> None:
-        """Stops the reading of every open stream; what they have read is still answered."""
+        """Ends the waiting of every stream, now and from now on; what they have read is still answered."""
+        self._ended = True
         now = asyncio.get_running_loop().time()
         for scope in self._streams:
             scope.reschedule(now)

@@ -1,0 +1,251 @@
+"""The whole gRPC door on a real port, over models that compute something simple enough to check by eye."""
+
+import asyncio
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import grpc
+import pytest
+
+from palm_serve.bundle.manifest import (
+    Decode,
+    EncoderInfo,
+    Manifest,
+    TaskInfo,
+    TaskThresholds,
+    TensorInfo,
+    Variant,
+)
+from palm_serve.config import Limits, ServeOptions
+from palm_serve.errors import BundleError, NotFound, Overloaded, PalmServeError
+from palm_serve.rpc.lifecycle import Lifecycle, State
+from palm_serve.rpc.services import make_server
+from palm_serve.types import (
+    Answer,
+    Classification,
+    EngineInfo,
+    Label,
+    Match,
+    Prediction,
+    Span,
+    Spans,
+    TaskAnswer,
+    TextRequest,
+    Timings,
+)
+
+INTENTS = ("flight", "weather", "music")
+
+
+def fake_manifest(name: str = "fake") -> Manifest:
+    """Every kind of task; the intent has a threshold of its own."""
+    tasks = {
+        "intent": TaskInfo(
+            kind="classify",
+            role="intent",
+            outputs=("i",),
+            labels=INTENTS,
+            thresholds=TaskThresholds(intent_confidence=0.4),
+        ),
+        "slots": TaskInfo(
+            kind="sequence_label", role="slots", outputs=("s",), labels=("O", "B-name", "I-name", "B-hour", "I-hour")
+        ),
+        "topics": TaskInfo(kind="multi_label", outputs=("t",), labels=("short", "long")),
+        "same": TaskInfo(kind="match", outputs=("m",), labels=("no", "yes"), decode=Decode(match_label="yes")),
+        "answer": TaskInfo(kind="mrc", outputs=("a", "b")),
+    }
+    encoder = EncoderInfo(family="bert", name="e", layers=1, hidden_size=1, vocab_size=1, parameters=1, pad_token_id=0)
+    return Manifest(
+        name=name,
+        version="f" * 64,
+        created="now",
+        encoder=encoder,
+        max_length=16,
+        inputs=(TensorInfo(name="input_ids"),),
+        tasks=tasks,
+        variants={"plain": Variant(file="model.onnx", size=1)},
+        files={"model.onnx": "0"},
+    )
+
+
+def rank(text: str, top_k: int) -> Classification:
+    """Each intent's share of the mentions of all; one mention is free."""
+    counts = [1 + text.lower().count(label) for label in INTENTS]
+    labels = [Label(label, count / sum(counts)) for label, count in zip(INTENTS, counts, strict=True)]
+    ranking = tuple(sorted(labels, key=lambda label: -label.confidence))[:top_k]
+    return Classification(ranking[0], ranking, out_of_scope_score=1 - ranking[0].confidence)
+
+
+def compute(task: str, request: TextRequest) -> TaskAnswer:
+    """The answer of one task, a plain function of the texts."""
+    text, pair = request.text, request.pair or ""
+    match task:
+        case "intent":
+            return rank(text, request.top_k)
+        case "slots":
+            return Spans(tuple(Span("name", m[0], *m.span(), 0.9) for m in re.finditer(r"[A-Z]\w+", text)))
+        case "topics":
+            label = Label("long" if len(text) > 20 else "short", 0.8)
+            return Classification(label, (label,), labels=(label,))
+        case "same":
+            a, b = set(text.split()), set(pair.split())
+            score = len(a & b) / len(a | b)
+            return Match(Label("yes" if score > 0.5 else "no", max(score, 1 - score)), score)
+        case _:
+            start = pair.find(text)
+            if start < 0:
+                return Answer("", 0, 0, 0.6, no_answer=True)
+            first = Answer(text[:1], start, start + 1, 0.2)
+            return Answer(text, start, start + len(text), 0.7, alternatives=(first,))
+
+
+@dataclass
+class FakeModel:
+    """As `registry.LoadedModel`. Texts steer it: `sleep 0.2`, `crash`, `overloaded`."""
+
+    manifest: Manifest = field(default_factory=fake_manifest)
+    labels: tuple[str, ...] = ("stable",)
+    ready: bool = True
+    info: EngineInfo = field(default_factory=lambda: EngineInfo("CPU", "fp32", "plain"))
+    requests: list[TextRequest] = field(default_factory=list)
+    cancelled: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version
+
+    async def predict(self, request: TextRequest) -> Prediction:
+        self.requests.append(request)
+        if request.text == "crash":
+            raise RuntimeError("secret at /home/secret/model.onnx")
+        if request.text == "overloaded":
+            raise Overloaded("2,048 requests wait", 0.25)
+        if request.text.startswith("sleep"):
+            try:
+                await asyncio.sleep(float(request.text.split()[1]))
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        seen = min(len(request.text), 40)
+        answers = {task: compute(task, request) for task in request.tasks}
+        return Prediction(answers, seen < len(request.text), seen, Timings(1, 2, 3, 4, 5))
+
+    async def predict_many(self, requests: list[TextRequest]) -> list[Prediction | PalmServeError]:
+        outcomes = await asyncio.gather(*map(self.predict, requests), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, PalmServeError):
+                raise outcome
+        return outcomes  # type: ignore[return-value]
+
+
+@dataclass
+class FakeRegistry:
+    """As `registry.Registry`, without a file system."""
+
+    models: list[FakeModel] = field(default_factory=lambda: [FakeModel()])
+
+    def list(self) -> "list[FakeModel]":
+        return [*self.models]
+
+    def get(self, name: str = "", version: str = "") -> FakeModel:
+        for model in self.models:
+            if name in ("", model.name) and version in ("", "stable", model.version):
+                return model
+        raise NotFound(f"no model '{name}' {version}; loaded: {', '.join(m.name for m in self.models)}")
+
+    async def load(self, path: Path, *, name: str | None = None) -> FakeModel:
+        if path.name == "broken":
+            raise BundleError(f"{path}/model.onnx: changed byte")
+        model = FakeModel(fake_manifest(path.name))
+        self.models.append(model)
+        return model
+
+    async def unload(self, name: str, version: str = "") -> None:
+        self.models.remove(self.get(name, version))
+
+
+@dataclass
+class Door:
+    """A running server: its address, what stands behind it, and a way to run code on its loop."""
+
+    target: str
+    registry: FakeRegistry
+    lifecycle: Lifecycle
+    loop: asyncio.AbstractEventLoop
+    observed: list[tuple[str, str, float]]
+    channel: grpc.Channel
+
+    @property
+    def model(self) -> FakeModel:
+        return self.registry.models[0]
+
+    def set_state(self, state: State) -> None:
+        async def change() -> None:
+            self.lifecycle.state = state
+            if state is State.DRAINING:
+                self.lifecycle.end_streams()
+
+        asyncio.run_coroutine_threadsafe(change(), self.loop).result(5)
+
+
+@contextmanager
+def open_door(options: ServeOptions, state: State = State.SERVING) -> Iterator[Door]:
+    """Serves on a free port from a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    registry, observed = FakeRegistry(), []
+
+    async def start() -> tuple[Lifecycle, grpc.aio.Server, int]:
+        lifecycle = Lifecycle()
+        lifecycle.state = state
+        server = make_server(registry, options, lifecycle, lambda *seen: observed.append(seen))  # type: ignore[arg-type]
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        return lifecycle, server, port
+
+    try:
+        lifecycle, server, port = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+        target = f"127.0.0.1:{port}"
+        with grpc.insecure_channel(target) as channel:
+            yield Door(target, registry, lifecycle, loop, observed, channel)
+        asyncio.run_coroutine_threadsafe(server.stop(None), loop).result(10)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture
+def make_door() -> Iterator[Callable[..., Door]]:
+    """`make_door(state=..., **options)`: a door of one's own; `limits` among the options."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+
+        def make(state: State = State.SERVING, **options: object) -> Door:
+            chosen = replace(ServeOptions(bundles=()), **options)  # type: ignore[arg-type]
+            return stack.enter_context(open_door(chosen, state))
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def door() -> Iterator[Door]:
+    """A door with small limits, shared by a module's tests."""
+    limits = Limits(text_bytes=100, batch_items=4, message_bytes=4_000, stream_items=2)
+    with open_door(ServeOptions(bundles=(), limits=limits)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    return fake_manifest()

@@ -1,0 +1,435 @@
+"""Every RPC over a real connection."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import code_pb2, error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from palm_serve.rpc.lifecycle import State
+from palm_serve.v1 import palm_pb2 as pb
+from palm_serve.v1 import palm_pb2_grpc as stubs
+
+Door = Any  # of conftest.py, which cannot be imported by name
+UTF16, UTF8 = pb.OffsetUnit.OFFSET_UNIT_UTF16, pb.OffsetUnit.OFFSET_UNIT_UTF8_BYTE
+
+
+def refused(code: str, call: Callable[..., Any], request: Any, **options: Any) -> grpc.RpcError:
+    """The error of a call that must fail with this code."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call(request, timeout=5, **options)
+    assert caught.value.code().name == code, caught.value.details()
+    return caught.value
+
+
+def raw(door: Door, method: str) -> Callable[..., bytes]:
+    """A call that sends bytes as they are."""
+    call: Callable[..., bytes] = door.channel.unary_unary(f"/palm_serve.v1.{method}")
+    return call
+
+
+def violated(error: grpc.RpcError) -> str:
+    """The field that google.rpc.BadRequest names."""
+    bad = error_details_pb2.BadRequest()
+    assert rpc_status.from_call(error).details[0].Unpack(bad)
+    return str(bad.field_violations[0].field)
+
+
+@pytest.fixture
+def dialogue(door: Door) -> stubs.DialogueUnderstandingStub:
+    return stubs.DialogueUnderstandingStub(door.channel)
+
+
+@pytest.fixture
+def predict(door: Door) -> Callable[..., pb.PredictResponse]:
+    call: Callable[..., pb.PredictResponse] = stubs.PredictionStub(door.channel).Predict
+    return call
+
+
+class TestParse:
+    def test_everything_is_answered(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+        request = pb.ParseRequest(text="a flight for Zoë, a flight", request_id="mine")
+        answer, call = dialogue.Parse.with_call(request)
+        assert (answer.request_id, answer.model, answer.version, answer.text) == (
+            "mine",
+            "fake",
+            "f" * 64,
+            request.text,
+        )
+        assert dict(call.trailing_metadata())["x-request-id"] == "mine"
+        assert answer.intent.name == "flight"
+        assert answer.intent.confidence == pytest.approx(0.6)
+        assert [label.name for label in answer.ranking] == ["flight", "weather", "music"]
+        assert answer.ranking[0] == answer.intent
+        assert [(s.name, s.value, s.start, s.end) for s in answer.slots] == [("name", "Zoë", 13, 16)]
+        assert [result.task for result in answer.results] == ["topics"]
+        assert answer.results[0].classification.labels[0].name == "long"
+        assert answer.HasField("fallback")
+        assert not answer.fallback.triggered
+        assert answer.fallback.out_of_scope_score == pytest.approx(0.4)
+        assert (answer.truncated, answer.seen) == (False, len(request.text))
+        assert answer.timings == pb.Timings(tokenize_us=1, queue_us=2, inference_us=3, decode_us=4, batch_size=5)
+
+    def test_ids_are_made_and_echoed(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+        first, call = dialogue.Parse.with_call(pb.ParseRequest(text="a"))
+        assert len(first.request_id) == 32
+        assert dict(call.trailing_metadata())["x-request-id"] == first.request_id
+        assert dialogue.Parse(pb.ParseRequest(text="a")).request_id != first.request_id
+        from_header = dialogue.Parse(pb.ParseRequest(text="a"), metadata=[("x-request-id", "h1")])
+        assert from_header.request_id == "h1"
+
+    def test_an_id_that_no_header_can_hold(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+        answer, call = dialogue.Parse.with_call(pb.ParseRequest(text="a", request_id="北\n1"))
+        assert answer.request_id == "北\n1"
+        assert dict(call.trailing_metadata())["x-request-id"] == "%E5%8C%97%0A1"
+        error = refused("INVALID_ARGUMENT", dialogue.Parse, pb.ParseRequest(text="a", request_id="x" * 257))
+        assert violated(error) == "request_id"
+
+    def test_the_id_of_a_failure(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+        error = refused("INVALID_ARGUMENT", dialogue.Parse, pb.ParseRequest(request_id="r7"))
+        assert dict(error.trailing_metadata())["x-request-id"] == "r7"
+        assert violated(error) == "text"
+
+    @pytest.mark.parametrize(("unit", "start", "end", "seen"), [(0, 2, 6, 6), (UTF16, 3, 8, 8), (UTF8, 5, 12, 12)])
+    def test_offset_units(
+        self, dialogue: stubs.DialogueUnderstandingStub, unit: int, start: int, end: int, seen: int
+    ) -> None:
+        # An upper-case Deseret letter lies beyond the basic plane.
+        text = "😀 Ab\U00010400c"
+        answer = dialogue.Parse(pb.ParseRequest(text=text, offset_unit=unit, tasks=["slots"]))
+        (slot,) = answer.slots
+        assert (slot.value, slot.start, slot.end, answer.seen) == (text[2:], start, end, seen)
+
+    def test_truncation_is_told_in_the_unit(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+        answer = dialogue.Parse(pb.ParseRequest(text="é" * 45, offset_unit=UTF8, tasks=["topics"]))
+        assert (answer.truncated, answer.seen) == (True, 80)
+
+    def test_tasks_select(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+        answer = dialogue.Parse(pb.ParseRequest(text="a flight for Ada", tasks=["slots"]))
+        assert len(answer.slots) == 1
+        set_fields = {field.name for field, _ in answer.ListFields()}
+        assert set_fields.isdisjoint({"intent", "fallback", "ranking", "results"})
+
+    def test_thresholds(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+        def reason(**thresholds: float) -> str:
+            request = pb.ParseRequest(text="music", top_k=1, thresholds=pb.Thresholds(**thresholds))
+            answer = dialogue.Parse(request)  # music 0.5, others 0.25
+            assert answer.intent.name == "music"
+            assert len(answer.ranking) == 1
+            assert answer.fallback.triggered == bool(answer.fallback.reason)
+            return pb.Fallback.Reason.Name(answer.fallback.reason)
+
+        assert reason() == "REASON_UNSPECIFIED"
+        assert reason(intent_confidence=0.6) == "LOW_CONFIDENCE"
+        assert reason(ambiguity_margin=0.3) == "AMBIGUOUS"
+        assert reason(out_of_scope=0.4) == "OUT_OF_SCOPE"
+        low = dialogue.Parse(pb.ParseRequest(text="nothing"))  # the bundle's own: 0.4
+        assert (low.intent.name, low.fallback.reason) == ("flight", pb.Fallback.LOW_CONFIDENCE)
+
+    @pytest.mark.parametrize(
+        ("data", "match"),
+        [
+            (b"\xff\xff\xff", "3 bytes received are not a palm_serve.v1.ParseRequest"),
+            (b"\x0a\x02\xc3\x28", "a string in it is not UTF-8"),
+            (pb.ParseRequest(text="a", offset_unit=77).SerializeToString(), "offset_unit 77 is unknown"),
+            (pb.ParseRequest(text="a", tasks=["x"]).SerializeToString(), "unknown task 'x'"),
+            (pb.ParseRequest(text="a" * 101).SerializeToString(), "101 bytes; the limit is 100"),
+        ],
+    )
+    def test_bytes_that_are_no_request(self, door: Door, data: bytes, match: str) -> None:
+        error = refused("INVALID_ARGUMENT", raw(door, "DialogueUnderstanding/Parse"), data)
+        assert match in error.details()
+        assert rpc_status.from_call(error).code == code_pb2.INVALID_ARGUMENT
+        assert "palm_pb2" not in error.details()
+
+    def test_unknown_model(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+        error = refused("NOT_FOUND", dialogue.Parse, pb.ParseRequest(text="a", model="nope"))
+        assert "no model 'nope'" in error.details()
+        refused("NOT_FOUND", dialogue.Parse, pb.ParseRequest(text="a", version="nope"))
+
+    def test_internal_errors_say_nothing(
+        self, dialogue: stubs.DialogueUnderstandingStub, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        error = refused("INTERNAL", dialogue.Parse, pb.ParseRequest(text="crash", request_id="r9"))
+        assert error.details() == "internal error (request id r9)"
+        assert "secret at /home" in caplog.text
+        assert "r9" in caplog.text
+
+    def test_overload_says_when_to_come_back(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+        error = refused("RESOURCE_EXHAUSTED", dialogue.Parse, pb.ParseRequest(text="overloaded"))
+        retry = error_details_pb2.RetryInfo()
+        assert rpc_status.from_call(error).details[0].Unpack(retry)
+        assert retry.retry_delay.ToMilliseconds() == 250
+
+    def test_the_deadline_reaches_the_pipeline(self, door: Door, dialogue: stubs.DialogueUnderstandingStub) -> None:
+        dialogue.Parse(pb.ParseRequest(text="by then"), timeout=3)
+        deadline = door.model.requests[-1].deadline
+        assert deadline - time.monotonic() == pytest.approx(3, abs=1)  # grpc rounds up a little
+        dialogue.Parse(pb.ParseRequest(text="no haste"))
+        assert door.model.requests[-1].deadline is None
+
+    def test_a_deadline_that_passes_cancels_the_work(
+        self, door: Door, dialogue: stubs.DialogueUnderstandingStub
+    ) -> None:
+        before = door.model.cancelled
+        with pytest.raises(grpc.RpcError) as caught:
+            dialogue.Parse(pb.ParseRequest(text="sleep 5"), timeout=0.1)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert eventually(lambda: door.model.cancelled == before + 1)
+
+    def test_messages_beyond_the_limit(self, door: Door) -> None:
+        refused("RESOURCE_EXHAUSTED", raw(door, "DialogueUnderstanding/Parse"), bytes(5_000))
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 3) -> bool:
+    """Whether the condition holds within some seconds."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+class TestParseBatch:
+    def test_bad_items_stand_in_their_places(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+        requests = [
+            pb.ParseRequest(text="a flight", request_id="a"),
+            pb.ParseRequest(text=" ", request_id="b"),
+            pb.ParseRequest(text="overloaded", request_id="c"),
+            pb.ParseRequest(text="music", model="nope"),
+        ]
+        items = dialogue.ParseBatch(pb.ParseBatchRequest(requests=requests)).items
+        assert [item.WhichOneof("outcome") for item in items] == ["response", "error", "error", "error"]
+        assert [item.request_id for item in items[:3]] == ["a", "b", "c"]
+        assert items[0].response.intent.name == "flight"
+        assert items[0].response.request_id == "a"
+        codes = [code_pb2.Code.Name(item.error.code) for item in items[1:]]
+        assert codes == ["INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "NOT_FOUND"]
+        assert "text is blank" in items[1].error.message
+
+    def test_empty_and_too_large(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+        assert not dialogue.ParseBatch(pb.ParseBatchRequest()).items
+        large = pb.ParseBatchRequest(requests=[pb.ParseRequest(text="a")] * 5)
+        error = refused("INVALID_ARGUMENT", dialogue.ParseBatch, large)
+        assert "5 requests; the limit is 4" in error.details()
+        assert violated(error) == "requests"
+
+    def test_an_internal_error_is_hidden(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+        batch = pb.ParseBatchRequest(requests=[pb.ParseRequest(text="crash")])
+        assert "secret" not in refused("INTERNAL", dialogue.ParseBatch, batch).details()
+
+
+class TestParseStream:
+    def test_answers_come_as_they_are_ready(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+        requests = [
+            pb.ParseRequest(text="sleep 0.3", request_id="slow"),
+            pb.ParseRequest(text="music", request_id="quick"),
+            pb.ParseRequest(text=" ", request_id="bad"),
+            pb.ParseRequest(text="crash", request_id="crash"),
+            pb.ParseRequest(text="flight", request_id="last"),
+        ]
+        items = list(dialogue.ParseStream(iter(requests)))
+        by_id = {item.request_id: item for item in items}
+        assert set(by_id) == {"slow", "quick", "bad", "crash", "last"}
+        assert items[-1].request_id == "slow"
+        assert by_id["quick"].response.intent.name == "music"
+        assert code_pb2.Code.Name(by_id["bad"].error.code) == "INVALID_ARGUMENT"
+        assert by_id["crash"].error.message == "internal error (request id crash)"
+
+    def test_garbage_is_answered_and_the_stream_goes_on(self, door: Door) -> None:
+        call = door.channel.stream_stream(
+            "/palm_serve.v1.DialogueUnderstanding/ParseStream", response_deserializer=pb.ParseItem.FromString
+        )
+        good = pb.ParseRequest(text="a", request_id="good").SerializeToString()
+        items = list(call(iter([b"\xff\xff", good])))
+        assert sorted(item.WhichOneof("outcome") for item in items) == ["error", "response"]
+
+    def test_in_flight_items_are_bounded(self, door: Door, dialogue: stubs.DialogueUnderstandingStub) -> None:
+        before = len(door.model.requests)
+        requests = [pb.ParseRequest(text="sleep 0.2")] * 6
+        responses = dialogue.ParseStream(iter(requests))
+        assert eventually(lambda: len(door.model.requests) > before)
+        assert len(door.model.requests) - before <= 2
+        assert len(list(responses)) == 6
+
+    def test_cancelling_the_stream_cancels_its_items(
+        self, door: Door, dialogue: stubs.DialogueUnderstandingStub
+    ) -> None:
+        before = door.model.cancelled
+        asked = len(door.model.requests)
+        responses = dialogue.ParseStream(iter([pb.ParseRequest(text="sleep 5")] * 2))
+        assert eventually(lambda: len(door.model.requests) == asked + 2)
+        responses.cancel()
+        assert eventually(lambda: door.model.cancelled == before + 2)
+        assert eventually(lambda: door.observed[-1][:2] == ("ParseStream", "CANCELLED"))
+
+    def test_draining_answers_what_was_read(self, make_door: Callable[..., Door]) -> None:
+        door = make_door()
+        stop = threading.Event()
+
+        def requests() -> Iterator[pb.ParseRequest]:
+            yield pb.ParseRequest(text="sleep 0.3", request_id="a")
+            stop.wait(5)
+
+        responses = stubs.DialogueUnderstandingStub(door.channel).ParseStream(requests())
+        assert eventually(lambda: len(door.model.requests) == 1)
+        door.set_state(State.DRAINING)
+        assert next(responses).request_id == "a"
+        with pytest.raises(grpc.RpcError) as caught:
+            next(responses)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "open the stream again" in caught.value.details()
+        stop.set()
+
+
+class TestPredict:
+    def test_classification(self, predict: Callable[..., pb.PredictResponse]) -> None:
+        answer = predict(pb.PredictRequest(task="intent", text="music", request_id="r", top_k=2))
+        assert (answer.request_id, answer.model, answer.result.task) == ("r", "fake", "intent")
+        assert answer.result.classification.label.name == "music"
+        assert len(answer.result.classification.ranking) == 2
+
+    def test_spans(self, predict: Callable[..., pb.PredictResponse]) -> None:
+        answer = predict(pb.PredictRequest(task="slots", text="😀 Ada", offset_unit=UTF16))
+        assert [(s.value, s.start, s.end) for s in answer.result.spans.spans] == [("Ada", 3, 6)]
+
+    def test_match(self, predict: Callable[..., pb.PredictResponse]) -> None:
+        answer = predict(pb.PredictRequest(task="same", text="a b c", text_pair="a b"))
+        assert answer.result.match.label.name == "yes"
+        assert answer.result.match.score == pytest.approx(2 / 3)
+
+    def test_answers_count_in_the_passage(self, predict: Callable[..., pb.PredictResponse]) -> None:
+        passage = "😀😀 in Paris"
+        request = pb.PredictRequest(task="answer", text="Paris", text_pair=passage, offset_unit=UTF8)
+        answer = predict(request).result.answer
+        assert passage.encode()[answer.start : answer.end].decode() == answer.text == "Paris"
+        (other,) = answer.alternatives
+        assert passage.encode()[other.start : other.end].decode() == other.text == "P"
+        nothing = predict(pb.PredictRequest(task="answer", text="Rome", text_pair=passage)).result.answer
+        assert nothing.no_answer
+        assert nothing.text == ""
+
+    def test_garbage(self, door: Door) -> None:
+        refused("INVALID_ARGUMENT", raw(door, "Prediction/Predict"), b"\xff")
+
+
+class TestModels:
+    def test_list_and_get(self, door: Door) -> None:
+        models = stubs.ModelsStub(door.channel)
+        (model,) = models.ListModels(pb.ListModelsRequest()).models
+        assert model == models.GetModel(pb.GetModelRequest(name="fake"))
+        assert (model.name, model.version, list(model.labels), model.ready) == ("fake", "f" * 64, ["stable"], True)
+        assert (model.max_length_tokens, model.max_text_bytes) == (16, 100)
+        assert (model.provider, model.precision) == ("CPU", "fp32")
+        tasks = {task.name: task for task in model.tasks}
+        assert (tasks["slots"].kind, tasks["slots"].role) == ("sequence_label", "slots")
+        assert list(tasks["slots"].labels) == ["name", "hour"]
+        assert list(tasks["intent"].labels) == ["flight", "weather", "music"]
+        refused("NOT_FOUND", models.GetModel, pb.GetModelRequest(name="nope"))
+
+    def test_control_is_off_by_default(self, door: Door) -> None:
+        models = stubs.ModelsStub(door.channel)
+        error = refused("PERMISSION_DENIED", models.LoadModel, pb.LoadModelRequest(name="other"))
+        assert "--allow-model-control" in error.details()
+        refused("PERMISSION_DENIED", models.UnloadModel, pb.UnloadModelRequest(name="fake"))
+
+    def test_load_and_unload(self, make_door: Callable[..., Door], tmp_path: Path) -> None:
+        for name in ("other", "broken"):
+            (tmp_path / name).mkdir()
+        door = make_door(allow_model_control=True, model_folder=tmp_path)
+        models = stubs.ModelsStub(door.channel)
+        assert models.LoadModel(pb.LoadModelRequest(name="other")).name == "other"
+        assert len(models.ListModels(pb.ListModelsRequest()).models) == 2
+        models.UnloadModel(pb.UnloadModelRequest(name="other"))
+        assert len(models.ListModels(pb.ListModelsRequest()).models) == 1
+        refused("NOT_FOUND", models.UnloadModel, pb.UnloadModelRequest(name="other"))
+        refused("INVALID_ARGUMENT", models.UnloadModel, pb.UnloadModelRequest())
+        refused("NOT_FOUND", models.LoadModel, pb.LoadModelRequest(name="absent"))
+        for name in ("../other", "/etc", "", "a/b", "..", "a" * 101):
+            error = refused("INVALID_ARGUMENT", models.LoadModel, pb.LoadModelRequest(name=name))
+            assert "no path" in error.details()
+        broken = refused("INVALID_ARGUMENT", models.LoadModel, pb.LoadModelRequest(name="broken"))
+        assert str(tmp_path) not in broken.details()
+
+    def test_control_needs_a_folder(self, make_door: Callable[..., Door]) -> None:
+        models = stubs.ModelsStub(make_door(allow_model_control=True).channel)
+        error = refused("PERMISSION_DENIED", models.LoadModel, pb.LoadModelRequest(name="other"))
+        assert "--model-folder" in error.details()
+
+
+class TestHealth:
+    SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
+
+    def test_states(self, make_door: Callable[..., Door]) -> None:
+        door = make_door(state=State.LOADING)
+        health = health_pb2_grpc.HealthStub(door.channel)
+
+        def check(name: str = "") -> int:
+            return int(health.Check(health_pb2.HealthCheckRequest(service=name)).status)
+
+        watched = health.Watch(health_pb2.HealthCheckRequest())
+        assert next(watched).status == check() == check("fake") == self.NOT_SERVING
+        parse = stubs.DialogueUnderstandingStub(door.channel).Parse
+        assert "loading" in refused("UNAVAILABLE", parse, pb.ParseRequest(text="a")).details()
+        door.set_state(State.SERVING)
+        assert next(watched).status == check() == check("fake") == self.SERVING
+        refused("NOT_FOUND", health.Check, health_pb2.HealthCheckRequest(service="nope"))
+        door.model.ready = False  # nobody tells health
+        assert next(watched).status == check() == check("fake") == self.NOT_SERVING
+        door.model.ready = True
+        assert next(watched).status == self.SERVING
+        door.set_state(State.DRAINING)
+        assert check() == self.NOT_SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            list(watched)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+    def test_watching_a_model_that_comes_and_goes(self, make_door: Callable[..., Door], tmp_path: Path) -> None:
+        (tmp_path / "other").mkdir()
+        door = make_door(allow_model_control=True, model_folder=tmp_path)
+        watched = health_pb2_grpc.HealthStub(door.channel).Watch(health_pb2.HealthCheckRequest(service="other"))
+        models = stubs.ModelsStub(door.channel)
+        assert next(watched).status == self.UNKNOWN
+        models.LoadModel(pb.LoadModelRequest(name="other"))
+        assert next(watched).status == self.SERVING
+        models.UnloadModel(pb.UnloadModelRequest(name="other"))
+        assert next(watched).status == self.UNKNOWN
+        watched.cancel()
+
+    def test_a_server_without_models_does_not_serve(self, make_door: Callable[..., Door]) -> None:
+        door = make_door()
+        door.registry.models.clear()
+        health = health_pb2_grpc.HealthStub(door.channel)
+        assert health.Check(health_pb2.HealthCheckRequest()).status == self.NOT_SERVING
+
+
+def test_calls_of_a_client_are_bounded(make_door: Callable[..., Door]) -> None:
+    from palm_serve.config import Limits
+
+    door = make_door(limits=Limits(calls_per_client=2))
+    parse = stubs.DialogueUnderstandingStub(door.channel).Parse
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(parse, pb.ParseRequest(text="sleep 0.4")) for _ in range(2)]
+        assert eventually(lambda: len(door.model.requests) == 2)
+        error = refused("RESOURCE_EXHAUSTED", parse, pb.ParseRequest(text="a"))
+        assert "2 calls of this client are in flight" in error.details()
+        assert rpc_status.from_call(error).details[0].Is(error_details_pb2.RetryInfo.DESCRIPTOR)
+        health_pb2_grpc.HealthStub(door.channel).Check(health_pb2.HealthCheckRequest())
+        assert all(call.result().text == "sleep 0.4" for call in running)
+    assert parse(pb.ParseRequest(text="a")).text == "a"
+
+
+def test_calls_are_observed(make_door: Callable[..., Door]) -> None:
+    door = make_door()
+    parse = stubs.DialogueUnderstandingStub(door.channel).Parse
+    parse(pb.ParseRequest(text="a"))
+    refused("INVALID_ARGUMENT", parse, pb.ParseRequest())
+    assert eventually(lambda: len(door.observed) == 2)
+    assert [seen[:2] for seen in door.observed] == [("Parse", "OK"), ("Parse", "INVALID_ARGUMENT")]
+    assert all(0 <= seconds < 5 for _, _, seconds in door.observed)
