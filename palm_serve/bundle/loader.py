@@ -160,7 +160,9 @@ def _golden(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> tu
     if GOLDEN not in contents:
         return ()
     examples = []
-    for number, line in enumerate(_text(path, GOLDEN, contents).rstrip("\n").split("\n"), start=1):
+    for number, line in enumerate(_text(path, GOLDEN, contents).split("\n"), start=1):
+        if not line:
+            continue
         try:
             example = GoldenExample.model_validate_json(line)
         except ValidationError as error:

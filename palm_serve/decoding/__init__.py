@@ -43,5 +43,7 @@ def make_decoder(name: str, task: TaskInfo, arrays: Mapping[str, FloatArray]) ->
             case "sequence_label":
                 return SequenceLabelDecoder(task, arrays)
     except KeyError as missing:
-        raise BundleError(f"task '{name}': decode.npz lacks the array {missing}, which its manifest entry names") from None
+        raise BundleError(
+            f"task '{name}': decode.npz lacks the array {missing}, which its manifest entry names"
+        ) from None
     raise BundleError(f"task '{name}' is of kind '{task.kind}', which this version cannot decode")

@@ -8,6 +8,8 @@ transition, start or end is FORBIDDEN or less. A softmax tagger is the same thin
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,17 @@ FORBIDDEN = -1e4
 """Log-potential of what may not happen; finite, so that arithmetic with it stays finite."""
 
 _CANDIDATES_WORTH_PRUNING = 0.25
+
+_ROUNDING = 1e-3
+"""Margin for float32 sums when a path is called the only best one."""
+
+_LARGEST_LEAD = np.float32(300.0)
+"""Emissions further below the best one of their position count as this far below: a probability of 0 that does not underflow."""
+
+_BLAS_SINGLE_THREAD = 1 << 18
+"""Multiplications up to which OpenBLAS runs a matrix product in the calling thread (interface/gemm.c)."""
+
+Float64Array: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -45,38 +58,84 @@ class Potentials:
 
     def scaled(self, factor: float) -> "Potentials":
         """All potentials times `factor` (temperature); forbidden ones stay forbidden for factors down to 0.01."""
-        return Potentials(self.start * np.float32(factor), self.transitions * np.float32(factor), self.end * np.float32(factor))
+        return Potentials(
+            self.start * np.float32(factor), self.transitions * np.float32(factor), self.end * np.float32(factor)
+        )
 
 
 class Viterbi:
-    """Best paths. Holds what can be computed from the potentials alone.
+    """Best paths, exact, with three savings.
 
-    Two exact savings for BIO chains, whose `I-x` columns have two legal predecessors at most while all others have many: the former are
-    looked up directly; for the latter only predecessors that can still win are compared (a predecessor whose score plus its best
-    transition is below another's score plus that one's worst cannot be the best for any column).
+    Where emissions are peaked the best tag of each position on its own is the best path, and this can be proven without a search
+    (`_undisputed`); that is most utterances of a trained model. The search itself knows that the `I-x` columns of a BIO chain have two legal
+    predecessors at most, which are looked up directly; for all others only predecessors that can still win are compared (one whose
+    score plus its best transition is below another's score plus that one's worst cannot be the best for any column).
     """
 
     def __init__(self, potentials: Potentials) -> None:
         self._p = potentials
-        legal = potentials.transitions > FORBIDDEN / 2
+        transitions = potentials.transitions
+        legal = transitions > FORBIDDEN / 2
         count = legal.sum(axis=0)
         self._few = np.flatnonzero(count <= 2)
         self._many = np.flatnonzero(count > 2)
-        self._few_from = np.array([(np.flatnonzero(legal[:, c]).tolist() * 2 or [0, 0])[:2] for c in self._few], dtype=np.int64).reshape(-1, 2)
-        self._few_score = potentials.transitions[self._few_from, self._few[:, None]]  # [F, 2]
-        self._many_score = np.ascontiguousarray(potentials.transitions[:, self._many])  # [T, M]
+        predecessors = [(np.flatnonzero(legal[:, column]).tolist() * 2 or [0, 0])[:2] for column in self._few]
+        self._few_from = np.array(predecessors, dtype=np.int64).reshape(-1, 2)
+        self._few_score = transitions[self._few_from, self._few[:, None]]  # [F, 2]
+        self._many_score = np.ascontiguousarray(transitions[:, self._many])  # [T, M]
         if len(self._many):
             self._best_out, self._worst_out = self._many_score.max(axis=1), self._many_score.min(axis=1)
+        both = (transitions.max(initial=FORBIDDEN) - transitions) / 2
+        self._gain_right = np.maximum(transitions.max(axis=1, keepdims=True) - transitions, both)
+        self._gain_left = np.maximum(transitions.max(axis=0, keepdims=True) - transitions, both)
+        self._gain_start, self._gain_end = (
+            potentials.start.max() - potentials.start,
+            potentials.end.max() - potentials.end,
+        )
 
     def __call__(self, emissions: FloatArray, lengths: Int64Array) -> list[Int64Array]:
         """Best tag path of each row, int64 [lengths[row]]."""
+        greedy, proven = self._undisputed(emissions, lengths)
+        result = [greedy[row, :size] for row, size in enumerate(lengths.tolist())]
+        rest = np.flatnonzero(~proven)
+        if len(rest):
+            for row, path in zip(rest.tolist(), self._search(emissions[rest], lengths[rest]), strict=True):
+                result[row] = path
+        return result
+
+    def _undisputed(self, emissions: FloatArray, lengths: Int64Array) -> tuple[Int64Array, npt.NDArray[np.bool_]]:
+        """The best tag of each position on its own [B, L], and for which rows these are certainly the only best path [B].
+
+        Another path loses at least the lead of the best tag over the second at each position where it differs. What it can gain in
+        transitions is charged to the differing positions: an edge with one differing end gains at most what the best transition with the
+        other end has ahead; with two differing ends it gains at most what the best of all has ahead, half of it charged to each. Where
+        every position's lead exceeds what can be charged to it, nothing can be gained.
+        """
+        batch, longest, tags = emissions.shape
+        greedy = emissions.argmax(axis=2)
+        if tags == 1 or longest == 0:
+            return greedy, np.ones(batch, dtype=np.bool_)
+        two = np.partition(emissions, tags - 2, axis=2)
+        lead = two[:, :, -1] - two[:, :, -2]
+        before, after = greedy[:, :-1], greedy[:, 1:]
+        position = np.arange(longest)
+        lead[:, 0] -= self._gain_start[greedy[:, 0]]
+        lead[:, 1:] -= self._gain_right[before, after]
+        last = position == lengths[:, None] - 1
+        lead -= np.where(last, self._gain_end[greedy], 0.0)
+        lead[:, :-1] -= np.where(last[:, :-1], 0.0, self._gain_left[before, after])
+        beyond = position >= lengths[:, None]
+        return greedy, ((lead > _ROUNDING) | beyond).all(axis=1)
+
+    def _search(self, emissions: FloatArray, lengths: Int64Array) -> list[Int64Array]:
+        """Best paths by dynamic programming, position by position."""
         order = np.argsort(-lengths, kind="stable")
         emissions, sizes = emissions[order], lengths[order]
-        longest = int(sizes[0]) if len(sizes) else 0
+        longest = int(sizes[0])
         batch, tags = emissions.shape[0], emissions.shape[2]
         back = np.zeros((longest, batch, tags), dtype=np.int32)
         final = np.zeros((batch, tags), dtype=np.float32)
-        score = self._p.start + emissions[:, 0] if longest else final
+        score = self._p.start + emissions[:, 0]
         for t in range(longest):
             active = int((sizes > t).sum())
             if t:
@@ -101,7 +160,9 @@ class Viterbi:
             reach = score + self._best_out
             wanted = int((reach >= (score + self._worst_out).max(axis=1, keepdims=True)).sum(axis=1).max())
             if wanted <= score.shape[1] * _CANDIDATES_WORTH_PRUNING:
-                chosen = np.sort(np.argpartition(-reach, wanted - 1, axis=1)[:, :wanted], axis=1)  # [b, K], tag order keeps ties as in the full search
+                chosen = np.sort(
+                    np.argpartition(-reach, wanted - 1, axis=1)[:, :wanted], axis=1
+                )  # [b, K], tag order keeps ties as in the full search
                 paths = np.take_along_axis(score, chosen, axis=1)[:, :, None] + self._many_score[chosen]  # [b, K, M]
                 best = paths.argmax(axis=1)
                 back[:, self._many] = np.take_along_axis(chosen, best, axis=1)
@@ -129,53 +190,81 @@ def _trace(back: npt.NDArray[np.int32], last: Int64Array, sizes: Int64Array) -> 
 
 @dataclass(frozen=True)
 class Marginals:
-    """Scaled forward and backward messages of one batch, float64 [B, L, T]; rows beyond their length hold zeros."""
+    """Forward and backward messages of one batch, float64 [L, B, T]; what lies beyond a row's length is undefined.
 
-    forward: npt.NDArray[np.float64]
-    backward: npt.NDArray[np.float64]
-    local: npt.NDArray[np.float64]
-    scale: npt.NDArray[np.float64]
-    """[B, L]: what each forward message was divided by."""
-    step: npt.NDArray[np.float64]
-    end: npt.NDArray[np.float64]
+    Every message is scaled on its own, so that none over- or underflows: forward ones sum to 1, the greatest entry of backward ones is 1.
+    """
+
+    forward: Float64Array
+    backward: Float64Array
+    local: Float64Array
+    scale: Float64Array
+    """[L, B]: what each forward message was divided by."""
+    step: Float64Array
 
     def segment(self, row: int, size: int, first: int, tags: Sequence[int], continuing: int | None) -> float:
-        """Probability that positions first.. carry exactly `tags` and that the next one is not `continuing` (the segment ends there)."""
-        p = float(self.forward[row, first, tags[0]])
+        """Probability that positions first.. carry exactly `tags` and the next is not `continuing` (the segment ends there)."""
+        p = float(self.forward[first, row, tags[0]])
         position = first
-        for before, tag in zip(tags, tags[1:], strict=False):
+        for before, tag in pairwise(tags):
             position += 1
-            p *= float(self.step[before, tag] * self.local[row, position, tag] / self.scale[row, position])
-        if position + 1 == size or continuing is None:
-            rest = float(self.backward[row, position, tags[-1]])
-        else:
-            after = position + 1
-            flow = self.step[tags[-1]] * self.local[row, after] * self.backward[row, after] / self.scale[row, after]
-            rest = float(flow.sum() - flow[continuing])
-        return min(1.0, max(0.0, p * rest))
+            p *= float(self.step[before, tag] * self.local[position, row, tag] / self.scale[position, row])
+        everything = float(self.forward[position, row] @ self.backward[position, row])
+        p *= float(self.backward[position, row, tags[-1]])
+        if position + 1 < size and continuing is not None:
+            flow = self.step[tags[-1]] * self.local[position + 1, row] * self.backward[position + 1, row]
+            onward = float(flow.sum())
+            p *= 1.0 - float(flow[continuing]) / onward if onward > 0 else 0.0
+        return min(1.0, max(0.0, p / everything)) if everything > 0 else 0.0
 
 
-def marginals(potentials: Potentials, emissions: FloatArray, lengths: Int64Array) -> Marginals:
-    """Forward-backward in probability space with scaling (Rabiner 1989, section V.A): two small matrix products per position."""
-    batch, longest, tags = emissions.shape
-    step = np.exp(potentials.transitions.astype(np.float64))
-    start, end = np.exp(potentials.start.astype(np.float64)), np.exp(potentials.end.astype(np.float64))
-    local = np.exp((emissions - emissions.max(axis=2, keepdims=True)).astype(np.float64)) if longest else np.zeros((batch, 0, tags))
-    forward, backward = np.zeros_like(local), np.zeros_like(local)
-    scale = np.ones((batch, longest))
-    inside = np.arange(longest)[None, :] < lengths[:, None]  # [B, L]
-    for t in range(longest):
-        message = (start if t == 0 else forward[:, t - 1] @ step) * local[:, t]
-        is_last = (lengths == t + 1)[:, None]
-        total = np.where(is_last, message * end, message).sum(axis=1)
-        total = np.where(inside[:, t] & (total > 0), total, 1.0)
-        scale[:, t] = total
-        forward[:, t] = np.where(inside[:, t, None], message / total[:, None], 0.0)
-    for t in range(longest - 1, -1, -1):
-        is_last = (lengths == t + 1)[:, None]
-        if t + 1 < longest:
-            onward = (local[:, t + 1] * backward[:, t + 1] / scale[:, t + 1, None]) @ step.T
-            backward[:, t] = np.where(is_last, end, np.where(inside[:, t, None], onward, 0.0))
-        else:
-            backward[:, t] = np.where(is_last, end, 0.0)
-    return Marginals(forward, backward, local, scale, step, end)
+class ForwardBackward:
+    """Forward-backward in probability space with scaling (Rabiner 1989, section V.A). Holds the exponentials.
+
+    The matrix products are cut into stacks so small that BLAS runs each in the calling thread: its own threads would fight with those of
+    the inference engine, and cost up to a hundred times what they save.
+    """
+
+    def __init__(self, potentials: Potentials) -> None:
+        self._step = np.exp(potentials.transitions.astype(np.float64))
+        self._step_back = np.ascontiguousarray(self._step.T)
+        self._start = np.exp(potentials.start.astype(np.float64))
+        self._end = np.exp(potentials.end.astype(np.float64))
+        # Two rows at least: a single one is a matrix-vector product, whose threshold is far lower.
+        self._stack = min(max(_BLAS_SINGLE_THREAD // max(self._step.size, 1), 2), 64)
+
+    def __call__(self, emissions: FloatArray, lengths: Int64Array) -> Marginals:
+        """Messages for emissions [B, L, T] and lengths [B]."""
+        batch, longest, tags = emissions.shape
+        lead = np.maximum(emissions - emissions.max(axis=2, keepdims=True), -_LARGEST_LEAD)
+        local = np.exp(np.ascontiguousarray(lead.transpose(1, 0, 2), dtype=np.float64))  # [L, B, T]
+        forward, backward = np.empty_like(local), np.empty_like(local)
+        scale = np.ones((longest, batch))
+        message = np.broadcast_to(self._start, (batch, tags))
+        for t in range(longest):
+            if t:
+                message = self._product(forward[t - 1], self._step)
+            np.multiply(message, local[t], out=forward[t])
+            total = forward[t].sum(axis=1)
+            total[total == 0.0] = 1.0  # nothing legal is left: probabilities of 0, not NaN
+            scale[t] = total
+            forward[t] /= total[:, None]
+        for t in range(longest - 1, -1, -1):
+            if t + 1 == longest:
+                backward[t] = self._end
+                continue
+            onward = self._product(local[t + 1] * backward[t + 1], self._step_back)
+            peak = onward.max(axis=1)
+            peak[peak == 0.0] = 1.0
+            np.divide(onward, peak[:, None], out=backward[t])
+            backward[t, lengths == t + 1] = self._end
+        return Marginals(forward, backward, local, scale, self._step)
+
+    def _product(self, rows: Float64Array, matrix: Float64Array) -> Float64Array:
+        """rows [B, T] times matrix [T, T], a stack of rows at a time."""
+        batch = len(rows)
+        if batch == 1:
+            return np.asarray((np.repeat(rows, 2, axis=0) @ matrix)[:1])
+        if batch <= self._stack:
+            return np.asarray(rows @ matrix)
+        return np.concatenate([rows[i : i + self._stack] @ matrix for i in range(0, batch, self._stack)])

@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from palm_serve.bundle.manifest import TaskInfo
-from palm_serve.decoding.crf import FORBIDDEN, Marginals, Potentials, Viterbi, marginals
+from palm_serve.decoding.crf import FORBIDDEN, ForwardBackward, Marginals, Potentials, Viterbi
 from palm_serve.decoding.item import Item
 from palm_serve.types import Encoding, FloatArray, Int64Array, Span, Spans
 
 _JOINERS = {"\u200d", "\ufe0e", "\ufe0f"}
 OUTSIDE = "O"
+
+_LARGEST_LEAD = np.float32(1000.0)
+"""Emissions further below the best one count as this far below, so that no emission outweighs a forbidden transition."""
 
 
 def is_punctuation(character: str) -> bool:
@@ -47,7 +50,7 @@ class SequenceLabelDecoder:
         self._inverse_temperature = np.float32(1.0 / task.calibration.temperature)
         self._potentials = Potentials.constrained(task.labels, learned)
         self._viterbi = Viterbi(self._potentials)
-        self._cool = self._potentials.scaled(float(self._inverse_temperature))
+        self._marginals = ForwardBackward(self._potentials.scaled(float(self._inverse_temperature)))
         punctuation = task.decode.value_punctuation
         self._value_punctuation = None if punctuation is None else frozenset(punctuation)
 
@@ -57,12 +60,17 @@ class SequenceLabelDecoder:
         paths = self._viterbi(emissions, lengths)
         runs = [self._runs(path) for path in paths]
         rows = [row for row, found in enumerate(runs) if found]
-        beliefs = marginals(self._cool, emissions[rows] * self._inverse_temperature, lengths[rows]) if rows else None
+        beliefs = self._marginals(emissions[rows] * self._inverse_temperature, lengths[rows]) if rows else None
         answers = [Spans(())] * len(items)
         for position, row in enumerate(rows):
             assert beliefs is not None
-            spans = (self._span(items[row], firsts[row], paths[row], run, beliefs, position) for run in runs[row])
-            answers[row] = Spans(tuple(span for span in spans if span is not None))
+            found: list[Span] = []
+            for run in runs[row]:
+                free = found[-1].end if found else 0
+                span = self._span(items[row], firsts[row], paths[row], run, beliefs, position, free)
+                if span is not None:
+                    found.append(span)
+            answers[row] = Spans(tuple(found))
         return answers
 
     def _align(self, logits: FloatArray, items: Sequence[Item]) -> tuple[FloatArray, Int64Array, list[int]]:
@@ -72,6 +80,9 @@ class SequenceLabelDecoder:
         emissions = np.zeros((len(items), max(int(lengths.max(initial=0)), 1), len(self._tags)), dtype=np.float32)
         for row, (first, after) in enumerate(ranges):
             emissions[row, : after - first] = logits[row, first:after]
+        if np.abs(emissions).max() > _LARGEST_LEAD:
+            emissions = np.maximum(emissions - emissions.max(axis=2, keepdims=True), -_LARGEST_LEAD)
+        for row, (first, after) in enumerate(ranges):
             if self._value_punctuation is not None:
                 for position in self._foreign(items[row], first, after):
                     keep = emissions[row, position, self._outside]
@@ -100,10 +111,20 @@ class SequenceLabelDecoder:
                 found[-1] = (found[-1][0], position + 1)
         return found
 
-    def _span(self, item: Item, first: int, path: Int64Array, run: tuple[int, int], beliefs: Marginals, row: int) -> Span | None:
+    def _span(
+        self,
+        item: Item,
+        first: int,
+        path: Int64Array,
+        run: tuple[int, int],
+        beliefs: Marginals,
+        row: int,
+        free: int,
+    ) -> Span | None:
+        """The span of a run of pieces; it begins at `free` at the earliest, for byte-level pieces may share a character."""
         offsets = item.encoding.offsets
-        start, end = trim(item.text, offsets[first + run[0]][0], offsets[first + run[1] - 1][1])
-        if start == end:
+        start, end = trim(item.text, max(free, offsets[first + run[0]][0]), offsets[first + run[1] - 1][1])
+        if start >= end:
             return None
         tags = path[run[0] : run[1]].tolist()
         name = self._tags[tags[0]][2:]
