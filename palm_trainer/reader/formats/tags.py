@@ -67,19 +67,13 @@ def spans_from_tags(
     return tuple(spans)
 
 
-def tags_from_spans(spans: Sequence[LabelledSpan], ranges: Sequence[tuple[int, int]]) -> tuple[list[str], int]:
-    """BIO tags of the words at `ranges`, and the number of spans that they cannot hold (they cut a word, or hold none).
-
-    Such a span is widened to the words that it overlaps, unless another span has them.
-    """
+def tags_from_spans(spans: Sequence[LabelledSpan], ranges: Sequence[tuple[int, int]]) -> list[str]:
+    """BIO tags of the words at `ranges`. A span that cuts words takes all of each, unless another span has it."""
     tags = ["O"] * len(ranges)
-    unfit = 0
     for span in spans:
         inside = [
             i for i, (start, end) in enumerate(ranges) if start < span.end and span.start < end and tags[i] == "O"
         ]
-        if not inside or (ranges[inside[0]][0], ranges[inside[-1]][1]) != (span.start, span.end):
-            unfit += 1
         for i in inside:
             tags[i] = ("B-" if i == inside[0] else "I-") + span.label
-    return tags, unfit
+    return tags

@@ -83,11 +83,11 @@ def test_every_scheme_says_the_same_as_bio(scheme, lengths):
     assert expected[1] == {}
     assert read(" ".join(_written(tags, scheme)), scheme) == expected
     ranges = [(i, i + 1) for i in range(len(tags))]
-    assert tags_from_spans([LabelledSpan(*span) for span in expected[0]], ranges) == (tags, 0)
+    assert tags_from_spans([LabelledSpan(*span) for span in expected[0]], ranges) == tags
 
 
-def test_spans_that_cut_words_are_widened_and_counted():
+def test_spans_that_cut_words_take_them_whole():
     ranges = [(0, 4), (5, 9)]
-    assert tags_from_spans([LabelledSpan(1, 4, "a")], ranges) == (["B-a", "O"], 1)
-    assert tags_from_spans([LabelledSpan(0, 4, "a"), LabelledSpan(3, 9, "b")], ranges) == (["B-a", "B-b"], 1)
-    assert tags_from_spans([LabelledSpan(4, 5, "a")], ranges) == (["O", "O"], 1)
+    assert tags_from_spans([LabelledSpan(1, 4, "a")], ranges) == ["B-a", "O"]
+    assert tags_from_spans([LabelledSpan(0, 4, "a"), LabelledSpan(3, 9, "b")], ranges) == ["B-a", "B-b"]
+    assert tags_from_spans([LabelledSpan(4, 5, "a")], ranges) == ["O", "O"]
