@@ -54,11 +54,11 @@ def _example(line: str, where: str) -> Example:
         if value is None:
             continue
         on_pair = name == ANSWER and pair is not None
-        fields[name] = _field(value, len(pair if on_pair and pair else text), f'{where}: "{name}"', overlap=on_pair)
+        fields[name] = _field(value, len(pair if on_pair and pair else text), f'{where}: "{name}"', answer=on_pair)
     return Example(text, fields, pair=pair, words=words, source=where)
 
 
-def _field(value: Any, length: int, where: str, overlap: bool) -> FieldValue:
+def _field(value: Any, length: int, where: str, answer: bool) -> FieldValue:
     if isinstance(value, str) and value:
         return value
     if isinstance(value, list) and all(isinstance(item, str) and item for item in value):
@@ -67,20 +67,22 @@ def _field(value: Any, length: int, where: str, overlap: bool) -> FieldValue:
         raise DataError(
             f'{where} is {value!r}; it must be "class", ["class", ...] or [{{"start", "end", "label"}}, ...]'
         )
-    spans = sorted((_span(item, length, where) for item in value), key=lambda span: (span.start, span.end))
+    spans = sorted((_span(item, length, where, answer) for item in value), key=lambda span: (span.start, span.end))
     for left, right in pairwise(spans):
-        if right.start < left.end and not overlap:
+        if right.start < left.end and not answer:
             raise DataError(
                 f"{where}: spans {left.start}-{left.end} and {right.start}-{right.end} overlap; keep one of them"
             )
     return tuple(spans)
 
 
-def _span(item: dict[str, Any], length: int, where: str) -> LabelledSpan:
+def _span(item: dict[str, Any], length: int, where: str, answer: bool) -> LabelledSpan:
     start, end, label = item.get("start"), item.get("end"), item.get("label", "")
     role, group = item.get("role", ""), item.get("group", "")
     if set(item) - _SPAN_KEYS or not all(isinstance(name, str) for name in (label, role, group)):
         raise DataError(f"{where}: span {item!r}: its keys are start, end (numbers), label, role, group (strings)")
+    if not label and not answer:
+        raise DataError(f"{where}: span {start}-{end} has no label; only those of the field '{ANSWER}' need none")
     if type(start) is not int or type(end) is not int or not 0 <= start < end <= length:
         raise DataError(
             f"{where}: span {start}-{end} is not a range in a text of {length} code points; need 0 <= start < end"

@@ -11,9 +11,9 @@ from typing import Any
 
 from palm_trainer.errors import DataError
 from palm_trainer.example import Example, LabelledSpan
+from palm_trainer.reader.formats.jsonl import ANSWER
 from palm_trainer.reader.formats.source import Defects, FormatOptions, load_json
 
-ANSWER = "answer"
 MOVED = "answer that is not at its answer_start (moved to where it stands)"
 ABSENT = "answer that does not stand in its passage (left out)"
 NO_TEXT = "question or passage without text (question left out)"

@@ -9,27 +9,28 @@ from typing import Any, TypeAlias
 
 from palm_trainer.errors import DataError
 from palm_trainer.example import Example, FieldValue, LabelledSpan
+from palm_trainer.reader.formats.jsonl import ANSWER
 from palm_trainer.reader.formats.palm import SEPARATOR, TAG_COLUMNS
 from palm_trainer.reader.formats.source import FormatOptions
 from palm_trainer.reader.formats.tags import tags_from_spans
 
 Write: TypeAlias = Callable[[Sequence[Example], Path, FormatOptions], None]
 
-_SPAN_FIELDS = ("slots", "tags", "answer")
+_SPAN_FIELDS = ("slots", "tags")
 """Fields that hold spans where no example shows it by having one."""
 
 
 def span_fields(examples: Sequence[Example]) -> list[str]:
-    """Names of the fields that hold spans, in order of appearance."""
-    names = dict.fromkeys(name for example in examples for name in example.fields)
+    """Names of the fields that hold spans of the text, in order of appearance."""
+    names = dict.fromkeys(name for example in examples for name in example.fields if name != ANSWER)
     filled = {name: value for example in examples for name, value in example.fields.items() if value}
     return [n for n in names if (_spans(filled[n]) if n in filled else n in _SPAN_FIELDS)]
 
 
 def class_fields(examples: Sequence[Example]) -> list[str]:
     """Names of the fields that hold classes, in order of appearance."""
-    spans = span_fields(examples)
-    return [name for name in dict.fromkeys(n for e in examples for n in e.fields) if name not in spans]
+    others = [*span_fields(examples), ANSWER]
+    return [name for name in dict.fromkeys(n for e in examples for n in e.fields) if name not in others]
 
 
 def write_jsonl(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:

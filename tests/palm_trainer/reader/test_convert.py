@@ -87,6 +87,15 @@ def test_several_classes(tmp_path):
         assert read(result.target_format, tmp_path / name, result.options)[0].fields["intent"] == ("x", "y")
 
 
+def test_answers_are_kept_in_jsonl_only(tmp_path):
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"text": "a?", "text_pair": "b c", "answer": [{"start": 0, "end": 1}]}\n')
+    assert convert(source, tmp_path / "b.jsonl").losses == []
+    result = convert(source, tmp_path / "b.tsv")
+    assert result.target_format == "tsv"
+    assert [loss.kind for loss in result.losses] == ["field 'answer': left out or under another name"]
+
+
 def test_faults(joint, tmp_path):
     with pytest.raises(DataError, match="exists; remove it"):
         convert(joint, joint)

@@ -55,6 +55,7 @@ def test_every_kind_of_field(file, parse):
         ('{"text": "ab", "x": [{"start": 1, "end": 1, "label": "l"}]}', "span 1-1 is not a range"),
         ('{"text": "ab", "x": [{"start": true, "end": 2, "label": "l"}]}', "span True-2 is not a range"),
         ('{"text": "ab", "x": [{"start": 0, "end": 2, "name": "l"}]}', "its keys are start, end"),
+        ('{"text": "ab", "x": [{"start": 0, "end": 2}]}', "span 0-2 has no label; only those of the field 'answer'"),
         (
             '{"text": "abc", "x": [{"start": 0, "end": 2, "label": "l"}, {"start": 1, "end": 3, "label": "m"}]}',
             "spans 0-2 and 1-3 overlap; keep one of them",
