@@ -93,7 +93,7 @@ def train(
                 _log(log, event)
             yield event
             interrupted = training.loop.step < training.loop.total_steps and stop()
-    yield Finished(finish(training.config), interrupted)
+    yield Finished({} if interrupted else finish(training.config), interrupted)
 
 
 def finish(config: Config) -> dict[str, Metrics]:
