@@ -190,7 +190,13 @@ def call(
     if as_json:
         from google.protobuf.json_format import MessageToJson
 
-        typer.echo(MessageToJson(answer, preserving_proto_field_name=True, ensure_ascii=False))
+        whole = MessageToJson(
+            answer,
+            preserving_proto_field_name=True,
+            always_print_fields_with_no_presence=True,
+            ensure_ascii=False,
+        )
+        typer.echo(whole)
         return
     _show_answer(answer)
 

@@ -104,7 +104,7 @@ async def serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
             return await server.abort()
         for model in await loading:
             tell(f"serving {model.name} {model.version[:12]} on {model.info.provider} in {model.info.precision}")
-        tell(f"ready after {time.monotonic() - began:.1f} s")
+        tell(f"ready; loading took {time.monotonic() - began:.1f} s")
         await stopped
         tell("draining")
         await server.drain()

@@ -5,9 +5,17 @@ Emissions are the slot columns of each piece; intent and sentiment sum theirs ov
 known by looking at WORDS.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +253,76 @@ def make_tiny_bundle() -> Callable[..., Path]:
 def reseal_bundle() -> Callable[..., Path]:
     """`seal_bundle(path, **manifest_changes)`: makes an edited bundle consistent again (checksums, version)."""
     return seal_bundle
+
+
+class Process:
+    """A `palm-serve run` process; its lines on standard output are collected."""
+
+    def __init__(self, *arguments: str | Path) -> None:
+        command = [sys.executable, "-m", "palm_serve.cli", "run", *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        self.lines: list[str] = []
+        self.errors: list[str] = []
+        self._readers = [
+            threading.Thread(target=lambda: self.lines.extend(self.process.stdout or ())),
+            threading.Thread(target=lambda: self.errors.extend(self.process.stderr or ())),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def wait_for(self, pattern: str, seconds: float = 30) -> str:
+        """The first group of the first line that matches."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for line in [*self.lines]:
+                if found := re.search(pattern, line):
+                    return found[1] if found.groups() else found[0]
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.01)
+        raise AssertionError(f"no line like {pattern}: {self.lines} {self.errors}")
+
+    def target(self) -> str:
+        """The address, once the server is ready."""
+        self.wait_for("ready;")
+        return self.wait_for(r"^palm-serve: listening on (127\.0\.0\.1:\d+)$")
+
+    def finish(self, seconds: float = 20) -> int:
+        """The exit code."""
+        code = self.process.wait(seconds)
+        for reader in self._readers:
+            reader.join()
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+        return code
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., Process]]:
+    """`start_server(BUNDLE, *options)`: a server of one's own on a free port."""
+    running: list[Process] = []
+
+    def begin(*arguments: str | Path) -> Process:
+        running.append(Process(*arguments, *(() if "--port" in arguments else ("--port", "0"))))
+        return running[-1]
+
+    yield begin
+    for process in running:
+        if process.process.poll() is None:
+            process.process.kill()
+        with contextlib.suppress(ValueError):
+            process.finish()
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tiny_bundle: Path) -> Iterator[str]:
+    """Address of a server of `tiny_bundle` that tests share; it must end cleanly."""
+    process = Process(tiny_bundle, "--port", "0", "--max-queue", "20000", "--drain-grace", "0")
+    yield process.target()
+    process.process.send_signal(signal.SIGINT)
+    assert process.finish() == 0, process.errors
+    assert process.errors == []

@@ -1,0 +1,95 @@
+"""A client in another language: Node, with @grpc/grpc-js, @grpc/proto-loader and the project's .proto."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE, PROTO = ROOT / "examples" / "node_client", ROOT / "protos" / "palm_serve" / "v1" / "palm.proto"
+NO_NETWORK = ("ENOTFOUND", "ECONNREFUSED", "EAI_AGAIN", "ETIMEDOUT", "ENOTCACHED")
+
+SCENARIO = r"""
+const { connect, parse } = require("./client.js");
+const [target, proto] = process.argv.slice(2);
+const client = connect(target, proto);
+const call = (method, request) => new Promise((resolve) => {
+  const trailers = {};
+  client[method](request, (error, answer) => resolve({ code: error ? error.code : 0, details: error?.details, answer }))
+    .on("status", (status) => Object.assign(trailers, status.metadata.getMap()));
+});
+const stream = (requests) => new Promise((resolve, reject) => {
+  const ids = [];
+  const opened = client.ParseStream();
+  opened.on("data", (item) => ids.push([item.request_id, item.outcome]));
+  opened.on("end", () => resolve(ids.sort())).on("error", reject);
+  for (const request of requests) opened.write(request);
+  opened.end();
+});
+(async () => {
+  const text = "😀🇨🇳 fly from boston to 北京 👩‍👩‍👧 on monday";
+  const answer = await parse(client, text);
+  const slices = answer.slots.map((slot) => [slot.name, slot.value, text.slice(slot.start, slot.end)]);
+  const batch = await call("ParseBatch", { requests: [{ text: "play a song" }, { text: "" }] });
+  const blank = await call("Parse", { text: " " });
+  const streamed = await stream([{ text: "hello", request_id: "a" }, { text: "", request_id: "b" }]);
+  client.close();
+  console.log(JSON.stringify({
+    intent: answer.intent.name, seen: answer.seen, length: text.length, slices,
+    batch: batch.answer.items.map((item) => item.outcome), blank: [blank.code, blank.details], streamed,
+  }));
+})();
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the example with its packages installed."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("node and npm are not installed")
+    folder = tmp_path_factory.mktemp("node")
+    for name in ("package.json", "client.js"):
+        shutil.copy(EXAMPLE / name, folder)
+    command = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"]
+    installed = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if installed.returncode and any(code in installed.stderr for code in NO_NETWORK):
+        pytest.skip("npm cannot reach its registry")
+    assert installed.returncode == 0, installed.stderr
+    return folder
+
+
+def node(project: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["node", *map(str, arguments)], cwd=project, capture_output=True, text=True, timeout=60)
+
+
+def test_javascript_slices(project: Path, tiny_server: str) -> None:
+    (project / "scenario.js").write_text(SCENARIO, encoding="utf-8")
+    run = node(project, "scenario.js", tiny_server, PROTO)
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout)
+    assert result["intent"] == "flight"
+    assert result["slices"] == [[name, value, value] for name, value in SLOTS]
+    assert result["seen"] == result["length"]
+    assert result["batch"] == ["response", "error"]
+    assert result["blank"] == [3, "text is blank: it needs at least one visible character"]
+    assert result["streamed"] == [["a", "response"], ["b", "error"]]
+
+
+SLOTS = [("city", "boston"), ("city", "北京"), ("day", "monday")]
+
+
+def test_the_example(project: Path, tiny_server: str) -> None:
+    run = node(project, "client.js", "fly from boston to denver", tiny_server, PROTO)
+    assert run.returncode == 0, run.stderr
+    lines = [line.split() for line in run.stdout.splitlines()]
+    assert lines[0][:2] == ["intent", "flight"]
+    assert lines[1:] == [["slot", "city", "boston"], ["slot", "city", "denver"]]
+    refused = node(project, "client.js", " ", tiny_server, PROTO)
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "INVALID_ARGUMENT: text is blank: it needs at least one visible character\n",
+    )

@@ -1,0 +1,119 @@
+"""The command line in-process; `palm-serve run` as a process is in test_server.py."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from palm_serve.cli import app
+
+TEXT = "please show me flights from boston to new york"
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[None]:
+    """Commands configure the log of the process; here it goes back to what it was."""
+    logger = logging.getLogger("palm_serve")
+    before = (logger.handlers[:], logger.level, logger.propagate)
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+def palm_serve(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "100", "GRPC_VERBOSITY": "NONE"})
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "check", "call"])
+def test_help_shows_an_example(command: str) -> None:
+    code, out, _ = palm_serve(command, "--help")
+    assert code == 0
+    assert f"Example: palm-serve {command}" in out
+
+
+def test_check(tiny_bundle: Path) -> None:
+    code, out, err = palm_serve("check", tiny_bundle, "--provider", "CPU")
+    assert (code, err) == (0, "")
+    for part in ("tiny", "24 tokens", "CPU in fp32", "3: city, day, artist", "2: negative, positive", "golden"):
+        assert part in out
+
+
+def test_check_of_a_bad_bundle(make_tiny_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    bundle = make_tiny_bundle(tmp_path / "bundle")
+    (bundle / "golden.jsonl").write_text("{}\n")
+    code, out, err = palm_serve("check", bundle)
+    assert (code, out) == (2, "")
+    assert "golden.jsonl" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_check_with_a_provider_that_is_not_there(tiny_bundle: Path) -> None:
+    code, _, err = palm_serve("check", tiny_bundle, "--provider", "TensorRT")
+    assert code == 2
+    assert "TensorRT" in err
+
+
+def test_call(tiny_server: str) -> None:
+    code, out, err = palm_serve("call", TEXT, "--target", tiny_server)
+    assert (code, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()]
+    assert rows[1][:2] == ["intent", "flight"]
+    assert [row[:-1] for row in rows[2:4]] == [["slot", "city", "boston"], ["slot", "city", "new", "york"]]
+    assert rows[4][:2] == ["sentiment", "positive"]
+
+
+def test_call_as_json(tiny_server: str) -> None:
+    code, out, _ = palm_serve("call", "hello 北京", "--target", tiny_server, "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert answer["intent"]["name"] == "greeting"
+    assert answer["slots"][0]["value"] == "北京"
+    assert "truncated" in answer
+
+
+def test_call_of_one_task(tiny_server: str) -> None:
+    code, out, _ = palm_serve("call", "awful rain", "--task", "sentiment", "--target", tiny_server)
+    assert code == 0
+    assert out.splitlines()[1].split()[:2] == ["sentiment", "negative"]
+
+
+def test_values_that_look_like_markup(tiny_server: str) -> None:
+    code, out, _ = palm_serve("call", "[bold]boston[/bold] to boston [/red]", "--target", tiny_server)
+    assert code == 0
+    assert "boston" in out
+
+
+def test_truncation_is_told(tiny_server: str) -> None:
+    _, out, _ = palm_serve("call", TEXT * 9, "--target", tiny_server)
+    assert "its end was not seen" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "match"),
+    [
+        (["call", " "], 2, "text is blank"),
+        (["call", TEXT, "--model", "nope"], 2, "no model 'nope'"),
+        (["call", TEXT, "--task", "nope"], 2, "unknown task 'nope'"),
+        (["call", TEXT, "--pair", "x"], 2, "needs --task"),
+    ],
+)
+def test_bad_calls(tiny_server: str, arguments: list[str], code: int, match: str) -> None:
+    got, out, err = palm_serve(*arguments, "--target", tiny_server)
+    assert (got, out) == (code, "")
+    assert match in err
+
+
+def test_call_without_a_server() -> None:
+    code, out, err = palm_serve("call", TEXT, "--target", "127.0.0.1:1")
+    assert (code, out) == (1, "")
+    assert err == "palm-serve: no answer from a PALM server at 127.0.0.1:1: Connection refused\n"
+
+
+def test_no_bundle() -> None:
+    assert palm_serve("run")[0] == 2
+    assert palm_serve("run", "x", "--port", "99999")[0] == 2
+    assert palm_serve("run", "x", "--provider", "TPU")[0] == 2

@@ -1,0 +1,169 @@
+"""The Python client: against a real server, and against one that follows a script of refusals."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+
+from palm_serve.client import AsyncClient, Client, ServerError
+from palm_serve.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotAllowed,
+    NotFound,
+    Overloaded,
+    PalmServeError,
+    Unavailable,
+)
+from palm_serve.rpc.status import failure
+from palm_serve.v1 import palm_pb2 as pb
+
+TEXT = "please show me flights from boston to new york"
+
+
+def test_sync(tiny_server: str) -> None:
+    with Client(tiny_server) as palm:
+        answer = palm.parse(TEXT, request_id="r1", top_k=2, tasks=["intent", "slots"])
+        assert (answer.request_id, answer.intent.name, len(answer.ranking)) == ("r1", "flight", 2)
+        assert [slot.value for slot in answer.slots] == ["boston", "new york"]
+        good, bad = palm.parse_batch(["play a song", " "])
+        assert isinstance(good, pb.ParseResponse)
+        assert good.intent.name == "music"
+        assert isinstance(bad, InvalidRequest)
+        assert "text is blank" in str(bad)
+        assert palm.predict("sentiment", "awful").result.classification.label.name == "negative"
+        assert [model.name for model in palm.models()] == ["tiny"]
+
+
+def test_async(tiny_server: str) -> None:
+    async def scenario() -> None:
+        async with AsyncClient(tiny_server) as palm:
+            answers = await asyncio.gather(*(palm.parse(TEXT) for _ in range(8)))
+            assert {answer.intent.name for answer in answers} == {"flight"}
+            good, bad = await palm.parse_batch(["play a song", ""])
+            assert isinstance(good, pb.ParseResponse)
+            assert isinstance(bad, InvalidRequest)
+            assert (await palm.predict("sentiment", "great")).result.classification.label.name == "positive"
+            assert [model.name for model in await palm.models()] == ["tiny"]
+            with pytest.raises(NotFound, match="no model 'nope'"):
+                await palm.parse(TEXT, model="nope")
+
+    asyncio.run(scenario())
+
+
+def test_errors_of_a_real_server(tiny_server: str) -> None:
+    with Client(tiny_server) as palm:
+        with pytest.raises(InvalidRequest, match="unknown task 'nope'") as caught:
+            palm.parse(TEXT, tasks=["nope"])
+        assert caught.value.field == "tasks"
+        with pytest.raises(InvalidRequest, match="lone surrogate at position 1"):
+            palm.parse("a\ud800")
+
+
+def test_nobody_there() -> None:
+    began = time.monotonic()
+    with Client("127.0.0.1:1") as palm, pytest.raises(Unavailable, match=r"at 127\.0\.0\.1:1: Connection refused"):
+        palm.parse(TEXT)
+    assert time.monotonic() - began < 5
+
+
+class Script:
+    """A server that answers ListModels with these errors, one call after the other, then well."""
+
+    def __init__(self) -> None:
+        self.errors: list[Exception] = []
+        self.calls = 0
+
+    def list_models(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        self.calls += 1
+        if self.errors:
+            error = self.errors.pop(0)
+            if isinstance(error, TimeoutError):
+                time.sleep(1)
+            failed = failure(error, "r")
+            context.set_trailing_metadata(failed.trailing_metadata())
+            context.abort(failed.code, failed.message)
+        return pb.ListModelsResponse(models=[pb.Model(name="scripted")]).SerializeToString()
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+@pytest.fixture
+def target(script: Script) -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(2))
+    handler = grpc.unary_unary_rpc_method_handler(script.list_models)
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("palm_serve.v1.Models", {"ListModels": handler})]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def ask(kind: str, target: str, **options: Any) -> list[str]:
+    """Names of the models, through either client."""
+    if kind == "sync":
+        with Client(target, **options) as palm:
+            return [model.name for model in palm.models()]
+
+    async def scenario() -> list[str]:
+        async with AsyncClient(target, **options) as palm:
+            return [model.name for model in await palm.models()]
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+class TestRetries:
+    def test_follow_retry_info(self, kind: str, script: Script, target: str) -> None:
+        script.errors = [Overloaded("full", 0.3), Unavailable("draining")]
+        began = time.monotonic()
+        assert ask(kind, target) == ["scripted"]
+        assert script.calls == 3
+        assert time.monotonic() - began >= 0.3 + 0.2
+
+    def test_end(self, kind: str, script: Script, target: str) -> None:
+        script.errors = [Overloaded("full", 0.01)] * 9
+        with pytest.raises(Overloaded, match="full") as caught:
+            ask(kind, target, retries=2)
+        assert script.calls == 3
+        assert caught.value.retry_after_s == pytest.approx(0.01)
+
+    def test_stay_within_the_deadline(self, kind: str, script: Script, target: str) -> None:
+        script.errors = [Overloaded("full", 60)]
+        began = time.monotonic()
+        with pytest.raises(Overloaded, match="full"):
+            ask(kind, target, timeout_s=5)
+        assert script.calls == 1
+        assert time.monotonic() - began < 4
+
+    @pytest.mark.parametrize(
+        ("error", "match"),
+        [
+            (InvalidRequest("what", "text"), "what"),
+            (NotFound("what"), "what"),
+            (NotAllowed("what"), "what"),
+            (KeyError("what"), "INTERNAL: internal error"),
+        ],
+    )
+    def test_are_not_for_other_errors(
+        self, kind: str, script: Script, target: str, error: Exception, match: str
+    ) -> None:
+        script.errors = [error]
+        expected = type(error) if isinstance(error, PalmServeError) else ServerError
+        with pytest.raises(expected, match=match):
+            ask(kind, target)
+        assert script.calls == 1
+
+    def test_the_deadline_of_a_slow_call(self, kind: str, script: Script, target: str) -> None:
+        script.errors = [TimeoutError()]
+        with pytest.raises(DeadlineExceeded, match="within the deadline"):
+            ask(kind, target, timeout_s=0.3)
