@@ -227,14 +227,16 @@ class Scheduler(Generic[T, R]):
         padded = self._padded(len(batch), max(entry.length for entry in batch))
         self._seconds_per_token += 0.2 * (service / padded - self._seconds_per_token)
         failure = done.exception()
+        if failure is None and len(done.result()) != len(batch):
+            failure = RuntimeError(f"{len(done.result())} results for {len(batch)} payloads")
         try:
             if failure is not None:
                 self._fail(batch, failure)
                 return
-            self._observer.ran(len(batch), sum(entry.length for entry in batch), padded, waits, service)
             for entry, result in zip(batch, done.result(), strict=True):
                 if not entry.future.done():
                     entry.future.set_result(result)
+            self._observer.ran(len(batch), sum(entry.length for entry in batch), padded, waits, service)
         finally:
             self._start_next()
 

@@ -1,0 +1,187 @@
+"""Loading, looking up, answering together, taking out of service."""
+
+import asyncio
+import json
+import shutil
+import time
+
+import pytest
+
+from palm_serve.batching import BatchLimits
+from palm_serve.errors import BundleError, DeadlineExceeded, InvalidRequest, NotFound, Overloaded, Unavailable
+from palm_serve.registry import Registry
+from palm_serve.types import TextRequest
+
+
+@pytest.fixture
+def other_bundle(tmp_path, make_tiny_bundle):
+    return make_tiny_bundle(tmp_path / "other", name="other", max_length=16)
+
+
+@pytest.fixture
+def newer_bundle(tmp_path, make_tiny_bundle):
+    return make_tiny_bundle(tmp_path / "newer", max_length=20)
+
+
+def with_registry(use, **options):
+    """Runs `await use(registry)` and closes the registry."""
+
+    async def main():
+        registry = Registry(provider="CPU", **options)
+        try:
+            return await use(registry)
+        finally:
+            await registry.close()
+
+    return asyncio.run(main())
+
+
+def test_a_loaded_model(tiny_bundle):
+    async def use(registry):
+        model = await registry.load(tiny_bundle)
+        assert (model.name, model.labels, model.ready) == ("tiny", ("stable",), True)
+        assert model.version == model.manifest.digest()
+        assert model.info.provider == "CPU"
+        answer = await model.predict(TextRequest("fly to denver", ()))
+        assert answer.answers["intent"].label.name == "flight"
+        assert answer.timings.batch_size == 1
+        await registry.close()
+        assert not model.ready
+        with pytest.raises(Unavailable, match="taken out of service"):
+            await model.predict(TextRequest("hi", ()))
+        with pytest.raises(Unavailable, match="shutting down"):
+            await registry.load(tiny_bundle)
+
+    with_registry(use)
+
+
+def test_looking_up(tiny_bundle, other_bundle, newer_bundle):
+    async def use(registry):
+        with pytest.raises(NotFound, match="no model is loaded"):
+            registry.get()
+        first = await registry.load(tiny_bundle)
+        other = await registry.load(other_bundle)
+        newer = await registry.load(newer_bundle)
+        assert registry.list() == [first, other, newer]
+        assert registry.get() is registry.get("tiny") is registry.get("", "stable") is first
+        assert registry.get("other") is other
+        assert registry.get("tiny", newer.version) is newer
+        assert registry.get("tiny", newer.version[:8]) is newer
+        for version in (newer.version[:7], "canary", "0" * 64, ""):
+            if version:
+                with pytest.raises(
+                    NotFound, match=rf"version '{version}' of 'tiny' is not loaded; loaded: \w{{12}} \(stable\)"
+                ):
+                    registry.get("tiny", version)
+        with pytest.raises(NotFound, match="no model 'absent'; loaded: tiny, other"):
+            registry.get("absent")
+        with pytest.raises(NotFound, match=r"version .* of 'other' is not loaded"):
+            registry.get("other", first.version)
+
+    with_registry(use)
+
+
+def test_an_ambiguous_prefix(tiny_bundle, newer_bundle):
+    async def use(registry):
+        for path in (tiny_bundle, newer_bundle):
+            model = await registry.load(path)
+            model.version = "abcdefgh" + model.version
+        with pytest.raises(NotFound, match="version 'abcdefgh' of 'tiny' is ambiguous"):
+            registry.get("tiny", "abcdefgh")
+
+    with_registry(use)
+
+
+def test_another_name(tiny_bundle):
+    async def use(registry):
+        await registry.load(tiny_bundle, name="assistant")
+        assert registry.get("assistant").manifest.name == "tiny"
+
+    with_registry(use)
+
+
+def test_the_same_version_twice(tiny_bundle):
+    async def use(registry):
+        await registry.load(tiny_bundle)
+        with pytest.raises(BundleError, match=r"version \w{12} of 'tiny' is loaded already"):
+            await registry.load(tiny_bundle)
+
+    with_registry(use)
+
+
+def test_the_stable_label_moves_when_its_version_is_unloaded(tiny_bundle, newer_bundle):
+    async def use(registry):
+        first, newer = await registry.load(tiny_bundle), await registry.load(newer_bundle)
+        await registry.unload("tiny")
+        assert registry.list() == [newer]
+        assert registry.get("tiny") is newer
+        assert not first.ready
+
+    with_registry(use)
+
+
+def test_a_bad_bundle_leaves_the_good_ones_in_service(tiny_bundle, tmp_path, reseal_bundle):
+    async def use(registry):
+        await registry.load(tiny_bundle)
+        bad = tmp_path / "bad"
+        shutil.copytree(tiny_bundle, bad)
+        line = {"text": "hi", "answers": {"intent": {"label": "music"}}}
+        (bad / "golden.jsonl").write_text(json.dumps(line), encoding="utf-8")
+        with pytest.raises(BundleError, match="the golden check failed on CPU in fp32: for 'hi'"):
+            await registry.load(reseal_bundle(bad))
+        (bad / "model.onnx").write_bytes(b"damaged")
+        with pytest.raises(BundleError, match=r"model\.onnx was changed or damaged"):
+            await registry.load(bad)
+        assert len(registry.list()) == 1
+        assert (await registry.get().predict(TextRequest("hi", ()))).answers["intent"].label.name == "greeting"
+
+    with_registry(use)
+
+
+def test_many_at_once_keep_their_order_and_fail_alone(tiny_bundle):
+    async def use(registry):
+        model = await registry.load(tiny_bundle)
+        assert await model.predict_many([]) == []
+        requests = [TextRequest("fly to boston " * (1 + i % 3), ("slots",)) for i in range(20)]
+        requests[3] = TextRequest(" ", ())
+        requests[5] = TextRequest("hi", ("mood",))
+        requests[7] = TextRequest("hi", (), deadline=time.monotonic() - 1)
+        answers = await model.predict_many(requests)
+        assert isinstance(answers[3], InvalidRequest)
+        assert isinstance(answers[5], InvalidRequest)
+        assert isinstance(answers[7], DeadlineExceeded)
+        good = [i for i in range(20) if i not in (3, 5, 7)]
+        assert [len(answers[i].answers["slots"].spans) for i in good] == [1 + i % 3 for i in good]
+        assert max(answers[i].timings.batch_size for i in good) > 1
+
+    with_registry(use)
+
+
+def test_more_than_the_queue_holds(tiny_bundle):
+    async def use(registry):
+        model = await registry.load(tiny_bundle)
+        answers = await model.predict_many([TextRequest("hi", ())] * 10)
+        assert [isinstance(answer, Overloaded) for answer in answers] == [False] * 4 + [True] * 6
+
+    with_registry(use, limits=BatchLimits(max_waiting=4))
+
+
+def test_long_texts_are_tokenized_off_the_event_loop(tiny_bundle):
+    async def use(registry):
+        model = await registry.load(tiny_bundle)
+        answer = await model.predict(TextRequest("fly to boston " * 500, ()))
+        assert answer.truncated
+        assert answer.answers["intent"].label.name == "flight"
+
+    with_registry(use)
+
+
+def test_the_observer_of_each_model(tiny_bundle, other_bundle):
+    names = []
+
+    async def use(registry):
+        await registry.load(tiny_bundle)
+        await registry.load(other_bundle, name="second")
+
+    with_registry(use, observe=names.append)
+    assert names == ["tiny", "second"]
