@@ -4,6 +4,7 @@ Services see messages and raise errors. Handlers take bytes and parse inside: gr
 message that does not parse with UNKNOWN and a class name.
 """
 
+import asyncio
 import string
 import time
 import urllib.parse
@@ -152,7 +153,11 @@ class Calls:
 
 def _sender(context: grpc.aio.ServicerContext) -> Send:
     async def send(message: Message) -> None:
-        await context.write(message.SerializeToString())
+        try:
+            await context.write(message.SerializeToString())
+        except grpc.aio.InternalError:
+            # The client has left, and the news that cancels this call is still on its way.
+            raise asyncio.CancelledError from None
 
     return send
 

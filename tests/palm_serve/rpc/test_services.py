@@ -12,6 +12,8 @@ import pytest
 from google.rpc import code_pb2, error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from palm_serve.rpc.lifecycle import State
 from palm_serve.v1 import palm_pb2 as pb
@@ -269,6 +271,18 @@ class TestParseStream:
         assert eventually(lambda: door.model.cancelled == before + 2)
         assert eventually(lambda: door.observed[-1][:2] == ("ParseStream", "CANCELLED"))
 
+    def test_clients_that_leave_are_no_failures(
+        self, door: Door, dialogue: stubs.DialogueUnderstandingStub, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        asked = len(door.observed)
+        for _ in range(40):
+            responses = dialogue.ParseStream(iter([pb.ParseRequest(text="music")] * 8))
+            next(responses)
+            responses.cancel()
+        assert eventually(lambda: len(door.observed) == asked + 40)
+        assert {code for _, code, _ in door.observed[asked:]} <= {"CANCELLED", "OK"}
+        assert caplog.text == ""
+
     def test_draining_answers_what_was_read(self, make_door: Callable[..., Door]) -> None:
         door = make_door()
         stop = threading.Event()
@@ -433,3 +447,25 @@ def test_calls_are_observed(make_door: Callable[..., Door]) -> None:
     assert eventually(lambda: len(door.observed) == 2)
     assert [seen[:2] for seen in door.observed] == [("Parse", "OK"), ("Parse", "INVALID_ARGUMENT")]
     assert all(0 <= seconds < 5 for _, _, seconds in door.observed)
+
+
+RPCS = {
+    "DialogueUnderstanding/Parse": pb.ParseRequest(text="Ada", tasks=["slots"], top_k=2, offset_unit=UTF16),
+    "DialogueUnderstanding/ParseBatch": pb.ParseBatchRequest(requests=[pb.ParseRequest(text="Ada")] * 2),
+    "Prediction/Predict": pb.PredictRequest(task="same", text="a b", text_pair="a", model="fake"),
+    "Models/GetModel": pb.GetModelRequest(name="fake", version="stable"),
+    "Models/LoadModel": pb.LoadModelRequest(name="fake"),
+}
+
+
+@pytest.mark.parametrize("method", RPCS)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_no_bytes_make_the_server_fail(door: Door, method: str, data: st.DataObject) -> None:
+    """Mutations of a good message: whatever the answer, it is never INTERNAL or UNKNOWN."""
+    message = bytearray(RPCS[method].SerializeToString())
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(message)))
+        message[start : start + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
+    call = door.channel.unary_unary(f"/palm_serve.v1.{method}").future(bytes(message), timeout=5)
+    assert call.code().name in {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED"}, call.details()
