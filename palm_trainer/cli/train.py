@@ -123,6 +123,50 @@ def plan(config: ConfigArgument, overrides: SetOption = None) -> None:
     show_plan(load_config(config, overrides or (), Path("unused")))
 
 
+@app.command(epilog="Example: palm-train init data/assistant --output assistant.toml")
+def init(
+    data: Annotated[
+        Path, typer.Argument(help="Data file, or a directory with train, dev and test.", show_default=False)
+    ],
+    output: Annotated[Path | None, typer.Option(help="Write the configuration here instead of printing it.")] = None,
+) -> None:
+    """Look at the data and write a configuration that runs."""
+    from palm_trainer.suggest import suggest
+
+    text, found = suggest(data)
+    for line in found:
+        print(line, file=sys.stderr)
+    if output is None:
+        sys.stdout.write(text)
+        return
+    if output.exists():
+        raise PalmError(f"{output} exists. Choose another --output, or remove it first.")
+    output.write_text(text, encoding="utf-8")
+    print(f"wrote {output}; next: palm-train plan {output}, palm-train run {output}", file=sys.stderr)
+
+
+@app.command(epilog="Example: palm-train convert data/atis/train atis.tsv --to palm --field slots")
+def convert(
+    source: Annotated[Path, typer.Argument(help="File or directory of any known format.", show_default=False)],
+    target: Annotated[Path, typer.Argument(help="Where to write; must not exist.", show_default=False)],
+    source_format: Annotated[
+        str | None, typer.Option("--from", help="Format of the source; detected otherwise.")
+    ] = None,
+    target_format: Annotated[
+        str | None, typer.Option("--to", help="jsonl, joint, conll, palm or tsv; else by the name.")
+    ] = None,
+    field: Annotated[str | None, typer.Option(help="The one field that the target shall hold.")] = None,
+) -> None:
+    """Convert between data formats, and say what the target could not hold."""
+    from palm_trainer.reader.convert import convert as convert_file
+
+    done = convert_file(source, target, source_format=source_format, target_format=target_format, field=field)
+    print(f"{source} ({done.source_format}) -> {target} ({done.target_format}): {done.count} examples")
+    for what, defects in (("source", done.defects), ("not held", done.losses)):
+        for defect in defects:
+            print(f"  {what}: {defect.count} x {defect.kind}, first at {defect.first}")
+
+
 @models_app.command("ls")
 def models_ls() -> None:
     """Encoders that `encoder.model` takes by name."""

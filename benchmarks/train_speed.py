@@ -1,0 +1,124 @@
+"""Training speed against the reference loops, in one run on one machine: examples/s as ratios.
+
+    python benchmarks/train_speed.py --baselines DIR [--data PALM_DATA/atis/train] [--rounds 3] [--json FILE]
+
+The loops of DIR (`plain_loop.py`, `hf_trainer_loop.py`) are run as they are: (a) plain fp32, (b) Hugging Face Trainer at its best, (c) plain, alternating,
+one pass a task. Each round runs all four, one after the other, each in a process of its own; the ratio of a round is ours over theirs,
+and the figure is the median over the rounds with the smallest and the largest beside it. Same model and rows, batch of 32, five steps of warm-up.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+LOOPS = {
+    "plain": ("plain_loop.py",),
+    "hf_trainer": ("hf_trainer_loop.py",),
+    "alternating": ("plain_loop.py", "--alternating"),
+}
+WARM_UP_STEPS = 5
+CONFIG = """
+[encoder]
+model = "minilm-l6-en"
+max_length = 64
+[data.joint]
+format = "joint"
+train = {data}
+[tasks.intent]
+kind = "classify"
+role = "intent"
+data = ["joint"]
+[tasks.slots]
+kind = "sequence_label"
+role = "slots"
+data = ["joint"]
+crf = {crf}
+[train]
+batch_size = {batch}
+learning_rate = 1e-4
+output = "unused"
+"""
+
+
+def measure_own(data: Path, steps: int, batch: int, crf: bool) -> float:
+    """Examples a second of PALM's loop, after the warm-up."""
+    from palm_trainer.build import build_training
+    from palm_trainer.config import load_config
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "speed.toml"
+        path.write_text(CONFIG.format(data=json.dumps(str(data.resolve())), batch=batch, crf=str(crf).lower()))
+        training = build_training(load_config(path))
+    run = training.loop.steps()
+    for _ in range(WARM_UP_STEPS):
+        next(run)
+    timed = [next(run) for _ in range(steps)]
+    return sum(step.examples for step in timed) / sum(step.seconds for step in timed)
+
+
+def in_process(command: list[str]) -> float:
+    """Runs a loop that prints {"examples_per_s": ...} as its last line."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return float(json.loads(done.stdout.strip().splitlines()[-1])["examples_per_s"])
+
+
+def main() -> None:
+    """Prints the table; `--json` also writes it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default_data = Path(os.environ.get("PALM_DATA", "../shared/data")) / "atis" / "train"
+    parser.add_argument("--data", type=Path, default=default_data, help="joint directory (seq.in, seq.out, label)")
+    parser.add_argument(
+        "--baselines", type=Path, default=Path("../shared/baselines"), help="folder of the reference loops"
+    )
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-crf", action="store_true", help="a softmax over tags, as the reference loops have")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--own", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.own:
+        rate = measure_own(arguments.data, arguments.steps, arguments.batch, not arguments.no_crf)
+        print(json.dumps({"examples_per_s": rate}))
+        return
+    for needed in (arguments.data, arguments.baselines):
+        if not needed.is_dir():
+            sys.exit(f"{needed}: no such directory; give --data and --baselines, or set PALM_DATA")
+    shared = [str(arguments.data), "--steps", str(arguments.steps), "--batch", str(arguments.batch)]
+    own = [sys.executable, __file__, "--own", "--data", *shared, *(["--no-crf"] if arguments.no_crf else [])]
+    rates: dict[str, list[float]] = {name: [] for name in ("palm", *LOOPS)}
+    for number in range(arguments.rounds):
+        rates["palm"].append(in_process(own))
+        for name, (script, *options) in LOOPS.items():
+            rates[name].append(in_process([sys.executable, str(arguments.baselines / script), *shared, *options]))
+        print(
+            f"round {number + 1}: " + "  ".join(f"{name} {values[-1]:.0f}" for name, values in rates.items()),
+            flush=True,
+        )
+    ratios = {name: [a / b for a, b in zip(rates["palm"], rates[name], strict=True)] for name in LOOPS}
+    machine = (
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    )
+    print(f"\nexamples/s, {machine}\n")
+    print(f"{'loop':<14}{'examples/s':>12}{'palm is':>10}{'(range)':>18}")
+    print(f"{'palm':<14}{statistics.median(rates['palm']):>12.0f}")
+    for name, values in ratios.items():
+        spread = f"({min(values):.2f} to {max(values):.2f})"
+        print(f"{name:<14}{statistics.median(rates[name]):>12.0f}{statistics.median(values):>9.2f}x{spread:>18}")
+    if arguments.json:
+        medians = {name: statistics.median(values) for name, values in ratios.items()}
+        arguments.json.write_text(
+            json.dumps({"ratios": medians, "rounds": ratios, "examples_per_s": rates, "machine": machine}, indent=2)
+        )
+
+
+if __name__ == "__main__":
+    main()
