@@ -9,7 +9,9 @@ from palm_serve.types import Batch, Encoding
 INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS = "input_ids", "attention_mask", "token_type_ids"
 
 
-def pad_batch(encodings: Sequence[Encoding], inputs: Sequence[str], pad_id: int = 0, length: int = 0, rows: int = 0) -> Batch:
+def pad_batch(
+    encodings: Sequence[Encoding], inputs: Sequence[str], pad_id: int = 0, length: int = 0, rows: int = 0
+) -> Batch:
     """Pads to the longest row, or to `length` tokens and `rows` rows where these are larger (shape buckets). Arrays are int64 [B, S].
 
     Rows added as filling hold one unmasked pad token each, so that no softmax runs over nothing.
