@@ -67,6 +67,8 @@ class ActiveEmbedding(nn.Module):
         self.register_buffer("active_ids", active_ids, persistent=False)
         position = torch.full((table.num_embeddings,), -1, dtype=torch.int64)
         position[active_ids] = torch.arange(len(active_ids))
+        padding = -1 if table.padding_idx is None else int(position[table.padding_idx])
+        self._active_padding = padding if padding >= 0 else None  # its row gets no gradient, as in nn.Embedding
         self.register_buffer("position", position, persistent=False)
         self.active = nn.Parameter(table.weight.detach()[active_ids].clone())
         self._register_state_dict_hook(_whole_table)  # type: ignore[no-untyped-call]
@@ -78,7 +80,7 @@ class ActiveEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Embeddings of `ids`, [..., H]. While training every id must be active."""
         if self.training:
-            return nn.functional.embedding(self.position[ids], self.active)
+            return nn.functional.embedding(self.position[ids], self.active, padding_idx=self._active_padding)
         self.sync()
         return nn.functional.embedding(ids, self.weight)
 
@@ -88,7 +90,8 @@ class ActiveEmbedding(nn.Module):
         self.weight[self.active_ids] = self.active
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
-        state_dict[prefix + "active"] = state_dict[prefix + "weight"][self.active_ids]
+        weight = state_dict[prefix + "weight"]
+        state_dict[prefix + "active"] = weight[self.active_ids.to(weight.device)]
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -60,7 +61,7 @@ def load_pretrained(name: str, *, pooling: Pooling = "cls") -> LoadedEncoder:
         )
         encoder = AutoModel.from_pretrained(where, dtype=torch.float32, attn_implementation="eager", **options)
         tokenizer = AutoTokenizer.from_pretrained(where, use_fast=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise PalmError(
             f"encoder '{name}' could not be loaded: {str(error).splitlines()[0]} "
             f"Give a directory with config.json, weights and tokenizer, an id that the hub (HF_ENDPOINT) has, or one of: {', '.join(PACKAGED)}, scratch."

@@ -1,6 +1,6 @@
 """A small encoder without pretrained weights, for those who can download nothing: its vocabulary is learnt from the training text."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
@@ -18,20 +18,37 @@ SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, lowercase: bool, characters: bool) -> Tokenizer:
-    """A BERT-style WordPiece tokenizer learnt from `texts`; with `characters`, every character is a piece of its own."""
-    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
-    if characters:
-        tokenizer.pre_tokenizer = PreTokenizers([BertPreTokenizer(), Split("", "isolated")])
-    else:
-        tokenizer.pre_tokenizer = BertPreTokenizer()
-    trainer = WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
+    """A BERT-style WordPiece tokenizer learnt from `texts`; with `characters`, every character is a piece of its own.
+
+    A pure function of its arguments. The trainer alone is not: it numbers inner characters (`##a`) in the order of a hash map, and breaks
+    ties of the merges by these numbers. So they are handed to it in order.
+    """
+    texts = list(texts)
+    learner = _bare_tokenizer({}, lowercase, characters)
+    inner = sorted({f"##{c}" for text in texts for word in _words(learner, text) for c in word[1:]})
+    trainer = WordPieceTrainer(vocab_size=vocab_size, special_tokens=[*SPECIAL_TOKENS, *inner], show_progress=False)
+    learner.train_from_iterator(texts, trainer)
+    tokenizer = _bare_tokenizer(learner.get_vocab(), lowercase, characters)
+    tokenizer.add_special_tokens(SPECIAL_TOKENS)
     cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", cls), ("[SEP]", sep)]
     )
     return tokenizer
+
+
+def _bare_tokenizer(vocabulary: dict[str, int], lowercase: bool, characters: bool) -> Tokenizer:
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
+    if characters:
+        tokenizer.pre_tokenizer = PreTokenizers([BertPreTokenizer(), Split("", "isolated")])
+    else:
+        tokenizer.pre_tokenizer = BertPreTokenizer()
+    return tokenizer
+
+
+def _words(tokenizer: Tokenizer, text: str) -> Iterator[str]:
+    return (word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text)))
 
 
 def build_scratch(

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from palm_serve.decoding.crf import Potentials
 
+_LARGEST_LEAD = 600.0
+"""Emissions further below the best one count as this far below: exp(-600) is still a float64, so what is legal keeps a probability."""
+
 
 class LinearChainCrf(nn.Module):
     """Learned start, transition and end scores over `tags`, and the constraints that the tags imply."""
@@ -48,12 +51,13 @@ class _ChainLoss(torch.autograd.Function):
         ctx: Any, emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, tags: Tensor, lengths: Tensor
     ) -> Tensor:
         em = emissions.detach().double()
+        peak = em.amax(dim=2, keepdim=True)
+        em = torch.maximum(em, peak - _LARGEST_LEAD)
         batch, longest, count = em.shape
         inside = torch.arange(longest, device=em.device)[None, :] < lengths[:, None]  # [B, L]
         tags = torch.where(inside, tags, 0)
         last = torch.where(inside, lengths[:, None] - 1, -1) == torch.arange(longest, device=em.device)  # [B, L]
 
-        peak = em.amax(dim=2, keepdim=True)
         local = (em - peak).exp()
         step, first, final = transitions.double().exp(), start.double().exp(), end.double().exp()
         forward, scale = _forward_messages(local, step, first, final, inside, last)

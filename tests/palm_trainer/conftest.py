@@ -1,0 +1,163 @@
+"""Tiny data, tiny configurations and their trained runs, for every test of the training side."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from palm_trainer.config import Config, load_config
+from palm_trainer.run import Finished, train
+
+settings.register_profile("palm_trainer", deadline=None)  # other tests share the cores
+settings.load_profile("palm_trainer")
+
+CITIES = ("boston", "new york", "st. louis", "denver")
+OPENINGS = (
+    ("flights from {} please", "flight"),
+    ("what is the fare to {}", "fare"),
+    ("list hotels in {} now", "hotel"),
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Tiny models gain nothing from more, and several test processes may share the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def joint_rows(repeats: int = 2) -> list[tuple[str, str, str]]:
+    """(words, tags, intent) of each utterance; values of one and of two words."""
+    rows = []
+    for number in range(repeats):
+        for opening, intent in OPENINGS:
+            for city in CITIES:
+                words, tags = [], []
+                for word in opening.split():
+                    value = city.split() if word == "{}" else [word]
+                    words += value
+                    tags += ["B-city", "I-city"][: len(value)] if word == "{}" else ["O"]
+                if number % 2:
+                    words, tags = [*words, "monday"], [*tags, "B-day"]
+                rows.append((" ".join(words), " ".join(tags), intent))
+    return rows
+
+
+def write_joint(folder: Path, rows: list[tuple[str, str, str]]) -> Path:
+    """seq.in, seq.out and label of some rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, column in (("seq.in", 0), ("seq.out", 1), ("label", 2)):
+        (folder / name).write_text("".join(row[column] + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+CONFIG = """
+[encoder]
+model = "scratch"
+max_length = 24
+layers = 2
+hidden_size = 16
+heads = 2
+vocab_size = 120
+
+[data.travel]
+format = "joint"
+train = "travel/train"
+{splits}
+
+[tasks.intent]
+kind = "classify"
+role = "intent"
+data = ["travel"]
+
+[tasks.slots]
+kind = "sequence_label"
+role = "slots"
+data = ["travel"]
+{second}
+[train]
+epochs = 3
+batch_size = 4
+learning_rate = 5e-3
+precision = "fp32"
+device = "cpu"
+log_every_steps = 2
+output = "{output}"
+"""
+
+SECOND = """
+[data.reviews]
+format = "tsv"
+train = "reviews.tsv"
+dev = "reviews.tsv"
+columns = ["text", "mood"]
+mix_ratio = 0.5
+
+[tasks.mood]
+kind = "classify"
+data = ["reviews"]
+"""
+
+
+def write_tiny(folder: Path, *, splits: tuple[str, ...] = ("dev", "test"), second: bool = False) -> Path:
+    """Data and `tiny.toml` in `folder`; the run goes to `folder/run`. With `second`, a sentiment data set alternates."""
+    rows = joint_rows()
+    write_joint(folder / "travel/train", rows)
+    for split in splits:
+        unseen = [("fly me to oz", "O O O B-planet", "joyride")] if split == "test" else []
+        write_joint(folder / "travel" / split, [*rows[1::3], *unseen])
+    reviews = [
+        f"{'great' if i % 2 else 'awful'} {word} film\t{'good' if i % 2 else 'bad'}\n"
+        for i, word in enumerate("abcdefgh")
+    ]
+    (folder / "reviews.tsv").write_text("".join(reviews), encoding="utf-8")
+    lines = "\n".join(f'{split} = "travel/{split}"' for split in splits)
+    path = folder / "tiny.toml"
+    path.write_text(
+        CONFIG.format(splits=lines, second=SECOND if second else "", output=(folder / "run").as_posix()),
+        encoding="utf-8",
+    )
+    return path
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path) -> Callable[..., Config]:
+    """`tiny_config("train.epochs=1", ..., second=True, splits=("dev",))`: a fresh data set and the configuration for it, in tmp_path."""
+
+    def _config(*overrides: str, **options: object) -> Config:
+        return load_config(write_tiny(tmp_path, **options), overrides)
+
+    return _config
+
+
+@pytest.fixture
+def tiny_toml(tmp_path: Path) -> Callable[..., Path]:
+    """`tiny_toml(second=True)`: the same as a file, for the commands."""
+    return lambda **options: write_tiny(tmp_path, **options)
+
+
+def run_to_end(config: Config, **options: object) -> Finished:
+    """Trains and returns the last event."""
+    last = None
+    for event in train(config, **options):
+        last = event
+    assert isinstance(last, Finished)
+    return last
+
+
+@pytest.fixture(scope="session")
+def fit() -> Callable[..., Finished]:
+    """`fit(config, resume=True, stop=...)` trains to the end and returns `Finished`."""
+    return run_to_end
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the tiny data set with two data sets; shared, so never written to."""
+    folder = tmp_path_factory.mktemp("finished")
+    run_to_end(load_config(write_tiny(folder, second=True)))
+    return folder / "run"
