@@ -125,7 +125,8 @@ class Viterbi:
         lead -= np.where(last, self._gain_end[greedy], 0.0)
         lead[:, :-1] -= np.where(last[:, :-1], 0.0, self._gain_left[before, after])
         beyond = position >= lengths[:, None]
-        return greedy, ((lead > _ROUNDING) | beyond).all(axis=1)
+        proven: npt.NDArray[np.bool_] = np.all((lead > _ROUNDING) | beyond, axis=1)
+        return greedy, proven
 
     def _search(self, emissions: FloatArray, lengths: Int64Array) -> list[Int64Array]:
         """Best paths by dynamic programming, position by position."""
