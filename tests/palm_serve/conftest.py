@@ -5,7 +5,6 @@ Emissions are the slot columns of each piece; intent and sentiment sum theirs ov
 known by looking at WORDS.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -290,6 +289,12 @@ class Process:
         self.wait_for("ready;")
         return self.wait_for(r"^palm-serve: listening on (127\.0\.0\.1:\d+)$")
 
+    def stop(self) -> None:
+        """Ends it, whatever it does."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.finish()
+
     def finish(self, seconds: float = 20) -> int:
         """The exit code."""
         code = self.process.wait(seconds)
@@ -312,17 +317,17 @@ def start_server() -> Iterator[Callable[..., Process]]:
 
     yield begin
     for process in running:
-        if process.process.poll() is None:
-            process.process.kill()
-        with contextlib.suppress(ValueError):
-            process.finish()
+        process.stop()
 
 
 @pytest.fixture(scope="session")
 def tiny_server(tiny_bundle: Path) -> Iterator[str]:
     """Address of a server of `tiny_bundle` that tests share; it must end cleanly."""
     process = Process(tiny_bundle, "--port", "0", "--max-queue", "20000", "--drain-grace", "0")
-    yield process.target()
-    process.process.send_signal(signal.SIGINT)
-    assert process.finish() == 0, process.errors
+    try:
+        yield process.target()
+        process.process.send_signal(signal.SIGINT)
+        assert process.finish() == 0, process.errors
+    finally:
+        process.stop()
     assert process.errors == []
