@@ -29,15 +29,14 @@ def suggest(data: Path) -> tuple[str, list[str]]:
     splits = find_splits(data)
     detection = detect(splits["train"])
     options = {key: list(v) if isinstance(v, tuple) else v for key, v in _given(detection.options).items()}
-    settings = DataConfig(
-        format=detection.format, **{split: (path,) for split, path in splits.items()}, **_given(detection.options)
-    )
+    files = {split: str(path) for split, path in splits.items()}
+    settings = DataConfig.model_validate({"format": detection.format, **files, **options})
     examples = {split: read_split(settings, split).examples for split in splits}
     name = "data" if not data.stem.isidentifier() else data.stem.lower()
     tasks = suggest_tasks(examples["train"], name)
     config: dict[str, Any] = {
         "encoder": _encoder(examples["train"]),
-        "data": {name: {"format": detection.format, **{split: str(path) for split, path in splits.items()}, **options}},
+        "data": {name: {"format": detection.format, **files, **options}},
         "tasks": tasks,
         "train": {
             "epochs": _epochs(len(examples["train"])),
