@@ -1,27 +1,18 @@
 """Texts in, predictions out, for one loaded bundle: tokenize, batch, run, decode. Synchronous, and knows no transport."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from palm_serve.batching import BatchLimits, plan_batch
-from palm_serve.bundle.loader import Bundle, GoldenAnswer, GoldenSpan
-from palm_serve.decoding import DecoderTable, Item
+from palm_serve.bundle.loader import Bundle, GoldenAnswer, GoldenExample
+from palm_serve.decoding import DecoderTable, Item, rows_of
 from palm_serve.engine.inputs import pad_batch
 from palm_serve.engine.providers import sample_batch
 from palm_serve.errors import BundleError, InvalidRequest
 from palm_serve.tokenization import TextTokenizer
-from palm_serve.types import (
-    Classification,
-    Encoding,
-    Engine,
-    FloatArray,
-    Prediction,
-    Spans,
-    TaskAnswer,
-    TextRequest,
-    Timings,
-)
+from palm_serve.types import Encoding, Engine, FloatArray, Prediction, TaskAnswer, TextRequest, Timings, Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +23,18 @@ class Work:
     encoding: Encoding
     tasks: tuple[str, ...]
     tokenize_us: int
+    more: tuple[Encoding, ...] = ()
+    """Further windows of a passage, each a row of the batch."""
+
+    @property
+    def tokens(self) -> int:
+        """Of all rows."""
+        return len(self.encoding) + sum(map(len, self.more))
+
+    @property
+    def item(self) -> Item:
+        """What decoders take."""
+        return Item(self.request.text, self.encoding, self.request.pair, self.request.top_k, self.more)
 
 
 class Pipeline:
@@ -43,6 +46,7 @@ class Pipeline:
         manifest = bundle.manifest
         self._tasks = manifest.tasks
         self._single = tuple(name for name, task in manifest.tasks.items() if not task.pairs)
+        self._windows = {name: task.windows for name, task in manifest.tasks.items() if task.windows is not None}
         self._inputs = tuple(tensor.name for tensor in manifest.inputs)
         self._pad_id = manifest.encoder.pad_token_id
         self._tokenizer = TextTokenizer(bundle.tokenizer_json, manifest.max_length)
@@ -67,6 +71,11 @@ class Pipeline:
                 raise InvalidRequest(
                     f"task '{name}' reads one text, and the request has a pair; leave text_pair empty", "text_pair"
                 )
+        apart = next((name for name in request.tasks if name in self._windows), None)
+        if apart is not None and len(request.tasks) > 1:
+            raise InvalidRequest(
+                f"task '{apart}' reads its passage in windows; ask it in a request of its own", "tasks"
+            )
         tasks = request.tasks or self._single
         if not tasks or (request.pair is not None and not request.tasks):
             raise InvalidRequest("name the task: only tasks on one text are answered unasked", "tasks")
@@ -76,6 +85,9 @@ class Pipeline:
         """Checks and tokenizes a request. Raises InvalidRequest."""
         tasks = self.check(request)
         start = time.perf_counter_ns()
+        if tasks[0] in self._windows:
+            first, *more = self._tokenizer.encode_rows([(request.text, request.pair)], self._windows[tasks[0]])[0]
+            return Work(request, first, tasks, (time.perf_counter_ns() - start) // 1000, tuple(more))
         encoding = self._tokenizer.encode(request.text, request.pair)
         return Work(request, encoding, tasks, (time.perf_counter_ns() - start) // 1000)
 
@@ -87,13 +99,19 @@ class Pipeline:
                 checked.append(self.check(request))
             except InvalidRequest as error:
                 checked.append(error)
-        good = [r for r, tasks in zip(requests, checked, strict=True) if not isinstance(tasks, InvalidRequest)]
+        alike: dict[Windows | None, list[int]] = {}
+        for i, tasks in enumerate(checked):
+            if not isinstance(tasks, InvalidRequest):
+                alike.setdefault(self._windows.get(tasks[0]), []).append(i)
         start = time.perf_counter_ns()
-        encoded = iter(self._tokenizer.encode_batch([r.text if r.pair is None else (r.text, r.pair) for r in good]))
-        spent = (time.perf_counter_ns() - start) // 1000 // max(len(good), 1)
+        rows: dict[int, tuple[Encoding, ...]] = {}
+        for windows, chosen in alike.items():
+            inputs = [(requests[i].text, requests[i].pair) for i in chosen]
+            rows.update(zip(chosen, self._tokenizer.encode_rows(inputs, windows), strict=True))
+        spent = (time.perf_counter_ns() - start) // 1000 // max(len(rows), 1)
         return [
-            tasks if isinstance(tasks, InvalidRequest) else Work(request, next(encoded), tasks, spent)
-            for request, tasks in zip(requests, checked, strict=True)
+            tasks if isinstance(tasks, InvalidRequest) else Work(requests[i], rows[i][0], tasks, spent, rows[i][1:])
+            for i, tasks in enumerate(checked)
         ]
 
     def padded_shape(self, rows: int, length: int) -> tuple[int, int]:
@@ -101,16 +119,23 @@ class Pipeline:
         rows, length = self.engine.shape(rows, length)
         return rows, min(length, self.bundle.manifest.max_length)
 
+    def padded_tokens(self, works: int, tokens: int) -> int:
+        """About how many tokens are computed for a batch of this many works of up to so many tokens each, windows together."""
+        windows = math.ceil(tokens / self.bundle.manifest.max_length)
+        return math.prod(self.padded_shape(works * windows, math.ceil(tokens / windows)))
+
     def run(self, works: Sequence[Work], waits_s: Sequence[float] = ()) -> list[Prediction]:
         """Runs one batch: one encoder pass for all tasks of all rows. `waits_s` is how long each waited, for its timings."""
         wanted = tuple(name for name in self._tasks if any(name in work.tasks for work in works))
         outputs = [output for name in wanted for output in self._tasks[name].outputs]
-        rows, length = self.padded_shape(len(works), max(len(work.encoding) for work in works))
+        items = [work.item for work in works]
+        encodings = [encoding for item in items for encoding in item.rows]
+        rows, length = self.padded_shape(len(encodings), max(map(len, encodings)))
         started = time.perf_counter_ns()
-        batch = pad_batch([work.encoding for work in works], self._inputs, self._pad_id, length, rows)
+        batch = pad_batch(encodings, self._inputs, self._pad_id, length, rows)
         values = self.engine.run(batch, outputs)
         ran = time.perf_counter_ns()
-        answers = self._decode(works, wanted, values)
+        answers = self._decode(works, items, wanted, values)
         inference_us, decode_us = (ran - started) // 1000, (time.perf_counter_ns() - ran) // 1000
         return [
             Prediction(
@@ -118,24 +143,24 @@ class Pipeline:
                 work.encoding.truncated,
                 work.encoding.seen,
                 Timings(
-                    work.tokenize_us, int(1e6 * waits_s[row]) if waits_s else 0, inference_us, decode_us, len(works)
+                    work.tokenize_us, int(1e6 * waits_s[row]) if waits_s else 0, inference_us, decode_us, len(encodings)
                 ),
             )
             for row, work in enumerate(works)
         ]
 
     def _decode(
-        self, works: Sequence[Work], wanted: Sequence[str], values: dict[str, FloatArray]
+        self, works: Sequence[Work], items: Sequence[Item], wanted: Sequence[str], values: dict[str, FloatArray]
     ) -> list[dict[str, TaskAnswer]]:
-        items = [Item(work.request.text, work.encoding, work.request.pair, work.request.top_k) for work in works]
         answers: list[dict[str, TaskAnswer]] = [{} for _ in works]
         for name in wanted:
-            rows = [row for row, work in enumerate(works) if name in work.tasks]
+            chosen = [i for i, work in enumerate(works) if name in work.tasks]
             mine = {output: values[output] for output in self._tasks[name].outputs}
-            if len(rows) < len(works):
+            if len(chosen) < len(works):
+                rows = rows_of(items, chosen)
                 mine = {output: value[rows] for output, value in mine.items()}
-            for row, answer in zip(rows, self._decoders.by_task[name](mine, [items[row] for row in rows]), strict=True):
-                answers[row][name] = answer
+            for i, answer in zip(chosen, self._decoders.by_task[name](mine, [items[i] for i in chosen]), strict=True):
+                answers[i][name] = answer
         return answers
 
     def predict(self, requests: Sequence[TextRequest], limits: BatchLimits | None = None) -> list[Prediction]:
@@ -150,7 +175,7 @@ class Pipeline:
         found: dict[int, Prediction] = {}
         left = list(range(len(works)))
         while left:
-            plan = plan_batch([len(works[i].encoding) for i in left], [None] * len(left), 0.0, limits)
+            plan = plan_batch([works[i].tokens for i in left], [None] * len(left), 0.0, limits)
             chosen = [left[i] for i in plan.batch]
             found.update(zip(chosen, self.run([works[i] for i in chosen]), strict=True))
             done = set(chosen)
@@ -181,35 +206,27 @@ class Pipeline:
     def golden_check(self) -> int:
         """Answers the bundle's golden examples; how many there are. Raises BundleError naming the first that differs."""
         golden = self.bundle.golden
-        requests = [TextRequest(example.text, tuple(example.answers), example.pair, top_k=1) for example in golden]
+        asked = [(example, tasks) for example in golden for tasks in self._together(example)]
+        requests = [TextRequest(example.text, tasks, example.pair, top_k=1) for example, tasks in asked]
         try:
             predictions = self.predict(requests)
         except InvalidRequest as error:
             raise BundleError(
                 f"{self.bundle.path}: golden.jsonl holds an example that cannot be asked: {error}"
             ) from error
-        for example, prediction in zip(golden, predictions, strict=True):
-            for task, expected in example.answers.items():
-                found = _as_golden(prediction.answers[task])
-                if found != expected:
+        for (example, tasks), prediction in zip(asked, predictions, strict=True):
+            for task in tasks:
+                expected, found = example.answers[task], GoldenAnswer.of(prediction.answers[task], self._tasks[task])
+                if not expected.agrees(found):
                     where = f"{self.engine.info.provider} in {self.engine.info.precision}"
                     raise BundleError(
                         f"{self.bundle.path}: the golden check failed on {where}: for '{example.text}' the task '{task}' answers "
-                        f"{_show(found)}, the export saw {_show(expected)}; export again, or force another --provider"
+                        f"{found}, the export saw {expected}; export again, or force another --provider"
                     )
         return len(golden)
 
-
-def _as_golden(answer: TaskAnswer) -> GoldenAnswer:
-    match answer:
-        case Classification():
-            return GoldenAnswer(label=answer.label.name)
-        case Spans():
-            return GoldenAnswer(spans=tuple(GoldenSpan(name=s.name, start=s.start, end=s.end) for s in answer.spans))
-    raise BundleError(f"golden answers of the kind {type(answer).__name__} are not known to this version")
-
-
-def _show(answer: GoldenAnswer) -> str:
-    if answer.spans is not None:
-        return ", ".join(f"{s.name}[{s.start}:{s.end}]" for s in answer.spans) or "no spans"
-    return f"'{answer.label}'"
+    def _together(self, example: GoldenExample) -> list[tuple[str, ...]]:
+        """The example's tasks, in the groups that one request may ask."""
+        apart: list[tuple[str, ...]] = [(task,) for task in example.answers if task in self._windows]
+        rest = tuple(task for task in example.answers if task not in self._windows)
+        return [rest, *apart] if rest else apart

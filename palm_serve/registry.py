@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,7 +38,7 @@ class LoadedModel:
         self.info: EngineInfo = pipeline.engine.info
         self._pipeline = pipeline
         self._scheduler: Scheduler[Work, Prediction] = Scheduler(
-            pipeline.run, limits, observer, padded=lambda *size: math.prod(pipeline.padded_shape(*size))
+            pipeline.run, limits, observer, padded=pipeline.padded_tokens
         )
 
     @property
@@ -53,7 +52,7 @@ class LoadedModel:
             work = self._pipeline.prepare(request)
         else:
             work = await asyncio.to_thread(self._pipeline.prepare, request)
-        return await self._scheduler.submit(work, len(work.encoding), request.deadline)
+        return await self._scheduler.submit(work, work.tokens, request.deadline)
 
     async def predict_many(self, requests: Sequence[TextRequest]) -> list[Prediction | PalmServeError]:
         """Answers many requests, in their order; one that fails becomes its error."""
@@ -61,7 +60,7 @@ class LoadedModel:
             return []
         prepared = await asyncio.to_thread(self._pipeline.prepare_many, requests)
         waiting = [
-            self._scheduler.submit(work, len(work.encoding), request.deadline)
+            self._scheduler.submit(work, work.tokens, request.deadline)
             for request, work in zip(requests, prepared, strict=True)
             if isinstance(work, Work)
         ]

@@ -40,6 +40,16 @@ class Encoding:
 
 
 @dataclass(frozen=True, slots=True)
+class Windows:
+    """How a passage is read that is longer than the model takes: in windows, each behind the question. Lengths in tokens."""
+
+    max_query: int
+    """The question is cut to this."""
+    stride: int
+    """From the beginning of one window to that of the next."""
+
+
+@dataclass(frozen=True, slots=True)
 class Label:
     """A class and its calibrated probability, 0 to 1."""
 

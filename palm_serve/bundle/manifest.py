@@ -6,9 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from palm_serve.types import Windows
+
 FORMAT_VERSION = 1
 
-Kind = Literal["classify", "multi_label", "sequence_label", "match", "mrc"]
+Kind = Literal["classify", "multi_label", "sequence_label", "match", "mrc", "masked_lm"]
+"""`masked_lm` is trained only: no bundle holds it."""
 Role = Literal["", "intent", "slots"]
 KINDS_ON_PAIRS: tuple[Kind, ...] = ("match", "mrc")
 
@@ -50,10 +53,15 @@ class Decode(_Strict):
     value_punctuation: str | None = None
     """Punctuation and symbols seen inside the values of the training data. A piece made only of others is never tagged; None: no such rule."""
     max_answer_tokens: int | None = None
+    """mrc; None: 30, as in BERT's SQuAD recipe (Devlin et al. 2019), like the next three."""
     max_query_tokens: int | None = None
+    """None: 64."""
     doc_stride_tokens: int | None = None
+    """None: 128."""
     n_best: int | None = None
+    """Answers that are ranked; None: 20."""
     null_threshold: float | None = None
+    """By how much the score of "no answer" must exceed that of the best answer; None: the passage always holds one."""
 
 
 class Calibration(_Strict):
@@ -91,6 +99,13 @@ class TaskInfo(_Strict):
         """Whether the task reads a text and its pair."""
         return self.kind in KINDS_ON_PAIRS or self.decode.pairs
 
+    @property
+    def windows(self) -> Windows | None:
+        """How the task reads a long pair; None: it is cut to what the model takes."""
+        if self.kind != "mrc":
+            return None
+        return Windows(self.decode.max_query_tokens or 64, self.decode.doc_stride_tokens or 128)
+
 
 class Gate(_Strict):
     """One combination of provider and precision that a variant was compared on, with the figures seen."""
@@ -102,9 +117,10 @@ class Gate(_Strict):
 
 
 class Variant(_Strict):
-    """One graph file of the model. `size` in bytes."""
+    """One graph file of the model. `size` in bytes; `opset` of the ONNX standard."""
 
     file: str
+    opset: int | None = None
     graph: Literal["plain", "fused"] = "plain"
     weights: Literal["fp32", "fp16", "int8"] = "fp32"
     size: Annotated[int, Field(ge=1)]
@@ -152,8 +168,10 @@ class Manifest(_Strict):
 
 
 def tasks_digest(tasks: dict[str, TaskInfo], tokenizer_json: bytes) -> str:
-    """What the graph's metadata holds (`palm.digest`): sha256 over the canonical `tasks` and the tokenizer file, so a graph cannot be paired with other labels."""
-    content = {name: task.model_dump(mode="json", exclude={"calibration", "thresholds"}) for name, task in tasks.items()}
+    """What the graph's metadata holds (`palm.digest`): sha256 over the canonical `tasks` and the tokenizer file; ties a graph to its labels."""
+    content = {
+        name: task.model_dump(mode="json", exclude={"calibration", "thresholds"}) for name, task in tasks.items()
+    }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode())
     digest.update(hashlib.sha256(tokenizer_json).digest())
     return digest.hexdigest()

@@ -6,19 +6,20 @@ from typing import Protocol
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.decoding.classify import ClassifyDecoder
-from palm_serve.decoding.item import Item
+from palm_serve.decoding.item import Item, rows_of
+from palm_serve.decoding.match import MatchDecoder
 from palm_serve.decoding.sequence_label import SequenceLabelDecoder
 from palm_serve.errors import BundleError
 from palm_serve.types import FloatArray, TaskAnswer
 
-__all__ = ["Decoder", "DecoderTable", "Item", "make_decoder"]
+__all__ = ["Decoder", "DecoderTable", "Item", "make_decoder", "rows_of"]
 
 
 class Decoder(Protocol):
     """Decodes one task for a whole batch."""
 
     def __call__(self, outputs: Mapping[str, FloatArray], items: Sequence[Item]) -> Sequence[TaskAnswer]:
-        """One answer per item. `outputs` holds the graph outputs by full name (`intent.logits`), rows in the order of `items`."""
+        """One answer per item. `outputs` holds the graph outputs by full name (`intent.logits`), rows in the order of the items' rows."""
         ...
 
 
@@ -42,6 +43,8 @@ def make_decoder(name: str, task: TaskInfo, arrays: Mapping[str, FloatArray]) ->
                 return ClassifyDecoder(task)
             case "sequence_label":
                 return SequenceLabelDecoder(task, arrays)
+            case "match":
+                return MatchDecoder(task)
     except KeyError as missing:
         raise BundleError(
             f"task '{name}': decode.npz lacks the array {missing}, which its manifest entry names"
