@@ -97,15 +97,16 @@ def script() -> Script:
 
 @pytest.fixture
 def target(script: Script) -> Iterator[str]:
-    server = grpc.server(ThreadPoolExecutor(2))
     handler = grpc.unary_unary_rpc_method_handler(script.list_models)
-    server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("palm_serve.v1.Models", {"ListModels": handler})]
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield f"127.0.0.1:{port}"
-    server.stop(None).wait()
+    with ThreadPoolExecutor(2) as pool:  # waits for handlers that outlive their call
+        server = grpc.server(pool)
+        server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler("palm_serve.v1.Models", {"ListModels": handler})]
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield f"127.0.0.1:{port}"
+        server.stop(None).wait()
 
 
 def ask(kind: str, target: str, **options: Any) -> list[str]:
