@@ -105,4 +105,5 @@ def _whole_table(module: ActiveEmbedding, state_dict: dict[str, Tensor], prefix:
 def freeze_unused_rows(backbone: Backbone, active_ids: Tensor) -> None:
     """Replaces the word embedding by an ActiveEmbedding over the ids that the training data holds."""
     table = backbone.encoder.get_input_embeddings()  # type: ignore[operator]
-    backbone.encoder.set_input_embeddings(ActiveEmbedding(table, active_ids))  # type: ignore[operator]
+    active = ActiveEmbedding(table, active_ids).train(table.training)
+    backbone.encoder.set_input_embeddings(active)  # type: ignore[operator]

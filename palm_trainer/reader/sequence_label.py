@@ -77,7 +77,7 @@ class SequenceLabelTarget:
                 if (
                     tag is not None
                     and tags[position] == self._index[OUTSIDE]
-                    and _overlaps(example.text, encoding.offsets[position], span, prefix == "I-")
+                    and (prefix == "I-" or _begins(example.text, encoding.offsets[position], span))
                 ):
                     tags[position] = tag
                     prefix = "I-"
@@ -103,9 +103,7 @@ def spans_of(example: Example, field: str, task: str = "") -> tuple[LabelledSpan
     return tuple(sorted((item for item in value if isinstance(item, LabelledSpan)), key=lambda span: span.start))
 
 
-def _overlaps(text: str, piece: tuple[int, int], span: LabelledSpan, begun: bool) -> bool:
-    """Whether the visible part of a piece touches the span; an invisible piece belongs to it once it has begun."""
+def _begins(text: str, piece: tuple[int, int], span: LabelledSpan) -> bool:
+    """Whether a piece shows something of the span. Once it has begun, invisible pieces (blanks, empty ones) belong to it too: tags have no holes."""
     start, end = max(piece[0], span.start), min(piece[1], span.end)
-    if start >= end:
-        return False
-    return begun or not text[start:end].isspace()
+    return start < end and not text[start:end].isspace()

@@ -76,7 +76,7 @@ def test_padding_does_not_change_the_vectors(pooling):
 
 def test_unused_rows_leave_the_backbones_answers_alone():
     backbone = build_scratch(TEXTS, layers=1, hidden_size=16, heads=2).backbone.eval()
-    ids = torch.arange(backbone.encoder.config.vocab_size)[None]
+    ids = torch.arange(backbone.encoder.config.vocab_size)[:, None]
     before = backbone(ids, torch.ones_like(ids))["sequence_output"]
     freeze_unused_rows(backbone, torch.tensor([0, 2, 3]))
     assert torch.equal(backbone(ids, torch.ones_like(ids))["sequence_output"], before)

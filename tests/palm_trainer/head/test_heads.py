@@ -71,6 +71,6 @@ def test_half_precision_logits_are_summed_in_float32(crf):
 
 def test_a_kind_without_head_is_named():
     with pytest.raises(
-        WiringError, match="task 'pairs': there is no head for kind 'match'. Kinds with a head: classify"
+        WiringError, match=r"task 'pairs': there is no head for kind 'match'. Kinds with a head: classify"
     ):
         make_head("pairs", TaskInfo(kind="match", outputs=("pairs.logits",)), 8)
