@@ -159,7 +159,8 @@ class Manifest(_Strict):
 
     def digest(self) -> str:
         """Version of the bundle: sha256 over the canonical JSON of everything but `created` and `version`."""
-        content = self.model_dump(mode="json", exclude={"created", "version"})
+        # Without defaults: a field that a later version adds must not change the version of a bundle that knows nothing of it.
+        content = self.model_dump(mode="json", exclude={"created", "version"}, exclude_defaults=True)
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     def task_with_role(self, role: Role) -> str | None:
@@ -170,7 +171,8 @@ class Manifest(_Strict):
 def tasks_digest(tasks: dict[str, TaskInfo], tokenizer_json: bytes) -> str:
     """What the graph's metadata holds (`palm.digest`): sha256 over the canonical `tasks` and the tokenizer file; ties a graph to its labels."""
     content = {
-        name: task.model_dump(mode="json", exclude={"calibration", "thresholds"}) for name, task in tasks.items()
+        name: task.model_dump(mode="json", exclude={"calibration", "thresholds"}, exclude_defaults=True)
+        for name, task in tasks.items()
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode())
     digest.update(hashlib.sha256(tokenizer_json).digest())
