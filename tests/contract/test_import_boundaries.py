@@ -36,7 +36,7 @@ TRAINER_LAYERS = [
     {"trainer"},
     {"multihead_trainer"},
     {"build"},
-    {"run", "predict"},
+    {"run", "predict", "suggest"},
     {"cli"},
 ]
 # Modules that are a second file of a unit.
