@@ -22,4 +22,8 @@ class CheckpointError(PalmError):
 
 
 class ExportError(PalmError):
-    """An export that failed, parity included."""
+    """An export that failed."""
+
+
+class ParityError(ExportError):
+    """The exported graph does not answer as the trained model does. Not the user's fault: commands exit with 1."""

@@ -1,0 +1,101 @@
+"""One way to answer: a tokenizer, an engine and decoders. The trained model is one side of the parity gate, the bundle on a provider the other."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from palm_serve.bundle.loader import Bundle
+from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.decoding import DecoderTable, Item
+from palm_serve.engine.inputs import pad_batch
+from palm_serve.tokenization import TextTokenizer
+from palm_serve.types import Batch, Encoding, Engine, EngineInfo, FloatArray, TaskAnswer
+from palm_trainer.checkpoint import TrainedModel
+from palm_trainer.example import Example
+from palm_trainer.export.graph import ExportGraph
+
+Outputs = Mapping[str, FloatArray]
+
+
+class TorchEngine:
+    """The trained model in PyTorch, fp32: what every variant is compared with."""
+
+    def __init__(self, graph: ExportGraph) -> None:
+        self.info = EngineInfo("PyTorch", "fp32", "")
+        self._graph = graph
+
+    @torch.no_grad()
+    def run(self, batch: Batch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+        """Graph outputs by name, float32; `outputs` selects some (None: all)."""
+        values = self._graph(*(torch.from_numpy(batch.arrays[name]) for name in self._graph.input_names))
+        found = {name: value.numpy() for name, value in zip(self._graph.output_names, values, strict=True)}
+        return found if outputs is None else {name: found[name] for name in outputs}
+
+    def shape(self, rows: int, length: int) -> tuple[int, int]:
+        """As given."""
+        return rows, length
+
+
+@dataclass(frozen=True)
+class Side:
+    """Answers examples. `inputs` are those of the graph, `max_length` and `pad_id` those of the model."""
+
+    engine: Engine
+    tokenizer: TextTokenizer
+    tasks: Mapping[str, TaskInfo]
+    decoders: DecoderTable
+    inputs: tuple[str, ...]
+    pad_id: int
+
+    @classmethod
+    def trained(cls, trained: TrainedModel, graph: ExportGraph) -> "Side":
+        """The checkpoint itself."""
+        tasks = {task: trained.tasks[task] for task in graph.tasks}
+        tokenizer = TextTokenizer(trained.tokenizer_json, trained.max_length)
+        decoders = DecoderTable.of(tasks, trained.arrays)
+        return cls(TorchEngine(graph), tokenizer, tasks, decoders, graph.input_names, trained.encoder.pad_token_id)
+
+    @classmethod
+    def bundled(cls, bundle: Bundle, engine: Engine) -> "Side":
+        """The bundle as a server reads it."""
+        manifest = bundle.manifest
+        tokenizer = TextTokenizer(bundle.tokenizer_json, manifest.max_length)
+        decoders = DecoderTable.of(manifest.tasks, bundle.arrays)
+        inputs = tuple(tensor.name for tensor in manifest.inputs)
+        return cls(engine, tokenizer, manifest.tasks, decoders, inputs, manifest.encoder.pad_token_id)
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoding]:
+        """Tokenizes texts, or texts with their pairs."""
+        return self.tokenizer.encode_batch([e.text if e.pair is None else (e.text, e.pair) for e in examples])
+
+    def run(self, encodings: Sequence[Encoding], length: int = 0) -> Outputs:
+        """Outputs of one batch padded to its longest row or to `length` tokens, whatever shape the engine computes in."""
+        rows, length = len(encodings), max(length, *map(len, encodings))
+        run_rows, run_length = self.engine.shape(rows, length)
+        run_length = min(run_length, self.tokenizer.max_length)
+        batch = pad_batch(encodings, self.inputs, self.pad_id, run_length, run_rows)
+        return {name: _crop(value, rows, length, run_length) for name, value in self.engine.run(batch).items()}
+
+    def decode(
+        self, outputs: Outputs, examples: Sequence[Example], encodings: Sequence[Encoding]
+    ) -> list[dict[str, TaskAnswer]]:
+        """Answers by task, one dict an example; a task answers only what it reads (a text, or a text and its pair)."""
+        answers: list[dict[str, TaskAnswer]] = [{} for _ in examples]
+        for task, info in self.tasks.items():
+            rows = [row for row, example in enumerate(examples) if (example.pair is not None) == info.pairs]
+            if not rows:
+                continue
+            items = [Item(examples[row].text, encodings[row], examples[row].pair) for row in rows]
+            mine = {name: outputs[name][rows] for name in info.outputs}
+            for row, answer in zip(rows, self.decoders.by_task[task](mine, items), strict=True):
+                answers[row][task] = answer
+        return answers
+
+
+def _crop(value: FloatArray, rows: int, length: int, run_length: int) -> FloatArray:
+    """Takes off the filling that an engine's shape added."""
+    value = value[:rows]
+    if run_length > length and value.ndim > 1 and value.shape[1] == run_length:
+        value = value[:, :length]
+    return value

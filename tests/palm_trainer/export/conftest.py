@@ -1,0 +1,174 @@
+"""A run that was never trained: a tiny encoder with random weights and heads loud enough to be confident, in the form that training leaves."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from palm_serve.bundle.manifest import Decode, EncoderInfo, TaskInfo
+from palm_trainer.backbone import build_scratch
+from palm_trainer.build import evaluation_sets
+from palm_trainer.checkpoint import TrainedModel, save_trained
+from palm_trainer.config import load_config
+from palm_trainer.evaluation import EvaluationSet
+from palm_trainer.head import make_head
+from palm_trainer.model import MultiTaskModel
+
+CITIES = ("boston", "new york", "san francisco", "denver", "北京")
+TEXTS = [
+    f"{verb} {city} {day}"
+    for verb in ("fly to", "weather in", "play in")
+    for city in CITIES
+    for day in ("", "on monday, please")
+]
+INTENTS = ("flight", "music", "weather")
+TAGS = ("O", "B-city", "B-day", "I-city", "I-day")
+ROLES = ("start", "transitions", "end")
+
+
+def build_trained(max_length: int = 24, auxiliary: frozenset[str] = frozenset(), seed: int = 3) -> TrainedModel:
+    """Intent, slots with a CRF and sentiment over 2 layers of 16."""
+    torch.manual_seed(seed)
+    encoder = build_scratch(TEXTS, layers=2, hidden_size=16, heads=2, vocab_size=120, max_length=max_length)
+    tasks = {
+        "intent": TaskInfo(kind="classify", role="intent", outputs=("intent.logits",), labels=INTENTS),
+        "slots": TaskInfo(
+            kind="sequence_label",
+            role="slots",
+            outputs=("slots.logits",),
+            labels=TAGS,
+            decode=Decode(scheme="BIO", crf=True, arrays={role: f"slots.{role}" for role in ROLES}),
+        ),
+        "sentiment": TaskInfo(kind="classify", outputs=("sentiment.logits",), labels=("negative", "positive")),
+    }
+    model = MultiTaskModel(encoder.backbone, {name: make_head(name, info, 16) for name, info in tasks.items()})
+    with torch.no_grad():
+        for name in tasks:
+            model.head(name).linear.weight.normal_(std=1.0)
+        for role in ROLES:
+            getattr(model.head("slots").crf, role).normal_(std=0.3)
+    config = encoder.backbone.encoder.config
+    info = EncoderInfo(
+        family="bert",
+        name="scratch",
+        layers=2,
+        hidden_size=16,
+        vocab_size=config.vocab_size,
+        parameters=sum(p.numel() for p in encoder.backbone.parameters()),
+        pad_token_id=0,
+    )
+    return TrainedModel(model.eval(), encoder.tokenizer_json, max_length, tasks, info, auxiliary)
+
+
+def write_data(path: Path) -> None:
+    rows = []
+    for i, text in enumerate(TEXTS):
+        city = next(city for city in CITIES if city in text)
+        start = text.index(city)
+        spans = [{"start": start, "end": start + len(city), "label": "city"}]
+        rows.append(
+            {"text": text, "intent": INTENTS[i % 3], "slots": spans, "sentiment": ("negative", "positive")[i % 2]}
+        )
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+CONFIG = """
+[encoder]
+model = "scratch"
+max_length = 24
+
+[data.tiny]
+format = "jsonl"
+train = "tiny.jsonl"
+dev = "tiny.jsonl"
+
+[tasks.intent]
+kind = "classify"
+role = "intent"
+field = "intent"
+data = ["tiny"]
+
+[tasks.slots]
+kind = "sequence_label"
+role = "slots"
+field = "slots"
+data = ["tiny"]
+
+[tasks.sentiment]
+kind = "classify"
+field = "sentiment"
+data = ["tiny"]
+
+[train]
+output = "run"
+"""
+
+
+def write_run(directory: Path, trained: TrainedModel) -> Path:
+    """A run directory in `directory`, with its data beside it."""
+    run = directory / "run"
+    run.mkdir(parents=True)
+    write_data(directory / "tiny.jsonl")
+    (directory / "tiny.toml").write_text(CONFIG, encoding="utf-8")
+    (run / "config.toml").write_text(load_config(directory / "tiny.toml").dump_toml(), encoding="utf-8")
+    metrics = {
+        "dev": {
+            "intent": {"accuracy": 0.5},
+            "slots": {"f1": 0.25, "precision": 0.2, "recall": 0.3},
+            "exact_match": 0.125,
+        }
+    }
+    (run / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    save_trained(trained, run / "best")
+    return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads cost more than they bring on a model this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests in which 200 would show no more than these."""
+    monkeypatch.setattr("palm_trainer.export.gates.SHAPES", 12)
+
+
+@pytest.fixture(scope="session")
+def trained() -> TrainedModel:
+    """Shared, so never changed."""
+    return build_trained()
+
+
+@pytest.fixture
+def make_trained() -> Callable[..., TrainedModel]:
+    """`build_trained(max_length=24, auxiliary=frozenset(), seed=3)`, for a model of one's own."""
+    return build_trained
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, trained: TrainedModel) -> Path:
+    """A finished run directory; shared, so never written to."""
+    return write_run(tmp_path_factory.mktemp("runs"), trained)
+
+
+@pytest.fixture(scope="session")
+def sets(run: Path) -> list[EvaluationSet]:
+    """The run's dev examples."""
+    return evaluation_sets(load_config(run / "config.toml"), "dev")
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory, trained: TrainedModel, sets: list[EvaluationSet]) -> Path:
+    """The run's bundle, exported once; shared, so never written to."""
+    from palm_trainer.export.exporter import export_bundle
+
+    output = tmp_path_factory.mktemp("bundles") / "tiny"
+    export_bundle(trained, sets, output, metrics={"dev": {"intent": {"accuracy": 0.5}}})
+    return output

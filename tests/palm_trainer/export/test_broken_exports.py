@@ -1,0 +1,150 @@
+"""What silently loses accuracy elsewhere is caught here, by name, and leaves nothing behind."""
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from palm_serve.types import FloatArray
+from palm_trainer.checkpoint import TrainedModel
+from palm_trainer.errors import ExportError, ParityError
+from palm_trainer.evaluation import EvaluationSet
+from palm_trainer.export import exporter
+from palm_trainer.export.graph import ExportGraph
+from palm_trainer.model import MultiTaskModel
+
+pytestmark = pytest.mark.usefixtures("few_shapes")
+
+Break = Callable[[MultiTaskModel], None]
+
+
+@pytest.fixture
+def export(trained: TrainedModel, sets: Sequence[EvaluationSet], tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Exports to a place that must be empty afterwards."""
+    parent = tmp_path / "new" / "bundles"
+    yield lambda: exporter.export_bundle(trained, sets, parent / "tiny") and None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def break_graph(monkeypatch: pytest.MonkeyPatch) -> Callable[[Break], None]:
+    """Exports a changed copy of the model in the place of the model."""
+    true = exporter.to_onnx
+
+    def install(change: Break) -> None:
+        def broken(graph: ExportGraph, max_length: int, metadata: Mapping[str, str]) -> bytes:
+            graph = copy.deepcopy(graph)
+            change(graph.model)
+            return true(graph, max_length, metadata)
+
+        monkeypatch.setattr(exporter, "to_onnx", broken)
+
+    return install
+
+
+def perturb(model: MultiTaskModel) -> None:
+    with torch.no_grad():
+        model.head("slots").linear.weight.mul_(1.01)
+
+
+def swap_rows(model: MultiTaskModel) -> None:
+    with torch.no_grad():
+        model.head("intent").linear.weight.copy_(model.head("intent").linear.weight[[1, 0, 2]])
+
+
+def ignore_mask(model: MultiTaskModel) -> None:
+    forward = model.backbone.forward
+    model.backbone.forward = lambda ids, mask, types=None: forward(ids, torch.ones_like(mask), types)  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            perturb,
+            r"output 'slots.logits' on .*: at \[.*\] PyTorch gives -?\d+\.\d+, the bundle -?\d+\.\d+; the limit is a difference of 0.0001",
+        ),
+        (swap_rows, r"output 'intent.logits' on .*: at \[[01]\] PyTorch gives"),
+        (ignore_mask, r"output '\w+.logits' on .*the limit is a difference of 0.0001"),
+    ],
+)
+def test_wrong_graph(
+    break_graph: Callable[[Break], None], export: Callable[[], None], change: Break, message: str
+) -> None:
+    break_graph(change)
+    with pytest.raises(ParityError, match=r"parity failed on CPU in fp32: " + message + r".*No bundle was written"):
+        export()
+
+
+def test_length_frozen_into_the_graph(break_graph: Callable[[Break], None], export: Callable[[], None]) -> None:
+    def freeze(model: MultiTaskModel) -> None:
+        pool = model.backbone._pool
+        model.backbone._pool = lambda hidden, mask: pool(hidden, mask) + hidden.shape[1] / 100  # type: ignore[method-assign]
+
+    break_graph(freeze)
+    with pytest.raises(ParityError, match=r"output '(intent|sentiment).logits' on .*the limit is"):
+        export()
+
+
+def test_wrong_label_order_in_the_manifest(monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]) -> None:
+    true = exporter._exported_tasks
+
+    def swapped(trained: TrainedModel) -> dict[str, object]:
+        tasks = true(trained)
+        return {**tasks, "intent": tasks["intent"].model_copy(update={"labels": ("music", "flight", "weather")})}
+
+    monkeypatch.setattr(exporter, "_exported_tasks", swapped)
+    with pytest.raises(
+        ParityError,
+        match=r"answers differ, first: task 'intent' on 'fly to .*': PyTorch answers \w+ \(0\.\d+\), the bundle \w+ \(",
+    ):
+        export()
+
+
+def test_chain_scores_lost(monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]) -> None:
+    true = exporter.npz_bytes
+
+    def without(arrays: Mapping[str, FloatArray]) -> bytes:
+        return true({name: value * 0 for name, value in arrays.items()})
+
+    monkeypatch.setattr(exporter, "npz_bytes", without)
+    with pytest.raises(ParityError, match=r"answers differ.*, first: task 'slots' on '"):
+        export()
+
+
+def test_other_tokenizer(monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]) -> None:
+    def other(text: str) -> str:
+        tokenizer = json.loads(text)
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary["fly"], vocabulary["play"] = vocabulary["play"], vocabulary["fly"]
+        return json.dumps(tokenizer)
+
+    monkeypatch.setattr(exporter, "bare_tokenizer_json", other)
+    with pytest.raises(ParityError, match=r"on '(fly|play) "):
+        export()
+
+
+def test_not_finite(break_graph: Callable[[Break], None], export: Callable[[], None]) -> None:
+    def poison(model: MultiTaskModel) -> None:
+        with torch.no_grad():
+            model.head("sentiment").linear.bias[1] = torch.nan
+
+    break_graph(poison)
+    with pytest.raises(ParityError, match=r"output 'sentiment.logits' on .* the bundle nan"):
+        export()
+
+
+def test_graph_that_no_engine_takes(monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]) -> None:
+    monkeypatch.setattr(exporter, "to_onnx", lambda *_: b"not a graph")
+    with pytest.raises(ExportError, match=r"the exported graph cannot be run: CPU in fp32 cannot run model.onnx"):
+        export()
+
+
+def test_graph_of_another_model(monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]) -> None:
+    true = exporter.to_onnx
+    monkeypatch.setattr(exporter, "to_onnx", lambda graph, length, _: true(graph, length, {"palm.digest": "other"}))
+    with pytest.raises(ExportError, match=r"the exported graph cannot be run: .*exported for other tasks"):
+        export()

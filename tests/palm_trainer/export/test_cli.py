@@ -1,0 +1,159 @@
+"""`palm-export` as a user meets it: exit codes, messages, what stands afterwards."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from palm_serve.bundle.loader import load_bundle
+from palm_trainer.cli import export as cli
+from palm_trainer.errors import ParityError
+
+ROOT = Path(__file__).parents[3]
+COMMAND = [sys.executable, "-c", "from palm_trainer.cli.export import main; main()"]
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Runs the command in this process: exit code, standard output, standard error."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["palm-export", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        signal.signal(signal.SIGTERM, handler)
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.mark.usefixtures("few_shapes")
+def test_exports_and_shows_its_gates(call: Call, run: Path, tmp_path: Path) -> None:
+    code, out, err = call(run, "--output", tmp_path / "tiny", "--name", "travel")
+    manifest = load_bundle(tmp_path / "tiny").manifest
+    assert code == 0
+    assert err.splitlines() == [
+        "palm-export: loading the run",
+        "palm-export: exporting the graph",
+        "palm-export: comparing it with the trained model",
+        "palm-export: writing the bundle",
+    ]
+    header, row, *_, last = out.splitlines()
+    assert header.split() == [
+        "variant",
+        "provider",
+        "precision",
+        "max",
+        "difference",
+        "equal",
+        "answers",
+        "size",
+        "passed",
+    ]
+    assert row.split()[:3] == ["plain", "CPU", "fp32"]
+    assert row.split()[-1] == "yes"
+    assert last == f"travel {manifest.version[:12]} -> {tmp_path / 'tiny'}"
+    assert manifest.name == "travel"
+    assert "| dev | exact_match | 12.50 |" in (tmp_path / "tiny" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("few_shapes")
+def test_existing_directory_and_overwrite(call: Call, run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "tiny"
+    assert call(run, "-o", output)[0] == 0
+    before = (output / "manifest.json").read_bytes()
+    code, out, err = call(run, "-o", output)
+    assert (code, out) == (2, "")
+    assert (
+        err.splitlines()[-1]
+        == f"palm-export: {output} exists. Replace it with --overwrite, or choose another --output."
+    )
+    assert (output / "manifest.json").read_bytes() == before
+    assert call(run, "-o", output, "--overwrite", "--name", "second")[0] == 0
+    assert load_bundle(output).manifest.name == "second"
+    assert list(tmp_path.iterdir()) == [output]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda path: None, "no such run directory. Train one with `palm-train run CONFIG"),
+        (lambda path: path.mkdir(), "holds no 'best' checkpoint"),
+        (lambda path: path.write_text("x", encoding="utf-8"), "no such run directory"),
+    ],
+)
+def test_not_a_run(call: Call, tmp_path: Path, prepare: Callable[[Path], object], message: str) -> None:
+    prepare(tmp_path / "run")
+    code, out, err = call(tmp_path / "run", "--output", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_checkpoint_without_configuration(call: Call, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "best").symlink_to(run / "best")
+    code, _, err = call(tmp_path / "run", "--output", tmp_path / "out")
+    assert code == 2
+    assert "is no run: config.toml is missing" in err
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_precision_that_is_not_there_yet(call: Call, run: Path, tmp_path: Path, precision: str) -> None:
+    code, _, err = call(run, "--output", tmp_path / "out", "--precision", precision)
+    assert code == 2
+    assert f"--precision {precision} is not there yet. Choose one of: fp32, auto." in err
+
+
+def test_failed_parity_is_a_failure_not_wrong_usage(
+    call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ParityError("parity failed on CPU in fp32: somewhere")
+
+    monkeypatch.setattr("palm_trainer.export.exporter.export_bundle", fail)
+    code, _, err = call(run, "--output", tmp_path / "out")
+    assert code == 1
+    assert err.endswith("palm-export: parity failed on CPU in fp32: somewhere\n")
+
+
+def test_help_shows_an_example_without_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; sys.argv = ['palm-export', '--help']; from palm_trainer.cli.export import main; main()"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert "palm-export runs/atis --output bundles/atis" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["RUN"], ["RUN", "--output", "out", "--precision", "int4"]])
+def test_wrong_usage(call: Call, arguments: list[str]) -> None:
+    code, _, err = call(*arguments)
+    assert code == 2
+    assert "Usage" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_leaves_nothing(run: Path, tmp_path: Path, number: signal.Signals) -> None:
+    parent = tmp_path / "new"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    arguments = [*COMMAND, str(run), "--output", str(parent / "out")]
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not parent.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode not in (0, 2)
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []

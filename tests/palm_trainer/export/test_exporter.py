@@ -1,0 +1,173 @@
+"""The bundle as a whole: what it holds, that a server's loader takes it, and that the same run gives the same bytes."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from palm_serve.bundle.loader import load_bundle
+from palm_serve.engine.providers import select_session
+from palm_trainer.checkpoint import TrainedModel, load_trained
+from palm_trainer.errors import ExportError
+from palm_trainer.evaluation import EvaluationSet, Predictor
+from palm_trainer.export.exporter import export_bundle
+from palm_trainer.export.parity import says
+from palm_trainer.export.side import Side
+
+FILES = {"README.md", "decode.npz", "golden.jsonl", "manifest.json", "model.onnx", "tokenizer.json"}
+
+
+def contents(bundle: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in bundle.iterdir()}
+
+
+def test_what_a_bundle_holds(bundle: Path, trained: TrainedModel) -> None:
+    loaded = load_bundle(bundle)
+    manifest = loaded.manifest
+    assert set(contents(bundle)) == FILES
+    assert set(manifest.files) == FILES - {"manifest.json"}
+    assert (manifest.name, manifest.max_length, manifest.encoder) == ("tiny", 24, trained.encoder)
+    assert manifest.tasks == trained.tasks
+    assert [tensor.name for tensor in manifest.inputs] == ["input_ids", "attention_mask", "token_type_ids"]
+    assert {name: value.tolist() for name, value in loaded.arrays.items()} == {
+        n: v.tolist() for n, v in trained.arrays.items()
+    }
+    assert json.loads(loaded.tokenizer_json)["truncation"] is None
+    [plain] = manifest.variants.values()
+    assert (plain.file, plain.graph, plain.weights, plain.opset) == ("model.onnx", "plain", "fp32", 17)
+    assert plain.size == (bundle / "model.onnx").stat().st_size
+
+
+def test_gate_and_its_figures(bundle: Path) -> None:
+    gates = {(gate.provider, gate.precision): gate for gate in load_bundle(bundle).manifest.variants["plain"].gates}
+    gate = gates["CPU", "fp32"]
+    assert gate.passed
+    assert gate.figures["max_logit_difference"] <= 1e-4
+    assert gate.figures["answers_equal"] == 1.0
+    assert gate.figures["metric_drop"] == 0.0
+    assert (gate.figures["examples"], gate.figures["shapes"]) == (30, 200)
+
+
+def test_graph_belongs_to_tasks_and_tokenizer(bundle: Path) -> None:
+    metadata = {entry.key: entry.value for entry in onnx.load(bundle / "model.onnx").metadata_props}
+    assert metadata == {"palm.digest": load_bundle(bundle).graph_digest()}
+
+
+def test_served_answers_are_the_evaluated_ones(
+    bundle: Path, trained: TrainedModel, sets: Sequence[EvaluationSet]
+) -> None:
+    loaded = load_bundle(bundle)
+    side = Side.bundled(loaded, select_session(loaded, "CPU", threads=1))
+    examples = sets[0].examples
+    encodings = side.encode(examples)
+    served = side.decode(side.run(encodings), examples, encodings)
+    evaluated = Predictor(trained).answers(examples)
+    assert [{t: says(a) for t, a in row.items()} for row in served] == [
+        {t: says(a) for t, a in row.items()} for row in evaluated
+    ]
+
+
+def test_golden_answers_are_the_models(bundle: Path, trained: TrainedModel, sets: Sequence[EvaluationSet]) -> None:
+    golden = load_bundle(bundle).golden
+    by_text = dict(zip((e.text for e in sets[0].examples), Predictor(trained).answers(sets[0].examples), strict=True))
+    assert len(golden) >= 20
+    for example in golden:
+        for task, expected in example.answers.items():
+            answer = by_text[example.text][task]
+            claimed = expected.label or tuple((span.name, span.start, span.end) for span in expected.spans or ())
+            assert says(answer) == claimed
+    first = json.loads((bundle / "golden.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert set(first) == {"text", "pair", "answers"}
+    assert all(set(answer) in ({"label"}, {"spans"}) for answer in first["answers"].values())
+
+
+def test_model_card_tells_what_a_reader_needs_and_no_place_of_the_machine(bundle: Path, run: Path) -> None:
+    card = (bundle / "README.md").read_text(encoding="utf-8")
+    for said in (
+        "# tiny",
+        "| `intent` | classify | intent | 3: `flight`, `music`, `weather` |",
+        "| `slots` | sequence_label | slots | 2: `city`, `day` |",
+    ):
+        assert said in card
+    assert "| dev | intent accuracy | 50.00 |" in card
+    assert "| plain (fp32, opset 17," in card
+    assert 'palm-serve call "' in card
+    assert str(run.parent) not in card
+
+
+def test_same_run_same_bytes_but_created(
+    bundle: Path, run: Path, sets: Sequence[EvaluationSet], tmp_path: Path
+) -> None:
+    """From the checkpoint on disk this time, and under another parent."""
+    manifest, _ = export_bundle(
+        load_trained(run), sets, tmp_path / "tiny", metrics={"dev": {"intent": {"accuracy": 0.5}}}
+    )
+    one, other = contents(bundle), contents(tmp_path / "tiny")
+    first, second = json.loads(one.pop("manifest.json")), json.loads(other.pop("manifest.json"))
+    assert {name: hashlib.sha256(value).hexdigest() for name, value in one.items()} == {
+        name: hashlib.sha256(value).hexdigest() for name, value in other.items()
+    }
+    assert first.pop("created")
+    assert second.pop("created")
+    assert first == second
+    assert manifest.version == first["version"]
+
+
+@pytest.mark.usefixtures("few_shapes")
+def test_auxiliary_tasks_stay_out(
+    make_trained: Callable[..., TrainedModel], sets: Sequence[EvaluationSet], tmp_path: Path
+) -> None:
+    trained = make_trained(auxiliary=frozenset({"slots"}))
+    own = [EvaluationSet(one.data, one.examples, {t: f for t, f in one.fields.items() if t != "slots"}) for one in sets]
+    export_bundle(trained, own, tmp_path / "out")
+    bundle = load_bundle(tmp_path / "out")
+    assert set(bundle.manifest.tasks) == {"intent", "sentiment"}
+    assert bundle.arrays == {}
+    assert [value.name for value in onnx.load(tmp_path / "out" / "model.onnx").graph.output] == [
+        "intent.logits",
+        "sentiment.logits",
+    ]
+
+
+def test_only_auxiliary_tasks(
+    make_trained: Callable[..., TrainedModel], sets: Sequence[EvaluationSet], tmp_path: Path
+) -> None:
+    trained = make_trained(auxiliary=frozenset({"intent", "slots", "sentiment"}))
+    with pytest.raises(ExportError, match=r"all tasks of this run are auxiliary \(intent, sentiment, slots\)"):
+        export_bundle(trained, sets, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_dev_examples(trained: TrainedModel, tmp_path: Path) -> None:
+    with pytest.raises(
+        ExportError, match=r"the parity gate needs dev examples, and the run's data has none. Add `dev = \.\.\.`"
+    ):
+        export_bundle(trained, [], tmp_path / "out")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_precision_that_is_not_there_yet(
+    trained: TrainedModel, sets: Sequence[EvaluationSet], tmp_path: Path, precision: str
+) -> None:
+    with pytest.raises(ExportError, match=rf"--precision {precision} is not there yet. Choose one of: fp32, auto"):
+        export_bundle(trained, sets, tmp_path / "out", precision=precision)
+
+
+@pytest.mark.usefixtures("few_shapes")
+def test_quiet_model_has_golden_answers_too(
+    make_trained: Callable[..., TrainedModel], sets: Sequence[EvaluationSet], tmp_path: Path
+) -> None:
+    """Nothing is confident: the surest few are taken."""
+    trained = make_trained()
+    for task in ("intent", "slots", "sentiment"):
+        trained.model.head(task).linear.weight.data.mul_(1e-3)
+    small = [EvaluationSet(sets[0].data, sets[0].examples[:6], sets[0].fields)]
+    export_bundle(trained, small, tmp_path / "out")
+    assert 1 <= len(load_bundle(tmp_path / "out").golden) <= 6
+    assert np.isfinite(
+        load_bundle(tmp_path / "out").manifest.variants["plain"].gates[0].figures["max_logit_difference"]
+    )

@@ -1,0 +1,59 @@
+"""Golden examples: varied, certain, few."""
+
+from palm_serve.types import Classification, Label, Span, Spans, TaskAnswer
+from palm_trainer.example import Example
+from palm_trainer.export.golden import LEAST, MOST, Answered, choose_golden
+
+
+def answered(
+    i: int, label: str = "a", confidence: float = 0.9, span: str | None = None, span_confidence: float = 0.9
+) -> Answered:
+    text = f"text {i}"
+    top = Label(label, confidence)
+    spans = (Span(span, text[:4], 0, 4, span_confidence),) if span else ()
+    answers: dict[str, TaskAnswer] = {"intent": Classification(top, (top,)), "slots": Spans(spans)}
+    return Example(text), answers
+
+
+def test_every_label_and_span_name_is_shown() -> None:
+    pool = [answered(i) for i in range(200)] + [answered(200 + i, label=f"rare{i}", span=f"slot{i}") for i in range(10)]
+    chosen = choose_golden([pool])
+    assert {e.answers["intent"].label for e in chosen} == {"a", *(f"rare{i}" for i in range(10))}
+    assert {s.name for e in chosen for s in e.answers["slots"].spans or ()} == {f"slot{i}" for i in range(10)}
+    assert len(chosen) == LEAST
+
+
+def test_no_more_than_fifty() -> None:
+    assert len(choose_golden([[answered(i, label=f"class {i}") for i in range(300)]])) == MOST
+
+
+def test_few_examples_are_all_taken() -> None:
+    assert len(choose_golden([[answered(i) for i in range(3)]])) == 3
+    assert choose_golden([[]]) == []
+
+
+def test_uncertain_answers_are_left_out() -> None:
+    chosen = choose_golden([[answered(0, confidence=0.59), answered(1, span="city", span_confidence=0.5), answered(2)]])
+    assert [(e.text, sorted(e.answers)) for e in chosen] == [
+        ("text 0", ["slots"]),
+        ("text 1", ["intent"]),
+        ("text 2", ["intent", "slots"]),
+    ]
+
+
+def test_surest_where_nothing_is_certain() -> None:
+    pool = [answered(i, confidence=0.1 + i / 100, span="city", span_confidence=0.1 + i / 100) for i in range(30)]
+    assert [example.text for example in choose_golden([pool])] == [f"text {i}" for i in range(29, 24, -1)]
+
+
+def test_small_data_set_is_not_crowded_out() -> None:
+    large = [answered(i, label=f"class {i}") for i in range(300)]
+    small = [answered(1000 + i, label=f"other {i}") for i in range(5)]
+    labels = {example.answers["intent"].label for example in choose_golden([large, small])}
+    assert {f"other {i}" for i in range(5)} <= labels
+
+
+def test_blank_long_and_repeated_texts_are_left_out() -> None:
+    answers = answered(0)[1]
+    pool = [(Example(text), answers) for text in (" ", "x" * 501, "same", "same")]
+    assert [example.text for example in choose_golden([pool])] == ["same"]
