@@ -9,7 +9,6 @@ from palm_serve.bundle.manifest import EncoderInfo
 from palm_serve.tokenization import TextTokenizer, bare_tokenizer_json
 from palm_trainer.backbone import LoadedEncoder, build_scratch, freeze_unused_rows, load_pretrained
 from palm_trainer.balancing import FixedWeights
-from palm_trainer.checkpoint import TrainedModel
 from palm_trainer.config import Config, TaskConfig
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation import EvaluationSet
@@ -18,7 +17,7 @@ from palm_trainer.head import make_head
 from palm_trainer.loop import Source, TrainingLoop, choose_precision
 from palm_trainer.lr_sched import SCHEDULES
 from palm_trainer.mixing import MixRatio
-from palm_trainer.model import MultiTaskModel
+from palm_trainer.model import MultiTaskModel, TrainedModel
 from palm_trainer.optimizer import build_adamw
 from palm_trainer.reader.classify import ClassifyTarget
 from palm_trainer.reader.dataset import EncodedDataset
@@ -64,6 +63,7 @@ def build_training(config: Config) -> Training:
         )
     freeze_unused_rows(trained.model.backbone, torch.cat([s.dataset.piece_ids() for s in sources.values()]).unique())
     dev = evaluation_sets(config, "dev")
+    evaluation_sets(config, "test")  # what is wrong with it is said now, not after the training
     return Training(
         config,
         trained,
@@ -74,7 +74,7 @@ def build_training(config: Config) -> Training:
 
 
 def evaluation_sets(config: Config, split: str) -> list[EvaluationSet]:
-    """The data sets that have this split, the reference first. The configuration's fields must be resolved."""
+    """The data sets that have this split, the reference first. The configuration's fields must be resolved. Raises DataError."""
     names = sorted(config.data, key=lambda name: name != config.reference)
     sets = []
     for name in names:
@@ -84,8 +84,21 @@ def evaluation_sets(config: Config, split: str) -> list[EvaluationSet]:
                 for task, settings in config.tasks.items()
                 if name in settings.data and not settings.auxiliary
             }
-            sets.append(EvaluationSet(name, read_split(config.data[name], split).examples, fields))
+            examples = read_split(config.data[name], split).examples
+            _check_kinds(config, fields, examples)
+            sets.append(EvaluationSet(name, examples, fields))
     return sets
+
+
+def _check_kinds(config: Config, fields: Mapping[str, str], examples: Sequence[Example]) -> None:
+    for task, field in fields.items():
+        kind = config.tasks[task].kind
+        for example in examples:
+            if field in example.fields and not _fits(kind, example.fields[field]):
+                wanted = "spans" if kind == "sequence_label" else "one class"
+                raise DataError(
+                    f"{example.source}: task '{task}' needs {wanted} in '{field}', not {example.fields[field]!r}. Mend the row."
+                )
 
 
 def task_kinds(config: Config) -> dict[str, str]:
@@ -201,7 +214,8 @@ def _loop(config: Config, model: MultiTaskModel, sources: Mapping[str, Source]) 
     ratios = {name: data.mix_ratio for name, data in config.data.items()}
     mixing = MixRatio(ratios, sources[config.reference].sampler.batches_per_epoch, train.epochs, train.seed)
     optimizer = build_adamw(
-        model,
+        model.backbone,
+        dict(model.heads.items()),
         learning_rate=train.learning_rate,
         head_learning_rate=train.head_learning_rate or HEAD_RATE_FACTOR * train.learning_rate,
         task_learning_rates={name: task.learning_rate for name, task in config.tasks.items() if task.learning_rate},

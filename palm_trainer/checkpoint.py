@@ -12,12 +12,9 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
@@ -29,7 +26,7 @@ from palm_trainer.backbone import Backbone
 from palm_trainer.backbone.base import Pooling
 from palm_trainer.errors import CheckpointError
 from palm_trainer.head import make_head
-from palm_trainer.model import MultiTaskModel
+from palm_trainer.model import MultiTaskModel, TrainedModel
 
 WEIGHTS, DESCRIPTION, TOKENIZER, TRAINING = "model.safetensors", "model.json", "tokenizer.json", "training.pt"
 _OLD, _NEW = ".old", ".new"
@@ -50,42 +47,19 @@ class ModelDescription(BaseModel):
     auxiliary: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model with all that evaluation, export and prediction need beside it.
-
-    `tasks` are manifest entries of all tasks, those of `auxiliary` included; `arrays` is what decode.npz will hold.
-    """
-
-    model: MultiTaskModel
-    tokenizer_json: str
-    max_length: int
-    tasks: dict[str, TaskInfo]
-    encoder: EncoderInfo
-    auxiliary: frozenset[str] = field(default_factory=frozenset)
-
-    @property
-    def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Arrays that decoding needs beside the graph, by the names that the tasks' `decode.arrays` give."""
-        found = {}
-        for name, info in self.tasks.items():
-            values = self.model.head(name).decode_arrays()
-            found.update({stored: values[role] for role, stored in info.decode.arrays.items()})
-        return found
-
-    def describe(self) -> ModelDescription:
-        """What `model.json` holds."""
-        backbone = self.model.backbone
-        encoder_config = backbone.encoder.config.to_diff_dict()  # type: ignore[union-attr,operator]
-        return ModelDescription(
-            encoder_config={**encoder_config, "model_type": backbone.encoder.config.model_type},  # type: ignore[union-attr]
-            pooling=backbone.pooling,
-            takes_types="token_type_ids" in self.model.input_names,
-            encoder=self.encoder,
-            max_length=self.max_length,
-            tasks=self.tasks,
-            auxiliary=tuple(sorted(self.auxiliary)),
-        )
+def describe(trained: TrainedModel) -> ModelDescription:
+    """What `model.json` holds."""
+    backbone = trained.model.backbone
+    encoder_config = backbone.encoder.config.to_diff_dict()  # type: ignore[union-attr,operator]
+    return ModelDescription(
+        encoder_config={**encoder_config, "model_type": backbone.encoder.config.model_type},  # type: ignore[union-attr]
+        pooling=backbone.pooling,
+        takes_types="token_type_ids" in trained.model.input_names,
+        encoder=trained.encoder,
+        max_length=trained.max_length,
+        tasks=trained.tasks,
+        auxiliary=tuple(sorted(trained.auxiliary)),
+    )
 
 
 def save_trained(trained: TrainedModel, directory: Path, training: Mapping[str, Any] | None = None) -> None:
@@ -103,7 +77,7 @@ def save_trained(trained: TrainedModel, directory: Path, training: Mapping[str, 
         # contiguous copies: safetensors refuses shared storage
         weights = {name: value.detach().cpu().contiguous() for name, value in trained.model.state_dict().items()}
         save_file(weights, new / WEIGHTS)
-        (new / DESCRIPTION).write_text(trained.describe().model_dump_json(indent=1), encoding="utf-8")
+        (new / DESCRIPTION).write_text(describe(trained).model_dump_json(indent=1), encoding="utf-8")
         (new / TOKENIZER).write_text(trained.tokenizer_json, encoding="utf-8")
         if training is not None:
             torch.save(dict(training), new / TRAINING)
@@ -146,6 +120,18 @@ def checkpoint_directory(run: Path, which: str = "best") -> Path:
             f"{run} holds no '{which}' checkpoint: {directory / DESCRIPTION} is missing. Was the training stopped before its first evaluation?"
         )
     return directory
+
+
+def has_checkpoint(run: Path, which: str) -> bool:
+    """Whether a run holds this checkpoint, one that a crash left between its two renames included."""
+    return any((run / (which + suffix)).exists() for suffix in ("", _OLD))
+
+
+def remove_checkpoints(run: Path) -> None:
+    """Deletes `best/` and `last/` of a run, and what a crash left of them."""
+    for which in ("best", "last"):
+        for suffix in ("", _OLD, _NEW):
+            shutil.rmtree(run / (which + suffix), ignore_errors=True)
 
 
 def load_trained(run: Path, which: str = "best") -> TrainedModel:

@@ -11,9 +11,9 @@ from palm_serve.decoding import DecoderTable, Item
 from palm_serve.engine.inputs import pad_batch
 from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Classification, FloatArray, Spans, TaskAnswer
-from palm_trainer.checkpoint import TrainedModel
 from palm_trainer.example import Example, LabelledSpan
 from palm_trainer.metrics import Unit, accuracy, span_scores, to_units
+from palm_trainer.model import TrainedModel
 from palm_trainer.reader.dataset import encode_examples
 
 PRIMARY = {"classify": "accuracy", "sequence_label": "f1"}

@@ -1,9 +1,13 @@
-"""MultiTaskModel: one backbone, a head per task; any subset of tasks in one encoder pass."""
+"""MultiTaskModel: one backbone, a head per task; any subset of tasks in one encoder pass. TrainedModel: that, with all that using it takes."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor, nn
 
+from palm_serve.bundle.manifest import EncoderInfo, TaskInfo
 from palm_trainer.backbone import Backbone
 from palm_trainer.head import Head
 from palm_trainer.specs import check_fit
@@ -49,3 +53,27 @@ class MultiTaskModel(nn.Module):
             for tensor, value in self.head(task)(features).items():
                 outputs[f"{task}.{tensor}"] = value
         return outputs
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model with all that evaluation, export and prediction need beside it.
+
+    `tasks` are manifest entries of all tasks, those of `auxiliary` included; `arrays` is what decode.npz will hold.
+    """
+
+    model: MultiTaskModel
+    tokenizer_json: str
+    max_length: int
+    tasks: dict[str, TaskInfo]
+    encoder: EncoderInfo
+    auxiliary: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Arrays that decoding needs beside the graph, by the names that the tasks' `decode.arrays` give."""
+        found = {}
+        for name, info in self.tasks.items():
+            values = self.model.head(name).decode_arrays()
+            found.update({stored: values[role] for role, stored in info.decode.arrays.items()})
+        return found

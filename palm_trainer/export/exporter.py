@@ -7,7 +7,6 @@ from pathlib import Path
 from palm_serve.bundle.loader import ARRAYS, GOLDEN, TOKENIZER, load_bundle
 from palm_serve.bundle.manifest import Manifest, TaskInfo, TensorInfo, Variant, tasks_digest
 from palm_serve.tokenization import bare_tokenizer_json
-from palm_trainer.checkpoint import TrainedModel
 from palm_trainer.errors import ExportError
 from palm_trainer.evaluation import EvaluationSet, Metrics
 from palm_trainer.export.bundle_writer import BundleWriter, bundle_name, npz_bytes, staged_bundle
@@ -17,6 +16,7 @@ from palm_trainer.export.graph import ExportGraph
 from palm_trainer.export.model_card import model_card
 from palm_trainer.export.onnx import DIGEST, OPSET, to_onnx
 from palm_trainer.export.side import Side
+from palm_trainer.model import TrainedModel
 
 PLAIN = "plain"
 GRAPH, CARD = "model.onnx", "README.md"

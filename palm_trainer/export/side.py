@@ -11,9 +11,9 @@ from palm_serve.decoding import DecoderTable, Item
 from palm_serve.engine.inputs import pad_batch
 from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Batch, Encoding, Engine, EngineInfo, FloatArray, TaskAnswer
-from palm_trainer.checkpoint import TrainedModel
 from palm_trainer.example import Example
 from palm_trainer.export.graph import ExportGraph
+from palm_trainer.model import TrainedModel
 
 Outputs = Mapping[str, FloatArray]
 

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from palm_trainer.model import MultiTaskModel
-
 
 def build_adamw(
-    model: MultiTaskModel,
+    encoder: nn.Module,
+    heads: Mapping[str, nn.Module],
     *,
     learning_rate: float,
     head_learning_rate: float,
@@ -21,8 +20,8 @@ def build_adamw(
     Embeddings do not decay so that rows that training never meets keep their pretrained values (see ActiveEmbedding). Each group carries
     its peak rate as `peak_lr`; the loop multiplies it by the schedule's factor.
     """
-    groups = _split(model.backbone, learning_rate, weight_decay)
-    for task, head in model.heads.items():
+    groups = _split(encoder, learning_rate, weight_decay)
+    for task, head in heads.items():
         groups += _split(head, (task_learning_rates or {}).get(task, head_learning_rate), weight_decay)
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True)
 

@@ -10,11 +10,11 @@ import torch
 from palm_serve.bundle.manifest import Decode, EncoderInfo, TaskInfo
 from palm_trainer.backbone import build_scratch
 from palm_trainer.build import evaluation_sets
-from palm_trainer.checkpoint import TrainedModel, save_trained
+from palm_trainer.checkpoint import save_trained
 from palm_trainer.config import load_config
 from palm_trainer.evaluation import EvaluationSet
 from palm_trainer.head import make_head
-from palm_trainer.model import MultiTaskModel
+from palm_trainer.model import MultiTaskModel, TrainedModel
 
 CITIES = ("boston", "new york", "san francisco", "denver", "北京")
 TEXTS = [

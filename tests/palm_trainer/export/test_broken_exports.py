@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from palm_serve.types import FloatArray
-from palm_trainer.checkpoint import TrainedModel
 from palm_trainer.errors import ExportError, ParityError
 from palm_trainer.evaluation import EvaluationSet
 from palm_trainer.export import exporter
 from palm_trainer.export.graph import ExportGraph
-from palm_trainer.model import MultiTaskModel
+from palm_trainer.model import MultiTaskModel, TrainedModel
 
 pytestmark = pytest.mark.usefixtures("few_shapes")
 

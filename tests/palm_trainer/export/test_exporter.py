@@ -11,12 +11,13 @@ import pytest
 
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine.providers import select_session
-from palm_trainer.checkpoint import TrainedModel, load_trained
+from palm_trainer.checkpoint import load_trained
 from palm_trainer.errors import ExportError
 from palm_trainer.evaluation import EvaluationSet, Predictor
 from palm_trainer.export.exporter import export_bundle
 from palm_trainer.export.parity import says
 from palm_trainer.export.side import Side
+from palm_trainer.model import TrainedModel
 
 FILES = {"README.md", "decode.npz", "golden.jsonl", "manifest.json", "model.onnx", "tokenizer.json"}
 

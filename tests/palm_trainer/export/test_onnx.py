@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from palm_serve.engine.inputs import pad_batch
 from palm_serve.engine.session import OrtEngine, open_engine
 from palm_serve.types import Encoding
-from palm_trainer.checkpoint import TrainedModel
 from palm_trainer.errors import ExportError
 from palm_trainer.export.graph import ExportGraph
 from palm_trainer.export.onnx import OPSET, to_onnx
 from palm_trainer.export.side import TorchEngine
+from palm_trainer.model import TrainedModel
 
 ROOT = Path(__file__).parents[3]
 TASKS = ("intent", "slots", "sentiment")

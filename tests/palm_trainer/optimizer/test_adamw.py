@@ -20,7 +20,12 @@ def make():
     model = MultiTaskModel(backbone, {name: make_head(name, info, 16) for name, info in infos.items()})
     freeze_unused_rows(backbone, torch.tensor([0, 1, 2]))
     optimizer = build_adamw(
-        model, learning_rate=0.01, head_learning_rate=0.05, task_learning_rates={"slots": 0.2}, weight_decay=0.1
+        model.backbone,
+        dict(model.heads.items()),
+        learning_rate=0.01,
+        head_learning_rate=0.05,
+        task_learning_rates={"slots": 0.2},
+        weight_decay=0.1,
     )
     return model, optimizer
 
@@ -78,7 +83,7 @@ def test_the_whole_encoder_trains_as_with_a_plain_table():
         if active:
             freeze_unused_rows(backbone, torch.tensor([0, 2, 3, 5, 6, 7]))
             assert isinstance(backbone.encoder.get_input_embeddings(), ActiveEmbedding)
-        optimizer = build_adamw(model, learning_rate=0.01, head_learning_rate=0.05)
+        optimizer = build_adamw(model.backbone, dict(model.heads.items()), learning_rate=0.01, head_learning_rate=0.05)
         ids = torch.tensor([[2, 5, 6, 3, 0, 0], [2, 7, 7, 5, 6, 3]])
         for _ in range(5):
             outputs = model(ids, (ids != 0).long())
