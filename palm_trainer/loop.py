@@ -4,6 +4,7 @@ One step: the mixing policy names a data set, its sampler a batch, one encoder p
 combined, and the optimizer moves what got a gradient (heads that the batch does not train stay as they are).
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from palm_trainer.balancing import FixedWeights
+from palm_trainer.errors import PalmError
 from palm_trainer.lr_sched import Schedule
 from palm_trainer.mixing import MixRatio
 from palm_trainer.model import MultiTaskModel
@@ -57,10 +59,16 @@ class Precision:
 
 
 def choose_precision(device: str = "auto", precision: str = "auto") -> Precision:
-    """What the machine has: CUDA, then MPS, then the CPU; bf16 where the hardware multiplies in it."""
+    """What the machine has: CUDA, then MPS, then the CPU; bf16 where the hardware multiplies in it. Raises PalmError for a device that is not there."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     chosen = torch.device(device)
+    counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    if (chosen.index or 0) >= counts[chosen.type]:
+        there = ", ".join(f"{count} x {kind}" for kind, count in counts.items() if count)
+        raise PalmError(
+            f"train.device: '{device}' is not on this machine, which has {there}. Choose one of these, or auto."
+        )
     if precision == "auto":
         if chosen.type == "cuda":  # noqa: SIM108
             native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -131,6 +139,8 @@ class TrainingLoop:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         losses = self._losses(batch, source.tasks)
+        values = {task: float(loss.detach()) for task, loss in losses.items()}
+        self._check_finite(values, name)
         if losses:
             self._scaler.scale(self._balancing.combine(losses)).backward()
             self._scaler.unscale_(self.optimizer)
@@ -139,9 +149,17 @@ class TrainingLoop:
             self._scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        values = {task: float(loss.detach()) for task, loss in losses.items()}
         rate = self.optimizer.param_groups[0]["lr"]
         return Step(self.step, name, values, rate, batch.size, time.perf_counter() - begin)
+
+    def _check_finite(self, losses: Mapping[str, float], data: str) -> None:
+        """Stops before a loss that is no number spoils the weights."""
+        for task, value in losses.items():
+            if not math.isfinite(value):
+                raise PalmError(
+                    f"loss of task '{task}' is {value} at step {self.step + 1} (data set {data}); lower train.learning_rate or use precision fp32. "
+                    "What was saved before stands."
+                )
 
     def _losses(self, batch: TrainingBatch, tasks: Sequence[str]) -> dict[str, Tensor]:
         """Mean loss of each task that the batch holds a label for."""

@@ -17,12 +17,12 @@ Input = tuple[str, str | None]
 def read_inputs(path: Path) -> list[Input]:
     """Texts of a file, one a line, or JSONL objects with `text` and perhaps `text_pair`. Raises DataError with file and line."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # only these: a text may hold U+2028 and its like
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     is_json = path.suffix in {".jsonl", ".json"}
     inputs = [
-        _json_input(path, number, line) if is_json else (line, None)
+        _json_input(path, number, line) if is_json else (line.rstrip("\r"), None)
         for number, line in enumerate(lines, 1)
         if line.strip()
     ]
@@ -44,6 +44,11 @@ def _json_input(path: Path, number: int, line: str) -> Input:
 
 def predict_lines(run: Path, inputs: Sequence[Input]) -> Iterator[str]:
     """One JSON object a text: the text and the answer of each task."""
+    for text in (text for one in inputs for text in one if text):
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise DataError(
+                f"{text[:40]!r}: not Unicode text (it holds half of a surrogate pair, or bytes that are not UTF-8). Mend the text."
+            )
     predictor = Predictor(load_trained(run))
     examples = [Example(text=text, pair=pair) for text, pair in inputs]
     for example, answers in zip(examples, predictor.answers(examples), strict=True):

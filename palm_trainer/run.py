@@ -9,13 +9,13 @@ metrics.json   last evaluation of each split, of the best checkpoint
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TextIO, TypeAlias
 
 from palm_trainer.build import Training, build_training, evaluation_sets, task_kinds
-from palm_trainer.checkpoint import load_trained, load_training_state, save_trained
+from palm_trainer.checkpoint import has_checkpoint, load_trained, load_training_state, remove_checkpoints, save_trained
 from palm_trainer.config import Config, load_config
 from palm_trainer.errors import CheckpointError
 from palm_trainer.evaluation import Metrics, Predictor, evaluate, score_of
@@ -69,7 +69,7 @@ def train(
 
     Args:
         config: what to train; `train.output` is the run directory.
-        resume: continue from `last/`; the configuration must be the same.
+        resume: continue from `last/` (from the beginning where nothing was saved yet); configuration and data must be the same.
         overwrite: replace a run that the directory holds.
         stop: asked after each step; when it says True the last checkpoint is written and training ends.
 
@@ -84,15 +84,11 @@ def train(
         _restore(training, progress, output)
     else:
         output.mkdir(parents=True, exist_ok=True)
-        (output / CONFIG).write_text(training.config.dump_toml(), encoding="utf-8")
+        _forget_run(output)
+        _write(output / CONFIG, training.config.dump_toml())
     yield Started(training, training.loop.step)
-    interrupted = False
     with (output / EVENTS).open("a", encoding="utf-8") as log:
-        for event in _steps_and_evaluations(training, progress, output, stop):
-            if not isinstance(event, Step) or event.step % config.train.log_every_steps == 0:
-                _log(log, event)
-            yield event
-            interrupted = training.loop.step < training.loop.total_steps and stop()
+        interrupted = yield from _steps_and_evaluations(training, progress, log, stop)
     yield Finished({} if interrupted else finish(training.config), interrupted)
 
 
@@ -116,29 +112,39 @@ def write_metrics(run: Path, metrics: dict[str, Metrics]) -> None:
     """Merges into metrics.json, by split."""
     path = run / METRICS
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    temporary = path.with_suffix(".json.new")
-    temporary.write_text(json.dumps({**known, **metrics}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    _write(path, json.dumps({**known, **metrics}, indent=2, ensure_ascii=False) + "\n")
 
 
 def _steps_and_evaluations(
-    training: Training, progress: Progress, output: Path, stop: Callable[[], bool]
-) -> Iterator[Step | Evaluated]:
-    loop, reference = training.loop, training.loop.sources[training.config.reference].sampler
-    patience = training.config.train.patience
-    for step in loop.steps():
+    training: Training, progress: Progress, log: TextIO, stop: Callable[[], bool]
+) -> Generator[Step | Evaluated, None, bool]:
+    """Trains from where the loop stands; returns whether `stop` ended it."""
+    loop, settings = training.loop, training.config.train
+    reference = loop.sources[training.config.reference].sampler
+    for step in () if _out_of_patience(training, progress) else loop.steps():
+        if step.step % settings.log_every_steps == 0:
+            _log(log, step)
         yield step
-        ended = step.data == training.config.reference and reference.position == reference.batches_per_epoch
-        if ended or step.step == loop.total_steps:
-            yield _evaluate(
-                training, progress, output, reference.epoch + reference.position / reference.batches_per_epoch
-            )
-            save_trained(training.trained, output / "last", _state(training, progress))
-            if patience is not None and progress.evaluations_without_gain >= patience:
-                return
-        if stop():
-            save_trained(training.trained, output / "last", _state(training, progress))
-            return
+        epoch_ended = step.data == training.config.reference and reference.position == reference.batches_per_epoch
+        ended = epoch_ended or step.step == loop.total_steps
+        if ended:
+            epoch = reference.epoch + reference.position / reference.batches_per_epoch
+            evaluated = _evaluate(training, progress, settings.output, epoch)
+            _log(log, evaluated)
+            yield evaluated
+            save_trained(training.trained, settings.output / "last", _state(training, progress))
+            if _out_of_patience(training, progress):
+                return False
+        if step.step < loop.total_steps and stop():
+            if not ended:
+                save_trained(training.trained, settings.output / "last", _state(training, progress))
+            return True
+    return False
+
+
+def _out_of_patience(training: Training, progress: Progress) -> bool:
+    patience = training.config.train.patience
+    return patience is not None and progress.evaluations_without_gain >= patience
 
 
 def _evaluate(training: Training, progress: Progress, output: Path, epoch: float) -> Evaluated:
@@ -155,7 +161,11 @@ def _evaluate(training: Training, progress: Progress, output: Path, epoch: float
 
 
 def _state(training: Training, progress: Progress) -> dict[str, Any]:
-    return {"loop": training.loop.state_dict(), "progress": asdict(progress)}
+    return {"loop": training.loop.state_dict(), "progress": asdict(progress), "rows": _rows(training)}
+
+
+def _rows(training: Training) -> dict[str, int]:
+    return {name: len(source.dataset) for name, source in training.loop.sources.items()}
 
 
 def _claim(output: Path, resume: bool, overwrite: bool) -> None:
@@ -172,24 +182,41 @@ def _claim(output: Path, resume: bool, overwrite: bool) -> None:
             raise CheckpointError(
                 f"{output} holds a run already. Continue it with --resume, replace it with --overwrite, or choose another directory with --output."
             )
-        for name in (EVENTS, METRICS):
-            (output / name).unlink(missing_ok=True)
     elif output.is_dir() and any(output.iterdir()) and not resume:
         raise CheckpointError(
             f"{output} is not empty and holds no run. Choose an empty or new directory with --output."
         )
 
 
+def _forget_run(output: Path) -> None:
+    """Deletes what another run left, so that nothing of it can be resumed or taken for the new one's."""
+    remove_checkpoints(output)
+    for name in (EVENTS, METRICS):
+        (output / name).unlink(missing_ok=True)
+
+
 def _restore(training: Training, progress: Progress, output: Path) -> None:
-    """Puts a training where `last/` was saved."""
+    """Puts a training where `last/` was saved; leaves it at its beginning when the run was stopped before that."""
     saved = load_config(output / CONFIG)
     changed = _differences(saved, training.config)
     if changed:
         raise CheckpointError(
             f"{output} was trained with another configuration ({', '.join(changed)} differ). Resume with {output / CONFIG}, or train into another directory."
         )
+    if not has_checkpoint(output, "last") and not (output / METRICS).exists():
+        _forget_run(output)
+        return
     state = load_training_state(output)
     trained = load_trained(output, "last")
+    if (trained.tokenizer_json, trained.tasks, state["rows"]) != (
+        training.trained.tokenizer_json,
+        training.trained.tasks,
+        _rows(training),
+    ):
+        raise CheckpointError(
+            f"{output}: the training data or the encoder is not what it was when {output / 'last'} was saved (rows, labels or vocabulary differ). "
+            "Put it back, or train into another directory with --output."
+        )
     training.trained.model.load_state_dict(trained.model.state_dict())
     training.loop.load_state_dict(state["loop"])
     for name, value in state["progress"].items():
@@ -213,15 +240,19 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _forget_later_events(path: Path, step: int) -> None:
     """Drops what was logged after the checkpoint: those steps are trained again."""
     if path.exists():
-        lines = [
-            line
-            for line in path.read_text(encoding="utf-8").splitlines()
-            if line.endswith("}") and json.loads(line)["step"] <= step
-        ]
-        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1].splitlines(keepends=True)  # a crash may have cut the last line
+        _write(path, "".join(line for line in whole if json.loads(line)["step"] <= step))
 
 
-def _log(log: Any, event: Step | Evaluated) -> None:
+def _write(path: Path, text: str) -> None:
+    """Replaces a file as a whole."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _log(log: TextIO, event: Step | Evaluated) -> None:
     record = {"event": "step" if isinstance(event, Step) else "evaluation", "time": time.time(), **asdict(event)}
     log.write(json.dumps(record, ensure_ascii=False) + "\n")
     log.flush()

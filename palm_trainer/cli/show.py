@@ -21,8 +21,8 @@ _RATE_WINDOW = 50
 
 
 def show(renderable: Any) -> None:
-    """Prints on standard output."""
-    Console(soft_wrap=not sys.stdout.isatty()).print(renderable)
+    """Prints on standard output. Brackets and colons in labels and paths are what they are, not markup."""
+    Console(soft_wrap=not sys.stdout.isatty(), markup=False, emoji=False).print(renderable)
 
 
 def show_training(events: Iterable[Event], config: Config) -> bool:

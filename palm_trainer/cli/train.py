@@ -52,7 +52,7 @@ def run(
     """Train, evaluate after each epoch, keep the best and the last checkpoint."""
     from palm_trainer.cli.show import show_training
     from palm_trainer.config import load_config
-    from palm_trainer.run import train
+    from palm_trainer.run import CONFIG, train
 
     if resume and overwrite:
         raise PalmError("--resume continues a run and --overwrite replaces it. Give one of them.")
@@ -60,9 +60,9 @@ def run(
     stop = _StopRequest()
     interrupted = show_training(_guarded(train(settings, resume=resume, overwrite=overwrite, stop=stop)), settings)
     if interrupted:
+        saved = settings.train.output / CONFIG  # holds what --set and --output said
         print(
-            f"stopped; continue with: palm-train run {config} --output {settings.train.output} --resume",
-            file=sys.stderr,
+            f"stopped; continue with: palm-train run {saved} --output {settings.train.output} --resume", file=sys.stderr
         )
         raise typer.Exit(130)
 
@@ -78,8 +78,8 @@ def evaluate(
     from palm_trainer.cli.show import metrics_table, show
     from palm_trainer.run import evaluate_run, write_metrics
 
-    settings = _run_config(run)
-    if not any(data.paths(split) for data in settings.data.values()) if split in SPLITS else True:
+    settings = _run_config(run, checkpoint)
+    if split not in SPLITS or not any(data.paths(split) for data in settings.data.values()):
         raise PalmError(f"--split {split}: the run's data has no such split. Splits: {', '.join(SPLITS)}.")
     metrics = evaluate_run(run, settings, split, checkpoint)
     if checkpoint == "best":
@@ -104,13 +104,12 @@ def predict(
     if bool(text) == (source is not None):
         raise PalmError('give either --text "..." or --input FILE.')
     inputs = read_inputs(source) if source is not None else [(t, None) for t in text or ()]
-    lines = predict_lines(run, inputs)
+    text_lines = "".join(line + "\n" for line in predict_lines(run, inputs))
     if output is None:
-        sys.stdout.writelines(line + "\n" for line in lines)
+        sys.stdout.write(text_lines)
         return
     temporary = output.with_name(output.name + ".new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(line + "\n" for line in lines)
+    temporary.write_text(text_lines, encoding="utf-8")
     os.replace(temporary, output)
 
 
@@ -210,12 +209,12 @@ def _guarded(events: "Iterator[Event]") -> "Iterator[Event]":
         ) from error
 
 
-def _run_config(run: Path) -> Any:
+def _run_config(run: Path, checkpoint: str) -> Any:
     from palm_trainer.checkpoint import checkpoint_directory
     from palm_trainer.config import load_config
     from palm_trainer.run import CONFIG
 
-    checkpoint_directory(run)
+    checkpoint_directory(run, checkpoint)
     return load_config(run / CONFIG, output=run)
 
 
@@ -227,6 +226,9 @@ def command(app: Callable[..., Any], arguments: Iterable[str] | None = None) -> 
         app(args=None if arguments is None else list(arguments))
     except PalmError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
