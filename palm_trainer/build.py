@@ -23,6 +23,7 @@ from palm_trainer.reader.classify import ClassifyTarget
 from palm_trainer.reader.dataset import EncodedDataset
 from palm_trainer.reader.files import read_split
 from palm_trainer.reader.formats.source import Defect
+from palm_trainer.reader.match import NEGATIVE, MatchTarget, RankTarget, with_negatives
 from palm_trainer.reader.sampler import LengthBucketedSampler
 from palm_trainer.reader.sequence_label import SequenceLabelTarget
 from palm_trainer.reader.target import Target
@@ -51,6 +52,7 @@ def build_training(config: Config) -> Training:
         name: _learn(name, task, [e for data in task.data for e in splits[data].examples])
         for name, task in config.tasks.items()
     }
+    config = _with_match_labels(config, targets)
     encoder = _load_encoder(config, [e for split in splits.values() for e in split.examples])
     trained = _assemble(config, encoder, targets)
     tokenizer = TextTokenizer(trained.tokenizer_json, trained.max_length)
@@ -86,7 +88,10 @@ def evaluation_sets(config: Config, split: str) -> list[EvaluationSet]:
             }
             examples = read_split(config.data[name], split).examples
             _check_kinds(config, fields, examples)
-            sets.append(EvaluationSet(name, examples, fields))
+            for task, field in fields.items():
+                if config.tasks[task].learning_strategy == "pairwise":
+                    examples = with_negatives(examples, field)
+            sets.append(EvaluationSet(name, examples, fields, {t: config.tasks[t].match_label or "" for t in fields}))
     return sets
 
 
@@ -95,7 +100,9 @@ def _check_kinds(config: Config, fields: Mapping[str, str], examples: Sequence[E
         kind = config.tasks[task].kind
         for example in examples:
             if field in example.fields and not _fits(kind, example.fields[field]):
-                wanted = "spans" if kind == "sequence_label" else "one class"
+                wanted = {"sequence_label": "spans", "mrc": "spans of the passage", "multi_label": "classes"}.get(
+                    kind, "one class"
+                )
                 raise DataError(
                     f"{example.source}: task '{task}' needs {wanted} in '{field}', not {example.fields[field]!r}. Mend the row."
                 )
@@ -127,7 +134,10 @@ def _choose_field(name: str, task: TaskConfig, found: Mapping[str, FieldValue]) 
                 f"tasks.{name}.field: the data has no field '{task.field}'. It has: {', '.join(found) or 'none'}."
             )
         return task.field
-    fitting = [key for key, value in found.items() if _fits(task.kind, value)]
+    ranks = task.learning_strategy == "pairwise"
+    fitting = [key for key, value in found.items() if _fits(task.kind, value) and (key == NEGATIVE) == ranks]
+    if task.kind == "multi_label":
+        fitting = [key for key in fitting if isinstance(found[key], tuple)] or fitting
     for wanted in (name, task.role):
         if wanted in fitting:
             return wanted
@@ -141,7 +151,10 @@ def _choose_field(name: str, task: TaskConfig, found: Mapping[str, FieldValue]) 
 
 def _fits(kind: str, value: FieldValue) -> bool:
     is_spans = isinstance(value, tuple) and all(isinstance(item, LabelledSpan) for item in value)
-    return is_spans if kind == "sequence_label" else isinstance(value, str)
+    is_classes = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    if kind in ("sequence_label", "mrc"):
+        return is_spans
+    return isinstance(value, str) or (kind == "multi_label" and is_classes)
 
 
 def _learn(name: str, task: TaskConfig, examples: Sequence[Example]) -> Target:
@@ -152,7 +165,22 @@ def _learn(name: str, task: TaskConfig, examples: Sequence[Example]) -> Target:
             return ClassifyTarget.learn(name, field, examples, role=task.role)
         case "sequence_label":
             return SequenceLabelTarget.learn(name, field, examples, role=task.role, crf=task.crf)
-    raise ConfigError(f"tasks.{name}.kind: '{task.kind}' cannot be trained yet. Kinds: classify, sequence_label.")
+        case "match" if task.learning_strategy == "pairwise":
+            return RankTarget.learn(name, field, examples)
+        case "match":
+            return MatchTarget.learn(name, field, examples, match_label=task.match_label)
+    raise ConfigError(
+        f"tasks.{name}.kind: '{task.kind}' cannot be trained yet. Kinds: classify, sequence_label, match."
+    )
+
+
+def _with_match_labels(config: Config, targets: Mapping[str, Target]) -> Config:
+    """The configuration with the label of each match that was found."""
+    tasks = {
+        name: task.model_copy(update={"match_label": targets[name].info.decode.match_label or None})
+        for name, task in config.tasks.items()
+    }
+    return config.model_copy(update={"tasks": tasks})
 
 
 def _load_encoder(config: Config, examples: Sequence[Example]) -> LoadedEncoder:
@@ -185,7 +213,12 @@ def _assemble(config: Config, encoder: LoadedEncoder, targets: Mapping[str, Targ
     hidden = encoder.backbone.hidden_size
     heads = {
         name: make_head(
-            name, target.info, hidden, dropout=config.tasks[name].dropout, label_smoothing=config.train.label_smoothing
+            name,
+            target.info,
+            hidden,
+            dropout=config.tasks[name].dropout,
+            label_smoothing=config.train.label_smoothing,
+            margin=config.tasks[name].margin,
         )
         for name, target in targets.items()
     }

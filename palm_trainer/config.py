@@ -15,7 +15,7 @@ import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails
 
-from palm_trainer.config_rules import EVERY_OPTION, FORMAT_OPTIONS, SCRATCH_ONLY, cross_faults, nearest
+from palm_trainer.config_rules import EVERY_OPTION, FORMAT_OPTIONS, KIND_OF, SCRATCH_ONLY, cross_faults, nearest
 from palm_trainer.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -120,6 +120,26 @@ class TaskConfig(_Section):
     """Shapes the encoder only: never ends the training, is not selected on, and is not exported."""
     crf: bool = True
     """sequence_label: a linear-chain CRF over the tags; otherwise a softmax a token."""
+    learning_strategy: Literal["pointwise", "pairwise"] = "pointwise"
+    """match: a class a pair; or a ranker, which learns that the pair scores above the text with `text_b_neg`."""
+    match_label: str | None = Field(None, min_length=1)
+    """match, pointwise: the label that says yes. None: the one that is called so (1, true, yes, match, ...)."""
+    margin: Positive = 0.5
+    """match, pairwise: by how much the score (0 to 1) of a pair should exceed that of its negative."""
+    max_query_tokens: int | None = Field(None, ge=1)
+    """mrc: a question is cut to this. None: 64, or a third of `encoder.max_length` where that is less."""
+    doc_stride_tokens: int | None = Field(None, ge=1)
+    """mrc: from one window of a long passage to the next. None: a third of `encoder.max_length`."""
+    max_answer_tokens: int = Field(30, ge=1)
+    """mrc: no answer is longer."""
+    n_best: int = Field(20, ge=1)
+    """mrc: answers that are ranked."""
+    null_threshold: float = 0.0
+    """mrc, where the training data holds questions without an answer: "no answer" wins when it scores more than this above the best answer."""
+    mask_share: Fraction = 0.15
+    """masked_lm: share of the pieces that are to be guessed."""
+    whole_word: bool = False
+    """masked_lm: all pieces of a word are masked together."""
     dropout: Fraction = 0.1
     learning_rate: Positive | None = None
     """Of this head. None: `train.head_learning_rate`."""
@@ -179,8 +199,7 @@ class Config(_Section):
             unfit = EVERY_OPTION - FORMAT_OPTIONS[data.format]
             raw["data"][name] = {k: v for k, v in raw["data"][name].items() if k not in unfit and v != []}
         for name, task in self.tasks.items():
-            if task.kind != "sequence_label":
-                del raw["tasks"][name]["crf"]
+            raw["tasks"][name] = {k: v for k, v in raw["tasks"][name].items() if KIND_OF.get(k, task.kind) == task.kind}
         return tomli_w.dumps(_map_strings(raw, lambda text: _VARIABLE.sub(lambda m: "$" + m[0], text)))
 
 

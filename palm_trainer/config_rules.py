@@ -35,7 +35,16 @@ SCRATCH_ONLY = (
 )
 """`[encoder]` keys that shape an encoder without pretrained weights."""
 
+KIND_OF: Mapping[str, str] = {
+    "crf": "sequence_label",
+    **dict.fromkeys(("learning_strategy", "match_label", "margin"), "match"),
+    **dict.fromkeys(("max_query_tokens", "doc_stride_tokens", "max_answer_tokens", "n_best", "null_threshold"), "mrc"),
+    **dict.fromkeys(("mask_share", "whole_word"), "masked_lm"),
+}
+"""`[tasks.NAME]` options that belong to one kind of task."""
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_LEAST_WINDOW = 12
 _ROLE_KINDS = {"intent": ("classify", "multi_label"), "slots": ("sequence_label",)}
 
 
@@ -57,6 +66,7 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
         yield from _data_faults(f"data.{name}", table)
     for name, table in _tables(tasks):
         yield from _task_faults(f"tasks.{name}", table, data)
+        yield from _window_faults(f"tasks.{name}", table, encoder)
     yield from _task_set_faults(dict(_tables(tasks)), data)
     yield from _train_faults(train, data, tasks)
 
@@ -93,11 +103,24 @@ def _task_faults(where: str, table: Table, data: Table) -> Iterator[str]:
     kind, role = table.get("kind"), table.get("role")
     if isinstance(kind, str) and role in _ROLE_KINDS and kind not in _ROLE_KINDS[role]:
         yield f"{where}.role: '{role}' needs kind {' or '.join(_ROLE_KINDS[role])}, not '{kind}'; change one of them"
-    if isinstance(kind, str) and kind != "sequence_label" and "crf" in table:
-        yield f"{where}.crf: only for kind 'sequence_label', not '{kind}'; remove it"
+    for key, only in KIND_OF.items():
+        if isinstance(kind, str) and kind != only and key in table:
+            yield f"{where}.{key}: only for kind '{only}', not '{kind}'; remove it"
+    if kind == "match" and table.get("learning_strategy") == "pairwise" and "match_label" in table:
+        yield f"{where}.match_label: a ranker (learning_strategy = 'pairwise') has no labels; remove it"
     for name in _data_of(table):
         if name not in data:
             yield f"{where}.data: no data set '{name}'{nearest(name, data)}"
+
+
+def _window_faults(where: str, table: Table, encoder: Table) -> Iterator[str]:
+    longest, query = encoder.get("max_length", 128), table.get("max_query_tokens")
+    if table.get("kind") != "mrc" or not isinstance(longest, int):
+        return
+    if 3 <= longest < _LEAST_WINDOW:
+        yield f"{where}: encoder.max_length = {longest} leaves a passage no room; reading comprehension needs {_LEAST_WINDOW}, better 384"
+    elif isinstance(query, int) and query > longest // 2:
+        yield f"{where}.max_query_tokens: {query} is more than half of encoder.max_length = {longest}; the passage needs the rest, lower it"
 
 
 def _data_of(table: Table) -> list[str]:

@@ -1,6 +1,6 @@
 """A model and examples -> answers -> metrics. Tokenization, padding and decoding are the server's own, so what is measured is what is served."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,14 +10,24 @@ import torch
 from palm_serve.decoding import DecoderTable, Item
 from palm_serve.engine.inputs import pad_batch
 from palm_serve.tokenization import TextTokenizer
-from palm_serve.types import Classification, FloatArray, Spans, TaskAnswer
+from palm_serve.types import Answer, Classification, Encoding, FloatArray, Match, Spans, TaskAnswer, Windows
 from palm_trainer.example import Example, LabelledSpan
-from palm_trainer.metrics import Unit, accuracy, span_scores, to_units
+from palm_trainer.metrics import (
+    accuracy,
+    label_scores,
+    pairwise_accuracy,
+    reading_scores,
+    set_scores,
+    span_scores,
+    to_units,
+)
 from palm_trainer.model import TrainedModel
-from palm_trainer.reader.dataset import encode_examples
 
-PRIMARY = {"classify": "accuracy", "sequence_label": "f1"}
+PRIMARY = {"classify": "accuracy", "multi_label": "accuracy", "sequence_label": "f1", "match": "accuracy", "mrc": "f1"}
 """The metric that stands for a task of each kind."""
+
+_BATCH_TOKENS = 8192
+"""Padded tokens of a batch, where it holds more than one example: 64 texts of 128."""
 
 Metrics = dict[str, Any]
 """`{"intent": {"accuracy": ...}, "slots": {"f1": ..., ...}, "exact_match": ...}`."""
@@ -36,7 +46,7 @@ class Predictor:
 
     Args:
         trained: the model with its tasks.
-        batch_size: rows in a batch; examples are sorted by length first.
+        batch_size: rows in a batch, where it holds more than one example; examples are sorted by length first.
         top_k: labels in a ranking; 0 for all.
     """
 
@@ -47,24 +57,49 @@ class Predictor:
         self._top_k = top_k
 
     def answers(self, examples: Sequence[Example], tasks: Sequence[str] | None = None) -> list[dict[str, TaskAnswer]]:
-        """Answers by task name, one dict an example, in the order given."""
-        trained = self._trained
-        chosen = [task for task in trained.tasks if tasks is None or task in tasks]
-        decoders = DecoderTable.of({task: trained.tasks[task] for task in chosen}, trained.arrays)
-        encodings = encode_examples(examples, self._tokenizer)
-        order = np.argsort([len(e) for e in encodings], kind="stable").tolist()
+        """Answers by task name, one dict an example, in the order given.
+
+        Where no `tasks` are named, each answers the examples that it reads: single texts, or pairs.
+        """
+        known = self._trained.tasks
+        chosen = {t: info for t, info in known.items() if (tasks is None or t in tasks) and info.kind != "masked_lm"}
+        decoders = DecoderTable.of(chosen, self._trained.arrays)
         found: list[dict[str, TaskAnswer]] = [{} for _ in examples]
-        for begin in range(0, len(order), self._batch_size):
-            rows = order[begin : begin + self._batch_size]
-            items = [Item(examples[i].text, encodings[i], examples[i].pair, self._top_k) for i in rows]
-            outputs = self._run([item.encoding for item in items], chosen)
-            for task in chosen:
-                for i, answer in zip(rows, decoders.by_task[task](outputs, items), strict=True):
-                    found[i][task] = answer
+        for windows, pairs in dict.fromkeys((info.windows, info.pairs) for info in chosen.values()):
+            alike = [t for t, info in chosen.items() if (info.windows, info.pairs) == (windows, pairs)]
+            strict = tasks is None or windows is not None
+            read = [i for i, e in enumerate(examples) if not strict or (e.pair is not None) == pairs]
+            for i, answers in self._answer([examples[i] for i in read], alike, windows, decoders):
+                found[read[i]].update(answers)
         return found
 
+    def _answer(
+        self, examples: Sequence[Example], tasks: Sequence[str], windows: Windows | None, decoders: DecoderTable
+    ) -> Iterator[tuple[int, dict[str, TaskAnswer]]]:
+        """Position of each example with its answers, for tasks that read alike."""
+        rows = self._tokenizer.encode_rows([(e.text, e.pair) for e in examples], windows)
+        for chosen in self._batches(rows):
+            items = [Item(examples[i].text, rows[i][0], examples[i].pair, self._top_k, rows[i][1:]) for i in chosen]
+            outputs = self._run([row for item in items for row in item.rows], tasks)
+            answers = [decoders.by_task[task](outputs, items) for task in tasks]
+            for i, own in zip(chosen, zip(*answers, strict=True), strict=True):
+                yield i, dict(zip(tasks, own, strict=True))
+
+    def _batches(self, rows: Sequence[Sequence[Encoding]]) -> Iterator[list[int]]:
+        """Positions of examples that run together: of similar length, as many as fit."""
+        batch: list[int] = []
+        size = 0
+        for i in np.argsort([max(map(len, own)) for own in rows], kind="stable").tolist():
+            size += len(rows[i])
+            if batch and (size > self._batch_size or size * max(map(len, rows[i])) > _BATCH_TOKENS):
+                yield batch
+                batch, size = [], len(rows[i])
+            batch.append(i)
+        if batch:
+            yield batch
+
     @torch.no_grad()
-    def _run(self, encodings: Sequence[Any], tasks: Sequence[str]) -> Mapping[str, FloatArray]:
+    def _run(self, encodings: Sequence[Encoding], tasks: Sequence[str]) -> Mapping[str, FloatArray]:
         model = self._trained.model.eval()
         device = next(model.parameters()).device
         batch = pad_batch(encodings, model.input_names, self._trained.encoder.pad_token_id)
@@ -74,12 +109,17 @@ class Predictor:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Examples of one data set's split, and which field each of its tasks is scored on."""
+    """Examples of one data set's split, and which field each of its tasks is scored on.
+
+    For a ranker these are `reader.match.with_negatives`.
+    """
 
     data: str
     examples: Sequence[Example]
     fields: Mapping[str, str]
     """Task -> field of the examples."""
+    positive: Mapping[str, str] = field(default_factory=dict)
+    """Task -> the label that its F1 is of (match)."""
 
 
 @dataclass
@@ -87,13 +127,23 @@ class Scored:
     """Gold and predicted labels of one task, collected over data sets."""
 
     kind: str
+    positive: str = ""
     gold: list[Any] = field(default_factory=list)
     predicted: list[Any] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
         """The task's metrics."""
-        if self.kind == "sequence_label":
-            return span_scores(self.gold, self.predicted)
+        match self.kind:
+            case "sequence_label":
+                return span_scores(self.gold, self.predicted)
+            case "multi_label":
+                return set_scores(self.gold, self.predicted)
+            case "match" if self.positive:
+                return label_scores(self.gold, self.predicted, self.positive)
+            case "match":
+                return {"accuracy": pairwise_accuracy(self.predicted)}
+            case "mrc":
+                return reading_scores(self.gold, self.predicted)
         return {"accuracy": accuracy(self.gold, self.predicted)}
 
 
@@ -112,9 +162,10 @@ def evaluate(predictor: Answering, tasks: Mapping[str, str], sets: Sequence[Eval
         for example, answers in zip(one.examples, predictor.answers(one.examples, tuple(one.fields)), strict=True):
             right = True
             for task, name in one.fields.items():
-                if name not in example.fields:
+                if name not in example.fields or task not in answers:
                     continue
-                gold, predicted = comparable(example, name, answers[task])
+                gold, predicted = comparable(tasks[task], example, name, answers[task])
+                scored[task].positive = one.positive.get(task, "")
                 scored[task].gold.append(gold)
                 scored[task].predicted.append(predicted)
                 right = right and gold == predicted
@@ -127,16 +178,24 @@ def evaluate(predictor: Answering, tasks: Mapping[str, str], sets: Sequence[Eval
     return metrics
 
 
-def comparable(example: Example, name: str, answer: TaskAnswer) -> tuple[str | frozenset[Unit], str | frozenset[Unit]]:
-    """Gold label and answer in one form: class names, or spans over the data's own units."""
+def comparable(kind: str, example: Example, name: str, answer: TaskAnswer) -> tuple[object, object]:
+    """Gold label and answer in one form: class names, sets of them, spans over the data's own units, or texts (mrc: a tuple of right ones)."""
     value = example.fields[name]
-    if isinstance(answer, Classification):
-        assert isinstance(value, str)
-        return value, answer.label.name
-    assert isinstance(answer, Spans)
-    gold = [span for span in value if isinstance(span, LabelledSpan)]
-    predicted = [LabelledSpan(span.start, span.end, span.name) for span in answer.spans]
-    return to_units(gold, example.words), to_units(predicted, example.words)
+    spans = [item for item in value if isinstance(item, LabelledSpan)]
+    match answer:
+        case Classification() if kind == "multi_label":
+            wanted = {value} if isinstance(value, str) else {item for item in value if isinstance(item, str)}
+            return frozenset(wanted), frozenset(label.name for label in answer.labels)
+        case Classification():
+            return value, answer.label.name
+        case Match():
+            return value, answer.label.name if answer.label else answer.score
+        case Answer():
+            passage = example.pair or ""
+            return tuple(passage[span.start : span.end] for span in spans) or ("",), answer.text
+        case Spans():
+            predicted = [LabelledSpan(span.start, span.end, span.name) for span in answer.spans]
+            return to_units(spans, example.words), to_units(predicted, example.words)
 
 
 def score_of(metrics: Metrics, select: str, kinds: Mapping[str, str]) -> float:

@@ -47,7 +47,8 @@ class Source:
 
     def next(self) -> TrainingBatch:
         """The next batch."""
-        return self.dataset.batch(self.sampler.next())
+        indices = self.sampler.next()
+        return self.dataset.batch(indices, self.sampler.epoch)
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,7 @@ def choose_precision(device: str = "auto", precision: str = "auto") -> Precision
     counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if (chosen.index or 0) >= counts[chosen.type]:
         there = ", ".join(f"{count} x {kind}" for kind, count in counts.items() if count)
-        raise PalmError(
-            f"train.device: '{device}' is not on this machine, which has {there}. Choose one of these, or auto."
-        )
+        raise PalmError(f"train.device: '{device}' is not on this machine, which has {there}. Choose one of these, or auto.")
     if precision == "auto":
         if chosen.type == "cuda":  # noqa: SIM108
             native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -128,13 +127,17 @@ class TrainingLoop:
     def steps(self) -> Iterator[Step]:
         """Trains to the end, one step an item; may be left and entered again between steps."""
         while self.step < self.total_steps:
-            yield self._train_step()
+            yield self.train_on(*self.draw())
 
-    def _train_step(self) -> Step:
-        begin = time.perf_counter()
+    def draw(self) -> tuple[str, TrainingBatch]:
+        """The data set whose turn it is, and its next batch."""
         name = self.mixing[self.step]
+        return name, self.sources[name].next()
+
+    def train_on(self, name: str, batch: TrainingBatch) -> Step:
+        """One step on a batch of a data set."""
+        begin = time.perf_counter()
         source = self.sources[name]
-        batch = source.next()
         factor = self._schedule(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor

@@ -9,6 +9,9 @@ from typing import Literal
 
 from palm_trainer.errors import WiringError
 
+IGNORE = -100
+"""Target of what has no label: special tokens, padding, unlabelled examples. Readers write it, heads leave it out of the loss."""
+
 Axis = Literal["batch", "sequence", "hidden", "labels", "tags"]
 
 

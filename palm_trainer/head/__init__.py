@@ -1,21 +1,23 @@
-"""Component 3: output layers."""
+"""Component 3: output layers.
 
-from palm_serve.bundle.manifest import TaskInfo
-from palm_trainer.errors import WiringError
+`Classify`, `Match`, `SequenceLabel`, `MRC` and `MaskLM` are the declarations of the Python API (see component.py); the engine's heads of the
+same names are in the files of this folder, and `make_head` (factory.py) builds them.
+"""
+
 from palm_trainer.head.base import IGNORE, Head, LossSum
-from palm_trainer.head.classify import Classify
-from palm_trainer.head.sequence_label import SequenceLabel
+from palm_trainer.head.component import MRC, Classify, DeclaredHead, MaskLM, Match, MultiLabel, SequenceLabel
+from palm_trainer.head.factory import make_head
 
-__all__ = ["IGNORE", "Classify", "Head", "LossSum", "SequenceLabel", "make_head"]
-
-
-def make_head(name: str, info: TaskInfo, input_dim: int, *, dropout: float = 0.1, label_smoothing: float = 0.0) -> Head:
-    """The head that a task's manifest entry describes. Raises WiringError for a kind without a head."""
-    match info.kind:
-        case "classify":
-            return Classify(len(info.labels), input_dim, dropout, label_smoothing=label_smoothing)
-        case "sequence_label":
-            return SequenceLabel(info.labels, input_dim, dropout, crf=info.decode.crf)
-    raise WiringError(
-        f"task '{name}': there is no head for kind '{info.kind}'. Kinds with a head: classify, sequence_label."
-    )
+__all__ = [
+    "IGNORE",
+    "MRC",
+    "Classify",
+    "DeclaredHead",
+    "Head",
+    "LossSum",
+    "MaskLM",
+    "Match",
+    "MultiLabel",
+    "SequenceLabel",
+    "make_head",
+]

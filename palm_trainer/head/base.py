@@ -12,10 +12,9 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from palm_serve.bundle.manifest import Kind
-from palm_trainer.specs import TensorSpec
+from palm_trainer.specs import IGNORE, TensorSpec
 
-IGNORE = -100
-"""Target of what has no label: special tokens, padding, unlabelled examples."""
+__all__ = ["IGNORE", "Head", "LossSum"]
 
 
 class LossSum(NamedTuple):

@@ -9,11 +9,14 @@ from palm_serve.bundle.manifest import Decode, Role, TaskInfo
 from palm_serve.types import Encoding
 from palm_trainer.errors import DataError
 from palm_trainer.example import Example
-from palm_trainer.head import IGNORE
+from palm_trainer.reader.inputs import Inputs, Texts
+from palm_trainer.specs import IGNORE
 
 
 class ClassifyTarget:
     """Class indices; labels in alphabetical order of those that training data holds."""
+
+    inputs: Inputs = Texts()
 
     def __init__(self, task: str, field: str, labels: Sequence[str], *, role: Role = "", pairs: bool = False) -> None:
         self.field = field
@@ -33,7 +36,7 @@ class ClassifyTarget:
                 continue
             if not isinstance(value, str):
                 raise DataError(
-                    f"{example.source}: task '{task}' is a classifier and needs one class in '{field}', not {value!r}. Choose kind = \"multi_label\" or another field."
+                    f"{example.source}: task '{task}' needs one class in '{field}', not {value!r}. Choose kind = \"multi_label\" or another field."
                 )
             labels.add(value)
             pairs = pairs or example.pair is not None

@@ -12,13 +12,15 @@ from torch import Tensor
 from palm_serve.engine.inputs import pad_batch
 from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Encoding
+from palm_trainer.errors import ConfigError
 from palm_trainer.example import Example
+from palm_trainer.reader.inputs import Inputs
 from palm_trainer.reader.target import Target
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Inputs of the model (int64 [B, S] each), targets by task, and the number of examples."""
+    """Inputs of the model (int64 [B, S] each), targets by task, and the number of features."""
 
     inputs: Mapping[str, Tensor]
     targets: Mapping[str, Tensor]
@@ -26,7 +28,7 @@ class TrainingBatch:
 
 
 class EncodedDataset:
-    """Examples of one data set with their pieces and targets.
+    """Features of one data set with their pieces and targets. What is drawn, an index, is a feature: an example, or a window of its passage.
 
     Args:
         examples: what the files held.
@@ -34,6 +36,8 @@ class EncodedDataset:
         targets: by task, for the tasks that train on this data set.
         input_names: inputs of the model.
         pad_token_id: of the encoder.
+
+    Raises ConfigError when the tasks read the data set in different ways.
     """
 
     def __init__(
@@ -44,18 +48,25 @@ class EncodedDataset:
         input_names: Sequence[str],
         pad_token_id: int,
     ) -> None:
-        self.encodings = encode_examples(examples, tokenizer)
-        self.lengths: npt.NDArray[np.int64] = np.array([len(e) for e in self.encodings], dtype=np.int64)
+        self._features = _shared_inputs(targets).features(examples, tokenizer)
+        self.lengths: npt.NDArray[np.int64] = np.array(
+            [max(map(len, feature.rows)) for feature in self._features], dtype=np.int64
+        )
         self.targets = targets
         self._input_names = tuple(input_names)
         self._pad_token_id = pad_token_id
         self._encoded: dict[str, list[Any]] = {
-            task: [target.encode(example, encoding) for example, encoding in zip(examples, self.encodings, strict=True)]
+            task: [target.encode(examples[feature.example], feature.rows[0]) for feature in self._features]
             for task, target in targets.items()
         }
 
     def __len__(self) -> int:
-        return len(self.encodings)
+        return len(self._features)
+
+    @property
+    def encodings(self) -> list[Encoding]:
+        """All rows."""
+        return [row for feature in self._features for row in feature.rows]
 
     def piece_ids(self) -> Tensor:
         """Ids of all pieces that occur, padding included, sorted, int64."""
@@ -64,19 +75,25 @@ class EncodedDataset:
             used.update(encoding.input_ids)
         return torch.tensor(sorted(used), dtype=torch.int64)
 
-    def batch(self, indices: npt.NDArray[np.int64]) -> TrainingBatch:
-        """Pads and stacks some examples."""
-        rows = indices.tolist()
-        padded = pad_batch([self.encodings[i] for i in rows], self._input_names, self._pad_token_id)
+    def batch(self, indices: npt.NDArray[np.int64], epoch: int = 0) -> TrainingBatch:
+        """Pads and stacks some features; the rows of a feature follow each other. `epoch` decides what is drawn anew in each."""
+        chosen = indices.tolist()
+        encoded = {task: [values[i] for i in chosen] for task, values in self._encoded.items()}
+        encodings = [row for i in chosen for row in self._features[i].rows]
+        padded = pad_batch(encodings, self._input_names, self._pad_token_id)
         inputs = {name: torch.from_numpy(array) for name, array in padded.arrays.items()}
         length = inputs["input_ids"].shape[1]
-        targets = {
-            task: self.targets[task].collate([values[i] for i in rows], length)
-            for task, values in self._encoded.items()
-        }
-        return TrainingBatch(inputs, targets, len(rows))
+        targets = {task: self.targets[task].collate(values, length) for task, values in encoded.items()}
+        return TrainingBatch(inputs, targets, len(chosen))
 
 
-def encode_examples(examples: Sequence[Example], tokenizer: TextTokenizer) -> list[Encoding]:
-    """Tokenizes texts, or texts with their pairs."""
-    return tokenizer.encode_batch([e.text if e.pair is None else (e.text, e.pair) for e in examples])
+def _shared_inputs(targets: Mapping[str, Target]) -> Inputs:
+    """How all tasks read the data set. Raises ConfigError when they differ."""
+    (first, one), *others = targets.items()
+    for task, other in others:
+        if other.inputs != one.inputs:
+            raise ConfigError(
+                f"tasks.{first} and tasks.{task} share a data set, but '{first}' reads {one.inputs} and '{task}' {other.inputs}. "
+                f"Give '{task}' a [data.NAME] of its own; it may name the same files."
+            )
+    return one.inputs

@@ -20,15 +20,23 @@ class LengthBucketedSampler:
         batch_size: examples in a batch; the last of an epoch may be smaller.
         seed: with the epoch's number, decides everything.
         pool_batches: batches in a pool.
+        shuffle: False keeps the order of the data.
     """
 
     def __init__(
-        self, lengths: Sequence[int] | npt.NDArray[np.int64], batch_size: int, seed: int, pool_batches: int = 64
+        self,
+        lengths: Sequence[int] | npt.NDArray[np.int64],
+        batch_size: int,
+        seed: int,
+        pool_batches: int = 64,
+        *,
+        shuffle: bool = True,
     ) -> None:
         self._lengths = np.asarray(lengths, dtype=np.int64)
         self._batch_size = batch_size
         self._seed = seed
         self._pool = batch_size * pool_batches
+        self._shuffle = shuffle
         self.epoch = 0
         self.position = 0
         self._batches = self._plan(0)
@@ -58,6 +66,8 @@ class LengthBucketedSampler:
         self._batches = self._plan(self.epoch)
 
     def _plan(self, epoch: int) -> list[npt.NDArray[np.int64]]:
+        if not self._shuffle:
+            return [np.arange(i, min(i + self._batch_size, len(self._lengths))) for i in range(0, len(self._lengths), self._batch_size)]
         generator = np.random.default_rng((self._seed, epoch))
         order = generator.permutation(len(self._lengths))
         batches = []

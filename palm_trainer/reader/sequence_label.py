@@ -15,11 +15,14 @@ from palm_serve.decoding.sequence_label import OUTSIDE, is_punctuation, tagged_r
 from palm_serve.types import Encoding
 from palm_trainer.errors import DataError
 from palm_trainer.example import Example, LabelledSpan
-from palm_trainer.head import IGNORE
+from palm_trainer.reader.inputs import Inputs, Texts
+from palm_trainer.specs import IGNORE
 
 
 class SequenceLabelTarget:
     """Tag indices over pieces. Every span type has both a `B-` and an `I-` tag, since any value may be several pieces."""
+
+    inputs: Inputs = Texts()
 
     def __init__(
         self,

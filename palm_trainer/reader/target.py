@@ -8,6 +8,7 @@ from torch import Tensor
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import Encoding
 from palm_trainer.example import Example
+from palm_trainer.reader.inputs import Inputs
 
 
 class Target(Protocol):
@@ -15,9 +16,10 @@ class Target(Protocol):
 
     info: TaskInfo
     field: str
+    inputs: Inputs
 
     def encode(self, example: Example, encoding: Encoding) -> Any:
-        """The target of one example; IGNORE where it has no label that training knows."""
+        """The target of a feature, whose first row is given; IGNORE where it has no label that training knows."""
         ...
 
     def collate(self, targets: Sequence[Any], length: int) -> Tensor:

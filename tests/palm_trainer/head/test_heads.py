@@ -6,7 +6,9 @@ from torch.nn import functional as F
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_trainer.errors import WiringError
-from palm_trainer.head import IGNORE, Classify, SequenceLabel, make_head
+from palm_trainer.head import IGNORE, make_head
+from palm_trainer.head.classify import Classify
+from palm_trainer.head.sequence_label import SequenceLabel
 
 TAGS = ("O", "B-x", "I-x")
 
@@ -71,6 +73,6 @@ def test_half_precision_logits_are_summed_in_float32(crf):
 
 def test_a_kind_without_head_is_named():
     with pytest.raises(
-        WiringError, match=r"task 'pairs': there is no head for kind 'match'. Kinds with a head: classify"
+        WiringError, match=r"task 'pairs': there is no head for kind 'mrc'. Kinds with a head: classify"
     ):
-        make_head("pairs", TaskInfo(kind="match", outputs=("pairs.logits",)), 8)
+        make_head("pairs", TaskInfo(kind="mrc", outputs=("pairs.logits",)), 8)

@@ -1,0 +1,30 @@
+"""From a task's manifest entry to its head: the only place that knows every head of the engine."""
+
+from palm_serve.bundle.manifest import TaskInfo
+from palm_trainer.errors import WiringError
+from palm_trainer.head.base import Head
+from palm_trainer.head.classify import Classify
+from palm_trainer.head.match import Match
+from palm_trainer.head.sequence_label import SequenceLabel
+
+
+def make_head(
+    name: str,
+    info: TaskInfo,
+    input_dim: int,
+    *,
+    dropout: float = 0.1,
+    label_smoothing: float = 0.0,
+    margin: float = 0.5,
+) -> Head:
+    """The head that a task's manifest entry describes; the keywords matter to training only. Raises WiringError for a kind without a head."""
+    match info.kind:
+        case "classify":
+            return Classify(len(info.labels), input_dim, dropout, label_smoothing=label_smoothing)
+        case "sequence_label":
+            return SequenceLabel(info.labels, input_dim, dropout, crf=info.decode.crf)
+        case "match":
+            return Match(len(info.labels), input_dim, dropout, label_smoothing=label_smoothing, margin=margin)
+    raise WiringError(
+        f"task '{name}': there is no head for kind '{info.kind}'. Kinds with a head: classify, sequence_label, match."
+    )

@@ -1,0 +1,173 @@
+"""Each kind of task from its files to a server's answer: trained a few steps, evaluated, exported, compared, served."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from palm_serve.bundle.loader import load_bundle
+from palm_serve.engine.providers import select_session
+from palm_serve.pipeline import Pipeline
+from palm_serve.types import Match, TextRequest
+from palm_trainer.build import evaluation_sets
+from palm_trainer.checkpoint import load_trained
+from palm_trainer.config import load_config
+from palm_trainer.errors import ConfigError, DataError
+from palm_trainer.evaluation import Predictor
+from palm_trainer.example import Example
+from palm_trainer.export.exporter import export_bundle
+from palm_trainer.run import Finished, train
+
+HEADER = """
+[encoder]
+model = "scratch"
+max_length = {max_length}
+layers = 2
+hidden_size = 16
+heads = 2
+vocab_size = 120
+
+[train]
+epochs = {epochs}
+batch_size = 4
+learning_rate = 5e-3
+precision = "fp32"
+device = "cpu"
+output = "{output}"
+"""
+
+
+class Kind:
+    """A folder with data, a configuration over it, and its run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.run = folder / "run"
+
+    def rows(self, name: str, rows: list[dict]) -> None:
+        """Writes a JSONL file."""
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (self.folder / name).write_text(text, encoding="utf-8")
+
+    def config(self, tables: str, *, max_length: int = 24, epochs: int = 1):
+        """The configuration with `tables`."""
+        header = HEADER.format(max_length=max_length, epochs=epochs, output=self.run.as_posix())
+        (self.folder / "tiny.toml").write_text(header + tables, encoding="utf-8")
+        return load_config(self.folder / "tiny.toml")
+
+    def train(self, tables: str, **options: int) -> Finished:
+        """Trains to the end; the run's own configuration must read back."""
+        events = list(train(self.config(tables, **options)))
+        assert isinstance(events[-1], Finished)
+        return events[-1]
+
+    def serve(self) -> Pipeline:
+        """Exports the run, which compares it, and opens the bundle as a server does."""
+        sets = evaluation_sets(load_config(self.run / "config.toml"), "dev")
+        manifest, _ = export_bundle(load_trained(self.run), sets, self.folder / "bundle", precision="fp32")
+        assert all(gate.passed for gate in manifest.variants["plain"].gates)
+        bundle = load_bundle(self.folder / "bundle")
+        pipeline = Pipeline(bundle, select_session(bundle, provider="CPU"))
+        assert pipeline.golden_check() == len(bundle.golden) > 0
+        return pipeline
+
+
+@pytest.fixture
+def kind(tmp_path: Path) -> Kind:
+    return Kind(tmp_path)
+
+
+def pair_rows() -> list[dict]:
+    """Pairs that match when both speak of one thing; two rows are unlabelled."""
+    things = ("boats", "trains", "birds", "cakes")
+    rows = [
+        {"text": f"tell me of {a}", "text_pair": f"all about {b}", "label": "yes" if a == b else "no"}
+        for a in things
+        for b in things
+    ]
+    return [*rows, {"text": "no label", "text_pair": "at all"}, {"text": "nor", "text_pair": "here", "label": None}]
+
+
+MATCH = """
+[data.pairs]
+format = "jsonl"
+train = "pairs.jsonl"
+dev = "pairs.jsonl"
+[tasks.same]
+kind = "match"
+data = ["pairs"]
+"""
+
+
+def test_match_pointwise_from_files_to_answer(kind: Kind) -> None:
+    kind.rows("pairs.jsonl", pair_rows())
+    done = kind.train(MATCH)
+    assert done.metrics["dev"]["same"].keys() == {"accuracy", "f1", "precision", "recall"}
+    assert load_config(kind.run / "config.toml").tasks["same"].match_label == "yes"
+    pipeline = kind.serve()
+    [prediction] = pipeline.predict([TextRequest("tell me of boats", ("same",), pair="all about cakes")])
+    [own] = Predictor(load_trained(kind.run)).answers([Example("tell me of boats", pair="all about cakes")])
+    answer = prediction.answers["same"]
+    assert isinstance(answer, Match)
+    assert answer.label is not None
+    assert answer.label.name == own["same"].label.name
+    assert answer.score == pytest.approx(own["same"].score, abs=1e-5)
+    assert answer.label.confidence == pytest.approx(answer.score if answer.label.name == "yes" else 1 - answer.score)
+
+
+def test_match_pairwise_from_files_to_answer(kind: Kind) -> None:
+    rows = [f"about {a}\tall on {a}\tall on {b}\n" for a in ("boats", "cakes", "birds") for b in ("trains", "stars")]
+    (kind.folder / "ranks.tsv").write_text("text_a\ttext_b\ttext_b_neg\n" + "".join(rows), encoding="utf-8")
+    tables = MATCH.replace("pairs.jsonl", "ranks.tsv").replace("jsonl", "tsv") + 'learning_strategy = "pairwise"\n'
+    done = kind.train(tables, epochs=30)
+    assert done.metrics["dev"]["same"] == {"accuracy": 1.0}
+    pipeline = kind.serve()
+    asked = [TextRequest("about boats", ("same",), pair=f"all on {b}") for b in ("boats", "stars")]
+    right, wrong = (prediction.answers["same"] for prediction in pipeline.predict(asked))
+    assert isinstance(right, Match)
+    assert right.label is None
+    assert right.score > wrong.score
+
+
+@pytest.mark.parametrize(
+    ("rows", "extra", "match"),
+    [
+        (
+            [{"text": "a", "text_pair": "b", "label": "x"}, {"text": "a", "text_pair": "c", "label": "y"}],
+            "",
+            "which of the labels x, y says",
+        ),
+        (
+            [{"text": "a", "text_pair": "b", "label": "no"}, {"text": "a", "label": "yes"}],
+            "",
+            "pairs.jsonl:2: task 'same' matches pairs, but",
+        ),
+        ([{"text": "a", "text_pair": "b", "label": "yes"}], "", "holds 1 class in the field 'label'; matching needs 2"),
+        (pair_rows(), 'match_label = "maybe"\n', "'maybe' is none of the labels: no, yes"),
+        (pair_rows(), 'learning_strategy = "pairwise"\n', "0 fields of the data suit kind 'match'"),
+        (
+            [{"text": "a", "text_b_neg": "b"}],
+            'learning_strategy = "pairwise"\n',
+            "needs text, text_b and a second text",
+        ),
+    ],
+)
+def test_faults_of_match_data_are_told(kind: Kind, rows: list[dict], extra: str, match: str) -> None:
+    kind.rows("pairs.jsonl", rows)
+    with pytest.raises(DataError, match=match):
+        kind.train(MATCH + extra)
+
+
+def test_a_ranker_has_no_match_label(kind: Kind) -> None:
+    kind.rows("pairs.jsonl", pair_rows())
+    with pytest.raises(ConfigError, match=r"tasks.same.match_label: a ranker .* has no labels"):
+        kind.config(MATCH + 'learning_strategy = "pairwise"\nmatch_label = "yes"\n')
+
+
+def test_tasks_that_read_a_data_set_in_different_ways_are_refused(kind: Kind) -> None:
+    kind.rows("pairs.jsonl", [{**row, "text_b_neg": "bad"} for row in pair_rows()])
+    second = '[tasks.rank]\nkind = "match"\nlearning_strategy = "pairwise"\ndata = ["pairs"]\n'
+    with pytest.raises(
+        ConfigError, match=r"tasks.same and tasks.rank share a data set, but .* a \[data.NAME\] of its own"
+    ):
+        kind.train(MATCH + second)
