@@ -18,18 +18,16 @@ from palm_trainer.loop import Source, TrainingLoop, choose_precision
 from palm_trainer.lr_sched import SCHEDULES
 from palm_trainer.mixing import MixRatio
 from palm_trainer.model import MultiTaskModel, TrainedModel
-from palm_trainer.optimizer import build_adamw
+from palm_trainer.optimizer import HEAD_RATE_FACTOR, build_adamw
 from palm_trainer.reader.classify import ClassifyTarget
 from palm_trainer.reader.dataset import EncodedDataset
 from palm_trainer.reader.files import read_split
 from palm_trainer.reader.formats.source import Defect
 from palm_trainer.reader.match import NEGATIVE, MatchTarget, RankTarget, with_negatives
+from palm_trainer.reader.multi_label import MultiLabelTarget
 from palm_trainer.reader.sampler import LengthBucketedSampler
 from palm_trainer.reader.sequence_label import SequenceLabelTarget
 from palm_trainer.reader.target import Target
-
-HEAD_RATE_FACTOR = 5.0
-"""Rate of the heads over that of the encoder, unless the configuration says otherwise: heads start from nothing."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +161,8 @@ def _learn(name: str, task: TaskConfig, examples: Sequence[Example]) -> Target:
     match task.kind:
         case "classify":
             return ClassifyTarget.learn(name, field, examples, role=task.role)
+        case "multi_label":
+            return MultiLabelTarget.learn(name, field, examples, role=task.role)
         case "sequence_label":
             return SequenceLabelTarget.learn(name, field, examples, role=task.role, crf=task.crf)
         case "match" if task.learning_strategy == "pairwise":
@@ -170,7 +170,7 @@ def _learn(name: str, task: TaskConfig, examples: Sequence[Example]) -> Target:
         case "match":
             return MatchTarget.learn(name, field, examples, match_label=task.match_label)
     raise ConfigError(
-        f"tasks.{name}.kind: '{task.kind}' cannot be trained yet. Kinds: classify, sequence_label, match."
+        f"tasks.{name}.kind: '{task.kind}' cannot be trained yet. Kinds: classify, multi_label, sequence_label, match."
     )
 
 

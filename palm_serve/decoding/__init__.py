@@ -8,6 +8,7 @@ from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.decoding.classify import ClassifyDecoder
 from palm_serve.decoding.item import Item, rows_of
 from palm_serve.decoding.match import MatchDecoder
+from palm_serve.decoding.multi_label import MultiLabelDecoder
 from palm_serve.decoding.sequence_label import SequenceLabelDecoder
 from palm_serve.errors import BundleError
 from palm_serve.types import FloatArray, TaskAnswer
@@ -41,6 +42,8 @@ def make_decoder(name: str, task: TaskInfo, arrays: Mapping[str, FloatArray]) ->
         match task.kind:
             case "classify":
                 return ClassifyDecoder(task)
+            case "multi_label":
+                return MultiLabelDecoder(task)
             case "sequence_label":
                 return SequenceLabelDecoder(task, arrays)
             case "match":

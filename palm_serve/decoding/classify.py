@@ -15,6 +15,12 @@ def softmax(logits: FloatArray) -> FloatArray:
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
+def sigmoid(logits: FloatArray) -> FloatArray:
+    """1 / (1 + exp(-x)) without overflow, float32."""
+    small = np.exp(-np.abs(logits))
+    return np.asarray(np.where(logits >= 0, 1.0, small) / (1.0 + small), dtype=np.float32)
+
+
 class ClassifyDecoder:
     """Softmax with temperature over `<task>.logits`, float32 [B, C]."""
 

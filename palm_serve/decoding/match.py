@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from palm_serve.bundle.manifest import TaskInfo
-from palm_serve.decoding.classify import softmax
+from palm_serve.decoding.classify import sigmoid, softmax
 from palm_serve.decoding.item import Item
 from palm_serve.errors import BundleError
 from palm_serve.types import FloatArray, Label, Match
@@ -38,9 +36,3 @@ class MatchDecoder:
             Match(Label(self._labels[label], float(row[label])), float(row[self._match]))
             for label, row in zip(best.tolist(), probabilities, strict=True)
         ]
-
-
-def sigmoid(logits: FloatArray) -> FloatArray:
-    """1 / (1 + exp(-x)) without overflow, float32."""
-    small = np.exp(-np.abs(logits))
-    return np.asarray(np.where(logits >= 0, 1.0, small) / (1.0 + small), dtype=np.float32)

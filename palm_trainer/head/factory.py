@@ -5,6 +5,7 @@ from palm_trainer.errors import WiringError
 from palm_trainer.head.base import Head
 from palm_trainer.head.classify import Classify
 from palm_trainer.head.match import Match
+from palm_trainer.head.multi_label import MultiLabel
 from palm_trainer.head.sequence_label import SequenceLabel
 
 
@@ -21,10 +22,12 @@ def make_head(
     match info.kind:
         case "classify":
             return Classify(len(info.labels), input_dim, dropout, label_smoothing=label_smoothing)
+        case "multi_label":
+            return MultiLabel(len(info.labels), input_dim, dropout)
         case "sequence_label":
             return SequenceLabel(info.labels, input_dim, dropout, crf=info.decode.crf)
         case "match":
             return Match(len(info.labels), input_dim, dropout, label_smoothing=label_smoothing, margin=margin)
     raise WiringError(
-        f"task '{name}': there is no head for kind '{info.kind}'. Kinds with a head: classify, sequence_label, match."
+        f"task '{name}': there is no head for kind '{info.kind}'. Kinds with a head: classify, multi_label, sequence_label, match."
     )

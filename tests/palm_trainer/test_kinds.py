@@ -8,7 +8,7 @@ import pytest
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine.providers import select_session
 from palm_serve.pipeline import Pipeline
-from palm_serve.types import Match, TextRequest
+from palm_serve.types import Classification, Match, TextRequest
 from palm_trainer.build import evaluation_sets
 from palm_trainer.checkpoint import load_trained
 from palm_trainer.config import load_config
@@ -162,6 +162,45 @@ def test_a_ranker_has_no_match_label(kind: Kind) -> None:
     kind.rows("pairs.jsonl", pair_rows())
     with pytest.raises(ConfigError, match=r"tasks.same.match_label: a ranker .* has no labels"):
         kind.config(MATCH + 'learning_strategy = "pairwise"\nmatch_label = "yes"\n')
+
+
+MULTI = """
+[data.mixed]
+format = "tsv"
+train = "mixed.tsv"
+dev = "mixed.tsv"
+label_separator = "#"
+[tasks.intent]
+kind = "multi_label"
+role = "intent"
+data = ["mixed"]
+dropout = 0.0
+"""
+
+
+def test_multi_label_from_files_to_answer(kind: Kind) -> None:
+    """Rows with one class, with two (`a#b`), and with none; only training on all of them tells them apart."""
+    asks = {"fare": "what does it cost", "flight": "show flights", "food": "is there a meal"}
+    rows = [(text, name) for name, text in asks.items()]
+    rows += [(f"{asks[a]} and {asks[b]}", f"{a}#{b}") for a in asks for b in asks if a != b]
+    rows += [("good morning", ""), ("thank you", "")]
+    lines = "".join(f"{text}\t{label}\n" for text, label in rows * 2)
+    (kind.folder / "mixed.tsv").write_text("text\tlabel\n" + lines, encoding="utf-8")
+    done = kind.train(MULTI, epochs=25)
+    metrics = done.metrics["dev"]["intent"]
+    assert metrics.keys() == {"accuracy", "f1", "precision", "recall"}
+    assert metrics["f1"] > 0.9
+    pipeline = kind.serve()
+    both, neither = (
+        p.answers["intent"]
+        for p in pipeline.predict([TextRequest(t, ()) for t in ("show flights and what does it cost", "thank you")])
+    )
+    assert isinstance(both, Classification)
+    assert isinstance(neither, Classification)
+    assert {label.name for label in both.labels} == {"fare", "flight"}
+    assert both.ranking[:2] == both.labels
+    assert neither.labels == ()
+    assert neither.label == neither.ranking[0]
 
 
 def test_tasks_that_read_a_data_set_in_different_ways_are_refused(kind: Kind) -> None:

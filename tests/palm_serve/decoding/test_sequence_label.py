@@ -236,5 +236,5 @@ def test_a_missing_array_is_named():
 
 
 def test_an_unknown_kind_is_named():
-    with pytest.raises(BundleError, match="task 'm' is of kind 'mrc', which this version cannot decode"):
-        DecoderTable.of({"m": TaskInfo(kind="mrc", outputs=("m.start_logits",))}, {})
+    with pytest.raises(BundleError, match="task 'm' is of kind 'masked_lm', which this version cannot decode"):
+        DecoderTable.of({"m": TaskInfo(kind="masked_lm", outputs=())}, {})

@@ -73,6 +73,6 @@ def test_half_precision_logits_are_summed_in_float32(crf):
 
 def test_a_kind_without_head_is_named():
     with pytest.raises(
-        WiringError, match=r"task 'pairs': there is no head for kind 'mrc'. Kinds with a head: classify"
+        WiringError, match=r"task 'pairs': there is no head for kind 'masked_lm'. Kinds with a head: classify"
     ):
-        make_head("pairs", TaskInfo(kind="mrc", outputs=("pairs.logits",)), 8)
+        make_head("pairs", TaskInfo(kind="masked_lm", outputs=()), 8)

@@ -1,0 +1,36 @@
+"""Decoding of `multi_label` heads: logits -> all classes above their thresholds, and a ranking."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.decoding.classify import sigmoid
+from palm_serve.decoding.item import Item
+from palm_serve.types import Classification, FloatArray, Label
+
+DEFAULT_THRESHOLD = 0.5
+
+
+class MultiLabelDecoder:
+    """Sigmoid with temperature over `<task>.logits`, float32 [B, C]; a class applies from its threshold on (0.5 where the task names none)."""
+
+    def __init__(self, task: TaskInfo) -> None:
+        self._output = task.outputs[0]
+        self._labels = task.labels
+        self._temperature = task.calibration.temperature
+        limits = task.thresholds.labels
+        self._limits = np.array([limits.get(label, DEFAULT_THRESHOLD) for label in task.labels], dtype=np.float32)
+
+    def __call__(self, outputs: Mapping[str, FloatArray], items: Sequence[Item]) -> list[Classification]:
+        """Labels and ranking of each item, sorted by confidence, ties by label order. `label` is the first of the ranking, applying or not."""
+        probabilities = sigmoid(outputs[self._output] / self._temperature)
+        order = np.argsort(-probabilities, axis=-1, kind="stable")
+        applies = probabilities >= self._limits
+        answers = []
+        for row, item in enumerate(items):
+            ranked = [Label(self._labels[c], float(probabilities[row, c])) for c in order[row]]
+            labels = tuple(label for label, c in zip(ranked, order[row], strict=True) if applies[row, c])
+            ranking = tuple(ranked[: item.top_k or None])
+            answers.append(Classification(ranked[0], ranking, labels, out_of_scope_score=1.0 - ranked[0].confidence))
+        return answers
