@@ -164,7 +164,7 @@ class TrainConfig(_Section):
     """None on biases and normalization weights."""
     warmup_ratio: Fraction = 0.1
     """Of all steps."""
-    schedule: Literal["linear", "constant"] = "linear"
+    schedule: Literal["linear", "constant", "cosine", "noam"] = "linear"
     max_grad_norm: Positive = 1.0
     label_smoothing: Fraction = 0.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
