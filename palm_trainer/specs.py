@@ -30,6 +30,9 @@ TOKEN_TYPE_IDS = TensorSpec("token_type_ids", "int64", ("batch", "sequence"))
 SEQUENCE_OUTPUT = TensorSpec("sequence_output", "float32", ("batch", "sequence", "hidden"))
 POOLED_OUTPUT = TensorSpec("pooled_output", "float32", ("batch", "hidden"))
 
+PALM_NAMES = {"input_ids": "token_ids", "attention_mask": "input_mask", "token_type_ids": "segment_ids"}
+"""What the Python API of the original calls the model's inputs."""
+
 
 def check_fit(needs: Iterable[TensorSpec], gives: Iterable[TensorSpec], consumer: str, provider: str) -> None:
     """Raises WiringError unless `provider` gives every tensor that `consumer` needs, with the same dtype and axes."""

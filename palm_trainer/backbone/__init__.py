@@ -1,15 +1,24 @@
 """Component 2: encoders."""
 
-from palm_trainer.backbone.base import ActiveEmbedding, Backbone, freeze_unused_rows
+from palm_trainer.backbone.base import ActiveEmbedding, Backbone, freeze_unused_rows, thaw_rows
+from palm_trainer.backbone.component import BERT, ERNIE, RoBERTa, XLNet
 from palm_trainer.backbone.pretrained import LoadedEncoder, load_pretrained, locate
 from palm_trainer.backbone.scratch import build_scratch
+from palm_trainer.backbone.weights import WeightsReport, load_weights
 
 __all__ = [
+    "BERT",
+    "ERNIE",
     "ActiveEmbedding",
     "Backbone",
     "LoadedEncoder",
+    "RoBERTa",
+    "WeightsReport",
+    "XLNet",
     "build_scratch",
     "freeze_unused_rows",
     "load_pretrained",
+    "load_weights",
     "locate",
+    "thaw_rows",
 ]

@@ -1,11 +1,19 @@
 """Component 2: encoders. A backbone turns token ids into one vector a piece and one vector a text."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from palm_trainer.specs import ATTENTION_MASK, INPUT_IDS, POOLED_OUTPUT, SEQUENCE_OUTPUT, TOKEN_TYPE_IDS, TensorSpec
+from palm_trainer.specs import (
+    ATTENTION_MASK,
+    INPUT_IDS,
+    PALM_NAMES,
+    POOLED_OUTPUT,
+    SEQUENCE_OUTPUT,
+    TOKEN_TYPE_IDS,
+    TensorSpec,
+)
 
 Pooling = Literal["cls", "mean"]
 Features = dict[str, Tensor]
@@ -32,6 +40,21 @@ class Backbone(nn.Module):
     def hidden_size(self) -> int:
         """Width of the vectors."""
         return int(self.encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
+
+    @property
+    def inputs_attr(self) -> dict[str, list[Any]]:
+        """What it takes from a reader, as PALM declares it: name -> [shape, dtype]; -1 is variable."""
+        return {PALM_NAMES[spec.name]: [[-1, -1], spec.dtype] for spec in self.inputs}
+
+    @property
+    def outputs_attr(self) -> dict[str, list[Any]]:
+        """What it gives to a head, as PALM declares it."""
+        width = self.hidden_size
+        return {
+            "encoder_outputs": [[-1, -1, width], "float32"],
+            "sentence_embedding": [[-1, width], "float32"],
+            "sentence_pair_embedding": [[-1, width], "float32"],
+        }
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Features:
         """int64 [B, S] each -> `sequence_output` [B, S, H] and `pooled_output` [B, H]."""
@@ -107,3 +130,12 @@ def freeze_unused_rows(backbone: Backbone, active_ids: Tensor) -> None:
     table = backbone.encoder.get_input_embeddings()  # type: ignore[operator]
     active = ActiveEmbedding(table, active_ids).train(table.training)
     backbone.encoder.set_input_embeddings(active)  # type: ignore[operator]
+
+
+def thaw_rows(backbone: Backbone) -> None:
+    """Puts a plain embedding, with what was trained, in the place of an ActiveEmbedding."""
+    table = backbone.encoder.get_input_embeddings()  # type: ignore[operator]
+    if isinstance(table, ActiveEmbedding):
+        table.sync()
+        plain = nn.Embedding.from_pretrained(table.weight.clone(), freeze=False, padding_idx=table.padding_idx)
+        backbone.encoder.set_input_embeddings(plain.train(table.training))  # type: ignore[operator]
