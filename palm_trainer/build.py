@@ -22,8 +22,10 @@ from palm_trainer.optimizer import HEAD_RATE_FACTOR, build_adamw
 from palm_trainer.reader.classify import ClassifyTarget
 from palm_trainer.reader.dataset import EncodedDataset
 from palm_trainer.reader.files import read_split
+from palm_trainer.reader.formats.jsonl import ANSWER
 from palm_trainer.reader.formats.source import Defect
 from palm_trainer.reader.match import NEGATIVE, MatchTarget, RankTarget, with_negatives
+from palm_trainer.reader.mrc import MrcTarget
 from palm_trainer.reader.multi_label import MultiLabelTarget
 from palm_trainer.reader.sampler import LengthBucketedSampler
 from palm_trainer.reader.sequence_label import SequenceLabelTarget
@@ -47,7 +49,7 @@ def build_training(config: Config) -> Training:
     splits = {name: read_split(data, "train") for name, data in config.data.items()}
     config = resolve_fields(config, {name: split.examples for name, split in splits.items()})
     targets = {
-        name: _learn(name, task, [e for data in task.data for e in splits[data].examples])
+        name: _learn(name, task, [e for data in task.data for e in splits[data].examples], config.encoder.max_length)
         for name, task in config.tasks.items()
     }
     config = _with_match_labels(config, targets)
@@ -136,7 +138,7 @@ def _choose_field(name: str, task: TaskConfig, found: Mapping[str, FieldValue]) 
     fitting = [key for key, value in found.items() if _fits(task.kind, value) and (key == NEGATIVE) == ranks]
     if task.kind == "multi_label":
         fitting = [key for key in fitting if isinstance(found[key], tuple)] or fitting
-    for wanted in (name, task.role):
+    for wanted in (name, task.role, ANSWER if task.kind == "mrc" else ""):
         if wanted in fitting:
             return wanted
     if len(fitting) == 1:
@@ -155,7 +157,7 @@ def _fits(kind: str, value: FieldValue) -> bool:
     return isinstance(value, str) or (kind == "multi_label" and is_classes)
 
 
-def _learn(name: str, task: TaskConfig, examples: Sequence[Example]) -> Target:
+def _learn(name: str, task: TaskConfig, examples: Sequence[Example], max_length: int) -> Target:
     """What a task learns, with the labels that its training examples hold."""
     field = task.field or ""
     match task.kind:
@@ -169,8 +171,20 @@ def _learn(name: str, task: TaskConfig, examples: Sequence[Example]) -> Target:
             return RankTarget.learn(name, field, examples)
         case "match":
             return MatchTarget.learn(name, field, examples, match_label=task.match_label)
+        case "mrc":
+            return MrcTarget.learn(
+                name,
+                field,
+                examples,
+                max_length=max_length,
+                max_query_tokens=task.max_query_tokens,
+                doc_stride_tokens=task.doc_stride_tokens,
+                max_answer_tokens=task.max_answer_tokens,
+                n_best=task.n_best,
+                null_threshold=task.null_threshold,
+            )
     raise ConfigError(
-        f"tasks.{name}.kind: '{task.kind}' cannot be trained yet. Kinds: classify, multi_label, sequence_label, match."
+        f"tasks.{name}.kind: '{task.kind}' cannot be trained yet. Kinds: classify, multi_label, sequence_label, match, mrc."
     )
 
 

@@ -8,6 +8,7 @@ from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.decoding.classify import ClassifyDecoder
 from palm_serve.decoding.item import Item, rows_of
 from palm_serve.decoding.match import MatchDecoder
+from palm_serve.decoding.mrc import MrcDecoder
 from palm_serve.decoding.multi_label import MultiLabelDecoder
 from palm_serve.decoding.sequence_label import SequenceLabelDecoder
 from palm_serve.errors import BundleError
@@ -48,6 +49,8 @@ def make_decoder(name: str, task: TaskInfo, arrays: Mapping[str, FloatArray]) ->
                 return SequenceLabelDecoder(task, arrays)
             case "match":
                 return MatchDecoder(task)
+            case "mrc":
+                return MrcDecoder(task)
     except KeyError as missing:
         raise BundleError(
             f"task '{name}': decode.npz lacks the array {missing}, which its manifest entry names"

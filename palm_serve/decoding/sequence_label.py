@@ -26,11 +26,11 @@ def is_punctuation(character: str) -> bool:
     return unicodedata.category(character)[0] in "PS"
 
 
-def tagged_range(encoding: Encoding) -> tuple[int, int]:
-    """Positions [first, after) of the pieces of the text; they stand together in every tokenizer that we know."""
-    first = next((i for i, segment in enumerate(encoding.segments) if segment == 0), 0)
+def tagged_range(encoding: Encoding, segment: int = 0) -> tuple[int, int]:
+    """Positions [first, after) of the pieces of the text (1: of its pair); they stand together in every tokenizer that we know."""
+    first = next((i for i, of in enumerate(encoding.segments) if of == segment), 0)
     after = first
-    while after < len(encoding.segments) and encoding.segments[after] == 0:
+    while after < len(encoding.segments) and encoding.segments[after] == segment:
         after += 1
     return first, after
 

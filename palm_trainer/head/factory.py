@@ -5,6 +5,7 @@ from palm_trainer.errors import WiringError
 from palm_trainer.head.base import Head
 from palm_trainer.head.classify import Classify
 from palm_trainer.head.match import Match
+from palm_trainer.head.mrc import MRC
 from palm_trainer.head.multi_label import MultiLabel
 from palm_trainer.head.sequence_label import SequenceLabel
 
@@ -28,6 +29,8 @@ def make_head(
             return SequenceLabel(info.labels, input_dim, dropout, crf=info.decode.crf)
         case "match":
             return Match(len(info.labels), input_dim, dropout, label_smoothing=label_smoothing, margin=margin)
+        case "mrc":
+            return MRC(input_dim, dropout)
     raise WiringError(
-        f"task '{name}': there is no head for kind '{info.kind}'. Kinds with a head: classify, multi_label, sequence_label, match."
+        f"task '{name}': there is no head for kind '{info.kind}'. Kinds with a head: classify, multi_label, sequence_label, match, mrc."
     )

@@ -7,8 +7,9 @@ import pytest
 
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine.providers import select_session
+from palm_serve.errors import InvalidRequest
 from palm_serve.pipeline import Pipeline
-from palm_serve.types import Classification, Match, TextRequest
+from palm_serve.types import Answer, Classification, Match, TextRequest
 from palm_trainer.build import evaluation_sets
 from palm_trainer.checkpoint import load_trained
 from palm_trainer.config import load_config
@@ -201,6 +202,107 @@ def test_multi_label_from_files_to_answer(kind: Kind) -> None:
     assert both.ranking[:2] == both.labels
     assert neither.labels == ()
     assert neither.label == neither.ranking[0]
+
+
+MRC = """
+[data.squad]
+format = "squad"
+train = "squad.json"
+dev = "squad.json"
+[tasks.reading]
+kind = "mrc"
+data = ["squad"]
+dropout = 0.0
+max_query_tokens = 6
+doc_stride_tokens = 5
+"""
+
+NAMES = ("anna", "bob", "carl", "dora", "emil")
+PLACES = ("paris", "oslo", "rome", "lima")
+
+
+def write_squad(path: Path, *, negatives: bool) -> None:
+    """Passages of several windows, each with a question for every name in it; with `negatives`, one for a name that is not."""
+    paragraphs = []
+    for shift in range(4):
+        homes = {name: PLACES[(i + shift) % 4] for i, name in enumerate(NAMES[: 4 + shift % 2])}
+        context = " and then ".join(f"{name} lives in {place}" for name, place in homes.items())
+        questions = []
+        for name in NAMES:
+            start = context.find(f"{name} lives in ") + len(f"{name} lives in ")
+            answers = [{"text": homes[name], "answer_start": start}] if name in homes else []
+            if answers or negatives:
+                known = {"is_impossible": not answers} if negatives else {}
+                questions.append(
+                    {"id": f"{shift}-{name}", "question": f"where is {name} ?", "answers": answers, **known}
+                )
+        paragraphs.append({"context": context, "qas": questions})
+    path.write_text(json.dumps({"version": "x", "data": [{"title": "t", "paragraphs": paragraphs}]}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("negatives", [False, True])
+def test_mrc_from_files_to_answer(kind: Kind, negatives: bool) -> None:
+    write_squad(kind.folder / "squad.json", negatives=negatives)
+    done = kind.train(MRC, epochs=2, max_length=20)
+    assert done.metrics["dev"]["reading"].keys() == {"exact_match", "f1"}
+    decode = load_trained(kind.run).tasks["reading"].decode
+    assert (decode.null_threshold is not None) == negatives
+    pipeline = kind.serve()
+    passage = " and then ".join(f"{name} lives in {place}" for name, place in zip(NAMES, PLACES, strict=False))
+    asked = [
+        TextRequest("where is anna ?", ("reading",), pair=p, top_k=4) for p in (passage, "anna lives in rome", "北京")
+    ]
+    asked.append(TextRequest("where is anna " * 20, ("reading",), pair=passage))
+    predictions = pipeline.predict(asked)
+    own = Predictor(load_trained(kind.run), top_k=4).answers([Example(a.text, pair=a.pair) for a in asked])
+    for request, prediction, found in zip(asked, predictions, own, strict=True):
+        answer = prediction.answers["reading"]
+        assert isinstance(answer, Answer)
+        assert (answer.start, answer.end) == (found["reading"].start, found["reading"].end)
+        assert len(answer.alternatives) < request.top_k
+        for one in (answer, *answer.alternatives):
+            assert one.text == request.pair[one.start : one.end]
+            assert one.no_answer == (one.text == "")
+    assert [p.truncated for p in predictions] == [False, False, False, True]
+    assert predictions[0].timings.batch_size > 1
+
+
+def test_windows_of_one_request_are_not_mixed_with_other_tasks(kind: Kind) -> None:
+    write_squad(kind.folder / "squad.json", negatives=False)
+    kind.rows("pairs.jsonl", pair_rows())
+    kind.train(MRC + MATCH, max_length=20)
+    pipeline = kind.serve()
+    with pytest.raises(
+        InvalidRequest, match="task 'reading' reads its passage in windows; ask it in a request of its own"
+    ):
+        pipeline.check(TextRequest("a", ("reading", "same"), pair="b"))
+    together = pipeline.predict(
+        [TextRequest("where?", (t,), pair="anna lives in rome " * 9) for t in ("same", "reading")]
+    )
+    assert [type(p.answers[t]) for p, t in zip(together, ("same", "reading"), strict=True)] == [Match, Answer]
+
+
+@pytest.mark.parametrize(
+    ("row", "match"),
+    [
+        ({"text": "q", "answer": [{"start": 0, "end": 1, "label": "x"}]}, "this row has none. Add it as text_pair"),
+        ({"text": "q", "text_pair": "p", "answer": []}, "holds no answer in the field 'answer'"),
+        ({"text": "q", "text_pair": "p", "answer": "p"}, "0 fields of the data suit kind 'mrc'"),
+    ],
+)
+def test_faults_of_mrc_data_are_told(kind: Kind, row: dict, match: str) -> None:
+    kind.rows("squad.json", [row])
+    with pytest.raises(DataError, match=match):
+        kind.train(MRC.replace('"squad"\n', '"jsonl"\n', 1))
+
+
+@pytest.mark.parametrize(
+    ("max_length", "match"),
+    [(8, "leaves a passage no room; reading comprehension needs 12"), (12, "7 is more than half")],
+)
+def test_windows_need_room(kind: Kind, max_length: int, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        kind.config(MRC.replace("max_query_tokens = 6", "max_query_tokens = 7"), max_length=max_length)
 
 
 def test_tasks_that_read_a_data_set_in_different_ways_are_refused(kind: Kind) -> None:

@@ -1,0 +1,103 @@
+"""Decoding of `mrc` heads: beginnings and ends over the windows of a passage -> the best answer and those after it.
+
+An answer's score is the sum of the logits of its first and last piece; of all windows the best counts, "no answer" by its least score, since
+one window with an answer is enough (as in BERT's script for SQuAD 2.0).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.decoding.item import Item
+from palm_serve.decoding.sequence_label import tagged_range, trim
+from palm_serve.types import SPECIAL, Answer, Encoding, FloatArray
+
+DEFAULT_ANSWER_TOKENS, DEFAULT_N_BEST = 30, 20
+
+Candidate = tuple[float, int, int]
+"""Score, and the range of the passage in code points; an empty range is "no answer"."""
+
+
+def passage_range(encoding: Encoding) -> tuple[int, int]:
+    """Positions [first, after) of the pieces of the passage."""
+    return tagged_range(encoding, segment=1)
+
+
+def null_position(encoding: Encoding) -> int:
+    """Position that stands for "no answer": the classification token, first in most encoders and last in XLNet."""
+    return 0 if encoding.segments[0] == SPECIAL else len(encoding) - 1
+
+
+class MrcDecoder:
+    """N-best answers over `<task>.start_logits` and `<task>.end_logits`, float32 [B, S] each, with a row for each window of an item."""
+
+    def __init__(self, task: TaskInfo) -> None:
+        self._start, self._end = task.outputs
+        self._longest = task.decode.max_answer_tokens or DEFAULT_ANSWER_TOKENS
+        self._count = task.decode.n_best or DEFAULT_N_BEST
+        self._null_threshold = task.decode.null_threshold
+        self._temperature = task.calibration.temperature
+
+    def __call__(self, outputs: Mapping[str, FloatArray], items: Sequence[Item]) -> list[Answer]:
+        """The best answer of each item, with those after it as `alternatives`, `top_k` in all (0: every one that is ranked)."""
+        answers = []
+        row = 0
+        for item in items:
+            after = row + len(item.rows)
+            answers.append(self._answer(item, outputs[self._start][row:after], outputs[self._end][row:after]))
+            row = after
+        return answers
+
+    def _answer(self, item: Item, starts: FloatArray, ends: FloatArray) -> Answer:
+        passage = item.pair or ""
+        scores: dict[tuple[int, int], float] = {}
+        for encoding, start, end in zip(item.rows, starts, ends, strict=True):
+            for score, *span in self._candidates(passage, encoding, start, end):
+                key = (span[0], span[1])
+                scores[key] = max(score, scores.get(key, -np.inf))
+        ranked = sorted(((score, *span) for span, score in scores.items()), key=lambda c: (-c[0], c[1], c[2]))
+        ranked = ranked[: self._count]
+        if self._null_threshold is not None or not ranked:
+            nulls = [null_position(encoding) for encoding in item.rows]
+            null = min(float(s[i] + e[i]) for s, e, i in zip(starts, ends, nulls, strict=True))
+            ranked = _with_null(ranked, null, self._null_threshold or 0.0)
+        logits = np.array([score for score, _, _ in ranked]) / self._temperature
+        shares = np.exp(logits - logits.max())
+        shares /= shares.sum()
+        told = [
+            Answer(passage[start:end], start, end, float(share), no_answer=start == end)
+            for share, (_, start, end) in zip(shares, ranked, strict=True)
+        ]
+        best, rest = told[0], tuple(told[1 : item.top_k or None])
+        return Answer(best.text, best.start, best.end, best.confidence, best.no_answer, rest)
+
+    def _candidates(self, passage: str, encoding: Encoding, start: FloatArray, end: FloatArray) -> list[Candidate]:
+        """The best answers of one window, trimmed of white space."""
+        first, after = passage_range(encoding)
+        longest = min(self._longest, after - first)
+        if not longest:
+            return []
+        # [i, j]: from piece i over j more
+        padded = np.concatenate([end[first:after], np.full(longest - 1, -np.inf, dtype=np.float32)])
+        scores = (start[first:after, None] + sliding_window_view(padded, longest)).ravel()
+        best = np.argpartition(-scores, min(self._count, len(scores)) - 1)[: self._count]
+        found = []
+        for index in best.tolist():
+            begin, more = divmod(index, longest)
+            if begin + more < after - first:
+                left, right = encoding.offsets[first + begin][0], encoding.offsets[first + begin + more][1]
+                left, right = trim(passage, left, right)
+                if left < right:
+                    found.append((float(scores[index]), left, right))
+        return found
+
+
+def _with_null(ranked: list[Candidate], score: float, threshold: float) -> list[Candidate]:
+    """The ranking with "no answer" in its place; first only when it exceeds the best answer by more than `threshold`, and then always."""
+    null = (score, 0, 0)
+    if not ranked or score - ranked[0][0] > threshold:
+        return [null, *ranked]
+    place = next((i for i, (other, _, _) in enumerate(ranked) if i and other < score), len(ranked))
+    return [*ranked[:place], null, *ranked[place:]]
