@@ -10,13 +10,14 @@ previous one usable.
 import contextlib
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
@@ -140,8 +141,9 @@ def load_trained(run: Path, which: str = "best") -> TrainedModel:
     try:
         description = ModelDescription.model_validate_json((directory / DESCRIPTION).read_bytes())
         tokenizer_json = (directory / TOKENIZER).read_text(encoding="utf-8")
+        json.loads(tokenizer_json)
         weights = load_file(directory / WEIGHTS)
-    except (OSError, ValidationError, SafetensorError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"checkpoint {directory} is damaged: {str(error).splitlines()[0]}. Use the other of best and last, or train again."
         ) from error
@@ -178,10 +180,9 @@ def load_training_state(run: Path) -> dict[str, Any]:
     path = checkpoint_directory(run, "last") / TRAINING
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {str(error).splitlines()[0]}. Start again without --resume."
-        ) from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        said = str(error).partition("\n")[0] or "it ends too soon"
+        raise CheckpointError(f"{path} cannot be read: {said}. Start again with --overwrite.") from error
     return state
 
 

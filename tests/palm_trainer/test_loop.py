@@ -10,7 +10,7 @@ from palm_trainer.balancing import FixedWeights
 from palm_trainer.build import build_training
 from palm_trainer.errors import PalmError, WiringError
 from palm_trainer.example import Example, LabelledSpan
-from palm_trainer.head import Classify
+from palm_trainer.head.classify import Classify
 from palm_trainer.loop import TrainingLoop, choose_precision
 from palm_trainer.mixing import MixRatio
 from palm_trainer.model import MultiTaskModel
@@ -19,7 +19,7 @@ from palm_trainer.reader.dataset import EncodedDataset
 INTENT_ONLY = [Example("flights from boston", {"intent": "flight"}), Example("list hotels", {"intent": "hotel"})]
 SLOTS_ONLY = [
     Example("fare to denver please", {"slots": (LabelledSpan(8, 14, "city"),)}),
-    Example("to boston on monday now", {"slots": (LabelledSpan(3, 9, "city"), LabelledSpan(13, 19, "day"))}),
+    Example("to boston now monday", {"slots": (LabelledSpan(3, 9, "city"), LabelledSpan(14, 20, "day"))}),
     Example("list", {"slots": ()}),
 ]
 BARE = [Example("please list hotels now")]

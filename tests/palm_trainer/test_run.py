@@ -140,7 +140,7 @@ def test_refuses_a_directory_that_holds_a_run(tiny_config, fit):
     fit(config)
     before = weights(config.train.output)
     with pytest.raises(
-        CheckpointError, match="holds a run already. Continue it with --resume, replace it with --overwrite"
+        CheckpointError, match=r"holds a run already. Continue it with --resume, replace it with --overwrite"
     ):
         fit(config)
     assert_same(before, weights(config.train.output))
@@ -158,7 +158,7 @@ def test_refuses_a_directory_with_something_else(tiny_config, fit, tmp_path):
 def test_refuses_a_file(tiny_config, fit):
     config = tiny_config()
     config.train.output.touch()
-    with pytest.raises(CheckpointError, match="is a file. Choose another output directory"):
+    with pytest.raises(CheckpointError, match=r"is a file. Choose another output directory"):
         fit(config)
 
 
@@ -312,9 +312,9 @@ def test_labels_of_another_kind_are_said_before_training(tmp_path, split):
     for name in ("train", "dev", "test"):
         wrong = [{"text": "t", "mood": ["a", "b"]}] if name == split else []
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows + wrong))
-    (tmp_path / "c.toml").write_text(
-        f"""[encoder]\nmodel = "scratch"\nlayers = 1\nhidden_size = 16\nheads = 2\n[data.d]\nformat = "jsonl"\ntrain = "train.jsonl"\ndev = "dev.jsonl"\ntest = "test.jsonl"
-[tasks.mood]\nkind = "classify"\ndata = ["d"]\n[train]\noutput = "{tmp_path / "run"}"\n"""
-    )
+    files = "".join(f'{name} = "{name}.jsonl"\n' for name in ("train", "dev", "test"))
+    encoder = '[encoder]\nmodel = "scratch"\nlayers = 1\nhidden_size = 16\nheads = 2\n'
+    task = f'[tasks.mood]\nkind = "classify"\ndata = ["d"]\n[train]\noutput = "{tmp_path / "run"}"\n'
+    (tmp_path / "c.toml").write_text(f'{encoder}[data.d]\nformat = "jsonl"\n{files}{task}')
     with pytest.raises(DataError, match=rf"{split}.jsonl:5: task 'mood' needs one class in 'mood', not \('a', 'b'\)"):
         next(train(load_config(tmp_path / "c.toml")))
