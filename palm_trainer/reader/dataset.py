@@ -36,6 +36,7 @@ class EncodedDataset:
         targets: by task, for the tasks that train on this data set.
         input_names: inputs of the model.
         pad_token_id: of the encoder.
+        inputs: how the data set is read; None: as its tasks say.
 
     Raises ConfigError when the tasks read the data set in different ways.
     """
@@ -47,8 +48,9 @@ class EncodedDataset:
         targets: Mapping[str, Target],
         input_names: Sequence[str],
         pad_token_id: int,
+        inputs: Inputs | None = None,
     ) -> None:
-        self._features = _shared_inputs(targets).features(examples, tokenizer)
+        self._features = (inputs or _shared_inputs(targets)).features(examples, tokenizer)
         self.lengths: npt.NDArray[np.int64] = np.array(
             [max(map(len, feature.rows)) for feature in self._features], dtype=np.int64
         )

@@ -67,7 +67,10 @@ class LengthBucketedSampler:
 
     def _plan(self, epoch: int) -> list[npt.NDArray[np.int64]]:
         if not self._shuffle:
-            return [np.arange(i, min(i + self._batch_size, len(self._lengths))) for i in range(0, len(self._lengths), self._batch_size)]
+            return [
+                np.arange(i, min(i + self._batch_size, len(self._lengths)))
+                for i in range(0, len(self._lengths), self._batch_size)
+            ]
         generator = np.random.default_rng((self._seed, epoch))
         order = generator.permutation(len(self._lengths))
         batches = []
