@@ -8,6 +8,7 @@ from torch import Tensor
 
 from palm_serve.bundle.manifest import Decode, TaskInfo
 from palm_serve.decoding.mrc import null_position, passage_range
+from palm_serve.decoding.sequence_label import trim
 from palm_serve.types import Encoding
 from palm_trainer.errors import DataError
 from palm_trainer.example import Example, LabelledSpan
@@ -115,11 +116,12 @@ def _answers(example: Example, field: str) -> tuple[LabelledSpan, ...] | None:
 
 def _pieces_of(span: LabelledSpan, passage: str, encoding: Encoding, first: int, after: int) -> tuple[int, int] | None:
     """First and last piece that the visible part of the span touches; None unless the window holds all of it."""
-    text = passage[span.start : span.end]
-    start = span.start + len(text) - len(text.lstrip())
-    end = span.end - len(text) + len(text.rstrip())
+    if first == after:
+        return None
     offsets = encoding.offsets
-    if first == after or start >= end or start < offsets[first][0] or end > offsets[after - 1][1]:
+    start, end = trim(passage, span.start, span.end)
+    left, right = trim(passage, offsets[first][0], offsets[after - 1][1])
+    if start >= end or start < left or end > right:
         return None
     touching = [i for i in range(first, after) if offsets[i][0] < end and offsets[i][1] > start]
     return (touching[0], touching[-1]) if touching else None
