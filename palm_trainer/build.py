@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from palm_serve.bundle.manifest import EncoderInfo
 from palm_serve.tokenization import TextTokenizer, bare_tokenizer_json
 from palm_trainer.backbone import LoadedEncoder, build_scratch, freeze_unused_rows, load_pretrained
 from palm_trainer.balancing import FixedWeights
@@ -17,7 +16,7 @@ from palm_trainer.head import make_head
 from palm_trainer.loop import Source, TrainingLoop, choose_precision
 from palm_trainer.lr_sched import SCHEDULES
 from palm_trainer.mixing import MixRatio
-from palm_trainer.model import MultiTaskModel, TrainedModel
+from palm_trainer.model import MultiTaskModel, TrainedModel, describe_encoder
 from palm_trainer.optimizer import HEAD_RATE_FACTOR, build_adamw
 from palm_trainer.reader.classify import ClassifyTarget
 from palm_trainer.reader.dataset import EncodedDataset
@@ -237,16 +236,7 @@ def _assemble(config: Config, encoder: LoadedEncoder, targets: Mapping[str, Targ
         for name, target in targets.items()
     }
     model = MultiTaskModel(encoder.backbone, heads)
-    settings = encoder.backbone.encoder.config
-    info = EncoderInfo(
-        family=str(settings.model_type),  # type: ignore[union-attr]
-        name=encoder.name,
-        layers=int(settings.num_hidden_layers),  # type: ignore[union-attr,arg-type]
-        hidden_size=hidden,
-        vocab_size=int(settings.vocab_size),  # type: ignore[union-attr,arg-type]
-        parameters=sum(p.numel() for p in encoder.backbone.parameters()),
-        pad_token_id=encoder.pad_token_id,
-    )
+    info = describe_encoder(encoder.backbone, encoder.name, encoder.pad_token_id)
     auxiliary = frozenset(name for name, task in config.tasks.items() if task.auxiliary)
     infos = {name: target.info for name, target in targets.items()}
     return TrainedModel(

@@ -75,8 +75,8 @@ def save_trained(trained: TrainedModel, directory: Path, training: Mapping[str, 
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
-        # contiguous copies: safetensors refuses shared storage
-        weights = {name: value.detach().cpu().contiguous() for name, value in trained.model.state_dict().items()}
+        # copies: safetensors refuses storage that tensors share, as those of two tasks with one head do
+        weights = {name: value.detach().cpu().contiguous().clone() for name, value in trained.model.state_dict().items()}
         save_file(weights, new / WEIGHTS)
         (new / DESCRIPTION).write_text(describe(trained).model_dump_json(indent=1), encoding="utf-8")
         (new / TOKENIZER).write_text(trained.tokenizer_json, encoding="utf-8")

@@ -77,13 +77,19 @@ class Predictor:
         self, examples: Sequence[Example], tasks: Sequence[str], windows: Windows | None, decoders: DecoderTable
     ) -> Iterator[tuple[int, dict[str, TaskAnswer]]]:
         """Position of each example with its answers, for tasks that read alike."""
-        rows = self._tokenizer.encode_rows([(e.text, e.pair) for e in examples], windows)
-        for chosen in self._batches(rows):
-            items = [Item(examples[i].text, rows[i][0], examples[i].pair, self._top_k, rows[i][1:]) for i in chosen]
-            outputs = self._run([row for item in items for row in item.rows], tasks)
+        for chosen, items, outputs in self.outputs(examples, tasks, windows):
             answers = [decoders.by_task[task](outputs, items) for task in tasks]
             for i, own in zip(chosen, zip(*answers, strict=True), strict=True):
                 yield i, dict(zip(tasks, own, strict=True))
+
+    def outputs(
+        self, examples: Sequence[Example], tasks: Sequence[str], windows: Windows | None = None
+    ) -> Iterator[tuple[list[int], list[Item], Mapping[str, FloatArray]]]:
+        """Batch by batch, for tasks that read alike: positions of the examples, what decoding takes of them, and the model's outputs."""
+        rows = self._tokenizer.encode_rows([(e.text, e.pair) for e in examples], windows)
+        for chosen in self._batches(rows):
+            items = [Item(examples[i].text, rows[i][0], examples[i].pair, self._top_k, rows[i][1:]) for i in chosen]
+            yield chosen, items, self._run([row for item in items for row in item.rows], tasks)
 
     def _batches(self, rows: Sequence[Sequence[Encoding]]) -> Iterator[list[int]]:
         """Positions of examples that run together: of similar length, as many as fit."""

@@ -67,7 +67,9 @@ def choose_precision(device: str = "auto", precision: str = "auto") -> Precision
     counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if (chosen.index or 0) >= counts[chosen.type]:
         there = ", ".join(f"{count} x {kind}" for kind, count in counts.items() if count)
-        raise PalmError(f"train.device: '{device}' is not on this machine, which has {there}. Choose one of these, or auto.")
+        raise PalmError(
+            f"train.device: '{device}' is not on this machine, which has {there}. Choose one of these, or auto."
+        )
     if precision == "auto":
         if chosen.type == "cuda":  # noqa: SIM108
             native = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -77,3 +77,17 @@ class TrainedModel:
             values = self.model.head(name).decode_arrays()
             found.update({stored: values[role] for role, stored in info.decode.arrays.items()})
         return found
+
+
+def describe_encoder(backbone: Backbone, name: str, pad_token_id: int) -> EncoderInfo:
+    """Facts about an encoder, as the manifest holds them."""
+    settings = backbone.encoder.config
+    return EncoderInfo(
+        family=str(settings.model_type),  # type: ignore[union-attr]
+        name=name,
+        layers=int(settings.num_hidden_layers),  # type: ignore[union-attr,arg-type]
+        hidden_size=backbone.hidden_size,
+        vocab_size=int(settings.vocab_size),  # type: ignore[union-attr,arg-type]
+        parameters=sum(p.numel() for p in backbone.parameters()),
+        pad_token_id=pad_token_id,
+    )
