@@ -104,8 +104,17 @@ def test_a_comma_in_a_span_is_forgiven_on_words_only():
     """Word-tagged data is scored on its words: `boston,` and `boston` are the same word there, and not where spans were given in characters."""
     gold = (LabelledSpan(3, 10, "city"),)
     answer = slots((3, 9, "city"))
-    assert len(set(comparable(Example("to boston,", {"slots": gold}, words=((0, 2), (3, 10))), "slots", answer))) == 1
-    assert len(set(comparable(Example("to boston,", {"slots": gold}), "slots", answer))) == 2
+    assert (
+        len(
+            set(
+                comparable(
+                    "sequence_label", Example("to boston,", {"slots": gold}, words=((0, 2), (3, 10))), "slots", answer
+                )
+            )
+        )
+        == 1
+    )
+    assert len(set(comparable("sequence_label", Example("to boston,", {"slots": gold}), "slots", answer))) == 2
 
 
 def test_score_of():

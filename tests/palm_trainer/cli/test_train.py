@@ -94,7 +94,8 @@ def test_predict_files(palm, finished_run, tmp_path):
     answers = [json.loads(line) for line in output.read_text(encoding="utf-8").split("\n")[:-1]]
     assert [(a["text"], a.get("text_pair")) for a in answers] == [("to\u2028boston", None), ("a", "b"), ("", None)]
     assert answers[2]["slots"] == []
-    for answer in answers:
+    assert set(answers[1]) == {"text", "text_pair"}, "no task of this model reads pairs"
+    for answer in (answers[0], answers[2]):
         assert all(answer["text"][s["start"] : s["end"]] == s["value"] for s in answer["slots"])
     assert {p.name for p in tmp_path.iterdir()} == {"in.txt", "in.jsonl", "out.jsonl"}
 
@@ -242,7 +243,7 @@ def test_out_of_memory(palm, tiny_toml, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise MemoryError("9 GB")
 
-    monkeypatch.setattr("palm_trainer.loop.TrainingLoop._train_step", refuse)
+    monkeypatch.setattr("palm_trainer.loop.TrainingLoop.train_on", refuse)
     code, _, err = palm("run", tiny_toml())
     assert code == 2
     assert "out of memory: 9 GB. Lower train.batch_size or encoder.max_length" in err
