@@ -31,14 +31,15 @@ class Ema:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model with averaged parameters; the trained ones are back at the end."""
-        self._swap()
+        self.swap()
         try:
             yield
         finally:
-            self._swap()
+            self.swap()
 
     @torch.no_grad()
-    def _swap(self) -> None:
+    def swap(self) -> None:
+        """Trades the parameters for their averages; again, and they are back."""
         for parameter, average in zip(self._parameters, self._average, strict=True):
             held: Tensor = parameter.detach().clone()
             parameter.copy_(average)

@@ -33,6 +33,7 @@ TRAINER_LAYERS = [
     {"model"},
     {"checkpoint", "evaluation", "calibration"},
     {"loop"},
+    {"session"},
     {"trainer"},
     {"multihead_trainer"},
     {"build"},

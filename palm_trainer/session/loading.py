@@ -1,0 +1,56 @@
+"""Weights of a checkpoint into a trainer: what must agree."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from palm_trainer.checkpoint import load_trained
+from palm_trainer.errors import CheckpointError
+from palm_trainer.model import TrainedModel
+from palm_trainer.session.task import Task
+
+
+def load_checkpoint(path: Path, tasks: Sequence[Task]) -> TrainedModel:
+    """The model of `ckpt.stepN/`, or of a run directory's `best/`. Raises CheckpointError unless it holds every task as its trainer declared it."""
+    run, which = (path, "best") if (path / "best").is_dir() else (path.parent, path.name)
+    loaded = load_trained(run, which)
+    for task in tasks:
+        if task.name not in loaded.tasks:
+            raise CheckpointError(
+                f"{path} has no task '{task.name}'. It has: {', '.join(loaded.tasks)}. Name the trainer so, or load another."
+            )
+        _check_declared(task, loaded, path)
+    return loaded
+
+
+def _check_declared(task: Task, loaded: TrainedModel, path: Path) -> None:
+    """Raises CheckpointError when a checkpoint's task is not what the trainer declared."""
+    if task.head is None:
+        return
+    info = loaded.tasks[task.name]
+    if info.kind != task.head.kind:
+        raise CheckpointError(
+            f"{path}: task '{task.name}' is of kind '{info.kind}', but the trainer's head of kind '{task.head.kind}'. Declare that head."
+        )
+    if task.backbone is not None and task.backbone.hidden_size != loaded.encoder.hidden_size:
+        raise CheckpointError(
+            f"{path}: its encoder has hidden size {loaded.encoder.hidden_size}, but the trainer's backbone {task.backbone.hidden_size}. "
+            "Build the backbone from the same configuration."
+        )
+
+
+def take_over(trained: TrainedModel, loaded: TrainedModel) -> None:
+    """Copies weights between models of the same tasks. Raises CheckpointError when labels or shapes differ."""
+    for name, info in trained.tasks.items():
+        if info.labels != loaded.tasks[name].labels:
+            raise CheckpointError(
+                f"task '{name}': the checkpoint has {len(loaded.tasks[name].labels)} labels and the reader {len(info.labels)}, or in another order. "
+                "Give the reader the label map that the checkpoint was trained with."
+            )
+    own = trained.model.state_dict()
+    given = loaded.model.state_dict()
+    try:
+        trained.model.load_state_dict({name: given[name] for name in own})
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the checkpoint does not fit the trainer's model: {str(error).splitlines()[0]}."
+        ) from error

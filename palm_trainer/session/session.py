@@ -1,0 +1,376 @@
+"""A training as the trainers of the Python API run it: their tasks on the engine's one loop. Trainer holds one with one task, MultiHeadTrainer one with all."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from palm_trainer.backbone import WeightsReport, load_weights
+from palm_trainer.balancing import FixedWeights
+from palm_trainer.checkpoint import TRAINING, save_trained
+from palm_trainer.errors import CheckpointError, WiringError
+from palm_trainer.evaluation import EvaluationSet, Metrics, Predictor, evaluate, score_of
+from palm_trainer.loop import Source, Step, TrainingLoop, choose_precision
+from palm_trainer.mixing import MixRatio
+from palm_trainer.model import TrainedModel
+from palm_trainer.optimizer import Adam, Ema, build_adamw
+from palm_trainer.reader.match import NEGATIVE, with_negatives
+from palm_trainer.session.loading import load_checkpoint, take_over
+from palm_trainer.session.saving import RunFacts, Saver, save_run
+from palm_trainer.session.task import Batch, LossVar, Task, TaskStep
+from palm_trainer.session.wiring import Wired, by_reader, check_head, shared_backbone, wire
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Backward:
+    """What `build_backward` was told."""
+
+    optimizer: Adam
+    weight_decay: float
+    ema_decay: float | None
+    device: str
+    precision: str
+
+
+@dataclass
+class Evaluator:
+    """What dev holds, how often it is asked (None: after each epoch of the reference data set), and the best so far."""
+
+    sets: Sequence[EvaluationSet]
+    steps: int | None
+    best: float = -1.0
+    metrics: Metrics | None = None
+
+
+@dataclass
+class Plan:
+    """Data wired to a model, and the order of its batches."""
+
+    wired: Wired
+    mixing: MixRatio
+    epochs: float
+    reference: str
+    done: dict[str, int] = field(default_factory=dict)
+
+
+class Session:
+    """The state of one training.
+
+    Args:
+        tasks: of the trainers, in their order.
+        say: takes each line of the log.
+    """
+
+    def __init__(self, tasks: Sequence[Task], say: Say) -> None:
+        self.tasks = tuple(tasks)
+        self.say = say
+        self.trained: TrainedModel | None = None
+        self._backward: Backward | None = None
+        self._plan: Plan | None = None
+        self._loop: TrainingLoop | None = None
+        self._ema: Ema | None = None
+        self._saver: Saver | None = None
+        self._evaluator: Evaluator | None = None
+        self._encoder_name: str | None = None
+        self._resume: Mapping[str, Any] | None = None
+
+    # -- putting it together ------------------------------------------------------------------------------------------
+
+    def loss_var(self) -> LossVar:
+        """The loss of all tasks, once every head is declared on one backbone."""
+        for task in self.tasks:
+            check_head(task)
+        shared_backbone(self.tasks)
+        return LossVar(tuple(task.name for task in self.tasks))
+
+    def set_backward(self, backward: Backward) -> None:
+        """Takes the optimizer. Raises WiringError when its loss is another's."""
+        given = getattr(backward.optimizer, "loss_var", None)
+        mine = {task.name for task in self.tasks}
+        if not isinstance(given, LossVar) or set(given.tasks) != mine:
+            listed = ", ".join(given.tasks) if isinstance(given, LossVar) else repr(given)
+            raise WiringError(
+                f"build_backward: the optimizer minimizes the loss of {listed}, but this trainer's is that of {', '.join(sorted(mine))}. "
+                "Pass the loss_var of this trainer's own build_forward to Adam."
+            )
+        self._backward, self._loop = backward, None
+
+    def fit(self, reference: str, epochs: float, *, own_epochs: bool = False) -> Plan:
+        """Wires the readers' data to a model and plans `epochs` of the reference task's data. With `own_epochs` each data set gets as many of its own."""
+        wired = wire(self.tasks, self._encoder_name or "scratch")
+        groups = by_reader(self.tasks)
+        name = next(name for name, members in groups.items() if any(t.name == reference for t in members))
+        batches = {data: source.sampler.batches_per_epoch for data, source in wired.sources.items()}
+        ratios = wired.ratios
+        if own_epochs:
+            ratios = {data: ratio * batches[data] / batches[name] for data, ratio in ratios.items()}
+        seed = self.tasks[0].fitted.seed
+        mixing = MixRatio(ratios, batches[name], epochs, seed)
+        if self.trained is not None:  # a checkpoint was loaded before
+            take_over(wired.trained, self.trained)
+        self.trained = wired.trained
+        self._plan, self._loop = Plan(wired, mixing, epochs, name), None
+        return self._plan
+
+    @property
+    def plan(self) -> Plan:
+        """What was fitted. Raises WiringError when nothing was."""
+        if self._plan is None:
+            self.tasks[0].fitted  # noqa: B018  says which call is missing
+            raise WiringError(
+                "no data was planned yet. Call fit_readers_with_mixratio(readers, sampling_reference, num_epochs) first."
+            )
+        return self._plan
+
+    @property
+    def loop(self) -> TrainingLoop:
+        """The engine's loop, built when the first step is due. Raises WiringError when a call is missing."""
+        if self._loop is None:
+            self._loop = self._build_loop()
+        return self._loop
+
+    @property
+    def started(self) -> bool:
+        """Whether a step was made."""
+        return self._loop is not None and self._loop.step > 0
+
+    def _build_loop(self) -> TrainingLoop:
+        plan, backward = self.plan, self._backward
+        if backward is None:
+            raise WiringError("there is no optimizer yet. Call build_backward(optimizer=Adam(loss_var, lr)) first.")
+        model = plan.wired.trained.model
+        precision = choose_precision(backward.device, backward.precision)
+        model.to(precision.device)
+        adam = backward.optimizer
+        own_heads = {task.name: model.head(task.name) for task in self.tasks if task.reuse_head_with is None}
+        optimizer = build_adamw(
+            model.backbone,
+            own_heads,
+            learning_rate=adam.lr,
+            head_learning_rate=adam.head_lr,
+            weight_decay=backward.weight_decay,
+        )
+        schedule = adam.lr_schedualer or (lambda step: 1.0)
+        if hasattr(schedule, "fitted"):
+            schedule = schedule.fitted(len(plan.mixing))
+        weights = FixedWeights({task.name: 1.0 for task in self.tasks})
+        loop = TrainingLoop(
+            model, plan.wired.sources, plan.mixing, optimizer, schedule, weights, precision, adam.max_grad_norm
+        )
+        self._ema = None if backward.ema_decay is None else Ema(model, backward.ema_decay)
+        if self._resume is not None:
+            loop.load_state_dict(self._resume["loop"])
+            plan.done.update(self._resume["done"])
+            if self._ema is not None:
+                self._ema.load_state_dict(self._resume["ema"])
+                self._ema.swap()
+            self._resume = None
+        return loop
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def steps(self) -> Iterator[Step]:
+        """Trains to the end; saving and evaluation fall between the steps."""
+        while self.loop.step < self.loop.total_steps:
+            step = self.train_on(self.draw())
+            yield step
+            self.between(step)
+
+    def draw(self) -> Batch:
+        """The next batch of the plan."""
+        name, content = self.loop.draw()
+        return Batch(by_reader(self.tasks)[name][0].fitted.attrs_of(content), name, content)
+
+    def train_on(self, batch: Batch) -> Step:
+        """One step. Raises WiringError for anything but a batch of this session."""
+        if not isinstance(batch, Batch) or batch.data not in self.plan.wired.sources:
+            raise WiringError(
+                "train_one_step: this is no batch of this trainer. Take it from the iterator that fit_reader gives, or from get_one_batch()."
+            )
+        step = self.loop.train_on(batch.data, batch.content)
+        assert self._backward is not None
+        self._backward.optimizer.current_lr = step.learning_rate
+        if self._ema is not None:
+            self._ema.update()
+        self.plan.done[batch.data] = self.plan.done.get(batch.data, 0) + 1
+        return step
+
+    def views(self, step: Step) -> list[TaskStep]:
+        """The step as each of its tasks sees it."""
+        sampler = self.plan.wired.sources[step.data].sampler
+        return [
+            TaskStep(step, task, sampler.position, sampler.batches_per_epoch, sampler.epoch, loss)
+            for task, loss in step.losses.items()
+        ]
+
+    def source_of(self, task: Task) -> Source:
+        """The data that trains a task."""
+        return self.plan.wired.sources[self._data_of(task)]
+
+    def steps_of(self, task: Task) -> int:
+        """Steps that trained a task."""
+        return self.plan.done.get(self._data_of(task), 0)
+
+    def _data_of(self, task: Task) -> str:
+        return next(name for name, members in by_reader(self.tasks).items() if task in members)
+
+    def just_finished(self, step: Step) -> list[str]:
+        """Target tasks whose planned steps ended with this one."""
+        if self.plan.done.get(step.data) != self.plan.mixing.quotas[step.data]:
+            return []
+        return [task.name for task in by_reader(self.tasks)[step.data] if not task.auxiliary]
+
+    def between(self, step: Step) -> None:
+        """Evaluates and saves where it is time."""
+        loop, last = self.loop, step.step == self.loop.total_steps
+        if self._evaluator is not None:
+            sampler = self.plan.wired.sources[self.plan.reference].sampler
+            every = self._evaluator.steps
+            epoch_ended = step.data == self.plan.reference and sampler.position == sampler.batches_per_epoch
+            if last or (epoch_ended if every is None else step.step % every == 0):
+                self._evaluate(self._evaluator, step.step)
+        if self._saver is not None and (last or step.step % self._saver.steps == 0):
+            self._save_step(self._saver, loop.step)
+            if last and (self._evaluator is None or self._evaluator.metrics is None):
+                self.save(self._saver.path)
+
+    # -- evaluation ---------------------------------------------------------------------------------------------------
+
+    def set_evaluator(self, steps: int | None) -> None:
+        """Takes the evaluation readers of the tasks. The fields are those that training learns."""
+        self._evaluator = Evaluator(self._evaluation_sets(), steps)
+
+    def evaluate(self) -> Metrics:
+        """Metrics on the evaluation readers, with the averaged weights where there are some."""
+        sets = self._evaluation_sets()
+        kinds = {task.name: task.declared[1].kind for task in self.tasks if not task.auxiliary}
+        with self._averaged():
+            return evaluate(Predictor(self.ready), kinds, sets)
+
+    def _evaluation_sets(self) -> list[EvaluationSet]:
+        sets: dict[int, EvaluationSet] = {}
+        targets = self.plan.wired.targets
+        for task in self.tasks:
+            reader = task.evaluation_reader
+            if reader is None or task.auxiliary or task.declared[1].kind == "masked_lm":
+                continue
+            field_name = targets[task.name].field
+            ranker = field_name == NEGATIVE
+            examples = with_negatives(reader.examples, field_name) if ranker else reader.examples
+            if not any(field_name in example.fields for example in examples):
+                raise WiringError(
+                    f"trainer '{task.name}': {reader.path} has no labels in the column '{field_name}'. Evaluate on a labelled file."
+                )
+            known = sets.setdefault(id(reader), EvaluationSet(task.name, examples, {}))
+            positive = {**known.positive, task.name: targets[task.name].info.decode.match_label}
+            sets[id(reader)] = EvaluationSet(
+                known.data, known.examples, {**known.fields, task.name: field_name}, positive
+            )
+        return list(sets.values())
+
+    def _evaluate(self, evaluator: Evaluator, step: int) -> None:
+        metrics = self.evaluate()
+        kinds = {task.name: task.declared[1].kind for task in self.tasks}
+        score = score_of(metrics, "average", kinds)
+        told = ", ".join(
+            f"{t} {n}: {v:.4f}" for t, own in metrics.items() if isinstance(own, dict) for n, v in own.items()
+        )
+        self.say(f"evaluation at step {step}: {told}")
+        if score > evaluator.best:
+            evaluator.best, evaluator.metrics = score, metrics
+            if self._saver is not None:
+                self.save(self._saver.path)
+
+    # -- saving and loading -------------------------------------------------------------------------------------------
+
+    def set_saver(self, saver: Saver) -> None:
+        """Saves while training."""
+        self._saver = saver
+
+    def save(self, path: Path) -> None:
+        """Writes a run directory: config.toml and best/."""
+        plan, backward = self.plan, self._backward
+        adam = None if backward is None else backward.optimizer
+        facts = RunFacts(
+            encoder=self._encoder_name,
+            epochs=plan.epochs,
+            learning_rate=5e-5 if adam is None else adam.lr,
+            head_learning_rate=25e-5 if adam is None else adam.head_lr,
+            weight_decay=0.0 if backward is None else backward.weight_decay,
+            seed=self.tasks[0].fitted.seed,
+        )
+        metrics = None if self._evaluator is None else self._evaluator.metrics
+        groups = by_reader(self.tasks)
+        with self._averaged():
+            save_run(path, self.ready, groups, plan.wired.targets, facts, metrics)
+
+    def _save_step(self, saver: Saver, step: int) -> None:
+        if "ckpt" in saver.types:
+            path = saver.path / f"ckpt.step{step}"
+            state: dict[str, Any] = {"loop": self.loop.state_dict(), "done": self.plan.done}
+            with self._averaged():
+                if self._ema is not None:
+                    state["ema"] = self._ema.state_dict()
+                save_trained(self.ready, path, state)
+            self.say(f"checkpoint has been saved at {path}")
+        if "predict" in saver.types:
+            path = saver.path / f"pred.step{step}"
+            self.save(path)
+            self.say(f"predict model has been saved at {path}")
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """The averaged weights in the place of the trained ones, where there are some."""
+        return nullcontext() if self._ema is None else self._ema.applied()
+
+    @property
+    def ready(self) -> TrainedModel:
+        """The model that answers. Raises WiringError when there is none."""
+        if self.trained is None:
+            names = ", ".join(task.name for task in self.tasks)
+            raise WiringError(
+                f"trainer '{names}' has nothing to predict with yet. Train it, or call load_ckpt(DIRECTORY) first."
+            )
+        return self.trained
+
+    def load_pretrain(self, name: str) -> WeightsReport:
+        """Copies pretrained weights into the backbone, and says what matched; warns of tensors that were missing."""
+        backbone = shared_backbone(self.tasks)
+        if self.started:
+            raise WiringError(
+                "load_pretrain: the training has begun; its weights would be lost. Load before the first step."
+            )
+        self.say(f"Loading pretraining parameters from {name}...")
+        report = load_weights(backbone, name)
+        self._encoder_name = name
+        self.say(str(report))
+        if report.missing:
+            warnings.warn(
+                f"{name}: {len(report.missing)} tensors of the backbone are not in it and keep their random values: {', '.join(report.missing[:4])}. "
+                "Build the backbone from the configuration that lies beside the weights.",
+                stacklevel=3,
+            )
+        if self.trained is not None:
+            self.trained = replace(self.trained, encoder=self.trained.encoder.model_copy(update={"name": name}))
+        return report
+
+    def load_checkpoint(self, path: Path, *, resume: bool) -> None:
+        """Takes the weights of `ckpt.stepN/`, or of a run directory's `best/`. Raises CheckpointError when it does not hold every task of this trainer."""
+        loaded = load_checkpoint(path, self.tasks)
+        if resume and not (path / TRAINING).is_file():
+            raise CheckpointError(f"{path} holds no state to resume from. Load a ckpt.stepN directory.")
+        self.say(f"Load model from {path}")
+        if self.trained is None:
+            self.trained = loaded
+            device = choose_precision("auto", "fp32").device
+            loaded.model.to(device)
+        else:
+            take_over(self.trained, loaded)
+        if resume:
+            self._resume = torch.load(path / TRAINING, weights_only=True)
+            self._loop = None

@@ -1,0 +1,260 @@
+"""Trainer: one task, from a reader, a backbone and a head."""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from palm_trainer.backbone import Backbone
+from palm_trainer.errors import ConfigError, WiringError
+from palm_trainer.evaluation import Metrics
+from palm_trainer.head import DeclaredHead
+from palm_trainer.reader.base_reader import Phase, Reader
+from palm_trainer.session import Batch, LossVar, Session, Task, predict, write_predictions
+from palm_trainer.session.calls import TrainerCalls
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+
+
+class Trainer(TrainerCalls):
+    """Trains one task, alone or held by a MultiHeadTrainer, and predicts with it.
+
+    Args:
+        name: of the task, in logs, files and the service. `intent` (classify) and `slot` or `slots` (sequence_label) are what `Parse` answers with.
+        mix_ratio: how often its batches come, against other trainers.
+        reuse_head_with: name of another trainer whose head it shares.
+        say: takes each line of the log.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        mix_ratio: float = 1.0,
+        reuse_head_with: str | None = None,
+        *,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"Trainer: the name {name!r} is not letters, digits, _ and -, from a letter or _ on. Rename it."
+            )
+        self.task = Task(name, reuse_head_with=reuse_head_with)
+        self.mix_ratio = mix_ratio
+        self.held = False
+        super().__init__(Session([self.task], say))
+
+    # -- properties ---------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Of the task."""
+        return self.task.name
+
+    @property
+    def mix_ratio(self) -> float:
+        """How often its batches come, against other trainers."""
+        return self.task.mix_ratio
+
+    @mix_ratio.setter
+    def mix_ratio(self, value: float) -> None:
+        if not value > 0:
+            raise ConfigError(
+                f"trainer '{self.name}': mix_ratio is {value}, but is above 0. Leave the trainer out instead."
+            )
+        self.task.mix_ratio = float(value)
+
+    @property
+    def num_examples(self) -> int:
+        """Of the training data."""
+        return self.task.fitted.num_examples
+
+    @property
+    def num_epochs(self) -> float:
+        """Epochs planned, of the reference trainer's data."""
+        return self._session.plan.epochs
+
+    @property
+    def steps_pur_epoch(self) -> int:
+        """Batches that hold every example once."""
+        return self._session.source_of(self.task).sampler.batches_per_epoch
+
+    @property
+    def cur_train_step(self) -> int:
+        """Steps that trained this task."""
+        return self._session.steps_of(self.task)
+
+    @property
+    def cur_train_epoch(self) -> int:
+        """Epoch of its data, from 0."""
+        return self._session.source_of(self.task).sampler.epoch
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def build_forward(self, backbone: Backbone, task_head: DeclaredHead) -> LossVar:
+        """Declares backbone and head; the loss that Adam takes. Raises WiringError when they do not fit."""
+        self.task.backbone, self.task.head = backbone, task_head
+        return Session([self.task], self._session.say).loss_var()
+
+    def set_as_aux(self) -> None:
+        """Marks it as auxiliary: it shapes the encoder, never ends the training, is not evaluated and not exported."""
+        self.task.auxiliary = True
+
+    def fit_reader(self, reader: Reader, phase: Phase = "train") -> Iterator[Batch]:
+        """Takes the data and wires it; batches for `train_one_step`, as many as there are steps (`reader.num_epochs`, None: one epoch).
+
+        Raises WiringError and DataError, before the first step, for whatever does not fit.
+        """
+        if phase == "predict":
+            self.task.predict_reader = reader
+            return self._predict_batches()
+        self._alone("fit_reader", "fit_readers_with_mixratio")
+        self.task.reader = check_phase(reader, self.name)
+        self._session.fit(self.name, reader.num_epochs or 1)
+        self._session.say("ok!")
+        return self._batches()
+
+    def train(self, print_steps: int = 5) -> None:
+        """Trains to the end of the planned epochs, with a line every `print_steps` steps."""
+        self._alone("train", "train")
+        self._train(print_steps, lambda view, speed: view.line(speed))
+
+    def train_one_step(self, batch: Batch) -> dict[str, npt.NDArray[np.float64]]:
+        """One step on a batch of `fit_reader`; `{NAME.loss: value}`. Saving and evaluation happen as in `train`."""
+        self._alone("train_one_step", "train_one_step")
+        step = self._session.train_on(batch)
+        self._session.between(step)
+        return {f"{task}.loss": np.array(loss) for task, loss in step.losses.items()}
+
+    def get_one_batch(self, phase: Phase = "train") -> Batch:
+        """The next batch of the training data, or the first of the data to predict."""
+        return self._session.draw() if phase == "train" else next(self._predict_batches())
+
+    def set_evaluator(self, reader: Reader, eval_steps: int | None = None) -> None:
+        """Evaluates while training, every `eval_steps` steps or (None) after each epoch; the best weights are what `set_saver` keeps in `best/`."""
+        self.task.evaluation_reader = reader
+        self._session.set_evaluator(eval_steps)
+
+    def evaluate(self, reader: Reader | None = None) -> Metrics:
+        """Metrics on a labelled file (None: that of `set_evaluator`), decoded as they are served."""
+        self.task.evaluation_reader = reader or self.task.evaluation_reader
+        return self._session.evaluate()
+
+    # -- prediction ---------------------------------------------------------------------------------------------------
+
+    def build_predict_forward(self, pred_backbone: Backbone, pred_head: DeclaredHead) -> dict[str, str]:
+        """Declares what predicts. A trained model stays as it is, to the bit. Output names by tensor. Raises WiringError for another encoder."""
+        trained = self.task.backbone
+        if trained is None:
+            self.task.backbone, self.task.head = pred_backbone, pred_head
+            Session([self.task], self._session.say).loss_var()
+        elif _shape(trained) != _shape(pred_backbone):
+            raise WiringError(
+                f"trainer '{self.name}': the backbone to predict with is not the one that was trained. Build both from one configuration."
+            )
+        tensors = ("start_logits", "end_logits") if pred_head.kind == "mrc" else ("logits",)
+        return {tensor: f"{self.name}.{tensor}" for tensor in tensors}
+
+    def predict(self, output_dir: str | Path | None = None, print_steps: int = 1000) -> list[dict[str, Any]]:
+        """A record an example of the reader that was fitted for `predict`, in the order of the file; labels are not needed.
+
+        Args:
+            output_dir: `predictions.json` goes there, in PALM's form.
+            print_steps: a line every so many batches.
+
+        Raises:
+            WiringError: nothing trained or loaded, or no reader.
+        """
+        reader = self._to_predict()
+        begin, size, told = time.perf_counter(), reader.batch_size, 0
+
+        def report(done: int, total: int) -> None:
+            nonlocal told
+            batch, batches = -(-done // size), -(-total // size)
+            if batch // print_steps > told:
+                told = batch // print_steps
+                speed = batch / (time.perf_counter() - begin)
+                self._session.say(f"batch {batch}/{batches}, speed: {speed:.2f} steps/s")
+
+        records = predict(self._session.ready, reader.examples, (self.name,), report)[self.name]
+        if output_dir is not None:
+            kind = self._session.ready.tasks[self.name].kind
+            self._session.say(f"Predictions saved at {write_predictions(Path(output_dir), kind, records)}")
+        return records
+
+    @torch.no_grad()
+    def predict_one_batch(self, batch: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
+        """The head's raw tensors for a batch, by name (`logits`); classes also as `probs`. `predict` decodes them."""
+        return raw_outputs(self._session, self.name, batch)
+
+    def reset_buffer(self) -> None:
+        """Nothing to do: `predict` keeps no rows between its calls, as PALM's did."""
+
+    def _predict_batches(self) -> Iterator[Batch]:
+        return batches_of(self._to_predict(), self.name)
+
+    def _to_predict(self) -> Reader:
+        if self.task.predict_reader is None:
+            raise WiringError(
+                f"trainer '{self.name}' has no data to predict. Call fit_reader(reader, phase='predict') first."
+            )
+        return self.task.predict_reader
+
+    def _alone(self, call: str, instead: str) -> None:
+        if self.held:
+            raise WiringError(
+                f"trainer '{self.name}' is held by a MultiHeadTrainer: {call} would train it alone. Call the MultiHeadTrainer's {instead}."
+            )
+
+    def join(self, session: Session) -> None:
+        """Shares the session of a MultiHeadTrainer, which calls this. Raises WiringError when it is held already."""
+        if self.held:
+            raise WiringError(f"trainer '{self.name}' is held by a MultiHeadTrainer already. Make a new Trainer.")
+        self.held, self._session = True, session
+
+
+def check_phase(reader: Reader, name: str) -> Reader:
+    """Raises WiringError for anything but a reader of training data."""
+    if not isinstance(reader, Reader):
+        raise WiringError(
+            f"trainer '{name}': {reader!r} is no reader. Pass one of palm.reader, such as ClassifyReader(vocab_path, max_len)."
+        )
+    if reader.phase != "train":
+        raise WiringError(f"trainer '{name}': its reader is for phase 'predict'. Make one with phase='train' to train.")
+    return reader
+
+
+def batches_of(reader: Reader, name: str) -> Iterator[Batch]:
+    """Batches to predict, without labels, in the order of the file; the last may be smaller."""
+    dataset = reader.dataset({}, ("input_ids", "attention_mask", "token_type_ids"))
+    for begin in range(0, len(dataset), reader.batch_size):
+        content = dataset.batch(np.arange(begin, min(begin + reader.batch_size, len(dataset))))
+        yield Batch(reader.attrs_of(content), name, content)
+
+
+@torch.no_grad()
+def raw_outputs(
+    session: Session, task: str, batch: Mapping[str, npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """The tensors of one head for a batch. Raises WiringError for anything but a batch."""
+    if not isinstance(batch, Batch):
+        raise WiringError(
+            "predict_one_batch: this is no batch of a trainer. Take it from fit_reader(reader, phase='predict')."
+        )
+    trained = session.ready
+    model = trained.model.eval()
+    device = next(model.parameters()).device
+    inputs = {name: batch.content.inputs[name].to(device) for name in model.input_names}
+    outputs = {k.removeprefix(f"{task}."): v.float().cpu() for k, v in model(**inputs, tasks=(task,)).items()}
+    if trained.tasks[task].labels and trained.tasks[task].kind in ("classify", "match"):
+        outputs["probs"] = outputs["logits"].softmax(dim=-1)
+    return {name: value.numpy() for name, value in outputs.items()}
+
+
+def _shape(backbone: Backbone) -> dict[str, Any]:
+    settings: dict[str, Any] = backbone.encoder.config.to_dict()  # type: ignore[union-attr,operator]
+    return settings
