@@ -23,6 +23,7 @@ from palm_trainer.reader.dataset import EncodedDataset
 from palm_trainer.reader.files import read_split
 from palm_trainer.reader.formats.jsonl import ANSWER
 from palm_trainer.reader.formats.source import Defect
+from palm_trainer.reader.masked_lm import MaskedLMTarget, MaskVocabulary
 from palm_trainer.reader.match import NEGATIVE, MatchTarget, RankTarget, with_negatives
 from palm_trainer.reader.mrc import MrcTarget
 from palm_trainer.reader.multi_label import MultiLabelTarget
@@ -47,12 +48,12 @@ def build_training(config: Config) -> Training:
     torch.manual_seed(config.train.seed)
     splits = {name: read_split(data, "train") for name, data in config.data.items()}
     config = resolve_fields(config, {name: split.examples for name, split in splits.items()})
+    encoder = _load_encoder(config, [e for split in splits.values() for e in split.examples])
     targets = {
-        name: _learn(name, task, [e for data in task.data for e in splits[data].examples], config.encoder.max_length)
+        name: _learn(name, task, [e for data in task.data for e in splits[data].examples], config, encoder)
         for name, task in config.tasks.items()
     }
     config = _with_match_labels(config, targets)
-    encoder = _load_encoder(config, [e for split in splits.values() for e in split.examples])
     trained = _assemble(config, encoder, targets)
     tokenizer = TextTokenizer(trained.tokenizer_json, trained.max_length)
     sources = {}
@@ -62,7 +63,11 @@ def build_training(config: Config) -> Training:
         sources[name] = Source(
             dataset, LengthBucketedSampler(dataset.lengths, config.train.batch_size, config.train.seed + position)
         )
-    freeze_unused_rows(trained.model.backbone, torch.cat([s.dataset.piece_ids() for s in sources.values()]).unique())
+    if not any(
+        info.kind == "masked_lm" for info in trained.tasks.values()
+    ):  # it trains every row: as decoder, and drawn at random
+        used = torch.cat([source.dataset.piece_ids() for source in sources.values()]).unique()
+        freeze_unused_rows(trained.model.backbone, used)
     dev = evaluation_sets(config, "dev")
     evaluation_sets(config, "test")  # what is wrong with it is said now, not after the training
     return Training(
@@ -83,8 +88,10 @@ def evaluation_sets(config: Config, split: str) -> list[EvaluationSet]:
             fields = {
                 task: settings.field or ""
                 for task, settings in config.tasks.items()
-                if name in settings.data and not settings.auxiliary
+                if name in settings.data and _is_scored(settings)
             }
+            if not fields:
+                continue
             examples = read_split(config.data[name], split).examples
             _check_kinds(config, fields, examples)
             for task, field in fields.items():
@@ -109,7 +116,12 @@ def _check_kinds(config: Config, fields: Mapping[str, str], examples: Sequence[E
 
 def task_kinds(config: Config) -> dict[str, str]:
     """Kind of each task that is evaluated."""
-    return {name: task.kind for name, task in config.tasks.items() if not task.auxiliary}
+    return {name: task.kind for name, task in config.tasks.items() if _is_scored(task)}
+
+
+def _is_scored(task: TaskConfig) -> bool:
+    """Auxiliary tasks only shape the encoder; so does masked_lm, whatever it is called."""
+    return not task.auxiliary and task.kind != "masked_lm"
 
 
 def resolve_fields(config: Config, examples: Mapping[str, Sequence[Example]]) -> Config:
@@ -126,7 +138,9 @@ def resolve_fields(config: Config, examples: Mapping[str, Sequence[Example]]) ->
     return config.model_copy(update={"tasks": tasks})
 
 
-def _choose_field(name: str, task: TaskConfig, found: Mapping[str, FieldValue]) -> str:
+def _choose_field(name: str, task: TaskConfig, found: Mapping[str, FieldValue]) -> str | None:
+    if task.kind == "masked_lm":
+        return None
     if task.field is not None:
         if task.field not in found:
             raise DataError(
@@ -156,7 +170,7 @@ def _fits(kind: str, value: FieldValue) -> bool:
     return isinstance(value, str) or (kind == "multi_label" and is_classes)
 
 
-def _learn(name: str, task: TaskConfig, examples: Sequence[Example], max_length: int) -> Target:
+def _learn(name: str, task: TaskConfig, examples: Sequence[Example], config: Config, encoder: LoadedEncoder) -> Target:
     """What a task learns, with the labels that its training examples hold."""
     field = task.field or ""
     match task.kind:
@@ -175,16 +189,18 @@ def _learn(name: str, task: TaskConfig, examples: Sequence[Example], max_length:
                 name,
                 field,
                 examples,
-                max_length=max_length,
+                max_length=config.encoder.max_length,
                 max_query_tokens=task.max_query_tokens,
                 doc_stride_tokens=task.doc_stride_tokens,
                 max_answer_tokens=task.max_answer_tokens,
                 n_best=task.n_best,
                 null_threshold=task.null_threshold,
             )
-    raise ConfigError(
-        f"tasks.{name}.kind: '{task.kind}' cannot be trained yet. Kinds: classify, multi_label, sequence_label, match, mrc."
-    )
+        case "masked_lm":
+            vocabulary = MaskVocabulary.of(name, encoder.tokenizer_json)
+            return MaskedLMTarget(
+                name, vocabulary, share=task.mask_share, whole_word=task.whole_word, seed=config.train.seed
+            )
 
 
 def _with_match_labels(config: Config, targets: Mapping[str, Target]) -> Config:
@@ -224,6 +240,7 @@ def _load_encoder(config: Config, examples: Sequence[Example]) -> LoadedEncoder:
 
 def _assemble(config: Config, encoder: LoadedEncoder, targets: Mapping[str, Target]) -> TrainedModel:
     hidden = encoder.backbone.hidden_size
+    rows, columns = encoder.backbone.embedding_table.shape
     heads = {
         name: make_head(
             name,
@@ -232,12 +249,13 @@ def _assemble(config: Config, encoder: LoadedEncoder, targets: Mapping[str, Targ
             dropout=config.tasks[name].dropout,
             label_smoothing=config.train.label_smoothing,
             margin=config.tasks[name].margin,
+            embedding=(rows, columns),
         )
         for name, target in targets.items()
     }
     model = MultiTaskModel(encoder.backbone, heads)
     info = describe_encoder(encoder.backbone, encoder.name, encoder.pad_token_id)
-    auxiliary = frozenset(name for name, task in config.tasks.items() if task.auxiliary)
+    auxiliary = frozenset(name for name, task in config.tasks.items() if not _is_scored(task))
     infos = {name: target.info for name, target in targets.items()}
     return TrainedModel(
         model, bare_tokenizer_json(encoder.tokenizer_json), config.encoder.max_length, infos, info, auxiliary

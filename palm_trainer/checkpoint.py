@@ -76,7 +76,9 @@ def save_trained(trained: TrainedModel, directory: Path, training: Mapping[str, 
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         # copies: safetensors refuses storage that tensors share, as those of two tasks with one head do
-        weights = {name: value.detach().cpu().contiguous().clone() for name, value in trained.model.state_dict().items()}
+        weights = {
+            name: value.detach().cpu().contiguous().clone() for name, value in trained.model.state_dict().items()
+        }
         save_file(weights, new / WEIGHTS)
         (new / DESCRIPTION).write_text(describe(trained).model_dump_json(indent=1), encoding="utf-8")
         (new / TOKENIZER).write_text(trained.tokenizer_json, encoding="utf-8")
@@ -171,7 +173,11 @@ def build_model(description: ModelDescription) -> MultiTaskModel:
     options = {"add_pooling_layer": False} if config.model_type in {"bert", "roberta", "ernie", "xlm-roberta"} else {}
     encoder = AutoModel.from_config(config, attn_implementation="eager", dtype=torch.float32, **options)
     backbone = Backbone(encoder, pooling=description.pooling, takes_types=description.takes_types)
-    heads = {name: make_head(name, info, backbone.hidden_size) for name, info in description.tasks.items()}
+    rows, columns = backbone.embedding_table.shape
+    heads = {
+        name: make_head(name, info, backbone.hidden_size, embedding=(rows, columns))
+        for name, info in description.tasks.items()
+    }
     return MultiTaskModel(backbone, heads)
 
 

@@ -136,7 +136,7 @@ class TaskConfig(_Section):
     """mrc: answers that are ranked."""
     null_threshold: float = 0.0
     """mrc, where the training data holds questions without an answer: "no answer" wins when it scores more than this above the best answer."""
-    mask_share: Fraction = 0.15
+    mask_share: float = Field(0.15, gt=0, lt=1)
     """masked_lm: share of the pieces that are to be guessed."""
     whole_word: bool = False
     """masked_lm: all pieces of a word are masked together."""

@@ -12,7 +12,7 @@ from palm_trainer.errors import WiringError
 IGNORE = -100
 """Target of what has no label: special tokens, padding, unlabelled examples. Readers write it, heads leave it out of the loss."""
 
-Axis = Literal["batch", "sequence", "hidden", "labels", "tags"]
+Axis = Literal["batch", "sequence", "hidden", "labels", "tags", "vocabulary", "embedding"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ INPUT_IDS = TensorSpec("input_ids", "int64", ("batch", "sequence"))
 ATTENTION_MASK = TensorSpec("attention_mask", "int64", ("batch", "sequence"))
 TOKEN_TYPE_IDS = TensorSpec("token_type_ids", "int64", ("batch", "sequence"))
 SEQUENCE_OUTPUT = TensorSpec("sequence_output", "float32", ("batch", "sequence", "hidden"))
+EMBEDDING_TABLE = TensorSpec("embedding_table", "float32", ("vocabulary", "embedding"))
 POOLED_OUTPUT = TensorSpec("pooled_output", "float32", ("batch", "hidden"))
 
 PALM_NAMES = {"input_ids": "token_ids", "attention_mask": "input_mask", "token_type_ids": "segment_ids"}

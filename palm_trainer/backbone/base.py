@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from palm_trainer.specs import (
     ATTENTION_MASK,
+    EMBEDDING_TABLE,
     INPUT_IDS,
     PALM_NAMES,
     POOLED_OUTPUT,
@@ -28,7 +29,7 @@ class Backbone(nn.Module):
         takes_types: whether the encoder takes `token_type_ids`.
     """
 
-    outputs: tuple[TensorSpec, ...] = (SEQUENCE_OUTPUT, POOLED_OUTPUT)
+    outputs: tuple[TensorSpec, ...] = (SEQUENCE_OUTPUT, POOLED_OUTPUT, EMBEDDING_TABLE)
 
     def __init__(self, encoder: nn.Module, *, pooling: Pooling, takes_types: bool) -> None:
         super().__init__()
@@ -40,6 +41,12 @@ class Backbone(nn.Module):
     def hidden_size(self) -> int:
         """Width of the vectors."""
         return int(self.encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
+
+    @property
+    def embedding_table(self) -> Tensor:
+        """The word embeddings, [V, E]; E is the hidden size in most encoders. Not trained while an ActiveEmbedding stands in its place."""
+        table: Tensor = self.encoder.get_input_embeddings().weight  # type: ignore[operator]
+        return table
 
     @property
     def inputs_attr(self) -> dict[str, list[Any]]:
@@ -57,12 +64,16 @@ class Backbone(nn.Module):
         }
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Features:
-        """int64 [B, S] each -> `sequence_output` [B, S, H] and `pooled_output` [B, H]."""
+        """int64 [B, S] each -> `sequence_output` [B, S, H], `pooled_output` [B, H] and `embedding_table` [V, E]."""
         arguments = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             arguments["token_type_ids"] = token_type_ids
         hidden: Tensor = self.encoder(**arguments).last_hidden_state
-        return {SEQUENCE_OUTPUT.name: hidden, POOLED_OUTPUT.name: self._pool(hidden, attention_mask)}
+        return {
+            SEQUENCE_OUTPUT.name: hidden,
+            POOLED_OUTPUT.name: self._pool(hidden, attention_mask),
+            EMBEDDING_TABLE.name: self.embedding_table,
+        }
 
     def _pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         if self.pooling == "cls":

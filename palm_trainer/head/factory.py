@@ -4,6 +4,7 @@ from palm_serve.bundle.manifest import TaskInfo
 from palm_trainer.errors import WiringError
 from palm_trainer.head.base import Head
 from palm_trainer.head.classify import Classify
+from palm_trainer.head.masked_lm import MaskedLM
 from palm_trainer.head.match import Match
 from palm_trainer.head.mrc import MRC
 from palm_trainer.head.multi_label import MultiLabel
@@ -18,8 +19,17 @@ def make_head(
     dropout: float = 0.1,
     label_smoothing: float = 0.0,
     margin: float = 0.5,
+    embedding: tuple[int, int] | None = None,
 ) -> Head:
-    """The head that a task's manifest entry describes; the keywords matter to training only. Raises WiringError for a kind without a head."""
+    """The head that a task's manifest entry describes.
+
+    Args:
+        name: of the task.
+        info: its manifest entry.
+        input_dim: hidden size of the backbone.
+        dropout, label_smoothing, margin: matter to training only.
+        embedding: shape of the backbone's embedding table, which masked_lm decodes with. Raises WiringError where that is missing.
+    """
     match info.kind:
         case "classify":
             return Classify(len(info.labels), input_dim, dropout, label_smoothing=label_smoothing)
@@ -31,6 +41,9 @@ def make_head(
             return Match(len(info.labels), input_dim, dropout, label_smoothing=label_smoothing, margin=margin)
         case "mrc":
             return MRC(input_dim, dropout)
-    raise WiringError(
-        f"task '{name}': there is no head for kind '{info.kind}'. Kinds with a head: classify, multi_label, sequence_label, match, mrc."
-    )
+        case "masked_lm":
+            if embedding is None:
+                raise WiringError(
+                    f"task '{name}': a masked_lm head decodes with the embedding table; give make_head its shape."
+                )
+            return MaskedLM(input_dim, *embedding, dropout_prob=dropout)

@@ -15,6 +15,7 @@ from palm_serve.types import Encoding
 from palm_trainer.errors import ConfigError
 from palm_trainer.example import Example
 from palm_trainer.reader.inputs import Inputs
+from palm_trainer.reader.masked_lm import MaskedLMTarget
 from palm_trainer.reader.target import Target
 
 
@@ -82,6 +83,13 @@ class EncodedDataset:
         chosen = indices.tolist()
         encoded = {task: [values[i] for i in chosen] for task, values in self._encoded.items()}
         encodings = [row for i in chosen for row in self._features[i].rows]
+        for task, target in self.targets.items():
+            if isinstance(target, MaskedLMTarget):  # the only task of its data set, see MaskedTexts
+                drawn = [
+                    target.draw(row, units, epoch, i)
+                    for row, units, i in zip(encodings, encoded[task], chosen, strict=True)
+                ]
+                encodings, encoded[task] = [row for row, _ in drawn], [pieces for _, pieces in drawn]
         padded = pad_batch(encodings, self._input_names, self._pad_token_id)
         inputs = {name: torch.from_numpy(array) for name, array in padded.arrays.items()}
         length = inputs["input_ids"].shape[1]

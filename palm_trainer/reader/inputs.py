@@ -38,6 +38,20 @@ class Texts:
 
 
 @dataclass(frozen=True)
+class MaskedTexts:
+    """Texts that a masked-LM task hides pieces of, so that no other task can share them."""
+
+    task: str
+
+    def features(self, examples: Sequence[Example], tokenizer: TextTokenizer) -> list[Feature]:
+        """One feature of one row an example, not masked yet."""
+        return Texts().features(examples, tokenizer)
+
+    def __str__(self) -> str:
+        return "texts with pieces masked"
+
+
+@dataclass(frozen=True)
 class PairAndNegative:
     """Each text twice: with its pair, and with the second text of `field`, which should score lower. Examples without one are left out."""
 

@@ -6,8 +6,6 @@ when they lie inside it.
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from palm_serve.bundle.manifest import Decode, Role, TaskInfo
@@ -16,6 +14,7 @@ from palm_serve.types import Encoding
 from palm_trainer.errors import DataError
 from palm_trainer.example import Example, LabelledSpan
 from palm_trainer.reader.inputs import Inputs, Texts
+from palm_trainer.reader.target import collate_rows
 from palm_trainer.specs import IGNORE
 
 
@@ -90,10 +89,7 @@ class SequenceLabelTarget:
 
     def collate(self, targets: Sequence[Sequence[int]], length: int) -> Tensor:
         """int64 [B, S], IGNORE beyond a row's end."""
-        out = np.full((len(targets), length), IGNORE, dtype=np.int64)
-        for row, target in enumerate(targets):
-            out[row, : len(target)] = target
-        return torch.from_numpy(out)
+        return collate_rows(targets, length)
 
 
 def spans_of(example: Example, field: str, task: str = "") -> tuple[LabelledSpan, ...]:

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import Encoding
 from palm_trainer.example import Example
 from palm_trainer.reader.inputs import Inputs
+from palm_trainer.specs import IGNORE
 
 
 class Target(Protocol):
@@ -25,3 +28,11 @@ class Target(Protocol):
     def collate(self, targets: Sequence[Any], length: int) -> Tensor:
         """One tensor for a batch whose inputs are padded to `length` tokens."""
         ...
+
+
+def collate_rows(targets: Sequence[Sequence[int]], length: int) -> Tensor:
+    """Targets of pieces, int64 [B, S], IGNORE beyond a row's end."""
+    out = np.full((len(targets), length), IGNORE, dtype=np.int64)
+    for row, target in enumerate(targets):
+        out[row, : len(target)] = target
+    return torch.from_numpy(out)

@@ -4,16 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine.providers import select_session
 from palm_serve.errors import InvalidRequest
 from palm_serve.pipeline import Pipeline
 from palm_serve.types import Answer, Classification, Match, TextRequest
-from palm_trainer.build import evaluation_sets
+from palm_trainer.build import build_training, evaluation_sets
 from palm_trainer.checkpoint import load_trained
 from palm_trainer.config import load_config
-from palm_trainer.errors import ConfigError, DataError
+from palm_trainer.errors import ConfigError, DataError, ExportError
 from palm_trainer.evaluation import Predictor
 from palm_trainer.example import Example
 from palm_trainer.export.exporter import export_bundle
@@ -31,7 +32,7 @@ vocab_size = 120
 [train]
 epochs = {epochs}
 batch_size = 4
-learning_rate = 5e-3
+learning_rate = 1e-2
 precision = "fp32"
 device = "cpu"
 output = "{output}"
@@ -120,7 +121,7 @@ def test_match_pairwise_from_files_to_answer(kind: Kind) -> None:
     rows = [f"about {a}\tall on {a}\tall on {b}\n" for a in ("boats", "cakes", "birds") for b in ("trains", "stars")]
     (kind.folder / "ranks.tsv").write_text("text_a\ttext_b\ttext_b_neg\n" + "".join(rows), encoding="utf-8")
     tables = MATCH.replace("pairs.jsonl", "ranks.tsv").replace("jsonl", "tsv") + 'learning_strategy = "pairwise"\n'
-    done = kind.train(tables, epochs=30)
+    done = kind.train(tables, epochs=12)
     assert done.metrics["dev"]["same"] == {"accuracy": 1.0}
     pipeline = kind.serve()
     asked = [TextRequest("about boats", ("same",), pair=f"all on {b}") for b in ("boats", "stars")]
@@ -303,6 +304,78 @@ def test_faults_of_mrc_data_are_told(kind: Kind, row: dict, match: str) -> None:
 def test_windows_need_room(kind: Kind, max_length: int, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         kind.config(MRC.replace("max_query_tokens = 6", "max_query_tokens = 7"), max_length=max_length)
+
+
+WORDS = """
+[data.text]
+format = "text"
+train = "text.txt"
+dev = "text.txt"
+[tasks.words]
+kind = "masked_lm"
+data = ["text"]
+"""
+
+
+def write_text(path: Path) -> None:
+    sentences = [
+        f"the {a} sees the {b} in the {c}" for a in ("cat", "dog") for b in ("bird", "fish") for c in ("sea", "sky")
+    ]
+    path.write_text("".join(sentence + "\n" for sentence in sentences * 2), encoding="utf-8")
+
+
+@pytest.mark.parametrize("auxiliary", [True, False])
+def test_masked_lm_shapes_the_encoder_and_is_not_exported(kind: Kind, auxiliary: bool) -> None:
+    kind.rows("pairs.jsonl", pair_rows())
+    write_text(kind.folder / "text.txt")
+    done = kind.train(MATCH + WORDS + f"auxiliary = {str(auxiliary).lower()}\n", epochs=2)
+    assert done.metrics["dev"].keys() == {"same"}
+    trained = load_trained(kind.run)
+    assert trained.auxiliary == {"words"}
+    [answers] = Predictor(trained).answers([Example("a", pair="b")])
+    assert answers.keys() == {"same"}
+    assert kind.serve().bundle.manifest.tasks.keys() == {"same"}
+
+
+def test_masked_lm_learns(kind: Kind) -> None:
+    write_text(kind.folder / "text.txt")
+    losses = [step.losses["words"] for step in build_training(kind.config(WORDS, epochs=40)).loop.steps()]
+    assert sum(losses[-20:]) < 0.7 * sum(losses[:20])
+
+
+def test_masked_lm_can_be_the_only_task(kind: Kind) -> None:
+    write_text(kind.folder / "text.txt")
+    assert kind.train(WORDS).metrics == {"dev": {}}
+    with pytest.raises(ExportError, match="needs dev examples"):
+        kind.serve()
+
+
+@pytest.mark.parametrize("whole_word", [False, True])
+def test_a_resumed_masked_lm_goes_on_to_the_bit(kind: Kind, tmp_path_factory, whole_word: bool) -> None:
+    """Stopped in the second epoch and resumed, or run through: the same weights."""
+    write_text(kind.folder / "text.txt")
+    other = Kind(tmp_path_factory.mktemp("other"))
+    write_text(other.folder / "text.txt")
+    tables = WORDS + f"whole_word = {str(whole_word).lower()}\n"
+    list(train(kind.config(tables, epochs=3)))
+    config = other.config(tables, epochs=3)
+    steps = 0
+
+    def stop() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps >= 6
+
+    list(train(config, stop=stop))
+    list(train(config, resume=True))
+    one, two = (load_trained(run, "last").model.state_dict() for run in (kind.run, other.run))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_masked_texts_are_not_shared(kind: Kind) -> None:
+    kind.rows("pairs.jsonl", pair_rows())
+    with pytest.raises(ConfigError, match="'same' reads texts and 'words' texts with pieces masked"):
+        kind.train(MATCH + '[tasks.words]\nkind = "masked_lm"\ndata = ["pairs"]\n')
 
 
 def test_tasks_that_read_a_data_set_in_different_ways_are_refused(kind: Kind) -> None:
