@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from palm_serve.types import Answer, Classification, Match, Spans, TaskAnswer
+from palm_serve.types import Answer, Classification, Label, Match, Spans, TaskAnswer
 from palm_trainer.checkpoint import load_trained
 from palm_trainer.errors import DataError
 from palm_trainer.evaluation import Predictor
@@ -63,13 +63,8 @@ def answer_to_json(answer: TaskAnswer) -> Any:
     """A plain structure for one answer."""
     match answer:
         case Classification():
-            return {
-                "label": answer.label.name,
-                "confidence": round(answer.label.confidence, 4),
-                "ranking": [
-                    {"label": label.name, "confidence": round(label.confidence, 4)} for label in answer.ranking
-                ],
-            }
+            told = {**_label(answer.label), "ranking": [_label(label) for label in answer.ranking]}
+            return told | ({"labels": [_label(label) for label in answer.labels]} if answer.labels else {})
         case Spans():
             return [
                 {
@@ -84,9 +79,16 @@ def answer_to_json(answer: TaskAnswer) -> Any:
         case Match():
             return {"label": answer.label.name if answer.label else None, "score": round(answer.score, 4)}
         case Answer():
-            return {
+            told = {
                 "text": answer.text,
                 "start": answer.start,
                 "end": answer.end,
                 "confidence": round(answer.confidence, 4),
+                "no_answer": answer.no_answer,
             }
+            rest = [answer_to_json(other) for other in answer.alternatives]
+            return told | ({"alternatives": rest} if rest else {})
+
+
+def _label(label: Label) -> dict[str, Any]:
+    return {"label": label.name, "confidence": round(label.confidence, 4)}

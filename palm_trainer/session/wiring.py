@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,7 +36,7 @@ def wire(tasks: Sequence[Task], encoder_name: str) -> Wired:
         _check_reader(task, task.fitted, first, backbone)
     torch.manual_seed(first.seed)
     targets = {
-        task.name: task.fitted.target(task.name, head.kind, classes=head.classes, role=task.role)
+        task.name: task.fitted.target(task.name, head.kind, classes=head.classes, role=task.role, **head.options)
         for task in tasks
         for _, head in [task.declared]
     }
@@ -48,7 +49,7 @@ def wire(tasks: Sequence[Task], encoder_name: str) -> Wired:
         max(task.fitted.max_len for task in tasks),
         {name: target.info for name, target in targets.items()},
         describe_encoder(backbone, encoder_name, pad_token_id(first.tokenizer_json)),
-        frozenset(task.name for task in tasks if task.auxiliary),
+        frozenset(task.name for task in tasks if task.auxiliary or targets[task.name].info.kind == "masked_lm"),
     )
     groups = by_reader(tasks)
     sources, ratios = {}, {}
@@ -56,7 +57,9 @@ def wire(tasks: Sequence[Task], encoder_name: str) -> Wired:
         dataset = members[0].fitted.dataset({t.name: targets[t.name] for t in members}, model.input_names)
         sources[name] = Source(dataset, members[0].fitted.sampler(dataset))
         ratios[name] = members[0].mix_ratio
-    freeze_unused_rows(backbone, torch.cat([s.dataset.piece_ids() for s in sources.values()]).unique())
+    if not any(target.info.kind == "masked_lm" for target in targets.values()):  # it trains every row
+        if not any(target.info.kind == "masked_lm" for target in targets.values()):  # it trains every row, as decoder
+        freeze_unused_rows(backbone, torch.cat([s.dataset.piece_ids() for s in sources.values()]).unique())
     return Wired(trained, targets, sources, ratios)
 
 
@@ -127,13 +130,16 @@ def _check_reader(task: Task, reader: Reader, first: Reader, backbone: Backbone)
 def _heads(tasks: Sequence[Task], targets: Mapping[str, Target], backbone: Backbone) -> dict[str, Head]:
     """The engine's heads; one object for tasks that share a head."""
     heads: dict[str, Head] = {}
+    rows, columns = backbone.embedding_table.shape
     for task in sorted(tasks, key=lambda task: task.reuse_head_with is not None):
         _, declared = task.declared
         info = targets[task.name].info
         if task.reuse_head_with is not None:
             heads[task.name] = _reused(task, heads, targets)
             continue
-        options = {"margin": margin} if (margin := getattr(declared, "margin", None)) is not None else {}
+        options: dict[str, Any] = {"margin": margin} if (margin := getattr(declared, "margin", None)) is not None else {}
+        rows, columns = backbone.embedding_table.shape
+        options["embedding"] = (rows, columns)
         head = make_head(task.name, info, backbone.hidden_size, dropout=declared.dropout, **options)
         std = getattr(declared, "param_initializer_range", 0.02)
         if std != 0.02 and isinstance(linear := getattr(head, "linear", None), nn.Linear):

@@ -1,0 +1,51 @@
+"""Answers as JSON, every kind."""
+
+import pytest
+
+from palm_serve.types import Answer, Classification, Label, Match, Span, Spans
+from palm_trainer.predict import answer_to_json
+
+YES, NO = Label("yes", 0.87654321), Label("no", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (
+            Classification(YES, (YES, NO)),
+            {
+                "label": "yes",
+                "confidence": 0.8765,
+                "ranking": [{"label": "yes", "confidence": 0.8765}, {"label": "no", "confidence": 0.1}],
+            },
+        ),
+        (
+            Classification(YES, (YES,), labels=(YES,)),
+            {
+                "label": "yes",
+                "confidence": 0.8765,
+                "ranking": [{"label": "yes", "confidence": 0.8765}],
+                "labels": [{"label": "yes", "confidence": 0.8765}],
+            },
+        ),
+        (
+            Spans((Span("city", "rome", 3, 7, 0.5),)),
+            [{"label": "city", "value": "rome", "start": 3, "end": 7, "confidence": 0.5}],
+        ),
+        (Match(YES, 0.87654321), {"label": "yes", "score": 0.8765}),
+        (Match(None, 0.3), {"label": None, "score": 0.3}),
+        (
+            Answer("rome", 3, 7, 0.75, alternatives=(Answer("", 0, 0, 0.25, no_answer=True),)),
+            {
+                "text": "rome",
+                "start": 3,
+                "end": 7,
+                "confidence": 0.75,
+                "no_answer": False,
+                "alternatives": [{"text": "", "start": 0, "end": 0, "confidence": 0.25, "no_answer": True}],
+            },
+        ),
+    ],
+)
+def test_answers_as_json(answer, expected):
+    assert answer_to_json(answer) == expected
