@@ -190,9 +190,9 @@ class MultiHeadTrainer(TrainerCalls):
             print_steps: kept for PALM's call; a joint prediction says nothing between.
         """
         if reader is None:
-            found = {n: t.predict(print_steps=print_steps) for n, t in self.trainers.items() if not t.task.auxiliary}
+            found = {n: t.predict(print_steps=print_steps) for n, t in self.trainers.items() if t.task.answers}
         else:
-            names = [name for name, trainer in self.trainers.items() if not trainer.task.auxiliary]
+            names = [name for name, trainer in self.trainers.items() if trainer.task.answers]
             found = predict(self._session.ready, reader.examples, names, lambda done, total: None)
         if output_dir is not None:
             for name, records in found.items():

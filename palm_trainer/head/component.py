@@ -5,7 +5,7 @@ are is known once the reader has read its data. `Trainer` binds it to the engine
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from palm_serve.bundle.manifest import Kind
 from palm_trainer.errors import WiringError
@@ -29,6 +29,11 @@ class DeclaredHead:
     def dropout(self) -> float:
         """Probability of dropout on the head's input, while training."""
         return float(getattr(self, "dropout_prob", 0.0))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the reader's target is told of the head."""
+        return {}
 
     @property
     def width(self) -> int:
@@ -78,6 +83,11 @@ class Match(DeclaredHead):
     learning_strategy: Literal["pointwise", "pairwise"] = "pointwise"
     margin: float = 0.5
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The strategy, which the reader must share."""
+        return {"learning_strategy": self.learning_strategy}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.learning_strategy not in ("pointwise", "pairwise"):
@@ -102,6 +112,11 @@ class SequenceLabel(DeclaredHead):
     param_initializer_range: float = 0.02
     crf: bool = True
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Whether there is a CRF."""
+        return {"crf": self.crf}
+
 
 @dataclass
 class MRC(DeclaredHead):
@@ -121,6 +136,16 @@ class MRC(DeclaredHead):
     null_score_diff_threshold: float = 0.0
     n_best_size: int = 20
     dropout_prob: float = 0.0
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """How answers are chosen. `max_ans_len` None: 30 tokens."""
+        return {
+            "max_query_tokens": self.max_query_len,
+            "max_answer_tokens": self.max_ans_len or 30,
+            "n_best": self.n_best_size,
+            "null_threshold": self.null_score_diff_threshold,
+        }
 
 
 @dataclass

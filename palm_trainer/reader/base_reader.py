@@ -196,7 +196,7 @@ class Reader:
         if not self.examples:
             raise DataError(f"{input_file}: no example in it; a data file holds at least one")
 
-    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "") -> Target:
+    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
         """What a head of this kind learns from the data. Raises WiringError when this reader's data cannot train it, DataError for bad labels."""
         raise NotImplementedError
 

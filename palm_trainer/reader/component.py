@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,15 +10,20 @@ from typing import Any, ClassVar
 import numpy.typing as npt
 
 from palm_serve.bundle.manifest import Kind, Role
+from palm_serve.types import Windows
 from palm_trainer.errors import DataError, WiringError
 from palm_trainer.example import Example, LabelledSpan
 from palm_trainer.reader.base_reader import Reader, ReaderBatch
 from palm_trainer.reader.classify import ClassifyTarget
-from palm_trainer.reader.inputs import Inputs, PairAndNegative, Texts
+from palm_trainer.reader.formats.jsonl import ANSWER
+from palm_trainer.reader.inputs import Inputs, PairAndNegative, PassageWindows, Texts
+from palm_trainer.reader.masked_lm import MaskedLMTarget, MaskVocabulary
 from palm_trainer.reader.match import NEGATIVE, MatchTarget, RankTarget
+from palm_trainer.reader.mrc import MrcTarget
 from palm_trainer.reader.multi_label import MultiLabelTarget
 from palm_trainer.reader.sequence_label import SequenceLabelTarget, spans_of
 from palm_trainer.reader.target import Target
+from palm_trainer.specs import IGNORE
 
 LabelMap = str | Path | Mapping[str, int]
 _PREFIXED = re.compile(r"[BIESM]-(.+)")
@@ -40,7 +46,7 @@ class ClassifyReader(Reader):
         """Labels of the batches."""
         return {"label_ids": [[-1], "int64"]}
 
-    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "") -> Target:
+    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
         """Classes of the label map, or of the data."""
         self._check_kind(task, kind)
         return class_target(task, kind, self.examples, self.label_map, classes, role)
@@ -72,9 +78,14 @@ class MatchReader(Reader):
         """Pairs; while training a ranker, each with its negative."""
         return PairAndNegative(NEGATIVE) if self.pairwise and self.phase == "train" else Texts()
 
-    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "") -> Target:
+    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
         """Classes of the pairs, or nothing but their order."""
         self._check_kind(task, kind)
+        mine = "pairwise" if self.pairwise else "pointwise"
+        if options.get("learning_strategy", mine) != mine:
+            raise WiringError(
+                f"trainer '{task}': its head learns '{options['learning_strategy']}', but its MatchReader reads '{mine}'. Give both one learning_strategy."
+            )
         if self.pairwise:
             return RankTarget.learn(task, NEGATIVE, self.examples)
         field = class_field(task, self.examples, self.path)
@@ -106,11 +117,11 @@ class SequenceLabelReader(Reader):
         """Labels of the batches."""
         return {"label_ids": [[-1, -1], "int64"], "seq_lens": [[-1], "int64"]}
 
-    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "") -> Target:
+    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
         """Tags of the label map."""
         self._check_kind(task, kind)
         check_classes(task, classes, len(self.label_map), f"the label map holds {len(self.label_map)} tags")
-        return tag_target(task, self.examples, self.label_map, role)
+        return tag_target(task, self.examples, self.label_map, role, **options)
 
     def _label_attrs(self, target: npt.NDArray[Any], mask: npt.NDArray[Any]) -> ReaderBatch:
         return {"label_ids": target, "seq_lens": mask.sum(axis=1)}
@@ -137,14 +148,110 @@ class JointReader(Reader):
         """Labels of the batches."""
         return {"label_ids": [[-1, -1], "int64"]}
 
-    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "") -> Target:
+    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
         """Tags or classes."""
         self._check_kind(task, kind)
         if kind != "sequence_label":
             return class_target(task, kind, self.examples, self.intent_map, classes, role)
         tags = self.label_map or tags_of(self.examples)
         check_classes(task, classes, len(tags), f"{self.path} holds {len(tags)} tags")
-        return tag_target(task, self.examples, tags, role)
+        return tag_target(task, self.examples, tags, role, **options)
+
+
+class MRCReader(Reader):
+    """Questions and passages: SQuAD JSON 1.1 or 2.0. Long passages are read in windows.
+
+    A window that does not hold the whole answer is taught to say "no answer", as BERT does; PALM dropped it (`remove_noanswer`).
+
+    Args (beside those of `Reader`):
+        max_query_len: tokens that a question is cut to.
+        doc_stride: tokens from one window to the next.
+    """
+
+    kinds = ("mrc",)
+    formats: ClassVar[Mapping[str, str]] = {"tsv": "squad", "csv": "squad", "json": "squad"}
+
+    def __init__(
+        self,
+        vocab_path: str | Path,
+        max_len: int,
+        max_query_len: int,
+        doc_stride: int,
+        *arguments: Any,
+        **settings: Any,
+    ) -> None:
+        if not 0 < max_query_len <= max_len // 2:
+            raise WiringError(
+                f"MRCReader: max_query_len is {max_query_len} tokens, but is from 1 to half of max_len={max_len}. The passage needs the rest."
+            )
+        if doc_stride < 1:
+            raise WiringError(
+                f"MRCReader: doc_stride is {doc_stride} tokens, but is 1 at least. A third of max_len suits most."
+            )
+        if settings.pop("remove_noanswer", False):
+            warnings.warn(
+                "MRCReader: remove_noanswer has no effect; windows without the answer teach 'no answer'. Leave it out.",
+                stacklevel=2,
+            )
+        super().__init__(vocab_path, max_len, *arguments, **settings)
+        self.windows = Windows(max_query_len, doc_stride)
+
+    @property
+    def labels_attr(self) -> dict[str, list[Any]]:
+        """Labels of the batches."""
+        return {"start_positions": [[-1], "int64"], "end_positions": [[-1], "int64"]}
+
+    @property
+    def inputs(self) -> Inputs:
+        """Windows of the passage."""
+        return PassageWindows(self.windows)
+
+    @property
+    def num_examples(self) -> int:
+        """Windows."""
+        return len(self.dataset({}, ()))
+
+    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
+        """Places of the answers. The question's length is the reader's."""
+        self._check_kind(task, kind)
+        own = {"max_query_tokens": self.windows.max_query, "doc_stride_tokens": self.windows.stride}
+        return MrcTarget.learn(task, ANSWER, self.examples, max_length=self.max_len, **{**options, **own})
+
+    def _label_attrs(self, target: npt.NDArray[Any], mask: npt.NDArray[Any]) -> ReaderBatch:
+        return {"start_positions": target[:, 0], "end_positions": target[:, 1]}
+
+
+class MaskLMReader(Reader):
+    """Texts without labels: column `text_a` (and `text_b`), or `file_format='text'`, a text a line. What is masked is drawn anew in each epoch.
+
+    Args (beside those of `Reader`):
+        mask_share: of the pieces.
+        whole_word: all pieces of a word are masked together.
+    """
+
+    kinds = ("masked_lm",)
+
+    def __init__(self, *arguments: Any, mask_share: float = 0.15, whole_word: bool = False, **settings: Any) -> None:
+        if not 0.0 < mask_share < 1.0:
+            raise WiringError(f"MaskLMReader: mask_share is {mask_share}, but is between 0 and 1. 0.15 is BERT's.")
+        super().__init__(*arguments, **settings)
+        self.mask_share = mask_share
+        self.whole_word = whole_word
+
+    @property
+    def labels_attr(self) -> dict[str, list[Any]]:
+        """Labels of the batches: positions in the flattened batch (row * length + column), and what stood there."""
+        return {"mask_pos": [[-1], "int64"], "mask_label": [[-1], "int64"]}
+
+    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
+        """What was masked."""
+        self._check_kind(task, kind)
+        vocabulary = MaskVocabulary.of(task, self.tokenizer_json)
+        return MaskedLMTarget(task, vocabulary, share=self.mask_share, whole_word=self.whole_word, seed=self.seed)
+
+    def _label_attrs(self, target: npt.NDArray[Any], mask: npt.NDArray[Any]) -> ReaderBatch:
+        flat = target.ravel()
+        return {"mask_pos": (positions := (flat != IGNORE).nonzero()[0]), "mask_label": flat[positions]}
 
 
 def read_label_map(given: LabelMap) -> dict[str, int]:
@@ -221,7 +328,9 @@ def class_target(
     return learn(task, field, labels, role=role, pairs=learned.info.decode.pairs)
 
 
-def tag_target(task: str, examples: Sequence[Example], label_map: Mapping[str, int], role: Role) -> Target:
+def tag_target(
+    task: str, examples: Sequence[Example], label_map: Mapping[str, int], role: Role, *, crf: bool = True
+) -> Target:
     """What a tagger learns: the span types of the map's tags. Raises DataError for a tag of the data that the map lacks."""
     field = span_field(task, examples)
     types = list(dict.fromkeys(m[1] for tag in label_map if (m := _PREFIXED.fullmatch(tag))))
@@ -233,7 +342,7 @@ def tag_target(task: str, examples: Sequence[Example], label_map: Mapping[str, i
                 )
     learned = SequenceLabelTarget.learn(task, field, examples, role=role)
     punctuation = learned.info.decode.value_punctuation
-    return SequenceLabelTarget(task, field, types, role=role, value_punctuation=punctuation)
+    return SequenceLabelTarget(task, field, types, role=role, crf=crf, value_punctuation=punctuation)
 
 
 def span_field(task: str, examples: Iterable[Example]) -> str:

@@ -249,7 +249,7 @@ class Session:
     def evaluate(self) -> Metrics:
         """Metrics on the evaluation readers, with the averaged weights where there are some."""
         sets = self._evaluation_sets()
-        kinds = {task.name: task.declared[1].kind for task in self.tasks if not task.auxiliary}
+        kinds = {task.name: task.declared[1].kind for task in self.tasks if task.answers}
         with self._averaged():
             return evaluate(Predictor(self.ready), kinds, sets)
 
@@ -258,7 +258,7 @@ class Session:
         targets = self.plan.wired.targets
         for task in self.tasks:
             reader = task.evaluation_reader
-            if reader is None or task.auxiliary or task.declared[1].kind == "masked_lm":
+            if reader is None or not task.answers:
                 continue
             field_name = targets[task.name].field
             ranker = field_name == NEGATIVE

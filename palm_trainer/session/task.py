@@ -52,6 +52,11 @@ class Task:
         return self.reader
 
     @property
+    def answers(self) -> bool:
+        """Whether it is evaluated, exported and asked: not when it is auxiliary, nor a masked LM, which only shapes the encoder."""
+        return not self.auxiliary and (self.head is None or self.head.kind != "masked_lm")
+
+    @property
     def role(self) -> Role:
         """`Parse` answers with the classifier `intent` and the tagger `slot` or `slots`, by these names."""
         role, kind = _ROLES.get(self.name, ("", ""))

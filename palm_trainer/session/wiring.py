@@ -49,7 +49,7 @@ def wire(tasks: Sequence[Task], encoder_name: str) -> Wired:
         max(task.fitted.max_len for task in tasks),
         {name: target.info for name, target in targets.items()},
         describe_encoder(backbone, encoder_name, pad_token_id(first.tokenizer_json)),
-        frozenset(task.name for task in tasks if task.auxiliary or targets[task.name].info.kind == "masked_lm"),
+        frozenset(task.name for task in tasks if not task.answers),
     )
     groups = by_reader(tasks)
     sources, ratios = {}, {}
@@ -57,8 +57,7 @@ def wire(tasks: Sequence[Task], encoder_name: str) -> Wired:
         dataset = members[0].fitted.dataset({t.name: targets[t.name] for t in members}, model.input_names)
         sources[name] = Source(dataset, members[0].fitted.sampler(dataset))
         ratios[name] = members[0].mix_ratio
-    if not any(target.info.kind == "masked_lm" for target in targets.values()):  # it trains every row
-        if not any(target.info.kind == "masked_lm" for target in targets.values()):  # it trains every row, as decoder
+    if not any(target.info.kind == "masked_lm" for target in targets.values()):  # it trains every row, as decoder
         freeze_unused_rows(backbone, torch.cat([s.dataset.piece_ids() for s in sources.values()]).unique())
     return Wired(trained, targets, sources, ratios)
 
@@ -137,7 +136,9 @@ def _heads(tasks: Sequence[Task], targets: Mapping[str, Target], backbone: Backb
         if task.reuse_head_with is not None:
             heads[task.name] = _reused(task, heads, targets)
             continue
-        options: dict[str, Any] = {"margin": margin} if (margin := getattr(declared, "margin", None)) is not None else {}
+        options: dict[str, Any] = (
+            {"margin": margin} if (margin := getattr(declared, "margin", None)) is not None else {}
+        )
         rows, columns = backbone.embedding_table.shape
         options["embedding"] = (rows, columns)
         head = make_head(task.name, info, backbone.hidden_size, dropout=declared.dropout, **options)
