@@ -225,6 +225,10 @@ def check_phase(reader: Reader, name: str) -> Reader:
         )
     if reader.phase != "train":
         raise WiringError(f"trainer '{name}': its reader is for phase 'predict'. Make one with phase='train' to train.")
+    if not reader.examples:
+        raise WiringError(
+            f"trainer '{name}': its {type(reader).__name__} has no data yet. Call load_data(FILE, batch_size) first."
+        )
     return reader
 
 
