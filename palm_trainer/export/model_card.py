@@ -50,13 +50,14 @@ def model_card(manifest: Manifest, sets: Sequence[EvaluationSet], metrics: Mappi
         "## Limits",
         "",
         f"- Texts are read up to {manifest.max_length} tokens, special ones included; what lies beyond is not seen, and the answer says `truncated`.",
+        *_windows(manifest),
         "- It knows the labels above and no others: a text that belongs to none of them still gets one. Judge by the confidence.",
         "- The metrics hold for text like the data above. Measure on your own before relying on it.",
         "",
         "## How to call it",
         "",
         "    palm-serve run PATH/TO/THIS/DIRECTORY",
-        f"    palm-serve call {_shell_quoted(example)}",
+        f"    palm-serve call {_question(manifest, example)}",
         "",
     ]
     return "\n".join(lines)
@@ -112,6 +113,21 @@ def _gates(manifest: Manifest) -> list[str]:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+
+
+def _question(manifest: Manifest, example: str) -> str:
+    """What to ask: a text, or where all tasks read pairs, the first of them with its pair."""
+    if any(not task.pairs for task in manifest.tasks.values()):
+        return _shell_quoted(example)
+    name, task = next(iter(manifest.tasks.items()))
+    text, pair = ("your question", "its passage") if task.kind == "mrc" else ("your text", "its pair")
+    return f'"{text}" --task {name} --pair "{pair}"'
+
+
+def _windows(manifest: Manifest) -> list[str]:
+    if all(task.windows is None for task in manifest.tasks.values()):
+        return []
+    return ["- Passages of reading comprehension are read whole, in windows; only a long question is cut."]
 
 
 def _shell_quoted(text: str) -> str:

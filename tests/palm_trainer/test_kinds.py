@@ -273,6 +273,9 @@ def test_windows_of_one_request_are_not_mixed_with_other_tasks(kind: Kind) -> No
     kind.rows("pairs.jsonl", pair_rows())
     kind.train(MRC + MATCH, max_length=20)
     pipeline = kind.serve()
+    card = (kind.folder / "bundle/README.md").read_text(encoding="utf-8")
+    assert 'palm-serve call "your question" --task reading --pair "its passage"' in card
+    assert "Passages of reading comprehension are read whole" in card
     with pytest.raises(
         InvalidRequest, match="task 'reading' reads its passage in windows; ask it in a request of its own"
     ):
