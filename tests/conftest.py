@@ -7,6 +7,7 @@ import pytest
 
 # Set before any test module imports a library that reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # models here are tiny; threads that wait for each other cost more than they give
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads and fork do not mix; it warns about that
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests may import onnxruntime before palm_serve.engine switches it off
 os.environ["NO_COLOR"] = "1"  # so that help and tables can be compared as plain text
