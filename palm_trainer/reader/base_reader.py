@@ -56,7 +56,7 @@ class Reader:
         tokenizer: `wordpiece`; a `tokenizer.json` says itself what it is.
         lang: `en` or `cn`; `cn` removes all blanks of the text.
         seed: of the order of the batches; with the epoch's number it decides everything. None is 0.
-        do_lower_case: None: as the vocabulary was made. PALM's default False cut uncased vocabularies' words to pieces.
+        do_lower_case: None: as the vocabulary was made. PALM's default, False, lost every capitalized word to an uncased vocabulary.
         phase: `train`, or `predict`: one pass, in the order of the file, labels optional.
 
     Raises DataError for a vocabulary that cannot be used, WiringError for an unknown `tokenizer`, `lang` or `phase`.
@@ -89,10 +89,13 @@ class Reader:
                 f"{type(self).__name__}: max_len is {max_len} tokens, but is 3 at least. 128 suits sentences."
             )
         self.tokenizer_json = load_tokenizer(Path(vocab_path), do_lower_case)
-        if do_lower_case is False and self.tokenizer_json == load_tokenizer(Path(vocab_path), True):
+        fitting = load_tokenizer(Path(vocab_path)) if do_lower_case is False else self.tokenizer_json
+        if fitting != self.tokenizer_json:
             warnings.warn(
-                f"{vocab_path} is lower-cased, whatever do_lower_case=False says. Leave it out.", stacklevel=3
+                f"{vocab_path} has no token with a capital letter: texts are lower-cased, whatever do_lower_case=False says. Leave it out.",
+                stacklevel=3,
             )
+            self.tokenizer_json = fitting
         self.max_len = max_len
         self.lang = lang
         self.seed = seed or 0

@@ -329,12 +329,12 @@ def test_joint_readers_give_batches_by_task(article):
 def test_calls_in_a_wrong_order_say_which_is_missing(config, vocab_path, tmp_path, files):
     trainer = palm.Trainer("intent", say=lambda line: None)
     reader = palm.reader.ClassifyReader(vocab_path, 32)
-    with pytest.raises(WiringError, match=r"no head yet. Call its build_forward\(backbone, head\) first"):
-        trainer.fit_reader(reader)
     loss = trainer.build_forward(palm.backbone.BERT.from_config(config), palm.head.Classify(3, 16))
     with pytest.raises(WiringError, match=r"ClassifyReader has no data yet\. Call load_data"):
         trainer.fit_reader(reader)
     reader.load_data(files.intent(tmp_path), batch_size=4)
+    with pytest.raises(WiringError, match=r"no head yet. Call its build_forward\(backbone, head\) first"):
+        palm.Trainer("intent").fit_reader(reader)
     trainer.fit_reader(reader)
     with pytest.raises(WiringError, match=r"no optimizer yet. Call build_backward"):
         trainer.train()
