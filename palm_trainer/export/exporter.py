@@ -67,7 +67,7 @@ def export_bundle(
         measured = measure(bundle, Side.trained(trained, graph), sets, PRECISIONS[precision])
         say("writing the bundle")
         pairs = zip((one.examples for one in sets), measured.answers, measured.agreed, strict=True)
-        golden = choose_golden([[(e, a) for e, a, same in zip(*group, strict=True) if same] for group in pairs])
+        golden = choose_golden([[(e, a) for e, a, same in zip(*group, strict=True) if same] for group in pairs], tasks)
         variant = draft.variants[PLAIN].model_copy(update={"gates": measured.gates})
         manifest = draft.model_copy(update={"variants": {PLAIN: variant}})
         if golden:

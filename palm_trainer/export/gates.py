@@ -120,6 +120,7 @@ def _judge(tally: Tally, drop: float, examples: int) -> Gate:
     passed = tally.fault() is None if exact else tally.equal_share >= EQUAL_SHARE and drop <= METRIC_DROP
     figures = {
         "max_logit_difference": tally.max_difference,
+        "max_difference_at_padding": tally.at_padding,
         "answers_equal": tally.equal_share,
         "metric_drop": drop,
         "examples": float(examples),

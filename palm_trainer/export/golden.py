@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 
-from palm_serve.bundle.loader import GoldenAnswer, GoldenExample, GoldenSpan
-from palm_serve.types import Classification, Spans, TaskAnswer
+from palm_serve.bundle.loader import GoldenAnswer, GoldenExample
+from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.types import Answer, Classification, Match, Spans, TaskAnswer
 from palm_trainer.example import Example
 
 CONFIDENT = 0.6
@@ -18,17 +19,18 @@ _LONGEST = 500
 Answered = tuple[Example, Mapping[str, TaskAnswer]]
 
 
-def choose_golden(sets: Sequence[Sequence[Answered]]) -> list[GoldenExample]:
+def choose_golden(sets: Sequence[Sequence[Answered]], tasks: Mapping[str, TaskInfo]) -> list[GoldenExample]:
     """20 to 50 inputs that together show as many labels and span names of as many tasks as they can; fewer where dev has fewer.
 
     Args:
         sets: examples of each data set with their answers, only those on which all providers that passed agree.
+        tasks: manifest entries.
     """
     pool = list(_interleave(sets))
     answers = [_confident(found, CONFIDENT) for _, found in pool]
     if not any(answers):
         surest = sorted(range(len(pool)), key=lambda i: -min(map(_certainty, pool[i][1].values()), default=0.0))
-        return [_golden(pool[i][0], pool[i][1]) for i in surest[:_LAST_RESORT]]
+        return [_golden(pool[i][0], pool[i][1], tasks) for i in surest[:_LAST_RESORT]]
     usable = [i for i, found in enumerate(answers) if found]
     chosen: list[int] = []
     seen: set[tuple[str, str]] = set()
@@ -40,7 +42,7 @@ def choose_golden(sets: Sequence[Sequence[Answered]]) -> list[GoldenExample]:
     rest = [i for i in usable if i not in set(chosen)]
     missing = max(0, LEAST - len(chosen))
     chosen += rest[:: max(1, len(rest) // missing)][:missing] if missing else []
-    return [_golden(pool[i][0], answers[i]) for i in sorted(chosen)]
+    return [_golden(pool[i][0], answers[i], tasks) for i in sorted(chosen)]
 
 
 def _interleave(sets: Sequence[Sequence[Answered]]) -> Iterator[Answered]:
@@ -62,34 +64,32 @@ def _confident(answers: Mapping[str, TaskAnswer], least: float) -> dict[str, Tas
 
 
 def _certainty(answer: TaskAnswer) -> float:
-    """Probability of the label, or of the least certain span (1 where there is none)."""
+    """Probability of the label or answer, or of the least certain span (1 where there is none). A ranker's score decides nothing."""
     match answer:
         case Classification():
             return answer.label.confidence
         case Spans():
             return min((span.confidence for span in answer.spans), default=1.0)
-    return 0.0
+        case Match():
+            return answer.label.confidence if answer.label else 1.0
+        case Answer():
+            return answer.confidence
 
 
 def _facts(answers: Mapping[str, TaskAnswer]) -> Iterator[tuple[str, str]]:
+    """What an example shows: a task with one of its labels or span names."""
     for task, answer in answers.items():
         match answer:
             case Classification():
                 yield task, answer.label.name
             case Spans():
                 yield from ((task, span.name) for span in answer.spans)
+            case Match():
+                yield task, answer.label.name if answer.label else ""
+            case Answer():
+                yield task, "no answer" if answer.no_answer else "answer"
 
 
-def _golden(example: Example, answers: Mapping[str, TaskAnswer]) -> GoldenExample:
-    return GoldenExample(
-        text=example.text, pair=example.pair, answers={task: _expected(a) for task, a in answers.items()}
-    )
-
-
-def _expected(answer: TaskAnswer) -> GoldenAnswer:
-    match answer:
-        case Classification():
-            return GoldenAnswer(label=answer.label.name)
-        case Spans():
-            return GoldenAnswer(spans=tuple(GoldenSpan(name=s.name, start=s.start, end=s.end) for s in answer.spans))
-    raise TypeError(f"answers of the kind {type(answer).__name__} have no golden form")
+def _golden(example: Example, answers: Mapping[str, TaskAnswer], tasks: Mapping[str, TaskInfo]) -> GoldenExample:
+    said = {task: GoldenAnswer.of(answer, tasks[task]) for task, answer in answers.items()}
+    return GoldenExample(text=example.text, pair=example.pair, answers=said)

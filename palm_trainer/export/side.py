@@ -7,15 +7,16 @@ import torch
 
 from palm_serve.bundle.loader import Bundle
 from palm_serve.bundle.manifest import TaskInfo
-from palm_serve.decoding import DecoderTable, Item
+from palm_serve.decoding import DecoderTable, Item, rows_of
 from palm_serve.engine.inputs import pad_batch
 from palm_serve.tokenization import TextTokenizer
-from palm_serve.types import Batch, Encoding, Engine, EngineInfo, FloatArray, TaskAnswer
+from palm_serve.types import Batch, Encoding, Engine, EngineInfo, FloatArray, TaskAnswer, Windows
 from palm_trainer.example import Example
 from palm_trainer.export.graph import ExportGraph
 from palm_trainer.model import TrainedModel
 
 Outputs = Mapping[str, FloatArray]
+_TAGS_TOKENS = ("sequence_label", "mrc")
 
 
 class TorchEngine:
@@ -65,9 +66,17 @@ class Side:
         inputs = tuple(tensor.name for tensor in manifest.inputs)
         return cls(engine, tokenizer, manifest.tasks, decoders, inputs, manifest.encoder.pad_token_id)
 
-    def encode(self, examples: Sequence[Example]) -> list[Encoding]:
+    def readings(self) -> dict[Windows | None, tuple[str, ...]]:
+        """Tasks by the windows that they read passages in (None: each input as one row)."""
+        found: dict[Windows | None, tuple[str, ...]] = {}
+        for task, info in self.tasks.items():
+            found[info.windows] = (*found.get(info.windows, ()), task)
+        return found
+
+    def items(self, examples: Sequence[Example], windows: Windows | None = None) -> list[Item]:
         """Tokenizes texts, or texts with their pairs."""
-        return self.tokenizer.encode_batch([e.text if e.pair is None else (e.text, e.pair) for e in examples])
+        rows = self.tokenizer.encode_rows([(example.text, example.pair) for example in examples], windows)
+        return [Item(e.text, first, e.pair, more=tuple(more)) for e, (first, *more) in zip(examples, rows, strict=True)]
 
     def run(self, encodings: Sequence[Encoding], length: int = 0) -> Outputs:
         """Outputs of one batch padded to its longest row or to `length` tokens, whatever shape the engine computes in."""
@@ -75,27 +84,24 @@ class Side:
         run_rows, run_length = self.engine.shape(rows, length)
         run_length = min(run_length, self.tokenizer.max_length)
         batch = pad_batch(encodings, self.inputs, self.pad_id, run_length, run_rows)
-        return {name: _crop(value, rows, length, run_length) for name, value in self.engine.run(batch).items()}
+        values = self.engine.run(batch)
+        return {n: v[:rows, :length] if n in self.by_token else v[:rows] for n, v in values.items()}
 
-    def decode(
-        self, outputs: Outputs, examples: Sequence[Example], encodings: Sequence[Encoding]
-    ) -> list[dict[str, TaskAnswer]]:
-        """Answers by task, one dict an example; a task answers only what it reads (a text, or a text and its pair)."""
-        answers: list[dict[str, TaskAnswer]] = [{} for _ in examples]
-        for task, info in self.tasks.items():
-            rows = [row for row, example in enumerate(examples) if (example.pair is not None) == info.pairs]
-            if not rows:
+    @property
+    def by_token(self) -> set[str]:
+        """Outputs with an axis for the tokens."""
+        return {name for info in self.tasks.values() if info.kind in _TAGS_TOKENS for name in info.outputs}
+
+    def decode(self, outputs: Outputs, items: Sequence[Item], tasks: Sequence[str]) -> list[dict[str, TaskAnswer]]:
+        """Answers by task, one dict an item; a task answers only what it reads (a text, or a text and its pair)."""
+        answers: list[dict[str, TaskAnswer]] = [{} for _ in items]
+        for task in tasks:
+            info = self.tasks[task]
+            chosen = [i for i, item in enumerate(items) if (item.pair is not None) == info.pairs]
+            if not chosen:
                 continue
-            items = [Item(examples[row].text, encodings[row], examples[row].pair) for row in rows]
+            rows = rows_of(items, chosen)
             mine = {name: outputs[name][rows] for name in info.outputs}
-            for row, answer in zip(rows, self.decoders.by_task[task](mine, items), strict=True):
-                answers[row][task] = answer
+            for i, answer in zip(chosen, self.decoders.by_task[task](mine, [items[i] for i in chosen]), strict=True):
+                answers[i][task] = answer
         return answers
-
-
-def _crop(value: FloatArray, rows: int, length: int, run_length: int) -> FloatArray:
-    """Takes off the filling that an engine's shape added."""
-    value = value[:rows]
-    if run_length > length and value.ndim > 1 and value.shape[1] == run_length:
-        value = value[:, :length]
-    return value

@@ -2,20 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from palm_serve.bundle.loader import load_bundle
+from palm_serve.bundle.loader import GoldenAnswer, load_bundle
 from palm_serve.engine.providers import select_session
+from palm_serve.types import TaskAnswer
 from palm_trainer.checkpoint import load_trained
 from palm_trainer.errors import ExportError
 from palm_trainer.evaluation import EvaluationSet, Predictor
 from palm_trainer.export.exporter import export_bundle
-from palm_trainer.export.parity import says
 from palm_trainer.export.side import Side
 from palm_trainer.model import TrainedModel
 
@@ -24,6 +24,10 @@ FILES = {"README.md", "decode.npz", "golden.jsonl", "manifest.json", "model.onnx
 
 def contents(bundle: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in bundle.iterdir()}
+
+
+def said(answers: Mapping[str, TaskAnswer], trained: TrainedModel) -> dict[str, GoldenAnswer]:
+    return {task: GoldenAnswer.of(answer, trained.tasks[task]) for task, answer in answers.items()}
 
 
 def test_what_a_bundle_holds(bundle: Path, trained: TrainedModel) -> None:
@@ -64,12 +68,10 @@ def test_served_answers_are_the_evaluated_ones(
     loaded = load_bundle(bundle)
     side = Side.bundled(loaded, select_session(loaded, "CPU", threads=1))
     examples = sets[0].examples
-    encodings = side.encode(examples)
-    served = side.decode(side.run(encodings), examples, encodings)
+    items = side.items(examples)
+    served = side.decode(side.run([row for item in items for row in item.rows]), items, tuple(side.tasks))
     evaluated = Predictor(trained).answers(examples)
-    assert [{t: says(a) for t, a in row.items()} for row in served] == [
-        {t: says(a) for t, a in row.items()} for row in evaluated
-    ]
+    assert [said(row, trained) for row in served] == [said(row, trained) for row in evaluated]
 
 
 def test_golden_answers_are_the_models(bundle: Path, trained: TrainedModel, sets: Sequence[EvaluationSet]) -> None:
@@ -78,9 +80,7 @@ def test_golden_answers_are_the_models(bundle: Path, trained: TrainedModel, sets
     assert len(golden) >= 20
     for example in golden:
         for task, expected in example.answers.items():
-            answer = by_text[example.text][task]
-            claimed = expected.label or tuple((span.name, span.start, span.end) for span in expected.spans or ())
-            assert says(answer) == claimed
+            assert GoldenAnswer.of(by_text[example.text][task], trained.tasks[task]) == expected
     first = json.loads((bundle / "golden.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert set(first) == {"text", "pair", "answers"}
     assert all(set(answer) in ({"label"}, {"spans"}) for answer in first["answers"].values())
