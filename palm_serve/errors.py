@@ -1,15 +1,15 @@
 """The errors of serving, one tree. The domain knows no gRPC: `rpc/status.py` holds the single table error -> status code.
 
-    PalmServeError
-    ├── InvalidRequest     the client sent something unusable        -> INVALID_ARGUMENT
-    ├── NotFound           no such model, version or label           -> NOT_FOUND
-    ├── Overloaded         the queue is full, or the deadline is lost -> RESOURCE_EXHAUSTED
-    ├── DeadlineExceeded   expired while it waited                   -> DEADLINE_EXCEEDED
-    ├── Unavailable        loading or draining                       -> UNAVAILABLE
-    ├── NotAllowed         switched off on this server               -> PERMISSION_DENIED
-    ├── BundleError        a bundle that cannot be loaded            (start-up, not a request)
-    ├── BindError          the address cannot be listened on         (start-up)
-    └── EngineError        no provider, a session that fails         (start-up), else INTERNAL
+PalmServeError
+├── InvalidRequest     the client sent something unusable        -> INVALID_ARGUMENT
+├── NotFound           no such model, version or label           -> NOT_FOUND
+├── Overloaded         the queue is full, or the deadline is lost -> RESOURCE_EXHAUSTED
+├── DeadlineExceeded   expired while it waited                   -> DEADLINE_EXCEEDED
+├── Unavailable        loading or draining                       -> UNAVAILABLE
+├── NotAllowed         switched off on this server               -> PERMISSION_DENIED
+├── BundleError        a bundle that cannot be loaded            (start-up, not a request)
+├── BindError          the address cannot be listened on         (start-up)
+└── EngineError        no provider, a session that fails         (start-up), else INTERNAL
 """
 
 
