@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("runs/article"), help="directory for data, label map, outputs"
     )
-    parser.add_argument("--epochs", type=float, default=10, help="of the slot data")
-    parser.add_argument("--batch-size", type=int, default=16, help="examples")
+    parser.add_argument("--epochs", type=float, default=8, help="of the slot data")
+    parser.add_argument("--batch-size", type=int, default=32, help="examples")
     parser.add_argument("--save-steps", type=int, default=300, help="steps from checkpoint to checkpoint")
     parser.add_argument(
         "--pretrain", default="minilm-l6-en", help="directory with config.json, vocab.txt and weights, or a known name"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from palm_trainer.errors import ConfigError, WiringError
 from palm_trainer.evaluation import Metrics
 from palm_trainer.reader.base_reader import Phase, Reader
-from palm_trainer.session import Batch, LossVar, Session, predict, write_predictions
+from palm_trainer.session import PRINT, Batch, LossVar, Say, Session, predict, write_predictions
 from palm_trainer.session.calls import TrainerCalls
 from palm_trainer.session.wiring import by_reader
 from palm_trainer.trainer import Trainer, batches_of, check_phase, raw_outputs
@@ -34,9 +34,7 @@ class MultiHeadTrainer(TrainerCalls):
     Raises WiringError for no trainer, doubled names, and a trainer that is held already.
     """
 
-    def __init__(
-        self, trainers: Sequence[Trainer] | Mapping[str, Trainer], *, say: Callable[[str], None] = print
-    ) -> None:
+    def __init__(self, trainers: Sequence[Trainer] | Mapping[str, Trainer], *, say: Say = PRINT) -> None:
         held = list(trainers.values()) if isinstance(trainers, Mapping) else list(trainers)
         names = [trainer.name for trainer in held]
         if not held:

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from palm_trainer.errors import ConfigError, WiringError
 from palm_trainer.evaluation import Metrics
 from palm_trainer.head import DeclaredHead
 from palm_trainer.reader.base_reader import Phase, Reader
-from palm_trainer.session import Batch, LossVar, Session, Task, predict, write_predictions
+from palm_trainer.session import PRINT, Batch, LossVar, Say, Session, Task, predict, write_predictions
 from palm_trainer.session.calls import TrainerCalls
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -37,7 +37,7 @@ class Trainer(TrainerCalls):
         mix_ratio: float = 1.0,
         reuse_head_with: str | None = None,
         *,
-        say: Callable[[str], None] = print,
+        say: Say = PRINT,
     ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from palm_trainer.session.task import Batch, LossVar, Task, TaskStep
 from palm_trainer.session.wiring import Wired, by_reader, check_head, shared_backbone, wire
 
 Say = Callable[[str], None]
+PRINT: Say = partial(print, flush=True)
+"""Each line at once, also into a pipe or a file."""
 
 
 @dataclass(frozen=True)
