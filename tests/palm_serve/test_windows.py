@@ -1,7 +1,7 @@
 """Windows of a passage: what they cover, and the question before them."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -29,6 +29,7 @@ XLNET = ("$A [SEP] [CLS]:2", "$A [SEP] $B:1 [SEP]:1 [CLS]:2")
 texts = st.lists(st.sampled_from(LETTERS), max_size=60).map(" ".join)
 
 
+@example("a a a a a a a a", "", 12, 8, 1, ROBERTA)
 @given(
     question=texts,
     passage=texts,
@@ -41,8 +42,9 @@ def test_every_piece_of_the_passage_is_seen_with_context(question, passage, max_
     tokenizer = letters(frame, max_length)
     [rows] = tokenizer.encode_windows([(question, passage)], Windows(max_query, stride))
     asked, pieces = question.split(), passage.split()
-    kept = asked[:max_query]
-    room = max_length - (len(rows[0]) - sum(s != SPECIAL for s in rows[0].segments)) - len(kept)
+    room = max_length - sum(s == SPECIAL for s in rows[0].segments)
+    kept = asked[: min(max_query, room - 1)]  # a piece of the passage always fits
+    room -= len(kept)
     step = min(stride, room)
     best = [-1] * len(pieces)
     for number, row in enumerate(rows):
