@@ -83,6 +83,8 @@ class Viterbi:
         self._few_from = np.array(predecessors, dtype=np.int64).reshape(-1, 2)
         self._few_score = transitions[self._few_from, self._few[:, None]]  # [F, 2]
         self._many_score = np.ascontiguousarray(transitions[:, self._many])  # [T, M]
+        self._into = np.ascontiguousarray(transitions.T)  # [T to, T from]
+        self._tags = np.arange(len(transitions))
         if len(self._many):
             self._best_out, self._worst_out = self._many_score.max(axis=1), self._many_score.min(axis=1)
         both = (transitions.max(initial=FORBIDDEN) - transitions) / 2
@@ -151,6 +153,11 @@ class Viterbi:
 
     def _step(self, score: FloatArray, back: npt.NDArray[np.int32]) -> FloatArray:
         """Scores after one transition [b, T]; writes the predecessor of each tag into `back` [b, T]."""
+        if len(score) == 1:  # one utterance: choosing what to compare would cost more than comparing all
+            paths = score[0] + self._into
+            back[0] = best = paths.argmax(axis=1)
+            reached: FloatArray = paths[self._tags, best]
+            return reached[None]
         out = np.empty_like(score)
         if len(self._few):
             pair = score[:, self._few_from] + self._few_score  # [b, F, 2]
