@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,9 @@ from rich.table import Table
 
 from palm_serve.bundle.manifest import Manifest
 from palm_trainer.errors import CheckpointError, PalmError, ParityError
+
+_WITHOUT_DEV = 500
+"""Training examples that the gate runs over where there is no dev split."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -68,7 +72,11 @@ def _export(
         raise CheckpointError(
             f"{run} is no run: config.toml is missing. Give the directory that `palm-train run` wrote."
         )
-    sets = evaluation_sets(load_config(run / "config.toml"), "dev")
+    config = load_config(run / "config.toml")
+    sets = evaluation_sets(config, "dev")
+    if not sets:
+        say(f"the data has no dev split: comparing on the first {_WITHOUT_DEV} training examples")
+        sets = [replace(one, examples=one.examples[:_WITHOUT_DEV]) for one in evaluation_sets(config, "train")]
     metrics = read_json(run / "metrics.json") if (run / "metrics.json").is_file() else {}
     return export_bundle(
         load_trained(run), sets, output, precision=precision, name=name, overwrite=overwrite, metrics=metrics, say=say

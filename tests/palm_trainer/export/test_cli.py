@@ -1,6 +1,7 @@
 """`palm-export` as a user meets it: exit codes, messages, what stands afterwards."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,3 +158,16 @@ def test_signal_leaves_nothing(run: Path, tmp_path: Path, number: signal.Signals
     assert process.returncode not in (0, 2)
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("few_shapes")
+def test_without_dev_the_gate_runs_over_training_examples(call: Call, run: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "run"
+    shutil.copytree(run, bare)
+    lines = (bare / "config.toml").read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("dev = ["))
+    end = next(i for i in range(start, len(lines)) if lines[i].endswith("]"))
+    (bare / "config.toml").write_text("\n".join(lines[:start] + lines[end + 1 :]) + "\n", encoding="utf-8")
+    code, _, err = call(bare, "--output", tmp_path / "tiny")
+    assert (code, load_bundle(tmp_path / "tiny").manifest.name) == (0, "tiny")
+    assert "palm-export: the data has no dev split: comparing on the first 500 training examples" in err.splitlines()
