@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from tokenizers import Encoding as RawEncoding
@@ -25,11 +24,6 @@ class TextTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length)
         self.max_length = max_length
-
-    @classmethod
-    def from_file(cls, path: Path, max_length: int) -> "TextTokenizer":
-        """Reads a `tokenizer.json`."""
-        return cls(path.read_text(encoding="utf-8"), max_length)
 
     def encode(self, text: str, pair: str | None = None) -> Encoding:
         """Tokenizes one text, or a text and its pair."""

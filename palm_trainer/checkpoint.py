@@ -85,12 +85,12 @@ def save_trained(trained: TrainedModel, directory: Path, training: Mapping[str, 
         if training is not None:
             torch.save(dict(training), new / TRAINING)
         for path in (*new.iterdir(), new):
-            _sync(path)
+            sync(path)
         if directory.exists():
             shutil.rmtree(old, ignore_errors=True)
             directory.rename(old)
         new.rename(directory)
-        _sync(directory.parent)
+        sync(directory.parent)
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(new, ignore_errors=True)
@@ -101,10 +101,12 @@ def save_trained(trained: TrainedModel, directory: Path, training: Mapping[str, 
         ) from error
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Forces a file or directory to disk. Raises OSError where the disk refuses a file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # some file systems cannot sync a directory
+        # some file systems cannot sync a directory; a file that is not on disk is no checkpoint
+        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
             os.fsync(descriptor)
     finally:
         os.close(descriptor)

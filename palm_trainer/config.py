@@ -79,7 +79,7 @@ class DataConfig(_Section):
     dev: Paths = ()
     test: Paths = ()
     out_of_domain: Paths = ()
-    """Text that belongs to no class, for out-of-scope scores."""
+    """Text that belongs to no class, for out-of-scope scores. Accepted and checked; nothing uses it yet."""
     mix_ratio: Positive = 1.0
     """How often its batches come, against the other data sets."""
     columns: Names = ()

@@ -15,6 +15,7 @@ import numpy as np
 from palm_serve.bundle.loader import MANIFEST
 from palm_serve.bundle.manifest import Manifest
 from palm_serve.types import FloatArray
+from palm_trainer.checkpoint import sync
 from palm_trainer.errors import ExportError
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
@@ -68,7 +69,7 @@ def staged_bundle(output: Path, *, overwrite: bool = False) -> Iterator[BundleWr
             staging.mkdir()
         yield BundleWriter(staging, output)
         with _explained(output):
-            _sync(staging)
+            sync(staging)
             _put(staging, output)
     except BaseException:  # Ctrl-C too
         if staging is not None:
@@ -114,7 +115,7 @@ def _put(staging: Path, output: Path) -> None:
     """Renames into place; the old bundle comes back should that fail."""
     if not output.exists():
         staging.rename(output)
-        _sync(output.parent)
+        sync(output.parent)
         return
     old = _beside(output, "old")
     try:
@@ -124,7 +125,7 @@ def _put(staging: Path, output: Path) -> None:
         if old.exists() and not output.exists():
             old.rename(output)
         raise
-    _sync(output.parent)
+    sync(output.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -142,15 +143,6 @@ def _explained(output: Path) -> Iterator[None]:
         raise ExportError(
             f"the bundle {output} could not be written: {error.strerror or error}. Free space, check the permissions, or choose another --output."
         ) from error
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some file systems cannot sync a directory
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:
