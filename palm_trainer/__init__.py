@@ -4,6 +4,7 @@
 `palm.Trainer` and `palm.MultiHeadTrainer`. Each is loaded when it is first used (PEP 562): importing the package itself costs nothing.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
     from palm_trainer import backbone, head, lr_sched, optimizer, reader
     from palm_trainer.multihead_trainer import MultiHeadTrainer
     from palm_trainer.trainer import Trainer
+
+# OpenMP's threads spin while they wait for each other. On a machine that is shared, or in a container with a CPU quota, the one that is waited for
+# may not be running: steps were seen to take ten times as long. A short spin costs nothing where the cores are free. To be said before torch loads.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __all__ = ["MultiHeadTrainer", "Trainer", "backbone", "downloader", "head", "lr_sched", "optimizer", "reader"]
 
