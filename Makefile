@@ -48,6 +48,9 @@ types: $(READY)  ## mypy, strict, on both packages
 protos: $(READY)  ## generate the gRPC stubs from protos/
 	@cd protos && find . -name '*.proto' -exec $(CURDIR)/$(PY) -m grpc_tools.protoc \
 		-I . --python_out=.. --pyi_out=.. --grpc_python_out=.. {} +
+	@# Clients of the protocol register its names in the default pool.
+	@sed -i.bak 's/_descriptor_pool\.Default()/_descriptor_pool.DescriptorPool()/' palm_serve/oip/inference_pb2.py
+	@rm palm_serve/oip/inference_pb2.py.bak
 
 bench: $(READY)  ## every measurement of benchmarks/, each prints a table (tens of minutes)
 	@set -e; for script in benchmarks/*.py; do echo "==> $$script"; $(PY) $$script; done

@@ -9,6 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 GENERATOR = "1.78.2"
+# Clients of the protocol register its names in the default pool.
+OWN_POOL = Path("palm_serve/oip/inference_pb2.py")
 
 
 def test_stubs_are_generated(tmp_path: Path) -> None:
@@ -22,4 +24,7 @@ def test_stubs_are_generated(tmp_path: Path) -> None:
     made = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.py*")}
     assert Path("palm_serve/v1/palm_pb2.pyi") in made
     for path in made:
-        assert (ROOT / path).read_text() == (tmp_path / path).read_text(), f"{path} is stale: run `make protos`"
+        fresh = (tmp_path / path).read_text()
+        if path == OWN_POOL:
+            fresh = fresh.replace("_descriptor_pool.Default()", "_descriptor_pool.DescriptorPool()")
+        assert (ROOT / path).read_text() == fresh, f"{path} is stale: run `make protos`"
