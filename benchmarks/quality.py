@@ -8,33 +8,16 @@ resumed, so the script may be stopped and started at any time.
 
 import argparse
 import json
-import math
-import statistics
-import subprocess
-import sys
 from pathlib import Path
 
-# Two-sided 95 % quantile of Student's t by degrees of freedom.
-T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+from common import ROOT, in_per_cent, mean_and_half_interval, train_run
 
 
 def train_cell(name: str, seed: int, runs: Path, overrides: list[str]) -> dict[str, float]:
     """Test metrics of one run, trained now unless it is there, in per cent."""
     run = runs / f"{name}-{seed}"
-    metrics = run / "metrics.json"
-    if not metrics.exists():
-        settings = [part for override in (*overrides, f"train.seed={seed}") for part in ("--set", override)]
-        command = ["palm-train", "run", f"examples/{name}.toml", *settings, "--output", str(run)]
-        subprocess.run([*command, *(["--resume"] if (run / "last").exists() else ["--overwrite"])], check=True)
-    test = json.loads(metrics.read_text())["test"]
-    flat = {}
-    for task, value in test.items():
-        flat.update(
-            {f"{task} {key}": 100 * number for key, number in value.items()}
-            if isinstance(value, dict)
-            else {task: 100 * value}
-        )
-    return flat
+    train_run(ROOT / f"examples/{name}.toml", run, [*overrides, f"train.seed={seed}"])
+    return in_per_cent(json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"])
 
 
 def main() -> None:
@@ -53,18 +36,12 @@ def main() -> None:
         summary = {}
         for metric in cells[0]:
             values = [cell[metric] for cell in cells]
-            mean = statistics.mean(values)
-            half = (
-                T_95[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
-                if len(values) > 1
-                else math.nan
-            )
+            mean, half = mean_and_half_interval(values)
             summary[metric] = {"mean": mean, "half_interval": half, "values": values}
-            print(f"  {metric:<22}{mean:6.2f} +- {half:4.2f}   ({', '.join(f'{v:.2f}' for v in values)})")
+            print(f"  {metric:<22}{mean:6.2f} +- {half:4.2f}   ({', '.join(f'{v:.2f}' for v in values)})", flush=True)
         results[name] = summary
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2))
-    sys.stdout.flush()
+        arguments.json.write_text(json.dumps(results, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=float, default=8, help="of the slot data")
     parser.add_argument("--batch-size", type=int, default=32, help="examples")
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--save-steps", type=int, default=300, help="steps from checkpoint to checkpoint")
     parser.add_argument(
         "--pretrain", default="minilm-l6-en", help="directory with config.json, vocab.txt and weights, or a known name"
@@ -43,7 +44,7 @@ def main() -> None:
     vocab_path = pretrain / "vocab.txt"
     config = json.loads((pretrain / "config.json").read_text(encoding="utf-8"))
     label_map = slot_map(train_slot, work / "data/label_map.json", vocab_path)
-    max_seqlen, random_seed, batch_size, num_epochs = 64, 1, options.batch_size, options.epochs
+    max_seqlen, random_seed, batch_size, num_epochs = 64, options.seed, options.batch_size, options.epochs
     lr, weight_decay, dropout_prob, input_dim = 1e-4, 0.01, 0.1, config["hidden_size"]
     num_classes = len(json.loads(label_map.read_text(encoding="utf-8")))
 
