@@ -20,8 +20,10 @@ from palm_trainer.metrics import (
     set_scores,
     span_scores,
     to_units,
+    token_accuracy,
 )
 from palm_trainer.model import TrainedModel
+from palm_trainer.reader.formats.tags import tags_from_spans
 
 PRIMARY = {"classify": "accuracy", "multi_label": "accuracy", "sequence_label": "f1", "match": "accuracy", "mrc": "f1"}
 """The metric that stands for a task of each kind."""
@@ -136,12 +138,15 @@ class Scored:
     positive: str = ""
     gold: list[Any] = field(default_factory=list)
     predicted: list[Any] = field(default_factory=list)
+    tags: list[tuple[list[str], list[str]]] = field(default_factory=list)
+    """sequence_label: gold and predicted tags of each example's tokens."""
 
     def metrics(self) -> dict[str, float]:
         """The task's metrics."""
         match self.kind:
             case "sequence_label":
-                return span_scores(self.gold, self.predicted)
+                right = token_accuracy([gold for gold, _ in self.tags], [found for _, found in self.tags])
+                return {**span_scores(self.gold, self.predicted), "token_accuracy": right}
             case "multi_label":
                 return set_scores(self.gold, self.predicted)
             case "match" if self.positive:
@@ -174,6 +179,8 @@ def evaluate(predictor: Answering, tasks: Mapping[str, str], sets: Sequence[Eval
                 scored[task].positive = one.positive.get(task, "")
                 scored[task].gold.append(gold)
                 scored[task].predicted.append(predicted)
+                if isinstance(answer := answers[task], Spans):
+                    scored[task].tags.append(_tags(example, name, answer))
                 right = right and gold == predicted
             correct.append(right)
         if exact is None and len(one.fields) > 1:
@@ -202,6 +209,16 @@ def comparable(kind: str, example: Example, name: str, answer: TaskAnswer) -> tu
         case Spans():
             predicted = [LabelledSpan(span.start, span.end, span.name) for span in answer.spans]
             return to_units(spans, example.words), to_units(predicted, example.words)
+
+
+def _tags(example: Example, name: str, answer: Spans) -> tuple[list[str], list[str]]:
+    """Gold and predicted tags of the data's own words; of characters, where it has none."""
+    words = example.words
+    if words is None:
+        words = tuple((i, i + 1) for i, character in enumerate(example.text) if not character.isspace())
+    gold = [item for item in example.fields[name] if isinstance(item, LabelledSpan)]
+    found = [LabelledSpan(span.start, span.end, span.name) for span in answer.spans]
+    return tags_from_spans(gold, words), tags_from_spans(found, words)
 
 
 def score_of(metrics: Metrics, select: str, kinds: Mapping[str, str]) -> float:

@@ -76,7 +76,8 @@ def convert(
     chosen = target_format or _format_of(target, written)
     if chosen not in WRITERS:
         raise DataError(f"{target}: format '{chosen}' cannot be written; choose one of {', '.join(WRITERS)}")
-    several = any(isinstance(e.fields.get(name), tuple) for e in written for name in class_fields(written))
+    classes = class_fields(written)
+    several = any(isinstance(e.fields.get(name), tuple) for e in written for name in classes)
     back = FormatOptions(joiner=options.joiner, label_separator=(options.label_separator or "#") if several else None)
     WRITERS[chosen](written, target, back)
     losses = _losses(examples, list(FORMATS[chosen](target, back, Defects())), field)
