@@ -63,7 +63,7 @@ def test_metrics(finished_run):
     assert set(metrics) == {"dev", "test"}
     assert set(metrics["dev"]) == {"intent", "slots", "mood", "exact_match"}
     assert set(metrics["test"]) == {"intent", "slots", "exact_match"}
-    assert set(metrics["test"]["slots"]) == {"f1", "precision", "recall"}
+    assert set(metrics["test"]["slots"]) == {"f1", "precision", "recall", "token_accuracy"}
     assert set(metrics["test"]["intent"]) == {"accuracy"}
     # the last row of test has an intent and a span type that training never saw
     assert metrics["test"]["intent"]["accuracy"] <= 8 / 9
