@@ -6,7 +6,14 @@ from dataclasses import dataclass
 import torch
 
 from palm_serve.tokenization import TextTokenizer, bare_tokenizer_json
-from palm_trainer.backbone import LoadedEncoder, build_scratch, freeze_unused_rows, load_pretrained
+from palm_trainer.backbone import (
+    LoadedEncoder,
+    build_scratch,
+    freeze,
+    freeze_unused_rows,
+    load_pretrained,
+    rate_factors,
+)
 from palm_trainer.balancing import FixedWeights
 from palm_trainer.config import Config, TaskConfig
 from palm_trainer.errors import ConfigError, DataError
@@ -17,7 +24,7 @@ from palm_trainer.loop import Source, TrainingLoop, choose_precision
 from palm_trainer.lr_sched import SCHEDULES
 from palm_trainer.mixing import MixRatio
 from palm_trainer.model import MultiTaskModel, TrainedModel, describe_encoder
-from palm_trainer.optimizer import HEAD_RATE_FACTOR, build_adamw
+from palm_trainer.optimizer import HEAD_RATE_FACTOR, Ema, build_adamw
 from palm_trainer.reader.classify import ClassifyTarget
 from palm_trainer.reader.dataset import EncodedDataset
 from palm_trainer.reader.files import read_split
@@ -63,9 +70,9 @@ def build_training(config: Config) -> Training:
         sources[name] = Source(
             dataset, LengthBucketedSampler(dataset.lengths, config.train.batch_size, config.train.seed + position)
         )
-    if not any(
-        info.kind == "masked_lm" for info in trained.tasks.values()
-    ):  # it trains every row: as decoder, and drawn at random
+    freeze(trained.model.backbone, blocks=config.train.freeze_layers, embeddings=config.train.freeze_embeddings)
+    # masked_lm trains every row: as decoder, and drawn at random
+    if not config.train.freeze_embeddings and not any(info.kind == "masked_lm" for info in trained.tasks.values()):
         used = torch.cat([source.dataset.piece_ids() for source in sources.values()]).unique()
         freeze_unused_rows(trained.model.backbone, used)
     dev = evaluation_sets(config, "dev")
@@ -230,8 +237,8 @@ def _load_encoder(config: Config, examples: Sequence[Example]) -> LoadedEncoder:
             pooling=settings.pooling,
         )
     encoder = load_pretrained(settings.model, pooling=settings.pooling)
-    limit = getattr(encoder.backbone.encoder.config, "max_position_embeddings", settings.max_length)
-    if settings.max_length > limit > 0:
+    limit = encoder.backbone.max_length
+    if limit is not None and settings.max_length > limit:
         raise ConfigError(
             f"encoder.max_length: {settings.max_length} tokens, but '{settings.model}' has positions for {limit}. Choose {limit} or less."
         )
@@ -274,8 +281,10 @@ def _loop(config: Config, model: MultiTaskModel, sources: Mapping[str, Source]) 
         learning_rate=train.learning_rate,
         head_learning_rate=train.head_learning_rate or HEAD_RATE_FACTOR * train.learning_rate,
         task_learning_rates={name: task.learning_rate for name, task in config.tasks.items() if task.learning_rate},
+        rate_factors=None if train.layer_decay == 1.0 else rate_factors(model.backbone, train.layer_decay),
         weight_decay=train.weight_decay,
     )
     schedule = SCHEDULES[train.schedule](len(mixing), round(train.warmup_ratio * len(mixing)))
     balancing = FixedWeights({name: task.weight for name, task in config.tasks.items()})
-    return TrainingLoop(model, sources, mixing, optimizer, schedule, balancing, precision, train.max_grad_norm)
+    ema = None if train.ema_decay is None else Ema(model, train.ema_decay)
+    return TrainingLoop(model, sources, mixing, optimizer, schedule, balancing, precision, train.max_grad_norm, ema=ema)

@@ -160,8 +160,16 @@ class TrainConfig(_Section):
     """Of the encoder, at its peak."""
     head_learning_rate: Positive | None = None
     """Of the heads. None: 5 x learning_rate, since heads start from nothing."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Rate of a block over that of the block above it; the embeddings are lowest. 1: the whole encoder has one rate."""
+    freeze_layers: int = Field(0, ge=0)
+    """Lowest blocks of the encoder that keep their pretrained weights."""
+    freeze_embeddings: bool = False
+    """The encoder's embeddings keep their pretrained weights."""
     weight_decay: float = Field(0.01, ge=0)
-    """None on biases and normalization weights."""
+    """None on biases, normalization weights and embeddings."""
+    ema_decay: Fraction | None = None
+    """Share of the moving average of the weights that a step keeps; the average is what is evaluated and saved. None: no average."""
     warmup_ratio: Fraction = 0.1
     """Of all steps."""
     schedule: Literal["linear", "constant", "cosine", "noam"] = "linear"

@@ -69,6 +69,7 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
         yield from _window_faults(f"tasks.{name}", table, encoder)
     yield from _task_set_faults(dict(_tables(tasks)), data)
     yield from _train_faults(train, data, tasks)
+    yield from _freeze_faults(train, encoder)
 
 
 def _tables(tables: Table) -> Iterator[tuple[str, Table]]:
@@ -151,3 +152,9 @@ def _train_faults(train: Table, data: Table, tasks: Table) -> Iterator[str]:
         if not dot or not metric or task not in tasks:
             known = ", ".join(tasks)
             yield f"train.select: '{select}' is none of average, exact_match, TASK.METRIC (tasks: {known}); change it"
+
+
+def _freeze_faults(train: Table, encoder: Table) -> Iterator[str]:
+    for key in ("freeze_layers", "freeze_embeddings"):
+        if train.get(key) and encoder.get("model") == "scratch":
+            yield f"train.{key}: an encoder from scratch has no pretrained weights to keep; remove it, or choose another encoder.model"

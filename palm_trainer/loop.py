@@ -7,6 +7,7 @@ combined, and the optimizer moves what got a gradient (heads that the batch does
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from palm_trainer.errors import PalmError
 from palm_trainer.lr_sched import Schedule
 from palm_trainer.mixing import MixRatio
 from palm_trainer.model import MultiTaskModel
+from palm_trainer.optimizer import Ema
 from palm_trainer.reader.dataset import EncodedDataset, TrainingBatch
 from palm_trainer.reader.sampler import LengthBucketedSampler
 
@@ -97,6 +99,7 @@ class TrainingLoop:
         balancing: how losses become one.
         precision: device and autocast dtype.
         max_grad_norm: global norm that gradients are clipped to.
+        ema: follows the parameters; see `averaged`.
     """
 
     def __init__(
@@ -109,6 +112,8 @@ class TrainingLoop:
         balancing: FixedWeights,
         precision: Precision,
         max_grad_norm: float = 1.0,
+        *,
+        ema: Ema | None = None,
     ) -> None:
         self.model = model
         self.sources = sources
@@ -119,6 +124,7 @@ class TrainingLoop:
         self._balancing = balancing
         self.precision = precision
         self._max_grad_norm = max_grad_norm
+        self._ema = ema
         self._scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.autocast == torch.float16)
 
     @property
@@ -153,6 +159,8 @@ class TrainingLoop:
             self._scaler.step(self.optimizer)
             self._scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
+            if self._ema is not None:
+                self._ema.update()
         self.step += 1
         rate = self.optimizer.param_groups[0]["lr"]
         return Step(self.step, name, values, rate, batch.size, time.perf_counter() - begin)
@@ -182,8 +190,12 @@ class TrainingLoop:
                 losses[task] = total / labels
         return losses
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """The model as it is evaluated and saved: with the average of its weights, where there is one."""
+        return nullcontext() if self._ema is None else self._ema.applied()
+
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, the model's weights aside."""
+        """All that the next step depends on, the model's weights aside. Taken while `averaged`, it holds the trained weights."""
         generators: dict[str, Any] = {"cpu": torch.get_rng_state()}
         if self.precision.device.type == "cuda":
             generators["cuda"] = torch.cuda.get_rng_state(self.precision.device)
@@ -193,10 +205,16 @@ class TrainingLoop:
             "scaler": self._scaler.state_dict(),
             "samplers": {name: source.sampler.state_dict() for name, source in self.sources.items()},
             "generators": generators,
+            "ema": None if self._ema is None else self._ema.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where `state_dict` was taken: the next steps are the same to the bit on the same machine."""
+    def load_state_dict(self, state: dict[str, Any], *, averaged: bool = False) -> None:
+        """Continues where `state_dict` was taken: the next steps are the same to the bit on the same machine.
+
+        Args:
+            state: what it gave.
+            averaged: it was taken while `averaged`, and the model holds the weights of then.
+        """
         self.step = state["step"]
         self.optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
@@ -205,3 +223,7 @@ class TrainingLoop:
         torch.set_rng_state(state["generators"]["cpu"])
         if "cuda" in state["generators"]:
             torch.cuda.set_rng_state(state["generators"]["cuda"], self.precision.device)
+        if self._ema is not None:
+            self._ema.load_state_dict(state["ema"])
+            if averaged:
+                self._ema.swap()

@@ -132,12 +132,12 @@ def _steps_and_evaluations(
             evaluated = _evaluate(training, progress, settings.output, epoch)
             _log(log, evaluated)
             yield evaluated
-            save_trained(training.trained, settings.output / "last", _state(training, progress))
+            _save_last(training, progress)
             if _out_of_patience(training, progress):
                 return False
         if step.step < loop.total_steps and stop():
             if not ended:
-                save_trained(training.trained, settings.output / "last", _state(training, progress))
+                _save_last(training, progress)
             return True
     return False
 
@@ -149,15 +149,21 @@ def _out_of_patience(training: Training, progress: Progress) -> bool:
 
 def _evaluate(training: Training, progress: Progress, output: Path, epoch: float) -> Evaluated:
     kinds = task_kinds(training.config)
-    metrics = evaluate(Predictor(training.trained), kinds, training.dev)
-    score = score_of(metrics, training.config.train.select, kinds)
-    best = score > progress.best_score or not training.dev
-    if best:
-        progress.best_score, progress.evaluations_without_gain = score, 0
-        save_trained(training.trained, output / "best")
-    else:
-        progress.evaluations_without_gain += 1
+    with training.loop.averaged():
+        metrics = evaluate(Predictor(training.trained), kinds, training.dev)
+        score = score_of(metrics, training.config.train.select, kinds)
+        best = score > progress.best_score or not training.dev
+        if best:
+            progress.best_score, progress.evaluations_without_gain = score, 0
+            save_trained(training.trained, output / "best")
+        else:
+            progress.evaluations_without_gain += 1
     return Evaluated(training.loop.step, epoch, metrics, score, best)
+
+
+def _save_last(training: Training, progress: Progress) -> None:
+    with training.loop.averaged():
+        save_trained(training.trained, training.config.train.output / "last", _state(training, progress))
 
 
 def _state(training: Training, progress: Progress) -> dict[str, Any]:
@@ -218,7 +224,7 @@ def _restore(training: Training, progress: Progress, output: Path) -> None:
             "Put it back, or train into another directory with --output."
         )
     training.trained.model.load_state_dict(trained.model.state_dict())
-    training.loop.load_state_dict(state["loop"])
+    training.loop.load_state_dict(state["loop"], averaged=True)
     for name, value in state["progress"].items():
         setattr(progress, name, value)
     _forget_later_events(output / EVENTS, training.loop.step)

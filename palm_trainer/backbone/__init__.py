@@ -2,7 +2,8 @@
 
 from palm_trainer.backbone.base import ActiveEmbedding, Backbone, freeze_unused_rows, thaw_rows
 from palm_trainer.backbone.component import BERT, ERNIE, RoBERTa, XLNet
-from palm_trainer.backbone.pretrained import LoadedEncoder, load_pretrained, locate
+from palm_trainer.backbone.layers import EncoderLayers, encoder_layers, freeze, rate_factors
+from palm_trainer.backbone.pretrained import LoadedEncoder, load_pretrained, locate, new_encoder
 from palm_trainer.backbone.scratch import build_scratch
 from palm_trainer.backbone.weights import WeightsReport, load_weights
 
@@ -11,14 +12,19 @@ __all__ = [
     "ERNIE",
     "ActiveEmbedding",
     "Backbone",
+    "EncoderLayers",
     "LoadedEncoder",
     "RoBERTa",
     "WeightsReport",
     "XLNet",
     "build_scratch",
+    "encoder_layers",
+    "freeze",
     "freeze_unused_rows",
     "load_pretrained",
     "load_weights",
     "locate",
+    "new_encoder",
+    "rate_factors",
     "thaw_rows",
 ]

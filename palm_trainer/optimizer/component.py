@@ -17,6 +17,9 @@ class Adam:
         lr_schedualer: factor on the rates by step: a scheduler, or any function of the step; None: constant.
         head_lr: of the heads, at its peak. None: 5 x `lr`, since heads start from nothing; PALM had `lr` for all.
         max_grad_norm: global norm that gradients are clipped to.
+        layer_decay: rate of a block of the encoder over that of the block above it; the embeddings are lowest. 1: one rate.
+        freeze_layers: lowest blocks of the encoder that are not trained.
+        freeze_embeddings: the encoder's embeddings are not trained.
     """
 
     def __init__(
@@ -27,6 +30,9 @@ class Adam:
         *,
         head_lr: float | None = None,
         max_grad_norm: float = 1.0,
+        layer_decay: float = 1.0,
+        freeze_layers: int = 0,
+        freeze_embeddings: bool = False,
     ) -> None:
         if not lr > 0:
             raise ConfigError(f"Adam: lr is {lr}, but is above 0. 2e-5 to 1e-4 suit a pretrained encoder.")
@@ -34,13 +40,26 @@ class Adam:
             raise ConfigError(
                 f"Adam: lr_schedualer is {lr_schedualer!r}, which is no function of the step. Pass palm.lr_sched.TriangularScheduler(...)."
             )
+        if not 0.0 < layer_decay <= 1.0:
+            raise ConfigError(
+                f"Adam: layer_decay is {layer_decay}, but is above 0 and at most 1. 0.9 suits most encoders."
+            )
+        if freeze_layers < 0:
+            raise ConfigError(f"Adam: freeze_layers is {freeze_layers}, but is 0 or more blocks.")
         self.loss_var = loss_var
         self.lr = lr
         self.head_lr = head_lr if head_lr is not None else HEAD_RATE_FACTOR * lr
         self.lr_schedualer = lr_schedualer
         self.max_grad_norm = max_grad_norm
+        self.layer_decay = layer_decay
+        self.freeze_layers = freeze_layers
+        self.freeze_embeddings = freeze_embeddings
         self.current_lr = lr
 
     def get_cur_learning_rate(self) -> float:
         """Rate of the encoder in the last step; the peak before the first."""
         return self.current_lr
+
+
+AdamW = Adam
+"""The same: `build_backward` takes the weight decay, and it is decoupled."""

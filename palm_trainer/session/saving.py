@@ -51,6 +51,7 @@ class RunFacts:
     learning_rate: float
     head_learning_rate: float
     weight_decay: float
+    layer_decay: float
     seed: int
 
 
@@ -92,6 +93,7 @@ def _config(
                 "learning_rate": facts.learning_rate,
                 "head_learning_rate": facts.head_learning_rate,
                 "weight_decay": facts.weight_decay,
+                "layer_decay": facts.layer_decay,
                 "seed": facts.seed,
             }
         ),

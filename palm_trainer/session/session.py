@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from palm_trainer.backbone import WeightsReport, load_weights
+from palm_trainer.backbone import WeightsReport, freeze, load_weights, rate_factors
 from palm_trainer.balancing import FixedWeights
 from palm_trainer.checkpoint import TRAINING, save_trained
 from palm_trainer.errors import CheckpointError, WiringError
@@ -77,7 +77,6 @@ class Session:
         self._backward: Backward | None = None
         self._plan: Plan | None = None
         self._loop: TrainingLoop | None = None
-        self._ema: Ema | None = None
         self._saver: Saver | None = None
         self._evaluator: Evaluator | None = None
         self._encoder_name: str | None = None
@@ -151,28 +150,27 @@ class Session:
         precision = choose_precision(backward.device, backward.precision)
         model.to(precision.device)
         adam = backward.optimizer
+        freeze(model.backbone, blocks=adam.freeze_layers, embeddings=adam.freeze_embeddings)
         own_heads = {task.name: model.head(task.name) for task in self.tasks if task.reuse_head_with is None}
         optimizer = build_adamw(
             model.backbone,
             own_heads,
             learning_rate=adam.lr,
             head_learning_rate=adam.head_lr,
+            rate_factors=None if adam.layer_decay == 1.0 else rate_factors(model.backbone, adam.layer_decay),
             weight_decay=backward.weight_decay,
         )
         schedule = adam.lr_schedualer or (lambda step: 1.0)
         if hasattr(schedule, "fitted"):
             schedule = schedule.fitted(len(plan.mixing))
         weights = FixedWeights({task.name: 1.0 for task in self.tasks})
+        ema = None if backward.ema_decay is None else Ema(model, backward.ema_decay)
         loop = TrainingLoop(
-            model, plan.wired.sources, plan.mixing, optimizer, schedule, weights, precision, adam.max_grad_norm
+            model, plan.wired.sources, plan.mixing, optimizer, schedule, weights, precision, adam.max_grad_norm, ema=ema
         )
-        self._ema = None if backward.ema_decay is None else Ema(model, backward.ema_decay)
         if self._resume is not None:
-            loop.load_state_dict(self._resume["loop"])
+            loop.load_state_dict(self._resume["loop"], averaged=True)
             plan.done.update(self._resume["done"])
-            if self._ema is not None:
-                self._ema.load_state_dict(self._resume["ema"])
-                self._ema.swap()
             self._resume = None
         return loop
 
@@ -199,8 +197,6 @@ class Session:
         step = self.loop.train_on(batch.data, batch.content)
         assert self._backward is not None
         self._backward.optimizer.current_lr = step.learning_rate
-        if self._ema is not None:
-            self._ema.update()
         self.plan.done[batch.data] = self.plan.done.get(batch.data, 0) + 1
         return step
 
@@ -306,6 +302,7 @@ class Session:
             learning_rate=5e-5 if adam is None else adam.lr,
             head_learning_rate=25e-5 if adam is None else adam.head_lr,
             weight_decay=0.0 if backward is None else backward.weight_decay,
+            layer_decay=1.0 if adam is None else adam.layer_decay,
             seed=self.tasks[0].fitted.seed,
         )
         metrics = None if self._evaluator is None else self._evaluator.metrics
@@ -316,11 +313,8 @@ class Session:
     def _save_step(self, saver: Saver, step: int) -> None:
         if "ckpt" in saver.types:
             path = saver.path / f"ckpt.step{step}"
-            state: dict[str, Any] = {"loop": self.loop.state_dict(), "done": self.plan.done}
             with self._averaged():
-                if self._ema is not None:
-                    state["ema"] = self._ema.state_dict()
-                save_trained(self.ready, path, state)
+                save_trained(self.ready, path, {"loop": self.loop.state_dict(), "done": self.plan.done})
             self.say(f"checkpoint has been saved at {path}")
         if "predict" in saver.types:
             path = saver.path / f"pred.step{step}"
@@ -329,7 +323,7 @@ class Session:
 
     def _averaged(self) -> AbstractContextManager[None]:
         """The averaged weights in the place of the trained ones, where there are some."""
-        return nullcontext() if self._ema is None else self._ema.applied()
+        return nullcontext() if self._loop is None else self._loop.averaged()
 
     @property
     def ready(self) -> TrainedModel:
