@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from palm_serve.tokenization import TextTokenizer, bare_tokenizer_json
 from palm_trainer.backbone import (
@@ -37,6 +38,7 @@ from palm_trainer.reader.multi_label import MultiLabelTarget
 from palm_trainer.reader.sampler import LengthBucketedSampler
 from palm_trainer.reader.sequence_label import SequenceLabelTarget
 from palm_trainer.reader.target import Target
+from palm_trainer.regularization import AdversarialNoise, Regularization, WordDropout
 
 
 @dataclass(frozen=True)
@@ -70,17 +72,20 @@ def build_training(config: Config) -> Training:
         sources[name] = Source(
             dataset, LengthBucketedSampler(dataset.lengths, config.train.batch_size, config.train.seed + position)
         )
+    shares = config.train.word_dropout
+    word_dropout = WordDropout.of(trained.tokenizer_json, shares) if shares else None
     freeze(trained.model.backbone, blocks=config.train.freeze_layers, embeddings=config.train.freeze_embeddings)
     # masked_lm trains every row: as decoder, and drawn at random
     if not config.train.freeze_embeddings and not any(info.kind == "masked_lm" for info in trained.tasks.values()):
-        used = torch.cat([source.dataset.piece_ids() for source in sources.values()]).unique()
+        stand_in = [] if word_dropout is None else [torch.tensor([word_dropout.stand_in])]
+        used = torch.cat([*stand_in, *(source.dataset.piece_ids() for source in sources.values())]).unique()
         freeze_unused_rows(trained.model.backbone, used)
     dev = evaluation_sets(config, "dev")
     evaluation_sets(config, "test")  # what is wrong with it is said now, not after the training
     return Training(
         config,
         trained,
-        _loop(config, trained.model, sources),
+        _loop(config, trained.model, sources, word_dropout),
         dev,
         {name: split.defects for name, split in splits.items()},
     )
@@ -269,7 +274,9 @@ def _assemble(config: Config, encoder: LoadedEncoder, targets: Mapping[str, Targ
     )
 
 
-def _loop(config: Config, model: MultiTaskModel, sources: Mapping[str, Source]) -> TrainingLoop:
+def _loop(
+    config: Config, model: MultiTaskModel, sources: Mapping[str, Source], word_dropout: WordDropout | None
+) -> TrainingLoop:
     train = config.train
     precision = choose_precision(train.device, train.precision)
     model.to(precision.device)
@@ -286,5 +293,20 @@ def _loop(config: Config, model: MultiTaskModel, sources: Mapping[str, Source]) 
     )
     schedule = SCHEDULES[train.schedule](len(mixing), round(train.warmup_ratio * len(mixing)))
     balancing = FixedWeights({name: task.weight for name, task in config.tasks.items()})
-    ema = None if train.ema_decay is None else Ema(model, train.ema_decay)
-    return TrainingLoop(model, sources, mixing, optimizer, schedule, balancing, precision, train.max_grad_norm, ema=ema)
+    return TrainingLoop(
+        model,
+        sources,
+        mixing,
+        optimizer,
+        schedule,
+        balancing,
+        precision,
+        train.max_grad_norm,
+        ema=None if train.ema_decay is None else Ema(model, train.ema_decay),
+        regularization=Regularization(train.r_drop, _noise(model, train.fgm), word_dropout),
+    )
+
+
+def _noise(model: MultiTaskModel, epsilon: float) -> AdversarialNoise | None:
+    table: nn.Module = model.backbone.encoder.get_input_embeddings()  # type: ignore[operator]
+    return AdversarialNoise(table, epsilon) if epsilon else None

@@ -175,6 +175,12 @@ class TrainConfig(_Section):
     schedule: Literal["linear", "constant", "cosine", "noam"] = "linear"
     max_grad_norm: Positive = 1.0
     label_smoothing: Fraction = 0.0
+    r_drop: float = Field(0.0, ge=0)
+    """R-Drop's alpha (1 to 5 suit most): each text passes twice, with other dropout, and the answers shall agree. Twice the work. 0: off."""
+    fgm: float = Field(0.0, ge=0)
+    """Adversarial training: L2 norm of the noise on a text's embeddings (about 1). Each batch passes twice. 0: off."""
+    word_dropout: Fraction = 0.0
+    """Share of the pieces that are hidden from the encoder, anew in each pass; special tokens never."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     seed: int = Field(13, ge=0, lt=2**32)

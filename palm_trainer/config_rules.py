@@ -70,6 +70,7 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
     yield from _task_set_faults(dict(_tables(tasks)), data)
     yield from _train_faults(train, data, tasks)
     yield from _freeze_faults(train, encoder)
+    yield from _regularization_faults(train, encoder, dict(_tables(tasks)))
 
 
 def _tables(tables: Table) -> Iterator[tuple[str, Table]]:
@@ -158,3 +159,16 @@ def _freeze_faults(train: Table, encoder: Table) -> Iterator[str]:
     for key in ("freeze_layers", "freeze_embeddings"):
         if train.get(key) and encoder.get("model") == "scratch":
             yield f"train.{key}: an encoder from scratch has no pretrained weights to keep; remove it, or choose another encoder.model"
+
+
+def _regularization_faults(train: Table, encoder: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
+    for key in ("r_drop", "word_dropout"):
+        if train.get(key) and tasks and all(table.get("kind") == "masked_lm" for table in tasks.values()):
+            yield f"train.{key}: leaves masked_lm alone, and there is no other task; remove it"
+    droppers = [encoder.get("dropout") if encoder.get("model") == "scratch" else None, train.get("word_dropout", 0)]
+    droppers += [table.get("dropout") for table in tasks.values()]
+    if train.get("r_drop") and all(share == 0 for share in droppers):
+        yield (
+            "train.r_drop: compares passes with different dropout, but encoder.dropout and the dropout of every task are 0; "
+            "raise one of them, or set train.word_dropout"
+        )

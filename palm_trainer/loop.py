@@ -16,12 +16,15 @@ from torch import Tensor
 
 from palm_trainer.balancing import FixedWeights
 from palm_trainer.errors import PalmError
+from palm_trainer.head import Head
+from palm_trainer.head.base import LossSum
 from palm_trainer.lr_sched import Schedule
 from palm_trainer.mixing import MixRatio
 from palm_trainer.model import MultiTaskModel
 from palm_trainer.optimizer import Ema
 from palm_trainer.reader.dataset import EncodedDataset, TrainingBatch
 from palm_trainer.reader.sampler import LengthBucketedSampler
+from palm_trainer.regularization import Regularization, divergence
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ class TrainingLoop:
         precision: device and autocast dtype.
         max_grad_norm: global norm that gradients are clipped to.
         ema: follows the parameters; see `averaged`.
+        regularization: what else a step does against learning by heart.
     """
 
     def __init__(
@@ -114,6 +118,7 @@ class TrainingLoop:
         max_grad_norm: float = 1.0,
         *,
         ema: Ema | None = None,
+        regularization: Regularization | None = None,
     ) -> None:
         self.model = model
         self.sources = sources
@@ -125,6 +130,7 @@ class TrainingLoop:
         self.precision = precision
         self._max_grad_norm = max_grad_norm
         self._ema = ema
+        self._regularization = regularization or Regularization()
         self._scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.autocast == torch.float16)
 
     @property
@@ -149,11 +155,8 @@ class TrainingLoop:
         factor = self._schedule(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        losses = self._losses(batch, source.tasks)
-        values = {task: float(loss.detach()) for task, loss in losses.items()}
-        self._check_finite(values, name)
-        if losses:
-            self._scaler.scale(self._balancing.combine(losses)).backward()
+        values = self._gradients(name, batch, source.tasks)
+        if values:
             self._scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._max_grad_norm)
             self._scaler.step(self.optimizer)
@@ -164,6 +167,21 @@ class TrainingLoop:
         self.step += 1
         rate = self.optimizer.param_groups[0]["lr"]
         return Step(self.step, name, values, rate, batch.size, time.perf_counter() - begin)
+
+    def _gradients(self, name: str, batch: TrainingBatch, tasks: Sequence[str]) -> dict[str, float]:
+        """Adds up the gradients of a step; the loss of each task that the batch has a label for."""
+        noise = self._regularization.noise
+        with nullcontext() if noise is None else noise.observed():
+            losses = self._losses(batch, tasks)
+        values = {task: float(loss.detach()) for task, loss in losses.items()}
+        self._check_finite(values, name)
+        if losses:
+            self._scaler.scale(self._balancing.combine(losses)).backward()
+        if losses and noise is not None:
+            with noise.applied():
+                disturbed = self._losses(batch, tasks)
+            self._scaler.scale(self._balancing.combine(disturbed)).backward()
+        return values
 
     def _check_finite(self, losses: Mapping[str, float], data: str) -> None:
         """Stops before a loss that is no number spoils the weights."""
@@ -178,17 +196,31 @@ class TrainingLoop:
         """Mean loss of each task that the batch holds a label for."""
         self.model.train()
         device, dtype = self.precision.device, self.precision.autocast
+        guesses = any(self.model.head(task).kind == "masked_lm" for task in tasks)  # its input is disturbed already
+        alpha = 0.0 if guesses else self._regularization.r_drop
         inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
+        if alpha:
+            inputs = {name: torch.cat([tensor, tensor]) for name, tensor in inputs.items()}
+        if self._regularization.word_dropout is not None and not guesses:
+            inputs["input_ids"] = self._regularization.word_dropout(inputs["input_ids"])
         with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             outputs = self.model(**inputs, tasks=tasks)
         losses = {}
         for task in tasks:
             head = self.model.head(task)
             own = {tensor: outputs[f"{task}.{tensor}"] for tensor in head.tensors}
-            total, labels = head.loss(own, batch.targets[task].to(device, non_blocking=True))
-            if int(labels):
-                losses[task] = total / labels
+            targets = batch.targets[task].to(device, non_blocking=True)
+            loss = self._agreeing(head, own, targets, alpha) if alpha else head.loss(own, targets)
+            if int(loss.labels):
+                losses[task] = loss.total / loss.labels
         return losses
+
+    def _agreeing(self, head: Head, outputs: Mapping[str, Tensor], targets: Tensor, alpha: float) -> LossSum:
+        """Loss of two passes over one batch, one behind the other in `outputs`; see `regularization.r_drop`."""
+        halves = {name: value.chunk(2) for name, value in outputs.items()}
+        one, two = ({name: half[i] for name, half in halves.items()} for i in (0, 1))
+        (first, labels), (second, _) = head.loss(one, targets), head.loss(two, targets)
+        return LossSum((first + second + alpha * divergence(head.kind, one, two, targets)) / 2, labels)
 
     def averaged(self) -> AbstractContextManager[None]:
         """The model as it is evaluated and saved: with the average of its weights, where there is one."""

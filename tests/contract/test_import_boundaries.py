@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 SERVE_LAYERS = [
     {"errors", "types", "config", "v1", "oip"},
     {"bundle"},
-    {"tokenization", "decoding", "engine", "batching"},
+    {"tokenization", "decoding", "engine", "batching", "statistics"},
     {"pipeline"},
     {"registry"},
     {"rpc", "observability"},
@@ -29,7 +29,8 @@ SERVE_LAYERS = [
 TRAINER_LAYERS = [
     {"errors"},
     {"specs", "example", "config"},
-    {"reader", "backbone", "head", "lr_sched", "optimizer", "downloader", "metrics", "mixing", "balancing"},
+    {"reader", "backbone", "head", "lr_sched", "optimizer", "downloader", "metrics"}
+    | {"mixing", "balancing", "regularization"},
     {"model"},
     {"checkpoint", "evaluation", "calibration"},
     {"loop"},

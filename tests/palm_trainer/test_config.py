@@ -253,3 +253,26 @@ def test_every_option_is_a_key_of_a_data_set():
 
     assert set(DataConfig.model_fields) >= EVERY_OPTION
     assert all(options <= EVERY_OPTION for options in FORMAT_OPTIONS.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (GOOD.replace("epochs = 2", "r_drop = 1.0").replace("crf = false", "dropout = 0.0"), None),
+        (
+            '[encoder]\nmodel = "scratch"\ndropout = 0.0\n[data.t]\nformat = "tsv"\ntrain = "t"\n[tasks.a]\nkind = "classify"\n'
+            'data = ["t"]\ndropout = 0.0\n[train]\noutput = "o"\nr_drop = 1.0\n',
+            "train.r_drop: compares passes with different dropout",
+        ),
+        (
+            '[data.t]\nformat = "text"\ntrain = "t"\n[tasks.a]\nkind = "masked_lm"\ndata = ["t"]\n[train]\noutput = "o"\n'
+            "word_dropout = 0.1\n",
+            "train.word_dropout: leaves masked_lm alone, and there is no other task",
+        ),
+    ],
+)
+def test_regularization_that_could_do_nothing_is_refused(write, text, match):
+    if match is None:
+        assert load_config(write(text)).train.r_drop == 1.0
+    else:
+        assert match in fault(write(text))

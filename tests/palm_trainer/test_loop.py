@@ -1,6 +1,7 @@
 """One step: partial labels, heads that are not trained, precision, and losses that are no number."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -28,7 +29,10 @@ BARE = [Example("please list hotels now")]
 @pytest.fixture
 def training(tiny_config):
     """A training ready to start, without dropout, so that passes over the same rows are equal."""
-    training = build_training(tiny_config())
+    return without_dropout(build_training(tiny_config()))
+
+
+def without_dropout(training):
     for module in training.trained.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -215,3 +219,69 @@ def test_a_head_that_does_not_fit_is_refused(training):
 def test_an_empty_mixing_never_happens():
     assert len(MixRatio({"a": 0.001}, 1, 0.001, 1)) == 1
     assert TrainingLoop.total_steps.fget(type("L", (), {"mixing": MixRatio({"a": 1.0}, 3, 1, 1)})()) == 3
+
+
+def losses_of(training, examples):
+    return {task: loss.item() for task, loss in training.loop._losses(batch_of(training, examples), TASKS).items()}
+
+
+TASKS = ("intent", "slots")
+MIXED = [INTENT_ONLY[0], *SLOTS_ONLY, *BARE, INTENT_ONLY[1]]
+
+
+def test_r_drop_of_equal_passes_is_the_plain_loss(tiny_config):
+    """Without dropout both passes say the same: neither their mean loss nor the divergence adds anything, with partial labels too."""
+    plain, doubled = (build_training(tiny_config(*options)) for options in ((), ("train.r_drop=3",)))
+    for training in (plain, doubled):
+        without_dropout(training)
+    assert losses_of(doubled, MIXED) == pytest.approx(losses_of(plain, MIXED), rel=1e-5)
+    assert set(losses_of(doubled, INTENT_ONLY)) == {"intent"}
+
+
+def test_r_drop_adds_half_of_alpha_times_the_divergence_of_each_label(tiny_config):
+    """The loss is linear in alpha, and the same for a batch with unlabelled rows and one without: sums over the same counts."""
+    training = build_training(tiny_config("train.r_drop=1"))
+    head = training.trained.model.head("intent")
+    outputs = {
+        "logits": torch.log(torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.6, 0.2], [0.5, 0.25, 0.25], [0.2, 0.6, 0.2]]))
+    }
+    targets = torch.tensor([0, -100])
+    losses = {alpha: training.loop._agreeing(head, outputs, targets, alpha) for alpha in (0.0, 2.0)}
+    assert int(losses[0.0].labels) == 1
+    assert losses[0.0].total.item() == pytest.approx(-(math.log(0.8) + math.log(0.5)) / 2, rel=1e-5)
+    divergence = (0.3 * math.log(1.6) + 2 * 0.15 * math.log(2.5)) / 2
+    assert (losses[2.0].total - losses[0.0].total).item() == pytest.approx(divergence, rel=1e-4)
+
+
+def test_fgm_adds_the_gradient_at_the_disturbed_embeddings(tiny_config):
+    """Noise of nothing gives the clean gradient twice; clipping aside, a step is that of both."""
+    plain, twice = (build_training(tiny_config(*options)) for options in ((), ("train.fgm=1e-9",)))
+    found = []
+    for training in (plain, twice):
+        without_dropout(training)
+        values = training.loop._gradients("travel", batch_of(training, MIXED), TASKS)
+        found.append({n: p.grad for n, p in training.trained.model.named_parameters() if p.grad is not None})
+        assert set(values) == set(TASKS)
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], 2 * gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_fgm_without_any_label_changes_nothing(tiny_config):
+    training = build_training(tiny_config("train.fgm=1"))
+    step, before, after = feed(training, BARE)
+    assert step.losses == {}
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_hidden_pieces_reach_the_encoder(tiny_config):
+    training = build_training(tiny_config("train.word_dropout=0.5"))
+    seen = []
+    training.trained.model.register_forward_pre_hook(
+        lambda _m, _a, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
+    )
+    batch = batch_of(training, MIXED)
+    training.loop._losses(batch, TASKS)
+    given, [read] = batch.inputs["input_ids"], seen
+    unknown = training.loop._regularization.word_dropout.stand_in
+    assert set(read[read != given].tolist()) == {unknown}
+    assert torch.equal(read[:, 0], given[:, 0])

@@ -83,7 +83,18 @@ def test_nothing_pretrained_to_freeze(tiny_config, key):
         tiny_config(f"train.{key}")
 
 
-@pytest.mark.parametrize("key", ["layer_decay=0", "layer_decay=1.1", "freeze_layers=-1", "ema_decay=1.0"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "layer_decay=0",
+        "layer_decay=1.1",
+        "freeze_layers=-1",
+        "ema_decay=1.0",
+        "r_drop=-1",
+        "fgm=-0.1",
+        "word_dropout=1.0",
+    ],
+)
 def test_values_out_of_range(tiny_config, key):
     with pytest.raises(ConfigError, match=rf"train.{key.partition('=')[0]}: must be "):
         tiny_config(f"train.{key}")
@@ -114,8 +125,11 @@ def test_the_average_is_evaluated_and_saved(tiny_config, fit):
 
 @pytest.mark.parametrize(
     "options",
-    [("train.ema_decay=0.9",), ("train.layer_decay=0.8", "train.ema_decay=0.5")],
-    ids=["ema", "layer-decay"],
+    [
+        ("train.ema_decay=0.9", "train.layer_decay=0.8"),
+        ("train.r_drop=2", "train.word_dropout=0.2", "train.fgm=0.5"),
+    ],
+    ids=["ema", "regularized"],
 )
 @pytest.mark.parametrize("cut", [3, 6])
 def test_resumed_is_unbroken_to_the_bit(tiny_config, fit, tmp_path, options, cut):
