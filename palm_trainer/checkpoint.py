@@ -20,10 +20,10 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig
 
 from palm_serve.bundle.manifest import EncoderInfo, TaskInfo
-from palm_trainer.backbone import Backbone
+from palm_trainer.backbone import Backbone, new_encoder
 from palm_trainer.backbone.base import Pooling
 from palm_trainer.errors import CheckpointError
 from palm_trainer.head import make_head
@@ -172,9 +172,7 @@ def build_model(description: ModelDescription) -> MultiTaskModel:
     """The model that `model.json` describes, with random weights."""
     raw = dict(description.encoder_config)
     config = AutoConfig.for_model(raw.pop("model_type"), **raw)
-    options = {"add_pooling_layer": False} if config.model_type in {"bert", "roberta", "ernie", "xlm-roberta"} else {}
-    encoder = AutoModel.from_config(config, attn_implementation="eager", dtype=torch.float32, **options)
-    backbone = Backbone(encoder, pooling=description.pooling, takes_types=description.takes_types)
+    backbone = Backbone(new_encoder(config), pooling=description.pooling, takes_types=description.takes_types)
     rows, columns = backbone.embedding_table.shape
     heads = {
         name: make_head(name, info, backbone.hidden_size, embedding=(rows, columns))

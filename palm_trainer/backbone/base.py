@@ -1,5 +1,6 @@
 """Component 2: encoders. A backbone turns token ids into one vector a piece and one vector a text."""
 
+import inspect
 from typing import Any, Literal
 
 import torch
@@ -25,7 +26,8 @@ class Backbone(nn.Module):
 
     Args:
         encoder: any encoder whose output has `last_hidden_state`.
-        pooling: the text's vector is that of the first piece (`cls`) or the mean over unmasked pieces (`mean`).
+        pooling: the text's vector is that of the classification token (`cls`: the first piece, in XLNet the last) or the mean over
+            unmasked pieces (`mean`).
         takes_types: whether the encoder takes `token_type_ids`.
     """
 
@@ -35,12 +37,23 @@ class Backbone(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.pooling = pooling
+        self._cls_is_last = getattr(encoder.config, "summary_type", "first") == "last"
         self.inputs: tuple[TensorSpec, ...] = (INPUT_IDS, ATTENTION_MASK, *((TOKEN_TYPE_IDS,) if takes_types else ()))
 
     @property
     def hidden_size(self) -> int:
         """Width of the vectors."""
         return int(self.encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens that it has positions for; None: as many as you like (XLNet)."""
+        for name, table in self.encoder.named_modules():
+            if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):
+                # RoBERTa's positions begin behind that of padding: a table of 514 is for 512 tokens
+                return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+        limit = int(getattr(self.encoder.config, "max_position_embeddings", None) or 0)
+        return limit if limit > 0 else None
 
     @property
     def embedding_table(self) -> Tensor:
@@ -76,10 +89,20 @@ class Backbone(nn.Module):
         }
 
     def _pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        if self.pooling == "cls" and self._cls_is_last:
+            last = (attention_mask.sum(dim=1) - 1).clamp(min=0)  # (B); padding is on the right
+            return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2])).squeeze(1)
         if self.pooling == "cls":
             return hidden[:, 0]
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def takes_types(encoder: nn.Module) -> bool:
+    """Whether an encoder tells a text from its pair by `token_type_ids`: it takes them, and has more than one."""
+    taken = "token_type_ids" in inspect.signature(encoder.forward).parameters
+    # XLNet has no number of types: it asks only whether two pieces are of the same
+    return taken and getattr(encoder.config, "type_vocab_size", 2) > 1
 
 
 class ActiveEmbedding(nn.Module):

