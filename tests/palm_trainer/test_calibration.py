@@ -1,0 +1,112 @@
+"""Temperatures make probabilities true, thresholds reject what they say, and no answer changes."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palm_serve.decoding import make_decoder
+from palm_serve.decoding.classify import out_of_scope_scores, softmax
+from palm_serve.errors import BundleError
+from palm_trainer.calibration import (
+    auroc,
+    calibrate,
+    expected_calibration_error,
+    fit_temperature,
+    log_loss,
+    threshold_at,
+)
+from palm_trainer.checkpoint import load_trained
+from palm_trainer.evaluation import EvaluationSet, Predictor
+from palm_trainer.example import Example, LabelledSpan
+
+SCORES = st.lists(st.floats(-50, 50), min_size=1, max_size=60)
+
+
+@pytest.fixture(scope="module")
+def trained(finished_run):
+    return load_trained(finished_run)
+
+
+@pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])
+def test_the_temperature_that_made_the_labels_is_found(true_temperature):
+    generator = np.random.default_rng(1)
+    logits = generator.normal(0, 3, (20_000, 4))
+    shares = softmax(logits / true_temperature).astype(np.float64)
+    truth = (shares.cumsum(axis=1) < generator.random((len(logits), 1))).sum(axis=1).clip(max=3)
+
+    def loss(temperature):
+        return float(-np.log(softmax(logits / temperature)[np.arange(len(truth)), truth]).mean())
+
+    assert fit_temperature(loss) == pytest.approx(true_temperature, rel=0.05)
+
+
+def test_the_temperature_of_a_flat_loss_stays_in_its_bounds():
+    assert 0.1 < fit_temperature(lambda temperature: 0.0) < 10
+
+
+def test_calibration_error_of_closed_cases():
+    assert expected_calibration_error([0.75] * 4, [True, True, True, False]) == 0.0
+    assert expected_calibration_error([1.0, 1.0], [True, False]) == 0.5
+    assert expected_calibration_error([0.9, 0.2], [True, False]) == pytest.approx(0.15)
+    assert expected_calibration_error([], []) == 0.0
+
+
+def test_log_loss_stays_finite():
+    assert log_loss([1.0, 0.5], [False, True]) == pytest.approx((-np.log(1e-6) - np.log(0.5)) / 2)
+
+
+@given(SCORES, st.floats(0, 0.99))
+def test_a_threshold_rejects_no_more_than_it_may(scores, rejected):
+    limit = threshold_at(scores, rejected)
+    assert sum(score > limit for score in scores) <= rejected * len(scores) + 1e-9
+    lower = [score for score in scores if score < limit]
+    if lower:  # and it is the least such
+        assert sum(score > max(lower) for score in scores) > rejected * len(scores) - 1e-9
+
+
+@given(SCORES, SCORES)
+def test_auroc_counts_pairs(inside, outside):
+    pairs = [(a < b) + 0.5 * (a == b) for a in inside for b in outside]
+    assert auroc(inside, outside) == pytest.approx(sum(pairs) / len(pairs))
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(-80, 80), min_size=2, max_size=6))
+def test_out_of_scope_scores_are_what_the_papers_define(row):
+    logits = np.array([row])
+    assert out_of_scope_scores("energy", logits)[0] == pytest.approx(-np.logaddexp.reduce(row), abs=1e-9)
+    assert out_of_scope_scores("softmax", logits)[0] == pytest.approx(1 - softmax(logits).max(), abs=1e-6)
+
+
+def test_calibration_changes_confidences_and_no_answer(trained):
+    city = (LabelledSpan(3, 9, "city"),)
+    examples = [Example("to boston", {"intent": "flight", "slots": city}), Example("flights", {"intent": "flight"})]
+    examples += [Example("to boston please", {"intent": "never seen"})]
+    sets = [EvaluationSet("d", examples, {"intent": "intent", "slots": "slots"})]
+    foreign = [Example("what is the meaning of life"), Example("zzz")]
+    told = calibrate(trained, sets, {"intent": foreign}, {"intent": 0.5})
+    info = told.tasks["intent"]
+    assert info.calibration.method == "temperature"
+    assert info.calibration.ece is not None
+    assert info.calibration.out_of_scope in ("softmax", "energy")
+    assert told.tasks["mood"] == trained.tasks["mood"]
+    scores = [a["intent"].out_of_scope_score for a in Predictor(told).answers(examples[:2])]
+    assert sum(score > info.thresholds.out_of_scope for score in scores) == 1
+    for before, after in zip(Predictor(trained).answers(examples), Predictor(told).answers(examples), strict=True):
+        assert [label.name for label in before["intent"].ranking] == [label.name for label in after["intent"].ranking]
+        assert [(s.name, s.start) for s in before["slots"].spans] == [(s.name, s.start) for s in after["slots"].spans]
+
+
+def test_no_threshold_unless_asked_for(trained):
+    sets = [EvaluationSet("d", [Example("flights", {"intent": "flight"})], {"intent": "intent"})]
+    assert calibrate(trained, sets).tasks["intent"].thresholds.out_of_scope is None
+
+
+def test_an_unknown_score_is_refused(trained):
+    info = trained.tasks["intent"]
+    strange = info.model_copy(
+        update={"calibration": info.calibration.model_copy(update={"out_of_scope": "mahalanobis"})}
+    )
+    with pytest.raises(BundleError, match=r"no out-of-scope score 'mahalanobis', only softmax and energy"):
+        make_decoder("intent", strange, {})
