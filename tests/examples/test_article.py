@@ -1,22 +1,20 @@
 """`examples/article.py` runs to the end on a few rows and a tiny encoder, says what the article says, and its result exports."""
 
-import json
 import re
 import runpy
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-import palm_trainer as palm
 from palm_serve.bundle.loader import load_bundle
 from palm_trainer.cli.export import app
 
 ROOT = Path(__file__).parents[2]
 CITIES = ("boston", "new york", "denver")
-PIECES = [*"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz")]
+WORDS = " ".join(("flight airfare to", *CITIES)).split()
 
 
 def _joint(folder: Path) -> None:
@@ -31,35 +29,21 @@ def _joint(folder: Path) -> None:
         (folder / name).write_text("".join(row + "\n" for row in rows), encoding="utf-8")
 
 
-def _encoder(folder: Path) -> Path:
-    words = " ".join(("flight airfare to", *CITIES)).split()
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *PIECES]
-    config = {
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "vocab_size": len(vocabulary),
-        "max_position_embeddings": 64,
-        "type_vocab_size": 2,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.1,
-        "attention_probs_dropout_prob": 0.1,
-        "initializer_range": 0.02,
-    }
-    folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    save_file(palm.backbone.BERT.from_config(config).encoder.state_dict(), folder / "model.safetensors")
-    return folder
-
-
 def test_article_runs_says_its_lines_and_exports(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    encoder: Callable[[Path, Sequence[str]], Path],
 ) -> None:
     for split in ("train", "dev"):
         _joint(tmp_path / "atis" / split)
     work = tmp_path / "work"
-    options = {"--data": tmp_path / "atis", "--work": work, "--pretrain": _encoder(tmp_path / "ernie"), "--epochs": 10}
+    options = {
+        "--data": tmp_path / "atis",
+        "--work": work,
+        "--pretrain": encoder(tmp_path / "ernie", WORDS),
+        "--epochs": 10,
+    }
     options |= {"--batch-size": 2, "--save-steps": 25}
     monkeypatch.setattr(sys, "argv", ["article.py", *(str(part) for pair in options.items() for part in pair)])
     runpy.run_path(str(ROOT / "examples/article.py"), run_name="__main__")

@@ -1,0 +1,65 @@
+"""Every configuration of the benchmarks and examples is one that `palm-train` takes, and comparable ones differ in what they should only."""
+
+from pathlib import Path
+
+import pytest
+
+from palm_trainer.config import Config, load_config
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted([*ROOT.glob("benchmarks/configs/*.toml"), *ROOT.glob("examples/*.toml")])
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch, tmp_path):
+    for name in ("PALM_DATA", "PALM_WORK", "PALM_PRETRAIN", "PALM_TASK_DATA"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    monkeypatch.setenv("XQUAD_FOLD", "0")
+
+
+def config(name: str) -> Config:
+    return load_config(ROOT / f"benchmarks/configs/{name}.toml")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_loads(path):
+    settings = load_config(path)
+    assert settings.train.output.parts[0] == "runs"
+
+
+def test_every_benchmark_scores_test_and_selects_on_dev():
+    for path in ROOT.glob("benchmarks/configs/*.toml"):
+        c = load_config(path)
+        main = [data for task in c.tasks.values() if not task.auxiliary for data in task.data]
+        assert all(c.data[name].test for name in main), path
+        assert path.stem.startswith("original_") or all(c.data[name].dev for name in main), path
+
+
+def test_dnet_differs_from_mrc_alone_in_its_auxiliaries_only():
+    alone, dnet = config("xquad"), config("xquad_dnet")
+    assert alone.encoder == dnet.encoder
+    assert alone.tasks["answer"] == dnet.tasks["answer"]
+    assert alone.data["xquad"] == dnet.data["xquad"]
+    assert [task.auxiliary for task in dnet.tasks.values()] == [False, True, True]
+    assert [data.mix_ratio for data in dnet.data.values()] == [1.0, 2.0, 0.8]
+    same = {"output": alone.train.output, "reference": alone.train.reference}
+    assert dnet.train.model_copy(update=same) == alone.train
+
+
+def test_originals_have_the_published_settings():
+    """Length, batch, epochs, rate, weight decay of the original's example scripts."""
+    published = {
+        "chnsenticorp": (256, 8, 10, 5e-5, 0.01),
+        "quora": (128, 16, 3, 3e-5, 0.0),
+        "msra": (256, 16, 6, 5e-5, 0.01),
+        "cmrc2018": (512, 8, 2, 3e-5, 0.01),
+        "atis": (128, 16, 20, 2e-5, 0.01),
+    }
+    for name, settings in published.items():
+        c = config(f"original_{name}")
+        found = (c.encoder.max_length, c.train.batch_size, c.train.epochs, c.train.learning_rate, c.train.weight_decay)
+        assert found == settings, name
+        assert c.train.head_learning_rate == c.train.learning_rate
+        assert (c.train.seed, c.train.warmup_ratio) == (1, 0.1)
+    page = (ROOT / "docs/original_figures.md").read_text(encoding="utf-8")
+    assert all(f"benchmarks/configs/original_{name}.toml" in page for name in published)
