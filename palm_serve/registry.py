@@ -13,6 +13,7 @@ from palm_serve.bundle.manifest import Manifest
 from palm_serve.engine.providers import AUTO, select_session
 from palm_serve.errors import BundleError, NotFound, PalmServeError, Unavailable
 from palm_serve.pipeline import Pipeline, Work
+from palm_serve.statistics import Statistics
 from palm_serve.types import EngineInfo, Prediction, TextRequest
 
 log = logging.getLogger(__name__)
@@ -36,9 +37,10 @@ class LoadedModel:
         self.manifest: Manifest = pipeline.bundle.manifest
         self.version: str = self.manifest.version
         self.info: EngineInfo = pipeline.engine.info
+        self.statistics = Statistics()
         self._pipeline = pipeline
         self._scheduler: Scheduler[Work, Prediction] = Scheduler(
-            pipeline.run, limits, observer, padded=pipeline.padded_tokens
+            self._run, limits, observer, padded=pipeline.padded_tokens
         )
 
     @property
@@ -52,18 +54,14 @@ class LoadedModel:
             work = self._pipeline.prepare(request)
         else:
             work = await asyncio.to_thread(self._pipeline.prepare, request)
-        return await self._scheduler.submit(work, work.tokens, request.deadline)
+        return await self._submit(work)
 
     async def predict_many(self, requests: Sequence[TextRequest]) -> list[Prediction | PalmServeError]:
         """Answers many requests, in their order; one that fails becomes its error."""
         if not requests:
             return []
         prepared = await asyncio.to_thread(self._pipeline.prepare_many, requests)
-        waiting = [
-            self._scheduler.submit(work, work.tokens, request.deadline)
-            for request, work in zip(requests, prepared, strict=True)
-            if isinstance(work, Work)
-        ]
+        waiting = [self._submit(work) for work in prepared if isinstance(work, Work)]
         outcomes = iter(await asyncio.gather(*waiting, return_exceptions=True))
         answers: list[Prediction | PalmServeError] = []
         for work in prepared:
@@ -72,6 +70,20 @@ class LoadedModel:
                 raise outcome
             answers.append(outcome)
         return answers
+
+    async def _submit(self, work: Work) -> Prediction:
+        began = time.perf_counter_ns()
+        try:
+            return await self._scheduler.submit(work, work.tokens, work.request.deadline)
+        except PalmServeError:
+            self.statistics.failed(time.perf_counter_ns() - began)
+            raise
+
+    def _run(self, works: Sequence[Work], waits_s: Sequence[float]) -> list[Prediction]:
+        """One batch, in the engine's thread."""
+        predictions = self._pipeline.run(works, waits_s)
+        self.statistics.ran(predictions)
+        return predictions
 
     async def close(self) -> None:
         """Takes no more requests and returns when all that were taken are answered."""

@@ -105,7 +105,7 @@ class Calls:
         async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
             async with self._around(name, context, always) as call:
                 request = decode(kind, data)
-                call.request_id = request_id(getattr(request, "request_id", "") or call.request_id)
+                call.request_id = request_id(_own_id(request) or call.request_id)
                 response = await method(request, call)
             return bytes(response.SerializeToString())
 
@@ -149,6 +149,11 @@ class Calls:
         if failed is not None:
             await context.abort(failed.code, failed.message, (*_echo(call), *failed.trailing_metadata()))
         context.set_trailing_metadata(_echo(call))
+
+
+def _own_id(message: Message) -> str:
+    """The id that a request carries: `request_id` in `palm_serve.v1`, `id` in the Open Inference Protocol."""
+    return str(getattr(message, "request_id", "") or getattr(message, "id", ""))
 
 
 def _sender(context: grpc.aio.ServicerContext) -> Send:

@@ -5,19 +5,18 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from palm_serve.config import Limits
-from palm_serve.errors import InvalidRequest, PalmServeError, Unavailable
+from palm_serve.errors import InvalidRequest, PalmServeError
 from palm_serve.rpc.calls import Call, Send, decode, request_id
 from palm_serve.rpc.lifecycle import Lifecycle
 from palm_serve.rpc.requests import Asked, parse_request
 from palm_serve.rpc.responses import parse_response
 from palm_serve.rpc.status import failure
+from palm_serve.rpc.streams import answer_each, breathe
 from palm_serve.types import Prediction
 from palm_serve.v1 import palm_pb2 as pb
 
 if TYPE_CHECKING:
     from palm_serve.registry import LoadedModel, Registry
-
-_ITEMS_IN_A_ROW = 32
 
 
 class Dialogue:
@@ -43,7 +42,7 @@ class Dialogue:
         items: list[pb.ParseItem | None] = [None] * count
         groups: dict[int, _Group] = {}
         for position, request in enumerate(message.requests):
-            await _breathe(position)
+            await breathe(position)
             try:
                 name = request_id(request.request_id)
                 model, asked = self._check(request, call.deadline)
@@ -58,26 +57,9 @@ class Dialogue:
 
     async def parse_stream(self, messages: AsyncIterator[bytes], call: Call, send: Send) -> None:
         """Many utterances, answered as they are ready. With `stream_items` in flight the stream is not read."""
-        free, sending, ended = asyncio.Semaphore(self._limits.stream_items), asyncio.Lock(), None
-
-        async def answer(data: bytes) -> None:
-            try:
-                item = await self._item(data, call)
-                async with sending:
-                    await send(item)
-            finally:
-                free.release()
-
-        async with asyncio.TaskGroup() as running:
-            try:
-                async with self._lifecycle.stream():
-                    async for data in messages:
-                        await free.acquire()
-                        running.create_task(answer(data))
-            except Unavailable as draining:
-                ended = draining
-        if ended is not None:
-            raise ended
+        await answer_each(
+            messages, lambda data: self._item(data, call), send, self._limits.stream_items, self._lifecycle
+        )
 
     async def _item(self, data: bytes, call: Call) -> pb.ParseItem:
         name = call.request_id
@@ -115,19 +97,13 @@ class _Group:
         except PalmServeError as error:
             outcomes = [error] * len(self._members)
         for number, ((position, name, asked), outcome) in enumerate(zip(self._members, outcomes, strict=True)):
-            await _breathe(number)
+            await breathe(number)
             if isinstance(outcome, Prediction):
                 items[position] = pb.ParseItem(
                     request_id=name, response=parse_response(name, self._model, asked, outcome)
                 )
             else:
                 items[position] = error_item(outcome, name)
-
-
-async def _breathe(number: int) -> None:
-    """Lets other calls in between the items of a large batch, which would hold the event loop for 0.1 s."""
-    if number % _ITEMS_IN_A_ROW == _ITEMS_IN_A_ROW - 1:
-        await asyncio.sleep(0)
 
 
 def error_item(error: Exception, name: str) -> pb.ParseItem:

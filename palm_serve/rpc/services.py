@@ -3,15 +3,19 @@
 from typing import TYPE_CHECKING
 
 import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from palm_serve.config import ServeOptions
+from palm_serve.oip import inference_pb2 as oip
 from palm_serve.rpc.calls import Calls, Observe
 from palm_serve.rpc.dialogue import Dialogue
 from palm_serve.rpc.health import Health
 from palm_serve.rpc.lifecycle import Lifecycle
 from palm_serve.rpc.models import Models
+from palm_serve.rpc.oip.service import SERVICE as OPEN_INFERENCE
+from palm_serve.rpc.oip.service import OpenInference
 from palm_serve.rpc.prediction import Prediction
 from palm_serve.v1 import palm_pb2 as pb
 
@@ -53,6 +57,7 @@ def make_server(
             "Check": calls.unary("Check", health_pb2.HealthCheckRequest, health.check, always=True),
             "Watch": calls.watch("Watch", health_pb2.HealthCheckRequest, health.watch),
         },
+        OPEN_INFERENCE: OpenInference(registry, options, lifecycle, models, health).handlers(calls),
     }
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler(service, methods) for service, methods in services.items()]
@@ -63,8 +68,12 @@ def make_server(
 
 def _reflection(names: tuple[str, ...]) -> list[grpc.GenericRpcHandler]:
     """Server reflection under both its names: v1 differs in nothing but the name, and newer clients ask it first."""
+    # Of its own, because one service's messages are not in the default pool.
+    pool = DescriptorPool()
+    for module in (pb, health_pb2, reflection_pb2, oip):
+        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
     handler = grpc.stream_stream_rpc_method_handler(
-        reflection.aio.ReflectionServicer(names).ServerReflectionInfo,
+        reflection.aio.ReflectionServicer(names, pool).ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )

@@ -33,7 +33,7 @@ TRAINER_LAYERS = [
     | {"mixing", "balancing", "regularization"},
     {"model"},
     {"checkpoint", "evaluation", "calibration"},
-    {"loop"},
+    {"loop", "thresholds"},
     {"session"},
     {"trainer"},
     {"multihead_trainer"},

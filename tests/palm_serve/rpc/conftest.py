@@ -24,6 +24,7 @@ from palm_serve.config import Limits, ServeOptions
 from palm_serve.errors import BundleError, NotFound, Overloaded, PalmServeError
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.services import make_server
+from palm_serve.statistics import Statistics
 from palm_serve.types import (
     Answer,
     Classification,
@@ -113,6 +114,7 @@ class FakeModel:
     info: EngineInfo = field(default_factory=lambda: EngineInfo("CPU", "fp32", "plain"))
     requests: list[TextRequest] = field(default_factory=list)
     cancelled: int = 0
+    statistics: Statistics = field(default_factory=Statistics)
 
     @property
     def name(self) -> str:

@@ -1,0 +1,111 @@
+"""What a model looks like to clients of the protocol: metadata, configuration, statistics."""
+
+from typing import TYPE_CHECKING
+
+from palm_serve.bundle.manifest import Manifest
+from palm_serve.config import ServeOptions
+from palm_serve.oip import inference_pb2 as oip
+from palm_serve.rpc.oip.outputs import outputs_of
+from palm_serve.rpc.oip.requests import TEXT_PAIR, input_names
+from palm_serve.rpc.oip.tensors import BOOL, BYTES, FP32
+from palm_serve.statistics import Compute, Statistics, Total
+from palm_serve.v1 import palm_pb2 as pb
+
+if TYPE_CHECKING:
+    from palm_serve.registry import LoadedModel
+
+PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
+_TYPES = {BYTES: oip.TYPE_STRING, FP32: oip.TYPE_FP32, BOOL: oip.TYPE_BOOL}
+
+
+def metadata(model: "LoadedModel", versions: list[str], options: ServeOptions) -> oip.ModelMetadataResponse:
+    """Inputs and outputs with their shapes; all versions of the name. Properties tell what is not in a shape."""
+    tensor = oip.ModelMetadataResponse.TensorMetadata
+    return oip.ModelMetadataResponse(
+        name=model.name,
+        versions=versions,
+        platform=PLATFORM,
+        inputs=[tensor(name=name, datatype=BYTES, shape=[-1, 1]) for name in input_names(model.manifest)],
+        outputs=[
+            tensor(name=output.name, datatype=output.datatype, shape=[-1])
+            for output in outputs_of(model.manifest).values()
+        ],
+        properties=_facts(model, options),
+    )
+
+
+def config(model: "LoadedModel", options: ServeOptions) -> oip.ModelConfig:
+    """The model as Triton would have been told of it. `max_batch_size` is the rows that one request may have."""
+    levels = [number for number in pb.Priority.values() if number]
+    return oip.ModelConfig(
+        name=model.name,
+        platform=PLATFORM,
+        backend=BACKEND,
+        version_policy=oip.ModelVersionPolicy(all=oip.ModelVersionPolicy.All()),
+        max_batch_size=options.limits.batch_items,
+        input=[
+            oip.ModelInput(name=name, data_type=oip.TYPE_STRING, dims=[1], optional=_optional(name, model.manifest))
+            for name in input_names(model.manifest)
+        ],
+        output=[
+            oip.ModelOutput(name=output.name, data_type=_TYPES[output.datatype])
+            for output in outputs_of(model.manifest).values()
+        ],
+        default_model_filename=model.manifest.variants[model.info.variant].file,
+        dynamic_batching=oip.ModelDynamicBatching(
+            priority_levels=len(levels),
+            default_priority_level=pb.Priority.PRIORITY_INTERACTIVE,
+            default_queue_policy=oip.ModelQueuePolicy(allow_timeout_override=True, max_queue_size=options.max_queue),
+        ),
+        parameters={key: oip.ModelParameter(string_value=value) for key, value in _facts(model, options).items()},
+        model_transaction_policy=oip.ModelTransactionPolicy(decoupled=False),
+    )
+
+
+def statistics(model: "LoadedModel") -> oip.ModelStatistics:
+    """What the model has done since it was loaded, through every door; one text counts as one inference."""
+    seen: Statistics = model.statistics
+    return oip.ModelStatistics(
+        name=model.name,
+        version=model.version,
+        last_inference=seen.last_ms,
+        inference_count=seen.texts,
+        execution_count=seen.batches,
+        inference_stats=oip.InferStatistics(
+            success=_duration(seen.success),
+            fail=_duration(seen.failure),
+            queue=_duration(seen.queue),
+            **_durations(seen.compute),
+        ),
+        batch_stats=[
+            oip.InferBatchStatistics(batch_size=size, **_durations(compute)) for size, compute in seen.by_size
+        ],
+    )
+
+
+def _optional(name: str, manifest: Manifest) -> bool:
+    """Whether some task does without the input."""
+    return name == TEXT_PAIR and not all(task.pairs for task in manifest.tasks.values())
+
+
+def _facts(model: "LoadedModel", options: ServeOptions) -> dict[str, str]:
+    return {
+        "version": model.version,
+        "labels": ",".join(model.labels),
+        "max_length_tokens": str(model.manifest.max_length),
+        "max_text_bytes": str(options.limits.text_bytes),
+        "provider": model.info.provider,
+        "precision": model.info.precision,
+    }
+
+
+def _duration(total: Total) -> oip.StatisticDuration:
+    return oip.StatisticDuration(count=total.count, ns=total.ns)
+
+
+def _durations(compute: Compute) -> dict[str, oip.StatisticDuration]:
+    return {
+        "compute_input": _duration(compute.tokenize),
+        "compute_infer": _duration(compute.inference),
+        "compute_output": _duration(compute.decode),
+    }

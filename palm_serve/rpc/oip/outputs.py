@@ -1,0 +1,92 @@
+"""The outputs of a model by name, `<task>.<column>` and `truncated`, and how each is read from an answer."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from google.protobuf.json_format import MessageToJson
+
+from palm_serve.bundle.manifest import Manifest, TaskInfo
+from palm_serve.decoding.fallback import judge
+from palm_serve.rpc.oip.tensors import BOOL, BYTES, FP32
+from palm_serve.rpc.requests import Asked
+from palm_serve.rpc.responses import task_result
+from palm_serve.types import Classification, TaskAnswer
+
+TRUNCATED = "truncated"
+"""Whether the model saw only the beginning of a text; of no task."""
+
+_LABEL = {"label": (BYTES, attrgetter("label.name")), "confidence": (FP32, attrgetter("label.confidence"))}
+_COLUMNS = {
+    "classify": _LABEL,
+    "multi_label": _LABEL,
+    "sequence_label": {},
+    "match": _LABEL | {"score": (FP32, attrgetter("score"))},
+    "mrc": {"text": (BYTES, attrgetter("text")), "confidence": (FP32, attrgetter("confidence"))},
+}
+
+
+@dataclass(slots=True)
+class Row:
+    """The answers to one row of the inputs, each with how it was asked."""
+
+    truncated: bool = False
+    answers: dict[str, tuple[Asked, TaskAnswer]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One output tensor, [n]. `task` is the one that it comes from; empty: none, it comes with any."""
+
+    name: str
+    datatype: str
+    task: str
+    read: Callable[[Row], bytes | float | bool]
+
+
+def outputs_of(manifest: Manifest) -> Mapping[str, Output]:
+    """All outputs of a model, in the order of its tasks."""
+    found = [output for name, task in manifest.tasks.items() for output in _outputs(name, task)]
+    found.append(Output(TRUNCATED, BOOL, "", attrgetter("truncated")))
+    return {output.name: output for output in found}
+
+
+def _outputs(task: str, info: TaskInfo) -> list[Output]:
+    columns: dict[str, tuple[str, Callable[[TaskAnswer], str | float]]] = dict(_COLUMNS[info.kind])
+    if info.kind == "match" and not info.labels:  # a ranker
+        columns = {"score": columns["score"]}
+
+    def plain(column: str) -> Output:
+        datatype, get = columns[column]
+
+        def read(row: Row) -> bytes | float:
+            value = get(row.answers[task][1])
+            return value.encode() if isinstance(value, str) else value
+
+        return Output(f"{task}.{column}", datatype, task, read)
+
+    def fallback(row: Row) -> bytes:
+        asked, answer = row.answers[task]
+        assert isinstance(answer, Classification)
+        return judge(answer, asked.thresholds).name.lower().encode()
+
+    def typed(row: Row) -> bytes:
+        return _json(task, *row.answers[task])
+
+    found = [plain(column) for column in columns]
+    if info.role == "intent":
+        found.append(Output(f"{task}.fallback", BYTES, task, fallback))
+    return [*found, Output(f"{task}.json", BYTES, task, typed)]
+
+
+def _json(task: str, asked: Asked, answer: TaskAnswer) -> bytes:
+    """The answer as the JSON form of its message in `palm_serve.v1` (Classification, Spans, Match, Answer)."""
+    result = task_result(task, answer, asked)
+    message = getattr(result, result.WhichOneof("result") or "")
+    return MessageToJson(
+        message,
+        preserving_proto_field_name=True,
+        always_print_fields_with_no_presence=True,
+        ensure_ascii=False,
+        indent=None,
+    ).encode()
