@@ -1,6 +1,7 @@
 """A configuration for data that nobody described: `palm-train init`."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,17 +9,23 @@ from typing import Any
 import tomli_w
 
 from palm_trainer.config import DataConfig
+from palm_trainer.config_rules import FORMAT_OPTIONS
 from palm_trainer.errors import DataError
 from palm_trainer.example import Example, LabelledSpan
 from palm_trainer.reader.files import read_split
-from palm_trainer.reader.formats.detect import detect
+from palm_trainer.reader.formats.detect import Detection, detect
+from palm_trainer.reader.formats.locate import find_splits
 from palm_trainer.reader.formats.source import FormatOptions
+from palm_trainer.reader.match import MatchTarget
 
-_SPLIT_WORDS = {"train": ("train",), "dev": ("dev", "valid", "val"), "test": ("test",)}
 _MAX_LENGTHS = (32, 64, 128, 256, 512)
+_PASSAGE_LENGTH = 384
+"""Tokens of a window of question and passage."""
 _PIECES_PER_WORD = 1.4
 _WANTED_STEPS = 2500
 _BATCH = 32
+_JOINED_SHARE = 0.1
+"""From this share of rows with `#` in their class on, the class is several; below it is one whose name holds `#`."""
 
 
 def suggest(data: Path) -> tuple[str, list[str]]:
@@ -26,16 +33,19 @@ def suggest(data: Path) -> tuple[str, list[str]]:
 
     Raises DataError when nothing trainable is recognised.
     """
-    splits = find_splits(data)
-    detection = detect(splits["train"])
-    options = {key: list(v) if isinstance(v, tuple) else v for key, v in _given(detection.options).items()}
-    files = {split: str(path) for split, path in splits.items()}
-    settings = DataConfig.model_validate({"format": detection.format, **files, **options})
-    examples = {split: read_split(settings, split).examples for split in splits}
-    name = "data" if not data.stem.isidentifier() else data.stem.lower()
+    splits, found = find_splits(data)
+    detection = detect(splits["train"][0])
+    options = _options(detection)
+    files = {split: _paths(paths) for split, paths in splits.items()}
+    examples = _read(detection.format, files, options)
+    if _joined(examples["train"]) and "label_separator" in FORMAT_OPTIONS[detection.format]:
+        options["label_separator"] = "#"
+        found.append("the classes of many rows hold '#': read as several classes, joined (label_separator)")
+        examples = _read(detection.format, files, options)
+    name = _name(data)
     tasks = suggest_tasks(examples["train"], name)
     config: dict[str, Any] = {
-        "encoder": _encoder(examples["train"]),
+        "encoder": _encoder(examples["train"], passages=any(table["kind"] == "mrc" for table in tasks.values())),
         "data": {name: {"format": detection.format, **files, **options}},
         "tasks": tasks,
         "train": {
@@ -48,11 +58,9 @@ def suggest(data: Path) -> tuple[str, list[str]]:
     }
     if config["encoder"]["model"] == "scratch":
         config["train"] |= {"learning_rate": 5e-4, "head_learning_rate": 5e-4}
-    rows = ", ".join(f"{split} {len(found)} rows" for split, found in examples.items())
-    found = [
-        f"{data}: format {detection.format}; {rows}",
-        *(f"task {task}: {table['kind']}" for task, table in tasks.items()),
-    ]
+    rows = ", ".join(f"{split} {len(read)} rows" for split, read in examples.items())
+    found = [f"{data}: format {detection.format}; {rows}", *found]
+    found += [f"task {task}: {table['kind']}" for task, table in tasks.items()]
     if "dev" not in splits:
         found.append(
             "no dev split found: the last checkpoint will count as the best; give `dev = ...` to choose it on data"
@@ -60,58 +68,64 @@ def suggest(data: Path) -> tuple[str, list[str]]:
     return tomli_w.dumps(config), found
 
 
-def find_splits(data: Path) -> dict[str, Path]:
-    """The train, dev and test files (or directories) of a data set: by their names in a directory, or the file itself as train."""
-    if not data.exists():
-        raise DataError(f"{data}: no such file or directory. Give the data's directory or its training file.")
-    data = data.resolve()
-    if data.is_dir():
-        entries = sorted(
-            path
-            for path in data.iterdir()
-            if not path.name.startswith(".") and path.suffix not in {".md", ".py", ".intent"}
-        )
-        splits = {split: path for split in _SPLIT_WORDS if (path := _named(entries, split))}
-        if "train" in splits:
-            return splits
-        return {"train": data}
-    siblings = sorted(path for path in data.parent.iterdir() if path.suffix == data.suffix and path != data)
-    others = {
-        split: path for split in ("dev", "test") if "train" in data.name.lower() and (path := _named(siblings, split))
-    }
-    return {"train": data, **others}
-
-
 def suggest_tasks(examples: Sequence[Example], data: str) -> dict[str, dict[str, Any]]:
-    """A task for each field of the examples that something can learn. Raises DataError when there is none."""
+    """A task for each field of the examples that something can learn; for text without fields, a masked LM. Raises DataError when there is none."""
     fields: dict[str, list[Any]] = {}
     for example in examples:
         for field, value in example.fields.items():
             fields.setdefault(field, []).append(value)
+    if not fields:
+        return {"mlm": {"kind": "masked_lm", "data": [data]}}
+    pairs = any(example.pair is not None for example in examples)
     tasks: dict[str, dict[str, Any]] = {}
     for field, values in fields.items():
-        kind = _kind(values, any(example.pair is not None for example in examples))
+        kind = _kind(values, pairs)
         if kind is not None:
             tasks[field] = {"kind": kind, "data": [data]}
-    for kind, role in (("classify", "intent"), ("sequence_label", "slots")):
-        holders = [name for name, table in tasks.items() if table["kind"] == kind]
+        if kind == "match":
+            tasks[field] |= _match_settings(field, examples)
+    for kinds, role in ((("classify", "multi_label"), "intent"), (("sequence_label",), "slots")):
+        holders = [name for name, table in tasks.items() if table["kind"] in kinds]
         if len(holders) == 1 and (len(tasks) > 1 or holders[0] == role):
             tasks[holders[0]]["role"] = role
     if not tasks:
         raise DataError(
-            f"no field that a task could learn; fields: {', '.join(fields) or 'none'}. Label the data, or convert it with `palm-train convert`."
+            f"no field that a task could learn; fields: {', '.join(fields)}. Label the data, or convert it with `palm-train convert`."
         )
     return tasks
 
 
-def _given(options: FormatOptions) -> dict[str, Any]:
-    """Options that differ from the defaults."""
+def _options(detection: Detection) -> dict[str, Any]:
+    """Options that differ from the defaults, as TOML has them."""
     default = asdict(FormatOptions())
-    return {key: value for key, value in asdict(options).items() if value != default[key]}
+    given = {key: value for key, value in asdict(detection.options).items() if value != default[key]}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
 
 
-def _named(paths: Iterable[Path], split: str) -> Path | None:
-    return next((path for path in paths for word in _SPLIT_WORDS[split] if word in path.name.lower()), None)
+def _paths(paths: Sequence[Path]) -> str | list[str]:
+    return str(paths[0]) if len(paths) == 1 else [str(path) for path in paths]
+
+
+def _read(form: str, files: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, list[Example]]:
+    settings = DataConfig.model_validate({"format": form, **files, **options})
+    return {split: read_split(settings, split).examples for split in files}
+
+
+def _name(data: Path) -> str:
+    """A name for the data set: that of its file or directory, as far as a name may hold it."""
+    name = re.sub(r"[^a-z0-9]+", "_", data.resolve().name.partition("#")[0].removesuffix(data.suffix).lower()).strip(
+        "_"
+    )
+    return name if name and name[0].isalpha() else "data"
+
+
+def _joined(examples: Sequence[Example]) -> bool:
+    """Whether a class field holds classes joined by `#` in more than a few rows."""
+    for field in dict.fromkeys(name for example in examples for name in example.fields):
+        values = [value for example in examples if isinstance(value := example.fields.get(field), str)]
+        if sum("#" in value.strip("#") for value in values) > _JOINED_SHARE * len(values) > 0:
+            return True
+    return False
 
 
 def _kind(values: Sequence[Any], pairs: bool) -> str | None:
@@ -128,13 +142,26 @@ def _kind(values: Sequence[Any], pairs: bool) -> str | None:
     return "multi_label"
 
 
-def _encoder(examples: Sequence[Example]) -> dict[str, Any]:
+def _match_settings(field: str, examples: Sequence[Example]) -> dict[str, str]:
+    """Which of two classes says that the texts match, where its name does not; classify, where nothing tells."""
+    try:
+        MatchTarget.learn(field, field, examples)
+    except DataError:
+        shorter, longer = sorted({str(e.fields[field]) for e in examples if field in e.fields}, key=len)
+        # 匹配 and 不匹配, equal and not_equal
+        return {"match_label": shorter} if longer.endswith(shorter) else {"kind": "classify"}
+    return {}
+
+
+def _encoder(examples: Sequence[Example], *, passages: bool) -> dict[str, Any]:
     """MiniLM for text in Latin letters; a small encoder from scratch for the rest. `max_length` covers 99 % of the texts."""
     texts = [example.text + " " + (example.pair or "") for example in examples]
     wide = sum(ord(c) > 0x2E7F for text in texts for c in text) > 0.3 * sum(map(len, texts))
     sizes = sorted(len(text) if wide else _PIECES_PER_WORD * len(text.split()) for text in texts)
     needed = sizes[int(0.99 * (len(sizes) - 1))] + 3
     length = next((limit for limit in _MAX_LENGTHS if limit >= needed), _MAX_LENGTHS[-1])
+    if passages:
+        length = _PASSAGE_LENGTH
     if wide:
         return {"model": "scratch", "max_length": length, "characters": True}
     return {"model": "minilm-l6-en", "max_length": length}

@@ -10,11 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from palm_trainer.build import Training, build_training
+from palm_trainer.build import Training
 from palm_trainer.config import Config
 from palm_trainer.evaluation import Metrics
 from palm_trainer.loop import Step
-from palm_trainer.reader.sampler import padding_share
 from palm_trainer.run import Evaluated, Event, Finished, Started
 
 _RATE_WINDOW = 50
@@ -33,7 +32,8 @@ def show_training(events: Iterable[Event], config: Config) -> bool:
         for event in events:
             match event:
                 case Started():
-                    _announce(event.training, event.first_step)
+                    announce(event.training, event.first_step)
+                    _show_defects(event.training)
                     kind = _Bar if sys.stdout.isatty() else _Lines
                     display = kind(event.training.loop.total_steps, event.first_step, config.train.log_every_steps)
                 case Step():
@@ -66,61 +66,8 @@ def metrics_table(metrics: Mapping[str, Metrics], title: str) -> Table:
     return table
 
 
-def show_plan(config: Config) -> None:
-    """What a run would do."""
-    training = build_training(config)
-    data = Table(title="data", title_justify="left")
-    for column in (
-        "data set",
-        "rows",
-        "tokens (median / longest)",
-        "cut",
-        "batches an epoch",
-        "padding",
-        "steps",
-        "epochs",
-    ):
-        data.add_column(column, justify="left" if column == "data set" else "right")
-    for name, source in training.loop.sources.items():
-        lengths = source.dataset.lengths
-        cut = sum(e.truncated for e in source.dataset.encodings)
-        steps = training.loop.mixing.quotas[name]
-        per_epoch = source.sampler.batches_per_epoch
-        share = padding_share(lengths, [source.sampler.next() for _ in range(per_epoch)])
-        spread = f"{sorted(lengths.tolist())[len(lengths) // 2]} / {lengths.max()}"
-        data.add_row(
-            name,
-            str(len(source.dataset)),
-            spread,
-            str(cut),
-            str(per_epoch),
-            f"{share:.1%}",
-            str(steps),
-            f"{steps / per_epoch:.1f}",
-        )
-    show(data)
-    tasks = Table(title="tasks", title_justify="left")
-    for column in ("task", "kind", "role", "field", "data", "labels"):
-        tasks.add_column(column)
-    for name, info in training.trained.tasks.items():
-        settings = training.config.tasks[name]
-        tasks.add_row(
-            name,
-            info.kind,
-            info.role,
-            settings.field,
-            ", ".join(settings.data),
-            f"{len(info.labels)}: {_some(info.labels)}",
-        )
-    show(tasks)
-    encoder = training.trained.encoder
-    show(
-        f"encoder {encoder.name}: {encoder.family}, {encoder.layers} layers of {encoder.hidden_size}, {encoder.parameters / 1e6:.1f} M parameters"
-    )
-    _announce(training, 0)
-
-
-def _announce(training: Training, first_step: int) -> None:
+def announce(training: Training, first_step: int) -> None:
+    """One line: data, tasks, steps, device."""
     precision = training.loop.precision
     tasks = ", ".join(
         f"{name} ({info.kind}, {len(info.labels)} labels)" for name, info in training.trained.tasks.items()
@@ -129,6 +76,9 @@ def _announce(training: Training, first_step: int) -> None:
     kind = str(precision.autocast or "fp32").removeprefix("torch.")
     resumed = f" from step {first_step}" if first_step else ""
     show(f"{rows}; {tasks}; {training.loop.total_steps} steps{resumed} on {precision.device} in {kind}")
+
+
+def _show_defects(training: Training) -> None:
     for name, defects in training.defects.items():
         for defect in defects:
             show(f"  {name}: {defect.count} x {defect.kind}, first at {defect.first}")
@@ -216,7 +166,3 @@ def _inline(metrics: Metrics) -> str:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.2f}"
-
-
-def _some(labels: tuple[str, ...], count: int = 6) -> str:
-    return ", ".join(labels[:count]) + (", ..." if len(labels) > count else "")

@@ -114,12 +114,18 @@ def predict(
 
 
 @app.command(epilog="Example: palm-train plan examples/atis.toml")
-def plan(config: ConfigArgument, overrides: SetOption = None) -> None:
+def plan(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    data_only: Annotated[
+        bool, typer.Option("--data-only", help="Only the files: rows, labels, faults; loads no encoder.")
+    ] = False,
+) -> None:
     """Dry run: rows, labels, token lengths, defects, steps and epochs, without training."""
-    from palm_trainer.cli.show import show_plan
+    from palm_trainer.cli.plan import show_plan
     from palm_trainer.config import load_config
 
-    show_plan(load_config(config, overrides or (), Path("unused")))
+    show_plan(load_config(config, overrides or (), Path("unused")), data_only=data_only)
 
 
 @app.command(epilog="Example: palm-train init data/assistant --output assistant.toml")

@@ -71,6 +71,11 @@ class EncodedDataset:
         """All rows."""
         return [row for feature in self._features for row in feature.rows]
 
+    @property
+    def cut(self) -> list[int]:
+        """Positions of the examples that are longer than what the model takes."""
+        return sorted({f.example for f in self._features if any(row.truncated for row in f.rows)})
+
     def piece_ids(self) -> Tensor:
         """Ids of all pieces that occur, padding included, sorted, int64."""
         used = {self._pad_token_id}

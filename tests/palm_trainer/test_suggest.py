@@ -7,7 +7,8 @@ import pytest
 
 from palm_trainer.config import load_config
 from palm_trainer.errors import DataError
-from palm_trainer.suggest import find_splits, suggest
+from palm_trainer.reader.formats.locate import find_splits
+from palm_trainer.suggest import suggest
 
 SAMPLES = Path(__file__).parents[2] / "examples" / "data"
 

@@ -15,6 +15,7 @@ from palm_trainer.example import Example, FieldValue
 from palm_trainer.reader.formats.source import Defects, FormatOptions, class_value, join_words, lines, read_text
 from palm_trainer.reader.formats.tags import spans_from_tags
 
+BLANK_TOKEN = "blank as a token (kept)"
 _COMMENT = re.compile(r"#\s*(\w+)\s*[:=]\s*(.*\S)\s*")
 
 
@@ -32,10 +33,10 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
     Raises:
         DataError: a line without a tag, an unknown tag, a side file whose number of lines differs.
     """
-    sentences = list(_sentences(path))
+    sentences = list(_sentences(path, defects))
     if options.intent_suffix is not None:
         side = path.with_name(path.name + options.intent_suffix)
-        intents = [line.strip() for line in lines(read_text(side))]
+        intents = [line.strip() for line in lines(read_text(side, defects))]
         if len(intents) != len(sentences):
             shorter = min(len(intents), len(sentences)) + 1
             raise DataError(
@@ -55,9 +56,9 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
         yield Example(text, fields, words=ranges, source=sentence.places[0])
 
 
-def _sentences(path: Path) -> Iterator[_Sentence]:
-    sentence = _Sentence()
-    for number, line in enumerate(lines(read_text(path)), 1):
+def _sentences(path: Path, defects: Defects) -> Iterator[_Sentence]:
+    sentence, file = _Sentence(), str(path)
+    for number, line in enumerate(lines(read_text(path, defects)), 1):
         if not line.strip():
             if sentence.tokens:
                 yield sentence
@@ -68,11 +69,14 @@ def _sentences(path: Path) -> Iterator[_Sentence]:
             if comment[1] == "intent":
                 sentence.intent = comment[2]
             continue
-        token, tag = _columns(line, f"{path}:{number}")
+        token, tag = _columns(line, f"{file}:{number}")
         if token != "-DOCSTART-":
+            where = f"{file}:{number}"
+            if token.isspace():
+                defects.add(BLANK_TOKEN, where)
             sentence.tokens.append(token)
             sentence.tags.append(tag)
-            sentence.places.append(f"{path}:{number}")
+            sentence.places.append(where)
     if sentence.tokens:
         yield sentence
 

@@ -13,18 +13,22 @@ from palm_trainer.example import Example
 from palm_trainer.reader.formats.source import Defects, FormatOptions, read_text
 from palm_trainer.reader.formats.table import examples
 
+BROKEN_LINE = "row with a line break inside quotes (kept)"
+
 
 def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:
     """Examples of the file, a row each; the columns are those of `palm_trainer.reader.formats.table`."""
-    return examples(_rows(path, options.delimiter or ","), path, options, defects)
+    return examples(_rows(path, options.delimiter or ",", defects), path, options, defects)
 
 
-def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, delimiter: str, defects: Defects) -> Iterator[tuple[int, list[str]]]:
     """Rows with the line on which each begins."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(read_text(path, defects), newline=""), delimiter=delimiter, strict=True)
     begin = 1
     try:
         for fields in reader:
+            if any("\n" in field for field in fields):
+                defects.add(BROKEN_LINE, f"{path}:{begin}")
             yield begin, fields
             begin = reader.line_num + 1
     except csv.Error as error:

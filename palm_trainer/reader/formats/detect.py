@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from palm_trainer.errors import DataError
+from palm_trainer.reader.formats.clinc import is_clinc
 from palm_trainer.reader.formats.joint import FILES
 from palm_trainer.reader.formats.palm import SEPARATOR, TAG_COLUMNS
+from palm_trainer.reader.formats.rasa import holds_examples, yaml_files
 from palm_trainer.reader.formats.source import FormatOptions, lines, load_json, read_text
+from palm_trainer.reader.formats.squad import is_row
 from palm_trainer.reader.formats.table import PAIR_COLUMNS, SKIPPED, TEXT_COLUMNS
 
 _SAMPLE_LINES = 2000
@@ -46,6 +49,8 @@ def detect(path: Path) -> Detection:
         return Detection("jsonl")
     if any(SEPARATOR in line for line in filled):
         return Detection("palm", _palm_options(filled))
+    if suffix == ".tsv" and all(map(is_row, filled)):
+        return Detection("squad")
     if _is_conll(sample):
         side = ".intent" if path.with_name(path.name + ".intent").exists() else None
         return Detection("conll", _conll_options(filled, side))
@@ -61,7 +66,7 @@ def detect(path: Path) -> Detection:
 def _detect_directory(path: Path) -> Detection:
     if all((path / name).is_file() for name in FILES):
         return Detection("joint")
-    if any(file.suffix in (".yml", ".yaml") for file in path.rglob("*")):
+    if any(holds_examples(file) for file in yaml_files(path)):
         return Detection("rasa")
     raise DataError(
         f"{path}: a directory of no known format (joint: {', '.join(FILES)}; rasa: *.yml); name a file in it"
@@ -72,7 +77,7 @@ def _detect_json(path: Path) -> Detection:
     value = load_json(path)
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         return Detection("squad")
-    if isinstance(value, dict) and value and all(isinstance(rows, list) for rows in value.values()):
+    if is_clinc(value):
         return Detection("clinc")
     if isinstance(value, list) and value and isinstance(value[0], dict):
         columns = tuple(key for key in value[0] if key != "id" and any(row.get(key) not in ("", None) for row in value))

@@ -26,7 +26,8 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
     if not path.is_dir():
         what = "a file" if path.exists() else "no such directory"
         raise DataError(f"{path}: {what}; format 'joint' reads a directory with {', '.join(FILES)}")
-    utterances, tag_lines, labels = (lines(read_text(path / name)) for name in FILES)
+    utterances, tag_lines, labels = (lines(read_text(path / name, defects)) for name in FILES)
+    tag_file = str(path / "seq.out")  # joining paths for each tag would take most of the time
     _check_counts(path, {"seq.in": len(utterances), "seq.out": len(tag_lines), "label": len(labels)})
     for number, (utterance, tag_line, label) in enumerate(zip(utterances, tag_lines, labels, strict=True), 1):
         where = f"{path / 'seq.in'}:{number}"
@@ -43,7 +44,7 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
         if " ".join(words) != utterance.strip():
             defects.add(INNER_BLANKS, where)
         text, ranges = join_words(words, options.joiner)
-        places = [f"{path / 'seq.out'}:{number}:{word}" for word in range(1, len(tags) + 1)]
+        places = [f"{tag_file}:{number}:{word}" for word in range(1, len(tags) + 1)]
         spans = spans_from_tags(tags, ranges, options.scheme, places, defects)
         intent = class_value(label.strip(), options.label_separator)
         yield Example(text, {"intent": intent, "slots": spans}, words=ranges, source=where)

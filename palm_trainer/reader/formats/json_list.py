@@ -18,7 +18,7 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
     Raises:
         DataError: not an array of objects, an object without one of `columns` or without a text.
     """
-    rows = load_json(path)
+    rows = load_json(path, defects)
     if not isinstance(rows, list):
         raise DataError(f"{path}: a JSON {type(rows).__name__}, not an array of objects; set the right `format`")
     for number, row in enumerate(rows, 1):

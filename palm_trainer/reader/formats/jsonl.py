@@ -29,7 +29,7 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
     Raises:
         DataError: for a line that is not such an object, or spans that are out of range, empty or overlapping.
     """
-    for number, line in enumerate(lines(read_text(path)), 1):
+    for number, line in enumerate(lines(read_text(path, defects)), 1):
         if line.strip():
             yield _example(line, f"{path}:{number}")
 

@@ -15,6 +15,7 @@ from palm_trainer.reader.formats.table import examples
 from palm_trainer.reader.formats.tags import spans_from_tags
 
 SEPARATOR = "\x02"
+TRAILING = "0x02 after the last word (removed)"
 TAG_COLUMNS = ("label", "tags", "slots")
 
 
@@ -24,12 +25,14 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
     Raises:
         DataError: as for `tsv`; unequal numbers of words and tags, words that are joined by blanks.
     """
-    rows = ((number, line.split("\t")) for number, line in enumerate(lines(read_text(path)), 1))
+    rows = ((number, line.split("\t")) for number, line in enumerate(lines(read_text(path, defects)), 1))
     for row in examples(rows, path, replace(options, label_separator=None), defects):
         yield _tagged(row, options, defects)
 
 
 def _tagged(row: Example, options: FormatOptions, defects: Defects) -> Example:
+    if row.text.endswith(SEPARATOR):
+        defects.add(TRAILING, row.source)
     words = row.text.removesuffix(SEPARATOR).split(SEPARATOR)
     text, ranges = join_words(words, options.joiner)
     fields: dict[str, FieldValue] = {}

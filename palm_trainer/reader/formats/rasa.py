@@ -32,13 +32,11 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
     Raises:
         DataError: not YAML, no `nlu` list, an intent without examples, an annotation that cannot be read.
     """
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in (".yml", ".yaml"))
-        if not files:
-            raise DataError(f"{path}: no .yml or .yaml file in this directory; name the NLU file")
+    files = yaml_files(path) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path}: no .yml or .yaml file in this directory; name the NLU file")
     for file in files:
-        root = _compose(file)
+        root = _compose(file, defects)
         sections = _mapping(root) if isinstance(root, yaml.MappingNode) else {}
         nlu = sections.get("nlu")
         if isinstance(nlu, yaml.SequenceNode):
@@ -48,10 +46,20 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
             raise DataError(f"{file}:1: no `nlu:` list; Rasa's training data has one (YAML 2.0 or 3.1)")
 
 
-def _compose(file: Path) -> yaml.Node | None:
+def yaml_files(folder: Path) -> list[Path]:
+    """All YAML files of a directory and those below it."""
+    return sorted(file for file in folder.rglob("*") if file.suffix in (".yml", ".yaml"))
+
+
+def holds_examples(file: Path) -> bool:
+    """Whether a YAML file has an `nlu` section; the rest of a Rasa project (domain, rules) has none."""
+    return re.search(rb"^nlu\s*:", file.read_bytes(), re.MULTILINE) is not None
+
+
+def _compose(file: Path, defects: Defects) -> yaml.Node | None:
     """The node tree, which knows its lines; composing constructs no objects and resolves no types."""
     try:
-        node: yaml.Node | None = yaml.compose(read_text(file), Loader=yaml.SafeLoader)
+        node: yaml.Node | None = yaml.compose(read_text(file, defects), Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line, column = (error.problem_mark.line + 1, error.problem_mark.column + 1) if error.problem_mark else (1, 1)
         raise DataError(f"{file}:{line}:{column}: not YAML: {error.problem}; check indentation and quotes") from None

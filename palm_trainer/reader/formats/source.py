@@ -47,8 +47,13 @@ class Defects:
         return iter(self._found.values())
 
 
-def read_text(path: Path) -> str:
-    """The whole file without its byte order mark.
+BYTE_ORDER_MARK = "byte order mark before the first line (removed)"
+CRLF = "line ended by CRLF (read as a line end)"
+_BOM = b"\xef\xbb\xbf"
+
+
+def read_text(path: Path, defects: Defects | None = None) -> str:
+    """The whole file without its byte order mark; that and CRLF are counted in `defects`.
 
     Raises:
         DataError: missing, unreadable, empty, or not UTF-8 (with line and column of the first bad byte).
@@ -71,6 +76,12 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}:{line}:{column}: byte 0x{byte:02x} is not UTF-8; convert the file to UTF-8") from None
     if not text.strip():
         raise DataError(f"{path}: an empty file; a data file holds at least one example")
+    if defects is not None:
+        if data.startswith(_BOM):
+            defects.add(BYTE_ORDER_MARK, f"{path}:1")
+        if ended := data.count(b"\r\n"):
+            line = data.count(b"\n", 0, data.index(b"\r\n")) + 1
+            defects.add(CRLF, f"{path}:{line}", ended)
     return text
 
 
@@ -82,14 +93,14 @@ def lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in found]
 
 
-def load_json(path: Path) -> Any:
-    """The value of a JSON file.
+def load_json(path: Path, defects: Defects | None = None) -> Any:
+    """The value of a JSON file; `defects` as for `read_text`.
 
     Raises:
         DataError: as `read_text`, or not JSON (with line and column).
     """
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path, defects))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}; correct it") from None
 

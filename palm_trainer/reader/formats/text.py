@@ -9,6 +9,6 @@ from palm_trainer.reader.formats.source import Defects, FormatOptions, lines, re
 
 def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:
     """Examples of the file, a line that is not blank each."""
-    for number, line in enumerate(lines(read_text(path)), 1):
+    for number, line in enumerate(lines(read_text(path, defects)), 1):
         if line.strip():
             yield Example(line, source=f"{path}:{number}")

@@ -7,9 +7,18 @@ from palm_trainer.example import Example
 from palm_trainer.reader.formats.source import Defects, FormatOptions, lines, read_text
 from palm_trainer.reader.formats.table import examples
 
+LONE_QUOTE = "row with a quotation mark that has no partner (kept; tsv has no quoting)"
+
 
 def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:
     """Examples of the file, a line each; the columns are those of `palm_trainer.reader.formats.table`."""
     delimiter = options.delimiter or "\t"
-    rows = ((number, line.split(delimiter)) for number, line in enumerate(lines(read_text(path)), 1))
-    return examples(rows, path, options, defects)
+    return examples(_rows(path, delimiter, defects), path, options, defects)
+
+
+def _rows(path: Path, delimiter: str, defects: Defects) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(lines(read_text(path, defects)), 1):
+        fields = line.split(delimiter)
+        if '"' in line and any(field.count('"') % 2 for field in fields):
+            defects.add(LONE_QUOTE, f"{path}:{number}")
+        yield number, fields

@@ -2,6 +2,8 @@ import pytest
 
 from palm_trainer.errors import DataError
 from palm_trainer.example import LabelledSpan
+from palm_trainer.reader.formats.conll import BLANK_TOKEN
+from palm_trainer.reader.formats.palm import TRAILING
 
 
 def spans(example, field="slots"):
@@ -32,7 +34,7 @@ def test_blank_as_character_keeps_its_tag(file, parse):
     assert (first.text, spans(first)) == ("放a b", [("a b", "song")])
     assert first.words == ((0, 1), (1, 2), (2, 3), (3, 4))
     assert (second.text, spans(second)) == (" x", [("x", "song")])
-    assert defects == {}
+    assert defects == {BLANK_TOKEN: 2}
 
 
 def test_intents_of_a_side_file(file, parse):
@@ -68,7 +70,7 @@ def test_palm_words_and_tags(file, parse):
     assert (example.text, spans(example, "label")) == ("to new york", [("new york", "city")])
     assert example.fields["intent"] == "fly"
     assert example.words == ((0, 2), (3, 6), (7, 11))
-    assert defects == {}
+    assert defects == {TRAILING: 1}
 
 
 def test_palm_without_header_for_characters_and_for_prediction(file, parse):

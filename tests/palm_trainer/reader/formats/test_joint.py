@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from palm_trainer.errors import DataError
 from palm_trainer.example import LabelledSpan
 from palm_trainer.reader.formats.joint import INNER_BLANKS, OUTER_BLANKS, parse
-from palm_trainer.reader.formats.source import Defects, FormatOptions
+from palm_trainer.reader.formats.source import CRLF, Defects, FormatOptions
 from palm_trainer.reader.formats.tags import NO_BEGIN
 
 
@@ -32,7 +32,7 @@ def test_blanks_are_made_single_and_counted(tmp_path, parse):
     examples, defects = parse("joint", path)
     assert [example.text for example in examples] == ["play it"] * 3
     assert [example.fields["intent"] for example in examples] == ["a", "b", "c"]
-    assert defects == {OUTER_BLANKS: 1, INNER_BLANKS: 2}
+    assert defects == {CRLF: 2, OUTER_BLANKS: 1, INNER_BLANKS: 2}
 
 
 def test_inside_tag_without_begin_begins_a_span(tmp_path, parse):

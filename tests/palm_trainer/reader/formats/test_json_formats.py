@@ -6,7 +6,7 @@ import pytest
 
 from palm_trainer.errors import DataError
 from palm_trainer.example import LabelledSpan
-from palm_trainer.reader.formats.squad import ABSENT, MOVED, NO_TEXT, UNANSWERED
+from palm_trainer.reader.formats.squad import ABSENT, MOVED, NO_START, NO_TEXT, UNANSWERED
 from palm_trainer.reader.formats.table import NO_CLASS
 
 
@@ -84,7 +84,7 @@ def test_squad_offsets_are_checked_not_trusted(file, parse):
         (LabelledSpan(4, 7, ""),),
         None,
     ]
-    assert defects == {MOVED: 2, ABSENT: 2, UNANSWERED: 1}
+    assert defects == {MOVED: 2, ABSENT: 2, NO_START: 1, UNANSWERED: 1}
 
 
 def test_squad_without_text_or_structure(file, parse):

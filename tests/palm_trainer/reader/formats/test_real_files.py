@@ -4,9 +4,13 @@ from collections import Counter
 
 import pytest
 
+from palm_trainer.reader.formats.conll import BLANK_TOKEN
+from palm_trainer.reader.formats.csv import BROKEN_LINE
 from palm_trainer.reader.formats.joint import INNER_BLANKS, OUTER_BLANKS
 from palm_trainer.reader.formats.rasa import SYNONYM
-from palm_trainer.reader.formats.squad import ABSENT, MOVED, NO_TEXT
+from palm_trainer.reader.formats.source import BYTE_ORDER_MARK, CRLF
+from palm_trainer.reader.formats.squad import ABSENT, MOVED, NO_START, NO_TEXT
+from palm_trainer.reader.formats.tsv import LONE_QUOTE
 
 PAIRS = {"columns": ("label", "_", "_", "text_a", "text_b"), "header": True}
 TEXT_FIRST = {"columns": ("text", "label")}
@@ -26,32 +30,32 @@ SYNONYM_SECTION = "synonym section (passed over)"
         ("joint", "snips/test", {}, 700, {OUTER_BLANKS: 124, INNER_BLANKS: 54}),
         ("joint", "mixatis/train", {"label_separator": "#"}, 13162, {}),
         ("joint", "mixsnips/test", {"label_separator": "#"}, 2199, {}),
-        ("tsv", "chnsenticorp/train.tsv", {}, 9600, {}),
-        ("tsv", "mrpc/msr_paraphrase_train.txt", PAIRS, 4076, {}),
-        ("tsv", "mrpc/msr_paraphrase_test.txt", PAIRS, 1725, {}),
+        ("tsv", "chnsenticorp/train.tsv", {}, 9600, {LONE_QUOTE: 9}),
+        ("tsv", "mrpc/msr_paraphrase_train.txt", PAIRS, 4076, {BYTE_ORDER_MARK: 1, LONE_QUOTE: 227}),
+        ("tsv", "mrpc/msr_paraphrase_test.txt", PAIRS, 1725, {BYTE_ORDER_MARK: 1, LONE_QUOTE: 98}),
         ("tsv", "sst2/train.tsv", TEXT_FIRST, 6920, {}),
         ("tsv", "sst2/test.tsv", TEXT_FIRST, 1821, {}),
-        ("tsv", "palm_toy/test2/cls4mrqa/train.tsv", {}, 61, {}),
-        ("tsv", "palm_toy/test2/match4mrqa/train.tsv", {}, 100, {}),
-        ("tsv", "palm_toy/test2/mlm4mrqa/train.tsv", {}, 120, {}),
-        ("csv", "banking77/train.csv", {}, 10003, {}),
-        ("csv", "banking77/test.csv", {}, 3080, {}),
+        ("tsv", "palm_toy/test2/cls4mrqa/train.tsv", {}, 61, {LONE_QUOTE: 7}),
+        ("tsv", "palm_toy/test2/match4mrqa/train.tsv", {}, 100, {LONE_QUOTE: 10}),
+        ("tsv", "palm_toy/test2/mlm4mrqa/train.tsv", {}, 120, {LONE_QUOTE: 8}),
+        ("csv", "banking77/train.csv", {}, 10003, {CRLF: 10004, BROKEN_LINE: 10}),
+        ("csv", "banking77/test.csv", {}, 3080, {CRLF: 3081, BROKEN_LINE: 3}),
         ("json", "lcqmc_curc/dev.json", {"columns": ("text_a", "text_b", "label")}, 8802, {}),
         ("clinc", "clinc150/data_full.json#train", {}, 15000, {}),
         ("clinc", "clinc150/data_full.json#oos_test", {}, 1000, {}),
         ("rasa", "rasa_financial_demo/nlu.yml", {}, 578, {SYNONYM: 11, SYNONYM_SECTION: 3}),
         ("rasa", "rasa_nlu_training_data", {}, 1164, {}),
         ("rasa", "rasa_nlu_training_data/banking/nlu.yml", {}, 471, {}),
-        ("conll", "cais/train/ch.train", CAIS, 7995, {}),
-        ("conll", "cais/valid/ch.valid", CAIS, 994, {}),
-        ("conll", "cais/test/ch.test", CAIS, 1012, {}),
+        ("conll", "cais/train/ch.train", CAIS, 7995, {BLANK_TOKEN: 97}),
+        ("conll", "cais/valid/ch.valid", CAIS, 994, {BLANK_TOKEN: 16}),
+        ("conll", "cais/test/ch.test", CAIS, 1012, {BLANK_TOKEN: 6}),
         ("conll", "msra_ner/msra_test_bio.txt", {"joiner": ""}, 3442, {}),
         ("conll", "wnut17/wnut17train.conll", {}, 3394, {}),
         ("conll", "wnut17/emerging.dev.conll", {}, 1009, {}),
         ("conll", "wnut17/emerging.test.annotated", {}, 1287, {}),
         ("palm", "msra_ner/ernie_sample/train/train.tsv", ERNIE, 800, {}),
         ("palm", "msra_ner/ernie_sample/test/test.tsv", ERNIE, 500, {}),
-        ("squad", "cmrc2018/squad-style/cmrc2018_dev.json", {}, 3219, {ABSENT: 193, MOVED: 7}),
+        ("squad", "cmrc2018/squad-style/cmrc2018_dev.json", {}, 3219, {ABSENT: 193, MOVED: 7, NO_START: 193}),
         ("squad", "cmrc2018/squad-style/cmrc2018_trial.json", {}, 1000, {MOVED: 5, NO_TEXT: 2}),
         ("squad", "xquad/xquad.zh.json", {}, 1190, {}),
         ("squad", "squad_tiny/squad_tiny.json", {}, 208, {}),

@@ -3,7 +3,10 @@
 import pytest
 
 from palm_trainer.errors import DataError
+from palm_trainer.reader.formats.csv import BROKEN_LINE
+from palm_trainer.reader.formats.source import BYTE_ORDER_MARK, CRLF
 from palm_trainer.reader.formats.table import NO_CLASS
+from palm_trainer.reader.formats.tsv import LONE_QUOTE
 
 
 def test_tsv_of_palm(file, parse):
@@ -14,7 +17,7 @@ def test_tsv_of_palm(file, parse):
         ("x", "y", {"label": "0"}),
     ]
     assert examples[1].source == f"{path}:3"
-    assert defects == {}
+    assert defects == {BYTE_ORDER_MARK: 1, CRLF: 1, LONE_QUOTE: 1}
 
 
 def test_columns_for_a_file_without_header_or_over_one(file, parse):
@@ -50,7 +53,7 @@ def test_csv_with_quoted_line_breaks(file, parse):
         ("x", {"category": "d"}),
     ]
     assert [e.source for e in examples] == [f"{path}:2", f"{path}:5"]
-    assert defects == {}
+    assert defects == {BYTE_ORDER_MARK: 1, CRLF: 4, BROKEN_LINE: 1}
 
 
 @pytest.mark.parametrize("name", ["tsv", "csv"])

@@ -1,0 +1,167 @@
+"""What `palm-train plan` prints: what a run would read, learn and do, and what is wrong with the files."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table
+
+from palm_serve.tokenization import TextTokenizer
+from palm_trainer.build import Training, build_training, resolve_fields
+from palm_trainer.cli.show import announce, show
+from palm_trainer.config import Config, DataConfig, TaskConfig
+from palm_trainer.example import Example
+from palm_trainer.reader.files import Split, read_split
+from palm_trainer.reader.formats.source import Defect, FormatOptions
+from palm_trainer.reader.sampler import padding_share
+from palm_trainer.reader.survey import labels_of, survey
+
+_SPLITS = ("train", "dev", "test")
+_NAMED_LABELS = 6
+
+Read: TypeAlias = Mapping[str, Mapping[str, Split]]
+"""Data set -> split -> its examples and defects."""
+
+
+def show_plan(config: Config, *, data_only: bool = False) -> None:
+    """Reads everything, wires everything, trains nothing. `data_only`: reads the files and tokenizes nothing."""
+    read = {
+        name: {split: read_split(data, split) for split in _SPLITS if data.paths(split)}
+        for name, data in config.data.items()
+    }
+    if data_only:
+        config = resolve_fields(config, {name: splits["train"].examples for name, splits in read.items()})
+        show(_row_table(read))
+        show(_task_table(config, read))
+        _show_faults(config, read, {})
+        return
+    training = build_training(config)
+    lengths = {
+        name: {split: _lengths(training, name, split, found.examples) for split, found in splits.items()}
+        for name, splits in read.items()
+    }
+    show(_work_table(training, read, lengths))
+    show(_task_table(training.config, read))
+    _show_faults(training.config, read, lengths)
+    encoder = training.trained.encoder
+    show(
+        f"encoder {encoder.name}: {encoder.family}, {encoder.layers} layers of {encoder.hidden_size}, {encoder.parameters / 1e6:.1f} M parameters"
+    )
+    announce(training, 0)
+
+
+@dataclass(frozen=True)
+class _Lengths:
+    """Tokens of a split's rows (windows, where passages are read in windows), and positions of the examples that are cut."""
+
+    tokens: npt.NDArray[np.int64]
+    cut: list[int]
+
+
+def _lengths(training: Training, data: str, split: str, examples: list[Example]) -> _Lengths:
+    dataset = training.loop.sources[data].dataset
+    if split == "train":
+        return _Lengths(dataset.lengths, dataset.cut)
+    inputs = next(iter(dataset.targets.values())).inputs
+    tokenizer = TextTokenizer(training.trained.tokenizer_json, training.trained.max_length)
+    features = inputs.features(examples, tokenizer)
+    tokens = np.array([max(map(len, feature.rows)) for feature in features], dtype=np.int64)
+    return _Lengths(tokens, sorted({f.example for f in features if any(row.truncated for row in f.rows)}))
+
+
+def _row_table(read: Read) -> Table:
+    table = _table("data", ("data set", "split"), ("rows",))
+    for name, splits in read.items():
+        for split, found in splits.items():
+            table.add_row(name, split, str(len(found.examples)))
+    return table
+
+
+def _work_table(training: Training, read: Read, lengths: Mapping[str, Mapping[str, _Lengths]]) -> Table:
+    numbers = ("rows", "tokens (median / longest)", "cut", "batches an epoch", "padding", "steps", "epochs")
+    table = _table("data", ("data set", "split"), numbers)
+    for name, splits in read.items():
+        for split, found in splits.items():
+            measured = lengths[name][split]
+            rows, read_as = len(found.examples), len(measured.tokens)
+            table.add_row(
+                name,
+                split,
+                str(rows) if rows == read_as else f"{rows} in {read_as} windows",
+                f"{np.median(measured.tokens):.0f} / {measured.tokens.max()}" if read_as else "",
+                str(len(measured.cut)),
+                *(_work(training, name) if split == "train" else ()),
+            )
+    return table
+
+
+def _work(training: Training, name: str) -> tuple[str, str, str, str]:
+    """Batches an epoch, padding, steps, epochs."""
+    source = training.loop.sources[name]
+    batches, steps = source.sampler.batches_per_epoch, training.loop.mixing.quotas[name]
+    padding = padding_share(source.dataset.lengths, [source.sampler.next() for _ in range(batches)])
+    return str(batches), f"{padding:.1%}", str(steps), f"{steps / batches:.1f}"
+
+
+def _task_table(config: Config, read: Read) -> Table:
+    table = _table("tasks", ("task", "kind", "role", "field", "data", "labels in train"), ())
+    for name, task in config.tasks.items():
+        examples = [example for data in task.data for example in read[data]["train"].examples]
+        table.add_row(name, task.kind, task.role, task.field or "", ", ".join(task.data), _learnt(task, examples))
+    return table
+
+
+def _learnt(task: TaskConfig, examples: list[Example]) -> str:
+    """How often each label occurs; of reading comprehension, how many questions have an answer."""
+    field = task.field
+    if field is None:
+        return ""
+    values = [example.fields[field] for example in examples if field in example.fields]
+    unlabelled = f"; {len(examples) - len(values)} rows unlabelled" if len(values) < len(examples) else ""
+    if task.kind == "mrc":
+        answered = sum(bool(value) for value in values)
+        return f"{answered} answered, {len(values) - answered} without an answer{unlabelled}"
+    if task.learning_strategy == "pairwise":
+        return f"{len(values)} with a negative"
+    counts = Counter(label for example in examples for label in labels_of(example, field)).most_common()
+    named = ", ".join(f"{label} {count}" for label, count in counts[:_NAMED_LABELS])
+    return f"{len(counts)}: {named}{', ...' if len(counts) > _NAMED_LABELS else ''}{unlabelled}"
+
+
+def _show_faults(config: Config, read: Read, lengths: Mapping[str, Mapping[str, _Lengths]]) -> None:
+    for name, data in config.data.items():
+        show(f"{name}: format {_reading(data)}")
+        for split, defect in _faults(config, name, read[name], lengths.get(name, {})):
+            show(f"  {name} {split}: {defect.count} x {defect.kind}, first at {defect.first}")
+
+
+def _reading(data: DataConfig) -> str:
+    """The format and the options that are set."""
+    options = {field.name: getattr(data, field.name) for field in fields(FormatOptions)}
+    default = asdict(FormatOptions())
+    return ", ".join([data.format, *(f"{k} = {v!r}" for k, v in options.items() if v != default[k])])
+
+
+def _faults(
+    config: Config, name: str, splits: Mapping[str, Split], lengths: Mapping[str, _Lengths]
+) -> Iterator[tuple[str, Defect]]:
+    """All that is wrong with a data set, split by split."""
+    tasks = [task for task in config.tasks.values() if name in task.data and task.kind not in ("mrc", "masked_lm")]
+    learnt = dict.fromkeys(t.field for t in tasks if t.field and t.learning_strategy != "pairwise")
+    across = survey({split: found.examples for split, found in splits.items()}, list(learnt))
+    limit = config.encoder.max_length
+    for split, found in splits.items():
+        yield from ((split, defect) for defect in (*found.defects, *across[split]))
+        if split in lengths and (cut := lengths[split].cut):
+            kind = f"row longer than encoder.max_length = {limit} tokens (cut)"
+            yield split, Defect(kind, len(cut), found.examples[cut[0]].source)
+
+
+def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in (*texts, *numbers):
+        table.add_column(column, justify="right" if column in numbers else "left")
+    return table
