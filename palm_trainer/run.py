@@ -4,24 +4,28 @@ config.toml    the configuration, resolved
 best/ last/    checkpoints (see checkpoint.py)
 events.jsonl   one object per logged step and evaluation
 metrics.json   last evaluation of each split, of the best checkpoint
+report.html    what a person looks at
 """
 
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
-from palm_trainer.build import Training, build_training, evaluation_sets, task_kinds
+from palm_trainer.build import Training, build_training, evaluation_sets, task_kinds, tuned_tasks
 from palm_trainer.checkpoint import has_checkpoint, load_trained, load_training_state, remove_checkpoints, save_trained
 from palm_trainer.config import Config, load_config
 from palm_trainer.errors import CheckpointError
-from palm_trainer.evaluation import Metrics, Predictor, evaluate, score_of
+from palm_trainer.evaluation import EvaluationSet, Metrics, Predictor, evaluate, score_of
 from palm_trainer.loop import Step
+from palm_trainer.model import TrainedModel
+from palm_trainer.report import Recording, RunFacts, versions, write_report
+from palm_trainer.thresholds import tune_thresholds
 
-CONFIG, EVENTS, METRICS = "config.toml", "events.jsonl", "metrics.json"
+CONFIG, EVENTS, METRICS, REPORT = "config.toml", "events.jsonl", "metrics.json", "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,11 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """After the last step: metrics of the best checkpoint by split, and whether training was stopped before its end."""
+    """After the last step: metrics of the best checkpoint by split, whether training was stopped before its end, and the limits chosen on dev by task."""
 
     metrics: dict[str, Metrics]
     interrupted: bool = False
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
 
 Event: TypeAlias = Started | Step | Evaluated | Finished
@@ -88,19 +93,64 @@ def train(
         _write(output / CONFIG, training.config.dump_toml())
     yield Started(training, training.loop.step)
     with (output / EVENTS).open("a", encoding="utf-8") as log:
+        _log_start(log, training)
         interrupted = yield from _steps_and_evaluations(training, progress, log, stop)
-    yield Finished({} if interrupted else finish(training.config), interrupted)
+    if interrupted:
+        yield Finished({}, interrupted=True)
+        return
+    thresholds = _tune(training)
+    yield Finished(finish(training.config), thresholds=thresholds)
 
 
 def finish(config: Config) -> dict[str, Metrics]:
-    """Evaluates the best checkpoint on dev and test, and writes metrics.json."""
-    metrics = {
-        split: evaluate_run(config.train.output, config, split)
-        for split in ("dev", "test")
-        if any(d.paths(split) for d in config.data.values())
-    }
-    write_metrics(config.train.output, metrics)
+    """Evaluates the best checkpoint on dev and test, and writes metrics.json and report.html."""
+    run = config.train.output
+    trained = load_trained(run)
+    predictor = _recording(trained)
+    sets = {split: evaluation_sets(config, split) for split in ("dev", "test") if _has(config, split)}
+    metrics = {split: evaluate(predictor, task_kinds(config), own) for split, own in sets.items()}
+    write_metrics(run, metrics)
+    split = next(iter(sets), None)
+    _report(run, config, trained, split, sets[split] if split else (), predictor, run / REPORT)
     return metrics
+
+
+def report_run(run: Path, config: Config, split: str | None = None, output: Path | None = None) -> Path:
+    """Judges the best checkpoint of a run on a split (None: dev, or test where there is none) and writes its report; where to."""
+    if split is None:
+        split = next((name for name in ("dev", "test") if _has(config, name)), None)
+    trained = load_trained(run)
+    predictor = _recording(trained)
+    sets = evaluation_sets(config, split) if split else []
+    if split:
+        write_metrics(run, {split: evaluate(predictor, task_kinds(config), sets)})
+    path = output or run / REPORT
+    _report(run, config, trained, split, sets, predictor, path)
+    return path
+
+
+def _has(config: Config, split: str) -> bool:
+    return any(data.paths(split) for data in config.data.values())
+
+
+def _recording(trained: TrainedModel) -> Recording:
+    """Answers that are asked for twice. The report wants to know how far a class was from applying that did not: all of the ranking."""
+    several = any(info.kind == "multi_label" for info in trained.tasks.values())
+    return Recording(Predictor(trained, top_k=0 if several else 3))
+
+
+def _report(
+    run: Path,
+    config: Config,
+    trained: TrainedModel,
+    split: str | None,
+    sets: Sequence[EvaluationSet],
+    predictor: Recording,
+    output: Path,
+) -> None:
+    metrics = json.loads((run / METRICS).read_text(encoding="utf-8")) if (run / METRICS).exists() else {}
+    facts = RunFacts(run, config, trained, [json.loads(line) for line in _whole_lines(run / EVENTS)], metrics)
+    write_report(facts, task_kinds(config), split, sets, predictor, output)
 
 
 def evaluate_run(run: Path, config: Config, split: str, which: str = "best") -> Metrics:
@@ -140,6 +190,19 @@ def _steps_and_evaluations(
                 _save_last(training, progress)
             return True
     return False
+
+
+def _tune(training: Training) -> dict[str, float]:
+    """Chooses on dev the limits that the configuration leaves open, and writes them into the best checkpoint."""
+    run = training.config.train.output
+    wanted = tuned_tasks(training.config)
+    if not wanted or not training.dev:
+        return {}
+    trained = load_trained(run)
+    tuned, found = tune_thresholds(trained, training.dev, wanted)
+    if tuned.tasks != trained.tasks:  # a run that is resumed at its end is left as it is
+        save_trained(tuned, run / "best")
+    return found
 
 
 def _out_of_patience(training: Training, progress: Progress) -> bool:
@@ -246,9 +309,13 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _forget_later_events(path: Path, step: int) -> None:
     """Drops what was logged after the checkpoint: those steps are trained again."""
     if path.exists():
-        text = path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1].splitlines(keepends=True)  # a crash may have cut the last line
-        _write(path, "".join(line for line in whole if json.loads(line)["step"] <= step))
+        _write(path, "".join(line for line in _whole_lines(path) if json.loads(line)["step"] <= step))
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Lines of the log; a crash may have cut the last one, which is left out."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [line + "\n" for line in text.split("\n")[:-1]]
 
 
 def _write(path: Path, text: str) -> None:
@@ -260,5 +327,21 @@ def _write(path: Path, text: str) -> None:
 
 def _log(log: TextIO, event: Step | Evaluated) -> None:
     record = {"event": "step" if isinstance(event, Step) else "evaluation", "time": time.time(), **asdict(event)}
+    log.write(json.dumps(record, ensure_ascii=False) + "\n")
+    log.flush()
+
+
+def _log_start(log: TextIO, training: Training) -> None:
+    """What the run works with, which no other file of it tells."""
+    precision = training.loop.precision
+    record = {
+        "event": "start",
+        "time": time.time(),
+        "step": training.loop.step,
+        "total_steps": training.loop.total_steps,
+        "device": str(precision.device),
+        "precision": str(precision.autocast or "fp32").removeprefix("torch."),
+        "versions": versions(),
+    }
     log.write(json.dumps(record, ensure_ascii=False) + "\n")
     log.flush()

@@ -42,7 +42,8 @@ def train_until(config, steps, **options):
 
 
 def test_run_directory_is_as_architecture_says(finished_run):
-    assert {p.name for p in finished_run.iterdir()} == {"best", "last", "config.toml", "events.jsonl", "metrics.json"}
+    files = {"config.toml", "events.jsonl", "metrics.json", "report.html"}
+    assert {p.name for p in finished_run.iterdir()} == {"best", "last", *files}
     weights = {"model.safetensors", "model.json", "tokenizer.json"}
     assert {p.name for p in (finished_run / "best").iterdir()} == weights
     assert {p.name for p in (finished_run / "last").iterdir()} == {*weights, "training.pt"}
