@@ -131,6 +131,12 @@ def task_kinds(config: Config) -> dict[str, str]:
     return {name: task.kind for name, task in config.tasks.items() if _is_scored(task)}
 
 
+def tuned_tasks(config: Config) -> list[str]:
+    """Tasks whose limits are chosen on dev: those that the configuration leaves open."""
+    limits = {name: (task.kind, task.threshold, task.null_threshold) for name, task in config.tasks.items()}
+    return [name for name, own in limits.items() if own in (("multi_label", None, None), ("mrc", None, None))]
+
+
 def _is_scored(task: TaskConfig) -> bool:
     """Auxiliary tasks only shape the encoder; so does masked_lm, whatever it is called."""
     return not task.auxiliary and task.kind != "masked_lm"
@@ -189,7 +195,7 @@ def _learn(name: str, task: TaskConfig, examples: Sequence[Example], config: Con
         case "classify":
             return ClassifyTarget.learn(name, field, examples, role=task.role)
         case "multi_label":
-            return MultiLabelTarget.learn(name, field, examples, role=task.role)
+            return MultiLabelTarget.learn(name, field, examples, role=task.role, threshold=task.threshold)
         case "sequence_label":
             return SequenceLabelTarget.learn(name, field, examples, role=task.role, crf=task.crf)
         case "match" if task.learning_strategy == "pairwise":
@@ -206,7 +212,8 @@ def _learn(name: str, task: TaskConfig, examples: Sequence[Example], config: Con
                 doc_stride_tokens=task.doc_stride_tokens,
                 max_answer_tokens=task.max_answer_tokens,
                 n_best=task.n_best,
-                null_threshold=task.null_threshold,
+                null_threshold=task.null_threshold or 0.0,
+                tokenizer=TextTokenizer(encoder.tokenizer_json, config.encoder.max_length),
             )
         case "masked_lm":
             vocabulary = MaskVocabulary.of(name, encoder.tokenizer_json)

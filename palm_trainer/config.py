@@ -26,13 +26,13 @@ def _as_tuple(value: object) -> object:
 
 
 def _as_paths(value: object, info: ValidationInfo) -> object:
-    """A path or a list of paths -> absolute paths; the base folder comes in the validation context."""
+    """A path or a list of paths -> absolute paths, names of a hub (`hf://...`) as they are; the base folder comes in the validation context."""
     values = value if isinstance(value, list | tuple) else [value]
     paths = [v for v in values if isinstance(v, str | Path) and str(v)]
     if len(paths) != len(values):
         raise ValueError("must be a path or a list of paths")
     base: Path = (info.context or {}).get("base", Path())
-    return tuple(Path(os.path.normpath(base / Path(v).expanduser())) for v in paths)
+    return tuple(Path(v if str(v).startswith("hf:/") else os.path.normpath(base / Path(v).expanduser())) for v in paths)
 
 
 def _as_path(value: object) -> object:
@@ -84,7 +84,7 @@ class DataConfig(_Section):
     """How often its batches come, against the other data sets."""
     columns: Names = ()
     """tsv, csv, palm: names of the columns in the file's order; `_` skips one. None given: the first line names them.
-    json: the keys that are read."""
+    json, parquet, datasets: the keys or columns that are read."""
     header: bool | None = None
     """tsv, csv, palm: whether the first line is a header. None: yes unless `columns` are given."""
     delimiter: str | None = Field(None, min_length=1, max_length=1)
@@ -130,12 +130,15 @@ class TaskConfig(_Section):
     """mrc: a question is cut to this. None: 64, or a third of `encoder.max_length` where that is less."""
     doc_stride_tokens: int | None = Field(None, ge=1)
     """mrc: from one window of a long passage to the next. None: a third of `encoder.max_length`."""
-    max_answer_tokens: int = Field(30, ge=1)
-    """mrc: no answer is longer."""
+    max_answer_tokens: int | None = Field(None, ge=1)
+    """mrc: no answer is longer. None: 30, or more where more than one in 200 answers of the training data is longer (Chinese)."""
     n_best: int = Field(20, ge=1)
     """mrc: answers that are ranked."""
-    null_threshold: float = 0.0
-    """mrc, where the training data holds questions without an answer: "no answer" wins when it scores more than this above the best answer."""
+    null_threshold: float | None = None
+    """mrc, where the training data holds questions without an answer: "no answer" wins when it scores more than this above the best answer.
+    None: chosen on dev at the end of training, for the greatest F1."""
+    threshold: float | None = Field(None, gt=0, lt=1)
+    """multi_label: a class applies from this probability on. None: chosen on dev at the end of training, for most sets that are exactly right."""
     mask_share: float = Field(0.15, gt=0, lt=1)
     """masked_lm: share of the pieces that are to be guessed."""
     whole_word: bool = False

@@ -19,6 +19,8 @@ FORMAT_OPTIONS: Mapping[str, frozenset[str]] = {
     "clinc": frozenset(),
     "rasa": frozenset(),
     "text": frozenset(),
+    "parquet": frozenset({"columns", "label_separator", "scheme", "joiner"}),
+    "datasets": frozenset({"columns", "label_separator", "scheme", "joiner"}),
 }
 """Names of the file formats, each with the `[data.NAME]` options that it takes."""
 
@@ -37,6 +39,7 @@ SCRATCH_ONLY = (
 
 KIND_OF: Mapping[str, str] = {
     "crf": "sequence_label",
+    "threshold": "multi_label",
     **dict.fromkeys(("learning_strategy", "match_label", "margin"), "match"),
     **dict.fromkeys(("max_query_tokens", "doc_stride_tokens", "max_answer_tokens", "n_best", "null_threshold"), "mrc"),
     **dict.fromkeys(("mask_share", "whole_word"), "masked_lm"),

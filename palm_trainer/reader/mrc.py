@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from palm_serve.bundle.manifest import Decode, TaskInfo
-from palm_serve.decoding.mrc import null_position, passage_range
+from palm_serve.decoding.mrc import DEFAULT_ANSWER_TOKENS, null_position, passage_range
 from palm_serve.decoding.sequence_label import trim
+from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Encoding
 from palm_trainer.errors import DataError
 from palm_trainer.example import Example, LabelledSpan
@@ -46,9 +48,10 @@ class MrcTarget:
         max_length: int,
         max_query_tokens: int | None = None,
         doc_stride_tokens: int | None = None,
-        max_answer_tokens: int = 30,
+        max_answer_tokens: int | None = None,
         n_best: int = 20,
         null_threshold: float = 0.0,
+        tokenizer: TextTokenizer | None = None,
     ) -> "MrcTarget":
         """Looks whether there are questions without an answer; only then is "no answer" ever given.
 
@@ -58,10 +61,12 @@ class MrcTarget:
             examples: the training examples.
             max_length: tokens of a window with its question; what is not given below follows from it.
             max_query_tokens, doc_stride_tokens, max_answer_tokens, n_best, null_threshold: as in `Decode`.
+            tokenizer: measures the answers where `max_answer_tokens` is None; without one, that is 30.
 
         Raises DataError for an answer without a passage, for classes, and when there is no answer at all.
         """
         answered = unanswerable = False
+        texts: set[str] = set()
         for example in examples:
             spans = _answers(example, field)
             if spans is None:
@@ -71,13 +76,14 @@ class MrcTarget:
                     f"{example.source}: task '{task}' looks for answers in a passage, but this row has none. Add it as text_pair."
                 )
             answered, unanswerable = answered or bool(spans), unanswerable or not spans
+            texts.update(example.pair[span.start : span.end] for span in spans)
         if not answered:
             raise DataError(
                 f"task '{task}': the training data holds no answer in the field '{field}'. Check the field's name and the file."
             )
         decode = Decode(
             pairs=True,
-            max_answer_tokens=max_answer_tokens,
+            max_answer_tokens=max_answer_tokens or longest_answer(sorted(texts), tokenizer),
             max_query_tokens=max_query_tokens or min(64, max_length // 3),
             doc_stride_tokens=doc_stride_tokens or max_length // 3,
             n_best=n_best,
@@ -100,6 +106,14 @@ class MrcTarget:
     def collate(self, targets: Sequence[Place], length: int) -> Tensor:
         """int64 [B, 5]: the fields of `Place`."""
         return torch.tensor(targets, dtype=torch.int64)
+
+
+def longest_answer(texts: Sequence[str], tokenizer: TextTokenizer | None) -> int:
+    """Pieces that 99.5 % of the answers do not exceed, 30 at least, so that a few faults of the data do not slow every search."""
+    if tokenizer is None:
+        return DEFAULT_ANSWER_TOKENS
+    lengths = [sum(segment == 0 for segment in encoding.segments) for encoding in tokenizer.encode_batch(texts)]
+    return max(DEFAULT_ANSWER_TOKENS, int(np.percentile(lengths, 99.5, method="inverted_cdf")))
 
 
 def _answers(example: Example, field: str) -> tuple[LabelledSpan, ...] | None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palm_serve.bundle.manifest import Decode, Role, TaskInfo
+from palm_serve.bundle.manifest import Decode, Role, TaskInfo, TaskThresholds
 from palm_serve.types import Encoding
 from palm_trainer.errors import DataError
 from palm_trainer.example import Example, LabelledSpan
@@ -15,19 +15,35 @@ from palm_trainer.specs import IGNORE
 
 
 class MultiLabelTarget:
-    """A 0 or 1 for each class; labels in alphabetical order of those that training data holds."""
+    """A 0 or 1 for each class; labels in alphabetical order of those that training data holds. A class applies from `threshold` on (None: 0.5)."""
 
     inputs: Inputs = Texts()
 
-    def __init__(self, task: str, field: str, labels: Sequence[str], *, role: Role = "", pairs: bool = False) -> None:
+    def __init__(
+        self,
+        task: str,
+        field: str,
+        labels: Sequence[str],
+        *,
+        role: Role = "",
+        pairs: bool = False,
+        threshold: float | None = None,
+    ) -> None:
         self.field = field
         self.info = TaskInfo(
-            kind="multi_label", role=role, outputs=(f"{task}.logits",), labels=tuple(labels), decode=Decode(pairs=pairs)
+            kind="multi_label",
+            role=role,
+            outputs=(f"{task}.logits",),
+            labels=tuple(labels),
+            decode=Decode(pairs=pairs),
+            thresholds=TaskThresholds(labels={} if threshold is None else dict.fromkeys(labels, threshold)),
         )
         self._index = {label: i for i, label in enumerate(labels)}
 
     @classmethod
-    def learn(cls, task: str, field: str, examples: Iterable[Example], *, role: Role = "") -> "MultiLabelTarget":
+    def learn(
+        cls, task: str, field: str, examples: Iterable[Example], *, role: Role = "", threshold: float | None = None
+    ) -> "MultiLabelTarget":
         """Collects the labels of the training examples. Raises DataError for spans, and when there is no label."""
         labels: set[str] = set()
         pairs = False
@@ -40,7 +56,7 @@ class MultiLabelTarget:
             raise DataError(
                 f"task '{task}': the training data holds no class in the field '{field}'. Check field and file; label_separator splits 'a#b'."
             )
-        return cls(task, field, sorted(labels), role=role, pairs=pairs)
+        return cls(task, field, sorted(labels), role=role, pairs=pairs, threshold=threshold)
 
     def encode(self, example: Example, encoding: Encoding) -> list[int]:
         """Indices of the classes (those never seen in training are left out), or [IGNORE] when unlabelled."""

@@ -42,7 +42,7 @@ TRAINER_LAYERS = [
     {"cli"},
 ]
 # Modules that are a second file of a unit.
-PART_OF = {"config_rules": "config"}
+PART_OF = {"config_rules": "config", "hub": "downloader"}
 
 # What the trainer shares with the server: measured is what is served.
 ACROSS = {"errors", "types", "bundle", "tokenization", "decoding", "engine"}

@@ -1,6 +1,7 @@
 """Each kind of task from its files to a server's answer: trained a few steps, evaluated, exported, compared, served."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,11 @@ from palm_trainer.build import build_training, evaluation_sets
 from palm_trainer.checkpoint import load_trained
 from palm_trainer.config import load_config
 from palm_trainer.errors import ConfigError, DataError, ExportError
-from palm_trainer.evaluation import Predictor
+from palm_trainer.evaluation import Predictor, evaluate
 from palm_trainer.example import Example
 from palm_trainer.export.exporter import export_bundle
-from palm_trainer.run import Finished, train
+from palm_trainer.run import Finished, evaluate_run, train
+from palm_trainer.thresholds import with_limit
 
 HEADER = """
 [encoder]
@@ -192,7 +194,10 @@ def test_multi_label_from_files_to_answer(kind: Kind) -> None:
     metrics = done.metrics["dev"]["intent"]
     assert metrics.keys() == {"accuracy", "f1", "precision", "recall"}
     assert metrics["f1"] > 0.9
+    limits = load_trained(kind.run).tasks["intent"].thresholds.labels
+    assert limits == dict.fromkeys(sorted(asks), done.thresholds["intent"])
     pipeline = kind.serve()
+    assert pipeline.bundle.manifest.tasks["intent"].thresholds.labels == limits
     both, neither = (
         p.answers["intent"]
         for p in pipeline.predict([TextRequest(t, ()) for t in ("show flights and what does it cost", "thank you")])
@@ -248,7 +253,9 @@ def test_mrc_from_files_to_answer(kind: Kind, negatives: bool) -> None:
     assert done.metrics["dev"]["reading"].keys() == {"exact_match", "f1"}
     decode = load_trained(kind.run).tasks["reading"].decode
     assert (decode.null_threshold is not None) == negatives
+    assert done.thresholds == ({"reading": decode.null_threshold} if negatives else {})
     pipeline = kind.serve()
+    assert pipeline.bundle.manifest.tasks["reading"].decode == decode
     passage = " and then ".join(f"{name} lives in {place}" for name, place in zip(NAMES, PLACES, strict=False))
     asked = [
         TextRequest("where is anna ?", ("reading",), pair=p, top_k=4) for p in (passage, "anna lives in rome", "北京")
@@ -307,6 +314,53 @@ def test_faults_of_mrc_data_are_told(kind: Kind, row: dict, match: str) -> None:
 def test_windows_need_room(kind: Kind, max_length: int, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         kind.config(MRC.replace("max_query_tokens = 6", "max_query_tokens = 7"), max_length=max_length)
+
+
+def test_limits_are_those_that_evaluation_and_server_use(kind: Kind) -> None:
+    """Chosen on dev they are no worse there than the defaults; what the configuration names stays; a second end changes nothing."""
+    write_squad(kind.folder / "squad.json", negatives=True)
+    done = kind.train(MRC, epochs=2, max_length=20)
+    config = load_config(kind.run / "config.toml")
+    assert config.tasks["reading"].null_threshold is None
+    assert evaluate_run(kind.run, config, "dev") == done.metrics["dev"]
+    trained = load_trained(kind.run)
+    sets, kinds = evaluation_sets(config, "dev"), {"reading": "mrc"}
+    for limit in (0.0, -1.0, 1.0, done.thresholds["reading"]):
+        other = replace(trained, tasks={"reading": with_limit(trained.tasks["reading"], limit)})
+        score = evaluate(Predictor(other), kinds, sets)["reading"]["f1"]
+        assert score <= done.metrics["dev"]["reading"]["f1"] + 1e-9
+    before = (kind.run / "best/model.json").read_bytes()
+    again = list(train(config, resume=True))[-1]
+    assert isinstance(again, Finished)
+    assert again.thresholds == done.thresholds
+    assert (kind.run / "best/model.json").read_bytes() == before
+
+
+def test_a_limit_of_the_configuration_wins(kind: Kind) -> None:
+    write_squad(kind.folder / "squad.json", negatives=True)
+    done = kind.train(MRC + "null_threshold = 2.5\n", epochs=1, max_length=20)
+    assert done.thresholds == {}
+    assert load_trained(kind.run).tasks["reading"].decode.null_threshold == 2.5
+
+
+def test_a_threshold_of_the_configuration_wins(kind: Kind) -> None:
+    (kind.folder / "mixed.tsv").write_text("text\tlabel\na b\tx#y\nc\ty\n", encoding="utf-8")
+    done = kind.train(MULTI + "threshold = 0.8\n", epochs=1)
+    assert done.thresholds == {}
+    assert load_trained(kind.run).tasks["intent"].thresholds.labels == {"x": 0.8, "y": 0.8}
+    with pytest.raises(ConfigError, match=r"tasks.same.threshold: only for kind 'multi_label', not 'match'"):
+        kind.config(MATCH + "threshold = 0.8\n")
+
+
+def test_longest_answer_is_learnt(kind: Kind) -> None:
+    """Answers of 45 pieces: the manifest allows them; the configuration may say otherwise."""
+    passage = "he said " + "very " * 44 + "well"
+    rows = [{"text": "what ?", "text_pair": passage, "answer": [{"start": 8, "end": len(passage), "label": ""}]}]
+    kind.rows("squad.json", rows)
+    tables = MRC.replace('"squad"\n', '"jsonl"\n', 1).replace("max_query_tokens = 6\ndoc_stride_tokens = 5\n", "")
+    for extra, wanted in (("", 45), ("max_answer_tokens = 7\n", 7)):
+        training = build_training(kind.config(tables + extra, max_length=80))
+        assert training.trained.tasks["reading"].decode.max_answer_tokens == wanted
 
 
 WORDS = """
