@@ -146,23 +146,24 @@ def _file(where: str, name: str) -> Path | None:
 
 @torch.no_grad()
 def _check_reads_text(name: str, backbone: Backbone) -> None:
-    """Raises PalmError unless ids and a mask become a vector a piece, each of which has seen the whole text."""
-    ids = torch.tensor([[1, 2, 3], [1, 2, 0]])
+    """Raises PalmError unless ids and a mask become a vector a piece, each of which has seen the whole text and none of its padding."""
+    ids = torch.tensor([[1, 2, 3], [1, 2, 0]] * 2)
+    mask = torch.tensor([[1, 1, 1]] * 2 + [[1, 1, 0]] * 2)
+    said = f"encoder '{name}' ({type(backbone.encoder).__name__})"
     try:
-        hidden = backbone.eval()(ids, torch.ones_like(ids))[SEQUENCE_OUTPUT.name]
+        hidden = backbone.eval()(ids, mask)[SEQUENCE_OUTPUT.name]
         width = backbone.hidden_size
     except Exception as error:  # anything may come from a model that was made for something else
+        raise PalmError(f"{said} cannot be run on token ids with a mask: {error}. {_WAY_OUT}") from error
+    if hidden.shape != (*ids.shape, width):
         raise PalmError(
-            f"encoder '{name}' ({type(backbone.encoder).__name__}) cannot be run on token ids with a mask: {error}. {_WAY_OUT}"
-        ) from error
-    if hidden.shape != (2, 3, width):
-        raise PalmError(
-            f"encoder '{name}' gives vectors of the shape {list(hidden.shape)} for 2 texts of 3 pieces, not [2, 3, {width}]. {_WAY_OUT}"
+            f"{said} gives vectors of the shape {list(hidden.shape)} for 4 texts of 3 pieces, not [4, 3, {width}]. {_WAY_OUT}"
         )
     if torch.equal(hidden[0, 0], hidden[1, 0]):
+        raise PalmError(f"{said} is a decoder: a piece sees only what stands before it. {_WAY_OUT}")
+    if not torch.allclose(hidden[2, :2], hidden[3, :2], rtol=1e-3, atol=1e-3):
         raise PalmError(
-            f"encoder '{name}' ({backbone.encoder.config.model_type}) is a decoder: "  # type: ignore[union-attr]
-            f"a piece sees only what stands before it. {_WAY_OUT}"
+            f"{said} does not heed the mask: what it says of a text would depend on the padding. {_WAY_OUT}"
         )
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE, Unigram
+from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer, UnigramTrainer
 from transformers import (
     AlbertTokenizer,
@@ -55,8 +56,6 @@ def byte_level() -> PreTrainedTokenizerBase:
 
 def modern() -> PreTrainedTokenizerBase:
     """ModernBERT's: pieces of bytes whose offsets keep the blank, BERT's special tokens, no types."""
-    from tokenizers.processors import TemplateProcessing
-
     learned = Tokenizer(BPE())
     learned.normalizer = normalizers.NFC()
     learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True)
