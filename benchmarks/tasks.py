@@ -19,9 +19,11 @@ import sys
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGINT
+from threading import Event
 from typing import Any
 
 from common import ROOT, commit, in_per_cent, machine, train_run
@@ -171,25 +173,43 @@ def train_cells(cells: Sequence[Cell], place: Place, results: Path, jobs: int, k
     missing = [cell for cell in cells if known.get(cell.name, {}).get("settings") != cell.digest]
     print(f"{len(cells)} cells, {len(missing)} to train", flush=True)
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    failed = 0
+    stop, failed = Event(), 0
+
+    def train(cell: Cell) -> dict[str, Any] | None:
+        if stop.is_set():
+            return None
+        try:
+            return measure(cell, place, threads)
+        except subprocess.CalledProcessError as error:
+            if error.returncode in (130, -SIGINT):
+                stop.set()  # before this thread takes the next cell
+            raise
+
     with ThreadPoolExecutor(jobs) as pool:
-        running = {pool.submit(measure, cell, place, threads): cell for cell in missing}
-        for done in as_completed(running):
-            cell = running[done]
-            try:
-                known = {**read_results(results), cell.name: done.result()}
-            except subprocess.CalledProcessError as error:
-                if error.returncode in (130, -2):
-                    pool.shutdown(wait=True, cancel_futures=True)
-                    sys.exit(130)
-                print(f"{cell.name} failed with exit code {error.returncode}", file=sys.stderr, flush=True)
-                failed += 1
-                continue
-            write_results(results, known)
-            print(f"{cell.name}: {json.dumps(known[cell.name]['test'])}", flush=True)
-            if not keep:
-                shutil.rmtree(place.run(cell))
+        running = {pool.submit(train, cell): cell for cell in missing}
+        try:
+            for done in as_completed(running):
+                failed += not _store(done, running[done], place, results, keep)
+        except KeyboardInterrupt:
+            stop.set()  # what runs was interrupted with this process, and saves what it has
+    if stop.is_set():
+        sys.exit(130)
     return failed
+
+
+def _store(done: Future[dict[str, Any] | None], cell: Cell, place: Place, results: Path, keep: bool) -> bool:
+    """Writes a finished cell into the results; False when it failed."""
+    try:
+        found = done.result()
+    except subprocess.CalledProcessError as error:
+        print(f"{cell.name} failed with exit code {error.returncode}", file=sys.stderr, flush=True)
+        return False
+    if found is not None:
+        write_results(results, {**read_results(results), cell.name: found})
+        print(f"{cell.name}: {json.dumps(found['test'])}", flush=True)
+        if not keep:
+            shutil.rmtree(place.run(cell))
+    return True
 
 
 def main() -> None:

@@ -109,14 +109,19 @@ def test_a_cell_is_trained_once_and_again_when_its_settings_change(tasks, place,
     assert json.loads(results.read_text(encoding="utf-8"))["sst2/single/seed13"] == found
 
 
-def test_an_interrupt_ends_the_script(tasks, place, tmp_path, monkeypatch):
-    def stopped(*_):
+def test_an_interrupt_ends_the_script_before_the_next_cell(tasks, place, tmp_path, monkeypatch):
+    begun = []
+
+    def stopped(cell, *_):
+        begun.append(cell)
         raise subprocess.CalledProcessError(130, "palm-train")
 
     monkeypatch.setattr(tasks, "measure", stopped)
+    cells = tasks.cells_of([], [13, 14, 15], [], [])
     with pytest.raises(SystemExit) as stop:
-        tasks.train_cells(tasks.cells_of([], [13, 14], [], []), place, tmp_path / "r.json", jobs=1, keep=False)
+        tasks.train_cells(cells, place, tmp_path / "r.json", jobs=1, keep=False)
     assert stop.value.code == 130
+    assert begun == cells[:1]
     assert not (tmp_path / "r.json").exists()
 
 
