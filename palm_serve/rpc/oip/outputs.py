@@ -83,10 +83,11 @@ def _json(task: str, asked: Asked, answer: TaskAnswer) -> bytes:
     """The answer as the JSON form of its message in `palm_serve.v1` (Classification, Spans, Match, Answer)."""
     result = task_result(task, answer, asked)
     message = getattr(result, result.WhichOneof("result") or "")
-    return MessageToJson(
+    text: str = MessageToJson(
         message,
         preserving_proto_field_name=True,
         always_print_fields_with_no_presence=True,
         ensure_ascii=False,
         indent=None,
-    ).encode()
+    )
+    return text.encode()

@@ -12,7 +12,7 @@ from palm_serve.v1 import palm_pb2 as pb
 _UINT32_MAX = 2**32 - 1
 _UINT64_MAX = 2**64 - 1
 _PREFIX = "OFFSET_UNIT_"
-_UNITS = {name.removeprefix(_PREFIX).lower(): number for name, number in pb.OffsetUnit.items() if number}
+_UNITS: dict[str, int] = {name.removeprefix(_PREFIX).lower(): number for name, number in pb.OffsetUnit.items() if number}
 _THRESHOLDS = tuple(pb.Thresholds.DESCRIPTOR.fields_by_name)
 _EMPTY_FINAL = "triton_enable_empty_final_response"
 """Sent by tritonclient's streams. Every request has exactly one answer here, so there is nothing to switch."""
@@ -40,7 +40,7 @@ def read_settings(parameters: Mapping[str, oip.InferParameter]) -> Settings:
         elif name == "top_k":
             settings.fields[name] = _whole(name, value, _UINT32_MAX, "labels of a ranking")
         elif name == "priority":
-            settings.fields[name] = _whole(name, value, max(pb.Priority.values()), "1 interactive, 2 batch")
+            settings.fields[name] = _whole(name, value, pb.Priority.PRIORITY_BATCH, "1 interactive, 2 batch")
         elif name == "offset_unit":
             settings.fields[name] = _unit(value)
         elif name in _THRESHOLDS:

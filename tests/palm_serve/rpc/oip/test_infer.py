@@ -1,0 +1,308 @@
+"""ModelInfer and ModelStreamInfer over a real connection; the models are those of conftest.py."""
+
+import json
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from palm_serve.oip import inference_pb2 as oip
+from palm_serve.oip import inference_pb2_grpc as stubs
+from palm_serve.rpc.lifecycle import State
+
+Door = Any  # of conftest.py, which cannot be imported by name
+Infer = oip.ModelInferRequest
+VERSION = "f" * 64
+SINGLE = ("intent.label", "intent.confidence", "intent.fallback", "intent.json", "slots.json")
+SINGLE += ("topics.label", "topics.confidence", "topics.json")
+PAIRED = ("same.label", "same.confidence", "same.score", "same.json", "answer.text", "answer.confidence", "answer.json")
+
+
+def ask(
+    *texts: str, pairs: tuple[str, ...] = (), outputs: tuple[str, ...] = (), **parameters: Any
+) -> oip.ModelInferRequest:
+    """A request with typed contents."""
+    request = Infer(outputs=[Infer.InferRequestedOutputTensor(name=name) for name in outputs])
+    for name, values in (("text", texts), ("text_pair", pairs)):
+        if values:
+            tensor = request.inputs.add(name=name, datatype="BYTES", shape=[len(values)])
+            tensor.contents.bytes_contents.extend(value.encode() for value in values)
+    for name, value in parameters.items():
+        kind = {str: "string_param", int: "int64_param", float: "double_param"}[type(value)]
+        setattr(request.parameters[name], kind, value)
+    return request
+
+
+def columns(answer: oip.ModelInferResponse) -> dict[str, list[Any]]:
+    """Values by output name; JSON parsed."""
+    found: dict[str, list[Any]] = {}
+    for output in answer.outputs:
+        [(field, values)] = output.contents.ListFields()
+        assert (
+            field.name == {"BYTES": "bytes_contents", "FP32": "fp32_contents", "BOOL": "bool_contents"}[output.datatype]
+        )
+        assert [*output.shape] == [len(values)]
+        found[output.name] = [json.loads(v) if output.name.endswith(".json") else v for v in values]
+    return found
+
+
+def refused(code: str, call: Callable[..., Any], request: Any) -> grpc.RpcError:
+    """The error of a call that must fail with this code."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call(request, timeout=5)
+    assert caught.value.code().name == code, caught.value.details()
+    return caught.value
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 5) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return condition()
+
+
+@pytest.fixture
+def service(door: Door) -> stubs.GRPCInferenceServiceStub:
+    return stubs.GRPCInferenceServiceStub(door.channel)
+
+
+class TestModelInfer:
+    def test_all_tasks_on_one_text(self, service: stubs.GRPCInferenceServiceStub) -> None:
+        request = ask("a flight for Zoë, a flight", "music")
+        request.id = "mine"
+        answer, call = service.ModelInfer.with_call(request)
+        assert (answer.id, answer.model_name, answer.model_version) == ("mine", "fake", VERSION)
+        assert dict(call.trailing_metadata())["x-request-id"] == "mine"
+        found = columns(answer)
+        assert tuple(found) == (*SINGLE, "truncated")
+        assert found["intent.label"] == [b"flight", b"music"]
+        assert found["intent.confidence"] == pytest.approx([0.6, 0.5])
+        assert found["intent.json"][0]["ranking"][0] == {"name": "flight", "confidence": pytest.approx(0.6)}
+        assert [span["value"] for span in found["slots.json"][0]["spans"]] == ["Zoë"]
+        assert found["slots.json"][1] == {"spans": []}
+        assert found["topics.label"] == [b"long", b"short"]
+
+    def test_column_of_texts(self, service: stubs.GRPCInferenceServiceStub) -> None:
+        request = ask("music", "flight", outputs=("intent.label",))
+        request.inputs[0].shape[:] = [2, 1]
+        assert columns(service.ModelInfer(request)) == {"intent.label": [b"music", b"flight"]}
+
+    def test_raw_in_raw_out(self, service: stubs.GRPCInferenceServiceStub) -> None:
+        request = Infer(
+            inputs=[Infer.InferInputTensor(name="text", datatype="BYTES", shape=[1])],
+            raw_input_contents=[b"\x05\x00\x00\x00music"],
+            outputs=[Infer.InferRequestedOutputTensor(name=name) for name in ("truncated", "intent.label")],
+        )
+        answer = service.ModelInfer(request)
+        assert [*answer.raw_output_contents] == [b"\x00", b"\x05\x00\x00\x00music"]
+        assert not any(output.HasField("contents") for output in answer.outputs)
+
+    def test_outputs_select_tasks(self, door: Door, service: stubs.GRPCInferenceServiceStub) -> None:
+        answer = service.ModelInfer(ask("music", outputs=("topics.label", "slots.json", "topics.label")))
+        assert tuple(columns(answer)) == ("topics.label", "slots.json")
+        assert door.model.requests[-1].tasks == ("topics", "slots")
+
+    def test_long_text_says_so(self, service: stubs.GRPCInferenceServiceStub) -> None:
+        found = columns(service.ModelInfer(ask("a" * 50, "a", outputs=("truncated",))))
+        assert found == {"truncated": [True, False]}
+
+    def test_fallback(self, service: stubs.GRPCInferenceServiceStub) -> None:
+        texts = ("nothing", "flight")
+        assert columns(service.ModelInfer(ask(*texts, outputs=("intent.fallback",)))) == {
+            "intent.fallback": [b"low_confidence", b"none"]
+        }
+        strict = ask(*texts, outputs=("intent.fallback",), intent_confidence=0.0, out_of_scope=0.4)
+        assert columns(service.ModelInfer(strict)) == {"intent.fallback": [b"out_of_scope", b"out_of_scope"]}
+
+    def test_offset_unit_and_length_of_rankings(self, service: stubs.GRPCInferenceServiceStub) -> None:
+        request = ask("😀 Ada", outputs=("slots.json", "intent.json"), offset_unit="utf8_byte", top_k=1)
+        found = columns(service.ModelInfer(request))
+        [span] = found["slots.json"][0]["spans"]
+        assert (span["start"], span["end"]) == (5, 8)
+        assert len(found["intent.json"][0]["ranking"]) == 1
+
+    def test_pairs(self, door: Door, service: stubs.GRPCInferenceServiceStub) -> None:
+        found = columns(service.ModelInfer(ask("a b c", "x", pairs=("a b", "y"))))
+        assert tuple(found) == (*PAIRED, "truncated")
+        assert found["same.label"] == [b"yes", b"no"]
+        assert found["same.score"] == pytest.approx([2 / 3, 0])
+        assert found["answer.text"] == [b"", b""]
+        assert {request.tasks for request in door.model.requests[-4:]} == {("same",), ("answer",)}
+
+    def test_text_and_pair_in_one_request(self, service: stubs.GRPCInferenceServiceStub) -> None:
+        request = ask("music", pairs=("no music here",), outputs=("intent.label", "answer.json"))
+        found = columns(service.ModelInfer(request))
+        assert found["intent.label"] == [b"music"]
+        assert (found["answer.json"][0]["text"], found["answer.json"][0]["start"]) == ("music", 3)
+
+    def test_priority_and_the_earlier_deadline(self, door: Door, service: stubs.GRPCInferenceServiceStub) -> None:
+        now = time.monotonic()
+        service.ModelInfer(ask("music", priority=2, timeout=2_000_000), timeout=60)
+        asked = door.model.requests[-1]
+        assert asked.priority.name == "BATCH"
+        assert 0 < asked.deadline - now < 10
+        service.ModelInfer(ask("music", timeout=2**40), timeout=20)
+        assert door.model.requests[-1].deadline - now < 30
+
+    @pytest.mark.parametrize(
+        ("request_", "field", "match"),
+        [
+            (ask(), "inputs", "the input 'text' is missing: send it as BYTES"),
+            (ask("a", outputs=("same.label",)), "inputs", "'text_pair' is missing: task 'same' reads pairs"),
+            (ask("a", pairs=("b",), outputs=("slots.json",)), "text_pair", "task 'slots' reads a single text: leave"),
+            (ask("a", "b", pairs=("b",)), "text_pair", "'text' has 2 rows and 'text_pair' 1"),
+            (ask("a", outputs=("intent",)), "outputs", "unknown output 'intent': model 'fake' has intent.label, "),
+            (ask("a", sequence_id=1), "parameters", "unknown parameter 'sequence_id'"),
+            (ask("a", " "), "text", "row 1: text is blank"),
+            (ask("a" * 101), "text", "row 0: text has 101 bytes; the limit is 100"),
+            (ask("a", pairs=("",)), "text_pair", "row 0: text_pair is empty"),
+            (ask("a", "b", "c", "d", "e"), "text", "has 5 rows; the limit is 4"),
+            (
+                ask("a", intent_confidence=80),
+                "thresholds.intent_confidence",
+                "row 0: .* is 80; confidences lie between",
+            ),
+        ],
+    )
+    def test_what_is_wrong_is_told(
+        self, service: stubs.GRPCInferenceServiceStub, request_: oip.ModelInferRequest, field: str, match: str
+    ) -> None:
+        error = refused("INVALID_ARGUMENT", service.ModelInfer, request_)
+        bad = error_details_pb2.BadRequest()
+        assert rpc_status.from_call(error).details[0].Unpack(bad)
+        assert bad.field_violations[0].field == field
+        assert re.search(match, error.details()), error.details()
+
+    def test_inputs_that_are_none(self, service: stubs.GRPCInferenceServiceStub) -> None:
+        twice, other, both, few = ask("a"), ask("a"), ask("a"), ask("a")
+        twice.inputs.append(twice.inputs[0])
+        other.inputs[0].name = "TEXT"
+        both.raw_input_contents.append(b"")
+        few.inputs[0].ClearField("contents")
+        few.raw_input_contents.extend([b"", b""])
+        for request, told in (
+            (twice, "input 'text' is there twice"),
+            (other, "unknown input 'TEXT': model 'fake' reads text, text_pair"),
+            (both, "both contents and raw_input_contents"),
+            (few, "2 raw_input_contents for 1 inputs"),
+        ):
+            assert told in refused("INVALID_ARGUMENT", service.ModelInfer, request).details()
+
+    def test_classification_of_outputs_is_refused(self, service: stubs.GRPCInferenceServiceStub) -> None:
+        request = ask("a", outputs=("intent.label",))
+        request.outputs[0].parameters["classification"].int64_param = 2
+        error = refused("INVALID_ARGUMENT", service.ModelInfer, request)
+        assert error.details() == "output 'intent.label' has the parameter 'classification'; outputs take none here"
+
+    def test_errors_are_those_of_the_native_door(self, door: Door, service: stubs.GRPCInferenceServiceStub) -> None:
+        unknown = ask("a")
+        unknown.model_name = "nope"
+        assert "loaded: fake" in refused("NOT_FOUND", service.ModelInfer, unknown).details()
+        busy = rpc_status.from_call(refused("RESOURCE_EXHAUSTED", service.ModelInfer, ask("a", "overloaded")))
+        retry = error_details_pb2.RetryInfo()
+        assert busy.details[0].Unpack(retry)
+        assert retry.retry_delay.ToMilliseconds() == 250
+        crash = refused("INTERNAL", service.ModelInfer, ask("crash"))
+        assert "secret" not in crash.details()
+        raw = door.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        assert "not a inference.ModelInferRequest" in refused("INVALID_ARGUMENT", raw, b"\x0a").details()
+
+    def test_id_that_is_too_long(self, service: stubs.GRPCInferenceServiceStub) -> None:
+        request = ask("a")
+        request.id = "i" * 257
+        assert "the limit is 256" in refused("INVALID_ARGUMENT", service.ModelInfer, request).details()
+
+    def test_cancelled(self, door: Door, service: stubs.GRPCInferenceServiceStub) -> None:
+        before, asked = door.model.cancelled, len(door.model.requests)
+        future = service.ModelInfer.future(ask("sleep 5"))
+        assert eventually(lambda: len(door.model.requests) == asked + 1)
+        future.cancel()
+        assert eventually(lambda: door.model.cancelled == before + 1)
+
+    def test_loading(self, make_door: Callable[..., Door]) -> None:
+        service = stubs.GRPCInferenceServiceStub(make_door(State.LOADING).channel)
+        refused("UNAVAILABLE", service.ModelInfer, ask("a"))
+        assert service.ServerLive(oip.ServerLiveRequest()).live
+        assert not service.ServerReady(oip.ServerReadyRequest()).ready
+        assert not service.ModelReady(oip.ModelReadyRequest(name="fake")).ready
+
+
+class TestModelStreamInfer:
+    def test_answers_and_errors_by_id(self, service: stubs.GRPCInferenceServiceStub) -> None:
+        requests = [ask(text, outputs=("intent.label",)) for text in ("sleep 0.3", " ", "music")]
+        for number, request in enumerate(requests):
+            request.id = str(number)
+        seen = {}
+        for response in service.ModelStreamInfer(iter(requests)):
+            answer = response.infer_response
+            seen[answer.id] = response.error_message or columns(answer)["intent.label"][0]
+            assert bool(response.error_message) != answer.parameters["triton_final_response"].bool_param
+        assert seen == {
+            "0": b"flight",
+            "1": "INVALID_ARGUMENT: row 0: text is blank: it needs at least one visible character",
+            "2": b"music",
+        }
+        assert next(reversed(seen)) == "0"  # as they are ready
+
+    def test_what_is_no_message_is_told(self, door: Door) -> None:
+        call = door.channel.stream_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            response_deserializer=oip.ModelStreamInferResponse.FromString,
+        )
+        [response] = call(iter([b"\x0a"]))
+        assert "not a inference.ModelInferRequest message" in response.error_message
+
+    def test_bound_on_what_is_in_flight(self, door: Door, service: stubs.GRPCInferenceServiceStub) -> None:
+        before = len(door.model.requests)
+        responses = service.ModelStreamInfer(iter([ask("sleep 0.2") for _ in range(6)]))
+        next(responses)
+        assert len(door.model.requests) - before <= 4  # two answered, two read since
+        assert len(list(responses)) == 5
+
+    def test_cancelling_the_stream_cancels_its_requests(
+        self, door: Door, service: stubs.GRPCInferenceServiceStub
+    ) -> None:
+        before, asked = door.model.cancelled, len(door.model.requests)
+        responses = service.ModelStreamInfer(iter([ask("sleep 5")] * 2))
+        assert eventually(lambda: len(door.model.requests) == asked + 2)
+        responses.cancel()
+        assert eventually(lambda: door.model.cancelled == before + 2)
+
+    def test_draining_answers_what_was_read(self, make_door: Callable[..., Door]) -> None:
+        door = make_door()
+        waiting: queue.SimpleQueue[oip.ModelInferRequest | None] = queue.SimpleQueue()
+        waiting.put(ask("sleep 0.3"))
+        requests: Iterator[oip.ModelInferRequest] = iter(waiting.get, None)
+        responses = stubs.GRPCInferenceServiceStub(door.channel).ModelStreamInfer(requests)
+        assert eventually(lambda: len(door.model.requests) == 1)
+        door.set_state(State.DRAINING)
+        assert next(responses).infer_response.model_name == "fake"
+        with pytest.raises(grpc.RpcError) as caught:
+            next(responses)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        waiting.put(None)
+
+
+def test_one_request_among_many_threads(door: Door) -> None:
+    """Rows go back to the request that they came with."""
+    service = stubs.GRPCInferenceServiceStub(door.channel)
+    wrong: list[bytes] = []
+
+    def work(label: str) -> None:
+        for _ in range(10):
+            answer = service.ModelInfer(ask(*[label] * 3, outputs=("intent.label",)))
+            wrong.extend(v for v in columns(answer)["intent.label"] if v != label.encode())
+
+    threads = [threading.Thread(target=work, args=(label,)) for label in ("flight", "weather", "music")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

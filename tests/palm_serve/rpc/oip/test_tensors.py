@@ -1,0 +1,116 @@
+"""Tensors on the wire, and what is said of those that are none."""
+
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palm_serve.errors import InvalidRequest
+from palm_serve.oip import inference_pb2 as oip
+from palm_serve.rpc.oip.tensors import read_texts, write_raw, write_typed
+
+Tensor = oip.ModelInferRequest.InferInputTensor
+TEXTS = st.lists(st.text(), min_size=1, max_size=8)
+
+
+def typed(
+    *elements: bytes, shape: list[int] | None = None, datatype: str = "BYTES"
+) -> oip.ModelInferRequest.InferInputTensor:
+    contents = oip.InferTensorContents(bytes_contents=elements)
+    return Tensor(name="text", datatype=datatype, shape=shape or [len(elements)], contents=contents)
+
+
+def bare(*shape: int) -> oip.ModelInferRequest.InferInputTensor:
+    return Tensor(name="text", datatype="BYTES", shape=shape)
+
+
+@given(texts=TEXTS, column=st.booleans())
+def test_texts_arrive_typed(texts: list[str], column: bool) -> None:
+    tensor = typed(*(text.encode() for text in texts), shape=[len(texts), 1] if column else None)
+    assert read_texts(tensor, None, 8) == texts
+
+
+@given(texts=TEXTS)
+def test_texts_arrive_raw(texts: list[str]) -> None:
+    raw = write_raw([text.encode() for text in texts], "BYTES")
+    assert read_texts(bare(len(texts)), raw, 8) == texts
+
+
+@given(raw=st.binary(max_size=40), count=st.integers(1, 4))
+def test_raw_bytes_are_texts_or_refused(raw: bytes, count: int) -> None:
+    try:
+        texts = read_texts(bare(count), raw, 4)
+    except InvalidRequest:
+        return
+    assert write_raw([text.encode() for text in texts], "BYTES") == raw
+
+
+@pytest.mark.parametrize(
+    ("tensor", "raw", "match"),
+    [
+        (typed(b"a", datatype="FP32"), None, "input 'text' has the datatype 'FP32'; it takes BYTES"),
+        (typed(b"a", shape=[2]), None, r"1 elements in bytes_contents; its shape \[2\] says 2"),
+        (typed(b"a", shape=[1, 2]), None, r"has the shape \[1, 2\]; it takes \[n\] or \[n, 1\]"),
+        (typed(b"a", shape=[1, 1, 1]), None, r"has the shape \[1, 1, 1\]"),
+        (bare(*[1] * 99), None, r"has the shape \[1, 1, 1, 1, \.\.\.\]; it takes"),
+        (bare(), None, r"has the shape \[\]; it takes"),
+        (bare(0), None, r"has the shape \[0\]"),
+        (bare(-1), None, r"has the shape \[-1\]"),
+        (bare(5), None, "has 5 rows; the limit is 4: send several requests"),
+        (bare(2**62), b"", "the limit is 4"),
+        (bare(1), None, "has 0 elements in bytes_contents"),
+        (typed(b"a", b"b\xff"), None, "row 1 of input 'text' is not UTF-8 at byte 1: encode texts as UTF-8"),
+        (
+            bare(2),
+            struct.pack("<I", 1) + b"a",
+            "has 5 bytes and ends within element 2 of 2; each element is its length",
+        ),
+        (bare(1), struct.pack("<I", 2) + b"a", "ends within element 1 of 1"),
+        (bare(1), b"\x01\x00", "has 2 bytes and ends within element 1 of 1"),
+        (bare(1), struct.pack("<I", 1) + b"abc", "has 2 bytes after its last element; its shape says 1 elements"),
+    ],
+)
+def test_what_is_no_tensor_of_texts(
+    tensor: oip.ModelInferRequest.InferInputTensor, raw: bytes | None, match: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=match):
+        read_texts(tensor, raw, 4)
+
+
+def test_values_in_another_field() -> None:
+    tensor = Tensor(
+        name="text",
+        datatype="BYTES",
+        shape=[1],
+        contents=oip.InferTensorContents(fp32_contents=[1.0], bytes_contents=[b"a"]),
+    )
+    with pytest.raises(
+        InvalidRequest, match="input 'text' has values in fp32_contents; BYTES belong in bytes_contents"
+    ):
+        read_texts(tensor, None, 4)
+
+
+def test_shared_memory_is_refused() -> None:
+    tensor = typed(b"a")
+    tensor.parameters["shared_memory_region"].string_param = "mine"
+    with pytest.raises(
+        InvalidRequest, match=r"parameter 'shared_memory_region'.*shared memory included: send the contents"
+    ):
+        read_texts(tensor, None, 4)
+
+
+def test_size_of_a_raw_content_may_be_told() -> None:
+    tensor = bare(1)
+    tensor.parameters["binary_data_size"].int64_param = 5
+    assert read_texts(tensor, struct.pack("<I", 1) + b"a", 4) == ["a"]
+
+
+def test_values_leave_typed_and_raw() -> None:
+    assert [*write_typed([b"a", b""], "BYTES").bytes_contents] == [b"a", b""]
+    assert [*write_typed([True, False], "BOOL").bool_contents] == [True, False]
+    assert [*write_typed([0.5], "FP32").fp32_contents] == [0.5]
+    assert write_raw([b"ab", b""], "BYTES") == b"\x02\x00\x00\x00ab\x00\x00\x00\x00"
+    assert write_raw([True, False], "BOOL") == b"\x01\x00"
+    assert np.frombuffer(write_raw([0.5, 1.0], "FP32"), "<f4").tolist() == [0.5, 1.0]
