@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 import palm_trainer as palm
-from palm_trainer.reader.component import tags_of
+from palm_trainer.reader.labels import tags_of
 from palm_trainer.reader.convert import convert
 
 

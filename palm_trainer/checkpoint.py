@@ -12,7 +12,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 
 from palm_serve.bundle.manifest import EncoderInfo, TaskInfo
 from palm_trainer.backbone import Backbone, new_encoder
@@ -46,21 +46,36 @@ class ModelDescription(BaseModel):
     max_length: int
     tasks: dict[str, TaskInfo]
     auxiliary: tuple[str, ...] = ()
+    own: dict[str, str] = {}
+    """Parts that the user wrote (`backbone`, `heads.NAME`) and the name of each one's class. Only who has the classes can build the model."""
 
 
 def describe(trained: TrainedModel) -> ModelDescription:
     """What `model.json` holds."""
     backbone = trained.model.backbone
-    encoder_config = backbone.encoder.config.to_diff_dict()  # type: ignore[union-attr,operator]
+    own = {
+        f"heads.{name}": _class_name(head.user) for name, head in trained.model.heads.items() if hasattr(head, "user")
+    }
+    encoder_config = {}
+    if isinstance(backbone.encoder, PreTrainedModel):
+        settings = backbone.encoder.config
+        encoder_config = {**settings.to_diff_dict(), "model_type": settings.model_type}
+    else:
+        own["backbone"] = _class_name(backbone.encoder)
     return ModelDescription(
-        encoder_config={**encoder_config, "model_type": backbone.encoder.config.model_type},  # type: ignore[union-attr]
+        encoder_config=encoder_config,
         pooling=backbone.pooling,
         takes_types="token_type_ids" in trained.model.input_names,
         encoder=trained.encoder,
         max_length=trained.max_length,
         tasks=trained.tasks,
         auxiliary=tuple(sorted(trained.auxiliary)),
+        own=own,
     )
+
+
+def _class_name(part: object) -> str:
+    return f"{type(part).__module__}.{type(part).__qualname__}"
 
 
 def save_trained(trained: TrainedModel, directory: Path, training: Mapping[str, Any] | None = None) -> None:
@@ -139,8 +154,15 @@ def remove_checkpoints(run: Path) -> None:
             shutil.rmtree(run / (which + suffix), ignore_errors=True)
 
 
-def load_trained(run: Path, which: str = "best") -> TrainedModel:
-    """Builds the model of `RUN/best` (or `last`) in eval mode, on the CPU, in fp32. Raises CheckpointError when it is missing or damaged."""
+def load_trained(
+    run: Path, which: str = "best", build: Callable[[ModelDescription], MultiTaskModel] | None = None
+) -> TrainedModel:
+    """Builds the model of `RUN/best` (or `last`) in eval mode, on the CPU, in fp32. Raises CheckpointError when it is missing or damaged.
+
+    Args:
+        run, which: where it is.
+        build: builds a model with parts that the user wrote, perhaps without some heads; None: `build_model`.
+    """
     directory = checkpoint_directory(run, which)
     try:
         description = ModelDescription.model_validate_json((directory / DESCRIPTION).read_bytes())
@@ -151,9 +173,11 @@ def load_trained(run: Path, which: str = "best") -> TrainedModel:
         raise CheckpointError(
             f"checkpoint {directory} is damaged: {str(error).splitlines()[0]}. Use the other of best and last, or train again."
         ) from error
-    model = build_model(description)
+    model = (build or build_model)(description)
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(
+            {k: v for k, v in weights.items() if k.split(".")[0] != "heads" or k.split(".")[1] in model.heads}
+        )
     except RuntimeError as error:
         raise CheckpointError(
             f"checkpoint {directory} does not fit its own model.json: {str(error).splitlines()[0]}. Train again."
@@ -169,7 +193,13 @@ def load_trained(run: Path, which: str = "best") -> TrainedModel:
 
 
 def build_model(description: ModelDescription) -> MultiTaskModel:
-    """The model that `model.json` describes, with random weights."""
+    """The model that `model.json` describes, with random weights. Raises CheckpointError for one with parts that the user wrote."""
+    if description.own:
+        parts = ", ".join(f"{part}: {name}" for part, name in description.own.items())
+        raise CheckpointError(
+            f"the model has parts of your own ({parts}), which a command cannot build. In Python, a trainer with these parts loads it (load_ckpt) "
+            "and exports it (export)."
+        )
     raw = dict(description.encoder_config)
     config = AutoConfig.for_model(raw.pop("model_type"), **raw)
     backbone = Backbone(new_encoder(config), pooling=description.pooling, takes_types=description.takes_types)

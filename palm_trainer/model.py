@@ -39,15 +39,12 @@ class MultiTaskModel(nn.Module):
         chosen = list(self.heads) if tasks is None else tasks
         return tuple(f"{task}.{tensor}" for task in chosen for tensor in self.head(task).tensors)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        token_type_ids: Tensor | None = None,
-        tasks: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
-        """int64 [B, S] inputs -> outputs by name (`intent.logits` [B, C], `slots.logits` [B, S, T]) of `tasks` (None: all), one encoder pass."""
-        features = self.backbone(input_ids, attention_mask, token_type_ids)
+    def forward(self, *, tasks: Sequence[str] | None = None, **inputs: Tensor) -> dict[str, Tensor]:
+        """int64 [B, S] inputs by name -> outputs by name (`intent.logits` [B, C], `slots.logits` [B, S, T]) of `tasks` (None: all), one encoder pass.
+
+        Heads may read the inputs too, and further ones that the backbone does not take.
+        """
+        features = {**inputs, **self.backbone(**{name: inputs[name] for name in self.input_names if name in inputs})}
         outputs = {}
         for task in self.heads if tasks is None else tasks:
             for tensor, value in self.head(task)(features).items():

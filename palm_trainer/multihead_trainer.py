@@ -11,10 +11,12 @@ import numpy.typing as npt
 from palm_trainer.errors import ConfigError, WiringError
 from palm_trainer.evaluation import Metrics
 from palm_trainer.reader.base_reader import Phase, Reader
+from palm_trainer.reader.text_reader import TextReader
 from palm_trainer.session import PRINT, Batch, LossVar, Say, Session, predict, write_predictions
 from palm_trainer.session.calls import TrainerCalls
+from palm_trainer.session.raw import batches_of, raw_outputs
 from palm_trainer.session.wiring import by_reader
-from palm_trainer.trainer import Trainer, batches_of, check_phase, raw_outputs
+from palm_trainer.trainer import Trainer, check_phase
 
 _FAR_FROM_PLANNED = 1.5
 """Epochs of a task over those asked for, from which on it is worth a warning."""
@@ -162,7 +164,7 @@ class MultiHeadTrainer(TrainerCalls):
         def joint_iterator(task_name: str) -> Iterator[Batch]:
             if task_name not in given:
                 raise WiringError(f"there is no reader of a task '{task_name}'. There are: {', '.join(given)}.")
-            return batches_of(given[task_name], task_name)
+            return batches_of(self._session, self.trainers[task_name].task, given[task_name])
 
         return joint_iterator
 
@@ -174,7 +176,7 @@ class MultiHeadTrainer(TrainerCalls):
             raise WiringError(
                 f"predict_one_batch: there is no task '{task_name}'. There are: {', '.join(self.trainers)}."
             )
-        return raw_outputs(self._session, task_name, batch)
+        return raw_outputs(self._session, self.trainers[task_name].task, batch)
 
     def predict(
         self, reader: Reader | None = None, output_dir: str | Path | None = None, print_steps: int = 1000
@@ -187,11 +189,16 @@ class MultiHeadTrainer(TrainerCalls):
             output_dir: `OUTPUT_DIR/NAME/predictions.json` is written for each task.
             print_steps: kept for PALM's call; a joint prediction says nothing between.
         """
-        if reader is None:
-            found = {n: t.predict(print_steps=print_steps) for n, t in self.trainers.items() if t.task.answers}
-        else:
-            names = [name for name, trainer in self.trainers.items() if trainer.task.answers]
-            found = predict(self._session.ready, reader.examples, names, lambda done, total: None)
+        found: dict[str, list[dict[str, Any]]] = {}
+        asked = {name: trainer for name, trainer in self.trainers.items() if trainer.task.answers}
+        if reader is not None and isinstance(reader, TextReader):
+            together = [name for name, trainer in asked.items() if trainer.task.has_kind]
+            found = predict(self._session.ready, reader.examples, together, lambda done, total: None)
+            asked = {name: trainer for name, trainer in asked.items() if name not in together}
+        for name, trainer in asked.items():  # heads of the user's, each on its own
+            if reader is not None:
+                trainer.task.predict_reader = reader
+            found[name] = trainer.predict(print_steps=print_steps)
         if output_dir is not None:
             for name, records in found.items():
                 path = write_predictions(Path(output_dir) / name, self._session.ready.tasks[name].kind, records)

@@ -1,22 +1,31 @@
 """Trainer: one task, from a reader, a backbone and a head."""
 
 import re
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from palm_trainer.backbone import Backbone
+from palm_trainer.backbone.base_backbone import Backbone as OwnedBackbone
 from palm_trainer.errors import ConfigError, WiringError
 from palm_trainer.evaluation import Metrics
-from palm_trainer.head import DeclaredHead
+from palm_trainer.head.base_head import Head as OwnedHead
 from palm_trainer.reader.base_reader import Phase, Reader
+from palm_trainer.reader.text_reader import TextReader
 from palm_trainer.session import PRINT, Batch, LossVar, Say, Session, Task, predict, write_predictions
 from palm_trainer.session.calls import TrainerCalls
+from palm_trainer.session.own import OwnBackbone, engine_backbone, is_own
+from palm_trainer.session.raw import (
+    Progress,
+    batches_of,
+    predict_from_own_reader,
+    predict_with_own_head,
+    raw_outputs,
+)
+from palm_trainer.session.task import AnyHead
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
@@ -95,9 +104,9 @@ class Trainer(TrainerCalls):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def build_forward(self, backbone: Backbone, task_head: DeclaredHead) -> LossVar:
+    def build_forward(self, backbone: Backbone | OwnedBackbone, task_head: AnyHead) -> LossVar:
         """Declares backbone and head; the loss that Adam takes. Raises WiringError when they do not fit."""
-        self.task.backbone, self.task.head = backbone, task_head
+        self.task.backbone, self.task.head = engine_backbone(backbone), task_head
         return Session([self.task], self._session.say).loss_var()
 
     def set_as_aux(self) -> None:
@@ -146,16 +155,18 @@ class Trainer(TrainerCalls):
 
     # -- prediction ---------------------------------------------------------------------------------------------------
 
-    def build_predict_forward(self, pred_backbone: Backbone, pred_head: DeclaredHead) -> dict[str, str]:
+    def build_predict_forward(self, pred_backbone: Backbone | OwnedBackbone, pred_head: AnyHead) -> dict[str, str]:
         """Declares what predicts. A trained model stays as it is, to the bit. Output names by tensor. Raises WiringError for another encoder."""
-        trained = self.task.backbone
+        trained, given = self.task.backbone, engine_backbone(pred_backbone)
         if trained is None:
-            self.task.backbone, self.task.head = pred_backbone, pred_head
+            self.task.backbone, self.task.head = given, pred_head
             Session([self.task], self._session.say).loss_var()
-        elif _shape(trained) != _shape(pred_backbone):
+        elif _shape(trained) != _shape(given):
             raise WiringError(
                 f"trainer '{self.name}': the backbone to predict with is not the one that was trained. Build both from one configuration."
             )
+        if isinstance(pred_head, OwnedHead):
+            return {tensor: f"{self.name}.{tensor}" for tensor in pred_head.eval().outputs_attr}
         tensors = ("start_logits", "end_logits") if pred_head.kind == "mrc" else ("logits",)
         return {tensor: f"{self.name}.{tensor}" for tensor in tensors}
 
@@ -170,32 +181,29 @@ class Trainer(TrainerCalls):
             WiringError: nothing trained or loaded, or no reader.
         """
         reader = self._to_predict()
-        begin, size, told = time.perf_counter(), reader.batch_size, 0
-
-        def report(done: int, total: int) -> None:
-            nonlocal told
-            batch, batches = -(-done // size), -(-total // size)
-            if batch // print_steps > told:
-                told = batch // print_steps
-                speed = batch / (time.perf_counter() - begin)
-                self._session.say(f"batch {batch}/{batches}, speed: {speed:.2f} steps/s")
-
-        records = predict(self._session.ready, reader.examples, (self.name,), report)[self.name]
+        report = Progress(reader.batch_size, print_steps, self._session.say)
+        if self.task.has_kind and isinstance(reader, TextReader) and not is_own(reader):
+            records = predict(self._session.ready, reader.examples, (self.name,), report)[self.name]
+        elif self.task.own_head is not None:
+            return predict_with_own_head(self._session, self.task, reader, report, output_dir)
+        else:
+            records = predict_from_own_reader(self._session, self.task, reader, report)
         if output_dir is not None:
             kind = self._session.ready.tasks[self.name].kind
             self._session.say(f"Predictions saved at {write_predictions(Path(output_dir), kind, records)}")
         return records
 
-    @torch.no_grad()
     def predict_one_batch(self, batch: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
         """The head's raw tensors for a batch, by name (`logits`); classes also as `probs`. `predict` decodes them."""
-        return raw_outputs(self._session, self.name, batch)
+        return raw_outputs(self._session, self.task, batch)
 
     def reset_buffer(self) -> None:
-        """Nothing to do: `predict` keeps no rows between its calls, as PALM's did."""
+        """Forgets what a head of your own kept. Others keep no rows between calls of `predict`, as PALM's did."""
+        if self.task.own_head is not None:
+            self.task.own_head.reset()
 
     def _predict_batches(self) -> Iterator[Batch]:
-        return batches_of(self._to_predict(), self.name)
+        return batches_of(self._session, self.task, self._to_predict())
 
     def _to_predict(self) -> Reader:
         if self.task.predict_reader is None:
@@ -225,40 +233,15 @@ def check_phase(reader: Reader, name: str) -> Reader:
         )
     if reader.phase != "train":
         raise WiringError(f"trainer '{name}': its reader is for phase 'predict'. Make one with phase='train' to train.")
-    if not reader.examples:
+    if not reader.batch_size:
         raise WiringError(
             f"trainer '{name}': its {type(reader).__name__} has no data yet. Call load_data(FILE, batch_size) first."
         )
     return reader
 
 
-def batches_of(reader: Reader, name: str) -> Iterator[Batch]:
-    """Batches to predict, without labels, in the order of the file; the last may be smaller."""
-    dataset = reader.dataset({}, ("input_ids", "attention_mask", "token_type_ids"))
-    for begin in range(0, len(dataset), reader.batch_size):
-        content = dataset.batch(np.arange(begin, min(begin + reader.batch_size, len(dataset))))
-        yield Batch(reader.attrs_of(content), name, content)
-
-
-@torch.no_grad()
-def raw_outputs(
-    session: Session, task: str, batch: Mapping[str, npt.NDArray[Any]]
-) -> dict[str, npt.NDArray[np.float32]]:
-    """The tensors of one head for a batch. Raises WiringError for anything but a batch."""
-    if not isinstance(batch, Batch):
-        raise WiringError(
-            "predict_one_batch: this is no batch of a trainer. Take it from fit_reader(reader, phase='predict')."
-        )
-    trained = session.ready
-    model = trained.model.eval()
-    device = next(model.parameters()).device
-    inputs = {name: batch.content.inputs[name].to(device) for name in model.input_names}
-    outputs = {k.removeprefix(f"{task}."): v.float().cpu() for k, v in model(**inputs, tasks=(task,)).items()}
-    if trained.tasks[task].labels and trained.tasks[task].kind in ("classify", "match"):
-        outputs["probs"] = outputs["logits"].softmax(dim=-1)
-    return {name: value.numpy() for name, value in outputs.items()}
-
-
 def _shape(backbone: Backbone) -> dict[str, Any]:
+    if isinstance(backbone, OwnBackbone):
+        return {"type": type(backbone.encoder), "outputs": backbone.outputs_attr}
     settings: dict[str, Any] = backbone.encoder.config.to_dict()  # type: ignore[union-attr,operator]
     return settings

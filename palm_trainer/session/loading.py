@@ -3,28 +3,59 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from palm_trainer.checkpoint import load_trained
+from palm_trainer.backbone import Backbone
+from palm_trainer.checkpoint import ModelDescription, build_model, load_trained
 from palm_trainer.errors import CheckpointError
-from palm_trainer.model import TrainedModel
+from palm_trainer.head import Head, make_head
+from palm_trainer.model import MultiTaskModel, TrainedModel
+from palm_trainer.session.own import OwnBackbone, OwnHead
 from palm_trainer.session.task import Task
 
 
 def load_checkpoint(path: Path, tasks: Sequence[Task]) -> TrainedModel:
     """The model of `ckpt.stepN/`, or of a run directory's `best/`. Raises CheckpointError unless it holds every task as its trainer declared it."""
     run, which = (path, "best") if (path / "best").is_dir() else (path.parent, path.name)
-    loaded = load_trained(run, which)
+    loaded = load_trained(run, which, lambda description: _build(description, tasks, path))
     for task in tasks:
-        if task.name not in loaded.tasks:
+        if task.name not in loaded.model.heads:
             raise CheckpointError(
-                f"{path} has no task '{task.name}'. It has: {', '.join(loaded.tasks)}. Name the trainer so, or load another."
+                f"{path} has no task '{task.name}'. It has: {', '.join(loaded.model.heads)}. Name the trainer so, or load another."
             )
         _check_declared(task, loaded, path)
     return loaded
 
 
+def _build(description: ModelDescription, tasks: Sequence[Task], path: Path) -> MultiTaskModel:
+    """The model of a checkpoint, with the parts that the user wrote from the trainers. Heads of the user's that no trainer has are left out."""
+    if not description.own:
+        return build_model(description)
+    plain = description.model_copy(update={"own": {}})
+    owned = {task.name: task.own_head for task in tasks if task.own_head is not None}
+    if "backbone" in description.own:
+        given = next((task.backbone for task in tasks if isinstance(task.backbone, OwnBackbone)), None)
+        if given is None:
+            raise CheckpointError(
+                f"{path}: its backbone is your own ({description.own['backbone']}). Declare it first: build_predict_forward(backbone, head)."
+            )
+        backbone: Backbone = given
+    else:
+        backbone = build_model(plain.model_copy(update={"tasks": {}})).backbone
+    heads: dict[str, Head] = {}
+    for name, info in description.tasks.items():
+        if f"heads.{name}" not in description.own:
+            heads[name] = make_head(
+                name, info, backbone.hidden_size, embedding=(len(backbone.embedding_table), backbone.hidden_size)
+            )
+    for part in description.own:
+        name = part.removeprefix("heads.")
+        if name in owned:
+            heads[name] = OwnHead(name, owned[name])
+    return MultiTaskModel(backbone, heads)
+
+
 def _check_declared(task: Task, loaded: TrainedModel, path: Path) -> None:
     """Raises CheckpointError when a checkpoint's task is not what the trainer declared."""
-    if task.head is None:
+    if task.head is None or not task.has_kind:
         return
     info = loaded.tasks[task.name]
     if info.kind != task.head.kind:

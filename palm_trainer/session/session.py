@@ -20,10 +20,11 @@ from palm_trainer.mixing import MixRatio
 from palm_trainer.model import TrainedModel
 from palm_trainer.optimizer import Adam, Ema, build_adamw
 from palm_trainer.reader.match import NEGATIVE, with_negatives
+from palm_trainer.reader.text_reader import TextReader
 from palm_trainer.session.loading import load_checkpoint, take_over
 from palm_trainer.session.saving import RunFacts, Saver, save_run
 from palm_trainer.session.task import Batch, LossVar, Task, TaskStep
-from palm_trainer.session.wiring import Wired, by_reader, check_head, shared_backbone, wire
+from palm_trainer.session.wiring import Wired, by_reader, check_head, shared_backbone, training_batch, wire
 
 Say = Callable[[str], None]
 PRINT: Say = partial(print, flush=True)
@@ -186,7 +187,7 @@ class Session:
     def draw(self) -> Batch:
         """The next batch of the plan."""
         name, content = self.loop.draw()
-        return Batch(by_reader(self.tasks)[name][0].fitted.attrs_of(content), name, content)
+        return training_batch(content, name, by_reader(self.tasks)[name], self.plan.wired.trained.model.backbone)
 
     def train_on(self, batch: Batch) -> Step:
         """One step. Raises WiringError for anything but a batch of this session."""
@@ -243,12 +244,18 @@ class Session:
 
     def set_evaluator(self, steps: int | None) -> None:
         """Takes the evaluation readers of the tasks. The fields are those that training learns."""
-        self._evaluator = Evaluator(self._evaluation_sets(), steps)
+        sets = self._evaluation_sets()
+        if not sets:
+            raise WiringError(
+                "set_evaluator: there is nothing to evaluate. Give a reader of palm.reader to a trainer that is not auxiliary; "
+                "what a head of your own predicts you score yourself."
+            )
+        self._evaluator = Evaluator(sets, steps)
 
     def evaluate(self) -> Metrics:
         """Metrics on the evaluation readers, with the averaged weights where there are some."""
         sets = self._evaluation_sets()
-        kinds = {task.name: task.declared[1].kind for task in self.tasks if task.answers}
+        kinds = {task.name: task.declared[1].kind for task in self.tasks if task.answers and task.has_kind}
         with self._averaged():
             return evaluate(Predictor(self.ready), kinds, sets)
 
@@ -257,8 +264,8 @@ class Session:
         targets = self.plan.wired.targets
         for task in self.tasks:
             reader = task.evaluation_reader
-            if reader is None or not task.answers:
-                continue
+            if reader is None or not (task.answers and task.has_kind) or not isinstance(reader, TextReader):
+                continue  # nothing scores a head or reader that the user wrote
             field_name = targets[task.name].field
             ranker = field_name == NEGATIVE
             examples = with_negatives(reader.examples, field_name) if ranker else reader.examples
@@ -275,7 +282,7 @@ class Session:
 
     def _evaluate(self, evaluator: Evaluator, step: int) -> None:
         metrics = self.evaluate()
-        kinds = {task.name: task.declared[1].kind for task in self.tasks}
+        kinds = {task.name: task.declared[1].kind for task in self.tasks if task.has_kind}
         score = score_of(metrics, "average", kinds)
         told = ", ".join(
             f"{t} {n}: {v:.4f}" for t, own in metrics.items() if isinstance(own, dict) for n, v in own.items()
@@ -293,7 +300,7 @@ class Session:
         self._saver = saver
 
     def save(self, path: Path) -> None:
-        """Writes a run directory: config.toml and best/."""
+        """Writes a run directory: config.toml, unless the user wrote a part of the model, and best/."""
         plan, backward = self.plan, self._backward
         adam = None if backward is None else backward.optimizer
         facts = RunFacts(
@@ -308,7 +315,10 @@ class Session:
         metrics = None if self._evaluator is None else self._evaluator.metrics
         groups = by_reader(self.tasks)
         with self._averaged():
-            save_run(path, self.ready, groups, plan.wired.targets, facts, metrics)
+            if plan.wired.own:  # no configuration can tell how to build it
+                save_trained(self.ready, path / "best")
+            else:
+                save_run(path, self.ready, groups, plan.wired.targets, facts, metrics)
 
     def _save_step(self, saver: Saver, step: int) -> None:
         if "ckpt" in saver.types:

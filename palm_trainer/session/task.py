@@ -9,9 +9,13 @@ from palm_serve.bundle.manifest import Role
 from palm_trainer.backbone import Backbone
 from palm_trainer.errors import WiringError
 from palm_trainer.head import DeclaredHead
+from palm_trainer.head.base_head import Head as OwnedHead
 from palm_trainer.loop import Step
 from palm_trainer.reader.base_reader import Reader
 from palm_trainer.reader.dataset import TrainingBatch
+
+AnyHead = DeclaredHead | OwnedHead
+"""A head of the package, as declared, or one that the user wrote."""
 
 _ROLES: dict[str, tuple[Role, str]] = {
     "intent": ("intent", "classify"),
@@ -30,13 +34,13 @@ class Task:
     reuse_head_with: str | None = None
     auxiliary: bool = False
     backbone: Backbone | None = None
-    head: DeclaredHead | None = None
+    head: AnyHead | None = None
     reader: Reader | None = None
     predict_reader: Reader | None = None
     evaluation_reader: Reader | None = None
 
     @property
-    def declared(self) -> tuple[Backbone, DeclaredHead]:
+    def declared(self) -> tuple[Backbone, AnyHead]:
         """Backbone and head. Raises WiringError when `build_forward` was not called."""
         if self.backbone is None or self.head is None:
             raise WiringError(
@@ -55,6 +59,16 @@ class Task:
     def answers(self) -> bool:
         """Whether it is evaluated, exported and asked: not when it is auxiliary, nor a masked LM, which only shapes the encoder."""
         return not self.auxiliary and (self.head is None or self.head.kind != "masked_lm")
+
+    @property
+    def own_head(self) -> OwnedHead | None:
+        """The head, where the user wrote it."""
+        return self.head if isinstance(self.head, OwnedHead) else None
+
+    @property
+    def has_kind(self) -> bool:
+        """Whether it is evaluated, saved as a run and exported: not with a head that is of no kind of the package."""
+        return self.head is None or self.head.kind != "custom"
 
     @property
     def role(self) -> Role:

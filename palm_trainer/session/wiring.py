@@ -1,7 +1,7 @@
 """Tasks as they were declared, and readers with data -> the engine's model and sources. Everything that cannot fit is said here, before the first step."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,13 +9,30 @@ from torch import nn
 
 from palm_trainer.backbone import Backbone, freeze_unused_rows, thaw_rows
 from palm_trainer.errors import WiringError
-from palm_trainer.head import Head, make_head
+from palm_trainer.head import DeclaredHead, Head, make_head
+from palm_trainer.head.base_head import Head as OwnedHead
 from palm_trainer.loop import Source
 from palm_trainer.model import MultiTaskModel, TrainedModel, describe_encoder
 from palm_trainer.reader.base_reader import Reader
+from palm_trainer.reader.classify import ClassifyTarget
+from palm_trainer.reader.dataset import TrainingBatch
 from palm_trainer.reader.target import Target
+from palm_trainer.reader.text_reader import TextReader
 from palm_trainer.reader.vocabulary import pad_token_id, vocabulary_size
-from palm_trainer.session.task import Task
+from palm_trainer.session.own import (
+    OwnBackbone,
+    OwnHead,
+    OwnSource,
+    ReaderContent,
+    check_attrs,
+    check_own_head,
+    inputs_of,
+    is_own,
+    own_encoder,
+    taken_by,
+)
+from palm_trainer.session.task import Batch, Task
+from palm_trainer.specs import PALM_NAMES
 
 
 @dataclass(frozen=True)
@@ -26,52 +43,112 @@ class Wired:
     targets: Mapping[str, Target]
     sources: Mapping[str, Source]
     ratios: Mapping[str, float]
+    own: bool
+    """Whether the user wrote a backbone, head or reader of it, so that no configuration can tell how to build it."""
 
 
 def wire(tasks: Sequence[Task], encoder_name: str) -> Wired:
     """Binds heads to what the readers hold. Seeds torch's generator with the first reader's seed. Raises WiringError and DataError."""
     backbone = shared_backbone(tasks)
-    first = tasks[0].fitted
+    readers = [task.fitted for task in tasks if isinstance(task.fitted, TextReader)]
     for task in tasks:
-        _check_reader(task, task.fitted, first, backbone)
-    torch.manual_seed(first.seed)
-    targets = {
-        task.name: task.fitted.target(task.name, head.kind, classes=head.classes, role=task.role, **head.options)
-        for task in tasks
-        for _, head in [task.declared]
-    }
-    thaw_rows(backbone)
-    heads = _heads(tasks, targets, backbone)
-    model = MultiTaskModel(backbone, heads)
+        _check_reader(task, task.fitted, readers, backbone)
+        if task.own_head is not None:
+            check_own_head(task.name, task.own_head, task.fitted, backbone)
+    torch.manual_seed(tasks[0].fitted.seed)
+    targets = {task.name: target for task in tasks if (target := _target(task)) is not None}
+    own_backbone = isinstance(backbone, OwnBackbone)
+    if not own_backbone:
+        thaw_rows(backbone)
+    model = MultiTaskModel(backbone, _heads(tasks, targets, backbone))
+    pad = pad_token_id(readers[0].tokenizer_json) if readers else 0
     trained = TrainedModel(
         model,
-        first.tokenizer_json,
-        max(task.fitted.max_len for task in tasks),
-        {name: target.info for name, target in targets.items()},
-        describe_encoder(backbone, encoder_name, pad_token_id(first.tokenizer_json)),
+        readers[0].tokenizer_json if readers else "",
+        max((reader.max_len for reader in readers), default=0),
+        {task.name: targets[task.name].info for task in tasks if task.has_kind},
+        own_encoder(backbone, pad)
+        if isinstance(backbone, OwnBackbone)
+        else describe_encoder(backbone, encoder_name, pad),
         frozenset(task.name for task in tasks if not task.answers),
     )
     groups = by_reader(tasks)
-    sources, ratios = {}, {}
-    for name, members in groups.items():
-        dataset = members[0].fitted.dataset({t.name: targets[t.name] for t in members}, model.input_names)
-        sources[name] = Source(dataset, members[0].fitted.sampler(dataset))
-        ratios[name] = members[0].mix_ratio
-    if not any(target.info.kind == "masked_lm" for target in targets.values()):  # it trains every row, as decoder
+    sources = {name: _source(members, targets, backbone) for name, members in groups.items()}
+    ratios = {name: members[0].mix_ratio for name, members in groups.items()}
+    own_readers = any(isinstance(source, OwnSource) for source in sources.values())
+    masked = any(target.info.kind == "masked_lm" for target in targets.values())  # it trains every row, as decoder
+    if not (own_backbone or own_readers or masked):
         freeze_unused_rows(backbone, torch.cat([s.dataset.piece_ids() for s in sources.values()]).unique())
-    return Wired(trained, targets, sources, ratios)
+    own = own_backbone or own_readers or any(task.own_head is not None for task in tasks)
+    return Wired(trained, targets, sources, ratios, own)
+
+
+def _target(task: Task) -> Target | None:
+    """What a task learns from its reader's labels; None where a reader or head of the user knows that itself."""
+    _, head = task.declared
+    reader = task.fitted
+    if not is_own(reader) and isinstance(reader, TextReader):
+        if isinstance(head, DeclaredHead):
+            return reader.target(task.name, head.kind, classes=head.classes, role=task.role, **head.options)
+        if head.kind != "custom":
+            return reader.target(task.name, head.kind, role=task.role)
+        wanted = set(head.inputs_attrs.get("reader", {})) & set(reader.labels_attr)
+        return reader.target(task.name, reader.kinds[0]) if wanted else None
+    if isinstance(head, DeclaredHead) and head.kind == "classify" and "label_ids" in reader.outputs_attr:
+        reader.require_attr("label_ids")
+        return ClassifyTarget(task.name, "label_ids", [str(i) for i in range(head.classes or 0)], role=task.role)
+    if head.kind == "custom":
+        return None
+    raise WiringError(
+        f"trainer '{task.name}': {type(reader).__name__}, a reader of your own, trains heads of your own, and Classify where it gives 'label_ids'; "
+        f"not {type(head).__name__}. Subclass palm.head.base_head.Head, or a reader of palm.reader."
+    )
+
+
+def _source(members: Sequence[Task], targets: Mapping[str, Target], backbone: Backbone) -> Source:
+    """The data of tasks that share a reader."""
+    reader = members[0].fitted
+    for name in backbone.inputs_attr:
+        reader.require_attr(name)
+    if is_own(reader) or not isinstance(reader, TextReader):
+        return OwnSource(reader, {task.name: task.own_head for task in members}, backbone)
+    inputs = tuple(PALM_NAMES) if isinstance(backbone, OwnBackbone) else tuple(spec.name for spec in backbone.inputs)
+    dataset = reader.dataset({t.name: targets[t.name] for t in members if t.name in targets}, inputs)
+    source = Source(dataset, reader.sampler(dataset))
+    source.tasks = tuple(task.name for task in members)
+    return source
+
+
+def training_batch(content: TrainingBatch, data: str, members: Sequence[Task], backbone: Backbone) -> Batch:
+    """A batch as the user sees it and as the engine takes it."""
+    reader = members[0].fitted
+    if isinstance(content, ReaderContent):
+        return Batch(content.arrays, data, content)
+    assert isinstance(reader, TextReader)
+    arrays = reader.attrs_of(content)
+    targets: dict[str, Any] = dict(content.targets)
+    for task in members:
+        if task.own_head is not None:
+            labels = {t: content.targets[t] for t in content.targets if t == task.name}
+            targets[task.name] = taken_by(task.own_head, reader.attrs_of(replace(content, targets=labels)))
+    inputs = inputs_of(arrays, backbone) if isinstance(backbone, OwnBackbone) else content.inputs
+    return Batch(arrays, data, replace(content, inputs=inputs, targets=targets))
 
 
 def shared_backbone(tasks: Sequence[Task]) -> Backbone:
     """The one backbone of all tasks. Raises WiringError when they have several."""
     backbone, _ = tasks[0].declared
     for task in tasks[1:]:
-        if task.declared[0] is not backbone:
+        if _as_given(task.declared[0]) is not _as_given(backbone):
             raise WiringError(
                 f"trainers '{tasks[0].name}' and '{task.name}' have different backbones. "
                 "Tasks share one encoder: pass the same object to both build_forward calls."
             )
     return backbone
+
+
+def _as_given(backbone: Backbone) -> object:
+    return backbone.encoder if isinstance(backbone, OwnBackbone) else backbone
 
 
 def check_head(task: Task) -> None:
@@ -81,9 +158,16 @@ def check_head(task: Task) -> None:
         raise WiringError(
             f"trainer '{task.name}': {backbone!r} is no backbone. Pass one of palm.backbone, such as ERNIE.from_config(config)."
         )
-    if not hasattr(head, "kind") or not hasattr(head, "width"):
+    if isinstance(head, OwnedHead):
+        return
+    if not isinstance(head, DeclaredHead):
         raise WiringError(
             f"trainer '{task.name}': {head!r} is no head. Pass one of palm.head, such as Classify(num_classes, input_dim)."
+        )
+    if hasattr(head, "build"):
+        raise WiringError(
+            f"trainer '{task.name}': {type(head).__name__} has a build method, which nothing would call: heads of palm.head are declarations. "
+            "Subclass palm.head.base_head.Head."
         )
     if head.width != backbone.hidden_size:
         raise WiringError(
@@ -107,16 +191,33 @@ def by_reader(tasks: Iterable[Task]) -> dict[str, list[Task]]:
     return groups
 
 
-def _check_reader(task: Task, reader: Reader, first: Reader, backbone: Backbone) -> None:
-    settings = backbone.encoder.config
-    positions = int(getattr(settings, "max_position_embeddings", 0) or 0)
+def _check_reader(task: Task, reader: Reader, texts: Sequence[TextReader], backbone: Backbone) -> None:
+    if not isinstance(reader, TextReader):
+        check_attrs(
+            backbone.inputs_attr, reader.outputs_attr, f"the backbone of trainer '{task.name}'", type(reader).__name__
+        )
+        return
+    first = texts[0]
     if reader.tokenizer_json != first.tokenizer_json:
         raise WiringError(
             f"trainer '{task.name}': its reader has another vocabulary (or lower-casing) than the first. One encoder has one: pass the same vocab_path."
         )
-    if 0 < positions < reader.max_len:
+    if isinstance(backbone, OwnBackbone):
+        check_attrs(
+            backbone.inputs_attr, reader.outputs_attr, f"the backbone of trainer '{task.name}'", type(reader).__name__
+        )
+        return
+    settings = backbone.encoder.config
+    positions = backbone.max_length
+    if positions is not None and positions < reader.max_len:
         raise WiringError(
             f"trainer '{task.name}': its reader has max_len={reader.max_len} tokens, but the backbone has positions for {positions}. Write {positions} or less."
+        )
+    pad = pad_token_id(reader.tokenizer_json)
+    if backbone.pad_token_id not in (None, pad):
+        raise WiringError(
+            f"trainer '{task.name}': its reader's vocabulary pads with the id {pad}, but the backbone's positions leave out the id {backbone.pad_token_id}. "
+            f"Write pad_token_id {pad} in the backbone's configuration."
         )
     size = vocabulary_size(reader.tokenizer_json)
     if size > int(settings.vocab_size):  # type: ignore[union-attr,arg-type]
@@ -132,6 +233,9 @@ def _heads(tasks: Sequence[Task], targets: Mapping[str, Target], backbone: Backb
     rows, columns = backbone.embedding_table.shape
     for task in sorted(tasks, key=lambda task: task.reuse_head_with is not None):
         _, declared = task.declared
+        if isinstance(declared, OwnedHead):
+            heads[task.name] = OwnHead(task.name, declared)
+            continue
         info = targets[task.name].info
         if task.reuse_head_with is not None:
             heads[task.name] = _reused(task, heads, targets)
@@ -139,7 +243,6 @@ def _heads(tasks: Sequence[Task], targets: Mapping[str, Target], backbone: Backb
         options: dict[str, Any] = (
             {"margin": margin} if (margin := getattr(declared, "margin", None)) is not None else {}
         )
-        rows, columns = backbone.embedding_table.shape
         options["embedding"] = (rows, columns)
         head = make_head(task.name, info, backbone.hidden_size, dropout=declared.dropout, **options)
         std = getattr(declared, "param_initializer_range", 0.02)

@@ -8,7 +8,7 @@ import pytest
 import palm_trainer as palm
 from palm_serve.tokenization import TextTokenizer
 from palm_trainer.errors import DataError, WiringError
-from palm_trainer.reader.component import read_label_map
+from palm_trainer.reader.labels import read_label_map
 from palm_trainer.reader.vocabulary import load_tokenizer
 from palm_trainer.specs import IGNORE
 

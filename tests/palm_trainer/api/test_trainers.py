@@ -1,7 +1,6 @@
 """Trainer and MultiHeadTrainer: what they say, plan, train, save, load and predict; the faults of the original that must not come back."""
 
 import json
-import math
 import re
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 import palm_trainer as palm
 from palm_trainer.checkpoint import load_trained
 from palm_trainer.config import load_config
-from palm_trainer.errors import CheckpointError, ConfigError, DataError, PalmError, WiringError
+from palm_trainer.errors import CheckpointError, ConfigError, DataError, WiringError
 from palm_trainer.evaluation import Predictor
 from palm_trainer.example import Example
 from palm_trainer.loop import Step
@@ -67,102 +66,7 @@ def test_single_task_training_says_palms_lines(single):
     assert one.said[-1] == "intent train finish!"
 
 
-# -- acceptance tests of the inventory, section 7 ---------------------------------------------------------------------
-
-
-def test_last_full_batch_is_trained(single):
-    one = single(rows=8, batch=4)
-    assert (one.trainer.steps_pur_epoch, len(list(one.batches))) == (2, 2)
-
-
-@pytest.mark.parametrize("rows", [3, 4, 5])
-def test_predicts_every_row_without_labels(single, vocab_path, tmp_path, rows, files):
-    one = single()
-    reader = palm.reader.ClassifyReader(vocab_path, 32, phase="predict")
-    reader.load_data(files.write(tmp_path / "p.tsv", ["text_a", *["fly to boston"] * rows]), batch_size=4)
-    batches = list(one.trainer.fit_reader(reader, phase="predict"))
-    records = one.trainer.predict(tmp_path / "predictions")
-    assert sum(len(batch["token_ids"]) for batch in batches) == len(records) == rows
-    assert one.trainer.predict() == records  # nothing is kept between calls
-    lines = (tmp_path / "predictions/predictions.json").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(text)["index"] for text in lines] == list(range(rows))
-    assert one.said[-1] == f"Predictions saved at {tmp_path / 'predictions/predictions.json'}"
-    assert set(records[0]) == {"index", "label", "name", "logits", "probs", "text_a"}
-    assert records[0]["name"] == ["fare", "flight", "hotel"][records[0]["label"]]
-    assert sum(records[0]["probs"]) == pytest.approx(1)
-
-
-def test_quota_counts_epochs_of_the_reference_and_warns(article):
-    with pytest.warns(UserWarning, match=r"'intent' goes 50\.0 times over its data, not 10.*per_task_epochs=True"):
-        one = article(slot_rows=40, intent_rows=8, epochs=10)
-    mixing = one.trainer._session.plan.mixing
-    assert mixing.quotas == {"slot": 100, "intent": 100}
-    assert one.trainer.overall_train_steps == 200
-
-
-def test_per_task_epochs(article):
-    one = article(slot_rows=40, intent_rows=8, epochs=10, per_task_epochs=True)
-    assert one.trainer._session.plan.mixing.quotas == {"slot": 100, "intent": 20}
-    assert "intent: 10.0 epochs of its data." in one.said
-
-
-def test_articles_schedule_warns_and_is_fitted(article):
-    one = article()
-    one.adam.lr_schedualer = palm.lr_sched.TriangularSchedualer(24, 240)
-    with pytest.warns(
-        UserWarning, match=r"warm-up of 24 steps would never end; the training has 8 steps.*Write n_steps"
-    ):
-        loop = one.trainer._session.loop
-    rates = []
-    for _ in range(8):
-        one.trainer.train_one_step(one.trainer.get_one_batch())
-        rates.append(one.adam.get_cur_learning_rate())
-    assert loop.step == 8
-    assert max(rates) == pytest.approx(5e-3)
-    assert rates == sorted(rates, reverse=True)
-
-
-def test_build_predict_forward_leaves_the_trained_weights(single, config):
-    one = single()
-    one.trainer.train()
-    before = weights(one.trainer._session.ready.model)
-    names = one.trainer.build_predict_forward(
-        palm.backbone.BERT.from_config(config, phase="predict"), palm.head.Classify(3, 16, phase="predict")
-    )
-    assert names == {"logits": "intent.logits"}
-    assert same(before, weights(one.trainer._session.ready.model))
-
-
-def test_loss_of_an_untrained_crf_is_that_of_chance_per_piece(article):
-    one = article()
-    batch = one.trainer.get_one_batch()
-    losses, position = one.trainer.train_one_step(batch)
-    (name,) = losses
-    tags = {"slot.loss": 5, "intent.loss": 3}[name]  # O, B- and I- of two types
-    assert losses[name] == pytest.approx(math.log(tags), abs=0.35)
-    assert name == f"{['slot', 'intent'][position]}.loss"
-
-
-def test_another_reader_leaves_the_order_of_the_first(vocab_path, tmp_path, files):
-    def order(between):
-        reader = palm.reader.ClassifyReader(vocab_path, 32, seed=3)
-        reader.load_data(files.intent(tmp_path, 16), batch_size=4)
-        reader.require_attr("position_ids")
-        batches = reader.iterate()
-        first = next(batches)
-        between()
-        return [first["token_ids"].tolist(), *(batch["token_ids"].tolist() for batch in batches)]
-
-    assert order(lambda: None) == order(lambda: palm.reader.ClassifyReader(vocab_path, 32))
-
-
-def test_load_pretrain_of_nothing_raises(single, tmp_path):
-    one = single()
-    with pytest.raises(PalmError, match="no pretrained weights there"):
-        one.trainer.load_pretrain(tmp_path)
-
-
-# -- other rules ------------------------------------------------------------------------------------------------------
+# -- rules ------------------------------------------------------------------------------------------------------
 
 
 def test_same_reader_is_one_encoder_pass_with_two_losses(vocab_path, config, tmp_path, files):
@@ -271,7 +175,7 @@ def test_moving_average_is_what_is_saved(single, tmp_path):
     saved = weights(load_trained(tmp_path / "out").model)
     assert not same(raw, saved)
     session = one.trainer._session
-    with session._ema.applied():
+    with session._averaged():
         assert same(weights(session.ready.model), saved)
     assert same(raw, weights(session.ready.model))
 
