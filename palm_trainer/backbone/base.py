@@ -48,12 +48,21 @@ class Backbone(nn.Module):
     @property
     def max_length(self) -> int | None:
         """Tokens that it has positions for; None: as many as you like (XLNet)."""
-        for name, table in self.encoder.named_modules():
-            if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):
-                # RoBERTa's positions begin behind that of padding: a table of 514 is for 512 tokens
-                return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+        table = self._positions
+        if table is not None:  # RoBERTa's begin behind that of padding: a table of 514 is for 512 tokens
+            return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
         limit = int(getattr(self.encoder.config, "max_position_embeddings", None) or 0)
         return limit if limit > 0 else None
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The id that it must be padded with, since its positions leave that out (RoBERTa); None: any will do under a mask."""
+        return None if self._positions is None else self._positions.padding_idx
+
+    @property
+    def _positions(self) -> nn.Embedding | None:
+        tables = (m for name, m in self.encoder.named_modules() if name.endswith("position_embeddings"))
+        return next((table for table in tables if isinstance(table, nn.Embedding)), None)
 
     @property
     def embedding_table(self) -> Tensor:
