@@ -14,7 +14,7 @@ from palm_trainer.build import Training
 from palm_trainer.config import Config
 from palm_trainer.evaluation import Metrics
 from palm_trainer.loop import Step
-from palm_trainer.run import Evaluated, Event, Finished, Started
+from palm_trainer.run import REPORT, Evaluated, Event, Finished, Started
 
 _RATE_WINDOW = 50
 
@@ -48,6 +48,10 @@ def show_training(events: Iterable[Event], config: Config) -> bool:
                         display.close()
                     if event.metrics:
                         show(metrics_table(event.metrics, f"{config.train.output} (best checkpoint)"))
+                    for task, limit in event.thresholds.items():
+                        show(f"threshold of {task}: {limit:.4g} (best on dev)")
+                    if not interrupted:
+                        show(f"report: {config.train.output / REPORT}")
     finally:
         if display is not None:
             display.close()
@@ -62,7 +66,7 @@ def metrics_table(metrics: Mapping[str, Metrics], title: str) -> Table:
         table.add_column(split, justify="right")
     rows = {name: None for one in metrics.values() for name in _flat(one)}
     for name in rows:
-        table.add_row(name, *(_percent(_flat(one).get(name)) for one in metrics.values()))
+        table.add_row(name, *(_figure(name, _flat(one).get(name)) for one in metrics.values()))
     return table
 
 
@@ -161,8 +165,11 @@ def _flat(metrics: Metrics) -> dict[str, float]:
 
 def _inline(metrics: Metrics) -> str:
     kept = {name: value for name, value in _flat(metrics).items() if not name.endswith((" precision", " recall"))}
-    return "  ".join(f"{name} {_percent(value)}" for name, value in kept.items())
+    return "  ".join(f"{name} {_figure(name, value)}" for name, value in kept.items())
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f}"
+def _figure(name: str, value: float | None) -> str:
+    """Shares in per cent; a perplexity is none."""
+    if value is None:
+        return ""
+    return f"{value:.1f}" if name.endswith("perplexity") else f"{100 * value:.2f}"

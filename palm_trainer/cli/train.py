@@ -16,6 +16,7 @@ import typer
 from palm_trainer.errors import PalmError
 
 if TYPE_CHECKING:  # torch loads in seconds; `--help` need not wait for it
+    from palm_trainer.config import Config
     from palm_trainer.run import Event
 
 app = typer.Typer(
@@ -79,8 +80,7 @@ def evaluate(
     from palm_trainer.run import evaluate_run, write_metrics
 
     settings = _run_config(run, checkpoint)
-    if split not in SPLITS or not any(data.paths(split) for data in settings.data.values()):
-        raise PalmError(f"--split {split}: the run's data has no such split. Splits: {', '.join(SPLITS)}.")
+    _check_split(settings, split)
     metrics = evaluate_run(run, settings, split, checkpoint)
     if checkpoint == "best":
         write_metrics(run, {split: metrics})
@@ -89,21 +89,44 @@ def evaluate(
     show(metrics_table({split: metrics}, f"{run} ({checkpoint})"))
 
 
+@app.command(epilog="Example: palm-train report runs/atis --split test")
+def report(
+    run: RunArgument,
+    split: Annotated[
+        str | None, typer.Option(help="Judge the answers on dev, test or train; default: dev.", show_default=False)
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in RUN.")] = None,
+) -> None:
+    """Write the page to look at: curves, scores of each label, confusions, calibration, the worst errors, data."""
+    from palm_trainer.run import report_run
+
+    settings = _run_config(run, "best")
+    if split is not None:
+        _check_split(settings, split)
+    print(f"report: {report_run(run, settings, split, output)}")
+
+
 @app.command(epilog='Example: palm-train predict runs/atis --text "show me flights from boston to denver"')
 def predict(
     run: RunArgument,
-    text: Annotated[list[str] | None, typer.Option(help="A text to answer. Repeatable.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text (or question) to answer. Repeatable.")] = None,
+    pair: Annotated[
+        list[str] | None, typer.Option(help="Its second text (or passage): one for all texts, or one for each.")
+    ] = None,
     source: Annotated[
-        Path | None, typer.Option("--input", help="A text a line, or JSONL with `text` (and `text_pair`).")
+        Path | None,
+        typer.Option("--input", help="A text a line, or JSONL with `text` and `text_pair` (`question`, `passage`)."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write JSONL here instead of printing it.")] = None,
 ) -> None:
     """Answers of a trained model, one JSON object a text."""
-    from palm_trainer.predict import predict_lines, read_inputs
+    from palm_trainer.predict import predict_lines, read_inputs, with_pairs
 
     if bool(text) == (source is not None):
         raise PalmError('give either --text "..." or --input FILE.')
-    inputs = read_inputs(source) if source is not None else [(t, None) for t in text or ()]
+    if pair and source is not None:
+        raise PalmError("--pair belongs to --text; in an --input FILE each JSON object has its own text_pair.")
+    inputs = read_inputs(source) if source is not None else with_pairs(text or (), pair or ())
     text_lines = "".join(line + "\n" for line in predict_lines(run, inputs))
     if output is None:
         sys.stdout.write(text_lines)
@@ -184,6 +207,11 @@ def models_ls() -> None:
 
 
 SPLITS = ("dev", "test", "train")
+
+
+def _check_split(settings: "Config", split: str) -> None:
+    if split not in SPLITS or not any(data.paths(split) for data in settings.data.values()):
+        raise PalmError(f"--split {split}: the run's data has no such split. Splits: {', '.join(SPLITS)}.")
 
 
 class _StopRequest:

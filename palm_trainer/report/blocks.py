@@ -30,16 +30,22 @@ class Table:
     more: int = 0
     folded: bool = False
 
+    @property
+    def narrow(self) -> bool:
+        """Whether it stands beside another block where there is room."""
+        return len(self.columns) <= 3 and not self.folded
+
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its legend: (class of the line, name) pairs."""
+    """A drawing with its legend: (class of the line, name) pairs. A `narrow` one stands beside another block where there is room."""
 
     kind: ClassVar[str] = "figure"
     title: str
     svg: str
     note: str = ""
     legend: Sequence[tuple[str, str]] = ()
+    narrow: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class Code:
     text: str
     note: str = ""
     folded: bool = False
+    narrow: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)

@@ -96,10 +96,9 @@ def line_chart(
 
 
 def reliability_chart(bins: Sequence[Bin], *, label: str) -> str:
-    """Share of right answers by confidence against the diagonal, over a strip that tells how many answers each bin holds."""
+    """Share of right answers by confidence against the diagonal, under a line that tells how many answers each bin holds."""
     x_axis = _Axis(0.0, 1.0, _LEFT, WIDTH - _RIGHT)
-    y_axis = _Axis(0.0, 1.0, HEIGHT - _BOTTOM, _TOP)
-    most = max(one.count for one in bins)
+    y_axis = _Axis(0.0, 1.0, HEIGHT - _BOTTOM, _TOP + 16)
     parts = [*_axes(x_axis, y_axis, "confidence", "share right")]
     for one in bins:
         left, width = x_axis(one.low) + 1, x_axis(one.high) - x_axis(one.low) - 2
@@ -107,11 +106,10 @@ def reliability_chart(bins: Sequence[Bin], *, label: str) -> str:
         parts.append(_rect("bar", left, y_axis(one.accuracy), width, y_axis(0) - y_axis(one.accuracy), told))
         gap = sorted((y_axis(one.accuracy), y_axis(one.confidence)))
         parts.append(_rect("gap", left, gap[0], width, gap[1] - gap[0], told))
-        parts.append(
-            f'<text class="count" x="{_number(left + width / 2)}" y="{_number(min(y_axis(one.accuracy), gap[0]) - 4 if gap[0] > 30 else gap[0] + 12)}" '
-            f'text-anchor="middle" opacity="{0.6 + 0.4 * one.count / most:.2f}">{one.count}</text>'
-        )
-    parts.append(f'<line class="diagonal" x1="{x_axis(0)}" y1="{y_axis(0)}" x2="{x_axis(1)}" y2="{y_axis(1)}"/>')
+        middle = _number(left + width / 2)
+        parts.append(f'<text class="count" x="{middle}" y="{_TOP + 8}" text-anchor="middle">{_tick(one.count)}</text>')
+    ends = (_number(axis(value)) for value in (0.0, 1.0) for axis in (x_axis, y_axis))
+    parts.append('<line class="diagonal" x1="{}" y1="{}" x2="{}" y2="{}"/>'.format(*ends))
     return _svg(parts, label)
 
 

@@ -90,8 +90,9 @@ def metrics_table(facts: RunFacts) -> Table:
     splits = list(facts.metrics)
     flattened = {split: dict(flat(facts.metrics[split])) for split in splits}
     names = dict.fromkeys(name for split in splits for name in flattened[split])
+    tasks = [*facts.trained.tasks, ""]  # what is not of a task comes last
     rows = []
-    for name in names:
+    for name in sorted(names, key=lambda name: tasks.index(name.rpartition(".")[0])):
         task, _, metric = name.rpartition(".")
         values = (percent(flattened[split].get(name), 2) for split in splits)
         rows.append((Cell(task or "all tasks"), Cell(_spoken(metric)), *values))

@@ -9,7 +9,6 @@ from palm_trainer.report.blocks import (
     Block,
     Cell,
     Figure,
-    Figures,
     Matrix,
     Mistakes,
     Note,
@@ -79,16 +78,16 @@ def _labels(found: Sequence[scores.LabelScore], trained: Mapping[str, int], titl
     rows = [
         (
             Cell(one.label),
+            percent(one.f1, bar=True),
             percent(one.precision),
             percent(one.recall),
-            percent(one.f1, bar=True),
             count(one.support),
             count(one.answered),
             count(trained.get(one.label, 0)),
         )
         for one in found[:LABELS_SHOWN]
     ]
-    columns = ("label", "precision", "recall", "F1", "support", "answered", "in train")
+    columns = ("label", "F1", "precision", "recall", "support", "answered", "in train")
     note = "In per cent; support counts the label in the gold data, answered in the model's answers. A click on a heading sorts."
     return Table(title, columns, rows, note=note, more=max(0, len(found) - LABELS_SHOWN), folded=len(found) > 30)
 
@@ -145,9 +144,8 @@ def _confidence(info: TaskInfo, rows: Sequence[Judged]) -> list[Block]:
         )
         label = f"Reliability diagram: expected calibration error {error:.2%} over {len(found)} {what}"
         legend = (("bar", "share right"), ("gap", "distance to the confidence"), ("diagonal", "calibrated"))
-        note = f"Expected calibration error {100 * error:.2f} % over {len(found):,} {what}, in ten equal ranges; a column's number is its answers."
-        figure = Figure("Calibration", reliability_chart(filled, label=label), note, legend)
-        blocks.append(Figures((figure,)))
+        note = f"Expected calibration error {100 * error:.2f} % over {len(found):,} {what}, in ten equal ranges; the numbers on top count the answers."
+        blocks.append(Figure("Calibration", reliability_chart(filled, label=label), note, legend, narrow=True))
         sure = scores.thresholds(found, _SURE)
         cells = [
             (Cell(f"{s.threshold:.2f}", s.threshold), percent(s.share), percent(s.accuracy, bar=True)) for s in sure
