@@ -1,10 +1,11 @@
 """Answers of a trained model as JSON lines, in the shape that `palm-serve call --json` prints."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import Answer, Classification, Label, Match, Spans, TaskAnswer
 from palm_trainer.checkpoint import load_trained
 from palm_trainer.errors import DataError
@@ -12,10 +13,12 @@ from palm_trainer.evaluation import Predictor
 from palm_trainer.example import Example
 
 Input = tuple[str, str | None]
+_KEYS = (("text", "question"), ("text_pair", "passage", "context"))
+"""Names of a text and of its pair in JSONL."""
 
 
 def read_inputs(path: Path) -> list[Input]:
-    """Texts of a file, one a line, or JSONL objects with `text` and perhaps `text_pair`. Raises DataError with file and line."""
+    """Texts of a file, one a line, or JSONL objects with `text` and perhaps `text_pair` (or `question` and `passage`). Raises DataError with file and line."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # only these: a text may hold U+2028 and its like
     except (OSError, UnicodeDecodeError) as error:
@@ -34,22 +37,53 @@ def read_inputs(path: Path) -> list[Input]:
 def _json_input(path: Path, number: int, line: str) -> Input:
     try:
         row = json.loads(line)
-        text, pair = row["text"], row.get("text_pair")
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f'{path}:{number}: not an object with "text": {error!r}') from None
+        text, pair = (next((row[name] for name in names if row.get(name) is not None), None) for names in _KEYS)
+    except (ValueError, AttributeError) as error:
+        raise DataError(f'{path}:{number}: not an object with "text": {error}') from None
+    if text is None:
+        raise DataError(f'{path}:{number}: not an object with "text" (or "question"): {", ".join(row) or "empty"}')
     if not isinstance(text, str) or not isinstance(pair, str | None):
-        raise DataError(f'{path}:{number}: "text" and "text_pair" are strings')
+        raise DataError(
+            f'{path}:{number}: "text" (or "question") and "text_pair" (or "passage", "context") are strings'
+        )
     return text, pair
 
 
-def predict_lines(run: Path, inputs: Sequence[Input]) -> Iterator[str]:
-    """One JSON object a text: the text and the answer of each task."""
-    for text in (text for one in inputs for text in one if text):
-        if any("\ud800" <= c <= "\udfff" for c in text):
-            raise DataError(
-                f"{text[:40]!r}: not Unicode text (it holds half of a surrogate pair, or bytes that are not UTF-8). Mend the text."
+def with_pairs(texts: Sequence[str], pairs: Sequence[str]) -> list[Input]:
+    """Each text with its pair, the one pair with every text, or texts alone. Raises DataError for other numbers."""
+    if len(pairs) not in (0, 1, len(texts)):
+        raise DataError(
+            f"--pair is given {len(pairs)} times for {len(texts)} texts. Give it once for all of them, or once for each."
+        )
+    seconds: list[str | None] = [*pairs] if len(pairs) == len(texts) else [pairs[0] if pairs else None] * len(texts)
+    return list(zip(texts, seconds, strict=True))
+
+
+def _check(inputs: Sequence[Input], tasks: Mapping[str, TaskInfo]) -> None:
+    """Raises DataError for what is no text, and for an input that no task reads."""
+    reads = {name: info.pairs for name, info in tasks.items() if info.kind != "masked_lm"}
+    for text, pair in inputs:
+        for one in (text, pair or ""):
+            if any("\ud800" <= c <= "\udfff" for c in one):
+                raise DataError(
+                    f"{one[:40]!r}: not Unicode text (it holds half of a surrogate pair, or bytes that are not UTF-8). Mend the text."
+                )
+        if (pair is not None) not in reads.values():
+            listed = ", ".join(f"'{name}'" for name in reads) or "none"
+            what = "a second text" if pair is None else "texts without a pair"
+            way = (
+                "Give the passage or second text with --pair, or as text_pair in JSONL"
+                if pair is None
+                else "Leave the pair out"
             )
-    predictor = Predictor(load_trained(run))
+            raise DataError(f"{text[:40]!r}: every task of this model ({listed}) reads {what}. {way}.")
+
+
+def predict_lines(run: Path, inputs: Sequence[Input]) -> Iterator[str]:
+    """One JSON object a text: the text and the answer of each task that reads it. Raises DataError where none does."""
+    trained = load_trained(run)
+    _check(inputs, trained.tasks)
+    predictor = Predictor(trained)
     examples = [Example(text=text, pair=pair) for text, pair in inputs]
     for example, answers in zip(examples, predictor.answers(examples), strict=True):
         record: dict[str, Any] = {"text": example.text}

@@ -19,6 +19,7 @@ from palm_trainer.errors import ConfigError, DataError, ExportError
 from palm_trainer.evaluation import Predictor, evaluate
 from palm_trainer.example import Example
 from palm_trainer.export.exporter import export_bundle
+from palm_trainer.predict import predict_lines
 from palm_trainer.run import Finished, evaluate_run, train
 from palm_trainer.thresholds import with_limit
 
@@ -329,6 +330,12 @@ def test_limits_are_those_that_evaluation_and_server_use(kind: Kind) -> None:
         other = replace(trained, tasks={"reading": with_limit(trained.tasks["reading"], limit)})
         score = evaluate(Predictor(other), kinds, sets)["reading"]["f1"]
         assert score <= done.metrics["dev"]["reading"]["f1"] + 1e-9
+    [line] = predict_lines(kind.run, [("where is anna ?", "anna lives in oslo")])
+    assert json.loads(line)["reading"].keys() >= {"text", "start", "end", "no_answer"}
+    with pytest.raises(
+        DataError, match=r"'where': every task of this model \('reading'\) reads a second text. Give the pass"
+    ):
+        list(predict_lines(kind.run, [("where", None)]))
     before = (kind.run / "best/model.json").read_bytes()
     again = list(train(config, resume=True))[-1]
     assert isinstance(again, Finished)

@@ -3,7 +3,8 @@
 import pytest
 
 from palm_serve.types import Answer, Classification, Label, Match, Span, Spans
-from palm_trainer.predict import answer_to_json
+from palm_trainer.errors import DataError
+from palm_trainer.predict import answer_to_json, read_inputs, with_pairs
 
 YES, NO = Label("yes", 0.87654321), Label("no", 0.1)
 
@@ -49,3 +50,20 @@ YES, NO = Label("yes", 0.87654321), Label("no", 0.1)
 )
 def test_answers_as_json(answer, expected):
     assert answer_to_json(answer) == expected
+
+
+def test_pairs_of_the_command_line():
+    assert with_pairs(["a", "b"], []) == [("a", None), ("b", None)]
+    assert with_pairs(["a", "b"], ["x"]) == [("a", "x"), ("b", "x")]
+    assert with_pairs(["a", "b"], ["x", "y"]) == [("a", "x"), ("b", "y")]
+    with pytest.raises(DataError, match=r"--pair is given 3 times for 2 texts. Give it once for all of them"):
+        with_pairs(["a", "b"], ["x", "y", "z"])
+
+
+def test_questions_of_a_file(tmp_path):
+    path = tmp_path / "asked.jsonl"
+    path.write_text(
+        '{"question": "q", "passage": "p"}\n{"question": "q", "context": "c"}\n{"text": "t", "text_pair": "s"}\n',
+        encoding="utf-8",
+    )
+    assert read_inputs(path) == [("q", "p"), ("q", "c"), ("t", "s")]

@@ -86,15 +86,14 @@ def test_predict_files(palm, finished_run, tmp_path):
     ]
     rows = tmp_path / "in.jsonl"
     rows.write_text(
-        '{"text": "to\u2028boston", "id": 3}\n{"text": "a", "text_pair": "b"}\n{"text": ""}\n', encoding="utf-8"
+        '{"text": "to\u2028boston", "id": 3}\n{"text": "a", "text_pair": null}\n{"text": ""}\n', encoding="utf-8"
     )
     output = tmp_path / "out.jsonl"
     code, out, _ = palm("predict", finished_run, "--input", rows, "--output", output)
     assert (code, out) == (0, "")
     answers = [json.loads(line) for line in output.read_text(encoding="utf-8").split("\n")[:-1]]
-    assert [(a["text"], a.get("text_pair")) for a in answers] == [("to\u2028boston", None), ("a", "b"), ("", None)]
+    assert [(a["text"], a.get("text_pair")) for a in answers] == [("to\u2028boston", None), ("a", None), ("", None)]
     assert answers[2]["slots"] == []
-    assert set(answers[1]) == {"text", "text_pair"}, "no task of this model reads pairs"
     for answer in (answers[0], answers[2]):
         assert all(answer["text"][s["start"] : s["end"]] == s["value"] for s in answer["slots"])
     assert {p.name for p in tmp_path.iterdir()} == {"in.txt", "in.jsonl", "out.jsonl"}
@@ -117,7 +116,8 @@ def test_predict_answers_a_huge_text(palm, finished_run, tmp_path):
         ("in.txt", None, "No such file"),
         ("in.jsonl", b'{"text": "a"}\n[1]\n', 'in.jsonl:2: not an object with "text"'),
         ("in.jsonl", b'{"txt": "a"}\n', 'in.jsonl:1: not an object with "text"'),
-        ("in.jsonl", b'{"text": 3}\n', 'in.jsonl:1: "text" and "text_pair" are strings'),
+        ("in.jsonl", b'{"text": 3}\n', 'in.jsonl:1: "text" (or "question") and "text_pair"'),
+        ("in.jsonl", b'{"text": "a", "passage": "b"}\n', "every task of this model ('intent', 'slots', 'mood') reads"),
         ("in.jsonl", b'{"text": "half \\ud800 a pair"}\n', "not Unicode text"),
     ],
 )
@@ -136,6 +136,15 @@ def test_predict_wants_one_source(palm, finished_run, arguments):
     code, _, err = palm("predict", finished_run, *arguments)
     assert code == 2
     assert 'give either --text "..." or --input FILE' in err
+
+
+def test_predict_pairs_belong_to_texts(palm, finished_run, tmp_path):
+    code, _, err = palm("predict", finished_run, "--input", tmp_path / "a.jsonl", "--pair", "b")
+    assert code == 2
+    assert "--pair belongs to --text" in err
+    code, _, err = palm("predict", finished_run, "--text", "a", "--pair", "b")
+    assert code == 2
+    assert "reads texts without a pair. Leave the pair out." in err
 
 
 def test_a_text_that_is_not_unicode(palm, finished_run):
