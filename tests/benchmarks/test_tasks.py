@@ -87,7 +87,7 @@ def test_comments_do_not_change_settings_but_values_do(tasks):
     assert other.digest != one.digest
 
 
-def test_a_cell_is_trained_once_and_again_when_its_settings_change(tasks, place, tmp_path, capfd):
+def test_a_cell_is_trained_once_and_again_when_its_settings_change(tasks, place, tmp_path, capfd, monkeypatch):
     results = tmp_path / "results.json"
     cells = tasks.cells_of([], [13], [], [])
     assert tasks.train_cells(cells, place, results, jobs=1, keep=False) == 0
@@ -101,7 +101,12 @@ def test_a_cell_is_trained_once_and_again_when_its_settings_change(tasks, place,
     capfd.readouterr()
     assert tasks.train_cells(cells, place, results, jobs=1, keep=False) == 0
     assert capfd.readouterr().out == "1 cells, 0 to train\n"
-    cells[0].config.write_text(TINY.replace("max_length = 16", "max_length = 1"), encoding="utf-8")
+    cells[0].config.write_text(TINY.replace("epochs = 1", "epochs = 2"), encoding="utf-8")
+
+    def refused(*_):
+        raise subprocess.CalledProcessError(2, "palm-train")
+
+    monkeypatch.setattr(tasks, "measure", refused)
     assert tasks.train_cells(cells, place, results, jobs=1, keep=False) == 1
     said = capfd.readouterr()
     assert "1 cells, 1 to train" in said.out
