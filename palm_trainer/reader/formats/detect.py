@@ -7,6 +7,7 @@ from pathlib import Path
 
 from palm_trainer.errors import DataError
 from palm_trainer.reader.formats.clinc import is_clinc
+from palm_trainer.reader.formats.datasets import HUB, STATE
 from palm_trainer.reader.formats.joint import FILES
 from palm_trainer.reader.formats.palm import SEPARATOR, TAG_COLUMNS
 from palm_trainer.reader.formats.rasa import holds_examples, yaml_files
@@ -36,9 +37,13 @@ def detect(path: Path) -> Detection:
     """
     if path.is_dir():
         return _detect_directory(path)
+    if path.parts[:1] == (HUB,):
+        return Detection("datasets")
     if not path.exists() and "#" in path.name:
         return Detection("clinc")
     suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return Detection("parquet")
     if suffix == ".json":
         return _detect_json(path)
     if suffix in (".yml", ".yaml"):
@@ -66,6 +71,10 @@ def detect(path: Path) -> Detection:
 def _detect_directory(path: Path) -> Detection:
     if all((path / name).is_file() for name in FILES):
         return Detection("joint")
+    if (path / STATE).is_file():
+        return Detection("datasets")
+    if any(path.glob("*.parquet")):
+        return Detection("parquet")
     if any(holds_examples(file) for file in yaml_files(path)):
         return Detection("rasa")
     raise DataError(

@@ -9,7 +9,7 @@ applies. Spans index the text; those of the field `answer` index the pair where 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,36 @@ def _example(line: str, where: str) -> Example:
         raise DataError(f"{where}:{error.colno}: not JSON: {error.msg}; write one object a line") from None
     if not isinstance(row, dict):
         raise DataError(f'{where}: {type(row).__name__}, not an object; write {{"text": ..., "FIELD": ...}}')
+    return row_example(row, where)
+
+
+def as_row(example: Example) -> dict[str, Any]:
+    """The object of an example, which `row_example` makes an equal one of."""
+    row: dict[str, Any] = {"text": example.text}
+    if example.pair is not None:
+        row["text_pair"] = example.pair
+    row |= {name: value if isinstance(value, str) else _json_list(value) for name, value in example.fields.items()}
+    if example.words is not None:
+        row["words"] = [list(word) for word in example.words]
+    return row
+
+
+def spans_as_json(spans: Iterable[LabelledSpan]) -> list[dict[str, Any]]:
+    """Spans as objects, without the keys that are empty."""
+    rows = []
+    for span in spans:
+        extra = {key: text for key, text in (("label", span.label), ("role", span.role), ("group", span.group)) if text}
+        rows.append({"start": span.start, "end": span.end} | extra)
+    return rows
+
+
+def _json_list(value: Sequence[str] | Sequence[LabelledSpan]) -> list[Any]:
+    spans = [item for item in value if isinstance(item, LabelledSpan)]
+    return spans_as_json(spans) if spans else list(value)
+
+
+def row_example(row: dict[str, Any], where: str) -> Example:
+    """The example of an object, which is used up. Raises DataError as `parse`."""
     text, pair = row.pop("text", None), row.pop("text_pair", None)
     if not isinstance(text, str) or not text.strip():
         raise DataError(f'{where}: "text" is {text!r}; it must be a string with at least one character')

@@ -52,18 +52,24 @@ CRLF = "line ended by CRLF (read as a line end)"
 _BOM = b"\xef\xbb\xbf"
 
 
+def check_readable(path: Path) -> None:
+    """Raises DataError for a path that cannot be opened as a file."""
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; check the path in the configuration") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
 def read_text(path: Path, defects: Defects | None = None) -> str:
     """The whole file without its byte order mark; that and CRLF are counted in `defects`.
 
     Raises:
         DataError: missing, unreadable, empty, or not UTF-8 (with line and column of the first bad byte).
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; check the path in the configuration") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    check_readable(path)
+    data = path.read_bytes()
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
