@@ -76,12 +76,8 @@ def line_chart(
     y_axis = _Axis(low, high, HEIGHT - _BOTTOM, _TOP, log)
     parts = [*_axes(x_axis, y_axis, x_name, y_name)]
     if best is not None:
-        at = _number(x_axis(best))
-        parts.append(f'<line class="best" x1="{at}" x2="{at}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/>')
-        side = "end" if x_axis(best) > WIDTH / 2 else "start"
-        offset = -5 if side == "end" else 5
         parts.append(
-            f'<text class="best-label" x="{_number(x_axis(best) + offset)}" y="{HEIGHT - _BOTTOM - 6}" text-anchor="{side}">best</text>'
+            _upright(x_axis(best), "best", "end" if x_axis(best) > WIDTH / 2 else "start", HEIGHT - _BOTTOM - 6)
         )
     for line in lines:
         placed = [(_number(x_axis(x)), _number(y_axis(y))) for x, y in line.points]
@@ -122,8 +118,8 @@ def histogram(values: Sequence[int], *, label: str, x_name: str, limit: int | No
         counts[(value - low) // width] += 1
     end = low + width * len(counts)
     # a limit far beyond all values would squeeze them; the text beside the drawing tells it then
-    shown = limit is not None and limit <= low + 1.5 * (end - low)
-    x_axis = _Axis(low, max(end, (limit or 0) + 1 if shown else 0), _LEFT, WIDTH - _RIGHT)
+    cut = limit + 1 if limit is not None and limit <= low + 1.5 * (end - low) else None
+    x_axis = _Axis(min(low, cut or low), max(end, cut or end), _LEFT, WIDTH - _RIGHT)
     y_axis = _Axis(0, max(counts), HEIGHT - _BOTTOM, _TOP)
     parts = [*_axes(x_axis, y_axis, x_name, "texts")]
     for i, number in enumerate(counts):
@@ -141,12 +137,9 @@ def histogram(values: Sequence[int], *, label: str, x_name: str, limit: int | No
                 told,
             )
         )
-    if shown and limit is not None:
-        at = _number(x_axis(limit + 1))
-        parts.append(f'<line class="best" x1="{at}" x2="{at}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/>')
-        parts.append(
-            f'<text class="best-label" x="{_number(x_axis(limit + 1) - 5)}" y="{_TOP + 12}" text-anchor="end">cut at {limit}</text>'
-        )
+    if cut is not None:
+        at, side = x_axis(cut), "end" if x_axis(cut) > WIDTH / 2 else "start"
+        parts.append(_upright(at, f"cut at {limit}", side, _TOP + 12))
     return _svg(parts, label)
 
 
@@ -175,6 +168,15 @@ def _axes(x_axis: _Axis, y_axis: _Axis, x_name: str, y_name: str) -> list[str]:
 def _rect(style: str, x: float, y: float, width: float, height: float, title: str) -> str:
     place = f'x="{_number(x)}" y="{_number(y)}" width="{_number(width)}" height="{_number(height)}"'
     return f'<rect class="{style}" {place}><title>{escape(title)}</title></rect>'
+
+
+def _upright(at: float, text: str, side: str, height: float) -> str:
+    """A dashed line from bottom to top, with a word at its left (`end`) or right (`start`)."""
+    place = _number(at - 5 if side == "end" else at + 5)
+    return (
+        f'<line class="best" x1="{_number(at)}" x2="{_number(at)}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/>'
+        f'<text class="best-label" x="{place}" y="{_number(height)}" text-anchor="{side}">{escape(text)}</text>'
+    )
 
 
 def _svg(parts: Sequence[str], label: str) -> str:

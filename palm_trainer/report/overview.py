@@ -94,11 +94,17 @@ def metrics_table(facts: RunFacts) -> Table:
     rows = []
     for name in sorted(names, key=lambda name: tasks.index(name.rpartition(".")[0])):
         task, _, metric = name.rpartition(".")
-        values = (percent(flattened[split].get(name), 2) for split in splits)
+        values = (percent(_as_share(name, flattened[split].get(name)), 2) for split in splits)
         rows.append((Cell(task or "all tasks"), Cell(_spoken(metric)), *values))
-    return Table(
-        "Metrics of the best checkpoint", ("task", "metric", *splits), rows, text_columns=2, note="In per cent."
-    )
+    return Table("Metrics of the best checkpoint", ("task", "metric", *splits), rows, text_columns=2, note=_UNITS)
+
+
+_UNITS = "In per cent; a perplexity is a number."
+
+
+def _as_share(name: str, value: float | None) -> float | None:
+    """What is told in per cent. A perplexity is no share: it is told as it is."""
+    return value / 100 if value is not None and name.endswith("perplexity") else value
 
 
 def training_section(history: History, kinds: Mapping[str, str]) -> Section:
@@ -120,13 +126,13 @@ def training_section(history: History, kinds: Mapping[str, str]) -> Section:
         (
             Cell(f"{one.epoch:g}{' best' if one is best else ''}", one.epoch),
             count(one.step),
-            *(percent(one.metrics.get(name), 2) for name in names),
+            *(percent(_as_share(name, one.metrics.get(name)), 2) for name in names),
         )
         for one in history.evaluations
     ]
     if rows and names:
         columns = ("epoch", "step", *(name.replace(".", " ").replace("_", " ") for name in names))
-        blocks.append(Table("Every evaluation on dev", columns, rows, note="In per cent.", folded=True))
+        blocks.append(Table("Every evaluation on dev", columns, rows, note=_UNITS, folded=True))
     return Section("training", "Training", "Loss of the training batches, and metrics on dev after each epoch.", blocks)
 
 
@@ -156,18 +162,20 @@ def _metric_figure(title: str, names: Sequence[str], history: History, best: flo
     for number, name in enumerate(names, 1):
         known = [one for one in history.evaluations if name in one.metrics]
         short = _spoken(name.rpartition(".")[2])
-        titles = [f"epoch {one.epoch:g}: {short} {100 * one.metrics[name]:.2f}" for one in known]
-        points = [(float(one.step), 100 * one.metrics[name]) for one in known]
+        factor = 1 if name.endswith("perplexity") else 100
+        titles = [f"epoch {one.epoch:g}: {short} {factor * one.metrics[name]:.2f}" for one in known]
+        points = [(float(one.step), factor * one.metrics[name]) for one in known]
         style = f"s{(number - 1) % 6 + 1}"
         lines.append(Line(points, style, dots=True, titles=titles))
         legend.append((style, short))
         ends.append(f"{short} from {points[0][1]:.1f} to {points[-1][1]:.1f}")
     values = [y for line in lines for _, y in line.points]
+    shares = not any(name.endswith("perplexity") for name in names)
     low, high = min(values), max(values)
     margin = max(1.0, 0.05 * (high - low))
-    y_range = (max(0.0, low - margin), min(100.0, high + margin))
-    label = f"{title} on dev: {', '.join(ends)} per cent"
-    svg = line_chart(lines, label=label, x_name="step", y_name="%", best=best, y_range=y_range)
+    y_range = (max(0.0, low - margin), min(100.0, high + margin) if shares else high + margin)
+    label = f"{title} on dev: {', '.join(ends)}{' per cent' if shares else ''}"
+    svg = line_chart(lines, label=label, x_name="step", y_name="%" if shares else "", best=best, y_range=y_range)
     return Figure(f"{title}: dev", svg, legend=legend)
 
 

@@ -1,0 +1,64 @@
+"""Drawings are well-formed, escaped, and inside their frame."""
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palm_trainer.report.charts import HEIGHT, WIDTH, Line, histogram, line_chart, nice_ticks, reliability_chart
+from palm_trainer.report.reliability import bins
+
+VALUES = st.floats(1e-6, 1e4)
+
+
+def inside(svg):
+    root = ElementTree.fromstring(svg)
+    for element in root.iter():
+        for name in ("x", "x1", "x2", "cx"):
+            assert -1 <= float(element.get(name, 0)) <= WIDTH + 1, ElementTree.tostring(element)
+        for name in ("y", "y1", "y2", "cy"):
+            assert -1 <= float(element.get(name, 0)) <= HEIGHT + 1, ElementTree.tostring(element)
+    for x, y in re.findall(r"([-\d.]+),([-\d.]+)", " ".join(e.get("points", "") for e in root.iter())):
+        assert 0 <= float(x) <= WIDTH
+        assert 0 <= float(y) <= HEIGHT
+    return root
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), VALUES), min_size=1, max_size=30), st.booleans())
+def test_curves(points, log):
+    root = inside(
+        line_chart([Line(points, "s1", dots=True)], label="l", x_name="x", y_name="y", log=log, best=points[-1][0])
+    )
+    assert len(root.findall("circle")) == len(points)
+
+
+@given(st.lists(st.integers(1, 100_000), min_size=1, max_size=60), st.one_of(st.none(), st.integers(3, 8192)))
+def test_histogram_counts_every_value(values, limit):
+    root = inside(histogram(values, label="l", x_name="tokens", limit=limit))
+    titles = [rect.findtext("title") for rect in root.findall("rect")]
+    assert sum(int(title.rpartition(" ")[2]) for title in titles) == len(values)
+    assert len(titles) <= 40
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=30))
+def test_reliability(points):
+    inside(reliability_chart(bins(points), label="l"))
+
+
+def test_texts_are_escaped():
+    svg = line_chart(
+        [Line([(1, 2)], "s1", dots=True, titles=["<script>"])], label='"><script>', x_name="<i>", y_name="&"
+    )
+    assert "<script>" not in svg
+    root = ElementTree.fromstring(svg)
+    assert root.get("aria-label") == '"><script>'
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (37, 92, [40, 60, 80]), (0, 2800, [0, 1000, 2000])],
+)
+def test_nice_ticks(low, high, expected):
+    assert nice_ticks(low, high) == pytest.approx(expected)
