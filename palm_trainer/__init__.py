@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from palm_trainer import backbone, head, lr_sched, optimizer, reader
+    from palm_trainer import backbone, downloader, head, lr_sched, optimizer, reader
     from palm_trainer.multihead_trainer import MultiHeadTrainer
     from palm_trainer.trainer import Trainer
 
