@@ -1,11 +1,16 @@
 """Every encoder family with every kind of head: trained from one configuration, exported as one graph, compared, served."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from palm_serve.bundle.loader import load_bundle
+from palm_serve.bundle.manifest import tasks_digest
+from palm_serve.client import Client
 from palm_serve.engine.providers import select_session
 from palm_serve.pipeline import Pipeline
 from palm_serve.types import Answer, Classification, Match, Spans, TextRequest
@@ -15,7 +20,11 @@ from palm_trainer.config import load_config
 from palm_trainer.evaluation import Predictor
 from palm_trainer.example import Example
 from palm_trainer.export.exporter import export_bundle
+from palm_trainer.export.graph import ExportGraph
+from palm_trainer.export.onnx import DIGEST, to_onnx
 from palm_trainer.run import train
+
+ROOT = Path(__file__).parents[3]
 
 FAMILIES = (
     "bert",
@@ -171,25 +180,82 @@ def check_answers(pipeline: Pipeline, run: Path) -> None:
                 assert answer.label.confidence == pytest.approx(own[task].label.confidence, abs=1e-5)
 
 
+@pytest.fixture(scope="session")
+def exported(directory_of, tmp_path_factory):
+    """`exported("xlnet")`: a folder with the run `run` and its bundle, which has the family's name; made once."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        folder = tmp_path_factory.mktemp("family")
+        write_data(folder)
+        model, scratch = ("scratch", SCRATCH) if family == "scratch" else (directory_of(family).as_posix(), "")
+        text = CONFIG.format(model=model, scratch=scratch, output=(folder / "run").as_posix())
+        (folder / "all.toml").write_text(text, encoding="utf-8")
+        for _ in train(load_config(folder / "all.toml")):
+            pass
+        sets = evaluation_sets(load_config(folder / "run/config.toml"), "dev")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("palm_trainer.export.gates.SHAPES", 24)
+            export_bundle(load_trained(folder / "run"), sets, folder / family, precision="fp32")
+        return folder
+
+    def _exported(family: str) -> Path:
+        if family not in made:
+            made[family] = make(family)
+        return made[family]
+
+    return _exported
+
+
 @pytest.mark.parametrize("family", [*FAMILIES, "scratch"])
-def test_every_head_of_every_family(family, directory_of, tmp_path, monkeypatch, record_property):
-    monkeypatch.setattr("palm_trainer.export.gates.SHAPES", 24)
-    write_data(tmp_path)
-    model = "scratch" if family == "scratch" else directory_of(family).as_posix()
-    run, bundle = tmp_path / "run", tmp_path / "bundle"
-    (tmp_path / "all.toml").write_text(
-        CONFIG.format(model=model, scratch=SCRATCH if family == "scratch" else "", output=run.as_posix()),
-        encoding="utf-8",
-    )
-    for _ in train(load_config(tmp_path / "all.toml")):
-        pass
-    sets = evaluation_sets(load_config(run / "config.toml"), "dev")
-    manifest, _ = export_bundle(load_trained(run), sets, bundle, precision="fp32")
-    assert set(manifest.tasks) == TASKS
-    for gate in manifest.variants["plain"].gates:
-        assert gate.passed
-        record_property(gate.provider, gate.figures["max_logit_difference"])
-    loaded = load_bundle(bundle)
-    pipeline = Pipeline(loaded, select_session(loaded, provider="CPU"))
-    assert pipeline.golden_check() == len(loaded.golden) > 0
-    check_answers(pipeline, run)
+def test_every_head_of_every_family(family, exported):
+    """The gate inside the export compares logits and answers; here the bundle is served, and its graph made again."""
+    folder = exported(family)
+    bundle = load_bundle(folder / family)
+    assert set(bundle.manifest.tasks) == TASKS
+    assert all(gate.passed for gate in bundle.manifest.variants["plain"].gates)
+    pipeline = Pipeline(bundle, select_session(bundle, provider="CPU"))
+    assert pipeline.golden_check() == len(bundle.golden) > 0
+    check_answers(pipeline, folder / "run")
+    trained = load_trained(folder / "run")
+    graph = ExportGraph(trained.model, tuple(bundle.manifest.tasks))
+    digest = tasks_digest(dict(bundle.manifest.tasks), (folder / family / "tokenizer.json").read_bytes())
+    again = to_onnx(graph, trained.max_length, {DIGEST: digest})
+    assert again == (folder / family / "model.onnx").read_bytes()
+
+
+def test_a_server_answers_every_head(exported):
+    """Two families in one real process: byte-level pieces, and pieces whose special tokens stand last."""
+    families = ("roberta", "xlnet")
+    bundles = [str(exported(family) / family) for family in families]
+    command = [sys.executable, "-m", "palm_serve.cli", "run", *bundles, "--port", "0", "--provider", "CPU"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        lines = iter(process.stdout.readline, "")
+        target = next(found[1] for line in lines if (found := re.search(r"listening on (\S+)", line)))
+        assert any("ready" in line for line in lines)
+        with Client(target) as client:
+            for family in families:
+                text = "fly to St. Louis on monday, please"
+                parsed = client.parse(text, model=family, timeout_s=60)
+                assert parsed.intent.name in ("flight", "hotel")
+                assert all(slot.value == text[slot.start : slot.end] for slot in parsed.slots)
+                kinds = {}
+                for task in TASKS:
+                    pair = {"same": "about boston", "rank": "about boston", "reading": PASSAGE}.get(task, "")
+                    result = client.predict(task, "where is bob ?", pair, model=family, timeout_s=60).result
+                    kinds[task] = result.WhichOneof("result")
+                    if task == "reading":
+                        assert result.answer.text == PASSAGE[result.answer.start : result.answer.end]
+                assert kinds == {
+                    **dict.fromkeys(("intent", "topics"), "classification"),
+                    **dict.fromkeys(("slots", "places"), "spans"),
+                    **dict.fromkeys(("same", "rank"), "match"),
+                    "reading": "answer",
+                }
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
