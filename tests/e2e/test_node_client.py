@@ -11,6 +11,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE, PROTO = ROOT / "examples" / "node_client", ROOT / "protos" / "palm_serve" / "v1" / "palm.proto"
+OPEN_INFERENCE = ROOT / "protos" / "palm_serve" / "oip" / "inference.proto"
 NO_NETWORK = ("ENOTFOUND", "ECONNREFUSED", "EAI_AGAIN", "ETIMEDOUT", "ENOTCACHED")
 
 SCENARIO = r"""
@@ -43,6 +44,36 @@ const stream = (requests) => new Promise((resolve, reject) => {
     batch: batch.answer.items.map((item) => item.outcome), blank: [blank.code, blank.details], streamed,
   }));
 })();
+"""
+
+INFERENCE = r"""
+const grpc = require("@grpc/grpc-js");
+const [target, proto] = process.argv.slice(2);
+const { inference } = grpc.loadPackageDefinition(require("@grpc/proto-loader").loadSync(proto, { keepCase: true, defaults: true }));
+const client = new inference.GRPCInferenceService(target, grpc.credentials.createInsecure());
+const texts = ["\u{1F600} fly from boston to \u5317\u4eac", "play a song"];
+const input = (...given) => ({
+  name: "text", datatype: "BYTES", shape: [given.length], contents: { bytes_contents: given.map((text) => Buffer.from(text)) },
+});
+const request = {
+  inputs: [input(...texts)], outputs: [{ name: "intent.label" }, { name: "slots.json" }],
+  parameters: { offset_unit: { string_param: "utf16" } },
+};
+client.ModelInfer(request, (error, answer) => {
+  if (error) throw error;
+  const [labels, slots] = answer.outputs.map((output) => output.contents.bytes_contents.map(String));
+  const slices = slots.map((row, i) => JSON.parse(row).spans.map(({ start, end }) => texts[i].slice(start, end)));
+  const stream = client.ModelStreamInfer();
+  const streamed = [];
+  stream.on("data", (item) => streamed.push([item.infer_response.id, item.error_message]));
+  stream.on("end", () => {
+    client.close();
+    console.log(JSON.stringify({ labels, slices, streamed: streamed.sort() }));
+  });
+  stream.write({ id: "a", inputs: [input("hello")] });
+  stream.write({ id: "b", inputs: [] });
+  stream.end();
+});
 """
 
 
@@ -93,3 +124,14 @@ def test_the_example(project: Path, tiny_server: str) -> None:
         1,
         "INVALID_ARGUMENT: text is blank: it needs at least one visible character\n",
     )
+
+
+def test_open_inference_protocol(project: Path, tiny_server: str) -> None:
+    (project / "inference.js").write_text(INFERENCE, encoding="utf-8")
+    run = node(project, "inference.js", tiny_server, OPEN_INFERENCE)
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout)
+    assert result["labels"] == ["flight", "music"]
+    assert result["slices"] == [["boston", "北京"], []]
+    missing = "INVALID_ARGUMENT: the input 'text' is missing: send it as BYTES of shape [n] or [n, 1], UTF-8"
+    assert result["streamed"] == [["a", ""], ["b", missing]]
