@@ -191,18 +191,19 @@ class MultiHeadTrainer(TrainerCalls):
         """
         found: dict[str, list[dict[str, Any]]] = {}
         asked = {name: trainer for name, trainer in self.trainers.items() if trainer.task.answers}
-        if reader is not None and isinstance(reader, TextReader):
+        folders = {name: None if output_dir is None else Path(output_dir) / name for name in asked}
+        if isinstance(reader, TextReader):
             together = [name for name, trainer in asked.items() if trainer.task.has_kind]
             found = predict(self._session.ready, reader.examples, together, lambda done, total: None)
-            asked = {name: trainer for name, trainer in asked.items() if name not in together}
-        for name, trainer in asked.items():  # heads of the user's, each on its own
-            if reader is not None:
-                trainer.task.predict_reader = reader
-            found[name] = trainer.predict(print_steps=print_steps)
-        if output_dir is not None:
-            for name, records in found.items():
-                path = write_predictions(Path(output_dir) / name, self._session.ready.tasks[name].kind, records)
-                self._session.say(f"Predictions saved at {path}")
+            for name, folder in folders.items():
+                if folder is not None and name in found:
+                    path = write_predictions(folder, self._session.ready.tasks[name].kind, found[name])
+                    self._session.say(f"Predictions saved at {path}")
+        for name, trainer in asked.items():
+            if name not in found:  # reads otherwise, or has a head that the user wrote
+                if reader is not None:
+                    trainer.task.predict_reader = reader
+                found[name] = trainer.predict(folders[name], print_steps)
         return found
 
     # -- readers ------------------------------------------------------------------------------------------------------

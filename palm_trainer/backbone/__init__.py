@@ -1,5 +1,6 @@
 """Component 2: encoders."""
 
+from palm_trainer.backbone import base_backbone
 from palm_trainer.backbone.base import ActiveEmbedding, Backbone, freeze_unused_rows, thaw_rows
 from palm_trainer.backbone.component import BERT, ERNIE, RoBERTa, XLNet
 from palm_trainer.backbone.layers import EncoderLayers, encoder_layers, freeze, rate_factors
@@ -17,6 +18,7 @@ __all__ = [
     "RoBERTa",
     "WeightsReport",
     "XLNet",
+    "base_backbone",
     "build_scratch",
     "encoder_layers",
     "freeze",

@@ -4,10 +4,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from palm_serve.bundle.manifest import Manifest
 from palm_trainer.backbone import WeightsReport
 from palm_trainer.errors import ConfigError
 from palm_trainer.loop import Step
 from palm_trainer.optimizer import Adam
+from palm_trainer.session.exporting import export
 from palm_trainer.session.saving import Saver
 from palm_trainer.session.session import Backward, Session
 from palm_trainer.session.task import Batch, TaskStep
@@ -92,6 +94,20 @@ class TrainerCalls:
         """Writes a run directory: `palm-export PATH`, `palm-train evaluate PATH` and `palm-train predict PATH` read it."""
         self._session.save(Path(path))
         self._session.say(f"predict model has been saved at {path}")
+
+    def export(self, path: str | Path, *, precision: str = "auto", overwrite: bool = False) -> Manifest:
+        """Writes a bundle for palm-serve, as palm-export does of a run, and gives its manifest. Heads and backbones of your own are exported so.
+
+        Args:
+            path: a directory that does not exist, or with `overwrite` a bundle.
+            precision: `auto` or `fp32`, as of palm-export.
+            overwrite: replace the bundle that is there.
+
+        Raises:
+            ExportError: what a server could not decode, or cannot be traced to ONNX.
+            ParityError: the graph does not answer as the model does, on the evaluation readers or else the training data.
+        """
+        return export(self._session, Path(path), precision=precision, overwrite=overwrite)
 
     def _batches(self) -> Iterator[Batch]:
         """As many batches as there are steps left."""

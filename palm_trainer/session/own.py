@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,13 +16,16 @@ from palm_trainer.errors import WiringError
 from palm_trainer.head import Head, LossSum
 from palm_trainer.head.base_head import Head as OwnedHead
 from palm_trainer.loop import Source
-from palm_trainer.reader.base_reader import Reader, ReaderBatch
+from palm_trainer.reader.base_reader import Phase, Reader, ReaderBatch
 from palm_trainer.reader.dataset import TrainingBatch
 from palm_trainer.reader.text_reader import TextReader
 from palm_trainer.specs import EMBEDDING_TABLE, PALM_NAMES, POOLED_OUTPUT, SEQUENCE_OUTPUT, TensorSpec
 
 Attrs = Mapping[str, Sequence[Any]]
+Answer = TypeVar("Answer")
 _ENGINE = {palm: ours for ours, palm in PALM_NAMES.items()}
+NO_TOKENIZER = "{}"
+"""In the place of tokenizer.json where all readers are the user's own."""
 FEATURES = {
     "encoder_outputs": SEQUENCE_OUTPUT,
     "sentence_embedding": POOLED_OUTPUT,
@@ -205,16 +208,29 @@ def own_content(arrays: ReaderBatch, heads: Mapping[str, OwnedHead | None], back
     """Arrays as the engine takes them. A built-in classifier's targets are `label_ids`."""
     inputs = inputs_of(arrays, backbone)
     targets: dict[str, Any] = {
-        task: torch.from_numpy(arrays["label_ids"]).long().flatten() if head is None else taken_by(head, arrays)
+        task: torch.from_numpy(arrays["label_ids"]).long().flatten()
+        if head is None
+        else taken_by(head, arrays, "train")
         for task, head in heads.items()
         if head is not None or "label_ids" in arrays
     }
     return ReaderContent(inputs, targets, max((len(a) for a in arrays.values() if a.ndim), default=1), arrays)
 
 
-def taken_by(head: OwnedHead, arrays: ReaderBatch) -> ReaderArrays:
-    """What a head takes of a reader's batch, in its present phase."""
-    return ReaderArrays({name: torch.from_numpy(arrays[name]) for name in head.inputs_attrs.get("reader", {})})
+def taken_by(head: OwnedHead, arrays: ReaderBatch, phase: Phase) -> ReaderArrays:
+    """What a head takes of a reader's batch in a phase."""
+    wanted = in_phase(head, phase, lambda: head.inputs_attrs.get("reader", {}))
+    return ReaderArrays({name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in wanted})
+
+
+def in_phase(head: OwnedHead, phase: Phase, ask: Callable[[], Answer]) -> Answer:
+    """What a head declares in a phase, whatever mode the model is in."""
+    mode = head.training
+    head.training = phase == "train"
+    try:
+        return ask()
+    finally:
+        head.training = mode
 
 
 def inputs_of(arrays: ReaderBatch, backbone: Backbone) -> dict[str, Tensor]:
@@ -238,15 +254,15 @@ def engine_backbone(given: Backbone | OwnedBackbone) -> Backbone:
     return OwnBackbone(given) if isinstance(given, OwnedBackbone) else given
 
 
-def own_encoder(backbone: OwnBackbone, pad_token_id: int) -> EncoderInfo:
-    """What can be said of a backbone that the user wrote."""
+def own_encoder(backbone: OwnBackbone, vocab_size: int, pad_token_id: int) -> EncoderInfo:
+    """What can be said of a backbone that the user wrote. `vocab_size` is the readers'; 1 where none of them has a vocabulary."""
     return EncoderInfo(
         family="custom",
         name=type(backbone.encoder).__name__,
         layers=0,
-        hidden_size=backbone.hidden_size,
-        vocab_size=0,
-        parameters=sum(p.numel() for p in backbone.parameters()),
+        hidden_size=max(1, backbone.hidden_size),
+        vocab_size=vocab_size,
+        parameters=max(1, sum(p.numel() for p in backbone.parameters())),
         pad_token_id=pad_token_id,
     )
 
@@ -260,23 +276,20 @@ def gives(backbone: Backbone) -> dict[str, Sequence[Any]]:
 
 def check_own_head(task: str, head: OwnedHead, reader: Reader, backbone: Backbone) -> None:
     """Raises WiringError unless reader and backbone give what the head declares in both phases; registers it with the reader."""
-    mode = head.training
-    try:
-        for training in (True, False):
-            head.train(training)
-            wanted, name = head.inputs_attrs, f"trainer '{task}': {type(head).__name__}"
-            unknown = [part for part in wanted if part not in ("reader", "backbone")]
-            if unknown:
-                raise WiringError(f"{name}.inputs_attrs has '{unknown[0]}', but takes of 'reader' and 'backbone' only.")
-            check_attrs(wanted.get("backbone", {}), gives(backbone), name, f"backbone {_name(backbone)}")
-            if training:
-                check_attrs(wanted.get("reader", {}), reader.outputs_attr, name, f"its {type(reader).__name__}")
-                for attr in wanted.get("reader", {}):
-                    reader.require_attr(attr)
-                if "loss" not in head.outputs_attr:
-                    raise WiringError(f"{name}: its outputs_attr has no 'loss' in phase 'train'. Add it.")
-    finally:
-        head.train(mode)
+    name = f"trainer '{task}': {type(head).__name__}"
+    phases: tuple[Phase, ...] = ("train", "predict")
+    for phase in phases:
+        wanted = in_phase(head, phase, lambda: head.inputs_attrs)
+        unknown = [part for part in wanted if part not in ("reader", "backbone")]
+        if unknown:
+            raise WiringError(f"{name}.inputs_attrs has '{unknown[0]}', but takes of 'reader' and 'backbone' only.")
+        check_attrs(wanted.get("backbone", {}), gives(backbone), name, f"backbone {_name(backbone)}")
+        if phase == "train":
+            check_attrs(wanted.get("reader", {}), reader.outputs_attr, name, f"its {type(reader).__name__}")
+            for attr in wanted.get("reader", {}):
+                reader.require_attr(attr)
+    if "loss" not in in_phase(head, "train", lambda: head.outputs_attr):
+        raise WiringError(f"{name}: its outputs_attr has no 'loss' in phase 'train'. Add it.")
 
 
 def check_attrs(needs: Attrs, given: Attrs, consumer: str, provider: str) -> None:

@@ -40,7 +40,8 @@ def batches_of(session: Session, task: Task, reader: Reader) -> Iterator[Batch]:
     """Batches to predict, without labels, in the order of the data; the last may be smaller."""
     backbone = session.ready.model.backbone if session.trained is not None else task.backbone
     if task.own_head is not None:
-        for name in task.own_head.eval().inputs_attrs.get("reader", {}):
+        task.own_head.eval()
+        for name in task.own_head.inputs_attrs.get("reader", {}):
             reader.require_attr(name)
     for name in () if backbone is None else backbone.inputs_attr:
         reader.require_attr(name)
@@ -72,7 +73,9 @@ def raw_outputs(
     given = dict(inputs_of(batch, model.backbone) if own else {n: batch.content.inputs[n] for n in model.input_names})
     if task.own_head is not None:
         given |= {
-            _ENGINE.get(n, n): v for n, v in taken_by(task.own_head, batch).items() if _ENGINE.get(n, n) not in given
+            _ENGINE.get(n, n): v
+            for n, v in taken_by(task.own_head, batch, "predict").items()
+            if _ENGINE.get(n, n) not in given
         }
     inputs = {name: value.to(device) for name, value in given.items()}
     found = {k.removeprefix(f"{task.name}."): v.cpu() for k, v in model(**inputs, tasks=(task.name,)).items()}

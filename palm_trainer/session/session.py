@@ -244,7 +244,7 @@ class Session:
 
     def set_evaluator(self, steps: int | None) -> None:
         """Takes the evaluation readers of the tasks. The fields are those that training learns."""
-        sets = self._evaluation_sets()
+        sets = self.evaluation_sets()
         if not sets:
             raise WiringError(
                 "set_evaluator: there is nothing to evaluate. Give a reader of palm.reader to a trainer that is not auxiliary; "
@@ -254,12 +254,13 @@ class Session:
 
     def evaluate(self) -> Metrics:
         """Metrics on the evaluation readers, with the averaged weights where there are some."""
-        sets = self._evaluation_sets()
+        sets = self.evaluation_sets()
         kinds = {task.name: task.declared[1].kind for task in self.tasks if task.answers and task.has_kind}
-        with self._averaged():
+        with self.averaged():
             return evaluate(Predictor(self.ready), kinds, sets)
 
-    def _evaluation_sets(self) -> list[EvaluationSet]:
+    def evaluation_sets(self) -> list[EvaluationSet]:
+        """What the evaluation readers hold."""
         sets: dict[int, EvaluationSet] = {}
         targets = self.plan.wired.targets
         for task in self.tasks:
@@ -314,7 +315,7 @@ class Session:
         )
         metrics = None if self._evaluator is None else self._evaluator.metrics
         groups = by_reader(self.tasks)
-        with self._averaged():
+        with self.averaged():
             if plan.wired.own:  # no configuration can tell how to build it
                 save_trained(self.ready, path / "best")
             else:
@@ -323,7 +324,7 @@ class Session:
     def _save_step(self, saver: Saver, step: int) -> None:
         if "ckpt" in saver.types:
             path = saver.path / f"ckpt.step{step}"
-            with self._averaged():
+            with self.averaged():
                 save_trained(self.ready, path, {"loop": self.loop.state_dict(), "done": self.plan.done})
             self.say(f"checkpoint has been saved at {path}")
         if "predict" in saver.types:
@@ -331,7 +332,7 @@ class Session:
             self.save(path)
             self.say(f"predict model has been saved at {path}")
 
-    def _averaged(self) -> AbstractContextManager[None]:
+    def averaged(self) -> AbstractContextManager[None]:
         """The averaged weights in the place of the trained ones, where there are some."""
         return nullcontext() if self._loop is None else self._loop.averaged()
 

@@ -20,12 +20,14 @@ from palm_trainer.reader.target import Target
 from palm_trainer.reader.text_reader import TextReader
 from palm_trainer.reader.vocabulary import pad_token_id, vocabulary_size
 from palm_trainer.session.own import (
+    NO_TOKENIZER,
     OwnBackbone,
     OwnHead,
     OwnSource,
     ReaderContent,
     check_attrs,
     check_own_head,
+    in_phase,
     inputs_of,
     is_own,
     own_encoder,
@@ -61,15 +63,18 @@ def wire(tasks: Sequence[Task], encoder_name: str) -> Wired:
     if not own_backbone:
         thaw_rows(backbone)
     model = MultiTaskModel(backbone, _heads(tasks, targets, backbone))
-    pad = pad_token_id(readers[0].tokenizer_json) if readers else 0
+    tokenizer_json = readers[0].tokenizer_json if readers else NO_TOKENIZER
+    pad = pad_token_id(tokenizer_json) if readers else 0
+    if isinstance(backbone, OwnBackbone):
+        encoder = own_encoder(backbone, vocabulary_size(tokenizer_json) if readers else 1, pad)
+    else:
+        encoder = describe_encoder(backbone, encoder_name, pad)
     trained = TrainedModel(
         model,
-        readers[0].tokenizer_json if readers else "",
+        tokenizer_json,
         max((reader.max_len for reader in readers), default=0),
         {task.name: targets[task.name].info for task in tasks if task.has_kind},
-        own_encoder(backbone, pad)
-        if isinstance(backbone, OwnBackbone)
-        else describe_encoder(backbone, encoder_name, pad),
+        encoder,
         frozenset(task.name for task in tasks if not task.answers),
     )
     groups = by_reader(tasks)
@@ -91,8 +96,9 @@ def _target(task: Task) -> Target | None:
         if isinstance(head, DeclaredHead):
             return reader.target(task.name, head.kind, classes=head.classes, role=task.role, **head.options)
         if head.kind != "custom":
-            return reader.target(task.name, head.kind, role=task.role)
-        wanted = set(head.inputs_attrs.get("reader", {})) & set(reader.labels_attr)
+            tagger = {"crf": False} if head.kind == "sequence_label" else {}  # a chain would be the package's own
+            return reader.target(task.name, head.kind, role=task.role, **tagger)
+        wanted = in_phase(head, "train", lambda: set(head.inputs_attrs.get("reader", {}))) & set(reader.labels_attr)
         return reader.target(task.name, reader.kinds[0]) if wanted else None
     if isinstance(head, DeclaredHead) and head.kind == "classify" and "label_ids" in reader.outputs_attr:
         reader.require_attr("label_ids")
@@ -130,7 +136,7 @@ def training_batch(content: TrainingBatch, data: str, members: Sequence[Task], b
     for task in members:
         if task.own_head is not None:
             labels = {t: content.targets[t] for t in content.targets if t == task.name}
-            targets[task.name] = taken_by(task.own_head, reader.attrs_of(replace(content, targets=labels)))
+            targets[task.name] = taken_by(task.own_head, reader.attrs_of(replace(content, targets=labels)), "train")
     inputs = inputs_of(arrays, backbone) if isinstance(backbone, OwnBackbone) else content.inputs
     return Batch(arrays, data, replace(content, inputs=inputs, targets=targets))
 

@@ -175,7 +175,7 @@ def test_moving_average_is_what_is_saved(single, tmp_path):
     saved = weights(load_trained(tmp_path / "out").model)
     assert not same(raw, saved)
     session = one.trainer._session
-    with session._averaged():
+    with session.averaged():
         assert same(weights(session.ready.model), saved)
     assert same(raw, weights(session.ready.model))
 
