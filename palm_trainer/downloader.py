@@ -28,7 +28,7 @@ class Pretrained:
     note: str = ""
 
 
-_ERNIE_2 = "the Hub's copy declares no task embedding; for the original's numerics convert the original archive"
+_ERNIE_2 = "its configuration has no task embedding; the original archive's conversion has"
 
 # The repositories and their files were seen in copies of the Hub's pages; nothing was fetched from them where this was written.
 PRETRAINED: dict[str, Pretrained] = {

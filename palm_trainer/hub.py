@@ -29,7 +29,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.errors import HTTPError as AnyHTTPError  # type: ignore[attr-defined]  # of httpx or httpx2, by version
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers, disable_progress_bars
+from huggingface_hub.utils import build_hf_headers, disable_progress_bars  # type: ignore[attr-defined]
 
 from palm_trainer.errors import PalmError
 

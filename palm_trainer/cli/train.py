@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from palm_trainer.cli.models import models_app
 from palm_trainer.errors import PalmError
 
 if TYPE_CHECKING:  # torch loads in seconds; `--help` need not wait for it
@@ -27,7 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-models_app = typer.Typer(help="Pretrained encoders.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 
 ConfigArgument = Annotated[Path, typer.Argument(help="Configuration, TOML.", show_default=False)]
@@ -193,17 +193,6 @@ def convert(
     for what, defects in (("source", done.defects), ("not held", done.losses)):
         for defect in defects:
             print(f"  {what}: {defect.count} x {defect.kind}, first at {defect.first}")
-
-
-@models_app.command("ls")
-def models_ls() -> None:
-    """Encoders that `encoder.model` takes by name."""
-    from palm_trainer.backbone.pretrained import PACKAGED
-
-    for name, (package, _) in PACKAGED.items():
-        print(f"{name}    package {package.replace('_', '-')}")
-    print("scratch    a small encoder without pretrained weights, sized by the configuration")
-    print("DIRECTORY or HUB-ID    any encoder that transformers loads, with a fast tokenizer")
 
 
 SPLITS = ("dev", "test", "train")

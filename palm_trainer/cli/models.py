@@ -1,0 +1,76 @@
+"""`palm-train models`: pretrained encoders, their download, and the conversion of the original's."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from palm_trainer.errors import PalmError
+
+models_app = typer.Typer(help="Pretrained encoders.", no_args_is_help=True)
+
+
+@models_app.command("ls", epilog="Example: palm-train models ls")
+def ls() -> None:
+    """Encoders: by name for `encoder.model`, and those that `models download` fetches."""
+    from palm_trainer.backbone.pretrained import PACKAGED
+    from palm_trainer.downloader import PRETRAINED, source
+
+    print("For encoder.model of a configuration:")
+    for name, (package, _) in PACKAGED.items():
+        print(f"  {name}    package {package.replace('_', '-')}")
+    print("  scratch    a small encoder without pretrained weights, sized by the configuration")
+    print("  DIRECTORY or HUB-ID    any encoder that transformers loads, with a fast tokenizer")
+    print("For `palm-train models download NAME`, or with their Hub ids for encoder.model:")
+    width = max(map(len, PRETRAINED))
+    for name in PRETRAINED:
+        print(f"  {name:<{width}}  {source(name)}")
+
+
+@models_app.command("download", epilog="Example: palm-train models download BERT-en-uncased-base pretrain_models")
+def download(
+    name: Annotated[str, typer.Argument(help="A name of `palm-train models ls`, or a Hub id.", show_default=False)],
+    directory: Annotated[
+        Path | None, typer.Argument(help="Where `pretrain/NAME` is made; the working directory otherwise.")
+    ] = None,
+    path: Annotated[Path | None, typer.Option(help="The same as the second argument.")] = None,
+) -> None:
+    """Fetch a pretrained encoder from the Hugging Face Hub, or from the mirror that HF_ENDPOINT names."""
+    from palm_trainer.downloader import download as fetch
+
+    if directory is not None and path is not None:
+        raise PalmError(f"two directories: {directory} and --path {path}. Give one of them.")
+    fetch("pretrain", name, directory or path or Path())
+
+
+@models_app.command(
+    "convert", epilog="Example: palm-train models convert ERNIE_Base_en_stable-2.0.0.tar.gz ernie-en-base"
+)
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Original archive (.tar.gz, .tgz), or the directory that it unpacks to.", show_default=False
+        ),
+    ],
+    target: Annotated[
+        Path, typer.Argument(help="Directory to write; must not exist, or be empty.", show_default=False)
+    ],
+    lowercase: Annotated[
+        bool | None,
+        typer.Option(
+            "--lowercase/--cased",
+            help="Whether text is lower-cased; by default the vocabulary tells.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Turn Paddle parameters of the original PALM (BERT, RoBERTa-zh, ERNIE) into what `encoder.model` and `load_pretrain` take."""
+    from palm_trainer.backbone.paddle import convert_paddle
+
+    done = convert_paddle(source, target, lowercase=lowercase)
+    text = "lower-cased" if done.lowercase else "cased"
+    print(f"{source} -> {target}: {done.model_type}, {len(done.matched)} tensors, {text} text")
+    for what, names in (("missing, and not needed", done.missing), ("not used", done.unused)):
+        if names:
+            print(f"  {what}: {', '.join(names)}")
