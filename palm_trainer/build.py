@@ -43,12 +43,16 @@ from palm_trainer.regularization import AdversarialNoise, Regularization, WordDr
 
 @dataclass(frozen=True)
 class Training:
-    """A run ready to start: the configuration with every field resolved, the model, the loop, what dev holds, and what the files had wrong."""
+    """A run ready to start: the configuration with every field resolved, the model, the loop, what dev holds, and what the files had wrong.
+
+    `guessing` is what dev holds of the masked_lm tasks.
+    """
 
     config: Config
     trained: TrainedModel
     loop: TrainingLoop
     dev: Sequence[EvaluationSet]
+    guessing: Mapping[str, EncodedDataset]
     defects: Mapping[str, Sequence[Defect]]
 
 
@@ -87,6 +91,7 @@ def build_training(config: Config) -> Training:
         trained,
         _loop(config, trained.model, sources, word_dropout),
         dev,
+        guessing_sets(config, trained, "dev"),
         {name: split.defects for name, split in splits.items()},
     )
 
@@ -111,6 +116,26 @@ def evaluation_sets(config: Config, split: str) -> list[EvaluationSet]:
                     examples = with_negatives(examples, field)
             sets.append(EvaluationSet(name, examples, fields, {t: config.tasks[t].match_label or "" for t in fields}))
     return sets
+
+
+def guessing_sets(config: Config, trained: TrainedModel, split: str) -> dict[str, EncodedDataset]:
+    """By masked_lm task, its rows of this split, where it has any. Raises DataError."""
+    tokenizer = TextTokenizer(trained.tokenizer_json, trained.max_length)
+    found = {}
+    for name, task in config.tasks.items():
+        read = [config.data[data] for data in task.data if task.kind == "masked_lm" and config.data[data].paths(split)]
+        examples = [example for data in read for example in read_split(data, split).examples]
+        if examples:
+            target = _guessing(name, task, trained.tokenizer_json, config.train.seed)
+            found[name] = EncodedDataset(
+                examples, tokenizer, {name: target}, trained.model.input_names, trained.encoder.pad_token_id
+            )
+    return found
+
+
+def _guessing(name: str, task: TaskConfig, tokenizer_json: str, seed: int) -> MaskedLMTarget:
+    vocabulary = MaskVocabulary.of(name, tokenizer_json)
+    return MaskedLMTarget(name, vocabulary, share=task.mask_share, whole_word=task.whole_word, seed=seed)
 
 
 def _check_kinds(config: Config, fields: Mapping[str, str], examples: Sequence[Example]) -> None:
@@ -216,10 +241,7 @@ def _learn(name: str, task: TaskConfig, examples: Sequence[Example], config: Con
                 tokenizer=TextTokenizer(encoder.tokenizer_json, config.encoder.max_length),
             )
         case "masked_lm":
-            vocabulary = MaskVocabulary.of(name, encoder.tokenizer_json)
-            return MaskedLMTarget(
-                name, vocabulary, share=task.mask_share, whole_word=task.whole_word, seed=config.train.seed
-            )
+            return _guessing(name, task, encoder.tokenizer_json, config.train.seed)
 
 
 def _with_match_labels(config: Config, targets: Mapping[str, Target]) -> Config:

@@ -97,6 +97,8 @@ class DataConfig(_Section):
     """What stands between words in the text; empty for characters (Chinese)."""
     intent_suffix: str | None = Field(None, min_length=1)
     """conll: the intents are in a file of the same name with this suffix, one a line."""
+    intent_line: bool = False
+    """conll: the last line of each sentence is its intent."""
 
     def paths(self, split: str) -> tuple[Path, ...]:
         """Files of `train`, `dev`, `test` or `out_of_domain`; empty where the data set has no such split."""
@@ -146,6 +148,8 @@ class TaskConfig(_Section):
     dropout: Fraction = 0.1
     learning_rate: Positive | None = None
     """Of this head. None: `train.head_learning_rate`."""
+    baseline: float | None = Field(None, gt=0, le=1)
+    """What its metric reaches alone (0 to 1): `average` then is the mean of metric / baseline, so that no easy task outweighs a hard one."""
 
 
 class TrainConfig(_Section):
@@ -189,7 +193,9 @@ class TrainConfig(_Section):
     seed: int = Field(13, ge=0, lt=2**32)
     log_every_steps: int = Field(20, ge=1)
     select: str = "average"
-    """What chooses the best checkpoint on dev: `average`, `exact_match`, or TASK.METRIC."""
+    """What chooses the best checkpoint on dev: `average` (see `tasks.NAME.baseline`), `exact_match`, or TASK.METRIC."""
+    best_per_task: bool = False
+    """Also keep `best-TASK/`, the checkpoint with the best metric of each task."""
     patience: int | None = Field(None, ge=1)
     """Evaluations without a better one before training stops. None: never stops early."""
 

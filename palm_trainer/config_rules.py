@@ -9,7 +9,7 @@ Table: TypeAlias = Mapping[str, Any]
 
 FORMAT_OPTIONS: Mapping[str, frozenset[str]] = {
     "joint": frozenset({"label_separator", "scheme", "joiner"}),
-    "conll": frozenset({"label_separator", "scheme", "joiner", "intent_suffix"}),
+    "conll": frozenset({"label_separator", "scheme", "joiner", "intent_suffix", "intent_line"}),
     "palm": frozenset({"columns", "header", "label_separator", "scheme", "joiner"}),
     "tsv": frozenset({"columns", "header", "delimiter", "label_separator"}),
     "csv": frozenset({"columns", "header", "delimiter", "label_separator"}),
@@ -73,6 +73,7 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
     yield from _task_set_faults(dict(_tables(tasks)), data)
     yield from _train_faults(train, data, tasks)
     yield from _freeze_faults(train, encoder)
+    yield from _baseline_faults(train, dict(_tables(tasks)))
     yield from _regularization_faults(train, encoder, dict(_tables(tasks)))
 
 
@@ -175,3 +176,19 @@ def _regularization_faults(train: Table, encoder: Table, tasks: Mapping[str, Tab
             "train.r_drop: compares passes with different dropout, but encoder.dropout and the dropout of every task are 0; "
             "raise one of them, or set train.word_dropout"
         )
+
+
+def _baseline_faults(train: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
+    never = [
+        name for name, table in tasks.items() if table.get("auxiliary") is True or table.get("kind") == "masked_lm"
+    ]
+    named = [name for name, table in tasks.items() if "baseline" in table]
+    for name in named:
+        if name in never:
+            yield f"tasks.{name}.baseline: an auxiliary task is never selected on; remove it"
+    missing = [name for name in tasks if name not in named and name not in never]
+    if named and missing:
+        yield f"tasks: {', '.join(named)} have a baseline and {', '.join(missing)} have none, so that their average says nothing; give all of them one"
+    select = train.get("select", "average")
+    if named and select != "average":
+        yield f"train.select: '{select}' heeds no baseline, which {', '.join(named)} have; remove them, or select on 'average'"

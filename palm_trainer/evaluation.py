@@ -221,12 +221,28 @@ def _tags(example: Example, name: str, answer: Spans) -> tuple[list[str], list[s
     return tags_from_spans(gold, words), tags_from_spans(found, words)
 
 
-def score_of(metrics: Metrics, select: str, kinds: Mapping[str, str]) -> float:
-    """The number that chooses the best checkpoint: `average` of the tasks' primary metrics, `exact_match`, or `TASK.METRIC`."""
+def score_of(
+    metrics: Metrics, select: str, kinds: Mapping[str, str], baselines: Mapping[str, float] | None = None
+) -> float:
+    """The number that chooses the best checkpoint; more is better.
+
+    Args:
+        metrics: of one evaluation.
+        select: `average` of the tasks' primary metrics, `exact_match`, or `TASK.METRIC`. Where masked pieces are all that is guessed, the average
+            is one over the perplexity.
+        kinds: kind of each task that is evaluated.
+        baselines: what the primary metrics are divided by in the average.
+    """
     if select == "average":
-        values = [metrics[task][PRIMARY[kind]] for task, kind in kinds.items() if task in metrics]
+        values = [
+            metrics[task][PRIMARY[kind]] / (baselines or {}).get(task, 1.0)
+            for task, kind in kinds.items()
+            if task in metrics
+        ]
+        values = values or [1.0 / own["perplexity"] for own in metrics.values() if isinstance(own, dict)]
         return sum(values) / len(values) if values else 0.0
     if select == "exact_match":
         return float(metrics.get("exact_match", 0.0))
     task, _, metric = select.partition(".")
-    return float(metrics.get(task, {}).get(metric, 0.0))
+    found = float(metrics.get(task, {}).get(metric, 0.0))
+    return 1.0 / found if metric == "perplexity" and found else found

@@ -1,7 +1,7 @@
 """A training run from configuration to finished run directory.
 
 config.toml    the configuration, resolved
-best/ last/    checkpoints (see checkpoint.py)
+best/ last/    checkpoints (see checkpoint.py); with train.best_per_task also best-TASK/
 events.jsonl   one object per logged step and evaluation
 metrics.json   last evaluation of each split, of the best checkpoint
 report.html    what a person looks at
@@ -9,19 +9,28 @@ report.html    what a person looks at
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
-from palm_trainer.build import Training, build_training, evaluation_sets, task_kinds, tuned_tasks
+from palm_trainer.build import (
+    Training,
+    build_training,
+    evaluation_sets,
+    guessing_sets,
+    task_kinds,
+    tuned_tasks,
+)
 from palm_trainer.checkpoint import has_checkpoint, load_trained, load_training_state, remove_checkpoints, save_trained
 from palm_trainer.config import Config, load_config
 from palm_trainer.errors import CheckpointError
-from palm_trainer.evaluation import EvaluationSet, Metrics, Predictor, evaluate, score_of
+from palm_trainer.evaluation import PRIMARY, Answering, EvaluationSet, Metrics, Predictor, evaluate, score_of
 from palm_trainer.loop import Step
 from palm_trainer.model import TrainedModel
+from palm_trainer.perplexity import perplexities
 from palm_trainer.report import Recording, RunFacts, versions, write_report
 from palm_trainer.thresholds import tune_thresholds
 
@@ -65,6 +74,7 @@ class Progress:
 
     best_score: float = -1.0
     evaluations_without_gain: int = 0
+    best_by_task: dict[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -93,7 +103,8 @@ def train(
         _write(output / CONFIG, training.config.dump_toml())
     yield Started(training, training.loop.step)
     with (output / EVENTS).open("a", encoding="utf-8") as log:
-        _log_start(log, training)
+        if training.loop.step < training.loop.total_steps and not _out_of_patience(training, progress):
+            _log_start(log, training)
         interrupted = yield from _steps_and_evaluations(training, progress, log, stop)
     if interrupted:
         yield Finished({}, interrupted=True)
@@ -108,7 +119,7 @@ def finish(config: Config) -> dict[str, Metrics]:
     trained = load_trained(run)
     predictor = _recording(trained)
     sets = {split: evaluation_sets(config, split) for split in ("dev", "test") if _has(config, split)}
-    metrics = {split: evaluate(predictor, task_kinds(config), own) for split, own in sets.items()}
+    metrics = {split: _metrics(predictor, trained, config, split, own) for split, own in sets.items()}
     write_metrics(run, metrics)
     split = next(iter(sets), None)
     _report(run, config, trained, split, sets[split] if split else (), predictor, run / REPORT)
@@ -123,7 +134,7 @@ def report_run(run: Path, config: Config, split: str | None = None, output: Path
     predictor = _recording(trained)
     sets = evaluation_sets(config, split) if split else []
     if split:
-        write_metrics(run, {split: evaluate(predictor, task_kinds(config), sets)})
+        write_metrics(run, {split: _metrics(predictor, trained, config, split, sets)})
     path = output or run / REPORT
     _report(run, config, trained, split, sets, predictor, path)
     return path
@@ -155,7 +166,17 @@ def _report(
 
 def evaluate_run(run: Path, config: Config, split: str, which: str = "best") -> Metrics:
     """Metrics of a run's checkpoint on a split of its data."""
-    return evaluate(Predictor(load_trained(run, which)), task_kinds(config), evaluation_sets(config, split))
+    trained = load_trained(run, which)
+    return _metrics(Predictor(trained), trained, config, split, evaluation_sets(config, split))
+
+
+def _metrics(
+    predictor: Answering, trained: TrainedModel, config: Config, split: str, sets: Sequence[EvaluationSet]
+) -> Metrics:
+    return {
+        **evaluate(predictor, task_kinds(config), sets),
+        **perplexities(trained, guessing_sets(config, trained, split)),
+    }
 
 
 def write_metrics(run: Path, metrics: dict[str, Metrics]) -> None:
@@ -193,16 +214,20 @@ def _steps_and_evaluations(
 
 
 def _tune(training: Training) -> dict[str, float]:
-    """Chooses on dev the limits that the configuration leaves open, and writes them into the best checkpoint."""
+    """Chooses on dev the limits that the configuration leaves open, and writes them into the checkpoints; those of the best."""
     run = training.config.train.output
     wanted = tuned_tasks(training.config)
     if not wanted or not training.dev:
         return {}
-    trained = load_trained(run)
-    tuned, found = tune_thresholds(trained, training.dev, wanted)
-    if tuned.tasks != trained.tasks:  # a run that is resumed at its end is left as it is
-        save_trained(tuned, run / "best")
-    return found
+    chosen: dict[str, float] = {}
+    for which in ("best", *(f"best-{task}" for task in task_kinds(training.config))):
+        if has_checkpoint(run, which):
+            trained = load_trained(run, which)
+            tuned, found = tune_thresholds(trained, training.dev, wanted)
+            if tuned.tasks != trained.tasks:  # a run that is resumed at its end is left as it is
+                save_trained(tuned, run / which)
+            chosen = chosen or found
+    return chosen
 
 
 def _out_of_patience(training: Training, progress: Progress) -> bool:
@@ -211,17 +236,28 @@ def _out_of_patience(training: Training, progress: Progress) -> bool:
 
 
 def _evaluate(training: Training, progress: Progress, output: Path, epoch: float) -> Evaluated:
-    kinds = task_kinds(training.config)
+    config, kinds = training.config, task_kinds(training.config)
+    baselines = {name: task.baseline for name, task in config.tasks.items() if task.baseline is not None}
     with training.loop.averaged():
         metrics = evaluate(Predictor(training.trained), kinds, training.dev)
-        score = score_of(metrics, training.config.train.select, kinds)
-        best = score > progress.best_score or not training.dev
+        metrics |= perplexities(training.trained, training.guessing)
+        score = score_of(metrics, config.train.select, kinds, baselines)
+        best = score > progress.best_score or not metrics
         if best:
             progress.best_score, progress.evaluations_without_gain = score, 0
             save_trained(training.trained, output / "best")
         else:
             progress.evaluations_without_gain += 1
+        if config.train.best_per_task:
+            _keep_best_by_task(training, progress, output, metrics)
     return Evaluated(training.loop.step, epoch, metrics, score, best)
+
+
+def _keep_best_by_task(training: Training, progress: Progress, output: Path, metrics: Metrics) -> None:
+    for task, kind in task_kinds(training.config).items():
+        if task in metrics and metrics[task][PRIMARY[kind]] > progress.best_by_task.get(task, -1.0):
+            progress.best_by_task[task] = metrics[task][PRIMARY[kind]]
+            save_trained(training.trained, output / f"best-{task}")
 
 
 def _save_last(training: Training, progress: Progress) -> None:
@@ -260,6 +296,8 @@ def _claim(output: Path, resume: bool, overwrite: bool) -> None:
 def _forget_run(output: Path) -> None:
     """Deletes what another run left, so that nothing of it can be resumed or taken for the new one's."""
     remove_checkpoints(output)
+    for path in output.glob("best-*"):
+        shutil.rmtree(path)
     for name in (EVENTS, METRICS):
         (output / name).unlink(missing_ok=True)
 

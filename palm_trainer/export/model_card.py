@@ -76,7 +76,9 @@ def _labels(task: TaskInfo) -> str:
 def _metrics(metrics: Mapping[str, Metrics]) -> list[str]:
     if not metrics:
         return ["The run was not evaluated (`palm-train evaluate RUN`)."]
-    rows = [(split, name, f"{100 * value:.2f}") for split, found in metrics.items() for name, value in _flat(found)]
+    figures = [(split, name, value) for split, found in metrics.items() for name, value in _flat(found)]
+    # the perplexity of a masked_lm is no share, and the task is not in the bundle
+    rows = [(split, name, f"{100 * value:.2f}") for split, name, value in figures if not name.endswith("perplexity")]
     return _table(("split", "metric", "percent"), rows)
 
 

@@ -4,6 +4,7 @@ What is masked is a pure function of (seed, epoch, feature), so that a resumed r
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -114,12 +115,19 @@ class MaskedLMTarget:
 
 
 def _continues(example: Example, encoding: Encoding, before: int, piece: int) -> bool:
-    """Whether a piece belongs to the word of the piece before it: letters or digits on both sides, nothing between."""
+    """Whether a piece belongs to the word of the piece before it: letters, digits or marks on both sides and nothing between, or one character."""
     if encoding.segments[before] != encoding.segments[piece]:
         return False
     text = example.text if encoding.segments[piece] == 0 else example.pair or ""
     end, start = encoding.offsets[before][1], encoding.offsets[piece][0]
+    if start < end:  # pieces of bytes that make up a character together
+        return True
     if end != start or not 0 < start < len(text):
         return False
     left, right = text[end - 1], text[start]
-    return left.isalnum() and right.isalnum() and not _ALONE.match(left) and not _ALONE.match(right)
+    return _in_word(left) and _in_word(right) and not _ALONE.match(left) and not _ALONE.match(right)
+
+
+def _in_word(character: str) -> bool:
+    """Letters and digits, and the marks that belong to a letter: accents, vowels of Indic scripts."""
+    return character.isalnum() or unicodedata.category(character).startswith("M")

@@ -32,8 +32,8 @@ TRAINER_LAYERS = [
     {"reader", "backbone", "head", "lr_sched", "optimizer", "downloader", "metrics"}
     | {"mixing", "balancing", "regularization"},
     {"model"},
-    {"checkpoint", "evaluation", "calibration"},
-    {"loop", "thresholds"},
+    {"checkpoint", "evaluation"},
+    {"loop", "calibration", "thresholds", "perplexity"},
     {"session"},
     {"trainer"},
     {"multihead_trainer"},
@@ -73,9 +73,9 @@ def _allowed() -> dict[str, dict[str, set[str]]]:
     serve["client"] = {"v1", "errors"}
     serve["cli"] |= {"client"}
     trainer = _below(TRAINER_LAYERS)
-    # Below build, and on model and evaluation, not on the trainers.
+    # On model and evaluation; the trainers' `export` and all above them stand on it.
     trainer["report"] = trainer["export"] = set(trainer["loop"])
-    for unit in ("build", "run", "cli"):
+    for unit in ("session", "trainer", "multihead_trainer", "build", "run", "cli"):
         trainer[unit] |= {"report", "export"}
     return {"palm_serve": serve, "palm_trainer": trainer}
 

@@ -276,3 +276,26 @@ def test_regularization_that_could_do_nothing_is_refused(write, text, match):
         assert load_config(write(text)).train.r_drop == 1.0
     else:
         assert match in fault(write(text))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("[tasks.intent]\nbaseline = 0.9", "tasks: intent have a baseline and slots, mood have none"),
+        (
+            "[tasks.intent]\nbaseline = 0.9\nauxiliary = true",
+            "tasks.intent.baseline: an auxiliary task is never selected on",
+        ),
+        ("[tasks.intent]\nbaseline = 0.0", "tasks.intent.baseline: must be greater than 0, not 0.0"),
+    ],
+)
+def test_baselines(write, change, message):
+    assert message in fault(write(GOOD.replace("[tasks.intent]", change)))
+
+
+def test_baselines_without_the_average(write):
+    text = GOOD
+    for name in ("intent", "slots", "mood"):
+        text = text.replace(f"[tasks.{name}]", f"[tasks.{name}]\nbaseline = 0.5")
+    assert load_config(write(text)).tasks["mood"].baseline == 0.5
+    assert "train.select: 'mood.accuracy' heeds no baseline" in fault(write(text + 'select = "mood.accuracy"\n'))

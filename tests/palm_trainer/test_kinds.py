@@ -20,7 +20,7 @@ from palm_trainer.evaluation import Predictor, evaluate
 from palm_trainer.example import Example
 from palm_trainer.export.exporter import export_bundle
 from palm_trainer.predict import predict_lines
-from palm_trainer.run import Finished, evaluate_run, train
+from palm_trainer.run import Evaluated, Finished, evaluate_run, train
 from palm_trainer.thresholds import with_limit
 
 HEADER = """
@@ -393,12 +393,14 @@ def test_masked_lm_shapes_the_encoder_and_is_not_exported(kind: Kind, auxiliary:
     kind.rows("pairs.jsonl", pair_rows())
     write_text(kind.folder / "text.txt")
     done = kind.train(MATCH + WORDS + f"auxiliary = {str(auxiliary).lower()}\n", epochs=2)
-    assert done.metrics["dev"].keys() == {"same"}
+    assert done.metrics["dev"].keys() == {"same", "words"}
+    assert done.metrics["dev"]["words"]["perplexity"] > 1
     trained = load_trained(kind.run)
     assert trained.auxiliary == {"words"}
     [answers] = Predictor(trained).answers([Example("a", pair="b")])
     assert answers.keys() == {"same"}
     assert kind.serve().bundle.manifest.tasks.keys() == {"same"}
+    assert "perplexity" not in (kind.folder / "bundle/README.md").read_text(encoding="utf-8")
 
 
 def test_masked_lm_learns(kind: Kind) -> None:
@@ -409,9 +411,22 @@ def test_masked_lm_learns(kind: Kind) -> None:
 
 def test_masked_lm_can_be_the_only_task(kind: Kind) -> None:
     write_text(kind.folder / "text.txt")
-    assert kind.train(WORDS).metrics == {"dev": {}}
+    done = kind.train(WORDS)
+    assert done.metrics.keys() == {"dev"}
+    assert done.metrics["dev"].keys() == {"words"}
     with pytest.raises(ExportError, match="needs dev examples"):
         kind.serve()
+
+
+def test_perplexity_chooses_the_best_of_a_masked_lm(kind: Kind) -> None:
+    """It falls while the model learns, is that of the saved weights, and the best checkpoint is where it was least."""
+    write_text(kind.folder / "text.txt")
+    events = list(train(kind.config(WORDS, epochs=8)))
+    evaluations = [event for event in events if isinstance(event, Evaluated)]
+    found = [event.metrics["words"]["perplexity"] for event in evaluations]
+    assert found[-1] < 0.7 * found[0]
+    assert [event.score for event in evaluations] == pytest.approx([1 / value for value in found])
+    assert evaluate_run(kind.run, load_config(kind.run / "config.toml"), "dev")["words"]["perplexity"] == min(found)
 
 
 @pytest.mark.parametrize("whole_word", [False, True])

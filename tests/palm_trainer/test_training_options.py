@@ -14,7 +14,7 @@ from palm_trainer.build import build_training
 from palm_trainer.config import load_config
 from palm_trainer.errors import ConfigError
 from palm_trainer.loop import Step
-from palm_trainer.run import evaluate_run, train
+from palm_trainer.run import Evaluated, evaluate_run, train
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,38 @@ def test_the_average_is_evaluated_and_saved(tiny_config, fit):
     assert evaluation["metrics"] == evaluate_run(
         config.train.output, load_config(config.train.output / "config.toml"), "dev", "last"
     )
+
+
+def test_average_of_scores_over_their_baselines(tiny_config):
+    config = tiny_config("train.epochs=2", "tasks.intent.baseline=0.5", "tasks.slots.baseline=0.25")
+    for event in train(config):
+        if isinstance(event, Evaluated):
+            wanted = event.metrics["intent"]["accuracy"] / 0.5 + event.metrics["slots"]["f1"] / 0.25
+            assert event.score == pytest.approx(wanted / 2)
+
+
+def test_the_best_of_each_task_is_kept(tiny_config, fit):
+    """`best-TASK/` holds the weights of the evaluation where the task's metric was greatest, also when the run was stopped between."""
+    config = tiny_config("train.epochs=4", "train.best_per_task=true", second=True)
+    seen: list[float] = []
+    scores: dict[str, list[float]] = {}
+    kept = {"intent": "accuracy", "slots": "f1", "mood": "accuracy"}
+
+    def collect(events):
+        for event in events:
+            if isinstance(event, Evaluated):
+                seen.append(event.score)
+                for task, metric in kept.items():
+                    scores.setdefault(task, []).append(event.metrics[task][metric])
+
+    collect(train(config, stop=lambda: len(seen) >= 2))
+    collect(train(config, resume=True))
+    resolved = load_config(config.train.output / "config.toml")
+    for task, metric in kept.items():
+        assert evaluate_run(config.train.output, resolved, "dev", f"best-{task}")[task][metric] == max(scores[task])
+    assert len(seen) == 4
+    fit(tiny_config("train.epochs=1", second=True), overwrite=True)
+    assert not list(config.train.output.glob("best-*"))
 
 
 @pytest.mark.parametrize(

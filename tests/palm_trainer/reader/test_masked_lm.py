@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import SPECIAL
@@ -122,3 +122,49 @@ def test_a_tokenizer_without_mask_is_refused():
         ConfigError, match=r"tasks.words: the encoder's tokenizer has no mask token \(\[MASK\] or <mask>\)"
     ):
         MaskVocabulary.of("words", bare)
+
+
+@cache
+def byte_level() -> TextTokenizer:
+    """RoBERTa's way, with no merges: a piece is a byte, and the blank before a word is the word's first."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {piece: i for i, piece in enumerate(["<unk>", "<mask>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    return TextTokenizer(tokenizer.to_str(), 512)
+
+
+def words_of(tokenizer: TextTokenizer, text: str) -> list[str]:
+    """What is masked together, as text; what has no place of its own (a blank's piece) left out."""
+    row = tokenizer.encode(text)
+    units = target(whole_word=True).encode(Example(text), row)
+    found = [text[row.offsets[unit[0]][0] : row.offsets[unit[-1]][1]] for unit in units]
+    return [word for word in found if word]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("the naïve cat", ["the", "naïve", "cat"]),
+        ("don't e-mail 42nd", ["don", "'", "t", "e", "-", "mail", "42nd"]),
+        ("北京 is big", ["北", "京", "is", "big"]),
+        ("cafe\u0301 नमस्ते x", ["cafe\u0301", "नमस्ते", "x"]),
+    ],
+)
+def test_words_of_bytes(text, words):
+    """Bytes of one character, and characters of one word, are masked together; Chinese characters are words by themselves."""
+    assert words_of(byte_level(), text) == words
+
+
+@pytest.mark.parametrize("characters", [False, True])
+def test_words_of_wordpiece(characters):
+    pieces = train_tokenizer(["the cats sat 北京 undoing"], vocab_size=5, lowercase=True, characters=characters)
+    assert words_of(TextTokenizer(pieces.to_str(), 512), "the cats sat, 北京") == [
+        "the",
+        "cats",
+        "sat",
+        ",",
+        "北",
+        "京",
+    ]
