@@ -181,7 +181,11 @@ def convert(
         str | None, typer.Option("--from", help="Format of the source; detected otherwise.")
     ] = None,
     target_format: Annotated[
-        str | None, typer.Option("--to", help="jsonl, joint, conll, palm or tsv; else by the name.")
+        str | None,
+        typer.Option(
+            "--to",
+            help="jsonl, parquet, joint, conll, palm, tsv, csv, json, squad, rasa, clinc or text; else by the name.",
+        ),
     ] = None,
     field: Annotated[str | None, typer.Option(help="The one field that the target shall hold.")] = None,
 ) -> None:

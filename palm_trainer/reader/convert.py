@@ -16,7 +16,15 @@ TEXT_CHANGED = "text: its white space changed"
 PAIR_LOST = "second text: left out"
 WORDS_LOST = "words that the data was tagged on: left out or changed"
 ROLES_LOST = "roles and groups of spans: left out"
-_SUFFIXES = {".jsonl": "jsonl", ".conll": "conll", "": "joint"}
+_SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".conll": "conll",
+    ".csv": "csv",
+    ".txt": "text",
+    ".yml": "rasa",
+    ".parquet": "parquet",
+    "": "joint",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,7 @@ def convert(
     Raises:
         DataError: a source that cannot be read, a target that exists, or one that cannot hold such data at all.
     """
-    if target.exists():
+    if target.with_name(target.name.partition("#")[0]).exists():
         raise DataError(f"{target}: exists; remove it or choose another target")
     if source_format is None:
         found = detect(source)
@@ -80,8 +88,17 @@ def convert(
     several = any(isinstance(e.fields.get(name), tuple) for e in written for name in classes)
     back = FormatOptions(joiner=options.joiner, label_separator=(options.label_separator or "#") if several else None)
     WRITERS[chosen](written, target, back)
-    losses = _losses(examples, list(FORMATS[chosen](target, back, Defects())), field)
+    losses = _losses(examples, _read_back(chosen, target, back), field)
     return Conversion(source_format, chosen, len(examples), list(defects), losses, back)
+
+
+def _read_back(form: str, target: Path, options: FormatOptions) -> list[Example]:
+    try:
+        return list(FORMATS[form](target, options, Defects()))
+    except DataError as error:
+        raise DataError(
+            f"format '{form}' cannot hold these examples; what was written does not read: {error}. Choose format 'jsonl'"
+        ) from None
 
 
 def _select(example: Example, field: str) -> Example:
@@ -89,11 +106,15 @@ def _select(example: Example, field: str) -> Example:
 
 
 def _format_of(target: Path, examples: Sequence[Example]) -> str:
+    if "#" in target.name:
+        return "clinc"
     suffix = target.suffix.lower()
+    if suffix == ".json":
+        return "squad" if any(ANSWER in example.fields for example in examples) else "json"
     if suffix == ".tsv":
         return "palm" if span_fields(examples) else "tsv"
     if suffix not in _SUFFIXES:
-        known = ", ".join([*filter(None, _SUFFIXES), ".tsv"])
+        known = ", ".join([*filter(None, _SUFFIXES), ".json", ".tsv"])
         raise DataError(f"{target}: suffix '{suffix}' tells no format ({known}, none for joint); name the format")
     return _SUFFIXES[suffix]
 

@@ -2,7 +2,8 @@
 
 The token is the first column and the tag the last, parted by tabs or blanks; the token may itself be a blank (`"  O"`:
 blank, blank, tag). Lines `# key: value` before a sentence are comments; `# intent: NAME` is its intent, or
-`intent_suffix` names a side file. `-DOCSTART-` lines are passed over. Fields: `slots`, `intent`.
+`intent_suffix` names a side file, or with `intent_line` it is the sentence's last line (MixATIS). `-DOCSTART-` lines
+are passed over. Fields: `slots`, `intent`.
 """
 
 import re
@@ -33,7 +34,7 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
     Raises:
         DataError: a line without a tag, an unknown tag, a side file whose number of lines differs.
     """
-    sentences = list(_sentences(path, defects))
+    sentences = list(_sentences(path, options, defects))
     if options.intent_suffix is not None:
         side = path.with_name(path.name + options.intent_suffix)
         intents = [line.strip() for line in lines(read_text(side, defects))]
@@ -56,9 +57,10 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
         yield Example(text, fields, words=ranges, source=sentence.places[0])
 
 
-def _sentences(path: Path, defects: Defects) -> Iterator[_Sentence]:
+def _sentences(path: Path, options: FormatOptions, defects: Defects) -> Iterator[_Sentence]:
     sentence, file = _Sentence(), str(path)
-    for number, line in enumerate(lines(read_text(path, defects)), 1):
+    rows = lines(read_text(path, defects))
+    for number, (line, following) in enumerate(zip(rows, [*rows[1:], ""], strict=True), 1):
         if not line.strip():
             if sentence.tokens:
                 yield sentence
@@ -69,9 +71,12 @@ def _sentences(path: Path, defects: Defects) -> Iterator[_Sentence]:
             if comment[1] == "intent":
                 sentence.intent = comment[2]
             continue
-        token, tag = _columns(line, f"{file}:{number}")
+        where = f"{file}:{number}"
+        if options.intent_line and not following.strip():
+            _take_intent(sentence, line.strip(), where)
+            continue
+        token, tag = _columns(line, where)
         if token != "-DOCSTART-":
-            where = f"{file}:{number}"
             if token.isspace():
                 defects.add(BLANK_TOKEN, where)
             sentence.tokens.append(token)
@@ -79,6 +84,14 @@ def _sentences(path: Path, defects: Defects) -> Iterator[_Sentence]:
             sentence.places.append(where)
     if sentence.tokens:
         yield sentence
+
+
+def _take_intent(sentence: _Sentence, line: str, where: str) -> None:
+    if not sentence.tokens or len(line.split()) != 1:
+        raise DataError(
+            f"{where}: '{line}' should be the sentence's intent alone (`intent_line`); add it, or leave the option out"
+        )
+    sentence.intent = line
 
 
 def _columns(line: str, where: str) -> tuple[str, str]:
@@ -89,5 +102,8 @@ def _columns(line: str, where: str) -> tuple[str, str]:
         left, _, tag = line.rstrip().rpartition(" ")
         token = left.split(" ")[0] if left.strip() else left[:1]
     if not token or not tag:
-        raise DataError(f"{where}: '{line}' is not a token and a tag parted by a tab or a blank; add what is missing")
+        raise DataError(
+            f"{where}: '{line}' is not a token and a tag parted by a tab or a blank; add what is missing "
+            "(if it is the intent of the sentence above, set `intent_line = true`)"
+        )
     return token, tag

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from palm_trainer.errors import DataError
@@ -56,9 +56,11 @@ def detect(path: Path) -> Detection:
         return Detection("palm", _palm_options(filled))
     if suffix == ".tsv" and all(map(is_row, filled)):
         return Detection("squad")
-    if _is_conll(sample):
+    without = _without_intents(sample)
+    if _is_conll(without):
         side = ".intent" if path.with_name(path.name + ".intent").exists() else None
-        return Detection("conll", _conll_options(filled, side))
+        options = _conll_options([line for line in without if line.strip()], side)
+        return Detection("conll", replace(options, intent_line=len(without) < len(sample)))
     if suffix == ".csv":
         return Detection("csv")
     if all(line.count("\t") == filled[0].count("\t") > 0 for line in filled):
@@ -92,6 +94,15 @@ def _detect_json(path: Path) -> Detection:
         columns = tuple(key for key in value[0] if key != "id" and any(row.get(key) not in ("", None) for row in value))
         return Detection("json", FormatOptions(columns=columns))
     raise DataError(f"{path}: JSON of no known format (squad, clinc, an array of objects); convert it to jsonl")
+
+
+def _without_intents(sample: Sequence[str]) -> list[str]:
+    """The lines without the last ones of sentences, where all of these are one word that is no tag."""
+    ended = [*sample[1:], "" if len(sample) < _SAMPLE_LINES else "more"]
+    last = [i for i, line in enumerate(sample) if line.strip() and not ended[i].strip()]
+    if not last or any(len(sample[i].split()) != 1 or _TAG.fullmatch(sample[i].strip()) for i in last):
+        return list(sample)
+    return [line for i, line in enumerate(sample) if i not in set(last)]
 
 
 def _is_conll(sample: Sequence[str]) -> bool:

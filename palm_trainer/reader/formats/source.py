@@ -20,6 +20,7 @@ class FormatOptions:
     scheme: str = "bio"
     joiner: str = " "
     intent_suffix: str | None = None
+    intent_line: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +74,14 @@ def read_text(path: Path, defects: Defects | None = None) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        start = data.rfind(b"\n", 0, error.start) + 1
-        line, column = (
-            data.count(b"\n", 0, error.start) + 1,
-            len(data[start : error.start].decode("utf-8", "replace")) + 1,
+        byte, where = data[error.start], _place(path, data, error.start)
+        raise DataError(
+            f"{where}: byte 0x{byte:02x} is not UTF-8{_encoding(data)}; convert the file to UTF-8"
+        ) from None
+    if (zero := data.find(b"\0")) >= 0:
+        raise DataError(
+            f"{_place(path, data, zero)}: a zero byte, as in a binary file or UTF-16; give a text file in UTF-8"
         )
-        byte = data[error.start]
-        raise DataError(f"{path}:{line}:{column}: byte 0x{byte:02x} is not UTF-8; convert the file to UTF-8") from None
     if not text.strip():
         raise DataError(f"{path}: an empty file; a data file holds at least one example")
     if defects is not None:
@@ -89,6 +91,26 @@ def read_text(path: Path, defects: Defects | None = None) -> str:
             line = data.count(b"\n", 0, data.index(b"\r\n")) + 1
             defects.add(CRLF, f"{path}:{line}", ended)
     return text
+
+
+def _place(path: Path, data: bytes, position: int) -> str:
+    """`file:line:column` of a byte."""
+    start = data.rfind(b"\n", 0, position) + 1
+    column = len(data[start:position].decode("utf-8", "replace")) + 1
+    line = data.count(b"\n", 0, position) + 1
+    return f"{path}:{line}:{column}"
+
+
+def _encoding(data: bytes) -> str:
+    """What it may be instead."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return " (UTF-16, by its first bytes)"
+    try:
+        text = data.decode("gb18030")
+    except UnicodeDecodeError:
+        return ""
+    wide = sum("\u4e00" <= character <= "\u9fff" for character in text)
+    return " (GBK or GB18030, it seems)" if wide > 0.1 * len(text) else ""
 
 
 def lines(text: str) -> list[str]:

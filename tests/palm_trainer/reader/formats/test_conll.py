@@ -3,7 +3,9 @@ import pytest
 from palm_trainer.errors import DataError
 from palm_trainer.example import LabelledSpan
 from palm_trainer.reader.formats.conll import BLANK_TOKEN
+from palm_trainer.reader.formats.detect import Detection, detect
 from palm_trainer.reader.formats.palm import TRAILING
+from palm_trainer.reader.formats.source import FormatOptions
 
 
 def spans(example, field="slots"):
@@ -94,3 +96,28 @@ def test_palm_without_header_for_characters_and_for_prediction(file, parse):
 def test_palm_faults(file, parse, row, message):
     with pytest.raises(DataError, match=message):
         parse("palm", file("a.tsv", f"text_a\tlabel\n{row}\n"))
+
+
+MIXED = "list O\nboston B-city\natis_flight#atis_fare\n\nhi O\natis_flight\n"
+"""The layout of MixATIS' dev.txt and test.txt: the intents of a sentence in a line after its tokens."""
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_intent_in_the_last_line_of_a_sentence(file, parse, end):
+    path = file("dev.txt", MIXED.rstrip("\n") + end)
+    assert detect(path) == Detection("conll", FormatOptions(intent_line=True))
+    examples, defects = parse("conll", path, intent_line=True, label_separator="#")
+    assert [(e.text, e.fields["intent"]) for e in examples] == [
+        ("list boston", ("atis_flight", "atis_fare")),
+        ("hi", ("atis_flight",)),
+    ]
+    assert defects == {}
+
+
+def test_intent_line_is_asked_for_where_it_is_missing_and_where_it_is_not_told(file, parse):
+    with pytest.raises(
+        DataError, match=r"dev\.txt:3: .* \(if it is the intent of the sentence above, set `intent_line = true`\)"
+    ):
+        parse("conll", file("dev.txt", MIXED))
+    with pytest.raises(DataError, match=r"a:2: 'b O' should be the sentence's intent alone \(`intent_line`\); add it"):
+        parse("conll", file("a", "a O\nb O\n\n"), intent_line=True)

@@ -80,7 +80,7 @@ def test_directory_of_files(file, parse, tmp_path):
     ("content", "message"),
     [
         ("nlu:\n- intent: a\n b: c\n", r"nlu\.yml:\d+:\d+: not YAML: .*; check indentation"),
-        ("nlu: \x00\n", "not YAML: .*; remove control characters"),
+        ("nlu: \x01\n", "not YAML: .*; remove control characters"),
         ("stories: []\n", r"nlu\.yml:1: no `nlu:` list"),
         ("nlu:\n- intent: a\n", r"nlu\.yml:2: an item without `intent` and `examples`"),
         ("nlu:\n- intent: a\n  examples:\n  - metadata: 1\n", r"nlu\.yml:4: an example without `text`"),
