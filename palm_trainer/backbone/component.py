@@ -80,16 +80,47 @@ class _Declared(Backbone):
 
 
 class BERT(_Declared):
-    """BERT (Devlin et al. 2019), also of RoBERTa-zh. Takes keyword arguments of the JSON's names; further ones are Hugging Face's."""
+    """BERT (Devlin et al. 2019), also of RoBERTa-zh. The arguments have the JSON's names; further ones are Hugging Face's.
 
-    def __init__(self, *, phase: Phase = "train", **config: Any) -> None:
+    `is_pairwise` needs no model of its own here: a MatchReader gives a pair and its negative as two rows.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_hidden_layers: int,
+        num_attention_heads: int,
+        vocab_size: int,
+        max_position_embeddings: int,
+        type_vocab_size: int,
+        hidden_act: str,
+        hidden_dropout_prob: float,
+        attention_probs_dropout_prob: float,
+        initializer_range: float,
+        is_pairwise: bool = False,
+        phase: Phase = "train",
+        **more: Any,
+    ) -> None:
+        config = {
+            "hidden_size": hidden_size,
+            "num_hidden_layers": num_hidden_layers,
+            "num_attention_heads": num_attention_heads,
+            "vocab_size": vocab_size,
+            "max_position_embeddings": max_position_embeddings,
+            "type_vocab_size": type_vocab_size,
+            "hidden_act": hidden_act,
+            "hidden_dropout_prob": hidden_dropout_prob,
+            "attention_probs_dropout_prob": attention_probs_dropout_prob,
+            "initializer_range": initializer_range,
+            **more,
+        }
         settings = BertConfig(**_shape(config) | config)
         settings._attn_implementation = "eager"
         super().__init__(BertModel(settings, add_pooling_layer=False), phase, takes_types=settings.type_vocab_size > 1)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], phase: Phase = "train") -> "BERT":
-        """Builds it from a BERT-style dict. Raises ConfigError that names every key it lacks. `is_pairwise` needs no model of its own here."""
+        """Builds it from a BERT-style dict. Raises ConfigError that names every key it lacks."""
         known = _required(config, _REQUIRED, "BERT")
         return cls(phase=phase, **known, **_shape(config), type_vocab_size=_types(config, "BERT"))
 
@@ -97,7 +128,38 @@ class BERT(_Declared):
 class ERNIE(_Declared):
     """ERNIE 1.0 and 2.0 (Sun et al. 2019): BERT with a task embedding, which is zero at first, so that weights without one (ERNIE 1.0, BERT) fit."""
 
-    def __init__(self, *, use_task_emb: bool = True, phase: Phase = "train", **config: Any) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        num_hidden_layers: int,
+        num_attention_heads: int,
+        vocab_size: int,
+        max_position_embeddings: int,
+        sent_type_vocab_size: int,
+        task_type_vocab_size: int,
+        hidden_act: str,
+        hidden_dropout_prob: float,
+        attention_probs_dropout_prob: float,
+        initializer_range: float,
+        is_pairwise: bool = False,
+        use_task_emb: bool = True,
+        phase: Phase = "train",
+        **more: Any,
+    ) -> None:
+        config = {
+            "hidden_size": hidden_size,
+            "num_hidden_layers": num_hidden_layers,
+            "num_attention_heads": num_attention_heads,
+            "vocab_size": vocab_size,
+            "max_position_embeddings": max_position_embeddings,
+            "type_vocab_size": sent_type_vocab_size,
+            "task_type_vocab_size": task_type_vocab_size,
+            "hidden_act": hidden_act,
+            "hidden_dropout_prob": hidden_dropout_prob,
+            "attention_probs_dropout_prob": attention_probs_dropout_prob,
+            "initializer_range": initializer_range,
+            **more,
+        }
         settings = ErnieConfig(**_shape(config) | config, use_task_id=use_task_emb)
         settings._attn_implementation = "eager"
         encoder = ErnieModel(settings, add_pooling_layer=False)
@@ -116,7 +178,7 @@ class ERNIE(_Declared):
             use_task_emb=bool(config.get("use_task_emb", True)),
             **known,
             **_shape(config),
-            type_vocab_size=types,
+            sent_type_vocab_size=types,
             task_type_vocab_size=tasks,
         )
 

@@ -1,5 +1,6 @@
 """Component 4: learning-rate schedules."""
 
+from palm_trainer.lr_sched import base_schedualer
 from palm_trainer.lr_sched.component import (
     Planned,
     TriangularSchedualer,
@@ -17,6 +18,7 @@ __all__ = [
     "TriangularScheduler",
     "WarmupSchedualer",
     "WarmupScheduler",
+    "base_schedualer",
     "constant",
     "cosine",
     "linear",

@@ -4,6 +4,7 @@ import warnings
 from typing import Protocol
 
 from palm_trainer.errors import ConfigError
+from palm_trainer.lr_sched.base_schedualer import Schedualer
 from palm_trainer.lr_sched.schedules import Schedule, constant, linear, triangular_palm
 
 
@@ -15,7 +16,7 @@ class Planned(Protocol):
         ...
 
 
-class TriangularScheduler:
+class TriangularScheduler(Schedualer):
     """Rises over `warmup_steps`, then falls to 0 at `num_train_steps`; continuous, where PALM's curve jumped (`compat=True` keeps the jump).
 
     Raises:
@@ -66,7 +67,7 @@ class TriangularScheduler:
         return (triangular_palm if self.compat else linear)(total_steps, warmup_steps)
 
 
-class WarmupScheduler:
+class WarmupScheduler(Schedualer):
     """Rises over `warmup_steps` and stays. Raises ConfigError unless `warmup_steps > 0`."""
 
     def __init__(self, warmup_steps: float) -> None:

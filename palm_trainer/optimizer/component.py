@@ -3,12 +3,10 @@
 from typing import Any
 
 from palm_trainer.errors import ConfigError
-
-HEAD_RATE_FACTOR = 5.0
-"""Rate of the heads over that of the encoder, unless the user says otherwise: heads start from nothing."""
+from palm_trainer.optimizer.base_optimizer import Optimizer
 
 
-class Adam:
+class Adam(Optimizer):
     """AdamW on the loss that `build_forward` gave.
 
     Args:
@@ -34,31 +32,19 @@ class Adam:
         freeze_layers: int = 0,
         freeze_embeddings: bool = False,
     ) -> None:
-        if not lr > 0:
-            raise ConfigError(f"Adam: lr is {lr}, but is above 0. 2e-5 to 1e-4 suit a pretrained encoder.")
-        if lr_schedualer is not None and not callable(lr_schedualer):
-            raise ConfigError(
-                f"Adam: lr_schedualer is {lr_schedualer!r}, which is no function of the step. Pass palm.lr_sched.TriangularScheduler(...)."
-            )
+        super().__init__(loss_var, lr, lr_schedualer)
         if not 0.0 < layer_decay <= 1.0:
             raise ConfigError(
                 f"Adam: layer_decay is {layer_decay}, but is above 0 and at most 1. 0.9 suits most encoders."
             )
         if freeze_layers < 0:
             raise ConfigError(f"Adam: freeze_layers is {freeze_layers}, but is 0 or more blocks.")
-        self.loss_var = loss_var
-        self.lr = lr
-        self.head_lr = head_lr if head_lr is not None else HEAD_RATE_FACTOR * lr
-        self.lr_schedualer = lr_schedualer
+        if head_lr is not None:
+            self.head_lr = head_lr
         self.max_grad_norm = max_grad_norm
         self.layer_decay = layer_decay
         self.freeze_layers = freeze_layers
         self.freeze_embeddings = freeze_embeddings
-        self.current_lr = lr
-
-    def get_cur_learning_rate(self) -> float:
-        """Rate of the encoder in the last step; the peak before the first."""
-        return self.current_lr
 
 
 AdamW = Adam

@@ -8,7 +8,7 @@ from palm_serve.bundle.manifest import Manifest
 from palm_trainer.backbone import WeightsReport
 from palm_trainer.errors import ConfigError
 from palm_trainer.loop import Step
-from palm_trainer.optimizer import Adam
+from palm_trainer.optimizer.base_optimizer import Optimizer
 from palm_trainer.session.exporting import export
 from palm_trainer.session.saving import Saver
 from palm_trainer.session.session import Backward, Session
@@ -23,7 +23,7 @@ class TrainerCalls:
 
     def build_backward(
         self,
-        optimizer: Adam,
+        optimizer: Optimizer,
         weight_decay: float | None = None,
         use_ema: bool = False,
         ema_decay: float | None = None,
@@ -34,7 +34,7 @@ class TrainerCalls:
         """Takes the optimizer.
 
         Args:
-            optimizer: `Adam` of this trainer's loss.
+            optimizer: `Adam`, or one of your own, of this trainer's loss.
             weight_decay: of the matrices, decoupled (AdamW); None: none. Biases, layer norms, embeddings and CRF scores do not decay.
             use_ema: evaluate and save with the moving average of the weights.
             ema_decay: share of the average that a step keeps; None: 0.9999.

@@ -19,6 +19,7 @@ from palm_trainer.loop import Source, Step, TrainingLoop, choose_precision
 from palm_trainer.mixing import MixRatio
 from palm_trainer.model import TrainedModel
 from palm_trainer.optimizer import Adam, Ema, build_adamw
+from palm_trainer.optimizer.base_optimizer import Optimizer
 from palm_trainer.reader.match import NEGATIVE, with_negatives
 from palm_trainer.reader.text_reader import TextReader
 from palm_trainer.session.loading import load_checkpoint, take_over
@@ -35,7 +36,7 @@ PRINT: Say = partial(print, flush=True)
 class Backward:
     """What `build_backward` was told."""
 
-    optimizer: Adam
+    optimizer: Optimizer
     weight_decay: float
     ema_decay: float | None
     device: str
@@ -153,7 +154,7 @@ class Session:
         adam = backward.optimizer
         freeze(model.backbone, blocks=adam.freeze_layers, embeddings=adam.freeze_embeddings)
         own_heads = {task.name: model.head(task.name) for task in self.tasks if task.reuse_head_with is None}
-        optimizer = build_adamw(
+        optimizer: torch.optim.Optimizer = build_adamw(
             model.backbone,
             own_heads,
             learning_rate=adam.lr,
@@ -161,6 +162,9 @@ class Session:
             rate_factors=None if adam.layer_decay == 1.0 else rate_factors(model.backbone, adam.layer_decay),
             weight_decay=backward.weight_decay,
         )
+        if not isinstance(adam, Adam):
+            keys = ("params", "lr", "peak_lr", "weight_decay")
+            optimizer = adam.build([{key: group[key] for key in keys} for group in optimizer.param_groups])
         schedule = adam.lr_schedualer or (lambda step: 1.0)
         if hasattr(schedule, "fitted"):
             schedule = schedule.fitted(len(plan.mixing))
