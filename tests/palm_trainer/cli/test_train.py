@@ -289,3 +289,28 @@ def test_second_ctrl_c_stops_at_once(first):
         signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_report(palm, tiny_toml, tmp_path):
+    code, out, _ = palm("run", tiny_toml(), "--set", "train.epochs=1")
+    assert code == 0
+    assert out.splitlines()[-1] == f"report: {tmp_path / 'run/report.html'}"
+    assert "answers on dev" in (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    code, out, err = palm("report", tmp_path / "run", "--split", "test", "--output", tmp_path / "test.html")
+    assert (code, out, err) == (0, f"report: {tmp_path / 'test.html'}\n", "")
+    assert "answers on test" in (tmp_path / "test.html").read_text(encoding="utf-8")
+    assert "answers on dev" in (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    assert not list(tmp_path.glob("*.new"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--split", "trial"), "--split trial: the run's data has no such split. Splits: dev, test, train."),
+        (("--output", "/nowhere/report.html"), "No such file or directory"),
+    ],
+)
+def test_report_refuses(palm, finished_run, arguments, message):
+    code, _, err = palm("report", finished_run, *arguments)
+    assert code == 2
+    assert message in err
