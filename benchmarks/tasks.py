@@ -30,6 +30,8 @@ from common import ROOT, commit, in_per_cent, machine, train_run
 from splits import FOLDS, write_splits
 from tasks_table import table
 
+from palm_trainer.config import load_config
+
 CONFIGS = ROOT / "benchmarks/configs"
 RESULTS = ROOT / "benchmarks/results/tasks.json"
 
@@ -145,8 +147,7 @@ def train_article(cell: Cell, run: Path, environment: Mapping[str, str]) -> None
 
 def scored(run: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     """Dev and test metrics of ATIS' best checkpoint, slots and intents on the same rows, so that the exact match is known too."""
-    from palm_trainer.config import load_config
-    from palm_trainer.run import evaluate_run
+    from palm_trainer.run import evaluate_run  # torch loads in seconds; `--table` need not wait for it
 
     os.environ.update(environment)
     settings = load_config(CONFIGS / "atis_joint.toml", output=run)
@@ -183,6 +184,9 @@ def train_cells(cells: Sequence[Cell], place: Place, results: Path, jobs: int, k
         except subprocess.CalledProcessError as error:
             if error.returncode in (130, -SIGINT):
                 stop.set()  # before this thread takes the next cell
+            raise
+        except BaseException:
+            stop.set()  # no fault of the cell: the others would meet it too
             raise
 
     with ThreadPoolExecutor(jobs) as pool:

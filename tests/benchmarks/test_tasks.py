@@ -130,6 +130,20 @@ def test_an_interrupt_ends_the_script_before_the_next_cell(tasks, place, tmp_pat
     assert not (tmp_path / "r.json").exists()
 
 
+def test_a_fault_of_the_script_itself_is_told_at_once(tasks, place, tmp_path, monkeypatch):
+    begun = []
+
+    def broken(cell, *_):
+        begun.append(cell)
+        raise KeyError("dev")
+
+    monkeypatch.setattr(tasks, "measure", broken)
+    cells = tasks.cells_of([], [13, 14, 15], [], [])
+    with pytest.raises(KeyError, match="dev"):
+        tasks.train_cells(cells, place, tmp_path / "r.json", jobs=1, keep=False)
+    assert begun == cells[:1]
+
+
 def test_table_shows_mean_interval_and_goal():
     from tasks_table import table
 
