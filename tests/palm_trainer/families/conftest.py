@@ -140,7 +140,19 @@ FAMILIES = {
         },
     ),
     "electra": Family("electra", "wordpiece", {**_BERT, "embedding_size": 8}),
-    "deberta-v2": Family("deberta-v2", "deberta", {**_BERT, "type_vocab_size": 0}),
+    "deberta-v2": Family(
+        "deberta-v2",
+        "deberta",
+        {
+            **_BERT,
+            "type_vocab_size": 0,
+            "relative_attention": True,
+            "max_relative_positions": -1,
+            "pos_att_type": ["p2c", "c2p"],
+            "conv_kernel_size": 3,
+            "conv_act": "gelu",
+        },
+    ),
     "deberta-v3": Family(
         "deberta-v2",
         "deberta",

@@ -3,15 +3,23 @@
 import copy
 import json
 import shutil
+import signal
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, ByT5Tokenizer
 from transformers.utils import logging
 
+from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.tokenization import TextTokenizer
 from palm_trainer.backbone import freeze_unused_rows, load_pretrained
-from palm_trainer.errors import PalmError
+from palm_trainer.cli.train import app, command
+from palm_trainer.errors import PalmError, ParityError
+from palm_trainer.evaluation import EvaluationSet
+from palm_trainer.example import Example
+from palm_trainer.export.exporter import export_bundle
+from palm_trainer.head import make_head
+from palm_trainer.model import MultiTaskModel, TrainedModel, describe_encoder
 
 WITH_TYPES = ("bert", "ernie", "xlnet", "albert", "electra")
 WITHOUT_TYPES = ("roberta", "distilbert", "deberta-v2", "deberta-v3", "xlm-roberta", "modernbert")
@@ -190,3 +198,48 @@ def test_a_tokenizer_with_more_pieces_than_the_encoder_knows(tmp_path, directory
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(PalmError, match=r"its tokenizer has the id 5000, but the embedding table \d+ rows"):
         load_pretrained(str(tmp_path))
+
+
+def test_an_encoder_that_cannot_be_used_ends_the_command_with_2(tmp_path, tokenizer_of, capsys):
+    gpt2 = AutoConfig.for_model("gpt2", vocab_size=400, n_embd=16, n_layer=1, n_head=2)
+    save(tmp_path / "gpt2", AutoModel.from_config(gpt2), tokenizer_of("byte-level"))
+    (tmp_path / "a.tsv").write_text("text\tmood\nfly\tgood\nhotel\tbad\n", encoding="utf-8")
+    (tmp_path / "a.toml").write_text(
+        '[encoder]\nmodel = "./gpt2"\n[data.a]\nformat = "tsv"\ntrain = "a.tsv"\n[tasks.mood]\nkind = "classify"\ndata = ["a"]\n'
+        f'[train]\noutput = "{(tmp_path / "run").as_posix()}"\n',
+        encoding="utf-8",
+    )
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert command(app, ["run", str(tmp_path / "a.toml")]) == 2
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    said = capsys.readouterr().err
+    assert "is a decoder" in said
+    assert "Traceback" not in said
+
+
+def test_an_encoder_whose_graph_holds_for_one_shape_only(tmp_path, tokenizer_of):
+    """Longformer cuts texts into blocks in Python, so that its trace holds the block of the example."""
+    settings = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "attention_window": 4,
+    }
+    config = AutoConfig.for_model("longformer", vocab_size=400, pad_token_id=1, max_position_embeddings=40, **settings)
+    loaded = load_pretrained(save(tmp_path / "long", AutoModel.from_config(config), tokenizer_of("byte-level")))
+    info = TaskInfo(kind="classify", outputs=("mood.logits",), labels=("bad", "good"))
+    model = MultiTaskModel(loaded.backbone, {"mood": make_head("mood", info, 16)}).eval()
+    trained = TrainedModel(
+        model, loaded.tokenizer_json, MAX_LENGTH, {"mood": info}, describe_encoder(loaded.backbone, "long", 1)
+    )
+    sets = [EvaluationSet("a", [Example("fly to boston on monday", fields={"mood": "good"})], {"mood": "mood"})]
+    with pytest.raises(
+        ParityError,
+        match=r"parity failed on CPU in fp32: output 'mood.logits' on .*: the bundle cannot be run: .*No bundle was",
+    ):
+        export_bundle(trained, sets, tmp_path / "bundle", precision="fp32")
+    assert not (tmp_path / "bundle").exists()
