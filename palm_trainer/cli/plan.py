@@ -50,7 +50,19 @@ def show_plan(config: Config, *, data_only: bool = False) -> None:
     show(
         f"encoder {encoder.name}: {encoder.family}, {encoder.layers} layers of {encoder.hidden_size}, {encoder.parameters / 1e6:.1f} M parameters"
     )
+    show(_effort(training))
     announce(training, 0)
+
+
+def _effort(training: Training) -> str:
+    """What a step moves, and how often it reads its batch."""
+    train = training.config.train
+    count = sum(p.numel() for p in training.trained.model.parameters() if p.requires_grad)
+    reasons = [f"train.{key}" for key in ("r_drop", "fgm") if getattr(train, key)]
+    passes = f"; {2 ** len(reasons)} passes over each batch ({', '.join(reasons)})" if reasons else ""
+    return (
+        f"a step trains {count / 1e6:.1f} M parameters, heads included and pieces that no text holds left out{passes}"
+    )
 
 
 @dataclass(frozen=True)
