@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palm_serve.config import MIB, Limits, ServeOptions
+from palm_serve.config import MIB, Limits, ServeOptions, TlsFiles
 from palm_serve.errors import (
     BindError,
     BundleError,
@@ -19,6 +19,7 @@ from palm_serve.errors import (
     NotAllowed,
     NotFound,
     PalmServeError,
+    TlsError,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ app = typer.Typer(
 )
 
 _LABELS_SHOWN = 8
-_BAD_INPUT = (BindError, BundleError, EngineError, InvalidRequest, NotAllowed, NotFound)
+_BAD_INPUT = (BindError, BundleError, EngineError, InvalidRequest, NotAllowed, NotFound, TlsError)
 
 
 class Provider(StrEnum):
@@ -76,6 +77,15 @@ PrecisionOption = Annotated[Precision, typer.Option(help="auto: the fastest that
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads of the engine; default: one per core.")]
 
 
+TlsCertOption = Annotated[
+    Path | None, typer.Option(help="Serve over TLS with this certificate (PEM, with its chain); a new one is noticed.")
+]
+TlsKeyOption = Annotated[Path | None, typer.Option(help="Key of --tls-cert, PEM.")]
+TlsClientCaOption = Annotated[
+    Path | None, typer.Option(help="Clients must show a certificate that one of these signed, PEM.")
+]
+
+
 @app.command(epilog="Example: palm-serve run bundles/demo --port 50051")
 def run(
     bundles: Annotated[
@@ -86,6 +96,9 @@ def run(
     provider: ProviderOption = Provider.AUTO,
     precision: PrecisionOption = Precision.AUTO,
     threads: ThreadsOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    tls_client_ca: TlsClientCaOption = None,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that wait, per model.")] = 2048,
     max_text_bytes: Annotated[int, typer.Option(min=1, help="UTF-8 bytes of a text.")] = 10_000,
     max_batch_items: Annotated[int, typer.Option(min=1, help="Requests in one ParseBatch.")] = 1024,
@@ -120,14 +133,11 @@ def run(
         metrics_port=metrics_port,
         model_folder=model_folder,
         allow_model_control=allow_model_control,
+        tls=_tls_files(tls_cert, tls_key, tls_client_ca),
         limits=limits,
     )
     _log(log_level)
-    if not _is_loopback(host):
-        typer.echo(
-            f"palm-serve: warning: {host} is reached from other machines, and this server has neither TLS nor tokens",
-            err=True,
-        )
+    _warn_where_open(options)
     with _faults():
         import asyncio
 
@@ -171,6 +181,10 @@ def call(
     task: Annotated[str, typer.Option(help="One task only (Predict), of any kind.")] = "",
     pair: Annotated[str, typer.Option(help="Second sentence or passage, for tasks on pairs; needs --task.")] = "",
     timeout: Annotated[float, typer.Option(min=0.001, help="Deadline, seconds.")] = 10.0,
+    over_tls: Annotated[bool, typer.Option("--tls", help="Over TLS, with the authorities that grpc ships.")] = False,
+    tls_ca: Annotated[Path | None, typer.Option(help="Over TLS, with this authority, PEM.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Over TLS, with this client certificate, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Key of --tls-cert, PEM.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
 ) -> None:
     """Asks a running server about one text and prints intent, slots and the other answers."""
@@ -179,9 +193,10 @@ def call(
             "a pair of texts needs --task, the name of the task that reads it", param_hint="--pair"
         )
     with _faults():
-        from palm_serve.client import Client
+        from palm_serve.client import Client, tls
 
-        with Client(target, timeout_s=timeout) as client:
+        credentials = tls(tls_ca, tls_cert, tls_key) if over_tls or tls_ca or tls_cert or tls_key else None
+        with Client(target, timeout_s=timeout, credentials=credentials) as client:
             answer = (
                 client.predict(task, text, pair, model=model, version=version)
                 if task
@@ -222,6 +237,23 @@ def _log(level: LogLevel) -> None:
     configure_logging(level.value)
     # grpc's own lines about a port that is taken say less than ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+def _tls_files(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
+    if certificate is None and key is None and client_ca is None:
+        return None
+    if certificate is None or key is None:
+        raise typer.BadParameter("TLS needs both the certificate and its key", param_hint="--tls-cert, --tls-key")
+    return TlsFiles(certificate, key, client_ca)
+
+
+def _warn_where_open(options: ServeOptions) -> None:
+    if options.tls is None and not _is_loopback(options.host):
+        typer.echo(
+            f"palm-serve: warning: {options.host} is reached from other machines, and this server has neither TLS nor "
+            "tokens: anyone there can read and ask; see --tls-cert",
+            err=True,
+        )
 
 
 def _is_loopback(host: str) -> bool:

@@ -17,6 +17,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypedDict, TypeVar, Unpack
 
@@ -30,6 +31,7 @@ from palm_serve.errors import (
     NotFound,
     Overloaded,
     PalmServeError,
+    TlsError,
     Unavailable,
 )
 from palm_serve.v1 import palm_pb2 as pb
@@ -76,6 +78,27 @@ class ParseFields(PredictFields, total=False):
     thresholds: pb.Thresholds
 
 
+def tls(ca: Path | None = None, certificate: Path | None = None, key: Path | None = None) -> grpc.ChannelCredentials:
+    """Credentials for a server with TLS.
+
+    Args:
+        ca: authorities that may have signed the server's certificate, PEM; None: those that grpc ships.
+        certificate, key: the client's own, PEM, where the server asks for one.
+
+    Raises TlsError.
+    """
+    if (certificate is None) != (key is None):
+        raise TlsError("a client's certificate needs its key, and the key its certificate: give both or none")
+    return grpc.ssl_channel_credentials(*(path and _contents(path) for path in (ca, key, certificate)))
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TlsError(f"{path} cannot be read: {error.strerror}") from None
+
+
 class Client:
     """The blocking client.
 
@@ -83,12 +106,21 @@ class Client:
         target: host and port, or any gRPC name.
         timeout_s: deadline of a call that names none, retries included.
         retries: at most, per call.
+        credentials: what TLS needs, see `tls`; None: plain text.
     """
 
     def __init__(
-        self, target: str = DEFAULT_TARGET, *, timeout_s: float = DEFAULT_TIMEOUT_S, retries: int = DEFAULT_RETRIES
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retries: int = DEFAULT_RETRIES,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self._channel = grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        if credentials is None:
+            self._channel = grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
         self._policy = _Policy(target, timeout_s, retries)
         self._stubs = _Stubs(self._channel)
 
@@ -152,9 +184,17 @@ class AsyncClient:
     """The asyncio client: the same calls, awaited. Make it where its event loop runs. Arguments as of `Client`."""
 
     def __init__(
-        self, target: str = DEFAULT_TARGET, *, timeout_s: float = DEFAULT_TIMEOUT_S, retries: int = DEFAULT_RETRIES
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retries: int = DEFAULT_RETRIES,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
         self._policy = _Policy(target, timeout_s, retries)
         self._stubs = _Stubs(self._channel)
 

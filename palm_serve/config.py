@@ -23,6 +23,17 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Files in PEM; they are read again when they change."""
+
+    certificate: Path
+    """The server's, followed by its chain."""
+    key: Path
+    client_ca: Path | None = None
+    """Clients must show a certificate that one of these signed; None: clients need none."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServeOptions:
     """Everything that `palm-serve run` can be told. None leaves a choice to the engine."""
 
@@ -46,4 +57,6 @@ class ServeOptions:
     """Where LoadModel looks names up."""
     allow_model_control: bool = False
     """Whether LoadModel and UnloadModel work."""
+    tls: TlsFiles | None = None
+    """None: plain text."""
     limits: Limits = field(default_factory=Limits)

@@ -9,6 +9,7 @@ PalmServeError
 ├── NotAllowed         switched off on this server               -> PERMISSION_DENIED
 ├── BundleError        a bundle that cannot be loaded            (start-up, not a request)
 ├── BindError          the address cannot be listened on         (start-up)
+├── TlsError           certificates that cannot serve            (start-up)
 └── EngineError        no provider, a session that fails         (start-up), else INTERNAL
 """
 
@@ -55,6 +56,10 @@ class BundleError(PalmServeError):
 
 class BindError(PalmServeError):
     """The server cannot listen on the address that it was given."""
+
+
+class TlsError(PalmServeError):
+    """A certificate, its key, or an authority cannot be read, or they do not fit."""
 
 
 class EngineError(PalmServeError):

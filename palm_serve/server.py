@@ -5,6 +5,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import start_http_server
 
@@ -15,6 +16,7 @@ from palm_serve.observability import Metrics
 from palm_serve.registry import LoadedModel, Registry
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.services import make_server
+from palm_serve.rpc.tls import Certificates
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +38,20 @@ class Server:
     async def bind(self) -> str:
         """Listens and returns the address. While models load, health is answered and all else is UNAVAILABLE.
 
-        Raises BindError.
+        Raises BindError, TlsError.
         """
         host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
+        address = f"{host}:{self._options.port}"
+        listen = self._server.add_insecure_port
+        if self._options.tls is not None:
+            listen = partial(
+                self._server.add_secure_port, server_credentials=Certificates(self._options.tls).credentials()
+            )
         try:
-            port = self._server.add_insecure_port(f"{host}:{self._options.port}")
+            port = listen(address)
         except RuntimeError:
             raise BindError(
-                f"cannot listen on {host}:{self._options.port}: the port is in use or not allowed, or the host is not "
+                f"cannot listen on {address}: the port is in use or not allowed, or the host is not "
                 "this machine's; choose another --port (0: any free one) or --host"
             ) from None
         if self._metrics is not None and self._options.metrics_port is not None:
@@ -86,7 +94,7 @@ class Server:
 async def serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
     """Runs a server until SIGTERM or SIGINT; `tell` gets lines for a person.
 
-    Raises BindError, BundleError, EngineError.
+    Raises BindError, TlsError, BundleError, EngineError.
     """
     began = time.monotonic()
     stop = asyncio.Event()
