@@ -110,10 +110,10 @@ class TrainerCalls:
         return export(self._session, Path(path), precision=precision, overwrite=overwrite)
 
     def _batches(self) -> Iterator[Batch]:
-        """As many batches as there are steps left."""
+        """As many batches as there are steps left, in the plan's order also for who draws several before training."""
         loop = self._session.loop
-        for _ in range(loop.total_steps - loop.step):
-            yield self._session.draw()
+        for step in range(loop.step, loop.total_steps):
+            yield self._session.draw(step)
 
     def _train(self, print_steps: int, line: Callable[[TaskStep, float], str]) -> list[Step]:
         """Runs to the end, and says a line every `print_steps` steps."""

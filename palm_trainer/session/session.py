@@ -188,9 +188,11 @@ class Session:
             yield step
             self.between(step)
 
-    def draw(self) -> Batch:
-        """The next batch of the plan."""
-        name, content = self.loop.draw()
+    def draw(self, step: int | None = None) -> Batch:
+        """The next batch of the data set whose turn it is at a step of the plan, from 0 (None: the next)."""
+        loop = self.loop
+        name = loop.mixing[loop.step if step is None else step]
+        content = loop.sources[name].next()
         return training_batch(content, name, by_reader(self.tasks)[name], self.plan.wired.trained.model.backbone)
 
     def train_on(self, batch: Batch) -> Step:
