@@ -50,7 +50,10 @@ def _splits_beside(file: Path) -> tuple[Splits, list[str]]:
 
 
 def _splits_inside(path: Path, found: Detection) -> tuple[Splits, list[str]]:
-    """Splits that one file holds, all that begin or end so (`train`, `oos_train`)."""
+    """Splits that one file holds, all that end so (`train`, `oos_train`), or the Parquet files of a directory by their names."""
+    if found.format == "parquet" and path.is_dir():
+        files = {split: [f for f in _entries(path) if _named([f], split)] for split in _WORDS}
+        return {split: held for split, held in files.items() if held} if files["train"] else {"train": [path]}, []
     if found.format != "clinc":
         return {"train": [path]}, []
     names = clinc.splits(path)

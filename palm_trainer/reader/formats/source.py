@@ -51,6 +51,7 @@ class Defects:
 BYTE_ORDER_MARK = "byte order mark before the first line (removed)"
 CRLF = "line ended by CRLF (read as a line end)"
 _BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def check_readable(path: Path) -> None:
@@ -71,6 +72,8 @@ def read_text(path: Path, defects: Defects | None = None) -> str:
     """
     check_readable(path)
     data = path.read_bytes()
+    if (zero := data.find(b"\0")) >= 0 and not data.startswith(_UTF_16):
+        raise DataError(f"{_place(path, data, zero)}: a zero byte, as in a binary file; give a text file in UTF-8")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -78,10 +81,6 @@ def read_text(path: Path, defects: Defects | None = None) -> str:
         raise DataError(
             f"{where}: byte 0x{byte:02x} is not UTF-8{_encoding(data)}; convert the file to UTF-8"
         ) from None
-    if (zero := data.find(b"\0")) >= 0:
-        raise DataError(
-            f"{_place(path, data, zero)}: a zero byte, as in a binary file or UTF-16; give a text file in UTF-8"
-        )
     if not text.strip():
         raise DataError(f"{path}: an empty file; a data file holds at least one example")
     if defects is not None:
@@ -103,14 +102,14 @@ def _place(path: Path, data: bytes, position: int) -> str:
 
 def _encoding(data: bytes) -> str:
     """What it may be instead."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if data.startswith(_UTF_16):
         return " (UTF-16, by its first bytes)"
     try:
         text = data.decode("gb18030")
     except UnicodeDecodeError:
         return ""
     wide = sum("\u4e00" <= character <= "\u9fff" for character in text)
-    return " (GBK or GB18030, it seems)" if wide > 0.1 * len(text) else ""
+    return " (GBK or GB18030, it seems)" if wide > 0.2 * len(text) else ""
 
 
 def lines(text: str) -> list[str]:

@@ -1,13 +1,17 @@
 """Parquet files and Hugging Face data sets, written by the real packages."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
+from palm_trainer.config import DataConfig
 from palm_trainer.errors import DataError
 from palm_trainer.example import LabelledSpan
+from palm_trainer.reader.files import read_split
 from palm_trainer.reader.formats.arrow import NOT_TAGS
 from palm_trainer.reader.formats.detect import detect
+from palm_trainer.reader.formats.locate import find_splits
 from palm_trainer.reader.formats.squad import ABSENT, MOVED, UNANSWERED
 from palm_trainer.reader.formats.table import NO_CLASS
 
@@ -131,15 +135,23 @@ def test_saved_splits_are_named(tmp_path, parse):
         parse("datasets", tmp_path / "absent")
 
 
+def test_splits_are_found_by_their_names(tmp_path):
+    DatasetDict({"train": conll(), "test": conll()}).save_to_disk(tmp_path / "saved")
+    saved = {split: [tmp_path / "saved" / split] for split in ("train", "test")}
+    assert find_splits(tmp_path / "saved") == (saved, [])
+    files = {"train": ["train-0.parquet", "train-1.parquet"], "dev": ["validation-0.parquet"]}
+    for name in [name for names in files.values() for name in names]:
+        conll().to_parquet(tmp_path / name)
+    found, _ = find_splits(tmp_path)
+    assert {split: [path.name for path in paths] for split, paths in found.items()} == files
+
+
 def test_a_data_set_of_a_hub(tmp_path, parse, monkeypatch):
     """The package takes a directory for a name: the same code without a network."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner/ner").mkdir(parents=True)
     conll().to_parquet(tmp_path / "owner/ner/train.parquet")
-    from palm_trainer.config import DataConfig
-    from palm_trainer.reader.files import read_split
-
     config = DataConfig.model_validate({"format": "datasets", "train": "hf://owner/ner#train"})
     assert [e.text for e in read_split(config, "train").examples] == ["the EU team", "hi"]
     with pytest.raises(DataError, match=r"hf://owner/ner: no split; write hf://owner/ner#train"):
@@ -170,8 +182,6 @@ def test_missing_packages_are_named(tmp_path, parse, monkeypatch):
     ):
         parse("parquet", tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    from pathlib import Path
-
     with pytest.raises(
         DataError, match=r"needs the package datasets; install it with: pip install 'palm-nlu\[datasets\]'"
     ):

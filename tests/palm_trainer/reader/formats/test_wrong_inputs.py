@@ -52,9 +52,10 @@ def test_a_directory_with_nothing_in_it(name, tmp_path, parse):
         ("text\n".encode("utf-16"), r":1:1: byte 0xff is not UTF-8 \(UTF-16, by its first bytes\)"),
         (
             b"text\tlabel\nok\t1\nPK\x03\x04\x00\x14",
-            r":3:5: a zero byte, as in a binary file or UTF-16; give a text file",
+            r":3:5: a zero byte, as in a binary file; give a text file",
         ),
-        (b"\x89PNG\r\n\x1a\n\x00", r":1:1: byte 0x89 is not UTF-8; convert"),
+        (b"fine\na\xe9b\n", r":2:2: byte 0xe9 is not UTF-8; convert the file to UTF-8"),
+        (b"\x89PNG\r\n\x1a\n\x00", r":3:1: a zero byte, as in a binary file"),
     ],
 )
 def test_bytes_that_are_no_text(name, content, message, tmp_path, parse):
