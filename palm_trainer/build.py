@@ -86,6 +86,7 @@ def build_training(config: Config) -> Training:
         freeze_unused_rows(trained.model.backbone, used)
     dev = evaluation_sets(config, "dev")
     evaluation_sets(config, "test")  # what is wrong with it is said now, not after the training
+    out_of_scope_examples(config)
     return Training(
         config,
         trained,
@@ -160,6 +161,14 @@ def tuned_tasks(config: Config) -> list[str]:
     """Tasks whose limits are chosen on dev: those that the configuration leaves open."""
     limits = {name: (task.kind, task.threshold, task.null_threshold) for name, task in config.tasks.items()}
     return [name for name, own in limits.items() if own in (("multi_label", None, None), ("mrc", None, None))]
+
+
+def out_of_scope_examples(config: Config) -> dict[str, list[Example]]:
+    """Text that belongs to no class, by `classify` task. Raises DataError."""
+    held = {name: read_split(data, "out_of_scope").examples for name, data in config.data.items() if data.out_of_scope}
+    tasks = {name: task for name, task in config.tasks.items() if task.kind == "classify" and _is_scored(task)}
+    found = {name: [e for data in task.data for e in held.get(data, ())] for name, task in tasks.items()}
+    return {name: examples for name, examples in found.items() if examples}
 
 
 def _is_scored(task: TaskConfig) -> bool:

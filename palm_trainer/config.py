@@ -79,7 +79,10 @@ class DataConfig(_Section):
     dev: Paths = ()
     test: Paths = ()
     out_of_domain: Paths = ()
-    """Text that belongs to no class, for out-of-scope scores. Accepted and checked; nothing uses it yet."""
+    """Labelled text from another domain than train's: what generalisation is measured on. Never trained or selected on."""
+    out_of_scope: Paths = ()
+    """Text that belongs to no class of the data set's `classify` tasks. Never trained on: it chooses, with dev, how out-of-scope text is told.
+    In the data set's format, or `.txt` with a text a line."""
     mix_ratio: Positive = 1.0
     """How often its batches come, against the other data sets."""
     columns: Names = ()
@@ -101,7 +104,7 @@ class DataConfig(_Section):
     """conll: the last line of each sentence is its intent."""
 
     def paths(self, split: str) -> tuple[Path, ...]:
-        """Files of `train`, `dev`, `test` or `out_of_domain`; empty where the data set has no such split."""
+        """Files of `train`, `dev`, `test`, `out_of_domain` or `out_of_scope`; empty where the data set has no such split."""
         found: tuple[Path, ...] = getattr(self, split)
         return found
 
@@ -148,6 +151,9 @@ class TaskConfig(_Section):
     dropout: Fraction = 0.1
     learning_rate: Positive | None = None
     """Of this head. None: `train.head_learning_rate`."""
+    false_rejection: float | None = Field(None, gt=0, lt=1)
+    """classify: share of dev texts that may be told to be out of scope; it sets the threshold.
+    None: 0.05 where a data set has `out_of_scope` text, else no threshold."""
     baseline: float | None = Field(None, gt=0, le=1)
     """What its metric reaches alone (0 to 1): `average` then is the mean of metric / baseline, so that no easy task outweighs a hard one."""
 

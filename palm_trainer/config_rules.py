@@ -40,6 +40,7 @@ SCRATCH_ONLY = (
 KIND_OF: Mapping[str, str] = {
     "crf": "sequence_label",
     "threshold": "multi_label",
+    "false_rejection": "classify",
     **dict.fromkeys(("learning_strategy", "match_label", "margin"), "match"),
     **dict.fromkeys(("max_query_tokens", "doc_stride_tokens", "max_answer_tokens", "n_best", "null_threshold"), "mrc"),
     **dict.fromkeys(("mask_share", "whole_word"), "masked_lm"),
@@ -71,6 +72,7 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
         yield from _task_faults(f"tasks.{name}", table, data)
         yield from _window_faults(f"tasks.{name}", table, encoder)
     yield from _task_set_faults(dict(_tables(tasks)), data)
+    yield from _scope_faults(data, dict(_tables(tasks)))
     yield from _train_faults(train, data, tasks)
     yield from _freeze_faults(train, encoder)
     yield from _baseline_faults(train, dict(_tables(tasks)))
@@ -163,6 +165,15 @@ def _freeze_faults(train: Table, encoder: Table) -> Iterator[str]:
     for key in ("freeze_layers", "freeze_embeddings"):
         if train.get(key) and encoder.get("model") == "scratch":
             yield f"train.{key}: an encoder from scratch has no pretrained weights to keep; remove it, or choose another encoder.model"
+
+
+def _scope_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
+    judged = [t for t in tasks.values() if t.get("kind") == "classify" and t.get("auxiliary") is not True]
+    for name, table in _tables(data):
+        if table.get("out_of_scope") and not any(name in _data_of(task) for task in judged):
+            yield f"data.{name}.out_of_scope: tells apart what belongs to no class, but no classify task reads '{name}'; remove it, or add such a task"
+        elif table.get("out_of_scope") and not table.get("dev"):
+            yield f"data.{name}.out_of_scope: its threshold is chosen with in-scope text of dev, which '{name}' has not; add dev"
 
 
 def _regularization_faults(train: Table, encoder: Table, tasks: Mapping[str, Table]) -> Iterator[str]:

@@ -21,9 +21,11 @@ from palm_trainer.build import (
     build_training,
     evaluation_sets,
     guessing_sets,
+    out_of_scope_examples,
     task_kinds,
     tuned_tasks,
 )
+from palm_trainer.calibration import calibrate
 from palm_trainer.checkpoint import has_checkpoint, load_trained, load_training_state, remove_checkpoints, save_trained
 from palm_trainer.config import Config, load_config
 from palm_trainer.errors import CheckpointError
@@ -109,7 +111,7 @@ def train(
     if interrupted:
         yield Finished({}, interrupted=True)
         return
-    thresholds = _tune(training)
+    thresholds = _fit_decoding(training)
     yield Finished(finish(training.config), thresholds=thresholds)
 
 
@@ -213,19 +215,20 @@ def _steps_and_evaluations(
     return False
 
 
-def _tune(training: Training) -> dict[str, float]:
-    """Chooses on dev the limits that the configuration leaves open, and writes them into the checkpoints; those of the best."""
-    run = training.config.train.output
-    wanted = tuned_tasks(training.config)
-    if not wanted or not training.dev:
-        return {}
+def _fit_decoding(training: Training) -> dict[str, float]:
+    """Fits temperatures and thresholds on dev, and writes them into the checkpoints; the limits chosen for the best."""
+    config = training.config
+    run, tuned = config.train.output, tuned_tasks(config)
+    foreign = out_of_scope_examples(config)
+    rejection = {name: task.false_rejection for name, task in config.tasks.items() if task.false_rejection is not None}
     chosen: dict[str, float] = {}
-    for which in ("best", *(f"best-{task}" for task in task_kinds(training.config))):
-        if has_checkpoint(run, which):
+    for which in ("best", *(f"best-{task}" for task in task_kinds(config))):
+        if training.dev and has_checkpoint(run, which):
             trained = load_trained(run, which)
-            tuned, found = tune_thresholds(trained, training.dev, wanted)
-            if tuned.tasks != trained.tasks:  # a run that is resumed at its end is left as it is
-                save_trained(tuned, run / which)
+            fitted = calibrate(trained, training.dev, foreign, rejection)
+            fitted, found = tune_thresholds(fitted, training.dev, tuned)
+            if fitted.tasks != trained.tasks:  # a run that is resumed at its end is left as it is
+                save_trained(fitted, run / which)
             chosen = chosen or found
     return chosen
 

@@ -21,7 +21,7 @@ class Split:
 
 
 def read_split(data: DataConfig, split: str) -> Split:
-    """Reads all files of `train`, `dev`, `test` or `out_of_domain`.
+    """Reads all files of `train`, `dev`, `test`, `out_of_domain` or `out_of_scope`.
 
     Raises:
         DataError: where the data set has no such split, or a file cannot be used.
@@ -33,7 +33,10 @@ def read_split(data: DataConfig, split: str) -> Split:
     examples: list[Example] = []
     for path in data.paths(split):
         before = len(examples)
-        examples += FORMATS[data.format](path, options, defects)
+        plain = (
+            split == "out_of_scope" and path.suffix == ".txt"
+        )  # what belongs to no class has no labels to write in any other format
+        examples += FORMATS["text" if plain else data.format](path, options, defects)
         if len(examples) == before:
             raise DataError(f"{path}: no example in it; a data file holds at least one")
     _note_repeats(examples, defects)

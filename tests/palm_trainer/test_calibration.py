@@ -17,8 +17,10 @@ from palm_trainer.calibration import (
     threshold_at,
 )
 from palm_trainer.checkpoint import load_trained
+from palm_trainer.errors import PalmError
 from palm_trainer.evaluation import EvaluationSet, Predictor
 from palm_trainer.example import Example, LabelledSpan
+from palm_trainer.run import train
 
 SCORES = st.lists(st.floats(-50, 50), min_size=1, max_size=60)
 
@@ -110,3 +112,29 @@ def test_an_unknown_score_is_refused(trained):
     )
     with pytest.raises(BundleError, match=r"no out-of-scope score 'mahalanobis', only softmax and energy"):
         make_decoder("intent", strange, {})
+
+
+def test_a_run_is_calibrated_and_tells_what_is_out_of_scope(tmp_path, tiny_config):
+    (tmp_path / "chat.txt").write_text("what is love\nhow old are you\n", encoding="utf-8")
+    overrides = ('data.travel.out_of_scope="chat.txt"', "tasks.intent.false_rejection=0.2", "train.epochs=1")
+    list(train(tiny_config(*overrides)))
+    held = load_trained(tmp_path / "run")
+    assert held.tasks["intent"].calibration.method == "temperature"
+    limit = held.tasks["intent"].thresholds.out_of_scope
+    dev = [Example(text) for text in (tmp_path / "travel/dev/seq.in").read_text().splitlines()]
+    scores = [answer["intent"].out_of_scope_score for answer in Predictor(held).answers(dev)]
+    assert sum(score > limit for score in scores) <= 0.2 * len(dev)
+    assert load_trained(tmp_path / "run", "last").tasks["intent"].calibration.method == "none"  # it may be trained on
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (['data.travel.out_of_scope="chat.txt"'], r"chat\.txt: (no such file|cannot be read)"),
+        (["tasks.slots.false_rejection=0.1"], r"false_rejection.*classify"),
+        (["tasks.intent.false_rejection=1.5"], r"false_rejection: must be less than 1"),
+    ],
+)
+def test_wrong_settings_are_told(tiny_config, overrides, message):
+    with pytest.raises(PalmError, match=message):
+        list(train(tiny_config(*overrides)))
