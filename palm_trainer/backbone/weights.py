@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.utils.hub import cached_file
 
 from palm_trainer.backbone.base import Backbone
-from palm_trainer.backbone.pretrained import locate
+from palm_trainer.backbone.pretrained import CONVERT_PADDLE, holds_paddle, locate
 from palm_trainer.errors import PalmError
 
 _FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -87,12 +87,7 @@ def _folder(name: str) -> Path:
     for folder in (Path(where), Path(where) / "params"):
         if any((folder / file).is_file() for file in _FILES):
             return folder
-    paddle = (Path(where) / "params").is_dir() or (Path(where) / "word_embedding").is_file()
-    way_out = (
-        "It holds parameters of Paddle: convert them with `palm-train models convert PADDLE_DIR DIR`."
-        if paddle
-        else f"Weights are in {' or '.join(_FILES[::2])}."
-    )
+    way_out = CONVERT_PADDLE if holds_paddle(where) else f"Weights are in {' or '.join(_FILES[::2])}."
     raise PalmError(f"{where}: no pretrained weights there. {way_out}")
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer
 
 from palm_trainer.backbone import BERT, ERNIE, load_pretrained, load_weights
@@ -119,7 +120,7 @@ def test_tokenizer_and_vocabulary(converted):
     _, target, done = converted
     tokenizer = AutoTokenizer.from_pretrained(target)
     assert tokenizer("Fly to Boston").input_ids == [1, 5, 6, 7, 8, 2]
-    assert tokenizer.is_fast
+    assert Tokenizer.from_file(str(target / "tokenizer.json")).encode("Fly to Boston").ids == [1, 5, 6, 7, 8, 2]
     assert done.lowercase
     assert (target / "vocab.txt").read_text().split("\n")[:6] == ["[PAD]", "[CLS]", "[SEP]", "[MASK]", ",", "fly"]
 
@@ -294,3 +295,18 @@ def test_an_unconverted_directory_names_the_command(unpacked):
         PalmError, match=r"parameters of Paddle: convert them with `palm-train models convert PADDLE_DIR"
     ):
         load_weights(backbone, str(unpacked / "bert"))
+
+
+def test_an_unconverted_directory_as_the_encoder_of_a_configuration_names_the_command(unpacked):
+    with pytest.raises(
+        PalmError, match=r"encoder '.*bert': It holds parameters of Paddle: convert them with `palm-train"
+    ):
+        load_pretrained(str(unpacked / "bert"))
+
+
+def test_weights_of_an_empty_directory(unpacked, tmp_path):
+    backbone = BERT.from_config(json.loads((unpacked / "bert/bert_config.json").read_text()))
+    with pytest.raises(
+        PalmError, match=r"no pretrained weights there. Weights are in model.safetensors or pytorch_model"
+    ):
+        load_weights(backbone, str(tmp_path))
