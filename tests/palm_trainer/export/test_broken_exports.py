@@ -56,7 +56,11 @@ def swap_rows(model: MultiTaskModel) -> None:
 
 def ignore_mask(model: MultiTaskModel) -> None:
     forward = model.backbone.forward
-    model.backbone.forward = lambda ids, mask, types=None: forward(ids, torch.ones_like(mask), types)  # type: ignore[method-assign]
+
+    def blind(attention_mask: torch.Tensor, **others: torch.Tensor) -> dict[str, torch.Tensor]:
+        return forward(attention_mask=torch.ones_like(attention_mask), **others)
+
+    model.backbone.forward = blind  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(
