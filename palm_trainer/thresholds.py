@@ -69,7 +69,7 @@ def best_label_limit(
     """
 
     def key(limit: float) -> tuple[float, float, float]:
-        told = [frozenset(labels[c] for c in np.flatnonzero(row)) for row in probabilities >= np.float32(limit)]
+        told = [frozenset(labels[int(c)] for c in np.flatnonzero(row)) for row in probabilities >= np.float32(limit)]
         scores = set_scores(gold, told)
         return scores["accuracy"], scores["f1"], -abs(limit - 0.5)
 
