@@ -60,7 +60,8 @@ def facts_list(facts: RunFacts, history: History) -> list[tuple[str, str]]:
     encoder, config = facts.trained.encoder, facts.config
     told = history.start.get("versions") or versions()
     when = "" if history.start else " (of the machine that wrote this page)"
-    size = f"{encoder.layers} layers of {encoder.hidden_size}, {encoder.parameters / 1e6:.1f} M parameters"
+    parameters = f"{encoder.parameters / 1e6:.1f} M" if encoder.parameters >= 1e6 else f"{encoder.parameters:,}"
+    size = f"{encoder.layers} layers of {encoder.hidden_size}, {parameters} parameters"
     best = history.best
     found = [
         ("encoder", f"{encoder.name}: {encoder.family}, {size}, {facts.trained.max_length} tokens at most"),
