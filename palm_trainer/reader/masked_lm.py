@@ -119,11 +119,13 @@ def _continues(example: Example, encoding: Encoding, before: int, piece: int) ->
     if encoding.segments[before] != encoding.segments[piece]:
         return False
     text = example.text if encoding.segments[piece] == 0 else example.pair or ""
-    end, start = encoding.offsets[before][1], encoding.offsets[piece][0]
+    (begin, end), start = encoding.offsets[before], encoding.offsets[piece][0]
     if start < end:  # pieces of bytes that make up a character together
         return True
     if end != start or not 0 < start < len(text):
         return False
+    if begin < end and text[begin:end].isspace():  # DeBERTa's mark of a word's beginning
+        return True
     left, right = text[end - 1], text[start]
     return _in_word(left) and _in_word(right) and not _ALONE.match(left) and not _ALONE.match(right)
 

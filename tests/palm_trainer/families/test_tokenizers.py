@@ -13,6 +13,7 @@ from palm_serve.decoding.sequence_label import SequenceLabelDecoder, tagged_rang
 from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Windows
 from palm_trainer.example import Example, LabelledSpan
+from palm_trainer.reader.masked_lm import MaskedLMTarget, MaskVocabulary
 from palm_trainer.reader.sequence_label import SequenceLabelTarget
 
 KINDS = ("wordpiece", "byte-level", "modern", "albert", "deberta", "xlm-r", "xlnet")
@@ -95,3 +96,19 @@ def test_a_window_that_holds_the_whole_passage_is_the_pair_itself(tokenizer, que
     pair = tokenizer.encode(question, passage)
     for name in ("input_ids", "type_ids", "offsets", "segments"):
         assert list(getattr(window, name)) == list(getattr(pair, name)), name
+
+
+def test_words_are_masked_whole(tokenizer):
+    """No piece of a word stays to tell it: neither SentencePiece's mark of its beginning, nor some of a character's bytes."""
+    text = "fly to Louis  São o'clock"
+    encoding = tokenizer.encode(text)
+    target = MaskedLMTarget("words", MaskVocabulary(4, np.arange(5, 20)), whole_word=True)
+    units = target.encode(Example(text), encoding)
+    assert sorted(i for unit in units for i in unit) == list(range(*tagged_range(encoding)))
+    ranges = [trim(text, encoding.offsets[unit[0]][0], encoding.offsets[unit[-1]][1]) for unit in units]
+    words = [text[start:end] for start, end in ranges if start < end]
+    assert words in (["fly", "to", "Louis", "São", "o", "'", "clock"], ["fly", "to", "Louis", "São", "o'clock"])
+    blank = [unit for unit, (start, end) in zip(units, ranges, strict=True) if start >= end]
+    assert all(
+        encoding.offsets[unit[0]][0] == encoding.offsets[unit[-1]][1] for unit in blank
+    )  # a second blank, of bytes
