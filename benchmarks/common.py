@@ -26,8 +26,8 @@ def train_run(config: Path, run: Path, overrides: Sequence[str], environment: Ma
     if (run / "metrics.json").exists():
         return
     settings = [part for override in overrides for part in ("--set", override)]
-    how = "--resume" if (run / "last").exists() else "--overwrite"
-    command = [*PALM_TRAIN, "run", str(config.resolve()), *settings, "--output", str(run.resolve()), how]
+    how = ["--resume"] if (run / "config.toml").exists() else []
+    command = [*PALM_TRAIN, "run", str(config.resolve()), *settings, "--output", str(run.resolve()), *how]
     subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, **(environment or {})})
 
 
