@@ -12,7 +12,9 @@ from palm_serve.v1 import palm_pb2 as pb
 _UINT32_MAX = 2**32 - 1
 _UINT64_MAX = 2**64 - 1
 _PREFIX = "OFFSET_UNIT_"
-_UNITS: dict[str, int] = {name.removeprefix(_PREFIX).lower(): number for name, number in pb.OffsetUnit.items() if number}
+_UNITS: dict[str, int] = {
+    name.removeprefix(_PREFIX).lower(): number for name, number in pb.OffsetUnit.items() if number
+}
 _THRESHOLDS = tuple(pb.Thresholds.DESCRIPTOR.fields_by_name)
 _EMPTY_FINAL = "triton_enable_empty_final_response"
 """Sent by tritonclient's streams. Every request has exactly one answer here, so there is nothing to switch."""

@@ -67,4 +67,4 @@ def test_bad(name: str, parameter: oip.InferParameter, match: str) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
 def test_any_number_is_a_number(value: float) -> None:
     """What lies out of bounds is for the rules of Parse to say."""
-    read_settings({"out_of_scope": P(double_param=value)})
+    assert read_settings({"out_of_scope": P(double_param=value)}).thresholds.HasField("out_of_scope")
