@@ -1,4 +1,4 @@
-"""The faults of the original PALM that must not come back: a test for each, in the calls of the Python API."""
+"""The acceptance tests of the original's faults, by number, in the calls of the Python API. Number 10, the D-Net tasks, is in test_kinds.py."""
 
 import itertools
 import json

@@ -204,6 +204,7 @@ def test_own_head_beside_a_head_of_the_package_on_bert(reader, config, tmp_path)
     with pytest.raises(ExportError, match="trainer 'length': Length has no kind, so that no server could decode"):
         trainer.export(tmp_path / "bundle")
     trainers[0].set_as_aux()
+    assert set(trainer.export(tmp_path / "bundle", precision="fp32").tasks) == {"intent"}
     alone = palm.Trainer("intent", say=lambda line: None)
     alone.load_ckpt(tmp_path / "out/ckpt.step120")
     alone.fit_reader(reader(phase="predict"), phase="predict")

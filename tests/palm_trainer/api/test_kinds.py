@@ -1,4 +1,4 @@
-"""The D-Net tasks together, through the API: reading comprehension with matching and masked words beside it."""
+"""The D-Net tasks together, through the API: reading comprehension with matching and masked words beside it (acceptance test 10)."""
 
 import pytest
 
@@ -64,6 +64,7 @@ def test_dnet_trains_answers_and_is_saved(dnet, tmp_path):
     saved = load_config(tmp_path / "run/config.toml")
     assert saved.tasks["mrc"].max_query_tokens == 6
     assert saved.tasks["mlm"].auxiliary
+    assert set(trainer.export(tmp_path / "bundle", precision="fp32").tasks) == {"mrc"}
     trainers["mrc"].fit_reader(readers["mrc"], phase="predict")
     records = trainers["mrc"].predict(tmp_path / "answers")
     assert [record["id"] for record in records] == ["q0", "q1", "q2"]
