@@ -1,5 +1,6 @@
 """Tiny data, tiny configurations and their trained runs, for every test of the training side."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,13 @@ import pytest
 import torch
 from hypothesis import settings
 
+from palm_serve.bundle.loader import load_bundle
+from palm_serve.engine.providers import select_session
+from palm_serve.pipeline import Pipeline
+from palm_trainer.build import evaluation_sets
+from palm_trainer.checkpoint import load_trained
 from palm_trainer.config import Config, load_config
+from palm_trainer.export.exporter import export_bundle
 from palm_trainer.run import Finished, train
 
 settings.register_profile("palm_trainer", deadline=None)  # other tests share the cores
@@ -161,3 +168,62 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     run_to_end(load_config(write_tiny(folder, second=True)))
     return folder / "run"
+
+
+KIND_HEADER = """
+[encoder]
+model = "scratch"
+max_length = {max_length}
+layers = 2
+hidden_size = 16
+heads = 2
+vocab_size = 120
+
+[train]
+epochs = {epochs}
+batch_size = 4
+learning_rate = 1e-2
+precision = "fp32"
+device = "cpu"
+output = "{output}"
+"""
+
+
+class Kind:
+    """A folder with data, a configuration over it, and its run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.run = folder / "run"
+
+    def rows(self, name: str, rows: list[dict]) -> None:
+        """Writes a JSONL file."""
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (self.folder / name).write_text(text, encoding="utf-8")
+
+    def config(self, tables: str, *, max_length: int = 24, epochs: int = 1):
+        """The configuration with `tables`."""
+        header = KIND_HEADER.format(max_length=max_length, epochs=epochs, output=self.run.as_posix())
+        (self.folder / "tiny.toml").write_text(header + tables, encoding="utf-8")
+        return load_config(self.folder / "tiny.toml")
+
+    def train(self, tables: str, **options: int) -> Finished:
+        """Trains to the end; the run's own configuration must read back."""
+        events = list(train(self.config(tables, **options)))
+        assert isinstance(events[-1], Finished)
+        return events[-1]
+
+    def serve(self) -> Pipeline:
+        """Exports the run, which compares it, and opens the bundle as a server does."""
+        sets = evaluation_sets(load_config(self.run / "config.toml"), "dev")
+        manifest, _ = export_bundle(load_trained(self.run), sets, self.folder / "bundle", precision="fp32")
+        assert all(gate.passed for gate in manifest.variants["plain"].gates)
+        bundle = load_bundle(self.folder / "bundle")
+        pipeline = Pipeline(bundle, select_session(bundle, provider="CPU"))
+        assert pipeline.golden_check() == len(bundle.golden) > 0
+        return pipeline
+
+
+@pytest.fixture
+def kind(tmp_path: Path) -> Kind:
+    return Kind(tmp_path)

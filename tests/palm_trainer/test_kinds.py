@@ -1,85 +1,18 @@
 """Each kind of task from its files to a server's answer: trained a few steps, evaluated, exported, compared, served."""
 
-import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from palm_serve.bundle.loader import load_bundle
-from palm_serve.engine.providers import select_session
-from palm_serve.errors import InvalidRequest
-from palm_serve.pipeline import Pipeline
-from palm_serve.types import Answer, Classification, Match, TextRequest
-from palm_trainer.build import build_training, evaluation_sets
+from palm_serve.types import Classification, Match, TextRequest
+from palm_trainer.build import build_training
 from palm_trainer.checkpoint import load_trained
 from palm_trainer.config import load_config
 from palm_trainer.errors import ConfigError, DataError, ExportError
-from palm_trainer.evaluation import Predictor, evaluate
+from palm_trainer.evaluation import Predictor
 from palm_trainer.example import Example
-from palm_trainer.export.exporter import export_bundle
-from palm_trainer.predict import predict_lines
-from palm_trainer.run import Evaluated, Finished, evaluate_run, train
-from palm_trainer.thresholds import with_limit
-
-HEADER = """
-[encoder]
-model = "scratch"
-max_length = {max_length}
-layers = 2
-hidden_size = 16
-heads = 2
-vocab_size = 120
-
-[train]
-epochs = {epochs}
-batch_size = 4
-learning_rate = 1e-2
-precision = "fp32"
-device = "cpu"
-output = "{output}"
-"""
-
-
-class Kind:
-    """A folder with data, a configuration over it, and its run."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.run = folder / "run"
-
-    def rows(self, name: str, rows: list[dict]) -> None:
-        """Writes a JSONL file."""
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (self.folder / name).write_text(text, encoding="utf-8")
-
-    def config(self, tables: str, *, max_length: int = 24, epochs: int = 1):
-        """The configuration with `tables`."""
-        header = HEADER.format(max_length=max_length, epochs=epochs, output=self.run.as_posix())
-        (self.folder / "tiny.toml").write_text(header + tables, encoding="utf-8")
-        return load_config(self.folder / "tiny.toml")
-
-    def train(self, tables: str, **options: int) -> Finished:
-        """Trains to the end; the run's own configuration must read back."""
-        events = list(train(self.config(tables, **options)))
-        assert isinstance(events[-1], Finished)
-        return events[-1]
-
-    def serve(self) -> Pipeline:
-        """Exports the run, which compares it, and opens the bundle as a server does."""
-        sets = evaluation_sets(load_config(self.run / "config.toml"), "dev")
-        manifest, _ = export_bundle(load_trained(self.run), sets, self.folder / "bundle", precision="fp32")
-        assert all(gate.passed for gate in manifest.variants["plain"].gates)
-        bundle = load_bundle(self.folder / "bundle")
-        pipeline = Pipeline(bundle, select_session(bundle, provider="CPU"))
-        assert pipeline.golden_check() == len(bundle.golden) > 0
-        return pipeline
-
-
-@pytest.fixture
-def kind(tmp_path: Path) -> Kind:
-    return Kind(tmp_path)
+from palm_trainer.run import Evaluated, evaluate_run, train
 
 
 def pair_rows() -> list[dict]:
@@ -104,7 +37,7 @@ data = ["pairs"]
 """
 
 
-def test_match_pointwise_from_files_to_answer(kind: Kind) -> None:
+def test_match_pointwise_from_files_to_answer(kind) -> None:
     kind.rows("pairs.jsonl", pair_rows())
     done = kind.train(MATCH)
     assert done.metrics["dev"]["same"].keys() == {"accuracy", "f1", "precision", "recall"}
@@ -120,7 +53,7 @@ def test_match_pointwise_from_files_to_answer(kind: Kind) -> None:
     assert answer.label.confidence == pytest.approx(answer.score if answer.label.name == "yes" else 1 - answer.score)
 
 
-def test_match_pairwise_from_files_to_answer(kind: Kind) -> None:
+def test_match_pairwise_from_files_to_answer(kind) -> None:
     rows = [f"about {a}\tall on {a}\tall on {b}\n" for a in ("boats", "cakes", "birds") for b in ("trains", "stars")]
     (kind.folder / "ranks.tsv").write_text("text_a\ttext_b\ttext_b_neg\n" + "".join(rows), encoding="utf-8")
     tables = MATCH.replace("pairs.jsonl", "ranks.tsv").replace("jsonl", "tsv") + 'learning_strategy = "pairwise"\n'
@@ -157,13 +90,13 @@ def test_match_pairwise_from_files_to_answer(kind: Kind) -> None:
         ),
     ],
 )
-def test_faults_of_match_data_are_told(kind: Kind, rows: list[dict], extra: str, match: str) -> None:
+def test_faults_of_match_data_are_told(kind, rows: list[dict], extra: str, match: str) -> None:
     kind.rows("pairs.jsonl", rows)
     with pytest.raises(DataError, match=match):
         kind.train(MATCH + extra)
 
 
-def test_a_ranker_has_no_match_label(kind: Kind) -> None:
+def test_a_ranker_has_no_match_label(kind) -> None:
     kind.rows("pairs.jsonl", pair_rows())
     with pytest.raises(ConfigError, match=r"tasks.same.match_label: a ranker .* has no labels"):
         kind.config(MATCH + 'learning_strategy = "pairwise"\nmatch_label = "yes"\n')
@@ -183,7 +116,7 @@ dropout = 0.0
 """
 
 
-def test_multi_label_from_files_to_answer(kind: Kind) -> None:
+def test_multi_label_from_files_to_answer(kind) -> None:
     """Rows with one class, with two (`a#b`), and with none; only training on all of them tells them apart."""
     asks = {"fare": "what does it cost", "flight": "show flights", "food": "is there a meal"}
     rows = [(text, name) for name, text in asks.items()]
@@ -211,163 +144,13 @@ def test_multi_label_from_files_to_answer(kind: Kind) -> None:
     assert neither.label == neither.ranking[0]
 
 
-MRC = """
-[data.squad]
-format = "squad"
-train = "squad.json"
-dev = "squad.json"
-[tasks.reading]
-kind = "mrc"
-data = ["squad"]
-dropout = 0.0
-max_query_tokens = 6
-doc_stride_tokens = 5
-"""
-
-NAMES = ("anna", "bob", "carl", "dora", "emil")
-PLACES = ("paris", "oslo", "rome", "lima")
-
-
-def write_squad(path: Path, *, negatives: bool) -> None:
-    """Passages of several windows, each with a question for every name in it; with `negatives`, one for a name that is not."""
-    paragraphs = []
-    for shift in range(4):
-        homes = {name: PLACES[(i + shift) % 4] for i, name in enumerate(NAMES[: 4 + shift % 2])}
-        context = " and then ".join(f"{name} lives in {place}" for name, place in homes.items())
-        questions = []
-        for name in NAMES:
-            start = context.find(f"{name} lives in ") + len(f"{name} lives in ")
-            answers = [{"text": homes[name], "answer_start": start}] if name in homes else []
-            if answers or negatives:
-                known = {"is_impossible": not answers} if negatives else {}
-                questions.append(
-                    {"id": f"{shift}-{name}", "question": f"where is {name} ?", "answers": answers, **known}
-                )
-        paragraphs.append({"context": context, "qas": questions})
-    path.write_text(json.dumps({"version": "x", "data": [{"title": "t", "paragraphs": paragraphs}]}), encoding="utf-8")
-
-
-@pytest.mark.parametrize("negatives", [False, True])
-def test_mrc_from_files_to_answer(kind: Kind, negatives: bool) -> None:
-    write_squad(kind.folder / "squad.json", negatives=negatives)
-    done = kind.train(MRC, epochs=2, max_length=20)
-    assert done.metrics["dev"]["reading"].keys() == {"exact_match", "f1"}
-    decode = load_trained(kind.run).tasks["reading"].decode
-    assert (decode.null_threshold is not None) == negatives
-    assert done.thresholds == ({"reading": decode.null_threshold} if negatives else {})
-    pipeline = kind.serve()
-    assert pipeline.bundle.manifest.tasks["reading"].decode == decode
-    passage = " and then ".join(f"{name} lives in {place}" for name, place in zip(NAMES, PLACES, strict=False))
-    asked = [
-        TextRequest("where is anna ?", ("reading",), pair=p, top_k=4) for p in (passage, "anna lives in rome", "北京")
-    ]
-    asked.append(TextRequest("where is anna " * 20, ("reading",), pair=passage))
-    predictions = pipeline.predict(asked)
-    own = Predictor(load_trained(kind.run), top_k=4).answers([Example(a.text, pair=a.pair) for a in asked])
-    for request, prediction, found in zip(asked, predictions, own, strict=True):
-        answer = prediction.answers["reading"]
-        assert isinstance(answer, Answer)
-        assert (answer.start, answer.end) == (found["reading"].start, found["reading"].end)
-        assert len(answer.alternatives) < request.top_k
-        for one in (answer, *answer.alternatives):
-            assert one.text == request.pair[one.start : one.end]
-            assert one.no_answer == (one.text == "")
-    assert [p.truncated for p in predictions] == [False, False, False, True]
-    assert predictions[0].timings.batch_size > 1
-
-
-def test_windows_of_one_request_are_not_mixed_with_other_tasks(kind: Kind) -> None:
-    write_squad(kind.folder / "squad.json", negatives=False)
-    kind.rows("pairs.jsonl", pair_rows())
-    kind.train(MRC + MATCH, max_length=20)
-    pipeline = kind.serve()
-    card = (kind.folder / "bundle/README.md").read_text(encoding="utf-8")
-    assert 'palm-serve call "your question" --task reading --pair "its passage"' in card
-    assert "Passages of reading comprehension are read whole" in card
-    with pytest.raises(
-        InvalidRequest, match="task 'reading' reads its passage in windows; ask it in a request of its own"
-    ):
-        pipeline.check(TextRequest("a", ("reading", "same"), pair="b"))
-    together = pipeline.predict(
-        [TextRequest("where?", (t,), pair="anna lives in rome " * 9) for t in ("same", "reading")]
-    )
-    assert [type(p.answers[t]) for p, t in zip(together, ("same", "reading"), strict=True)] == [Match, Answer]
-
-
-@pytest.mark.parametrize(
-    ("row", "match"),
-    [
-        ({"text": "q", "answer": [{"start": 0, "end": 1, "label": "x"}]}, "this row has none. Add it as text_pair"),
-        ({"text": "q", "text_pair": "p", "answer": []}, "holds no answer in the field 'answer'"),
-        ({"text": "q", "text_pair": "p", "answer": "p"}, "0 fields of the data suit kind 'mrc'"),
-    ],
-)
-def test_faults_of_mrc_data_are_told(kind: Kind, row: dict, match: str) -> None:
-    kind.rows("squad.json", [row])
-    with pytest.raises(DataError, match=match):
-        kind.train(MRC.replace('"squad"\n', '"jsonl"\n', 1))
-
-
-@pytest.mark.parametrize(
-    ("max_length", "match"),
-    [(8, "leaves a passage no room; reading comprehension needs 12"), (12, "7 is more than half")],
-)
-def test_windows_need_room(kind: Kind, max_length: int, match: str) -> None:
-    with pytest.raises(ConfigError, match=match):
-        kind.config(MRC.replace("max_query_tokens = 6", "max_query_tokens = 7"), max_length=max_length)
-
-
-def test_limits_are_those_that_evaluation_and_server_use(kind: Kind) -> None:
-    """Chosen on dev they are no worse there than the defaults; what the configuration names stays; a second end changes nothing."""
-    write_squad(kind.folder / "squad.json", negatives=True)
-    done = kind.train(MRC, epochs=2, max_length=20)
-    config = load_config(kind.run / "config.toml")
-    assert config.tasks["reading"].null_threshold is None
-    assert evaluate_run(kind.run, config, "dev") == done.metrics["dev"]
-    trained = load_trained(kind.run)
-    sets, kinds = evaluation_sets(config, "dev"), {"reading": "mrc"}
-    for limit in (0.0, -1.0, 1.0, done.thresholds["reading"]):
-        other = replace(trained, tasks={"reading": with_limit(trained.tasks["reading"], limit)})
-        score = evaluate(Predictor(other), kinds, sets)["reading"]["f1"]
-        assert score <= done.metrics["dev"]["reading"]["f1"] + 1e-9
-    [line] = predict_lines(kind.run, [("where is anna ?", "anna lives in oslo")])
-    assert json.loads(line)["reading"].keys() >= {"text", "start", "end", "no_answer"}
-    with pytest.raises(
-        DataError, match=r"'where': every task of this model \('reading'\) reads a second text. Give the pass"
-    ):
-        list(predict_lines(kind.run, [("where", None)]))
-    before = (kind.run / "best/model.json").read_bytes()
-    again = list(train(config, resume=True))[-1]
-    assert isinstance(again, Finished)
-    assert again.thresholds == done.thresholds
-    assert (kind.run / "best/model.json").read_bytes() == before
-
-
-def test_a_limit_of_the_configuration_wins(kind: Kind) -> None:
-    write_squad(kind.folder / "squad.json", negatives=True)
-    done = kind.train(MRC + "null_threshold = 2.5\n", epochs=1, max_length=20)
-    assert done.thresholds == {}
-    assert load_trained(kind.run).tasks["reading"].decode.null_threshold == 2.5
-
-
-def test_a_threshold_of_the_configuration_wins(kind: Kind) -> None:
+def test_a_threshold_of_the_configuration_wins(kind) -> None:
     (kind.folder / "mixed.tsv").write_text("text\tlabel\na b\tx#y\nc\ty\n", encoding="utf-8")
     done = kind.train(MULTI + "threshold = 0.8\n", epochs=1)
     assert done.thresholds == {}
     assert load_trained(kind.run).tasks["intent"].thresholds.labels == {"x": 0.8, "y": 0.8}
     with pytest.raises(ConfigError, match=r"tasks.same.threshold: only for kind 'multi_label', not 'match'"):
         kind.config(MATCH + "threshold = 0.8\n")
-
-
-def test_longest_answer_is_learnt(kind: Kind) -> None:
-    """Answers of 45 pieces: the manifest allows them; the configuration may say otherwise."""
-    passage = "he said " + "very " * 44 + "well"
-    rows = [{"text": "what ?", "text_pair": passage, "answer": [{"start": 8, "end": len(passage), "label": ""}]}]
-    kind.rows("squad.json", rows)
-    tables = MRC.replace('"squad"\n', '"jsonl"\n', 1).replace("max_query_tokens = 6\ndoc_stride_tokens = 5\n", "")
-    for extra, wanted in (("", 45), ("max_answer_tokens = 7\n", 7)):
-        training = build_training(kind.config(tables + extra, max_length=80))
-        assert training.trained.tasks["reading"].decode.max_answer_tokens == wanted
 
 
 WORDS = """
@@ -389,7 +172,7 @@ def write_text(path: Path) -> None:
 
 
 @pytest.mark.parametrize("auxiliary", [True, False])
-def test_masked_lm_shapes_the_encoder_and_is_not_exported(kind: Kind, auxiliary: bool) -> None:
+def test_masked_lm_shapes_the_encoder_and_is_not_exported(kind, auxiliary: bool) -> None:
     kind.rows("pairs.jsonl", pair_rows())
     write_text(kind.folder / "text.txt")
     done = kind.train(MATCH + WORDS + f"auxiliary = {str(auxiliary).lower()}\n", epochs=2)
@@ -403,13 +186,13 @@ def test_masked_lm_shapes_the_encoder_and_is_not_exported(kind: Kind, auxiliary:
     assert "perplexity" not in (kind.folder / "bundle/README.md").read_text(encoding="utf-8")
 
 
-def test_masked_lm_learns(kind: Kind) -> None:
+def test_masked_lm_learns(kind) -> None:
     write_text(kind.folder / "text.txt")
     losses = [step.losses["words"] for step in build_training(kind.config(WORDS, epochs=40)).loop.steps()]
     assert sum(losses[-20:]) < 0.7 * sum(losses[:20])
 
 
-def test_masked_lm_can_be_the_only_task(kind: Kind) -> None:
+def test_masked_lm_can_be_the_only_task(kind) -> None:
     write_text(kind.folder / "text.txt")
     done = kind.train(WORDS)
     assert done.metrics.keys() == {"dev"}
@@ -418,7 +201,7 @@ def test_masked_lm_can_be_the_only_task(kind: Kind) -> None:
         kind.serve()
 
 
-def test_perplexity_chooses_the_best_of_a_masked_lm(kind: Kind) -> None:
+def test_perplexity_chooses_the_best_of_a_masked_lm(kind) -> None:
     """It falls while the model learns, is that of the saved weights, and the best checkpoint is where it was least."""
     write_text(kind.folder / "text.txt")
     events = list(train(kind.config(WORDS, epochs=8)))
@@ -430,10 +213,10 @@ def test_perplexity_chooses_the_best_of_a_masked_lm(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("whole_word", [False, True])
-def test_a_resumed_masked_lm_goes_on_to_the_bit(kind: Kind, tmp_path_factory, whole_word: bool) -> None:
+def test_a_resumed_masked_lm_goes_on_to_the_bit(kind, tmp_path_factory, whole_word: bool) -> None:
     """Stopped in the second epoch and resumed, or run through: the same weights."""
     write_text(kind.folder / "text.txt")
-    other = Kind(tmp_path_factory.mktemp("other"))
+    other = type(kind)(tmp_path_factory.mktemp("other"))
     write_text(other.folder / "text.txt")
     tables = WORDS + f"whole_word = {str(whole_word).lower()}\n"
     list(train(kind.config(tables, epochs=3)))
@@ -451,13 +234,13 @@ def test_a_resumed_masked_lm_goes_on_to_the_bit(kind: Kind, tmp_path_factory, wh
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_masked_texts_are_not_shared(kind: Kind) -> None:
+def test_masked_texts_are_not_shared(kind) -> None:
     kind.rows("pairs.jsonl", pair_rows())
     with pytest.raises(ConfigError, match="'same' reads texts and 'words' texts with pieces masked"):
         kind.train(MATCH + '[tasks.words]\nkind = "masked_lm"\ndata = ["pairs"]\n')
 
 
-def test_tasks_that_read_a_data_set_in_different_ways_are_refused(kind: Kind) -> None:
+def test_tasks_that_read_a_data_set_in_different_ways_are_refused(kind) -> None:
     kind.rows("pairs.jsonl", [{**row, "text_b_neg": "bad"} for row in pair_rows()])
     second = '[tasks.rank]\nkind = "match"\nlearning_strategy = "pairwise"\ndata = ["pairs"]\n'
     with pytest.raises(
