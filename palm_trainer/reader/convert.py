@@ -8,9 +8,10 @@ from palm_trainer.errors import DataError
 from palm_trainer.example import Example, FieldValue, LabelledSpan
 from palm_trainer.reader.formats import FORMATS
 from palm_trainer.reader.formats.detect import detect
+from palm_trainer.reader.formats.held import class_fields, span_fields
 from palm_trainer.reader.formats.jsonl import ANSWER
 from palm_trainer.reader.formats.source import Defect, Defects, FormatOptions
-from palm_trainer.reader.formats.write import WRITERS, class_fields, span_fields
+from palm_trainer.reader.formats.write import WRITERS
 
 TEXT_CHANGED = "text: its white space changed"
 PAIR_LOST = "second text: left out"
