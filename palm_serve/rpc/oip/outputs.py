@@ -4,13 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from google.protobuf.json_format import MessageToJson
-
 from palm_serve.bundle.manifest import Manifest, TaskInfo
 from palm_serve.decoding.fallback import judge
 from palm_serve.rpc.oip.tensors import BOOL, BYTES, FP32
+from palm_serve.rpc.oip.typed import typed_json
 from palm_serve.rpc.requests import Asked
-from palm_serve.rpc.responses import task_result
 from palm_serve.types import Classification, TaskAnswer
 
 TRUNCATED = "truncated"
@@ -71,23 +69,9 @@ def _outputs(task: str, info: TaskInfo) -> list[Output]:
         return judge(answer, asked.thresholds).name.lower().encode()
 
     def typed(row: Row) -> bytes:
-        return _json(task, *row.answers[task])
+        return typed_json(*row.answers[task])
 
     found = [plain(column) for column in columns]
     if info.role == "intent":
         found.append(Output(f"{task}.fallback", BYTES, task, fallback))
     return [*found, Output(f"{task}.json", BYTES, task, typed)]
-
-
-def _json(task: str, asked: Asked, answer: TaskAnswer) -> bytes:
-    """The answer as the JSON form of its message in `palm_serve.v1` (Classification, Spans, Match, Answer)."""
-    result = task_result(task, answer, asked)
-    message = getattr(result, result.WhichOneof("result") or "")
-    text: str = MessageToJson(
-        message,
-        preserving_proto_field_name=True,
-        always_print_fields_with_no_presence=True,
-        ensure_ascii=False,
-        indent=None,
-    )
-    return text.encode()
