@@ -124,9 +124,8 @@ class OwnHead(Head):
         reader = {name: features[_ENGINE.get(name, name)] for name in wanted.get("reader", {})}
         return self._built({"reader": reader, "backbone": backbone}, self.user.outputs_attr)
 
-    def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> LossSum:
-        """The user's loss, once a row, so that it is a mean again in the end. Raises WiringError where `build` gives none."""
-        assert isinstance(targets, ReaderArrays)
+    def loss(self, outputs: Mapping[str, Tensor], targets: Any) -> LossSum:
+        """The user's loss, once a row, so that it is a mean again in the end; targets are ReaderArrays. Raises WiringError where `build` gives none."""
         built = self._built({"reader": targets, "backbone": outputs}, ("loss",))
         rows = max((len(value) for value in (*targets.values(), *outputs.values()) if value.dim()), default=1)
         return LossSum(built["loss"].float().sum() * rows, torch.tensor(rows))
