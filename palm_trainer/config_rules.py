@@ -74,6 +74,7 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
     yield from _task_set_faults(dict(_tables(tasks)), data)
     yield from _scope_faults(data, dict(_tables(tasks)))
     yield from _train_faults(train, data, tasks)
+    yield from _mixing_faults(train, data)
     yield from _freeze_faults(train, encoder)
     yield from _baseline_faults(train, dict(_tables(tasks)))
     yield from _regularization_faults(train, encoder, dict(_tables(tasks)))
@@ -159,6 +160,19 @@ def _train_faults(train: Table, data: Table, tasks: Table) -> Iterator[str]:
         if not dot or not metric or task not in tasks:
             known = ", ".join(tasks)
             yield f"train.select: '{select}' is none of average, exact_match, TASK.METRIC (tasks: {known}); change it"
+
+
+def _mixing_faults(train: Table, data: Table) -> Iterator[str]:
+    policy = train.get("mixing", "mix_ratio")
+    if not isinstance(policy, str):
+        return
+    if "mixing_temperature" in train and policy != "temperature":
+        yield f"train.mixing_temperature: only for mixing = 'temperature', not '{policy}'; remove it"
+    for name, table in _tables(data):
+        if "epochs" in table and policy != "per_task_epochs":
+            yield f"data.{name}.epochs: only for train.mixing = 'per_task_epochs', not '{policy}'; set that, or remove it"
+        if table.get("mix_ratio", 1.0) != 1.0 and policy != "mix_ratio":
+            yield f"data.{name}.mix_ratio: only for train.mixing = 'mix_ratio', not '{policy}'; remove it"
 
 
 def _freeze_faults(train: Table, encoder: Table) -> Iterator[str]:

@@ -19,7 +19,7 @@ from palm_trainer.errors import PalmError
 from palm_trainer.head import Head
 from palm_trainer.head.base import LossSum
 from palm_trainer.lr_sched import Schedule
-from palm_trainer.mixing import MixRatio
+from palm_trainer.mixing import Mixing
 from palm_trainer.model import MultiTaskModel
 from palm_trainer.optimizer import Ema
 from palm_trainer.reader.dataset import EncodedDataset, TrainingBatch
@@ -110,7 +110,7 @@ class TrainingLoop:
         self,
         model: MultiTaskModel,
         sources: Mapping[str, Source],
-        mixing: MixRatio,
+        mixing: Mixing,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         balancing: FixedWeights,
@@ -164,6 +164,7 @@ class TrainingLoop:
             self.optimizer.zero_grad(set_to_none=True)
             if self._ema is not None:
                 self._ema.update()
+        self.mixing.observe(name, values)
         self.step += 1
         rate = self.optimizer.param_groups[0]["lr"]
         return Step(self.step, name, values, rate, batch.size, time.perf_counter() - begin)
@@ -236,6 +237,7 @@ class TrainingLoop:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "samplers": {name: source.sampler.state_dict() for name, source in self.sources.items()},
+            "mixing": self.mixing.state_dict(),
             "generators": generators,
             "ema": None if self._ema is None else self._ema.state_dict(),
         }
@@ -252,6 +254,7 @@ class TrainingLoop:
         self._scaler.load_state_dict(state["scaler"])
         for name, source in self.sources.items():
             source.sampler.load_state_dict(state["samplers"][name])
+        self.mixing.load_state_dict(state.get("mixing", {}))  # what was saved before mixing had a state holds none
         torch.set_rng_state(state["generators"]["cpu"])
         if "cuda" in state["generators"]:
             torch.cuda.set_rng_state(state["generators"]["cuda"], self.precision.device)
