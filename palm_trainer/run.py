@@ -198,8 +198,7 @@ def _steps_and_evaluations(
         if step.step % settings.log_every_steps == 0:
             _log(log, step)
         yield step
-        epoch_ended = step.data == training.config.reference and reference.position == reference.batches_per_epoch
-        ended = epoch_ended or step.step == loop.total_steps
+        ended = _evaluation_is_due(training, step)
         if ended:
             epoch = reference.epoch + reference.position / reference.batches_per_epoch
             evaluated = _evaluate(training, progress, settings.output, epoch)
@@ -213,6 +212,15 @@ def _steps_and_evaluations(
                 _save_last(training, progress)
             return True
     return False
+
+
+def _evaluation_is_due(training: Training, step: Step) -> bool:
+    total, evaluations = training.loop.total_steps, training.config.train.evaluations
+    if evaluations is not None:
+        return step.step * evaluations // total > (step.step - 1) * evaluations // total
+    reference = training.loop.sources[training.config.reference].sampler
+    epoch_ended = step.data == training.config.reference and reference.position == reference.batches_per_epoch
+    return epoch_ended or step.step == total
 
 
 def _fit_decoding(training: Training) -> dict[str, float]:
@@ -308,7 +316,7 @@ def _forget_run(output: Path) -> None:
 def _restore(training: Training, progress: Progress, output: Path) -> None:
     """Puts a training where `last/` was saved; leaves it at its beginning when the run was stopped before that."""
     saved = load_config(output / CONFIG)
-    changed = _differences(saved, training.config)
+    changed = differences(saved, training.config)
     if changed:
         raise CheckpointError(
             f"{output} was trained with another configuration ({', '.join(changed)} differ). Resume with {output / CONFIG}, or train into another directory."
@@ -334,7 +342,7 @@ def _restore(training: Training, progress: Progress, output: Path) -> None:
     _forget_later_events(output / EVENTS, training.loop.step)
 
 
-def _differences(saved: Config, given: Config) -> list[str]:
+def differences(saved: Config, given: Config) -> list[str]:
     """Dotted names of what differs, the output directory aside."""
     one, other = _flat(saved.model_dump(mode="json")), _flat(given.model_dump(mode="json"))
     return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key) and key != "train.output")
