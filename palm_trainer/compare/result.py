@@ -246,7 +246,7 @@ def _ways_out(config: Config, task: str) -> str:
     foreign = [name for name in config.data if name not in own]
     ways = []
     if beside:
-        ways.append("lower " + ", ".join(f"tasks.{name}.weight" for name in beside))
+        ways.append(f"lower {', '.join(f'tasks.{name}.weight' for name in beside)}, or set train.balancing")
     if foreign and config.train.mixing == "mix_ratio":
         ways.append("lower " + ", ".join(f"data.{name}.mix_ratio" for name in foreign))
     elif foreign:

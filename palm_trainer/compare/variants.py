@@ -6,7 +6,7 @@ share its batches in the joint training; each takes as many alone. Batches of ot
 the question.
 
 Alone, a task keeps everything else of the configuration: encoder, rates, schedule (over its own steps), regularization. What only balances
-tasks goes: its weight, its baseline, the mixing. Each side keeps the checkpoint that is best on dev by its own measure: the joint training by
+tasks goes: its weight, its baseline, balancing and mixing. Each side keeps the checkpoint that is best on dev by its own measure: the joint training by
 `train.select`, a task alone by its primary metric. Nothing stops early.
 """
 
@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from palm_trainer.build import Training, build_training, evaluation_sets, task_kinds
-from palm_trainer.config import Config
+from palm_trainer.config import Config, TrainConfig
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation import EvaluationSet
 
 JOINT = "joint"
+_BALANCING = ("balancing", "balancing_learning_rate", "dwa_temperature", "gradnorm_alpha", "cagrad_c")
 IN_DOMAIN, OUT_OF_DOMAIN = "in domain", "out of domain"
 
 
@@ -183,6 +184,7 @@ def _alone_config(
             "select": "average",
             "mixing": "per_task_epochs",
             "mixing_temperature": None,
+            **{key: field.default for key, field in TrainConfig.model_fields.items() if key in _BALANCING},
         }
     )
     settings = joint.tasks[task].model_copy(update={"weight": 1.0, "baseline": None})
