@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palm_trainer.balancing import FixedWeights
+from palm_trainer.balancing import Balancing
 from palm_trainer.errors import PalmError
 from palm_trainer.head import Head
 from palm_trainer.head.base import LossSum
@@ -113,7 +113,7 @@ class TrainingLoop:
         mixing: Mixing,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
-        balancing: FixedWeights,
+        balancing: Balancing,
         precision: Precision,
         max_grad_norm: float = 1.0,
         *,
@@ -165,6 +165,7 @@ class TrainingLoop:
             if self._ema is not None:
                 self._ema.update()
         self.mixing.observe(name, values)
+        self._balancing.observe(values)
         self.step += 1
         rate = self.optimizer.param_groups[0]["lr"]
         return Step(self.step, name, values, rate, batch.size, time.perf_counter() - begin)
@@ -177,11 +178,11 @@ class TrainingLoop:
         values = {task: float(loss.detach()) for task, loss in losses.items()}
         self._check_finite(values, name)
         if losses:
-            self._scaler.scale(self._balancing.combine(losses)).backward()
+            self._balancing.backward(losses, self._scaler.scale)
         if losses and noise is not None:
             with noise.applied():
                 disturbed = self._losses(batch, tasks)
-            self._scaler.scale(self._balancing.combine(disturbed)).backward()
+            self._balancing.backward(disturbed, self._scaler.scale)
         return values
 
     def _check_finite(self, losses: Mapping[str, float], data: str) -> None:
@@ -238,6 +239,7 @@ class TrainingLoop:
             "scaler": self._scaler.state_dict(),
             "samplers": {name: source.sampler.state_dict() for name, source in self.sources.items()},
             "mixing": self.mixing.state_dict(),
+            "balancing": self._balancing.state_dict(),
             "generators": generators,
             "ema": None if self._ema is None else self._ema.state_dict(),
         }
@@ -254,7 +256,8 @@ class TrainingLoop:
         self._scaler.load_state_dict(state["scaler"])
         for name, source in self.sources.items():
             source.sampler.load_state_dict(state["samplers"][name])
-        self.mixing.load_state_dict(state.get("mixing", {}))  # what was saved before mixing had a state holds none
+        self.mixing.load_state_dict(state.get("mixing", {}))  # checkpoints from before these two had a state hold none
+        self._balancing.load_state_dict(state.get("balancing", {}))
         torch.set_rng_state(state["generators"]["cpu"])
         if "cuda" in state["generators"]:
             torch.cuda.set_rng_state(state["generators"]["cuda"], self.precision.device)
