@@ -199,10 +199,10 @@ def test_any_subset_of_tasks_in_one_pass(training):
     passes = []
     model.backbone.register_forward_hook(lambda *_: passes.append(1))
     ids = torch.tensor([[2, 5, 6, 3]])
-    everything = model(ids, torch.ones_like(ids))
+    everything = model(input_ids=ids, attention_mask=torch.ones_like(ids))
     assert list(everything) == list(model.output_names()) == ["intent.logits", "slots.logits"]
     assert len(passes) == 1
-    some = model(ids, torch.ones_like(ids), tasks=("slots",))
+    some = model(input_ids=ids, attention_mask=torch.ones_like(ids), tasks=("slots",))
     assert list(some) == ["slots.logits"]
     assert torch.equal(some["slots.logits"], everything["slots.logits"])
 
