@@ -3,6 +3,7 @@
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,15 @@ from palm_trainer.errors import ExportError
 from palm_trainer.export.bundle_writer import bundle_name, npz_bytes, staged_bundle
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """Writes over 1000 bytes in a file fail, as the operating system itself refuses them."""
+    """Writes over 1000 bytes in a file fail, as the operating system itself refuses them. Within a test only: the test runner may write to a file, too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def write_bundle(path: Path, content: bytes = b"old") -> None:
@@ -153,9 +156,9 @@ def test_parent_is_not_writable(tmp_path: Path) -> None:
         pytest.fail("must not get here")
 
 
-@pytest.mark.usefixtures("full_disk")
 def test_disk_refuses(tmp_path: Path) -> None:
     with (
+        full_disk(),
         pytest.raises(
             ExportError, match=r"new/out could not be written: File too large. Free space, check the permissions"
         ),
