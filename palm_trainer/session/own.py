@@ -124,14 +124,12 @@ class OwnHead(Head):
         reader = {name: features[_ENGINE.get(name, name)] for name in wanted.get("reader", {})}
         return self._built({"reader": reader, "backbone": backbone}, self.user.outputs_attr)
 
-    def labels(self, targets: Tensor) -> Tensor:
+    def labels(self, targets: Any) -> Tensor:
         """Rows of the reader's arrays; 1 where the loss takes none."""
-        assert isinstance(targets, ReaderArrays)
         return torch.tensor(max((len(value) for value in targets.values() if value.dim()), default=1))
 
-    def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> LossSum:
-        """The user's loss, once a row, so that it is a mean again in the end. Raises WiringError where `build` gives none."""
-        assert isinstance(targets, ReaderArrays)
+    def loss(self, outputs: Mapping[str, Tensor], targets: Any) -> LossSum:
+        """The user's loss, once a row, so that it is a mean again in the end; targets are ReaderArrays. Raises WiringError where `build` gives none."""
         built = self._built({"reader": targets, "backbone": outputs}, ("loss",))
         rows = self.labels(targets)
         return LossSum(full_precision(built["loss"]).sum() * rows, rows)

@@ -11,9 +11,11 @@ from palm_trainer.checkpoint import save_trained
 from palm_trainer.config import Config, DataConfig, EncoderConfig, TaskConfig, TrainConfig
 from palm_trainer.errors import CheckpointError, ConfigError
 from palm_trainer.evaluation import Metrics
+from palm_trainer.head import DeclaredHead
 from palm_trainer.model import TrainedModel
 from palm_trainer.reader.formats.source import FormatOptions
 from palm_trainer.reader.target import Target
+from palm_trainer.reader.text_reader import TextReader
 from palm_trainer.session.task import Task
 
 _CONFIG, _METRICS = "config.toml", "metrics.json"
@@ -119,11 +121,12 @@ def _encoder(trained: TrainedModel, facts: RunFacts) -> EncoderConfig:
 
 def _data(task: Task) -> DataConfig:
     reader, dev = task.fitted, task.evaluation_reader
+    assert isinstance(reader, TextReader)  # others are saved without a configuration
     options = {field.name: getattr(reader.options, field.name) for field in fields(FormatOptions)}
     return DataConfig(
         format=reader.format,
         train=(reader.path,),
-        dev=() if dev is None else (dev.path,),
+        dev=(dev.path,) if isinstance(dev, TextReader) else (),
         mix_ratio=task.mix_ratio,
         **options,
     )
@@ -131,6 +134,7 @@ def _data(task: Task) -> DataConfig:
 
 def _task(task: Task, data: str, target: Target) -> TaskConfig:
     _, head = task.declared
+    assert isinstance(head, DeclaredHead)
     decode = target.info.decode
     known: dict[str, Any] = {
         "crf": decode.crf,

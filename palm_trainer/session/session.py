@@ -16,7 +16,7 @@ from palm_trainer.checkpoint import TRAINING, save_trained
 from palm_trainer.errors import CheckpointError, WiringError
 from palm_trainer.evaluation import EvaluationSet, Metrics, Predictor, evaluate, score_of
 from palm_trainer.loop import Source, Step, TrainingLoop, choose_precision
-from palm_trainer.mixing import MixRatio
+from palm_trainer.mixing import Planned, mix_ratio
 from palm_trainer.model import TrainedModel
 from palm_trainer.optimizer import Adam, Ema, build_adamw
 from palm_trainer.optimizer.base_optimizer import Optimizer
@@ -58,7 +58,7 @@ class Plan:
     """Data wired to a model, and the order of its batches."""
 
     wired: Wired
-    mixing: MixRatio
+    mixing: Planned
     epochs: float
     reference: str
     done: dict[str, int] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class Session:
         if own_epochs:
             ratios = {data: ratio * batches[data] / batches[name] for data, ratio in ratios.items()}
         seed = self.tasks[0].fitted.seed
-        mixing = MixRatio(ratios, batches[name], epochs, seed)
+        mixing = Planned([mix_ratio(ratios, batches[name], epochs)], seed)
         if self.trained is not None:  # a checkpoint was loaded before
             take_over(wired.trained, self.trained)
         self.trained = wired.trained
