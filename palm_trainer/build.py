@@ -17,6 +17,7 @@ from palm_trainer.backbone import (
 )
 from palm_trainer.balancing import FixedWeights
 from palm_trainer.config import Config, TaskConfig
+from palm_trainer.distributed import ALONE, Processes
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation import EvaluationSet
 from palm_trainer.example import Example, FieldValue, LabelledSpan
@@ -56,8 +57,11 @@ class Training:
     defects: Mapping[str, Sequence[Defect]]
 
 
-def build_training(config: Config) -> Training:
-    """Reads the data, loads the encoder, and wires a training. Raises ConfigError, DataError or PalmError; seeds torch's generator."""
+def build_training(config: Config, processes: Processes = ALONE) -> Training:
+    """Reads the data, loads the encoder, and wires a training. Raises ConfigError, DataError or PalmError; seeds torch's generator.
+
+    Each of several processes builds the same, from the same files.
+    """
     torch.manual_seed(config.train.seed)
     splits = {name: read_split(data, "train") for name, data in config.data.items()}
     config = resolve_fields(config, {name: split.examples for name, split in splits.items()})
@@ -90,7 +94,7 @@ def build_training(config: Config) -> Training:
     return Training(
         config,
         trained,
-        _loop(config, trained.model, sources, word_dropout),
+        _loop(config, trained.model, sources, word_dropout, processes),
         dev,
         guessing_sets(config, trained, "dev"),
         {name: split.defects for name, split in splits.items()},
@@ -313,11 +317,17 @@ def _assemble(config: Config, encoder: LoadedEncoder, targets: Mapping[str, Targ
 
 
 def _loop(
-    config: Config, model: MultiTaskModel, sources: Mapping[str, Source], word_dropout: WordDropout | None
+    config: Config,
+    model: MultiTaskModel,
+    sources: Mapping[str, Source],
+    word_dropout: WordDropout | None,
+    processes: Processes,
 ) -> TrainingLoop:
     train = config.train
-    precision = choose_precision(train.device, train.precision)
+    precision = choose_precision(processes.device(train.device), train.precision)
     model.to(precision.device)
+    processes.same_weights(model)
+    processes.generator_apart(train.seed)
     ratios = {name: data.mix_ratio for name, data in config.data.items()}
     mixing = MixRatio(ratios, sources[config.reference].sampler.batches_per_epoch, train.epochs, train.seed)
     optimizer = build_adamw(
@@ -342,6 +352,8 @@ def _loop(
         train.max_grad_norm,
         ema=None if train.ema_decay is None else Ema(model, train.ema_decay),
         regularization=Regularization(train.r_drop, _noise(model, train.fgm), word_dropout),
+        accumulate=train.accumulate_steps,
+        processes=processes,
     )
 
 

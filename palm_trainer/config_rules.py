@@ -74,6 +74,7 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
     yield from _task_set_faults(dict(_tables(tasks)), data)
     yield from _scope_faults(data, dict(_tables(tasks)))
     yield from _train_faults(train, data, tasks)
+    yield from _part_faults(train)
     yield from _freeze_faults(train, encoder)
     yield from _baseline_faults(train, dict(_tables(tasks)))
     yield from _regularization_faults(train, encoder, dict(_tables(tasks)))
@@ -159,6 +160,12 @@ def _train_faults(train: Table, data: Table, tasks: Table) -> Iterator[str]:
         if not dot or not metric or task not in tasks:
             known = ", ".join(tasks)
             yield f"train.select: '{select}' is none of average, exact_match, TASK.METRIC (tasks: {known}); change it"
+
+
+def _part_faults(train: Table) -> Iterator[str]:
+    parts, batch = train.get("accumulate_steps", 1), train.get("batch_size", 32)
+    if isinstance(parts, int) and isinstance(batch, int) and parts > batch > 0:
+        yield f"train.accumulate_steps: {parts} parts of a batch of {batch} examples (train.batch_size); lower it to {batch} or less"
 
 
 def _freeze_faults(train: Table, encoder: Table) -> Iterator[str]:

@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from palm_trainer.errors import PalmError
 
@@ -146,13 +148,13 @@ def process_group() -> Iterator[Processes]:
         yield ALONE
         return
     rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
-    store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=_PATIENCE))
+    store, _, _ = next(rendezvous("env://", rank, size, timeout=_PATIENCE))
     gpus = torch.cuda.is_available()
     if gpus:
         torch.cuda.set_device(local % torch.cuda.device_count())
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if gpus else "gloo",
-        store=dist.PrefixStore("palm", store),
+        store=PrefixStore("palm", store),
         rank=rank,
         world_size=size,
         timeout=_PATIENCE,
@@ -160,7 +162,9 @@ def process_group() -> Iterator[Processes]:
     processes = Processes(rank, size, local)
     try:
         yield processes
-        processes.any(False)  # nobody leaves before the first has said all: torchrun ends them all when one has ended badly
+        processes.any(
+            False
+        )  # nobody leaves before the first has said all: torchrun ends them all when one has ended badly
     except Exception as error:
         if _is_told(store):
             raise SystemExit(2 if isinstance(error, PalmError) else 1) from None
@@ -168,10 +172,10 @@ def process_group() -> Iterator[Processes]:
     dist.destroy_process_group()
 
 
-def _is_told(store: dist.Store) -> bool:
+def _is_told(store: Store) -> bool:
     """Whether another process has told why they end, or cannot be asked because it is gone."""
     try:
-        return store.add(_TOLD, 1) > 1
+        return int(store.add(_TOLD, 1)) > 1
     except RuntimeError:
         return True
 

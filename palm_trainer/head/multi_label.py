@@ -44,7 +44,5 @@ class MultiLabel(Head):
         Summed, a class's logit gets the gradient that it gets in a softmax (probability minus target), whatever C is.
         """
         labelled, logits = targets != IGNORE, full_precision(outputs["logits"])
-        losses = F.binary_cross_entropy_with_logits(
-            logits, targets.clamp(min=0).to(logits.dtype), reduction="none"
-        )
+        losses = F.binary_cross_entropy_with_logits(logits, targets.clamp(min=0).to(logits.dtype), reduction="none")
         return LossSum((losses * labelled).sum(), self.labels(targets))
