@@ -24,7 +24,7 @@ from palm_trainer.example import Example, FieldValue, LabelledSpan
 from palm_trainer.head import make_head
 from palm_trainer.loop import Source, TrainingLoop, choose_precision
 from palm_trainer.lr_sched import SCHEDULES
-from palm_trainer.mixing import MixRatio
+from palm_trainer.mixing import Mixing, make_mixing
 from palm_trainer.model import MultiTaskModel, TrainedModel, describe_encoder
 from palm_trainer.optimizer import HEAD_RATE_FACTOR, Ema, build_adamw
 from palm_trainer.reader.classify import ClassifyTarget
@@ -328,8 +328,7 @@ def _loop(
     model.to(precision.device)
     processes.same_weights(model)
     processes.generator_apart(train.seed)
-    ratios = {name: data.mix_ratio for name, data in config.data.items()}
-    mixing = MixRatio(ratios, sources[config.reference].sampler.batches_per_epoch, train.epochs, train.seed)
+    mixing = _mixing(config, {name: source.sampler.batches_per_epoch for name, source in sources.items()})
     optimizer = build_adamw(
         model.backbone,
         dict(model.heads.items()),
@@ -354,6 +353,20 @@ def _loop(
         regularization=Regularization(train.r_drop, _noise(model, train.fgm), word_dropout),
         accumulate=train.accumulate_steps,
         processes=processes,
+    )
+
+
+def _mixing(config: Config, batches: Mapping[str, int]) -> Mixing:
+    train = config.train
+    return make_mixing(
+        train.mixing,
+        batches,
+        reference=config.reference,
+        epochs=train.epochs,
+        seed=train.seed,
+        ratios={name: data.mix_ratio for name, data in config.data.items()},
+        own_epochs={name: data.epochs or train.epochs for name, data in config.data.items()},
+        size_temperature=train.mixing_temperature,
     )
 
 

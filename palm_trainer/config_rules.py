@@ -75,6 +75,7 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
     yield from _scope_faults(data, dict(_tables(tasks)))
     yield from _train_faults(train, data, tasks)
     yield from _part_faults(train)
+    yield from _mixing_faults(train, data)
     yield from _freeze_faults(train, encoder)
     yield from _baseline_faults(train, dict(_tables(tasks)))
     yield from _regularization_faults(train, encoder, dict(_tables(tasks)))
@@ -166,6 +167,19 @@ def _part_faults(train: Table) -> Iterator[str]:
     parts, batch = train.get("accumulate_steps", 1), train.get("batch_size", 32)
     if isinstance(parts, int) and isinstance(batch, int) and parts > batch > 0:
         yield f"train.accumulate_steps: {parts} parts of a batch of {batch} examples (train.batch_size); lower it to {batch} or less"
+
+
+def _mixing_faults(train: Table, data: Table) -> Iterator[str]:
+    policy = train.get("mixing", "mix_ratio")
+    if not isinstance(policy, str):
+        return
+    if "mixing_temperature" in train and policy != "temperature":
+        yield f"train.mixing_temperature: only for mixing = 'temperature', not '{policy}'; remove it"
+    for name, table in _tables(data):
+        if "epochs" in table and policy != "per_task_epochs":
+            yield f"data.{name}.epochs: only for train.mixing = 'per_task_epochs', not '{policy}'; set that, or remove it"
+        if table.get("mix_ratio", 1.0) != 1.0 and policy != "mix_ratio":
+            yield f"data.{name}.mix_ratio: only for train.mixing = 'mix_ratio', not '{policy}'; remove it"
 
 
 def _freeze_faults(train: Table, encoder: Table) -> Iterator[str]:

@@ -23,7 +23,7 @@ from palm_trainer.errors import PalmError
 from palm_trainer.head import Head
 from palm_trainer.head.base import LossSum
 from palm_trainer.lr_sched import Schedule
-from palm_trainer.mixing import MixRatio
+from palm_trainer.mixing import Mixing
 from palm_trainer.model import MultiTaskModel
 from palm_trainer.optimizer import Ema
 from palm_trainer.reader.dataset import EncodedDataset, TrainingBatch
@@ -125,7 +125,7 @@ class TrainingLoop:
         self,
         model: MultiTaskModel,
         sources: Mapping[str, Source],
-        mixing: MixRatio,
+        mixing: Mixing,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         balancing: FixedWeights,
@@ -179,6 +179,7 @@ class TrainingLoop:
             self.optimizer.zero_grad(set_to_none=True)
             if self._ema is not None:
                 self._ema.update()
+        self.mixing.observe(name, values)
         self.step += 1
         rate = self.optimizer.param_groups[0]["lr"]
         return Step(self.step, name, values, rate, examples, time.perf_counter() - begin)
@@ -196,7 +197,7 @@ class TrainingLoop:
                 values[task] += loss
         values = dict(zip(values, self.processes.sum(list(values.values())), strict=True))
         self._check_finite(values, name)
-        self.processes.sum_gradients(self.model.parameters())
+        self.processes.sum_gradients(p for group in self.optimizer.param_groups for p in group["params"])
         return values, round(examples)
 
     def _learn(self, part: TrainingBatch, tasks: Sequence[str], labels: Mapping[str, float]) -> dict[str, float]:
@@ -265,6 +266,7 @@ class TrainingLoop:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "samplers": {name: source.sampler.state_dict() for name, source in self.sources.items()},
+            "mixing": self.mixing.state_dict(),
             "generators": first,
             "other_generators": others,
             "ema": None if self._ema is None else self._ema.state_dict(),
@@ -282,6 +284,7 @@ class TrainingLoop:
         self._scaler.load_state_dict(state["scaler"])
         for name, source in self.sources.items():
             source.sampler.load_state_dict(state["samplers"][name])
+        self.mixing.load_state_dict(state.get("mixing", {}))  # what was saved before mixing had a state holds none
         generators = [state["generators"], *state.get("other_generators", ())]
         if self.processes.rank < len(generators):  # else there are more processes than then, and this one keeps its own
             own = generators[self.processes.rank]

@@ -14,6 +14,7 @@ from palm_trainer.build import Training, build_training, resolve_fields
 from palm_trainer.cli.show import announce, show
 from palm_trainer.config import Config, DataConfig, TaskConfig
 from palm_trainer.example import Example
+from palm_trainer.mixing import LossDriven, Planned, RoundRobin
 from palm_trainer.reader.files import Split, read_split
 from palm_trainer.reader.formats.source import Defect, FormatOptions
 from palm_trainer.reader.sampler import padding_share
@@ -50,8 +51,22 @@ def show_plan(config: Config, *, data_only: bool = False) -> None:
     show(
         f"encoder {encoder.name}: {encoder.family}, {encoder.layers} layers of {encoder.hidden_size}, {encoder.parameters / 1e6:.1f} M parameters"
     )
+    if len(read) > 1:
+        show(_order(training))
     show(_effort(training))
     announce(training, 0)
+
+
+def _order(training: Training) -> str:
+    """How the data sets alternate."""
+    mixing, policy = training.loop.mixing, training.config.train.mixing
+    if isinstance(mixing, LossDriven):
+        return f"mixing {policy}: steps and epochs are those of data sets whose losses fall alike"
+    if isinstance(mixing, Planned) and len(mixing.phases) > 1:
+        first, last = mixing.phases[0], mixing.phases[-1]
+        listed = ", ".join(f"{name} {first[name]} and {last[name]}" for name in first)
+        return f"mixing {policy}: steps in the first epoch and in the last: {listed}"
+    return f"mixing {policy}: exactly so many steps, {'in turn' if isinstance(mixing, RoundRobin) else 'shuffled'}"
 
 
 def _effort(training: Training) -> str:

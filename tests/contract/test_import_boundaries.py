@@ -39,10 +39,16 @@ TRAINER_LAYERS = [
     {"multihead_trainer"},
     {"build"},
     {"run", "predict", "suggest"},
+    {"compare"},
     {"cli"},
 ]
 # Modules that are a second file of a unit.
-PART_OF = {"config_rules": "config", "hub": "downloader", "run_directory": "run"}
+PART_OF = {
+    "config_rules": "config",
+    "config_sections": "config",
+    "hub": "downloader",
+    "run_directory": "run",
+}
 
 # What the trainer shares with the server: measured is what is served.
 ACROSS = {"errors", "types", "bundle", "tokenization", "decoding", "engine"}
@@ -75,7 +81,7 @@ def _allowed() -> dict[str, dict[str, set[str]]]:
     trainer = _below(TRAINER_LAYERS)
     # On model and evaluation; the trainers' `export` and all above them stand on it.
     trainer["report"] = trainer["export"] = set(trainer["loop"])
-    for unit in ("session", "trainer", "multihead_trainer", "build", "run", "cli"):
+    for unit in ("session", "trainer", "multihead_trainer", "build", "run", "compare", "cli"):
         trainer[unit] |= {"report", "export"}
     return {"palm_serve": serve, "palm_trainer": trainer}
 

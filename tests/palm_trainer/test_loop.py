@@ -13,7 +13,7 @@ from palm_trainer.errors import PalmError, WiringError
 from palm_trainer.example import Example, LabelledSpan
 from palm_trainer.head.classify import Classify
 from palm_trainer.loop import TrainingLoop, choose_precision
-from palm_trainer.mixing import MixRatio
+from palm_trainer.mixing import Planned, mix_ratio
 from palm_trainer.model import MultiTaskModel
 from palm_trainer.reader.dataset import EncodedDataset
 
@@ -218,8 +218,8 @@ def test_a_head_that_does_not_fit_is_refused(training):
 
 
 def test_an_empty_mixing_never_happens():
-    assert len(MixRatio({"a": 0.001}, 1, 0.001, 1)) == 1
-    assert TrainingLoop.total_steps.fget(type("L", (), {"mixing": MixRatio({"a": 1.0}, 3, 1, 1)})()) == 3
+    assert len(Planned([mix_ratio({"a": 0.001}, 1, 0.001)], 1)) == 1
+    assert TrainingLoop.total_steps.fget(type("L", (), {"mixing": Planned([{"a": 3}], 1)})()) == 3
 
 
 def losses_of(training, examples):

@@ -52,7 +52,7 @@ def test_the_tables_of_palm(joint, tmp_path):
 
 def test_losses_are_told(tmp_path):
     rows = [
-        {"text": "from rome!", "intent": "fly", "slots": [{"start": 6, "end": 8, "label": "city", "role": "from"}]},
+        {"text": "from rome!", "intent": "fly", "slots": [{"start": 5, "end": 9, "label": "city", "role": "from"}]},
         {"text": "b\tc", "text_pair": "d", "intent": "x"},
     ]
     source = tmp_path / "a.jsonl"
