@@ -1,6 +1,6 @@
 """Configuration -> objects. The only module that knows every component package."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,13 +10,15 @@ from palm_serve.tokenization import TextTokenizer, bare_tokenizer_json
 from palm_trainer.backbone import (
     LoadedEncoder,
     build_scratch,
+    encoder_layers,
     freeze,
     freeze_unused_rows,
     load_pretrained,
     rate_factors,
 )
-from palm_trainer.balancing import FixedWeights
+from palm_trainer.balancing import Balancing, SharedParameters, Uncertainty, make_balancing
 from palm_trainer.config import Config, TaskConfig
+from palm_trainer.config_rules import WHOLE_BATCH
 from palm_trainer.distributed import ALONE, Processes
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation import EvaluationSet
@@ -40,6 +42,8 @@ from palm_trainer.reader.sampler import LengthBucketedSampler
 from palm_trainer.reader.sequence_label import SequenceLabelTarget
 from palm_trainer.reader.target import Target
 from palm_trainer.regularization import AdversarialNoise, Regularization, WordDropout
+
+_UNCERTAINTY_RATE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -324,6 +328,11 @@ def _loop(
     processes: Processes,
 ) -> TrainingLoop:
     train = config.train
+    if processes.size > 1 and train.balancing in WHOLE_BATCH:
+        raise ConfigError(
+            f"train.balancing: '{train.balancing}' weighs the tasks' gradients of a whole batch, of which {processes.size} processes hold a part each. "
+            "Train in one process, or choose fixed, uncertainty, dwa or random."
+        )
     precision = choose_precision(processes.device(train.device), train.precision)
     model.to(precision.device)
     processes.same_weights(model)
@@ -339,7 +348,10 @@ def _loop(
         weight_decay=train.weight_decay,
     )
     schedule = SCHEDULES[train.schedule](len(mixing), round(train.warmup_ratio * len(mixing)))
-    balancing = FixedWeights({name: task.weight for name, task in config.tasks.items()})
+    balancing = _balancing(config, model, precision.device, max(1, round(len(mixing) / train.epochs)))
+    if isinstance(balancing, Uncertainty):
+        rate = train.balancing_learning_rate or _UNCERTAINTY_RATE
+        optimizer.add_param_group(balancing.parameter_group(rate))
     return TrainingLoop(
         model,
         sources,
@@ -354,6 +366,32 @@ def _loop(
         accumulate=train.accumulate_steps,
         processes=processes,
     )
+
+
+def _balancing(config: Config, model: MultiTaskModel, device: torch.device, epoch_steps: int) -> Balancing:
+    train = config.train
+    last = encoder_layers(model.backbone).blocks[-1] if train.balancing == "gradnorm" else []
+    parameters = SharedParameters(
+        encoder=_trained(model.backbone.parameters()),
+        last_layer=_trained(last),
+        heads={name: _trained(head.parameters()) for name, head in model.heads.items()},
+    )
+    return make_balancing(
+        train.balancing,
+        {name: task.weight for name, task in config.tasks.items()},
+        parameters,
+        device=device,
+        epoch_steps=epoch_steps,
+        seed=train.seed,
+        learning_rate=train.balancing_learning_rate,
+        gradnorm_alpha=train.gradnorm_alpha,
+        dwa_temperature=train.dwa_temperature,
+        cagrad_c=train.cagrad_c,
+    )
+
+
+def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 def _mixing(config: Config, batches: Mapping[str, int]) -> Mixing:

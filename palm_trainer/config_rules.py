@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -47,6 +48,16 @@ KIND_OF: Mapping[str, str] = {
 }
 """`[tasks.NAME]` options that belong to one kind of task."""
 
+GRADIENT_METHODS = ("pcgrad", "cagrad", "upgrad", "aligned_mtl", "mgda")
+_WITHIN_A_STEP = ("gradnorm", "random", *GRADIENT_METHODS)
+WHOLE_BATCH = ("gradnorm", *GRADIENT_METHODS)
+"""Values of `train.balancing` that weigh the gradients of a whole batch: those of its parts, weighed apart, would not add up."""
+_BALANCING_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "balancing_learning_rate": ("uncertainty", "gradnorm"),
+    "dwa_temperature": ("dwa",),
+    "gradnorm_alpha": ("gradnorm",),
+    "cagrad_c": ("cagrad",),
+}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _LEAST_WINDOW = 12
 _ROLE_KINDS = {"intent": ("classify", "multi_label"), "slots": ("sequence_label",)}
@@ -76,6 +87,7 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
     yield from _train_faults(train, data, tasks)
     yield from _part_faults(train)
     yield from _mixing_faults(train, data)
+    yield from _balancing_faults(train, dict(_tables(tasks)))
     yield from _freeze_faults(train, encoder)
     yield from _baseline_faults(train, dict(_tables(tasks)))
     yield from _regularization_faults(train, encoder, dict(_tables(tasks)))
@@ -167,6 +179,38 @@ def _part_faults(train: Table) -> Iterator[str]:
     parts, batch = train.get("accumulate_steps", 1), train.get("batch_size", 32)
     if isinstance(parts, int) and isinstance(batch, int) and parts > batch > 0:
         yield f"train.accumulate_steps: {parts} parts of a batch of {batch} examples (train.batch_size); lower it to {batch} or less"
+    method = train.get("balancing", "fixed")
+    if isinstance(parts, int) and parts > 1 and method in WHOLE_BATCH:
+        yield (
+            f"train.accumulate_steps: '{method}' (train.balancing) weighs the tasks' gradients of a whole batch, which {parts} parts never hold; "
+            "set it to 1, or choose fixed, uncertainty, dwa or random"
+        )
+
+
+def _balancing_faults(train: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
+    method = train.get("balancing", "fixed")
+    if not isinstance(method, str):
+        return
+    for key, methods in _BALANCING_OPTIONS.items():
+        if key in train and method not in methods:
+            yield f"train.{key}: only for balancing = {' or '.join(map(repr, methods))}, not '{method}'; remove it"
+    if method == "fixed":
+        return
+    where = f"train.balancing: '{method}'"
+    readers = Counter(name for table in tasks.values() for name in set(_data_of(table)))
+    if len(tasks) < 2:
+        yield f"{where} weighs tasks against each other, and there is one; choose fixed"
+    elif method in _WITHIN_A_STEP and max(readers.values(), default=0) < 2:
+        yield (
+            f"{where} balances tasks of one step, and no two tasks share a data set (one encoder pass); "
+            "let them share one, or choose fixed, uncertainty or dwa"
+        )
+    if method in _WITHIN_A_STEP and method != "random" and train.get("fgm"):
+        yield f"{where} takes each task's gradient apart, and fgm needs that of their sum; remove train.fgm, or choose fixed"
+    if method in ("uncertainty", "gradnorm"):
+        for name, table in tasks.items():
+            if table.get("weight", 1.0) != 1.0:
+                yield f"tasks.{name}.weight: '{method}' learns the weights, so that it would change nothing; remove it, or choose fixed"
 
 
 def _mixing_faults(train: Table, data: Table) -> Iterator[str]:

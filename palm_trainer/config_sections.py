@@ -42,6 +42,19 @@ MixingPolicy: TypeAlias = Literal[
     "loss_driven",
 ]
 
+BalancingMethod: TypeAlias = Literal[
+    "fixed",
+    "uncertainty",
+    "dwa",
+    "gradnorm",
+    "random",
+    "pcgrad",
+    "cagrad",
+    "upgrad",
+    "aligned_mtl",
+    "mgda",
+]
+
 
 class Section(BaseModel):
     """Base of the sections: frozen, strict, and without keys that nobody knows."""
@@ -173,6 +186,17 @@ class TrainConfig(Section):
     """How often each data set's batch comes, and in which order; see `palm_trainer.mixing`. Counts are exact, but for `loss_driven`."""
     mixing_temperature: float | None = Field(None, ge=1)
     """temperature: T in p ~ size ** (1 / T). None: 2."""
+    balancing: BalancingMethod = "fixed"
+    """How tasks are weighed against each other; see `palm_trainer.balancing`. pcgrad and after: gradient methods, with palm-nlu[gradient].
+    Only tasks of one data set meet in a step: `gradnorm`, `random` and the gradient methods leave a task alone that shares no data set."""
+    balancing_learning_rate: Positive | None = None
+    """uncertainty, gradnorm: of the weights. None: 0.01 and 0.025."""
+    dwa_temperature: Positive | None = None
+    """dwa: a large one makes the weights even. None: 2."""
+    gradnorm_alpha: float | None = Field(None, ge=0)
+    """gradnorm: how strongly tasks that lag behind are favoured. None: 1.5."""
+    cagrad_c: float | None = Field(None, ge=0, lt=1)
+    """cagrad: how far from the mean gradient it may go, as a share of its length. None: 0.4."""
     batch_size: int = Field(32, ge=1)
     """Examples, over all devices."""
     accumulate_steps: int = Field(1, ge=1)
@@ -212,5 +236,7 @@ class TrainConfig(Section):
     """What chooses the best checkpoint on dev: `average` (see `tasks.NAME.baseline`), `exact_match`, or TASK.METRIC."""
     best_per_task: bool = False
     """Also keep `best-TASK/`, the checkpoint with the best metric of each task."""
+    evaluations: int | None = Field(None, ge=1)
+    """On dev, evenly over the run. None: after each epoch of the reference data set."""
     patience: int | None = Field(None, ge=1)
     """Evaluations without a better one before training stops. None: never stops early."""

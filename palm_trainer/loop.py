@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palm_trainer.balancing import FixedWeights
+from palm_trainer.balancing import Balancing
 from palm_trainer.distributed import ALONE, Processes
 from palm_trainer.errors import PalmError
 from palm_trainer.head import Head
@@ -128,7 +128,7 @@ class TrainingLoop:
         mixing: Mixing,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
-        balancing: FixedWeights,
+        balancing: Balancing,
         precision: Precision,
         max_grad_norm: float = 1.0,
         *,
@@ -180,6 +180,7 @@ class TrainingLoop:
             if self._ema is not None:
                 self._ema.update()
         self.mixing.observe(name, values)
+        self._balancing.observe(values)
         self.step += 1
         rate = self.optimizer.param_groups[0]["lr"]
         return Step(self.step, name, values, rate, examples, time.perf_counter() - begin)
@@ -193,23 +194,25 @@ class TrainingLoop:
         labels = {task: count for task, count in zip(tasks, counts, strict=True) if count}
         values = dict.fromkeys(labels, 0.0)
         for part in parts if labels else ():
-            for task, loss in self._learn(part, tasks, labels).items():
+            for task, loss in self._learn(part, tasks, labels, part.size / examples).items():
                 values[task] += loss
         values = dict(zip(values, self.processes.sum(list(values.values())), strict=True))
         self._check_finite(values, name)
         self.processes.sum_gradients(p for group in self.optimizer.param_groups for p in group["params"])
         return values, round(examples)
 
-    def _learn(self, part: TrainingBatch, tasks: Sequence[str], labels: Mapping[str, float]) -> dict[str, float]:
-        """Adds the gradients of one part of a batch; its share in the loss of each task."""
+    def _learn(
+        self, part: TrainingBatch, tasks: Sequence[str], labels: Mapping[str, float], share: float
+    ) -> dict[str, float]:
+        """Adds the gradients of one part of a batch, which holds `share` of its examples; what it adds to the loss of each task."""
         noise = self._regularization.noise
         with nullcontext() if noise is None else noise.observed():
             losses = self._losses(part, tasks, labels)
-        self._scaler.scale(self._balancing.combine(losses)).backward()
+        self._balancing.backward(losses, self._scaler.scale, share)
         if noise is not None:
             with noise.applied():
                 disturbed = self._losses(part, tasks, labels)
-            self._scaler.scale(self._balancing.combine(disturbed)).backward()
+            self._balancing.backward(disturbed, self._scaler.scale, share)
         return {task: float(loss.detach()) for task, loss in losses.items()}
 
     def _check_finite(self, losses: Mapping[str, float], data: str) -> None:
@@ -267,6 +270,7 @@ class TrainingLoop:
             "scaler": self._scaler.state_dict(),
             "samplers": {name: source.sampler.state_dict() for name, source in self.sources.items()},
             "mixing": self.mixing.state_dict(),
+            "balancing": self._balancing.state_dict(),
             "generators": first,
             "other_generators": others,
             "ema": None if self._ema is None else self._ema.state_dict(),
@@ -284,7 +288,8 @@ class TrainingLoop:
         self._scaler.load_state_dict(state["scaler"])
         for name, source in self.sources.items():
             source.sampler.load_state_dict(state["samplers"][name])
-        self.mixing.load_state_dict(state.get("mixing", {}))  # what was saved before mixing had a state holds none
+        self.mixing.load_state_dict(state.get("mixing", {}))  # checkpoints from before these two had a state hold none
+        self._balancing.load_state_dict(state.get("balancing", {}))
         generators = [state["generators"], *state.get("other_generators", ())]
         if self.processes.rank < len(generators):  # else there are more processes than then, and this one keeps its own
             own = generators[self.processes.rank]

@@ -217,8 +217,7 @@ def _steps_and_evaluations(
         if step.step % settings.log_every_steps == 0:
             _log(log, step)
         yield step
-        epoch_ended = step.data == training.config.reference and reference.position == reference.batches_per_epoch
-        ended = epoch_ended or step.step == loop.total_steps
+        ended = _evaluation_is_due(training, step)
         if ended:
             epoch = reference.epoch + reference.position / reference.batches_per_epoch
             evaluated = _evaluate(training, progress, epoch)
@@ -233,6 +232,15 @@ def _steps_and_evaluations(
         if stopped:
             return True
     return False
+
+
+def _evaluation_is_due(training: Training, step: Step) -> bool:
+    total, evaluations = training.loop.total_steps, training.config.train.evaluations
+    if evaluations is not None:
+        return step.step * evaluations // total > (step.step - 1) * evaluations // total
+    reference = training.loop.sources[training.config.reference].sampler
+    epoch_ended = step.data == training.config.reference and reference.position == reference.batches_per_epoch
+    return epoch_ended or step.step == total
 
 
 def _fit_decoding(training: Training) -> dict[str, float]:

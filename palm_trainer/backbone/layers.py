@@ -53,7 +53,7 @@ def _blocks(encoder: nn.Module) -> nn.ModuleList:
     if len(outer) != 1:
         raise ConfigError(
             f"encoder: {type(encoder).__name__} holds {len(outer)} lists of blocks, not one, so that their depth is unknown. "
-            "Leave out train.layer_decay, train.freeze_layers and train.freeze_embeddings."
+            "Leave out train.layer_decay, train.freeze_layers, train.freeze_embeddings and balancing = 'gradnorm'."
         )
     return outer[0]
 

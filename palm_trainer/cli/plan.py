@@ -13,6 +13,7 @@ from palm_serve.tokenization import TextTokenizer
 from palm_trainer.build import Training, build_training, resolve_fields
 from palm_trainer.cli.show import announce, show
 from palm_trainer.config import Config, DataConfig, TaskConfig
+from palm_trainer.config_rules import GRADIENT_METHODS
 from palm_trainer.example import Example
 from palm_trainer.mixing import LossDriven, Planned, RoundRobin
 from palm_trainer.reader.files import Split, read_split
@@ -75,9 +76,10 @@ def _effort(training: Training) -> str:
     count = sum(p.numel() for p in training.trained.model.parameters() if p.requires_grad)
     reasons = [f"train.{key}" for key in ("r_drop", "fgm") if getattr(train, key)]
     passes = f"; {2 ** len(reasons)} passes over each batch ({', '.join(reasons)})" if reasons else ""
-    return (
-        f"a step trains {count / 1e6:.1f} M parameters, heads included and pieces that no text holds left out{passes}"
-    )
+    several = train.balancing in ("gradnorm", *GRADIENT_METHODS)
+    extent = " down to the last block" if train.balancing == "gradnorm" else ""
+    balanced = f"; {train.balancing}: a backward pass for each task of a data set{extent}" if several else ""
+    return f"a step trains {count / 1e6:.1f} M parameters, heads included and pieces that no text holds left out{passes}{balanced}"
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,29 @@ def plan(
     show_plan(load_config(config, overrides or (), Path("unused")), data_only=data_only)
 
 
+@app.command(epilog="Example: palm-train compare examples/atis.toml --seeds 13,14,15 --output runs/atis-compare")
+def compare(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    seeds: Annotated[str, typer.Option(help="Seeds that everything is trained with, with commas.")] = "13,14,15",
+    output: Annotated[
+        Path | None, typer.Option(help="Directory of the runs and the result; default: train.output with -compare.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time, each in a process of its own.")] = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write compare.json to this file.")] = None,
+) -> None:
+    """Did training the tasks together help? The joint training against each task alone, at equal budget, with intervals."""
+    from palm_trainer.cli.compare import parse_seeds, show_comparison
+    from palm_trainer.config import load_config
+
+    chosen = parse_seeds(seeds)
+    settings = load_config(config, overrides or ())
+    folder = output or settings.train.output.with_name(settings.train.output.name + "-compare")
+    if not show_comparison(config, settings, chosen, folder, jobs, json_file, stop=_StopRequest(), guard=_guarded):
+        print(f"stopped; what is finished is kept in {folder}. The same command goes on.", file=sys.stderr)
+        raise typer.Exit(130)
+
+
 @app.command(epilog="Example: palm-train init data/assistant --output assistant.toml")
 def init(
     data: Annotated[

@@ -74,7 +74,7 @@ def difference(joint: Counts, alone: Counts, *, draws: int = DRAWS, seed: int = 
         of_seeds, of_examples = by_seed.var(ddof=1) / seeds, centre.var(ddof=1)
         if of_seeds > 0:
             degrees = float((seeds - 1) * ((of_seeds + of_examples) / of_seeds) ** 2)
-    widened = mean + (spread - mean) * _widening(degrees)
+    widened = np.clip(mean + (spread - mean) * _widening(degrees), -1.0, 1.0)
     low, high = np.quantile(widened, [1 - _UPPER, _UPPER])
     beyond = min(int((widened <= 0).sum()), int((widened >= 0).sum()))
     return Difference(mean, float(low), float(high), min(1.0, 2 * (beyond + 1) / (draws + 1)))

@@ -89,16 +89,21 @@ def gradients(path: Path, *overrides, processes=ALONE):
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+    learnt = [p for group in loop.optimizer.param_groups for p in group["params"]]
+    outside = set(learnt) - set(model.parameters())  # of the balancing
+    for parameter in outside:
+        parameter.data = parameter.data.double()
+    parameters = {**dict(model.named_parameters()), **{f"learnt.{i}": p for i, p in enumerate(learnt) if p in outside}}
     losses, examples = {}, 0
     for name, source in loop.sources.items():
         own, count = loop._gradients(name, source.parts(loop._accumulate, processes), source.tasks)
         losses, examples = losses | own, examples + count
         # each step's sum over the processes would be summed again with the next one's
-        for parameter in model.parameters():
+        for parameter in parameters.values():
             if parameter.grad is not None:
                 parameter.kept = getattr(parameter, "kept", 0) + parameter.grad
                 parameter.grad = None
-    found = {name: parameter.kept for name, parameter in model.named_parameters() if hasattr(parameter, "kept")}
+    found = {name: parameter.kept for name, parameter in parameters.items() if hasattr(parameter, "kept")}
     return losses, examples, found
 
 
@@ -143,9 +148,14 @@ def test_one_batch_in_parts_and_over_processes(kind, together):
         assert all(torch.equal(one[2][name], other[2][name]) for name in one[2])
 
 
-@pytest.mark.parametrize("option", ["train.r_drop=2", "train.fgm=1", "train.label_smoothing=0.2"])
-def test_with_regularization(kind, option):
+OPTIONS = ("train.r_drop=2", "train.fgm=1", "train.label_smoothing=0.2")
+BALANCING = ("train.balancing=dwa", "train.balancing=random", "train.balancing=uncertainty")
+
+
+@pytest.mark.parametrize("option", [*OPTIONS, *BALANCING])
+def test_with_regularization_and_balancing(kind, option):
     path = write(kind)
+    path.write_text(path.read_text().replace("weight = 0.3\n", ""))  # uncertainty learns the weights
     one, four = (gradients(path, "train.batch_size=32", option, f"train.accumulate_steps={n}") for n in (1, 4))
     assert_equal(one, four)
 
@@ -153,6 +163,18 @@ def test_with_regularization(kind, option):
 def test_more_parts_than_a_batch_has_examples_is_refused(kind):
     with pytest.raises(ConfigError, match=r"accumulate_steps: 9 parts of a batch of 8 .*lower it to 8 or less"):
         load_config(write(kind), ("train.batch_size=8", "train.accumulate_steps=9"))
+
+
+@pytest.mark.parametrize("method", ["gradnorm", "pcgrad"])
+def test_what_weighs_gradients_of_a_whole_batch_is_refused(kind, method):
+    path = write(kind)
+    text = path.read_text().replace("weight = 0.3\n", "")
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"accumulate_steps: '{method}' .* weighs the tasks' gradients of a whole"):
+        load_config(path, (f"train.balancing={method}", "train.accumulate_steps=2"))
+    config = load_config(path, (f"train.balancing={method}",))
+    with pytest.raises(ConfigError, match=rf"'{method}' weighs .* of which 2 processes hold a part each. Train in one"):
+        build_training(config, Processes(0, 2))
 
 
 def test_a_device_for_several_processes():

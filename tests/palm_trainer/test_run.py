@@ -121,6 +121,12 @@ def test_half_an_epoch_is_evaluated_at_its_end(tiny_config):
     assert [e.epoch for e in events if isinstance(e, Evaluated)] == [1.0, 1.5]
 
 
+@pytest.mark.parametrize(("number", "steps"), [(1, [6]), (4, [2, 3, 5, 6]), (99, [1, 2, 3, 4, 5, 6])])
+def test_evaluations_evenly_over_the_run(tiny_config, number, steps):
+    events = list(train(tiny_config("train.epochs=1", f"train.evaluations={number}")))
+    assert [e.step for e in events if isinstance(e, Evaluated)] == steps
+
+
 def test_patience(tiny_config):
     config = tiny_config("train.epochs=9", "train.patience=2", "train.learning_rate=1e-12")
     events = list(train(config))

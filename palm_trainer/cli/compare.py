@@ -1,0 +1,119 @@
+"""What `palm-train compare` does and prints: the trainings that are missing, then whether joint training helped."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from palm_trainer.cli.show import show, show_training
+from palm_trainer.compare.cells import Cell, is_finished, make_cells, run_cell
+from palm_trainer.compare.page import told, write_page
+from palm_trainer.compare.result import EXACT, Result, as_json, make_result, write_json
+from palm_trainer.compare.variants import Plan, plan_comparison
+from palm_trainer.compare.workers import run_cells
+from palm_trainer.config import Config
+from palm_trainer.errors import PalmError
+from palm_trainer.run import Event
+
+RESULT, PAGE = "compare.json", "compare.html"
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`13,14,15` -> numbers. Raises PalmError for anything else, and for a seed that is given twice."""
+    parts = [part.strip() for part in text.split(",")]
+    seeds = [int(part) for part in parts if part.isascii() and part.isdigit()]
+    if len(seeds) < len(parts) or any(seed >= 2**32 for seed in seeds):
+        raise PalmError(f"--seeds {text}: seeds are whole numbers from 0 to 2^32 - 1 with commas, such as 13,14,15.")
+    if len(set(seeds)) < len(seeds):
+        raise PalmError(
+            f"--seeds {text}: a seed is given twice, which would count one training as two. Give each once."
+        )
+    return seeds
+
+
+def show_comparison(
+    path: Path,
+    config: Config,
+    seeds: Sequence[int],
+    output: Path,
+    jobs: int,
+    json_file: Path | None,
+    *,
+    stop: Callable[[], bool],
+    guard: Callable[[Iterator[Event]], Iterator[Event]],
+) -> bool:
+    """Trains what is missing, compares, prints and writes; False when `stop` ended it before.
+
+    Args:
+        path, config: the configuration.
+        seeds: of the trainings.
+        output: directory of the runs, compare.json and compare.html.
+        jobs: trainings at a time.
+        json_file: a second place for compare.json.
+        stop: asked after each step.
+        guard: turns what the machine refuses while training into messages.
+    """
+    plan = plan_comparison(config)
+    cells = make_cells(plan, seeds, output)
+    _announce(plan, seeds)
+    missing = [cell for cell in cells if not is_finished(cell, plan)]
+    if len(missing) < len(cells):
+        show(f"{len(cells) - len(missing)} of {len(cells)} trainings are finished in {output}")
+    trained = _in_turn(missing, plan, stop, guard) if jobs == 1 else _together(missing, plan, jobs, stop)
+    if not trained:
+        return False
+    result = make_result(plan, cells)
+    written = as_json(result, path)
+    write_json(output / RESULT, written)
+    if json_file is not None:
+        write_json(json_file, written)
+    write_page(result, path, output / PAGE)
+    _tell(result)
+    show(f"written: {output / RESULT}, {output / PAGE}")
+    return True
+
+
+def _in_turn(
+    cells: Sequence[Cell], plan: Plan, stop: Callable[[], bool], guard: Callable[[Iterator[Event]], Iterator[Event]]
+) -> bool:
+    for number, cell in enumerate(cells, 1):
+        show(f"\n[{number}/{len(cells)}] {cell.name}")
+        if stop() or show_training(guard(run_cell(cell, plan, stop)), cell.config):
+            return False
+    return True
+
+
+def _together(cells: Sequence[Cell], plan: Plan, jobs: int, stop: Callable[[], bool]) -> bool:
+    show(f"{len(cells)} trainings, {min(jobs, len(cells))} at a time")
+    done = 0
+    for done, cell in enumerate(run_cells(cells, plan, jobs, stop), 1):
+        show(f"[{done}/{len(cells)}] {cell.name}: finished")
+    return done == len(cells)
+
+
+def _announce(plan: Plan, seeds: Sequence[int]) -> None:
+    for variant in plan.variants:
+        batches = ", ".join(f"{number} batches of {name}" for name, number in variant.batches.items())
+        tasks = f" ({', '.join(variant.config.tasks)})" if variant.task is None else ""
+        show(f"{variant.name}{tasks}: {batches}")
+    show(f"{len(plan.variants) * len(seeds)} trainings: seeds {', '.join(map(str, seeds))}")
+
+
+def _tell(result: Result) -> None:
+    table = Table(title="joint training against each task alone, in per cent", title_justify="left")
+    for column in ("metric", "on"):
+        table.add_column(column)
+    for column in ("joint", "alone", "difference [95 %]"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("joint training")
+    for one in result.comparisons:
+        sides = (f"{100 * np.mean(list(side.values())):.2f}" for side in (one.joint, one.alone))
+        metric = one.metric if one.metric == EXACT else f"{one.question.task} {one.metric}"
+        table.add_row(metric, one.question.split, *sides, told(one), one.verdict)
+    show(table)
+    for note in result.notes:
+        show(f"note: {note}")
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
