@@ -348,7 +348,8 @@ def _loop(
         weight_decay=train.weight_decay,
     )
     schedule = SCHEDULES[train.schedule](len(mixing), round(train.warmup_ratio * len(mixing)))
-    balancing = _balancing(config, model, precision.device, max(1, round(len(mixing) / train.epochs)))
+    reference = sources[config.reference].sampler.batches_per_epoch / mixing.quotas[config.reference]
+    balancing = _balancing(config, model, precision.device, max(1, round(reference * len(mixing))))
     if isinstance(balancing, Uncertainty):
         rate = train.balancing_learning_rate or _UNCERTAINTY_RATE
         optimizer.add_param_group(balancing.parameter_group(rate))

@@ -6,6 +6,7 @@ PyTorch's format; an original archive that somebody has is converted by `palm-tr
 
 import difflib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -65,33 +66,34 @@ _WITHOUT_DOWNLOAD = {
 
 def ls(item: str = "all", scope: str = "all") -> None:
     """Prints what can be downloaded: one kind of item, or all; one name, or all. Raises PalmError for what does not exist."""
-    for kind in ITEMS if item.lower() == "all" else (_item(item),):
-        _say(f"Available {kind} items:")
-        if kind != "pretrain":
-            if scope.lower() != "all":
-                raise PalmError(f"{kind} '{scope}': {_WITHOUT_DOWNLOAD[kind]}; nothing is to be downloaded.")
-            _say(f"  none to download: {_WITHOUT_DOWNLOAD[kind]}")
-        elif scope.lower() != "all":
-            name = _name(scope)
-            _say(f"  => {name} ({source(name)})")
-        else:
-            _list_pretrained()
+    lines = [line for kind in (ITEMS if item.lower() == "all" else (_item(item),)) for line in _listed(kind, scope)]
+    _say("".join(f"{line}\n" for line in lines), end="")  # at once: a reader that leaves after some lines (`| head`) breaks no pipe
 
 
-def _list_pretrained() -> None:
-    for name in PRETRAINED:
-        _say(f"  => {name}")
-    _say("Also, without a download:")
-    _say(f"  => {PACKAGED} (installed with palm-nlu[train])")
-    _say("  => scratch (a small encoder without pretrained weights; its vocabulary is learnt from your text)")
-    _say("Notes:")
+def _listed(kind: str, scope: str) -> Iterator[str]:
+    """The lines of one kind of item."""
+    yield f"Available {kind} items:"
+    if kind != "pretrain":
+        if scope.lower() != "all":
+            raise PalmError(f"{kind} '{scope}': {_WITHOUT_DOWNLOAD[kind]}; nothing is to be downloaded.")
+        yield f"  none to download: {_WITHOUT_DOWNLOAD[kind]}"
+        return
+    if scope.lower() != "all":
+        name = _name(scope)
+        yield f"  => {name} ({source(name)})"
+        return
+    yield from (f"  => {name}" for name in PRETRAINED)
+    yield "Also, without a download:"
+    yield f"  => {PACKAGED} (installed with palm-nlu[train])"
+    yield "  => scratch (a small encoder without pretrained weights; its vocabulary is learnt from your text)"
+    yield "Notes:"
     for name, model in PRETRAINED.items():
         if model.repo is None:
-            _say(f"  {name} has no repository on the Hub: {_CONVERT}")
+            yield f"  {name} has no repository on the Hub: {_CONVERT}"
         elif model.note:
-            _say(f"  {name}: {source(name)}")
-    _say("  the others come from the Hub's repository of the same weights: `palm-train models ls` shows which")
-    _say("  any Hub id works too: downloader.download('pretrain', 'org/name', PATH)")
+            yield f"  {name}: {source(name)}"
+    yield "  the others come from the Hub's repository of the same weights: `palm-train models ls` shows which"
+    yield "  any Hub id works too: downloader.download('pretrain', 'org/name', PATH)"
 
 
 def source(name: str) -> str:

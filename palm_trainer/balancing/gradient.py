@@ -18,6 +18,9 @@ from palm_trainer.errors import ConfigError
 
 GradientMethod: TypeAlias = Literal["pcgrad", "cagrad", "upgrad", "aligned_mtl", "mgda"]
 
+_RIDGE = 1e-4  # of the mean squared length of the gradients
+_TINY = 1e-30
+
 
 class GradientBalancing:
     """The encoder gets sum over tasks of w x (gradient of weight x mean loss), w from the method.
@@ -76,10 +79,9 @@ class GradientBalancing:
             gramian
         ).all():  # an fp16 overflow: the step will be skipped, but must not break the solver
             return torch.ones_like(gramian[0])
-        weights: Tensor = self._weighting(
-            gramian / gramian.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
-        )
-        return weights if self._adds_up else len(weights) * weights
+        small = gramian.cpu()  # MPS has no eigenvalues, and the solvers run on the CPU
+        weights: Tensor = self._weighting(small / small.diagonal().mean().clamp(min=_TINY))
+        return (weights if self._adds_up else len(weights) * weights).to(gramian.device)
 
     def observe(self, losses: Mapping[str, float]) -> None:
         """Nothing beyond the gradients."""
@@ -136,9 +138,9 @@ def project(weights: Tensor, gramian: Tensor) -> Tensor:
     """UPGrad's projection onto the dual cone: for each row u of `weights` [T, T], the v >= u with the least v G v.
 
     With G = A^T A and v = u + x this is non-negative least squares, min |A x + A u|, which scipy solves; torchjd's own way needs a solver
-    under the GPL.
+    under the GPL. As there, a small multiple of the identity is added to G, so that a gradient of nearly nothing gets no weight without end.
     """
-    values, vectors = np.linalg.eigh(gramian.double().cpu().numpy())
-    root = np.sqrt(values.clip(min=0))[:, None] * vectors.T
-    found = [u + nnls(root, -root @ u)[0] for u in weights.double().cpu().numpy()]
+    values, vectors = np.linalg.eigh(gramian.cpu().double().numpy())
+    root = np.sqrt(values.clip(min=0) + max(_RIDGE * values.mean(), _TINY))[:, None] * vectors.T
+    found = [u + nnls(root, -root @ u)[0] for u in weights.cpu().double().numpy()]
     return torch.tensor(np.stack(found), dtype=weights.dtype, device=weights.device)

@@ -107,11 +107,11 @@ def _tell(result: Result) -> None:
         table.add_column(column)
     for column in ("joint", "alone", "difference [95 %]"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("joint training")
+    table.add_column("together")
     for one in result.comparisons:
         sides = (f"{100 * np.mean(list(side.values())):.2f}" for side in (one.joint, one.alone))
         metric = one.metric if one.metric == EXACT else f"{one.question.task} {one.metric}"
-        table.add_row(metric, one.question.split, *sides, told(one), one.verdict)
+        table.add_row(metric, one.question.split, *sides, told(one), one.verdict.replace("no difference", "not"))
     show(table)
     for note in result.notes:
         show(f"note: {note}")

@@ -77,7 +77,7 @@ def forest(comparisons: Sequence[Comparison]) -> str:
     height = _TOP + _ROW * len(comparisons) + _BOTTOM
     bottom = height - _BOTTOM
     parts = []
-    for tick in nice_ticks(low, high):
+    for tick in nice_ticks(low, high, 9):
         at = _x(tick)
         parts.append(f'<line class="grid" x1="{at}" x2="{at}" y1="{_TOP}" y2="{bottom}"/>')
         parts.append(f'<text x="{at}" y="{bottom + 16}" text-anchor="middle">{f"{tick:+.6g}" if tick else 0}</text>')
@@ -86,7 +86,7 @@ def forest(comparisons: Sequence[Comparison]) -> str:
         parts += _row(one, _TOP + _ROW * i + _ROW // 2, _x)
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(
-        f'<text class="name" x="{middle}" y="{height - 6}" text-anchor="middle">← worse together    percentage points    better together →</text>'
+        f'<text class="name" x="{middle}" y="{height - 6}" text-anchor="middle">← worse together · percentage points · better together →</text>'
     )
     label = "; ".join(f"{one.question.task} {one.metric} {one.question.domain}: {told(one)}" for one in comparisons)
     return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
@@ -129,7 +129,7 @@ def _result_blocks(result: Result) -> list[Block]:
         [
             Cell(one.question.task),
             Cell(one.metric),
-            Cell(f"{one.question.split} ({one.question.domain})"),
+            Cell(one.question.split),
             count(one.examples),
             *(percent(float(np.mean(list(side.values()))), 2) for side in (one.joint, one.alone)),
             Cell(told(one), one.difference.mean),

@@ -234,12 +234,14 @@ def _warnings(config: Config, comparisons: Sequence[Comparison]) -> list[str]:
         f"{_title(one)}: {-100 * one.difference.mean:.2f} points worse trained together "
         f"({100 * one.difference.low:+.2f} to {100 * one.difference.high:+.2f}): negative transfer. {_ways_out(config, one.question.task)}"
         for one in comparisons
-        if one.verdict == "hurt" and one.question.task in config.tasks
+        if one.verdict == "hurt"
     ]
 
 
 def _ways_out(config: Config, task: str) -> str:
-    """What the configuration could change, by how the other tasks reach this one."""
+    """What the configuration could change, by how the other tasks reach this one; `task` may be several together."""
+    if task not in config.tasks:
+        return "Ways out: weigh the tasks otherwise (tasks.NAME.weight, train.balancing), or train them by themselves."
     own = config.tasks[task].data
     others = [name for name in config.tasks if name != task]
     beside = [name for name in others if set(config.tasks[name].data) & set(own)]

@@ -23,6 +23,8 @@ def run_cells(cells: Sequence[Cell], plan: Plan, jobs: int, stop: Callable[[], b
 
     Raises the first error of a cell, after the others have saved and ended.
     """
+    if stop():
+        return
     context = multiprocessing.get_context("spawn")
     flag = context.Event()
     threads = max(1, (os.cpu_count() or 1) // jobs)

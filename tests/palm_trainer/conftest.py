@@ -136,6 +136,12 @@ def write_tiny(folder: Path, *, splits: tuple[str, ...] = ("dev", "test"), secon
     return path
 
 
+@pytest.fixture(scope="session")
+def write_config() -> Callable[..., Path]:
+    """`write_config(folder, second=True)`: for fixtures that tests share."""
+    return write_tiny
+
+
 @pytest.fixture
 def tiny_config(tmp_path: Path) -> Callable[..., Config]:
     """`tiny_config("train.epochs=1", ..., second=True, splits=("dev",))`: a fresh data set and the configuration for it, in tmp_path."""

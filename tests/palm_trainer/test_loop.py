@@ -199,11 +199,10 @@ def test_any_subset_of_tasks_in_one_pass(training):
     passes = []
     model.backbone.register_forward_hook(lambda *_: passes.append(1))
     ids = torch.tensor([[2, 5, 6, 3]])
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    everything = model(**inputs)
+    everything = model(input_ids=ids, attention_mask=torch.ones_like(ids))
     assert list(everything) == list(model.output_names()) == ["intent.logits", "slots.logits"]
     assert len(passes) == 1
-    some = model(**inputs, tasks=("slots",))
+    some = model(input_ids=ids, attention_mask=torch.ones_like(ids), tasks=("slots",))
     assert list(some) == ["slots.logits"]
     assert torch.equal(some["slots.logits"], everything["slots.logits"])
 

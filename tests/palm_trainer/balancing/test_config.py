@@ -9,9 +9,11 @@ import sys
 import pytest
 import torch
 import torchjd._mixins
+import torchjd.aggregation
 from safetensors.torch import load_file
 
 from palm_trainer import build
+from palm_trainer.balancing.gradient import project
 from palm_trainer.build import build_training
 from palm_trainer.cli.train import app, command
 from palm_trainer.config import load_config
@@ -47,6 +49,36 @@ def test_continued_to_the_bit_in_every_precision(tiny_config, method, precision)
     assert {name for name in one if not torch.equal(one[name], before[name])} >= {
         f"heads.{task}.linear.weight" for task in ("intent", "slots", "mood")
     }
+
+
+AGGREGATORS = {
+    "pcgrad": torchjd.aggregation.PCGrad(),
+    "cagrad": torchjd.aggregation.CAGrad(c=0.4),
+    "upgrad": torchjd.aggregation.UPGrad(projector=project),
+    "aligned_mtl": torchjd.aggregation.AlignedMTL(),
+    "mgda": torchjd.aggregation.MGDA(),
+}
+
+
+@pytest.mark.parametrize("method", GRADIENT)
+def test_the_encoder_gets_what_torchjd_makes_of_the_whole_jacobian(tiny_config, method):
+    """The tasks' gradients as rows of one dense matrix, aggregated, against a real pass; heads get the gradient of the plain sum."""
+    training = build_training(tiny_config(f"train.balancing={method}"))
+    loop, model = training.loop, training.trained.model
+    losses = loop._losses(loop.sources["travel"].next(), ("intent", "slots"))
+    shared = [p for p in model.backbone.parameters() if p.requires_grad]
+    heads = list(model.heads.parameters())
+    rows = []
+    for loss in losses.values():
+        found = torch.autograd.grad(loss, shared, retain_graph=True, materialize_grads=True, allow_unused=True)
+        rows.append(torch.cat([gradient.flatten() for gradient in found]))
+    plain = torch.autograd.grad(sum(losses.values()), heads, retain_graph=True)
+    wanted = AGGREGATORS[method](torch.stack(rows)) * (1 if method == "pcgrad" else len(rows))
+    loop._balancing.backward(losses, lambda loss: loss)
+    zeros = [torch.zeros_like(p) if p.grad is None else p.grad for p in shared]
+    got = torch.cat([gradient.flatten() for gradient in zeros])
+    assert (got - wanted).norm() <= 1e-3 * wanted.norm()
+    torch.testing.assert_close([p.grad for p in heads], list(plain))
 
 
 def test_methods_differ(tiny_config):

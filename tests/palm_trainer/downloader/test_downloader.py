@@ -364,3 +364,13 @@ def test_another_model_in_the_place_of_the_first(hub, tmp_path):
     downloader.download("pretrain", NAME, tmp_path)
     assert (folder / "config.json").read_bytes() == b'{"model_type": "albert"}'
     assert len(hub.requests(WEIGHTS)) == 1
+
+
+def test_a_reader_that_leaves_after_the_first_lines_breaks_no_pipe():
+    """`ls | head -1`: the list is written at once."""
+    code = "from palm_trainer import downloader; downloader.ls('pretrain')"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "Available pretrain items:\n"
+    process.stdout.close()
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, "")
