@@ -67,7 +67,9 @@ _WITHOUT_DOWNLOAD = {
 def ls(item: str = "all", scope: str = "all") -> None:
     """Prints what can be downloaded: one kind of item, or all; one name, or all. Raises PalmError for what does not exist."""
     lines = [line for kind in (ITEMS if item.lower() == "all" else (_item(item),)) for line in _listed(kind, scope)]
-    _say("".join(f"{line}\n" for line in lines), end="")  # at once: a reader that leaves after some lines (`| head`) breaks no pipe
+    _say(
+        "".join(f"{line}\n" for line in lines), end=""
+    )  # at once: a reader that leaves after some lines (`| head`) breaks no pipe
 
 
 def _listed(kind: str, scope: str) -> Iterator[str]:
