@@ -239,7 +239,7 @@ class _StopRequest:
     followed by one of torchrun, which ends at once by itself what takes longer than it waits.
     """
 
-    def __init__(self, *, alone: bool) -> None:
+    def __init__(self, *, alone: bool = True) -> None:
         self.asked = False
         self._alone = alone
         if threading.current_thread() is threading.main_thread():

@@ -160,7 +160,7 @@ def _strike(process, run: Path, place: str, pause: float) -> None:
 
 
 def test_killed_at_any_moment_and_resumed_is_unbroken_to_the_bit(tiny_toml, tmp_path, fit):
-    """Real `palm-train run` processes, SIGKILL: among steps of several parts, and within a checkpoint's write; dropout, average, weights from past losses, two data sets."""
+    """Real `palm-train run` processes, SIGKILL: among steps of several parts, and within a checkpoint's write; dropout, average, weights."""
     path = tiny_toml(second=True)
     settings = 'save_every_steps = 2\naccumulate_steps = 2\nema_decay = 0.9\nbalancing = "dwa"\n'
     text = path.read_text().replace("epochs = 3", "epochs = 5").replace("[train]\n", "[train]\n" + settings)
