@@ -46,6 +46,7 @@ TRAINER_LAYERS = [
 PART_OF = {
     "config_rules": "config",
     "config_sections": "config",
+    "fields": "build",
     "hub": "downloader",
     "run_directory": "run",
 }
