@@ -18,9 +18,12 @@ from palm_trainer.backbone import (
 )
 from palm_trainer.balancing import Balancing, SharedParameters, Uncertainty, make_balancing
 from palm_trainer.config import Config, TaskConfig
+from palm_trainer.config_rules import WHOLE_BATCH
+from palm_trainer.distributed import ALONE, Processes
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation import EvaluationSet
-from palm_trainer.example import Example, FieldValue, LabelledSpan
+from palm_trainer.example import Example
+from palm_trainer.fields import fits, resolve_fields
 from palm_trainer.head import make_head
 from palm_trainer.loop import Source, TrainingLoop, choose_precision
 from palm_trainer.lr_sched import SCHEDULES
@@ -30,10 +33,9 @@ from palm_trainer.optimizer import HEAD_RATE_FACTOR, Ema, build_adamw
 from palm_trainer.reader.classify import ClassifyTarget
 from palm_trainer.reader.dataset import EncodedDataset
 from palm_trainer.reader.files import read_split
-from palm_trainer.reader.formats.jsonl import ANSWER
 from palm_trainer.reader.formats.source import Defect
 from palm_trainer.reader.masked_lm import MaskedLMTarget, MaskVocabulary
-from palm_trainer.reader.match import NEGATIVE, MatchTarget, RankTarget, with_negatives
+from palm_trainer.reader.match import MatchTarget, RankTarget, with_negatives
 from palm_trainer.reader.mrc import MrcTarget
 from palm_trainer.reader.multi_label import MultiLabelTarget
 from palm_trainer.reader.sampler import LengthBucketedSampler
@@ -59,8 +61,11 @@ class Training:
     defects: Mapping[str, Sequence[Defect]]
 
 
-def build_training(config: Config) -> Training:
-    """Reads the data, loads the encoder, and wires a training. Raises ConfigError, DataError or PalmError; seeds torch's generator."""
+def build_training(config: Config, processes: Processes = ALONE) -> Training:
+    """Reads the data, loads the encoder, and wires a training. Raises ConfigError, DataError or PalmError; seeds torch's generator.
+
+    Each of several processes builds the same, from the same files.
+    """
     torch.manual_seed(config.train.seed)
     splits = {name: read_split(data, "train") for name, data in config.data.items()}
     config = resolve_fields(config, {name: split.examples for name, split in splits.items()})
@@ -93,7 +98,7 @@ def build_training(config: Config) -> Training:
     return Training(
         config,
         trained,
-        _loop(config, trained.model, sources, word_dropout),
+        _loop(config, trained.model, sources, word_dropout, processes),
         dev,
         guessing_sets(config, trained, "dev"),
         {name: split.defects for name, split in splits.items()},
@@ -146,7 +151,7 @@ def _check_kinds(config: Config, fields: Mapping[str, str], examples: Sequence[E
     for task, field in fields.items():
         kind = config.tasks[task].kind
         for example in examples:
-            if field in example.fields and not _fits(kind, example.fields[field]):
+            if field in example.fields and not fits(kind, example.fields[field]):
                 wanted = {"sequence_label": "spans", "mrc": "spans of the passage", "multi_label": "classes"}.get(
                     kind, "one class"
                 )
@@ -177,52 +182,6 @@ def out_of_scope_examples(config: Config) -> dict[str, list[Example]]:
 def _is_scored(task: TaskConfig) -> bool:
     """Auxiliary tasks only shape the encoder; so does masked_lm, whatever it is called."""
     return not task.auxiliary and task.kind != "masked_lm"
-
-
-def resolve_fields(config: Config, examples: Mapping[str, Sequence[Example]]) -> Config:
-    """The configuration with each task's `field` set: as given, or by role, by name, or the only one of its kind. Raises DataError."""
-    tasks = {}
-    for name, task in config.tasks.items():
-        found: dict[str, FieldValue] = {}
-        for data in task.data:
-            for example in examples[data]:
-                for key, value in example.fields.items():
-                    if key not in found or found[key] == ():
-                        found[key] = value
-        tasks[name] = task.model_copy(update={"field": _choose_field(name, task, found)})
-    return config.model_copy(update={"tasks": tasks})
-
-
-def _choose_field(name: str, task: TaskConfig, found: Mapping[str, FieldValue]) -> str | None:
-    if task.kind == "masked_lm":
-        return None
-    if task.field is not None:
-        if task.field not in found:
-            raise DataError(
-                f"tasks.{name}.field: the data has no field '{task.field}'. It has: {', '.join(found) or 'none'}."
-            )
-        return task.field
-    ranks = task.learning_strategy == "pairwise"
-    fitting = [key for key, value in found.items() if _fits(task.kind, value) and (key == NEGATIVE) == ranks]
-    if task.kind == "multi_label":
-        fitting = [key for key in fitting if isinstance(found[key], tuple)] or fitting
-    for wanted in (name, task.role, ANSWER if task.kind == "mrc" else ""):
-        if wanted in fitting:
-            return wanted
-    if len(fitting) == 1:
-        return fitting[0]
-    raise DataError(
-        f"tasks.{name}: {len(fitting)} fields of the data suit kind '{task.kind}' ({', '.join(fitting) or 'none'}; all fields: {', '.join(found) or 'none'}). "
-        f'Say which with field = "...".'
-    )
-
-
-def _fits(kind: str, value: FieldValue) -> bool:
-    is_spans = isinstance(value, tuple) and all(isinstance(item, LabelledSpan) for item in value)
-    is_classes = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
-    if kind in ("sequence_label", "mrc"):
-        return is_spans
-    return isinstance(value, str) or (kind == "multi_label" and is_classes)
 
 
 def _learn(name: str, task: TaskConfig, examples: Sequence[Example], config: Config, encoder: LoadedEncoder) -> Target:
@@ -316,11 +275,22 @@ def _assemble(config: Config, encoder: LoadedEncoder, targets: Mapping[str, Targ
 
 
 def _loop(
-    config: Config, model: MultiTaskModel, sources: Mapping[str, Source], word_dropout: WordDropout | None
+    config: Config,
+    model: MultiTaskModel,
+    sources: Mapping[str, Source],
+    word_dropout: WordDropout | None,
+    processes: Processes,
 ) -> TrainingLoop:
     train = config.train
-    precision = choose_precision(train.device, train.precision)
+    if processes.size > 1 and train.balancing in WHOLE_BATCH:
+        raise ConfigError(
+            f"train.balancing: '{train.balancing}' weighs the tasks' gradients of a whole batch, of which {processes.size} processes hold a part each. "
+            "Train in one process, or choose fixed, uncertainty, dwa or random."
+        )
+    precision = choose_precision(processes.device(train.device), train.precision)
     model.to(precision.device)
+    processes.same_weights(model)
+    processes.generator_apart(train.seed)
     mixing = _mixing(config, {name: source.sampler.batches_per_epoch for name, source in sources.items()})
     optimizer = build_adamw(
         model.backbone,
@@ -348,6 +318,8 @@ def _loop(
         train.max_grad_norm,
         ema=None if train.ema_decay is None else Ema(model, train.ema_decay),
         regularization=Regularization(train.r_drop, _noise(model, train.fgm), word_dropout),
+        accumulate=train.accumulate_steps,
+        processes=processes,
     )
 
 

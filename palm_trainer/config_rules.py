@@ -50,6 +50,8 @@ KIND_OF: Mapping[str, str] = {
 
 GRADIENT_METHODS = ("pcgrad", "cagrad", "upgrad", "aligned_mtl", "mgda")
 _WITHIN_A_STEP = ("gradnorm", "random", *GRADIENT_METHODS)
+WHOLE_BATCH = ("gradnorm", *GRADIENT_METHODS)
+"""Values of `train.balancing` that weigh the gradients of a whole batch: those of its parts, weighed apart, would not add up."""
 _BALANCING_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "balancing_learning_rate": ("uncertainty", "gradnorm"),
     "dwa_temperature": ("dwa",),
@@ -83,6 +85,7 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
     yield from _task_set_faults(dict(_tables(tasks)), data)
     yield from _scope_faults(data, dict(_tables(tasks)))
     yield from _train_faults(train, data, tasks)
+    yield from _part_faults(train)
     yield from _mixing_faults(train, data)
     yield from _balancing_faults(train, dict(_tables(tasks)))
     yield from _freeze_faults(train, encoder)
@@ -170,6 +173,18 @@ def _train_faults(train: Table, data: Table, tasks: Table) -> Iterator[str]:
         if not dot or not metric or task not in tasks:
             known = ", ".join(tasks)
             yield f"train.select: '{select}' is none of average, exact_match, TASK.METRIC (tasks: {known}); change it"
+
+
+def _part_faults(train: Table) -> Iterator[str]:
+    parts, batch = train.get("accumulate_steps", 1), train.get("batch_size", 32)
+    if isinstance(parts, int) and isinstance(batch, int) and parts > batch > 0:
+        yield f"train.accumulate_steps: {parts} parts of a batch of {batch} examples (train.batch_size); lower it to {batch} or less"
+    method = train.get("balancing", "fixed")
+    if isinstance(parts, int) and parts > 1 and method in WHOLE_BATCH:
+        yield (
+            f"train.accumulate_steps: '{method}' (train.balancing) weighs the tasks' gradients of a whole batch, which {parts} parts never hold; "
+            "set it to 1, or choose fixed, uncertainty, dwa or random"
+        )
 
 
 def _balancing_faults(train: Table, tasks: Mapping[str, Table]) -> Iterator[str]:

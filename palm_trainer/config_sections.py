@@ -199,6 +199,8 @@ class TrainConfig(Section):
     """cagrad: how far from the mean gradient it may go, as a share of its length. None: 0.4."""
     batch_size: int = Field(32, ge=1)
     """Examples, over all devices."""
+    accumulate_steps: int = Field(1, ge=1)
+    """Parts that a batch is cut into, one after the other, to save memory; the gradient is that of the whole batch."""
     learning_rate: Positive = 5e-5
     """Of the encoder, at its peak."""
     head_learning_rate: Positive | None = None
@@ -228,6 +230,8 @@ class TrainConfig(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     seed: int = Field(13, ge=0, lt=2**32)
     log_every_steps: int = Field(20, ge=1)
+    save_every_steps: int | None = Field(None, ge=1)
+    """Steps between checkpoints that `--resume` continues from. None: only after each evaluation, and when stopped."""
     select: str = "average"
     """What chooses the best checkpoint on dev: `average` (see `tasks.NAME.baseline`), `exact_match`, or TASK.METRIC."""
     best_per_task: bool = False

@@ -2,6 +2,9 @@
 
 One step: the mixing policy names a data set, its sampler a batch, one encoder pass answers all tasks of that data set, their losses are
 combined, and the optimizer moves what got a gradient (heads that the batch does not train stay as they are).
+
+The batch may be cut into parts, one after the other in one process (accumulation) or side by side in several. Every loss is divided by the
+number of the task's labels in the whole batch, so that the sum of the parts' gradients is the gradient of the batch.
 """
 
 import math
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor
 
 from palm_trainer.balancing import Balancing
+from palm_trainer.distributed import ALONE, Processes
 from palm_trainer.errors import PalmError
 from palm_trainer.head import Head
 from palm_trainer.head.base import LossSum
@@ -52,8 +56,17 @@ class Source:
 
     def next(self) -> TrainingBatch:
         """The next batch."""
-        indices = self.sampler.next()
-        return self.dataset.batch(indices, self.sampler.epoch)
+        return self.parts(1, ALONE)[0]
+
+    def parts(self, accumulate: int, processes: Processes) -> list[TrainingBatch]:
+        """The next batch as this process trains it, cut into `accumulate` parts; fewer where the batch has not as many examples.
+
+        All processes draw the same batch, and each takes what is its own: the samplers know nothing of how many there are.
+        """
+        indices, count = self.sampler.next(), accumulate * processes.size
+        # every count-th: a batch of mixed lengths is sorted in part, and so costs each process alike
+        shares = [indices[first::count] for first in range(processes.rank, count, processes.size)]
+        return [self.dataset.batch(share, self.sampler.epoch) for share in shares if len(share)]
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,8 @@ class TrainingLoop:
         max_grad_norm: global norm that gradients are clipped to.
         ema: follows the parameters; see `averaged`.
         regularization: what else a step does against learning by heart.
+        accumulate: parts that a process cuts its share of a batch into.
+        processes: that train together.
     """
 
     def __init__(
@@ -119,6 +134,8 @@ class TrainingLoop:
         *,
         ema: Ema | None = None,
         regularization: Regularization | None = None,
+        accumulate: int = 1,
+        processes: Processes = ALONE,
     ) -> None:
         self.model = model
         self.sources = sources
@@ -131,6 +148,8 @@ class TrainingLoop:
         self._max_grad_norm = max_grad_norm
         self._ema = ema
         self._regularization = regularization or Regularization()
+        self._accumulate = accumulate
+        self.processes = processes
         self._scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.autocast == torch.float16)
 
     @property
@@ -141,21 +160,17 @@ class TrainingLoop:
     def steps(self) -> Iterator[Step]:
         """Trains to the end, one step an item; may be left and entered again between steps."""
         while self.step < self.total_steps:
-            yield self.train_on(*self.draw())
+            name = self.mixing[self.step]
+            yield self.train_on(name, *self.sources[name].parts(self._accumulate, self.processes))
 
-    def draw(self) -> tuple[str, TrainingBatch]:
-        """The data set whose turn it is, and its next batch."""
-        name = self.mixing[self.step]
-        return name, self.sources[name].next()
-
-    def train_on(self, name: str, batch: TrainingBatch) -> Step:
-        """One step on a batch of a data set."""
+    def train_on(self, name: str, *parts: TrainingBatch) -> Step:
+        """One step on this process's parts of a batch of a data set."""
         begin = time.perf_counter()
         source = self.sources[name]
         factor = self._schedule(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        values = self._gradients(name, batch, source.tasks)
+        values, examples = self._gradients(name, parts, source.tasks)
         if values:
             self._scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._max_grad_norm)
@@ -168,34 +183,50 @@ class TrainingLoop:
         self._balancing.observe(values)
         self.step += 1
         rate = self.optimizer.param_groups[0]["lr"]
-        return Step(self.step, name, values, rate, batch.size, time.perf_counter() - begin)
+        return Step(self.step, name, values, rate, examples, time.perf_counter() - begin)
 
-    def _gradients(self, name: str, batch: TrainingBatch, tasks: Sequence[str]) -> dict[str, float]:
-        """Adds up the gradients of a step; the loss of each task that the batch has a label for."""
+    def _gradients(
+        self, name: str, parts: Sequence[TrainingBatch], tasks: Sequence[str]
+    ) -> tuple[dict[str, float], int]:
+        """Sums the gradients of a step over its parts and the processes; the loss of each task that the batch has a label for, and its examples."""
+        own = [sum(int(self.model.head(task).labels(part.targets[task])) for part in parts) for task in tasks]
+        *counts, examples = self.processes.sum([*own, sum(part.size for part in parts)])
+        labels = {task: count for task, count in zip(tasks, counts, strict=True) if count}
+        values = dict.fromkeys(labels, 0.0)
+        for part in parts if labels else ():
+            for task, loss in self._learn(part, tasks, labels, part.size / examples).items():
+                values[task] += loss
+        values = dict(zip(values, self.processes.sum(list(values.values())), strict=True))
+        self._check_finite(values, name)
+        self.processes.sum_gradients(p for group in self.optimizer.param_groups for p in group["params"])
+        return values, round(examples)
+
+    def _learn(
+        self, part: TrainingBatch, tasks: Sequence[str], labels: Mapping[str, float], share: float
+    ) -> dict[str, float]:
+        """Adds the gradients of one part of a batch, which holds `share` of its examples; what it adds to the loss of each task."""
         noise = self._regularization.noise
         with nullcontext() if noise is None else noise.observed():
-            losses = self._losses(batch, tasks)
-        values = {task: float(loss.detach()) for task, loss in losses.items()}
-        self._check_finite(values, name)
-        if losses:
-            self._balancing.backward(losses, self._scaler.scale)
-        if losses and noise is not None:
+            losses = self._losses(part, tasks, labels)
+        self._balancing.backward(losses, self._scaler.scale, share)
+        if noise is not None:
             with noise.applied():
-                disturbed = self._losses(batch, tasks)
-            self._balancing.backward(disturbed, self._scaler.scale)
-        return values
+                disturbed = self._losses(part, tasks, labels)
+            self._balancing.backward(disturbed, self._scaler.scale, share)
+        return {task: float(loss.detach()) for task, loss in losses.items()}
 
     def _check_finite(self, losses: Mapping[str, float], data: str) -> None:
         """Stops before a loss that is no number spoils the weights."""
         for task, value in losses.items():
             if not math.isfinite(value):
+                self.optimizer.zero_grad(set_to_none=True)
                 raise PalmError(
                     f"loss of task '{task}' is {value} at step {self.step + 1} (data set {data}); lower train.learning_rate or use precision fp32. "
                     "What was saved before stands."
                 )
 
-    def _losses(self, batch: TrainingBatch, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Mean loss of each task that the batch holds a label for."""
+    def _losses(self, batch: TrainingBatch, tasks: Sequence[str], labels: Mapping[str, float]) -> dict[str, Tensor]:
+        """Summed loss of each task in `labels`, over the number that it gives: that of the step of which the batch is a part."""
         self.model.train()
         device, dtype = self.precision.device, self.precision.autocast
         guesses = any(self.model.head(task).kind == "masked_lm" for task in tasks)  # its input is disturbed already
@@ -208,13 +239,12 @@ class TrainingLoop:
         with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             outputs = self.model(**inputs, tasks=tasks)
         losses = {}
-        for task in tasks:
+        for task, count in labels.items():
             head = self.model.head(task)
             own = {tensor: outputs[f"{task}.{tensor}"] for tensor in head.tensors}
             targets = batch.targets[task].to(device, non_blocking=True)
             loss = self._agreeing(head, own, targets, alpha) if alpha else head.loss(own, targets)
-            if int(loss.labels):
-                losses[task] = loss.total / loss.labels
+            losses[task] = loss.total / count
         return losses
 
     def _agreeing(self, head: Head, outputs: Mapping[str, Tensor], targets: Tensor, alpha: float) -> LossSum:
@@ -233,6 +263,7 @@ class TrainingLoop:
         generators: dict[str, Any] = {"cpu": torch.get_rng_state()}
         if self.precision.device.type == "cuda":
             generators["cuda"] = torch.cuda.get_rng_state(self.precision.device)
+        first, *others = self.processes.gather(generators)
         return {
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
@@ -240,7 +271,8 @@ class TrainingLoop:
             "samplers": {name: source.sampler.state_dict() for name, source in self.sources.items()},
             "mixing": self.mixing.state_dict(),
             "balancing": self._balancing.state_dict(),
-            "generators": generators,
+            "generators": first,
+            "other_generators": others,
             "ema": None if self._ema is None else self._ema.state_dict(),
         }
 
@@ -258,9 +290,12 @@ class TrainingLoop:
             source.sampler.load_state_dict(state["samplers"][name])
         self.mixing.load_state_dict(state.get("mixing", {}))  # checkpoints from before these two had a state hold none
         self._balancing.load_state_dict(state.get("balancing", {}))
-        torch.set_rng_state(state["generators"]["cpu"])
-        if "cuda" in state["generators"]:
-            torch.cuda.set_rng_state(state["generators"]["cuda"], self.precision.device)
+        generators = [state["generators"], *state.get("other_generators", ())]
+        if self.processes.rank < len(generators):  # else there are more processes than then, and this one keeps its own
+            own = generators[self.processes.rank]
+            torch.set_rng_state(own["cpu"])
+            if "cuda" in own:
+                torch.cuda.set_rng_state(own["cuda"], self.precision.device)
         if self._ema is not None:
             self._ema.load_state_dict(state["ema"])
             if averaged:

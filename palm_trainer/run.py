@@ -7,14 +7,16 @@ metrics.json   last evaluation of each split, of the best checkpoint
 report.html    what a person looks at
 """
 
+import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
+
+from torch import Tensor
 
 from palm_trainer.build import (
     Training,
@@ -26,17 +28,28 @@ from palm_trainer.build import (
     tuned_tasks,
 )
 from palm_trainer.calibration import calibrate
-from palm_trainer.checkpoint import has_checkpoint, load_trained, load_training_state, remove_checkpoints, save_trained
+from palm_trainer.checkpoint import has_checkpoint, load_trained, load_training_state, save_trained
 from palm_trainer.config import Config, load_config
-from palm_trainer.errors import CheckpointError
+from palm_trainer.distributed import ALONE, Processes
+from palm_trainer.errors import CheckpointError, PalmError
 from palm_trainer.evaluation import PRIMARY, Answering, EvaluationSet, Metrics, Predictor, evaluate, score_of
 from palm_trainer.loop import Step
 from palm_trainer.model import TrainedModel
 from palm_trainer.perplexity import perplexities
 from palm_trainer.report import Recording, RunFacts, versions, write_report
+from palm_trainer.run_directory import (
+    CONFIG,
+    EVENTS,
+    METRICS,
+    REPORT,
+    claim,
+    differences,
+    forget_later_events,
+    forget_run,
+    whole_lines,
+    write_whole,
+)
 from palm_trainer.thresholds import tune_thresholds
-
-CONFIG, EVENTS, METRICS, REPORT = "config.toml", "events.jsonl", "metrics.json", "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +93,12 @@ class Progress:
 
 
 def train(
-    config: Config, *, resume: bool = False, overwrite: bool = False, stop: Callable[[], bool] = lambda: False
+    config: Config,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    processes: Processes = ALONE,
 ) -> Iterator[Event]:
     """Trains, evaluates after each epoch of the reference data set, and keeps the best and the last checkpoint.
 
@@ -88,31 +106,32 @@ def train(
         config: what to train; `train.output` is the run directory.
         resume: continue from `last/` (from the beginning where nothing was saved yet); configuration and data must be the same.
         overwrite: replace a run that the directory holds.
-        stop: asked after each step; when it says True the last checkpoint is written and training ends.
+        stop: asked after each step; when it says True (to any of the processes) the last checkpoint is written and training ends.
+        processes: that train this together. All yield the same events; the first alone evaluates and writes.
 
     Raises:
         CheckpointError: the output holds a run and neither `resume` nor `overwrite` is given, or there is nothing to resume.
+        PalmError: the processes do not see the same data.
     """
     output = config.train.output
-    _claim(output, resume, overwrite)
-    training = build_training(config)
+    processes.from_first(lambda: claim(output, resume, overwrite))
+    training = build_training(config, processes)
+    _check_alike(training)
     progress = Progress()
     if resume:
         _restore(training, progress, output)
     else:
-        output.mkdir(parents=True, exist_ok=True)
-        _forget_run(output)
-        _write(output / CONFIG, training.config.dump_toml())
+        processes.from_first(lambda: _begin(training))
     yield Started(training, training.loop.step)
-    with (output / EVENTS).open("a", encoding="utf-8") as log:
+    with (output / EVENTS if processes.is_first else Path(os.devnull)).open("a", encoding="utf-8") as log:
         if training.loop.step < training.loop.total_steps and not _out_of_patience(training, progress):
             _log_start(log, training)
         interrupted = yield from _steps_and_evaluations(training, progress, log, stop)
     if interrupted:
         yield Finished({}, interrupted=True)
         return
-    thresholds = _fit_decoding(training)
-    yield Finished(finish(training.config), thresholds=thresholds)
+    thresholds, metrics = processes.from_first(lambda: (_fit_decoding(training), finish(training.config)))
+    yield Finished(metrics, thresholds=thresholds)
 
 
 def finish(config: Config) -> dict[str, Metrics]:
@@ -162,7 +181,7 @@ def _report(
     output: Path,
 ) -> None:
     metrics = json.loads((run / METRICS).read_text(encoding="utf-8")) if (run / METRICS).exists() else {}
-    facts = RunFacts(run, config, trained, [json.loads(line) for line in _whole_lines(run / EVENTS)], metrics)
+    facts = RunFacts(run, config, trained, [json.loads(line) for line in whole_lines(run / EVENTS)], metrics)
     write_report(facts, task_kinds(config), split, sets, predictor, output)
 
 
@@ -185,7 +204,7 @@ def write_metrics(run: Path, metrics: dict[str, Metrics]) -> None:
     """Merges into metrics.json, by split."""
     path = run / METRICS
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    _write(path, json.dumps({**known, **metrics}, indent=2, ensure_ascii=False) + "\n")
+    write_whole(path, json.dumps({**known, **metrics}, indent=2, ensure_ascii=False) + "\n")
 
 
 def _steps_and_evaluations(
@@ -201,15 +220,16 @@ def _steps_and_evaluations(
         ended = _evaluation_is_due(training, step)
         if ended:
             epoch = reference.epoch + reference.position / reference.batches_per_epoch
-            evaluated = _evaluate(training, progress, settings.output, epoch)
+            evaluated = _evaluate(training, progress, epoch)
             _log(log, evaluated)
             yield evaluated
             _save_last(training, progress)
             if _out_of_patience(training, progress):
                 return False
-        if step.step < loop.total_steps and stop():
-            if not ended:
-                _save_last(training, progress)
+        stopped = step.step < loop.total_steps and loop.processes.any(stop())
+        if not ended and (stopped or step.step % (settings.save_every_steps or loop.total_steps) == 0):
+            _save_last(training, progress)
+        if stopped:
             return True
     return False
 
@@ -246,8 +266,19 @@ def _out_of_patience(training: Training, progress: Progress) -> bool:
     return patience is not None and progress.evaluations_without_gain >= patience
 
 
-def _evaluate(training: Training, progress: Progress, output: Path, epoch: float) -> Evaluated:
-    config, kinds = training.config, task_kinds(training.config)
+def _evaluate(training: Training, progress: Progress, epoch: float) -> Evaluated:
+    """Evaluates and keeps the best on the first process; all learn of it."""
+
+    def on_first() -> tuple[Evaluated, Progress]:
+        return _evaluated(training, progress, epoch), progress
+
+    evaluated, known = training.loop.processes.from_first(on_first)
+    vars(progress).update(vars(known))
+    return evaluated
+
+
+def _evaluated(training: Training, progress: Progress, epoch: float) -> Evaluated:
+    config, kinds, output = training.config, task_kinds(training.config), training.config.train.output
     baselines = {name: task.baseline for name, task in config.tasks.items() if task.baseline is not None}
     with training.loop.averaged():
         metrics = evaluate(Predictor(training.trained), kinds, training.dev)
@@ -273,7 +304,8 @@ def _keep_best_by_task(training: Training, progress: Progress, output: Path, met
 
 def _save_last(training: Training, progress: Progress) -> None:
     with training.loop.averaged():
-        save_trained(training.trained, training.config.train.output / "last", _state(training, progress))
+        state, last = _state(training, progress), training.config.train.output / "last"
+        training.loop.processes.from_first(lambda: save_trained(training.trained, last, state))
 
 
 def _state(training: Training, progress: Progress) -> dict[str, Any]:
@@ -284,37 +316,38 @@ def _rows(training: Training) -> dict[str, int]:
     return {name: len(source.dataset) for name, source in training.loop.sources.items()}
 
 
-def _claim(output: Path, resume: bool, overwrite: bool) -> None:
-    """Checks that the output directory is ours to use."""
-    holds_run = (output / CONFIG).exists()
-    if resume and not holds_run:
-        raise CheckpointError(
-            f"{output} holds no run to resume ({output / CONFIG} is missing). Start without --resume."
-        )
-    if output.exists() and not output.is_dir():
-        raise CheckpointError(f"{output} is a file. Choose another output directory.")
-    if holds_run and not resume:
-        if not overwrite:
-            raise CheckpointError(
-                f"{output} holds a run already. Continue it with --resume, replace it with --overwrite, or choose another directory with --output."
-            )
-    elif output.is_dir() and any(output.iterdir()) and not resume:
-        raise CheckpointError(
-            f"{output} is not empty and holds no run. Choose an empty or new directory with --output."
-        )
+def _begin(training: Training) -> None:
+    """Makes the run directory new."""
+    output = training.config.train.output
+    output.mkdir(parents=True, exist_ok=True)
+    forget_run(output)
+    write_whole(output / CONFIG, training.config.dump_toml())
 
 
-def _forget_run(output: Path) -> None:
-    """Deletes what another run left, so that nothing of it can be resumed or taken for the new one's."""
-    remove_checkpoints(output)
-    for path in output.glob("best-*"):
-        shutil.rmtree(path)
-    for name in (EVENTS, METRICS):
-        (output / name).unlink(missing_ok=True)
+def _check_alike(training: Training) -> None:
+    """Raises PalmError where one process has read something else than the first."""
+    tokenizer = training.trained.tokenizer_json
+    own = (_rows(training), training.trained.tasks, hashlib.sha256(tokenizer.encode()).hexdigest())
+    processes = training.loop.processes
+    if processes.from_first(lambda: own) != own:
+        raise PalmError(
+            f"process {processes.rank} of {processes.size} has read other data, labels or pieces than process 0. Give all of them the same files."
+        )
 
 
 def _restore(training: Training, progress: Progress, output: Path) -> None:
     """Puts a training where `last/` was saved; leaves it at its beginning when the run was stopped before that."""
+    found = training.loop.processes.from_first(lambda: _saved(training, output))
+    if found is None:
+        return
+    weights, state = found
+    training.trained.model.load_state_dict(weights)
+    training.loop.load_state_dict(state["loop"], averaged=True)
+    vars(progress).update(state["progress"])
+
+
+def _saved(training: Training, output: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Weights and state of `last/`, and no event after it; None where nothing was saved yet."""
     saved = load_config(output / CONFIG)
     changed = differences(saved, training.config)
     if changed:
@@ -322,8 +355,8 @@ def _restore(training: Training, progress: Progress, output: Path) -> None:
             f"{output} was trained with another configuration ({', '.join(changed)} differ). Resume with {output / CONFIG}, or train into another directory."
         )
     if not has_checkpoint(output, "last") and not (output / METRICS).exists():
-        _forget_run(output)
-        return
+        forget_run(output)
+        return None
     state = load_training_state(output)
     trained = load_trained(output, "last")
     if (trained.tokenizer_json, trained.tasks, state["rows"]) != (
@@ -335,43 +368,8 @@ def _restore(training: Training, progress: Progress, output: Path) -> None:
             f"{output}: the training data or the encoder is not what it was when {output / 'last'} was saved (rows, labels or vocabulary differ). "
             "Put it back, or train into another directory with --output."
         )
-    training.trained.model.load_state_dict(trained.model.state_dict())
-    training.loop.load_state_dict(state["loop"], averaged=True)
-    for name, value in state["progress"].items():
-        setattr(progress, name, value)
-    _forget_later_events(output / EVENTS, training.loop.step)
-
-
-def differences(saved: Config, given: Config) -> list[str]:
-    """Dotted names of what differs, the output directory aside."""
-    one, other = _flat(saved.model_dump(mode="json")), _flat(given.model_dump(mode="json"))
-    return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key) and key != "train.output")
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return flat
-
-
-def _forget_later_events(path: Path, step: int) -> None:
-    """Drops what was logged after the checkpoint: those steps are trained again."""
-    if path.exists():
-        _write(path, "".join(line for line in _whole_lines(path) if json.loads(line)["step"] <= step))
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """Lines of the log; a crash may have cut the last one, which is left out."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [line + "\n" for line in text.split("\n")[:-1]]
-
-
-def _write(path: Path, text: str) -> None:
-    """Replaces a file as a whole."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    forget_later_events(output / EVENTS, state["loop"]["step"])
+    return trained.model.state_dict(), state
 
 
 def _log(log: TextIO, event: Step | Evaluated) -> None:
@@ -390,6 +388,7 @@ def _log_start(log: TextIO, training: Training) -> None:
         "total_steps": training.loop.total_steps,
         "device": str(precision.device),
         "precision": str(precision.autocast or "fp32").removeprefix("torch."),
+        "processes": training.loop.processes.size,
         "versions": versions(),
     }
     log.write(json.dumps(record, ensure_ascii=False) + "\n")

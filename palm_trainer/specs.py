@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from palm_trainer.errors import WiringError
 
 IGNORE = -100
@@ -33,6 +36,11 @@ POOLED_OUTPUT = TensorSpec("pooled_output", "float32", ("batch", "hidden"))
 
 PALM_NAMES = {"input_ids": "token_ids", "attention_mask": "input_mask", "token_type_ids": "segment_ids"}
 """What the Python API of the original calls the model's inputs."""
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """What losses are computed in: float32, or what is finer; autocast gives less."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def check_fit(needs: Iterable[TensorSpec], gives: Iterable[TensorSpec], consumer: str, provider: str) -> None:

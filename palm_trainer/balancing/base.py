@@ -12,8 +12,11 @@ Scale: TypeAlias = Callable[[Tensor], Tensor]
 class Balancing(Protocol):
     """How the losses of several tasks become one step."""
 
-    def backward(self, losses: Mapping[str, Tensor], scale: Scale) -> None:
-        """Adds the gradients of one pass over a batch to those of the parameters."""
+    def backward(self, losses: Mapping[str, Tensor], scale: Scale, share: float = 1.0) -> None:
+        """Adds the gradients of one pass over a batch, or over a part of it, to those of the parameters.
+
+        A part's losses are sums over the counts of the whole batch, and `share` is that of its examples.
+        """
 
     def observe(self, losses: Mapping[str, float]) -> None:
         """Takes in the losses of a step that ended."""

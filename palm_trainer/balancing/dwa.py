@@ -39,7 +39,7 @@ class DynamicWeightAverage:
         means = self._means[task]
         return means[1] / means[0] if len(means) == 2 and means[0] > 0 else 1.0
 
-    def backward(self, losses: Mapping[str, Tensor], scale: Scale) -> None:
+    def backward(self, losses: Mapping[str, Tensor], scale: Scale, share: float = 1.0) -> None:
         """Adds the gradients of the weighted sum."""
         weights = self.weights
         scale(total([weights[task] * loss for task, loss in losses.items()])).backward()

@@ -18,7 +18,7 @@ class FixedWeights:
         """One scalar from the tasks' mean losses."""
         return total([self._weights[task] * loss for task, loss in losses.items()])
 
-    def backward(self, losses: Mapping[str, Tensor], scale: Scale) -> None:
+    def backward(self, losses: Mapping[str, Tensor], scale: Scale, share: float = 1.0) -> None:
         """Adds the gradients of the sum."""
         scale(self.combine(losses)).backward()
 

@@ -52,7 +52,7 @@ class GradientBalancing:
         self._adds_up = method == "pcgrad"  # the others give means
         self._weighting = _weighting(method, cagrad_c)
 
-    def backward(self, losses: Mapping[str, Tensor], scale: Scale) -> None:
+    def backward(self, losses: Mapping[str, Tensor], scale: Scale, share: float = 1.0) -> None:
         """Adds the gradients of one pass to those of the parameters."""
         weighted = {task: self._fixed[task] * loss for task, loss in losses.items()}
         if len(weighted) == 1:  # nobody to agree with

@@ -33,7 +33,7 @@ class GradNorm:
         self._optimizer = torch.optim.Adam(self.weights.values(), lr=learning_rate)
         self._first: dict[str, float] = {}
 
-    def backward(self, losses: Mapping[str, Tensor], scale: Scale) -> None:
+    def backward(self, losses: Mapping[str, Tensor], scale: Scale, share: float = 1.0) -> None:
         """Adds the gradients of the sum with the weights as they stand, then moves these."""
         for task, loss in losses.items():
             self._first.setdefault(task, float(loss.detach()))

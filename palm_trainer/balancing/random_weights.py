@@ -10,37 +10,37 @@ from palm_trainer.balancing.base import Scale, total
 
 
 class RandomWeights:
-    """K x softmax of K standard normal numbers over the K tasks of a pass, drawn anew for each; 1 on average, as `fixed`.
+    """K x softmax of K standard normal numbers over the K tasks of a step, drawn anew for each step; 1 on average, as `fixed`.
 
     Args:
         weights: the configuration's `weight` of each task, by which its own is multiplied.
-        seed: with the number of the draw, decides everything.
+        seed: with the number of the step, decides everything.
     """
 
     def __init__(self, weights: Mapping[str, float], seed: int) -> None:
         self._fixed = dict(weights)
         self._seed = seed
-        self._draws = 0
+        self._steps = 0
 
     def draw(self, count: int) -> list[float]:
-        """The next weights of so many tasks."""
-        powers = np.exp(np.random.default_rng((self._seed, self._draws)).standard_normal(count))
-        self._draws += 1
+        """The weights of so many tasks in this step; in each of its parts the same."""
+        powers = np.exp(np.random.default_rng((self._seed, self._steps)).standard_normal(count))
         weights: list[float] = (count * powers / powers.sum()).tolist()
         return weights
 
-    def backward(self, losses: Mapping[str, Tensor], scale: Scale) -> None:
+    def backward(self, losses: Mapping[str, Tensor], scale: Scale, share: float = 1.0) -> None:
         """Adds the gradients of the weighted sum."""
         drawn = zip(losses.items(), self.draw(len(losses)), strict=True)
         scale(total([weight * self._fixed[task] * loss for (task, loss), weight in drawn])).backward()
 
     def observe(self, losses: Mapping[str, float]) -> None:
-        """Losses change nothing."""
+        """Another step, other weights."""
+        self._steps += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """How often was drawn."""
-        return {"draws": self._draws}
+        """The number of the step."""
+        return {"steps": self._steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues where `state_dict` was taken."""
-        self._draws = state["draws"]
+        self._steps = state["steps"]

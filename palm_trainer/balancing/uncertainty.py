@@ -27,10 +27,10 @@ class Uncertainty:
         rates = {"lr": learning_rate, "peak_lr": learning_rate}
         return {"params": list(self.log_variances.values()), "weight_decay": 0.0, **rates}
 
-    def backward(self, losses: Mapping[str, Tensor], scale: Scale) -> None:
+    def backward(self, losses: Mapping[str, Tensor], scale: Scale, share: float = 1.0) -> None:
         """Adds the gradients of the weighted sum, those of the variances too."""
         own = {task: self.log_variances[task] for task in losses}
-        scale(total([torch.exp(-own[task]) * loss + own[task] / 2 for task, loss in losses.items()])).backward()
+        scale(total([torch.exp(-own[task]) * loss + share * own[task] / 2 for task, loss in losses.items()])).backward()
 
     def observe(self, losses: Mapping[str, float]) -> None:
         """Nothing beyond the gradients."""

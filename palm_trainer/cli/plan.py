@@ -10,11 +10,12 @@ import numpy.typing as npt
 from rich.table import Table
 
 from palm_serve.tokenization import TextTokenizer
-from palm_trainer.build import Training, build_training, resolve_fields
+from palm_trainer.build import Training, build_training
 from palm_trainer.cli.show import announce, show
 from palm_trainer.config import Config, DataConfig, TaskConfig
 from palm_trainer.config_rules import GRADIENT_METHODS
 from palm_trainer.example import Example
+from palm_trainer.fields import resolve_fields
 from palm_trainer.mixing import LossDriven, Planned, RoundRobin
 from palm_trainer.reader.files import Split, read_split
 from palm_trainer.reader.formats.source import Defect, FormatOptions

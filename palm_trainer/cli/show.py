@@ -14,7 +14,8 @@ from palm_trainer.build import Training
 from palm_trainer.config import Config
 from palm_trainer.evaluation import Metrics
 from palm_trainer.loop import Step
-from palm_trainer.run import REPORT, Evaluated, Event, Finished, Started
+from palm_trainer.run import Evaluated, Event, Finished, Started
+from palm_trainer.run_directory import REPORT
 
 _RATE_WINDOW = 50
 
@@ -58,6 +59,12 @@ def show_training(events: Iterable[Event], config: Config) -> bool:
     return interrupted
 
 
+def watch_training(events: Iterable[Event]) -> bool:
+    """Runs what another process shows; True when it was stopped before its end."""
+    *_, last = events
+    return isinstance(last, Finished) and last.interrupted
+
+
 def metrics_table(metrics: Mapping[str, Metrics], title: str) -> Table:
     """Metrics in per cent, a column a split."""
     table = Table(title=title, title_justify="left")
@@ -78,8 +85,10 @@ def announce(training: Training, first_step: int) -> None:
     )
     rows = ", ".join(f"{name} {len(source.dataset)} rows" for name, source in training.loop.sources.items())
     kind = str(precision.autocast or "fp32").removeprefix("torch.")
+    processes = training.loop.processes.size
+    where = f"{processes} x {precision.device.type}" if processes > 1 else str(precision.device)
     resumed = f" from step {first_step}" if first_step else ""
-    show(f"{rows}; {tasks}; {training.loop.total_steps} steps{resumed} on {precision.device} in {kind}")
+    show(f"{rows}; {tasks}; {training.loop.total_steps} steps{resumed} on {where} in {kind}")
 
 
 def _show_defects(training: Training) -> None:

@@ -50,21 +50,25 @@ def run(
         bool, typer.Option("--overwrite", help="Replace a run that the output directory holds.")
     ] = False,
 ) -> None:
-    """Train, evaluate after each epoch, keep the best and the last checkpoint."""
-    from palm_trainer.cli.show import show_training
+    """Train, evaluate after each epoch, keep the best and the last checkpoint. Under torchrun several processes train together."""
+    from palm_trainer.cli.show import show_training, watch_training
     from palm_trainer.config import load_config
-    from palm_trainer.run import CONFIG, train
+    from palm_trainer.distributed import process_group
+    from palm_trainer.run import train
+    from palm_trainer.run_directory import CONFIG
 
-    if resume and overwrite:
-        raise PalmError("--resume continues a run and --overwrite replaces it. Give one of them.")
-    settings = load_config(config, overrides or (), output)
-    stop = _StopRequest()
-    interrupted = show_training(_guarded(train(settings, resume=resume, overwrite=overwrite, stop=stop)), settings)
+    with process_group() as processes:
+        if resume and overwrite:
+            raise PalmError("--resume continues a run and --overwrite replaces it. Give one of them.")
+        settings = load_config(config, overrides or (), output)
+        stop = _StopRequest(alone=processes.size == 1)
+        events = _guarded(train(settings, resume=resume, overwrite=overwrite, stop=stop, processes=processes))
+        interrupted = show_training(events, settings) if processes.is_first else watch_training(events)
+        if interrupted and processes.is_first:
+            saved = settings.train.output / CONFIG  # holds what --set and --output said
+            told = f"palm-train run {saved} --output {settings.train.output} --resume"
+            print(f"stopped; continue with: {told}", file=sys.stderr)
     if interrupted:
-        saved = settings.train.output / CONFIG  # holds what --set and --output said
-        print(
-            f"stopped; continue with: palm-train run {saved} --output {settings.train.output} --resume", file=sys.stderr
-        )
         raise typer.Exit(130)
 
 
@@ -231,17 +235,21 @@ def _check_split(settings: "Config", split: str) -> None:
 
 
 class _StopRequest:
-    """Ctrl-C once: finish the step, save, stop. Twice: stop at once."""
+    """Ctrl-C once: finish the step, save, stop. Twice: stop at once, unless others train with this process: there the signal of the terminal is
+    followed by one of torchrun, which ends at once by itself what takes longer than it waits.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, alone: bool = True) -> None:
         self.asked = False
+        self._alone = alone
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._ask)
             signal.signal(signal.SIGTERM, self._ask)
 
     def _ask(self, number: int, _frame: Any) -> None:
         self.asked = True
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if self._alone:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     def __call__(self) -> bool:
         return self.asked
@@ -262,7 +270,7 @@ def _guarded(events: "Iterator[Event]") -> "Iterator[Event]":
 def _run_config(run: Path, checkpoint: str) -> Any:
     from palm_trainer.checkpoint import checkpoint_directory
     from palm_trainer.config import load_config
-    from palm_trainer.run import CONFIG
+    from palm_trainer.run_directory import CONFIG
 
     checkpoint_directory(run, checkpoint)
     return load_config(run / CONFIG, output=run)
@@ -291,3 +299,7 @@ def command(app: Callable[..., Any], arguments: Iterable[str] | None = None) -> 
 def main() -> None:
     """Entry point of `palm-train`."""
     sys.exit(command(app))
+
+
+if __name__ == "__main__":  # torchrun -m palm_trainer.cli.train run CONFIG
+    main()

@@ -24,7 +24,8 @@ from palm_trainer.errors import CheckpointError, PalmError
 from palm_trainer.evaluation import EvaluationSet, Predictor
 from palm_trainer.metrics import reading_scores
 from palm_trainer.report.rows import Judged, judge
-from palm_trainer.run import CONFIG, Event, Finished, Started, differences, train
+from palm_trainer.run import Event, Finished, Started, train
+from palm_trainer.run_directory import CONFIG, differences
 
 COUNTS = "counts.json"
 _TELL_NOTHING = ("test", "out_of_domain", "log_every_steps")

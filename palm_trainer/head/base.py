@@ -35,6 +35,10 @@ class Head(nn.Module):
         """The head's tensors by name, float32."""
         raise NotImplementedError
 
+    def labels(self, targets: Tensor) -> Tensor:
+        """Number of labels in the targets: what `loss` sums over, known before the forward pass."""
+        return (targets != IGNORE).sum()
+
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> LossSum:
         """Sum of the losses of all labelled targets, and their number."""
         raise NotImplementedError

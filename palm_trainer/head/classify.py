@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from palm_trainer.head.base import IGNORE, Head, LossSum
-from palm_trainer.specs import POOLED_OUTPUT
+from palm_trainer.specs import POOLED_OUTPUT, full_precision
 
 
 class Classify(Head):
@@ -39,10 +39,10 @@ class Classify(Head):
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> LossSum:
         """Cross-entropy; targets int64 [B], IGNORE where unlabelled. Counts examples."""
         total = F.cross_entropy(
-            outputs["logits"].float(),
+            full_precision(outputs["logits"]),
             targets,
             ignore_index=IGNORE,
             reduction="sum",
             label_smoothing=self.label_smoothing,
         )
-        return LossSum(total, (targets != IGNORE).sum())
+        return LossSum(total, self.labels(targets))

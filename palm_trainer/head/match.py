@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from palm_trainer.head.base import IGNORE, Head, LossSum
-from palm_trainer.specs import POOLED_OUTPUT
+from palm_trainer.specs import POOLED_OUTPUT, full_precision
 
 
 class Match(Head):
@@ -51,12 +51,12 @@ class Match(Head):
 
         Pairwise: max(0, margin - score + negative's score), with logits [2B, 1] of which each second row is the negative of the one before.
         """
-        logits = outputs["logits"].float()
+        logits = full_precision(outputs["logits"])
         if self.pairwise:
             positive, negative = torch.sigmoid(logits).view(-1, 2).unbind(dim=1)
             counted = targets != IGNORE
-            return LossSum((F.relu(self.margin - positive + negative) * counted).sum(), counted.sum())
+            return LossSum((F.relu(self.margin - positive + negative) * counted).sum(), self.labels(targets))
         total = F.cross_entropy(
             logits, targets, ignore_index=IGNORE, reduction="sum", label_smoothing=self.label_smoothing
         )
-        return LossSum(total, (targets != IGNORE).sum())
+        return LossSum(total, self.labels(targets))

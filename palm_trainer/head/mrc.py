@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from palm_trainer.head.base import IGNORE, Head, LossSum
-from palm_trainer.specs import SEQUENCE_OUTPUT
+from palm_trainer.specs import SEQUENCE_OUTPUT, full_precision
 
 
 class MRC(Head):
@@ -34,6 +34,10 @@ class MRC(Head):
         logits = self.linear(self.dropout(features[SEQUENCE_OUTPUT.name]))
         return {"start_logits": logits[:, :, 0], "end_logits": logits[:, :, 1]}
 
+    def labels(self, targets: Tensor) -> Tensor:
+        """Number of windows with a label; targets int64 [B, 5], of which the first is the beginning."""
+        return (targets[:, 0] != IGNORE).sum()
+
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> LossSum:
         """Mean of the cross-entropies of beginning and end, over the passage and "no answer" only: the question and padding cannot be chosen.
 
@@ -44,8 +48,11 @@ class MRC(Head):
         allowed = (position >= first[:, None]) & (position < after[:, None]) | (position == null[:, None])
         total = sum(
             F.cross_entropy(
-                outputs[name].float().masked_fill(~allowed, -torch.inf), target, ignore_index=IGNORE, reduction="sum"
+                full_precision(outputs[name]).masked_fill(~allowed, -torch.inf),
+                target,
+                ignore_index=IGNORE,
+                reduction="sum",
             )
             for name, target in (("start_logits", start), ("end_logits", end))
         )
-        return LossSum(torch.as_tensor(total) / 2, (start != IGNORE).sum())
+        return LossSum(torch.as_tensor(total) / 2, self.labels(targets))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from palm_trainer.head.base import IGNORE, Head, LossSum
-from palm_trainer.specs import POOLED_OUTPUT
+from palm_trainer.specs import POOLED_OUTPUT, full_precision
 
 
 class MultiLabel(Head):
@@ -34,13 +34,15 @@ class MultiLabel(Head):
         """`pooled_output` [B, H] -> `logits` [B, C]."""
         return {"logits": self.linear(self.dropout(features[POOLED_OUTPUT.name]))}
 
+    def labels(self, targets: Tensor) -> Tensor:
+        """Number of examples with a label; targets int64 [B, C], a row all IGNORE where there is none."""
+        return (targets[:, 0] != IGNORE).sum()
+
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> LossSum:
         """Binary cross-entropy, summed over the classes; targets int64 [B, C] of 0 and 1, IGNORE where unlabelled. Counts examples.
 
         Summed, a class's logit gets the gradient that it gets in a softmax (probability minus target), whatever C is.
         """
-        labelled = targets != IGNORE
-        losses = F.binary_cross_entropy_with_logits(
-            outputs["logits"].float(), targets.clamp(min=0).float(), reduction="none"
-        )
-        return LossSum((losses * labelled).sum(), labelled[:, 0].sum())
+        labelled, logits = targets != IGNORE, full_precision(outputs["logits"])
+        losses = F.binary_cross_entropy_with_logits(logits, targets.clamp(min=0).to(logits.dtype), reduction="none")
+        return LossSum((losses * labelled).sum(), self.labels(targets))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from palm_trainer.head.base import IGNORE, Head, LossSum
 from palm_trainer.head.crf import LinearChainCrf
-from palm_trainer.specs import SEQUENCE_OUTPUT
+from palm_trainer.specs import SEQUENCE_OUTPUT, full_precision
 
 
 class SequenceLabel(Head):
@@ -40,12 +40,12 @@ class SequenceLabel(Head):
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> LossSum:
         """Negative log-likelihood of the tags; targets int64 [B, S], IGNORE on special tokens and padding. Counts pieces."""
-        emissions = outputs["logits"].float()
+        emissions = full_precision(outputs["logits"])
         tagged = targets != IGNORE
         if self.crf is None:
             return LossSum(
                 F.cross_entropy(emissions.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"),
-                tagged.sum(),
+                self.labels(targets),
             )
         lengths = tagged.sum(dim=1)
         first = tagged.int().argmax(dim=1)  # the pieces of the text stand together
@@ -53,7 +53,7 @@ class SequenceLabel(Head):
         index = (first[:, None] + torch.arange(longest, device=targets.device)).clamp(max=targets.shape[1] - 1)
         aligned = emissions.gather(1, index.unsqueeze(2).expand(-1, -1, emissions.shape[2]))
         total = self.crf.negative_log_likelihood(aligned, targets.gather(1, index), lengths)
-        return LossSum(total, lengths.sum())
+        return LossSum(total, self.labels(targets))
 
     def decode_arrays(self) -> dict[str, npt.NDArray[np.float32]]:
         """Learned scores of the chain: `start` [T], `transitions` [T, T], `end` [T]."""

@@ -19,7 +19,7 @@ from palm_trainer.loop import Source
 from palm_trainer.reader.base_reader import Phase, Reader, ReaderBatch
 from palm_trainer.reader.dataset import TrainingBatch
 from palm_trainer.reader.text_reader import TextReader
-from palm_trainer.specs import EMBEDDING_TABLE, PALM_NAMES, POOLED_OUTPUT, SEQUENCE_OUTPUT, TensorSpec
+from palm_trainer.specs import EMBEDDING_TABLE, PALM_NAMES, POOLED_OUTPUT, SEQUENCE_OUTPUT, TensorSpec, full_precision
 
 Attrs = Mapping[str, Sequence[Any]]
 Answer = TypeVar("Answer")
@@ -124,11 +124,15 @@ class OwnHead(Head):
         reader = {name: features[_ENGINE.get(name, name)] for name in wanted.get("reader", {})}
         return self._built({"reader": reader, "backbone": backbone}, self.user.outputs_attr)
 
+    def labels(self, targets: Any) -> Tensor:
+        """Rows of the reader's arrays; 1 where the loss takes none."""
+        return torch.tensor(max((len(value) for value in targets.values() if value.dim()), default=1))
+
     def loss(self, outputs: Mapping[str, Tensor], targets: Any) -> LossSum:
         """The user's loss, once a row, so that it is a mean again in the end; targets are ReaderArrays. Raises WiringError where `build` gives none."""
         built = self._built({"reader": targets, "backbone": outputs}, ("loss",))
-        rows = max((len(value) for value in (*targets.values(), *outputs.values()) if value.dim()), default=1)
-        return LossSum(built["loss"].float().sum() * rows, torch.tensor(rows))
+        rows = self.labels(targets)
+        return LossSum(full_precision(built["loss"]).sum() * rows, rows)
 
     def _built(self, given: Mapping[str, Mapping[str, Tensor]], wanted: Sequence[str] | Attrs) -> dict[str, Tensor]:
         built = self.user.build(given, scope_name=f"{self._task}.")

@@ -28,7 +28,7 @@ SERVE_LAYERS = [
 ]
 TRAINER_LAYERS = [
     {"errors"},
-    {"specs", "example", "config"},
+    {"specs", "example", "config", "distributed"},
     {"reader", "backbone", "head", "lr_sched", "optimizer", "downloader", "metrics"}
     | {"mixing", "balancing", "regularization"},
     {"model"},
@@ -43,7 +43,13 @@ TRAINER_LAYERS = [
     {"cli"},
 ]
 # Modules that are a second file of a unit.
-PART_OF = {"config_rules": "config", "config_sections": "config", "hub": "downloader"}
+PART_OF = {
+    "config_rules": "config",
+    "config_sections": "config",
+    "fields": "build",
+    "hub": "downloader",
+    "run_directory": "run",
+}
 
 # What the trainer shares with the server: measured is what is served.
 ACROSS = {"errors", "types", "bundle", "tokenization", "decoding", "engine"}

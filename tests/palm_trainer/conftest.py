@@ -1,8 +1,13 @@
 """Tiny data, tiny configurations and their trained runs, for every test of the training side."""
 
 import json
-from collections.abc import Callable
+import os
+import socket
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -174,6 +179,56 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     run_to_end(load_config(write_tiny(folder, second=True)))
     return folder / "run"
+
+
+class Together:
+    """Processes that train together, as torchrun would start them; what each prints goes to `RANK.out` and `RANK.err` in a folder."""
+
+    def __init__(self, folder: Path, size: int, target: Callable[..., None], *arguments: Any) -> None:
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["palm_trainer.run"])  # else each would load torch anew
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self._folder = folder
+        self.processes: list[BaseProcess] = []
+        for rank in range(size):
+            group = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            process = context.Process(target=_as_rank, args=(folder, group, target, arguments))
+            process.start()
+            self.processes.append(process)
+
+    def codes(self) -> list[int | None]:
+        """Exit codes, once all have ended."""
+        for process in self.processes:
+            process.join(120)
+        return [process.exitcode for process in self.processes]
+
+    def printed(self, kind: str) -> list[str]:
+        """What each wrote to `out` or `err`."""
+        return [(self._folder / f"{rank}.{kind}").read_text() for rank in range(len(self.processes))]
+
+
+def _as_rank(folder: Path, group: dict[str, object], target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    os.environ.update({name: str(value) for name, value in group.items()})
+    for number, kind in ((1, "out"), (2, "err")):
+        os.dup2(os.open(folder / f"{group['RANK']}.{kind}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    target(*arguments)
+
+
+@pytest.fixture
+def together(tmp_path: Path) -> Iterator[Callable[..., Together]]:
+    """`together(2, target, *arguments)` starts processes of one training; those that still run at the end are killed."""
+    started: list[Together] = []
+
+    def _start(size: int, target: Callable[..., None], *arguments: Any) -> Together:
+        started.append(Together(tmp_path, size, target, *arguments))
+        return started[-1]
+
+    yield _start
+    for one in started:
+        for process in one.processes:
+            process.kill()
 
 
 KIND_HEADER = """

@@ -2,8 +2,11 @@
 
 import errno
 import json
+import random
 import shutil
 import signal
+import sys
+import time
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -11,11 +14,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from palm_trainer.checkpoint import checkpoint_directory, load_trained, load_training_state, save_trained
+from palm_trainer.checkpoint import (
+    checkpoint_directory,
+    has_checkpoint,
+    load_trained,
+    load_training_state,
+    save_trained,
+)
+from palm_trainer.cli.train import app, command
 from palm_trainer.config import load_config
 from palm_trainer.errors import CheckpointError
 from palm_trainer.loop import Step
-from palm_trainer.run import Evaluated, train
+from palm_trainer.run import train
 
 
 def contents(directory):
@@ -126,39 +136,69 @@ def test_what_is_not_there(tmp_path):
         load_trained(tmp_path)
 
 
-def _train_in_a_process(config: Path, resume: bool, told) -> None:
+def _palm_train_run(config: Path, resume: bool) -> None:
     torch.set_num_threads(1)
-    for event in train(load_config(config), resume=resume):
-        if isinstance(event, Step | Evaluated):
-            told.send(event.step)
+    sys.exit(command(app, ["run", str(config), *(["--resume"] if resume else [])]))
+
+
+def _strike(process, run: Path, place: str, pause: float) -> None:
+    """Waits until the run stands where it shall be killed, and a little longer, then kills it."""
+    last, begun = run / "last", time.monotonic()
+    before = last.stat().st_ino if last.exists() else None
+
+    def there() -> bool:
+        if place == "write":
+            return last.with_name("last.new").exists()
+        return last.exists() and last.stat().st_ino != before  # a checkpoint more: it is among the steps again
+
+    while not there() and process.is_alive():
+        assert time.monotonic() - begun < 60
+        time.sleep(0.0005)
+    time.sleep(pause)
+    process.kill()
+    process.join()
 
 
 def test_killed_at_any_moment_and_resumed_is_unbroken_to_the_bit(tiny_toml, tmp_path, fit):
-    """Real processes, SIGKILL. An epoch is two steps, so most of the time goes into checkpoints, and kills fall into them too."""
+    """Real `palm-train run` processes, SIGKILL: among steps of several parts, and within a checkpoint's write; dropout, average, weights."""
     path = tiny_toml(second=True)
-    text = path.read_text().replace("batch_size = 4", "batch_size = 12").replace("epochs = 3", "epochs = 6")
+    settings = 'save_every_steps = 2\naccumulate_steps = 2\nema_decay = 0.9\nbalancing = "dwa"\n'
+    text = path.read_text().replace("epochs = 3", "epochs = 5").replace("[train]\n", "[train]\n" + settings)
     path.write_text(text)
     unbroken = tmp_path / "unbroken.toml"
     unbroken.write_text(text.replace((tmp_path / "run").as_posix(), (tmp_path / "unbroken").as_posix()))
     fit(load_config(unbroken))
-    processes = get_context("forkserver")
+    processes, moment = get_context("forkserver"), random.Random(7)
     processes.set_forkserver_preload(["palm_trainer.run"])
-    resume = False
-    for number, moment in enumerate((0.0, 0.013, 0.031)):
-        receiver, sender = processes.Pipe(duplex=False)
-        process = processes.Process(target=_train_in_a_process, args=(path, resume, sender))
+    cut_short = 0
+    for place in ("write", "step", "write"):
+        process = processes.Process(target=_palm_train_run, args=(path, (tmp_path / "run/config.toml").exists()))
         process.start()
-        sender.close()
-        for _ in range(3 + number):  # lets it do something, then strikes some way into what comes next
-            receiver.recv()
-        process.join(moment)
-        process.kill()
-        process.join()
+        _strike(process, tmp_path / "run", place, moment.uniform(0, 0.004 if place == "write" else 0.1))
         assert process.exitcode in (-signal.SIGKILL, 0)
-        resume = True
-    assert (tmp_path / "run/config.toml").exists()
+        cut_short += process.exitcode != 0
+    assert cut_short
     fit(load_config(path), resume=True)
     for which in ("best", "last"):
         one, other = (load_file(tmp_path / run / which / "model.safetensors") for run in ("run", "unbroken"))
         assert [name for name in one if not torch.equal(one[name], other[name])] == []
     assert {p.name for p in (tmp_path / "run").iterdir()} == {p.name for p in (tmp_path / "unbroken").iterdir()}
+
+
+def test_a_run_that_was_killed_while_it_wrote_its_configuration(tiny_config, fit):
+    """Nothing was trained yet; it starts as if it had never been."""
+    config = tiny_config("train.epochs=1")
+    config.train.output.mkdir()
+    (config.train.output / "config.toml.new").write_text("[enc")
+    assert fit(config).metrics
+
+
+def test_checkpoints_between_evaluations(tiny_config):
+    """Every four steps, but not where an evaluation saves anyway."""
+    config = tiny_config("train.save_every_steps=4", "train.epochs=2")
+    held = []
+    for event in train(config):
+        if isinstance(event, Step):
+            saved = has_checkpoint(config.train.output, "last")
+            held.append(load_training_state(config.train.output)["loop"]["step"] if saved else 0)
+    assert held == [0, 0, 0, 0, 4, 4, 6, 6, 8, 8, 8, 8]

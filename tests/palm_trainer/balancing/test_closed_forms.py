@@ -92,7 +92,7 @@ def test_dwa_follows_its_formula():
 
 def test_random_weights_add_up_and_are_one_on_average():
     balancing = RandomWeights(WEIGHTS, seed=5)
-    drawn = np.array([balancing.draw(2) for _ in range(400)])
+    drawn = np.array([(balancing.draw(2), balancing.observe({}))[0] for _ in range(400)])
     np.testing.assert_allclose(drawn.sum(axis=1), 2.0)
     assert drawn.mean(axis=0) == pytest.approx([1.0, 1.0], abs=0.06)
     assert drawn.std() > 0.3

@@ -74,7 +74,9 @@ def test_the_encoder_gets_what_torchjd_makes_of_the_whole_jacobian(tiny_config, 
     """The tasks' gradients as rows of one dense matrix, aggregated, against a real pass; heads get the gradient of the plain sum."""
     training = build_training(tiny_config(f"train.balancing={method}"))
     loop, model = training.loop, training.trained.model
-    losses = loop._losses(loop.sources["travel"].next(), ("intent", "slots"))
+    batch = loop.sources["travel"].next()
+    labels = {task: int(model.head(task).labels(targets)) for task, targets in batch.targets.items()}
+    losses = loop._losses(batch, list(labels), labels)
     shared = [p for p in model.backbone.parameters() if p.requires_grad]
     heads = list(model.heads.parameters())
     rows = []

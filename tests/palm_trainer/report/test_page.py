@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from palm_trainer.config import load_config
-from palm_trainer.run import REPORT, report_run, train
+from palm_trainer.run import report_run, train
+from palm_trainer.run_directory import REPORT
 
 HEADER = """
 [encoder]
