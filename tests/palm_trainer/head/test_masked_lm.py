@@ -31,7 +31,7 @@ def test_the_embedding_table_learns_as_input_and_as_decoder():
     rows, columns = encoder.embedding_table.shape
     model = MultiTaskModel(encoder, {"t": make_head("t", INFO, 8, embedding=(rows, columns))})
     ids = torch.tensor([[2, 6, 7, 3]])
-    outputs = model(ids, torch.ones_like(ids), torch.zeros_like(ids))
+    outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=torch.zeros_like(ids))
     total, _ = model.head("t").loss(
         {name: outputs[f"t.{name}"] for name in model.head("t").tensors}, torch.tensor([[IGNORE, 8, IGNORE, IGNORE]])
     )

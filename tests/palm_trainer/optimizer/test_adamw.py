@@ -86,7 +86,7 @@ def test_the_whole_encoder_trains_as_with_a_plain_table():
         optimizer = build_adamw(model.backbone, dict(model.heads.items()), learning_rate=0.01, head_learning_rate=0.05)
         ids = torch.tensor([[2, 5, 6, 3, 0, 0], [2, 7, 7, 5, 6, 3]])
         for _ in range(5):
-            outputs = model(ids, (ids != 0).long())
+            outputs = model(input_ids=ids, attention_mask=(ids != 0).long())
             model.head("t").loss({"logits": outputs["t.logits"]}, torch.tensor([0, 1])).total.backward()
             optimizer.step()
             optimizer.zero_grad()
