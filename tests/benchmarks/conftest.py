@@ -11,5 +11,5 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def _script_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    for name in ("common", "splits", "tasks", "tasks_table"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        monkeypatch.delitem(sys.modules, path.stem, raising=False)
