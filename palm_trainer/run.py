@@ -7,7 +7,6 @@ metrics.json   last evaluation of each split, of the best checkpoint
 report.html    what a person looks at
 """
 
-import hashlib
 import json
 import os
 import time
@@ -15,8 +14,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
-
-from torch import Tensor
 
 from palm_trainer.build import (
     Training,
@@ -28,27 +25,16 @@ from palm_trainer.build import (
     tuned_tasks,
 )
 from palm_trainer.calibration import calibrate
-from palm_trainer.checkpoint import has_checkpoint, load_trained, load_training_state, save_trained
-from palm_trainer.config import Config, load_config
+from palm_trainer.checkpoint import has_checkpoint, load_trained, save_trained
+from palm_trainer.config import Config
 from palm_trainer.distributed import ALONE, Processes
-from palm_trainer.errors import CheckpointError, PalmError
 from palm_trainer.evaluation import PRIMARY, Answering, EvaluationSet, Metrics, Predictor, evaluate, score_of
 from palm_trainer.loop import Step
 from palm_trainer.model import TrainedModel
 from palm_trainer.perplexity import perplexities
 from palm_trainer.report import Recording, RunFacts, versions, write_report
-from palm_trainer.run_directory import (
-    CONFIG,
-    EVENTS,
-    METRICS,
-    REPORT,
-    claim,
-    differences,
-    forget_later_events,
-    forget_run,
-    whole_lines,
-    write_whole,
-)
+from palm_trainer.run_directory import EVENTS, METRICS, REPORT, claim, whole_lines, write_whole
+from palm_trainer.run_state import Progress, begin, check_alike, restore, save_last
 from palm_trainer.thresholds import tune_thresholds
 
 
@@ -83,15 +69,6 @@ class Finished:
 Event: TypeAlias = Started | Step | Evaluated | Finished
 
 
-@dataclass
-class Progress:
-    """What a run remembers beside the loop's own state."""
-
-    best_score: float = -1.0
-    evaluations_without_gain: int = 0
-    best_by_task: dict[str, float] = field(default_factory=dict)
-
-
 def train(
     config: Config,
     *,
@@ -116,12 +93,12 @@ def train(
     output = config.train.output
     processes.from_first(lambda: claim(output, resume, overwrite))
     training = build_training(config, processes)
-    _check_alike(training)
+    check_alike(training)
     progress = Progress()
     if resume:
-        _restore(training, progress, output)
+        restore(training, progress, output)
     else:
-        processes.from_first(lambda: _begin(training))
+        processes.from_first(lambda: begin(training))
     yield Started(training, training.loop.step)
     with (output / EVENTS if processes.is_first else Path(os.devnull)).open("a", encoding="utf-8") as log:
         if training.loop.step < training.loop.total_steps and not _out_of_patience(training, progress):
@@ -223,12 +200,12 @@ def _steps_and_evaluations(
             evaluated = _evaluate(training, progress, epoch)
             _log(log, evaluated)
             yield evaluated
-            _save_last(training, progress)
+            save_last(training, progress)
             if _out_of_patience(training, progress):
                 return False
         stopped = step.step < loop.total_steps and loop.processes.any(stop())
         if not ended and (stopped or step.step % (settings.save_every_steps or loop.total_steps) == 0):
-            _save_last(training, progress)
+            save_last(training, progress)
         if stopped:
             return True
     return False
@@ -300,76 +277,6 @@ def _keep_best_by_task(training: Training, progress: Progress, output: Path, met
         if task in metrics and metrics[task][PRIMARY[kind]] > progress.best_by_task.get(task, -1.0):
             progress.best_by_task[task] = metrics[task][PRIMARY[kind]]
             save_trained(training.trained, output / f"best-{task}")
-
-
-def _save_last(training: Training, progress: Progress) -> None:
-    with training.loop.averaged():
-        state, last = _state(training, progress), training.config.train.output / "last"
-        training.loop.processes.from_first(lambda: save_trained(training.trained, last, state))
-
-
-def _state(training: Training, progress: Progress) -> dict[str, Any]:
-    return {"loop": training.loop.state_dict(), "progress": asdict(progress), "rows": _rows(training)}
-
-
-def _rows(training: Training) -> dict[str, int]:
-    return {name: len(source.dataset) for name, source in training.loop.sources.items()}
-
-
-def _begin(training: Training) -> None:
-    """Makes the run directory new."""
-    output = training.config.train.output
-    output.mkdir(parents=True, exist_ok=True)
-    forget_run(output)
-    write_whole(output / CONFIG, training.config.dump_toml())
-
-
-def _check_alike(training: Training) -> None:
-    """Raises PalmError where one process has read something else than the first."""
-    tokenizer = training.trained.tokenizer_json
-    own = (_rows(training), training.trained.tasks, hashlib.sha256(tokenizer.encode()).hexdigest())
-    processes = training.loop.processes
-    if processes.from_first(lambda: own) != own:
-        raise PalmError(
-            f"process {processes.rank} of {processes.size} has read other data, labels or pieces than process 0. Give all of them the same files."
-        )
-
-
-def _restore(training: Training, progress: Progress, output: Path) -> None:
-    """Puts a training where `last/` was saved; leaves it at its beginning when the run was stopped before that."""
-    found = training.loop.processes.from_first(lambda: _saved(training, output))
-    if found is None:
-        return
-    weights, state = found
-    training.trained.model.load_state_dict(weights)
-    training.loop.load_state_dict(state["loop"], averaged=True)
-    vars(progress).update(state["progress"])
-
-
-def _saved(training: Training, output: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Weights and state of `last/`, and no event after it; None where nothing was saved yet."""
-    saved = load_config(output / CONFIG)
-    changed = differences(saved, training.config)
-    if changed:
-        raise CheckpointError(
-            f"{output} was trained with another configuration ({', '.join(changed)} differ). Resume with {output / CONFIG}, or train into another directory."
-        )
-    if not has_checkpoint(output, "last") and not (output / METRICS).exists():
-        forget_run(output)
-        return None
-    state = load_training_state(output)
-    trained = load_trained(output, "last")
-    if (trained.tokenizer_json, trained.tasks, state["rows"]) != (
-        training.trained.tokenizer_json,
-        training.trained.tasks,
-        _rows(training),
-    ):
-        raise CheckpointError(
-            f"{output}: the training data or the encoder is not what it was when {output / 'last'} was saved (rows, labels or vocabulary differ). "
-            "Put it back, or train into another directory with --output."
-        )
-    forget_later_events(output / EVENTS, state["loop"]["step"])
-    return trained.model.state_dict(), state
 
 
 def _log(log: TextIO, event: Step | Evaluated) -> None:

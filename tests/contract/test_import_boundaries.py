@@ -48,7 +48,9 @@ PART_OF = {
     "config_sections": "config",
     "fields": "build",
     "hub": "downloader",
+    "build_loop": "build",
     "run_directory": "run",
+    "run_state": "run",
 }
 
 # What the trainer shares with the server: measured is what is served.
