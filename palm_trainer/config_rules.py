@@ -90,6 +90,7 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
     yield from _balancing_faults(train, dict(_tables(tasks)))
     yield from _freeze_faults(train, encoder)
     yield from _baseline_faults(train, dict(_tables(tasks)))
+    yield from _averaging_faults(train, data)
     yield from _regularization_faults(train, encoder, dict(_tables(tasks)))
 
 
@@ -239,6 +240,11 @@ def _scope_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
             yield f"data.{name}.out_of_scope: tells apart what belongs to no class, but no classify task reads '{name}'; remove it, or add such a task"
         elif table.get("out_of_scope") and not table.get("dev"):
             yield f"data.{name}.out_of_scope: its threshold is chosen with in-scope text of dev, which '{name}' has not; add dev"
+
+
+def _averaging_faults(train: Table, data: Table) -> Iterator[str]:
+    if "average_best" in train and not any(table.get("dev") for _, table in _tables(data)):
+        yield "train.average_best: chooses checkpoints on dev, which no data set has; add dev, or remove it"
 
 
 def _regularization_faults(train: Table, encoder: Table, tasks: Mapping[str, Table]) -> Iterator[str]:

@@ -236,6 +236,9 @@ class TrainConfig(Section):
     """What chooses the best checkpoint on dev: `average` (see `tasks.NAME.baseline`), `exact_match`, or TASK.METRIC."""
     best_per_task: bool = False
     """Also keep `best-TASK/`, the checkpoint with the best metric of each task."""
+    average_best: int | None = Field(None, ge=2)
+    """At the end, average the weights of so many best checkpoints on dev, as long as dev gains (a greedy soup); `best/` where it is better than any of
+    them. None: no average."""
     evaluations: int | None = Field(None, ge=1)
     """On dev, evenly over the run. None: after each epoch of the reference data set."""
     patience: int | None = Field(None, ge=1)

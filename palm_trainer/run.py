@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
+from palm_trainer import averaging
 from palm_trainer.build import (
     Training,
     build_training,
@@ -66,7 +67,17 @@ class Finished:
     thresholds: Mapping[str, float] = field(default_factory=dict)
 
 
-Event: TypeAlias = Started | Step | Evaluated | Finished
+@dataclass(frozen=True, slots=True)
+class Averaged:
+    """After the last step, with `train.average_best`: the average of the checkpoints of some steps, and whether it was kept as `best/`."""
+
+    step: int
+    steps: tuple[int, ...]
+    score: float
+    best: bool
+
+
+Event: TypeAlias = Started | Step | Evaluated | Averaged | Finished
 
 
 def train(
@@ -107,6 +118,8 @@ def train(
     if interrupted:
         yield Finished({}, interrupted=True)
         return
+    if config.train.average_best:
+        yield from _averaged(training, progress)
     thresholds, metrics = processes.from_first(lambda: (_fit_decoding(training), finish(training.config)))
     yield Finished(metrics, thresholds=thresholds)
 
@@ -255,12 +268,9 @@ def _evaluate(training: Training, progress: Progress, epoch: float) -> Evaluated
 
 
 def _evaluated(training: Training, progress: Progress, epoch: float) -> Evaluated:
-    config, kinds, output = training.config, task_kinds(training.config), training.config.train.output
-    baselines = {name: task.baseline for name, task in config.tasks.items() if task.baseline is not None}
+    config, output = training.config, training.config.train.output
     with training.loop.averaged():
-        metrics = evaluate(Predictor(training.trained), kinds, training.dev)
-        metrics |= perplexities(training.trained, training.guessing)
-        score = score_of(metrics, config.train.select, kinds, baselines)
+        metrics, score = _judge(training)
         best = score > progress.best_score or not metrics
         if best:
             progress.best_score, progress.evaluations_without_gain = score, 0
@@ -269,7 +279,54 @@ def _evaluated(training: Training, progress: Progress, epoch: float) -> Evaluate
             progress.evaluations_without_gain += 1
         if config.train.best_per_task:
             _keep_best_by_task(training, progress, output, metrics)
+        if config.train.average_best:
+            progress.candidates = averaging.enter(
+                output,
+                training.trained.model,
+                training.loop.step,
+                score,
+                progress.candidates,
+                config.train.average_best,
+            )
     return Evaluated(training.loop.step, epoch, metrics, score, best)
+
+
+def _judge(training: Training) -> tuple[Metrics, float]:
+    """Metrics of the model on dev as it stands, and the number that chooses the best."""
+    config, kinds = training.config, task_kinds(training.config)
+    baselines = {name: task.baseline for name, task in config.tasks.items() if task.baseline is not None}
+    metrics = evaluate(Predictor(training.trained), kinds, training.dev)
+    metrics |= perplexities(training.trained, training.guessing)
+    return metrics, score_of(metrics, config.train.select, kinds, baselines)
+
+
+def _averaged(training: Training, progress: Progress) -> Iterator[Averaged]:
+    """Averages the best checkpoints, where that was not done before the run was resumed; all processes learn of it."""
+    found = training.loop.processes.from_first(lambda: _average_best(training, progress))
+    if found is not None:
+        yield found
+
+
+def _average_best(training: Training, progress: Progress) -> Averaged | None:
+    run, model, candidates = training.config.train.output, training.trained.model, progress.candidates
+    trained = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def judge(weights: averaging.Weights) -> float:
+        model.load_state_dict(weights)
+        return _judge(training)[1]
+
+    soup = averaging.greedy_soup(run, candidates, judge)
+    if soup is None:
+        return None
+    found = Averaged(training.loop.step, soup.steps, soup.score, soup.score > progress.best_score)
+    if found.best:
+        model.load_state_dict(soup.weights)
+        save_trained(training.trained, run / "best")
+    model.load_state_dict(trained)
+    with (run / EVENTS).open("a", encoding="utf-8") as log:
+        _log(log, found)
+    averaging.forget(run)  # the last: a run that was killed before makes the same soup again
+    return found
 
 
 def _keep_best_by_task(training: Training, progress: Progress, output: Path, metrics: Metrics) -> None:
@@ -279,8 +336,9 @@ def _keep_best_by_task(training: Training, progress: Progress, output: Path, met
             save_trained(training.trained, output / f"best-{task}")
 
 
-def _log(log: TextIO, event: Step | Evaluated) -> None:
-    record = {"event": "step" if isinstance(event, Step) else "evaluation", "time": time.time(), **asdict(event)}
+def _log(log: TextIO, event: Step | Evaluated | Averaged) -> None:
+    names = {Step: "step", Evaluated: "evaluation", Averaged: "average"}
+    record = {"event": names[type(event)], "time": time.time(), **asdict(event)}
     log.write(json.dumps(record, ensure_ascii=False) + "\n")
     log.flush()
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from palm_trainer import averaging
 from palm_trainer.checkpoint import remove_checkpoints
 from palm_trainer.config import Config
 from palm_trainer.errors import CheckpointError
@@ -37,6 +38,7 @@ def claim(output: Path, resume: bool, overwrite: bool) -> None:
 def forget_run(output: Path) -> None:
     """Deletes what another run left, so that nothing of it can be resumed or taken for the new one's."""
     remove_checkpoints(output)
+    averaging.forget(output)
     for path in output.glob("best-*"):
         shutil.rmtree(path)
     for name in (EVENTS, METRICS):

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from palm_trainer import averaging
 from palm_trainer.build import Training
 from palm_trainer.checkpoint import has_checkpoint, load_trained, load_training_state, save_trained
 from palm_trainer.config import load_config
@@ -29,6 +30,8 @@ class Progress:
     best_score: float = -1.0
     evaluations_without_gain: int = 0
     best_by_task: dict[str, float] = field(default_factory=dict)
+    candidates: dict[int, float] = field(default_factory=dict)
+    """train.average_best: score on dev of the checkpoints that are kept, by step."""
 
 
 def save_last(training: Training, progress: Progress) -> None:
@@ -36,6 +39,8 @@ def save_last(training: Training, progress: Progress) -> None:
     with training.loop.averaged():
         state, last = _state(training, progress), training.config.train.output / "last"
         training.loop.processes.from_first(lambda: save_trained(training.trained, last, state))
+    if training.loop.processes.is_first:
+        averaging.prune(training.config.train.output, progress.candidates)
 
 
 def _state(training: Training, progress: Progress) -> dict[str, Any]:

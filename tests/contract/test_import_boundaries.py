@@ -48,6 +48,7 @@ PART_OF = {
     "config_sections": "config",
     "fields": "build",
     "hub": "downloader",
+    "averaging": "run",
     "build_loop": "build",
     "run_directory": "run",
     "run_state": "run",
