@@ -109,7 +109,11 @@ def measure(cell: Cell, place: Place, threads: int | None) -> dict[str, Any]:
     train_run(cell.config, run, [*cell.overrides, f"train.seed={cell.seed}"], environment)
     seconds = None if resumed else round(time.monotonic() - began)
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    return {**cell.about(seconds), **{split: in_per_cent(metrics[split]) for split in metrics}, **_further(cell, run, place)}
+    return {
+        **cell.about(seconds),
+        **{split: in_per_cent(metrics[split]) for split in metrics},
+        **_further(cell, run, place),
+    }
 
 
 def _further(cell: Cell, run: Path, place: Place) -> dict[str, Any]:
@@ -123,7 +127,7 @@ def _further(cell: Cell, run: Path, place: Place) -> dict[str, Any]:
         found["unseen"] = in_per_cent(evaluate_run(run, load_config(run / "config.toml", paths, output=run), "test"))
     task = ATIS_INTENT.get(cell.task)
     if task in own.tasks:
-        found["protocols"] = atis_intent(run, own)
+        found["protocols"] = atis_intent(run, own, task=str(task))
     return found
 
 

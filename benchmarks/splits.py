@@ -72,8 +72,8 @@ def read_joint(folder: Path) -> list[Joint]:
 
 def write_joint(folder: Path, rows: list[Joint]) -> None:
     """Writes a directory in the joint format."""
-    for part, column in zip(JOINT_FILES, zip(*rows, strict=True), strict=True):
-        write(folder / part, "".join(line + "\n" for line in column))
+    for position, part in enumerate(JOINT_FILES):
+        write(folder / part, "".join(row[position] + "\n" for row in rows))
 
 
 def slot_values(row: Joint) -> frozenset[tuple[str, str]]:
