@@ -33,6 +33,7 @@ from palm_trainer.reader.mrc import MrcTarget
 from palm_trainer.reader.multi_label import MultiLabelTarget
 from palm_trainer.reader.sampler import LengthBucketedSampler
 from palm_trainer.reader.sequence_label import SequenceLabelTarget
+from palm_trainer.reader.substitution import Substitution
 from palm_trainer.reader.target import Target
 from palm_trainer.regularization import WordDropout
 
@@ -71,7 +72,14 @@ def build_training(config: Config, processes: Processes = ALONE) -> Training:
     sources = {}
     for position, (name, split) in enumerate(splits.items()):
         own = {task: targets[task] for task, settings in config.tasks.items() if name in settings.data}
-        dataset = EncodedDataset(split.examples, tokenizer, own, trained.model.input_names, encoder.pad_token_id)
+        dataset = EncodedDataset(
+            split.examples,
+            tokenizer,
+            own,
+            trained.model.input_names,
+            encoder.pad_token_id,
+            substitution=_substitution(config, name, split.examples),
+        )
         sources[name] = Source(
             dataset, LengthBucketedSampler(dataset.lengths, config.train.batch_size, config.train.seed + position)
         )
@@ -94,6 +102,13 @@ def build_training(config: Config, processes: Processes = ALONE) -> Training:
         guessing_sets(config, trained, "dev"),
         {name: split.defects for name, split in splits.items()},
     )
+
+
+def _substitution(config: Config, data: str, examples: Sequence[Example]) -> Substitution | None:
+    """The change of values in a data set, where it is asked for: those of its first task with spans."""
+    share = config.data[data].substitute
+    tagging = [task for task in config.tasks.values() if data in task.data and task.kind == "sequence_label"]
+    return Substitution(examples, tagging[0].field or "", share, config.train.seed) if share else None
 
 
 def evaluation_sets(config: Config, split: str) -> list[EvaluationSet]:

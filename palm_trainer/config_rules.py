@@ -83,6 +83,7 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
         yield from _task_faults(f"tasks.{name}", table, data)
         yield from _window_faults(f"tasks.{name}", table, encoder)
     yield from _task_set_faults(dict(_tables(tasks)), data)
+    yield from _substitution_faults(data, dict(_tables(tasks)))
     yield from _scope_faults(data, dict(_tables(tasks)))
     yield from _train_faults(train, data, tasks)
     yield from _part_faults(train)
@@ -231,6 +232,13 @@ def _freeze_faults(train: Table, encoder: Table) -> Iterator[str]:
     for key in ("freeze_layers", "freeze_embeddings"):
         if train.get(key) and encoder.get("model") == "scratch":
             yield f"train.{key}: an encoder from scratch has no pretrained weights to keep; remove it, or choose another encoder.model"
+
+
+def _substitution_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
+    tagged = {name for t in tasks.values() if t.get("kind") == "sequence_label" for name in _data_of(t)}
+    for name, table in _tables(data):
+        if table.get("substitute") and name not in tagged:
+            yield f"data.{name}.substitute: replaces the values of slots, but no sequence_label task reads '{name}'; remove it, or add such a task"
 
 
 def _scope_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:

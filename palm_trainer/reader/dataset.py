@@ -1,6 +1,6 @@
 """A data set ready for training: tokenized once, collated batch by batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from palm_trainer.errors import ConfigError
 from palm_trainer.example import Example
 from palm_trainer.reader.inputs import Inputs
 from palm_trainer.reader.masked_lm import MaskedLMTarget
+from palm_trainer.reader.substitution import Substitution
 from palm_trainer.reader.target import Target
 
 
@@ -38,6 +39,8 @@ class EncodedDataset:
         input_names: inputs of the model.
         pad_token_id: of the encoder.
         inputs: how the data set is read; None: as its tasks say.
+        substitution: changes values of some examples in each epoch; for data sets that are read as single texts or pairs. What would bring in pieces that
+            the data set does not have stays as it is.
 
     Raises ConfigError when the tasks read the data set in different ways.
     """
@@ -50,7 +53,10 @@ class EncodedDataset:
         input_names: Sequence[str],
         pad_token_id: int,
         inputs: Inputs | None = None,
+        substitution: Substitution | None = None,
     ) -> None:
+        self._tokenizer = tokenizer
+        self._substitution = substitution
         self._features = (inputs or _shared_inputs(targets)).features(examples, tokenizer)
         self.lengths: npt.NDArray[np.int64] = np.array(
             [max(map(len, feature.rows)) for feature in self._features], dtype=np.int64
@@ -62,6 +68,7 @@ class EncodedDataset:
             task: [target.encode(examples[feature.example], feature.rows[0]) for feature in self._features]
             for task, target in targets.items()
         }
+        self._known = frozenset(self.piece_ids().tolist() if substitution else ())
 
     def __len__(self) -> int:
         return len(self._features)
@@ -88,6 +95,10 @@ class EncodedDataset:
         chosen = indices.tolist()
         encoded = {task: [values[i] for i in chosen] for task, values in self._encoded.items()}
         encodings = [row for i in chosen for row in self._features[i].rows]
+        for place, example, row in self._substituted(chosen, epoch):
+            encodings[place] = row
+            for task, target in self.targets.items():
+                encoded[task][place] = target.encode(example, row)
         for task, target in self.targets.items():
             if isinstance(target, MaskedLMTarget):  # the only task of its data set, see MaskedTexts
                 drawn = [
@@ -100,6 +111,17 @@ class EncodedDataset:
         length = inputs["input_ids"].shape[1]
         targets = {task: self.targets[task].collate(values, length) for task, values in encoded.items()}
         return TrainingBatch(inputs, targets, len(chosen))
+
+    def _substituted(self, chosen: Sequence[int], epoch: int) -> Iterator[tuple[int, Example, Encoding]]:
+        """Those of some features that are changed in this epoch: place among them, example and row."""
+        if self._substitution is None:
+            return
+        drawn = [(place, self._substitution.draw(epoch, self._features[i].example)) for place, i in enumerate(chosen)]
+        changed = [(place, example) for place, example in drawn if example is not None]
+        rows = self._tokenizer.encode_rows([(example.text, example.pair) for _, example in changed])
+        for (place, example), (row,) in zip(changed, rows, strict=True):
+            if self._known.issuperset(row.input_ids):  # of others the embedding may not be trained, see ActiveEmbedding
+                yield place, example, row
 
 
 def _shared_inputs(targets: Mapping[str, Target]) -> Inputs:
