@@ -77,7 +77,8 @@ class Place:
 
     def run(self, cell: Cell) -> Path:
         """Run directory of a cell; other settings have another."""
-        return self.work / "runs" / f"{cell.name.replace('/', '-')}-{cell.digest}"
+        name = cell.name.replace("/", "-").replace(" ", "-")
+        return self.work / "runs" / f"{name}-{cell.digest}"
 
     def environment(self, cell: Cell) -> dict[str, str]:
         """What the configurations take from the environment."""

@@ -92,7 +92,7 @@ def test_a_cell_is_trained_once_and_again_when_its_settings_change(tasks, place,
     cells = tasks.cells_of([], [13], [], [])
     assert tasks.train_cells(cells, tasks.measure, place, results, jobs=1, keep=False) == 0
     found = json.loads(results.read_text(encoding="utf-8"))["sst2/single/seed13"]
-    assert set(found["dev"]) == set(found["test"]) == {"sentiment accuracy"}
+    assert set(found["dev"]) == set(found["test"]) == {"sentiment accuracy", "sentiment ece"}
     assert found["settings"] == cells[0].digest
     assert found["commit"]
     assert found["seconds"] >= 0
