@@ -1,6 +1,6 @@
 """Configuration -> objects. The only module that knows every component package."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from palm_trainer.backbone import (
     load_pretrained,
 )
 from palm_trainer.build_loop import build_loop
+from palm_trainer.calibration import FALSE_REJECTION
 from palm_trainer.config import Config, TaskConfig
 from palm_trainer.distributed import ALONE, Processes
 from palm_trainer.errors import ConfigError, DataError
@@ -93,7 +94,8 @@ def build_training(config: Config, processes: Processes = ALONE) -> Training:
         freeze_unused_rows(trained.model.backbone, used)
     dev = evaluation_sets(config, "dev")
     evaluation_sets(config, "test")  # what is wrong with it is said now, not after the training
-    out_of_scope_examples(config)
+    for split in OUT_OF_SCOPE:
+        out_of_scope_examples(config, split)
     return Training(
         config,
         trained,
@@ -177,12 +179,31 @@ def tuned_tasks(config: Config) -> list[str]:
     return [name for name, own in limits.items() if own in (("multi_label", None, None), ("mrc", None, None))]
 
 
-def out_of_scope_examples(config: Config) -> dict[str, list[Example]]:
-    """Text that belongs to no class, by `classify` task. Raises DataError."""
-    held = {name: read_split(data, "out_of_scope").examples for name, data in config.data.items() if data.out_of_scope}
+OUT_OF_SCOPE = {"dev": "out_of_scope", "test": "out_of_scope_test"}
+"""Where text lies that belongs to no class, by the split that it is compared with."""
+
+
+def out_of_scope_examples(config: Config, split: str) -> dict[str, list[Example]]:
+    """Text that belongs to no class, by `classify` task, for dev or test; none for other splits. Raises DataError."""
+    key = OUT_OF_SCOPE.get(split, "")
+    held = {name: read_split(data, key).examples for name, data in config.data.items() if key and data.paths(key)}
     tasks = {name: task for name, task in config.tasks.items() if task.kind == "classify" and _is_scored(task)}
     found = {name: [e for data in task.data for e in held.get(data, ())] for name, task in tasks.items()}
     return {name: examples for name, examples in found.items() if examples}
+
+
+def false_rejections(config: Config) -> dict[str, float]:
+    """The share of dev that may be rejected, by `classify` task that must have a threshold."""
+    asked = {name: task for name, task in config.tasks.items() if task.false_rejection or task.out_of_scope_score}
+    return {name: task.false_rejection or FALSE_REJECTION for name, task in asked.items()}
+
+
+def train_examples(config: Config, tasks: Iterable[str]) -> dict[str, list[Example]]:
+    """What some tasks train on, by task."""
+    return {
+        name: [e for data in config.tasks[name].data for e in read_split(config.data[data], "train").examples]
+        for name in tasks
+    }
 
 
 def _is_scored(task: TaskConfig) -> bool:

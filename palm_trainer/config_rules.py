@@ -41,7 +41,7 @@ SCRATCH_ONLY = (
 KIND_OF: Mapping[str, str] = {
     "crf": "sequence_label",
     "threshold": "multi_label",
-    "false_rejection": "classify",
+    **dict.fromkeys(("false_rejection", "out_of_scope_score"), "classify"),
     **dict.fromkeys(("learning_strategy", "match_label", "margin"), "match"),
     **dict.fromkeys(("max_query_tokens", "doc_stride_tokens", "max_answer_tokens", "n_best", "null_threshold"), "mrc"),
     **dict.fromkeys(("mask_share", "whole_word"), "masked_lm"),
@@ -244,10 +244,23 @@ def _substitution_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[st
 def _scope_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
     judged = [t for t in tasks.values() if t.get("kind") == "classify" and t.get("auxiliary") is not True]
     for name, table in _tables(data):
-        if table.get("out_of_scope") and not any(name in _data_of(task) for task in judged):
-            yield f"data.{name}.out_of_scope: tells apart what belongs to no class, but no classify task reads '{name}'; remove it, or add such a task"
-        elif table.get("out_of_scope") and not table.get("dev"):
-            yield f"data.{name}.out_of_scope: its threshold is chosen with in-scope text of dev, which '{name}' has not; add dev"
+        reading = [task for task in judged if name in _data_of(task)]
+        for key, split in (("out_of_scope", "dev"), ("out_of_scope_test", "test")):
+            where = f"data.{name}.{key}"
+            if table.get(key) and not reading:
+                yield f"{where}: tells apart what belongs to no class, but no classify task reads '{name}'; remove it, or add such a task"
+            elif table.get(key) and not table.get(split):
+                why = "its threshold is chosen" if split == "dev" else "its rejection is compared"
+                yield f"{where}: {why} with in-scope text of {split}, which '{name}' has not; add {split}"
+        chosen = any("false_rejection" in task or "out_of_scope_score" in task for task in reading)
+        if table.get("out_of_scope_test") and reading and not chosen and not table.get("out_of_scope"):
+            yield f"data.{name}.out_of_scope_test: no threshold rejects it; add out_of_scope text for dev, or false_rejection to the task"
+
+
+def _teacher_faults(train: Table) -> Iterator[str]:
+    for key in ("distill_temperature", "distill_weight"):
+        if key in train and not train.get("teachers"):
+            yield f"train.{key}: says how teachers are heeded, and there are none; name their runs in train.teachers, or remove it"
 
 
 def _averaging_faults(train: Table, data: Table) -> Iterator[str]:

@@ -96,6 +96,8 @@ class DataConfig(Section):
     out_of_scope: Paths = ()
     """Text that belongs to no class of the data set's `classify` tasks. Never trained on: it chooses, with dev, how out-of-scope text is told.
     In the data set's format, or `.txt` with a text a line."""
+    out_of_scope_test: Paths = ()
+    """More such text, which nothing is chosen with: how much of it is rejected is told with the metrics of test."""
     mix_ratio: Positive = 1.0
     """mixing = mix_ratio: how often its batches come, against the other data sets."""
     epochs: Positive | None = None
@@ -121,7 +123,7 @@ class DataConfig(Section):
     """conll: the last line of each sentence is its intent."""
 
     def paths(self, split: str) -> tuple[Path, ...]:
-        """Files of `train`, `dev`, `test`, `out_of_domain` or `out_of_scope`; empty where the data set has no such split."""
+        """Files of `train`, `dev`, `test`, `out_of_domain`, `out_of_scope` or `out_of_scope_test`; empty where the data set has no such split."""
         found: tuple[Path, ...] = getattr(self, split)
         return found
 
@@ -170,7 +172,10 @@ class TaskConfig(Section):
     """Of this head. None: `train.head_learning_rate`."""
     false_rejection: float | None = Field(None, gt=0, lt=1)
     """classify: share of dev texts that may be told to be out of scope; it sets the threshold.
-    None: 0.05 where a data set has `out_of_scope` text, else no threshold."""
+    None: 0.05 where a data set has `out_of_scope` text or the task an `out_of_scope_score`, else no threshold."""
+    out_of_scope_score: Literal["softmax", "energy", "mahalanobis"] | None = None
+    """classify: what tells out-of-scope text. `mahalanobis` looks at the features beside the logits, as a second output of the graph.
+    None: the one that tells `out_of_scope` text best; without such text mahalanobis."""
     baseline: float | None = Field(None, gt=0, le=1)
     """What its metric reaches alone (0 to 1): `average` then is the mean of metric / baseline, so that no easy task outweighs a hard one."""
 

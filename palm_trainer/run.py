@@ -20,18 +20,30 @@ from palm_trainer.build import (
     Training,
     build_training,
     evaluation_sets,
+    false_rejections,
     guessing_sets,
     out_of_scope_examples,
     task_kinds,
+    train_examples,
     tuned_tasks,
 )
 from palm_trainer.calibration import calibrate
 from palm_trainer.checkpoint import has_checkpoint, load_trained, save_trained
 from palm_trainer.config import Config
 from palm_trainer.distributed import ALONE, Processes
-from palm_trainer.evaluation import PRIMARY, Answering, EvaluationSet, Metrics, Predictor, evaluate, score_of
+from palm_trainer.evaluation import (
+    PRIMARY,
+    Answering,
+    EvaluationSet,
+    Metrics,
+    Predictor,
+    calibration_errors,
+    evaluate,
+    score_of,
+)
 from palm_trainer.loop import Step
 from palm_trainer.model import TrainedModel
+from palm_trainer.out_of_scope import rejections
 from palm_trainer.perplexity import perplexities
 from palm_trainer.report import Recording, RunFacts, versions, write_report
 from palm_trainer.run_directory import EVENTS, METRICS, REPORT, claim, whole_lines, write_whole
@@ -178,16 +190,21 @@ def _report(
 def evaluate_run(run: Path, config: Config, split: str, which: str = "best") -> Metrics:
     """Metrics of a run's checkpoint on a split of its data."""
     trained = load_trained(run, which)
-    return _metrics(Predictor(trained), trained, config, split, evaluation_sets(config, split))
+    return _metrics(Recording(Predictor(trained)), trained, config, split, evaluation_sets(config, split))
 
 
 def _metrics(
     predictor: Answering, trained: TrainedModel, config: Config, split: str, sets: Sequence[EvaluationSet]
 ) -> Metrics:
-    return {
-        **evaluate(predictor, task_kinds(config), sets),
-        **perplexities(trained, guessing_sets(config, trained, split)),
-    }
+    kinds = task_kinds(config)
+    metrics = {**evaluate(predictor, kinds, sets), **perplexities(trained, guessing_sets(config, trained, split))}
+    more = (
+        rejections(predictor, trained.tasks, sets, out_of_scope_examples(config, split)),
+        calibration_errors(predictor, kinds, sets),
+    )
+    for task, figures in ((task, own) for found in more for task, own in found.items()):
+        metrics[task] = {**metrics[task], **figures}
+    return metrics
 
 
 def write_metrics(run: Path, metrics: dict[str, Metrics]) -> None:
@@ -237,13 +254,14 @@ def _fit_decoding(training: Training) -> dict[str, float]:
     """Fits temperatures and thresholds on dev, and writes them into the checkpoints; the limits chosen for the best."""
     config = training.config
     run, tuned = config.train.output, tuned_tasks(config)
-    foreign = out_of_scope_examples(config)
-    rejection = {name: task.false_rejection for name, task in config.tasks.items() if task.false_rejection is not None}
+    foreign, rejected = out_of_scope_examples(config, "dev"), false_rejections(config)
+    scores = {name: task.out_of_scope_score for name, task in config.tasks.items() if task.out_of_scope_score}
+    labelled = train_examples(config, {**foreign, **rejected})
     chosen: dict[str, float] = {}
     for which in ("best", *(f"best-{task}" for task in task_kinds(config))):
         if training.dev and has_checkpoint(run, which):
             trained = load_trained(run, which)
-            fitted = calibrate(trained, training.dev, foreign, rejection)
+            fitted = calibrate(trained, training.dev, foreign, rejected, labelled, scores)
             fitted, found = tune_thresholds(fitted, training.dev, tuned)
             if fitted.tasks != trained.tasks:  # a run that is resumed at its end is left as it is
                 save_trained(fitted, run / which)

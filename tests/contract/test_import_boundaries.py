@@ -47,6 +47,7 @@ PART_OF = {
     "config_rules": "config",
     "config_sections": "config",
     "fields": "build",
+    "out_of_scope": "calibration",
     "hub": "downloader",
     "averaging": "run",
     "build_loop": "build",
