@@ -33,6 +33,7 @@ TRAINER_LAYERS = [
     | {"mixing", "balancing", "regularization"},
     {"model"},
     {"checkpoint", "evaluation"},
+    {"distillation"},
     {"loop", "calibration", "thresholds", "perplexity"},
     {"session"},
     {"trainer"},
@@ -62,7 +63,7 @@ ACROSS = {"errors", "types", "bundle", "tokenization", "decoding", "engine"}
 OWNERS = {
     "tokenizers": {"tokenization"},
     "onnxruntime": {"engine"},
-    "onnxruntime_ep_openvino": {"engine"},
+    "openvino": {"engine"},
     "grpc": {"rpc", "server", "client", "v1", "oip"},
     "torch": set(),
     "transformers": set(),
