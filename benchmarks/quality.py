@@ -76,6 +76,8 @@ SETS: Mapping[str, Mapping[str, Variant]] = {
         "layer_decay": _tenth("train.layer_decay=0.9"),
         "label_smoothing": _tenth("train.label_smoothing=0.1"),
         "word_dropout": _tenth("train.word_dropout=0.1"),
+        "average_best": _tenth("train.average_best=5"),
+        "substitute": _tenth("data.atis.substitute=0.5"),
     },
 }
 
