@@ -3,7 +3,8 @@
 PalmServeError
 ├── InvalidRequest     the client sent something unusable        -> INVALID_ARGUMENT
 ├── NotFound           no such model, version or label           -> NOT_FOUND
-├── Overloaded         the queue is full, or the deadline is lost -> RESOURCE_EXHAUSTED
+├── Overloaded         the queue is full                         -> RESOURCE_EXHAUSTED
+│   └── Unmeetable     its deadline cannot be met                -> RESOURCE_EXHAUSTED
 ├── DeadlineExceeded   expired while it waited                   -> DEADLINE_EXCEEDED
 ├── Unavailable        loading or draining                       -> UNAVAILABLE
 ├── NotAllowed         switched off on this server               -> PERMISSION_DENIED
@@ -36,6 +37,10 @@ class Overloaded(PalmServeError):
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Unmeetable(Overloaded):
+    """The request's deadline would pass before its answer."""
 
 
 class DeadlineExceeded(PalmServeError):

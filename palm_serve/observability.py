@@ -3,12 +3,14 @@
 import json
 import logging
 import sys
-from collections.abc import Sequence
 from typing import TextIO
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
+from palm_serve.batching import Ran
+
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 4)
+_DROPPED = ("refused", "unmeetable", "expired", "cancelled")
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -51,7 +53,20 @@ class Metrics:
         )
         self._dropped = Counter(
             "palm_dropped",
-            "Texts that cost no row of the model: refused (queue full), expired, cancelled.",
+            "Texts that cost no row of the model: refused (queue full), unmeetable (refused for their deadline), expired, cancelled.",
+            ["model", "reason"],
+            registry=registry,
+        )
+        self._engine = Histogram(
+            "palm_engine_seconds",
+            "Time that one batch held the engine.",
+            ["model"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._vain = Counter(
+            "palm_vain_rows",
+            "Rows computed for nobody: late (the caller left or its deadline passed while the batch ran) and wasted (before it ran; meant to be 0).",
             ["model", "reason"],
             registry=registry,
         )
@@ -69,7 +84,9 @@ class Metrics:
             rows=self._rows.labels(name),
             tokens=self._tokens.labels(name),
             padding=self._padding.labels(name),
-            dropped={reason: self._dropped.labels(name, reason) for reason in ("refused", "expired", "cancelled")},
+            dropped={reason: self._dropped.labels(name, reason) for reason in _DROPPED},
+            engine=self._engine.labels(name),
+            vain={reason: self._vain.labels(name, reason) for reason in ("late", "wasted")},
         )
 
 
@@ -84,25 +101,35 @@ class ModelMetrics:
         tokens: Counter,
         padding: Counter,
         dropped: dict[str, Counter],
+        engine: Histogram,
+        vain: dict[str, Counter],
     ) -> None:
         self._queue, self._service, self._rows = queue, service, rows
         self._tokens, self._padding, self._dropped = tokens, padding, dropped
+        self._engine, self._vain = engine, vain
 
-    def ran(self, rows: int, tokens: int, padded_tokens: int, waits_s: Sequence[float], service_s: float) -> None:
+    def ran(self, batch: Ran) -> None:
         """A batch ran."""
-        self._rows.observe(rows)
-        self._tokens.inc(tokens)
-        self._padding.inc(padded_tokens - tokens)
-        self._service.observe(service_s)
-        for wait in waits_s:
+        self._rows.observe(batch.rows)
+        self._tokens.inc(batch.tokens)
+        self._padding.inc(batch.padded_tokens - batch.tokens)
+        self._engine.observe(batch.engine_s)
+        self._service.observe(batch.service_s)
+        self._vain["late"].inc(batch.late)
+        self._vain["wasted"].inc(batch.wasted)
+        for wait in batch.waits_s:
             self._queue.observe(wait)
 
     def refused(self) -> None:
         """A request found the queue full."""
         self._dropped["refused"].inc()
 
+    def unmeetable(self) -> None:
+        """A request was refused because its deadline could not be met."""
+        self._dropped["unmeetable"].inc()
+
     def expired(self) -> None:
-        """A request's deadline passed before a row was spent on it."""
+        """A request's deadline passed, or could not be met any more, before a row was spent on it."""
         self._dropped["expired"].inc()
 
     def cancelled(self) -> None:

@@ -4,15 +4,16 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from palm_serve.batching import BatchLimits, Observer, Scheduler
+from palm_serve.batching import BatchLimits, Lane, Observer, Scheduler, Timing
 from palm_serve.bundle.loader import Bundle, load_bundle
 from palm_serve.bundle.manifest import Manifest
 from palm_serve.engine.providers import AUTO, select_session
 from palm_serve.errors import BundleError, NotFound, PalmServeError, Unavailable
-from palm_serve.pipeline import Pipeline, Work
+from palm_serve.pipeline import Computed, Pipeline, Work
 from palm_serve.statistics import Statistics
 from palm_serve.types import EngineInfo, Prediction, TextRequest
 
@@ -27,10 +28,17 @@ _TOKENIZE_INLINE = 2000
 
 
 class LoadedModel:
-    """One version of a model in service, with its engine and queue. `name` is the bundle's own unless another was given."""
+    """One version of a model in service, with its engine and queues. `name` is the bundle's own unless another was given."""
 
     def __init__(
-        self, name: str, labels: tuple[str, ...], pipeline: Pipeline, limits: BatchLimits, observer: Observer | None
+        self,
+        name: str,
+        labels: tuple[str, ...],
+        pipeline: Pipeline,
+        lane: Lane,
+        limits: BatchLimits,
+        observer: Observer | None,
+        timing: Timing,
     ) -> None:
         self.name = name
         self.labels = labels
@@ -39,17 +47,28 @@ class LoadedModel:
         self.info: EngineInfo = pipeline.engine.info
         self.statistics = Statistics()
         self._pipeline = pipeline
-        self._scheduler: Scheduler[Work, Prediction] = Scheduler(
-            self._run, limits, observer, padded=pipeline.padded_tokens
+        self._scheduler: Scheduler[Work, Computed, Prediction] = Scheduler(
+            lane,
+            pipeline.compute,
+            self._decode,
+            limits,
+            observer,
+            padded=pipeline.padded_tokens,
+            timing=timing,
+            probe=pipeline.probe,
+            on_failure=self._engine_broke,
         )
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken."""
-        return not self._scheduler.closing
+        """Whether requests are taken: in service, and the engine works."""
+        return self._scheduler.healthy and not self._scheduler.closing
 
     async def predict(self, request: TextRequest) -> Prediction:
         """Answers one request. Raises InvalidRequest, Overloaded, DeadlineExceeded, Unavailable or EngineError."""
+        with self._counting():
+            # A refusal should cost no tokenization.
+            self._scheduler.check(request.deadline, request.priority)
         if len(request.text) + len(request.pair or "") <= _TOKENIZE_INLINE:
             work = self._pipeline.prepare(request)
         else:
@@ -72,18 +91,26 @@ class LoadedModel:
         return answers
 
     async def _submit(self, work: Work) -> Prediction:
+        with self._counting():
+            return await self._scheduler.submit(work, work.tokens, work.request.deadline, work.request.priority)
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
         began = time.perf_counter_ns()
         try:
-            return await self._scheduler.submit(work, work.tokens, work.request.deadline)
+            yield
         except PalmServeError:
             self.statistics.failed(time.perf_counter_ns() - began)
             raise
 
-    def _run(self, works: Sequence[Work], waits_s: Sequence[float]) -> list[Prediction]:
-        """One batch, in the engine's thread."""
-        predictions = self._pipeline.run(works, waits_s)
+    def _decode(self, works: Sequence[Work], computed: Computed, waits_s: Sequence[float]) -> list[Prediction]:
+        """One batch, in a thread of the lane."""
+        predictions = self._pipeline.decode(works, computed, waits_s)
         self.statistics.ran(predictions)
         return predictions
+
+    def _engine_broke(self, error: BaseException) -> None:
+        log.error("model %s %s is out of service until its engine works: %s", self.name, self.version[:12], error)
 
     async def close(self) -> None:
         """Takes no more requests and returns when all that were taken are answered."""
@@ -112,6 +139,7 @@ class Registry:
         self._limits = limits or BatchLimits()
         self._observe = observe
         self._models: list[LoadedModel] = []
+        self._lane = Lane()
         self._loading = asyncio.Lock()
         self._closing = False
 
@@ -123,7 +151,7 @@ class Registry:
         async with self._loading:
             if self._closing:
                 raise Unavailable("the server is shutting down; nothing is loaded any more")
-            pipeline = await asyncio.to_thread(self._open, path)
+            pipeline, timing = await asyncio.to_thread(self._open, path)
             manifest = pipeline.bundle.manifest
             name = name or manifest.name
             siblings = [model for model in self._models if model.name == name]
@@ -132,17 +160,19 @@ class Registry:
                     f"{path}: version {manifest.version[:12]} of '{name}' is loaded already; name each bundle once"
                 )
             labels = () if any(STABLE in model.labels for model in siblings) else (STABLE,)
-            model = LoadedModel(name, labels, pipeline, self._limits, self._observe(name) if self._observe else None)
+            observer = self._observe(name) if self._observe else None
+            model = LoadedModel(name, labels, pipeline, self._lane, self._limits, observer, timing)
             self._models.append(model)
             return model
 
-    def _open(self, path: Path) -> Pipeline:
-        """All that loading takes; runs in a thread."""
+    def _open(self, path: Path) -> tuple[Pipeline, Timing]:
+        """All that loading takes; runs in a thread. What warming up tells of the engine's speed comes with it."""
         started = time.perf_counter()
         bundle: Bundle = load_bundle(path)
         pipeline = Pipeline(bundle, self._select(bundle))
         pipeline.golden_check()
-        pipeline.warm_up(self._limits)
+        timing = Timing()
+        pipeline.warm_up(self._limits, observe=timing.run.observe)
         info = pipeline.engine.info
         log.info(
             "loaded %s %s on %s in %s, %.2f s",
@@ -152,7 +182,7 @@ class Registry:
             info.precision,
             time.perf_counter() - started,
         )
-        return pipeline
+        return pipeline, timing
 
     def get(self, name: str = "", version: str = "") -> LoadedModel:
         """The model that a request means. Raises NotFound, which lists what there is.
