@@ -56,6 +56,11 @@ BalancingMethod: TypeAlias = Literal[
 ]
 
 
+Tracker: TypeAlias = Literal[
+    "tensorboard", "wandb", "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "trackio"
+]
+
+
 class Section(BaseModel):
     """Base of the sections: frozen, strict, and without keys that nobody knows."""
 
@@ -237,6 +242,9 @@ class TrainConfig(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     seed: int = Field(13, ge=0, lt=2**32)
     log_every_steps: int = Field(20, ge=1)
+    trackers: Annotated[tuple[Tracker, ...], BeforeValidator(_as_tuple)] = ()
+    """Experiment trackers that are told losses, rates and dev metrics beside events.jsonl, those that accelerate knows; each wants its package.
+    TensorBoard's files lie in RUN/tensorboard."""
     save_every_steps: int | None = Field(None, ge=1)
     """Steps between checkpoints that `--resume` continues from. None: only after each evaluation, and when stopped."""
     select: str = "average"

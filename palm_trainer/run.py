@@ -11,9 +11,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO, TypeAlias
+from typing import Any, TypeAlias
 
 from palm_trainer import averaging
 from palm_trainer.build import (
@@ -49,6 +50,7 @@ from palm_trainer.report import Recording, RunFacts, versions, write_report
 from palm_trainer.run_directory import EVENTS, METRICS, REPORT, claim, whole_lines, write_whole
 from palm_trainer.run_state import Progress, begin, check_alike, restore, save_last
 from palm_trainer.thresholds import tune_thresholds
+from palm_trainer.trackers import RunLog, check_trackers, open_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ def train(
         CheckpointError: the output holds a run and neither `resume` nor `overwrite` is given, or there is nothing to resume.
         PalmError: the processes do not see the same data.
     """
+    check_trackers(config.train.trackers)
     output = config.train.output
     processes.from_first(lambda: claim(output, resume, overwrite))
     training = build_training(config, processes)
@@ -123,15 +126,18 @@ def train(
     else:
         processes.from_first(lambda: begin(training))
     yield Started(training, training.loop.step)
-    with (output / EVENTS if processes.is_first else Path(os.devnull)).open("a", encoding="utf-8") as log:
+    with _open_log(training) as log:
         if training.loop.step < training.loop.total_steps and not _out_of_patience(training, progress):
             _log_start(log, training)
         interrupted = yield from _steps_and_evaluations(training, progress, log, stop)
+        if config.train.average_best and not interrupted:
+            averaged = processes.from_first(lambda: _average_best(training, progress))
+            if averaged is not None:
+                _log(log, averaged)
+                yield averaged
     if interrupted:
         yield Finished({}, interrupted=True)
         return
-    if config.train.average_best:
-        yield from _averaged(training, progress)
     thresholds, metrics = processes.from_first(lambda: (_fit_decoding(training), finish(training.config)))
     yield Finished(metrics, thresholds=thresholds)
 
@@ -215,7 +221,7 @@ def write_metrics(run: Path, metrics: dict[str, Metrics]) -> None:
 
 
 def _steps_and_evaluations(
-    training: Training, progress: Progress, log: TextIO, stop: Callable[[], bool]
+    training: Training, progress: Progress, log: RunLog, stop: Callable[[], bool]
 ) -> Generator[Step | Evaluated, None, bool]:
     """Trains from where the loop stands; returns whether `stop` ended it."""
     loop, settings = training.loop, training.config.train
@@ -318,14 +324,8 @@ def _judge(training: Training) -> tuple[Metrics, float]:
     return metrics, score_of(metrics, config.train.select, kinds, baselines)
 
 
-def _averaged(training: Training, progress: Progress) -> Iterator[Averaged]:
-    """Averages the best checkpoints, where that was not done before the run was resumed; all processes learn of it."""
-    found = training.loop.processes.from_first(lambda: _average_best(training, progress))
-    if found is not None:
-        yield found
-
-
 def _average_best(training: Training, progress: Progress) -> Averaged | None:
+    """Averages the best checkpoints; None where that was done before the run was resumed."""
     run, model, candidates = training.config.train.output, training.trained.model, progress.candidates
     trained = {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -341,8 +341,6 @@ def _average_best(training: Training, progress: Progress) -> Averaged | None:
         model.load_state_dict(soup.weights)
         save_trained(training.trained, run / "best")
     model.load_state_dict(trained)
-    with (run / EVENTS).open("a", encoding="utf-8") as log:
-        _log(log, found)
     averaging.forget(run)  # the last: a run that was killed before makes the same soup again
     return found
 
@@ -354,14 +352,21 @@ def _keep_best_by_task(training: Training, progress: Progress, output: Path, met
             save_trained(training.trained, output / f"best-{task}")
 
 
-def _log(log: TextIO, event: Step | Evaluated | Averaged) -> None:
+def _open_log(training: Training) -> AbstractContextManager[RunLog]:
+    """events.jsonl and the trackers; of other processes than the first, nothing."""
+    train, step = training.config.train, training.loop.step
+    if not training.loop.processes.is_first:
+        return open_log(Path(os.devnull), (), {}, step)
+    return open_log(train.output / EVENTS, train.trackers, training.config.model_dump(mode="json"), step)
+
+
+def _log(log: RunLog, event: Step | Evaluated | Averaged) -> None:
     names = {Step: "step", Evaluated: "evaluation", Averaged: "average"}
     record = {"event": names[type(event)], "time": time.time(), **asdict(event)}
-    log.write(json.dumps(record, ensure_ascii=False) + "\n")
-    log.flush()
+    log.write(record)
 
 
-def _log_start(log: TextIO, training: Training) -> None:
+def _log_start(log: RunLog, training: Training) -> None:
     """What the run works with, which no other file of it tells."""
     precision = training.loop.precision
     record = {
@@ -374,5 +379,4 @@ def _log_start(log: TextIO, training: Training) -> None:
         "processes": training.loop.processes.size,
         "versions": versions(),
     }
-    log.write(json.dumps(record, ensure_ascii=False) + "\n")
-    log.flush()
+    log.write(record)

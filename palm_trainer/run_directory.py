@@ -10,6 +10,7 @@ from palm_trainer import averaging
 from palm_trainer.checkpoint import remove_checkpoints
 from palm_trainer.config import Config
 from palm_trainer.errors import CheckpointError
+from palm_trainer.trackers import TENSORBOARD
 
 CONFIG, EVENTS, METRICS, REPORT = "config.toml", "events.jsonl", "metrics.json", "report.html"
 _NEW = ".new"
@@ -39,7 +40,7 @@ def forget_run(output: Path) -> None:
     """Deletes what another run left, so that nothing of it can be resumed or taken for the new one's."""
     remove_checkpoints(output)
     averaging.forget(output)
-    for path in output.glob("best-*"):
+    for path in (*output.glob("best-*"), *output.glob(TENSORBOARD)):
         shutil.rmtree(path)
     for name in (EVENTS, METRICS):
         (output / name).unlink(missing_ok=True)

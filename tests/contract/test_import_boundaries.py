@@ -54,6 +54,7 @@ PART_OF = {
     "build_loop": "build",
     "run_directory": "run",
     "run_state": "run",
+    "trackers": "run",
 }
 
 # What the trainer shares with the server: measured is what is served.
