@@ -1,9 +1,53 @@
-"""The options of a server, with their defaults: the command line fills them, `server.py` hands them out."""
+"""The options of a server: the only list of their names, defaults, limits and explanations.
 
-from dataclasses import dataclass, field
+`palm-serve run` makes its flags of it (`max_queue` is `--max-queue`), the names of its environment variables
+(`PALM_SERVE_MAX_QUEUE`) and the keys of its file (`max_queue`), so the three cannot differ.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
 MIB = 1024 * 1024
+
+
+class Provider(StrEnum):
+    """Execution providers that can be forced."""
+
+    AUTO = "auto"
+    CPU = "CPU"
+    OPENVINO = "OpenVINO"
+    CUDA = "CUDA"
+    TENSORRT = "TensorRT"
+
+
+class Precision(StrEnum):
+    """Precisions that can be forced."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+
+class LogLevel(StrEnum):
+    """Levels of the log."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """How a line of the log is written."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,30 +77,116 @@ class TlsFiles:
     """Clients must show a certificate that one of these signed; None: clients need none."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
-    """Everything that `palm-serve run` can be told. None leaves a choice to the engine."""
+class _Group(BaseModel):
+    """Options that belong together; the docstring is their heading."""
 
-    bundles: tuple[Path, ...]
-    host: str = "127.0.0.1"
-    port: int = 50051
-    """0: any free port."""
-    provider: str = "auto"
-    precision: str = "auto"
-    threads: int | None = None
-    """Of the engine, within one operator."""
-    max_queue: int = 2_048
-    """Requests that wait, per model."""
-    drain_grace_s: float = 0.2
-    """Seconds between "not serving" and the refusal of new calls, so that a load balancer can look away first."""
-    stop_timeout_s: float = 30.0
-    """Seconds that running calls get to finish after that."""
-    metrics_port: int | None = None
-    """Where Prometheus metrics are served over HTTP, on the same host; None: nowhere."""
-    model_folder: Path | None = None
-    """Where LoadModel looks names up."""
-    allow_model_control: bool = False
-    """Whether LoadModel and UnloadModel work."""
-    tls: TlsFiles | None = None
-    """None: plain text."""
-    limits: Limits = field(default_factory=Limits)
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelOptions(_Group):
+    """Models"""
+
+    bundles: tuple[Path, ...] = Field(default=(), description="Bundle directories; the first is the default model.")
+    model_folder: Path | None = Field(default=None, description="Where LoadModel looks names up.")
+    allow_model_control: bool = Field(default=False, description="Let clients load and unload models.")
+
+
+class ListenOptions(_Group):
+    """Listening"""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=50051, ge=0, le=65535, description="0: any free port, which is printed.")
+    metrics_port: int | None = Field(
+        default=None, ge=1, le=65535, description="Serve Prometheus metrics over HTTP on this port of the same host."
+    )
+
+
+class EngineOptions(_Group):
+    """Engine"""
+
+    provider: Provider = Field(
+        default=Provider.AUTO, description="What runs the model; auto: the fastest that passed the bundle's gate."
+    )
+    precision: Precision = Field(default=Precision.AUTO, description="auto: the fastest that passed the bundle's gate.")
+    threads: int | None = Field(default=None, ge=1, description="Threads of the engine; default: one per core.")
+
+
+class TlsOptions(_Group):
+    """TLS"""
+
+    tls_cert: Path | None = Field(
+        default=None, description="Serve over TLS with this certificate (PEM, with its chain); a new one is noticed."
+    )
+    tls_key: Path | None = Field(default=None, description="Key of --tls-cert, PEM.")
+    tls_client_ca: Path | None = Field(
+        default=None, description="Clients must show a certificate that one of these signed, PEM."
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> "TlsOptions":
+        if None in (self.tls_cert, self.tls_key) and (self.tls_cert or self.tls_key or self.tls_client_ca):
+            raise ValueError("TLS needs both the certificate and its key: give tls_cert and tls_key")
+        return self
+
+
+class LimitOptions(_Group):
+    """Limits"""
+
+    max_queue: int = Field(default=2048, ge=1, description="Requests that wait, per model.")
+    max_text_bytes: int = Field(default=10_000, ge=1, description="UTF-8 bytes of a text.")
+    max_batch_items: int = Field(default=1024, ge=1, description="Requests in one ParseBatch.")
+    max_message_mib: float = Field(
+        default=4.0, ge=0.001, le=2047, description="Size of one message from a client, MiB."
+    )
+    max_calls_per_client: int = Field(default=1024, ge=1, description="Calls in flight per client address.")
+    max_stream_items: int = Field(default=64, ge=1, description="Unanswered requests per ParseStream.")
+
+
+class StopOptions(_Group):
+    """Stopping"""
+
+    drain_grace: float = Field(
+        default=0.2, ge=0, description="Seconds from not-serving to no new calls; Kubernetes: 5 or more."
+    )
+    stop_timeout: float = Field(default=30.0, ge=0, description="Seconds that running calls get to finish.")
+
+
+class LogOptions(_Group):
+    """Log"""
+
+    log_level: LogLevel = Field(default=LogLevel.WARNING, description="What goes to standard error.")
+    log_format: LogFormat = Field(default=LogFormat.TEXT, description="json: one object a line.")
+
+
+GROUPS: tuple[type[_Group], ...] = (
+    ModelOptions,
+    ListenOptions,
+    EngineOptions,
+    TlsOptions,
+    LimitOptions,
+    StopOptions,
+    LogOptions,
+)
+"""The groups of options, in the order in which they are shown."""
+
+
+class ServeOptions(ModelOptions, ListenOptions, EngineOptions, TlsOptions, LimitOptions, StopOptions, LogOptions):
+    """Everything that `palm-serve run` can be told. None leaves a choice to the server."""
+
+    @cached_property
+    def limits(self) -> Limits:
+        """What one client may ask for."""
+        return Limits(
+            text_bytes=self.max_text_bytes,
+            batch_items=self.max_batch_items,
+            message_bytes=round(self.max_message_mib * MIB),
+            calls_per_client=self.max_calls_per_client,
+            stream_items=self.max_stream_items,
+        )
+
+    @cached_property
+    def tls(self) -> TlsFiles | None:
+        """None: plain text."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca)

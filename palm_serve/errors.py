@@ -67,5 +67,9 @@ class TlsError(PalmServeError):
     """A certificate, its key, or an authority cannot be read, or they do not fit."""
 
 
+class ConfigError(PalmServeError):
+    """Options of the command line, the environment or the file that cannot be used; each fault has a line."""
+
+
 class EngineError(PalmServeError):
     """No usable execution provider, or a session failed."""

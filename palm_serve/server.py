@@ -71,11 +71,11 @@ class Server:
         return models
 
     async def drain(self) -> None:
-        """Not-serving first, then no new calls, then what runs is finished (or cancelled after `stop_timeout_s`)."""
+        """Not-serving first, then no new calls, then what runs is finished (or cancelled after `stop_timeout` seconds)."""
         self._lifecycle.state = State.DRAINING
-        await asyncio.sleep(self._options.drain_grace_s)
-        deadline = time.monotonic() + self._options.stop_timeout_s
-        stopping = asyncio.create_task(self._server.stop(self._options.stop_timeout_s))
+        await asyncio.sleep(self._options.drain_grace)
+        deadline = time.monotonic() + self._options.stop_timeout
+        stopping = asyncio.create_task(self._server.stop(self._options.stop_timeout))
         self._lifecycle.end_streams()
         idle = asyncio.create_task(self._lifecycle.idle())
         await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)

@@ -5,7 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -20,7 +20,7 @@ from palm_serve.bundle.manifest import (
     TensorInfo,
     Variant,
 )
-from palm_serve.config import Limits, ServeOptions
+from palm_serve.config import MIB, ServeOptions
 from palm_serve.errors import BundleError, NotFound, Overloaded, PalmServeError
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.services import make_server
@@ -228,14 +228,13 @@ def open_door(options: ServeOptions, state: State = State.SERVING) -> Iterator[D
 
 @pytest.fixture
 def make_door() -> Iterator[Callable[..., Door]]:
-    """`make_door(state=..., **options)`: a door of one's own; `limits` among the options."""
+    """`make_door(state=..., **options)`: a door of one's own."""
     from contextlib import ExitStack
 
     with ExitStack() as stack:
 
         def make(state: State = State.SERVING, **options: object) -> Door:
-            chosen = replace(ServeOptions(bundles=()), **options)  # type: ignore[arg-type]
-            return stack.enter_context(open_door(chosen, state))
+            return stack.enter_context(open_door(ServeOptions(**options), state))  # type: ignore[arg-type]
 
         yield make
 
@@ -243,8 +242,8 @@ def make_door() -> Iterator[Callable[..., Door]]:
 @pytest.fixture(scope="module")
 def door() -> Iterator[Door]:
     """A door with small limits, shared by a module's tests."""
-    limits = Limits(text_bytes=100, batch_items=4, message_bytes=4_000, stream_items=2)
-    with open_door(ServeOptions(bundles=(), limits=limits)) as opened:
+    options = ServeOptions(max_text_bytes=100, max_batch_items=4, max_message_mib=4_000 / MIB, max_stream_items=2)
+    with open_door(options) as opened:
         yield opened
 
 

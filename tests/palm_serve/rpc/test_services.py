@@ -424,9 +424,7 @@ class TestHealth:
 
 
 def test_calls_of_a_client_are_bounded(make_door: Callable[..., Door]) -> None:
-    from palm_serve.config import Limits
-
-    door = make_door(limits=Limits(calls_per_client=2))
+    door = make_door(max_calls_per_client=2)
     parse = stubs.DialogueUnderstandingStub(door.channel).Parse
     with ThreadPoolExecutor(2) as pool:
         running = [pool.submit(parse, pb.ParseRequest(text="sleep 0.4")) for _ in range(2)]

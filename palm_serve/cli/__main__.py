@@ -1,0 +1,5 @@
+"""`python -m palm_serve.cli`."""
+
+from palm_serve.cli.main import main
+
+main()
