@@ -175,9 +175,9 @@ class Registry:
         """All versions in service, name by name."""
         return [model for family in self._families.values() for model in family.versions]
 
-    def families(self) -> "list[Family]":
-        """All names in service."""
-        return [*self._families.values()]
+    def stable(self) -> dict[str, LoadedModel]:
+        """The stable version of each name."""
+        return {name: family.find() for name, family in self._families.items()}
 
     def statistics(self) -> dict[tuple[str, str], Statistics]:
         """Name and version -> what it did, also of some that went out of service."""

@@ -23,6 +23,8 @@ from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.status import Failure, failure
 
 REQUEST_ID_KEY = "x-request-id"
+SESSION_ID_KEY = "x-session-id"
+"""Of a dialogue: all its turns are answered by the same version while shares stay as they are."""
 _REQUEST_ID_BYTES = 256
 _HEADER_SAFE = string.printable[:95]
 _BUSY_RETRY_S = 0.1
@@ -36,6 +38,11 @@ class Call:
 
     request_id: str
     deadline: float | None
+    session_id: str = ""
+
+    def key(self, own_id: str = "") -> str:
+        """What decides which version answers, where a share of the requests goes to another; `own_id` is that of a request within the call."""
+        return self.session_id or own_id or self.request_id
 
 
 Observe = Callable[[str, str, float], None]
@@ -168,10 +175,16 @@ def _sender(context: grpc.aio.ServicerContext) -> Send:
 
 
 def _call(context: grpc.aio.ServicerContext) -> Call:
-    given = next((value for key, value in context.invocation_metadata() or () if key == REQUEST_ID_KEY), "")
-    fits = isinstance(given, str) and 0 < len(given) <= _REQUEST_ID_BYTES
+    given = dict.fromkeys((REQUEST_ID_KEY, SESSION_ID_KEY), "")
+    for key, value in context.invocation_metadata() or ():
+        if key in given and isinstance(value, str) and not given[key] and len(value) <= _REQUEST_ID_BYTES:
+            given[key] = value
     remaining = context.time_remaining()
-    return Call(given if fits else uuid.uuid4().hex, None if remaining is None else time.monotonic() + remaining)
+    return Call(
+        given[REQUEST_ID_KEY] or uuid.uuid4().hex,
+        None if remaining is None else time.monotonic() + remaining,
+        given[SESSION_ID_KEY],
+    )
 
 
 def _echo(call: Call) -> tuple[tuple[str, str], ...]:

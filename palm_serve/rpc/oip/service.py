@@ -105,14 +105,14 @@ class OpenInference:
 
     async def model_infer(self, message: oip.ModelInferRequest, call: Call) -> oip.ModelInferResponse:
         """One batch of texts."""
-        model = self._registry.get(message.model_name, message.model_version)
-        inference = await read_request(message, model.manifest, self._options.limits, call.deadline)
-        requests = [asked.request for asked in inference.asked]
-        if len(requests) == 1:
-            outcomes: list[Prediction | PalmServeError] = [await model.predict(requests[0])]
-        else:
-            outcomes = await model.predict_many(requests)
-        return await infer_response(message.id, model, inference, outcomes)
+        with self._registry.route(message.model_name, message.model_version, call.key(message.id)) as model:
+            inference = await read_request(message, model.manifest, self._options.limits, call.deadline)
+            requests = [asked.request for asked in inference.asked]
+            if len(requests) == 1:
+                outcomes: list[Prediction | PalmServeError] = [await model.predict(requests[0])]
+            else:
+                outcomes = await model.predict_many(requests)
+            return await infer_response(message.id, model, inference, outcomes)
 
     async def model_stream_infer(self, messages: AsyncIterator[bytes], call: Call, send: Send) -> None:
         """Many batches, answered as they are ready. A bad one is answered with its error and the stream goes on."""

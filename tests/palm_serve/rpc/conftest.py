@@ -22,6 +22,7 @@ from palm_serve.bundle.manifest import (
 )
 from palm_serve.config import MIB, ServeOptions
 from palm_serve.errors import BundleError, NotFound, Overloaded, PalmServeError
+from palm_serve.registry import LoadFailure
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.services import make_server
 from palm_serve.statistics import Statistics
@@ -104,7 +105,7 @@ def compute(task: str, request: TextRequest) -> TaskAnswer:
             return Answer(text, start, start + len(text), 0.7, alternatives=(first,))
 
 
-@dataclass
+@dataclass(eq=False)
 class FakeModel:
     """As `registry.LoadedModel`. Texts steer it: `sleep 0.2`, `crash`, `overloaded`."""
 
@@ -115,6 +116,14 @@ class FakeModel:
     requests: list[TextRequest] = field(default_factory=list)
     cancelled: int = 0
     statistics: Statistics = field(default_factory=Statistics)
+    holders: int = 0
+
+    def __enter__(self) -> "FakeModel":
+        self.holders += 1
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.holders -= 1
 
     @property
     def name(self) -> str:
@@ -153,15 +162,24 @@ class FakeRegistry:
     """As `registry.Registry`, without a file system."""
 
     models: list[FakeModel] = field(default_factory=lambda: [FakeModel()])
+    keys: list[str] = field(default_factory=list)
+    failures: dict[tuple[str, str], LoadFailure] = field(default_factory=dict)
 
     def list(self) -> "list[FakeModel]":
         return [*self.models]
+
+    def stable(self) -> dict[str, FakeModel]:
+        return {model.name: model for model in reversed(self.models)}
 
     def get(self, name: str = "", version: str = "") -> FakeModel:
         for model in self.models:
             if name in ("", model.name) and version in ("", "stable", model.version):
                 return model
         raise NotFound(f"no model '{name}' {version}; loaded: {', '.join(m.name for m in self.models)}")
+
+    def route(self, name: str, version: str, key: str) -> FakeModel:
+        self.keys.append(key)
+        return self.get(name, version)
 
     async def load(self, path: Path, *, name: str | None = None) -> FakeModel:
         if path.name == "broken":
