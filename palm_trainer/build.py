@@ -13,16 +13,17 @@ from palm_trainer.backbone import (
     freeze_unused_rows,
     load_pretrained,
 )
-from palm_trainer.build_loop import build_loop
+from palm_trainer.build_loop import build_loop, distillation
 from palm_trainer.calibration import FALSE_REJECTION
 from palm_trainer.config import Config, TaskConfig
+from palm_trainer.distillation import load_teachers, soft_targets
 from palm_trainer.distributed import ALONE, Processes
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation import EvaluationSet
 from palm_trainer.example import Example
 from palm_trainer.fields import fits, resolve_fields
 from palm_trainer.head import make_head
-from palm_trainer.loop import Source, TrainingLoop
+from palm_trainer.loop import Source, TrainingLoop, choose_precision
 from palm_trainer.model import MultiTaskModel, TrainedModel, describe_encoder
 from palm_trainer.reader.classify import ClassifyTarget
 from palm_trainer.reader.dataset import EncodedDataset
@@ -43,7 +44,7 @@ from palm_trainer.regularization import WordDropout
 class Training:
     """A run ready to start: the configuration with every field resolved, the model, the loop, what dev holds, and what the files had wrong.
 
-    `guessing` is what dev holds of the masked_lm tasks.
+    `guessing` is what dev holds of the masked_lm tasks, `teachers` the digests of their weights.
     """
 
     config: Config
@@ -52,6 +53,7 @@ class Training:
     dev: Sequence[EvaluationSet]
     guessing: Mapping[str, EncodedDataset]
     defects: Mapping[str, Sequence[Defect]]
+    teachers: Sequence[str]
 
 
 def build_training(config: Config, processes: Processes = ALONE) -> Training:
@@ -84,6 +86,7 @@ def build_training(config: Config, processes: Processes = ALONE) -> Training:
         sources[name] = Source(
             dataset, LengthBucketedSampler(dataset.lengths, config.train.batch_size, config.train.seed + position)
         )
+    teachers = _teach(config, trained, sources, {name: split.examples for name, split in splits.items()}, processes)
     shares = config.train.word_dropout
     word_dropout = WordDropout.of(trained.tokenizer_json, shares) if shares else None
     freeze(trained.model.backbone, blocks=config.train.freeze_layers, embeddings=config.train.freeze_embeddings)
@@ -94,8 +97,8 @@ def build_training(config: Config, processes: Processes = ALONE) -> Training:
         freeze_unused_rows(trained.model.backbone, used)
     dev = evaluation_sets(config, "dev")
     evaluation_sets(config, "test")  # what is wrong with it is said now, not after the training
-    for split in OUT_OF_SCOPE:
-        out_of_scope_examples(config, split)
+    for kind in OUT_OF_SCOPE:
+        out_of_scope_examples(config, kind)
     return Training(
         config,
         trained,
@@ -103,7 +106,30 @@ def build_training(config: Config, processes: Processes = ALONE) -> Training:
         dev,
         guessing_sets(config, trained, "dev"),
         {name: split.defects for name, split in splits.items()},
+        teachers,
     )
+
+
+def _teach(
+    config: Config,
+    student: TrainedModel,
+    sources: Mapping[str, Source],
+    examples: Mapping[str, Sequence[Example]],
+    processes: Processes,
+) -> list[str]:
+    """Gives the data sets the teachers' answers; digests of the teachers."""
+    settings = distillation(config)
+    if settings is None:
+        return []
+    teachers = load_teachers(config.train.teachers, student)
+    device = choose_precision(processes.device(config.train.device), "fp32").device
+    for name, source in sources.items():
+        own, held = source.dataset, examples[name]
+        temperature = settings.temperature
+        own.teach(
+            soft_targets(teachers, student, source.tasks, own.inputs, held, device=device, temperature=temperature)
+        )
+    return [teacher.digest for teacher in teachers]
 
 
 def _substitution(config: Config, data: str, examples: Sequence[Example]) -> Substitution | None:

@@ -9,6 +9,7 @@ from palm_trainer.backbone import encoder_layers, rate_factors
 from palm_trainer.balancing import Balancing, SharedParameters, Uncertainty, make_balancing
 from palm_trainer.config import Config
 from palm_trainer.config_rules import WHOLE_BATCH
+from palm_trainer.distillation import Distillation
 from palm_trainer.distributed import Processes
 from palm_trainer.errors import ConfigError
 from palm_trainer.loop import Source, TrainingLoop, choose_precision
@@ -66,9 +67,16 @@ def build_loop(
         train.max_grad_norm,
         ema=None if train.ema_decay is None else Ema(model, train.ema_decay),
         regularization=Regularization(train.r_drop, _noise(model, train.fgm), word_dropout),
+        distillation=distillation(config),
         accumulate=train.accumulate_steps,
         processes=processes,
     )
+
+
+def distillation(config: Config) -> Distillation | None:
+    """How teachers are heeded, where there are some."""
+    train = config.train
+    return Distillation(train.distill_temperature or 2.0, train.distill_weight or 0.5) if train.teachers else None
 
 
 def _balancing(config: Config, model: MultiTaskModel, device: torch.device, epoch_steps: int) -> Balancing:

@@ -91,6 +91,7 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
     yield from _balancing_faults(train, dict(_tables(tasks)))
     yield from _freeze_faults(train, encoder)
     yield from _baseline_faults(train, dict(_tables(tasks)))
+    yield from _teacher_faults(train)
     yield from _averaging_faults(train, data)
     yield from _regularization_faults(train, encoder, dict(_tables(tasks)))
 

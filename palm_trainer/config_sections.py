@@ -21,6 +21,11 @@ def _as_paths(value: object, info: ValidationInfo) -> object:
     return tuple(Path(v if str(v).startswith("hf:/") else os.path.normpath(base / Path(v).expanduser())) for v in paths)
 
 
+def _as_runs(value: object) -> object:
+    """A path or a list of paths -> paths."""
+    return tuple(_as_path(item) for item in (value if isinstance(value, list | tuple) else [value]))
+
+
 def _as_path(value: object) -> object:
     return Path(value).expanduser() if isinstance(value, str) and value else value
 
@@ -238,6 +243,13 @@ class TrainConfig(Section):
     """Adversarial training: L2 norm of the noise on a text's embeddings (about 1). Each batch passes twice. 0: off."""
     word_dropout: Fraction = 0.0
     """Share of the pieces that are hidden from the encoder, anew in each pass; special tokens never."""
+    teachers: Annotated[tuple[Path, ...], BeforeValidator(_as_runs)] = ()
+    """Finished runs, relative to the working directory: where they have tasks of the same name, kind and labels, their answers are learned beside the
+    labels (knowledge distillation), of unlabelled examples too. Of several that have a task, their mean."""
+    distill_temperature: Positive | None = None
+    """teachers: that both sides' logits are divided by. None: 2."""
+    distill_weight: float | None = Field(None, gt=0, le=1)
+    """teachers: share of their answers in the loss. None: 0.5."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     seed: int = Field(13, ge=0, lt=2**32)

@@ -44,7 +44,12 @@ def save_last(training: Training, progress: Progress) -> None:
 
 
 def _state(training: Training, progress: Progress) -> dict[str, Any]:
-    return {"loop": training.loop.state_dict(), "progress": asdict(progress), "rows": _rows(training)}
+    return {
+        "loop": training.loop.state_dict(),
+        "progress": asdict(progress),
+        "rows": _rows(training),
+        "teachers": list(training.teachers),
+    }
 
 
 def _rows(training: Training) -> dict[str, int]:
@@ -102,6 +107,10 @@ def _saved(training: Training, output: Path) -> tuple[dict[str, Tensor], dict[st
         raise CheckpointError(
             f"{output}: the training data or the encoder is not what it was when {output / 'last'} was saved (rows, labels or vocabulary differ). "
             "Put it back, or train into another directory with --output."
+        )
+    if state.get("teachers", []) != list(training.teachers):
+        raise CheckpointError(
+            f"{output}: a run of train.teachers was trained anew since {output / 'last'} was saved. Put it back, or train into another directory with --output."
         )
     forget_later_events(output / EVENTS, state["loop"]["step"])
     return trained.model.state_dict(), state

@@ -1,7 +1,7 @@
 """A data set ready for training: tokenized once, collated batch by batch."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,18 @@ from palm_trainer.example import Example
 from palm_trainer.reader.inputs import Inputs
 from palm_trainer.reader.masked_lm import MaskedLMTarget
 from palm_trainer.reader.substitution import Substitution
-from palm_trainer.reader.target import Target
+from palm_trainer.reader.target import Target, collate_soft
+from palm_trainer.specs import UNTAUGHT
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Inputs of the model (int64 [B, S] each), targets by task, and the number of features."""
+    """Inputs of the model (int64 [B, S] each), targets by task, and the number of features; `soft`: answers of teachers, by the tasks that have some."""
 
     inputs: Mapping[str, Tensor]
     targets: Mapping[str, Tensor]
     size: int
+    soft: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
 
 
 class EncodedDataset:
@@ -57,7 +59,8 @@ class EncodedDataset:
     ) -> None:
         self._tokenizer = tokenizer
         self._substitution = substitution
-        self._features = (inputs or _shared_inputs(targets)).features(examples, tokenizer)
+        self._inputs = inputs or _shared_inputs(targets)
+        self._features = self._inputs.features(examples, tokenizer)
         self.lengths: npt.NDArray[np.int64] = np.array(
             [max(map(len, feature.rows)) for feature in self._features], dtype=np.int64
         )
@@ -68,6 +71,7 @@ class EncodedDataset:
             task: [target.encode(examples[feature.example], feature.rows[0]) for feature in self._features]
             for task, target in targets.items()
         }
+        self._soft: dict[str, Sequence[npt.NDArray[np.float32]]] = {}
         self._known = frozenset(self.piece_ids().tolist() if substitution else ())
 
     def __len__(self) -> int:
@@ -83,6 +87,15 @@ class EncodedDataset:
         """Positions of the examples that are longer than what the model takes."""
         return sorted({f.example for f in self._features if any(row.truncated for row in f.rows)})
 
+    @property
+    def inputs(self) -> Inputs:
+        """How the data set is read."""
+        return self._inputs
+
+    def teach(self, soft: Mapping[str, Sequence[npt.NDArray[np.float32]]]) -> None:
+        """Takes answers of teachers by task, a row a feature: [C], or [S, C] by piece. An example that is changed keeps the former and loses the latter."""
+        self._soft = dict(soft)
+
     def piece_ids(self) -> Tensor:
         """Ids of all pieces that occur, padding included, sorted, int64."""
         used = {self._pad_token_id}
@@ -95,7 +108,11 @@ class EncodedDataset:
         chosen = indices.tolist()
         encoded = {task: [values[i] for i in chosen] for task, values in self._encoded.items()}
         encodings = [row for i in chosen for row in self._features[i].rows]
+        soft = {task: [rows[i] for i in chosen] for task, rows in self._soft.items()}
         for place, example, row in self._substituted(chosen, epoch):
+            for told in soft.values():
+                if told[place].ndim == 2:
+                    told[place] = np.full_like(told[place][:1], UNTAUGHT)
             encodings[place] = row
             for task, target in self.targets.items():
                 encoded[task][place] = target.encode(example, row)
@@ -110,7 +127,8 @@ class EncodedDataset:
         inputs = {name: torch.from_numpy(array) for name, array in padded.arrays.items()}
         length = inputs["input_ids"].shape[1]
         targets = {task: self.targets[task].collate(values, length) for task, values in encoded.items()}
-        return TrainingBatch(inputs, targets, len(chosen))
+        taught = {task: collate_soft(rows, length) for task, rows in soft.items()}
+        return TrainingBatch(inputs, targets, len(chosen), soft=taught)
 
     def _substituted(self, chosen: Sequence[int], epoch: int) -> Iterator[tuple[int, Example, Encoding]]:
         """Those of some features that are changed in this epoch: place among them, example and row."""
