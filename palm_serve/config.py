@@ -60,8 +60,6 @@ class Limits:
     """Requests in one ParseBatch."""
     message_bytes: int = 4 * MIB
     """One gRPC message from a client."""
-    calls_per_client: int = 1_024
-    """Calls in flight per client address."""
     stream_items: int = 64
     """Requests of one ParseStream that are read and not answered yet; beyond it the stream is not read."""
 
@@ -129,6 +127,24 @@ class TlsOptions(_Group):
         return self
 
 
+class TokenOptions(_Group):
+    """Tokens"""
+
+    tokens: Path | None = Field(
+        default=None,
+        description="Answer only calls with a token of this file (TOML; see `palm-serve token new`); a change is noticed.",
+    )
+    health_needs_token: bool = Field(
+        default=False, description="Ask for a token with the scope 'health' also where health is asked for."
+    )
+
+    @model_validator(mode="after")
+    def _has_tokens(self) -> "TokenOptions":
+        if self.health_needs_token and self.tokens is None:
+            raise ValueError("health_needs_token needs tokens, the file that they are in")
+        return self
+
+
 class LimitOptions(_Group):
     """Limits"""
 
@@ -138,8 +154,14 @@ class LimitOptions(_Group):
     max_message_mib: float = Field(
         default=4.0, ge=0.001, le=2047, description="Size of one message from a client, MiB."
     )
-    max_calls_per_client: int = Field(default=1024, ge=1, description="Calls in flight per client address.")
+    max_calls_per_client: int = Field(
+        default=1024, ge=1, description="Calls in flight per client (its token, else its address)."
+    )
     max_stream_items: int = Field(default=64, ge=1, description="Unanswered requests per ParseStream.")
+    max_rate: float | None = Field(
+        default=None, gt=0, description="Requests per second and client, those of a batch counted; default: no limit."
+    )
+    max_burst: int = Field(default=1024, ge=1, description="Requests that a client may save up for; with --max-rate.")
 
 
 class StopOptions(_Group):
@@ -163,6 +185,7 @@ GROUPS: tuple[type[_Group], ...] = (
     ListenOptions,
     EngineOptions,
     TlsOptions,
+    TokenOptions,
     LimitOptions,
     StopOptions,
     LogOptions,
@@ -170,7 +193,9 @@ GROUPS: tuple[type[_Group], ...] = (
 """The groups of options, in the order in which they are shown."""
 
 
-class ServeOptions(ModelOptions, ListenOptions, EngineOptions, TlsOptions, LimitOptions, StopOptions, LogOptions):
+class ServeOptions(
+    ModelOptions, ListenOptions, EngineOptions, TlsOptions, TokenOptions, LimitOptions, StopOptions, LogOptions
+):
     """Everything that `palm-serve run` can be told. None leaves a choice to the server."""
 
     @cached_property
@@ -180,7 +205,6 @@ class ServeOptions(ModelOptions, ListenOptions, EngineOptions, TlsOptions, Limit
             text_bytes=self.max_text_bytes,
             batch_items=self.max_batch_items,
             message_bytes=round(self.max_message_mib * MIB),
-            calls_per_client=self.max_calls_per_client,
             stream_items=self.max_stream_items,
         )
 

@@ -7,10 +7,13 @@ PalmServeError
 │   └── Unmeetable     its deadline cannot be met                -> RESOURCE_EXHAUSTED
 ├── DeadlineExceeded   expired while it waited                   -> DEADLINE_EXCEEDED
 ├── Unavailable        loading or draining                       -> UNAVAILABLE
-├── NotAllowed         switched off on this server               -> PERMISSION_DENIED
+├── Unauthenticated    no token, or one that is not valid        -> UNAUTHENTICATED
+├── NotAllowed         switched off, or not for this token       -> PERMISSION_DENIED
 ├── BundleError        a bundle that cannot be loaded            (start-up, not a request)
 ├── BindError          the address cannot be listened on         (start-up)
 ├── TlsError           certificates that cannot serve            (start-up)
+├── TokenFileError     tokens that cannot be read                (start-up)
+├── ConfigError        options that cannot be used               (start-up)
 └── EngineError        no provider, a session that fails         (start-up), else INTERNAL
 """
 
@@ -51,8 +54,12 @@ class Unavailable(PalmServeError):
     """The server is loading or draining; another replica can answer."""
 
 
+class Unauthenticated(PalmServeError):
+    """The server asks for a token, and the call has none, or one that is unknown, revoked or expired."""
+
+
 class NotAllowed(PalmServeError):
-    """The operation is switched off on this server."""
+    """The operation is switched off on this server, or the token is not for it."""
 
 
 class BundleError(PalmServeError):
@@ -65,6 +72,10 @@ class BindError(PalmServeError):
 
 class TlsError(PalmServeError):
     """A certificate, its key, or an authority cannot be read, or they do not fit."""
+
+
+class TokenFileError(PalmServeError):
+    """The file of tokens is missing, or holds something else."""
 
 
 class ConfigError(PalmServeError):

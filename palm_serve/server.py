@@ -14,6 +14,7 @@ from palm_serve.config import ServeOptions
 from palm_serve.errors import BindError, PalmServeError
 from palm_serve.observability import Metrics
 from palm_serve.registry import LoadedModel, Registry
+from palm_serve.rpc.auth import Tokens
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.services import make_server
 from palm_serve.rpc.tls import Certificates
@@ -25,15 +26,16 @@ _FLUSH_S = 0.5
 
 
 class Server:
-    """One gRPC server and its models. Belongs to the event loop that it was made on."""
+    """One gRPC server and its models. Belongs to the event loop that it was made on. Raises TokenFileError."""
 
     def __init__(self, options: ServeOptions) -> None:
         self._options = options
+        self._tokens = None if options.tokens is None else Tokens(options.tokens)
         self._metrics = None if options.metrics_port is None else Metrics()
         self._registry = make_registry(options, self._metrics)
         self._lifecycle = Lifecycle()
         observe = None if self._metrics is None else self._metrics.answered
-        self._server = make_server(self._registry, options, self._lifecycle, observe)
+        self._server = make_server(self._registry, options, self._lifecycle, observe, self._tokens)
 
     async def bind(self) -> str:
         """Listens and returns the address. While models load, health is answered and all else is UNAVAILABLE.
@@ -85,6 +87,11 @@ class Server:
         idle.cancel()
         await self._registry.close()
 
+    def reload(self) -> None:
+        """Reads the tokens again, at once; certificates are looked at before every connection anyway."""
+        if self._tokens is not None:
+            self._tokens.reload()
+
     async def abort(self) -> None:
         """Stops at once, for a server that never served."""
         await self._server.stop(None)
@@ -94,7 +101,7 @@ class Server:
 async def serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
     """Runs a server until SIGTERM or SIGINT; `tell` gets lines for a person.
 
-    Raises BindError, TlsError, BundleError, EngineError.
+    Raises BindError, TlsError, TokenFileError, BundleError, EngineError.
     """
     began = time.monotonic()
     stop = asyncio.Event()
@@ -102,6 +109,7 @@ async def serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = Server(options)
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
     stopped = asyncio.create_task(stop.wait())
     try:
         tell(f"listening on {await server.bind()}")

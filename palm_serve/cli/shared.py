@@ -18,12 +18,17 @@ from palm_serve.errors import (
     NotFound,
     PalmServeError,
     TlsError,
+    TokenFileError,
+    Unauthenticated,
 )
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_BAD_INPUT = (BindError, BundleError, ConfigError, EngineError, InvalidRequest, NotAllowed, NotFound, TlsError)
+_BAD_INPUT = (
+    *(BindError, BundleError, ConfigError, EngineError, TlsError, TokenFileError),
+    *(InvalidRequest, NotAllowed, NotFound, Unauthenticated),
+)
 
 
 @contextmanager

@@ -39,6 +39,7 @@ class Dialogue:
             raise InvalidRequest(
                 f"the batch has {count:,} requests; the limit is {limit:,}: send several batches", "requests"
             )
+        call.holds(count)
         items: list[pb.ParseItem | None] = [None] * count
         groups: dict[LoadedModel, _Group] = {}
         with ExitStack() as held:

@@ -11,6 +11,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from palm_serve.config import ServeOptions
 from palm_serve.errors import InvalidRequest, NotFound, PalmServeError
 from palm_serve.oip import inference_pb2 as oip
+from palm_serve.rpc.auth import Scope
 from palm_serve.rpc.calls import Call, Calls, Send, decode, request_id
 from palm_serve.rpc.health import Health
 from palm_serve.rpc.lifecycle import Lifecycle, State
@@ -48,19 +49,27 @@ class OpenInference:
     def handlers(self, calls: Calls) -> dict[str, grpc.RpcMethodHandler]:
         """The methods by name."""
         return {
-            "ServerLive": calls.unary("ServerLive", oip.ServerLiveRequest, self.server_live, always=True),
-            "ServerReady": calls.unary("ServerReady", oip.ServerReadyRequest, self.server_ready, always=True),
-            "ModelReady": calls.unary("ModelReady", oip.ModelReadyRequest, self.model_ready, always=True),
-            "ServerMetadata": calls.unary("ServerMetadata", oip.ServerMetadataRequest, self.server_metadata),
-            "ModelMetadata": calls.unary("ModelMetadata", oip.ModelMetadataRequest, self.model_metadata),
-            "ModelInfer": calls.unary("ModelInfer", oip.ModelInferRequest, self.model_infer),
-            "ModelStreamInfer": calls.stream("ModelStreamInfer", self.model_stream_infer),
-            "ModelConfig": calls.unary("ModelConfig", oip.ModelConfigRequest, self.model_config),
-            "ModelStatistics": calls.unary("ModelStatistics", oip.ModelStatisticsRequest, self.model_statistics),
-            "RepositoryIndex": calls.unary("RepositoryIndex", oip.RepositoryIndexRequest, self.repository_index),
-            "RepositoryModelLoad": calls.unary("RepositoryModelLoad", oip.RepositoryModelLoadRequest, self.load),
+            "ServerLive": calls.unary("ServerLive", oip.ServerLiveRequest, self.server_live, Scope.HEALTH),
+            "ServerReady": calls.unary("ServerReady", oip.ServerReadyRequest, self.server_ready, Scope.HEALTH),
+            "ModelReady": calls.unary("ModelReady", oip.ModelReadyRequest, self.model_ready, Scope.HEALTH),
+            "ServerMetadata": calls.unary(
+                "ServerMetadata", oip.ServerMetadataRequest, self.server_metadata, Scope.READ
+            ),
+            "ModelMetadata": calls.unary("ModelMetadata", oip.ModelMetadataRequest, self.model_metadata, Scope.READ),
+            "ModelInfer": calls.unary("ModelInfer", oip.ModelInferRequest, self.model_infer, Scope.PARSE),
+            "ModelStreamInfer": calls.stream("ModelStreamInfer", self.model_stream_infer, Scope.PARSE),
+            "ModelConfig": calls.unary("ModelConfig", oip.ModelConfigRequest, self.model_config, Scope.READ),
+            "ModelStatistics": calls.unary(
+                "ModelStatistics", oip.ModelStatisticsRequest, self.model_statistics, Scope.READ
+            ),
+            "RepositoryIndex": calls.unary(
+                "RepositoryIndex", oip.RepositoryIndexRequest, self.repository_index, Scope.READ
+            ),
+            "RepositoryModelLoad": calls.unary(
+                "RepositoryModelLoad", oip.RepositoryModelLoadRequest, self.load, Scope.CONTROL
+            ),
             "RepositoryModelUnload": calls.unary(
-                "RepositoryModelUnload", oip.RepositoryModelUnloadRequest, self.unload
+                "RepositoryModelUnload", oip.RepositoryModelUnloadRequest, self.unload, Scope.CONTROL
             ),
         }
 
@@ -107,6 +116,7 @@ class OpenInference:
         """One batch of texts."""
         with self._registry.route(message.model_name, message.model_version, call.key(message.id)) as model:
             inference = await read_request(message, model.manifest, self._options.limits, call.deadline)
+            call.holds(len(inference.asked))
             requests = [asked.request for asked in inference.asked]
             if len(requests) == 1:
                 outcomes: list[Prediction | PalmServeError] = [await model.predict(requests[0])]

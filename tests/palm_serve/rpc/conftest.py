@@ -23,6 +23,7 @@ from palm_serve.bundle.manifest import (
 from palm_serve.config import MIB, ServeOptions
 from palm_serve.errors import BundleError, NotFound, Overloaded, PalmServeError
 from palm_serve.registry import LoadFailure
+from palm_serve.rpc.auth import Tokens
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.services import make_server
 from palm_serve.statistics import Statistics
@@ -227,7 +228,8 @@ def open_door(options: ServeOptions, state: State = State.SERVING) -> Iterator[D
     async def start() -> tuple[Lifecycle, grpc.aio.Server, int]:
         lifecycle = Lifecycle()
         lifecycle.state = state
-        server = make_server(registry, options, lifecycle, lambda *seen: observed.append(seen))  # type: ignore[arg-type]
+        tokens = None if options.tokens is None else Tokens(options.tokens)
+        server = make_server(registry, options, lifecycle, lambda *seen: observed.append(seen), tokens)  # type: ignore[arg-type]
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         return lifecycle, server, port
