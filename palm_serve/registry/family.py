@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from palm_serve.errors import NotFound
 from palm_serve.registry.model import LoadedModel
+from palm_serve.registry.shadow import Shadow
 
 STABLE, CANARY, SHADOW = "stable", "canary", "shadow"
 """What a request without a version means; who gets a share of those requests; who is asked a share of them besides, unheard."""
@@ -33,7 +34,7 @@ def falls_in(share: float, name: str, key: str) -> bool:
 
 
 class Family:
-    """One name's versions in service, in the order of loading. The first has the label "stable" while no other was given it."""
+    """One name's versions in service, in the order of loading."""
 
     def __init__(self, name: str, traffic: Traffic) -> None:
         self.name = name
@@ -46,11 +47,6 @@ class Family:
         """What each label means."""
         return self._labels
 
-    def add(self, model: LoadedModel) -> None:
-        """Takes one more version."""
-        self.versions.append(model)
-        self.assign({} if STABLE in self._labels else {STABLE: model})
-
     def remove(self, model: LoadedModel) -> None:
         """Forgets a version. Where it was the stable one, that which was loaded last becomes it, but neither canary nor shadow if there are others."""
         self.versions.remove(model)
@@ -60,15 +56,21 @@ class Family:
             labels[STABLE] = (tried or self.versions)[-1]
         self.relabel(labels)
 
-    def assign(self, labels: Mapping[str, LoadedModel]) -> None:
-        """From now on these labels mean these versions; the others stay."""
-        self.relabel({**self._labels, **labels})
-
     def relabel(self, labels: Mapping[str, LoadedModel]) -> None:
         """From now on there are these labels and no others."""
         self._labels = dict(labels)
         for version in self.versions:
             version.labels = tuple(label for label, meant in self._labels.items() if meant is version)
+
+    def show_shadow(self) -> None:
+        """Lets the shadow see what the stable version answers, and nothing else."""
+        candidate, stable, share = self._labels.get(SHADOW), self._labels.get(STABLE), self.traffic.shadow
+        mirrored = candidate is not None and candidate is not stable and share > 0
+        for model in self.versions:
+            if candidate is None or not mirrored or model is not stable:
+                model.mirror = None
+            elif not isinstance(model.mirror, Shadow) or model.mirror.of != (candidate, share):
+                model.mirror = Shadow(candidate, share)
 
     def find(self, version: str = "") -> LoadedModel:
         """The version that a label, a digest, or an unambiguous beginning of one (8 characters or more) names; empty: the label "stable".

@@ -5,7 +5,7 @@ import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,8 @@ from palm_serve.bundle.loader import Bundle, load_bundle
 from palm_serve.engine.providers import AUTO, select_session
 from palm_serve.errors import BundleError, NotFound, PalmServeError, Unavailable
 from palm_serve.pipeline import Pipeline
-from palm_serve.registry.family import SHADOW, STABLE, Family, Traffic
+from palm_serve.registry.family import STABLE, Family, Traffic
 from palm_serve.registry.model import LoadedModel
-from palm_serve.registry.shadow import Shadow
 from palm_serve.statistics import Statistics
 
 log = logging.getLogger(__name__)
@@ -84,11 +83,13 @@ class Registry:
             raise BundleError(
                 f"{path}: version {model.version[:12]} of '{model.name}' is loaded already; name each bundle once"
             )
-        self.assign(model.name, {label: model} if label else {}, [model])
+        labels = {label: model} if label else {}
+        family = self._families.get(model.name)
+        self.assign(model.name, {STABLE: model, **(family.labels if family else {}), **labels}, [model])
         return model
 
-    async def open(self, path: Path, name: str | None = None) -> LoadedModel:
-        """A version, verified, warmed up and checked, that `assign` can put into service; or the one of the same digest that is in service.
+    async def open(self, path: Path, name: str | None = None, among: Sequence[LoadedModel] = ()) -> LoadedModel:
+        """A version, verified, warmed up and checked, that `assign` can put into service; or the one of the same digest in service or `among` these.
 
         Raises as `load` does.
         """
@@ -100,7 +101,7 @@ class Registry:
                 bundle = await asyncio.to_thread(load_bundle, path)
                 name = name or bundle.manifest.name
                 version = bundle.manifest.version
-                served = next((m for m in self._versions(name) if m.version == version), None)
+                served = next((m for m in (*self._versions(name), *among) if m.version == version), None)
                 if served is not None:
                     return served
                 pipeline, timing = await asyncio.to_thread(self._warm, bundle)
@@ -123,27 +124,37 @@ class Registry:
         pipeline.warm_up(self._limits, observe=timing.run.observe)
         return pipeline, timing
 
-    def assign(
-        self, name: str, labels: Mapping[str, LoadedModel], versions: list[LoadedModel], traffic: Traffic | None = None
-    ) -> None:
-        """From now on the labels of a name mean these versions, all at once; `versions` not in service yet are put there.
+    def traffic(self, name: str) -> Traffic:
+        """The shares of a name. Raises NotFound."""
+        return self._family(name).traffic
 
-        `traffic`: new shares; None: as they were.
+    def default_traffic(self, name: str) -> Traffic:
+        """The shares of a name where nothing else is said."""
+        return self._traffic(name)
+
+    def assign(
+        self,
+        name: str,
+        labels: Mapping[str, LoadedModel],
+        versions: Sequence[LoadedModel] = (),
+        traffic: Traffic | None = None,
+    ) -> None:
+        """From now on a name has these labels and no others, all at once; one of them is "stable".
+
+        Versions that they mean, and `versions`, are put into service if they are not. `traffic`: new shares; None: as they were.
         """
         family = self._families.setdefault(name, Family(name, self._traffic(name)))
-        for model in versions:
+        for model in (*labels.values(), *versions):
             if model not in family.versions:
-                family.add(model)
-        family.traffic = traffic or family.traffic
-        family.assign(labels)
-        self._show_shadows(family)
-
-    def _show_shadows(self, family: Family) -> None:
-        """Lets the shadow of a name see what the stable version answers."""
-        candidate, share = family.labels.get(SHADOW), family.traffic.shadow
-        for model in family.versions:
-            seen = model is family.labels.get(STABLE) and candidate is not None and candidate is not model and share
-            model.mirror = Shadow(candidate, share) if seen and candidate else None
+                family.versions.append(model)
+        if traffic is not None and traffic != family.traffic:
+            log.info("%s: canary gets %g, shadow %g of the requests", name, traffic.canary, traffic.shadow)
+            family.traffic = traffic
+        for label, model in labels.items():
+            if family.labels.get(label) is not model:
+                log.info("%s: %s is now %s", name, label, model.version[:12])
+        family.relabel(labels)
+        family.show_shadow()
 
     def _versions(self, name: str) -> list[LoadedModel]:
         family = self._families.get(name)
@@ -187,7 +198,7 @@ class Registry:
         """Takes a version out of service: no new request finds it. The task ends when what it was asked is answered and its memory is free."""
         family = self._families[model.name]
         family.remove(model)
-        self._show_shadows(family)
+        family.show_shadow()
         if not family.versions:
             del self._families[model.name]
         self._forget()

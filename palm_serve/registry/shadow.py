@@ -35,6 +35,11 @@ class Shadow:
         self._due = 0.0
         self._running: set[asyncio.Task[None]] = set()
 
+    @property
+    def of(self) -> tuple[LoadedModel, float]:
+        """The candidate and the share."""
+        return self._candidate, self._share
+
     def __call__(self, request: TextRequest, answer: Prediction, kinds: Mapping[str, str]) -> None:
         """Takes what a model was asked and answered; `kinds` are those of its tasks."""
         self._due += self._share
