@@ -1,5 +1,6 @@
 """`palm-serve call`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,12 @@ def call(
     tls_ca: Annotated[Path | None, typer.Option(help="Over TLS, with this authority, PEM.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Over TLS, with this client certificate, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Key of --tls-cert, PEM.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Send the token in this file; default: that of the variable PALM_TOKEN, if any.")
+    ] = None,
+    plain_token: Annotated[
+        bool, typer.Option("--plain-token", help="Send the token also to another machine without TLS.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
 ) -> None:
     """Asks a running server about one text and prints intent, slots and the other answers."""
@@ -31,10 +38,13 @@ def call(
             "a pair of texts needs --task, the name of the task that reads it", param_hint="--pair"
         )
     with faults():
-        from palm_serve.client import Client, tls
+        from palm_serve.client import TOKEN_VARIABLE, Client, read_token, tls
 
         credentials = tls(tls_ca, tls_cert, tls_key) if over_tls or tls_ca or tls_cert or tls_key else None
-        with Client(target, timeout_s=timeout, credentials=credentials) as client:
+        token = os.environ.get(TOKEN_VARIABLE) if token_file is None else read_token(token_file)
+        with Client(
+            target, timeout_s=timeout, credentials=credentials, token=token or None, plain_token=plain_token
+        ) as client:
             answer = (
                 client.predict(task, text, pair, model=model, version=version)
                 if task

@@ -5,6 +5,7 @@ import typer
 from palm_serve.cli.call import call
 from palm_serve.cli.check import check
 from palm_serve.cli.run import run
+from palm_serve.cli.token import token
 
 app = typer.Typer(
     name="palm-serve",
@@ -17,6 +18,7 @@ app = typer.Typer(
 app.command(epilog="Example: palm-serve run bundles/demo --port 50051")(run)
 app.command(epilog="Example: palm-serve check bundles/demo")(check)
 app.command(epilog='Example: palm-serve call "show me flights from boston to denver on monday"')(call)
+app.add_typer(token, name="token")
 
 
 def main() -> None:

@@ -30,8 +30,10 @@ def run(config: Path | None, print_config: bool, **flags: Any) -> None:
         if print_config:
             typer.echo(as_toml(settings), nl=False)
             return
-        if not settings.options.bundles:
-            raise ConfigError("no bundle to serve: name one, as in `palm-serve run bundles/demo`")
+        if not settings.options.bundles and settings.options.watch is None:
+            raise ConfigError(
+                "no bundle to serve: name one, as in `palm-serve run bundles/demo`, or a directory of them with --watch"
+            )
         _serve(settings.options)
 
 
@@ -47,11 +49,12 @@ def _serve(options: ServeOptions) -> None:
 
 def _warn_where_open(options: ServeOptions) -> None:
     if options.tls is None and not _is_loopback(options.host):
-        typer.echo(
-            f"palm-serve: warning: {options.host} is reached from other machines, and this server has neither TLS nor "
-            "tokens: anyone there can read and ask; see --tls-cert",
-            err=True,
+        risk = (
+            "this server has neither TLS nor tokens: anyone there can read and ask; see --tls-cert and --tokens"
+            if options.tokens is None
+            else "this server has no TLS: whoever listens on the way gets the tokens; see --tls-cert"
         )
+        typer.echo(f"palm-serve: warning: {options.host} is reached from other machines, and {risk}", err=True)
 
 
 def _is_loopback(host: str) -> bool:
