@@ -6,7 +6,7 @@ from palm_serve.batching.plan import Costs
 
 _DRIFT = 0.005
 """How far the truth may move from one batch to the next, as a share, where errors cancel out; where they do not, the speed has changed."""
-_CLIP = 3.0
+CLIP = 3.0
 """Surprises count for so many standard deviations at most: a pause of the machine is no news about the engine."""
 _SPREAD_RATE = 0.1
 
@@ -42,7 +42,7 @@ class LatencyModel:
 
     def bound(self, tokens: int) -> float:
         """Seconds that are rarely exceeded."""
-        return self.predict(tokens) * (1 + _CLIP * self._spread)
+        return self.predict(tokens) * (1 + CLIP * self._spread)
 
     def observe(self, tokens: int, seconds: float) -> None:
         """A batch of so many padded tokens took so long."""
@@ -58,7 +58,7 @@ class LatencyModel:
         noise = (max(self._spread, _DRIFT) * scale) ** 2
         of_a, of_b = self._aa + tokens * self._ab, self._ab + tokens * self._bb
         variance = of_a + tokens * of_b + noise
-        most = _CLIP * math.sqrt(variance)
+        most = CLIP * math.sqrt(variance)
         error = max(-most, min(most, seconds - self.predict(tokens)))
         self._a = max(0.0, self._a + of_a / variance * error)
         self._b = max(0.0, self._b + of_b / variance * error)

@@ -26,14 +26,22 @@ class BatchLimits:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds that a batch takes: `per_batch + per_token * padded tokens`."""
+    """Seconds that a batch holds the engine: `per_batch + per_token * padded tokens`."""
 
     per_batch: float = 0.0
     per_token: float = 0.0
+    spread: float = 0.0
+    """What it may take longer, as a share."""
+    rest: float = 0.0
+    """Seconds from then to its answers."""
 
     def of(self, padded_tokens: int) -> float:
         """Of one batch."""
         return self.per_batch + self.per_token * padded_tokens
+
+    def answered(self, padded_tokens: int) -> float:
+        """Until the answers of one batch, if it takes long."""
+        return self.of(padded_tokens) * (1 + self.spread) + self.rest
 
 
 class Waits(Protocol):
@@ -101,7 +109,7 @@ def plan_batch(waiting: Sequence[Waits], now: float, limits: BatchLimits, costs:
         if (
             padded <= limits.max_tokens
             and (padding <= limits.free_padding or padding <= limits.max_padding * padded)
-            and now + costs.of(padded) <= soonest
+            and now + costs.answered(padded) <= soonest
         ):
             chosen.append(i)
             longest, tokens, end = width, total, soonest

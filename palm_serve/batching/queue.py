@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from palm_serve.batching.latency import LatencyModel
+from palm_serve.batching.latency import CLIP, LatencyModel
 from palm_serve.batching.plan import BatchLimits, Costs, plan_batch
 
 T = TypeVar("T")
@@ -75,7 +75,10 @@ class Queue(Generic[T]):
     @property
     def costs(self) -> Costs:
         """Of one batch, as the engine is known now."""
-        return self.timing.run.costs
+        run = self.timing.run
+        return replace(
+            run.costs, spread=CLIP * run.spread, rest=self.timing.rest.predict(min(int(self._size), self.tokens))
+        )
 
     def work(self, rows: int, tokens: int) -> float:
         """Seconds of engine for so much, in batches as they have been lately."""

@@ -185,6 +185,12 @@ def make_simulator() -> Callable[..., Simulator]:
     return Simulator
 
 
+@pytest.fixture(scope="session")
+def make_engine() -> Callable[..., Engine]:
+    """`make_engine(per_batch=..., per_token=..., noise=...)`."""
+    return Engine
+
+
 @pytest.fixture
 def simulator() -> Simulator:
     """A simulator of a small model on two cores."""

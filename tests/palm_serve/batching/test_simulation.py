@@ -102,6 +102,17 @@ def test_overload(simulator, count):
     assert min(shares) > 0.7 * max(shares), "long and short are refused alike"
 
 
+def test_overload_of_an_engine_that_nobody_can_predict(make_simulator, make_engine):
+    """One batch in three takes half as long again as expected, or less than two thirds."""
+    simulator = make_simulator(make_engine(noise=0.5))
+    capacity = simulator.capacity()
+    arrivals = simulator.poisson(3 * capacity, 20_000, 6, within=1.0)
+    report = simulator.run(arrivals)
+    assert report.wasted == 0
+    assert report.late <= 0.005 * report.rows
+    assert goodput(report, arrivals, 1, arrivals[-1].at) >= capacity
+
+
 def test_back_to_normal_within_a_second(simulator):
     capacity = simulator.capacity()
     storm = simulator.poisson(3 * capacity, int(9 * capacity), 8, within=1.0)
