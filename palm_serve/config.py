@@ -107,6 +107,9 @@ class EngineOptions(_Group):
     )
     precision: Precision = Field(default=Precision.AUTO, description="auto: the fastest that passed the bundle's gate.")
     threads: int | None = Field(default=None, ge=1, description="Threads of the engine; default: one per core.")
+    cache_dir: Path | None = Field(
+        default=None, description="Where engines keep what they measured and compiled; default: the user's cache."
+    )
 
 
 class TlsOptions(_Group):

@@ -137,6 +137,7 @@ def make_registry(options: ServeOptions, metrics: Metrics | None = None) -> Regi
         provider=options.provider,
         precision=options.precision,
         threads=options.threads,
+        cache=options.cache_dir,
         limits=BatchLimits(max_waiting=options.max_queue),
         observe=None if metrics is None else metrics.for_model,
     )
