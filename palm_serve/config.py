@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MIB = 1024 * 1024
 
@@ -75,6 +75,20 @@ class TlsFiles:
     """Clients must show a certificate that one of these signed; None: clients need none."""
 
 
+def read_shares(value: str | None) -> dict[str, float]:
+    """Model -> share, 0 to 1; the empty name stands for all others. Raises ValueError."""
+    shares = {"": 0.0}
+    for part in (value or "").split(",") if value else ():
+        name, _, share = part.rpartition("=")
+        try:
+            shares[name.strip()] = float(share)
+        except ValueError:
+            shares[name.strip()] = -1.0
+        if not 0 <= shares[name.strip()] <= 1:
+            raise ValueError("a share is a number from 0 to 1, as in 0.1 or faq=0.1,help=0.05")
+    return shares
+
+
 class _Group(BaseModel):
     """Options that belong together; the docstring is their heading."""
 
@@ -85,8 +99,41 @@ class ModelOptions(_Group):
     """Models"""
 
     bundles: tuple[Path, ...] = Field(default=(), description="Bundle directories; the first is the default model.")
-    model_folder: Path | None = Field(default=None, description="Where LoadModel looks names up.")
+    watch: Path | None = Field(
+        default=None,
+        description="Serve what this directory holds, as NAME or NAME/LABEL (stable, canary, shadow, ...), and follow its changes.",
+    )
+    watch_interval: float = Field(
+        default=2.0, ge=0.01, description="Seconds between looks at --watch; a change is taken up at the second look."
+    )
+    canary: str | None = Field(
+        default=None,
+        description="Share of the requests without a version that the canary answers: 0.1, or for some models faq=0.1,help=0.05. "
+        "A second BUNDLE of one name is its canary.",
+    )
+    shadow: str | None = Field(
+        default=None,
+        description="Share of them that is asked of the shadow too, unheard, to count how often it agrees. The next BUNDLE of the name is its shadow.",
+    )
+    model_folder: Path | None = Field(default=None, description="Where LoadModel looks names up; laid out as --watch.")
     allow_model_control: bool = Field(default=False, description="Let clients load and unload models.")
+
+    @field_validator("canary", "shadow")
+    @classmethod
+    def _shares(cls, value: str | None) -> str | None:
+        read_shares(value)
+        return value
+
+    @model_validator(mode="after")
+    def _one_folder(self) -> "ModelOptions":
+        if self.watch is not None and self.model_folder is not None:
+            raise ValueError("watch and model_folder are both given: LoadModel looks into the watched directory too")
+        return self
+
+    def traffic(self, name: str) -> tuple[float, float]:
+        """The shares of a model's canary and shadow."""
+        canary, shadow = read_shares(self.canary), read_shares(self.shadow)
+        return canary.get(name, canary[""]), shadow.get(name, shadow[""])
 
 
 class ListenOptions(_Group):
@@ -181,6 +228,9 @@ class LogOptions(_Group):
 
     log_level: LogLevel = Field(default=LogLevel.WARNING, description="What goes to standard error.")
     log_format: LogFormat = Field(default=LogFormat.TEXT, description="json: one object a line.")
+    log_text: bool = Field(
+        default=False, description="Let the log hold texts: requests at level info, and what errors quote of them."
+    )
 
 
 GROUPS: tuple[type[_Group], ...] = (

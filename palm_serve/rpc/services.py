@@ -22,7 +22,7 @@ from palm_serve.rpc.prediction import Prediction
 from palm_serve.v1 import palm_pb2 as pb
 
 if TYPE_CHECKING:
-    from palm_serve.registry import Registry
+    from palm_serve.registry import Registry, Watcher
 
 HEALTH = "grpc.health.v1.Health"
 DIALOGUE, PREDICTION, MODELS = (f"palm_serve.v1.{name}" for name in ("DialogueUnderstanding", "Prediction", "Models"))
@@ -34,8 +34,15 @@ def make_server(
     lifecycle: Lifecycle,
     observe: Observe | None = None,
     tokens: Tokens | None = None,
+    folder: "Watcher | None" = None,
 ) -> grpc.aio.Server:
-    """A server with every service, bound to no port yet; `observe` is told of each call. Without `tokens` anyone may call. Needs a running loop."""
+    """A server with every service, bound to no port yet. Needs a running loop.
+
+    Args:
+        observe: is told of each call.
+        tokens: None: anyone may call.
+        folder: where LoadModel looks names up; None: nowhere.
+    """
     server = grpc.aio.server(
         options=(
             # Without it a second server on the same port would silently take half of the calls.
@@ -43,9 +50,9 @@ def make_server(
             ("grpc.max_receive_message_length", options.limits.message_bytes),
         )
     )
-    calls = Calls(lifecycle, Gate(options, tokens), observe)
+    calls = Calls(lifecycle, Gate(options, tokens), observe, options.log_text)
     dialogue, prediction = Dialogue(registry, options.limits, lifecycle), Prediction(registry, options.limits)
-    models, health = Models(registry, options), Health(registry, lifecycle)
+    models, health = Models(registry, options, folder), Health(registry, lifecycle)
     services = {
         DIALOGUE: {
             "Parse": calls.unary("Parse", pb.ParseRequest, dialogue.parse, Scope.PARSE),

@@ -15,7 +15,7 @@ from palm_serve.rpc.auth import Scope
 from palm_serve.rpc.calls import Call, Calls, Send, decode, request_id
 from palm_serve.rpc.health import Health
 from palm_serve.rpc.lifecycle import Lifecycle, State
-from palm_serve.rpc.models import Models
+from palm_serve.rpc.models import CANNOT_BE_LOADED, Models
 from palm_serve.rpc.oip.description import config, metadata, statistics
 from palm_serve.rpc.oip.requests import read_request
 from palm_serve.rpc.oip.responses import infer_response
@@ -148,7 +148,7 @@ class OpenInference:
         return oip.ModelStreamInferResponse(infer_response=response)
 
     async def repository_index(self, message: oip.RepositoryIndexRequest, call: Call) -> oip.RepositoryIndexResponse:
-        """Every loaded version."""
+        """Every loaded version, and what should be one but cannot be loaded."""
         _check_repository(message.repository_name)
         states = {True: "READY", False: "UNAVAILABLE"}
         return oip.RepositoryIndexResponse(
@@ -158,6 +158,13 @@ class OpenInference:
                 )
                 for model in self._registry.list()
                 if model.ready or not message.ready
+            ]
+            + [
+                oip.RepositoryIndexResponse.ModelIndex(
+                    name=name, state=states[False], reason=f"{label}: {CANNOT_BE_LOADED}"
+                )
+                for name, label in self._registry.failures
+                if not message.ready
             ]
         )
 

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import grpc
 import pytest
@@ -182,15 +181,24 @@ class FakeRegistry:
         self.keys.append(key)
         return self.get(name, version)
 
-    async def load(self, path: Path, *, name: str | None = None) -> FakeModel:
-        if path.name == "broken":
-            raise BundleError(f"{path}/model.onnx: changed byte")
-        model = FakeModel(fake_manifest(path.name))
-        self.models.append(model)
-        return model
-
     async def unload(self, name: str, version: str = "") -> None:
         self.models.remove(self.get(name, version))
+
+
+@dataclass
+class FakeFolder:
+    """As `registry.Watcher`, over three bundles of which `broken` cannot be loaded."""
+
+    registry: FakeRegistry
+
+    async def load(self, name: str) -> FakeModel:
+        if name not in ("other", "next", "broken"):
+            raise NotFound(f"no bundle '{name}' in the server's model folder")
+        if name == "broken":
+            raise BundleError("/home/secret/model.onnx: changed byte")
+        model = FakeModel(fake_manifest(name))
+        self.registry.models.append(model)
+        return model
 
 
 @dataclass
@@ -229,7 +237,15 @@ def open_door(options: ServeOptions, state: State = State.SERVING) -> Iterator[D
         lifecycle = Lifecycle()
         lifecycle.state = state
         tokens = None if options.tokens is None else Tokens(options.tokens)
-        server = make_server(registry, options, lifecycle, lambda *seen: observed.append(seen), tokens)  # type: ignore[arg-type]
+        folder = None if options.model_folder is None else FakeFolder(registry)
+        server = make_server(
+            registry,  # type: ignore[arg-type]
+            options,
+            lifecycle,
+            lambda *seen: observed.append(seen),
+            tokens,
+            folder,  # type: ignore[arg-type]
+        )
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         return lifecycle, server, port
