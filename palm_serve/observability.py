@@ -2,15 +2,19 @@
 
 import json
 import logging
+import re
 import sys
-from typing import TextIO
+import traceback
+from typing import Any, TextIO
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
 from palm_serve.batching import Ran
+from palm_serve.errors import PalmServeError
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 4)
 _DROPPED = ("refused", "unmeetable", "expired", "cancelled")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -137,7 +141,26 @@ class ModelMetrics:
         self._dropped["cancelled"].inc()
 
 
-class JsonFormatter(logging.Formatter):
+class TextFormatter(logging.Formatter):
+    """A line of text, and below it where an error was raised.
+
+    An error that was not meant for a reader may quote the request in its message, so that is left out unless `texts`.
+    """
+
+    def __init__(self, texts: bool = False) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._texts = texts
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is logging's
+        """The line, in which what a client sent, such as its request id, cannot start another."""
+        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  the name is logging's
+        """The traceback of an error."""
+        return super().formatException(ei) if self._texts or ei[1] is None else "\n".join(_outline(ei[1]))
+
+
+class JsonFormatter(TextFormatter):
     """One JSON object a line: time, level, logger, message, what was given as `extra={"fields": {...}}`, and the traceback of an error."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -154,13 +177,32 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def configure_logging(level: str = "info", json_lines: bool = False, stream: TextIO | None = None) -> None:
-    """Sends the log of `palm_serve` to `stream` (standard error), as text or as JSON lines. Replaces an earlier configuration."""
+def configure_logging(
+    level: str = "info", json_lines: bool = False, stream: TextIO | None = None, texts: bool = False
+) -> None:
+    """Sends the log to `stream` (standard error), as text or as JSON lines. Replaces an earlier configuration.
+
+    What asyncio and grpc have to tell goes there too, from warnings on. `texts`: errors may quote requests.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(
-        JsonFormatter() if json_lines else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    )
-    logger = logging.getLogger("palm_serve")
-    logger.handlers[:] = [handler]
-    logger.setLevel(level.upper())
-    logger.propagate = False
+    handler.setFormatter(JsonFormatter(texts) if json_lines else TextFormatter(texts))
+    for name, least in (("palm_serve", logging.DEBUG), ("asyncio", logging.WARNING), ("grpc", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(max(least, logging.getLevelNamesMapping()[level.upper()]))
+        logger.propagate = False
+
+
+def _outline(error: BaseException) -> list[str]:
+    """The frames of an error and of what led to it. Only messages that cannot quote a request are shown."""
+    lines: list[str] = []
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before is not None:
+        lines += [*_outline(before), "and then:"]
+    lines += ["Traceback (most recent call last):", "".join(traceback.format_tb(error.__traceback__)).rstrip()]
+    safe = isinstance(error, PalmServeError | OSError)
+    lines.append(f"{type(error).__qualname__}: {error if safe else '(may quote the request; --log-text shows it)'}")
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            lines += ["of which:", *_outline(part)]
+    return lines

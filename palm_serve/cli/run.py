@@ -13,7 +13,7 @@ from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
 from palm_serve.cli.settings import as_toml, flag, resolve
-from palm_serve.cli.shared import faults, start_log
+from palm_serve.cli.shared import faults, say, start_log
 from palm_serve.config import GROUPS, ServeOptions
 from palm_serve.errors import ConfigError
 
@@ -38,13 +38,13 @@ def run(config: Path | None, print_config: bool, **flags: Any) -> None:
 
 
 def _serve(options: ServeOptions) -> None:
-    start_log(options.log_level, options.log_format)
+    start_log(options.log_level, options.log_format, options.log_text)
     _warn_where_open(options)
     import asyncio
 
     from palm_serve.server import serve
 
-    asyncio.run(serve(options, lambda line: typer.echo(f"palm-serve: {line}")))
+    asyncio.run(serve(options, say))
 
 
 def _warn_where_open(options: ServeOptions) -> None:
@@ -54,7 +54,7 @@ def _warn_where_open(options: ServeOptions) -> None:
             if options.tokens is None
             else "this server has no TLS: whoever listens on the way gets the tokens; see --tls-cert"
         )
-        typer.echo(f"palm-serve: warning: {options.host} is reached from other machines, and {risk}", err=True)
+        say(f"warning: {options.host} is reached from other machines, and {risk}", err=True)
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,5 +1,6 @@
 """What the commands share: faults as one line and an exit code, the log, printing."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,13 +42,21 @@ def faults() -> Iterator[None]:
         raise typer.Exit(2 if isinstance(error, _BAD_INPUT) else 1) from None
 
 
-def start_log(level: LogLevel, form: LogFormat = LogFormat.TEXT) -> None:
+def start_log(level: LogLevel, form: LogFormat = LogFormat.TEXT, texts: bool = False) -> None:
     """Sends the log to standard error."""
     from palm_serve.observability import configure_logging
 
-    configure_logging(level.value, json_lines=form is LogFormat.JSON)
+    configure_logging(level.value, json_lines=form is LogFormat.JSON, texts=texts)
     # grpc's own lines about a port that is taken say less than ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """One line for whoever started a server, who may have left or have no room: that is no reason to stop serving."""
+    try:
+        typer.echo(f"palm-serve: {line}", err=err)
+    except OSError as error:
+        logging.getLogger(__name__).error("cannot be written: %s: %s", error.strerror, line)
 
 
 def show(*parts: "RenderableType") -> None:

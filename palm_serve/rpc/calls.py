@@ -5,6 +5,7 @@ message that does not parse with UNKNOWN and a class name.
 """
 
 import asyncio
+import logging
 import string
 import time
 import urllib.parse
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import DecodeError, Message
 
 from palm_serve.errors import InvalidRequest, Unavailable
@@ -22,6 +24,8 @@ from palm_serve.rpc.auth import Scope
 from palm_serve.rpc.gate import Client, Gate
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.status import Failure, failure
+
+log = logging.getLogger(__name__)
 
 REQUEST_ID_KEY = "x-request-id"
 SESSION_ID_KEY = "x-session-id"
@@ -80,10 +84,13 @@ def request_id(given: str) -> str:
 class Calls:
     """Makes grpc handlers of service methods. `observe` is told of every call: method, status code, seconds."""
 
-    def __init__(self, lifecycle: Lifecycle, gate: Gate, observe: Observe | None = None) -> None:
+    def __init__(
+        self, lifecycle: Lifecycle, gate: Gate, observe: Observe | None = None, log_text: bool = False
+    ) -> None:
         self._lifecycle = lifecycle
         self._gate = gate
         self._observe = observe
+        self._log_text = log_text
 
     def unary(
         self, name: str, kind: type[M], method: Callable[[M, Call], Awaitable[Message]], scope: Scope
@@ -94,6 +101,8 @@ class Calls:
             async with self._around(name, context, scope) as call:
                 request = decode(kind, data)
                 call.request_id = request_id(_own_id(request) or call.request_id)
+                if self._log_text:
+                    log.info("request %s: %s", call.request_id, MessageToJson(request, indent=None, ensure_ascii=False))
                 response = await method(request, call)
             return bytes(response.SerializeToString())
 
@@ -147,11 +156,26 @@ class Calls:
             failed = failure(error, call.request_id)
             code = failed.code
         finally:
-            if self._observe is not None:
-                self._observe(name, code.name, time.perf_counter() - began)
+            self._ended(name, scope, call, code, time.perf_counter() - began)
         if failed is not None:
             await context.abort(failed.code, failed.message, (*_echo(call), *failed.trailing_metadata()))
         context.set_trailing_metadata(_echo(call))
+
+    def _ended(self, name: str, scope: Scope, call: Call, code: grpc.StatusCode, seconds: float) -> None:
+        if self._observe is not None:
+            self._observe(name, code.name, seconds)
+        # Health is asked for every few seconds, by everybody.
+        level = logging.DEBUG if scope is Scope.HEALTH else logging.INFO
+        if log.isEnabledFor(level):
+            client = "nobody known" if call.client is None else call.client.name
+            fields = {"method": name, "code": code.name, "ms": round(seconds * 1000, 2), "client": client}
+            told = "%s %s in %.2f ms for %s, request %s"
+            log.log(
+                level,
+                told,
+                *(name, code.name, seconds * 1000, client, call.request_id),
+                extra={"fields": fields | {"request_id": call.request_id}},
+            )
 
 
 def _own_id(message: Message) -> str:
