@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from palm_serve.v1 import palm_pb2 as pb
 from palm_serve.v1 import palm_pb2_grpc as stubs
 
-SIZE, PRODUCTS = 512, 60
+SIZE, PRODUCTS = 512, 40
 
 
 def make_slow(graph: Path) -> None:
