@@ -40,7 +40,7 @@ data = ["pairs"]
 def test_match_pointwise_from_files_to_answer(kind) -> None:
     kind.rows("pairs.jsonl", pair_rows())
     done = kind.train(MATCH)
-    assert done.metrics["dev"]["same"].keys() == {"accuracy", "f1", "precision", "recall"}
+    assert done.metrics["dev"]["same"].keys() == {"accuracy", "f1", "precision", "recall", "ece"}
     assert load_config(kind.run / "config.toml").tasks["same"].match_label == "yes"
     pipeline = kind.serve()
     [prediction] = pipeline.predict([TextRequest("tell me of boats", ("same",), pair="all about cakes")])
@@ -126,7 +126,7 @@ def test_multi_label_from_files_to_answer(kind) -> None:
     (kind.folder / "mixed.tsv").write_text("text\tlabel\n" + lines, encoding="utf-8")
     done = kind.train(MULTI, epochs=25)
     metrics = done.metrics["dev"]["intent"]
-    assert metrics.keys() == {"accuracy", "f1", "precision", "recall"}
+    assert metrics.keys() == {"accuracy", "f1", "precision", "recall", "ece"}
     assert metrics["f1"] > 0.9
     limits = load_trained(kind.run).tasks["intent"].thresholds.labels
     assert limits == dict.fromkeys(sorted(asks), done.thresholds["intent"])

@@ -69,7 +69,7 @@ def write_squad(path: Path, *, negatives: bool) -> None:
 def test_mrc_from_files_to_answer(kind, negatives: bool) -> None:
     write_squad(kind.folder / "squad.json", negatives=negatives)
     done = kind.train(MRC, epochs=2, max_length=20)
-    assert done.metrics["dev"]["reading"].keys() == {"exact_match", "f1"}
+    assert done.metrics["dev"]["reading"].keys() == {"exact_match", "f1", "ece"}
     decode = load_trained(kind.run).tasks["reading"].decode
     assert (decode.null_threshold is not None) == negatives
     assert done.thresholds == ({"reading": decode.null_threshold} if negatives else {})

@@ -64,8 +64,8 @@ def test_metrics(finished_run):
     assert set(metrics) == {"dev", "test"}
     assert set(metrics["dev"]) == {"intent", "slots", "mood", "exact_match"}
     assert set(metrics["test"]) == {"intent", "slots", "exact_match"}
-    assert set(metrics["test"]["slots"]) == {"f1", "precision", "recall", "token_accuracy"}
-    assert set(metrics["test"]["intent"]) == {"accuracy"}
+    assert set(metrics["test"]["slots"]) == {"f1", "precision", "recall", "token_accuracy", "ece"}
+    assert set(metrics["test"]["intent"]) == {"accuracy", "ece"}
     # the last row of test has an intent and a span type that training never saw
     assert metrics["test"]["intent"]["accuracy"] <= 8 / 9
     assert metrics["test"]["exact_match"] <= 8 / 9
