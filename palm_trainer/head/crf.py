@@ -1,8 +1,7 @@
 """The training side of the linear-chain CRF: exact negative log-likelihood with its gradient from one forward-backward pass.
 
 The chain is `palm_serve.decoding.crf`'s, BIO constraints included, so that the probabilities that training shapes are those that decoding
-reports. Messages run in probability space with scaling, in float64: both ways in one small matrix product a position, and no autograd graph
-over them.
+reports. Messages run in probability space with scaling, in float64: two small matrix products a position, and no autograd graph over them.
 """
 
 from typing import Any
@@ -12,10 +11,8 @@ from torch import Tensor, nn
 
 from palm_serve.decoding.crf import Potentials
 
-_LARGEST_LEAD = 300.0
-"""Emissions further below the best one count as this far below, as in decoding: the product of two exp(-300) is still a float64, so what
-is legal keeps a probability."""
-_TINY = 1e-300
+_LARGEST_LEAD = 600.0
+"""Emissions further below the best one count as this far below: exp(-600) is still a float64, so what is legal keeps a probability."""
 
 
 class LinearChainCrf(nn.Module):
@@ -59,34 +56,36 @@ class _ChainLoss(torch.autograd.Function):
         batch, longest, count = em.shape
         inside = torch.arange(longest, device=em.device)[None, :] < lengths[:, None]  # [B, L]
         tags = torch.where(inside, tags, 0)
+        last = torch.where(inside, lengths[:, None] - 1, -1) == torch.arange(longest, device=em.device)  # [B, L]
 
         local = (em - peak).exp()
         step, first, final = transitions.double().exp(), start.double().exp(), end.double().exp()
-        arriving, forward, scale, backward = _messages(local, step, first, final, lengths)
-        inverse = 1 / (arriving * backward).sum(dim=2, keepdim=True).clamp(min=_TINY)
-        onward = backward * inverse * inside.unsqueeze(2)
+        forward, scale = _forward_messages(local, step, first, final, inside, last)
+        backward = _backward_messages(local, step, final, inside, last, scale)
+        log_z = ((scale.log() + peak.squeeze(2)) * inside).sum(dim=1)
 
         row = torch.arange(batch, device=em.device)
         labelled = lengths > 0
         ends = (lengths - 1).clamp(min=0)
-        log_z = ((scale.log() + peak.squeeze(2)) * inside).sum(dim=1)
-        log_z = log_z + (forward[row, ends] * final).sum(dim=1).clamp(min=_TINY).log() * labelled
         observed = (em.gather(2, tags.unsqueeze(2)).squeeze(2) * inside).sum(dim=1)
         pairs = inside[:, 1:]
         observed = observed + (transitions.double()[tags[:, :-1], tags[:, 1:]] * pairs).sum(dim=1)
         observed = observed + (start.double()[tags[:, 0]] + end.double()[tags[row, ends]]) * labelled
 
-        belief = arriving * onward
-        grad_em = belief.scatter_add(2, tags.unsqueeze(2), -inside.unsqueeze(2).double())
-        grad_step = (forward[:, :-1].reshape(-1, count).T @ onward[:, 1:].reshape(-1, count)) * step
+        grad_em = forward * backward * inside.unsqueeze(2)
+        grad_em.scatter_add_(2, tags.unsqueeze(2), -inside.unsqueeze(2).double())
+        onward = local[:, 1:] * backward[:, 1:] / scale[:, 1:, None] * pairs.unsqueeze(2)
+        grad_step = (forward[:, :-1].reshape(-1, count).T @ onward.reshape(-1, count)) * step
         grad_step.index_put_(
             (tags[:, :-1][pairs], tags[:, 1:][pairs]),
             -torch.ones((), dtype=em.dtype, device=em.device),
             accumulate=True,
         )
+        belief_last = (forward * backward)[row, ends] * labelled.unsqueeze(1)
+        belief_first = (forward * backward)[:, 0] * labelled.unsqueeze(1)
         ones = labelled.double()
-        grad_start = belief[:, 0].sum(0).index_add_(0, tags[:, 0], -ones)
-        grad_end = belief[row, ends].sum(0).index_add_(0, tags[row, ends], -ones)
+        grad_start = belief_first.sum(0).index_add_(0, tags[:, 0], -ones)
+        grad_end = belief_last.sum(0).index_add_(0, tags[row, ends], -ones)
         ctx.save_for_backward(
             *(
                 g.to(t.dtype)
@@ -100,29 +99,32 @@ class _ChainLoss(torch.autograd.Function):
         return (*(gradient * upstream[0] for gradient in ctx.saved_tensors), None, None)
 
 
-def _messages(
-    local: Tensor, step: Tensor, first: Tensor, final: Tensor, lengths: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Messages of the chain and, in the same loop, of the chain read from its end. Beyond a row's length they mean nothing.
+def _forward_messages(
+    local: Tensor, step: Tensor, first: Tensor, final: Tensor, inside: Tensor, last: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Scaled forward messages [B, L, T] and their scales [B, L]; the last scale of a row takes in the end scores, so that their product is Z."""
+    forward, scales = [], []
+    message = first.expand(local.shape[0], -1)
+    for t in range(local.shape[1]):
+        message = (message if t == 0 else message @ step) * local[:, t]
+        total = torch.where(last[:, t, None], message * final, message).sum(dim=1)
+        scale = torch.where(inside[:, t], total.clamp(min=1e-300), 1.0)
+        message = torch.where(inside[:, t, None], message / scale[:, None], 0.0)
+        forward.append(message)
+        scales.append(scale)
+    return torch.stack(forward, dim=1), torch.stack(scales, dim=1)
 
-    Gives, [B, L, T] each but for the scale [B, L]: what arrives at a position from before it; that with the position's own potential, over
-    its sum; this sum; what holds from the position on, scaled to the sum 1.
-    """
-    batch, longest, count = local.shape
-    turned = (lengths[:, None] - 1 - torch.arange(longest, device=local.device)).clamp(min=0)
-    turned = turned.unsqueeze(2).expand(-1, -1, count)
-    both = torch.stack([local, local.gather(1, turned)])  # [2, B, L, T]
-    steps = torch.stack([step, step.T])
-    message = torch.stack([first, final]).unsqueeze(1).expand(-1, batch, -1)
-    arriving, kept, scales = [], [], []
-    for t in range(longest):
-        if t:
-            message = message @ steps
-        arriving.append(message[0])
-        message = message * both[:, :, t]
-        scale = message.sum(dim=2, keepdim=True).clamp_(min=_TINY)
-        message = message.div_(scale)
-        kept.append(message)
-        scales.append(scale[0])
-    forward, backward = torch.stack(kept, dim=2)
-    return torch.stack(arriving, dim=1), forward, torch.cat(scales, dim=1), backward.gather(1, turned)
+
+def _backward_messages(
+    local: Tensor, step: Tensor, final: Tensor, inside: Tensor, last: Tensor, scale: Tensor
+) -> Tensor:
+    """Backward messages [B, L, T], scaled so that forward * backward is the marginal of each tag."""
+    longest = local.shape[1]
+    backward: list[Tensor] = []
+    message = torch.zeros_like(local[:, 0])
+    for t in range(longest - 1, -1, -1):
+        if t + 1 < longest:
+            message = (local[:, t + 1] * message / scale[:, t + 1, None]) @ step.T
+        message = torch.where(last[:, t, None], final, torch.where(inside[:, t, None], message, 0.0))
+        backward.append(message)
+    return torch.stack(backward[::-1], dim=1)
