@@ -1,47 +1,157 @@
-"""Quality over seeds: trains examples/NAME.toml once a seed and prints the test metrics, mean and 95 % interval.
+"""Quality over seeds: trains every cell (set, variant, seed) once, keeps its scores in a JSON file, and prints the tables from it.
 
-    python benchmarks/quality.py atis snips [--seeds 13 14 15] [--runs runs/quality] [--json FILE] [--set KEY=VALUE ...]
+    python benchmarks/quality.py --work DIR [--only atis,snips:minilm] [--seeds 13,14,15] [--jobs 1] [--keep]
+    python benchmarks/quality.py --table
 
-The best checkpoint is chosen on dev; test is evaluated once, at the end. A run that is finished is not repeated, an interrupted one is
-resumed, so the script may be stopped and started at any time.
+The best checkpoint is chosen on dev; test is evaluated once, at the end, and every evaluation is kept. A cell whose settings are those of the
+results file is not repeated, an interrupted one is resumed: the script may be stopped and started at any time. Needs PALM_DATA; splits that a data
+set lacks are written to DIR (see splits.py), as are the runs, each deleted once its scores are in the results file, unless --keep.
 """
 
 import argparse
 import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from common import ROOT, in_per_cent, mean_and_half_interval, train_run
+from cells import Cell, Place, numbers, read_results, train_cells
+from common import ROOT, in_per_cent, train_run
+from protocols import atis_intent
+from quality_table import tables
+from splits import write_splits
+
+from palm_trainer.config import load_config
+from palm_trainer.run import evaluate_run
+
+CONFIGS, EXAMPLES = ROOT / "benchmarks/configs", ROOT / "examples"
+RESULTS = ROOT / "benchmarks/results/quality.json"
+FIVE, THREE = (13, 14, 15, 16, 17), (13, 14, 15)
 
 
-def train_cell(name: str, seed: int, runs: Path, overrides: list[str]) -> dict[str, float]:
-    """Test metrics of one run, trained now unless it is there, in per cent."""
-    run = runs / f"{name}-{seed}"
-    train_run(ROOT / f"examples/{name}.toml", run, [*overrides, f"train.seed={seed}"])
-    return in_per_cent(json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"])
+@dataclass(frozen=True)
+class Variant:
+    """A way to train a set: its configuration, what is changed in it, and the seeds that the table wants."""
+
+    config: Path
+    seeds: Sequence[int] = THREE
+    overrides: tuple[str, ...] = ()
+
+
+def _tenth(*overrides: str) -> Variant:
+    """A tool for small data, tried where data is smallest."""
+    return Variant(CONFIGS / "tenth.toml", THREE, overrides)
+
+
+SETS: Mapping[str, Mapping[str, Variant]] = {
+    "atis": {
+        "minilm": Variant(EXAMPLES / "atis.toml", FIVE),
+        "scratch": Variant(CONFIGS / "atis_scratch.toml", FIVE),
+        "intent alone": Variant(CONFIGS / "atis_intent.toml"),
+        "slots alone": Variant(CONFIGS / "atis_slots.toml"),
+        "masked words": Variant(CONFIGS / "atis_words.toml"),
+    },
+    "snips": {
+        "minilm": Variant(EXAMPLES / "snips.toml", FIVE),
+        "scratch": Variant(CONFIGS / "snips_scratch.toml", FIVE),
+        "intent alone": Variant(CONFIGS / "snips_intent.toml"),
+        "slots alone": Variant(CONFIGS / "snips_slots.toml"),
+        "masked words": Variant(CONFIGS / "snips_words.toml"),
+    },
+    "clinc150": {"minilm": Variant(CONFIGS / "clinc150.toml")},
+    "three": {"minilm": Variant(CONFIGS / "three.toml")},
+    "mixatis": {"minilm": Variant(CONFIGS / "mixatis.toml")},
+    "tenth": {
+        "joint": _tenth(),
+        "intent alone": Variant(CONFIGS / "tenth_intent.toml"),
+        "slots alone": Variant(CONFIGS / "tenth_slots.toml"),
+        "masked words": Variant(CONFIGS / "tenth_words.toml"),
+        "with snips": Variant(CONFIGS / "tenth_corpus.toml"),
+        "r_drop": _tenth("train.r_drop=1.0"),
+        "fgm": _tenth("train.fgm=1.0"),
+        "ema": _tenth("train.ema_decay=0.99"),
+        "layer_decay": _tenth("train.layer_decay=0.9"),
+        "label_smoothing": _tenth("train.label_smoothing=0.1"),
+        "word_dropout": _tenth("train.word_dropout=0.1"),
+        "average_best": _tenth("train.average_best=5"),
+        "substitute": _tenth("data.atis.substitute=0.5"),
+    },
+}
+
+UNSEEN = {"atis": ("atis",), "snips": ("snips",), "three": ("atis", "snips")}
+"""Sets whose runs are also scored on test utterances with slot values that training has not seen, and the data sets that have such a split."""
+ATIS_INTENT = {"atis": "intent", "tenth": "intent", "three": "atis_intent"}
+"""Sets with ATIS' intents, and the task that learns them: both protocols are reported."""
+
+
+def cells_of(only: Sequence[str], seeds: Sequence[int] | None) -> list[Cell]:
+    """Cells in the order in which they are trained: one seed of everything before the next. Exits for unknown names."""
+    known = [f"{name}:{variant}" for name, variants in SETS.items() for variant in variants]
+    for name in only:
+        if name not in known and name not in SETS:
+            sys.exit(f"--only {name}: no such set; known: {', '.join([*SETS, *known])}")
+    return [
+        Cell(name, variant, how.config, seed, overrides=how.overrides)
+        for seed in seeds or FIVE
+        for name, variants in SETS.items()
+        for variant, how in variants.items()
+        if (seeds or seed in how.seeds) and (not only or name in only or f"{name}:{variant}" in only)
+    ]
+
+
+def measure(cell: Cell, place: Place, threads: int | None) -> dict[str, Any]:
+    """Trains a cell and returns what the results file keeps of it. Raises CalledProcessError when the training fails."""
+    run, environment = place.run(cell), place.environment(cell)
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    began, resumed = time.monotonic(), run.exists()
+    train_run(cell.config, run, [*cell.overrides, f"train.seed={cell.seed}"], environment)
+    seconds = None if resumed else round(time.monotonic() - began)
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    return {
+        **cell.about(seconds),
+        **{split: in_per_cent(metrics[split]) for split in metrics},
+        **_further(cell, run, place),
+    }
+
+
+def _further(cell: Cell, run: Path, place: Place) -> dict[str, Any]:
+    """Scores that `palm-train run` does not give."""
+    os.environ.update(place.environment(cell))
+    found: dict[str, Any] = {}
+    own = load_config(run / "config.toml")
+    if cell.task in UNSEEN:
+        names = [name for name in UNSEEN[cell.task] if name in own.data]
+        paths = [f"data.{name}.test={place.work / f'{name}_unseen'}" for name in names]
+        found["unseen"] = in_per_cent(evaluate_run(run, load_config(run / "config.toml", paths, output=run), "test"))
+    task = ATIS_INTENT.get(cell.task)
+    if task in own.tasks:
+        found["protocols"] = atis_intent(run, own, task=str(task))
+    return found
 
 
 def main() -> None:
-    """Trains what is missing, then prints a table a configuration."""
+    """Trains what is missing, then prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", help="configurations of examples/, without .toml")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[13, 14, 15])
-    parser.add_argument("--runs", type=Path, default=Path("runs/quality"))
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    results = {}
-    for name in arguments.names:
-        cells = [train_cell(name, seed, arguments.runs, arguments.overrides) for seed in arguments.seeds]
-        print(f"\n{name}, test, seeds {' '.join(map(str, arguments.seeds))}")
-        summary = {}
-        for metric in cells[0]:
-            values = [cell[metric] for cell in cells]
-            mean, half = mean_and_half_interval(values)
-            summary[metric] = {"mean": mean, "half_interval": half, "values": values}
-            print(f"  {metric:<22}{mean:6.2f} +- {half:4.2f}   ({', '.join(f'{v:.2f}' for v in values)})", flush=True)
-        results[name] = summary
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2), encoding="utf-8")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/quality", help="directory for splits and runs")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="sets, or SET:VARIANT")
+    parser.add_argument("--seeds", type=numbers, help="default: what the table wants of each")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time; they share the cores")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--keep", action="store_true", help="keep the run directories")
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    options = parser.parse_args()
+    failed = 0
+    if not options.table:
+        place = Place.found(options.work)
+        write_splits(place.data, place.work)
+        cells = cells_of(options.only, options.seeds)
+        failed = train_cells(cells, measure, place, options.results, options.jobs, keep=options.keep)
+    print(tables(read_results(options.results)), end="")
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ DIR/mrpc/{train,dev}.tsv          about a tenth of MRPC's training pairs as dev
 DIR/xquad/FOLD/{train,dev,test}.json   XQuAD-en in five folds by article; of what is not test, an eighth of the articles is dev
 DIR/xquad/FOLD/sentences.txt       the training passages' sentences, for the masked language model
 DIR/xquad/FOLD/match.tsv           the training questions, each with its own passage and with another one of the same article
+DIR/NAME/train.txt                 the training utterances of ATIS and SNIPS without their labels, for the masked language model
+DIR/NAME_unseen                    those test utterances of ATIS and SNIPS with a slot value that no training utterance has in a slot of that name
+DIR/atis_tenth/train               a tenth of the training utterances of ATIS
 
 Every split is by a hash of what the row says: it depends on nothing else, and is the same on every machine.
 """
@@ -16,12 +19,17 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 FOLDS = 5
 DEV_SHARE = 8
 """One article in this many of those that are not test is dev."""
+
+Joint: TypeAlias = tuple[str, str, str]
+"""A row of the joint format: words, tags, intent."""
+JOINT_FILES = ("seq.in", "seq.out", "label")
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'])")
 
@@ -34,6 +42,50 @@ def write_splits(data: Path, work: Path) -> None:
     if xquad.exists():
         for fold in range(FOLDS):
             split_xquad(xquad, work / "xquad" / str(fold), fold)
+    for name in ("atis", "snips"):
+        if (data / name).is_dir():
+            split_joint(data / name, work, name)
+
+
+def split_joint(source: Path, work: Path, name: str) -> None:
+    """What is made of a directory with `train` and `test` in the joint format: see the head of this script."""
+    train, test = (read_joint(source / split) for split in ("train", "test"))
+    known = {value for row in train for value in slot_values(row)}
+    write(work / name / "train.txt", "".join(" ".join(row[0].split()) + "\n" for row in train))
+    write_joint(work / f"{name}_unseen", [row for row in test if not slot_values(row) <= known])
+    if name == "atis":
+        # by a digest of the row and of how often it stood above, since rows occur twice
+        seen: Counter[Joint] = Counter()
+        tenth = []
+        for row in train:
+            seen[row] += 1
+            if digest("\t".join((*row, str(seen[row])))) % 10 == 0:
+                tenth.append(row)
+        write_joint(work / "atis_tenth/train", tenth)
+
+
+def read_joint(folder: Path) -> list[Joint]:
+    """Rows of a directory in the joint format."""
+    columns = ((folder / part).read_text(encoding="utf-8").splitlines() for part in JOINT_FILES)
+    return list(zip(*columns, strict=True))
+
+
+def write_joint(folder: Path, rows: list[Joint]) -> None:
+    """Writes a directory in the joint format."""
+    for position, part in enumerate(JOINT_FILES):
+        write(folder / part, "".join(row[position] + "\n" for row in rows))
+
+
+def slot_values(row: Joint) -> frozenset[tuple[str, str]]:
+    """Name and value of each slot of a row."""
+    found: list[tuple[str, str]] = []
+    for word, tag in zip(row[0].split(), row[1].split(), strict=True):
+        if tag.startswith("B-"):
+            found.append((tag[2:], word))
+        elif tag.startswith("I-"):
+            name, value = found.pop()
+            found.append((name, f"{value} {word}"))
+    return frozenset(found)
 
 
 def split_mrpc(source: Path, target: Path) -> None:

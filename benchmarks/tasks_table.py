@@ -1,13 +1,10 @@
 """The results of tasks.py as a Markdown table: mean and 95 % t-interval over the seeds, and paired differences."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from common import mean_and_half_interval
-
-Results = Sequence[Mapping[str, Any]]
-"""Cells of the results file."""
+from tables import Results, by_seed, difference, lines, of, paired, show
 
 
 class Row(NamedTuple):
@@ -59,65 +56,22 @@ DIFFERENCES = (
 
 def table(cells: Results) -> str:
     """All rows of which there is a cell. Folds are averaged within a seed, so that the interval is over seeds."""
-    lines = [("task", "goal", "dev", "test", "cells"), ("---", "---:", "---:", "---:", "---:")]
+    rows = [("task", "goal", "dev", "test", "cells")]
     for row in ROWS:
         own = of(cells, row.task, row.variant, row.metric)
         if own:
             dev, test = (mean_and_half_interval(by_seed(own, split, row.metric)) for split in ("dev", "test"))
             goal = "" if row.goal is None else f"{row.goal:.1f} {'met' if test[0] >= row.goal else 'missed'}"
-            lines.append((row.name, goal, show(*dev), show(*test), str(len(own))))
-    text = "\n".join(_lines(lines))
-    told = [line for difference in DIFFERENCES for line in _difference(cells, difference)]
+            rows.append((row.name, goal, show(*dev), show(*test), str(len(own))))
+    text = "\n".join(lines(rows))
+    told = [line for difference_of in DIFFERENCES for line in _difference(cells, difference_of)]
     return text + ("\n\nPaired differences on test, 95 % t-interval:\n\n" + "\n".join(told) if told else "") + "\n"
 
 
-def of(cells: Results, task: str, variant: str, metric: str) -> list[Mapping[str, Any]]:
-    """Cells of a variant that have the metric on test."""
-    return [c for c in cells if (c["task"], c["variant"]) == (task, variant) and metric in c["test"]]
-
-
-def by_seed(cells: Results, split: str, metric: str) -> list[float]:
-    """A value a seed: the mean over its folds."""
-    seeds = sorted({cell["seed"] for cell in cells})
-    own = [[c[split][metric] for c in cells if c["seed"] == seed and metric in c[split]] for seed in seeds]
-    return [sum(values) / len(values) for values in own if values]
-
-
-def paired(cells: Results, difference: Difference) -> list[float]:
-    """First minus second, on cells of the same seed and fold: a value a fold (the mean over its seeds), or without folds a value a seed.
-
-    The seeds of a fold share their test questions, so only folds count as independent.
-    """
-    first, second = (
-        {(c["fold"], c["seed"]): c["test"][difference.metric] for c in of(cells, difference.task, v, difference.metric)}
-        for v in (difference.first, difference.second)
-    )
-    groups: dict[Any, list[float]] = {}
-    for fold, seed in sorted(first.keys() & second.keys(), key=str):
-        groups.setdefault(seed if fold is None else fold, []).append(first[fold, seed] - second[fold, seed])
-    return [sum(values) / len(values) for values in groups.values()]
-
-
-def show(mean: float, half: float) -> str:
-    """`91.23 ± 0.45`; without an interval where there is none."""
-    return f"{mean:.2f}" if math.isnan(half) else f"{mean:.2f} ± {half:.2f}"
-
-
-def _difference(cells: Results, difference: Difference) -> Iterator[str]:
-    values = paired(cells, difference)
+def _difference(cells: Results, told: Difference) -> Iterator[str]:
+    own = (of(cells, told.task, variant, told.metric) for variant in (told.first, told.second))
+    values = paired(*own, told.metric)
     if len(values) > 1:
-        mean, half = mean_and_half_interval(values)
-        folds = any(c["fold"] is not None for c in cells if c["task"] == difference.task)
+        folds = any(c["fold"] is not None for c in cells if c["task"] == told.task)
         unit = "folds, each the mean over its seeds" if folds else "seeds"
-        yield f"- {difference.name}: {mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f}) over {len(values)} {unit}"
-
-
-def _lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns padded to one width."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        first, *numbers = (
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield f"| {' | '.join([first, *numbers])} |"
+        yield f"- {told.name}: {difference(values)} over {len(values)} {unit}"

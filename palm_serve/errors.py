@@ -3,13 +3,17 @@
 PalmServeError
 ├── InvalidRequest     the client sent something unusable        -> INVALID_ARGUMENT
 ├── NotFound           no such model, version or label           -> NOT_FOUND
-├── Overloaded         the queue is full, or the deadline is lost -> RESOURCE_EXHAUSTED
+├── Overloaded         the queue is full                         -> RESOURCE_EXHAUSTED
+│   └── Unmeetable     its deadline cannot be met                -> RESOURCE_EXHAUSTED
 ├── DeadlineExceeded   expired while it waited                   -> DEADLINE_EXCEEDED
 ├── Unavailable        loading or draining                       -> UNAVAILABLE
-├── NotAllowed         switched off on this server               -> PERMISSION_DENIED
+├── Unauthenticated    no token, or one that is not valid        -> UNAUTHENTICATED
+├── NotAllowed         switched off, or not for this token       -> PERMISSION_DENIED
 ├── BundleError        a bundle that cannot be loaded            (start-up, not a request)
 ├── BindError          the address cannot be listened on         (start-up)
 ├── TlsError           certificates that cannot serve            (start-up)
+├── TokenFileError     tokens that cannot be read                (start-up)
+├── ConfigError        options that cannot be used               (start-up)
 └── EngineError        no provider, a session that fails         (start-up), else INTERNAL
 """
 
@@ -38,6 +42,10 @@ class Overloaded(PalmServeError):
         self.retry_after_s = retry_after_s
 
 
+class Unmeetable(Overloaded):
+    """The request's deadline would pass before its answer."""
+
+
 class DeadlineExceeded(PalmServeError):
     """The request's deadline passed while it waited."""
 
@@ -46,8 +54,12 @@ class Unavailable(PalmServeError):
     """The server is loading or draining; another replica can answer."""
 
 
+class Unauthenticated(PalmServeError):
+    """The server asks for a token, and the call has none, or one that is unknown, revoked or expired."""
+
+
 class NotAllowed(PalmServeError):
-    """The operation is switched off on this server."""
+    """The operation is switched off on this server, or the token is not for it."""
 
 
 class BundleError(PalmServeError):
@@ -60,6 +72,14 @@ class BindError(PalmServeError):
 
 class TlsError(PalmServeError):
     """A certificate, its key, or an authority cannot be read, or they do not fit."""
+
+
+class TokenFileError(PalmServeError):
+    """The file of tokens is missing, or holds something else."""
+
+
+class ConfigError(PalmServeError):
+    """Options of the command line, the environment or the file that cannot be used; each fault has a line."""
 
 
 class EngineError(PalmServeError):

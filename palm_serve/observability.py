@@ -2,13 +2,19 @@
 
 import json
 import logging
+import re
 import sys
-from collections.abc import Sequence
-from typing import TextIO
+import traceback
+from typing import Any, TextIO
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
+from palm_serve.batching import Ran
+from palm_serve.errors import PalmServeError
+
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 4)
+_DROPPED = ("refused", "unmeetable", "expired", "cancelled")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -51,7 +57,20 @@ class Metrics:
         )
         self._dropped = Counter(
             "palm_dropped",
-            "Texts that cost no row of the model: refused (queue full), expired, cancelled.",
+            "Texts that cost no row of the model: refused (queue full), unmeetable (refused for their deadline), expired, cancelled.",
+            ["model", "reason"],
+            registry=registry,
+        )
+        self._engine = Histogram(
+            "palm_engine_seconds",
+            "Time that one batch held the engine.",
+            ["model"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._vain = Counter(
+            "palm_vain_rows",
+            "Rows computed for nobody: late (the caller left or its deadline passed while the batch ran) and wasted (before it ran; meant to be 0).",
             ["model", "reason"],
             registry=registry,
         )
@@ -69,7 +88,9 @@ class Metrics:
             rows=self._rows.labels(name),
             tokens=self._tokens.labels(name),
             padding=self._padding.labels(name),
-            dropped={reason: self._dropped.labels(name, reason) for reason in ("refused", "expired", "cancelled")},
+            dropped={reason: self._dropped.labels(name, reason) for reason in _DROPPED},
+            engine=self._engine.labels(name),
+            vain={reason: self._vain.labels(name, reason) for reason in ("late", "wasted")},
         )
 
 
@@ -84,25 +105,35 @@ class ModelMetrics:
         tokens: Counter,
         padding: Counter,
         dropped: dict[str, Counter],
+        engine: Histogram,
+        vain: dict[str, Counter],
     ) -> None:
         self._queue, self._service, self._rows = queue, service, rows
         self._tokens, self._padding, self._dropped = tokens, padding, dropped
+        self._engine, self._vain = engine, vain
 
-    def ran(self, rows: int, tokens: int, padded_tokens: int, waits_s: Sequence[float], service_s: float) -> None:
+    def ran(self, batch: Ran) -> None:
         """A batch ran."""
-        self._rows.observe(rows)
-        self._tokens.inc(tokens)
-        self._padding.inc(padded_tokens - tokens)
-        self._service.observe(service_s)
-        for wait in waits_s:
+        self._rows.observe(batch.rows)
+        self._tokens.inc(batch.tokens)
+        self._padding.inc(batch.padded_tokens - batch.tokens)
+        self._engine.observe(batch.engine_s)
+        self._service.observe(batch.service_s)
+        self._vain["late"].inc(batch.late)
+        self._vain["wasted"].inc(batch.wasted)
+        for wait in batch.waits_s:
             self._queue.observe(wait)
 
     def refused(self) -> None:
         """A request found the queue full."""
         self._dropped["refused"].inc()
 
+    def unmeetable(self) -> None:
+        """A request was refused because its deadline could not be met."""
+        self._dropped["unmeetable"].inc()
+
     def expired(self) -> None:
-        """A request's deadline passed before a row was spent on it."""
+        """A request's deadline passed, or could not be met any more, before a row was spent on it."""
         self._dropped["expired"].inc()
 
     def cancelled(self) -> None:
@@ -110,7 +141,26 @@ class ModelMetrics:
         self._dropped["cancelled"].inc()
 
 
-class JsonFormatter(logging.Formatter):
+class TextFormatter(logging.Formatter):
+    """A line of text, and below it where an error was raised.
+
+    An error that was not meant for a reader may quote the request in its message, so that is left out unless `texts`.
+    """
+
+    def __init__(self, texts: bool = False) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._texts = texts
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is logging's
+        """The line, in which what a client sent, such as its request id, cannot start another."""
+        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  the name is logging's
+        """The traceback of an error."""
+        return super().formatException(ei) if self._texts or ei[1] is None else "\n".join(_outline(ei[1]))
+
+
+class JsonFormatter(TextFormatter):
     """One JSON object a line: time, level, logger, message, what was given as `extra={"fields": {...}}`, and the traceback of an error."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -127,13 +177,32 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def configure_logging(level: str = "info", json_lines: bool = False, stream: TextIO | None = None) -> None:
-    """Sends the log of `palm_serve` to `stream` (standard error), as text or as JSON lines. Replaces an earlier configuration."""
+def configure_logging(
+    level: str = "info", json_lines: bool = False, stream: TextIO | None = None, texts: bool = False
+) -> None:
+    """Sends the log to `stream` (standard error), as text or as JSON lines. Replaces an earlier configuration.
+
+    What asyncio and grpc have to tell goes there too, from warnings on. `texts`: errors may quote requests.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(
-        JsonFormatter() if json_lines else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    )
-    logger = logging.getLogger("palm_serve")
-    logger.handlers[:] = [handler]
-    logger.setLevel(level.upper())
-    logger.propagate = False
+    handler.setFormatter(JsonFormatter(texts) if json_lines else TextFormatter(texts))
+    for name, least in (("palm_serve", logging.DEBUG), ("asyncio", logging.WARNING), ("grpc", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(max(least, logging.getLevelNamesMapping()[level.upper()]))
+        logger.propagate = False
+
+
+def _outline(error: BaseException) -> list[str]:
+    """The frames of an error and of what led to it. Only messages that cannot quote a request are shown."""
+    lines: list[str] = []
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before is not None:
+        lines += [*_outline(before), "and then:"]
+    lines += ["Traceback (most recent call last):", "".join(traceback.format_tb(error.__traceback__)).rstrip()]
+    safe = isinstance(error, PalmServeError | OSError)
+    lines.append(f"{type(error).__qualname__}: {error if safe else '(may quote the request; --log-text shows it)'}")
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            lines += ["of which:", *_outline(part)]
+    return lines

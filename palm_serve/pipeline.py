@@ -2,10 +2,10 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from palm_serve.batching import BatchLimits, plan_batch
+from palm_serve.batching import BatchLimits, Costs, Waiting, plan_batch
 from palm_serve.bundle.loader import Bundle, GoldenAnswer, GoldenExample
 from palm_serve.decoding import DecoderTable, Item, rows_of
 from palm_serve.engine.inputs import pad_batch
@@ -37,8 +37,21 @@ class Work:
         return Item(self.request.text, self.encoding, self.request.pair, self.request.top_k, self.more)
 
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What the engine made of a batch, not decoded yet."""
+
+    values: dict[str, FloatArray]
+    tasks: tuple[str, ...]
+    """Those that some row asked for."""
+    items: Sequence[Item]
+    rows: int
+    """Windows of passages counted."""
+    inference_us: int
+
+
 class Pipeline:
-    """Answers requests with one bundle on one engine. `prepare` may be called from any thread, `run` from one at a time."""
+    """Answers requests with one bundle on one engine. `prepare` may be called from any thread, `compute` and `decode` each from one at a time."""
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle = bundle
@@ -124,26 +137,38 @@ class Pipeline:
         windows = math.ceil(tokens / self.bundle.manifest.max_length)
         return math.prod(self.padded_shape(works * windows, math.ceil(tokens / windows)))
 
-    def run(self, works: Sequence[Work], waits_s: Sequence[float] = ()) -> list[Prediction]:
-        """Runs one batch: one encoder pass for all tasks of all rows. `waits_s` is how long each waited, for its timings."""
+    def run(self, works: Sequence[Work]) -> list[Prediction]:
+        """Answers one batch: `compute` and `decode`."""
+        return self.decode(works, self.compute(works))
+
+    def compute(self, works: Sequence[Work]) -> Computed:
+        """One encoder pass for all tasks of all rows."""
+        started = time.perf_counter_ns()
         wanted = tuple(name for name in self._tasks if any(name in work.tasks for work in works))
         outputs = [output for name in wanted for output in self._tasks[name].outputs]
         items = [work.item for work in works]
         encodings = [encoding for item in items for encoding in item.rows]
         rows, length = self.padded_shape(len(encodings), max(map(len, encodings)))
-        started = time.perf_counter_ns()
         batch = pad_batch(encodings, self._inputs, self._pad_id, length, rows)
         values = self.engine.run(batch, outputs)
-        ran = time.perf_counter_ns()
-        answers = self._decode(works, items, wanted, values)
-        inference_us, decode_us = (ran - started) // 1000, (time.perf_counter_ns() - ran) // 1000
+        return Computed(values, wanted, items, len(encodings), (time.perf_counter_ns() - started) // 1000)
+
+    def decode(self, works: Sequence[Work], computed: Computed, waits_s: Sequence[float] = ()) -> list[Prediction]:
+        """The answers of a batch. `waits_s` is how long each work waited, for its timings."""
+        started = time.perf_counter_ns()
+        answers = self._decode(works, computed.items, computed.tasks, computed.values)
+        decode_us = (time.perf_counter_ns() - started) // 1000
         return [
             Prediction(
                 answers[row],
                 work.encoding.truncated,
                 work.encoding.seen,
                 Timings(
-                    work.tokenize_us, int(1e6 * waits_s[row]) if waits_s else 0, inference_us, decode_us, len(encodings)
+                    work.tokenize_us,
+                    int(1e6 * waits_s[row]) if waits_s else 0,
+                    computed.inference_us,
+                    decode_us,
+                    computed.rows,
                 ),
             )
             for row, work in enumerate(works)
@@ -175,17 +200,22 @@ class Pipeline:
         found: dict[int, Prediction] = {}
         left = list(range(len(works)))
         while left:
-            plan = plan_batch([works[i].tokens for i in left], [None] * len(left), 0.0, limits)
+            plan = plan_batch([Waiting(works[i].tokens) for i in left], 0.0, limits, Costs())
             chosen = [left[i] for i in plan.batch]
             found.update(zip(chosen, self.run([works[i] for i in chosen]), strict=True))
             done = set(chosen)
             left = [i for i in left if i not in done]
         return [found[i] for i in range(len(works))]
 
-    def warm_up(self, limits: BatchLimits, budget_s: float = 1.0) -> int:
+    def warm_up(
+        self,
+        limits: BatchLimits,
+        budget_s: float = 1.0,
+        observe: Callable[[int, float], None] = lambda tokens, seconds: None,
+    ) -> int:
         """Runs the shapes that serving will meet, small ones first, so that requests do not pay for buffers and compilation.
 
-        Stops after `budget_s` seconds; returns how many shapes ran.
+        Stops after `budget_s` seconds; returns how many shapes ran. `observe` is told the padded tokens and the seconds of each.
         """
         longest = self.bundle.manifest.max_length
         lengths = {min(length, longest) for length in (8, 16, 24, 32, 48, 64, longest)}
@@ -200,8 +230,16 @@ class Pipeline:
         for count, (rows, length) in enumerate(sorted(shapes, key=lambda shape: shape[0] * shape[1])):
             if time.perf_counter() > stop:
                 return count
-            self.engine.run(sample_batch(self.bundle, rows, length))
+            batch = sample_batch(self.bundle, rows, length)
+            self.engine.run(batch)
+            began = time.perf_counter()
+            self.engine.run(batch)  # the first run compiled
+            observe(rows * length, time.perf_counter() - began)
         return len(shapes)
+
+    def probe(self) -> None:
+        """Tries the engine on one short text; raises what the engine raises."""
+        self.engine.run(sample_batch(self.bundle, 1, 8))
 
     def golden_check(self) -> int:
         """Answers the bundle's golden examples; how many there are. Raises BundleError naming the first that differs."""

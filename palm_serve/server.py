@@ -13,7 +13,8 @@ from palm_serve.batching import BatchLimits
 from palm_serve.config import ServeOptions
 from palm_serve.errors import BindError, PalmServeError
 from palm_serve.observability import Metrics
-from palm_serve.registry import LoadedModel, Registry
+from palm_serve.registry import CANARY, SHADOW, STABLE, LoadedModel, Registry, Traffic, Watcher
+from palm_serve.rpc.auth import Tokens
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.services import make_server
 from palm_serve.rpc.tls import Certificates
@@ -25,15 +26,19 @@ _FLUSH_S = 0.5
 
 
 class Server:
-    """One gRPC server and its models. Belongs to the event loop that it was made on."""
+    """One gRPC server and its models. Belongs to the event loop that it was made on. Raises TokenFileError."""
 
     def __init__(self, options: ServeOptions) -> None:
         self._options = options
+        self._tokens = None if options.tokens is None else Tokens(options.tokens)
         self._metrics = None if options.metrics_port is None else Metrics()
         self._registry = make_registry(options, self._metrics)
         self._lifecycle = Lifecycle()
         observe = None if self._metrics is None else self._metrics.answered
-        self._server = make_server(self._registry, options, self._lifecycle, observe)
+        folder = options.watch or options.model_folder
+        self._watcher = None if folder is None else Watcher(self._registry, folder)
+        self._watching: asyncio.Task[None] | None = None
+        self._server = make_server(self._registry, options, self._lifecycle, observe, self._tokens, self._watcher)
 
     async def bind(self) -> str:
         """Listens and returns the address. While models load, health is answered and all else is UNAVAILABLE.
@@ -65,17 +70,32 @@ class Server:
         return f"{host}:{port}"
 
     async def load(self) -> list[LoadedModel]:
-        """Loads, verifies and warms up the bundles, then serves. Raises BundleError, EngineError."""
-        models = [await self._registry.load(path) for path in self._options.bundles]
+        """Loads, verifies and warms up the bundles, then serves and watches. Raises BundleError, EngineError.
+
+        What cannot be loaded of a watched directory is logged, and the rest is served.
+        """
+        for path in self._options.bundles:
+            await self._registry.load(path)
+        for name in self._registry.stable():
+            label_extras(self._registry, name)
+        if self._watcher is not None and self._options.watch is not None:
+            await self._watcher.start()
+            self._watching = asyncio.create_task(self._watcher.run(self._options.watch_interval))
         self._lifecycle.state = State.SERVING
-        return models
+        return self._registry.list()
+
+    async def _stop_watching(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait((self._watching,))
 
     async def drain(self) -> None:
-        """Not-serving first, then no new calls, then what runs is finished (or cancelled after `stop_timeout_s`)."""
+        """Not-serving first, then no new calls, then what runs is finished (or cancelled after `stop_timeout` seconds)."""
         self._lifecycle.state = State.DRAINING
-        await asyncio.sleep(self._options.drain_grace_s)
-        deadline = time.monotonic() + self._options.stop_timeout_s
-        stopping = asyncio.create_task(self._server.stop(self._options.stop_timeout_s))
+        await self._stop_watching()
+        await asyncio.sleep(self._options.drain_grace)
+        deadline = time.monotonic() + self._options.stop_timeout
+        stopping = asyncio.create_task(self._server.stop(self._options.stop_timeout))
         self._lifecycle.end_streams()
         idle = asyncio.create_task(self._lifecycle.idle())
         await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
@@ -85,8 +105,14 @@ class Server:
         idle.cancel()
         await self._registry.close()
 
+    def reload(self) -> None:
+        """Reads the tokens again, at once; certificates are looked at before every connection anyway."""
+        if self._tokens is not None:
+            self._tokens.reload()
+
     async def abort(self) -> None:
         """Stops at once, for a server that never served."""
+        await self._stop_watching()
         await self._server.stop(None)
         await self._registry.close()
 
@@ -94,7 +120,7 @@ class Server:
 async def serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
     """Runs a server until SIGTERM or SIGINT; `tell` gets lines for a person.
 
-    Raises BindError, TlsError, BundleError, EngineError.
+    Raises BindError, TlsError, TokenFileError, BundleError, EngineError.
     """
     began = time.monotonic()
     stop = asyncio.Event()
@@ -102,6 +128,7 @@ async def serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = Server(options)
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
     stopped = asyncio.create_task(stop.wait())
     try:
         tell(f"listening on {await server.bind()}")
@@ -129,6 +156,16 @@ def make_registry(options: ServeOptions, metrics: Metrics | None = None) -> Regi
         provider=options.provider,
         precision=options.precision,
         threads=options.threads,
+        cache=options.cache_dir,
         limits=BatchLimits(max_waiting=options.max_queue),
         observe=None if metrics is None else metrics.for_model,
+        traffic=lambda name: Traffic(*options.traffic(name)),
     )
+
+
+def label_extras(registry: Registry, name: str) -> None:
+    """Of several versions of a name that were given at the start, the second is the canary and the next the shadow, where these have a share."""
+    traffic = registry.traffic(name)
+    labels = [label for label, share in ((CANARY, traffic.canary), (SHADOW, traffic.shadow)) if share]
+    stable, *others = (model for model in registry.list() if model.name == name)
+    registry.assign(name, {STABLE: stable, **dict(zip(labels, others, strict=False))})

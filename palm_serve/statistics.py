@@ -1,6 +1,7 @@
 """What a model has done since it was loaded, in sums: what clients of the Open Inference Protocol read."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -48,6 +49,10 @@ class Statistics:
         """Milliseconds since 1970; 0: nothing ran yet."""
         self.success, self.failure, self.queue = Total(), Total(), Total()
         self.compute = Compute()
+        self.shadowed: Counter[str] = Counter()
+        """As the shadow of another version: texts that it answered, that were dropped because the engine had other work, that failed."""
+        self.agreement: Counter[tuple[str, bool]] = Counter()
+        """Task, and whether the shadow's answer said the same -> answers."""
         self._by_size: dict[int, Compute] = {}
 
     @property

@@ -4,21 +4,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from palm_serve.tokenization import TextTokenizer, bare_tokenizer_json
 from palm_trainer.backbone import (
     LoadedEncoder,
     build_scratch,
-    encoder_layers,
     freeze,
     freeze_unused_rows,
     load_pretrained,
-    rate_factors,
 )
-from palm_trainer.balancing import Balancing, SharedParameters, Uncertainty, make_balancing
+from palm_trainer.build_loop import build_loop, distillation
+from palm_trainer.calibration import FALSE_REJECTION
 from palm_trainer.config import Config, TaskConfig
-from palm_trainer.config_rules import WHOLE_BATCH
+from palm_trainer.distillation import load_teachers, soft_targets
 from palm_trainer.distributed import ALONE, Processes
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation import EvaluationSet
@@ -26,10 +24,7 @@ from palm_trainer.example import Example
 from palm_trainer.fields import fits, resolve_fields
 from palm_trainer.head import make_head
 from palm_trainer.loop import Source, TrainingLoop, choose_precision
-from palm_trainer.lr_sched import SCHEDULES
-from palm_trainer.mixing import Mixing, make_mixing
 from palm_trainer.model import MultiTaskModel, TrainedModel, describe_encoder
-from palm_trainer.optimizer import HEAD_RATE_FACTOR, Ema, build_adamw
 from palm_trainer.reader.classify import ClassifyTarget
 from palm_trainer.reader.dataset import EncodedDataset
 from palm_trainer.reader.files import read_split
@@ -40,17 +35,16 @@ from palm_trainer.reader.mrc import MrcTarget
 from palm_trainer.reader.multi_label import MultiLabelTarget
 from palm_trainer.reader.sampler import LengthBucketedSampler
 from palm_trainer.reader.sequence_label import SequenceLabelTarget
+from palm_trainer.reader.substitution import Substitution
 from palm_trainer.reader.target import Target
-from palm_trainer.regularization import AdversarialNoise, Regularization, WordDropout
-
-_UNCERTAINTY_RATE = 1e-2
+from palm_trainer.regularization import WordDropout
 
 
 @dataclass(frozen=True)
 class Training:
     """A run ready to start: the configuration with every field resolved, the model, the loop, what dev holds, and what the files had wrong.
 
-    `guessing` is what dev holds of the masked_lm tasks.
+    `guessing` is what dev holds of the masked_lm tasks, `teachers` the digests of their weights.
     """
 
     config: Config
@@ -59,6 +53,7 @@ class Training:
     dev: Sequence[EvaluationSet]
     guessing: Mapping[str, EncodedDataset]
     defects: Mapping[str, Sequence[Defect]]
+    teachers: Sequence[str]
 
 
 def build_training(config: Config, processes: Processes = ALONE) -> Training:
@@ -80,10 +75,18 @@ def build_training(config: Config, processes: Processes = ALONE) -> Training:
     sources = {}
     for position, (name, split) in enumerate(splits.items()):
         own = {task: targets[task] for task, settings in config.tasks.items() if name in settings.data}
-        dataset = EncodedDataset(split.examples, tokenizer, own, trained.model.input_names, encoder.pad_token_id)
+        dataset = EncodedDataset(
+            split.examples,
+            tokenizer,
+            own,
+            trained.model.input_names,
+            encoder.pad_token_id,
+            substitution=_substitution(config, name, split.examples),
+        )
         sources[name] = Source(
             dataset, LengthBucketedSampler(dataset.lengths, config.train.batch_size, config.train.seed + position)
         )
+    teachers = _teach(config, trained, sources, {name: split.examples for name, split in splits.items()}, processes)
     shares = config.train.word_dropout
     word_dropout = WordDropout.of(trained.tokenizer_json, shares) if shares else None
     freeze(trained.model.backbone, blocks=config.train.freeze_layers, embeddings=config.train.freeze_embeddings)
@@ -94,15 +97,46 @@ def build_training(config: Config, processes: Processes = ALONE) -> Training:
         freeze_unused_rows(trained.model.backbone, used)
     dev = evaluation_sets(config, "dev")
     evaluation_sets(config, "test")  # what is wrong with it is said now, not after the training
-    out_of_scope_examples(config)
+    for kind in OUT_OF_SCOPE:
+        out_of_scope_examples(config, kind)
     return Training(
         config,
         trained,
-        _loop(config, trained.model, sources, word_dropout, processes),
+        build_loop(config, trained.model, sources, word_dropout, processes),
         dev,
         guessing_sets(config, trained, "dev"),
         {name: split.defects for name, split in splits.items()},
+        teachers,
     )
+
+
+def _teach(
+    config: Config,
+    student: TrainedModel,
+    sources: Mapping[str, Source],
+    examples: Mapping[str, Sequence[Example]],
+    processes: Processes,
+) -> list[str]:
+    """Gives the data sets the teachers' answers; digests of the teachers."""
+    settings = distillation(config)
+    if settings is None:
+        return []
+    teachers = load_teachers(config.train.teachers, student)
+    device = choose_precision(processes.device(config.train.device), "fp32").device
+    for name, source in sources.items():
+        own, held = source.dataset, examples[name]
+        temperature = settings.temperature
+        own.teach(
+            soft_targets(teachers, student, source.tasks, own.inputs, held, device=device, temperature=temperature)
+        )
+    return [teacher.digest for teacher in teachers]
+
+
+def _substitution(config: Config, data: str, examples: Sequence[Example]) -> Substitution | None:
+    """The change of values in a data set, where it is asked for: those of its first task with spans."""
+    share = config.data[data].substitute
+    tagging = [task for task in config.tasks.values() if data in task.data and task.kind == "sequence_label"]
+    return Substitution(examples, tagging[0].field or "", share, config.train.seed) if share else None
 
 
 def evaluation_sets(config: Config, split: str) -> list[EvaluationSet]:
@@ -171,12 +205,31 @@ def tuned_tasks(config: Config) -> list[str]:
     return [name for name, own in limits.items() if own in (("multi_label", None, None), ("mrc", None, None))]
 
 
-def out_of_scope_examples(config: Config) -> dict[str, list[Example]]:
-    """Text that belongs to no class, by `classify` task. Raises DataError."""
-    held = {name: read_split(data, "out_of_scope").examples for name, data in config.data.items() if data.out_of_scope}
+OUT_OF_SCOPE = {"dev": "out_of_scope", "test": "out_of_scope_test"}
+"""Where text lies that belongs to no class, by the split that it is compared with."""
+
+
+def out_of_scope_examples(config: Config, split: str) -> dict[str, list[Example]]:
+    """Text that belongs to no class, by `classify` task, for dev or test; none for other splits. Raises DataError."""
+    key = OUT_OF_SCOPE.get(split, "")
+    held = {name: read_split(data, key).examples for name, data in config.data.items() if key and data.paths(key)}
     tasks = {name: task for name, task in config.tasks.items() if task.kind == "classify" and _is_scored(task)}
     found = {name: [e for data in task.data for e in held.get(data, ())] for name, task in tasks.items()}
     return {name: examples for name, examples in found.items() if examples}
+
+
+def false_rejections(config: Config) -> dict[str, float]:
+    """The share of dev that may be rejected, by `classify` task that must have a threshold."""
+    asked = {name: task for name, task in config.tasks.items() if task.false_rejection or task.out_of_scope_score}
+    return {name: task.false_rejection or FALSE_REJECTION for name, task in asked.items()}
+
+
+def train_examples(config: Config, tasks: Iterable[str]) -> dict[str, list[Example]]:
+    """What some tasks train on, by task."""
+    return {
+        name: [e for data in config.tasks[name].data for e in read_split(config.data[data], "train").examples]
+        for name in tasks
+    }
 
 
 def _is_scored(task: TaskConfig) -> bool:
@@ -272,97 +325,3 @@ def _assemble(config: Config, encoder: LoadedEncoder, targets: Mapping[str, Targ
     return TrainedModel(
         model, bare_tokenizer_json(encoder.tokenizer_json), config.encoder.max_length, infos, info, auxiliary
     )
-
-
-def _loop(
-    config: Config,
-    model: MultiTaskModel,
-    sources: Mapping[str, Source],
-    word_dropout: WordDropout | None,
-    processes: Processes,
-) -> TrainingLoop:
-    train = config.train
-    if processes.size > 1 and train.balancing in WHOLE_BATCH:
-        raise ConfigError(
-            f"train.balancing: '{train.balancing}' weighs the tasks' gradients of a whole batch, of which {processes.size} processes hold a part each. "
-            "Train in one process, or choose fixed, uncertainty, dwa or random."
-        )
-    precision = choose_precision(processes.device(train.device), train.precision)
-    model.to(precision.device)
-    processes.same_weights(model)
-    processes.generator_apart(train.seed)
-    mixing = _mixing(config, {name: source.sampler.batches_per_epoch for name, source in sources.items()})
-    optimizer = build_adamw(
-        model.backbone,
-        dict(model.heads.items()),
-        learning_rate=train.learning_rate,
-        head_learning_rate=train.head_learning_rate or HEAD_RATE_FACTOR * train.learning_rate,
-        task_learning_rates={name: task.learning_rate for name, task in config.tasks.items() if task.learning_rate},
-        rate_factors=None if train.layer_decay == 1.0 else rate_factors(model.backbone, train.layer_decay),
-        weight_decay=train.weight_decay,
-    )
-    schedule = SCHEDULES[train.schedule](len(mixing), round(train.warmup_ratio * len(mixing)))
-    reference = sources[config.reference].sampler.batches_per_epoch / mixing.quotas[config.reference]
-    balancing = _balancing(config, model, precision.device, max(1, round(reference * len(mixing))))
-    if isinstance(balancing, Uncertainty):
-        rate = train.balancing_learning_rate or _UNCERTAINTY_RATE
-        optimizer.add_param_group(balancing.parameter_group(rate))
-    return TrainingLoop(
-        model,
-        sources,
-        mixing,
-        optimizer,
-        schedule,
-        balancing,
-        precision,
-        train.max_grad_norm,
-        ema=None if train.ema_decay is None else Ema(model, train.ema_decay),
-        regularization=Regularization(train.r_drop, _noise(model, train.fgm), word_dropout),
-        accumulate=train.accumulate_steps,
-        processes=processes,
-    )
-
-
-def _balancing(config: Config, model: MultiTaskModel, device: torch.device, epoch_steps: int) -> Balancing:
-    train = config.train
-    last = encoder_layers(model.backbone).blocks[-1] if train.balancing == "gradnorm" else []
-    parameters = SharedParameters(
-        encoder=_trained(model.backbone.parameters()),
-        last_layer=_trained(last),
-        heads={name: _trained(head.parameters()) for name, head in model.heads.items()},
-    )
-    return make_balancing(
-        train.balancing,
-        {name: task.weight for name, task in config.tasks.items()},
-        parameters,
-        device=device,
-        epoch_steps=epoch_steps,
-        seed=train.seed,
-        learning_rate=train.balancing_learning_rate,
-        gradnorm_alpha=train.gradnorm_alpha,
-        dwa_temperature=train.dwa_temperature,
-        cagrad_c=train.cagrad_c,
-    )
-
-
-def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    return [parameter for parameter in parameters if parameter.requires_grad]
-
-
-def _mixing(config: Config, batches: Mapping[str, int]) -> Mixing:
-    train = config.train
-    return make_mixing(
-        train.mixing,
-        batches,
-        reference=config.reference,
-        epochs=train.epochs,
-        seed=train.seed,
-        ratios={name: data.mix_ratio for name, data in config.data.items()},
-        own_epochs={name: data.epochs or train.epochs for name, data in config.data.items()},
-        size_temperature=train.mixing_temperature,
-    )
-
-
-def _noise(model: MultiTaskModel, epsilon: float) -> AdversarialNoise | None:
-    table: nn.Module = model.backbone.encoder.get_input_embeddings()  # type: ignore[operator]
-    return AdversarialNoise(table, epsilon) if epsilon else None

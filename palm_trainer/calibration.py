@@ -2,12 +2,13 @@
 
 Temperature scaling (Guo et al. 2017) divides a head's logits by one number: the order of the answers stays, and their probabilities come to match
 how often they are right. An out-of-scope score is high for text that belongs to no class: one minus the greatest probability (Hendrycks and Gimpel
-2017), or the free energy of the logits (Liu et al. 2020). Its threshold is the score that a stated share of in-scope dev examples exceeds.
+2017), the free energy of the logits (Liu et al. 2020), or a distance of the features (see out_of_scope.py). Its threshold is the score that a stated
+share of in-scope dev examples exceeds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +16,13 @@ from scipy.optimize import minimize_scalar
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.decoding import make_decoder
-from palm_serve.decoding.classify import out_of_scope_scores, sigmoid, softmax
-from palm_serve.types import Answer, FloatArray, Spans
-from palm_trainer.evaluation import EvaluationSet, Predictor, comparable
+from palm_serve.decoding.classify import sigmoid, softmax
+from palm_serve.types import FloatArray
+from palm_trainer.evaluation import EvaluationSet, Predictor, outcomes
 from palm_trainer.example import Example
+from palm_trainer.metrics import expected_calibration_error
 from palm_trainer.model import TrainedModel
+from palm_trainer.out_of_scope import Method, collect, with_threshold
 
 FALSE_REJECTION = 0.05
 """Share of in-scope examples that the out-of-scope threshold rejects, unless the configuration says otherwise."""
@@ -31,23 +34,25 @@ _CERTAINTY = 1e-6
 _SPAN_EXAMPLES = 400
 """Examples on which the temperature of spans and answers is sought: each trial decodes them all."""
 
-Method = Literal["softmax", "energy"]
-
 
 def calibrate(
     trained: TrainedModel,
     sets: Sequence[EvaluationSet],
     out_of_domain: Mapping[str, Sequence[Example]] | None = None,
     false_rejection: Mapping[str, float] | None = None,
+    train: Mapping[str, Sequence[Example]] | None = None,
+    scores: Mapping[str, Method] | None = None,
 ) -> TrainedModel:
     """The model with temperatures, expected calibration errors and out-of-scope thresholds in its tasks' manifest entries.
 
     Args:
         trained: after training; its weights and answers stay as they are, only confidences change.
         sets: dev. A task without dev examples keeps its temperature of 1.
-        out_of_domain: text that belongs to no class, by task of kind `classify`; it chooses between the scores. None given: the energy.
+        out_of_domain: text that belongs to no class, by task of kind `classify`; it chooses between the scores (see `out_of_scope`).
         false_rejection: by task: share of dev examples whose score exceeds the threshold. Tasks that it does not name get a threshold where they have
             text from outside the domain (`FALSE_REJECTION`), and otherwise none.
+        train: training examples by task; without them there is no Mahalanobis score.
+        scores: by task, the out-of-scope score to use whatever is best.
     """
     tasks = dict(trained.tasks)
     for one in sets:
@@ -57,13 +62,24 @@ def calibrate(
                 tasks[task] = _calibrated(trained, task, field, examples)
     calibrated = replace(trained, tasks=tasks)
     foreign = out_of_domain or {}
-    for one in sets:
-        for task, field in one.fields.items():
-            wanted = (false_rejection or {}).get(task, FALSE_REJECTION if task in foreign else None)
-            if tasks[task].kind == "classify" and wanted is not None:
-                inside = [example for example in one.examples if example.fields.get(field) in tasks[task].labels]
-                tasks[task] = _with_threshold(calibrated, task, inside, foreign.get(task, ()), wanted)
-    return replace(trained, tasks=tasks)
+    fields = {task: field for one in sets for task, field in one.fields.items()}
+    for task, field in fields.items():
+        rejected = (false_rejection or {}).get(task, FALSE_REJECTION if task in foreign else None)
+        info = calibrated.tasks[task]
+        labelled = [example for one in sets if task in one.fields for example in one.examples]
+        inside = [example for example in labelled if example.fields.get(field) in info.labels]
+        if info.kind == "classify" and inside and rejected is not None and not info.calibration.out_of_scope:
+            calibrated = with_threshold(
+                calibrated,
+                task,
+                field,
+                inside,
+                foreign.get(task, ()),
+                (train or {}).get(task, ()),
+                rejected,
+                (scores or {}).get(task),
+            )
+    return calibrated
 
 
 def fit_temperature(loss: Callable[[float], float]) -> float:
@@ -81,32 +97,11 @@ def log_loss(confidence: npt.ArrayLike, right: npt.ArrayLike) -> float:
     return float(-np.where(hits, np.log(share), np.log1p(-share)).mean())
 
 
-def threshold_at(scores: npt.ArrayLike, rejected: float) -> float:
-    """The least score among `scores` that at most the share `rejected` of them exceed."""
-    ordered = np.sort(np.asarray(scores, dtype=np.float64))
-    return float(ordered[max(0, int(np.ceil(len(ordered) * (1 - rejected))) - 1)])
-
-
-def auroc(inside: npt.ArrayLike, outside: npt.ArrayLike) -> float:
-    """Probability that a score of `outside` exceeds one of `inside`, ties counted as half."""
-    low, high = np.sort(np.asarray(inside)), np.asarray(outside)
-    below, up_to = np.searchsorted(low, high, "left"), np.searchsorted(low, high, "right")
-    return float((below + up_to).mean() / (2 * len(low)))
-
-
-def expected_calibration_error(confidence: npt.ArrayLike, right: npt.ArrayLike, bins: int = 15) -> float:
-    """Mean distance of confidence [N] from the share that is right [N], over bins of equal width, weighted by their sizes (Guo et al. 2017)."""
-    share, hits = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=np.float64)
-    of = np.minimum((share * bins).astype(np.int64), bins - 1)
-    gaps = np.bincount(of, weights=share - hits, minlength=bins)
-    return float(np.abs(gaps).sum() / len(share)) if len(share) else 0.0
-
-
 def _calibrated(trained: TrainedModel, task: str, field: str, examples: Sequence[Example]) -> TaskInfo:
     """The task with its temperature and what is left of its calibration error."""
     info = trained.tasks[task]
     if info.kind in ("classify", "multi_label") or (info.kind == "match" and info.labels):
-        logits = _logits(trained, task, examples)
+        logits = collect(trained, task, examples)[0]
         truth = _truth(info, field, examples)
         known = truth.any(axis=1) if info.kind != "multi_label" else np.ones(len(truth), dtype=bool)
         if not known.any():
@@ -116,23 +111,23 @@ def _calibrated(trained: TrainedModel, task: str, field: str, examples: Sequence
     elif info.kind in ("sequence_label", "mrc"):
         batches = list(Predictor(trained).outputs(examples[:_SPAN_EXAMPLES], [task], info.windows))
 
-        def outcomes(t: float) -> tuple[list[float], list[bool]]:
+        def told_at(t: float) -> tuple[list[float], list[bool]]:
             decoder = make_decoder(task, _at(info, t), trained.arrays)
             told = [
                 (examples[i], a)
                 for chosen, items, out in batches
                 for i, a in zip(chosen, decoder(out, items), strict=True)
             ]
-            pairs = [pair for example, answer in told for pair in _span_outcomes(info.kind, example, field, answer)]
+            pairs = [pair for example, answer in told for pair in outcomes(info.kind, example, field, answer)]
             return [c for c, _ in pairs], [hit for _, hit in pairs]
 
-        if not outcomes(1.0)[0]:
+        if not told_at(1.0)[0]:
             return info
-        temperature = fit_temperature(lambda t: log_loss(*outcomes(t)))
-        confidence, right = (np.asarray(values) for values in outcomes(temperature))
+        temperature = fit_temperature(lambda t: log_loss(*told_at(t)))
+        confidence, right = (np.asarray(values) for values in told_at(temperature))
     else:
         return info
-    error = expected_calibration_error(confidence, right)
+    error = expected_calibration_error(zip(confidence.tolist(), right.tolist(), strict=True))
     return _at(info, temperature, method="temperature", ece=error)
 
 
@@ -140,15 +135,6 @@ def _at(info: TaskInfo, temperature: float, **more: Any) -> TaskInfo:
     return info.model_copy(
         update={"calibration": info.calibration.model_copy(update={"temperature": temperature, **more})}
     )
-
-
-def _logits(trained: TrainedModel, task: str, examples: Sequence[Example]) -> FloatArray:
-    """The task's first output for each example, [N, C]."""
-    name = trained.tasks[task].outputs[0]
-    found: dict[int, FloatArray] = {}
-    for chosen, _, outputs in Predictor(trained).outputs(examples, [task]):
-        found.update(zip(chosen, outputs[name], strict=True))
-    return np.stack([found[i] for i in range(len(examples))])
 
 
 def _truth(info: TaskInfo, field: str, examples: Sequence[Example]) -> npt.NDArray[np.bool_]:
@@ -182,42 +168,3 @@ def _class_outcomes(
     best = probabilities.argmax(axis=1)
     rows = np.arange(len(best))
     return probabilities[rows, best], truth[rows, best]
-
-
-def _span_outcomes(kind: str, example: Example, field: str, answer: object) -> list[tuple[float, bool]]:
-    """Confidence of each span, or of the answer, and whether it is right."""
-    if isinstance(answer, Answer):
-        gold, told = comparable(kind, example, field, answer)
-        assert isinstance(gold, tuple)
-        return [(answer.confidence, told in gold)]
-    assert isinstance(answer, Spans)
-    outcomes = []
-    for span in answer.spans:
-        gold, told = comparable(kind, example, field, Spans((span,)))
-        assert isinstance(gold, frozenset)
-        assert isinstance(told, frozenset)
-        outcomes.append((span.confidence, bool(told) and told <= gold))
-    return outcomes
-
-
-def _with_threshold(
-    trained: TrainedModel, task: str, inside: Sequence[Example], outside: Sequence[Example], rejected: float
-) -> TaskInfo:
-    """The task with the better score where `outside` can tell, and its threshold."""
-    info = trained.tasks[task]
-    if not inside:
-        return info
-    temperature = info.calibration.temperature
-    logits = _logits(trained, task, inside)
-    methods: tuple[Method, ...] = ("energy", "softmax")
-    scores = {method: out_of_scope_scores(method, logits / temperature) for method in methods}
-    chosen = methods[0]
-    if outside:
-        foreign = _logits(trained, task, outside)
-        areas = {
-            method: auroc(scores[method], out_of_scope_scores(method, foreign / temperature)) for method in methods
-        }
-        chosen = max(methods, key=areas.__getitem__)
-    calibration = info.calibration.model_copy(update={"out_of_scope": chosen})
-    thresholds = info.thresholds.model_copy(update={"out_of_scope": threshold_at(scores[chosen], rejected)})
-    return info.model_copy(update={"calibration": calibration, "thresholds": thresholds})

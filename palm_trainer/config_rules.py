@@ -41,7 +41,7 @@ SCRATCH_ONLY = (
 KIND_OF: Mapping[str, str] = {
     "crf": "sequence_label",
     "threshold": "multi_label",
-    "false_rejection": "classify",
+    **dict.fromkeys(("false_rejection", "out_of_scope_score"), "classify"),
     **dict.fromkeys(("learning_strategy", "match_label", "margin"), "match"),
     **dict.fromkeys(("max_query_tokens", "doc_stride_tokens", "max_answer_tokens", "n_best", "null_threshold"), "mrc"),
     **dict.fromkeys(("mask_share", "whole_word"), "masked_lm"),
@@ -83,6 +83,7 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
         yield from _task_faults(f"tasks.{name}", table, data)
         yield from _window_faults(f"tasks.{name}", table, encoder)
     yield from _task_set_faults(dict(_tables(tasks)), data)
+    yield from _substitution_faults(data, dict(_tables(tasks)))
     yield from _scope_faults(data, dict(_tables(tasks)))
     yield from _train_faults(train, data, tasks)
     yield from _part_faults(train)
@@ -90,6 +91,8 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
     yield from _balancing_faults(train, dict(_tables(tasks)))
     yield from _freeze_faults(train, encoder)
     yield from _baseline_faults(train, dict(_tables(tasks)))
+    yield from _teacher_faults(train)
+    yield from _averaging_faults(train, data)
     yield from _regularization_faults(train, encoder, dict(_tables(tasks)))
 
 
@@ -232,13 +235,38 @@ def _freeze_faults(train: Table, encoder: Table) -> Iterator[str]:
             yield f"train.{key}: an encoder from scratch has no pretrained weights to keep; remove it, or choose another encoder.model"
 
 
+def _substitution_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
+    tagged = {name for t in tasks.values() if t.get("kind") == "sequence_label" for name in _data_of(t)}
+    for name, table in _tables(data):
+        if table.get("substitute") and name not in tagged:
+            yield f"data.{name}.substitute: replaces the values of slots, but no sequence_label task reads '{name}'; remove it, or add such a task"
+
+
 def _scope_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
     judged = [t for t in tasks.values() if t.get("kind") == "classify" and t.get("auxiliary") is not True]
     for name, table in _tables(data):
-        if table.get("out_of_scope") and not any(name in _data_of(task) for task in judged):
-            yield f"data.{name}.out_of_scope: tells apart what belongs to no class, but no classify task reads '{name}'; remove it, or add such a task"
-        elif table.get("out_of_scope") and not table.get("dev"):
-            yield f"data.{name}.out_of_scope: its threshold is chosen with in-scope text of dev, which '{name}' has not; add dev"
+        reading = [task for task in judged if name in _data_of(task)]
+        for key, split in (("out_of_scope", "dev"), ("out_of_scope_test", "test")):
+            where = f"data.{name}.{key}"
+            if table.get(key) and not reading:
+                yield f"{where}: tells apart what belongs to no class, but no classify task reads '{name}'; remove it, or add such a task"
+            elif table.get(key) and not table.get(split):
+                why = "its threshold is chosen" if split == "dev" else "its rejection is compared"
+                yield f"{where}: {why} with in-scope text of {split}, which '{name}' has not; add {split}"
+        chosen = any("false_rejection" in task or "out_of_scope_score" in task for task in reading)
+        if table.get("out_of_scope_test") and reading and not chosen and not table.get("out_of_scope"):
+            yield f"data.{name}.out_of_scope_test: no threshold rejects it; add out_of_scope text for dev, or false_rejection to the task"
+
+
+def _teacher_faults(train: Table) -> Iterator[str]:
+    for key in ("distill_temperature", "distill_weight"):
+        if key in train and not train.get("teachers"):
+            yield f"train.{key}: says how teachers are heeded, and there are none; name their runs in train.teachers, or remove it"
+
+
+def _averaging_faults(train: Table, data: Table) -> Iterator[str]:
+    if "average_best" in train and not any(table.get("dev") for _, table in _tables(data)):
+        yield "train.average_best: chooses checkpoints on dev, which no data set has; add dev, or remove it"
 
 
 def _regularization_faults(train: Table, encoder: Table, tasks: Mapping[str, Table]) -> Iterator[str]:

@@ -21,6 +21,11 @@ def _as_paths(value: object, info: ValidationInfo) -> object:
     return tuple(Path(v if str(v).startswith("hf:/") else os.path.normpath(base / Path(v).expanduser())) for v in paths)
 
 
+def _as_runs(value: object) -> object:
+    """A path or a list of paths -> paths."""
+    return tuple(_as_path(item) for item in (value if isinstance(value, list | tuple) else [value]))
+
+
 def _as_path(value: object) -> object:
     return Path(value).expanduser() if isinstance(value, str) and value else value
 
@@ -53,6 +58,11 @@ BalancingMethod: TypeAlias = Literal[
     "upgrad",
     "aligned_mtl",
     "mgda",
+]
+
+
+Tracker: TypeAlias = Literal[
+    "tensorboard", "wandb", "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "trackio"
 ]
 
 
@@ -96,10 +106,14 @@ class DataConfig(Section):
     out_of_scope: Paths = ()
     """Text that belongs to no class of the data set's `classify` tasks. Never trained on: it chooses, with dev, how out-of-scope text is told.
     In the data set's format, or `.txt` with a text a line."""
+    out_of_scope_test: Paths = ()
+    """More such text, which nothing is chosen with: how much of it is rejected is told with the metrics of test."""
     mix_ratio: Positive = 1.0
     """mixing = mix_ratio: how often its batches come, against the other data sets."""
     epochs: Positive | None = None
     """mixing = per_task_epochs: how often it is gone through. None: `train.epochs`."""
+    substitute: float = Field(0.0, ge=0, le=1)
+    """Share of the training examples whose slot values are replaced by others of the same labels, drawn anew in each epoch. 0: off."""
     columns: Names = ()
     """tsv, csv, palm: names of the columns in the file's order; `_` skips one. None given: the first line names them.
     json, parquet, datasets: the keys or columns that are read."""
@@ -119,7 +133,7 @@ class DataConfig(Section):
     """conll: the last line of each sentence is its intent."""
 
     def paths(self, split: str) -> tuple[Path, ...]:
-        """Files of `train`, `dev`, `test`, `out_of_domain` or `out_of_scope`; empty where the data set has no such split."""
+        """Files of `train`, `dev`, `test`, `out_of_domain`, `out_of_scope` or `out_of_scope_test`; empty where the data set has no such split."""
         found: tuple[Path, ...] = getattr(self, split)
         return found
 
@@ -168,7 +182,10 @@ class TaskConfig(Section):
     """Of this head. None: `train.head_learning_rate`."""
     false_rejection: float | None = Field(None, gt=0, lt=1)
     """classify: share of dev texts that may be told to be out of scope; it sets the threshold.
-    None: 0.05 where a data set has `out_of_scope` text, else no threshold."""
+    None: 0.05 where a data set has `out_of_scope` text or the task an `out_of_scope_score`, else no threshold."""
+    out_of_scope_score: Literal["softmax", "energy", "mahalanobis"] | None = None
+    """classify: what tells out-of-scope text. `mahalanobis` looks at the features beside the logits, as a second output of the graph.
+    None: the one that tells `out_of_scope` text best; without such text mahalanobis."""
     baseline: float | None = Field(None, gt=0, le=1)
     """What its metric reaches alone (0 to 1): `average` then is the mean of metric / baseline, so that no easy task outweighs a hard one."""
 
@@ -226,16 +243,29 @@ class TrainConfig(Section):
     """Adversarial training: L2 norm of the noise on a text's embeddings (about 1). Each batch passes twice. 0: off."""
     word_dropout: Fraction = 0.0
     """Share of the pieces that are hidden from the encoder, anew in each pass; special tokens never."""
+    teachers: Annotated[tuple[Path, ...], BeforeValidator(_as_runs)] = ()
+    """Finished runs, relative to the working directory: where they have tasks of the same name, kind and labels, their answers are learned beside the
+    labels (knowledge distillation), of unlabelled examples too. Of several that have a task, their mean."""
+    distill_temperature: Positive | None = None
+    """teachers: that both sides' logits are divided by. None: 2."""
+    distill_weight: float | None = Field(None, gt=0, le=1)
+    """teachers: share of their answers in the loss. None: 0.5."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     seed: int = Field(13, ge=0, lt=2**32)
     log_every_steps: int = Field(20, ge=1)
+    trackers: Annotated[tuple[Tracker, ...], BeforeValidator(_as_tuple)] = ()
+    """Experiment trackers that are told losses, rates and dev metrics beside events.jsonl, those that accelerate knows; each wants its package.
+    TensorBoard's files lie in RUN/tensorboard."""
     save_every_steps: int | None = Field(None, ge=1)
     """Steps between checkpoints that `--resume` continues from. None: only after each evaluation, and when stopped."""
     select: str = "average"
     """What chooses the best checkpoint on dev: `average` (see `tasks.NAME.baseline`), `exact_match`, or TASK.METRIC."""
     best_per_task: bool = False
     """Also keep `best-TASK/`, the checkpoint with the best metric of each task."""
+    average_best: int | None = Field(None, ge=2)
+    """At the end, average the weights of so many best checkpoints on dev, as long as dev gains (a greedy soup); `best/` where it is better than any of
+    them. None: no average."""
     evaluations: int | None = Field(None, ge=1)
     """On dev, evenly over the run. None: after each epoch of the reference data set."""
     patience: int | None = Field(None, ge=1)

@@ -14,6 +14,8 @@ from palm_serve.types import Answer, Classification, Encoding, FloatArray, Match
 from palm_trainer.example import Example, LabelledSpan
 from palm_trainer.metrics import (
     accuracy,
+    answer_tokens,
+    expected_calibration_error,
     label_scores,
     pairwise_accuracy,
     reading_scores,
@@ -209,6 +211,43 @@ def comparable(kind: str, example: Example, name: str, answer: TaskAnswer) -> tu
         case Spans():
             predicted = [LabelledSpan(span.start, span.end, span.name) for span in answer.spans]
             return to_units(spans, example.words), to_units(predicted, example.words)
+
+
+def outcomes(kind: str, example: Example, name: str, answer: TaskAnswer) -> list[tuple[float, bool]]:
+    """Each confidence that an answer is given with, and whether what it belongs to is right.
+
+    That of a class, of each class that was said to apply, of each whole span, or of a passage's answer (right when equal to a right one after SQuAD's
+    normalization). A ranker has none.
+    """
+    gold, told = comparable(kind, example, name, answer)
+    match answer:
+        case Classification(labels=labels) if kind == "multi_label":
+            assert isinstance(gold, frozenset)
+            return [(label.confidence, label.name in gold) for label in labels]
+        case Classification(label=label):
+            return [(label.confidence, gold == told)]
+        case Match(label=best):
+            return [(best.confidence, gold == told)] if best else []
+        case Answer(text=text):
+            assert isinstance(gold, tuple)
+            return [(answer.confidence, answer_tokens(text) in [answer_tokens(right) for right in gold])]
+        case Spans(spans=spans):
+            assert isinstance(gold, frozenset)
+            units = [to_units([LabelledSpan(span.start, span.end, span.name)], example.words) for span in spans]
+            return [(span.confidence, bool(unit) and unit <= gold) for span, unit in zip(spans, units, strict=True)]
+
+
+def calibration_errors(
+    predictor: Answering, tasks: Mapping[str, str], sets: Sequence[EvaluationSet]
+) -> dict[str, dict[str, float]]:
+    """`{"intent": {"ece": 0.01}}`: expected calibration error of every task whose answers come with confidences. Arguments as for `evaluate`."""
+    found: dict[str, list[tuple[float, bool]]] = {}
+    for one in sets:
+        for example, answers in zip(one.examples, predictor.answers(one.examples, tuple(one.fields)), strict=True):
+            for task, name in one.fields.items():
+                if name in example.fields and task in answers:
+                    found.setdefault(task, []).extend(outcomes(tasks[task], example, name, answers[task]))
+    return {task: {"ece": expected_calibration_error(points)} for task, points in found.items() if points}
 
 
 def _tags(example: Example, name: str, answer: Spans) -> tuple[list[str], list[str]]:

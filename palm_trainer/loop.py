@@ -12,12 +12,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from palm_trainer.balancing import Balancing
+from palm_trainer.distillation import Distillation
 from palm_trainer.distributed import ALONE, Processes
 from palm_trainer.errors import PalmError
 from palm_trainer.head import Head
@@ -117,6 +119,7 @@ class TrainingLoop:
         max_grad_norm: global norm that gradients are clipped to.
         ema: follows the parameters; see `averaged`.
         regularization: what else a step does against learning by heart.
+        distillation: how the answers of teachers count, where batches hold some.
         accumulate: parts that a process cuts its share of a batch into.
         processes: that train together.
     """
@@ -134,6 +137,7 @@ class TrainingLoop:
         *,
         ema: Ema | None = None,
         regularization: Regularization | None = None,
+        distillation: Distillation | None = None,
         accumulate: int = 1,
         processes: Processes = ALONE,
     ) -> None:
@@ -148,6 +152,7 @@ class TrainingLoop:
         self._max_grad_norm = max_grad_norm
         self._ema = ema
         self._regularization = regularization or Regularization()
+        self._distillation = distillation
         self._accumulate = accumulate
         self.processes = processes
         self._scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.autocast == torch.float16)
@@ -190,28 +195,39 @@ class TrainingLoop:
     ) -> tuple[dict[str, float], int]:
         """Sums the gradients of a step over its parts and the processes; the loss of each task that the batch has a label for, and its examples."""
         own = [sum(int(self.model.head(task).labels(part.targets[task])) for part in parts) for task in tasks]
-        *counts, examples = self.processes.sum([*own, sum(part.size for part in parts)])
-        labels = {task: count for task, count in zip(tasks, counts, strict=True) if count}
+        answered = [sum(self._answered(task, part) for part in parts) for task in tasks]
+        *counts, examples = self.processes.sum([*own, *answered, sum(part.size for part in parts)])
+        pairs = zip(tasks, counts[: len(own)], counts[len(own) :], strict=True)
+        labels, taught = {}, {}
+        for task, given, soft in pairs:
+            if given or soft:
+                labels[task], taught[task] = given, soft
         values = dict.fromkeys(labels, 0.0)
         for part in parts if labels else ():
-            for task, loss in self._learn(part, tasks, labels, part.size / examples).items():
+            for task, loss in self._learn(part, tasks, (labels, taught), part.size / examples).items():
                 values[task] += loss
         values = dict(zip(values, self.processes.sum(list(values.values())), strict=True))
         self._check_finite(values, name)
         self.processes.sum_gradients(p for group in self.optimizer.param_groups for p in group["params"])
         return values, round(examples)
 
+    def _answered(self, task: str, part: TrainingBatch) -> int:
+        """What teachers have answered of a part of a batch."""
+        if self._distillation is None or task not in part.soft:
+            return 0
+        return self._distillation.count(self.model.head(task).kind, part.soft[task])
+
     def _learn(
-        self, part: TrainingBatch, tasks: Sequence[str], labels: Mapping[str, float], share: float
+        self, part: TrainingBatch, tasks: Sequence[str], counts: Sequence[Mapping[str, float]], share: float
     ) -> dict[str, float]:
         """Adds the gradients of one part of a batch, which holds `share` of its examples; what it adds to the loss of each task."""
         noise = self._regularization.noise
         with nullcontext() if noise is None else noise.observed():
-            losses = self._losses(part, tasks, labels)
+            losses = self._losses(part, tasks, *counts)
         self._balancing.backward(losses, self._scaler.scale, share)
         if noise is not None:
             with noise.applied():
-                disturbed = self._losses(part, tasks, labels)
+                disturbed = self._losses(part, tasks, *counts)
             self._balancing.backward(disturbed, self._scaler.scale, share)
         return {task: float(loss.detach()) for task, loss in losses.items()}
 
@@ -225,8 +241,17 @@ class TrainingLoop:
                     "What was saved before stands."
                 )
 
-    def _losses(self, batch: TrainingBatch, tasks: Sequence[str], labels: Mapping[str, float]) -> dict[str, Tensor]:
-        """Summed loss of each task in `labels`, over the number that it gives: that of the step of which the batch is a part."""
+    def _losses(
+        self,
+        batch: TrainingBatch,
+        tasks: Sequence[str],
+        labels: Mapping[str, float],
+        taught: Mapping[str, float] = MappingProxyType({}),
+    ) -> dict[str, Tensor]:
+        """Summed loss of each task in `labels`, over the number that it gives: that of the step of which the batch is a part.
+
+        `taught` gives the number of its teachers' answers likewise.
+        """
         self.model.train()
         device, dtype = self.precision.device, self.precision.autocast
         guesses = any(self.model.head(task).kind == "masked_lm" for task in tasks)  # its input is disturbed already
@@ -245,13 +270,18 @@ class TrainingLoop:
             own = {tensor: outputs[f"{task}.{tensor}"] for tensor in head.tensors}
             targets = batch.targets[task].to(device, non_blocking=True)
             loss = self._agreeing(head, own, targets, alpha) if alpha else head.loss(own, targets)
-            losses[task] = loss.total / count
+            losses[task] = (
+                loss.total / count if count else loss.total.detach()
+            )  # no label: what only labels train has no gradient
+            if self._distillation is not None and task in batch.soft:
+                views = _halves(own) if alpha else [own]
+                soft = batch.soft[task].to(device, non_blocking=True)
+                losses[task] = self._distillation.mixed(losses[task], head, views, soft, taught.get(task, 0))
         return losses
 
     def _agreeing(self, head: Head, outputs: Mapping[str, Tensor], targets: Tensor, alpha: float) -> LossSum:
         """Loss of two passes over one batch, one behind the other in `outputs`; see `regularization.r_drop`."""
-        halves = {name: value.chunk(2) for name, value in outputs.items()}
-        one, two = ({name: half[i] for name, half in halves.items()} for i in (0, 1))
+        one, two = _halves(outputs)
         (first, labels), (second, _) = head.loss(one, targets), head.loss(two, targets)
         return LossSum((first + second + alpha * divergence(head.kind, one, two, targets)) / 2, labels)
 
@@ -301,3 +331,9 @@ class TrainingLoop:
             self._ema.load_state_dict(state["ema"])
             if averaged:
                 self._ema.swap()
+
+
+def _halves(outputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Outputs of two passes that stand one behind the other, apart."""
+    halves = {name: value.chunk(2) for name, value in outputs.items()}
+    return [{name: half[i] for name, half in halves.items()} for i in (0, 1)]

@@ -1,5 +1,6 @@
 """Metrics, all fractions from 0 to 1. Plain Python: nothing here knows a model."""
 
+import math
 import re
 import string
 import unicodedata
@@ -62,6 +63,21 @@ def label_scores(gold: Sequence[str], predicted: Sequence[str], label: str) -> d
     hits = sum(g == p == label for g, p in zip(gold, predicted, strict=True))
     found, wanted = (sum(name == label for name in names) for names in (predicted, gold))
     return {"accuracy": accuracy(gold, predicted), **_scores(hits, wanted, found)}
+
+
+def expected_calibration_error(points: Iterable[tuple[float, bool]], bins: int = 15) -> float:
+    """Mean distance of confidence from the share that is right, over `bins` ranges (low, high] of equal width, weighted by their answers (Guo et al. 2017).
+
+    Args:
+        points: the confidence of each answer, and whether it is right.
+        bins: ranges from 0 to 1.
+    """
+    gaps = [0.0] * bins
+    total = 0
+    for confidence, right in points:
+        gaps[min(bins - 1, max(0, math.ceil(confidence * bins) - 1))] += float(confidence) - bool(right)
+        total += 1
+    return sum(map(abs, gaps)) / total if total else 0.0
 
 
 def pairwise_accuracy(scores: Sequence[float]) -> float:

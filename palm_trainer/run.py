@@ -7,49 +7,50 @@ metrics.json   last evaluation of each split, of the best checkpoint
 report.html    what a person looks at
 """
 
-import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO, TypeAlias
+from typing import Any, TypeAlias
 
-from torch import Tensor
-
+from palm_trainer import averaging
 from palm_trainer.build import (
     Training,
     build_training,
     evaluation_sets,
+    false_rejections,
     guessing_sets,
     out_of_scope_examples,
     task_kinds,
+    train_examples,
     tuned_tasks,
 )
 from palm_trainer.calibration import calibrate
-from palm_trainer.checkpoint import has_checkpoint, load_trained, load_training_state, save_trained
-from palm_trainer.config import Config, load_config
+from palm_trainer.checkpoint import has_checkpoint, load_trained, save_trained
+from palm_trainer.config import Config
 from palm_trainer.distributed import ALONE, Processes
-from palm_trainer.errors import CheckpointError, PalmError
-from palm_trainer.evaluation import PRIMARY, Answering, EvaluationSet, Metrics, Predictor, evaluate, score_of
+from palm_trainer.evaluation import (
+    PRIMARY,
+    Answering,
+    EvaluationSet,
+    Metrics,
+    Predictor,
+    calibration_errors,
+    evaluate,
+    score_of,
+)
 from palm_trainer.loop import Step
 from palm_trainer.model import TrainedModel
+from palm_trainer.out_of_scope import rejections
 from palm_trainer.perplexity import perplexities
 from palm_trainer.report import Recording, RunFacts, versions, write_report
-from palm_trainer.run_directory import (
-    CONFIG,
-    EVENTS,
-    METRICS,
-    REPORT,
-    claim,
-    differences,
-    forget_later_events,
-    forget_run,
-    whole_lines,
-    write_whole,
-)
+from palm_trainer.run_directory import EVENTS, METRICS, REPORT, claim, whole_lines, write_whole
+from palm_trainer.run_state import Progress, begin, check_alike, restore, save_last
 from palm_trainer.thresholds import tune_thresholds
+from palm_trainer.trackers import RunLog, check_trackers, open_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +81,17 @@ class Finished:
     thresholds: Mapping[str, float] = field(default_factory=dict)
 
 
-Event: TypeAlias = Started | Step | Evaluated | Finished
+@dataclass(frozen=True, slots=True)
+class Averaged:
+    """After the last step, with `train.average_best`: the average of the checkpoints of some steps, and whether it was kept as `best/`."""
+
+    step: int
+    steps: tuple[int, ...]
+    score: float
+    best: bool
 
 
-@dataclass
-class Progress:
-    """What a run remembers beside the loop's own state."""
-
-    best_score: float = -1.0
-    evaluations_without_gain: int = 0
-    best_by_task: dict[str, float] = field(default_factory=dict)
+Event: TypeAlias = Started | Step | Evaluated | Averaged | Finished
 
 
 def train(
@@ -113,20 +115,26 @@ def train(
         CheckpointError: the output holds a run and neither `resume` nor `overwrite` is given, or there is nothing to resume.
         PalmError: the processes do not see the same data.
     """
+    check_trackers(config.train.trackers)
     output = config.train.output
     processes.from_first(lambda: claim(output, resume, overwrite))
     training = build_training(config, processes)
-    _check_alike(training)
+    check_alike(training)
     progress = Progress()
     if resume:
-        _restore(training, progress, output)
+        restore(training, progress, output)
     else:
-        processes.from_first(lambda: _begin(training))
+        processes.from_first(lambda: begin(training))
     yield Started(training, training.loop.step)
-    with (output / EVENTS if processes.is_first else Path(os.devnull)).open("a", encoding="utf-8") as log:
+    with _open_log(training) as log:
         if training.loop.step < training.loop.total_steps and not _out_of_patience(training, progress):
             _log_start(log, training)
         interrupted = yield from _steps_and_evaluations(training, progress, log, stop)
+        if config.train.average_best and not interrupted:
+            averaged = processes.from_first(lambda: _average_best(training, progress))
+            if averaged is not None:
+                _log(log, averaged)
+                yield averaged
     if interrupted:
         yield Finished({}, interrupted=True)
         return
@@ -188,16 +196,21 @@ def _report(
 def evaluate_run(run: Path, config: Config, split: str, which: str = "best") -> Metrics:
     """Metrics of a run's checkpoint on a split of its data."""
     trained = load_trained(run, which)
-    return _metrics(Predictor(trained), trained, config, split, evaluation_sets(config, split))
+    return _metrics(Recording(Predictor(trained)), trained, config, split, evaluation_sets(config, split))
 
 
 def _metrics(
     predictor: Answering, trained: TrainedModel, config: Config, split: str, sets: Sequence[EvaluationSet]
 ) -> Metrics:
-    return {
-        **evaluate(predictor, task_kinds(config), sets),
-        **perplexities(trained, guessing_sets(config, trained, split)),
-    }
+    kinds = task_kinds(config)
+    metrics = {**evaluate(predictor, kinds, sets), **perplexities(trained, guessing_sets(config, trained, split))}
+    more = (
+        rejections(predictor, trained.tasks, sets, out_of_scope_examples(config, split)),
+        calibration_errors(predictor, kinds, sets),
+    )
+    for task, figures in ((task, own) for found in more for task, own in found.items()):
+        metrics[task] = {**metrics[task], **figures}
+    return metrics
 
 
 def write_metrics(run: Path, metrics: dict[str, Metrics]) -> None:
@@ -208,7 +221,7 @@ def write_metrics(run: Path, metrics: dict[str, Metrics]) -> None:
 
 
 def _steps_and_evaluations(
-    training: Training, progress: Progress, log: TextIO, stop: Callable[[], bool]
+    training: Training, progress: Progress, log: RunLog, stop: Callable[[], bool]
 ) -> Generator[Step | Evaluated, None, bool]:
     """Trains from where the loop stands; returns whether `stop` ended it."""
     loop, settings = training.loop, training.config.train
@@ -223,12 +236,12 @@ def _steps_and_evaluations(
             evaluated = _evaluate(training, progress, epoch)
             _log(log, evaluated)
             yield evaluated
-            _save_last(training, progress)
+            save_last(training, progress)
             if _out_of_patience(training, progress):
                 return False
         stopped = step.step < loop.total_steps and loop.processes.any(stop())
         if not ended and (stopped or step.step % (settings.save_every_steps or loop.total_steps) == 0):
-            _save_last(training, progress)
+            save_last(training, progress)
         if stopped:
             return True
     return False
@@ -247,13 +260,14 @@ def _fit_decoding(training: Training) -> dict[str, float]:
     """Fits temperatures and thresholds on dev, and writes them into the checkpoints; the limits chosen for the best."""
     config = training.config
     run, tuned = config.train.output, tuned_tasks(config)
-    foreign = out_of_scope_examples(config)
-    rejection = {name: task.false_rejection for name, task in config.tasks.items() if task.false_rejection is not None}
+    foreign, rejected = out_of_scope_examples(config, "dev"), false_rejections(config)
+    scores = {name: task.out_of_scope_score for name, task in config.tasks.items() if task.out_of_scope_score}
+    labelled = train_examples(config, {**foreign, **rejected})
     chosen: dict[str, float] = {}
     for which in ("best", *(f"best-{task}" for task in task_kinds(config))):
         if training.dev and has_checkpoint(run, which):
             trained = load_trained(run, which)
-            fitted = calibrate(trained, training.dev, foreign, rejection)
+            fitted = calibrate(trained, training.dev, foreign, rejected, labelled, scores)
             fitted, found = tune_thresholds(fitted, training.dev, tuned)
             if fitted.tasks != trained.tasks:  # a run that is resumed at its end is left as it is
                 save_trained(fitted, run / which)
@@ -278,12 +292,9 @@ def _evaluate(training: Training, progress: Progress, epoch: float) -> Evaluated
 
 
 def _evaluated(training: Training, progress: Progress, epoch: float) -> Evaluated:
-    config, kinds, output = training.config, task_kinds(training.config), training.config.train.output
-    baselines = {name: task.baseline for name, task in config.tasks.items() if task.baseline is not None}
+    config, output = training.config, training.config.train.output
     with training.loop.averaged():
-        metrics = evaluate(Predictor(training.trained), kinds, training.dev)
-        metrics |= perplexities(training.trained, training.guessing)
-        score = score_of(metrics, config.train.select, kinds, baselines)
+        metrics, score = _judge(training)
         best = score > progress.best_score or not metrics
         if best:
             progress.best_score, progress.evaluations_without_gain = score, 0
@@ -292,7 +303,46 @@ def _evaluated(training: Training, progress: Progress, epoch: float) -> Evaluate
             progress.evaluations_without_gain += 1
         if config.train.best_per_task:
             _keep_best_by_task(training, progress, output, metrics)
+        if config.train.average_best:
+            progress.candidates = averaging.enter(
+                output,
+                training.trained.model,
+                training.loop.step,
+                score,
+                progress.candidates,
+                config.train.average_best,
+            )
     return Evaluated(training.loop.step, epoch, metrics, score, best)
+
+
+def _judge(training: Training) -> tuple[Metrics, float]:
+    """Metrics of the model on dev as it stands, and the number that chooses the best."""
+    config, kinds = training.config, task_kinds(training.config)
+    baselines = {name: task.baseline for name, task in config.tasks.items() if task.baseline is not None}
+    metrics = evaluate(Predictor(training.trained), kinds, training.dev)
+    metrics |= perplexities(training.trained, training.guessing)
+    return metrics, score_of(metrics, config.train.select, kinds, baselines)
+
+
+def _average_best(training: Training, progress: Progress) -> Averaged | None:
+    """Averages the best checkpoints; None where that was done before the run was resumed."""
+    run, model, candidates = training.config.train.output, training.trained.model, progress.candidates
+    trained = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def judge(weights: averaging.Weights) -> float:
+        model.load_state_dict(weights)
+        return _judge(training)[1]
+
+    soup = averaging.greedy_soup(run, candidates, judge)
+    if soup is None:
+        return None
+    found = Averaged(training.loop.step, soup.steps, soup.score, soup.score > progress.best_score)
+    if found.best:
+        model.load_state_dict(soup.weights)
+        save_trained(training.trained, run / "best")
+    model.load_state_dict(trained)
+    averaging.forget(run)  # the last: a run that was killed before makes the same soup again
+    return found
 
 
 def _keep_best_by_task(training: Training, progress: Progress, output: Path, metrics: Metrics) -> None:
@@ -302,83 +352,21 @@ def _keep_best_by_task(training: Training, progress: Progress, output: Path, met
             save_trained(training.trained, output / f"best-{task}")
 
 
-def _save_last(training: Training, progress: Progress) -> None:
-    with training.loop.averaged():
-        state, last = _state(training, progress), training.config.train.output / "last"
-        training.loop.processes.from_first(lambda: save_trained(training.trained, last, state))
+def _open_log(training: Training) -> AbstractContextManager[RunLog]:
+    """events.jsonl and the trackers; of other processes than the first, nothing."""
+    train, step = training.config.train, training.loop.step
+    if not training.loop.processes.is_first:
+        return open_log(Path(os.devnull), (), {}, step)
+    return open_log(train.output / EVENTS, train.trackers, training.config.model_dump(mode="json"), step)
 
 
-def _state(training: Training, progress: Progress) -> dict[str, Any]:
-    return {"loop": training.loop.state_dict(), "progress": asdict(progress), "rows": _rows(training)}
+def _log(log: RunLog, event: Step | Evaluated | Averaged) -> None:
+    names = {Step: "step", Evaluated: "evaluation", Averaged: "average"}
+    record = {"event": names[type(event)], "time": time.time(), **asdict(event)}
+    log.write(record)
 
 
-def _rows(training: Training) -> dict[str, int]:
-    return {name: len(source.dataset) for name, source in training.loop.sources.items()}
-
-
-def _begin(training: Training) -> None:
-    """Makes the run directory new."""
-    output = training.config.train.output
-    output.mkdir(parents=True, exist_ok=True)
-    forget_run(output)
-    write_whole(output / CONFIG, training.config.dump_toml())
-
-
-def _check_alike(training: Training) -> None:
-    """Raises PalmError where one process has read something else than the first."""
-    tokenizer = training.trained.tokenizer_json
-    own = (_rows(training), training.trained.tasks, hashlib.sha256(tokenizer.encode()).hexdigest())
-    processes = training.loop.processes
-    if processes.from_first(lambda: own) != own:
-        raise PalmError(
-            f"process {processes.rank} of {processes.size} has read other data, labels or pieces than process 0. Give all of them the same files."
-        )
-
-
-def _restore(training: Training, progress: Progress, output: Path) -> None:
-    """Puts a training where `last/` was saved; leaves it at its beginning when the run was stopped before that."""
-    found = training.loop.processes.from_first(lambda: _saved(training, output))
-    if found is None:
-        return
-    weights, state = found
-    training.trained.model.load_state_dict(weights)
-    training.loop.load_state_dict(state["loop"], averaged=True)
-    vars(progress).update(state["progress"])
-
-
-def _saved(training: Training, output: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Weights and state of `last/`, and no event after it; None where nothing was saved yet."""
-    saved = load_config(output / CONFIG)
-    changed = differences(saved, training.config)
-    if changed:
-        raise CheckpointError(
-            f"{output} was trained with another configuration ({', '.join(changed)} differ). Resume with {output / CONFIG}, or train into another directory."
-        )
-    if not has_checkpoint(output, "last") and not (output / METRICS).exists():
-        forget_run(output)
-        return None
-    state = load_training_state(output)
-    trained = load_trained(output, "last")
-    if (trained.tokenizer_json, trained.tasks, state["rows"]) != (
-        training.trained.tokenizer_json,
-        training.trained.tasks,
-        _rows(training),
-    ):
-        raise CheckpointError(
-            f"{output}: the training data or the encoder is not what it was when {output / 'last'} was saved (rows, labels or vocabulary differ). "
-            "Put it back, or train into another directory with --output."
-        )
-    forget_later_events(output / EVENTS, state["loop"]["step"])
-    return trained.model.state_dict(), state
-
-
-def _log(log: TextIO, event: Step | Evaluated) -> None:
-    record = {"event": "step" if isinstance(event, Step) else "evaluation", "time": time.time(), **asdict(event)}
-    log.write(json.dumps(record, ensure_ascii=False) + "\n")
-    log.flush()
-
-
-def _log_start(log: TextIO, training: Training) -> None:
+def _log_start(log: RunLog, training: Training) -> None:
     """What the run works with, which no other file of it tells."""
     precision = training.loop.precision
     record = {
@@ -391,5 +379,4 @@ def _log_start(log: TextIO, training: Training) -> None:
         "processes": training.loop.processes.size,
         "versions": versions(),
     }
-    log.write(json.dumps(record, ensure_ascii=False) + "\n")
-    log.flush()
+    log.write(record)

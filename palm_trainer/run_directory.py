@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from palm_trainer import averaging
 from palm_trainer.checkpoint import remove_checkpoints
 from palm_trainer.config import Config
 from palm_trainer.errors import CheckpointError
+from palm_trainer.trackers import TENSORBOARD
 
 CONFIG, EVENTS, METRICS, REPORT = "config.toml", "events.jsonl", "metrics.json", "report.html"
 _NEW = ".new"
@@ -37,7 +39,8 @@ def claim(output: Path, resume: bool, overwrite: bool) -> None:
 def forget_run(output: Path) -> None:
     """Deletes what another run left, so that nothing of it can be resumed or taken for the new one's."""
     remove_checkpoints(output)
-    for path in output.glob("best-*"):
+    averaging.forget(output)
+    for path in (*output.glob("best-*"), *output.glob(TENSORBOARD)):
         shutil.rmtree(path)
     for name in (EVENTS, METRICS):
         (output / name).unlink(missing_ok=True)

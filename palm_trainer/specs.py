@@ -15,6 +15,9 @@ from palm_trainer.errors import WiringError
 IGNORE = -100
 """Target of what has no label: special tokens, padding, unlabelled examples. Readers write it, heads leave it out of the loss."""
 
+UNTAUGHT = -1.0
+"""In the place of probabilities: no teacher has answered there (special tokens, padding, text that was changed)."""
+
 Axis = Literal["batch", "sequence", "hidden", "labels", "tags", "vocabulary", "embedding"]
 
 

@@ -42,7 +42,7 @@ def make_decoder(name: str, task: TaskInfo, arrays: Mapping[str, FloatArray]) ->
     try:
         match task.kind:
             case "classify":
-                return ClassifyDecoder(task)
+                return ClassifyDecoder(task, arrays)
             case "multi_label":
                 return MultiLabelDecoder(task)
             case "sequence_label":

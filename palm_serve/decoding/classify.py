@@ -32,24 +32,68 @@ def out_of_scope_scores(method: str, logits: FloatArray) -> FloatArray:
     return np.asarray(-log_sum if method == "energy" else 1.0 - np.exp(peak - log_sum))
 
 
-class ClassifyDecoder:
-    """Softmax with temperature over `<task>.logits`, float32 [B, C]. Raises BundleError for an out-of-scope score that this version does not know."""
+class Mahalanobis:
+    """Squared Mahalanobis distance of features to the nearest class mean, under one covariance for all classes (Lee et al. 2018).
 
-    def __init__(self, task: TaskInfo) -> None:
+    In whitened coordinates that is a Euclidean distance, so it costs one product with the whitening and one with the means.
+
+    Args:
+        centre: of all features, [H]; distances are taken from there, since in fp32 they would drown in large coordinates.
+        whitening: inverse of the covariance's Cholesky factor, [H, H].
+        means: of the classes, centred and whitened, [C, H].
+
+    Raises BundleError for shapes that do not fit.
+    """
+
+    def __init__(self, centre: FloatArray, whitening: FloatArray, means: FloatArray) -> None:
+        width = centre.size
+        if whitening.shape != (width, width) or means.ndim != 2 or means.shape[1] != width:
+            raise BundleError(
+                f"out-of-scope statistics do not fit each other: centre {list(centre.shape)}, whitening {list(whitening.shape)}, means {list(means.shape)}"
+            )
+        self._centre = centre
+        self._whitening = np.ascontiguousarray(whitening.T)
+        self._means = np.ascontiguousarray(-2.0 * means.T)
+        self._norms = np.square(means).sum(axis=1)
+
+    def __call__(self, features: FloatArray) -> FloatArray:
+        """Distances [B] of features [B, H]; higher is more foreign."""
+        white = (features - self._centre) @ self._whitening
+        return np.asarray(np.square(white).sum(axis=1) + (white @ self._means + self._norms).min(axis=1))
+
+
+class ClassifyDecoder:
+    """Softmax with temperature over `<task>.logits`, float32 [B, C]; with the score `mahalanobis` also `<task>.features`, float32 [B, H].
+
+    Raises BundleError where that score's output or statistics are missing or do not fit.
+    """
+
+    def __init__(self, task: TaskInfo, arrays: Mapping[str, FloatArray]) -> None:
         self._output = task.outputs[0]
         self._labels = task.labels
         self._temperature = task.calibration.temperature
         self._out_of_scope = task.calibration.out_of_scope
+        self._distance: Mahalanobis | None = None
         if self._out_of_scope == "mahalanobis":
-            raise BundleError(
-                f"'{self._output}': this version has no out-of-scope score 'mahalanobis', only softmax and energy"
-            )
+            if len(task.outputs) < 2:
+                raise BundleError(
+                    f"'{self._output}': the out-of-scope score 'mahalanobis' needs the task's features as second output; export again"
+                )
+            names = task.decode.arrays
+            self._distance = Mahalanobis(*(arrays[names[role]] for role in ("centre", "whitening", "means")))
+            self._features = task.outputs[1]
+
+    def _foreign(self, outputs: Mapping[str, FloatArray], logits: FloatArray) -> FloatArray:
+        """The out-of-scope score of each row, [B]."""
+        if self._distance is not None:
+            return self._distance(outputs[self._features])
+        return out_of_scope_scores(self._out_of_scope, logits)
 
     def __call__(self, outputs: Mapping[str, FloatArray], items: Sequence[Item]) -> list[Classification]:
         """Ranking of each item, sorted by confidence, ties by label order."""
         logits = outputs[self._output] / self._temperature
         probabilities = softmax(logits)
-        foreign = out_of_scope_scores(self._out_of_scope, logits).tolist()
+        foreign = self._foreign(outputs, logits).tolist()
         order = np.argsort(-probabilities, axis=-1, kind="stable")
         answers = []
         for row, item in enumerate(items):

@@ -9,7 +9,6 @@ transition, start or end is FORBIDDEN or less. A softmax tagger is the same thin
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +23,13 @@ _CANDIDATES_WORTH_PRUNING = 0.25
 _ROUNDING = 1e-3
 """Margin for float32 sums when a path is called the only best one."""
 
-_LARGEST_LEAD = np.float32(300.0)
+_LARGEST_LEAD = np.float32(60.0)
 """Emissions further below the best one of their position count as this far below: a probability of 0 that does not underflow."""
+
+_TINY = np.finfo(np.float32).tiny
 
 _BLAS_SINGLE_THREAD = 1 << 18
 """Multiplications up to which OpenBLAS runs a matrix product in the calling thread (interface/gemm.c)."""
-
-Float64Array: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -198,81 +197,76 @@ def _trace(back: npt.NDArray[np.int32], last: Int64Array, sizes: Int64Array) -> 
 
 @dataclass(frozen=True)
 class Marginals:
-    """Forward and backward messages of one batch, float64 [L, B, T]; what lies beyond a row's length is undefined.
+    """Messages of one batch, float32 [L, 2, B, T]: [:, 0] from the first position on, [:, 1] from a row's last position back.
 
-    Every message is scaled on its own, so that none over- or underflows: forward ones sum to 1, the greatest entry of backward ones is 1.
+    `reach` is what leads to a tag, before its emission. Every message is scaled on its own to a sum of 1, so that none over- or underflows.
+    What lies beyond a row's length is undefined.
     """
 
-    forward: Float64Array
-    backward: Float64Array
-    local: Float64Array
-    scale: Float64Array
-    """[L, B]: what each forward message was divided by."""
-    step: Float64Array
+    reach: FloatArray
+    local: FloatArray
+    scale: FloatArray
+    """[L, 2, B]: what each message was divided by."""
+    step: FloatArray
+    end: FloatArray
 
     def segment(self, row: int, size: int, first: int, tags: Sequence[int], continuing: int | None) -> float:
         """Probability that positions first.. carry exactly `tags` and the next is not `continuing` (the segment ends there)."""
-        p = float(self.forward[first, row, tags[0]])
+        p = float(self.reach[first, 0, row, tags[0]] * self.local[first, 0, row, tags[0]] / self.scale[first, 0, row])
         position = first
         for before, tag in pairwise(tags):
             position += 1
-            p *= float(self.step[before, tag] * self.local[position, row, tag] / self.scale[position, row])
-        everything = float(self.forward[position, row] @ self.backward[position, row])
-        p *= float(self.backward[position, row, tags[-1]])
-        if position + 1 < size and continuing is not None:
-            flow = self.step[tags[-1]] * self.local[position + 1, row] * self.backward[position + 1, row]
-            onward = float(flow.sum())
-            p *= 1.0 - float(flow[continuing]) / onward if onward > 0 else 0.0
-        return min(1.0, max(0.0, p / everything)) if everything > 0 else 0.0
+            p *= float(self.step[before, tag] * self.local[position, 0, row, tag] / self.scale[position, 0, row])
+        if position + 1 < size:
+            after = size - 2 - position
+            onward = self.reach[after, 1, row] * self.local[after, 1, row]
+            flow = self.step[tags[-1]] * onward
+            if continuing is not None:
+                flow[continuing] = 0.0
+            p, everything = p * float(flow.sum()), float(self.reach[position + 1, 0, row] @ onward)
+        else:
+            message = self.reach[position, 0, row] * self.local[position, 0, row] / self.scale[position, 0, row]
+            p, everything = p * float(self.end[tags[-1]]), float(message @ self.end)
+        return min(1.0, p / everything) if everything > 0 else 0.0
 
 
 class ForwardBackward:
     """Forward-backward in probability space with scaling (Rabiner 1989, section V.A). Holds the exponentials.
+
+    Both directions run in one loop: backward is forward over the reversed row with the transposed transitions.
 
     The matrix products are cut into stacks so small that BLAS runs each in the calling thread: its own threads would fight with those of
     the inference engine, and cost up to a hundred times what they save.
     """
 
     def __init__(self, potentials: Potentials) -> None:
-        self._step = np.exp(potentials.transitions.astype(np.float64))
-        self._step_back = np.ascontiguousarray(self._step.T)
-        self._start = np.exp(potentials.start.astype(np.float64))
-        self._end = np.exp(potentials.end.astype(np.float64))
+        self._step = np.exp(potentials.transitions)
+        self._steps = np.stack([self._step, self._step.T])[:, None]  # [2, 1, T, T]
+        self._end = np.exp(potentials.end)
+        self._first = np.stack([np.exp(potentials.start), self._end])[:, None]
         # Two rows at least: a single one is a matrix-vector product, whose threshold is far lower.
         self._stack = min(max(_BLAS_SINGLE_THREAD // max(self._step.size, 1), 2), 64)
 
     def __call__(self, emissions: FloatArray, lengths: Int64Array) -> Marginals:
         """Messages for emissions [B, L, T] and lengths [B]."""
         batch, longest, tags = emissions.shape
+        stacks = -(-batch // self._stack)
+        rows = max(-(-batch // max(stacks, 1)), 2)
+        shape = (longest, 2, stacks * rows, tags)
+        local = np.zeros(shape, np.float32)
         lead = np.maximum(emissions - emissions.max(axis=2, keepdims=True), -_LARGEST_LEAD)
-        local = np.exp(np.ascontiguousarray(lead.transpose(1, 0, 2), dtype=np.float64))  # [L, B, T]
-        forward, backward = np.empty_like(local), np.empty_like(local)
-        scale = np.ones((longest, batch))
-        message = np.broadcast_to(self._start, (batch, tags))
+        np.exp(lead.transpose(1, 0, 2), out=local[:, 0, :batch])
+        reverse = np.maximum(lengths - 1 - np.arange(longest)[:, None], 0)  # [L, B]
+        local[:, 1, :batch] = local[reverse, 0, np.arange(batch)]
+        reach, scale = np.empty_like(local), np.empty(shape[:3], np.float32)
+        reach[:1] = self._first
+        message = np.empty(shape[1:], np.float32)
+        stacked = message.reshape(2, stacks, rows, tags)
         for t in range(longest):
             if t:
-                message = self._product(forward[t - 1], self._step)
-            np.multiply(message, local[t], out=forward[t])
-            total = forward[t].sum(axis=1)
-            total[total == 0.0] = 1.0  # nothing legal is left: probabilities of 0, not NaN
-            scale[t] = total
-            forward[t] /= total[:, None]
-        for t in range(longest - 1, -1, -1):
-            if t + 1 == longest:
-                backward[t] = self._end
-                continue
-            onward = self._product(local[t + 1] * backward[t + 1], self._step_back)
-            peak = onward.max(axis=1)
-            peak[peak == 0.0] = 1.0
-            np.divide(onward, peak[:, None], out=backward[t])
-            backward[t, lengths == t + 1] = self._end
-        return Marginals(forward, backward, local, scale, self._step)
-
-    def _product(self, rows: Float64Array, matrix: Float64Array) -> Float64Array:
-        """rows [B, T] times matrix [T, T], a stack of rows at a time."""
-        batch = len(rows)
-        if batch == 1:
-            return np.asarray((np.repeat(rows, 2, axis=0) @ matrix)[:1])
-        if batch <= self._stack:
-            return np.asarray(rows @ matrix)
-        return np.concatenate([rows[i : i + self._stack] @ matrix for i in range(0, batch, self._stack)])
+                np.matmul(stacked, self._steps, out=reach[t].reshape(stacked.shape))
+            np.multiply(reach[t], local[t], out=message)
+            total = np.add.reduce(message, axis=2, out=scale[t])
+            np.maximum(total, _TINY, out=total)  # nothing legal is left: probabilities of 0, not NaN
+            np.divide(message, total[:, :, None], out=message)
+        return Marginals(reach, local, scale, self._step, self._end)

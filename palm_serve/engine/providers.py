@@ -1,20 +1,26 @@
 """Which graph runs on which provider: what the bundle's gates allow, what the machine has, and what of it is fastest."""
 
+import functools
+import importlib.metadata
+import importlib.util
 import logging
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
 from palm_serve.bundle.loader import Bundle
 from palm_serve.bundle.manifest import Variant
+from palm_serve.engine import timing
+from palm_serve.engine.fallback import FallbackEngine
 from palm_serve.engine.inputs import pad_batch
-from palm_serve.engine.openvino import openvino_device
-from palm_serve.engine.session import CPU, CUDA, OPENVINO, ORT_NAMES, TENSORRT, OrtEngine, open_engine
+from palm_serve.engine.machine import computes_in_bf16
+from palm_serve.engine.options import CPU, CUDA, OPENVINO, ORT_NAMES, PROVIDERS, TENSORRT
+from palm_serve.engine.session import OpenEngine, open_engine
 from palm_serve.errors import BundleError, EngineError
-from palm_serve.types import Batch, Encoding
+from palm_serve.types import Batch, Encoding, Engine
 
 log = logging.getLogger(__name__)
 
@@ -39,24 +45,34 @@ class Candidate:
         return f"{self.provider} in {self.precision} ({self.variant})"
 
 
+PLAIN = Candidate("plain", CPU, "fp32")
+"""What every bundle can run as on every machine."""
+
+
 def available_providers() -> tuple[str, ...]:
     """Providers that look usable here. A session may still be refused: CUDA is listed on machines without a GPU."""
     listed = ort.get_available_providers()
     found = [name for name in (TENSORRT, CUDA) if ORT_NAMES[name] in listed]
-    if openvino_device() is not None:
+    if importlib.util.find_spec("openvino") is not None:  # importing it takes longer than many a server's start
         found.append(OPENVINO)
     return (*found, CPU)
 
 
 def select_session(
-    bundle: Bundle, provider: str = AUTO, precision: str = AUTO, threads: int | None = None
-) -> OrtEngine:
+    bundle: Bundle,
+    provider: str = AUTO,
+    precision: str = AUTO,
+    threads: int | None = None,
+    cache: Path | None = None,
+) -> Engine:
     """The engine for a bundle on this machine.
 
-    `auto` uses combinations whose gate in the manifest passed, and plain fp32 on the CPU, and takes the fastest that opens. A provider or a
-    precision that is asked for is used or refused, never replaced; without a passed gate this is logged as a warning.
+    `auto` uses combinations whose gate in the manifest passed, and plain fp32 on the CPU, and takes the fastest that opens: it is measured
+    once, and kept in the directory `cache` (None: the user's). A provider or a precision that is asked for is used without having passed a
+    gate too, with a warning. Where nothing of it opens, and where the chosen engine fails later, the plain graph runs on the CPU.
 
-    Raises EngineError where nothing fits, BundleError for a graph that does not belong to the manifest.
+    Raises EngineError where a name is unknown or nothing fits or not even the plain graph opens, BundleError for a graph that does not
+    belong to the manifest.
     """
     present = available_providers()
     _check_names(provider, precision, present)
@@ -66,15 +82,23 @@ def select_session(
         log.warning(
             "%s has no passed gate in the bundle: its answers were not compared with the trained model's", candidates[0]
         )
-    engines = _open(bundle, candidates, threads, tolerant=provider == AUTO)
-    return engines[0] if len(engines) == 1 else _fastest(bundle, engines)
+    _tell_what_lacks(bundle, present)
+    opened = _choose(bundle, candidates, threads, cache or timing.default_cache())
+    if opened is None:
+        if PLAIN in candidates:
+            raise EngineError("no provider can run this bundle: the log says why")
+        log.error("nothing of what was asked for can run this bundle here; it runs on %s", PLAIN)
+        return _open(bundle, PLAIN, threads, None)
+    if (opened.info.provider, opened.info.variant) == (CPU, "plain"):
+        return opened
+    return FallbackEngine(opened, functools.partial(_open, bundle, PLAIN, threads, None))
 
 
 def gated_candidates(
     bundle: Bundle, present: Iterable[str], provider: str = AUTO, precision: str = AUTO
 ) -> list[Candidate]:
     """Allowed combinations for the providers that are `present`, exact ones first."""
-    allowed = [Candidate("plain", CPU, "fp32")]
+    allowed = [PLAIN]
     for name, variant in bundle.manifest.variants.items():
         for gate in variant.gates:
             candidate = Candidate(name, gate.provider, gate.precision)
@@ -90,7 +114,7 @@ def gated_candidates(
 
 
 def _check_names(provider: str, precision: str, present: tuple[str, ...]) -> None:
-    if provider != AUTO and provider not in ORT_NAMES:
+    if provider != AUTO and provider not in PROVIDERS:
         raise EngineError(f"provider '{provider}' is unknown; this machine has: {', '.join(present)} (or 'auto')")
     if provider != AUTO and provider not in present:
         raise EngineError(
@@ -120,27 +144,95 @@ def _weights(provider: str, precision: str) -> str:
     return "fp32" if lowers else precision
 
 
-def _open(bundle: Bundle, candidates: list[Candidate], threads: int | None, tolerant: bool) -> list[OrtEngine]:
-    engines, failures = [], []
-    for candidate in candidates:
+@functools.cache
+def _say(message: str) -> None:
+    """Logs what holds for the whole machine, once in a process."""
+    log.info(message)
+
+
+def _tell_what_lacks(bundle: Bundle, present: tuple[str, ...]) -> None:
+    """Which of the bundle's passed gates this machine cannot use."""
+    for variant in bundle.manifest.variants.values():
+        for gate in variant.gates:
+            if gate.passed and gate.provider not in present:
+                _say(
+                    f"this machine has no {gate.provider}, which bundles were exported for; it has: {', '.join(present)}"
+                )
+            elif gate.passed and gate.precision == "bf16" and gate.provider == OPENVINO and not computes_in_bf16():
+                _say("this processor has neither AMX nor AVX512-BF16: bf16 saves nothing here")
+
+
+def _choose(bundle: Bundle, candidates: list[Candidate], threads: int | None, cache: Path | None) -> OpenEngine | None:
+    """The fastest candidate that opens, or None. What was measured at an earlier start is believed."""
+    if len(candidates) == 1:
+        return _try(bundle, candidates[0], threads, cache)
+    facts = {"threads": str(threads), "candidates": "; ".join(map(str, candidates))}
+    if any(c.provider == OPENVINO for c in candidates):
+        facts["openvino"] = importlib.metadata.version("openvino")
+    memory = timing.TimingCache(cache, bundle.manifest.version, facts)
+    kept = memory.load()
+    known = {c: kept[str(c)] for c in candidates if str(c) in kept}
+    if known:
+        chosen = _fastest(known)
+        log.info("%s, by what was measured at an earlier start", chosen)
+        engine = _try(bundle, chosen, threads, cache)
+        if engine is not None:
+            return engine
+    engines = {c: engine for c in candidates if (engine := _try(bundle, c, threads, cache)) is not None}
+    if len(engines) < 2:
+        return next(iter(engines.values()), None)
+    times = _measured(bundle, engines)
+    if not times:
+        return None
+    memory.store({str(c): found for c, found in times.items()})
+    return engines[_fastest(times)]
+
+
+def _measured(bundle: Bundle, engines: dict[Candidate, OpenEngine]) -> dict[Candidate, timing.Times]:
+    """Times of those that run; the table goes to the log."""
+    batches = [sample_batch(bundle, rows, length) for rows, length in timing.SHAPES]
+    running = {}
+    for candidate, engine in engines.items():
         try:
-            engine = open_engine(
-                bundle.graph(candidate.variant), candidate.provider, candidate.precision, threads, candidate.variant
-            )
-        except EngineError as error:
-            if not tolerant:
-                raise
-            failures.append(str(error))
-            log.warning("skipped %s: %s", candidate, error)
-            continue
-        check_graph(bundle, candidate.variant, engine)
-        engines.append(engine)
-    if not engines:
-        raise EngineError("no provider can run this bundle: " + "; ".join(failures))
-    return engines
+            for batch in batches:
+                engine.run(batch)
+        except Exception as error:  # the exceptions of the runtimes share no base class
+            log.warning("skipped %s: it fails while running: %s", candidate, error)
+        else:
+            running[candidate] = engine
+    found = timing.measure(list(running.values()), batches, _TIMING_BUDGET_S)
+    times = dict(zip(running, found, strict=True))
+    heads = ", ".join(f"{rows} x {length}" for rows, length in timing.SHAPES)
+    for candidate, row in times.items():
+        log.info("%s: %s ms for %s tokens", candidate, ", ".join(f"{1e3 * value:.2f}" for value in row), heads)
+    return times
 
 
-def check_graph(bundle: Bundle, name: str, engine: OrtEngine) -> None:
+def _fastest(times: dict[Candidate, timing.Times]) -> Candidate:
+    """Of candidates in order of preference."""
+    best, *others = times
+    for other in others:
+        if timing.score(times[other]) < timing.score(times[best]) * _WORTH_LEAVING:
+            best = other
+    return best
+
+
+def _try(bundle: Bundle, candidate: Candidate, threads: int | None, cache: Path | None) -> OpenEngine | None:
+    try:
+        return _open(bundle, candidate, threads, cache)
+    except EngineError as error:
+        log.warning("skipped %s: %s", candidate, error)
+        return None
+
+
+def _open(bundle: Bundle, candidate: Candidate, threads: int | None, cache: Path | None) -> OpenEngine:
+    graph = bundle.graph(candidate.variant)
+    engine = open_engine(graph, candidate.provider, candidate.precision, threads, candidate.variant, cache)
+    check_graph(bundle, candidate.variant, engine)
+    return engine
+
+
+def check_graph(bundle: Bundle, name: str, engine: OpenEngine) -> None:
     """Raises BundleError unless the graph was made for these tasks and this tokenizer, and has the manifest's inputs and outputs."""
     variant: Variant = bundle.manifest.variants[name]
     where = f"{bundle.path}/{variant.file}"
@@ -166,35 +258,6 @@ def check_graph(bundle: Bundle, name: str, engine: OrtEngine) -> None:
 
 def _listing(inputs: dict[str, str]) -> str:
     return ", ".join(f"{name} {kind}" for name, kind in sorted(inputs.items()))
-
-
-def _fastest(bundle: Bundle, engines: list[OrtEngine]) -> OrtEngine:
-    """The engine with the least time for a batch of 8 short texts."""
-    batch = sample_batch(bundle, 8, 16)
-    best, least = engines[0], float("inf")
-    for engine in engines:
-        elapsed = _time(engine, batch, _TIMING_BUDGET_S / len(engines))
-        log.info(
-            "%s in %s (%s): %.2f ms", engine.info.provider, engine.info.precision, engine.info.variant, elapsed * 1e3
-        )
-        if elapsed < least * _WORTH_LEAVING:
-            best, least = engine, elapsed
-    return best
-
-
-def _time(engine: OrtEngine, batch: Batch, budget_s: float) -> float:
-    """Least time of one run, seconds; the first, which compiles, is not counted."""
-    engine.run(batch)
-    least = float("inf")
-    stop = time.perf_counter() + budget_s
-    for _ in range(20):
-        start = time.perf_counter()
-        engine.run(batch)
-        now = time.perf_counter()
-        least = min(least, now - start)
-        if now > stop:
-            break
-    return least
 
 
 def sample_batch(bundle: Bundle, rows: int, length: int) -> Batch:

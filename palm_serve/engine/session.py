@@ -1,31 +1,26 @@
-"""One graph on one execution provider."""
+"""One graph on one provider: ONNX Runtime's, or OpenVINO."""
 
-import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
+from palm_serve.engine.bound import BoundRunner
 from palm_serve.engine.cores import usable_cores
-from palm_serve.engine.openvino import openvino_device
+from palm_serve.engine.openvino import OpenVinoEngine
+from palm_serve.engine.options import CUDA, OPENVINO, ORT_NAMES, TENSORRT, Settings, provider_list
 from palm_serve.errors import EngineError
-from palm_serve.types import Batch, EngineInfo, FloatArray
+from palm_serve.types import Batch, EngineInfo, FloatArray, Int64Array
 
-CPU, OPENVINO, CUDA, TENSORRT = "CPU", "OpenVINO", "CUDA", "TensorRT"
-
-ORT_NAMES = {
-    TENSORRT: "TensorrtExecutionProvider",
-    CUDA: "CUDAExecutionProvider",
-    OPENVINO: "OpenVINOExecutionProvider",
-    CPU: "CPUExecutionProvider",
-}
-"""Providers that this server knows, by the names that manifests and users write."""
-
-_OPENVINO_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+log = logging.getLogger(__name__)
 
 _ERRORS_ONLY = 3
+
+Runner = Callable[[Sequence[str], Mapping[str, Int64Array]], Sequence[npt.NDArray[Any]]]
 
 
 class OrtEngine:
@@ -35,20 +30,24 @@ class OrtEngine:
         session: an open session.
         info: what it runs on.
         compiles_shapes: the provider compiles every new shape, so shapes are rounded up to few.
+        runner: how it is run; None: by the session, from and to the processor's memory.
     """
 
-    def __init__(self, session: Any, info: EngineInfo, compiles_shapes: bool = False) -> None:
+    def __init__(
+        self, session: Any, info: EngineInfo, compiles_shapes: bool = False, runner: Runner | None = None
+    ) -> None:
         self.info = info
         self.inputs: dict[str, str] = {node.name: node.type for node in session.get_inputs()}
         self.outputs: tuple[str, ...] = tuple(node.name for node in session.get_outputs())
         self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         self._session = session
+        self._run: Runner = runner or session.run
         self._compiles_shapes = compiles_shapes
 
     def run(self, batch: Batch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         """Graph outputs by name, float32; `outputs` selects some (None: all)."""
         names = self.outputs if outputs is None else tuple(outputs)
-        values = self._session.run(names, dict(batch.arrays))
+        values = self._run(names, dict(batch.arrays))
         return {name: np.asarray(value, dtype=np.float32) for name, value in zip(names, values, strict=True)}
 
     def shape(self, rows: int, length: int) -> tuple[int, int]:
@@ -58,65 +57,73 @@ class OrtEngine:
         return 1 << (rows - 1).bit_length(), -(-length // 8) * 8
 
 
+OpenEngine = OrtEngine | OpenVinoEngine
+"""An open engine that still tells its graph's inputs, outputs and metadata."""
+
+
 def open_engine(
-    graph: Path, provider: str, precision: str, threads: int | None = None, variant: str = "plain"
-) -> OrtEngine:
+    graph: Path,
+    provider: str,
+    precision: str,
+    threads: int | None = None,
+    variant: str = "plain",
+    cache: Path | None = None,
+) -> OpenEngine:
     """Opens `graph` on exactly this provider.
 
     Args:
         graph: an ONNX file.
-        provider: a key of ORT_NAMES.
+        provider: one of PROVIDERS.
         precision: what the provider may compute in: fp32, bf16, fp16, int8 (the last two also say what weights the graph has).
         threads: of one run; None: one per usable physical core.
         variant: name of the graph in its manifest.
+        cache: a directory where a provider may keep what it compiled; None: nowhere.
 
     Raises EngineError where the provider is not to be had or cannot run the graph.
     """
     threads = threads or usable_cores()
+    info = EngineInfo(provider, precision, variant, {"threads": str(threads), "onnxruntime": ort.__version__})
+    if provider == OPENVINO:
+        return OpenVinoEngine(graph, info, threads)
+    if provider == CUDA:
+        try:
+            return _open_session(graph, info, threads, provider_list(provider, precision, graphs=True), graphs=True)
+        except EngineError as error:
+            # Recording needs every node on the device; without it the same graph may run.
+            log.info("%s; trying without CUDA graphs", error)
+    return _open_session(graph, info, threads, provider_list(provider, precision, cache=_made(cache)))
+
+
+def _made(cache: Path | None) -> Path | None:
+    """The directory, or None where it cannot be made."""
+    try:
+        if cache is not None:
+            cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return cache
+
+
+def _open_session(
+    graph: Path, info: EngineInfo, threads: int, providers: list[tuple[str, Settings]], graphs: bool = False
+) -> OrtEngine:
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = threads
     # Threads that spin for work take the cores from tokenization, decoding and the event loop, and a third more CPU a run.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    on_gpu = info.provider in (CUDA, TENSORRT)
     try:
-        chosen = _configure(options, provider, precision, threads)
-        session = ort.InferenceSession(str(graph), sess_options=options, **chosen)
-    except EngineError:
-        raise
+        if on_gpu:
+            ort.preload_dlls()
+        session = ort.InferenceSession(str(graph), sess_options=options, providers=providers)
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
-        raise EngineError(f"{provider} in {precision} cannot run {graph.name}: {error}") from error
+        raise EngineError(f"{info.provider} in {info.precision} cannot run {graph.name}: {error}") from error
     got = session.get_providers()
-    if ORT_NAMES[provider] not in got:
+    if ORT_NAMES[info.provider] not in got:
         # onnxruntime-gpu lists CUDA and TensorRT on every machine and silently falls back.
         raise EngineError(
-            f"{provider} cannot be had: ONNX Runtime fell back to {', '.join(got)}; are its libraries and driver installed?"
+            f"{info.provider} cannot be had: ONNX Runtime fell back to {', '.join(got)}; are its libraries and driver installed?"
         )
-    info = EngineInfo(provider, precision, variant, {"threads": str(threads), "onnxruntime": ort.__version__})
-    return OrtEngine(session, info, compiles_shapes=provider in (OPENVINO, TENSORRT))
-
-
-def _configure(options: Any, provider: str, precision: str, threads: int) -> dict[str, Any]:
-    """Sets what the provider needs in `options`; what else InferenceSession takes."""
-    if provider == OPENVINO:
-        device = openvino_device()
-        if device is None:
-            raise EngineError("OpenVINO cannot be had: its plugin lists no device for this processor")
-        # Without the hint it computes in bf16 wherever the processor can.
-        properties = {
-            "INFERENCE_PRECISION_HINT": _OPENVINO_HINTS[precision],
-            "INFERENCE_NUM_THREADS": str(threads),
-            "NUM_STREAMS": "1",
-        }
-        options.add_provider_for_devices([device], {"load_config": json.dumps({"CPU": properties})})
-        return {}
-    settings: dict[str, str] = {}
-    if provider == CUDA:
-        settings = {"use_tf32": "0" if precision == "fp32" else "1"}
-    elif provider == TENSORRT:
-        settings = {"trt_fp16_enable": "1" if precision == "fp16" else "0"}
-    if provider in (CUDA, TENSORRT):
-        ort.preload_dlls()
-    wanted = [(ORT_NAMES[provider], settings)]
-    if provider != CPU:
-        wanted.append((ORT_NAMES[CPU], {}))
-    return {"providers": wanted}
+    runner = BoundRunner(session, "cuda", graphs) if info.provider == CUDA else None
+    return OrtEngine(session, info, compiles_shapes=graphs or info.provider == TENSORRT, runner=runner)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from palm_serve.config import Limits
@@ -29,8 +30,7 @@ class Dialogue:
 
     async def parse(self, message: pb.ParseRequest, call: Call) -> pb.ParseResponse:
         """One utterance."""
-        model, asked = self._check(message, call.deadline)
-        return parse_response(call.request_id, model, asked, await model.predict(asked.request))
+        return await self._answer(message, call.request_id, call)
 
     async def parse_batch(self, message: pb.ParseBatchRequest, call: Call) -> pb.ParseBatchResponse:
         """Many utterances, answered in their order; a bad one is answered with its error."""
@@ -39,20 +39,25 @@ class Dialogue:
             raise InvalidRequest(
                 f"the batch has {count:,} requests; the limit is {limit:,}: send several batches", "requests"
             )
+        call.holds(count)
         items: list[pb.ParseItem | None] = [None] * count
-        groups: dict[int, _Group] = {}
-        for position, request in enumerate(message.requests):
-            await breathe(position)
-            try:
-                name = request_id(request.request_id)
-                model, asked = self._check(request, call.deadline)
-            except PalmServeError as error:
-                items[position] = error_item(error, request.request_id or call.request_id)
-                continue
-            groups.setdefault(id(model), _Group(model)).add(position, name, asked)
-        async with asyncio.TaskGroup() as running:
-            for group in groups.values():
-                running.create_task(group.fill(items))
+        groups: dict[LoadedModel, _Group] = {}
+        with ExitStack() as held:
+            for position, request in enumerate(message.requests):
+                await breathe(position)
+                try:
+                    name = request_id(request.request_id)
+                    model = self._registry.route(request.model, request.version, call.key(request.request_id))
+                    asked = parse_request(request, model.manifest, self._limits, call.deadline)
+                except PalmServeError as error:
+                    items[position] = error_item(error, request.request_id or call.request_id)
+                    continue
+                if model not in groups:
+                    groups[held.enter_context(model)] = _Group(model)
+                groups[model].add(position, name, asked)
+            async with asyncio.TaskGroup() as running:
+                for group in groups.values():
+                    running.create_task(group.fill(items))
         return pb.ParseBatchResponse(items=[item for item in items if item is not None])
 
     async def parse_stream(self, messages: AsyncIterator[bytes], call: Call, send: Send) -> None:
@@ -66,16 +71,14 @@ class Dialogue:
         try:
             message = decode(pb.ParseRequest, data)
             name = request_id(message.request_id)
-            model, asked = self._check(message, call.deadline)
-            return pb.ParseItem(
-                request_id=name, response=parse_response(name, model, asked, await model.predict(asked.request))
-            )
+            return pb.ParseItem(request_id=name, response=await self._answer(message, name, call))
         except Exception as error:
             return error_item(error, name)
 
-    def _check(self, message: pb.ParseRequest, deadline: float | None) -> "tuple[LoadedModel, Asked]":
-        model = self._registry.get(message.model, message.version)
-        return model, parse_request(message, model.manifest, self._limits, deadline)
+    async def _answer(self, message: pb.ParseRequest, name: str, call: Call) -> pb.ParseResponse:
+        with self._registry.route(message.model, message.version, call.key(message.request_id)) as model:
+            asked = parse_request(message, model.manifest, self._limits, call.deadline)
+            return parse_response(name, model, asked, await model.predict(asked.request))
 
 
 class _Group:

@@ -27,11 +27,14 @@ class Health:
         self._lifecycle = lifecycle
 
     def status(self, service: str) -> int:
-        """The ServingStatus of the server or of a model; SERVICE_UNKNOWN for other names."""
-        ready = [model.ready for model in self._registry.list() if service in ("", model.name)]
-        if service and not ready:
+        """The ServingStatus of the server or of a model, which is that of its stable version; SERVICE_UNKNOWN for other names.
+
+        What replaces a version and cannot be loaded changes nothing, since the old one goes on.
+        """
+        ready = {name: model.ready for name, model in self._registry.stable().items() if service in ("", name)}
+        if service and not ready and not any(name == service for name, _ in self._registry.failures):
             return int(HealthCheckResponse.SERVICE_UNKNOWN)
-        serving = self._lifecycle.state is State.SERVING and any(ready) and (bool(service) or all(ready))
+        serving = self._lifecycle.state is State.SERVING and bool(ready) and all(ready.values())
         return int(HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING)
 
     async def check(self, message: HealthCheckRequest, call: Call) -> HealthCheckResponse:

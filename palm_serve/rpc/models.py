@@ -2,34 +2,40 @@
 
 import logging
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from palm_serve.config import ServeOptions
-from palm_serve.errors import BundleError, EngineError, InvalidRequest, NotAllowed, NotFound
+from palm_serve.errors import BundleError, EngineError, InvalidRequest, NotAllowed
 from palm_serve.rpc.calls import Call
 from palm_serve.rpc.requests import quoted
 from palm_serve.rpc.responses import model_message
 from palm_serve.v1 import palm_pb2 as pb
 
 if TYPE_CHECKING:
-    from palm_serve.registry import Registry
+    from palm_serve.registry import Registry, Watcher
 
 log = logging.getLogger(__name__)
+
+CANNOT_BE_LOADED = "the bundle cannot be loaded; the server's log tells why"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Models:
     """What is loaded; and, where the server allows it, loading and unloading."""
 
-    def __init__(self, registry: "Registry", options: ServeOptions) -> None:
+    def __init__(self, registry: "Registry", options: ServeOptions, folder: "Watcher | None" = None) -> None:
         self._registry = registry
         self._options = options
+        self._folder = folder
 
     async def list_models(self, message: pb.ListModelsRequest, call: Call) -> pb.ListModelsResponse:
-        """Every loaded version."""
+        """Every loaded version, and what should be one but cannot be loaded."""
         return pb.ListModelsResponse(
-            models=[model_message(model, self._options.limits) for model in self._registry.list()]
+            models=[model_message(model, self._options.limits) for model in self._registry.list()],
+            failures=[
+                pb.LoadFailure(name=name, label=label, message=CANNOT_BE_LOADED)
+                for name, label in self._registry.failures
+            ],
         )
 
     async def get_model(self, message: pb.GetModelRequest, call: Call) -> pb.Model:
@@ -37,10 +43,10 @@ class Models:
         return model_message(self._registry.get(message.name, message.version), self._options.limits)
 
     async def load_model(self, message: pb.LoadModelRequest, call: Call) -> pb.Model:
-        """Loads the bundle of that name from the model folder."""
-        path = self._find(message.name)
+        """Brings a model to what the model folder holds under its name: what is new is loaded, what was replaced is swapped."""
+        folder = self._find(message.name)
         try:
-            model = await self._registry.load(path)
+            model = await folder.load(message.name)
         except (BundleError, EngineError) as error:
             # The text names files of this machine: it belongs in the log.
             log.error("request %s: model %s cannot be loaded: %s", call.request_id, quoted(message.name), error)
@@ -64,17 +70,13 @@ class Models:
                 "loading and unloading are switched off on this server: start it with --allow-model-control"
             )
 
-    def _find(self, name: str) -> Path:
+    def _find(self, name: str) -> "Watcher":
         self._check_allowed()
-        folder = self._options.model_folder
-        if folder is None:
-            raise NotAllowed("this server has no model folder to load from: start it with --model-folder")
+        if self._folder is None:
+            raise NotAllowed("this server has no model folder to load from: start it with --model-folder or --watch")
         if not _NAME.fullmatch(name):
             raise InvalidRequest(
                 f"name {quoted(name)} is no model name: 1 to 100 letters, digits, '.', '_' or '-', no path",
                 "name",
             )
-        path = folder / name
-        if not path.is_dir():
-            raise NotFound(f"no bundle {quoted(name)} in the server's model folder")
-        return path
+        return self._folder

@@ -21,6 +21,6 @@ class Prediction:
 
     async def predict(self, message: pb.PredictRequest, call: Call) -> pb.PredictResponse:
         """One text, or a text and its pair."""
-        model = self._registry.get(message.model, message.version)
-        asked = predict_request(message, model.manifest, self._limits, call.deadline)
-        return predict_response(call.request_id, model, asked, await model.predict(asked.request))
+        with self._registry.route(message.model, message.version, call.key()) as model:
+            asked = predict_request(message, model.manifest, self._limits, call.deadline)
+            return predict_response(call.request_id, model, asked, await model.predict(asked.request))

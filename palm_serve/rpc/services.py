@@ -9,8 +9,10 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from palm_serve.config import ServeOptions
 from palm_serve.oip import inference_pb2 as oip
+from palm_serve.rpc.auth import Scope, Tokens
 from palm_serve.rpc.calls import Calls, Observe
 from palm_serve.rpc.dialogue import Dialogue
+from palm_serve.rpc.gate import Gate
 from palm_serve.rpc.health import Health
 from palm_serve.rpc.lifecycle import Lifecycle
 from palm_serve.rpc.models import Models
@@ -20,16 +22,27 @@ from palm_serve.rpc.prediction import Prediction
 from palm_serve.v1 import palm_pb2 as pb
 
 if TYPE_CHECKING:
-    from palm_serve.registry import Registry
+    from palm_serve.registry import Registry, Watcher
 
 HEALTH = "grpc.health.v1.Health"
 DIALOGUE, PREDICTION, MODELS = (f"palm_serve.v1.{name}" for name in ("DialogueUnderstanding", "Prediction", "Models"))
 
 
 def make_server(
-    registry: "Registry", options: ServeOptions, lifecycle: Lifecycle, observe: Observe | None = None
+    registry: "Registry",
+    options: ServeOptions,
+    lifecycle: Lifecycle,
+    observe: Observe | None = None,
+    tokens: Tokens | None = None,
+    folder: "Watcher | None" = None,
 ) -> grpc.aio.Server:
-    """A server with every service, bound to no port yet; `observe` is told of each call. Needs a running loop."""
+    """A server with every service, bound to no port yet. Needs a running loop.
+
+    Args:
+        observe: is told of each call.
+        tokens: None: anyone may call.
+        folder: where LoadModel looks names up; None: nowhere.
+    """
     server = grpc.aio.server(
         options=(
             # Without it a second server on the same port would silently take half of the calls.
@@ -37,46 +50,43 @@ def make_server(
             ("grpc.max_receive_message_length", options.limits.message_bytes),
         )
     )
-    calls = Calls(lifecycle, options.limits.calls_per_client, observe)
+    calls = Calls(lifecycle, Gate(options, tokens), observe, options.log_text)
     dialogue, prediction = Dialogue(registry, options.limits, lifecycle), Prediction(registry, options.limits)
-    models, health = Models(registry, options), Health(registry, lifecycle)
+    models, health = Models(registry, options, folder), Health(registry, lifecycle)
     services = {
         DIALOGUE: {
-            "Parse": calls.unary("Parse", pb.ParseRequest, dialogue.parse),
-            "ParseBatch": calls.unary("ParseBatch", pb.ParseBatchRequest, dialogue.parse_batch),
-            "ParseStream": calls.stream("ParseStream", dialogue.parse_stream),
+            "Parse": calls.unary("Parse", pb.ParseRequest, dialogue.parse, Scope.PARSE),
+            "ParseBatch": calls.unary("ParseBatch", pb.ParseBatchRequest, dialogue.parse_batch, Scope.PARSE),
+            "ParseStream": calls.stream("ParseStream", dialogue.parse_stream, Scope.PARSE),
         },
-        PREDICTION: {"Predict": calls.unary("Predict", pb.PredictRequest, prediction.predict)},
+        PREDICTION: {"Predict": calls.unary("Predict", pb.PredictRequest, prediction.predict, Scope.PARSE)},
         MODELS: {
-            "ListModels": calls.unary("ListModels", pb.ListModelsRequest, models.list_models),
-            "GetModel": calls.unary("GetModel", pb.GetModelRequest, models.get_model),
-            "LoadModel": calls.unary("LoadModel", pb.LoadModelRequest, models.load_model),
-            "UnloadModel": calls.unary("UnloadModel", pb.UnloadModelRequest, models.unload_model),
+            "ListModels": calls.unary("ListModels", pb.ListModelsRequest, models.list_models, Scope.READ),
+            "GetModel": calls.unary("GetModel", pb.GetModelRequest, models.get_model, Scope.READ),
+            "LoadModel": calls.unary("LoadModel", pb.LoadModelRequest, models.load_model, Scope.CONTROL),
+            "UnloadModel": calls.unary("UnloadModel", pb.UnloadModelRequest, models.unload_model, Scope.CONTROL),
         },
         HEALTH: {
-            "Check": calls.unary("Check", health_pb2.HealthCheckRequest, health.check, always=True),
-            "Watch": calls.watch("Watch", health_pb2.HealthCheckRequest, health.watch),
+            "Check": calls.unary("Check", health_pb2.HealthCheckRequest, health.check, Scope.HEALTH),
+            "Watch": calls.watch("Watch", health_pb2.HealthCheckRequest, health.watch, Scope.HEALTH),
         },
         OPEN_INFERENCE: OpenInference(registry, options, lifecycle, models, health).handlers(calls),
     }
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler(service, methods) for service, methods in services.items()]
     )
-    server.add_generic_rpc_handlers(_reflection((*services, reflection.SERVICE_NAME)))
+    server.add_generic_rpc_handlers(_reflection((*services, reflection.SERVICE_NAME), calls))
     return server
 
 
-def _reflection(names: tuple[str, ...]) -> list[grpc.GenericRpcHandler]:
+def _reflection(names: tuple[str, ...], calls: Calls) -> list[grpc.GenericRpcHandler]:
     """Server reflection under both its names: v1 differs in nothing but the name, and newer clients ask it first."""
     # Of its own, because one service's messages are not in the default pool.
     pool = DescriptorPool()
     for module in (pb, health_pb2, reflection_pb2, oip):
         pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
-    handler = grpc.stream_stream_rpc_method_handler(
-        reflection.aio.ReflectionServicer(names, pool).ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
+    answer = reflection.aio.ReflectionServicer(names, pool).ServerReflectionInfo
+    handler = calls.foreign("ServerReflectionInfo", answer, reflection_pb2.ServerReflectionRequest, Scope.READ)
     return [
         grpc.method_handlers_generic_handler(service, {"ServerReflectionInfo": handler})
         for service in (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")

@@ -19,6 +19,7 @@ from palm_serve.errors import (
     NotFound,
     Overloaded,
     PalmServeError,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -31,6 +32,7 @@ CODES: dict[type[PalmServeError], grpc.StatusCode] = {
     Overloaded: Code.RESOURCE_EXHAUSTED,
     DeadlineExceeded: Code.DEADLINE_EXCEEDED,
     Unavailable: Code.UNAVAILABLE,
+    Unauthenticated: Code.UNAUTHENTICATED,
     NotAllowed: Code.PERMISSION_DENIED,
 }
 """Every other error is INTERNAL, and its text stays in the log."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from google.protobuf.message import Message
 
-from palm_serve.errors import Unavailable
+from palm_serve.errors import PalmServeError
 from palm_serve.rpc.calls import Send
 from palm_serve.rpc.lifecycle import Lifecycle
 
@@ -21,7 +21,8 @@ async def answer_each(
 ) -> None:
     """Sends the answer to each message as it is ready. With `limit` messages in flight the stream is not read.
 
-    `answer` makes an answer of every error that is one message's own. Raises Unavailable, after what was read is answered, when the server drains.
+    `answer` makes an answer of every error that is one message's own. What ends the stream
+    (the server drains: Unavailable; the token is revoked: Unauthenticated) is raised after what was read is answered.
     """
     free, sending, ended = asyncio.Semaphore(limit), asyncio.Lock(), None
 
@@ -39,8 +40,8 @@ async def answer_each(
                 async for data in messages:
                     await free.acquire()
                     running.create_task(handle(data))
-        except Unavailable as draining:
-            ended = draining
+        except PalmServeError as error:
+            ended = error
     if ended is not None:
         raise ended
 

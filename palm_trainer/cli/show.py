@@ -14,7 +14,7 @@ from palm_trainer.build import Training
 from palm_trainer.config import Config
 from palm_trainer.evaluation import Metrics
 from palm_trainer.loop import Step
-from palm_trainer.run import Evaluated, Event, Finished, Started
+from palm_trainer.run import Averaged, Evaluated, Event, Finished, Started
 from palm_trainer.run_directory import REPORT
 
 _RATE_WINDOW = 50
@@ -43,6 +43,10 @@ def show_training(events: Iterable[Event], config: Config) -> bool:
                 case Evaluated():
                     assert display is not None
                     display.line(f"epoch {event.epoch:g}  dev {_inline(event.metrics)}{'  best' if event.best else ''}")
+                case Averaged():
+                    assert display is not None
+                    kept = "better: best/" if event.best else "no better than the best of them"
+                    display.line(f"average of steps {', '.join(map(str, event.steps))}  dev {event.score:.4f}  {kept}")
                 case Finished():
                     interrupted = event.interrupted
                     if display is not None:

@@ -173,7 +173,8 @@ def _alone_config(
     classifies = joint.tasks[task].kind == "classify"
     data = {
         name: joint.data[name].model_copy(
-            update={"mix_ratio": 1.0, "epochs": epochs[name]} | ({} if classifies else {"out_of_scope": ()})
+            update={"mix_ratio": 1.0, "epochs": epochs[name]}
+            | ({} if classifies else {"out_of_scope": (), "out_of_scope_test": ()})
         )
         for name in batches
     }

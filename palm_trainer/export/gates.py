@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from palm_serve.bundle.loader import Bundle
 from palm_serve.bundle.manifest import Gate
+from palm_serve.engine.options import CPU, OPENVINO
 from palm_serve.engine.providers import available_providers, check_graph
-from palm_serve.engine.session import CPU, OPENVINO, open_engine
+from palm_serve.engine.session import open_engine
 from palm_serve.errors import BundleError, EngineError
 from palm_serve.types import TaskAnswer
 from palm_trainer.errors import ExportError, ParityError

@@ -29,7 +29,7 @@ class Head(nn.Module):
 
     kind: ClassVar[Kind]
     inputs: ClassVar[tuple[TensorSpec, ...]]
-    tensors: ClassVar[tuple[str, ...]] = ("logits",)
+    tensors: tuple[str, ...] = ("logits",)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The head's tensors by name, float32."""

@@ -42,6 +42,50 @@ class LinearChainCrf(nn.Module):
         total: Tensor = _ChainLoss.apply(emissions, start, transitions, self.end, tags, lengths)  # type: ignore[no-untyped-call]
         return total
 
+    @torch.no_grad()
+    def marginals(self, emissions: Tensor, lengths: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Probability of each tag of each piece, float64 [B, L, T], 0 beyond a row's length, and log Z [B].
+
+        Args:
+            emissions: float [B, L, T], left-aligned, divided by the temperature already.
+            lengths: int64 [B].
+            temperature: that the chain's own scores are divided by; its rules stay.
+        """
+        em = emissions.double()
+        peak = em.amax(dim=2, keepdim=True)
+        place = torch.arange(em.shape[1], device=em.device)
+        inside, last = place < lengths[:, None], place == lengths[:, None] - 1
+        local = (torch.maximum(em, peak - _LARGEST_LEAD) - peak).exp()
+        step = (self.transitions / temperature + self.transition_rules).double().exp()
+        first = (self.start / temperature + self.start_rules).double().exp()
+        final = (self.end / temperature).double().exp()
+        forward, scale = _forward_messages(local, step, first, final, inside, last)
+        backward = _backward_messages(local, step, final, inside, last, scale)
+        return forward * backward * inside.unsqueeze(2), ((scale.log() + peak.squeeze(2)) * inside).sum(dim=1)
+
+    def divergence(self, emissions: Tensor, wanted: Tensor, lengths: Tensor, temperature: float = 1.0) -> Tensor:
+        """Divergence of the chain from tags that are drawn piece by piece, summed over rows; what the rules forbid of those costs nothing.
+
+        Its gradient on the emissions is the chain's marginals minus `wanted`. The chain's own scores get none: they learn from labels only.
+
+        Args:
+            emissions: float [B, L, T], left-aligned, divided by the temperature already.
+            wanted: probability of each tag of each piece, [B, L, T].
+            lengths: int64 [B]; rows of length 0 add nothing.
+            temperature: that the chain's own scores are divided by.
+        """
+        told, log_z = self.marginals(emissions, lengths, temperature)
+        with torch.no_grad():
+            inside = (torch.arange(told.shape[1], device=told.device) < lengths[:, None]).unsqueeze(2)
+            want = wanted.double() * inside
+            start, step, end = (own.double() / temperature for own in (self.start, self.transitions, self.end))
+            final = want[torch.arange(len(want), device=want.device), (lengths - 1).clamp(min=0)]
+            score = (want * emissions.double()).sum() + ((want[:, :-1] @ step) * want[:, 1:]).sum()
+            score += (want[:, 0] @ start + final @ end).sum()
+            value = (log_z * (lengths > 0)).sum() - score + torch.xlogy(want, want).sum()
+        gap = (((told - want) * inside).to(emissions.dtype) * emissions).sum()
+        return gap + (value.to(emissions.dtype) - gap.detach())
+
 
 class _ChainLoss(torch.autograd.Function):
     """Forward computes loss and gradients together: d(-log p)/d(score) = expected minus observed counts."""

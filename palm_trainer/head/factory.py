@@ -32,7 +32,10 @@ def make_head(
     """
     match info.kind:
         case "classify":
-            return Classify(len(info.labels), input_dim, dropout, label_smoothing=label_smoothing)
+            statistics = info.calibration.out_of_scope == "mahalanobis"
+            return Classify(
+                len(info.labels), input_dim, dropout, label_smoothing=label_smoothing, statistics=statistics
+            )
         case "multi_label":
             return MultiLabel(len(info.labels), input_dim, dropout)
         case "sequence_label":

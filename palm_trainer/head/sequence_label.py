@@ -47,10 +47,7 @@ class SequenceLabel(Head):
                 F.cross_entropy(emissions.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"),
                 self.labels(targets),
             )
-        lengths = tagged.sum(dim=1)
-        first = tagged.int().argmax(dim=1)  # the pieces of the text stand together
-        longest = max(int(lengths.max()), 1)
-        index = (first[:, None] + torch.arange(longest, device=targets.device)).clamp(max=targets.shape[1] - 1)
+        index, lengths = left_aligned(tagged)
         aligned = emissions.gather(1, index.unsqueeze(2).expand(-1, -1, emissions.shape[2]))
         total = self.crf.negative_log_likelihood(aligned, targets.gather(1, index), lengths)
         return LossSum(total, self.labels(targets))
@@ -60,3 +57,12 @@ class SequenceLabel(Head):
         if self.crf is None:
             return {}
         return {name: getattr(self.crf, name).detach().cpu().numpy().copy() for name in ("start", "transitions", "end")}
+
+
+def left_aligned(tagged: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the tagged pieces of each row are, which stand together: bool [B, S] -> positions int64 [B, L] (anything beyond a row's end), lengths [B]."""
+    lengths = tagged.sum(dim=1)
+    first = tagged.int().argmax(dim=1)
+    longest = max(int(lengths.max()), 1)
+    index = (first[:, None] + torch.arange(longest, device=tagged.device)).clamp(max=tagged.shape[1] - 1)
+    return index, lengths

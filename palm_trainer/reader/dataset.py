@@ -1,7 +1,7 @@
 """A data set ready for training: tokenized once, collated batch by batch."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,19 @@ from palm_trainer.errors import ConfigError
 from palm_trainer.example import Example
 from palm_trainer.reader.inputs import Inputs
 from palm_trainer.reader.masked_lm import MaskedLMTarget
-from palm_trainer.reader.target import Target
+from palm_trainer.reader.substitution import Substitution
+from palm_trainer.reader.target import Target, collate_soft
+from palm_trainer.specs import UNTAUGHT
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Inputs of the model (int64 [B, S] each), targets by task, and the number of features."""
+    """Inputs of the model (int64 [B, S] each), targets by task, and the number of features; `soft`: answers of teachers, by the tasks that have some."""
 
     inputs: Mapping[str, Tensor]
     targets: Mapping[str, Tensor]
     size: int
+    soft: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
 
 
 class EncodedDataset:
@@ -38,6 +41,8 @@ class EncodedDataset:
         input_names: inputs of the model.
         pad_token_id: of the encoder.
         inputs: how the data set is read; None: as its tasks say.
+        substitution: changes values of some examples in each epoch; for data sets that are read as single texts or pairs. What would bring in pieces that
+            the data set does not have stays as it is.
 
     Raises ConfigError when the tasks read the data set in different ways.
     """
@@ -50,8 +55,12 @@ class EncodedDataset:
         input_names: Sequence[str],
         pad_token_id: int,
         inputs: Inputs | None = None,
+        substitution: Substitution | None = None,
     ) -> None:
-        self._features = (inputs or _shared_inputs(targets)).features(examples, tokenizer)
+        self._tokenizer = tokenizer
+        self._substitution = substitution
+        self._inputs = inputs or _shared_inputs(targets)
+        self._features = self._inputs.features(examples, tokenizer)
         self.lengths: npt.NDArray[np.int64] = np.array(
             [max(map(len, feature.rows)) for feature in self._features], dtype=np.int64
         )
@@ -62,6 +71,8 @@ class EncodedDataset:
             task: [target.encode(examples[feature.example], feature.rows[0]) for feature in self._features]
             for task, target in targets.items()
         }
+        self._soft: dict[str, Sequence[npt.NDArray[np.float32]]] = {}
+        self._known = frozenset(self.piece_ids().tolist() if substitution else ())
 
     def __len__(self) -> int:
         return len(self._features)
@@ -76,6 +87,15 @@ class EncodedDataset:
         """Positions of the examples that are longer than what the model takes."""
         return sorted({f.example for f in self._features if any(row.truncated for row in f.rows)})
 
+    @property
+    def inputs(self) -> Inputs:
+        """How the data set is read."""
+        return self._inputs
+
+    def teach(self, soft: Mapping[str, Sequence[npt.NDArray[np.float32]]]) -> None:
+        """Takes answers of teachers by task, a row a feature: [C], or [S, C] by piece. An example that is changed keeps the former and loses the latter."""
+        self._soft = dict(soft)
+
     def piece_ids(self) -> Tensor:
         """Ids of all pieces that occur, padding included, sorted, int64."""
         used = {self._pad_token_id}
@@ -88,6 +108,14 @@ class EncodedDataset:
         chosen = indices.tolist()
         encoded = {task: [values[i] for i in chosen] for task, values in self._encoded.items()}
         encodings = [row for i in chosen for row in self._features[i].rows]
+        soft = {task: [rows[i] for i in chosen] for task, rows in self._soft.items()}
+        for place, example, row in self._substituted(chosen, epoch):
+            for told in soft.values():
+                if told[place].ndim == 2:
+                    told[place] = np.full_like(told[place][:1], UNTAUGHT)
+            encodings[place] = row
+            for task, target in self.targets.items():
+                encoded[task][place] = target.encode(example, row)
         for task, target in self.targets.items():
             if isinstance(target, MaskedLMTarget):  # the only task of its data set, see MaskedTexts
                 drawn = [
@@ -99,7 +127,19 @@ class EncodedDataset:
         inputs = {name: torch.from_numpy(array) for name, array in padded.arrays.items()}
         length = inputs["input_ids"].shape[1]
         targets = {task: self.targets[task].collate(values, length) for task, values in encoded.items()}
-        return TrainingBatch(inputs, targets, len(chosen))
+        taught = {task: collate_soft(rows, length) for task, rows in soft.items()}
+        return TrainingBatch(inputs, targets, len(chosen), soft=taught)
+
+    def _substituted(self, chosen: Sequence[int], epoch: int) -> Iterator[tuple[int, Example, Encoding]]:
+        """Those of some features that are changed in this epoch: place among them, example and row."""
+        if self._substitution is None:
+            return
+        drawn = [(place, self._substitution.draw(epoch, self._features[i].example)) for place, i in enumerate(chosen)]
+        changed = [(place, example) for place, example in drawn if example is not None]
+        rows = self._tokenizer.encode_rows([(example.text, example.pair) for _, example in changed])
+        for (place, example), (row,) in zip(changed, rows, strict=True):
+            if self._known.issuperset(row.input_ids):  # of others the embedding may not be trained, see ActiveEmbedding
+                yield place, example, row
 
 
 def _shared_inputs(targets: Mapping[str, Target]) -> Inputs:

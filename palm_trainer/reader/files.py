@@ -21,7 +21,7 @@ class Split:
 
 
 def read_split(data: DataConfig, split: str) -> Split:
-    """Reads all files of `train`, `dev`, `test`, `out_of_domain` or `out_of_scope`.
+    """Reads all files of `train`, `dev`, `test`, `out_of_domain`, `out_of_scope` or `out_of_scope_test`.
 
     Raises:
         DataError: where the data set has no such split, or a file cannot be used.
@@ -34,7 +34,7 @@ def read_split(data: DataConfig, split: str) -> Split:
     for path in data.paths(split):
         before = len(examples)
         plain = (
-            split == "out_of_scope" and path.suffix == ".txt"
+            split in ("out_of_scope", "out_of_scope_test") and path.suffix == ".txt"
         )  # what belongs to no class has no labels to write in any other format
         examples += FORMATS["text" if plain else data.format](path, options, defects)
         if len(examples) == before:

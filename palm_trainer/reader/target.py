@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import Encoding
 from palm_trainer.example import Example
 from palm_trainer.reader.inputs import Inputs
-from palm_trainer.specs import IGNORE
+from palm_trainer.specs import IGNORE, UNTAUGHT
 
 
 class Target(Protocol):
@@ -35,4 +36,14 @@ def collate_rows(targets: Sequence[Sequence[int]], length: int) -> Tensor:
     out = np.full((len(targets), length), IGNORE, dtype=np.int64)
     for row, target in enumerate(targets):
         out[row, : len(target)] = target
+    return torch.from_numpy(out)
+
+
+def collate_soft(rows: Sequence[npt.NDArray[np.float32]], length: int) -> Tensor:
+    """Probabilities for a batch: rows [C] stacked; rows [S, C] of pieces padded to `length` with UNTAUGHT."""
+    if rows[0].ndim == 1:
+        return torch.from_numpy(np.stack(rows))
+    out = np.full((len(rows), length, rows[0].shape[1]), UNTAUGHT, dtype=np.float32)
+    for row, told in enumerate(rows):
+        out[row, : len(told)] = told
     return torch.from_numpy(out)

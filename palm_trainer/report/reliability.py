@@ -1,12 +1,10 @@
-"""Confidence against how often it was right: reliability diagram and expected calibration error (Guo et al. 2017, section 2, equal-width bins)."""
+"""Confidence against how often it was right: the reliability diagram (Guo et al. 2017, section 2, equal-width bins)."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from palm_serve.types import Answer, Classification, Match, Spans
-from palm_trainer.example import LabelledSpan
-from palm_trainer.metrics import to_units
+from palm_trainer.evaluation import outcomes
 from palm_trainer.report.rows import Judged
 
 BINS = 10
@@ -27,24 +25,8 @@ class Bin:
 
 
 def points(kind: str, rows: Iterable[Judged]) -> list[Point]:
-    """Each answer with its confidence: a class, each class that was said to apply, each whole span, or a passage's answer. None for a ranker."""
-    return [point for row in rows for point in _points(kind, row)]
-
-
-def _points(kind: str, row: Judged) -> Iterator[Point]:
-    match row.answer:
-        case Classification(labels=labels) if kind == "multi_label":
-            yield from ((label.confidence, label.name in row.gold) for label in labels)
-        case Classification(label=label):
-            yield label.confidence, row.correct
-        case Match(label=label) if label is not None:
-            yield label.confidence, row.correct
-        case Spans(spans=spans):
-            for span in spans:
-                unit = to_units([LabelledSpan(span.start, span.end, span.name)], row.example.words)
-                yield span.confidence, unit <= row.gold
-        case Answer(confidence=confidence):
-            yield confidence, row.correct
+    """Each answer with its confidence (see `evaluation.outcomes`)."""
+    return [point for row in rows for point in outcomes(kind, row.example, row.field, row.answer)]
 
 
 def bins(found: Sequence[Point], count: int = BINS) -> list[Bin]:
@@ -64,9 +46,3 @@ def bins(found: Sequence[Point], count: int = BINS) -> list[Bin]:
         )
         for place, own in sorted(grouped.items())
     ]
-
-
-def expected_calibration_error(found: Sequence[Bin]) -> float:
-    """Mean distance of confidence and accuracy over the bins, weighted by their answers."""
-    total = sum(one.count for one in found)
-    return sum(one.count * abs(one.confidence - one.accuracy) for one in found) / total if total else 0.0

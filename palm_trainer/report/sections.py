@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import Match
+from palm_trainer.metrics import expected_calibration_error
 from palm_trainer.report import scores
 from palm_trainer.report.blocks import (
     Block,
@@ -19,7 +20,7 @@ from palm_trainer.report.blocks import (
 )
 from palm_trainer.report.charts import reliability_chart
 from palm_trainer.report.mistakes import worst
-from palm_trainer.report.reliability import bins, expected_calibration_error, points
+from palm_trainer.report.reliability import bins, points
 from palm_trainer.report.rows import Judged
 
 LABELS_SHOWN = 300
@@ -138,13 +139,13 @@ def _confidence(info: TaskInfo, rows: Sequence[Judged]) -> list[Block]:
     blocks: list[Block] = []
     if found:
         filled = bins(found)
-        error = expected_calibration_error(filled)
+        error = expected_calibration_error(found)
         what = {"sequence_label": "whole spans", "multi_label": "labels that were said to apply"}.get(
             info.kind, "answers"
         )
         label = f"Reliability diagram: expected calibration error {error:.2%} over {len(found)} {what}"
         legend = (("bar", "share right"), ("gap", "distance to the confidence"), ("diagonal", "calibrated"))
-        note = f"Expected calibration error {100 * error:.2f} % over {len(found):,} {what}, in ten equal ranges; the numbers on top count the answers."
+        note = f"Expected calibration error {100 * error:.2f} % over {len(found):,} {what} in 15 equal ranges (the bars: ten); the numbers count answers."
         blocks.append(Figure("Calibration", reliability_chart(filled, label=label), note, legend, narrow=True))
         sure = scores.thresholds(found, _SURE)
         cells = [

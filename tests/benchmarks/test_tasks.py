@@ -1,4 +1,4 @@
-"""The quality benchmark: which cells there are, when one is trained again, what the table says."""
+"""The benchmark over the tasks: which cells there are, when one is trained again, what the table says."""
 
 import json
 import math
@@ -90,16 +90,16 @@ def test_comments_do_not_change_settings_but_values_do(tasks):
 def test_a_cell_is_trained_once_and_again_when_its_settings_change(tasks, place, tmp_path, capfd, monkeypatch):
     results = tmp_path / "results.json"
     cells = tasks.cells_of([], [13], [], [])
-    assert tasks.train_cells(cells, place, results, jobs=1, keep=False) == 0
+    assert tasks.train_cells(cells, tasks.measure, place, results, jobs=1, keep=False) == 0
     found = json.loads(results.read_text(encoding="utf-8"))["sst2/single/seed13"]
-    assert set(found["dev"]) == set(found["test"]) == {"sentiment accuracy"}
+    assert set(found["dev"]) == set(found["test"]) == {"sentiment accuracy", "sentiment ece"}
     assert found["settings"] == cells[0].digest
     assert found["commit"]
     assert found["seconds"] >= 0
     assert str(tmp_path) not in results.read_text(encoding="utf-8")
     assert list((place.work / "runs").iterdir()) == []
     capfd.readouterr()
-    assert tasks.train_cells(cells, place, results, jobs=1, keep=False) == 0
+    assert tasks.train_cells(cells, tasks.measure, place, results, jobs=1, keep=False) == 0
     assert capfd.readouterr().out == "1 cells, 0 to train\n"
     cells[0].config.write_text(TINY.replace("epochs = 1", "epochs = 2"), encoding="utf-8")
 
@@ -107,7 +107,7 @@ def test_a_cell_is_trained_once_and_again_when_its_settings_change(tasks, place,
         raise subprocess.CalledProcessError(2, "palm-train")
 
     monkeypatch.setattr(tasks, "measure", refused)
-    assert tasks.train_cells(cells, place, results, jobs=1, keep=False) == 1
+    assert tasks.train_cells(cells, tasks.measure, place, results, jobs=1, keep=False) == 1
     said = capfd.readouterr()
     assert "1 cells, 1 to train" in said.out
     assert "sst2/single/seed13 failed with exit code 2" in said.err
@@ -124,7 +124,7 @@ def test_an_interrupt_ends_the_script_before_the_next_cell(tasks, place, tmp_pat
     monkeypatch.setattr(tasks, "measure", stopped)
     cells = tasks.cells_of([], [13, 14, 15], [], [])
     with pytest.raises(SystemExit) as stop:
-        tasks.train_cells(cells, place, tmp_path / "r.json", jobs=1, keep=False)
+        tasks.train_cells(cells, tasks.measure, place, tmp_path / "r.json", jobs=1, keep=False)
     assert stop.value.code == 130
     assert begun == cells[:1]
     assert not (tmp_path / "r.json").exists()
@@ -140,7 +140,7 @@ def test_a_fault_of_the_script_itself_is_told_at_once(tasks, place, tmp_path, mo
     monkeypatch.setattr(tasks, "measure", broken)
     cells = tasks.cells_of([], [13, 14, 15], [], [])
     with pytest.raises(KeyError, match="dev"):
-        tasks.train_cells(cells, place, tmp_path / "r.json", jobs=1, keep=False)
+        tasks.train_cells(cells, tasks.measure, place, tmp_path / "r.json", jobs=1, keep=False)
     assert begun == cells[:1]
 
 
@@ -164,7 +164,8 @@ def test_table_shows_mean_interval_and_goal():
 
 def test_differences_are_paired_by_seed_and_fold():
     """Articles of a fold are hard or easy for both; only the difference within the fold counts, and a cell without its twin does not."""
-    from tasks_table import Difference, paired, table
+    from tables import of, paired
+    from tasks_table import table
 
     cells = []
     for fold, base in enumerate((10.0, 30.0, 50.0)):
@@ -173,13 +174,13 @@ def test_differences_are_paired_by_seed_and_fold():
             dnet = {"answer f1": base + 2.0 + noise + fold, "answer exact_match": 0.0}
             cells.append(cell("xquad", "dnet", seed, dnet, fold))
     cells.append(cell("xquad", "dnet", 15, {"answer f1": 99.0, "answer exact_match": 99.0}, 0))
-    difference = Difference("xquad", "dnet", "alone", "F1", "answer f1")
-    assert paired(cells, difference) == pytest.approx([2.0, 3.0, 4.0])
+    dnet, alone = (of(cells, "xquad", variant, "answer f1") for variant in ("dnet", "alone"))
+    assert paired(dnet, alone, "answer f1") == pytest.approx([2.0, 3.0, 4.0])
     assert "XQuAD-en F1, D-Net - alone: +3.00 (+0.52 to +5.48) over 3 folds" in table(cells)
 
 
 def test_folds_are_averaged_before_seeds():
-    from tasks_table import by_seed
+    from tables import by_seed
 
     cells = [cell("xquad", "alone", seed, {"f1": 10.0 * fold + seed}, fold) for seed in (1, 2) for fold in (0, 1, 2)]
     assert by_seed(cells, "test", "f1") == [11.0, 12.0]

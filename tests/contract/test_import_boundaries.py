@@ -33,6 +33,7 @@ TRAINER_LAYERS = [
     | {"mixing", "balancing", "regularization"},
     {"model"},
     {"checkpoint", "evaluation"},
+    {"distillation"},
     {"loop", "calibration", "thresholds", "perplexity"},
     {"session"},
     {"trainer"},
@@ -47,8 +48,13 @@ PART_OF = {
     "config_rules": "config",
     "config_sections": "config",
     "fields": "build",
+    "out_of_scope": "calibration",
     "hub": "downloader",
+    "averaging": "run",
+    "build_loop": "build",
     "run_directory": "run",
+    "run_state": "run",
+    "trackers": "run",
 }
 
 # What the trainer shares with the server: measured is what is served.
@@ -58,7 +64,7 @@ ACROSS = {"errors", "types", "bundle", "tokenization", "decoding", "engine"}
 OWNERS = {
     "tokenizers": {"tokenization"},
     "onnxruntime": {"engine"},
-    "onnxruntime_ep_openvino": {"engine"},
+    "openvino": {"engine"},
     "grpc": {"rpc", "server", "client", "v1", "oip"},
     "torch": set(),
     "transformers": set(),

@@ -242,13 +242,13 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tiny_bundle() -> Callable[..., Path]:
     """`write_tiny_bundle(path, name=..., max_length=..., token_types=..., gates=...)`, for a bundle of one's own."""
     return write_tiny_bundle
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def reseal_bundle() -> Callable[..., Path]:
     """`seal_bundle(path, **manifest_changes)`: makes an edited bundle consistent again (checksums, version)."""
     return seal_bundle
@@ -306,9 +306,7 @@ class Process:
         return code
 
 
-@pytest.fixture
-def start_server() -> Iterator[Callable[..., Process]]:
-    """`start_server(BUNDLE, *options)`: a server of one's own on a free port."""
+def _servers() -> Iterator[Callable[..., Process]]:
     running: list[Process] = []
 
     def begin(*arguments: str | Path) -> Process:
@@ -318,6 +316,18 @@ def start_server() -> Iterator[Callable[..., Process]]:
     yield begin
     for process in running:
         process.stop()
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., Process]]:
+    """`start_server(BUNDLE, *options)`: a server of one's own on a free port."""
+    yield from _servers()
+
+
+@pytest.fixture(scope="module")
+def start_shared_server() -> Iterator[Callable[..., Process]]:
+    """As `start_server`, for a server that the tests of a module share."""
+    yield from _servers()
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,13 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from palm_serve.client import AsyncClient, Client, ServerError
+from palm_serve.client import AsyncClient, Client, ServerError, read_token, tls
 from palm_serve.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -17,6 +18,8 @@ from palm_serve.errors import (
     NotFound,
     Overloaded,
     PalmServeError,
+    TlsError,
+    TokenFileError,
     Unavailable,
 )
 from palm_serve.rpc.status import failure
@@ -168,3 +171,38 @@ class TestRetries:
         script.errors = [TimeoutError()]
         with pytest.raises(DeadlineExceeded, match="within the deadline"):
             ask(kind, target, timeout_s=0.3)
+
+
+class TestTokens:
+    @pytest.mark.parametrize(
+        "target",
+        [
+            "127.0.0.1:1",
+            "localhost:1",
+            "[::1]:1",
+            "dns:///localhost:1",
+            "ipv6:[::1]:1",
+            "dns:127.0.0.9",
+            "unix:/run/palm",
+        ],
+    )
+    def test_stay_on_this_machine_in_plain_text(self, target: str) -> None:
+        Client(target, token="t").close()
+
+    @pytest.mark.parametrize("target", ["10.0.0.7:1", "palm.example:1", "dns://8.8.8.8/palm:1", "[2001:db8::1]:1"])
+    def test_do_not_leave_it_unless_asked(self, target: str) -> None:
+        with pytest.raises(TlsError, match=r"would travel to .* in plain text: give credentials=tls"):
+            Client(target, token="t")
+        Client(target, token="t", plain_token=True).close()
+        Client(target, token="t", credentials=tls()).close()
+
+    @pytest.mark.parametrize("token", ["", "two\nlines", "é"])
+    def test_what_is_no_token(self, token: str) -> None:
+        with pytest.raises(TokenFileError, match="printable ASCII"):
+            Client(token=token)
+
+    def test_files(self, tmp_path: Path) -> None:
+        (tmp_path / "token").write_text("palm_x\n")
+        assert read_token(tmp_path / "token") == "palm_x"
+        with pytest.raises(TokenFileError, match="none cannot be read"):
+            read_token(tmp_path / "none")

@@ -8,6 +8,7 @@ import logging
 import pytest
 from prometheus_client import CollectorRegistry
 
+from palm_serve.batching import Ran
 from palm_serve.observability import Metrics, configure_logging
 from palm_serve.registry import Registry
 from palm_serve.types import TextRequest
@@ -32,15 +33,29 @@ def value(metrics, name, **labels):
 
 
 def test_a_batch(metrics):
-    metrics.for_model("m").ran(rows=3, tokens=30, padded_tokens=36, waits_s=[0.001, 0.002, 0.003], service_s=0.01)
+    metrics.for_model("m").ran(
+        Ran(
+            rows=3,
+            tokens=30,
+            padded_tokens=36,
+            waits_s=[0.001, 0.002, 0.003],
+            engine_s=0.008,
+            service_s=0.01,
+            wasted=1,
+            late=2,
+        )
+    )
     assert value(metrics, "palm_batch_rows_sum", model="m") == 3
     assert value(metrics, "palm_tokens_total", model="m") == 30
     assert value(metrics, "palm_padding_tokens_total", model="m") == 6
     assert value(metrics, "palm_queue_seconds_count", model="m") == 3
     assert value(metrics, "palm_inference_seconds_sum", model="m") == pytest.approx(0.01)
+    assert value(metrics, "palm_engine_seconds_sum", model="m") == pytest.approx(0.008)
+    assert value(metrics, "palm_vain_rows_total", model="m", reason="late") == 2
+    assert value(metrics, "palm_vain_rows_total", model="m", reason="wasted") == 1
 
 
-@pytest.mark.parametrize("reason", ["refused", "expired", "cancelled"])
+@pytest.mark.parametrize("reason", ["refused", "unmeetable", "expired", "cancelled"])
 def test_what_costs_no_row(metrics, reason):
     model = metrics.for_model("m")
     assert value(metrics, "palm_dropped_total", model="m", reason=reason) == 0, (

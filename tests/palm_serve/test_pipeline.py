@@ -209,7 +209,12 @@ def test_a_golden_example_that_cannot_be_asked(tmp_path, make_tiny_bundle, resea
 
 def test_warm_up_runs_the_shapes_within_its_budget(tiny_bundle):
     pipeline, engine = open_pipeline(tiny_bundle)
-    assert pipeline.warm_up(BatchLimits(max_rows=8), budget_s=60) == len(set(engine.shapes)) == len(engine.shapes)
+    seen = []
+    count = pipeline.warm_up(BatchLimits(max_rows=8), budget_s=60, observe=lambda *run: seen.append(run))
+    assert count == len(set(engine.shapes)) == len(seen)
+    assert len(engine.shapes) == 2 * count, "the first run of a shape may compile, the second is timed"
+    assert [tokens for tokens, _ in seen] == sorted(tokens for tokens, _ in seen)
+    assert all(seconds > 0 for _, seconds in seen)
     assert {(1, 8), (8, 24)} <= set(engine.shapes)
     assert pipeline.warm_up(BatchLimits(), budget_s=0) == 0
 

@@ -5,24 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palm_serve.decoding import make_decoder
 from palm_serve.decoding.classify import out_of_scope_scores, softmax
-from palm_serve.errors import BundleError
-from palm_trainer.calibration import (
-    auroc,
-    calibrate,
-    expected_calibration_error,
-    fit_temperature,
-    log_loss,
-    threshold_at,
-)
+from palm_trainer.calibration import calibrate, fit_temperature, log_loss
 from palm_trainer.checkpoint import load_trained
 from palm_trainer.errors import PalmError
 from palm_trainer.evaluation import EvaluationSet, Predictor
 from palm_trainer.example import Example, LabelledSpan
 from palm_trainer.run import train
-
-SCORES = st.lists(st.floats(-50, 50), min_size=1, max_size=60)
 
 
 @pytest.fixture(scope="module")
@@ -47,30 +36,8 @@ def test_the_temperature_of_a_flat_loss_stays_in_its_bounds():
     assert 0.1 < fit_temperature(lambda temperature: 0.0) < 10
 
 
-def test_calibration_error_of_closed_cases():
-    assert expected_calibration_error([0.75] * 4, [True, True, True, False]) == 0.0
-    assert expected_calibration_error([1.0, 1.0], [True, False]) == 0.5
-    assert expected_calibration_error([0.9, 0.2], [True, False]) == pytest.approx(0.15)
-    assert expected_calibration_error([], []) == 0.0
-
-
 def test_log_loss_stays_finite():
     assert log_loss([1.0, 0.5], [False, True]) == pytest.approx((-np.log(1e-6) - np.log(0.5)) / 2)
-
-
-@given(SCORES, st.floats(0, 0.99))
-def test_a_threshold_rejects_no_more_than_it_may(scores, rejected):
-    limit = threshold_at(scores, rejected)
-    assert sum(score > limit for score in scores) <= rejected * len(scores) + 1e-9
-    lower = [score for score in scores if score < limit]
-    if lower:  # and it is the least such
-        assert sum(score > max(lower) for score in scores) > rejected * len(scores) - 1e-9
-
-
-@given(SCORES, SCORES)
-def test_auroc_counts_pairs(inside, outside):
-    pairs = [(a < b) + 0.5 * (a == b) for a in inside for b in outside]
-    assert auroc(inside, outside) == pytest.approx(sum(pairs) / len(pairs))
 
 
 @settings(max_examples=30)
@@ -105,15 +72,6 @@ def test_no_threshold_unless_asked_for(trained):
     assert calibrate(trained, sets).tasks["intent"].thresholds.out_of_scope is None
 
 
-def test_an_unknown_score_is_refused(trained):
-    info = trained.tasks["intent"]
-    strange = info.model_copy(
-        update={"calibration": info.calibration.model_copy(update={"out_of_scope": "mahalanobis"})}
-    )
-    with pytest.raises(BundleError, match=r"no out-of-scope score 'mahalanobis', only softmax and energy"):
-        make_decoder("intent", strange, {})
-
-
 def test_a_run_is_calibrated_and_tells_what_is_out_of_scope(tmp_path, tiny_config):
     (tmp_path / "chat.txt").write_text("what is love\nhow old are you\n", encoding="utf-8")
     overrides = ('data.travel.out_of_scope="chat.txt"', "tasks.intent.false_rejection=0.2", "train.epochs=1")
@@ -133,6 +91,15 @@ def test_a_run_is_calibrated_and_tells_what_is_out_of_scope(tmp_path, tiny_confi
         (['data.travel.out_of_scope="chat.txt"'], r"chat\.txt: (no such file|cannot be read)"),
         (["tasks.slots.false_rejection=0.1"], r"false_rejection.*classify"),
         (["tasks.intent.false_rejection=1.5"], r"false_rejection: must be less than 1"),
+        (['tasks.slots.out_of_scope_score="energy"'], r"out_of_scope_score.*classify"),
+        (
+            ['tasks.intent.out_of_scope_score="cosine"'],
+            r"out_of_scope_score: must be 'softmax', 'energy' or 'mahalanobis'",
+        ),
+        (
+            ['data.travel.out_of_scope_test="chat.txt"'],
+            r"out_of_scope_test: no threshold rejects it; add out_of_scope text",
+        ),
     ],
 )
 def test_wrong_settings_are_told(tiny_config, overrides, message):

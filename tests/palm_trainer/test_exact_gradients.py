@@ -126,10 +126,10 @@ CASES = (
 """The last: a batch smaller than the number of processes, so that one of them has nothing."""
 
 
-def _as_process(path: Path) -> None:
+def _as_process(path: Path, *cases: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
     with process_group() as processes:
-        found = [gradients(path, *case, processes=processes) for case in CASES]
+        found = [gradients(path, *case, processes=processes) for case in cases or CASES]
     torch.save(found, path.with_name(f"gradients-{processes.rank}.pt"))
 
 
@@ -158,6 +158,21 @@ def test_with_regularization_and_balancing(kind, option):
     path.write_text(path.read_text().replace("weight = 0.3\n", ""))  # uncertainty learns the weights
     one, four = (gradients(path, "train.batch_size=32", option, f"train.accumulate_steps={n}") for n in (1, 4))
     assert_equal(one, four)
+
+
+def test_with_teachers_and_substitution(kind, together, fit):
+    """A teacher of every kind but masked_lm; values change places. One batch, four parts of it, and two processes; some data without a label."""
+    path = write(kind)
+    fit(load_config(path, ("train.epochs=0.2", "train.batch_size=32")))
+    options = (f'train.teachers="{kind.run.as_posix()}"', "data.joint.substitute=0.5", "train.batch_size=32")
+    whole, plain = gradients(path, *options), gradients(path, *options[1:])
+    assert whole[0]["guess"] == plain[0]["guess"]
+    assert all(whole[0][task] != plain[0][task] for task in plain[0] if task != "guess")
+    assert_equal(whole, gradients(path, *options, "train.accumulate_steps=4"))
+    assert together(2, _as_process, path, options).codes() == [0, 0]
+    for rank in (0, 1):
+        [found] = torch.load(path.with_name(f"gradients-{rank}.pt"), weights_only=True)
+        assert_equal(whole, found)
 
 
 def test_more_parts_than_a_batch_has_examples_is_refused(kind):

@@ -9,7 +9,7 @@ from seqeval.metrics.v1 import precision_recall_fscore_support
 from seqeval.scheme import IOB2
 
 from palm_trainer.example import LabelledSpan
-from palm_trainer.metrics import accuracy, span_scores, to_units
+from palm_trainer.metrics import accuracy, expected_calibration_error, span_scores, to_units
 
 TAGS = st.sampled_from(["O", "B-a", "I-a", "B-b", "I-b"])
 
@@ -91,3 +91,20 @@ def test_the_first_of_two_in_one_word_gives_its_label():
 def test_without_words_characters_are_the_units():
     assert to_units([LabelledSpan(4, 6, "x")], None) == {(4, 6, "x")}
     assert to_units([LabelledSpan(4, 6, "x")], []) == frozenset()
+
+
+def test_calibration_error_of_closed_cases():
+    assert expected_calibration_error([(0.75, True)] * 3 + [(0.75, False)]) == 0.0
+    assert expected_calibration_error([(1.0, True), (1.0, False)]) == 0.5
+    assert expected_calibration_error([(0.9, True), (0.2, False)]) == pytest.approx(0.15)
+    assert expected_calibration_error([(0.2, True), (0.21, False)], bins=5) == pytest.approx(
+        (0.8 + 0.21) / 2
+    )  # (low, high]
+    assert expected_calibration_error([]) == 0.0
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50))
+def test_calibration_error_is_at_least_the_distance_of_the_means(points):
+    error = expected_calibration_error(points)
+    assert abs(sum(c for c, _ in points) - sum(r for _, r in points)) / len(points) - 1e-9 <= error <= 1
+    assert error == pytest.approx(expected_calibration_error(points * 2))

@@ -11,10 +11,11 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from palm_serve.config import ServeOptions
 from palm_serve.errors import InvalidRequest, NotFound, PalmServeError
 from palm_serve.oip import inference_pb2 as oip
+from palm_serve.rpc.auth import Scope
 from palm_serve.rpc.calls import Call, Calls, Send, decode, request_id
 from palm_serve.rpc.health import Health
 from palm_serve.rpc.lifecycle import Lifecycle, State
-from palm_serve.rpc.models import Models
+from palm_serve.rpc.models import CANNOT_BE_LOADED, Models
 from palm_serve.rpc.oip.description import config, metadata, statistics
 from palm_serve.rpc.oip.requests import read_request
 from palm_serve.rpc.oip.responses import infer_response
@@ -48,19 +49,27 @@ class OpenInference:
     def handlers(self, calls: Calls) -> dict[str, grpc.RpcMethodHandler]:
         """The methods by name."""
         return {
-            "ServerLive": calls.unary("ServerLive", oip.ServerLiveRequest, self.server_live, always=True),
-            "ServerReady": calls.unary("ServerReady", oip.ServerReadyRequest, self.server_ready, always=True),
-            "ModelReady": calls.unary("ModelReady", oip.ModelReadyRequest, self.model_ready, always=True),
-            "ServerMetadata": calls.unary("ServerMetadata", oip.ServerMetadataRequest, self.server_metadata),
-            "ModelMetadata": calls.unary("ModelMetadata", oip.ModelMetadataRequest, self.model_metadata),
-            "ModelInfer": calls.unary("ModelInfer", oip.ModelInferRequest, self.model_infer),
-            "ModelStreamInfer": calls.stream("ModelStreamInfer", self.model_stream_infer),
-            "ModelConfig": calls.unary("ModelConfig", oip.ModelConfigRequest, self.model_config),
-            "ModelStatistics": calls.unary("ModelStatistics", oip.ModelStatisticsRequest, self.model_statistics),
-            "RepositoryIndex": calls.unary("RepositoryIndex", oip.RepositoryIndexRequest, self.repository_index),
-            "RepositoryModelLoad": calls.unary("RepositoryModelLoad", oip.RepositoryModelLoadRequest, self.load),
+            "ServerLive": calls.unary("ServerLive", oip.ServerLiveRequest, self.server_live, Scope.HEALTH),
+            "ServerReady": calls.unary("ServerReady", oip.ServerReadyRequest, self.server_ready, Scope.HEALTH),
+            "ModelReady": calls.unary("ModelReady", oip.ModelReadyRequest, self.model_ready, Scope.HEALTH),
+            "ServerMetadata": calls.unary(
+                "ServerMetadata", oip.ServerMetadataRequest, self.server_metadata, Scope.READ
+            ),
+            "ModelMetadata": calls.unary("ModelMetadata", oip.ModelMetadataRequest, self.model_metadata, Scope.READ),
+            "ModelInfer": calls.unary("ModelInfer", oip.ModelInferRequest, self.model_infer, Scope.PARSE),
+            "ModelStreamInfer": calls.stream("ModelStreamInfer", self.model_stream_infer, Scope.PARSE),
+            "ModelConfig": calls.unary("ModelConfig", oip.ModelConfigRequest, self.model_config, Scope.READ),
+            "ModelStatistics": calls.unary(
+                "ModelStatistics", oip.ModelStatisticsRequest, self.model_statistics, Scope.READ
+            ),
+            "RepositoryIndex": calls.unary(
+                "RepositoryIndex", oip.RepositoryIndexRequest, self.repository_index, Scope.READ
+            ),
+            "RepositoryModelLoad": calls.unary(
+                "RepositoryModelLoad", oip.RepositoryModelLoadRequest, self.load, Scope.CONTROL
+            ),
             "RepositoryModelUnload": calls.unary(
-                "RepositoryModelUnload", oip.RepositoryModelUnloadRequest, self.unload
+                "RepositoryModelUnload", oip.RepositoryModelUnloadRequest, self.unload, Scope.CONTROL
             ),
         }
 
@@ -105,14 +114,15 @@ class OpenInference:
 
     async def model_infer(self, message: oip.ModelInferRequest, call: Call) -> oip.ModelInferResponse:
         """One batch of texts."""
-        model = self._registry.get(message.model_name, message.model_version)
-        inference = await read_request(message, model.manifest, self._options.limits, call.deadline)
-        requests = [asked.request for asked in inference.asked]
-        if len(requests) == 1:
-            outcomes: list[Prediction | PalmServeError] = [await model.predict(requests[0])]
-        else:
-            outcomes = await model.predict_many(requests)
-        return await infer_response(message.id, model, inference, outcomes)
+        with self._registry.route(message.model_name, message.model_version, call.key(message.id)) as model:
+            inference = await read_request(message, model.manifest, self._options.limits, call.deadline)
+            call.holds(len(inference.asked))
+            requests = [asked.request for asked in inference.asked]
+            if len(requests) == 1:
+                outcomes: list[Prediction | PalmServeError] = [await model.predict(requests[0])]
+            else:
+                outcomes = await model.predict_many(requests)
+            return await infer_response(message.id, model, inference, outcomes)
 
     async def model_stream_infer(self, messages: AsyncIterator[bytes], call: Call, send: Send) -> None:
         """Many batches, answered as they are ready. A bad one is answered with its error and the stream goes on."""
@@ -138,7 +148,7 @@ class OpenInference:
         return oip.ModelStreamInferResponse(infer_response=response)
 
     async def repository_index(self, message: oip.RepositoryIndexRequest, call: Call) -> oip.RepositoryIndexResponse:
-        """Every loaded version."""
+        """Every loaded version, and what should be one but cannot be loaded."""
         _check_repository(message.repository_name)
         states = {True: "READY", False: "UNAVAILABLE"}
         return oip.RepositoryIndexResponse(
@@ -148,6 +158,13 @@ class OpenInference:
                 )
                 for model in self._registry.list()
                 if model.ready or not message.ready
+            ]
+            + [
+                oip.RepositoryIndexResponse.ModelIndex(
+                    name=name, state=states[False], reason=f"{label}: {CANNOT_BE_LOADED}"
+                )
+                for name, label in self._registry.failures
+                if not message.ready
             ]
         )
 

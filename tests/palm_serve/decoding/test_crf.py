@@ -40,6 +40,14 @@ def score(potentials, emissions, tags):
     return float(total + sum(potentials.transitions[a, b] for a, b in itertools.pairwise(tags)))
 
 
+def log_total(potentials, emissions):
+    """Of all paths, in log space and float64; emissions [L, T]."""
+    reached = potentials.start + emissions[0]
+    for emission in emissions[1:]:
+        reached = np.logaddexp.reduce(reached[:, None] + potentials.transitions, axis=0) + emission
+    return np.logaddexp.reduce(reached + potentials.end)
+
+
 def all_paths(emissions):
     return itertools.product(range(emissions.shape[1]), repeat=emissions.shape[0])
 
@@ -127,7 +135,7 @@ def test_rows_equal_rows_alone(batch):
         np.testing.assert_array_equal(together[row], alone)
         belief = forward_backward(emissions[row : row + 1, :size], lengths[row : row + 1])
         expected = belief.segment(0, size, 0, alone.tolist(), None)
-        assert beliefs.segment(row, size, 0, alone.tolist(), None) == pytest.approx(expected, rel=1e-9)
+        assert beliefs.segment(row, size, 0, alone.tolist(), None) == pytest.approx(expected, abs=1e-6)
 
 
 def test_without_rows_and_without_positions():
@@ -143,6 +151,23 @@ def test_extreme_emissions_stay_finite():
     path = Viterbi(potentials)(emissions, np.array([4]))[0].tolist()
     assert is_legal(path)
     assert 0.0 <= ForwardBackward(potentials)(emissions, np.array([4])).segment(0, 4, 0, path[:1], None) <= 1.0
+
+
+def test_contradictions_between_neighbours_leave_probabilities_that_sum_to_one():
+    """Emissions far apart must not underflow to nothing, and the ends of a long row are known to each other."""
+    potentials = Potentials.constrained(TAGS)
+    emissions = np.full((1, 300, 5), -50.0, np.float32)
+    emissions[0, np.arange(300), np.where(np.arange(300) % 2, 2, 0)] = 0.0  # O, then I-x, which nothing before allows
+    beliefs = ForwardBackward(potentials)(emissions, np.array([300]))
+    for position in (0, 1, 150, 299):
+        found = [beliefs.segment(0, 300, position, [tag], None) for tag in range(5)]
+        assert sum(found) == pytest.approx(1.0, abs=1e-5)
+    for position in (0, 150, 298):
+        only = emissions[0].astype(np.float64)
+        only[[position, position + 1]] = -np.inf
+        only[[position, position + 1], [1, 2]] = emissions[0, [position, position + 1], [1, 2]]
+        wanted = np.exp(log_total(potentials, only) - log_total(potentials, emissions[0].astype(np.float64)))
+        assert beliefs.segment(0, 300, position, [1, 2], None) == pytest.approx(wanted, abs=1e-5)
 
 
 def test_forbidden_is_kept_by_temperature():

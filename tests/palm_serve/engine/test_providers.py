@@ -1,7 +1,7 @@
 """Which graph runs where: gates, what is forced, what is skipped, and whether the graph belongs to the manifest."""
 
+import dataclasses
 import logging
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -10,10 +10,9 @@ from onnx import helper
 
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.bundle.manifest import Gate
-from palm_serve.engine import openvino, providers, session
-from palm_serve.engine.cores import usable_cores
+from palm_serve.engine import providers, timing
 from palm_serve.engine.providers import Candidate, gated_candidates, sample_batch, select_session
-from palm_serve.engine.session import OrtEngine, open_engine
+from palm_serve.engine.session import open_engine
 from palm_serve.errors import BundleError, EngineError
 from palm_serve.types import EngineInfo
 
@@ -27,6 +26,13 @@ def gated(tmp_path, make_tiny_bundle):
     return load_bundle(make_tiny_bundle(tmp_path / "gated", gates=(BF16, FAILED, CUDA)))
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The user's cache, empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "palm"
+
+
 @pytest.fixture
 def present(monkeypatch):
     """Makes the machine look as if it had these providers; sessions open on the CPU and say otherwise."""
@@ -34,7 +40,7 @@ def present(monkeypatch):
     def set_up(*names, failing=(), seconds=None):
         opened = []
 
-        def open_fake(graph, provider, precision, threads=None, variant="plain"):
+        def open_fake(graph, provider, precision, threads=None, variant="plain", cache=None):
             opened.append((provider, precision))
             if provider in failing:
                 raise EngineError(f"{provider} has no driver")
@@ -45,7 +51,8 @@ def present(monkeypatch):
         monkeypatch.setattr(providers, "available_providers", lambda: names)
         monkeypatch.setattr(providers, "open_engine", open_fake)
         if seconds:
-            monkeypatch.setattr(providers, "_time", lambda engine, *_: seconds[engine.info.provider])
+            measured = lambda engines, *_: [(seconds[engine.info.provider],) * 2 for engine in engines]  # noqa: E731
+            monkeypatch.setattr(timing, "measure", measured)
         return opened
 
     return set_up
@@ -104,16 +111,137 @@ def test_auto_skips_what_does_not_open(gated, present, caplog):
     assert "skipped CUDA in fp32 (plain): CUDA has no driver" in caplog.text
 
 
-def test_auto_with_nothing_that_opens(gated, present):
+def test_auto_with_nothing_that_opens(gated, present, caplog):
     present("CUDA", "CPU", failing=("CUDA", "CPU"))
-    with pytest.raises(EngineError, match="no provider can run this bundle: CPU has no driver; CUDA has no driver"):
+    with pytest.raises(EngineError, match="no provider can run this bundle: the log says why"):
         select_session(gated)
+    assert "skipped CPU in fp32 (plain): CPU has no driver" in caplog.text
 
 
-def test_forced_is_never_replaced(gated, present):
+def test_a_forced_provider_that_does_not_open_leaves_the_plain_graph_on_the_cpu(gated, present, caplog):
     present("CUDA", "CPU", failing=("CUDA",))
-    with pytest.raises(EngineError, match="CUDA has no driver"):
-        select_session(gated, provider="CUDA")
+    engine = select_session(gated, provider="CUDA")
+    assert (engine.info.provider, engine.info.precision, engine.info.variant) == ("CPU", "fp32", "plain")
+    assert "skipped CUDA in fp32 (plain): CUDA has no driver" in caplog.text
+    assert "nothing of what was asked for can run this bundle here; it runs on CPU in fp32 (plain)" in caplog.text
+    engine.run(sample_batch(gated, 1, 4))
+
+
+def break_runs(monkeypatch, engine):
+    def fail(*_):
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(engine, "run", fail)
+
+
+def test_a_provider_that_fails_while_running_is_left(gated, present, monkeypatch, caplog):
+    present("CUDA", "CPU")
+    engine = select_session(gated, provider="CUDA")
+    batch = sample_batch(gated, 2, 5)
+    expected = engine.run(batch)
+    break_runs(monkeypatch, engine._engine)
+    for _ in range(2):
+        for name, value in engine.run(batch).items():
+            np.testing.assert_array_equal(value, expected[name])
+    assert (engine.info.provider, engine.shape(3, 9)) == ("CPU", (3, 9))
+    assert caplog.text.count("CUDA in fp32 failed while running, the model goes on on CPU in fp32: device lost") == 1
+    break_runs(monkeypatch, engine._engine)
+    with pytest.raises(RuntimeError, match="device lost"):
+        engine.run(batch)
+
+
+def test_a_provider_that_fails_while_running_and_nothing_to_go_on_with(gated, present, monkeypatch):
+    present("CUDA", "CPU", failing=("CPU",))
+    engine = select_session(gated, provider="CUDA")
+    break_runs(monkeypatch, engine._engine)
+    with pytest.raises(EngineError, match="CUDA failed while running: device lost; and then: CPU has no driver"):
+        engine.run(sample_batch(gated, 1, 4))
+
+
+def test_a_provider_that_fails_while_it_is_measured_is_not_taken(gated, present, monkeypatch, caplog):
+    present("OpenVINO", "CPU")
+    opens = providers.open_engine
+
+    def open_broken(graph, provider, *arguments):
+        engine = opens(graph, provider, *arguments)
+        if provider == "OpenVINO":
+            break_runs(monkeypatch, engine)
+        return engine
+
+    monkeypatch.setattr(providers, "open_engine", open_broken)
+    assert select_session(gated).info.provider == "CPU"
+    assert "skipped OpenVINO in bf16 (plain): it fails while running: device lost" in caplog.text
+
+
+def test_what_was_measured_is_believed_at_the_next_start(gated, present, cache, monkeypatch):
+    opened = present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
+    select_session(gated)
+    assert len(list(cache.iterdir())) == 1
+    opened.clear()
+    monkeypatch.setattr(timing, "measure", lambda *_: pytest.fail("measured again"))
+    assert select_session(gated).info.provider == "OpenVINO"
+    assert opened == [("OpenVINO", "bf16")]
+
+
+@pytest.mark.parametrize("change", ["threads", "version", "processor", "providers"])
+def test_it_is_measured_again_where_anything_differs(gated, present, cache, monkeypatch, change):
+    present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
+    select_session(gated)
+    if change == "processor":
+        monkeypatch.setattr(timing, "processor", lambda: "another")
+    if change == "providers":
+        present("CUDA", "OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0, "CUDA": 2.0})
+    if change == "version":
+        gated = dataclasses.replace(gated, manifest=gated.manifest.model_copy(update={"version": "another"}))
+    select_session(gated, threads=1 if change == "threads" else None)
+    assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"key": {}, "times": {}}', "{"])
+def test_a_cache_that_holds_nonsense_is_written_anew(gated, present, cache, content):
+    present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
+    select_session(gated)
+    (file,) = cache.iterdir()
+    good = file.read_text()
+    file.write_text(content)
+    assert select_session(gated).info.provider == "OpenVINO"
+    assert file.read_text() == good
+
+
+def test_without_a_place_to_write_nothing_is_kept(gated, present, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
+    assert select_session(gated, cache=tmp_path / "file" / "below").info.provider == "OpenVINO"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def homeless():
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(timing.Path, "home", homeless)
+    assert select_session(gated).info.provider == "OpenVINO"
+
+
+def test_what_the_machine_lacks_is_said_once(gated, present, caplog):
+    providers._say.cache_clear()
+    present("CPU")
+    with caplog.at_level(logging.INFO, "palm_serve"):
+        select_session(gated)
+        select_session(gated)
+    assert caplog.text.count("this machine has no CUDA, which bundles were exported for; it has: CPU") == 1
+
+
+def test_a_changed_variant_file_is_refused(tmp_path, make_tiny_bundle, reseal_bundle):
+    path = make_tiny_bundle(tmp_path / "b")
+    (path / "variants").mkdir()
+    (path / "variants/other.onnx").write_bytes((path / "model.onnx").read_bytes())
+    plain = load_bundle(reseal_bundle(path)).manifest.variants["plain"].model_dump(mode="json")
+    reseal_bundle(path, variants={"plain": plain, "other": plain | {"file": "variants/other.onnx"}})
+    load_bundle(path)
+    with (path / "variants/other.onnx").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"?")
+    with pytest.raises(BundleError, match=r"variants/other\.onnx"):
+        load_bundle(path)
 
 
 def test_forced_without_a_gate_is_warned_about(gated, present, caplog):
@@ -138,19 +266,6 @@ def test_what_cannot_be_had(gated, present, provider, precision, message):
     present("OpenVINO", "CPU")
     with pytest.raises(EngineError, match=message):
         select_session(gated, provider=provider, precision=precision)
-
-
-def test_a_silent_fall_back_is_an_error(tiny_bundle, monkeypatch):
-    """onnxruntime-gpu lists CUDA everywhere and opens the session on the CPU."""
-    monkeypatch.setattr(session, "_configure", lambda *_: {"providers": ["CPUExecutionProvider"]})
-    with pytest.raises(EngineError, match="CUDA cannot be had: ONNX Runtime fell back to CPUExecutionProvider"):
-        open_engine(tiny_bundle / "model.onnx", "CUDA", "fp32")
-
-
-def test_a_file_that_is_no_graph(tmp_path):
-    (tmp_path / "model.onnx").write_bytes(b"no graph")
-    with pytest.raises(EngineError, match=r"CPU in fp32 cannot run model\.onnx: "):
-        open_engine(tmp_path / "model.onnx", "CPU", "fp32")
 
 
 def rewrite(path, reseal, change):
@@ -184,79 +299,3 @@ def test_a_graph_of_another_bundle(tmp_path, make_tiny_bundle, reseal_bundle, ch
     bundle = rewrite(make_tiny_bundle(tmp_path / "b"), reseal_bundle, change)
     with pytest.raises(BundleError, match=message):
         select_session(bundle, provider="CPU")
-
-
-def device(ep="OpenVINOExecutionProvider", kind="CPU"):
-    return SimpleNamespace(ep_name=ep, ep_metadata={"ov_device": kind})
-
-
-@pytest.mark.parametrize(
-    ("devices", "expected"), [([device("x"), device(kind="GPU")], None), ([device("x"), device()], 1)]
-)
-def test_openvino_is_its_cpu_device(monkeypatch, devices, expected):
-    monkeypatch.setattr(openvino.ort, "register_execution_provider_library", lambda *_: None)
-    monkeypatch.setattr(openvino.ort, "get_ep_devices", lambda: devices)
-    pytest.importorskip("onnxruntime_ep_openvino")
-    assert openvino.openvino_device.__wrapped__() is (None if expected is None else devices[expected])
-
-
-def test_a_plugin_that_does_not_load_is_skipped(monkeypatch, caplog):
-    pytest.importorskip("onnxruntime_ep_openvino")
-
-    def fail(*_):
-        raise RuntimeError("no such library")
-
-    monkeypatch.setattr(openvino.ort, "register_execution_provider_library", fail)
-    with caplog.at_level(logging.WARNING, "palm_serve"):
-        assert openvino.openvino_device.__wrapped__() is None
-    assert "the OpenVINO plugin cannot be used: no such library" in caplog.text
-
-
-@pytest.mark.parametrize(("precision", "hint"), [("fp32", "f32"), ("bf16", "bf16"), ("int8", "f32")])
-def test_openvino_is_always_told_its_precision(monkeypatch, precision, hint):
-    given = []
-    monkeypatch.setattr(session, "openvino_device", lambda: "the device")
-    options = SimpleNamespace(add_provider_for_devices=lambda devices, settings: given.append((devices, settings)))
-    session._configure(options, "OpenVINO", precision, 2)
-    assert given[0][0] == ["the device"]
-    assert f'"INFERENCE_PRECISION_HINT": "{hint}"' in given[0][1]["load_config"]
-
-
-def test_openvino_without_a_device(monkeypatch):
-    monkeypatch.setattr(session, "openvino_device", lambda: None)
-    with pytest.raises(EngineError, match="OpenVINO cannot be had: its plugin lists no device for this processor"):
-        session._configure(SimpleNamespace(), "OpenVINO", "fp32", 2)
-
-
-@pytest.mark.skipif(openvino.openvino_device() is None, reason="the OpenVINO plugin knows no device of this machine")
-def test_openvino_in_fp32_equals_the_cpu(tiny_bundle):
-    bundle = load_bundle(tiny_bundle)
-    batch = sample_batch(bundle, 3, 7)
-    expected = select_session(bundle, "CPU").run(batch)
-    for name, value in select_session(bundle, "OpenVINO", "fp32").run(batch).items():
-        np.testing.assert_allclose(value, expected[name], atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("size", "bucket"), [((1, 1), (1, 8)), ((1, 8), (1, 8)), ((3, 9), (4, 16)), ((33, 24), (64, 24))]
-)
-def test_shapes_are_few_where_each_is_compiled(tiny_bundle, size, bucket):
-    opened = open_engine(tiny_bundle / "model.onnx", "CPU", "fp32")
-    assert opened.shape(*size) == size
-    assert OrtEngine(opened._session, opened.info, compiles_shapes=True).shape(*size) == bucket
-
-
-def test_cores_are_counted_once_and_never_above_the_quota(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
-    assert usable_cores(tmp_path) == 4
-    for cpu in range(4):
-        topology = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology"
-        topology.mkdir(parents=True)
-        (topology / "thread_siblings_list").write_text(f"{cpu // 2 * 2},{cpu // 2 * 2 + 1}\n", encoding="utf-8")
-    assert usable_cores(tmp_path) == 2
-    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
-    (tmp_path / "sys/fs/cgroup/cpu.max").write_text("50000 100000\n", encoding="utf-8")
-    assert usable_cores(tmp_path) == 1
-    (tmp_path / "sys/fs/cgroup/cpu.max").write_text("max 100000\n", encoding="utf-8")
-    assert usable_cores(tmp_path) == 2

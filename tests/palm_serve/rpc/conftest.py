@@ -5,8 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import grpc
 import pytest
@@ -20,8 +19,10 @@ from palm_serve.bundle.manifest import (
     TensorInfo,
     Variant,
 )
-from palm_serve.config import Limits, ServeOptions
+from palm_serve.config import MIB, ServeOptions
 from palm_serve.errors import BundleError, NotFound, Overloaded, PalmServeError
+from palm_serve.registry import LoadFailure
+from palm_serve.rpc.auth import Tokens
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.services import make_server
 from palm_serve.statistics import Statistics
@@ -104,7 +105,7 @@ def compute(task: str, request: TextRequest) -> TaskAnswer:
             return Answer(text, start, start + len(text), 0.7, alternatives=(first,))
 
 
-@dataclass
+@dataclass(eq=False)
 class FakeModel:
     """As `registry.LoadedModel`. Texts steer it: `sleep 0.2`, `crash`, `overloaded`."""
 
@@ -115,6 +116,14 @@ class FakeModel:
     requests: list[TextRequest] = field(default_factory=list)
     cancelled: int = 0
     statistics: Statistics = field(default_factory=Statistics)
+    holders: int = 0
+
+    def __enter__(self) -> "FakeModel":
+        self.holders += 1
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.holders -= 1
 
     @property
     def name(self) -> str:
@@ -153,9 +162,14 @@ class FakeRegistry:
     """As `registry.Registry`, without a file system."""
 
     models: list[FakeModel] = field(default_factory=lambda: [FakeModel()])
+    keys: list[str] = field(default_factory=list)
+    failures: dict[tuple[str, str], LoadFailure] = field(default_factory=dict)
 
     def list(self) -> "list[FakeModel]":
         return [*self.models]
+
+    def stable(self) -> dict[str, FakeModel]:
+        return {model.name: model for model in reversed(self.models)}
 
     def get(self, name: str = "", version: str = "") -> FakeModel:
         for model in self.models:
@@ -163,15 +177,28 @@ class FakeRegistry:
                 return model
         raise NotFound(f"no model '{name}' {version}; loaded: {', '.join(m.name for m in self.models)}")
 
-    async def load(self, path: Path, *, name: str | None = None) -> FakeModel:
-        if path.name == "broken":
-            raise BundleError(f"{path}/model.onnx: changed byte")
-        model = FakeModel(fake_manifest(path.name))
-        self.models.append(model)
-        return model
+    def route(self, name: str, version: str, key: str) -> FakeModel:
+        self.keys.append(key)
+        return self.get(name, version)
 
     async def unload(self, name: str, version: str = "") -> None:
         self.models.remove(self.get(name, version))
+
+
+@dataclass
+class FakeFolder:
+    """As `registry.Watcher`, over three bundles of which `broken` cannot be loaded."""
+
+    registry: FakeRegistry
+
+    async def load(self, name: str) -> FakeModel:
+        if name not in ("other", "next", "broken"):
+            raise NotFound(f"no bundle '{name}' in the server's model folder")
+        if name == "broken":
+            raise BundleError("/home/secret/model.onnx: changed byte")
+        model = FakeModel(fake_manifest(name))
+        self.registry.models.append(model)
+        return model
 
 
 @dataclass
@@ -209,7 +236,16 @@ def open_door(options: ServeOptions, state: State = State.SERVING) -> Iterator[D
     async def start() -> tuple[Lifecycle, grpc.aio.Server, int]:
         lifecycle = Lifecycle()
         lifecycle.state = state
-        server = make_server(registry, options, lifecycle, lambda *seen: observed.append(seen))  # type: ignore[arg-type]
+        tokens = None if options.tokens is None else Tokens(options.tokens)
+        folder = None if options.model_folder is None else FakeFolder(registry)
+        server = make_server(
+            registry,  # type: ignore[arg-type]
+            options,
+            lifecycle,
+            lambda *seen: observed.append(seen),
+            tokens,
+            folder,  # type: ignore[arg-type]
+        )
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         return lifecycle, server, port
@@ -228,14 +264,13 @@ def open_door(options: ServeOptions, state: State = State.SERVING) -> Iterator[D
 
 @pytest.fixture
 def make_door() -> Iterator[Callable[..., Door]]:
-    """`make_door(state=..., **options)`: a door of one's own; `limits` among the options."""
+    """`make_door(state=..., **options)`: a door of one's own."""
     from contextlib import ExitStack
 
     with ExitStack() as stack:
 
         def make(state: State = State.SERVING, **options: object) -> Door:
-            chosen = replace(ServeOptions(bundles=()), **options)  # type: ignore[arg-type]
-            return stack.enter_context(open_door(chosen, state))
+            return stack.enter_context(open_door(ServeOptions(**options), state))  # type: ignore[arg-type]
 
         yield make
 
@@ -243,8 +278,8 @@ def make_door() -> Iterator[Callable[..., Door]]:
 @pytest.fixture(scope="module")
 def door() -> Iterator[Door]:
     """A door with small limits, shared by a module's tests."""
-    limits = Limits(text_bytes=100, batch_items=4, message_bytes=4_000, stream_items=2)
-    with open_door(ServeOptions(bundles=(), limits=limits)) as opened:
+    options = ServeOptions(max_text_bytes=100, max_batch_items=4, max_message_mib=4_000 / MIB, max_stream_items=2)
+    with open_door(options) as opened:
         yield opened
 
 

@@ -15,6 +15,8 @@ from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from palm_serve.errors import BundleError
+from palm_serve.registry import LoadFailure
 from palm_serve.rpc.lifecycle import State
 from palm_serve.v1 import palm_pb2 as pb
 from palm_serve.v1 import palm_pb2_grpc as stubs
@@ -354,8 +356,6 @@ class TestModels:
         refused("PERMISSION_DENIED", models.UnloadModel, pb.UnloadModelRequest(name="fake"))
 
     def test_load_and_unload(self, make_door: Callable[..., Door], tmp_path: Path) -> None:
-        for name in ("other", "broken"):
-            (tmp_path / name).mkdir()
         door = make_door(allow_model_control=True, model_folder=tmp_path)
         models = stubs.ModelsStub(door.channel)
         assert models.LoadModel(pb.LoadModelRequest(name="other")).name == "other"
@@ -369,7 +369,20 @@ class TestModels:
             error = refused("INVALID_ARGUMENT", models.LoadModel, pb.LoadModelRequest(name=name))
             assert "no path" in error.details()
         broken = refused("INVALID_ARGUMENT", models.LoadModel, pb.LoadModelRequest(name="broken"))
-        assert str(tmp_path) not in broken.details()
+        assert "secret" not in broken.details()
+
+    def test_what_cannot_be_loaded_is_told_without_its_path(self, make_door: Callable[..., Door]) -> None:
+        door = make_door()
+        error = BundleError("/home/secret/model.onnx: changed byte")
+        door.registry.failures["fake", "canary"] = LoadFailure("fake", "canary", error)
+        answer = stubs.ModelsStub(door.channel).ListModels(pb.ListModelsRequest())
+        assert [(failure.name, failure.label) for failure in answer.failures] == [("fake", "canary")]
+        assert "secret" not in str(answer)
+        health = health_pb2_grpc.HealthStub(door.channel)
+        assert health.Check(health_pb2.HealthCheckRequest(service="fake")).status == 1, "the old version goes on"
+        door.registry.failures["new", "stable"] = LoadFailure("new", "stable", error)
+        assert health.Check(health_pb2.HealthCheckRequest(service="new")).status == 2
+        assert health.Check(health_pb2.HealthCheckRequest()).status == 1
 
     def test_control_needs_a_folder(self, make_door: Callable[..., Door]) -> None:
         models = stubs.ModelsStub(make_door(allow_model_control=True).channel)
@@ -405,7 +418,6 @@ class TestHealth:
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
     def test_watching_a_model_that_comes_and_goes(self, make_door: Callable[..., Door], tmp_path: Path) -> None:
-        (tmp_path / "other").mkdir()
         door = make_door(allow_model_control=True, model_folder=tmp_path)
         watched = health_pb2_grpc.HealthStub(door.channel).Watch(health_pb2.HealthCheckRequest(service="other"))
         models = stubs.ModelsStub(door.channel)
@@ -424,9 +436,7 @@ class TestHealth:
 
 
 def test_calls_of_a_client_are_bounded(make_door: Callable[..., Door]) -> None:
-    from palm_serve.config import Limits
-
-    door = make_door(limits=Limits(calls_per_client=2))
+    door = make_door(max_calls_per_client=2)
     parse = stubs.DialogueUnderstandingStub(door.channel).Parse
     with ThreadPoolExecutor(2) as pool:
         running = [pool.submit(parse, pb.ParseRequest(text="sleep 0.4")) for _ in range(2)]

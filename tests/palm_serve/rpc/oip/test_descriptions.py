@@ -110,7 +110,6 @@ class TestRepository:
             assert "--allow-model-control" in refused("PERMISSION_DENIED", call, request).details()
 
     def test_load_and_unload(self, make_door: Callable[..., Door], tmp_path: Path) -> None:
-        (tmp_path / "next").mkdir()
         service = stubs.GRPCInferenceServiceStub(make_door(allow_model_control=True, model_folder=tmp_path).channel)
         service.RepositoryModelLoad(self.LOAD(model_name="next"))
         index = oip.RepositoryIndexRequest()

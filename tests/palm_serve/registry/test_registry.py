@@ -62,7 +62,7 @@ def test_looking_up(tiny_bundle, other_bundle, newer_bundle):
         first = await registry.load(tiny_bundle)
         other = await registry.load(other_bundle)
         newer = await registry.load(newer_bundle)
-        assert registry.list() == [first, other, newer]
+        assert registry.list() == [first, newer, other]
         assert registry.get() is registry.get("tiny") is registry.get("", "stable") is first
         assert registry.get("other") is other
         assert registry.get("tiny", newer.version) is newer

@@ -1,0 +1,146 @@
+"""The results of quality.py as Markdown tables."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from common import mean_and_half_interval
+from tables import Results, by_seed, difference, lines, of, paired, shown
+
+INTENT, SLOTS, EXACT = "intent accuracy", "slots f1", "exact_match"
+COLUMNS = (INTENT, SLOTS, EXACT)
+ANY_OF = "intent any-of accuracy"
+
+
+class Goal(NamedTuple):
+    """A row of the main table with what it should reach on test: intent, slot F1, exact match."""
+
+    task: str
+    variant: str
+    name: str
+    wanted: tuple[float | None, float | None, float | None]
+
+
+GOALS = (
+    Goal("atis", "minilm", "ATIS, MiniLM-L6", (97.7, 95.9, 88.2)),
+    Goal("snips", "minilm", "SNIPS, MiniLM-L6", (98.6, 96.5, 92.0)),
+    Goal("atis", "scratch", "ATIS, from scratch", (97.3, 95.9, 87.6)),
+    Goal("snips", "scratch", "SNIPS, from scratch", (98.1, 94.8, 88.0)),
+    Goal("mixatis", "minilm", "MixATIS, MiniLM-L6", (None, None, 50.0)),
+)
+SMALL = (
+    ("joint", "intent and slots together"),
+    ("masked words", "... and masked words of the unlabelled rest"),
+    ("with snips", "... and SNIPS as auxiliary tasks"),
+    ("intent alone", "intent alone"),
+    ("slots alone", "slots alone"),
+)
+UNSEEN = (
+    ("minilm", "intent and slots together"),
+    ("masked words", "... and masked words"),
+    ("intent alone", "intent alone"),
+    ("slots alone", "slots alone"),
+)
+WORST_DIFFERENCE = -0.3
+"""No task of three corpora in one model may be worse than alone by more."""
+
+
+def tables(results: dict[str, dict[str, object]]) -> str:
+    """All tables of which there is a cell, each with a heading."""
+    cells: Results = list(results.values())
+    made = (
+        ("Intents and slots, test", _main(cells)),
+        ("Three corpora in one model against each alone, test, paired by seed", _three(cells)),
+        ("CLINC150, test", _clinc(cells)),
+        ("A tenth of ATIS' training utterances, test", _variants(cells, "tenth", SMALL, "test")),
+        (
+            "ATIS, test utterances with a slot value that training has not seen",
+            _variants(cells, "atis", UNSEEN, "unseen"),
+        ),
+        ("SNIPS, the same", _variants(cells, "snips", UNSEEN, "unseen")),
+        ("What each tool changes, on a tenth of ATIS, paired by seed", _tools(cells)),
+    )
+    return "\n".join(f"{title}:\n\n" + "\n".join(lines(rows)) + "\n" for title, rows in made if len(rows) > 1)
+
+
+def _main(cells: Results) -> list[tuple[str, ...]]:
+    rows = [("set", "seeds", "intent", "intent, any of", "slot F1", "exact match", "calibration error")]
+    for goal in GOALS:
+        own = of(cells, goal.task, goal.variant, INTENT)
+        if own:
+            told = [_against(own, metric, wanted) for metric, wanted in zip(COLUMNS, goal.wanted, strict=True)]
+            any_of = shown(own, "protocols", ANY_OF)
+            rows.append((goal.name, str(len(own)), told[0], any_of, *told[1:], _calibration(own)))
+    return rows
+
+
+def _against(cells: Results, metric: str, wanted: float | None) -> str:
+    """`97.69 ± 0.42 (97.7 missed)`."""
+    reached = mean_and_half_interval(by_seed(cells, "test", metric))[0]
+    goal = "" if wanted is None else f" ({wanted:.1f} {'met' if round(reached, 2) >= wanted else 'missed'})"
+    return shown(cells, "test", metric) + goal
+
+
+def _calibration(cells: Results) -> str:
+    """Expected calibration error of intent and slots."""
+    told = (shown(cells, "test", f"{task} ece") for task in ("intent", "slots"))
+    return " / ".join(text for text in told if text)
+
+
+def _three(cells: Results) -> list[tuple[str, ...]]:
+    rows = [("task", "alone", "together", "difference", f"{WORST_DIFFERENCE} or better")]
+    parts = (
+        ("ATIS intent", "atis", INTENT, "atis_intent accuracy"),
+        ("ATIS slot F1", "atis", SLOTS, "atis_slots f1"),
+        ("SNIPS intent", "snips", INTENT, "snips_intent accuracy"),
+        ("SNIPS slot F1", "snips", SLOTS, "snips_slots f1"),
+        ("CLINC150 intent", "clinc150", INTENT, "clinc_intent accuracy"),
+    )
+    for name, task, metric, together in parts:
+        alone, joint = of(cells, task, "minilm", metric), of(cells, "three", "minilm", together)
+        values = paired(joint, alone, together, other=metric)
+        if values:
+            held = "yes" if sum(values) / len(values) >= WORST_DIFFERENCE else "no"
+            rows.append((name, shown(alone, "test", metric), shown(joint, "test", together), difference(values), held))
+    return rows
+
+
+def _clinc(cells: Results) -> list[tuple[str, ...]]:
+    own = of(cells, "clinc150", "minilm", INTENT)
+    rows = [("measure", "goal", "reached", "seeds")]
+    measures = (
+        ("in-scope accuracy", INTENT, "95.0"),
+        ("in-scope accuracy, rejected ones counted as wrong", "intent in_scope_accuracy", "93.5"),
+        ("out-of-scope recall at that threshold", "intent out_of_scope_recall", "70.0"),
+        ("calibration error", "intent ece", "2.0"),
+    )
+    for name, metric, wanted in measures:
+        text = shown(own, "test", metric)
+        if text:
+            rows.append((name, wanted, text, str(len(own))))
+    return rows
+
+
+def _variants(cells: Results, task: str, names: tuple[tuple[str, str], ...], split: str) -> list[tuple[str, ...]]:
+    rows = [("trained", "seeds", "intent", "slot F1", "exact match")]
+    for variant, name in names:
+        own = [c for c in cells if (c["task"], c["variant"]) == (task, variant) and split in c]
+        if own:
+            rows.append((name, str(len(own)), *(shown(own, split, metric) for metric in COLUMNS)))
+    return rows
+
+
+def _tools(cells: Results) -> list[tuple[str, ...]]:
+    base = of(cells, "tenth", "joint", EXACT)
+    told = {variant for variant, _ in SMALL}
+    rows = [("tool", "seeds", "intent", "slot F1", "exact match", "exact match on dev")]
+    for variant in _tried(cells):
+        own = of(cells, "tenth", variant, EXACT)
+        pairs = [(metric, "test") for metric in COLUMNS] + [(EXACT, "dev")]
+        values = [paired(own, base, metric, split) for metric, split in pairs]
+        if variant not in told and values[0]:
+            rows.append((f"`{variant}`", str(len(values[0])), *map(difference, values)))
+    return rows
+
+
+def _tried(cells: Results) -> Iterator[str]:
+    yield from sorted({str(c["variant"]) for c in cells if c["task"] == "tenth"})

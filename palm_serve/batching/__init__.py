@@ -1,0 +1,33 @@
+"""Who runs together, and who is told at once that it is no use.
+
+plan.py        what waits -> the batch to run now (pure)
+latency.py     how long a batch will take, learned from those that ran
+dispatch.py    queues of several models and priorities, admission, fairness (no clock, no thread: time is an argument)
+lane.py        the thread that runs engines, and the one that decodes behind it
+scheduler.py   one model's door to a lane, for an event loop
+"""
+
+from palm_serve.batching.dispatch import WEIGHTS, Dispatcher
+from palm_serve.batching.lane import Lane
+from palm_serve.batching.latency import LatencyModel
+from palm_serve.batching.observer import Observer, Ran, Unobserved
+from palm_serve.batching.plan import BatchLimits, Costs, Plan, Waiting, plan_batch
+from palm_serve.batching.queue import Timing
+from palm_serve.batching.scheduler import Scheduler
+
+__all__ = [
+    "WEIGHTS",
+    "BatchLimits",
+    "Costs",
+    "Dispatcher",
+    "Lane",
+    "LatencyModel",
+    "Observer",
+    "Plan",
+    "Ran",
+    "Scheduler",
+    "Timing",
+    "Unobserved",
+    "Waiting",
+    "plan_batch",
+]

@@ -1,0 +1,26 @@
+"""The commands of `palm-serve`, put together."""
+
+import typer
+
+from palm_serve.cli.call import call
+from palm_serve.cli.check import check
+from palm_serve.cli.run import run
+from palm_serve.cli.token import token
+
+app = typer.Typer(
+    name="palm-serve",
+    help="Serves PALM bundles over gRPC.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.command(epilog="Example: palm-serve run bundles/demo --port 50051")(run)
+app.command(epilog="Example: palm-serve check bundles/demo")(check)
+app.command(epilog='Example: palm-serve call "show me flights from boston to denver on monday"')(call)
+app.add_typer(token, name="token")
+
+
+def main() -> None:
+    """The entry point `palm-serve`."""
+    app()

@@ -1,0 +1,100 @@
+"""Deadlines, retries and errors of a client; no I/O."""
+
+import random
+import time
+from typing import Any, TypeVar
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from palm_serve.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotAllowed,
+    NotFound,
+    Overloaded,
+    PalmServeError,
+    Unauthenticated,
+    Unavailable,
+)
+
+_FIRST_BACKOFF_S = 0.1
+_ERRORS: dict[str, type[PalmServeError]] = {
+    "INVALID_ARGUMENT": InvalidRequest,
+    "NOT_FOUND": NotFound,
+    "RESOURCE_EXHAUSTED": Overloaded,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "UNAVAILABLE": Unavailable,
+    "UNAUTHENTICATED": Unauthenticated,
+    "PERMISSION_DENIED": NotAllowed,
+}
+
+D = TypeVar("D")
+
+
+class ServerError(PalmServeError):
+    """The server failed, or sent a status that has no class of its own; the message starts with the status."""
+
+
+class Policy:
+    """How long a call may take, when it is tried again, and what its failure is called."""
+
+    def __init__(self, target: str, timeout_s: float, retries: int) -> None:
+        self._target = target
+        self._timeout_s = timeout_s
+        self._retries = retries
+
+    def deadline(self, timeout_s: float | None) -> float:
+        """On the `time.monotonic()` clock."""
+        return time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
+
+    def pause_s(self, error: grpc.RpcError, attempt: int, deadline: float) -> float | None:
+        """Seconds before the next try; None: there is none."""
+        code, pause = error.code().name, _named_delay_s(error)
+        if code == "UNAVAILABLE" and pause is None:
+            pause = _FIRST_BACKOFF_S * 2**attempt
+        if attempt >= self._retries or pause is None or code not in ("UNAVAILABLE", "RESOURCE_EXHAUSTED"):
+            return None
+        # Clients that were refused together must not come back together.
+        pause *= random.uniform(1.0, 1.25)
+        return pause if time.monotonic() + pause < deadline else None
+
+    def error(self, error: grpc.RpcError) -> PalmServeError:
+        """What the caller gets to see."""
+        code, message = error.code().name, error.details() or "no details"
+        if code == "UNAVAILABLE":
+            reason = message.rpartition(": ")[2] if message.startswith("failed to connect") else message
+            return Unavailable(f"no answer from a PALM server at {self._target}: {reason}")
+        if code == "DEADLINE_EXCEEDED":
+            return DeadlineExceeded(f"no answer from {self._target} within the deadline: {message}")
+        bad = _detail(error, error_details_pb2.BadRequest)
+        field = bad.field_violations[0].field if bad is not None and bad.field_violations else ""
+        return make_error(code, message, field, _named_delay_s(error))
+
+
+def make_error(code: str, message: str, field: str = "", retry_after_s: float | None = None) -> PalmServeError:
+    """The error that a status code stands for."""
+    kind = _ERRORS.get(code)
+    if kind is None:
+        return ServerError(f"{code}: {message}")
+    if kind is InvalidRequest:
+        return InvalidRequest(message, field)
+    if kind is Overloaded and retry_after_s is not None:
+        return Overloaded(message, retry_after_s)
+    return kind(message)
+
+
+def _detail(error: grpc.RpcError, kind: type[D]) -> D | None:
+    """The detail of this kind that the server sent with its status, if it did."""
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            for packed in status_pb2.Status.FromString(value).details:
+                detail = kind()
+                if packed.Unpack(detail):
+                    return detail
+    return None
+
+
+def _named_delay_s(error: grpc.RpcError) -> float | None:
+    retry: Any = _detail(error, error_details_pb2.RetryInfo)
+    return None if retry is None else float(retry.retry_delay.ToMilliseconds()) / 1000

@@ -1,0 +1,229 @@
+"""Loaded models and their versions: loading with all its checks, looking up by name, version and label, and taking out of service."""
+
+import asyncio
+import functools
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from palm_serve.batching import BatchLimits, Lane, Observer, Timing
+from palm_serve.bundle.loader import Bundle, load_bundle
+from palm_serve.engine.providers import AUTO, select_session
+from palm_serve.errors import BundleError, NotFound, PalmServeError, Unavailable
+from palm_serve.pipeline import Pipeline
+from palm_serve.registry.family import STABLE, Family, Traffic
+from palm_serve.registry.model import LoadedModel
+from palm_serve.statistics import Statistics
+
+log = logging.getLogger(__name__)
+
+_REMEMBERED = 16
+"""Versions whose statistics are kept after they went out of service."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailure:
+    """What should be in service and cannot be. `error` names files of this machine: not for clients."""
+
+    name: str
+    label: str
+    error: PalmServeError
+
+
+class Registry:
+    """The models of a server.
+
+    Args:
+        provider, precision: what to run on, see `engine.providers.select_session`.
+        threads: of one engine run; None: one per usable physical core.
+        cache: where engines keep what they measured and compiled; None: the user's cache.
+        limits: of batches and queues, for each model.
+        observe: makes the observer of a model from its name.
+        traffic: the shares of a model, by its name.
+    """
+
+    def __init__(
+        self,
+        provider: str = AUTO,
+        precision: str = AUTO,
+        threads: int | None = None,
+        cache: Path | None = None,
+        limits: BatchLimits | None = None,
+        observe: Callable[[str], Observer] | None = None,
+        traffic: Callable[[str], Traffic] = lambda name: Traffic(),
+    ) -> None:
+        self._select = functools.partial(
+            select_session, provider=provider, precision=precision, threads=threads, cache=cache
+        )
+        self._limits = limits or BatchLimits()
+        self._observe = observe
+        self._traffic = traffic
+        self._families: dict[str, Family] = {}
+        self._lane = Lane()
+        self._loading = asyncio.Lock()
+        self._draining: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self._statistics: dict[tuple[str, str], Statistics] = {}
+        self.failures: dict[tuple[str, str], LoadFailure] = {}
+        """What could not be loaded when it was tried last, by name and label."""
+        self.loads: Counter[tuple[str, bool]] = Counter()
+        """Name, and whether it succeeded -> bundles opened."""
+
+    async def load(self, path: Path, *, name: str | None = None, label: str = "") -> LoadedModel:
+        """Verifies the bundle at `path`, opens and warms it up, compares its golden answers, and puts it into service under the label.
+
+        The first version of a name has the label "stable". Raises BundleError for a bundle that must not be served, EngineError where nothing can
+        run it.
+        """
+        model = await self.open(path, name)
+        if model in self.list():
+            raise BundleError(
+                f"{path}: version {model.version[:12]} of '{model.name}' is loaded already; name each bundle once"
+            )
+        labels = {label: model} if label else {}
+        family = self._families.get(model.name)
+        self.assign(model.name, {STABLE: model, **(family.labels if family else {}), **labels}, [model])
+        return model
+
+    async def open(self, path: Path, name: str | None = None, among: Sequence[LoadedModel] = ()) -> LoadedModel:
+        """A version, verified, warmed up and checked, that `assign` can put into service; or the one of the same digest in service or `among` these.
+
+        Raises as `load` does.
+        """
+        async with self._loading:
+            if self._closing:
+                raise Unavailable("the server is shutting down; nothing is loaded any more")
+            began = time.perf_counter()
+            try:
+                bundle = await asyncio.to_thread(load_bundle, path)
+                name = name or bundle.manifest.name
+                version = bundle.manifest.version
+                served = next((m for m in (*self._versions(name), *among) if m.version == version), None)
+                if served is not None:
+                    return served
+                pipeline, timing = await asyncio.to_thread(self._warm, bundle)
+            except PalmServeError:
+                self.loads[name or path.name, False] += 1
+                raise
+            self.loads[name, True] += 1
+            observer = self._observe(name) if self._observe else None
+            statistics = self._statistics.setdefault((name, version), Statistics())
+            model = LoadedModel(name, pipeline, self._lane, self._limits, observer, timing, statistics)
+        seconds, info = time.perf_counter() - began, model.info
+        log.info("loaded %s %s on %s in %s, %.2f s", name, version[:12], info.provider, info.precision, seconds)
+        return model
+
+    def _warm(self, bundle: Bundle) -> tuple[Pipeline, Timing]:
+        """Runs in a thread. What warming up tells of the engine's speed comes with the pipeline."""
+        pipeline = Pipeline(bundle, self._select(bundle))
+        pipeline.golden_check()
+        timing = Timing()
+        pipeline.warm_up(self._limits, observe=timing.run.observe)
+        return pipeline, timing
+
+    def traffic(self, name: str) -> Traffic:
+        """The shares of a name. Raises NotFound."""
+        return self._family(name).traffic
+
+    def default_traffic(self, name: str) -> Traffic:
+        """The shares of a name where nothing else is said."""
+        return self._traffic(name)
+
+    def assign(
+        self,
+        name: str,
+        labels: Mapping[str, LoadedModel],
+        versions: Sequence[LoadedModel] = (),
+        traffic: Traffic | None = None,
+    ) -> None:
+        """From now on a name has these labels and no others, all at once; one of them is "stable".
+
+        Versions that they mean, and `versions`, are put into service if they are not. `traffic`: new shares; None: as they were.
+        """
+        family = self._families.setdefault(name, Family(name, self._traffic(name)))
+        for model in (*labels.values(), *versions):
+            if model not in family.versions:
+                family.versions.append(model)
+        if traffic is not None and traffic != family.traffic:
+            log.info("%s: canary gets %g, shadow %g of the requests", name, traffic.canary, traffic.shadow)
+            family.traffic = traffic
+        for label, model in labels.items():
+            if family.labels.get(label) is not model:
+                log.info("%s: %s is now %s", name, label, model.version[:12])
+        family.relabel(labels)
+        family.show_shadow()
+
+    def _versions(self, name: str) -> list[LoadedModel]:
+        family = self._families.get(name)
+        return family.versions if family else []
+
+    def get(self, name: str = "", version: str = "") -> LoadedModel:
+        """The version that is meant. Raises NotFound, which lists what there is.
+
+        Args:
+            name: empty: the first that was loaded.
+            version: empty: the label "stable"; else a digest, an unambiguous beginning of one (8 characters or more), or a label.
+        """
+        return self._family(name).find(version)
+
+    def route(self, name: str, version: str, key: str) -> LoadedModel:
+        """The version that answers a request; as `get`, but a share of those without a version goes to the canary, chosen by `key`."""
+        family = self._family(name)
+        return family.find(version) if version else family.route(key)
+
+    def _family(self, name: str) -> Family:
+        if not self._families:
+            raise NotFound("no model is loaded")
+        name = name or next(iter(self._families))
+        if name not in self._families:
+            raise NotFound(f"no model '{name}'; loaded: {', '.join(self._families)}")
+        return self._families[name]
+
+    def list(self) -> list[LoadedModel]:
+        """All versions in service, name by name."""
+        return [model for family in self._families.values() for model in family.versions]
+
+    def stable(self) -> dict[str, LoadedModel]:
+        """The stable version of each name."""
+        return {name: family.find() for name, family in self._families.items()}
+
+    def statistics(self) -> dict[tuple[str, str], Statistics]:
+        """Name and version -> what it did, also of some that went out of service."""
+        return {**self._statistics}
+
+    def retire(self, model: LoadedModel) -> "asyncio.Task[None]":
+        """Takes a version out of service: no new request finds it. The task ends when what it was asked is answered and its memory is free."""
+        family = self._families[model.name]
+        family.remove(model)
+        family.show_shadow()
+        if not family.versions:
+            del self._families[model.name]
+        self._forget()
+        task = asyncio.create_task(model.close())
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+        log.info("retired %s %s", model.name, model.version[:12])
+        return task
+
+    def _forget(self) -> None:
+        """Drops the statistics of what has been out of service longest."""
+        served = {(model.name, model.version) for model in self.list()}
+        gone = [key for key in self._statistics if key not in served]
+        for key in gone[:-_REMEMBERED]:
+            del self._statistics[key]
+
+    async def unload(self, name: str, version: str = "") -> None:
+        """Takes a version out of service and finishes what it was asked. Raises NotFound.
+
+        Where it was the stable one, the version of that name that was loaded last becomes it.
+        """
+        await self.retire(self.get(name, version))
+
+    async def close(self) -> None:
+        """Drains all models: nothing new is taken, what was taken is finished."""
+        self._closing = True
+        async with self._loading:
+            await asyncio.gather(*self._draining, *(model.close() for model in self.list()))

@@ -1,0 +1,124 @@
+"""A model and its data -> the loop that trains it, as `[train]` says."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from palm_trainer.backbone import encoder_layers, rate_factors
+from palm_trainer.balancing import Balancing, SharedParameters, Uncertainty, make_balancing
+from palm_trainer.config import Config
+from palm_trainer.config_rules import WHOLE_BATCH
+from palm_trainer.distillation import Distillation
+from palm_trainer.distributed import Processes
+from palm_trainer.errors import ConfigError
+from palm_trainer.loop import Source, TrainingLoop, choose_precision
+from palm_trainer.lr_sched import SCHEDULES
+from palm_trainer.mixing import Mixing, make_mixing
+from palm_trainer.model import MultiTaskModel
+from palm_trainer.optimizer import HEAD_RATE_FACTOR, Ema, build_adamw
+from palm_trainer.regularization import AdversarialNoise, Regularization, WordDropout
+
+_UNCERTAINTY_RATE = 1e-2
+
+
+def build_loop(
+    config: Config,
+    model: MultiTaskModel,
+    sources: Mapping[str, Source],
+    word_dropout: WordDropout | None,
+    processes: Processes,
+) -> TrainingLoop:
+    """The loop, with the model on its device. Raises ConfigError for what several processes cannot do."""
+    train = config.train
+    if processes.size > 1 and train.balancing in WHOLE_BATCH:
+        raise ConfigError(
+            f"train.balancing: '{train.balancing}' weighs the tasks' gradients of a whole batch, of which {processes.size} processes hold a part each. "
+            "Train in one process, or choose fixed, uncertainty, dwa or random."
+        )
+    precision = choose_precision(processes.device(train.device), train.precision)
+    model.to(precision.device)
+    processes.same_weights(model)
+    processes.generator_apart(train.seed)
+    mixing = _mixing(config, {name: source.sampler.batches_per_epoch for name, source in sources.items()})
+    optimizer = build_adamw(
+        model.backbone,
+        dict(model.heads.items()),
+        learning_rate=train.learning_rate,
+        head_learning_rate=train.head_learning_rate or HEAD_RATE_FACTOR * train.learning_rate,
+        task_learning_rates={name: task.learning_rate for name, task in config.tasks.items() if task.learning_rate},
+        rate_factors=None if train.layer_decay == 1.0 else rate_factors(model.backbone, train.layer_decay),
+        weight_decay=train.weight_decay,
+    )
+    schedule = SCHEDULES[train.schedule](len(mixing), round(train.warmup_ratio * len(mixing)))
+    reference = sources[config.reference].sampler.batches_per_epoch / mixing.quotas[config.reference]
+    balancing = _balancing(config, model, precision.device, max(1, round(reference * len(mixing))))
+    if isinstance(balancing, Uncertainty):
+        rate = train.balancing_learning_rate or _UNCERTAINTY_RATE
+        optimizer.add_param_group(balancing.parameter_group(rate))
+    return TrainingLoop(
+        model,
+        sources,
+        mixing,
+        optimizer,
+        schedule,
+        balancing,
+        precision,
+        train.max_grad_norm,
+        ema=None if train.ema_decay is None else Ema(model, train.ema_decay),
+        regularization=Regularization(train.r_drop, _noise(model, train.fgm), word_dropout),
+        distillation=distillation(config),
+        accumulate=train.accumulate_steps,
+        processes=processes,
+    )
+
+
+def distillation(config: Config) -> Distillation | None:
+    """How teachers are heeded, where there are some."""
+    train = config.train
+    return Distillation(train.distill_temperature or 2.0, train.distill_weight or 0.5) if train.teachers else None
+
+
+def _balancing(config: Config, model: MultiTaskModel, device: torch.device, epoch_steps: int) -> Balancing:
+    train = config.train
+    last = encoder_layers(model.backbone).blocks[-1] if train.balancing == "gradnorm" else []
+    parameters = SharedParameters(
+        encoder=_trained(model.backbone.parameters()),
+        last_layer=_trained(last),
+        heads={name: _trained(head.parameters()) for name, head in model.heads.items()},
+    )
+    return make_balancing(
+        train.balancing,
+        {name: task.weight for name, task in config.tasks.items()},
+        parameters,
+        device=device,
+        epoch_steps=epoch_steps,
+        seed=train.seed,
+        learning_rate=train.balancing_learning_rate,
+        gradnorm_alpha=train.gradnorm_alpha,
+        dwa_temperature=train.dwa_temperature,
+        cagrad_c=train.cagrad_c,
+    )
+
+
+def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [parameter for parameter in parameters if parameter.requires_grad]
+
+
+def _mixing(config: Config, batches: Mapping[str, int]) -> Mixing:
+    train = config.train
+    return make_mixing(
+        train.mixing,
+        batches,
+        reference=config.reference,
+        epochs=train.epochs,
+        seed=train.seed,
+        ratios={name: data.mix_ratio for name, data in config.data.items()},
+        own_epochs={name: data.epochs or train.epochs for name, data in config.data.items()},
+        size_temperature=train.mixing_temperature,
+    )
+
+
+def _noise(model: MultiTaskModel, epsilon: float) -> AdversarialNoise | None:
+    table: nn.Module = model.backbone.encoder.get_input_embeddings()  # type: ignore[operator]
+    return AdversarialNoise(table, epsilon) if epsilon else None

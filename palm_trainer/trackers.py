@@ -1,0 +1,107 @@
+"""The run's log, and what reads along: events.jsonl, and the experiment trackers that accelerate knows (TensorBoard, Weights & Biases, ...).
+
+Losses, rates and dev metrics go to the trackers by step, as they are logged. TensorBoard's files lie in RUN/tensorboard; the others keep theirs where they
+always do, the run being named for its directory.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from palm_trainer.errors import ConfigError
+
+TENSORBOARD = "tensorboard"
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises ConfigError for a tracker whose package is not installed."""
+    if not names:
+        return
+    from accelerate.tracking import get_available_trackers
+
+    at_hand = {str(name) for name in get_available_trackers()}
+    for name in names:
+        if name not in at_hand:
+            way = "pip install 'palm-nlu[tensorboard]'" if name == TENSORBOARD else f"install the package of {name}"
+            raise ConfigError(f"train.trackers: '{name}' is not installed here; {way}, or remove it.")
+
+
+class RunLog:
+    """Writes records as JSON lines and passes their figures on.
+
+    Args:
+        stream: of events.jsonl.
+        trackers: of accelerate, started.
+    """
+
+    def __init__(self, stream: TextIO, trackers: Sequence[Any] = ()) -> None:
+        self._stream = stream
+        self._trackers = trackers
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Logs one record; `record["step"]` is the step that its figures are of."""
+        self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._stream.flush()
+        values = figures(record)
+        for tracker in self._trackers if values else ():
+            tracker.log(values, step=record["step"])
+
+
+def figures(record: Mapping[str, Any]) -> dict[str, float]:
+    """What a tracker is told of a record: of a step `loss/TASK` and rates, of an evaluation `dev/TASK/METRIC`."""
+    match record["event"]:
+        case "step":
+            losses = {f"loss/{task}": float(loss) for task, loss in record["losses"].items()}
+            speed = record["examples"] / max(record["seconds"], 1e-9)
+            return {**losses, "learning_rate": record["learning_rate"], "examples_per_second": speed}
+        case "evaluation":
+            return {**_flat(record["metrics"], "dev/"), "dev/score": record["score"], "epoch": record["epoch"]}
+    return {}
+
+
+@contextmanager
+def open_log(path: Path, names: Sequence[str], settings: Mapping[str, Any], first_step: int) -> Iterator[RunLog]:
+    """The log of a run, closed with its trackers at the end of the block.
+
+    Args:
+        path: of events.jsonl, in the run's directory; what it holds stays.
+        names: of the trackers.
+        settings: of the run, nested; what trackers show as its hyperparameters.
+        first_step: that the run continues from: what trackers know of later steps is trained again.
+    """
+    with path.open("a", encoding="utf-8") as stream, ExitStack() as stack:
+        trackers = [_started(name, path.parent, first_step) for name in names]
+        for tracker in trackers:
+            stack.callback(tracker.finish)
+            if first_step == 0:
+                tracker.store_init_configuration({key: _plain(value) for key, value in _flat(settings).items()})
+        yield RunLog(stream, trackers)
+
+
+def _started(name: str, run: Path, first_step: int) -> Any:
+    from accelerate import PartialState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    PartialState()  # accelerate's own messages need it; it joins the processes that are there
+    kind = LOGGER_TYPE_TO_CLASS[name]
+    if name == TENSORBOARD:  # its reader drops what files of an earlier start hold from this step on
+        tracker = kind(TENSORBOARD, run, purge_step=first_step + 1 if first_step else None)
+    elif kind.requires_logging_directory:
+        tracker = kind(run.name, run)
+    else:
+        tracker = kind(run.name)
+    tracker.start()
+    return tracker
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found.update(_flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {prefix + key: value})
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, bool | int | float | str) else str(value)

@@ -1,0 +1,159 @@
+"""The quality benchmark: which cells there are, how they are scored, what its tables say."""
+
+import pytest
+
+
+def cell(task, variant, seed, **splits):
+    return {"task": task, "variant": variant, "seed": seed, "fold": None, **splits}
+
+
+def scores(intent, slots, exact):
+    return {"intent accuracy": intent, "slots f1": slots, "exact_match": exact}
+
+
+def line_of(text, begin):
+    (line,) = (line for line in text.splitlines() if line.startswith(f"| {begin} "))
+    return [part.strip() for part in line.strip("|").split("|")]
+
+
+def test_cells_have_the_seeds_that_the_issue_names():
+    import quality
+
+    cells = quality.cells_of([], None)
+    names = [one.name for one in cells]
+    assert len(names) == len(set(names))
+    for key in ("atis/minilm", "snips/minilm", "atis/scratch", "snips/scratch"):
+        assert sum(name.startswith(f"{key}/") for name in names) == 5
+    for key in ("clinc150/minilm", "three/minilm", "mixatis/minilm", "tenth/joint"):
+        assert sum(name.startswith(f"{key}/") for name in names) == 3
+    assert names[0] == "atis/minilm/seed13"
+    assert [one.seed for one in cells] == sorted(one.seed for one in cells)
+    assert all(one.config.exists() for one in cells)
+
+
+def test_only_takes_sets_and_variants_and_names_what_there_is():
+    import quality
+
+    assert [one.name for one in quality.cells_of(["clinc150", "atis:scratch"], [7])] == [
+        "atis/scratch/seed7",
+        "clinc150/minilm/seed7",
+    ]
+    with pytest.raises(SystemExit, match="--only atsi: no such set; known: atis, snips"):
+        quality.cells_of(["atsi"], None)
+
+
+def test_overrides_make_another_cell():
+    import quality
+
+    plain, tool = quality.cells_of(["tenth:joint", "tenth:fgm"], [13])
+    assert plain.config == tool.config
+    assert plain.digest != tool.digest
+
+
+def test_a_trained_cell_is_scored_on_unseen_values_and_by_both_protocols(monkeypatch, tmp_path):
+    """A real run of a tiny model, in the place of a set that has further splits."""
+    import quality
+    from cells import Cell, Place
+
+    for split, rows in {"train": 3, "dev": 2, "test": 2}.items():
+        folder = tmp_path / "data/atis" / split
+        folder.mkdir(parents=True)
+        texts, intents = ["fly to bonn", "go to rome", "fly to oslo"], ["fly#go", "go", "fly"]
+        for name, column in {"seq.in": texts, "seq.out": ["O O B-city"] * 3, "label": intents}.items():
+            (folder / name).write_text("".join(f"{line}\n" for line in column[:rows]), encoding="utf-8")
+    (tmp_path / "work/atis_unseen").mkdir(parents=True)
+    for name in ("seq.in", "seq.out", "label"):
+        text = (tmp_path / "data/atis/test" / name).read_text(encoding="utf-8").splitlines()[0]
+        (tmp_path / "work/atis_unseen" / name).write_text(text + "\n", encoding="utf-8")
+    config = tmp_path / "tiny.toml"
+    text = (quality.EXAMPLES / "atis.toml").read_text(encoding="utf-8")
+    text = text.replace('model = "minilm-l6-en"', 'model = "scratch"\nlayers = 1\nhidden_size = 8\nheads = 1')
+    config.write_text(text.replace("epochs = 20", "epochs = 1"), encoding="utf-8")
+    place = Place(tmp_path / "data", tmp_path / "work")
+    found = quality.measure(Cell("atis", "minilm", config, 13), place, 1)
+    assert found["protocols"].keys() == {"intent accuracy", "intent any-of accuracy"}
+    assert found["protocols"]["intent accuracy"] == pytest.approx(found["test"]["intent accuracy"])
+    assert found["unseen"].keys() == found["test"].keys()
+    assert {"intent ece", "slots ece"} < found["test"].keys()
+    assert {"intent accuracy", "slots f1", "exact_match"} <= found["dev"].keys()
+    assert found["settings"]
+
+
+def test_main_table_says_what_was_missed():
+    from quality_table import tables
+
+    cells = {
+        str(seed): cell(
+            "atis", "minilm", seed, test=scores(97.7, slots, 88.0), protocols={"intent any-of accuracy": 98.5}
+        )
+        for seed, slots in ((13, 95.0), (14, 97.0))
+    }
+    line = line_of(tables(cells), "ATIS, MiniLM-L6")
+    assert line[1:4] == ["2", "97.70 ± 0.00 (97.7 met)", "98.50 ± 0.00"]
+    assert line[4].startswith("96.00 ± ")
+    assert line[4].endswith("(95.9 met)")
+    assert line[5] == "88.00 ± 0.00 (88.2 missed)"
+    assert "CLINC150" not in tables(cells)
+
+
+def test_three_in_one_is_compared_with_each_alone_by_seed():
+    from quality_table import tables
+
+    cells = {}
+    for seed, gain in ((13, -0.5), (14, -0.3), (99, 50.0)):
+        joint = {"atis_intent accuracy": 97.0 + gain, "atis_slots f1": 95.0}
+        cells[f"three{seed}"] = cell("three", "minilm", seed, test=joint)
+        if seed != 99:
+            cells[f"alone{seed}"] = cell("atis", "minilm", seed, test=scores(97.0, 95.0, 88.0))
+    line = line_of(tables(cells), "ATIS intent")
+    assert line[3].startswith("-0.40 (")
+    assert line[4] == "no"
+    assert line_of(tables(cells), "ATIS slot F1")[3:] == ["+0.00 (+0.00 to +0.00)", "yes"]
+
+
+def test_tools_are_shown_by_what_they_change():
+    from quality_table import tables
+
+    cells = {}
+    for seed in (13, 14):
+        for variant, more in (("joint", 0.0), ("fgm", 1.0), ("masked words", 9.0)):
+            told = scores(90.0 + more, 80.0, 60.0 + seed + more)
+            cells[f"{variant}{seed}"] = cell("tenth", variant, seed, test=told, dev=told)
+    text = tables(cells)
+    assert line_of(text, "`fgm`")[1:4] == ["2", "+1.00 (+1.00 to +1.00)", "+0.00 (+0.00 to +0.00)"]
+    assert "`masked words`" not in text
+    assert line_of(text, "... and masked words of the unlabelled rest")[1] == "2"
+
+
+def test_unseen_values_are_those_that_no_training_row_has(tmp_path):
+    import splits
+
+    def write(split, rows):
+        for part, column in zip(splits.JOINT_FILES, zip(*rows, strict=True), strict=True):
+            splits.write(tmp_path / "atis" / split / part, "".join(f"{line}\n" for line in column))
+
+    write("train", [("fly to  new york", "O O B-to I-to", "flight"), ("from rome", "O B-from", "flight")])
+    seen, other_slot, new = (
+        ("to new york", "O B-to I-to", "flight"),
+        ("to rome", "O B-to", "flight"),
+        ("new", "B-to", "city"),
+    )
+    write("test", [seen, other_slot, new, ("hello", "O", "greet")])
+    splits.split_joint(tmp_path / "atis", tmp_path / "work", "atis")
+    assert splits.read_joint(tmp_path / "work/atis_unseen") == [other_slot, new]
+    assert (tmp_path / "work/atis/train.txt").read_text(encoding="utf-8") == "fly to new york\nfrom rome\n"
+
+
+def test_a_tenth_is_the_same_rows_in_any_order(tmp_path):
+    import splits
+
+    rows = [(f"text {i // 2}", "O O", "flight") for i in range(400)]  # each text twice
+    chosen = []
+    for name, order in (("one", rows), ("other", rows[::-1])):
+        for part, column in zip(splits.JOINT_FILES, zip(*order, strict=True), strict=True):
+            for split in ("train", "test"):
+                splits.write(tmp_path / name / "atis" / split / part, "".join(f"{line}\n" for line in column))
+        splits.split_joint(tmp_path / name / "atis", tmp_path / name / "work", "atis")
+        chosen.append(sorted(splits.read_joint(tmp_path / name / "work/atis_tenth/train")))
+    assert chosen[0] == chosen[1]
+    assert 20 <= len(chosen[0]) <= 65

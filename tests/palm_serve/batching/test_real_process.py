@@ -1,0 +1,152 @@
+"""Deadlines and cancellation against a real server whose engine needs a while."""
+
+import re
+import socket
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from onnx import TensorProto, helper, numpy_helper
+
+from palm_serve.v1 import palm_pb2 as pb
+from palm_serve.v1 import palm_pb2_grpc as stubs
+
+SIZE, PRODUCTS = 512, 60
+
+
+def make_slow(graph: Path) -> None:
+    """Adds products of large matrices that nothing uses and no optimizer can leave out or compute beforehand."""
+    model = onnx.load(graph)
+    burn = (np.random.default_rng(1).normal(0, 1, (SIZE, SIZE)) / SIZE**0.5).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["input_ids"], ["burn.ids"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["burn.ids"], ["burn.most"], keepdims=0),
+        helper.make_node("Add", ["burn.matrix", "burn.most"], ["burn.0"]),
+        *(helper.make_node("MatMul", [f"burn.{i}", "burn.matrix"], [f"burn.{i + 1}"]) for i in range(PRODUCTS)),
+        helper.make_node("ReduceMax", [f"burn.{PRODUCTS}"], ["burn.last"], keepdims=0),
+        # A finite number is never above infinity, so nothing is added; the optimizer cannot know.
+        helper.make_node("Greater", ["burn.last", "burn.infinity"], ["burn.never"]),
+        helper.make_node("Cast", ["burn.never"], ["burn.nothing"], to=TensorProto.FLOAT),
+    ]
+    last = next(node for node in model.graph.node if "intent.logits" in node.output)
+    last.output[0] = "intent.plain"
+    nodes_after = [helper.make_node("Add", ["intent.plain", "burn.nothing"], ["intent.logits"])]
+    model.graph.initializer.extend(
+        [
+            numpy_helper.from_array(burn, "burn.matrix"),
+            numpy_helper.from_array(np.array(np.inf, dtype=np.float32), "burn.infinity"),
+        ]
+    )
+    model.graph.node.extend([*nodes, *nodes_after])
+    onnx.save(model, graph)
+
+
+class Slow:
+    """A server, its metrics, and about how long one of its batches takes."""
+
+    def __init__(self, target: str, metrics_port: int) -> None:
+        self.channel = grpc.insecure_channel(target)
+        self.dialogue = stubs.DialogueUnderstandingStub(self.channel)
+        self._metrics = f"http://127.0.0.1:{metrics_port}/metrics"
+        times = [self.timed() for _ in range(5)]
+        self.batch_s = sorted(times)[2]
+
+    def timed(self) -> float:
+        begin = time.monotonic()
+        self.dialogue.Parse(pb.ParseRequest(text="play a song"))
+        return time.monotonic() - begin
+
+    def metric(self, name: str, reason: str = "") -> float:
+        told = urllib.request.urlopen(self._metrics).read().decode()
+        labels = 'model="tiny"' + (f',reason="{reason}"' if reason else "")
+        found = re.search(rf"^{name}{{{labels}}} (\S+)$", told, re.MULTILINE)
+        assert found, told
+        return float(found[1])
+
+
+@pytest.fixture(scope="module")
+def slow_bundle(
+    tmp_path_factory: pytest.TempPathFactory, make_tiny_bundle: Callable[..., Path], reseal_bundle: Callable[..., Path]
+) -> Path:
+    bundle = make_tiny_bundle(tmp_path_factory.mktemp("slow") / "tiny")
+    make_slow(bundle / "model.onnx")
+    return reseal_bundle(bundle)
+
+
+@pytest.fixture(scope="module")
+def slow(slow_bundle: Path, start_shared_server: Callable[..., Any]) -> Iterator[Slow]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = start_shared_server(
+        slow_bundle, "--port", "0", "--provider", "CPU", "--threads", "1", "--metrics-port", port
+    )
+    server = Slow(process.target(), port)
+    yield server
+    server.channel.close()
+
+
+def test_three_of_one_batch_one_cancelled_in_flight_and_the_others_answer(slow: Slow) -> None:
+    for _ in range(20):
+        before = slow.metric("palm_vain_rows_total", "late")
+        running = slow.dialogue.Parse.future(pb.ParseRequest(text="hello"))
+        time.sleep(slow.batch_s / 3)
+        three = [slow.dialogue.Parse.future(pb.ParseRequest(text=text)) for text in ("hi", "play a song", "rain")]
+        running.result()
+        time.sleep(slow.batch_s / 3)
+        three[1].cancel()
+        answers = [three[i].result() for i in (0, 2)]
+        assert [answer.intent.name for answer in answers] == ["greeting", "weather"]
+        assert three[1].cancelled()
+        if all(answer.timings.batch_size == 3 for answer in answers):
+            break
+    else:
+        raise AssertionError("the three never met in one batch")
+    assert slow.metric("palm_vain_rows_total", "late") == before + 1
+    assert slow.metric("palm_vain_rows_total", "wasted") == 0
+
+
+def test_cancelled_in_the_queue_no_row_is_run(slow: Slow) -> None:
+    rows, dropped = slow.metric("palm_batch_rows_sum"), slow.metric("palm_dropped_total", "cancelled")
+    running = slow.dialogue.Parse.future(pb.ParseRequest(text="hello"))
+    time.sleep(slow.batch_s / 4)
+    waiting = [slow.dialogue.Parse.future(pb.ParseRequest(text="hi")) for _ in range(8)]
+    time.sleep(slow.batch_s / 4)
+    for call in waiting[:7]:
+        call.cancel()
+    running.result()
+    assert waiting[7].result().timings.batch_size == 1
+    assert slow.metric("palm_batch_rows_sum") == rows + 2
+    assert slow.metric("palm_dropped_total", "cancelled") == dropped + 7
+
+
+def test_a_deadline_of_a_millisecond_costs_no_row(slow: Slow) -> None:
+    rows = slow.metric("palm_batch_rows_sum")
+    for _ in range(20):
+        with pytest.raises(grpc.RpcError) as refused:
+            slow.dialogue.Parse(pb.ParseRequest(text="play a song"), timeout=0.001)
+        assert refused.value.code().name in ("DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
+    assert slow.timed() > 0
+    assert slow.metric("palm_batch_rows_sum") == rows + 1
+
+
+def test_a_deadline_shorter_than_the_engine_needs_is_refused_at_once(slow: Slow) -> None:
+    rows, dropped = slow.metric("palm_batch_rows_sum"), slow.metric("palm_dropped_total", "unmeetable")
+    begin = time.monotonic()
+    with pytest.raises(grpc.RpcError, match="one such request takes up to") as refused:
+        slow.dialogue.Parse(pb.ParseRequest(text="play a song"), timeout=slow.batch_s / 2)
+    assert time.monotonic() - begin < slow.batch_s / 2
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    raw = next(value for key, value in refused.value.trailing_metadata() if key == "grpc-status-details-bin")
+    retry = error_details_pb2.RetryInfo()
+    assert status_pb2.Status.FromString(raw).details[0].Unpack(retry)
+    assert retry.retry_delay.ToTimedelta().total_seconds() > 0
+    assert slow.metric("palm_batch_rows_sum") == rows
+    assert slow.metric("palm_dropped_total", "unmeetable") == dropped + 1

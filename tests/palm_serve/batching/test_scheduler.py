@@ -1,0 +1,494 @@
+"""A scheduler on its lane: cancellation, deadlines, failures, a full queue, several models, an engine that breaks, the end."""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+
+import pytest
+
+from palm_serve.batching import BatchLimits, Lane, Scheduler, Timing
+from palm_serve.errors import DeadlineExceeded, EngineError, InvalidRequest, Overloaded, Unavailable, Unmeetable
+from palm_serve.types import Priority
+
+
+class Seen:
+    """An observer that remembers."""
+
+    def __init__(self):
+        self.batches, self.events, self.ran_batches = [], [], []
+
+    def ran(self, batch):
+        self.batches.append((batch.rows, batch.tokens, batch.padded_tokens))
+        self.ran_batches.append(batch)
+        assert 0 <= batch.engine_s <= batch.service_s
+        assert batch.wasted == 0
+
+    def refused(self):
+        self.events.append("refused")
+
+    def unmeetable(self):
+        self.events.append("unmeetable")
+
+    def expired(self):
+        self.events.append("expired")
+
+    def cancelled(self):
+        self.events.append("cancelled")
+
+
+class Model:
+    """Doubles numbers; waits for leave before each batch, and fails on 13."""
+
+    def __init__(self, free=True):
+        self.batches, self.leave, self.started = [], threading.Event(), threading.Event()
+        if free:
+            self.leave.set()
+
+    def run(self, payloads):
+        self.batches.append(list(payloads))
+        self.started.set()
+        assert self.leave.wait(10)
+        if 13 in payloads:
+            raise ValueError("thirteen")
+        if 14 in payloads:
+            raise InvalidRequest("fourteen")
+        if 15 in payloads:
+            raise SystemExit("fifteen")
+        return [2 * payload for payload in payloads]
+
+    def decode(self, payloads, values, waits):
+        assert len(payloads) == len(values) == len(waits)
+        return values
+
+
+@contextlib.asynccontextmanager
+async def serving(model, limits=None, clock=time.monotonic, lane=None, **options):
+    seen = Seen()
+    scheduler = Scheduler(lane or Lane(clock), model.run, model.decode, limits, seen, **options)
+    try:
+        yield scheduler, seen
+    finally:
+        model.leave.set()
+        await scheduler.close()
+
+
+def quick():
+    """An engine known to need a millisecond, and one more for ten tokens."""
+    timing = Timing()
+    for tokens in (10, 100, 1000) * 30:
+        timing.run.observe(tokens, 0.001 + 1e-4 * tokens)
+    return timing
+
+
+async def started(model):
+    """Until the engine is inside a batch."""
+    await asyncio.to_thread(model.started.wait, 10)
+    await asyncio.sleep(0)
+
+
+def test_what_arrives_together_runs_together():
+    async def main():
+        model = Model()
+        async with serving(model) as (scheduler, seen):
+            assert await asyncio.gather(*(scheduler.submit(i, 5 + i % 2) for i in range(8))) == [
+                2 * i for i in range(8)
+            ]
+            assert model.batches == [list(range(8))]
+            assert seen.batches == [(8, 44, 48)]
+
+    asyncio.run(main())
+
+
+def test_what_waits_while_the_engine_is_busy_is_the_next_batch():
+    async def main():
+        model = Model(free=False)
+        async with serving(model) as (scheduler, _):
+            first = asyncio.ensure_future(scheduler.submit(0, 5))
+            await started(model)
+            others = [asyncio.ensure_future(scheduler.submit(i, 5)) for i in (1, 2, 3)]
+            await asyncio.sleep(0)
+            model.leave.set()
+            assert await asyncio.gather(first, *others) == [0, 2, 4, 6]
+            assert model.batches == [[0], [1, 2, 3]]
+
+    asyncio.run(main())
+
+
+def test_one_cancelled_in_flight_and_the_others_answer():
+    """The classic fault of Python batchers."""
+
+    async def main():
+        model = Model(free=False)
+        async with serving(model) as (scheduler, _):
+            three = [asyncio.ensure_future(scheduler.submit(i, 5)) for i in range(3)]
+            await started(model)
+            three[1].cancel()
+            await asyncio.sleep(0)
+            model.leave.set()
+            assert await three[0] == 0
+            assert await three[2] == 4
+            assert three[1].cancelled()
+            assert await scheduler.submit(7, 5) == 14
+
+    asyncio.run(main())
+
+
+def test_cancelled_while_it_waits_costs_no_row():
+    async def main():
+        model = Model(free=False)
+        async with serving(model) as (scheduler, seen):
+            first = asyncio.ensure_future(scheduler.submit(0, 5))
+            await started(model)
+            given_up = asyncio.ensure_future(scheduler.submit(1, 5))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            await asyncio.sleep(0)
+            model.leave.set()
+            assert await first == 0
+            await asyncio.sleep(0.01)
+            assert model.batches == [[0]]
+            assert seen.events == ["cancelled"]
+
+    asyncio.run(main())
+
+
+def test_expired_while_it_waits_costs_no_row():
+    async def main():
+        model, now = Model(free=False), 100.0
+        async with serving(model, clock=lambda: now) as (scheduler, seen):
+            first = asyncio.ensure_future(scheduler.submit(0, 5, deadline=100.5))
+            await started(model)
+            late = asyncio.ensure_future(scheduler.submit(1, 5, deadline=101.0))
+            cannot = asyncio.ensure_future(scheduler.submit(6, 5, deadline=102.5))
+            in_time = asyncio.ensure_future(scheduler.submit(2, 5, deadline=120.0))
+            await asyncio.sleep(0)
+            now = 102.0
+            model.leave.set()
+            assert await first == 0, "a batch that runs is finished"
+            with pytest.raises(DeadlineExceeded, match=r"the deadline passed after 2\.000 s in the queue"):
+                await late
+            with pytest.raises(Unmeetable, match=r"after 2\.000 s in the queue 500 ms are left, too few to answer"):
+                await cannot
+            assert await in_time == 4
+            assert model.batches == [[0], [2]]
+            assert seen.events == ["expired", "expired"]
+
+    asyncio.run(main())
+
+
+def test_a_failure_fails_its_batch_only_and_tells_no_text(caplog):
+    async def main():
+        model = Model(free=False)
+        async with serving(model) as (scheduler, _):
+            bad = [asyncio.ensure_future(scheduler.submit(i, 5)) for i in (12, 13)]
+            await started(model)
+            good = asyncio.ensure_future(scheduler.submit(3, 5))
+            await asyncio.sleep(0)
+            model.leave.set()
+            for waiter in bad:
+                with pytest.raises(EngineError, match="the model failed on this batch"):
+                    await waiter
+            assert await good == 6
+            assert await scheduler.submit(4, 5) == 8
+            with pytest.raises(InvalidRequest, match="fourteen"):
+                await scheduler.submit(14, 5)
+
+    with caplog.at_level(logging.ERROR, "palm_serve"):
+        asyncio.run(main())
+    assert [record.getMessage() for record in caplog.records] == ["a batch of 2 failed"]
+    assert caplog.records[0].exc_info[0] is ValueError
+
+
+def test_too_few_results_fail_the_batch_and_not_the_scheduler():
+    async def main():
+        calls = []
+
+        class Forgetful(Model):
+            def decode(self, payloads, values, waits):
+                calls.append(payloads)
+                return values if len(calls) > 1 else values[:-1]
+
+        async with serving(Forgetful()) as (scheduler, _):
+            outcomes = await asyncio.gather(scheduler.submit(1, 5), scheduler.submit(2, 5), return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [EngineError, EngineError]
+            assert await scheduler.submit(3, 5) == 6
+
+    asyncio.run(main())
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back():
+    async def main():
+        model = Model(free=False)
+        async with serving(model, BatchLimits(max_waiting=2)) as (scheduler, seen):
+            running = asyncio.ensure_future(scheduler.submit(0, 5))
+            await started(model)
+            waiting = [asyncio.ensure_future(scheduler.submit(i, 5)) for i in (1, 2)]
+            await asyncio.sleep(0)
+            with pytest.raises(
+                Overloaded, match=r"2 requests wait already, the limit; try again in \d\.\d\d s"
+            ) as refusal:
+                await scheduler.submit(3, 5)
+            assert 0 < refusal.value.retry_after_s <= 5
+            waiting[0].cancel()
+            await asyncio.sleep(0)
+            late = asyncio.ensure_future(scheduler.submit(4, 5))
+            await asyncio.sleep(0)
+            model.leave.set()
+            assert await asyncio.gather(running, waiting[1], late) == [0, 4, 8]
+            assert seen.events == ["refused", "cancelled"]
+
+    asyncio.run(main())
+
+
+def test_closing_finishes_what_was_taken_and_takes_no_more():
+    async def main():
+        model = Model(free=False)
+        scheduler = Scheduler(Lane(), model.run, model.decode, BatchLimits(max_rows=1))
+        taken = [asyncio.ensure_future(scheduler.submit(i, 5)) for i in range(3)]
+        await started(model)
+        closing = asyncio.ensure_future(scheduler.close())
+        await asyncio.sleep(0)
+        assert scheduler.closing
+        with pytest.raises(Unavailable, match="try another replica"):
+            await scheduler.submit(9, 5)
+        model.leave.set()
+        await closing
+        assert await asyncio.gather(*taken) == [0, 2, 4]
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("palm-")]
+
+    asyncio.run(main())
+
+
+def test_the_event_loop_is_free_while_the_engine_works():
+    async def main():
+        model = Model(free=False)
+        async with serving(model) as (scheduler, _):
+            waiter = asyncio.ensure_future(scheduler.submit(1, 5))
+            await started(model)
+            begin = time.perf_counter()
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert time.perf_counter() - begin < 5
+            assert not waiter.done()
+            model.leave.set()
+            assert await waiter == 2
+
+    asyncio.run(main())
+
+
+def test_no_deadline_is_missed_while_the_engine_is_stuck():
+    """The answer to a request that expires does not wait for the engine."""
+
+    async def main():
+        model = Model(free=False)
+        async with serving(model) as (scheduler, seen):
+            begin = time.monotonic()
+            running = asyncio.ensure_future(scheduler.submit(0, 5, deadline=begin + 0.08))
+            await started(model)
+            waiting = asyncio.ensure_future(scheduler.submit(1, 5, deadline=begin + 0.1))
+            with pytest.raises(DeadlineExceeded, match=r"after 0\.\d{3} s while its batch ran"):
+                await running
+            with pytest.raises(DeadlineExceeded, match=r"after 0\.\d{3} s in the queue"):
+                await waiting
+            assert time.monotonic() - begin < 2
+            model.leave.set()
+            assert await scheduler.submit(2, 5) == 4
+            await asyncio.sleep(0.01)
+            assert model.batches == [[0], [2]]
+            assert seen.events == ["expired"]
+            assert seen.ran_batches[0].late == 1
+
+    asyncio.run(main())
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_at_once_with_a_time_to_come_back():
+    async def main():
+        model = Model(free=False)
+        async with serving(model, timing=quick()) as (scheduler, seen):
+            now = time.monotonic()
+            with pytest.raises(Unmeetable, match=r"of its deadline, and one such request takes up to \d+ ms"):
+                await scheduler.submit(0, 100, deadline=now + 0.002)
+            running = asyncio.ensure_future(scheduler.submit(1, 5))
+            await started(model)
+            crowd = [asyncio.ensure_future(scheduler.submit(i, 40)) for i in range(20, 70)]
+            await asyncio.sleep(0)
+            with pytest.raises(Unmeetable, match=r"and what waits before it takes \d+ ms; try again in") as refusal:
+                await scheduler.submit(2, 40, deadline=time.monotonic() + 0.1)
+            assert 0.1 < refusal.value.retry_after_s < 2
+            with pytest.raises(Unmeetable, match="cannot be answered in time"):
+                scheduler.check(time.monotonic() + 0.1)
+            scheduler.check(time.monotonic() + 30)
+            with pytest.raises(DeadlineExceeded, match="passed already"):
+                scheduler.check(time.monotonic() - 1)
+            model.leave.set()
+            await asyncio.gather(running, *crowd)
+            assert 2 not in [payload for batch in model.batches for payload in batch]
+            assert seen.events == ["unmeetable"] * 3 + ["expired"]
+
+    asyncio.run(main())
+
+
+def test_decoding_overlaps_the_next_run():
+    """The engine does not wait for it; but no more than two batches lie undecoded."""
+
+    class Slow(Model):
+        def __init__(self):
+            super().__init__()
+            self.decoding, self.decoded = threading.Event(), threading.Event()
+
+        def decode(self, payloads, values, waits):
+            self.decoding.set()
+            assert self.decoded.wait(10)
+            return values
+
+    async def main():
+        model = Slow()
+        async with serving(model, BatchLimits(max_rows=1)) as (scheduler, _):
+            answers = [asyncio.ensure_future(scheduler.submit(i, 5)) for i in range(6)]
+            await asyncio.to_thread(model.decoding.wait, 10)
+            end = time.monotonic() + 5
+            while len(model.batches) < 2 and time.monotonic() < end:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.05)
+            assert 2 <= len(model.batches) <= 3, "one decodes, one lies there, and perhaps one ran before both"
+            assert not any(answer.done() for answer in answers)
+            model.decoded.set()
+            assert await asyncio.gather(*answers) == [2 * i for i in range(6)]
+
+    asyncio.run(main())
+
+
+def test_interactive_requests_go_first():
+    async def main():
+        model = Model(free=False)
+        async with serving(model, BatchLimits(max_rows=2), timing=quick()) as (scheduler, _):
+            first = asyncio.ensure_future(scheduler.submit(0, 5))
+            await started(model)
+            later = [asyncio.ensure_future(scheduler.submit(i, 1000, priority=Priority.BATCH)) for i in (1, 2)]
+            later += [asyncio.ensure_future(scheduler.submit(i, 5)) for i in (3, 4)]
+            await asyncio.sleep(0)
+            model.leave.set()
+            await asyncio.gather(first, *later)
+            assert model.batches == [[0], [3, 4], [1, 2]]
+
+    asyncio.run(main())
+
+
+def test_two_models_never_run_at_once():
+    async def main():
+        lane, running, most = Lane(), [], []
+
+        class Counting(Model):
+            def run(self, payloads):
+                running.append(self)
+                most.append(len(running))
+                time.sleep(0.001)
+                running.remove(self)
+                return super().run(payloads)
+
+        one, two = Counting(), Counting()
+        async with serving(one, lane=lane) as (first, _), serving(two, lane=lane) as (second, _):
+            for _ in range(5):
+                await asyncio.gather(*(s.submit(i, 5 + 9 * i) for i in range(5) for s in (first, second)))
+        assert len(one.batches) >= 5
+        assert len(two.batches) >= 5
+        assert max(most) == 1
+
+    asyncio.run(main())
+
+
+async def until(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.002)
+
+
+def test_a_crash_of_the_engines_thread_is_told_and_the_thread_replaced(caplog):
+    async def main():
+        model, told, other = Model(free=False), [], Model()
+        lane = Lane()
+        async with (
+            serving(model, lane=lane, on_failure=told.append) as (scheduler, _),
+            serving(other, lane=lane) as (beside, _),
+        ):
+            fatal = asyncio.ensure_future(scheduler.submit(15, 5))
+            await started(model)
+            waiting = asyncio.ensure_future(scheduler.submit(3, 5))
+            await asyncio.sleep(0)
+            model.leave.set()
+            with pytest.raises(EngineError, match="the model failed on this batch"):
+                await fatal
+            with pytest.raises(Unavailable, match="engine failed and is being tried again; try another replica"):
+                await waiting
+            assert [type(error) for error in told] == [SystemExit]
+            await until(lambda: scheduler.healthy and beside.healthy)
+            assert await asyncio.gather(scheduler.submit(4, 5), beside.submit(5, 5)) == [8, 10]
+
+    with caplog.at_level(logging.WARNING, "palm_serve"):
+        asyncio.run(main())
+    assert "the engine's thread crashed; another takes its place" in caplog.text
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("palm-")]
+
+
+def test_an_engine_that_fails_again_and_again_is_unhealthy_until_a_trial_succeeds(caplog):
+    async def main():
+        model, told, works = Model(), [], threading.Event()
+
+        def probe():
+            if not works.is_set():
+                raise RuntimeError("no device")
+
+        async with serving(model, probe=probe, on_failure=told.append) as (scheduler, _):
+            for _ in range(3):
+                assert scheduler.healthy
+                with pytest.raises(EngineError):
+                    await scheduler.submit(13, 5)
+            await until(lambda: not scheduler.healthy)
+            assert [str(error) for error in told] == ["thirteen"]
+            for ask in (scheduler.submit(1, 5), asyncio.to_thread(scheduler.check, None)):
+                with pytest.raises(Unavailable, match="try another replica"):
+                    await ask
+            works.set()
+            await until(lambda: scheduler.healthy)
+            assert await scheduler.submit(1, 5) == 2
+
+    with caplog.at_level(logging.WARNING, "palm_serve"):
+        asyncio.run(main())
+    assert "3 batches in a row failed" in caplog.text
+    assert "the engine works again" in caplog.text
+
+
+def test_failures_of_requests_do_not_condemn_the_engine():
+    async def main():
+        async with serving(Model()) as (scheduler, _):
+            for _ in range(5):
+                with pytest.raises(InvalidRequest):
+                    await scheduler.submit(14, 5)
+            assert scheduler.healthy
+
+    asyncio.run(main())
+
+
+def test_an_idle_scheduler_wakes_for_nothing():
+    """No polling: while nothing waits, the engine's thread takes no processor time."""
+
+    async def main():
+        lane, looked = Lane(), []
+        plan = lane.dispatcher.next
+
+        def counting(now):
+            looked.append(now)
+            return plan(now)
+
+        lane.dispatcher.next = counting
+        async with serving(Model(), lane=lane) as (scheduler, _):
+            await scheduler.submit(1, 5)
+            await asyncio.sleep(0.01)
+            before = len(looked)
+            await asyncio.sleep(0.2)
+            assert len(looked) == before
+
+    asyncio.run(main())

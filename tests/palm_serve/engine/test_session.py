@@ -1,0 +1,164 @@
+"""One graph on one provider: what ONNX Runtime is told, OpenVINO, buffers on a device, and the machine's facts."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from palm_serve.bundle.loader import load_bundle
+from palm_serve.engine import bound, machine, openvino, options, providers, session
+from palm_serve.engine.cores import usable_cores
+from palm_serve.engine.providers import sample_batch
+from palm_serve.engine.session import OrtEngine, open_engine
+from palm_serve.errors import EngineError
+
+
+def test_a_silent_fall_back_is_an_error(tiny_bundle, monkeypatch):
+    """onnxruntime-gpu lists CUDA everywhere and opens the session on the CPU."""
+    monkeypatch.setattr(session, "provider_list", lambda *_, **__: [("CPUExecutionProvider", {})])
+    with pytest.raises(EngineError, match="CUDA cannot be had: ONNX Runtime fell back to CPUExecutionProvider"):
+        open_engine(tiny_bundle / "model.onnx", "CUDA", "fp32")
+
+
+def test_cuda_without_graphs_where_they_cannot_be_recorded(tiny_bundle, monkeypatch, caplog):
+    tried = []
+
+    def open_fake(graph, info, threads, given, graphs=False):
+        tried.append((given[0][1]["enable_cuda_graph"], graphs))
+        if graphs:
+            raise EngineError("a node is on the CPU")
+        return "the engine"
+
+    monkeypatch.setattr(session, "_open_session", open_fake)
+    with caplog.at_level(logging.INFO, "palm_serve"):
+        assert open_engine(tiny_bundle / "model.onnx", "CUDA", "fp32") == "the engine"
+    assert tried == [("1", True), ("0", False)]
+    assert "a node is on the CPU; trying without CUDA graphs" in caplog.text
+
+
+def test_options_of_gpu_providers(tmp_path):
+    names = {p: [name for name, _ in options.provider_list(p, "fp16")] for p in ("CPU", "CUDA", "TensorRT")}
+    cuda, tensorrt = "CUDAExecutionProvider", "TensorrtExecutionProvider"
+    assert names == {
+        "CPU": ["CPUExecutionProvider"],
+        "CUDA": [cuda, "CPUExecutionProvider"],
+        "TensorRT": [tensorrt, cuda, "CPUExecutionProvider"],
+    }
+    assert options.provider_list("CUDA", "fp32")[0][1]["use_tf32"] == "0"
+    assert options.provider_list("CUDA", "fp16", graphs=True)[0][1]["enable_cuda_graph"] == "1"
+    lowered = dict(options.provider_list("TensorRT", "fp16", cache=tmp_path))[tensorrt]
+    assert (lowered["trt_fp16_enable"], lowered["trt_engine_cache_path"]) == ("1", str(tmp_path))
+    assert "trt_engine_cache_path" not in dict(options.provider_list("TensorRT", "fp32"))[tensorrt]
+    with pytest.raises(EngineError, match="CPU cannot compute in bf16; OpenVINO can"):
+        options.provider_list("CPU", "bf16")
+
+
+def test_a_file_that_is_no_graph(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(EngineError, match=r"CPU in fp32 cannot run model\.onnx: "):
+        open_engine(tmp_path / "model.onnx", "CPU", "fp32")
+
+
+@pytest.mark.parametrize(("precision", "hint"), [("fp32", "f32"), ("bf16", "bf16"), ("int8", "f32")])
+def test_openvino_is_always_told_its_precision(precision, hint):
+    assert openvino.properties(precision, 2) == {
+        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_NUM_THREADS": 2,
+        "NUM_STREAMS": 1,
+    }
+
+
+def test_openvino_that_is_not_installed(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(openvino, "openvino_core", lambda: None)
+    with pytest.raises(EngineError, match="OpenVINO cannot be had: install the package `openvino`"):
+        open_engine(tiny_bundle / "model.onnx", "OpenVINO", "fp32")
+
+
+needs_openvino = pytest.mark.skipif("OpenVINO" not in providers.available_providers(), reason="no package `openvino`")
+
+
+@needs_openvino
+def test_openvino_in_fp32_equals_the_cpu(tiny_bundle):
+    bundle = load_bundle(tiny_bundle)
+    plain = open_engine(bundle.graph(), "CPU", "fp32", threads=1)
+    engine = open_engine(bundle.graph(), "OpenVINO", "fp32", threads=1)
+    providers.check_graph(bundle, "plain", engine)
+    for rows, length in ((3, 7), (1, 5), (3, 7)):
+        batch = sample_batch(bundle, rows, length)
+        expected, found = plain.run(batch), engine.run(batch)
+        assert list(found) == list(engine.outputs)
+        for name, value in found.items():
+            np.testing.assert_allclose(value, expected[name], atol=1e-4)
+    first = engine.run(batch, ["slots.logits"])
+    assert list(first) == ["slots.logits"]
+    kept = first["slots.logits"].copy()
+    engine.run(sample_batch(bundle, 2, 4))
+    np.testing.assert_array_equal(first["slots.logits"], kept)
+    assert engine.shape(3, 9) == (3, 9)
+
+
+@needs_openvino
+def test_openvino_and_a_file_that_is_no_graph(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(EngineError, match=r"OpenVINO in bf16 cannot run model\.onnx: "):
+        open_engine(tmp_path / "model.onnx", "OpenVINO", "bf16")
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_runs_in_bound_buffers_equal_plain_ones(tiny_bundle, graphs, monkeypatch):
+    """The way of GPUs, on the CPU's memory; run options about CUDA graphs are ignored there."""
+    monkeypatch.setattr(bound, "_SHAPES_KEPT", 2)
+    bundle = load_bundle(tiny_bundle)
+    plain = open_engine(bundle.graph(), "CPU", "fp32", threads=1)
+    engine = OrtEngine(plain._session, plain.info, runner=bound.BoundRunner(plain._session, "cpu", graphs))
+    kept = []
+    for rows, length in ((2, 5), (1, 3), (2, 5), (4, 4), (4, 4), (1, 3), (2, 5)):
+        batch = sample_batch(bundle, rows, length)
+        batch.arrays["input_ids"][:] += len(kept)
+        expected = plain.run(batch)
+        kept.append((engine.run(batch), expected))
+        assert list(engine.run(batch, ["sentiment.logits"])) == ["sentiment.logits"]
+    for found, expected in kept:
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value)
+    assert len(engine._run._shapes) == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "bucket"), [((1, 1), (1, 8)), ((1, 8), (1, 8)), ((3, 9), (4, 16)), ((33, 24), (64, 24))]
+)
+def test_shapes_are_few_where_each_is_compiled(tiny_bundle, size, bucket):
+    opened = open_engine(tiny_bundle / "model.onnx", "CPU", "fp32")
+    assert opened.shape(*size) == size
+    assert OrtEngine(opened._session, opened.info, compiles_shapes=True).shape(*size) == bucket
+
+
+def test_cores_are_counted_once_and_never_above_the_quota(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert usable_cores(tmp_path) == 4
+    for cpu in range(4):
+        topology = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology"
+        topology.mkdir(parents=True)
+        (topology / "thread_siblings_list").write_text(f"{cpu // 2 * 2},{cpu // 2 * 2 + 1}\n", encoding="utf-8")
+    assert usable_cores(tmp_path) == 2
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text("50000 100000\n", encoding="utf-8")
+    assert usable_cores(tmp_path) == 1
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text("max 100000\n", encoding="utf-8")
+    assert usable_cores(tmp_path) == 2
+
+
+def facts(tmp_path, text):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def test_the_processor_and_whether_it_knows_bf16(tmp_path):
+    lines = "model name\t: Zeta 5\nmodel\t: 17\nflags\t: fpu avx512_bf16\n\nmodel name\t: other\n"
+    root = facts(tmp_path, lines)
+    assert machine.processor(root) == "Zeta 5 17"
+    assert machine.computes_in_bf16(root)
+    assert machine.processor(tmp_path / "nothing")
+    assert not machine.computes_in_bf16(tmp_path / "nothing")

@@ -1,0 +1,153 @@
+"""Options of `palm-serve run`: one list of names; the command line before the environment before the file."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer.main
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from palm_serve.cli import app
+from palm_serve.cli.settings import as_toml, flag, resolve, variable
+from palm_serve.config import GROUPS, ServeOptions
+from palm_serve.errors import ConfigError
+
+NAMES = set(ServeOptions.model_fields)
+
+
+def command() -> click.Command:
+    group: Any = typer.main.get_command(app)
+    found: click.Command = group.commands["run"]
+    return found
+
+
+def faults(config: Path | None = None, environment: dict[str, str] | None = None, **flags: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        resolve(flags, config, environment or {})
+    return str(caught.value).splitlines()
+
+
+def test_flags_variables_and_keys_have_the_same_names() -> None:
+    flags = {name for parameter in command().params for name in parameter.opts}
+    own = {"--config", "--print-config", "--help", "bundles"}
+    assert flags - own == {flag(name) for name in NAMES - {"bundles"}}
+    assert {name for group in GROUPS for name in group.__annotations__} == NAMES
+    assert all(field.description for field in ServeOptions.model_fields.values())
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.fixed_dictionaries({}, optional={"max_queue": st.integers(1, 9), "host": st.text("ab.:é", min_size=1)}),
+    st.fixed_dictionaries({}, optional={"max_queue": st.integers(11, 19), "drain_grace": st.floats(0, 99)}),
+    st.fixed_dictionaries({}, optional={"max_queue": st.integers(21, 29), "drain_grace": st.floats(0, 99)}),
+)
+def test_command_line_before_environment_before_file_before_default(
+    tmp_path_factory: pytest.TempPathFactory, flags: dict[str, Any], environment: dict[str, Any], file: dict[str, Any]
+) -> None:
+    path = tmp_path_factory.mktemp("config") / "serve.toml"
+    path.write_text("".join(f"{name} = {value!r}\n" for name, value in file.items()))
+    found = resolve(flags, path, {variable(name): str(value) for name, value in environment.items()})
+    wanted = file | environment | flags
+    assert {name: getattr(found.options, name) for name in wanted} == wanted
+    assert set(found.sources) == set(wanted)
+    assert found.options == ServeOptions(**wanted)
+    printed = as_toml(found)
+    path.write_text(printed)
+    assert resolve({}, path, {}).options == found.options
+    assert set(tomllib.loads(printed)) <= NAMES
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "serve.toml"
+    path.write_text('bundles = ["a", "/b"]\ntls_cert = "c"\ntls_key = "../k"\nhost = "h"\n')
+    options = resolve({}, path, {}).options
+    assert options.bundles == (tmp_path / "a", Path("/b"))
+    assert (options.tls_cert, options.tls_key, options.host) == (tmp_path / "c", tmp_path / "../k", "h")
+
+
+def test_the_environment() -> None:
+    environment = {
+        "PALM_SERVE_BUNDLES": "a:b/c",
+        "PALM_SERVE_ALLOW_MODEL_CONTROL": "true",
+        "PALM_SERVE_THREADS": "",
+        "PALM_SERVE_PROVIDER": "CPU",
+        "OTHER": "x",
+    }
+    found = resolve({}, None, environment)
+    assert found.options == ServeOptions(bundles=(Path("a"), Path("b/c")), allow_model_control=True, provider="CPU")
+    assert found.sources["provider"] == "PALM_SERVE_PROVIDER"
+
+
+def test_what_kubernetes_sets_for_a_service_of_our_name() -> None:
+    environment = {
+        "PALM_SERVE_SERVICE_HOST": "10.0.0.1",
+        "PALM_SERVE_SERVICE_PORT": "50051",
+        "PALM_SERVE_SERVICE_PORT_GRPC": "50051",
+        "PALM_SERVE_PORT": "tcp://10.0.0.1:50051",
+        "PALM_SERVE_PORT_50051_TCP": "tcp://10.0.0.1:50051",
+        "PALM_SERVE_PORT_50051_TCP_PROTO": "tcp",
+        "PALM_SERVE_PORT_50051_TCP_ADDR": "10.0.0.1",
+    }
+    assert resolve({}, None, environment).options == ServeOptions()
+
+
+def test_the_file_of_the_environment(tmp_path: Path) -> None:
+    path = tmp_path / "serve.toml"
+    path.write_text("threads = 3")
+    assert resolve({}, None, {"PALM_SERVE_CONFIG": str(path)}).options.threads == 3
+
+
+def test_every_fault_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "serve.toml"
+    path.write_text('prot = 1\nport = 99999\nhost = 7\nbundles = "one"\n')
+    found = faults(path, {"PALM_SERVE_MAX_QUEU": "1", "PALM_SERVE_THREADS": "zero"}, precision="fp7")
+    assert f"{path}: unknown key 'prot'; did you mean 'port'?" in found
+    assert "PALM_SERVE_MAX_QUEU: unknown variable; did you mean 'PALM_SERVE_MAX_QUEUE'?" in found
+    assert f"{path}: port: must be less than or equal to 65535, not 99999" in found
+    assert f"{path}: host: must be a valid string, not 7" in found
+    assert any(line.startswith("PALM_SERVE_THREADS: must be a valid integer") for line in found)
+    assert any(line.startswith("--precision: must be 'auto', 'fp32'") for line in found)
+    assert any(line.startswith(f"{path}: bundles: must be a valid tuple") for line in found)
+    assert len(found) == 7
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [(b"a = yes", "not TOML"), (b'a = "\xff"', "not UTF-8 at byte 5"), (None, "cannot be read: No such file")],
+)
+def test_files_that_cannot_be_read(tmp_path: Path, content: bytes | None, match: str) -> None:
+    path = tmp_path / "serve.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=match):
+        resolve({}, path, {})
+
+
+def test_print_config(tmp_path: Path) -> None:
+    path = tmp_path / "serve.toml"
+    path.write_text('bundles = ["demo"]\nallow_model_control = true\n')
+    result = CliRunner().invoke(
+        app,
+        ["run", "--config", str(path), "--no-allow-model-control", "--print-config"],
+        env={"PALM_SERVE_MAX_QUEUE": "7"},
+    )
+    assert result.exit_code == 0
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert f'bundles = ["{tmp_path}/demo"] # {path}' in lines
+    assert "max_queue = 7 # PALM_SERVE_MAX_QUEUE" in lines
+    assert "allow_model_control = false # --allow-model-control" in lines
+    assert "port = 50051 # default" in lines
+    assert "# threads is not set" in lines
+
+
+def test_the_command_tells_faults(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["run", "x", "--config", str(tmp_path / "none.toml")])
+    assert result.exit_code == 2
+    assert "none.toml: cannot be read" in result.stderr
+    result = CliRunner().invoke(app, ["run"])
+    assert result.exit_code == 2
+    assert "no bundle to serve" in result.stderr
