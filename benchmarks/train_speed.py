@@ -5,6 +5,7 @@
 The loops of DIR (`plain_loop.py`, `hf_trainer_loop.py`) are run as they are: (a) plain fp32, (b) Hugging Face Trainer at its best, (c) plain, alternating,
 one pass a task. Each round runs all four, one after the other, each in a process of its own; the ratio of a round is ours over theirs,
 and the figure is the median over the rounds with the smallest and the largest beside it. Same model and rows, batch of 32, five steps of warm-up.
+Our time holds all of a step, and says which share of it went into choosing and collating the batch.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 LOOPS = {
@@ -46,8 +48,8 @@ output = "unused"
 """
 
 
-def measure_own(data: Path, steps: int, batch: int, crf: bool) -> float:
-    """Examples a second of PALM's loop, after the warm-up."""
+def measure_own(data: Path, steps: int, batch: int, crf: bool) -> dict[str, float]:
+    """Examples a second of PALM's loop after the warm-up, and the share of the time that is data work."""
     from palm_trainer.build import build_training
     from palm_trainer.config import load_config
 
@@ -58,16 +60,20 @@ def measure_own(data: Path, steps: int, batch: int, crf: bool) -> float:
     run = training.loop.steps()
     for _ in range(WARM_UP_STEPS):
         next(run)
+    begin = time.perf_counter()
     timed = [next(run) for _ in range(steps)]
-    return sum(step.examples for step in timed) / sum(step.seconds for step in timed)
+    seconds = time.perf_counter() - begin
+    learning = sum(step.seconds for step in timed)
+    return {"examples_per_s": sum(step.examples for step in timed) / seconds, "data_share": 1 - learning / seconds}
 
 
-def in_process(command: list[str]) -> float:
+def in_process(command: list[str]) -> dict[str, float]:
     """Runs a loop that prints {"examples_per_s": ...} as its last line."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return float(json.loads(done.stdout.strip().splitlines()[-1])["examples_per_s"])
+    said: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return said
 
 
 def main() -> None:
@@ -86,8 +92,7 @@ def main() -> None:
     parser.add_argument("--own", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.own:
-        rate = measure_own(arguments.data, arguments.steps, arguments.batch, not arguments.no_crf)
-        print(json.dumps({"examples_per_s": rate}))
+        print(json.dumps(measure_own(arguments.data, arguments.steps, arguments.batch, not arguments.no_crf)))
         return
     for needed in (arguments.data, arguments.baselines):
         if not needed.is_dir():
@@ -95,10 +100,14 @@ def main() -> None:
     shared = [str(arguments.data), "--steps", str(arguments.steps), "--batch", str(arguments.batch)]
     own = [sys.executable, __file__, "--own", "--data", *shared, *(["--no-crf"] if arguments.no_crf else [])]
     rates: dict[str, list[float]] = {name: [] for name in ("palm", *LOOPS)}
+    data_shares = []
     for number in range(arguments.rounds):
-        rates["palm"].append(in_process(own))
+        said = in_process(own)
+        rates["palm"].append(said["examples_per_s"])
+        data_shares.append(said["data_share"])
         for name, (script, *options) in LOOPS.items():
-            rates[name].append(in_process([sys.executable, str(arguments.baselines / script), *shared, *options]))
+            said = in_process([sys.executable, str(arguments.baselines / script), *shared, *options])
+            rates[name].append(said["examples_per_s"])
         print(
             f"round {number + 1}: " + "  ".join(f"{name} {values[-1]:.0f}" for name, values in rates.items()),
             flush=True,
@@ -113,11 +122,12 @@ def main() -> None:
     for name, values in ratios.items():
         spread = f"({min(values):.2f} to {max(values):.2f})"
         print(f"{name:<14}{statistics.median(rates[name]):>12.0f}{statistics.median(values):>9.2f}x{spread:>18}")
+    data_share = statistics.median(data_shares)
+    print(f"data work: {data_share:.1%} of palm's step time")
     if arguments.json:
         medians = {name: statistics.median(values) for name, values in ratios.items()}
-        arguments.json.write_text(
-            json.dumps({"ratios": medians, "rounds": ratios, "examples_per_s": rates, "machine": machine}, indent=2)
-        )
+        found = {"ratios": medians, "rounds": ratios, "examples_per_s": rates, "data_share": data_share}
+        arguments.json.write_text(json.dumps({**found, "machine": machine}, indent=2))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from palm_trainer.model import MultiTaskModel
 from palm_trainer.optimizer import Ema
 from palm_trainer.reader.dataset import EncodedDataset, TrainingBatch
 from palm_trainer.reader.sampler import LengthBucketedSampler
-from palm_trainer.regularization import Regularization, divergence
+from palm_trainer.regularization import PackedDropout, Regularization, divergence
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +261,8 @@ class TrainingLoop:
             inputs = {name: torch.cat([tensor, tensor]) for name, tensor in inputs.items()}
         if self._regularization.word_dropout is not None and not guesses:
             inputs["input_ids"] = self._regularization.word_dropout(inputs["input_ids"])
-        with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        autocast = torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+        with autocast, PackedDropout() if device.type == "cpu" else nullcontext():
             outputs = self.model(**inputs, tasks=tasks)
         losses = {}
         for task, count in labels.items():

@@ -2,7 +2,8 @@
 
 from palm_trainer.regularization.adversarial import AdversarialNoise
 from palm_trainer.regularization.base import Regularization
+from palm_trainer.regularization.packed_dropout import PackedDropout
 from palm_trainer.regularization.r_drop import divergence
 from palm_trainer.regularization.word_dropout import WordDropout
 
-__all__ = ["AdversarialNoise", "Regularization", "WordDropout", "divergence"]
+__all__ = ["AdversarialNoise", "PackedDropout", "Regularization", "WordDropout", "divergence"]

@@ -91,7 +91,7 @@ def test_events_are_yielded_in_order(tiny_config):
 
 
 def test_it_learns(tiny_config, fit):
-    metrics = fit(tiny_config("train.epochs=8", "train.learning_rate=1e-2")).metrics["dev"]
+    metrics = fit(tiny_config("train.epochs=20", "train.learning_rate=1e-2")).metrics["dev"]
     assert metrics["intent"]["accuracy"] > 0.8
     assert metrics["slots"]["f1"] > 0.5
 
