@@ -257,12 +257,13 @@ def reseal_bundle() -> Callable[..., Path]:
 class Process:
     """A `palm-serve run` process; its lines on standard output are collected."""
 
-    def __init__(self, *arguments: str | Path) -> None:
-        command = [sys.executable, "-m", "palm_serve.cli", "run", *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
+    def __init__(
+        self, *arguments: str | Path, before: tuple[str, ...] = (), env: dict[str, str] | None = None, **options: Any
+    ) -> None:
+        command = [*before, sys.executable, "-m", "palm_serve.cli", "run", *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **(env or {})}
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.process = subprocess.Popen(command, text=True, env=environment, **(pipes | options))
         self.lines: list[str] = []
         self.errors: list[str] = []
         self._readers = [
@@ -309,8 +310,8 @@ class Process:
 def _servers() -> Iterator[Callable[..., Process]]:
     running: list[Process] = []
 
-    def begin(*arguments: str | Path) -> Process:
-        running.append(Process(*arguments, *(() if "--port" in arguments else ("--port", "0"))))
+    def begin(*arguments: str | Path, **options: Any) -> Process:
+        running.append(Process(*arguments, *(() if "--port" in arguments else ("--port", "0")), **options))
         return running[-1]
 
     yield begin
@@ -320,7 +321,7 @@ def _servers() -> Iterator[Callable[..., Process]]:
 
 @pytest.fixture
 def start_server() -> Iterator[Callable[..., Process]]:
-    """`start_server(BUNDLE, *options)`: a server of one's own on a free port."""
+    """`start_server(BUNDLE, *options, before=..., env=..., **POPEN)`: a server of one's own on a free port."""
     yield from _servers()
 
 

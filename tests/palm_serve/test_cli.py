@@ -16,10 +16,11 @@ TEXT = "please show me flights from boston to new york"
 @pytest.fixture(autouse=True)
 def log() -> Iterator[None]:
     """Commands configure the log of the process; here it goes back to what it was."""
-    logger = logging.getLogger("palm_serve")
-    before = (logger.handlers[:], logger.level, logger.propagate)
+    loggers = [logging.getLogger(name) for name in ("palm_serve", "asyncio", "grpc")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     yield
-    logger.handlers[:], logger.level, logger.propagate = before
+    for logger, state in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.level, logger.propagate = state
 
 
 def palm_serve(*arguments: object) -> tuple[int, str, str]:

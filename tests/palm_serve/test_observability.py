@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from palm_serve.batching import Ran
+from palm_serve.errors import EngineError
 from palm_serve.observability import Metrics, configure_logging
 from palm_serve.registry import Registry
 from palm_serve.types import TextRequest
@@ -21,11 +22,12 @@ def metrics():
 
 @pytest.fixture
 def restored_logger():
-    logger = logging.getLogger("palm_serve")
-    before = logger.handlers[:], logger.level, logger.propagate
-    yield logger
-    logger.handlers[:], logger.propagate = before[0], before[2]
-    logger.setLevel(before[1])
+    loggers = [logging.getLogger(name) for name in ("palm_serve", "asyncio", "grpc")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield loggers[0]
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 def value(metrics, name, **labels):
@@ -104,7 +106,48 @@ def test_json_lines(restored_logger):
         "call failed",
         "r1",
     )
-    assert "ValueError: inside" in line["exception"]
+    assert "test_json_lines" in line["exception"]
+    assert "ValueError: (may quote the request; --log-text shows it)" in line["exception"]
+
+
+def crash(text):
+    try:
+        try:
+            raise KeyError(text)
+        except KeyError as error:
+            raise ExceptionGroup(
+                "of " + text, [OSError(28, "disk full"), RuntimeError(text), EngineError("bad graph")]
+            ) from error
+    except ExceptionGroup:
+        logging.getLogger("palm_serve.door").exception("call failed")
+
+
+@pytest.mark.parametrize("json_lines", [False, True])
+@pytest.mark.parametrize("texts", [False, True])
+def test_errors_quote_requests_only_where_texts_may_be_logged(restored_logger, json_lines, texts):
+    stream = io.StringIO()
+    configure_logging("info", json_lines=json_lines, stream=stream, texts=texts)
+    crash("xylophone")
+    logged = stream.getvalue()
+    assert ("xylophone" in logged) == texts
+    for part in ("KeyError", "ExceptionGroup", "RuntimeError", "EngineError: bad graph", "disk full", "in crash"):
+        assert part in logged
+
+
+def test_a_client_cannot_forge_a_line(restored_logger):
+    stream = io.StringIO()
+    configure_logging("info", stream=stream)
+    logging.getLogger("palm_serve").error("request %s failed", "a\n2026-01-01 ERROR all is lost\r\x1b[2J\u2028")
+    (line,) = stream.getvalue().splitlines()
+    assert r"request a\n2026-01-01 ERROR all is lost\r\x1b[2J\u2028 failed" in line
+
+
+def test_other_libraries_write_to_the_same_log(restored_logger):
+    stream = io.StringIO()
+    configure_logging("info", json_lines=True, stream=stream)
+    logging.getLogger("asyncio").warning("slow")
+    logging.getLogger("grpc._cython").info("too quiet")
+    assert [json.loads(line)["logger"] for line in stream.getvalue().splitlines()] == ["asyncio"]
 
 
 def test_plain_lines(restored_logger):

@@ -13,7 +13,6 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from palm_serve.errors import NotAllowed, TokenFileError, Unauthenticated
@@ -136,98 +135,6 @@ def code(call: Callable[..., Any], request: Any, token: str = "") -> str:
     except grpc.RpcError as error:
         return str(error.code().name)
     return "OK"
-
-
-ALL = ("parse", "read", "control", "health")
-
-
-def methods(channel: grpc.Channel) -> dict[str, list[tuple[Callable[..., Any], Any]]]:
-    """A call of every method, by the scope that it needs."""
-    dialogue, models = stubs.DialogueUnderstandingStub(channel), stubs.ModelsStub(channel)
-    predict, infer = stubs.PredictionStub(channel), oip_stubs.GRPCInferenceServiceStub(channel)
-    text = oip.ModelInferRequest(
-        model_name="fake",
-        inputs=[
-            oip.ModelInferRequest.InferInputTensor(
-                name="text", datatype="BYTES", shape=[1], contents=oip.InferTensorContents(bytes_contents=[b"a"])
-            )
-        ],
-    )
-    parse = pb.ParseRequest(text="a")
-    reflect = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
-    return {
-        "parse": [
-            (dialogue.Parse, parse),
-            (dialogue.ParseBatch, pb.ParseBatchRequest(requests=[parse])),
-            (lambda request, **options: dialogue.ParseStream(iter([request]), **options), parse),
-            (predict.Predict, pb.PredictRequest(task="intent", text="a")),
-            (infer.ModelInfer, text),
-            (lambda request, **options: infer.ModelStreamInfer(iter([request]), **options), text),
-        ],
-        "read": [
-            (models.ListModels, pb.ListModelsRequest()),
-            (models.GetModel, pb.GetModelRequest()),
-            (infer.ServerMetadata, oip.ServerMetadataRequest()),
-            (infer.ModelMetadata, oip.ModelMetadataRequest(name="fake")),
-            (infer.ModelConfig, oip.ModelConfigRequest(name="fake")),
-            (infer.ModelStatistics, oip.ModelStatisticsRequest()),
-            (infer.RepositoryIndex, oip.RepositoryIndexRequest()),
-            (
-                lambda request, **options: reflect(iter([request]), **options),
-                reflection_pb2.ServerReflectionRequest(list_services=""),
-            ),
-        ],
-        "health": [
-            (health_pb2_grpc.HealthStub(channel).Check, health_pb2.HealthCheckRequest()),
-            (health_pb2_grpc.HealthStub(channel).Watch, health_pb2.HealthCheckRequest()),
-            (infer.ServerLive, oip.ServerLiveRequest()),
-            (infer.ServerReady, oip.ServerReadyRequest()),
-            (infer.ModelReady, oip.ModelReadyRequest(name="fake")),
-        ],
-        "control": [
-            (models.LoadModel, pb.LoadModelRequest(name="fake")),
-            (models.UnloadModel, pb.UnloadModelRequest(name="none")),
-            (infer.RepositoryModelLoad, oip.RepositoryModelLoadRequest(model_name="fake")),
-            (infer.RepositoryModelUnload, oip.RepositoryModelUnloadRequest(model_name="none")),
-        ],
-    }
-
-
-@pytest.mark.parametrize("health_needs_token", [False, True])
-def test_every_method_needs_its_scope(
-    make_door: Callable[..., Door], path: Path, tmp_path: Path, health_needs_token: bool
-) -> None:
-    path.write_text("".join(entry(scope, scope, (scope,)) for scope in ALL))
-    door = make_door(
-        tokens=path, health_needs_token=health_needs_token, allow_model_control=True, model_folder=tmp_path / "none"
-    )
-    for scope, calls in methods(door.channel).items():
-        open_ = scope == "health" and not health_needs_token
-        for call, request in calls:
-            assert (code(call, request) == "OK") == open_, request
-            assert code(call, request, "other") == ("OK" if open_ else "UNAUTHENTICATED"), request
-            for token in ALL:
-                got = code(call, request, token)
-                if token == scope or open_:
-                    assert got in ("OK", "NOT_FOUND"), (request, got)
-                else:
-                    assert got == "PERMISSION_DENIED", request
-
-
-def test_every_method_is_in_the_list_above(door: Door) -> None:
-    """A new method must be given a scope here too."""
-    listed = sum(len(calls) for calls in methods(door.channel).values())
-    reflect = reflection_pb2_grpc.ServerReflectionStub(door.channel).ServerReflectionInfo
-    names = [
-        service.name
-        for answer in reflect(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
-        for service in answer.list_services_response.service
-    ]
-    from google.protobuf.descriptor_pool import DescriptorPool
-    from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-
-    pool = DescriptorPool(ProtoReflectionDescriptorDatabase(door.channel))
-    assert listed == sum(len(pool.FindServiceByName(name).methods) for name in names)
 
 
 def test_a_revoked_token_ends_its_streams(make_door: Callable[..., Door], path: Path) -> None:
