@@ -1,5 +1,7 @@
 """The command `palm-export`. Exit codes: 0; 2 wrong usage or bad input, with one message; 1 failure, parity included."""
 
+import json
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -7,14 +9,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from palm_serve.bundle.manifest import Manifest
-from palm_trainer.errors import CheckpointError, PalmError, ParityError
+from palm_trainer.errors import CheckpointError, ExportError, PalmError, ParityError
+
+if TYPE_CHECKING:  # it loads what `--help` does not need
+    from palm_trainer.export.outcome import Report
 
 _WITHOUT_DEV = 500
 """Training examples that the gate runs over where there is no dev split."""
@@ -27,6 +32,7 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     FP16 = "fp16"
+    BF16 = "bf16"
     INT8 = "int8"
     AUTO = "auto"
 
@@ -38,29 +44,48 @@ def export(
         Path, typer.Option("--output", "-o", metavar="BUNDLE", help="Directory to write; must not exist.")
     ],
     precision: Annotated[
-        Precision, typer.Option(help="auto: every precision that answers as the trained model does.")
+        Precision,
+        typer.Option(
+            help="auto: what answers as the trained model does and is faster here; else the plain graph and this."
+        ),
     ] = Precision.AUTO,
     name: Annotated[str | None, typer.Option(help="Name of the model; default: that of the directory.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle that BUNDLE holds.")] = False,
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="TASK", help="Export this auxiliary task too; may be repeated.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the table to FILE as JSON too.")
+    ] = None,
 ) -> None:
     """Exports the best checkpoint of RUN as a bundle, and proves that the bundle answers as the checkpoint does.
 
     All dev examples and 200 random shapes are run through PyTorch and through every execution provider of this machine. When the plain graph
-    differs on the CPU in fp32 nothing is written.
+    differs on the CPU in fp32 nothing is written; another variant that fails, or is not faster, is left out.
     """
     with _step_display() as say:
         say("loading the run")
-        manifest, skipped = _export(run, output, precision, name, overwrite, say)
+        manifest, report = _export(run, output, precision, name, overwrite, include or [], say)
     console = Console()
-    console.print(gates_table(manifest))
-    for reason in skipped:
-        console.print(f"not measured: {reason}", highlight=False, soft_wrap=True)
+    console.print(variants_table(report))
+    told = [f"{row.candidate} is not written: {row.reason}" for row in report.rows if row.reason]
+    failed = [f"{r.candidate} failed: {r.result.reason}" for r in report.rows if r.result.reason and not r.reason]
+    for line in (*report.notes, *told, *failed):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print(f"{manifest.name} {manifest.version[:12]} -> {output}", highlight=False, soft_wrap=True)
+    if json_file is not None:
+        _write_json(json_file, manifest, report)
 
 
 def _export(
-    run: Path, output: Path, precision: str, name: str | None, overwrite: bool, say: Callable[[str], None]
-) -> tuple[Manifest, tuple[str, ...]]:
+    run: Path,
+    output: Path,
+    precision: str,
+    name: str | None,
+    overwrite: bool,
+    include: list[str],
+    say: Callable[[str], None],
+) -> "tuple[Manifest, Report]":
     # Imported here: `--help` and wrong usage need no torch.
     from palm_trainer.build import evaluation_sets
     from palm_trainer.checkpoint import checkpoint_directory, load_trained, read_json
@@ -79,29 +104,68 @@ def _export(
         sets = [replace(one, examples=one.examples[:_WITHOUT_DEV]) for one in evaluation_sets(config, "train")]
     metrics = read_json(run / "metrics.json") if (run / "metrics.json").is_file() else {}
     return export_bundle(
-        load_trained(run), sets, output, precision=precision, name=name, overwrite=overwrite, metrics=metrics, say=say
+        load_trained(run),
+        sets,
+        output,
+        precision=precision,
+        name=name,
+        overwrite=overwrite,
+        metrics=metrics,
+        include=include,
+        say=say,
     )
 
 
-def gates_table(manifest: Manifest) -> Table:
+def _write_json(path: Path, manifest: Manifest, report: "Report") -> None:
+    content = {
+        "name": manifest.name,
+        "version": manifest.version,
+        "written": sorted(manifest.variants),
+        "rows": [row.as_json() for row in report.rows],
+        "notes": list(report.notes),
+    }
+    try:
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ExportError(
+            f"--json {path} could not be written: {error.strerror}. The bundle stands; choose another file."
+        ) from error
+
+
+def variants_table(report: "Report") -> Table:
     """Each variant on each provider that it was measured on."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("variant", "provider", "precision", "max difference", "equal answers", "size", "passed"):
-        table.add_column(
-            title, justify="right" if title in ("max difference", "equal answers", "size") else "left", no_wrap=True
+    for title in (
+        "variant",
+        "provider",
+        "precision",
+        "size",
+        "max diff",
+        "equal",
+        "dev",
+        "1 text",
+        "batch 32",
+        "gate",
+        "written",
+    ):
+        words = title in ("variant", "provider", "precision", "gate", "written")
+        table.add_column(title, justify="left" if words else "right", no_wrap=True)
+    for row in report.rows:
+        figures = row.result.gate.figures
+        timed = math.isfinite(row.times[0])
+        table.add_row(
+            row.candidate.variant,
+            row.candidate.provider,
+            row.candidate.precision,
+            f"{row.size / 1e6:.1f} MB",
+            f"{figures['max_logit_difference']:.1e}" if "max_logit_difference" in figures else "not finite",
+            f"{100 * figures.get('answers_equal', 0):.2f} %",
+            f"{100 * figures['metric']:.2f}" if "metric" in figures else "-",
+            f"{row.latency_ms:.2f} ms" if timed else "-",
+            f"{row.texts_per_second:.0f}/s" if timed else "-",
+            "passed" if row.result.gate.passed else "failed",
+            "no" if row.reason else "yes",
         )
-    for name, variant in manifest.variants.items():
-        for gate in variant.gates:
-            difference = gate.figures.get("max_logit_difference")
-            table.add_row(
-                name,
-                gate.provider,
-                gate.precision,
-                "not finite" if difference is None else f"{difference:.1e}",
-                f"{100 * gate.figures.get('answers_equal', 0):.2f} %",
-                f"{variant.size / 1e6:.1f} MB",
-                "yes" if gate.passed else "no",
-            )
     return table
 
 

@@ -36,10 +36,20 @@ class BundleWriter:
 
     def write(self, name: str, content: bytes) -> None:
         """Writes and syncs one file. Raises ExportError when the disk refuses."""
-        with _explained(self._output), (self.directory / name).open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        path = self.directory / name
+        with _explained(self._output):
+            path.parent.mkdir(exist_ok=True)
+            with path.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+
+    def remove(self, name: str) -> None:
+        """Takes a file back, and its folder when that was the last."""
+        path = self.directory / name
+        path.unlink()
+        if path.parent != self.directory and not any(path.parent.iterdir()):
+            path.parent.rmdir()
 
     def write_manifest(self, manifest: Manifest) -> Manifest:
         """Writes `manifest` with the checksums of the files as they are now, and the version that follows from them."""
@@ -69,7 +79,8 @@ def staged_bundle(output: Path, *, overwrite: bool = False) -> Iterator[BundleWr
             staging.mkdir()
         yield BundleWriter(staging, output)
         with _explained(output):
-            sync(staging)
+            for folder in (*(p for p in staging.iterdir() if p.is_dir()), staging):
+                sync(folder)
             _put(staging, output)
     except BaseException:  # Ctrl-C too
         if staging is not None:

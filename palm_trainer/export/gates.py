@@ -1,43 +1,49 @@
-"""Which providers and precisions a graph is measured on, and whether it passed on each."""
+"""Whether a graph passed on a provider in a precision, and by what figures."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from palm_serve.bundle.loader import Bundle
 from palm_serve.bundle.manifest import Gate
-from palm_serve.engine.options import CPU, OPENVINO
-from palm_serve.engine.providers import available_providers, check_graph
+from palm_serve.engine.machine import computes_in_bf16
+from palm_serve.engine.providers import PLAIN, Candidate, available_providers, check_graph
 from palm_serve.engine.session import open_engine
 from palm_serve.errors import BundleError, EngineError
-from palm_serve.types import TaskAnswer
+from palm_serve.types import Engine, TaskAnswer
 from palm_trainer.errors import ExportError, ParityError
 from palm_trainer.evaluation import PRIMARY, EvaluationSet, Metrics, evaluate
 from palm_trainer.example import Example
-from palm_trainer.export.parity import EQUAL_SHARE, METRIC_DROP, SHAPES, Tally, compare_examples, compare_shapes
+from palm_trainer.export.parity import METRIC_DROP, SHAPES, Tally, compare_alone, compare_examples, compare_shapes
 from palm_trainer.export.side import Side
-
-EXACT = (CPU, "fp32")
-"""The combination that every server can fall back to; a bundle that fails it is not written."""
 
 Answers = list[dict[str, TaskAnswer]]
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
+class Result:
+    """A gate, and why it was not passed (empty: it was)."""
+
+    gate: Gate
+    reason: str
+
+
+@dataclass(frozen=True)
 class Measured:
-    """What the gates of one graph showed.
+    """What the gates of a bundle's graphs showed.
 
     Args:
-        gates: one per combination that could be run.
+        results: one per combination that could be run.
+        engines: of the same.
         skipped: combinations that this machine cannot run, with the reason.
         answers: of the trained model to the examples of each set.
         agreed: whether every passed combination gives that answer, in the same form.
     """
 
-    gates: tuple[Gate, ...]
+    results: dict[Candidate, Result]
+    engines: dict[Candidate, Engine]
     skipped: tuple[str, ...]
     answers: list[Answers]
     agreed: list[list[bool]]
@@ -53,82 +59,105 @@ class _Recorded:
         return [self._by_id[id(example)] for example in examples]
 
 
-def measure(bundle: Bundle, reference: Side, sets: Sequence[EvaluationSet], precisions: Sequence[str]) -> Measured:
-    """Compares the bundle's plain graph with the trained model on every provider at hand.
+def measure(bundle: Bundle, reference: Side, sets: Sequence[EvaluationSet], wanted: Sequence[Candidate]) -> Measured:
+    """Compares variants with the trained model on the providers at hand.
 
     Args:
         bundle: read back from its files.
         reference: the trained model.
         sets: dev examples.
-        precisions: to measure; the exact combination always is.
+        wanted: what to measure; PLAIN, which must pass, is first where it is among them.
 
-    Raises ParityError when the graph is not exact on the CPU in fp32, ExportError when it cannot be run there.
+    Raises ParityError when the plain graph is not exact on the CPU in fp32, ExportError when it cannot be run there.
     """
-    sides, skipped = _open(bundle, precisions)
+    sides, skipped = _open(bundle, wanted)
     examples = [example for one in sets for example in one.examples]
-    answers, tallies = compare_examples(reference, sides, examples)
-    exact = [tally for tally in tallies if tally.side.engine.info.precision == "fp32"]
-    compare_shapes(reference, exact, bundle.manifest.encoder.vocab_size, SHAPES)
-    fault = tallies[0].fault()
+    answers, tallies = compare_examples(reference, list(sides.values()), examples)
+    compare_shapes(reference, [t for t in tallies if _is_exact(t)], bundle.manifest.encoder.vocab_size, SHAPES)
+    for tally in tallies:
+        compare_alone(tally, examples)
+    by_candidate = dict(zip(sides, tallies, strict=True))
+    fault = by_candidate[PLAIN].fault() if PLAIN in by_candidate else None
     if fault is not None:
         raise ParityError(
-            f"parity failed on {' in '.join(EXACT)}: {fault}. No bundle was written. Please report this with your configuration."
+            f"parity failed on {PLAIN.provider} in {PLAIN.precision}: {fault}. No bundle was written. "
+            "Please report this with your configuration."
         )
     kinds = {task: info.kind for task, info in bundle.manifest.tasks.items()}
     sets = [_scorable(one, found) for one, found in zip(sets, _split(answers, sets), strict=True)]
-    wanted = evaluate(_Recorded(examples, answers), kinds, sets)
-    gates = []
+    wanted_metrics = evaluate(_Recorded(examples, answers), kinds, sets)
+    results = {}
     agreed = [True] * len(examples)
-    for tally in tallies:
-        drop = math.inf
+    for candidate, tally in by_candidate.items():
+        drop, metrics = math.inf, {}
         if len(tally.answers) == len(examples):  # fewer: some outputs had a wrong shape
             recorded = _Recorded(examples, [tally.answers[i] for i in range(len(examples))])
-            drop = _drop(wanted, evaluate(recorded, kinds, sets), kinds)
-        gate = _judge(tally, drop, len(examples))
-        gates.append(gate)
-        if gate.passed:
+            metrics = evaluate(recorded, kinds, sets)
+            drop = _drop(wanted_metrics, metrics, kinds)
+        results[candidate] = _judge(tally, drop, len(examples), _main(metrics, kinds))
+        if results[candidate].gate.passed:
             agreed = [same and i not in tally.differs for i, same in enumerate(agreed)]
-    return Measured(tuple(gates), tuple(skipped), list(_split(answers, sets)), list(_split(agreed, sets)))
+    engines = {candidate: side.engine for candidate, side in sides.items()}
+    return Measured(results, engines, tuple(skipped), list(_split(answers, sets)), list(_split(agreed, sets)))
 
 
-def _open(bundle: Bundle, precisions: Sequence[str]) -> tuple[list[Side], list[str]]:
-    """Sides of all combinations that open, the exact one first; why the others do not."""
-    wanted = [EXACT, *((OPENVINO, precision) for precision in ("fp32", "bf16") if precision in precisions)]
+def _open(bundle: Bundle, wanted: Sequence[Candidate]) -> tuple[dict[Candidate, Side], list[str]]:
+    """Sides of all combinations that open; why the others do not."""
     present = available_providers()
-    sides, skipped = [], []
-    for provider, precision in wanted:
-        if provider not in present:
-            skipped.append(f"{provider} in {precision}: not on this machine")
+    sides: dict[Candidate, Side] = {}
+    skipped = []
+    for candidate in wanted:
+        if candidate.provider not in present:
+            skipped.append(f"{candidate}: not on this machine")
             continue
-        if precision == "bf16" and not _has_bf16():
-            skipped.append(f"{provider} in {precision}: this processor has neither AMX nor AVX512-BF16")
+        if candidate.precision == "bf16" and not computes_in_bf16():
+            skipped.append(f"{candidate}: this processor has neither AMX nor AVX512-BF16")
             continue
         try:
-            engine = open_engine(bundle.graph(), provider, precision)
-            check_graph(bundle, "plain", engine)
+            graph = bundle.graph(candidate.variant)
+            engine = open_engine(graph, candidate.provider, candidate.precision, variant=candidate.variant)
+            check_graph(bundle, candidate.variant, engine)
         except (EngineError, BundleError) as error:
-            if (provider, precision) == EXACT:
+            if candidate == PLAIN:
                 raise ExportError(f"the exported graph cannot be run: {error}") from error
-            skipped.append(f"{provider} in {precision}: {error}")
+            skipped.append(f"{candidate}: {error}")
             continue
-        sides.append(Side.bundled(bundle, engine))
+        sides[candidate] = Side.bundled(bundle, engine)
     return sides, skipped
 
 
-def _judge(tally: Tally, drop: float, examples: int) -> Gate:
+def _is_exact(tally: Tally) -> bool:
+    return tally.side.engine.info.precision == "fp32"
+
+
+def _judge(tally: Tally, drop: float, examples: int, metric: float = math.nan) -> Result:
     info = tally.side.engine.info
-    exact = info.precision == "fp32"
-    passed = tally.fault() is None if exact else tally.equal_share >= EQUAL_SHARE and drop <= METRIC_DROP
+    exact = _is_exact(tally)
+    reason = tally.fault() if exact else tally.loss()
+    if reason is None and not exact and not drop <= METRIC_DROP:
+        reason = f"a metric on dev is lower by {100 * drop:.2f} points, and {100 * METRIC_DROP:.1f} is the limit"
     figures = {
         "max_logit_difference": tally.max_difference,
         "max_difference_at_padding": tally.at_padding,
         "answers_equal": tally.equal_share,
+        "answers_invariant": tally.invariant_share,
+        "probability_drift": tally.drift,
         "metric_drop": drop,
+        "metric": metric,
         "examples": float(examples),
         "shapes": float(SHAPES if exact else 0),
     }
     told = {name: float(f"{value:.4g}") for name, value in figures.items() if math.isfinite(value)}
-    return Gate(provider=info.provider, precision=info.precision, passed=passed, figures=told)
+    gate = Gate(provider=info.provider, precision=info.precision, passed=reason is None, figures=told)
+    return Result(gate, reason or "")
+
+
+def _main(metrics: Metrics, kinds: Mapping[str, str]) -> float:
+    """One figure for a table: exact match where several tasks share their texts, else the mean of the tasks' main metrics."""
+    if "exact_match" in metrics:
+        return float(metrics["exact_match"])
+    found = [float(metrics[task][PRIMARY[kind]]) for task, kind in kinds.items() if task in metrics]
+    return sum(found) / len(found) if found else math.nan
 
 
 def _drop(wanted: Metrics, found: Metrics, kinds: Mapping[str, str]) -> float:
@@ -143,15 +172,6 @@ def _scorable(one: EvaluationSet, answers: Answers) -> EvaluationSet:
     """The set with those of its tasks that answered every example: one that reads pairs answers no single text."""
     fields = {task: name for task, name in one.fields.items() if all(task in answer for answer in answers)}
     return EvaluationSet(one.data, one.examples, fields)
-
-
-def _has_bf16() -> bool:
-    """Whether the processor computes in bf16 (Linux; elsewhere unknown, so no). Without, OpenVINO would compute in fp32 and prove nothing."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
 def _split(values: Sequence[_T], sets: Sequence[EvaluationSet]) -> Iterator[list[_T]]:

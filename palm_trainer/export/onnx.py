@@ -19,6 +19,7 @@ import torch
 
 from palm_trainer.errors import ExportError
 from palm_trainer.export.graph import ExportGraph
+from palm_trainer.export.optimize import serialized
 
 OPSET = 17
 """The first with LayerNormalization as one operator."""
@@ -46,15 +47,7 @@ def to_onnx(graph: ExportGraph, max_length: int, metadata: Mapping[str, str]) ->
         )
     model = onnx.load_from_string(_trace(graph, max_length))
     onnx.helper.set_model_props(model, dict(metadata))
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(
-            f"the exported graph is not valid ONNX: {error}. Please report this with your configuration."
-        ) from error
-    # Deterministic: protobuf keeps map entries in hash order otherwise.
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
+    return serialized(model)
 
 
 def _trace(graph: ExportGraph, max_length: int) -> bytes:

@@ -22,12 +22,18 @@ LOGIT_LIMIT = 1e-4
 """Largest difference of any logit in fp32."""
 CONFIDENCE_LIMIT = 1e-4
 """Largest difference of any probability of an answer in fp32."""
+INVARIANCE_LIMIT = 1e-5
+"""Largest difference of any probability in fp32 between an input alone, with more padding, and the same input in a batch."""
 EQUAL_SHARE = 0.997
 """Share of the answers on dev that a reduced precision must leave as they are."""
 METRIC_DROP = 0.002
 """How much of a metric on dev a reduced precision may cost: 0.2 points."""
 SHAPES = 200
 _MAX_ROWS = 32
+_ALONE = 200
+"""Examples that are run alone too, at most."""
+_PADDING = 24
+"""Most tokens of padding that these get."""
 _EXAMPLES, _PASSAGES = 32, 8
 """Examples in a batch; of those with a passage, each of which has several rows."""
 
@@ -61,6 +67,13 @@ class Tally:
     answers: dict[int, dict[str, TaskAnswer]] = field(default_factory=dict)
     differs: set[int] = field(default_factory=set)
     """Examples with an answer in `unequal`."""
+    alone: int = 0
+    """Answers to examples alone that were compared with those in a batch."""
+    varying: list[str] = field(default_factory=list)
+    """Descriptions of those that differ, in what they say or, in probability, by more than INVARIANCE_LIMIT (`drifting`)."""
+    drifting: list[str] = field(default_factory=list)
+    drift: float = 0.0
+    """Largest difference of a probability in answers that say the same."""
 
     @property
     def max_difference(self) -> float:
@@ -72,6 +85,24 @@ class Tally:
         """Answers on dev that are equal, 0 to 1."""
         return 1 - len(self.unequal) / self.compared if self.compared else 0.0
 
+    @property
+    def invariant_share(self) -> float:
+        """Answers on dev that are the same alone and in a batch, 0 to 1."""
+        return 1 - len(self.varying) / self.alone if self.alone else 0.0
+
+    def loss(self) -> str | None:
+        """Why this side is not close enough (the rule for reduced precisions), or None."""
+        for what, found, count in (
+            ("differ", self.unequal, self.compared),
+            ("depend on the batch", self.varying, self.alone),
+        ):
+            if not count:
+                return "no answer was compared"
+            if 1 - len(found) / count < EQUAL_SHARE:
+                allowed = int(round((1 - EQUAL_SHARE) * count, 9))
+                return f"{len(found)} of {count} answers {what}, and at most {allowed} may; first: {found[0]}"
+        return None
+
     def fault(self) -> str | None:
         """Why this side is not exact (the rule for fp32), or None."""
         if self.worst is not None and not self.worst.size <= LOGIT_LIMIT:
@@ -80,6 +111,8 @@ class Tally:
             return f"{len(self.unequal)} of {self.compared} answers differ, first: {self.unequal[0]}"
         if self.uncertain:
             return f"{len(self.uncertain)} of {self.compared} answers differ in confidence by more than {CONFIDENCE_LIMIT:g}, first: {self.uncertain[0]}"
+        if self.varying or self.drifting:
+            return f"{len(self.varying) + len(self.drifting)} of {self.alone} answers depend on the batch, first: {[*self.varying, *self.drifting][0]}"
         return None
 
 
@@ -127,6 +160,39 @@ def compare_shapes(reference: Side, tallies: Sequence[Tally], vocab_size: int, c
             values = _run(tally, encodings, outputs, names, length)
             if values is not None:
                 _compare_outputs(tally, outputs, values, encodings, names)
+
+
+def compare_alone(tally: Tally, examples: Sequence[Example], seed: int = 0) -> None:
+    """Compares a side with itself: each example alone, with padding at random, against its answers in a batch. `compare_examples` comes first."""
+    generator = np.random.default_rng(seed)
+    side = tally.side
+    step = max(1, -(-len(examples) // _ALONE))
+    for windows, tasks in side.readings().items():
+        pairs = {side.tasks[task].pairs for task in tasks}
+        for i in range(0, len(examples), step):
+            example = examples[i]
+            if (example.pair is not None) not in pairs or tasks[0] not in tally.answers.get(i, {}):
+                continue
+            [item] = side.items([example], windows)
+            longest = min(
+                max(map(len, item.rows)) + int(generator.integers(0, _PADDING + 1)), side.tokenizer.max_length
+            )
+            [found] = side.decode(side.run(item.rows, longest), [item], tasks)
+            for task, have in found.items():
+                _note_varying(tally, task, tally.answers[i][task], have, _quoted(item))
+
+
+def _note_varying(tally: Tally, task: str, batched: TaskAnswer, alone: TaskAnswer, name: str) -> None:
+    info = tally.side.tasks[task]
+    told, tells = GoldenAnswer.of(batched, info), GoldenAnswer.of(alone, info)
+    tally.alone += 1
+    if not told.agrees(tells):
+        tally.varying.append(f"task '{task}' on {name}: {told} in a batch, {tells} alone")
+        return
+    gap = _confidence_gap(batched, alone)
+    tally.drift = max(tally.drift, gap)
+    if gap > INVARIANCE_LIMIT:
+        tally.drifting.append(f"task '{task}' on {name}: a probability differs by {gap:.6f} alone")
 
 
 def stratified_shapes(generator: np.random.Generator, max_length: int, count: int) -> list[tuple[int, int]]:

@@ -31,11 +31,11 @@ def export(session: Session, output: Path, *, precision: str, overwrite: bool) -
         if not isinstance(model.backbone, OwnBackbone):
             thaw_rows(model.backbone)  # a graph holds one whole table
         still = replace(trained, model=model)
-        manifest, skipped = export_bundle(
+        manifest, report = export_bundle(
             still, sets, output, precision=precision, overwrite=overwrite, say=lambda step: session.say(f"{step}...")
         )
-    for reason in skipped:
-        session.say(f"not measured: {reason}")
+    for note in report.notes:
+        session.say(note)
     session.say(f"bundle has been saved at {output}")
     return manifest
 

@@ -170,5 +170,5 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, trained: TrainedModel, sets
     from palm_trainer.export.exporter import export_bundle
 
     output = tmp_path_factory.mktemp("bundles") / "tiny"
-    export_bundle(trained, sets, output, metrics={"dev": {"intent": {"accuracy": 0.5}}})
+    export_bundle(trained, sets, output, precision="int8", metrics={"dev": {"intent": {"accuracy": 0.5}}})
     return output
