@@ -1,8 +1,10 @@
 """Loaded models and their versions: loading with all its checks, looking up by name, version and label, and taking out of service."""
 
 import asyncio
+import ctypes
 import functools
 import logging
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +24,21 @@ log = logging.getLogger(__name__)
 
 _REMEMBERED = 16
 """Versions whose statistics are kept after they went out of service."""
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], object] | None:
+    """The C library's, where it has it (glibc)."""
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    trim: Callable[[int], object] | None = getattr(library, "malloc_trim", None)
+    return trim
+
+
+def _give_back_memory() -> None:
+    """An engine leaves holes in the heap of the thread that opened it; without this a server grows by some 50 KiB with every swap."""
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +219,16 @@ class Registry:
         if not family.versions:
             del self._families[model.name]
         self._forget()
-        task = asyncio.create_task(model.close())
+        task = asyncio.create_task(self._close(model))
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
         log.info("retired %s %s", model.name, model.version[:12])
         return task
+
+    async def _close(self, model: LoadedModel) -> None:
+        await model.close()
+        del model
+        await asyncio.to_thread(_give_back_memory)
 
     def _forget(self) -> None:
         """Drops the statistics of what has been out of service longest."""

@@ -148,9 +148,9 @@ def end(process: Process) -> list[str]:
 def swap(process: Process, folder: Path, versions: dict[str, Path], models: stubs.ModelsStub, times: int) -> list[int]:
     """Swaps to and fro; resident memory after each swap."""
     seen = []
-    for number in range(times):
-        point(folder / "stable", versions["ba"[number % 2]])
-        eventually(lambda: length_of(models) == 21 - number % 2)
+    for length, name in itertools.islice(itertools.cycle(((21, "b"), (20, "a"))), times):
+        point(folder / "stable", versions[name])
+        eventually(lambda length=length: length_of(models) == length)
         eventually(lambda: count(models) == 1)
         seen.append(memory(process))
     return seen
