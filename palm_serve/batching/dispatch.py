@@ -51,6 +51,11 @@ class Dispatcher(Generic[T]):
         """Whether anything waits."""
         return any(queue.rows for queue in self._queues)
 
+    @property
+    def free(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return self._busy_until is None and not self.waiting
+
     def open(
         self, limits: BatchLimits, padded: Callable[[int, int], int], timing: Timing | None = None
     ) -> dict[Priority, Queue[T]]:

@@ -90,7 +90,7 @@ class LoadedModel:
     @property
     def at_leisure(self) -> bool:
         """Whether the engine has nothing to do, for this model or another."""
-        return self._lane.idle
+        return self._lane.dispatcher.free
 
     async def predict(self, request: TextRequest) -> Prediction:
         """Answers one request. Raises InvalidRequest, Overloaded, DeadlineExceeded, Unavailable or EngineError."""

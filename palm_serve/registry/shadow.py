@@ -47,7 +47,7 @@ class Shadow:
             return
         self._due -= 1
         tasks = self._candidate.manifest.tasks
-        shared = tuple(name for name in request.tasks if name in tasks and tasks[name].kind == kinds[name])
+        shared = tuple(name for name in answer.answers if name in tasks and tasks[name].kind == kinds[name])
         if not shared:
             return
         if len(self._running) >= _AT_ONCE or not self._candidate.at_leisure:
