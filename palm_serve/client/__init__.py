@@ -10,7 +10,7 @@ Overloaded, DeadlineExceeded, Unavailable, Unauthenticated, NotAllowed; and Serv
 
 One connection is opened on first use and reused by all calls; threads may share a `Client`, tasks an `AsyncClient`.
 A call that is refused with RESOURCE_EXHAUSTED or UNAVAILABLE is tried again after the time that the server names, or
-else (UNAVAILABLE) after 0.1, 0.2, 0.4 s, as long as its deadline allows.
+else (UNAVAILABLE) after 0.1, 0.2, 0.4 s, as long as its deadline allows and no more than a fifth of the calls are tried again.
 """
 
 from palm_serve.client.client import AsyncClient, Client, ParseFields, PredictFields

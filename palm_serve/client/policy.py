@@ -1,6 +1,7 @@
 """Deadlines, retries and errors of a client; no I/O."""
 
 import random
+import threading
 import time
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ from palm_serve.errors import (
 )
 
 _FIRST_BACKOFF_S = 0.1
+_BUDGET = 10.0
+_EARNED_PER_CALL = 0.2
 _ERRORS: dict[str, type[PalmServeError]] = {
     "INVALID_ARGUMENT": InvalidRequest,
     "NOT_FOUND": NotFound,
@@ -36,6 +39,30 @@ class ServerError(PalmServeError):
     """The server failed, or sent a status that has no class of its own; the message starts with the status."""
 
 
+class RetryBudget:
+    """Bounds the retries of all calls together: to a fifth of the calls, after the first ten. Threads may share it.
+
+    Else a server that refuses everything would get several times the load that it could not bear.
+    """
+
+    def __init__(self) -> None:
+        self._left = _BUDGET
+        self._lock = threading.Lock()
+
+    def earn(self) -> None:
+        """A call begins."""
+        with self._lock:
+            self._left = min(_BUDGET, self._left + _EARNED_PER_CALL)
+
+    def spend(self) -> bool:
+        """Takes one retry out; False: none is left."""
+        with self._lock:
+            if self._left < 1:
+                return False
+            self._left -= 1
+            return True
+
+
 class Policy:
     """How long a call may take, when it is tried again, and what its failure is called."""
 
@@ -43,9 +70,11 @@ class Policy:
         self._target = target
         self._timeout_s = timeout_s
         self._retries = retries
+        self._budget = RetryBudget()
 
-    def deadline(self, timeout_s: float | None) -> float:
-        """On the `time.monotonic()` clock."""
+    def begin(self, timeout_s: float | None) -> float:
+        """A call begins; its deadline, on the `time.monotonic()` clock."""
+        self._budget.earn()
         return time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
 
     def pause_s(self, error: grpc.RpcError, attempt: int, deadline: float) -> float | None:
@@ -57,7 +86,7 @@ class Policy:
             return None
         # Clients that were refused together must not come back together.
         pause *= random.uniform(1.0, 1.25)
-        return pause if time.monotonic() + pause < deadline else None
+        return pause if time.monotonic() + pause < deadline and self._budget.spend() else None
 
     def error(self, error: grpc.RpcError) -> PalmServeError:
         """What the caller gets to see."""

@@ -67,6 +67,18 @@ def test_errors_of_a_real_server(tiny_server: str) -> None:
             palm.parse("a\ud800")
 
 
+def test_session_id(tiny_server: str) -> None:
+    with Client(tiny_server) as palm:
+        assert palm.parse(TEXT, session_id="dialogue 7").intent.name == "flight"
+        assert (
+            palm.predict("sentiment", "great", session_id="dialogue 7").result.classification.label.name == "positive"
+        )
+        for bad in ("é", "a\n", "x" * 257):
+            with pytest.raises(InvalidRequest, match="may be printable ASCII, up to 256") as caught:
+                palm.parse(TEXT, session_id=bad)
+            assert caught.value.field == "session_id"
+
+
 def test_nobody_there() -> None:
     began = time.monotonic()
     with Client("127.0.0.1:1") as palm, pytest.raises(Unavailable, match=r"at 127\.0\.0\.1:1: Connection refused"):
@@ -80,9 +92,13 @@ class Script:
     def __init__(self) -> None:
         self.errors: list[Exception] = []
         self.calls = 0
+        self.peers: set[str] = set()
+        self.headers: list[dict[str, str]] = []
 
     def list_models(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         self.calls += 1
+        self.peers.add(context.peer())
+        self.headers.append(dict(context.invocation_metadata()))
         if self.errors:
             error = self.errors.pop(0)
             if isinstance(error, TimeoutError):
@@ -134,6 +150,14 @@ class TestRetries:
         assert script.calls == 3
         assert time.monotonic() - began >= 0.3 + 0.2
 
+    def test_share_a_connection_and_an_id(self, kind: str, script: Script, target: str) -> None:
+        script.errors = [Overloaded("full", 0.01)] * 2
+        ask(kind, target)
+        assert script.calls == 3
+        assert len(script.peers) == 1
+        (name,) = {headers["x-request-id"] for headers in script.headers}
+        assert len(name) == 32
+
     def test_end(self, kind: str, script: Script, target: str) -> None:
         script.errors = [Overloaded("full", 0.01)] * 9
         with pytest.raises(Overloaded, match="full") as caught:
@@ -171,6 +195,22 @@ class TestRetries:
         script.errors = [TimeoutError()]
         with pytest.raises(DeadlineExceeded, match="within the deadline"):
             ask(kind, target, timeout_s=0.3)
+
+
+def test_all_calls_share_a_budget_of_retries(script: Script, target: str) -> None:
+    """So that a server that refuses everything hears little more than its clients' calls."""
+    script.errors = [Overloaded("full", 0.001)] * 1000
+    with Client(target) as palm:
+        for _ in range(60):
+            with pytest.raises(Overloaded, match="full"):
+                palm.models()
+        assert 60 + 10 <= script.calls <= 60 + 10 + 60 / 5
+        script.errors.clear()
+        for _ in range(10):
+            palm.models()
+        script.errors, script.calls = [Overloaded("full", 0.001)], 0
+        palm.models()
+        assert script.calls == 2
 
 
 class TestTokens:
