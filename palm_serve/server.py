@@ -18,6 +18,7 @@ from palm_serve.rpc.auth import Tokens
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.services import make_server
 from palm_serve.rpc.tls import Certificates
+from palm_serve.version_metrics import VersionMetrics
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ class Server:
         self._tokens = None if options.tokens is None else Tokens(options.tokens)
         self._metrics = None if options.metrics_port is None else Metrics()
         self._registry = make_registry(options, self._metrics)
+        if self._metrics is not None:
+            self._metrics.registry.register(VersionMetrics(self._registry))
         self._lifecycle = Lifecycle()
         observe = None if self._metrics is None else self._metrics.answered
         folder = options.watch or options.model_folder
@@ -165,7 +168,7 @@ def make_registry(options: ServeOptions, metrics: Metrics | None = None) -> Regi
 
 def label_extras(registry: Registry, name: str) -> None:
     """Of several versions of a name that were given at the start, the second is the canary and the next the shadow, where these have a share."""
-    traffic = registry.traffic(name)
+    traffic = registry.shares()[name]
     labels = [label for label, share in ((CANARY, traffic.canary), (SHADOW, traffic.shadow)) if share]
     stable, *others = (model for model in registry.list() if model.name == name)
     registry.assign(name, {STABLE: stable, **dict(zip(labels, others, strict=False))})

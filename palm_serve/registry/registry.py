@@ -141,10 +141,6 @@ class Registry:
         pipeline.warm_up(self._limits, observe=timing.run.observe)
         return pipeline, timing
 
-    def traffic(self, name: str) -> Traffic:
-        """The shares of a name. Raises NotFound."""
-        return self._family(name).traffic
-
     def default_traffic(self, name: str) -> Traffic:
         """The shares of a name where nothing else is said."""
         return self._traffic(name)
@@ -200,15 +196,19 @@ class Registry:
         return self._families[name]
 
     def list(self) -> list[LoadedModel]:
-        """All versions in service, name by name."""
-        return [model for family in self._families.values() for model in family.versions]
+        """All versions in service, name by name. From any thread."""
+        return [model for family in [*self._families.values()] for model in [*family.versions]]
+
+    def shares(self) -> dict[str, Traffic]:
+        """The shares of each name. From any thread."""
+        return {name: family.traffic for name, family in {**self._families}.items()}
 
     def stable(self) -> dict[str, LoadedModel]:
         """The stable version of each name."""
         return {name: family.find() for name, family in self._families.items()}
 
     def statistics(self) -> dict[tuple[str, str], Statistics]:
-        """Name and version -> what it did, also of some that went out of service."""
+        """Name and version -> what it did, also of some that went out of service. From any thread."""
         return {**self._statistics}
 
     def retire(self, model: LoadedModel) -> "asyncio.Task[None]":

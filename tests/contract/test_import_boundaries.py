@@ -55,6 +55,7 @@ PART_OF = {
     "run_directory": "run",
     "run_state": "run",
     "trackers": "run",
+    "version_metrics": "observability",
 }
 
 # What the trainer shares with the server: measured is what is served.

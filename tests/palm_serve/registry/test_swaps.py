@@ -3,8 +3,10 @@
 import itertools
 import shutil
 import signal
+import socket
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -182,7 +184,10 @@ def test_a_corrupt_bundle_is_dropped_in_while_calls_run(
     place = folder.parent / "tiny"
     folder.rmdir()
     shutil.copytree(versions["a"], place)
-    process = start_server("--watch", folder.parent, *WATCH)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        metrics_port = free.getsockname()[1]
+    process = start_server("--watch", folder.parent, "--metrics-port", metrics_port, *WATCH)
     target = process.target()
     stub = models(target)
     broken = folder.parent / ".broken"
@@ -200,6 +205,8 @@ def test_a_corrupt_bundle_is_dropped_in_while_calls_run(
         health = health_pb2_grpc.HealthStub(channel)
         assert {health.Check(health_pb2.HealthCheckRequest(service=name)).status for name in ("", "tiny")} == {1}
         assert (length_of(stub), count(stub)) == (20, 1)
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as response:
+            assert 'palm_bundle_failing{label="stable",model="tiny"} 1.0' in response.read().decode()
         shutil.rmtree(place)
         shutil.copytree(versions["b"], folder.parent / ".whole")
         (folder.parent / ".whole").rename(place)
@@ -319,6 +326,8 @@ def test_a_hundred_swaps_under_load(
     process = start_server("--watch", folder.parent, *WATCH)
     target = process.target()
     with Load(target) as load:
+        # Its own buffers and threads are there first, so that only swaps are measured.
+        eventually(lambda: sum(load.answers.values()) > 2_000)
         seen = swap(process, folder, versions, models(target), 100)
     print(f"memory after 2, 10, 50, 100 swaps: {[seen[i - 1] // 1024 for i in (2, 10, 50, 100)]} MiB")
     assert load.failures == []

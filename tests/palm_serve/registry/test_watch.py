@@ -225,7 +225,7 @@ def test_shares_change_and_wrong_ones_are_left(folder: Path, versions: dict[str,
             if text:
                 file.write_text(text)
             await looks(watcher)
-            shares.append((registry.traffic("tiny").canary, len(registry.failures)))
+            shares.append((registry.shares()["tiny"].canary, len(registry.failures)))
         assert shares == [(0.7, 0), (0.1, 0), (0.1, 1), (0.2, 0), (0.7, 0)]
 
     watching(folder, use, traffic=lambda name: Traffic(canary=0.7))
