@@ -24,6 +24,9 @@ if TYPE_CHECKING:  # it loads what `--help` does not need
 _WITHOUT_DEV = 500
 """Training examples that the gate runs over where there is no dev split."""
 
+_TABLE_WIDTH = 110
+"""Characters that no cell is cut at."""
+
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
@@ -67,7 +70,7 @@ def export(
         say("loading the run")
         manifest, report = _export(run, output, precision, name, overwrite, include or [], say)
     console = Console()
-    console.print(variants_table(report))
+    console.print(variants_table(report), width=max(console.width, _TABLE_WIDTH), crop=False, soft_wrap=False)
     told = [f"{row.candidate} is not written: {row.reason}" for row in report.rows if row.reason]
     failed = [f"{r.candidate} failed: {r.result.reason}" for r in report.rows if r.result.reason and not r.reason]
     for line in (*report.notes, *told, *failed):

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
@@ -95,7 +96,7 @@ def test_length_frozen_into_the_graph(break_graph: Callable[[Break], None], expo
 def test_wrong_label_order_in_the_manifest(monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]) -> None:
     true = exporter._exported_tasks
 
-    def swapped(trained: TrainedModel) -> dict[str, object]:
+    def swapped(trained: TrainedModel, include: object) -> dict[str, object]:
         tasks = true(trained)
         return {**tasks, "intent": tasks["intent"].model_copy(update={"labels": ("music", "flight", "weather")})}
 
@@ -141,7 +142,10 @@ def test_not_finite(break_graph: Callable[[Break], None], export: Callable[[], N
 
 
 def test_graph_that_no_engine_takes(monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]) -> None:
-    monkeypatch.setattr(exporter, "to_onnx", lambda *_: b"not a graph")
+    node = onnx.helper.make_node("Unheard", [], ["x"], domain="nobody")
+    unknown = onnx.helper.make_model(onnx.helper.make_graph([node], "graph", [], []))
+    monkeypatch.setattr(exporter, "to_onnx", lambda *_: unknown.SerializeToString())
+    monkeypatch.setattr(exporter, "drafts", lambda *_: iter(()))
     with pytest.raises(ExportError, match=r"the exported graph cannot be run: CPU in fp32 cannot run model.onnx"):
         export()
 
