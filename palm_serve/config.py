@@ -214,6 +214,43 @@ class LimitOptions(_Group):
     max_burst: int = Field(default=1024, ge=1, description="Requests that a client may save up for; with --max-rate.")
 
 
+class ConnectionOptions(_Group):
+    """Connections"""
+
+    max_streams: int = Field(
+        default=2048,
+        ge=1,
+        description="Calls in flight per connection; further ones wait at the client. Above --max-calls-per-client, refusals are told.",
+    )
+    max_metadata_kib: int = Field(default=16, ge=1, le=1024, description="Headers of one call, KiB.")
+    handshake_timeout: float = Field(
+        default=20.0, gt=0, description="Seconds that a new connection gets until it speaks TLS and HTTP/2."
+    )
+    keepalive_time: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds of silence after which the server asks whether a client is still there.",
+    )
+    keepalive_timeout: float = Field(default=20.0, gt=0, description="Seconds that it gets to answer.")
+    min_ping_interval: float = Field(
+        default=10.0,
+        ge=0,
+        description="Seconds between two pings of a client that has nothing to say; else it gets a strike.",
+    )
+    max_ping_strikes: int = Field(default=2, ge=0, description="Strikes after which a connection is closed; 0: never.")
+    max_connection_age: float = Field(
+        default=3600.0,
+        ge=0,
+        description="Seconds after which clients are asked to connect anew, so that new replicas get their share; 0: never.",
+    )
+    max_connection_age_grace: float = Field(
+        default=300.0, ge=0, description="Seconds that calls and streams on it then get to finish."
+    )
+    max_connection_idle: float = Field(
+        default=900.0, ge=0, description="Seconds without a call after which a connection is closed; 0: never."
+    )
+
+
 class StopOptions(_Group):
     """Stopping"""
 
@@ -240,6 +277,7 @@ GROUPS: tuple[type[_Group], ...] = (
     TlsOptions,
     TokenOptions,
     LimitOptions,
+    ConnectionOptions,
     StopOptions,
     LogOptions,
 )
@@ -247,7 +285,15 @@ GROUPS: tuple[type[_Group], ...] = (
 
 
 class ServeOptions(
-    ModelOptions, ListenOptions, EngineOptions, TlsOptions, TokenOptions, LimitOptions, StopOptions, LogOptions
+    ModelOptions,
+    ListenOptions,
+    EngineOptions,
+    TlsOptions,
+    TokenOptions,
+    LimitOptions,
+    ConnectionOptions,
+    StopOptions,
+    LogOptions,
 ):
     """Everything that `palm-serve run` can be told. None leaves a choice to the server."""
 

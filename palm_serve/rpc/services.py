@@ -11,6 +11,7 @@ from palm_serve.config import ServeOptions
 from palm_serve.oip import inference_pb2 as oip
 from palm_serve.rpc.auth import Scope, Tokens
 from palm_serve.rpc.calls import Calls, Observe
+from palm_serve.rpc.connections import channel_options
 from palm_serve.rpc.dialogue import Dialogue
 from palm_serve.rpc.gate import Gate
 from palm_serve.rpc.health import Health
@@ -43,13 +44,7 @@ def make_server(
         tokens: None: anyone may call.
         folder: where LoadModel looks names up; None: nowhere.
     """
-    server = grpc.aio.server(
-        options=(
-            # Without it a second server on the same port would silently take half of the calls.
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", options.limits.message_bytes),
-        )
-    )
+    server = grpc.aio.server(options=channel_options(options))
     calls = Calls(lifecycle, Gate(options, tokens), observe, options.log_text)
     dialogue, prediction = Dialogue(registry, options.limits, lifecycle), Prediction(registry, options.limits)
     models, health = Models(registry, options, folder), Health(registry, lifecycle)

@@ -1,0 +1,38 @@
+"""What the server allows a connection, as options of grpc."""
+
+from palm_serve.config import ServeOptions
+
+_NEVER_MS = 2**31 - 1
+"""How grpc writes "never"."""
+_KIB = 1024
+
+ChannelOptions = tuple[tuple[str, int], ...]
+
+
+def channel_options(options: ServeOptions) -> ChannelOptions:
+    """The options of `grpc.aio.server`."""
+    metadata_bytes = options.max_metadata_kib * _KIB
+    return (
+        # Without it a second server on the same port would silently take half of the calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", options.limits.message_bytes),
+        ("grpc.max_concurrent_streams", options.max_streams),
+        # Between the two grpc would refuse by chance.
+        ("grpc.max_metadata_size", metadata_bytes),
+        ("grpc.absolute_max_metadata_size", metadata_bytes),
+        ("grpc.server_handshake_timeout_ms", _ms(options.handshake_timeout)),
+        ("grpc.keepalive_time_ms", _ms(options.keepalive_time)),
+        ("grpc.keepalive_timeout_ms", _ms(options.keepalive_timeout)),
+        # Without it grpc 1.85 waits for its own 60 s, whatever the line above says.
+        ("grpc.http2.ping_timeout_ms", _ms(options.keepalive_timeout)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", _ms(options.min_ping_interval)),
+        ("grpc.http2.max_ping_strikes", options.max_ping_strikes),
+        ("grpc.max_connection_age_ms", _ms(options.max_connection_age) or _NEVER_MS),
+        ("grpc.max_connection_age_grace_ms", _ms(options.max_connection_age_grace)),
+        ("grpc.max_connection_idle_ms", _ms(options.max_connection_idle) or _NEVER_MS),
+    )
+
+
+def _ms(seconds: float) -> int:
+    return min(round(seconds * 1000), _NEVER_MS)

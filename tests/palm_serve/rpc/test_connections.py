@@ -1,0 +1,139 @@
+"""What a connection may do, seen by a peer that speaks HTTP/2 frames by hand."""
+
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from palm_serve.v1 import palm_pb2 as pb
+from palm_serve.v1 import palm_pb2_grpc as stubs
+
+Door = Any  # of conftest.py, which cannot be imported by name
+SETTINGS, PING, GOAWAY = 4, 6, 7
+MAX_CONCURRENT_STREAMS, MAX_HEADER_LIST_SIZE = 3, 6
+ENHANCE_YOUR_CALM = 11
+
+
+class Peer:
+    """One connection."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self.socket = socket.create_connection((host, int(port)), timeout=10)
+
+    def greet(self) -> "Peer":
+        self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        self.send(SETTINGS, b"")
+        return self
+
+    def send(self, kind: int, payload: bytes, flags: int = 0) -> None:
+        self.socket.sendall(len(payload).to_bytes(3, "big") + bytes([kind, flags]) + bytes(4) + payload)
+
+    def _read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            part = self.socket.recv(size - len(data))
+            if not part:
+                raise EOFError
+            data += part
+        return data
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        """Kind and payload of what the server sends, until it closes."""
+        try:
+            while True:
+                head = self._read(9)
+                yield head[3], self._read(int.from_bytes(head[:3], "big"))
+        except (EOFError, ConnectionError):
+            return
+
+    def first(self, kind: int) -> bytes:
+        return next(payload for got, payload in self.frames() if got == kind)
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[[Door], Peer]]:
+    peers: list[Peer] = []
+
+    def begin(door: Door) -> Peer:
+        peers.append(Peer(door.target))
+        return peers[-1]
+
+    yield begin
+    for peer in peers:
+        peer.socket.close()
+
+
+def test_what_is_announced(make_door: Callable[..., Door], connect: Callable[[Door], Peer]) -> None:
+    settings = connect(make_door(max_streams=17, max_metadata_kib=3)).greet().first(SETTINGS)
+    told = dict(struct.iter_unpack(">HI", settings))
+    assert (told[MAX_CONCURRENT_STREAMS], told[MAX_HEADER_LIST_SIZE]) == (17, 3 * 1024)
+
+
+def test_headers_beyond_the_limit(make_door: Callable[..., Door]) -> None:
+    door = make_door(max_metadata_kib=2)
+    parse = stubs.DialogueUnderstandingStub(door.channel).Parse
+    assert parse(pb.ParseRequest(text="a"), metadata=(("x-fits", "x" * 1_000),)).text == "a"
+    with pytest.raises(grpc.RpcError) as caught:
+        parse(pb.ParseRequest(text="a"), metadata=(("x-large", "x" * 3_000),))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert parse(pb.ParseRequest(text="a")).text == "a"
+
+
+def test_a_flood_of_pings(make_door: Callable[..., Door], connect: Callable[[Door], Peer]) -> None:
+    peer = connect(make_door()).greet()
+    peer.first(SETTINGS)
+    for _ in range(5):
+        peer.send(PING, bytes(8))
+    goodbye = peer.first(GOAWAY)
+    assert int.from_bytes(goodbye[4:8], "big") == ENHANCE_YOUR_CALM
+
+
+def test_pings_at_the_allowed_pace(make_door: Callable[..., Door], connect: Callable[[Door], Peer]) -> None:
+    peer = connect(make_door(min_ping_interval=0.01)).greet()
+    peer.first(SETTINGS)
+    for _ in range(8):
+        time.sleep(0.02)
+        peer.send(PING, bytes(8))
+        kinds = peer.frames()
+        assert next(kind for kind, _ in kinds if kind in (PING, GOAWAY)) == PING
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_connection_idle": 0.2},
+        {"max_connection_age": 0.2, "max_connection_age_grace": 0.1},
+    ],
+)
+def test_old_and_idle_connections_are_ended(
+    make_door: Callable[..., Door], connect: Callable[[Door], Peer], options: dict[str, float]
+) -> None:
+    assert connect(make_door(**options)).greet().first(GOAWAY)
+
+
+@pytest.mark.parametrize("greets", [True, False])
+def test_a_client_that_is_gone(make_door: Callable[..., Door], connect: Callable[[Door], Peer], greets: bool) -> None:
+    """Neither one that says nothing at all nor one that answers no ping keeps its connection."""
+    peer = connect(make_door(keepalive_time=0.2, keepalive_timeout=0.2, handshake_timeout=0.5))
+    if greets:
+        peer.greet()
+    began = time.monotonic()
+    assert SETTINGS in [kind for kind, _ in peer.frames()]
+    assert time.monotonic() - began < 5
+
+
+def test_calls_go_on_over_connections_that_age(make_door: Callable[..., Door]) -> None:
+    """Clients are asked to connect anew, and no call fails."""
+    door = make_door(max_connection_age=0.1, max_connection_age_grace=5)
+    parse = stubs.DialogueUnderstandingStub(door.channel).Parse
+    end = time.monotonic() + 1
+    answered = 0
+    while time.monotonic() < end:
+        assert parse(pb.ParseRequest(text="sleep 0.01"), timeout=5).text == "sleep 0.01"
+        answered += 1
+    assert answered > 10
