@@ -3,7 +3,9 @@
 #   docker build -t palm-serve .                       CPU
 #   docker build -t palm-serve:gpu --target gpu .      CUDA and TensorRT; run with --gpus all
 #   docker run --read-only -p 50051:50051 -v ./bundles/demo:/bundle:ro palm-serve
-# What follows the image's name replaces the last line: run /models/a /models/b --host 0.0.0.0 ...
+# What follows the image's name replaces the last line: run /models/a /models/b --host 0.0.0.0 ... Every option is an
+# environment variable, too: -e PALM_SERVE_TOKENS=/run/secrets/tokens.toml; `palm-serve run --help` lists them.
+# Nothing is written: --read-only --cap-drop ALL --security-opt no-new-privileges need no exception.
 
 FROM python:3.11-slim AS build
 WORKDIR /src
@@ -18,12 +20,13 @@ FROM build AS build-gpu
 RUN /opt/palm/bin/pip install --no-cache-dir -c constraints.txt "$(echo /wheels/*.whl)[serve-gpu]"
 
 FROM python:3.11-slim AS runtime
-RUN useradd --system --uid 10001 --no-create-home palm
+RUN groupadd --system --gid 10001 palm && useradd --system --uid 10001 --gid palm --no-create-home palm
 ENV PATH=/opt/palm/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     ORT_DISABLE_TELEMETRY=1
-USER palm
+# By number: Kubernetes cannot tell that a name is not root (runAsNonRoot).
+USER 10001:10001
 EXPOSE 50051
 # Asks the port below; a server on another port, or with TLS, needs a --health-cmd of its own.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-c", "\
