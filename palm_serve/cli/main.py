@@ -2,6 +2,7 @@
 
 import typer
 
+from palm_serve.cli.bench import bench
 from palm_serve.cli.call import call
 from palm_serve.cli.check import check
 from palm_serve.cli.run import run
@@ -18,6 +19,7 @@ app = typer.Typer(
 app.command(epilog="Example: palm-serve run bundles/demo --port 50051")(run)
 app.command(epilog="Example: palm-serve check bundles/demo")(check)
 app.command(epilog='Example: palm-serve call "show me flights from boston to denver on monday"')(call)
+app.command(epilog="Example: palm-serve bench localhost:50051 --rate 200 --deadline 0.5")(bench)
 app.add_typer(token, name="token")
 
 

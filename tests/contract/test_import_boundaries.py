@@ -66,7 +66,7 @@ OWNERS = {
     "tokenizers": {"tokenization"},
     "onnxruntime": {"engine"},
     "openvino": {"engine"},
-    "grpc": {"rpc", "server", "client", "v1", "oip"},
+    "grpc": {"rpc", "server", "client", "bench", "v1", "oip"},
     "torch": set(),
     "transformers": set(),
     "palm_trainer": set(),
@@ -85,7 +85,8 @@ def _below(layers: list[set[str]]) -> dict[str, set[str]]:
 def _allowed() -> dict[str, dict[str, set[str]]]:
     serve = _below(SERVE_LAYERS)
     serve["client"] = {"v1", "errors"}
-    serve["cli"] |= {"client"}
+    serve["bench"] = {"v1", "oip", "errors", "client"}
+    serve["cli"] |= {"client", "bench"}
     trainer = _below(TRAINER_LAYERS)
     # On model and evaluation; the trainers' `export` and all above them stand on it.
     trainer["report"] = trainer["export"] = set(trainer["loop"])
