@@ -5,6 +5,10 @@
     scopes = ["parse", "read"]
     expires = 2027-01-01T00:00:00Z     # optional
 
+    [tokens.backend]
+    certificate = "backend.example"    # instead of a token: a name in a client's certificate (TLS with client_ca)
+    scopes = ["parse"]
+
 A plain SHA-256 is enough, and a slow, salted hash would be wrong: a token is 256 random bits, so there is no dictionary
 to try against a stolen file, and every call would pay for the slowness.
 """
@@ -15,14 +19,14 @@ import logging
 import secrets
 import time
 import tomllib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
 from palm_serve.errors import NotAllowed, TokenFileError, Unauthenticated
 
@@ -35,7 +39,10 @@ _PREFIX = "palm_"
 _RANDOM_BYTES = 32
 _KEY_BYTES = 8
 
+_ASK = "this server asks for a token: send `authorization: Bearer TOKEN` with the call"
+
 Metadata = Iterable[tuple[str, str | bytes]]
+Identities = Callable[[], Iterable[bytes] | None]
 
 
 class Scope(StrEnum):
@@ -56,7 +63,6 @@ class Token:
     """One entry of the file."""
 
     name: str
-    digest: bytes
     scopes: frozenset[Scope]
     expires: datetime | None
 
@@ -71,6 +77,14 @@ class Token:
             raise NotAllowed(f"the token '{self.name}' is for {held}; this method needs the scope '{scope}'")
 
 
+@dataclass(slots=True)
+class _Held:
+    """The entries of a file, as they are looked up."""
+
+    by_hash: dict[bytes, tuple[bytes, Token]] = field(default_factory=dict)
+    by_certificate: dict[str, Token] = field(default_factory=dict)
+
+
 class Tokens:
     """The tokens of a file. Raises TokenFileError where it cannot be used.
 
@@ -80,33 +94,50 @@ class Tokens:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stamp = _look(path)
-        self._tokens = _read(path)
+        self._held = _read(path)
 
-    def check(self, metadata: Metadata, scope: Scope) -> str:
-        """The name of the token that a call shows. Raises Unauthenticated, NotAllowed."""
+    def check(self, metadata: Metadata, scope: Scope, identities: Identities = tuple) -> str:
+        """The name of the token that a call shows, or of the entry for its certificate. Raises Unauthenticated, NotAllowed.
+
+        Args:
+            metadata: of the call.
+            scope: that its method needs.
+            identities: gives the names in the client's certificate, where it showed one; asked where there is no token.
+        """
         stamp = _look(self._path)
         if stamp != self._stamp:
             self._stamp = stamp
             self.reload()
         given = next((value for key, value in metadata if key == _HEADER and isinstance(value, str)), "")
-        if not given.lower().startswith(_SCHEME):
-            raise Unauthenticated("this server asks for a token: send `authorization: Bearer TOKEN` with the call")
-        digest = _digest(given[len(_SCHEME) :].strip())
-        # The first bytes only find the entry; what is compared in full is compared in constant time.
-        token = self._tokens.get(digest[:_KEY_BYTES])
-        if token is None or not hmac.compare_digest(token.digest, digest):
-            raise Unauthenticated("the token is unknown to this server, or was revoked: get a new one")
+        token = self._shown(given) if given else self._certified(identities() or ())
         token.check(scope)
         return token.name
+
+    def _shown(self, given: str) -> Token:
+        if not given.lower().startswith(_SCHEME):
+            raise Unauthenticated(_ASK)
+        digest = _digest(given[len(_SCHEME) :].strip())
+        # The first bytes only find the entry; what is compared in full is compared in constant time.
+        known, token = self._held.by_hash.get(digest[:_KEY_BYTES], (b"", None))
+        if token is None or not hmac.compare_digest(known, digest):
+            raise Unauthenticated("the token is unknown to this server, or was revoked: get a new one")
+        return token
+
+    def _certified(self, identities: Iterable[bytes]) -> Token:
+        for identity in identities:
+            token = self._held.by_certificate.get(identity.decode(errors="replace"))
+            if token is not None:
+                return token
+        raise Unauthenticated(_ASK)
 
     def reload(self) -> None:
         """Reads the file again."""
         try:
-            self._tokens = _read(self._path)
+            self._held = _read(self._path)
         except TokenFileError as error:
             log.error("the tokens stay as they were: %s", error)
         else:
-            log.info("%d tokens were read again", len(self._tokens))
+            log.info("%d tokens were read again", len(self._held.by_hash) + len(self._held.by_certificate))
 
 
 def new_token() -> tuple[str, str]:
@@ -118,9 +149,16 @@ def new_token() -> tuple[str, str]:
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    certificate: Annotated[str, StringConstraints(min_length=1)] | None = None
     scopes: frozenset[Scope]
     expires: datetime | None = None
+
+    @model_validator(mode="after")
+    def _one_proof(self) -> "_Entry":
+        if (self.sha256 is None) == (self.certificate is None):
+            raise ValueError("an entry has either sha256 or certificate")
+        return self
 
 
 class _File(BaseModel):
@@ -129,7 +167,7 @@ class _File(BaseModel):
     tokens: dict[str, _Entry]
 
 
-def _read(path: Path) -> dict[bytes, Token]:
+def _read(path: Path) -> _Held:
     try:
         file = _File.model_validate(tomllib.loads(path.read_bytes().decode()))
     except OSError as error:
@@ -142,17 +180,20 @@ def _read(path: Path) -> dict[bytes, Token]:
         raise TokenFileError(
             f"{path} is no file of tokens ({faults}); `palm-serve token new NAME` prints what an entry looks like"
         ) from None
-    tokens: dict[bytes, Token] = {}
+    held = _Held()
     for name, entry in file.tokens.items():
-        digest = bytes.fromhex(entry.sha256)
         expires = entry.expires
         if expires is not None:
             expires = expires.replace(tzinfo=UTC) if expires.tzinfo is None else expires.astimezone(UTC)
-        twin = tokens.get(digest[:_KEY_BYTES])
-        if twin is not None:
-            raise TokenFileError(f"{path}: '{name}' has the hash of '{twin.name}': give each a token of its own")
-        tokens[digest[:_KEY_BYTES]] = Token(name, digest, entry.scopes, expires)
-    return tokens
+        token = Token(name, entry.scopes, expires)
+        if entry.sha256 is None:
+            twin = held.by_certificate.setdefault(entry.certificate or "", token)
+        else:
+            digest = bytes.fromhex(entry.sha256)
+            twin = held.by_hash.setdefault(digest[:_KEY_BYTES], (digest, token))[1]
+        if twin is not token:
+            raise TokenFileError(f"{path}: '{name}' has the proof of '{twin.name}': give each one of its own")
+    return held
 
 
 def _look(path: Path) -> tuple[int, int, int, int] | None:

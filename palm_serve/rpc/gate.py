@@ -51,7 +51,7 @@ class Gate:
         if self._tokens is None or (scope is Scope.HEALTH and self._health_is_open):
             return address(context.peer())
         # A token may be called like an address.
-        return f"token {self._tokens.check(context.invocation_metadata() or (), scope)}"
+        return f"token {self._tokens.check(context.invocation_metadata() or (), scope, context.peer_identities)}"
 
 
 class Client:

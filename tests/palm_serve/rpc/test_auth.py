@@ -64,6 +64,23 @@ class TestTokens:
             with pytest.raises(Unauthenticated, match="send `authorization: Bearer TOKEN`"):
                 tokens.check(without, Scope.PARSE)
 
+    def test_certificates(self, path: Path) -> None:
+        path.write_text('[tokens.backend]\ncertificate = "b.example"\nscopes = ["read"]\n' + entry("web", "one"))
+        tokens = Tokens(path)
+
+        def shown() -> list[bytes]:
+            return [b"other", b"b.example"]
+
+        assert tokens.check((), Scope.READ, shown) == "backend"
+        assert tokens.check(bearer("one"), Scope.PARSE, shown) == "web"
+        with pytest.raises(NotAllowed, match="'backend' is for read"):
+            tokens.check((), Scope.PARSE, shown)
+        for identities in (lambda: None, lambda: [b"other", b"\xff"]):
+            with pytest.raises(Unauthenticated, match="asks for a token"):
+                tokens.check((), Scope.READ, identities)
+        with pytest.raises(Unauthenticated, match="unknown"):
+            tokens.check(bearer("other"), Scope.READ, shown)
+
     @pytest.mark.parametrize("form", ["{:%Y-%m-%d}", "{:%Y-%m-%dT%H:%M:%S}", "{:%Y-%m-%dT%H:%M:%S+00:00}"])
     def test_expiry(self, path: Path, form: str) -> None:
         now = datetime.now(UTC)
@@ -109,7 +126,9 @@ class TestTokens:
             ('[tokens.a]\nsha256 = "secret-token"\nscopes = []', r"tokens.a.sha256: String should match"),
             (entry("a", "x", ("admin",)), "'parse', 'read', 'control' or 'health'"),
             (entry("a", "x", more="expire = 2020-01-01"), "tokens.a.expire: Extra inputs"),
-            (entry("a", "x") + entry("b", "x"), "'b' has the hash of 'a': give each a token of its own"),
+            (entry("a", "x") + entry("b", "x"), "'b' has the proof of 'a': give each one of its own"),
+            ('[tokens.a]\nscopes = ["parse"]', "either sha256 or certificate"),
+            (entry("a", "x", more='certificate = "y"'), "either sha256 or certificate"),
             ("[", "is not TOML"),
         ],
     )

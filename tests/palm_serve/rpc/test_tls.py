@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from palm_serve.cli import app
 from palm_serve.client import AsyncClient, Client, tls
 from palm_serve.config import TlsFiles
-from palm_serve.errors import TlsError, Unavailable
+from palm_serve.errors import TlsError, Unauthenticated, Unavailable
 from palm_serve.rpc.tls import Certificates
 
 Pair = tuple[Path, Path]
@@ -165,6 +165,19 @@ def test_clients_must_show_a_certificate(
     for files in ((served[0],), (served[0], *pairs["second"])):
         with pytest.raises(Unavailable):
             intent(target, *files)
+
+
+def test_a_certificate_in_the_place_of_a_token(
+    served: Pair, pairs: dict[str, Pair], tiny_bundle: Path, start_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text('[tokens.backend]\ncertificate = "localhost"\nscopes = ["parse"]\n')
+    options = ("--tls-cert", served[0], "--tls-key", served[1], "--tls-client-ca", pairs["client"][0])
+    target = start_server(tiny_bundle, *options, "--tokens", tokens).target()
+    assert intent(target, served[0], *pairs["client"]) == "music"
+    tokens.write_text('[tokens.backend]\ncertificate = "other"\nscopes = ["parse"]\n')
+    with pytest.raises(Unauthenticated, match="asks for a token"):
+        intent(target, served[0], *pairs["client"])
 
 
 def test_files_that_cannot_serve_end_the_start(
