@@ -14,6 +14,8 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
+from hypothesis import given
+from hypothesis import strategies as st
 
 from palm_serve.errors import NotAllowed, TokenFileError, Unauthenticated
 from palm_serve.oip import inference_pb2 as oip
@@ -39,6 +41,14 @@ def bearer(token: str) -> Headers:
 def path(tmp_path: Path) -> Path:
     file = tmp_path / "tokens.toml"
     file.write_text(entry("web", "one") + entry("ops", "two", ("read", "control")))
+    return file
+
+
+@pytest.fixture(scope="module")
+def path_of_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a token that nobody could guess."""
+    file = tmp_path_factory.mktemp("tokens") / "tokens.toml"
+    file.write_text(entry("web", new_token()[0], ("parse", "read", "control", "health")))
     return file
 
 
@@ -208,3 +218,11 @@ def test_texts_of_one_infer_request_count(make_door: Callable[..., Door]) -> Non
     request = oip.ModelInferRequest(model_name="fake", inputs=[tensor])
     assert code(infer, request) == "OK"
     assert code(infer, request) == "RESOURCE_EXHAUSTED"
+
+
+@given(header=st.text(max_size=200), scope=st.sampled_from(list(Scope)))
+def test_no_header_opens_or_breaks_anything(path_of_one: Path, header: str, scope: Scope) -> None:
+    tokens = Tokens(path_of_one)
+    for value in (header, f"Bearer {header}", header.encode("utf-8", "replace")):
+        with pytest.raises(Unauthenticated):
+            tokens.check((("authorization", value),), scope)
