@@ -1,0 +1,93 @@
+"""The load generator and its command, with real processes on both sides."""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from palm_serve.bench.load import Load, Method
+from palm_serve.bench.run import run_load
+from palm_serve.cli import app
+from palm_serve.errors import NotFound, Unavailable
+
+Process = Any  # of conftest.py, which cannot be imported by name
+SHORT = ("--duration", "0.4", "--warm-up", "0.1", "--deadline", "5")
+
+
+def bench(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["bench", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("method", Method)
+def test_the_command(tiny_server: str, tmp_path: Path, method: Method) -> None:
+    file = tmp_path / "figures.json"
+    run = bench(tiny_server, "--rate", "50", "--method", method, "--batch", "3", "--json", file, *SHORT)
+    assert run.exit_code == 0, run.output
+    for part in ("50 calls/s for 0.4 s after 0.1 s, deadline 5 s", "codes", "p99.9", "generator late"):
+        assert part in run.output
+    assert "coordinated" not in run.output
+    figures = json.loads(file.read_text())
+    assert list(figures["codes"]) == ["OK"]
+    assert figures["texts"] == pytest.approx(figures["goodput"] * (3 if method is Method.BATCH else 1))
+    assert 0 < figures["answered_ms"]["p50"] <= figures["answered_ms"]["max"] < 5000
+
+
+def test_a_closed_loop_of_two_processes(tiny_server: str) -> None:
+    run = bench(tiny_server, "--concurrency", "4", "--processes", "2", *SHORT)
+    assert run.exit_code == 0, run.output
+    assert "4 callers" in run.output
+    assert "calls that would have come in a pause of the server are missing" in run.output
+
+
+def test_texts_of_a_file(tiny_server: str, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("play a song\n\nhello\n")
+    assert bench(tiny_server, "--rate", "20", "--texts", tmp_path / "texts", *SHORT).exit_code == 0
+    (tmp_path / "blank").write_text("\n \n")
+    for name, told in (("blank", "has no text"), ("absent", "cannot be read")):
+        run = bench(tiny_server, "--texts", tmp_path / name, *SHORT)
+        assert run.exit_code == 2
+        assert told in run.output
+
+
+def test_help_is_honest() -> None:
+    text = " ".join(bench("--help").output.replace("│", " ").split())
+    assert "coordinated omission" in text
+    assert "Use --concurrency to find the capacity, --rate for latencies" in text
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(Unavailable, match=r"no answer from a PALM server at 127\.0\.0\.1:1"):
+        run_load(Load("127.0.0.1:1"))
+
+
+def test_errors_of_the_first_request(tiny_server: str) -> None:
+    with pytest.raises(NotFound, match="no model 'nope'"):
+        run_load(Load(tiny_server, model="nope"))
+
+
+def test_a_pause_of_the_server_is_felt_by_all_calls_that_fall_into_it(
+    start_server: Callable[..., Process], tiny_bundle: Path
+) -> None:
+    """Half of two seconds: half of the calls had to wait, and an open loop tells so."""
+    server = start_server(tiny_bundle)
+
+    def pause(begins: float) -> None:
+        def stop() -> None:
+            time.sleep(max(0.0, begins + 0.5 - time.monotonic()))
+            server.process.send_signal(signal.SIGSTOP)
+            time.sleep(1.0)
+            server.process.send_signal(signal.SIGCONT)
+
+        threading.Thread(target=stop).start()
+
+    load = Load(server.target(), rate=40, duration_s=2, warm_up_s=0, deadline_s=9)
+    report = run_load(load, pause)
+    assert report.codes == {"OK": report.calls}
+    assert 40 <= report.calls <= 120
+    assert report.answered_ms["p90"] > 500
