@@ -10,7 +10,7 @@ from palm_serve.bundle.loader import Bundle, GoldenAnswer, GoldenExample
 from palm_serve.decoding import DecoderTable, Item, rows_of
 from palm_serve.engine.inputs import pad_batch
 from palm_serve.engine.providers import sample_batch
-from palm_serve.errors import BundleError, InvalidRequest
+from palm_serve.errors import BundleError, InvalidRequest, PalmServeError
 from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Encoding, Engine, FloatArray, Prediction, TaskAnswer, TextRequest, Timings, Windows
 
@@ -243,16 +243,25 @@ class Pipeline:
 
     def golden_check(self) -> int:
         """Answers the bundle's golden examples; how many there are. Raises BundleError naming the first that differs."""
-        golden = self.bundle.golden
-        asked = [(example, tasks) for example in golden for tasks in self._together(example)]
-        requests = [TextRequest(example.text, tasks, example.pair, top_k=1) for example, tasks in asked]
         try:
-            predictions = self.predict(requests)
+            self.golden_compare(self.predict(self.golden_requests()))
         except InvalidRequest as error:
-            raise BundleError(
-                f"{self.bundle.path}: golden.jsonl holds an example that cannot be asked: {error}"
-            ) from error
-        for (example, tasks), prediction in zip(asked, predictions, strict=True):
+            self.golden_compare([error])
+        return len(self.bundle.golden)
+
+    def golden_requests(self) -> list[TextRequest]:
+        """What `golden_compare` wants answers to."""
+        return [TextRequest(example.text, tasks, example.pair, top_k=1) for example, tasks in self._golden()]
+
+    def golden_compare(self, outcomes: Sequence[Prediction | PalmServeError]) -> None:
+        """Raises BundleError naming the first of the golden examples that differs; and what other error is among the outcomes."""
+        for (example, tasks), prediction in zip(self._golden(), outcomes, strict=False):
+            if isinstance(prediction, InvalidRequest):
+                raise BundleError(
+                    f"{self.bundle.path}: golden.jsonl holds an example that cannot be asked: {prediction}"
+                ) from prediction
+            if isinstance(prediction, PalmServeError):
+                raise prediction
             for task in tasks:
                 expected, found = example.answers[task], GoldenAnswer.of(prediction.answers[task], self._tasks[task])
                 if not expected.agrees(found):
@@ -261,7 +270,9 @@ class Pipeline:
                         f"{self.bundle.path}: the golden check failed on {where}: for '{example.text}' the task '{task}' answers "
                         f"{found}, the export saw {expected}; export again, or force another --provider"
                     )
-        return len(golden)
+
+    def _golden(self) -> list[tuple[GoldenExample, tuple[str, ...]]]:
+        return [(example, tasks) for example in self.bundle.golden for tasks in self._together(example)]
 
     def _together(self, example: GoldenExample) -> list[tuple[str, ...]]:
         """The example's tasks, in the groups that one request may ask."""

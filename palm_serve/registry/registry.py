@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from palm_serve.batching import BatchLimits, Lane, Observer, Timing
@@ -19,11 +19,17 @@ from palm_serve.pipeline import Pipeline
 from palm_serve.registry.family import STABLE, Family, Traffic
 from palm_serve.registry.model import LoadedModel
 from palm_serve.statistics import Statistics
+from palm_serve.types import Prediction, Priority
 
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 16
 """Versions whose statistics are kept after they went out of service."""
+
+
+_GENTLE_ROWS = 4
+"""Of a golden check beside models in service: what a request may come to wait for it is the time of so many."""
+_GENTLE_WARM_UP_S = 0.1
 
 
 @functools.cache
@@ -121,7 +127,12 @@ class Registry:
                 served = next((m for m in (*self._versions(name), *among) if m.version == version), None)
                 if served is not None:
                     return served
-                pipeline, timing = await asyncio.to_thread(self._warm, bundle)
+                pipeline = await asyncio.to_thread(self._connect, bundle)
+                timing = Timing()
+                if self._families:
+                    await self._check_between(pipeline, timing)
+                else:
+                    await asyncio.to_thread(self._check_alone, pipeline, timing)
             except PalmServeError:
                 self.loads[name or path.name, False] += 1
                 raise
@@ -133,13 +144,27 @@ class Registry:
         log.info("loaded %s %s on %s in %s, %.2f s", name, version[:12], info.provider, info.precision, seconds)
         return model
 
-    def _warm(self, bundle: Bundle) -> tuple[Pipeline, Timing]:
-        """Runs in a thread. What warming up tells of the engine's speed comes with the pipeline."""
-        pipeline = Pipeline(bundle, self._select(bundle))
+    def _connect(self, bundle: Bundle) -> Pipeline:
+        return Pipeline(bundle, self._select(bundle))
+
+    def _check_alone(self, pipeline: Pipeline, timing: Timing) -> None:
+        """Golden examples and warm-up, as quick as they go."""
         pipeline.golden_check()
-        timing = Timing()
         pipeline.warm_up(self._limits, observe=timing.run.observe)
-        return pipeline, timing
+
+    async def _check_between(self, pipeline: Pipeline, timing: Timing) -> None:
+        """Golden examples in small batches between those of the models in service: two engines at once would fight for the cores."""
+        manifest = pipeline.bundle.manifest
+        model = LoadedModel(manifest.name, pipeline, self._lane, self._limits, None, timing, Statistics())
+        outcomes: list[Prediction | PalmServeError] = []
+        requests = [replace(request, priority=Priority.BATCH) for request in pipeline.golden_requests()]
+        try:
+            for start in range(0, len(requests), _GENTLE_ROWS):
+                outcomes += await model.predict_many(requests[start : start + _GENTLE_ROWS])
+        finally:
+            await model.close()
+        pipeline.golden_compare(outcomes)
+        await asyncio.to_thread(pipeline.warm_up, self._limits, _GENTLE_WARM_UP_S)
 
     def default_traffic(self, name: str) -> Traffic:
         """The shares of a name where nothing else is said."""
