@@ -116,6 +116,46 @@ def test_tokens_in_plain_text_are_warned_of(tmp_path: Path) -> None:
     assert "has no TLS: whoever listens on the way gets the tokens" in told
 
 
+def test_no_path_comes_from_a_request(
+    start_server: Callable[..., Process], tiny_bundle: Path, make_tiny_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A good bundle beside the model folder cannot be reached, and no answer names a file of the server."""
+    make_tiny_bundle(tmp_path / "outside", name="outside")
+    make_tiny_bundle(tmp_path / "folder" / "inside", name="inside")
+    (tmp_path / "folder" / "broken").mkdir()
+    (tmp_path / "folder" / "broken" / "manifest.json").write_text("{")
+    process = start_server(tiny_bundle, "--allow-model-control", "--model-folder", tmp_path / "folder")
+    names = (
+        "../outside",
+        "inside/../../outside",
+        str(tmp_path / "outside"),
+        "..",
+        ".",
+        "a\0b",
+        "..\\outside",
+        "inside\n",
+    )
+    with grpc.insecure_channel(process.target()) as channel:
+        models, infer = stubs.ModelsStub(channel), oip_stubs.GRPCInferenceServiceStub(channel)
+        assert models.LoadModel(pb.LoadModelRequest(name="inside")).name == "inside"
+        for name in (*names, "broken", "absent"):
+            for call, request in (
+                (models.LoadModel, pb.LoadModelRequest(name=name)),
+                (infer.RepositoryModelLoad, oip.RepositoryModelLoadRequest(model_name=name)),
+                (models.GetModel, pb.GetModelRequest(name=name)),
+                (
+                    stubs.DialogueUnderstandingStub(channel).Parse,
+                    pb.ParseRequest(text="hello", model=name, version=name),
+                ),
+            ):
+                with pytest.raises(grpc.RpcError) as caught:
+                    call(request)
+                told = f"{caught.value.details()}{caught.value.trailing_metadata()}"
+                assert caught.value.code().name in ("INVALID_ARGUMENT", "NOT_FOUND"), told
+                assert str(tmp_path) not in told or name.startswith("/"), told  # but what the client itself said
+        assert [model.name for model in models.ListModels(pb.ListModelsRequest()).models] == ["tiny", "inside"]
+
+
 def ask_everything(target: str) -> None:
     """The secret word in every place of a request that holds text, in requests that succeed and that fail."""
     tensor = oip.ModelInferRequest.InferInputTensor(
