@@ -1,10 +1,14 @@
 """What the server allows a connection, as options of grpc."""
 
+import resource
+
 from palm_serve.config import ServeOptions
 
 _NEVER_MS = 2**31 - 1
 """How grpc writes "never"."""
 _KIB = 1024
+_OTHER_FILES = 128
+"""Descriptors that models, logs and metrics get to keep when connections take the rest."""
 
 ChannelOptions = tuple[tuple[str, int], ...]
 
@@ -16,6 +20,7 @@ def channel_options(options: ServeOptions) -> ChannelOptions:
         # Without it a second server on the same port would silently take half of the calls.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", options.limits.message_bytes),
+        ("grpc.max_allowed_incoming_connections", min(options.max_connections, _descriptors())),
         ("grpc.max_concurrent_streams", options.max_streams),
         # Between the two grpc would refuse by chance.
         ("grpc.max_metadata_size", metadata_bytes),
@@ -32,6 +37,11 @@ def channel_options(options: ServeOptions) -> ChannelOptions:
         ("grpc.max_connection_age_grace_ms", _ms(options.max_connection_age_grace)),
         ("grpc.max_connection_idle_ms", _ms(options.max_connection_idle) or _NEVER_MS),
     )
+
+
+def _descriptors() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _NEVER_MS if soft == resource.RLIM_INFINITY else max(1, soft - _OTHER_FILES)
 
 
 def _ms(seconds: float) -> int:

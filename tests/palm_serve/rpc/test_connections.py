@@ -51,6 +51,10 @@ class Peer:
         except (EOFError, ConnectionError):
             return
 
+    def one_frame(self) -> list[tuple[int, bytes]]:
+        """The first frame, if there is one."""
+        return [frame for frame, _ in zip(self.frames(), range(1), strict=False)]
+
     def first(self, kind: int) -> bytes:
         return next(payload for got, payload in self.frames() if got == kind)
 
@@ -72,6 +76,26 @@ def test_what_is_announced(make_door: Callable[..., Door], connect: Callable[[Do
     settings = connect(make_door(max_streams=17, max_metadata_kib=3)).greet().first(SETTINGS)
     told = dict(struct.iter_unpack(">HI", settings))
     assert (told[MAX_CONCURRENT_STREAMS], told[MAX_HEADER_LIST_SIZE]) == (17, 3 * 1024)
+
+
+def test_connections_beyond_the_limit(make_door: Callable[..., Door], connect: Callable[[Door], Peer]) -> None:
+    door = make_door(max_connections=3)
+    peers = [connect(door).greet() for _ in range(3)]
+    assert all(peer.first(SETTINGS) for peer in peers)
+    assert list(connect(door).greet().frames()) == []
+    peers[0].socket.close()
+    deadline = time.monotonic() + 5
+    while not list(connect(door).greet().one_frame()):
+        assert time.monotonic() < deadline
+
+
+def test_a_message_that_grows_when_it_is_unpacked(make_door: Callable[..., Door]) -> None:
+    door = make_door(max_message_mib=0.01)
+    parse = stubs.DialogueUnderstandingStub(door.channel).Parse
+    with pytest.raises(grpc.RpcError) as caught:
+        parse(pb.ParseRequest(text="a" * 4_000_000), compression=grpc.Compression.Gzip)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert parse(pb.ParseRequest(text="a" * 9_000), compression=grpc.Compression.Gzip).text == "a" * 9_000
 
 
 def test_headers_beyond_the_limit(make_door: Callable[..., Door]) -> None:
