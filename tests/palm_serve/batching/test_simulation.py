@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from palm_serve.batching import WEIGHTS, BatchLimits
@@ -63,9 +63,10 @@ def test_the_long_tail_of_a_dialogue(simulator):
     seed=st.integers(0, 1000),
     odd=st.integers(1, 64),
 )
-def test_nobody_starves_whatever_comes(make_simulator, bursts, seed, odd):
-    """Bursts of one length with somebody of another length in their midst."""
-    simulator, chance, at, arrivals = make_simulator(), random.Random(seed), 0.0, []
+@example(bursts=[(0.0, 65)], seed=237, odd=1)
+def test_nobody_starves_whatever_comes(make_simulator, make_engine, bursts, seed, odd):
+    """Bursts of one length with somebody of another length in their midst, before an engine whose batches take as long as they should."""
+    simulator, chance, at, arrivals = make_simulator(make_engine(noise=0.0)), random.Random(seed), 0.0, []
     for pause, size in bursts:
         at += pause
         base = chance.randint(1, 64)
