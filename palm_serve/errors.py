@@ -35,15 +35,20 @@ class NotFound(PalmServeError):
 
 
 class Overloaded(PalmServeError):
-    """Too much waits already; try again after `retry_after_s` seconds."""
+    """Too much waits already; try again after `retry_after_s` seconds. `reason` is a word for those who count."""
 
-    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+    reason = "queue_full"
+
+    def __init__(self, message: str, retry_after_s: float = 1.0, reason: str = "") -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.reason = reason or self.reason
 
 
 class Unmeetable(Overloaded):
     """The request's deadline would pass before its answer."""
+
+    reason = "deadline"
 
 
 class DeadlineExceeded(PalmServeError):

@@ -47,6 +47,7 @@ class Computed:
     items: Sequence[Item]
     rows: int
     """Windows of passages counted."""
+    started_ns: int
     inference_us: int
 
 
@@ -151,7 +152,7 @@ class Pipeline:
         rows, length = self.padded_shape(len(encodings), max(map(len, encodings)))
         batch = pad_batch(encodings, self._inputs, self._pad_id, length, rows)
         values = self.engine.run(batch, outputs)
-        return Computed(values, wanted, items, len(encodings), (time.perf_counter_ns() - started) // 1000)
+        return Computed(values, wanted, items, len(encodings), started, (time.perf_counter_ns() - started) // 1000)
 
     def decode(self, works: Sequence[Work], computed: Computed, waits_s: Sequence[float] = ()) -> list[Prediction]:
         """The answers of a batch. `waits_s` is how long each work waited, for its timings."""
@@ -169,6 +170,8 @@ class Pipeline:
                     computed.inference_us,
                     decode_us,
                     computed.rows,
+                    computed.started_ns,
+                    started,
                 ),
             )
             for row, work in enumerate(works)

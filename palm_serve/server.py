@@ -2,46 +2,61 @@
 
 import asyncio
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable
 from functools import partial
-
-from prometheus_client import start_http_server
+from typing import TYPE_CHECKING
 
 from palm_serve.batching import BatchLimits
 from palm_serve.config import ServeOptions
-from palm_serve.errors import BindError, PalmServeError
-from palm_serve.observability import Metrics
+from palm_serve.errors import BindError, ConfigError, PalmServeError
+from palm_serve.observability import AccessLog, Metrics, ModelMetrics, asked_by_environment
 from palm_serve.registry import CANARY, SHADOW, STABLE, LoadedModel, Registry, Traffic, Watcher
 from palm_serve.rpc.auth import Tokens
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.services import make_server
 from palm_serve.rpc.tls import Certificates
+from palm_serve.types import CallRecord
 from palm_serve.version_metrics import VersionMetrics
+
+if TYPE_CHECKING:
+    from palm_serve.observability.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 _FLUSH_S = 0.5
 """What answers that are computed get to reach the wire before the connections are closed."""
 
 
 class Server:
-    """One gRPC server and its models. Belongs to the event loop that it was made on. Raises TokenFileError."""
+    """One gRPC server and its models. Belongs to the event loop that it was made on. Raises TokenFileError, ConfigError."""
 
     def __init__(self, options: ServeOptions) -> None:
         self._options = options
         self._tokens = None if options.tokens is None else Tokens(options.tokens)
+        self._access = AccessLog(options.access_log, options.slow_ms)
         self._metrics = None if options.metrics_port is None else Metrics()
+        self._tracing = _tracing(options)
         self._registry = make_registry(options, self._metrics)
+        self._lifecycle = Lifecycle()
         if self._metrics is not None:
             self._metrics.registry.register(VersionMetrics(self._registry))
-        self._lifecycle = Lifecycle()
-        observe = None if self._metrics is None else self._metrics.answered
+            self._metrics.watch(lambda: self._lifecycle.in_flight, lambda: self._lifecycle.state is State.SERVING)
         folder = options.watch or options.model_folder
         self._watcher = None if folder is None else Watcher(self._registry, folder)
         self._watching: asyncio.Task[None] | None = None
-        self._server = make_server(self._registry, options, self._lifecycle, observe, self._tokens, self._watcher)
+        self._server = make_server(self._registry, options, self._lifecycle, self._ended, self._tokens, self._watcher)
+
+    def _ended(self, record: CallRecord) -> None:
+        """A call has ended. Traces come first: they know the id of the trace."""
+        if self._tracing is not None:
+            self._tracing(record)
+        if self._metrics is not None:
+            self._metrics(record)
+        self._access(record)
 
     async def bind(self) -> str:
         """Listens and returns the address. While models load, health is answered and all else is UNAVAILABLE.
@@ -64,7 +79,7 @@ class Server:
             ) from None
         if self._metrics is not None and self._options.metrics_port is not None:
             try:
-                start_http_server(self._options.metrics_port, self._options.host, self._metrics.registry)
+                self._metrics.serve(self._options.metrics_port, self._options.host)
             except OSError as error:
                 raise BindError(
                     f"cannot serve metrics on {host}:{self._options.metrics_port}: {error.strerror}"
@@ -106,7 +121,7 @@ class Server:
         await self._server.stop(max(0.0, min(_FLUSH_S, deadline - time.monotonic())))
         await stopping
         idle.cancel()
-        await self._registry.close()
+        await self._close()
 
     def reload(self) -> None:
         """Reads the tokens again, at once; certificates are looked at before every connection anyway."""
@@ -117,19 +132,31 @@ class Server:
         """Stops at once, for a server that never served."""
         await self._stop_watching()
         await self._server.stop(None)
+        await self._close()
+
+    async def _close(self) -> None:
         await self._registry.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
 
 async def serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
-    """Runs a server until SIGTERM or SIGINT; `tell` gets lines for a person.
+    """Runs a server until SIGTERM or SIGINT, drains it, and returns; a second signal ends the process at once. `tell` gets lines for a person.
 
-    Raises BindError, TlsError, TokenFileError, BundleError, EngineError.
+    Raises BindError, TlsError, TokenFileError, ConfigError, BundleError, EngineError.
     """
     began = time.monotonic()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+
+    def begin_to_stop() -> None:
+        stop.set()
+        for number in _ENDING:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in _ENDING:
+        loop.add_signal_handler(number, begin_to_stop)
     server = Server(options)
     loop.add_signal_handler(signal.SIGHUP, server.reload)
     stopped = asyncio.create_task(stop.wait())
@@ -144,7 +171,7 @@ async def serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
             tell(f"serving {model.name} {model.version[:12]} on {model.info.provider} in {model.info.precision}")
         tell(f"ready; loading took {time.monotonic() - began:.1f} s")
         await stopped
-        tell("draining")
+        tell("draining; a second signal ends at once")
         await server.drain()
     except PalmServeError:
         await server.abort()
@@ -155,15 +182,39 @@ async def serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
 
 def make_registry(options: ServeOptions, metrics: Metrics | None = None) -> Registry:
     """The registry that the options ask for."""
-    return Registry(
+
+    def observe(name: str, version: str) -> ModelMetrics:
+        assert metrics is not None
+        metrics.forget({*registry.statistics(), (name, version)})
+        return metrics.for_model(name, version)
+
+    registry = Registry(
         provider=options.provider,
         precision=options.precision,
         threads=options.threads,
         cache=options.cache_dir,
         limits=BatchLimits(max_waiting=options.max_queue),
-        observe=None if metrics is None else metrics.for_model,
+        observe=None if metrics is None else observe,
         traffic=lambda name: Traffic(*options.traffic(name)),
     )
+    return registry
+
+
+def _tracing(options: ServeOptions) -> "Tracing | None":
+    """None: nothing asks for traces. Raises ConfigError where they are asked for by option and cannot be had."""
+    if options.otel_endpoint is None and not asked_by_environment(os.environ):
+        return None
+    try:
+        from palm_serve.observability.tracing import Tracing
+
+        return Tracing(options.otel_endpoint)
+    except ImportError as error:
+        missing = f"traces need OpenTelemetry, and {error.name} is not installed: pip install 'palm-nlu[otel]'"
+        if options.otel_endpoint is not None:
+            raise ConfigError(f"--otel-endpoint: {missing}") from None
+        # Platforms set these variables for everything that they start.
+        log.warning("the environment asks for traces, but %s", missing)
+        return None
 
 
 def label_extras(registry: Registry, name: str) -> None:

@@ -176,6 +176,10 @@ class Timings:
     inference_us: int = 0
     decode_us: int = 0
     batch_size: int = 0
+    run_ns: int = 0
+    """When its batch took the engine, on the clock of `time.perf_counter_ns()`; 0: not known."""
+    decode_ns: int = 0
+    """When the decoding of its batch began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +190,51 @@ class Prediction:
     truncated: bool
     seen: int
     timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Who answered one text of a call, and where the time went."""
+
+    model: str
+    version: str
+    timings: Timings
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """One call that has ended, for those who count, trace and log. It holds no text."""
+
+    method: str
+    code: str
+    """Name of the status code."""
+    number: int
+    """Its number."""
+    seconds: float
+    ended_ns: int
+    """On the clock of `time.perf_counter_ns()`."""
+    request_id: str
+    client: str
+    health: bool = False
+    """Whether it asked how the server is."""
+    stream: bool = False
+    """Open-ended: how long it took tells nothing."""
+    draining: bool = False
+    """Whether the server was on its way out."""
+    reason: str = ""
+    """Of a refusal: queue_full, deadline, client_rate, client_calls."""
+    texts: int = 0
+    """Texts that were answered."""
+    answered: Sequence[Answered] = ()
+    """The first of them."""
+    request_bytes: int = 0
+    """Of a unary call's messages; 0: not known."""
+    response_bytes: int = 0
+    traceparent: str = ""
+    """The caller's context as it came (W3C Trace Context)."""
+    tracestate: str = ""
+    trace_id: str = ""
+    """32 hexadecimal digits; empty: the call belongs to no trace."""
 
 
 class Engine(Protocol):

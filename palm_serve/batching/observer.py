@@ -41,6 +41,9 @@ class Observer(Protocol):
     def cancelled(self) -> None:
         """A request was given up before a row was spent on it."""
 
+    def broke(self) -> None:
+        """The engine broke, or its thread crashed."""
+
 
 class Unobserved:
     """An observer that does nothing."""
@@ -58,4 +61,7 @@ class Unobserved:
         """Ignored."""
 
     def cancelled(self) -> None:
+        """Ignored."""
+
+    def broke(self) -> None:
         """Ignored."""

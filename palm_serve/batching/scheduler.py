@@ -264,6 +264,7 @@ class Scheduler(Generic[T, C, R]):
                 )
 
     def _give_up(self, entries: list[Entry[_Asked[T, R]]]) -> None:
+        self._observer.broke()
         for entry in entries:
             _fail(entry, Unavailable(_BROKEN))
 

@@ -38,7 +38,7 @@ def run(config: Path | None, print_config: bool, **flags: Any) -> None:
 
 
 def _serve(options: ServeOptions) -> None:
-    start_log(options.log_level, options.log_format, options.log_text)
+    start_log(options.log_level, options.log_format, options.log_text, options.access_log)
     _warn_where_open(options)
     import asyncio
 

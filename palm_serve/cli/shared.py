@@ -42,11 +42,11 @@ def faults() -> Iterator[None]:
         raise typer.Exit(2 if isinstance(error, _BAD_INPUT) else 1) from None
 
 
-def start_log(level: LogLevel, form: LogFormat = LogFormat.TEXT, texts: bool = False) -> None:
+def start_log(level: LogLevel, form: LogFormat = LogFormat.TEXT, texts: bool = False, every_call: bool = False) -> None:
     """Sends the log to standard error."""
     from palm_serve.observability import configure_logging
 
-    configure_logging(level.value, json_lines=form is LogFormat.JSON, texts=texts)
+    configure_logging(level.value, json_lines=form is LogFormat.JSON, texts=texts, every_call=every_call)
     # grpc's own lines about a port that is taken say less than ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 

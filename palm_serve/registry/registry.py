@@ -64,7 +64,7 @@ class Registry:
         threads: of one engine run; None: one per usable physical core.
         cache: where engines keep what they measured and compiled; None: the user's cache.
         limits: of batches and queues, for each model.
-        observe: makes the observer of a model from its name.
+        observe: makes the observer of a version from its name and digest.
         traffic: the shares of a model, by its name.
     """
 
@@ -75,7 +75,7 @@ class Registry:
         threads: int | None = None,
         cache: Path | None = None,
         limits: BatchLimits | None = None,
-        observe: Callable[[str], Observer] | None = None,
+        observe: Callable[[str, str], Observer] | None = None,
         traffic: Callable[[str], Traffic] = lambda name: Traffic(),
     ) -> None:
         self._select = functools.partial(
@@ -137,7 +137,7 @@ class Registry:
                 self.loads[name or path.name, False] += 1
                 raise
             self.loads[name, True] += 1
-            observer = self._observe(name) if self._observe else None
+            observer = self._observe(name, version) if self._observe else None
             statistics = self._statistics.setdefault((name, version), Statistics())
             model = LoadedModel(name, pipeline, self._lane, self._limits, observer, timing, statistics)
         seconds, info = time.perf_counter() - began, model.info

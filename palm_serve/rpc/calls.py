@@ -12,18 +12,22 @@ import urllib.parse
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import DecodeError, Message
 
-from palm_serve.errors import InvalidRequest, Unavailable
+from palm_serve.errors import InvalidRequest, Overloaded, Unavailable
 from palm_serve.rpc.auth import Scope
 from palm_serve.rpc.gate import Client, Gate
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.status import Failure, failure
+from palm_serve.types import Answered, CallRecord, Prediction
+
+if TYPE_CHECKING:
+    from palm_serve.registry import LoadedModel
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +35,16 @@ REQUEST_ID_KEY = "x-request-id"
 SESSION_ID_KEY = "x-session-id"
 """Of a dialogue: all its turns are answered by the same version while shares stay as they are."""
 _REQUEST_ID_BYTES = 256
+_LONGEST = {
+    REQUEST_ID_KEY: _REQUEST_ID_BYTES,
+    SESSION_ID_KEY: _REQUEST_ID_BYTES,
+    # Of W3C Trace Context: the caller's place in a trace.
+    "traceparent": 128,
+    "tracestate": 512,
+}
+"""Metadata that is read, and its longest value."""
+_TOLD = 32
+"""Answers of a call that are told one by one: a stream may hold any number."""
 _HEADER_SAFE = string.printable[:95]
 
 M = TypeVar("M", bound=Message)
@@ -44,6 +58,18 @@ class Call:
     deadline: float | None
     session_id: str = ""
     client: Client | None = None
+    traceparent: str = ""
+    tracestate: str = ""
+    texts: int = 0
+    answered: list[Answered] = field(default_factory=list)
+    request_bytes: int = 0
+    response_bytes: int = 0
+
+    def answered_by(self, model: "LoadedModel", answer: Prediction) -> None:
+        """Tells who answered one of its texts."""
+        self.texts += 1
+        if len(self.answered) < _TOLD:
+            self.answered.append(Answered(model.name, model.version, answer.timings))
 
     def holds(self, requests: int) -> None:
         """Tells how many requests came in one message, for the client's rate."""
@@ -55,7 +81,7 @@ class Call:
         return self.session_id or own_id or self.request_id
 
 
-Observe = Callable[[str, str, float], None]
+Observe = Callable[[CallRecord], None]
 Send = Callable[[Message], Awaitable[None]]
 StreamMethod = Callable[[AsyncIterator[bytes], Call, Send], Awaitable[None]]
 
@@ -82,7 +108,7 @@ def request_id(given: str) -> str:
 
 
 class Calls:
-    """Makes grpc handlers of service methods. `observe` is told of every call: method, status code, seconds."""
+    """Makes grpc handlers of service methods. `observe` is told of every call that has ended."""
 
     def __init__(
         self, lifecycle: Lifecycle, gate: Gate, observe: Observe | None = None, log_text: bool = False
@@ -99,12 +125,14 @@ class Calls:
 
         async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
             async with self._around(name, context, scope) as call:
+                call.request_bytes = len(data)
                 request = decode(kind, data)
                 call.request_id = request_id(_own_id(request) or call.request_id)
                 if self._log_text:
                     log.info("request %s: %s", call.request_id, MessageToJson(request, indent=None, ensure_ascii=False))
-                response = await method(request, call)
-            return bytes(response.SerializeToString())
+                response: bytes = (await method(request, call)).SerializeToString()
+                call.response_bytes = len(response)
+            return response
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
@@ -112,7 +140,7 @@ class Calls:
         """Many requests, many responses. The method gets the raw messages and a function that sends a response."""
 
         async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-            async with self._around(name, context, scope) as call:
+            async with self._around(name, context, scope, stream=True) as call:
                 await method(self._gate.paced(messages, context, scope), call, _sender(context))
 
         return grpc.stream_stream_rpc_method_handler(handle)
@@ -123,7 +151,7 @@ class Calls:
         """One request, open-ended responses."""
 
         async def handle(data: bytes, context: grpc.aio.ServicerContext) -> None:
-            async with self._around(name, context, scope):
+            async with self._around(name, context, scope, stream=True):
                 await method(decode(kind, data), _sender(context))
 
         return grpc.unary_stream_rpc_method_handler(handle)
@@ -134,7 +162,7 @@ class Calls:
         """Many requests, many responses, answered by another's servicer; the stream ends when the server drains."""
 
         async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-            async with self._around(name, context, scope), self._lifecycle.stream():
+            async with self._around(name, context, scope, stream=True), self._lifecycle.stream():
                 requests = (decode(kind, data) async for data in self._gate.paced(messages, context, scope))
                 async for response in method(requests, context):
                     await _sender(context)(response)
@@ -142,9 +170,11 @@ class Calls:
         return grpc.stream_stream_rpc_method_handler(handle)
 
     @asynccontextmanager
-    async def _around(self, name: str, context: grpc.aio.ServicerContext, scope: Scope) -> AsyncIterator[Call]:
+    async def _around(
+        self, name: str, context: grpc.aio.ServicerContext, scope: Scope, stream: bool = False
+    ) -> AsyncIterator[Call]:
         """Around one call: what it raises becomes its status. Cancellation passes, or grpc.aio would leak the call."""
-        began, call, code = time.perf_counter(), _call(context), grpc.StatusCode.CANCELLED
+        began_ns, call, code, reason = time.perf_counter_ns(), _call(context), grpc.StatusCode.CANCELLED, ""
         failed: Failure | None = None
         try:
             with self._gate.admit(context, scope) as call.client, self._lifecycle.call():
@@ -155,27 +185,37 @@ class Calls:
         except Exception as error:
             failed = failure(error, call.request_id)
             code = failed.code
+            reason = error.reason if isinstance(error, Overloaded) else ""
         finally:
-            self._ended(name, scope, call, code, time.perf_counter() - began)
+            if self._observe is not None:
+                self._observe(self._record(name, scope, call, code, reason, stream, began_ns))
         if failed is not None:
             await context.abort(failed.code, failed.message, (*_echo(call), *failed.trailing_metadata()))
         context.set_trailing_metadata(_echo(call))
 
-    def _ended(self, name: str, scope: Scope, call: Call, code: grpc.StatusCode, seconds: float) -> None:
-        if self._observe is not None:
-            self._observe(name, code.name, seconds)
-        # Health is asked for every few seconds, by everybody.
-        level = logging.DEBUG if scope is Scope.HEALTH else logging.INFO
-        if log.isEnabledFor(level):
-            client = "nobody known" if call.client is None else call.client.name
-            fields = {"method": name, "code": code.name, "ms": round(seconds * 1000, 2), "client": client}
-            told = "%s %s in %.2f ms for %s, request %s"
-            log.log(
-                level,
-                told,
-                *(name, code.name, seconds * 1000, client, call.request_id),
-                extra={"fields": fields | {"request_id": call.request_id}},
-            )
+    def _record(
+        self, name: str, scope: Scope, call: Call, code: grpc.StatusCode, reason: str, stream: bool, began_ns: int
+    ) -> CallRecord:
+        now = time.perf_counter_ns()
+        return CallRecord(
+            method=name,
+            code=code.name,
+            number=int(code.value[0]),
+            seconds=(now - began_ns) / 1e9,
+            ended_ns=now,
+            request_id=call.request_id,
+            client="nobody known" if call.client is None else call.client.name,
+            health=scope is Scope.HEALTH,
+            stream=stream,
+            draining=self._lifecycle.state is State.DRAINING,
+            reason=reason,
+            texts=call.texts,
+            answered=call.answered,
+            request_bytes=call.request_bytes,
+            response_bytes=call.response_bytes,
+            traceparent=call.traceparent,
+            tracestate=call.tracestate,
+        )
 
 
 def _own_id(message: Message) -> str:
@@ -195,15 +235,17 @@ def _sender(context: grpc.aio.ServicerContext) -> Send:
 
 
 def _call(context: grpc.aio.ServicerContext) -> Call:
-    given = dict.fromkeys((REQUEST_ID_KEY, SESSION_ID_KEY), "")
+    given = dict.fromkeys(_LONGEST, "")
     for key, value in context.invocation_metadata() or ():
-        if key in given and isinstance(value, str) and not given[key] and len(value) <= _REQUEST_ID_BYTES:
+        if key in given and isinstance(value, str) and not given[key] and len(value) <= _LONGEST[key]:
             given[key] = value
     remaining = context.time_remaining()
     return Call(
         given[REQUEST_ID_KEY] or uuid.uuid4().hex,
         None if remaining is None else time.monotonic() + remaining,
         given[SESSION_ID_KEY],
+        traceparent=given["traceparent"],
+        tracestate=given["tracestate"],
     )
 
 

@@ -57,7 +57,7 @@ class Dialogue:
                 groups[model].add(position, name, asked)
             async with asyncio.TaskGroup() as running:
                 for group in groups.values():
-                    running.create_task(group.fill(items))
+                    running.create_task(group.fill(items, call))
         return pb.ParseBatchResponse(items=[item for item in items if item is not None])
 
     async def parse_stream(self, messages: AsyncIterator[bytes], call: Call, send: Send) -> None:
@@ -78,7 +78,9 @@ class Dialogue:
     async def _answer(self, message: pb.ParseRequest, name: str, call: Call) -> pb.ParseResponse:
         with self._registry.route(message.model, message.version, call.key(message.request_id)) as model:
             asked = parse_request(message, model.manifest, self._limits, call.deadline)
-            return parse_response(name, model, asked, await model.predict(asked.request))
+            answer = await model.predict(asked.request)
+            call.answered_by(model, answer)
+            return parse_response(name, model, asked, answer)
 
 
 class _Group:
@@ -92,7 +94,7 @@ class _Group:
         """Takes one more request."""
         self._members.append((position, name, asked))
 
-    async def fill(self, items: list[pb.ParseItem | None]) -> None:
+    async def fill(self, items: list[pb.ParseItem | None], call: Call) -> None:
         """Answers the members and puts each answer in its place."""
         outcomes: Sequence[Prediction | PalmServeError]
         try:
@@ -102,6 +104,7 @@ class _Group:
         for number, ((position, name, asked), outcome) in enumerate(zip(self._members, outcomes, strict=True)):
             await breathe(number)
             if isinstance(outcome, Prediction):
+                call.answered_by(self._model, outcome)
                 items[position] = pb.ParseItem(
                     request_id=name, response=parse_response(name, self._model, asked, outcome)
                 )

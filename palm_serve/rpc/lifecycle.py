@@ -49,6 +49,11 @@ class Lifecycle:
         except TimeoutError:
             return
 
+    @property
+    def in_flight(self) -> int:
+        """Calls in flight."""
+        return self._in_flight
+
     @contextmanager
     def call(self) -> Iterator[None]:
         """Around a call in flight."""

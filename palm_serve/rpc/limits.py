@@ -42,6 +42,7 @@ class InFlight:
             raise Overloaded(
                 f"{self._limit:,} calls of this client are in flight, which is the limit: wait for answers",
                 _BUSY_RETRY_S,
+                "client_calls",
             )
         self._running[client] += 1
         try:
@@ -73,6 +74,7 @@ class Rate:
                 f"this client has asked for more than {self._per_second:g} requests a second and the {self._burst:,.0f} "
                 "that may come at once: slow down",
                 pause,
+                "client_rate",
             )
 
     def pause_s(self, client: str) -> float:

@@ -23,4 +23,6 @@ class Prediction:
         """One text, or a text and its pair."""
         with self._registry.route(message.model, message.version, call.key()) as model:
             asked = predict_request(message, model.manifest, self._limits, call.deadline)
-            return predict_response(call.request_id, model, asked, await model.predict(asked.request))
+            answer = await model.predict(asked.request)
+            call.answered_by(model, answer)
+            return predict_response(call.request_id, model, asked, answer)

@@ -70,7 +70,7 @@ def failure(error: Exception, request_id: str) -> Failure:
     """What a client is told of `error`. One not meant for clients is logged, and only the request id goes out."""
     code = next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), None)
     if code is None:
-        log.error("request %s failed", request_id, exc_info=error)
+        log.error("request %s failed", request_id, exc_info=error, extra={"fields": {"request_id": request_id}})
         return Failure(Code.INTERNAL, f"internal error (request id {request_id})")
     message = _clip(str(error))
     details: tuple[error_details_pb2.BadRequest | error_details_pb2.RetryInfo, ...] = ()

@@ -67,6 +67,8 @@ OWNERS = {
     "onnxruntime": {"engine"},
     "openvino": {"engine"},
     "grpc": {"rpc", "server", "client", "bench", "v1", "oip"},
+    "prometheus_client": {"observability", "version_metrics"},
+    "opentelemetry": {"observability"},
     "torch": set(),
     "transformers": set(),
     "palm_trainer": set(),

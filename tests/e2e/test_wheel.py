@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 IMPORT_ALL = """
 import importlib, pkgutil, palm_serve
 for module in pkgutil.walk_packages(palm_serve.__path__, "palm_serve."):
-    importlib.import_module(module.name)
+    if module.name != "palm_serve.observability.tracing":  # the extra `otel`
+        importlib.import_module(module.name)
 print(palm_serve.__file__)
 """
 

@@ -4,15 +4,19 @@ import asyncio
 import io
 import json
 import logging
+import threading
+from itertools import pairwise
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from palm_serve.batching import Ran
 from palm_serve.errors import EngineError
-from palm_serve.observability import Metrics, configure_logging
+from palm_serve.observability import AccessLog, Metrics, asked_by_environment, configure_logging
 from palm_serve.registry import Registry
-from palm_serve.types import TextRequest
+from palm_serve.types import Answered, CallRecord, TextRequest, Timings
+
+LOGGERS = ("palm_serve", "palm_serve.access", "asyncio", "grpc", "opentelemetry")
 
 
 @pytest.fixture
@@ -22,7 +26,7 @@ def metrics():
 
 @pytest.fixture
 def restored_logger():
-    loggers = [logging.getLogger(name) for name in ("palm_serve", "asyncio", "grpc")]
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     yield loggers[0]
     for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
@@ -30,12 +34,20 @@ def restored_logger():
         logger.setLevel(level)
 
 
+DIGEST = "0123456789abcdef" * 4
+
+
+def record(**changes):
+    given = {"method": "Parse", "code": "OK", "number": 0, "seconds": 0.004, "ended_ns": 0, "request_id": "r1"}
+    return CallRecord(**{**given, "client": "127.0.0.1", **changes})
+
+
 def value(metrics, name, **labels):
     return metrics.registry.get_sample_value(name, labels)
 
 
 def test_a_batch(metrics):
-    metrics.for_model("m").ran(
+    metrics.for_model("m", DIGEST).ran(
         Ran(
             rows=3,
             tokens=30,
@@ -47,30 +59,70 @@ def test_a_batch(metrics):
             late=2,
         )
     )
-    assert value(metrics, "palm_batch_rows_sum", model="m") == 3
-    assert value(metrics, "palm_tokens_total", model="m") == 30
-    assert value(metrics, "palm_padding_tokens_total", model="m") == 6
-    assert value(metrics, "palm_queue_seconds_count", model="m") == 3
-    assert value(metrics, "palm_inference_seconds_sum", model="m") == pytest.approx(0.01)
-    assert value(metrics, "palm_engine_seconds_sum", model="m") == pytest.approx(0.008)
-    assert value(metrics, "palm_vain_rows_total", model="m", reason="late") == 2
-    assert value(metrics, "palm_vain_rows_total", model="m", reason="wasted") == 1
+    assert value(metrics, "palm_batch_rows_sum", model="m", version=DIGEST[:12]) == 3
+    assert value(metrics, "palm_tokens_total", model="m", version=DIGEST[:12]) == 30
+    assert value(metrics, "palm_padding_tokens_total", model="m", version=DIGEST[:12]) == 6
+    assert value(metrics, "palm_queue_seconds_count", model="m", version=DIGEST[:12]) == 3
+    assert value(metrics, "palm_batch_tokens_sum", model="m", version=DIGEST[:12]) == 36
+    assert value(metrics, "palm_inference_seconds_sum", model="m", version=DIGEST[:12]) == pytest.approx(0.008)
+    assert value(metrics, "palm_decode_seconds_sum", model="m", version=DIGEST[:12]) == pytest.approx(0.002)
+    assert value(metrics, "palm_vain_rows_total", model="m", version=DIGEST[:12], reason="late") == 2
+    assert value(metrics, "palm_vain_rows_total", model="m", version=DIGEST[:12], reason="wasted") == 1
 
 
 @pytest.mark.parametrize("reason", ["refused", "unmeetable", "expired", "cancelled"])
 def test_what_costs_no_row(metrics, reason):
-    model = metrics.for_model("m")
-    assert value(metrics, "palm_dropped_total", model="m", reason=reason) == 0, (
+    model = metrics.for_model("m", DIGEST)
+    assert value(metrics, "palm_dropped_total", model="m", version=DIGEST[:12], reason=reason) == 0, (
         "there from the start, so that rates work"
     )
     getattr(model, reason)()
-    assert value(metrics, "palm_dropped_total", model="m", reason=reason) == 1
+    assert value(metrics, "palm_dropped_total", model="m", version=DIGEST[:12], reason=reason) == 1
 
 
 def test_calls(metrics):
-    metrics.answered("Parse", "OK", 0.004)
+    metrics(record())
+    metrics(record(method="ParseStream", seconds=3600.0, stream=True))
+    metrics(record(code="RESOURCE_EXHAUSTED", reason="client_rate"))
     assert value(metrics, "palm_requests_total", method="Parse", code="OK") == 1
-    assert value(metrics, "palm_request_seconds_sum", method="Parse") == pytest.approx(0.004)
+    assert value(metrics, "palm_requests_total", method="ParseStream", code="OK") == 1
+    assert value(metrics, "palm_request_seconds_sum", method="Parse") == pytest.approx(0.008)
+    assert value(metrics, "palm_request_seconds_count", method="ParseStream") is None
+    assert value(metrics, "palm_refused_calls_total", method="Parse", reason="client_rate") == 1
+
+
+def test_buckets_tell_a_millisecond_from_ten_seconds(metrics):
+    metrics(record())
+    bounds = [
+        float(sample.labels["le"])
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "palm_request_seconds_bucket"
+    ]
+    assert bounds[1] <= 0.001
+    assert bounds[-2:] == [10.0, float("inf")]
+    assert all(upper <= 2.5 * lower for lower, upper in pairwise(bounds[:-1]))
+
+
+def test_versions_that_are_not_known_any_more_are_published_no_more(metrics):
+    before = metrics.for_model("m", DIGEST)
+    before.broke()
+    other = metrics.for_model("other", DIGEST)
+    metrics.forget({("m", DIGEST)})
+    other.broke()
+    assert metrics.for_model("m", DIGEST) is before
+    assert value(metrics, "palm_engine_failures_total", model="m", version=DIGEST[:12]) == 1
+    told = {sample.labels.get("model") for family in metrics.registry.collect() for sample in family.samples}
+    assert told == {"m", None}
+
+
+def test_what_is_asked_at_the_scrape(metrics):
+    state = {"calls": 0, "serving": False}
+    metrics.watch(lambda: state["calls"], lambda: state["serving"])
+    assert [value(metrics, name) for name in ("palm_calls_in_flight", "palm_serving")] == [0, 0]
+    state |= {"calls": 3, "serving": True}
+    assert [value(metrics, name) for name in ("palm_calls_in_flight", "palm_serving")] == [3, 1]
+    assert value(metrics, "palm_threads") >= threading.active_count()
 
 
 def test_a_served_model_is_counted_and_its_texts_are_not_logged(metrics, tiny_bundle, restored_logger):
@@ -84,7 +136,8 @@ def test_a_served_model_is_counted_and_its_texts_are_not_logged(metrics, tiny_bu
         await registry.close()
 
     asyncio.run(main())
-    assert value(metrics, "palm_batch_rows_count", model="tiny") == 1
+    version = json.loads((tiny_bundle / "manifest.json").read_text())["version"][:12]
+    assert value(metrics, "palm_batch_rows_count", model="tiny", version=version) == 1
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert any(line["message"].startswith("loaded tiny") for line in lines)
     assert "xylophone" not in stream.getvalue()
@@ -155,3 +208,100 @@ def test_plain_lines(restored_logger):
     configure_logging(stream=stream)
     logging.getLogger("palm_serve").warning("hello")
     assert stream.getvalue().endswith("WARNING palm_serve: hello\n")
+
+
+@pytest.fixture
+def access(restored_logger):
+    """`access(options, *records, level=...)`: the lines that are told of the calls, as JSON. A second passes before each call that is None."""
+
+    def told(options, *records, level="warning"):
+        stream, now = io.StringIO(), [100.0]
+        configure_logging(level, json_lines=True, stream=stream, every_call=options.get("every_call", False))
+        log = AccessLog(**options, clock=lambda: now[0])
+        for one in records:
+            if one is None:
+                now[0] += 1
+            else:
+                log(one)
+        return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+    return told
+
+
+def test_a_line_of_a_call(access):
+    answered = [
+        Answered("m", DIGEST, Timings(100, 2_000, 30_000, 400, 5)),
+        Answered("m", DIGEST, Timings(200, 1_000, 20_000, 500, 3)),
+    ]
+    call = record(texts=2, answered=answered, request_bytes=10, response_bytes=20, trace_id="a" * 32)
+    (line,) = access({"every_call": True}, call)
+    assert {key: line[key] for key in line.keys() - {"time", "message"}} == {
+        "level": "info",
+        "logger": "palm_serve.access",
+        "method": "Parse",
+        "code": "OK",
+        "ms": 4.0,
+        "client": "127.0.0.1",
+        "request_id": "r1",
+        "trace_id": "a" * 32,
+        "request_bytes": 10,
+        "response_bytes": 20,
+        "texts": 2,
+        "model": "m",
+        "version": DIGEST[:12],
+        "tokenize_ms": 0.2,
+        "queue_ms": 2.0,
+        "inference_ms": 30.0,
+        "decode_ms": 0.5,
+        "batch_rows": 5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "call", "level"),
+    [
+        ({}, record(), "debug"),
+        ({"every_call": True}, record(), "info"),
+        ({"every_call": True}, record(health=True), "debug"),
+        ({}, record(code="INVALID_ARGUMENT"), "info"),
+        ({}, record(code="CANCELLED"), "info"),
+        ({}, record(code="INTERNAL"), "warning"),
+        ({}, record(code="RESOURCE_EXHAUSTED", reason="queue_full"), "warning"),
+        ({}, record(code="UNAVAILABLE"), "warning"),
+        ({}, record(code="UNAVAILABLE", draining=True), "info"),
+        ({"slow_ms": 4}, record(), "warning"),
+        ({"slow_ms": 4.1}, record(), "debug"),
+        ({"slow_ms": 1}, record(stream=True, seconds=3600), "debug"),
+    ],
+)
+def test_how_loud_a_call_is(access, options, call, level):
+    (line,) = access(options, call, level="debug")
+    assert line["level"] == level
+    heard = level == "warning" or (options.get("every_call", False) and level == "info")
+    assert len(access(options, call)) == heard, "at the level of the default"
+
+
+def test_overload_does_not_drown_the_log(access):
+    refused = record(code="RESOURCE_EXHAUSTED", reason="queue_full")
+    lines = access({}, *[refused] * 1000, record(code="INTERNAL"), None, refused, refused)
+    assert [line["code"] for line in lines] == ["RESOURCE_EXHAUSTED"] * 10 + ["INTERNAL"] + ["RESOURCE_EXHAUSTED"] * 2
+    assert [line.get("left_out", 0) for line in lines] == [0] * 11 + [990, 0]
+    assert "990 more of this code were not told" in lines[-2]["message"]
+    assert len(access({"every_call": True}, *[refused] * 1000)) == 1000, "whoever asks for every call gets it"
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked"),
+    [
+        ({}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4317"}, True),
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://c:4317"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317", "OTEL_SDK_DISABLED": "true"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317", "OTEL_TRACES_EXPORTER": "none"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317", "OTEL_TRACES_EXPORTER": "otlp"}, True),
+    ],
+)
+def test_traces_by_environment(environment, asked):
+    assert asked_by_environment(environment) == asked

@@ -122,6 +122,9 @@ class OpenInference:
                 outcomes: list[Prediction | PalmServeError] = [await model.predict(requests[0])]
             else:
                 outcomes = await model.predict_many(requests)
+            for outcome in outcomes:
+                if isinstance(outcome, Prediction):
+                    call.answered_by(model, outcome)
             return await infer_response(message.id, model, inference, outcomes)
 
     async def model_stream_infer(self, messages: AsyncIterator[bytes], call: Call, send: Send) -> None:

@@ -65,7 +65,7 @@ class Slow:
 
     def metric(self, name: str, reason: str = "") -> float:
         told = urllib.request.urlopen(self._metrics).read().decode()
-        labels = 'model="tiny"' + (f',reason="{reason}"' if reason else "")
+        labels = 'model="tiny",' + (f'reason="{reason}",' if reason else "") + 'version="[0-9a-f]{12}"'
         found = re.search(rf"^{name}{{{labels}}} (\S+)$", told, re.MULTILINE)
         assert found, told
         return float(found[1])

@@ -17,7 +17,7 @@ class Seen:
     """An observer that remembers."""
 
     def __init__(self):
-        self.batches, self.events, self.ran_batches = [], [], []
+        self.batches, self.events, self.ran_batches, self.broken = [], [], [], 0
 
     def ran(self, batch):
         self.batches.append((batch.rows, batch.tokens, batch.padded_tokens))
@@ -36,6 +36,9 @@ class Seen:
 
     def cancelled(self):
         self.events.append("cancelled")
+
+    def broke(self):
+        self.broken += 1
 
 
 class Model:
@@ -411,7 +414,7 @@ def test_a_crash_of_the_engines_thread_is_told_and_the_thread_replaced(caplog):
         model, told, other = Model(free=False), [], Model()
         lane = Lane()
         async with (
-            serving(model, lane=lane, on_failure=told.append) as (scheduler, _),
+            serving(model, lane=lane, on_failure=told.append) as (scheduler, counted),
             serving(other, lane=lane) as (beside, _),
         ):
             fatal = asyncio.ensure_future(scheduler.submit(15, 5))
@@ -424,6 +427,7 @@ def test_a_crash_of_the_engines_thread_is_told_and_the_thread_replaced(caplog):
             with pytest.raises(Unavailable, match="engine failed and is being tried again; try another replica"):
                 await waiting
             assert [type(error) for error in told] == [SystemExit]
+            assert counted.broken == 1
             await until(lambda: scheduler.healthy and beside.healthy)
             assert await asyncio.gather(scheduler.submit(4, 5), beside.submit(5, 5)) == [8, 10]
 

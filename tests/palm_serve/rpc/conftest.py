@@ -28,6 +28,7 @@ from palm_serve.rpc.services import make_server
 from palm_serve.statistics import Statistics
 from palm_serve.types import (
     Answer,
+    CallRecord,
     Classification,
     EngineInfo,
     Label,
@@ -209,7 +210,7 @@ class Door:
     registry: FakeRegistry
     lifecycle: Lifecycle
     loop: asyncio.AbstractEventLoop
-    observed: list[tuple[str, str, float]]
+    observed: list[CallRecord]
     channel: grpc.Channel
 
     @property
@@ -242,7 +243,7 @@ def open_door(options: ServeOptions, state: State = State.SERVING) -> Iterator[D
             registry,  # type: ignore[arg-type]
             options,
             lifecycle,
-            lambda *seen: observed.append(seen),
+            observed.append,
             tokens,
             folder,  # type: ignore[arg-type]
         )

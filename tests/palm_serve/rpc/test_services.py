@@ -271,7 +271,7 @@ class TestParseStream:
         assert eventually(lambda: len(door.model.requests) == asked + 2)
         responses.cancel()
         assert eventually(lambda: door.model.cancelled == before + 2)
-        assert eventually(lambda: door.observed[-1][:2] == ("ParseStream", "CANCELLED"))
+        assert eventually(lambda: (door.observed[-1].method, door.observed[-1].code) == ("ParseStream", "CANCELLED"))
 
     def test_clients_that_leave_are_no_failures(
         self, door: Door, dialogue: stubs.DialogueUnderstandingStub, caplog: pytest.LogCaptureFixture
@@ -282,7 +282,7 @@ class TestParseStream:
             next(responses)
             responses.cancel()
         assert eventually(lambda: len(door.observed) == asked + 40)
-        assert {code for _, code, _ in door.observed[asked:]} <= {"CANCELLED", "OK"}
+        assert {seen.code for seen in door.observed[asked:]} <= {"CANCELLED", "OK"}
         assert caplog.text == ""
 
     def test_draining_answers_what_was_read(self, make_door: Callable[..., Door]) -> None:
@@ -455,8 +455,8 @@ def test_calls_are_observed(make_door: Callable[..., Door]) -> None:
     parse(pb.ParseRequest(text="a"))
     refused("INVALID_ARGUMENT", parse, pb.ParseRequest())
     assert eventually(lambda: len(door.observed) == 2)
-    assert [seen[:2] for seen in door.observed] == [("Parse", "OK"), ("Parse", "INVALID_ARGUMENT")]
-    assert all(0 <= seconds < 5 for _, _, seconds in door.observed)
+    assert [(seen.method, seen.code) for seen in door.observed] == [("Parse", "OK"), ("Parse", "INVALID_ARGUMENT")]
+    assert all(0 <= seen.seconds < 5 for seen in door.observed)
 
 
 RPCS = {
