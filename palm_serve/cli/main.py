@@ -16,7 +16,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-app.command(epilog="Example: palm-serve run bundles/demo --port 50051")(run)
+app.command(
+    epilog="Example: palm-serve run bundles/demo --port 50051. "
+    "Models that come and go, and a canary: palm-serve run --watch models --canary 0.05"
+)(run)
 app.command(epilog="Example: palm-serve check bundles/demo")(check)
 app.command(epilog='Example: palm-serve call "show me flights from boston to denver on monday"')(call)
 app.command(epilog="Example: palm-serve bench localhost:50051 --rate 200 --deadline 0.5")(bench)

@@ -16,6 +16,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from palm_serve.oip import inference_pb2 as oip
+from palm_serve.oip import inference_pb2_grpc as oip_stubs
 from palm_serve.v1 import palm_pb2 as pb
 from palm_serve.v1 import palm_pb2_grpc as stubs
 
@@ -51,10 +53,9 @@ class Load:
     def __init__(self, target: str) -> None:
         self.failures: list[str] = []
         self.answers: Counter[str] = Counter()
-        self.seconds: list[float] = []
         self._target = target
         self._stop = threading.Event()
-        kinds = (self._parse, self._parse, self._batch, self._stream)
+        kinds = (self._parse, self._batch, self._stream, self._infer)
         self._threads = [threading.Thread(target=self._run, args=(kind,)) for kind in kinds]
 
     def __enter__(self) -> "Load":
@@ -67,29 +68,37 @@ class Load:
         for thread in self._threads:
             thread.join(30)
 
-    def _run(self, call: Callable[[stubs.DialogueUnderstandingStub], None]) -> None:
+    def _run(self, call: Callable[[grpc.Channel], None]) -> None:
         with grpc.insecure_channel(self._target) as channel:
-            stub = stubs.DialogueUnderstandingStub(channel)
             while not self._stop.is_set():
                 try:
-                    call(stub)
+                    call(channel)
                 except Exception as error:
                     self.failures.append(repr(error))
 
-    def _parse(self, stub: stubs.DialogueUnderstandingStub) -> None:
-        began = time.perf_counter()
-        self._take(stub.Parse(pb.ParseRequest(text=TEXT), timeout=20))
-        self.seconds.append(time.perf_counter() - began)
+    def _parse(self, channel: grpc.Channel) -> None:
+        self._take(stubs.DialogueUnderstandingStub(channel).Parse(pb.ParseRequest(text=TEXT), timeout=20))
 
-    def _batch(self, stub: stubs.DialogueUnderstandingStub) -> None:
+    def _batch(self, channel: grpc.Channel) -> None:
         # Long enough to be tokenized in a thread, which is where a careless swap would lose it.
         requests = [pb.ParseRequest(text=TEXT * 40)] * 8
+        stub = stubs.DialogueUnderstandingStub(channel)
         for item in stub.ParseBatch(pb.ParseBatchRequest(requests=requests), timeout=20).items:
             self._take_item(item)
 
-    def _stream(self, stub: stubs.DialogueUnderstandingStub) -> None:
+    def _stream(self, channel: grpc.Channel) -> None:
+        stub = stubs.DialogueUnderstandingStub(channel)
         for item in stub.ParseStream(itertools.repeat(pb.ParseRequest(text=TEXT), 20), timeout=20):
             self._take_item(item)
+
+    def _infer(self, channel: grpc.Channel) -> None:
+        request = oip.ModelInferRequest(model_name="tiny")
+        request.inputs.add(name="text", datatype="BYTES", shape=[3]).contents.bytes_contents.extend([TEXT.encode()] * 3)
+        answer = oip_stubs.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=20)
+        (label,) = (output for output in answer.outputs if output.name == "intent.label")
+        if list(label.contents.bytes_contents) != [b"flight"] * 3:
+            self.failures.append(str(answer))
+        self.answers[answer.model_version] += 1
 
     def _take_item(self, item: pb.ParseItem) -> None:
         if item.HasField("error"):
