@@ -271,6 +271,24 @@ class LogOptions(_Group):
     log_text: bool = Field(
         default=False, description="Let the log hold texts: requests at level info, and what errors quote of them."
     )
+    access_log: bool = Field(
+        default=False,
+        description="A line for every call but those about health; else only failures, refusals and slow calls.",
+    )
+    slow_ms: float | None = Field(
+        default=None, gt=0, description="Tell of unary calls that take so many milliseconds; default: of none."
+    )
+
+
+class TraceOptions(_Group):
+    """Traces"""
+
+    otel_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="Send traces to this OTLP collector over gRPC, as in http://localhost:4317. "
+        "Default: what the OTEL_* variables of the environment say, else nowhere.",
+    )
 
 
 GROUPS: tuple[type[_Group], ...] = (
@@ -283,6 +301,7 @@ GROUPS: tuple[type[_Group], ...] = (
     ConnectionOptions,
     StopOptions,
     LogOptions,
+    TraceOptions,
 )
 """The groups of options, in the order in which they are shown."""
 
@@ -297,6 +316,7 @@ class ServeOptions(
     ConnectionOptions,
     StopOptions,
     LogOptions,
+    TraceOptions,
 ):
     """Everything that `palm-serve run` can be told. None leaves a choice to the server."""
 
