@@ -334,7 +334,9 @@ def start_shared_server() -> Iterator[Callable[..., Process]]:
 @pytest.fixture(scope="session")
 def tiny_server(tiny_bundle: Path) -> Iterator[str]:
     """Address of a server of `tiny_bundle` that tests share; it must end cleanly."""
-    process = Process(tiny_bundle, "--port", "0", "--max-queue", "20000", "--drain-grace", "0")
+    # Calls that tests let expire are told as warnings.
+    options = ("--max-queue", "20000", "--drain-grace", "0", "--log-level", "error")
+    process = Process(tiny_bundle, "--port", "0", *options)
     try:
         yield process.target()
         process.process.send_signal(signal.SIGINT)
