@@ -29,6 +29,29 @@ def palm_serve(*arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+def test_token_new() -> None:
+    first, second = (palm_serve("token", "new", "web_1", "--scope", "read", "--scope", "parse") for _ in range(2))
+    assert first[0] == 0
+    assert first != second
+    assert '[tokens.web_1]\nsha256 = "' in first[1]
+    assert 'scopes = ["read", "parse"]' in first[1]
+    assert "Example: palm-serve token new" in palm_serve("token", "new", "--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["a b"], "1 to 64 letters, digits, '_' or '-'"),
+        (["a", "--scope", "all"], "'all' is not one of"),
+        (["a", "--expires", "soon"], "does not match the format"),
+    ],
+)
+def test_token_new_that_cannot_be(arguments: list[str], match: str) -> None:
+    code, out, err = palm_serve("token", "new", *arguments)
+    assert (code, out) == (2, "")
+    assert match in " ".join(err.replace("│", " ").split())
+
+
 @pytest.mark.parametrize("command", ["run", "check", "call"])
 def test_help_shows_an_example(command: str) -> None:
     code, out, _ = palm_serve(command, "--help")
