@@ -257,14 +257,12 @@ class Pipeline:
         return [TextRequest(example.text, tasks, example.pair, top_k=1) for example, tasks in self._golden()]
 
     def golden_compare(self, outcomes: Sequence[Prediction | PalmServeError]) -> None:
-        """Raises BundleError naming the first of the golden examples that differs; and what other error is among the outcomes."""
+        """Raises BundleError naming the first of the golden examples that differs, or that cannot be asked."""
         for (example, tasks), prediction in zip(self._golden(), outcomes, strict=False):
-            if isinstance(prediction, InvalidRequest):
+            if isinstance(prediction, PalmServeError):
                 raise BundleError(
                     f"{self.bundle.path}: golden.jsonl holds an example that cannot be asked: {prediction}"
                 ) from prediction
-            if isinstance(prediction, PalmServeError):
-                raise prediction
             for task in tasks:
                 expected, found = example.answers[task], GoldenAnswer.of(prediction.answers[task], self._tasks[task])
                 if not expected.agrees(found):

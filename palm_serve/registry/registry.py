@@ -14,7 +14,7 @@ from pathlib import Path
 from palm_serve.batching import BatchLimits, Lane, Observer, Timing
 from palm_serve.bundle.loader import Bundle, load_bundle
 from palm_serve.engine.providers import AUTO, select_session
-from palm_serve.errors import BundleError, NotFound, PalmServeError, Unavailable
+from palm_serve.errors import BundleError, EngineError, InvalidRequest, NotFound, PalmServeError, Unavailable
 from palm_serve.pipeline import Pipeline
 from palm_serve.registry.family import STABLE, Family, Traffic
 from palm_serve.registry.model import LoadedModel
@@ -133,7 +133,7 @@ class Registry:
                     await self._check_between(pipeline, timing)
                 else:
                     await asyncio.to_thread(self._check_alone, pipeline, timing)
-            except PalmServeError:
+            except Exception:
                 self.loads[name or path.name, False] += 1
                 raise
             self.loads[name, True] += 1
@@ -163,6 +163,9 @@ class Registry:
                 outcomes += await model.predict_many(requests[start : start + _GENTLE_ROWS])
         finally:
             await model.close()
+        for outcome in outcomes:
+            if isinstance(outcome, PalmServeError) and not isinstance(outcome, InvalidRequest):
+                raise EngineError(f"{pipeline.bundle.path} cannot be run: {outcome}")
         pipeline.golden_compare(outcomes)
         await asyncio.to_thread(pipeline.warm_up, self._limits, _GENTLE_WARM_UP_S)
 

@@ -5,7 +5,7 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from palm_serve.errors import BundleError, EngineError, NotFound, PalmServeError
+from palm_serve.errors import BundleError, EngineError, NotFound, PalmServeError, Unavailable
 from palm_serve.registry.family import STABLE, Traffic
 from palm_serve.registry.folder import (
     GONE,
@@ -158,6 +158,12 @@ class Watcher:
                 raise BundleError(f"{entry.path} changed while it was loaded")
         except (BundleError, EngineError) as error:
             self._fail(name, label, error)
+            return
+        except Unavailable:  # the server is shutting down
+            raise
+        except Exception as error:
+            log.exception("%s/%s could not be loaded", name, label)
+            self._fail(name, label, EngineError(f"{entry.path} cannot be loaded: {type(error).__name__}: {error}"))
             return
         self._registry.failures.pop((name, label), None)
         slot.model = model

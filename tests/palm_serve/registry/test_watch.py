@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from palm_serve.bundle.loader import Bundle
 from palm_serve.errors import BundleError, NotFound
+from palm_serve.pipeline import Pipeline
 from palm_serve.registry import Registry, Traffic, Watcher
 from palm_serve.types import TextRequest
 
@@ -325,6 +327,56 @@ def test_it_takes_over_a_name_that_was_given_at_the_start(folder: Path, versions
         put(versions["b"], folder / "tiny")
         await looks(watcher)
         assert [model.manifest.max_length for model in registry.list()] == [21]
+
+    watching(folder, use)
+
+
+def test_errors_that_nobody_foresaw_are_failures_too(
+    folder: Path, versions: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(versions["a"], folder / "one")
+
+    async def use(registry: Registry, watcher: Watcher) -> None:
+        await watcher.start()
+
+        def crash(bundle: object) -> None:
+            raise MemoryError("no room")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(registry, "_connect", crash)
+            put(versions["b"], folder / "one")
+            put(versions["c"], folder / "two")
+            await looks(watcher)
+        assert {name for name, _ in registry.failures} == {"one", "two"}
+        assert "MemoryError: no room" in str(registry.failures["one", "stable"].error)
+        assert short(registry) == {"stable": 20}
+        assert (await watcher.load("two")).manifest.max_length == 22
+
+    watching(folder, use)
+
+
+def test_an_engine_that_cannot_run_the_graph(folder: Path, versions: dict[str, Path]) -> None:
+    put(versions["a"], folder / "tiny")
+
+    async def use(registry: Registry, watcher: Watcher) -> None:
+        await watcher.start()
+        connect = registry._connect
+
+        def broken(bundle: Bundle) -> Pipeline:
+            def run(*arguments: object) -> None:
+                raise RuntimeError("out of memory")
+
+            pipeline = connect(bundle)
+            pipeline.engine.run = run  # type: ignore[method-assign]
+            return pipeline
+
+        registry._connect = broken  # type: ignore[method-assign]
+        put(versions["b"], folder / "tiny")
+        await looks(watcher)
+        assert "cannot be run: the model failed" in str(registry.failures["tiny", "stable"].error)
+        answer = await registry.get("tiny").predict(TextRequest("hi", ()))
+        assert answer.answers["intent"].label.name == "greeting"
+        assert short(registry) == {"stable": 20}
 
     watching(folder, use)
 
