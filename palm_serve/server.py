@@ -39,7 +39,7 @@ class Server:
         self._tokens = None if options.tokens is None else Tokens(options.tokens)
         self._access = AccessLog(options.access_log, options.slow_ms)
         self._metrics = None if options.metrics_port is None else Metrics()
-        self._tracing = _tracing(options)
+        self._tracing = start_tracing(options)
         self._registry = make_registry(options, self._metrics)
         self._lifecycle = Lifecycle()
         if self._metrics is not None:
@@ -200,7 +200,7 @@ def make_registry(options: ServeOptions, metrics: Metrics | None = None) -> Regi
     return registry
 
 
-def _tracing(options: ServeOptions) -> "Tracing | None":
+def start_tracing(options: ServeOptions) -> "Tracing | None":
     """None: nothing asks for traces. Raises ConfigError where they are asked for by option and cannot be had."""
     if options.otel_endpoint is None and not asked_by_environment(os.environ):
         return None

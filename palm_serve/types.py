@@ -206,6 +206,8 @@ class CallRecord:
     """One call that has ended, for those who count, trace and log. It holds no text."""
 
     method: str
+    service: str
+    """Its full name."""
     code: str
     """Name of the status code."""
     number: int

@@ -16,6 +16,8 @@ ACCESS = "palm_serve.access"
 """The logger of calls."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+"""W3C Trace Context."""
 _OURS = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNAVAILABLE"})
 """Codes that are the server's fault, or tell that it has too much to do."""
 _VERSION = 12
@@ -123,7 +125,9 @@ def call_fields(record: CallRecord) -> dict[str, Any]:
         "client": record.client,
         "request_id": record.request_id,
     }
-    for name in ("trace_id", "reason", "request_bytes", "response_bytes", "texts"):
+    if trace := record.trace_id or _trace_id(record.traceparent):
+        fields["trace_id"] = trace
+    for name in ("reason", "request_bytes", "response_bytes", "texts"):
         if value := getattr(record, name):
             fields[name] = value
     if record.answered:
@@ -134,6 +138,12 @@ def call_fields(record: CallRecord) -> dict[str, Any]:
             fields[f"{name}_ms"] = round(longest / 1000, 2)
         fields["batch_rows"] = max(one.timings.batch_size for one in record.answered)
     return fields
+
+
+def _trace_id(traceparent: str) -> str:
+    """That of the caller: its calls can be found in the log also where this server sends no traces."""
+    found = _TRACEPARENT.match(traceparent)
+    return found[1] if found else ""
 
 
 def configure_logging(

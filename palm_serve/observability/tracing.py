@@ -99,6 +99,7 @@ def _describe(span: Span, record: CallRecord) -> None:
     span.set_attributes(
         {
             "rpc.system": "grpc",
+            "rpc.service": record.service,
             "rpc.method": record.method,
             "rpc.grpc.status_code": record.number,
             "palm.request_id": record.request_id,

@@ -5,6 +5,7 @@ message that does not parse with UNKNOWN and a class name.
 """
 
 import asyncio
+import copy
 import logging
 import string
 import time
@@ -117,6 +118,13 @@ class Calls:
         self._gate = gate
         self._observe = observe
         self._log_text = log_text
+        self._service = ""
+
+    def of(self, service: str) -> "Calls":
+        """The same for the methods of one service, by its full name."""
+        mine = copy.copy(self)
+        mine._service = service
+        return mine
 
     def unary(
         self, name: str, kind: type[M], method: Callable[[M, Call], Awaitable[Message]], scope: Scope
@@ -182,6 +190,11 @@ class Calls:
                     raise Unavailable("the server is loading its models: try again in a moment")
                 yield call
             code = grpc.StatusCode.OK
+        except asyncio.CancelledError:
+            # The client left, or grpc ended the call at its deadline.
+            if call.deadline is not None and time.monotonic() >= call.deadline:
+                code = grpc.StatusCode.DEADLINE_EXCEEDED
+            raise
         except Exception as error:
             failed = failure(error, call.request_id)
             code = failed.code
@@ -199,6 +212,7 @@ class Calls:
         now = time.perf_counter_ns()
         return CallRecord(
             method=name,
+            service=self._service,
             code=code.name,
             number=int(code.value[0]),
             seconds=(now - began_ns) / 1e9,

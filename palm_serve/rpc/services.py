@@ -48,29 +48,32 @@ def make_server(
     calls = Calls(lifecycle, Gate(options, tokens), observe, options.log_text)
     dialogue, prediction = Dialogue(registry, options.limits, lifecycle), Prediction(registry, options.limits)
     models, health = Models(registry, options, folder), Health(registry, lifecycle)
+    parsing, predicting, managing, checking = map(calls.of, (DIALOGUE, PREDICTION, MODELS, HEALTH))
     services = {
         DIALOGUE: {
-            "Parse": calls.unary("Parse", pb.ParseRequest, dialogue.parse, Scope.PARSE),
-            "ParseBatch": calls.unary("ParseBatch", pb.ParseBatchRequest, dialogue.parse_batch, Scope.PARSE),
-            "ParseStream": calls.stream("ParseStream", dialogue.parse_stream, Scope.PARSE),
+            "Parse": parsing.unary("Parse", pb.ParseRequest, dialogue.parse, Scope.PARSE),
+            "ParseBatch": parsing.unary("ParseBatch", pb.ParseBatchRequest, dialogue.parse_batch, Scope.PARSE),
+            "ParseStream": parsing.stream("ParseStream", dialogue.parse_stream, Scope.PARSE),
         },
-        PREDICTION: {"Predict": calls.unary("Predict", pb.PredictRequest, prediction.predict, Scope.PARSE)},
+        PREDICTION: {"Predict": predicting.unary("Predict", pb.PredictRequest, prediction.predict, Scope.PARSE)},
         MODELS: {
-            "ListModels": calls.unary("ListModels", pb.ListModelsRequest, models.list_models, Scope.READ),
-            "GetModel": calls.unary("GetModel", pb.GetModelRequest, models.get_model, Scope.READ),
-            "LoadModel": calls.unary("LoadModel", pb.LoadModelRequest, models.load_model, Scope.CONTROL),
-            "UnloadModel": calls.unary("UnloadModel", pb.UnloadModelRequest, models.unload_model, Scope.CONTROL),
+            "ListModels": managing.unary("ListModels", pb.ListModelsRequest, models.list_models, Scope.READ),
+            "GetModel": managing.unary("GetModel", pb.GetModelRequest, models.get_model, Scope.READ),
+            "LoadModel": managing.unary("LoadModel", pb.LoadModelRequest, models.load_model, Scope.CONTROL),
+            "UnloadModel": managing.unary("UnloadModel", pb.UnloadModelRequest, models.unload_model, Scope.CONTROL),
         },
         HEALTH: {
-            "Check": calls.unary("Check", health_pb2.HealthCheckRequest, health.check, Scope.HEALTH),
-            "Watch": calls.watch("Watch", health_pb2.HealthCheckRequest, health.watch, Scope.HEALTH),
+            "Check": checking.unary("Check", health_pb2.HealthCheckRequest, health.check, Scope.HEALTH),
+            "Watch": checking.watch("Watch", health_pb2.HealthCheckRequest, health.watch, Scope.HEALTH),
         },
-        OPEN_INFERENCE: OpenInference(registry, options, lifecycle, models, health).handlers(calls),
+        OPEN_INFERENCE: OpenInference(registry, options, lifecycle, models, health).handlers(calls.of(OPEN_INFERENCE)),
     }
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler(service, methods) for service, methods in services.items()]
     )
-    server.add_generic_rpc_handlers(_reflection((*services, reflection.SERVICE_NAME), calls))
+    server.add_generic_rpc_handlers(
+        _reflection((*services, reflection.SERVICE_NAME), calls.of(reflection.SERVICE_NAME))
+    )
     return server
 
 

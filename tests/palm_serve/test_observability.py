@@ -38,7 +38,15 @@ DIGEST = "0123456789abcdef" * 4
 
 
 def record(**changes):
-    given = {"method": "Parse", "code": "OK", "number": 0, "seconds": 0.004, "ended_ns": 0, "request_id": "r1"}
+    given = {
+        "method": "Parse",
+        "service": "palm_serve.v1.DialogueUnderstanding",
+        "code": "OK",
+        "number": 0,
+        "seconds": 0.004,
+        "ended_ns": 0,
+        "request_id": "r1",
+    }
     return CallRecord(**{**given, "client": "127.0.0.1", **changes})
 
 
@@ -288,6 +296,20 @@ def test_overload_does_not_drown_the_log(access):
     assert [line.get("left_out", 0) for line in lines] == [0] * 11 + [990, 0]
     assert "990 more of this code were not told" in lines[-2]["message"]
     assert len(access({"every_call": True}, *[refused] * 1000)) == 1000, "whoever asks for every call gets it"
+
+
+@pytest.mark.parametrize(
+    ("given", "trace"),
+    [
+        ({"traceparent": f"00-{'b' * 32}-{'c' * 16}-01"}, "b" * 32),
+        ({"traceparent": f"00-{'b' * 32}-{'c' * 16}-01", "trace_id": "a" * 32}, "a" * 32),
+        ({"traceparent": "what a nice text"}, None),
+        ({}, None),
+    ],
+)
+def test_the_callers_trace_is_told_without_traces_too(access, given, trace):
+    (line,) = access({"every_call": True}, record(**given))
+    assert line.get("trace_id") == trace
 
 
 @pytest.mark.parametrize(

@@ -459,6 +459,18 @@ def test_calls_are_observed(make_door: Callable[..., Door]) -> None:
     assert all(0 <= seen.seconds < 5 for seen in door.observed)
 
 
+def test_a_call_that_ends_at_its_deadline_is_not_one_whose_client_left(make_door: Callable[..., Door]) -> None:
+    door = make_door()
+    parse = stubs.DialogueUnderstandingStub(door.channel).Parse
+    with pytest.raises(grpc.RpcError):
+        parse(pb.ParseRequest(text="sleep 20"), timeout=0.3)
+    left = parse.future(pb.ParseRequest(text="sleep 20"), timeout=20)
+    assert eventually(lambda: len(door.model.requests) == 2)
+    left.cancel()
+    assert eventually(lambda: len(door.observed) == 2)
+    assert [seen.code for seen in door.observed] == ["DEADLINE_EXCEEDED", "CANCELLED"]
+
+
 RPCS = {
     "DialogueUnderstanding/Parse": pb.ParseRequest(text="Ada", tasks=["slots"], top_k=2, offset_unit=UTF16),
     "DialogueUnderstanding/ParseBatch": pb.ParseBatchRequest(requests=[pb.ParseRequest(text="Ada")] * 2),

@@ -1,0 +1,48 @@
+"""How a real server ends: first not ready, then no new calls, then whatever still runs, in bounded time."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from palm_serve.v1 import palm_pb2 as pb
+from palm_serve.v1 import palm_pb2_grpc as stubs
+
+NOT_SERVING = 2
+
+
+@pytest.mark.parametrize(("first", "second"), [(signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
+def test_a_second_signal_ends_at_once(
+    start_server: Callable[..., Any], tiny_bundle: Path, first: signal.Signals, second: signal.Signals
+) -> None:
+    process = start_server(tiny_bundle, "--drain-grace", "300")
+    with grpc.insecure_channel(process.target()) as channel:
+        process.process.send_signal(first)
+        process.wait_for("draining")
+        assert health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status == NOT_SERVING
+        answer = stubs.DialogueUnderstandingStub(channel).Parse(pb.ParseRequest(text="hello"))
+        assert answer.intent.name == "greeting", "load balancers have not noticed yet"
+        process.process.send_signal(second)
+        assert process.finish(10) == -second
+
+
+def test_who_reads_no_answers_cannot_hold_up_the_stop(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
+    process = start_server(tiny_bundle, "--drain-grace", "0", "--stop-timeout", "1")
+
+    def requests() -> Iterator[pb.ParseRequest]:
+        for _ in range(100_000):
+            yield pb.ParseRequest(text="please show me flights from boston to new york on monday")
+
+    with grpc.insecure_channel(process.target()) as channel:
+        answers = stubs.DialogueUnderstandingStub(channel).ParseStream(requests())
+        next(answers)
+        time.sleep(0.5)
+        began = time.monotonic()
+        process.process.send_signal(signal.SIGTERM)
+        assert process.finish(20) == 0
+        assert time.monotonic() - began < 10
