@@ -141,6 +141,13 @@ class ListenOptions(_Group):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=50051, ge=0, le=65535, description="0: any free port, which is printed.")
+    health_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Answer health also on this port of the same host, in plain text and without tokens: "
+        "for Kubernetes, whose probes speak no TLS.",
+    )
     metrics_port: int | None = Field(
         default=None, ge=1, le=65535, description="Serve Prometheus metrics over HTTP on this port of the same host."
     )

@@ -16,7 +16,7 @@ from palm_serve.observability import AccessLog, Metrics, ModelMetrics, asked_by_
 from palm_serve.registry import CANARY, SHADOW, STABLE, LoadedModel, Registry, Traffic, Watcher
 from palm_serve.rpc.auth import Tokens
 from palm_serve.rpc.lifecycle import Lifecycle, State
-from palm_serve.rpc.services import make_server
+from palm_serve.rpc.services import make_health_server, make_server
 from palm_serve.rpc.tls import Certificates
 from palm_serve.types import CallRecord
 from palm_serve.version_metrics import VersionMetrics
@@ -49,6 +49,7 @@ class Server:
         self._watcher = None if folder is None else Watcher(self._registry, folder)
         self._watching: asyncio.Task[None] | None = None
         self._server = make_server(self._registry, options, self._lifecycle, self._ended, self._tokens, self._watcher)
+        self._health = None if options.health_port is None else make_health_server(self._registry, options, self._lifecycle)
 
     def _ended(self, record: CallRecord) -> None:
         """A call has ended. Traces come first: they know the id of the trace."""
@@ -64,19 +65,15 @@ class Server:
         Raises BindError, TlsError.
         """
         host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
-        address = f"{host}:{self._options.port}"
         listen = self._server.add_insecure_port
         if self._options.tls is not None:
             listen = partial(
                 self._server.add_secure_port, server_credentials=Certificates(self._options.tls).credentials()
             )
-        try:
-            port = listen(address)
-        except RuntimeError:
-            raise BindError(
-                f"cannot listen on {address}: the port is in use or not allowed, or the host is not "
-                "this machine's; choose another --port (0: any free one) or --host"
-            ) from None
+        port = _listen(listen, f"{host}:{self._options.port}", "--port (0: any free one)")
+        if self._health is not None:
+            _listen(self._health.add_insecure_port, f"{host}:{self._options.health_port}", "--health-port")
+            await self._health.start()
         if self._metrics is not None and self._options.metrics_port is not None:
             try:
                 self._metrics.serve(self._options.metrics_port, self._options.host)
@@ -135,6 +132,8 @@ class Server:
         await self._close()
 
     async def _close(self) -> None:
+        if self._health is not None:
+            await self._health.stop(None)
         await self._registry.close()
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
@@ -178,6 +177,16 @@ async def serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
         raise
     finally:
         stopped.cancel()
+
+
+def _listen(listen: Callable[[str], int], address: str, option: str) -> int:
+    try:
+        return listen(address)
+    except RuntimeError:
+        raise BindError(
+            f"cannot listen on {address}: the port is in use or not allowed, or the host is not "
+            f"this machine's; choose another {option} or --host"
+        ) from None
 
 
 def make_registry(options: ServeOptions, metrics: Metrics | None = None) -> Registry:

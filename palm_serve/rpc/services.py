@@ -62,10 +62,7 @@ def make_server(
             "LoadModel": managing.unary("LoadModel", pb.LoadModelRequest, models.load_model, Scope.CONTROL),
             "UnloadModel": managing.unary("UnloadModel", pb.UnloadModelRequest, models.unload_model, Scope.CONTROL),
         },
-        HEALTH: {
-            "Check": checking.unary("Check", health_pb2.HealthCheckRequest, health.check, Scope.HEALTH),
-            "Watch": checking.watch("Watch", health_pb2.HealthCheckRequest, health.watch, Scope.HEALTH),
-        },
+        HEALTH: _health(health, checking),
         OPEN_INFERENCE: OpenInference(registry, options, lifecycle, models, health).handlers(calls.of(OPEN_INFERENCE)),
     }
     server.add_generic_rpc_handlers(
@@ -75,6 +72,21 @@ def make_server(
         _reflection((*services, reflection.SERVICE_NAME), calls.of(reflection.SERVICE_NAME))
     )
     return server
+
+
+def make_health_server(registry: "Registry", options: ServeOptions, lifecycle: Lifecycle) -> grpc.aio.Server:
+    """A server that tells health to anyone and nothing else, bound to no port yet. Needs a running loop."""
+    server = grpc.aio.server(options=channel_options(options))
+    methods = _health(Health(registry, lifecycle), Calls(lifecycle, Gate(options)).of(HEALTH))
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(HEALTH, methods)])
+    return server
+
+
+def _health(health: Health, calls: Calls) -> dict[str, grpc.RpcMethodHandler]:
+    return {
+        "Check": calls.unary("Check", health_pb2.HealthCheckRequest, health.check, Scope.HEALTH),
+        "Watch": calls.watch("Watch", health_pb2.HealthCheckRequest, health.watch, Scope.HEALTH),
+    }
 
 
 def _reflection(names: tuple[str, ...], calls: Calls) -> list[grpc.GenericRpcHandler]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from typer.testing import CliRunner
 
 from palm_serve.cli import app
@@ -114,6 +115,34 @@ def test_tokens_in_plain_text_are_warned_of(tmp_path: Path) -> None:
     code, told = palm_serve("run", str(tmp_path / "none"), *options)
     assert code == 2
     assert "has no TLS: whoever listens on the way gets the tokens" in told
+
+
+def test_health_of_a_closed_server(start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path) -> None:
+    """On a port of its own it is told to anyone, and nothing else is."""
+    (tmp_path / "tokens.toml").write_text(entry("web", "one", "parse"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    process = start_server(
+        *(tiny_bundle, "--tokens", tmp_path / "tokens.toml", "--health-needs-token", "--health-port", port),
+        *("--drain-grace", "1"),
+    )
+    target = process.target()
+    request = health_pb2.HealthCheckRequest()
+    with grpc.insecure_channel(target) as closed, grpc.insecure_channel(f"127.0.0.1:{port}") as probe:
+        with pytest.raises(grpc.RpcError, match="asks for a token"):
+            health_pb2_grpc.HealthStub(closed).Check(request)
+        health = health_pb2_grpc.HealthStub(probe)
+        assert health.Check(request).status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            stubs.ModelsStub(probe).ListModels(pb.ListModelsRequest())
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        watched = health.Watch(request)
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+        process.process.send_signal(signal.SIGTERM)
+        assert next(watched).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert process.finish() == 0
+    assert process.errors == []
 
 
 def test_no_path_comes_from_a_request(
