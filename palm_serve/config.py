@@ -225,7 +225,9 @@ class ConnectionOptions(_Group):
     """Connections"""
 
     max_connections: int = Field(
-        default=10_000, ge=1, description="Open at once; fewer where the process may not open as many files (ulimit -n)."
+        default=10_000,
+        ge=1,
+        description="Open at once; fewer where the process may not open as many files (ulimit -n).",
     )
     max_streams: int = Field(
         default=2048,

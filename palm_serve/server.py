@@ -49,7 +49,9 @@ class Server:
         self._watcher = None if folder is None else Watcher(self._registry, folder)
         self._watching: asyncio.Task[None] | None = None
         self._server = make_server(self._registry, options, self._lifecycle, self._ended, self._tokens, self._watcher)
-        self._health = None if options.health_port is None else make_health_server(self._registry, options, self._lifecycle)
+        self._health = (
+            None if options.health_port is None else make_health_server(self._registry, options, self._lifecycle)
+        )
 
     def _ended(self, record: CallRecord) -> None:
         """A call has ended. Traces come first: they know the id of the trace."""
