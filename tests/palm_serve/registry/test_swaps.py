@@ -139,6 +139,18 @@ def length_of(models: stubs.ModelsStub, version: str = "") -> int:
     return models.GetModel(pb.GetModelRequest(name="tiny", version=version)).max_length_tokens
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def metrics(port: int) -> str:
+    """What Prometheus would read."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
+        return str(response.read().decode())
+
+
 def count(models: stubs.ModelsStub) -> int:
     return len(models.ListModels(pb.ListModelsRequest()).models)
 
@@ -193,10 +205,8 @@ def test_a_corrupt_bundle_is_dropped_in_while_calls_run(
     place = folder.parent / "tiny"
     folder.rmdir()
     shutil.copytree(versions["a"], place)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        metrics_port = free.getsockname()[1]
-    process = start_server("--watch", folder.parent, "--metrics-port", metrics_port, *WATCH)
+    port = free_port()
+    process = start_server("--watch", folder.parent, "--metrics-port", port, *WATCH)
     target = process.target()
     stub = models(target)
     broken = folder.parent / ".broken"
@@ -214,8 +224,7 @@ def test_a_corrupt_bundle_is_dropped_in_while_calls_run(
         health = health_pb2_grpc.HealthStub(channel)
         assert {health.Check(health_pb2.HealthCheckRequest(service=name)).status for name in ("", "tiny")} == {1}
         assert (length_of(stub), count(stub)) == (20, 1)
-        with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as response:
-            assert 'palm_bundle_failing{label="stable",model="tiny"} 1.0' in response.read().decode()
+        assert 'palm_bundle_failing{label="stable",model="tiny"} 1.0' in metrics(port)
         shutil.rmtree(place)
         shutil.copytree(versions["b"], folder.parent / ".whole")
         (folder.parent / ".whole").rename(place)
@@ -271,10 +280,28 @@ def test_canary_shares_promotion_and_rollback(
 def test_versions_given_at_the_start(
     start_server: Callable[..., Process], versions: dict[str, Path], models: Callable[[str], stubs.ModelsStub]
 ) -> None:
-    process = start_server(*(versions[name] for name in "abc"), "--canary", "0.1", "--shadow", "0.5", *WATCH)
-    stub = models(process.target())
-    labels = {m.max_length_tokens: list(m.labels) for m in stub.ListModels(pb.ListModelsRequest()).models}
-    assert labels == {20: ["stable"], 21: ["canary"], 22: ["shadow"]}
+    port = free_port()
+    shares = ("--canary", "0.1", "--shadow", "0.5", "--metrics-port", port)
+    process = start_server(*(versions[name] for name in "abc"), *shares, *WATCH)
+    target = process.target()
+    stub = models(target)
+    found = {tuple(m.labels): m for m in stub.ListModels(pb.ListModelsRequest()).models}
+    assert {labels: m.max_length_tokens for labels, m in found.items()} == {
+        ("stable",): 20,
+        ("canary",): 21,
+        ("shadow",): 22,
+    }
+    agreed = f'palm_shadow_answers_total{{model="tiny",outcome="agreed",task="slots",version="{found["shadow",].version[:12]}"}}'
+    with grpc.insecure_channel(target) as channel:
+        parse = stubs.DialogueUnderstandingStub(channel).Parse
+
+        def shadowed() -> bool:
+            answer = parse(pb.ParseRequest(text="fly to boston"))
+            assert answer.version != found["shadow",].version
+            return agreed in metrics(port)
+
+        eventually(shadowed)
+    assert 'outcome="disagreed"' not in metrics(port)
     assert end(process) == []
 
 
