@@ -185,7 +185,8 @@ class Calls:
         began_ns, call, code, reason = time.perf_counter_ns(), _call(context), grpc.StatusCode.CANCELLED, ""
         failed: Failure | None = None
         try:
-            with self._gate.admit(context, scope) as call.client, self._lifecycle.call():
+            call.client = self._gate.identify(context, scope)
+            with self._gate.admit(call.client, scope), self._lifecycle.call():
                 if self._lifecycle.state is State.LOADING and scope is not Scope.HEALTH:
                     raise Unavailable("the server is loading its models: try again in a moment")
                 yield call
@@ -198,6 +199,7 @@ class Calls:
         except Exception as error:
             failed = failure(error, call.request_id)
             code = failed.code
+            call.client = call.client or self._gate.stranger(context)
             reason = error.reason if isinstance(error, Overloaded) else ""
         finally:
             if self._observe is not None:

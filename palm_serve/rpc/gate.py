@@ -20,17 +20,24 @@ class Gate:
         self._in_flight = InFlight(options.max_calls_per_client)
         self._rate = None if options.max_rate is None else Rate(options.max_rate, options.max_burst)
 
+    def identify(self, context: grpc.aio.ServicerContext, scope: Scope) -> "Client":
+        """Who calls. Raises Unauthenticated, NotAllowed."""
+        return Client(self._name(context, scope), self._rate)
+
+    def stranger(self, context: grpc.aio.ServicerContext) -> "Client":
+        """Who calls, by address alone."""
+        return Client(address(context.peer()), self._rate)
+
     @contextmanager
-    def admit(self, context: grpc.aio.ServicerContext, scope: Scope) -> Iterator["Client"]:
-        """Around one call. Health is not counted. Raises Unauthenticated, NotAllowed, Overloaded."""
-        client = Client(self._name(context, scope), self._rate)
+    def admit(self, client: "Client", scope: Scope) -> Iterator[None]:
+        """Around one call. Health is not counted. Raises Overloaded."""
         if scope is Scope.HEALTH:
-            yield client
+            yield
             return
         with self._in_flight.admit(client.name):
             if self._rate is not None:
                 self._rate.take(client.name)
-            yield client
+            yield
 
     def paced(
         self, messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext, scope: Scope

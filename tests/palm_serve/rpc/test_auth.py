@@ -198,6 +198,10 @@ def test_calls_are_counted_by_token(make_door: Callable[..., Door], path: Path) 
         assert code(dialogue.Parse, pb.ParseRequest(text="a"), "two") == expected
     health = health_pb2_grpc.HealthStub(door.channel)
     assert code(health.Check, health_pb2.HealthCheckRequest()) == "OK"
+    assert code(dialogue.Parse, pb.ParseRequest(text="a"), "three") == "UNAUTHENTICATED"
+    told = {(record.code, record.client) for record in door.observed}
+    assert ("RESOURCE_EXHAUSTED", "token web") in told
+    assert ("UNAUTHENTICATED", "127.0.0.1") in told
 
 
 def test_a_stream_is_read_no_faster_than_its_rate(make_door: Callable[..., Door]) -> None:
