@@ -22,7 +22,8 @@ def run(config: Path | None, print_config: bool, **flags: Any) -> None:
     """Serves one or more bundles until SIGTERM or Ctrl-C; then finishes what runs.
 
     Every option is also a variable of the environment (--max-queue: PALM_SERVE_MAX_QUEUE) and a key of the file that
-    --config names (max_queue). The command line goes before the environment, the environment before the file.
+    --config names (max_queue). The command line goes before the environment, the environment before the file. Several
+    bundles in PALM_SERVE_BUNDLES are separated as in PATH.
     """
     with faults():
         given = {name: value for name, value in flags.items() if value not in (None, [])}
