@@ -1,0 +1,234 @@
+"""docs/operations.md names options, metrics, fields and commands: all of them exist, and no metric is left out."""
+
+import configparser
+import re
+import tomllib
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import grpc
+import pytest
+import typer
+import yaml
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric
+
+from palm_serve.batching import Ran
+from palm_serve.cli import app
+from palm_serve.config import ServeOptions
+from palm_serve.errors import Overloaded, Unmeetable
+from palm_serve.observability import Metrics, call_fields
+from palm_serve.registry import Registry
+from palm_serve.rpc.status import CODES
+from palm_serve.types import Answered, CallRecord, Timings
+from palm_serve.version_metrics import VersionMetrics
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+TYPES = {
+    "counter": ("_total",),
+    "gauge": ("",),
+    "histogram": ("_bucket", "_sum", "_count"),
+    "summary": ("_sum", "_count"),
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the first table under a heading, without its head."""
+    part = re.split(r"^##+ ", PAGE.split(f"## {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+    lines = [line for line in part.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def commands() -> Iterator[tuple[str, set[str]]]:
+    """Each command and its options."""
+
+    def walk(name: str, command: object) -> Iterator[tuple[str, set[str]]]:
+        options = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}  # type: ignore[attr-defined]
+        yield name, options | {"--help"}
+        for child, below in getattr(command, "commands", {}).items():
+            yield from walk(f"{name} {child}", below)
+
+    return walk("palm-serve", typer.main.get_command(app))
+
+
+def record() -> CallRecord:
+    """A call with everything."""
+    answered = [Answered("m", "0" * 64, Timings(1, 1, 1, 1, 1))]
+    return CallRecord(
+        method="Parse",
+        service="s",
+        code="RESOURCE_EXHAUSTED",
+        number=8,
+        seconds=0.1,
+        ended_ns=1,
+        request_id="r",
+        client="c",
+        reason="deadline",
+        texts=1,
+        answered=answered,
+        request_bytes=1,
+        response_bytes=1,
+        trace_id="a" * 32,
+    )
+
+
+def families() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Name -> type and labels of every metric, as if all had happened."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics(record())
+    metrics.watch(lambda: 0, lambda: True)
+    metrics.for_model("m", "0" * 64).ran(Ran(1, 1, 1, [0.1], 0.1, 0.1))
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for family in registry.collect():
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        found[_name(family)] = (family.type, tuple(sorted(labels)))
+    for family in VersionMetrics(Registry()).collect():
+        found[_name(family)] = (family.type, tuple(sorted(family._labelnames)))  # type: ignore[attr-defined]
+    return found
+
+
+def _name(family: Metric) -> str:
+    return f"{family.name}_total" if family.type == "counter" else str(family.name)
+
+
+FAMILIES = families()
+SERIES = {
+    name.removesuffix("_total") + suffix: labels for name, (kind, labels) in FAMILIES.items() for suffix in TYPES[kind]
+}
+
+
+def test_options_exist() -> None:
+    known = set().union(*(options for _, options in commands()))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", PAGE))
+    assert len(named) > 30
+    assert named <= known
+
+
+def test_options_of_a_command_line_are_that_commands() -> None:
+    have = dict(commands())
+    for block in blocks("sh"):
+        for line in block.splitlines():
+            command, options = line.split("#")[0], set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", line.split("#")[0]))
+            name = re.search(r"palm-serve \w+", command)
+            if name is not None:
+                assert options <= have[name[0]], line
+
+
+def test_commands_exist() -> None:
+    named = set(re.findall(r"palm-serve (?:token )?(?:run|bench|call|check|new|token)\b", PAGE))
+    assert named <= {name for name, _ in commands()}
+    assert {"palm-serve run", "palm-serve bench", "palm-serve check", "palm-serve token new"} <= named
+
+
+def test_variables_exist() -> None:
+    named = set(re.findall(r"PALM_SERVE_([A-Z_]+)", PAGE))
+    assert named
+    assert {name.lower() for name in named} <= set(ServeOptions.model_fields)
+
+
+def test_metrics_exist() -> None:
+    named = set(re.findall(r"\bpalm_(?!serve\b)[a-z_]+", PAGE))
+    assert named - set(SERIES) - set(FAMILIES) == set()
+
+
+def test_the_table_has_every_metric_with_its_type_and_labels() -> None:
+    told = {}
+    for names, kind, labels, _ in rows("What to watch"):
+        for name in re.findall(r"`(\w+)`", names):
+            told[name] = (kind, tuple(sorted(filter(None, labels.split(", ")))))
+    assert told == FAMILIES
+
+
+def test_queries_use_labels_that_the_series_have() -> None:
+    queries = [line for block in blocks("promql") for line in block.splitlines()]
+    queries += [rule["expr"] for block in blocks("yaml") if "groups:" in block for rule in _rules(block)]
+    queries += re.findall(r"`(sum by [^`]+)`", PAGE)
+    assert len(queries) > 15
+    for query in queries:
+        series = re.findall(r"\b(palm_\w+)", query)
+        have = set().union(*(SERIES[name] for name in series)) | {"instance", "job", "le"}
+        for names in re.findall(r"by \(([^)]*)\)", query):
+            assert set(names.split(", ")) <= have, query
+        for name, matchers in re.findall(r"\b(palm_\w+)\{([^}]*)\}", query):
+            assert set(re.findall(r"(\w+)\s*=", matchers)) <= {*SERIES[name], "job"}, query
+        for name, matchers in re.findall(r'\b(palm_\w+)\{code=~?"([^"]*)"', query):
+            assert set(matchers.split("|")) <= set(grpc.StatusCode.__members__), name
+
+
+def _rules(block: str) -> list[dict[str, str]]:
+    return [rule for group in yaml.safe_load(block)["groups"] for rule in group["rules"]]
+
+
+def test_every_status_and_reason_is_explained() -> None:
+    statuses = " ".join(row[0] for row in rows("What each status means, and what to do"))
+    assert {code.name for code in CODES.values()} <= set(re.findall(r"`([A-Z_]+)`", statuses))
+    reasons = {Overloaded("").reason, Unmeetable("").reason, "client_rate", "client_calls"}
+    assert set(re.findall(r"reason `(\w+)`", statuses)) == reasons
+    source = (ROOT / "palm_serve/rpc/limits.py").read_text(encoding="utf-8")
+    assert set(re.findall(r'"(client_\w+)"', source)) == reasons - {"queue_full", "deadline"}
+
+
+def test_every_field_of_the_log_is_explained() -> None:
+    told = {name for names, _ in rows("Logs") for name in re.findall(r"`(\w+)`", names)}
+    by_formatter = {"time", "level", "logger", "message", "exception"}
+    assert told == {*call_fields(record()), *by_formatter, "slow", "left_out"}
+
+
+def test_attributes_of_spans_exist() -> None:
+    source = (ROOT / "palm_serve/observability/tracing.py").read_text(encoding="utf-8")
+    table = " ".join(cell for row in rows("Traces") for cell in row)
+    for name in re.findall(r"`((?:rpc|palm)\.[a-z_.]+)`", table):
+        assert f'"{name}"' in source or f'"{name.removeprefix("palm.")}"' in source, name
+
+
+@pytest.mark.parametrize("block", blocks("yaml"))
+def test_yaml_is_whole(block: str) -> None:
+    assert all(isinstance(document, dict) for document in yaml.safe_load_all(block))
+
+
+def test_the_deployment_gives_its_calls_time_to_finish() -> None:
+    (deployment,) = (
+        document
+        for block in blocks("yaml")
+        for document in yaml.safe_load_all(block)
+        if document.get("kind") == "Deployment"
+    )
+    pod = deployment["spec"]["template"]["spec"]
+    arguments = pod["containers"][0]["args"]
+    given = dict(pairwise(arguments))
+    needed = float(given["--drain-grace"]) + float(given["--stop-timeout"])
+    assert pod["terminationGracePeriodSeconds"] > needed
+    ports = {port["name"]: port["containerPort"] for port in pod["containers"][0]["ports"]}
+    assert ports["grpc"] == ServeOptions().port
+    assert str(ports["metrics"]) == given["--metrics-port"]
+
+
+def test_the_file_of_options_is_valid() -> None:
+    (block,) = blocks("toml")
+    assert set(tomllib.loads(block)) <= set(ServeOptions.model_fields)
+    ServeOptions.model_validate(tomllib.loads(block))
+
+
+def test_the_unit_is_whole() -> None:
+    (block,) = blocks("ini")
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(block)
+    assert unit.sections() == ["Unit", "Service", "Install"]
+    assert "palm-serve run --config" in unit["Service"]["ExecStart"]
+
+
+def test_links_lead_somewhere() -> None:
+    headings = {
+        re.sub(r"[^\w\- ]", "", name.lower()).replace(" ", "-") for name in re.findall(r"^#+ (.+)$", PAGE, re.M)
+    }
+    named = set(re.findall(r"\]\(#([^)]+)\)", PAGE))
+    assert len(named) > 10
+    assert named <= headings
