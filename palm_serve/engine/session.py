@@ -18,7 +18,8 @@ from palm_serve.types import Batch, EngineInfo, FloatArray, Int64Array
 
 log = logging.getLogger(__name__)
 
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4
+"""What fails raises; ONNX Runtime would tell it besides, in lines of its own on standard error."""
 
 Runner = Callable[[Sequence[str], Mapping[str, Int64Array]], Sequence[npt.NDArray[Any]]]
 
@@ -108,7 +109,7 @@ def _open_session(
     graph: Path, info: EngineInfo, threads: int, providers: list[tuple[str, Settings]], graphs: bool = False
 ) -> OrtEngine:
     options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     options.intra_op_num_threads = threads
     # Threads that spin for work take the cores from tokenization, decoding and the event loop, and a third more CPU a run.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

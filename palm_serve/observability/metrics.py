@@ -5,7 +5,15 @@ import threading
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    start_http_server,
+)
 
 from palm_serve.batching import Ran
 from palm_serve.types import CallRecord
@@ -56,6 +64,8 @@ class Metrics:
 
     def serve(self, port: int, host: str) -> None:
         """Publishes over HTTP until the process ends. Raises OSError where it cannot listen."""
+        # A series more for each that counts, which only OpenMetrics has a use for.
+        disable_created_metrics()
         start_http_server(port, host, self.registry)
 
     def __call__(self, record: CallRecord) -> None:

@@ -1,0 +1,159 @@
+"""What an operator of a real server sees of calls: scraped metrics and lines of the log."""
+
+import json
+import re
+import signal
+import socket
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from palm_serve.v1 import palm_pb2 as pb
+from palm_serve.v1 import palm_pb2_grpc as stubs
+
+SECRET = "xylophone"
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def test_slow_and_refused_calls(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
+    port = free_port()
+    process = start_server(
+        *(tiny_bundle, "--metrics-port", port, "--log-format", "json", "--slow-ms", "0.001", "--drain-grace", "0"),
+        *("--max-rate", "0.001", "--max-burst", "2"),
+    )
+    with grpc.insecure_channel(process.target()) as channel:
+        parse = stubs.DialogueUnderstandingStub(channel).Parse
+        version = parse(pb.ParseRequest(text=f"play {SECRET}"), metadata=[("x-request-id", "r1")]).version[:12]
+        parse(pb.ParseRequest(text=SECRET, request_id="r2"))
+        with pytest.raises(grpc.RpcError, match="slow down"):
+            parse(pb.ParseRequest(text=SECRET), metadata=[("x-request-id", "r3")])
+
+    def scraped() -> str:
+        return str(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode())
+
+    told = scraped()
+    for series, value in (
+        ('palm_requests_total{code="OK",method="Parse"}', 2),
+        ('palm_requests_total{code="RESOURCE_EXHAUSTED",method="Parse"}', 1),
+        ('palm_refused_calls_total{method="Parse",reason="client_rate"}', 1),
+        (f'palm_queue_seconds_count{{model="tiny",version="{version}"}}', 2),
+        (f'palm_decode_seconds_bucket{{le="10.0",model="tiny",version="{version}"}}', 2),
+        (f'palm_engine_failures_total{{model="tiny",version="{version}"}}', 0),
+        ("palm_serving", 1),
+        ("palm_calls_in_flight", 0),
+    ):
+        assert re.search(rf"^{re.escape(series)} {value}(\.0)?$", told, re.MULTILINE), series
+    for name in ("process_resident_memory_bytes", "process_open_fds", "palm_threads"):
+        assert re.search(rf"^{name} [1-9]", told, re.MULTILINE) or not Path("/proc/self/stat").exists(), name
+    assert "_created" not in told
+    assert SECRET not in told
+    process.process.send_signal(signal.SIGTERM)
+    assert process.finish() == 0
+    lines = [json.loads(line) for line in process.errors]
+    assert [(line["request_id"], line["code"], line.get("slow"), line.get("reason")) for line in lines] == [
+        ("r1", "OK", True, None),
+        ("r2", "OK", True, None),
+        ("r3", "RESOURCE_EXHAUSTED", True, "client_rate"),
+    ]
+    assert {line["level"] for line in lines} == {"warning"}
+    assert lines[0]["version"] == version
+    assert SECRET not in "".join(process.errors)
+
+
+def test_scrapes_while_it_drains(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
+    port = free_port()
+    process = start_server(tiny_bundle, "--metrics-port", port, "--drain-grace", "3")
+    process.target()
+
+    def serving() -> str:
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+        found = re.search(r"^palm_serving (\S+)$", text, re.MULTILINE)
+        return found[1] if found else "not told"
+
+    assert serving() == "1.0"
+    process.process.send_signal(signal.SIGTERM)
+    end = time.monotonic() + 2.5
+    while serving() != "0.0":
+        assert time.monotonic() < end
+    assert process.finish() == 0
+
+
+def break_on_hyphens(graph: Path) -> None:
+    """Looks the largest piece up in a table that has no row for the last of the vocabulary, the hyphen."""
+    model = onnx.load(graph)
+    pieces = next(one for one in model.graph.initializer if one.name == "table").dims[0]
+    last = next(node for node in model.graph.node if "intent.logits" in node.output)
+    last.output[0] = "intent.plain"
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(pieces - 1, dtype=np.float32), "short.table"))
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceMax", ["input_ids"], ["short.most"], keepdims=0),
+            helper.make_node("Gather", ["short.table", "short.most"], ["short.nothing"]),
+            helper.make_node("Add", ["intent.plain", "short.nothing"], ["intent.logits"]),
+        ]
+    )
+    onnx.save(model, graph)
+
+
+def answers(call: Any, request: pb.ParseRequest, seconds: float) -> Iterator[grpc.StatusCode]:
+    """The codes of a call that is made until it succeeds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        code = call.future(request).code()
+        yield code
+        if code is grpc.StatusCode.OK:
+            return
+        time.sleep(0.01)
+
+
+def test_an_engine_that_fails(
+    start_server: Callable[..., Any],
+    make_tiny_bundle: Callable[..., Path],
+    reseal_bundle: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """Told, counted, out of service, tried again, and back without a restart."""
+    bundle = make_tiny_bundle(tmp_path / "tiny")
+    break_on_hyphens(bundle / "model.onnx")
+    port = free_port()
+    options = ("--provider", "CPU", "--metrics-port", port, "--log-format", "json", "--drain-grace", "0")
+    process = start_server(reseal_bundle(bundle), *options)
+
+    def failures() -> int:
+        told = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+        return int(float(re.search(r"^palm_engine_failures_total{[^}]*} (\S+)$", told, re.MULTILINE)[1]))  # type: ignore[index]
+
+    with grpc.insecure_channel(process.target()) as channel:
+        parse = stubs.DialogueUnderstandingStub(channel).Parse
+        assert parse(pb.ParseRequest(text="play a song")).intent.name == "music"
+        assert failures() == 0
+        for number in range(3):
+            with pytest.raises(grpc.RpcError) as caught:
+                parse(pb.ParseRequest(text=f"{SECRET} -"), metadata=[("x-request-id", f"bad{number}")])
+            assert caught.value.code() is grpc.StatusCode.INTERNAL
+        assert failures() == 1
+        codes = list(answers(parse, pb.ParseRequest(text="play a song"), seconds=20))
+        assert codes[-1] is grpc.StatusCode.OK
+        assert set(codes[:-1]) <= {grpc.StatusCode.UNAVAILABLE}, "another replica can answer meanwhile"
+    process.process.send_signal(signal.SIGTERM)
+    assert process.finish() == 0
+    lines = [json.loads(line) for line in process.errors]
+    assert [line["code"] for line in lines if line.get("request_id") == "bad0" and "code" in line] == ["INTERNAL"]
+    told = " ".join(line["message"] for line in lines)
+    assert "3 batches in a row failed; the engine counts as broken" in told
+    assert "out of service until its engine works" in told
+    assert "the engine works again" in told
+    assert SECRET not in "".join(process.errors)
