@@ -132,6 +132,7 @@ class Lane:
                     self._try(work)
                 else:
                     self._run(work)
+                del work  # or the engine of a model that has left would live until there is other work
             self._decodings.put(None)
         except BaseException as error:
             log.critical("the engine's thread crashed; another takes its place", exc_info=error)
@@ -197,6 +198,7 @@ class Lane:
         """The decoding thread."""
         while (work := self._decodings.get()) is not None:
             self._decode(*work)
+            del work
             with self.changed:
                 self._undecoded -= 1
                 self.changed.notify()

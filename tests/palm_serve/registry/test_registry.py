@@ -1,9 +1,11 @@
 """Loading, looking up, answering together, taking out of service."""
 
 import asyncio
+import gc
 import json
 import shutil
 import time
+import weakref
 
 import pytest
 
@@ -116,6 +118,29 @@ def test_the_stable_label_moves_when_its_version_is_unloaded(tiny_bundle, newer_
         assert registry.list() == [newer]
         assert registry.get("tiny") is newer
         assert not first.ready
+
+    with_registry(use)
+
+
+def test_a_version_that_is_gone_leaves_nothing(tiny_bundle, newer_bundle):
+    async def use(registry):
+        first = await registry.load(tiny_bundle)
+        await registry.load(newer_bundle)
+        # The last work of both threads was its.
+        await first.predict_many([TextRequest("hi", ())] * 200)
+        engine = weakref.ref(first._pipeline.engine)
+        gc.disable()
+        try:
+            task = registry.retire(first)
+            del first
+            await task
+            for _ in range(100):
+                if engine() is None:
+                    break
+                await asyncio.sleep(0.01)
+            assert engine() is None
+        finally:
+            gc.enable()
 
     with_registry(use)
 
