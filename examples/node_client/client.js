@@ -1,4 +1,4 @@
-// Asks a PALM server for intent and slots of one utterance.
+// One turn of a dialogue: asks a PALM server for intent and slots of what the user said.
 //
 //   npm install
 //   node client.js "show me flights from boston to denver" [HOST:PORT] [PATH/TO/palm.proto]
@@ -10,17 +10,56 @@ const loader = require("@grpc/proto-loader");
 
 const PROTO = path.join(__dirname, "..", "..", "protos", "palm_serve", "v1", "palm.proto");
 
+// A call that is refused is tried again after the time that the server names (grpc-retry-pushback-ms), as long as its
+// deadline allows; when many are refused, most give up at once, so that a busy server is not asked several times as much.
+const RETRIES = {
+  methodConfig: [{
+    name: [{ service: "palm_serve.v1.DialogueUnderstanding" }],
+    retryPolicy: {
+      maxAttempts: 4,
+      initialBackoff: "0.1s",
+      maxBackoff: "1s",
+      backoffMultiplier: 2,
+      retryableStatusCodes: ["RESOURCE_EXHAUSTED", "UNAVAILABLE"],
+    },
+  }],
+  retryThrottling: { maxTokens: 20, tokenRatio: 0.2 },
+};
+
+// One client, and so one connection, for all calls.
 function connect(target, proto = PROTO) {
   const definition = loader.loadSync(proto, { keepCase: true, enums: String, defaults: true, oneofs: true });
   const { DialogueUnderstanding } = grpc.loadPackageDefinition(definition).palm_serve.v1;
-  return new DialogueUnderstanding(target, grpc.credentials.createInsecure());
+  const options = { "grpc.service_config": JSON.stringify(RETRIES) };
+  return new DialogueUnderstanding(target, grpc.credentials.createInsecure(), options);
 }
 
-function parse(client, text) {
+// With a session id all turns of a dialogue are answered by one version of the model, also while a new one is tried out.
+function parse(client, text, { sessionId, deadlineMs = 1000 } = {}) {
   const request = { text, offset_unit: "OFFSET_UNIT_UTF16" };
+  const metadata = new grpc.Metadata();
+  if (sessionId) metadata.set("x-session-id", sessionId);
   return new Promise((resolve, reject) => {
-    client.Parse(request, { deadline: Date.now() + 5000 }, (error, answer) => (error ? reject(error) : resolve(answer)));
+    const options = { deadline: Date.now() + deadlineMs };
+    client.Parse(request, metadata, options, (error, answer) => (error ? reject(error) : resolve(answer)));
   });
+}
+
+// What the system does next.
+async function turn(client, text, options) {
+  try {
+    const { intent, ranking, slots, fallback } = await parse(client, text, options);
+    if (!fallback?.triggered) {
+      return { act: intent.name, slots: slots.map(({ name, start, end }) => [name, text.slice(start, end)]) };
+    }
+    if (fallback.reason === "AMBIGUOUS") return { act: "ask_which", choices: ranking.slice(0, 2).map(({ name }) => name) };
+    return { act: fallback.reason === "OUT_OF_SCOPE" ? "hand_over" : "ask_again" };
+  } catch (error) {
+    if (error.code === grpc.status.INVALID_ARGUMENT) return { act: "ask_again" };
+    const passing = ["RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"].map((name) => grpc.status[name]);
+    if (passing.includes(error.code)) return { act: "apologize" };
+    throw error;
+  }
 }
 
 async function main([text, target = "127.0.0.1:50051", proto = PROTO]) {
@@ -30,7 +69,7 @@ async function main([text, target = "127.0.0.1:50051", proto = PROTO]) {
   }
   const client = connect(target, proto);
   try {
-    const answer = await parse(client, text);
+    const answer = await parse(client, text, { deadlineMs: 5000 });
     console.log(`intent  ${answer.intent.name}  ${answer.intent.confidence.toFixed(3)}`);
     for (const { name, start, end } of answer.slots) console.log(`slot    ${name}  ${text.slice(start, end)}`);
     return 0;
@@ -45,4 +84,4 @@ async function main([text, target = "127.0.0.1:50051", proto = PROTO]) {
 
 if (require.main === module) main(process.argv.slice(2)).then((code) => process.exit(code));
 
-module.exports = { connect, parse };
+module.exports = { connect, parse, turn };

@@ -1,7 +1,7 @@
 """The one table from errors to gRPC status codes, and the details that travel with a status.
 
 Details are a google.rpc.Status in `grpc-status-details-bin`: BadRequest with INVALID_ARGUMENT, RetryInfo with
-RESOURCE_EXHAUSTED.
+RESOURCE_EXHAUSTED, which has `grpc-retry-pushback-ms` too: what gRPC's own retries (a service config) go by.
 """
 
 import logging
@@ -37,6 +37,7 @@ CODES: dict[type[PalmServeError], grpc.StatusCode] = {
 }
 """Every other error is INTERNAL, and its text stays in the log."""
 
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _MESSAGE_BYTES = 1_000
 """A status travels in HTTP/2 headers, capped at 8 KiB by peers; percent-encoding triples it, the details repeat it."""
 
@@ -54,16 +55,19 @@ class Failure:
         """The google.rpc.Code."""
         return int(self.code.value[0])
 
-    def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+    def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """The details as trailing metadata; nothing when there are none."""
         if not self.details:
             return ()
         status = status_pb2.Status(code=self.number, message=self.message)
+        pushback: list[tuple[str, str]] = []
         for detail in self.details:
             packed = any_pb2.Any()
             packed.Pack(detail)
             status.details.append(packed)
-        return tuple(rpc_status.to_status(status).trailing_metadata)
+            if isinstance(detail, error_details_pb2.RetryInfo):
+                pushback.append((_PUSHBACK_KEY, str(detail.retry_delay.ToMilliseconds())))
+        return (*rpc_status.to_status(status).trailing_metadata, *pushback)
 
 
 def failure(error: Exception, request_id: str) -> Failure:

@@ -3,9 +3,16 @@
 import json
 import shutil
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
+
+from palm_serve.errors import Overloaded
+from palm_serve.rpc.status import failure
+from palm_serve.v1 import palm_pb2 as pb
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +84,19 @@ client.ModelInfer(request, (error, answer) => {
 """
 
 
+TURNS = r"""
+const { connect, turn } = require("./client.js");
+const [target, proto, ...texts] = process.argv.slice(2);
+const client = connect(target, proto);
+(async () => {
+  const acts = [];
+  for (const text of texts) acts.push(await turn(client, text, { sessionId: "dialogue 7", deadlineMs: 5000 }));
+  client.close();
+  console.log(JSON.stringify(acts));
+})();
+"""
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the example with its packages installed."""
@@ -124,6 +144,59 @@ def test_the_example(project: Path, tiny_server: str) -> None:
         1,
         "INVALID_ARGUMENT: text is blank: it needs at least one visible character\n",
     )
+
+
+def turns(project: Path, target: str, *texts: str) -> list[dict[str, object]]:
+    (project / "turns.js").write_text(TURNS, encoding="utf-8")
+    run = node(project, "turns.js", target, PROTO, *texts)
+    assert run.returncode == 0, run.stderr
+    acts: list[dict[str, object]] = json.loads(run.stdout)
+    return acts
+
+
+def test_turns(project: Path, tiny_server: str) -> None:
+    flight, blank = turns(project, tiny_server, "fly to 北京", " ")
+    assert flight == {"act": "flight", "slots": [["city", "北京"]]}
+    assert blank == {"act": "ask_again"}
+
+
+class Refusing(grpc.GenericRpcHandler):
+    """Refuses so many calls, then answers all. Counts them and keeps their headers."""
+
+    def __init__(self, refusals: int) -> None:
+        self.left = refusals
+        self.times: list[float] = []
+        self.headers: list[dict[str, str]] = []
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        return grpc.unary_unary_rpc_method_handler(self._answer)
+
+    def _answer(self, message: bytes, context: grpc.ServicerContext) -> bytes:
+        self.times.append(time.monotonic())
+        self.headers.append(dict(context.invocation_metadata()))
+        if self.left:
+            self.left -= 1
+            failed = failure(Overloaded("full", 0.5), "r")
+            context.set_trailing_metadata(failed.trailing_metadata())
+            context.abort(failed.code, failed.message)
+        return pb.ParseResponse(intent=pb.Label(name="flight", confidence=1)).SerializeToString()
+
+
+def test_refusals_are_tried_again_when_the_server_says(project: Path) -> None:
+    refusing = Refusing(1)
+    with ThreadPoolExecutor(2) as pool:
+        server = grpc.server(pool, handlers=(refusing,))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            assert turns(project, f"127.0.0.1:{port}", "fly")[0]["act"] == "flight"
+            first, second = refusing.times
+            assert second - first >= 0.5
+            assert [headers["x-session-id"] for headers in refusing.headers] == ["dialogue 7"] * 2
+            refusing.left = 9
+            assert turns(project, f"127.0.0.1:{port}", "fly")[0]["act"] == "apologize"
+        finally:
+            server.stop(None).wait()
 
 
 def test_open_inference_protocol(project: Path, tiny_server: str) -> None:

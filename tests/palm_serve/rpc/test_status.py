@@ -46,9 +46,7 @@ def test_other_errors_are_logged_and_hidden(error: Exception, caplog: pytest.Log
 
 def details(error: Exception) -> status_pb2.Status:
     """What travels in grpc-status-details-bin."""
-    ((key, value),) = failure(error, "r1").trailing_metadata()
-    assert key == "grpc-status-details-bin"
-    return status_pb2.Status.FromString(value)
+    return status_pb2.Status.FromString(dict(failure(error, "r1").trailing_metadata())["grpc-status-details-bin"])
 
 
 def test_invalid_request_names_its_field() -> None:
@@ -61,6 +59,11 @@ def test_overloaded_says_when_to_come_back() -> None:
     retry = error_details_pb2.RetryInfo()
     assert details(errors.Overloaded("full", 0.25)).details[0].Unpack(retry)
     assert retry.retry_delay.ToMilliseconds() == 250
+
+
+def test_grpcs_own_retries_are_told_too() -> None:
+    assert dict(failure(errors.Overloaded("full", 0.25), "r1").trailing_metadata())["grpc-retry-pushback-ms"] == "250"
+    assert "grpc-retry-pushback-ms" not in dict(failure(errors.InvalidRequest("m"), "r1").trailing_metadata())
 
 
 def test_long_messages_fit_into_headers() -> None:
