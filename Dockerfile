@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# The serving image: palm-nlu[serve], no torch, no compiler, no root.
+# The serving image: palm-nlu[serve,otel], no torch, no compiler, no root.
 #   docker build -t palm-serve .                       CPU
 #   docker build -t palm-serve:gpu --target gpu .      CUDA and TensorRT; run with --gpus all
 #   docker run --read-only -p 50051:50051 -v ./bundles/demo:/bundle:ro palm-serve
@@ -14,10 +14,10 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
     && python -m venv /opt/palm
 
 FROM build AS build-cpu
-RUN /opt/palm/bin/pip install --no-cache-dir -c constraints.txt "$(echo /wheels/*.whl)[serve]"
+RUN /opt/palm/bin/pip install --no-cache-dir -c constraints.txt "$(echo /wheels/*.whl)[serve,otel]"
 
 FROM build AS build-gpu
-RUN /opt/palm/bin/pip install --no-cache-dir -c constraints.txt "$(echo /wheels/*.whl)[serve-gpu]"
+RUN /opt/palm/bin/pip install --no-cache-dir -c constraints.txt "$(echo /wheels/*.whl)[serve-gpu,otel]"
 
 FROM python:3.11-slim AS runtime
 RUN groupadd --system --gid 10001 palm && useradd --system --uid 10001 --gid palm --no-create-home palm

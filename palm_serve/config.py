@@ -4,6 +4,7 @@
 (`PALM_SERVE_MAX_QUEUE`) and the keys of its file (`max_queue`), so the three cannot differ.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -294,10 +295,16 @@ class TraceOptions(_Group):
 
     otel_endpoint: str | None = Field(
         default=None,
-        pattern=r"^https?://",
         description="Send traces to this OTLP collector over gRPC, as in http://localhost:4317. "
         "Default: what the OTEL_* variables of the environment say, else nowhere.",
     )
+
+    @field_validator("otel_endpoint")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^/]", value):
+            raise ValueError("must begin with http://, or https:// for TLS, as in http://localhost:4317")
+        return value
 
 
 GROUPS: tuple[type[_Group], ...] = (

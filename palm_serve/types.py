@@ -192,7 +192,7 @@ class Prediction:
     timings: Timings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answered:
     """Who answered one text of a call, and where the time went."""
 

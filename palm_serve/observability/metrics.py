@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from functools import cache
 
 from prometheus_client import (
     REGISTRY,
@@ -50,6 +51,8 @@ class Metrics:
             ["method", "reason"],
             registry=registry,
         )
+        # Looking labels up costs more than counting.
+        self._answered, self._took = cache(self._requests.labels), cache(self._request_seconds.labels)
         self._batches = _Batches(registry)
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         threads = Gauge("palm_threads", "Threads of the process, those of the engine too.", registry=registry)
@@ -70,9 +73,9 @@ class Metrics:
 
     def __call__(self, record: CallRecord) -> None:
         """Counts a call that has ended."""
-        self._requests.labels(record.method, record.code).inc()
+        self._answered(record.method, record.code).inc()
         if not record.stream:
-            self._request_seconds.labels(record.method).observe(record.seconds)
+            self._took(record.method).observe(record.seconds)
         if record.reason:
             self._refused.labels(record.method, record.reason).inc()
 

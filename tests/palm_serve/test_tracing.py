@@ -17,6 +17,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as collecte
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as collecting
 
 from palm_serve import server
+from palm_serve.cli.settings import resolve
 from palm_serve.config import ServeOptions
 from palm_serve.errors import ConfigError
 from palm_serve.v1 import palm_pb2 as pb
@@ -222,3 +223,9 @@ def test_traces_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     assert server.start_tracing(ServeOptions()) is None
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:4317", "https://", "ftp://collector"])
+def test_what_is_no_endpoint(endpoint: str) -> None:
+    with pytest.raises(ConfigError, match=rf"--otel-endpoint: must begin with http://, or https://.* not '{endpoint}'"):
+        resolve({"otel_endpoint": endpoint}, None, {})
