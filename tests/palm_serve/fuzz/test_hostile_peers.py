@@ -1,0 +1,246 @@
+"""Peers that speak HTTP/2 to do harm: the server stays, keeps nothing of theirs, and answers everybody else meanwhile."""
+
+import os
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes
+
+from palm_serve.client import Client
+from palm_serve.v1 import palm_pb2 as pb
+
+Process = Any  # of conftest.py, which cannot be imported by name
+Address = tuple[str, int]
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+ATTACK_S = 2.0
+DEADLINE_S = 20.0
+HEADERS, RST_STREAM, SETTINGS, PING, CONTINUATION = 1, 3, 4, 6, 9
+KEPT_MIB = 48
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="what the server holds is read from /proc"),
+]
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
+
+
+def grpc_message(message: Any) -> bytes:
+    data = message.SerializeToString()
+    return b"\x00" + struct.pack(">I", len(data)) + data
+
+
+class Peer:
+    """One connection. What the server says is taken in, and answered only as far as the protocol needs it."""
+
+    def __init__(self, address: Address, window: int | None = None) -> None:
+        self.socket = socket.create_connection(address, timeout=5)
+        config = H2Configuration(client_side=True, validate_outbound_headers=False, header_encoding=None)
+        self.http = H2Connection(config)
+        if window is not None:
+            self.http.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = window
+        self.http.initiate_connection()
+
+    def __enter__(self) -> "Peer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.socket.close()
+
+    def flush(self) -> None:
+        self.socket.sendall(self.http.data_to_send())
+
+    def listen(self, seconds: float = 0.0) -> None:
+        self.socket.settimeout(max(seconds, 0.001))
+        with suppress(TimeoutError):
+            data = self.socket.recv(1 << 16)
+            if not data:
+                raise ConnectionError("the server has closed the connection")
+            self.http.receive_data(data)
+        self.socket.settimeout(5)
+        self.flush()
+
+    def headers(self, *more: tuple[str, str], method: str = "Parse") -> list[tuple[str, str]]:
+        path = f"/palm_serve.v1.DialogueUnderstanding/{method}"
+        common = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "here")]
+        return [*common, ("content-type", "application/grpc"), ("te", "trailers"), *more]
+
+    def ask(self, message: Any, *more: tuple[str, str], method: str = "Parse") -> int:
+        stream = self.http.get_next_available_stream_id()
+        self.http.send_headers(stream, self.headers(*more, method=method))
+        self.http.send_data(stream, grpc_message(message), end_stream=True)
+        return stream
+
+
+REQUEST = pb.ParseRequest(text="please show me flights from boston to new york on monday")
+BATCH = pb.ParseBatchRequest(requests=[REQUEST] * 256)
+
+
+def rapid_reset(address: Address, stop: threading.Event) -> None:
+    """Calls that are taken back at once (CVE-2023-44487)."""
+    with Peer(address) as peer:
+        while not stop.is_set():
+            for _ in range(50):
+                peer.http.reset_stream(peer.ask(REQUEST))
+            peer.flush()
+            peer.listen()
+
+
+def ping_flood(address: Address, stop: threading.Event) -> None:
+    with Peer(address) as peer:
+        while not stop.is_set():
+            peer.socket.sendall(frame(PING, 0, 0, b"12345678") * 500)
+            peer.listen()
+
+
+def settings_flood(address: Address, stop: threading.Event) -> None:
+    with Peer(address) as peer:
+        while not stop.is_set():
+            peer.socket.sendall(frame(SETTINGS, 0, 0, struct.pack(">HI", 3, 100)) * 500)
+            peer.listen()
+
+
+def huge_headers(address: Address, stop: threading.Event) -> None:
+    """Of 16 KiB to 4 MiB, in as many frames as it takes."""
+    size = 1 << 14
+    while not stop.is_set():
+        with Peer(address) as peer, suppress(OSError, ProtocolError):
+            peer.listen(0.2)
+            peer.ask(REQUEST, *((f"x-{i}", "v" * 1024) for i in range(size // 1024)))
+            peer.flush()
+            peer.listen(0.2)
+        size = size * 4 if size < 1 << 22 else 1 << 14
+
+
+def endless_headers(address: Address, stop: threading.Event) -> None:
+    """CONTINUATION frames without end."""
+    with Peer(address) as peer:
+        peer.socket.sendall(frame(HEADERS, 0, 1, peer.http.encoder.encode(peer.headers())))
+        field = peer.http.encoder.encode([("x-more", "v" * 4000)])
+        while not stop.is_set():
+            peer.socket.sendall(frame(CONTINUATION, 0, 1, field) * 20)
+            peer.listen()
+
+
+def slow_read(address: Address, stop: threading.Event) -> None:
+    """Large answers that are asked for and never taken."""
+    with Peer(address, window=0) as peer:
+        peer.listen(0.2)
+        for _ in range(40):
+            # What may be sent is bounded too.
+            with suppress(ProtocolError):
+                peer.ask(BATCH, method="ParseBatch")
+            peer.flush()
+            peer.listen(0.05)
+        while not stop.is_set():
+            peer.listen(0.1)
+
+
+def unfinished(address: Address, stop: threading.Event) -> None:
+    """Connections that stop in the middle: of the preface, of a frame, of a message."""
+    starts = (b"", PREFACE[:9], PREFACE, PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, 4, 1, b"\x00" * 99)[:40])
+    with ExitStack() as held:
+        for number in range(200):
+            connection = held.enter_context(socket.create_connection(address, timeout=5))
+            connection.sendall(starts[number % len(starts)])
+        stop.wait()
+
+
+def garbage(address: Address, stop: threading.Event) -> None:
+    for number in range(100_000):
+        if stop.is_set():
+            return
+        with socket.create_connection(address, timeout=5) as connection, suppress(OSError):
+            connection.sendall((PREFACE if number % 2 else b"GET / HTTP/1.1\r\n\r\n") + os.urandom(500))
+            connection.settimeout(0.05)
+            connection.recv(100)
+
+
+def reset_unknown_streams(address: Address, stop: threading.Event) -> None:
+    with Peer(address) as peer:
+        while not stop.is_set():
+            peer.socket.sendall(b"".join(frame(RST_STREAM, 0, i, struct.pack(">I", 8)) for i in range(1, 999, 2)))
+            peer.listen()
+
+
+ATTACKS = (
+    *(rapid_reset, ping_flood, settings_flood, huge_headers, endless_headers, slow_read),
+    *(unfinished, garbage, reset_unknown_streams),
+)
+
+
+def again_and_again(attack: Callable[[Address, threading.Event], None], address: Address, stop: threading.Event) -> int:
+    """Comes back whenever the server has thrown it out; how often it came."""
+    times = 0
+    while not stop.is_set():
+        times += 1
+        with suppress(OSError, ProtocolError):
+            attack(address, stop)
+    return times
+
+
+@pytest.fixture(scope="module")
+def server(start_shared_server: Callable[..., Process], tiny_bundle: Path) -> Iterator[Process]:
+    process = start_shared_server(tiny_bundle, "--drain-grace", "0", "--log-level", "error")
+    process.target()
+    yield process
+    process.process.terminate()
+    assert process.finish() == 0, process.errors
+    assert process.errors == []
+
+
+def held(server: Process) -> tuple[float, int]:
+    """Memory in MiB, and descriptors."""
+    folder = Path("/proc") / str(server.process.pid)
+    memory = re.search(r"VmRSS:\s+(\d+)", (folder / "status").read_text())
+    assert memory is not None
+    return int(memory[1]) / 1024, len(os.listdir(folder / "fd"))
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+def test_others_are_answered(server: Process, attack: Callable[[Address, threading.Event], None]) -> None:
+    host, _, port = server.target().rpartition(":")
+    stop, came, took = threading.Event(), [0], []
+    with Client(server.target(), timeout_s=DEADLINE_S, retries=0) as neighbour:
+        neighbour.parse(REQUEST.text)
+        memory, descriptors = held(server)
+
+        def harm() -> None:
+            came[0] = again_and_again(attack, (host, int(port)), stop)
+
+        thread = threading.Thread(target=harm)
+        thread.start()
+        try:
+            end = time.monotonic() + ATTACK_S
+            while time.monotonic() < end or not took:
+                began = time.monotonic()
+                assert neighbour.parse(REQUEST.text).intent.name == "flight"
+                took.append(time.monotonic() - began)
+                time.sleep(0.005)
+        finally:
+            stop.set()
+            thread.join(30)
+        assert server.process.poll() is None, server.errors
+        assert came[0] > 0
+        until = time.monotonic() + 15
+        while held(server)[1] > descriptors + 2 and time.monotonic() < until:
+            time.sleep(0.1)
+        after = held(server)
+    print(
+        f"{attack.__name__}: {len(took)} calls of others, the slowest {1000 * max(took):.0f} ms; came {came[0]} times; {after}"
+    )
+    assert after[1] <= descriptors + 2, "connections are still held"
+    assert after[0] <= memory + KEPT_MIB, f"{memory:.0f} MiB before, {after[0]:.0f} after"
