@@ -68,7 +68,7 @@ class Metrics:
     def serve(self, port: int, host: str) -> None:
         """Publishes over HTTP until the process ends. Raises OSError where it cannot listen."""
         # A series more for each that counts, which only OpenMetrics has a use for.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         start_http_server(port, host, self.registry)
 
     def __call__(self, record: CallRecord) -> None:
