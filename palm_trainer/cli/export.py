@@ -69,15 +69,21 @@ def export(
     with _step_display() as say:
         say("loading the run")
         manifest, report = _export(run, output, precision, name, overwrite, include or [], say)
-    console = Console()
-    console.print(variants_table(report), width=max(console.width, _TABLE_WIDTH), crop=False, soft_wrap=False)
+    show(report)
+    Console().print(f"{manifest.name} {manifest.version[:12]} -> {output}", highlight=False, soft_wrap=True)
+    if json_file is not None:
+        _write_json(json_file, manifest, report)
+
+
+def show(report: "Report") -> None:
+    """Prints the table, what was made, and why a variant is not written."""
+    # Not narrower: into a file or a narrow terminal too, no cell may be cut.
+    console = Console(width=max(Console().width, _TABLE_WIDTH))
+    console.print(variants_table(report))
     told = [f"{row.candidate} is not written: {row.reason}" for row in report.rows if row.reason]
     failed = [f"{r.candidate} failed: {r.result.reason}" for r in report.rows if r.result.reason and not r.reason]
     for line in (*report.notes, *told, *failed):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
-    console.print(f"{manifest.name} {manifest.version[:12]} -> {output}", highlight=False, soft_wrap=True)
-    if json_file is not None:
-        _write_json(json_file, manifest, report)
 
 
 def _export(
@@ -115,6 +121,7 @@ def _export(
         overwrite=overwrite,
         metrics=metrics,
         include=include,
+        train=lambda: evaluation_sets(config, "train"),
         say=say,
     )
 

@@ -1,6 +1,7 @@
 """A trained model -> a bundle, proven before it gets its name."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -16,15 +17,17 @@ from palm_trainer.export.gates import Measured, measure
 from palm_trainer.export.golden import choose_golden
 from palm_trainer.export.graph import ExportGraph
 from palm_trainer.export.model_card import model_card
-from palm_trainer.export.onnx import DIGEST, OPSET, to_onnx
+from palm_trainer.export.onnx import DIGEST, OPSET, to_files
 from palm_trainer.export.outcome import Report, rows_of, timed, unwritten
-from palm_trainer.export.side import Side
+from palm_trainer.export.search import Train, leave_in_float, needs_margin
+from palm_trainer.export.side import RememberingEngine, Side
 from palm_trainer.export.variants import FUSED, PRECISIONS, Draft, combinations, drafts
 from palm_trainer.model import TrainedModel
 
 PLAIN = "plain"
 GRAPH, CARD = "model.onnx", "README.md"
 _EXAMPLE_TEXT = "your text"
+_WHOLE_ONLY = "fused, fp16, int8: not made of a graph with more than 2 GB of weights, which lie in a file of their own"
 
 
 def export_bundle(
@@ -37,6 +40,7 @@ def export_bundle(
     overwrite: bool = False,
     metrics: Mapping[str, Metrics] | None = None,
     include: Collection[str] = (),
+    train: Train = tuple,
     say: Callable[[str], None] = lambda step: None,
 ) -> tuple[Manifest, Report]:
     """Writes the bundle `output`; its manifest, and what was tried.
@@ -49,6 +53,7 @@ def export_bundle(
         name: of the model; None: the directory's.
         metrics: by split, for the model card.
         include: auxiliary tasks that are exported too.
+        train: gives training examples, where int8 needs some to find what it hurts.
         say: is told what is done now.
 
     Raises ParityError when the graph does not answer as the model does, ExportError for all else; nothing is left behind then.
@@ -63,16 +68,20 @@ def export_bundle(
     with staged_bundle(output, overwrite=overwrite) as writer:
         say("exporting the graph")
         graph = ExportGraph(trained.model, tuple(tasks))
-        content = to_onnx(graph, trained.max_length, {DIGEST: _digest(trained, tasks)})
-        draft = _write_draft(writer, trained, graph, tasks, name, content)
+        files = to_files(graph, trained.max_length, {DIGEST: _digest(trained, tasks)}, GRAPH)
+        draft = _write_draft(writer, trained, graph, tasks, name, files)
         say("making other forms of it")
-        made = list(drafts(content, graph, precisions))
+        made = [_WHOLE_ONLY] if len(files) > 1 else list(drafts(files[GRAPH], graph, precisions))
         draft = _with_drafts(writer, draft, [one for one in made if isinstance(one, Draft)])
         notes = [one if isinstance(one, str) else f"{one.name}: {one.told}" for one in made]
         say("comparing them with the trained model")
         bundle = load_bundle(writer.directory)
-        reference = Side.trained(trained, graph)
+        reference = _remembering(Side.trained(trained, graph))
         measured = measure(bundle, reference, sets, combinations(draft, precisions, available_providers()))
+        if needs_margin(measured):
+            say("looking for what int8 hurts")
+            draft, measured, note = leave_in_float(writer, draft, files[GRAPH], measured, reference, sets, train)
+            bundle, notes = load_bundle(writer.directory), [*notes, note]
         say("timing them")
         times = timed(bundle, {c: e for c, e in measured.engines.items() if measured.results[c].gate.passed})
         dropped = unwritten(measured.results, times, () if precision == "auto" else (precision,))
@@ -83,6 +92,10 @@ def export_bundle(
             writer.remove(draft.variants[variant].file)
         manifest = _finish(writer, _gated(draft, measured, dropped), measured, sets, metrics or {})
     return manifest, report
+
+
+def _remembering(side: Side) -> Side:
+    return replace(side, engine=RememberingEngine(side.engine))
 
 
 def _kept(measured: Measured, dropped: Mapping[str, str]) -> set[str]:
@@ -107,7 +120,7 @@ def _finish(
     metrics: Mapping[str, Metrics],
 ) -> Manifest:
     """Golden examples, model card, manifest; read back."""
-    pairs = zip((one.examples for one in sets), measured.answers, measured.agreed, strict=True)
+    pairs = zip((one.examples for one in sets), measured.answers, measured.agreed(), strict=True)
     agreed = [[(e, a) for e, a, same in zip(*group, strict=True) if same] for group in pairs]
     golden = choose_golden(agreed, manifest.tasks)
     if golden:
@@ -156,11 +169,12 @@ def _write_draft(
     graph: ExportGraph,
     tasks: dict[str, TaskInfo],
     name: str,
-    content: bytes,
+    files: Mapping[str, bytes],
 ) -> Manifest:
     """Everything that the parity gate needs of the plain graph, in a manifest without gates."""
     arrays = {stored: trained.arrays[stored] for info in tasks.values() for stored in info.decode.arrays.values()}
-    writer.write(GRAPH, content)
+    for file, content in files.items():
+        writer.write(file, content)
     writer.write(TOKENIZER, bare_tokenizer_json(trained.tokenizer_json).encode())
     writer.write(ARRAYS, npz_bytes(arrays))
     return Manifest(
@@ -170,7 +184,7 @@ def _write_draft(
         max_length=trained.max_length,
         inputs=tuple(TensorInfo(name=input_name) for input_name in graph.input_names),
         tasks=tasks,
-        variants={PLAIN: Variant(file=GRAPH, opset=OPSET, size=len(content))},
+        variants={PLAIN: Variant(file=GRAPH, opset=OPSET, size=sum(map(len, files.values())))},
         files={GRAPH: ""},
     )
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from palm_serve.bundle.loader import Bundle
@@ -20,6 +20,8 @@ from palm_trainer.export.side import Side
 
 _ROUNDING = 1e-9
 """One of 500 examples is 0.2 points, which may be lost; the difference of two such shares is not exactly that."""
+_COMFORTABLE = 2 / 3
+"""Share of what a reduced precision may change beyond which it has no margin: other text than dev might cost it more."""
 
 Answers = list[dict[str, TaskAnswer]]
 _T = TypeVar("_T")
@@ -27,10 +29,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Result:
-    """A gate, and why it was not passed (empty: it was)."""
+    """A gate, and why it was not passed (empty: it was). `margin`: it was passed with something to spare."""
 
     gate: Gate
     reason: str
+    margin: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,29 @@ class Measured:
         engines: of the same.
         skipped: combinations that this machine cannot run, with the reason.
         answers: of the trained model to the examples of each set.
-        agreed: whether every passed combination gives that answer, in the same form.
+        differing: positions, over all sets, of the examples that a combination answers otherwise.
     """
 
     results: dict[Candidate, Result]
     engines: dict[Candidate, Engine]
     skipped: tuple[str, ...]
     answers: list[Answers]
-    agreed: list[list[bool]]
+    differing: dict[Candidate, set[int]]
+
+    def agreed(self) -> list[list[bool]]:
+        """By set, whether every passed combination answers an example as the trained model does."""
+        passed = [found for candidate, found in self.differing.items() if self.results[candidate].gate.passed]
+        every = [not any(i in found for found in passed) for i in range(sum(map(len, self.answers)))]
+        return list(_split(every, self.answers))
+
+    def with_others(self, other: "Measured") -> "Measured":
+        """With what `other` showed of the same combinations in place of this."""
+        return replace(
+            self,
+            results=self.results | other.results,
+            engines=self.engines | other.engines,
+            differing=self.differing | other.differing,
+        )
 
 
 class _Recorded:
@@ -87,10 +105,10 @@ def measure(bundle: Bundle, reference: Side, sets: Sequence[EvaluationSet], want
             "Please report this with your configuration."
         )
     kinds = {task: info.kind for task, info in bundle.manifest.tasks.items()}
-    sets = [_scorable(one, found) for one, found in zip(sets, _split(answers, sets), strict=True)]
+    by_set = list(_split(answers, [one.examples for one in sets]))
+    sets = [_scorable(one, found) for one, found in zip(sets, by_set, strict=True)]
     wanted_metrics = evaluate(_Recorded(examples, answers), kinds, sets)
     results = {}
-    agreed = [True] * len(examples)
     for candidate, tally in by_candidate.items():
         drop, metrics = math.inf, {}
         if len(tally.answers) == len(examples):  # fewer: some outputs had a wrong shape
@@ -98,10 +116,9 @@ def measure(bundle: Bundle, reference: Side, sets: Sequence[EvaluationSet], want
             metrics = evaluate(recorded, kinds, sets)
             drop = _drop(wanted_metrics, metrics, kinds)
         results[candidate] = _judge(tally, drop, len(examples), _main(metrics, kinds))
-        if results[candidate].gate.passed:
-            agreed = [same and i not in tally.differs for i, same in enumerate(agreed)]
     engines = {candidate: side.engine for candidate, side in sides.items()}
-    return Measured(results, engines, tuple(skipped), list(_split(answers, sets)), list(_split(agreed, sets)))
+    differing = {candidate: tally.differs for candidate, tally in by_candidate.items()}
+    return Measured(results, engines, tuple(skipped), by_set, differing)
 
 
 def _open(bundle: Bundle, wanted: Sequence[Candidate]) -> tuple[dict[Candidate, Side], list[str]]:
@@ -152,7 +169,8 @@ def _judge(tally: Tally, drop: float, examples: int, metric: float = math.nan) -
     }
     told = {name: float(f"{value:.4g}") for name, value in figures.items() if math.isfinite(value)}
     gate = Gate(provider=info.provider, precision=info.precision, passed=reason is None, figures=told)
-    return Result(gate, reason or "")
+    margin = exact or (tally.loss(_COMFORTABLE) is None and drop <= _COMFORTABLE * METRIC_DROP)
+    return Result(gate, reason or "", reason is None and margin)
 
 
 def _main(metrics: Metrics, kinds: Mapping[str, str]) -> float:
@@ -177,8 +195,9 @@ def _scorable(one: EvaluationSet, answers: Answers) -> EvaluationSet:
     return EvaluationSet(one.data, one.examples, fields)
 
 
-def _split(values: Sequence[_T], sets: Sequence[EvaluationSet]) -> Iterator[list[_T]]:
+def _split(values: Sequence[_T], like: Sequence[Sequence[object]]) -> Iterator[list[_T]]:
+    """Cut into the lengths of `like`."""
     begin = 0
-    for one in sets:
-        yield list(values[begin : begin + len(one.examples)])
-        begin += len(one.examples)
+    for one in like:
+        yield list(values[begin : begin + len(one)])
+        begin += len(one)

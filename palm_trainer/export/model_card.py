@@ -103,13 +103,28 @@ def _gates(manifest: Manifest) -> list[str]:
                     gate.precision,
                     "not finite" if difference is None else f"{difference:.1e}",
                     f"{100 * gate.figures.get('answers_equal', 0):.2f} %",
+                    f"{100 * gate.figures.get('answers_invariant', 0):.2f} %",
+                    f"{100 * gate.figures['metric']:.2f}" if "metric" in gate.figures else "-",
                     "yes" if gate.passed else "no",
                 )
             )
     return [
-        "Every dev example was answered by PyTorch and by each of these, and compared:",
+        "Every dev example was answered by PyTorch and by each of these, and compared. Some were asked alone too, whose answers must be those of a batch. "
+        "The metric is exact match where tasks share their texts, else the mean of the tasks' main metrics.",
         "",
-        *_table(("variant", "provider", "precision", "largest logit difference", "equal answers", "passed"), rows),
+        *_table(
+            (
+                "variant",
+                "provider",
+                "precision",
+                "largest logit difference",
+                "equal answers",
+                "equal alone",
+                "dev metric",
+                "passed",
+            ),
+            rows,
+        ),
     ]
 
 

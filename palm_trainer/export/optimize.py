@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import onnx
 from onnx import ModelProto, helper
@@ -83,12 +84,17 @@ def _quiet() -> Iterator[None]:
 
 def serialized(model: ModelProto) -> bytes:
     """Checked, and the same bytes for the same graph. Raises ExportError."""
+    check(model)
+    # Deterministic: protobuf keeps map entries in hash order otherwise.
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def check(model: ModelProto | Path) -> None:
+    """Raises ExportError for what is not ONNX, in a file where the weights lie beside it."""
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
             f"the exported graph is not valid ONNX: {error}. Please report this with your configuration."
         ) from error
-    # Deterministic: protobuf keeps map entries in hash order otherwise.
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from palm_serve.bundle.loader import GoldenAnswer
+from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.decoding import Item
 from palm_serve.types import Answer, Classification, Encoding, Match, Spans, TaskAnswer
 from palm_trainer.example import Example
@@ -29,7 +30,8 @@ EQUAL_SHARE = 0.997
 METRIC_DROP = 0.002
 """How much of a metric on dev a reduced precision may cost: 0.2 points."""
 SHAPES = 200
-_MAX_ROWS = 32
+_MAX_ROWS, _MAX_TOKENS = 32, 256
+"""Rows of a random shape; tokens of one that is not a corner, unless a single row has more: large ones cost much and show nothing that these do not."""
 _ALONE = 200
 """Examples that are run alone too, at most."""
 _PADDING = 24
@@ -90,16 +92,17 @@ class Tally:
         """Answers on dev that are the same alone and in a batch, 0 to 1."""
         return 1 - len(self.varying) / self.alone if self.alone else 0.0
 
-    def loss(self) -> str | None:
-        """Why this side is not close enough (the rule for reduced precisions), or None."""
+    def loss(self, spent: float = 1.0) -> str | None:
+        """Why this side is not close enough (the rule for reduced precisions), or None. `spent` is the share of what may change that it may use up."""
+        tolerated = (1 - EQUAL_SHARE) * spent
         for what, found, count in (
             ("differ", self.unequal, self.compared),
             ("depend on the batch", self.varying, self.alone),
         ):
             if not count:
                 return "no answer was compared"
-            if 1 - len(found) / count < EQUAL_SHARE:
-                allowed = int(round((1 - EQUAL_SHARE) * count, 9))
+            allowed = int(round(tolerated * count, 9))
+            if len(found) > allowed:
                 return f"{len(found)} of {count} answers {what}, and at most {allowed} may; first: {found[0]}"
         return None
 
@@ -184,9 +187,9 @@ def compare_alone(tally: Tally, examples: Sequence[Example], seed: int = 0) -> N
 
 def _note_varying(tally: Tally, task: str, batched: TaskAnswer, alone: TaskAnswer, name: str) -> None:
     info = tally.side.tasks[task]
-    told, tells = GoldenAnswer.of(batched, info), GoldenAnswer.of(alone, info)
     tally.alone += 1
-    if not told.agrees(tells):
+    if not _agree(batched, alone, info):
+        told, tells = _told(batched, info), _told(alone, info)
         tally.varying.append(f"task '{task}' on {name}: {told} in a batch, {tells} alone")
         return
     gap = _confidence_gap(batched, alone)
@@ -197,11 +200,12 @@ def _note_varying(tally: Tally, task: str, batched: TaskAnswer, alone: TaskAnswe
 
 def stratified_shapes(generator: np.random.Generator, max_length: int, count: int) -> list[tuple[int, int]]:
     """`count` shapes (rows 1 to 32, tokens 1 to `max_length`), the corners first, then a Latin hypercube that is even in the logarithms:
-    small shapes are where traces freeze."""
+    small shapes are where traces freeze. Long rows come in smaller batches (`_MAX_TOKENS`)."""
     corners = [(rows, length) for rows in (1, _MAX_ROWS) for length in (1, max_length)]
     strata = [(generator.permutation(count) + generator.random(count)) / count for _ in range(2)]
     rows = np.floor((_MAX_ROWS + 1) ** strata[0]).astype(int)
     lengths = np.floor((max_length + 1) ** strata[1]).astype(int)
+    rows = np.minimum(rows, np.maximum(1, _MAX_TOKENS // lengths))
     drawn = [(int(r), int(n)) for r, n in zip(rows, lengths, strict=True)]
     return (corners + drawn)[:count]
 
@@ -255,15 +259,36 @@ def _compare_answers(
     tally.answers.setdefault(example, {}).update(found)
     for task, have in found.items():
         want, info = expected[task], tally.side.tasks[task]
-        claimed, claims = GoldenAnswer.of(want, info), GoldenAnswer.of(have, info)
         tally.compared += 1
         gap = _confidence_gap(want, have)
-        told = f"task '{task}' on {name}: PyTorch answers {claimed}, the bundle {claims}"
-        if not claimed.agrees(claims):
+        told = f"task '{task}' on {name}: PyTorch answers {_told(want, info)}, the bundle {_told(have, info)}"
+        if not _agree(want, have, info):
             tally.unequal.append(told)
             tally.differs.add(example)
         elif gap > CONFIDENCE_LIMIT:
             tally.uncertain.append(f"{told}, with a difference of {gap:.6f}")
+
+
+def _agree(one: TaskAnswer, other: TaskAnswer, info: TaskInfo) -> bool:
+    """Whether two answers say the same, and both or neither are out of scope."""
+    if not GoldenAnswer.of(one, info).agrees(GoldenAnswer.of(other, info)):
+        return False
+    limit = info.thresholds.out_of_scope
+    if limit is None or not isinstance(one, Classification) or not isinstance(other, Classification):
+        return True
+    gap = abs(one.out_of_scope_score - other.out_of_scope_score)
+    # A threshold is the score of some dev example, which rounding alone puts on either side of it.
+    rounding = CONFIDENCE_LIMIT * max(1.0, abs(limit))
+    return gap <= rounding or _is_rejected(one, info) == _is_rejected(other, info)
+
+
+def _is_rejected(answer: TaskAnswer, info: TaskInfo) -> bool:
+    limit = info.thresholds.out_of_scope
+    return limit is not None and isinstance(answer, Classification) and answer.out_of_scope_score > limit
+
+
+def _told(answer: TaskAnswer, info: TaskInfo) -> str:
+    return f"{GoldenAnswer.of(answer, info)}{' as out of scope' if _is_rejected(answer, info) else ''}"
 
 
 def confidences(answer: TaskAnswer) -> dict[object, float]:

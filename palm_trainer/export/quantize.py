@@ -41,32 +41,42 @@ def to_int8(model: ModelProto, keep: Collection[str] = ()) -> ModelProto:
             continue
         value, weight = node.input
         if value not in made:
-            nodes += _quantized_rows(value)
+            nodes += _quantized_rows(value, value)
         if weight not in made:
             graph.initializer.extend(_quantized_columns(weight, weights[weight]))
-            nodes.append(helper.make_node("DequantizeLinear", _parts(weight), [f"{weight}.float"], axis=1))
+            nodes.append(_float_weight(weight))
         made |= {value, weight}
-        product = f"{node.output[0]}.rows"
-        nodes.append(helper.make_node("MatMul", [f"{value}.float", f"{weight}.float"], [product], name=node.name))
-        nodes.append(helper.make_node("Mul", [product, f"{value}.largest"], list(node.output)))
-    for name, constant in _constants():
-        graph.initializer.append(numpy_helper.from_array(constant, name))
-    replace_nodes(result, nodes)
+        nodes += _product(value, weight, node.output[0], node.name)
+    append_constants(graph)
+    replace_nodes(graph, nodes)
+    read = {name for node in graph.node for name in node.input}
+    constants = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(constants)
     return result
 
 
-def replace_nodes(model: ModelProto, nodes: Sequence[NodeProto]) -> None:
-    """Puts other nodes in the graph, and drops the constants that they do not read."""
-    graph = model.graph
+def quantized_product(
+    node: NodeProto, weight: npt.NDArray[np.float32], output: str
+) -> tuple[list[NodeProto], list[onnx.TensorProto]]:
+    """Nodes that compute one product in int8 into `output`, whatever others do with its input, and their own constants."""
+    nodes = [*_quantized_rows(node.input[0], output), _float_weight(output), *_product(output, output, output, "")]
+    return nodes, list(_quantized_columns(output, weight))
+
+
+def append_constants(graph: onnx.GraphProto) -> None:
+    """What all products in int8 read."""
+    for name, constant in _constants():
+        graph.initializer.append(numpy_helper.from_array(constant, name))
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[NodeProto]) -> None:
+    """Puts other nodes in the graph."""
     copies = [
         onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes
     ]  # some live in the list that is cleared
     del graph.node[:]
     graph.node.extend(copies)
-    read = {name for node in copies for name in node.input}
-    constants = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(constants)
 
 
 def _is_matrix(constants: dict[str, onnx.TensorProto], name: str) -> bool:
@@ -77,14 +87,24 @@ def _parts(name: str) -> list[str]:
     return [f"{name}.int8", f"{name}.scale", f"{name}.zero"]
 
 
-def _quantized_rows(value: str) -> Iterator[NodeProto]:
-    """Nodes for [.., K] -> its rows over their largest magnitude, as integers and back; the magnitudes are `VALUE.largest` [.., 1]."""
-    yield helper.make_node("Abs", [value], [f"{value}.abs"])
-    yield helper.make_node("ReduceMax", [f"{value}.abs"], [f"{value}.peak"], axes=[-1], keepdims=1)
-    yield helper.make_node("Max", [f"{value}.peak", _SMALLEST_NAME], [f"{value}.largest"])
-    yield helper.make_node("Div", [value, f"{value}.largest"], [f"{value}.unit"])
-    yield helper.make_node("QuantizeLinear", [f"{value}.unit", _SCALE_NAME, _ZERO_NAME], [f"{value}.uint8"])
-    yield helper.make_node("DequantizeLinear", [f"{value}.uint8", _SCALE_NAME, _ZERO_NAME], [f"{value}.float"])
+def _product(rows: str, weight: str, output: str, name: str) -> Iterator[NodeProto]:
+    """Nodes for quantized rows times quantized columns."""
+    yield helper.make_node("MatMul", [f"{rows}.float", f"{weight}.weight"], [f"{output}.rows"], name=name)
+    yield helper.make_node("Mul", [f"{output}.rows", f"{rows}.largest"], [output])
+
+
+def _float_weight(name: str) -> NodeProto:
+    return helper.make_node("DequantizeLinear", _parts(name), [f"{name}.weight"], axis=1)
+
+
+def _quantized_rows(value: str, name: str) -> Iterator[NodeProto]:
+    """Nodes for [.., K] -> its rows over their largest magnitude, as integers and back: `NAME.float`; the magnitudes are `NAME.largest` [.., 1]."""
+    yield helper.make_node("Abs", [value], [f"{name}.abs"])
+    yield helper.make_node("ReduceMax", [f"{name}.abs"], [f"{name}.peak"], axes=[-1], keepdims=1)
+    yield helper.make_node("Max", [f"{name}.peak", _SMALLEST_NAME], [f"{name}.largest"])
+    yield helper.make_node("Div", [value, f"{name}.largest"], [f"{name}.unit"])
+    yield helper.make_node("QuantizeLinear", [f"{name}.unit", _SCALE_NAME, _ZERO_NAME], [f"{name}.uint8"])
+    yield helper.make_node("DequantizeLinear", [f"{name}.uint8", _SCALE_NAME, _ZERO_NAME], [f"{name}.float"])
 
 
 def _quantized_columns(name: str, weight: npt.NDArray[np.float32]) -> Iterator[onnx.TensorProto]:

@@ -32,7 +32,13 @@ def export(session: Session, output: Path, *, precision: str, overwrite: bool) -
             thaw_rows(model.backbone)  # a graph holds one whole table
         still = replace(trained, model=model)
         manifest, report = export_bundle(
-            still, sets, output, precision=precision, overwrite=overwrite, say=lambda step: session.say(f"{step}...")
+            still,
+            sets,
+            output,
+            precision=precision,
+            overwrite=overwrite,
+            train=lambda: _training_sets(session),
+            say=lambda step: session.say(f"{step}..."),
         )
     for note in report.notes:
         session.say(note)

@@ -152,6 +152,12 @@ def make_trained() -> Callable[..., TrainedModel]:
     return build_trained
 
 
+@pytest.fixture
+def make_run() -> Callable[[Path, TrainedModel], Path]:
+    """`write_run(directory, trained)`, for a run of one's own."""
+    return write_run
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory, trained: TrainedModel) -> Path:
     """A finished run directory; shared, so never written to."""

@@ -13,8 +13,13 @@ from pathlib import Path
 import pytest
 
 from palm_serve.bundle.loader import load_bundle
+from palm_serve.bundle.manifest import Gate
+from palm_serve.engine.providers import Candidate
 from palm_trainer.cli import export as cli
 from palm_trainer.errors import ParityError
+from palm_trainer.export.gates import Result
+from palm_trainer.export.outcome import Report, Row
+from palm_trainer.model import TrainedModel
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-c", "from palm_trainer.cli.export import main; main()"]
@@ -62,6 +67,37 @@ def test_exports_and_shows_its_gates(call: Call, run: Path, tmp_path: Path) -> N
     assert last == f"travel {manifest.version[:12]} -> {tmp_path / 'tiny'}"
     assert manifest.name == "travel"
     assert "| dev | exact_match | 12.50 |" in (tmp_path / "tiny" / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_cell_of_the_table_is_cut(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Into a file, whatever the terminal's width."""
+    monkeypatch.setenv("COLUMNS", "40")
+    gate = Gate(
+        provider="OpenVINO", precision="bf16", passed=False, figures={"max_logit_difference": 1e-6, "metric": 1}
+    )
+    row = Row(Candidate("plain", "OpenVINO", "bf16"), 10**9, Result(gate, "wrong"), (1.234, 1.0), "wrong")
+    cli.show(Report((row,), ("a note " * 30,)))
+    header, cells, note, *_ = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["variant", "provider", "precision"]
+    assert cells.split() == "plain OpenVINO bf16 1000.0 MB 1.0e-06 0.00 % 100.00 1234.00 ms 32/s failed no".split()  # noqa: SIM905
+    assert note.strip() == ("a note " * 30).strip()
+
+
+@pytest.mark.usefixtures("few_shapes")
+def test_include_exports_an_auxiliary_task(
+    call: Call,
+    make_trained: Callable[..., TrainedModel],
+    make_run: Callable[[Path, TrainedModel], Path],
+    tmp_path: Path,
+) -> None:
+    run = make_run(tmp_path / "data", make_trained(auxiliary=frozenset({"slots", "sentiment"})))
+    code, _, err = call(run, "-o", tmp_path / "out", "--include", "sentiment", "--precision", "fp32")
+    assert code == 0, err
+    assert set(load_bundle(tmp_path / "out").manifest.tasks) == {"intent", "sentiment"}
+    code, _, err = call(run, "-o", tmp_path / "other", "--include", "mood")
+    assert code == 2
+    assert err.endswith("palm-export: --include mood: the run has no such task. It has: intent, sentiment, slots.\n")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.usefixtures("few_shapes")

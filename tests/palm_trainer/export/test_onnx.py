@@ -15,12 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine.inputs import pad_batch
+from palm_serve.engine.providers import select_session
 from palm_serve.engine.session import OrtEngine, open_engine
+from palm_serve.errors import BundleError
+from palm_serve.pipeline import Pipeline
 from palm_serve.types import Encoding
 from palm_trainer.errors import ExportError
+from palm_trainer.evaluation import EvaluationSet
+from palm_trainer.export.exporter import export_bundle
 from palm_trainer.export.graph import ExportGraph
-from palm_trainer.export.onnx import OPSET, to_onnx
+from palm_trainer.export.onnx import OPSET, to_files, to_onnx
 from palm_trainer.export.side import TorchEngine
 from palm_trainer.model import TrainedModel
 
@@ -127,7 +133,45 @@ def test_operator_that_onnx_lacks(make_trained: Callable[..., TrainedModel], cap
     assert capfd.readouterr() == ("", "")
 
 
-def test_weights_over_two_gigabytes(trained: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if ONNX's limit were a kilobyte."""
     monkeypatch.setattr("palm_trainer.export.onnx._PROTOBUF_LIMIT", 2**24 + 1000)
-    with pytest.raises(ExportError, match=r"an ONNX file holds 2 GB at most. Choose a smaller encoder"):
-        to_onnx(ExportGraph(trained.model, TASKS), trained.max_length, {})
+
+
+@pytest.mark.usefixtures("little_room")
+def test_weights_over_two_gigabytes_lie_beside_the_graph(trained: TrainedModel, content: bytes, tmp_path: Path) -> None:
+    graph = ExportGraph(trained.model, TASKS)
+    files, again = (to_files(graph, trained.max_length, {"palm.digest": "abc"}, "model.onnx") for _ in range(2))
+    assert list(files) == ["model.onnx", "model.onnx.data"]
+    assert files == again
+    assert len(files["model.onnx"]) < len(content) - 30_000
+    for name, value in files.items():
+        (tmp_path / name).write_bytes(value)
+    assert {tensor.name for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer} == {
+        tensor.name for tensor in onnx.load_from_string(content).graph.initializer
+    }
+    engine = open_engine(tmp_path / "model.onnx", "CPU", "fp32", threads=1)
+    assert engine.metadata["palm.digest"] == "abc"
+    batch = pad_batch([Encoding([2, 7, 9, 3], [0] * 4, [(0, 0)] * 4, [0] * 4)], trained.model.input_names)
+    for name, value in TorchEngine(graph).run(batch).items():
+        np.testing.assert_allclose(engine.run(batch)[name], value, rtol=0, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.usefixtures("little_room")
+def test_bundle_with_weights_beside_the_graph(
+    trained: TrainedModel, sets: list[EvaluationSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palm_trainer.export.gates.SHAPES", 12)
+    manifest, report = export_bundle(trained, sets, tmp_path / "out")
+    assert {"model.onnx", "model.onnx.data"} <= set(manifest.files)
+    assert list(manifest.variants) == ["plain"]
+    assert manifest.variants["plain"].size == sum(
+        (tmp_path / "out" / name).stat().st_size for name in ("model.onnx", "model.onnx.data")
+    )
+    assert any("not made of a graph with more than 2 GB of weights" in note for note in report.notes)
+    pipeline = Pipeline(load_bundle(tmp_path / "out"), select_session(load_bundle(tmp_path / "out"), "CPU", threads=1))
+    assert pipeline.golden_check() > 0
+    (tmp_path / "out" / "model.onnx.data").write_bytes(b"other")
+    with pytest.raises(BundleError, match=r"model.onnx.data was changed or damaged"):
+        load_bundle(tmp_path / "out")

@@ -2,16 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from palm_serve.bundle.loader import load_bundle
 from palm_serve.decoding import Item
-from palm_serve.types import Batch, Encoding, EngineInfo, FloatArray
+from palm_serve.engine.session import open_engine
+from palm_serve.types import Batch, Classification, Encoding, EngineInfo, FloatArray, Label
 from palm_trainer.export.graph import ExportGraph
-from palm_trainer.export.parity import LOGIT_LIMIT, Tally, compare_shapes, stratified_shapes
+from palm_trainer.export.parity import (
+    LOGIT_LIMIT,
+    Tally,
+    _compare_answers,
+    _note_varying,
+    compare_shapes,
+    stratified_shapes,
+)
 from palm_trainer.export.side import Side, TorchEngine
 from palm_trainer.model import TrainedModel
 
@@ -32,6 +42,24 @@ def test_shapes_reach_every_octave(max_length: int) -> None:
     for axis, largest in ((0, 32), (1, max_length)):
         octaves = {shape[axis].bit_length() for shape in shapes}
         assert octaves == set(range(1, largest.bit_length() + 1))
+
+
+@pytest.mark.slow
+def test_ten_thousand_shapes(bundle: Path, trained: TrainedModel) -> None:
+    """The rule's long form: what a trace froze for one shape in thousands."""
+    loaded = load_bundle(bundle)
+    tally = Tally(Side.bundled(loaded, open_engine(loaded.graph(), "CPU", "fp32", 1)))
+    reference = Side.trained(trained, ExportGraph(trained.model, TASKS))
+    compare_shapes(reference, [tally], trained.encoder.vocab_size, 10_000)
+    assert tally.fault() is None
+    assert 0 < tally.max_difference <= LOGIT_LIMIT
+
+
+def test_no_shape_but_a_corner_is_large() -> None:
+    shapes = stratified_shapes(np.random.default_rng(0), 512, 200)[4:]
+    assert max(rows * length for rows, length in shapes if rows > 1) <= 256
+    assert max(length for rows, length in shapes) > 400
+    assert max(rows for rows, _ in shapes) >= 24
 
 
 class ShiftedEngine:
@@ -75,3 +103,28 @@ def test_nothing_at_padding_reaches_an_answer(trained: TrainedModel) -> None:
     for row, encoding in enumerate(encodings):
         garbage["slots.logits"][row, len(encoding) :] = 1e6
     assert side.decode(clean, items, TASKS) == side.decode(garbage, items, TASKS)
+
+
+@pytest.mark.parametrize(
+    ("score", "equal"),
+    [(0.499, True), (0.50005, True), (0.502, False), (0.9, False)],
+)
+def test_a_changed_rejection_is_a_changed_answer(trained: TrainedModel, score: float, equal: bool) -> None:
+    """The label stays; PyTorch's score is just within the threshold. Rounding alone decides nothing."""
+    intent = trained.tasks["intent"]
+    limits = intent.thresholds.model_copy(update={"out_of_scope": 0.5})
+    told = replace(
+        Side.trained(trained, ExportGraph(trained.model, ("intent",))),
+        tasks={"intent": intent.model_copy(update={"thresholds": limits})},
+    )
+    label = Label("flight", 0.5)
+    want, have = (Classification(label, (label,), out_of_scope_score=value) for value in (0.5, score))
+    tally = Tally(told)
+    _compare_answers(tally, 0, "'fly'", {"intent": want}, {"intent": have})
+    _note_varying(tally, "intent", want, have, "'fly'")
+    assert (tally.equal_share, tally.invariant_share) == ((1.0, 1.0) if equal else (0.0, 0.0))
+    if not equal:
+        assert tally.unequal == [
+            "task 'intent' on 'fly': PyTorch answers 'flight', the bundle 'flight' as out of scope"
+        ]
+        assert tally.varying == ["task 'intent' on 'fly': 'flight' in a batch, 'flight' as out of scope alone"]
