@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from palm_serve.client import AsyncClient, Client, ServerError, read_token, tls
+from palm_serve.client.credentials import headers
 from palm_serve.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -228,6 +229,7 @@ class TestTokens:
     )
     def test_stay_on_this_machine_in_plain_text(self, target: str) -> None:
         Client(target, token="t").close()
+        assert headers(target, None, "t", False) == (("authorization", "Bearer t"),)
 
     @pytest.mark.parametrize("target", ["10.0.0.7:1", "palm.example:1", "dns://8.8.8.8/palm:1", "[2001:db8::1]:1"])
     def test_do_not_leave_it_unless_asked(self, target: str) -> None:
