@@ -170,11 +170,27 @@ def sets(run: Path) -> list[EvaluationSet]:
     return evaluation_sets(load_config(run / "config.toml"), "dev")
 
 
+TIMES = {"plain": (1.0, 1.0), "fused": (0.8, 0.8), "int8": (0.5, 0.5), "fp16": (0.9, 0.9)}
+"""Of the variants, as if measured: what a bundle holds must not depend on how busy the machine is."""
+
+
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory, trained: TrainedModel, sets: list[EvaluationSet]) -> Path:
-    """The run's bundle, exported once; shared, so never written to."""
+    """The run's bundle, exported once, with every variant; shared, so never written to."""
     from palm_trainer.export.exporter import export_bundle
 
     output = tmp_path_factory.mktemp("bundles") / "tiny"
-    export_bundle(trained, sets, output, precision="int8", metrics={"dev": {"intent": {"accuracy": 0.5}}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch_times(patch)
+        export_bundle(trained, sets, output, precision="int8", metrics={"dev": {"intent": {"accuracy": 0.5}}})
     return output
+
+
+def patch_times(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("palm_trainer.export.exporter.timed", lambda bundle, engines: {c: TIMES[c.variant] for c in engines})
+
+
+@pytest.fixture
+def steady_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`TIMES` in place of the clock."""
+    patch_times(monkeypatch)
