@@ -1,55 +1,50 @@
 """`palm-serve bench`."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from palm_serve.bench.load import TEXTS, Access, Load, Method
+from palm_serve.cli.connection import OverTls, PlainToken, TlsCa, TlsCert, TlsKey, TokenFile, chosen_token
 from palm_serve.cli.shared import faults, show
 
 if TYPE_CHECKING:
     from palm_serve.bench.report import Report
 
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001, help="Open loop: calls per second, arriving at random (Poisson) whether or not others are answered."
+    ),
+]
+Concurrency = Annotated[
+    int, typer.Option(min=1, help="Closed loop, without --rate: callers that ask again as soon as they are answered.")
+]
+Kind = Annotated[Method, typer.Option(help="Parse, ParseBatch, or ModelInfer of the Open Inference Protocol.")]
+Texts = Annotated[Path | None, typer.Option(metavar="FILE", help="One text a line; default: some of 2 to 46 words.")]
+
 
 def bench(
     target: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The server.")] = "127.0.0.1:50051",
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001,
-            help="Open loop: calls per second, arriving at random (Poisson) whether or not others are answered.",
-        ),
-    ] = None,
-    concurrency: Annotated[
-        int,
-        typer.Option(min=1, help="Closed loop, without --rate: callers that ask again as soon as they are answered."),
-    ] = 64,
+    rate: Rate = None,
+    concurrency: Concurrency = 64,
     duration: Annotated[float, typer.Option(min=0.1, help="Seconds that count.")] = 10.0,
     warm_up: Annotated[float, typer.Option(min=0, help="Seconds of the same load before.")] = 1.0,
     deadline: Annotated[float, typer.Option(min=0.001, help="Of each call, seconds.")] = 1.0,
-    method: Annotated[
-        Method, typer.Option(help="Parse, ParseBatch, or ModelInfer of the Open Inference Protocol.")
-    ] = Method.PARSE,
+    method: Kind = Method.PARSE,
     batch: Annotated[int, typer.Option(min=1, help="Texts of one call, with --method batch.")] = 32,
-    texts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="One text a line; default: some of 2 to 46 words.")
-    ] = None,
+    texts: Texts = None,
     model: Annotated[str, typer.Option(help="Model name; default: the server's first.")] = "",
     processes: Annotated[int, typer.Option(min=1, help="Of the load generator.")] = 1,
     seed: Annotated[int, typer.Option(help="Of arrivals and of the choice of texts.")] = 0,
-    over_tls: Annotated[bool, typer.Option("--tls", help="Over TLS, with the authorities that grpc ships.")] = False,
-    tls_ca: Annotated[Path | None, typer.Option(help="Over TLS, with this authority, PEM.")] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="Over TLS, with this client certificate, PEM.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Key of --tls-cert, PEM.")] = None,
-    token_file: Annotated[
-        Path | None, typer.Option(help="Send the token in this file; default: that of the variable PALM_TOKEN, if any.")
-    ] = None,
-    plain_token: Annotated[
-        bool, typer.Option("--plain-token", help="Send the token also to another machine without TLS.")
-    ] = False,
+    over_tls: OverTls = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    token_file: TokenFile = None,
+    plain_token: PlainToken = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there too.")
     ] = None,
@@ -64,9 +59,7 @@ def bench(
     """
     with faults():
         from palm_serve.bench.run import run_load
-        from palm_serve.client import TOKEN_VARIABLE, read_token
 
-        token = os.environ.get(TOKEN_VARIABLE) if token_file is None else read_token(token_file)
         load = Load(
             target,
             rate,
@@ -80,7 +73,7 @@ def bench(
             model,
             processes,
             seed,
-            Access(over_tls, tls_ca, tls_cert, tls_key, token or None, plain_token),
+            Access(over_tls, tls_ca, tls_cert, tls_key, chosen_token(token_file), plain_token),
         )
         report = run_load(load)
     if json_file is not None:

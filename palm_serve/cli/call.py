@@ -1,11 +1,10 @@
 """`palm-serve call`."""
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from palm_serve.cli.connection import OverTls, PlainToken, TlsCa, TlsCert, TlsKey, TokenFile, chosen_token
 from palm_serve.cli.shared import faults, show
 
 if TYPE_CHECKING:
@@ -20,16 +19,12 @@ def call(
     task: Annotated[str, typer.Option(help="One task only (Predict), of any kind.")] = "",
     pair: Annotated[str, typer.Option(help="Second sentence or passage, for tasks on pairs; needs --task.")] = "",
     timeout: Annotated[float, typer.Option(min=0.001, help="Deadline, seconds.")] = 10.0,
-    over_tls: Annotated[bool, typer.Option("--tls", help="Over TLS, with the authorities that grpc ships.")] = False,
-    tls_ca: Annotated[Path | None, typer.Option(help="Over TLS, with this authority, PEM.")] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="Over TLS, with this client certificate, PEM.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Key of --tls-cert, PEM.")] = None,
-    token_file: Annotated[
-        Path | None, typer.Option(help="Send the token in this file; default: that of the variable PALM_TOKEN, if any.")
-    ] = None,
-    plain_token: Annotated[
-        bool, typer.Option("--plain-token", help="Send the token also to another machine without TLS.")
-    ] = False,
+    over_tls: OverTls = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    token_file: TokenFile = None,
+    plain_token: PlainToken = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
 ) -> None:
     """Asks a running server about one text and prints intent, slots and the other answers."""
@@ -38,13 +33,11 @@ def call(
             "a pair of texts needs --task, the name of the task that reads it", param_hint="--pair"
         )
     with faults():
-        from palm_serve.client import TOKEN_VARIABLE, Client, read_token, tls
+        from palm_serve.client import Client, tls
 
         credentials = tls(tls_ca, tls_cert, tls_key) if over_tls or tls_ca or tls_cert or tls_key else None
-        token = os.environ.get(TOKEN_VARIABLE) if token_file is None else read_token(token_file)
-        with Client(
-            target, timeout_s=timeout, credentials=credentials, token=token or None, plain_token=plain_token
-        ) as client:
+        token = chosen_token(token_file)
+        with Client(target, timeout_s=timeout, credentials=credentials, token=token, plain_token=plain_token) as client:
             answer = (
                 client.predict(task, text, pair, model=model, version=version)
                 if task

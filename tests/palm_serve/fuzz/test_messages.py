@@ -228,4 +228,4 @@ def test_the_fuzzer_reaches_the_models(channel: grpc.Channel, path: str) -> None
     def answered(message: bytes) -> bool:
         return message != SEEDS[kind.full_name].SerializeToString() and ask(channel, path, [message])[0] == "OK"
 
-    find(contents(kind), answered, settings=settings(CAREFULLY, max_examples=300))
+    assert find(contents(kind), answered, settings=settings(CAREFULLY, max_examples=300)) is not None
