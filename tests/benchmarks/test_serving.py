@@ -85,7 +85,9 @@ def test_overload(bundle: Path, tmp_path: Path) -> None:
     figures, _ = run("overload", bundle, tmp_path, "--seconds", 1, "--callers", 8)
     rounds = figures["rounds"]
     assert rounds["offered_per_s"][0] > rounds["peak_per_s"][0]
-    assert rounds["code_ok"][0] > 0
+    assert rounds["goodput_to_peak"][0] == pytest.approx(rounds["goodput_per_s"][0] / rounds["peak_per_s"][0])
+    # Of a model that costs nothing a busy machine may answer none in time; then too each call has a code.
+    assert sum(counts[0] for name, counts in rounds.items() if name.startswith("code_")) > 0
     assert 0 <= rounds["recovered_s"][0] < 4.5
 
 
