@@ -1,7 +1,9 @@
 """The load generator and its command, with real processes on both sides."""
 
 import json
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -15,13 +17,14 @@ from palm_serve.bench.load import Load, Method
 from palm_serve.bench.run import run_load
 from palm_serve.cli import app
 from palm_serve.errors import NotFound, Unavailable
+from palm_serve.rpc.auth import new_token
 
 Process = Any  # of conftest.py, which cannot be imported by name
 SHORT = ("--duration", "0.4", "--warm-up", "0.1", "--deadline", "5")
 
 
 def bench(*arguments: object) -> Any:
-    return CliRunner().invoke(app, ["bench", *map(str, arguments)])
+    return CliRunner().invoke(app, ["bench", *map(str, arguments)], env={"PALM_TOKEN": ""})
 
 
 @pytest.mark.parametrize("method", Method)
@@ -53,6 +56,26 @@ def test_texts_of_a_file(tiny_server: str, tmp_path: Path) -> None:
         run = bench(tiny_server, "--texts", tmp_path / name, *SHORT)
         assert run.exit_code == 2
         assert told in run.output
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command makes the certificate")
+def test_over_tls_with_a_token(start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path) -> None:
+    """The processes of the generator are let in as the first request is."""
+    certificate, key, tokens, held = (tmp_path / name for name in ("cert.pem", "key.pem", "tokens.toml", "token"))
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc"]
+    names = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, *names, "-out", certificate, "-keyout", key], check=True, capture_output=True)
+    secret, digest = new_token()
+    held.write_text(secret)
+    tokens.write_text(f'[tokens.bench]\nsha256 = "{digest}"\nscopes = ["parse"]\n')
+    server = start_server(tiny_bundle, "--tls-cert", certificate, "--tls-key", key, "--tokens", tokens)
+    secure = ("--tls-ca", certificate, "--rate", "20", *SHORT)
+    run = bench(server.target(), "--token-file", held, *secure)
+    assert run.exit_code == 0, run.output
+    assert "OK" in run.output
+    refused = bench(server.target(), *secure)
+    assert refused.exit_code == 2
+    assert "token" in refused.output
 
 
 def test_help_is_honest() -> None:
