@@ -10,6 +10,7 @@ import pytest
 
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.bundle.manifest import tasks_digest
+from palm_serve.cli.main import main as serve_main
 from palm_serve.client import Client
 from palm_serve.engine.providers import select_session
 from palm_serve.pipeline import Pipeline
@@ -39,6 +40,8 @@ FAMILIES = (
     "xlm-roberta",
     "modernbert",
 )
+IN_ALL_PRECISIONS = ("ernie", "xlnet", "scratch")
+"""Those whose fused, bf16 and int8 graphs are put to the gate too, with all heads."""
 CONFIG = """
 [encoder]
 model = "{model}"
@@ -196,7 +199,8 @@ def exported(directory_of, tmp_path_factory):
         sets = evaluation_sets(load_config(folder / "run/config.toml"), "dev")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("palm_trainer.export.gates.SHAPES", 24)
-            export_bundle(load_trained(folder / "run"), sets, folder / family, precision="fp32")
+            precision = "auto" if family in IN_ALL_PRECISIONS else "fp32"
+            export_bundle(load_trained(folder / "run"), sets, folder / family, precision=precision)
         return folder
 
     def _exported(family: str) -> Path:
@@ -222,6 +226,23 @@ def test_every_head_of_every_family(family, exported):
     digest = tasks_digest(dict(bundle.manifest.tasks), (folder / family / "tokenizer.json").read_bytes())
     again = to_onnx(graph, trained.max_length, {DIGEST: digest})
     assert again == (folder / family / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("family", IN_ALL_PRECISIONS)
+def test_check_passes_on_what_the_gate_passed(family, exported, capsys):
+    """Classes, topics, slots with and without CRF, matches, ranks and answers in passages, as `palm-export` writes them."""
+    bundle = exported(family) / family
+    manifest = load_bundle(bundle).manifest
+    assert set(manifest.tasks) == TASKS
+    for name, variant in manifest.variants.items():
+        assert any(gate.passed for gate in variant.gates), name
+    arguments = ["palm-serve", "check", str(bundle)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as ended:
+            serve_main()
+    assert (ended.value.code or 0) == 0, capsys.readouterr().err
+    assert "golden examples answered as at export" in capsys.readouterr().out
 
 
 def test_a_server_answers_every_head(exported):
