@@ -21,7 +21,7 @@ from palm_trainer.export.onnx import DIGEST, OPSET, to_files
 from palm_trainer.export.outcome import Report, rows_of, timed, unwritten
 from palm_trainer.export.search import Train, leave_in_float, needs_margin
 from palm_trainer.export.side import RememberingEngine, Side
-from palm_trainer.export.variants import FUSED, PRECISIONS, Draft, combinations, drafts
+from palm_trainer.export.variants import FUSED, INT8, PRECISIONS, Draft, combinations, drafts
 from palm_trainer.model import TrainedModel
 
 PLAIN = "plain"
@@ -73,7 +73,7 @@ def export_bundle(
         say("making other forms of it")
         made = [_WHOLE_ONLY] if len(files) > 1 else list(drafts(files[GRAPH], graph, precisions))
         draft = _with_drafts(writer, draft, [one for one in made if isinstance(one, Draft)])
-        notes = [one if isinstance(one, str) else f"{one.name}: {one.told}" for one in made]
+        notes = {one if isinstance(one, str) else one.name: str(one) for one in made}
         say("comparing them with the trained model")
         bundle = load_bundle(writer.directory)
         reference = _remembering(Side.trained(trained, graph))
@@ -81,12 +81,12 @@ def export_bundle(
         if needs_margin(measured):
             say("looking for what int8 hurts")
             draft, measured, note = leave_in_float(writer, draft, files[GRAPH], measured, reference, sets, train)
-            bundle, notes = load_bundle(writer.directory), [*notes, note]
+            bundle, notes = load_bundle(writer.directory), {**notes, INT8: note}
         say("timing them")
         times = timed(bundle, {c: e for c, e in measured.engines.items() if measured.results[c].gate.passed})
         dropped = unwritten(measured.results, times, () if precision == "auto" else (precision,))
         sizes = {variant: info.size for variant, info in draft.variants.items()}
-        report = Report(rows_of(sizes, measured.results, times, dropped), (*notes, *measured.skipped))
+        report = Report(rows_of(sizes, measured.results, times, dropped), (*notes.values(), *measured.skipped))
         say("writing the bundle")
         for variant in draft.variants.keys() - _kept(measured, dropped):
             writer.remove(draft.variants[variant].file)

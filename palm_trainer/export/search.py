@@ -62,7 +62,11 @@ def leave_in_float(
     manifest = _written(writer, manifest, content)
     if not kept:
         return manifest, best, f"{INT8}: leaving the products that hurt most in float brings no margin"
-    return manifest, best, f"{INT8}: {kept} of {len(errors)} products left in float, those that hurt most"
+    return (
+        manifest,
+        best,
+        f"{INT8}: {len(errors) - kept} of {len(errors)} products in int8; those that hurt most are left in float",
+    )
 
 
 def _quality(measured: Measured) -> tuple[int, int]:

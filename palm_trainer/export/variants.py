@@ -40,6 +40,9 @@ class Draft:
         """Its place in the bundle."""
         return f"variants/{self.name}.onnx"
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.told}"
+
 
 def drafts(plain: bytes, graph: ExportGraph, precisions: Collection[str]) -> Iterator[Draft | str]:
     """Graphs to try, or in words why one cannot be made."""
