@@ -26,7 +26,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ATTACK_S = 2.0
 DEADLINE_S = 20.0
 HEADERS, RST_STREAM, SETTINGS, PING, CONTINUATION = 1, 3, 4, 6, 9
-KEPT_MIB = 48
+KEPT_MIB = 96
 
 pytestmark = [
     pytest.mark.slow,
@@ -232,8 +232,8 @@ def test_others_are_answered(server: Process, attack: Callable[[Address, threadi
                     took.append(time.monotonic() - began)
                 except ServerError as error:
                     # So many calls wait that gRPC turns some away before the server's own code sees them.
-                    assert str(error).startswith("CANCELLED")
-                    assert attack is rapid_reset
+                    if attack is not rapid_reset or not str(error).startswith("CANCELLED"):
+                        raise
                 time.sleep(0.005)
         finally:
             stop.set()
