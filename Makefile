@@ -31,7 +31,7 @@ demo-zh: $(READY)  ## the same for the Chinese sample, trained from scratch
 
 test: lint types  ## lint, types and the quick tests
 	@echo "==> tests"
-	@$(PY) -m pytest -m "not slow"
+	@$(PY) -m pytest -m "not slow" -n auto --dist worksteal
 
 test-slow: $(READY)  ## the tests that take minutes; PALM_DATA=DIR adds those on public data
 	@$(PY) -m pytest -m slow

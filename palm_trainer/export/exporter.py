@@ -58,10 +58,7 @@ def export_bundle(
 
     Raises ParityError when the graph does not answer as the model does, ExportError for all else; nothing is left behind then.
     """
-    if not any(one.examples for one in sets):
-        raise ExportError(
-            "the parity gate needs dev examples, and the run's data has none. Add `dev = ...` to a data set and train again."
-        )
+    _check_dev(sets)
     tasks = _exported_tasks(trained, include)
     name = bundle_name(name, output)
     precisions = PRECISIONS[precision]
@@ -92,6 +89,13 @@ def export_bundle(
             writer.remove(draft.variants[variant].file)
         manifest = _finish(writer, _gated(draft, measured, dropped), measured, sets, metrics or {})
     return manifest, report
+
+
+def _check_dev(sets: Sequence[EvaluationSet]) -> None:
+    if not any(one.examples for one in sets):
+        raise ExportError(
+            "the parity gate needs dev examples, and the run's data has none. Add `dev = ...` to a data set and train again."
+        )
 
 
 def _remembering(side: Side) -> Side:

@@ -95,6 +95,7 @@ def test_what_arrives_together_runs_together():
     async def main():
         model = Model()
         async with serving(model) as (scheduler, seen):
+            await asyncio.sleep(0.1)  # the engine's thread, which looks for work when it starts, has gone to sleep
             assert await asyncio.gather(*(scheduler.submit(i, 5 + i % 2) for i in range(8))) == [
                 2 * i for i in range(8)
             ]

@@ -13,6 +13,7 @@ from palm_serve.types import FloatArray
 from palm_trainer.errors import ExportError, ParityError
 from palm_trainer.evaluation import EvaluationSet
 from palm_trainer.export import exporter
+from palm_trainer.export import onnx as graphs
 from palm_trainer.export.graph import ExportGraph
 from palm_trainer.model import MultiTaskModel, TrainedModel
 
@@ -32,7 +33,7 @@ def export(trained: TrainedModel, sets: Sequence[EvaluationSet], tmp_path: Path)
 @pytest.fixture
 def break_graph(monkeypatch: pytest.MonkeyPatch) -> Callable[[Break], None]:
     """Exports a changed copy of the model in the place of the model."""
-    true = exporter.to_onnx
+    true = graphs.to_onnx
 
     def install(change: Break) -> None:
         def broken(graph: ExportGraph, max_length: int, metadata: Mapping[str, str]) -> bytes:
@@ -40,7 +41,7 @@ def break_graph(monkeypatch: pytest.MonkeyPatch) -> Callable[[Break], None]:
             change(graph.model)
             return true(graph, max_length, metadata)
 
-        monkeypatch.setattr(exporter, "to_onnx", broken)
+        monkeypatch.setattr(graphs, "to_onnx", broken)
 
     return install
 
@@ -144,14 +145,14 @@ def test_not_finite(break_graph: Callable[[Break], None], export: Callable[[], N
 def test_graph_that_no_engine_takes(monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]) -> None:
     node = onnx.helper.make_node("Unheard", [], ["x"], domain="nobody")
     unknown = onnx.helper.make_model(onnx.helper.make_graph([node], "graph", [], []))
-    monkeypatch.setattr(exporter, "to_onnx", lambda *_: unknown.SerializeToString())
+    monkeypatch.setattr(graphs, "to_onnx", lambda *_: unknown.SerializeToString())
     monkeypatch.setattr(exporter, "drafts", lambda *_: iter(()))
     with pytest.raises(ExportError, match=r"the exported graph cannot be run: CPU in fp32 cannot run model.onnx"):
         export()
 
 
 def test_graph_of_another_model(monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]) -> None:
-    true = exporter.to_onnx
-    monkeypatch.setattr(exporter, "to_onnx", lambda graph, length, _: true(graph, length, {"palm.digest": "other"}))
+    true = graphs.to_onnx
+    monkeypatch.setattr(graphs, "to_onnx", lambda graph, length, _: true(graph, length, {"palm.digest": "other"}))
     with pytest.raises(ExportError, match=r"the exported graph cannot be run: .*exported for other tasks"):
         export()
