@@ -11,16 +11,19 @@ Overloaded, DeadlineExceeded, Unavailable, Unauthenticated, NotAllowed; and Serv
 One connection is opened on first use and reused by all calls; threads may share a `Client`, tasks an `AsyncClient`.
 A call that is refused with RESOURCE_EXHAUSTED or UNAVAILABLE is tried again after the time that the server names, or
 else (UNAVAILABLE) after 0.1, 0.2, 0.4 s, as long as its deadline allows and no more than a fifth of the calls are tried again.
+Texts of `parse_batch` that are refused while others are answered are asked again in the same way, without those.
 """
 
-from palm_serve.client.client import AsyncClient, Client, ParseFields, PredictFields
+from palm_serve.client.client import AsyncClient, Client
 from palm_serve.client.credentials import TOKEN_VARIABLE, read_token, tls
 from palm_serve.client.policy import ServerError
+from palm_serve.client.wire import ClientOptions, ParseFields, PredictFields
 
 __all__ = [
     "TOKEN_VARIABLE",
     "AsyncClient",
     "Client",
+    "ClientOptions",
     "ParseFields",
     "PredictFields",
     "ServerError",

@@ -6,7 +6,7 @@ import time
 from typing import Any, TypeVar
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from palm_serve.errors import (
     DeadlineExceeded,
@@ -18,6 +18,7 @@ from palm_serve.errors import (
     Unauthenticated,
     Unavailable,
 )
+from palm_serve.v1 import palm_pb2 as pb
 
 _FIRST_BACKOFF_S = 0.1
 _BUDGET = 10.0
@@ -63,8 +64,48 @@ class RetryBudget:
             return True
 
 
+class Tries:
+    """The tries of one call: how much time is left, and when the next one is due."""
+
+    def __init__(self, deadline: float, retries: int, budget: RetryBudget) -> None:
+        self._deadline = deadline
+        self._retries = retries
+        self._budget = budget
+        self._made = 0
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def pause_s(self, error: grpc.RpcError) -> float | None:
+        """Seconds until the next try of a call that failed; None: there is none."""
+        delay = self._delay_s(error.code().name, _named_delay_s(error))
+        return None if delay is None else self.next_s(delay)
+
+    def item_delay_s(self, error: pb.ItemError) -> float | None:
+        """Seconds after which one request of a batch may be asked again; None: it is not to be."""
+        return self._delay_s(_code(error), error.retry_after_ms / 1000 or None)
+
+    def next_s(self, delay: float) -> float | None:
+        """Spends a try that has to wait so many seconds: how long to wait; None: there is no time or no budget left."""
+        # Clients that were refused together must not come back together.
+        pause = delay * random.uniform(1.0, 1.25)
+        if pause >= self.left_s or not self._budget.spend():
+            return None
+        self._made += 1
+        return pause
+
+    def _delay_s(self, code: str, named: float | None) -> float | None:
+        if code == "UNAVAILABLE" and named is None:
+            named = _FIRST_BACKOFF_S * 2**self._made
+        if self._made >= self._retries or code not in ("UNAVAILABLE", "RESOURCE_EXHAUSTED"):
+            return None
+        return named if named is not None and named < self.left_s else None
+
+
 class Policy:
-    """How long a call may take, when it is tried again, and what its failure is called."""
+    """How long calls may take, how often they are tried again, and what their failures are called."""
 
     def __init__(self, target: str, timeout_s: float, retries: int) -> None:
         self._target = target
@@ -72,21 +113,11 @@ class Policy:
         self._retries = retries
         self._budget = RetryBudget()
 
-    def begin(self, timeout_s: float | None) -> float:
-        """A call begins; its deadline, on the `time.monotonic()` clock."""
+    def begin(self, timeout_s: float | None) -> Tries:
+        """A call begins."""
         self._budget.earn()
-        return time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
-
-    def pause_s(self, error: grpc.RpcError, attempt: int, deadline: float) -> float | None:
-        """Seconds before the next try; None: there is none."""
-        code, pause = error.code().name, _named_delay_s(error)
-        if code == "UNAVAILABLE" and pause is None:
-            pause = _FIRST_BACKOFF_S * 2**attempt
-        if attempt >= self._retries or pause is None or code not in ("UNAVAILABLE", "RESOURCE_EXHAUSTED"):
-            return None
-        # Clients that were refused together must not come back together.
-        pause *= random.uniform(1.0, 1.25)
-        return pause if time.monotonic() + pause < deadline and self._budget.spend() else None
+        deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
+        return Tries(deadline, self._retries, self._budget)
 
     def error(self, error: grpc.RpcError) -> PalmServeError:
         """What the caller gets to see."""
@@ -111,6 +142,15 @@ def make_error(code: str, message: str, field: str = "", retry_after_s: float | 
     if kind is Overloaded and retry_after_s is not None:
         return Overloaded(message, retry_after_s)
     return kind(message)
+
+
+def item_error(error: pb.ItemError) -> PalmServeError:
+    """The error of one request of a batch."""
+    return make_error(_code(error), error.message, retry_after_s=error.retry_after_ms / 1000 or None)
+
+
+def _code(error: pb.ItemError) -> str:
+    return str(code_pb2.Code.Name(error.code))
 
 
 def _detail(error: grpc.RpcError, kind: type[D]) -> D | None:

@@ -115,4 +115,5 @@ class _Group:
 def error_item(error: Exception, name: str) -> pb.ParseItem:
     """The item that stands for a request that failed."""
     failed = failure(error, name)
-    return pb.ParseItem(request_id=name, error=pb.ItemError(code=failed.number, message=failed.message))
+    told = pb.ItemError(code=failed.number, message=failed.message, retry_after_ms=failed.retry_after_ms)
+    return pb.ParseItem(request_id=name, error=told)

@@ -55,18 +55,22 @@ class Failure:
         """The google.rpc.Code."""
         return int(self.code.value[0])
 
+    @property
+    def retry_after_ms(self) -> int:
+        """Milliseconds after which the request may be sent again; 0: nothing is known."""
+        delays = (detail.retry_delay for detail in self.details if isinstance(detail, error_details_pb2.RetryInfo))
+        return next((delay.ToMilliseconds() for delay in delays), 0)
+
     def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """The details as trailing metadata; nothing when there are none."""
         if not self.details:
             return ()
         status = status_pb2.Status(code=self.number, message=self.message)
-        pushback: list[tuple[str, str]] = []
         for detail in self.details:
             packed = any_pb2.Any()
             packed.Pack(detail)
             status.details.append(packed)
-            if isinstance(detail, error_details_pb2.RetryInfo):
-                pushback.append((_PUSHBACK_KEY, str(detail.retry_delay.ToMilliseconds())))
+        pushback = ((_PUSHBACK_KEY, str(self.retry_after_ms)),) if self.retry_after_ms else ()
         return (*rpc_status.to_status(status).trailing_metadata, *pushback)
 
 

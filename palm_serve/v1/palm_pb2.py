@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18palm_serve/v1/palm.proto\x12\rpalm_serve.v1\"\xf8\x01\n\x0cParseRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\r\n\x05top_k\x18\x05 \x01(\r\x12.\n\x0boffset_unit\x18\x06 \x01(\x0e\x32\x19.palm_serve.v1.OffsetUnit\x12\r\n\x05tasks\x18\x07 \x03(\t\x12-\n\nthresholds\x18\x08 \x01(\x0b\x32\x19.palm_serve.v1.Thresholds\x12)\n\x08priority\x18\t \x01(\x0e\x32\x17.palm_serve.v1.Priority\"\xa2\x01\n\nThresholds\x12\x1e\n\x11intent_confidence\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x1d\n\x10\x61mbiguity_margin\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x19\n\x0cout_of_scope\x18\x03 \x01(\x02H\x02\x88\x01\x01\x42\x14\n\x12_intent_confidenceB\x13\n\x11_ambiguity_marginB\x0f\n\r_out_of_scope\"\x8a\x03\n\rParseResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12$\n\x06intent\x18\x05 \x01(\x0b\x32\x14.palm_serve.v1.Label\x12%\n\x07intents\x18\x06 \x03(\x0b\x32\x14.palm_serve.v1.Label\x12%\n\x07ranking\x18\x07 \x03(\x0b\x32\x14.palm_serve.v1.Label\x12\"\n\x05slots\x18\x08 \x03(\x0b\x32\x13.palm_serve.v1.Span\x12)\n\x08\x66\x61llback\x18\t \x01(\x0b\x32\x17.palm_serve.v1.Fallback\x12*\n\x07results\x18\n \x03(\x0b\x32\x19.palm_serve.v1.TaskResult\x12\x11\n\ttruncated\x18\x0b \x01(\x08\x12\x0c\n\x04seen\x18\x0c \x01(\r\x12\'\n\x07timings\x18\r \x01(\x0b\x32\x16.palm_serve.v1.Timings\")\n\x05Label\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x02\"p\n\x04Span\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\r\x12\x12\n\nconfidence\x18\x05 \x01(\x02\x12\x0c\n\x04role\x18\x06 \x01(\t\x12\r\n\x05group\x18\x07 \x01(\t\"\xc0\x01\n\x08\x46\x61llback\x12\x11\n\ttriggered\x18\x01 \x01(\x08\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.palm_serve.v1.Fallback.Reason\x12\x1a\n\x12out_of_scope_score\x18\x03 \x01(\x02\"U\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n\x0eLOW_CONFIDENCE\x10\x01\x12\r\n\tAMBIGUOUS\x10\x02\x12\x10\n\x0cOUT_OF_SCOPE\x10\x03\"m\n\x07Timings\x12\x13\n\x0btokenize_us\x18\x01 \x01(\r\x12\x10\n\x08queue_us\x18\x02 \x01(\r\x12\x14\n\x0cinference_us\x18\x03 \x01(\r\x12\x11\n\tdecode_us\x18\x04 \x01(\r\x12\x12\n\nbatch_size\x18\x05 \x01(\r\"*\n\tItemError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x87\x01\n\tParseItem\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x30\n\x08response\x18\x02 \x01(\x0b\x32\x1c.palm_serve.v1.ParseResponseH\x00\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.palm_serve.v1.ItemErrorH\x00\x42\t\n\x07outcome\"B\n\x11ParseBatchRequest\x12-\n\x08requests\x18\x01 \x03(\x0b\x32\x1b.palm_serve.v1.ParseRequest\"=\n\x12ParseBatchResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.palm_serve.v1.ParseItem\"\xdd\x01\n\x0ePredictRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttext_pair\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\r\n\x05top_k\x18\x07 \x01(\r\x12.\n\x0boffset_unit\x18\x08 \x01(\x0e\x32\x19.palm_serve.v1.OffsetUnit\x12)\n\x08priority\x18\t \x01(\x0e\x32\x17.palm_serve.v1.Priority\"\xac\x01\n\x0fPredictResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12)\n\x06result\x18\x04 \x01(\x0b\x32\x19.palm_serve.v1.TaskResult\x12\x11\n\ttruncated\x18\x05 \x01(\x08\x12\'\n\x07timings\x18\x06 \x01(\x0b\x32\x16.palm_serve.v1.Timings\"\xd4\x01\n\nTaskResult\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x37\n\x0e\x63lassification\x18\x02 \x01(\x0b\x32\x1d.palm_serve.v1.ClassificationH\x00\x12%\n\x05spans\x18\x03 \x01(\x0b\x32\x14.palm_serve.v1.SpansH\x00\x12%\n\x05match\x18\x04 \x01(\x0b\x32\x14.palm_serve.v1.MatchH\x00\x12\'\n\x06\x61nswer\x18\x05 \x01(\x0b\x32\x15.palm_serve.v1.AnswerH\x00\x42\x08\n\x06result\"\x82\x01\n\x0e\x43lassification\x12#\n\x05label\x18\x01 \x01(\x0b\x32\x14.palm_serve.v1.Label\x12%\n\x07ranking\x18\x02 \x03(\x0b\x32\x14.palm_serve.v1.Label\x12$\n\x06labels\x18\x03 \x03(\x0b\x32\x14.palm_serve.v1.Label\"+\n\x05Spans\x12\"\n\x05spans\x18\x01 \x03(\x0b\x32\x13.palm_serve.v1.Span\";\n\x05Match\x12#\n\x05label\x18\x01 \x01(\x0b\x32\x14.palm_serve.v1.Label\x12\r\n\x05score\x18\x02 \x01(\x02\"\x86\x01\n\x06\x41nswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\x12\x12\n\nconfidence\x18\x04 \x01(\x02\x12\x11\n\tno_answer\x18\x05 \x01(\x08\x12+\n\x0c\x61lternatives\x18\x06 \x03(\x0b\x32\x15.palm_serve.v1.Answer\"\x13\n\x11ListModelsRequest\"h\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.palm_serve.v1.Model\x12,\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32\x1a.palm_serve.v1.LoadFailure\";\n\x0bLoadFailure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\" \n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x15\n\x13UnloadModelResponse\"\xc1\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\r\n\x05ready\x18\x04 \x01(\x08\x12\"\n\x05tasks\x18\x05 \x03(\x0b\x32\x13.palm_serve.v1.Task\x12\x19\n\x11max_length_tokens\x18\x06 \x01(\r\x12\x16\n\x0emax_text_bytes\x18\x07 \x01(\r\x12\x10\n\x08provider\x18\x08 \x01(\t\x12\x11\n\tprecision\x18\t \x01(\t\"@\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t*w\n\nOffsetUnit\x12\x1b\n\x17OFFSET_UNIT_UNSPECIFIED\x10\x00\x12\x1a\n\x16OFFSET_UNIT_CODE_POINT\x10\x01\x12\x15\n\x11OFFSET_UNIT_UTF16\x10\x02\x12\x19\n\x15OFFSET_UNIT_UTF8_BYTE\x10\x03*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02\x32\xf8\x01\n\x15\x44ialogueUnderstanding\x12\x42\n\x05Parse\x12\x1b.palm_serve.v1.ParseRequest\x1a\x1c.palm_serve.v1.ParseResponse\x12Q\n\nParseBatch\x12 .palm_serve.v1.ParseBatchRequest\x1a!.palm_serve.v1.ParseBatchResponse\x12H\n\x0bParseStream\x12\x1b.palm_serve.v1.ParseRequest\x1a\x18.palm_serve.v1.ParseItem(\x01\x30\x01\x32V\n\nPrediction\x12H\n\x07Predict\x12\x1d.palm_serve.v1.PredictRequest\x1a\x1e.palm_serve.v1.PredictResponse2\xb7\x02\n\x06Models\x12Q\n\nListModels\x12 .palm_serve.v1.ListModelsRequest\x1a!.palm_serve.v1.ListModelsResponse\x12@\n\x08GetModel\x12\x1e.palm_serve.v1.GetModelRequest\x1a\x14.palm_serve.v1.Model\x12\x42\n\tLoadModel\x12\x1f.palm_serve.v1.LoadModelRequest\x1a\x14.palm_serve.v1.Model\x12T\n\x0bUnloadModel\x12!.palm_serve.v1.UnloadModelRequest\x1a\".palm_serve.v1.UnloadModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18palm_serve/v1/palm.proto\x12\rpalm_serve.v1\"\xf8\x01\n\x0cParseRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\r\n\x05top_k\x18\x05 \x01(\r\x12.\n\x0boffset_unit\x18\x06 \x01(\x0e\x32\x19.palm_serve.v1.OffsetUnit\x12\r\n\x05tasks\x18\x07 \x03(\t\x12-\n\nthresholds\x18\x08 \x01(\x0b\x32\x19.palm_serve.v1.Thresholds\x12)\n\x08priority\x18\t \x01(\x0e\x32\x17.palm_serve.v1.Priority\"\xa2\x01\n\nThresholds\x12\x1e\n\x11intent_confidence\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x1d\n\x10\x61mbiguity_margin\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x19\n\x0cout_of_scope\x18\x03 \x01(\x02H\x02\x88\x01\x01\x42\x14\n\x12_intent_confidenceB\x13\n\x11_ambiguity_marginB\x0f\n\r_out_of_scope\"\x8a\x03\n\rParseResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12$\n\x06intent\x18\x05 \x01(\x0b\x32\x14.palm_serve.v1.Label\x12%\n\x07intents\x18\x06 \x03(\x0b\x32\x14.palm_serve.v1.Label\x12%\n\x07ranking\x18\x07 \x03(\x0b\x32\x14.palm_serve.v1.Label\x12\"\n\x05slots\x18\x08 \x03(\x0b\x32\x13.palm_serve.v1.Span\x12)\n\x08\x66\x61llback\x18\t \x01(\x0b\x32\x17.palm_serve.v1.Fallback\x12*\n\x07results\x18\n \x03(\x0b\x32\x19.palm_serve.v1.TaskResult\x12\x11\n\ttruncated\x18\x0b \x01(\x08\x12\x0c\n\x04seen\x18\x0c \x01(\r\x12\'\n\x07timings\x18\r \x01(\x0b\x32\x16.palm_serve.v1.Timings\")\n\x05Label\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x02\"p\n\x04Span\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\r\x12\x12\n\nconfidence\x18\x05 \x01(\x02\x12\x0c\n\x04role\x18\x06 \x01(\t\x12\r\n\x05group\x18\x07 \x01(\t\"\xc0\x01\n\x08\x46\x61llback\x12\x11\n\ttriggered\x18\x01 \x01(\x08\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.palm_serve.v1.Fallback.Reason\x12\x1a\n\x12out_of_scope_score\x18\x03 \x01(\x02\"U\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n\x0eLOW_CONFIDENCE\x10\x01\x12\r\n\tAMBIGUOUS\x10\x02\x12\x10\n\x0cOUT_OF_SCOPE\x10\x03\"m\n\x07Timings\x12\x13\n\x0btokenize_us\x18\x01 \x01(\r\x12\x10\n\x08queue_us\x18\x02 \x01(\r\x12\x14\n\x0cinference_us\x18\x03 \x01(\r\x12\x11\n\tdecode_us\x18\x04 \x01(\r\x12\x12\n\nbatch_size\x18\x05 \x01(\r\"B\n\tItemError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r\"\x87\x01\n\tParseItem\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x30\n\x08response\x18\x02 \x01(\x0b\x32\x1c.palm_serve.v1.ParseResponseH\x00\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.palm_serve.v1.ItemErrorH\x00\x42\t\n\x07outcome\"B\n\x11ParseBatchRequest\x12-\n\x08requests\x18\x01 \x03(\x0b\x32\x1b.palm_serve.v1.ParseRequest\"=\n\x12ParseBatchResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.palm_serve.v1.ParseItem\"\xdd\x01\n\x0ePredictRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttext_pair\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\r\n\x05top_k\x18\x07 \x01(\r\x12.\n\x0boffset_unit\x18\x08 \x01(\x0e\x32\x19.palm_serve.v1.OffsetUnit\x12)\n\x08priority\x18\t \x01(\x0e\x32\x17.palm_serve.v1.Priority\"\xac\x01\n\x0fPredictResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12)\n\x06result\x18\x04 \x01(\x0b\x32\x19.palm_serve.v1.TaskResult\x12\x11\n\ttruncated\x18\x05 \x01(\x08\x12\'\n\x07timings\x18\x06 \x01(\x0b\x32\x16.palm_serve.v1.Timings\"\xd4\x01\n\nTaskResult\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x37\n\x0e\x63lassification\x18\x02 \x01(\x0b\x32\x1d.palm_serve.v1.ClassificationH\x00\x12%\n\x05spans\x18\x03 \x01(\x0b\x32\x14.palm_serve.v1.SpansH\x00\x12%\n\x05match\x18\x04 \x01(\x0b\x32\x14.palm_serve.v1.MatchH\x00\x12\'\n\x06\x61nswer\x18\x05 \x01(\x0b\x32\x15.palm_serve.v1.AnswerH\x00\x42\x08\n\x06result\"\x82\x01\n\x0e\x43lassification\x12#\n\x05label\x18\x01 \x01(\x0b\x32\x14.palm_serve.v1.Label\x12%\n\x07ranking\x18\x02 \x03(\x0b\x32\x14.palm_serve.v1.Label\x12$\n\x06labels\x18\x03 \x03(\x0b\x32\x14.palm_serve.v1.Label\"+\n\x05Spans\x12\"\n\x05spans\x18\x01 \x03(\x0b\x32\x13.palm_serve.v1.Span\";\n\x05Match\x12#\n\x05label\x18\x01 \x01(\x0b\x32\x14.palm_serve.v1.Label\x12\r\n\x05score\x18\x02 \x01(\x02\"\x86\x01\n\x06\x41nswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\x12\x12\n\nconfidence\x18\x04 \x01(\x02\x12\x11\n\tno_answer\x18\x05 \x01(\x08\x12+\n\x0c\x61lternatives\x18\x06 \x03(\x0b\x32\x15.palm_serve.v1.Answer\"\x13\n\x11ListModelsRequest\"h\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.palm_serve.v1.Model\x12,\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32\x1a.palm_serve.v1.LoadFailure\";\n\x0bLoadFailure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\" \n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x15\n\x13UnloadModelResponse\"\xc1\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\r\n\x05ready\x18\x04 \x01(\x08\x12\"\n\x05tasks\x18\x05 \x03(\x0b\x32\x13.palm_serve.v1.Task\x12\x19\n\x11max_length_tokens\x18\x06 \x01(\r\x12\x16\n\x0emax_text_bytes\x18\x07 \x01(\r\x12\x10\n\x08provider\x18\x08 \x01(\t\x12\x11\n\tprecision\x18\t \x01(\t\"@\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t*w\n\nOffsetUnit\x12\x1b\n\x17OFFSET_UNIT_UNSPECIFIED\x10\x00\x12\x1a\n\x16OFFSET_UNIT_CODE_POINT\x10\x01\x12\x15\n\x11OFFSET_UNIT_UTF16\x10\x02\x12\x19\n\x15OFFSET_UNIT_UTF8_BYTE\x10\x03*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02\x32\xf8\x01\n\x15\x44ialogueUnderstanding\x12\x42\n\x05Parse\x12\x1b.palm_serve.v1.ParseRequest\x1a\x1c.palm_serve.v1.ParseResponse\x12Q\n\nParseBatch\x12 .palm_serve.v1.ParseBatchRequest\x1a!.palm_serve.v1.ParseBatchResponse\x12H\n\x0bParseStream\x12\x1b.palm_serve.v1.ParseRequest\x1a\x18.palm_serve.v1.ParseItem(\x01\x30\x01\x32V\n\nPrediction\x12H\n\x07Predict\x12\x1d.palm_serve.v1.PredictRequest\x1a\x1e.palm_serve.v1.PredictResponse2\xb7\x02\n\x06Models\x12Q\n\nListModels\x12 .palm_serve.v1.ListModelsRequest\x1a!.palm_serve.v1.ListModelsResponse\x12@\n\x08GetModel\x12\x1e.palm_serve.v1.GetModelRequest\x1a\x14.palm_serve.v1.Model\x12\x42\n\tLoadModel\x12\x1f.palm_serve.v1.LoadModelRequest\x1a\x14.palm_serve.v1.Model\x12T\n\x0bUnloadModel\x12!.palm_serve.v1.UnloadModelRequest\x1a\".palm_serve.v1.UnloadModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'palm_serve.v1.palm_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OFFSETUNIT']._serialized_start=3232
-  _globals['_OFFSETUNIT']._serialized_end=3351
-  _globals['_PRIORITY']._serialized_start=3353
-  _globals['_PRIORITY']._serialized_end=3435
+  _globals['_OFFSETUNIT']._serialized_start=3256
+  _globals['_OFFSETUNIT']._serialized_end=3375
+  _globals['_PRIORITY']._serialized_start=3377
+  _globals['_PRIORITY']._serialized_end=3459
   _globals['_PARSEREQUEST']._serialized_start=44
   _globals['_PARSEREQUEST']._serialized_end=292
   _globals['_THRESHOLDS']._serialized_start=295
@@ -52,49 +52,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TIMINGS']._serialized_start=1208
   _globals['_TIMINGS']._serialized_end=1317
   _globals['_ITEMERROR']._serialized_start=1319
-  _globals['_ITEMERROR']._serialized_end=1361
-  _globals['_PARSEITEM']._serialized_start=1364
-  _globals['_PARSEITEM']._serialized_end=1499
-  _globals['_PARSEBATCHREQUEST']._serialized_start=1501
-  _globals['_PARSEBATCHREQUEST']._serialized_end=1567
-  _globals['_PARSEBATCHRESPONSE']._serialized_start=1569
-  _globals['_PARSEBATCHRESPONSE']._serialized_end=1630
-  _globals['_PREDICTREQUEST']._serialized_start=1633
-  _globals['_PREDICTREQUEST']._serialized_end=1854
-  _globals['_PREDICTRESPONSE']._serialized_start=1857
-  _globals['_PREDICTRESPONSE']._serialized_end=2029
-  _globals['_TASKRESULT']._serialized_start=2032
-  _globals['_TASKRESULT']._serialized_end=2244
-  _globals['_CLASSIFICATION']._serialized_start=2247
-  _globals['_CLASSIFICATION']._serialized_end=2377
-  _globals['_SPANS']._serialized_start=2379
-  _globals['_SPANS']._serialized_end=2422
-  _globals['_MATCH']._serialized_start=2424
-  _globals['_MATCH']._serialized_end=2483
-  _globals['_ANSWER']._serialized_start=2486
-  _globals['_ANSWER']._serialized_end=2620
-  _globals['_LISTMODELSREQUEST']._serialized_start=2622
-  _globals['_LISTMODELSREQUEST']._serialized_end=2641
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2643
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2747
-  _globals['_LOADFAILURE']._serialized_start=2749
-  _globals['_LOADFAILURE']._serialized_end=2808
-  _globals['_GETMODELREQUEST']._serialized_start=2810
-  _globals['_GETMODELREQUEST']._serialized_end=2858
-  _globals['_LOADMODELREQUEST']._serialized_start=2860
-  _globals['_LOADMODELREQUEST']._serialized_end=2892
-  _globals['_UNLOADMODELREQUEST']._serialized_start=2894
-  _globals['_UNLOADMODELREQUEST']._serialized_end=2945
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=2947
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=2968
-  _globals['_MODEL']._serialized_start=2971
-  _globals['_MODEL']._serialized_end=3164
-  _globals['_TASK']._serialized_start=3166
-  _globals['_TASK']._serialized_end=3230
-  _globals['_DIALOGUEUNDERSTANDING']._serialized_start=3438
-  _globals['_DIALOGUEUNDERSTANDING']._serialized_end=3686
-  _globals['_PREDICTION']._serialized_start=3688
-  _globals['_PREDICTION']._serialized_end=3774
-  _globals['_MODELS']._serialized_start=3777
-  _globals['_MODELS']._serialized_end=4088
+  _globals['_ITEMERROR']._serialized_end=1385
+  _globals['_PARSEITEM']._serialized_start=1388
+  _globals['_PARSEITEM']._serialized_end=1523
+  _globals['_PARSEBATCHREQUEST']._serialized_start=1525
+  _globals['_PARSEBATCHREQUEST']._serialized_end=1591
+  _globals['_PARSEBATCHRESPONSE']._serialized_start=1593
+  _globals['_PARSEBATCHRESPONSE']._serialized_end=1654
+  _globals['_PREDICTREQUEST']._serialized_start=1657
+  _globals['_PREDICTREQUEST']._serialized_end=1878
+  _globals['_PREDICTRESPONSE']._serialized_start=1881
+  _globals['_PREDICTRESPONSE']._serialized_end=2053
+  _globals['_TASKRESULT']._serialized_start=2056
+  _globals['_TASKRESULT']._serialized_end=2268
+  _globals['_CLASSIFICATION']._serialized_start=2271
+  _globals['_CLASSIFICATION']._serialized_end=2401
+  _globals['_SPANS']._serialized_start=2403
+  _globals['_SPANS']._serialized_end=2446
+  _globals['_MATCH']._serialized_start=2448
+  _globals['_MATCH']._serialized_end=2507
+  _globals['_ANSWER']._serialized_start=2510
+  _globals['_ANSWER']._serialized_end=2644
+  _globals['_LISTMODELSREQUEST']._serialized_start=2646
+  _globals['_LISTMODELSREQUEST']._serialized_end=2665
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2667
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2771
+  _globals['_LOADFAILURE']._serialized_start=2773
+  _globals['_LOADFAILURE']._serialized_end=2832
+  _globals['_GETMODELREQUEST']._serialized_start=2834
+  _globals['_GETMODELREQUEST']._serialized_end=2882
+  _globals['_LOADMODELREQUEST']._serialized_start=2884
+  _globals['_LOADMODELREQUEST']._serialized_end=2916
+  _globals['_UNLOADMODELREQUEST']._serialized_start=2918
+  _globals['_UNLOADMODELREQUEST']._serialized_end=2969
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=2971
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=2992
+  _globals['_MODEL']._serialized_start=2995
+  _globals['_MODEL']._serialized_end=3188
+  _globals['_TASK']._serialized_start=3190
+  _globals['_TASK']._serialized_end=3254
+  _globals['_DIALOGUEUNDERSTANDING']._serialized_start=3462
+  _globals['_DIALOGUEUNDERSTANDING']._serialized_end=3710
+  _globals['_PREDICTION']._serialized_start=3712
+  _globals['_PREDICTION']._serialized_end=3798
+  _globals['_MODELS']._serialized_start=3801
+  _globals['_MODELS']._serialized_end=4112
 # @@protoc_insertion_point(module_scope)

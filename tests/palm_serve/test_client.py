@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from palm_serve.errors import (
     TlsError,
     TokenFileError,
     Unavailable,
+    Unmeetable,
 )
+from palm_serve.rpc.dialogue import error_item
 from palm_serve.rpc.status import failure
 from palm_serve.v1 import palm_pb2 as pb
 
@@ -41,6 +43,10 @@ def test_sync(tiny_server: str) -> None:
         assert "text is blank" in str(bad)
         assert palm.predict("sentiment", "awful").result.classification.label.name == "negative"
         assert [model.name for model in palm.models()] == ["tiny"]
+        assert palm.health()
+        assert palm.health("tiny")
+        with pytest.raises(NotFound, match="no model 'nope'"):
+            palm.health("nope")
 
 
 def test_async(tiny_server: str) -> None:
@@ -53,6 +59,7 @@ def test_async(tiny_server: str) -> None:
             assert isinstance(bad, InvalidRequest)
             assert (await palm.predict("sentiment", "great")).result.classification.label.name == "positive"
             assert [model.name for model in await palm.models()] == ["tiny"]
+            assert await palm.health("tiny")
             with pytest.raises(NotFound, match="no model 'nope'"):
                 await palm.parse(TEXT, model="nope")
 
@@ -88,26 +95,44 @@ def test_nobody_there() -> None:
 
 
 class Script:
-    """A server that answers ListModels with these errors, one call after the other, then well."""
+    """A server that answers ListModels and ParseBatch with these errors, one call after the other, then well."""
 
     def __init__(self) -> None:
-        self.errors: list[Exception] = []
+        self.errors: list[Exception | None] = []
+        """None: that call succeeds."""
+        self.items: list[dict[str, Exception]] = []
+        """For each ParseBatch: errors of some of its texts."""
+        self.batches: list[list[str]] = []
         self.calls = 0
         self.peers: set[str] = set()
         self.headers: list[dict[str, str]] = []
 
     def list_models(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        self.begin(context)
+        return pb.ListModelsResponse(models=[pb.Model(name="scripted")]).SerializeToString()
+
+    def parse_batch(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        self.begin(context)
+        texts = [one.text for one in pb.ParseBatchRequest.FromString(request).requests]
+        self.batches.append(texts)
+        errors = self.items.pop(0) if self.items else {}
+        items = [
+            error_item(errors[text], "r") if text in errors else pb.ParseItem(response=pb.ParseResponse(text=text))
+            for text in texts
+        ]
+        return pb.ParseBatchResponse(items=items).SerializeToString()
+
+    def begin(self, context: grpc.ServicerContext) -> None:
         self.calls += 1
         self.peers.add(context.peer())
         self.headers.append(dict(context.invocation_metadata()))
-        if self.errors:
-            error = self.errors.pop(0)
+        error = self.errors.pop(0) if self.errors else None
+        if error is not None:
             if isinstance(error, TimeoutError):
                 time.sleep(1)
             failed = failure(error, "r")
             context.set_trailing_metadata(failed.trailing_metadata())
             context.abort(failed.code, failed.message)
-        return pb.ListModelsResponse(models=[pb.Model(name="scripted")]).SerializeToString()
 
 
 @pytest.fixture
@@ -117,11 +142,17 @@ def script() -> Script:
 
 @pytest.fixture
 def target(script: Script) -> Iterator[str]:
-    handler = grpc.unary_unary_rpc_method_handler(script.list_models)
+    handlers = {
+        "Models": {"ListModels": grpc.unary_unary_rpc_method_handler(script.list_models)},
+        "DialogueUnderstanding": {"ParseBatch": grpc.unary_unary_rpc_method_handler(script.parse_batch)},
+    }
     with ThreadPoolExecutor(2) as pool:  # waits for handlers that outlive their call
         server = grpc.server(pool)
         server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler("palm_serve.v1.Models", {"ListModels": handler})]
+            [
+                grpc.method_handlers_generic_handler(f"palm_serve.v1.{name}", methods)
+                for name, methods in handlers.items()
+            ]
         )
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
@@ -196,6 +227,79 @@ class TestRetries:
         script.errors = [TimeoutError()]
         with pytest.raises(DeadlineExceeded, match="within the deadline"):
             ask(kind, target, timeout_s=0.3)
+
+
+def test_options_have_names() -> None:
+    with pytest.raises(TypeError, match="timeout"):
+        Client(timeout=1)  # type: ignore[call-arg]
+
+
+def parse_batch(kind: str, target: str, texts: Sequence[str], **options: Any) -> list[str]:
+    """The texts that were answered, and the kinds of error of the others, through either client."""
+
+    def told(outcomes: list[pb.ParseResponse | PalmServeError]) -> list[str]:
+        return [one.text if isinstance(one, pb.ParseResponse) else type(one).__name__ for one in outcomes]
+
+    if kind == "sync":
+        with Client(target, **options) as palm:
+            return told(palm.parse_batch(texts))
+
+    async def scenario() -> list[str]:
+        async with AsyncClient(target, **options) as palm:
+            return told(await palm.parse_batch(texts))
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+class TestRefusedTexts:
+    """Texts of a batch that are refused while others are answered."""
+
+    def test_are_asked_again_and_no_others(self, kind: str, script: Script, target: str) -> None:
+        full = Overloaded("full", 0.2)
+        script.items = [{"b": full, "c": InvalidRequest("bad"), "d": full}, {"d": Unmeetable("late", 0.1)}]
+        began = time.monotonic()
+        assert parse_batch(kind, target, "abcd") == ["a", "b", "InvalidRequest", "d"]
+        assert time.monotonic() - began >= 0.2 + 0.1
+        assert script.batches == [["a", "b", "c", "d"], ["b", "d"], ["d"]]
+        (name,) = {headers["x-request-id"] for headers in script.headers}
+        assert name, "a share of the traffic is drawn by it: all tries go to one version"
+
+    def test_end_with_the_retries(self, kind: str, script: Script, target: str) -> None:
+        script.items = [{"b": Overloaded("full", 0.01)}] * 9
+        assert parse_batch(kind, target, "ab", retries=2) == ["a", "Overloaded"]
+        assert script.batches == [["a", "b"], ["b"], ["b"]]
+
+    def test_who_comes_back_after_the_deadline_is_left(self, kind: str, script: Script, target: str) -> None:
+        script.items = [{"a": Overloaded("full", 60), "c": Overloaded("full", 0.01)}]
+        assert parse_batch(kind, target, "abc", timeout_s=5) == ["Overloaded", "b", "c"]
+        assert script.batches == [["a", "b", "c"], ["c"]]
+
+    def test_a_failure_later_takes_no_answer_away(self, kind: str, script: Script, target: str) -> None:
+        script.items = [{"b": Overloaded("full", 0.01)}]
+        script.errors = [None, NotAllowed("revoked")]
+        assert parse_batch(kind, target, "ab") == ["a", "Overloaded"]
+        assert script.calls == 2
+
+    def test_a_failure_of_the_whole_is_raised(self, kind: str, script: Script, target: str) -> None:
+        script.errors = [Overloaded("full", 0.01), NotAllowed("revoked")]
+        with pytest.raises(NotAllowed, match="revoked"):
+            parse_batch(kind, target, "ab")
+        assert parse_batch(kind, target, "") == []
+
+
+def test_a_batch_larger_than_the_queue(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
+    """A real server answers it bit by bit; without retries most of it is refused."""
+    process = start_server(tiny_bundle, "--max-queue", "4", "--log-level", "error")
+    texts = ["play a song", "hello", "rain"] * 8
+    with Client(process.target(), retries=0) as palm:
+        refused = [answer for answer in palm.parse_batch(texts) if isinstance(answer, Overloaded)]
+        assert refused
+        assert all(0 < error.retry_after_s < 1 for error in refused)
+    with Client(process.target(), retries=20) as palm:
+        answers = palm.parse_batch(texts)
+    names = [answer.intent.name for answer in answers if isinstance(answer, pb.ParseResponse)]
+    assert names == ["music", "greeting", "weather"] * 8
 
 
 def test_all_calls_share_a_budget_of_retries(script: Script, target: str) -> None:

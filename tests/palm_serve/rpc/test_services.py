@@ -216,6 +216,7 @@ class TestParseBatch:
         codes = [code_pb2.Code.Name(item.error.code) for item in items[1:]]
         assert codes == ["INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "NOT_FOUND"]
         assert "text is blank" in items[1].error.message
+        assert [item.error.retry_after_ms for item in items] == [0, 0, 250, 0]
 
     def test_empty_and_too_large(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
         assert not dialogue.ParseBatch(pb.ParseBatchRequest()).items
