@@ -28,15 +28,9 @@ ENV PATH=/opt/palm/bin:$PATH \
 # By number: Kubernetes cannot tell that a name is not root (runAsNonRoot).
 USER 10001:10001
 EXPOSE 50051
-# Asks the port of the environment, or the one below. With TLS set PALM_SERVE_HEALTH_PORT, too, which is answered without;
-# a server whose ports are options of the command line needs a --health-cmd of its own.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-c", "\
-import grpc, os; \
-from grpc_health.v1.health_pb2 import HealthCheckRequest; \
-from grpc_health.v1.health_pb2_grpc import HealthStub; \
-port = os.environ.get('PALM_SERVE_HEALTH_PORT') or os.environ.get('PALM_SERVE_PORT') or '50051'; \
-answer = HealthStub(grpc.insecure_channel('127.0.0.1:' + port)).Check(HealthCheckRequest(), timeout=3); \
-raise SystemExit(answer.status != answer.SERVING)"]
+# Asks the port of the environment, or 50051. With TLS set PALM_SERVE_HEALTH_PORT, too, which is answered without;
+# a server whose ports are options of the command line needs a --health-cmd of its own: palm-serve health HOST:PORT ...
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["palm-serve", "health"]
 ENTRYPOINT ["palm-serve"]
 CMD ["run", "/bundle", "--host", "0.0.0.0"]
 

@@ -4,7 +4,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palm_serve.cli.connection import OverTls, PlainToken, TlsCa, TlsCert, TlsKey, TokenFile, chosen_token
+from palm_serve.cli.connection import (
+    OverTls,
+    PlainToken,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    TokenFile,
+    chosen_credentials,
+    chosen_token,
+)
 from palm_serve.cli.shared import faults, show
 
 if TYPE_CHECKING:
@@ -33,9 +42,9 @@ def call(
             "a pair of texts needs --task, the name of the task that reads it", param_hint="--pair"
         )
     with faults():
-        from palm_serve.client import Client, tls
+        from palm_serve.client import Client
 
-        credentials = tls(tls_ca, tls_cert, tls_key) if over_tls or tls_ca or tls_cert or tls_key else None
+        credentials = chosen_credentials(over_tls, tls_ca, tls_cert, tls_key)
         token = chosen_token(token_file)
         with Client(target, timeout_s=timeout, credentials=credentials, token=token, plain_token=plain_token) as client:
             answer = (

@@ -2,9 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    import grpc
 
 OverTls = Annotated[bool, typer.Option("--tls", help="Over TLS, with the authorities that grpc ships.")]
 TlsCa = Annotated[Path | None, typer.Option(help="Over TLS, with this authority, PEM.")]
@@ -21,3 +24,12 @@ def chosen_token(file: Path | None) -> str | None:
     from palm_serve.client import TOKEN_VARIABLE, read_token
 
     return (os.environ.get(TOKEN_VARIABLE) if file is None else read_token(file)) or None
+
+
+def chosen_credentials(
+    over_tls: bool, ca: Path | None, certificate: Path | None, key: Path | None
+) -> "grpc.ChannelCredentials | None":
+    """What TLS needs; None: plain text. Raises TlsError."""
+    from palm_serve.client import tls
+
+    return tls(ca, certificate, key) if over_tls or ca or certificate or key else None

@@ -5,6 +5,7 @@ import typer
 from palm_serve.cli.bench import bench
 from palm_serve.cli.call import call
 from palm_serve.cli.check import check
+from palm_serve.cli.health import health
 from palm_serve.cli.run import run
 from palm_serve.cli.token import token
 
@@ -22,6 +23,7 @@ app.command(
 )(run)
 app.command(epilog="Example: palm-serve check bundles/demo")(check)
 app.command(epilog='Example: palm-serve call "show me flights from boston to denver on monday"')(call)
+app.command(epilog="Example: palm-serve health localhost:50051 --model demo")(health)
 app.command(epilog="Example: palm-serve bench localhost:50051 --rate 200 --deadline 0.5")(bench)
 app.add_typer(token, name="token")
 

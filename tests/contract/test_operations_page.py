@@ -122,9 +122,15 @@ def test_options_of_a_command_line_are_that_commands() -> None:
 
 
 def test_commands_exist() -> None:
-    named = set(re.findall(r"palm-serve (?:token )?(?:run|bench|call|check|new|token)\b", PAGE))
+    named = set(re.findall(r"palm-serve (?:token )?(?:run|bench|call|check|health|new|token)\b", PAGE))
     assert named <= {name for name, _ in commands()}
-    assert {"palm-serve run", "palm-serve bench", "palm-serve check", "palm-serve token new"} <= named
+    assert {
+        "palm-serve run",
+        "palm-serve bench",
+        "palm-serve check",
+        "palm-serve health",
+        "palm-serve token new",
+    } <= named
 
 
 def test_variables_exist() -> None:

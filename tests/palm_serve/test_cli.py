@@ -52,7 +52,7 @@ def test_token_new_that_cannot_be(arguments: list[str], match: str) -> None:
     assert match in " ".join(err.replace("│", " ").split())
 
 
-@pytest.mark.parametrize("command", ["run", "check", "call"])
+@pytest.mark.parametrize("command", ["run", "check", "call", "health", "bench"])
 def test_help_shows_an_example(command: str) -> None:
     code, out, _ = palm_serve(command, "--help")
     assert code == 0
