@@ -152,6 +152,10 @@ class ListenOptions(_Group):
     metrics_port: int | None = Field(
         default=None, ge=1, le=65535, description="Serve Prometheus metrics over HTTP on this port of the same host."
     )
+    channelz: bool = Field(
+        default=False,
+        description="Answer grpc.channelz.v1: what gRPC counts of every connection. It tells clients each other's addresses.",
+    )
 
 
 class EngineOptions(_Group):

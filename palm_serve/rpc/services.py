@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from palm_serve.config import ServeOptions
 from palm_serve.oip import inference_pb2 as oip
+from palm_serve.rpc import channelz
 from palm_serve.rpc.auth import Scope, Tokens
 from palm_serve.rpc.calls import Calls, Observe
 from palm_serve.rpc.connections import channel_options
@@ -65,6 +66,11 @@ def make_server(
         HEALTH: _health(health, checking),
         OPEN_INFERENCE: OpenInference(registry, options, lifecycle, models, health).handlers(calls.of(OPEN_INFERENCE)),
     }
+    if options.channelz:
+        asking = calls.of(channelz.SERVICE)
+        services[channelz.SERVICE] = {
+            method.name: asking.unary(method.name, method.request, method, Scope.READ) for method in channelz.methods()
+        }
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler(service, methods) for service, methods in services.items()]
     )
@@ -93,8 +99,9 @@ def _reflection(names: tuple[str, ...], calls: Calls) -> list[grpc.GenericRpcHan
     """Server reflection under both its names: v1 differs in nothing but the name, and newer clients ask it first."""
     # Of its own, because one service's messages are not in the default pool.
     pool = DescriptorPool()
-    for module in (pb, health_pb2, reflection_pb2, oip):
-        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+    more = channelz.files() if channelz.SERVICE in names else []
+    for file in (*more, *(module.DESCRIPTOR for module in (pb, health_pb2, reflection_pb2, oip))):
+        pool.AddSerializedFile(file.serialized_pb)
     answer = reflection.aio.ReflectionServicer(names, pool).ServerReflectionInfo
     handler = calls.foreign("ServerReflectionInfo", answer, reflection_pb2.ServerReflectionRequest, Scope.READ)
     return [

@@ -11,6 +11,7 @@ import grpc
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
+from grpc_channelz.v1 import channelz_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import HealthCheck, find, given, settings
@@ -22,7 +23,7 @@ from palm_serve.v1 import palm_pb2 as pb
 Process = Any  # of conftest.py, which cannot be imported by name
 METHODS: dict[str, MethodDescriptor] = {
     f"/{service.full_name}/{method.name}": method
-    for module in (pb, oip, health_pb2, reflection_pb2)
+    for module in (pb, oip, health_pb2, reflection_pb2, channelz_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -151,7 +152,7 @@ def contents(draw: st.DrawFn, kind: Descriptor) -> bytes:
 @pytest.fixture(scope="module")
 def server(start_shared_server: Callable[..., Process], tiny_bundle: Path) -> Iterator[Process]:
     """Its log must stay empty: an error that only the log tells is one, too."""
-    process = start_shared_server(tiny_bundle, "--drain-grace", "0", "--log-level", "error")
+    process = start_shared_server(tiny_bundle, "--channelz", "--drain-grace", "0", "--log-level", "error")
     process.target()
     yield process
     process.process.terminate()

@@ -279,7 +279,9 @@ def make_door() -> Iterator[Callable[..., Door]]:
 @pytest.fixture(scope="module")
 def door() -> Iterator[Door]:
     """A door with small limits, shared by a module's tests."""
-    options = ServeOptions(max_text_bytes=100, max_batch_items=4, max_message_mib=4_000 / MIB, max_stream_items=2)
+    options = ServeOptions(
+        max_text_bytes=100, max_batch_items=4, max_message_mib=4_000 / MIB, max_stream_items=2, channelz=True
+    )
     with open_door(options) as opened:
         yield opened
 

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -62,6 +63,7 @@ def methods(channel: grpc.Channel) -> dict[str, list[tuple[Callable[..., Any], A
     )
     parse = pb.ParseRequest(text="a")
     reflect = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
+    connections = channelz_pb2_grpc.ChannelzStub(channel)
     return {
         "parse": [
             (dialogue.Parse, parse),
@@ -83,6 +85,13 @@ def methods(channel: grpc.Channel) -> dict[str, list[tuple[Callable[..., Any], A
                 lambda request, **options: reflect(iter([request]), **options),
                 reflection_pb2.ServerReflectionRequest(list_services=""),
             ),
+            (connections.GetTopChannels, channelz_pb2.GetTopChannelsRequest()),
+            (connections.GetServers, channelz_pb2.GetServersRequest()),
+            (connections.GetServer, channelz_pb2.GetServerRequest()),
+            (connections.GetServerSockets, channelz_pb2.GetServerSocketsRequest()),
+            (connections.GetChannel, channelz_pb2.GetChannelRequest()),
+            (connections.GetSubchannel, channelz_pb2.GetSubchannelRequest()),
+            (connections.GetSocket, channelz_pb2.GetSocketRequest()),
         ],
         "health": [
             (health_pb2_grpc.HealthStub(channel).Check, health_pb2.HealthCheckRequest()),
@@ -105,7 +114,11 @@ def test_every_method_needs_its_scope(make_door: Callable[..., Door], tmp_path: 
     path = tmp_path / "tokens.toml"
     path.write_text("".join(entry(scope, scope, (scope,)) for scope in ALL))
     door = make_door(
-        tokens=path, health_needs_token=health_needs_token, allow_model_control=True, model_folder=tmp_path / "none"
+        tokens=path,
+        health_needs_token=health_needs_token,
+        allow_model_control=True,
+        model_folder=tmp_path / "none",
+        channelz=True,
     )
     for scope, calls in methods(door.channel).items():
         open_ = scope == "health" and not health_needs_token
