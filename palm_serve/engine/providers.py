@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import importlib.util
+import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -64,12 +65,14 @@ def select_session(
     precision: str = AUTO,
     threads: int | None = None,
     cache: Path | None = None,
+    kept: timing.Kept | None = None,
 ) -> Engine:
     """The engine for a bundle on this machine.
 
     `auto` uses combinations whose gate in the manifest passed, and plain fp32 on the CPU, and takes the fastest that opens: it is measured
-    once, and kept in the directory `cache` (None: the user's). A provider or a precision that is asked for is used without having passed a
-    gate too, with a warning. Where nothing of it opens, and where the chosen engine fails later, the plain graph runs on the CPU.
+    once for graphs of one shape, whatever their weights, and kept in `kept` and in the directory `cache` (None: the user's). A provider or
+    a precision that is asked for is used without having passed a gate too, with a warning. Where nothing of it opens, and where the chosen
+    engine fails later, the plain graph runs on the CPU.
 
     Raises EngineError where a name is unknown or nothing fits or not even the plain graph opens, BundleError for a graph that does not
     belong to the manifest.
@@ -83,7 +86,7 @@ def select_session(
             "%s has no passed gate in the bundle: its answers were not compared with the trained model's", candidates[0]
         )
     _tell_what_lacks(bundle, present)
-    opened = _choose(bundle, candidates, threads, cache or timing.default_cache())
+    opened = _choose(bundle, candidates, threads, cache or timing.default_cache(), kept)
     if opened is None:
         if PLAIN in candidates:
             raise EngineError("no provider can run this bundle: the log says why")
@@ -162,19 +165,25 @@ def _tell_what_lacks(bundle: Bundle, present: tuple[str, ...]) -> None:
                 _say("this processor has neither AMX nor AVX512-BF16: bf16 saves nothing here")
 
 
-def _choose(bundle: Bundle, candidates: list[Candidate], threads: int | None, cache: Path | None) -> OpenEngine | None:
-    """The fastest candidate that opens, or None. What was measured at an earlier start is believed."""
+def _choose(
+    bundle: Bundle, candidates: list[Candidate], threads: int | None, cache: Path | None, kept: timing.Kept | None
+) -> OpenEngine | None:
+    """The fastest candidate that opens, or None. What was measured of such graphs earlier is believed."""
     if len(candidates) == 1:
         return _try(bundle, candidates[0], threads, cache)
-    facts = {"threads": str(threads), "candidates": "; ".join(map(str, candidates))}
+    facts = {
+        "threads": str(threads),
+        "candidates": "; ".join(map(str, candidates)),
+        "graphs": _graphs(bundle, candidates),
+    }
     if any(c.provider == OPENVINO for c in candidates):
         facts["openvino"] = importlib.metadata.version("openvino")
-    memory = timing.TimingCache(cache, bundle.manifest.version, facts)
-    kept = memory.load()
-    known = {c: kept[str(c)] for c in candidates if str(c) in kept}
+    memory = timing.TimingCache(cache, facts, kept)
+    found = memory.load()
+    known = {c: found[str(c)] for c in candidates if str(c) in found}
     if known:
         chosen = _fastest(known)
-        log.info("%s, by what was measured at an earlier start", chosen)
+        log.info("%s, by what was measured of such graphs earlier", chosen)
         engine = _try(bundle, chosen, threads, cache)
         if engine is not None:
             return engine
@@ -184,8 +193,21 @@ def _choose(bundle: Bundle, candidates: list[Candidate], threads: int | None, ca
     times = _measured(bundle, engines)
     if not times:
         return None
-    memory.store({str(c): found for c, found in times.items()})
+    memory.store({str(c): least for c, least in times.items()})
     return engines[_fastest(times)]
+
+
+def _graphs(bundle: Bundle, candidates: list[Candidate]) -> str:
+    """What decides how long the candidates take: not the values of weights, so a model that was trained anew is not measured anew, under load."""
+    manifest = bundle.manifest
+    encoder = manifest.encoder.model_dump(exclude={"name", "pad_token_id"})
+    variants = {
+        # Roughly: a label more or less does not matter, a product left in float does.
+        name: f"{variant.graph} {variant.weights} opset {variant.opset} {variant.size:.2g} bytes"
+        for name, variant in manifest.variants.items()
+        if name in {candidate.variant for candidate in candidates}
+    }
+    return json.dumps({"encoder": encoder, "inputs": [one.name for one in manifest.inputs], "variants": variants})
 
 
 def _measured(bundle: Bundle, engines: dict[Candidate, OpenEngine]) -> dict[Candidate, timing.Times]:

@@ -1,4 +1,4 @@
-"""How long the engines of a bundle take on this machine, and the memory of it."""
+"""How long the graphs of a bundle take on this machine, and the memory of it."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 import onnxruntime as ort
@@ -60,25 +60,33 @@ def score(times: Times) -> float:
     return math.exp(sum(map(math.log, times)) / len(times))
 
 
+Kept = MutableMapping[str, Mapping[str, Times]]
+"""What was measured in this process, by what it depends on and the name of the candidate."""
+
+
 class TimingCache:
-    """Measured times in a file for each bundle and machine.
+    """Measured times, in a file for each kind of graph and machine.
 
     A directory that cannot be read or written only means that the next start measures again.
 
     Args:
-        directory: made where it does not exist; None: nothing is kept.
-        version: of the bundle.
-        facts: what else the times depend on, beside the processor, its usable cores and ONNX Runtime.
+        directory: made where it does not exist; None: no file is kept.
+        facts: what the times depend on, beside the processor, its usable cores and ONNX Runtime.
+        kept: goes before the file, and is there where none can be written.
     """
 
-    def __init__(self, directory: Path | None, version: str, facts: Mapping[str, str]) -> None:
+    def __init__(self, directory: Path | None, facts: Mapping[str, str], kept: Kept | None = None) -> None:
         machine = {"processor": processor(), "cores": str(usable_cores()), "onnxruntime": ort.__version__}
-        self._key = {"bundle": version, **machine, **facts}
-        digest = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()
-        self._file = None if directory is None else directory / f"timings-{digest[:32]}.json"
+        self._key = {**machine, **facts}
+        self._digest = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()
+        self._file = None if directory is None else directory / f"timings-{self._digest[:32]}.json"
+        self._kept: Kept = {} if kept is None else kept
 
-    def load(self) -> dict[str, Times]:
+    def load(self) -> Mapping[str, Times]:
         """Times by the name of the candidate; empty where nothing usable is kept."""
+        return self._kept.get(self._digest) or self._read()
+
+    def _read(self) -> dict[str, Times]:
         if self._file is None:
             return {}
         try:
@@ -93,7 +101,8 @@ class TimingCache:
             return {}
 
     def store(self, times: Mapping[str, Times]) -> None:
-        """Keeps the times, unless the directory refuses."""
+        """Keeps the times; in no file where the directory refuses."""
+        self._kept[self._digest] = times
         if self._file is None:
             return
         text = json.dumps({"key": self._key, "times": dict(times)}, indent=1)

@@ -79,7 +79,7 @@ class Registry:
         traffic: Callable[[str], Traffic] = lambda name: Traffic(),
     ) -> None:
         self._select = functools.partial(
-            select_session, provider=provider, precision=precision, threads=threads, cache=cache
+            select_session, provider=provider, precision=precision, threads=threads, cache=cache, kept={}
         )
         self._limits = limits or BatchLimits()
         self._observe = observe

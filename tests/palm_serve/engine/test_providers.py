@@ -1,6 +1,7 @@
 """Which graph runs where: gates, what is forced, what is skipped, and whether the graph belongs to the manifest."""
 
 import dataclasses
+import functools
 import logging
 
 import numpy as np
@@ -183,7 +184,7 @@ def test_what_was_measured_is_believed_at_the_next_start(gated, present, cache, 
     assert opened == [("OpenVINO", "bf16")]
 
 
-@pytest.mark.parametrize("change", ["threads", "version", "processor", "providers"])
+@pytest.mark.parametrize("change", ["threads", "encoder", "size", "processor", "providers"])
 def test_it_is_measured_again_where_anything_differs(gated, present, cache, monkeypatch, change):
     present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
     select_session(gated)
@@ -191,8 +192,13 @@ def test_it_is_measured_again_where_anything_differs(gated, present, cache, monk
         monkeypatch.setattr(timing, "processor", lambda: "another")
     if change == "providers":
         present("CUDA", "OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0, "CUDA": 2.0})
-    if change == "version":
-        gated = dataclasses.replace(gated, manifest=gated.manifest.model_copy(update={"version": "another"}))
+    if change == "encoder":
+        encoder = gated.manifest.encoder.model_copy(update={"layers": 7})
+        gated = dataclasses.replace(gated, manifest=gated.manifest.model_copy(update={"encoder": encoder}))
+    if change == "size":
+        plain = gated.manifest.variants["plain"]
+        plain = plain.model_copy(update={"size": plain.size * 2})
+        gated = dataclasses.replace(gated, manifest=gated.manifest.model_copy(update={"variants": {"plain": plain}}))
     select_session(gated, threads=1 if change == "threads" else None)
     assert len(list(cache.iterdir())) == 2
 
@@ -206,6 +212,27 @@ def test_a_cache_that_holds_nonsense_is_written_anew(gated, present, cache, cont
     file.write_text(content)
     assert select_session(gated).info.provider == "OpenVINO"
     assert file.read_text() == good
+
+
+def test_a_model_that_was_trained_anew_is_not_measured_anew(gated, present, cache, monkeypatch):
+    opened = present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
+    select_session(gated)
+    monkeypatch.setattr(timing, "measure", lambda *_: pytest.fail("measured again"))
+    opened.clear()
+    anew = dataclasses.replace(
+        gated, manifest=gated.manifest.model_copy(update={"version": "another", "created": "now"})
+    )
+    assert select_session(anew).info.provider == "OpenVINO"
+    assert opened == [("OpenVINO", "bf16")], "nothing else is opened beside what serves"
+
+
+def test_where_nothing_can_be_written_the_process_remembers(gated, present, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
+    select = functools.partial(select_session, gated, cache=tmp_path / "file" / "below", kept={})
+    select()
+    monkeypatch.setattr(timing, "measure", lambda *_: pytest.fail("measured again"))
+    assert select().info.provider == "OpenVINO"
 
 
 def test_without_a_place_to_write_nothing_is_kept(gated, present, tmp_path, monkeypatch):
