@@ -13,17 +13,16 @@ from palm_trainer.backbone import (
     freeze_unused_rows,
     load_pretrained,
 )
-from palm_trainer.build_loop import build_loop, distillation
+from palm_trainer.build_loop import build_loop, teach
 from palm_trainer.calibration import FALSE_REJECTION
 from palm_trainer.config import Config, TaskConfig
-from palm_trainer.distillation import load_teachers, soft_targets
 from palm_trainer.distributed import ALONE, Processes
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation import EvaluationSet
 from palm_trainer.example import Example
 from palm_trainer.fields import fits, resolve_fields
 from palm_trainer.head import make_head
-from palm_trainer.loop import Source, TrainingLoop, choose_precision
+from palm_trainer.loop import Source, TrainingLoop
 from palm_trainer.model import MultiTaskModel, TrainedModel, describe_encoder
 from palm_trainer.reader.classify import ClassifyTarget
 from palm_trainer.reader.dataset import EncodedDataset
@@ -86,7 +85,8 @@ def build_training(config: Config, processes: Processes = ALONE) -> Training:
         sources[name] = Source(
             dataset, LengthBucketedSampler(dataset.lengths, config.train.batch_size, config.train.seed + position)
         )
-    teachers = _teach(config, trained, sources, {name: split.examples for name, split in splits.items()}, processes)
+    examples = {name: split.examples for name, split in splits.items()}
+    teachers = teach(config.train, trained, sources, examples, processes.device(config.train.device))
     shares = config.train.word_dropout
     word_dropout = WordDropout.of(trained.tokenizer_json, shares) if shares else None
     freeze(trained.model.backbone, blocks=config.train.freeze_layers, embeddings=config.train.freeze_embeddings)
@@ -108,28 +108,6 @@ def build_training(config: Config, processes: Processes = ALONE) -> Training:
         {name: split.defects for name, split in splits.items()},
         teachers,
     )
-
-
-def _teach(
-    config: Config,
-    student: TrainedModel,
-    sources: Mapping[str, Source],
-    examples: Mapping[str, Sequence[Example]],
-    processes: Processes,
-) -> list[str]:
-    """Gives the data sets the teachers' answers; digests of the teachers."""
-    settings = distillation(config)
-    if settings is None:
-        return []
-    teachers = load_teachers(config.train.teachers, student)
-    device = choose_precision(processes.device(config.train.device), "fp32").device
-    for name, source in sources.items():
-        own, held = source.dataset, examples[name]
-        temperature = settings.temperature
-        own.teach(
-            soft_targets(teachers, student, source.tasks, own.inputs, held, device=device, temperature=temperature)
-        )
-    return [teacher.digest for teacher in teachers]
 
 
 def _substitution(config: Config, data: str, examples: Sequence[Example]) -> Substitution | None:
@@ -289,6 +267,7 @@ def _load_encoder(config: Config, examples: Sequence[Example]) -> LoadedEncoder:
             intermediate_size=settings.intermediate_size,
             vocab_size=settings.vocab_size,
             dropout=settings.dropout,
+            convolutions=settings.convolutions,
             lowercase=settings.lowercase,
             characters=settings.characters,
             max_length=settings.max_length,

@@ -33,6 +33,7 @@ SCRATCH_ONLY = (
     "intermediate_size",
     "vocab_size",
     "dropout",
+    "convolutions",
     "lowercase",
     "characters",
 )

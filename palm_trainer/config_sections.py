@@ -88,6 +88,8 @@ class EncoderConfig(Section):
     vocab_size: int = Field(8000, ge=64, le=1_000_000)
     """Pieces, at most; learned from the training text."""
     dropout: Fraction = 0.1
+    convolutions: int = Field(0, ge=0, le=8)
+    """Between the embeddings and the layers, over three pieces each: they tell neighbours from little text. Two are a good number."""
     lowercase: bool = True
     characters: bool = False
     """One piece a character (Chinese) in the place of WordPiece."""

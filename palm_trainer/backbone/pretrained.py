@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from palm_trainer.backbone.base import Backbone, Pooling, takes_types
+from palm_trainer.backbone.convolution import ConvolvedEmbeddings
 from palm_trainer.errors import PalmError
 from palm_trainer.specs import SEQUENCE_OUTPUT
 
@@ -97,8 +98,12 @@ def load_pretrained(name: str, *, pooling: Pooling = "cls") -> LoadedEncoder:
 
 def new_encoder(config: Any) -> nn.Module:
     """The encoder of a transformers configuration with random weights, as `load_pretrained` builds it."""
-    encoder: nn.Module = AutoModel.from_config(config, **_options(config))
-    return encoder
+    encoder = AutoModel.from_config(config, **_options(config))
+    count = getattr(config, "convolutions", 0)  # no option of transformers: `build_scratch` sets it
+    if count:
+        encoder.embeddings = ConvolvedEmbeddings(config, count).apply(encoder._init_weights)
+    built: nn.Module = encoder
+    return built
 
 
 def _options(config: Any) -> dict[str, Any]:

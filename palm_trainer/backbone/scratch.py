@@ -9,10 +9,10 @@ from tokenizers.pre_tokenizers import BertPreTokenizer, Split
 from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
-from transformers import BertConfig, BertModel
+from transformers import BertConfig
 
 from palm_trainer.backbone.base import Backbone, Pooling
-from palm_trainer.backbone.pretrained import LoadedEncoder
+from palm_trainer.backbone.pretrained import LoadedEncoder, new_encoder
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -60,12 +60,16 @@ def build_scratch(
     intermediate_size: int | None = None,
     vocab_size: int = 8000,
     dropout: float = 0.1,
+    convolutions: int = 0,
     lowercase: bool = True,
     characters: bool = False,
     max_length: int = 128,
     pooling: Pooling = "cls",
 ) -> LoadedEncoder:
-    """A BERT of the given size with random weights (draws from torch's generator) and a vocabulary of the texts' own pieces."""
+    """A BERT of the given size with random weights (draws from torch's generator) and a vocabulary of the texts' own pieces.
+
+    `convolutions` of them stand between its embeddings and its blocks.
+    """
     tokenizer = train_tokenizer(texts, vocab_size=vocab_size, lowercase=lowercase, characters=characters)
     config = BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
@@ -78,6 +82,7 @@ def build_scratch(
         max_position_embeddings=max(max_length, 64),
         pad_token_id=0,
     )
-    config._attn_implementation = "eager"
-    backbone = Backbone(BertModel(config, add_pooling_layer=False), pooling=pooling, takes_types=True)
+    if convolutions:
+        config.convolutions = convolutions  # what `new_encoder` looks for
+    backbone = Backbone(new_encoder(config), pooling=pooling, takes_types=True)
     return LoadedEncoder(backbone, tokenizer.to_str(), 0, "scratch")

@@ -22,7 +22,7 @@ def test_vocabulary_is_the_same_in_every_process():
         "import importlib.util, types\n"
         f"texts = {TEXTS!r}\n"
         "for name in ('palm_trainer.backbone.base', 'palm_trainer.backbone.pretrained', 'transformers', 'palm_trainer.backbone'):\n"
-        "    sys.modules[name] = types.SimpleNamespace(Backbone=None, Pooling=None, LoadedEncoder=None, BertConfig=None, BertModel=None)\n"
+        "    sys.modules[name] = types.SimpleNamespace(Backbone=None, Pooling=None, LoadedEncoder=None, BertConfig=None, new_encoder=None)\n"
         f"spec = importlib.util.spec_from_file_location('scratch', {train_tokenizer.__code__.co_filename!r})\n"
         "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n"
         "print(module.train_tokenizer(texts, vocab_size=70, lowercase=True, characters=False).to_str())\n"
@@ -57,9 +57,10 @@ def test_same_seed_same_weights():
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("convolutions", [0, 2])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_padding_does_not_change_the_vectors(pooling):
-    encoder = build_scratch(TEXTS, layers=2, hidden_size=16, heads=2, pooling=pooling)
+def test_padding_does_not_change_the_vectors(pooling, convolutions):
+    encoder = build_scratch(TEXTS, layers=2, hidden_size=16, heads=2, pooling=pooling, convolutions=convolutions)
     backbone = encoder.backbone.eval()
     ids = torch.tensor([TextTokenizer(encoder.tokenizer_json, 20).encode(TEXTS[0]).input_ids])
     alone = backbone(ids, torch.ones_like(ids))
@@ -74,8 +75,18 @@ def test_padding_does_not_change_the_vectors(pooling):
     torch.testing.assert_close(alone["pooled_output"], expected[:, 0] if pooling == "cls" else expected.mean(1))
 
 
-def test_unused_rows_leave_the_backbones_answers_alone():
-    backbone = build_scratch(TEXTS, layers=1, hidden_size=16, heads=2).backbone.eval()
+def test_a_convolution_sees_the_neighbours_and_no_further():
+    embeddings = build_scratch(TEXTS, hidden_size=16, heads=2, convolutions=2).backbone.eval().encoder.embeddings
+    ids = torch.arange(5, 14)[None]
+    other = ids.clone()
+    other[0, 4] = 20
+    changed = (embeddings(ids) != embeddings(other)).any(-1)[0]
+    assert changed.nonzero().flatten().tolist() == [2, 3, 4, 5, 6]  # two of them, one piece to each side
+
+
+@pytest.mark.parametrize("convolutions", [0, 1])
+def test_unused_rows_leave_the_backbones_answers_alone(convolutions):
+    backbone = build_scratch(TEXTS, layers=1, hidden_size=16, heads=2, convolutions=convolutions).backbone.eval()
     ids = torch.arange(backbone.encoder.config.vocab_size)[:, None]
     before = backbone(ids, torch.ones_like(ids))["sequence_output"]
     freeze_unused_rows(backbone, torch.tensor([0, 2, 3]))

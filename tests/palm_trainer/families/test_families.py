@@ -111,7 +111,7 @@ precision = "fp32"
 device = "cpu"
 output = "{output}"
 """
-SCRATCH = "layers = 2\nhidden_size = 16\nheads = 2\nvocab_size = 160\n"
+SCRATCH = "layers = 2\nconvolutions = 1\nhidden_size = 16\nheads = 2\nvocab_size = 160\n"
 TASKS = {"intent", "topics", "slots", "places", "same", "rank", "reading"}
 CITIES = ("boston", "St. Louis", "São Paulo", "北京")
 PASSAGE = " and then ".join(
