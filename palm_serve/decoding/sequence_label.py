@@ -28,11 +28,10 @@ def is_punctuation(character: str) -> bool:
 
 def tagged_range(encoding: Encoding, segment: int = 0) -> tuple[int, int]:
     """Positions [first, after) of the pieces of the text (1: of its pair); they stand together in every tokenizer that we know."""
-    first = next((i for i, of in enumerate(encoding.segments) if of == segment), 0)
-    after = first
-    while after < len(encoding.segments) and encoding.segments[after] == segment:
-        after += 1
-    return first, after
+    if segment not in encoding.segments:
+        return 0, 0
+    first = encoding.segments.index(segment)
+    return first, first + encoding.segments.count(segment)
 
 
 class SequenceLabelDecoder:
@@ -43,6 +42,7 @@ class SequenceLabelDecoder:
         self._tags = task.labels
         self._index = {tag: i for i, tag in enumerate(task.labels)}
         self._outside = self._index[OUTSIDE]
+        self._begins = [tag.startswith("B-") for tag in task.labels]
         learned = None
         if task.decode.crf:
             names = task.decode.arrays
@@ -56,22 +56,33 @@ class SequenceLabelDecoder:
 
     def __call__(self, outputs: Mapping[str, FloatArray], items: Sequence[Item]) -> list[Spans]:
         """Spans of each item, in text order, not overlapping."""
-        emissions, lengths, firsts = self._align(outputs[self._output], items)
-        paths = self._viterbi(emissions, lengths)
-        runs = [self._runs(path) for path in paths]
-        rows = [row for row, found in enumerate(runs) if found]
-        beliefs = self._marginals(emissions[rows] * self._inverse_temperature, lengths[rows]) if rows else None
-        answers = [Spans(())] * len(items)
-        for position, row in enumerate(rows):
-            assert beliefs is not None
+        logits, size = outputs[self._output], self._marginals.rows
+        parts = [slice(start, start + size) for start in range(0, len(items), size)]
+        return [answer for part in parts for answer in self._some(logits[part], items[part])]
+
+    def _some(self, logits: FloatArray, items: Sequence[Item]) -> list[Spans]:
+        """As many rows as are best decoded at once."""
+        emissions, lengths, firsts = self._align(logits, items)
+        beliefs = self._marginals(emissions * self._inverse_temperature, lengths)
+        answers = []
+        for row, path in enumerate(self._paths(emissions, lengths, beliefs)):
             found: list[Span] = []
-            for run in runs[row]:
+            for run in self._runs(path):
                 free = found[-1].end if found else 0
-                span = self._span(items[row], firsts[row], paths[row], run, beliefs, position, free)
+                span = self._span(items[row], firsts[row], path, run, beliefs, row, free)
                 if span is not None:
                     found.append(span)
-            answers[row] = Spans(tuple(found))
+            answers.append(Spans(tuple(found)))
         return answers
+
+    def _paths(self, emissions: FloatArray, lengths: Int64Array, beliefs: Marginals) -> list[list[int]]:
+        """The best tags of each row. Probabilities prove most of them (a temperature changes no order); the others are searched for."""
+        likeliest, certain = beliefs.likeliest()
+        paths: list[list[int]] = [path[:size] for path, size in zip(likeliest.tolist(), lengths.tolist(), strict=True)]
+        doubtful = np.flatnonzero(~certain)
+        for row, path in zip(doubtful.tolist(), self._viterbi(emissions[doubtful], lengths[doubtful]), strict=True):
+            paths[row] = path.tolist()
+        return paths
 
     def _align(self, logits: FloatArray, items: Sequence[Item]) -> tuple[FloatArray, Int64Array, list[int]]:
         """Emissions of the text's pieces only, left-aligned [B, L, T]; the number of them [B]; and where each row's began."""
@@ -92,6 +103,8 @@ class SequenceLabelDecoder:
 
     def _foreign(self, item: Item, first: int, after: int) -> list[int]:
         """Pieces, counted from `first`, that consist of punctuation which no training value holds."""
+        if "".join(item.text.split()).isalnum():
+            return []
         allowed = self._value_punctuation or frozenset()
         found = []
         for position in range(first, after):
@@ -101,11 +114,13 @@ class SequenceLabelDecoder:
                 found.append(position - first)
         return found
 
-    def _runs(self, path: Int64Array) -> list[tuple[int, int]]:
+    def _runs(self, path: Sequence[int]) -> list[tuple[int, int]]:
         """Half-open ranges of pieces that form a span each."""
         found: list[tuple[int, int]] = []
-        for position in np.flatnonzero(path != self._outside).tolist():
-            if self._tags[path[position]].startswith("B-"):
+        for position, tag in enumerate(path):
+            if tag == self._outside:
+                continue
+            if self._begins[tag]:
                 found.append((position, position + 1))
             else:
                 found[-1] = (found[-1][0], position + 1)
@@ -115,7 +130,7 @@ class SequenceLabelDecoder:
         self,
         item: Item,
         first: int,
-        path: Int64Array,
+        path: Sequence[int],
         run: tuple[int, int],
         beliefs: Marginals,
         row: int,
@@ -126,7 +141,7 @@ class SequenceLabelDecoder:
         start, end = trim(item.text, max(free, offsets[first + run[0]][0]), offsets[first + run[1] - 1][1])
         if start >= end:
             return None
-        tags = path[run[0] : run[1]].tolist()
+        tags = path[run[0] : run[1]]
         name = self._tags[tags[0]][2:]
         confidence = beliefs.segment(row, len(path), run[0], tags, self._index.get("I-" + name))
         return Span(name, item.text[start:end], start, end, confidence)

@@ -74,26 +74,54 @@ def test_viterbi_finds_a_best_path_and_it_is_legal(problem):
         assert is_legal(path)
 
 
+@settings(max_examples=150, deadline=None)
+@given(problems(scale=80.0))
+def test_a_path_that_counts_as_certain_is_the_only_best_one(problem):
+    potentials, emissions, lengths = problem
+    paths, certain = ForwardBackward(potentials)(emissions, lengths).likeliest()
+    for row, size in enumerate(lengths.tolist()):
+        if certain[row] and size:
+            path = tuple(paths[row, :size].tolist())
+            best = score(potentials, emissions[row, :size], path)
+            others = (tags for tags in all_paths(emissions[row, :size]) if tags != path)
+            assert all(score(potentials, emissions[row, :size], tags) < best for tags in others)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 30))
-def test_the_proof_without_a_search_agrees_with_the_search(seed, lead):
+def test_what_is_certain_agrees_with_the_search(seed, lead):
     generator = np.random.default_rng(seed)
     tags = ("O", *(f"{part}-{name}" for name in "abcdefghij" for part in "BI"))
     learned = Potentials(*(generator.normal(0, 0.5, size).astype(np.float32) for size in (21, (21, 21), 21)))
-    viterbi = Viterbi(Potentials.constrained(tags, learned))
+    potentials = Potentials.constrained(tags, learned)
     emissions = generator.normal(0, 1, (6, 7, 21)).astype(np.float32)
     emissions[:, :, 0] += np.float32(lead)
     lengths = generator.integers(1, 8, 6)
-    for fast, slow in zip(viterbi(emissions, lengths), viterbi._search(emissions, lengths), strict=True):
-        np.testing.assert_array_equal(fast, slow)
+    paths, certain = ForwardBackward(potentials)(emissions, lengths).likeliest()
+    if lead > 15:
+        assert certain.all()
+    for row, searched in enumerate(Viterbi(potentials)(emissions, lengths)):
+        if certain[row]:
+            np.testing.assert_array_equal(paths[row, : lengths[row]], searched)
 
 
-def test_peaked_emissions_need_no_search(monkeypatch):
-    viterbi = Viterbi(Potentials.constrained(TAGS))
+@pytest.mark.parametrize(("lead", "certain"), [(9.0, True), (0.1, False)])
+def test_peaked_emissions_are_certain_and_flat_ones_are_not(lead, certain):
     emissions = np.zeros((1, 3, 5), np.float32)
-    emissions[0, [0, 1, 2], [1, 2, 0]] = 9.0
-    monkeypatch.setattr(viterbi, "_search", lambda *_: pytest.fail("searched"))
-    assert viterbi(emissions, np.array([3]))[0].tolist() == [1, 2, 0]
+    emissions[0, [0, 1, 2], [1, 2, 0]] = lead
+    paths, sure = ForwardBackward(Potentials.constrained(TAGS))(emissions, np.array([3])).likeliest()
+    assert sure.tolist() == [certain]
+    assert not certain or paths[0].tolist() == [1, 2, 0]
+
+
+def test_a_path_over_emissions_that_count_as_more_than_they_are_is_not_certain():
+    """100 below the best counts as 60 below, which is less than 40 and 40."""
+    emissions = np.full((1, 2, 5), -200.0, np.float32)
+    emissions[0, 0, [0, 1]] = 0.0, -40.0  # O, B-x
+    emissions[0, 1, [4, 2, 0]] = 0.0, -40.0, -100.0  # I-y, which nothing leads to; I-x, O
+    potentials = Potentials.constrained(TAGS)
+    assert Viterbi(potentials)(emissions, np.array([2]))[0].tolist() == [1, 2]
+    assert not ForwardBackward(potentials)(emissions, np.array([2])).likeliest()[1][0]
 
 
 @settings(max_examples=100, deadline=None)
@@ -122,7 +150,6 @@ def test_segment_probability_is_the_sum_over_all_paths_that_hold_it(problem, dat
 
 @pytest.mark.parametrize("batch", [1, 2, 9, 40])
 def test_rows_equal_rows_alone(batch):
-    """Also across the stacks that matrix products are cut into (159 tags: 10 rows)."""
     generator = np.random.default_rng(batch)
     tags = ("O", *(f"{part}-{name}" for name in range(79) for part in "BI"))
     potentials = Potentials.constrained(tags)
