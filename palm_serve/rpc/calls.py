@@ -11,8 +11,8 @@ import string
 import time
 import urllib.parse
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -205,7 +205,8 @@ class Calls:
             if self._observe is not None:
                 self._observe(self._record(name, scope, call, code, reason, stream, began_ns))
         if failed is not None:
-            await context.abort(failed.code, failed.message, (*_echo(call), *failed.trailing_metadata()))
+            with _news_on_its_way():
+                await context.abort(failed.code, failed.message, (*_echo(call), *failed.trailing_metadata()))
         context.set_trailing_metadata(_echo(call))
 
     def _record(
@@ -241,13 +242,19 @@ def _own_id(message: Message) -> str:
 
 def _sender(context: grpc.aio.ServicerContext) -> Send:
     async def send(message: Message) -> None:
-        try:
+        with _news_on_its_way():
             await context.write(message.SerializeToString())
-        except grpc.aio.InternalError:
-            # The client has left, and the news that cancels this call is still on its way.
-            raise asyncio.CancelledError from None
 
     return send
+
+
+@contextmanager
+def _news_on_its_way() -> Iterator[None]:
+    """Around what is sent: it cannot be where the client has left, and that is told only by what cancels the call a moment later."""
+    try:
+        yield
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
 
 
 def _call(context: grpc.aio.ServicerContext) -> Call:
