@@ -120,7 +120,9 @@ def test_a_path_over_emissions_that_count_as_more_than_they_are_is_not_certain()
     emissions[0, 0, [0, 1]] = 0.0, -40.0  # O, B-x
     emissions[0, 1, [4, 2, 0]] = 0.0, -40.0, -100.0  # I-y, which nothing leads to; I-x, O
     potentials = Potentials.constrained(TAGS)
-    potentials.transitions[0, [1, 3]] = -20.0  # beside O, O the others that count as 60 below are few
+    potentials.start[3] = potentials.transitions[
+        0, [1, 3]
+    ] = -20.0  # the others that count as 60 below are none beside O, O
     assert Viterbi(potentials)(emissions, np.array([2]))[0].tolist() == [1, 2]
     assert not ForwardBackward(potentials)(emissions, np.array([2])).likeliest()[1][0]
 
