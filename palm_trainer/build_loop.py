@@ -1,21 +1,23 @@
 """A model and its data -> the loop that trains it, as `[train]` says."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from palm_trainer.backbone import encoder_layers, rate_factors
 from palm_trainer.balancing import Balancing, SharedParameters, Uncertainty, make_balancing
-from palm_trainer.config import Config
+from palm_trainer.config import Config, TrainConfig
 from palm_trainer.config_rules import WHOLE_BATCH
-from palm_trainer.distillation import Distillation
-from palm_trainer.distributed import Processes
+from palm_trainer.distillation import Distillation, load_teachers, soft_targets
+from palm_trainer.distributed import ALONE, Processes
 from palm_trainer.errors import ConfigError
-from palm_trainer.loop import Source, TrainingLoop, choose_precision
-from palm_trainer.lr_sched import SCHEDULES
+from palm_trainer.example import Example
+from palm_trainer.loop import Precision, Source, TrainingLoop, choose_precision
+from palm_trainer.lr_sched import SCHEDULES, Schedule
 from palm_trainer.mixing import Mixing, make_mixing
-from palm_trainer.model import MultiTaskModel
+from palm_trainer.model import MultiTaskModel, TrainedModel
 from palm_trainer.optimizer import HEAD_RATE_FACTOR, Ema, build_adamw
 from palm_trainer.regularization import AdversarialNoise, Regularization, WordDropout
 
@@ -51,15 +53,54 @@ def build_loop(
         weight_decay=train.weight_decay,
     )
     schedule = SCHEDULES[train.schedule](len(mixing), round(train.warmup_ratio * len(mixing)))
-    reference = sources[config.reference].sampler.batches_per_epoch / mixing.quotas[config.reference]
-    balancing = _balancing(config, model, precision.device, max(1, round(reference * len(mixing))))
+    weights = {name: task.weight for name, task in config.tasks.items()}
+    order = Order(sources, mixing, config.reference)
+    return assemble_loop(train, weights, model, order, optimizer, schedule, precision, word_dropout, processes)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Data sets, whose batch comes next, and which of them counts the epochs."""
+
+    sources: Mapping[str, Source]
+    mixing: Mixing
+    reference: str
+
+
+def assemble_loop(
+    train: TrainConfig,
+    weights: Mapping[str, float],
+    model: MultiTaskModel,
+    order: Order,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    precision: Precision,
+    word_dropout: WordDropout | None = None,
+    processes: Processes = ALONE,
+) -> TrainingLoop:
+    """The loop of a configuration or of the Python API, with the balancing, regularization, distillation, clipping and averaging of `[train]`.
+
+    Args:
+        train: what the above is read from.
+        weights: of the tasks' losses.
+        model: on its device.
+        order: of the batches.
+        optimizer: of the model; weights that are learned are added to it.
+        schedule: factor on its rates.
+        precision: device and autocast dtype.
+        word_dropout: made for the tokenizer.
+        processes: that train together.
+    """
+    batches, quota = order.sources[order.reference].sampler.batches_per_epoch, order.mixing.quotas[order.reference]
+    epoch_steps = max(1, round(batches / quota * len(order.mixing)))
+    balancing = _balancing(train, weights, model, precision.device, epoch_steps)
     if isinstance(balancing, Uncertainty):
         rate = train.balancing_learning_rate or _UNCERTAINTY_RATE
         optimizer.add_param_group(balancing.parameter_group(rate))
     return TrainingLoop(
         model,
-        sources,
-        mixing,
+        order.sources,
+        order.mixing,
         optimizer,
         schedule,
         balancing,
@@ -67,20 +108,41 @@ def build_loop(
         train.max_grad_norm,
         ema=None if train.ema_decay is None else Ema(model, train.ema_decay),
         regularization=Regularization(train.r_drop, _noise(model, train.fgm), word_dropout),
-        distillation=distillation(config),
+        distillation=distillation(train),
         accumulate=train.accumulate_steps,
         processes=processes,
     )
 
 
-def distillation(config: Config) -> Distillation | None:
+def distillation(train: TrainConfig) -> Distillation | None:
     """How teachers are heeded, where there are some."""
-    train = config.train
     return Distillation(train.distill_temperature or 2.0, train.distill_weight or 0.5) if train.teachers else None
 
 
-def _balancing(config: Config, model: MultiTaskModel, device: torch.device, epoch_steps: int) -> Balancing:
-    train = config.train
+def teach(
+    train: TrainConfig,
+    student: TrainedModel,
+    sources: Mapping[str, Source],
+    examples: Mapping[str, Sequence[Example]],
+    device: str,
+) -> list[str]:
+    """Gives the data sets the answers of `train.teachers`; digests of the teachers. Raises ConfigError and CheckpointError for what cannot teach."""
+    settings = distillation(train)
+    if settings is None:
+        return []
+    teachers = load_teachers(train.teachers, student)
+    place, temperature = choose_precision(device, "fp32").device, settings.temperature
+    for name, source in sources.items():
+        own, held = source.dataset, examples[name]
+        own.teach(
+            soft_targets(teachers, student, source.tasks, own.inputs, held, device=place, temperature=temperature)
+        )
+    return [teacher.digest for teacher in teachers]
+
+
+def _balancing(
+    train: TrainConfig, weights: Mapping[str, float], model: MultiTaskModel, device: torch.device, epoch_steps: int
+) -> Balancing:
     last = encoder_layers(model.backbone).blocks[-1] if train.balancing == "gradnorm" else []
     parameters = SharedParameters(
         encoder=_trained(model.backbone.parameters()),
@@ -89,7 +151,7 @@ def _balancing(config: Config, model: MultiTaskModel, device: torch.device, epoc
     )
     return make_balancing(
         train.balancing,
-        {name: task.weight for name, task in config.tasks.items()},
+        weights,
         parameters,
         device=device,
         epoch_steps=epoch_steps,
@@ -120,5 +182,7 @@ def _mixing(config: Config, batches: Mapping[str, int]) -> Mixing:
 
 
 def _noise(model: MultiTaskModel, epsilon: float) -> AdversarialNoise | None:
+    if not epsilon:
+        return None
     table: nn.Module = model.backbone.encoder.get_input_embeddings()  # type: ignore[operator]
-    return AdversarialNoise(table, epsilon) if epsilon else None
+    return AdversarialNoise(table, epsilon)

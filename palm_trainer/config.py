@@ -19,7 +19,7 @@ from palm_trainer.config_rules import EVERY_OPTION, FORMAT_OPTIONS, KIND_OF, SCR
 from palm_trainer.config_sections import DataConfig, EncoderConfig, Section, TaskConfig, TrainConfig
 from palm_trainer.errors import ConfigError
 
-__all__ = ["Config", "DataConfig", "EncoderConfig", "TaskConfig", "TrainConfig", "load_config"]
+__all__ = ["Config", "DataConfig", "EncoderConfig", "TaskConfig", "TrainConfig", "check_section", "load_config"]
 
 _VARIABLE = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -82,6 +82,15 @@ def load_config(path: Path, overrides: Sequence[str] = (), output: Path | None =
         listed = "\n".join(f"  {fault}" for fault in dict.fromkeys(faults))
         raise ConfigError(f"{path}: {len(set(faults))} fault{'s' * (len(set(faults)) > 1)}\n{listed}")
     return config
+
+
+def check_section(model: type[_Model], values: Mapping[str, Any], where: str) -> _Model:
+    """A section from values in Python, under the rules of a file. Raises ConfigError with all faults, a line each that begins with `where`."""
+    faults: list[str] = []
+    checked = _section(model, dict(values), where, Path(), faults)
+    if checked is None:
+        raise ConfigError("\n".join(faults))
+    return checked
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

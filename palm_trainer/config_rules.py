@@ -89,12 +89,17 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
     yield from _train_faults(train, data, tasks)
     yield from _part_faults(train)
     yield from _mixing_faults(train, data)
-    yield from _balancing_faults(train, dict(_tables(tasks)))
     yield from _freeze_faults(train, encoder)
     yield from _baseline_faults(train, dict(_tables(tasks)))
-    yield from _teacher_faults(train)
     yield from _averaging_faults(train, data)
-    yield from _regularization_faults(train, encoder, dict(_tables(tasks)))
+    yield from training_faults(train, encoder, dict(_tables(tasks)))
+
+
+def training_faults(train: Table, encoder: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
+    """Faults of balancing, teachers and regularization, which the Python API has too."""
+    yield from _balancing_faults(train, tasks)
+    yield from _teacher_faults(train)
+    yield from _regularization_faults(train, encoder, tasks)
 
 
 def _tables(tables: Table) -> Iterator[tuple[str, Table]]:

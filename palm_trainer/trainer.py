@@ -17,6 +17,7 @@ from palm_trainer.reader.base_reader import Phase, Reader
 from palm_trainer.reader.text_reader import TextReader
 from palm_trainer.session import PRINT, Batch, LossVar, Say, Session, Task, predict, write_predictions
 from palm_trainer.session.calls import TrainerCalls
+from palm_trainer.session.options import check_rejection
 from palm_trainer.session.own import OwnBackbone, engine_backbone, is_own
 from palm_trainer.session.raw import (
     Progress,
@@ -25,7 +26,7 @@ from palm_trainer.session.raw import (
     predict_with_own_head,
     raw_outputs,
 )
-from palm_trainer.session.task import AnyHead
+from palm_trainer.session.task import AnyHead, Rejection
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
@@ -37,6 +38,7 @@ class Trainer(TrainerCalls):
         name: of the task, in logs, files and the service. `intent` (classify) and `slot` or `slots` (sequence_label) are what `Parse` answers with.
         mix_ratio: how often its batches come, against other trainers.
         reuse_head_with: name of another trainer whose head it shares.
+        weight: of its loss in the sum.
         say: takes each line of the log.
     """
 
@@ -46,13 +48,16 @@ class Trainer(TrainerCalls):
         mix_ratio: float = 1.0,
         reuse_head_with: str | None = None,
         *,
+        weight: float = 1.0,
         say: Say = PRINT,
     ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(
                 f"Trainer: the name {name!r} is not letters, digits, _ and -, from a letter or _ on. Rename it."
             )
-        self.task = Task(name, reuse_head_with=reuse_head_with)
+        if not weight > 0:
+            raise ConfigError(f"trainer '{name}': weight is {weight}, but is above 0. Leave the trainer out instead.")
+        self.task = Task(name, weight=float(weight), reuse_head_with=reuse_head_with)
         self.mix_ratio = mix_ratio
         self.held = False
         super().__init__(Session([self.task], say))
@@ -112,6 +117,27 @@ class Trainer(TrainerCalls):
     def set_as_aux(self) -> None:
         """Marks it as auxiliary: it shapes the encoder, never ends the training, is not evaluated and not exported."""
         self.task.auxiliary = True
+
+    def set_out_of_scope(
+        self, reader: TextReader | None = None, *, false_rejection: float | None = None, score: str | None = None
+    ) -> None:
+        """Makes a classifier tell text that belongs to none of its classes, in what is saved and exported. The threshold is chosen on `set_evaluator`'s data.
+
+        Args:
+            reader: of such text, which nothing is trained on: it chooses the score that tells it best.
+            false_rejection: share of dev texts that may be told to be out of scope. None: 0.05.
+            score: `mahalanobis`, `energy` or `softmax`. None: chosen by `reader`, and without it mahalanobis.
+
+        Raises:
+            WiringError: a head that is no `palm.head.Classify`, a reader without data.
+            ConfigError: a share or score that is none.
+        """
+        settings = check_rejection(self.task, false_rejection, score)
+        if reader is not None and not reader.examples:
+            raise WiringError(
+                f"trainer '{self.name}': its {type(reader).__name__} has no data yet. Call load_data first."
+            )
+        self.task.rejection = Rejection(settings, reader)
 
     def fit_reader(self, reader: Reader, phase: Phase = "train") -> Iterator[Batch]:
         """Takes the data and wires it; batches for `train_one_step`, as many as there are steps (`reader.num_epochs`, None: one epoch).

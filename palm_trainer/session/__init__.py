@@ -2,12 +2,11 @@
 
 from palm_trainer.session.prediction import predict, write_predictions
 from palm_trainer.session.saving import Saver
-from palm_trainer.session.session import PRINT, Backward, Say, Session
+from palm_trainer.session.session import PRINT, Say, Session
 from palm_trainer.session.task import Batch, LossVar, Task, TaskStep
 
 __all__ = [
     "PRINT",
-    "Backward",
     "Batch",
     "LossVar",
     "Saver",

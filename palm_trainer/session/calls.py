@@ -1,8 +1,9 @@
 """The calls that Trainer and MultiHeadTrainer have in common."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from palm_serve.bundle.manifest import Manifest
 from palm_trainer.backbone import WeightsReport
@@ -10,8 +11,10 @@ from palm_trainer.errors import ConfigError
 from palm_trainer.loop import Step
 from palm_trainer.optimizer.base_optimizer import Optimizer
 from palm_trainer.session.exporting import export
+from palm_trainer.session.looping import Backward
+from palm_trainer.session.options import read_options
 from palm_trainer.session.saving import Saver
-from palm_trainer.session.session import Backward, Session
+from palm_trainer.session.session import Session
 from palm_trainer.session.task import Batch, TaskStep
 
 
@@ -30,6 +33,7 @@ class TrainerCalls:
         *,
         device: str = "auto",
         precision: str = "auto",
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         """Takes the optimizer.
 
@@ -40,10 +44,13 @@ class TrainerCalls:
             ema_decay: share of the average that a step keeps; None: 0.9999.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
             precision: `auto`, `fp32`, `bf16`, `fp16`.
+            options: keys of `[train]` of a configuration with their values, such as `{"r_drop": 1.0, "balancing": "uncertainty"}`: balancing,
+                balancing_learning_rate, dwa_temperature, gradnorm_alpha, cagrad_c, label_smoothing, r_drop, fgm, word_dropout, teachers,
+                distill_temperature, distill_weight.
 
         Raises:
             WiringError: an optimizer of another loss.
-            ConfigError: a decay that is none.
+            ConfigError: a decay that is none, an option that is none or does not fit.
         """
         decay = (0.9999 if ema_decay is None else ema_decay) if use_ema else None
         if decay is not None and not 0.0 < decay < 1.0:
@@ -52,7 +59,9 @@ class TrainerCalls:
             )
         if weight_decay is not None and weight_decay < 0:
             raise ConfigError(f"build_backward: weight_decay is {weight_decay}, but is 0 or more. 0.01 suits most.")
-        self._session.set_backward(Backward(optimizer, weight_decay or 0.0, decay, device, precision))
+        self._session.set_backward(
+            Backward(optimizer, weight_decay or 0.0, decay, device, precision, read_options(options or {}))
+        )
 
     def load_pretrain(self, model_path: str | Path, convert: bool = False) -> WeightsReport:
         """Copies pretrained weights into the backbone; says and returns what matched.
@@ -86,7 +95,8 @@ class TrainerCalls:
         """Saves every `save_steps` steps, and at the end.
 
         `ckpt` writes `SAVE_PATH/ckpt.stepN`, `predict` `SAVE_PATH/pred.stepN`, which palm-export reads; `ckpt,predict` both. SAVE_PATH itself
-        becomes such a run too: its `best/` is the best on the evaluation readers, or the end where there are none.
+        becomes such a run too: its `best/` is the best on the evaluation readers, or the end where there are none. With evaluation readers it ends
+        calibrated on them, as `palm-train run` ends; `ckpt` directories, which may be trained on, never are.
         """
         self._session.set_saver(Saver.of(save_path, save_steps, save_type))
 

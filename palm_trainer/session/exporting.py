@@ -11,6 +11,7 @@ from palm_trainer.errors import ExportError
 from palm_trainer.evaluation import EvaluationSet
 from palm_trainer.model import TrainedModel
 from palm_trainer.reader.text_reader import TextReader
+from palm_trainer.session.calibrating import calibrated
 from palm_trainer.session.own import NO_TOKENIZER, OwnBackbone, is_own
 from palm_trainer.session.session import Session
 from palm_trainer.specs import PALM_NAMES
@@ -30,7 +31,7 @@ def export(session: Session, output: Path, *, precision: str, overwrite: bool) -
         model = copy.deepcopy(trained.model).cpu().float().eval()
         if not isinstance(model.backbone, OwnBackbone):
             thaw_rows(model.backbone)  # a graph holds one whole table
-        still = replace(trained, model=model)
+        still = calibrated(replace(trained, model=model), session.tasks, session.evaluation_sets())
         manifest, report = export_bundle(
             still,
             sets,

@@ -2,11 +2,12 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from palm_trainer.calibration import FALSE_REJECTION
 from palm_trainer.checkpoint import save_trained
 from palm_trainer.config import Config, DataConfig, EncoderConfig, TaskConfig, TrainConfig
 from palm_trainer.errors import CheckpointError, ConfigError
@@ -43,30 +44,26 @@ class Saver:
         return cls(Path(save_path), int(save_steps), types)
 
 
-@dataclass(frozen=True)
-class RunFacts:
-    """What `config.toml` tells beside the tasks."""
-
-    encoder: str | None
-    """Directory or name of the pretrained weights; None: none were loaded."""
-    epochs: float
-    learning_rate: float
-    head_learning_rate: float
-    weight_decay: float
-    layer_decay: float
-    seed: int
-
-
 def save_run(
     path: Path,
     trained: TrainedModel,
     groups: Mapping[str, list[Task]],
     targets: Mapping[str, Target],
-    facts: RunFacts,
+    encoder: str | None,
+    train: TrainConfig,
     metrics: Metrics | None,
 ) -> None:
-    """Writes `config.toml` and `best/`, and `metrics.json` where dev was evaluated. Raises CheckpointError when the disk refuses."""
-    config = _config(path, trained, groups, targets, facts)
+    """Writes `config.toml` and `best/`, and `metrics.json` where dev was evaluated. Raises CheckpointError when the disk refuses.
+
+    Args:
+        path: the run directory.
+        trained: calibrated already.
+        groups, targets: its tasks by data set, and what they learn.
+        encoder: directory or name of the pretrained weights; None: none were loaded.
+        train: what `config.toml` tells beside them.
+        metrics: on dev.
+    """
+    config = _config(trained, groups, targets, encoder, train)
     save_trained(trained, path / "best")
     _write(path / _CONFIG, config.dump_toml())
     if metrics is not None:
@@ -74,41 +71,27 @@ def save_run(
 
 
 def _config(
-    path: Path,
     trained: TrainedModel,
     groups: Mapping[str, list[Task]],
     targets: Mapping[str, Target],
-    facts: RunFacts,
+    encoder: str | None,
+    train: TrainConfig,
 ) -> Config:
-    first = next(iter(groups.values()))[0].fitted
     return Config(
-        encoder=_encoder(trained, facts),
-        data={name: _data(members[0]) for name, members in groups.items()},
+        encoder=_encoder(trained, encoder),
+        data={name: _data(members) for name, members in groups.items()},
         tasks={
             task.name: _task(task, name, targets[task.name]) for name, members in groups.items() for task in members
         },
-        train=TrainConfig.model_validate(
-            {
-                "output": path,
-                "epochs": facts.epochs,
-                "batch_size": first.batch_size,
-                "learning_rate": facts.learning_rate,
-                "head_learning_rate": facts.head_learning_rate,
-                "weight_decay": facts.weight_decay,
-                "layer_decay": facts.layer_decay,
-                "seed": facts.seed,
-            }
-        ),
+        train=train,
     )
 
 
-def _encoder(trained: TrainedModel, facts: RunFacts) -> EncoderConfig:
+def _encoder(trained: TrainedModel, encoder: str | None) -> EncoderConfig:
     shared = {"max_length": trained.max_length, "pooling": trained.model.backbone.pooling}
-    if facts.encoder is not None:
-        where = Path(facts.encoder).expanduser()
-        return EncoderConfig.model_validate(
-            {"model": str(where.resolve()) if where.is_dir() else facts.encoder, **shared}
-        )
+    if encoder is not None:
+        where = Path(encoder).expanduser()
+        return EncoderConfig.model_validate({"model": str(where.resolve()) if where.is_dir() else encoder, **shared})
     settings: Any = trained.model.backbone.encoder.config
     shape = {
         "layers": int(settings.num_hidden_layers),
@@ -119,7 +102,8 @@ def _encoder(trained: TrainedModel, facts: RunFacts) -> EncoderConfig:
     return EncoderConfig.model_validate({"model": "scratch", **shared, **shape})
 
 
-def _data(task: Task) -> DataConfig:
+def _data(members: Sequence[Task]) -> DataConfig:
+    task = members[0]
     reader, dev = task.fitted, task.evaluation_reader
     assert isinstance(reader, TextReader)  # others are saved without a configuration
     options = {field.name: getattr(reader.options, field.name) for field in fields(FormatOptions)}
@@ -127,6 +111,7 @@ def _data(task: Task) -> DataConfig:
         format=reader.format,
         train=(reader.path,),
         dev=(dev.path,) if isinstance(dev, TextReader) else (),
+        out_of_scope=tuple(dict.fromkeys(r.reader.path for t in members if (r := t.rejection) and r.reader)),
         mix_ratio=task.mix_ratio,
         **options,
     )
@@ -146,12 +131,17 @@ def _task(task: Task, data: str, target: Target) -> TaskConfig:
         "max_answer_tokens": decode.max_answer_tokens,
         "n_best": decode.n_best,
         "null_threshold": decode.null_threshold,
+        "false_rejection": None
+        if task.rejection is None
+        else task.rejection.settings.false_rejection or FALSE_REJECTION,
+        "out_of_scope_score": None if task.rejection is None else task.rejection.settings.out_of_scope_score,
     }
     return TaskConfig(
         kind=head.kind,
         data=(data,),
         role=target.info.role,
         field=target.field or None,
+        weight=task.weight,
         auxiliary=task.auxiliary,
         dropout=head.dropout,
         **{key: value for key, value in known.items() if value is not None},

@@ -3,44 +3,34 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
-from palm_trainer.backbone import WeightsReport, freeze, load_weights, rate_factors
-from palm_trainer.balancing import FixedWeights
-from palm_trainer.checkpoint import TRAINING, save_trained
+from palm_trainer.backbone import WeightsReport, load_weights
+from palm_trainer.checkpoint import TRAINING, WEIGHTS, save_trained
 from palm_trainer.errors import CheckpointError, WiringError
 from palm_trainer.evaluation import EvaluationSet, Metrics, Predictor, evaluate, score_of
 from palm_trainer.loop import Source, Step, TrainingLoop, choose_precision
 from palm_trainer.mixing import Planned, mix_ratio
 from palm_trainer.model import TrainedModel
-from palm_trainer.optimizer import Adam, Ema, build_adamw
-from palm_trainer.optimizer.base_optimizer import Optimizer
 from palm_trainer.reader.match import NEGATIVE, with_negatives
 from palm_trainer.reader.text_reader import TextReader
+from palm_trainer.session.calibrating import calibrated, check_dev
 from palm_trainer.session.loading import load_checkpoint, take_over
-from palm_trainer.session.saving import RunFacts, Saver, save_run
+from palm_trainer.session.looping import Backward, Plan, build_loop, train_section
+from palm_trainer.session.options import check_options
+from palm_trainer.session.saving import Saver, save_run
 from palm_trainer.session.task import Batch, LossVar, Task, TaskStep
-from palm_trainer.session.wiring import Wired, by_reader, check_head, shared_backbone, training_batch, wire
+from palm_trainer.session.wiring import by_reader, check_head, shared_backbone, training_batch, wire
 
 Say = Callable[[str], None]
 PRINT: Say = partial(print, flush=True)
 """Each line at once, also into a pipe or a file."""
-
-
-@dataclass(frozen=True)
-class Backward:
-    """What `build_backward` was told."""
-
-    optimizer: Optimizer
-    weight_decay: float
-    ema_decay: float | None
-    device: str
-    precision: str
 
 
 @dataclass
@@ -51,17 +41,6 @@ class Evaluator:
     steps: int | None
     best: float = -1.0
     metrics: Metrics | None = None
-
-
-@dataclass
-class Plan:
-    """Data wired to a model, and the order of its batches."""
-
-    wired: Wired
-    mixing: Planned
-    epochs: float
-    reference: str
-    done: dict[str, int] = field(default_factory=dict)
 
 
 class Session:
@@ -104,6 +83,7 @@ class Session:
                 "Pass the loss_var of this trainer's own build_forward to Adam."
             )
         self._backward, self._loop = backward, None
+        self._check_options()
 
     def fit(self, reference: str, epochs: float, *, own_epochs: bool = False) -> Plan:
         """Wires the readers' data to a model and plans `epochs` of the reference task's data. With `own_epochs` each data set gets as many of its own."""
@@ -120,7 +100,12 @@ class Session:
             take_over(wired.trained, self.trained)
         self.trained = wired.trained
         self._plan, self._loop = Plan(wired, mixing, epochs, name), None
+        self._check_options()
         return self._plan
+
+    def _check_options(self) -> None:
+        if self._backward is not None and self._plan is not None:
+            check_options(self._backward.options, by_reader(self.tasks), self._plan.wired.own)
 
     @property
     def plan(self) -> Plan:
@@ -148,31 +133,9 @@ class Session:
         plan, backward = self.plan, self._backward
         if backward is None:
             raise WiringError("there is no optimizer yet. Call build_backward(optimizer=Adam(loss_var, lr)) first.")
-        model = plan.wired.trained.model
-        precision = choose_precision(backward.device, backward.precision)
-        model.to(precision.device)
-        adam = backward.optimizer
-        freeze(model.backbone, blocks=adam.freeze_layers, embeddings=adam.freeze_embeddings)
-        own_heads = {task.name: model.head(task.name) for task in self.tasks if task.reuse_head_with is None}
-        optimizer: torch.optim.Optimizer = build_adamw(
-            model.backbone,
-            own_heads,
-            learning_rate=adam.lr,
-            head_learning_rate=adam.head_lr,
-            rate_factors=None if adam.layer_decay == 1.0 else rate_factors(model.backbone, adam.layer_decay),
-            weight_decay=backward.weight_decay,
-        )
-        if not isinstance(adam, Adam):
-            keys = ("params", "lr", "peak_lr", "weight_decay")
-            optimizer = adam.build([{key: group[key] for key in keys} for group in optimizer.param_groups])
-        schedule = adam.lr_schedualer or (lambda step: 1.0)
-        if hasattr(schedule, "fitted"):
-            schedule = schedule.fitted(len(plan.mixing))
-        weights = FixedWeights({task.name: 1.0 for task in self.tasks})
-        ema = None if backward.ema_decay is None else Ema(model, backward.ema_decay)
-        loop = TrainingLoop(
-            model, plan.wired.sources, plan.mixing, optimizer, schedule, weights, precision, adam.max_grad_norm, ema=ema
-        )
+        if self._saver is not None:
+            check_dev(self.tasks)
+        loop = build_loop(self.tasks, plan, backward)
         if self._resume is not None:
             loop.load_state_dict(self._resume["loop"], averaged=True)
             plan.done.update(self._resume["done"])
@@ -245,6 +208,8 @@ class Session:
             self._save_step(self._saver, loop.step)
             if last and (self._evaluator is None or self._evaluator.metrics is None):
                 self.save(self._saver.path)
+            elif last:
+                self._calibrate_best(self._saver.path)
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
@@ -298,7 +263,8 @@ class Session:
         if score > evaluator.best:
             evaluator.best, evaluator.metrics = score, metrics
             if self._saver is not None:
-                self.save(self._saver.path)
+                with self.averaged():
+                    self._write(self._saver.path, self.ready)  # calibrated at the end: only the last best one matters
 
     # -- saving and loading -------------------------------------------------------------------------------------------
 
@@ -307,25 +273,26 @@ class Session:
         self._saver = saver
 
     def save(self, path: Path) -> None:
-        """Writes a run directory: config.toml, unless the user wrote a part of the model, and best/."""
-        plan, backward = self.plan, self._backward
-        adam = None if backward is None else backward.optimizer
-        facts = RunFacts(
-            encoder=self._encoder_name,
-            epochs=plan.epochs,
-            learning_rate=5e-5 if adam is None else adam.lr,
-            head_learning_rate=25e-5 if adam is None else adam.head_lr,
-            weight_decay=0.0 if backward is None else backward.weight_decay,
-            layer_decay=1.0 if adam is None else adam.layer_decay,
-            seed=self.tasks[0].fitted.seed,
-        )
-        metrics = None if self._evaluator is None else self._evaluator.metrics
-        groups = by_reader(self.tasks)
+        """Writes a run directory: config.toml, unless the user wrote a part of the model, and best/, calibrated where there are evaluation readers."""
         with self.averaged():
-            if plan.wired.own:  # no configuration can tell how to build it
-                save_trained(self.ready, path / "best")
-            else:
-                save_run(path, self.ready, groups, plan.wired.targets, facts, metrics)
+            self._write(path, calibrated(self.ready, self.tasks, self.evaluation_sets()))
+
+    def _write(self, path: Path, trained: TrainedModel) -> None:
+        plan, groups = self.plan, by_reader(self.tasks)
+        if plan.wired.own:  # no configuration can tell how to build it
+            save_trained(trained, path / "best")
+            return
+        metrics = None if self._evaluator is None else self._evaluator.metrics
+        train = train_section(path, plan, self._backward, self.tasks[0])
+        save_run(path, trained, groups, plan.wired.targets, self._encoder_name, train, metrics)
+
+    def _calibrate_best(self, path: Path) -> None:
+        """Fits what is saved in best/, which may be of an earlier step; the model stays as it is."""
+        model = self.ready.model
+        last = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(load_file(path / "best" / WEIGHTS))
+        self._write(path, calibrated(self.ready, self.tasks, self.evaluation_sets()))
+        model.load_state_dict(last)
 
     def _save_step(self, saver: Saver, step: int) -> None:
         if "ckpt" in saver.types:

@@ -7,12 +7,14 @@ import numpy.typing as npt
 
 from palm_serve.bundle.manifest import Role
 from palm_trainer.backbone import Backbone
+from palm_trainer.config import TaskConfig
 from palm_trainer.errors import WiringError
 from palm_trainer.head import DeclaredHead
 from palm_trainer.head.base_head import Head as OwnedHead
 from palm_trainer.loop import Step
 from palm_trainer.reader.base_reader import Reader
 from palm_trainer.reader.dataset import TrainingBatch
+from palm_trainer.reader.text_reader import TextReader
 
 AnyHead = DeclaredHead | OwnedHead
 """A head of the package, as declared, or one that the user wrote."""
@@ -25,12 +27,21 @@ _ROLES: dict[str, tuple[Role, str]] = {
 """Task name and kind -> role in `Parse`."""
 
 
+@dataclass(frozen=True)
+class Rejection:
+    """How text is told that belongs to no class: the task's keys in a configuration, and a reader of such text (None: there is none)."""
+
+    settings: TaskConfig
+    reader: TextReader | None
+
+
 @dataclass(eq=False)
 class Task:
     """A task while its training is put together; each part is set by the call of that name."""
 
     name: str
     mix_ratio: float = 1.0
+    weight: float = 1.0
     reuse_head_with: str | None = None
     auxiliary: bool = False
     backbone: Backbone | None = None
@@ -38,6 +49,7 @@ class Task:
     reader: Reader | None = None
     predict_reader: Reader | None = None
     evaluation_reader: Reader | None = None
+    rejection: Rejection | None = None
 
     @property
     def declared(self) -> tuple[Backbone, AnyHead]:
