@@ -90,28 +90,38 @@ def start(config: Path, run: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def last_step(run: Path) -> int:
-    """The last step that was logged whole; 0 before the first."""
+def last_step(run: Path, since: float = 0.0) -> int:
+    """The last step that was logged whole, of those made after a time; 0 before the first."""
     log = run / "events.jsonl"
     lines = log.read_text(encoding="utf-8").split("\n")[:-1] if log.exists() else []
-    return max((json.loads(line)["step"] for line in lines), default=0)
+    events = [json.loads(line) for line in lines]
+    return max((event["step"] for event in events if event["event"] == "step" and event["time"] > since), default=0)
+
+
+def made(path: Path) -> int | None:
+    """When a directory was made, or changed last; None where there is none. A kill within a write leaves one behind."""
+    try:
+        return path.stat().st_ctime_ns
+    except FileNotFoundError:
+        return None
 
 
 def kill_once(config: Path, run: Path, in_write: bool, moment: random.Random) -> Kill | None:
     """Lets the run train a while and kills it; None where it came to its end first."""
-    log, new = run / "events.jsonl", run / "last.new"
-    begun, process = time.monotonic(), start(config, run)
-    before = log.stat().st_mtime_ns if log.exists() else 0
-    while process.poll() is None and not (log.exists() and log.stat().st_mtime_ns != before and last_step(run)):
+    new = run / "last.new"
+    begun, clock = time.time(), time.monotonic()
+    process = start(config, run)
+    while process.poll() is None and not last_step(run, begun):
         time.sleep(0.005)
-    restart_s = time.monotonic() - begun
+    restart_s = time.monotonic() - clock
     time.sleep(moment.uniform(0.0, 0.3))
-    while in_write and process.poll() is None and not new.exists():
+    before = made(new)
+    while in_write and process.poll() is None and made(new) in (None, before):
         time.sleep(0.0005)
     process.kill()
     if process.wait() >= 0:
         return None
-    return Kill(last_step(run), new.exists(), restart_s)
+    return Kill(last_step(run), made(new) not in (None, before), restart_s)
 
 
 def differing(one: Path, other: Path) -> list[str]:
