@@ -150,8 +150,9 @@ class ListenOptions(_Group):
         "for Kubernetes, whose probes speak no TLS.",
     )
     metrics_port: int | None = Field(
-        default=None, ge=1, le=65535, description="Serve Prometheus metrics over HTTP on this port of the same host."
+        default=None, ge=1, le=65535, description="Serve Prometheus metrics over HTTP on this port."
     )
+    metrics_host: str | None = Field(default=None, description="Address for --metrics-port; default: that of --host.")
     channelz: bool = Field(
         default=False,
         description="Answer grpc.channelz.v1: what gRPC counts of every connection. It tells clients each other's addresses.",
@@ -182,10 +183,17 @@ class TlsOptions(_Group):
         default=None, description="Clients must show a certificate that one of these signed, PEM."
     )
 
+    metrics_tls: bool = Field(
+        default=False,
+        description="Serve metrics over TLS, too: with --tls-cert, to those whom --tls-client-ca lets in.",
+    )
+
     @model_validator(mode="after")
     def _whole(self) -> "TlsOptions":
         if None in (self.tls_cert, self.tls_key) and (self.tls_cert or self.tls_key or self.tls_client_ca):
             raise ValueError("TLS needs both the certificate and its key: give tls_cert and tls_key")
+        if self.metrics_tls and self.tls_cert is None:
+            raise ValueError("metrics_tls needs the server's certificate: give tls_cert and tls_key")
         return self
 
 
@@ -200,10 +208,15 @@ class TokenOptions(_Group):
         default=False, description="Ask for a token with the scope 'health' also where health is asked for."
     )
 
+    metrics_needs_token: bool = Field(
+        default=False, description="Ask for a token with the scope 'metrics' where metrics are read."
+    )
+
     @model_validator(mode="after")
     def _has_tokens(self) -> "TokenOptions":
-        if self.health_needs_token and self.tokens is None:
-            raise ValueError("health_needs_token needs tokens, the file that they are in")
+        for name in ("health_needs_token", "metrics_needs_token"):
+            if getattr(self, name) and self.tokens is None:
+                raise ValueError(f"{name} needs tokens, the file that they are in")
         return self
 
 

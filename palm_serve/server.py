@@ -14,7 +14,7 @@ from palm_serve.config import ServeOptions
 from palm_serve.errors import BindError, ConfigError, PalmServeError
 from palm_serve.observability import AccessLog, Metrics, ModelMetrics, asked_by_environment
 from palm_serve.registry import CANARY, SHADOW, STABLE, LoadedModel, Registry, Traffic, Watcher
-from palm_serve.rpc.auth import Tokens
+from palm_serve.rpc.auth import Scope, Tokens
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.services import make_health_server, make_server
 from palm_serve.rpc.tls import Certificates
@@ -32,11 +32,12 @@ _FLUSH_S = 0.5
 
 
 class Server:
-    """One gRPC server and its models. Belongs to the event loop that it was made on. Raises TokenFileError, ConfigError."""
+    """One gRPC server and its models. Belongs to the event loop that it was made on. Raises TokenFileError, TlsError, ConfigError."""
 
     def __init__(self, options: ServeOptions) -> None:
         self._options = options
         self._tokens = None if options.tokens is None else Tokens(options.tokens)
+        self._certificates = None if options.tls is None else Certificates(options.tls)
         self._access = AccessLog(options.access_log, options.slow_ms)
         self._metrics = None if options.metrics_port is None else Metrics()
         self._tracing = start_tracing(options)
@@ -45,6 +46,11 @@ class Server:
         if self._metrics is not None:
             self._metrics.registry.register(VersionMetrics(self._registry))
             self._metrics.watch(lambda: self._lifecycle.in_flight, lambda: self._lifecycle.state is State.SERVING)
+            if self._tokens is not None:
+                self._metrics.watch_file("tokens", self._tokens)
+            if self._certificates is not None:
+                self._metrics.watch_file("certificate", self._certificates)
+                self._metrics.watch_certificate(lambda: self._certificate().expires)
         folder = options.watch or options.model_folder
         self._watcher = None if folder is None else Watcher(self._registry, folder)
         self._watching: asyncio.Task[None] | None = None
@@ -52,6 +58,31 @@ class Server:
         self._health = (
             None if options.health_port is None else make_health_server(self._registry, options, self._lifecycle)
         )
+
+    def _certificate(self) -> Certificates:
+        """As the files are now. From any thread."""
+        assert self._certificates is not None
+        self._certificates.look()
+        return self._certificates
+
+    def _publish(self, metrics: Metrics, port: int) -> None:
+        """Serves metrics. Raises BindError."""
+        options, tokens = self._options, self._tokens
+        host = options.metrics_host or options.host
+
+        def check(header: str) -> None:
+            assert tokens is not None
+            tokens.check([("authorization", header)], Scope.METRICS)
+
+        try:
+            metrics.serve(
+                port,
+                host,
+                check if options.metrics_needs_token else None,
+                (lambda: self._certificate().context) if options.metrics_tls else None,
+            )
+        except OSError as error:
+            raise BindError(f"cannot serve metrics on {host}:{port}: {error.strerror}") from None
 
     def _ended(self, record: CallRecord) -> None:
         """A call has ended. Traces come first: they know the id of the trace."""
@@ -64,25 +95,18 @@ class Server:
     async def bind(self) -> str:
         """Listens and returns the address. While models load, health is answered and all else is UNAVAILABLE.
 
-        Raises BindError, TlsError.
+        Raises BindError.
         """
         host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
         listen = self._server.add_insecure_port
-        if self._options.tls is not None:
-            listen = partial(
-                self._server.add_secure_port, server_credentials=Certificates(self._options.tls).credentials()
-            )
+        if self._certificates is not None:
+            listen = partial(self._server.add_secure_port, server_credentials=self._certificates.credentials())
         port = _listen(listen, f"{host}:{self._options.port}", "--port (0: any free one)")
         if self._health is not None:
             _listen(self._health.add_insecure_port, f"{host}:{self._options.health_port}", "--health-port")
             await self._health.start()
         if self._metrics is not None and self._options.metrics_port is not None:
-            try:
-                self._metrics.serve(self._options.metrics_port, self._options.host)
-            except OSError as error:
-                raise BindError(
-                    f"cannot serve metrics on {host}:{self._options.metrics_port}: {error.strerror}"
-                ) from None
+            self._publish(self._metrics, self._options.metrics_port)
         await self._server.start()
         return f"{host}:{port}"
 
@@ -123,9 +147,11 @@ class Server:
         await self._close()
 
     def reload(self) -> None:
-        """Reads the tokens again, at once; certificates are looked at before every connection anyway."""
+        """Reads tokens and certificates again, at once; they are looked at before they are used anyway."""
         if self._tokens is not None:
             self._tokens.reload()
+        if self._certificates is not None:
+            self._certificates.look()
 
     async def abort(self) -> None:
         """Stops at once, for a server that never served."""

@@ -4,12 +4,13 @@ The series are as many as versions in service, and the few that went out last.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from palm_serve.registry import CANARY, SHADOW, Registry
+from palm_serve.registry import CANARY, SHADOW, LoadedModel, Registry
 from palm_serve.statistics import Statistics
 
 VERSION = 12
@@ -33,6 +34,8 @@ class VersionMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """The values now."""
         yield from self._versions()
+        yield from _facts(self._registry.list())
+        yield from _queues(self._registry.list())
         yield from _work(self._registry.statistics())
         yield from _shadows(self._registry.statistics())
         loads = CounterMetricFamily("palm_bundle_loads", "Bundles opened, by outcome.", labels=["model", "outcome"])
@@ -66,6 +69,38 @@ class VersionMetrics(Collector):
             shares.add_metric([name, CANARY], traffic.canary)
             shares.add_metric([name, SHADOW], traffic.shadow)
         yield from (info, shares)
+
+
+def _facts(models: Iterable[LoadedModel]) -> Iterator[Metric]:
+    labels = ["model", "version"]
+    info = GaugeMetricFamily("palm_version_info", "1; what is in service.", labels=[*labels, "digest", "variant"])
+    created = GaugeMetricFamily("palm_version_created_timestamp_seconds", "When it was exported.", labels=labels)
+    loaded = GaugeMetricFamily("palm_version_loaded_timestamp_seconds", "When it was loaded.", labels=labels)
+    for model in models:
+        values = [model.name, model.version[:VERSION]]
+        info.add_metric([*values, model.version, model.info.variant], 1)
+        loaded.add_metric(values, model.loaded_at)
+        try:
+            created.add_metric(values, datetime.fromisoformat(model.manifest.created).timestamp())
+        except ValueError:  # the manifest takes any text
+            continue
+    yield from (info, created, loaded)
+
+
+def _queues(models: Iterable[LoadedModel]) -> Iterator[Metric]:
+    labels = ["model", "version", "priority"]
+    requests = GaugeMetricFamily("palm_queue_requests", "Texts that wait for the engine.", labels=labels)
+    tokens = GaugeMetricFamily("palm_queue_tokens", "Tokens of the texts that wait.", labels=labels)
+    running = GaugeMetricFamily(
+        "palm_rows_in_flight", "Texts that the engine has taken and that are not answered yet.", labels=labels[:2]
+    )
+    for model in models:
+        values = [model.name, model.version[:VERSION]]
+        running.add_metric(values, model.running)
+        for priority, (rows, length) in model.waiting.items():
+            requests.add_metric([*values, priority.name.lower()], rows)
+            tokens.add_metric([*values, priority.name.lower()], length)
+    yield from (requests, tokens, running)
 
 
 def _work(statistics: Mapping[tuple[str, str], Statistics]) -> Iterator[Metric]:

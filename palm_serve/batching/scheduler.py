@@ -84,6 +84,16 @@ class Scheduler(Generic[T, C, R]):
         """Whether the engine works, as far as its last batches and trials tell."""
         return self._healthy
 
+    @property
+    def waiting(self) -> dict[Priority, tuple[int, int]]:
+        """Requests that wait and their tokens, by priority. From any thread."""
+        return {priority: (queue.rows, queue.tokens) for priority, queue in self._queues.items()}
+
+    @property
+    def running(self) -> int:
+        """Requests that the engine has taken and that are not answered yet. From any thread."""
+        return max(0, self._pending - sum(rows for rows, _ in self.waiting.values()))
+
     def check(self, deadline: float | None, priority: Priority = Priority.INTERACTIVE, length: int = 1) -> None:
         """Raises what `submit` would raise at once; cheap, so it may come before a text is tokenized."""
         self._enter()

@@ -56,6 +56,23 @@ def _warn_where_open(options: ServeOptions) -> None:
             else "this server has no TLS: whoever listens on the way gets the tokens; see --tls-cert"
         )
         say(f"warning: {options.host} is reached from other machines, and {risk}", err=True)
+    _warn_of_metrics(options)
+
+
+def _warn_of_metrics(options: ServeOptions) -> None:
+    host = options.metrics_host or options.host
+    if options.metrics_port is None or _is_loopback(host):
+        return
+    if options.metrics_needs_token and not options.metrics_tls:
+        risk = "metrics are read without TLS: whoever listens on the way gets the token; see --metrics-tls"
+    elif not options.metrics_needs_token and not (options.metrics_tls and options.tls_client_ca):
+        risk = (
+            "metrics are open: anyone there can read what is served and how much it is asked; "
+            "see --metrics-host and --metrics-needs-token"
+        )
+    else:
+        return
+    say(f"warning: {host} is reached from other machines, and {risk}", err=True)
 
 
 def _is_loopback(host: str) -> bool:

@@ -25,7 +25,7 @@ def new(
         list[Scope] | None,
         typer.Option(
             help="What it is for, once for each: parse (inference), read (models, statistics, reflection), control "
-            "(load, unload, labels), health. Default: parse."
+            "(load, unload, labels), metrics, health. Default: parse."
         ),
     ] = None,
     expires: Annotated[

@@ -1,10 +1,12 @@
 """Prometheus metrics of calls, batches and the process. Those of versions, swaps and shadows are in `version_metrics`."""
 
 import os
+import ssl
 import threading
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import cache
+from typing import Protocol
 
 from prometheus_client import (
     REGISTRY,
@@ -13,10 +15,10 @@ from prometheus_client import (
     Gauge,
     Histogram,
     disable_created_metrics,
-    start_http_server,
 )
 
 from palm_serve.batching import Ran
+from palm_serve.observability.exposition import Check, expose
 from palm_serve.types import CallRecord
 
 SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 4, 10)
@@ -28,6 +30,16 @@ _LABELS = ("model", "version")
 _VERSION = 12
 """Characters of a digest that a label shows."""
 _THREADS = "/proc/self/task"
+
+
+class Followed(Protocol):
+    """A file that is read again when it changes. Times are Unix seconds."""
+
+    read_at: float
+    failed_at: float
+
+    def look(self) -> None:
+        """Reads it again if it has changed; from any thread."""
 
 
 class Metrics:
@@ -55,6 +67,18 @@ class Metrics:
         self._answered, self._took = cache(self._requests.labels), cache(self._request_seconds.labels)
         self._batches = _Batches(registry)
         self._models: dict[tuple[str, str], ModelMetrics] = {}
+        self._read_at = Gauge(
+            "palm_reload_success_timestamp_seconds",
+            "When the file that holds now was read: certificate, tokens.",
+            ["file"],
+            registry=registry,
+        )
+        self._failed_at = Gauge(
+            "palm_reload_failure_timestamp_seconds",
+            "When a file that cannot be used was found last, and what was read before stayed; 0: never.",
+            ["file"],
+            registry=registry,
+        )
         threads = Gauge("palm_threads", "Threads of the process, those of the engine too.", registry=registry)
         threads.set_function(_threads)
 
@@ -65,11 +89,40 @@ class Metrics:
         state = Gauge("palm_serving", "1 while the server neither loads nor drains.", registry=self.registry)
         state.set_function(serving)
 
-    def serve(self, port: int, host: str) -> None:
-        """Publishes over HTTP until the process ends. Raises OSError where it cannot listen."""
+    def watch_file(self, name: str, file: Followed) -> None:
+        """Publishes when a file was read last, and when it could not be: as it is at the scrape, whether or not anybody calls."""
+
+        def read_at() -> float:
+            file.look()
+            return file.read_at
+
+        def failed_at() -> float:
+            file.look()
+            return file.failed_at
+
+        self._read_at.labels(name).set_function(read_at)
+        self._failed_at.labels(name).set_function(failed_at)
+
+    def watch_certificate(self, expires: Callable[[], float]) -> None:
+        """Publishes when the certificate expires."""
+        expiry = Gauge(
+            "palm_certificate_expiry_timestamp_seconds",
+            "When the certificate that is served expires, or one of its chain.",
+            registry=self.registry,
+        )
+        expiry.set_function(expires)
+
+    def serve(
+        self,
+        port: int,
+        host: str,
+        check: Check | None = None,
+        context: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
+        """Publishes over HTTP until the process ends; see `exposition.expose`. Raises OSError where it cannot listen."""
         # A series more for each that counts, which only OpenMetrics has a use for.
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        start_http_server(port, host, self.registry)
+        expose(self.registry, host, port, check, context)
 
     def __call__(self, record: CallRecord) -> None:
         """Counts a call that has ended."""

@@ -11,7 +11,7 @@ from palm_serve.bundle.manifest import Manifest
 from palm_serve.errors import PalmServeError
 from palm_serve.pipeline import Computed, Pipeline, Work
 from palm_serve.statistics import Statistics
-from palm_serve.types import EngineInfo, Prediction, TextRequest
+from palm_serve.types import EngineInfo, Prediction, Priority, TextRequest
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ class LoadedModel:
         self.manifest: Manifest = pipeline.bundle.manifest
         self.version: str = self.manifest.version
         self.statistics = statistics
+        self.loaded_at = time.time()
+        """Unix seconds."""
         self.mirror: Mirror | None = None
         """Is shown every request, its answer, and the kind of each task."""
         self._kinds = {name: task.kind for name, task in self.manifest.tasks.items()}
@@ -86,6 +88,16 @@ class LoadedModel:
     def ready(self) -> bool:
         """Whether requests are taken: in service, and the engine works."""
         return self._scheduler.healthy and not self._scheduler.closing
+
+    @property
+    def waiting(self) -> dict[Priority, tuple[int, int]]:
+        """Requests that wait and their tokens, by priority. From any thread."""
+        return self._scheduler.waiting
+
+    @property
+    def running(self) -> int:
+        """Requests that the engine has taken and that are not answered yet. From any thread."""
+        return self._scheduler.running
 
     @property
     def at_leisure(self) -> bool:

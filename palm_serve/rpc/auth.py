@@ -17,6 +17,7 @@ import hashlib
 import hmac
 import logging
 import secrets
+import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterable
@@ -54,6 +55,8 @@ class Scope(StrEnum):
     """Models, metadata, statistics, reflection."""
     CONTROL = "control"
     """Loading, unloading, labels."""
+    METRICS = "metrics"
+    """What Prometheus scrapes, where the server is told to ask for it."""
     HEALTH = "health"
     """Whether the server and its models are ready; answered without a token unless the server is told otherwise."""
 
@@ -93,8 +96,13 @@ class Tokens:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._looking = threading.Lock()
         self._stamp = _look(path)
         self._held = _read(path)
+        self.read_at = time.time()
+        """Unix seconds: when the tokens that hold were read."""
+        self.failed_at = 0.0
+        """Unix seconds: when a file that cannot be used was found; 0: never."""
 
     def check(self, metadata: Metadata, scope: Scope, identities: Identities = tuple) -> str:
         """The name of the token that a call shows, or of the entry for its certificate. Raises Unauthenticated, NotAllowed.
@@ -104,10 +112,7 @@ class Tokens:
             scope: that its method needs.
             identities: gives the names in the client's certificate, where it showed one; asked where there is no token.
         """
-        stamp = _look(self._path)
-        if stamp != self._stamp:
-            self._stamp = stamp
-            self.reload()
+        self.look()
         given = next((value for key, value in metadata if key == _HEADER and isinstance(value, str)), "")
         token = self._shown(given) if given else self._certified(identities() or ())
         token.check(scope)
@@ -130,13 +135,23 @@ class Tokens:
                 return token
         raise Unauthenticated(_ASK)
 
+    def look(self) -> None:
+        """Reads the file again if it has changed. Threads may call it."""
+        with self._looking:
+            stamp = _look(self._path)
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self.reload()
+
     def reload(self) -> None:
         """Reads the file again."""
         try:
             self._held = _read(self._path)
         except TokenFileError as error:
+            self.failed_at = time.time()
             log.error("the tokens stay as they were: %s", error)
         else:
+            self.read_at = time.time()
             log.info("%d tokens were read again", len(self._held.by_hash) + len(self._held.by_certificate))
 
 

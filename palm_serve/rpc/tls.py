@@ -5,6 +5,8 @@ grpc asks before every new connection, so a new certificate serves from the next
 
 import logging
 import ssl
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import grpc
 
 from palm_serve.config import TlsFiles
 from palm_serve.errors import TlsError
+from palm_serve.rpc.x509 import expiry
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +29,24 @@ class _Contents:
 class Certificates:
     """The certificate, its key, and the authority whose certificates clients must show. Raises TlsError where they cannot serve.
 
-    Later, files that cannot serve change nothing: what was read before stays, and the log tells why.
+    Later, files that cannot serve change nothing: what was read before stays, and the log tells why. Threads may share it.
     """
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
+        self._looking = threading.Lock()
         self._stamps = self._look()
-        self._contents = self._read()
+        self._contents, self.context = self._read()
+        self._given = self._contents
+        self.read_at = time.time()
+        """Unix seconds: when the files that serve were read."""
+        self.failed_at = 0.0
+        """Unix seconds: when files that cannot serve were found; 0: never."""
+
+    @property
+    def expires(self) -> float:
+        """Unix seconds: when the certificate that serves, or one of its chain, expires."""
+        return expiry(self._contents.certificate)
 
     def credentials(self) -> grpc.ServerCredentials:
         """What a server listens with."""
@@ -42,21 +56,31 @@ class Certificates:
 
     def renewed(self) -> grpc.ServerCertificateConfiguration | None:
         """The configuration when the files hold another one than last time, else None; grpc calls it in its own threads."""
-        # Looked at before they are read: what changes in between is seen the next time.
-        stamps = self._look()
-        if stamps == self._stamps:
+        self.look()
+        contents = self._contents
+        if contents == self._given:
             return None
-        self._stamps = stamps
-        try:
-            contents = self._read()
-        except TlsError as error:
-            log.error("the certificate stays as it was: %s", error)
-            return None
-        if contents == self._contents:
-            return None
-        self._contents = contents
-        log.info("a new certificate serves from the next connection on")
+        self._given = contents
         return _configuration(contents)
+
+    def look(self) -> None:
+        """Reads the files again where they have changed."""
+        with self._looking:
+            # Looked at before they are read: what changes in between is seen the next time.
+            stamps = self._look()
+            if stamps == self._stamps:
+                return
+            self._stamps = stamps
+            try:
+                contents, context = self._read()
+            except TlsError as error:
+                self.failed_at = time.time()
+                log.error("the certificate stays as it was: %s", error)
+                return
+            self.read_at = time.time()
+            if contents != self._contents:
+                self._contents, self.context = contents, context
+                log.info("a new certificate serves from the next connection on")
 
     def _look(self) -> list[tuple[int, int, int] | None]:
         """Something that changes when a file does, also where it is a link that is pointed elsewhere."""
@@ -66,7 +90,7 @@ class Certificates:
     def _paths(self) -> tuple[Path, Path, Path | None]:
         return self._files.certificate, self._files.key, self._files.client_ca
 
-    def _read(self) -> _Contents:
+    def _read(self) -> tuple[_Contents, ssl.SSLContext]:
         contents = self._contents_now()
         certificate, key, client_ca = self._paths
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -83,9 +107,10 @@ class Certificates:
                 context.load_verify_locations(client_ca)
             except (ssl.SSLError, OSError) as error:
                 raise TlsError(f"{client_ca} holds no certificates in PEM ({_reason(error)})") from None
+            context.verify_mode = ssl.CERT_REQUIRED
         if contents != self._contents_now():
             raise TlsError(f"{certificate} and {key} were replaced while they were read")
-        return contents
+        return contents, context
 
     def _contents_now(self) -> _Contents:
         certificate, key, client_ca = self._paths

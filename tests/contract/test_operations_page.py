@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -84,6 +85,8 @@ def families() -> dict[str, tuple[str, tuple[str, ...]]]:
     metrics = Metrics(registry)
     metrics(record())
     metrics.watch(lambda: 0, lambda: True)
+    metrics.watch_file("tokens", SimpleNamespace(read_at=1.0, failed_at=0.0, look=lambda: None))
+    metrics.watch_certificate(lambda: 1.0)
     metrics.for_model("m", "0" * 64).ran(Ran(1, 1, 1, [0.1], 0.1, 0.1))
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
     for family in registry.collect():

@@ -54,7 +54,7 @@ class Slow:
     def __init__(self, target: str, metrics_port: int) -> None:
         self.channel = grpc.insecure_channel(target)
         self.dialogue = stubs.DialogueUnderstandingStub(self.channel)
-        self._metrics = f"http://127.0.0.1:{metrics_port}/metrics"
+        self.metrics = f"http://127.0.0.1:{metrics_port}/metrics"
         times = [self.timed() for _ in range(5)]
         self.batch_s = sorted(times)[2]
 
@@ -64,7 +64,7 @@ class Slow:
         return time.monotonic() - begin
 
     def metric(self, name: str, reason: str = "") -> float:
-        told = urllib.request.urlopen(self._metrics).read().decode()
+        told = urllib.request.urlopen(self.metrics).read().decode()
         labels = 'model="tiny",' + (f'reason="{reason}",' if reason else "") + 'version="[0-9a-f]{12}"'
         found = re.search(rf"^{name}{{{labels}}} (\S+)$", told, re.MULTILINE)
         assert found, told
@@ -125,6 +125,41 @@ def test_cancelled_in_the_queue_no_row_is_run(slow: Slow) -> None:
     assert waiting[7].result().timings.batch_size == 1
     assert slow.metric("palm_batch_rows_sum") == rows + 2
     assert slow.metric("palm_dropped_total", "cancelled") == dropped + 7
+
+
+def test_what_waits_and_runs_is_told(slow: Slow) -> None:
+    def told() -> dict[str, float]:
+        text = urllib.request.urlopen(slow.metrics).read().decode()
+        return {
+            name: float(value)
+            for name, value in re.findall(
+                r'^palm_((?:queue_requests|queue_tokens){[^}]*priority="\w+"|rows_in_flight){?[^}]*} (\S+)$',
+                text,
+                re.MULTILINE,
+            )
+        }
+
+    for _ in range(20):
+        running = slow.dialogue.Parse.future(pb.ParseRequest(text="hello"))
+        time.sleep(slow.batch_s / 4)
+        waiting = [slow.dialogue.Parse.future(pb.ParseRequest(text="hi")) for _ in range(3)]
+        waiting += [slow.dialogue.Parse.future(pb.ParseRequest(text="hi", priority=pb.Priority.PRIORITY_BATCH))]
+        time.sleep(slow.batch_s / 4)
+        seen = {re.sub(r"{.*priority=", " ", name): value for name, value in told().items()}
+        for call in (running, *waiting):
+            call.result()
+        if seen["rows_in_flight"] == 1 and seen['queue_requests "batch"'] == 1:
+            break
+    else:
+        raise AssertionError(f"never seen at work: {seen}")
+    assert seen == {
+        "rows_in_flight": 1,
+        'queue_requests "interactive"': 3,
+        'queue_tokens "interactive"': 9,
+        'queue_requests "batch"': 1,
+        'queue_tokens "batch"': 3,
+    }
+    assert set(told().values()) == {0}
 
 
 def test_a_deadline_of_a_millisecond_costs_no_row(slow: Slow) -> None:

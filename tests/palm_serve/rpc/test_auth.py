@@ -134,7 +134,7 @@ class TestTokens:
             ("tokens = 1", "no file of tokens"),
             ("[token.a]", "no file of tokens"),
             ('[tokens.a]\nsha256 = "secret-token"\nscopes = []', r"tokens.a.sha256: String should match"),
-            (entry("a", "x", ("admin",)), "'parse', 'read', 'control' or 'health'"),
+            (entry("a", "x", ("admin",)), "'parse', 'read', 'control', 'metrics' or 'health'"),
             (entry("a", "x", more="expire = 2020-01-01"), "tokens.a.expire: Extra inputs"),
             (entry("a", "x") + entry("b", "x"), "'b' has the proof of 'a': give each one of its own"),
             ('[tokens.a]\nscopes = ["parse"]', "either sha256 or certificate"),
