@@ -63,7 +63,7 @@ class Pipeline:
         self._windows = {name: task.windows for name, task in manifest.tasks.items() if task.windows is not None}
         self._inputs = tuple(tensor.name for tensor in manifest.inputs)
         self._pad_id = manifest.encoder.pad_token_id
-        self._tokenizer = TextTokenizer(bundle.tokenizer_json, manifest.max_length)
+        self._tokenizer = TextTokenizer.shared(bundle.tokenizer_json, manifest.max_length)
         self._decoders = DecoderTable.of(manifest.tasks, bundle.arrays)
 
     def check(self, request: TextRequest) -> tuple[str, ...]:
@@ -220,6 +220,16 @@ class Pipeline:
 
         Stops after `budget_s` seconds; returns how many shapes ran. `observe` is told the padded tokens and the seconds of each.
         """
+        stop = time.perf_counter() + budget_s
+        shapes = self.shapes(limits)
+        for count, (rows, length) in enumerate(shapes):
+            if time.perf_counter() > stop:
+                return count
+            observe(rows * length, self.run_shape(rows, length))
+        return len(shapes)
+
+    def shapes(self, limits: BatchLimits) -> list[tuple[int, int]]:
+        """Rows and tokens of the batches that serving will meet, small ones first."""
         longest = self.bundle.manifest.max_length
         lengths = {min(length, longest) for length in (8, 16, 24, 32, 48, 64, longest)}
         sizes = {
@@ -229,16 +239,15 @@ class Pipeline:
             if rows <= limits.max_rows
         }
         shapes = {self.padded_shape(*size) for size in sizes if size[0] == 1 or size[0] * size[1] <= limits.max_tokens}
-        stop = time.perf_counter() + budget_s
-        for count, (rows, length) in enumerate(sorted(shapes, key=lambda shape: shape[0] * shape[1])):
-            if time.perf_counter() > stop:
-                return count
-            batch = sample_batch(self.bundle, rows, length)
-            self.engine.run(batch)
-            began = time.perf_counter()
-            self.engine.run(batch)  # the first run compiled
-            observe(rows * length, time.perf_counter() - began)
-        return len(shapes)
+        return sorted(shapes, key=lambda shape: shape[0] * shape[1])
+
+    def run_shape(self, rows: int, length: int) -> float:
+        """Runs a batch of arbitrary pieces in this shape, and once more: the seconds of that."""
+        batch = sample_batch(self.bundle, rows, length)
+        self.engine.run(batch)
+        began = time.perf_counter()
+        self.engine.run(batch)  # the first run compiled
+        return time.perf_counter() - began
 
     def probe(self) -> None:
         """Tries the engine on one short text; raises what the engine raises."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
 from typing import NamedTuple, TypeAlias
+from weakref import WeakValueDictionary
 
 from tokenizers import Encoding as RawEncoding
 from tokenizers import Tokenizer
@@ -24,6 +25,15 @@ class TextTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length)
         self.max_length = max_length
+
+    @classmethod
+    def shared(cls, json: str, max_length: int) -> "TextTokenizer":
+        """One that is in use with these contents, else a new one, whose reading holds the interpreter's lock for 20 ms: a version that is
+        swapped in is seldom tokenized otherwise than the one that it replaces."""
+        found = _IN_USE.get((json, max_length))
+        if found is None:
+            found = _IN_USE[json, max_length] = cls(json, max_length)
+        return found
 
     def encode(self, text: str, pair: str | None = None) -> Encoding:
         """Tokenizes one text, or a text and its pair."""
@@ -113,6 +123,9 @@ def bare_tokenizer_json(json: str) -> str:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return str(tokenizer.to_str())
+
+
+_IN_USE: WeakValueDictionary[tuple[str, int], TextTokenizer] = WeakValueDictionary()
 
 
 def _convert(raw: RawEncoding, text: str) -> Encoding:

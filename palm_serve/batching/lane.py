@@ -8,13 +8,17 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 from palm_serve.batching.dispatch import Batch, Dispatcher
 from palm_serve.batching.queue import Entry, Queue
 from palm_serve.errors import PalmServeError
+
+R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +28,8 @@ _FAILURES = 3
 """Batches of a model that fail in a row before its engine counts as broken."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
 """Between trials of a broken engine."""
+_PATIENCE_S = 0.25
+"""What a chore waits for a moment in which nothing else does."""
 
 
 @dataclass(slots=True)
@@ -76,6 +82,16 @@ class _State:
     """When to try it again."""
 
 
+@dataclass(slots=True)
+class _Chore:
+    """Work that is no batch."""
+
+    work: Callable[[], Any]
+    due: float
+    """When it is done although batches wait."""
+    done: "Future[Any]" = field(default_factory=Future)
+
+
 class Lane:
     """One engine at a time.
 
@@ -91,6 +107,7 @@ class Lane:
         self.idle = False
         self._states: dict[Queue[Any], _State] = {}
         self._decodings: queue.SimpleQueue[tuple[_State, Batch[Any], Any, Outcome] | None] = queue.SimpleQueue()
+        self._chores: deque[_Chore] = deque()
         self._undecoded = 0
         self._threads: list[threading.Thread] = []
         self._stopping = False
@@ -119,6 +136,14 @@ class Lane:
         for thread in threads:
             thread.join()
 
+    def between(self, work: Callable[[], R]) -> "Future[R]":
+        """Some work in the engine's thread, between batches: as soon as none waits, or a moment later. The lane must have a tenant until it is done."""
+        chore = _Chore(work, self.clock() + _PATIENCE_S)
+        with self.changed:
+            self._chores.append(chore)
+            self.changed.notify()
+        return chore.done
+
     def _start(self, target: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)
         self._threads.append(thread)
@@ -130,6 +155,8 @@ class Lane:
             while (work := self._next()) is not None:
                 if isinstance(work, _State):
                     self._try(work)
+                elif isinstance(work, _Chore):
+                    _do(work)
                 else:
                     self._run(work)
                 del work  # or the engine of a model that has left would live until there is other work
@@ -142,14 +169,16 @@ class Lane:
                 self._threads = [thread for thread in self._threads if thread is not threading.current_thread()]
                 self._start(self._run_all, "palm-engine")
 
-    def _next(self) -> "Batch[Any] | _State | None":
-        """Blocks until there is something to do: a batch to run, or a broken engine to try; None: the end."""
+    def _next(self) -> "Batch[Any] | _State | _Chore | None":
+        """Blocks until there is something to do: a batch to run, a chore, or a broken engine to try; None: the end."""
         with self.changed:
             while True:
                 now = self.clock()
                 broken = [state for state in self._states.values() if state.pause]
                 if any(state.trial <= now for state in broken):
                     return min(broken, key=lambda state: state.trial)
+                if self._chores and (self._chores[0].due <= now or not self.dispatcher.waiting):
+                    return self._chores.popleft()
                 if self._undecoded < _UNDECODED and (batch := self.dispatcher.next(now)) is not None:
                     return batch
                 if self._stopping:
@@ -228,3 +257,12 @@ class Lane:
         state.pause = state.failures = 0
         log.warning("the engine works again")
         state.tenant.recovered()
+
+
+def _do(chore: _Chore) -> None:
+    if not chore.done.set_running_or_notify_cancel():
+        return
+    try:
+        chore.done.set_result(chore.work())
+    except BaseException as error:  # of whoever waits for it
+        chore.done.set_exception(error)

@@ -47,6 +47,13 @@ def _give_back_memory() -> None:
         trim(0)
 
 
+def _run(pipeline: Pipeline, shape: tuple[int, int]) -> float:
+    """Seconds that the engine was held."""
+    began = time.perf_counter()
+    pipeline.run_shape(*shape)
+    return time.perf_counter() - began
+
+
 @dataclass(frozen=True, slots=True)
 class LoadFailure:
     """What should be in service and cannot be. `error` names files of this machine: not for clients."""
@@ -153,7 +160,7 @@ class Registry:
         pipeline.warm_up(self._limits, observe=timing.run.observe)
 
     async def _check_between(self, pipeline: Pipeline, timing: Timing) -> None:
-        """Golden examples in small batches between those of the models in service: two engines at once would fight for the cores."""
+        """Golden examples in small batches, and warm-up, between the batches of the models in service: two engines at once would fight for the cores."""
         manifest = pipeline.bundle.manifest
         model = LoadedModel(manifest.name, pipeline, self._lane, self._limits, None, timing, Statistics())
         outcomes: list[Prediction | PalmServeError] = []
@@ -161,13 +168,16 @@ class Registry:
         try:
             for start in range(0, len(requests), _GENTLE_ROWS):
                 outcomes += await model.predict_many(requests[start : start + _GENTLE_ROWS])
+            for outcome in outcomes:
+                if isinstance(outcome, PalmServeError) and not isinstance(outcome, InvalidRequest):
+                    raise EngineError(f"{pipeline.bundle.path} cannot be run: {outcome}")
+            pipeline.golden_compare(outcomes)
+            spent = 0.0
+            for shape in pipeline.shapes(self._limits):
+                if spent < _GENTLE_WARM_UP_S:
+                    spent += await asyncio.wrap_future(self._lane.between(functools.partial(_run, pipeline, shape)))
         finally:
             await model.close()
-        for outcome in outcomes:
-            if isinstance(outcome, PalmServeError) and not isinstance(outcome, InvalidRequest):
-                raise EngineError(f"{pipeline.bundle.path} cannot be run: {outcome}")
-        pipeline.golden_compare(outcomes)
-        await asyncio.to_thread(pipeline.warm_up, self._limits, _GENTLE_WARM_UP_S)
 
     def default_traffic(self, name: str) -> Traffic:
         """The shares of a name where nothing else is said."""

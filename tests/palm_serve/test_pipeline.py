@@ -1,6 +1,7 @@
 """Texts in, predictions out."""
 
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine.providers import select_session
 from palm_serve.errors import BundleError, InvalidRequest
 from palm_serve.pipeline import Pipeline
+from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import EngineInfo, TextRequest
 
 
@@ -223,3 +225,18 @@ def test_without_type_ids(tmp_path, make_tiny_bundle):
     pipeline, _ = open_pipeline(make_tiny_bundle(tmp_path / "b", token_types=False))
     assert labels(ask(pipeline, "hi"))[0] == "greeting"
     assert np.isfinite(ask(pipeline, "hi").answers["intent"].label.confidence)
+
+
+def test_versions_share_a_tokenizer_while_one_of_them_is_there(tiny_bundle):
+    """Reading it holds the interpreter's lock, and a swap would be felt by every call."""
+    bundle = load_bundle(tiny_bundle)
+    engine = select_session(bundle, "CPU")
+    one, two = Pipeline(bundle, engine), Pipeline(load_bundle(tiny_bundle), engine)
+    assert one._tokenizer is two._tokenizer
+    shorter = TextTokenizer.shared(bundle.tokenizer_json, 7)
+    assert shorter.max_length == 7, "another length is another tokenizer"
+    before = weakref.ref(one._tokenizer)
+    del one
+    assert before() is two._tokenizer
+    del two
+    assert before() is None
