@@ -233,10 +233,9 @@ def test_versions_share_a_tokenizer_while_one_of_them_is_there(tiny_bundle):
     engine = select_session(bundle, "CPU")
     one, two = Pipeline(bundle, engine), Pipeline(load_bundle(tiny_bundle), engine)
     assert one._tokenizer is two._tokenizer
-    shorter = TextTokenizer.shared(bundle.tokenizer_json, 7)
-    assert shorter.max_length == 7, "another length is another tokenizer"
-    before = weakref.ref(one._tokenizer)
-    del one
-    assert before() is two._tokenizer
-    del two
-    assert before() is None
+    seven, again = (TextTokenizer.shared(bundle.tokenizer_json, 7) for _ in range(2))
+    assert seven is again
+    assert seven.max_length == 7, "another length is another tokenizer"
+    seen = weakref.ref(seven)
+    del seven, again
+    assert seen() is None, "nothing else keeps it"
