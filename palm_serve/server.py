@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
+_QUIET_S, _LULL_S = 0.05, 1.0
+"""How long nobody must have come before the connections are closed, and how long that is waited for."""
 _FLUSH_S = 0.5
 """What answers that are computed get to reach the wire before the connections are closed."""
 
@@ -136,8 +138,12 @@ class Server:
         await self._stop_watching()
         await asyncio.sleep(self._options.drain_grace)
         deadline = time.monotonic() + self._options.stop_timeout
-        stopping = asyncio.create_task(self._server.stop(self._options.stop_timeout))
+        # gRPC cancels what it has taken in and not handed over when it is stopped, and nobody asks again after CANCELLED. So those who
+        # still come hear UNAVAILABLE first, until nobody comes.
+        self._lifecycle.state = State.STOPPING
         self._lifecycle.end_streams()
+        await self._lifecycle.quiet(_QUIET_S, min(_LULL_S, self._options.stop_timeout))
+        stopping = asyncio.create_task(self._server.stop(max(0.0, deadline - time.monotonic())))
         idle = asyncio.create_task(self._lifecycle.idle())
         await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
         # Reflection streams are nobody's work and would hold the server until the timeout.

@@ -7,7 +7,6 @@ message that does not parse with UNKNOWN and a class name.
 import asyncio
 import copy
 import logging
-import string
 import time
 import urllib.parse
 import uuid
@@ -20,7 +19,7 @@ import grpc
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import DecodeError, Message
 
-from palm_serve.errors import InvalidRequest, Overloaded, Unavailable
+from palm_serve.errors import InvalidRequest, Overloaded
 from palm_serve.rpc.auth import Scope
 from palm_serve.rpc.gate import Client, Gate
 from palm_serve.rpc.lifecycle import Lifecycle, State
@@ -46,7 +45,6 @@ _LONGEST = {
 """Metadata that is read, and its longest value."""
 _TOLD = 32
 """Answers of a call that are told one by one: a stream may hold any number."""
-_HEADER_SAFE = string.printable[:95]
 
 M = TypeVar("M", bound=Message)
 
@@ -187,8 +185,8 @@ class Calls:
         try:
             call.client = self._gate.identify(context, scope)
             with self._gate.admit(call.client, scope), self._lifecycle.call():
-                if self._lifecycle.state is State.LOADING and scope is not Scope.HEALTH:
-                    raise Unavailable("the server is loading its models: try again in a moment")
+                if scope is not Scope.HEALTH:
+                    self._lifecycle.check()
                 yield call
             code = grpc.StatusCode.OK
         except asyncio.CancelledError:
@@ -224,7 +222,7 @@ class Calls:
             client="nobody known" if call.client is None else call.client.name,
             health=scope is Scope.HEALTH,
             stream=stream,
-            draining=self._lifecycle.state is State.DRAINING,
+            draining=self._lifecycle.state in (State.DRAINING, State.STOPPING),
             reason=reason,
             texts=call.texts,
             answered=call.answered,
@@ -274,5 +272,5 @@ def _call(context: grpc.aio.ServicerContext) -> Call:
 
 def _echo(call: Call) -> tuple[tuple[str, str], ...]:
     # A header holds printable ASCII only; what else an id holds is percent-encoded.
-    plain = all(character in _HEADER_SAFE for character in call.request_id)
+    plain = call.request_id.isascii() and call.request_id.isprintable()
     return ((REQUEST_ID_KEY, call.request_id if plain else urllib.parse.quote(call.request_id)),)

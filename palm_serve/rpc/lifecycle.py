@@ -1,6 +1,7 @@
 """Where a server stands between start and stop, and what it still has to finish."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from enum import Enum
@@ -11,11 +12,12 @@ _ENDED = "the server is shutting down: open the stream again, another replica ca
 
 
 class State(Enum):
-    """LOADING: calls are refused. DRAINING: health says so already, calls are still answered."""
+    """LOADING: calls are refused. DRAINING: health says so already, calls are still answered. STOPPING: new calls are refused."""
 
     LOADING = 0
     SERVING = 1
     DRAINING = 2
+    STOPPING = 3
 
 
 class Lifecycle:
@@ -25,6 +27,7 @@ class Lifecycle:
         self._state = State.LOADING
         self._changed = asyncio.Event()
         self._in_flight = 0
+        self._begun = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._ended = False
@@ -40,6 +43,13 @@ class Lifecycle:
         self._state = state
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def check(self) -> None:
+        """Raises Unavailable where new calls are refused."""
+        if self._state is State.LOADING:
+            raise Unavailable("the server is loading its models: try again in a moment")
+        if self._state is State.STOPPING:
+            raise Unavailable("the server is shutting down: another replica can answer")
 
     async def change(self, timeout_s: float) -> None:
         """Returns when the state was set, or after `timeout_s` seconds."""
@@ -58,6 +68,7 @@ class Lifecycle:
     def call(self) -> Iterator[None]:
         """Around a call in flight."""
         self._in_flight += 1
+        self._begun += 1
         self._idle.clear()
         try:
             yield
@@ -69,6 +80,13 @@ class Lifecycle:
     async def idle(self) -> None:
         """Returns when no call is in flight."""
         await self._idle.wait()
+
+    async def quiet(self, pause_s: float, timeout_s: float) -> None:
+        """Returns when no call has begun for `pause_s` seconds, or after `timeout_s`."""
+        end, begun = time.monotonic() + timeout_s, -1
+        while begun != self._begun and time.monotonic() < end:
+            begun = self._begun
+            await asyncio.sleep(pause_s)
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[None]:

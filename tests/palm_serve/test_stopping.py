@@ -1,6 +1,7 @@
 """How a real server ends: first not ready, then no new calls, then whatever still runs, in bounded time."""
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,3 +47,29 @@ def test_who_reads_no_answers_cannot_hold_up_the_stop(start_server: Callable[...
         process.process.send_signal(signal.SIGTERM)
         assert process.finish(20) == 0
         assert time.monotonic() - began < 10
+
+
+def test_who_asks_to_the_last_moment_hears_unavailable(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
+    """Nobody tries again what was CANCELLED: that is what gRPC says of calls that it has taken in and not handed over when it stops."""
+    process = start_server(tiny_bundle, "--drain-grace", "0.1")
+    target, codes = process.target(), []
+
+    def ask() -> None:
+        with grpc.insecure_channel(target, (("grpc.use_local_subchannel_pool", 1),)) as channel:
+            parse = stubs.DialogueUnderstandingStub(channel).Parse
+            while True:
+                try:
+                    parse(pb.ParseRequest(text="hello"), timeout=20)
+                except grpc.RpcError as error:
+                    codes.append(error.code().name)
+                    return
+
+    callers = [threading.Thread(target=ask) for _ in range(16)]
+    for caller in callers:
+        caller.start()
+    time.sleep(0.5)
+    process.process.send_signal(signal.SIGTERM)
+    for caller in callers:
+        caller.join(30)
+    assert process.finish() == 0
+    assert codes == ["UNAVAILABLE"] * 16
