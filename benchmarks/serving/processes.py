@@ -75,6 +75,10 @@ class Process:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> int:
+        """Tells it to end and waits; the exit code."""
         self._process.terminate()
         try:
             self._process.wait(_STOP_S)
@@ -83,6 +87,7 @@ class Process:
             self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+        return self._process.returncode
 
 
 def usage(pid: int) -> Usage:
