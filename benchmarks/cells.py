@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ class Cell:
         fold: of cross-validation; None without.
         overrides: `KEY=VALUE` for `--set`.
         script: what it trains with in the place of `palm-train run`.
+        needs: cells whose runs it learns from: they are trained before it, and kept until it is.
     """
 
     task: str
@@ -39,6 +40,7 @@ class Cell:
     fold: int | None = None
     overrides: tuple[str, ...] = ()
     script: Path | None = None
+    needs: tuple["Cell", ...] = ()
 
     @property
     def name(self) -> str:
@@ -52,6 +54,8 @@ class Cell:
         said: list[Any] = [tomllib.loads(self.config.read_text(encoding="utf-8")), self.overrides]
         if self.script is not None:
             said.append(self.script.read_text(encoding="utf-8"))
+        if self.needs:
+            said.append([(cell.name, cell.digest) for cell in self.needs])
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
     def about(self, seconds: int | None) -> dict[str, Any]:
@@ -107,14 +111,21 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
 def train_cells(
     cells: Sequence[Cell], measure: Measure, place: Place, results: Path, jobs: int, *, keep: bool = False
 ) -> int:
-    """Trains the cells that the results do not hold, and returns how many failed. A failure does not stop the others; Ctrl-C does."""
+    """Trains the cells that the results do not hold, and returns how many failed. A failure does not stop the others; Ctrl-C does.
+
+    What a missing cell needs is trained again where its scores are known and its run is gone.
+    """
     known = read_results(results)
     missing = [cell for cell in cells if known.get(cell.name, {}).get("settings") != cell.digest]
+    ordered = list(dict.fromkeys(one for cell in missing for one in (*cell.needs, cell)))
     print(f"{len(cells)} cells, {len(missing)} to train", flush=True)
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    stop, failed = Event(), 0
+    stop, failed, waiting = Event(), 0, set(ordered)
+    begun: dict[Cell, Future[dict[str, Any] | None]] = {}
 
     def train(cell: Cell) -> dict[str, Any] | None:
+        for other in cell.needs:
+            begun[other].result()
         if stop.is_set():
             return None
         try:
@@ -128,10 +139,15 @@ def train_cells(
             raise
 
     with ThreadPoolExecutor(jobs) as pool:
-        running = {pool.submit(train, cell): cell for cell in missing}
+        for cell in ordered:  # what is needed goes first, so that no thread waits for what none has begun
+            begun[cell] = pool.submit(train, cell)
+        cell_of = {future: cell for cell, future in begun.items()}
         try:
-            for done in as_completed(running):
-                failed += not _store(done, running[done], place, results, keep)
+            for done in as_completed(cell_of):
+                waiting.remove(cell_of[done])
+                failed += not _store(done, cell_of[done], results)
+                if not keep:
+                    _clear(set(ordered) - waiting, waiting, place, results)
         except KeyboardInterrupt:
             stop.set()  # what runs was interrupted with this process, and saves what it has
     if stop.is_set():
@@ -139,19 +155,27 @@ def train_cells(
     return failed
 
 
-def _store(done: Future[dict[str, Any] | None], cell: Cell, place: Place, results: Path, keep: bool) -> bool:
-    """Writes a finished cell into the results; False when it failed."""
+def _store(done: Future[dict[str, Any] | None], cell: Cell, results: Path) -> bool:
+    """Writes a finished cell into the results, unless they hold it; False when it failed."""
     try:
         found = done.result()
     except subprocess.CalledProcessError as error:
         print(f"{cell.name} failed with exit code {error.returncode}", file=sys.stderr, flush=True)
         return False
-    if found is not None:
-        write_results(results, {**read_results(results), cell.name: found})
+    known = read_results(results)
+    if found is not None and known.get(cell.name, {}).get("settings") != cell.digest:
+        write_results(results, {**known, cell.name: found})
         print(f"{cell.name}: {json.dumps(found['test'])}", flush=True)
-        if not keep:
-            shutil.rmtree(place.run(cell))
     return True
+
+
+def _clear(finished: Set[Cell], waiting: Set[Cell], place: Place, results: Path) -> None:
+    """Deletes the runs whose scores are in the results and that no cell waits for. Those of failed cells stay, to be resumed."""
+    known = read_results(results)
+    awaited = {needed for cell in waiting for needed in cell.needs}
+    for cell in finished - awaited:
+        if known.get(cell.name, {}).get("settings") == cell.digest:
+            shutil.rmtree(place.run(cell), ignore_errors=True)
 
 
 def numbers(text: str) -> list[int]:

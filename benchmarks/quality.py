@@ -34,16 +34,31 @@ FIVE, THREE = (13, 14, 15, 16, 17), (13, 14, 15)
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to train a set: its configuration, what is changed in it, and the seeds that the table wants."""
+    """A way to train a set: its configuration, what is changed in it, and the seeds that the table wants.
+
+    `teachers` names the variant of the same set whose other seeds teach it.
+    """
 
     config: Path
     seeds: Sequence[int] = THREE
     overrides: tuple[str, ...] = ()
+    teachers: str | None = None
 
 
-def _tenth(*overrides: str) -> Variant:
-    """A tool for small data, tried where data is smallest."""
-    return Variant(CONFIGS / "tenth.toml", THREE, overrides)
+def tools(config: Path, base: str, data: str, seeds: Sequence[int] = THREE) -> dict[str, Variant]:
+    """Every tool alone on a configuration: `base` is the variant of the set without any, `data` the data set."""
+    changes = {
+        "r_drop": "train.r_drop=1.0",
+        "fgm": "train.fgm=1.0",
+        "ema": "train.ema_decay=0.99",
+        "layer_decay": "train.layer_decay=0.9",
+        "label_smoothing": "train.label_smoothing=0.1",
+        "word_dropout": "train.word_dropout=0.1",
+        "average_best": "train.average_best=5",
+        "substitute": f"data.{data}.substitute=0.5",
+    }
+    alone = {name: Variant(config, seeds, (change,)) for name, change in changes.items()}
+    return {**alone, "teachers": Variant(config, seeds, teachers=base)}
 
 
 SETS: Mapping[str, Mapping[str, Variant]] = {
@@ -65,19 +80,12 @@ SETS: Mapping[str, Mapping[str, Variant]] = {
     "three": {"minilm": Variant(CONFIGS / "three.toml")},
     "mixatis": {"minilm": Variant(CONFIGS / "mixatis.toml")},
     "tenth": {
-        "joint": _tenth(),
+        "joint": Variant(CONFIGS / "tenth.toml"),
         "intent alone": Variant(CONFIGS / "tenth_intent.toml"),
         "slots alone": Variant(CONFIGS / "tenth_slots.toml"),
         "masked words": Variant(CONFIGS / "tenth_words.toml"),
         "with snips": Variant(CONFIGS / "tenth_corpus.toml"),
-        "r_drop": _tenth("train.r_drop=1.0"),
-        "fgm": _tenth("train.fgm=1.0"),
-        "ema": _tenth("train.ema_decay=0.99"),
-        "layer_decay": _tenth("train.layer_decay=0.9"),
-        "label_smoothing": _tenth("train.label_smoothing=0.1"),
-        "word_dropout": _tenth("train.word_dropout=0.1"),
-        "average_best": _tenth("train.average_best=5"),
-        "substitute": _tenth("data.atis.substitute=0.5"),
+        **tools(CONFIGS / "tenth.toml", "joint", "atis"),
     },
 }
 
@@ -94,12 +102,19 @@ def cells_of(only: Sequence[str], seeds: Sequence[int] | None) -> list[Cell]:
         if name not in known and name not in SETS:
             sys.exit(f"--only {name}: no such set; known: {', '.join([*SETS, *known])}")
     return [
-        Cell(name, variant, how.config, seed, overrides=how.overrides)
+        _cell(name, variant, seed)
         for seed in seeds or FIVE
         for name, variants in SETS.items()
         for variant, how in variants.items()
         if (seeds or seed in how.seeds) and (not only or name in only or f"{name}:{variant}" in only)
     ]
+
+
+def _cell(name: str, variant: str, seed: int) -> Cell:
+    how = SETS[name][variant]
+    others = [other for other in SETS[name][how.teachers].seeds if other != seed] if how.teachers else []
+    needs = tuple(_cell(name, str(how.teachers), other) for other in others)
+    return Cell(name, variant, how.config, seed, overrides=how.overrides, needs=needs)
 
 
 def measure(cell: Cell, place: Place, threads: int | None) -> dict[str, Any]:
@@ -108,7 +123,9 @@ def measure(cell: Cell, place: Place, threads: int | None) -> dict[str, Any]:
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
     began, resumed = time.monotonic(), run.exists()
-    train_run(cell.config, run, [*cell.overrides, f"train.seed={cell.seed}"], environment)
+    teachers = [str(place.run(other)) for other in cell.needs]
+    learned_from = [f"train.teachers={json.dumps(teachers)}"] if teachers else []
+    train_run(cell.config, run, [*cell.overrides, *learned_from, f"train.seed={cell.seed}"], environment)
     seconds = None if resumed else round(time.monotonic() - began)
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     return {

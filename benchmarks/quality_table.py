@@ -1,6 +1,5 @@
 """The results of quality.py as Markdown tables."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from common import mean_and_half_interval
@@ -40,6 +39,9 @@ UNSEEN = (
     ("intent alone", "intent alone"),
     ("slots alone", "slots alone"),
 )
+TOOLS = (("tenth", "joint", "a tenth of ATIS"), ("snips", "minilm", "SNIPS"))
+"""Sets on which tools are tried, the variant without any, and what the set is."""
+NO_TOOLS = {"minilm", "scratch", *(variant for variant, _ in (*SMALL, *UNSEEN))}
 WORST_DIFFERENCE = -0.3
 """No task of three corpora in one model may be worse than alone by more."""
 
@@ -57,7 +59,10 @@ def tables(results: dict[str, dict[str, object]]) -> str:
             _variants(cells, "atis", UNSEEN, "unseen"),
         ),
         ("SNIPS, the same", _variants(cells, "snips", UNSEEN, "unseen")),
-        ("What each tool changes, on a tenth of ATIS, paired by seed", _tools(cells)),
+        *(
+            (f"What each tool changes, on {name}, paired by seed", _tools(cells, task, base))
+            for task, base, name in TOOLS
+        ),
     )
     return "\n".join(f"{title}:\n\n" + "\n".join(lines(rows)) + "\n" for title, rows in made if len(rows) > 1)
 
@@ -129,18 +134,13 @@ def _variants(cells: Results, task: str, names: tuple[tuple[str, str], ...], spl
     return rows
 
 
-def _tools(cells: Results) -> list[tuple[str, ...]]:
-    base = of(cells, "tenth", "joint", EXACT)
-    told = {variant for variant, _ in SMALL}
+def _tools(cells: Results, task: str, plain: str) -> list[tuple[str, ...]]:
+    base = of(cells, task, plain, EXACT)
     rows = [("tool", "seeds", "intent", "slot F1", "exact match", "exact match on dev")]
-    for variant in _tried(cells):
-        own = of(cells, "tenth", variant, EXACT)
+    for variant in sorted({str(c["variant"]) for c in cells if c["task"] == task} - NO_TOOLS):
+        own = of(cells, task, variant, EXACT)
         pairs = [(metric, "test") for metric in COLUMNS] + [(EXACT, "dev")]
         values = [paired(own, base, metric, split) for metric, split in pairs]
-        if variant not in told and values[0]:
+        if values[0]:
             rows.append((f"`{variant}`", str(len(values[0])), *map(difference, values)))
     return rows
-
-
-def _tried(cells: Results) -> Iterator[str]:
-    yield from sorted({str(c["variant"]) for c in cells if c["task"] == "tenth"})

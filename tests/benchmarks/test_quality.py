@@ -1,6 +1,10 @@
 """The quality benchmark: which cells there are, how they are scored, what its tables say."""
 
+import subprocess
+
 import pytest
+
+from palm_trainer.config import load_config
 
 
 def cell(task, variant, seed, **splits):
@@ -14,6 +18,33 @@ def scores(intent, slots, exact):
 def line_of(text, begin):
     (line,) = (line for line in text.splitlines() if line.startswith(f"| {begin} "))
     return [part.strip() for part in line.strip("|").split("|")]
+
+
+@pytest.fixture
+def tiny_cell(tmp_path):
+    """`make(variant, seed, task="tenth", needs=())` gives cells of a tiny model on three texts of ATIS' form, and where they are trained."""
+    import quality
+    from cells import Cell, Place
+
+    for split, rows in {"train": 3, "dev": 2, "test": 2}.items():
+        folder = tmp_path / "data/atis" / split
+        folder.mkdir(parents=True)
+        texts, intents = ["fly to bonn", "go to rome", "fly to oslo"], ["fly#go", "go", "fly"]
+        for name, column in {"seq.in": texts, "seq.out": ["O O B-city"] * 3, "label": intents}.items():
+            (folder / name).write_text("".join(f"{line}\n" for line in column[:rows]), encoding="utf-8")
+    (tmp_path / "work/atis_unseen").mkdir(parents=True)
+    for name in ("seq.in", "seq.out", "label"):
+        text = (tmp_path / "data/atis/test" / name).read_text(encoding="utf-8").splitlines()[0]
+        (tmp_path / "work/atis_unseen" / name).write_text(text + "\n", encoding="utf-8")
+    config = tmp_path / "tiny.toml"
+    text = (quality.EXAMPLES / "atis.toml").read_text(encoding="utf-8")
+    text = text.replace('model = "minilm-l6-en"', 'model = "scratch"\nlayers = 1\nhidden_size = 8\nheads = 1')
+    config.write_text(text.replace("epochs = 20", "epochs = 1"), encoding="utf-8")
+
+    def make(variant, seed, task="tenth", needs=()):
+        return Cell(task, variant, config, seed, needs=needs)
+
+    return make, Place(tmp_path / "data", tmp_path / "work")
 
 
 def test_cells_have_the_seeds_that_the_issue_names():
@@ -50,27 +81,113 @@ def test_overrides_make_another_cell():
     assert plain.digest != tool.digest
 
 
-def test_a_trained_cell_is_scored_on_unseen_values_and_by_both_protocols(monkeypatch, tmp_path):
+def test_an_ensemble_learns_from_the_other_seeds_of_the_joint_cell():
+    import quality
+
+    (cell,) = quality.cells_of(["tenth:teachers"], [14])
+    joint = {one.seed: one for one in quality.cells_of(["tenth:joint"], None)}
+    assert cell.needs == (joint[13], joint[15])
+    assert cell.digest != joint[14].digest
+
+
+def test_the_matrix_of_tools_is_made_for_any_set():
+    import quality
+
+    made = quality.tools(quality.EXAMPLES / "snips.toml", "minilm", "snips")
+    assert made.keys() < quality.SETS["tenth"].keys()
+    assert made["substitute"].overrides == ("data.snips.substitute=0.5",)
+    assert made["teachers"].teachers == "minilm"
+
+
+@pytest.fixture
+def lane(tmp_path):
+    """`lane(cells, jobs=1, keep=False, failing=())`: trains cells as the script does, but a training takes no time.
+
+    What was trained, in its order, how many failed, and what runs are left.
+    """
+    from cells import Place, train_cells
+
+    config = tmp_path / "a.toml"
+    config.write_text("", encoding="utf-8")
+    place, results = Place(tmp_path, tmp_path), tmp_path / "results.json"
+
+    def run(cells, jobs=1, keep=False, failing=()):
+        trained = []
+
+        def measure(cell, place, threads):
+            if cell.name in failing:
+                raise subprocess.CalledProcessError(2, "palm-train")
+            assert all(place.run(other).is_dir() for other in cell.needs)
+            if not place.run(cell).exists():
+                trained.append(cell.name)
+                place.run(cell).mkdir(parents=True)
+            return {**cell.about(1), "test": {}}
+
+        failed = train_cells(cells, measure, place, results, jobs, keep=keep)
+        runs = place.work / "runs"
+        return trained, failed, sorted(path.name.rpartition("-")[0] for path in runs.iterdir()) if runs.exists() else []
+
+    run.config = config
+    return run
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_what_a_cell_needs_is_trained_before_it_and_kept_until_then(lane, jobs):
+    from cells import Cell, read_results
+
+    teachers = tuple(Cell("t", "joint", lane.config, seed) for seed in (2, 3))
+    taught = Cell("t", "teachers", lane.config, 1, needs=teachers)
+    trained, failed, left = lane([taught, Cell("t", "joint", lane.config, 2), Cell("u", "x", lane.config, 1)], jobs)
+    assert (set(trained), failed) == ({"t/joint/seed2", "t/joint/seed3", "t/teachers/seed1", "u/x/seed1"}, 0)
+    assert trained.index("t/teachers/seed1") > max(map(trained.index, ("t/joint/seed2", "t/joint/seed3")))
+    assert left == []
+    assert len(read_results(lane.config.parent / "results.json")) == 4
+    assert lane([taught]) == ([], 0, [])
+
+
+def test_a_teacher_whose_run_is_gone_is_trained_again_and_its_scores_stay(lane):
+    from cells import Cell, read_results
+
+    teacher = Cell("t", "joint", lane.config, 2)
+    assert lane([teacher]) == (["t/joint/seed2"], 0, [])
+    before = read_results(lane.config.parent / "results.json")["t/joint/seed2"]
+    taught = Cell("t", "teachers", lane.config, 1, needs=(teacher,))
+    assert lane([taught], keep=True) == (
+        ["t/joint/seed2", "t/teachers/seed1"],
+        0,
+        ["t-joint-seed2", "t-teachers-seed1"],
+    )
+    assert read_results(lane.config.parent / "results.json")["t/joint/seed2"] == before
+
+
+def test_a_cell_whose_teacher_failed_fails_with_it(lane, capsys):
+    from cells import Cell
+
+    teachers = tuple(Cell("t", "joint", lane.config, seed) for seed in (2, 3))
+    taught = Cell("t", "teachers", lane.config, 1, needs=teachers)
+    trained, failed, left = lane([taught], failing={"t/joint/seed2"})
+    assert (trained, failed, left) == (["t/joint/seed3"], 2, [])
+    assert "t/teachers/seed1 failed with exit code 2" in capsys.readouterr().err
+
+
+def test_a_real_cell_is_taught_by_a_real_run(tiny_cell):
+    import quality
+
+    make, place = tiny_cell
+    teacher = make("joint", 2)
+    quality.measure(teacher, place, 1)
+    found = quality.measure(make("teachers", 1, needs=(teacher,)), place, 1)
+    assert {"intent accuracy", "slots f1", "exact_match"} <= found["test"].keys()
+    run = place.run(make("teachers", 1, needs=(teacher,)))
+    assert load_config(run / "config.toml").train.teachers == (place.run(teacher),)
+
+
+def test_a_trained_cell_is_scored_on_unseen_values_and_by_both_protocols(tiny_cell):
     """A real run of a tiny model, in the place of a set that has further splits."""
     import quality
-    from cells import Cell, Place
 
-    for split, rows in {"train": 3, "dev": 2, "test": 2}.items():
-        folder = tmp_path / "data/atis" / split
-        folder.mkdir(parents=True)
-        texts, intents = ["fly to bonn", "go to rome", "fly to oslo"], ["fly#go", "go", "fly"]
-        for name, column in {"seq.in": texts, "seq.out": ["O O B-city"] * 3, "label": intents}.items():
-            (folder / name).write_text("".join(f"{line}\n" for line in column[:rows]), encoding="utf-8")
-    (tmp_path / "work/atis_unseen").mkdir(parents=True)
-    for name in ("seq.in", "seq.out", "label"):
-        text = (tmp_path / "data/atis/test" / name).read_text(encoding="utf-8").splitlines()[0]
-        (tmp_path / "work/atis_unseen" / name).write_text(text + "\n", encoding="utf-8")
-    config = tmp_path / "tiny.toml"
-    text = (quality.EXAMPLES / "atis.toml").read_text(encoding="utf-8")
-    text = text.replace('model = "minilm-l6-en"', 'model = "scratch"\nlayers = 1\nhidden_size = 8\nheads = 1')
-    config.write_text(text.replace("epochs = 20", "epochs = 1"), encoding="utf-8")
-    place = Place(tmp_path / "data", tmp_path / "work")
-    found = quality.measure(Cell("atis", "minilm", config, 13), place, 1)
+    make, place = tiny_cell
+    found = quality.measure(make("minilm", 13, task="atis"), place, 1)
     assert found["protocols"].keys() == {"intent accuracy", "intent any-of accuracy"}
     assert found["protocols"]["intent accuracy"] == pytest.approx(found["test"]["intent accuracy"])
     assert found["unseen"].keys() == found["test"].keys()
