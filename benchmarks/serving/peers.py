@@ -14,11 +14,14 @@ gives to the peer's most within PALM's p99. A peer that cannot be installed or s
 
 import dataclasses
 import json
+import math
 import os
-import statistics
+import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ from environments import NotToBeHadError, Peer, install, read_peers
 from generator import Point, measure
 from servers import Server
 from shared import Settings, tasks_of
-from table import figures_table, ratios, ratios_table, verdicts
+from table import Ratio, Rounds, figures_table, ratios, ratios_table, verdicts
 
 from palm_serve.bench.load import Load
 from palm_serve.bundle.loader import load_bundle
@@ -41,6 +44,8 @@ from palm_serve.client import Client
 PALM, CONTROL, RAY = "PALM", "control (PALM)", "Ray Serve"
 _TUNED_AT = (64, 256)
 _SHOWN = 3
+FAILURES = (NotToBeHadError, RuntimeError, OSError)
+"""Of a server, which do not end the others' measurement."""
 
 
 class Benchmark:
@@ -57,7 +62,7 @@ class Benchmark:
 
     def palm(self, name: str) -> Server:
         """A server of ours, as `palm-serve run` starts it."""
-        engine = ("--provider", self.arguments.provider, "--precision", self.arguments.precision)
+        engine = ("--provider", self.settings.provider, "--precision", self.settings.precision)
         run = ("-m", "palm_serve.cli", "run", self.arguments.bundle.resolve(), *engine)
         command = [sys.executable, *run, "--port", "{port}", "--log-level", "error"]
         return self._server(name, command, self.settings, {}, "parse")
@@ -109,65 +114,76 @@ class Benchmark:
             self.check(server)
             return {count: self.point(server, count, self.arguments.seconds) for count in callers}
 
-    def tune(self, peer: Peer, interpreter: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The settings of its grid with the most answers, in the geometric mean over 64 and 256 calls in flight; and what each gave."""
+    def tune(self, peer: Peer, interpreter: Path) -> list[dict[str, Any]]:
+        """What each settings of its grid gave. Raises NotToBeHadError where none works."""
         told: list[dict[str, Any]] = []
         for chosen in peer.grid:
-            with self.peer(peer, interpreter, chosen) as server:
-                self.check(server)
-                rates = [self.point(server, count, self.arguments.tune).rate for count in _TUNED_AT]
-            told.append({"settings": chosen, "calls_per_s": [round(rate, 1) for rate in rates]})
-            print(f"  {peer.title} {chosen}: {' / '.join(f'{rate:,.0f}' for rate in rates)} calls/s", file=sys.stderr)
-        return max(told, key=lambda row: statistics.geometric_mean([max(rate, 1e-9) for rate in row["calls_per_s"]]))[
-            "settings"
-        ], told
+            row: dict[str, Any] = {"settings": chosen}
+            try:
+                with self.peer(peer, interpreter, chosen) as server:
+                    self.check(server)
+                    row["calls_per_s"] = [self.point(server, count, self.arguments.tune).rate for count in _TUNED_AT]
+            except FAILURES as error:
+                row["failed"] = str(error)
+            print(f"  {peer.title} {row}", file=sys.stderr)
+            told.append(row)
+        if not any("calls_per_s" in row for row in told):
+            raise NotToBeHadError(told[0]["failed"])
+        return told
+
+
+def best_of(grid: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The settings with the most answers, in the geometric mean over the loads; those that failed have none."""
+
+    def answers(row: dict[str, Any]) -> float:
+        return math.prod(row.get("calls_per_s", [0.0]))
+
+    found: dict[str, Any] = max(grid, key=answers)["settings"]
+    return found
 
 
 def prepare(
-    benchmark: Benchmark, peers: Sequence[Peer], known: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Installs and tunes: by title a way to start it with its settings; and why others are not to be had."""
-    ready: dict[str, Any] = {}
-    lost: dict[str, str] = {}
+    benchmark: Benchmark, peers: Sequence[Peer], known: dict[str, Any], lost: dict[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Installs and tunes; by title what starts it, with which settings and packages. Those that are not to be had go to `lost`."""
+    ready: dict[str, dict[str, Any]] = {}
     for peer in peers:
         try:
             interpreter = install(peer, benchmark.work)
             if peer.title in known:
-                chosen, grid = known[peer.title]["settings"], known[peer.title].get("grid", [])
+                chosen, grid = known[peer.title]["settings"], known[peer.title]["grid"]
             elif benchmark.arguments.tune:
-                chosen, grid = benchmark.tune(peer, interpreter)
+                grid = benchmark.tune(peer, interpreter)
+                chosen = best_of(grid)
             else:
                 chosen, grid = peer.grid[0], []
-        except (NotToBeHadError, RuntimeError, OSError) as error:
+        except FAILURES as error:
             lost[peer.title] = str(error)
             print(f"  {error}", file=sys.stderr)
         else:
-            start = lambda peer=peer, interpreter=interpreter, chosen=chosen: benchmark.peer(peer, interpreter, chosen)  # noqa: E731
+            start = partial(benchmark.peer, peer, interpreter, chosen)
             ready[peer.title] = {"start": start, "settings": chosen, "grid": grid, "packages": peer.packages}
-    return ready, lost
+    return ready
 
 
 def run(
-    benchmark: Benchmark, starts: dict[str, Callable[[], Server]]
-) -> tuple[dict[str, list[dict[int, Point]]], dict[str, str]]:
-    """Interleaved rounds; in each the first of the round before is the last. A server that fails takes no part in what follows."""
-    arguments = benchmark.arguments
+    benchmark: Benchmark, starts: dict[str, Callable[[], Server]], figures: dict[str, Rounds], lost: dict[str, str]
+) -> None:
+    """Interleaved rounds; each begins with another server. Where one fails, its round is left out and the reason goes to `lost`."""
+    arguments, names = benchmark.arguments, list(starts)
     callers = sorted({*arguments.callers, *arguments.beside})
-    figures: dict[str, list[dict[int, Point]]] = {name: [] for name in starts}
-    lost: dict[str, str] = {}
     for number in range(arguments.rounds):
-        names = list(starts)
         turn = number % len(names)
-        for name in [name for name in (*names[turn:], *names[:turn]) if name not in lost]:
+        for name in (*names[turn:], *names[:turn]):
             try:
-                figures[name].append(benchmark.round(starts[name], callers))
-            except (NotToBeHadError, RuntimeError, OSError) as error:
-                lost[name] = str(error)
+                points = benchmark.round(starts[name], callers)
+            except FAILURES as error:
+                lost[f"{name}, round {number + 1}"] = str(error)
                 print(f"  {error}", file=sys.stderr)
             else:
-                rates = ", ".join(f"{point.rate:,.0f} at {count}" for count, point in figures[name][-1].items())
-                print(f"  round {number + 1}: {name} {rates}", file=sys.stderr)
-    return {name: rounds for name, rounds in figures.items() if name not in lost}, lost
+                figures.setdefault(name, {})[number] = points
+                rates = ", ".join(f"{point.rate:,.0f} at {count}" for count, point in points.items())
+                print(f"  round {number + 1}: {name}: {rates}", file=sys.stderr)
 
 
 def parser() -> ArgumentParser:
@@ -190,90 +206,83 @@ def parser() -> ArgumentParser:
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Prints the tables; `--json` also writes them."""
+    """Prints the tables; `--json` also writes them. What was measured is told also when it is interrupted."""
     arguments = parser().parse_args(given)
     known = json.loads(arguments.settings.read_text(encoding="utf-8"))["peers"] if arguments.settings else {}
     benchmark = Benchmark(arguments)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that servers are ended
+    figures: dict[str, Rounds] = {}
+    lost: dict[str, str] = {}
     load_before = os.getloadavg()[0]
     benchmark.learn()
     described = read_peers()
-    ready, lost = prepare(benchmark, [described[name] for name in arguments.peers], known)
-    starts: dict[str, Callable[[], Server]] = {PALM: lambda: benchmark.palm(PALM)}
-    starts |= {title: about["start"] for title, about in ready.items()}
-    starts[CONTROL] = lambda: benchmark.palm(CONTROL)
-    figures, failed = run(benchmark, starts)
-    lost |= failed
-    if PALM not in figures:
-        sys.exit(f"PALM itself failed: {lost[PALM]}")
-    compared = ratios(
-        figures[PALM], {name: rounds for name, rounds in figures.items() if name != PALM}, arguments.callers
-    )
-    show(benchmark, figures, compared, ready, lost, load_before)
-    if arguments.json:
-        told = {
-            "machine": machine(),
-            "commit": commit(),
+    ready = prepare(benchmark, [described[name] for name in arguments.peers], known, lost)
+    starts: dict[str, Callable[[], Server]] = {PALM: partial(benchmark.palm, PALM)}
+    starts |= {title: about["start"] for title, about in ready.items()} | {CONTROL: partial(benchmark.palm, CONTROL)}
+    try:
+        run(benchmark, starts, figures, lost)
+    finally:
+        facts = {
             "bundle": arguments.bundle.name,
             "engine": f"{benchmark.settings.provider} {benchmark.settings.precision}",
-            "other_load": load_before,
+            "machine": machine(),
+            "commit": commit(),
+            "other_load_before": load_before,
+            "seconds": arguments.seconds,
+            "texts": len(benchmark.texts),
             "peers": {
                 title: {name: value for name, value in about.items() if name != "start"}
                 for title, about in ready.items()
             },
             "not_measured": lost,
-            "rounds": {
-                name: [[dataclasses.asdict(point) for point in row.values()] for row in rounds]
-                for name, rounds in figures.items()
-            },
-            "ratios": {
-                name: {
-                    what: {"mean": found.mean, "told": str(found), "rounds": found.rounds}
-                    for what, found in row.items()
-                    if found.rounds
-                }
-                for name, row in compared.items()
-            },
         }
-        arguments.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        found = {name: figures[name] for name in starts if name in figures}
+        tell(facts, found, arguments)
 
 
-def show(
-    benchmark: Benchmark,
-    figures: dict[str, Any],
-    compared: dict[str, Any],
-    ready: dict[str, Any],
-    lost: dict[str, str],
-    load: float,
-) -> None:
-    """Prints what was measured."""
-    arguments = benchmark.arguments
-    engine = f"{benchmark.settings.provider} {benchmark.settings.precision}"
-    print(
-        f"{arguments.bundle.name}; {engine}; {machine()}; commit {commit() or 'unknown'}; other load before: {load:.1f}"
-    )
-    print(
-        f"{arguments.rounds} round(s) of {arguments.seconds:g} s each, {len(benchmark.texts)} texts; means over the rounds"
-    )
-    print(*figures_table(figures, sorted({*arguments.callers, *arguments.beside})), sep="\n")
-    print("\nanswers per second, mean and 95 % interval over the rounds")
-    print(*ratios_table(compared), sep="\n")
-    print()
-    print(*verdicts({name: row for name, row in compared.items() if name != CONTROL}, arguments.callers, RAY), sep="\n")
-    for title, about in ready.items():
-        print(f"{title}: {about['packages'][0]}, {about['settings']}")
-    for title, why in lost.items():
-        print(f"not measured: {why}" if title in why else f"not measured: {title}: {why}")
-    doubts = [
+def tell(facts: dict[str, Any], figures: dict[str, Rounds], arguments: Namespace) -> None:
+    """Prints and writes what was measured."""
+    others = {name: rounds for name, rounds in figures.items() if name != PALM}
+    compared = ratios(figures.get(PALM, {}), others, arguments.callers)
+    print(*report(facts, figures, compared, arguments.callers), sep="\n")
+    if arguments.json:
+        rounds = {
+            name: {number + 1: [asdict(point) for point in points.values()] for number, points in mine.items()}
+            for name, mine in figures.items()
+        }
+        told = {
+            name: {what: {"told": str(found), "rounds": found.rounds} for what, found in row.items()}
+            for name, row in compared.items()
+        }
+        arguments.json.write_text(json.dumps({**facts, "rounds": rounds, "ratios": told}, indent=1) + "\n", "utf-8")
+
+
+def report(
+    facts: dict[str, Any], figures: dict[str, Rounds], compared: dict[str, dict[str, Ratio]], callers: Sequence[int]
+) -> list[str]:
+    """The lines that are printed."""
+    lines = [
+        f"{facts['bundle']}; {facts['engine']}; {facts['machine']}; commit {facts['commit'] or 'unknown'}; "
+        f"other load before: {facts['other_load_before']:.1f}",
+        f"loops of {facts['seconds']:g} s over {facts['texts']} texts; means over the rounds",
+        *figures_table(figures),
+        "",
+        "answers per second, times more: mean and 95 % interval over the rounds",
+        *ratios_table(compared),
+        "",
+        *verdicts({name: row for name, row in compared.items() if name != CONTROL}, callers, RAY),
+    ]
+    lines += [f"{title}: {about['packages'][0]}, {about['settings']}" for title, about in facts["peers"].items()]
+    lines += [f"not measured: {name}: {why}" for name, why in facts["not_measured"].items()]
+    doubts = {
         (name, doubt)
         for name, rounds in figures.items()
-        for row in rounds
-        for point in row.values()
+        for points in rounds.values()
+        for point in points.values()
         for doubt in point.doubts
-    ]
-    for name, doubt in list(dict.fromkeys(doubts))[:_SHOWN]:
-        print(f"not to be trusted: {name}: {doubt}")
-    if len(set(doubts)) > _SHOWN:
-        print(f"  and {len(set(doubts)) - _SHOWN} more of these, in --json")
+    }
+    lines += [f"not to be trusted: {name}: {doubt}" for name, doubt in sorted(doubts)[:_SHOWN]]
+    return lines + ([f"and {len(doubts) - _SHOWN} more of these, in --json"] if len(doubts) > _SHOWN else [])
 
 
 if __name__ == "__main__":

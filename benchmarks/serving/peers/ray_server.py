@@ -1,4 +1,7 @@
-"""Ray Serve: a proxy process in front, replicas behind it. Its own gRPC, with the service palm_serve.v1 as PALM has it."""
+"""Ray Serve: a proxy process in front, replicas behind it. Its own gRPC, with the service palm_serve.v1 as PALM has it.
+
+Flag: `direct` for calls that go to the replica's own port, past the proxy ("direct ingress"); the variables beside it switch that on.
+"""
 
 import asyncio
 import signal
@@ -68,7 +71,7 @@ def main() -> None:
             proxy_location="HeadOnly",
             http_options={"host": "127.0.0.1", "port": free_port()},
             grpc_options={
-                "port": given.port,
+                "port": free_port() if "direct" in given.flags else given.port,
                 "grpc_servicer_functions": ["palm_serve.v1.palm_pb2_grpc.add_DialogueUnderstandingServicer_to_server"],
             },
             logging_config={"log_level": "ERROR", "enable_access_log": False},

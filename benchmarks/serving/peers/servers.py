@@ -71,7 +71,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self._environment | given.variable(),
+                env=self._environment | given.variables(),
                 start_new_session=True,
             )
         try:

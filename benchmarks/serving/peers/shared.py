@@ -7,8 +7,8 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,15 @@ class Settings:
     """Of each engine; None: what PALM takes."""
     flags: tuple[str, ...] = ()
     """What the peer alone knows; its server file explains them."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Further variables of its processes; `{port}` stands for the port."""
     token: str = ""
     """Tells the processes of this server from all others."""
 
-    def variable(self) -> dict[str, str]:
-        """The environment variable that `settings` reads."""
-        return {VARIABLE: json.dumps(asdict(self), sort_keys=True)}
+    def variables(self) -> dict[str, str]:
+        """The environment that `settings` reads, and the further one."""
+        further = {name: value.format(port=self.port) for name, value in self.environment.items()}
+        return {VARIABLE: json.dumps(asdict(self), sort_keys=True), **further}
 
 
 def free_port() -> int:

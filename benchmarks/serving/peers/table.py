@@ -1,6 +1,7 @@
 """What was measured -> ratios with their intervals, and the tables."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ from generator import Point
 Round = Mapping[int, Point]
 """By calls in flight."""
 
-Rounds = Sequence[Round]
+Rounds = dict[int, Round]
+"""By the number of the round. Only rounds that both have are compared."""
 
 _TO_PEERS, _TO_RAY = 1.4, 3.0
 
@@ -38,45 +40,44 @@ def best_within(points: Round, p99_ms: float) -> float:
     return max((point.rate for point in points.values() if 0 < point.p99_ms <= p99_ms), default=0.0)
 
 
+def _both(ours: Rounds, theirs: Rounds) -> list[tuple[Round, Round]]:
+    return [(ours[number], theirs[number]) for number in sorted(ours.keys() & theirs.keys())]
+
+
 def ratio(ours: Rounds, theirs: Rounds, callers: int) -> Ratio:
     """With as many calls in flight."""
-    return Ratio(tuple(a[callers].rate / b[callers].rate for a, b in zip(ours, theirs, strict=True) if b[callers].rate))
+    return Ratio(tuple(a[callers].rate / b[callers].rate for a, b in _both(ours, theirs) if b[callers].rate))
 
 
 def ratio_at_their_p99(ours: Rounds, theirs: Rounds, callers: int) -> Ratio:
-    """Our most within the p99 that they have with so many calls in flight, to what they give then."""
-    return Ratio(
-        tuple(
-            best_within(a, b[callers].p99_ms) / b[callers].rate
-            for a, b in zip(ours, theirs, strict=True)
-            if b[callers].rate
-        )
-    )
+    """Our most within the p99 that they have with so many calls in flight, to what they give then; 0 where none of our loops has it."""
+    pairs = [(best_within(a, b[callers].p99_ms), b[callers].rate) for a, b in _both(ours, theirs)]
+    return Ratio(tuple(mine / rate for mine, rate in pairs if rate))
 
 
 def ratio_at_our_p99(ours: Rounds, theirs: Rounds, callers: int) -> Ratio:
     """What we give with so many calls in flight, to their most within our p99. Rounds in which they have none are left out."""
-    pairs = [(a[callers].rate, best_within(b, a[callers].p99_ms)) for a, b in zip(ours, theirs, strict=True)]
+    pairs = [(a[callers].rate, best_within(b, a[callers].p99_ms)) for a, b in _both(ours, theirs)]
     return Ratio(tuple(mine / most for mine, most in pairs if most))
 
 
-def figures_table(figures: Mapping[str, Rounds], callers: Sequence[int]) -> list[str]:
+def figures_table(figures: Mapping[str, Rounds]) -> list[str]:
     """Means over the rounds."""
+    if not figures:
+        return ["nothing was measured"]
     width = max(map(len, figures))
-    head = f"{'in flight':>9} {'calls/s':>9} {'p50 ms':>8} {'p99 ms':>8} {'server CPU ms':>14} {'client CPU ms':>14} {'failed':>7}"
-    lines = [f"{'':<{width}} {head}"]
+    columns = "  in flight   calls/s   p50 ms   p99 ms  server CPU ms  client CPU ms  failed"
+    lines = [f"{'':<{width}}{columns}"]
     for name, rounds in figures.items():
-        for count in callers:
-            points = [row[count] for row in rounds if count in row]
-            if not points:
-                continue
+        for callers in sorted({count for points in rounds.values() for count in points}):
+            points = [row[callers] for row in rounds.values()]
             rate, p50, p99, server, client = (
-                mean_and_half_interval([getattr(point, field) for point in points])[0]
+                statistics.mean(getattr(point, field) for point in points)
                 for field in ("rate", "p50_ms", "p99_ms", "server_cpu_ms", "client_cpu_ms")
             )
             failed = sum(point.failed for point in points)
-            row = f"{count:>9} {rate:>9,.0f} {p50:>8.1f} {p99:>8.1f} {server:>14.2f} {client:>14.2f} {failed:>7}"
-            lines.append(f"{name:<{width}} {row}")
+            row = f"{callers:>11} {rate:>9,.0f} {p50:>8.1f} {p99:>8.1f} {server:>14.2f} {client:>14.2f} {failed:>7}"
+            lines.append(f"{name:<{width}}{row}")
     return lines
 
 
