@@ -12,6 +12,7 @@ The ratios are of answers per second: with as many calls in flight; PALM's most 
 gives to the peer's most within PALM's p99. A peer that cannot be installed or started, or answers otherwise, is told with the reason.
 """
 
+import asyncio
 import dataclasses
 import json
 import math
@@ -59,6 +60,13 @@ class Benchmark:
         self.work.mkdir(parents=True, exist_ok=True)
         self.settings = Settings(str(arguments.bundle.resolve()), arguments.provider, arguments.precision, 0)
         self.said: list[Said] = []
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> "Benchmark":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._runner.close()
 
     def palm(self, name: str) -> Server:
         """A server of ours, as `palm-serve run` starts it."""
@@ -81,7 +89,9 @@ class Benchmark:
         )
         for place in home.values():
             Path(place).mkdir(exist_ok=True)
-        return Server(name, command, settings, home | environment, ROOT, log, door(kind, self.tasks), self.texts[0])
+        return Server(
+            name, command, settings, home | environment, ROOT, log, door(kind, self.tasks), self.texts[0], self._runner
+        )
 
     def learn(self) -> None:
         """What PALM says to the texts, and on which engine."""
@@ -209,35 +219,37 @@ def main(given: Sequence[str] | None = None) -> None:
     """Prints the tables; `--json` also writes them. What was measured is told also when it is interrupted."""
     arguments = parser().parse_args(given)
     known = json.loads(arguments.settings.read_text(encoding="utf-8"))["peers"] if arguments.settings else {}
-    benchmark = Benchmark(arguments)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that servers are ended
     figures: dict[str, Rounds] = {}
     lost: dict[str, str] = {}
     load_before = os.getloadavg()[0]
-    benchmark.learn()
-    described = read_peers()
-    ready = prepare(benchmark, [described[name] for name in arguments.peers], known, lost)
-    starts: dict[str, Callable[[], Server]] = {PALM: partial(benchmark.palm, PALM)}
-    starts |= {title: about["start"] for title, about in ready.items()} | {CONTROL: partial(benchmark.palm, CONTROL)}
-    try:
-        run(benchmark, starts, figures, lost)
-    finally:
-        facts = {
-            "bundle": arguments.bundle.name,
-            "engine": f"{benchmark.settings.provider} {benchmark.settings.precision}",
-            "machine": machine(),
-            "commit": commit(),
-            "other_load_before": load_before,
-            "seconds": arguments.seconds,
-            "texts": len(benchmark.texts),
-            "peers": {
-                title: {name: value for name, value in about.items() if name != "start"}
-                for title, about in ready.items()
-            },
-            "not_measured": lost,
+    with Benchmark(arguments) as benchmark:
+        benchmark.learn()
+        described = read_peers()
+        ready = prepare(benchmark, [described[name] for name in arguments.peers], known, lost)
+        starts: dict[str, Callable[[], Server]] = {PALM: partial(benchmark.palm, PALM)}
+        starts |= {title: about["start"] for title, about in ready.items()} | {
+            CONTROL: partial(benchmark.palm, CONTROL)
         }
-        found = {name: figures[name] for name in starts if name in figures}
-        tell(facts, found, arguments)
+        try:
+            run(benchmark, starts, figures, lost)
+        finally:
+            facts = {
+                "bundle": arguments.bundle.name,
+                "engine": f"{benchmark.settings.provider} {benchmark.settings.precision}",
+                "machine": machine(),
+                "commit": commit(),
+                "other_load_before": load_before,
+                "seconds": arguments.seconds,
+                "texts": len(benchmark.texts),
+                "peers": {
+                    title: {name: value for name, value in about.items() if name != "start"}
+                    for title, about in ready.items()
+                },
+                "not_measured": lost,
+            }
+            found = {name: figures[name] for name in starts if name in figures}
+            tell(facts, found, arguments)
 
 
 def tell(facts: dict[str, Any], figures: dict[str, Rounds], arguments: Namespace) -> None:

@@ -23,8 +23,6 @@ _READY_S = 120.0
 _LOOK_S = 0.25
 _PATIENT_S = 30.0
 _STOP_S = 15.0
-_RUNNER = asyncio.Runner()
-"""One event loop for all questions: gRPC does not like its threads to meet another."""
 
 
 class Server:
@@ -39,6 +37,7 @@ class Server:
         root: where `palm_serve` is.
         log: gets what it prints.
         first: a text that it answers when it is ready.
+        runner: asks; the same for all servers, as gRPC does not like an event loop to follow another.
     """
 
     def __init__(
@@ -51,8 +50,10 @@ class Server:
         log: Path,
         door: Door,
         first: str,
+        runner: asyncio.Runner,
     ) -> None:
         self.name = name
+        self._runner = runner
         self.door = door
         self._settings = dataclasses.replace(settings, token=uuid.uuid4().hex)
         self._command = command
@@ -103,7 +104,7 @@ class Server:
 
     def ask(self, texts: Sequence[str]) -> list[Said]:
         """What it answers, one text at a time. Raises RuntimeError where it does not answer, OSError or TimeoutError where it is not there."""
-        return _RUNNER.run(self._ask(texts))
+        return self._runner.run(self._ask(texts))
 
     async def _ask(self, texts: Sequence[str]) -> list[Said]:
         found = []
