@@ -95,7 +95,7 @@ class Dispatcher(Generic[T]):
             return due
         alone = queue.timing.run.bound(queue.padded(1, length)) + queue.timing.rest.bound(length)
         # And in the batch that it may find itself in.
-        latest = deadline - alone - max(0.0, queue.full_batch(length) - queue.costs.of(length))
+        latest = deadline - alone - max(0.0, queue.full_batch(length) - queue.timing.run.predict(length))
         if now + self._patient(queue, wait, length) <= latest:
             return min(due, latest)
         if self._may_overtake(queue, length, latest, now):
@@ -119,7 +119,7 @@ class Dispatcher(Generic[T]):
             return Batch(queue, entries, lost, now)
         tokens = sum(entry.length for entry in entries)
         padded = queue.padded(len(entries), max(entry.length for entry in entries))
-        expected = queue.costs.of(padded)
+        expected = queue.timing.run.predict(padded)
         self._busy_until = now + expected
         self._served = queue.served
         return Batch(queue, entries, lost, now, tokens, padded, expected)

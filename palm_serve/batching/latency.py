@@ -19,17 +19,14 @@ class LatencyModel:
 
     def __init__(self) -> None:
         self._a = self._b = 0.0
+        self.costs = Costs()
+        """The estimate; zeros before the first observation."""
         # Of the prediction, for long batches vary by more seconds than short ones.
         self._spread = 0.0
         self._bias = 0.0
         # Variances of a and b, and their covariance.
         self._aa = self._ab = self._bb = 0.0
         self.seen = 0
-
-    @property
-    def costs(self) -> Costs:
-        """The estimate; zeros before the first observation."""
-        return Costs(self._a, self._b)
 
     @property
     def spread(self) -> float:
@@ -46,7 +43,10 @@ class LatencyModel:
 
     def observe(self, tokens: int, seconds: float) -> None:
         """A batch of so many padded tokens took so long."""
-        tokens, seconds = max(tokens, 1), max(seconds, 1e-7)
+        self._learn(max(tokens, 1), max(seconds, 1e-7))
+        self.costs = Costs(self._a, self._b)
+
+    def _learn(self, tokens: int, seconds: float) -> None:
         self.seen += 1
         if self.seen == 1:
             self._a, self._b = seconds / 2, seconds / 2 / tokens

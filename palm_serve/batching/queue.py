@@ -82,12 +82,14 @@ class Queue(Generic[T]):
 
     def work(self, rows: int, tokens: int) -> float:
         """Seconds of engine for so much, in batches as they have been lately."""
-        costs = self.costs
+        if not rows:
+            return 0.0
+        costs = self.timing.run.costs
         return math.ceil(rows / self._fill) * costs.per_batch + costs.per_token * tokens / (1 - self._padding)
 
     def full_batch(self, length: int) -> float:
         """Seconds of the batch that one more entry of `length` could run in: of everything that waits, or as large as they have been lately."""
-        return self.costs.of(max(length, min(int(self._size), self.tokens + length)))
+        return self.timing.run.predict(max(length, min(int(self._size), self.tokens + length)))
 
     def push(self, entry: Entry[T]) -> None:
         """Puts an entry in its place."""

@@ -96,8 +96,8 @@ class ClassifyDecoder:
         foreign = self._foreign(outputs, logits).tolist()
         order = np.argsort(-probabilities, axis=-1, kind="stable")
         answers = []
-        for row, item in enumerate(items):
-            chosen = order[row, : item.top_k or None]
-            ranking = tuple(Label(self._labels[c], float(probabilities[row, c])) for c in chosen)
-            answers.append(Classification(ranking[0], ranking, out_of_scope_score=foreign[row]))
+        # Rows behind those of the items fill up a shape.
+        for item, chosen, sure, score in zip(items, order.tolist(), probabilities.tolist(), foreign, strict=False):
+            ranking = tuple(Label(self._labels[c], sure[c]) for c in chosen[: item.top_k or None])
+            answers.append(Classification(ranking[0], ranking, out_of_scope_score=score))
         return answers

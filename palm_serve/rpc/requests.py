@@ -12,6 +12,8 @@ from palm_serve.v1 import palm_pb2 as pb
 
 DEFAULT_TOP_K = 3
 _QUOTED = 64
+_OFFSET_UNITS, _PRIORITIES = (frozenset(enum.values()) for enum in (pb.OffsetUnit, pb.Priority))
+_INTERACTIVE = pb.Priority.PRIORITY_INTERACTIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def _check_threshold(name: str, value: float) -> None:
 
 
 def _offset_unit(value: int) -> int:
-    if value not in pb.OffsetUnit.values():
+    if value not in _OFFSET_UNITS:
         raise InvalidRequest(
             f"offset_unit {value} is unknown: this server knows {_enum_names(pb.OffsetUnit)}", "offset_unit"
         )
@@ -127,9 +129,9 @@ def _offset_unit(value: int) -> int:
 
 
 def _priority(value: int) -> Priority:
-    if value not in pb.Priority.values():
+    if value not in _PRIORITIES:
         raise InvalidRequest(f"priority {value} is unknown: this server knows {_enum_names(pb.Priority)}", "priority")
-    return Priority(value or pb.Priority.PRIORITY_INTERACTIVE)
+    return Priority(value or _INTERACTIVE)
 
 
 def _enum_names(enum: type[pb.OffsetUnit] | type[pb.Priority]) -> str:

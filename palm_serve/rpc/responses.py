@@ -116,9 +116,10 @@ def _set_intent(response: pb.ParseResponse, answer: Classification, asked: Asked
     response.intent.CopyFrom(_label(answer.label))
     response.intents.extend(_labels(answer.labels))
     response.ranking.extend(_labels(answer.ranking[: asked.top_k]))
-    response.fallback.triggered = bool(reason.value)
-    response.fallback.reason = pb.Fallback.Reason.ValueType(reason.value)
-    response.fallback.out_of_scope_score = answer.out_of_scope_score
+    fallback = response.fallback
+    fallback.triggered = bool(reason.value)
+    fallback.reason = pb.Fallback.Reason.ValueType(reason.value)
+    fallback.out_of_scope_score = answer.out_of_scope_score
 
 
 def _label(label: Label) -> pb.Label:
