@@ -172,6 +172,15 @@ class EngineOptions(_Group):
     )
 
 
+class AnswerOptions(_Group):
+    """Answers"""
+
+    keep_answers: int = Field(
+        default=0, ge=0, description="Answers of each model version that are kept for equal requests; 0: none."
+    )
+    share_runs: bool = Field(default=False, description="Let equal requests that are in flight together share one run.")
+
+
 class TlsOptions(_Group):
     """TLS"""
 
@@ -328,6 +337,7 @@ GROUPS: tuple[type[_Group], ...] = (
     ModelOptions,
     ListenOptions,
     EngineOptions,
+    AnswerOptions,
     TlsOptions,
     TokenOptions,
     LimitOptions,
@@ -343,6 +353,7 @@ class ServeOptions(
     ModelOptions,
     ListenOptions,
     EngineOptions,
+    AnswerOptions,
     TlsOptions,
     TokenOptions,
     LimitOptions,

@@ -13,7 +13,7 @@ from palm_serve.batching import BatchLimits
 from palm_serve.config import ServeOptions
 from palm_serve.errors import BindError, ConfigError, PalmServeError
 from palm_serve.observability import AccessLog, Metrics, ModelMetrics, asked_by_environment
-from palm_serve.registry import CANARY, SHADOW, STABLE, LoadedModel, Registry, Traffic, Watcher
+from palm_serve.registry import CANARY, SHADOW, STABLE, Answers, LoadedModel, Registry, Traffic, Watcher
 from palm_serve.rpc.auth import Scope, Tokens
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.services import make_health_server, make_server
@@ -239,6 +239,11 @@ def make_registry(options: ServeOptions, metrics: Metrics | None = None) -> Regi
         limits=BatchLimits(max_waiting=options.max_queue),
         observe=None if metrics is None else observe,
         traffic=lambda name: Traffic(*options.traffic(name)),
+        answers=lambda statistics: (
+            Answers(options.keep_answers, options.share_runs, statistics)
+            if options.keep_answers or options.share_runs
+            else None
+        ),
     )
     return registry
 

@@ -53,6 +53,8 @@ class Statistics:
         """As the shadow of another version: texts that it answered, that were dropped because the engine had other work, that failed."""
         self.agreement: Counter[tuple[str, bool]] = Counter()
         """Task, and whether the shadow's answer said the same -> answers."""
+        self.repeated: Counter[str] = Counter()
+        """Texts answered without a run of their own: by an answer that was kept, by the run of an equal text that they shared."""
         self._by_size: dict[int, Compute] = {}
 
     @property

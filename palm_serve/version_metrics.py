@@ -110,12 +110,19 @@ def _work(statistics: Mapping[tuple[str, str], Statistics]) -> Iterator[Metric]:
         "palm_version_queue_seconds", "Texts answered, and what of it they waited.", labels=labels
     )
     failures = CounterMetricFamily("palm_version_failures", "Texts refused, expired or failed.", labels=labels)
+    repeated = CounterMetricFamily(
+        "palm_version_repeated",
+        "Texts answered without a run of their own: kept (an answer of before), shared (the run of an equal text).",
+        labels=[*labels, "how"],
+    )
     for (name, version), seen in statistics.items():
         values = [name, version[:VERSION]]
         whole.add_metric(values, seen.success.count, seen.success.ns * _NANO)
         queue.add_metric(values, seen.queue.count, seen.queue.ns * _NANO)
         failures.add_metric(values, seen.failure.count)
-    yield from (whole, queue, failures)
+        for how, times in dict(seen.repeated).items():
+            repeated.add_metric([*values, how], times)
+    yield from (whole, queue, failures, repeated)
 
 
 def _shadows(statistics: Mapping[tuple[str, str], Statistics]) -> Iterator[Metric]:

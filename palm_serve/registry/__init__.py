@@ -2,15 +2,17 @@
 
 model.py       one version in service
 family.py      the versions of one name: labels, and which of them a request goes to
+answers.py     what a version answers without a run: answers kept, runs shared (both off by default)
 shadow.py      what the stable version is asked, asked of a candidate too
 registry.py    loading with all its checks, taking out of service
 folder.py      what a directory of bundles holds (reads names, sizes and times only)
 watch.py       keeps a registry at what such a directory holds
 """
 
+from palm_serve.registry.answers import Answers
 from palm_serve.registry.family import CANARY, SHADOW, STABLE, Traffic
 from palm_serve.registry.model import LoadedModel
 from palm_serve.registry.registry import LoadFailure, Registry
 from palm_serve.registry.watch import Watcher
 
-__all__ = ["CANARY", "SHADOW", "STABLE", "LoadFailure", "LoadedModel", "Registry", "Traffic", "Watcher"]
+__all__ = ["CANARY", "SHADOW", "STABLE", "Answers", "LoadFailure", "LoadedModel", "Registry", "Traffic", "Watcher"]

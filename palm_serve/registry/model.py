@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from palm_serve.batching import BatchLimits, Lane, Observer, Scheduler, Timing
 from palm_serve.bundle.manifest import Manifest
 from palm_serve.errors import PalmServeError
 from palm_serve.pipeline import Computed, Pipeline, Work
+from palm_serve.registry.answers import Answers
 from palm_serve.statistics import Statistics
 from palm_serve.types import EngineInfo, Prediction, Priority, TextRequest
 
@@ -29,6 +30,7 @@ class LoadedModel:
     Args:
         name: what requests call it; the bundle's own name unless another was given.
         statistics: where it counts; those of an earlier time of the same version, if there was one.
+        answers: those that need no run; None: each needs one.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class LoadedModel:
         observer: Observer | None,
         timing: Timing,
         statistics: Statistics,
+        answers: Answers | None = None,
     ) -> None:
         self.name = name
         self.labels: tuple[str, ...] = ()
@@ -49,8 +52,9 @@ class LoadedModel:
         self.loaded_at = time.time()
         """Unix seconds."""
         self.mirror: Mirror | None = None
-        """Is shown every request, its answer, and the kind of each task."""
+        """Is shown every request that was run, its answer, and the kind of each task."""
         self._kinds = {name: task.kind for name, task in self.manifest.tasks.items()}
+        self._answers = answers
         self._pipeline = pipeline
         self._lane = lane
         self._holders = 0
@@ -106,21 +110,31 @@ class LoadedModel:
 
     async def predict(self, request: TextRequest) -> Prediction:
         """Answers one request. Raises InvalidRequest, Overloaded, DeadlineExceeded, Unavailable or EngineError."""
-        with self._counting():
+        known = self._answers.find(request) if self._answers is not None else None
+        if known is not None:
+            return known
+        with _Failures(self.statistics):
             # A refusal should cost no tokenization.
             self._scheduler.check(request.deadline, request.priority)
         if len(request.text) + len(request.pair or "") <= _TOKENIZE_INLINE:
             work = self._pipeline.prepare(request)
         else:
             work = await asyncio.to_thread(self._pipeline.prepare, request)
-        return await self._submit(work)
+        return await self._answer(work)
 
     async def predict_many(self, requests: Sequence[TextRequest]) -> list[Prediction | PalmServeError]:
         """Answers many requests, in their order; one that fails becomes its error."""
+        if self._answers is not None:
+            known = {i: answer for i, request in enumerate(requests) if (answer := self._answers.find(request))}
+            rest = iter(await self._predict_many([request for i, request in enumerate(requests) if i not in known]))
+            return [known[i] if i in known else next(rest) for i in range(len(requests))]
+        return await self._predict_many(requests)
+
+    async def _predict_many(self, requests: Sequence[TextRequest]) -> list[Prediction | PalmServeError]:
         if not requests:
             return []
         prepared = await asyncio.to_thread(self._pipeline.prepare_many, requests)
-        waiting = [self._submit(work) for work in prepared if isinstance(work, Work)]
+        waiting = [self._answer(work) for work in prepared if isinstance(work, Work)]
         outcomes = iter(await asyncio.gather(*waiting, return_exceptions=True))
         answers: list[Prediction | PalmServeError] = []
         for work in prepared:
@@ -130,27 +144,39 @@ class LoadedModel:
             answers.append(outcome)
         return answers
 
+    async def _answer(self, work: Work) -> Prediction:
+        with _Failures(self.statistics):
+            if self._answers is None:
+                return await self._submit(work)
+            return await self._answers.ask(work.request, partial(self._submit, work))
+
     async def _submit(self, work: Work) -> Prediction:
         request = work.request
-        with self._counting():
-            answer = await self._scheduler.submit(work, work.tokens, request.deadline, request.priority)
+        answer = await self._scheduler.submit(work, work.tokens, request.deadline, request.priority)
         if self.mirror is not None:
             self.mirror(request, answer, self._kinds)
         return answer
-
-    @contextmanager
-    def _counting(self) -> Iterator[None]:
-        began = time.perf_counter_ns()
-        try:
-            yield
-        except PalmServeError:
-            self.statistics.failed(time.perf_counter_ns() - began)
-            raise
 
     async def close(self) -> None:
         """Returns when nobody holds it and all that was taken is answered; takes no more then."""
         await self._free.wait()
         await self._scheduler.close()
+
+
+class _Failures:
+    """Counts what a text fails with. A class, for it is entered twice a call and a generator would cost four times as much."""
+
+    __slots__ = ("_began", "_statistics")
+
+    def __init__(self, statistics: Statistics) -> None:
+        self._statistics = statistics
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter_ns()
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None and issubclass(kind, PalmServeError):
+            self._statistics.failed(time.perf_counter_ns() - self._began)
 
 
 def _decoder(

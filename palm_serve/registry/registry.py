@@ -16,6 +16,7 @@ from palm_serve.bundle.loader import Bundle, load_bundle
 from palm_serve.engine.providers import AUTO, select_session
 from palm_serve.errors import BundleError, EngineError, InvalidRequest, NotFound, PalmServeError, Unavailable
 from palm_serve.pipeline import Pipeline
+from palm_serve.registry.answers import Answers
 from palm_serve.registry.family import STABLE, Family, Traffic
 from palm_serve.registry.model import LoadedModel
 from palm_serve.statistics import Statistics
@@ -73,6 +74,7 @@ class Registry:
         limits: of batches and queues, for each model.
         observe: makes the observer of a version from its name and digest.
         traffic: the shares of a model, by its name.
+        answers: makes the memory of a version.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Registry:
         limits: BatchLimits | None = None,
         observe: Callable[[str, str], Observer] | None = None,
         traffic: Callable[[str], Traffic] = lambda name: Traffic(),
+        answers: Callable[[Statistics], Answers | None] = lambda statistics: None,
     ) -> None:
         self._select = functools.partial(
             select_session, provider=provider, precision=precision, threads=threads, cache=cache, kept={}
@@ -91,6 +94,7 @@ class Registry:
         self._limits = limits or BatchLimits()
         self._observe = observe
         self._traffic = traffic
+        self._answers = answers
         self._families: dict[str, Family] = {}
         self._lane = Lane()
         self._loading = asyncio.Lock()
@@ -146,7 +150,8 @@ class Registry:
             self.loads[name, True] += 1
             observer = self._observe(name, version) if self._observe else None
             statistics = self._statistics.setdefault((name, version), Statistics())
-            model = LoadedModel(name, pipeline, self._lane, self._limits, observer, timing, statistics)
+            answers = self._answers(statistics)
+            model = LoadedModel(name, pipeline, self._lane, self._limits, observer, timing, statistics, answers)
         seconds, info = time.perf_counter() - began, model.info
         log.info("loaded %s %s on %s in %s, %.2f s", name, version[:12], info.provider, info.precision, seconds)
         return model
