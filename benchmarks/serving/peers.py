@@ -1,6 +1,6 @@
 """PALM beside the servers that others would take, with the same engine call behind each.
 
-    python benchmarks/serving/peers.py BUNDLE --work DIR [--peers NAME ...] [--rounds 3] [--seconds 4] [--settings FILE] [--json FILE]
+    python benchmarks/serving/peers.py BUNDLE --work DIR [--peers NAME ...] [--rounds 3] [--seconds 2.5] [--settings FILE] [--json FILE]
 
 Each peer (peers/peers.toml) is installed in an environment of its own in DIR and serves the bundle's graph and tokenizer through peers/shared.py:
 PALM's tokenization, engine call and decoding, on the provider that PALM chose. What differs is transport and batching. First each peer's settings
@@ -114,7 +114,7 @@ class Benchmark:
 
     def point(self, server: Server, callers: int, seconds: float) -> Point:
         """One closed loop."""
-        warm_up = min(1.0, seconds / 2)
+        warm_up = min(0.5, seconds / 2)
         load = Load("", None, callers, seconds, warm_up, PATIENT_S, texts=self.texts)
         return measure(server.door, server.port, load, server.cpu_s)
 
@@ -198,7 +198,7 @@ def run(
 
 def parser() -> ArgumentParser:
     """The options of this script."""
-    found = options(__doc__, rounds=3, seconds=4.0, tune=2.0)
+    found = options(__doc__, rounds=3, seconds=2.5, tune=1.5)
     names = list(read_peers())
     found.add_argument("--precision", default="auto")
     found.add_argument("--work", type=Path, required=True, help="directory of the peers' environments and logs")
