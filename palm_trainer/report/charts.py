@@ -99,9 +99,10 @@ def reliability_chart(bins: Sequence[Bin], *, label: str) -> str:
     for one in bins:
         left, width = x_axis(one.low) + 1, x_axis(one.high) - x_axis(one.low) - 2
         told = f"confidence {one.low:.1f} to {one.high:.1f}: {one.count} answers, {one.accuracy:.1%} right, mean confidence {one.confidence:.1%}"
-        parts.append(_rect("bar", left, y_axis(one.accuracy), width, y_axis(0) - y_axis(one.accuracy), told))
-        gap = sorted((y_axis(one.accuracy), y_axis(one.confidence)))
-        parts.append(_rect("gap", left, gap[0], width, gap[1] - gap[0], told))
+        low, high = sorted((one.accuracy, one.confidence))
+        parts.append(_rect("bar", left, y_axis(low), width, y_axis(0) - y_axis(low), told))
+        style = "gap" if one.accuracy < one.confidence else "spare"
+        parts.append(_rect(style, left, y_axis(high), width, y_axis(low) - y_axis(high), told))
         middle = _number(left + width / 2)
         parts.append(f'<text class="count" x="{middle}" y="{_TOP + 8}" text-anchor="middle">{_tick(one.count)}</text>')
     ends = (_number(axis(value)) for value in (0.0, 1.0) for axis in (x_axis, y_axis))

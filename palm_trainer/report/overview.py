@@ -17,6 +17,8 @@ from palm_trainer.report.history import History, flat, smoothed
 from palm_trainer.report.rows import RunFacts
 
 _PACKAGES = ("palm-nlu", "torch", "transformers", "tokenizers", "numpy")
+UNKNOWN = "unknown"
+"""The version of what runs without being installed."""
 _LABELS_SHOWN = 100
 _LOG_FROM = 30.0
 """Losses are drawn on a logarithmic axis when the largest is so many times the smallest."""
@@ -29,7 +31,7 @@ def versions() -> dict[str, str]:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "unknown"
+            found[name] = UNKNOWN
     return found
 
 
@@ -43,15 +45,17 @@ class Card:
 
 
 def cards(facts: RunFacts, kinds: Mapping[str, str], split: str | None) -> list[Card]:
-    """The primary metric of each task on a split, and the share of texts whose tasks are all right."""
-    metrics = facts.metrics.get(split or "", {})
+    """The primary metric of each task on a split, with that of the other splits, and the share of texts whose tasks are all right."""
+    known = {name: dict(flat(own)) for name, own in facts.metrics.items()}
+    wanted = [(task, f"{task}.{PRIMARY[kind]}", _spoken(PRIMARY[kind])) for task, kind in kinds.items()]
     found = []
-    for task, kind in kinds.items():
-        if task in metrics:
-            name = PRIMARY[kind]
-            found.append(Card(task, f"{100 * metrics[task][name]:.1f}", f"{_spoken(name)}, {split}"))
-    if "exact_match" in metrics:
-        found.append(Card("all tasks", f"{100 * metrics['exact_match']:.1f}", f"wholly right texts, {split}"))
+    for task, name, spoken in (*wanted, ("all tasks", "exact_match", "wholly right texts")):
+        value = known.get(split or "", {}).get(name)
+        if value is not None:
+            others = [
+                f"{other} {100 * own[name]:.1f}" for other, own in known.items() if other != split and name in own
+            ]
+            found.append(Card(task, f"{100 * value:.1f}", "; ".join([f"{spoken}, {split}", *others])))
     return found
 
 
@@ -76,7 +80,8 @@ def facts_list(facts: RunFacts, history: History) -> list[tuple[str, str]]:
         )
     if history.start:
         found.append(("machine", f"{history.start['device']}, {history.start['precision']}"))
-    found.append(("versions", ", ".join(f"{name} {number}" for name, number in told.items()) + when))
+    installed = {name: number for name, number in told.items() if number != UNKNOWN}
+    found.append(("versions", ", ".join(f"{name} {number}" for name, number in installed.items()) + when))
     return found
 
 
@@ -255,7 +260,7 @@ def configuration_section(facts: RunFacts) -> Section:
 
 
 def _spoken(metric: str) -> str:
-    return {"f1": "F1"}.get(metric, metric.replace("_", " "))
+    return {"f1": "F1", "ece": "calibration error"}.get(metric, metric.replace("_", " "))
 
 
 def _duration(seconds: float) -> str:

@@ -144,7 +144,12 @@ def _confidence(info: TaskInfo, rows: Sequence[Judged]) -> list[Block]:
             info.kind, "answers"
         )
         label = f"Reliability diagram: expected calibration error {error:.2%} over {len(found)} {what}"
-        legend = (("bar", "share right"), ("gap", "distance to the confidence"), ("diagonal", "calibrated"))
+        legend = (
+            ("bar", "share right"),
+            ("gap", "surer than right"),
+            ("spare", "right more often than said"),
+            ("diagonal", "calibrated"),
+        )
         note = f"Expected calibration error {100 * error:.2f} % over {len(found):,} {what} in 15 equal ranges (the bars: ten); the numbers count answers."
         blocks.append(Figure("Calibration", reliability_chart(filled, label=label), note, legend, narrow=True))
         sure = scores.thresholds(found, _SURE)

@@ -62,3 +62,10 @@ def test_texts_are_escaped():
 )
 def test_nice_ticks(low, high, expected):
     assert nice_ticks(low, high) == pytest.approx(expected)
+
+
+def test_too_sure_and_too_careful_are_told_apart():
+    sure = reliability_chart(bins([(0.95, True), (0.95, False)]), label="l")
+    careful = reliability_chart(bins([(0.55, True), (0.55, True)]), label="l")
+    assert ('class="gap"' in sure, 'class="spare"' in sure) == (True, False)
+    assert ('class="gap"' in careful, 'class="spare"' in careful) == (False, True)
