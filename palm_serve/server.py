@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
-_QUIET_S, _LULL_S = 0.05, 1.0
+_QUIET_S, _LULL_S = 0.1, 1.0
 """How long nobody must have come before the connections are closed, and how long that is waited for."""
 _FLUSH_S = 0.5
 """What answers that are computed get to reach the wire before the connections are closed."""
@@ -138,11 +138,12 @@ class Server:
         await self._stop_watching()
         await asyncio.sleep(self._options.drain_grace)
         deadline = time.monotonic() + self._options.stop_timeout
-        # gRPC cancels what it has taken in and not handed over when it is stopped, and nobody asks again after CANCELLED. So those who
-        # still come hear UNAVAILABLE first, until nobody comes.
+        # gRPC cancels what it has taken in and not handed over when it is stopped, and nobody asks again after CANCELLED. So what has
+        # come is answered first, and where more comes all the time, refused.
+        await self._lifecycle.quiet(_QUIET_S, min(_LULL_S, self._options.stop_timeout))
         self._lifecycle.state = State.STOPPING
         self._lifecycle.end_streams()
-        await self._lifecycle.quiet(_QUIET_S, min(_LULL_S, self._options.stop_timeout))
+        await self._lifecycle.quiet(_QUIET_S, min(_LULL_S, deadline - time.monotonic()))
         stopping = asyncio.create_task(self._server.stop(max(0.0, deadline - time.monotonic())))
         idle = asyncio.create_task(self._lifecycle.idle())
         await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)

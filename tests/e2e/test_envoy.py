@@ -80,11 +80,15 @@ def test_health_decides_who_is_asked(script: ModuleType, work: Path, tiny_bundle
             servers.signal(ports[1])
             front.wait_for(set())
             with pytest.raises(grpc.RpcError, match="no healthy upstream"):
-                # What Envoy tells, its thread that forwards calls learns a moment later.
-                for _ in range(200):
-                    parse(pb.ParseRequest(text="fly to boston"), timeout=20)
-                    time.sleep(0.05)
+                ask_until_it_fails(parse)
             servers.signal(ports[1], signal.SIGKILL)
+
+
+def ask_until_it_fails(parse: Any) -> None:
+    """What Envoy tells of its endpoints, its thread that forwards calls learns a moment later."""
+    for _ in range(200):
+        parse(pb.ParseRequest(text="fly to boston"), timeout=20)
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("age", [0, 1])
