@@ -240,3 +240,18 @@ def test_a_connection_that_closes_and_an_answer_without_length_are_failures(peer
 def test_an_unknown_door_is_refused(peers: ModuleType) -> None:
     with pytest.raises(ValueError, match=r"door 'soap' is unknown; there are: parse, infer SHAPE"):
         peers.door("soap", ())
+
+
+def test_settings_alone_are_told_and_written(
+    peers: ModuleType, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a run without rounds, whose settings a later one takes."""
+    file = tmp_path / "settings.json"
+    arguments = peers.parser().parse_args([str(bundle), "--work", str(tmp_path), "--rounds", "0", "--json", str(file)])
+    about = {"settings": {"rows": 64}, "grid": [], "packages": ("other==1",)}
+    facts = {"bundle": "b", "engine": "e", "machine": "m", "commit": "c", "other_load_before": 0.0, "seconds": 1.0}
+    peers.tell(facts | {"texts": 3, "peers": {"Other": about}, "not_measured": {"X": "no wheel"}}, {}, arguments)
+    told = capsys.readouterr().out
+    assert "nothing was measured\n" in told
+    assert "Other: other==1, {'rows': 64}\nnot measured: X: no wheel" in told
+    assert json.loads(file.read_text(encoding="utf-8"))["peers"]["Other"]["settings"] == {"rows": 64}
