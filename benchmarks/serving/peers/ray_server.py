@@ -52,21 +52,24 @@ def deployment() -> Any:
     return Answers.bind()
 
 
+def begin(folder: str) -> None:
+    """Starts Ray. Its parts give each other half a minute, which a busy machine may exceed; the second time they are in memory."""
+    about = {"address": "local", "include_dashboard": False, "log_to_driver": False, "configure_logging": False}
+    for left in (1, 0):
+        try:
+            ray.init(num_cpus=4, object_store_memory=100 * 1024 * 1024, _temp_dir=folder, **about)
+            return
+        except Exception:  # it raises nothing more specific
+            if not left:
+                raise
+            ray.shutdown()
+
+
 def main() -> None:
     """Serves until it is ended."""
     given, over = settings(), threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: over.set())
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:  # a longer path is too long for its sockets
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-            num_cpus=4,
-            _temp_dir=folder,
-            object_store_memory=100 * 1024 * 1024,
-        )
+        begin(folder)
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": "127.0.0.1", "port": free_port()},
@@ -77,6 +80,8 @@ def main() -> None:
             logging_config={"log_level": "ERROR", "enable_access_log": False},
         )
         serve.run(deployment(), name="default", route_prefix="/")
+        for number in (signal.SIGTERM, signal.SIGINT):  # only now: it sets handlers of its own
+            signal.signal(number, lambda *_: over.set())
         over.wait()
         ray.shutdown()
 

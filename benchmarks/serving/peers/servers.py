@@ -19,7 +19,7 @@ from environments import HERE, NotToBeHadError, last_lines
 from shared import Settings, free_port
 
 _TICKS = os.sysconf("SC_CLK_TCK")
-_READY_S = 120.0
+_READY_S = 180.0
 _LOOK_S = 0.25
 _PATIENT_S = 30.0
 _STOP_S = 15.0
