@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    import grpc
+    from palm_serve.client.credentials import ChannelCredentials
 
 OverTls = Annotated[bool, typer.Option("--tls", help="Over TLS, with the authorities that grpc ships.")]
 TlsCa = Annotated[Path | None, typer.Option(help="Over TLS, with this authority, PEM.")]
@@ -28,7 +28,7 @@ def chosen_token(file: Path | None) -> str | None:
 
 def chosen_credentials(
     over_tls: bool, ca: Path | None, certificate: Path | None, key: Path | None
-) -> "grpc.ChannelCredentials | None":
+) -> "ChannelCredentials | None":
     """What TLS needs; None: plain text. Raises TlsError."""
     from palm_serve.client import tls
 

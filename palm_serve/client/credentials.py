@@ -3,16 +3,18 @@
 import ipaddress
 import re
 from pathlib import Path
+from typing import TypeAlias
 
 import grpc
 
 from palm_serve.errors import TlsError, TokenFileError
 
 TOKEN_VARIABLE = "PALM_TOKEN"
+ChannelCredentials: TypeAlias = grpc.ChannelCredentials
 Headers = tuple[tuple[str, str], ...]
 
 
-def tls(ca: Path | None = None, certificate: Path | None = None, key: Path | None = None) -> grpc.ChannelCredentials:
+def tls(ca: Path | None = None, certificate: Path | None = None, key: Path | None = None) -> ChannelCredentials:
     """Credentials for a server with TLS.
 
     Args:
@@ -34,7 +36,7 @@ def read_token(path: Path) -> str:
         raise TokenFileError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def headers(target: str, credentials: grpc.ChannelCredentials | None, token: str | None, plain: bool) -> Headers:
+def headers(target: str, credentials: ChannelCredentials | None, token: str | None, plain: bool) -> Headers:
     """What goes with every call. Raises TlsError rather than let a token be read on the way."""
     if token is None:
         return ()
