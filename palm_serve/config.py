@@ -167,6 +167,12 @@ class EngineOptions(_Group):
     )
     precision: Precision = Field(default=Precision.AUTO, description="auto: the fastest that passed the bundle's gate.")
     threads: int | None = Field(default=None, ge=1, description="Threads of the engine; default: one per core.")
+    engine_nice: int = Field(
+        default=10,
+        ge=0,
+        le=19,
+        description="How much the engine gives way to the server's other threads (Linux niceness); 0: not at all.",
+    )
     cache_dir: Path | None = Field(
         default=None, description="Where engines keep what they measured and compiled; default: the user's cache."
     )

@@ -236,6 +236,7 @@ def make_registry(options: ServeOptions, metrics: Metrics | None = None) -> Regi
         provider=options.provider,
         precision=options.precision,
         threads=options.threads,
+        nice=options.engine_nice,
         cache=options.cache_dir,
         limits=BatchLimits(max_waiting=options.max_queue),
         observe=None if metrics is None else observe,

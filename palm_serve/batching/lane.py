@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from palm_serve.batching.dispatch import Batch, Dispatcher
 from palm_serve.batching.queue import Entry, Queue
 from palm_serve.errors import PalmServeError
+from palm_serve.priority import give_way
 
 R = TypeVar("R")
 
@@ -97,10 +98,12 @@ class Lane:
 
     Args:
         clock: seconds; that of the deadlines.
+        nice: by how much the engine's thread gives way to the others.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, nice: int = 0) -> None:
         self.clock = clock
+        self._nice = nice
         self.dispatcher: Dispatcher[Any] = Dispatcher()
         self.changed = threading.Condition()
         """Guards the dispatcher. Notify it when something waits and the lane is `idle`."""
@@ -151,6 +154,7 @@ class Lane:
 
     def _run_all(self) -> None:
         """The engine's thread. Should anything end it before its time, another takes its place."""
+        give_way(self._nice)
         try:
             while (work := self._next()) is not None:
                 if isinstance(work, _State):

@@ -8,19 +8,24 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from palm_serve.batching import BatchLimits, Lane, Observer, Timing
 from palm_serve.bundle.loader import Bundle, load_bundle
 from palm_serve.engine.providers import AUTO, select_session
 from palm_serve.errors import BundleError, EngineError, InvalidRequest, NotFound, PalmServeError, Unavailable
 from palm_serve.pipeline import Pipeline
+from palm_serve.priority import give_way
 from palm_serve.registry.answers import Answers
 from palm_serve.registry.family import STABLE, Family, Traffic
 from palm_serve.registry.model import LoadedModel
 from palm_serve.statistics import Statistics
 from palm_serve.types import Prediction, Priority
+
+R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +80,7 @@ class Registry:
         observe: makes the observer of a version from its name and digest.
         traffic: the shares of a model, by its name.
         answers: makes the memory of a version.
+        nice: by how much engines, and what loads them, give way to the other threads.
     """
 
     def __init__(
@@ -87,6 +93,7 @@ class Registry:
         observe: Callable[[str, str], Observer] | None = None,
         traffic: Callable[[str], Traffic] = lambda name: Traffic(),
         answers: Callable[[Statistics], Answers | None] = lambda statistics: None,
+        nice: int = 0,
     ) -> None:
         self._select = functools.partial(
             select_session, provider=provider, precision=precision, threads=threads, cache=cache, kept={}
@@ -96,7 +103,9 @@ class Registry:
         self._traffic = traffic
         self._answers = answers
         self._families: dict[str, Family] = {}
-        self._lane = Lane()
+        self._lane = Lane(nice=nice)
+        # An engine's own threads are as nice as the one that opens it.
+        self._opener = ThreadPoolExecutor(1, "palm-open", initializer=give_way, initargs=(nice,))
         self._loading = asyncio.Lock()
         self._draining: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -132,18 +141,18 @@ class Registry:
                 raise Unavailable("the server is shutting down; nothing is loaded any more")
             began = time.perf_counter()
             try:
-                bundle = await asyncio.to_thread(load_bundle, path)
+                bundle = await self._in_opener(load_bundle, path)
                 name = name or bundle.manifest.name
                 version = bundle.manifest.version
                 served = next((m for m in (*self._versions(name), *among) if m.version == version), None)
                 if served is not None:
                     return served
-                pipeline = await asyncio.to_thread(self._connect, bundle)
+                pipeline = await self._in_opener(self._connect, bundle)
                 timing = Timing()
                 if self._families:
                     await self._check_between(pipeline, timing)
                 else:
-                    await asyncio.to_thread(self._check_alone, pipeline, timing)
+                    await self._in_opener(self._check_alone, pipeline, timing)
             except Exception:
                 self.loads[name or path.name, False] += 1
                 raise
@@ -155,6 +164,9 @@ class Registry:
         seconds, info = time.perf_counter() - began, model.info
         log.info("loaded %s %s on %s in %s, %.2f s", name, version[:12], info.provider, info.precision, seconds)
         return model
+
+    async def _in_opener(self, work: Callable[..., R], *arguments: Any) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._opener, work, *arguments)
 
     def _connect(self, bundle: Bundle) -> Pipeline:
         return Pipeline(bundle, self._select(bundle))
@@ -292,3 +304,4 @@ class Registry:
         self._closing = True
         async with self._loading:
             await asyncio.gather(*self._draining, *(model.close() for model in self.list()))
+            self._opener.shutdown()

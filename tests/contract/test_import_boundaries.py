@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 # A unit is a direct child of a package: a module or a sub-package. Each may import the units of the lines above its
 # own; units of one line do not import each other.
 SERVE_LAYERS = [
-    {"errors", "types", "config", "v1", "oip"},
+    {"errors", "types", "config", "v1", "oip", "priority"},
     {"bundle"},
     {"tokenization", "decoding", "engine", "batching", "statistics"},
     {"pipeline"},
