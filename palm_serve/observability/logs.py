@@ -163,6 +163,7 @@ def configure_logging(
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(texts) if json_lines else TextFormatter(texts))
+    handler.addFilter(_matters)
     wanted = logging.getLevelNamesMapping()[level.upper()]
     for name in ("palm_serve", *_OTHERS):
         logger = logging.getLogger(name)
@@ -170,6 +171,11 @@ def configure_logging(
         logger.setLevel(max(logging.WARNING, wanted) if name in _OTHERS else wanted)
         logger.propagate = False
     logging.getLogger(ACCESS).setLevel(min(logging.INFO, wanted) if every_call else logging.NOTSET)
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    """What gRPC calls an error though a client merely left: an answer that could not be sent while the news of it was on its way."""
+    return not (record.name.startswith("grpc") and record.getMessage().startswith("ExecuteBatchError raised in core"))
 
 
 def _outline(error: BaseException) -> list[str]:

@@ -312,6 +312,15 @@ def test_the_callers_trace_is_told_without_traces_too(access, given, trace):
     assert line.get("trace_id") == trace
 
 
+def test_a_client_that_leaves_is_no_error_of_grpc(restored_logger):
+    stream = io.StringIO()
+    configure_logging("info", stream=stream)
+    log = logging.getLogger("grpc._cython.cygrpc")
+    log.error("ExecuteBatchError raised in core by servicer method [%s]", "/palm_serve.v1.DialogueUnderstanding/Parse")
+    log.error("something else")
+    assert [line.split("cygrpc")[-1] for line in stream.getvalue().splitlines()] == [": something else"]
+
+
 @pytest.mark.parametrize(
     ("environment", "asked"),
     [
