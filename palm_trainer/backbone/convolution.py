@@ -11,8 +11,8 @@ from transformers.models.bert.modeling_bert import BertEmbeddings
 class ConvolvedEmbeddings(BertEmbeddings):
     """BERT's embeddings, then `count` residual convolutions over three pieces. Padding is zero to all of them, so that it changes nothing.
 
-    Little text suffices to learn what stands beside what from a convolution, and does not from attention over learnt positions: on ATIS,
-    without pretrained weights, slot F1 rises sooner and higher (README, "from scratch"). A block is `LayerNorm(x + Dropout(GELU(Conv(x))))`.
+    Attention over learnt positions needs much text to learn what stands beside what; a convolution knows it (README, "from scratch", for what was
+    seen on ATIS). A block is `LayerNorm(x + Dropout(GELU(Conv(x))))`.
     """
 
     def __init__(self, config: BertConfig, count: int) -> None:
