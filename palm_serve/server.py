@@ -6,11 +6,13 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
 from palm_serve.batching import BatchLimits
 from palm_serve.config import ServeOptions
+from palm_serve.engine.cores import usable_cores
 from palm_serve.errors import BindError, ConfigError, PalmServeError
 from palm_serve.observability import AccessLog, Metrics, ModelMetrics, asked_by_environment
 from palm_serve.registry import CANARY, SHADOW, STABLE, Answers, LoadedModel, Registry, Traffic, Watcher
@@ -191,6 +193,8 @@ async def serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
 
     for number in _ENDING:
         loop.add_signal_handler(number, begin_to_stop)
+    # Long texts and batches are tokenized there: threads beyond the cores would only take them from the engine.
+    loop.set_default_executor(ThreadPoolExecutor(max(2, usable_cores()), "palm-work"))
     server = Server(options)
     loop.add_signal_handler(signal.SIGHUP, server.reload)
     stopped = asyncio.create_task(stop.wait())
