@@ -22,6 +22,10 @@ def channel_options(options: ServeOptions) -> ChannelOptions:
         ("grpc.max_receive_message_length", options.limits.message_bytes),
         ("grpc.max_allowed_incoming_connections", min(options.max_connections, _descriptors())),
         ("grpc.max_concurrent_streams", options.max_streams),
+        # Where more wait to be handed over (1000, for certain 3000), grpc would answer CANCELLED to some, whoever sent them: nobody
+        # asks again after that, and a flood over one connection would end the calls of others. What may wait is bounded above.
+        ("grpc.server.max_pending_requests", _NEVER_MS),
+        ("grpc.server.max_pending_requests_hard_limit", _NEVER_MS),
         # Between the two grpc would refuse by chance.
         ("grpc.max_metadata_size", metadata_bytes),
         ("grpc.absolute_max_metadata_size", metadata_bytes),
