@@ -98,6 +98,30 @@ def test_swaps(bundle: Path, tmp_path: Path) -> None:
     assert figures["rounds"]["failed_calls"] == [0]
 
 
+def test_fuzz(bundle: Path, tmp_path: Path) -> None:
+    figures, told = run("fuzz", bundle, tmp_path, "--messages", 2000, "--steady", 1)
+    assert figures["faults"] == 0, told
+    assert sum(figures["codes"].values()) == 2000
+    # Neither is everything refused, nor does everything pass.
+    assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED"} <= set(figures["codes"])
+
+
+def test_fuzz_sees_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from fuzz import METHODS, fault
+
+    from palm_serve.v1 import palm_pb2 as pb
+
+    parse, batch = (f"/palm_serve.v1.DialogueUnderstanding/{name}" for name in ("Parse", "ParseBatch"))
+    assert {parse, batch} <= set(METHODS)
+    assert fault(parse, "OK", "", [pb.ParseResponse(text="a").SerializeToString()]) == ""
+    assert fault(parse, "INVALID_ARGUMENT", "text is empty", []) == ""
+    assert "UNKNOWN" in fault(parse, "UNKNOWN", "KeyError", [])
+    assert "inside" in fault(parse, "NOT_FOUND", "palm_serve/registry/models.py", [])
+    failed = pb.ParseItem(error=pb.ItemError(code=13, message="the engine failed"))
+    assert "failed" in fault(batch, "OK", "", [pb.ParseBatchResponse(items=[failed]).SerializeToString()])
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command makes the certificate")
 def test_soak(bundle: Path, tmp_path: Path) -> None:
     """Flat, with a margin for what the allocator keeps."""
