@@ -114,17 +114,24 @@ def test_three_of_one_batch_one_cancelled_in_flight_and_the_others_answer(slow: 
 
 
 def test_cancelled_in_the_queue_no_row_is_run(slow: Slow) -> None:
-    rows, dropped = slow.metric("palm_batch_rows_sum"), slow.metric("palm_dropped_total", "cancelled")
-    running = slow.dialogue.Parse.future(pb.ParseRequest(text="hello"))
-    time.sleep(slow.batch_s / 4)
-    waiting = [slow.dialogue.Parse.future(pb.ParseRequest(text="hi")) for _ in range(8)]
-    time.sleep(slow.batch_s / 4)
-    for call in waiting[:7]:
-        call.cancel()
-    running.result()
-    assert waiting[7].result().timings.batch_size == 1
-    assert slow.metric("palm_batch_rows_sum") == rows + 2
-    assert slow.metric("palm_dropped_total", "cancelled") == dropped + 7
+    for _ in range(20):
+        rows, dropped = slow.metric("palm_batch_rows_sum"), slow.metric("palm_dropped_total", "cancelled")
+        running = slow.dialogue.Parse.future(pb.ParseRequest(text="hello"))
+        time.sleep(slow.batch_s / 4)
+        waiting = [slow.dialogue.Parse.future(pb.ParseRequest(text="hi")) for _ in range(8)]
+        time.sleep(slow.batch_s / 4)
+        for call in waiting[:7]:
+            call.cancel()
+        running.result()
+        answer = waiting[7].result()
+        told = slow.metric("palm_batch_rows_sum") - rows, slow.metric("palm_dropped_total", "cancelled") - dropped
+        # On a busy machine the batch before may end before the cancellations come; then rows are run, and told.
+        assert told[0] + told[1] <= 9
+        if told == (2, 7):
+            assert answer.timings.batch_size == 1
+            break
+    else:
+        raise AssertionError("the cancellations never came in time")
 
 
 def test_what_waits_and_runs_is_told(slow: Slow) -> None:
@@ -148,17 +155,16 @@ def test_what_waits_and_runs_is_told(slow: Slow) -> None:
         seen = {re.sub(r"{.*priority=", " ", name): value for name, value in told().items()}
         for call in (running, *waiting):
             call.result()
-        if seen["rows_in_flight"] == 1 and seen['queue_requests "batch"'] == 1:
+        if seen == {
+            "rows_in_flight": 1,
+            'queue_requests "interactive"': 3,
+            'queue_tokens "interactive"': 9,
+            'queue_requests "batch"': 1,
+            'queue_tokens "batch"': 3,
+        }:
             break
     else:
         raise AssertionError(f"never seen at work: {seen}")
-    assert seen == {
-        "rows_in_flight": 1,
-        'queue_requests "interactive"': 3,
-        'queue_tokens "interactive"': 9,
-        'queue_requests "batch"': 1,
-        'queue_tokens "batch"': 3,
-    }
     assert set(told().values()) == {0}
 
 
