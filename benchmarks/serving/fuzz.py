@@ -3,7 +3,7 @@
     python benchmarks/serving/fuzz.py BUNDLE [--messages 20000] [--callers 16] [--steady 20] [--seed 0] [--json FILE]
 
 Messages are well-formed requests, made from the golden examples, or random fields of the right types; three of four then have bytes flipped, cut,
-inserted, doubled or dropped. Printed: the status codes, what should not have been (INTERNAL, UNKNOWN, another's file names; the messages of the first
+inserted, doubled or dropped. Printed: the status codes, what should not have been (INTERNAL, UNKNOWN, names of the server's files; the messages of the first
 twenty go to standard error, and the exit code is 1), and the p99 of a neighbour who asks for `Parse` meanwhile, to that beside as many callers with
 well-formed requests for `--steady` seconds. (10^6 messages: --messages 1000000.)
 """
