@@ -6,8 +6,8 @@ Texts of 3 to 600 words over TLS (`--plain`: without; the openssl command makes 
 are looked at twenty times; printed is how they stand at the end to how they stood after a quarter. (10^6 calls: --calls 1000000.)
 
 With `--server SCRIPT` another server is soaked, to see what is caught: one whose handler goes on after its cancellation (28 KiB a stream here) in
-some thousand calls; what grpc itself loses (github.com/grpc/grpc/issues/43360: 0.3 KiB where a handler swallows the cancellation and returns,
-0.1 KiB with every call that is cancelled while grpc reads or writes, of an empty service too) only in 10^6.
+some thousand calls; what is lost within grpc (github.com/grpc/grpc/issues/43360: 0.3 KiB where a handler swallows the cancellation and returns;
+0.07 KiB with a call that is cancelled, of a service without our code too) only in 10^6.
 """
 
 import asyncio

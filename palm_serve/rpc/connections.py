@@ -4,7 +4,7 @@ import resource
 
 from palm_serve.config import ServeOptions
 
-_NEVER_MS = 2**31 - 1
+_NEVER = 2**31 - 1
 """How grpc writes "never"."""
 _KIB = 1024
 _OTHER_FILES = 128
@@ -23,9 +23,9 @@ def channel_options(options: ServeOptions) -> ChannelOptions:
         ("grpc.max_allowed_incoming_connections", min(options.max_connections, _descriptors())),
         ("grpc.max_concurrent_streams", options.max_streams),
         # Where more wait to be handed over (1000, for certain 3000), grpc would answer CANCELLED to some, whoever sent them: nobody
-        # asks again after that, and a flood over one connection would end the calls of others. What may wait is bounded above.
-        ("grpc.server.max_pending_requests", _NEVER_MS),
-        ("grpc.server.max_pending_requests_hard_limit", _NEVER_MS),
+        # asks again after that, and a flood over one connection would end the calls of others. Connections times streams bound what may wait.
+        ("grpc.server.max_pending_requests", _NEVER),
+        ("grpc.server.max_pending_requests_hard_limit", _NEVER),
         # Between the two grpc would refuse by chance.
         ("grpc.max_metadata_size", metadata_bytes),
         ("grpc.absolute_max_metadata_size", metadata_bytes),
@@ -37,16 +37,16 @@ def channel_options(options: ServeOptions) -> ChannelOptions:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", _ms(options.min_ping_interval)),
         ("grpc.http2.max_ping_strikes", options.max_ping_strikes),
-        ("grpc.max_connection_age_ms", _ms(options.max_connection_age) or _NEVER_MS),
+        ("grpc.max_connection_age_ms", _ms(options.max_connection_age) or _NEVER),
         ("grpc.max_connection_age_grace_ms", _ms(options.max_connection_age_grace)),
-        ("grpc.max_connection_idle_ms", _ms(options.max_connection_idle) or _NEVER_MS),
+        ("grpc.max_connection_idle_ms", _ms(options.max_connection_idle) or _NEVER),
     )
 
 
 def _descriptors() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _NEVER_MS if soft == resource.RLIM_INFINITY else max(1, soft - _OTHER_FILES)
+    return _NEVER if soft == resource.RLIM_INFINITY else max(1, soft - _OTHER_FILES)
 
 
 def _ms(seconds: float) -> int:
-    return min(round(seconds * 1000), _NEVER_MS)
+    return min(round(seconds * 1000), _NEVER)

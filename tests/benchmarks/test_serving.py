@@ -133,7 +133,7 @@ def test_soak(bundle: Path, tmp_path: Path) -> None:
     )
     assert sum(figures["codes"].values()) == 20_000
     growth = figures["growth"]
-    # gRPC's pool and asyncio's, both bounded, may grow by a thread where the machine is busy; a leak would be of thousands.
+    # A pool that grows on demand may grow late where the machine is busy (seen: by one); a thread a call would be thousands.
     assert growth["threads"] <= 2, told
     assert growth["descriptors"] == 0, told
     assert growth["memory"] < 1.05, told
