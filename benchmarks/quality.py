@@ -64,14 +64,14 @@ def tools(config: Path, base: str, data: str, seeds: Sequence[int] = THREE) -> d
 SETS: Mapping[str, Mapping[str, Variant]] = {
     "atis": {
         "minilm": Variant(EXAMPLES / "atis.toml", FIVE),
-        "scratch": Variant(CONFIGS / "atis_scratch.toml", FIVE),
+        "scratch": Variant(CONFIGS / "atis_scratch.toml"),
         "intent alone": Variant(CONFIGS / "atis_intent.toml"),
         "slots alone": Variant(CONFIGS / "atis_slots.toml"),
         "masked words": Variant(CONFIGS / "atis_words.toml"),
     },
     "snips": {
         "minilm": Variant(EXAMPLES / "snips.toml", FIVE),
-        "scratch": Variant(CONFIGS / "snips_scratch.toml", FIVE),
+        "scratch": Variant(CONFIGS / "snips_scratch.toml"),
         "intent alone": Variant(CONFIGS / "snips_intent.toml"),
         "slots alone": Variant(CONFIGS / "snips_slots.toml"),
         "masked words": Variant(CONFIGS / "snips_words.toml"),

@@ -39,6 +39,8 @@ UNSEEN = (
     ("intent alone", "intent alone"),
     ("slots alone", "slots alone"),
 )
+EXACT_OF_THREE = "atis"
+"""The corpus whose exact match `exact_match` is where three are trained in one model: the first."""
 TOOLS = (("tenth", "joint", "a tenth of ATIS"), ("snips", "minilm", "SNIPS"))
 """Sets on which tools are tried, the variant without any, and what the set is."""
 NO_TOOLS = {"minilm", "scratch", *(variant for variant, _ in (*SMALL, *UNSEEN))}
@@ -56,9 +58,9 @@ def tables(results: dict[str, dict[str, object]]) -> str:
         ("A tenth of ATIS' training utterances, test", _variants(cells, "tenth", SMALL, "test")),
         (
             "ATIS, test utterances with a slot value that training has not seen",
-            _variants(cells, "atis", UNSEEN, "unseen"),
+            _unseen(cells, "atis"),
         ),
-        ("SNIPS, the same", _variants(cells, "snips", UNSEEN, "unseen")),
+        ("SNIPS, the same", _unseen(cells, "snips")),
         *(
             (f"What each tool changes, on {name}, paired by seed", _tools(cells, task, base))
             for task, base, name in TOOLS
@@ -131,6 +133,17 @@ def _variants(cells: Results, task: str, names: tuple[tuple[str, str], ...], spl
         own = [c for c in cells if (c["task"], c["variant"]) == (task, variant) and split in c]
         if own:
             rows.append((name, str(len(own)), *(shown(own, split, metric) for metric in COLUMNS)))
+    return rows
+
+
+def _unseen(cells: Results, task: str) -> list[tuple[str, ...]]:
+    """Variants of a corpus, and the model of three corpora, whose other tasks are auxiliary to this one's."""
+    rows = _variants(cells, task, UNSEEN, "unseen")
+    metrics = [f"{task}_{INTENT}", f"{task}_{SLOTS}", *([EXACT] if task == EXACT_OF_THREE else [])]
+    together = of(cells, "three", "minilm", metrics[0], "unseen")
+    if together:
+        told = [shown(together, "unseen", metric) for metric in metrics]
+        rows.append(("... and the tasks of two other corpora", str(len(together)), *told, *[""] * (3 - len(told))))
     return rows
 
 

@@ -53,9 +53,9 @@ def test_cells_have_the_seeds_that_the_issue_names():
     cells = quality.cells_of([], None)
     names = [one.name for one in cells]
     assert len(names) == len(set(names))
-    for key in ("atis/minilm", "snips/minilm", "atis/scratch", "snips/scratch"):
+    for key in ("atis/minilm", "snips/minilm"):
         assert sum(name.startswith(f"{key}/") for name in names) == 5
-    for key in ("clinc150/minilm", "three/minilm", "mixatis/minilm", "tenth/joint"):
+    for key in ("atis/scratch", "snips/scratch", "clinc150/minilm", "three/minilm", "mixatis/minilm", "tenth/joint"):
         assert sum(name.startswith(f"{key}/") for name in names) == 3
     assert names[0] == "atis/minilm/seed13"
     assert [one.seed for one in cells] == sorted(one.seed for one in cells)
@@ -226,6 +226,18 @@ def test_three_in_one_is_compared_with_each_alone_by_seed():
     assert line[3].startswith("-0.40 (")
     assert line[4] == "no"
     assert line_of(tables(cells), "ATIS slot F1")[3:] == ["+0.00 (+0.00 to +0.00)", "yes"]
+
+
+def test_unseen_values_have_a_row_for_three_in_one():
+    import quality_table
+
+    alone = {s: cell("snips", "minilm", s, test={}, unseen=scores(98.0, 94.0 + s, 87.0)) for s in (1, 2)}
+    three = {"snips_intent accuracy": 98.5, "snips_slots f1": 95.0, "atis_intent accuracy": 96.0, "exact_match": 54.0}
+    results = {"a": alone[1], "b": alone[2], "c": cell("three", "minilm", 1, test={}, unseen=three)}
+    snips = quality_table.tables(results).partition("SNIPS, the same")[2]
+    assert line_of(snips, "... and the tasks of two other corpora")[1:] == ["1", "98.50", "95.00", ""]
+    atis = quality_table.tables(results).partition("SNIPS, the same")[0]
+    assert line_of(atis, "... and the tasks of two other corpora")[1:] == ["1", "96.00", "", "54.00"]
 
 
 def test_tools_are_shown_by_what_they_change():
