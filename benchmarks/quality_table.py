@@ -1,5 +1,6 @@
 """The results of quality.py as Markdown tables."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from common import mean_and_half_interval
@@ -51,16 +52,21 @@ WORST_DIFFERENCE = -0.3
 def tables(results: dict[str, dict[str, object]]) -> str:
     """All tables of which there is a cell, each with a heading."""
     cells: Results = list(results.values())
+    small = _ways(cells, "tenth", SMALL, "test")
+    atis, snips = (_with_three(_ways(cells, task, UNSEEN, "unseen"), cells, task) for task in ("atis", "snips"))
+    compared = (
+        ("a tenth of ATIS", small, "test"),
+        ("unseen values of ATIS", atis, "unseen"),
+        ("unseen values of SNIPS", snips, "unseen"),
+    )
     made = (
         ("Intents and slots, test", _main(cells)),
         ("Three corpora in one model against each alone, test, paired by seed", _three(cells)),
         ("CLINC150, test", _clinc(cells)),
-        ("A tenth of ATIS' training utterances, test", _variants(cells, "tenth", SMALL, "test")),
-        (
-            "ATIS, test utterances with a slot value that training has not seen",
-            _unseen(cells, "atis"),
-        ),
-        ("SNIPS, the same", _unseen(cells, "snips")),
+        ("A tenth of ATIS' training utterances, test", _reached(small, "test")),
+        ("ATIS, test utterances with a slot value that training has not seen", _reached(atis, "unseen")),
+        ("SNIPS, the same", _reached(snips, "unseen")),
+        ("Differences from intent and slots together, in these three, paired by seed", _against_joint(compared)),
         *(
             (f"What each tool changes, on {name}, paired by seed", _tools(cells, task, base))
             for task, base, name in TOOLS
@@ -127,25 +133,56 @@ def _clinc(cells: Results) -> list[tuple[str, ...]]:
     return rows
 
 
-def _variants(cells: Results, task: str, names: tuple[tuple[str, str], ...], split: str) -> list[tuple[str, ...]]:
-    rows = [("trained", "seeds", "intent", "slot F1", "exact match")]
-    for variant, name in names:
-        own = [c for c in cells if (c["task"], c["variant"]) == (task, variant) and split in c]
-        if own:
-            rows.append((name, str(len(own)), *(shown(own, split, metric) for metric in COLUMNS)))
-    return rows
+class Way(NamedTuple):
+    """A way to train a set: its name in the tables, its cells, and what these call intent accuracy, slot F1 and exact match."""
+
+    name: str
+    cells: Results
+    metrics: tuple[str, str, str] = COLUMNS
 
 
-def _unseen(cells: Results, task: str) -> list[tuple[str, ...]]:
-    """Variants of a corpus, and the model of three corpora, whose other tasks are auxiliary to this one's."""
-    rows = _variants(cells, task, UNSEEN, "unseen")
-    metrics = [f"{task}_{INTENT}", f"{task}_{SLOTS}", *([EXACT] if task == EXACT_OF_THREE else [])]
+def _ways(cells: Results, task: str, names: tuple[tuple[str, str], ...], split: str) -> list[Way]:
+    """Those of which there is a cell with the split; the first of `names` is what the others are compared with."""
+    found = [
+        Way(name, [c for c in cells if (c["task"], c["variant"]) == (task, how) and split in c]) for how, name in names
+    ]
+    return [way for way in found if way.cells]
+
+
+def _with_three(ways: list[Way], cells: Results, task: str) -> list[Way]:
+    """With the model of three corpora, whose other tasks are auxiliary to this corpus', below what it adds to."""
+    exact = EXACT if task == EXACT_OF_THREE else "none"
+    metrics = (f"{task}_{INTENT}", f"{task}_{SLOTS}", exact)
     together = of(cells, "three", "minilm", metrics[0], "unseen")
-    if together:
-        told = [shown(together, "unseen", metric) for metric in metrics]
-        row = ("... and the tasks of two other corpora", str(len(together)), *told, *[""] * (3 - len(told)))
-        rows.insert(2, row)  # below what it adds to
+    more = [Way("... and the tasks of two other corpora", together, metrics)] if together else []
+    return [*ways[:1], *more, *ways[1:]]
+
+
+def _reached(ways: list[Way], split: str) -> list[tuple[str, ...]]:
+    rows = [("trained", "seeds", "intent", "slot F1", "exact match")]
+    return rows + [
+        (way.name, str(len(way.cells)), *(shown(way.cells, split, metric) for metric in way.metrics)) for way in ways
+    ]
+
+
+def _against_joint(sets: Sequence[tuple[str, list[Way], str]]) -> list[tuple[str, ...]]:
+    """Every way of a set minus its first; a cell is empty where one of the two has not the metric."""
+    rows = [("set, and how it was trained", "seeds", "intent", "slot F1", "exact match")]
+    for name, ways, split in sets:
+        for way in ways[1:]:
+            values = [
+                paired(_having(way.cells, split, own), _having(ways[0].cells, split, metric), own, split, other=metric)
+                for own, metric in zip(way.metrics, COLUMNS, strict=True)
+            ]
+            seeds = max(map(len, values))
+            if seeds:
+                told = [difference(one) if one else "" for one in values]
+                rows.append((f"{name}: {way.name.removeprefix('... ')}", str(seeds), *told))
     return rows
+
+
+def _having(cells: Results, split: str, metric: str) -> Results:
+    return [cell for cell in cells if metric in cell.get(split, ())]
 
 
 def _tools(cells: Results, task: str, plain: str) -> list[tuple[str, ...]]:

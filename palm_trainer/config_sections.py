@@ -115,7 +115,8 @@ class DataConfig(Section):
     epochs: Positive | None = None
     """mixing = per_task_epochs: how often it is gone through. None: `train.epochs`."""
     substitute: float = Field(0.0, ge=0, le=1)
-    """Share of the training examples whose slot values are replaced by others of the same labels, drawn anew in each epoch. 0: off."""
+    """Share of the training examples whose slot values are replaced by others of the same labels, or of labels that share many values with
+    them, drawn anew in each epoch. 0: off."""
     columns: Names = ()
     """tsv, csv, palm: names of the columns in the file's order; `_` skips one. None given: the first line names them.
     json, parquet, datasets: the keys or columns that are read."""

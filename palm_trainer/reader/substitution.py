@@ -3,9 +3,9 @@
 What is drawn is a pure function of (seed, epoch, example), so that a resumed run, or another number of processes, draws the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,11 @@ from palm_trainer.example import Example, FieldValue, LabelledSpan
 from palm_trainer.reader.formats.jsonl import ANSWER
 
 Words = tuple[tuple[int, int], ...]
+
+ALIKE = 0.25
+"""Two labels draw from each other's values where at least so much of all that either has is common to both (their Jaccard index) ..."""
+COMMON = 2
+"""... and at least so many values: one alone may be chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,9 @@ class Value:
 class Substitution:
     """Changes all values of some examples; those whose label has one value only stay.
 
+    A label draws from its own values and from those of labels like it (`ALIKE`): cities to leave from and cities to go to are the same cities,
+    though training has not seen each in both roles.
+
     Args:
         examples: the training examples of the data set. The values come from them too, each with the same probability, however often it occurs.
         field: whose spans are replaced. Spans of other fields move with the text; an example where one of them is cut stays as it is.
@@ -39,14 +47,12 @@ class Substitution:
         self._field = field
         self._probability = probability
         self._seed = seed
-        self._values: dict[str, list[Value]] = {}
-        seen: set[tuple[str, str]] = set()
+        found: dict[str, dict[str, Value]] = {}
         for example in examples:
             for span in _spans(example, field):
                 value = _value(example, span)
-                if (span.label, value.text) not in seen:
-                    seen.add((span.label, value.text))
-                    self._values.setdefault(span.label, []).append(value)
+                found.setdefault(span.label, {}).setdefault(value.text, value)
+        self._values = _pools(found)
         self._epoch = -1
         self._chosen: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
 
@@ -66,7 +72,7 @@ class Substitution:
         return substituted(example, spans, values)
 
     def _other(self, example: Example, span: LabelledSpan, generator: np.random.Generator) -> Value:
-        """Another value of the span's label, or its own where there is none."""
+        """Another value of the span's label or one like it, or its own where there is none."""
         text = example.text[span.start : span.end]
         values = self._values[span.label]
         chosen = values[int(generator.integers(len(values)))]
@@ -74,6 +80,17 @@ class Substitution:
             others = [value for value in values if value.text != text]
             chosen = others[int(generator.integers(len(others)))] if others else chosen
         return chosen
+
+
+def _pools(values: Mapping[str, Mapping[str, Value]]) -> dict[str, list[Value]]:
+    """What each label draws from, each text once."""
+    pools = {label: dict(own) for label, own in values.items()}
+    for one, other in combinations(values, 2):
+        common = len(values[one].keys() & values[other].keys())
+        if common >= COMMON and common >= ALIKE * len(values[one].keys() | values[other].keys()):
+            pools[one] = {**values[other], **pools[one]}
+            pools[other] = {**values[one], **pools[other]}
+    return {label: list(pool.values()) for label, pool in pools.items()}
 
 
 def substituted(example: Example, spans: Sequence[LabelledSpan], values: Sequence[Value]) -> Example | None:

@@ -240,6 +240,25 @@ def test_unseen_values_have_a_row_for_three_in_one():
     assert line_of(atis, "... and the tasks of two other corpora")[1:] == ["1", "96.00", "", "54.00"]
 
 
+def test_differences_from_joint_training_are_paired_by_seed():
+    import quality_table
+
+    results = {}
+    for seed in (13, 14):
+        told = scores(90.0 + seed, 80.0 + seed, 60.0)
+        results[f"joint{seed}"] = cell("tenth", "joint", seed, test=told)
+        results[f"alone{seed}"] = cell("tenth", "intent alone", seed, test={"intent accuracy": 91.0 + seed})
+        results[f"snips{seed}"] = cell("snips", "minilm", seed, test={}, unseen=told)
+    three = {"snips_intent accuracy": 102.5, "snips_slots f1": 93.0, "atis_intent accuracy": 96.0, "exact_match": 54.0}
+    results["three"] = cell("three", "minilm", 13, test={}, unseen=three)
+    results["other"] = cell("tenth", "slots alone", 99, test={"slots f1": 1.0})
+    table = quality_table.tables(results).partition("Differences from intent and slots together")[2]
+    assert line_of(table, "a tenth of ATIS: intent alone")[1:] == ["2", "+1.00 (+1.00 to +1.00)", "", ""]
+    assert line_of(table, "unseen values of SNIPS: and the tasks")[1:] == ["1", "-0.50", "+0.00", ""]
+    assert "a tenth of ATIS: slots alone" not in table
+    assert "unseen values of ATIS" not in table
+
+
 def test_tools_are_shown_by_what_they_change():
     from quality_table import tables
 
