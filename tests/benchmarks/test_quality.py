@@ -267,9 +267,14 @@ def test_tools_are_shown_by_what_they_change():
         for variant, more in (("joint", 0.0), ("fgm", 1.0), ("masked words", 9.0)):
             told = scores(90.0 + more, 80.0, 60.0 + seed + more)
             cells[f"{variant}{seed}"] = cell("tenth", variant, seed, test=told, dev=told)
+        for variant, more in (("minilm", 0.0), ("minilm substitute", 2.0), ("intent alone", 9.0)):
+            told = scores(90.0 + more, 80.0, 60.0 + seed + more)
+            cells[f"whole {variant}{seed}"] = cell("atis", variant, seed, test=told, dev=told)
     text = tables(cells)
-    assert line_of(text, "`fgm`")[1:4] == ["2", "+1.00 (+1.00 to +1.00)", "+0.00 (+0.00 to +0.00)"]
-    assert "`masked words`" not in text
+    table = text.partition("What each tool changes")[2]
+    assert line_of(table, "a tenth of ATIS: `fgm`")[1:4] == ["2", "+1.00 (+1.00 to +1.00)", "+0.00 (+0.00 to +0.00)"]
+    assert line_of(table, "ATIS, MiniLM-L6: `substitute`")[2] == "+2.00 (+2.00 to +2.00)"
+    assert len(table.split("\n| ")) == 5  # head, rule, two tools
     assert line_of(text, "... and masked words of the unlabelled rest")[1] == "2"
 
 
