@@ -22,13 +22,9 @@ class Goal(NamedTuple):
 
 GOALS = (
     Goal("atis", "minilm", "ATIS, MiniLM-L6", (97.7, 95.9, 88.2)),
-    Goal("atis", "minilm substitute", "... with `substitute`", (97.7, 95.9, 88.2)),
     Goal("snips", "minilm", "SNIPS, MiniLM-L6", (98.6, 96.5, 92.0)),
-    Goal("snips", "minilm substitute", "... with `substitute`", (98.6, 96.5, 92.0)),
     Goal("atis", "scratch", "ATIS, from scratch", (97.3, 95.9, 87.6)),
-    Goal("atis", "scratch substitute", "... with `substitute`", (97.3, 95.9, 87.6)),
     Goal("snips", "scratch", "SNIPS, from scratch", (98.1, 94.8, 88.0)),
-    Goal("snips", "scratch substitute", "... with `substitute`", (98.1, 94.8, 88.0)),
     Goal("mixatis", "minilm", "MixATIS, MiniLM-L6", (None, None, 50.0)),
 )
 SMALL = (
