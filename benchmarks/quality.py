@@ -64,18 +64,18 @@ def tools(config: Path, base: str, data: str, seeds: Sequence[int] = THREE) -> d
 SETS: Mapping[str, Mapping[str, Variant]] = {
     "atis": {
         "minilm": Variant(EXAMPLES / "atis.toml", FIVE),
-        "minilm substitute": Variant(EXAMPLES / "atis.toml", FIVE, ("data.atis.substitute=0.5",)),
+        "minilm substitute": tools(EXAMPLES / "atis.toml", "minilm", "atis", FIVE)["substitute"],
         "scratch": Variant(CONFIGS / "atis_scratch.toml"),
-        "scratch substitute": Variant(CONFIGS / "atis_scratch.toml", THREE, ("data.atis.substitute=0.5",)),
+        "scratch substitute": tools(CONFIGS / "atis_scratch.toml", "scratch", "atis")["substitute"],
         "intent alone": Variant(CONFIGS / "atis_intent.toml"),
         "slots alone": Variant(CONFIGS / "atis_slots.toml"),
         "masked words": Variant(CONFIGS / "atis_words.toml"),
     },
     "snips": {
         "minilm": Variant(EXAMPLES / "snips.toml", FIVE),
-        "minilm substitute": Variant(EXAMPLES / "snips.toml", FIVE, ("data.snips.substitute=0.5",)),
+        "minilm substitute": tools(EXAMPLES / "snips.toml", "minilm", "snips", FIVE)["substitute"],
         "scratch": Variant(CONFIGS / "snips_scratch.toml"),
-        "scratch substitute": Variant(CONFIGS / "snips_scratch.toml", THREE, ("data.snips.substitute=0.5",)),
+        "scratch substitute": tools(CONFIGS / "snips_scratch.toml", "scratch", "snips")["substitute"],
         "intent alone": Variant(CONFIGS / "snips_intent.toml"),
         "slots alone": Variant(CONFIGS / "snips_slots.toml"),
         "masked words": Variant(CONFIGS / "snips_words.toml"),

@@ -145,26 +145,26 @@ class Way(NamedTuple):
 
 
 def _ways(cells: Results, task: str, names: tuple[tuple[str, str], ...], split: str) -> list[Way]:
-    """Those of which there is a cell with the split; the first of `names` is what the others are compared with."""
-    found = [
+    """One for each of `names`, with or without cells; the first is what the others are compared with."""
+    return [
         Way(name, [c for c in cells if (c["task"], c["variant"]) == (task, how) and split in c]) for how, name in names
     ]
-    return [way for way in found if way.cells]
 
 
 def _with_three(ways: list[Way], cells: Results, task: str) -> list[Way]:
     """With the model of three corpora, whose other tasks are auxiliary to this corpus', below what it adds to."""
-    exact = EXACT if task == EXACT_OF_THREE else "none"
+    exact = EXACT if task == EXACT_OF_THREE else f"{task}_{EXACT}"  # which no cell has
     metrics = (f"{task}_{INTENT}", f"{task}_{SLOTS}", exact)
     together = of(cells, "three", "minilm", metrics[0], "unseen")
-    more = [Way("... and the tasks of two other corpora", together, metrics)] if together else []
-    return [*ways[:1], *more, *ways[1:]]
+    return [ways[0], Way("... and the tasks of two other corpora", together, metrics), *ways[1:]]
 
 
 def _reached(ways: list[Way], split: str) -> list[tuple[str, ...]]:
     rows = [("trained", "seeds", "intent", "slot F1", "exact match")]
     return rows + [
-        (way.name, str(len(way.cells)), *(shown(way.cells, split, metric) for metric in way.metrics)) for way in ways
+        (way.name, str(len(way.cells)), *(shown(way.cells, split, metric) for metric in way.metrics))
+        for way in ways
+        if way.cells
     ]
 
 
@@ -174,7 +174,7 @@ def _against_joint(sets: Sequence[tuple[str, list[Way], str]]) -> list[tuple[str
     for name, ways, split in sets:
         for way in ways[1:]:
             values = [
-                paired(_having(way.cells, split, own), _having(ways[0].cells, split, metric), own, split, other=metric)
+                paired(way.cells, ways[0].cells, own, split, other=metric)
                 for own, metric in zip(way.metrics, COLUMNS, strict=True)
             ]
             seeds = max(map(len, values))
@@ -182,10 +182,6 @@ def _against_joint(sets: Sequence[tuple[str, list[Way], str]]) -> list[tuple[str
                 told = [difference(one) if one else "" for one in values]
                 rows.append((f"{name}: {way.name.removeprefix('... ')}", str(seeds), *told))
     return rows
-
-
-def _having(cells: Results, split: str, metric: str) -> Results:
-    return [cell for cell in cells if metric in cell.get(split, ())]
 
 
 def _tools(cells: Results) -> list[tuple[str, ...]]:

@@ -25,10 +25,12 @@ def by_seed(cells: Results, split: str, metric: str) -> list[float]:
 def paired(first: Results, second: Results, metric: str, split: str = "test", other: str | None = None) -> list[float]:
     """First minus second, on cells of the same seed and fold: a value a fold (the mean over its seeds), or without folds a value a seed.
 
-    The seeds of a fold share their test questions, so only folds count as independent. `other`: what the metric is called in `second`.
+    The seeds of a fold share their test questions, so only folds count as independent. Cells without the metric have no part.
+    `other`: what the metric is called in `second`.
     """
-    one = {(c["fold"], c["seed"]): c[split][metric] for c in first}
-    two = {(c["fold"], c["seed"]): c[split][other or metric] for c in second}
+    there = other or metric
+    one = {(c["fold"], c["seed"]): c[split][metric] for c in first if metric in c.get(split, ())}
+    two = {(c["fold"], c["seed"]): c[split][there] for c in second if there in c.get(split, ())}
     groups: dict[Any, list[float]] = {}
     for fold, seed in sorted(one.keys() & two.keys(), key=str):
         groups.setdefault(seed if fold is None else fold, []).append(one[fold, seed] - two[fold, seed])

@@ -257,6 +257,11 @@ def test_differences_from_joint_training_are_paired_by_seed():
     assert line_of(table, "unseen values of SNIPS: and the tasks")[1:] == ["1", "-0.50", "+0.00", ""]
     assert "a tenth of ATIS: slots alone" not in table
     assert "unseen values of ATIS" not in table
+    del results["snips13"], results["snips14"]
+    results["alone"] = cell("snips", "intent alone", 13, test={}, unseen={"intent accuracy": 90.0})
+    assert "unseen values of SNIPS" not in quality_table.tables(
+        results
+    )  # without joint training nothing is a difference
 
 
 def test_tools_are_shown_by_what_they_change():

@@ -73,7 +73,9 @@ def test_spans_hold_values_of_their_labels_and_nothing_else_changes(data, joiner
             continue
         assert {text for _, text in values_of(changed)} <= {text for _, text in known}
         assert outside(changed) == outside(example)
-        assert changed.text != example.text
+        assert values_of(changed) != values_of(
+            example
+        )  # the text may read the same: "a" and "a a", the other way round
         old, new = example.fields["slots"], changed.fields["slots"]
         assert [(s.label, s.role) for s in new] == [(s.label, s.role) for s in old]
         for (label, before), (_, after) in zip(values_of(example), values_of(changed), strict=True):
