@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -178,6 +179,18 @@ def test_a_server_that_does_not_start_is_told_with_its_reason(peers: ModuleType,
     )
     with pytest.raises(peers.NotToBeHadError, match=r"Other ended with exit code 1 before it was ready: no licence"):
         server.__enter__()
+
+
+def test_a_signal_waits_until_a_server_is_known(peers: ModuleType) -> None:
+    import servers
+
+    done = []
+    with pytest.raises(KeyboardInterrupt), servers.uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        done.append("known")
+    assert done == ["known"]
+    with pytest.raises(KeyboardInterrupt):  # and then they come at once again
+        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.slow

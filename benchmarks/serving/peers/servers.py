@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -23,6 +24,25 @@ _READY_S = 180.0
 _LOOK_S = 0.25
 _PATIENT_S = 30.0
 _STOP_S = 15.0
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block ends: a process that was just born is known by then, one that is being ended has ended.
+
+    Only the main thread gets signals; in another nothing is to be held.
+    """
+    came: list[int] = []
+    mine = threading.current_thread() is threading.main_thread()
+    held = (signal.SIGINT, signal.SIGTERM) if mine else ()
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in held}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 class Server:
@@ -66,20 +86,19 @@ class Server:
         self.port = free_port()
         given = dataclasses.replace(self._settings, port=self.port)
         command = [str(part).format(port=self.port) for part in self._command]
-        with self._log.open("w", encoding="utf-8") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self._environment | given.variables(),
-                start_new_session=True,
-            )
-        try:
+        with ExitStack() as undo:
+            with self._log.open("w", encoding="utf-8") as log, uninterrupted():
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=self._environment | given.variables(),
+                    start_new_session=True,
+                )
+                undo.callback(self._end)
             self._wait()
-        except BaseException:
-            self._end()
-            raise
+            undo.pop_all()
         return self
 
     def _wait(self) -> None:
@@ -136,6 +155,7 @@ class Server:
     ) -> None:
         self._end()
 
+    @uninterrupted()
     def _end(self) -> None:
         born = {stat.pid: stat.started for stat in self.processes()}
         self._process.terminate()
