@@ -18,7 +18,7 @@ from pathlib import Path
 
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.client import Client
-from palm_serve.engine.inputs import pad_batch
+from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.session import open_engine
 from palm_serve.tokenization import TextTokenizer
 

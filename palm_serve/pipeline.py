@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from palm_serve.batching import BatchLimits, Costs, Waiting, plan_batch
-from palm_serve.bundle.loader import Bundle, GoldenAnswer, GoldenExample
+from palm_serve.bundle.golden import GoldenAnswer, GoldenExample
+from palm_serve.bundle.loader import Bundle
 from palm_serve.decoding import DecoderTable, Item, rows_of
-from palm_serve.engine.inputs import pad_batch
+from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.providers import sample_batch
 from palm_serve.errors import BundleError, InvalidRequest, PalmServeError
 from palm_serve.tokenization import TextTokenizer

@@ -15,13 +15,13 @@ from palm_serve.config import ServeOptions
 from palm_serve.engine.cores import usable_cores
 from palm_serve.errors import BindError, ConfigError, PalmServeError
 from palm_serve.observability import AccessLog, Metrics, ModelMetrics, asked_by_environment
+from palm_serve.observability.version_metrics import VersionMetrics
 from palm_serve.registry import CANARY, SHADOW, STABLE, Answers, LoadedModel, Registry, Traffic, Watcher
-from palm_serve.rpc.auth import Scope, Tokens
+from palm_serve.rpc.access.tokens import Scope, Tokens
+from palm_serve.rpc.grpc_server import make_health_server, make_server
 from palm_serve.rpc.lifecycle import Lifecycle, State
-from palm_serve.rpc.services import make_health_server, make_server
-from palm_serve.rpc.tls import Certificates
+from palm_serve.rpc.transport.tls import Certificates
 from palm_serve.types import CallRecord
-from palm_serve.version_metrics import VersionMetrics
 
 if TYPE_CHECKING:
     from palm_serve.observability.tracing import Tracing

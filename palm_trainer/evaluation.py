@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from palm_serve.decoding import DecoderTable, Item
-from palm_serve.engine.inputs import pad_batch
+from palm_serve.engine.padding import pad_batch
 from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Answer, Classification, Encoding, FloatArray, Match, Spans, TaskAnswer, Windows
 from palm_trainer.example import Example, LabelledSpan

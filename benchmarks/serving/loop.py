@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from palm_serve.bundle.loader import load_bundle
-from palm_serve.engine.inputs import pad_batch
+from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.providers import select_session
 from palm_serve.pipeline import Pipeline, Work
 from palm_serve.types import TextRequest

@@ -7,8 +7,8 @@ lane.py        the thread that runs engines, and the one that decodes behind it
 scheduler.py   one model's door to a lane, for an event loop
 """
 
-from palm_serve.batching.dispatch import WEIGHTS, Dispatcher
-from palm_serve.batching.lane import Lane
+from palm_serve.batching.admission import WEIGHTS, Dispatcher
+from palm_serve.batching.engine_thread import Lane
 from palm_serve.batching.latency import LatencyModel
 from palm_serve.batching.observer import Observer, Ran, Unobserved
 from palm_serve.batching.plan import BatchLimits, Costs, Plan, Waiting, plan_batch

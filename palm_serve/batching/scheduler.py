@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from palm_serve.batching.dispatch import Batch
-from palm_serve.batching.lane import Lane, Outcome
+from palm_serve.batching.admission import Batch
+from palm_serve.batching.engine_thread import Lane, Outcome
 from palm_serve.batching.observer import Observer, Ran, Unobserved
 from palm_serve.batching.plan import BatchLimits
 from palm_serve.batching.queue import Entry, Timing

@@ -6,85 +6,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from palm_serve.bundle.manifest import FORMAT_VERSION, Manifest, TaskInfo, tasks_digest
+from palm_serve.bundle.golden import GoldenExample
+from palm_serve.bundle.manifest import FORMAT_VERSION, Manifest, tasks_digest
 from palm_serve.errors import BundleError
-from palm_serve.types import Answer, Classification, FloatArray, Match, Spans, TaskAnswer
+from palm_serve.types import FloatArray
 
 MANIFEST, TOKENIZER, ARRAYS, GOLDEN = "manifest.json", "tokenizer.json", "decode.npz", "golden.jsonl"
 
-SCORE_TOLERANCE = 0.05
-"""Of a ranker's score: what bf16 may change, and another model does not keep."""
 
 _FAULTS_SHOWN = 5
-
-
-class GoldenSpan(BaseModel):
-    """An expected span, in code points."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    start: Annotated[int, Field(ge=0)]
-    end: Annotated[int, Field(ge=0)]
-
-
-class GoldenAnswer(BaseModel):
-    """What a task must answer. The probabilities of an answer may differ between providers, what it says may not."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    label: str | None = None
-    """The top label (classify, match)."""
-    labels: tuple[str, ...] | None = None
-    """All labels, in alphabetical order (multi_label)."""
-    spans: tuple[GoldenSpan, ...] | None = None
-    """Spans of the text (sequence_label); or the answer as a span of the pair, none where it holds no answer (mrc)."""
-    score: float | None = None
-    """Of a ranker, which has no labels (match)."""
-
-    @classmethod
-    def of(cls, answer: TaskAnswer, task: TaskInfo) -> "GoldenAnswer":
-        """What an answer of the task says."""
-        match answer:
-            case Classification() if task.kind == "multi_label":
-                return cls(labels=tuple(sorted(label.name for label in answer.labels)))
-            case Classification():
-                return cls(label=answer.label.name)
-            case Spans():
-                return cls(spans=tuple(GoldenSpan(name=s.name, start=s.start, end=s.end) for s in answer.spans))
-            case Match():
-                return cls(label=answer.label.name) if answer.label else cls(score=round(answer.score, 4))
-            case Answer():
-                found = () if answer.no_answer else (GoldenSpan(name="", start=answer.start, end=answer.end),)
-                return cls(spans=found)
-
-    def agrees(self, other: "GoldenAnswer") -> bool:
-        """Whether both say the same; scores within SCORE_TOLERANCE."""
-        near = (self.score is None) == (other.score is None)
-        near = near and abs((self.score or 0) - (other.score or 0)) <= SCORE_TOLERANCE
-        return near and self.model_copy(update={"score": other.score}) == other
-
-    def __str__(self) -> str:
-        if self.spans is not None:
-            return ", ".join(f"{s.name}[{s.start}:{s.end}]" for s in self.spans) or "no spans"
-        if self.labels is not None:
-            return ", ".join(f"'{label}'" for label in self.labels) or "no labels"
-        return f"'{self.label}'" if self.score is None else f"a score of {self.score:g}"
-
-
-class GoldenExample(BaseModel):
-    """One line of golden.jsonl: an input and the answers, by task, that the exporter saw."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    text: str
-    pair: str | None = None
-    answers: dict[str, GoldenAnswer]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from palm_serve.rpc.auth import Scope, new_token
+from palm_serve.rpc.access.tokens import Scope, new_token
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

@@ -16,8 +16,8 @@ Texts of `parse_batch` that are refused while others are answered are asked agai
 
 from palm_serve.client.client import AsyncClient, Client
 from palm_serve.client.credentials import TOKEN_VARIABLE, read_token, tls
-from palm_serve.client.policy import ServerError
-from palm_serve.client.wire import ClientOptions, ParseFields, PredictFields
+from palm_serve.client.protocol import ClientOptions, ParseFields, PredictFields
+from palm_serve.client.retries import ServerError
 
 __all__ = [
     "TOKEN_VARIABLE",

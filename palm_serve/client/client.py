@@ -8,7 +8,7 @@ from typing import Unpack
 
 import grpc
 
-from palm_serve.client.wire import ClientOptions, Outcome, ParseFields, PredictFields, R, Steps, Wire
+from palm_serve.client.protocol import ClientOptions, Outcome, ParseFields, PredictFields, R, Steps, Wire
 from palm_serve.v1 import palm_pb2 as pb
 
 DEFAULT_TARGET = "127.0.0.1:50051"

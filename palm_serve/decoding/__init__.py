@@ -6,7 +6,7 @@ from typing import Protocol
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.decoding.classify import ClassifyDecoder
-from palm_serve.decoding.item import Item, rows_of
+from palm_serve.decoding.decoder_input import Item, rows_of
 from palm_serve.decoding.match import MatchDecoder
 from palm_serve.decoding.mrc import MrcDecoder
 from palm_serve.decoding.multi_label import MultiLabelDecoder

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from palm_serve.bundle.manifest import TaskInfo
-from palm_serve.decoding.item import Item
+from palm_serve.decoding.decoder_input import Item
 from palm_serve.errors import BundleError
 from palm_serve.types import Classification, FloatArray, Label
 

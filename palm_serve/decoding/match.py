@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.decoding.classify import sigmoid, softmax
-from palm_serve.decoding.item import Item
+from palm_serve.decoding.decoder_input import Item
 from palm_serve.errors import BundleError
 from palm_serve.types import FloatArray, Label, Match
 

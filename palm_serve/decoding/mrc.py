@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from palm_serve.bundle.manifest import TaskInfo
-from palm_serve.decoding.item import Item
+from palm_serve.decoding.decoder_input import Item
 from palm_serve.decoding.sequence_label import tagged_range, trim
 from palm_serve.types import SPECIAL, Answer, Encoding, FloatArray
 

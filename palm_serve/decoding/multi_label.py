@@ -6,7 +6,7 @@ import numpy as np
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.decoding.classify import sigmoid
-from palm_serve.decoding.item import Item
+from palm_serve.decoding.decoder_input import Item
 from palm_serve.types import Classification, FloatArray, Label
 
 DEFAULT_THRESHOLD = 0.5

@@ -11,7 +11,7 @@ import numpy as np
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.decoding.crf import FORBIDDEN, ForwardBackward, Marginals, Potentials, Viterbi
-from palm_serve.decoding.item import Item
+from palm_serve.decoding.decoder_input import Item
 from palm_serve.types import Encoding, FloatArray, Int64Array, Span, Spans
 
 _JOINERS = {"\u200d", "\ufe0e", "\ufe0f"}

@@ -15,10 +15,10 @@ import onnxruntime as ort
 from palm_serve.bundle.loader import Bundle
 from palm_serve.bundle.manifest import Variant
 from palm_serve.engine import timing
-from palm_serve.engine.fallback import FallbackEngine
-from palm_serve.engine.inputs import pad_batch
-from palm_serve.engine.machine import computes_in_bf16
+from palm_serve.engine.cpu_features import computes_in_bf16
 from palm_serve.engine.options import CPU, CUDA, OPENVINO, ORT_NAMES, PROVIDERS, TENSORRT
+from palm_serve.engine.padding import pad_batch
+from palm_serve.engine.provider_fallback import FallbackEngine
 from palm_serve.engine.session import OpenEngine, open_engine
 from palm_serve.errors import BundleError, EngineError
 from palm_serve.types import Batch, Encoding, Engine

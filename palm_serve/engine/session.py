@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from palm_serve.engine.bound import BoundRunner
 from palm_serve.engine.cores import usable_cores
+from palm_serve.engine.io_binding import BoundRunner
 from palm_serve.engine.openvino import OpenVinoEngine
 from palm_serve.engine.options import CUDA, OPENVINO, ORT_NAMES, TENSORRT, Settings, provider_list
 from palm_serve.errors import EngineError

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from palm_serve.engine.cores import usable_cores
-from palm_serve.engine.machine import processor
+from palm_serve.engine.cpu_features import processor
 from palm_serve.types import Batch, Engine
 
 log = logging.getLogger(__name__)

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from palm_serve.batching import BatchLimits, Lane, Observer, Timing
+from palm_serve.batching.thread_priority import give_way
 from palm_serve.bundle.loader import Bundle, load_bundle
 from palm_serve.engine.providers import AUTO, select_session
 from palm_serve.errors import BundleError, EngineError, InvalidRequest, NotFound, PalmServeError, Unavailable
 from palm_serve.pipeline import Pipeline
-from palm_serve.priority import give_way
-from palm_serve.registry.answers import Answers
-from palm_serve.registry.family import STABLE, Family, Traffic
-from palm_serve.registry.model import LoadedModel
-from palm_serve.statistics import Statistics
+from palm_serve.registry.answer_cache import Answers
+from palm_serve.registry.loaded_model import LoadedModel
+from palm_serve.registry.statistics import Statistics
+from palm_serve.registry.versions import STABLE, Family, Traffic
 from palm_serve.types import Prediction, Priority
 
 R = TypeVar("R")

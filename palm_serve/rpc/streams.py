@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from google.protobuf.message import Message
 
 from palm_serve.errors import PalmServeError
-from palm_serve.rpc.calls import Send
+from palm_serve.rpc.call_handling import Send
 from palm_serve.rpc.lifecycle import Lifecycle
 
 _ITEMS_IN_A_ROW = 32

@@ -13,7 +13,7 @@ from torch import Tensor
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.decoding.mrc import null_position, passage_range
 from palm_serve.decoding.sequence_label import tagged_range
-from palm_serve.engine.inputs import pad_batch
+from palm_serve.engine.padding import pad_batch
 from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Encoding
 from palm_trainer.checkpoint import WEIGHTS, checkpoint_directory, load_trained

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from palm_serve.bundle.loader import Bundle
 from palm_serve.bundle.manifest import Gate
-from palm_serve.engine.machine import computes_in_bf16
+from palm_serve.engine.cpu_features import computes_in_bf16
 from palm_serve.engine.providers import PLAIN, Candidate, available_providers, check_graph
 from palm_serve.engine.session import open_engine
 from palm_serve.errors import BundleError, EngineError

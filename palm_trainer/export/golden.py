@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 
-from palm_serve.bundle.loader import GoldenAnswer, GoldenExample
+from palm_serve.bundle.golden import GoldenAnswer, GoldenExample
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import Answer, Classification, Match, Spans, TaskAnswer
 from palm_trainer.example import Example

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from palm_serve.engine.inputs import ATTENTION_MASK, TOKEN_TYPE_IDS
+from palm_serve.engine.padding import ATTENTION_MASK, TOKEN_TYPE_IDS
 from palm_trainer.model import MultiTaskModel
 
 BATCH, SEQUENCE = "batch", "sequence"

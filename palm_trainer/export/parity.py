@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from palm_serve.bundle.loader import GoldenAnswer
+from palm_serve.bundle.golden import GoldenAnswer
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.decoding import Item
 from palm_serve.types import Answer, Classification, Encoding, Match, Spans, TaskAnswer

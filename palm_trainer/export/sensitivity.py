@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from palm_serve.engine.inputs import pad_batch
 from palm_serve.engine.options import CPU
+from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.session import open_engine
 from palm_serve.types import Batch, Encoding, Engine, FloatArray
 from palm_trainer.evaluation import EvaluationSet

@@ -9,7 +9,7 @@ import torch
 from palm_serve.bundle.loader import Bundle
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.decoding import DecoderTable, Item, rows_of
-from palm_serve.engine.inputs import pad_batch
+from palm_serve.engine.padding import pad_batch
 from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Batch, Encoding, Engine, EngineInfo, FloatArray, TaskAnswer, Windows
 from palm_trainer.example import Example

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from palm_serve.engine.inputs import pad_batch
+from palm_serve.engine.padding import pad_batch
 from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Encoding
 from palm_trainer.errors import ConfigError

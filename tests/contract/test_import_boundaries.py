@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[2]
 # A unit is a direct child of a package: a module or a sub-package. Each may import the units of the lines above its
 # own; units of one line do not import each other.
 SERVE_LAYERS = [
-    {"errors", "types", "config", "v1", "oip", "priority"},
+    {"errors", "types", "config", "v1", "oip"},
     {"bundle"},
-    {"tokenization", "decoding", "engine", "batching", "statistics"},
+    {"tokenization", "decoding", "engine", "batching"},
     {"pipeline"},
     {"registry"},
     {"rpc", "observability"},
@@ -55,7 +55,6 @@ PART_OF = {
     "run_directory": "run",
     "run_state": "run",
     "trackers": "run",
-    "version_metrics": "observability",
 }
 
 # What the trainer shares with the server: measured is what is served.
@@ -67,7 +66,7 @@ OWNERS = {
     "onnxruntime": {"engine"},
     "openvino": {"engine"},
     "grpc": {"rpc", "server", "client", "bench", "v1", "oip"},
-    "prometheus_client": {"observability", "version_metrics"},
+    "prometheus_client": {"observability"},
     "opentelemetry": {"observability"},
     "torch": set(),
     "transformers": set(),

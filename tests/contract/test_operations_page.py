@@ -20,10 +20,10 @@ from palm_serve.cli import app
 from palm_serve.config import ServeOptions
 from palm_serve.errors import Overloaded, Unmeetable
 from palm_serve.observability import Metrics, call_fields
+from palm_serve.observability.version_metrics import VersionMetrics
 from palm_serve.registry import Registry
-from palm_serve.rpc.status import CODES
+from palm_serve.rpc.messages.status import CODES
 from palm_serve.types import Answered, CallRecord, Timings
-from palm_serve.version_metrics import VersionMetrics
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
@@ -180,7 +180,7 @@ def test_every_status_and_reason_is_explained() -> None:
     assert {code.name for code in CODES.values()} <= set(re.findall(r"`([A-Z_]+)`", statuses))
     reasons = {Overloaded("").reason, Unmeetable("").reason, "client_rate", "client_calls"}
     assert set(re.findall(r"reason `(\w+)`", statuses)) == reasons
-    source = (ROOT / "palm_serve/rpc/limits.py").read_text(encoding="utf-8")
+    source = (ROOT / "palm_serve/rpc/access/rate_limits.py").read_text(encoding="utf-8")
     assert set(re.findall(r'"(client_\w+)"', source)) == reasons - {"queue_full", "deadline"}
 
 

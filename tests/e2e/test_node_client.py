@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from palm_serve.errors import Overloaded
-from palm_serve.rpc.status import failure
+from palm_serve.rpc.messages.status import failure
 from palm_serve.v1 import palm_pb2 as pb
 
 pytestmark = pytest.mark.slow

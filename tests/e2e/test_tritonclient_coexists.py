@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-OURS = "from palm_serve.v1 import palm_pb2, palm_pb2_grpc; import palm_serve.client, palm_serve.rpc.services"
+OURS = "from palm_serve.v1 import palm_pb2, palm_pb2_grpc; import palm_serve.client, palm_serve.rpc.grpc_server"
 THEIRS = "import tritonclient.grpc; import tritonclient.grpc.aio"
 
 

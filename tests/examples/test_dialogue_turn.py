@@ -14,7 +14,7 @@ import pytest
 
 from palm_serve.client import Client
 from palm_serve.errors import InvalidRequest, NotFound, Overloaded, Unavailable
-from palm_serve.rpc.status import failure
+from palm_serve.rpc.messages.status import failure
 from palm_serve.v1 import palm_pb2 as pb
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "dialogue_turn.py"

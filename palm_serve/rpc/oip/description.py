@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from palm_serve.bundle.manifest import Manifest
 from palm_serve.config import ServeOptions
 from palm_serve.oip import inference_pb2 as oip
+from palm_serve.registry.statistics import Compute, Statistics, Total
 from palm_serve.rpc.oip.outputs import outputs_of
 from palm_serve.rpc.oip.requests import TEXT_PAIR, input_names
 from palm_serve.rpc.oip.tensors import BOOL, BYTES, FP32
-from palm_serve.statistics import Compute, Statistics, Total
 from palm_serve.v1 import palm_pb2 as pb
 
 if TYPE_CHECKING:

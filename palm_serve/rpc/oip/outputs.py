@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from palm_serve.bundle.manifest import Manifest, TaskInfo
-from palm_serve.decoding.fallback import judge
+from palm_serve.decoding.fallback_policy import judge
+from palm_serve.rpc.messages.requests import Asked
 from palm_serve.rpc.oip.tensors import BOOL, BYTES, FP32
 from palm_serve.rpc.oip.typed import typed_json
-from palm_serve.rpc.requests import Asked
 from palm_serve.types import Classification, TaskAnswer
 
 TRUNCATED = "truncated"

@@ -6,7 +6,7 @@ from typing import Any
 
 from palm_serve.errors import InvalidRequest
 from palm_serve.oip import inference_pb2 as oip
-from palm_serve.rpc.requests import quoted
+from palm_serve.rpc.messages.requests import quoted
 from palm_serve.v1 import palm_pb2 as pb
 
 _UINT32_MAX = 2**32 - 1

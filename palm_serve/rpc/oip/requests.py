@@ -8,10 +8,10 @@ from palm_serve.bundle.manifest import Manifest
 from palm_serve.config import Limits
 from palm_serve.errors import InvalidRequest
 from palm_serve.oip import inference_pb2 as oip
+from palm_serve.rpc.messages.requests import Asked, parse_request, predict_request, quoted
 from palm_serve.rpc.oip.outputs import Output, outputs_of
 from palm_serve.rpc.oip.parameters import Settings, read_settings
 from palm_serve.rpc.oip.tensors import read_texts
-from palm_serve.rpc.requests import Asked, parse_request, predict_request, quoted
 from palm_serve.rpc.streams import breathe
 from palm_serve.v1 import palm_pb2 as pb
 

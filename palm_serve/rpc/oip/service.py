@@ -11,16 +11,16 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from palm_serve.config import ServeOptions
 from palm_serve.errors import InvalidRequest, NotFound, PalmServeError
 from palm_serve.oip import inference_pb2 as oip
-from palm_serve.rpc.auth import Scope
-from palm_serve.rpc.calls import Call, Calls, Send, decode, request_id
-from palm_serve.rpc.health import Health
+from palm_serve.rpc.access.tokens import Scope
+from palm_serve.rpc.call_handling import Call, Calls, Send, decode, request_id
 from palm_serve.rpc.lifecycle import Lifecycle, State
-from palm_serve.rpc.models import CANNOT_BE_LOADED, Models
+from palm_serve.rpc.messages.requests import quoted
+from palm_serve.rpc.messages.status import failure
 from palm_serve.rpc.oip.description import config, metadata, statistics
 from palm_serve.rpc.oip.requests import read_request
 from palm_serve.rpc.oip.responses import infer_response
-from palm_serve.rpc.requests import quoted
-from palm_serve.rpc.status import failure
+from palm_serve.rpc.services.health import Health
+from palm_serve.rpc.services.models import CANNOT_BE_LOADED, Models
 from palm_serve.rpc.streams import answer_each
 from palm_serve.types import Prediction
 from palm_serve.v1 import palm_pb2 as pb

@@ -11,7 +11,7 @@ import numpy as np
 
 from palm_serve.errors import InvalidRequest
 from palm_serve.oip import inference_pb2 as oip
-from palm_serve.rpc.requests import quoted
+from palm_serve.rpc.messages.requests import quoted
 
 BYTES, FP32, BOOL = "BYTES", "FP32", "BOOL"
 _LENGTH = struct.Struct("<I")

@@ -3,8 +3,8 @@
 import json
 from typing import Any, assert_never
 
-from palm_serve.rpc.offsets import Offsets
-from palm_serve.rpc.requests import Asked
+from palm_serve.rpc.messages.offsets import Offsets
+from palm_serve.rpc.messages.requests import Asked
 from palm_serve.types import Answer, Classification, Label, Match, Spans, TaskAnswer
 
 

@@ -17,7 +17,7 @@ from palm_serve.bench.load import Load, Method
 from palm_serve.bench.run import run_load
 from palm_serve.cli import app
 from palm_serve.errors import NotFound, Unavailable
-from palm_serve.rpc.auth import new_token
+from palm_serve.rpc.access.tokens import new_token
 
 Process = Any  # of conftest.py, which cannot be imported by name
 SHORT = ("--duration", "0.4", "--warm-up", "0.1", "--deadline", "5")

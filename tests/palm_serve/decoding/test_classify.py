@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from palm_serve.bundle.manifest import Calibration, Decode, TaskInfo
 from palm_serve.decoding import Item, make_decoder
 from palm_serve.decoding.classify import ClassifyDecoder, softmax
-from palm_serve.decoding.fallback import judge
+from palm_serve.decoding.fallback_policy import judge
 from palm_serve.errors import BundleError
 from palm_serve.types import Classification, Encoding, FallbackReason, Label, Thresholds
 

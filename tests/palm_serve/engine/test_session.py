@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from palm_serve.bundle.loader import load_bundle
-from palm_serve.engine import bound, machine, openvino, options, providers, session
+from palm_serve.engine import cpu_features as machine
+from palm_serve.engine import io_binding as bound
+from palm_serve.engine import openvino, options, providers, session
 from palm_serve.engine.cores import usable_cores
 from palm_serve.engine.providers import sample_batch
 from palm_serve.engine.session import OrtEngine, open_engine

@@ -10,22 +10,14 @@ from dataclasses import dataclass, field
 import grpc
 import pytest
 
-from palm_serve.bundle.manifest import (
-    Decode,
-    EncoderInfo,
-    Manifest,
-    TaskInfo,
-    TaskThresholds,
-    TensorInfo,
-    Variant,
-)
+from palm_serve.bundle.manifest import Decode, EncoderInfo, Manifest, TaskInfo, TaskThresholds, TensorInfo, Variant
 from palm_serve.config import MIB, ServeOptions
 from palm_serve.errors import BundleError, NotFound, Overloaded, PalmServeError
 from palm_serve.registry import LoadFailure
-from palm_serve.rpc.auth import Tokens
+from palm_serve.registry.statistics import Statistics
+from palm_serve.rpc.access.tokens import Tokens
+from palm_serve.rpc.grpc_server import make_server
 from palm_serve.rpc.lifecycle import Lifecycle, State
-from palm_serve.rpc.services import make_server
-from palm_serve.statistics import Statistics
 from palm_serve.types import (
     Answer,
     CallRecord,

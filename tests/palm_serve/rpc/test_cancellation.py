@@ -11,9 +11,9 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from palm_serve.config import ServeOptions
-from palm_serve.rpc.auth import Scope
-from palm_serve.rpc.calls import Call, Calls, Send
-from palm_serve.rpc.gate import Gate
+from palm_serve.rpc.access.admission import Gate
+from palm_serve.rpc.access.tokens import Scope
+from palm_serve.rpc.call_handling import Call, Calls, Send
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.streams import answer_each
 from palm_serve.types import CallRecord

@@ -10,9 +10,9 @@ import pytest
 
 from palm_serve.config import ServeOptions
 from palm_serve.errors import Overloaded
-from palm_serve.rpc.auth import Scope
-from palm_serve.rpc.calls import Call, Calls
-from palm_serve.rpc.gate import Gate
+from palm_serve.rpc.access.admission import Gate
+from palm_serve.rpc.access.tokens import Scope
+from palm_serve.rpc.call_handling import Call, Calls
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.types import TextRequest
 from palm_serve.v1 import palm_pb2 as pb

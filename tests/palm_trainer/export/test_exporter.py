@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from palm_serve.bundle.loader import GoldenAnswer, load_bundle
+from palm_serve.bundle.golden import GoldenAnswer
+from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine.providers import select_session
 from palm_serve.types import TaskAnswer
 from palm_trainer.checkpoint import load_trained

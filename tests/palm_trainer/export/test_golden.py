@@ -1,6 +1,6 @@
 """Golden examples: varied, certain, few."""
 
-from palm_serve.bundle.loader import GoldenExample
+from palm_serve.bundle.golden import GoldenExample
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import Answer, Classification, Label, Match, Span, Spans, TaskAnswer
 from palm_trainer.example import Example

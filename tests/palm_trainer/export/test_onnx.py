@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from palm_serve.bundle.loader import load_bundle
-from palm_serve.engine.inputs import pad_batch
+from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.providers import select_session
 from palm_serve.engine.session import OrtEngine, open_engine
 from palm_serve.errors import BundleError

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.bundle.manifest import Gate
-from palm_serve.engine.inputs import pad_batch
+from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.providers import PLAIN, Candidate, select_session
 from palm_serve.engine.session import open_engine
 from palm_serve.errors import BundleError

@@ -5,9 +5,9 @@ import json
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
 
+from palm_serve.rpc.messages.requests import Asked
+from palm_serve.rpc.messages.responses import task_result
 from palm_serve.rpc.oip.typed import typed_json
-from palm_serve.rpc.requests import Asked
-from palm_serve.rpc.responses import task_result
 from palm_serve.types import Answer, Classification, Label, Match, Span, Spans, TaskAnswer, TextRequest
 from palm_serve.v1 import palm_pb2 as pb
 

@@ -1,0 +1,1 @@
+"""Between protobuf messages and the types of the pipeline."""

@@ -1,0 +1,156 @@
+"""What the pipeline answers -> messages, offsets in the unit that the client asked for."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, assert_never
+
+from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.config import Limits
+from palm_serve.decoding.fallback_policy import judge
+from palm_serve.rpc.messages.offsets import Offsets
+from palm_serve.rpc.messages.requests import Asked
+from palm_serve.types import Answer, Classification, Label, Match, Prediction, Span, Spans, TaskAnswer, Timings
+from palm_serve.v1 import palm_pb2 as pb
+
+if TYPE_CHECKING:
+    from palm_serve.registry import LoadedModel
+
+
+def parse_response(request_id: str, model: "LoadedModel", asked: Asked, prediction: Prediction) -> pb.ParseResponse:
+    """The answer to a Parse. Fields of a role whose task was not asked for stay unset."""
+    text = asked.request.text
+    response = pb.ParseResponse(
+        request_id=request_id,
+        model=model.name,
+        version=model.version,
+        text=text,
+        truncated=prediction.truncated,
+        seen=Offsets(text, asked.unit)(prediction.seen),
+        timings=timings_message(prediction.timings),
+    )
+    for name in asked.request.tasks:
+        answer = prediction.answers[name]
+        role = model.manifest.tasks[name].role
+        if role == "intent" and isinstance(answer, Classification):
+            _set_intent(response, answer, asked)
+        elif role == "slots" and isinstance(answer, Spans):
+            response.slots.extend(_spans(answer.spans, Offsets(text, asked.unit)))
+        else:
+            response.results.append(task_result(name, answer, asked))
+    return response
+
+
+def predict_response(request_id: str, model: "LoadedModel", asked: Asked, prediction: Prediction) -> pb.PredictResponse:
+    """The answer to a Predict."""
+    (name,) = asked.request.tasks
+    return pb.PredictResponse(
+        request_id=request_id,
+        model=model.name,
+        version=model.version,
+        result=task_result(name, prediction.answers[name], asked),
+        truncated=prediction.truncated,
+        timings=timings_message(prediction.timings),
+    )
+
+
+def task_result(name: str, answer: TaskAnswer, asked: Asked) -> pb.TaskResult:
+    """One task's answer. Spans count in the text, answers of reading comprehension in the pair."""
+    match answer:
+        case Classification():
+            message = pb.Classification(
+                label=_label(answer.label),
+                ranking=_labels(answer.ranking[: asked.top_k]),
+                labels=_labels(answer.labels),
+            )
+            return pb.TaskResult(task=name, classification=message)
+        case Spans():
+            return pb.TaskResult(
+                task=name, spans=pb.Spans(spans=_spans(answer.spans, Offsets(asked.request.text, asked.unit)))
+            )
+        case Match():
+            label = None if answer.label is None else _label(answer.label)
+            return pb.TaskResult(task=name, match=pb.Match(label=label, score=answer.score))
+        case Answer():
+            return pb.TaskResult(task=name, answer=_answer(answer, Offsets(asked.request.pair or "", asked.unit)))
+        case _:
+            assert_never(answer)
+
+
+def timings_message(timings: Timings) -> pb.Timings:
+    """Where the time went, microseconds."""
+    return pb.Timings(
+        tokenize_us=timings.tokenize_us,
+        queue_us=timings.queue_us,
+        inference_us=timings.inference_us,
+        decode_us=timings.decode_us,
+        batch_size=timings.batch_size,
+    )
+
+
+def model_message(model: "LoadedModel", limits: Limits) -> pb.Model:
+    """What ListModels and GetModel tell of a loaded version."""
+    return pb.Model(
+        name=model.name,
+        version=model.version,
+        labels=model.labels,
+        ready=model.ready,
+        tasks=[
+            pb.Task(name=name, kind=task.kind, role=task.role, labels=label_names(task))
+            for name, task in model.manifest.tasks.items()
+        ],
+        max_length_tokens=model.manifest.max_length,
+        max_text_bytes=limits.text_bytes,
+        provider=model.info.provider,
+        precision=model.info.precision,
+    )
+
+
+def label_names(task: TaskInfo) -> tuple[str, ...]:
+    """Labels as answers name them: those of tags are span names, in order of first appearance."""
+    if task.kind != "sequence_label":
+        return task.labels
+    return tuple(dict.fromkeys(tag[2:] for tag in task.labels if tag.startswith(("B-", "I-"))))
+
+
+def _set_intent(response: pb.ParseResponse, answer: Classification, asked: Asked) -> None:
+    reason = judge(answer, asked.thresholds)
+    response.intent.CopyFrom(_label(answer.label))
+    response.intents.extend(_labels(answer.labels))
+    response.ranking.extend(_labels(answer.ranking[: asked.top_k]))
+    fallback = response.fallback
+    fallback.triggered = bool(reason.value)
+    fallback.reason = pb.Fallback.Reason.ValueType(reason.value)
+    fallback.out_of_scope_score = answer.out_of_scope_score
+
+
+def _label(label: Label) -> pb.Label:
+    return pb.Label(name=label.name, confidence=label.confidence)
+
+
+def _labels(labels: Iterable[Label]) -> list[pb.Label]:
+    return [_label(label) for label in labels]
+
+
+def _spans(spans: Sequence[Span], offsets: Offsets) -> list[pb.Span]:
+    return [
+        pb.Span(
+            name=span.name,
+            value=span.value,
+            start=offsets(span.start),
+            end=offsets(span.end),
+            confidence=span.confidence,
+            role=span.role,
+            group=span.group,
+        )
+        for span in spans
+    ]
+
+
+def _answer(answer: Answer, offsets: Offsets) -> pb.Answer:
+    return pb.Answer(
+        text=answer.text,
+        start=offsets(answer.start),
+        end=offsets(answer.end),
+        confidence=answer.confidence,
+        no_answer=answer.no_answer,
+        alternatives=[_answer(other, offsets) for other in answer.alternatives],
+    )

@@ -1,0 +1,1 @@
+"""The gRPC services of palm_serve.v1, health and channelz."""

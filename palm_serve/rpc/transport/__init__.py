@@ -1,0 +1,1 @@
+"""Connections: TLS, certificates and channel options."""

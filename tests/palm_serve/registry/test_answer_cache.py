@@ -1,0 +1,227 @@
+"""Answers that need no run: kept ones, and runs that equal requests share."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palm_serve.errors import DeadlineExceeded, EngineError, Unmeetable
+from palm_serve.registry import STABLE, Answers, Registry
+from palm_serve.registry.statistics import Statistics
+from palm_serve.types import Prediction, Priority, TextRequest, Timings
+from palm_serve.v1 import palm_pb2 as pb
+from palm_serve.v1 import palm_pb2_grpc as stubs
+
+
+class Engine:
+    """Computes when it is let to; what it did is remembered."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.began, self.given_up = 0, 0
+
+    async def run(self, deadline: float | None = None, error: Exception | None = None) -> Prediction:
+        self.began += 1
+        number = self.began
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self.go.wait()
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed") from None
+        except asyncio.CancelledError:
+            self.given_up += 1
+            raise
+        if error is not None:
+            raise error
+        return Prediction({}, False, number, Timings(queue_us=7))
+
+
+def of(text: str = "hi", **fields: Any) -> TextRequest:
+    return TextRequest(text, ("intent",), **fields)
+
+
+async def begun(*asked: Any) -> list["asyncio.Task[Prediction]"]:
+    tasks = [asyncio.create_task(one) for one in asked]
+    await asyncio.sleep(0.01)
+    return tasks
+
+
+@given(st.integers(1, 4), st.lists(st.tuples(st.booleans(), st.integers(0, 6)), max_size=40))
+def test_what_is_kept_are_the_answers_asked_for_last(kept: int, steps: list[tuple[bool, int]]) -> None:
+    async def main() -> None:
+        statistics = Statistics()
+        answers = Answers(kept, False, statistics)
+        model: OrderedDict[int, Prediction] = OrderedDict()
+        hits = 0
+        for number, (asks, text) in enumerate(steps):
+            found = answers.find(of(str(text)))
+            assert (found is None) == (text not in model)
+            if found is not None:
+                hits += 1
+                model.move_to_end(text)
+                assert found.seen == model[text].seen
+                assert found.timings == Timings()
+            if asks:
+
+                async def compute(number: int = number) -> Prediction:
+                    return Prediction({}, False, number, Timings(queue_us=7))
+
+                model[text] = await answers.ask(of(str(text)), compute)
+                assert model[text].timings.queue_us == 7
+                model.move_to_end(text)
+                if len(model) > kept:
+                    model.popitem(last=False)
+            assert len(answers) == len(model) <= kept
+        assert statistics.repeated["kept"] == hits
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("other", [{"pair": "x"}, {"top_k": 9}, {"text": "ho"}, {"tasks": ("slots",)}])
+def test_whatever_changes_an_answer_makes_it_another(other: dict[str, Any]) -> None:
+    async def main() -> None:
+        engine = Engine()
+        engine.go.set()
+        answers = Answers(9, True, Statistics())
+        await answers.ask(of(), engine.run)
+        changed = TextRequest(**{"text": "hi", "tasks": ("intent",), **other})
+        assert answers.find(changed) is None
+        assert answers.find(of(deadline=1.0, priority=Priority.BATCH)) is not None, "neither changes the answer"
+
+    asyncio.run(main())
+
+
+def test_equal_requests_share_a_run_and_priorities_do_not() -> None:
+    async def main() -> None:
+        engine, statistics = Engine(), Statistics()
+        answers = Answers(0, True, statistics)
+        asked = [answers.ask(of(), engine.run) for _ in range(3)]
+        tasks = await begun(*asked, answers.ask(of(priority=Priority.BATCH), engine.run))
+        engine.go.set()
+        found = [(await task).seen for task in tasks]
+        assert found == [1, 1, 1, 2]
+        assert engine.began == 2
+        assert statistics.repeated == {"shared": 2}
+        assert (await answers.ask(of(), engine.run)).seen == 3, "nothing is kept"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("leaves", [0, 1, 2])
+def test_who_leaves_does_not_disturb_the_others(leaves: int) -> None:
+    async def main() -> None:
+        engine = Engine()
+        answers = Answers(0, True, Statistics())
+        tasks = await begun(*(answers.ask(of(), engine.run) for _ in range(3)))
+        tasks[leaves].cancel()
+        await asyncio.sleep(0.01)
+        assert tasks[leaves].cancelled()
+        engine.go.set()
+        assert [(await task).seen for task in tasks if not task.cancelled()] == [1, 1]
+        assert (engine.began, engine.given_up) == (1, 0)
+
+    asyncio.run(main())
+
+
+def test_a_run_that_nobody_waits_for_is_given_up_and_joined_by_nobody() -> None:
+    async def main() -> None:
+        engine = Engine()
+        answers = Answers(0, True, Statistics())
+        tasks = await begun(*(answers.ask(of(), engine.run) for _ in range(2)))
+        for task in tasks:
+            task.cancel()
+        late = asyncio.create_task(answers.ask(of(), engine.run))
+        await asyncio.wait(tasks)
+        engine.go.set()
+        assert (await late).seen == 2
+        assert engine.given_up == 1
+
+    asyncio.run(main())
+
+
+def test_each_has_its_own_deadline() -> None:
+    async def main() -> None:
+        engine = Engine()
+        answers = Answers(0, True, Statistics())
+        now = time.monotonic()
+        first, soon, patient = await begun(
+            answers.ask(of(deadline=now + 0.3), lambda: engine.run(now + 0.3)),
+            answers.ask(of(deadline=now + 0.1), lambda: engine.run(now + 0.1)),
+            answers.ask(of(), engine.run),
+        )
+        with pytest.raises(DeadlineExceeded, match="while an equal request was answered"):
+            await soon
+        assert 0.1 <= time.monotonic() - now < 0.29
+        with pytest.raises(DeadlineExceeded, match="the deadline passed"):
+            await first
+        await asyncio.sleep(0.01)
+        assert engine.began == 2, "who has time left asks again"
+        engine.go.set()
+        assert (await patient).seen == 2
+
+    asyncio.run(main())
+
+
+def test_an_error_of_the_engine_is_everybodys_and_a_refusal_for_time_is_not() -> None:
+    async def main() -> None:
+        engine = Engine()
+        answers = Answers(9, True, Statistics())
+        broken = await begun(*(answers.ask(of(), lambda: engine.run(error=EngineError("it fails"))) for _ in range(2)))
+        engine.go.set()
+        for task in broken:
+            with pytest.raises(EngineError, match="it fails"):
+                await task
+        assert engine.began == 1
+        assert answers.find(of()) is None
+        refused, patient = await begun(
+            answers.ask(of(), lambda: engine.run(error=Unmeetable("too late"))), answers.ask(of(), engine.run)
+        )
+        with pytest.raises(Unmeetable, match="too late"):
+            await refused
+        assert (await patient).seen == 3
+
+    asyncio.run(main())
+
+
+def test_a_swap_leaves_no_answer_behind(
+    tiny_bundle: Path, tmp_path: Path, make_tiny_bundle: Callable[..., Path]
+) -> None:
+    newer = make_tiny_bundle(tmp_path / "tiny", max_length=20)
+
+    async def main() -> None:
+        registry = Registry(provider="CPU", answers=lambda statistics: Answers(8, True, statistics))
+        old = await registry.load(tiny_bundle)
+        request = TextRequest("please play a song", ())
+        computed, kept = await old.predict(request), await old.predict(request)
+        assert kept.answers == computed.answers
+        assert (computed.timings.batch_size, kept.timings.batch_size) == (1, 0)
+        outcomes = await old.predict_many([request, TextRequest("hello", ()), request])
+        assert [outcome.timings.batch_size for outcome in outcomes] == [0, 1, 0]
+        assert outcomes[1].answers["intent"].label.name == "greeting"
+        assert old.statistics.repeated == {"kept": 3}
+        registry.assign("tiny", {STABLE: await registry.open(newer)})
+        await registry.retire(old)
+        assert (await registry.get("tiny").predict(request)).timings.batch_size == 1
+        await registry.close()
+
+    asyncio.run(main())
+
+
+def test_a_real_server_keeps_and_shares(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
+    process = start_server(tiny_bundle, "--keep-answers", "2", "--share-runs")
+    with grpc.insecure_channel(process.target()) as channel:
+        service = stubs.DialogueUnderstandingStub(channel)
+        first = service.Parse(pb.ParseRequest(text="fly to boston"))
+        again = service.Parse(pb.ParseRequest(text="fly to boston", offset_unit=pb.OFFSET_UNIT_UTF16, request_id="own"))
+        assert (first.timings.batch_size, again.timings.batch_size) == (1, 0)
+        assert again.request_id == "own"
+        assert (again.slots, again.ranking) == (first.slots, first.ranking)
+        many = service.ParseBatch(pb.ParseBatchRequest(requests=[pb.ParseRequest(text="hello there")] * 4))
+        assert [item.response.timings.batch_size for item in many.items] == [1] * 4, "four requests, one row"

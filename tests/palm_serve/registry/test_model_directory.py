@@ -1,0 +1,116 @@
+"""What a directory of bundles holds."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palm_serve.errors import BundleError
+from palm_serve.registry.model_directory import GONE, read_entry, read_folder, read_name, read_traffic, stable_label
+from palm_serve.registry.versions import Traffic
+
+
+def bundle(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "manifest.json").write_text("{}")
+    return path
+
+
+def test_both_layouts_and_what_is_passed_over(tmp_path: Path) -> None:
+    bundle(tmp_path / "plain")
+    bundle(tmp_path / "faq" / "stable")
+    bundle(tmp_path / "faq" / "v2")
+    bundle(tmp_path / "faq" / ".v3")
+    bundle(tmp_path / ".plain.export-1")
+    (tmp_path / "faq" / "half").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "README").write_text("not a bundle")
+    found = read_folder(tmp_path)
+    assert {name: sorted(listing.entries) for name, listing in found.items()} == {
+        "plain": ["stable"],
+        "faq": ["half", "stable", "v2"],
+        "empty": [],
+    }
+    assert [entry.complete for entry in found["faq"].entries.values()] == [False, True, True]
+    assert found["empty"] != GONE
+    with pytest.raises(OSError, match="absent"):
+        read_folder(tmp_path / "absent")
+
+
+def test_links_are_followed_to_the_bundle_itself(tmp_path: Path) -> None:
+    one, two = bundle(tmp_path / "store" / "1"), bundle(tmp_path / "store" / "2")
+    link = tmp_path / "models" / "faq" / "stable"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(one)
+    before = read_name(link.parent).entries["stable"]
+    assert before.path == one
+    new = link.with_name(".new")
+    new.symlink_to(two)
+    new.replace(link)
+    after = read_name(link.parent).entries["stable"]
+    assert after.path == two
+    assert after.signature != before.signature
+
+
+def test_every_change_of_a_file_is_seen(tmp_path: Path) -> None:
+    path = bundle(tmp_path / "b")
+    (path / "variants").mkdir()
+    graph = path / "variants" / "fused.onnx"
+    graph.write_bytes(b"1234")
+    before = read_entry(path).signature
+    assert read_entry(path).signature == before
+    os.utime(graph, ns=(1, 1))
+    touched = read_entry(path).signature
+    graph.write_bytes(b"12345")
+    os.utime(graph, ns=(1, 1))
+    longer = read_entry(path).signature
+    graph.unlink()
+    assert len({before, touched, longer, read_entry(path).signature}) == 4
+
+
+@pytest.mark.parametrize(
+    ("labels", "stable"),
+    [
+        (["canary", "stable", "v9"], "stable"),
+        (["v10", "v9", "canary"], "v10"),
+        (["1", "2", "10"], "10"),
+        (["2026-11-09", "2026-11-22"], "2026-11-22"),
+        (["canary", "shadow"], None),
+        ([], None),
+    ],
+)
+def test_which_label_is_stable(labels: list[str], stable: str | None) -> None:
+    assert stable_label(labels) == stable
+
+
+@given(st.lists(st.text("v19.", min_size=1), min_size=1))
+def test_any_labels_have_one_stable(labels: list[str]) -> None:
+    assert stable_label(labels) == stable_label(sorted(labels))
+    assert stable_label(labels) in labels
+
+
+def test_shares(tmp_path: Path) -> None:
+    file = tmp_path / "traffic.toml"
+    file.write_text("canary = 0.25\nshadow = 1\n")
+    assert read_traffic(file) == Traffic(0.25, 1.0)
+    file.write_text("")
+    assert read_traffic(file) == Traffic()
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("canary = 10", "canary is 10; a share is a number from 0 to 1"),
+        ("canary = true", "canary is True; a share"),
+        ("canary = '10%'", "canary is '10%'; a share"),
+        ("stable = 0.1", "unknown key 'stable'; shares are for canary and shadow"),
+        ("canary 0.1", "cannot be read: .*write lines like `canary = 0.1`"),
+    ],
+)
+def test_what_is_no_share(tmp_path: Path, text: str, match: str) -> None:
+    file = tmp_path / "traffic.toml"
+    file.write_text(text)
+    with pytest.raises(BundleError, match=match):
+        read_traffic(file)

@@ -1,0 +1,232 @@
+"""Tokens: the file, and what each scope opens."""
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palm_serve.errors import NotAllowed, TokenFileError, Unauthenticated
+from palm_serve.oip import inference_pb2 as oip
+from palm_serve.oip import inference_pb2_grpc as oip_stubs
+from palm_serve.rpc.access.tokens import Scope, Tokens, new_token
+from palm_serve.v1 import palm_pb2 as pb
+from palm_serve.v1 import palm_pb2_grpc as stubs
+
+Door = Any  # of conftest.py, which cannot be imported by name
+Headers = tuple[tuple[str, str], ...]
+
+
+def entry(name: str, token: str, scopes: tuple[str, ...] = ("parse",), more: str = "") -> str:
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    return f'[tokens.{name}]\nsha256 = "{digest}"\nscopes = {list(scopes)}\n{more}\n'
+
+
+def bearer(token: str) -> Headers:
+    return (("authorization", f"Bearer {token}"),)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "tokens.toml"
+    file.write_text(entry("web", "one") + entry("ops", "two", ("read", "control")))
+    return file
+
+
+@pytest.fixture(scope="module")
+def path_of_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a token that nobody could guess."""
+    file = tmp_path_factory.mktemp("tokens") / "tokens.toml"
+    file.write_text(entry("web", new_token()[0], ("parse", "read", "control", "health")))
+    return file
+
+
+class TestTokens:
+    def test_a_new_one_fits_its_hash(self, path: Path) -> None:
+        token, digest = new_token()
+        assert len(token) >= 48
+        assert new_token()[0] != token
+        path.write_text(f'[tokens.a]\nsha256 = "{digest}"\nscopes = ["parse"]')
+        assert Tokens(path).check(bearer(token), Scope.PARSE) == "a"
+
+    def test_who_may_what(self, path: Path) -> None:
+        tokens = Tokens(path)
+        assert tokens.check(bearer("one"), Scope.PARSE) == "web"
+        assert tokens.check((("authorization", "bEARER  two "),), Scope.CONTROL) == "ops"
+        with pytest.raises(NotAllowed, match="'web' is for parse; this method needs the scope 'control'"):
+            tokens.check(bearer("one"), Scope.CONTROL)
+        for headers in (bearer("three"), bearer(""), bearer("on"), bearer("onee"), bearer("é")):
+            with pytest.raises(Unauthenticated, match="unknown to this server, or was revoked"):
+                tokens.check(headers, Scope.PARSE)
+        basic: Headers = (("authorization", "Basic one"),)
+        for without in ((), (("x-authorization", "Bearer one"),), basic, (("authorization", "one"),)):
+            with pytest.raises(Unauthenticated, match="send `authorization: Bearer TOKEN`"):
+                tokens.check(without, Scope.PARSE)
+
+    def test_certificates(self, path: Path) -> None:
+        path.write_text('[tokens.backend]\ncertificate = "b.example"\nscopes = ["read"]\n' + entry("web", "one"))
+        tokens = Tokens(path)
+
+        def shown() -> list[bytes]:
+            return [b"other", b"b.example"]
+
+        assert tokens.check((), Scope.READ, shown) == "backend"
+        assert tokens.check(bearer("one"), Scope.PARSE, shown) == "web"
+        with pytest.raises(NotAllowed, match="'backend' is for read"):
+            tokens.check((), Scope.PARSE, shown)
+        for identities in (lambda: None, lambda: [b"other", b"\xff"]):
+            with pytest.raises(Unauthenticated, match="asks for a token"):
+                tokens.check((), Scope.READ, identities)
+        with pytest.raises(Unauthenticated, match="unknown"):
+            tokens.check(bearer("other"), Scope.READ, shown)
+
+    @pytest.mark.parametrize("form", ["{:%Y-%m-%d}", "{:%Y-%m-%dT%H:%M:%S}", "{:%Y-%m-%dT%H:%M:%S+00:00}"])
+    def test_expiry(self, path: Path, form: str) -> None:
+        now = datetime.now(UTC)
+        for days, valid in ((-1, False), (2, True)):
+            path.write_text(entry("web", "one", more=f"expires = {form.format(now + timedelta(days=days))}"))
+            tokens = Tokens(path)
+            if valid:
+                assert tokens.check(bearer("one"), Scope.PARSE) == "web"
+            else:
+                with pytest.raises(Unauthenticated, match="the token 'web' expired at"):
+                    tokens.check(bearer("one"), Scope.PARSE)
+
+    def test_a_change_is_noticed_at_the_next_call(self, path: Path) -> None:
+        tokens = Tokens(path)
+        for _ in range(20):
+            path.write_text(entry("web", "new"))
+            with pytest.raises(Unauthenticated):
+                tokens.check(bearer("one"), Scope.PARSE)
+            assert tokens.check(bearer("new"), Scope.PARSE) == "web"
+            fresh = path.with_suffix(".new")
+            fresh.write_text(entry("web", "one"))
+            os.replace(fresh, path)
+            assert tokens.check(bearer("one"), Scope.PARSE) == "web"
+
+    def test_a_broken_file_changes_nothing(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        tokens = Tokens(path)
+        good = path.read_text()
+        with caplog.at_level(logging.ERROR, "palm_serve"):
+            path.write_text("[tokens")
+            for _ in range(3):
+                assert tokens.check(bearer("one"), Scope.PARSE) == "web"
+            path.unlink()
+            assert tokens.check(bearer("one"), Scope.PARSE) == "web"
+        assert [record.getMessage().split(":")[0] for record in caplog.records] == ["the tokens stay as they were"] * 2
+        path.write_text(good.replace("web", "other"))
+        assert tokens.check(bearer("one"), Scope.PARSE) == "other"
+
+    @pytest.mark.parametrize(
+        ("content", "match"),
+        [
+            ("tokens = 1", "no file of tokens"),
+            ("[token.a]", "no file of tokens"),
+            ('[tokens.a]\nsha256 = "secret-token"\nscopes = []', r"tokens.a.sha256: String should match"),
+            (entry("a", "x", ("admin",)), "'parse', 'read', 'control', 'metrics' or 'health'"),
+            (entry("a", "x", more="expire = 2020-01-01"), "tokens.a.expire: Extra inputs"),
+            (entry("a", "x") + entry("b", "x"), "'b' has the proof of 'a': give each one of its own"),
+            ('[tokens.a]\nscopes = ["parse"]', "either sha256 or certificate"),
+            (entry("a", "x", more='certificate = "y"'), "either sha256 or certificate"),
+            ("[", "is not TOML"),
+        ],
+    )
+    def test_files_that_cannot_be_used(self, path: Path, content: str, match: str) -> None:
+        path.write_text(content)
+        with pytest.raises(TokenFileError, match=match) as caught:
+            Tokens(path)
+        assert "secret-token" not in str(caught.value)
+
+    def test_no_file(self, tmp_path: Path) -> None:
+        with pytest.raises(TokenFileError, match="none cannot be read: No such file"):
+            Tokens(tmp_path / "none")
+
+
+def code(call: Callable[..., Any], request: Any, token: str = "") -> str:
+    """The status of a call, by name; of a stream, that of its first answer."""
+    headers = bearer(token) if token else ()
+    try:
+        answer = call(request, timeout=5, metadata=headers)
+        if hasattr(answer, "__next__"):
+            next(answer)
+            answer.cancel()
+    except grpc.RpcError as error:
+        return str(error.code().name)
+    return "OK"
+
+
+def test_a_revoked_token_ends_its_streams(make_door: Callable[..., Door], path: Path) -> None:
+    door = make_door(tokens=path)
+
+    def requests() -> Any:
+        yield pb.ParseRequest(text="sleep 0.2", request_id="a")
+        time.sleep(0.1)
+        path.write_text(entry("web", "new"))
+        yield pb.ParseRequest(text="music", request_id="b")
+
+    answers = stubs.DialogueUnderstandingStub(door.channel).ParseStream(requests(), metadata=bearer("one"), timeout=5)
+    assert next(answers).request_id == "a"
+    with pytest.raises(grpc.RpcError) as caught:
+        next(answers)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_calls_are_counted_by_token(make_door: Callable[..., Door], path: Path) -> None:
+    path.write_text(entry("web", "one") + entry("app", "two"))
+    door = make_door(tokens=path, max_rate=0.01, max_burst=3)
+    dialogue = stubs.DialogueUnderstandingStub(door.channel)
+    batch = pb.ParseBatchRequest(requests=[pb.ParseRequest(text="a")] * 3)
+    assert code(dialogue.ParseBatch, batch, "one") == "OK"
+    with pytest.raises(grpc.RpcError) as caught:
+        dialogue.Parse(pb.ParseRequest(text="a"), metadata=bearer("one"))
+    assert "more than 0.01 requests a second and the 3 that may come at once" in caught.value.details()
+    retry = error_details_pb2.RetryInfo()
+    assert rpc_status.from_call(caught.value).details[0].Unpack(retry)
+    assert 90 <= retry.retry_delay.seconds <= 100
+    for expected in ("OK", "OK", "OK", "RESOURCE_EXHAUSTED"):
+        assert code(dialogue.Parse, pb.ParseRequest(text="a"), "two") == expected
+    health = health_pb2_grpc.HealthStub(door.channel)
+    assert code(health.Check, health_pb2.HealthCheckRequest()) == "OK"
+    assert code(dialogue.Parse, pb.ParseRequest(text="a"), "three") == "UNAUTHENTICATED"
+    told = {(record.code, record.client) for record in door.observed}
+    assert ("RESOURCE_EXHAUSTED", "token web") in told
+    assert ("UNAUTHENTICATED", "127.0.0.1") in told
+
+
+def test_a_stream_is_read_no_faster_than_its_rate(make_door: Callable[..., Door]) -> None:
+    dialogue = stubs.DialogueUnderstandingStub(make_door(max_rate=50, max_burst=5).channel)
+    began = time.monotonic()
+    items = list(dialogue.ParseStream(iter([pb.ParseRequest(text="music")] * 20)))
+    assert len(items) == 20
+    assert all(item.response.intent.name == "music" for item in items)
+    assert time.monotonic() - began >= 15 / 50 - 0.02
+
+
+def test_texts_of_one_infer_request_count(make_door: Callable[..., Door]) -> None:
+    door = make_door(max_rate=0.01, max_burst=3)
+    tensor = oip.ModelInferRequest.InferInputTensor(
+        name="text", datatype="BYTES", shape=[5], contents=oip.InferTensorContents(bytes_contents=[b"a"] * 5)
+    )
+    infer = oip_stubs.GRPCInferenceServiceStub(door.channel).ModelInfer
+    request = oip.ModelInferRequest(model_name="fake", inputs=[tensor])
+    assert code(infer, request) == "OK"
+    assert code(infer, request) == "RESOURCE_EXHAUSTED"
+
+
+@given(header=st.text(max_size=200), scope=st.sampled_from(list(Scope)))
+def test_no_header_opens_or_breaks_anything(path_of_one: Path, header: str, scope: Scope) -> None:
+    tokens = Tokens(path_of_one)
+    for value in (header, f"Bearer {header}", header.encode("utf-8", "replace")):
+        with pytest.raises(Unauthenticated):
+            tokens.check((("authorization", value),), scope)

@@ -1,0 +1,216 @@
+"""TLS and mTLS with real certificates, made by the openssl command, and their replacement while the server runs."""
+
+import asyncio
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from palm_serve.cli import app
+from palm_serve.client import AsyncClient, Client, tls
+from palm_serve.config import TlsFiles
+from palm_serve.errors import TlsError, Unauthenticated, Unavailable
+from palm_serve.rpc.transport.tls import Certificates
+
+Pair = tuple[Path, Path]
+KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+NAMES = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
+    """Self-signed certificates with their keys; each is its own authority."""
+    if shutil.which("openssl") is None:
+        pytest.skip("the openssl command is not installed")
+    folder = tmp_path_factory.mktemp("certificates")
+    made = {name: (folder / f"{name}.pem", folder / f"{name}.key") for name in ("first", "second", "client")}
+    for certificate, key in made.values():
+        command = ["openssl", "req", "-x509", *KEY, "-keyout", key, "-out", certificate, "-days", "2", *NAMES]
+        subprocess.run(command, check=True, capture_output=True)
+    return made
+
+
+@pytest.fixture
+def served(pairs: dict[str, Pair], tmp_path: Path) -> Pair:
+    """The first pair, in files of the test's own."""
+    place = (tmp_path / "tls.crt", tmp_path / "tls.key")
+    put(pairs["first"], place)
+    return place
+
+
+def put(pair: Pair, place: Pair) -> None:
+    """Replaces the files as a careful operator does: each by a rename."""
+    for source, target in zip(pair, place, strict=True):
+        fresh = target.with_suffix(".new")
+        shutil.copyfile(source, fresh)
+        os.replace(fresh, target)
+
+
+def intent(target: str, *files: Path | None) -> str:
+    """What a new connection that trusts files[0] is answered."""
+    with Client(target, credentials=tls(*files), timeout_s=10, retries=0) as client:
+        return client.parse("play a song").intent.name
+
+
+class TestCertificates:
+    def test_unchanged(self, served: Pair) -> None:
+        certificates = Certificates(TlsFiles(*served))
+        assert certificates.renewed() is None
+
+    def test_same_contents_in_new_files(self, served: Pair, pairs: dict[str, Pair]) -> None:
+        certificates = Certificates(TlsFiles(*served))
+        put(pairs["first"], served)
+        assert certificates.renewed() is None
+
+    def test_a_new_pair_once(self, served: Pair, pairs: dict[str, Pair]) -> None:
+        certificates = Certificates(TlsFiles(*served))
+        put(pairs["second"], served)
+        assert certificates.renewed() is not None
+        assert certificates.renewed() is None
+
+    def test_half_a_pair_changes_nothing(
+        self, served: Pair, pairs: dict[str, Pair], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        certificates = Certificates(TlsFiles(*served))
+        put((pairs["second"][0], pairs["first"][1]), served)
+        with caplog.at_level(logging.ERROR, "palm_serve"):
+            assert certificates.renewed() is None
+            assert certificates.renewed() is None
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        assert "stays as it was" in caplog.text
+        put(pairs["second"], served)
+        assert certificates.renewed() is not None
+
+    def test_files_that_are_gone_change_nothing(self, served: Pair, pairs: dict[str, Pair]) -> None:
+        certificates = Certificates(TlsFiles(*served))
+        served[0].unlink()
+        assert certificates.renewed() is None
+        put(pairs["second"], served)
+        assert certificates.renewed() is not None
+
+    def test_a_new_authority_for_clients(self, served: Pair, pairs: dict[str, Pair], tmp_path: Path) -> None:
+        authority = tmp_path / "ca.pem"
+        shutil.copyfile(pairs["client"][0], authority)
+        certificates = Certificates(TlsFiles(*served, authority))
+        shutil.copyfile(pairs["second"][0], authority)
+        assert certificates.renewed() is not None
+
+    def test_what_cannot_serve(self, served: Pair, pairs: dict[str, Pair], tmp_path: Path) -> None:
+        certificate, key = served
+        nowhere, text, locked = tmp_path / "nowhere", tmp_path / "text", tmp_path / "locked"
+        text.write_text("no certificate")
+        command = ["openssl", "ec", "-aes128", "-passout", "pass:secret", "-in", key, "-out", locked]
+        subprocess.run(command, check=True, capture_output=True)
+        for files, told in (
+            (TlsFiles(nowhere, key), "nowhere cannot be read: No such file"),
+            (
+                TlsFiles(certificate, pairs["second"][1]),
+                r"no certificate and its key \(KEY_VALUES_MISMATCH\); both are PEM",
+            ),
+            (TlsFiles(text, key), "no certificate and its key"),
+            (TlsFiles(certificate, locked), "the key without a password"),
+            (TlsFiles(certificate, key, text), "text holds no certificates in PEM"),
+        ):
+            with pytest.raises(TlsError, match=told):
+                Certificates(files)
+
+
+def test_server_with_tls(served: Pair, tiny_bundle: Path, start_server: Callable[..., Any]) -> None:
+    process = start_server(tiny_bundle, "--tls-cert", served[0], "--tls-key", served[1])
+    target = process.target()
+    assert intent(target, served[0]) == "music"
+    with Client(target, retries=0, timeout_s=10) as plain, pytest.raises(Unavailable):
+        plain.parse("play a song")
+
+    async def ask() -> str:
+        async with AsyncClient(target, credentials=tls(served[0])) as client:
+            return (await client.parse("play a song")).intent.name
+
+    assert asyncio.run(ask()) == "music"
+    called = CliRunner().invoke(app, ["call", "play a song", "--target", target, "--tls-ca", str(served[0])])
+    assert "music" in called.stdout
+
+
+def test_certificate_replaced_while_serving(
+    served: Pair, pairs: dict[str, Pair], tiny_bundle: Path, start_server: Callable[..., Any]
+) -> None:
+    process = start_server(tiny_bundle, "--tls-cert", served[0], "--tls-key", served[1])
+    target = process.target()
+    first, second = pairs["first"][0], pairs["second"][0]
+    with Client(target, credentials=tls(first)) as early:
+        assert early.parse("play a song").intent.name == "music"
+        put(pairs["second"], served)
+        assert intent(target, second) == "music"
+        with pytest.raises(Unavailable):
+            intent(target, first)
+        assert early.parse("play a song").intent.name == "music"  # its connection is as it was
+        served[1].write_text("broken")
+        assert intent(target, second) == "music"
+
+
+def test_clients_must_show_a_certificate(
+    served: Pair, pairs: dict[str, Pair], tiny_bundle: Path, start_server: Callable[..., Any]
+) -> None:
+    authority = pairs["client"][0]
+    target = start_server(
+        tiny_bundle, "--tls-cert", served[0], "--tls-key", served[1], "--tls-client-ca", authority
+    ).target()
+    assert intent(target, served[0], *pairs["client"]) == "music"
+    for files in ((served[0],), (served[0], *pairs["second"])):
+        with pytest.raises(Unavailable):
+            intent(target, *files)
+
+
+def test_a_certificate_in_the_place_of_a_token(
+    served: Pair, pairs: dict[str, Pair], tiny_bundle: Path, start_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text('[tokens.backend]\ncertificate = "localhost"\nscopes = ["parse"]\n')
+    options = ("--tls-cert", served[0], "--tls-key", served[1], "--tls-client-ca", pairs["client"][0])
+    target = start_server(tiny_bundle, *options, "--tokens", tokens).target()
+    assert intent(target, served[0], *pairs["client"]) == "music"
+    tokens.write_text('[tokens.backend]\ncertificate = "other"\nscopes = ["parse"]\n')
+    with pytest.raises(Unauthenticated, match="asks for a token"):
+        intent(target, served[0], *pairs["client"])
+
+
+def test_files_that_cannot_serve_end_the_start(
+    served: Pair, pairs: dict[str, Pair], tiny_bundle: Path, start_server: Callable[..., Any]
+) -> None:
+    process = start_server(tiny_bundle, "--tls-cert", served[0], "--tls-key", pairs["second"][1])
+    assert process.finish() == 2
+    [line] = process.errors
+    assert "no certificate and its key" in line
+
+
+@pytest.mark.parametrize("options", [("--tls-cert", "a"), ("--tls-key", "a"), ("--tls-client-ca", "a")])
+def test_half_of_what_tls_needs(options: tuple[str, str], tiny_bundle: Path) -> None:
+    result = CliRunner().invoke(app, ["run", str(tiny_bundle), *options], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert "TLS needs both the certificate and its key" in result.stderr
+
+
+def test_a_client_with_half_a_pair(tmp_path: Path) -> None:
+    with pytest.raises(TlsError, match="needs its key"):
+        tls(None, tmp_path / "certificate")
+    with pytest.raises(TlsError, match="nowhere cannot be read"):
+        tls(tmp_path / "nowhere")
+
+
+def test_open_to_others_without_tls_is_warned_of(
+    served: Pair, tmp_path: Path, start_server: Callable[..., Any]
+) -> None:
+    """The bundle is none, so that the servers end by themselves."""
+    open_ = start_server(tmp_path / "none", "--host", "0.0.0.0")
+    safe = start_server(tmp_path / "none", "--host", "0.0.0.0", "--tls-cert", served[0], "--tls-key", served[1])
+    assert (open_.finish(), safe.finish()) == (2, 2)
+    assert (
+        "warning: 0.0.0.0 is reached from other machines, and this server has neither TLS nor tokens" in open_.errors[0]
+    )
+    assert len(safe.errors) == 1
