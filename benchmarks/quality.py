@@ -24,8 +24,8 @@ from protocols import atis_intent
 from quality_table import tables
 from splits import write_splits
 
-from palm_trainer.config import load_config
-from palm_trainer.run import evaluate_run
+from palm_trainer.config.loader import load_config
+from palm_trainer.runs.evaluate_run import evaluate_run
 
 CONFIGS, EXAMPLES = ROOT / "benchmarks/configs", ROOT / "examples"
 RESULTS = ROOT / "benchmarks/results/quality.json"

@@ -26,7 +26,7 @@ from common import ROOT, in_per_cent, train_run
 from splits import FOLDS, write_splits
 from tasks_table import table
 
-from palm_trainer.config import load_config
+from palm_trainer.config.loader import load_config
 
 CONFIGS = ROOT / "benchmarks/configs"
 ARTICLE = ROOT / "examples/article.py"
@@ -103,7 +103,7 @@ def train_article(cell: Cell, run: Path, environment: Mapping[str, str]) -> None
 
 def scored(run: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     """Dev and test metrics of ATIS' best checkpoint, slots and intents on the same rows, so that the exact match is known too."""
-    from palm_trainer.run import evaluate_run  # torch loads in seconds; `--table` need not wait for it
+    from palm_trainer.runs.evaluate_run import evaluate_run  # torch loads in seconds; `--table` need not wait for it
 
     os.environ.update(environment)
     settings = load_config(CONFIGS / "atis_joint.toml", output=run)

@@ -50,8 +50,8 @@ output = "unused"
 
 def measure_own(data: Path, steps: int, batch: int, crf: bool) -> dict[str, float]:
     """Examples a second of PALM's loop after the warm-up, and the share of the time that is data work."""
-    from palm_trainer.build import build_training
-    from palm_trainer.config import load_config
+    from palm_trainer.config.loader import load_config
+    from palm_trainer.runs.job_from_config import build_training
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speed.toml"

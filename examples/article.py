@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 
 import palm_trainer as palm
-from palm_trainer.reader.convert import convert
-from palm_trainer.reader.labels import tags_of
+from palm_trainer.api.reader.label_maps import tags_of
+from palm_trainer.data.convert import convert
 
 
 def main() -> None:

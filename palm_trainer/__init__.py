@@ -9,9 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from palm_trainer import backbone, downloader, head, lr_sched, optimizer, reader
-    from palm_trainer.multihead_trainer import MultiHeadTrainer
-    from palm_trainer.trainer import Trainer
+    from palm_trainer.api import backbone, head, lr_sched, optimizer, reader
+    from palm_trainer.api.multihead_trainer import MultiHeadTrainer
+    from palm_trainer.api.trainer import Trainer
+    from palm_trainer.model.download import model_names as downloader
 
 # OpenMP's threads spin while they wait for each other. On a machine that is shared, or in a container with a CPU quota, the one that is waited for
 # may not be running: steps were seen to take ten times as long. A short spin costs nothing where the cores are free. To be said before torch loads.
@@ -24,9 +25,11 @@ _CLASSES = {"Trainer": "trainer", "MultiHeadTrainer": "multihead_trainer"}
 
 def __getattr__(name: str) -> Any:
     if name in _CLASSES:
-        return getattr(import_module(f"palm_trainer.{_CLASSES[name]}"), name)
+        return getattr(import_module(f"palm_trainer.api.{_CLASSES[name]}"), name)
+    if name == "downloader":
+        return import_module("palm_trainer.model.download.model_names")
     if name in __all__:
-        return import_module(f"palm_trainer.{name}")
+        return import_module(f"palm_trainer.api.{name}")
     raise AttributeError(f"module 'palm_trainer' has no attribute '{name}'; it has: {', '.join(__all__)}")
 
 

@@ -8,14 +8,14 @@ import numpy as np
 from rich.table import Table
 
 from palm_trainer.cli.show import show, show_training
-from palm_trainer.compare.cells import Cell, is_finished, make_cells, run_cell
 from palm_trainer.compare.page import told, write_page
 from palm_trainer.compare.result import EXACT, Result, as_json, make_result, write_json
+from palm_trainer.compare.trainings import Cell, is_finished, make_cells, run_cell
 from palm_trainer.compare.variants import Plan, plan_comparison
 from palm_trainer.compare.workers import run_cells
-from palm_trainer.config import Config
+from palm_trainer.config.loader import Config
 from palm_trainer.errors import PalmError
-from palm_trainer.run import Event
+from palm_trainer.runs.events import Event
 
 RESULT, PAGE = "compare.json", "compare.html"
 

@@ -19,7 +19,7 @@ from palm_serve.bundle.manifest import Manifest
 from palm_trainer.errors import CheckpointError, ExportError, PalmError, ParityError
 
 if TYPE_CHECKING:  # it loads what `--help` does not need
-    from palm_trainer.export.outcome import Report
+    from palm_trainer.export.report import Report
 
 _WITHOUT_DEV = 500
 """Training examples that the gate runs over where there is no dev split."""
@@ -96,10 +96,10 @@ def _export(
     say: Callable[[str], None],
 ) -> "tuple[Manifest, Report]":
     # Imported here: `--help` and wrong usage need no torch.
-    from palm_trainer.build import evaluation_sets
-    from palm_trainer.checkpoint import checkpoint_directory, load_trained, read_json
-    from palm_trainer.config import load_config
+    from palm_trainer.config.loader import load_config
     from palm_trainer.export.exporter import export_bundle
+    from palm_trainer.model.checkpoint import checkpoint_directory, load_trained, read_json
+    from palm_trainer.runs.job_from_config import evaluation_sets
 
     checkpoint_directory(run)
     if not (run / "config.toml").is_file():

@@ -13,8 +13,8 @@ models_app = typer.Typer(help="Pretrained encoders.", no_args_is_help=True)
 @models_app.command("ls", epilog="Example: palm-train models ls")
 def ls() -> None:
     """Encoders: by name for `encoder.model`, and those that `models download` fetches."""
-    from palm_trainer.backbone.pretrained import PACKAGED
-    from palm_trainer.downloader import PRETRAINED, source
+    from palm_trainer.model.download.model_names import PRETRAINED, source
+    from palm_trainer.model.encoders.load_pretrained import PACKAGED
 
     print("For encoder.model of a configuration:")
     for name, (package, _) in PACKAGED.items():
@@ -36,7 +36,7 @@ def download(
     path: Annotated[Path | None, typer.Option(help="The same as the second argument.")] = None,
 ) -> None:
     """Fetch a pretrained encoder from the Hugging Face Hub, or from the mirror that HF_ENDPOINT names."""
-    from palm_trainer.downloader import download as fetch
+    from palm_trainer.model.download.model_names import download as fetch
 
     if directory is not None and path is not None:
         raise PalmError(f"two directories: {directory} and --path {path}. Give one of them.")
@@ -66,7 +66,7 @@ def convert(
     ] = None,
 ) -> None:
     """Turn Paddle parameters of the original PALM (BERT, RoBERTa-zh, ERNIE) into what `encoder.model` and `load_pretrain` take."""
-    from palm_trainer.backbone.paddle import convert_paddle
+    from palm_trainer.model.encoders.convert_paddle import convert_paddle
 
     done = convert_paddle(source, target, lowercase=lowercase)
     text = "lower-cased" if done.lowercase else "cased"

@@ -10,17 +10,17 @@ import numpy.typing as npt
 from rich.table import Table
 
 from palm_serve.tokenization import TextTokenizer
-from palm_trainer.build import Training, build_training
 from palm_trainer.cli.show import announce, show
-from palm_trainer.config import Config, DataConfig, TaskConfig
-from palm_trainer.config_rules import GRADIENT_METHODS
-from palm_trainer.example import Example
-from palm_trainer.fields import resolve_fields
-from palm_trainer.mixing import LossDriven, Planned, RoundRobin
-from palm_trainer.reader.files import Split, read_split
-from palm_trainer.reader.formats.source import Defect, FormatOptions
-from palm_trainer.reader.sampler import padding_share
-from palm_trainer.reader.survey import labels_of, survey
+from palm_trainer.config.loader import Config, DataConfig, TaskConfig
+from palm_trainer.config.rules import GRADIENT_METHODS
+from palm_trainer.data.example import Example
+from palm_trainer.data.formats.text_files import Defect, FormatOptions
+from palm_trainer.data.sampler import padding_share
+from palm_trainer.data.splits import Split, read_split
+from palm_trainer.data.statistics import labels_of, survey
+from palm_trainer.data.task_fields import resolve_fields
+from palm_trainer.runs.job_from_config import Training, build_training
+from palm_trainer.training.mixing import LossDriven, Planned, RoundRobin
 
 _SPLITS = ("train", "dev", "test")
 _NAMED_LABELS = 6

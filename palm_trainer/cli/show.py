@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from palm_trainer.build import Training
-from palm_trainer.config import Config
-from palm_trainer.evaluation import Metrics
-from palm_trainer.loop import Step
-from palm_trainer.run import Averaged, Evaluated, Event, Finished, Started
-from palm_trainer.run_directory import REPORT
+from palm_trainer.config.loader import Config
+from palm_trainer.evaluation.evaluate import Metrics
+from palm_trainer.runs.directory import REPORT
+from palm_trainer.runs.events import Averaged, Evaluated, Event, Finished, Started
+from palm_trainer.runs.job_from_config import Training
+from palm_trainer.training.loop import Step
 
 _RATE_WINDOW = 50
 

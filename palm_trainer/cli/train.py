@@ -17,8 +17,8 @@ from palm_trainer.cli.models import models_app
 from palm_trainer.errors import PalmError
 
 if TYPE_CHECKING:  # torch loads in seconds; `--help` need not wait for it
-    from palm_trainer.config import Config
-    from palm_trainer.run import Event
+    from palm_trainer.config.loader import Config
+    from palm_trainer.runs.events import Event
 
 app = typer.Typer(
     name="palm-train",
@@ -52,10 +52,10 @@ def run(
 ) -> None:
     """Train, evaluate after each epoch, keep the best and the last checkpoint. Under torchrun several processes train together."""
     from palm_trainer.cli.show import show_training, watch_training
-    from palm_trainer.config import load_config
-    from palm_trainer.distributed import process_group
-    from palm_trainer.run import train
-    from palm_trainer.run_directory import CONFIG
+    from palm_trainer.config.loader import load_config
+    from palm_trainer.runs.directory import CONFIG
+    from palm_trainer.runs.run import train
+    from palm_trainer.training.processes import process_group
 
     with process_group() as processes:
         if resume and overwrite:
@@ -81,7 +81,7 @@ def evaluate(
 ) -> None:
     """Metrics of a run on a split of its data."""
     from palm_trainer.cli.show import metrics_table, show
-    from palm_trainer.run import evaluate_run, write_metrics
+    from palm_trainer.runs.evaluate_run import evaluate_run, write_metrics
 
     settings = _run_config(run, checkpoint)
     _check_split(settings, split)
@@ -102,7 +102,7 @@ def report(
     output: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in RUN.")] = None,
 ) -> None:
     """Write the page to look at: curves, scores of each label, confusions, calibration, the worst errors, data."""
-    from palm_trainer.run import report_run
+    from palm_trainer.runs.evaluate_run import report_run
 
     settings = _run_config(run, "best")
     if split is not None:
@@ -124,7 +124,7 @@ def predict(
     output: Annotated[Path | None, typer.Option(help="Write JSONL here instead of printing it.")] = None,
 ) -> None:
     """Answers of a trained model, one JSON object a text."""
-    from palm_trainer.predict import predict_lines, read_inputs, with_pairs
+    from palm_trainer.runs.predict import predict_lines, read_inputs, with_pairs
 
     if bool(text) == (source is not None):
         raise PalmError('give either --text "..." or --input FILE.')
@@ -150,7 +150,7 @@ def plan(
 ) -> None:
     """Dry run: rows, labels, token lengths, defects, steps and epochs, without training."""
     from palm_trainer.cli.plan import show_plan
-    from palm_trainer.config import load_config
+    from palm_trainer.config.loader import load_config
 
     show_plan(load_config(config, overrides or (), Path("unused")), data_only=data_only)
 
@@ -168,7 +168,7 @@ def compare(
 ) -> None:
     """Did training the tasks together help? The joint training against each task alone, at equal budget, with intervals."""
     from palm_trainer.cli.compare import parse_seeds, show_comparison
-    from palm_trainer.config import load_config
+    from palm_trainer.config.loader import load_config
 
     chosen = parse_seeds(seeds)
     settings = load_config(config, overrides or ())
@@ -186,7 +186,7 @@ def init(
     output: Annotated[Path | None, typer.Option(help="Write the configuration here instead of printing it.")] = None,
 ) -> None:
     """Look at the data and write a configuration that runs."""
-    from palm_trainer.suggest import suggest
+    from palm_trainer.data.suggest_config import suggest
 
     text, found = suggest(data)
     for line in found:
@@ -217,7 +217,7 @@ def convert(
     field: Annotated[str | None, typer.Option(help="The one field that the target shall hold.")] = None,
 ) -> None:
     """Convert between data formats, and say what the target could not hold."""
-    from palm_trainer.reader.convert import convert as convert_file
+    from palm_trainer.data.convert import convert as convert_file
 
     done = convert_file(source, target, source_format=source_format, target_format=target_format, field=field)
     print(f"{source} ({done.source_format}) -> {target} ({done.target_format}): {done.count} examples")
@@ -268,9 +268,9 @@ def _guarded(events: "Iterator[Event]") -> "Iterator[Event]":
 
 
 def _run_config(run: Path, checkpoint: str) -> Any:
-    from palm_trainer.checkpoint import checkpoint_directory
-    from palm_trainer.config import load_config
-    from palm_trainer.run_directory import CONFIG
+    from palm_trainer.config.loader import load_config
+    from palm_trainer.model.checkpoint import checkpoint_directory
+    from palm_trainer.runs.directory import CONFIG
 
     checkpoint_directory(run, checkpoint)
     return load_config(run / CONFIG, output=run)

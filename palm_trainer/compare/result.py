@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from palm_trainer.compare.cells import Cell, read_counts
 from palm_trainer.compare.statistics import DRAWS, LEVEL, Counts, Difference, difference, holm
+from palm_trainer.compare.trainings import Cell, read_counts
 from palm_trainer.compare.variants import IN_DOMAIN, OUT_OF_DOMAIN, Plan, Question
-from palm_trainer.config import Config
+from palm_trainer.config.loader import Config
 from palm_trainer.errors import CheckpointError
-from palm_trainer.evaluation import PRIMARY
+from palm_trainer.evaluation.evaluate import PRIMARY
 
 EXACT = "exact_match"
 FEW_SEEDS = 3

@@ -14,10 +14,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from palm_trainer.build import Training, build_training, evaluation_sets, task_kinds
-from palm_trainer.config import Config, TrainConfig
+from palm_trainer.config.loader import Config, TrainConfig
 from palm_trainer.errors import ConfigError, DataError
-from palm_trainer.evaluation import EvaluationSet
+from palm_trainer.evaluation.evaluate import EvaluationSet
+from palm_trainer.runs.job_from_config import Training, build_training, evaluation_sets, task_kinds
 
 JOINT = "joint"
 _BALANCING = ("balancing", "balancing_learning_rate", "dwa_temperature", "gradnorm_alpha", "cagrad_c")

@@ -9,9 +9,9 @@ from multiprocessing.synchronize import Event as Flag
 
 import torch
 
-from palm_trainer.compare.cells import Cell, run_cell
+from palm_trainer.compare.trainings import Cell, run_cell
 from palm_trainer.compare.variants import Plan
-from palm_trainer.run import Finished
+from palm_trainer.runs.events import Finished
 
 _POLL_SECONDS = 0.2
 _stop: list[Flag] = []

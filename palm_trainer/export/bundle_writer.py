@@ -15,8 +15,8 @@ import numpy as np
 from palm_serve.bundle.loader import MANIFEST
 from palm_serve.bundle.manifest import Manifest
 from palm_serve.types import FloatArray
-from palm_trainer.checkpoint import sync
 from palm_trainer.errors import ExportError
+from palm_trainer.model.checkpoint import sync
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 _NAME_LIMIT = 100

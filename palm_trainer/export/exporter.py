@@ -11,18 +11,18 @@ from palm_serve.bundle.manifest import Manifest, TaskInfo, TensorInfo, Variant, 
 from palm_serve.engine.providers import available_providers
 from palm_serve.tokenization import bare_tokenizer_json
 from palm_trainer.errors import ExportError
-from palm_trainer.evaluation import EvaluationSet, Metrics
+from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics
 from palm_trainer.export.bundle_writer import BundleWriter, bundle_name, npz_bytes, staged_bundle
-from palm_trainer.export.gates import Measured, measure
+from palm_trainer.export.gate import Measured, measure
 from palm_trainer.export.golden import choose_golden
 from palm_trainer.export.graph import ExportGraph
+from palm_trainer.export.int8_search import Train, leave_in_float, needs_margin
 from palm_trainer.export.model_card import model_card
-from palm_trainer.export.onnx import DIGEST, OPSET, to_files
-from palm_trainer.export.outcome import Report, rows_of, timed, unwritten
-from palm_trainer.export.search import Train, leave_in_float, needs_margin
-from palm_trainer.export.side import RememberingEngine, Side
+from palm_trainer.export.predictors import RememberingEngine, Side
+from palm_trainer.export.report import Report, rows_of, timed, unwritten
+from palm_trainer.export.to_onnx import DIGEST, OPSET, to_files
 from palm_trainer.export.variants import FUSED, INT8, PRECISIONS, Draft, combinations, drafts
-from palm_trainer.model import TrainedModel
+from palm_trainer.model.multi_task import TrainedModel
 
 PLAIN = "plain"
 GRAPH, CARD = "model.onnx", "README.md"

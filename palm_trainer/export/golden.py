@@ -6,7 +6,7 @@ from itertools import zip_longest
 from palm_serve.bundle.golden import GoldenAnswer, GoldenExample
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import Answer, Classification, Match, Spans, TaskAnswer
-from palm_trainer.example import Example
+from palm_trainer.data.example import Example
 
 CONFIDENT = 0.6
 """Least probability of a label and of every span."""

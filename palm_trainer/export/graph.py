@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from palm_serve.engine.padding import ATTENTION_MASK, TOKEN_TYPE_IDS
-from palm_trainer.model import MultiTaskModel
+from palm_trainer.model.multi_task import MultiTaskModel
 
 BATCH, SEQUENCE = "batch", "sequence"
 _EXAMPLE_ROWS, _EXAMPLE_TOKENS = 3, 7

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from palm_serve.bundle.manifest import Manifest, TaskInfo
-from palm_trainer.evaluation import EvaluationSet, Metrics
+from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics
 
 _LABELS_SHOWN = 40
 

@@ -16,8 +16,8 @@ from palm_serve.bundle.golden import GoldenAnswer
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.decoding import Item
 from palm_serve.types import Answer, Classification, Encoding, Match, Spans, TaskAnswer
-from palm_trainer.example import Example
-from palm_trainer.export.side import Outputs, Side
+from palm_trainer.data.example import Example
+from palm_trainer.export.predictors import Outputs, Side
 
 LOGIT_LIMIT = 1e-4
 """Largest difference of any logit in fp32."""

@@ -16,9 +16,9 @@ from palm_serve.engine.options import CPU
 from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.session import open_engine
 from palm_serve.types import Batch, Encoding, Engine, FloatArray
-from palm_trainer.evaluation import EvaluationSet
+from palm_trainer.evaluation.evaluate import EvaluationSet
+from palm_trainer.export.predictors import Side
 from palm_trainer.export.quantize import append_constants, products, quantized_product, replace_nodes
-from palm_trainer.export.side import Side
 
 REMAINING = (0.5, 0.25, 0.1)
 """How much of the summed error each try leaves."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from palm_serve.types import Answer, Classification, Match, Span, Spans
-from palm_trainer.example import LabelledSpan
-from palm_trainer.metrics import to_units
+from palm_trainer.data.example import LabelledSpan
+from palm_trainer.evaluation.metrics import to_units
 from palm_trainer.report.rows import Judged
 
 SHOWN = 50

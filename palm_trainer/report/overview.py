@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 
-from palm_trainer.evaluation import PRIMARY
-from palm_trainer.reader.formats.source import Defect
+from palm_trainer.data.formats.text_files import Defect
+from palm_trainer.evaluation.evaluate import PRIMARY
 from palm_trainer.report.blocks import Block, Cell, Code, Figure, Figures, Note, Section, Table, count, percent
 from palm_trainer.report.charts import Line, histogram, line_chart
-from palm_trainer.report.datafacts import Fault, Lengths
+from palm_trainer.report.data_summary import Fault, Lengths
 from palm_trainer.report.history import History, flat, smoothed
 from palm_trainer.report.rows import RunFacts
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from palm_trainer.evaluation import Answering, EvaluationSet
-from palm_trainer.reader.files import read_split
+from palm_trainer.data.splits import read_split
+from palm_trainer.evaluation.evaluate import Answering, EvaluationSet
 from palm_trainer.report import overview
 from palm_trainer.report.blocks import Section
-from palm_trainer.report.datafacts import Fault, Lengths, label_counts, lengths, never_trained, overlap
+from palm_trainer.report.data_summary import Fault, Lengths, label_counts, lengths, never_trained, overlap
 from palm_trainer.report.history import read_history
 from palm_trainer.report.rows import Judged, RunFacts, judge
 from palm_trainer.report.sections import task_section

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from palm_trainer.evaluation import outcomes
+from palm_trainer.evaluation.evaluate import outcomes
 from palm_trainer.report.rows import Judged
 
 BINS = 10

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from palm_serve.types import Answer, TaskAnswer
-from palm_trainer.config import Config
-from palm_trainer.evaluation import Answering, EvaluationSet, Metrics, comparable
-from palm_trainer.example import Example
-from palm_trainer.metrics import answer_tokens
-from palm_trainer.model import TrainedModel
+from palm_trainer.config.loader import Config
+from palm_trainer.data.example import Example
+from palm_trainer.evaluation.evaluate import Answering, EvaluationSet, Metrics, comparable
+from palm_trainer.evaluation.metrics import answer_tokens
+from palm_trainer.model.multi_task import TrainedModel
 
 
 @dataclass(frozen=True)

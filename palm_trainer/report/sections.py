@@ -4,20 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import Match
-from palm_trainer.metrics import expected_calibration_error
+from palm_trainer.evaluation.metrics import expected_calibration_error
 from palm_trainer.report import scores
-from palm_trainer.report.blocks import (
-    Block,
-    Cell,
-    Figure,
-    Matrix,
-    Mistakes,
-    Note,
-    Section,
-    Table,
-    count,
-    percent,
-)
+from palm_trainer.report.blocks import Block, Cell, Figure, Matrix, Mistakes, Note, Section, Table, count, percent
 from palm_trainer.report.charts import reliability_chart
 from palm_trainer.report.mistakes import worst
 from palm_trainer.report.reliability import bins, points

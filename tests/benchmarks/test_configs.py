@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from palm_trainer.config import Config, load_config
+from palm_trainer.config.loader import Config, load_config
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted([*ROOT.glob("benchmarks/configs/*.toml"), *ROOT.glob("examples/*.toml")])

@@ -5,8 +5,8 @@ from itertools import product
 
 import pytest
 
-from palm_trainer.config import load_config
-from palm_trainer.metrics import accuracy
+from palm_trainer.config.loader import load_config
+from palm_trainer.evaluation.metrics import accuracy
 
 LABELS = ("a", "b", "c", "a#b", "b#c", "a#b#c")
 
@@ -56,7 +56,7 @@ def test_both_counts_of_a_run(protocols, benchmark_run):
 @pytest.fixture
 def benchmark_run(tmp_path):
     """A run whose dev holds one utterance of two intents."""
-    from palm_trainer.run import train
+    from palm_trainer.runs.run import train
 
     def write(split, labels):
         folder = tmp_path / split

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from palm_trainer.config import load_config
+from palm_trainer.config.loader import load_config
 
 
 def cell(task, variant, seed, **splits):

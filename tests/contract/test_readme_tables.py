@@ -8,12 +8,16 @@ from typing import get_args
 
 import pytest
 
-from palm_trainer import backbone, head, lr_sched, optimizer, reader
-from palm_trainer.backbone.pretrained import PACKAGED
-from palm_trainer.config import TaskConfig
-from palm_trainer.config_rules import FORMAT_OPTIONS
-from palm_trainer.reader.formats import FORMATS
-from palm_trainer.reader.formats.write import WRITERS
+from palm_trainer.api import reader
+from palm_trainer.config.loader import TaskConfig
+from palm_trainer.config.rules import FORMAT_OPTIONS
+from palm_trainer.data.formats import FORMATS
+from palm_trainer.data.formats.writers import WRITERS
+from palm_trainer.model import encoders as backbone
+from palm_trainer.model import heads as head
+from palm_trainer.model.encoders.load_pretrained import PACKAGED
+from palm_trainer.training import optimization as lr_sched
+from palm_trainer.training import optimization as optimizer
 
 README = Path(__file__).parents[2] / "README.md"
 

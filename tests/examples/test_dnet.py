@@ -12,11 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from palm_serve.bundle.loader import load_bundle
-from palm_trainer.checkpoint import load_trained
 from palm_trainer.cli.export import app
-from palm_trainer.config import Config, load_config
-from palm_trainer.loop import Step
-from palm_trainer.run import Finished, train
+from palm_trainer.config.loader import Config, load_config
+from palm_trainer.model.checkpoint import load_trained
+from palm_trainer.runs.events import Finished
+from palm_trainer.runs.run import train
+from palm_trainer.training.loop import Step
 
 ROOT = Path(__file__).parents[2]
 RIVERS = {"elbe": "hamburg", "rhine": "cologne", "danube": "vienna", "seine": "paris"}

@@ -16,11 +16,12 @@ from hypothesis import settings
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine.providers import select_session
 from palm_serve.pipeline import Pipeline
-from palm_trainer.build import evaluation_sets
-from palm_trainer.checkpoint import load_trained
-from palm_trainer.config import Config, load_config
+from palm_trainer.config.loader import Config, load_config
 from palm_trainer.export.exporter import export_bundle
-from palm_trainer.run import Finished, train
+from palm_trainer.model.checkpoint import load_trained
+from palm_trainer.runs.events import Finished
+from palm_trainer.runs.job_from_config import evaluation_sets
+from palm_trainer.runs.run import train
 
 settings.register_profile("palm_trainer", deadline=None)  # other tests share the cores
 settings.load_profile("palm_trainer")
@@ -186,7 +187,7 @@ class Together:
 
     def __init__(self, folder: Path, size: int, target: Callable[..., None], *arguments: Any) -> None:
         context = get_context("forkserver")
-        context.set_forkserver_preload(["palm_trainer.run"])  # else each would load torch anew
+        context.set_forkserver_preload(["palm_trainer.runs.run"])  # else each would load torch anew
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]

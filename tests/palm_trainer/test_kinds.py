@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from palm_serve.types import Classification, Match, TextRequest
-from palm_trainer.build import build_training
-from palm_trainer.checkpoint import load_trained
-from palm_trainer.config import load_config
+from palm_trainer.config.loader import load_config
+from palm_trainer.data.example import Example
 from palm_trainer.errors import ConfigError, DataError, ExportError
-from palm_trainer.evaluation import Predictor
-from palm_trainer.example import Example
-from palm_trainer.run import Evaluated, evaluate_run, train
+from palm_trainer.evaluation.predictor import Predictor
+from palm_trainer.model.checkpoint import load_trained
+from palm_trainer.runs.evaluate_run import evaluate_run
+from palm_trainer.runs.events import Evaluated
+from palm_trainer.runs.job_from_config import build_training
+from palm_trainer.runs.run import train
 
 
 def pair_rows() -> list[dict]:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 import palm_trainer as palm
 from palm_serve.decoding.crf import Potentials, Viterbi
+from palm_trainer.api.lr_sched import TriangularScheduler
 from palm_trainer.errors import PalmError
-from palm_trainer.head.crf import LinearChainCrf
-from palm_trainer.head.sequence_label import SequenceLabel
-from palm_trainer.lr_sched import TriangularScheduler
-from palm_trainer.specs import IGNORE
+from palm_trainer.model.heads.crf import LinearChainCrf
+from palm_trainer.model.heads.sequence_label import SequenceLabel
+from palm_trainer.tensors import IGNORE
 
 PRINTED = r"loss: \d+\.\d{3}, speed: \d+\.\d\d steps/s"
 

@@ -10,8 +10,8 @@ import torch
 
 import palm_trainer as palm
 from palm_serve.bundle.loader import load_bundle
-from palm_trainer.checkpoint import load_trained
 from palm_trainer.errors import CheckpointError, ExportError, WiringError
+from palm_trainer.model.checkpoint import load_trained
 
 PAGE = (Path(__file__).parents[3] / "docs/customization.md").read_text(encoding="utf-8")
 [EXAMPLE] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

@@ -3,9 +3,9 @@
 import pytest
 
 import palm_trainer as palm
-from palm_trainer.checkpoint import load_trained
-from palm_trainer.config import load_config
+from palm_trainer.config.loader import load_config
 from palm_trainer.errors import WiringError
+from palm_trainer.model.checkpoint import load_trained
 
 SQUAD = {
     "version": "1.1",

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import palm_trainer as palm
-from palm_trainer.config import load_config
+from palm_trainer.config.loader import load_config
 from palm_trainer.errors import ConfigError
 
 

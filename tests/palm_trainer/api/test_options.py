@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import palm_trainer as palm
-from palm_trainer.calibration import calibrate
-from palm_trainer.checkpoint import load_trained
-from palm_trainer.config import load_config
+from palm_trainer.config.loader import load_config
 from palm_trainer.errors import ConfigError, WiringError
-from palm_trainer.run import train
+from palm_trainer.evaluation.calibration import calibrate
+from palm_trainer.model.checkpoint import load_trained
+from palm_trainer.runs.run import train
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_the_best_is_calibrated_though_it_is_not_the_last(joint, tmp_path, monke
     made.trainer.set_evaluator([made.dev, made.dev])
     made.trainer.set_saver(tmp_path / "out", save_steps=99)
     scores = iter([0.9, 0.5, 0.4])
-    monkeypatch.setattr("palm_trainer.session.session.score_of", lambda *_: next(scores))
+    monkeypatch.setattr("palm_trainer.api.session.score_of", lambda *_: next(scores))
     steps = made.trainer._session.steps()
     after_one_epoch = [next(steps) for _ in range(3)] and load_trained(tmp_path / "out").model.state_dict()
     last = trained_weights(made)

@@ -7,10 +7,10 @@ import pytest
 
 import palm_trainer as palm
 from palm_serve.tokenization import TextTokenizer
+from palm_trainer.api.reader.label_maps import read_label_map
+from palm_trainer.data.vocabulary import load_tokenizer
 from palm_trainer.errors import DataError, WiringError
-from palm_trainer.reader.labels import read_label_map
-from palm_trainer.reader.vocabulary import load_tokenizer
-from palm_trainer.specs import IGNORE
+from palm_trainer.tensors import IGNORE
 
 SQUAD = {
     "version": "1.1",

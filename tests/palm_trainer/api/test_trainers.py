@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import palm_trainer as palm
-from palm_trainer.checkpoint import load_trained
-from palm_trainer.config import load_config
+from palm_trainer.api import TaskStep
+from palm_trainer.config.loader import load_config
+from palm_trainer.data.example import Example
 from palm_trainer.errors import CheckpointError, ConfigError, DataError, WiringError
-from palm_trainer.evaluation import Predictor
-from palm_trainer.example import Example
-from palm_trainer.loop import Step
-from palm_trainer.session import TaskStep
+from palm_trainer.evaluation.predictor import Predictor
+from palm_trainer.model.checkpoint import load_trained
+from palm_trainer.training.loop import Step
 
 
 def weights(module):

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from palm_trainer import build
 from palm_trainer.cli.train import app, command
+from palm_trainer.runs import job_from_config as build
 
 
 @pytest.fixture

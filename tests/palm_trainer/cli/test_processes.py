@@ -9,7 +9,7 @@ import sys
 import torch
 from safetensors.torch import load_file
 
-from palm_trainer.config import load_config
+from palm_trainer.config.loader import load_config
 
 PALM = [sys.executable, "-c", "from palm_trainer.cli.train import main; main()"]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from palm_trainer.checkpoint import load_training_state
 from palm_trainer.cli.train import app, command
-from palm_trainer.config import load_config
+from palm_trainer.config.loader import load_config
+from palm_trainer.data.dataset import EncodedDataset
 from palm_trainer.errors import PalmError
-from palm_trainer.reader.dataset import EncodedDataset
-from palm_trainer.run import train
+from palm_trainer.model.checkpoint import load_training_state
+from palm_trainer.runs.run import train
 
 
 def record_draws(path: Path) -> None:

@@ -241,7 +241,7 @@ def test_a_full_disk(palm, tiny_toml, monkeypatch):
     def refuse(*_args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("palm_trainer.checkpoint.save_file", refuse)
+    monkeypatch.setattr("palm_trainer.model.checkpoint.save_file", refuse)
     code, _, err = palm("run", tiny_toml())
     assert code == 2
     assert "best could not be written" in err
@@ -259,7 +259,7 @@ def test_out_of_memory(palm, tiny_toml, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise MemoryError("9 GB")
 
-    monkeypatch.setattr("palm_trainer.loop.TrainingLoop.train_on", refuse)
+    monkeypatch.setattr("palm_trainer.training.loop.TrainingLoop.train_on", refuse)
     code, _, err = palm("run", tiny_toml())
     assert code == 2
     assert "out of memory: 9 GB. Lower train.batch_size or encoder.max_length" in err

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from palm_trainer.compare.cells import Cell, make_cells, run_cell
+from palm_trainer.compare.trainings import Cell, make_cells, run_cell
 from palm_trainer.compare.variants import Plan, plan_comparison
-from palm_trainer.config import load_config
+from palm_trainer.config.loader import load_config
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from palm_trainer.compare.cells import read_counts
 from palm_trainer.compare.page import forest, render, told
 from palm_trainer.compare.result import as_json, make_result
+from palm_trainer.compare.trainings import read_counts
 from palm_trainer.errors import CheckpointError
 
 

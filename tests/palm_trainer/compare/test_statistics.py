@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palm_trainer.compare.statistics import Counts, Difference, difference, holm
-from palm_trainer.metrics import span_scores
+from palm_trainer.evaluation.metrics import span_scores
 
 
 def accuracy(right) -> Counts:

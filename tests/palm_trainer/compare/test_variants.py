@@ -2,10 +2,10 @@
 
 import pytest
 
-from palm_trainer.build import build_training
 from palm_trainer.compare.variants import IN_DOMAIN, OUT_OF_DOMAIN, Question, plan_comparison
-from palm_trainer.config import load_config
+from palm_trainer.config.loader import load_config
 from palm_trainer.errors import ConfigError, DataError
+from palm_trainer.runs.job_from_config import build_training
 
 WORDS = '\n[data.plain]\nformat = "text"\ntrain = "plain.txt"\n\n[tasks.words]\nkind = "masked_lm"\ndata = ["plain"]\n'
 

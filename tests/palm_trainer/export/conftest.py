@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from palm_serve.bundle.manifest import Decode, EncoderInfo, TaskInfo
-from palm_trainer.backbone import build_scratch
-from palm_trainer.build import evaluation_sets
-from palm_trainer.checkpoint import save_trained
-from palm_trainer.config import load_config
-from palm_trainer.evaluation import EvaluationSet
-from palm_trainer.head import make_head
-from palm_trainer.model import MultiTaskModel, TrainedModel
+from palm_trainer.config.loader import load_config
+from palm_trainer.evaluation.evaluate import EvaluationSet
+from palm_trainer.model.checkpoint import save_trained
+from palm_trainer.model.encoders import build_scratch
+from palm_trainer.model.heads import make_head
+from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel
+from palm_trainer.runs.job_from_config import evaluation_sets
 
 CITIES = ("boston", "new york", "san francisco", "denver", "北京")
 TEXTS = [
@@ -137,7 +137,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests in which 200 would show no more than these."""
-    monkeypatch.setattr("palm_trainer.export.gates.SHAPES", 12)
+    monkeypatch.setattr("palm_trainer.export.gate.SHAPES", 12)
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,11 @@ import torch
 
 from palm_serve.types import FloatArray
 from palm_trainer.errors import ExportError, ParityError
-from palm_trainer.evaluation import EvaluationSet
+from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.export import exporter
-from palm_trainer.export import onnx as graphs
+from palm_trainer.export import to_onnx as graphs
 from palm_trainer.export.graph import ExportGraph
-from palm_trainer.model import MultiTaskModel, TrainedModel
+from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel
 
 pytestmark = pytest.mark.usefixtures("few_shapes")
 

@@ -17,9 +17,9 @@ from palm_serve.bundle.manifest import Gate
 from palm_serve.engine.providers import Candidate
 from palm_trainer.cli import export as cli
 from palm_trainer.errors import ParityError
-from palm_trainer.export.gates import Result
-from palm_trainer.export.outcome import Report, Row
-from palm_trainer.model import TrainedModel
+from palm_trainer.export.gate import Result
+from palm_trainer.export.report import Report, Row
+from palm_trainer.model.multi_task import TrainedModel
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-c", "from palm_trainer.cli.export import main; main()"]

@@ -13,12 +13,13 @@ from palm_serve.bundle.golden import GoldenAnswer
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine.providers import select_session
 from palm_serve.types import TaskAnswer
-from palm_trainer.checkpoint import load_trained
 from palm_trainer.errors import ExportError
-from palm_trainer.evaluation import EvaluationSet, Predictor
+from palm_trainer.evaluation.evaluate import EvaluationSet
+from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.export.exporter import export_bundle
-from palm_trainer.export.side import Side
-from palm_trainer.model import TrainedModel
+from palm_trainer.export.predictors import Side
+from palm_trainer.model.checkpoint import load_trained
+from palm_trainer.model.multi_task import TrainedModel
 
 FILES = {
     "README.md",

@@ -3,7 +3,7 @@
 from palm_serve.bundle.golden import GoldenExample
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import Answer, Classification, Label, Match, Span, Spans, TaskAnswer
-from palm_trainer.example import Example
+from palm_trainer.data.example import Example
 from palm_trainer.export.golden import LEAST, MOST, Answered, choose_golden
 
 TASKS = {

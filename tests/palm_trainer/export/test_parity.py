@@ -22,8 +22,8 @@ from palm_trainer.export.parity import (
     compare_shapes,
     stratified_shapes,
 )
-from palm_trainer.export.side import Side, TorchEngine
-from palm_trainer.model import TrainedModel
+from palm_trainer.export.predictors import Side, TorchEngine
+from palm_trainer.model.multi_task import TrainedModel
 
 TASKS = ("intent", "slots", "sentiment")
 

@@ -16,15 +16,15 @@ from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine.providers import Candidate
 from palm_serve.engine.session import open_engine
 from palm_trainer.errors import DataError
-from palm_trainer.evaluation import EvaluationSet
+from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.export.exporter import export_bundle
-from palm_trainer.export.gates import Measured, Result
+from palm_trainer.export.gate import Measured, Result
 from palm_trainer.export.graph import ExportGraph
-from palm_trainer.export.onnx import to_onnx
+from palm_trainer.export.predictors import Side
 from palm_trainer.export.quantize import products, to_int8
 from palm_trainer.export.sensitivity import REMAINING, Sample, _run, _switched, choices, draw_samples, sensitivities
-from palm_trainer.export.side import Side
-from palm_trainer.model import TrainedModel
+from palm_trainer.export.to_onnx import to_onnx
+from palm_trainer.model.multi_task import TrainedModel
 
 TASKS = ("intent", "slots", "sentiment")
 
@@ -101,7 +101,7 @@ def test_choices_grow_and_leave_what_they_say(errors: dict[str, float]) -> None:
 @pytest.fixture
 def hurting(monkeypatch: pytest.MonkeyPatch) -> str:
     """The product of the tags multiplies by zero in int8, so that int8 fails unless that one is left in float."""
-    monkeypatch.setattr("palm_trainer.export.gates.SHAPES", 12)
+    monkeypatch.setattr("palm_trainer.export.gate.SHAPES", 12)
 
     def broken(model: onnx.ModelProto, keep: Sequence[str] = ()) -> onnx.ModelProto:
         name = products(model)[-1]
@@ -110,7 +110,7 @@ def hurting(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr("palm_trainer.export.variants.to_int8", broken)
     measured = sensitivities
     monkeypatch.setattr(
-        "palm_trainer.export.search.sensitivities",
+        "palm_trainer.export.int8_search.sensitivities",
         lambda model, samples, by_token: {
             name: 1.0 if name == products(model)[-1] else value * 1e-3
             for name, value in measured(model, samples, by_token).items()

@@ -14,15 +14,15 @@ from palm_serve.engine.providers import PLAIN, Candidate, select_session
 from palm_serve.engine.session import open_engine
 from palm_serve.errors import BundleError
 from palm_serve.types import Encoding
-from palm_trainer.evaluation import EvaluationSet
+from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.export.exporter import export_bundle
-from palm_trainer.export.gates import Result
+from palm_trainer.export.gate import Result
 from palm_trainer.export.graph import ExportGraph
-from palm_trainer.export.onnx import to_onnx
-from palm_trainer.export.outcome import unwritten
 from palm_trainer.export.quantize import products, to_int8
+from palm_trainer.export.report import unwritten
+from palm_trainer.export.to_onnx import to_onnx
 from palm_trainer.export.variants import Draft, drafts
-from palm_trainer.model import TrainedModel
+from palm_trainer.model.multi_task import TrainedModel
 
 TASKS = ("intent", "slots", "sentiment")
 FUSED, INT8 = Candidate("fused", "CPU", "fp32"), Candidate("int8", "CPU", "int8")

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import palm_trainer as palm
-from palm_trainer.checkpoint import load_trained
 from palm_trainer.errors import WiringError
-from palm_trainer.evaluation import EvaluationSet
+from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.export.exporter import export_bundle
+from palm_trainer.model.checkpoint import load_trained
 
 LABEL_MAP = {"O": 0, "B-city": 1, "I-city": 2}
 SHARED = {
@@ -56,7 +56,7 @@ def readers_of(directory, folder, max_len=32):
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_an_encoder_of_the_api_exports(name, directory_of, tmp_path, monkeypatch):
-    monkeypatch.setattr("palm_trainer.export.gates.SHAPES", 12)
+    monkeypatch.setattr("palm_trainer.export.gate.SHAPES", 12)
     family, config = ENCODERS[name]
     tokenizer = tmp_path / "tokenizer.json"
     tokenizer.write_bytes((directory_of(family) / "tokenizer.json").read_bytes())

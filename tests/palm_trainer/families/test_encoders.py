@@ -12,14 +12,14 @@ from transformers.utils import logging
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.tokenization import TextTokenizer
-from palm_trainer.backbone import freeze_unused_rows, load_pretrained
 from palm_trainer.cli.train import app, command
+from palm_trainer.data.example import Example
 from palm_trainer.errors import PalmError, ParityError
-from palm_trainer.evaluation import EvaluationSet
-from palm_trainer.example import Example
+from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.export.exporter import export_bundle
-from palm_trainer.head import make_head
-from palm_trainer.model import MultiTaskModel, TrainedModel, describe_encoder
+from palm_trainer.model.encoders import freeze_unused_rows, load_pretrained
+from palm_trainer.model.heads import make_head
+from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder
 
 WITH_TYPES = ("bert", "ernie", "xlnet", "albert", "electra")
 WITHOUT_TYPES = ("roberta", "distilbert", "deberta-v2", "deberta-v3", "xlm-roberta", "modernbert")

@@ -15,15 +15,15 @@ from palm_serve.client import Client
 from palm_serve.engine.providers import select_session
 from palm_serve.pipeline import Pipeline
 from palm_serve.types import Answer, Classification, Match, Spans, TextRequest
-from palm_trainer.build import evaluation_sets
-from palm_trainer.checkpoint import load_trained
-from palm_trainer.config import load_config
-from palm_trainer.evaluation import Predictor
-from palm_trainer.example import Example
+from palm_trainer.config.loader import load_config
+from palm_trainer.data.example import Example
+from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.export.exporter import export_bundle
 from palm_trainer.export.graph import ExportGraph
-from palm_trainer.export.onnx import DIGEST, to_onnx
-from palm_trainer.run import train
+from palm_trainer.export.to_onnx import DIGEST, to_onnx
+from palm_trainer.model.checkpoint import load_trained
+from palm_trainer.runs.job_from_config import evaluation_sets
+from palm_trainer.runs.run import train
 
 ROOT = Path(__file__).parents[3]
 
@@ -198,7 +198,7 @@ def exported(directory_of, tmp_path_factory):
             pass
         sets = evaluation_sets(load_config(folder / "run/config.toml"), "dev")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("palm_trainer.export.gates.SHAPES", 24)
+            patch.setattr("palm_trainer.export.gate.SHAPES", 24)
             precision = "auto" if family in IN_ALL_PRECISIONS else "fp32"
             export_bundle(load_trained(folder / "run"), sets, folder / family, precision=precision)
         return folder

@@ -12,9 +12,9 @@ from palm_serve.decoding import Item
 from palm_serve.decoding.sequence_label import SequenceLabelDecoder, tagged_range, trim
 from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Windows
-from palm_trainer.example import Example, LabelledSpan
-from palm_trainer.reader.masked_lm import MaskedLMTarget, MaskVocabulary
-from palm_trainer.reader.sequence_label import SequenceLabelTarget
+from palm_trainer.data.example import Example, LabelledSpan
+from palm_trainer.data.targets.masked_lm import MaskedLMTarget, MaskVocabulary
+from palm_trainer.data.targets.sequence_label import SequenceLabelTarget
 
 KINDS = ("wordpiece", "byte-level", "modern", "albert", "deberta", "xlm-r", "xlnet")
 # Blanks of several kinds, characters of several bytes, ligatures and wide forms that normalization makes longer or shorter, marks that it drops.

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palm_serve.types import Answer, Classification, Label, Match, Span, Spans
-from palm_trainer.example import Example, LabelledSpan
-from palm_trainer.metrics import to_units
+from palm_trainer.data.example import Example, LabelledSpan
+from palm_trainer.evaluation.metrics import to_units
 from palm_trainer.report.mistakes import Segment, marked, worst
 from palm_trainer.report.rows import Judged
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from palm_trainer.config import load_config
-from palm_trainer.run import report_run, train
-from palm_trainer.run_directory import REPORT
+from palm_trainer.config.loader import load_config
+from palm_trainer.runs.directory import REPORT
+from palm_trainer.runs.evaluate_run import report_run
+from palm_trainer.runs.run import train
 
 HEADER = """
 [encoder]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palm_serve.types import Answer, Classification, Label, Match, Span, Spans
-from palm_trainer.example import Example, LabelledSpan
+from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.report.reliability import bins, points
 from palm_trainer.report.rows import Judged
 

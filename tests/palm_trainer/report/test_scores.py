@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palm_trainer.metrics import span_scores
+from palm_trainer.evaluation.metrics import span_scores
 from palm_trainer.report.scores import (
     NOTHING,
     confusion,

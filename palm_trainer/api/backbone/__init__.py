@@ -1,0 +1,6 @@
+"""Backbones of the Python API (`palm.backbone`)."""
+
+from palm_trainer.api.backbone import base_backbone
+from palm_trainer.api.backbone.backbones import BERT, ERNIE, RoBERTa, XLNet
+
+__all__ = ["BERT", "ERNIE", "RoBERTa", "XLNet", "base_backbone"]

@@ -1,0 +1,218 @@
+"""Encoders as the Python API builds them: from the JSON configurations of the original, with random weights until `load_pretrain`."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertModel,
+    ErnieConfig,
+    ErnieModel,
+    RobertaConfig,
+    RobertaModel,
+    XLNetConfig,
+    XLNetModel,
+)
+
+from palm_trainer.errors import ConfigError
+from palm_trainer.model.encoders.encoder import Backbone
+
+Phase = Literal["train", "predict"]
+
+_REQUIRED = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+    "max_position_embeddings",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+)
+_LAYER_NORM_EPS = 1e-6
+"""The original's; a configuration with `layer_norm_eps` has its own."""
+
+
+def _required(config: Mapping[str, Any], keys: tuple[str, ...], name: str) -> dict[str, Any]:
+    missing = [key for key in keys if key not in config]
+    if missing:
+        raise ConfigError(
+            f"{name}.from_config: the configuration lacks {', '.join(missing)}. "
+            f"Pass the contents of the model's own JSON file; this has: {', '.join(config) or 'nothing'}."
+        )
+    return {key: config[key] for key in keys}
+
+
+def _types(config: Mapping[str, Any], name: str) -> int:
+    """Number of segment types, under the original's name or Google's."""
+    for key in ("sent_type_vocab_size", "type_vocab_size"):
+        if key in config:
+            return int(config[key])
+    raise ConfigError(
+        f"{name}.from_config: the configuration lacks type_vocab_size (or sent_type_vocab_size). Write 2."
+    )
+
+
+def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the original fixed, unless the configuration says otherwise."""
+    known = {key: config[key] for key in ("intermediate_size", "layer_norm_eps", "pad_token_id") if key in config}
+    return {
+        "intermediate_size": 4 * config["hidden_size"],
+        "layer_norm_eps": _LAYER_NORM_EPS,
+        "pad_token_id": 0,
+        **known,
+    }
+
+
+class _Declared(Backbone):
+    """What the classes below share: PALM's phase, and eager attention, which exports."""
+
+    def __init__(
+        self, encoder: nn.Module, phase: Phase, *, takes_types: bool, pooling: Literal["cls", "mean"] = "cls"
+    ) -> None:
+        if phase not in ("train", "predict"):
+            raise ConfigError(f"{type(self).__name__}: phase is '{phase}', but is 'train' or 'predict'.")
+        super().__init__(encoder, pooling=pooling, takes_types=takes_types)
+        self.phase = phase
+        self.train(phase == "train")
+
+
+class BERT(_Declared):
+    """BERT (Devlin et al. 2019), also of RoBERTa-zh. The arguments have the JSON's names; further ones are Hugging Face's.
+
+    `is_pairwise` needs no model of its own here: a MatchReader gives a pair and its negative as two rows.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_hidden_layers: int,
+        num_attention_heads: int,
+        vocab_size: int,
+        max_position_embeddings: int,
+        type_vocab_size: int,
+        hidden_act: str,
+        hidden_dropout_prob: float,
+        attention_probs_dropout_prob: float,
+        initializer_range: float,
+        is_pairwise: bool = False,
+        phase: Phase = "train",
+        **more: Any,
+    ) -> None:
+        config = {
+            "hidden_size": hidden_size,
+            "num_hidden_layers": num_hidden_layers,
+            "num_attention_heads": num_attention_heads,
+            "vocab_size": vocab_size,
+            "max_position_embeddings": max_position_embeddings,
+            "type_vocab_size": type_vocab_size,
+            "hidden_act": hidden_act,
+            "hidden_dropout_prob": hidden_dropout_prob,
+            "attention_probs_dropout_prob": attention_probs_dropout_prob,
+            "initializer_range": initializer_range,
+            **more,
+        }
+        settings = BertConfig(**_shape(config) | config)
+        settings._attn_implementation = "eager"
+        super().__init__(BertModel(settings, add_pooling_layer=False), phase, takes_types=settings.type_vocab_size > 1)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], phase: Phase = "train") -> "BERT":
+        """Builds it from a BERT-style dict. Raises ConfigError that names every key it lacks."""
+        known = _required(config, _REQUIRED, "BERT")
+        return cls(phase=phase, **known, **_shape(config), type_vocab_size=_types(config, "BERT"))
+
+
+class ERNIE(_Declared):
+    """ERNIE 1.0 and 2.0 (Sun et al. 2019): BERT with a task embedding, which is zero at first, so that weights without one (ERNIE 1.0, BERT) fit."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_hidden_layers: int,
+        num_attention_heads: int,
+        vocab_size: int,
+        max_position_embeddings: int,
+        sent_type_vocab_size: int,
+        task_type_vocab_size: int,
+        hidden_act: str,
+        hidden_dropout_prob: float,
+        attention_probs_dropout_prob: float,
+        initializer_range: float,
+        is_pairwise: bool = False,
+        use_task_emb: bool = True,
+        phase: Phase = "train",
+        **more: Any,
+    ) -> None:
+        config = {
+            "hidden_size": hidden_size,
+            "num_hidden_layers": num_hidden_layers,
+            "num_attention_heads": num_attention_heads,
+            "vocab_size": vocab_size,
+            "max_position_embeddings": max_position_embeddings,
+            "type_vocab_size": sent_type_vocab_size,
+            "task_type_vocab_size": task_type_vocab_size,
+            "hidden_act": hidden_act,
+            "hidden_dropout_prob": hidden_dropout_prob,
+            "attention_probs_dropout_prob": attention_probs_dropout_prob,
+            "initializer_range": initializer_range,
+            **more,
+        }
+        settings = ErnieConfig(**_shape(config) | config, use_task_id=use_task_emb)
+        settings._attn_implementation = "eager"
+        encoder = ErnieModel(settings, add_pooling_layer=False)
+        if use_task_emb:
+            nn.init.zeros_(encoder.embeddings.task_type_embeddings.weight)
+        super().__init__(encoder, phase, takes_types=settings.type_vocab_size > 1)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], phase: Phase = "train") -> "ERNIE":
+        """Builds it from an ERNIE-style or BERT-style dict. Raises ConfigError that names every key it lacks."""
+        known = _required(config, _REQUIRED, "ERNIE")
+        types = _types(config, "ERNIE")
+        tasks = int(config.get("task_type_vocab_size", config.get("type_vocab_size", types)))
+        return cls(
+            phase=phase,
+            use_task_emb=bool(config.get("use_task_emb", True)),
+            **known,
+            **_shape(config),
+            sent_type_vocab_size=types,
+            task_type_vocab_size=tasks,
+        )
+
+
+class RoBERTa(_Declared):
+    """RoBERTa (Liu et al. 2019) as fairseq and Hugging Face have it. The Chinese RoBERTa-wwm models are `BERT`."""
+
+    def __init__(self, *, phase: Phase = "train", **config: Any) -> None:
+        settings = RobertaConfig(**{**_shape(config), "pad_token_id": 1, **config})
+        settings._attn_implementation = "eager"
+        super().__init__(
+            RobertaModel(settings, add_pooling_layer=False), phase, takes_types=settings.type_vocab_size > 1
+        )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], phase: Phase = "train") -> "RoBERTa":
+        """Builds it from a BERT-style dict. Raises ConfigError that names every key it lacks."""
+        known = _required(config, _REQUIRED, "RoBERTa")
+        shape = {**_shape(config), "pad_token_id": config.get("pad_token_id", 1)}
+        return cls(phase=phase, **known, **shape, type_vocab_size=_types(config, "RoBERTa"))
+
+
+class XLNet(_Declared):
+    """XLNet (Yang et al. 2019). Its summary token stands last, so that the text's vector is the mean over the pieces."""
+
+    def __init__(self, *, phase: Phase = "train", **config: Any) -> None:
+        settings = XLNetConfig(**config, use_mems_eval=False, mem_len=None)
+        settings._attn_implementation = "eager"
+        super().__init__(XLNetModel(settings), phase, takes_types=True, pooling="mean")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], phase: Phase = "train") -> "XLNet":
+        """Builds it from XLNet's JSON (`n_token` or `vocab_size`). Raises ConfigError that names every key it lacks."""
+        config = {("vocab_size" if key == "n_token" else key): value for key, value in config.items()}
+        known = _required(config, ("d_model", "n_layer", "n_head", "d_inner", "ff_activation", "vocab_size"), "XLNet")
+        optional = ("dropout", "initializer_range", "layer_norm_eps", "pad_token_id")
+        return cls(phase=phase, **known, **{key: config[key] for key in optional if key in config})

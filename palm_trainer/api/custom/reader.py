@@ -1,0 +1,114 @@
+"""Readers that users write, as sources of the engine."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from palm_trainer.api.custom.encoder import inputs_of
+from palm_trainer.api.custom.head import taken_by
+from palm_trainer.api.head.base_head import Head as OwnedHead
+from palm_trainer.api.reader.base_reader import Reader, ReaderBatch
+from palm_trainer.api.reader.text_reader import TextReader
+from palm_trainer.data.dataset import TrainingBatch
+from palm_trainer.errors import WiringError
+from palm_trainer.model.encoders import Backbone
+from palm_trainer.training.source import Source
+
+
+@dataclass(frozen=True)
+class ReaderContent(TrainingBatch):
+    """A batch of a reader that the user wrote, and its arrays as they came."""
+
+    arrays: ReaderBatch
+
+
+class _Position:
+    """Where a reader stands, in the place of a sampler: the order of its batches is its own."""
+
+    def __init__(self, batches_per_epoch: int, draw: Callable[[], object]) -> None:
+        self.batches_per_epoch = batches_per_epoch
+        self.epoch = 0
+        self.position = 0
+        self._draw = draw
+
+    def step(self) -> None:
+        """One batch more."""
+        if self.position == self.batches_per_epoch:
+            self.epoch, self.position = self.epoch + 1, 0
+        self.position += 1
+
+    def state_dict(self) -> dict[str, int]:
+        """Where it stands."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Draws the batches that were trained before once more."""
+        while (self.epoch, self.position) < (state["epoch"], state["position"]):
+            self._draw()
+
+
+class OwnSource(Source):
+    """Batches of a reader that the user wrote, without end: when its iterator ends it is asked for another."""
+
+    def __init__(self, reader: Reader, heads: Mapping[str, OwnedHead | None], backbone: Backbone) -> None:
+        if reader.batch_size < 1:
+            raise WiringError(f"{type(reader).__name__} has no batch size. Its load_data sets self._batch_size.")
+        self._reader, self._heads, self._backbone = reader, heads, backbone
+        self.tasks = tuple(heads)
+        self._position = _Position(-(-reader.num_examples // reader.batch_size), self.next)
+        self.sampler = self._position  # type: ignore[assignment]  # counts, and orders nothing
+        self._batches = reader.iterate()
+        self._first: ReaderContent | None = self._read()  # what is wrong with it is said before the first step
+
+    def next(self) -> TrainingBatch:
+        """The next batch."""
+        self._position.step()
+        content, self._first = self._first or self._read(), None
+        return content
+
+    def _read(self) -> ReaderContent:
+        arrays = next(self._batches, None)
+        if arrays is None:
+            self._batches = self._reader.iterate()
+            arrays = next(self._batches, None)
+        if arrays is None:
+            raise WiringError(f"{type(self._reader).__name__}: its _iterator gives no batch.")
+        check_batch(self._reader, arrays)
+        return own_content(arrays, self._heads, self._backbone)
+
+
+def own_content(arrays: ReaderBatch, heads: Mapping[str, OwnedHead | None], backbone: Backbone) -> ReaderContent:
+    """Arrays as the engine takes them. A built-in classifier's targets are `label_ids`."""
+    inputs = inputs_of(arrays, backbone)
+    targets: dict[str, Any] = {
+        task: torch.from_numpy(arrays["label_ids"]).long().flatten()
+        if head is None
+        else taken_by(head, arrays, "train")
+        for task, head in heads.items()
+        if head is not None or "label_ids" in arrays
+    }
+    return ReaderContent(inputs, targets, max((len(a) for a in arrays.values() if a.ndim), default=1), arrays)
+
+
+def is_own(reader: Reader) -> bool:
+    """Whether a reader gives its batches itself."""
+    return not isinstance(reader, TextReader) or type(reader)._iterator is not TextReader._iterator
+
+
+def check_batch(reader: Reader, arrays: ReaderBatch) -> None:
+    """Raises WiringError for a batch that lacks what is registered, or is not of the shape that `outputs_attr` declares."""
+    name, declared = type(reader).__name__, reader.outputs_attr
+    missing = sorted(reader._register - set(arrays))
+    if missing:
+        raise WiringError(f"{name}: its batch has no '{missing[0]}', which is registered. It has: {', '.join(arrays)}.")
+    for attr, value in arrays.items():
+        if attr not in declared:
+            raise WiringError(f"{name}: its batch has '{attr}', which outputs_attr does not declare.")
+        shape, dtype = declared[attr]
+        same = len(shape) == value.ndim and all(a in (-1, b) for a, b in zip(shape, value.shape, strict=True))
+        if not same or ("float" in str(dtype)) != (value.dtype.kind == "f"):
+            raise WiringError(
+                f"{name}: '{attr}' is {value.dtype} of shape {list(value.shape)}, but outputs_attr declares {dtype} of shape {list(shape)}."
+            )

@@ -1,0 +1,78 @@
+"""From a trainer to a bundle, without a run directory between: the way for models with parts that the user wrote."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from palm_serve.bundle.manifest import Manifest
+from palm_trainer.api.calibrating import calibrated
+from palm_trainer.api.custom.encoder import OwnBackbone
+from palm_trainer.api.custom.names import NO_TOKENIZER
+from palm_trainer.api.custom.reader import is_own
+from palm_trainer.api.reader.text_reader import TextReader
+from palm_trainer.api.session import Session
+from palm_trainer.errors import ExportError
+from palm_trainer.evaluation.evaluate import EvaluationSet
+from palm_trainer.model.encoders import thaw_rows
+from palm_trainer.model.multi_task import TrainedModel
+from palm_trainer.tensors import PALM_NAMES
+
+_TRAINING_EXAMPLES = 500
+"""What parity is checked on where there is no evaluation reader."""
+
+
+def export(session: Session, output: Path, *, precision: str, overwrite: bool) -> Manifest:
+    """Writes the bundle. Raises ExportError for what cannot be served, ParityError when graph and model differ."""
+    from palm_trainer.export.exporter import export_bundle  # loads onnx, which training needs not
+
+    _check(session)
+    sets = session.evaluation_sets() or _training_sets(session)
+    with session.averaged():
+        trained = session.ready
+        model = copy.deepcopy(trained.model).cpu().float().eval()
+        if not isinstance(model.backbone, OwnBackbone):
+            thaw_rows(model.backbone)  # a graph holds one whole table
+        still = calibrated(replace(trained, model=model), session.tasks, session.evaluation_sets())
+        manifest, report = export_bundle(
+            still,
+            sets,
+            output,
+            precision=precision,
+            overwrite=overwrite,
+            train=lambda: _training_sets(session),
+            say=lambda step: session.say(f"{step}..."),
+        )
+    for note in report.notes:
+        session.say(note)
+    session.say(f"bundle has been saved at {output}")
+    return manifest
+
+
+def _check(session: Session) -> None:
+    trained: TrainedModel = session.ready
+    for task in session.tasks:
+        if task.answers and not task.has_kind:
+            raise ExportError(
+                f"trainer '{task.name}': {type(task.head).__name__} has no kind, so that no server could decode its outputs. Give it one, such as "
+                "kind = \"classify\" for a head with 'logits', or leave it out of the bundle with set_as_aux()."
+            )
+    unknown = [name for name in trained.model.input_names if name not in PALM_NAMES]
+    if unknown:
+        raise ExportError(
+            f"the backbone takes '{unknown[0]}', which a server does not make from text. It makes: {', '.join(PALM_NAMES.values())}."
+        )
+    if trained.tokenizer_json == NO_TOKENIZER:
+        raise ExportError("no reader of palm.reader was fitted, so that there is no tokenizer to serve with. Use one.")
+
+
+def _training_sets(session: Session) -> Sequence[EvaluationSet]:
+    targets = session.plan.wired.targets
+    sets = []
+    for task in session.tasks:
+        reader = task.fitted
+        if task.answers and isinstance(reader, TextReader) and not is_own(reader):
+            positive = {task.name: targets[task.name].info.decode.match_label}
+            fields = {task.name: targets[task.name].field}
+            sets.append(EvaluationSet(task.name, reader.examples[:_TRAINING_EXAMPLES], fields, positive))
+    return sets

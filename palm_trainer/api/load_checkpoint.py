@@ -1,0 +1,88 @@
+"""Weights of a checkpoint into a trainer: what must agree."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from palm_trainer.api.custom.encoder import OwnBackbone
+from palm_trainer.api.custom.head import OwnHead
+from palm_trainer.api.declarations import Task
+from palm_trainer.errors import CheckpointError
+from palm_trainer.model.checkpoint import ModelDescription, build_model, load_trained
+from palm_trainer.model.encoders import Backbone
+from palm_trainer.model.heads import Head, make_head
+from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel
+
+
+def load_checkpoint(path: Path, tasks: Sequence[Task]) -> TrainedModel:
+    """The model of `ckpt.stepN/`, or of a run directory's `best/`. Raises CheckpointError unless it holds every task as its trainer declared it."""
+    run, which = (path, "best") if (path / "best").is_dir() else (path.parent, path.name)
+    loaded = load_trained(run, which, lambda description: _build(description, tasks, path))
+    for task in tasks:
+        if task.name not in loaded.model.heads:
+            raise CheckpointError(
+                f"{path} has no task '{task.name}'. It has: {', '.join(loaded.model.heads)}. Name the trainer so, or load another."
+            )
+        _check_declared(task, loaded, path)
+    return loaded
+
+
+def _build(description: ModelDescription, tasks: Sequence[Task], path: Path) -> MultiTaskModel:
+    """The model of a checkpoint, with the parts that the user wrote from the trainers. Heads of the user's that no trainer has are left out."""
+    if not description.own:
+        return build_model(description)
+    plain = description.model_copy(update={"own": {}})
+    owned = {task.name: task.own_head for task in tasks if task.own_head is not None}
+    if "backbone" in description.own:
+        given = next((task.backbone for task in tasks if isinstance(task.backbone, OwnBackbone)), None)
+        if given is None:
+            raise CheckpointError(
+                f"{path}: its backbone is your own ({description.own['backbone']}). Declare it first: build_predict_forward(backbone, head)."
+            )
+        backbone: Backbone = given
+    else:
+        backbone = build_model(plain.model_copy(update={"tasks": {}})).backbone
+    heads: dict[str, Head] = {}
+    for name, info in description.tasks.items():
+        if f"heads.{name}" not in description.own:
+            heads[name] = make_head(
+                name, info, backbone.hidden_size, embedding=(len(backbone.embedding_table), backbone.hidden_size)
+            )
+    for part in description.own:
+        name = part.removeprefix("heads.")
+        if name in owned:
+            heads[name] = OwnHead(name, owned[name])
+    return MultiTaskModel(backbone, heads)
+
+
+def _check_declared(task: Task, loaded: TrainedModel, path: Path) -> None:
+    """Raises CheckpointError when a checkpoint's task is not what the trainer declared."""
+    if task.head is None or not task.has_kind:
+        return
+    info = loaded.tasks[task.name]
+    if info.kind != task.head.kind:
+        raise CheckpointError(
+            f"{path}: task '{task.name}' is of kind '{info.kind}', but the trainer's head of kind '{task.head.kind}'. Declare that head."
+        )
+    if task.backbone is not None and task.backbone.hidden_size != loaded.encoder.hidden_size:
+        raise CheckpointError(
+            f"{path}: its encoder has hidden size {loaded.encoder.hidden_size}, but the trainer's backbone {task.backbone.hidden_size}. "
+            "Build the backbone from the same configuration."
+        )
+
+
+def take_over(trained: TrainedModel, loaded: TrainedModel) -> None:
+    """Copies weights between models of the same tasks. Raises CheckpointError when labels or shapes differ."""
+    for name, info in trained.tasks.items():
+        if info.labels != loaded.tasks[name].labels:
+            raise CheckpointError(
+                f"task '{name}': the checkpoint has {len(loaded.tasks[name].labels)} labels and the reader {len(info.labels)}, or in another order. "
+                "Give the reader the label map that the checkpoint was trained with."
+            )
+    own = trained.model.state_dict()
+    given = loaded.model.state_dict()
+    try:
+        trained.model.load_state_dict({name: given[name] for name in own})
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the checkpoint does not fit the trainer's model: {str(error).splitlines()[0]}."
+        ) from error

@@ -1,0 +1,48 @@
+"""What an optimizer is told in the Python API: the loss, the rate at its peak, and the schedule."""
+
+from typing import Any
+
+import torch
+
+from palm_trainer.errors import ConfigError
+from palm_trainer.training.optimization.adamw import HEAD_RATE_FACTOR
+
+
+class Optimizer:
+    """Base of the optimizers. Write `build` for another one of torch's, or your own.
+
+    Args:
+        loss_var: from `build_forward` of the trainer whose `build_backward` gets this optimizer.
+        lr: at its peak.
+        lr_schedualer: factor on the rates by step: a scheduler, or any function of the step; None: constant.
+
+    Raises ConfigError for a rate that is none and a schedule that is no function.
+    """
+
+    max_grad_norm: float = 1.0
+    layer_decay: float = 1.0
+    freeze_layers: int = 0
+    freeze_embeddings: bool = False
+
+    def __init__(self, loss_var: Any, lr: float, lr_schedualer: Any = None) -> None:
+        if not lr > 0:
+            raise ConfigError(
+                f"{type(self).__name__}: lr is {lr}, but is above 0. 2e-5 to 1e-4 suit a pretrained encoder."
+            )
+        if lr_schedualer is not None and not callable(lr_schedualer):
+            raise ConfigError(
+                f"{type(self).__name__}: lr_schedualer is {lr_schedualer!r}, which is no function of the step. Pass palm.lr_sched.TriangularScheduler(...)."
+            )
+        self.loss_var = loss_var
+        self.lr = lr
+        self.head_lr = HEAD_RATE_FACTOR * lr
+        self.lr_schedualer = lr_schedualer
+        self.current_lr = lr
+
+    def get_cur_learning_rate(self) -> float:
+        """Rate of the encoder in the last step; the peak before the first."""
+        return self.current_lr
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimizer of parameter groups with their `lr` and `weight_decay`; the schedule moves the `lr` of each."""
+        raise NotImplementedError(f"{type(self).__name__} lacks build(groups), which gives a torch.optim.Optimizer.")

@@ -1,0 +1,76 @@
+"""What `build_backward(options=...)` takes: keys of `[train]`, with the values and under the rules of a configuration."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from palm_trainer.api.declarations import Task
+from palm_trainer.config.loader import TaskConfig, TrainConfig, check_section
+from palm_trainer.config.rules import nearest, training_faults
+from palm_trainer.errors import ConfigError, WiringError
+
+OPTIONS = (
+    "balancing",
+    "balancing_learning_rate",
+    "dwa_temperature",
+    "gradnorm_alpha",
+    "cagrad_c",
+    "label_smoothing",
+    "r_drop",
+    "fgm",
+    "word_dropout",
+    "teachers",
+    "distill_temperature",
+    "distill_weight",
+)
+_OWN_CANNOT = ("label_smoothing", "r_drop", "fgm", "word_dropout", "teachers")
+"""Options that reach into readers, backbones and heads of the package."""
+
+
+def read_options(options: Mapping[str, Any]) -> TrainConfig:
+    """The options among the defaults of `[train]`; `model_fields_set` names those that were given. Raises ConfigError, a line each fault."""
+    for key in options:
+        if key in TrainConfig.model_fields and key not in OPTIONS:
+            raise ConfigError(
+                f"options.{key}: said elsewhere in Python, by Adam, build_backward, the readers, set_saver or set_evaluator; options are: {', '.join(OPTIONS)}"
+            )
+        if key not in OPTIONS:
+            raise ConfigError(f"options.{key}: unknown key{nearest(key, OPTIONS)}")
+    return check_section(TrainConfig, {"output": "unused", **options}, "options")
+
+
+def check_options(options: TrainConfig, groups: Mapping[str, Sequence[Task]], own: bool) -> None:
+    """Raises ConfigError for options that do not fit the tasks, as grouped by their data; `own`: whether the user wrote a part of the model or a reader."""
+    given = {key: getattr(options, key) for key in OPTIONS if key in options.model_fields_set}
+    tasks = {task.name: _table(task, data) for data, members in groups.items() for task in members}
+    faults = list(training_faults(given, {}, tasks))
+    for key in _OWN_CANNOT if own else ():
+        if given.get(key):
+            faults.append(
+                f"train.{key}: reaches into readers, backbones and heads of the package, and one of these is your own; remove it"
+            )
+    if own and given.get("balancing") == "gradnorm":
+        faults.append(
+            "train.balancing: 'gradnorm' looks for the last block of the encoder; choose another for your own"
+        )
+    if faults:
+        raise ConfigError("\n".join(faults).replace("train.", "options."))
+
+
+def check_rejection(task: Task, share: float | None, score: str | None) -> TaskConfig:
+    """The task's `false_rejection` and `out_of_scope_score`. Raises WiringError for a task that is no classifier of the package, ConfigError for values."""
+    _, head = task.declared
+    if head.kind != "classify" or task.own_head is not None:
+        raise WiringError(
+            f"trainer '{task.name}': set_out_of_scope is for palm.head.Classify, not {type(head).__name__}. Leave it out."
+        )
+    given = {
+        key: value for key, value in (("false_rejection", share), ("out_of_scope_score", score)) if value is not None
+    }
+    return check_section(TaskConfig, {"kind": "classify", "data": [task.name], **given}, "set_out_of_scope")
+
+
+def _table(task: Task, data: str) -> dict[str, Any]:
+    """The task as `[tasks.NAME]` has it, where training heeds it."""
+    _, head = task.declared
+    dropout = {"dropout": head.dropout} if task.own_head is None and hasattr(head, "dropout") else {}
+    return {"kind": head.kind, "data": [data], "weight": task.weight, **dropout}

@@ -1,0 +1,319 @@
+"""The readers of the Python API, one a kind of task, with the arguments of the original PALM.
+
+`dev_count` and `print_prefix` are taken for its calls and have no effect.
+"""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy.typing as npt
+
+from palm_serve.bundle.manifest import Kind, Role
+from palm_serve.types import Windows
+from palm_trainer.api.reader.base_reader import Phase, ReaderBatch
+from palm_trainer.api.reader.label_maps import (
+    LabelMap,
+    check_classes,
+    class_field,
+    class_target,
+    read_label_map,
+    tag_target,
+    tags_of,
+)
+from palm_trainer.api.reader.text_reader import TextReader
+from palm_trainer.data.formats.jsonl import ANSWER
+from palm_trainer.data.inputs import Inputs, PairAndNegative, PassageWindows, Texts
+from palm_trainer.data.targets.base import Target
+from palm_trainer.data.targets.masked_lm import MaskedLMTarget, MaskVocabulary
+from palm_trainer.data.targets.match import NEGATIVE, MatchTarget, RankTarget
+from palm_trainer.data.targets.mrc import MrcTarget
+from palm_trainer.errors import WiringError
+from palm_trainer.tensors import IGNORE
+
+
+class ClassifyReader(TextReader):
+    """Texts, or pairs of texts, with a class: columns `label`, `text_a` and perhaps `text_b`.
+
+    Labels are names or PALM's numbers 0 to n-1. `label_map` (JSON file or dict, label -> id) fixes which there are and their order.
+    """
+
+    kinds = ("classify", "multi_label")
+
+    def __init__(
+        self,
+        vocab_path: str | Path,
+        max_len: int,
+        tokenizer: str = "wordpiece",
+        lang: str = "en",
+        seed: int | None = None,
+        do_lower_case: bool | None = None,
+        phase: Phase = "train",
+        *,
+        label_map: LabelMap | None = None,
+    ) -> None:
+        super().__init__(vocab_path, max_len, tokenizer, lang, seed, do_lower_case, phase)
+        self.label_map = None if label_map is None else read_label_map(label_map)
+
+    @property
+    def labels_attr(self) -> dict[str, list[Any]]:
+        """Labels of the batches."""
+        return {"label_ids": [[-1], "int64"]}
+
+    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
+        """Classes of the label map, or of the data."""
+        self._check_kind(task, kind)
+        return class_target(task, kind, self.examples, self.label_map, classes, role)
+
+
+class MatchReader(TextReader):
+    """Pairs of texts: `text_a`, `text_b` and a class `label` (`pointwise`), or a second text that matches less, `text_b_neg` (`pairwise`)."""
+
+    kinds = ("match",)
+
+    def __init__(
+        self,
+        vocab_path: str | Path,
+        max_len: int,
+        tokenizer: str = "wordpiece",
+        lang: str = "en",
+        seed: int | None = None,
+        do_lower_case: bool | None = None,
+        learning_strategy: str = "pointwise",
+        phase: Phase = "train",
+        dev_count: int = 1,
+        print_prefix: str = "",
+        *,
+        match_label: str | None = None,
+    ) -> None:
+        if learning_strategy not in ("pointwise", "pairwise"):
+            raise WiringError(
+                f"MatchReader: learning_strategy is '{learning_strategy}', but is 'pointwise' or 'pairwise'."
+            )
+        self.pairwise = learning_strategy == "pairwise"
+        self.match_label = match_label
+        super().__init__(vocab_path, max_len, tokenizer, lang, seed, do_lower_case, phase)
+
+    @property
+    def labels_attr(self) -> dict[str, list[Any]]:
+        """Labels of the batches."""
+        return {} if self.pairwise else {"label_ids": [[-1], "int64"]}
+
+    @property
+    def inputs(self) -> Inputs:
+        """Pairs; while training a ranker, each with its negative."""
+        return PairAndNegative(NEGATIVE) if self.pairwise and self.phase == "train" else Texts()
+
+    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
+        """Classes of the pairs, or nothing but their order."""
+        self._check_kind(task, kind)
+        mine = "pairwise" if self.pairwise else "pointwise"
+        if options.get("learning_strategy", mine) != mine:
+            raise WiringError(
+                f"trainer '{task}': its head learns '{options['learning_strategy']}', but its MatchReader reads '{mine}'. Give both one learning_strategy."
+            )
+        if self.pairwise:
+            return RankTarget.learn(task, NEGATIVE, self.examples)
+        field = class_field(task, self.examples, self.path)
+        target = MatchTarget.learn(task, field, self.examples, match_label=self.match_label)
+        check_classes(
+            task, classes, len(target.info.labels), f"{self.path} has the labels {', '.join(target.info.labels)}"
+        )
+        return target
+
+
+class SequenceLabelReader(TextReader):
+    """Words with a tag each: columns `text_a` and `label`, joined by the control character 0x02; other formats by `file_format`.
+
+    `label_map_config` (JSON file or dict, tag -> id) says which tags there are. They stand for their spans: whatever the ids, special tokens
+    and padding are never trained, and a span of several pieces has an `I-` tag even where the map has none.
+    """
+
+    kinds = ("sequence_label",)
+    formats: ClassVar[Mapping[str, str]] = {"tsv": "palm"}
+
+    def __init__(
+        self,
+        vocab_path: str | Path,
+        max_len: int,
+        label_map_config: LabelMap,
+        tokenizer: str = "wordpiece",
+        lang: str = "en",
+        seed: int | None = None,
+        do_lower_case: bool | None = None,
+        phase: Phase = "train",
+        dev_count: int = 1,
+        print_prefix: str = "",
+    ) -> None:
+        super().__init__(vocab_path, max_len, tokenizer, lang, seed, do_lower_case, phase)
+        self.label_map = read_label_map(label_map_config)
+
+    @property
+    def labels_attr(self) -> dict[str, list[Any]]:
+        """Labels of the batches."""
+        return {"label_ids": [[-1, -1], "int64"], "seq_lens": [[-1], "int64"]}
+
+    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
+        """Tags of the label map."""
+        self._check_kind(task, kind)
+        check_classes(task, classes, len(self.label_map), f"the label map holds {len(self.label_map)} tags")
+        return tag_target(task, self.examples, self.label_map, role, **options)
+
+    def _label_attrs(self, target: npt.NDArray[Any], mask: npt.NDArray[Any]) -> ReaderBatch:
+        return {"label_ids": target, "seq_lens": mask.sum(axis=1)}
+
+
+class JointReader(TextReader):
+    """Texts with a class and tagged words in one file (`joint`, `conll`, `jsonl`). Give it to two trainers: they share its batches and encoder passes.
+
+    `label_map` and `intent_map` fix tags and classes; without them they are what the training data holds.
+    """
+
+    kinds = ("sequence_label", "classify", "multi_label")
+    formats: ClassVar[Mapping[str, str]] = {"tsv": "palm"}
+
+    def __init__(
+        self,
+        vocab_path: str | Path,
+        max_len: int,
+        tokenizer: str = "wordpiece",
+        lang: str = "en",
+        seed: int | None = None,
+        do_lower_case: bool | None = None,
+        phase: Phase = "train",
+        *,
+        label_map: LabelMap | None = None,
+        intent_map: LabelMap | None = None,
+    ) -> None:
+        super().__init__(vocab_path, max_len, tokenizer, lang, seed, do_lower_case, phase)
+        self.label_map = None if label_map is None else read_label_map(label_map)
+        self.intent_map = None if intent_map is None else read_label_map(intent_map)
+
+    @property
+    def labels_attr(self) -> dict[str, list[Any]]:
+        """Labels of the batches."""
+        return {"label_ids": [[-1, -1], "int64"]}
+
+    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
+        """Tags or classes."""
+        self._check_kind(task, kind)
+        if kind != "sequence_label":
+            return class_target(task, kind, self.examples, self.intent_map, classes, role)
+        tags = self.label_map or tags_of(self.examples)
+        check_classes(task, classes, len(tags), f"{self.path} holds {len(tags)} tags")
+        return tag_target(task, self.examples, tags, role, **options)
+
+
+class MRCReader(TextReader):
+    """Questions and passages: SQuAD JSON 1.1 or 2.0. Long passages are read in windows.
+
+    A window that does not hold the whole answer is taught to say "no answer", as BERT does; PALM dropped it (`remove_noanswer`).
+
+    Args (beside those of `Reader`):
+        max_query_len: tokens that a question is cut to.
+        doc_stride: tokens from one window to the next.
+    """
+
+    kinds = ("mrc",)
+    formats: ClassVar[Mapping[str, str]] = {"tsv": "squad", "csv": "squad", "json": "squad"}
+
+    def __init__(
+        self,
+        vocab_path: str | Path,
+        max_len: int,
+        max_query_len: int,
+        doc_stride: int,
+        tokenizer: str = "wordpiece",
+        lang: str = "en",
+        seed: int | None = None,
+        do_lower_case: bool | None = None,
+        remove_noanswer: bool = False,
+        phase: Phase = "train",
+    ) -> None:
+        if not 0 < max_query_len <= max_len // 2:
+            raise WiringError(
+                f"MRCReader: max_query_len is {max_query_len} tokens, but is from 1 to half of max_len={max_len}. The passage needs the rest."
+            )
+        if doc_stride < 1:
+            raise WiringError(
+                f"MRCReader: doc_stride is {doc_stride} tokens, but is 1 at least. A third of max_len suits most."
+            )
+        if remove_noanswer:
+            warnings.warn(
+                "MRCReader: remove_noanswer has no effect; windows without the answer teach 'no answer'. Leave it out.",
+                stacklevel=2,
+            )
+        super().__init__(vocab_path, max_len, tokenizer, lang, seed, do_lower_case, phase)
+        self.windows = Windows(max_query_len, doc_stride)
+
+    @property
+    def labels_attr(self) -> dict[str, list[Any]]:
+        """Labels of the batches."""
+        return {"start_positions": [[-1], "int64"], "end_positions": [[-1], "int64"]}
+
+    @property
+    def inputs(self) -> Inputs:
+        """Windows of the passage."""
+        return PassageWindows(self.windows)
+
+    @property
+    def num_examples(self) -> int:
+        """Windows."""
+        return len(self.dataset({}, ()))
+
+    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
+        """Places of the answers. The question's length is the reader's."""
+        self._check_kind(task, kind)
+        own = {"max_query_tokens": self.windows.max_query, "doc_stride_tokens": self.windows.stride}
+        return MrcTarget.learn(task, ANSWER, self.examples, max_length=self.max_len, **{**options, **own})
+
+    def _label_attrs(self, target: npt.NDArray[Any], mask: npt.NDArray[Any]) -> ReaderBatch:
+        return {"start_positions": target[:, 0], "end_positions": target[:, 1]}
+
+
+class MaskLMReader(TextReader):
+    """Texts without labels: column `text_a` (and `text_b`), or `file_format='text'`, a text a line. What is masked is drawn anew in each epoch.
+
+    Args (beside those of `Reader`):
+        mask_share: of the pieces.
+        whole_word: all pieces of a word are masked together.
+    """
+
+    kinds = ("masked_lm",)
+
+    def __init__(
+        self,
+        vocab_path: str | Path,
+        max_len: int,
+        tokenizer: str = "wordpiece",
+        lang: str = "en",
+        seed: int | None = None,
+        do_lower_case: bool | None = None,
+        phase: Phase = "train",
+        dev_count: int = 1,
+        print_prefix: str = "",
+        *,
+        mask_share: float = 0.15,
+        whole_word: bool = False,
+    ) -> None:
+        if not 0.0 < mask_share < 1.0:
+            raise WiringError(f"MaskLMReader: mask_share is {mask_share}, but is between 0 and 1. 0.15 is BERT's.")
+        super().__init__(vocab_path, max_len, tokenizer, lang, seed, do_lower_case, phase)
+        self.mask_share = mask_share
+        self.whole_word = whole_word
+
+    @property
+    def labels_attr(self) -> dict[str, list[Any]]:
+        """Labels of the batches: positions in the flattened batch (row * length + column), and what stood there."""
+        return {"mask_pos": [[-1], "int64"], "mask_label": [[-1], "int64"]}
+
+    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
+        """What was masked."""
+        self._check_kind(task, kind)
+        vocabulary = MaskVocabulary.of(task, self.tokenizer_json)
+        return MaskedLMTarget(task, vocabulary, share=self.mask_share, whole_word=self.whole_word, seed=self.seed)
+
+    def _label_attrs(self, target: npt.NDArray[Any], mask: npt.NDArray[Any]) -> ReaderBatch:
+        flat = target.ravel()
+        return {"mask_pos": (positions := (flat != IGNORE).nonzero()[0]), "mask_label": flat[positions]}

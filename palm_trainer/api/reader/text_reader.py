@@ -1,0 +1,221 @@
+"""What the readers of the package share beside the base: vocabulary, loading, and batches as dicts of arrays."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from palm_serve.bundle.manifest import Kind, Role
+from palm_serve.tokenization import TextTokenizer
+from palm_trainer.api.reader.base_reader import Phase, Reader, ReaderBatch
+from palm_trainer.data.dataset import EncodedDataset, TrainingBatch
+from palm_trainer.data.example import Example, LabelledSpan
+from palm_trainer.data.formats import FORMATS
+from palm_trainer.data.formats.text_files import Defect, Defects, FormatOptions
+from palm_trainer.data.inputs import Inputs, Texts
+from palm_trainer.data.sampler import LengthBucketedSampler
+from palm_trainer.data.targets.base import Target
+from palm_trainer.data.vocabulary import load_tokenizer, pad_token_id
+from palm_trainer.errors import DataError, WiringError
+from palm_trainer.tensors import PALM_NAMES
+
+TEXT_ATTRS: dict[str, list[Any]] = {
+    "token_ids": [[-1, -1], "int64"],
+    "position_ids": [[-1, -1], "int64"],
+    "segment_ids": [[-1, -1], "int64"],
+    "task_ids": [[-1, -1], "int64"],
+    "input_mask": [[-1, -1], "int64"],
+}
+"""What every reader gives: name -> [shape, dtype]; -1 is variable."""
+
+_CHINESE = ("cn", "chinese")
+
+
+class TextReader(Reader):
+    """Base of the readers of the package: files of text to batches of token ids.
+
+    Args:
+        vocab_path: `vocab.txt` (a token a line) or `tokenizer.json`, or the directory that holds one.
+        max_len: tokens, special ones included; longer texts are cut.
+        tokenizer: `wordpiece`; a `tokenizer.json` says itself what it is.
+        lang: `en` or `cn`; `cn` removes all blanks of the text.
+        seed: of the order of the batches; with the epoch's number it decides everything. None is 0.
+        do_lower_case: None: as the vocabulary was made. PALM's default, False, lost every capitalized word to an uncased vocabulary.
+        phase: `train`, or `predict`: one pass, in the order of the file, labels optional.
+
+    Raises DataError for a vocabulary that cannot be used, WiringError for an unknown `tokenizer`, `lang` or `phase`.
+    """
+
+    kinds: ClassVar[tuple[Kind, ...]] = ()
+    """Task kinds that its data can train."""
+    formats: ClassVar[Mapping[str, str]] = {}
+    """PALM's names of file formats, where ours differ."""
+
+    def __init__(
+        self,
+        vocab_path: str | Path,
+        max_len: int,
+        tokenizer: str = "wordpiece",
+        lang: str = "en",
+        seed: int | None = None,
+        do_lower_case: bool | None = None,
+        phase: Phase = "train",
+    ) -> None:
+        super().__init__(phase)
+        for name, value, known in (
+            ("tokenizer", tokenizer, ("wordpiece",)),
+            ("lang", lang, ("en", "english", *_CHINESE)),
+        ):
+            if value not in known:
+                raise WiringError(f"{type(self).__name__}: {name} is '{value}', but is one of {', '.join(known)}.")
+        if max_len < 3:
+            raise WiringError(
+                f"{type(self).__name__}: max_len is {max_len} tokens, but is 3 at least. 128 suits sentences."
+            )
+        self.tokenizer_json = load_tokenizer(Path(vocab_path), do_lower_case)
+        fitting = load_tokenizer(Path(vocab_path)) if do_lower_case is False else self.tokenizer_json
+        if fitting != self.tokenizer_json:
+            warnings.warn(
+                f"{vocab_path} has no token with a capital letter: texts are lower-cased, whatever do_lower_case=False says. Leave it out.",
+                stacklevel=3,
+            )
+            self.tokenizer_json = fitting
+        self.max_len = max_len
+        self.lang = lang
+        self.seed = seed or 0
+        self.examples: list[Example] = []
+        self.path = Path()
+        self.format = ""
+        self.options = FormatOptions()
+        self._shuffle = phase == "train"
+        self._defects = Defects()
+        self._register = {"token_ids"} | (set(self.labels_attr) if phase == "train" else set())
+
+    @property
+    def labels_attr(self) -> dict[str, list[Any]]:
+        """What it gives beside the text, registered while training."""
+        return {}
+
+    @property
+    def inputs(self) -> Inputs:
+        """How examples become rows of the encoder."""
+        return Texts()
+
+    def clone(self, phase: Phase = "train") -> Self:
+        """A reader with the same vocabulary and settings, without data, for another phase."""
+        twin = super().clone(phase)
+        twin.examples, twin._defects = [], Defects()
+        return twin
+
+    @property
+    def outputs_attr(self) -> dict[str, list[Any]]:
+        """What the batches can hold: name -> [shape, dtype]; -1 is variable."""
+        return {**TEXT_ATTRS, **self.labels_attr}
+
+    @property
+    def num_examples(self) -> int:
+        """Examples in the file (MRC: windows)."""
+        return len(self.examples)
+
+    @property
+    def defects(self) -> list[Defect]:
+        """What was wrong with the file and was repaired or passed over."""
+        return list(self._defects)
+
+    def load_data(
+        self,
+        input_file: str | Path,
+        batch_size: int,
+        num_epochs: int | None = None,
+        file_format: str = "tsv",
+        shuffle_train: bool = True,
+        **options: Any,
+    ) -> None:
+        """Reads a file.
+
+        Args:
+            input_file: the file, or for format `joint` the directory.
+            batch_size: examples; the last batch of an epoch may be smaller, nothing is dropped.
+            num_epochs: None: the trainer decides.
+            file_format: `tsv` (PALM's own of this reader), or a format of `[data.NAME]` in a configuration.
+            shuffle_train: False keeps the file's order while training.
+            options: of the format, as in a configuration (`columns`, `scheme`, `joiner`, `label_separator`, ...).
+
+        Raises:
+            DataError: with file, line and way out.
+        """
+        name = self.formats.get(file_format, file_format)
+        if name not in FORMATS:
+            raise DataError(f"{input_file}: unknown file_format '{file_format}'. Known: {', '.join(FORMATS)}.")
+        if batch_size < 1:
+            raise DataError(f"{input_file}: batch_size is {batch_size}, but is 1 at least. 16 or 32 suit most data.")
+        if self.lang in _CHINESE:
+            options.setdefault("joiner", "")
+        self.path, self.format = Path(input_file).resolve(), name
+        self._batch_size, self._num_epochs = batch_size, num_epochs
+        self._shuffle = shuffle_train and self.phase == "train"
+        self.options, self._defects = FormatOptions(**options), Defects()
+        found = FORMATS[name](Path(input_file), self.options, self._defects)
+        self.examples = [self._prepared(example) for example in found]
+        if not self.examples:
+            raise DataError(f"{input_file}: no example in it; a data file holds at least one")
+
+    def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
+        """What a head of this kind learns from the data. Raises WiringError when this reader's data cannot train it, DataError for bad labels."""
+        raise NotImplementedError
+
+    def dataset(self, targets: Mapping[str, Target], input_names: Sequence[str]) -> EncodedDataset:
+        """The data, tokenized once, with the targets of the tasks that train on it."""
+        if not self.examples:
+            raise WiringError(f"{type(self).__name__} has no data yet. Call load_data(FILE, batch_size) first.")
+        tokenizer = TextTokenizer(self.tokenizer_json, self.max_len)
+        inputs = None if targets else self.inputs
+        return EncodedDataset(self.examples, tokenizer, targets, input_names, pad_token_id(self.tokenizer_json), inputs)
+
+    def sampler(self, dataset: EncodedDataset) -> LengthBucketedSampler:
+        """The order of the batches: a pure function of the reader's own seed."""
+        return LengthBucketedSampler(dataset.lengths, self.batch_size, self.seed, shuffle=self._shuffle)
+
+    def _iterator(self) -> Iterator[ReaderBatch]:
+        """Batches of `num_epochs` epochs (None: one) as dicts of the registered attributes."""
+        targets = {"task": self.target("task", self.kinds[0])} if self._register & set(self.labels_attr) else {}
+        dataset = self.dataset(targets, tuple(PALM_NAMES))
+        sampler = self.sampler(dataset)
+        for _ in range(sampler.batches_per_epoch * (self.num_epochs or 1)):
+            yield self.attrs_of(dataset.batch(sampler.next(), sampler.epoch))
+
+    def attrs_of(self, batch: TrainingBatch) -> ReaderBatch:
+        """The registered attributes of a batch, under PALM's names."""
+        tokens, mask = batch.inputs["input_ids"].numpy(), batch.inputs["attention_mask"].numpy()
+        nothing = np.zeros_like(tokens)
+        segments = batch.inputs["token_type_ids"].numpy() if "token_type_ids" in batch.inputs else nothing
+        positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+        known: ReaderBatch = {"token_ids": tokens, "position_ids": positions, "segment_ids": segments}
+        known |= {"task_ids": nothing, "input_mask": mask}
+        for target in batch.targets.values():
+            known |= self._label_attrs(target.numpy(), mask)
+        return {name: known[name] for name in self.outputs_attr if name in self._register and name in known}
+
+    def _label_attrs(self, target: npt.NDArray[Any], mask: npt.NDArray[Any]) -> ReaderBatch:
+        """What `labels_attr` declares."""
+        return {"label_ids": target}
+
+    def _prepared(self, example: Example) -> Example:
+        """An example as it is read: `lang='cn'` removes blanks from texts that no span points into."""
+        spans = any(
+            isinstance(v, tuple) and any(isinstance(i, LabelledSpan) for i in v) for v in example.fields.values()
+        )
+        if self.lang not in _CHINESE or spans or example.words is not None:
+            return example
+        pair = None if example.pair is None else "".join(example.pair.split())
+        return replace(example, text="".join(example.text.split()), pair=pair)
+
+    def _check_kind(self, task: str, kind: Kind) -> None:
+        if kind not in self.kinds:
+            raise WiringError(
+                f"trainer '{task}': its head is of kind '{kind}', which {type(self).__name__} does not read. It reads: {', '.join(self.kinds)}."
+            )

@@ -1,0 +1,160 @@
+"""What a training leaves on disk: PALM's `ckpt.stepN/` and `pred.stepN/`, and a run directory that palm-export and palm-train read."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from palm_trainer.api.declarations import Task
+from palm_trainer.api.head import DeclaredHead
+from palm_trainer.api.reader.text_reader import TextReader
+from palm_trainer.config.loader import Config, DataConfig, EncoderConfig, TaskConfig, TrainConfig
+from palm_trainer.data.formats.text_files import FormatOptions
+from palm_trainer.data.targets.base import Target
+from palm_trainer.errors import CheckpointError, ConfigError
+from palm_trainer.evaluation.calibration import FALSE_REJECTION
+from palm_trainer.evaluation.evaluate import Metrics
+from palm_trainer.model.checkpoint import save_trained
+from palm_trainer.model.multi_task import TrainedModel
+
+_CONFIG, _METRICS = "config.toml", "metrics.json"
+_TYPES = ("ckpt", "predict")
+
+
+@dataclass(frozen=True)
+class Saver:
+    """Where to save, every how many steps, and what: `ckpt`, `predict` or both."""
+
+    path: Path
+    steps: int
+    types: tuple[str, ...]
+
+    @classmethod
+    def of(cls, save_path: str | Path, save_steps: int, save_type: str) -> "Saver":
+        """Raises ConfigError for a wrong number or type."""
+        types = tuple(part.strip() for part in save_type.split(",") if part.strip())
+        if not types or any(kind not in _TYPES for kind in types):
+            raise ConfigError(f"set_saver: save_type is '{save_type}', but is 'ckpt', 'predict' or 'ckpt,predict'.")
+        if save_steps < 1:
+            raise ConfigError(
+                f"set_saver: save_steps is {save_steps}, but is 1 at least. The end of the training is saved in any case."
+            )
+        return cls(Path(save_path), int(save_steps), types)
+
+
+def save_run(
+    path: Path,
+    trained: TrainedModel,
+    groups: Mapping[str, list[Task]],
+    targets: Mapping[str, Target],
+    encoder: str | None,
+    train: TrainConfig,
+    metrics: Metrics | None,
+) -> None:
+    """Writes `config.toml` and `best/`, and `metrics.json` where dev was evaluated. Raises CheckpointError when the disk refuses.
+
+    Args:
+        path: the run directory.
+        trained: calibrated already.
+        groups, targets: its tasks by data set, and what they learn.
+        encoder: directory or name of the pretrained weights; None: none were loaded.
+        train: what `config.toml` tells beside them.
+        metrics: on dev.
+    """
+    config = _config(trained, groups, targets, encoder, train)
+    save_trained(trained, path / "best")
+    _write(path / _CONFIG, config.dump_toml())
+    if metrics is not None:
+        _write(path / _METRICS, json.dumps({"dev": metrics}, indent=2, ensure_ascii=False) + "\n")
+
+
+def _config(
+    trained: TrainedModel,
+    groups: Mapping[str, list[Task]],
+    targets: Mapping[str, Target],
+    encoder: str | None,
+    train: TrainConfig,
+) -> Config:
+    return Config(
+        encoder=_encoder(trained, encoder),
+        data={name: _data(members) for name, members in groups.items()},
+        tasks={
+            task.name: _task(task, name, targets[task.name]) for name, members in groups.items() for task in members
+        },
+        train=train,
+    )
+
+
+def _encoder(trained: TrainedModel, encoder: str | None) -> EncoderConfig:
+    shared = {"max_length": trained.max_length, "pooling": trained.model.backbone.pooling}
+    if encoder is not None:
+        where = Path(encoder).expanduser()
+        return EncoderConfig.model_validate({"model": str(where.resolve()) if where.is_dir() else encoder, **shared})
+    settings: Any = trained.model.backbone.encoder.config
+    shape = {
+        "layers": int(settings.num_hidden_layers),
+        "hidden_size": int(settings.hidden_size),
+        "heads": int(settings.num_attention_heads),
+        "vocab_size": max(64, int(settings.vocab_size)),
+    }
+    return EncoderConfig.model_validate({"model": "scratch", **shared, **shape})
+
+
+def _data(members: Sequence[Task]) -> DataConfig:
+    task = members[0]
+    reader, dev = task.fitted, task.evaluation_reader
+    assert isinstance(reader, TextReader)  # others are saved without a configuration
+    options = {field.name: getattr(reader.options, field.name) for field in fields(FormatOptions)}
+    return DataConfig(
+        format=reader.format,
+        train=(reader.path,),
+        dev=(dev.path,) if isinstance(dev, TextReader) else (),
+        out_of_scope=tuple(dict.fromkeys(r.reader.path for t in members if (r := t.rejection) and r.reader)),
+        mix_ratio=task.mix_ratio,
+        **options,
+    )
+
+
+def _task(task: Task, data: str, target: Target) -> TaskConfig:
+    _, head = task.declared
+    assert isinstance(head, DeclaredHead)
+    decode = target.info.decode
+    known: dict[str, Any] = {
+        "crf": decode.crf,
+        "learning_strategy": getattr(head, "learning_strategy", None),
+        "match_label": decode.match_label or None,
+        "margin": getattr(head, "margin", None),
+        "max_query_tokens": decode.max_query_tokens,
+        "doc_stride_tokens": decode.doc_stride_tokens,
+        "max_answer_tokens": decode.max_answer_tokens,
+        "n_best": decode.n_best,
+        "null_threshold": decode.null_threshold,
+        "false_rejection": None
+        if task.rejection is None
+        else task.rejection.settings.false_rejection or FALSE_REJECTION,
+        "out_of_scope_score": None if task.rejection is None else task.rejection.settings.out_of_scope_score,
+    }
+    return TaskConfig(
+        kind=head.kind,
+        data=(data,),
+        role=target.info.role,
+        field=target.field or None,
+        weight=task.weight,
+        auxiliary=task.auxiliary,
+        dropout=head.dropout,
+        **{key: value for key, value in known.items() if value is not None},
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    """Replaces a file as a whole."""
+    temporary = path.with_name(path.name + ".new")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} could not be written: {error.strerror}. Free some space or choose another path."
+        ) from error

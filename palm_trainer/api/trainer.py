@@ -1,0 +1,274 @@
+"""Trainer: one task, from a reader, a backbone and a head."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from palm_trainer.api import PRINT, Batch, LossVar, Say, Session, Task, predict, write_predictions
+from palm_trainer.api.backbone.base_backbone import Backbone as OwnedBackbone
+from palm_trainer.api.custom.encoder import OwnBackbone, engine_backbone
+from palm_trainer.api.custom.reader import is_own
+from palm_trainer.api.declarations import AnyHead, Rejection
+from palm_trainer.api.head.base_head import Head as OwnedHead
+from palm_trainer.api.options import check_rejection
+from palm_trainer.api.raw_prediction import (
+    Progress,
+    batches_of,
+    predict_from_own_reader,
+    predict_with_own_head,
+    raw_outputs,
+)
+from palm_trainer.api.reader.base_reader import Phase, Reader
+from palm_trainer.api.reader.text_reader import TextReader
+from palm_trainer.api.trainer_base import TrainerCalls
+from palm_trainer.errors import ConfigError, WiringError
+from palm_trainer.evaluation.evaluate import Metrics
+from palm_trainer.model.encoders import Backbone
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+
+
+class Trainer(TrainerCalls):
+    """Trains one task, alone or held by a MultiHeadTrainer, and predicts with it.
+
+    Args:
+        name: of the task, in logs, files and the service. `intent` (classify) and `slot` or `slots` (sequence_label) are what `Parse` answers with.
+        mix_ratio: how often its batches come, against other trainers.
+        reuse_head_with: name of another trainer whose head it shares.
+        weight: of its loss in the sum.
+        say: takes each line of the log.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        mix_ratio: float = 1.0,
+        reuse_head_with: str | None = None,
+        *,
+        weight: float = 1.0,
+        say: Say = PRINT,
+    ) -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"Trainer: the name {name!r} is not letters, digits, _ and -, from a letter or _ on. Rename it."
+            )
+        if not weight > 0:
+            raise ConfigError(f"trainer '{name}': weight is {weight}, but is above 0. Leave the trainer out instead.")
+        self.task = Task(name, weight=float(weight), reuse_head_with=reuse_head_with)
+        self.mix_ratio = mix_ratio
+        self.held = False
+        super().__init__(Session([self.task], say))
+
+    # -- properties ---------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Of the task."""
+        return self.task.name
+
+    @property
+    def mix_ratio(self) -> float:
+        """How often its batches come, against other trainers."""
+        return self.task.mix_ratio
+
+    @mix_ratio.setter
+    def mix_ratio(self, value: float) -> None:
+        if not value > 0:
+            raise ConfigError(
+                f"trainer '{self.name}': mix_ratio is {value}, but is above 0. Leave the trainer out instead."
+            )
+        self.task.mix_ratio = float(value)
+
+    @property
+    def num_examples(self) -> int:
+        """Of the training data."""
+        return self.task.fitted.num_examples
+
+    @property
+    def num_epochs(self) -> float:
+        """Epochs planned, of the reference trainer's data."""
+        return self._session.plan.epochs
+
+    @property
+    def steps_pur_epoch(self) -> int:
+        """Batches that hold every example once."""
+        return self._session.source_of(self.task).sampler.batches_per_epoch
+
+    @property
+    def cur_train_step(self) -> int:
+        """Steps that trained this task."""
+        return self._session.steps_of(self.task)
+
+    @property
+    def cur_train_epoch(self) -> int:
+        """Epoch of its data, from 0."""
+        return self._session.source_of(self.task).sampler.epoch
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def build_forward(self, backbone: Backbone | OwnedBackbone, task_head: AnyHead) -> LossVar:
+        """Declares backbone and head; the loss that Adam takes. Raises WiringError when they do not fit."""
+        self.task.backbone, self.task.head = engine_backbone(backbone), task_head
+        return Session([self.task], self._session.say).loss_var()
+
+    def set_as_aux(self) -> None:
+        """Marks it as auxiliary: it shapes the encoder, never ends the training, is not evaluated and not exported."""
+        self.task.auxiliary = True
+
+    def set_out_of_scope(
+        self, reader: TextReader | None = None, *, false_rejection: float | None = None, score: str | None = None
+    ) -> None:
+        """Makes a classifier tell text that belongs to none of its classes, in what is saved and exported. The threshold is chosen on `set_evaluator`'s data.
+
+        Args:
+            reader: of such text, which nothing is trained on: it chooses the score that tells it best.
+            false_rejection: share of dev texts that may be told to be out of scope. None: 0.05.
+            score: `mahalanobis`, `energy` or `softmax`. None: chosen by `reader`, and without it mahalanobis.
+
+        Raises:
+            WiringError: a head that is no `palm.head.Classify`, a reader without data.
+            ConfigError: a share or score that is none.
+        """
+        settings = check_rejection(self.task, false_rejection, score)
+        if reader is not None and not reader.examples:
+            raise WiringError(
+                f"trainer '{self.name}': its {type(reader).__name__} has no data yet. Call load_data first."
+            )
+        self.task.rejection = Rejection(settings, reader)
+
+    def fit_reader(self, reader: Reader, phase: Phase = "train") -> Iterator[Batch]:
+        """Takes the data and wires it; batches for `train_one_step`, as many as there are steps (`reader.num_epochs`, None: one epoch).
+
+        Raises WiringError and DataError, before the first step, for whatever does not fit.
+        """
+        if phase == "predict":
+            self.task.predict_reader = reader
+            return self._predict_batches()
+        self._alone("fit_reader", "fit_readers_with_mixratio")
+        self.task.reader = check_phase(reader, self.name)
+        self._session.fit(self.name, reader.num_epochs or 1)
+        self._session.say("ok!")
+        return self._batches()
+
+    def train(self, print_steps: int = 5) -> None:
+        """Trains to the end of the planned epochs, with a line every `print_steps` steps."""
+        self._alone("train", "train")
+        self._train(print_steps, lambda view, speed: view.line(speed))
+
+    def train_one_step(self, batch: Batch) -> dict[str, npt.NDArray[np.float64]]:
+        """One step on a batch of `fit_reader`; `{NAME.loss: value}`. Saving and evaluation happen as in `train`."""
+        self._alone("train_one_step", "train_one_step")
+        step = self._session.train_on(batch)
+        self._session.between(step)
+        return {f"{task}.loss": np.array(loss) for task, loss in step.losses.items()}
+
+    def get_one_batch(self, phase: Phase = "train") -> Batch:
+        """The next batch of the training data, or the first of the data to predict."""
+        return self._session.draw() if phase == "train" else next(self._predict_batches())
+
+    def set_evaluator(self, reader: Reader, eval_steps: int | None = None) -> None:
+        """Evaluates while training, every `eval_steps` steps or (None) after each epoch; the best weights are what `set_saver` keeps in `best/`."""
+        self.task.evaluation_reader = reader
+        self._session.set_evaluator(eval_steps)
+
+    def evaluate(self, reader: Reader | None = None) -> Metrics:
+        """Metrics on a labelled file (None: that of `set_evaluator`), decoded as they are served."""
+        self.task.evaluation_reader = reader or self.task.evaluation_reader
+        return self._session.evaluate()
+
+    # -- prediction ---------------------------------------------------------------------------------------------------
+
+    def build_predict_forward(self, pred_backbone: Backbone | OwnedBackbone, pred_head: AnyHead) -> dict[str, str]:
+        """Declares what predicts. A trained model stays as it is, to the bit. Output names by tensor. Raises WiringError for another encoder."""
+        trained, given = self.task.backbone, engine_backbone(pred_backbone)
+        if trained is None:
+            self.task.backbone, self.task.head = given, pred_head
+            Session([self.task], self._session.say).loss_var()
+        elif _shape(trained) != _shape(given):
+            raise WiringError(
+                f"trainer '{self.name}': the backbone to predict with is not the one that was trained. Build both from one configuration."
+            )
+        if isinstance(pred_head, OwnedHead):
+            return {tensor: f"{self.name}.{tensor}" for tensor in pred_head.eval().outputs_attr}
+        tensors = ("start_logits", "end_logits") if pred_head.kind == "mrc" else ("logits",)
+        return {tensor: f"{self.name}.{tensor}" for tensor in tensors}
+
+    def predict(self, output_dir: str | Path | None = None, print_steps: int = 1000) -> list[dict[str, Any]]:
+        """A record an example of the reader that was fitted for `predict`, in the order of the file; labels are not needed.
+
+        Args:
+            output_dir: `predictions.json` goes there, in PALM's form.
+            print_steps: a line every so many batches.
+
+        Raises:
+            WiringError: nothing trained or loaded, or no reader.
+        """
+        reader = self._to_predict()
+        report = Progress(reader.batch_size, print_steps, self._session.say)
+        if self.task.has_kind and isinstance(reader, TextReader) and not is_own(reader):
+            records = predict(self._session.ready, reader.examples, (self.name,), report)[self.name]
+        elif self.task.own_head is not None:
+            return predict_with_own_head(self._session, self.task, reader, report, output_dir)
+        else:
+            records = predict_from_own_reader(self._session, self.task, reader, report)
+        if output_dir is not None:
+            kind = self._session.ready.tasks[self.name].kind
+            self._session.say(f"Predictions saved at {write_predictions(Path(output_dir), kind, records)}")
+        return records
+
+    def predict_one_batch(self, batch: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
+        """The head's raw tensors for a batch, by name (`logits`); classes also as `probs`. `predict` decodes them."""
+        return raw_outputs(self._session, self.task, batch)
+
+    def reset_buffer(self) -> None:
+        """Forgets what a head of your own kept. Others keep no rows between calls of `predict`, as PALM's did."""
+        if self.task.own_head is not None:
+            self.task.own_head.reset()
+
+    def _predict_batches(self) -> Iterator[Batch]:
+        return batches_of(self._session, self.task, self._to_predict())
+
+    def _to_predict(self) -> Reader:
+        if self.task.predict_reader is None:
+            raise WiringError(
+                f"trainer '{self.name}' has no data to predict. Call fit_reader(reader, phase='predict') first."
+            )
+        return self.task.predict_reader
+
+    def _alone(self, call: str, instead: str) -> None:
+        if self.held:
+            raise WiringError(
+                f"trainer '{self.name}' is held by a MultiHeadTrainer: {call} would train it alone. Call the MultiHeadTrainer's {instead}."
+            )
+
+    def join(self, session: Session) -> None:
+        """Shares the session of a MultiHeadTrainer, which calls this. Raises WiringError when it is held already."""
+        if self.held:
+            raise WiringError(f"trainer '{self.name}' is held by a MultiHeadTrainer already. Make a new Trainer.")
+        self.held, self._session = True, session
+
+
+def check_phase(reader: Reader, name: str) -> Reader:
+    """Raises WiringError for anything but a reader of training data."""
+    if not isinstance(reader, Reader):
+        raise WiringError(
+            f"trainer '{name}': {reader!r} is no reader. Pass one of palm.reader, such as ClassifyReader(vocab_path, max_len)."
+        )
+    if reader.phase != "train":
+        raise WiringError(f"trainer '{name}': its reader is for phase 'predict'. Make one with phase='train' to train.")
+    if not reader.batch_size:
+        raise WiringError(
+            f"trainer '{name}': its {type(reader).__name__} has no data yet. Call load_data(FILE, batch_size) first."
+        )
+    return reader
+
+
+def _shape(backbone: Backbone) -> dict[str, Any]:
+    if isinstance(backbone, OwnBackbone):
+        return {"type": type(backbone.encoder), "outputs": backbone.outputs_attr}
+    settings: dict[str, Any] = backbone.encoder.config.to_dict()  # type: ignore[union-attr,operator]
+    return settings

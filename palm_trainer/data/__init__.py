@@ -1,0 +1,1 @@
+"""Examples: formats, targets, tokenization into batches, sampling and conversion."""

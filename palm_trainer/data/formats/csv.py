@@ -1,0 +1,37 @@
+"""Comma-separated rows as in RFC 4180: quoted fields may hold the delimiter, line breaks and doubled quotes.
+
+Lines end in CRLF or LF.
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from palm_trainer.data.example import Example
+from palm_trainer.data.formats.columns import examples
+from palm_trainer.data.formats.text_files import Defects, FormatOptions, read_text
+from palm_trainer.errors import DataError
+
+BROKEN_LINE = "row with a line break inside quotes (kept)"
+
+
+def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:
+    """Examples of the file, a row each; the columns are those of `palm_trainer.data.formats.columns`."""
+    return examples(_rows(path, options.delimiter or ",", defects), path, options, defects)
+
+
+def _rows(path: Path, delimiter: str, defects: Defects) -> Iterator[tuple[int, list[str]]]:
+    """Rows with the line on which each begins."""
+    reader = csv.reader(io.StringIO(read_text(path, defects), newline=""), delimiter=delimiter, strict=True)
+    begin = 1
+    try:
+        for fields in reader:
+            if any("\n" in field for field in fields):
+                defects.add(BROKEN_LINE, f"{path}:{begin}")
+            yield begin, fields
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{path}:{begin}: {error}; double the quotes inside quoted fields; files without quoting are 'tsv'"
+        ) from None

@@ -1,0 +1,51 @@
+"""A data set's split -> examples, with the defects that its files had."""
+
+from dataclasses import dataclass, fields
+
+from palm_trainer.config.loader import DataConfig
+from palm_trainer.data.example import Example
+from palm_trainer.data.formats import FORMATS
+from palm_trainer.data.formats.text_files import Defect, Defects, FormatOptions
+from palm_trainer.errors import DataError
+
+REPEATED = "text that occurred before (kept)"
+CONTRADICTED = "text that occurred before with other labels (kept)"
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Examples in the order of the files, and what was repaired or looks wrong in them."""
+
+    examples: list[Example]
+    defects: list[Defect]
+
+
+def read_split(data: DataConfig, split: str) -> Split:
+    """Reads all files of `train`, `dev`, `test`, `out_of_domain`, `out_of_scope` or `out_of_scope_test`.
+
+    Raises:
+        DataError: where the data set has no such split, or a file cannot be used.
+    """
+    if not data.paths(split):
+        raise DataError(f"the data set has no '{split}' files; add `{split} = ...` to its table in the configuration")
+    options = FormatOptions(**{field.name: getattr(data, field.name) for field in fields(FormatOptions)})
+    defects = Defects()
+    examples: list[Example] = []
+    for path in data.paths(split):
+        before = len(examples)
+        plain = (
+            split in ("out_of_scope", "out_of_scope_test") and path.suffix == ".txt"
+        )  # what belongs to no class has no labels to write in any other format
+        examples += FORMATS["text" if plain else data.format](path, options, defects)
+        if len(examples) == before:
+            raise DataError(f"{path}: no example in it; a data file holds at least one")
+    _note_repeats(examples, defects)
+    return Split(examples, list(defects))
+
+
+def _note_repeats(examples: list[Example], defects: Defects) -> None:
+    first: dict[tuple[str, str | None], Example] = {}
+    for example in examples:
+        earlier = first.setdefault((example.text, example.pair), example)
+        if earlier is not example:
+            defects.add(REPEATED if earlier.fields == example.fields else CONTRADICTED, example.source)

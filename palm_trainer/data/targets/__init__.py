@@ -1,0 +1,1 @@
+"""What a task learns from labelled examples, one file a kind."""

@@ -1,0 +1,49 @@
+"""What a task learns from an example: the interface that the task-input files of this package share."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.types import Encoding
+from palm_trainer.data.example import Example
+from palm_trainer.data.inputs import Inputs
+from palm_trainer.tensors import IGNORE, UNTAUGHT
+
+
+class Target(Protocol):
+    """Turns the labels of one field into what a head's loss takes."""
+
+    info: TaskInfo
+    field: str
+    inputs: Inputs
+
+    def encode(self, example: Example, encoding: Encoding) -> Any:
+        """The target of a feature, whose first row is given; IGNORE where it has no label that training knows."""
+        ...
+
+    def collate(self, targets: Sequence[Any], length: int) -> Tensor:
+        """One tensor for a batch whose inputs are padded to `length` tokens."""
+        ...
+
+
+def collate_rows(targets: Sequence[Sequence[int]], length: int) -> Tensor:
+    """Targets of pieces, int64 [B, S], IGNORE beyond a row's end."""
+    out = np.full((len(targets), length), IGNORE, dtype=np.int64)
+    for row, target in enumerate(targets):
+        out[row, : len(target)] = target
+    return torch.from_numpy(out)
+
+
+def collate_soft(rows: Sequence[npt.NDArray[np.float32]], length: int) -> Tensor:
+    """Probabilities for a batch: rows [C] stacked; rows [S, C] of pieces padded to `length` with UNTAUGHT."""
+    if rows[0].ndim == 1:
+        return torch.from_numpy(np.stack(rows))
+    out = np.full((len(rows), length, rows[0].shape[1]), UNTAUGHT, dtype=np.float32)
+    for row, told in enumerate(rows):
+        out[row, : len(told)] = told
+    return torch.from_numpy(out)

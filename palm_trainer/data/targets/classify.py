@@ -1,0 +1,56 @@
+"""Task input: one class a text."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from palm_serve.bundle.manifest import Decode, Role, TaskInfo
+from palm_serve.types import Encoding
+from palm_trainer.data.example import Example
+from palm_trainer.data.inputs import Inputs, Texts
+from palm_trainer.errors import DataError
+from palm_trainer.tensors import IGNORE
+
+
+class ClassifyTarget:
+    """Class indices; labels in alphabetical order of those that training data holds."""
+
+    inputs: Inputs = Texts()
+
+    def __init__(self, task: str, field: str, labels: Sequence[str], *, role: Role = "", pairs: bool = False) -> None:
+        self.field = field
+        self.info = TaskInfo(
+            kind="classify", role=role, outputs=(f"{task}.logits",), labels=tuple(labels), decode=Decode(pairs=pairs)
+        )
+        self._index = {label: i for i, label in enumerate(labels)}
+
+    @classmethod
+    def learn(cls, task: str, field: str, examples: Iterable[Example], *, role: Role = "") -> "ClassifyTarget":
+        """Collects the labels of the training examples. Raises DataError when there are fewer than two."""
+        labels: set[str] = set()
+        pairs = False
+        for example in examples:
+            value = example.fields.get(field)
+            if value is None:
+                continue
+            if not isinstance(value, str):
+                raise DataError(
+                    f"{example.source}: task '{task}' needs one class in '{field}', not {value!r}. Choose kind = \"multi_label\" or another field."
+                )
+            labels.add(value)
+            pairs = pairs or example.pair is not None
+        if len(labels) < 2:
+            raise DataError(
+                f"task '{task}': the training data holds {len(labels)} class in the field '{field}'; a classifier needs 2. Check field and file."
+            )
+        return cls(task, field, sorted(labels), role=role, pairs=pairs)
+
+    def encode(self, example: Example, encoding: Encoding) -> int:
+        """Index of the class; IGNORE when unlabelled or never seen in training."""
+        value = example.fields.get(self.field)
+        return self._index.get(value, IGNORE) if isinstance(value, str) else IGNORE
+
+    def collate(self, targets: Sequence[int], length: int) -> Tensor:
+        """int64 [B]."""
+        return torch.tensor(targets, dtype=torch.int64)

@@ -1,0 +1,129 @@
+"""Task input: do two texts match? Pointwise, a class a pair; or pairwise, which of two second texts matches better (a ranker)."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from palm_serve.bundle.manifest import Decode, TaskInfo
+from palm_serve.types import Encoding
+from palm_trainer.data.example import Example
+from palm_trainer.data.inputs import Inputs, PairAndNegative, Texts
+from palm_trainer.errors import DataError
+from palm_trainer.tensors import IGNORE
+
+NEGATIVE = "text_b_neg"
+"""Field that holds the second text which should score lower, as PALM names it."""
+
+_MATCHING = ("1", "true", "yes", "match", "same", "equivalent", "duplicate", "paraphrase", "entailment", "relevant")
+
+
+class MatchTarget:
+    """Class indices of pairs; one of the classes, `match_label`, is the match."""
+
+    inputs: Inputs = Texts()
+
+    def __init__(self, task: str, field: str, labels: Sequence[str], match_label: str) -> None:
+        self.field = field
+        self.info = TaskInfo(
+            kind="match",
+            outputs=(f"{task}.logits",),
+            labels=tuple(labels),
+            decode=Decode(match_label=match_label, pairs=True),
+        )
+        self._index = {label: i for i, label in enumerate(labels)}
+
+    @classmethod
+    def learn(
+        cls, task: str, field: str, examples: Iterable[Example], *, match_label: str | None = None
+    ) -> "MatchTarget":
+        """Collects the labels of the training pairs. Raises DataError for a labelled single text, fewer than two labels, an unknown match label."""
+        labels: set[str] = set()
+        for example in examples:
+            value = example.fields.get(field)
+            if value is None:
+                continue
+            if not isinstance(value, str):
+                raise DataError(
+                    f"{example.source}: task '{task}' matches pairs and needs one class in '{field}', not {value!r}. Choose another field."
+                )
+            if example.pair is None:
+                raise DataError(
+                    f"{example.source}: task '{task}' matches pairs, but this row has one text. Name the second column text_b, or choose kind = \"classify\"."
+                )
+            labels.add(value)
+        if len(labels) < 2:
+            raise DataError(
+                f"task '{task}': the training data holds {len(labels)} class in the field '{field}'; matching needs 2. Check field and file."
+            )
+        return cls(task, field, sorted(labels), _match_label(task, sorted(labels), match_label))
+
+    def encode(self, example: Example, encoding: Encoding) -> int:
+        """Index of the class; IGNORE when unlabelled or never seen in training."""
+        value = example.fields.get(self.field)
+        return self._index.get(value, IGNORE) if isinstance(value, str) else IGNORE
+
+    def collate(self, targets: Sequence[int], length: int) -> Tensor:
+        """int64 [B]."""
+        return torch.tensor(targets, dtype=torch.int64)
+
+
+class RankTarget:
+    """Rows of two: the pair, and the text with the second text of `field`. There is nothing to encode: the first should score higher."""
+
+    def __init__(self, task: str, field: str) -> None:
+        self.field = field
+        self.inputs: Inputs = PairAndNegative(field)
+        self.info = TaskInfo(kind="match", outputs=(f"{task}.logits",), decode=Decode(pairs=True))
+
+    @classmethod
+    def learn(cls, task: str, field: str, examples: Iterable[Example]) -> "RankTarget":
+        """Raises DataError unless every row with a negative has a pair, and there is one."""
+        found = False
+        for example in examples:
+            if field in example.fields:
+                if example.pair is None or not isinstance(example.fields[field], str):
+                    raise DataError(
+                        f"{example.source}: task '{task}' ranks pairs and needs text, text_b and a second text in '{field}'. Name the columns so."
+                    )
+                found = True
+        if not found:
+            raise DataError(
+                f"task '{task}' ranks pairs, but no row holds '{field}'. Name that column, or choose learning_strategy = \"pointwise\"."
+            )
+        return cls(task, field)
+
+    def encode(self, example: Example, encoding: Encoding) -> int:
+        """Nothing is to be known; 0."""
+        return 0
+
+    def collate(self, targets: Sequence[int], length: int) -> Tensor:
+        """int64 [B]."""
+        return torch.tensor(targets, dtype=torch.int64)
+
+
+def with_negatives(examples: Iterable[Example], field: str) -> list[Example]:
+    """What a ranker is scored on: each pair, followed by the text with the pair's negative. In both `field` says which it is: "1" or "0"."""
+    found = []
+    for example in examples:
+        negative = example.fields.get(field)
+        if isinstance(negative, str) and example.pair is not None:
+            found.append(Example(example.text, {field: "1"}, pair=example.pair, source=example.source))
+            found.append(Example(example.text, {field: "0"}, pair=negative, source=example.source))
+    return found
+
+
+def _match_label(task: str, labels: Sequence[str], given: str | None) -> str:
+    """The label whose probability is the score."""
+    if given is not None:
+        if given not in labels:
+            raise DataError(
+                f"tasks.{task}.match_label: '{given}' is none of the labels: {', '.join(labels)}. Name one of them."
+            )
+        return given
+    known = [label for label in labels if label.lower() in _MATCHING]
+    if len(known) != 1:
+        raise DataError(
+            f"task '{task}': which of the labels {', '.join(labels)} says that the texts match? Name it with match_label = \"...\"."
+        )
+    return known[0]

@@ -1,0 +1,141 @@
+"""Task input: a question and its passage -> where in a window of the passage the answer begins and ends."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from palm_serve.bundle.manifest import Decode, TaskInfo
+from palm_serve.decoding.mrc import DEFAULT_ANSWER_TOKENS, null_position, passage_range
+from palm_serve.decoding.sequence_label import trim
+from palm_serve.tokenization import TextTokenizer
+from palm_serve.types import Encoding
+from palm_trainer.data.example import Example, LabelledSpan
+from palm_trainer.data.inputs import Inputs, PassageWindows
+from palm_trainer.errors import DataError
+from palm_trainer.tensors import IGNORE
+
+
+class Place(NamedTuple):
+    """Target of a window, all positions of its row: first and last piece of the answer; the pieces of the passage, half-open; "no answer"."""
+
+    start: int
+    end: int
+    first: int
+    after: int
+    null: int
+
+
+class MrcTarget:
+    """Positions of answers. A window that does not hold the whole answer is taught to say "no answer" (as BERT does for SQuAD, 1.1 too)."""
+
+    def __init__(self, task: str, field: str, decode: Decode) -> None:
+        self.field = field
+        self.info = TaskInfo(kind="mrc", outputs=(f"{task}.start_logits", f"{task}.end_logits"), decode=decode)
+        windows = self.info.windows
+        assert windows is not None
+        self.inputs: Inputs = PassageWindows(windows)
+
+    @classmethod
+    def learn(
+        cls,
+        task: str,
+        field: str,
+        examples: Iterable[Example],
+        *,
+        max_length: int,
+        max_query_tokens: int | None = None,
+        doc_stride_tokens: int | None = None,
+        max_answer_tokens: int | None = None,
+        n_best: int = 20,
+        null_threshold: float = 0.0,
+        tokenizer: TextTokenizer | None = None,
+    ) -> "MrcTarget":
+        """Looks whether there are questions without an answer; only then is "no answer" ever given.
+
+        Args:
+            task: its name.
+            field: of the answers, spans of the pair.
+            examples: the training examples.
+            max_length: tokens of a window with its question; what is not given below follows from it.
+            max_query_tokens, doc_stride_tokens, max_answer_tokens, n_best, null_threshold: as in `Decode`.
+            tokenizer: measures the answers where `max_answer_tokens` is None; without one, that is 30.
+
+        Raises DataError for an answer without a passage, for classes, and when there is no answer at all.
+        """
+        answered = unanswerable = False
+        texts: set[str] = set()
+        for example in examples:
+            spans = _answers(example, field)
+            if spans is None:
+                continue
+            if example.pair is None:
+                raise DataError(
+                    f"{example.source}: task '{task}' looks for answers in a passage, but this row has none. Add it as text_pair."
+                )
+            answered, unanswerable = answered or bool(spans), unanswerable or not spans
+            texts.update(example.pair[span.start : span.end] for span in spans)
+        if not answered:
+            raise DataError(
+                f"task '{task}': the training data holds no answer in the field '{field}'. Check the field's name and the file."
+            )
+        decode = Decode(
+            pairs=True,
+            max_answer_tokens=max_answer_tokens or longest_answer(sorted(texts), tokenizer),
+            max_query_tokens=max_query_tokens or min(64, max_length // 3),
+            doc_stride_tokens=doc_stride_tokens or max_length // 3,
+            n_best=n_best,
+            null_threshold=null_threshold if unanswerable else None,
+        )
+        return cls(task, field, decode)
+
+    def encode(self, example: Example, encoding: Encoding) -> Place:
+        """Place of the first answer that the window holds whole; that of "no answer" where it holds none; IGNORE when unlabelled."""
+        (first, after), null = passage_range(encoding), null_position(encoding)
+        spans = _answers(example, self.field)
+        if spans is None:
+            return Place(IGNORE, IGNORE, first, after, null)
+        for span in spans:
+            found = _pieces_of(span, example.pair or "", encoding, first, after)
+            if found is not None:
+                return Place(*found, first, after, null)
+        return Place(null, null, first, after, null)
+
+    def collate(self, targets: Sequence[Place], length: int) -> Tensor:
+        """int64 [B, 5]: the fields of `Place`."""
+        return torch.tensor(targets, dtype=torch.int64)
+
+
+def longest_answer(texts: Sequence[str], tokenizer: TextTokenizer | None) -> int:
+    """Pieces that 99.5 % of the answers do not exceed, 30 at least, so that a few faults of the data do not slow every search."""
+    if tokenizer is None:
+        return DEFAULT_ANSWER_TOKENS
+    lengths = [sum(segment == 0 for segment in encoding.segments) for encoding in tokenizer.encode_batch(texts)]
+    return max(DEFAULT_ANSWER_TOKENS, int(np.percentile(lengths, 99.5, method="inverted_cdf")))
+
+
+def _answers(example: Example, field: str) -> tuple[LabelledSpan, ...] | None:
+    """Spans of the answer, none where the passage holds none; None when unlabelled. Raises DataError for classes."""
+    value = example.fields.get(field)
+    if value is None:
+        return None
+    if isinstance(value, str) or any(isinstance(item, str) for item in value):
+        raise DataError(
+            f"{example.source}: reading comprehension needs spans of the passage in '{field}', not {value!r}. Choose another field or kind."
+        )
+    return tuple(item for item in value if isinstance(item, LabelledSpan))
+
+
+def _pieces_of(span: LabelledSpan, passage: str, encoding: Encoding, first: int, after: int) -> tuple[int, int] | None:
+    """First and last piece that the visible part of the span touches; None unless the window holds all of it."""
+    if first == after:
+        return None
+    offsets = encoding.offsets
+    start, end = trim(passage, span.start, span.end)
+    left, right = trim(passage, offsets[first][0], offsets[after - 1][1])
+    if start >= end or start < left or end > right:
+        return None
+    touching = [i for i in range(first, after) if offsets[i][0] < end and offsets[i][1] > start]
+    return (touching[0], touching[-1]) if touching else None

@@ -1,0 +1,86 @@
+"""Task input: any number of classes a text."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from palm_serve.bundle.manifest import Decode, Role, TaskInfo, TaskThresholds
+from palm_serve.types import Encoding
+from palm_trainer.data.example import Example, LabelledSpan
+from palm_trainer.data.inputs import Inputs, Texts
+from palm_trainer.errors import DataError
+from palm_trainer.tensors import IGNORE
+
+
+class MultiLabelTarget:
+    """A 0 or 1 for each class; labels in alphabetical order of those that training data holds. A class applies from `threshold` on (None: 0.5)."""
+
+    inputs: Inputs = Texts()
+
+    def __init__(
+        self,
+        task: str,
+        field: str,
+        labels: Sequence[str],
+        *,
+        role: Role = "",
+        pairs: bool = False,
+        threshold: float | None = None,
+    ) -> None:
+        self.field = field
+        self.info = TaskInfo(
+            kind="multi_label",
+            role=role,
+            outputs=(f"{task}.logits",),
+            labels=tuple(labels),
+            decode=Decode(pairs=pairs),
+            thresholds=TaskThresholds(labels={} if threshold is None else dict.fromkeys(labels, threshold)),
+        )
+        self._index = {label: i for i, label in enumerate(labels)}
+
+    @classmethod
+    def learn(
+        cls, task: str, field: str, examples: Iterable[Example], *, role: Role = "", threshold: float | None = None
+    ) -> "MultiLabelTarget":
+        """Collects the labels of the training examples. Raises DataError for spans, and when there is no label."""
+        labels: set[str] = set()
+        pairs = False
+        for example in examples:
+            found = classes_of(example, field)
+            if found is not None:
+                labels.update(found)
+                pairs = pairs or example.pair is not None
+        if not labels:
+            raise DataError(
+                f"task '{task}': the training data holds no class in the field '{field}'. Check field and file; label_separator splits 'a#b'."
+            )
+        return cls(task, field, sorted(labels), role=role, pairs=pairs, threshold=threshold)
+
+    def encode(self, example: Example, encoding: Encoding) -> list[int]:
+        """Indices of the classes (those never seen in training are left out), or [IGNORE] when unlabelled."""
+        found = classes_of(example, self.field)
+        return [IGNORE] if found is None else [self._index[label] for label in found if label in self._index]
+
+    def collate(self, targets: Sequence[Sequence[int]], length: int) -> Tensor:
+        """int64 [B, C] of 0 and 1; IGNORE in the rows that are unlabelled."""
+        out = np.zeros((len(targets), len(self._index)), dtype=np.int64)
+        for row, target in enumerate(targets):
+            if list(target) == [IGNORE]:
+                out[row] = IGNORE
+            else:
+                out[row, list(target)] = 1
+        return torch.from_numpy(out)
+
+
+def classes_of(example: Example, field: str) -> tuple[str, ...] | None:
+    """Classes of a field, none or several; None when unlabelled. Raises DataError when the field holds spans."""
+    value = example.fields.get(field)
+    if value is None or isinstance(value, str):
+        return None if value is None else (value,)
+    if any(isinstance(item, LabelledSpan) for item in value):
+        raise DataError(
+            f"{example.source}: a multi_label task needs classes in '{field}', not {value!r}. Choose kind = \"sequence_label\" or another field."
+        )
+    return tuple(item for item in value if isinstance(item, str))

@@ -1,0 +1,108 @@
+"""Task input: character spans -> one BIO tag a piece.
+
+A piece takes its tag from the span that it overlaps: the first piece `B-`, the others `I-`. Pieces of white space only belong to a span
+when they lie inside it.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
+
+from palm_serve.bundle.manifest import Decode, Role, TaskInfo
+from palm_serve.decoding.sequence_label import OUTSIDE, is_punctuation, tagged_range
+from palm_serve.types import Encoding
+from palm_trainer.data.example import Example, LabelledSpan
+from palm_trainer.data.inputs import Inputs, Texts
+from palm_trainer.data.targets.base import collate_rows
+from palm_trainer.errors import DataError
+from palm_trainer.tensors import IGNORE
+
+
+class SequenceLabelTarget:
+    """Tag indices over pieces. Every span type has both a `B-` and an `I-` tag, since any value may be several pieces."""
+
+    inputs: Inputs = Texts()
+
+    def __init__(
+        self,
+        task: str,
+        field: str,
+        types: Sequence[str],
+        *,
+        role: Role = "",
+        crf: bool = True,
+        value_punctuation: str | None = None,
+    ) -> None:
+        self.field = field
+        tags = (OUTSIDE, *(f"{prefix}-{name}" for name in types for prefix in "BI"))
+        arrays = {part: f"{task}.{part}" for part in ("start", "transitions", "end")} if crf else {}
+        self.info = TaskInfo(
+            kind="sequence_label",
+            role=role,
+            outputs=(f"{task}.logits",),
+            labels=tags,
+            decode=Decode(scheme="BIO", crf=crf, arrays=arrays, value_punctuation=value_punctuation),
+        )
+        self._index = {tag: i for i, tag in enumerate(tags)}
+
+    @classmethod
+    def learn(
+        cls, task: str, field: str, examples: Iterable[Example], *, role: Role = "", crf: bool = True
+    ) -> "SequenceLabelTarget":
+        """Collects span types, and the punctuation inside values, of the training examples. Raises DataError when there is no span."""
+        types: set[str] = set()
+        punctuation: set[str] = set()
+        for example in examples:
+            for span in spans_of(example, field, task):
+                types.add(span.label)
+                punctuation.update(c for c in example.text[span.start : span.end] if is_punctuation(c))
+        if not types:
+            raise DataError(
+                f"task '{task}': the training data holds no span in the field '{field}'. Check the field's name and the file."
+            )
+        return cls(task, field, sorted(types), role=role, crf=crf, value_punctuation="".join(sorted(punctuation)))
+
+    def encode(self, example: Example, encoding: Encoding) -> list[int]:
+        """A tag for each piece of the text, IGNORE elsewhere; all IGNORE when the example has no such field."""
+        tags = [IGNORE] * len(encoding)
+        if self.field not in example.fields:
+            return tags
+        first, after = tagged_range(encoding)
+        tags[first:after] = [self._index[OUTSIDE]] * (after - first)
+        position = first
+        for span in spans_of(example, self.field):
+            prefix = "B-"
+            while position < after and encoding.offsets[position][1] <= span.start:
+                position += 1
+            while position < after and encoding.offsets[position][0] < span.end:
+                tag = self._index.get(prefix + span.label)
+                if (
+                    tag is not None
+                    and tags[position] == self._index[OUTSIDE]
+                    and (prefix == "I-" or _begins(example.text, encoding.offsets[position], span))
+                ):
+                    tags[position] = tag
+                    prefix = "I-"
+                position += 1
+            position = max(first, position - 1)  # a piece may reach into the next span
+        return tags
+
+    def collate(self, targets: Sequence[Sequence[int]], length: int) -> Tensor:
+        """int64 [B, S], IGNORE beyond a row's end."""
+        return collate_rows(targets, length)
+
+
+def spans_of(example: Example, field: str, task: str = "") -> tuple[LabelledSpan, ...]:
+    """Spans of a field in text order; none when the example has no such field. Raises DataError when the field holds classes."""
+    value = example.fields.get(field, ())
+    if isinstance(value, str) or any(isinstance(item, str) for item in value):
+        raise DataError(
+            f"{example.source}: task '{task}' tags spans and needs them in '{field}', not {value!r}. Choose kind = \"classify\" or another field."
+        )
+    return tuple(sorted((item for item in value if isinstance(item, LabelledSpan)), key=lambda span: span.start))
+
+
+def _begins(text: str, piece: tuple[int, int], span: LabelledSpan) -> bool:
+    """Whether a piece shows something of the span. Once it has begun, invisible pieces (blanks, empty ones) belong to it too: tags have no holes."""
+    start, end = max(piece[0], span.start), min(piece[1], span.end)
+    return start < end and not text[start:end].isspace()

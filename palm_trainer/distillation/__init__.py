@@ -1,6 +1,0 @@
-"""Knowledge distillation (Hinton et al. 2015): finished runs teach the tasks that they share with a training."""
-
-from palm_trainer.distillation.loss import Distillation
-from palm_trainer.distillation.teachers import Teacher, load_teachers, soft_targets
-
-__all__ = ["Distillation", "Teacher", "load_teachers", "soft_targets"]

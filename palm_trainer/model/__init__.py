@@ -1,0 +1,1 @@
+"""The multi-task model: encoders, heads and checkpoints."""

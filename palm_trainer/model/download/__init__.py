@@ -1,0 +1,1 @@
+"""Pretrained models by name: cached, verified and usable offline."""

@@ -1,0 +1,83 @@
+"""One class a text."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from palm_trainer.model.heads.base import IGNORE, Head, LossSum
+from palm_trainer.tensors import POOLED_OUTPUT, full_precision
+
+
+class Classify(Head):
+    """Dropout and a linear layer on the text's vector.
+
+    Args:
+        num_classes: C.
+        input_dim: H of the backbone.
+        dropout_prob: on the input, while training.
+        label_smoothing: share of the probability that is spread over all classes (Szegedy et al. 2016).
+        statistics: holds statistics of its features (zeros, until `with_statistics`) for the Mahalanobis score, and gives the features themselves
+            beside the logits.
+    """
+
+    kind = "classify"
+    inputs = (POOLED_OUTPUT,)
+
+    def __init__(
+        self,
+        num_classes: int,
+        input_dim: int,
+        dropout_prob: float = 0.1,
+        *,
+        label_smoothing: float = 0.0,
+        statistics: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout_prob)
+        self.linear = nn.Linear(input_dim, num_classes)
+        self.label_smoothing = label_smoothing
+        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+        if statistics:
+            self.tensors = ("logits", "features")
+            for role, shape in _shapes(num_classes, input_dim).items():
+                self.register_buffer(role, torch.zeros(shape))
+
+    def with_statistics(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> "Classify":
+        """The head with the same layer, and statistics by role: `centre` [H], `whitening` [H, H], `means` [C, H]."""
+        classes, width = self.linear.weight.shape
+        head = Classify(classes, width, self.dropout.p, label_smoothing=self.label_smoothing, statistics=True)
+        head.linear = self.linear
+        for role in _shapes(classes, width):
+            head.register_buffer(role, torch.from_numpy(arrays[role]).to(self.linear.weight.device))
+        return head.train(self.training)
+
+    def decode_arrays(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The statistics, by role."""
+        return {role: buffer.float().cpu().numpy() for role, buffer in self.named_buffers()}
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`pooled_output` [B, H] -> `logits` [B, C], and with statistics `features` [B, H]."""
+        pooled = features[POOLED_OUTPUT.name]
+        logits = self.linear(self.dropout(pooled))
+        return {"logits": logits, "features": pooled} if "features" in self.tensors else {"logits": logits}
+
+    def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> LossSum:
+        """Cross-entropy; targets int64 [B], IGNORE where unlabelled. Counts examples."""
+        total = F.cross_entropy(
+            full_precision(outputs["logits"]),
+            targets,
+            ignore_index=IGNORE,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
+        )
+        return LossSum(total, self.labels(targets))
+
+
+def _shapes(classes: int, width: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the statistics by role."""
+    return {"centre": (width,), "whitening": (width, width), "means": (classes, width)}

@@ -1,0 +1,48 @@
+"""Any number of classes a text: several intents."""
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from palm_trainer.model.heads.base import IGNORE, Head, LossSum
+from palm_trainer.tensors import POOLED_OUTPUT, full_precision
+
+
+class MultiLabel(Head):
+    """Dropout and a linear layer on the text's vector; a sigmoid a class.
+
+    Args:
+        num_classes: C.
+        input_dim: H of the backbone.
+        dropout_prob: on the input, while training.
+    """
+
+    kind = "multi_label"
+    inputs = (POOLED_OUTPUT,)
+
+    def __init__(self, num_classes: int, input_dim: int, dropout_prob: float = 0.1) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout_prob)
+        self.linear = nn.Linear(input_dim, num_classes)
+        nn.init.normal_(self.linear.weight, std=0.02)
+        # One class of the C is expected at first, as in a softmax (Lin et al. 2017, 4.1): else the C sigmoids' loss would drown other tasks.
+        nn.init.constant_(self.linear.bias, -math.log(max(num_classes - 1, 1)))
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`pooled_output` [B, H] -> `logits` [B, C]."""
+        return {"logits": self.linear(self.dropout(features[POOLED_OUTPUT.name]))}
+
+    def labels(self, targets: Tensor) -> Tensor:
+        """Number of examples with a label; targets int64 [B, C], a row all IGNORE where there is none."""
+        return (targets[:, 0] != IGNORE).sum()
+
+    def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> LossSum:
+        """Binary cross-entropy, summed over the classes; targets int64 [B, C] of 0 and 1, IGNORE where unlabelled. Counts examples.
+
+        Summed, a class's logit gets the gradient that it gets in a softmax (probability minus target), whatever C is.
+        """
+        labelled, logits = targets != IGNORE, full_precision(outputs["logits"])
+        losses = F.binary_cross_entropy_with_logits(logits, targets.clamp(min=0).to(logits.dtype), reduction="none")
+        return LossSum((losses * labelled).sum(), self.labels(targets))

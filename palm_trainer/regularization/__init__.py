@@ -1,9 +1,0 @@
-"""What keeps a training from learning its data by heart; each off unless asked for."""
-
-from palm_trainer.regularization.adversarial import AdversarialNoise
-from palm_trainer.regularization.base import Regularization
-from palm_trainer.regularization.packed_dropout import PackedDropout
-from palm_trainer.regularization.r_drop import divergence
-from palm_trainer.regularization.word_dropout import WordDropout
-
-__all__ = ["AdversarialNoise", "PackedDropout", "Regularization", "WordDropout", "divergence"]

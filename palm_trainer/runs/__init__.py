@@ -1,0 +1,1 @@
+"""Training runs: from a job to a finished run directory."""

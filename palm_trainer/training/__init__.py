@@ -1,0 +1,1 @@
+"""The training loop: sources, mixing, balancing, optimization and regularization."""

@@ -1,0 +1,29 @@
+"""Which data set's batch comes next."""
+
+from palm_trainer.training.mixing.base import Mixing
+from palm_trainer.training.mixing.factory import make_mixing
+from palm_trainer.training.mixing.loss_driven import LossDriven
+from palm_trainer.training.mixing.planned import Planned
+from palm_trainer.training.mixing.quotas import (
+    annealed,
+    mix_ratio,
+    per_task_epochs,
+    proportional,
+    temperature,
+    uniform,
+)
+from palm_trainer.training.mixing.round_robin import RoundRobin
+
+__all__ = [
+    "LossDriven",
+    "Mixing",
+    "Planned",
+    "RoundRobin",
+    "annealed",
+    "make_mixing",
+    "mix_ratio",
+    "per_task_epochs",
+    "proportional",
+    "temperature",
+    "uniform",
+]

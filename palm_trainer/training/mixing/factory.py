@@ -1,0 +1,62 @@
+"""A policy's name and a run's sizes -> the policy."""
+
+from collections.abc import Mapping
+
+from palm_trainer.config.schema import MixingPolicy
+from palm_trainer.training.mixing.base import Mixing
+from palm_trainer.training.mixing.loss_driven import LossDriven
+from palm_trainer.training.mixing.planned import Planned
+from palm_trainer.training.mixing.quotas import (
+    annealed,
+    mix_ratio,
+    per_task_epochs,
+    proportional,
+    temperature,
+    uniform,
+)
+from palm_trainer.training.mixing.round_robin import RoundRobin
+
+_TEMPERATURE = 2.0
+
+
+def make_mixing(
+    policy: MixingPolicy,
+    batches: Mapping[str, int],
+    *,
+    reference: str,
+    epochs: float,
+    seed: int,
+    ratios: Mapping[str, float],
+    own_epochs: Mapping[str, float],
+    size_temperature: float | None = None,
+) -> Mixing:
+    """The order of the data sets' batches.
+
+    Args:
+        policy: its name.
+        batches: an epoch of each data set.
+        reference: data set whose epochs are counted.
+        epochs: of the reference.
+        seed: of the order.
+        ratios: mix ratio of each data set, for `mix_ratio`.
+        own_epochs: of each data set, for `per_task_epochs`.
+        size_temperature: T of `temperature`; None: 2.
+    """
+    match policy:
+        case "mix_ratio":
+            phases = [mix_ratio(ratios, batches[reference], epochs)]
+        case "per_task_epochs":
+            phases = [per_task_epochs(batches, own_epochs)]
+        case "proportional":
+            phases = [proportional(batches, epochs)]
+        case "temperature":
+            phases = [temperature(batches, reference, epochs, size_temperature or _TEMPERATURE)]
+        case "annealed":
+            phases = annealed(batches, reference, epochs)
+        case "uniform":
+            phases = [uniform(batches, reference, epochs)]
+        case "round_robin":
+            return RoundRobin(list(batches), round(epochs * batches[reference]))
+        case "loss_driven":
+            return LossDriven(list(batches), round(epochs * sum(batches.values())), seed)
+    return Planned(phases, seed)

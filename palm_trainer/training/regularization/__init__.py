@@ -1,0 +1,9 @@
+"""What keeps a training from learning its data by heart; each off unless asked for."""
+
+from palm_trainer.training.regularization.adversarial import AdversarialNoise
+from palm_trainer.training.regularization.base import Regularization
+from palm_trainer.training.regularization.packed_dropout import PackedDropout
+from palm_trainer.training.regularization.r_drop import divergence
+from palm_trainer.training.regularization.word_dropout import WordDropout
+
+__all__ = ["AdversarialNoise", "PackedDropout", "Regularization", "WordDropout", "divergence"]

@@ -1,0 +1,123 @@
+import pytest
+
+from palm_trainer.data.example import LabelledSpan
+from palm_trainer.data.formats.conll import BLANK_TOKEN
+from palm_trainer.data.formats.detect import Detection, detect
+from palm_trainer.data.formats.palm_tsv import TRAILING
+from palm_trainer.data.formats.text_files import FormatOptions
+from palm_trainer.errors import DataError
+
+
+def spans(example, field="slots"):
+    return [(example.text[s.start : s.end], s.label) for s in example.fields[field]]
+
+
+def test_tokens_tags_and_intent_comments(file, parse):
+    content = "# id = 7\n# intent: fly\nto\tO\nnew\tB-city\nyork\tI-city\n\t\n\n#\tO\nlol\tO\n"
+    path = file("a.conll", content)
+    (first, second), defects = parse("conll", path)
+    assert (first.text, first.fields["intent"], spans(first)) == ("to new york", "fly", [("new york", "city")])
+    assert first.words == ((0, 2), (3, 6), (7, 11))
+    assert first.source == f"{path}:3"
+    assert (second.text, second.fields) == ("# lol", {"slots": ()})
+    assert defects == {}
+
+
+def test_columns_of_conll_2003(file, parse):
+    content = "-DOCSTART- -X- O O\n\nEU NNP I-NP I-ORG\nis VBZ I-VP O\n: : O O\n# # O O\n"
+    (example,), defects = parse("conll", file("a.conll", content), scheme="iob1")
+    assert (example.text, spans(example)) == ("EU is : #", [("EU", "ORG")])
+    assert defects == {}
+
+
+def test_blank_as_character_keeps_its_tag(file, parse):
+    content = "放 O\na B-song\n  I-song\nb E-song\n\n  O\nx S-song\n"
+    (first, second), defects = parse("conll", file("a", content), joiner="", scheme="bioes")
+    assert (first.text, spans(first)) == ("放a b", [("a b", "song")])
+    assert first.words == ((0, 1), (1, 2), (2, 3), (3, 4))
+    assert (second.text, spans(second)) == (" x", [("x", "song")])
+    assert defects == {BLANK_TOKEN: 2}
+
+
+def test_intents_of_a_side_file(file, parse):
+    path = file("ch.train", "a O\n\nb O\n")
+    side = file("ch.train.intent", "x#y\nz\n")
+    examples, _ = parse("conll", path, intent_suffix=".intent", label_separator="#")
+    assert [e.fields["intent"] for e in examples] == [("x", "y"), ("z",)]
+    side.write_text("x\n")
+    with pytest.raises(DataError, match=r"ch\.train\.intent:2: 1 intents, but 2 sentences in ch\.train"):
+        parse("conll", path, intent_suffix=".intent")
+    side.unlink()
+    with pytest.raises(DataError, match=r"ch\.train\.intent: no such file"):
+        parse("conll", path, intent_suffix=".intent")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a O\nword\n", "a:2: 'word' is not a token and a tag"),
+        ("\tO\n", "a:1: '\tO' is not a token and a tag"),
+        ("a O\nb Q-x\n", "a:2: tag 'Q-x' is none of O, B-TYPE, I-TYPE"),
+        ("  O\n", "a:1: a sentence of blanks; remove it"),
+    ],
+)
+def test_faults(file, parse, content, message):
+    with pytest.raises(DataError, match=message):
+        parse("conll", file("a", content))
+
+
+def test_palm_words_and_tags(file, parse):
+    path = file("a.tsv", "text_a\tlabel\tintent\nto\x02new\x02york\x02\tO\x02B-city\x02I-city\x02\tfly\n")
+    (example,), defects = parse("palm", path)
+    assert (example.text, spans(example, "label")) == ("to new york", [("new york", "city")])
+    assert example.fields["intent"] == "fly"
+    assert example.words == ((0, 2), (3, 6), (7, 11))
+    assert defects == {TRAILING: 1}
+
+
+def test_palm_without_header_for_characters_and_for_prediction(file, parse):
+    path = file("a.tsv", "0\t北\x02京\tB-LOC\x02I-LOC\n")
+    (example,), _ = parse("palm", path, columns=("_", "text_a", "label"), joiner="")
+    assert (example.text, example.fields) == ("北京", {"label": (LabelledSpan(0, 2, "LOC"),)})
+    (example,), _ = parse("palm", file("b.tsv", "0\t北\x02京\n"), columns=("_", "text_a"), joiner="")
+    assert example.fields == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a\x02b\tO", ":2: 2 words, but 1 tags; give each word one tag"),
+        ("a b\tO O", ":2: tags are parted by blanks; format 'palm' parts words and tags by 0x02"),
+        ("a\x02\x02b\tO\x02O\x02O", ":2: word 2 is empty"),
+        ("a\x02b\tO\x02X", ":2:2: tag 'X' is none of"),
+        ("a", ":2: 1 fields, but 2 columns"),
+    ],
+)
+def test_palm_faults(file, parse, row, message):
+    with pytest.raises(DataError, match=message):
+        parse("palm", file("a.tsv", f"text_a\tlabel\n{row}\n"))
+
+
+MIXED = "list O\nboston B-city\natis_flight#atis_fare\n\nhi O\natis_flight\n"
+"""The layout of MixATIS' dev.txt and test.txt: the intents of a sentence in a line after its tokens."""
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_intent_in_the_last_line_of_a_sentence(file, parse, end):
+    path = file("dev.txt", MIXED.rstrip("\n") + end)
+    assert detect(path) == Detection("conll", FormatOptions(intent_line=True))
+    examples, defects = parse("conll", path, intent_line=True, label_separator="#")
+    assert [(e.text, e.fields["intent"]) for e in examples] == [
+        ("list boston", ("atis_flight", "atis_fare")),
+        ("hi", ("atis_flight",)),
+    ]
+    assert defects == {}
+
+
+def test_intent_line_is_asked_for_where_it_is_missing_and_where_it_is_not_told(file, parse):
+    with pytest.raises(
+        DataError, match=r"dev\.txt:3: .* \(if it is the intent of the sentence above, set `intent_line = true`\)"
+    ):
+        parse("conll", file("dev.txt", MIXED))
+    with pytest.raises(DataError, match=r"a:2: 'b O' should be the sentence's intent alone \(`intent_line`\); add it"):
+        parse("conll", file("a", "a O\nb O\n\n"), intent_line=True)

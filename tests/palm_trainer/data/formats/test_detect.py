@@ -1,0 +1,91 @@
+import pytest
+
+from palm_trainer.data.formats import FORMATS
+from palm_trainer.data.formats.detect import detect
+from palm_trainer.data.formats.text_files import Defects, FormatOptions
+from palm_trainer.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.json", '{"data": []}', ("squad", {})),
+        ("a.json", '{"train": [["a", "b"]]}', ("clinc", {})),
+        ("a.json", '[{"id": 1, "text": "a", "x": "", "label": 0}]', ("json", {"columns": ("text", "label")})),
+        ("a.yml", "nlu: []", ("rasa", {})),
+        ("a.jsonl", '{"text": "a"}\n', ("jsonl", {})),
+        ("a.txt", '{"text": "a"}\n', ("jsonl", {})),
+        ("a.csv", "text,label\na,b\n", ("csv", {})),
+        ("a.tsv", "text_a\tlabel\na\x02b\tO\x02B-x\n", ("palm", {})),
+        (
+            "a.tsv",
+            "1\t北\x02京\tB-x\x02E-x\n",
+            ("palm", {"columns": ("_", "text_a", "label"), "joiner": "", "scheme": "bioes"}),
+        ),
+        ("a.tsv", "1\t北\x02京\n", ("palm", {"columns": ("_", "text_a"), "joiner": ""})),
+        ("a.conll", "to O\nrome B-x\n\nhi O\n", ("conll", {})),
+        ("a", "# intent: i\nto\tI-x\nrome\tI-x\n\nhi\tO\n", ("conll", {"scheme": "iob1"})),
+        ("a", "北 B-x\n  M-x\n京 E-x\n\n北 O\n京 O\n", ("conll", {"scheme": "bmes", "joiner": ""})),
+        ("a.txt", "label\ttext_a\n1\tx\n", ("tsv", {})),
+        ("a.txt", "x is good\t1\ny is bad\t0\nz\t1\nv\t0\nw\t1\n", ("tsv", {"columns": ("text_a", "label")})),
+        ("a.tsv", "text\n", ("tsv", {})),
+        ("a.txt", "one line\nA B\n", ("text", {})),
+    ],
+)
+def test_format_and_options(file, name, content, expected):
+    found = detect(file(name, content))
+    assert (found.format, found.options) == (expected[0], FormatOptions(**expected[1]))
+
+
+def test_side_file_of_intents(file):
+    path = file("ch.train", "a O\n\nb O\n")
+    file("ch.train.intent", "x\ny\n")
+    assert detect(path).options.intent_suffix == ".intent"
+
+
+def test_faults(file, tmp_path):
+    with pytest.raises(DataError, match="JSON of no known format"):
+        detect(file("a.json", "3"))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DataError, match="a directory of no known format"):
+        detect(tmp_path / "folder")
+    with pytest.raises(DataError, match="no such file"):
+        detect(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("atis/train", "joint"),
+        ("chnsenticorp/dev.tsv", "tsv"),
+        ("sst2/dev.tsv", "tsv"),
+        ("mrpc/msr_paraphrase_test.txt", "tsv"),
+        ("palm_toy/test2/match4mrqa/train.tsv", "tsv"),
+        ("palm_toy/test2/mlm4mrqa/train.tsv", "tsv"),
+        ("banking77/test.csv", "csv"),
+        ("lcqmc_curc/dev.json", "json"),
+        ("clinc150/data_full.json", "clinc"),
+        ("clinc150/data_full.json#test", "clinc"),
+        ("rasa_financial_demo/nlu.yml", "rasa"),
+        ("rasa_nlu_training_data", "rasa"),
+        ("cais/test/ch.test", "conll"),
+        ("msra_ner/msra_test_bio.txt", "conll"),
+        ("wnut17/wnut17train.conll", "conll"),
+        ("wnut17/emerging.test.annotated", "conll"),
+        ("msra_ner/ernie_sample/test/test.tsv", "palm"),
+        ("msra_ner/ernie_sample/predict/predict.tsv", "palm"),
+        ("xquad/xquad.zh.json", "squad"),
+        ("mlm_text/news_zh_1.txt", "text"),
+    ],
+)
+def test_real_files_are_recognised_and_read(data, path, name):
+    found = detect(data / path)
+    assert found.format == name
+    if path != "clinc150/data_full.json":
+        examples = list(FORMATS[name](data / path, found.options, Defects()))
+        assert len(examples) > 60
+        pairs = path.startswith(("mrpc", "lcqmc", "xquad", "palm_toy/test2/match"))
+        assert all((example.pair is not None) == pairs for example in examples)
+        assert path.startswith(("mlm", "palm_toy/test2/mlm", "msra_ner/ernie_sample/predict")) or all(
+            e.fields for e in examples
+        )

@@ -1,0 +1,101 @@
+"""Formats json, clinc, squad and text."""
+
+import json
+
+import pytest
+
+from palm_trainer.data.example import LabelledSpan
+from palm_trainer.data.formats.columns import NO_CLASS
+from palm_trainer.data.formats.squad import ABSENT, MOVED, NO_START, NO_TEXT, UNANSWERED
+from palm_trainer.errors import DataError
+
+
+def test_json_array_of_rows(file, parse):
+    rows = [{"id": 1, "text_a": "x", "text_b": "y", "text_c": "", "label": 1}]
+    path = file("a.json", json.dumps(rows))
+    (example,), defects = parse("json", path)
+    assert (example.text, example.pair, example.fields) == ("x", "y", {"label": "1"})
+    assert defects == {NO_CLASS: 1}
+    assert parse("json", path, columns=("text_a", "text_b", "label"))[1] == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("{}", {}, "a JSON dict, not an array of objects"),
+        ("[1]", {}, "element 1: 1 is not an object"),
+        ('[{"text": "a"}]', {"columns": ("text", "label")}, "element 1: no key 'label' among text"),
+        ('[{"label": "a"}]', {}, "element 1: keys label do not hold one text"),
+        ('[{"text": ""}]', {}, "element 1: column 'text' is empty"),
+        ("[\n1,]", {}, r"a\.json:2:\d: not JSON"),
+    ],
+)
+def test_json_faults(file, parse, content, options, message):
+    with pytest.raises(DataError, match=message):
+        parse("json", file("a.json", content), **options)
+
+
+def test_clinc_splits(file, parse):
+    path = file("d.json", json.dumps({"train": [["a", "x"]], "oos_train": [["b", "oos"]]}))
+    (example,), _ = parse("clinc", path.with_name("d.json#oos_train"))
+    assert (example.text, example.fields) == ("b", {"intent": "oos"})
+    for name in ("d.json", "d.json#dev"):
+        with pytest.raises(DataError, match=r"the file holds: train, oos_train\); write the path as d\.json#SPLIT"):
+            parse("clinc", path.with_name(name))
+    with pytest.raises(DataError, match=r"row 1: \['a'\] is not \[text, intent\]"):
+        parse("clinc", file("e.json", '{"train": [["a"]]}').with_name("e.json#train"))
+
+
+def squad(*questions, context="one two one"):
+    qas = [{"id": str(i), "question": "what?", **question} for i, question in enumerate(questions)]
+    return json.dumps({"version": "v2.0", "data": [{"title": "t", "paragraphs": [{"context": context, "qas": qas}]}]})
+
+
+def test_squad_answers_are_spans_of_the_pair(file, parse):
+    one, two = {"text": "one", "answer_start": 0}, {"text": "two", "answer_start": 4}
+    path = file(
+        "a.json",
+        squad({"answers": [two, one, one]}, {"answers": [], "is_impossible": True}, {}, {"answers": []}),
+    )
+    examples, defects = parse("squad", path)
+    assert examples[0].text == "what?"
+    assert examples[0].pair == "one two one"
+    assert [e.fields for e in examples] == [
+        {"answer": (LabelledSpan(0, 3, ""), LabelledSpan(4, 7, ""))},
+        {"answer": ()},
+        {},
+        {"answer": ()},
+    ]
+    assert examples[1].source == f"{path}#1"
+    assert defects == {}
+
+
+def test_squad_offsets_are_checked_not_trusted(file, parse):
+    def answers(*pairs):
+        return {"answers": [{"text": text, "answer_start": start} for text, start in pairs]}
+
+    path = file(
+        "a.json", squad(answers(("one", 7)), answers(("one", -1)), answers(("six", 0), ("two", 4)), answers(("", 2)))
+    )
+    examples, defects = parse("squad", path)
+    assert [e.fields.get("answer") for e in examples] == [
+        (LabelledSpan(8, 11, ""),),
+        (LabelledSpan(0, 3, ""),),
+        (LabelledSpan(4, 7, ""),),
+        None,
+    ]
+    assert defects == {MOVED: 2, ABSENT: 2, NO_START: 1, UNANSWERED: 1}
+
+
+def test_squad_without_text_or_structure(file, parse):
+    assert parse("squad", file("a.json", squad({"question": " "}))) == ([], {NO_TEXT: 1})
+    with pytest.raises(DataError, match='no "data" array'):
+        parse("squad", file("b.json", "[]"))
+    with pytest.raises(DataError, match=r"not SQuAD's structure \(KeyError: 'paragraphs'\)"):
+        parse("squad", file("c.json", '{"data": [{}]}'))
+
+
+def test_text_lines(file, parse):
+    path = file("a.txt", "one\n\n  \ntwo words\n")
+    examples, _ = parse("text", path)
+    assert [(e.text, e.source) for e in examples] == [("one", f"{path}:1"), ("two words", f"{path}:4")]

@@ -1,0 +1,102 @@
+"""Every format over real files, whole: rows and defects as documented for them."""
+
+from collections import Counter
+
+import pytest
+
+from palm_trainer.data.formats.conll import BLANK_TOKEN
+from palm_trainer.data.formats.csv import BROKEN_LINE
+from palm_trainer.data.formats.joint import INNER_BLANKS, OUTER_BLANKS
+from palm_trainer.data.formats.rasa import SYNONYM
+from palm_trainer.data.formats.squad import ABSENT, MOVED, NO_START, NO_TEXT
+from palm_trainer.data.formats.text_files import BYTE_ORDER_MARK, CRLF
+from palm_trainer.data.formats.tsv import LONE_QUOTE
+
+PAIRS = {"columns": ("label", "_", "_", "text_a", "text_b"), "header": True}
+TEXT_FIRST = {"columns": ("text", "label")}
+CAIS = {"joiner": "", "scheme": "bioes", "intent_suffix": ".intent"}
+ERNIE = {"joiner": "", "columns": ("_", "text_a", "label")}
+SYNONYM_SECTION = "synonym section (passed over)"
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "options", "rows", "defects"),
+    [
+        ("joint", "atis/train", {}, 4478, {}),
+        ("joint", "atis/dev", {}, 500, {}),
+        ("joint", "atis/test", {}, 893, {}),
+        ("joint", "snips/train", {}, 13084, {OUTER_BLANKS: 2473, INNER_BLANKS: 1039}),
+        ("joint", "snips/dev", {}, 700, {OUTER_BLANKS: 235, INNER_BLANKS: 67}),
+        ("joint", "snips/test", {}, 700, {OUTER_BLANKS: 124, INNER_BLANKS: 54}),
+        ("joint", "mixatis/train", {"label_separator": "#"}, 13162, {}),
+        ("joint", "mixsnips/test", {"label_separator": "#"}, 2199, {}),
+        ("tsv", "chnsenticorp/train.tsv", {}, 9600, {LONE_QUOTE: 9}),
+        ("tsv", "mrpc/msr_paraphrase_train.txt", PAIRS, 4076, {BYTE_ORDER_MARK: 1, LONE_QUOTE: 227}),
+        ("tsv", "mrpc/msr_paraphrase_test.txt", PAIRS, 1725, {BYTE_ORDER_MARK: 1, LONE_QUOTE: 98}),
+        ("tsv", "sst2/train.tsv", TEXT_FIRST, 6920, {}),
+        ("tsv", "sst2/test.tsv", TEXT_FIRST, 1821, {}),
+        ("tsv", "palm_toy/test2/cls4mrqa/train.tsv", {}, 61, {LONE_QUOTE: 7}),
+        ("tsv", "palm_toy/test2/match4mrqa/train.tsv", {}, 100, {LONE_QUOTE: 10}),
+        ("tsv", "palm_toy/test2/mlm4mrqa/train.tsv", {}, 120, {LONE_QUOTE: 8}),
+        ("csv", "banking77/train.csv", {}, 10003, {CRLF: 10004, BROKEN_LINE: 10}),
+        ("csv", "banking77/test.csv", {}, 3080, {CRLF: 3081, BROKEN_LINE: 3}),
+        ("json", "lcqmc_curc/dev.json", {"columns": ("text_a", "text_b", "label")}, 8802, {}),
+        ("clinc", "clinc150/data_full.json#train", {}, 15000, {}),
+        ("clinc", "clinc150/data_full.json#oos_test", {}, 1000, {}),
+        ("rasa", "rasa_financial_demo/nlu.yml", {}, 578, {SYNONYM: 11, SYNONYM_SECTION: 3}),
+        ("rasa", "rasa_nlu_training_data", {}, 1164, {}),
+        ("rasa", "rasa_nlu_training_data/banking/nlu.yml", {}, 471, {}),
+        ("conll", "cais/train/ch.train", CAIS, 7995, {BLANK_TOKEN: 97}),
+        ("conll", "cais/valid/ch.valid", CAIS, 994, {BLANK_TOKEN: 16}),
+        ("conll", "cais/test/ch.test", CAIS, 1012, {BLANK_TOKEN: 6}),
+        ("conll", "msra_ner/msra_test_bio.txt", {"joiner": ""}, 3442, {}),
+        ("conll", "wnut17/wnut17train.conll", {}, 3394, {}),
+        ("conll", "wnut17/emerging.dev.conll", {}, 1009, {}),
+        ("conll", "wnut17/emerging.test.annotated", {}, 1287, {}),
+        ("palm", "msra_ner/ernie_sample/train/train.tsv", ERNIE, 800, {}),
+        ("palm", "msra_ner/ernie_sample/test/test.tsv", ERNIE, 500, {}),
+        ("squad", "cmrc2018/squad-style/cmrc2018_dev.json", {}, 3219, {ABSENT: 193, MOVED: 7, NO_START: 193}),
+        ("squad", "cmrc2018/squad-style/cmrc2018_trial.json", {}, 1000, {MOVED: 5, NO_TEXT: 2}),
+        ("squad", "xquad/xquad.zh.json", {}, 1190, {}),
+        ("squad", "squad_tiny/squad_tiny.json", {}, 208, {}),
+        ("squad", "palm_toy/test2/mrqa/train.json", {}, 99, {}),
+        ("text", "mlm_text/all_wiki_sents.txt", {}, 14750, {}),
+    ],
+)
+def test_rows_and_defects(data, parse, name, path, options, rows, defects):
+    examples, found = parse(name, data / path, **options)
+    assert len(examples) == rows
+    assert found == defects
+    for example in examples:
+        for start, end in example.words or ():
+            assert 0 <= start < end <= len(example.text)
+
+
+def test_spans_of_real_files(data, parse):
+    def types(name, path, field="slots", **options):
+        examples, _ = parse(name, data / path, **options)
+        return Counter(span.label for example in examples for span in example.fields[field])
+
+    assert types("conll", "msra_ner/msra_test_bio.txt", joiner="") == {"LOC": 2886, "ORG": 1331, "PER": 1973}
+    assert types("rasa", "rasa_financial_demo/nlu.yml").total() == 247 + 11
+    assert len(types("conll", "wnut17/wnut17train.conll")) == 6
+    tags = parse("joint", data / "atis/train")[0]
+    assert len({example.fields["intent"] for example in tags}) == 21
+
+
+def test_blanks_of_cais_are_characters(data, parse):
+    counts = []
+    for split in ("train", "valid", "test"):
+        examples, _ = parse("conll", data / f"cais/{split}/ch.{split}", **CAIS)
+        counts.append(sum(example.text[start:end] == " " for example in examples for start, end in example.words))
+    assert counts == [97, 16, 6]
+    intents = [
+        {e.fields["intent"] for e in parse("conll", data / f"cais/{s}/ch.{s}", **CAIS)[0]} for s in ("train", "test")
+    ]
+    assert len(intents[0]) == 13
+    assert intents[1] - intents[0] == {"GetDate"}
+
+
+def test_impossible_questions_of_squad_2(data, parse):
+    examples, _ = parse("squad", data / "squad_tiny/squad_tiny.json")
+    assert sum(example.fields["answer"] == () for example in examples) == 112

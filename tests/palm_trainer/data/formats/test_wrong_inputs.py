@@ -1,0 +1,92 @@
+"""What users give by mistake: every format answers with one message that says where and what to do."""
+
+import pytest
+
+from palm_trainer.data.formats import FORMATS
+from palm_trainer.data.formats.detect import detect
+from palm_trainer.errors import DataError
+
+CHINESE = "标签\t文本\n好\t今天天气怎么样\n坏\t明天呢\n"
+FILES = sorted(set(FORMATS) - {"joint", "datasets"})  # the others are directories
+TEXTS = sorted(set(FILES) - {"parquet", "clinc"})
+
+
+def at(path, name):
+    """The path as a format takes it."""
+    return path.with_name(path.name + "#train") if name == "clinc" else path
+
+
+def put(folder, name, content):
+    """A file of this content, or for joint a directory of three."""
+    path = folder / ("d" if name == "joint" else "f.txt")
+    for file in [path / part for part in ("seq.in", "seq.out", "label")] if name == "joint" else [path]:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_missing_file(name, tmp_path, parse):
+    with pytest.raises(DataError, match=r"absent.*(no such|reads a directory)"):
+        parse(name, at(tmp_path / "absent", name))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_directory_with_nothing_in_it(name, tmp_path, parse):
+    (tmp_path / "folder").mkdir()
+    wanted = r"folder.*(Is a directory|no such file|no \*\.parquet file|no state\.json|no \.yml or \.yaml file)"
+    with pytest.raises(DataError, match=wanted):
+        parse(name, at(tmp_path / "folder", name))
+
+
+@pytest.mark.parametrize("name", [*TEXTS, "joint", "clinc"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "an empty file; a data file holds at least one example"),
+        (b"\xef\xbb\xbf \r\n", "an empty file"),
+        (
+            CHINESE.encode("gbk"),
+            r":1:1: byte 0xb1 is not UTF-8 \(GBK or GB18030, it seems\); convert the file to UTF-8",
+        ),
+        ("text\n".encode("utf-16"), r":1:1: byte 0xff is not UTF-8 \(UTF-16, by its first bytes\)"),
+        (
+            b"text\tlabel\nok\t1\nPK\x03\x04\x00\x14",
+            r":3:5: a zero byte, as in a binary file; give a text file",
+        ),
+        (b"fine\na\xe9b\n", r":2:2: byte 0xe9 is not UTF-8; convert the file to UTF-8"),
+        (b"\x89PNG\r\n\x1a\n\x00", r":3:1: a zero byte, as in a binary file"),
+    ],
+)
+def test_bytes_that_are_no_text(name, content, message, tmp_path, parse):
+    with pytest.raises(DataError, match=message):
+        parse(name, at(put(tmp_path, name, content), name))
+
+
+@pytest.mark.parametrize("name", ["json", "squad", "clinc"])
+def test_json_that_breaks_off(name, file, parse):
+    path = file("a.json", '[{"text": "a"},\n {"text": "b"')
+    with pytest.raises(DataError, match=r"a\.json:2:\d+: not JSON: .*; correct it"):
+        parse(name, at(path, name))
+
+
+def test_a_huge_line_is_read(file, parse):
+    text = "word " * 100_000
+    [example], _ = parse("tsv", file("a.tsv", f"text\tlabel\n{text}\tx\n"))
+    assert example.text == text
+    [example], _ = parse("text", file("a.txt", text))
+    assert len(example.text) == len(text)
+
+
+def test_a_quote_that_is_never_closed(file, parse):
+    path = file("a.csv", 'text,label\nfine,x\n"never closed,y\n' + "more,z\n" * 50_000)
+    with pytest.raises(
+        DataError, match=r"a\.csv:3: field larger than field limit .*; double the quotes inside quoted fields"
+    ):
+        parse("csv", path)
+
+
+@pytest.mark.parametrize("content", [b"", CHINESE.encode("gbk"), b"\x00\x01"])
+def test_detection_says_the_same(file, content):
+    with pytest.raises(DataError, match=r"an empty file|is not UTF-8|a zero byte"):
+        detect(file("a.tsv", content))

@@ -1,0 +1,257 @@
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palm_trainer.data.convert import PAIR_LOST, ROLES_LOST, TEXT_CHANGED, convert
+from palm_trainer.data.formats import FORMATS
+from palm_trainer.data.formats.text_files import Defects, FormatOptions
+from palm_trainer.data.formats.writers import WRITERS
+from palm_trainer.errors import DataError
+
+
+def read(name, path, options=None):
+    return list(FORMATS[name](path, options or FormatOptions(), Defects()))
+
+
+def plain(example):
+    return (example.text, example.pair, dict(example.fields))
+
+
+@pytest.fixture
+def joint(tmp_path):
+    folder = tmp_path / "joint"
+    folder.mkdir()
+    (folder / "seq.in").write_text("fly  to new york\nplay it\n")
+    (folder / "seq.out").write_text("O O B-city I-city\nO O\n")
+    (folder / "label").write_text("flight\nmusic\n")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.conll", "a", "a.tsv"])
+def test_joint_data_survives_every_format_that_can_hold_it(joint, tmp_path, name):
+    result = convert(joint, tmp_path / "out" / name)
+    assert result.count == 2
+    assert result.losses == []
+    copies = read(result.target_format, tmp_path / "out" / name, result.options)
+    assert [plain(e) for e in copies] == [plain(e) for e in read("joint", joint)]
+    assert [e.words for e in copies] == [e.words for e in read("joint", joint)]
+
+
+def test_the_tables_of_palm(joint, tmp_path):
+    slots = convert(joint, tmp_path / "slot.tsv", field="slots")
+    assert (tmp_path / "slot.tsv").read_text() == (
+        "text_a\tlabel\nfly\x02to\x02new\x02york\tO\x02O\x02B-city\x02I-city\nplay\x02it\tO\x02O\n"
+    )
+    assert [loss.kind for loss in slots.losses] == ["field 'intent': left out or under another name"]
+    convert(joint, tmp_path / "intent.tsv", field="intent")
+    assert (tmp_path / "intent.tsv").read_text() == "label\ttext_a\nflight\tfly to new york\nmusic\tplay it\n"
+
+
+def test_losses_are_told(tmp_path):
+    rows = [
+        {"text": "from rome!", "intent": "fly", "slots": [{"start": 5, "end": 9, "label": "city", "role": "from"}]},
+        {"text": "b\tc", "text_pair": "d", "intent": "x"},
+    ]
+    source = tmp_path / "a.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)))
+    result = convert(source, tmp_path / "joint")
+    assert {(loss.kind, loss.count, loss.first) for loss in result.losses} == {
+        (TEXT_CHANGED, 2, f"{source}:1"),
+        (ROLES_LOST, 1, f"{source}:1"),
+        (PAIR_LOST, 1, f"{source}:2"),
+        ("field 'slots': made up, the source has none here under this name", 1, f"{source}:2"),
+    }
+    assert (tmp_path / "joint" / "seq.in").read_text() == "from rome !\nb c\n"
+    assert convert(source, tmp_path / "b.jsonl").losses == []
+
+
+def test_characters_are_written_without_blanks(tmp_path):
+    source = tmp_path / "a.txt"
+    source.write_text("# intent: a\n北\tB-city\n京\tI-city\n\n# intent: b\n好\tO\n \tO\n好\tO\n")
+    result = convert(source, tmp_path / "b.tsv")
+    assert (result.source_format, result.target_format, result.options.joiner) == ("conll", "palm", "")
+    assert result.losses == []
+    result = convert(source, tmp_path / "joint")
+    assert [(loss.kind, loss.count, loss.first) for loss in result.losses] == [(TEXT_CHANGED, 1, f"{source}:6")]
+    assert (tmp_path / "joint" / "seq.in").read_text() == "北 京\n好 好\n"
+
+
+def test_several_classes(tmp_path):
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"text": "a", "intent": ["x", "y"]}\n{"text": "b", "intent": ["z"]}\n')
+    for name in ("b.tsv", "b.conll", "b"):
+        result = convert(source, tmp_path / name)
+        assert [loss.kind for loss in result.losses if "slots" not in loss.kind] == []
+        assert read(result.target_format, tmp_path / name, result.options)[0].fields["intent"] == ("x", "y")
+
+
+def test_answers_are_kept_in_jsonl_only(tmp_path):
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"text": "a?", "text_pair": "b c", "answer": [{"start": 0, "end": 1}]}\n')
+    assert convert(source, tmp_path / "b.jsonl").losses == []
+    result = convert(source, tmp_path / "b.tsv")
+    assert result.target_format == "tsv"
+    assert [loss.kind for loss in result.losses] == ["field 'answer': left out or under another name"]
+
+
+def test_faults(joint, tmp_path):
+    with pytest.raises(DataError, match="exists; remove it"):
+        convert(joint, joint)
+    with pytest.raises(DataError, match=r"suffix '\.xml' tells no format \(\.jsonl, .*\.json, \.tsv, none for joint\)"):
+        convert(joint, tmp_path / "a.xml")
+    with pytest.raises(DataError, match="format 'datasets' cannot be written; choose one of jsonl, joint"):
+        convert(joint, tmp_path / "a", target_format="datasets")
+    with pytest.raises(DataError, match="unknown format 'jiont'; known: joint"):
+        convert(joint, tmp_path / "a.jsonl", source_format="jiont")
+    with pytest.raises(DataError, match="no field 'slot'; known: intent, slots"):
+        convert(joint, tmp_path / "a.tsv", field="slot")
+    source = tmp_path / "a.txt"
+    source.write_text("one\ntwo\n")
+    with pytest.raises(DataError, match=r"a\.txt:1: no class, but format 'joint' has one in each line"):
+        convert(source, tmp_path / "joint2")
+    assert not (tmp_path / "joint2").exists()
+    source.write_text('{"text": "a"}\n{"text": "a", "text_pair": "b"}\n')
+    with pytest.raises(DataError, match=r"a\.txt:1: no second text, which other examples have"):
+        convert(source, tmp_path / "c.tsv")
+
+
+TEXT = st.text(st.sampled_from("ab \t\u3000北\u0301😀\n#\"'\u2028\x85[](){}:-|,\\"), min_size=1).filter(str.strip)
+NAME = st.text(st.sampled_from("ab-_. #"), min_size=1).map(str.strip).filter(bool)
+
+
+SOME = st.booleans()
+
+
+@st.composite
+def rows(draw, texts=TEXT, pairs=SOME, names=NAME):
+    text = draw(texts)
+    row = {"text": text}
+    if draw(pairs):
+        row["text_pair"] = draw(texts)
+    if draw(st.booleans()):
+        row["intent"] = draw(st.one_of(names, st.lists(names, unique=True, max_size=2)))
+    bounds = sorted(draw(st.sets(st.integers(0, len(text)), max_size=6)))
+    if draw(st.booleans()):
+        pairs = zip(bounds[::2], bounds[1::2], strict=False)
+        row["slots"] = [{"start": s, "end": e, "label": draw(names)} for s, e in pairs]
+    return row
+
+
+@given(data=st.lists(rows(), min_size=1, max_size=4), target=st.sampled_from(sorted(WRITERS)))
+def test_what_is_not_reported_lost_reads_back_equal(tmp_path_factory, data, target):
+    folder = tmp_path_factory.mktemp("convert")
+    source = folder / "a.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in data))
+    try:
+        result = convert(source, folder / "out", target_format=target)
+    except DataError:
+        assert target not in ("jsonl", "conll", "palm", "text")
+        return
+    copies = read(target, folder / "out", result.options)
+    assert len(copies) == len(data) == result.count
+    if not result.losses:
+        assert [plain(e) for e in copies] == [plain(e) for e in read("jsonl", source)]
+    if target == "jsonl":
+        assert not result.losses
+
+
+@given(data=st.data(), name=st.sampled_from(sorted(WRITERS)))
+def test_what_a_format_holds_survives_jsonl_and_back(tmp_path_factory, data, name):
+    """Whatever was read from a file of any format: as jsonl it is the same, and from there in its own format again."""
+    folder = tmp_path_factory.mktemp("round")
+    plain_texts = TEXT.map(lambda text: re.sub(r"[\[\](){}]", "x", text))  # Rasa has no way to write these as text
+    plain_names = NAME.map(lambda text: text.replace("#", "x"))  # joins several classes
+    pairs = st.just(name == "squad")
+    if name in ("tsv", "csv", "json", "parquet"):
+        pairs = st.just(data.draw(st.booleans()))
+    examples = data.draw(st.lists(rows(plain_texts, pairs, plain_names), min_size=1, max_size=4))
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in examples))
+    target = "b.json#train" if name == "clinc" else "b"
+    try:
+        first = convert(folder / "a.jsonl", folder / target, target_format=name)
+    except DataError:
+        return
+    read_first = read(name, folder / target, first.options)
+    lines = convert(folder / target, folder / "c.jsonl", source_format=name, options=first.options)
+    assert lines.losses == []
+    assert [plain(e) for e in read("jsonl", folder / "c.jsonl")] == [plain(e) for e in read_first]
+    again = convert(folder / "c.jsonl", folder / target.replace("b", "d"), target_format=name)
+    assert again.losses == []
+    copies = read(name, folder / target.replace("b", "d"), again.options)
+    assert [plain(e) for e in copies] == [plain(e) for e in read_first]
+
+
+SPANS = [
+    {"start": 6, "end": 8, "label": "city", "role": "from", "group": "1"},
+    {"start": 14, "end": 17, "label": "a b"},
+]
+FULL = {"text": 'from "öl" to, x 😀', "intent": "fly", "slots": SPANS}
+QUESTION = {"text": "who?", "text_pair": "Ann and\tBob", "answer": [{"start": 0, "end": 3}, {"start": 8, "end": 11}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("a.yml", FULL),
+        ("a.parquet", FULL),
+        ("a.parquet", QUESTION | {"topics": ["x", "y"], "words": [[0, 3]]}),
+        ("a.json", QUESTION),
+        ("a.json", {"text": "who?", "text_pair": "nobody", "answer": []}),
+        ("a.json", {"text": 'a\nb\t"c', "label": "x"}),
+        ("a.csv", {"text": ' a\nb\t"c",\r\n', "text_pair": "d,e", "label": "x"}),
+        ("a.json#train", {"text": "a\nb", "intent": "x y"}),
+        ("a.txt", {"text": "a b"}),
+    ],
+)
+def test_what_each_format_can_hold(tmp_path, name, row):
+    source = tmp_path / "source.jsonl"
+    source.write_text(json.dumps(row) + "\n")
+    result = convert(source, tmp_path / name)
+    assert [loss.kind for loss in result.losses] in (
+        [],
+        ["field 'slots': made up, the source has none here under this name"],
+    )
+    [copy] = read(result.target_format, tmp_path / name, result.options)
+    [given] = read("jsonl", source)
+    assert (copy.text, copy.pair) == (given.text, given.pair)
+    assert {name: copy.fields[name] for name in given.fields} == given.fields
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "message"),
+    [
+        ("a.yml", [{"text": "a"}], r"source\.jsonl:1: no class, which format 'rasa' has for each example"),
+        ("a.json#x", [{"text": "a"}], r"source\.jsonl:1: no class, which format 'clinc' has for each example"),
+        (
+            "a.parquet",
+            [{"text": "a", "c": "x"}, {"text": "b", "c": ["y"]}],
+            r"source\.jsonl:1: 'c' is one class, in other rows a list",
+        ),
+        ("a.json", [{"text": "a", "text_pair": "b", "answer": []}, {"text": "c"}], r"source\.jsonl:2: no passage"),
+    ],
+)
+def test_what_a_format_cannot_hold_at_all(tmp_path, name, rows, message):
+    source = tmp_path / "source.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=message):
+        convert(source, tmp_path / name)
+
+
+def test_a_clinc_target_names_its_split(tmp_path, joint):
+    with pytest.raises(DataError, match=r"a: no split; format 'clinc' holds several, write the path as a#SPLIT"):
+        convert(joint, tmp_path / "a", target_format="clinc")
+
+
+def test_text_that_reads_as_an_annotation_is_told(tmp_path):
+    source = tmp_path / "a.jsonl"
+    source.write_text(json.dumps({"text": "see [a](b)", "intent": "x", "slots": []}) + "\n")
+    assert [loss.kind for loss in convert(source, tmp_path / "a.yml").losses] == [
+        TEXT_CHANGED,
+        "field 'slots': changed",
+    ]
+    source.write_text(json.dumps({"text": "see [a]{b}", "intent": "x"}) + "\n")
+    with pytest.raises(DataError, match="format 'rasa' cannot hold these examples; what was written does not read"):
+        convert(source, tmp_path / "b.yml")

@@ -1,0 +1,48 @@
+"""Faults of splits taken together, and of files as a whole."""
+
+from palm_trainer.data.example import Example, LabelledSpan
+from palm_trainer.data.statistics import LEAKED, RELABELLED, survey
+
+
+def example(text, number, **fields):
+    return Example(text, fields, source=f"f:{number}")
+
+
+def faults(splits, *fields):
+    return {split: [(d.kind, d.count, d.first) for d in found] for split, found in survey(splits, list(fields)).items()}
+
+
+def test_labels_that_training_never_sees():
+    train = [example("a", 1, intent="x", slots=(LabelledSpan(0, 1, "city"),)), example("b", 2, intent="y", tags=("p",))]
+    dev = [
+        example("c", 3, intent="x", slots=(LabelledSpan(0, 1, "day"), LabelledSpan(0, 1, "city"))),
+        example("d", 4, intent="z", tags=("p", "q")),
+        example("e", 5, intent="w"),
+    ]
+    assert faults({"train": train, "dev": dev}, "intent", "slots", "tags") == {
+        "train": [],
+        "dev": [
+            ("row with intent that train does not have (w, z)", 2, "f:4"),
+            ("row with slots that train does not have (day)", 1, "f:3"),
+            ("row with tags that train does not have (q)", 1, "f:4"),
+        ],
+    }
+
+
+def test_many_unseen_labels_are_counted_not_listed():
+    dev = [example(f"t{i}", i, intent=f"new{i}") for i in range(9)]
+    [(kind, count, _)] = faults({"train": [example("a", 1, intent="x")], "dev": dev}, "intent")["dev"]
+    assert (count, kind.endswith("(new0, new1, new2, new3, new4, new5 and 3 more)")) == (9, True)
+
+
+def test_texts_that_occur_in_train():
+    train = [example("a", 1, intent="x"), example("b", 2, intent="x"), example("c", 3, intent="y")]
+    test = [example("a", 4, intent="x"), example("a", 5, intent="x"), example("b", 6, intent="y")]
+    assert faults({"train": train, "test": test})["test"] == [(LEAKED, 1, "f:4"), (RELABELLED, 1, "f:6")]
+
+
+def test_a_class_of_most_rows():
+    rows = [example(f"t{i}", i, intent="play" if i else "stop", only="one") for i in range(8)]
+    kind = "row whose intent is 'play', 88% of all (who always says so is as accurate)"
+    assert faults({"train": rows}, "intent", "only")["train"] == [(kind, 7, "f:1")]
+    assert faults({"train": [*rows[:4], example("u", 9, intent="stop")]}, "intent")["train"] == []

@@ -1,0 +1,205 @@
+"""`palm-train init`: what is found in data that nobody described, and a configuration that loads and wires."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from palm_trainer.config.loader import load_config
+from palm_trainer.data.convert import convert
+from palm_trainer.data.formats.find_splits import find_splits
+from palm_trainer.data.suggest_config import suggest
+from palm_trainer.errors import DataError
+from palm_trainer.runs.job_from_config import build_training
+
+SAMPLES = Path(__file__).parents[3] / "examples" / "data"
+
+
+def _load(text: str, folder: Path):
+    path = folder / "found.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_config(path)
+
+
+def test_english_sample(tmp_path):
+    text, found = suggest(SAMPLES / "assistant")
+    config = _load(text, tmp_path)
+    assert {name: (task.kind, task.role) for name, task in config.tasks.items()} == {
+        "intent": ("classify", "intent"),
+        "slots": ("sequence_label", "slots"),
+    }
+    data = config.data["assistant"]
+    assert data.format == "jsonl"
+    assert data.dev[0].name == "dev.jsonl"
+    assert data.test[0].name == "test.jsonl"
+    assert config.encoder.model == "minilm-l6-en"
+    assert any("format jsonl" in line for line in found)
+
+
+def test_chinese_sample_gets_characters(tmp_path):
+    config = _load(suggest(SAMPLES / "assistant_zh")[0], tmp_path)
+    assert (config.encoder.model, config.encoder.characters) == ("scratch", True)
+
+
+def test_single_file_and_its_siblings(tmp_path):
+    for split, rows in (("train", 8), ("test", 2)):
+        lines = [json.dumps({"text": f"text number {i}", "topic": "ab"[i % 2]}) for i in range(rows)]
+        (tmp_path / f"x.{split}.jsonl").write_text("\n".join(lines))
+    text, found = suggest(tmp_path / "x.train.jsonl")
+    config = _load(text, tmp_path)
+    task = config.tasks["topic"]
+    assert (task.kind, task.role) == ("classify", "")
+    assert next(iter(config.data.values())).test[0].name == "x.test.jsonl"
+    assert any("no dev split" in line for line in found)
+
+
+def test_missing_data_is_named(tmp_path):
+    with pytest.raises(DataError, match="nosuch: no such file or directory"):
+        find_splits(tmp_path / "nosuch")
+
+
+def test_nothing_to_learn_is_said(tmp_path):
+    path = tmp_path / "plain.jsonl"
+    path.write_text("\n".join(json.dumps({"text": f"t{i}", "id": f"row-{i}"}) for i in range(6)))
+    with pytest.raises(DataError, match="no field that a task could learn; fields: id"):
+        suggest(path)
+
+
+CITIES = ("rome", "oslo", "new york", "bonn")
+
+
+def _rows(kind: str) -> list[dict]:
+    rows = []
+    for number in range(24):
+        city = CITIES[number % 4]
+        text = f"{'fly' if number % 2 else 'drive'} to {city} at {number}"
+        match kind:
+            case "pairs":
+                rows.append({"text": text, "text_pair": f"go to {city}", "label": str(number % 2)})
+            case "questions":
+                passage = f"Trip {number}: {text}."
+                start = passage.index(city)
+                answer = [{"start": start, "end": start + len(city)}] if number % 3 else []
+                rows.append({"text": f"where to on trip {number}?", "text_pair": passage, "answer": answer})
+            case "plain":
+                rows.append({"text": text})
+            case "classes":
+                rows.append({"text": text, "intent": "a" if number % 2 else "b"})
+            case "several":
+                rows.append({"text": text, "intent": ["a#b", "a", "b#c"][number % 3]})
+            case "joint":
+                start = text.index(city)
+                slots = [{"start": start, "end": start + len(city), "label": "city"}]
+                rows.append({"text": text, "intent": "a" if number % 2 else "b", "slots": slots})
+            case "chinese":
+                slots = [{"start": 1, "end": 3, "label": "city"}]
+                words = [[i, i + 1] for i in range(5)]
+                rows.append(
+                    {"text": f"去{'北京' if number % 2 else '上海'}{number:02}", "slots": slots, "words": words}
+                )
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "tasks"),
+    [
+        ("joint", "a.jsonl", {"intent": "classify", "slots": "sequence_label"}),
+        ("joint", "a", {"intent": "classify", "slots": "sequence_label"}),
+        ("joint", "a.conll", {"intent": "classify", "slots": "sequence_label"}),
+        ("joint", "a.tsv", {"intent": "classify", "slots": "sequence_label"}),
+        ("joint", "a.yml", {"intent": "classify", "slots": "sequence_label"}),
+        ("joint", "a.parquet", {"intent": "classify", "slots": "sequence_label"}),
+        ("several", "a", {"intent": "multi_label"}),
+        ("several", "a.csv", {"intent": "multi_label"}),
+        ("classes", "a.csv", {"intent": "classify"}),
+        ("classes", "a.json#train", {"intent": "classify"}),
+        ("pairs", "a.json", {"label": "match"}),
+        ("pairs", "b.tsv", {"label": "match"}),
+        ("questions", "a.json", {"answer": "mrc"}),
+        ("plain", "a.txt", {"mlm": "masked_lm"}),
+        ("chinese", "a.conll", {"slots": "sequence_label"}),
+    ],
+)
+def test_every_format_is_recognised_and_wired(kind, name, tasks, tmp_path):
+    """What `init` writes is built as `run` builds it; nothing is wrong with it."""
+    source = tmp_path / "source.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in _rows(kind)), encoding="utf-8")
+    convert(source, tmp_path / "data" / name)
+    text, _ = suggest(tmp_path / "data" / name.partition("#")[0])
+    config = _load(text, tmp_path)
+    assert {task: settings.kind for task, settings in config.tasks.items()} == tasks
+    assert (config.encoder.max_length == 384) == (kind == "questions")
+    assert (config.encoder.model, config.encoder.characters) == (
+        ("scratch", True) if kind == "chinese" else ("minilm-l6-en", False)
+    )
+    [data] = config.data.values()
+    assert data.joiner == ("" if kind == "chinese" else " ")
+    small = ["encoder.model=scratch", "encoder.layers=1", "encoder.hidden_size=16", "encoder.heads=2"]
+    training = build_training(load_config(tmp_path / "found.toml", small if name != "a.jsonl" else ()))
+    [built] = training.loop.sources.values()
+    assert len(built.dataset) == 24
+    assert set(built.dataset.targets) == set(tasks)
+
+
+def test_few_joined_names_are_one_class(tmp_path):
+    """As in ATIS: `atis_flight#atis_airfare` is rare there, and a class of its own in what is published."""
+    rows = [f"text {i}\t{'a#b' if i < 2 else 'ab'[i % 2]}" for i in range(40)]
+    (tmp_path / "x.tsv").write_text("text\tintent\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    config = _load(suggest(tmp_path / "x.tsv")[0], tmp_path)
+    assert (config.tasks["intent"].kind, config.data["x"].label_separator) == ("classify", None)
+
+
+@pytest.mark.parametrize(
+    ("yes", "no", "task"),
+    [
+        ("匹配", "不匹配", {"kind": "match", "match_label": "匹配"}),
+        ("1", "0", {"kind": "match"}),
+        ("up", "down", {"kind": "classify"}),
+    ],
+)
+def test_which_class_says_that_texts_match(yes, no, task, tmp_path):
+    rows = [{"text": f"t{i}", "text_pair": f"u{i}", "label": (no, yes)[i % 2]} for i in range(8)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = _load(suggest(tmp_path / "x.jsonl")[0], tmp_path).tasks["label"]
+    assert {key: getattr(found, key) for key in task} == task
+
+
+def test_splits_that_are_directories_or_missing(tmp_path):
+    for split, count in (("valid", 4), ("test", 9)):
+        folder = tmp_path / "set" / split
+        folder.mkdir(parents=True)
+        rows = [{"text": f"{split} {i}", "label": "ab"[i % 2]} for i in range(count)]
+        (folder / f"ch.{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (folder / "README.md").write_text("no data")
+    splits, remarks = find_splits(tmp_path / "set")
+    assert {split: [path.name for path in paths] for split, paths in splits.items()} == {
+        "train": ["ch.test.jsonl"],
+        "dev": ["ch.valid.jsonl"],
+    }
+    assert remarks == ["no train split found: test, the largest, is used to train"]
+
+
+def test_several_files_and_none(tmp_path):
+    (tmp_path / "one.jsonl").write_text('{"text": "a"}\n')
+    assert find_splits(tmp_path)[0] == {"train": [tmp_path / "one.jsonl"]}
+    (tmp_path / "two.csv").write_text("text,label\na,b\n")
+    with pytest.raises(
+        DataError, match=r"several data files \(one\.jsonl \(jsonl\), two\.csv \(csv\)\), none called train"
+    ):
+        find_splits(tmp_path)
+    (tmp_path / "below/deep").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"no data file of a known format, and directories \(deep\)"):
+        find_splits(tmp_path / "below")
+
+
+def test_splits_inside_a_file(tmp_path):
+    path = tmp_path / "all.json"
+    path.write_text(json.dumps({split: [["a", "x"], ["b", "y"]] for split in ("oos_train", "train", "val")}))
+    splits, _ = find_splits(path)
+    assert {split: [p.name for p in paths] for split, paths in splits.items()} == {
+        "train": ["all.json#oos_train", "all.json#train"],
+        "dev": ["all.json#val"],
+    }
+    path.write_text('{"odd": [["a", "x"]]}')
+    with pytest.raises(DataError, match=r"no split called train \(it holds: odd\); name one: all\.json#SPLIT"):
+        find_splits(path)

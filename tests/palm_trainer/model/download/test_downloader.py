@@ -1,0 +1,376 @@
+"""Downloads from a real server that speaks the Hub's protocol, whole and broken, and what `ls` prints."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+
+import palm_trainer as palm
+from palm_trainer.errors import PalmError
+from palm_trainer.model.download import model_names as downloader
+from palm_trainer.model.encoders.load_pretrained import PACKAGED
+
+NAME = "BERT-en-uncased-base"
+WEIGHTS = "model.safetensors"
+ROOT = Path(__file__).parents[4]
+ARTICLE = """Available pretrain items:
+  => RoBERTa-zh-base
+  => RoBERTa-zh-large
+  => ERNIE-v2-en-base
+  => ERNIE-v2-en-large
+  => XLNet-cased-base
+  => XLNet-cased-large
+  => ERNIE-v1-zh-base
+  => ERNIE-v1-zh-base-max-len-512
+  => BERT-en-uncased-large-whole-word-masking
+  => BERT-en-cased-large-whole-word-masking
+  => BERT-en-uncased-base
+  => BERT-en-uncased-large
+  => BERT-en-cased-base
+  => BERT-en-cased-large
+  => BERT-multilingual-uncased-base
+  => BERT-multilingual-cased-base
+  => BERT-zh-base
+"""
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_ls_starts_with_the_articles_lines_and_loads_neither_torch_nor_the_hub():
+    code = (
+        "import sys; from palm_trainer import downloader; downloader.ls('pretrain')\n"
+        "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(ARTICLE)
+    rest = done.stdout.removeprefix(ARTICLE)
+    assert "  => minilm-l6-en (" in rest
+    assert "  => scratch (" in rest
+    assert "ERNIE-v1-zh-base-max-len-512 has no repository on the Hub: convert the original archive" in rest
+    assert "ERNIE-v1-zh-base: nghuyong/ernie-1.0-base-zh; not confirmed" in rest
+
+
+def test_door_and_packaged_names():
+    assert palm.downloader is downloader
+    assert set(PACKAGED) == {downloader.PACKAGED}
+
+
+def test_ls_of_everything(capsys):
+    downloader.ls()
+    out = capsys.readouterr().out
+    assert out.startswith(ARTICLE)
+    for item in ("vocab", "backbone", "head", "reader"):
+        assert f"Available {item} items:\n  none to download: " in out
+
+
+def test_ls_of_one(capsys):
+    downloader.ls("pretrain", "xlnet-cased-base")
+    assert capsys.readouterr().out == "Available pretrain items:\n  => XLNet-cased-base (xlnet/xlnet-base-cased)\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("model",), r"item 'model' does not exist. Items: pretrain, vocab, backbone, head, reader"),
+        (("head", "cls"), r"head 'cls': palm.head has them all; nothing is to be downloaded"),
+        (("pretrain", "BERT-en-base"), r"pretrain 'BERT-en-base' does not exist. Did you mean BERT-"),
+        (("pretrain", "gpt"), r"pretrain 'gpt' does not exist. `downloader.ls\('pretrain'\)` lists the names"),
+    ],
+)
+def test_ls_of_what_does_not_exist(arguments, message):
+    with pytest.raises(PalmError, match=message):
+        downloader.ls(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("model",), r"item 'model' does not exist"),
+        (("vocab",), r"vocab: a vocabulary comes with each pretrain item; nothing is to be downloaded"),
+        (("pretrain", "ERNIE-v1-zh-base-max-len-512"), r"has no repository on the Hub: convert the original archive"),
+        (("pretrain", "scratch"), r"'scratch' needs no download: it is ready"),
+        (("pretrain", "BERT"), r"pretrain 'BERT' does not exist"),
+        (("pretrain", "a/b/c"), r"pretrain 'a/b/c' does not exist. .* a Hub id is written org/name"),
+    ],
+)
+def test_downloads_that_cannot_be(tmp_path, arguments, message):
+    with pytest.raises(PalmError, match=message):
+        downloader.download(*arguments, path=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_packaged_encoder_needs_no_download(capsys):
+    assert downloader.download("pretrain", "minilm-l6-en") == "minilm-l6-en"
+    assert "nothing to download: load_pretrain('minilm-l6-en')" in capsys.readouterr().out
+
+
+def test_download(hub, tmp_path, capsys):
+    given = downloader.download("pretrain", NAME, str(tmp_path))
+    folder = tmp_path / "pretrain" / NAME
+    assert given == str(folder)
+    assert files_of(folder) == {"config.json", "vocab.txt", "tokenizer_config.json", WEIGHTS, "palm-download.json"}
+    for name in files_of(folder) - {"palm-download.json"}:
+        assert (folder / name).read_bytes() == hub.files[name]
+    out = capsys.readouterr().out
+    assert (
+        f"{NAME}: fetching 4 files, 0.0 MB, from {hub.url}/google-bert/bert-base-uncased, revision 86b5e0934494" in out
+    )
+    assert out.endswith(f"{NAME}: done: {folder}\n")
+    assert {a.authorization for a in hub.asked if not a.path.startswith("/cdn/")} == {"Bearer hf_of_a_test"}
+    assert [a.authorization for a in hub.asked if a.path.startswith("/cdn/")] == [None]  # another host: no token
+
+
+def test_what_lies_there_whole_is_not_fetched_again(hub, tmp_path, capsys, monkeypatch):
+    given = downloader.download("pretrain", NAME, tmp_path)
+    hub.asked.clear()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert downloader.download("pretrain", NAME, tmp_path) == given
+    assert hub.asked == []
+    assert f"was there already: {given}" in capsys.readouterr().out
+
+
+def test_only_what_was_changed_is_fetched_again(hub, tmp_path):
+    folder = Path(downloader.download("pretrain", NAME, tmp_path))
+    damaged = bytearray(hub.files[WEIGHTS])
+    damaged[4000] ^= 1
+    (folder / WEIGHTS).write_bytes(damaged)
+    hub.asked.clear()
+    downloader.download("pretrain", NAME, tmp_path)
+    assert (folder / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+    assert len(hub.requests(WEIGHTS)) == 1
+    assert hub.requests("vocab.txt") == []
+
+
+def test_interrupted_download_goes_on_within_a_call(hub, tmp_path):
+    """The connection breaks once; the library asks for the rest."""
+    hub.fault = lambda asked: 3000 if asked.path.startswith("/cdn/") and asked.range is None else None
+    folder = Path(downloader.download("pretrain", NAME, tmp_path))
+    assert (folder / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+    first, second = hub.requests(WEIGHTS)
+    assert (first.range, first.sent) == (None, 3000)
+    assert (second.range, second.sent) == ("bytes=3000-", len(hub.files[WEIGHTS]) - 3000)
+
+
+def test_a_killed_download_goes_on_in_the_next_process(hub, tmp_path, monkeypatch):
+    """A real process, killed while the server is silent; blocks are of the library's own size there."""
+    block = 10 * 1024 * 1024
+    hub.files[WEIGHTS] = os.urandom(1 << 20) * 12
+    hub.fault = lambda asked: block + 5000 if asked.path.startswith("/cdn/") and asked.range is None else None
+    hub.stall = True
+    code = f"from palm_trainer import downloader; downloader.download('pretrain', '{NAME}', r'{tmp_path}')"
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    partial = tmp_path / "pretrain" / NAME / ".partial"
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size >= block for path in partial.glob(f"{WEIGHTS}.*")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    hub.stalled.set()
+    assert not (partial.parent / WEIGHTS).exists()
+    folder = Path(downloader.download("pretrain", NAME, tmp_path))
+    assert (folder / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+    assert [(a.range, a.sent) for a in hub.requests(WEIGHTS)[1:]] == [(f"bytes={block}-", 2 * 1024 * 1024)]
+    assert len(hub.requests("vocab.txt")) == 1
+    assert not partial.exists()
+
+
+def test_a_partial_file_that_does_not_fit_is_thrown_away(hub, tmp_path, caplog):
+    """What an earlier download left was damaged: from the start, once."""
+    hub.fault = lambda asked: 403 if asked.path.startswith("/cdn/") and asked.method == "GET" and asked.range else None
+    before = hub.fault
+    hub.fault = lambda asked: 3000 if asked.path.startswith("/cdn/") and not asked.range else before(asked)
+    with pytest.raises(PalmError, match=r"HTTP 403 for 'google-bert/bert-base-uncased'"):
+        downloader.download("pretrain", NAME, tmp_path)
+    [partial] = (tmp_path / "pretrain" / NAME / ".partial").glob(f"{WEIGHTS}.*")
+    assert partial.stat().st_size == 3000
+    partial.write_bytes(b"x" * 3000)
+    hub.fault = lambda asked: None
+    hub.asked.clear()
+    folder = Path(downloader.download("pretrain", NAME, tmp_path))
+    assert [a.range for a in hub.requests(WEIGHTS)] == ["bytes=3000-", None]
+    assert (folder / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+    assert "does not fit; from the start" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "kind"), [(WEIGHTS, "sha256"), ("config.json", "sha1")])
+def test_wrong_checksum(hub, tmp_path, name, kind):
+    """The server sends other contents than it announced; nothing of it stays, and a later call mends it."""
+    hub.corrupt = name
+    with pytest.raises(
+        PalmError, match=rf"/{name}: wrong checksum \({kind} .* was announced\).* try again, or another HF_"
+    ):
+        downloader.download("pretrain", NAME, tmp_path)
+    folder = tmp_path / "pretrain" / NAME
+    assert not (folder / name).exists()
+    assert list((folder / ".partial").glob(f"{name}.*")) == []
+    hub.corrupt = ""
+    downloader.download("pretrain", NAME, tmp_path)
+    assert (folder / name).read_bytes() == hub.files[name]
+
+
+@pytest.mark.parametrize("where", ["/api/", "/google-bert/", "/cdn/"])
+@pytest.mark.parametrize("status", [503, 429])
+def test_a_busy_server_is_asked_again(hub, tmp_path, where, status, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library's own waits
+    seen = []
+
+    def fault(asked):
+        if asked.path.startswith(where) and len(seen) < 2:
+            seen.append(asked)
+            return status
+        return None
+
+    hub.fault = fault
+    folder = Path(downloader.download("pretrain", NAME, tmp_path))
+    assert len(seen) == 2
+    assert (folder / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+
+
+def test_a_server_that_stays_busy(hub, tmp_path):
+    hub.fault = lambda asked: 503
+    with pytest.raises(
+        PalmError, match=r"HTTP 503 for 'google-bert/bert-base-uncased': .* Try again later, or set HF_"
+    ):
+        downloader.download("pretrain", NAME, tmp_path)
+    assert len(hub.asked) == 4
+
+
+def test_an_id_that_is_not_there(hub, tmp_path):
+    with pytest.raises(
+        PalmError, match=r"'nobody/nothing' is not on http://127.* \(HTTP 404\), or private: check the id"
+    ):
+        downloader.download("pretrain", "nobody/nothing", tmp_path)
+    assert len(hub.asked) == 1
+
+
+def test_a_gated_model(hub, tmp_path):
+    hub.gated = True
+    with pytest.raises(PalmError, match=r"is gated: accept its terms at http.*bert-base-uncased, then set HF_TOKEN"):
+        downloader.download("pretrain", NAME, tmp_path)
+
+
+def test_an_id_that_cannot_be(hub, tmp_path):
+    with pytest.raises(PalmError, match=r"'a--b/c' is no Hub id"):
+        downloader.download("pretrain", "a--b/c", tmp_path)
+
+
+def test_no_server_at_all(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(PalmError, match=r"http://127.0.0.1:9 cannot be reached for .*set HF_ENDPOINT to a mirror"):
+        downloader.download("pretrain", NAME, tmp_path)
+
+
+def test_offline(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(PalmError, match=r"not downloaded yet, and HF_HUB_OFFLINE forbids it. Unset HF_HUB_OFFLINE"):
+        downloader.download("pretrain", NAME, tmp_path)
+    assert hub.asked == []
+
+
+def test_a_log_in_page_for_everything(hub, tmp_path):
+    hub.page = True
+    with pytest.raises(PalmError, match=r"did not answer with JSON .* does the network ask for a log-in"):
+        downloader.download("pretrain", NAME, tmp_path)
+
+
+def test_a_log_in_page_in_the_place_of_a_file(hub, tmp_path):
+    hub.fault = lambda asked: setattr(hub, "page", "/resolve/" in asked.path)
+    with pytest.raises(PalmError, match=r"config.json: the answer has no X-Repo-Commit, so it is no Hub's"):
+        downloader.download("pretrain", NAME, tmp_path)
+
+
+def test_a_page_that_a_mirror_serves_as_json(hub, tmp_path):
+    """Its ETags are no checksums; what is said to be JSON is read."""
+    hub.plain_etags = True
+    hub.files["config.json"] = b"<html>quota exceeded</html>"
+    with pytest.raises(PalmError, match=r"config.json: no JSON; it starts with b'<html>quota"):
+        downloader.download("pretrain", NAME, tmp_path)
+
+
+def test_no_room(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=5000))
+    with pytest.raises(PalmError, match=r"0 MB are needed, but 0 MB are free. Free some space or choose another path"):
+        downloader.download("pretrain", NAME, tmp_path)
+    assert hub.requests(WEIGHTS) == []
+
+
+def test_a_disk_that_fills(hub, tmp_path):
+    """A real device that is always full takes the place of the partial file."""
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    folder = tmp_path / "pretrain" / NAME / ".partial"
+    folder.mkdir(parents=True)
+    digest = hashlib.sha256(hub.files[WEIGHTS]).hexdigest()
+    (folder / f"{WEIGHTS}.{digest[:16]}").symlink_to(full)
+    with pytest.raises(PalmError, match=r"no space left for 'google-bert/bert-base-uncased'. Free some"):
+        downloader.download("pretrain", NAME, tmp_path)
+
+
+def test_pickles_only_where_there_is_no_safetensors(hub, tmp_path):
+    del hub.files[WEIGHTS]
+    assert "pytorch_model.bin" in files_of(Path(downloader.download("pretrain", NAME, tmp_path)))
+
+
+def test_weights_in_parts(hub, tmp_path):
+    parts = {f"model-0000{n}-of-00002.safetensors": b"part %d" % n for n in (1, 2)}
+    del hub.files[WEIGHTS]
+    hub.files |= parts | {"model.safetensors.index.json": b"{}"}
+    found = files_of(Path(downloader.download("pretrain", NAME, tmp_path)))
+    assert parts.keys() | {"model.safetensors.index.json"} <= found
+    assert "pytorch_model.bin" not in found
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        (("config.json",), r"is no encoder that transformers loads: it lacks config.json; it has README.md, "),
+        (
+            ("model.safetensors", "pytorch_model.bin"),
+            r"lacks model.safetensors or pytorch_model.bin; it has .*tf_model",
+        ),
+        (("vocab.txt",), r"lacks a tokenizer; it has"),
+    ],
+)
+def test_a_repository_that_is_no_encoder(hub, tmp_path, gone, message):
+    for name in gone:
+        del hub.files[name]
+    with pytest.raises(PalmError, match=message):
+        downloader.download("pretrain", NAME, tmp_path)
+
+
+def test_a_hub_id_of_the_users_own(hub, tmp_path):
+    given = downloader.download("pretrain", "google-bert/bert-base-uncased", tmp_path)
+    assert given == str(tmp_path / "pretrain/google-bert/bert-base-uncased")
+
+
+def test_another_model_in_the_place_of_the_first(hub, tmp_path):
+    """The record of one repository is not taken for another's."""
+    folder = Path(downloader.download("pretrain", NAME, tmp_path))
+    (folder / "palm-download.json").write_text("{}")
+    hub.files["config.json"] = b'{"model_type": "albert"}'
+    downloader.download("pretrain", NAME, tmp_path)
+    assert (folder / "config.json").read_bytes() == b'{"model_type": "albert"}'
+    assert len(hub.requests(WEIGHTS)) == 1
+
+
+def test_a_reader_that_leaves_after_the_first_lines_breaks_no_pipe():
+    """`ls | head -1`: the list is written at once."""
+    code = "from palm_trainer import downloader; downloader.ls('pretrain')"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "Available pretrain items:\n"
+    process.stdout.close()
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, "")

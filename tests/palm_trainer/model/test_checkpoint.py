@@ -1,0 +1,204 @@
+"""Checkpoints: whole or not at all, whatever the disk does."""
+
+import errno
+import json
+import random
+import shutil
+import signal
+import sys
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from palm_trainer.cli.train import app, command
+from palm_trainer.config.loader import load_config
+from palm_trainer.errors import CheckpointError
+from palm_trainer.model.checkpoint import (
+    checkpoint_directory,
+    has_checkpoint,
+    load_trained,
+    load_training_state,
+    save_trained,
+)
+from palm_trainer.runs.run import train
+from palm_trainer.training.loop import Step
+
+
+def contents(directory):
+    return {p.name: p.read_bytes() for p in directory.iterdir()}
+
+
+@pytest.fixture
+def checkpoint(finished_run, tmp_path):
+    """A run directory with both checkpoints, to damage at will."""
+    return shutil.copytree(finished_run, tmp_path / "copy")
+
+
+def test_round_trip(finished_run, tmp_path):
+    trained = load_trained(finished_run, "last")
+    save_trained(trained, tmp_path / "best")
+    again = load_trained(tmp_path)
+    one, other = trained.model.state_dict(), again.model.state_dict()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert (again.tasks, again.tokenizer_json, again.max_length, again.encoder, again.auxiliary) == (
+        trained.tasks,
+        trained.tokenizer_json,
+        trained.max_length,
+        trained.encoder,
+        trained.auxiliary,
+    )
+    assert again.arrays.keys() == {"slots.start", "slots.transitions", "slots.end"}
+    assert not again.model.training
+
+
+def full_disk(*_args, **_kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("what", ["save_file", "sync", "torch.save"])
+def test_a_full_disk_leaves_the_previous_one(checkpoint, monkeypatch, what):
+    before = contents(checkpoint / "last")
+    trained = load_trained(checkpoint, "last")
+    monkeypatch.setattr(f"palm_trainer.model.checkpoint.{what}", full_disk)
+    with pytest.raises(CheckpointError, match=r"last could not be written: .*No space left on device. Free some space"):
+        save_trained(trained, checkpoint / "last", {"step": 1})
+    assert contents(checkpoint / "last") == before
+    assert not (checkpoint / "last.new").exists()
+
+
+def test_a_disk_that_fills_during_training(tiny_config, monkeypatch, fit):
+    """The second epoch's checkpoint cannot be written: the first one's stands, and the run goes on from it once there is room."""
+    config = tiny_config()
+    asked = []
+    with monkeypatch.context() as patch:
+
+        def fill_the_disk_at_step_7():
+            asked.append(1)
+            if len(asked) == 7:
+                patch.setattr("palm_trainer.model.checkpoint.save_file", full_disk)
+            return False
+
+        with pytest.raises(CheckpointError, match="the previous checkpoint stands"):
+            fit(config, stop=fill_the_disk_at_step_7)
+    assert load_training_state(config.train.output)["loop"]["step"] == 6
+    resumed = fit(config, resume=True)
+    assert not resumed.interrupted
+    assert load_training_state(config.train.output)["loop"]["step"] == 18
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_a_crash_between_the_two_renames(checkpoint, which):
+    expected = contents(checkpoint / which)
+    (checkpoint / which).rename(checkpoint / f"{which}.old")
+    (checkpoint / f"{which}.new").mkdir()
+    assert contents(checkpoint_directory(checkpoint, which)) == expected
+    save_trained(load_trained(checkpoint, which), checkpoint / which)
+    assert {p.name for p in checkpoint.iterdir() if p.is_dir()} == {"best", "last"}
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\x00", None])
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json", "tokenizer.json"])
+def test_damage_is_said(checkpoint, name, content):
+    path = checkpoint / "best" / name
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(
+        CheckpointError, match=r"is damaged: .* Use the other of best and last|holds no 'best' checkpoint"
+    ):
+        load_trained(checkpoint)
+
+
+def test_weights_of_another_model(checkpoint):
+    path = checkpoint / "best" / "model.json"
+    description = json.loads(path.read_text())
+    description["tasks"]["mood"]["labels"] = ["a", "b", "c"]
+    path.write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match=r"does not fit its own model.json"):
+        load_trained(checkpoint)
+
+
+@pytest.mark.parametrize("content", [b"", b"no torch file", None])
+def test_damaged_training_state(checkpoint, content):
+    path = checkpoint / "last" / "training.pt"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"training.pt cannot be read: .*Start again with --overwrite"):
+        load_training_state(checkpoint)
+
+
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(CheckpointError, match=r"nowhere: no such run directory. Train one with `palm-train run"):
+        load_trained(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="holds no 'best' checkpoint"):
+        load_trained(tmp_path)
+
+
+def _palm_train_run(config: Path, resume: bool) -> None:
+    torch.set_num_threads(1)
+    sys.exit(command(app, ["run", str(config), *(["--resume"] if resume else [])]))
+
+
+def _strike(process, run: Path, place: str, pause: float) -> None:
+    """Waits until the run stands where it shall be killed, and a little longer, then kills it."""
+    last, begun = run / "last", time.monotonic()
+    before = last.stat().st_ino if last.exists() else None
+
+    def there() -> bool:
+        if place == "write":
+            return last.with_name("last.new").exists()
+        return last.exists() and last.stat().st_ino != before  # a checkpoint more: it is among the steps again
+
+    while not there() and process.is_alive():
+        assert time.monotonic() - begun < 60
+        time.sleep(0.0005)
+    time.sleep(pause)
+    process.kill()
+    process.join()
+
+
+def test_killed_at_any_moment_and_resumed_is_unbroken_to_the_bit(tiny_toml, tmp_path, fit):
+    """Real `palm-train run` processes, SIGKILL: among steps of several parts, and within a checkpoint's write; dropout, average, weights."""
+    path = tiny_toml(second=True)
+    settings = 'save_every_steps = 2\naccumulate_steps = 2\nema_decay = 0.9\nbalancing = "dwa"\n'
+    text = path.read_text().replace("epochs = 3", "epochs = 5").replace("[train]\n", "[train]\n" + settings)
+    path.write_text(text)
+    unbroken = tmp_path / "unbroken.toml"
+    unbroken.write_text(text.replace((tmp_path / "run").as_posix(), (tmp_path / "unbroken").as_posix()))
+    fit(load_config(unbroken))
+    processes, moment = get_context("forkserver"), random.Random(7)
+    processes.set_forkserver_preload(["palm_trainer.runs.run"])
+    cut_short = 0
+    for place in ("write", "step", "write"):
+        process = processes.Process(target=_palm_train_run, args=(path, (tmp_path / "run/config.toml").exists()))
+        process.start()
+        _strike(process, tmp_path / "run", place, moment.uniform(0, 0.004 if place == "write" else 0.1))
+        assert process.exitcode in (-signal.SIGKILL, 0)
+        cut_short += process.exitcode != 0
+    assert cut_short
+    fit(load_config(path), resume=True)
+    for which in ("best", "last"):
+        one, other = (load_file(tmp_path / run / which / "model.safetensors") for run in ("run", "unbroken"))
+        assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {p.name for p in (tmp_path / "unbroken").iterdir()}
+
+
+def test_a_run_that_was_killed_while_it_wrote_its_configuration(tiny_config, fit):
+    """Nothing was trained yet; it starts as if it had never been."""
+    config = tiny_config("train.epochs=1")
+    config.train.output.mkdir()
+    (config.train.output / "config.toml.new").write_text("[enc")
+    assert fit(config).metrics
+
+
+def test_checkpoints_between_evaluations(tiny_config):
+    """Every four steps, but not where an evaluation saves anyway."""
+    config = tiny_config("train.save_every_steps=4", "train.epochs=2")
+    held = []
+    for event in train(config):
+        if isinstance(event, Step):
+            saved = has_checkpoint(config.train.output, "last")
+            held.append(load_training_state(config.train.output)["loop"]["step"] if saved else 0)
+    assert held == [0, 0, 0, 0, 4, 4, 6, 6, 8, 8, 8, 8]

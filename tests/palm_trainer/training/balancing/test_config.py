@@ -1,0 +1,198 @@
+"""`[train] balancing` from configuration to loop: it trains in every precision, continues to the bit, and refuses what cannot work."""
+
+import copy
+import importlib.util
+import io
+import sys
+
+import pytest
+import torch
+import torchjd._mixins
+import torchjd.aggregation
+from safetensors.torch import load_file
+
+from palm_trainer.cli.train import app, command
+from palm_trainer.config.loader import load_config
+from palm_trainer.config.schema import TrainConfig
+from palm_trainer.errors import ConfigError
+from palm_trainer.runs import job_from_config as build
+from palm_trainer.runs.job_from_config import build_training
+from palm_trainer.runs.run import train
+from palm_trainer.training.balancing import DynamicWeightAverage, FixedWeights, GradNorm, RandomWeights, Uncertainty
+from palm_trainer.training.balancing.gradient import project
+from palm_trainer.training.loop import Step
+
+METHODS = TrainConfig.model_fields["balancing"].annotation.__args__
+GRADIENT = ("pcgrad", "cagrad", "upgrad", "aligned_mtl", "mgda")
+
+
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [
+        *((method, "fp32") for method in METHODS),
+        *((method, "bf16") for method in METHODS if method != "fixed"),
+        ("gradnorm", "fp16"),
+        ("upgrad", "fp16"),
+    ],
+)
+def test_continued_to_the_bit_in_every_precision(tiny_config, method, precision):
+    """Data sets with two tasks and with one; the state goes through a file, as a checkpoint does."""
+    epochs = 3 if method == "dwa" else 1  # it weighs from the third on
+    options = (f"train.epochs={epochs}", f"train.balancing={method}", f"train.precision={precision}", "train.r_drop=1")
+    config = tiny_config(*options, second=True)
+    unbroken, other = build_training(config), build_training(config)
+    before = copy.deepcopy(unbroken.trained.model.state_dict())
+    steps = unbroken.loop.steps()
+    for _ in range(20 if epochs == 3 else 4):
+        next(steps)
+    file = io.BytesIO()
+    torch.save({"model": unbroken.trained.model.state_dict(), "loop": unbroken.loop.state_dict()}, file)
+    rest = [(s.step, s.data, s.losses) for s in steps]
+    state = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+    other.trained.model.load_state_dict(state["model"])
+    other.loop.load_state_dict(state["loop"])
+    assert [(s.step, s.data, s.losses) for s in other.loop.steps()] == rest
+    one, two = (t.trained.model.state_dict() for t in (unbroken, other))
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+    assert all(torch.isfinite(value).all() for value in one.values())
+    assert {name for name in one if not torch.equal(one[name], before[name])} >= {
+        f"heads.{task}.linear.weight" for task in ("intent", "slots", "mood")
+    }
+
+
+AGGREGATORS = {
+    "pcgrad": torchjd.aggregation.PCGrad(),
+    "cagrad": torchjd.aggregation.CAGrad(c=0.4),
+    "upgrad": torchjd.aggregation.UPGrad(projector=project),
+    "aligned_mtl": torchjd.aggregation.AlignedMTL(),
+    "mgda": torchjd.aggregation.MGDA(),
+}
+
+
+@pytest.mark.parametrize("method", GRADIENT)
+def test_the_encoder_gets_what_torchjd_makes_of_the_whole_jacobian(tiny_config, method):
+    """The tasks' gradients as rows of one dense matrix, aggregated, against a real pass; heads get the gradient of the plain sum."""
+    training = build_training(tiny_config(f"train.balancing={method}"))
+    loop, model = training.loop, training.trained.model
+    batch = loop.sources["travel"].next()
+    labels = {task: int(model.head(task).labels(targets)) for task, targets in batch.targets.items()}
+    losses = loop._losses(batch, list(labels), labels)
+    shared = [p for p in model.backbone.parameters() if p.requires_grad]
+    heads = list(model.heads.parameters())
+    rows = []
+    for loss in losses.values():
+        found = torch.autograd.grad(loss, shared, retain_graph=True, materialize_grads=True, allow_unused=True)
+        rows.append(torch.cat([gradient.flatten() for gradient in found]))
+    plain = torch.autograd.grad(sum(losses.values()), heads, retain_graph=True)
+    wanted = AGGREGATORS[method](torch.stack(rows)) * (1 if method == "pcgrad" else len(rows))
+    loop._balancing.backward(losses, lambda loss: loss)
+    zeros = [torch.zeros_like(p) if p.grad is None else p.grad for p in shared]
+    got = torch.cat([gradient.flatten() for gradient in zeros])
+    assert (got - wanted).norm() <= 1e-3 * wanted.norm()
+    torch.testing.assert_close([p.grad for p in heads], list(plain))
+
+
+CLASSES = {
+    "fixed": FixedWeights,
+    "uncertainty": Uncertainty,
+    "dwa": DynamicWeightAverage,
+    "gradnorm": GradNorm,
+    "random": RandomWeights,
+}
+
+
+@pytest.mark.parametrize("method", CLASSES)
+def test_each_name_is_its_method(tiny_config, method):
+    assert type(build_training(tiny_config(f"train.balancing={method}")).loop._balancing) is CLASSES[method]
+
+
+def test_resumed_run_is_unbroken_to_the_bit(tiny_config, fit, tmp_path):
+    options = ("train.epochs=1", "train.balancing=uncertainty", "train.ema_decay=0.9")
+    whole = tiny_config(*options, f"train.output={tmp_path / 'whole'}")
+    fit(whole)
+    config, seen = tiny_config(*options), []
+    for event in train(config, stop=lambda: len(seen) >= 4):
+        if isinstance(event, Step):
+            seen.append(event)
+    fit(config, resume=True)
+    one, other = (load_file(c.train.output / "last/model.safetensors") for c in (whole, config))
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_variances_have_a_group_of_their_own(tiny_config):
+    training = build_training(tiny_config("train.balancing=uncertainty", "train.balancing_learning_rate=0.03"))
+    group = training.loop.optimizer.param_groups[-1]
+    assert (len(group["params"]), group["peak_lr"], group["weight_decay"]) == (2, 0.03, 0.0)
+    next(training.loop.steps())
+    assert all(float(p.detach()) != 0 for p in group["params"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("train.balancing=pcgrad", "train.fgm=1"),
+            r"'pcgrad' takes each task's gradient apart, and fgm needs that of",
+        ),
+        (("train.balancing=gradnorm", "train.fgm=1"), r"'gradnorm' takes each task's gradient apart"),
+        (("train.balancing=uncertainty", "tasks.slots.weight=2.0"), r"tasks.slots.weight: 'uncertainty' learns the"),
+        (("train.balancing=gradnorm", "tasks.slots.weight=2.0"), r"tasks.slots.weight: 'gradnorm' learns the weights"),
+        (("train.cagrad_c=0.4",), r"train.cagrad_c: only for balancing = 'cagrad', not 'fixed'; remove it"),
+        (("train.balancing_learning_rate=1",), r"only for balancing = 'uncertainty' or 'gradnorm', not 'fixed'"),
+        (("train.dwa_temperature=1", "train.balancing=random"), r"dwa_temperature: only for balancing = 'dwa'"),
+        (("train.gradnorm_alpha=1", "train.balancing=dwa"), r"gradnorm_alpha: only for balancing = 'gradnorm'"),
+        (("train.balancing=sum",), r"train.balancing: must be 'fixed', 'uncertainty', .*not 'sum'"),
+    ],
+)
+def test_what_does_not_go_together(tiny_config, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        tiny_config(*overrides)
+
+
+@pytest.mark.parametrize("method", ["gradnorm", "random", *GRADIENT])
+def test_tasks_that_never_meet(tiny_toml, method):
+    path = tiny_toml(second=True)
+    alone = path.read_text(encoding="utf-8").split("[tasks.slots]")
+    path.write_text(alone[0] + "[data.reviews]" + alone[1].split("[data.reviews]")[1], encoding="utf-8")
+    said = rf"'{method}' balances tasks of one step, and no two tasks share a data set \(one encoder pass\); let them"
+    with pytest.raises(ConfigError, match=said):
+        load_config(path, [f"train.balancing={method}"])
+    for other in ("uncertainty", "dwa"):
+        assert load_config(path, [f"train.balancing={other}"])
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "fixed"])
+def test_one_task(tiny_toml, method):
+    path = tiny_toml()
+    head, rest = path.read_text(encoding="utf-8").split("[tasks.slots]")
+    path.write_text(head + "[train]" + rest.split("[train]")[1], encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"'{method}' weighs tasks against each other, and there is one; choose"):
+        load_config(path, [f"train.balancing={method}"])
+
+
+@pytest.mark.parametrize("method", ["pcgrad", "gradnorm"])
+def test_nothing_shared_trains(tiny_config, method, monkeypatch):
+    def all_frozen(backbone, **_):
+        for parameter in backbone.parameters():
+            parameter.requires_grad_(False)
+
+    monkeypatch.setattr(build, "freeze", all_frozen)
+    monkeypatch.setattr(build, "freeze_unused_rows", lambda *_: None)
+    with pytest.raises(ConfigError, match=rf"'{method}' balances the gradients of .*, which is frozen"):
+        build_training(tiny_config(f"train.balancing={method}"))
+
+
+@pytest.mark.parametrize(("method", "package"), [("upgrad", "torchjd.aggregation"), ("cagrad", "cvxpy")])
+def test_what_is_not_installed(tiny_config, monkeypatch, method, package):
+    if package == "cvxpy":  # torchjd looks for it by its name
+        found = importlib.util.find_spec
+        monkeypatch.setattr(torchjd._mixins, "find_spec", lambda name: None if name == package else found(name))
+    else:
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"'{method}' needs a package that is not installed .*palm-nlu\[gradient\]"):
+        build_training(tiny_config(f"train.balancing={method}"))
+
+
+def test_plan_tells_the_passes(tiny_toml, capsys):
+    assert command(app, ["plan", str(tiny_toml()), "--set", "train.balancing=upgrad"]) == 0
+    assert "upgrad: a backward pass for each task of a data set" in capsys.readouterr().out

@@ -1,0 +1,134 @@
+"""Divergence from soft targets: by hand, against all paths of a chain, and by its properties."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palm_trainer.model.heads.classify import Classify
+from palm_trainer.model.heads.match import Match
+from palm_trainer.model.heads.mrc import MRC
+from palm_trainer.model.heads.multi_label import MultiLabel
+from palm_trainer.model.heads.sequence_label import SequenceLabel
+from palm_trainer.tensors import UNTAUGHT
+from palm_trainer.training.distillation import Distillation
+
+TAGS = ("O", "B-a", "I-a")
+LESSON = Distillation(temperature=2.0, weight=0.25)
+
+
+def test_two_classes_by_hand():
+    """Logits 2 log(0.8 : 0.2) at T = 2 say (0.8, 0.2); the second row has no teacher."""
+    logits = (2 * torch.tensor([[0.8, 0.2], [0.9, 0.1]]).log()).requires_grad_()
+    soft = torch.tensor([[0.5, 0.5], [UNTAUGHT, UNTAUGHT]])
+    head = Classify(2, 4)
+    found = LESSON.divergence(head, {"logits": logits}, soft)
+    wanted = 0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2)
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
+    found.backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([[0.15, -0.15], [0.0, 0.0]]))  # (p - q) / T
+    assert LESSON.count("classify", soft) == 1
+
+
+def test_shares_of_labels_and_teachers():
+    """0.75 of the labels' mean and 0.25 T^2 of the teachers', over the count of the whole step; the mean of two passes."""
+    head, soft = Classify(2, 4), torch.tensor([[0.5, 0.5]])
+    views = [{"logits": torch.tensor([[0.3, -1.0]])}, {"logits": torch.tensor([[1.3, 0.0]])}]
+    one, two = (LESSON.divergence(head, view, soft) for view in views)
+    own = torch.tensor(3.0)
+    torch.testing.assert_close(LESSON.mixed(own, head, views, soft, 5), 2.25 + 0.25 * 4 * (one + two) / 2 / 5)
+    torch.testing.assert_close(LESSON.mixed(own, head, views, soft, 0), torch.tensor(2.25))
+
+
+def test_a_yes_or_no_is_two_classes():
+    logits, soft = torch.tensor([[0.6, -2.0]]), torch.tensor([[0.3, 0.9]])
+    pairs = torch.stack([logits[0], torch.zeros(2)], dim=1)
+    wanted = LESSON.divergence(Classify(2, 4), {"logits": pairs}, torch.stack([soft[0], 1 - soft[0]], dim=1))
+    torch.testing.assert_close(LESSON.divergence(MultiLabel(2, 4), {"logits": logits}, soft), wanted)
+    torch.testing.assert_close(LESSON.divergence(Match(0, 4), {"logits": logits.T}, soft), wanted)
+    assert LESSON.count("match", soft) == 1
+
+
+def test_places_beyond_the_passage_count_nothing():
+    outputs = {name: torch.randn(2, 5, requires_grad=True) for name in ("start_logits", "end_logits")}
+    soft = torch.full((2, 5, 2), UNTAUGHT)
+    allowed = [0, 3, 4]
+    soft[0, allowed] = torch.randn(3, 2).softmax(dim=0)
+    apart = [
+        LESSON.divergence(Classify(3, 4), {"logits": outputs[name][:1, allowed]}, soft[None, 0, allowed, i])
+        for i, name in enumerate(outputs)
+    ]
+    found = LESSON.divergence(MRC(4), outputs, soft)
+    torch.testing.assert_close(found, sum(apart) / 2)
+    found.backward()
+    assert not outputs["end_logits"].grad[0, [1, 2]].any()
+    assert not outputs["start_logits"].grad[1].any()
+    assert LESSON.count("mrc", soft) == 1
+
+
+def tagger(crf=True):
+    torch.manual_seed(3)
+    head = SequenceLabel(TAGS, 4, crf=crf).double()
+    if head.crf is not None:
+        for scores in (head.crf.start, head.crf.transitions, head.crf.end):
+            torch.nn.init.normal_(scores)
+    return head
+
+
+def chain_score(head, emissions, path, temperature):
+    crf = head.crf
+    score = crf.start[path[0]] + crf.end[path[-1]] + sum(emissions[t, tag] for t, tag in enumerate(path))
+    score = score + sum(crf.transitions[a, b] for a, b in itertools.pairwise(path))
+    legal = path[0] != 2 and all(b != 2 or a in (1, 2) for a, b in itertools.pairwise(path))
+    return score / temperature if legal else torch.tensor(-1e4, dtype=torch.float64)
+
+
+def test_a_chain_against_all_its_paths():
+    """KL of the chain from independent O and B-a, all of whose paths are legal; rows of 3 and of 2 pieces between special ones."""
+    head = tagger()
+    logits = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    soft = torch.full((2, 5, 3), UNTAUGHT, dtype=torch.float64)
+    soft[0, 1:4], soft[1, 1:3] = torch.tensor([0.7, 0.3, 0.0]), torch.tensor([0.2, 0.8, 0.0])
+    found = LESSON.divergence(head, {"logits": logits}, soft)
+    [gradient] = torch.autograd.grad(found, logits)
+    wanted = torch.zeros((), dtype=torch.float64)
+    for row, length in ((0, 3), (1, 2)):
+        emissions, told = logits[row, 1 : 1 + length], soft[row, 1 : 1 + length]
+        paths = list(itertools.product(range(3), repeat=length))
+        log_z = torch.stack([chain_score(head, emissions, path, 2.0) for path in paths]).logsumexp(0)
+        for path in paths:
+            share = math.prod(told[t, tag].item() for t, tag in enumerate(path))
+            if share:
+                wanted = wanted + share * (math.log(share) - chain_score(head, emissions, path, 2.0) + log_z)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(gradient, torch.autograd.grad(wanted, logits)[0])
+    assert found.requires_grad
+    assert all(scores.grad is None for scores in head.crf.parameters())
+
+
+def test_a_chain_has_learnt_when_its_marginals_are_the_teachers():
+    head, logits = tagger(), torch.randn(1, 4, 3, dtype=torch.float64, requires_grad=True)
+    told, _ = head.crf.marginals(logits.detach() / 2.0, torch.tensor([4]), 2.0)
+    torch.testing.assert_close(told.sum(2), torch.ones(1, 4, dtype=torch.float64))
+    LESSON.divergence(head, {"logits": logits}, told).backward()
+    assert logits.grad.abs().max() < 1e-12
+    assert LESSON.count("sequence_label", told) == 4
+
+
+@given(seed=st.integers(0, 1000), kind=st.sampled_from(["classify", "multi_label", "tags", "chain"]))
+def test_never_negative_and_no_row_depends_on_another(seed, kind):
+    generator = torch.Generator().manual_seed(seed)
+    head = {"classify": Classify(3, 4), "multi_label": MultiLabel(3, 4)}.get(kind) or tagger(kind == "chain")
+    shape = (2, 4, 3) if kind in ("tags", "chain") else (2, 3)
+    logits = 3 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    soft = (3 * torch.randn(shape, generator=generator, dtype=torch.float64)).softmax(-1)
+    if kind == "chain":
+        soft = soft * torch.tensor([1.0, 1.0, 0.0])
+        soft = soft / soft.sum(-1, keepdim=True)
+    both = LESSON.divergence(head, {"logits": logits}, soft)
+    alone = [LESSON.divergence(head, {"logits": logits[i : i + 1]}, soft[i : i + 1]) for i in (0, 1)]
+    assert both > 0
+    torch.testing.assert_close(both, sum(alone))
