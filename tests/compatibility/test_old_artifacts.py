@@ -1,7 +1,7 @@
 """What users have on disk from before version 0.2 still opens, resumes, exports and serves.
 
-`before_0_2/` holds a run, a bundle and checkpoints of the Python API, each made by the code of that time, and what they
-answered then. The tests use the three commands and the Python API only, so that no move of a module concerns them.
+`before_0_2/` holds runs, a bundle and checkpoints of the Python API. The code of that time made them and recorded what
+they answered. The tests use the three commands and the Python API only, so moved modules do not concern them.
 """
 
 import hashlib
@@ -77,7 +77,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Copy the stored files, for tests that write. The copy is the working directory and holds the data."""
+    """Copy the stored files for tests that write. The copy is the working directory."""
     for name in STORED_FOLDERS:
         shutil.copytree(STORED / name, tmp_path / name)
     monkeypatch.setenv("PALM_BEFORE_0_2", str(tmp_path))
@@ -94,7 +94,7 @@ def _read_lines(path: Path) -> list[Any]:
 
 
 def _differences(actual: object, expected: object, place: str = "") -> list[str]:
-    """Return what of the expected values is missing or has another value. Keys may have been added since."""
+    """Return each expected value that is missing or differs. Later versions may have added keys."""
     if isinstance(expected, dict) and isinstance(actual, dict):
         faults = [f"{place}/{key} is missing" for key in expected.keys() - actual.keys()]
         for key in expected.keys() & actual.keys():
