@@ -23,7 +23,7 @@ from palm_trainer.export import quantize
 from palm_trainer.export.graph import ExportGraph
 from palm_trainer.export.quantize import products, to_int8
 from palm_trainer.export.to_onnx import to_onnx
-from palm_trainer.model import TrainedModel
+from palm_trainer.model.multi_task import TrainedModel
 
 INT16 = np.iinfo(np.int16)
 EIGHT_BITS = 127
