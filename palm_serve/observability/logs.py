@@ -37,6 +37,19 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._texts = texts
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record without the traceback that another formatter has cached in it, and cache none.
+
+        `logging.Formatter` keeps the text of a traceback in `record.exc_text`, and every later handler prints that text.
+        A text cached elsewhere may quote the request, and the outline of this formatter hides messages from other handlers.
+        """
+        cached_text = record.exc_text
+        record.exc_text = None
+        try:
+            return super().format(record)
+        finally:
+            record.exc_text = cached_text
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is logging's
         """The line, in which what a client sent, such as its request id, cannot start another."""
         return _CONTROL.sub(lambda found: repr(found[0])[1:-1], super().formatMessage(record))

@@ -7,6 +7,7 @@ known by looking at WORDS.
 
 import hashlib
 import json
+import logging
 import os
 import re
 import signal
@@ -234,6 +235,21 @@ def seal_bundle(path: Path, **changes: Any) -> Path:
     manifest = manifest.model_copy(update={"version": manifest.digest()})
     (path / "manifest.json").write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
     return path
+
+
+LOGGERS = ("palm_serve", "palm_serve.access", "asyncio", "grpc", "opentelemetry")
+
+
+@pytest.fixture(autouse=True)
+def restored_loggers() -> Iterator[None]:
+    """Restore the loggers that `configure_logging` changes: commands that run in this process call it."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    states = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, states, strict=True):
+        logger.handlers[:] = handlers
+        logger.propagate = propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,11 @@
 """Real server processes: tokens that come and go, logs that hold no texts, a machine where nothing can be written."""
 
 import hashlib
-import logging
 import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,6 @@ from palm_serve.v1 import palm_pb2_grpc as stubs
 
 Process = Any  # of conftest.py, which cannot be imported by name
 SECRET = "xylophone"
-
-
-@pytest.fixture(autouse=True)
-def log() -> Iterator[None]:
-    """Commands configure the log of the process; here it goes back to what it was."""
-    loggers = [logging.getLogger(name) for name in ("palm_serve", "asyncio", "grpc")]
-    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    yield
-    for logger, state in zip(loggers, before, strict=True):
-        logger.handlers[:], logger.level, logger.propagate = state
 
 
 def entry(name: str, token: str, *scopes: str) -> str:

@@ -1,8 +1,7 @@
 """The command line in-process; `palm-serve run` as a process is in test_server.py."""
 
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,16 +10,6 @@ from typer.testing import CliRunner
 from palm_serve.cli import app
 
 TEXT = "please show me flights from boston to new york"
-
-
-@pytest.fixture(autouse=True)
-def log() -> Iterator[None]:
-    """Commands configure the log of the process; here it goes back to what it was."""
-    loggers = [logging.getLogger(name) for name in ("palm_serve", "asyncio", "grpc")]
-    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    yield
-    for logger, state in zip(loggers, before, strict=True):
-        logger.handlers[:], logger.level, logger.propagate = state
 
 
 def palm_serve(*arguments: object) -> tuple[int, str, str]:

@@ -16,22 +16,10 @@ from palm_serve.observability import AccessLog, Metrics, asked_by_environment, c
 from palm_serve.registry import Registry
 from palm_serve.types import Answered, CallRecord, TextRequest, Timings
 
-LOGGERS = ("palm_serve", "palm_serve.access", "asyncio", "grpc", "opentelemetry")
-
 
 @pytest.fixture
 def metrics():
     return Metrics(CollectorRegistry())
-
-
-@pytest.fixture
-def restored_logger():
-    loggers = [logging.getLogger(name) for name in LOGGERS]
-    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    yield loggers[0]
-    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
-        logger.handlers[:], logger.propagate = handlers, propagate
-        logger.setLevel(level)
 
 
 DIGEST = "0123456789abcdef" * 4
@@ -133,7 +121,7 @@ def test_what_is_asked_at_the_scrape(metrics):
     assert value(metrics, "palm_threads") >= threading.active_count()
 
 
-def test_a_served_model_is_counted_and_its_texts_are_not_logged(metrics, tiny_bundle, restored_logger):
+def test_a_served_model_is_counted_and_its_texts_are_not_logged(metrics, tiny_bundle):
     stream = io.StringIO()
     configure_logging("debug", json_lines=True, stream=stream)
 
@@ -151,7 +139,7 @@ def test_a_served_model_is_counted_and_its_texts_are_not_logged(metrics, tiny_bu
     assert "xylophone" not in stream.getvalue()
 
 
-def test_json_lines(restored_logger):
+def test_json_lines():
     stream = io.StringIO()
     configure_logging("info", json_lines=True, stream=stream)
     logger = logging.getLogger("palm_serve.door")
@@ -185,7 +173,7 @@ def crash(text):
 
 @pytest.mark.parametrize("json_lines", [False, True])
 @pytest.mark.parametrize("texts", [False, True])
-def test_errors_quote_requests_only_where_texts_may_be_logged(restored_logger, json_lines, texts):
+def test_errors_quote_requests_only_where_texts_may_be_logged(json_lines, texts):
     stream = io.StringIO()
     configure_logging("info", json_lines=json_lines, stream=stream, texts=texts)
     crash("xylophone")
@@ -195,7 +183,25 @@ def test_errors_quote_requests_only_where_texts_may_be_logged(restored_logger, j
         assert part in logged
 
 
-def test_a_client_cannot_forge_a_line(restored_logger):
+def test_formatter_shares_no_traceback_with_other_handlers():
+    """A traceback that another handler has cached in the record may quote the request, and ours tells others too little."""
+    streams = [io.StringIO() for _ in range(3)]
+    configure_logging("info", stream=streams[1])
+    logger = logging.getLogger("palm_serve")
+    (handler,) = logger.handlers
+    first, last = logging.StreamHandler(streams[0]), logging.StreamHandler(streams[2])
+    logger.handlers[:] = [first, handler, last]
+    crash("xylophone")
+    logger.handlers[:] = [handler, last]
+    crash("xylophone")
+    logged = [stream.getvalue() for stream in streams]
+    assert "xylophone" in logged[0]
+    assert "xylophone" not in logged[1]
+    assert logged[1].count("in crash") > 0
+    assert [part.count("xylophone") > 0 for part in logged[2].split("call failed")[1:]] == [True, True]
+
+
+def test_a_client_cannot_forge_a_line():
     stream = io.StringIO()
     configure_logging("info", stream=stream)
     logging.getLogger("palm_serve").error("request %s failed", "a\n2026-01-01 ERROR all is lost\r\x1b[2J\u2028")
@@ -203,7 +209,7 @@ def test_a_client_cannot_forge_a_line(restored_logger):
     assert r"request a\n2026-01-01 ERROR all is lost\r\x1b[2J\u2028 failed" in line
 
 
-def test_other_libraries_write_to_the_same_log(restored_logger):
+def test_other_libraries_write_to_the_same_log():
     stream = io.StringIO()
     configure_logging("info", json_lines=True, stream=stream)
     logging.getLogger("asyncio").warning("slow")
@@ -211,7 +217,7 @@ def test_other_libraries_write_to_the_same_log(restored_logger):
     assert [json.loads(line)["logger"] for line in stream.getvalue().splitlines()] == ["asyncio"]
 
 
-def test_plain_lines(restored_logger):
+def test_plain_lines():
     stream = io.StringIO()
     configure_logging(stream=stream)
     logging.getLogger("palm_serve").warning("hello")
@@ -219,7 +225,7 @@ def test_plain_lines(restored_logger):
 
 
 @pytest.fixture
-def access(restored_logger):
+def access():
     """`access(options, *records, level=...)`: the lines that are told of the calls, as JSON. A second passes before each call that is None."""
 
     def told(options, *records, level="warning"):
@@ -312,7 +318,7 @@ def test_the_callers_trace_is_told_without_traces_too(access, given, trace):
     assert line.get("trace_id") == trace
 
 
-def test_a_client_that_leaves_is_no_error_of_grpc(restored_logger):
+def test_a_client_that_leaves_is_no_error_of_grpc():
     stream = io.StringIO()
     configure_logging("info", stream=stream)
     log = logging.getLogger("grpc._cython.cygrpc")
