@@ -15,7 +15,7 @@ from palm_trainer.errors import WiringError
 IGNORE = -100
 """Target of what has no label: special tokens, padding, unlabelled examples. Readers write it, heads leave it out of the loss."""
 
-UNTAUGHT = -1.0
+NO_SOFT_TARGET = -1.0
 """In the place of probabilities: no teacher has answered there (special tokens, padding, text that was changed)."""
 
 Axis = Literal["batch", "sequence", "hidden", "labels", "tags", "vocabulary", "embedding"]
@@ -41,7 +41,7 @@ PALM_NAMES = {"input_ids": "token_ids", "attention_mask": "input_mask", "token_t
 """What the Python API of the original calls the model's inputs."""
 
 
-def full_precision(tensor: Tensor) -> Tensor:
+def to_full_precision(tensor: Tensor) -> Tensor:
     """What losses are computed in: float32, or what is finer; autocast gives less."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 

@@ -13,7 +13,7 @@ from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.config.loader import TaskConfig
 from palm_trainer.data.dataset import TrainingBatch
 from palm_trainer.errors import WiringError
-from palm_trainer.model.encoders import Backbone
+from palm_trainer.model.encoders import Encoder
 from palm_trainer.training.loop import Step
 
 AnyHead = DeclaredHead | OwnedHead
@@ -44,7 +44,7 @@ class Task:
     weight: float = 1.0
     reuse_head_with: str | None = None
     auxiliary: bool = False
-    backbone: Backbone | None = None
+    backbone: Encoder | None = None
     head: AnyHead | None = None
     reader: Reader | None = None
     predict_reader: Reader | None = None
@@ -52,7 +52,7 @@ class Task:
     rejection: Rejection | None = None
 
     @property
-    def declared(self) -> tuple[Backbone, AnyHead]:
+    def declared(self) -> tuple[Encoder, AnyHead]:
         """Backbone and head. Raises WiringError when `build_forward` was not called."""
         if self.backbone is None or self.head is None:
             raise WiringError(

@@ -14,7 +14,7 @@ from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.api.session import Session
 from palm_trainer.errors import ExportError
 from palm_trainer.evaluation.evaluate import EvaluationSet
-from palm_trainer.model.encoders import thaw_rows
+from palm_trainer.model.encoders import unfreeze_rows
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.tensors import PALM_NAMES
 
@@ -32,7 +32,7 @@ def export(session: Session, output: Path, *, precision: str, overwrite: bool) -
         trained = session.ready
         model = copy.deepcopy(trained.model).cpu().float().eval()
         if not isinstance(model.backbone, OwnBackbone):
-            thaw_rows(model.backbone)  # a graph holds one whole table
+            unfreeze_rows(model.backbone)  # a graph holds one whole table
         still = calibrated(replace(trained, model=model), session.tasks, session.evaluation_sets())
         manifest, report = export_bundle(
             still,

@@ -11,10 +11,10 @@ from palm_trainer.api.reader.base_reader import Reader
 from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.data.vocabulary import pad_token_id, vocabulary_size
 from palm_trainer.errors import WiringError
-from palm_trainer.model.encoders import Backbone
+from palm_trainer.model.encoders import Encoder
 
 
-def shared_backbone(tasks: Sequence[Task]) -> Backbone:
+def shared_backbone(tasks: Sequence[Task]) -> Encoder:
     """The one backbone of all tasks. Raises WiringError when they have several."""
     backbone, _ = tasks[0].declared
     for task in tasks[1:]:
@@ -26,14 +26,14 @@ def shared_backbone(tasks: Sequence[Task]) -> Backbone:
     return backbone
 
 
-def _as_given(backbone: Backbone) -> object:
+def _as_given(backbone: Encoder) -> object:
     return backbone.encoder if isinstance(backbone, OwnBackbone) else backbone
 
 
 def check_head(task: Task) -> None:
     """Raises WiringError when backbone and declared head are not what they should be, or of different widths."""
     backbone, head = task.declared
-    if not isinstance(backbone, Backbone):
+    if not isinstance(backbone, Encoder):
         raise WiringError(
             f"trainer '{task.name}': {backbone!r} is no backbone. Pass one of palm.backbone, such as ERNIE.from_config(config)."
         )
@@ -70,7 +70,7 @@ def by_reader(tasks: Iterable[Task]) -> dict[str, list[Task]]:
     return groups
 
 
-def _check_reader(task: Task, reader: Reader, texts: Sequence[TextReader], backbone: Backbone) -> None:
+def _check_reader(task: Task, reader: Reader, texts: Sequence[TextReader], backbone: Encoder) -> None:
     if not isinstance(reader, TextReader):
         check_attrs(
             backbone.inputs_attr, reader.outputs_attr, f"the backbone of trainer '{task.name}'", type(reader).__name__

@@ -21,7 +21,7 @@ from palm_trainer.data.targets.base import Target
 from palm_trainer.data.targets.classify import ClassifyTarget
 from palm_trainer.data.vocabulary import pad_token_id, vocabulary_size
 from palm_trainer.errors import WiringError
-from palm_trainer.model.encoders import Backbone, freeze_unused_rows, thaw_rows
+from palm_trainer.model.encoders import Encoder, freeze_unused_rows, unfreeze_rows
 from palm_trainer.model.heads import Head, make_head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder
 from palm_trainer.tensors import PALM_NAMES
@@ -52,7 +52,7 @@ def wire(tasks: Sequence[Task], encoder_name: str) -> Wired:
     targets = {task.name: target for task in tasks if (target := _target(task)) is not None}
     own_backbone = isinstance(backbone, OwnBackbone)
     if not own_backbone:
-        thaw_rows(backbone)
+        unfreeze_rows(backbone)
     model = MultiTaskModel(backbone, _heads(tasks, targets, backbone))
     tokenizer_json = readers[0].tokenizer_json if readers else NO_TOKENIZER
     pad = pad_token_id(tokenizer_json) if readers else 0
@@ -102,7 +102,7 @@ def _target(task: Task) -> Target | None:
     )
 
 
-def _source(members: Sequence[Task], targets: Mapping[str, Target], backbone: Backbone) -> Source:
+def _source(members: Sequence[Task], targets: Mapping[str, Target], backbone: Encoder) -> Source:
     """The data of tasks that share a reader."""
     reader = members[0].fitted
     for name in backbone.inputs_attr:
@@ -116,7 +116,7 @@ def _source(members: Sequence[Task], targets: Mapping[str, Target], backbone: Ba
     return source
 
 
-def training_batch(content: TrainingBatch, data: str, members: Sequence[Task], backbone: Backbone) -> Batch:
+def training_batch(content: TrainingBatch, data: str, members: Sequence[Task], backbone: Encoder) -> Batch:
     """A batch as the user sees it and as the engine takes it."""
     reader = members[0].fitted
     if isinstance(content, ReaderContent):
@@ -132,7 +132,7 @@ def training_batch(content: TrainingBatch, data: str, members: Sequence[Task], b
     return Batch(arrays, data, replace(content, inputs=inputs, targets=targets))
 
 
-def _heads(tasks: Sequence[Task], targets: Mapping[str, Target], backbone: Backbone) -> dict[str, Head]:
+def _heads(tasks: Sequence[Task], targets: Mapping[str, Target], backbone: Encoder) -> dict[str, Head]:
     """The engine's heads; one object for tasks that share a head."""
     heads: dict[str, Head] = {}
     rows, columns = backbone.embedding_table.shape

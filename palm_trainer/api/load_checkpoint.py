@@ -8,7 +8,7 @@ from palm_trainer.api.custom.head import OwnHead
 from palm_trainer.api.declarations import Task
 from palm_trainer.errors import CheckpointError
 from palm_trainer.model.checkpoint import ModelDescription, build_model, load_trained
-from palm_trainer.model.encoders import Backbone
+from palm_trainer.model.encoders import Encoder
 from palm_trainer.model.heads import Head, make_head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel
 
@@ -38,7 +38,7 @@ def _build(description: ModelDescription, tasks: Sequence[Task], path: Path) -> 
             raise CheckpointError(
                 f"{path}: its backbone is your own ({description.own['backbone']}). Declare it first: build_predict_forward(backbone, head)."
             )
-        backbone: Backbone = given
+        backbone: Encoder = given
     else:
         backbone = build_model(plain.model_copy(update={"tasks": {}})).backbone
     heads: dict[str, Head] = {}

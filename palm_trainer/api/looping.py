@@ -15,12 +15,12 @@ from palm_trainer.api.optimizer.base_optimizer import Optimizer
 from palm_trainer.api.options import OPTIONS
 from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.config.loader import TrainConfig
-from palm_trainer.model.encoders import freeze, freeze_unused_rows, rate_factors, thaw_rows
+from palm_trainer.model.encoders import freeze_layers, freeze_unused_rows, rate_factors, unfreeze_rows
 from palm_trainer.model.heads.classify import Classify
 from palm_trainer.model.heads.match import Match
-from palm_trainer.training.assembly import Order, assemble_loop, teach
+from palm_trainer.training.assembly import Order, assemble_loop, attach_soft_targets
 from palm_trainer.training.loop import TrainingLoop
-from palm_trainer.training.mixing import Planned
+from palm_trainer.training.mixing import PlannedMixing
 from palm_trainer.training.optimization import build_adamw
 from palm_trainer.training.precision import choose_precision
 from palm_trainer.training.regularization import WordDropout
@@ -43,7 +43,7 @@ class Plan:
     """Data wired to a model, and the order of its batches."""
 
     wired: Wired
-    mixing: Planned
+    mixing: PlannedMixing
     epochs: float
     reference: str
     done: dict[str, int] = field(default_factory=dict)
@@ -84,7 +84,7 @@ def build_loop(tasks: Sequence[Task], plan: Plan, backward: Backward) -> Trainin
     word_dropout = _word_dropout(train.word_dropout, wired) if train.word_dropout else None
     precision = choose_precision(backward.device, backward.precision)
     model.to(precision.device)
-    freeze(model.backbone, blocks=adam.freeze_layers, embeddings=adam.freeze_embeddings)
+    freeze_layers(model.backbone, blocks=adam.freeze_layers, embeddings=adam.freeze_embeddings)
     own_heads = {task.name: model.head(task.name) for task in tasks if task.reuse_head_with is None}
     optimizer: torch.optim.Optimizer = build_adamw(
         model.backbone,
@@ -108,7 +108,7 @@ def build_loop(tasks: Sequence[Task], plan: Plan, backward: Backward) -> Trainin
 def _teach(train: TrainConfig, wired: Wired, groups: Mapping[str, Sequence[Task]], device: str) -> None:
     readers = {data: members[0].fitted for data, members in groups.items()}
     examples = {data: reader.examples for data, reader in readers.items() if isinstance(reader, TextReader)}
-    teach(train, wired.trained, wired.sources, examples, device)
+    attach_soft_targets(train, wired.trained, wired.sources, examples, device)
 
 
 def _word_dropout(share: float, wired: Wired) -> WordDropout:
@@ -116,7 +116,7 @@ def _word_dropout(share: float, wired: Wired) -> WordDropout:
     trained = wired.trained
     found = WordDropout.of(trained.tokenizer_json, share)
     if not any(info.kind == "masked_lm" for info in trained.tasks.values()):  # which trains every row
-        thaw_rows(trained.model.backbone)
+        unfreeze_rows(trained.model.backbone)
         used = [source.dataset.piece_ids() for source in wired.sources.values()]
         freeze_unused_rows(trained.model.backbone, torch.cat([torch.tensor([found.stand_in]), *used]).unique())
     return found

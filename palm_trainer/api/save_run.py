@@ -1,7 +1,6 @@
 """What a training leaves on disk: PALM's `ckpt.stepN/` and `pred.stepN/`, and a run directory that palm-export and palm-train read."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from palm_trainer.data.targets.base import Target
 from palm_trainer.errors import CheckpointError, ConfigError
 from palm_trainer.evaluation.calibration import FALSE_REJECTION
 from palm_trainer.evaluation.evaluate import Metrics
+from palm_trainer.model.atomic_files import write_file
 from palm_trainer.model.checkpoint import save_trained
 from palm_trainer.model.multi_task import TrainedModel
 
@@ -150,10 +150,8 @@ def _task(task: Task, data: str, target: Target) -> TaskConfig:
 
 def _write(path: Path, text: str) -> None:
     """Replaces a file as a whole."""
-    temporary = path.with_name(path.name + ".new")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        write_file(path, text)
     except OSError as error:
         raise CheckpointError(
             f"{path} could not be written: {error.strerror}. Free some space or choose another path."

@@ -28,7 +28,7 @@ from palm_trainer.model.checkpoint import TRAINING, WEIGHTS, save_trained
 from palm_trainer.model.encoders import WeightsReport, load_weights
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.training.loop import Step, TrainingLoop
-from palm_trainer.training.mixing import Planned, mix_ratio
+from palm_trainer.training.mixing import PlannedMixing, mix_ratio
 from palm_trainer.training.precision import choose_precision
 from palm_trainer.training.source import Source
 
@@ -99,7 +99,7 @@ class Session:
         if own_epochs:
             ratios = {data: ratio * batches[data] / batches[name] for data, ratio in ratios.items()}
         seed = self.tasks[0].fitted.seed
-        mixing = Planned([mix_ratio(ratios, batches[name], epochs)], seed)
+        mixing = PlannedMixing([mix_ratio(ratios, batches[name], epochs)], seed)
         if self.trained is not None:  # a checkpoint was loaded before
             take_over(wired.trained, self.trained)
         self.trained = wired.trained

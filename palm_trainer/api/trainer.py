@@ -15,6 +15,7 @@ from palm_trainer.api.custom.reader import is_own
 from palm_trainer.api.declarations import AnyHead, Rejection
 from palm_trainer.api.head.base_head import Head as OwnedHead
 from palm_trainer.api.options import check_rejection
+from palm_trainer.api.phase import Phase
 from palm_trainer.api.raw_prediction import (
     Progress,
     batches_of,
@@ -22,12 +23,12 @@ from palm_trainer.api.raw_prediction import (
     predict_with_own_head,
     raw_outputs,
 )
-from palm_trainer.api.reader.base_reader import Phase, Reader
+from palm_trainer.api.reader.base_reader import Reader
 from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.api.trainer_base import TrainerCalls
 from palm_trainer.errors import ConfigError, WiringError
 from palm_trainer.evaluation.evaluate import Metrics
-from palm_trainer.model.encoders import Backbone
+from palm_trainer.model.encoders import Encoder
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
@@ -110,7 +111,7 @@ class Trainer(TrainerCalls):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def build_forward(self, backbone: Backbone | OwnedBackbone, task_head: AnyHead) -> LossVar:
+    def build_forward(self, backbone: Encoder | OwnedBackbone, task_head: AnyHead) -> LossVar:
         """Declares backbone and head; the loss that Adam takes. Raises WiringError when they do not fit."""
         self.task.backbone, self.task.head = engine_backbone(backbone), task_head
         return Session([self.task], self._session.say).loss_var()
@@ -182,7 +183,7 @@ class Trainer(TrainerCalls):
 
     # -- prediction ---------------------------------------------------------------------------------------------------
 
-    def build_predict_forward(self, pred_backbone: Backbone | OwnedBackbone, pred_head: AnyHead) -> dict[str, str]:
+    def build_predict_forward(self, pred_backbone: Encoder | OwnedBackbone, pred_head: AnyHead) -> dict[str, str]:
         """Declares what predicts. A trained model stays as it is, to the bit. Output names by tensor. Raises WiringError for another encoder."""
         trained, given = self.task.backbone, engine_backbone(pred_backbone)
         if trained is None:
@@ -267,7 +268,7 @@ def check_phase(reader: Reader, name: str) -> Reader:
     return reader
 
 
-def _shape(backbone: Backbone) -> dict[str, Any]:
+def _shape(backbone: Encoder) -> dict[str, Any]:
     if isinstance(backbone, OwnBackbone):
         return {"type": type(backbone.encoder), "outputs": backbone.outputs_attr}
     settings: dict[str, Any] = backbone.encoder.config.to_dict()  # type: ignore[union-attr,operator]

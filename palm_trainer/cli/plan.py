@@ -17,10 +17,10 @@ from palm_trainer.data.example import Example
 from palm_trainer.data.formats.text_files import Defect, FormatOptions
 from palm_trainer.data.sampler import padding_share
 from palm_trainer.data.splits import Split, read_split
-from palm_trainer.data.statistics import labels_of, survey
+from palm_trainer.data.statistics import find_split_defects, iterate_labels
 from palm_trainer.data.task_fields import resolve_fields
 from palm_trainer.runs.job_from_config import Training, build_training
-from palm_trainer.training.mixing import LossDriven, Planned, RoundRobin
+from palm_trainer.training.mixing import LossDriven, PlannedMixing, RoundRobin
 
 _SPLITS = ("train", "dev", "test")
 _NAMED_LABELS = 6
@@ -64,7 +64,7 @@ def _order(training: Training) -> str:
     mixing, policy = training.loop.mixing, training.config.train.mixing
     if isinstance(mixing, LossDriven):
         return f"mixing {policy}: steps and epochs are those of data sets whose losses fall alike"
-    if isinstance(mixing, Planned) and len(mixing.phases) > 1:
+    if isinstance(mixing, PlannedMixing) and len(mixing.phases) > 1:
         first, last = mixing.phases[0], mixing.phases[-1]
         listed = ", ".join(f"{name} {first[name]} and {last[name]}" for name in first)
         return f"mixing {policy}: steps in the first epoch and in the last: {listed}"
@@ -156,7 +156,7 @@ def _learnt(task: TaskConfig, examples: list[Example]) -> str:
         return f"{answered} answered, {len(values) - answered} without an answer{unlabelled}"
     if task.learning_strategy == "pairwise":
         return f"{len(values)} with a negative"
-    counts = Counter(label for example in examples for label in labels_of(example, field)).most_common()
+    counts = Counter(label for example in examples for label in iterate_labels(example, field)).most_common()
     named = ", ".join(f"{label} {count}" for label, count in counts[:_NAMED_LABELS])
     return f"{len(counts)}: {named}{', ...' if len(counts) > _NAMED_LABELS else ''}{unlabelled}"
 
@@ -181,7 +181,7 @@ def _faults(
     """All that is wrong with a data set, split by split."""
     tasks = [task for task in config.tasks.values() if name in task.data and task.kind not in ("mrc", "masked_lm")]
     learnt = dict.fromkeys(t.field for t in tasks if t.field and t.learning_strategy != "pairwise")
-    across = survey({split: found.examples for split, found in splits.items()}, list(learnt))
+    across = find_split_defects({split: found.examples for split, found in splits.items()}, list(learnt))
     limit = config.encoder.max_length
     for split, found in splits.items():
         yield from ((split, defect) for defect in (*found.defects, *across[split]))

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import signal
 import sys
 import threading
@@ -15,6 +14,7 @@ import typer
 
 from palm_trainer.cli.models import models_app
 from palm_trainer.errors import PalmError
+from palm_trainer.model.atomic_files import write_file
 
 if TYPE_CHECKING:  # torch loads in seconds; `--help` need not wait for it
     from palm_trainer.config.loader import Config
@@ -135,9 +135,7 @@ def predict(
     if output is None:
         sys.stdout.write(text_lines)
         return
-    temporary = output.with_name(output.name + ".new")
-    temporary.write_text(text_lines, encoding="utf-8")
-    os.replace(temporary, output)
+    write_file(output, text_lines)
 
 
 @app.command(epilog="Example: palm-train plan examples/atis.toml")

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -15,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from palm_trainer.compare.result import Comparison, Result
 from palm_trainer.compare.statistics import DRAWS
 from palm_trainer.compare.variants import OUT_OF_DOMAIN
+from palm_trainer.model.atomic_files import write_file
 from palm_trainer.report.blocks import Block, Cell, Figure, Note, Table, count, percent
 from palm_trainer.report.charts import nice_ticks
 
@@ -32,9 +32,7 @@ _LONGEST = 34
 
 def write_page(result: Result, config: Path, output: Path) -> None:
     """Writes the page; the file appears whole or not at all. Raises OSError where it cannot be written."""
-    temporary = output.with_name(output.name + ".new")
-    temporary.write_bytes(render(result, config).encode("utf-8", "replace"))
-    os.replace(temporary, output)
+    write_file(output, render(result, config), errors="replace")
 
 
 def render(result: Result, config: Path) -> str:

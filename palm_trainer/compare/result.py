@@ -12,7 +12,6 @@ alone put together.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from palm_trainer.compare.variants import IN_DOMAIN, OUT_OF_DOMAIN, Plan, Questi
 from palm_trainer.config.loader import Config
 from palm_trainer.errors import CheckpointError
 from palm_trainer.evaluation.evaluate import PRIMARY
+from palm_trainer.model.atomic_files import write_file
 
 EXACT = "exact_match"
 FEW_SEEDS = 3
@@ -107,9 +107,7 @@ def as_json(result: Result, config: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: object) -> None:
     """Writes a file as a whole."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_file(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _comparison_json(one: Comparison) -> dict[str, Any]:

@@ -9,7 +9,6 @@ A cell is resumed where it was stopped, and is not repeated once its `counts.jso
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from palm_trainer.errors import CheckpointError, PalmError
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.evaluation.metrics import reading_scores
 from palm_trainer.evaluation.predictor import Predictor
+from palm_trainer.model.atomic_files import write_file
 from palm_trainer.model.checkpoint import load_trained, read_json
 from palm_trainer.report.rows import Judged, judge
 from palm_trainer.runs.directory import CONFIG, differences
@@ -94,7 +94,7 @@ def run_cell(cell: Cell, plan: Plan, stop: Callable[[], bool] = lambda: False) -
             if isinstance(event, Finished) and event.interrupted:
                 return
     counts = {split: count(Predictor(load_trained(run)), plan.kinds, own) for split, own in _sets(cell, plan).items()}
-    _write(run / COUNTS, {"examples": _digests(cell, plan), "counts": counts})
+    write_file(run / COUNTS, json.dumps({"examples": _digests(cell, plan), "counts": counts}) + "\n")
     shutil.rmtree(run / "last", ignore_errors=True)  # three quarters of the space; what it resumes is finished
 
 
@@ -178,10 +178,3 @@ def _check_budget(cell: Cell, started: Started) -> None:
             f"{cell.name}: takes {found} batches of its data sets where {dict(cell.variant.batches)} would be an equal budget. "
             "Did the training data change since the comparison began? Start it anew in another directory with --output."
         )
-
-
-def _write(path: Path, value: object) -> None:
-    """Replaces a file as a whole."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from palm_trainer.data.example import Example, FieldValue, LabelledSpan
 from palm_trainer.data.formats import FORMATS
-from palm_trainer.data.formats.detect import detect
+from palm_trainer.data.formats.detect import detect_format
 from palm_trainer.data.formats.jsonl import ANSWER
 from palm_trainer.data.formats.text_fields import class_fields, span_fields
 from palm_trainer.data.formats.text_files import Defect, Defects, FormatOptions
@@ -29,7 +29,7 @@ _SUFFIXES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Conversion:
+class ConversionReport:
     """What was done."""
 
     source_format: str
@@ -52,7 +52,7 @@ def convert(
     target_format: str | None = None,
     options: FormatOptions | None = None,
     field: str | None = None,
-) -> Conversion:
+) -> ConversionReport:
     """Writes `target` (a file, or for `joint` a directory), which must not exist.
 
     Args:
@@ -69,7 +69,7 @@ def convert(
     if target.with_name(target.name.partition("#")[0]).exists():
         raise DataError(f"{target}: exists; remove it or choose another target")
     if source_format is None:
-        found = detect(source)
+        found = detect_format(source)
         source_format, options = found.format, options or found.options
     options = options or FormatOptions()
     if source_format not in FORMATS:
@@ -90,7 +90,7 @@ def convert(
     back = FormatOptions(joiner=options.joiner, label_separator=(options.label_separator or "#") if several else None)
     WRITERS[chosen](written, target, back)
     losses = _losses(examples, _read_back(chosen, target, back), field)
-    return Conversion(source_format, chosen, len(examples), list(defects), losses, back)
+    return ConversionReport(source_format, chosen, len(examples), list(defects), losses, back)
 
 
 def _read_back(form: str, target: Path, options: FormatOptions) -> list[Example]:

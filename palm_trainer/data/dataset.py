@@ -18,7 +18,7 @@ from palm_trainer.data.substitution import Substitution
 from palm_trainer.data.targets.base import Target, collate_soft
 from palm_trainer.data.targets.masked_lm import MaskedLMTarget
 from palm_trainer.errors import ConfigError
-from palm_trainer.tensors import UNTAUGHT
+from palm_trainer.tensors import NO_SOFT_TARGET
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class EncodedDataset:
         """How the data set is read."""
         return self._inputs
 
-    def teach(self, soft: Mapping[str, Sequence[npt.NDArray[np.float32]]]) -> None:
+    def attach_soft_targets(self, soft: Mapping[str, Sequence[npt.NDArray[np.float32]]]) -> None:
         """Takes answers of teachers by task, a row a feature: [C], or [S, C] by piece. An example that is changed keeps the former and loses the latter."""
         self._soft = dict(soft)
 
@@ -112,7 +112,7 @@ class EncodedDataset:
         for place, example, row in self._substituted(chosen, epoch):
             for told in soft.values():
                 if told[place].ndim == 2:
-                    told[place] = np.full_like(told[place][:1], UNTAUGHT)
+                    told[place] = np.full_like(told[place][:1], NO_SOFT_TARGET)
             encodings[place] = row
             for task, target in self.targets.items():
                 encoded[task][place] = target.encode(example, row)

@@ -13,7 +13,7 @@ SKEW_LIMIT = 0.8
 _NAMED = 6
 
 
-def survey(splits: Mapping[str, Sequence[Example]], fields: Sequence[str]) -> dict[str, list[Defect]]:
+def find_split_defects(splits: Mapping[str, Sequence[Example]], fields: Sequence[str]) -> dict[str, list[Defect]]:
     """Faults by split, of `train` and the splits that are compared with it.
 
     Args:
@@ -31,7 +31,7 @@ def survey(splits: Mapping[str, Sequence[Example]], fields: Sequence[str]) -> di
     return {split: list(defects) for split, defects in found.items()}
 
 
-def labels_of(example: Example, field: str) -> Iterator[str]:
+def iterate_labels(example: Example, field: str) -> Iterator[str]:
     """The classes or span labels that a field of an example holds."""
     value = example.fields.get(field, ())
     if isinstance(value, str):
@@ -64,8 +64,8 @@ def _note_leaks(train: Sequence[Example], examples: Sequence[Example], defects: 
 
 
 def _note_unseen(train: Sequence[Example], examples: Sequence[Example], field: str, defects: Defects) -> None:
-    seen = {label for example in train for label in labels_of(example, field)}
-    rows = [(e.source, new) for e in examples if (new := [v for v in labels_of(e, field) if v not in seen])]
+    seen = {label for example in train for label in iterate_labels(example, field)}
+    rows = [(e.source, new) for e in examples if (new := [v for v in iterate_labels(e, field) if v not in seen])]
     if rows:
         names = sorted({label for _, new in rows for label in new})
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""

@@ -69,7 +69,7 @@ class Substitution:
         values = [self._other(example, span, generator) for span in spans]
         if all(value.text == example.text[s.start : s.end] for s, value in zip(spans, values, strict=True)):
             return None
-        return substituted(example, spans, values)
+        return replace_spans(example, spans, values)
 
     def _other(self, example: Example, span: LabelledSpan, generator: np.random.Generator) -> Value:
         """Another value of the span's label or one like it, or its own where there is none."""
@@ -93,7 +93,7 @@ def _pools(values: Mapping[str, Mapping[str, Value]]) -> dict[str, list[Value]]:
     return {label: list(pool.values()) for label, pool in pools.items()}
 
 
-def substituted(example: Example, spans: Sequence[LabelledSpan], values: Sequence[Value]) -> Example | None:
+def replace_spans(example: Example, spans: Sequence[LabelledSpan], values: Sequence[Value]) -> Example | None:
     """The example with values in the place of spans (in text order, not overlapping); None where that cuts a span of another field, or a word."""
     moves = _Moves(spans, [len(value.text) for value in values])
     parts, end = [], 0

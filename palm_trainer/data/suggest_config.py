@@ -11,7 +11,7 @@ import tomli_w
 from palm_trainer.config.loader import DataConfig
 from palm_trainer.config.rules import FORMAT_OPTIONS
 from palm_trainer.data.example import Example, LabelledSpan
-from palm_trainer.data.formats.detect import Detection, detect
+from palm_trainer.data.formats.detect import Detection, detect_format
 from palm_trainer.data.formats.find_splits import find_splits
 from palm_trainer.data.formats.text_files import FormatOptions
 from palm_trainer.data.splits import read_split
@@ -34,7 +34,7 @@ def suggest(data: Path) -> tuple[str, list[str]]:
     Raises DataError when nothing trainable is recognised.
     """
     splits, found = find_splits(data)
-    detection = detect(splits["train"][0])
+    detection = detect_format(splits["train"][0])
     options = _options(detection)
     files = {split: _paths(paths) for split, paths in splits.items()}
     examples = _read(detection.format, files, options)

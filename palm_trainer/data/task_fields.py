@@ -33,7 +33,7 @@ def _choose_field(name: str, task: TaskConfig, found: Mapping[str, FieldValue]) 
             )
         return task.field
     ranks = task.learning_strategy == "pairwise"
-    fitting = [key for key, value in found.items() if fits(task.kind, value) and (key == NEGATIVE) == ranks]
+    fitting = [key for key, value in found.items() if accepts_value(task.kind, value) and (key == NEGATIVE) == ranks]
     if task.kind == "multi_label":
         fitting = [key for key in fitting if isinstance(found[key], tuple)] or fitting
     for wanted in (name, task.role, ANSWER if task.kind == "mrc" else ""):
@@ -47,7 +47,7 @@ def _choose_field(name: str, task: TaskConfig, found: Mapping[str, FieldValue]) 
     )
 
 
-def fits(kind: str, value: FieldValue) -> bool:
+def accepts_value(kind: str, value: FieldValue) -> bool:
     """Whether a task of this kind can learn such a value."""
     is_spans = isinstance(value, tuple) and all(isinstance(item, LabelledSpan) for item in value)
     is_classes = isinstance(value, tuple) and all(isinstance(item, str) for item in value)

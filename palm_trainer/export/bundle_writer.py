@@ -16,7 +16,7 @@ from palm_serve.bundle.loader import MANIFEST
 from palm_serve.bundle.manifest import Manifest
 from palm_serve.types import FloatArray
 from palm_trainer.errors import ExportError
-from palm_trainer.model.checkpoint import sync
+from palm_trainer.model.atomic_files import sync_to_disk
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 _NAME_LIMIT = 100
@@ -80,7 +80,7 @@ def staged_bundle(output: Path, *, overwrite: bool = False) -> Iterator[BundleWr
         yield BundleWriter(staging, output)
         with _explained(output):
             for folder in (*(p for p in staging.iterdir() if p.is_dir()), staging):
-                sync(folder)
+                sync_to_disk(folder)
             _put(staging, output)
     except BaseException:  # Ctrl-C too
         if staging is not None:
@@ -126,7 +126,7 @@ def _put(staging: Path, output: Path) -> None:
     """Renames into place; the old bundle comes back should that fail."""
     if not output.exists():
         staging.rename(output)
-        sync(output.parent)
+        sync_to_disk(output.parent)
         return
     old = _beside(output, "old")
     try:
@@ -136,7 +136,7 @@ def _put(staging: Path, output: Path) -> None:
         if old.exists() and not output.exists():
             old.rename(output)
         raise
-    sync(output.parent)
+    sync_to_disk(output.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

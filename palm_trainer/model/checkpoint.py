@@ -7,9 +7,7 @@ previous one usable.
     training.pt         only in `last/`: optimizer, generators, counters
 """
 
-import contextlib
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Callable, Mapping
@@ -24,13 +22,14 @@ from transformers import AutoConfig, PreTrainedModel
 
 from palm_serve.bundle.manifest import EncoderInfo, TaskInfo
 from palm_trainer.errors import CheckpointError
-from palm_trainer.model.encoders import Backbone, new_encoder
+from palm_trainer.model.atomic_files import NEW_SUFFIX, sync_to_disk
+from palm_trainer.model.encoders import Encoder, new_encoder
 from palm_trainer.model.encoders.encoder import Pooling
 from palm_trainer.model.heads import make_head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel
 
 WEIGHTS, DESCRIPTION, TOKENIZER, TRAINING = "model.safetensors", "model.json", "tokenizer.json", "training.pt"
-_OLD, _NEW = ".old", ".new"
+_OLD_SUFFIX = ".old"
 
 
 class ModelDescription(BaseModel):
@@ -50,7 +49,7 @@ class ModelDescription(BaseModel):
     """Parts that the user wrote (`backbone`, `heads.NAME`) and the name of each one's class. Only who has the classes can build the model."""
 
 
-def describe(trained: TrainedModel) -> ModelDescription:
+def describe_model(trained: TrainedModel) -> ModelDescription:
     """What `model.json` holds."""
     backbone = trained.model.backbone
     own = {
@@ -86,7 +85,7 @@ def save_trained(trained: TrainedModel, directory: Path, training: Mapping[str, 
         directory: `RUN/best` or `RUN/last`; replaced as a whole.
         training: state to resume from; tensors, numbers, strings, lists and dicts only.
     """
-    new, old = directory.with_name(directory.name + _NEW), directory.with_name(directory.name + _OLD)
+    new, old = directory.with_name(directory.name + NEW_SUFFIX), directory.with_name(directory.name + _OLD_SUFFIX)
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
@@ -95,17 +94,17 @@ def save_trained(trained: TrainedModel, directory: Path, training: Mapping[str, 
             name: value.detach().cpu().contiguous().clone() for name, value in trained.model.state_dict().items()
         }
         save_file(weights, new / WEIGHTS)
-        (new / DESCRIPTION).write_text(describe(trained).model_dump_json(indent=1), encoding="utf-8")
+        (new / DESCRIPTION).write_text(describe_model(trained).model_dump_json(indent=1), encoding="utf-8")
         (new / TOKENIZER).write_text(trained.tokenizer_json, encoding="utf-8")
         if training is not None:
             torch.save(dict(training), new / TRAINING)
         for path in (*new.iterdir(), new):
-            sync(path)
+            sync_to_disk(path)
         if directory.exists():
             shutil.rmtree(old, ignore_errors=True)
             directory.rename(old)
         new.rename(directory)
-        sync(directory.parent)
+        sync_to_disk(directory.parent)
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(new, ignore_errors=True)
@@ -116,23 +115,12 @@ def save_trained(trained: TrainedModel, directory: Path, training: Mapping[str, 
         ) from error
 
 
-def sync(path: Path) -> None:
-    """Forces a file or directory to disk. Raises OSError where the disk refuses a file."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        # some file systems cannot sync a directory; a file that is not on disk is no checkpoint
-        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def checkpoint_directory(run: Path, which: str = "best") -> Path:
     """The directory of a checkpoint, recovered when a crash fell between its two renames. Raises CheckpointError when there is none."""
     if not run.is_dir():
         raise CheckpointError(f"{run}: no such run directory. Train one with `palm-train run CONFIG --output {run}`.")
     directory = run / which
-    old = directory.with_name(which + _OLD)
+    old = directory.with_name(which + _OLD_SUFFIX)
     if not directory.exists() and old.exists():
         old.rename(directory)
     if not (directory / DESCRIPTION).is_file():
@@ -144,13 +132,13 @@ def checkpoint_directory(run: Path, which: str = "best") -> Path:
 
 def has_checkpoint(run: Path, which: str) -> bool:
     """Whether a run holds this checkpoint, one that a crash left between its two renames included."""
-    return any((run / (which + suffix)).exists() for suffix in ("", _OLD))
+    return any((run / (which + suffix)).exists() for suffix in ("", _OLD_SUFFIX))
 
 
 def remove_checkpoints(run: Path) -> None:
     """Deletes `best/` and `last/` of a run, and what a crash left of them."""
     for which in ("best", "last"):
-        for suffix in ("", _OLD, _NEW):
+        for suffix in ("", _OLD_SUFFIX, NEW_SUFFIX):
             shutil.rmtree(run / (which + suffix), ignore_errors=True)
 
 
@@ -202,7 +190,7 @@ def build_model(description: ModelDescription) -> MultiTaskModel:
         )
     raw = dict(description.encoder_config)
     config = AutoConfig.for_model(raw.pop("model_type"), **raw)
-    backbone = Backbone(new_encoder(config), pooling=description.pooling, takes_types=description.takes_types)
+    backbone = Encoder(new_encoder(config), pooling=description.pooling, takes_types=description.takes_types)
     rows, columns = backbone.embedding_table.shape
     heads = {
         name: make_head(name, info, backbone.hidden_size, embedding=(rows, columns))

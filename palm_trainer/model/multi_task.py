@@ -8,7 +8,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from palm_serve.bundle.manifest import EncoderInfo, TaskInfo
-from palm_trainer.model.encoders import Backbone
+from palm_trainer.model.encoders import Encoder
 from palm_trainer.model.heads import Head
 from palm_trainer.tensors import check_fit
 
@@ -16,7 +16,7 @@ from palm_trainer.tensors import check_fit
 class MultiTaskModel(nn.Module):
     """The shared encoder with its heads by task name. Raises WiringError when a head needs what the backbone does not give."""
 
-    def __init__(self, backbone: Backbone, heads: Mapping[str, Head]) -> None:
+    def __init__(self, backbone: Encoder, heads: Mapping[str, Head]) -> None:
         super().__init__()
         for name, head in heads.items():
             check_fit(head.inputs, backbone.outputs, f"head '{name}' ({head.kind})", "the backbone")
@@ -76,7 +76,7 @@ class TrainedModel:
         return found
 
 
-def describe_encoder(backbone: Backbone, name: str, pad_token_id: int) -> EncoderInfo:
+def describe_encoder(backbone: Encoder, name: str, pad_token_id: int) -> EncoderInfo:
     """Facts about an encoder, as the manifest holds them."""
     settings = backbone.encoder.config
     return EncoderInfo(

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from palm_trainer.data.splits import read_split
 from palm_trainer.evaluation.evaluate import Answering, EvaluationSet
+from palm_trainer.model.atomic_files import write_file
 from palm_trainer.report import overview
 from palm_trainer.report.blocks import Section
 from palm_trainer.report.data_summary import Fault, Lengths, label_counts, lengths, never_trained, overlap
@@ -44,10 +44,8 @@ def write_report(
     Raises OSError where it cannot be written.
     """
     text = render(facts, kinds, split, sets, predictor)
-    temporary = output.with_name(output.name + ".new")
-    # a label or a file name may hold half of a surrogate pair, which no encoding can write
-    temporary.write_bytes(text.encode("utf-8", "replace"))
-    os.replace(temporary, output)
+    # A label or a file name may hold an unpaired surrogate, which UTF-8 cannot encode.
+    write_file(output, text, errors="replace")
 
 
 def render(

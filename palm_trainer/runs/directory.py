@@ -1,19 +1,18 @@
 """The run directory: whose it is, what of it a resumed run keeps, and files that are written as a whole."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from palm_trainer.config.loader import Config
 from palm_trainer.errors import CheckpointError
+from palm_trainer.model.atomic_files import NEW_SUFFIX, write_file
 from palm_trainer.model.checkpoint import remove_checkpoints
 from palm_trainer.runs import weight_averaging as averaging
 from palm_trainer.runs.event_log import TENSORBOARD
 
 CONFIG, EVENTS, METRICS, REPORT = "config.toml", "events.jsonl", "metrics.json", "report.html"
-_NEW = ".new"
 
 
 def claim(output: Path, resume: bool, overwrite: bool) -> None:
@@ -30,7 +29,7 @@ def claim(output: Path, resume: bool, overwrite: bool) -> None:
             raise CheckpointError(
                 f"{output} holds a run already. Continue it with --resume, replace it with --overwrite, or choose another directory with --output."
             )
-    elif output.is_dir() and not resume and any(path.name != CONFIG + _NEW for path in output.iterdir()):
+    elif output.is_dir() and not resume and any(path.name != CONFIG + NEW_SUFFIX for path in output.iterdir()):
         raise CheckpointError(
             f"{output} is not empty and holds no run. Choose an empty or new directory with --output."
         )
@@ -62,17 +61,10 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def forget_later_events(path: Path, step: int) -> None:
     """Drops what was logged after the checkpoint: those steps are trained again."""
     if path.exists():
-        write_whole(path, "".join(line for line in whole_lines(path) if json.loads(line)["step"] <= step))
+        write_file(path, "".join(line for line in whole_lines(path) if json.loads(line)["step"] <= step))
 
 
 def whole_lines(path: Path) -> list[str]:
     """Lines of the log; a crash may have cut the last one, which is left out."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return [line + "\n" for line in text.split("\n")[:-1]]
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replaces a file as a whole."""
-    temporary = path.with_name(path.name + _NEW)
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

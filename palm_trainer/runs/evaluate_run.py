@@ -16,10 +16,11 @@ from palm_trainer.evaluation.evaluate import (
 from palm_trainer.evaluation.out_of_scope import rejections
 from palm_trainer.evaluation.perplexity import perplexities
 from palm_trainer.evaluation.predictor import Predictor
+from palm_trainer.model.atomic_files import write_file
 from palm_trainer.model.checkpoint import load_trained
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.report import Recording, RunFacts, write_report
-from palm_trainer.runs.directory import EVENTS, METRICS, REPORT, whole_lines, write_whole
+from palm_trainer.runs.directory import EVENTS, METRICS, REPORT, whole_lines
 from palm_trainer.runs.job_from_config import (
     evaluation_sets,
     guessing_sets,
@@ -103,4 +104,4 @@ def write_metrics(run: Path, metrics: dict[str, Metrics]) -> None:
     """Merges into metrics.json, by split."""
     path = run / METRICS
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_whole(path, json.dumps({**known, **metrics}, indent=2, ensure_ascii=False) + "\n")
+    write_file(path, json.dumps({**known, **metrics}, indent=2, ensure_ascii=False) + "\n")

@@ -20,16 +20,16 @@ from palm_trainer.data.targets.match import MatchTarget, RankTarget, with_negati
 from palm_trainer.data.targets.mrc import MrcTarget
 from palm_trainer.data.targets.multi_label import MultiLabelTarget
 from palm_trainer.data.targets.sequence_label import SequenceLabelTarget
-from palm_trainer.data.task_fields import fits, resolve_fields
+from palm_trainer.data.task_fields import accepts_value, resolve_fields
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation.calibration import FALSE_REJECTION
 from palm_trainer.evaluation.evaluate import EvaluationSet
-from palm_trainer.model.encoders import LoadedEncoder, build_scratch, freeze, freeze_unused_rows, load_pretrained
+from palm_trainer.model.encoders import LoadedEncoder, build_scratch, freeze_layers, freeze_unused_rows, load_pretrained
 from palm_trainer.model.heads import make_head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder
-from palm_trainer.training.assembly import build_loop, teach
+from palm_trainer.training.assembly import attach_soft_targets, build_loop
 from palm_trainer.training.loop import TrainingLoop
-from palm_trainer.training.processes import ALONE, Processes
+from palm_trainer.training.processes import SINGLE_PROCESS, Processes
 from palm_trainer.training.regularization import WordDropout
 from palm_trainer.training.source import Source
 
@@ -50,7 +50,7 @@ class Training:
     teachers: Sequence[str]
 
 
-def build_training(config: Config, processes: Processes = ALONE) -> Training:
+def build_training(config: Config, processes: Processes = SINGLE_PROCESS) -> Training:
     """Reads the data, loads the encoder, and wires a training. Raises ConfigError, DataError or PalmError; seeds torch's generator.
 
     Each of several processes builds the same, from the same files.
@@ -81,10 +81,10 @@ def build_training(config: Config, processes: Processes = ALONE) -> Training:
             dataset, LengthBucketedSampler(dataset.lengths, config.train.batch_size, config.train.seed + position)
         )
     examples = {name: split.examples for name, split in splits.items()}
-    teachers = teach(config.train, trained, sources, examples, processes.device(config.train.device))
+    teachers = attach_soft_targets(config.train, trained, sources, examples, processes.device(config.train.device))
     shares = config.train.word_dropout
     word_dropout = WordDropout.of(trained.tokenizer_json, shares) if shares else None
-    freeze(trained.model.backbone, blocks=config.train.freeze_layers, embeddings=config.train.freeze_embeddings)
+    freeze_layers(trained.model.backbone, blocks=config.train.freeze_layers, embeddings=config.train.freeze_embeddings)
     # masked_lm trains every row: as decoder, and drawn at random
     if not config.train.freeze_embeddings and not any(info.kind == "masked_lm" for info in trained.tasks.values()):
         stand_in = [] if word_dropout is None else [torch.tensor([word_dropout.stand_in])]
@@ -158,7 +158,7 @@ def _check_kinds(config: Config, fields: Mapping[str, str], examples: Sequence[E
     for task, field in fields.items():
         kind = config.tasks[task].kind
         for example in examples:
-            if field in example.fields and not fits(kind, example.fields[field]):
+            if field in example.fields and not accepts_value(kind, example.fields[field]):
                 wanted = {"sequence_label": "spans", "mrc": "spans of the passage", "multi_label": "classes"}.get(
                     kind, "one class"
                 )

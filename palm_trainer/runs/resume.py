@@ -9,6 +9,7 @@ from torch import Tensor
 
 from palm_trainer.config.loader import load_config
 from palm_trainer.errors import CheckpointError, PalmError
+from palm_trainer.model.atomic_files import write_file
 from palm_trainer.model.checkpoint import has_checkpoint, load_trained, load_training_state, save_trained
 from palm_trainer.runs import weight_averaging as averaging
 from palm_trainer.runs.directory import (
@@ -18,7 +19,6 @@ from palm_trainer.runs.directory import (
     differences,
     forget_later_events,
     forget_run,
-    write_whole,
 )
 from palm_trainer.runs.job_from_config import Training
 
@@ -38,7 +38,7 @@ def save_last(training: Training, progress: Progress) -> None:
     """Writes `last/`, from which the run can be resumed."""
     with training.loop.averaged():
         state, last = _state(training, progress), training.config.train.output / "last"
-        training.loop.processes.from_first(lambda: save_trained(training.trained, last, state))
+        training.loop.processes.run_on_first(lambda: save_trained(training.trained, last, state))
     if training.loop.processes.is_first:
         averaging.prune(training.config.train.output, progress.candidates)
 
@@ -61,7 +61,7 @@ def begin(training: Training) -> None:
     output = training.config.train.output
     output.mkdir(parents=True, exist_ok=True)
     forget_run(output)
-    write_whole(output / CONFIG, training.config.dump_toml())
+    write_file(output / CONFIG, training.config.dump_toml())
 
 
 def check_alike(training: Training) -> None:
@@ -69,7 +69,7 @@ def check_alike(training: Training) -> None:
     tokenizer = training.trained.tokenizer_json
     own = (_rows(training), training.trained.tasks, hashlib.sha256(tokenizer.encode()).hexdigest())
     processes = training.loop.processes
-    if processes.from_first(lambda: own) != own:
+    if processes.run_on_first(lambda: own) != own:
         raise PalmError(
             f"process {processes.rank} of {processes.size} has read other data, labels or pieces than process 0. Give all of them the same files."
         )
@@ -77,7 +77,7 @@ def check_alike(training: Training) -> None:
 
 def restore(training: Training, progress: Progress, output: Path) -> None:
     """Puts a training where `last/` was saved; leaves it at its beginning when the run was stopped before that."""
-    found = training.loop.processes.from_first(lambda: _saved(training, output))
+    found = training.loop.processes.run_on_first(lambda: _saved(training, output))
     if found is None:
         return
     weights, state = found

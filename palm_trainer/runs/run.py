@@ -43,7 +43,7 @@ from palm_trainer.runs.job_from_config import (
 )
 from palm_trainer.runs.resume import Progress, begin, check_alike, restore, save_last
 from palm_trainer.training.loop import Step
-from palm_trainer.training.processes import ALONE, Processes
+from palm_trainer.training.processes import SINGLE_PROCESS, Processes
 
 
 def train(
@@ -52,7 +52,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     stop: Callable[[], bool] = lambda: False,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Iterator[Event]:
     """Trains, evaluates after each epoch of the reference data set, and keeps the best and the last checkpoint.
 
@@ -69,28 +69,28 @@ def train(
     """
     check_trackers(config.train.trackers)
     output = config.train.output
-    processes.from_first(lambda: claim(output, resume, overwrite))
+    processes.run_on_first(lambda: claim(output, resume, overwrite))
     training = build_training(config, processes)
     check_alike(training)
     progress = Progress()
     if resume:
         restore(training, progress, output)
     else:
-        processes.from_first(lambda: begin(training))
+        processes.run_on_first(lambda: begin(training))
     yield Started(training, training.loop.step)
     with _open_log(training) as log:
         if training.loop.step < training.loop.total_steps and not _out_of_patience(training, progress):
             _log_start(log, training)
         interrupted = yield from _steps_and_evaluations(training, progress, log, stop)
         if config.train.average_best and not interrupted:
-            averaged = processes.from_first(lambda: _average_best(training, progress))
+            averaged = processes.run_on_first(lambda: _average_best(training, progress))
             if averaged is not None:
                 _log(log, averaged)
                 yield averaged
     if interrupted:
         yield Finished({}, interrupted=True)
         return
-    thresholds, metrics = processes.from_first(lambda: (_fit_decoding(training), finish(training.config)))
+    thresholds, metrics = processes.run_on_first(lambda: (_fit_decoding(training), finish(training.config)))
     yield Finished(metrics, thresholds=thresholds)
 
 
@@ -160,7 +160,7 @@ def _evaluate(training: Training, progress: Progress, epoch: float) -> Evaluated
     def on_first() -> tuple[Evaluated, Progress]:
         return _evaluated(training, progress, epoch), progress
 
-    evaluated, known = training.loop.processes.from_first(on_first)
+    evaluated, known = training.loop.processes.run_on_first(on_first)
     vars(progress).update(vars(known))
     return evaluated
 

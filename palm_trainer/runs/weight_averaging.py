@@ -4,7 +4,6 @@ While a run trains, the weights of the K best evaluations are kept in `RUN/candi
 joins the average where dev then scores no lower. The average becomes `best/` only where it scores higher than the best single one.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from palm_trainer.errors import CheckpointError
-from palm_trainer.model.checkpoint import sync
+from palm_trainer.model.atomic_files import replace_file, sync_to_disk
 
 CANDIDATES = "candidates"
 Weights = Mapping[str, Tensor]
@@ -43,13 +42,10 @@ def enter(
         path = _path(run, step)
         try:
             path.parent.mkdir(exist_ok=True)
-            temporary = path.with_name(path.name + ".new")
-            save_file(
-                {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()},
-                temporary,
-            )
-            sync(temporary)
-            os.replace(temporary, path)
+            weights = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+            with replace_file(path) as temporary:
+                save_file(weights, temporary)
+                sync_to_disk(temporary)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"{path} could not be written: {error}. Free some space, lower train.average_best, or choose another output; what was saved before stands."

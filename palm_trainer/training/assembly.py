@@ -17,8 +17,8 @@ from palm_trainer.training.distillation import Distillation, load_teachers, soft
 from palm_trainer.training.loop import TrainingLoop
 from palm_trainer.training.mixing import Mixing, make_mixing
 from palm_trainer.training.optimization import HEAD_RATE_FACTOR, SCHEDULES, Ema, Schedule, build_adamw
-from palm_trainer.training.precision import Precision, choose_precision
-from palm_trainer.training.processes import ALONE, Processes
+from palm_trainer.training.precision import TrainingPrecision, choose_precision
+from palm_trainer.training.processes import SINGLE_PROCESS, Processes
 from palm_trainer.training.regularization import AdversarialNoise, Regularization, WordDropout
 from palm_trainer.training.source import Source
 
@@ -41,8 +41,8 @@ def build_loop(
         )
     precision = choose_precision(processes.device(train.device), train.precision)
     model.to(precision.device)
-    processes.same_weights(model)
-    processes.generator_apart(train.seed)
+    processes.broadcast_weights(model)
+    processes.seed_other_ranks(train.seed)
     mixing = _mixing(config, {name: source.sampler.batches_per_epoch for name, source in sources.items()})
     optimizer = build_adamw(
         model.backbone,
@@ -75,9 +75,9 @@ def assemble_loop(
     order: Order,
     optimizer: torch.optim.Optimizer,
     schedule: Schedule,
-    precision: Precision,
+    precision: TrainingPrecision,
     word_dropout: WordDropout | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> TrainingLoop:
     """The loop of a configuration or of the Python API, with the balancing, regularization, distillation, clipping and averaging of `[train]`.
 
@@ -120,7 +120,7 @@ def distillation(train: TrainConfig) -> Distillation | None:
     return Distillation(train.distill_temperature or 2.0, train.distill_weight or 0.5) if train.teachers else None
 
 
-def teach(
+def attach_soft_targets(
     train: TrainConfig,
     student: TrainedModel,
     sources: Mapping[str, Source],
@@ -135,7 +135,7 @@ def teach(
     place, temperature = choose_precision(device, "fp32").device, settings.temperature
     for name, source in sources.items():
         own, held = source.dataset, examples[name]
-        own.teach(
+        own.attach_soft_targets(
             soft_targets(teachers, student, source.tasks, own.inputs, held, device=place, temperature=temperature)
         )
     return [teacher.digest for teacher in teachers]

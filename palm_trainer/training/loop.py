@@ -27,8 +27,8 @@ from palm_trainer.training.balancing import Balancing
 from palm_trainer.training.distillation import Distillation
 from palm_trainer.training.mixing import Mixing
 from palm_trainer.training.optimization import Ema, Schedule
-from palm_trainer.training.precision import Precision
-from palm_trainer.training.processes import ALONE, Processes
+from palm_trainer.training.precision import TrainingPrecision
+from palm_trainer.training.processes import SINGLE_PROCESS, Processes
 from palm_trainer.training.regularization import PackedDropout, Regularization, divergence
 from palm_trainer.training.source import Source
 
@@ -72,14 +72,14 @@ class TrainingLoop:
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         balancing: Balancing,
-        precision: Precision,
+        precision: TrainingPrecision,
         max_grad_norm: float = 1.0,
         *,
         ema: Ema | None = None,
         regularization: Regularization | None = None,
         distillation: Distillation | None = None,
         accumulate: int = 1,
-        processes: Processes = ALONE,
+        processes: Processes = SINGLE_PROCESS,
     ) -> None:
         self.model = model
         self.sources = sources
@@ -216,7 +216,7 @@ class TrainingLoop:
             if self._distillation is not None and task in batch.soft:
                 views = _halves(own) if alpha else [own]
                 soft = batch.soft[task].to(device, non_blocking=True)
-                losses[task] = self._distillation.mixed(losses[task], head, views, soft, taught.get(task, 0))
+                losses[task] = self._distillation.combine_losses(losses[task], head, views, soft, taught.get(task, 0))
         return losses
 
     def _agreeing(self, head: Head, outputs: Mapping[str, Tensor], targets: Tensor, alpha: float) -> LossSum:

@@ -8,14 +8,14 @@ from palm_trainer.errors import PalmError
 
 
 @dataclass(frozen=True)
-class Precision:
+class TrainingPrecision:
     """Device and autocast dtype (None: fp32 throughout)."""
 
     device: torch.device
     autocast: torch.dtype | None
 
 
-def choose_precision(device: str = "auto", precision: str = "auto") -> Precision:
+def choose_precision(device: str = "auto", precision: str = "auto") -> TrainingPrecision:
     """What the machine has: CUDA, then MPS, then the CPU; bf16 where the hardware multiplies in it. Raises PalmError for a device that is not there."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -32,7 +32,7 @@ def choose_precision(device: str = "auto", precision: str = "auto") -> Precision
         else:
             native = chosen.type == "cpu" and cpu_multiplies_bf16()
         precision = "bf16" if native else "fp32"
-    return Precision(chosen, {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision])
+    return TrainingPrecision(chosen, {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision])
 
 
 def cpu_multiplies_bf16() -> bool:

@@ -77,7 +77,7 @@ class Processes:
         """Whether one of them says so."""
         return self.sum([float(said)])[0] > 0
 
-    def from_first(self, make: Callable[[], Made]) -> Made:
+    def run_on_first(self, make: Callable[[], Made]) -> Made:
         """What `make` gives on the first process, on all of them; the others wait for it."""
         if self.size == 1:
             return make()
@@ -101,7 +101,7 @@ class Processes:
         return sent
 
     @torch.no_grad()
-    def same_weights(self, model: nn.Module) -> None:
+    def broadcast_weights(self, model: nn.Module) -> None:
         """Gives all the first one's parameters and buffers."""
         for tensor in (*model.parameters(), *model.buffers()) if self.size > 1 else ():
             with _talk():
@@ -127,13 +127,13 @@ class Processes:
             for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(summed.view_as(gradient))
 
-    def generator_apart(self, seed: int) -> None:
+    def seed_other_ranks(self, seed: int) -> None:
         """Gives each process but the first a stream of random numbers of its own: dropout must not repeat across the shares of a batch."""
         if not self.is_first:
             torch.manual_seed((seed << 16) + self.rank)
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
 """The only process."""
 
 
@@ -145,7 +145,7 @@ def process_group() -> Iterator[Processes]:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
     store, _, _ = next(rendezvous("env://", rank, size, timeout=_PATIENCE))

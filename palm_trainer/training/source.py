@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from palm_trainer.data.dataset import EncodedDataset, TrainingBatch
 from palm_trainer.data.sampler import LengthBucketedSampler
-from palm_trainer.training.processes import ALONE, Processes
+from palm_trainer.training.processes import SINGLE_PROCESS, Processes
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Source:
 
     def next(self) -> TrainingBatch:
         """The next batch."""
-        return self.parts(1, ALONE)[0]
+        return self.parts(1, SINGLE_PROCESS)[0]
 
     def parts(self, accumulate: int, processes: Processes) -> list[TrainingBatch]:
         """The next batch as this process trains it, cut into `accumulate` parts; fewer where the batch has not as many examples.

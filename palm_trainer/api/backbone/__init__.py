@@ -2,5 +2,6 @@
 
 from palm_trainer.api.backbone import base_backbone
 from palm_trainer.api.backbone.backbones import BERT, ERNIE, RoBERTa, XLNet
+from palm_trainer.model.encoders import locate_encoder as locate
 
-__all__ = ["BERT", "ERNIE", "RoBERTa", "XLNet", "base_backbone"]
+__all__ = ["BERT", "ERNIE", "RoBERTa", "XLNet", "base_backbone", "locate"]

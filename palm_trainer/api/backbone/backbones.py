@@ -15,10 +15,9 @@ from transformers import (
     XLNetModel,
 )
 
+from palm_trainer.api.phase import Phase, check_phase
 from palm_trainer.errors import ConfigError
-from palm_trainer.model.encoders.encoder import Backbone
-
-Phase = Literal["train", "predict"]
+from palm_trainer.model.encoders.encoder import Encoder
 
 _REQUIRED = (
     "hidden_size",
@@ -66,14 +65,13 @@ def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-class _Declared(Backbone):
+class _Declared(Encoder):
     """What the classes below share: PALM's phase, and eager attention, which exports."""
 
     def __init__(
         self, encoder: nn.Module, phase: Phase, *, takes_types: bool, pooling: Literal["cls", "mean"] = "cls"
     ) -> None:
-        if phase not in ("train", "predict"):
-            raise ConfigError(f"{type(self).__name__}: phase is '{phase}', but is 'train' or 'predict'.")
+        check_phase(type(self).__name__, phase, error=ConfigError)
         super().__init__(encoder, pooling=pooling, takes_types=takes_types)
         self.phase = phase
         self.train(phase == "train")

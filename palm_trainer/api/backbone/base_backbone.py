@@ -1,13 +1,11 @@
 """The base of backbones that users write. A backbone turns what a reader gives into what heads read."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 from torch import Tensor, nn
 
-from palm_trainer.errors import WiringError
-
-Phase = Literal["train", "predict"]
+from palm_trainer.api.phase import Phase, check_phase
 
 
 class Backbone(nn.Module):
@@ -22,8 +20,7 @@ class Backbone(nn.Module):
 
     def __init__(self, phase: Phase = "train") -> None:
         super().__init__()
-        if phase not in get_args(Phase):
-            raise WiringError(f"{type(self).__name__}: phase is '{phase}', but is 'train' or 'predict'.")
+        check_phase(type(self).__name__, phase)
         self.train(phase == "train")
 
     @property

@@ -12,14 +12,14 @@ from palm_trainer.api.backbone.base_backbone import Backbone as OwnedBackbone
 from palm_trainer.api.custom.names import _ENGINE, FEATURES
 from palm_trainer.api.reader.base_reader import ReaderBatch
 from palm_trainer.errors import WiringError
-from palm_trainer.model.encoders import Backbone
+from palm_trainer.model.encoders import Encoder
 from palm_trainer.tensors import (
     PALM_NAMES,
     TensorSpec,
 )
 
 
-class OwnBackbone(Backbone):
+class OwnBackbone(Encoder):
     """The engine's side of a backbone that the user wrote."""
 
     def __init__(self, user: OwnedBackbone) -> None:
@@ -73,7 +73,7 @@ class OwnBackbone(Backbone):
         return {**built, **{FEATURES[name].name: built[name] for name in built if name in FEATURES}}
 
 
-def inputs_of(arrays: ReaderBatch, backbone: Backbone) -> dict[str, Tensor]:
+def inputs_of(arrays: ReaderBatch, backbone: Encoder) -> dict[str, Tensor]:
     """What a backbone takes of a reader's batch. PALM's float mask [B, S, 1] becomes the engine's, int64 [B, S]."""
     inputs = {}
     for spec in backbone.inputs:
@@ -84,7 +84,7 @@ def inputs_of(arrays: ReaderBatch, backbone: Backbone) -> dict[str, Tensor]:
     return inputs
 
 
-def engine_backbone(given: Backbone | OwnedBackbone) -> Backbone:
+def engine_backbone(given: Encoder | OwnedBackbone) -> Encoder:
     """The engine's side of a backbone."""
     return OwnBackbone(given) if isinstance(given, OwnedBackbone) else given
 
@@ -102,12 +102,12 @@ def own_encoder(backbone: OwnBackbone, vocab_size: int, pad_token_id: int) -> En
     )
 
 
-def gives(backbone: Backbone) -> dict[str, Sequence[Any]]:
+def gives(backbone: Encoder) -> dict[str, Sequence[Any]]:
     """What a backbone gives to heads, as PALM declares it."""
     if isinstance(backbone, OwnBackbone):
         return dict(backbone.outputs_attr)
     return {**backbone.outputs_attr, "embedding_table": [list(backbone.embedding_table.shape), "float32"]}
 
 
-def _name(backbone: Backbone) -> str:
+def _name(backbone: Encoder) -> str:
     return type(backbone.encoder if isinstance(backbone, OwnBackbone) else backbone).__name__

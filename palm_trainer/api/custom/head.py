@@ -10,12 +10,13 @@ from torch import Tensor
 from palm_trainer.api.custom.encoder import _name, gives
 from palm_trainer.api.custom.names import _ENGINE, FEATURES, Attrs, check_attrs
 from palm_trainer.api.head.base_head import Head as OwnedHead
-from palm_trainer.api.reader.base_reader import Phase, Reader, ReaderBatch
+from palm_trainer.api.phase import Phase
+from palm_trainer.api.reader.base_reader import Reader, ReaderBatch
 from palm_trainer.errors import WiringError
-from palm_trainer.model.encoders import Backbone
+from palm_trainer.model.encoders import Encoder
 from palm_trainer.model.heads import Head, LossSum
 from palm_trainer.tensors import (
-    full_precision,
+    to_full_precision,
 )
 
 Answer = TypeVar("Answer")
@@ -64,7 +65,7 @@ class OwnHead(Head):
         """The user's loss, once a row, so that it is a mean again in the end; targets are ReaderArrays. Raises WiringError where `build` gives none."""
         built = self._built({"reader": targets, "backbone": outputs}, ("loss",))
         rows = self.labels(targets)
-        return LossSum(full_precision(built["loss"]).sum() * rows, rows)
+        return LossSum(to_full_precision(built["loss"]).sum() * rows, rows)
 
     def _built(self, given: Mapping[str, Mapping[str, Tensor]], wanted: Sequence[str] | Attrs) -> dict[str, Tensor]:
         built = self.user.build(given, scope_name=f"{self._task}.")
@@ -93,7 +94,7 @@ def in_phase(head: OwnedHead, phase: Phase, ask: Callable[[], Answer]) -> Answer
         head.training = mode
 
 
-def check_own_head(task: str, head: OwnedHead, reader: Reader, backbone: Backbone) -> None:
+def check_own_head(task: str, head: OwnedHead, reader: Reader, backbone: Encoder) -> None:
     """Raises WiringError unless reader and backbone give what the head declares in both phases; registers it with the reader."""
     name = f"trainer '{task}': {type(head).__name__}"
     phases: tuple[Phase, ...] = ("train", "predict")

@@ -13,7 +13,7 @@ from palm_trainer.api.reader.base_reader import Reader, ReaderBatch
 from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.data.dataset import TrainingBatch
 from palm_trainer.errors import WiringError
-from palm_trainer.model.encoders import Backbone
+from palm_trainer.model.encoders import Encoder
 from palm_trainer.training.source import Source
 
 
@@ -52,7 +52,7 @@ class _Position:
 class OwnSource(Source):
     """Batches of a reader that the user wrote, without end: when its iterator ends it is asked for another."""
 
-    def __init__(self, reader: Reader, heads: Mapping[str, OwnedHead | None], backbone: Backbone) -> None:
+    def __init__(self, reader: Reader, heads: Mapping[str, OwnedHead | None], backbone: Encoder) -> None:
         if reader.batch_size < 1:
             raise WiringError(f"{type(reader).__name__} has no batch size. Its load_data sets self._batch_size.")
         self._reader, self._heads, self._backbone = reader, heads, backbone
@@ -79,7 +79,7 @@ class OwnSource(Source):
         return own_content(arrays, self._heads, self._backbone)
 
 
-def own_content(arrays: ReaderBatch, heads: Mapping[str, OwnedHead | None], backbone: Backbone) -> ReaderContent:
+def own_content(arrays: ReaderBatch, heads: Mapping[str, OwnedHead | None], backbone: Encoder) -> ReaderContent:
     """Arrays as the engine takes them. A built-in classifier's targets are `label_ids`."""
     inputs = inputs_of(arrays, backbone)
     targets: dict[str, Any] = {

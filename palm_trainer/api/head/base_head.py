@@ -4,16 +4,15 @@ import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
 from palm_serve.bundle.manifest import Kind
-from palm_trainer.errors import WiringError
+from palm_trainer.api.phase import Phase, check_phase
 
-Phase = Literal["train", "predict"]
 Attrs = dict[str, list[Any]]
 Given = Mapping[str, Mapping[str, Tensor]]
 
@@ -33,8 +32,7 @@ class Head(nn.Module):
 
     def __init__(self, phase: Phase = "train") -> None:
         super().__init__()
-        if phase not in get_args(Phase):
-            raise WiringError(f"{type(self).__name__}: phase is '{phase}', but is 'train' or 'predict'.")
+        check_phase(type(self).__name__, phase)
         self.train(phase == "train")
         self._results: list[dict[str, Any]] = []
 

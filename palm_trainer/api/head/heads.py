@@ -5,12 +5,11 @@ are is known once the reader has read its data. `Trainer` binds it to the engine
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from palm_serve.bundle.manifest import Kind
+from palm_trainer.api.phase import Phase, check_phase
 from palm_trainer.errors import WiringError
-
-Phase = Literal["train", "predict"]
 
 
 @dataclass(kw_only=True)
@@ -41,8 +40,7 @@ class DeclaredHead:
         return int(getattr(self, "input_dim", 0))
 
     def __post_init__(self) -> None:
-        if self.phase not in get_args(Phase):
-            raise WiringError(f"{type(self).__name__}: phase is '{self.phase}', but is 'train' or 'predict'.")
+        check_phase(type(self).__name__, self.phase)
         if not 0.0 <= self.dropout < 1.0:
             raise WiringError(f"{type(self).__name__}: dropout_prob is {self.dropout}, but is from 0 to below 1.")
         if self.classes is not None and self.classes < 1:

@@ -3,14 +3,14 @@
 import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, get_args
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from palm_trainer.api.phase import Phase, check_phase
 from palm_trainer.errors import WiringError
 
-Phase = Literal["train", "predict"]
 ReaderBatch = dict[str, npt.NDArray[Any]]
 
 
@@ -34,8 +34,7 @@ class Reader:
     """
 
     def __init__(self, phase: Phase = "train") -> None:
-        if phase not in get_args(Phase):
-            raise WiringError(f"{type(self).__name__}: phase is '{phase}', but is one of {', '.join(get_args(Phase))}.")
+        check_phase(type(self).__name__, phase)
         self.phase: Phase = phase
         self.seed = 0
         self._batch_size = 0

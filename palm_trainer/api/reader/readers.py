@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from palm_serve.bundle.manifest import Kind, Role
 from palm_serve.types import Windows
-from palm_trainer.api.reader.base_reader import Phase, ReaderBatch
+from palm_trainer.api.phase import Phase
+from palm_trainer.api.reader.base_reader import ReaderBatch
 from palm_trainer.api.reader.label_maps import (
     LabelMap,
     check_classes,

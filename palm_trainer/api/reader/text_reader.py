@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from palm_serve.bundle.manifest import Kind, Role
 from palm_serve.tokenization import TextTokenizer
-from palm_trainer.api.reader.base_reader import Phase, Reader, ReaderBatch
+from palm_trainer.api.phase import Phase
+from palm_trainer.api.reader.base_reader import Reader, ReaderBatch
 from palm_trainer.data.dataset import EncodedDataset, TrainingBatch
 from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.formats import FORMATS

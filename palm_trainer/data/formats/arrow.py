@@ -14,7 +14,7 @@ from typing import Any
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats.columns import NO_CLASS
 from palm_trainer.data.formats.jsonl import ANSWER, row_example, spans_as_json
-from palm_trainer.data.formats.squad import UNANSWERED, locate
+from palm_trainer.data.formats.squad import UNANSWERED, locate_answer
 from palm_trainer.data.formats.tags import SCHEMES, spans_from_tags
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, class_value, join_words
 from palm_trainer.errors import DataError
@@ -144,7 +144,7 @@ def _field(
     """What one column gives, as jsonl has it."""
     if isinstance(value, dict) and {"text", "answer_start"} <= set(value) and pair is not None:
         given = list(zip(value["text"], value["answer_start"], strict=True))
-        spans = {span for text, start in given if (span := locate(pair, text, start, where, defects))}
+        spans = {span for text, start in given if (span := locate_answer(pair, text, start, where, defects))}
         if given and not spans:
             defects.add(UNANSWERED, where)
             return {}

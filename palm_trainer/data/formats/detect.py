@@ -29,7 +29,7 @@ class Detection:
     options: FormatOptions = field(default_factory=FormatOptions)
 
 
-def detect(path: Path) -> Detection:
+def detect_format(path: Path) -> Detection:
     """Looks at a file or directory.
 
     Raises:

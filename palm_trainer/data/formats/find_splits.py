@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from palm_trainer.data.formats import clinc
-from palm_trainer.data.formats.detect import Detection, detect
+from palm_trainer.data.formats.detect import Detection, detect_format
 from palm_trainer.data.formats.joint import FILES
 from palm_trainer.errors import DataError
 
@@ -40,7 +40,7 @@ def find_splits(data: Path) -> tuple[Splits, list[str]]:
 
 
 def _splits_beside(file: Path) -> tuple[Splits, list[str]]:
-    if file.exists() and (inside := _splits_inside(file, detect(file)))[0] != {"train": [file]}:
+    if file.exists() and (inside := _splits_inside(file, detect_format(file)))[0] != {"train": [file]}:
         return inside
     siblings = [path for path in _entries(file.parent) if path.suffix == file.suffix and path != file]
     found = {"train": [file]}
@@ -90,7 +90,7 @@ def _file_in(path: Path) -> Path:
 
 def _recognised(path: Path) -> Detection | None:
     try:
-        return detect(path)
+        return detect_format(path)
     except DataError:
         return None
 

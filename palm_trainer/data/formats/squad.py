@@ -85,14 +85,14 @@ def _example(context: str, question: dict[str, Any], where: str, defects: Defect
     if "answers" not in question:
         return Example(text, {}, pair=context, source=where)
     given = [(answer["text"], answer["answer_start"]) for answer in question["answers"]]
-    spans = {span for answer, start in given if (span := locate(context, answer, start, where, defects))}
+    spans = {span for answer, start in given if (span := locate_answer(context, answer, start, where, defects))}
     if given and not spans:
         defects.add(UNANSWERED, where)
         return Example(text, {}, pair=context, source=where)
     return Example(text, {ANSWER: tuple(sorted(spans, key=lambda s: (s.start, s.end)))}, pair=context, source=where)
 
 
-def locate(context: str, answer: str, start: int, where: str, defects: Defects) -> LabelledSpan | None:
+def locate_answer(context: str, answer: str, start: int, where: str, defects: Defects) -> LabelledSpan | None:
     """The span of an answer in its passage, as near to `start` as it stands; None where it does not. Faults are counted."""
     if answer and start >= 0 and context.startswith(answer, start):
         return LabelledSpan(start, start + len(answer), "")

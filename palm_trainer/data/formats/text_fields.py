@@ -17,7 +17,7 @@ def span_fields(examples: Sequence[Example]) -> list[str]:
     """Names of the fields that hold spans of the text, in order of appearance."""
     names = dict.fromkeys(name for example in examples for name in example.fields if name != ANSWER)
     filled = {name: value for example in examples for name, value in example.fields.items() if value}
-    return [n for n in names if (spans_in(filled[n]) if n in filled else n in _SPAN_FIELDS)]
+    return [n for n in names if (select_spans(filled[n]) if n in filled else n in _SPAN_FIELDS)]
 
 
 def class_fields(examples: Sequence[Example]) -> list[str]:
@@ -26,7 +26,7 @@ def class_fields(examples: Sequence[Example]) -> list[str]:
     return [name for name in dict.fromkeys(n for e in examples for n in e.fields) if name not in others]
 
 
-def texts(examples: Sequence[Example], form: str) -> tuple[str, ...]:
+def text_columns(examples: Sequence[Example], form: str) -> tuple[str, ...]:
     """Names of the text columns of a table: one, or two where the examples have pairs. Raises DataError where only some have one."""
     alone = [example.source for example in examples if example.pair is None]
     if 0 < len(alone) < len(examples):
@@ -36,12 +36,12 @@ def texts(examples: Sequence[Example], form: str) -> tuple[str, ...]:
     return ("text_a",) if alone else ("text_a", "text_b")
 
 
-def spans_in(value: FieldValue) -> tuple[LabelledSpan, ...]:
+def select_spans(value: FieldValue) -> tuple[LabelledSpan, ...]:
     """The spans of a field's value."""
     return tuple(item for item in value if isinstance(item, LabelledSpan))
 
 
-def main_field(names: Sequence[str], wanted: str) -> str:
+def choose_main_field(names: Sequence[str], wanted: str) -> str:
     """The field that a format with one place for it holds: the one of that name, or else the first."""
     return wanted if wanted in names or not names else names[0]
 
@@ -49,11 +49,11 @@ def main_field(names: Sequence[str], wanted: str) -> str:
 def class_text(value: FieldValue, options: FormatOptions) -> str:
     """A class, or several joined by the separator, in one line."""
     if isinstance(value, str):
-        return one_line(value)
-    return (options.label_separator or "#").join(one_line(item) for item in value if isinstance(item, str))
+        return to_one_line(value)
+    return (options.label_separator or "#").join(to_one_line(item) for item in value if isinstance(item, str))
 
 
-def one_line(text: str) -> str:
+def to_one_line(text: str) -> str:
     """Text with blanks for what would end a line or a column."""
     return re.sub(r"[\t\r\n\x02]", " ", text)
 

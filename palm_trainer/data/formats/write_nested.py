@@ -11,11 +11,11 @@ from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.formats.jsonl import ANSWER, as_row
 from palm_trainer.data.formats.parquet import import_parquet
 from palm_trainer.data.formats.text_fields import (
+    choose_main_field,
     class_fields,
     class_text,
-    main_field,
+    select_spans,
     span_fields,
-    spans_in,
     write_lines,
 )
 from palm_trainer.data.formats.text_files import FormatOptions
@@ -45,7 +45,7 @@ def _question(number: int, example: Example) -> dict[str, Any]:
     _, _, identity = example.source.partition("#")
     question: dict[str, Any] = {"id": identity or str(number), "question": example.text}
     if ANSWER in example.fields:
-        spans = spans_in(example.fields[ANSWER])
+        spans = select_spans(example.fields[ANSWER])
         question["answers"] = [{"text": example.pair[s.start : s.end], "answer_start": s.start} for s in spans]
         question["is_impossible"] = not spans
     return question
@@ -60,7 +60,7 @@ def write_clinc(examples: Sequence[Example], path: Path, options: FormatOptions)
     name, _, split = path.name.partition("#")
     if not split:
         raise DataError(f"{path}: no split; format 'clinc' holds several, write the path as {name}#SPLIT")
-    intent = main_field(class_fields(examples), "intent")
+    intent = choose_main_field(class_fields(examples), "intent")
     rows = [[example.text, _class(example, intent, "clinc", options)] for example in examples]
     write_lines(path.with_name(name), [json.dumps({split: rows}, ensure_ascii=False, indent=0)])
 
@@ -71,7 +71,10 @@ def write_rasa(examples: Sequence[Example], path: Path, options: FormatOptions) 
     Raises:
         DataError: for an example without a class.
     """
-    intent, slots = main_field(class_fields(examples), "intent"), main_field(span_fields(examples), "slots")
+    intent, slots = (
+        choose_main_field(class_fields(examples), "intent"),
+        choose_main_field(span_fields(examples), "slots"),
+    )
     rows = ['version: "3.1"', "nlu:"]
     for name, group in groupby(examples, key=lambda example: _class(example, intent, "rasa", options)):
         annotated = [_annotated(example, slots) for example in group]
@@ -97,7 +100,7 @@ def _scalar(text: str) -> str:
 
 def _annotated(example: Example, slots: str) -> str:
     parts, position = [], 0
-    for span in sorted(spans_in(example.fields.get(slots, ())), key=lambda span: span.start):
+    for span in sorted(select_spans(example.fields.get(slots, ())), key=lambda span: span.start):
         parts += [example.text[position : span.start], _entity(example.text[span.start : span.end], span)]
         position = span.end
     return "".join([*parts, example.text[position:]])

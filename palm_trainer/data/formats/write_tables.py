@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from palm_trainer.data.example import Example
-from palm_trainer.data.formats.text_fields import class_fields, class_text, one_line, texts, write_lines
+from palm_trainer.data.formats.text_fields import class_fields, class_text, text_columns, to_one_line, write_lines
 from palm_trainer.data.formats.text_files import FormatOptions
 
 
@@ -17,7 +17,7 @@ def write_tsv(examples: Sequence[Example], path: Path, options: FormatOptions) -
     Raises:
         DataError: where some examples have a second text and others none.
     """
-    write_lines(path, ["\t".join(cells) for cells in _rows(examples, "tsv", options, one_line)])
+    write_lines(path, ["\t".join(cells) for cells in _rows(examples, "tsv", options, to_one_line)])
 
 
 def write_csv(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
@@ -38,14 +38,14 @@ def write_json(examples: Sequence[Example], path: Path, options: FormatOptions) 
 
 def write_text(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
     """The texts alone, a line each."""
-    write_lines(path, [one_line(example.text) for example in examples])
+    write_lines(path, [to_one_line(example.text) for example in examples])
 
 
 def _rows(
     examples: Sequence[Example], form: str, options: FormatOptions, cell: Callable[[str], str]
 ) -> list[list[str]]:
     """The header and a row an example."""
-    classes, columns = class_fields(examples), texts(examples, form)
+    classes, columns = class_fields(examples), text_columns(examples, form)
     rows = [[*classes, *columns]]
     for example in examples:
         given = [cell(example.text), cell(example.pair or "")][: len(columns)]

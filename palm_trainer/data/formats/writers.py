@@ -12,12 +12,12 @@ from palm_trainer.data.formats.jsonl import as_row
 from palm_trainer.data.formats.palm_tsv import SEPARATOR, TAG_COLUMNS
 from palm_trainer.data.formats.tags import tags_from_spans
 from palm_trainer.data.formats.text_fields import (
+    choose_main_field,
     class_fields,
     class_text,
-    main_field,
-    one_line,
+    select_spans,
     span_fields,
-    spans_in,
+    to_one_line,
     write_lines,
 )
 from palm_trainer.data.formats.text_files import FormatOptions
@@ -39,7 +39,10 @@ def write_joint(examples: Sequence[Example], path: Path, options: FormatOptions)
     Raises:
         DataError: for an example without a class: a line of `label` cannot be empty.
     """
-    intent, slots = main_field(class_fields(examples), "intent"), main_field(span_fields(examples), "slots")
+    intent, slots = (
+        choose_main_field(class_fields(examples), "intent"),
+        choose_main_field(span_fields(examples), "slots"),
+    )
     columns: dict[str, list[str]] = {"seq.in": [], "seq.out": [], "label": []}
     for example in examples:
         label = class_text(example.fields.get(intent, ""), options)
@@ -60,13 +63,16 @@ def write_joint(examples: Sequence[Example], path: Path, options: FormatOptions)
 
 def write_conll(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
     """`word<TAB>tag` lines (BIO), a blank line after each sentence, `# intent: NAME` above one that has a class."""
-    intent, slots = main_field(class_fields(examples), "intent"), main_field(span_fields(examples), "slots")
+    intent, slots = (
+        choose_main_field(class_fields(examples), "intent"),
+        choose_main_field(span_fields(examples), "slots"),
+    )
     rows = []
     for example in examples:
         label = class_text(example.fields.get(intent, ""), options)
         rows += [f"# intent: {label}"] if label else []
         rows += [
-            f"{word}\t{one_line(tag)}" for word, tag in zip(*_words_and_tags(example, slots, options), strict=True)
+            f"{word}\t{to_one_line(tag)}" for word, tag in zip(*_words_and_tags(example, slots, options), strict=True)
         ]
         rows.append("")
     write_lines(path, rows)
@@ -82,7 +88,7 @@ def write_palm(examples: Sequence[Example], path: Path, options: FormatOptions) 
         cells = [SEPARATOR.join(words)]
         for name in spans:
             tags = _words_and_tags(example, name, options)[1] if name in example.fields else []
-            cells.append(SEPARATOR.join(map(one_line, tags)))
+            cells.append(SEPARATOR.join(map(to_one_line, tags)))
         cells += [class_text(example.fields.get(name, ""), options) for name in classes]
         rows.append("\t".join(cells))
     write_lines(path, rows)
@@ -106,12 +112,12 @@ WRITERS: Mapping[str, Write] = {
 
 def _words_and_tags(example: Example, name: str, options: FormatOptions) -> tuple[list[str], list[str]]:
     """Words and BIO tags. Text without given words is cut at white space and at the ends of spans (or into characters)."""
-    spans = sorted(spans_in(example.fields.get(name, ())), key=lambda span: span.start)
+    spans = sorted(select_spans(example.fields.get(name, ())), key=lambda span: span.start)
     ranges = example.words
     if ranges is None and not options.joiner:
         ranges = tuple((i, i + 1) for i in range(len(example.text)))
     elif ranges is None:
-        all_spans = [span for value in example.fields.values() for span in spans_in(value)]
+        all_spans = [span for value in example.fields.values() for span in select_spans(value)]
         bounds = {bound for span in all_spans for bound in (span.start, span.end)}
         ranges = tuple(
             (left, right)
@@ -119,7 +125,7 @@ def _words_and_tags(example: Example, name: str, options: FormatOptions) -> tupl
             for left, right in _cut(match.start(), match.end(), bounds)
         )
     tags = tags_from_spans(spans, ranges)
-    return [one_line(example.text[start:end]) for start, end in ranges], tags
+    return [to_one_line(example.text[start:end]) for start, end in ranges], tags
 
 
 def _cut(start: int, end: int, bounds: set[int]) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import Encoding
 from palm_trainer.data.example import Example
 from palm_trainer.data.inputs import Inputs
-from palm_trainer.tensors import IGNORE, UNTAUGHT
+from palm_trainer.tensors import IGNORE, NO_SOFT_TARGET
 
 
 class Target(Protocol):
@@ -40,10 +40,10 @@ def collate_rows(targets: Sequence[Sequence[int]], length: int) -> Tensor:
 
 
 def collate_soft(rows: Sequence[npt.NDArray[np.float32]], length: int) -> Tensor:
-    """Probabilities for a batch: rows [C] stacked; rows [S, C] of pieces padded to `length` with UNTAUGHT."""
+    """Probabilities for a batch: rows [C] stacked; rows [S, C] of pieces padded to `length` with NO_SOFT_TARGET."""
     if rows[0].ndim == 1:
         return torch.from_numpy(np.stack(rows))
-    out = np.full((len(rows), length, rows[0].shape[1]), UNTAUGHT, dtype=np.float32)
+    out = np.full((len(rows), length, rows[0].shape[1]), NO_SOFT_TARGET, dtype=np.float32)
     for row, told in enumerate(rows):
         out[row, : len(told)] = told
     return torch.from_numpy(out)

@@ -75,7 +75,7 @@ class HubFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class DownloadResult:
     """What a directory holds now; `found` when it did so before."""
 
     revision: str
@@ -83,7 +83,7 @@ class Fetched:
     found: bool
 
 
-def fetch(repo: str, folder: Path, *, say: Callable[[str], None]) -> Fetched:
+def fetch(repo: str, folder: Path, *, say: Callable[[str], None]) -> DownloadResult:
     """Configuration, tokenizer files and weights (safetensors before pickles) of a Hub id into `folder`.
 
     Raises:
@@ -106,10 +106,10 @@ def fetch(repo: str, folder: Path, *, say: Callable[[str], None]) -> Fetched:
     record = {"repo": repo, "revision": revision, "files": [asdict(file) for file in files]}
     (folder / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(folder / _PARTIAL, ignore_errors=True)
-    return Fetched(revision, tuple(files), found=False)
+    return DownloadResult(revision, tuple(files), found=False)
 
 
-def _recorded(repo: str, folder: Path) -> Fetched | None:
+def _recorded(repo: str, folder: Path) -> DownloadResult | None:
     """What an earlier download left, if it is this repository's and nothing was lost or changed since."""
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
@@ -117,7 +117,7 @@ def _recorded(repo: str, folder: Path) -> Fetched | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None  # no download yet, or a record that cannot be trusted: look again
     whole = record["repo"] == repo and all(_intact(folder / file.name, file) for file in files)
-    return Fetched(record["revision"], files, found=True) if whole else None
+    return DownloadResult(record["revision"], files, found=True) if whole else None
 
 
 def _look_up(repo: str, endpoint: str) -> tuple[str, list[HubFile]]:

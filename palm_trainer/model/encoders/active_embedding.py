@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from palm_trainer.model.encoders.encoder import Backbone
+from palm_trainer.model.encoders.encoder import Encoder
 
 
 class ActiveEmbedding(nn.Module):
@@ -60,14 +60,14 @@ def _whole_table(module: ActiveEmbedding, state_dict: dict[str, Tensor], prefix:
     state_dict.pop(prefix + "active", None)
 
 
-def freeze_unused_rows(backbone: Backbone, active_ids: Tensor) -> None:
+def freeze_unused_rows(backbone: Encoder, active_ids: Tensor) -> None:
     """Replaces the word embedding by an ActiveEmbedding over the ids that the training data holds."""
     table = backbone.encoder.get_input_embeddings()  # type: ignore[operator]
     active = ActiveEmbedding(table, active_ids).train(table.training)
     backbone.encoder.set_input_embeddings(active)  # type: ignore[operator]
 
 
-def thaw_rows(backbone: Backbone) -> None:
+def unfreeze_rows(backbone: Encoder) -> None:
     """Puts a plain embedding, with what was trained, in the place of an ActiveEmbedding."""
     table = backbone.encoder.get_input_embeddings()  # type: ignore[operator]
     if isinstance(table, ActiveEmbedding):

@@ -55,7 +55,7 @@ _LAYER = (
 
 
 @dataclass(frozen=True, slots=True)
-class Conversion:
+class PaddleConversion:
     """What was done: names of Paddle's tensors that were taken, that the archive lacked, and that the encoder has no place for."""
 
     target: Path
@@ -75,7 +75,7 @@ class _Place:
     transposed: bool = False
 
 
-def convert_paddle(source: Path, target: Path, *, lowercase: bool | None = None) -> Conversion:
+def convert_paddle(source: Path, target: Path, *, lowercase: bool | None = None) -> PaddleConversion:
     """Writes `config.json`, tokenizer files and `model.safetensors` to a new directory.
 
     Args:
@@ -109,7 +109,7 @@ def _unpack(archive: Path, folder: Path) -> None:
         ) from error
 
 
-def _convert(root: Path, target: Path, lowercase: bool | None, shown: Path | None = None) -> Conversion:
+def _convert(root: Path, target: Path, lowercase: bool | None, shown: Path | None = None) -> PaddleConversion:
     shown = shown or root
     params = _find_params(root, shown)
     above = params.parent if params.name == "params" or not any(params.glob("*.json")) else params
@@ -121,7 +121,7 @@ def _convert(root: Path, target: Path, lowercase: bool | None, shown: Path | Non
     tensors = dict(_tensors(places, files, shown))
     lowercase = _is_lowercase(words) if lowercase is None else lowercase
     _write(target, settings, tensors, words, lowercase=lowercase)
-    return Conversion(
+    return PaddleConversion(
         target,
         settings["model_type"],
         lowercase,

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers.utils.hub import cached_file
 
 from palm_trainer.errors import PalmError
-from palm_trainer.model.encoders.encoder import Backbone
-from palm_trainer.model.encoders.load_pretrained import CONVERT_PADDLE, holds_paddle, locate
+from palm_trainer.model.encoders.encoder import Encoder
+from palm_trainer.model.encoders.load_pretrained import CONVERT_PADDLE, has_paddle_parameters, locate_encoder
 
 _FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _PREFIXES = ("bert.", "ernie.", "roberta.", "transformer.", "encoder.encoder.", "backbone.encoder.")
@@ -38,7 +38,7 @@ class WeightsReport:
         return "; ".join(parts)
 
 
-def load_weights(backbone: Backbone, name: str) -> WeightsReport:
+def load_weights(backbone: Encoder, name: str) -> WeightsReport:
     """Copies the weights of a directory, a known name or a Hugging Face id into the backbone.
 
     Raises:
@@ -73,7 +73,7 @@ def load_weights(backbone: Backbone, name: str) -> WeightsReport:
 
 def _folder(name: str) -> Path:
     """The directory of the weights; `params/` below it where the original's layout has them there."""
-    where = locate(name)
+    where = locate_encoder(name)
     if not Path(where).is_dir():
         for file in _FILES:
             try:
@@ -87,7 +87,7 @@ def _folder(name: str) -> Path:
     for folder in (Path(where), Path(where) / "params"):
         if any((folder / file).is_file() for file in _FILES):
             return folder
-    way_out = CONVERT_PADDLE if holds_paddle(where) else f"Weights are in {' or '.join(_FILES[::2])}."
+    way_out = CONVERT_PADDLE if has_paddle_parameters(where) else f"Weights are in {' or '.join(_FILES[::2])}."
     raise PalmError(f"{where}: no pretrained weights there. {way_out}")
 
 

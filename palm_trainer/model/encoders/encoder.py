@@ -20,7 +20,7 @@ Pooling = Literal["cls", "mean"]
 Features = dict[str, Tensor]
 
 
-class Backbone(nn.Module):
+class Encoder(nn.Module):
     """Wraps a Hugging Face encoder.
 
     Args:

@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 from transformers import BertConfig
 
-from palm_trainer.model.encoders.encoder import Backbone, Pooling
+from palm_trainer.model.encoders.encoder import Encoder, Pooling
 from palm_trainer.model.encoders.load_pretrained import LoadedEncoder, new_encoder
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -84,5 +84,5 @@ def build_scratch(
     )
     if convolutions:
         config.convolutions = convolutions  # what `new_encoder` looks for
-    backbone = Backbone(new_encoder(config), pooling=pooling, takes_types=True)
+    backbone = Encoder(new_encoder(config), pooling=pooling, takes_types=True)
     return LoadedEncoder(backbone, tokenizer.to_str(), 0, "scratch")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from palm_trainer.errors import ConfigError
-from palm_trainer.model.encoders.encoder import Backbone
+from palm_trainer.model.encoders.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class EncoderLayers:
     top: list[nn.Parameter]
 
 
-def encoder_layers(backbone: Backbone) -> EncoderLayers:
+def encoder_layers(backbone: Encoder) -> EncoderLayers:
     """Sorts an encoder's parameters by depth. Raises ConfigError where no list of blocks is found."""
     encoder = backbone.encoder
     blocks = _blocks(encoder)
@@ -58,7 +58,7 @@ def _blocks(encoder: nn.Module) -> nn.ModuleList:
     return outer[0]
 
 
-def rate_factors(backbone: Backbone, decay: float) -> dict[nn.Parameter, float]:
+def rate_factors(backbone: Encoder, decay: float) -> dict[nn.Parameter, float]:
     """Layer-wise decay (Howard and Ruder 2018): 1 for the highest block and what stands above, `decay` less for each block below, the embeddings last."""
     layers = encoder_layers(backbone)
     count = len(layers.blocks)
@@ -68,7 +68,7 @@ def rate_factors(backbone: Backbone, decay: float) -> dict[nn.Parameter, float]:
     return {**factors, **dict.fromkeys(layers.embeddings, decay**count)}
 
 
-def freeze(backbone: Backbone, *, blocks: int = 0, embeddings: bool = False) -> None:
+def freeze_layers(backbone: Encoder, *, blocks: int = 0, embeddings: bool = False) -> None:
     """Takes the lowest blocks, and the embeddings, out of the training. Raises ConfigError for more blocks than there are."""
     if not blocks and not embeddings:
         return

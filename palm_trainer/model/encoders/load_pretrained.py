@@ -19,7 +19,7 @@ from transformers.utils.hub import cached_file
 
 from palm_trainer.errors import PalmError
 from palm_trainer.model.encoders.convolution import ConvolvedEmbeddings
-from palm_trainer.model.encoders.encoder import Backbone, Pooling, takes_types
+from palm_trainer.model.encoders.encoder import Encoder, Pooling, takes_types
 from palm_trainer.tensors import SEQUENCE_OUTPUT
 
 _log = logging.getLogger(__name__)
@@ -35,13 +35,13 @@ _WAY_OUT = "Choose an encoder such as BERT, RoBERTa, XLNet, ELECTRA, DeBERTa-v2 
 class LoadedEncoder:
     """A backbone with its tokenizer (contents of a `tokenizer.json`) and what it is called."""
 
-    backbone: Backbone
+    backbone: Encoder
     tokenizer_json: str
     pad_token_id: int
     name: str
 
 
-def locate(name: str) -> str:
+def locate_encoder(name: str) -> str:
     """Directory or Hub id for an encoder's name. Raises PalmError for a package that is not installed or a path that does not exist."""
     if name in PACKAGED:
         package, folder = PACKAGED[name]
@@ -60,14 +60,14 @@ def locate(name: str) -> str:
     return name
 
 
-def holds_paddle(where: str) -> bool:
+def has_paddle_parameters(where: str) -> bool:
     """Whether a directory has parameters as the original's archives have them, not converted yet."""
     return (Path(where) / "params").is_dir() or (Path(where) / "word_embedding").is_file()
 
 
 def load_pretrained(name: str, *, pooling: Pooling = "cls") -> LoadedEncoder:
     """Loads weights and tokenizer. Raises PalmError with the way out where they cannot be had, and for what is no encoder of text."""
-    where = locate(name)
+    where = locate_encoder(name)
     with _quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(where)
@@ -78,7 +78,7 @@ def load_pretrained(name: str, *, pooling: Pooling = "cls") -> LoadedEncoder:
             encoder = AutoModel.from_pretrained(where, **_options(config))
             tokenizer_json = _tokenizer_json(where)
         except (OSError, ValueError, SafetensorError) as error:
-            if holds_paddle(where):
+            if has_paddle_parameters(where):
                 raise PalmError(f"encoder '{name}': {CONVERT_PADDLE}") from error
             raise PalmError(
                 f"encoder '{name}' could not be loaded: {str(error).splitlines()[0]} "
@@ -88,7 +88,7 @@ def load_pretrained(name: str, *, pooling: Pooling = "cls") -> LoadedEncoder:
         raise PalmError(
             f"encoder '{name}' has no fast tokenizer ({_TOKENIZER}), which character offsets need. Convert it with transformers first."
         )
-    backbone = Backbone(encoder, pooling=pooling, takes_types=takes_types(encoder))
+    backbone = Encoder(encoder, pooling=pooling, takes_types=takes_types(encoder))
     pad = int(getattr(config, "pad_token_id", None) or 0)
     _check_reads_text(name, backbone, pad)
     _check_vocabulary(name, backbone, tokenizer_json)
@@ -159,7 +159,7 @@ def _file(where: str, name: str) -> Path | None:
 
 
 @torch.no_grad()
-def _check_reads_text(name: str, backbone: Backbone, pad: int) -> None:
+def _check_reads_text(name: str, backbone: Encoder, pad: int) -> None:
     """Raises PalmError unless ids and a mask become a vector a piece, each of which has seen the whole text and none of its padding."""
     one, two, three, four = [i for i in range(5) if i != pad][:4]
     ids = torch.tensor([[one, two, three], [one, two, four], [one, two, pad]])
@@ -183,7 +183,7 @@ def _check_reads_text(name: str, backbone: Backbone, pad: int) -> None:
         )
 
 
-def _check_vocabulary(name: str, backbone: Backbone, tokenizer_json: str) -> None:
+def _check_vocabulary(name: str, backbone: Encoder, tokenizer_json: str) -> None:
     rows = len(backbone.embedding_table)
     largest = max(Tokenizer.from_str(tokenizer_json).get_vocab().values(), default=0)
     if largest >= rows:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from palm_trainer.model.heads.base import IGNORE, Head, LossSum
-from palm_trainer.tensors import POOLED_OUTPUT, full_precision
+from palm_trainer.tensors import POOLED_OUTPUT, to_full_precision
 
 
 class Classify(Head):
@@ -69,7 +69,7 @@ class Classify(Head):
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> LossSum:
         """Cross-entropy; targets int64 [B], IGNORE where unlabelled. Counts examples."""
         total = F.cross_entropy(
-            full_precision(outputs["logits"]),
+            to_full_precision(outputs["logits"]),
             targets,
             ignore_index=IGNORE,
             reduction="sum",

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from palm_trainer.model.heads.base import IGNORE, Head, LossSum
-from palm_trainer.tensors import EMBEDDING_TABLE, SEQUENCE_OUTPUT, full_precision
+from palm_trainer.tensors import EMBEDDING_TABLE, SEQUENCE_OUTPUT, to_full_precision
 
 
 class MaskedLM(Head):
@@ -40,7 +40,7 @@ class MaskedLM(Head):
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> LossSum:
         """Cross-entropy over the vocabulary at the masked positions; targets int64 [B, S], IGNORE elsewhere. Counts masked pieces."""
         masked = targets != IGNORE
-        hidden = self.dropout(full_precision(outputs["hidden"][masked]))  # [M, H]
+        hidden = self.dropout(to_full_precision(outputs["hidden"][masked]))  # [M, H]
         guessed = self.norm(F.gelu(self.linear(hidden)))  # [M, E]
-        logits = F.linear(guessed, full_precision(outputs["embedding_table"]), self.bias)  # [M, V]
+        logits = F.linear(guessed, to_full_precision(outputs["embedding_table"]), self.bias)  # [M, V]
         return LossSum(F.cross_entropy(logits, targets[masked], reduction="sum"), self.labels(targets))

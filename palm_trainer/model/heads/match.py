@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from palm_trainer.model.heads.base import IGNORE, Head, LossSum
-from palm_trainer.tensors import POOLED_OUTPUT, full_precision
+from palm_trainer.tensors import POOLED_OUTPUT, to_full_precision
 
 
 class Match(Head):
@@ -51,7 +51,7 @@ class Match(Head):
 
         Pairwise: max(0, margin - score + negative's score), with logits [2B, 1] of which each second row is the negative of the one before.
         """
-        logits = full_precision(outputs["logits"])
+        logits = to_full_precision(outputs["logits"])
         if self.pairwise:
             positive, negative = torch.sigmoid(logits).view(-1, 2).unbind(dim=1)
             counted = targets != IGNORE

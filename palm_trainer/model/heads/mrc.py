@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from palm_trainer.model.heads.base import IGNORE, Head, LossSum
-from palm_trainer.tensors import SEQUENCE_OUTPUT, full_precision
+from palm_trainer.tensors import SEQUENCE_OUTPUT, to_full_precision
 
 
 class MRC(Head):
@@ -48,7 +48,7 @@ class MRC(Head):
         allowed = (position >= first[:, None]) & (position < after[:, None]) | (position == null[:, None])
         total = sum(
             F.cross_entropy(
-                full_precision(outputs[name]).masked_fill(~allowed, -torch.inf),
+                to_full_precision(outputs[name]).masked_fill(~allowed, -torch.inf),
                 target,
                 ignore_index=IGNORE,
                 reduction="sum",

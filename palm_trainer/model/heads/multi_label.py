@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from palm_trainer.model.heads.base import IGNORE, Head, LossSum
-from palm_trainer.tensors import POOLED_OUTPUT, full_precision
+from palm_trainer.tensors import POOLED_OUTPUT, to_full_precision
 
 
 class MultiLabel(Head):
@@ -43,6 +43,6 @@ class MultiLabel(Head):
 
         Summed, a class's logit gets the gradient that it gets in a softmax (probability minus target), whatever C is.
         """
-        labelled, logits = targets != IGNORE, full_precision(outputs["logits"])
+        labelled, logits = targets != IGNORE, to_full_precision(outputs["logits"])
         losses = F.binary_cross_entropy_with_logits(logits, targets.clamp(min=0).to(logits.dtype), reduction="none")
         return LossSum((losses * labelled).sum(), self.labels(targets))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from palm_trainer.model.heads.base import IGNORE, Head, LossSum
 from palm_trainer.model.heads.crf import LinearChainCrf
-from palm_trainer.tensors import SEQUENCE_OUTPUT, full_precision
+from palm_trainer.tensors import SEQUENCE_OUTPUT, to_full_precision
 
 
 class SequenceLabel(Head):
@@ -40,7 +40,7 @@ class SequenceLabel(Head):
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> LossSum:
         """Negative log-likelihood of the tags; targets int64 [B, S], IGNORE on special tokens and padding. Counts pieces."""
-        emissions = full_precision(outputs["logits"])
+        emissions = to_full_precision(outputs["logits"])
         tagged = targets != IGNORE
         if self.crf is None:
             return LossSum(

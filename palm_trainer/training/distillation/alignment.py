@@ -7,15 +7,15 @@ import numpy.typing as npt
 
 from palm_serve.decoding.sequence_label import tagged_range
 from palm_serve.types import Encoding
-from palm_trainer.tensors import UNTAUGHT
+from palm_trainer.tensors import NO_SOFT_TARGET
 
 
-def realigned(
+def realign_tags(
     told: npt.NDArray[np.float32], theirs: Encoding, ours: Encoding, text: str, tags: Sequence[str]
 ) -> npt.NDArray[np.float32]:
     """A piece takes the tags of the teacher's piece that holds its first visible character; where that one began before, `B-` becomes `I-`.
 
-    Pieces from the first one on without such a counterpart (the teacher's text was cut, or there is nothing to see) stay UNTAUGHT: a chain has no holes.
+    Pieces from the first one on without such a counterpart (the teacher's text was cut, or there is nothing to see) stay NO_SOFT_TARGET: a chain has no holes.
 
     Args:
         told: probabilities of the teacher's pieces, [pieces of its row, T].
@@ -24,7 +24,7 @@ def realigned(
         text: of both.
         tags: the T tags.
     """
-    found = np.full((len(ours), len(tags)), UNTAUGHT, dtype=np.float32)
+    found = np.full((len(ours), len(tags)), NO_SOFT_TARGET, dtype=np.float32)
     begins = [i for i, tag in enumerate(tags) if tag.startswith("B-")]
     inside = [tags.index("I-" + tags[i][2:]) for i in begins]
     first, after = tagged_range(theirs)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from palm_trainer.model.heads import Head
 from palm_trainer.model.heads.sequence_label import SequenceLabel, left_aligned
-from palm_trainer.tensors import full_precision
+from palm_trainer.tensors import to_full_precision
 
 _IMPOSSIBLE = -1e4  # exp(-1e4) is 0 in float32, and the difference of two of them is a number
 
@@ -37,7 +37,7 @@ class Distillation:
         taught = _taught(soft)
         return int((taught.any(dim=1) if kind == "mrc" else taught).sum())
 
-    def mixed(
+    def combine_losses(
         self, own: Tensor, head: Head, views: Sequence[Mapping[str, Tensor]], soft: Tensor, count: float
     ) -> Tensor:
         """Loss of a task's labels and of its teachers' answers together.
@@ -66,7 +66,7 @@ class Distillation:
         taught = _taught(soft)
         if head.kind == "mrc":
             return self._places(outputs, soft, taught)
-        logits = full_precision(outputs["logits"]) / self.temperature
+        logits = to_full_precision(outputs["logits"]) / self.temperature
         soft = soft.to(logits.dtype)
         if isinstance(head, SequenceLabel) and head.crf is not None:
             index, lengths = left_aligned(taught)
@@ -81,7 +81,7 @@ class Distillation:
         rows = allowed.any(dim=1)
         found = []
         for i, name in enumerate(("start_logits", "end_logits")):
-            logits = full_precision(outputs[name]) / self.temperature
+            logits = to_full_precision(outputs[name]) / self.temperature
             told = soft[:, :, i].clamp(min=0).to(logits.dtype)
             found.append(_softmax(told[rows], logits.masked_fill(~allowed, _IMPOSSIBLE)[rows]))
         return (found[0] + found[1]) / 2

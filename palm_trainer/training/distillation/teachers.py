@@ -22,8 +22,8 @@ from palm_trainer.errors import ConfigError
 from palm_trainer.model.checkpoint import WEIGHTS, checkpoint_directory, load_trained
 from palm_trainer.model.heads.sequence_label import SequenceLabel, left_aligned
 from palm_trainer.model.multi_task import TrainedModel
-from palm_trainer.tensors import UNTAUGHT
-from palm_trainer.training.distillation.alignment import realigned
+from palm_trainer.tensors import NO_SOFT_TARGET
+from palm_trainer.training.distillation.alignment import realign_tags
 
 SoftRow = npt.NDArray[np.float32]
 _BATCH_TOKENS = 8192
@@ -60,13 +60,13 @@ def load_teachers(runs: Sequence[Path], student: TrainedModel) -> list[Teacher]:
         return found
 
 
-def taught_tasks(trained: TrainedModel, student: TrainedModel) -> list[str]:
+def find_shared_tasks(trained: TrainedModel, student: TrainedModel) -> list[str]:
     """Tasks of the student that a model can teach."""
     return [task for task, info in student.tasks.items() if task in trained.tasks and info.kind != "masked_lm"]
 
 
 def _check(run: Path, trained: TrainedModel, student: TrainedModel) -> None:
-    where, shared = f"train.teachers: {run}", taught_tasks(trained, student)
+    where, shared = f"train.teachers: {run}", find_shared_tasks(trained, student)
     if not shared:
         raise ConfigError(
             f"{where} has none of the tasks {', '.join(student.tasks)}; it has {', '.join(trained.tasks)}. Name them alike, or remove it."
@@ -124,7 +124,7 @@ def soft_targets(
     answers: dict[str, list[list[SoftRow]]] = {}
     for teacher in teachers:
         trained = teacher.trained
-        own = [task for task in taught_tasks(trained, student) if task in tasks]
+        own = [task for task in find_shared_tasks(trained, student) if task in tasks]
         if not own:
             continue
         alike = _cuts_alike(trained, student)
@@ -152,7 +152,7 @@ def _mean(told: Sequence[SoftRow]) -> SoftRow:
     """Mean of what several teachers say of a feature; of pieces that not all of them have answered nothing is known."""
     stacked = np.stack(told)
     mean: SoftRow = stacked.mean(axis=0)
-    return np.where(stacked.min(axis=0) < 0, np.float32(UNTAUGHT), mean)
+    return np.where(stacked.min(axis=0) < 0, np.float32(NO_SOFT_TARGET), mean)
 
 
 def _realigned(
@@ -166,7 +166,7 @@ def _realigned(
     """A teacher's tags for the student's own pieces."""
     ours = inputs.features(examples, TextTokenizer(student.tokenizer_json, student.max_length))
     return [
-        realigned(told, theirs.rows[0], own.rows[0], examples[own.example].text, tags)
+        realign_tags(told, theirs.rows[0], own.rows[0], examples[own.example].text, tags)
         for told, theirs, own in zip(rows, features, ours, strict=True)
     ]
 
@@ -227,7 +227,7 @@ def _tags(
     tags = (tags / tags.sum(dim=2, keepdim=True).clamp(min=1e-300)).float().cpu()
     found = []
     for own, encoding, (first, after) in zip(tags.numpy(), encodings, ranges, strict=True):
-        told = np.full((len(encoding), len(columns)), UNTAUGHT, dtype=np.float32)
+        told = np.full((len(encoding), len(columns)), NO_SOFT_TARGET, dtype=np.float32)
         told[first:after] = own[: after - first]
         found.append(told)
     return found
@@ -237,6 +237,6 @@ def _places(logits: Tensor, encoding: Encoding) -> SoftRow:
     """Logits [S, 2] of begin and end -> probabilities over the passage and "no answer", [pieces of the row, 2]."""
     first, after = passage_range(encoding)
     allowed = sorted({*range(first, after), null_position(encoding)})
-    told = np.full((len(encoding), 2), UNTAUGHT, dtype=np.float32)
+    told = np.full((len(encoding), 2), NO_SOFT_TARGET, dtype=np.float32)
     told[allowed] = logits[allowed].softmax(dim=0).cpu().numpy()
     return told

@@ -3,7 +3,7 @@
 from palm_trainer.training.mixing.base import Mixing
 from palm_trainer.training.mixing.factory import make_mixing
 from palm_trainer.training.mixing.loss_driven import LossDriven
-from palm_trainer.training.mixing.planned import Planned
+from palm_trainer.training.mixing.planned import PlannedMixing
 from palm_trainer.training.mixing.quotas import (
     annealed,
     mix_ratio,
@@ -17,7 +17,7 @@ from palm_trainer.training.mixing.round_robin import RoundRobin
 __all__ = [
     "LossDriven",
     "Mixing",
-    "Planned",
+    "PlannedMixing",
     "RoundRobin",
     "annealed",
     "make_mixing",

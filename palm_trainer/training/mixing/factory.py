@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from palm_trainer.config.schema import MixingPolicy
 from palm_trainer.training.mixing.base import Mixing
 from palm_trainer.training.mixing.loss_driven import LossDriven
-from palm_trainer.training.mixing.planned import Planned
+from palm_trainer.training.mixing.planned import PlannedMixing
 from palm_trainer.training.mixing.quotas import (
     annealed,
     mix_ratio,
@@ -59,4 +59,4 @@ def make_mixing(
             return RoundRobin(list(batches), round(epochs * batches[reference]))
         case "loss_driven":
             return LossDriven(list(batches), round(epochs * sum(batches.values())), seed)
-    return Planned(phases, seed)
+    return PlannedMixing(phases, seed)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 
-class Planned:
+class PlannedMixing:
     """A random permutation of exactly as many batches of each data set as its quota says; a pure function of its arguments.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from palm_trainer.tensors import IGNORE, full_precision
+from palm_trainer.tensors import IGNORE, to_full_precision
 
 _IMPOSSIBLE = -1e4  # exp(-1e4) is 0 in float32, and the difference of two of them is a number
 
@@ -26,7 +26,7 @@ def divergence(kind: str, one: Mapping[str, Tensor], two: Mapping[str, Tensor], 
     """
     if kind == "mrc":
         return _places(one, two, targets)
-    first, second = full_precision(one["logits"]), full_precision(two["logits"])
+    first, second = to_full_precision(one["logits"]), to_full_precision(two["logits"])
     labelled = targets != IGNORE
     if kind == "multi_label":
         return _bernoulli(first[labelled[:, 0]], second[labelled[:, 0]])
@@ -43,7 +43,7 @@ def _places(one: Mapping[str, Tensor], two: Mapping[str, Tensor], targets: Tenso
     allowed = (position >= first[:, None]) & (position < after[:, None]) | (position == null[:, None])
     rows = start != IGNORE
     found = [
-        _softmax(*(full_precision(view[name]).masked_fill(~allowed, _IMPOSSIBLE)[rows] for view in (one, two)))
+        _softmax(*(to_full_precision(view[name]).masked_fill(~allowed, _IMPOSSIBLE)[rows] for view in (one, two)))
         for name in ("start_logits", "end_logits")
     ]
     return (found[0] + found[1]) / 2

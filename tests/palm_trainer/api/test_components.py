@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import palm_trainer as palm
 from palm_trainer.api.lr_sched import TriangularScheduler, WarmupScheduler
 from palm_trainer.errors import ConfigError, PalmError, WiringError
-from palm_trainer.model.encoders import load_weights, thaw_rows
+from palm_trainer.model.encoders import load_weights, unfreeze_rows
 from palm_trainer.model.encoders.active_embedding import freeze_unused_rows
 from palm_trainer.training.optimization import Ema
 
@@ -50,7 +50,7 @@ def test_configurations_are_checked(name, config):
         family.from_config({k: v for k, v in config.items() if k not in ("hidden_size", "vocab_size")})
     with pytest.raises(ConfigError, match="lacks type_vocab_size"):
         family.from_config({k: v for k, v in config.items() if k != "type_vocab_size"})
-    with pytest.raises(ConfigError, match="phase is 'test'"):
+    with pytest.raises(ConfigError, match=r"phase must be .*, got 'test'"):
         family.from_config(config, phase="test")
 
 
@@ -119,10 +119,10 @@ def test_thawed_rows_keep_what_was_trained(config):
     with torch.no_grad():
         bert.encoder.get_input_embeddings().active[1] += 1
     changed = run(bert)
-    thaw_rows(bert)
+    unfreeze_rows(bert)
     assert torch.equal(run(bert), changed)
     assert not torch.equal(before, changed)
-    thaw_rows(bert)
+    unfreeze_rows(bert)
 
 
 def test_triangular_is_continuous_and_palms_jumps():
@@ -161,7 +161,7 @@ def test_wrong_schedules(steps):
     [
         (lambda: palm.head.Classify(0, 16), "num_classes is 0, but is 1 at least"),
         (lambda: palm.head.Classify(2, 16, 1.0), "dropout_prob is 1.0, but is from 0 to below 1"),
-        (lambda: palm.head.SequenceLabel(2, 16, phase="test"), "phase is 'test', but is 'train' or 'predict'"),
+        (lambda: palm.head.SequenceLabel(2, 16, phase="test"), "phase must be 'train' or 'predict', got 'test'"),
         (lambda: palm.head.Match(2, 16, learning_strategy="listwise"), "learning_strategy is 'listwise'"),
     ],
 )

@@ -191,7 +191,7 @@ def test_wrong_tokenizer_files(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"phase": "test"}, "phase is 'test', but is one of train, predict"),
+        ({"phase": "test"}, "phase must be 'train' or 'predict', got 'test'"),
         ({"lang": "fr"}, "lang is 'fr'"),
         ({"tokenizer": "bpe"}, "tokenizer is 'bpe'"),
         ({"max_len": 2}, "max_len is 2 tokens, but is 3 at least"),

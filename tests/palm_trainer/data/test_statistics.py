@@ -1,7 +1,7 @@
 """Faults of splits taken together, and of files as a whole."""
 
 from palm_trainer.data.example import Example, LabelledSpan
-from palm_trainer.data.statistics import LEAKED, RELABELLED, survey
+from palm_trainer.data.statistics import LEAKED, RELABELLED, find_split_defects
 
 
 def example(text, number, **fields):
@@ -9,7 +9,10 @@ def example(text, number, **fields):
 
 
 def faults(splits, *fields):
-    return {split: [(d.kind, d.count, d.first) for d in found] for split, found in survey(splits, list(fields)).items()}
+    return {
+        split: [(d.kind, d.count, d.first) for d in found]
+        for split, found in find_split_defects(splits, list(fields)).items()
+    }
 
 
 def test_labels_that_training_never_sees():

@@ -60,7 +60,7 @@ def full_disk(*_args, **_kwargs):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("what", ["save_file", "sync", "torch.save"])
+@pytest.mark.parametrize("what", ["save_file", "sync_to_disk", "torch.save"])
 def test_a_full_disk_leaves_the_previous_one(checkpoint, monkeypatch, what):
     before = contents(checkpoint / "last")
     trained = load_trained(checkpoint, "last")

@@ -8,7 +8,7 @@ import torch
 from palm_trainer.config.loader import load_config
 from palm_trainer.errors import ConfigError, PalmError
 from palm_trainer.runs.job_from_config import build_training
-from palm_trainer.training.processes import ALONE, Processes, process_group
+from palm_trainer.training.processes import SINGLE_PROCESS, Processes, process_group
 
 TABLES = """
 [data.joint]
@@ -82,7 +82,7 @@ def write(kind):
     return kind.folder / "tiny.toml"
 
 
-def gradients(path: Path, *overrides, processes=ALONE):
+def gradients(path: Path, *overrides, processes=SINGLE_PROCESS):
     """Losses and gradients of a step on each data set, summed: float64, no dropout."""
     training = build_training(load_config(path, overrides), processes)
     loop, model = training.loop, training.trained.model.double()
@@ -195,6 +195,6 @@ def test_what_weighs_gradients_of_a_whole_batch_is_refused(kind, method):
 def test_a_device_for_several_processes():
     assert Processes(1, 2, 1).device("cuda") == "cuda:1"
     assert Processes(1, 2, 1).device("cpu") == "cpu"
-    assert ALONE.device("cuda:3") == "cuda:3"
+    assert SINGLE_PROCESS.device("cuda:3") == "cuda:3"
     with pytest.raises(PalmError, match=r"'cuda:0' is one device, but 2 processes train. Write cuda"):
         Processes(1, 2, 1).device("cuda:0")

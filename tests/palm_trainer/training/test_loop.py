@@ -15,7 +15,7 @@ from palm_trainer.model.multi_task import MultiTaskModel
 from palm_trainer.runs.job_from_config import build_training
 from palm_trainer.training.balancing import FixedWeights
 from palm_trainer.training.loop import TrainingLoop
-from palm_trainer.training.mixing import Planned, mix_ratio
+from palm_trainer.training.mixing import PlannedMixing, mix_ratio
 from palm_trainer.training.precision import choose_precision
 
 INTENT_ONLY = [Example("flights from boston", {"intent": "flight"}), Example("list hotels", {"intent": "hotel"})]
@@ -218,8 +218,8 @@ def test_a_head_that_does_not_fit_is_refused(training):
 
 
 def test_an_empty_mixing_never_happens():
-    assert len(Planned([mix_ratio({"a": 0.001}, 1, 0.001)], 1)) == 1
-    assert TrainingLoop.total_steps.fget(type("L", (), {"mixing": Planned([{"a": 3}], 1)})()) == 3
+    assert len(PlannedMixing([mix_ratio({"a": 0.001}, 1, 0.001)], 1)) == 1
+    assert TrainingLoop.total_steps.fget(type("L", (), {"mixing": PlannedMixing([{"a": 3}], 1)})()) == 3
 
 
 def losses_of(training, examples):

@@ -9,7 +9,7 @@ from palm_trainer.config.loader import DataConfig
 from palm_trainer.data.example import LabelledSpan
 from palm_trainer.data.formats.arrow import NOT_TAGS
 from palm_trainer.data.formats.columns import NO_CLASS
-from palm_trainer.data.formats.detect import detect
+from palm_trainer.data.formats.detect import detect_format
 from palm_trainer.data.formats.find_splits import find_splits
 from palm_trainer.data.formats.squad import ABSENT, MOVED, UNANSWERED
 from palm_trainer.data.splits import read_split
@@ -42,7 +42,7 @@ def saved(request, tmp_path):
     def _saved(dataset):
         path = tmp_path / ("data.parquet" if request.param == "parquet" else "data")
         dataset.to_parquet(path) if request.param == "parquet" else dataset.save_to_disk(path)
-        assert detect(path).format == request.param
+        assert detect_format(path).format == request.param
         return request.param, path
 
     return _saved
@@ -122,7 +122,7 @@ def test_no_text_and_empty_tokens(tmp_path, parse):
 def test_a_directory_of_parquet_files_is_read_in_order(tmp_path, parse):
     for number in (1, 0):
         Dataset.from_dict({"text": [f"t{number}"]}).to_parquet(tmp_path / f"train-0000{number}.parquet")
-    assert detect(tmp_path).format == "parquet"
+    assert detect_format(tmp_path).format == "parquet"
     assert [e.text for e in parse("parquet", tmp_path)[0]] == ["t0", "t1"]
 
 

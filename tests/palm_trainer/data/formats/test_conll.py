@@ -2,7 +2,7 @@ import pytest
 
 from palm_trainer.data.example import LabelledSpan
 from palm_trainer.data.formats.conll import BLANK_TOKEN
-from palm_trainer.data.formats.detect import Detection, detect
+from palm_trainer.data.formats.detect import Detection, detect_format
 from palm_trainer.data.formats.palm_tsv import TRAILING
 from palm_trainer.data.formats.text_files import FormatOptions
 from palm_trainer.errors import DataError
@@ -105,7 +105,7 @@ MIXED = "list O\nboston B-city\natis_flight#atis_fare\n\nhi O\natis_flight\n"
 @pytest.mark.parametrize("end", ["", "\n", "\n\n"])
 def test_intent_in_the_last_line_of_a_sentence(file, parse, end):
     path = file("dev.txt", MIXED.rstrip("\n") + end)
-    assert detect(path) == Detection("conll", FormatOptions(intent_line=True))
+    assert detect_format(path) == Detection("conll", FormatOptions(intent_line=True))
     examples, defects = parse("conll", path, intent_line=True, label_separator="#")
     assert [(e.text, e.fields["intent"]) for e in examples] == [
         ("list boston", ("atis_flight", "atis_fare")),

@@ -1,7 +1,7 @@
 import pytest
 
 from palm_trainer.data.formats import FORMATS
-from palm_trainer.data.formats.detect import detect
+from palm_trainer.data.formats.detect import detect_format
 from palm_trainer.data.formats.text_files import Defects, FormatOptions
 from palm_trainer.errors import DataError
 
@@ -33,24 +33,24 @@ from palm_trainer.errors import DataError
     ],
 )
 def test_format_and_options(file, name, content, expected):
-    found = detect(file(name, content))
+    found = detect_format(file(name, content))
     assert (found.format, found.options) == (expected[0], FormatOptions(**expected[1]))
 
 
 def test_side_file_of_intents(file):
     path = file("ch.train", "a O\n\nb O\n")
     file("ch.train.intent", "x\ny\n")
-    assert detect(path).options.intent_suffix == ".intent"
+    assert detect_format(path).options.intent_suffix == ".intent"
 
 
 def test_faults(file, tmp_path):
     with pytest.raises(DataError, match="JSON of no known format"):
-        detect(file("a.json", "3"))
+        detect_format(file("a.json", "3"))
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match="a directory of no known format"):
-        detect(tmp_path / "folder")
+        detect_format(tmp_path / "folder")
     with pytest.raises(DataError, match="no such file"):
-        detect(tmp_path / "absent")
+        detect_format(tmp_path / "absent")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_faults(file, tmp_path):
     ],
 )
 def test_real_files_are_recognised_and_read(data, path, name):
-    found = detect(data / path)
+    found = detect_format(data / path)
     assert found.format == name
     if path != "clinc150/data_full.json":
         examples = list(FORMATS[name](data / path, found.options, Defects()))

@@ -3,7 +3,7 @@
 import pytest
 
 from palm_trainer.data.formats import FORMATS
-from palm_trainer.data.formats.detect import detect
+from palm_trainer.data.formats.detect import detect_format
 from palm_trainer.errors import DataError
 
 CHINESE = "标签\t文本\n好\t今天天气怎么样\n坏\t明天呢\n"
@@ -89,4 +89,4 @@ def test_a_quote_that_is_never_closed(file, parse):
 @pytest.mark.parametrize("content", [b"", CHINESE.encode("gbk"), b"\x00\x01"])
 def test_detection_says_the_same(file, content):
     with pytest.raises(DataError, match=r"an empty file|is not UTF-8|a zero byte"):
-        detect(file("a.tsv", content))
+        detect_format(file("a.tsv", content))

@@ -15,7 +15,7 @@ from palm_serve.types import Encoding
 from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.targets.sequence_label import SequenceLabelTarget
 from palm_trainer.errors import DataError
-from palm_trainer.model.encoders import locate
+from palm_trainer.model.encoders import locate_encoder
 from palm_trainer.model.heads import IGNORE
 
 TYPES = ("city", "time")
@@ -45,7 +45,7 @@ WORDS = [
 @pytest.fixture(scope="module")
 def tokenizer():
     """The WordPiece of the default encoder."""
-    with open(f"{locate('minilm-l6-en')}/tokenizer.json", encoding="utf-8") as file:
+    with open(f"{locate_encoder('minilm-l6-en')}/tokenizer.json", encoding="utf-8") as file:
         return TextTokenizer(file.read(), 64)
 
 
@@ -209,7 +209,7 @@ def test_blanks_around_a_value_do_not_matter(tokenizer):
 
 
 def test_a_value_cut_by_the_length_limit_is_tagged_as_far_as_it_is_seen():
-    with open(f"{locate('minilm-l6-en')}/tokenizer.json", encoding="utf-8") as file:
+    with open(f"{locate_encoder('minilm-l6-en')}/tokenizer.json", encoding="utf-8") as file:
         short = TextTokenizer(file.read(), 5)
     example = labelled("to st. louis or boston", ("st. louis", "city"), ("boston", "city"))
     encoding = short.encode(example.text)

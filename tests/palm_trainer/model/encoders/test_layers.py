@@ -8,10 +8,10 @@ from transformers import AutoConfig, AutoModel
 
 from palm_trainer.errors import ConfigError
 from palm_trainer.model.encoders import (
-    Backbone,
+    Encoder,
     build_scratch,
     encoder_layers,
-    freeze,
+    freeze_layers,
     freeze_unused_rows,
     rate_factors,
 )
@@ -43,7 +43,7 @@ FAMILIES = {
 def backbone_of(family):
     model_type, settings = FAMILIES[family]
     encoder = AutoModel.from_config(AutoConfig.for_model(model_type, **settings))
-    return Backbone(encoder, pooling="cls", takes_types=False)
+    return Encoder(encoder, pooling="cls", takes_types=False)
 
 
 def names_of(backbone, parameters):
@@ -106,7 +106,7 @@ def test_rates_fall_with_depth(decay):
 def test_frozen_parts_get_no_gradient(family):
     backbone = backbone_of(family)
     blocks = 1 if family == "albert" else 2
-    freeze(backbone, blocks=blocks, embeddings=True)
+    freeze_layers(backbone, blocks=blocks, embeddings=True)
     layers = encoder_layers(backbone)
     for number, block in enumerate(layers.blocks):
         assert {p.requires_grad for p in block} == {number >= blocks}
@@ -116,7 +116,7 @@ def test_frozen_parts_get_no_gradient(family):
 
 def test_more_blocks_than_there_are():
     with pytest.raises(ConfigError, match=r"train.freeze_layers: 4, but the encoder has 3 blocks. Choose 3 or less"):
-        freeze(backbone_of("bert"), blocks=4)
+        freeze_layers(backbone_of("bert"), blocks=4)
 
 
 def test_an_encoder_whose_blocks_are_not_in_one_list():
@@ -124,4 +124,4 @@ def test_an_encoder_whose_blocks_are_not_in_one_list():
         AutoConfig.for_model("xlm", vocab_size=20, emb_dim=16, n_layers=2, n_heads=2, max_position_embeddings=8)
     )
     with pytest.raises(ConfigError, match=r"XLMModel holds 4 lists of blocks, not one.* Leave out train.layer_decay"):
-        rate_factors(Backbone(encoder, pooling="cls", takes_types=False), 0.9)
+        rate_factors(Encoder(encoder, pooling="cls", takes_types=False), 0.9)

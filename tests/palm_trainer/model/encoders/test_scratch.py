@@ -22,7 +22,7 @@ def test_vocabulary_is_the_same_in_every_process():
         "import importlib.util, types\n"
         f"texts = {TEXTS!r}\n"
         "for name in ('palm_trainer.model.encoders.encoder', 'palm_trainer.model.encoders.load_pretrained', 'transformers', 'palm_trainer.model.encoders'):\n"
-        "    sys.modules[name] = types.SimpleNamespace(Backbone=None, Pooling=None, LoadedEncoder=None, BertConfig=None, new_encoder=None)\n"
+        "    sys.modules[name] = types.SimpleNamespace(Encoder=None, Pooling=None, LoadedEncoder=None, BertConfig=None, new_encoder=None)\n"
         f"spec = importlib.util.spec_from_file_location('scratch', {train_tokenizer.__code__.co_filename!r})\n"
         "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n"
         "print(module.train_tokenizer(texts, vocab_size=70, lowercase=True, characters=False).to_str())\n"

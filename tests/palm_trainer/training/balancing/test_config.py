@@ -176,7 +176,7 @@ def test_nothing_shared_trains(tiny_config, method, monkeypatch):
         for parameter in backbone.parameters():
             parameter.requires_grad_(False)
 
-    monkeypatch.setattr(build, "freeze", all_frozen)
+    monkeypatch.setattr(build, "freeze_layers", all_frozen)
     monkeypatch.setattr(build, "freeze_unused_rows", lambda *_: None)
     with pytest.raises(ConfigError, match=rf"'{method}' balances the gradients of .*, which is frozen"):
         build_training(tiny_config(f"train.balancing={method}"))

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palm_serve.types import SPECIAL, Encoding
-from palm_trainer.tensors import UNTAUGHT
-from palm_trainer.training.distillation.alignment import realigned
+from palm_trainer.tensors import NO_SOFT_TARGET
+from palm_trainer.training.distillation.alignment import realign_tags
 
 TAGS = ("O", "B-a", "I-a")
 
@@ -20,7 +20,7 @@ def pieces(*offsets):
 
 
 def rows(*told):
-    nothing = (UNTAUGHT,) * 3
+    nothing = (NO_SOFT_TARGET,) * 3
     return np.array([nothing, *told, nothing], dtype=np.float32)
 
 
@@ -30,17 +30,17 @@ def test_by_hand():
     coarse, fine = pieces((0, 3), (4, 8), (9, 13)), pieces((0, 1), (1, 3), (4, 10), (10, 13))
     told = rows((0.1, 0.7, 0.2), (0.3, 0.1, 0.6), (0.8, 0.1, 0.1))
     wanted = rows((0.1, 0.7, 0.2), (0.1, 0.0, 0.9), (0.3, 0.1, 0.6), (0.8, 0.0, 0.2))
-    np.testing.assert_allclose(realigned(told, coarse, fine, text, TAGS), wanted, rtol=1e-6)
-    back = realigned(wanted, fine, coarse, text, TAGS)
+    np.testing.assert_allclose(realign_tags(told, coarse, fine, text, TAGS), wanted, rtol=1e-6)
+    back = realign_tags(wanted, fine, coarse, text, TAGS)
     np.testing.assert_allclose(back, rows((0.1, 0.7, 0.2), (0.3, 0.1, 0.6), (0.3, 0.0, 0.7)), rtol=1e-6)
 
 
 def test_what_the_teacher_did_not_see():
     """It read "ab" only; behind the first piece without a counterpart nothing is taught."""
-    told = realigned(rows((0.2, 0.8, 0.0)), pieces((0, 2)), pieces((0, 1), (1, 2), (3, 4)), "ab cd", TAGS)
-    np.testing.assert_allclose(told, rows((0.2, 0.8, 0.0), (0.2, 0.0, 0.8), (UNTAUGHT,) * 3), rtol=1e-6)
-    blank = realigned(rows((0.2, 0.8, 0.0)), pieces((1, 2)), pieces((0, 1), (1, 2)), " a", TAGS)
-    assert (blank == UNTAUGHT).all()
+    told = realign_tags(rows((0.2, 0.8, 0.0)), pieces((0, 2)), pieces((0, 1), (1, 2), (3, 4)), "ab cd", TAGS)
+    np.testing.assert_allclose(told, rows((0.2, 0.8, 0.0), (0.2, 0.0, 0.8), (NO_SOFT_TARGET,) * 3), rtol=1e-6)
+    blank = realign_tags(rows((0.2, 0.8, 0.0)), pieces((1, 2)), pieces((0, 1), (1, 2)), " a", TAGS)
+    assert (blank == NO_SOFT_TARGET).all()
 
 
 @given(data=st.data())
@@ -51,10 +51,10 @@ def test_probabilities_stay_and_equal_pieces_are_left_alone(data):
     ]
     theirs, ours = (pieces(*pairwise(cut)) for cut in cuts)
     told = rows(*np.random.default_rng(0).dirichlet(np.ones(3), len(theirs) - 2))
-    found = realigned(told, theirs, ours, text, TAGS)
+    found = realign_tags(told, theirs, ours, text, TAGS)
     taught = found[:, 0] >= 0
     np.testing.assert_allclose(found[taught].sum(1), 1.0, rtol=1e-5)
-    same = realigned(told, theirs, theirs, text, TAGS)
+    same = realign_tags(told, theirs, theirs, text, TAGS)
     kept = same[:, 0] >= 0
     np.testing.assert_array_equal(same[kept], told[kept])
     if not any(character.isspace() for character in text):

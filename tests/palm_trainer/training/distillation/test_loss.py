@@ -13,7 +13,7 @@ from palm_trainer.model.heads.match import Match
 from palm_trainer.model.heads.mrc import MRC
 from palm_trainer.model.heads.multi_label import MultiLabel
 from palm_trainer.model.heads.sequence_label import SequenceLabel
-from palm_trainer.tensors import UNTAUGHT
+from palm_trainer.tensors import NO_SOFT_TARGET
 from palm_trainer.training.distillation import Distillation
 
 TAGS = ("O", "B-a", "I-a")
@@ -23,7 +23,7 @@ LESSON = Distillation(temperature=2.0, weight=0.25)
 def test_two_classes_by_hand():
     """Logits 2 log(0.8 : 0.2) at T = 2 say (0.8, 0.2); the second row has no teacher."""
     logits = (2 * torch.tensor([[0.8, 0.2], [0.9, 0.1]]).log()).requires_grad_()
-    soft = torch.tensor([[0.5, 0.5], [UNTAUGHT, UNTAUGHT]])
+    soft = torch.tensor([[0.5, 0.5], [NO_SOFT_TARGET, NO_SOFT_TARGET]])
     head = Classify(2, 4)
     found = LESSON.divergence(head, {"logits": logits}, soft)
     wanted = 0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2)
@@ -39,8 +39,8 @@ def test_shares_of_labels_and_teachers():
     views = [{"logits": torch.tensor([[0.3, -1.0]])}, {"logits": torch.tensor([[1.3, 0.0]])}]
     one, two = (LESSON.divergence(head, view, soft) for view in views)
     own = torch.tensor(3.0)
-    torch.testing.assert_close(LESSON.mixed(own, head, views, soft, 5), 2.25 + 0.25 * 4 * (one + two) / 2 / 5)
-    torch.testing.assert_close(LESSON.mixed(own, head, views, soft, 0), torch.tensor(2.25))
+    torch.testing.assert_close(LESSON.combine_losses(own, head, views, soft, 5), 2.25 + 0.25 * 4 * (one + two) / 2 / 5)
+    torch.testing.assert_close(LESSON.combine_losses(own, head, views, soft, 0), torch.tensor(2.25))
 
 
 def test_a_yes_or_no_is_two_classes():
@@ -54,7 +54,7 @@ def test_a_yes_or_no_is_two_classes():
 
 def test_places_beyond_the_passage_count_nothing():
     outputs = {name: torch.randn(2, 5, requires_grad=True) for name in ("start_logits", "end_logits")}
-    soft = torch.full((2, 5, 2), UNTAUGHT)
+    soft = torch.full((2, 5, 2), NO_SOFT_TARGET)
     allowed = [0, 3, 4]
     soft[0, allowed] = torch.randn(3, 2).softmax(dim=0)
     apart = [
@@ -90,7 +90,7 @@ def test_a_chain_against_all_its_paths():
     """KL of the chain from independent O and B-a, all of whose paths are legal; rows of 3 and of 2 pieces between special ones."""
     head = tagger()
     logits = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
-    soft = torch.full((2, 5, 3), UNTAUGHT, dtype=torch.float64)
+    soft = torch.full((2, 5, 3), NO_SOFT_TARGET, dtype=torch.float64)
     soft[0, 1:4], soft[1, 1:3] = torch.tensor([0.7, 0.3, 0.0]), torch.tensor([0.2, 0.8, 0.0])
     found = LESSON.divergence(head, {"logits": logits}, soft)
     [gradient] = torch.autograd.grad(found, logits)

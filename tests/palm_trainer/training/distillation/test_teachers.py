@@ -13,7 +13,7 @@ from palm_trainer.model.checkpoint import load_trained, save_trained
 from palm_trainer.runs.events import Averaged, Finished
 from palm_trainer.runs.job_from_config import build_training
 from palm_trainer.runs.run import train
-from palm_trainer.tensors import UNTAUGHT
+from palm_trainer.tensors import NO_SOFT_TARGET
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_the_teachers_answers_to_the_training_data(student, teacher):
     tagged = batch.targets["slots"] >= 0
     soft = batch.soft["slots"]
     assert torch.equal(soft[..., 0] >= 0, tagged)
-    assert (soft[~tagged] == UNTAUGHT).all()
+    assert (soft[~tagged] == NO_SOFT_TARGET).all()
     lengths = tagged.sum(1)
     emissions = outputs["slots.logits"][:, 1:]
     told, _ = trained.model.head("slots").crf.marginals(emissions / 3, lengths, 3.0)
@@ -172,7 +172,7 @@ def test_unlabelled_text_is_learnt_from_the_teacher(student, tmp_path):
     assert (batch.targets["intent"] < 0).all()
     assert (batch.targets["slots"] < 0).all()
     special = batch.inputs["input_ids"] == batch.inputs["input_ids"][0, 0]
-    assert (batch.soft["slots"][special] == UNTAUGHT).all()
+    assert (batch.soft["slots"][special] == NO_SOFT_TARGET).all()
     assert (batch.soft["slots"][..., 0] >= 0).sum() == batch.inputs["attention_mask"].sum() - 2 * len(special)
     chain = {name: p.detach().clone() for name, p in loop.model.head("slots").crf.named_parameters()}
     step = loop.train_on("plain", batch)

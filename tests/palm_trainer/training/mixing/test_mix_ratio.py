@@ -5,25 +5,25 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palm_trainer.training.mixing import Planned, mix_ratio
+from palm_trainer.training.mixing import PlannedMixing, mix_ratio
 
 ratios = st.dictionaries(st.text(min_size=1, max_size=3), st.floats(0.01, 5), min_size=1, max_size=4)
 
 
 @given(ratios, st.integers(1, 30), st.floats(0.1, 5), st.integers(0, 2**32 - 1))
 def test_each_data_set_gets_exactly_its_quota(ratios, batches, epochs, seed):
-    mixing = Planned([mix_ratio(ratios, batches, epochs)], seed)
+    mixing = PlannedMixing([mix_ratio(ratios, batches, epochs)], seed)
     order = [mixing[step] for step in range(len(mixing))]
     assert Counter(order) == mixing.quotas
     assert mixing.quotas == {name: max(1, round(epochs * ratio * batches)) for name, ratio in ratios.items()}
-    again = Planned([mix_ratio(ratios, batches, epochs)], seed)
+    again = PlannedMixing([mix_ratio(ratios, batches, epochs)], seed)
     assert order == [again[step] for step in range(len(again))]
 
 
 def test_data_sets_are_interleaved_and_the_seed_decides_how():
     orders = []
     for seed in (1, 2):
-        mixing = Planned([mix_ratio({"a": 1.0, "b": 1.0}, 50, 1)], seed)
+        mixing = PlannedMixing([mix_ratio({"a": 1.0, "b": 1.0}, 50, 1)], seed)
         orders.append([mixing[step] for step in range(100)])
         changes = sum(x != y for x, y in zip(orders[-1], orders[-1][1:], strict=False))
         assert 30 < changes < 70
