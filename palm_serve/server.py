@@ -14,7 +14,7 @@ from palm_serve.batching import BatchLimits
 from palm_serve.config import ServeOptions
 from palm_serve.engine.cores import usable_cores
 from palm_serve.errors import BindError, ConfigError, PalmServeError
-from palm_serve.observability import AccessLog, Metrics, ModelMetrics, asked_by_environment
+from palm_serve.observability import AccessLog, Metrics, ModelMetrics, traces_requested
 from palm_serve.observability.version_metrics import VersionMetrics
 from palm_serve.registry import CANARY, SHADOW, STABLE, Answers, LoadedModel, Registry, Traffic, Watcher
 from palm_serve.rpc.access.tokens import Scope, Tokens
@@ -256,7 +256,7 @@ def make_registry(options: ServeOptions, metrics: Metrics | None = None) -> Regi
 
 def start_tracing(options: ServeOptions) -> "Tracing | None":
     """None: nothing asks for traces. Raises ConfigError where they are asked for by option and cannot be had."""
-    if options.otel_endpoint is None and not asked_by_environment(os.environ):
+    if options.otel_endpoint is None and not traces_requested(os.environ):
         return None
     try:
         from palm_serve.observability.tracing import Tracing

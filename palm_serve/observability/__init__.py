@@ -1,9 +1,9 @@
-"""What an operator sees: Prometheus metrics, traces and the log. Request texts appear in none of them, but in the log where that is asked for.
+"""Prometheus metrics, OpenTelemetry traces and the log. None holds request texts, except the log with --log-text.
 
-`tracing` is not imported here: it needs the extra `otel`.
+`tracing` is not imported here because it needs the extra `otel`.
 """
 
-from palm_serve.observability.environment import asked_by_environment
+from palm_serve.observability.environment import traces_requested
 from palm_serve.observability.logs import AccessLog, JsonFormatter, TextFormatter, call_fields, configure_logging
 from palm_serve.observability.metrics import Metrics, ModelMetrics
 
@@ -13,7 +13,7 @@ __all__ = [
     "Metrics",
     "ModelMetrics",
     "TextFormatter",
-    "asked_by_environment",
     "call_fields",
     "configure_logging",
+    "traces_requested",
 ]

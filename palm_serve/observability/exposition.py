@@ -1,4 +1,4 @@
-"""Metrics over HTTP, in the clear or over TLS, to anyone or to those whom a check lets in."""
+"""HTTP or HTTPS endpoint for Prometheus, with an optional authorization check."""
 
 import logging
 import socket
@@ -17,12 +17,12 @@ from palm_serve.errors import NotAllowed, Unauthenticated
 log = logging.getLogger(__name__)
 
 _SCRAPES = 16
-"""At once; whoever comes beyond it is turned away."""
+"""Limit of concurrent connections; further ones are closed."""
 _TIMEOUT_S = 10.0
-"""Of a peer that says nothing, or does not listen."""
+"""Timeout for a peer that sends or reads nothing."""
 
 Check = Callable[[str], object]
-"""Takes an `Authorization` header, or "". Raises Unauthenticated, NotAllowed."""
+"""Checks an `Authorization` header, or "". Raises Unauthenticated, NotAllowed."""
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -33,20 +33,26 @@ def expose(
     check: Check | None = None,
     context: Callable[[], ssl.SSLContext] | None = None,
 ) -> None:
-    """Publishes until the process ends, in threads of its own. Raises OSError where it cannot listen.
+    """Serve metrics on threads of their own until the process ends.
 
     Args:
-        check: None: anyone may read.
-        context: is asked for every connection; None: without TLS.
+        registry: the metrics to serve.
+        host: address to listen on.
+        port: port to listen on.
+        check: called with the `Authorization` header of each request. None: anyone may read.
+        context: returns the TLS context of a new connection. None: without TLS.
+
+    Raises:
+        OSError: if the address cannot be listened on.
     """
     app: App = make_wsgi_app(registry)
     server = _server(host, port, context)
-    server.set_app(app if check is None else _guarded(app, check))
+    server.set_app(app if check is None else _with_check(app, check))
     threading.Thread(target=server.serve_forever, name="palm-metrics", daemon=True).start()
 
 
-def _guarded(app: App, check: Check) -> App:
-    def guarded(environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+def _with_check(app: App, check: Check) -> App:
+    def checked(environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         try:
             check(environment.get("HTTP_AUTHORIZATION", ""))
         except (Unauthenticated, NotAllowed) as error:
@@ -58,14 +64,14 @@ def _guarded(app: App, check: Check) -> App:
             return [f"{error}\n".encode()]
         return app(environment, start)
 
-    return guarded
+    return checked
 
 
 def _server(host: str, port: int, context: Callable[[], ssl.SSLContext] | None) -> WSGIServer:
-    family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    free = threading.BoundedSemaphore(_SCRAPES)
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    free_slots = threading.BoundedSemaphore(_SCRAPES)
 
-    class Server(ThreadingMixIn, WSGIServer):
+    class MetricsServer(ThreadingMixIn, WSGIServer):
         address_family = family
         daemon_threads = True
 
@@ -73,12 +79,12 @@ def _server(host: str, port: int, context: Callable[[], ssl.SSLContext] | None) 
             connection, peer = super().get_request()
             connection.settimeout(_TIMEOUT_S)
             if context is not None:
-                # The handshake waits for the peer: in the thread of its connection, not in the one that all come through.
+                # The handshake waits for the peer, so it runs on the connection's thread instead of the accepting one.
                 connection = context().wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
             return connection, peer
 
         def process_request(self, request: Any, client_address: Any) -> None:
-            if free.acquire(blocking=False):
+            if free_slots.acquire(blocking=False):
                 super().process_request(request, client_address)
             else:
                 self.shutdown_request(request)
@@ -87,14 +93,14 @@ def _server(host: str, port: int, context: Callable[[], ssl.SSLContext] | None) 
             try:
                 super().process_request_thread(request, client_address)
             finally:
-                free.release()
+                free_slots.release()
 
         def handle_error(self, request: Any, client_address: Any) -> None:
             log.debug("a scrape from %s failed", client_address, exc_info=True)
 
-    return Server((str(place[0]), port), _Handler)
+    return MetricsServer((str(address[0]), port), _Handler)
 
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, form: str, *arguments: object) -> None:
-        """Scrapes are not told."""
+        """Do not log scrapes."""

@@ -1,4 +1,4 @@
-"""The log: text or JSON lines, and what it tells of calls. Request texts stay out of it."""
+"""Logging: text or JSON lines, and the access log of finished calls. Request texts are left out by default."""
 
 import json
 import logging
@@ -13,24 +13,26 @@ from palm_serve.errors import PalmServeError
 from palm_serve.types import CallRecord
 
 ACCESS = "palm_serve.access"
-"""The logger of calls."""
+"""Name of the logger of finished calls."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-"""W3C Trace Context."""
-_OURS = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNAVAILABLE"})
-"""Codes that are the server's fault, or tell that it has too much to do."""
-_VERSION = 12
-"""Characters of a digest."""
-_OTHERS = ("asyncio", "grpc", "opentelemetry")
-_LINES = 10
-"""Of one code, per second: under overload the log must not become the load."""
+"""Header of W3C Trace Context."""
+_SERVER_FAULTS = frozenset(
+    {"INTERNAL", "UNKNOWN", "DATA_LOSS", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNAVAILABLE"}
+)
+"""Status codes of server faults and of overload."""
+_VERSION_CHARACTERS = 12
+"""Characters of a bundle digest in a log line."""
+_LIBRARIES = ("asyncio", "grpc", "opentelemetry")
+_LINES_PER_SECOND = 10
+"""Limit for each status code: logging must not add to an overload."""
 
 
 class TextFormatter(logging.Formatter):
-    """A line of text, and below it where an error was raised.
+    """Formats a record as one line of text, followed by the traceback of an error.
 
-    An error that was not meant for a reader may quote the request in its message, so that is left out unless `texts`.
+    The message of an unexpected error may quote the request, so it is left out unless `texts` is true.
     """
 
     def __init__(self, texts: bool = False) -> None:
@@ -51,19 +53,25 @@ class TextFormatter(logging.Formatter):
             record.exc_text = cached_text
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is logging's
-        """The line, in which what a client sent, such as its request id, cannot start another."""
-        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], super().formatMessage(record))
+        """Escape control characters, so that values sent by a client cannot forge a log line."""
+        return _CONTROL.sub(_escape, super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802  the name is logging's
-        """The traceback of an error."""
-        return super().formatException(ei) if self._texts or ei[1] is None else "\n".join(_outline(ei[1]))
+        """Format the traceback of an error."""
+        error = ei[1]
+        if self._texts or error is None:
+            return super().formatException(ei)
+        return "\n".join(_outline(error))
 
 
 class JsonFormatter(TextFormatter):
-    """One JSON object a line: time, level, logger, message, what was given as `extra={"fields": {...}}`, and the traceback of an error."""
+    """Formats a record as one JSON object a line.
+
+    The keys are time, level, logger, message, the entries of `extra={"fields": {...}}`, and the exception of an error.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
+        """Format a record as JSON."""
         line = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname.lower(),
@@ -77,14 +85,15 @@ class JsonFormatter(TextFormatter):
 
 
 class AccessLog:
-    """Tells of calls that have ended: failures of the server, refusals and slow calls as warnings, no more than ten lines a second of a code.
+    """Logs finished calls.
 
-    What a client did wrong is told at level info, the rest at level debug.
+    Server faults, refusals and slow calls are warnings, at most ten a second for each status code.
+    Client errors are logged at level info, all other calls at level debug.
 
     Args:
-        every_call: all but health checks at level info, as many as there are.
-        slow_ms: from how long on a unary call is slow; None: none is.
-        clock: seconds.
+        every_call: log all calls except health checks at level info, without a limit.
+        slow_ms: unary calls that take at least this many milliseconds are slow. None: no call is slow.
+        clock: returns the current time in seconds.
     """
 
     def __init__(
@@ -94,43 +103,50 @@ class AccessLog:
         self._every_call = every_call
         self._slow_s = float("inf") if slow_ms is None else slow_ms / 1000
         self._clock = clock
-        self._told: dict[str, tuple[int, int]] = {}
-        """Code -> the second of its last line, and the calls since it began."""
+        self._logged: dict[str, tuple[int, int]] = {}
+        """Status code -> the second of its last line, and the number of calls in that second."""
 
     def __call__(self, record: CallRecord) -> None:
-        """Takes a call."""
+        """Log a finished call."""
         slow = record.seconds >= self._slow_s and not record.stream
         level = self._level(record, slow)
         if not self._log.isEnabledFor(level):
             return
-        left_out = 0
+        omitted = 0
         if level == logging.WARNING and not self._every_call:
-            second, (last, calls) = int(self._clock()), self._told.get(record.code, (0, 0))
-            if second == last and calls >= _LINES:
-                self._told[record.code] = (last, calls + 1)
+            second = int(self._clock())
+            last_second, calls = self._logged.get(record.code, (0, 0))
+            if second == last_second and calls >= _LINES_PER_SECOND:
+                self._logged[record.code] = (last_second, calls + 1)
                 return
-            left_out = max(0, calls - _LINES) if second != last else 0
-            self._told[record.code] = (second, calls + 1 if second == last else 1)
+            if second == last_second:
+                self._logged[record.code] = (second, calls + 1)
+            else:
+                self._logged[record.code] = (second, 1)
+                omitted = max(0, calls - _LINES_PER_SECOND)
+        self._write(record, level, slow, omitted)
+
+    def _write(self, record: CallRecord, level: int, slow: bool, omitted: int) -> None:
         fields = call_fields(record)
         if slow:
             fields["slow"] = True
-        if left_out:
-            fields["left_out"] = left_out
-        told = "%s %s in %.2f ms for %s, request %s%s"
-        more = f"; {left_out:,} more of this code were not told" if left_out else ""
-        values = record.method, record.code, record.seconds * 1000, record.client, record.request_id, more
-        self._log.log(level, told, *values, extra={"fields": fields})
+        suffix = ""
+        if omitted:
+            fields["left_out"] = omitted
+            suffix = f"; {omitted:,} more calls with this code were not logged"
+        values = record.method, record.code, record.seconds * 1000, record.client, record.request_id, suffix
+        self._log.log(level, "%s %s in %.2f ms for %s, request %s%s", *values, extra={"fields": fields})
 
     def _level(self, record: CallRecord, slow: bool) -> int:
-        if record.health:  # asked for every few seconds, by everybody
+        if record.health:  # probes call every few seconds
             return logging.DEBUG
-        if slow or (record.code in _OURS and not record.draining):
+        if slow or (record.code in _SERVER_FAULTS and not record.draining):
             return logging.WARNING
         return logging.INFO if self._every_call or record.code != "OK" else logging.DEBUG
 
 
 def call_fields(record: CallRecord) -> dict[str, Any]:
-    """What a line tells of a call. Durations are milliseconds; of several texts the longest."""
+    """Return the fields of a call's log line. Durations are milliseconds, and the longest where there are several texts."""
     fields: dict[str, Any] = {
         "method": record.method,
         "code": record.code,
@@ -138,25 +154,22 @@ def call_fields(record: CallRecord) -> dict[str, Any]:
         "client": record.client,
         "request_id": record.request_id,
     }
-    if trace := record.trace_id or _trace_id(record.traceparent):
-        fields["trace_id"] = trace
+    trace_id = record.trace_id or _trace_id(record.traceparent)
+    if trace_id:
+        fields["trace_id"] = trace_id
     for name in ("reason", "request_bytes", "response_bytes", "texts"):
-        if value := getattr(record, name):
+        value = getattr(record, name)
+        if value:
             fields[name] = value
-    if record.answered:
-        fields["model"] = ",".join(dict.fromkeys(one.model for one in record.answered))
-        fields["version"] = ",".join(dict.fromkeys(one.version[:_VERSION] for one in record.answered))
-        for name in ("tokenize", "queue", "inference", "decode"):
-            longest = max(getattr(one.timings, f"{name}_us") for one in record.answered)
-            fields[f"{name}_ms"] = round(longest / 1000, 2)
-        fields["batch_rows"] = max(one.timings.batch_size for one in record.answered)
+    if not record.answered:
+        return fields
+    fields["model"] = ",".join(dict.fromkeys(answer.model for answer in record.answered))
+    fields["version"] = ",".join(dict.fromkeys(answer.version[:_VERSION_CHARACTERS] for answer in record.answered))
+    for name in ("tokenize", "queue", "inference", "decode"):
+        longest_us = max(getattr(answer.timings, f"{name}_us") for answer in record.answered)
+        fields[f"{name}_ms"] = round(longest_us / 1000, 2)
+    fields["batch_rows"] = max(answer.timings.batch_size for answer in record.answered)
     return fields
-
-
-def _trace_id(traceparent: str) -> str:
-    """That of the caller: its calls can be found in the log also where this server sends no traces."""
-    found = _TRACEPARENT.match(traceparent)
-    return found[1] if found else ""
 
 
 def configure_logging(
@@ -166,41 +179,52 @@ def configure_logging(
     texts: bool = False,
     every_call: bool = False,
 ) -> None:
-    """Sends the log to `stream` (standard error), as text or as JSON lines. Replaces an earlier configuration.
-
-    What asyncio, grpc and OpenTelemetry have to tell goes there too, from warnings on.
+    """Configure the loggers of palm_serve, and those of asyncio, grpc and OpenTelemetry from level warning on.
 
     Args:
-        texts: errors may quote requests.
-        every_call: calls are told whatever the level.
+        level: debug, info, warning or error.
+        json_lines: write JSON objects instead of text.
+        stream: where lines are written. None: standard error.
+        texts: allow error messages that may quote requests.
+        every_call: log every call at level info, whatever the level.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(texts) if json_lines else TextFormatter(texts))
-    handler.addFilter(_matters)
-    wanted = logging.getLevelNamesMapping()[level.upper()]
-    for name in ("palm_serve", *_OTHERS):
+    handler.addFilter(_is_relevant)
+    number = logging.getLevelNamesMapping()[level.upper()]
+    for name in ("palm_serve", *_LIBRARIES):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
-        logger.setLevel(max(logging.WARNING, wanted) if name in _OTHERS else wanted)
+        logger.setLevel(max(logging.WARNING, number) if name in _LIBRARIES else number)
         logger.propagate = False
-    logging.getLogger(ACCESS).setLevel(min(logging.INFO, wanted) if every_call else logging.NOTSET)
+    logging.getLogger(ACCESS).setLevel(min(logging.INFO, number) if every_call else logging.NOTSET)
 
 
-def _matters(record: logging.LogRecord) -> bool:
-    """What gRPC calls an error though a client merely left: an answer that could not be sent while the news of it was on its way."""
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """Drop the error that gRPC logs when a client has disconnected before its response was written."""
     return not (record.name.startswith("grpc") and record.getMessage().startswith("ExecuteBatchError raised in core"))
 
 
+def _trace_id(traceparent: str) -> str:
+    """Return the caller's trace id, so that calls can be found in the log where this server sends no traces."""
+    match = _TRACEPARENT.match(traceparent)
+    return match[1] if match else ""
+
+
+def _escape(character: re.Match[str]) -> str:
+    return repr(character[0])[1:-1]
+
+
 def _outline(error: BaseException) -> list[str]:
-    """The frames of an error and of what led to it. Only messages that cannot quote a request are shown."""
+    """Return the frames of an error and of its causes, with the messages that cannot quote a request."""
     lines: list[str] = []
-    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if before is not None:
-        lines += [*_outline(before), "and then:"]
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None:
+        lines += [*_outline(cause), "and then:"]
     lines += ["Traceback (most recent call last):", "".join(traceback.format_tb(error.__traceback__)).rstrip()]
     safe = isinstance(error, PalmServeError | OSError)
     lines.append(f"{type(error).__qualname__}: {error if safe else '(may quote the request; --log-text shows it)'}")
     if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            lines += ["of which:", *_outline(part)]
+        for member in error.exceptions:
+            lines += ["of which:", *_outline(member)]
     return lines

@@ -1,4 +1,4 @@
-"""Prometheus metrics of calls, batches and the process. Those of versions, swaps and shadows are in `version_metrics`."""
+"""Prometheus metrics of calls, batches and the process. Those of model versions are in `version_metrics`."""
 
 import os
 import ssl
@@ -25,72 +25,77 @@ SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25,
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _DROPPED = ("refused", "unmeetable", "expired", "cancelled")
-_VAIN = ("late", "wasted")
+_DISCARDED = ("late", "wasted")
 _LABELS = ("model", "version")
-_VERSION = 12
-"""Characters of a digest that a label shows."""
+_VERSION_CHARACTERS = 12
+"""Characters of a bundle digest in a label."""
 _THREADS = "/proc/self/task"
 
 
-class Followed(Protocol):
+class ReloadedFile(Protocol):
     """A file that is read again when it changes. Times are Unix seconds."""
 
     read_at: float
     failed_at: float
 
     def look(self) -> None:
-        """Reads it again if it has changed; from any thread."""
+        """Read the file again if it has changed. Any thread may call this."""
 
 
 class Metrics:
-    """All metrics of a server that requests and batches change. `registry` is where they are published; the process's own by default."""
+    """All metrics that calls and batches change.
+
+    Args:
+        registry: where the metrics are published; by default the registry of the process.
+    """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self.registry = registry
         self._requests = Counter(
-            "palm_requests", "Calls answered, by method and status code.", ["method", "code"], registry=registry
+            "palm_requests", "Finished calls by method and status code.", ["method", "code"], registry=registry
         )
         self._request_seconds = Histogram(
             "palm_request_seconds",
-            "Time from a unary call's arrival to its answer.",
+            "Seconds from the arrival of a unary call to its response.",
             ["method"],
             buckets=SECONDS,
             registry=registry,
         )
         self._refused = Counter(
             "palm_refused_calls",
-            "Calls answered with RESOURCE_EXHAUSTED: queue_full, deadline (cannot be met), client_rate, client_calls (in flight).",
+            "Calls refused with RESOURCE_EXHAUSTED by reason: queue_full, deadline (cannot be met), client_rate, client_calls (in flight).",
             ["method", "reason"],
             registry=registry,
         )
-        # Looking labels up costs more than counting.
-        self._answered, self._took = cache(self._requests.labels), cache(self._request_seconds.labels)
-        self._batches = _Batches(registry)
+        # Looking up labels costs more than counting.
+        self._requests_of = cache(self._requests.labels)
+        self._request_seconds_of = cache(self._request_seconds.labels)
+        self._batches = _BatchMetrics(registry)
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._read_at = Gauge(
             "palm_reload_success_timestamp_seconds",
-            "When the file that holds now was read: certificate, tokens.",
+            "Unix time at which the file in use was read: certificate, tokens.",
             ["file"],
             registry=registry,
         )
         self._failed_at = Gauge(
             "palm_reload_failure_timestamp_seconds",
-            "When a file that cannot be used was found last, and what was read before stayed; 0: never.",
+            "Unix time of the last failed reload, after which the former contents stay in use. 0: never.",
             ["file"],
             registry=registry,
         )
-        threads = Gauge("palm_threads", "Threads of the process, those of the engine too.", registry=registry)
+        threads = Gauge("palm_threads", "Threads of the process, including those of the engine.", registry=registry)
         threads.set_function(_threads)
 
     def watch(self, in_flight: Callable[[], int], serving: Callable[[], bool]) -> None:
-        """Publishes what is asked at every scrape, in a thread of its own."""
-        calls = Gauge("palm_calls_in_flight", "Calls and streams that are being answered.", registry=self.registry)
+        """Publish gauges whose functions are called by every scrape, on the scrape's thread."""
+        calls = Gauge("palm_calls_in_flight", "Calls and streams in progress.", registry=self.registry)
         calls.set_function(in_flight)
-        state = Gauge("palm_serving", "1 while the server neither loads nor drains.", registry=self.registry)
+        state = Gauge("palm_serving", "1 while the server is neither loading nor draining.", registry=self.registry)
         state.set_function(serving)
 
-    def watch_file(self, name: str, file: Followed) -> None:
-        """Publishes when a file was read last, and when it could not be: as it is at the scrape, whether or not anybody calls."""
+    def watch_file(self, name: str, file: ReloadedFile) -> None:
+        """Publish the times of a file's last read and last failed reload. Every scrape checks the file."""
 
         def read_at() -> float:
             file.look()
@@ -104,10 +109,10 @@ class Metrics:
         self._failed_at.labels(name).set_function(failed_at)
 
     def watch_certificate(self, expires: Callable[[], float]) -> None:
-        """Publishes when the certificate expires."""
+        """Publish the expiry of the certificate, in Unix seconds."""
         expiry = Gauge(
             "palm_certificate_expiry_timestamp_seconds",
-            "When the certificate that is served expires, or one of its chain.",
+            "Unix time at which the served certificate, or one of its chain, expires.",
             registry=self.registry,
         )
         expiry.set_function(expires)
@@ -119,35 +124,63 @@ class Metrics:
         check: Check | None = None,
         context: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
-        """Publishes over HTTP until the process ends; see `exposition.expose`. Raises OSError where it cannot listen."""
-        # A series more for each that counts, which only OpenMetrics has a use for.
+        """Serve the metrics over HTTP until the process ends.
+
+        Args:
+            port: port to listen on.
+            host: address to listen on.
+            check: called with the `Authorization` header of each request. None: anyone may read.
+            context: returns the TLS context of a new connection. None: without TLS.
+
+        Raises:
+            OSError: if the address cannot be listened on.
+        """
+        # Creation times double the number of series, and only OpenMetrics uses them.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         expose(self.registry, host, port, check, context)
 
     def __call__(self, record: CallRecord) -> None:
-        """Counts a call that has ended."""
-        self._answered(record.method, record.code).inc()
+        """Count a finished call."""
+        self._requests_of(record.method, record.code).inc()
         if not record.stream:
-            self._took(record.method).observe(record.seconds)
+            self._request_seconds_of(record.method).observe(record.seconds)
         if record.reason:
             self._refused.labels(record.method, record.reason).inc()
 
     def for_model(self, name: str, version: str) -> "ModelMetrics":
-        """The observer of one version's scheduler. A version that comes back goes on counting."""
+        """Return the metrics of one model version. A version that is loaded again continues its counts."""
         if (name, version) not in self._models:
-            self._models[name, version] = self._batches.of(name, version[:_VERSION])
+            self._models[name, version] = self._batches.for_labels(name, version[:_VERSION_CHARACTERS])
         return self._models[name, version]
 
-    def forget(self, known: Container[tuple[str, str]]) -> None:
-        """Publishes no more of versions that are not among the known names and versions, or every swap would add series for good."""
-        for name, version in [key for key in self._models if key not in known]:
-            del self._models[name, version]
-            self._batches.remove(name, version[:_VERSION])
+    def forget(self, current_versions: Container[tuple[str, str]]) -> None:
+        """Remove the series of versions that are not in `current_versions`, pairs of name and version.
+
+        Without this every swap would add series for good.
+        """
+        for key in list(self._models):
+            if key not in current_versions:
+                del self._models[key]
+                name, version = key
+                self._batches.remove(name, version[:_VERSION_CHARACTERS])
+
+
+class _CounterWithAlias:
+    """A counter that is also published under a former name."""
+
+    def __init__(self, counter: Counter, alias: Counter) -> None:
+        self._counter = counter
+        self._alias = alias
+
+    def inc(self, amount: float = 1) -> None:
+        """Add `amount` under both names."""
+        self._counter.inc(amount)
+        self._alias.inc(amount)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelMetrics:
-    """A `batching.Observer` that counts. Made by `Metrics.for_model`."""
+    """Metrics of one model version, updated as a `batching.Observer`. Made by `Metrics.for_model`."""
 
     queue: Histogram
     inference: Histogram
@@ -158,77 +191,89 @@ class ModelMetrics:
     padding: Counter
     failures: Counter
     dropped: dict[str, Counter]
-    vain: dict[str, Counter]
+    discarded: dict[str, _CounterWithAlias]
 
     def ran(self, batch: Ran) -> None:
-        """A batch ran."""
+        """Record a batch that has run."""
         self.rows.observe(batch.rows)
         self.tokens.observe(batch.padded_tokens)
         self.real.inc(batch.tokens)
         self.padding.inc(batch.padded_tokens - batch.tokens)
         self.inference.observe(batch.engine_s)
         self.decode.observe(batch.service_s - batch.engine_s)
-        self.vain["late"].inc(batch.late)
-        self.vain["wasted"].inc(batch.wasted)
-        for wait in batch.waits_s:
-            self.queue.observe(wait)
+        self.discarded["late"].inc(batch.late)
+        self.discarded["wasted"].inc(batch.wasted)
+        for wait_s in batch.waits_s:
+            self.queue.observe(wait_s)
 
     def refused(self) -> None:
-        """A request found the queue full."""
+        """Count a request that found the queue full."""
         self.dropped["refused"].inc()
 
     def unmeetable(self) -> None:
-        """A request was refused because its deadline could not be met."""
+        """Count a request that was refused because its deadline could not be met."""
         self.dropped["unmeetable"].inc()
 
     def expired(self) -> None:
-        """A request's deadline passed, or could not be met any more, before a row was spent on it."""
+        """Count a request whose deadline passed, or could no longer be met, before it was run."""
         self.dropped["expired"].inc()
 
     def cancelled(self) -> None:
-        """A request was given up before a row was spent on it."""
+        """Count a request that was cancelled before it was run."""
         self.dropped["cancelled"].inc()
 
     def broke(self) -> None:
-        """The engine broke, or its thread crashed."""
+        """Count a failure of the engine or of its thread."""
         self.failures.inc()
 
 
-class _Batches:
-    """What is counted for each version of a model."""
+class _BatchMetrics:
+    """The metric families that have the labels model and version."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def histogram(name: str, told: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(name, told, _LABELS, buckets=buckets, registry=registry)
+        def histogram(name: str, description: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, description, _LABELS, buckets=buckets, registry=registry)
 
-        def counter(name: str, told: str, *more: str) -> Counter:
-            return Counter(name, told, (*_LABELS, *more), registry=registry)
+        def counter(name: str, description: str, *more_labels: str) -> Counter:
+            return Counter(name, description, (*_LABELS, *more_labels), registry=registry)
 
-        self._queue = histogram("palm_queue_seconds", "Time that a text waited for its batch.", SECONDS)
-        self._inference = histogram("palm_inference_seconds", "Time that one batch held the engine.", SECONDS)
-        self._decode = histogram("palm_decode_seconds", "Time of one batch from the engine to its callers.", SECONDS)
-        self._rows = histogram("palm_batch_rows", "Texts of one batch.", _ROWS)
-        self._tokens = histogram("palm_batch_tokens", "Tokens of one batch, padding counted.", _TOKENS)
-        self._real = counter("palm_tokens", "Tokens of the texts that were run.")
-        self._padding = counter(
-            "palm_padding_tokens", "Tokens computed as padding; its share is this over the sum of both."
+        self._queue = histogram("palm_queue_seconds", "Seconds that a text waited for its batch.", SECONDS)
+        self._inference = histogram("palm_inference_seconds", "Seconds that the engine ran one batch.", SECONDS)
+        self._decode = histogram(
+            "palm_decode_seconds", "Seconds from the engine's outputs of one batch to its decoded answers.", SECONDS
         )
+        self._rows = histogram("palm_batch_rows", "Texts of one batch.", _ROWS)
+        self._tokens = histogram("palm_batch_tokens", "Tokens of one batch, including padding.", _TOKENS)
+        self._real = counter("palm_tokens", "Tokens of the texts that were run, without padding.")
+        self._padding = counter("palm_padding_tokens", "Padding tokens that were run.")
         self._failures = counter(
-            "palm_engine_failures", "Times that the engine broke, or its thread crashed; it is tried again by itself."
+            "palm_engine_failures", "Failures of the engine or of its thread. The server restarts the engine."
         )
         self._dropped = counter(
             "palm_dropped",
-            "Texts that cost no row of the model: refused (queue full), unmeetable (refused for their deadline), expired, cancelled.",
+            "Texts that were not run by reason: refused (queue full), unmeetable (deadline too short), expired, cancelled.",
             "reason",
         )
-        self._vain = counter(
-            "palm_vain_rows",
-            "Rows computed for nobody: late (the caller left or its deadline passed while the batch ran) and wasted (before it ran; meant to be 0).",
+        self._discarded = counter(
+            "palm_discarded_rows",
+            "Rows computed although nobody was waiting for them: late (the caller left or its deadline passed during the run), "
+            "wasted (before the run, always 0 unless there is a bug).",
             "reason",
+        )
+        self._discarded_alias = counter(
+            "palm_vain_rows", "Deprecated: use palm_discarded_rows_total. Removed in the next version.", "reason"
         )
 
-    def of(self, *labels: str) -> ModelMetrics:
-        """Those of one version, there from the start, so that rates work."""
+    def for_labels(self, *labels: str) -> ModelMetrics:
+        """Return the metrics of one version. All series start at 0, so that rates work from the beginning."""
+        dropped: dict[str, Counter] = {}
+        for reason in _DROPPED:
+            dropped[reason] = self._dropped.labels(*labels, reason)
+        discarded: dict[str, _CounterWithAlias] = {}
+        for reason in _DISCARDED:
+            discarded[reason] = _CounterWithAlias(
+                self._discarded.labels(*labels, reason), self._discarded_alias.labels(*labels, reason)
+            )
         return ModelMetrics(
             queue=self._queue.labels(*labels),
             inference=self._inference.labels(*labels),
@@ -238,22 +283,23 @@ class _Batches:
             real=self._real.labels(*labels),
             padding=self._padding.labels(*labels),
             failures=self._failures.labels(*labels),
-            dropped={reason: self._dropped.labels(*labels, reason) for reason in _DROPPED},
-            vain={reason: self._vain.labels(*labels, reason) for reason in _VAIN},
+            dropped=dropped,
+            discarded=discarded,
         )
 
     def remove(self, *labels: str) -> None:
-        """Publishes them no more."""
-        for one in (self._queue, self._inference, self._decode, self._rows, self._tokens):
-            one.remove(*labels)
-        for count in (self._real, self._padding, self._failures):
-            count.remove(*labels)
+        """Remove the series of one version."""
+        for histogram in (self._queue, self._inference, self._decode, self._rows, self._tokens):
+            histogram.remove(*labels)
+        for counter in (self._real, self._padding, self._failures):
+            counter.remove(*labels)
         for reason in _DROPPED:
             self._dropped.remove(*labels, reason)
-        for reason in _VAIN:
-            self._vain.remove(*labels, reason)
+        for reason in _DISCARDED:
+            self._discarded.remove(*labels, reason)
+            self._discarded_alias.remove(*labels, reason)
 
 
 def _threads() -> int:
-    # Python counts its own only.
+    # threading.active_count() counts only Python's threads.
     return len(os.listdir(_THREADS)) if os.path.isdir(_THREADS) else threading.active_count()

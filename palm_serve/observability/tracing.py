@@ -1,7 +1,7 @@
-"""OpenTelemetry traces over OTLP: a span for each call, and within it queue, run and decode of each batch that answered it.
+"""OpenTelemetry traces over OTLP: one span for each call, with child spans for the queue, run and decoding of its batches.
 
-Spans are made when a call has ended, from the times that were taken anyway, so calls that are not sampled cost next to nothing. Which are sampled is
-the caller's decision where there is one, else that of OTEL_TRACES_SAMPLER. Needs the extra `otel`.
+Spans are built when a call has ended, from times that are measured anyway. So calls that are not sampled cost almost nothing.
+The caller's sampling decision is followed where there is one, else OTEL_TRACES_SAMPLER decides. Needs the extra `otel`.
 """
 
 import os
@@ -23,79 +23,86 @@ _SERVICE = "palm-serve"
 _FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """Codes that make a server's span an error, by OpenTelemetry's conventions for RPC."""
 _CLOSE_S = 3.0
-"""What is not sent by then is lost: a collector that is away must not hold up a stop."""
+"""Time limit for the last export. Later spans are lost, so that a missing collector does not delay a stop."""
 
 
 class Tracing:
-    """Sends spans to a collector, from a thread of its own and in batches.
+    """Exports spans to a collector in batches, on a thread of its own.
 
     Args:
-        endpoint: as http://HOST:PORT; None: what OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT says.
+        endpoint: as http://HOST:PORT. None: OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT.
     """
 
     def __init__(self, endpoint: str | None = None) -> None:
-        # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES go before what is said here.
-        given = Resource.create({SERVICE_VERSION: _version()})
-        named = "OTEL_SERVICE_NAME" in os.environ or SERVICE_NAME in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-        resource = given if named else given.merge(Resource({SERVICE_NAME: _SERVICE}))
+        # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence.
+        resource = Resource.create({SERVICE_VERSION: _version()})
+        has_name = "OTEL_SERVICE_NAME" in os.environ or SERVICE_NAME in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+        if not has_name:
+            resource = resource.merge(Resource({SERVICE_NAME: _SERVICE}))
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
         self._tracer = self._provider.get_tracer(_SERVICE, _version())
         self._context = TraceContextTextMapPropagator()
 
     def __call__(self, record: CallRecord) -> None:
-        """Makes the spans of a call, and tells the call the id of its trace. Health checks have none."""
+        """Build the spans of a finished call and set `record.trace_id`. Health checks have no spans."""
         if record.health:
             return
-        caller = {"traceparent": record.traceparent, "tracestate": record.tracestate}
-        # Wall clock minus the clock that the times are on.
-        shift = time.time_ns() - time.perf_counter_ns()
-        ended = record.ended_ns + shift
+        carrier: dict[str, str] = {}
+        if record.traceparent:
+            carrier["traceparent"] = record.traceparent
+        if record.tracestate:
+            carrier["tracestate"] = record.tracestate
+        # Difference between the wall clock and the clock of the measured times.
+        offset_ns = time.time_ns() - time.perf_counter_ns()
+        ended_ns = record.ended_ns + offset_ns
         span = self._tracer.start_span(
             record.method,
-            self._context.extract({key: value for key, value in caller.items() if value}),
+            self._context.extract(carrier),
             SpanKind.SERVER,
-            start_time=ended - int(record.seconds * 1e9),
+            start_time=ended_ns - int(record.seconds * 1e9),
         )
         record.trace_id = format_trace_id(span.get_span_context().trace_id)
         if span.is_recording():
-            _describe(span, record)
-            self._batches(span, record.answered, shift)
-            span.end(ended)
+            _set_attributes(span, record)
+            self._add_batch_spans(span, record.answered, offset_ns)
+            span.end(ended_ns)
 
-    def _batches(self, parent: Span, answered: Iterable[Answered], shift: int) -> None:
-        """Children: of texts that ran together, one of each."""
+    def _add_batch_spans(self, parent: Span, answered: Iterable[Answered], offset_ns: int) -> None:
+        """Add child spans, once for all texts that ran in the same batch."""
         context = set_span_in_context(parent)
         by_batch: dict[tuple[str, str, int], list[Answered]] = {}
-        for one in answered:
-            by_batch.setdefault((one.model, one.version, one.timings.run_ns), []).append(one)
+        for answer in answered:
+            by_batch.setdefault((answer.model, answer.version, answer.timings.run_ns), []).append(answer)
         for (model, digest, run_ns), members in by_batch.items():
-            spent = members[0].timings
+            timings = members[0].timings
             if not run_ns:
                 continue
             attributes: dict[str, str | int] = {
                 "palm.model": model,
                 "palm.version": digest,
-                "palm.batch.rows": spent.batch_size,
+                "palm.batch.rows": timings.batch_size,
                 "palm.batch.texts_of_call": len(members),
             }
-            waited_us = max(one.timings.queue_us for one in members)
-            for name, begin_ns, us in (
-                ("queue", run_ns - waited_us * 1000, waited_us),
-                ("run", run_ns, spent.inference_us),
-                ("decode", spent.decode_ns, spent.decode_us),
-            ):
-                child = self._tracer.start_span(name, context, attributes=attributes, start_time=begin_ns + shift)
-                child.end(begin_ns + shift + us * 1000)
+            queue_us = max(member.timings.queue_us for member in members)
+            phases = (
+                ("queue", run_ns - queue_us * 1000, queue_us),
+                ("run", run_ns, timings.inference_us),
+                ("decode", timings.decode_ns, timings.decode_us),
+            )
+            for name, begin_ns, duration_us in phases:
+                begin_ns += offset_ns
+                child = self._tracer.start_span(name, context, attributes=attributes, start_time=begin_ns)
+                child.end(begin_ns + duration_us * 1000)
 
     def close(self) -> None:
-        """Sends what is left, for three seconds at most."""
+        """Export the remaining spans, for at most three seconds."""
         closing = Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         closing.join(_CLOSE_S)
 
 
-def _describe(span: Span, record: CallRecord) -> None:
+def _set_attributes(span: Span, record: CallRecord) -> None:
     span.set_attributes(
         {
             "rpc.system": "grpc",
@@ -108,7 +115,8 @@ def _describe(span: Span, record: CallRecord) -> None:
         }
     )
     for name in ("request_bytes", "response_bytes", "reason"):
-        if value := getattr(record, name):
+        value = getattr(record, name)
+        if value:
             span.set_attribute(f"palm.{name}", value)
     if record.answered:
         span.set_attribute("palm.model", record.answered[0].model)

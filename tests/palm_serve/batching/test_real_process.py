@@ -95,7 +95,7 @@ def slow(slow_bundle: Path, start_shared_server: Callable[..., Any]) -> Iterator
 
 def test_three_of_one_batch_one_cancelled_in_flight_and_the_others_answer(slow: Slow) -> None:
     for _ in range(20):
-        before = slow.metric("palm_vain_rows_total", "late")
+        before = slow.metric("palm_discarded_rows_total", "late")
         running = slow.dialogue.Parse.future(pb.ParseRequest(text="hello"))
         time.sleep(slow.batch_s / 3)
         three = [slow.dialogue.Parse.future(pb.ParseRequest(text=text)) for text in ("hi", "play a song", "rain")]
@@ -109,8 +109,8 @@ def test_three_of_one_batch_one_cancelled_in_flight_and_the_others_answer(slow: 
             break
     else:
         raise AssertionError("the three never met in one batch")
-    assert slow.metric("palm_vain_rows_total", "late") == before + 1
-    assert slow.metric("palm_vain_rows_total", "wasted") == 0
+    assert slow.metric("palm_discarded_rows_total", "late") == before + 1
+    assert slow.metric("palm_discarded_rows_total", "wasted") == 0
 
 
 def test_cancelled_in_the_queue_no_row_is_run(slow: Slow) -> None:

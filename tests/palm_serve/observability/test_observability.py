@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from palm_serve.batching import Ran
 from palm_serve.errors import EngineError
-from palm_serve.observability import AccessLog, Metrics, asked_by_environment, configure_logging
+from palm_serve.observability import AccessLog, Metrics, configure_logging, traces_requested
 from palm_serve.registry import Registry
 from palm_serve.types import Answered, CallRecord, TextRequest, Timings
 
@@ -62,8 +62,20 @@ def test_a_batch(metrics):
     assert value(metrics, "palm_batch_tokens_sum", model="m", version=DIGEST[:12]) == 36
     assert value(metrics, "palm_inference_seconds_sum", model="m", version=DIGEST[:12]) == pytest.approx(0.008)
     assert value(metrics, "palm_decode_seconds_sum", model="m", version=DIGEST[:12]) == pytest.approx(0.002)
-    assert value(metrics, "palm_vain_rows_total", model="m", version=DIGEST[:12], reason="late") == 2
-    assert value(metrics, "palm_vain_rows_total", model="m", version=DIGEST[:12], reason="wasted") == 1
+    assert value(metrics, "palm_discarded_rows_total", model="m", version=DIGEST[:12], reason="late") == 2
+    assert value(metrics, "palm_discarded_rows_total", model="m", version=DIGEST[:12], reason="wasted") == 1
+
+
+def test_discarded_rows_are_published_under_the_old_name_too(metrics):
+    observer = metrics.for_model("m", DIGEST)
+    labels = {"model": "m", "version": DIGEST[:12]}
+    names = ("palm_discarded_rows_total", "palm_vain_rows_total")
+    assert [value(metrics, name, **labels, reason="late") for name in names] == [0, 0]
+    observer.ran(Ran(rows=3, tokens=3, padded_tokens=3, waits_s=[], engine_s=0.008, service_s=0.01, wasted=1, late=2))
+    assert [value(metrics, name, **labels, reason="late") for name in names] == [2, 2]
+    assert [value(metrics, name, **labels, reason="wasted") for name in names] == [1, 1]
+    metrics.forget(set())
+    assert [value(metrics, name, **labels, reason="late") for name in names] == [None, None]
 
 
 @pytest.mark.parametrize("reason", ["refused", "unmeetable", "expired", "cancelled"])
@@ -300,7 +312,7 @@ def test_overload_does_not_drown_the_log(access):
     lines = access({}, *[refused] * 1000, record(code="INTERNAL"), None, refused, refused)
     assert [line["code"] for line in lines] == ["RESOURCE_EXHAUSTED"] * 10 + ["INTERNAL"] + ["RESOURCE_EXHAUSTED"] * 2
     assert [line.get("left_out", 0) for line in lines] == [0] * 11 + [990, 0]
-    assert "990 more of this code were not told" in lines[-2]["message"]
+    assert "990 more calls with this code were not logged" in lines[-2]["message"]
     assert len(access({"every_call": True}, *[refused] * 1000)) == 1000, "whoever asks for every call gets it"
 
 
@@ -341,4 +353,4 @@ def test_a_client_that_leaves_is_no_error_of_grpc():
     ],
 )
 def test_traces_by_environment(environment, asked):
-    assert asked_by_environment(environment) == asked
+    assert traces_requested(environment) == asked

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from palm_serve.errors import BundleError
-from palm_serve.observability.version_metrics import VERSION, VersionMetrics
+from palm_serve.observability.version_metrics import VERSION_CHARACTERS, VersionMetrics
 from palm_serve.registry import CANARY, SHADOW, STABLE, Registry, Traffic
 from palm_serve.types import TextRequest
 
@@ -28,7 +28,7 @@ def test_versions_in_service_and_gone(tiny_bundle: Path, newer: Path, tmp_path: 
         registry = Registry(provider="CPU", traffic=lambda name: Traffic(canary=0.1))
         prometheus.register(VersionMetrics(registry))
         old = await registry.load(tiny_bundle)
-        first = old.version[:VERSION]
+        first = old.version[:VERSION_CHARACTERS]
         await old.predict_many([TextRequest("hi", ())] * 3)
         assert value("palm_version_seconds_count", version=first) == 3
         assert value("palm_version_seconds_sum", version=first) > value("palm_version_queue_seconds_sum", version=first)
