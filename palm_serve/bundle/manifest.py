@@ -114,6 +114,13 @@ class Gate(_Strict):
     precision: str
     passed: bool
     figures: dict[str, float] = {}
+    instructions: str = ""
+    """Instructions of the processor that multiplied integers (`avx512_vnni`, `avx2`); empty for other precisions and in older bundles."""
+
+    @property
+    def computed_in(self) -> str:
+        """Return the precision, and for int8 the instructions too: `int8 (avx512_vnni)`."""
+        return f"{self.precision} ({self.instructions})" if self.instructions else self.precision
 
 
 class Variant(_Strict):
@@ -123,6 +130,8 @@ class Variant(_Strict):
     opset: int | None = None
     graph: Literal["plain", "fused"] = "plain"
     weights: Literal["fp32", "fp16", "int8"] = "fp32"
+    weight_bits: Literal[7, 8] | None = None
+    """Bits of an integer weight. 7 bits give the same integers on every processor. None: float weights, or 8 bits in an older bundle."""
     size: Annotated[int, Field(ge=1)]
     gates: tuple[Gate, ...] = ()
 

@@ -5,6 +5,19 @@ import platform
 from pathlib import Path
 
 _BF16_FLAGS = {"amx_bf16", "avx512_bf16"}
+_INT8_INSTRUCTIONS = {
+    "amx_int8": "amx_int8",
+    "avx512_vnni": "avx512_vnni",
+    "avx_vnni": "avx_vnni",
+    "avx512bw": "avx512bw",
+    "avx2": "avx2",
+    "i8mm": "neon_i8mm",
+    "asimddp": "neon_dotprod",
+    "asimd": "neon",
+}
+"""Flag in /proc/cpuinfo -> instructions for products of int8, the best first."""
+_SATURATING = {"avx512bw", "avx2", "x86_64", "AMD64"}
+"""Instructions, or the architecture alone, whose kernels add pairs of products in 16 bits."""
 
 
 @functools.cache
@@ -27,4 +40,22 @@ def processor(root: Path = Path("/")) -> str:
 
 def computes_in_bf16(root: Path = Path("/")) -> bool:
     """Whether the processor multiplies matrices in bf16 (AMX or AVX512-BF16); without it bf16 saves nothing."""
-    return not _BF16_FLAGS.isdisjoint(_facts(root).get("flags", "").split())
+    return not _BF16_FLAGS.isdisjoint(_flags(root))
+
+
+def int8_instructions(root: Path = Path("/")) -> str:
+    """Return the processor's best instructions for products of int8, or the architecture where none is known."""
+    flags = _flags(root)
+    names = (name for flag, name in _INT8_INSTRUCTIONS.items() if flag in flags)
+    return next(names, platform.machine())
+
+
+def saturates_int8(root: Path = Path("/")) -> bool:
+    """Return True for x86-64 without VNNI: pairs of products of uint8 and 8-bit weights exceed 16 bits and saturate."""
+    return int8_instructions(root) in _SATURATING
+
+
+def _flags(root: Path) -> set[str]:
+    """Return the features of the processor, which Arm's kernel calls `Features`."""
+    facts = _facts(root)
+    return set((facts.get("flags") or facts.get("Features") or "").split())

@@ -13,9 +13,9 @@ import numpy as np
 import onnxruntime as ort
 
 from palm_serve.bundle.loader import Bundle
-from palm_serve.bundle.manifest import Variant
+from palm_serve.bundle.manifest import Gate, Variant
 from palm_serve.engine import timing
-from palm_serve.engine.cpu_features import computes_in_bf16
+from palm_serve.engine.cpu_features import computes_in_bf16, int8_instructions, saturates_int8
 from palm_serve.engine.options import CPU, CUDA, OPENVINO, ORT_NAMES, PROVIDERS, TENSORRT
 from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.provider_fallback import FallbackEngine
@@ -69,7 +69,8 @@ def select_session(
 ) -> Engine:
     """The engine for a bundle on this machine.
 
-    `auto` uses combinations whose gate in the manifest passed, and plain fp32 on the CPU, and takes the fastest that opens: it is measured
+    `auto` uses combinations whose gate in the manifest passed and holds on this processor, and plain fp32 on the CPU.
+    It takes the fastest that opens: it is measured
     once for graphs of one shape, whatever their weights, and kept in `kept` and in the directory `cache` (None: the user's). A provider or
     a precision that is asked for is used without having passed a gate too, with a warning. Where nothing of it opens, and where the chosen
     engine fails later, the plain graph runs on the CPU.
@@ -105,7 +106,8 @@ def gated_candidates(
     for name, variant in bundle.manifest.variants.items():
         for gate in variant.gates:
             candidate = Candidate(name, gate.provider, gate.precision)
-            if gate.passed and gate.precision in PRECISIONS and candidate not in allowed:
+            known = gate.precision in PRECISIONS and candidate not in allowed
+            if known and gate.passed and _holds_here(variant, gate):
                 allowed.append(candidate)
     usable = set(present)
     fitting = [
@@ -153,6 +155,12 @@ def _say(message: str) -> None:
     log.info(message)
 
 
+def _holds_here(variant: Variant, gate: Gate) -> bool:
+    """Return False where 8-bit weights would saturate, so that this processor answers otherwise than that of the gate."""
+    on_processor = gate.provider in (CPU, OPENVINO)
+    return not (variant.weights == "int8" and variant.weight_bits != 7 and on_processor and saturates_int8())
+
+
 def _tell_what_lacks(bundle: Bundle, present: tuple[str, ...]) -> None:
     """Which of the bundle's passed gates this machine cannot use."""
     for variant in bundle.manifest.variants.values():
@@ -163,6 +171,16 @@ def _tell_what_lacks(bundle: Bundle, present: tuple[str, ...]) -> None:
                 )
             elif gate.passed and gate.precision == "bf16" and gate.provider == OPENVINO and not computes_in_bf16():
                 _say("this processor has neither AMX nor AVX512-BF16: bf16 saves nothing here")
+            elif gate.passed and not _holds_here(variant, gate):
+                log.warning(
+                    "%s in int8 did not pass its gate for this processor (%s): 8-bit weights can saturate here. Export the model again.",
+                    gate.provider,
+                    int8_instructions(),
+                )
+            elif gate.passed and gate.instructions not in ("", int8_instructions()):
+                _say(
+                    f"int8 passed its gate with {gate.instructions}. This processor has {int8_instructions()} and computes the same integers."
+                )
 
 
 def _choose(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # it loads what `--help` does not need
 _WITHOUT_DEV = 500
 """Training examples that the gate runs over where there is no dev split."""
 
-_TABLE_WIDTH = 110
+_TABLE_WIDTH = 130
 """Characters that no cell is cut at."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -166,7 +166,7 @@ def variants_table(report: "Report") -> Table:
         table.add_row(
             row.candidate.variant,
             row.candidate.provider,
-            row.candidate.precision,
+            row.result.gate.computed_in,
             f"{row.size / 1e6:.1f} MB",
             f"{figures['max_logit_difference']:.1e}" if "max_logit_difference" in figures else "not finite",
             f"{100 * figures.get('answers_equal', 0):.2f} %",

@@ -19,6 +19,7 @@ from palm_trainer.export.graph import ExportGraph
 from palm_trainer.export.int8_search import Train, leave_in_float, needs_margin
 from palm_trainer.export.model_card import model_card
 from palm_trainer.export.predictors import RememberingEngine, Side
+from palm_trainer.export.quantize import WEIGHT_BITS
 from palm_trainer.export.report import Report, rows_of, timed, unwritten
 from palm_trainer.export.to_onnx import DIGEST, OPSET, to_files
 from palm_trainer.export.variants import FUSED, INT8, PRECISIONS, Draft, combinations, drafts
@@ -200,6 +201,11 @@ def _with_drafts(writer: BundleWriter, manifest: Manifest, made: Sequence[Draft]
         writer.write(draft.file, draft.content)
         kind: Literal["plain", "fused"] = "fused" if draft.name == FUSED else "plain"
         variants[draft.name] = Variant(
-            file=draft.file, opset=OPSET, graph=kind, weights=draft.weights, size=len(draft.content)
+            file=draft.file,
+            opset=OPSET,
+            graph=kind,
+            weights=draft.weights,
+            weight_bits=WEIGHT_BITS if draft.weights == "int8" else None,
+            size=len(draft.content),
         )
     return writer.write_manifest(manifest.model_copy(update={"variants": variants}))

@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from palm_serve.bundle.loader import Bundle
 from palm_serve.bundle.manifest import Gate
-from palm_serve.engine.cpu_features import computes_in_bf16
+from palm_serve.engine.cpu_features import computes_in_bf16, int8_instructions
+from palm_serve.engine.options import CPU, OPENVINO
 from palm_serve.engine.providers import PLAIN, Candidate, available_providers, check_graph
 from palm_serve.engine.session import open_engine
 from palm_serve.errors import BundleError, EngineError
@@ -168,7 +169,13 @@ def _judge(tally: Tally, drop: float, examples: int, metric: float = math.nan) -
         "shapes": float(SHAPES if exact else 0),
     }
     told = {name: float(f"{value:.4g}") for name, value in figures.items() if math.isfinite(value)}
-    gate = Gate(provider=info.provider, precision=info.precision, passed=reason is None, figures=told)
+    gate = Gate(
+        provider=info.provider,
+        precision=info.precision,
+        passed=reason is None,
+        figures=told,
+        instructions=int8_instructions() if info.precision == "int8" and info.provider in (CPU, OPENVINO) else "",
+    )
     margin = exact or (tally.loss(_COMFORTABLE) is None and drop <= _COMFORTABLE * METRIC_DROP)
     return Result(gate, reason or "", reason is None and margin)
 

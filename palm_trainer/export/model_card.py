@@ -100,7 +100,7 @@ def _gates(manifest: Manifest) -> list[str]:
                 (
                     f"{name} ({variant.weights}, opset {variant.opset}, {variant.size / 1e6:.1f} MB)",
                     gate.provider,
-                    gate.precision,
+                    gate.computed_in,
                     "not finite" if difference is None else f"{difference:.1e}",
                     f"{100 * gate.figures.get('answers_equal', 0):.2f} %",
                     f"{100 * gate.figures.get('answers_invariant', 0):.2f} %",
@@ -125,6 +125,17 @@ def _gates(manifest: Manifest) -> list[str]:
             ),
             rows,
         ),
+        *_processors(manifest),
+    ]
+
+
+def _processors(manifest: Manifest) -> list[str]:
+    """Return the paragraph on where the gates of int8 hold; nothing without int8."""
+    if all(variant.weight_bits != 7 for variant in manifest.variants.values()):
+        return []
+    return [
+        "",
+        "int8 was measured with the processor instructions in brackets. Its weights have 7 bits, with which every processor computes the same integers.",
     ]
 
 

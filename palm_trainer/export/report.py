@@ -43,6 +43,7 @@ class Row:
             "variant": self.candidate.variant,
             "provider": self.candidate.provider,
             "precision": self.candidate.precision,
+            "instructions": self.result.gate.instructions,
             "size": self.size,
             "passed": self.result.gate.passed,
             "written": not self.reason,

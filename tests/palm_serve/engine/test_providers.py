@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from palm_serve.bundle.loader import load_bundle
-from palm_serve.bundle.manifest import Gate
+from palm_serve.bundle.manifest import Gate, Variant
 from palm_serve.engine import providers, timing
 from palm_serve.engine.providers import Candidate, gated_candidates, sample_batch, select_session
 from palm_serve.engine.session import open_engine
@@ -88,6 +88,60 @@ def test_auto_takes_only_what_passed_its_gate(gated):
     assert gated_candidates(gated, ("CPU",)) == [Candidate("plain", "CPU", "fp32")]
     assert gated_candidates(gated, every, precision="bf16") == [Candidate("plain", "OpenVINO", "bf16")]
     assert gated_candidates(gated, every, provider="TensorRT") == []
+
+
+def with_int8(bundle, weight_bits, instructions=""):
+    """The bundle with an int8 graph that passed its gates."""
+    gates = [
+        Gate(provider=provider, precision="int8", passed=True, instructions=instructions)
+        for provider in ("CPU", "OpenVINO", "CUDA")
+    ]
+    variant = Variant(file="model.onnx", weights="int8", weight_bits=weight_bits, size=1, gates=tuple(gates))
+    variants = bundle.manifest.variants | {"int8": variant}
+    return dataclasses.replace(bundle, manifest=bundle.manifest.model_copy(update={"variants": variants}))
+
+
+@pytest.mark.parametrize(
+    ("weight_bits", "saturates", "providers_in_int8"),
+    [
+        (7, True, ["CUDA", "OpenVINO", "CPU"]),
+        (7, False, ["CUDA", "OpenVINO", "CPU"]),
+        (8, False, ["CUDA", "OpenVINO", "CPU"]),
+        (8, True, ["CUDA"]),
+        (None, False, ["CUDA", "OpenVINO", "CPU"]),
+        (None, True, ["CUDA"]),
+    ],
+)
+def test_auto_skips_int8_that_saturates(gated, monkeypatch, weight_bits, saturates, providers_in_int8):
+    monkeypatch.setattr(providers, "saturates_int8", lambda: saturates)
+    candidates = gated_candidates(with_int8(gated, weight_bits), ("CUDA", "OpenVINO", "CPU"))
+    int8 = [candidate.provider for candidate in candidates if candidate.precision == "int8"]
+    assert sorted(int8) == sorted(providers_in_int8)
+
+
+def test_int8_that_saturates_is_told(gated, present, monkeypatch, caplog):
+    present("CPU")
+    monkeypatch.setattr(providers, "saturates_int8", lambda: True)
+    monkeypatch.setattr(providers, "int8_instructions", lambda: "avx2")
+    assert select_session(with_int8(gated, None)).info.precision == "fp32"
+    warning = "CPU in int8 did not pass its gate for this processor (avx2): 8-bit weights can saturate here. Export the model again."
+    assert warning in caplog.messages
+    caplog.clear()
+    assert select_session(with_int8(gated, None), precision="int8").info.precision == "int8"
+    assert warning in caplog.messages
+    assert any("has no passed gate in the bundle" in message for message in caplog.messages)
+
+
+def test_int8_of_other_instructions_is_told_once(gated, present, monkeypatch, caplog):
+    present("CPU", seconds={"CPU": 1.0})
+    providers._say.cache_clear()
+    monkeypatch.setattr(providers, "int8_instructions", lambda: "avx2")
+    monkeypatch.setattr(providers, "saturates_int8", lambda: True)
+    with caplog.at_level(logging.INFO, "palm_serve"):
+        for _ in range(2):
+            select_session(with_int8(gated, 7, "avx512_vnni"))
+    told = "int8 passed its gate with avx512_vnni. This processor has avx2 and computes the same integers."
+    assert caplog.messages.count(told) == 1
 
 
 def test_the_fastest_is_taken(gated, present):

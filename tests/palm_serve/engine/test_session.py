@@ -164,3 +164,24 @@ def test_the_processor_and_whether_it_knows_bf16(tmp_path):
     assert machine.computes_in_bf16(root)
     assert machine.processor(tmp_path / "nothing")
     assert not machine.computes_in_bf16(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("features", "instructions", "saturates"),
+    [
+        ("flags\t: fpu avx2 avx512bw avx512_vnni amx_int8", "amx_int8", False),
+        ("flags\t: fpu avx2 avx512bw avx512_vnni", "avx512_vnni", False),
+        ("flags\t: fpu avx2 avx_vnni", "avx_vnni", False),
+        ("flags\t: fpu avx2 avx512bw", "avx512bw", True),
+        ("flags\t: fpu avx2", "avx2", True),
+        ("flags\t: fpu sse4_1", "x86_64", True),
+        ("Features\t: fp asimd asimddp i8mm", "neon_i8mm", False),
+        ("Features\t: fp asimd asimddp", "neon_dotprod", False),
+        ("Features\t: fp asimd", "neon", False),
+    ],
+)
+def test_int8_instructions_by_processor(tmp_path, monkeypatch, features, instructions, saturates):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    root = facts(tmp_path, f"{features}\n\nflags\t: other\n")
+    assert machine.int8_instructions(root) == instructions
+    assert machine.saturates_int8(root) is saturates

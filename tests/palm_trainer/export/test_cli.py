@@ -83,6 +83,14 @@ def test_no_cell_of_the_table_is_cut(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert note.strip() == ("a note " * 30).strip()
 
 
+def test_table_shows_the_instructions_of_int8(capsys: pytest.CaptureFixture[str]) -> None:
+    gate = Gate(provider="CPU", precision="int8", passed=True, instructions="avx512_vnni")
+    row = Row(Candidate("int8", "CPU", "int8"), 10**6, Result(gate, ""), (1.0, 1.0), "")
+    cli.show(Report((row,), ()))
+    assert capsys.readouterr().out.splitlines()[1].split()[:5] == ["int8", "CPU", "int8", "(avx512_vnni)", "1.0"]
+    assert row.as_json()["instructions"] == "avx512_vnni"
+
+
 @pytest.mark.usefixtures("few_shapes")
 def test_include_exports_an_auxiliary_task(
     call: Call,

@@ -11,6 +11,7 @@ import pytest
 
 from palm_serve.bundle.golden import GoldenAnswer
 from palm_serve.bundle.loader import load_bundle
+from palm_serve.engine.cpu_features import int8_instructions
 from palm_serve.engine.providers import select_session
 from palm_serve.types import TaskAnswer
 from palm_trainer.errors import ExportError
@@ -57,6 +58,9 @@ def test_what_a_bundle_holds(bundle: Path, trained: TrainedModel) -> None:
     assert (int8.file, int8.weights) == ("variants/int8.onnx", "int8")
     assert (plain.file, plain.graph, plain.weights, plain.opset) == ("model.onnx", "plain", "fp32", 17)
     assert plain.size == (bundle / "model.onnx").stat().st_size
+    assert (plain.weight_bits, int8.weight_bits) == (None, 7)
+    assert {gate.instructions for gate in plain.gates} == {""}
+    assert {gate.instructions for gate in int8.gates} == {int8_instructions()}
 
 
 def test_gate_and_its_figures(bundle: Path) -> None:
@@ -109,6 +113,8 @@ def test_model_card_tells_what_a_reader_needs_and_no_place_of_the_machine(bundle
     assert "| dev | intent accuracy | 50.00 |" in card
     for variant in ("plain (fp32", "fused (fp32", "int8 (int8"):
         assert f"| {variant}, opset 17," in card
+    assert f"| int8 ({int8_instructions()}) |" in card
+    assert "Its weights have 7 bits, with which every processor computes the same integers." in card
     assert 'palm-serve call "' in card
     assert str(run.parent) not in card
 
