@@ -40,6 +40,7 @@ lint: $(READY)  ## ruff: rules and format
 	@echo "==> lint"
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+	@$(PY) .ci/style.py
 
 types: $(READY)  ## mypy, strict, on both packages
 	@echo "==> types"

@@ -21,7 +21,7 @@ from palm_trainer.model.heads.match import Match
 from palm_trainer.training.assembly import Order, assemble_loop, attach_soft_targets
 from palm_trainer.training.loop import TrainingLoop
 from palm_trainer.training.mixing import PlannedMixing
-from palm_trainer.training.optimization import build_adamw
+from palm_trainer.training.optimization.adamw import build_adamw
 from palm_trainer.training.precision import choose_precision
 from palm_trainer.training.regularization import WordDropout
 

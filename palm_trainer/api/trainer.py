@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from palm_trainer.api import PRINT, Batch, LossVar, Say, Session, Task, predict, write_predictions
 from palm_trainer.api.backbone.base_backbone import Backbone as OwnedBackbone
 from palm_trainer.api.custom.encoder import OwnBackbone, engine_backbone
 from palm_trainer.api.custom.reader import is_own
-from palm_trainer.api.declarations import AnyHead, Rejection
+from palm_trainer.api.declarations import AnyHead, Batch, LossVar, Rejection, Task
 from palm_trainer.api.head.base_head import Head as OwnedHead
 from palm_trainer.api.options import check_rejection
 from palm_trainer.api.phase import Phase
+from palm_trainer.api.prediction import predict, write_predictions
 from palm_trainer.api.raw_prediction import (
     Progress,
     batches_of,
@@ -25,6 +25,7 @@ from palm_trainer.api.raw_prediction import (
 )
 from palm_trainer.api.reader.base_reader import Reader
 from palm_trainer.api.reader.text_reader import TextReader
+from palm_trainer.api.session import PRINT, Say, Session
 from palm_trainer.api.trainer_base import TrainerCalls
 from palm_trainer.errors import ConfigError, WiringError
 from palm_trainer.evaluation.evaluate import Metrics

@@ -16,7 +16,9 @@ from palm_trainer.training.balancing import Balancing, SharedParameters, Uncerta
 from palm_trainer.training.distillation import Distillation, load_teachers, soft_targets
 from palm_trainer.training.loop import TrainingLoop
 from palm_trainer.training.mixing import Mixing, make_mixing
-from palm_trainer.training.optimization import HEAD_RATE_FACTOR, SCHEDULES, Ema, Schedule, build_adamw
+from palm_trainer.training.optimization.adamw import HEAD_RATE_FACTOR, build_adamw
+from palm_trainer.training.optimization.ema import Ema
+from palm_trainer.training.optimization.schedules import SCHEDULES, Schedule
 from palm_trainer.training.precision import TrainingPrecision, choose_precision
 from palm_trainer.training.processes import SINGLE_PROCESS, Processes
 from palm_trainer.training.regularization import AdversarialNoise, Regularization, WordDropout

@@ -26,7 +26,8 @@ from palm_trainer.model.multi_task import MultiTaskModel
 from palm_trainer.training.balancing import Balancing
 from palm_trainer.training.distillation import Distillation
 from palm_trainer.training.mixing import Mixing
-from palm_trainer.training.optimization import Ema, Schedule
+from palm_trainer.training.optimization.ema import Ema
+from palm_trainer.training.optimization.schedules import Schedule
 from palm_trainer.training.precision import TrainingPrecision
 from palm_trainer.training.processes import SINGLE_PROCESS, Processes
 from palm_trainer.training.regularization import PackedDropout, Regularization, divergence

@@ -8,16 +8,12 @@ from typing import get_args
 
 import pytest
 
-from palm_trainer.api import reader
+from palm_trainer.api import backbone, head, lr_sched, optimizer, reader
 from palm_trainer.config.loader import TaskConfig
 from palm_trainer.config.rules import FORMAT_OPTIONS
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.writers import WRITERS
-from palm_trainer.model import encoders as backbone
-from palm_trainer.model import heads as head
 from palm_trainer.model.encoders.load_pretrained import PACKAGED
-from palm_trainer.training import optimization as lr_sched
-from palm_trainer.training import optimization as optimizer
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -48,14 +44,14 @@ def _components() -> list[str]:
     encoders = f"{_names(PACKAGED)}, `scratch`, a directory or Hub id of any Hugging Face encoder"
     rows = [
         ("`reader`", _names(FORMATS) + " (`format`)", _classes(reader)),
-        ("`backbone`", encoders + " (`encoder.model`)", _classes(backbone, of=backbone.Backbone)),
+        ("`backbone`", encoders + " (`encoder.model`)", _classes(backbone)),
         ("`head`", _names(kinds) + " (`kind`)", _classes(head, of=head.DeclaredHead)),
         (
             "`lr_sched`",
             _names(lr_sched.SCHEDULES) + " (`schedule`)",
             _classes(lr_sched, without=("Planned", "Schedule")),
         ),
-        ("`optimizer`", "AdamW", _classes(optimizer, without=("Ema",))),
+        ("`optimizer`", "AdamW", _classes(optimizer)),
     ]
     return [
         "| component | in a configuration | in Python |",

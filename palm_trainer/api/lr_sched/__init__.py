@@ -8,12 +8,19 @@ from palm_trainer.api.lr_sched.schedulers import (
     WarmupSchedualer,
     WarmupScheduler,
 )
+from palm_trainer.training.optimization.schedules import SCHEDULES, Schedule, constant, cosine, linear, noam
 
 __all__ = [
+    "SCHEDULES",
     "Planned",
+    "Schedule",
     "TriangularSchedualer",
     "TriangularScheduler",
     "WarmupSchedualer",
     "WarmupScheduler",
     "base_schedualer",
+    "constant",
+    "cosine",
+    "linear",
+    "noam",
 ]

@@ -14,7 +14,7 @@ from palm_trainer.api.lr_sched import TriangularScheduler, WarmupScheduler
 from palm_trainer.errors import ConfigError, PalmError, WiringError
 from palm_trainer.model.encoders import load_weights, unfreeze_rows
 from palm_trainer.model.encoders.active_embedding import freeze_unused_rows
-from palm_trainer.training.optimization import Ema
+from palm_trainer.training.optimization.ema import Ema
 
 XLNET = {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 32, "ff_activation": "gelu", "n_token": 50}
 
@@ -27,7 +27,7 @@ def run(backbone, rows=2, length=5):
 def test_importing_the_package_loads_nothing():
     code = (
         "import sys, palm_trainer; assert 'torch' not in sys.modules; assert set(palm_trainer.__all__) <= set(dir(palm_trainer)); "
-        "assert palm_trainer.training.optimization.TriangularSchedualer; assert 'torch' not in sys.modules"
+        "assert palm_trainer.lr_sched.TriangularSchedualer; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=True)
 

@@ -11,7 +11,7 @@ import palm_trainer as palm
 from palm_trainer.api.lr_sched import TriangularScheduler, WarmupScheduler
 from palm_trainer.api.multihead_trainer import MultiHeadTrainer
 from palm_trainer.api.trainer import Trainer
-from palm_trainer.training.optimization import SCHEDULES
+from palm_trainer.training.optimization.schedules import SCHEDULES
 
 TEXT = "tokenizer lang seed do_lower_case"
 BERT = "hidden_size num_hidden_layers num_attention_heads vocab_size max_position_embeddings"

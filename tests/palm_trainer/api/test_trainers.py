@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import palm_trainer as palm
-from palm_trainer.api import TaskStep
+from palm_trainer.api.declarations import TaskStep
 from palm_trainer.config.loader import load_config
 from palm_trainer.data.example import Example
 from palm_trainer.errors import CheckpointError, ConfigError, DataError, WiringError

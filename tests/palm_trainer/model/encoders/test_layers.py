@@ -15,7 +15,7 @@ from palm_trainer.model.encoders import (
     freeze_unused_rows,
     rate_factors,
 )
-from palm_trainer.training.optimization import build_adamw
+from palm_trainer.training.optimization.adamw import build_adamw
 
 _BERT = {
     "vocab_size": 20,

@@ -6,7 +6,7 @@ from palm_serve.bundle.manifest import Decode, TaskInfo
 from palm_trainer.model.encoders import ActiveEmbedding, build_scratch, freeze_unused_rows
 from palm_trainer.model.heads import make_head
 from palm_trainer.model.multi_task import MultiTaskModel
-from palm_trainer.training.optimization import build_adamw
+from palm_trainer.training.optimization.adamw import build_adamw
 
 
 def make():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palm_trainer.training.optimization import SCHEDULES
+from palm_trainer.training.optimization.schedules import SCHEDULES
 
 
 @given(st.integers(1, 200), st.floats(0, 0.99), st.sampled_from(sorted(SCHEDULES)))
