@@ -83,11 +83,11 @@ def opened(contender: Contender, threads: int) -> Callable[[Arrays], object]:
 
         return run
     from palm_serve.engine.session import open_engine
-    from palm_serve.types import Batch
+    from palm_serve.types import PaddedBatch
 
     engine = open_engine(contender.path, contender.provider, contender.precision, threads)
     return lambda arrays: engine.run(
-        Batch({name: arrays[name] for name in engine.inputs}, np.full(len(arrays["input_ids"]), 1))
+        PaddedBatch({name: arrays[name] for name in engine.inputs}, np.full(len(arrays["input_ids"]), 1))
     )
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from palm_serve.batching import BatchLimits, Costs, Waiting, plan_batch
+from palm_serve.batching import BatchLimits, Costs, WaitingRequest, plan_batch
 from palm_serve.bundle.golden import GoldenAnswer, GoldenExample
 from palm_serve.bundle.loader import Bundle
 from palm_serve.decoding import DecoderTable, Item, rows_of
@@ -17,7 +17,7 @@ from palm_serve.types import Encoding, Engine, FloatArray, Prediction, TaskAnswe
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class PreparedRequest:
     """A request that is ready for a batch: checked and tokenized. `tasks` are those to answer."""
 
     request: TextRequest
@@ -39,7 +39,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Computed:
+class EngineOutputs:
     """What the engine made of a batch, not decoded yet."""
 
     values: dict[str, FloatArray]
@@ -96,17 +96,17 @@ class Pipeline:
             raise InvalidRequest("name the task: only tasks on one text are answered unasked", "tasks")
         return tasks
 
-    def prepare(self, request: TextRequest) -> Work:
+    def prepare(self, request: TextRequest) -> PreparedRequest:
         """Checks and tokenizes a request. Raises InvalidRequest."""
         tasks = self.check(request)
         start = time.perf_counter_ns()
         if tasks[0] in self._windows:
             first, *more = self._tokenizer.encode_rows([(request.text, request.pair)], self._windows[tasks[0]])[0]
-            return Work(request, first, tasks, (time.perf_counter_ns() - start) // 1000, tuple(more))
+            return PreparedRequest(request, first, tasks, (time.perf_counter_ns() - start) // 1000, tuple(more))
         encoding = self._tokenizer.encode(request.text, request.pair)
-        return Work(request, encoding, tasks, (time.perf_counter_ns() - start) // 1000)
+        return PreparedRequest(request, encoding, tasks, (time.perf_counter_ns() - start) // 1000)
 
-    def prepare_many(self, requests: Sequence[TextRequest]) -> list[Work | InvalidRequest]:
+    def prepare_many(self, requests: Sequence[TextRequest]) -> list[PreparedRequest | InvalidRequest]:
         """`prepare` for many, tokenized together in Rust threads; a bad request becomes its error."""
         checked: list[tuple[str, ...] | InvalidRequest] = []
         for request in requests:
@@ -125,7 +125,9 @@ class Pipeline:
             rows.update(zip(chosen, self._tokenizer.encode_rows(inputs, windows), strict=True))
         spent = (time.perf_counter_ns() - start) // 1000 // max(len(rows), 1)
         return [
-            tasks if isinstance(tasks, InvalidRequest) else Work(requests[i], rows[i][0], tasks, spent, rows[i][1:])
+            tasks
+            if isinstance(tasks, InvalidRequest)
+            else PreparedRequest(requests[i], rows[i][0], tasks, spent, rows[i][1:])
             for i, tasks in enumerate(checked)
         ]
 
@@ -139,11 +141,11 @@ class Pipeline:
         windows = math.ceil(tokens / self.bundle.manifest.max_length)
         return math.prod(self.padded_shape(works * windows, math.ceil(tokens / windows)))
 
-    def run(self, works: Sequence[Work]) -> list[Prediction]:
+    def run(self, works: Sequence[PreparedRequest]) -> list[Prediction]:
         """Answers one batch: `compute` and `decode`."""
         return self.decode(works, self.compute(works))
 
-    def compute(self, works: Sequence[Work]) -> Computed:
+    def compute(self, works: Sequence[PreparedRequest]) -> EngineOutputs:
         """One encoder pass for all tasks of all rows."""
         started = time.perf_counter_ns()
         wanted = tuple(name for name in self._tasks if any(name in work.tasks for work in works))
@@ -153,9 +155,11 @@ class Pipeline:
         rows, length = self.padded_shape(len(encodings), max(map(len, encodings)))
         batch = pad_batch(encodings, self._inputs, self._pad_id, length, rows)
         values = self.engine.run(batch, outputs)
-        return Computed(values, wanted, items, len(encodings), started, (time.perf_counter_ns() - started) // 1000)
+        return EngineOutputs(values, wanted, items, len(encodings), started, (time.perf_counter_ns() - started) // 1000)
 
-    def decode(self, works: Sequence[Work], computed: Computed, waits_s: Sequence[float] = ()) -> list[Prediction]:
+    def decode(
+        self, works: Sequence[PreparedRequest], computed: EngineOutputs, waits_s: Sequence[float] = ()
+    ) -> list[Prediction]:
         """The answers of a batch. `waits_s` is how long each work waited, for its timings."""
         started = time.perf_counter_ns()
         answers = self._decode(works, computed.items, computed.tasks, computed.values)
@@ -179,7 +183,11 @@ class Pipeline:
         ]
 
     def _decode(
-        self, works: Sequence[Work], items: Sequence[Item], wanted: Sequence[str], values: dict[str, FloatArray]
+        self,
+        works: Sequence[PreparedRequest],
+        items: Sequence[Item],
+        wanted: Sequence[str],
+        values: dict[str, FloatArray],
     ) -> list[dict[str, TaskAnswer]]:
         answers: list[dict[str, TaskAnswer]] = [{} for _ in works]
         for name in wanted:
@@ -204,7 +212,7 @@ class Pipeline:
         found: dict[int, Prediction] = {}
         left = list(range(len(works)))
         while left:
-            plan = plan_batch([Waiting(works[i].tokens) for i in left], 0.0, limits, Costs())
+            plan = plan_batch([WaitingRequest(works[i].tokens) for i in left], 0.0, limits, Costs())
             chosen = [left[i] for i in plan.batch]
             found.update(zip(chosen, self.run([works[i] for i in chosen]), strict=True))
             done = set(chosen)

@@ -16,7 +16,7 @@ from palm_serve.engine.cores import usable_cores
 from palm_serve.errors import BindError, ConfigError, PalmServeError
 from palm_serve.observability import AccessLog, Metrics, ModelMetrics, traces_requested
 from palm_serve.observability.version_metrics import VersionMetrics
-from palm_serve.registry import CANARY, SHADOW, STABLE, Answers, LoadedModel, Registry, Traffic, Watcher
+from palm_serve.registry import CANARY, SHADOW, STABLE, AnswerCache, LoadedModel, Registry, TrafficShares, Watcher
 from palm_serve.rpc.access.tokens import Scope, Tokens
 from palm_serve.rpc.grpc_server import make_health_server, make_server
 from palm_serve.rpc.lifecycle import Lifecycle, State
@@ -243,10 +243,10 @@ def make_registry(options: ServeOptions, metrics: Metrics | None = None) -> Regi
         nice=options.engine_nice,
         cache=options.cache_dir,
         limits=BatchLimits(max_waiting=options.max_queue),
-        observe=None if metrics is None else observe,
-        traffic=lambda name: Traffic(*options.traffic(name)),
-        answers=lambda statistics: (
-            Answers(options.keep_answers, options.share_runs, statistics)
+        make_observer=None if metrics is None else observe,
+        default_traffic=lambda name: TrafficShares(*options.traffic(name)),
+        make_answer_cache=lambda statistics: (
+            AnswerCache(options.keep_answers, options.share_runs, statistics)
             if options.keep_answers or options.share_runs
             else None
         ),

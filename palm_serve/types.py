@@ -130,7 +130,7 @@ class Thresholds:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class PaddedBatch:
     """Padded model inputs, each int64 [B, S]. `arrays` holds those that the graph declares."""
 
     arrays: Mapping[str, Int64Array]
@@ -193,7 +193,7 @@ class Prediction:
 
 
 @dataclass(slots=True)
-class Answered:
+class AnsweredText:
     """Who answered one text of a call, and where the time went."""
 
     model: str
@@ -227,7 +227,7 @@ class CallRecord:
     """Of a refusal: queue_full, deadline, client_rate, client_calls."""
     texts: int = 0
     """Texts that were answered."""
-    answered: Sequence[Answered] = ()
+    answered: Sequence[AnsweredText] = ()
     """The first of them."""
     request_bytes: int = 0
     """Of a unary call's messages; 0: not known."""
@@ -244,7 +244,7 @@ class Engine(Protocol):
 
     info: EngineInfo
 
-    def run(self, batch: Batch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+    def run(self, batch: PaddedBatch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         """Graph outputs by name, float32; `outputs` selects some (None: all)."""
         ...
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine.padding import pad_batch
-from palm_serve.engine.providers import select_session
-from palm_serve.pipeline import Pipeline, Work
+from palm_serve.engine.providers import select_engine
+from palm_serve.pipeline import Pipeline, PreparedRequest
 from palm_serve.types import TextRequest
 
 _AHEAD = 512
@@ -25,12 +25,12 @@ _ALONE = 100
 def main(folder: Path, provider: str, precision: str, seconds: float, texts: list[str], threads: int | None) -> None:
     """Prints the figures."""
     bundle = load_bundle(folder)
-    engine = select_session(bundle, provider=provider, precision=precision, threads=threads)
+    engine = select_engine(bundle, provider=provider, precision=precision, threads=threads)
     pipeline = Pipeline(bundle, engine)
     requests = [TextRequest(texts[i % len(texts)], ()) for i in range(_AHEAD)]
 
     def all_of_them() -> None:
-        works = [work for work in pipeline.prepare_many(requests) if isinstance(work, Work)]
+        works = [work for work in pipeline.prepare_many(requests) if isinstance(work, PreparedRequest)]
         works.sort(key=lambda work: work.tokens)
         for start in range(0, len(works), _ROWS):
             pipeline.run(works[start : start + _ROWS])

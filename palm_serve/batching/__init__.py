@@ -7,27 +7,27 @@ lane.py        the thread that runs engines, and the one that decodes behind it
 scheduler.py   one model's door to a lane, for an event loop
 """
 
-from palm_serve.batching.admission import WEIGHTS, Dispatcher
-from palm_serve.batching.engine_thread import Lane
+from palm_serve.batching.admission import WEIGHTS, AdmissionController
+from palm_serve.batching.engine_thread import EngineThread
 from palm_serve.batching.latency import LatencyModel
-from palm_serve.batching.observer import Observer, Ran, Unobserved
-from palm_serve.batching.plan import BatchLimits, Costs, Plan, Waiting, plan_batch
-from palm_serve.batching.queue import Timing
+from palm_serve.batching.observer import FinishedBatch, Observer, SilentObserver
+from palm_serve.batching.plan import BatchLimits, BatchPlan, Costs, WaitingRequest, plan_batch
+from palm_serve.batching.queue import EngineLatency
 from palm_serve.batching.scheduler import Scheduler
 
 __all__ = [
     "WEIGHTS",
+    "AdmissionController",
     "BatchLimits",
+    "BatchPlan",
     "Costs",
-    "Dispatcher",
-    "Lane",
+    "EngineLatency",
+    "EngineThread",
+    "FinishedBatch",
     "LatencyModel",
     "Observer",
-    "Plan",
-    "Ran",
     "Scheduler",
-    "Timing",
-    "Unobserved",
-    "Waiting",
+    "SilentObserver",
+    "WaitingRequest",
     "plan_batch",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from palm_serve.batching.plan import BatchLimits
-from palm_serve.batching.queue import Entry, Queue, Timing
+from palm_serve.batching.queue import EngineLatency, Queue, QueuedRequest
 from palm_serve.errors import DeadlineExceeded, Overloaded, Unmeetable
 from palm_serve.types import Priority
 
@@ -23,12 +23,12 @@ _SHORTEST_RETRY_S, _LONGEST_RETRY_S = 0.005, 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Batch(Generic[T]):
+class ScheduledBatch(Generic[T]):
     """What the engine is to do next."""
 
     queue: Queue[T]
-    entries: list[Entry[T]]
-    lost: list[Entry[T]]
+    entries: list[QueuedRequest[T]]
+    lost: list[QueuedRequest[T]]
     """Not to be run: their deadline has passed, or cannot be met any more."""
     started: float
     tokens: int = 0
@@ -37,7 +37,7 @@ class Batch(Generic[T]):
     """Seconds."""
 
 
-class Dispatcher(Generic[T]):
+class AdmissionController(Generic[T]):
     """The queues of one engine thread. Calls must not overlap."""
 
     def __init__(self) -> None:
@@ -57,10 +57,10 @@ class Dispatcher(Generic[T]):
         return self._busy_until is None and not self.waiting
 
     def open(
-        self, limits: BatchLimits, padded: Callable[[int, int], int], timing: Timing | None = None
+        self, limits: BatchLimits, padded: Callable[[int, int], int], timing: EngineLatency | None = None
     ) -> dict[Priority, Queue[T]]:
         """Queues for one more model."""
-        timing = timing or Timing()
+        timing = timing or EngineLatency()
         queues = {priority: Queue[T](limits, timing, padded, weight) for priority, weight in WEIGHTS.items()}
         self._queues.extend(queues.values())
         return queues
@@ -70,12 +70,12 @@ class Dispatcher(Generic[T]):
         gone = {*queues}
         self._queues = [queue for queue in self._queues if queue not in gone]
 
-    def admit(self, queue: Queue[T], payload: T, length: int, deadline: float | None, now: float) -> Entry[T]:
+    def admit(self, queue: Queue[T], payload: T, length: int, deadline: float | None, now: float) -> QueuedRequest[T]:
         """Lets a request in. Raises Overloaded where there is no room or its deadline cannot be met, DeadlineExceeded where that has passed."""
         due = self.check(queue, length, deadline, now)
         if not queue.rows:
             queue.served = max(queue.served, self._served)
-        entry = Entry(queue, payload, length, now, due, math.inf if deadline is None else deadline)
+        entry = QueuedRequest(queue, payload, length, now, due, math.inf if deadline is None else deadline)
         queue.push(entry)
         return entry
 
@@ -108,7 +108,7 @@ class Dispatcher(Generic[T]):
             now + self._patient(queue, wait, length) - latest,
         )
 
-    def next(self, now: float) -> Batch[T] | None:
+    def next(self, now: float) -> ScheduledBatch[T] | None:
         """What to do now that the engine is free; None: nothing."""
         queues = [queue for queue in self._queues if queue.rows]
         if not queues:
@@ -116,22 +116,22 @@ class Dispatcher(Generic[T]):
         queue = min(queues, key=_turn)
         entries, lost = queue.take(now)
         if not entries:
-            return Batch(queue, entries, lost, now)
+            return ScheduledBatch(queue, entries, lost, now)
         tokens = sum(entry.length for entry in entries)
         padded = queue.padded(len(entries), max(entry.length for entry in entries))
         expected = queue.timing.run.predict(padded)
         self._busy_until = now + expected
         self._served = queue.served
-        return Batch(queue, entries, lost, now, tokens, padded, expected)
+        return ScheduledBatch(queue, entries, lost, now, tokens, padded, expected)
 
-    def finished(self, batch: Batch[T], now: float) -> None:
+    def finished(self, batch: ScheduledBatch[T], now: float) -> None:
         """The engine is through with a batch."""
         seconds = now - batch.started
         self._busy_until = None
         batch.queue.served += seconds / batch.queue.weight
         batch.queue.timing.run.observe(batch.padded, seconds)
 
-    def failed(self, batch: Batch[T], now: float) -> None:
+    def failed(self, batch: ScheduledBatch[T], now: float) -> None:
         """The engine failed on a batch: its time counts, but teaches nothing."""
         self._busy_until = None
         batch.queue.served += (now - batch.started) / batch.queue.weight

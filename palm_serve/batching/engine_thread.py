@@ -14,9 +14,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from palm_serve.batching.admission import Batch, Dispatcher
-from palm_serve.batching.queue import Entry, Queue
-from palm_serve.batching.thread_priority import give_way
+from palm_serve.batching.admission import AdmissionController, ScheduledBatch
+from palm_serve.batching.queue import Queue, QueuedRequest
+from palm_serve.batching.thread_priority import lower_thread_priority
 from palm_serve.errors import PalmServeError
 
 R = TypeVar("R")
@@ -34,7 +34,7 @@ _PATIENCE_S = 0.25
 
 
 @dataclass(slots=True)
-class Outcome:
+class BatchOutcome:
     """What became of a batch. Times are seconds on the lane's clock."""
 
     results: Any = None
@@ -45,25 +45,25 @@ class Outcome:
     """When the engine was through."""
 
 
-class Tenant(Protocol):
+class BatchHandler(Protocol):
     """A model, as its lane sees it. The calls come from the lane's threads."""
 
-    def run(self, batch: Batch[Any]) -> Any:
+    def run(self, batch: ScheduledBatch[Any]) -> Any:
         """What holds the engine."""
 
-    def decode(self, batch: Batch[Any], values: Any) -> Any:
+    def decode(self, batch: ScheduledBatch[Any], values: Any) -> Any:
         """Results, one for each entry."""
 
     def probe(self) -> None:
         """A trial of the engine; raises where it does not work."""
 
-    def deliver(self, batch: Batch[Any], outcome: Outcome) -> None:
+    def deliver(self, batch: ScheduledBatch[Any], outcome: BatchOutcome) -> None:
         """Takes what became of a batch."""
 
-    def lose(self, entries: list[Entry[Any]]) -> None:
+    def lose(self, entries: list[QueuedRequest[Any]]) -> None:
         """Takes the entries whose deadline cannot be met any more."""
 
-    def broke(self, error: BaseException, entries: list[Entry[Any]]) -> None:
+    def broke(self, error: BaseException, entries: list[QueuedRequest[Any]]) -> None:
         """The engine does not work; takes what waited for it."""
 
     def recovered(self) -> None:
@@ -74,7 +74,7 @@ class Tenant(Protocol):
 class _State:
     """A tenant, and how its engine fares."""
 
-    tenant: Tenant
+    tenant: BatchHandler
     failures: int = 0
     """In a row."""
     pause: float = 0.0
@@ -93,7 +93,7 @@ class _Chore:
     done: "Future[Any]" = field(default_factory=Future)
 
 
-class Lane:
+class EngineThread:
     """One engine at a time.
 
     Args:
@@ -104,18 +104,20 @@ class Lane:
     def __init__(self, clock: Callable[[], float] = time.monotonic, nice: int = 0) -> None:
         self.clock = clock
         self._nice = nice
-        self.dispatcher: Dispatcher[Any] = Dispatcher()
+        self.dispatcher: AdmissionController[Any] = AdmissionController()
         self.changed = threading.Condition()
         """Guards the dispatcher. Notify it when something waits and the lane is `idle`."""
         self.idle = False
         self._states: dict[Queue[Any], _State] = {}
-        self._decodings: queue.SimpleQueue[tuple[_State, Batch[Any], Any, Outcome] | None] = queue.SimpleQueue()
+        self._decodings: queue.SimpleQueue[tuple[_State, ScheduledBatch[Any], Any, BatchOutcome] | None] = (
+            queue.SimpleQueue()
+        )
         self._chores: deque[_Chore] = deque()
         self._undecoded = 0
         self._threads: list[threading.Thread] = []
         self._stopping = False
 
-    def enter(self, tenant: Tenant, queues: Iterable[Queue[Any]]) -> None:
+    def enter(self, tenant: BatchHandler, queues: Iterable[Queue[Any]]) -> None:
         """Serves the queues of one more model. The threads begin with the first."""
         state = _State(tenant)
         with self.changed:
@@ -154,7 +156,7 @@ class Lane:
 
     def _run_all(self) -> None:
         """The engine's thread. Should anything end it before its time, another takes its place."""
-        give_way(self._nice)
+        lower_thread_priority(self._nice)
         try:
             while (work := self._next()) is not None:
                 if isinstance(work, _State):
@@ -173,7 +175,7 @@ class Lane:
                 self._threads = [thread for thread in self._threads if thread is not threading.current_thread()]
                 self._start(self._run_all, "palm-engine")
 
-    def _next(self) -> "Batch[Any] | _State | _Chore | None":
+    def _next(self) -> "ScheduledBatch[Any] | _State | _Chore | None":
         """Blocks until there is something to do: a batch to run, a chore, or a broken engine to try; None: the end."""
         with self.changed:
             while True:
@@ -191,14 +193,14 @@ class Lane:
                 self.changed.wait(min((state.trial - now for state in broken), default=None))
                 self.idle = False
 
-    def _run(self, batch: Batch[Any]) -> None:
+    def _run(self, batch: ScheduledBatch[Any]) -> None:
         state = self._states[batch.queue]
         if batch.lost:
             state.tenant.lose(batch.lost)
         if not batch.entries:
             return
         began = self.clock()
-        outcome = Outcome(wasted=sum(entry.gone or entry.deadline <= began for entry in batch.entries))
+        outcome = BatchOutcome(wasted=sum(entry.gone or entry.deadline <= began for entry in batch.entries))
         try:
             values = state.tenant.run(batch)
         except BaseException as error:
@@ -236,7 +238,7 @@ class Lane:
                 self._undecoded -= 1
                 self.changed.notify()
 
-    def _decode(self, state: _State, batch: Batch[Any], values: Any, outcome: Outcome) -> None:
+    def _decode(self, state: _State, batch: ScheduledBatch[Any], values: Any, outcome: BatchOutcome) -> None:
         try:
             outcome.results = state.tenant.decode(batch, values)
         except BaseException as error:  # the thread lives on, and somebody waits for the batch

@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class FinishedBatch:
     """One batch."""
 
     rows: int
@@ -26,7 +26,7 @@ class Ran:
 class Observer(Protocol):
     """Told what the scheduler does; every call is quick and on the event loop."""
 
-    def ran(self, batch: Ran) -> None:
+    def batch_finished(self, batch: FinishedBatch) -> None:
         """A batch ran."""
 
     def refused(self) -> None:
@@ -41,14 +41,14 @@ class Observer(Protocol):
     def cancelled(self) -> None:
         """A request was given up before a row was spent on it."""
 
-    def broke(self) -> None:
+    def engine_failed(self) -> None:
         """The engine broke, or its thread crashed."""
 
 
-class Unobserved:
+class SilentObserver:
     """An observer that does nothing."""
 
-    def ran(self, batch: Ran) -> None:
+    def batch_finished(self, batch: FinishedBatch) -> None:
         """Ignored."""
 
     def refused(self) -> None:
@@ -63,5 +63,5 @@ class Unobserved:
     def cancelled(self) -> None:
         """Ignored."""
 
-    def broke(self) -> None:
+    def engine_failed(self) -> None:
         """Ignored."""

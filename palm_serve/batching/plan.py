@@ -44,7 +44,7 @@ class Costs:
         return self.of(padded_tokens) * (1 + self.spread) + self.rest
 
 
-class Waits(Protocol):
+class Schedulable(Protocol):
     """What a plan needs to know of an entry. Times are seconds on one clock."""
 
     @property
@@ -64,7 +64,7 @@ class Waits(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingRequest:
     """An entry that is nothing but waiting."""
 
     length: int
@@ -73,7 +73,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BatchPlan:
     """A decision about the entries that wait, by index. All others wait on."""
 
     batch: tuple[int, ...]
@@ -81,7 +81,7 @@ class Plan:
     """Their deadline has passed, or passes before they could be answered."""
 
 
-def plan_batch(waiting: Sequence[Waits], now: float, limits: BatchLimits, costs: Costs) -> Plan:
+def plan_batch(waiting: Sequence[Schedulable], now: float, limits: BatchLimits, costs: Costs) -> BatchPlan:
     """The batch to run now: the most urgent entry and those of about its length.
 
     Only as many entries may overtake as can all run before the most urgent one is due, in the order of `due`: so none misses its time for
@@ -96,7 +96,7 @@ def plan_batch(waiting: Sequence[Waits], now: float, limits: BatchLimits, costs:
     """
     window, lost = _window(waiting, now, limits, costs)
     if not window:
-        return Plan((), tuple(lost))
+        return BatchPlan((), tuple(lost))
     first = waiting[window[0]]
     chosen, longest, tokens, end = [window[0]], first.length, first.length, first.deadline
     for i in sorted(window[1:], key=lambda i: abs(waiting[i].length - first.length)):
@@ -113,10 +113,12 @@ def plan_batch(waiting: Sequence[Waits], now: float, limits: BatchLimits, costs:
         ):
             chosen.append(i)
             longest, tokens, end = width, total, soonest
-    return Plan(tuple(sorted(chosen)), tuple(lost))
+    return BatchPlan(tuple(sorted(chosen)), tuple(lost))
 
 
-def _window(waiting: Sequence[Waits], now: float, limits: BatchLimits, costs: Costs) -> tuple[list[int], list[int]]:
+def _window(
+    waiting: Sequence[Schedulable], now: float, limits: BatchLimits, costs: Costs
+) -> tuple[list[int], list[int]]:
     """Indices of the entries that may share the next batch, and of those that are lost before them."""
     window: list[int] = []
     lost: list[int] = []

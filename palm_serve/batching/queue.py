@@ -18,7 +18,7 @@ _FORGET = 0.01
 
 
 @dataclass(slots=True, eq=False)
-class Entry(Generic[T]):
+class QueuedRequest(Generic[T]):
     """One request. Times are seconds on the dispatcher's clock."""
 
     queue: "Queue[T]"
@@ -33,7 +33,7 @@ class Entry(Generic[T]):
 
 
 @dataclass(slots=True)
-class Timing:
+class EngineLatency:
     """What is known of one engine: its runs, and what comes behind them."""
 
     run: LatencyModel = field(default_factory=LatencyModel)
@@ -53,7 +53,7 @@ class Queue(Generic[T]):
     """
 
     def __init__(
-        self, limits: BatchLimits, timing: Timing, padded: Callable[[int, int], int], weight: float = 1.0
+        self, limits: BatchLimits, timing: EngineLatency, padded: Callable[[int, int], int], weight: float = 1.0
     ) -> None:
         self.limits = limits
         self.timing = timing
@@ -63,7 +63,7 @@ class Queue(Generic[T]):
         """Seconds of engine per weight: who has least is next."""
         self.rows = 0
         self.tokens = 0
-        self._entries: list[Entry[T]] = []
+        self._entries: list[QueuedRequest[T]] = []
         self._strict = replace(limits, free_padding=0)
         # Tokens of the last batches, and how many were computed for them.
         self._tokens_run = self._padded_run = 0.0
@@ -91,13 +91,13 @@ class Queue(Generic[T]):
         """Seconds of the batch that one more entry of `length` could run in: of everything that waits, or as large as they have been lately."""
         return self.timing.run.predict(max(length, min(int(self._size), self.tokens + length)))
 
-    def push(self, entry: Entry[T]) -> None:
+    def push(self, entry: QueuedRequest[T]) -> None:
         """Puts an entry in its place."""
         bisect.insort(self._entries, entry, key=_due)
         self.rows += 1
         self.tokens += entry.length
 
-    def withdraw(self, entry: Entry[T]) -> None:
+    def withdraw(self, entry: QueuedRequest[T]) -> None:
         """Takes an entry out that waits."""
         at = bisect.bisect_left(self._entries, entry.due, key=_due)
         while self._entries[at] is not entry:
@@ -105,15 +105,15 @@ class Queue(Generic[T]):
         del self._entries[at]
         self._left(entry)
 
-    def before(self, due: float) -> Sequence[Entry[T]]:
+    def before(self, due: float) -> Sequence[QueuedRequest[T]]:
         """Those due then or sooner."""
         return self._entries[: bisect.bisect_right(self._entries, due, key=_due)]
 
-    def after(self, due: float) -> Sequence[Entry[T]]:
+    def after(self, due: float) -> Sequence[QueuedRequest[T]]:
         """Those due later."""
         return self._entries[bisect.bisect_right(self._entries, due, key=_due) :]
 
-    def take(self, now: float) -> tuple[list[Entry[T]], list[Entry[T]]]:
+    def take(self, now: float) -> tuple[list[QueuedRequest[T]], list[QueuedRequest[T]]]:
         """The batch to run now, and the entries that can be answered no more. Neither waits any longer."""
         spare = self._padded_run * (1 - self.limits.max_padding) <= self._tokens_run
         plan = plan_batch(self._entries, now, self.limits if spare else self._strict, self.costs)
@@ -126,14 +126,14 @@ class Queue(Generic[T]):
             self._remember(batch)
         return batch, lost
 
-    def drain(self) -> list[Entry[T]]:
+    def drain(self) -> list[QueuedRequest[T]]:
         """Empties the queue: what waited."""
         entries, self._entries = self._entries, []
         for entry in entries:
             self._left(entry)
         return entries
 
-    def _remember(self, batch: Sequence[Entry[T]]) -> None:
+    def _remember(self, batch: Sequence[QueuedRequest[T]]) -> None:
         tokens, padded = sum(entry.length for entry in batch), len(batch) * max(entry.length for entry in batch)
         self._tokens_run += tokens - _FORGET * self._tokens_run
         self._padded_run += padded - _FORGET * self._padded_run
@@ -142,11 +142,11 @@ class Queue(Generic[T]):
             self._size += _RATE * (padded - self._size)
             self._padding += _RATE * (min(1 - tokens / padded, 0.5) - self._padding)
 
-    def _left(self, entry: Entry[T]) -> None:
+    def _left(self, entry: QueuedRequest[T]) -> None:
         entry.waiting = False
         self.rows -= 1
         self.tokens -= entry.length
 
 
-def _due(entry: Entry[T]) -> float:
+def _due(entry: QueuedRequest[T]) -> float:
     return entry.due

@@ -1,4 +1,4 @@
-"""One model's door to a lane: coroutines wait here for the results of their batches."""
+"""One model's door to a engine_thread: coroutines wait here for the results of their batches."""
 
 import asyncio
 import logging
@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from palm_serve.batching.admission import Batch
-from palm_serve.batching.engine_thread import Lane, Outcome
-from palm_serve.batching.observer import Observer, Ran, Unobserved
+from palm_serve.batching.admission import ScheduledBatch
+from palm_serve.batching.engine_thread import BatchOutcome, EngineThread
+from palm_serve.batching.observer import FinishedBatch, Observer, SilentObserver
 from palm_serve.batching.plan import BatchLimits
-from palm_serve.batching.queue import Entry, Timing
+from palm_serve.batching.queue import EngineLatency, QueuedRequest
 from palm_serve.errors import DeadlineExceeded, EngineError, Overloaded, PalmServeError, Unavailable, Unmeetable
 from palm_serve.types import Priority
 
@@ -34,7 +34,7 @@ class Scheduler(Generic[T, C, R]):
     """Feeds one engine with batches of what waits. Lives on the event loop that it is made on, which it never blocks.
 
     Args:
-        lane: where the engine runs, with those of other models.
+        engine_thread: where the engine runs, with those of other models.
         run: payloads of a batch -> what `decode` needs; all that holds the engine. Not called twice at once.
         decode: payloads, what `run` returned, how long each waited (seconds) -> one result each, in order. Not called twice at once; an exception
             here or in `run` fails this batch only.
@@ -48,31 +48,31 @@ class Scheduler(Generic[T, C, R]):
 
     def __init__(
         self,
-        lane: Lane,
+        engine_thread: EngineThread,
         run: Callable[[Sequence[T]], C],
         decode: Callable[[Sequence[T], C, Sequence[float]], Sequence[R]],
         limits: BatchLimits | None = None,
         observer: Observer | None = None,
         padded: Callable[[int, int], int] = lambda rows, length: rows * length,
-        timing: Timing | None = None,
+        timing: EngineLatency | None = None,
         probe: Callable[[], object] = lambda: None,
         on_failure: Callable[[BaseException], object] = lambda error: None,
     ) -> None:
-        self._lane = lane
+        self._engine_thread = engine_thread
         self._run = run
         self._decode = decode
-        self._observer = observer or Unobserved()
+        self._observer = observer or SilentObserver()
         self._probe = probe
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
-        self._timing = timing or Timing()
+        self._timing = timing or EngineLatency()
         self._pending = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._closing = self._waking = False
         self._healthy = True
-        self._queues = lane.dispatcher.open(limits or BatchLimits(), padded, self._timing)
-        lane.enter(self, self._queues.values())
+        self._queues = engine_thread.dispatcher.open(limits or BatchLimits(), padded, self._timing)
+        engine_thread.enter(self, self._queues.values())
 
     @property
     def closing(self) -> bool:
@@ -97,9 +97,11 @@ class Scheduler(Generic[T, C, R]):
     def check(self, deadline: float | None, priority: Priority = Priority.INTERACTIVE, length: int = 1) -> None:
         """Raises what `submit` would raise at once; cheap, so it may come before a text is tokenized."""
         self._enter()
-        with self._lane.changed:
+        with self._engine_thread.changed:
             try:
-                self._lane.dispatcher.check(self._queues[priority], length, deadline, self._lane.clock())
+                self._engine_thread.dispatcher.check(
+                    self._queues[priority], length, deadline, self._engine_thread.clock()
+                )
             except PalmServeError as error:
                 self._count(error)
                 raise
@@ -114,14 +116,14 @@ class Scheduler(Generic[T, C, R]):
         """
         self._enter()
         asked: _Asked[T, R] = _Asked(payload, self._loop.create_future())
-        with self._lane.changed:
-            now = self._lane.clock()
+        with self._engine_thread.changed:
+            now = self._engine_thread.clock()
             try:
-                entry = self._lane.dispatcher.admit(self._queues[priority], asked, length, deadline, now)
+                entry = self._engine_thread.dispatcher.admit(self._queues[priority], asked, length, deadline, now)
             except PalmServeError as error:
                 self._count(error)
                 raise
-        if self._lane.idle and not self._waking:
+        if self._engine_thread.idle and not self._waking:
             # After everything that the loop has ready now, so that requests which arrived together run together.
             self._waking = True
             self._loop.call_soon(self._wake)
@@ -131,7 +133,7 @@ class Scheduler(Generic[T, C, R]):
         try:
             return await asked.future
         except asyncio.CancelledError:
-            self._withdraw(entry, expired=entry.deadline <= self._lane.clock())
+            self._withdraw(entry, expired=entry.deadline <= self._engine_thread.clock())
             raise
         finally:
             if timer is not None:
@@ -141,10 +143,10 @@ class Scheduler(Generic[T, C, R]):
                 self._idle.set()
 
     async def close(self) -> None:
-        """Takes no more, finishes what waits and runs, and leaves the lane."""
+        """Takes no more, finishes what waits and runs, and leaves the engine_thread."""
         self._closing = True
         await self._idle.wait()
-        await asyncio.to_thread(self._lane.leave, self._queues.values())
+        await asyncio.to_thread(self._engine_thread.leave, self._queues.values())
 
     def _enter(self) -> None:
         if self._closing:
@@ -162,19 +164,19 @@ class Scheduler(Generic[T, C, R]):
 
     def _wake(self) -> None:
         self._waking = False
-        with self._lane.changed:
-            self._lane.changed.notify()
+        with self._engine_thread.changed:
+            self._engine_thread.changed.notify()
 
-    def _expire(self, entry: Entry[_Asked[T, R]]) -> None:
+    def _expire(self, entry: QueuedRequest[_Asked[T, R]]) -> None:
         """The deadline of an entry is now."""
-        waited = self._lane.clock() - entry.arrived
+        waited = self._engine_thread.clock() - entry.arrived
         waiting = self._withdraw(entry, expired=True)
         where = "in the queue" if waiting else "while its batch ran"
         _fail(entry, DeadlineExceeded(f"the deadline passed after {waited:.3f} s {where}"))
 
-    def _withdraw(self, entry: Entry[_Asked[T, R]], expired: bool) -> bool:
+    def _withdraw(self, entry: QueuedRequest[_Asked[T, R]], expired: bool) -> bool:
         """Nobody wants this answer any more; whether it was still waiting."""
-        with self._lane.changed:
+        with self._engine_thread.changed:
             entry.gone = True
             waiting = entry.waiting
             if waiting:
@@ -183,13 +185,13 @@ class Scheduler(Generic[T, C, R]):
             (self._observer.expired if expired else self._observer.cancelled)()
         return waiting
 
-    # What follows but `_hand_out`, `_lost` and `_give_up` is called from the lane's threads.
+    # What follows but `_hand_out`, `_lost` and `_give_up` is called from the engine_thread's threads.
 
-    def run(self, batch: Batch[_Asked[T, R]]) -> C:
+    def run(self, batch: ScheduledBatch[_Asked[T, R]]) -> C:
         """The engine's part of a batch."""
         return self._run([entry.payload.payload for entry in batch.entries])
 
-    def decode(self, batch: Batch[_Asked[T, R]], values: C) -> Sequence[R]:
+    def decode(self, batch: ScheduledBatch[_Asked[T, R]], values: C) -> Sequence[R]:
         """The rest of a batch."""
         waits = [batch.started - entry.arrived for entry in batch.entries]
         results = self._decode([entry.payload.payload for entry in batch.entries], values, waits)
@@ -201,15 +203,15 @@ class Scheduler(Generic[T, C, R]):
         """Tries the engine."""
         self._probe()
 
-    def deliver(self, batch: Batch[_Asked[T, R]], outcome: Outcome) -> None:
+    def deliver(self, batch: ScheduledBatch[_Asked[T, R]], outcome: BatchOutcome) -> None:
         """Hands out what became of a batch."""
         self._tell(self._hand_out, batch, outcome)
 
-    def lose(self, entries: list[Entry[_Asked[T, R]]]) -> None:
+    def lose(self, entries: list[QueuedRequest[_Asked[T, R]]]) -> None:
         """Tells those whose deadline cannot be met any more."""
         self._tell(self._lost, entries)
 
-    def broke(self, error: BaseException, entries: list[Entry[_Asked[T, R]]]) -> None:
+    def broke(self, error: BaseException, entries: list[QueuedRequest[_Asked[T, R]]]) -> None:
         """Takes nothing more until the engine works."""
         self._healthy = False
         self._tell(self._give_up, entries)
@@ -223,8 +225,8 @@ class Scheduler(Generic[T, C, R]):
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(what, *arguments)
 
-    def _hand_out(self, batch: Batch[_Asked[T, R]], outcome: Outcome) -> None:
-        now = self._lane.clock()
+    def _hand_out(self, batch: ScheduledBatch[_Asked[T, R]], outcome: BatchOutcome) -> None:
+        now = self._engine_thread.clock()
         if outcome.error is not None:
             error = outcome.error
             if not isinstance(error, PalmServeError):
@@ -238,8 +240,8 @@ class Scheduler(Generic[T, C, R]):
             late += entry.gone or entry.deadline <= now
             if not entry.payload.future.done():
                 entry.payload.future.set_result(result)
-        self._observer.ran(
-            Ran(
+        self._observer.batch_finished(
+            FinishedBatch(
                 rows=len(batch.entries),
                 tokens=batch.tokens,
                 padded_tokens=batch.padded,
@@ -253,12 +255,12 @@ class Scheduler(Generic[T, C, R]):
         # Runs when all who got a result have gone on to their next wait, which is where answers are built and sent.
         self._loop.call_soon(self._measure, batch, outcome.ran)
 
-    def _measure(self, batch: Batch[_Asked[T, R]], ran: float) -> None:
-        with self._lane.changed:
-            self._timing.rest.observe(batch.padded, self._lane.clock() - ran)
+    def _measure(self, batch: ScheduledBatch[_Asked[T, R]], ran: float) -> None:
+        with self._engine_thread.changed:
+            self._timing.rest.observe(batch.padded, self._engine_thread.clock() - ran)
 
-    def _lost(self, entries: list[Entry[_Asked[T, R]]]) -> None:
-        now = self._lane.clock()
+    def _lost(self, entries: list[QueuedRequest[_Asked[T, R]]]) -> None:
+        now = self._engine_thread.clock()
         for entry in entries:
             if entry.payload.future.done():
                 continue
@@ -273,13 +275,13 @@ class Scheduler(Generic[T, C, R]):
                     Unmeetable(f"after {waited:.3f} s in the queue {left:.0f} ms are left, too few to answer", waited),
                 )
 
-    def _give_up(self, entries: list[Entry[_Asked[T, R]]]) -> None:
-        self._observer.broke()
+    def _give_up(self, entries: list[QueuedRequest[_Asked[T, R]]]) -> None:
+        self._observer.engine_failed()
         for entry in entries:
             _fail(entry, Unavailable(_BROKEN))
 
 
-def _fail(entry: Entry[_Asked[T, R]], error: PalmServeError) -> None:
+def _fail(entry: QueuedRequest[_Asked[T, R]], error: PalmServeError) -> None:
     entry.gone = True
     if not entry.payload.future.done():
         entry.payload.future.set_exception(error)

@@ -5,7 +5,7 @@ import sys
 import threading
 
 
-def give_way(by: int) -> None:
+def lower_thread_priority(by: int) -> None:
     """Makes the calling thread, and the threads that it starts from now on, nicer than the process by so much. For good: only root may go back.
 
     By 10, a thread gets a tenth of what the event loop gets where both want a core, and all of it otherwise. Linux only, where niceness is a

@@ -123,7 +123,7 @@ class Gate(_Strict):
         return f"{self.precision} ({self.instructions})" if self.instructions else self.precision
 
 
-class Variant(_Strict):
+class GraphVariant(_Strict):
     """One graph file of the model. `size` in bytes; `opset` of the ONNX standard."""
 
     file: str
@@ -149,7 +149,7 @@ class Manifest(_Strict):
     """Tokens, special ones included."""
     inputs: tuple[TensorInfo, ...]
     tasks: Annotated[dict[str, TaskInfo], Field(min_length=1)]
-    variants: dict[str, Variant]
+    variants: dict[str, GraphVariant]
     files: dict[str, str]
     """Path inside the bundle -> sha256 (hex)."""
 

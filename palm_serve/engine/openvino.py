@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from palm_serve.errors import EngineError
-from palm_serve.types import Batch, EngineInfo, FloatArray
+from palm_serve.types import EngineInfo, FloatArray, PaddedBatch
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 _TYPES = {"i64": "int64", "i32": "int32", "f32": "float", "f16": "float16"}
@@ -63,7 +63,7 @@ class OpenVinoEngine:
         self.metadata: dict[str, str] = {key: value.astype(str) for key, value in metadata.items()}
         self._request = compiled.create_infer_request()
 
-    def run(self, batch: Batch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+    def run(self, batch: PaddedBatch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         """Graph outputs by name, float32; `outputs` selects some (None: all)."""
         self._request.infer(dict(batch.arrays), share_inputs=True)
         names = self.outputs if outputs is None else outputs

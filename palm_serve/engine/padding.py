@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from palm_serve.types import Batch, Encoding
+from palm_serve.types import Encoding, PaddedBatch
 
 INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS = "input_ids", "attention_mask", "token_type_ids"
 
 
 def pad_batch(
     encodings: Sequence[Encoding], inputs: Sequence[str], pad_id: int = 0, length: int = 0, rows: int = 0
-) -> Batch:
+) -> PaddedBatch:
     """Pads to the longest row, or to `length` tokens and `rows` rows where these are larger (shape buckets). Arrays are int64 [B, S].
 
     Rows added as filling hold one unmasked pad token each, so that no softmax runs over nothing.
@@ -31,4 +31,4 @@ def pad_batch(
     arrays = {INPUT_IDS: ids, ATTENTION_MASK: mask}
     if types is not None:
         arrays[TOKEN_TYPE_IDS] = types
-    return Batch(arrays, lengths)
+    return PaddedBatch(arrays, lengths)

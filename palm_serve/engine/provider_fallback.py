@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from palm_serve.errors import EngineError
-from palm_serve.types import Batch, Engine, EngineInfo, FloatArray
+from palm_serve.types import Engine, EngineInfo, FloatArray, PaddedBatch
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class FallbackEngine:
     def info(self, value: EngineInfo) -> None:
         self._engine.info = value
 
-    def run(self, batch: Batch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+    def run(self, batch: PaddedBatch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         """Graph outputs by name, float32; `outputs` selects some (None: all). Raises EngineError when the spare engine fails, too."""
         try:
             return self._engine.run(batch, outputs)

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from palm_serve.bundle.loader import Bundle
-from palm_serve.bundle.manifest import Gate, Variant
+from palm_serve.bundle.manifest import Gate, GraphVariant
 from palm_serve.engine import timing
 from palm_serve.engine.cpu_features import computes_in_bf16, int8_instructions, saturates_int8
 from palm_serve.engine.options import CPU, CUDA, OPENVINO, ORT_NAMES, PROVIDERS, TENSORRT
@@ -21,7 +21,7 @@ from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.provider_fallback import FallbackEngine
 from palm_serve.engine.session import OpenEngine, open_engine
 from palm_serve.errors import BundleError, EngineError
-from palm_serve.types import Batch, Encoding, Engine
+from palm_serve.types import Encoding, Engine, PaddedBatch
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def available_providers() -> tuple[str, ...]:
     return (*found, CPU)
 
 
-def select_session(
+def select_engine(
     bundle: Bundle,
     provider: str = AUTO,
     precision: str = AUTO,
@@ -155,7 +155,7 @@ def _say(message: str) -> None:
     log.info(message)
 
 
-def _holds_here(variant: Variant, gate: Gate) -> bool:
+def _holds_here(variant: GraphVariant, gate: Gate) -> bool:
     """Return False where 8-bit weights would saturate, so that this processor answers otherwise than that of the gate."""
     on_processor = gate.provider in (CPU, OPENVINO)
     return not (variant.weights == "int8" and variant.weight_bits != 7 and on_processor and saturates_int8())
@@ -274,7 +274,7 @@ def _open(bundle: Bundle, candidate: Candidate, threads: int | None, cache: Path
 
 def check_graph(bundle: Bundle, name: str, engine: OpenEngine) -> None:
     """Raises BundleError unless the graph was made for these tasks and this tokenizer, and has the manifest's inputs and outputs."""
-    variant: Variant = bundle.manifest.variants[name]
+    variant: GraphVariant = bundle.manifest.variants[name]
     where = f"{bundle.path}/{variant.file}"
     found = engine.metadata.get("palm.digest", "(none)")
     if found != bundle.graph_digest():
@@ -300,7 +300,7 @@ def _listing(inputs: dict[str, str]) -> str:
     return ", ".join(f"{name} {kind}" for name, kind in sorted(inputs.items()))
 
 
-def sample_batch(bundle: Bundle, rows: int, length: int) -> Batch:
+def sample_batch(bundle: Bundle, rows: int, length: int) -> PaddedBatch:
     """A batch of arbitrary pieces, for timing and warm-up; `length` tokens, no more than the model takes."""
     size = min(length, bundle.manifest.max_length)
     ids = np.arange(size, dtype=np.int64) % bundle.manifest.encoder.vocab_size

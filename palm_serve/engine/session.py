@@ -14,7 +14,7 @@ from palm_serve.engine.io_binding import BoundRunner
 from palm_serve.engine.openvino import OpenVinoEngine
 from palm_serve.engine.options import CUDA, OPENVINO, ORT_NAMES, TENSORRT, Settings, provider_list
 from palm_serve.errors import EngineError
-from palm_serve.types import Batch, EngineInfo, FloatArray, Int64Array
+from palm_serve.types import EngineInfo, FloatArray, Int64Array, PaddedBatch
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class OrtEngine:
         self._run: Runner = runner or session.run
         self._compiles_shapes = compiles_shapes
 
-    def run(self, batch: Batch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+    def run(self, batch: PaddedBatch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         """Graph outputs by name, float32; `outputs` selects some (None: all)."""
         names = self.outputs if outputs is None else tuple(outputs)
         values = self._run(names, dict(batch.arrays))

@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from palm_serve.engine.cores import usable_cores
 from palm_serve.engine.cpu_features import processor
-from palm_serve.types import Batch, Engine
+from palm_serve.types import Engine, PaddedBatch
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def default_cache() -> Path | None:
         return None
 
 
-def measure(engines: Sequence[Engine], batches: Sequence[Batch], budget_s: float) -> list[Times]:
+def measure(engines: Sequence[Engine], batches: Sequence[PaddedBatch], budget_s: float) -> list[Times]:
     """Least times of each engine, in interleaved rounds so that a busy moment of the machine falls on all of them.
 
     The first run of a shape, which compiles, is not counted.

@@ -17,7 +17,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from palm_serve.batching import Ran
+from palm_serve.batching import FinishedBatch
 from palm_serve.observability.exposition import Check, expose
 from palm_serve.types import CallRecord
 
@@ -193,7 +193,7 @@ class ModelMetrics:
     dropped: dict[str, Counter]
     discarded: dict[str, _CounterWithAlias]
 
-    def ran(self, batch: Ran) -> None:
+    def batch_finished(self, batch: FinishedBatch) -> None:
         """Record a batch that has run."""
         self.rows.observe(batch.rows)
         self.tokens.observe(batch.padded_tokens)
@@ -222,7 +222,7 @@ class ModelMetrics:
         """Count a request that was cancelled before it was run."""
         self.dropped["cancelled"].inc()
 
-    def broke(self) -> None:
+    def engine_failed(self) -> None:
         """Count a failure of the engine or of its thread."""
         self.failures.inc()
 

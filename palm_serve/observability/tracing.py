@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from palm_serve.types import Answered, CallRecord
+from palm_serve.types import AnsweredText, CallRecord
 
 _SERVICE = "palm-serve"
 _FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
@@ -68,10 +68,10 @@ class Tracing:
             self._add_batch_spans(span, record.answered, offset_ns)
             span.end(ended_ns)
 
-    def _add_batch_spans(self, parent: Span, answered: Iterable[Answered], offset_ns: int) -> None:
+    def _add_batch_spans(self, parent: Span, answered: Iterable[AnsweredText], offset_ns: int) -> None:
         """Add child spans, once for all texts that ran in the same batch."""
         context = set_span_in_context(parent)
-        by_batch: dict[tuple[str, str, int], list[Answered]] = {}
+        by_batch: dict[tuple[str, str, int], list[AnsweredText]] = {}
         for answer in answered:
             by_batch.setdefault((answer.model, answer.version, answer.timings.run_ns), []).append(answer)
         for (model, digest, run_ns), members in by_batch.items():

@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from palm_serve.registry import CANARY, SHADOW, LoadedModel, Registry
-from palm_serve.registry.statistics import Statistics
+from palm_serve.registry.statistics import ModelStatistics
 
 VERSION_CHARACTERS = 12
 """Characters of a bundle digest in a label."""
@@ -113,7 +113,7 @@ def _queues(models: Iterable[LoadedModel]) -> Iterator[Metric]:
     yield from (requests, tokens, running)
 
 
-def _totals(statistics: Mapping[tuple[str, str], Statistics]) -> Iterator[Metric]:
+def _totals(statistics: Mapping[tuple[str, str], ModelStatistics]) -> Iterator[Metric]:
     labels = ["model", "version"]
     total = SummaryMetricFamily(
         "palm_version_seconds", "Answered texts and their seconds in the server.", labels=labels
@@ -139,7 +139,7 @@ def _totals(statistics: Mapping[tuple[str, str], Statistics]) -> Iterator[Metric
     yield from (total, queue, failures, repeated)
 
 
-def _shadows(statistics: Mapping[tuple[str, str], Statistics]) -> Iterator[Metric]:
+def _shadows(statistics: Mapping[tuple[str, str], ModelStatistics]) -> Iterator[Metric]:
     texts = CounterMetricFamily(
         "palm_shadow_texts",
         "Texts mirrored to the shadow by outcome: answered, dropped (the engine was busy), failed.",

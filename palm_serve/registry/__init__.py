@@ -9,10 +9,20 @@ folder.py      what a directory of bundles holds (reads names, sizes and times o
 watch.py       keeps a registry at what such a directory holds
 """
 
-from palm_serve.registry.answer_cache import Answers
+from palm_serve.registry.answer_cache import AnswerCache
 from palm_serve.registry.loaded_model import LoadedModel
 from palm_serve.registry.registry import LoadFailure, Registry
-from palm_serve.registry.versions import CANARY, SHADOW, STABLE, Traffic
+from palm_serve.registry.versions import CANARY, SHADOW, STABLE, TrafficShares
 from palm_serve.registry.watcher import Watcher
 
-__all__ = ["CANARY", "SHADOW", "STABLE", "Answers", "LoadFailure", "LoadedModel", "Registry", "Traffic", "Watcher"]
+__all__ = [
+    "CANARY",
+    "SHADOW",
+    "STABLE",
+    "AnswerCache",
+    "LoadFailure",
+    "LoadedModel",
+    "Registry",
+    "TrafficShares",
+    "Watcher",
+]

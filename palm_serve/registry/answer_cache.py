@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from palm_serve.errors import DeadlineExceeded, Unmeetable
-from palm_serve.registry.statistics import Statistics
+from palm_serve.registry.statistics import ModelStatistics
 from palm_serve.types import Prediction, Priority, TextRequest, Timings
 
 _Key: TypeAlias = tuple[str, str | None, tuple[str, ...], int]
@@ -27,7 +27,7 @@ class _Run:
     waiting: int = 0
 
 
-class Answers:
+class AnswerCache:
     """Belongs to one version, so that no other's answer can come out of it, and to one event loop.
 
     Args:
@@ -36,7 +36,7 @@ class Answers:
         statistics: counts what was told without a run.
     """
 
-    def __init__(self, kept: int, shared: bool, statistics: Statistics) -> None:
+    def __init__(self, kept: int, shared: bool, statistics: ModelStatistics) -> None:
         self._limit = kept
         self._shared = shared
         self._statistics = statistics

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from palm_serve.batching import BatchLimits, Lane, Observer, Scheduler, Timing
+from palm_serve.batching import BatchLimits, EngineLatency, EngineThread, Observer, Scheduler
 from palm_serve.bundle.manifest import Manifest
 from palm_serve.errors import PalmServeError
-from palm_serve.pipeline import Computed, Pipeline, Work
-from palm_serve.registry.answer_cache import Answers
-from palm_serve.registry.statistics import Statistics
+from palm_serve.pipeline import EngineOutputs, Pipeline, PreparedRequest
+from palm_serve.registry.answer_cache import AnswerCache
+from palm_serve.registry.statistics import ModelStatistics
 from palm_serve.types import EngineInfo, Prediction, Priority, TextRequest
 
 log = logging.getLogger(__name__)
@@ -37,12 +37,12 @@ class LoadedModel:
         self,
         name: str,
         pipeline: Pipeline,
-        lane: Lane,
+        engine_thread: EngineThread,
         limits: BatchLimits,
         observer: Observer | None,
-        timing: Timing,
-        statistics: Statistics,
-        answers: Answers | None = None,
+        timing: EngineLatency,
+        statistics: ModelStatistics,
+        answers: AnswerCache | None = None,
     ) -> None:
         self.name = name
         self.labels: tuple[str, ...] = ()
@@ -56,13 +56,13 @@ class LoadedModel:
         self._kinds = {name: task.kind for name, task in self.manifest.tasks.items()}
         self._answers = answers
         self._pipeline = pipeline
-        self._lane = lane
+        self._engine_thread = engine_thread
         self._holders = 0
         self._free = asyncio.Event()
         self._free.set()
         # What the scheduler holds must not hold this object: a cycle would keep the engine's memory until Python looks for cycles.
-        self._scheduler: Scheduler[Work, Computed, Prediction] = Scheduler(
-            lane,
+        self._scheduler: Scheduler[PreparedRequest, EngineOutputs, Prediction] = Scheduler(
+            engine_thread,
             pipeline.compute,
             _decoder(pipeline, statistics),
             limits,
@@ -104,9 +104,9 @@ class LoadedModel:
         return self._scheduler.running
 
     @property
-    def at_leisure(self) -> bool:
+    def engine_idle(self) -> bool:
         """Whether the engine has nothing to do, for this model or another."""
-        return self._lane.dispatcher.free
+        return self._engine_thread.dispatcher.free
 
     async def predict(self, request: TextRequest) -> Prediction:
         """Answers one request. Raises InvalidRequest, Overloaded, DeadlineExceeded, Unavailable or EngineError."""
@@ -134,23 +134,23 @@ class LoadedModel:
         if not requests:
             return []
         prepared = await asyncio.to_thread(self._pipeline.prepare_many, requests)
-        waiting = [self._answer(work) for work in prepared if isinstance(work, Work)]
+        waiting = [self._answer(work) for work in prepared if isinstance(work, PreparedRequest)]
         outcomes = iter(await asyncio.gather(*waiting, return_exceptions=True))
         answers: list[Prediction | PalmServeError] = []
         for work in prepared:
-            outcome = next(outcomes) if isinstance(work, Work) else work
+            outcome = next(outcomes) if isinstance(work, PreparedRequest) else work
             if isinstance(outcome, BaseException) and not isinstance(outcome, PalmServeError):
                 raise outcome
             answers.append(outcome)
         return answers
 
-    async def _answer(self, work: Work) -> Prediction:
+    async def _answer(self, work: PreparedRequest) -> Prediction:
         with _Failures(self.statistics):
             if self._answers is None:
                 return await self._submit(work)
             return await self._answers.ask(work.request, partial(self._submit, work))
 
-    async def _submit(self, work: Work) -> Prediction:
+    async def _submit(self, work: PreparedRequest) -> Prediction:
         request = work.request
         answer = await self._scheduler.submit(work, work.tokens, request.deadline, request.priority)
         if self.mirror is not None:
@@ -168,7 +168,7 @@ class _Failures:
 
     __slots__ = ("_began", "_statistics")
 
-    def __init__(self, statistics: Statistics) -> None:
+    def __init__(self, statistics: ModelStatistics) -> None:
         self._statistics = statistics
 
     def __enter__(self) -> None:
@@ -180,9 +180,9 @@ class _Failures:
 
 
 def _decoder(
-    pipeline: Pipeline, statistics: Statistics
-) -> Callable[[Sequence[Work], Computed, Sequence[float]], list[Prediction]]:
-    def decode(works: Sequence[Work], computed: Computed, waits_s: Sequence[float]) -> list[Prediction]:
+    pipeline: Pipeline, statistics: ModelStatistics
+) -> Callable[[Sequence[PreparedRequest], EngineOutputs, Sequence[float]], list[Prediction]]:
+    def decode(works: Sequence[PreparedRequest], computed: EngineOutputs, waits_s: Sequence[float]) -> list[Prediction]:
         predictions = pipeline.decode(works, computed, waits_s)
         statistics.ran(predictions)
         return predictions

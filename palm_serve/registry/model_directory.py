@@ -17,7 +17,7 @@ from typing import Any
 
 from palm_serve.bundle.loader import MANIFEST
 from palm_serve.errors import BundleError
-from palm_serve.registry.versions import CANARY, SHADOW, STABLE, Traffic
+from palm_serve.registry.versions import CANARY, SHADOW, STABLE, TrafficShares
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Of a model or a label."""
@@ -30,7 +30,7 @@ _DIGITS = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class BundleEntry:
     """One bundle of the directory, or what is to become one."""
 
     path: Path
@@ -41,10 +41,10 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class ModelListing:
     """What one name holds."""
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, BundleEntry]
     """By label."""
     traffic: tuple[Path, Signature] | None = None
     """The file with the shares, if there is one."""
@@ -52,29 +52,29 @@ class Listing:
     """Whether the directory has the name."""
 
 
-GONE = Listing({}, present=False)
+ABSENT = ModelListing({}, present=False)
 
 
-def read_folder(folder: Path) -> dict[str, Listing]:
+def read_folder(folder: Path) -> dict[str, ModelListing]:
     """What the directory holds, by name. Raises OSError where it cannot be read."""
     return {name: read_name(path) for name, path in sorted(_directories(folder))}
 
 
-def read_name(path: Path) -> Listing:
+def read_name(path: Path) -> ModelListing:
     """What one name of the directory holds. Raises OSError where it cannot be read."""
     if (path / MANIFEST).is_file():
-        return Listing({STABLE: read_entry(path)})
+        return ModelListing({STABLE: read_entry(path)})
     file = path / TRAFFIC
     entries = {label: read_entry(child) for label, child in sorted(_directories(path))}
-    return Listing(entries, (file, _signature([file], path)) if file.is_file() else None)
+    return ModelListing(entries, (file, _signature([file], path)) if file.is_file() else None)
 
 
-def read_entry(path: Path) -> Entry:
+def read_entry(path: Path) -> BundleEntry:
     """One bundle. Raises OSError where files vanish meanwhile."""
     real = path.resolve()
     files = sorted(Path(folder) / name for folder, _, names in os.walk(real) for name in names)
     signature = ((str(real), 0, 0, 0), *_signature(files, real))
-    return Entry(real, signature, (real / MANIFEST).is_file())
+    return BundleEntry(real, signature, (real / MANIFEST).is_file())
 
 
 def stable_label(labels: Iterable[str]) -> str | None:
@@ -83,7 +83,7 @@ def stable_label(labels: Iterable[str]) -> str | None:
     return STABLE if STABLE in found else max(found, key=_natural, default=None)
 
 
-def read_traffic(file: Path) -> Traffic:
+def read_traffic(file: Path) -> TrafficShares:
     """Raises BundleError for what is not a file of shares."""
     try:
         table: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -95,7 +95,7 @@ def read_traffic(file: Path) -> Traffic:
             raise BundleError(f"{file}: unknown key '{key}'; shares are for {' and '.join(known)}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise BundleError(f"{file}: {key} is {value!r}; a share is a number from 0 to 1")
-    return Traffic(**{key: float(value) for key, value in table.items()})
+    return TrafficShares(**{key: float(value) for key, value in table.items()})
 
 
 def _directories(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from palm_serve.batching import BatchLimits, Lane, Observer, Timing
-from palm_serve.batching.thread_priority import give_way
+from palm_serve.batching import BatchLimits, EngineLatency, EngineThread, Observer
+from palm_serve.batching.thread_priority import lower_thread_priority
 from palm_serve.bundle.loader import Bundle, load_bundle
-from palm_serve.engine.providers import AUTO, select_session
+from palm_serve.engine.providers import AUTO, select_engine
 from palm_serve.errors import BundleError, EngineError, InvalidRequest, NotFound, PalmServeError, Unavailable
 from palm_serve.pipeline import Pipeline
-from palm_serve.registry.answer_cache import Answers
+from palm_serve.registry.answer_cache import AnswerCache
 from palm_serve.registry.loaded_model import LoadedModel
-from palm_serve.registry.statistics import Statistics
-from palm_serve.registry.versions import STABLE, Family, Traffic
+from palm_serve.registry.statistics import ModelStatistics
+from palm_serve.registry.versions import STABLE, ModelVersions, TrafficShares
 from palm_serve.types import Prediction, Priority
 
 R = TypeVar("R")
@@ -73,13 +73,13 @@ class Registry:
     """The models of a server.
 
     Args:
-        provider, precision: what to run on, see `engine.providers.select_session`.
+        provider, precision: what to run on, see `engine.providers.select_engine`.
         threads: of one engine run; None: one per usable physical core.
         cache: where engines keep what they measured and compiled; None: the user's cache.
         limits: of batches and queues, for each model.
-        observe: makes the observer of a version from its name and digest.
-        traffic: the shares of a model, by its name.
-        answers: makes the memory of a version.
+        make_observer: makes the observer of a version from its name and digest.
+        default_traffic: the shares of a model, by its name.
+        make_answer_cache: makes the memory of a version.
         nice: by how much engines, and what loads them, give way to the other threads.
     """
 
@@ -90,26 +90,26 @@ class Registry:
         threads: int | None = None,
         cache: Path | None = None,
         limits: BatchLimits | None = None,
-        observe: Callable[[str, str], Observer] | None = None,
-        traffic: Callable[[str], Traffic] = lambda name: Traffic(),
-        answers: Callable[[Statistics], Answers | None] = lambda statistics: None,
+        make_observer: Callable[[str, str], Observer] | None = None,
+        default_traffic: Callable[[str], TrafficShares] = lambda name: TrafficShares(),
+        make_answer_cache: Callable[[ModelStatistics], AnswerCache | None] = lambda statistics: None,
         nice: int = 0,
     ) -> None:
         self._select = functools.partial(
-            select_session, provider=provider, precision=precision, threads=threads, cache=cache, kept={}
+            select_engine, provider=provider, precision=precision, threads=threads, cache=cache, kept={}
         )
         self._limits = limits or BatchLimits()
-        self._observe = observe
-        self._traffic = traffic
-        self._answers = answers
-        self._families: dict[str, Family] = {}
-        self._lane = Lane(nice=nice)
+        self._make_observer = make_observer
+        self._default_traffic = default_traffic
+        self._make_answer_cache = make_answer_cache
+        self._families: dict[str, ModelVersions] = {}
+        self._engine_thread = EngineThread(nice=nice)
         # An engine's own threads are as nice as the one that opens it.
-        self._opener = ThreadPoolExecutor(1, "palm-open", initializer=give_way, initargs=(nice,))
+        self._opener = ThreadPoolExecutor(1, "palm-open", initializer=lower_thread_priority, initargs=(nice,))
         self._loading = asyncio.Lock()
         self._draining: set[asyncio.Task[None]] = set()
         self._closing = False
-        self._statistics: dict[tuple[str, str], Statistics] = {}
+        self._statistics: dict[tuple[str, str], ModelStatistics] = {}
         self.failures: dict[tuple[str, str], LoadFailure] = {}
         """What could not be loaded when it was tried last, by name and label."""
         self.loads: Counter[tuple[str, bool]] = Counter()
@@ -148,7 +148,7 @@ class Registry:
                 if served is not None:
                     return served
                 pipeline = await self._in_opener(self._connect, bundle)
-                timing = Timing()
+                timing = EngineLatency()
                 if self._families:
                     await self._check_between(pipeline, timing)
                 else:
@@ -157,10 +157,12 @@ class Registry:
                 self.loads[name or path.name, False] += 1
                 raise
             self.loads[name, True] += 1
-            observer = self._observe(name, version) if self._observe else None
-            statistics = self._statistics.setdefault((name, version), Statistics())
-            answers = self._answers(statistics)
-            model = LoadedModel(name, pipeline, self._lane, self._limits, observer, timing, statistics, answers)
+            observer = self._make_observer(name, version) if self._make_observer else None
+            statistics = self._statistics.setdefault((name, version), ModelStatistics())
+            answers = self._make_answer_cache(statistics)
+            model = LoadedModel(
+                name, pipeline, self._engine_thread, self._limits, observer, timing, statistics, answers
+            )
         seconds, info = time.perf_counter() - began, model.info
         log.info("loaded %s %s on %s in %s, %.2f s", name, version[:12], info.provider, info.precision, seconds)
         return model
@@ -171,15 +173,15 @@ class Registry:
     def _connect(self, bundle: Bundle) -> Pipeline:
         return Pipeline(bundle, self._select(bundle))
 
-    def _check_alone(self, pipeline: Pipeline, timing: Timing) -> None:
+    def _check_alone(self, pipeline: Pipeline, timing: EngineLatency) -> None:
         """Golden examples and warm-up, as quick as they go."""
         pipeline.golden_check()
         pipeline.warm_up(self._limits, observe=timing.run.observe)
 
-    async def _check_between(self, pipeline: Pipeline, timing: Timing) -> None:
+    async def _check_between(self, pipeline: Pipeline, timing: EngineLatency) -> None:
         """Golden examples in small batches, and warm-up, between the batches of the models in service: two engines at once would fight for the cores."""
         manifest = pipeline.bundle.manifest
-        model = LoadedModel(manifest.name, pipeline, self._lane, self._limits, None, timing, Statistics())
+        model = LoadedModel(manifest.name, pipeline, self._engine_thread, self._limits, None, timing, ModelStatistics())
         outcomes: list[Prediction | PalmServeError] = []
         requests = [replace(request, priority=Priority.BATCH) for request in pipeline.golden_requests()]
         try:
@@ -192,26 +194,28 @@ class Registry:
             spent = 0.0
             for shape in pipeline.shapes(self._limits):
                 if spent < _GENTLE_WARM_UP_S:
-                    spent += await asyncio.wrap_future(self._lane.between(functools.partial(_run, pipeline, shape)))
+                    spent += await asyncio.wrap_future(
+                        self._engine_thread.between(functools.partial(_run, pipeline, shape))
+                    )
         finally:
             await model.close()
 
-    def default_traffic(self, name: str) -> Traffic:
+    def default_traffic(self, name: str) -> TrafficShares:
         """The shares of a name where nothing else is said."""
-        return self._traffic(name)
+        return self._default_traffic(name)
 
     def assign(
         self,
         name: str,
         labels: Mapping[str, LoadedModel],
         versions: Sequence[LoadedModel] = (),
-        traffic: Traffic | None = None,
+        traffic: TrafficShares | None = None,
     ) -> None:
         """From now on a name has these labels and no others, all at once; one of them is "stable".
 
         Versions that they mean, and `versions`, are put into service if they are not. `traffic`: new shares; None: as they were.
         """
-        family = self._families.setdefault(name, Family(name, self._traffic(name)))
+        family = self._families.setdefault(name, ModelVersions(name, self._default_traffic(name)))
         for model in (*labels.values(), *versions):
             if model not in family.versions:
                 family.versions.append(model)
@@ -242,7 +246,7 @@ class Registry:
         family = self._family(name)
         return family.find(version) if version else family.route(key)
 
-    def _family(self, name: str) -> Family:
+    def _family(self, name: str) -> ModelVersions:
         if not self._families:
             raise NotFound("no model is loaded")
         name = name or next(iter(self._families))
@@ -254,7 +258,7 @@ class Registry:
         """All versions in service, name by name. From any thread."""
         return [model for family in [*self._families.values()] for model in [*family.versions]]
 
-    def shares(self) -> dict[str, Traffic]:
+    def shares(self) -> dict[str, TrafficShares]:
         """The shares of each name. From any thread."""
         return {name: family.traffic for name, family in {**self._families}.items()}
 
@@ -262,7 +266,7 @@ class Registry:
         """The stable version of each name."""
         return {name: family.find() for name, family in self._families.items()}
 
-    def statistics(self) -> dict[tuple[str, str], Statistics]:
+    def statistics(self) -> dict[tuple[str, str], ModelStatistics]:
         """Name and version -> what it did, also of some that went out of service. From any thread."""
         return {**self._statistics}
 

@@ -18,7 +18,7 @@ _AT_ONCE = 1
 _TIMEOUT_S = 5.0
 
 
-class Shadow:
+class ShadowTraffic:
     """A mirror of a model in service.
 
     The client's answer never waits for it: asked is only after the answer, and only where the engine has nothing to do; what then is left out is
@@ -50,7 +50,7 @@ class Shadow:
         shared = tuple(name for name in answer.answers if name in tasks and tasks[name].kind == kinds[name])
         if not shared:
             return
-        if len(self._running) >= _AT_ONCE or not self._candidate.at_leisure:
+        if len(self._running) >= _AT_ONCE or not self._candidate.engine_idle:
             self._candidate.statistics.shadowed["dropped"] += 1
             return
         task = asyncio.create_task(self._ask(replace(request, tasks=shared), answer))

@@ -9,7 +9,7 @@ from palm_serve.types import Prediction
 
 
 @dataclass(slots=True)
-class Total:
+class DurationTotal:
     """How often something took place and how long it took together, nanoseconds."""
 
     count: int = 0
@@ -22,12 +22,12 @@ class Total:
 
 
 @dataclass(slots=True)
-class Compute:
+class ComputeDurations:
     """Tokenization, model and decoding."""
 
-    tokenize: Total = field(default_factory=Total)
-    inference: Total = field(default_factory=Total)
-    decode: Total = field(default_factory=Total)
+    tokenize: DurationTotal = field(default_factory=DurationTotal)
+    inference: DurationTotal = field(default_factory=DurationTotal)
+    decode: DurationTotal = field(default_factory=DurationTotal)
 
     def add(self, tokenize_us: int, inference_us: int, decode_us: int) -> None:
         """One text's share, or one batch's."""
@@ -36,7 +36,7 @@ class Compute:
         self.decode.add(decode_us * 1000)
 
 
-class Statistics:
+class ModelStatistics:
     """Counts texts and batches of one model. Texts of one batch each count its whole inference and decoding, as in Triton.
 
     Written from the engine's thread and from the event loop, but no sum from both.
@@ -47,18 +47,18 @@ class Statistics:
         self.batches = 0
         self.last_ms = 0
         """Milliseconds since 1970; 0: nothing ran yet."""
-        self.success, self.failure, self.queue = Total(), Total(), Total()
-        self.compute = Compute()
+        self.success, self.failure, self.queue = DurationTotal(), DurationTotal(), DurationTotal()
+        self.compute = ComputeDurations()
         self.shadowed: Counter[str] = Counter()
         """As the shadow of another version: texts that it answered, that were dropped because the engine had other work, that failed."""
         self.agreement: Counter[tuple[str, bool]] = Counter()
         """Task, and whether the shadow's answer said the same -> answers."""
         self.repeated: Counter[str] = Counter()
         """Texts answered without a run of their own: by an answer that was kept, by the run of an equal text that they shared."""
-        self._by_size: dict[int, Compute] = {}
+        self._by_size: dict[int, ComputeDurations] = {}
 
     @property
-    def by_size(self) -> list[tuple[int, Compute]]:
+    def by_size(self) -> list[tuple[int, ComputeDurations]]:
         """Texts of a batch -> sums over the batches of that size, smallest first."""
         return sorted([*self._by_size.items()], key=lambda item: item[0])
 
@@ -74,7 +74,7 @@ class Statistics:
             self.success.add(whole * 1000)
             self.queue.add(spent.queue_us * 1000)
             self.compute.add(spent.tokenize_us, spent.inference_us, spent.decode_us)
-        whole_batch = self._by_size.setdefault(size, Compute())
+        whole_batch = self._by_size.setdefault(size, ComputeDurations())
         whole_batch.add(sum(spent.tokenize_us for spent in times), times[0].inference_us, times[0].decode_us)
 
     def failed(self, ns: int) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from palm_serve.errors import NotFound
 from palm_serve.registry.loaded_model import LoadedModel
-from palm_serve.registry.shadow_traffic import Shadow
+from palm_serve.registry.shadow_traffic import ShadowTraffic
 
 STABLE, CANARY, SHADOW = "stable", "canary", "shadow"
 """What a request without a version means; who gets a share of those requests; who is asked a share of them besides, unheard."""
@@ -16,7 +16,7 @@ SHORTEST_PREFIX = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class TrafficShares:
     """Shares, 0 to 1, of the requests that name no version."""
 
     canary: float = 0.0
@@ -33,10 +33,10 @@ def falls_in(share: float, name: str, key: str) -> bool:
     return int.from_bytes(digest) < share * 2**64
 
 
-class Family:
+class ModelVersions:
     """One name's versions in service, in the order of loading."""
 
-    def __init__(self, name: str, traffic: Traffic) -> None:
+    def __init__(self, name: str, traffic: TrafficShares) -> None:
         self.name = name
         self.traffic = traffic
         self.versions: list[LoadedModel] = []
@@ -69,8 +69,8 @@ class Family:
         for model in self.versions:
             if candidate is None or not mirrored or model is not stable:
                 model.mirror = None
-            elif not isinstance(model.mirror, Shadow) or model.mirror.of != (candidate, share):
-                model.mirror = Shadow(candidate, share)
+            elif not isinstance(model.mirror, ShadowTraffic) or model.mirror.of != (candidate, share):
+                model.mirror = ShadowTraffic(candidate, share)
 
     def find(self, version: str = "") -> LoadedModel:
         """The version that a label, a digest, or an unambiguous beginning of one (8 characters or more) names; empty: the label "stable".

@@ -8,10 +8,10 @@ from pathlib import Path
 from palm_serve.errors import BundleError, EngineError, NotFound, PalmServeError, Unavailable
 from palm_serve.registry.loaded_model import LoadedModel
 from palm_serve.registry.model_directory import (
-    GONE,
+    ABSENT,
     TRAFFIC,
-    Entry,
-    Listing,
+    BundleEntry,
+    ModelListing,
     Signature,
     read_entry,
     read_folder,
@@ -20,7 +20,7 @@ from palm_serve.registry.model_directory import (
     stable_label,
 )
 from palm_serve.registry.registry import LoadFailure, Registry
-from palm_serve.registry.versions import STABLE, Traffic
+from palm_serve.registry.versions import STABLE, TrafficShares
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +40,9 @@ class _Watched:
     slots: dict[str, _Slot] = field(default_factory=dict)
     stable: LoadedModel | None = None
     """Goes on until another takes its place or the name is gone."""
-    traffic: Traffic | None = None
+    traffic: TrafficShares | None = None
     shares_tried: Signature = ()
-    seen: Listing | None = None
+    seen: ModelListing | None = None
     """At the last look: what still changes is left alone."""
 
 
@@ -116,7 +116,7 @@ class Watcher:
             self._unreadable = False
             for name in {**listings, **self._watched}:
                 self._watched.setdefault(name, _Watched())
-                await self._bring(name, listings.get(name, GONE), settled)
+                await self._bring(name, listings.get(name, ABSENT), settled)
 
     def _forget_closed(self, watched: _Watched) -> None:
         """What was unloaded otherwise comes back when its files change."""
@@ -125,7 +125,7 @@ class Watcher:
             slot.model = slot.model if slot.model in served else None
         watched.stable = watched.stable if watched.stable in served else None
 
-    async def _bring(self, name: str, listing: Listing, settled: bool) -> None:
+    async def _bring(self, name: str, listing: ModelListing, settled: bool) -> None:
         """Brings one name to what the directory holds."""
         watched = self._watched[name]
         before, watched.seen = watched.seen, listing
@@ -144,7 +144,7 @@ class Watcher:
         if not listing.present:
             del self._watched[name]
 
-    async def _try(self, name: str, label: str, watched: _Watched, entry: Entry) -> None:
+    async def _try(self, name: str, label: str, watched: _Watched, entry: BundleEntry) -> None:
         """Opens one bundle; where that fails, the slot keeps its version."""
         slot = watched.slots[label]
         slot.tried = entry.signature
@@ -168,7 +168,7 @@ class Watcher:
         self._registry.failures.pop((name, label), None)
         slot.model = model
 
-    def _read_shares(self, name: str, watched: _Watched, listing: Listing) -> None:
+    def _read_shares(self, name: str, watched: _Watched, listing: ModelListing) -> None:
         if listing.traffic is None:
             watched.traffic, watched.shares_tried = self._registry.default_traffic(name), ()
         elif listing.traffic[1] != watched.shares_tried:
@@ -187,7 +187,7 @@ class Watcher:
         self._registry.failures[name, label] = LoadFailure(name, label, type(error)(str(error)))
         log.error("%s/%s is left as it was, and tried again when its files change: %s", name, label, error)
 
-    def _settle(self, name: str, watched: _Watched, listing: Listing) -> None:
+    def _settle(self, name: str, watched: _Watched, listing: ModelListing) -> None:
         """Labels as the directory has them, all at once; then out with what none of them means."""
         labels = {label: slot.model for label, slot in watched.slots.items() if slot.model is not None}
         chosen = stable_label(labels)
@@ -206,14 +206,14 @@ class Watcher:
         watched.stable = labels.get(STABLE)
 
 
-def _read_name(path: Path) -> Listing | None:
+def _read_name(path: Path) -> ModelListing | None:
     try:
         return read_name(path)
     except OSError:
         return None
 
 
-def _changed(entry: Entry) -> bool:
+def _changed(entry: BundleEntry) -> bool:
     try:
         return read_entry(entry.path).signature != entry.signature
     except OSError:

@@ -24,7 +24,7 @@ from palm_serve.rpc.access.admission import Client, Gate
 from palm_serve.rpc.access.tokens import Scope
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.messages.status import Failure, failure
-from palm_serve.types import Answered, CallRecord, Prediction
+from palm_serve.types import AnsweredText, CallRecord, Prediction
 
 if TYPE_CHECKING:
     from palm_serve.registry import LoadedModel
@@ -60,7 +60,7 @@ class Call:
     traceparent: str = ""
     tracestate: str = ""
     texts: int = 0
-    answered: list[Answered] = field(default_factory=list)
+    answered: list[AnsweredText] = field(default_factory=list)
     request_bytes: int = 0
     response_bytes: int = 0
 
@@ -68,7 +68,7 @@ class Call:
         """Tells who answered one of its texts."""
         self.texts += 1
         if len(self.answered) < _TOLD:
-            self.answered.append(Answered(model.name, model.version, answer.timings))
+            self.answered.append(AnsweredText(model.name, model.version, answer.timings))
 
     def holds(self, requests: int) -> None:
         """Tells how many requests came in one message, for the client's rate."""

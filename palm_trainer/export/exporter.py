@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from palm_serve.bundle.loader import ARRAYS, GOLDEN, TOKENIZER, load_bundle
-from palm_serve.bundle.manifest import Manifest, TaskInfo, TensorInfo, Variant, tasks_digest
+from palm_serve.bundle.manifest import GraphVariant, Manifest, TaskInfo, TensorInfo, tasks_digest
 from palm_serve.engine.providers import available_providers
 from palm_serve.tokenization import bare_tokenizer_json
 from palm_trainer.errors import ExportError
@@ -189,7 +189,7 @@ def _write_draft(
         max_length=trained.max_length,
         inputs=tuple(TensorInfo(name=input_name) for input_name in graph.input_names),
         tasks=tasks,
-        variants={PLAIN: Variant(file=GRAPH, opset=OPSET, size=sum(map(len, files.values())))},
+        variants={PLAIN: GraphVariant(file=GRAPH, opset=OPSET, size=sum(map(len, files.values())))},
         files={GRAPH: ""},
     )
 
@@ -200,7 +200,7 @@ def _with_drafts(writer: BundleWriter, manifest: Manifest, made: Sequence[Draft]
     for draft in made:
         writer.write(draft.file, draft.content)
         kind: Literal["plain", "fused"] = "fused" if draft.name == FUSED else "plain"
-        variants[draft.name] = Variant(
+        variants[draft.name] = GraphVariant(
             file=draft.file,
             opset=OPSET,
             graph=kind,

@@ -11,7 +11,7 @@ from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.decoding import DecoderTable, Item, rows_of
 from palm_serve.engine.padding import pad_batch
 from palm_serve.tokenization import TextTokenizer
-from palm_serve.types import Batch, Encoding, Engine, EngineInfo, FloatArray, TaskAnswer, Windows
+from palm_serve.types import Encoding, Engine, EngineInfo, FloatArray, PaddedBatch, TaskAnswer, Windows
 from palm_trainer.data.example import Example
 from palm_trainer.export.graph import ExportGraph
 from palm_trainer.model.multi_task import TrainedModel
@@ -29,7 +29,7 @@ class TorchEngine:
         self._graph = graph
 
     @torch.no_grad()
-    def run(self, batch: Batch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+    def run(self, batch: PaddedBatch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         """Graph outputs by name, float32; `outputs` selects some (None: all)."""
         values = self._graph(*(torch.from_numpy(batch.arrays[name]) for name in self._graph.input_names))
         found = {name: value.numpy() for name, value in zip(self._graph.output_names, values, strict=True)}
@@ -49,7 +49,7 @@ class RememberingEngine:
         self._known: dict[bytes, dict[str, FloatArray]] = {}
         self._room = _REMEMBERED_BYTES
 
-    def run(self, batch: Batch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+    def run(self, batch: PaddedBatch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         """As the engine within; all outputs are computed."""
         digest = hashlib.sha256()
         for name, array in sorted(batch.arrays.items()):

@@ -15,7 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from palm_serve.engine.options import CPU
 from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.session import open_engine
-from palm_serve.types import Batch, Encoding, Engine, FloatArray
+from palm_serve.types import Encoding, Engine, FloatArray, PaddedBatch
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.export.predictors import Side
 from palm_trainer.export.quantize import append_constants, products, quantized_product, replace_nodes
@@ -33,7 +33,7 @@ class Sample:
     """A batch of training texts. `outputs` are those of the tasks that read such texts."""
 
     rows: tuple[Encoding, ...]
-    batch: Batch
+    batch: PaddedBatch
     outputs: tuple[str, ...]
 
 
@@ -128,7 +128,7 @@ def _unshaped(name: str) -> ValueInfoProto:
 
 
 def _run(engine: Engine, sample: Sample, switch: np.ndarray) -> dict[str, FloatArray]:
-    return engine.run(Batch({**sample.batch.arrays, _SWITCH: switch}, sample.batch.lengths), sample.outputs)
+    return engine.run(PaddedBatch({**sample.batch.arrays, _SWITCH: switch}, sample.batch.lengths), sample.outputs)
 
 
 def _error(

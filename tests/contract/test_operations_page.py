@@ -15,7 +15,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
-from palm_serve.batching import Ran
+from palm_serve.batching import FinishedBatch
 from palm_serve.cli import app
 from palm_serve.config import ServeOptions
 from palm_serve.errors import Overloaded, Unmeetable
@@ -23,7 +23,7 @@ from palm_serve.observability import Metrics, call_fields
 from palm_serve.observability.version_metrics import VersionMetrics
 from palm_serve.registry import Registry
 from palm_serve.rpc.messages.status import CODES
-from palm_serve.types import Answered, CallRecord, Timings
+from palm_serve.types import AnsweredText, CallRecord, Timings
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
@@ -60,7 +60,7 @@ def commands() -> Iterator[tuple[str, set[str]]]:
 
 def record() -> CallRecord:
     """A call with everything."""
-    answered = [Answered("m", "0" * 64, Timings(1, 1, 1, 1, 1))]
+    answered = [AnsweredText("m", "0" * 64, Timings(1, 1, 1, 1, 1))]
     return CallRecord(
         method="Parse",
         service="s",
@@ -87,7 +87,7 @@ def families() -> dict[str, tuple[str, tuple[str, ...]]]:
     metrics.watch(lambda: 0, lambda: True)
     metrics.watch_file("tokens", SimpleNamespace(read_at=1.0, failed_at=0.0, look=lambda: None))
     metrics.watch_certificate(lambda: 1.0)
-    metrics.for_model("m", "0" * 64).ran(Ran(1, 1, 1, [0.1], 0.1, 0.1))
+    metrics.for_model("m", "0" * 64).batch_finished(FinishedBatch(1, 1, 1, [0.1], 0.1, 0.1))
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
     for family in registry.collect():
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}

@@ -30,10 +30,10 @@ from palm_serve.bundle.manifest import (
     Decode,
     EncoderInfo,
     Gate,
+    GraphVariant,
     Manifest,
     TaskInfo,
     TensorInfo,
-    Variant,
     tasks_digest,
 )
 
@@ -219,7 +219,7 @@ def write_tiny_bundle(
         max_length=max_length,
         inputs=tuple(TensorInfo(name=name) for name in inputs),
         tasks=tasks,
-        variants={"plain": Variant(file="model.onnx", size=(path / "model.onnx").stat().st_size, gates=gates)},
+        variants={"plain": GraphVariant(file="model.onnx", size=(path / "model.onnx").stat().st_size, gates=gates)},
         files={"model.onnx": ""},
     )
     (path / "manifest.json").write_text(manifest.model_dump_json(), encoding="utf-8")

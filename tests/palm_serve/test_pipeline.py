@@ -8,7 +8,7 @@ import pytest
 
 from palm_serve.batching import BatchLimits
 from palm_serve.bundle.loader import load_bundle
-from palm_serve.engine.providers import select_session
+from palm_serve.engine.providers import select_engine
 from palm_serve.errors import BundleError, InvalidRequest
 from palm_serve.pipeline import Pipeline
 from palm_serve.tokenization import TextTokenizer
@@ -34,7 +34,7 @@ class CountingEngine:
 
 def open_pipeline(path, bucket=False):
     bundle = load_bundle(path)
-    engine = CountingEngine(select_session(bundle, "CPU"), bucket)
+    engine = CountingEngine(select_engine(bundle, "CPU"), bucket)
     return Pipeline(bundle, engine), engine
 
 
@@ -230,7 +230,7 @@ def test_without_type_ids(tmp_path, make_tiny_bundle):
 def test_versions_share_a_tokenizer_while_one_of_them_is_there(tiny_bundle):
     """Reading it holds the interpreter's lock, and a swap would be felt by every call."""
     bundle = load_bundle(tiny_bundle)
-    engine = select_session(bundle, "CPU")
+    engine = select_engine(bundle, "CPU")
     one, two = Pipeline(bundle, engine), Pipeline(load_bundle(tiny_bundle), engine)
     assert one._tokenizer is two._tokenizer
     seven, again = (TextTokenizer.shared(bundle.tokenizer_json, 7) for _ in range(2))

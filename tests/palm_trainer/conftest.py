@@ -14,7 +14,7 @@ import torch
 from hypothesis import settings
 
 from palm_serve.bundle.loader import load_bundle
-from palm_serve.engine.providers import select_session
+from palm_serve.engine.providers import select_engine
 from palm_serve.pipeline import Pipeline
 from palm_trainer.config.loader import Config, load_config
 from palm_trainer.export.exporter import export_bundle
@@ -281,7 +281,7 @@ class Kind:
         manifest, _ = export_bundle(load_trained(self.run), sets, self.folder / "bundle", precision="fp32")
         assert all(gate.passed for gate in manifest.variants["plain"].gates)
         bundle = load_bundle(self.folder / "bundle")
-        pipeline = Pipeline(bundle, select_session(bundle, provider="CPU"))
+        pipeline = Pipeline(bundle, select_engine(bundle, provider="CPU"))
         assert pipeline.golden_check() == len(bundle.golden) > 0
         return pipeline
 

@@ -15,7 +15,7 @@ from typing import Any
 from palm_serve.batching import BatchLimits
 from palm_serve.bundle.loader import Bundle, load_bundle
 from palm_serve.bundle.manifest import Manifest
-from palm_serve.engine.providers import select_session
+from palm_serve.engine.providers import select_engine
 from palm_serve.errors import InvalidRequest
 from palm_serve.pipeline import Pipeline
 from palm_serve.types import Classification, Prediction, Spans, TextRequest
@@ -79,7 +79,7 @@ class Answerer:
 
     def __init__(self, given: Settings) -> None:
         bundle: Bundle = load_bundle(Path(given.bundle))
-        engine = select_session(bundle, given.provider, given.precision, given.threads)
+        engine = select_engine(bundle, given.provider, given.precision, given.threads)
         self._pipeline = Pipeline(bundle, engine)
         self._pipeline.warm_up(BatchLimits(max_rows=given.rows))
         self._tasks = tasks_of(bundle.manifest)

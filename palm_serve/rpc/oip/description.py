@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from palm_serve.bundle.manifest import Manifest
 from palm_serve.config import ServeOptions
 from palm_serve.oip import inference_pb2 as oip
-from palm_serve.registry.statistics import Compute, Statistics, Total
+from palm_serve.registry.statistics import ComputeDurations, DurationTotal, ModelStatistics
 from palm_serve.rpc.oip.outputs import outputs_of
 from palm_serve.rpc.oip.requests import TEXT_PAIR, input_names
 from palm_serve.rpc.oip.tensors import BOOL, BYTES, FP32
@@ -64,7 +64,7 @@ def config(model: "LoadedModel", options: ServeOptions) -> oip.ModelConfig:
 
 def statistics(model: "LoadedModel") -> oip.ModelStatistics:
     """What the model has done since it was loaded, through every door; one text counts as one inference."""
-    seen: Statistics = model.statistics
+    seen: ModelStatistics = model.statistics
     return oip.ModelStatistics(
         name=model.name,
         version=model.version,
@@ -99,11 +99,11 @@ def _facts(model: "LoadedModel", options: ServeOptions) -> dict[str, str]:
     }
 
 
-def _duration(total: Total) -> oip.StatisticDuration:
+def _duration(total: DurationTotal) -> oip.StatisticDuration:
     return oip.StatisticDuration(count=total.count, ns=total.ns)
 
 
-def _durations(compute: Compute) -> dict[str, oip.StatisticDuration]:
+def _durations(compute: ComputeDurations) -> dict[str, oip.StatisticDuration]:
     return {
         "compute_input": _duration(compute.tokenize),
         "compute_infer": _duration(compute.inference),

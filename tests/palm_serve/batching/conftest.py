@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from palm_serve.batching import BatchLimits, Dispatcher
+from palm_serve.batching import AdmissionController, BatchLimits
 from palm_serve.errors import DeadlineExceeded, Overloaded
 from palm_serve.types import Priority
 
@@ -90,7 +90,7 @@ class Simulator:
     def run(self, arrivals: Sequence[Arrival]) -> Report:
         """The real dispatcher; a batch starts whenever the engine is free and something waits."""
         chance, report = random.Random(self._seed), Report()
-        dispatcher: Dispatcher[int] = Dispatcher()
+        dispatcher: AdmissionController[int] = AdmissionController()
         models = [
             dispatcher.open(self.limits, lambda rows, length: rows * length)
             for _ in range(1 + max(arrival.model for arrival in arrivals))

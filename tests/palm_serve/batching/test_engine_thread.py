@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from palm_serve.batching import Lane, Scheduler
-from palm_serve.batching import engine_thread as lane_module
+from palm_serve.batching import EngineThread, Scheduler
+from palm_serve.batching import engine_thread as engine_thread_module
 
 BATCH_S, CHORE_S = 0.01, 0.02
 
@@ -36,16 +36,16 @@ class Engine:
         return self.thread
 
 
-def scheduler(lane: Lane, engine: Engine) -> "Scheduler[int, Sequence[int], int]":
-    return Scheduler(lane, engine.run, lambda payloads, values, waits: values)
+def scheduler(engine_thread: EngineThread, engine: Engine) -> "Scheduler[int, Sequence[int], int]":
+    return Scheduler(engine_thread, engine.run, lambda payloads, values, waits: values)
 
 
 def test_between_batches_whoever_waits() -> None:
     """Under a load without a pause it waits for a moment, then it is done; nothing runs beside it."""
-    engine, lane = Engine(), Lane()
+    engine, engine_thread = Engine(), EngineThread()
 
     async def scenario() -> None:
-        one = scheduler(lane, engine)
+        one = scheduler(engine_thread, engine)
         stop = asyncio.Event()
 
         async def caller() -> None:
@@ -57,7 +57,7 @@ def test_between_batches_whoever_waits() -> None:
         await asyncio.sleep(5 * BATCH_S)
         began = time.monotonic()
         for _ in range(3):
-            assert await asyncio.wrap_future(lane.between(engine.chore)) == "palm-engine"
+            assert await asyncio.wrap_future(engine_thread.between(engine.chore)) == "palm-engine"
         assert time.monotonic() - began < 10
         stop.set()
         await asyncio.gather(*callers)
@@ -68,12 +68,12 @@ def test_between_batches_whoever_waits() -> None:
 
 
 def test_at_once_where_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane_module, "_PATIENCE_S", 3600)
-    engine, lane = Engine(), Lane()
+    monkeypatch.setattr(engine_thread_module, "_PATIENCE_S", 3600)
+    engine, engine_thread = Engine(), EngineThread()
 
     async def scenario() -> None:
-        one = scheduler(lane, engine)
-        assert await asyncio.wait_for(asyncio.wrap_future(lane.between(engine.chore)), 30) == "palm-engine"
+        one = scheduler(engine_thread, engine)
+        assert await asyncio.wait_for(asyncio.wrap_future(engine_thread.between(engine.chore)), 30) == "palm-engine"
         await one.close()
 
     asyncio.run(scenario())
@@ -81,17 +81,17 @@ def test_at_once_where_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_failures_are_the_askers() -> None:
     """The engine goes on."""
-    engine, lane = Engine(), Lane()
+    engine, engine_thread = Engine(), EngineThread()
 
     async def scenario() -> None:
-        one = scheduler(lane, engine)
+        one = scheduler(engine_thread, engine)
         with pytest.raises(ZeroDivisionError):
-            await asyncio.wrap_future(lane.between(lambda: 1 / 0))
-        given_up = lane.between(engine.chore)
+            await asyncio.wrap_future(engine_thread.between(lambda: 1 / 0))
+        given_up = engine_thread.between(engine.chore)
         given_up.cancel()
         assert await one.submit(7, 8) == 7
         assert one.healthy
-        done = lane.between(engine.chore)
+        done = engine_thread.between(engine.chore)
         await one.close()
         assert done.result(5) == "palm-engine", "what was asked for before the end is done"
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palm_serve.batching import BatchLimits, Costs, Waiting, plan_batch
+from palm_serve.batching import BatchLimits, Costs, WaitingRequest, plan_batch
 
 LIMITS = st.builds(
     BatchLimits,
@@ -14,13 +14,13 @@ LIMITS = st.builds(
 )
 COSTS = st.builds(Costs, st.floats(0, 0.1), st.floats(0, 0.01), st.floats(0, 1), st.floats(0, 0.1))
 TIMES = st.just(float("inf")) | st.floats(-5, 5)
-ENTRIES = st.lists(st.builds(Waiting, st.integers(1, 64), TIMES, TIMES), max_size=40).map(
+ENTRIES = st.lists(st.builds(WaitingRequest, st.integers(1, 64), TIMES, TIMES), max_size=40).map(
     lambda entries: sorted(entries, key=lambda entry: entry.due)
 )
 
 
 def by_length(*lengths):
-    return [Waiting(length) for length in lengths]
+    return [WaitingRequest(length) for length in lengths]
 
 
 @given(ENTRIES, LIMITS, COSTS)
@@ -88,13 +88,13 @@ def test_few_short_ones_do():
 
 
 def test_with_no_time_left_only_the_first_may_share():
-    waiting = [Waiting(10, due=0.0), Waiting(20, due=1.0), Waiting(10, due=2.0)]
+    waiting = [WaitingRequest(10, due=0.0), WaitingRequest(20, due=1.0), WaitingRequest(10, due=2.0)]
     costs = Costs(0.001, 0.001)
     limits = BatchLimits(max_rows=2, free_padding=0)
     assert plan_batch(waiting, 0.0, limits, costs).batch == (0,)
-    assert plan_batch([Waiting(10, due=0.1), *waiting[1:]], 0.0, limits, costs).batch == (0, 2)
+    assert plan_batch([WaitingRequest(10, due=0.1), *waiting[1:]], 0.0, limits, costs).batch == (0, 2)
 
 
 def test_company_is_left_behind_where_a_deadline_is_near():
-    waiting = [Waiting(10, 0.0, deadline=0.025), Waiting(10), Waiting(10)]
+    waiting = [WaitingRequest(10, 0.0, deadline=0.025), WaitingRequest(10), WaitingRequest(10)]
     assert plan_batch(waiting, 0.0, BatchLimits(), Costs(0.0, 0.001)).batch == (0, 1)

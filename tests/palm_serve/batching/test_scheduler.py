@@ -1,4 +1,4 @@
-"""A scheduler on its lane: cancellation, deadlines, failures, a full queue, several models, an engine that breaks, the end."""
+"""A scheduler on its engine_thread: cancellation, deadlines, failures, a full queue, several models, an engine that breaks, the end."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from palm_serve.batching import BatchLimits, Lane, Scheduler, Timing
+from palm_serve.batching import BatchLimits, EngineLatency, EngineThread, Scheduler
 from palm_serve.errors import DeadlineExceeded, EngineError, InvalidRequest, Overloaded, Unavailable, Unmeetable
 from palm_serve.types import Priority
 
@@ -19,7 +19,7 @@ class Seen:
     def __init__(self):
         self.batches, self.events, self.ran_batches, self.broken = [], [], [], 0
 
-    def ran(self, batch):
+    def batch_finished(self, batch):
         self.batches.append((batch.rows, batch.tokens, batch.padded_tokens))
         self.ran_batches.append(batch)
         assert 0 <= batch.engine_s <= batch.service_s
@@ -37,7 +37,7 @@ class Seen:
     def cancelled(self):
         self.events.append("cancelled")
 
-    def broke(self):
+    def engine_failed(self):
         self.broken += 1
 
 
@@ -67,9 +67,9 @@ class Model:
 
 
 @contextlib.asynccontextmanager
-async def serving(model, limits=None, clock=time.monotonic, lane=None, **options):
+async def serving(model, limits=None, clock=time.monotonic, engine_thread=None, **options):
     seen = Seen()
-    scheduler = Scheduler(lane or Lane(clock), model.run, model.decode, limits, seen, **options)
+    scheduler = Scheduler(engine_thread or EngineThread(clock), model.run, model.decode, limits, seen, **options)
     try:
         yield scheduler, seen
     finally:
@@ -79,7 +79,7 @@ async def serving(model, limits=None, clock=time.monotonic, lane=None, **options
 
 def quick():
     """An engine known to need a millisecond, and one more for ten tokens."""
-    timing = Timing()
+    timing = EngineLatency()
     for tokens in (10, 100, 1000) * 30:
         timing.run.observe(tokens, 0.001 + 1e-4 * tokens)
     return timing
@@ -249,7 +249,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back():
 def test_closing_finishes_what_was_taken_and_takes_no_more():
     async def main():
         model = Model(free=False)
-        scheduler = Scheduler(Lane(), model.run, model.decode, BatchLimits(max_rows=1))
+        scheduler = Scheduler(EngineThread(), model.run, model.decode, BatchLimits(max_rows=1))
         taken = [asyncio.ensure_future(scheduler.submit(i, 5)) for i in range(3)]
         await started(model)
         closing = asyncio.ensure_future(scheduler.close())
@@ -382,7 +382,7 @@ def test_interactive_requests_go_first():
 
 def test_two_models_never_run_at_once():
     async def main():
-        lane, running, most = Lane(), [], []
+        engine_thread, running, most = EngineThread(), [], []
 
         class Counting(Model):
             def run(self, payloads):
@@ -393,7 +393,10 @@ def test_two_models_never_run_at_once():
                 return super().run(payloads)
 
         one, two = Counting(), Counting()
-        async with serving(one, lane=lane) as (first, _), serving(two, lane=lane) as (second, _):
+        async with (
+            serving(one, engine_thread=engine_thread) as (first, _),
+            serving(two, engine_thread=engine_thread) as (second, _),
+        ):
             for _ in range(5):
                 await asyncio.gather(*(s.submit(i, 5 + 9 * i) for i in range(5) for s in (first, second)))
         assert len(one.batches) >= 5
@@ -413,10 +416,10 @@ async def until(condition, seconds=10):
 def test_a_crash_of_the_engines_thread_is_told_and_the_thread_replaced(caplog):
     async def main():
         model, told, other = Model(free=False), [], Model()
-        lane = Lane()
+        engine_thread = EngineThread()
         async with (
-            serving(model, lane=lane, on_failure=told.append) as (scheduler, counted),
-            serving(other, lane=lane) as (beside, _),
+            serving(model, engine_thread=engine_thread, on_failure=told.append) as (scheduler, counted),
+            serving(other, engine_thread=engine_thread) as (beside, _),
         ):
             fatal = asyncio.ensure_future(scheduler.submit(15, 5))
             await started(model)
@@ -481,15 +484,15 @@ def test_an_idle_scheduler_wakes_for_nothing():
     """No polling: while nothing waits, the engine's thread takes no processor time."""
 
     async def main():
-        lane, looked = Lane(), []
-        plan = lane.dispatcher.next
+        engine_thread, looked = EngineThread(), []
+        plan = engine_thread.dispatcher.next
 
         def counting(now):
             looked.append(now)
             return plan(now)
 
-        lane.dispatcher.next = counting
-        async with serving(Model(), lane=lane) as (scheduler, _):
+        engine_thread.dispatcher.next = counting
+        async with serving(Model(), engine_thread=engine_thread) as (scheduler, _):
             await scheduler.submit(1, 5)
             await asyncio.sleep(0.01)
             before = len(looked)

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from palm_serve.batching.thread_priority import give_way
+from palm_serve.batching.thread_priority import lower_thread_priority
 from palm_serve.registry import Registry
 from palm_serve.types import TextRequest
 
@@ -26,9 +26,9 @@ def test_a_thread_gives_way_and_so_do_those_that_it_starts():
         found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     def work():
-        give_way(7)
+        lower_thread_priority(7)
         look()
-        give_way(3)  # nicer already: stays
+        lower_thread_priority(3)  # nicer already: stays
         look()
         child = threading.Thread(target=look)
         child.start()

@@ -10,9 +10,9 @@ import pytest
 from onnx import helper
 
 from palm_serve.bundle.loader import load_bundle
-from palm_serve.bundle.manifest import Gate, Variant
+from palm_serve.bundle.manifest import Gate, GraphVariant
 from palm_serve.engine import providers, timing
-from palm_serve.engine.providers import Candidate, gated_candidates, sample_batch, select_session
+from palm_serve.engine.providers import Candidate, gated_candidates, sample_batch, select_engine
 from palm_serve.engine.session import open_engine
 from palm_serve.errors import BundleError, EngineError
 from palm_serve.types import EngineInfo
@@ -60,13 +60,13 @@ def present(monkeypatch):
 
 
 def test_cpu_is_always_allowed(tiny_bundle):
-    engine = select_session(load_bundle(tiny_bundle), provider="CPU")
+    engine = select_engine(load_bundle(tiny_bundle), provider="CPU")
     assert (engine.info.provider, engine.info.precision, engine.info.variant) == ("CPU", "fp32", "plain")
 
 
 def test_outputs_by_name_and_selected(tiny_bundle):
     bundle = load_bundle(tiny_bundle)
-    engine = select_session(bundle, provider="CPU")
+    engine = select_engine(bundle, provider="CPU")
     batch = sample_batch(bundle, 2, 5)
     everything = engine.run(batch)
     assert {name: value.shape for name, value in everything.items()} == {
@@ -96,7 +96,7 @@ def with_int8(bundle, weight_bits, instructions=""):
         Gate(provider=provider, precision="int8", passed=True, instructions=instructions)
         for provider in ("CPU", "OpenVINO", "CUDA")
     ]
-    variant = Variant(file="model.onnx", weights="int8", weight_bits=weight_bits, size=1, gates=tuple(gates))
+    variant = GraphVariant(file="model.onnx", weights="int8", weight_bits=weight_bits, size=1, gates=tuple(gates))
     variants = bundle.manifest.variants | {"int8": variant}
     return dataclasses.replace(bundle, manifest=bundle.manifest.model_copy(update={"variants": variants}))
 
@@ -123,11 +123,11 @@ def test_int8_that_saturates_is_told(gated, present, monkeypatch, caplog):
     present("CPU")
     monkeypatch.setattr(providers, "saturates_int8", lambda: True)
     monkeypatch.setattr(providers, "int8_instructions", lambda: "avx2")
-    assert select_session(with_int8(gated, None)).info.precision == "fp32"
+    assert select_engine(with_int8(gated, None)).info.precision == "fp32"
     warning = "CPU in int8 did not pass its gate for this processor (avx2): 8-bit weights can saturate here. Export the model again."
     assert warning in caplog.messages
     caplog.clear()
-    assert select_session(with_int8(gated, None), precision="int8").info.precision == "int8"
+    assert select_engine(with_int8(gated, None), precision="int8").info.precision == "int8"
     assert warning in caplog.messages
     assert any("has no passed gate in the bundle" in message for message in caplog.messages)
 
@@ -139,43 +139,43 @@ def test_int8_of_other_instructions_is_told_once(gated, present, monkeypatch, ca
     monkeypatch.setattr(providers, "saturates_int8", lambda: True)
     with caplog.at_level(logging.INFO, "palm_serve"):
         for _ in range(2):
-            select_session(with_int8(gated, 7, "avx512_vnni"))
+            select_engine(with_int8(gated, 7, "avx512_vnni"))
     told = "int8 passed its gate with avx512_vnni. This processor has avx2 and computes the same integers."
     assert caplog.messages.count(told) == 1
 
 
 def test_the_fastest_is_taken(gated, present):
     present("CUDA", "OpenVINO", "CPU", seconds={"CPU": 3.0, "CUDA": 2.0, "OpenVINO": 1.0})
-    assert select_session(gated).info.provider == "OpenVINO"
+    assert select_engine(gated).info.provider == "OpenVINO"
 
 
 def test_a_hair_faster_is_not_worth_less_precision(gated, present):
     present("OpenVINO", "CPU", seconds={"CPU": 1.0, "OpenVINO": 0.95})
-    assert select_session(gated).info.precision == "fp32"
+    assert select_engine(gated).info.precision == "fp32"
 
 
 def test_candidates_are_really_timed(gated, present):
     present("CUDA", "OpenVINO", "CPU")
-    assert select_session(gated).info.provider in ("CUDA", "OpenVINO", "CPU")
+    assert select_engine(gated).info.provider in ("CUDA", "OpenVINO", "CPU")
 
 
 def test_auto_skips_what_does_not_open(gated, present, caplog):
     present("CUDA", "CPU", failing=("CUDA",))
     with caplog.at_level(logging.WARNING, "palm_serve"):
-        assert select_session(gated).info.provider == "CPU"
+        assert select_engine(gated).info.provider == "CPU"
     assert "skipped CUDA in fp32 (plain): CUDA has no driver" in caplog.text
 
 
 def test_auto_with_nothing_that_opens(gated, present, caplog):
     present("CUDA", "CPU", failing=("CUDA", "CPU"))
     with pytest.raises(EngineError, match="no provider can run this bundle: the log says why"):
-        select_session(gated)
+        select_engine(gated)
     assert "skipped CPU in fp32 (plain): CPU has no driver" in caplog.text
 
 
 def test_a_forced_provider_that_does_not_open_leaves_the_plain_graph_on_the_cpu(gated, present, caplog):
     present("CUDA", "CPU", failing=("CUDA",))
-    engine = select_session(gated, provider="CUDA")
+    engine = select_engine(gated, provider="CUDA")
     assert (engine.info.provider, engine.info.precision, engine.info.variant) == ("CPU", "fp32", "plain")
     assert "skipped CUDA in fp32 (plain): CUDA has no driver" in caplog.text
     assert "nothing of what was asked for can run this bundle here; it runs on CPU in fp32 (plain)" in caplog.text
@@ -191,7 +191,7 @@ def break_runs(monkeypatch, engine):
 
 def test_a_provider_that_fails_while_running_is_left(gated, present, monkeypatch, caplog):
     present("CUDA", "CPU")
-    engine = select_session(gated, provider="CUDA")
+    engine = select_engine(gated, provider="CUDA")
     batch = sample_batch(gated, 2, 5)
     expected = engine.run(batch)
     break_runs(monkeypatch, engine._engine)
@@ -207,7 +207,7 @@ def test_a_provider_that_fails_while_running_is_left(gated, present, monkeypatch
 
 def test_a_provider_that_fails_while_running_and_nothing_to_go_on_with(gated, present, monkeypatch):
     present("CUDA", "CPU", failing=("CPU",))
-    engine = select_session(gated, provider="CUDA")
+    engine = select_engine(gated, provider="CUDA")
     break_runs(monkeypatch, engine._engine)
     with pytest.raises(EngineError, match="CUDA failed while running: device lost; and then: CPU has no driver"):
         engine.run(sample_batch(gated, 1, 4))
@@ -224,24 +224,24 @@ def test_a_provider_that_fails_while_it_is_measured_is_not_taken(gated, present,
         return engine
 
     monkeypatch.setattr(providers, "open_engine", open_broken)
-    assert select_session(gated).info.provider == "CPU"
+    assert select_engine(gated).info.provider == "CPU"
     assert "skipped OpenVINO in bf16 (plain): it fails while running: device lost" in caplog.text
 
 
 def test_what_was_measured_is_believed_at_the_next_start(gated, present, cache, monkeypatch):
     opened = present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
-    select_session(gated)
+    select_engine(gated)
     assert len(list(cache.iterdir())) == 1
     opened.clear()
     monkeypatch.setattr(timing, "measure", lambda *_: pytest.fail("measured again"))
-    assert select_session(gated).info.provider == "OpenVINO"
+    assert select_engine(gated).info.provider == "OpenVINO"
     assert opened == [("OpenVINO", "bf16")]
 
 
 @pytest.mark.parametrize("change", ["threads", "encoder", "size", "processor", "providers"])
 def test_it_is_measured_again_where_anything_differs(gated, present, cache, monkeypatch, change):
     present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
-    select_session(gated)
+    select_engine(gated)
     if change == "processor":
         monkeypatch.setattr(timing, "processor", lambda: "another")
     if change == "providers":
@@ -253,37 +253,37 @@ def test_it_is_measured_again_where_anything_differs(gated, present, cache, monk
         plain = gated.manifest.variants["plain"]
         plain = plain.model_copy(update={"size": plain.size * 2})
         gated = dataclasses.replace(gated, manifest=gated.manifest.model_copy(update={"variants": {"plain": plain}}))
-    select_session(gated, threads=1 if change == "threads" else None)
+    select_engine(gated, threads=1 if change == "threads" else None)
     assert len(list(cache.iterdir())) == 2
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"key": {}, "times": {}}', "{"])
 def test_a_cache_that_holds_nonsense_is_written_anew(gated, present, cache, content):
     present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
-    select_session(gated)
+    select_engine(gated)
     (file,) = cache.iterdir()
     good = file.read_text()
     file.write_text(content)
-    assert select_session(gated).info.provider == "OpenVINO"
+    assert select_engine(gated).info.provider == "OpenVINO"
     assert file.read_text() == good
 
 
 def test_a_model_that_was_trained_anew_is_not_measured_anew(gated, present, cache, monkeypatch):
     opened = present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
-    select_session(gated)
+    select_engine(gated)
     monkeypatch.setattr(timing, "measure", lambda *_: pytest.fail("measured again"))
     opened.clear()
     anew = dataclasses.replace(
         gated, manifest=gated.manifest.model_copy(update={"version": "another", "created": "now"})
     )
-    assert select_session(anew).info.provider == "OpenVINO"
+    assert select_engine(anew).info.provider == "OpenVINO"
     assert opened == [("OpenVINO", "bf16")], "nothing else is opened beside what serves"
 
 
 def test_where_nothing_can_be_written_the_process_remembers(gated, present, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
-    select = functools.partial(select_session, gated, cache=tmp_path / "file" / "below", kept={})
+    select = functools.partial(select_engine, gated, cache=tmp_path / "file" / "below", kept={})
     select()
     monkeypatch.setattr(timing, "measure", lambda *_: pytest.fail("measured again"))
     assert select().info.provider == "OpenVINO"
@@ -292,22 +292,22 @@ def test_where_nothing_can_be_written_the_process_remembers(gated, present, tmp_
 def test_without_a_place_to_write_nothing_is_kept(gated, present, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
-    assert select_session(gated, cache=tmp_path / "file" / "below").info.provider == "OpenVINO"
+    assert select_engine(gated, cache=tmp_path / "file" / "below").info.provider == "OpenVINO"
     monkeypatch.delenv("XDG_CACHE_HOME")
 
     def homeless():
         raise RuntimeError("no home")
 
     monkeypatch.setattr(timing.Path, "home", homeless)
-    assert select_session(gated).info.provider == "OpenVINO"
+    assert select_engine(gated).info.provider == "OpenVINO"
 
 
 def test_what_the_machine_lacks_is_said_once(gated, present, caplog):
     providers._say.cache_clear()
     present("CPU")
     with caplog.at_level(logging.INFO, "palm_serve"):
-        select_session(gated)
-        select_session(gated)
+        select_engine(gated)
+        select_engine(gated)
     assert caplog.text.count("this machine has no CUDA, which bundles were exported for; it has: CPU") == 1
 
 
@@ -328,7 +328,7 @@ def test_a_changed_variant_file_is_refused(tmp_path, make_tiny_bundle, reseal_bu
 def test_forced_without_a_gate_is_warned_about(gated, present, caplog):
     opened = present("TensorRT", "CPU")
     with caplog.at_level(logging.WARNING, "palm_serve"):
-        assert select_session(gated, provider="TensorRT").info.provider == "TensorRT"
+        assert select_engine(gated, provider="TensorRT").info.provider == "TensorRT"
     assert opened == [("TensorRT", "fp32")]
     assert "TensorRT in fp32 (plain) has no passed gate" in caplog.text
 
@@ -346,7 +346,7 @@ def test_forced_without_a_gate_is_warned_about(gated, present, caplog):
 def test_what_cannot_be_had(gated, present, provider, precision, message):
     present("OpenVINO", "CPU")
     with pytest.raises(EngineError, match=message):
-        select_session(gated, provider=provider, precision=precision)
+        select_engine(gated, provider=provider, precision=precision)
 
 
 def rewrite(path, reseal, change):
@@ -379,4 +379,4 @@ def fewer_outputs(model):
 def test_a_graph_of_another_bundle(tmp_path, make_tiny_bundle, reseal_bundle, change, message):
     bundle = rewrite(make_tiny_bundle(tmp_path / "b"), reseal_bundle, change)
     with pytest.raises(BundleError, match=message):
-        select_session(bundle, provider="CPU")
+        select_engine(bundle, provider="CPU")

@@ -10,11 +10,11 @@ from itertools import pairwise
 import pytest
 from prometheus_client import CollectorRegistry
 
-from palm_serve.batching import Ran
+from palm_serve.batching import FinishedBatch
 from palm_serve.errors import EngineError
 from palm_serve.observability import AccessLog, Metrics, configure_logging, traces_requested
 from palm_serve.registry import Registry
-from palm_serve.types import Answered, CallRecord, TextRequest, Timings
+from palm_serve.types import AnsweredText, CallRecord, TextRequest, Timings
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def value(metrics, name, **labels):
 
 
 def test_a_batch(metrics):
-    metrics.for_model("m", DIGEST).ran(
-        Ran(
+    metrics.for_model("m", DIGEST).batch_finished(
+        FinishedBatch(
             rows=3,
             tokens=30,
             padded_tokens=36,
@@ -71,7 +71,9 @@ def test_discarded_rows_are_published_under_the_old_name_too(metrics):
     labels = {"model": "m", "version": DIGEST[:12]}
     names = ("palm_discarded_rows_total", "palm_vain_rows_total")
     assert [value(metrics, name, **labels, reason="late") for name in names] == [0, 0]
-    observer.ran(Ran(rows=3, tokens=3, padded_tokens=3, waits_s=[], engine_s=0.008, service_s=0.01, wasted=1, late=2))
+    observer.batch_finished(
+        FinishedBatch(rows=3, tokens=3, padded_tokens=3, waits_s=[], engine_s=0.008, service_s=0.01, wasted=1, late=2)
+    )
     assert [value(metrics, name, **labels, reason="late") for name in names] == [2, 2]
     assert [value(metrics, name, **labels, reason="wasted") for name in names] == [1, 1]
     metrics.forget(set())
@@ -114,10 +116,10 @@ def test_buckets_tell_a_millisecond_from_ten_seconds(metrics):
 
 def test_versions_that_are_not_known_any_more_are_published_no_more(metrics):
     before = metrics.for_model("m", DIGEST)
-    before.broke()
+    before.engine_failed()
     other = metrics.for_model("other", DIGEST)
     metrics.forget({("m", DIGEST)})
-    other.broke()
+    other.engine_failed()
     assert metrics.for_model("m", DIGEST) is before
     assert value(metrics, "palm_engine_failures_total", model="m", version=DIGEST[:12]) == 1
     told = {sample.labels.get("model") for family in metrics.registry.collect() for sample in family.samples}
@@ -138,7 +140,7 @@ def test_a_served_model_is_counted_and_its_texts_are_not_logged(metrics, tiny_bu
     configure_logging("debug", json_lines=True, stream=stream)
 
     async def main():
-        registry = Registry(provider="CPU", observe=metrics.for_model)
+        registry = Registry(provider="CPU", make_observer=metrics.for_model)
         model = await registry.load(tiny_bundle)
         await model.predict(TextRequest("fly to xylophone", ()))
         await registry.close()
@@ -256,8 +258,8 @@ def access():
 
 def test_a_line_of_a_call(access):
     answered = [
-        Answered("m", DIGEST, Timings(100, 2_000, 30_000, 400, 5)),
-        Answered("m", DIGEST, Timings(200, 1_000, 20_000, 500, 3)),
+        AnsweredText("m", DIGEST, Timings(100, 2_000, 30_000, 400, 5)),
+        AnsweredText("m", DIGEST, Timings(200, 1_000, 20_000, 500, 3)),
     ]
     call = record(texts=2, answered=answered, request_bytes=10, response_bytes=20, trace_id="a" * 32)
     (line,) = access({"every_call": True}, call)

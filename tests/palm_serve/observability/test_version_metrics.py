@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from palm_serve.errors import BundleError
 from palm_serve.observability.version_metrics import VERSION_CHARACTERS, VersionMetrics
-from palm_serve.registry import CANARY, SHADOW, STABLE, Registry, Traffic
+from palm_serve.registry import CANARY, SHADOW, STABLE, Registry, TrafficShares
 from palm_serve.types import TextRequest
 
 
@@ -25,7 +25,7 @@ def test_versions_in_service_and_gone(tiny_bundle: Path, newer: Path, tmp_path: 
         return prometheus.get_sample_value(name, {"model": "tiny", **labels})
 
     async def main() -> None:
-        registry = Registry(provider="CPU", traffic=lambda name: Traffic(canary=0.1))
+        registry = Registry(provider="CPU", default_traffic=lambda name: TrafficShares(canary=0.1))
         prometheus.register(VersionMetrics(registry))
         old = await registry.load(tiny_bundle)
         first = old.version[:VERSION_CHARACTERS]

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palm_serve.errors import DeadlineExceeded, EngineError, Unmeetable
-from palm_serve.registry import STABLE, Answers, Registry
-from palm_serve.registry.statistics import Statistics
+from palm_serve.registry import STABLE, AnswerCache, Registry
+from palm_serve.registry.statistics import ModelStatistics
 from palm_serve.types import Prediction, Priority, TextRequest, Timings
 from palm_serve.v1 import palm_pb2 as pb
 from palm_serve.v1 import palm_pb2_grpc as stubs
@@ -56,8 +56,8 @@ async def begun(*asked: Any) -> list["asyncio.Task[Prediction]"]:
 @given(st.integers(1, 4), st.lists(st.tuples(st.booleans(), st.integers(0, 6)), max_size=40))
 def test_what_is_kept_are_the_answers_asked_for_last(kept: int, steps: list[tuple[bool, int]]) -> None:
     async def main() -> None:
-        statistics = Statistics()
-        answers = Answers(kept, False, statistics)
+        statistics = ModelStatistics()
+        answers = AnswerCache(kept, False, statistics)
         model: OrderedDict[int, Prediction] = OrderedDict()
         hits = 0
         for number, (asks, text) in enumerate(steps):
@@ -89,7 +89,7 @@ def test_whatever_changes_an_answer_makes_it_another(other: dict[str, Any]) -> N
     async def main() -> None:
         engine = Engine()
         engine.go.set()
-        answers = Answers(9, True, Statistics())
+        answers = AnswerCache(9, True, ModelStatistics())
         await answers.ask(of(), engine.run)
         changed = TextRequest(**{"text": "hi", "tasks": ("intent",), **other})
         assert answers.find(changed) is None
@@ -100,8 +100,8 @@ def test_whatever_changes_an_answer_makes_it_another(other: dict[str, Any]) -> N
 
 def test_equal_requests_share_a_run_and_priorities_do_not() -> None:
     async def main() -> None:
-        engine, statistics = Engine(), Statistics()
-        answers = Answers(0, True, statistics)
+        engine, statistics = Engine(), ModelStatistics()
+        answers = AnswerCache(0, True, statistics)
         asked = [answers.ask(of(), engine.run) for _ in range(3)]
         tasks = await begun(*asked, answers.ask(of(priority=Priority.BATCH), engine.run))
         engine.go.set()
@@ -118,7 +118,7 @@ def test_equal_requests_share_a_run_and_priorities_do_not() -> None:
 def test_who_leaves_does_not_disturb_the_others(leaves: int) -> None:
     async def main() -> None:
         engine = Engine()
-        answers = Answers(0, True, Statistics())
+        answers = AnswerCache(0, True, ModelStatistics())
         tasks = await begun(*(answers.ask(of(), engine.run) for _ in range(3)))
         tasks[leaves].cancel()
         await asyncio.sleep(0.01)
@@ -133,7 +133,7 @@ def test_who_leaves_does_not_disturb_the_others(leaves: int) -> None:
 def test_a_run_that_nobody_waits_for_is_given_up_and_joined_by_nobody() -> None:
     async def main() -> None:
         engine = Engine()
-        answers = Answers(0, True, Statistics())
+        answers = AnswerCache(0, True, ModelStatistics())
         tasks = await begun(*(answers.ask(of(), engine.run) for _ in range(2)))
         for task in tasks:
             task.cancel()
@@ -149,7 +149,7 @@ def test_a_run_that_nobody_waits_for_is_given_up_and_joined_by_nobody() -> None:
 def test_each_has_its_own_deadline() -> None:
     async def main() -> None:
         engine = Engine()
-        answers = Answers(0, True, Statistics())
+        answers = AnswerCache(0, True, ModelStatistics())
         now = time.monotonic()
         first, soon, patient = await begun(
             answers.ask(of(deadline=now + 0.3), lambda: engine.run(now + 0.3)),
@@ -172,7 +172,7 @@ def test_each_has_its_own_deadline() -> None:
 def test_an_error_of_the_engine_is_everybodys_and_a_refusal_for_time_is_not() -> None:
     async def main() -> None:
         engine = Engine()
-        answers = Answers(9, True, Statistics())
+        answers = AnswerCache(9, True, ModelStatistics())
         broken = await begun(*(answers.ask(of(), lambda: engine.run(error=EngineError("it fails"))) for _ in range(2)))
         engine.go.set()
         for task in broken:
@@ -196,7 +196,7 @@ def test_a_swap_leaves_no_answer_behind(
     newer = make_tiny_bundle(tmp_path / "tiny", max_length=20)
 
     async def main() -> None:
-        registry = Registry(provider="CPU", answers=lambda statistics: Answers(8, True, statistics))
+        registry = Registry(provider="CPU", make_answer_cache=lambda statistics: AnswerCache(8, True, statistics))
         old = await registry.load(tiny_bundle)
         request = TextRequest("please play a song", ())
         computed, kept = await old.predict(request), await old.predict(request)

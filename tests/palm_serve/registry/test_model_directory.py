@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palm_serve.errors import BundleError
-from palm_serve.registry.model_directory import GONE, read_entry, read_folder, read_name, read_traffic, stable_label
-from palm_serve.registry.versions import Traffic
+from palm_serve.registry.model_directory import ABSENT, read_entry, read_folder, read_name, read_traffic, stable_label
+from palm_serve.registry.versions import TrafficShares
 
 
 def bundle(path: Path) -> Path:
@@ -34,7 +34,7 @@ def test_both_layouts_and_what_is_passed_over(tmp_path: Path) -> None:
         "empty": [],
     }
     assert [entry.complete for entry in found["faq"].entries.values()] == [False, True, True]
-    assert found["empty"] != GONE
+    assert found["empty"] != ABSENT
     with pytest.raises(OSError, match="absent"):
         read_folder(tmp_path / "absent")
 
@@ -94,9 +94,9 @@ def test_any_labels_have_one_stable(labels: list[str]) -> None:
 def test_shares(tmp_path: Path) -> None:
     file = tmp_path / "traffic.toml"
     file.write_text("canary = 0.25\nshadow = 1\n")
-    assert read_traffic(file) == Traffic(0.25, 1.0)
+    assert read_traffic(file) == TrafficShares(0.25, 1.0)
     file.write_text("")
-    assert read_traffic(file) == Traffic()
+    assert read_traffic(file) == TrafficShares()
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,6 @@ def test_the_observer_of_each_model(tiny_bundle, other_bundle):
         await registry.load(tiny_bundle)
         await registry.load(other_bundle, name="second")
 
-    with_registry(use, observe=lambda *seen: names.append(seen))
+    with_registry(use, make_observer=lambda *seen: names.append(seen))
     assert [name for name, _ in names] == ["tiny", "second"]
     assert all(len(version) == 64 for _, version in names)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from palm_serve.registry import SHADOW, STABLE, LoadedModel, Registry, Traffic
+from palm_serve.registry import SHADOW, STABLE, LoadedModel, Registry, TrafficShares
 from palm_serve.types import Prediction, TextRequest
 
 TEXT = "fly to boston"
@@ -19,7 +19,7 @@ def shadowed(
     share: float = 1,
 ) -> None:
     async def main() -> None:
-        registry = Registry(provider="CPU", traffic=lambda name: Traffic(shadow=share))
+        registry = Registry(provider="CPU", default_traffic=lambda name: TrafficShares(shadow=share))
         try:
             served, other = await registry.load(stable), await registry.open(candidate)
             registry.assign(served.name, {STABLE: served, SHADOW: other})
@@ -37,7 +37,7 @@ async def one_by_one(model: LoadedModel, texts: list[str]) -> list[Prediction]:
         answers.append(await model.predict(TextRequest(text, ("intent", "slots"))))
         while len(asyncio.all_tasks()) > 1:
             await asyncio.sleep(0.001)
-        while not model.at_leisure:
+        while not model.engine_idle:
             await asyncio.sleep(0.001)
     return answers
 
@@ -67,7 +67,7 @@ def test_the_share_is_exact(tiny_bundle: Path, shorter: Path) -> None:
     async def use(registry: Registry, served: LoadedModel, other: LoadedModel) -> None:
         await one_by_one(served, [TEXT] * 12)
         assert other.statistics.shadowed == {"answered": 3}
-        registry.assign(served.name, {STABLE: served, SHADOW: other}, traffic=Traffic(shadow=0.0))
+        registry.assign(served.name, {STABLE: served, SHADOW: other}, traffic=TrafficShares(shadow=0.0))
         await one_by_one(served, [TEXT] * 12)
         assert other.statistics.shadowed == {"answered": 3}
 

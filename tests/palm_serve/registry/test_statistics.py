@@ -7,7 +7,7 @@ import pytest
 from palm_serve.batching import BatchLimits
 from palm_serve.errors import DeadlineExceeded
 from palm_serve.registry import Registry
-from palm_serve.registry.statistics import Statistics
+from palm_serve.registry.statistics import ModelStatistics
 from palm_serve.types import Prediction, TextRequest, Timings
 
 
@@ -16,7 +16,7 @@ def answered(*timings: Timings) -> list[Prediction]:
 
 
 def test_texts_and_batches() -> None:
-    seen = Statistics()
+    seen = ModelStatistics()
     assert (seen.texts, seen.batches, seen.last_ms, seen.by_size) == (0, 0, 0, [])
     seen.ran(answered(Timings(1, 10, 100, 1000, 2), Timings(2, 20, 100, 1000, 2)))
     seen.ran(answered(Timings(4, 0, 50, 500, 1)))

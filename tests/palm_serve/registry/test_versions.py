@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palm_serve.errors import NotFound
-from palm_serve.registry.versions import CANARY, STABLE, Family, Traffic, falls_in
+from palm_serve.registry.versions import CANARY, STABLE, ModelVersions, TrafficShares, falls_in
 
 
 @dataclass(eq=False)
@@ -20,8 +20,8 @@ class Version:
     mirror: object = field(default=None)
 
 
-def family(*versions: Version, **labels: Version) -> Family:
-    made = Family("m", Traffic(canary=0.3))
+def family(*versions: Version, **labels: Version) -> ModelVersions:
+    made = ModelVersions("m", TrafficShares(canary=0.3))
     made.versions.extend(versions)  # type: ignore[arg-type]
     made.relabel(labels)  # type: ignore[arg-type]
     return made

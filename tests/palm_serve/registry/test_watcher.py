@@ -12,7 +12,7 @@ import pytest
 from palm_serve.bundle.loader import Bundle
 from palm_serve.errors import BundleError, NotFound
 from palm_serve.pipeline import Pipeline
-from palm_serve.registry import Registry, Traffic, Watcher
+from palm_serve.registry import Registry, TrafficShares, Watcher
 from palm_serve.types import TextRequest
 
 
@@ -230,7 +230,7 @@ def test_shares_change_and_wrong_ones_are_left(folder: Path, versions: dict[str,
             shares.append((registry.shares()["tiny"].canary, len(registry.failures)))
         assert shares == [(0.7, 0), (0.1, 0), (0.1, 1), (0.2, 0), (0.7, 0)]
 
-    watching(folder, use, traffic=lambda name: Traffic(canary=0.7))
+    watching(folder, use, default_traffic=lambda name: TrafficShares(canary=0.7))
 
 
 def test_what_is_gone_goes_out_but_not_with_the_whole_directory(

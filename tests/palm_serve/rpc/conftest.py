@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import grpc
 import pytest
 
-from palm_serve.bundle.manifest import Decode, EncoderInfo, Manifest, TaskInfo, TaskThresholds, TensorInfo, Variant
+from palm_serve.bundle.manifest import Decode, EncoderInfo, GraphVariant, Manifest, TaskInfo, TaskThresholds, TensorInfo
 from palm_serve.config import MIB, ServeOptions
 from palm_serve.errors import BundleError, NotFound, Overloaded, PalmServeError
 from palm_serve.registry import LoadFailure
-from palm_serve.registry.statistics import Statistics
+from palm_serve.registry.statistics import ModelStatistics
 from palm_serve.rpc.access.tokens import Tokens
 from palm_serve.rpc.grpc_server import make_server
 from palm_serve.rpc.lifecycle import Lifecycle, State
@@ -62,7 +62,7 @@ def fake_manifest(name: str = "fake") -> Manifest:
         max_length=16,
         inputs=(TensorInfo(name="input_ids"),),
         tasks=tasks,
-        variants={"plain": Variant(file="model.onnx", size=1)},
+        variants={"plain": GraphVariant(file="model.onnx", size=1)},
         files={"model.onnx": "0"},
     )
 
@@ -108,7 +108,7 @@ class FakeModel:
     info: EngineInfo = field(default_factory=lambda: EngineInfo("CPU", "fp32", "plain"))
     requests: list[TextRequest] = field(default_factory=list)
     cancelled: int = 0
-    statistics: Statistics = field(default_factory=Statistics)
+    statistics: ModelStatistics = field(default_factory=ModelStatistics)
     holders: int = 0
 
     def __enter__(self) -> "FakeModel":

@@ -12,7 +12,7 @@ import pytest
 from palm_serve.bundle.golden import GoldenAnswer
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine.cpu_features import int8_instructions
-from palm_serve.engine.providers import select_session
+from palm_serve.engine.providers import select_engine
 from palm_serve.types import TaskAnswer
 from palm_trainer.errors import ExportError
 from palm_trainer.evaluation.evaluate import EvaluationSet
@@ -82,7 +82,7 @@ def test_served_answers_are_the_evaluated_ones(
     bundle: Path, trained: TrainedModel, sets: Sequence[EvaluationSet]
 ) -> None:
     loaded = load_bundle(bundle)
-    side = Side.bundled(loaded, select_session(loaded, "CPU", threads=1))
+    side = Side.bundled(loaded, select_engine(loaded, "CPU", threads=1))
     examples = sets[0].examples
     items = side.items(examples)
     served = side.decode(side.run([row for item in items for row in item.rows]), items, tuple(side.tasks))

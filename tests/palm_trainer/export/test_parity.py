@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.decoding import Item
 from palm_serve.engine.session import open_engine
-from palm_serve.types import Batch, Classification, Encoding, EngineInfo, FloatArray, Label
+from palm_serve.types import Classification, Encoding, EngineInfo, FloatArray, Label, PaddedBatch
 from palm_trainer.export.graph import ExportGraph
 from palm_trainer.export.parity import (
     LOGIT_LIMIT,
@@ -70,7 +70,7 @@ class ShiftedEngine:
         self._torch = TorchEngine(graph)
         self._padding = padding
 
-    def run(self, batch: Batch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+    def run(self, batch: PaddedBatch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
         found = self._torch.run(batch, outputs)
         positions = np.arange(found["slots.logits"].shape[1])
         lengths = batch.lengths[:, None]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine.padding import pad_batch
-from palm_serve.engine.providers import select_session
+from palm_serve.engine.providers import select_engine
 from palm_serve.engine.session import OrtEngine, open_engine
 from palm_serve.errors import BundleError
 from palm_serve.pipeline import Pipeline
@@ -170,7 +170,7 @@ def test_bundle_with_weights_beside_the_graph(
         (tmp_path / "out" / name).stat().st_size for name in ("model.onnx", "model.onnx.data")
     )
     assert any("not made of a graph with more than 2 GB of weights" in note for note in report.notes)
-    pipeline = Pipeline(load_bundle(tmp_path / "out"), select_session(load_bundle(tmp_path / "out"), "CPU", threads=1))
+    pipeline = Pipeline(load_bundle(tmp_path / "out"), select_engine(load_bundle(tmp_path / "out"), "CPU", threads=1))
     assert pipeline.golden_check() > 0
     (tmp_path / "out" / "model.onnx.data").write_bytes(b"other")
     with pytest.raises(BundleError, match=r"model.onnx.data was changed or damaged"):

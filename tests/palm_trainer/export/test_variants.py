@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.bundle.manifest import Gate
 from palm_serve.engine.padding import pad_batch
-from palm_serve.engine.providers import PLAIN, Candidate, select_session
+from palm_serve.engine.providers import PLAIN, Candidate, select_engine
 from palm_serve.engine.session import open_engine
 from palm_serve.errors import BundleError
 from palm_serve.types import Encoding
@@ -125,7 +125,7 @@ def test_failed_variant_leaves_no_file(
 
 def test_served_in_int8_and_refused_when_changed(bundle: Path, tmp_path: Path) -> None:
     loaded = load_bundle(bundle)
-    assert select_session(loaded, "CPU", "int8", threads=1, cache=tmp_path).info.variant == "int8"
+    assert select_engine(loaded, "CPU", "int8", threads=1, cache=tmp_path).info.variant == "int8"
     copy = tmp_path / "copy"
     for file in loaded.manifest.files | {"manifest.json": ""}:
         (copy / file).parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from palm_serve.bundle.loader import load_bundle
 from palm_serve.bundle.manifest import tasks_digest
 from palm_serve.cli.main import main as serve_main
 from palm_serve.client import Client
-from palm_serve.engine.providers import select_session
+from palm_serve.engine.providers import select_engine
 from palm_serve.pipeline import Pipeline
 from palm_serve.types import Answer, Classification, Match, Spans, TextRequest
 from palm_trainer.config.loader import load_config
@@ -220,7 +220,7 @@ def test_every_head_of_every_family(family, exported):
     exact = [gate for gate in bundle.manifest.variants["plain"].gates if gate.precision == "fp32"]
     assert exact
     assert all(gate.passed for gate in exact)
-    pipeline = Pipeline(bundle, select_session(bundle, provider="CPU"))
+    pipeline = Pipeline(bundle, select_engine(bundle, provider="CPU"))
     assert pipeline.golden_check() == len(bundle.golden) > 0
     check_answers(pipeline, folder / "run")
     trained = load_trained(folder / "run")
