@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from palm_serve.batching import BatchLimits, Costs, WaitingRequest, plan_batch
-from palm_serve.bundle.golden import GoldenAnswer, GoldenExample
+from palm_serve.bundle.golden import GoldenExample
 from palm_serve.bundle.loader import Bundle
-from palm_serve.decoding import DecoderTable, Item, rows_of
+from palm_serve.decoding import DecoderTable, Item, golden_answer, rows_of
 from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.providers import sample_batch
 from palm_serve.errors import BundleError, InvalidRequest, PalmServeError
@@ -282,7 +282,7 @@ class Pipeline:
                     f"{self.bundle.path}: golden.jsonl holds an example that cannot be asked: {prediction}"
                 ) from prediction
             for task in tasks:
-                expected, found = example.answers[task], GoldenAnswer.of(prediction.answers[task], self._tasks[task])
+                expected, found = example.answers[task], golden_answer(prediction.answers[task], self._tasks[task])
                 if not expected.agrees(found):
                     where = f"{self.engine.info.provider} in {self.engine.info.precision}"
                     raise BundleError(

@@ -4,9 +4,6 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from palm_serve.bundle.manifest import TaskInfo
-from palm_serve.types import Answer, Classification, Match, Spans, TaskAnswer
-
 SCORE_TOLERANCE = 0.05
 """Of a ranker's score: what bf16 may change, and another model does not keep."""
 
@@ -34,22 +31,6 @@ class GoldenAnswer(BaseModel):
     """Spans of the text (sequence_label); or the answer as a span of the pair, none where it holds no answer (mrc)."""
     score: float | None = None
     """Of a ranker, which has no labels (match)."""
-
-    @classmethod
-    def of(cls, answer: TaskAnswer, task: TaskInfo) -> "GoldenAnswer":
-        """What an answer of the task says."""
-        match answer:
-            case Classification() if task.kind == "multi_label":
-                return cls(labels=tuple(sorted(label.name for label in answer.labels)))
-            case Classification():
-                return cls(label=answer.label.name)
-            case Spans():
-                return cls(spans=tuple(GoldenSpan(name=s.name, start=s.start, end=s.end) for s in answer.spans))
-            case Match():
-                return cls(label=answer.label.name) if answer.label else cls(score=round(answer.score, 4))
-            case Answer():
-                found = () if answer.no_answer else (GoldenSpan(name="", start=answer.start, end=answer.end),)
-                return cls(spans=found)
 
     def agrees(self, other: "GoldenAnswer") -> bool:
         """Whether both say the same; scores within SCORE_TOLERANCE."""

@@ -2,18 +2,61 @@
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from palm_serve.types import Windows
 
 FORMAT_VERSION = 1
 
-Kind = Literal["classify", "multi_label", "sequence_label", "match", "mrc", "masked_lm"]
-"""`masked_lm` is trained only: no bundle holds it."""
 Role = Literal["", "intent", "slots"]
-KINDS_ON_PAIRS: tuple[Kind, ...] = ("match", "mrc")
+
+
+@dataclass(frozen=True, slots=True)
+class KindFacts:
+    """Facts about a task kind that every reader of a manifest needs."""
+
+    name: str
+    reads_pairs: bool = False
+    """True where every task of the kind reads a text and its pair."""
+    reads_windows: bool = False
+    """True where a long pair is read in windows instead of being cut."""
+
+
+KINDS = {
+    facts.name: facts
+    for facts in (
+        KindFacts("classify"),
+        KindFacts("multi_label"),
+        KindFacts("sequence_label"),
+        KindFacts("match", reads_pairs=True),
+        KindFacts("mrc", reads_pairs=True, reads_windows=True),
+        KindFacts("masked_lm"),
+    )
+}
+"""Task kinds that a manifest may name. `masked_lm` is trained only: no bundle holds it."""
+
+
+def register_kind(facts: KindFacts) -> None:
+    """Add a kind to those that a manifest may name."""
+    KINDS[facts.name] = facts
+
+
+def check_kind(name: str) -> str:
+    """Return the name of a known kind. Raise pydantic's error of a literal for any other."""
+    if name not in KINDS:
+        *names, last = map(repr, KINDS)
+        raise PydanticCustomError(
+            "literal_error", "Input should be {expected}", {"expected": f"{', '.join(names)} or {last}"}
+        )
+    return name
+
+
+Kind: TypeAlias = Annotated[str, AfterValidator(check_kind)]
+"""Name of a known task kind."""
 
 
 class _Strict(BaseModel):
@@ -97,12 +140,12 @@ class TaskInfo(_Strict):
     @property
     def pairs(self) -> bool:
         """Whether the task reads a text and its pair."""
-        return self.kind in KINDS_ON_PAIRS or self.decode.pairs
+        return KINDS[self.kind].reads_pairs or self.decode.pairs
 
     @property
     def windows(self) -> Windows | None:
         """How the task reads a long pair; None: it is cut to what the model takes."""
-        if self.kind != "mrc":
+        if not KINDS[self.kind].reads_windows:
             return None
         return Windows(self.decode.max_query_tokens or 64, self.decode.doc_stride_tokens or 128)
 

@@ -94,15 +94,14 @@ def _show_answer(answer: "pb.ParseResponse | pb.PredictResponse") -> None:
     else:
         results = [answer.result]
     for result in results:
-        kind = result.WhichOneof("result")
-        if kind == "classification":
+        if result.HasField("classification"):
             add(result.task, result.classification.label.name, "", result.classification.label.confidence)
-        elif kind == "spans":
+        elif result.HasField("spans"):
             for span in result.spans.spans:
                 add(result.task, span.name, span.value, span.confidence)
-        elif kind == "match":
+        elif result.HasField("match"):
             add(result.task, result.match.label.name or "match", "", result.match.score)
-        elif kind == "answer":
+        elif result.HasField("answer"):
             found = result.answer
             add(result.task, "no answer" if found.no_answer else "answer", found.text, found.confidence)
     show(table, *(["the text is longer than the model reads; its end was not seen"] if answer.truncated else []))

@@ -43,7 +43,7 @@ def check(
 def _show_bundle(model: "LoadedModel") -> None:
     from rich.table import Table
 
-    from palm_serve.rpc.messages.responses import label_names
+    from palm_serve.decoding import label_names
 
     manifest = model.manifest
     facts = Table.grid(padding=(0, 2))

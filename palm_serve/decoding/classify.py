@@ -1,11 +1,14 @@
 """Decoding of `classify` heads: logits -> calibrated ranking."""
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 import numpy as np
 
-from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.bundle.golden import GoldenAnswer
+from palm_serve.bundle.manifest import KINDS, TaskInfo
 from palm_serve.decoding.decoder_input import Item
+from palm_serve.decoding.served_kind import OutputColumn, ServedKind
 from palm_serve.errors import BundleError
 from palm_serve.types import Classification, FloatArray, Label
 
@@ -101,3 +104,28 @@ class ClassifyDecoder:
             ranking = tuple(Label(self._labels[c], sure[c]) for c in chosen[: item.top_k or None])
             answers.append(Classification(ranking[0], ranking, out_of_scope_score=score))
         return answers
+
+
+LABEL_COLUMNS = {
+    "label": OutputColumn(attrgetter("label.name"), is_text=True),
+    "confidence": OutputColumn(attrgetter("label.confidence")),
+}
+"""Outputs of answers that have a best label."""
+
+
+class ServedClassify(ServedKind[Classification]):
+    """One class of a text."""
+
+    facts = KINDS["classify"]
+
+    def decoder(self, task: TaskInfo, arrays: Mapping[str, FloatArray]) -> ClassifyDecoder:
+        """Build the decoder; `arrays` hold the statistics of the out-of-scope score."""
+        return ClassifyDecoder(task, arrays)
+
+    def golden(self, answer: Classification) -> GoldenAnswer:
+        """Return the best label."""
+        return GoldenAnswer(label=answer.label.name)
+
+    def columns(self, task: TaskInfo) -> Mapping[str, OutputColumn]:
+        """Return the best label and its confidence."""
+        return LABEL_COLUMNS

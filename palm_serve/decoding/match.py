@@ -1,10 +1,13 @@
 """Decoding of `match` heads: logits -> the probability of a match."""
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
-from palm_serve.bundle.manifest import TaskInfo
-from palm_serve.decoding.classify import sigmoid, softmax
+from palm_serve.bundle.golden import GoldenAnswer
+from palm_serve.bundle.manifest import KINDS, TaskInfo
+from palm_serve.decoding.classify import LABEL_COLUMNS, sigmoid, softmax
 from palm_serve.decoding.decoder_input import Item
+from palm_serve.decoding.served_kind import OutputColumn, ServedKind
 from palm_serve.errors import BundleError
 from palm_serve.types import FloatArray, Label, Match
 
@@ -36,3 +39,24 @@ class MatchDecoder:
             Match(Label(self._labels[label], float(row[label])), float(row[self._match]))
             for label, row in zip(best.tolist(), probabilities, strict=True)
         ]
+
+
+class ServedMatch(ServedKind[Match]):
+    """A class of a pair of texts, or the score of a ranker."""
+
+    facts = KINDS["match"]
+
+    def decoder(self, task: TaskInfo, arrays: Mapping[str, FloatArray]) -> MatchDecoder:
+        """Build the decoder."""
+        return MatchDecoder(task)
+
+    def golden(self, answer: Match) -> GoldenAnswer:
+        """Return the label, or a ranker's score."""
+        if answer.label is None:
+            return GoldenAnswer(score=round(answer.score, 4))
+        return GoldenAnswer(label=answer.label.name)
+
+    def columns(self, task: TaskInfo) -> Mapping[str, OutputColumn]:
+        """Return label, confidence and score; of a ranker, which has no labels, the score only."""
+        score = {"score": OutputColumn(attrgetter("score"))}
+        return {**LABEL_COLUMNS, **score} if task.labels else score

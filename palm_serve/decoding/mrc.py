@@ -5,13 +5,16 @@ one window with an answer is enough (as in BERT's script for SQuAD 2.0).
 """
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.bundle.golden import GoldenAnswer, GoldenSpan
+from palm_serve.bundle.manifest import KINDS, TaskInfo
 from palm_serve.decoding.decoder_input import Item
 from palm_serve.decoding.sequence_label import tagged_range, trim
+from palm_serve.decoding.served_kind import OutputColumn, ServedKind
 from palm_serve.types import SPECIAL, Answer, Encoding, FloatArray
 
 DEFAULT_ANSWER_TOKENS, DEFAULT_N_BEST = 30, 20
@@ -101,3 +104,26 @@ def _with_null(ranked: list[Candidate], score: float, threshold: float) -> list[
         return [null, *ranked]
     place = next((i for i, (other, _, _) in enumerate(ranked) if i and other < score), len(ranked))
     return [*ranked[:place], null, *ranked[place:]]
+
+
+class ServedMrc(ServedKind[Answer]):
+    """The answer to a question in its passage."""
+
+    facts = KINDS["mrc"]
+
+    def decoder(self, task: TaskInfo, arrays: Mapping[str, FloatArray]) -> MrcDecoder:
+        """Build the decoder."""
+        return MrcDecoder(task)
+
+    def golden(self, answer: Answer) -> GoldenAnswer:
+        """Return the span of the answer, none for "no answer"."""
+        if answer.no_answer:
+            return GoldenAnswer(spans=())
+        return GoldenAnswer(spans=(GoldenSpan(name="", start=answer.start, end=answer.end),))
+
+    def columns(self, task: TaskInfo) -> Mapping[str, OutputColumn]:
+        """Return the text of the answer and its confidence."""
+        return {
+            "text": OutputColumn(attrgetter("text"), is_text=True),
+            "confidence": OutputColumn(attrgetter("confidence")),
+        }

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from palm_serve.bundle.manifest import TaskInfo
-from palm_serve.decoding.classify import sigmoid
+from palm_serve.bundle.golden import GoldenAnswer
+from palm_serve.bundle.manifest import KINDS, TaskInfo
+from palm_serve.decoding.classify import LABEL_COLUMNS, sigmoid
 from palm_serve.decoding.decoder_input import Item
+from palm_serve.decoding.served_kind import OutputColumn, ServedKind
 from palm_serve.types import Classification, FloatArray, Label
 
 DEFAULT_THRESHOLD = 0.5
@@ -34,3 +36,21 @@ class MultiLabelDecoder:
             ranking = tuple(ranked[: item.top_k or None])
             answers.append(Classification(ranked[0], ranking, labels, out_of_scope_score=1.0 - ranked[0].confidence))
         return answers
+
+
+class ServedMultiLabel(ServedKind[Classification]):
+    """Any number of classes of a text."""
+
+    facts = KINDS["multi_label"]
+
+    def decoder(self, task: TaskInfo, arrays: Mapping[str, FloatArray]) -> MultiLabelDecoder:
+        """Build the decoder."""
+        return MultiLabelDecoder(task)
+
+    def golden(self, answer: Classification) -> GoldenAnswer:
+        """Return all classes that apply, in alphabetical order."""
+        return GoldenAnswer(labels=tuple(sorted(label.name for label in answer.labels)))
+
+    def columns(self, task: TaskInfo) -> Mapping[str, OutputColumn]:
+        """Return the first class of the ranking and its confidence."""
+        return LABEL_COLUMNS

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.bundle.golden import GoldenAnswer, GoldenSpan
+from palm_serve.bundle.manifest import KINDS, TaskInfo
 from palm_serve.decoding.crf import FORBIDDEN, ForwardBackward, Marginals, Potentials, Viterbi
 from palm_serve.decoding.decoder_input import Item
+from palm_serve.decoding.served_kind import OutputColumn, ServedKind
 from palm_serve.types import Encoding, FloatArray, Int64Array, Span, Spans
 
 _JOINERS = {"\u200d", "\ufe0e", "\ufe0f"}
@@ -156,3 +158,26 @@ def trim(text: str, start: int, end: int) -> tuple[int, int]:
     while end > start and text[end - 1].isspace():
         end -= 1
     return start, end
+
+
+class ServedSequenceLabel(ServedKind[Spans]):
+    """Labelled spans of a text."""
+
+    facts = KINDS["sequence_label"]
+
+    def decoder(self, task: TaskInfo, arrays: Mapping[str, FloatArray]) -> SequenceLabelDecoder:
+        """Build the decoder; `arrays` hold the learned scores of a CRF."""
+        return SequenceLabelDecoder(task, arrays)
+
+    def golden(self, answer: Spans) -> GoldenAnswer:
+        """Return the spans."""
+        spans = (GoldenSpan(name=span.name, start=span.start, end=span.end) for span in answer.spans)
+        return GoldenAnswer(spans=tuple(spans))
+
+    def columns(self, task: TaskInfo) -> Mapping[str, OutputColumn]:
+        """Return nothing: spans are answered as JSON only."""
+        return {}
+
+    def label_names(self, task: TaskInfo) -> tuple[str, ...]:
+        """Return the span names of the tags, in order of first appearance."""
+        return tuple(dict.fromkeys(tag[2:] for tag in task.labels if tag.startswith(("B-", "I-"))))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from palm_serve.bundle.golden import GoldenAnswer
+from palm_serve.decoding import golden_answer
 from palm_serve.errors import DeadlineExceeded, Overloaded, PalmServeError, Unavailable
 from palm_serve.registry.loaded_model import LoadedModel
 from palm_serve.types import Prediction, Priority, TextRequest
@@ -73,5 +73,6 @@ class ShadowTraffic:
         statistics.shadowed["answered"] += 1
         for task in request.tasks:
             info = candidate.manifest.tasks[task]
-            same = GoldenAnswer.of(answer.answers[task], info).agrees(GoldenAnswer.of(other.answers[task], info))
+            expected = golden_answer(answer.answers[task], info)
+            same = expected.agrees(golden_answer(other.answers[task], info))
             statistics.agreement[task, same] += 1

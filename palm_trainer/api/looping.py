@@ -16,8 +16,8 @@ from palm_trainer.api.options import OPTIONS
 from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.config.loader import TrainConfig
 from palm_trainer.model.encoders import freeze_layers, freeze_unused_rows, rate_factors, unfreeze_rows
-from palm_trainer.model.heads.classify import Classify
-from palm_trainer.model.heads.match import Match
+from palm_trainer.model.heads.classify import ClassifyHead
+from palm_trainer.model.heads.match import MatchHead
 from palm_trainer.training.assembly import Order, assemble_loop, attach_soft_targets
 from palm_trainer.training.loop import TrainingLoop
 from palm_trainer.training.mixing import PlannedMixing
@@ -79,7 +79,7 @@ def build_loop(tasks: Sequence[Task], plan: Plan, backward: Backward) -> Trainin
     )
     _teach(train, wired, by_reader(tasks), backward.device)
     for head in model.heads.values():
-        if isinstance(head, Classify | Match):
+        if isinstance(head, ClassifyHead | MatchHead):
             head.label_smoothing = train.label_smoothing
     word_dropout = _word_dropout(train.word_dropout, wired) if train.word_dropout else None
     precision = choose_precision(backward.device, backward.precision)

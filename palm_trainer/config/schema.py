@@ -6,6 +6,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
+from palm_serve.bundle.manifest import Kind
+
 
 def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
@@ -144,7 +146,7 @@ class DataConfig(Section):
 class TaskConfig(Section):
     """A head with a name."""
 
-    kind: Literal["classify", "multi_label", "sequence_label", "match", "mrc", "masked_lm"]
+    kind: Kind
     data: Names = Field(min_length=1)
     """Data sets that it trains on; tasks that share one are trained in the same encoder pass."""
     role: Literal["", "intent", "slots"] = ""

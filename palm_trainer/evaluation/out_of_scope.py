@@ -17,7 +17,7 @@ from palm_serve.types import Classification, FloatArray
 from palm_trainer.data.example import Example
 from palm_trainer.evaluation.evaluate import Answering, EvaluationSet
 from palm_trainer.evaluation.predictor import Predictor
-from palm_trainer.model.heads.classify import Classify
+from palm_trainer.model.heads.classify import ClassifyHead
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel
 
 Method = Literal["softmax", "energy", "mahalanobis"]
@@ -141,7 +141,7 @@ def _with_features(trained: TrainedModel, task: str, rows: Sequence[tuple[Exampl
 
 def _with_statistics(trained: TrainedModel, task: str, statistics: Statistics) -> TrainedModel:
     head = trained.model.head(task)
-    assert isinstance(head, Classify)
+    assert isinstance(head, ClassifyHead)
     heads = {name: trained.model.head(name) for name in trained.model.heads}
     heads[task] = head.with_statistics(statistics._asdict())
     model = MultiTaskModel(trained.model.backbone, heads).train(trained.model.training)

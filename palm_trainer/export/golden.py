@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 
-from palm_serve.bundle.golden import GoldenAnswer, GoldenExample
+from palm_serve.bundle.golden import GoldenExample
 from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.decoding import golden_answer
 from palm_serve.types import Answer, Classification, Match, Spans, TaskAnswer
 from palm_trainer.data.example import Example
 
@@ -91,5 +92,5 @@ def _facts(answers: Mapping[str, TaskAnswer]) -> Iterator[tuple[str, str]]:
 
 
 def _golden(example: Example, answers: Mapping[str, TaskAnswer], tasks: Mapping[str, TaskInfo]) -> GoldenExample:
-    said = {task: GoldenAnswer.of(answer, tasks[task]) for task, answer in answers.items()}
+    said = {task: golden_answer(answer, tasks[task]) for task, answer in answers.items()}
     return GoldenExample(text=example.text, pair=example.pair, answers=said)

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from palm_serve.bundle.golden import GoldenAnswer
 from palm_serve.bundle.manifest import TaskInfo
-from palm_serve.decoding import Item
+from palm_serve.decoding import Item, golden_answer
 from palm_serve.types import Answer, Classification, Encoding, Match, Spans, TaskAnswer
 from palm_trainer.data.example import Example
 from palm_trainer.export.predictors import Outputs, Side
@@ -271,7 +270,7 @@ def _compare_answers(
 
 def _agree(one: TaskAnswer, other: TaskAnswer, info: TaskInfo) -> bool:
     """Whether two answers say the same, and both or neither are out of scope."""
-    if not GoldenAnswer.of(one, info).agrees(GoldenAnswer.of(other, info)):
+    if not golden_answer(one, info).agrees(golden_answer(other, info)):
         return False
     limit = info.thresholds.out_of_scope
     if limit is None or not isinstance(one, Classification) or not isinstance(other, Classification):
@@ -288,7 +287,7 @@ def _is_rejected(answer: TaskAnswer, info: TaskInfo) -> bool:
 
 
 def _told(answer: TaskAnswer, info: TaskInfo) -> str:
-    return f"{GoldenAnswer.of(answer, info)}{' as out of scope' if _is_rejected(answer, info) else ''}"
+    return f"{golden_answer(answer, info)}{' as out of scope' if _is_rejected(answer, info) else ''}"
 
 
 def confidences(answer: TaskAnswer) -> dict[object, float]:

@@ -237,8 +237,7 @@ def _learn(name: str, task: TaskConfig, examples: Sequence[Example], config: Con
                 null_threshold=task.null_threshold or 0.0,
                 tokenizer=TextTokenizer(encoder.tokenizer_json, config.encoder.max_length),
             )
-        case "masked_lm":
-            return _guessing(name, task, encoder.tokenizer_json, config.train.seed)
+    return _guessing(name, task, encoder.tokenizer_json, config.train.seed)
 
 
 def _with_match_labels(config: Config, targets: Mapping[str, Target]) -> Config:

@@ -30,7 +30,7 @@ from palm_trainer.training.optimization.ema import Ema
 from palm_trainer.training.optimization.schedules import Schedule
 from palm_trainer.training.precision import TrainingPrecision
 from palm_trainer.training.processes import SINGLE_PROCESS, Processes
-from palm_trainer.training.regularization import PackedDropout, Regularization, divergence
+from palm_trainer.training.regularization import PackedDropout, Regularization, agreement_loss
 from palm_trainer.training.source import Source
 
 
@@ -156,7 +156,7 @@ class TrainingLoop:
         """What teachers have answered of a part of a batch."""
         if self._distillation is None or task not in part.soft:
             return 0
-        return self._distillation.count(self.model.head(task).kind, part.soft[task])
+        return self.model.head(task).count_soft_targets(part.soft[task])
 
     def _learn(
         self, part: TrainingBatch, tasks: Sequence[str], counts: Sequence[Mapping[str, float]], share: float
@@ -195,7 +195,7 @@ class TrainingLoop:
         """
         self.model.train()
         device, dtype = self.precision.device, self.precision.autocast
-        guesses = any(self.model.head(task).kind == "masked_lm" for task in tasks)  # its input is disturbed already
+        guesses = any(self.model.head(task).corrupts_inputs for task in tasks)
         alpha = 0.0 if guesses else self._regularization.r_drop
         inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
         if alpha:
@@ -222,9 +222,8 @@ class TrainingLoop:
 
     def _agreeing(self, head: Head, outputs: Mapping[str, Tensor], targets: Tensor, alpha: float) -> LossSum:
         """Loss of two passes over one batch, one behind the other in `outputs`; see `regularization.r_drop`."""
-        one, two = _halves(outputs)
-        (first, labels), (second, _) = head.loss(one, targets), head.loss(two, targets)
-        return LossSum((first + second + alpha * divergence(head.kind, one, two, targets)) / 2, labels)
+        first, second = _halves(outputs)
+        return agreement_loss(head, first, second, targets, alpha)
 
     def averaged(self) -> AbstractContextManager[None]:
         """The model as it is evaluated and saved: with the average of its weights, where there is one."""

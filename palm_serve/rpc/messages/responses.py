@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, assert_never
 
-from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.config import Limits
+from palm_serve.decoding import label_names
 from palm_serve.decoding.fallback_policy import judge
 from palm_serve.rpc.messages.offsets import Offsets
 from palm_serve.rpc.messages.requests import Asked
@@ -102,13 +102,6 @@ def model_message(model: "LoadedModel", limits: Limits) -> pb.Model:
         provider=model.info.provider,
         precision=model.info.precision,
     )
-
-
-def label_names(task: TaskInfo) -> tuple[str, ...]:
-    """Labels as answers name them: those of tags are span names, in order of first appearance."""
-    if task.kind != "sequence_label":
-        return task.labels
-    return tuple(dict.fromkeys(tag[2:] for tag in task.labels if tag.startswith(("B-", "I-"))))
 
 
 def _set_intent(response: pb.ParseResponse, answer: Classification, asked: Asked) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from palm_serve.bundle.manifest import Manifest, TaskInfo
+from palm_serve.decoding import OutputColumn, served_kind
 from palm_serve.decoding.fallback_policy import judge
 from palm_serve.rpc.messages.requests import Asked
 from palm_serve.rpc.oip.tensors import BOOL, BYTES, FP32
@@ -13,15 +14,6 @@ from palm_serve.types import Classification, TaskAnswer
 
 TRUNCATED = "truncated"
 """Whether the model saw only the beginning of a text; of no task."""
-
-_LABEL = {"label": (BYTES, attrgetter("label.name")), "confidence": (FP32, attrgetter("label.confidence"))}
-_COLUMNS = {
-    "classify": _LABEL,
-    "multi_label": _LABEL,
-    "sequence_label": {},
-    "match": _LABEL | {"score": (FP32, attrgetter("score"))},
-    "mrc": {"text": (BYTES, attrgetter("text")), "confidence": (FP32, attrgetter("confidence"))},
-}
 
 
 @dataclass(slots=True)
@@ -50,18 +42,12 @@ def outputs_of(manifest: Manifest) -> Mapping[str, Output]:
 
 
 def _outputs(task: str, info: TaskInfo) -> list[Output]:
-    columns: dict[str, tuple[str, Callable[[TaskAnswer], str | float]]] = dict(_COLUMNS[info.kind])
-    if info.kind == "match" and not info.labels:  # a ranker
-        columns = {"score": columns["score"]}
-
-    def plain(column: str) -> Output:
-        datatype, get = columns[column]
-
+    def plain(name: str, column: OutputColumn) -> Output:
         def read(row: Row) -> bytes | float:
-            value = get(row.answers[task][1])
+            value = column.read(row.answers[task][1])
             return value.encode() if isinstance(value, str) else value
 
-        return Output(f"{task}.{column}", datatype, task, read)
+        return Output(f"{task}.{name}", BYTES if column.is_text else FP32, task, read)
 
     def fallback(row: Row) -> bytes:
         asked, answer = row.answers[task]
@@ -71,7 +57,7 @@ def _outputs(task: str, info: TaskInfo) -> list[Output]:
     def typed(row: Row) -> bytes:
         return typed_json(*row.answers[task])
 
-    found = [plain(column) for column in columns]
+    found = [plain(name, column) for name, column in served_kind(info.kind).columns(info).items()]
     if info.role == "intent":
         found.append(Output(f"{task}.fallback", BYTES, task, fallback))
     return [*found, Output(f"{task}.json", BYTES, task, typed)]

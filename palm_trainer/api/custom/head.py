@@ -37,7 +37,7 @@ class OwnHead(Head):
 
     def __init__(self, task: str, user: OwnedHead) -> None:
         super().__init__()
-        self.kind = user.kind  # type: ignore[misc,assignment]  # each user's head has its own
+        self.kind = user.kind  # type: ignore[misc]  # each user's head has its own
         self.user = user
         self._task = task
 

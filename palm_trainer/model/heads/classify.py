@@ -1,6 +1,7 @@
 """One class a text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -8,11 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palm_trainer.model.heads.base import IGNORE, Head, LossSum
+from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.types import Encoding
+from palm_trainer.model.heads.base import IGNORE, Head, HeadSettings, LossSum, SoftTargets
+from palm_trainer.model.heads.divergences import has_soft_target, softmax_divergence, softmax_divergence_from
 from palm_trainer.tensors import POOLED_OUTPUT, to_full_precision
 
 
-class Classify(Head):
+class ClassifyHead(Head):
     """Dropout and a linear layer on the text's vector.
 
     Args:
@@ -47,10 +51,21 @@ class Classify(Head):
             for role, shape in _shapes(num_classes, input_dim).items():
                 self.register_buffer(role, torch.zeros(shape))
 
-    def with_statistics(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> "Classify":
+    @classmethod
+    def from_task(cls, info: TaskInfo, settings: HeadSettings) -> Self:
+        """Build the head, with room for statistics where the out-of-scope score needs them."""
+        return cls(
+            len(info.labels),
+            settings.input_dim,
+            settings.dropout,
+            label_smoothing=settings.label_smoothing,
+            statistics=info.calibration.out_of_scope == "mahalanobis",
+        )
+
+    def with_statistics(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> "ClassifyHead":
         """The head with the same layer, and statistics by role: `centre` [H], `whitening` [H, H], `means` [C, H]."""
         classes, width = self.linear.weight.shape
-        head = Classify(classes, width, self.dropout.p, label_smoothing=self.label_smoothing, statistics=True)
+        head = ClassifyHead(classes, width, self.dropout.p, label_smoothing=self.label_smoothing, statistics=True)
         head.linear = self.linear
         for role in _shapes(classes, width):
             head.register_buffer(role, torch.from_numpy(arrays[role]).to(self.linear.weight.device))
@@ -76,6 +91,30 @@ class Classify(Head):
             label_smoothing=self.label_smoothing,
         )
         return LossSum(total, self.labels(targets))
+
+    def divergence(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+        """Symmetric divergence of two passes over the labelled examples."""
+        labelled = targets != IGNORE
+        return softmax_divergence(
+            to_full_precision(first["logits"])[labelled], to_full_precision(second["logits"])[labelled]
+        )
+
+    def soft_divergence(self, outputs: Mapping[str, Tensor], soft: Tensor, temperature: float) -> Tensor:
+        """Divergence from soft targets [B, C]."""
+        logits = to_full_precision(outputs["logits"]) / temperature
+        taught = has_soft_target(soft)
+        return softmax_divergence_from(soft.to(logits.dtype)[taught], logits[taught])
+
+    def soft_targets(
+        self,
+        outputs: Mapping[str, Tensor],
+        columns: Sequence[int],
+        encodings: Sequence[Encoding],
+        temperature: float,
+    ) -> list[SoftTargets]:
+        """Return the probabilities of the student's classes, [C] for each row."""
+        logits = outputs["logits"].float() / temperature
+        return list(logits[:, list(columns)].softmax(dim=1).cpu().numpy())
 
 
 def _shapes(classes: int, width: int) -> dict[str, tuple[int, ...]]:

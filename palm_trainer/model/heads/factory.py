@@ -1,14 +1,33 @@
-"""From a task's manifest entry to its head: the only place that knows every head of the engine."""
+"""The head classes by task kind. A new kind's head is added here, or with `register_head`."""
 
 from palm_serve.bundle.manifest import TaskInfo
-from palm_trainer.errors import WiringError
-from palm_trainer.model.heads.base import Head
-from palm_trainer.model.heads.classify import Classify
-from palm_trainer.model.heads.masked_lm import MaskedLM
-from palm_trainer.model.heads.match import Match
-from palm_trainer.model.heads.mrc import MRC
-from palm_trainer.model.heads.multi_label import MultiLabel
-from palm_trainer.model.heads.sequence_label import SequenceLabel
+from palm_trainer.model.heads.base import Head, HeadSettings
+from palm_trainer.model.heads.classify import ClassifyHead
+from palm_trainer.model.heads.masked_lm import MaskedLmHead
+from palm_trainer.model.heads.match import MatchHead
+from palm_trainer.model.heads.mrc import MrcHead
+from palm_trainer.model.heads.multi_label import MultiLabelHead
+from palm_trainer.model.heads.sequence_label import SequenceLabelHead
+
+_BUILT_IN: tuple[type[Head], ...] = (
+    ClassifyHead,
+    MultiLabelHead,
+    SequenceLabelHead,
+    MatchHead,
+    MrcHead,
+    MaskedLmHead,
+)
+_HEADS = {head.kind: head for head in _BUILT_IN}
+
+
+def register_head(head: type[Head]) -> None:
+    """Add the head class of a task kind."""
+    _HEADS[head.kind] = head
+
+
+def head_class(kind: str) -> type[Head]:
+    """Return the head class of a task kind."""
+    return _HEADS[kind]
 
 
 def make_head(
@@ -21,32 +40,19 @@ def make_head(
     margin: float = 0.5,
     embedding: tuple[int, int] | None = None,
 ) -> Head:
-    """The head that a task's manifest entry describes.
+    """Build the head that a task's manifest entry describes.
 
     Args:
-        name: of the task.
-        info: its manifest entry.
-        input_dim: hidden size of the backbone.
-        dropout, label_smoothing, margin: matter to training only.
-        embedding: shape of the backbone's embedding table, which masked_lm decodes with. Raises WiringError where that is missing.
+        name: task name, for messages.
+        info: manifest entry of the task.
+        input_dim: hidden size of the encoder.
+        dropout: probability of dropout on the head's input, while training.
+        label_smoothing: share of the probability that is spread over all classes, while training.
+        margin: margin of a ranker's loss.
+        embedding: shape of the encoder's embedding table, with which masked_lm decodes.
+
+    Raises:
+        WiringError: a masked_lm head without `embedding`.
     """
-    match info.kind:
-        case "classify":
-            statistics = info.calibration.out_of_scope == "mahalanobis"
-            return Classify(
-                len(info.labels), input_dim, dropout, label_smoothing=label_smoothing, statistics=statistics
-            )
-        case "multi_label":
-            return MultiLabel(len(info.labels), input_dim, dropout)
-        case "sequence_label":
-            return SequenceLabel(info.labels, input_dim, dropout, crf=info.decode.crf)
-        case "match":
-            return Match(len(info.labels), input_dim, dropout, label_smoothing=label_smoothing, margin=margin)
-        case "mrc":
-            return MRC(input_dim, dropout)
-        case "masked_lm":
-            if embedding is None:
-                raise WiringError(
-                    f"task '{name}': a masked_lm head decodes with the embedding table; give make_head its shape."
-                )
-            return MaskedLM(input_dim, *embedding, dropout_prob=dropout)
+    settings = HeadSettings(name, input_dim, dropout, label_smoothing, margin, embedding)
+    return head_class(info.kind).from_task(info, settings)

@@ -1,16 +1,19 @@
 """Guessing masked pieces: an auxiliary task, which shapes the encoder with plain text. It is trained only, never exported."""
 
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palm_trainer.model.heads.base import IGNORE, Head, LossSum
+from palm_serve.bundle.manifest import TaskInfo
+from palm_trainer.errors import WiringError
+from palm_trainer.model.heads.base import IGNORE, Head, HeadSettings, LossSum
 from palm_trainer.tensors import EMBEDDING_TABLE, SEQUENCE_OUTPUT, to_full_precision
 
 
-class MaskedLM(Head):
+class MaskedLmHead(Head):
     """A dense layer, GELU, normalization, and the encoder's own embedding table as decoder (Devlin et al. 2019, as in BERT's code).
 
     Args:
@@ -23,6 +26,7 @@ class MaskedLM(Head):
     kind = "masked_lm"
     inputs = (SEQUENCE_OUTPUT, EMBEDDING_TABLE)
     tensors = ("hidden", "embedding_table")
+    corrupts_inputs = True
 
     def __init__(self, input_dim: int, vocab_size: int, embedding_dim: int, dropout_prob: float = 0.0) -> None:
         super().__init__()
@@ -32,6 +36,15 @@ class MaskedLM(Head):
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
+
+    @classmethod
+    def from_task(cls, info: TaskInfo, settings: HeadSettings) -> Self:
+        """Build the head. Raise WiringError without the shape of the embedding table."""
+        if settings.embedding is None:
+            raise WiringError(
+                f"task '{settings.task}': a masked_lm head decodes with the embedding table; give make_head its shape."
+            )
+        return cls(settings.input_dim, *settings.embedding, dropout_prob=settings.dropout)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`hidden` [B, S, H] and `embedding_table` [V, E], as the backbone gives them: only the loss knows which positions to decode."""

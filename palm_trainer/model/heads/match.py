@@ -1,16 +1,26 @@
 """Do two texts match? A class a pair (pointwise), or a score that ranks pairs (pairwise)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palm_trainer.model.heads.base import IGNORE, Head, LossSum
+from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.types import Encoding
+from palm_trainer.model.heads.base import IGNORE, Head, HeadSettings, LossSum, SoftTargets
+from palm_trainer.model.heads.divergences import (
+    has_soft_target,
+    sigmoid_divergence,
+    sigmoid_divergence_from,
+    softmax_divergence,
+    softmax_divergence_from,
+)
 from palm_trainer.tensors import POOLED_OUTPUT, to_full_precision
 
 
-class Match(Head):
+class MatchHead(Head):
     """Dropout and a linear layer on the vector of the two texts, read together.
 
     Args:
@@ -42,6 +52,17 @@ class Match(Head):
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 
+    @classmethod
+    def from_task(cls, info: TaskInfo, settings: HeadSettings) -> Self:
+        """Build the head: of a ranker where the task has no labels."""
+        return cls(
+            len(info.labels),
+            settings.input_dim,
+            settings.dropout,
+            label_smoothing=settings.label_smoothing,
+            margin=settings.margin,
+        )
+
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`pooled_output` [B, H] -> `logits` [B, C], of a ranker [B, 1]."""
         return {"logits": self.linear(self.dropout(features[POOLED_OUTPUT.name]))}
@@ -60,3 +81,35 @@ class Match(Head):
             logits, targets, ignore_index=IGNORE, reduction="sum", label_smoothing=self.label_smoothing
         )
         return LossSum(total, self.labels(targets))
+
+    def divergence(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+        """Symmetric divergence of two passes over the labelled pairs; of a ranker over each pair and its negative."""
+        labelled = targets != IGNORE
+        logits = to_full_precision(first["logits"])
+        other_logits = to_full_precision(second["logits"])
+        if self.pairwise:
+            rows = labelled.repeat_interleave(2)
+            return sigmoid_divergence(logits[rows], other_logits[rows])
+        return softmax_divergence(logits[labelled], other_logits[labelled])
+
+    def soft_divergence(self, outputs: Mapping[str, Tensor], soft: Tensor, temperature: float) -> Tensor:
+        """Divergence from soft targets [B, C]; of a ranker [B, 2] for each pair and its negative."""
+        logits = to_full_precision(outputs["logits"]) / temperature
+        soft = soft.to(logits.dtype)
+        taught = has_soft_target(soft)
+        if self.pairwise:
+            return sigmoid_divergence_from(soft[taught], logits.view_as(soft)[taught])
+        return softmax_divergence_from(soft[taught], logits[taught])
+
+    def soft_targets(
+        self,
+        outputs: Mapping[str, Tensor],
+        columns: Sequence[int],
+        encodings: Sequence[Encoding],
+        temperature: float,
+    ) -> list[SoftTargets]:
+        """Return the probabilities of the student's classes, [C] for each row; of a ranker [2] for each pair."""
+        logits = outputs["logits"].float() / temperature
+        if self.pairwise:
+            return list(logits.view(-1, 2).sigmoid().cpu().numpy())
+        return list(logits[:, list(columns)].softmax(dim=1).cpu().numpy())

@@ -1,16 +1,27 @@
 """Reading comprehension: where in the passage the answer begins and ends."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palm_trainer.model.heads.base import IGNORE, Head, LossSum
-from palm_trainer.tensors import SEQUENCE_OUTPUT, to_full_precision
+from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.decoding.mrc import null_position, passage_range
+from palm_serve.types import Encoding
+from palm_trainer.model.heads.base import IGNORE, Head, HeadSettings, LossSum, SoftTargets
+from palm_trainer.model.heads.divergences import (
+    IMPOSSIBLE,
+    has_soft_target,
+    softmax_divergence,
+    softmax_divergence_from,
+)
+from palm_trainer.tensors import NO_SOFT_TARGET, SEQUENCE_OUTPUT, to_full_precision
 
 
-class MRC(Head):
+class MrcHead(Head):
     """Dropout and a linear layer on each piece's vector: one logit for the beginning, one for the end (Devlin et al. 2019, 4.2).
 
     Args:
@@ -29,6 +40,11 @@ class MRC(Head):
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 
+    @classmethod
+    def from_task(cls, info: TaskInfo, settings: HeadSettings) -> Self:
+        """Build the head."""
+        return cls(settings.input_dim, settings.dropout)
+
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`sequence_output` [B, S, H] -> `start_logits` and `end_logits` [B, S]."""
         logits = self.linear(self.dropout(features[SEQUENCE_OUTPUT.name]))
@@ -43,9 +59,8 @@ class MRC(Head):
 
         Targets int64 [B, 5], see `reader.mrc.Place`. Counts windows.
         """
-        start, end, first, after, null = targets.unbind(dim=1)
-        position = torch.arange(outputs["start_logits"].shape[1], device=targets.device)
-        allowed = (position >= first[:, None]) & (position < after[:, None]) | (position == null[:, None])
+        start, end = targets[:, 0], targets[:, 1]
+        allowed = _allowed_places(targets, outputs["start_logits"].shape[1])
         total = sum(
             F.cross_entropy(
                 to_full_precision(outputs[name]).masked_fill(~allowed, -torch.inf),
@@ -56,3 +71,57 @@ class MRC(Head):
             for name, target in (("start_logits", start), ("end_logits", end))
         )
         return LossSum(torch.as_tensor(total) / 2, self.labels(targets))
+
+    def divergence(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+        """Mean of the symmetric divergences of start and end, over the labelled windows."""
+        allowed = _allowed_places(targets, first["start_logits"].shape[1])
+        labelled = targets[:, 0] != IGNORE
+        divergences = []
+        for name in self.tensors:
+            logits = to_full_precision(first[name]).masked_fill(~allowed, IMPOSSIBLE)
+            other_logits = to_full_precision(second[name]).masked_fill(~allowed, IMPOSSIBLE)
+            divergences.append(softmax_divergence(logits[labelled], other_logits[labelled]))
+        return (divergences[0] + divergences[1]) / 2
+
+    def count_soft_targets(self, soft: Tensor) -> int:
+        """Number of windows that a teacher has answered."""
+        return int(has_soft_target(soft).any(dim=1).sum())
+
+    def soft_divergence(self, outputs: Mapping[str, Tensor], soft: Tensor, temperature: float) -> Tensor:
+        """Mean of the divergences of start and end from soft targets [B, S, 2], over the places of an answer."""
+        allowed = has_soft_target(soft)
+        answered = allowed.any(dim=1)
+        divergences = []
+        for axis, name in enumerate(self.tensors):
+            logits = to_full_precision(outputs[name]) / temperature
+            probabilities = soft[:, :, axis].clamp(min=0).to(logits.dtype)
+            masked = logits.masked_fill(~allowed, IMPOSSIBLE)
+            divergences.append(softmax_divergence_from(probabilities[answered], masked[answered]))
+        return (divergences[0] + divergences[1]) / 2
+
+    def soft_targets(
+        self,
+        outputs: Mapping[str, Tensor],
+        columns: Sequence[int],
+        encodings: Sequence[Encoding],
+        temperature: float,
+    ) -> list[SoftTargets]:
+        """Return the probabilities of start and end, [tokens, 2] for each row."""
+        stacked = torch.stack([outputs[name].float() for name in self.tensors], dim=2) / temperature
+        return [_place_probabilities(row, encoding) for row, encoding in zip(stacked, encodings, strict=True)]
+
+
+def _allowed_places(targets: Tensor, length: int) -> Tensor:
+    """Mark the pieces that may start or end an answer, bool [B, S]; targets int64 [B, 5], see `Place`."""
+    first, after, null = targets[:, 2], targets[:, 3], targets[:, 4]
+    position = torch.arange(length, device=targets.device)
+    return (position >= first[:, None]) & (position < after[:, None]) | (position == null[:, None])
+
+
+def _place_probabilities(logits: Tensor, encoding: Encoding) -> SoftTargets:
+    """Return probabilities over the passage and "no answer", [tokens of the row, 2], from logits [S, 2]."""
+    first, after = passage_range(encoding)
+    allowed = sorted({*range(first, after), null_position(encoding)})
+    probabilities = np.full((len(encoding), 2), NO_SOFT_TARGET, dtype=np.float32)
+    probabilities[allowed] = logits[allowed].softmax(dim=0).cpu().numpy()
+    return probabilities

@@ -1,16 +1,20 @@
 """Any number of classes a text: several intents."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palm_trainer.model.heads.base import IGNORE, Head, LossSum
+from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.types import Encoding
+from palm_trainer.model.heads.base import IGNORE, Head, HeadSettings, LossSum, SoftTargets
+from palm_trainer.model.heads.divergences import has_soft_target, sigmoid_divergence, sigmoid_divergence_from
 from palm_trainer.tensors import POOLED_OUTPUT, to_full_precision
 
 
-class MultiLabel(Head):
+class MultiLabelHead(Head):
     """Dropout and a linear layer on the text's vector; a sigmoid a class.
 
     Args:
@@ -30,6 +34,11 @@ class MultiLabel(Head):
         # One class of the C is expected at first, as in a softmax (Lin et al. 2017, 4.1): else the C sigmoids' loss would drown other tasks.
         nn.init.constant_(self.linear.bias, -math.log(max(num_classes - 1, 1)))
 
+    @classmethod
+    def from_task(cls, info: TaskInfo, settings: HeadSettings) -> Self:
+        """Build the head for the task's classes."""
+        return cls(len(info.labels), settings.input_dim, settings.dropout)
+
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`pooled_output` [B, H] -> `logits` [B, C]."""
         return {"logits": self.linear(self.dropout(features[POOLED_OUTPUT.name]))}
@@ -46,3 +55,27 @@ class MultiLabel(Head):
         labelled, logits = targets != IGNORE, to_full_precision(outputs["logits"])
         losses = F.binary_cross_entropy_with_logits(logits, targets.clamp(min=0).to(logits.dtype), reduction="none")
         return LossSum((losses * labelled).sum(), self.labels(targets))
+
+    def divergence(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+        """Symmetric divergence of two passes over the labelled examples, summed over the classes."""
+        labelled = targets[:, 0] != IGNORE
+        return sigmoid_divergence(
+            to_full_precision(first["logits"])[labelled], to_full_precision(second["logits"])[labelled]
+        )
+
+    def soft_divergence(self, outputs: Mapping[str, Tensor], soft: Tensor, temperature: float) -> Tensor:
+        """Divergence from soft targets [B, C]."""
+        logits = to_full_precision(outputs["logits"]) / temperature
+        taught = has_soft_target(soft)
+        return sigmoid_divergence_from(soft.to(logits.dtype)[taught], logits[taught])
+
+    def soft_targets(
+        self,
+        outputs: Mapping[str, Tensor],
+        columns: Sequence[int],
+        encodings: Sequence[Encoding],
+        temperature: float,
+    ) -> list[SoftTargets]:
+        """Return the probabilities of the student's classes, [C] for each row."""
+        logits = outputs["logits"].float() / temperature
+        return list(logits[:, list(columns)].sigmoid().cpu().numpy())

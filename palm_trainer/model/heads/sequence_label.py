@@ -1,6 +1,7 @@
 """One tag a piece: slots and entities."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -8,12 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palm_trainer.model.heads.base import IGNORE, Head, LossSum
+from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.decoding.sequence_label import tagged_range
+from palm_serve.types import Encoding
+from palm_trainer.model.heads.base import IGNORE, Head, HeadSettings, LossSum, SoftTargets
 from palm_trainer.model.heads.crf import LinearChainCrf
-from palm_trainer.tensors import SEQUENCE_OUTPUT, to_full_precision
+from palm_trainer.model.heads.divergences import has_soft_target, softmax_divergence, softmax_divergence_from
+from palm_trainer.tensors import NO_SOFT_TARGET, SEQUENCE_OUTPUT, to_full_precision
 
 
-class SequenceLabel(Head):
+class SequenceLabelHead(Head):
     """Dropout, a linear layer on each piece's vector, and a CRF over the tags (or a softmax).
 
     Args:
@@ -34,6 +39,11 @@ class SequenceLabel(Head):
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 
+    @classmethod
+    def from_task(cls, info: TaskInfo, settings: HeadSettings) -> Self:
+        """Build the head for the task's tags."""
+        return cls(info.labels, settings.input_dim, settings.dropout, crf=info.decode.crf)
+
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`sequence_output` [B, S, H] -> `logits` [B, S, T] (emissions)."""
         return {"logits": self.linear(self.dropout(features[SEQUENCE_OUTPUT.name]))}
@@ -51,6 +61,49 @@ class SequenceLabel(Head):
         aligned = emissions.gather(1, index.unsqueeze(2).expand(-1, -1, emissions.shape[2]))
         total = self.crf.negative_log_likelihood(aligned, targets.gather(1, index), lengths)
         return LossSum(total, self.labels(targets))
+
+    def divergence(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+        """Symmetric divergence of the emissions of two passes, over the tagged pieces."""
+        tagged = targets != IGNORE
+        return softmax_divergence(
+            to_full_precision(first["logits"])[tagged], to_full_precision(second["logits"])[tagged]
+        )
+
+    def soft_divergence(self, outputs: Mapping[str, Tensor], soft: Tensor, temperature: float) -> Tensor:
+        """Divergence of the chain, or of each piece's softmax, from soft targets [B, S, T]."""
+        logits = to_full_precision(outputs["logits"]) / temperature
+        taught = has_soft_target(soft)
+        soft = soft.to(logits.dtype)
+        if self.crf is None:
+            return softmax_divergence_from(soft[taught], logits[taught])
+        index, lengths = left_aligned(taught)
+        places = index.unsqueeze(2).expand(-1, -1, soft.shape[2])
+        return self.crf.divergence(logits.gather(1, places), soft.gather(1, places), lengths, temperature)
+
+    def soft_targets(
+        self,
+        outputs: Mapping[str, Tensor],
+        columns: Sequence[int],
+        encodings: Sequence[Encoding],
+        temperature: float,
+    ) -> list[SoftTargets]:
+        """Return token marginals of the chain, or each piece's softmax, [tokens, T] for each row."""
+        logits = outputs["logits"].float()
+        ranges = [tagged_range(encoding) for encoding in encodings]
+        tagged = torch.zeros(logits.shape[:2], dtype=torch.bool)
+        for row, (first, after) in enumerate(ranges):
+            tagged[row, first:after] = True
+        index, lengths = left_aligned(tagged.to(logits.device))
+        pieces = logits.gather(1, index.unsqueeze(2).expand(-1, -1, logits.shape[2])) / temperature
+        tags = pieces.softmax(dim=2) if self.crf is None else self.crf.marginals(pieces, lengths, temperature)[0]
+        tags = tags[:, :, list(columns)].double()
+        tags = (tags / tags.sum(dim=2, keepdim=True).clamp(min=1e-300)).float().cpu()
+        features = []
+        for probabilities, encoding, (first, after) in zip(tags.numpy(), encodings, ranges, strict=True):
+            feature = np.full((len(encoding), len(columns)), NO_SOFT_TARGET, dtype=np.float32)
+            feature[first:after] = probabilities[: after - first]
+            features.append(feature)
+        return features
 
     def decode_arrays(self) -> dict[str, npt.NDArray[np.float32]]:
         """Learned scores of the chain: `start` [T], `transitions` [T, T], `end` [T]."""

@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from palm_serve.bundle.manifest import TaskInfo
-from palm_serve.decoding.mrc import null_position, passage_range
-from palm_serve.decoding.sequence_label import tagged_range
 from palm_serve.engine.padding import pad_batch
 from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Encoding
@@ -20,12 +17,11 @@ from palm_trainer.data.example import Example
 from palm_trainer.data.inputs import Feature, Inputs
 from palm_trainer.errors import ConfigError
 from palm_trainer.model.checkpoint import WEIGHTS, checkpoint_directory, load_trained
-from palm_trainer.model.heads.sequence_label import SequenceLabel, left_aligned
+from palm_trainer.model.heads.base import SoftTargets
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.tensors import NO_SOFT_TARGET
 from palm_trainer.training.distillation.alignment import realign_tags
 
-SoftRow = npt.NDArray[np.float32]
 _BATCH_TOKENS = 8192
 """Padded tokens of a batch, where it holds more than one row."""
 
@@ -107,7 +103,7 @@ def soft_targets(
     *,
     device: torch.device,
     temperature: float,
-) -> dict[str, list[SoftRow]]:
+) -> dict[str, list[SoftTargets]]:
     """Mean probabilities of the teachers for each feature of a data set, by task, in the student's order of labels; in eval mode, fp32.
 
     Shapes are those that `Distillation.divergence` takes, a feature each.
@@ -121,7 +117,7 @@ def soft_targets(
         device: to run on.
         temperature: that logits are divided by.
     """
-    answers: dict[str, list[list[SoftRow]]] = {}
+    answers: dict[str, list[list[SoftTargets]]] = {}
     for teacher in teachers:
         trained = teacher.trained
         own = [task for task in find_shared_tasks(trained, student) if task in tasks]
@@ -130,7 +126,7 @@ def soft_targets(
         alike = _cuts_alike(trained, student)
         tokenizer = TextTokenizer(trained.tokenizer_json, student.max_length if alike else trained.max_length)
         features = inputs.features(examples, tokenizer)
-        rows: dict[str, list[SoftRow]] = {task: [np.zeros(0, dtype=np.float32)] * len(features) for task in own}
+        rows: dict[str, list[SoftTargets]] = {task: [np.zeros(0, dtype=np.float32)] * len(features) for task in own}
         model = trained.model.to(device)
         for chosen in _batches(features):
             encodings = [row for i in chosen for row in features[i].rows]
@@ -148,21 +144,21 @@ def soft_targets(
     return {task: [_mean(same) for same in zip(*told, strict=True)] for task, told in answers.items()}
 
 
-def _mean(told: Sequence[SoftRow]) -> SoftRow:
+def _mean(told: Sequence[SoftTargets]) -> SoftTargets:
     """Mean of what several teachers say of a feature; of pieces that not all of them have answered nothing is known."""
     stacked = np.stack(told)
-    mean: SoftRow = stacked.mean(axis=0)
+    mean: SoftTargets = stacked.mean(axis=0)
     return np.where(stacked.min(axis=0) < 0, np.float32(NO_SOFT_TARGET), mean)
 
 
 def _realigned(
-    rows: Sequence[SoftRow],
+    rows: Sequence[SoftTargets],
     features: Sequence[Feature],
     student: TrainedModel,
     inputs: Inputs,
     examples: Sequence[Example],
     tags: Sequence[str],
-) -> list[SoftRow]:
+) -> list[SoftTargets]:
     """A teacher's tags for the student's own pieces."""
     ours = inputs.features(examples, TextTokenizer(student.tokenizer_json, student.max_length))
     return [
@@ -191,52 +187,10 @@ def _answers(
     outputs: Mapping[str, Tensor],
     encodings: Sequence[Encoding],
     temperature: float,
-) -> list[SoftRow]:
-    """A teacher's probabilities for the rows of a batch, a feature each."""
-    info, head = trained.tasks[task], trained.model.head(task)
-    if info.kind == "mrc":
-        pair = torch.stack([outputs[f"{task}.{tensor}"].float() for tensor in head.tensors], dim=2) / temperature
-        return [_places(logits, encoding) for logits, encoding in zip(pair, encodings, strict=True)]
-    logits = outputs[f"{task}.logits"].float()
-    index = {label: i for i, label in enumerate(info.labels)}
+) -> list[SoftTargets]:
+    """Return a teacher's probabilities for the rows of a batch, one array per feature."""
+    head = trained.model.head(task)
+    index = {label: i for i, label in enumerate(trained.tasks[task].labels)}
     columns = [index[label] for label in student.labels]
-    if isinstance(head, SequenceLabel):
-        return _tags(head, logits, columns, encodings, temperature)
-    logits = logits / temperature
-    if info.kind == "multi_label":
-        found = logits[:, columns].sigmoid()
-    elif not columns:
-        found = logits.view(-1, 2).sigmoid()
-    else:
-        found = logits[:, columns].softmax(dim=1)
-    return list(found.cpu().numpy())
-
-
-def _tags(
-    head: SequenceLabel, logits: Tensor, columns: Sequence[int], encodings: Sequence[Encoding], temperature: float
-) -> list[SoftRow]:
-    """Token marginals of the chain, or softmax of each piece; [pieces of the row, tags] each."""
-    ranges = [tagged_range(encoding) for encoding in encodings]
-    tagged = torch.zeros(logits.shape[:2], dtype=torch.bool)
-    for row, (first, after) in enumerate(ranges):
-        tagged[row, first:after] = True
-    index, lengths = left_aligned(tagged.to(logits.device))
-    pieces = logits.gather(1, index.unsqueeze(2).expand(-1, -1, logits.shape[2])) / temperature
-    tags = pieces.softmax(dim=2) if head.crf is None else head.crf.marginals(pieces, lengths, temperature)[0]
-    tags = tags[:, :, list(columns)].double()
-    tags = (tags / tags.sum(dim=2, keepdim=True).clamp(min=1e-300)).float().cpu()
-    found = []
-    for own, encoding, (first, after) in zip(tags.numpy(), encodings, ranges, strict=True):
-        told = np.full((len(encoding), len(columns)), NO_SOFT_TARGET, dtype=np.float32)
-        told[first:after] = own[: after - first]
-        found.append(told)
-    return found
-
-
-def _places(logits: Tensor, encoding: Encoding) -> SoftRow:
-    """Logits [S, 2] of begin and end -> probabilities over the passage and "no answer", [pieces of the row, 2]."""
-    first, after = passage_range(encoding)
-    allowed = sorted({*range(first, after), null_position(encoding)})
-    told = np.full((len(encoding), 2), NO_SOFT_TARGET, dtype=np.float32)
-    told[allowed] = logits[allowed].softmax(dim=0).cpu().numpy()
-    return told
+    head_outputs = {tensor: outputs[f"{task}.{tensor}"] for tensor in head.tensors}
+    return head.soft_targets(head_outputs, columns, encodings, temperature)

@@ -3,7 +3,7 @@
 from palm_trainer.training.regularization.adversarial import AdversarialNoise
 from palm_trainer.training.regularization.base import Regularization
 from palm_trainer.training.regularization.packed_dropout import PackedDropout
-from palm_trainer.training.regularization.r_drop import divergence
+from palm_trainer.training.regularization.r_drop import agreement_loss
 from palm_trainer.training.regularization.word_dropout import WordDropout
 
-__all__ = ["AdversarialNoise", "PackedDropout", "Regularization", "WordDropout", "divergence"]
+__all__ = ["AdversarialNoise", "PackedDropout", "Regularization", "WordDropout", "agreement_loss"]

@@ -16,7 +16,7 @@ from palm_serve.decoding.crf import Potentials, Viterbi
 from palm_trainer.api.lr_sched import TriangularScheduler
 from palm_trainer.errors import PalmError
 from palm_trainer.model.heads.crf import LinearChainCrf
-from palm_trainer.model.heads.sequence_label import SequenceLabel
+from palm_trainer.model.heads.sequence_label import SequenceLabelHead
 from palm_trainer.tensors import IGNORE
 
 PRINTED = r"loss: \d+\.\d{3}, speed: \d+\.\d\d steps/s"
@@ -142,7 +142,7 @@ def test_viterbi_scores_at_least_what_the_best_tag_of_each_piece_scores(seed, le
 def test_untrained_crf_of_130_tags_loses_what_chance_loses():
     tags = ("O", *(f"{prefix}-{i}" for i in range(64) for prefix in "BI"), "B-64")
     torch.manual_seed(0)
-    head = SequenceLabel(tags, 16)
+    head = SequenceLabelHead(tags, 16)
     assert len(tags) == 130
     length = 14
     outputs = head.eval()({"sequence_output": torch.zeros(1, length, 16)})

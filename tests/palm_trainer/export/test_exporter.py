@@ -11,6 +11,7 @@ import pytest
 
 from palm_serve.bundle.golden import GoldenAnswer
 from palm_serve.bundle.loader import load_bundle
+from palm_serve.decoding import golden_answer
 from palm_serve.engine.cpu_features import int8_instructions
 from palm_serve.engine.providers import select_engine
 from palm_serve.types import TaskAnswer
@@ -39,7 +40,7 @@ def contents(bundle: Path) -> dict[str, bytes]:
 
 
 def said(answers: Mapping[str, TaskAnswer], trained: TrainedModel) -> dict[str, GoldenAnswer]:
-    return {task: GoldenAnswer.of(answer, trained.tasks[task]) for task, answer in answers.items()}
+    return {task: golden_answer(answer, trained.tasks[task]) for task, answer in answers.items()}
 
 
 def test_what_a_bundle_holds(bundle: Path, trained: TrainedModel) -> None:
@@ -96,7 +97,7 @@ def test_golden_answers_are_the_models(bundle: Path, trained: TrainedModel, sets
     assert len(golden) >= 20
     for example in golden:
         for task, expected in example.answers.items():
-            assert GoldenAnswer.of(by_text[example.text][task], trained.tasks[task]) == expected
+            assert golden_answer(by_text[example.text][task], trained.tasks[task]) == expected
     first = json.loads((bundle / "golden.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert set(first) == {"text", "pair", "answers"}
     assert all(set(answer) in ({"label"}, {"spans"}) for answer in first["answers"].values())

@@ -10,7 +10,7 @@ from palm_serve.tokenization import TextTokenizer
 from palm_trainer.data.dataset import EncodedDataset
 from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.errors import PalmError, WiringError
-from palm_trainer.model.heads.classify import Classify
+from palm_trainer.model.heads.classify import ClassifyHead
 from palm_trainer.model.multi_task import MultiTaskModel
 from palm_trainer.runs.job_from_config import build_training
 from palm_trainer.training.balancing import FixedWeights
@@ -214,7 +214,7 @@ def test_a_head_that_does_not_fit_is_refused(training):
     with pytest.raises(
         WiringError, match=r"head 'mood' \(classify\) needs 'pooled_output', but the backbone gives: sequence_output"
     ):
-        MultiTaskModel(backbone, {"mood": Classify(2, 16)})
+        MultiTaskModel(backbone, {"mood": ClassifyHead(2, 16)})
 
 
 def test_an_empty_mixing_never_happens():

@@ -7,14 +7,14 @@ from torch.nn import functional as F
 from palm_serve.bundle.manifest import TaskInfo
 from palm_trainer.errors import WiringError
 from palm_trainer.model.heads import IGNORE, make_head
-from palm_trainer.model.heads.classify import Classify
-from palm_trainer.model.heads.sequence_label import SequenceLabel
+from palm_trainer.model.heads.classify import ClassifyHead
+from palm_trainer.model.heads.sequence_label import SequenceLabelHead
 
 TAGS = ("O", "B-x", "I-x")
 
 
 def test_classify_sums_over_labelled_rows():
-    head = Classify(3, 4, 0.0)
+    head = ClassifyHead(3, 4, 0.0)
     logits = torch.randn(4, 3)
     total, labels = head.loss({"logits": logits}, torch.tensor([0, IGNORE, 2, IGNORE]))
     expected = F.cross_entropy(logits[[0, 2]], torch.tensor([0, 2]), reduction="sum")
@@ -23,7 +23,7 @@ def test_classify_sums_over_labelled_rows():
 
 
 def test_classify_smooths_labels():
-    head = Classify(3, 4, 0.0, label_smoothing=0.3)
+    head = ClassifyHead(3, 4, 0.0, label_smoothing=0.3)
     logits = torch.randn(2, 3)
     log_p = logits.log_softmax(1)
     expected = -(0.8 * log_p[0, 1] + 0.1 * log_p[0, 0] + 0.1 * log_p[0, 2])
@@ -32,7 +32,7 @@ def test_classify_smooths_labels():
 
 
 def test_softmax_tagger_sums_over_tagged_pieces():
-    head = SequenceLabel(TAGS, 4, 0.0, crf=False)
+    head = SequenceLabelHead(TAGS, 4, 0.0, crf=False)
     logits = torch.randn(2, 3, 3)
     total, labels = head.loss({"logits": logits}, torch.tensor([[IGNORE, 1, IGNORE], [IGNORE, 0, 2]]))
     assert labels.item() == 3
@@ -42,7 +42,7 @@ def test_softmax_tagger_sums_over_tagged_pieces():
 
 def test_crf_reads_the_pieces_of_the_text_only():
     """Special tokens, the second text and padding stand around the tagged run, at a different place in each row."""
-    head = SequenceLabel(TAGS, 4, 0.0)
+    head = SequenceLabelHead(TAGS, 4, 0.0)
     logits = torch.randn(3, 6, 3)
     targets = torch.tensor(
         [[IGNORE, 0, 1, 2, IGNORE, IGNORE], [IGNORE, IGNORE, IGNORE, IGNORE, IGNORE, 0], [IGNORE] * 6]
@@ -56,14 +56,14 @@ def test_crf_reads_the_pieces_of_the_text_only():
 
 
 def test_crf_of_unlabelled_rows_only_is_zero():
-    head = SequenceLabel(TAGS, 4, 0.0)
+    head = SequenceLabelHead(TAGS, 4, 0.0)
     total, labels = head.loss({"logits": torch.randn(2, 3, 3)}, torch.full((2, 3), IGNORE))
     assert (total.item(), labels.item()) == (0.0, 0)
 
 
 @pytest.mark.parametrize("crf", [True, False])
 def test_half_precision_logits_are_summed_in_float32(crf):
-    head = SequenceLabel(TAGS, 4, 0.0, crf=crf)
+    head = SequenceLabelHead(TAGS, 4, 0.0, crf=crf)
     logits = torch.randn(1, 3, 3).bfloat16()
     targets = torch.tensor([[0, 1, 2]])
     total, _ = head.loss({"logits": logits}, targets)

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palm_trainer.model.heads.classify import Classify
-from palm_trainer.model.heads.match import Match
-from palm_trainer.model.heads.mrc import MRC
-from palm_trainer.model.heads.multi_label import MultiLabel
-from palm_trainer.model.heads.sequence_label import SequenceLabel
+from palm_trainer.model.heads.classify import ClassifyHead
+from palm_trainer.model.heads.match import MatchHead
+from palm_trainer.model.heads.mrc import MrcHead
+from palm_trainer.model.heads.multi_label import MultiLabelHead
+from palm_trainer.model.heads.sequence_label import SequenceLabelHead
 from palm_trainer.tensors import NO_SOFT_TARGET
 from palm_trainer.training.distillation import Distillation
 
@@ -24,20 +24,20 @@ def test_two_classes_by_hand():
     """Logits 2 log(0.8 : 0.2) at T = 2 say (0.8, 0.2); the second row has no teacher."""
     logits = (2 * torch.tensor([[0.8, 0.2], [0.9, 0.1]]).log()).requires_grad_()
     soft = torch.tensor([[0.5, 0.5], [NO_SOFT_TARGET, NO_SOFT_TARGET]])
-    head = Classify(2, 4)
-    found = LESSON.divergence(head, {"logits": logits}, soft)
+    head = ClassifyHead(2, 4)
+    found = head.soft_divergence({"logits": logits}, soft, LESSON.temperature)
     wanted = 0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2)
     assert found.item() == pytest.approx(wanted, rel=1e-5)
     found.backward()
     torch.testing.assert_close(logits.grad, torch.tensor([[0.15, -0.15], [0.0, 0.0]]))  # (p - q) / T
-    assert LESSON.count("classify", soft) == 1
+    assert head.count_soft_targets(soft) == 1
 
 
 def test_shares_of_labels_and_teachers():
     """0.75 of the labels' mean and 0.25 T^2 of the teachers', over the count of the whole step; the mean of two passes."""
-    head, soft = Classify(2, 4), torch.tensor([[0.5, 0.5]])
+    head, soft = ClassifyHead(2, 4), torch.tensor([[0.5, 0.5]])
     views = [{"logits": torch.tensor([[0.3, -1.0]])}, {"logits": torch.tensor([[1.3, 0.0]])}]
-    one, two = (LESSON.divergence(head, view, soft) for view in views)
+    one, two = (head.soft_divergence(view, soft, LESSON.temperature) for view in views)
     own = torch.tensor(3.0)
     torch.testing.assert_close(LESSON.combine_losses(own, head, views, soft, 5), 2.25 + 0.25 * 4 * (one + two) / 2 / 5)
     torch.testing.assert_close(LESSON.combine_losses(own, head, views, soft, 0), torch.tensor(2.25))
@@ -46,10 +46,14 @@ def test_shares_of_labels_and_teachers():
 def test_a_yes_or_no_is_two_classes():
     logits, soft = torch.tensor([[0.6, -2.0]]), torch.tensor([[0.3, 0.9]])
     pairs = torch.stack([logits[0], torch.zeros(2)], dim=1)
-    wanted = LESSON.divergence(Classify(2, 4), {"logits": pairs}, torch.stack([soft[0], 1 - soft[0]], dim=1))
-    torch.testing.assert_close(LESSON.divergence(MultiLabel(2, 4), {"logits": logits}, soft), wanted)
-    torch.testing.assert_close(LESSON.divergence(Match(0, 4), {"logits": logits.T}, soft), wanted)
-    assert LESSON.count("match", soft) == 1
+    wanted = ClassifyHead(2, 4).soft_divergence(
+        {"logits": pairs}, torch.stack([soft[0], 1 - soft[0]], dim=1), LESSON.temperature
+    )
+    torch.testing.assert_close(
+        MultiLabelHead(2, 4).soft_divergence({"logits": logits}, soft, LESSON.temperature), wanted
+    )
+    torch.testing.assert_close(MatchHead(0, 4).soft_divergence({"logits": logits.T}, soft, LESSON.temperature), wanted)
+    assert MatchHead(0, 4).count_soft_targets(soft) == 1
 
 
 def test_places_beyond_the_passage_count_nothing():
@@ -58,20 +62,22 @@ def test_places_beyond_the_passage_count_nothing():
     allowed = [0, 3, 4]
     soft[0, allowed] = torch.randn(3, 2).softmax(dim=0)
     apart = [
-        LESSON.divergence(Classify(3, 4), {"logits": outputs[name][:1, allowed]}, soft[None, 0, allowed, i])
+        ClassifyHead(3, 4).soft_divergence(
+            {"logits": outputs[name][:1, allowed]}, soft[None, 0, allowed, i], LESSON.temperature
+        )
         for i, name in enumerate(outputs)
     ]
-    found = LESSON.divergence(MRC(4), outputs, soft)
+    found = MrcHead(4).soft_divergence(outputs, soft, LESSON.temperature)
     torch.testing.assert_close(found, sum(apart) / 2)
     found.backward()
     assert not outputs["end_logits"].grad[0, [1, 2]].any()
     assert not outputs["start_logits"].grad[1].any()
-    assert LESSON.count("mrc", soft) == 1
+    assert MrcHead(4).count_soft_targets(soft) == 1
 
 
 def tagger(crf=True):
     torch.manual_seed(3)
-    head = SequenceLabel(TAGS, 4, crf=crf).double()
+    head = SequenceLabelHead(TAGS, 4, crf=crf).double()
     if head.crf is not None:
         for scores in (head.crf.start, head.crf.transitions, head.crf.end):
             torch.nn.init.normal_(scores)
@@ -92,7 +98,7 @@ def test_a_chain_against_all_its_paths():
     logits = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
     soft = torch.full((2, 5, 3), NO_SOFT_TARGET, dtype=torch.float64)
     soft[0, 1:4], soft[1, 1:3] = torch.tensor([0.7, 0.3, 0.0]), torch.tensor([0.2, 0.8, 0.0])
-    found = LESSON.divergence(head, {"logits": logits}, soft)
+    found = head.soft_divergence({"logits": logits}, soft, LESSON.temperature)
     [gradient] = torch.autograd.grad(found, logits)
     wanted = torch.zeros((), dtype=torch.float64)
     for row, length in ((0, 3), (1, 2)):
@@ -113,22 +119,22 @@ def test_a_chain_has_learnt_when_its_marginals_are_the_teachers():
     head, logits = tagger(), torch.randn(1, 4, 3, dtype=torch.float64, requires_grad=True)
     told, _ = head.crf.marginals(logits.detach() / 2.0, torch.tensor([4]), 2.0)
     torch.testing.assert_close(told.sum(2), torch.ones(1, 4, dtype=torch.float64))
-    LESSON.divergence(head, {"logits": logits}, told).backward()
+    head.soft_divergence({"logits": logits}, told, LESSON.temperature).backward()
     assert logits.grad.abs().max() < 1e-12
-    assert LESSON.count("sequence_label", told) == 4
+    assert head.count_soft_targets(told) == 4
 
 
 @given(seed=st.integers(0, 1000), kind=st.sampled_from(["classify", "multi_label", "tags", "chain"]))
 def test_never_negative_and_no_row_depends_on_another(seed, kind):
     generator = torch.Generator().manual_seed(seed)
-    head = {"classify": Classify(3, 4), "multi_label": MultiLabel(3, 4)}.get(kind) or tagger(kind == "chain")
+    head = {"classify": ClassifyHead(3, 4), "multi_label": MultiLabelHead(3, 4)}.get(kind) or tagger(kind == "chain")
     shape = (2, 4, 3) if kind in ("tags", "chain") else (2, 3)
     logits = 3 * torch.randn(shape, generator=generator, dtype=torch.float64)
     soft = (3 * torch.randn(shape, generator=generator, dtype=torch.float64)).softmax(-1)
     if kind == "chain":
         soft = soft * torch.tensor([1.0, 1.0, 0.0])
         soft = soft / soft.sum(-1, keepdim=True)
-    both = LESSON.divergence(head, {"logits": logits}, soft)
-    alone = [LESSON.divergence(head, {"logits": logits[i : i + 1]}, soft[i : i + 1]) for i in (0, 1)]
+    both = head.soft_divergence({"logits": logits}, soft, LESSON.temperature)
+    alone = [head.soft_divergence({"logits": logits[i : i + 1]}, soft[i : i + 1], LESSON.temperature) for i in (0, 1)]
     assert both > 0
     torch.testing.assert_close(both, sum(alone))

@@ -7,8 +7,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from palm_trainer.model.heads.classify import ClassifyHead
+from palm_trainer.model.heads.match import MatchHead
+from palm_trainer.model.heads.mrc import MrcHead
+from palm_trainer.model.heads.multi_label import MultiLabelHead
+from palm_trainer.model.heads.sequence_label import SequenceLabelHead
 from palm_trainer.tensors import IGNORE
-from palm_trainer.training.regularization import divergence
+
+TAGS = ("O", "B-a", "I-a", "B-b", "I-b")
+HEADS = {
+    "classify": ClassifyHead(2, 4),
+    "multi_label": MultiLabelHead(2, 4),
+    "sequence_label": SequenceLabelHead(TAGS, 4),
+    "match": MatchHead(2, 4),
+    "ranker": MatchHead(0, 4),
+    "mrc": MrcHead(4),
+}
 
 
 def logits(*shares):
@@ -22,28 +36,28 @@ def test_two_classes_by_hand():
     back = 0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2)
     targets = torch.tensor([1, IGNORE])
     for kind in ("classify", "match"):
-        assert divergence(kind, one, two, targets).item() == pytest.approx((forth + back) / 2, rel=1e-5)
+        assert HEADS[kind].divergence(one, two, targets).item() == pytest.approx((forth + back) / 2, rel=1e-5)
 
 
 def test_a_yes_or_no_is_two_classes():
     """Multi-label: each class is a softmax over (its logit, 0), and classes add up; so is the score of a ranker."""
     one, two = torch.tensor([[0.3, -1.0], [5.0, 5.0]]), torch.tensor([[1.2, 0.4], [0.0, 0.0]])
     pairs = [torch.stack([row[0], torch.zeros(2)], dim=1) for row in (one, two)]
-    wanted = divergence("classify", {"logits": pairs[0]}, {"logits": pairs[1]}, torch.tensor([0, 0]))
+    wanted = HEADS["classify"].divergence({"logits": pairs[0]}, {"logits": pairs[1]}, torch.tensor([0, 0]))
     targets = torch.tensor([[1, 0], [IGNORE, IGNORE]])
-    torch.testing.assert_close(divergence("multi_label", {"logits": one}, {"logits": two}, targets), wanted)
+    torch.testing.assert_close(HEADS["multi_label"].divergence({"logits": one}, {"logits": two}, targets), wanted)
     ranks = [{"logits": value.flatten()[:, None]} for value in (one, two)]
-    torch.testing.assert_close(divergence("match", *ranks, torch.tensor([1, IGNORE])), wanted)
+    torch.testing.assert_close(HEADS["ranker"].divergence(*ranks, torch.tensor([1, IGNORE])), wanted)
 
 
 def test_pieces_without_a_tag_count_nothing():
     one, two = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     targets = torch.tensor([[IGNORE, 1, 2], [IGNORE, IGNORE, 0]])
     apart = [
-        divergence("classify", {"logits": one[i, j, None]}, {"logits": two[i, j, None]}, torch.tensor([0]))
+        HEADS["classify"].divergence({"logits": one[i, j, None]}, {"logits": two[i, j, None]}, torch.tensor([0]))
         for i, j in ((0, 1), (0, 2), (1, 2))
     ]
-    found = divergence("sequence_label", {"logits": one}, {"logits": two}, targets)
+    found = HEADS["sequence_label"].divergence({"logits": one}, {"logits": two}, targets)
     torch.testing.assert_close(found, sum(apart))
 
 
@@ -51,9 +65,9 @@ def test_places_beyond_the_passage_count_nothing():
     """Only pieces 3 and 4 and "no answer" (0) can be chosen: a softmax over three; the second window is unlabelled."""
     views = [{name: torch.randn(2, 6, requires_grad=True) for name in ("start_logits", "end_logits")} for _ in range(2)]
     targets = torch.tensor([[3, 4, 3, 5, 0], [IGNORE, IGNORE, 2, 5, 0]])
-    found = divergence("mrc", *views, targets)
+    found = HEADS["mrc"].divergence(*views, targets)
     apart = [
-        divergence("classify", *({"logits": view[name][:1, [0, 3, 4]]} for view in views), torch.tensor([0]))
+        HEADS["classify"].divergence(*({"logits": view[name][:1, [0, 3, 4]]} for view in views), torch.tensor([0]))
         for name in views[0]
     ]
     torch.testing.assert_close(found, sum(apart) / 2)
@@ -70,6 +84,6 @@ def test_zero_for_equals_symmetric_and_never_negative(seed, kind):
     shape = (3, 4, 5) if kind == "sequence_label" else (3, 5)
     one, two = ({"logits": 3 * torch.randn(shape, generator=generator)} for _ in range(2))
     targets = torch.ones({"classify": (3,), "multi_label": (3, 5), "sequence_label": (3, 4)}[kind], dtype=torch.int64)
-    assert divergence(kind, one, one, targets).item() == 0
-    assert divergence(kind, one, two, targets).item() > 0
-    torch.testing.assert_close(divergence(kind, one, two, targets), divergence(kind, two, one, targets))
+    assert HEADS[kind].divergence(one, one, targets).item() == 0
+    assert HEADS[kind].divergence(one, two, targets).item() > 0
+    torch.testing.assert_close(HEADS[kind].divergence(one, two, targets), HEADS[kind].divergence(two, one, targets))

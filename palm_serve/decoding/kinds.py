@@ -1,0 +1,80 @@
+"""The task kinds that the server decodes, by name. A new kind is added here, or with `register_served_kind`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from palm_serve.bundle.golden import GoldenAnswer
+from palm_serve.bundle.manifest import TaskInfo, register_kind
+from palm_serve.decoding.classify import ServedClassify
+from palm_serve.decoding.match import ServedMatch
+from palm_serve.decoding.mrc import ServedMrc
+from palm_serve.decoding.multi_label import ServedMultiLabel
+from palm_serve.decoding.sequence_label import ServedSequenceLabel
+from palm_serve.decoding.served_kind import Decoder, ServedKind
+from palm_serve.errors import BundleError
+from palm_serve.types import FloatArray, TaskAnswer
+
+_BUILT_IN: tuple[ServedKind[Any], ...] = (
+    ServedClassify(),
+    ServedMultiLabel(),
+    ServedSequenceLabel(),
+    ServedMatch(),
+    ServedMrc(),
+)
+_SERVED_KINDS = {kind.name: kind for kind in _BUILT_IN}
+
+
+@dataclass(frozen=True)
+class DecoderTable:
+    """The decoders of a bundle's tasks, by task name."""
+
+    by_task: Mapping[str, Decoder]
+
+    @classmethod
+    def of(cls, tasks: Mapping[str, TaskInfo], arrays: Mapping[str, FloatArray]) -> "DecoderTable":
+        """Build the decoder of every task; `arrays` are the contents of decode.npz."""
+        return cls({name: make_decoder(name, task, arrays) for name, task in tasks.items()})
+
+
+def register_served_kind(kind: ServedKind[Any]) -> None:
+    """Add a task kind to those that manifests may name and the server can decode."""
+    register_kind(kind.facts)
+    _SERVED_KINDS[kind.name] = kind
+
+
+def served_kind(name: str) -> ServedKind[Any]:
+    """Return the served kind of this name. Raise KeyError for a kind that is trained only."""
+    return _SERVED_KINDS[name]
+
+
+def make_decoder(name: str, task: TaskInfo, arrays: Mapping[str, FloatArray]) -> Decoder:
+    """Build the decoder of one task of a manifest.
+
+    Args:
+        name: task name, for messages.
+        task: manifest entry of the task.
+        arrays: contents of decode.npz.
+
+    Raises:
+        BundleError: this version cannot decode the kind, or an array is missing.
+    """
+    kind = _SERVED_KINDS.get(task.kind)
+    if kind is None:
+        raise BundleError(f"task '{name}' is of kind '{task.kind}', which this version cannot decode")
+    try:
+        return kind.decoder(task, arrays)
+    except KeyError as missing:
+        raise BundleError(
+            f"task '{name}': decode.npz lacks the array {missing}, which its manifest entry names"
+        ) from None
+
+
+def golden_answer(answer: TaskAnswer, task: TaskInfo) -> GoldenAnswer:
+    """Return the part of a task's answer that must be the same on every execution provider."""
+    return served_kind(task.kind).golden(answer)
+
+
+def label_names(task: TaskInfo) -> tuple[str, ...]:
+    """Return a task's labels as its answers name them."""
+    return served_kind(task.kind).label_names(task)

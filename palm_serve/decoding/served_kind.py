@@ -1,0 +1,61 @@
+"""Base of the objects that hold what the server needs of each task kind."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from palm_serve.bundle.golden import GoldenAnswer
+from palm_serve.bundle.manifest import KindFacts, TaskInfo
+from palm_serve.decoding.decoder_input import Item
+from palm_serve.types import FloatArray, TaskAnswer
+
+AnswerType = TypeVar("AnswerType", bound=TaskAnswer)
+
+
+class Decoder(Protocol):
+    """Decodes one task for a whole batch."""
+
+    def __call__(self, outputs: Mapping[str, FloatArray], items: Sequence[Item]) -> Sequence[TaskAnswer]:
+        """Return one answer per item.
+
+        Args:
+            outputs: graph outputs by full name (`intent.logits`), rows in the order of the items' rows.
+            items: texts of the batch with their encodings.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OutputColumn:
+    """One output of a task in the Open Inference Protocol: how it is read from an answer, and its type."""
+
+    read: Callable[[Any], str | float]
+    is_text: bool = False
+    """True for BYTES, False for FP32."""
+
+
+class ServedKind(Generic[AnswerType]):
+    """One task kind as the server sees it. Subclasses are stateless: all state is in their decoders."""
+
+    facts: ClassVar[KindFacts]
+
+    @property
+    def name(self) -> str:
+        """Name of the kind in a manifest."""
+        return self.facts.name
+
+    def decoder(self, task: TaskInfo, arrays: Mapping[str, FloatArray]) -> Decoder:
+        """Build the decoder of one task. Raise KeyError for a missing array, BundleError for parts that do not fit."""
+        raise NotImplementedError
+
+    def golden(self, answer: AnswerType) -> GoldenAnswer:
+        """Return the part of an answer that must be the same on every execution provider."""
+        raise NotImplementedError
+
+    def columns(self, task: TaskInfo) -> Mapping[str, OutputColumn]:
+        """Return the outputs of the Open Inference Protocol by name, `json` and `fallback` aside."""
+        raise NotImplementedError
+
+    def label_names(self, task: TaskInfo) -> tuple[str, ...]:
+        """Return the labels as answers name them."""
+        return task.labels
