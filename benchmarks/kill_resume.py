@@ -46,12 +46,16 @@ data = ["d"]
 epochs = {epochs}
 batch_size = 8
 accumulate_steps = 2
-save_every_steps = 5
-ema_decay = 0.9
 log_every_steps = 1
 device = "cpu"
 precision = "fp32"
 output = "{output}"
+
+[train.checkpoints]
+save_every_steps = 5
+
+[train.regularization]
+ema_decay = 0.9
 """
 STEPS_A_KILL = 40  # room for every kill to fall among steps, not behind the last one
 

@@ -48,13 +48,13 @@ class Variant:
 def tools(config: Path, base: str, data: str, seeds: Sequence[int] = THREE) -> dict[str, Variant]:
     """Every tool alone on a configuration: `base` is the variant of the set without any, `data` the data set."""
     changes = {
-        "r_drop": "train.r_drop=1.0",
-        "fgm": "train.fgm=1.0",
-        "ema": "train.ema_decay=0.99",
-        "layer_decay": "train.layer_decay=0.9",
-        "label_smoothing": "train.label_smoothing=0.1",
-        "word_dropout": "train.word_dropout=0.1",
-        "average_best": "train.average_best=5",
+        "r_drop": "train.regularization.r_drop=1.0",
+        "fgm": "train.regularization.fgm=1.0",
+        "ema": "train.regularization.ema_decay=0.99",
+        "layer_decay": "train.regularization.layer_decay=0.9",
+        "label_smoothing": "train.regularization.label_smoothing=0.1",
+        "word_dropout": "train.regularization.word_dropout=0.1",
+        "average_best": "train.checkpoints.average_best=5",
         "substitute": f"data.{data}.substitute=0.5",
     }
     alone = {name: Variant(config, seeds, (change,)) for name, change in changes.items()}
@@ -128,7 +128,7 @@ def measure(cell: Cell, place: Place, threads: int | None) -> dict[str, Any]:
         environment["OMP_NUM_THREADS"] = str(threads)
     began, resumed = time.monotonic(), run.exists()
     teachers = [str(place.run(other)) for other in cell.needs]
-    learned_from = [f"train.teachers={json.dumps(teachers)}"] if teachers else []
+    learned_from = [f"train.distillation.teachers={json.dumps(teachers)}"] if teachers else []
     train_run(cell.config, run, [*cell.overrides, *learned_from, f"train.seed={cell.seed}"], environment)
     seconds = None if resumed else round(time.monotonic() - began)
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))

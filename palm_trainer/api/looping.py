@@ -12,7 +12,6 @@ from palm_trainer.api.fit_checks import by_reader
 from palm_trainer.api.job_from_trainers import Wired
 from palm_trainer.api.optimizer import Adam
 from palm_trainer.api.optimizer.base_optimizer import Optimizer
-from palm_trainer.api.options import OPTIONS
 from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.config.loader import TrainConfig
 from palm_trainer.model.encoders import freeze_layers, freeze_unused_rows, rate_factors, unfreeze_rows
@@ -64,8 +63,9 @@ def train_section(output: Path, plan: Plan, backward: Backward | None, first: Ta
             "learning_rate": adam.lr,
             "head_learning_rate": adam.head_lr,
             "weight_decay": backward.weight_decay,
-            "layer_decay": adam.layer_decay,
-            **{key: getattr(options, key) for key in OPTIONS if key in options.model_fields_set},
+            "balancing": options.balancing,
+            "regularization": options.regularization.model_copy(update={"layer_decay": adam.layer_decay}),
+            "distillation": options.distillation,
         }
     return TrainConfig.model_validate(facts)
 
@@ -74,14 +74,14 @@ def build_loop(tasks: Sequence[Task], plan: Plan, backward: Backward) -> Trainin
     """The loop, with the model on its device. Raises ConfigError and CheckpointError for options that cannot be met."""
     wired, adam = plan.wired, backward.optimizer
     model = wired.trained.model
-    train = train_section(Path(), plan, backward, tasks[0]).model_copy(
-        update={"max_grad_norm": adam.max_grad_norm, "ema_decay": backward.ema_decay}
-    )
+    train = train_section(Path(), plan, backward, tasks[0])
+    regularization = train.regularization.model_copy(update={"ema_decay": backward.ema_decay})
+    train = train.model_copy(update={"max_grad_norm": adam.max_grad_norm, "regularization": regularization})
     _teach(train, wired, by_reader(tasks), backward.device)
     for head in model.heads.values():
         if isinstance(head, ClassifyHead | MatchHead):
-            head.label_smoothing = train.label_smoothing
-    word_dropout = _word_dropout(train.word_dropout, wired) if train.word_dropout else None
+            head.label_smoothing = regularization.label_smoothing
+    word_dropout = _word_dropout(regularization.word_dropout, wired) if regularization.word_dropout else None
     precision = choose_precision(backward.device, backward.precision)
     model.to(precision.device)
     freeze_layers(model.backbone, blocks=adam.freeze_layers, embeddings=adam.freeze_embeddings)

@@ -5,52 +5,67 @@ from typing import Any
 
 from palm_trainer.api.declarations import Task
 from palm_trainer.config.loader import TaskConfig, TrainConfig, check_section
-from palm_trainer.config.rules import nearest, training_faults
+from palm_trainer.config.moved_keys import move_old_keys, warn_moved
+from palm_trainer.config.rules import nearest_path, training_faults
+from palm_trainer.config.schema import key_paths
 from palm_trainer.errors import ConfigError, WiringError
 
-OPTIONS = (
-    "balancing",
-    "balancing_learning_rate",
-    "dwa_temperature",
-    "gradnorm_alpha",
-    "cagrad_c",
-    "label_smoothing",
-    "r_drop",
-    "fgm",
-    "word_dropout",
-    "teachers",
-    "distill_temperature",
-    "distill_weight",
+OPTIONS = ("balancing", "regularization", "distillation")
+_ADAM_HAS = ("layer_decay", "ema_decay")
+"""Keys of `regularization` that are arguments of Adam and build_backward."""
+_OWN_CANNOT = (
+    ("regularization", "label_smoothing"),
+    ("regularization", "r_drop"),
+    ("regularization", "fgm"),
+    ("regularization", "word_dropout"),
+    ("distillation", "teachers"),
 )
-_OWN_CANNOT = ("label_smoothing", "r_drop", "fgm", "word_dropout", "teachers")
 """Options that reach into readers, backbones and heads of the package."""
 
 
 def read_options(options: Mapping[str, Any]) -> TrainConfig:
     """The options among the defaults of `[train]`; `model_fields_set` names those that were given. Raises ConfigError, a line each fault."""
-    for key in options:
-        if key in TrainConfig.model_fields and key not in OPTIONS:
-            raise ConfigError(
-                f"options.{key}: said elsewhere in Python, by Adam, build_backward, the readers, set_saver or set_evaluator; options are: {', '.join(OPTIONS)}"
-            )
+    raw: dict[str, Any] = {"train": dict(options)}
+    moved, faults = move_old_keys(raw)
+    if faults:
+        raise ConfigError("\n".join(faults).replace("train.", "options."))
+    for old_path in moved:
+        warn_moved(old_path, "options")
+    settings: dict[str, Any] = raw["train"]
+    for key in settings:
         if key not in OPTIONS:
-            raise ConfigError(f"options.{key}: unknown key{nearest(key, OPTIONS)}")
-    return check_section(TrainConfig, {"output": "unused", **options}, "options")
+            _refuse(key)
+    regularization = settings.get("regularization")
+    if isinstance(regularization, Mapping):
+        for key in _ADAM_HAS:
+            if key in regularization:
+                _refuse(f"regularization.{key}")
+    return check_section(TrainConfig, {"output": "unused", **settings}, "options")
+
+
+def _refuse(key: str) -> None:
+    """Raise ConfigError for a key that is no option."""
+    if key in key_paths(TrainConfig).values():
+        raise ConfigError(
+            f"options.{key}: said elsewhere in Python, by Adam, build_backward, the readers, set_saver or set_evaluator; options are: {', '.join(OPTIONS)}"
+        )
+    known = {name: path for name, path in key_paths(TrainConfig).items() if path.partition(".")[0] in OPTIONS}
+    raise ConfigError(f"options.{key}: unknown key{nearest_path(key, known)}")
 
 
 def check_options(options: TrainConfig, groups: Mapping[str, Sequence[Task]], own: bool) -> None:
     """Raises ConfigError for options that do not fit the tasks, as grouped by their data; `own`: whether the user wrote a part of the model or a reader."""
-    given = {key: getattr(options, key) for key in OPTIONS if key in options.model_fields_set}
+    given = options.model_dump(include=set(OPTIONS), exclude_unset=True)
     tasks = {task.name: _table(task, data) for data, members in groups.items() for task in members}
     faults = list(training_faults(given, {}, tasks))
-    for key in _OWN_CANNOT if own else ():
-        if given.get(key):
+    for section, key in _OWN_CANNOT if own else ():
+        if given.get(section, {}).get(key):
             faults.append(
-                f"train.{key}: reaches into readers, backbones and heads of the package, and one of these is your own; remove it"
+                f"train.{section}.{key}: reaches into readers, backbones and heads of the package, and one of these is your own; remove it"
             )
-    if own and given.get("balancing") == "gradnorm":
+    if own and options.balancing.method == "gradnorm":
         faults.append(
-            "train.balancing: 'gradnorm' looks for the last block of the encoder; choose another for your own"
+            "train.balancing.method: 'gradnorm' looks for the last block of the encoder; choose another for your own"
         )
     if faults:
         raise ConfigError("\n".join(faults).replace("train.", "options."))

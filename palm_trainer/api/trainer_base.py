@@ -44,9 +44,8 @@ class TrainerCalls:
             ema_decay: share of the average that a step keeps; None: 0.9999.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
             precision: `auto`, `fp32`, `bf16`, `fp16`.
-            options: keys of `[train]` of a configuration with their values, such as `{"r_drop": 1.0, "balancing": "uncertainty"}`: balancing,
-                balancing_learning_rate, dwa_temperature, gradnorm_alpha, cagrad_c, label_smoothing, r_drop, fgm, word_dropout, teachers,
-                distill_temperature, distill_weight.
+            options: sections `balancing`, `regularization` and `distillation` of `[train]` in a configuration, such as
+                `{"regularization": {"r_drop": 1.0}, "balancing": {"method": "uncertainty"}}`.
 
         Raises:
             WiringError: an optimizer of another loss.

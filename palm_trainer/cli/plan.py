@@ -75,11 +75,12 @@ def _effort(training: Training) -> str:
     """What a step moves, and how often it reads its batch."""
     train = training.config.train
     count = sum(p.numel() for p in training.trained.model.parameters() if p.requires_grad)
-    reasons = [f"train.{key}" for key in ("r_drop", "fgm") if getattr(train, key)]
+    reasons = [f"train.regularization.{key}" for key in ("r_drop", "fgm") if getattr(train.regularization, key)]
+    method = train.balancing.method
     passes = f"; {2 ** len(reasons)} passes over each batch ({', '.join(reasons)})" if reasons else ""
-    several = train.balancing in ("gradnorm", *GRADIENT_METHODS)
-    extent = " down to the last block" if train.balancing == "gradnorm" else ""
-    balanced = f"; {train.balancing}: a backward pass for each task of a data set{extent}" if several else ""
+    several = method in ("gradnorm", *GRADIENT_METHODS)
+    extent = " down to the last block" if method == "gradnorm" else ""
+    balanced = f"; {method}: a backward pass for each task of a data set{extent}" if several else ""
     return f"a step trains {count / 1e6:.1f} M parameters, heads included and pieces that no text holds left out{passes}{balanced}"
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from palm_trainer.cli.models import models_app
+from palm_trainer.config.moved_keys import MovedKeyWarning
 from palm_trainer.errors import PalmError
 from palm_trainer.model.atomic_files import write_file
 
@@ -60,6 +61,8 @@ def run(
     with process_group() as processes:
         if resume and overwrite:
             raise PalmError("--resume continues a run and --overwrite replaces it. Give one of them.")
+        if not processes.is_first:  # the first process tells it
+            warnings.filterwarnings("ignore", category=MovedKeyWarning)
         settings = load_config(config, overrides or (), output)
         stop = _StopRequest(alone=processes.size == 1)
         events = _guarded(train(settings, resume=resume, overwrite=overwrite, stop=stop, processes=processes))
@@ -274,9 +277,20 @@ def _run_config(run: Path, checkpoint: str) -> Any:
     return load_config(run / CONFIG, output=run)
 
 
+def _warning_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Format a warning for the user: a line for a moved key, with the place in the code for any other."""
+    if issubclass(category, MovedKeyWarning):
+        return f"warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
+
+
 def command(app: Callable[..., Any], arguments: Iterable[str] | None = None) -> int:
     """Runs a typer application with the exit codes of this project: 0, 2 for what the user can mend, 1 for a failure."""
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("default", category=MovedKeyWarning)
+    warnings.formatwarning = _warning_line
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app(args=None if arguments is None else list(arguments))

@@ -21,7 +21,8 @@ from palm_trainer.report.charts import nice_ticks
 METHOD = (
     "Equal budget: a task alone takes exactly as many batches of each of its data sets, of the same size, as the joint training takes of that "
     "data set, and is evaluated on dev as often; all else is as configured. Batches of other data sets are what the joint training has on top.",
-    "Each training keeps the checkpoint that is best on dev by its own measure: the joint training by train.select, a task alone by the metric of the table.",
+    "Each training keeps the checkpoint that is best on dev by its own measure: "
+    "the joint training by train.checkpoints.select, a task alone by the metric of the table.",
     f"Intervals are of 95 %, by a paired bootstrap of {DRAWS:,} draws over examples (the same for both sides and all seeds) and seeds, widened for the "
     "number of seeds. Micro-averages are computed anew in each draw. Examples count as independent of each other.",
 )

@@ -239,14 +239,14 @@ def _warnings(config: Config, comparisons: Sequence[Comparison]) -> list[str]:
 def _ways_out(config: Config, task: str) -> str:
     """What the configuration could change, by how the other tasks reach this one; `task` may be several together."""
     if task not in config.tasks:
-        return "Ways out: weigh the tasks otherwise (tasks.NAME.weight, train.balancing), or train them by themselves."
+        return "Ways out: weigh the tasks otherwise (tasks.NAME.weight, train.balancing.method), or train them by themselves."
     own = config.tasks[task].data
     others = [name for name in config.tasks if name != task]
     beside = [name for name in others if set(config.tasks[name].data) & set(own)]
     foreign = [name for name in config.data if name not in own]
     ways = []
     if beside:
-        ways.append(f"lower {', '.join(f'tasks.{name}.weight' for name in beside)}, or set train.balancing")
+        ways.append(f"lower {', '.join(f'tasks.{name}.weight' for name in beside)}, or set train.balancing.method")
     if foreign and config.train.mixing == "mix_ratio":
         ways.append("lower " + ", ".join(f"data.{name}.mix_ratio" for name in foreign))
     elif foreign:

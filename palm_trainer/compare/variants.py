@@ -7,20 +7,20 @@ the question.
 
 Alone, a task keeps everything else of the configuration: encoder, rates, schedule (over its own steps), regularization. What only balances
 tasks goes: its weight, its baseline, balancing and mixing. Each side keeps the checkpoint that is best on dev by its own measure: the joint training by
-`train.select`, a task alone by its primary metric. Nothing stops early.
+`train.checkpoints.select`, a task alone by its primary metric. Nothing stops early.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from palm_trainer.config.loader import Config, TrainConfig
+from palm_trainer.config.loader import Config
+from palm_trainer.config.schema import BalancingConfig
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.runs.job_from_config import Training, build_training, evaluation_sets, task_kinds
 
 JOINT = "joint"
-_BALANCING = ("balancing", "balancing_learning_rate", "dwa_temperature", "gradnorm_alpha", "cagrad_c")
 IN_DOMAIN, OUT_OF_DOMAIN = "in domain", "out of domain"
 
 
@@ -73,9 +73,8 @@ def plan_comparison(config: Config) -> Plan:
     Raises ConfigError where there is nothing to compare or to score, and what `build_training` raises.
     """
     _check_tasks(config)
-    joint = config.model_copy(
-        update={"train": config.train.model_copy(update={"patience": None, "best_per_task": False})}
-    )
+    checkpoints = config.train.checkpoints.model_copy(update={"patience": None, "best_per_task": False})
+    joint = config.model_copy(update={"train": config.train.model_copy(update={"checkpoints": checkpoints})})
     training = build_training(joint)
     joint = _with_evaluations(training.config, _evaluations(training), training.loop.total_steps)
     kinds = task_kinds(joint)
@@ -182,10 +181,10 @@ def _alone_config(
         update={
             "epochs": epochs[reference],
             "reference": reference,
-            "select": "average",
+            "checkpoints": joint.train.checkpoints.model_copy(update={"select": "average"}),
             "mixing": "per_task_epochs",
             "mixing_temperature": None,
-            **{key: field.default for key, field in TrainConfig.model_fields.items() if key in _BALANCING},
+            "balancing": BalancingConfig(),
         }
     )
     settings = joint.tasks[task].model_copy(update={"weight": 1.0, "baseline": None})

@@ -7,16 +7,33 @@ Data paths are relative to the file, `train.output` to the working directory. `$
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from palm_trainer.config.rules import EVERY_OPTION, FORMAT_OPTIONS, KIND_OF, SCRATCH_ONLY, cross_faults, nearest
-from palm_trainer.config.schema import DataConfig, EncoderConfig, Section, TaskConfig, TrainConfig
+from palm_trainer.config.moved_keys import MOVED_KEYS, move_old_keys, new_spelling, warn_moved
+from palm_trainer.config.rules import (
+    EVERY_OPTION,
+    FORMAT_OPTIONS,
+    KIND_OF,
+    SCRATCH_ONLY,
+    cross_faults,
+    nearest,
+    nearest_path,
+)
+from palm_trainer.config.schema import (
+    DataConfig,
+    EncoderConfig,
+    Section,
+    TaskConfig,
+    TrainConfig,
+    inner_section,
+    key_paths,
+)
 from palm_trainer.errors import ConfigError
 
 __all__ = ["Config", "DataConfig", "EncoderConfig", "TaskConfig", "TrainConfig", "check_section", "load_config"]
@@ -56,6 +73,8 @@ _SECTIONS: Mapping[str, type[Section]] = {
     "tasks": TaskConfig,
     "train": TrainConfig,
 }
+_RUN_FILES = ("best", "last", "events.jsonl", "metrics.json")
+"""Files beside a config.toml that make it the one of a run directory."""
 _Model = TypeVar("_Model", bound=Section)
 
 
@@ -71,9 +90,22 @@ def load_config(path: Path, overrides: Sequence[str] = (), output: Path | None =
         ConfigError: with all faults, a line each.
     """
     raw = _read_toml(path)
-    faults: list[str] = []
+    moved, faults = move_old_keys(raw)
+    if _is_of_a_run(path):
+        moved = []
+    old_overrides: list[str] = []
     for override in overrides:
-        faults += _apply(raw, override)
+        faults += _apply(raw, override, old_overrides)
+    keys = {override.partition("=")[0].strip() for override in overrides}
+    for old_path in dict.fromkeys(old_overrides):
+        new_path = MOVED_KEYS[old_path]
+        if new_path in keys:
+            faults.append(
+                f"--set {old_path} is the old spelling of {new_path}, and both are set. Remove --set {old_path}."
+            )
+            old_overrides.remove(old_path)
+    for old_path in dict.fromkeys([*moved, *old_overrides]):
+        warn_moved(old_path)
     if output is not None and isinstance(raw.setdefault("train", {}), dict):
         raw["train"]["output"] = str(output)
     raw = _expand(raw, faults)
@@ -106,24 +138,40 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not TOML: {error}; strings need quotes, true and false are lower case") from None
 
 
-def _apply(raw: dict[str, Any], override: str) -> list[str]:
-    """Sets one `KEY=VALUE` in place; faults of the key are returned, those of the value are found by the check."""
+def _is_of_a_run(path: Path) -> bool:
+    """True for the config.toml of a run directory, which an earlier version may have written."""
+    return path.name == "config.toml" and any((path.parent / name).exists() for name in _RUN_FILES)
+
+
+def _apply(raw: dict[str, Any], override: str, moved: list[str]) -> list[str]:
+    """Sets one `KEY=VALUE` in place; faults of the key are returned, those of the value are found by the check.
+
+    An old key is set in its new place, and added to `moved`.
+    """
     key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
+    key, value = key.strip(), _toml_value(text.strip())
+    new_key = new_spelling(key, value)
+    if new_key is not None:
+        moved.append(key)
+        key = new_key
+    parts = key.split(".")
     if not equals or not all(parts) or len(parts) < 2:
         return [f"--set {override!r}: not KEY=VALUE with a dotted key; write for example train.epochs=3"]
     if parts[0] not in _SECTIONS:
         return [f"--set {key}: unknown section '{parts[0]}'{nearest(parts[0], _SECTIONS)}"]
-    known: Iterable[str] = _SECTIONS[parts[0]].model_fields
+    model = _SECTIONS[parts[0]]
     table = raw.setdefault(parts[0], {})
     names = parts[1:]
     if parts[0] in ("data", "tasks"):
         if not isinstance(table, dict) or names[0] not in table:
             return [f"--set {key}: no '{names[0]}' in [{parts[0]}]{nearest(names[0], table)}"]
         table, names = table[names[0]], names[1:]
+    while len(names) > 1 and isinstance(table, dict) and (inner := inner_section(model, names[0])) is not None:
+        model, table, names = inner, table.setdefault(names[0], {}), names[1:]
+    known = model.model_fields
     if len(names) != 1 or names[0] not in known or not isinstance(table, dict):
-        return [f"--set {key}: unknown key '{'.'.join(names)}'{nearest('.'.join(names), known)}"]
-    table[names[0]] = _toml_value(text.strip())
+        return [f"--set {key}: unknown key '{'.'.join(names)}'{nearest_path('.'.join(names), key_paths(model))}"]
+    table[names[0]] = value
     return []
 
 
@@ -198,15 +246,19 @@ def _section(model: type[_Model], value: object, where: str, base: Path, faults:
         return None
 
 
-def _message(where: str, model: type[BaseModel], fault: ErrorDetails) -> str:
+def _message(where: str, model: type[Section], fault: ErrorDetails) -> str:
     path = ".".join([where, *map(str, fault["loc"])])
     key = str(fault["loc"][0]) if fault["loc"] else ""
+    if fault["type"] == "model_type":
+        return f"{path}: {fault['input']!r} is not a table; write [{path}] and its keys below"
+    if len(fault["loc"]) > 1 and (inner := inner_section(model, key)) is not None:
+        return _message(f"{where}.{key}", inner, fault | {"loc": fault["loc"][1:]})
     if fault["type"] == "missing":
         return f"{path}: missing; add `{key} = ...` to [{where}]" + (
             " or give --output" if path == "train.output" else ""
         )
     if fault["type"] == "extra_forbidden":
-        return f"{path}: unknown key{nearest(key, model.model_fields)}"
+        return f"{path}: unknown key{nearest_path(key, key_paths(model))}"
     if fault["type"] == "too_short":
         return f"{path}: an empty list; name at least one"
     said = fault["msg"].removeprefix("Value error, ").replace("Input should", "must").replace("String should", "must")

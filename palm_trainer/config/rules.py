@@ -52,9 +52,9 @@ KIND_OF: Mapping[str, str] = {
 GRADIENT_METHODS = ("pcgrad", "cagrad", "upgrad", "aligned_mtl", "mgda")
 _WITHIN_A_STEP = ("gradnorm", "random", *GRADIENT_METHODS)
 WHOLE_BATCH = ("gradnorm", *GRADIENT_METHODS)
-"""Values of `train.balancing` that weigh the gradients of a whole batch: those of its parts, weighed apart, would not add up."""
+"""Values of `train.balancing.method` that weigh the gradients of a whole batch: those of its parts, weighed apart, would not add up."""
 _BALANCING_OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "balancing_learning_rate": ("uncertainty", "gradnorm"),
+    "learning_rate": ("uncertainty", "gradnorm"),
     "dwa_temperature": ("dwa",),
     "gradnorm_alpha": ("gradnorm",),
     "cagrad_c": ("cagrad",),
@@ -65,10 +65,15 @@ _ROLE_KINDS = {"intent": ("classify", "multi_label"), "slots": ("sequence_label"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where something is near, else what there is."""
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known) or 'none'}"
+    """Return `; did you mean 'x'?` where a known word is near, else the list of them."""
+    return nearest_path(word, {name: name for name in known})
+
+
+def nearest_path(key: str, paths: Mapping[str, str]) -> str:
+    """Return `; did you mean 'x'?` with the path of the nearest key, else the list of all paths."""
+    near = difflib.get_close_matches(key, paths, n=1)
+    listed = ", ".join(dict.fromkeys(paths.values())) or "none"
+    return f"; did you mean '{paths[near[0]]}'?" if near else f"; known: {listed}"
 
 
 def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Iterator[str]:
@@ -100,6 +105,12 @@ def training_faults(train: Table, encoder: Table, tasks: Mapping[str, Table]) ->
     yield from _balancing_faults(train, tasks)
     yield from _teacher_faults(train)
     yield from _regularization_faults(train, encoder, tasks)
+
+
+def _part(section: Table, name: str) -> Table:
+    """Return the table of this name, an empty one where the section has none."""
+    table = section.get(name)
+    return table if isinstance(table, Mapping) else {}
 
 
 def _tables(tables: Table) -> Iterator[tuple[str, Table]]:
@@ -176,36 +187,37 @@ def _train_faults(train: Table, data: Table, tasks: Table) -> Iterator[str]:
     reference = train.get("reference")
     if isinstance(reference, str) and reference not in data:
         yield f"train.reference: no data set '{reference}'{nearest(reference, data)}"
-    select = train.get("select", "average")
+    select = _part(train, "checkpoints").get("select", "average")
     if isinstance(select, str) and select not in ("average", "exact_match"):
         task, dot, metric = select.partition(".")
         if not dot or not metric or task not in tasks:
             known = ", ".join(tasks)
-            yield f"train.select: '{select}' is none of average, exact_match, TASK.METRIC (tasks: {known}); change it"
+            yield f"train.checkpoints.select: '{select}' is none of average, exact_match, TASK.METRIC (tasks: {known}); change it"
 
 
 def _part_faults(train: Table) -> Iterator[str]:
     parts, batch = train.get("accumulate_steps", 1), train.get("batch_size", 32)
     if isinstance(parts, int) and isinstance(batch, int) and parts > batch > 0:
         yield f"train.accumulate_steps: {parts} parts of a batch of {batch} examples (train.batch_size); lower it to {batch} or less"
-    method = train.get("balancing", "fixed")
+    method = _part(train, "balancing").get("method", "fixed")
     if isinstance(parts, int) and parts > 1 and method in WHOLE_BATCH:
         yield (
-            f"train.accumulate_steps: '{method}' (train.balancing) weighs the tasks' gradients of a whole batch, which {parts} parts never hold; "
+            f"train.accumulate_steps: '{method}' (train.balancing.method) weighs the tasks' gradients of a whole batch, which {parts} parts never hold; "
             "set it to 1, or choose fixed, uncertainty, dwa or random"
         )
 
 
 def _balancing_faults(train: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
-    method = train.get("balancing", "fixed")
+    balancing = _part(train, "balancing")
+    method = balancing.get("method", "fixed")
     if not isinstance(method, str):
         return
     for key, methods in _BALANCING_OPTIONS.items():
-        if key in train and method not in methods:
-            yield f"train.{key}: only for balancing = {' or '.join(map(repr, methods))}, not '{method}'; remove it"
+        if key in balancing and method not in methods:
+            yield f"train.balancing.{key}: only for method = {' or '.join(map(repr, methods))}, not '{method}'; remove it"
     if method == "fixed":
         return
-    where = f"train.balancing: '{method}'"
+    where = f"train.balancing.method: '{method}'"
     readers = Counter(name for table in tasks.values() for name in set(_data_of(table)))
     if len(tasks) < 2:
         yield f"{where} weighs tasks against each other, and there is one; choose fixed"
@@ -214,8 +226,8 @@ def _balancing_faults(train: Table, tasks: Mapping[str, Table]) -> Iterator[str]
             f"{where} balances tasks of one step, and no two tasks share a data set (one encoder pass); "
             "let them share one, or choose fixed, uncertainty or dwa"
         )
-    if method in _WITHIN_A_STEP and method != "random" and train.get("fgm"):
-        yield f"{where} takes each task's gradient apart, and fgm needs that of their sum; remove train.fgm, or choose fixed"
+    if method in _WITHIN_A_STEP and method != "random" and _part(train, "regularization").get("fgm"):
+        yield f"{where} takes each task's gradient apart, and fgm needs that of their sum; remove train.regularization.fgm, or choose fixed"
     if method in ("uncertainty", "gradnorm"):
         for name, table in tasks.items():
             if table.get("weight", 1.0) != 1.0:
@@ -265,26 +277,32 @@ def _scope_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
 
 
 def _teacher_faults(train: Table) -> Iterator[str]:
-    for key in ("distill_temperature", "distill_weight"):
-        if key in train and not train.get("teachers"):
-            yield f"train.{key}: says how teachers are heeded, and there are none; name their runs in train.teachers, or remove it"
+    distillation = _part(train, "distillation")
+    for key in ("temperature", "weight"):
+        if key in distillation and not distillation.get("teachers"):
+            yield (
+                f"train.distillation.{key}: says how teachers are heeded, and there are none; "
+                "name their runs in train.distillation.teachers, or remove it"
+            )
 
 
 def _averaging_faults(train: Table, data: Table) -> Iterator[str]:
-    if "average_best" in train and not any(table.get("dev") for _, table in _tables(data)):
-        yield "train.average_best: chooses checkpoints on dev, which no data set has; add dev, or remove it"
+    if "average_best" in _part(train, "checkpoints") and not any(table.get("dev") for _, table in _tables(data)):
+        yield "train.checkpoints.average_best: chooses checkpoints on dev, which no data set has; add dev, or remove it"
 
 
 def _regularization_faults(train: Table, encoder: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
+    regularization = _part(train, "regularization")
     for key in ("r_drop", "word_dropout"):
-        if train.get(key) and tasks and all(table.get("kind") == "masked_lm" for table in tasks.values()):
-            yield f"train.{key}: leaves masked_lm alone, and there is no other task; remove it"
-    droppers = [encoder.get("dropout") if encoder.get("model") == "scratch" else None, train.get("word_dropout", 0)]
+        if regularization.get(key) and tasks and all(table.get("kind") == "masked_lm" for table in tasks.values()):
+            yield f"train.regularization.{key}: leaves masked_lm alone, and there is no other task; remove it"
+    droppers = [encoder.get("dropout") if encoder.get("model") == "scratch" else None]
+    droppers.append(regularization.get("word_dropout", 0))
     droppers += [table.get("dropout") for table in tasks.values()]
-    if train.get("r_drop") and all(share == 0 for share in droppers):
+    if regularization.get("r_drop") and all(share == 0 for share in droppers):
         yield (
-            "train.r_drop: compares passes with different dropout, but encoder.dropout and the dropout of every task are 0; "
-            "raise one of them, or set train.word_dropout"
+            "train.regularization.r_drop: compares passes with different dropout, but encoder.dropout and the dropout of every task are 0; "
+            "raise one of them, or set train.regularization.word_dropout"
         )
 
 
@@ -299,6 +317,6 @@ def _baseline_faults(train: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
     missing = [name for name in tasks if name not in named and name not in never]
     if named and missing:
         yield f"tasks: {', '.join(named)} have a baseline and {', '.join(missing)} have none, so that their average says nothing; give all of them one"
-    select = train.get("select", "average")
+    select = _part(train, "checkpoints").get("select", "average")
     if named and select != "average":
-        yield f"train.select: '{select}' heeds no baseline, which {', '.join(named)} have; remove them, or select on 'average'"
+        yield f"train.checkpoints.select: '{select}' heeds no baseline, which {', '.join(named)} have; remove them, or select on 'average'"

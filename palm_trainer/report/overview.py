@@ -72,7 +72,12 @@ def facts_list(facts: RunFacts, history: History) -> list[tuple[str, str]]:
         ("data", ", ".join(f"{name} ({data.format})" for name, data in config.data.items())),
         ("tasks", ", ".join(_task(name, facts) for name in facts.trained.tasks)),
         ("seed", str(config.train.seed)),
-        ("best", f"epoch {best.epoch:g}, step {best.step:,}, chosen by {config.train.select}" if best else "not known"),
+        (
+            "best",
+            f"epoch {best.epoch:g}, step {best.step:,}, chosen by {config.train.checkpoints.select}"
+            if best
+            else "not known",
+        ),
     ]
     if history.seconds:
         found.append(

@@ -43,7 +43,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Averaged:
-    """After the last step, with `train.average_best`: the average of the checkpoints of some steps, and whether it was kept as `best/`."""
+    """After the last step, with `train.checkpoints.average_best`: the average of the checkpoints of some steps, and whether it was kept as `best/`."""
 
     step: int
     steps: tuple[int, ...]

@@ -82,7 +82,7 @@ def build_training(config: Config, processes: Processes = SINGLE_PROCESS) -> Tra
         )
     examples = {name: split.examples for name, split in splits.items()}
     teachers = attach_soft_targets(config.train, trained, sources, examples, processes.device(config.train.device))
-    shares = config.train.word_dropout
+    shares = config.train.regularization.word_dropout
     word_dropout = WordDropout.of(trained.tokenizer_json, shares) if shares else None
     freeze_layers(trained.model.backbone, blocks=config.train.freeze_layers, embeddings=config.train.freeze_embeddings)
     # masked_lm trains every row: as decoder, and drawn at random
@@ -285,7 +285,7 @@ def _assemble(config: Config, encoder: LoadedEncoder, targets: Mapping[str, Targ
             target.info,
             hidden,
             dropout=config.tasks[name].dropout,
-            label_smoothing=config.train.label_smoothing,
+            label_smoothing=config.train.regularization.label_smoothing,
             margin=config.tasks[name].margin,
             embedding=(rows, columns),
         )

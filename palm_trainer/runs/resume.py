@@ -31,7 +31,7 @@ class Progress:
     evaluations_without_gain: int = 0
     best_by_task: dict[str, float] = field(default_factory=dict)
     candidates: dict[int, float] = field(default_factory=dict)
-    """train.average_best: score on dev of the checkpoints that are kept, by step."""
+    """train.checkpoints.average_best: score on dev of the checkpoints that are kept, by step."""
 
 
 def save_last(training: Training, progress: Progress) -> None:
@@ -110,7 +110,8 @@ def _saved(training: Training, output: Path) -> tuple[dict[str, Tensor], dict[st
         )
     if state.get("teachers", []) != list(training.teachers):
         raise CheckpointError(
-            f"{output}: a run of train.teachers was trained anew since {output / 'last'} was saved. Put it back, or train into another directory with --output."
+            f"{output}: a run of train.distillation.teachers was trained anew since {output / 'last'} was saved. "
+            "Put it back, or train into another directory with --output."
         )
     forget_later_events(output / EVENTS, state["loop"]["step"])
     return trained.model.state_dict(), state

@@ -1,7 +1,7 @@
 """A training run from configuration to finished run directory.
 
 config.toml    the configuration, resolved
-best/ last/    checkpoints (see checkpoint.py); with train.best_per_task also best-TASK/
+best/ last/    checkpoints (see checkpoint.py); with train.checkpoints.best_per_task also best-TASK/
 events.jsonl   one object per logged step and evaluation
 metrics.json   last evaluation of each split, of the best checkpoint
 report.html    what a person looks at
@@ -82,7 +82,7 @@ def train(
         if training.loop.step < training.loop.total_steps and not _out_of_patience(training, progress):
             _log_start(log, training)
         interrupted = yield from _steps_and_evaluations(training, progress, log, stop)
-        if config.train.average_best and not interrupted:
+        if config.train.checkpoints.average_best and not interrupted:
             averaged = processes.run_on_first(lambda: _average_best(training, progress))
             if averaged is not None:
                 _log(log, averaged)
@@ -99,6 +99,7 @@ def _steps_and_evaluations(
 ) -> Generator[Step | Evaluated, None, bool]:
     """Trains from where the loop stands; returns whether `stop` ended it."""
     loop, settings = training.loop, training.config.train
+    save_steps = settings.checkpoints.save_every_steps or loop.total_steps
     reference = loop.sources[training.config.reference].sampler
     for step in () if _out_of_patience(training, progress) else loop.steps():
         if step.step % settings.log_every_steps == 0:
@@ -114,7 +115,7 @@ def _steps_and_evaluations(
             if _out_of_patience(training, progress):
                 return False
         stopped = step.step < loop.total_steps and loop.processes.any(stop())
-        if not ended and (stopped or step.step % (settings.save_every_steps or loop.total_steps) == 0):
+        if not ended and (stopped or step.step % save_steps == 0):
             save_last(training, progress)
         if stopped:
             return True
@@ -150,7 +151,7 @@ def _fit_decoding(training: Training) -> dict[str, float]:
 
 
 def _out_of_patience(training: Training, progress: Progress) -> bool:
-    patience = training.config.train.patience
+    patience = training.config.train.checkpoints.patience
     return patience is not None and progress.evaluations_without_gain >= patience
 
 
@@ -175,16 +176,16 @@ def _evaluated(training: Training, progress: Progress, epoch: float) -> Evaluate
             save_trained(training.trained, output / "best")
         else:
             progress.evaluations_without_gain += 1
-        if config.train.best_per_task:
+        if config.train.checkpoints.best_per_task:
             _keep_best_by_task(training, progress, output, metrics)
-        if config.train.average_best:
+        if config.train.checkpoints.average_best:
             progress.candidates = averaging.enter(
                 output,
                 training.trained.model,
                 training.loop.step,
                 score,
                 progress.candidates,
-                config.train.average_best,
+                config.train.checkpoints.average_best,
             )
     return Evaluated(training.loop.step, epoch, metrics, score, best)
 
@@ -195,7 +196,7 @@ def _judge(training: Training) -> tuple[Metrics, float]:
     baselines = {name: task.baseline for name, task in config.tasks.items() if task.baseline is not None}
     metrics = evaluate(Predictor(training.trained), kinds, training.dev)
     metrics |= perplexities(training.trained, training.guessing)
-    return metrics, score_of(metrics, config.train.select, kinds, baselines)
+    return metrics, score_of(metrics, config.train.checkpoints.select, kinds, baselines)
 
 
 def _average_best(training: Training, progress: Progress) -> Averaged | None:

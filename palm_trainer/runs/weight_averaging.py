@@ -48,7 +48,8 @@ def enter(
                 sync_to_disk(temporary)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
-                f"{path} could not be written: {error}. Free some space, lower train.average_best, or choose another output; what was saved before stands."
+                f"{path} could not be written: {error}. "
+                "Free some space, lower train.checkpoints.average_best, or choose another output; what was saved before stands."
             ) from error
     return dict(ranked)
 

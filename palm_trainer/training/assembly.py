@@ -36,9 +36,10 @@ def build_loop(
 ) -> TrainingLoop:
     """The loop, with the model on its device. Raises ConfigError for what several processes cannot do."""
     train = config.train
-    if processes.size > 1 and train.balancing in WHOLE_BATCH:
+    method = train.balancing.method
+    if processes.size > 1 and method in WHOLE_BATCH:
         raise ConfigError(
-            f"train.balancing: '{train.balancing}' weighs the tasks' gradients of a whole batch, of which {processes.size} processes hold a part each. "
+            f"train.balancing.method: '{method}' weighs the tasks' gradients of a whole batch, of which {processes.size} processes hold a part each. "
             "Train in one process, or choose fixed, uncertainty, dwa or random."
         )
     precision = choose_precision(processes.device(train.device), train.precision)
@@ -46,13 +47,14 @@ def build_loop(
     processes.broadcast_weights(model)
     processes.seed_other_ranks(train.seed)
     mixing = _mixing(config, {name: source.sampler.batches_per_epoch for name, source in sources.items()})
+    layer_decay = train.regularization.layer_decay
     optimizer = build_adamw(
         model.backbone,
         dict(model.heads.items()),
         learning_rate=train.learning_rate,
         head_learning_rate=train.head_learning_rate or HEAD_RATE_FACTOR * train.learning_rate,
         task_learning_rates={name: task.learning_rate for name, task in config.tasks.items() if task.learning_rate},
-        rate_factors=None if train.layer_decay == 1.0 else rate_factors(model.backbone, train.layer_decay),
+        rate_factors=None if layer_decay == 1.0 else rate_factors(model.backbone, layer_decay),
         weight_decay=train.weight_decay,
     )
     schedule = SCHEDULES[train.schedule](len(mixing), round(train.warmup_ratio * len(mixing)))
@@ -98,8 +100,9 @@ def assemble_loop(
     epoch_steps = max(1, round(batches / quota * len(order.mixing)))
     balancing = _balancing(train, weights, model, precision.device, epoch_steps)
     if isinstance(balancing, Uncertainty):
-        rate = train.balancing_learning_rate or _UNCERTAINTY_RATE
+        rate = train.balancing.learning_rate or _UNCERTAINTY_RATE
         optimizer.add_param_group(balancing.parameter_group(rate))
+    regularization = train.regularization
     return TrainingLoop(
         model,
         order.sources,
@@ -109,8 +112,8 @@ def assemble_loop(
         balancing,
         precision,
         train.max_grad_norm,
-        ema=None if train.ema_decay is None else Ema(model, train.ema_decay),
-        regularization=Regularization(train.r_drop, _noise(model, train.fgm), word_dropout),
+        ema=None if regularization.ema_decay is None else Ema(model, regularization.ema_decay),
+        regularization=Regularization(regularization.r_drop, _noise(model, regularization.fgm), word_dropout),
         distillation=distillation(train),
         accumulate=train.accumulate_steps,
         processes=processes,
@@ -119,7 +122,8 @@ def assemble_loop(
 
 def distillation(train: TrainConfig) -> Distillation | None:
     """How teachers are heeded, where there are some."""
-    return Distillation(train.distill_temperature or 2.0, train.distill_weight or 0.5) if train.teachers else None
+    settings = train.distillation
+    return Distillation(settings.temperature or 2.0, settings.weight or 0.5) if settings.teachers else None
 
 
 def attach_soft_targets(
@@ -129,11 +133,15 @@ def attach_soft_targets(
     examples: Mapping[str, Sequence[Example]],
     device: str,
 ) -> list[str]:
-    """Gives the data sets the answers of `train.teachers`; digests of the teachers. Raises ConfigError and CheckpointError for what cannot teach."""
+    """Gives the data sets the answers of `train.distillation.teachers`, and returns the digests of the teachers.
+
+    Raises:
+        ConfigError, CheckpointError: a run cannot teach.
+    """
     settings = distillation(train)
     if settings is None:
         return []
-    teachers = load_teachers(train.teachers, student)
+    teachers = load_teachers(train.distillation.teachers, student)
     place, temperature = choose_precision(device, "fp32").device, settings.temperature
     for name, source in sources.items():
         own, held = source.dataset, examples[name]
@@ -146,23 +154,24 @@ def attach_soft_targets(
 def _balancing(
     train: TrainConfig, weights: Mapping[str, float], model: MultiTaskModel, device: torch.device, epoch_steps: int
 ) -> Balancing:
-    last = encoder_layers(model.backbone).blocks[-1] if train.balancing == "gradnorm" else []
+    settings = train.balancing
+    last = encoder_layers(model.backbone).blocks[-1] if settings.method == "gradnorm" else []
     parameters = SharedParameters(
         encoder=_trained(model.backbone.parameters()),
         last_layer=_trained(last),
         heads={name: _trained(head.parameters()) for name, head in model.heads.items()},
     )
     return make_balancing(
-        train.balancing,
+        settings.method,
         weights,
         parameters,
         device=device,
         epoch_steps=epoch_steps,
         seed=train.seed,
-        learning_rate=train.balancing_learning_rate,
-        gradnorm_alpha=train.gradnorm_alpha,
-        dwa_temperature=train.dwa_temperature,
-        cagrad_c=train.cagrad_c,
+        learning_rate=settings.learning_rate,
+        gradnorm_alpha=settings.gradnorm_alpha,
+        dwa_temperature=settings.dwa_temperature,
+        cagrad_c=settings.cagrad_c,
     )
 
 

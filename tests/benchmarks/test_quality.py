@@ -179,7 +179,7 @@ def test_a_real_cell_is_taught_by_a_real_run(tiny_cell):
     found = quality.measure(make("teachers", 1, needs=(teacher,)), place, 1)
     assert {"intent accuracy", "slots f1", "exact_match"} <= found["test"].keys()
     run = place.run(make("teachers", 1, needs=(teacher,)))
-    assert load_config(run / "config.toml").train.teachers == (place.run(teacher),)
+    assert load_config(run / "config.toml").train.distillation.teachers == (place.run(teacher),)
 
 
 def test_a_trained_cell_is_scored_on_unseen_values_and_by_both_protocols(tiny_cell):

@@ -81,7 +81,11 @@ def test_recipe_is_dnets(recipe):
     config = recipe()
     assert [data.mix_ratio for data in config.data.values()] == [1.0, 2.0, 0.8]
     assert [task.auxiliary for task in config.tasks.values()] == [False, True, True]
-    assert (config.train.weight_decay, config.train.warmup_ratio, config.train.ema_decay) == (0.1, 0.1, 0.9999)
+    assert (config.train.weight_decay, config.train.warmup_ratio, config.train.regularization.ema_decay) == (
+        0.1,
+        0.1,
+        0.9999,
+    )
 
 
 def test_config_trains_in_the_mix_and_exports_the_main_task_alone(recipe, tmp_path):

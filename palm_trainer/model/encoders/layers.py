@@ -53,7 +53,7 @@ def _blocks(encoder: nn.Module) -> nn.ModuleList:
     if len(outer) != 1:
         raise ConfigError(
             f"encoder: {type(encoder).__name__} holds {len(outer)} lists of blocks, not one, so that their depth is unknown. "
-            "Leave out train.layer_decay, train.freeze_layers, train.freeze_embeddings and balancing = 'gradnorm'."
+            "Leave out train.regularization.layer_decay, train.freeze_layers, train.freeze_embeddings and balancing method = 'gradnorm'."
         )
     return outer[0]
 

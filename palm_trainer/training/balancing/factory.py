@@ -79,5 +79,5 @@ def make_balancing(
 def _check_trains(method: str, parameters: Sequence[nn.Parameter], what: str) -> None:
     if not parameters:
         raise ConfigError(
-            f"train.balancing: '{method}' balances the gradients of {what}, which is frozen (train.freeze_layers). Freeze less, or choose fixed."
+            f"train.balancing.method: '{method}' balances the gradients of {what}, which is frozen (train.freeze_layers). Freeze less, or choose fixed."
         )

@@ -130,7 +130,7 @@ def _weighting(method: GradientMethod, cagrad_c: float) -> Any:
                 return found.MGDAWeighting()
     except ImportError as error:
         raise ConfigError(
-            f"train.balancing: '{method}' needs a package that is not installed ({error}). Install palm-nlu[gradient], or choose another."
+            f"train.balancing.method: '{method}' needs a package that is not installed ({error}). Install palm-nlu[gradient], or choose another."
         ) from error
 
 

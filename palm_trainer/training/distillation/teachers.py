@@ -62,7 +62,7 @@ def find_shared_tasks(trained: TrainedModel, student: TrainedModel) -> list[str]
 
 
 def _check(run: Path, trained: TrainedModel, student: TrainedModel) -> None:
-    where, shared = f"train.teachers: {run}", find_shared_tasks(trained, student)
+    where, shared = f"train.distillation.teachers: {run}", find_shared_tasks(trained, student)
     if not shared:
         raise ConfigError(
             f"{where} has none of the tasks {', '.join(student.tasks)}; it has {', '.join(trained.tasks)}. Name them alike, or remove it."

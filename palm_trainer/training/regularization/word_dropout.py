@@ -30,7 +30,7 @@ class WordDropout:
         stand_in = next((i for name in _STAND_INS if (i := tokenizer.token_to_id(name)) is not None), None)
         if stand_in is None:
             raise ConfigError(
-                f"train.word_dropout: the encoder's tokenizer has no piece that could stand in ({', '.join(_STAND_INS)}). "
+                f"train.regularization.word_dropout: the encoder's tokenizer has no piece that could stand in ({', '.join(_STAND_INS)}). "
                 "Leave it out, or choose another encoder."
             )
         special = tuple(i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special)

@@ -20,7 +20,7 @@ def test_layer_decay_and_frozen_parts(single, tmp_path):
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {name for name in before if ".layer.0." in name}
     made.trainer.save(tmp_path / "run")
-    assert load_config(tmp_path / "run/config.toml").train.layer_decay == 0.5
+    assert load_config(tmp_path / "run/config.toml").train.regularization.layer_decay == 0.5
 
 
 def test_the_lowest_block_is_frozen(single):

@@ -56,25 +56,26 @@ def same(one, other):
 @pytest.mark.parametrize(
     "options",
     [
-        {"r_drop": 1.0},
-        {"fgm": 1.0},
-        {"word_dropout": 0.3},
-        {"label_smoothing": 0.2},
-        {"balancing": "uncertainty", "balancing_learning_rate": 0.1},
-        {"balancing": "gradnorm", "gradnorm_alpha": 0.5},
-        {"balancing": "random"},
-        {"balancing": "pcgrad"},
+        {"regularization": {"r_drop": 1.0}},
+        {"regularization": {"fgm": 1.0}},
+        {"regularization": {"word_dropout": 0.3}},
+        {"regularization": {"label_smoothing": 0.2}},
+        {"balancing": {"method": "uncertainty", "learning_rate": 0.1}},
+        {"balancing": {"method": "gradnorm", "gradnorm_alpha": 0.5}},
+        {"balancing": {"method": "random"}},
+        {"balancing": {"method": "pcgrad"}},
     ],
-    ids=lambda options: "-".join(str(value) for value in options.values()) + next(iter(options)),
+    ids=lambda options: "-".join(str(value) for section in options.values() for value in section.items()),
 )
 def test_an_option_changes_the_training_and_is_told_in_the_run(joint, tmp_path, options):
-    if options.get("balancing") == "pcgrad":
+    if options.get("balancing") == {"method": "pcgrad"}:
         pytest.importorskip("torchjd")
     plain, other = trained_weights(joint()), joint(options)
     assert not same(plain, trained_weights(other))
     other.trainer.save(tmp_path / "run")
     told = load_config(tmp_path / "run/config.toml").train
-    assert {key: getattr(told, key) for key in options} == options
+    for section, settings in options.items():
+        assert getattr(told, section).model_dump(include=set(settings)) == settings
 
 
 def test_without_options_the_training_is_what_it_was(joint):
@@ -82,7 +83,7 @@ def test_without_options_the_training_is_what_it_was(joint):
 
 
 def test_the_piece_that_stands_in_is_trained_too(joint):
-    made = joint({"word_dropout": 0.5})
+    made = joint({"regularization": {"word_dropout": 0.5}})
     (table,) = [name for name in made.bert.state_dict() if "word_embeddings" in name]
     before = made.bert.state_dict()[table].clone()
     made.trainer.train(print_steps=99)
@@ -111,13 +112,13 @@ def test_a_run_teaches_what_the_api_trains(joint, tmp_path):
     teacher.trainer.train(print_steps=99)
     teacher.trainer.save(tmp_path / "teacher")
     plain = trained_weights(joint())
-    options = {"teachers": [str(tmp_path / "teacher")], "distill_weight": 0.9}
+    options = {"distillation": {"teachers": [str(tmp_path / "teacher")], "weight": 0.9}}
     assert set(joint(options).trainer.get_one_batch().content.soft) == {"slot", "intent"}
     assert not same(plain, trained_weights(joint(options)))
 
 
 def test_what_balancing_learned_is_resumed_to_the_bit(joint, tmp_path):
-    options = {"balancing": "uncertainty", "balancing_learning_rate": 0.5}
+    options = {"balancing": {"method": "uncertainty", "learning_rate": 0.5}}
     unbroken = joint(options)
     unbroken.trainer.set_saver(tmp_path / "out", save_steps=3)
     whole = trained_weights(unbroken)
@@ -128,25 +129,50 @@ def test_what_balancing_learned_is_resumed_to_the_bit(joint, tmp_path):
 
 def test_options_may_be_given_after_the_data(joint):
     made = joint()
-    with pytest.raises(ConfigError, match=r"options\.r_drop: must be greater than or equal to 0, not -1"):
-        made.trainer.build_backward(made.adam, options={"r_drop": -1})
-    made.trainer.build_backward(made.adam, device="cpu", precision="fp32", options={"fgm": 1.0})
+    with pytest.raises(
+        ConfigError, match=r"options\.regularization\.r_drop: must be greater than or equal to 0, not -1"
+    ):
+        made.trainer.build_backward(made.adam, options={"regularization": {"r_drop": -1}})
+    made.trainer.build_backward(made.adam, device="cpu", precision="fp32", options={"regularization": {"fgm": 1.0}})
     assert not same(trained_weights(joint()), trained_weights(made))
 
 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"r_dropp": 1.0}, r"options\.r_dropp: unknown key; did you mean 'r_drop'\?"),
+        ({"r_dropp": 1.0}, r"options\.r_dropp: unknown key; did you mean 'regularization\.r_drop'\?"),
+        (
+            {"regularization": {"r_dropp": 1.0}},
+            r"options\.regularization\.r_dropp: unknown key; did you mean 'r_drop'\?",
+        ),
+        (
+            {"regularization": {"ema_decay": 0.9}},
+            r"options\.regularization\.ema_decay: said elsewhere in Python, by Adam",
+        ),
         (
             {"learning_rate": 1.0},
             r"options\.learning_rate: said elsewhere in Python, by Adam.*options are: balancing, ",
         ),
-        ({"balancing": "gradnom"}, r"options\.balancing: must be 'fixed', 'uncertainty'.*not 'gradnom'"),
-        ({"label_smoothing": 1.0}, r"options\.label_smoothing: must be less than 1, not 1.0"),
-        ({"dwa_temperature": 1.0}, r"options\.dwa_temperature: only for balancing = 'dwa', not 'fixed'; remove it"),
-        ({"distill_weight": 0.3}, r"options\.distill_weight: .*there are none; name their runs in options\.teachers"),
-        ({"balancing": "mgda", "fgm": 1.0}, r"options\.balancing: 'mgda' takes each task's gradient apart, and fgm"),
+        (
+            {"balancing": {"method": "gradnom"}},
+            r"options\.balancing\.method: must be 'fixed', 'uncertainty'.*not 'gradnom'",
+        ),
+        (
+            {"regularization": {"label_smoothing": 1.0}},
+            r"options\.regularization\.label_smoothing: must be less than 1, not 1.0",
+        ),
+        (
+            {"balancing": {"dwa_temperature": 1.0}},
+            r"options\.balancing\.dwa_temperature: only for method = 'dwa', not 'fixed'; remove it",
+        ),
+        (
+            {"distillation": {"weight": 0.3}},
+            r"options\.distillation\.weight: .*name their runs in options\.distillation\.teachers",
+        ),
+        (
+            {"balancing": {"method": "mgda"}, "regularization": {"fgm": 1.0}},
+            r"options\.balancing\.method: 'mgda' takes each task's gradient apart, and fgm",
+        ),
     ],
 )
 def test_wrong_options_are_told_before_the_first_step(joint, options, match):
@@ -155,11 +181,13 @@ def test_wrong_options_are_told_before_the_first_step(joint, options, match):
 
 
 def test_options_must_fit_the_tasks(single, article):
-    with pytest.raises(ConfigError, match=r"options\.balancing: 'uncertainty' weighs tasks against each other, and"):
-        single(options={"balancing": "uncertainty"})
+    with pytest.raises(
+        ConfigError, match=r"options\.balancing\.method: 'uncertainty' weighs tasks against each other, and"
+    ):
+        single(options={"balancing": {"method": "uncertainty"}})
     made = article()
     with pytest.raises(ConfigError, match=r"'random' balances tasks of one step, and no two tasks share a data set"):
-        made.trainer.build_backward(made.adam, options={"balancing": "random"})
+        made.trainer.build_backward(made.adam, options={"balancing": {"method": "random"}})
 
 
 def test_a_head_of_ones_own_has_no_regularization_but_may_be_balanced(joint):
@@ -181,9 +209,11 @@ def test_a_head_of_ones_own_has_no_regularization_but_may_be_balanced(joint):
             return {"loss": logits.square().mean(), "logits": logits}
 
     heads = (palm.head.SequenceLabel(5, 16, 0.1), Own())
-    with pytest.raises(ConfigError, match=r"options\.r_drop: reaches into .* one of these is your own; remove it"):
-        joint({"r_drop": 1.0}, heads=heads)
-    made = joint({"balancing": "uncertainty"}, heads=heads)
+    with pytest.raises(
+        ConfigError, match=r"options\.regularization\.r_drop: reaches into .* one of these is your own; remove it"
+    ):
+        joint({"regularization": {"r_drop": 1.0}}, heads=heads)
+    made = joint({"balancing": {"method": "uncertainty"}}, heads=heads)
     made.trainer.train(print_steps=99)
     assert made.slot.cur_train_step == 6
 
@@ -288,7 +318,7 @@ def test_wrong_calls_for_out_of_scope_text_are_told(joint, vocab_path, tmp_path)
 
 
 def test_the_configuration_that_is_saved_trains_with_the_same_options(joint, tmp_path):
-    made = joint({"r_drop": 1.0, "label_smoothing": 0.1, "balancing": "uncertainty"})
+    made = joint({"regularization": {"r_drop": 1.0, "label_smoothing": 0.1}, "balancing": {"method": "uncertainty"}})
     made.trainer.train(print_steps=99)
     made.trainer.save(tmp_path / "run")
     again = load_config(tmp_path / "run/config.toml", ["train.epochs=1"], output=tmp_path / "again")

@@ -65,7 +65,9 @@ def every_example(epochs: int, rows: int) -> Counter:
 
 def test_evaluated_saved_and_told_once(tiny_toml, tmp_path, together):
     tiny_toml()
-    run = together(2, palm_train, tmp_path, "--set", "train.ema_decay=0.9", "--set", "train.batch_size=7")
+    run = together(
+        2, palm_train, tmp_path, "--set", "train.regularization.ema_decay=0.9", "--set", "train.batch_size=7"
+    )
     assert run.codes() == [0, 0]
     out, err = run.printed("out"), run.printed("err")
     assert (out[1], err) == ("", ["", ""])
@@ -82,7 +84,14 @@ def test_evaluated_saved_and_told_once(tiny_toml, tmp_path, together):
 def test_stopped_by_a_signal_to_one_and_continued_by_fewer_and_more(tiny_toml, tmp_path, together):
     """Three processes, then one, then two: every example exactly once an epoch."""
     tiny_toml()
-    options = ["--set", "train.log_every_steps=1", "--set", "train.epochs=6", "--set", "train.ema_decay=0.9"]
+    options = [
+        "--set",
+        "train.log_every_steps=1",
+        "--set",
+        "train.epochs=6",
+        "--set",
+        "train.regularization.ema_decay=0.9",
+    ]
     run = together(3, palm_train, tmp_path, *options)
     log = tmp_path / "run/events.jsonl"
     while not (log.exists() and '"step": 2' in log.read_text()):

@@ -167,10 +167,12 @@ def test_a_run_that_is_not_there(palm, tmp_path):
 
 
 def test_plan_tells_what_a_step_costs(palm, tiny_toml):
-    code, out, _ = palm("plan", tiny_toml(), "--set", "train.r_drop=1", "--set", "train.fgm=0.5")
+    code, out, _ = palm(
+        "plan", tiny_toml(), "--set", "train.regularization.r_drop=1", "--set", "train.regularization.fgm=0.5"
+    )
     assert code == 0
     assert "a step trains 0.0 M parameters" in out
-    assert "; 4 passes over each batch (train.r_drop, train.fgm)" in out
+    assert "; 4 passes over each batch (train.regularization.r_drop, train.regularization.fgm)" in out
 
 
 def test_plan_trains_nothing(palm, tiny_toml, tmp_path):

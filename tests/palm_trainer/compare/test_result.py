@@ -61,7 +61,7 @@ def test_verdicts_and_warnings(rewritten):
     [warning] = result.warnings
     assert warning.startswith("intent in domain: 100.00 points worse trained together (-100.00 to -100.00): negative")
     assert (
-        "Ways out: lower tasks.slots.weight, or set train.balancing; lower data.reviews.mix_ratio; or train intent by itself."
+        "Ways out: lower tasks.slots.weight, or set train.balancing.method; lower data.reviews.mix_ratio; or train intent by itself."
         in warning
     )
     assert any("4 comparisons at 95 % each" in note and "slots in domain" in note for note in result.notes)

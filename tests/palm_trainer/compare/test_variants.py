@@ -52,18 +52,18 @@ def test_a_task_alone_reads_only_its_own_and_loses_what_balances_tasks(tiny_toml
         ('role = "slots"', 'role = "slots"\nbaseline = 0.8'),
         ("mix_ratio = 0.5", "mix_ratio = 0.5\nout_of_scope = 'reviews.tsv'"),
         ('data = ["reviews"]', 'data = ["reviews"]\nbaseline = 0.7'),
-        ("log_every_steps", "patience = 1\nlog_every_steps"),
+        ("[train]", "[train.checkpoints]\npatience = 1\n[train]"),
         added=WORDS,
     )
     plan = plan_comparison(config)
     joint, intent, slots, mood = plan.variants
     assert set(joint.config.tasks) == {"intent", "slots", "mood", "words"}
     assert joint.config.tasks["intent"].weight == 0.5
-    assert joint.config.train.patience is None
+    assert joint.config.train.checkpoints.patience is None
     for variant in (intent, slots, mood):
         assert list(variant.config.tasks) == [variant.task]
         assert (variant.config.tasks[variant.task].weight, variant.config.tasks[variant.task].baseline) == (1.0, None)
-        assert variant.config.train.patience is None
+        assert variant.config.train.checkpoints.patience is None
     assert [list(variant.config.data) for variant in (intent, slots, mood)] == [["travel"], ["travel"], ["reviews"]]
     assert mood.config.data["reviews"].out_of_scope
     assert (joint.folder, mood.folder) == ("joint", "alone/mood")
@@ -73,7 +73,7 @@ def test_variants_are_valid_configurations(tiny_toml, tmp_path):
     """A cell is resumed from its config.toml, so what the variants are must be readable."""
     config = with_lines(
         tiny_toml(second=True),
-        ("log_every_steps", 'select = "slots.f1"\nlog_every_steps'),
+        ("[train]", '[train.checkpoints]\nselect = "slots.f1"\n[train]'),
         ('train = "travel/train"', 'train = "travel/train"\nout_of_scope = "plain.txt"\nout_of_domain = "travel/dev"'),
     )
     (tmp_path / "plain.txt").write_text("what is this\n", encoding="utf-8")
@@ -82,7 +82,12 @@ def test_variants_are_valid_configurations(tiny_toml, tmp_path):
         written = tmp_path / f"{variant.task}.toml"
         written.write_text(variant.config.dump_toml(), encoding="utf-8")
         assert load_config(written) == variant.config
-    assert [variant.config.train.select for variant in plan.variants] == ["slots.f1", "average", "average", "average"]
+    assert [variant.config.train.checkpoints.select for variant in plan.variants] == [
+        "slots.f1",
+        "average",
+        "average",
+        "average",
+    ]
     assert [bool(variant.config.data["travel"].out_of_scope) for variant in plan.variants[:3]] == [True, True, False]
 
 

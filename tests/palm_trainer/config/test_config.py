@@ -138,8 +138,9 @@ weight = "3"
 [train]
 epochs = -1
 reference = "q9"
-select = "x.f1"
 device = "gpu"
+[train.checkpoints]
+select = "x.f1"
 [trian]
 """
 
@@ -169,7 +170,7 @@ def test_every_fault_is_told_at_once(write):
         "tasks.slots.crf: only for kind 'sequence_label', not 'classify'; remove it",
         "data.travel: no task uses it; name it in a task's data, or remove it",
         "train.reference: no data set 'q9'; known: travel, other",
-        "train.select: 'x.f1' is none of average, exact_match, TASK.METRIC (tasks: intent, slots, a b)",
+        "train.checkpoints.select: 'x.f1' is none of average, exact_match, TASK.METRIC (tasks: intent, slots, a b)",
     ):
         assert line in said
 
@@ -185,7 +186,7 @@ def test_every_fault_is_told_at_once(write):
         (("[data.", "data = 3\n[other."), "data: missing; add a table such as"),
         (("[tasks.", "[jobs."), "tasks: missing; add a table such as"),
         (("data = [", "auxiliary = true\ndata = ["), "tasks: all are auxiliary (intent, slots, mood)"),
-        (("epochs = 2", 'select = "mood.accuracy"'), None),
+        (("epochs = 2", 'checkpoints.select = "mood.accuracy"'), None),
     ],
 )
 def test_rules_between_keys(write, change, message):
@@ -258,22 +259,22 @@ def test_every_option_is_a_key_of_a_data_set():
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        (GOOD.replace("epochs = 2", "r_drop = 1.0").replace("crf = false", "dropout = 0.0"), None),
+        (GOOD.replace("epochs = 2", "regularization.r_drop = 1.0").replace("crf = false", "dropout = 0.0"), None),
         (
             '[encoder]\nmodel = "scratch"\ndropout = 0.0\n[data.t]\nformat = "tsv"\ntrain = "t"\n[tasks.a]\nkind = "classify"\n'
-            'data = ["t"]\ndropout = 0.0\n[train]\noutput = "o"\nr_drop = 1.0\n',
-            "train.r_drop: compares passes with different dropout",
+            'data = ["t"]\ndropout = 0.0\n[train]\noutput = "o"\nregularization.r_drop = 1.0\n',
+            "train.regularization.r_drop: compares passes with different dropout",
         ),
         (
             '[data.t]\nformat = "text"\ntrain = "t"\n[tasks.a]\nkind = "masked_lm"\ndata = ["t"]\n[train]\noutput = "o"\n'
-            "word_dropout = 0.1\n",
-            "train.word_dropout: leaves masked_lm alone, and there is no other task",
+            "regularization.word_dropout = 0.1\n",
+            "train.regularization.word_dropout: leaves masked_lm alone, and there is no other task",
         ),
     ],
 )
 def test_regularization_that_could_do_nothing_is_refused(write, text, match):
     if match is None:
-        assert load_config(write(text)).train.r_drop == 1.0
+        assert load_config(write(text)).train.regularization.r_drop == 1.0
     else:
         assert match in fault(write(text))
 
@@ -298,4 +299,6 @@ def test_baselines_without_the_average(write):
     for name in ("intent", "slots", "mood"):
         text = text.replace(f"[tasks.{name}]", f"[tasks.{name}]\nbaseline = 0.5")
     assert load_config(write(text)).tasks["mood"].baseline == 0.5
-    assert "train.select: 'mood.accuracy' heeds no baseline" in fault(write(text + 'select = "mood.accuracy"\n'))
+    assert "train.checkpoints.select: 'mood.accuracy' heeds no baseline" in fault(
+        write(text + 'checkpoints.select = "mood.accuracy"\n')
+    )

@@ -184,7 +184,10 @@ def test_pieces_that_training_does_not_have_are_not_drawn(tiny_config):
 
 def test_resumed_to_the_bit(tiny_config, fit, tmp_path):
     config = tiny_config(
-        "data.travel.substitute=0.6", "train.epochs=2", "train.accumulate_steps=2", "train.save_every_steps=1"
+        "data.travel.substitute=0.6",
+        "train.epochs=2",
+        "train.accumulate_steps=2",
+        "train.checkpoints.save_every_steps=1",
     )
     fit(config)
     broken = config.model_copy(update={"train": config.train.model_copy(update={"output": tmp_path / "broken"})})

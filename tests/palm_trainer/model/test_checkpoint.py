@@ -162,8 +162,9 @@ def _strike(process, run: Path, place: str, pause: float) -> None:
 def test_killed_at_any_moment_and_resumed_is_unbroken_to_the_bit(tiny_toml, tmp_path, fit):
     """Real `palm-train run` processes, SIGKILL: among steps of several parts, and within a checkpoint's write; dropout, average, weights."""
     path = tiny_toml(second=True)
-    settings = 'save_every_steps = 2\naccumulate_steps = 2\nema_decay = 0.9\nbalancing = "dwa"\n'
-    text = path.read_text().replace("epochs = 3", "epochs = 5").replace("[train]\n", "[train]\n" + settings)
+    sections = "[train.checkpoints]\nsave_every_steps = 2\n[train.regularization]\nema_decay = 0.9\n"
+    settings = f'{sections}[train.balancing]\nmethod = "dwa"\n[train]\naccumulate_steps = 2\n'
+    text = path.read_text().replace("epochs = 3", "epochs = 5").replace("[train]\n", settings)
     path.write_text(text)
     unbroken = tmp_path / "unbroken.toml"
     unbroken.write_text(text.replace((tmp_path / "run").as_posix(), (tmp_path / "unbroken").as_posix()))
@@ -195,7 +196,7 @@ def test_a_run_that_was_killed_while_it_wrote_its_configuration(tiny_config, fit
 
 def test_checkpoints_between_evaluations(tiny_config):
     """Every four steps, but not where an evaluation saves anyway."""
-    config = tiny_config("train.save_every_steps=4", "train.epochs=2")
+    config = tiny_config("train.checkpoints.save_every_steps=4", "train.epochs=2")
     held = []
     for event in train(config):
         if isinstance(event, Step):

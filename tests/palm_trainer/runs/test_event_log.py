@@ -59,7 +59,7 @@ def test_losses_rates_and_dev_metrics_by_step(tiny_config):
 
 def test_resume_shows_no_step_twice(tiny_config):
     """Killed after steps that no checkpoint has: they are trained and told again, and TensorBoard shows the second time only."""
-    config = tiny_config(ON, "train.epochs=2", "train.save_every_steps=4", "train.log_every_steps=1")
+    config = tiny_config(ON, "train.epochs=2", "train.checkpoints.save_every_steps=4", "train.log_every_steps=1")
     events = train(config)
     for event in events:
         if isinstance(event, Step) and event.step == 11:

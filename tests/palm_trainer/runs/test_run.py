@@ -129,7 +129,7 @@ def test_evaluations_evenly_over_the_run(tiny_config, number, steps):
 
 
 def test_patience(tiny_config):
-    config = tiny_config("train.epochs=9", "train.patience=2", "train.learning_rate=1e-12")
+    config = tiny_config("train.epochs=9", "train.checkpoints.patience=2", "train.learning_rate=1e-12")
     events = list(train(config))
     assert [e.best for e in events if isinstance(e, Evaluated)] == [True, False, False]
     assert not events[-1].interrupted
@@ -138,7 +138,7 @@ def test_patience(tiny_config):
 
 
 def test_best_is_chosen_by_select(tiny_config):
-    config = tiny_config("train.select=slots.f1")
+    config = tiny_config("train.checkpoints.select=slots.f1")
     events = [e for e in train(config) if isinstance(e, Evaluated)]
     assert [e.score for e in events] == [e.metrics["slots"]["f1"] for e in events]
 

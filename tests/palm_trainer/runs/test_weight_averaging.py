@@ -70,13 +70,15 @@ def test_nothing_to_average(tmp_path):
 
 def test_a_disk_that_refuses(tmp_path):
     (tmp_path / "candidates").write_text("in the way")
-    with pytest.raises(CheckpointError, match=r"step1.safetensors could not be written: .*lower train.average_best"):
+    with pytest.raises(
+        CheckpointError, match=r"step1.safetensors could not be written: .*lower train.checkpoints.average_best"
+    ):
         averaging.enter(tmp_path, Point(1.0, 1.0), 1, 0.0, {}, 2)
 
 
 OPTIONS = (
     "train.epochs=3",
-    "train.average_best=3",
+    "train.checkpoints.average_best=3",
     "train.evaluations=6",
     "train.schedule='constant'",
     "train.learning_rate=2e-3",
@@ -127,5 +129,7 @@ def test_a_run_keeps_the_average_where_it_is_better(tiny_config):
 
 
 def test_there_must_be_a_dev(tiny_config):
-    with pytest.raises(ConfigError, match=r"train.average_best: chooses checkpoints on dev, which no data set has"):
-        tiny_config("train.average_best=2", splits=())
+    with pytest.raises(
+        ConfigError, match=r"train.checkpoints.average_best: chooses checkpoints on dev, which no data set has"
+    ):
+        tiny_config("train.checkpoints.average_best=2", splits=())

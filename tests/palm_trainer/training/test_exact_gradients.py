@@ -148,8 +148,8 @@ def test_one_batch_in_parts_and_over_processes(kind, together):
         assert all(torch.equal(one[2][name], other[2][name]) for name in one[2])
 
 
-OPTIONS = ("train.r_drop=2", "train.fgm=1", "train.label_smoothing=0.2")
-BALANCING = ("train.balancing=dwa", "train.balancing=random", "train.balancing=uncertainty")
+OPTIONS = ("train.regularization.r_drop=2", "train.regularization.fgm=1", "train.regularization.label_smoothing=0.2")
+BALANCING = ("train.balancing.method=dwa", "train.balancing.method=random", "train.balancing.method=uncertainty")
 
 
 @pytest.mark.parametrize("option", [*OPTIONS, *BALANCING])
@@ -164,7 +164,11 @@ def test_with_teachers_and_substitution(kind, together, fit):
     """A teacher of every kind but masked_lm; values change places. One batch, four parts of it, and two processes; some data without a label."""
     path = write(kind)
     fit(load_config(path, ("train.epochs=0.2", "train.batch_size=32")))
-    options = (f'train.teachers="{kind.run.as_posix()}"', "data.joint.substitute=0.5", "train.batch_size=32")
+    options = (
+        f'train.distillation.teachers="{kind.run.as_posix()}"',
+        "data.joint.substitute=0.5",
+        "train.batch_size=32",
+    )
     whole, plain = gradients(path, *options), gradients(path, *options[1:])
     assert whole[0]["guess"] == plain[0]["guess"]
     assert all(whole[0][task] != plain[0][task] for task in plain[0] if task != "guess")
@@ -186,8 +190,8 @@ def test_what_weighs_gradients_of_a_whole_batch_is_refused(kind, method):
     text = path.read_text().replace("weight = 0.3\n", "")
     path.write_text(text)
     with pytest.raises(ConfigError, match=rf"accumulate_steps: '{method}' .* weighs the tasks' gradients of a whole"):
-        load_config(path, (f"train.balancing={method}", "train.accumulate_steps=2"))
-    config = load_config(path, (f"train.balancing={method}",))
+        load_config(path, (f"train.balancing.method={method}", "train.accumulate_steps=2"))
+    config = load_config(path, (f"train.balancing.method={method}",))
     with pytest.raises(ConfigError, match=rf"'{method}' weighs .* of which 2 processes hold a part each. Train in one"):
         build_training(config, Processes(0, 2))
 

@@ -239,7 +239,7 @@ MIXED = [INTENT_ONLY[0], *SLOTS_ONLY, *BARE, INTENT_ONLY[1]]
 
 def test_r_drop_of_equal_passes_is_the_plain_loss(tiny_config):
     """Without dropout both passes say the same: neither their mean loss nor the divergence adds anything, with partial labels too."""
-    plain, doubled = (build_training(tiny_config(*options)) for options in ((), ("train.r_drop=3",)))
+    plain, doubled = (build_training(tiny_config(*options)) for options in ((), ("train.regularization.r_drop=3",)))
     for training in (plain, doubled):
         without_dropout(training)
     assert values_of(doubled, MIXED) == pytest.approx(values_of(plain, MIXED), rel=1e-5)
@@ -248,7 +248,7 @@ def test_r_drop_of_equal_passes_is_the_plain_loss(tiny_config):
 
 def test_r_drop_adds_half_of_alpha_times_the_divergence_of_each_label(tiny_config):
     """The loss is linear in alpha, and the same for a batch with unlabelled rows and one without: sums over the same counts."""
-    training = build_training(tiny_config("train.r_drop=1"))
+    training = build_training(tiny_config("train.regularization.r_drop=1"))
     head = training.trained.model.head("intent")
     outputs = {
         "logits": torch.log(torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.6, 0.2], [0.5, 0.25, 0.25], [0.2, 0.6, 0.2]]))
@@ -263,7 +263,7 @@ def test_r_drop_adds_half_of_alpha_times_the_divergence_of_each_label(tiny_confi
 
 def test_fgm_adds_the_gradient_at_the_disturbed_embeddings(tiny_config):
     """Noise of nothing gives the clean gradient twice; clipping aside, a step is that of both."""
-    plain, twice = (build_training(tiny_config(*options)) for options in ((), ("train.fgm=1e-9",)))
+    plain, twice = (build_training(tiny_config(*options)) for options in ((), ("train.regularization.fgm=1e-9",)))
     found = []
     for training in (plain, twice):
         without_dropout(training)
@@ -275,14 +275,14 @@ def test_fgm_adds_the_gradient_at_the_disturbed_embeddings(tiny_config):
 
 
 def test_fgm_without_any_label_changes_nothing(tiny_config):
-    training = build_training(tiny_config("train.fgm=1"))
+    training = build_training(tiny_config("train.regularization.fgm=1"))
     step, before, after = feed(training, BARE)
     assert step.losses == {}
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_hidden_pieces_reach_the_encoder(tiny_config):
-    training = build_training(tiny_config("train.word_dropout=0.5"))
+    training = build_training(tiny_config("train.regularization.word_dropout=0.5"))
     seen = []
     training.trained.model.register_forward_pre_hook(
         lambda _m, _a, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True

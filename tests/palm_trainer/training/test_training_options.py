@@ -68,7 +68,7 @@ def test_frozen_parts_are_the_same_to_the_bit(pretrained):
 
 
 def test_rates_by_depth_are_those_of_the_optimizer(pretrained):
-    training = build_training(pretrained("train.layer_decay=0.5", "train.learning_rate=1e-2"))
+    training = build_training(pretrained("train.regularization.layer_decay=0.5", "train.learning_rate=1e-2"))
     names = {id(p): name for name, p in training.trained.model.named_parameters()}
     rates = {names[id(p)]: group["peak_lr"] for group in training.loop.optimizer.param_groups for p in group["params"]}
     for name, rate in rates.items():
@@ -88,13 +88,13 @@ def test_nothing_pretrained_to_freeze(tiny_config, key):
 @pytest.mark.parametrize(
     "key",
     [
-        "layer_decay=0",
-        "layer_decay=1.1",
+        "regularization.layer_decay=0",
+        "regularization.layer_decay=1.1",
         "freeze_layers=-1",
-        "ema_decay=1.0",
-        "r_drop=-1",
-        "fgm=-0.1",
-        "word_dropout=1.0",
+        "regularization.ema_decay=1.0",
+        "regularization.r_drop=-1",
+        "regularization.fgm=-0.1",
+        "regularization.word_dropout=1.0",
     ],
 )
 def test_values_out_of_range(tiny_config, key):
@@ -104,7 +104,7 @@ def test_values_out_of_range(tiny_config, key):
 
 def test_the_average_is_evaluated_and_saved(tiny_config, fit):
     """After the first steps the average keeps (1 + t) / (10 + t) of itself: it is computed here from the weights of each step."""
-    config = tiny_config("train.epochs=1", "train.ema_decay=0.999")
+    config = tiny_config("train.epochs=1", "train.regularization.ema_decay=0.999")
     events = train(config)
     model = next(events).training.trained.model
     average = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -136,7 +136,7 @@ def test_average_of_scores_over_their_baselines(tiny_config):
 
 def test_the_best_of_each_task_is_kept(tiny_config, fit):
     """`best-TASK/` holds the weights of the evaluation where the task's metric was greatest, also when the run was stopped between."""
-    config = tiny_config("train.epochs=4", "train.best_per_task=true", second=True)
+    config = tiny_config("train.epochs=4", "train.checkpoints.best_per_task=true", second=True)
     seen: list[float] = []
     scores: dict[str, list[float]] = {}
     kept = {"intent": "accuracy", "slots": "f1", "mood": "accuracy"}
@@ -161,8 +161,8 @@ def test_the_best_of_each_task_is_kept(tiny_config, fit):
 @pytest.mark.parametrize(
     "options",
     [
-        ("train.ema_decay=0.9", "train.layer_decay=0.8"),
-        ("train.r_drop=2", "train.word_dropout=0.2", "train.fgm=0.5"),
+        ("train.regularization.ema_decay=0.9", "train.regularization.layer_decay=0.8"),
+        ("train.regularization.r_drop=2", "train.regularization.word_dropout=0.2", "train.regularization.fgm=0.5"),
     ],
     ids=["ema", "regularized"],
 )

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from palm_trainer.cli.train import app, command
 from palm_trainer.config.loader import load_config
-from palm_trainer.config.schema import TrainConfig
+from palm_trainer.config.schema import BalancingConfig
 from palm_trainer.errors import ConfigError
 from palm_trainer.runs import job_from_config as build
 from palm_trainer.runs.job_from_config import build_training
@@ -22,7 +22,7 @@ from palm_trainer.training.balancing import DynamicWeightAverage, FixedWeights, 
 from palm_trainer.training.balancing.gradient import project
 from palm_trainer.training.loop import Step
 
-METHODS = TrainConfig.model_fields["balancing"].annotation.__args__
+METHODS = BalancingConfig.model_fields["method"].annotation.__args__
 GRADIENT = ("pcgrad", "cagrad", "upgrad", "aligned_mtl", "mgda")
 
 
@@ -38,7 +38,12 @@ GRADIENT = ("pcgrad", "cagrad", "upgrad", "aligned_mtl", "mgda")
 def test_continued_to_the_bit_in_every_precision(tiny_config, method, precision):
     """Data sets with two tasks and with one; the state goes through a file, as a checkpoint does."""
     epochs = 3 if method == "dwa" else 1  # it weighs from the third on
-    options = (f"train.epochs={epochs}", f"train.balancing={method}", f"train.precision={precision}", "train.r_drop=1")
+    options = (
+        f"train.epochs={epochs}",
+        f"train.balancing.method={method}",
+        f"train.precision={precision}",
+        "train.regularization.r_drop=1",
+    )
     config = tiny_config(*options, second=True)
     unbroken, other = build_training(config), build_training(config)
     before = copy.deepcopy(unbroken.trained.model.state_dict())
@@ -72,7 +77,7 @@ AGGREGATORS = {
 @pytest.mark.parametrize("method", GRADIENT)
 def test_the_encoder_gets_what_torchjd_makes_of_the_whole_jacobian(tiny_config, method):
     """The tasks' gradients as rows of one dense matrix, aggregated, against a real pass; heads get the gradient of the plain sum."""
-    training = build_training(tiny_config(f"train.balancing={method}"))
+    training = build_training(tiny_config(f"train.balancing.method={method}"))
     loop, model = training.loop, training.trained.model
     batch = loop.sources["travel"].next()
     labels = {task: int(model.head(task).labels(targets)) for task, targets in batch.targets.items()}
@@ -103,11 +108,11 @@ CLASSES = {
 
 @pytest.mark.parametrize("method", CLASSES)
 def test_each_name_is_its_method(tiny_config, method):
-    assert type(build_training(tiny_config(f"train.balancing={method}")).loop._balancing) is CLASSES[method]
+    assert type(build_training(tiny_config(f"train.balancing.method={method}")).loop._balancing) is CLASSES[method]
 
 
 def test_resumed_run_is_unbroken_to_the_bit(tiny_config, fit, tmp_path):
-    options = ("train.epochs=1", "train.balancing=uncertainty", "train.ema_decay=0.9")
+    options = ("train.epochs=1", "train.balancing.method=uncertainty", "train.regularization.ema_decay=0.9")
     whole = tiny_config(*options, f"train.output={tmp_path / 'whole'}")
     fit(whole)
     config, seen = tiny_config(*options), []
@@ -120,7 +125,7 @@ def test_resumed_run_is_unbroken_to_the_bit(tiny_config, fit, tmp_path):
 
 
 def test_variances_have_a_group_of_their_own(tiny_config):
-    training = build_training(tiny_config("train.balancing=uncertainty", "train.balancing_learning_rate=0.03"))
+    training = build_training(tiny_config("train.balancing.method=uncertainty", "train.balancing.learning_rate=0.03"))
     group = training.loop.optimizer.param_groups[-1]
     assert (len(group["params"]), group["peak_lr"], group["weight_decay"]) == (2, 0.03, 0.0)
     next(training.loop.steps())
@@ -131,17 +136,35 @@ def test_variances_have_a_group_of_their_own(tiny_config):
     ("overrides", "message"),
     [
         (
-            ("train.balancing=pcgrad", "train.fgm=1"),
+            ("train.balancing.method=pcgrad", "train.regularization.fgm=1"),
             r"'pcgrad' takes each task's gradient apart, and fgm needs that of",
         ),
-        (("train.balancing=gradnorm", "train.fgm=1"), r"'gradnorm' takes each task's gradient apart"),
-        (("train.balancing=uncertainty", "tasks.slots.weight=2.0"), r"tasks.slots.weight: 'uncertainty' learns the"),
-        (("train.balancing=gradnorm", "tasks.slots.weight=2.0"), r"tasks.slots.weight: 'gradnorm' learns the weights"),
-        (("train.cagrad_c=0.4",), r"train.cagrad_c: only for balancing = 'cagrad', not 'fixed'; remove it"),
-        (("train.balancing_learning_rate=1",), r"only for balancing = 'uncertainty' or 'gradnorm', not 'fixed'"),
-        (("train.dwa_temperature=1", "train.balancing=random"), r"dwa_temperature: only for balancing = 'dwa'"),
-        (("train.gradnorm_alpha=1", "train.balancing=dwa"), r"gradnorm_alpha: only for balancing = 'gradnorm'"),
-        (("train.balancing=sum",), r"train.balancing: must be 'fixed', 'uncertainty', .*not 'sum'"),
+        (
+            ("train.balancing.method=gradnorm", "train.regularization.fgm=1"),
+            r"'gradnorm' takes each task's gradient apart",
+        ),
+        (
+            ("train.balancing.method=uncertainty", "tasks.slots.weight=2.0"),
+            r"tasks.slots.weight: 'uncertainty' learns the",
+        ),
+        (
+            ("train.balancing.method=gradnorm", "tasks.slots.weight=2.0"),
+            r"tasks.slots.weight: 'gradnorm' learns the weights",
+        ),
+        (
+            ("train.balancing.cagrad_c=0.4",),
+            r"train.balancing.cagrad_c: only for method = 'cagrad', not 'fixed'; remove it",
+        ),
+        (("train.balancing.learning_rate=1",), r"only for method = 'uncertainty' or 'gradnorm', not 'fixed'"),
+        (
+            ("train.balancing.dwa_temperature=1", "train.balancing.method=random"),
+            r"dwa_temperature: only for method = 'dwa'",
+        ),
+        (
+            ("train.balancing.gradnorm_alpha=1", "train.balancing.method=dwa"),
+            r"gradnorm_alpha: only for method = 'gradnorm'",
+        ),
+        (("train.balancing.method=sum",), r"train.balancing.method: must be 'fixed', 'uncertainty', .*not 'sum'"),
     ],
 )
 def test_what_does_not_go_together(tiny_config, overrides, message):
@@ -156,9 +179,9 @@ def test_tasks_that_never_meet(tiny_toml, method):
     path.write_text(alone[0] + "[data.reviews]" + alone[1].split("[data.reviews]")[1], encoding="utf-8")
     said = rf"'{method}' balances tasks of one step, and no two tasks share a data set \(one encoder pass\); let them"
     with pytest.raises(ConfigError, match=said):
-        load_config(path, [f"train.balancing={method}"])
+        load_config(path, [f"train.balancing.method={method}"])
     for other in ("uncertainty", "dwa"):
-        assert load_config(path, [f"train.balancing={other}"])
+        assert load_config(path, [f"train.balancing.method={other}"])
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "fixed"])
@@ -167,7 +190,7 @@ def test_one_task(tiny_toml, method):
     head, rest = path.read_text(encoding="utf-8").split("[tasks.slots]")
     path.write_text(head + "[train]" + rest.split("[train]")[1], encoding="utf-8")
     with pytest.raises(ConfigError, match=f"'{method}' weighs tasks against each other, and there is one; choose"):
-        load_config(path, [f"train.balancing={method}"])
+        load_config(path, [f"train.balancing.method={method}"])
 
 
 @pytest.mark.parametrize("method", ["pcgrad", "gradnorm"])
@@ -179,7 +202,7 @@ def test_nothing_shared_trains(tiny_config, method, monkeypatch):
     monkeypatch.setattr(build, "freeze_layers", all_frozen)
     monkeypatch.setattr(build, "freeze_unused_rows", lambda *_: None)
     with pytest.raises(ConfigError, match=rf"'{method}' balances the gradients of .*, which is frozen"):
-        build_training(tiny_config(f"train.balancing={method}"))
+        build_training(tiny_config(f"train.balancing.method={method}"))
 
 
 @pytest.mark.parametrize(("method", "package"), [("upgrad", "torchjd.aggregation"), ("cagrad", "cvxpy")])
@@ -190,9 +213,9 @@ def test_what_is_not_installed(tiny_config, monkeypatch, method, package):
     else:
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError, match=rf"'{method}' needs a package that is not installed .*palm-nlu\[gradient\]"):
-        build_training(tiny_config(f"train.balancing={method}"))
+        build_training(tiny_config(f"train.balancing.method={method}"))
 
 
 def test_plan_tells_the_passes(tiny_toml, capsys):
-    assert command(app, ["plan", str(tiny_toml()), "--set", "train.balancing=upgrad"]) == 0
+    assert command(app, ["plan", str(tiny_toml()), "--set", "train.balancing.method=upgrad"]) == 0
     assert "upgrad: a backward pass for each task of a data set" in capsys.readouterr().out

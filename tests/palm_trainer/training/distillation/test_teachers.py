@@ -30,14 +30,14 @@ def student(tiny_config, teacher):
 
     def _config(*overrides, runs=(), **options):
         listed = ", ".join(f'"{run.as_posix()}"' for run in (runs or (teacher,)))
-        return tiny_config(f"train.teachers=[{listed}]", *overrides, **options)
+        return tiny_config(f"train.distillation.teachers=[{listed}]", *overrides, **options)
 
     return _config
 
 
 def test_the_teachers_answers_to_the_training_data(student, teacher):
     """As its model answers alone: classes, and marginals of its chain; nothing for special pieces and padding."""
-    training = build_training(student("train.distill_temperature=3"))
+    training = build_training(student("train.distillation.temperature=3"))
     source = training.loop.sources["travel"]
     batch, trained = source.next(), load_trained(teacher)
     with torch.no_grad():
@@ -100,7 +100,7 @@ def test_parts_of_a_batch_give_one_gradient(student):
         return values, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
     values, whole = gradients()
-    for override in ("train.accumulate_steps=4", "train.r_drop=1"):
+    for override in ("train.accumulate_steps=4", "train.regularization.r_drop=1"):
         told, parts = gradients(override)
         assert told == pytest.approx(values, rel=1e-6)
         for name, gradient in whole.items():
@@ -108,7 +108,7 @@ def test_parts_of_a_batch_give_one_gradient(student):
 
 
 def test_resumed_to_the_bit(student, fit, tmp_path):
-    config = student("train.epochs=2", "train.save_every_steps=1", "data.travel.substitute=0.5")
+    config = student("train.epochs=2", "train.checkpoints.save_every_steps=1", "data.travel.substitute=0.5")
     fit(config)
     broken = config.model_copy(update={"train": config.train.model_copy(update={"output": tmp_path / "broken"})})
     steps = itertools.count()
@@ -121,12 +121,12 @@ def test_resumed_to_the_bit(student, fit, tmp_path):
 
 def test_a_teacher_that_was_trained_anew(student, teacher, tmp_path):
     other = reordered(teacher, tmp_path / "other", ["hotel", "flight", "fare"])
-    config = student("train.save_every_steps=1", runs=[other])
+    config = student("train.checkpoints.save_every_steps=1", runs=[other])
     steps = itertools.count()
     for _ in train(config, stop=lambda: next(steps) >= 2):
         pass
     reordered(teacher, other, ["flight", "hotel", "fare"])
-    with pytest.raises(CheckpointError, match=r"a run of train.teachers was trained anew"):
+    with pytest.raises(CheckpointError, match=r"a run of train.distillation.teachers was trained anew"):
         next(train(config, resume=True))
 
 
@@ -160,8 +160,8 @@ def with_plain(student, tmp_path, *overrides, more=""):
     config = student()
     toml = add(config, UNLABELLED + more)
     toml.write_text(toml.read_text().replace('data = ["travel"]', 'data = ["travel", "plain"]'))
-    listed = ", ".join(f'"{run.as_posix()}"' for run in config.train.teachers)
-    return load_config(toml, [f"train.teachers=[{listed}]", *overrides])
+    listed = ", ".join(f'"{run.as_posix()}"' for run in config.train.distillation.teachers)
+    return load_config(toml, [f"train.distillation.teachers=[{listed}]", *overrides])
 
 
 def test_unlabelled_text_is_learnt_from_the_teacher(student, tmp_path):
@@ -189,10 +189,10 @@ def test_all_tools_together_with_masked_pieces(student, tmp_path, teacher):
     settings = load_config(
         toml,
         [
-            f'train.teachers=["{teacher.as_posix()}"]',
-            "train.average_best=2",
+            f'train.distillation.teachers=["{teacher.as_posix()}"]',
+            "train.checkpoints.average_best=2",
             "train.epochs=3",
-            "train.r_drop=1",
+            "train.regularization.r_drop=1",
             "data.travel.substitute=0.4",
             "tasks.intent.data=['travel']",
         ],
@@ -230,5 +230,7 @@ def test_what_a_teacher_cannot_teach(student, teacher, tmp_path, tiny_config):
         build_training(mood)
     with pytest.raises(CheckpointError, match="no such run directory"):
         build_training(student(runs=[tmp_path / "nowhere"]))
-    with pytest.raises(ConfigError, match=r"train.distill_weight: says how teachers are heeded, and there are none"):
-        tiny_config("train.distill_weight=0.5")
+    with pytest.raises(
+        ConfigError, match=r"train.distillation.weight: says how teachers are heeded, and there are none"
+    ):
+        tiny_config("train.distillation.weight=0.5")

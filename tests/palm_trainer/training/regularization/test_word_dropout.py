@@ -37,5 +37,7 @@ def test_the_mask_stands_in_where_nothing_is_unknown(pieces, wanted):
 
 def test_a_tokenizer_without_either():
     tokenizer = Tokenizer(WordLevel({"a": 0}))
-    with pytest.raises(ConfigError, match=r"train.word_dropout: .* no piece that could stand in \(\[UNK\], <unk>"):
+    with pytest.raises(
+        ConfigError, match=r"train.regularization.word_dropout: .* no piece that could stand in \(\[UNK\], <unk>"
+    ):
         WordDropout.of(tokenizer.to_str(), 0.1)
