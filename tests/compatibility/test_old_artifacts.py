@@ -195,7 +195,9 @@ def test_bundle_is_served() -> None:
 
 def test_api_checkpoint_resumes(copy: Path) -> None:
     two_heads = _load("two_heads")
-    answers = two_heads.load_and_continue(copy / "data", copy / "api_checkpoint")
+    # An old program works, and is told the new spelling of its options.
+    with pytest.warns(FutureWarning, match=r"options\.(balancing|r_drop) is now options\."):
+        answers = two_heads.load_and_continue(copy / "data", copy / "api_checkpoint")
     assert _differences(answers, _read_json(EXPECTED / "two_heads.json")) == []
 
 
