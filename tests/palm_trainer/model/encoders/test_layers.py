@@ -123,5 +123,7 @@ def test_an_encoder_whose_blocks_are_not_in_one_list():
     encoder = AutoModel.from_config(
         AutoConfig.for_model("xlm", vocab_size=20, emb_dim=16, n_layers=2, n_heads=2, max_position_embeddings=8)
     )
-    with pytest.raises(ConfigError, match=r"XLMModel holds 4 lists of blocks, not one.* Leave out train.regularization.layer_decay"):
+    with pytest.raises(
+        ConfigError, match=r"XLMModel holds 4 lists of blocks, not one.* Leave out train.regularization.layer_decay"
+    ):
         rate_factors(Encoder(encoder, pooling="cls", takes_types=False), 0.9)
