@@ -1,7 +1,7 @@
-"""The options of a server: the only list of their names, defaults, limits and explanations.
+"""Options of the server: the only list of their names, defaults, limits and descriptions.
 
-`palm-serve run` makes its flags of it (`max_queue` is `--max-queue`), the names of its environment variables
-(`PALM_SERVE_MAX_QUEUE`) and the keys of its file (`max_queue`), so the three cannot differ.
+The flags of `palm-serve run` (`--max-queue`), its environment variables (`PALM_SERVE_MAX_QUEUE`) and the keys of its
+configuration file (`max_queue`) are derived from these fields, so they cannot differ.
 """
 
 import re
@@ -45,7 +45,7 @@ class LogLevel(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """How a line of the log is written."""
+    """Formats of a log line."""
 
     TEXT = "text"
     JSON = "json"
@@ -53,45 +53,57 @@ class LogFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one client may ask for. `GetModel` tells the first; README tells all."""
+    """Limits of one client. `GetModel` returns the first one; the README lists all."""
 
     text_bytes: int = 10_000
-    """UTF-8 bytes of a text, and of its pair."""
+    """UTF-8 bytes of a text, and of the text paired with it."""
     batch_items: int = 1_024
     """Requests in one ParseBatch."""
     message_bytes: int = 4 * MIB
-    """One gRPC message from a client."""
+    """Bytes of one gRPC message from a client."""
     stream_items: int = 64
-    """Requests of one ParseStream that are read and not answered yet; beyond it the stream is not read."""
+    """Unanswered requests of one ParseStream. At this limit the server stops reading from the stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Files in PEM; they are read again when they change."""
+    """PEM files of the server. They are read again when they change."""
 
     certificate: Path
-    """The server's, followed by its chain."""
+    """Certificate of the server, followed by its chain."""
     key: Path
     client_ca: Path | None = None
-    """Clients must show a certificate that one of these signed; None: clients need none."""
+    """Authorities that sign client certificates. None: clients need no certificate."""
 
 
 def read_shares(value: str | None) -> dict[str, float]:
-    """Model -> share, 0 to 1; the empty name stands for all others. Raises ValueError."""
+    """Parse traffic shares such as "0.1" or "faq=0.1,help=0.05".
+
+    Returns:
+        Shares (0 to 1) by model name. The empty name holds the share of all other models.
+
+    Raises:
+        ValueError: if a share is not a number from 0 to 1.
+    """
     shares = {"": 0.0}
-    for part in (value or "").split(",") if value else ():
-        name, share = part.split("=", 1) if "=" in part else ("", part)
+    if not value:
+        return shares
+    for entry in value.split(","):
+        name, separator, number = entry.partition("=")
+        if not separator:
+            name, number = "", entry
         try:
-            shares[name.strip()] = float(share)
+            fraction = float(number)
         except ValueError:
-            shares[name.strip()] = -1.0
-        if not 0 <= shares[name.strip()] <= 1:
-            raise ValueError("a share is a number from 0 to 1, as in 0.1 or faq=0.1,help=0.05")
+            fraction = -1.0
+        if not 0 <= fraction <= 1:
+            raise ValueError("must be a number from 0 to 1, as in 0.1 or faq=0.1,help=0.05")
+        shares[name.strip()] = fraction
     return shares
 
 
 class _Group(BaseModel):
-    """Options that belong together; the docstring is their heading."""
+    """A group of options. The docstring is their heading in the help text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -102,22 +114,27 @@ class ModelOptions(_Group):
     bundles: tuple[Path, ...] = Field(default=(), description="Bundle directories; the first is the default model.")
     watch: Path | None = Field(
         default=None,
-        description="Serve what this directory holds, as NAME or NAME/LABEL (stable, canary, shadow, ...), and follow its changes.",
+        description="Serve the bundles in this directory, as NAME or NAME/LABEL (stable, canary, shadow, ...), and load its changes.",
     )
     watch_interval: float = Field(
-        default=2.0, ge=0.01, description="Seconds between looks at --watch; a change is taken up at the second look."
+        default=2.0,
+        ge=0.01,
+        description="Polling interval of --watch in seconds. A change is loaded once it is unchanged for one interval.",
     )
     canary: str | None = Field(
         default=None,
-        description="Share of the requests without a version that the canary answers: 0.1, or for some models faq=0.1,help=0.05. "
-        "A second BUNDLE of one name is its canary.",
+        description="Share of requests without a version that the canary answers: 0.1, or per model faq=0.1,help=0.05. "
+        "The second BUNDLE of a model is its canary.",
     )
     shadow: str | None = Field(
         default=None,
-        description="Share of them that is asked of the shadow too, unheard, to count how often it agrees. The next BUNDLE of the name is its shadow.",
+        description="Share of requests mirrored to the shadow model. Its answers are compared, never returned. "
+        "The BUNDLE after the canary is the shadow.",
     )
-    model_folder: Path | None = Field(default=None, description="Where LoadModel looks names up; laid out as --watch.")
-    allow_model_control: bool = Field(default=False, description="Let clients load and unload models.")
+    model_folder: Path | None = Field(
+        default=None, description="Directory from which LoadModel loads models by name. Its layout is that of --watch."
+    )
+    allow_model_control: bool = Field(default=False, description="Allow clients to load and unload models.")
 
     @field_validator("canary", "shadow")
     @classmethod
@@ -128,11 +145,13 @@ class ModelOptions(_Group):
     @model_validator(mode="after")
     def _one_folder(self) -> "ModelOptions":
         if self.watch is not None and self.model_folder is not None:
-            raise ValueError("watch and model_folder are both given: LoadModel looks into the watched directory too")
+            raise ValueError(
+                "watch and model_folder must not both be set. Remove model_folder: LoadModel also uses the watched directory."
+            )
         return self
 
     def traffic(self, name: str) -> tuple[float, float]:
-        """The shares of a model's canary and shadow."""
+        """Return the traffic shares of a model's canary and shadow, 0 to 1."""
         canary, shadow = read_shares(self.canary), read_shares(self.shadow)
         return canary.get(name, canary[""]), shadow.get(name, shadow[""])
 
@@ -141,21 +160,25 @@ class ListenOptions(_Group):
     """Listening"""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
-    port: int = Field(default=50051, ge=0, le=65535, description="0: any free port, which is printed.")
+    port: int = Field(
+        default=50051, ge=0, le=65535, description="Port to listen on. 0: any free port, which is printed."
+    )
     health_port: int | None = Field(
         default=None,
         ge=1,
         le=65535,
-        description="Answer health also on this port of the same host, in plain text and without tokens: "
-        "for Kubernetes, whose probes speak no TLS.",
+        description="Also answer health checks on this port, without TLS and without tokens. "
+        "For Kubernetes, whose probes do not support TLS.",
     )
     metrics_port: int | None = Field(
         default=None, ge=1, le=65535, description="Serve Prometheus metrics over HTTP on this port."
     )
-    metrics_host: str | None = Field(default=None, description="Address for --metrics-port; default: that of --host.")
+    metrics_host: str | None = Field(
+        default=None, description="Address of --metrics-port. Default: the value of --host."
+    )
     channelz: bool = Field(
         default=False,
-        description="Answer grpc.channelz.v1: what gRPC counts of every connection. It tells clients each other's addresses.",
+        description="Serve grpc.channelz.v1, the connection statistics of gRPC. Callers can see the addresses of all clients.",
     )
 
 
@@ -163,18 +186,25 @@ class EngineOptions(_Group):
     """Engine"""
 
     provider: Provider = Field(
-        default=Provider.AUTO, description="What runs the model; auto: the fastest that passed the bundle's gate."
+        default=Provider.AUTO,
+        description="Execution provider. auto: the fastest one that passed the bundle's parity gate.",
     )
-    precision: Precision = Field(default=Precision.AUTO, description="auto: the fastest that passed the bundle's gate.")
-    threads: int | None = Field(default=None, ge=1, description="Threads of the engine; default: one per core.")
+    precision: Precision = Field(
+        default=Precision.AUTO,
+        description="Precision of the model. auto: the fastest one that passed the bundle's parity gate.",
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="Threads of the engine. Default: one per physical core."
+    )
     engine_nice: int = Field(
         default=10,
         ge=0,
         le=19,
-        description="How much the engine gives way to the server's other threads (Linux niceness); 0: not at all.",
+        description="Linux niceness of the engine's threads, which lowers their priority below the server's other threads. 0: same priority.",
     )
     cache_dir: Path | None = Field(
-        default=None, description="Where engines keep what they measured and compiled; default: the user's cache."
+        default=None,
+        description="Directory for compiled engines and measured timings. Default: the user's cache directory.",
     )
 
 
@@ -182,33 +212,36 @@ class AnswerOptions(_Group):
     """Answers"""
 
     keep_answers: int = Field(
-        default=0, ge=0, description="Answers of each model version that are kept for equal requests; 0: none."
+        default=0, ge=0, description="Size of the answer cache of each model version, in answers. 0: no cache."
     )
-    share_runs: bool = Field(default=False, description="Let equal requests that are in flight together share one run.")
+    share_runs: bool = Field(
+        default=False, description="Run equal requests that are in flight at the same time only once."
+    )
 
 
 class TlsOptions(_Group):
     """TLS"""
 
     tls_cert: Path | None = Field(
-        default=None, description="Serve over TLS with this certificate (PEM, with its chain); a new one is noticed."
+        default=None,
+        description="Serve over TLS with this certificate (PEM, followed by its chain). Changes of the file are loaded.",
     )
-    tls_key: Path | None = Field(default=None, description="Key of --tls-cert, PEM.")
+    tls_key: Path | None = Field(default=None, description="Private key of --tls-cert (PEM, without a password).")
     tls_client_ca: Path | None = Field(
-        default=None, description="Clients must show a certificate that one of these signed, PEM."
+        default=None, description="Require client certificates signed by one of these authorities (PEM)."
     )
 
     metrics_tls: bool = Field(
         default=False,
-        description="Serve metrics over TLS, too: with --tls-cert, to those whom --tls-client-ca lets in.",
+        description="Serve metrics over TLS with --tls-cert. Clients need a certificate if --tls-client-ca is set.",
     )
 
     @model_validator(mode="after")
     def _whole(self) -> "TlsOptions":
         if None in (self.tls_cert, self.tls_key) and (self.tls_cert or self.tls_key or self.tls_client_ca):
-            raise ValueError("TLS needs both the certificate and its key: give tls_cert and tls_key")
+            raise ValueError("tls_cert and tls_key must be set together. Set both, or neither.")
         if self.metrics_tls and self.tls_cert is None:
-            raise ValueError("metrics_tls needs the server's certificate: give tls_cert and tls_key")
+            raise ValueError("metrics_tls requires tls_cert and tls_key. Set both.")
         return self
 
 
@@ -217,41 +250,45 @@ class TokenOptions(_Group):
 
     tokens: Path | None = Field(
         default=None,
-        description="Answer only calls with a token of this file (TOML; see `palm-serve token new`); a change is noticed.",
+        description="Require a token of this file (TOML, see `palm-serve token new`). Changes of the file are loaded.",
     )
     health_needs_token: bool = Field(
-        default=False, description="Ask for a token with the scope 'health' also where health is asked for."
+        default=False, description="Require a token with the scope 'health' for health checks."
     )
 
     metrics_needs_token: bool = Field(
-        default=False, description="Ask for a token with the scope 'metrics' where metrics are read."
+        default=False, description="Require a token with the scope 'metrics' for --metrics-port."
     )
 
     @model_validator(mode="after")
     def _has_tokens(self) -> "TokenOptions":
         for name in ("health_needs_token", "metrics_needs_token"):
             if getattr(self, name) and self.tokens is None:
-                raise ValueError(f"{name} needs tokens, the file that they are in")
+                raise ValueError(f"{name} requires tokens. Set it to the file that holds the tokens.")
         return self
 
 
 class LimitOptions(_Group):
     """Limits"""
 
-    max_queue: int = Field(default=2048, ge=1, description="Requests that wait, per model.")
-    max_text_bytes: int = Field(default=10_000, ge=1, description="UTF-8 bytes of a text.")
-    max_batch_items: int = Field(default=1024, ge=1, description="Requests in one ParseBatch.")
+    max_queue: int = Field(default=2048, ge=1, description="Limit of requests waiting in the queue of each model.")
+    max_text_bytes: int = Field(default=10_000, ge=1, description="Limit of the length of a text in UTF-8 bytes.")
+    max_batch_items: int = Field(default=1024, ge=1, description="Limit of requests in one ParseBatch.")
     max_message_mib: float = Field(
-        default=4.0, ge=0.001, le=2047, description="Size of one message from a client, MiB."
+        default=4.0, ge=0.001, le=2047, description="Limit of the size of one message from a client in MiB."
     )
     max_calls_per_client: int = Field(
-        default=1024, ge=1, description="Calls in flight per client (its token, else its address)."
+        default=1024,
+        ge=1,
+        description="Limit of calls in flight per client, identified by its token or else its address.",
     )
-    max_stream_items: int = Field(default=64, ge=1, description="Unanswered requests per ParseStream.")
+    max_stream_items: int = Field(default=64, ge=1, description="Limit of unanswered requests per ParseStream.")
     max_rate: float | None = Field(
-        default=None, gt=0, description="Requests per second and client, those of a batch counted; default: no limit."
+        default=None,
+        gt=0,
+        description="Limit of requests per second and client. Each request of a batch counts. Default: no limit.",
     )
-    max_burst: int = Field(default=1024, ge=1, description="Requests that a client may save up for; with --max-rate.")
+    max_burst: int = Field(default=1024, ge=1, description="Requests that a client may send at once under --max-rate.")
 
 
 class ConnectionOptions(_Group):
@@ -260,39 +297,50 @@ class ConnectionOptions(_Group):
     max_connections: int = Field(
         default=10_000,
         ge=1,
-        description="Open at once; fewer where the process may not open as many files (ulimit -n).",
+        description="Limit of open connections. It is lower where the process may open fewer files (ulimit -n).",
     )
     max_streams: int = Field(
         default=2048,
         ge=1,
-        description="Calls in flight per connection; further ones wait at the client. Above --max-calls-per-client, refusals are told.",
+        description="Limit of calls in flight per connection. Further calls wait at the client. Only values above "
+        "--max-calls-per-client let clients see refusals.",
     )
-    max_metadata_kib: int = Field(default=16, ge=1, le=1024, description="Headers of one call, KiB.")
+    max_metadata_kib: int = Field(
+        default=16, ge=1, le=1024, description="Limit of the size of one call's headers in KiB."
+    )
     handshake_timeout: float = Field(
-        default=20.0, gt=0, description="Seconds that a new connection gets until it speaks TLS and HTTP/2."
+        default=20.0, gt=0, description="Time limit for the TLS and HTTP/2 handshake of a new connection, in seconds."
     )
     keepalive_time: float = Field(
         default=60.0,
         gt=0,
-        description="Seconds of silence after which the server asks whether a client is still there.",
+        description="Idle time after which the server sends a keepalive ping to a client, in seconds.",
     )
-    keepalive_timeout: float = Field(default=20.0, gt=0, description="Seconds that it gets to answer.")
+    keepalive_timeout: float = Field(
+        default=20.0, gt=0, description="Time limit for the answer to a keepalive ping, in seconds."
+    )
     min_ping_interval: float = Field(
         default=10.0,
         ge=0,
-        description="Seconds between two pings of a client that has nothing to say; else it gets a strike.",
+        description="Minimum interval between two pings of an idle client, in seconds. An earlier ping is a strike.",
     )
-    max_ping_strikes: int = Field(default=2, ge=0, description="Strikes after which a connection is closed; 0: never.")
+    max_ping_strikes: int = Field(
+        default=2, ge=0, description="Number of ping strikes after which a connection is closed. 0: never."
+    )
     max_connection_age: float = Field(
         default=3600.0,
         ge=0,
-        description="Seconds after which clients are asked to connect anew, so that new replicas get their share; 0: never.",
+        description="Age in seconds at which clients are asked to reconnect, so that new replicas get their share. 0: never.",
     )
     max_connection_age_grace: float = Field(
-        default=300.0, ge=0, description="Seconds that calls and streams on it then get to finish."
+        default=300.0,
+        ge=0,
+        description="Time limit for the calls and streams of such a connection to finish, in seconds.",
     )
     max_connection_idle: float = Field(
-        default=900.0, ge=0, description="Seconds without a call after which a connection is closed; 0: never."
+        default=900.0,
+        ge=0,
+        description="Idle time after which a connection without calls is closed, in seconds. 0: never.",
     )
 
 
@@ -300,25 +348,33 @@ class StopOptions(_Group):
     """Stopping"""
 
     drain_grace: float = Field(
-        default=0.2, ge=0, description="Seconds from not-serving to no new calls; Kubernetes: 5 or more."
+        default=0.2,
+        ge=0,
+        description="Seconds during which a stopping server reports NOT_SERVING but still accepts calls. In Kubernetes use 5 or more.",
     )
-    stop_timeout: float = Field(default=30.0, ge=0, description="Seconds that running calls get to finish.")
+    stop_timeout: float = Field(
+        default=30.0, ge=0, description="Time limit for running calls to finish when the server stops, in seconds."
+    )
 
 
 class LogOptions(_Group):
     """Log"""
 
-    log_level: LogLevel = Field(default=LogLevel.WARNING, description="What goes to standard error.")
-    log_format: LogFormat = Field(default=LogFormat.TEXT, description="json: one object a line.")
+    log_level: LogLevel = Field(
+        default=LogLevel.WARNING, description="Minimum level of the lines that are written to standard error."
+    )
+    log_format: LogFormat = Field(
+        default=LogFormat.TEXT, description="Format of the log. json: one JSON object a line."
+    )
     log_text: bool = Field(
-        default=False, description="Let the log hold texts: requests at level info, and what errors quote of them."
+        default=False, description="Log request texts: requests at level info, and error messages that quote them."
     )
     access_log: bool = Field(
         default=False,
-        description="A line for every call but those about health; else only failures, refusals and slow calls.",
+        description="Log every call except health checks. Without it only failures, refusals and slow calls are logged.",
     )
     slow_ms: float | None = Field(
-        default=None, gt=0, description="Tell of unary calls that take so many milliseconds; default: of none."
+        default=None, gt=0, description="Log unary calls that take at least this many milliseconds. Default: none."
     )
 
 
@@ -328,14 +384,14 @@ class TraceOptions(_Group):
     otel_endpoint: str | None = Field(
         default=None,
         description="Send traces to this OTLP collector over gRPC, as in http://localhost:4317. "
-        "Default: what the OTEL_* variables of the environment say, else nowhere.",
+        "Default: the OTEL_* environment variables, if set.",
     )
 
     @field_validator("otel_endpoint")
     @classmethod
     def _url(cls, value: str | None) -> str | None:
         if value is not None and not re.match(r"https?://[^/]", value):
-            raise ValueError("must begin with http://, or https:// for TLS, as in http://localhost:4317")
+            raise ValueError("must begin with http:// or https://, as in http://localhost:4317")
         return value
 
 
@@ -352,7 +408,7 @@ GROUPS: tuple[type[_Group], ...] = (
     LogOptions,
     TraceOptions,
 )
-"""The groups of options, in the order in which they are shown."""
+"""The groups of options in the order of the help text."""
 
 
 class ServeOptions(
@@ -368,11 +424,11 @@ class ServeOptions(
     LogOptions,
     TraceOptions,
 ):
-    """Everything that `palm-serve run` can be told. None leaves a choice to the server."""
+    """All options of `palm-serve run`. None: the server chooses."""
 
     @cached_property
     def limits(self) -> Limits:
-        """What one client may ask for."""
+        """Return the limits of one client."""
         return Limits(
             text_bytes=self.max_text_bytes,
             batch_items=self.max_batch_items,
@@ -382,7 +438,7 @@ class ServeOptions(
 
     @cached_property
     def tls(self) -> TlsFiles | None:
-        """None: plain text."""
+        """Return the TLS files, or None to serve without TLS."""
         if self.tls_cert is None or self.tls_key is None:
             return None
         return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca)

@@ -293,7 +293,7 @@ def report(
         for point in points.values()
         for doubt in point.doubts
     }
-    lines += [f"not to be trusted: {name}: {doubt}" for name, doubt in sorted(doubts)[:_SHOWN]]
+    lines += [f"unreliable figures: {name}: {doubt}" for name, doubt in sorted(doubts)[:_SHOWN]]
     return lines + ([f"and {len(doubts) - _SHOWN} more of these, in --json"] if len(doubts) > _SHOWN else [])
 
 

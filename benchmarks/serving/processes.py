@@ -22,7 +22,7 @@ sys.path.extend(str(path) for path in (ROOT, ROOT / "benchmarks"))
 from common import commit, machine  # noqa: E402
 
 from palm_serve.bench.load import Load  # noqa: E402
-from palm_serve.bench.report import Report  # noqa: E402
+from palm_serve.bench.report import LoadReport  # noqa: E402
 from palm_serve.bench.run import run_load  # noqa: E402
 from palm_serve.bundle.loader import load_bundle  # noqa: E402
 from palm_serve.bundle.manifest import Manifest  # noqa: E402
@@ -111,7 +111,7 @@ def echo() -> Process:
     return Process(Path(__file__).with_name("echo.py"))
 
 
-def measured(process: Process, load: Load) -> tuple[Report, float]:
+def measured(process: Process, load: Load) -> tuple[LoadReport, float]:
     """A load's report, and the server's processor seconds per answered call."""
     marks: list[float] = []
 
@@ -194,7 +194,7 @@ def finish(arguments: argparse.Namespace, rows: Sequence[tuple[str, str, str]], 
     for name, value, goal in rows:
         print(f"{name:<{width}}  {value}{f'  (goal {goal})' if goal else ''}")
     for doubt in dict.fromkeys(figures.get("doubts", ())):
-        print(f"not to be trusted: {doubt}")
+        print(f"unreliable figures: {doubt}")
     if arguments.json is not None:
         told = {"machine": machine(), "commit": commit(), "bundle": arguments.bundle.name, **figures}
         arguments.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

@@ -1,11 +1,11 @@
-"""A load generator for a PALM server, in processes of its own: `palm-serve bench`.
+"""Load generator for a PALM server, `palm-serve bench`, which runs in processes of its own.
 
-load.py      what is asked, how often, by how many
-requests.py  the bytes of a request and when it is made, and whether an answer is one
-worker.py    one process that asks
-report.py    what the answers say
-run.py       starts the processes and puts their samples together
+load.py      parameters of a load
+requests.py  arrival times, serialized requests, status code of a response
+worker.py    one process of the generator
+report.py    throughput and latency percentiles
+run.py       starts the processes and combines their samples
 
-Every latency counts from the moment when the call was to be made. A generator that waits for answers, or is late itself,
-does not hide that: its delay is in the figures ("coordinated omission" would leave it out), and is shown beside them.
+Every latency counts from the intended start of the call. So a delay of the generator, or of a server that pauses, is part of
+the figures (no coordinated omission). The delays of the generator are also reported separately.
 """

@@ -1,4 +1,4 @@
-"""What is asked, how often, by how many."""
+"""Parameters of a load: target, arrival process, method, texts, access."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,11 +24,11 @@ TEXTS = (
     "the last time i ordered from you half of the parcel was missing and nobody answered my mail so before i pay for this one i want to know "
     "who checks what goes into the box and how i reach that person",
 )
-"""Of three to forty words, as the turns of a dialogue are."""
+"""Default texts of 2 to 46 words, such as the turns of a dialogue."""
 
 
 class Method(StrEnum):
-    """What a call is."""
+    """Methods that a call can use."""
 
     PARSE = "parse"
     BATCH = "batch"
@@ -37,7 +37,7 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What it takes to be let in. Paths are of PEM files."""
+    """TLS and token of the connections. Paths are of PEM files."""
 
     over_tls: bool = False
     ca: Path | None = None
@@ -49,8 +49,11 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A load. With a `rate` calls arrive as a Poisson process whether or not others are answered; without one, each of `concurrency`
-    callers asks again as soon as it is answered."""
+    """A load.
+
+    With a `rate`, calls arrive as a Poisson process, independent of the answers (open loop). Without one, each of
+    `concurrency` callers sends its next call after an answer (closed loop).
+    """
 
     target: str
     rate: float | None = None
@@ -58,11 +61,11 @@ class Load:
     concurrency: int = 64
     duration_s: float = 10.0
     warm_up_s: float = 1.0
-    """The same load before it, which is not counted."""
+    """Duration of the same load before the measurement."""
     deadline_s: float = 1.0
     method: Method = Method.PARSE
     batch: int = 32
-    """Texts of one call of the method `batch`."""
+    """Texts in one call of the method `batch`."""
     texts: tuple[str, ...] = TEXTS
     model: str = ""
     processes: int = 1
@@ -70,5 +73,5 @@ class Load:
     access: Access = Access()
 
     def callers(self, process: int) -> int:
-        """The callers of one process. For loads without a rate."""
+        """Return the number of callers of one process in a closed loop."""
         return (self.concurrency + process) // self.processes

@@ -1,5 +1,6 @@
-"""What the answers say."""
+"""Report of a load: throughput, latency percentiles, and signs of an overloaded generator."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,82 +13,92 @@ from palm_serve.bench.requests import Seconds
 from palm_serve.bench.worker import Samples
 
 _LATE_S = 0.01
-_LATE_SHARE = 0.01
-_BUSY = 0.9
+_MAX_LATE_SHARE = 0.01
+_MAX_BUSY = 0.9
 _POINTS = {"p50": 500, "p90": 900, "p99": 990, "p99.9": 999, "max": 1000}
-"""In thousandths."""
+"""Percentiles in thousandths."""
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """One load, measured. Rates are per second; latencies are ms since the call was to be made."""
+class LoadReport:
+    """Figures of one load. Rates are per second, latencies are milliseconds from the intended start of a call."""
 
     calls: int
-    """Made in the time that counts."""
+    """Calls whose intended start lies within the measurement."""
     offered: float
     answered: float
-    """OK answers that came in that time."""
+    """OK responses received within the measurement."""
     goodput: float
-    """Of these the ones within the deadline."""
+    """OK responses received within the measurement and the deadline."""
     texts: float
     """Texts of the goodput."""
     codes: dict[str, int]
     answered_ms: dict[str, float]
-    """Percentiles of the OK answers; empty when there is none."""
+    """Percentiles of OK responses, empty if there are none."""
     refused_ms: dict[str, float]
-    """Of RESOURCE_EXHAUSTED."""
+    """Percentiles of responses with RESOURCE_EXHAUSTED."""
     late_ms: dict[str, float]
-    """How long after its time a call was made, or the generator woke up."""
+    """Percentiles of the generator's delay: late calls and late timers."""
     busy: float
-    """Share of the time that the busiest process of the generator computed."""
+    """CPU share of the busiest process of the generator, 0 to 1."""
     doubts: tuple[str, ...]
-    """Why the figures are not to be trusted, if they are not."""
+    """Reasons for which the figures are unreliable, if any."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields as a dictionary for JSON."""
         return asdict(self)
 
 
-def make_report(load: Load, processes: Sequence[Samples]) -> Report:
-    """The report of all processes together."""
-    due, late, took, code = (
-        np.concatenate([getattr(samples, name) for samples in processes]) for name in ("due", "late", "took", "code")
-    )
-    begin, end = load.warm_up_s, load.warm_up_s + load.duration_s
-    counted, ok = (due >= begin) & (due < end), code == code_pb2.OK
-    inside = ok & (due + took >= begin) & (due + took < end)
-    good = int(np.sum(inside & (took <= load.deadline_s)))
-    numbers, counts = np.unique(code[counted], return_counts=True)
-    delays = np.concatenate([late[counted], *(samples.lag for samples in processes)])
+def make_report(load: Load, processes: Sequence[Samples]) -> LoadReport:
+    """Compute the report of all processes together."""
+    due = np.concatenate([samples.due for samples in processes])
+    late = np.concatenate([samples.late for samples in processes])
+    took = np.concatenate([samples.took for samples in processes])
+    code = np.concatenate([samples.code for samples in processes])
+    lag = np.concatenate([samples.lag for samples in processes])
+    begin = load.warm_up_s
+    end = load.warm_up_s + load.duration_s
+    counted = (due >= begin) & (due < end)
+    ok = code == code_pb2.OK
+    answered = ok & (due + took >= begin) & (due + took < end)
+    good = int(np.sum(answered & (took <= load.deadline_s)))
     busy = max(samples.busy for samples in processes)
-    return Report(
+    codes: dict[str, int] = {}
+    for number, count in zip(*np.unique(code[counted], return_counts=True), strict=True):
+        codes[code_pb2.Code.Name(int(number))] = int(count)
+    return LoadReport(
         calls=int(np.sum(counted)),
         offered=float(np.sum(counted) / load.duration_s),
-        answered=float(np.sum(inside) / load.duration_s),
+        answered=float(np.sum(answered) / load.duration_s),
         goodput=good / load.duration_s,
         texts=good / load.duration_s * (load.batch if load.method is Method.BATCH else 1),
-        codes={code_pb2.Code.Name(int(n)): int(count) for n, count in zip(numbers, counts, strict=True)},
+        codes=codes,
         answered_ms=percentiles(took[counted & ok]),
         refused_ms=percentiles(took[counted & (code == code_pb2.RESOURCE_EXHAUSTED)]),
-        late_ms=percentiles(delays),
+        late_ms=percentiles(np.concatenate([late[counted], lag])),
         busy=busy,
-        doubts=tuple(_doubts(late[counted], np.concatenate([samples.lag for samples in processes]), busy)),
+        doubts=tuple(_doubts(late[counted], lag, busy)),
     )
 
 
 def percentiles(seconds: Seconds) -> dict[str, float]:
-    """In ms, each a value that was seen (the nearest rank)."""
+    """Compute percentiles in milliseconds by nearest rank, so each is an observed value. Empty without values."""
+    percentiles_ms: dict[str, float] = {}
+    if not len(seconds):
+        return percentiles_ms
     ranked = np.sort(seconds)
-    ranks = {name: -(-point * len(ranked) // 1000) for name, point in _POINTS.items()}
-    return {name: round(1000 * float(ranked[rank - 1]), 3) for name, rank in ranks.items()} if len(ranked) else {}
+    for name, thousandths in _POINTS.items():
+        rank = math.ceil(thousandths * len(ranked) / 1000)
+        percentiles_ms[name] = round(1000 * float(ranked[rank - 1]), 3)
+    return percentiles_ms
 
 
 def _doubts(late: Seconds, lag: Seconds, busy: float) -> list[str]:
-    found = []
-    for what, delays in (("calls were made", late), ("wake-ups of the generator came", lag)):
-        share = float(np.mean(delays > _LATE_S)) if delays.size else 0.0
-        if share > _LATE_SHARE:
-            found.append(f"{100 * share:.1f} % of the {what} more than {1000 * _LATE_S:.0f} ms late")
-    if busy > _BUSY:
-        found.append(f"a process of the generator computed {100 * busy:.0f} % of the time: try more --processes")
-    return found
+    doubts: list[str] = []
+    for events, delays in (("calls started", late), ("timers of the generator fired", lag)):
+        late_share = float(np.mean(delays > _LATE_S)) if delays.size else 0.0
+        if late_share > _MAX_LATE_SHARE:
+            doubts.append(f"{100 * late_share:.1f} % of the {events} more than {1000 * _LATE_S:.0f} ms late")
+    if busy > _MAX_BUSY:
+        doubts.append(f"a process of the generator was busy {100 * busy:.0f} % of the time. Use more --processes.")
+    return doubts

@@ -1,4 +1,4 @@
-"""The bytes of a request and when it is made, and whether an answer is one."""
+"""Arrival times, serialized requests, and the status code of a response."""
 
 import numpy as np
 import numpy.typing as npt
@@ -18,22 +18,34 @@ Seconds = npt.NDArray[np.float64]
 
 
 def arrivals(load: Load, rate: float, process: int) -> Seconds:
-    """When the calls of one process are to be made, seconds from the beginning of the warm-up: a Poisson process."""
-    length, mean = load.warm_up_s + load.duration_s, load.processes / rate
-    draw = np.random.default_rng((load.seed, process))
-    # Six standard deviations more than what is expected.
-    count = length / mean
-    times = np.cumsum(draw.exponential(mean, int(count + 6 * count**0.5 + 16)))
-    return times[times < length]
+    """Draw the arrival times of one process from a Poisson process.
+
+    Args:
+        load: the load, which has a duration, a number of processes and a seed.
+        rate: calls per second, of all processes together.
+        process: index of the process.
+
+    Returns:
+        Rising times in seconds from the beginning of the warm-up.
+    """
+    total_s = load.warm_up_s + load.duration_s
+    mean_s = load.processes / rate
+    generator = np.random.default_rng((load.seed, process))
+    # Six standard deviations above the expected count.
+    expected = total_s / mean_s
+    times = np.cumsum(generator.exponential(mean_s, int(expected + 6 * expected**0.5 + 16)))
+    return times[times < total_s]
 
 
 def prepare(load: Load, process: int) -> list[bytes]:
-    """Requests to send in turn: made beforehand, so that the generator is not what is measured."""
-    draw = np.random.default_rng((load.seed, process, 1))
-    count = load.batch if load.method is Method.BATCH else 1
-    return [
-        _request(load, [load.texts[i] for i in draw.integers(len(load.texts), size=count)]) for _ in range(_PREPARED)
-    ]
+    """Serialize the requests that a process sends in turn. It is done beforehand to keep the generator fast."""
+    generator = np.random.default_rng((load.seed, process, 1))
+    texts_per_call = load.batch if load.method is Method.BATCH else 1
+    requests: list[bytes] = []
+    for _ in range(_PREPARED):
+        indices = generator.integers(len(load.texts), size=texts_per_call)
+        requests.append(_request(load, [load.texts[index] for index in indices]))
+    return requests
 
 
 def _request(load: Load, texts: list[str]) -> bytes:
@@ -48,9 +60,11 @@ def _request(load: Load, texts: list[str]) -> bytes:
     return bytes(requests[0].SerializeToString())
 
 
-def code_of(method: Method, answer: bytes) -> int:
-    """The google.rpc.Code of an answer: that of the first text of a batch that was not answered, else OK."""
+def code_of(method: Method, response: bytes) -> int:
+    """Return the google.rpc.Code of a response. A batch has the code of its first text with an error, else OK."""
     if method is not Method.BATCH:
         return 0
-    items = pb.ParseBatchResponse.FromString(answer).items
-    return next((item.error.code for item in items if item.HasField("error")), 0)
+    for item in pb.ParseBatchResponse.FromString(response).items:
+        if item.HasField("error"):
+            return int(item.error.code)
+    return 0

@@ -1,4 +1,4 @@
-"""One process that asks."""
+"""One process of the load generator."""
 
 import asyncio
 import itertools
@@ -16,8 +16,9 @@ from palm_serve.client import tls
 from palm_serve.client.credentials import Headers, headers
 from palm_serve.errors import PalmServeError, Unavailable
 
-_CONNECT_S = 20.0
+_CONNECT_TIMEOUT_S = 20.0
 _TICK_S = 0.02
+"""Interval at which the delay of the process is measured."""
 _OPTIONS = (("grpc.max_receive_message_length", -1),)
 
 
@@ -27,24 +28,37 @@ class Samples:
 
     due: Seconds
     late: Seconds
-    """From when a call was to be made until it was."""
+    """From the intended to the actual start of a call."""
     took: Seconds
-    """From when it was to be made until it was answered."""
+    """From the intended start of a call to its response."""
     code: npt.NDArray[np.int64]
     lag: Seconds
-    """How late the process woke up, looked at all the time."""
+    """Delays of timers, measured throughout the load."""
     busy: float
-    """Share of the time that the process computed."""
+    """Share of the time in which the process used the CPU, 0 to 1."""
 
 
 def credentials(access: Access) -> grpc.ChannelCredentials | None:
-    """Of TLS, if it is asked for. Raises TlsError."""
-    asked = access.over_tls or access.ca or access.certificate or access.key
-    return tls(access.ca, access.certificate, access.key) if asked else None
+    """Return the TLS credentials, or None for plain text.
+
+    Raises:
+        TlsError: if a file cannot be read.
+    """
+    if access.over_tls or access.ca or access.certificate or access.key:
+        return tls(access.ca, access.certificate, access.key)
+    return None
 
 
 def work(load: Load, process: int, pipe: Connection) -> None:
-    """Connects, says so, is told when to begin (on the `time.monotonic()` clock), asks, and sends its samples, or an error."""
+    """Run one process of the generator.
+
+    The process connects, sends None, receives the start of the warm-up, runs its calls, and sends its `Samples` or an error.
+
+    Args:
+        load: the load.
+        process: index of the process.
+        pipe: connection to the parent process.
+    """
     try:
         pipe.send(asyncio.run(_work(load, process, pipe)))
     except PalmServeError as error:
@@ -52,69 +66,76 @@ def work(load: Load, process: int, pipe: Connection) -> None:
 
 
 async def _work(load: Load, process: int, pipe: Connection) -> Samples:
-    secret = credentials(load.access)
-    sent = headers(load.target, secret, load.access.token, load.access.plain_token)
+    channel_credentials = credentials(load.access)
+    metadata = headers(load.target, channel_credentials, load.access.token, load.access.plain_token)
     requests = prepare(load, process)
-    channel = (
-        grpc.aio.insecure_channel(load.target, options=_OPTIONS)
-        if secret is None
-        else grpc.aio.secure_channel(load.target, secret, options=_OPTIONS)
-    )
+    if channel_credentials is None:
+        channel = grpc.aio.insecure_channel(load.target, options=_OPTIONS)
+    else:
+        channel = grpc.aio.secure_channel(load.target, channel_credentials, options=_OPTIONS)
     async with channel:
         try:
-            await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
+            await asyncio.wait_for(channel.channel_ready(), _CONNECT_TIMEOUT_S)
         except TimeoutError:
-            raise Unavailable(f"no connection to {load.target} within {_CONNECT_S:.0f} s") from None
+            raise Unavailable(f"no connection to {load.target} within {_CONNECT_TIMEOUT_S:.0f} s") from None
         pipe.send(None)
-        return await _Process(load, process, channel.unary_unary(PATHS[load.method]), sent, requests).run(pipe.recv())
+        method = channel.unary_unary(PATHS[load.method])
+        return await _Worker(load, process, method, metadata, requests).run(pipe.recv())
 
 
-class _Process:
+class _Worker:
     def __init__(
-        self, load: Load, process: int, method: grpc.aio.UnaryUnaryMultiCallable, sent: Headers, requests: list[bytes]
+        self,
+        load: Load,
+        process: int,
+        method: grpc.aio.UnaryUnaryMultiCallable,
+        metadata: Headers,
+        requests: list[bytes],
     ) -> None:
         self._load = load
         self._process = process
         self._method = method
-        self._sent = sent
+        self._metadata = metadata
         self._requests = itertools.cycle(requests)
         self._calls: list[tuple[float, float, float, int]] = []
+        """Intended start, delay, latency and status code of each call."""
 
     async def run(self, start: float) -> Samples:
         await asyncio.sleep(start - time.monotonic())
-        computed = time.process_time()
-        watching = asyncio.create_task(self._watch(start))
+        cpu_start = time.process_time()
+        lags = asyncio.create_task(self._measure_lag(start))
         async with asyncio.TaskGroup() as calls:
             if self._load.rate is None:
                 for _ in range(self._load.callers(self._process)):
-                    calls.create_task(self._closed(start))
+                    calls.create_task(self._call_repeatedly(start))
             else:
                 for due in start + arrivals(self._load, self._load.rate, self._process):
-                    # Also when late: the answers that have come must be seen.
+                    # Sleeps for 0 s when late, so that pending responses are received.
                     await asyncio.sleep(max(0.0, due - time.monotonic()))
                     calls.create_task(self._call(due))
-        busy = (time.process_time() - computed) / (time.monotonic() - start)
-        begun, late, took, code = (np.array([call[i] for call in self._calls]) for i in range(4))
-        return Samples(begun - start, late, took, code.astype(np.int64), np.array(await watching), busy)
+        busy = (time.process_time() - cpu_start) / (time.monotonic() - start)
+        columns = np.array(self._calls, dtype=np.float64).reshape(-1, 4).T
+        due, late, took, code = columns
+        return Samples(due - start, late, took, code.astype(np.int64), np.array(await lags), busy)
 
     def _end(self, start: float) -> float:
         return start + self._load.warm_up_s + self._load.duration_s
 
-    async def _closed(self, start: float) -> None:
+    async def _call_repeatedly(self, start: float) -> None:
         while (now := time.monotonic()) < self._end(start):
             await self._call(now)
 
     async def _call(self, due: float) -> None:
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
-            answer = await self._method(next(self._requests), timeout=self._load.deadline_s, metadata=self._sent)
-            code = code_of(self._load.method, answer)
+            response = await self._method(next(self._requests), timeout=self._load.deadline_s, metadata=self._metadata)
+            code = code_of(self._load.method, response)
         except grpc.aio.AioRpcError as error:
             code = int(error.code().value[0])
-        self._calls.append((due, begun - due, time.monotonic() - due, code))
+        self._calls.append((due, started - due, time.monotonic() - due, code))
 
-    async def _watch(self, start: float) -> list[float]:
-        lags = []
+    async def _measure_lag(self, start: float) -> list[float]:
+        lags: list[float] = []
         while (now := time.monotonic()) < self._end(start):
             await asyncio.sleep(_TICK_S)
             lags.append(time.monotonic() - now - _TICK_S)

@@ -7,38 +7,45 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from palm_serve.bench.load import TEXTS, Access, Load, Method
-from palm_serve.cli.connection import OverTls, PlainToken, TlsCa, TlsCert, TlsKey, TokenFile, chosen_token
-from palm_serve.cli.shared import faults, show
+from palm_serve.cli.connection import OverTls, PlainToken, TlsCa, TlsCert, TlsKey, TokenFile, find_token
+from palm_serve.cli.shared import report_errors, show
 
 if TYPE_CHECKING:
-    from palm_serve.bench.report import Report
+    from palm_serve.bench.report import LoadReport
 
 Rate = Annotated[
     float | None,
-    typer.Option(
-        min=0.001, help="Open loop: calls per second, arriving at random (Poisson) whether or not others are answered."
-    ),
+    typer.Option(min=0.001, help="Open loop: calls per second with Poisson arrivals, independent of the answers."),
 ]
 Concurrency = Annotated[
-    int, typer.Option(min=1, help="Closed loop, without --rate: callers that ask again as soon as they are answered.")
+    int,
+    typer.Option(
+        min=1, help="Closed loop, without --rate: number of callers. Each sends its next call after an answer."
+    ),
 ]
-Kind = Annotated[Method, typer.Option(help="Parse, ParseBatch, or ModelInfer of the Open Inference Protocol.")]
-Texts = Annotated[Path | None, typer.Option(metavar="FILE", help="One text a line; default: some of 2 to 46 words.")]
+Kind = Annotated[
+    Method, typer.Option(help="Method to call: Parse, ParseBatch, or ModelInfer of the Open Inference Protocol.")
+]
+Texts = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Texts to send, one a line. Default: 17 texts of 2 to 46 words.")
+]
 
 
 def bench(
-    target: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The server.")] = "127.0.0.1:50051",
+    target: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Address of the server.")] = "127.0.0.1:50051",
     rate: Rate = None,
     concurrency: Concurrency = 64,
-    duration: Annotated[float, typer.Option(min=0.1, help="Seconds that count.")] = 10.0,
-    warm_up: Annotated[float, typer.Option(min=0, help="Seconds of the same load before.")] = 1.0,
-    deadline: Annotated[float, typer.Option(min=0.001, help="Of each call, seconds.")] = 1.0,
+    duration: Annotated[float, typer.Option(min=0.1, help="Duration of the measurement in seconds.")] = 10.0,
+    warm_up: Annotated[
+        float, typer.Option(min=0, help="Duration of the same load before the measurement, in seconds.")
+    ] = 1.0,
+    deadline: Annotated[float, typer.Option(min=0.001, help="Deadline of each call in seconds.")] = 1.0,
     method: Kind = Method.PARSE,
-    batch: Annotated[int, typer.Option(min=1, help="Texts of one call, with --method batch.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Number of texts in one call of --method batch.")] = 32,
     texts: Texts = None,
-    model: Annotated[str, typer.Option(help="Model name; default: the server's first.")] = "",
-    processes: Annotated[int, typer.Option(min=1, help="Of the load generator.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of arrivals and of the choice of texts.")] = 0,
+    model: Annotated[str, typer.Option(help="Model name. Default: the first model of the server.")] = "",
+    processes: Annotated[int, typer.Option(min=1, help="Number of processes of the load generator.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the arrivals and of the choice of texts.")] = 0,
     over_tls: OverTls = False,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
@@ -46,18 +53,18 @@ def bench(
     token_file: TokenFile = None,
     plain_token: PlainToken = False,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there too.")
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the report to this file as JSON.")
     ] = None,
 ) -> None:
-    """Puts a load on a running server and tells how it bears it.
+    """Load-test a running server and report throughput and latency.
 
-    Latencies count from the moment when a call was to be made. With --rate that moment does not depend on the server, so that a pause of the
-    server is felt by all calls that fall into it. Without --rate a caller that waits asks nothing: the calls that it would have made
-    in a pause are missing from the percentiles (coordinated omission). Use --concurrency to find the capacity, --rate for latencies.
+    Latencies count from the intended start of a call. With --rate that start does not depend on the server, so a pause of the
+    server delays all calls that fall into it. Without --rate a waiting caller sends nothing, so the calls of a pause are missing
+    from the percentiles (coordinated omission). Use --concurrency to find the capacity, --rate for latencies.
 
-    The generator needs cores of its own. Where it is late itself, or computes all the time, it says so: its figures are not to be trusted then.
+    The generator needs cores of its own. It prints a warning if it was late or busy, because its figures are unreliable then.
     """
-    with faults():
+    with report_errors():
         from palm_serve.bench.run import run_load
 
         load = Load(
@@ -69,11 +76,11 @@ def bench(
             deadline,
             method,
             batch,
-            TEXTS if texts is None else _lines(texts),
+            TEXTS if texts is None else _read_texts(texts),
             model,
             processes,
             seed,
-            Access(over_tls, tls_ca, tls_cert, tls_key, chosen_token(token_file), plain_token),
+            Access(over_tls, tls_ca, tls_cert, tls_key, find_token(token_file), plain_token),
         )
         report = run_load(load)
     if json_file is not None:
@@ -83,27 +90,31 @@ def bench(
         raise typer.Exit(1)
 
 
-def _lines(path: Path) -> tuple[str, ...]:
+def _read_texts(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{path} cannot be read: {error}", param_hint="--texts") from None
     texts = tuple(line for line in lines if line.strip())
     if not texts:
-        raise typer.BadParameter(f"{path} has no text: put one on each line", param_hint="--texts")
+        raise typer.BadParameter(f"{path} has no text. Put one text on each line.", param_hint="--texts")
     return texts
 
 
-def _show(load: Load, report: "Report") -> None:
+def _show(load: Load, report: "LoadReport") -> None:
     from rich.table import Table
 
     facts = Table.grid(padding=(0, 2))
-    how = f"{load.concurrency} callers" if load.rate is None else f"{load.rate:g} calls/s"
-    facts.add_row("load", f"{how} for {load.duration_s:g} s after {load.warm_up_s:g} s, deadline {load.deadline_s:g} s")
-    facts.add_row("made", f"{report.offered:,.1f} calls/s, {report.calls:,} in all")
+    volume = f"{load.concurrency} callers" if load.rate is None else f"{load.rate:g} calls/s"
+    facts.add_row(
+        "load", f"{volume} for {load.duration_s:g} s after {load.warm_up_s:g} s, deadline {load.deadline_s:g} s"
+    )
+    facts.add_row("offered", f"{report.offered:,.1f} calls/s, {report.calls:,} in total")
     facts.add_row("answered", f"{report.answered:,.1f} calls/s")
-    in_texts = f" ({report.texts:,.1f} texts/s)" if load.method is Method.BATCH else ""
-    facts.add_row("within the deadline", f"{report.goodput:,.1f} calls/s{in_texts}")
+    goodput = f"{report.goodput:,.1f} calls/s"
+    if load.method is Method.BATCH:
+        goodput += f" ({report.texts:,.1f} texts/s)"
+    facts.add_row("within the deadline", goodput)
     facts.add_row("codes", ", ".join(f"{name} {count:,}" for name, count in report.codes.items()))
     times = Table(box=None, header_style="bold")
     rows = {"answered": report.answered_ms, "refused": report.refused_ms, "generator late": report.late_ms}
@@ -115,7 +126,7 @@ def _show(load: Load, report: "Report") -> None:
     show(facts, times)
     if load.rate is None:
         show(
-            "closed loop: calls that would have come in a pause of the server are missing from the percentiles; see --rate"
+            "closed loop: calls of a pause of the server are missing from the percentiles (coordinated omission). See --rate."
         )
     for doubt in report.doubts:
-        show(f"not to be trusted: {doubt}")
+        show(f"unreliable figures: {doubt}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palm_serve.cli.shared import faults, show, start_log
+from palm_serve.cli.shared import report_errors, show, start_log
 from palm_serve.config import LogLevel, Precision, Provider, ServeOptions
 
 if TYPE_CHECKING:
@@ -23,15 +23,14 @@ def check(
     ] = Precision.AUTO,
     threads: Annotated[int | None, typer.Option(min=1, help=ServeOptions.model_fields["threads"].description)] = None,
 ) -> None:
-    """Loads a bundle, verifies it, warms it up, runs its golden examples, and prints what it holds."""
+    """Load and verify a bundle, run its golden examples, and print its tasks."""
     start_log(LogLevel.WARNING)
-    with faults():
+    with report_errors():
         from palm_serve.server import make_registry
 
         async def load() -> None:
-            registry = make_registry(
-                ServeOptions(bundles=(bundle,), provider=provider, precision=precision, threads=threads)
-            )
+            options = ServeOptions(bundles=(bundle,), provider=provider, precision=precision, threads=threads)
+            registry = make_registry(options)
             try:
                 _show_bundle(await registry.load(bundle))
             finally:
@@ -49,17 +48,15 @@ def _show_bundle(model: "LoadedModel") -> None:
     facts = Table.grid(padding=(0, 2))
     facts.add_row("model", f"{model.name} {model.version[:12]}")
     facts.add_row("encoder", f"{manifest.encoder.name}, {manifest.encoder.parameters:,} parameters")
-    facts.add_row("longest text", f"{manifest.max_length} tokens")
-    facts.add_row("runs on", f"{model.info.provider} in {model.info.precision} (variant '{model.info.variant}')")
+    facts.add_row("maximum length", f"{manifest.max_length} tokens")
+    facts.add_row("engine", f"{model.info.provider} in {model.info.precision} (variant '{model.info.variant}')")
     tasks = Table(box=None, header_style="bold")
     for column in ("task", "kind", "role", "labels"):
         tasks.add_column(column)
     for name, task in manifest.tasks.items():
-        names = label_names(task)
-        tasks.add_row(
-            name,
-            task.kind,
-            task.role,
-            f"{len(names)}: {', '.join(names[:_LABELS_SHOWN])}{', ...' * (len(names) > _LABELS_SHOWN)}",
-        )
+        labels = label_names(task)
+        summary = f"{len(labels)}: {', '.join(labels[:_LABELS_SHOWN])}"
+        if len(labels) > _LABELS_SHOWN:
+            summary += ", ..."
+        tasks.add_row(name, task.kind, task.role, summary)
     show(facts, tasks, "verified, warmed up, golden examples answered as at export")

@@ -13,18 +13,18 @@ from palm_serve.cli.connection import (
     TlsCert,
     TlsKey,
     TokenFile,
-    chosen_credentials,
-    chosen_token,
+    find_token,
+    read_credentials,
 )
 from palm_serve.cli.settings import resolve
-from palm_serve.cli.shared import faults
+from palm_serve.cli.shared import report_errors
 from palm_serve.config import ServeOptions
 
 Address = Annotated[
     str | None,
     typer.Argument(
         metavar="ADDRESS",
-        help="HOST:PORT. Default: where a server of this machine answers health, by the variables that `palm-serve run` reads.",
+        help="HOST:PORT. Default: the health address of the local server, from the variables of `palm-serve run`.",
         show_default=False,
     ),
 ]
@@ -32,8 +32,10 @@ Address = Annotated[
 
 def health(
     address: Address = None,
-    model: Annotated[str, typer.Option(metavar="NAME", help="A model; default: the server and all its models.")] = "",
-    timeout: Annotated[float, typer.Option(min=0.001, help="Deadline, seconds.")] = 3.0,
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Check this model. Default: the server and all its models.")
+    ] = "",
+    timeout: Annotated[float, typer.Option(min=0.001, help="Deadline in seconds.")] = 3.0,
     over_tls: OverTls = False,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
@@ -41,33 +43,35 @@ def health(
     token_file: TokenFile = None,
     plain_token: PlainToken = False,
 ) -> None:
-    """Tells whether a server is ready. Exit code 0: it serves; 1: it does not, or does not answer; 2: it cannot be asked like this.
+    """Check whether a server is ready. Exit code 0: ready. 1: not ready or no answer. 2: wrong usage or refused.
 
-    For the health check of a container, which runs it again and again: it tries once.
+    Made for the health check of a container, so it tries once.
     """
-    with faults():
+    with report_errors():
         from palm_serve.client import Client
 
-        target = address or _own_address(resolve({}, None, os.environ).options)
-        credentials = chosen_credentials(over_tls, tls_ca, tls_cert, tls_key)
-        token = chosen_token(token_file)
+        target = address or _local_address(resolve({}, None, os.environ).options)
+        credentials = read_credentials(over_tls, tls_ca, tls_cert, tls_key)
+        token = find_token(token_file)
         with Client(
             target, timeout_s=timeout, retries=0, credentials=credentials, token=token, plain_token=plain_token
         ) as client:
-            serves = client.health(model)
-    typer.echo(f"{f'{model} of ' if model else ''}{target} {'serves' if serves else 'does not serve'}")
-    if not serves:
+            ready = client.health(model)
+    subject = f"{model} of {target}" if model else target
+    typer.echo(f"{subject} {'serves' if ready else 'does not serve'}")
+    if not ready:
         raise typer.Exit(1)
 
 
-def _own_address(options: ServeOptions) -> str:
-    """Where a server with these options answers health on this machine: in plain text if anywhere."""
+def _local_address(options: ServeOptions) -> str:
+    """Return the address at which a local server with these options answers health checks, without TLS if possible."""
     try:
         host = ipaddress.ip_address(options.host.strip("[]"))
     except ValueError:
         name = options.host
     else:
-        # Who listens everywhere listens here too.
-        near = host if not host.is_unspecified else "::1" if host.version == 6 else "127.0.0.1"
-        name = f"[{near}]" if host.version == 6 else str(near)
+        # A server that listens on all addresses also listens on the loopback address.
+        if host.is_unspecified:
+            host = ipaddress.ip_address("::1" if host.version == 6 else "127.0.0.1")
+        name = f"[{host}]" if host.version == 6 else str(host)
     return f"{name}:{options.health_port or options.port}"

@@ -1,4 +1,4 @@
-"""The commands of `palm-serve`, put together."""
+"""The command line application `palm-serve`."""
 
 import typer
 
@@ -11,7 +11,7 @@ from palm_serve.cli.token import token
 
 app = typer.Typer(
     name="palm-serve",
-    help="Serves PALM bundles over gRPC.",
+    help="Serve PALM bundles over gRPC.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 app.command(
     epilog="Example: palm-serve run bundles/demo --port 50051. "
-    "Models that come and go, and a canary: palm-serve run --watch models --canary 0.05"
+    "A watched directory with a canary: palm-serve run --watch models --canary 0.05"
 )(run)
 app.command(epilog="Example: palm-serve check bundles/demo")(check)
 app.command(epilog='Example: palm-serve call "show me flights from boston to denver on monday"')(call)
@@ -29,5 +29,5 @@ app.add_typer(token, name="token")
 
 
 def main() -> None:
-    """The entry point `palm-serve`."""
+    """Run the command line application."""
     app()

@@ -1,4 +1,4 @@
-"""`palm-serve run`: its flags are made of `config.ServeOptions`."""
+"""`palm-serve run`. Its flags are generated from `config.ServeOptions`."""
 
 import inspect
 import ipaddress
@@ -13,34 +13,35 @@ from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
 from palm_serve.cli.settings import as_toml, flag, resolve
-from palm_serve.cli.shared import faults, say, start_log
+from palm_serve.cli.shared import report_errors, say, start_log
 from palm_serve.config import GROUPS, ServeOptions
 from palm_serve.errors import ConfigError
 
 
 def run(config: Path | None, print_config: bool, **flags: Any) -> None:
-    """Serves one or more bundles until SIGTERM or Ctrl-C; then finishes what runs.
+    """Serve one or more bundles until SIGTERM or Ctrl-C, then finish the running calls.
 
-    Every option is also a variable of the environment (--max-queue: PALM_SERVE_MAX_QUEUE) and a key of the file that
-    --config names (max_queue). The command line goes before the environment, the environment before the file. Several
-    bundles in PALM_SERVE_BUNDLES are separated as in PATH.
+    Every option is also an environment variable (--max-queue: PALM_SERVE_MAX_QUEUE) and a key of the file of --config
+    (max_queue). The command line overrides the environment, and the environment overrides the file. Separate several
+    bundles in PALM_SERVE_BUNDLES as in PATH.
     """
-    with faults():
-        given = {name: value for name, value in flags.items() if value not in (None, [])}
-        settings = resolve(given, config, os.environ)
+    with report_errors():
+        overrides = {name: value for name, value in flags.items() if value not in (None, [])}
+        resolved = resolve(overrides, config, os.environ)
         if print_config:
-            typer.echo(as_toml(settings), nl=False)
+            typer.echo(as_toml(resolved), nl=False)
             return
-        if not settings.options.bundles and settings.options.watch is None:
+        if not resolved.options.bundles and resolved.options.watch is None:
             raise ConfigError(
-                "no bundle to serve: name one, as in `palm-serve run bundles/demo`, or a directory of them with --watch"
+                "no bundle to serve. Name one, as in `palm-serve run bundles/demo`, or set --watch to a directory of bundles."
             )
-        _serve(settings.options)
+        _serve(resolved.options)
 
 
 def _serve(options: ServeOptions) -> None:
     start_log(options.log_level, options.log_format, options.log_text, options.access_log)
-    _warn_where_open(options)
+    _warn_if_exposed(options)
+    _warn_if_metrics_exposed(options)
     import asyncio
 
     from palm_serve.server import serve
@@ -48,31 +49,30 @@ def _serve(options: ServeOptions) -> None:
     asyncio.run(serve(options, say))
 
 
-def _warn_where_open(options: ServeOptions) -> None:
-    if options.tls is None and not _is_loopback(options.host):
-        risk = (
-            "this server has neither TLS nor tokens: anyone there can read and ask; see --tls-cert and --tokens"
-            if options.tokens is None
-            else "this server has no TLS: whoever listens on the way gets the tokens; see --tls-cert"
-        )
-        say(f"warning: {options.host} is reached from other machines, and {risk}", err=True)
-    _warn_of_metrics(options)
+def _warn_if_exposed(options: ServeOptions) -> None:
+    if options.tls is not None or _is_loopback(options.host):
+        return
+    if options.tokens is None:
+        risk = "the server has neither TLS nor tokens: anyone can call it and read the traffic. See --tls-cert and --tokens."
+    else:
+        risk = "the server has no TLS: tokens can be intercepted. See --tls-cert."
+    say(f"warning: {options.host} is reachable from other machines, and {risk}", err=True)
 
 
-def _warn_of_metrics(options: ServeOptions) -> None:
+def _warn_if_metrics_exposed(options: ServeOptions) -> None:
     host = options.metrics_host or options.host
     if options.metrics_port is None or _is_loopback(host):
         return
     if options.metrics_needs_token and not options.metrics_tls:
-        risk = "metrics are read without TLS: whoever listens on the way gets the token; see --metrics-tls"
+        risk = "metrics are served without TLS: the token can be intercepted. See --metrics-tls."
     elif not options.metrics_needs_token and not (options.metrics_tls and options.tls_client_ca):
         risk = (
-            "metrics are open: anyone there can read what is served and how much it is asked; "
-            "see --metrics-host and --metrics-needs-token"
+            "metrics are open: anyone can read the names of the models and the traffic figures. "
+            "See --metrics-host and --metrics-needs-token."
         )
     else:
         return
-    say(f"warning: {host} is reached from other machines, and {risk}", err=True)
+    say(f"warning: {host} is reachable from other machines, and {risk}", err=True)
 
 
 def _is_loopback(host: str) -> bool:
@@ -83,26 +83,40 @@ def _is_loopback(host: str) -> bool:
 
 
 def _parameters() -> Iterator[inspect.Parameter]:
-    """The parameters of the command as typer wants to see them. None is "not given": a default would hide the file's value."""
+    """Yield the parameters of the command for typer. All defaults are None, so that an unused flag does not override the file."""
     for group in GROUPS:
         for name in group.__annotations__:
             yield _parameter(name, ServeOptions.model_fields[name], str(group.__doc__))
-    for name, kind, told in (
-        ("config", Path | None, "TOML file with options; its paths are relative to it. [PALM_SERVE_CONFIG]"),
-        ("print_config", bool, "Print the options that apply and where each is from, as TOML, and end."),
-    ):
-        default = None if name == "config" else False
-        option = typer.Option(flag(name), help=told, rich_help_panel="Configuration")
-        yield inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
-        )
+    config = typer.Option(
+        flag("config"),
+        help="TOML file with options. Its paths are relative to the file. [PALM_SERVE_CONFIG]",
+        rich_help_panel="Configuration",
+    )
+    yield inspect.Parameter(
+        "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Path | None, config]
+    )
+    print_config = typer.Option(
+        flag("print_config"),
+        help="Print the resolved options and the source of each as TOML, and exit.",
+        rich_help_panel="Configuration",
+    )
+    yield inspect.Parameter(
+        "print_config", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, print_config]
+    )
 
 
 def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
-    kind: Any = next((part for part in get_args(field.annotation) if part is not NoneType), field.annotation)
+    kind: Any = field.annotation
+    for member in get_args(field.annotation):
+        if member is not NoneType:
+            kind = member
+            break
     bounds: dict[str, Any] = {}
-    for limit in field.metadata:
-        bounds |= {"min": limit.ge} if isinstance(limit, Ge) else {"max": limit.le} if isinstance(limit, Le) else {}
+    for constraint in field.metadata:
+        if isinstance(constraint, Ge):
+            bounds["min"] = constraint.ge
+        elif isinstance(constraint, Le):
+            bounds["max"] = constraint.le
     if get_origin(field.annotation) is tuple:
         info: Any = typer.Argument(metavar="BUNDLE...", help=field.description, show_default=False)
         annotation: Any = Annotated[list[Path] | None, info]
@@ -110,7 +124,7 @@ def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
         names = (f"{flag(name)}/--no-{flag(name)[2:]}",) if kind is bool else (flag(name),)
         info = typer.Option(
             *names,
-            help=f"{field.description}{_default(field.default)}",
+            help=f"{field.description}{_default_note(field.default)}",
             **bounds,
             rich_help_panel=panel,
         )
@@ -118,8 +132,10 @@ def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _default(value: Any) -> str:
-    return f" Default: {value}." if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
+def _default_note(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return ""
+    return f" Default: {value}."
 
 
 run.__signature__ = inspect.Signature(list(_parameters()))  # type: ignore[attr-defined]

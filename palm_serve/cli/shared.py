@@ -1,4 +1,4 @@
-"""What the commands share: faults as one line and an exit code, the log, printing."""
+"""Helpers of all commands: errors as one line and an exit code, logging, printing."""
 
 import logging
 import os
@@ -33,8 +33,8 @@ _BAD_INPUT = (
 
 
 @contextmanager
-def faults() -> Iterator[None]:
-    """Turns errors that are meant for the reader into one line and an exit code."""
+def report_errors() -> Iterator[None]:
+    """Print an expected error as one line and exit with code 2 for bad input, else 1."""
     try:
         yield
     except PalmServeError as error:
@@ -42,27 +42,36 @@ def faults() -> Iterator[None]:
         raise typer.Exit(2 if isinstance(error, _BAD_INPUT) else 1) from None
 
 
-def start_log(level: LogLevel, form: LogFormat = LogFormat.TEXT, texts: bool = False, every_call: bool = False) -> None:
-    """Sends the log to standard error."""
+def start_log(
+    level: LogLevel, line_format: LogFormat = LogFormat.TEXT, texts: bool = False, every_call: bool = False
+) -> None:
+    """Send the log to standard error.
+
+    Args:
+        level: lines below this level are left out.
+        line_format: text or JSON lines.
+        texts: log request texts, and error messages that quote them.
+        every_call: log every call except health checks.
+    """
     from palm_serve.observability import configure_logging
 
-    configure_logging(level.value, json_lines=form is LogFormat.JSON, texts=texts, every_call=every_call)
-    # grpc's own lines about a port that is taken say less than ours.
+    configure_logging(level.value, json_lines=line_format is LogFormat.JSON, texts=texts, every_call=every_call)
+    # palm-serve reports a port in use itself, with more detail than grpc.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def say(line: str, *, err: bool = False) -> None:
-    """One line for whoever started a server, who may have left or have no room: that is no reason to stop serving."""
+    """Print one line. A failed write (closed pipe, full disk) is logged, because the server must go on."""
     try:
         typer.echo(f"palm-serve: {line}", err=err)
     except OSError as error:
         logging.getLogger(__name__).error("cannot be written: %s: %s", error.strerror, line)
 
 
-def show(*parts: "RenderableType") -> None:
-    """Prints for a person."""
+def show(*renderables: "RenderableType") -> None:
+    """Print rich renderables to standard output."""
     from rich.console import Console
 
     console = Console(highlight=False)
-    for part in parts:
-        console.print(part)
+    for renderable in renderables:
+        console.print(renderable)

@@ -10,33 +10,33 @@ from palm_serve.rpc.access.tokens import Scope, new_token
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
-token = typer.Typer(help="Tokens for `palm-serve run --tokens FILE`.", no_args_is_help=True)
+token = typer.Typer(help="Manage access tokens for `palm-serve run --tokens FILE`.", no_args_is_help=True)
 
 
 @token.callback()
 def group() -> None:
-    """Tokens for `palm-serve run --tokens FILE`."""
+    """Manage access tokens for `palm-serve run --tokens FILE`."""
 
 
 @token.command(epilog="Example: palm-serve token new website --scope parse --expires 2027-06-30")
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whom it is for; rates are counted by it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client. Rate limits apply per name.")],
     scope: Annotated[
         list[Scope] | None,
         typer.Option(
-            help="What it is for, once for each: parse (inference), read (models, statistics, reflection), control "
-            "(load, unload, labels), metrics, health. Default: parse."
+            help="Permission of the token, may be repeated: parse (inference), read (models, statistics, reflection), "
+            "control (load, unload, labels), metrics, health. Default: parse."
         ),
     ] = None,
     expires: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="UTC; default: never.")
+        datetime | None, typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="Expiry in UTC. Default: never.")
     ] = None,
 ) -> None:
-    """Prints a new token, which is nowhere kept, and the entry for the file, which holds its hash."""
+    """Print a new token, which is not stored anywhere, and the file entry with its hash."""
     if not _NAME.fullmatch(name):
-        raise typer.BadParameter("1 to 64 letters, digits, '_' or '-'", param_hint="NAME")
+        raise typer.BadParameter(f"must be 1 to 64 letters, digits, '_' or '-', got '{name}'", param_hint="NAME")
     secret, digest = new_token()
-    scopes = ", ".join(f'"{given.value}"' for given in dict.fromkeys(scope or [Scope.PARSE]))
+    scopes = ", ".join(f'"{member.value}"' for member in dict.fromkeys(scope or [Scope.PARSE]))
     typer.echo(f"token, shown only now: {secret}\n\nfor the file of tokens:\n")
     typer.echo(f'[tokens.{name}]\nsha256 = "{digest}"\nscopes = [{scopes}]')
     if expires is not None:

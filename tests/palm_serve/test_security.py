@@ -88,7 +88,7 @@ def test_tokens(start_server: Callable[..., Process], tiny_bundle: Path, tmp_pat
     ("options", "match"),
     [
         (("--tokens", "none.toml"), "none.toml cannot be read: No such file"),
-        (("--health-needs-token",), "health_needs_token needs tokens"),
+        (("--health-needs-token",), "health_needs_token requires tokens"),
     ],
 )
 def test_what_ends_the_start(tiny_bundle: Path, options: tuple[str, ...], match: str) -> None:
@@ -103,7 +103,7 @@ def test_tokens_in_plain_text_are_warned_of(tmp_path: Path) -> None:
     options = ("--port", "0", "--host", "0.0.0.0", "--tokens", str(tmp_path / "tokens.toml"))
     code, told = palm_serve("run", str(tmp_path / "none"), *options)
     assert code == 2
-    assert "has no TLS: whoever listens on the way gets the tokens" in told
+    assert "has no TLS: tokens can be intercepted" in told
 
 
 def test_health_of_a_closed_server(start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path) -> None:

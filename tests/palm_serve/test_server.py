@@ -261,7 +261,7 @@ def test_beyond_loopback_is_warned_of(start_server: Callable[..., Process], tiny
     process.wait_for("ready;")
     process.process.send_signal(signal.SIGTERM)
     assert process.finish() == 0
-    assert "0.0.0.0 is reached from other machines" in process.errors[0]
+    assert "0.0.0.0 is reachable from other machines" in process.errors[0]
 
 
 def test_importing_the_package_loads_nothing() -> None:

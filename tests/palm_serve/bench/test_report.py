@@ -85,7 +85,7 @@ def test_the_generators_own_delay_is_told() -> None:
     on_time, late = (2.0, 0.0, 0.1, 0), (2.0, 0.02, 0.1, 0)
     assert make_report(LOAD, [samples(*[on_time] * 99, late)]).doubts == ()
     (doubt,) = make_report(LOAD, [samples(*[on_time] * 9, late)]).doubts
-    assert doubt == "10.0 % of the calls were made more than 10 ms late"
+    assert doubt == "10.0 % of the calls started more than 10 ms late"
     lagging, busy = make_report(LOAD, [samples(on_time), samples(on_time, lag=0.03, busy=0.95)]).doubts
-    assert lagging == "50.0 % of the wake-ups of the generator came more than 10 ms late"
-    assert busy == "a process of the generator computed 95 % of the time: try more --processes"
+    assert lagging == "50.0 % of the timers of the generator fired more than 10 ms late"
+    assert busy == "a process of the generator was busy 95 % of the time. Use more --processes."

@@ -102,7 +102,7 @@ def test_values_that_look_like_markup(tiny_server: str) -> None:
 
 def test_truncation_is_told(tiny_server: str) -> None:
     _, out, _ = palm_serve("call", TEXT * 9, "--target", tiny_server)
-    assert "its end was not seen" in out
+    assert "Its end was not read" in out
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_truncation_is_told(tiny_server: str) -> None:
         (["call", " "], 2, "text is blank"),
         (["call", TEXT, "--model", "nope"], 2, "no model 'nope'"),
         (["call", TEXT, "--task", "nope"], 2, "unknown task 'nope'"),
-        (["call", TEXT, "--pair", "x"], 2, "needs --task"),
+        (["call", TEXT, "--pair", "x"], 2, "requires --task"),
     ],
 )
 def test_bad_calls(tiny_server: str, arguments: list[str], code: int, match: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from palm_serve.cli import app
-from palm_serve.cli.health import _own_address
+from palm_serve.cli.health import _local_address
 from palm_serve.config import ServeOptions
 from palm_serve.rpc.access.tokens import new_token
 
@@ -143,4 +143,4 @@ def test_the_check_of_the_image(start_server: Callable[..., Process], tiny_bundl
     ],
 )
 def test_where_it_asks(options: dict[str, Any], address: str) -> None:
-    assert _own_address(ServeOptions(**options)) == address
+    assert _local_address(ServeOptions(**options)) == address

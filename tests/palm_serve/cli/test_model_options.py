@@ -21,13 +21,15 @@ def test_shares_for_all_models_and_for_some() -> None:
 @pytest.mark.parametrize("option", ["canary", "shadow"])
 @pytest.mark.parametrize("share", ["2", "-0.1", "faq", "faq=", "10%", "faq=0.1;help=0.1", "0.1,", "nan"])
 def test_what_is_no_share(option: str, share: str) -> None:
-    with pytest.raises(ConfigError, match=rf"--{option}: a share is a number from 0 to 1, as in 0.1 or faq=0.1"):
+    with pytest.raises(
+        ConfigError, match=rf"--{option} must be a number from 0 to 1, as in 0.1 or faq=0.1,help=0.05, got"
+    ):
         resolve({option: share}, None, {})
 
 
 def test_one_folder_is_enough(tmp_path: Path) -> None:
     given: dict[str, Any] = {"watch": tmp_path, "model_folder": tmp_path}
-    with pytest.raises(ConfigError, match="LoadModel looks into the watched directory too"):
+    with pytest.raises(ConfigError, match="LoadModel also uses the watched directory"):
         resolve(given, None, {})
 
 

@@ -105,19 +105,23 @@ def test_every_fault_is_told(tmp_path: Path) -> None:
     path = tmp_path / "serve.toml"
     path.write_text('prot = 1\nport = 99999\nhost = 7\nbundles = "one"\n')
     found = faults(path, {"PALM_SERVE_MAX_QUEU": "1", "PALM_SERVE_THREADS": "zero"}, precision="fp7")
-    assert f"{path}: unknown key 'prot'; did you mean 'port'?" in found
-    assert "PALM_SERVE_MAX_QUEU: unknown variable; did you mean 'PALM_SERVE_MAX_QUEUE'?" in found
-    assert f"{path}: port: must be less than or equal to 65535, not 99999" in found
-    assert f"{path}: host: must be a valid string, not 7" in found
-    assert any(line.startswith("PALM_SERVE_THREADS: must be a valid integer") for line in found)
-    assert any(line.startswith("--precision: must be 'auto', 'fp32'") for line in found)
-    assert any(line.startswith(f"{path}: bundles: must be a valid tuple") for line in found)
+    assert f"{path}: unknown key 'prot'. Did you mean 'port'?" in found
+    assert "unknown variable 'PALM_SERVE_MAX_QUEU'. Did you mean 'PALM_SERVE_MAX_QUEUE'?" in found
+    assert f"{path}: port must be less than or equal to 65535, got 99999" in found
+    assert f"{path}: host must be a valid string, got 7" in found
+    assert any(line.startswith("PALM_SERVE_THREADS must be a valid integer") for line in found)
+    assert any(line.startswith("--precision must be 'auto', 'fp32'") for line in found)
+    assert any(line.startswith(f"{path}: bundles must be a valid tuple") for line in found)
     assert len(found) == 7
 
 
 @pytest.mark.parametrize(
     ("content", "match"),
-    [(b"a = yes", "not TOML"), (b'a = "\xff"', "not UTF-8 at byte 5"), (None, "cannot be read: No such file")],
+    [
+        (b"a = yes", "must be TOML"),
+        (b'a = "\xff"', "must be UTF-8, got another encoding at byte 5"),
+        (None, "cannot be read: No such file"),
+    ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, content: bytes | None, match: str) -> None:
     path = tmp_path / "serve.toml"

@@ -233,8 +233,8 @@ def test_peers_that_say_nothing_hold_up_no_scrape(
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        (("--metrics-tls",), "metrics_tls needs the server's certificate"),
-        (("--metrics-needs-token",), "metrics_needs_token needs tokens"),
+        (("--metrics-tls",), "metrics_tls requires tls_cert and tls_key"),
+        (("--metrics-needs-token",), "metrics_needs_token requires tokens"),
         (("--metrics-host", "nowhere.invalid", "--metrics-port", "9"), "cannot serve metrics on nowhere.invalid:9"),
     ],
 )
@@ -251,8 +251,8 @@ def test_what_ends_the_start(
     ("options", "match"),
     [
         ((), None),
-        (("--metrics-host", "0.0.0.0"), "metrics are open: anyone there can read what is served"),
-        (("--metrics-host", "0.0.0.0", "--metrics-needs-token"), "whoever listens on the way gets the token"),
+        (("--metrics-host", "0.0.0.0"), "metrics are open: anyone can read the names of the models"),
+        (("--metrics-host", "0.0.0.0", "--metrics-needs-token"), "the token can be intercepted"),
         (("--metrics-host", "0.0.0.0", "--metrics-needs-token", "--metrics-tls"), None),
         (("--metrics-host", "0.0.0.0", "--metrics-tls"), "metrics are open"),
         (("--metrics-host", "0.0.0.0", "--metrics-tls", "--tls-client-ca", "ca"), None),

@@ -227,5 +227,5 @@ def test_traces_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("endpoint", ["localhost:4317", "https://", "ftp://collector"])
 def test_what_is_no_endpoint(endpoint: str) -> None:
-    with pytest.raises(ConfigError, match=rf"--otel-endpoint: must begin with http://, or https://.* not '{endpoint}'"):
+    with pytest.raises(ConfigError, match=rf"--otel-endpoint must begin with http:// or https://.* got '{endpoint}'"):
         resolve({"otel_endpoint": endpoint}, None, {})

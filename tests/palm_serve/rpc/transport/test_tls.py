@@ -193,7 +193,7 @@ def test_files_that_cannot_serve_end_the_start(
 def test_half_of_what_tls_needs(options: tuple[str, str], tiny_bundle: Path) -> None:
     result = CliRunner().invoke(app, ["run", str(tiny_bundle), *options], env={"COLUMNS": "200"})
     assert result.exit_code == 2
-    assert "TLS needs both the certificate and its key" in result.stderr
+    assert "tls_cert and tls_key must be set together" in result.stderr
 
 
 def test_a_client_with_half_a_pair(tmp_path: Path) -> None:
@@ -211,6 +211,7 @@ def test_open_to_others_without_tls_is_warned_of(
     safe = start_server(tmp_path / "none", "--host", "0.0.0.0", "--tls-cert", served[0], "--tls-key", served[1])
     assert (open_.finish(), safe.finish()) == (2, 2)
     assert (
-        "warning: 0.0.0.0 is reached from other machines, and this server has neither TLS nor tokens" in open_.errors[0]
+        "warning: 0.0.0.0 is reachable from other machines, and the server has neither TLS nor tokens"
+        in open_.errors[0]
     )
     assert len(safe.errors) == 1
