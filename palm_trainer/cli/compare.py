@@ -8,11 +8,13 @@ import numpy as np
 from rich.table import Table
 
 from palm_trainer.cli.show import show, show_training
-from palm_trainer.compare.page import told, write_page
-from palm_trainer.compare.result import EXACT, Result, as_json, make_result, write_json
-from palm_trainer.compare.trainings import Cell, is_finished, make_cells, run_cell
-from palm_trainer.compare.variants import Plan, plan_comparison
-from palm_trainer.compare.workers import run_cells
+from palm_trainer.compare.compare_trainings import compare_trainings
+from palm_trainer.compare.forest_plot import format_difference
+from palm_trainer.compare.page import write_page
+from palm_trainer.compare.result import EXACT_MATCH, ComparisonResult, as_json, write_json
+from palm_trainer.compare.trainings import VariantTraining, is_finished, plan_trainings, run_training
+from palm_trainer.compare.variants import ComparisonPlan, plan_comparison
+from palm_trainer.compare.workers import run_trainings
 from palm_trainer.config.loader import Config
 from palm_trainer.errors import PalmError
 from palm_trainer.runs.events import Event
@@ -56,15 +58,15 @@ def show_comparison(
         guard: turns what the machine refuses while training into messages.
     """
     plan = plan_comparison(config)
-    cells = make_cells(plan, seeds, output)
+    trainings = plan_trainings(plan, seeds, output)
     _announce(plan, seeds)
-    missing = [cell for cell in cells if not is_finished(cell, plan)]
-    if len(missing) < len(cells):
-        show(f"{len(cells) - len(missing)} of {len(cells)} trainings are finished in {output}")
+    missing = [training for training in trainings if not is_finished(training, plan)]
+    if len(missing) < len(trainings):
+        show(f"{len(trainings) - len(missing)} of {len(trainings)} trainings are finished in {output}")
     trained = _in_turn(missing, plan, stop, guard) if jobs == 1 else _together(missing, plan, jobs, stop)
     if not trained:
         return False
-    result = make_result(plan, cells)
+    result = compare_trainings(plan, trainings)
     written = as_json(result, path)
     write_json(output / RESULT, written)
     if json_file is not None:
@@ -76,24 +78,27 @@ def show_comparison(
 
 
 def _in_turn(
-    cells: Sequence[Cell], plan: Plan, stop: Callable[[], bool], guard: Callable[[Iterator[Event]], Iterator[Event]]
+    trainings: Sequence[VariantTraining],
+    plan: ComparisonPlan,
+    stop: Callable[[], bool],
+    guard: Callable[[Iterator[Event]], Iterator[Event]],
 ) -> bool:
-    for number, cell in enumerate(cells, 1):
-        show(f"\n[{number}/{len(cells)}] {cell.name}")
-        if stop() or show_training(guard(run_cell(cell, plan, stop)), cell.config):
+    for number, training in enumerate(trainings, 1):
+        show(f"\n[{number}/{len(trainings)}] {training.name}")
+        if stop() or show_training(guard(run_training(training, plan, stop)), training.config):
             return False
     return True
 
 
-def _together(cells: Sequence[Cell], plan: Plan, jobs: int, stop: Callable[[], bool]) -> bool:
-    show(f"{len(cells)} trainings, {min(jobs, len(cells))} at a time")
+def _together(trainings: Sequence[VariantTraining], plan: ComparisonPlan, jobs: int, stop: Callable[[], bool]) -> bool:
+    show(f"{len(trainings)} trainings, {min(jobs, len(trainings))} at a time")
     done = 0
-    for done, cell in enumerate(run_cells(cells, plan, jobs, stop), 1):
-        show(f"[{done}/{len(cells)}] {cell.name}: finished")
-    return done == len(cells)
+    for done, training in enumerate(run_trainings(trainings, plan, jobs, stop), 1):
+        show(f"[{done}/{len(trainings)}] {training.name}: finished")
+    return done == len(trainings)
 
 
-def _announce(plan: Plan, seeds: Sequence[int]) -> None:
+def _announce(plan: ComparisonPlan, seeds: Sequence[int]) -> None:
     for variant in plan.variants:
         batches = ", ".join(f"{number} batches of {name}" for name, number in variant.batches.items())
         tasks = f" ({', '.join(variant.config.tasks)})" if variant.task is None else ""
@@ -101,17 +106,27 @@ def _announce(plan: Plan, seeds: Sequence[int]) -> None:
     show(f"{len(plan.variants) * len(seeds)} trainings: seeds {', '.join(map(str, seeds))}")
 
 
-def _tell(result: Result) -> None:
+def _tell(result: ComparisonResult) -> None:
     table = Table(title="joint training against each task alone, in per cent", title_justify="left")
     for column in ("metric", "on"):
         table.add_column(column)
     for column in ("joint", "alone", "difference [95 %]"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("together")
-    for one in result.comparisons:
-        sides = (f"{100 * np.mean(list(side.values())):.2f}" for side in (one.joint, one.alone))
-        metric = one.metric if one.metric == EXACT else f"{one.question.task} {one.metric}"
-        table.add_row(metric, one.question.split, *sides, told(one), one.verdict.replace("no difference", "not"))
+    for comparison in result.comparisons:
+        metric = comparison.metric
+        if metric != EXACT_MATCH:
+            metric = f"{comparison.scored_task.task} {metric}"
+        joint_mean = np.mean(list(comparison.joint_scores.values()))
+        alone_mean = np.mean(list(comparison.alone_scores.values()))
+        table.add_row(
+            metric,
+            comparison.scored_task.split,
+            f"{100 * joint_mean:.2f}",
+            f"{100 * alone_mean:.2f}",
+            format_difference(comparison),
+            comparison.verdict.replace("no difference", "not"),
+        )
     show(table)
     for note in result.notes:
         show(f"note: {note}")

@@ -1,12 +1,24 @@
-"""Did it help? Paired differences over seeds and examples with bootstrap intervals. Pure numpy: nothing here knows a model.
+"""Paired score differences over seeds and examples, with bootstrap confidence intervals.
 
-A score is a ratio of sums over examples: right / 1 for accuracy, 2 x hits / (gold + predicted) for micro-averaged F1, F1 / 1 for reading
-comprehension. So an example enters as two numbers, and the score of any resample is exact, micro-averages too.
+This module uses numpy only and is independent of models and tasks.
 
-The bootstrap is crossed. A draw resamples the examples, the same for all seeds and both sides (all models are asked the same questions, so an
-unlucky test set is unlucky for all), and the seeds with both their models. Two corrections for few seeds, without which three seeds pass for
-certainty: deviations of seeds from their mean are widened by sqrt(S / (S - 1)), since the spread of a resample of S is too small by that;
-and the interval by t / z with the effective degrees of freedom of both sources together (Satterthwaite 1946).
+A score is a ratio of two sums over examples:
+
+    accuracy                 correct / 1
+    micro-averaged F1        2 x hits / (gold + predicted)
+    reading comprehension    F1 / 1
+
+Each example therefore enters as two numbers, and the score of every resample is exact, also for
+micro-averages.
+
+The bootstrap is crossed. Each draw resamples the examples and the seeds. The resampled examples are
+the same for all seeds and both trainings, because all models answer the same examples. A resampled
+seed keeps both its models.
+
+Few seeds need two corrections. The deviations of the seeds from their mean are multiplied by
+sqrt(S / (S - 1)), because a resample of S seeds has too small a spread. The interval is multiplied
+by t / z, where t has the effective degrees of freedom of examples and seeds together
+(Satterthwaite 1946).
 """
 
 from collections.abc import Sequence
@@ -16,30 +28,35 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri, stdtrit
 
-LEVEL = 0.95
-DRAWS = 2000
-_UPPER = (1 + LEVEL) / 2
-_CHUNK = 4_000_000
-"""Resampled examples in memory at a time."""
+CONFIDENCE_LEVEL = 0.95
+BOOTSTRAP_DRAWS = 2000
 
-Floats = npt.NDArray[np.float64]
+HELPED = "helped"
+HURT = "hurt"
+NO_DIFFERENCE = "no difference shown"
+
+_UPPER_QUANTILE = (1 + CONFIDENCE_LEVEL) / 2
+_CHUNK = 4_000_000
+"""Resampled examples that are in memory at a time."""
+
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Numerator and denominator of each example, [seeds, examples] each."""
+class ScoreCounts:
+    """Numerator and denominator of each example, both `[seeds, examples]`."""
 
-    numerator: Floats
-    denominator: Floats
+    numerator: FloatArray
+    denominator: FloatArray
 
-    def scores(self) -> Floats:
-        """Score of each seed, [seeds]."""
-        return _ratio(self.numerator.sum(axis=1), self.denominator.sum(axis=1))
+    def scores(self) -> FloatArray:
+        """Return the score of each seed, `[seeds]`."""
+        return _divide(self.numerator.sum(axis=1), self.denominator.sum(axis=1))
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """Mean difference over seeds with its interval and two-sided p value, all of one bootstrap."""
+class ScoreDifference:
+    """Mean difference over seeds with its confidence interval and two-sided p value."""
 
     mean: float
     low: float
@@ -48,69 +65,90 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """`helped`, `hurt` or `no difference shown`."""
-        return "helped" if self.low > 0 else "hurt" if self.high < 0 else "no difference shown"
+        """Return `helped`, `hurt` or `no difference shown`."""
+        if self.low > 0:
+            return HELPED
+        if self.high < 0:
+            return HURT
+        return NO_DIFFERENCE
 
 
-def difference(joint: Counts, alone: Counts, *, draws: int = DRAWS, seed: int = 0) -> Difference:
-    """Score of `joint` minus that of `alone`, mean over seeds.
+def bootstrap_difference(
+    joint: ScoreCounts, alone: ScoreCounts, *, draws: int = BOOTSTRAP_DRAWS, seed: int = 0
+) -> ScoreDifference:
+    """Estimate the score of `joint` minus the score of `alone`, as a mean over seeds.
 
     Args:
-        joint, alone: the same examples in the same order, and as many seeds.
-        draws: resamples.
-        seed: of the resampling.
+        joint: counts of the joint training.
+        alone: counts of the single-task training, with the same examples, example order and number
+            of seeds.
+        draws: number of bootstrap resamples.
+        seed: seed of the resampling.
     """
     generator = np.random.default_rng(seed)
-    by_seed = joint.scores() - alone.scores()
-    seeds, mean = len(by_seed), float(by_seed.mean())
-    drawn = _resampled(joint, alone, draws, generator)  # (draws, seeds)
-    centre = drawn.mean(axis=1)
-    spread = centre
-    degrees = np.inf
-    if seeds > 1:
-        chosen = generator.integers(seeds, size=(draws, seeds))
-        picked = np.take_along_axis(drawn, chosen, axis=1).mean(axis=1)
-        spread = centre + np.sqrt(seeds / (seeds - 1)) * (picked - centre)
-        of_seeds, of_examples = by_seed.var(ddof=1) / seeds, centre.var(ddof=1)
-        if of_seeds > 0:
-            degrees = float((seeds - 1) * ((of_seeds + of_examples) / of_seeds) ** 2)
-    widened = np.clip(mean + (spread - mean) * _widening(degrees), -1.0, 1.0)
-    low, high = np.quantile(widened, [1 - _UPPER, _UPPER])
-    beyond = min(int((widened <= 0).sum()), int((widened >= 0).sum()))
-    return Difference(mean, float(low), float(high), min(1.0, 2 * (beyond + 1) / (draws + 1)))
+    seed_differences = joint.scores() - alone.scores()
+    seed_count = len(seed_differences)
+    mean = float(seed_differences.mean())
+    resampled = _resample_examples(joint, alone, draws, generator)  # [draws, seeds]
+    draw_means = resampled.mean(axis=1)
+    estimates = draw_means
+    degrees_of_freedom = np.inf
+    if seed_count > 1:
+        drawn_seeds = generator.integers(seed_count, size=(draws, seed_count))
+        drawn_means = np.take_along_axis(resampled, drawn_seeds, axis=1).mean(axis=1)
+        estimates = draw_means + np.sqrt(seed_count / (seed_count - 1)) * (drawn_means - draw_means)
+        seed_variance = seed_differences.var(ddof=1) / seed_count
+        example_variance = draw_means.var(ddof=1)
+        if seed_variance > 0:
+            variance_ratio = (seed_variance + example_variance) / seed_variance
+            degrees_of_freedom = float((seed_count - 1) * variance_ratio**2)
+    widened = np.clip(mean + (estimates - mean) * _interval_factor(degrees_of_freedom), -1.0, 1.0)
+    low, high = np.quantile(widened, [1 - _UPPER_QUANTILE, _UPPER_QUANTILE])
+    tail_count = min(int((widened <= 0).sum()), int((widened >= 0).sum()))
+    p_value = min(1.0, 2 * (tail_count + 1) / (draws + 1))
+    return ScoreDifference(mean, float(low), float(high), p_value)
 
 
-def holm(p_values: Sequence[float]) -> list[bool]:
-    """Which of several comparisons hold together: Holm's step-down procedure (1979)."""
-    held = [False] * len(p_values)
-    for place, i in enumerate(np.argsort(p_values, kind="stable").tolist()):
-        if p_values[i] > (1 - LEVEL) / (len(p_values) - place):
+def apply_holm_correction(p_values: Sequence[float]) -> list[bool]:
+    """Mark the p values that stay significant after Holm's step-down correction (1979)."""
+    significant = [False] * len(p_values)
+    for rank, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
+        if p_values[index] > (1 - CONFIDENCE_LEVEL) / (len(p_values) - rank):
             break
-        held[i] = True
-    return held
+        significant[index] = True
+    return significant
 
 
-def _widening(degrees: float) -> float:
-    """t / z."""
-    return 1.0 if np.isinf(degrees) else float(stdtrit(degrees, _UPPER) / ndtri(_UPPER))
+def _interval_factor(degrees_of_freedom: float) -> float:
+    """Return t / z at the upper quantile."""
+    if np.isinf(degrees_of_freedom):
+        return 1.0
+    return float(stdtrit(degrees_of_freedom, _UPPER_QUANTILE) / ndtri(_UPPER_QUANTILE))
 
 
-def _resampled(joint: Counts, alone: Counts, draws: int, generator: np.random.Generator) -> Floats:
-    """Difference of each seed on each resample of the examples, [draws, seeds]."""
-    sides = (joint.numerator, joint.denominator, alone.numerator, alone.denominator)
-    values = np.concatenate(sides).T.astype(np.float64)  # (examples, 4 x seeds)
-    count = len(values)
-    chunk = max(1, _CHUNK // count)
-    found = []
-    for begin in range(0, draws, chunk):
-        rows = min(chunk, draws - begin)
-        chosen = generator.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
-        weights = np.bincount(chosen.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
-        hits, of, other_hits, other_of = np.split(weights @ values, 4, axis=1)
-        found.append(_ratio(hits, of) - _ratio(other_hits, other_of))
-    return np.concatenate(found)
+def _resample_examples(
+    joint: ScoreCounts, alone: ScoreCounts, draws: int, generator: np.random.Generator
+) -> FloatArray:
+    """Compute the difference of each seed on each resample of the examples, `[draws, seeds]`."""
+    counts = (joint.numerator, joint.denominator, alone.numerator, alone.denominator)
+    values = np.concatenate(counts).T.astype(np.float64)  # [examples, 4 x seeds]
+    example_count = len(values)
+    chunk_draws = max(1, _CHUNK // example_count)
+    differences = []
+    for begin in range(0, draws, chunk_draws):
+        rows = min(chunk_draws, draws - begin)
+        row_offsets = example_count * np.arange(rows)[:, None]
+        drawn_examples = generator.integers(example_count, size=(rows, example_count)) + row_offsets
+        occurrences = np.bincount(drawn_examples.ravel(), minlength=rows * example_count)
+        weights = occurrences.reshape(rows, example_count).astype(np.float64)
+        sums = np.split(weights @ values, 4, axis=1)
+        joint_numerator, joint_denominator, alone_numerator, alone_denominator = sums
+        joint_scores = _divide(joint_numerator, joint_denominator)
+        alone_scores = _divide(alone_numerator, alone_denominator)
+        differences.append(joint_scores - alone_scores)
+    return np.concatenate(differences)
 
 
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """0 where there is nothing to divide by, as the metrics have it."""
+def _divide(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    """Divide, with 0 where the denominator is 0, as the metrics do."""
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)

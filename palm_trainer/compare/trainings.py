@@ -1,10 +1,13 @@
-"""A cell: one variant trained with one seed, in a directory of its own, and what it got right.
+"""Trainings of a comparison: one variant with one seed, and the counts of its correct answers.
 
-A cell is resumed where it was stopped, and is not repeated once its `counts.json` is there:
+Each training has a run directory of its own. A stopped training is resumed there. A finished one is
+not repeated: it has a file `counts.json`:
 
-    {"examples": {split: digest}, "counts": {split: {task: {"rows": ["atis:0", ...], "numerator": [...], "denominator": [...], "right": [0, 1, ...]}}}}
+    {"examples": {split: digest},
+     "counts": {split: {task: {"rows": ["atis:0", ...], "numerator": [...], "denominator": [...], "right": [0, 1, ...]}}}}
 
-`rows` are positions in the data set's split, `numerator` and `denominator` what `statistics` wants.
+`rows` are positions in the split of the data set. `numerator` and `denominator` are those of
+`statistics.ScoreCounts`.
 """
 
 import hashlib
@@ -16,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from palm_serve.types import Match
-from palm_trainer.compare.variants import Plan, Variant, only
+from palm_trainer.compare.variants import ComparisonPlan, TrainingVariant, select_task
 from palm_trainer.config.loader import Config, load_config
 from palm_trainer.errors import CheckpointError, PalmError
 from palm_trainer.evaluation.evaluate import EvaluationSet
@@ -30,104 +33,151 @@ from palm_trainer.runs.events import Event, Finished, Started
 from palm_trainer.runs.run import train
 
 COUNTS = "counts.json"
-_TELL_NOTHING = ("test", "out_of_domain", "log_every_steps")
-"""Settings that change nothing in a training."""
+_SETTINGS_WITHOUT_EFFECT = ("test", "out_of_domain", "log_every_steps")
+"""Settings that do not change a training."""
+
+TaskCounts = dict[str, Any]
+"""`rows`, `numerator`, `denominator` and `right` of one task, see the module docstring."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A variant with a seed; its `config` has both."""
+class VariantTraining:
+    """One variant trained with one seed. `config` includes the seed."""
 
-    variant: Variant
+    variant: TrainingVariant
     seed: int
     config: Config
 
     @property
     def name(self) -> str:
-        """As the user reads it."""
+        """Return the name shown to the user."""
         return f"{self.variant.name}, seed {self.seed}"
 
     @property
     def folder(self) -> Path:
-        """Its run directory."""
+        """Return the run directory."""
         return self.config.train.output
 
 
-def make_cells(plan: Plan, seeds: Sequence[int], output: Path) -> list[Cell]:
-    """All cells, seed after seed, so that a comparison that is stopped has whole seeds.
+def plan_trainings(plan: ComparisonPlan, seeds: Sequence[int], output: Path) -> list[VariantTraining]:
+    """List all trainings, ordered by seed, so that a stopped comparison has complete seeds.
 
-    Raises CheckpointError where `output` is no directory for them, or holds cells that were trained with other settings.
+    Args:
+        plan: the comparison.
+        seeds: seeds of the trainings.
+        output: directory of the comparison.
+
+    Raises:
+        CheckpointError: if `output` is not a directory for a comparison, or holds trainings with
+            other settings.
     """
     if output.exists() and not output.is_dir():
-        raise CheckpointError(f"{output} is a file. Choose another directory with --output.")
+        raise CheckpointError(f"{output} must be a directory, got a file. Choose another directory with --output.")
     if (output / CONFIG).exists():
-        raise CheckpointError(f"{output} holds a run. Choose another directory for the comparison with --output.")
-    cells = []
+        raise CheckpointError(
+            f"{output} must be the directory of a comparison, got the directory of a run. "
+            "Choose another directory with --output."
+        )
+    trainings = []
     for seed in seeds:
         for variant in plan.variants:
-            train_settings = variant.config.train.model_copy(
-                update={"seed": seed, "output": output / variant.folder / str(seed)}
-            )
-            cells.append(Cell(variant, seed, variant.config.model_copy(update={"train": train_settings})))
-    for cell in cells:
-        _check_settings(cell)
-    return cells
+            settings = {"seed": seed, "output": output / variant.folder / str(seed)}
+            train_config = variant.config.train.model_copy(update=settings)
+            config = variant.config.model_copy(update={"train": train_config})
+            trainings.append(VariantTraining(variant, seed, config))
+    for training in trainings:
+        _check_settings(training)
+    return trainings
 
 
-def is_finished(cell: Cell, plan: Plan) -> bool:
-    """Whether it was trained, and judged on these very examples."""
-    path = cell.folder / COUNTS
-    return path.exists() and read_json(path)["examples"] == _digests(cell, plan)
+def is_finished(training: VariantTraining, plan: ComparisonPlan) -> bool:
+    """Return True if it is trained and was evaluated on the examples of the plan."""
+    path = training.folder / COUNTS
+    return path.exists() and read_json(path)["examples"] == _hash_examples(training, plan)
 
 
-def run_cell(cell: Cell, plan: Plan, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
-    """Trains what is missing and judges the best checkpoint; the events of the training, the last `Finished`.
+def run_training(
+    training: VariantTraining, plan: ComparisonPlan, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Event]:
+    """Train where needed, then evaluate the best checkpoint and write its counts.
 
-    When `stop` says so it ends with `Finished.interrupted`, and goes on from there the next time. Raises what `run.train` raises.
+    Yields the events of the training. The last one is `Finished`. If `stop` returned True,
+    `Finished.interrupted` is set, and the next call resumes there.
+
+    Args:
+        training: the training to run.
+        plan: the comparison.
+        stop: called after each step. True stops the training.
+
+    Raises:
+        PalmError: if the training takes other batches than planned, and what `run.train` raises.
     """
-    run = cell.folder
-    if not (run / COUNTS).exists():
-        for event in train(cell.config, resume=(run / CONFIG).exists(), stop=stop):
+    run_directory = training.folder
+    if not (run_directory / COUNTS).exists():
+        resume = (run_directory / CONFIG).exists()
+        for event in train(training.config, resume=resume, stop=stop):
             if isinstance(event, Started):
-                _check_budget(cell, event)
+                _check_budget(training, event)
             yield event
             if isinstance(event, Finished) and event.interrupted:
                 return
-    counts = {split: count(Predictor(load_trained(run)), plan.kinds, own) for split, own in _sets(cell, plan).items()}
-    write_file(run / COUNTS, json.dumps({"examples": _digests(cell, plan), "counts": counts}) + "\n")
-    shutil.rmtree(run / "last", ignore_errors=True)  # three quarters of the space; what it resumes is finished
+    counts = {}
+    for split, sets in _evaluation_sets(training, plan).items():
+        counts[split] = count_correct(Predictor(load_trained(run_directory)), plan.kinds, sets)
+    contents = {"examples": _hash_examples(training, plan), "counts": counts}
+    write_file(run_directory / COUNTS, json.dumps(contents) + "\n")
+    # The last checkpoint takes three quarters of the space, and a finished training is not resumed.
+    shutil.rmtree(run_directory / "last", ignore_errors=True)
 
 
-def read_counts(cell: Cell) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
-    """The counts of a finished cell, by split and task."""
-    counts: Mapping[str, Mapping[str, Mapping[str, Any]]] = read_json(cell.folder / COUNTS)["counts"]
+def read_counts(training: VariantTraining) -> Mapping[str, Mapping[str, TaskCounts]]:
+    """Read the counts of a finished training, by split and task."""
+    counts: Mapping[str, Mapping[str, TaskCounts]] = read_json(training.folder / COUNTS)["counts"]
     return counts
 
 
-def count(predictor: Predictor, kinds: Mapping[str, str], sets: Sequence[EvaluationSet]) -> dict[str, dict[str, Any]]:
-    """What each labelled example adds to its task's primary metric; see the head of this module."""
-    found: dict[str, dict[str, Any]] = {}
-    for one in sets:
-        places = {id(example): f"{one.data}:{i}" for i, example in enumerate(one.examples)}
-        for task, rows in judge(predictor, kinds, [one]).items():
-            units = [rows] if not _ranks(rows) else [rows[::2], rows[1::2]]
-            own = found.setdefault(task, {"rows": [], "numerator": [], "denominator": [], "right": []})
-            for unit in zip(*units, strict=True):
-                numerator, denominator, right = _figures(kinds[task], unit)
-                own["rows"].append(places[id(unit[0].example)])
-                own["numerator"].append(numerator)
-                own["denominator"].append(denominator)
-                own["right"].append(int(right))
-    return found
+def count_correct(
+    predictor: Predictor, kinds: Mapping[str, str], sets: Sequence[EvaluationSet]
+) -> dict[str, TaskCounts]:
+    """Count what each labelled example adds to the primary metric of its task.
+
+    Args:
+        predictor: the trained model.
+        kinds: kind of each task.
+        sets: the examples to answer.
+    """
+    counts: dict[str, TaskCounts] = {}
+    for evaluation_set in sets:
+        row_names = {}
+        for index, example in enumerate(evaluation_set.examples):
+            row_names[id(example)] = f"{evaluation_set.data}:{index}"
+        for task, rows in judge(predictor, kinds, [evaluation_set]).items():
+            columns = [rows]
+            if _are_ranking_pairs(rows):
+                columns = [rows[::2], rows[1::2]]
+            task_counts = counts.setdefault(task, {"rows": [], "numerator": [], "denominator": [], "right": []})
+            for unit in zip(*columns, strict=True):
+                numerator, denominator, right = _count_unit(kinds[task], unit)
+                task_counts["rows"].append(row_names[id(unit[0].example)])
+                task_counts["numerator"].append(numerator)
+                task_counts["denominator"].append(denominator)
+                task_counts["right"].append(int(right))
+    return counts
 
 
-def _ranks(rows: Sequence[Judged]) -> bool:
-    """A ranker's rows are a pair and its negative in turn, and its answers scores."""
+def _are_ranking_pairs(rows: Sequence[Judged]) -> bool:
+    """Return True for a ranker, whose rows alternate between a pair and its negative.
+
+    Its answers are scores without a label.
+    """
     return all(isinstance(row.answer, Match) and row.answer.label is None for row in rows)
 
 
-def _figures(kind: str, unit: Sequence[Judged]) -> tuple[float, float, bool]:
-    """Numerator, denominator, and whether all is right."""
+def _count_unit(kind: str, unit: Sequence[Judged]) -> tuple[float, float, bool]:
+    """Return the numerator, the denominator, and True if all is right.
+
+    A ranking unit has two rows.
+    """
     row = unit[0]
     if len(unit) == 2:
         right = bool(row.predicted > unit[1].predicted)
@@ -139,42 +189,54 @@ def _figures(kind: str, unit: Sequence[Judged]) -> tuple[float, float, bool]:
     return float(row.correct), 1.0, row.correct
 
 
-def _sets(cell: Cell, plan: Plan) -> dict[str, list[EvaluationSet]]:
-    return {split: only(own, cell.variant.task) for split, own in plan.sets.items()}
+def _evaluation_sets(training: VariantTraining, plan: ComparisonPlan) -> dict[str, list[EvaluationSet]]:
+    return {split: select_task(sets, training.variant.task) for split, sets in plan.evaluation_sets.items()}
 
 
-def _digests(cell: Cell, plan: Plan) -> dict[str, str]:
-    """What the examples and their labels are, by split: pairing wants the same ones in all cells."""
-    return {
-        split: hashlib.sha256(
-            "\n".join(
-                repr((one.data, e.text, e.pair, sorted((t, repr(e.fields.get(f))) for t, f in one.fields.items())))
-                for one in own
-                for e in one.examples
-            ).encode("utf-8", "surrogatepass")
-        ).hexdigest()
-        for split, own in _sets(cell, plan).items()
-    }
+def _hash_examples(training: VariantTraining, plan: ComparisonPlan) -> dict[str, str]:
+    """Hash the examples and their labels of each split.
+
+    A paired comparison requires the same ones everywhere.
+    """
+    digests = {}
+    for split, sets in _evaluation_sets(training, plan).items():
+        lines = []
+        for evaluation_set in sets:
+            for example in evaluation_set.examples:
+                labels = []
+                for task, field in evaluation_set.fields.items():
+                    labels.append((task, repr(example.fields.get(field))))
+                lines.append(repr((evaluation_set.data, example.text, example.pair, sorted(labels))))
+        text = "\n".join(lines).encode("utf-8", "surrogatepass")
+        digests[split] = hashlib.sha256(text).hexdigest()
+    return digests
 
 
-def _check_settings(cell: Cell) -> None:
-    """Raises CheckpointError where the directory holds a cell of another training."""
-    path = cell.folder / CONFIG
-    if path.exists():
-        changed = [
-            key for key in differences(load_config(path), cell.config) if key.split(".")[-1] not in _TELL_NOTHING
-        ]
-        if changed:
-            raise CheckpointError(
-                f"{cell.folder} was trained with other settings ({', '.join(changed)} differ). "
-                "Compare into another directory with --output, or delete this one to train it again."
-            )
+def _check_settings(training: VariantTraining) -> None:
+    """Check that a training already in the directory has the same settings.
+
+    Raises:
+        CheckpointError: if it has not.
+    """
+    path = training.folder / CONFIG
+    if not path.exists():
+        return
+    changed_keys = []
+    for key in differences(load_config(path), training.config):
+        if key.split(".")[-1] not in _SETTINGS_WITHOUT_EFFECT:
+            changed_keys.append(key)
+    if changed_keys:
+        raise CheckpointError(
+            f"{training.folder} was trained with other settings ({', '.join(changed_keys)} differ). "
+            "Choose another directory with --output, or delete this one to train it again."
+        )
 
 
-def _check_budget(cell: Cell, started: Started) -> None:
-    found = dict(started.training.loop.mixing.quotas)
-    if found != dict(cell.variant.batches):
+def _check_budget(training: VariantTraining, started: Started) -> None:
+    batches = dict(started.training.loop.mixing.quotas)
+    planned_batches = dict(training.variant.batches)
+    if batches != planned_batches:
         raise PalmError(
-            f"{cell.name}: takes {found} batches of its data sets where {dict(cell.variant.batches)} would be an equal budget. "
-            "Did the training data change since the comparison began? Start it anew in another directory with --output."
+            f"{training.name} must take {planned_batches} batches of its data sets for an equal budget, got {batches}. "
+            "If the training data changed since the comparison began, restart it in another directory with --output."
         )

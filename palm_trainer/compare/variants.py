@@ -1,18 +1,21 @@
-"""What is compared: the joint training as configured, and each scored task alone, at equal budget.
+"""Plan of a comparison: the joint training and each scored task alone, at equal budget.
 
-Equal budget: a task alone takes exactly as many batches of each of its data sets, of the same size, as the joint training takes of that data
-set, and is evaluated on dev as often (evenly over its run). So both sides see the task's labels equally often. Tasks that share a data set
-share its batches in the joint training; each takes as many alone. Batches of other data sets are what the joint training has on top: that is
-the question.
+Equal budget: a task alone takes as many batches of each of its data sets as the joint training
+takes of that data set, of the same size. It is evaluated on dev as often, evenly over its training.
+Both therefore see the task's labels equally often. Tasks that share a data set share its batches in
+the joint training, and each task alone takes that many. The joint training additionally takes
+batches of other data sets. The comparison measures their effect.
 
-Alone, a task keeps everything else of the configuration: encoder, rates, schedule (over its own steps), regularization. What only balances
-tasks goes: its weight, its baseline, balancing and mixing. Each side keeps the checkpoint that is best on dev by its own measure: the joint training by
-`train.checkpoints.select`, a task alone by its primary metric. Nothing stops early.
+A task alone keeps all other settings: encoder, learning rates, schedule (over its own steps) and
+regularization. It loses the settings that only balance tasks: its weight, its baseline, loss
+balancing and mixing. Each training keeps its own best checkpoint on dev. The joint training selects
+by `train.checkpoints.select`, a task alone by its primary metric. Early stopping is off.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from palm_trainer.config.loader import Config
 from palm_trainer.config.schema import BalancingConfig
@@ -21,12 +24,18 @@ from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.runs.job_from_config import Training, build_training, evaluation_sets, task_kinds
 
 JOINT = "joint"
-IN_DOMAIN, OUT_OF_DOMAIN = "in domain", "out of domain"
+IN_DOMAIN = "in domain"
+OUT_OF_DOMAIN = "out of domain"
+
+_OUT_OF_DOMAIN_SPLIT = "out_of_domain"
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One side: all tasks together (`task` is None), or one alone. `batches` by data set over the whole training."""
+class TrainingVariant:
+    """The joint training of all tasks (`task` is None) or the training of one task alone.
+
+    `batches` holds the number of batches of each data set over the whole training.
+    """
 
     task: str | None
     config: Config
@@ -34,18 +43,21 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """As the user reads it."""
+        """Return the name shown to the user."""
         return JOINT if self.task is None else f"{self.task} alone"
 
     @property
     def folder(self) -> str:
-        """Its directory below that of the comparison. A task may be called `joint`."""
+        """Return its directory below the directory of the comparison.
+
+        A task may be called `joint`.
+        """
         return JOINT if self.task is None else f"alone/{self.task}"
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What a task is scored on."""
+class ScoredTask:
+    """A task with the domain and the split that it is scored on."""
 
     task: str
     domain: str
@@ -53,139 +65,165 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A comparison: the sides, the joint one first; what the tasks are scored on; and the examples of each split that is used."""
+class ComparisonPlan:
+    """Variants (the joint one first), scored tasks and evaluation sets of each split in use."""
 
-    variants: Sequence[Variant]
+    variants: Sequence[TrainingVariant]
     kinds: Mapping[str, str]
-    questions: Sequence[Question]
-    sets: Mapping[str, Sequence[EvaluationSet]]
+    scored_tasks: Sequence[ScoredTask]
+    evaluation_sets: Mapping[str, Sequence[EvaluationSet]]
 
     @property
-    def joint(self) -> Variant:
-        """All tasks together."""
+    def joint(self) -> TrainingVariant:
+        """Return the variant that trains all tasks together."""
         return self.variants[0]
 
 
-def plan_comparison(config: Config) -> Plan:
-    """Reads the data and builds the joint training once, so that whatever is wrong is said before hours of training.
+def plan_comparison(config: Config) -> ComparisonPlan:
+    """Plan a comparison.
 
-    Raises ConfigError where there is nothing to compare or to score, and what `build_training` raises.
+    It reads the data and builds the joint training once, so that errors are reported before the
+    first training.
+
+    Raises:
+        ConfigError: if there is nothing to compare.
+        DataError: if a task has no labels to be scored on.
+        PalmError: what `build_training` raises.
     """
     _check_tasks(config)
     checkpoints = config.train.checkpoints.model_copy(update={"patience": None, "best_per_task": False})
-    joint = config.model_copy(update={"train": config.train.model_copy(update={"checkpoints": checkpoints})})
-    training = build_training(joint)
-    joint = _with_evaluations(training.config, _evaluations(training), training.loop.total_steps)
-    kinds = task_kinds(joint)
-    sets = {split: evaluation_sets(joint, split) for split in ("test", "dev", "out_of_domain") if _has(joint, split)}
-    questions = _questions(kinds, sets)
+    joint_config = _with_train_settings(config, checkpoints=checkpoints)
+    training = build_training(joint_config)
+    joint_config = _with_evaluations(training.config, _count_evaluations(training), training.loop.total_steps)
+    kinds = task_kinds(joint_config)
+    sets_by_split: dict[str, Sequence[EvaluationSet]] = {}
+    for split in ("test", "dev", _OUT_OF_DOMAIN_SPLIT):
+        if any(data.paths(split) for data in joint_config.data.values()):
+            sets_by_split[split] = evaluation_sets(joint_config, split)
+    scored_tasks = _find_scored_tasks(kinds, sets_by_split)
+    used_splits = {scored_task.split for scored_task in scored_tasks}
+    used_sets = {split: sets for split, sets in sets_by_split.items() if split in used_splits}
     batches = dict(training.loop.mixing.quotas)
-    alone = [_alone(training, task, batches) for task in kinds]
-    used = {question.split for question in questions}
-    return Plan(
-        [Variant(None, joint, batches), *alone],
-        kinds,
-        questions,
-        {split: own for split, own in sets.items() if split in used},
-    )
+    variants = [TrainingVariant(None, joint_config, batches)]
+    for task in kinds:
+        variants.append(_plan_task_alone(training, task, batches))
+    return ComparisonPlan(variants, kinds, scored_tasks, used_sets)
 
 
-def only(sets: Sequence[EvaluationSet], task: str | None) -> list[EvaluationSet]:
-    """The sets of one task; all of them for the joint training."""
+def select_task(sets: Sequence[EvaluationSet], task: str | None) -> list[EvaluationSet]:
+    """Return the evaluation sets of one task, restricted to it, or all sets if `task` is None."""
     if task is None:
         return list(sets)
-    return [replace(one, fields={task: one.fields[task]}) for one in sets if task in one.fields]
+    selected = []
+    for evaluation_set in sets:
+        if task in evaluation_set.fields:
+            selected.append(replace(evaluation_set, fields={task: evaluation_set.fields[task]}))
+    return selected
 
 
 def _check_tasks(config: Config) -> None:
     kinds = task_kinds(config)
     if not kinds:
         raise ConfigError(
-            f"tasks: none is scored ({', '.join(config.tasks)} only shape the encoder), so there is nothing to compare. Add a task that is no auxiliary."
+            f"tasks must contain a task that is scored, got only auxiliary ones ({', '.join(config.tasks)}). "
+            "Add a task without `auxiliary = true`."
         )
     if len(config.tasks) == 1:
         raise ConfigError(
-            f"tasks: there is only '{next(iter(kinds))}', which is trained alone anyway. Add a second task, or an auxiliary one, to compare with."
+            f"tasks must contain at least two tasks, got only '{next(iter(kinds))}'. "
+            "Add a second task, or an auxiliary one, to compare with."
         )
 
 
-def _has(config: Config, split: str) -> bool:
-    return any(data.paths(split) for data in config.data.values())
+def _find_scored_tasks(
+    kinds: Mapping[str, str], sets_by_split: Mapping[str, Sequence[EvaluationSet]]
+) -> list[ScoredTask]:
+    """List each task with its split in domain, then each task with out-of-domain labels.
 
-
-def _questions(kinds: Mapping[str, str], sets: Mapping[str, Sequence[EvaluationSet]]) -> list[Question]:
-    """Each task on test, or on dev where test holds no label of it; and out of domain where there is such text."""
-    labelled = {split: _labelled(own) for split, own in sets.items()}
-    found = []
+    The split is test, or dev if test has no label of the task.
+    """
+    labelled_tasks = {split: _find_labelled_tasks(sets) for split, sets in sets_by_split.items()}
+    scored_tasks = []
     for task in kinds:
-        split = next((name for name in ("test", "dev") if task in labelled.get(name, ())), None)
-        if split is None:
+        if task in labelled_tasks.get("test", ()):
+            split = "test"
+        elif task in labelled_tasks.get("dev", ()):
+            split = "dev"
+        else:
             raise DataError(
-                f"tasks.{task}: neither test nor dev of its data holds a label of it, so it cannot be scored. "
+                f"tasks.{task} must have labels in test or dev to be scored, got none. "
                 "Add `test = ...` to its data set, or mark the task `auxiliary = true`."
             )
-        found.append(Question(task, IN_DOMAIN, split))
-    beyond = labelled.get("out_of_domain", set())
-    return found + [Question(task, OUT_OF_DOMAIN, "out_of_domain") for task in kinds if task in beyond]
+        scored_tasks.append(ScoredTask(task, IN_DOMAIN, split))
+    for task in kinds:
+        if task in labelled_tasks.get(_OUT_OF_DOMAIN_SPLIT, ()):
+            scored_tasks.append(ScoredTask(task, OUT_OF_DOMAIN, _OUT_OF_DOMAIN_SPLIT))
+    return scored_tasks
 
 
-def _labelled(sets: Sequence[EvaluationSet]) -> set[str]:
-    return {
-        task
-        for one in sets
-        for task, field in one.fields.items()
-        if any(field in example.fields for example in one.examples)
-    }
+def _find_labelled_tasks(sets: Sequence[EvaluationSet]) -> set[str]:
+    tasks = set()
+    for evaluation_set in sets:
+        for task, field in evaluation_set.fields.items():
+            if any(field in example.fields for example in evaluation_set.examples):
+                tasks.add(task)
+    return tasks
 
 
-def _alone(training: Training, task: str, batches: Mapping[str, int]) -> Variant:
-    """A task with its data sets only, and exactly as many batches of each as `batches` says."""
-    joint = training.config
-    own = {name: batches[name] for name in joint.data if name in joint.tasks[task].data}
-    reference = joint.reference if joint.reference in own else next(iter(own))
-    sizes = {name: training.loop.sources[name].sampler.batches_per_epoch for name in own}
-    config = _alone_config(joint, task, reference, own, sizes)
-    if joint.encoder.model == "scratch" and joint.tasks[task].kind == "mrc":
-        # its own vocabulary cuts passages into other windows
+def _plan_task_alone(training: Training, task: str, joint_batches: Mapping[str, int]) -> TrainingVariant:
+    """Plan the training of one task on its data sets, with the joint batches of each."""
+    joint_config = training.config
+    task_data = joint_config.tasks[task].data
+    batches = {name: joint_batches[name] for name in joint_config.data if name in task_data}
+    batches_per_epoch = {}
+    for name in batches:
+        batches_per_epoch[name] = training.loop.sources[name].sampler.batches_per_epoch
+    config = _config_of_task_alone(joint_config, task, batches, batches_per_epoch)
+    if joint_config.encoder.model == "scratch" and joint_config.tasks[task].kind == "mrc":
+        # A vocabulary of this task's data alone divides the passages into other windows.
         sources = build_training(config).loop.sources
-        sizes = {name: sources[name].sampler.batches_per_epoch for name in own}
-        config = _alone_config(joint, task, reference, own, sizes)
-    return Variant(task, _with_evaluations(config, _evaluations(training), sum(own.values())), own)
+        for name in batches:
+            batches_per_epoch[name] = sources[name].sampler.batches_per_epoch
+        config = _config_of_task_alone(joint_config, task, batches, batches_per_epoch)
+    config = _with_evaluations(config, _count_evaluations(training), sum(batches.values()))
+    return TrainingVariant(task, config, batches)
 
 
-def _evaluations(training: Training) -> int:
-    """How often the joint training is evaluated: as configured, or once an epoch of its reference data set."""
+def _count_evaluations(training: Training) -> int:
+    """Return the evaluations of the joint training: as configured, or one per reference epoch."""
     reference = training.config.reference
-    epochs = training.loop.mixing.quotas[reference] / training.loop.sources[reference].sampler.batches_per_epoch
+    batches_per_epoch = training.loop.sources[reference].sampler.batches_per_epoch
+    epochs = training.loop.mixing.quotas[reference] / batches_per_epoch
     return training.config.train.evaluations or math.ceil(epochs)
 
 
 def _with_evaluations(config: Config, evaluations: int, steps: int) -> Config:
-    return config.model_copy(update={"train": config.train.model_copy(update={"evaluations": min(evaluations, steps)})})
+    return _with_train_settings(config, evaluations=min(evaluations, steps))
 
 
-def _alone_config(
-    joint: Config, task: str, reference: str, batches: Mapping[str, int], sizes: Mapping[str, int]
+def _with_train_settings(config: Config, **settings: Any) -> Config:
+    return config.model_copy(update={"train": config.train.model_copy(update=settings)})
+
+
+def _config_of_task_alone(
+    joint_config: Config, task: str, batches: Mapping[str, int], batches_per_epoch: Mapping[str, int]
 ) -> Config:
-    epochs = {name: batches[name] / sizes[name] for name in batches}
-    classifies = joint.tasks[task].kind == "classify"
-    data = {
-        name: joint.data[name].model_copy(
-            update={"mix_ratio": 1.0, "epochs": epochs[name]}
-            | ({} if classifies else {"out_of_scope": (), "out_of_scope_test": ()})
-        )
-        for name in batches
+    reference = joint_config.reference if joint_config.reference in batches else next(iter(batches))
+    data = {}
+    for name in batches:
+        settings: dict[str, Any] = {"mix_ratio": 1.0, "epochs": batches[name] / batches_per_epoch[name]}
+        if joint_config.tasks[task].kind != "classify":
+            settings["out_of_scope"] = ()
+            settings["out_of_scope_test"] = ()
+        data[name] = joint_config.data[name].model_copy(update=settings)
+    train_settings = {
+        "epochs": batches[reference] / batches_per_epoch[reference],
+        "reference": reference,
+        "checkpoints": joint_config.train.checkpoints.model_copy(update={"select": "average"}),
+        "mixing": "per_task_epochs",
+        "mixing_temperature": None,
+        "balancing": BalancingConfig(),
     }
-    train = joint.train.model_copy(
-        update={
-            "epochs": epochs[reference],
-            "reference": reference,
-            "checkpoints": joint.train.checkpoints.model_copy(update={"select": "average"}),
-            "mixing": "per_task_epochs",
-            "mixing_temperature": None,
-            "balancing": BalancingConfig(),
-        }
-    )
-    settings = joint.tasks[task].model_copy(update={"weight": 1.0, "baseline": None})
-    return Config(encoder=joint.encoder, data=data, tasks={task: settings}, train=train)
+    train = joint_config.train.model_copy(update=train_settings)
+    task_settings = joint_config.tasks[task].model_copy(update={"weight": 1.0, "baseline": None})
+    return Config(encoder=joint_config.encoder, data=data, tasks={task: task_settings}, train=train)

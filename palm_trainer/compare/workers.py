@@ -1,61 +1,72 @@
-"""Several cells at a time, each in a process of its own."""
+"""Parallel trainings of a comparison, each in a process of its own."""
 
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing.synchronize import Event as Flag
+from multiprocessing.synchronize import Event as StopFlag
 
 import torch
 
-from palm_trainer.compare.trainings import Cell, run_cell
-from palm_trainer.compare.variants import Plan
+from palm_trainer.compare.trainings import VariantTraining, run_training
+from palm_trainer.compare.variants import ComparisonPlan
 from palm_trainer.runs.events import Finished
 
 _POLL_SECONDS = 0.2
-_stop: list[Flag] = []
-"""In a worker: what its parent raises to stop it."""
+_stop_flags: list[StopFlag] = []
+"""In a worker process: the flag that the parent process sets to stop it."""
 
 
-def run_cells(cells: Sequence[Cell], plan: Plan, jobs: int, stop: Callable[[], bool]) -> Iterator[Cell]:
-    """Runs `jobs` cells at a time; each as it is finished. When `stop` says so the others save and end, and so does this.
+def run_trainings(
+    trainings: Sequence[VariantTraining], plan: ComparisonPlan, jobs: int, stop: Callable[[], bool]
+) -> Iterator[VariantTraining]:
+    """Run up to `jobs` trainings at a time and yield each one when it is finished.
 
-    Raises the first error of a cell, after the others have saved and ended.
+    Once `stop` returns True, the running trainings save their state and end, and no more are
+    yielded. The first error of a training is raised after the others have saved and ended.
+
+    Args:
+        trainings: the trainings to run.
+        plan: the comparison.
+        jobs: number of processes.
+        stop: called several times a second. True stops all trainings.
     """
     if stop():
         return
     context = multiprocessing.get_context("spawn")
-    flag = context.Event()
+    stop_flag = context.Event()
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, context, _start, (flag, threads)) as pool:
-        running: dict[Future[bool], Cell] = {pool.submit(_run, cell, plan): cell for cell in cells}
+    with ProcessPoolExecutor(jobs, context, _start_worker, (stop_flag, threads)) as pool:
+        running: dict[Future[bool], VariantTraining] = {}
+        for training in trainings:
+            running[pool.submit(_run_in_worker, training, plan)] = training
         try:
             while running:
                 if stop():
-                    flag.set()
+                    stop_flag.set()
                 done, _ = wait(running, _POLL_SECONDS, FIRST_COMPLETED)
                 for future in done:
-                    cell = running.pop(future)
+                    training = running.pop(future)
                     if future.result():
-                        yield cell
+                        yield training
         finally:
-            flag.set()
+            stop_flag.set()
 
 
-def _start(flag: Flag, threads: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the parent decides what it means."""
+def _start_worker(stop_flag: StopFlag, threads: int) -> None:
+    """Set up a worker, which ignores Ctrl-C: the parent process decides what to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    _stop.append(flag)
+    _stop_flags.append(stop_flag)
 
 
-def _run(cell: Cell, plan: Plan) -> bool:
-    """Whether the cell was finished."""
-    flag = _stop[0]
-    if flag.is_set():
+def _run_in_worker(training: VariantTraining, plan: ComparisonPlan) -> bool:
+    """Run one training. Return True if it was finished."""
+    stop_flag = _stop_flags[0]
+    if stop_flag.is_set():
         return False
     finished = True
-    for event in run_cell(cell, plan, flag.is_set):
+    for event in run_training(training, plan, stop_flag.is_set):
         finished = not (isinstance(event, Finished) and event.interrupted)
     return finished

@@ -8,7 +8,7 @@ from palm_trainer.report.mistakes import Mistake
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TableCell:
     """A value as it is shown, and what it is sorted by where that differs. `bar` from 0 to 1 is drawn behind it."""
 
     text: str
@@ -23,7 +23,7 @@ class Table:
     kind: ClassVar[str] = "table"
     title: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[TableCell]]
     text_columns: int = 1
     """The first ones, which hold text; the others are numbers."""
     note: str = ""
@@ -103,7 +103,7 @@ Block: TypeAlias = Table | Figure | Figures | Matrix | Mistakes | Code | Note
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A part of the page with an anchor."""
 
     anchor: str
@@ -112,13 +112,13 @@ class Section:
     blocks: Sequence[Block] = field(default_factory=tuple)
 
 
-def percent(value: float | None, digits: int = 1, *, bar: bool = False) -> Cell:
+def percent(value: float | None, digits: int = 1, *, bar: bool = False) -> TableCell:
     """A fraction in per cent; a dash where there is none, sorted below all."""
     if value is None:
-        return Cell("–", -1.0)
-    return Cell(f"{100 * value:.{digits}f}", value, value if bar else None)
+        return TableCell("–", -1.0)
+    return TableCell(f"{100 * value:.{digits}f}", value, value if bar else None)
 
 
-def count(value: int, *, bar: float | None = None) -> Cell:
+def count(value: int, *, bar: float | None = None) -> TableCell:
     """A whole number."""
-    return Cell(f"{value:,}", value, bar)
+    return TableCell(f"{value:,}", value, bar)

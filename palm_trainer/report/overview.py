@@ -10,7 +10,18 @@ from statistics import median
 
 from palm_trainer.data.formats.text_files import Defect
 from palm_trainer.evaluation.evaluate import PRIMARY
-from palm_trainer.report.blocks import Block, Cell, Code, Figure, Figures, Note, Section, Table, count, percent
+from palm_trainer.report.blocks import (
+    Block,
+    Code,
+    Figure,
+    Figures,
+    Note,
+    ReportSection,
+    Table,
+    TableCell,
+    count,
+    percent,
+)
 from palm_trainer.report.charts import Line, histogram, line_chart
 from palm_trainer.report.data_summary import Fault, Lengths
 from palm_trainer.report.history import History, flat, smoothed
@@ -106,7 +117,7 @@ def metrics_table(facts: RunFacts) -> Table:
     for name in sorted(names, key=lambda name: tasks.index(name.rpartition(".")[0])):
         task, _, metric = name.rpartition(".")
         values = (percent(_as_share(name, flattened[split].get(name)), 2) for split in splits)
-        rows.append((Cell(task or "all tasks"), Cell(_spoken(metric)), *values))
+        rows.append((TableCell(task or "all tasks"), TableCell(_spoken(metric)), *values))
     return Table("Metrics of the best checkpoint", ("task", "metric", *splits), rows, text_columns=2, note=_UNITS)
 
 
@@ -118,7 +129,7 @@ def _as_share(name: str, value: float | None) -> float | None:
     return value / 100 if value is not None and name.endswith("perplexity") else value
 
 
-def training_section(history: History, kinds: Mapping[str, str]) -> Section:
+def training_section(history: History, kinds: Mapping[str, str]) -> ReportSection:
     """Curves of each task, and a table of all evaluations."""
     figures = []
     best = history.best
@@ -135,7 +146,7 @@ def training_section(history: History, kinds: Mapping[str, str]) -> Section:
     names = _metric_names(history)
     rows = [
         (
-            Cell(f"{one.epoch:g}{' best' if one is best else ''}", one.epoch),
+            TableCell(f"{one.epoch:g}{' best' if one is best else ''}", one.epoch),
             count(one.step),
             *(percent(_as_share(name, one.metrics.get(name)), 2) for name in names),
         )
@@ -144,7 +155,9 @@ def training_section(history: History, kinds: Mapping[str, str]) -> Section:
     if rows and names:
         columns = ("epoch", "step", *(name.replace(".", " ").replace("_", " ") for name in names))
         blocks.append(Table("Every evaluation on dev", columns, rows, note=_UNITS, folded=True))
-    return Section("training", "Training", "Loss of the training batches, and metrics on dev after each epoch.", blocks)
+    return ReportSection(
+        "training", "Training", "Loss of the training batches, and metrics on dev after each epoch.", blocks
+    )
 
 
 def _metric_names(history: History) -> list[str]:
@@ -199,27 +212,33 @@ class DataFacts:
     faults: Sequence[Fault]
 
 
-def data_section(facts: DataFacts, max_length: int, *, windows: frozenset[str] = frozenset()) -> Section:
+def data_section(facts: DataFacts, max_length: int, *, windows: frozenset[str] = frozenset()) -> ReportSection:
     """Lengths, labels and faults. `windows`: the keys of `lengths` that are read in windows, of which nothing is cut."""
     figures, rows = [], []
     for name, found in facts.lengths.items():
         limit = None if name in windows else max_length
         label = f"Token lengths of {name}: {min(found.tokens)} to {max(found.tokens)}"
         figures.append(Figure(f"{name}: length", histogram(found.tokens, label=label, x_name="tokens", limit=limit)))
-        share = Cell("read in windows", 0.0) if name in windows else percent(found.cut / len(found.tokens), 2)
+        share = TableCell("read in windows", 0.0) if name in windows else percent(found.cut / len(found.tokens), 2)
         rows.append(
-            (Cell(name), count(len(found.tokens)), count(int(median(found.tokens))), count(max(found.tokens)), share)
+            (
+                TableCell(name),
+                count(len(found.tokens)),
+                count(int(median(found.tokens))),
+                count(max(found.tokens)),
+                share,
+            )
         )
     columns = ("data", "texts", "median tokens", "longest", f"% cut at {max_length}")
     blocks: list[Block] = [Table("Texts", columns, rows), Figures(figures), _faults(facts.faults)]
     blocks += [_distribution(task, counts) for task, counts in facts.labels.items() if any(counts.values())]
-    return Section("data", "Data", "What the model was trained on, and measured on.", blocks)
+    return ReportSection("data", "Data", "What the model was trained on, and measured on.", blocks)
 
 
 def _faults(faults: Sequence[Fault]) -> Block:
     if not faults:
         return Note("No fault was found in the data.")
-    rows = [(Cell(f.where), Cell(f.what), Cell(f.first), count(f.count)) for f in faults[:_LABELS_SHOWN]]
+    rows = [(TableCell(f.where), TableCell(f.what), TableCell(f.first), count(f.count)) for f in faults[:_LABELS_SHOWN]]
     columns = ("data", "fault", "first at", "times")
     return Table("Faults found", columns, rows, text_columns=3, more=max(0, len(faults) - _LABELS_SHOWN))
 
@@ -237,17 +256,17 @@ def _distribution(task: str, counts: Mapping[str, Counter[str]]) -> Table:
     most = max((own[n] / totals[split] for split, own in counts.items() for n in names), default=1.0) or 1.0
     rows = []
     for name in names[:_LABELS_SHOWN]:
-        cells = [Cell(name)]
+        cells = [TableCell(name)]
         for split, own in counts.items():
             share = own[name] / totals[split]
-            cells += [count(own[name]), Cell(f"{100 * share:.1f}", share, share / most)]
+            cells += [count(own[name]), TableCell(f"{100 * share:.1f}", share, share / most)]
         rows.append(cells)
     columns = ("label", *(text for split in counts for text in (split, f"% of {split}")))
     more = max(0, len(names) - _LABELS_SHOWN)
     return Table(f"{task}: label distribution", columns, rows, more=more, folded=len(names) > 12)
 
 
-def configuration_section(facts: RunFacts) -> Section:
+def configuration_section(facts: RunFacts) -> ReportSection:
     """How to do it again, and all settings."""
     run = shlex.quote(str(facts.path))
     settings = shlex.quote(str(facts.path / "config.toml"))
@@ -261,7 +280,7 @@ def configuration_section(facts: RunFacts) -> Section:
         Code("To do it again, to measure, to export", commands),
         Code("config.toml", facts.config.dump_toml(), "Every setting, defaults included.", folded=True),
     )
-    return Section("configuration", "Configuration", "", blocks)
+    return ReportSection("configuration", "Configuration", "", blocks)
 
 
 def _spoken(metric: str) -> str:

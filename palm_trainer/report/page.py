@@ -14,7 +14,7 @@ from palm_trainer.data.splits import read_split
 from palm_trainer.evaluation.evaluate import Answering, EvaluationSet
 from palm_trainer.model.atomic_files import write_file
 from palm_trainer.report import overview
-from palm_trainer.report.blocks import Section
+from palm_trainer.report.blocks import ReportSection
 from palm_trainer.report.data_summary import Fault, Lengths, label_counts, lengths, never_trained, overlap
 from palm_trainer.report.history import read_history
 from palm_trainer.report.rows import Judged, RunFacts, judge
@@ -66,7 +66,7 @@ def render(
         for name in settings.data
         for part in ("train", split)
     )
-    sections: list[Section] = [
+    sections: list[ReportSection] = [
         *(
             task_section(task, facts.trained.tasks[task], split or "", own, data.labels.get(task, {}).get("train", {}))
             for task, own in rows.items()

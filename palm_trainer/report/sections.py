@@ -6,7 +6,18 @@ from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import Match
 from palm_trainer.evaluation.metrics import expected_calibration_error
 from palm_trainer.report import scores
-from palm_trainer.report.blocks import Block, Cell, Figure, Matrix, Mistakes, Note, Section, Table, count, percent
+from palm_trainer.report.blocks import (
+    Block,
+    Figure,
+    Matrix,
+    Mistakes,
+    Note,
+    ReportSection,
+    Table,
+    TableCell,
+    count,
+    percent,
+)
 from palm_trainer.report.charts import reliability_chart
 from palm_trainer.report.mistakes import worst
 from palm_trainer.report.reliability import bins, points
@@ -19,7 +30,9 @@ _STEPS = tuple(i / 10 for i in range(1, 10))
 _SURE = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
-def task_section(task: str, info: TaskInfo, split: str, rows: Sequence[Judged], trained: Mapping[str, int]) -> Section:
+def task_section(
+    task: str, info: TaskInfo, split: str, rows: Sequence[Judged], trained: Mapping[str, int]
+) -> ReportSection:
     """All that can be said of a task's answers on a split. `trained`: how often each label occurs in train."""
     blocks: list[Block] = []
     match info.kind:
@@ -42,7 +55,7 @@ def task_section(task: str, info: TaskInfo, split: str, rows: Sequence[Judged], 
     lead = f"{info.kind}, {split}: {wrong:,} of {len(rows):,} examples are not wholly right."
     if _is_ranker(rows):
         lead = f"{info.kind}, {split}: {wrong:,} of {len(rows) // 2:,} pairs do not score above their negative."
-    return Section(f"task-{task}", task, lead, blocks)
+    return ReportSection(f"task-{task}", task, lead, blocks)
 
 
 def _is_ranker(rows: Sequence[Judged]) -> bool:
@@ -67,7 +80,7 @@ def _label_scores(kind: str, rows: Sequence[Judged]) -> list[scores.LabelScore]:
 def _labels(found: Sequence[scores.LabelScore], trained: Mapping[str, int], title: str) -> Table:
     rows = [
         (
-            Cell(one.label),
+            TableCell(one.label),
             percent(one.f1, bar=True),
             percent(one.precision),
             percent(one.recall),
@@ -101,7 +114,10 @@ def _confused(pairs: scores.Confusions) -> list[Block]:
     wrong = [(pair, number) for pair, number in pairs.most_common() if pair[0] != pair[1]]
     if not wrong:
         return []
-    rows = [(Cell(gold), Cell(predicted), count(number)) for (gold, predicted), number in wrong[:_CONFUSIONS_SHOWN]]
+    rows = [
+        (TableCell(gold), TableCell(predicted), count(number))
+        for (gold, predicted), number in wrong[:_CONFUSIONS_SHOWN]
+    ]
     more = max(0, len(wrong) - _CONFUSIONS_SHOWN)
     return [Table("Most frequent confusions", ("gold", "answered", "times"), rows, text_columns=2, more=more)]
 
@@ -111,14 +127,15 @@ def _span_errors(rows: Sequence[Judged]) -> list[Block]:
     if not kinds:
         return [Note("Every span was found, and no other.")]
     total = kinds.total()
-    told = [(Cell(kind), count(number), percent(number / total, bar=True)) for kind, number in kinds.most_common()]
+    told = [(TableCell(kind), count(number), percent(number / total, bar=True)) for kind, number in kinds.most_common()]
     return [Table("How spans go wrong", ("error", "spans", "%"), told), *_confused(taken)]
 
 
 def _by_length(rows: Sequence[Judged]) -> Table:
     found = scores.reading_by_length([row.gold for row in rows], [row.predicted for row in rows])
     cells = [
-        (Cell(one.tokens), percent(one.exact_match), percent(one.f1, bar=True), count(one.support)) for one in found
+        (TableCell(one.tokens), percent(one.exact_match), percent(one.f1, bar=True), count(one.support))
+        for one in found
     ]
     return Table("By length of the answer", ("tokens", "exact match", "F1", "questions"), cells)
 
@@ -143,7 +160,8 @@ def _confidence(info: TaskInfo, rows: Sequence[Judged]) -> list[Block]:
         blocks.append(Figure("Calibration", reliability_chart(filled, label=label), note, legend, narrow=True))
         sure = scores.thresholds(found, _SURE)
         cells = [
-            (Cell(f"{s.threshold:.2f}", s.threshold), percent(s.share), percent(s.accuracy, bar=True)) for s in sure
+            (TableCell(f"{s.threshold:.2f}", s.threshold), percent(s.share), percent(s.accuracy, bar=True))
+            for s in sure
         ]
         title = f"Acting only on {what} from a confidence on"
         blocks.append(Table(title, ("confidence", "% kept", "% right of these"), cells))
@@ -152,7 +170,7 @@ def _confidence(info: TaskInfo, rows: Sequence[Judged]) -> list[Block]:
         pairs = [(row.answer.score, row.gold == yes) for row in rows if isinstance(row.answer, Match)]
         scored = [
             (
-                Cell(f"{s.threshold:.1f}", s.threshold),
+                TableCell(f"{s.threshold:.1f}", s.threshold),
                 *map(percent, (s.precision, s.recall, s.f1, s.false_positive_rate)),
             )
             for s in scores.match_thresholds(pairs, _STEPS)

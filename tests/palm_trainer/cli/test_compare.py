@@ -41,7 +41,7 @@ def test_table_json_page_and_again(compare, tiny_toml, tmp_path):
     assert "[3/3] slots alone, seed 5" in out
     assert "intent accuracy" in out
     assert "exact_match" in out
-    assert "note: 1 seed: the intervals know nothing of other seeds." in out
+    assert "note: 1 seed: the intervals do not include the variation between seeds." in out
     folder = tmp_path / "run-compare"
     written = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
     assert written == json.loads((tmp_path / "copy.json").read_text(encoding="utf-8"))
@@ -65,7 +65,7 @@ def test_ctrl_c_keeps_what_is_finished(compare, tiny_toml, tmp_path, monkeypatch
     class _Late(cli._StopRequest):
         def __call__(self):
             asked.append(1)
-            return len(asked) > 6 + 1 + 3  # six steps and the checks before a cell
+            return len(asked) > 6 + 1 + 3  # six steps and the checks before a training
 
     given = (tiny_toml(), "--set", "train.epochs=1", "--seeds", "5", "--output", tmp_path / "out")
     with monkeypatch.context() as patched:
@@ -107,7 +107,7 @@ def test_one_task_is_refused(compare, tiny_toml):
     path.write_text(text.replace(slots, ""), encoding="utf-8")
     code, out, err = compare(path)
     assert (code, out) == (2, "")
-    assert "there is only 'intent', which is trained alone anyway" in err
+    assert "tasks must contain at least two tasks, got only 'intent'" in err
 
 
 def test_no_jobs_is_refused(compare, tiny_toml):

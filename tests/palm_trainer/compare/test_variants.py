@@ -1,8 +1,8 @@
-"""Equal budget: what a task alone takes, keeps and drops; and what cannot be compared."""
+"""Plans of comparisons: equal budget, settings of a task alone, rejected configurations."""
 
 import pytest
 
-from palm_trainer.compare.variants import IN_DOMAIN, OUT_OF_DOMAIN, Question, plan_comparison
+from palm_trainer.compare.variants import IN_DOMAIN, OUT_OF_DOMAIN, ScoredTask, plan_comparison
 from palm_trainer.config.loader import load_config
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.runs.job_from_config import build_training
@@ -11,7 +11,7 @@ WORDS = '\n[data.plain]\nformat = "text"\ntrain = "plain.txt"\n\n[tasks.words]\n
 
 
 def with_lines(path, *replaced, added=""):
-    """The configuration with some text replaced and some added, read again."""
+    """Load the configuration with some text replaced and some added."""
     text = path.read_text(encoding="utf-8")
     for old, new in replaced:
         assert old in text
@@ -30,20 +30,20 @@ def with_lines(path, *replaced, added=""):
         ("train.mixing=round_robin", "data.reviews.mix_ratio=1.0", "train.batch_size=3"),
     ],
 )
-def test_a_task_alone_takes_the_joint_batches_of_its_data(tiny_config, overrides):
+def test_task_alone_takes_the_joint_batches_of_its_data(tiny_config, overrides):
     plan = plan_comparison(tiny_config(*overrides, second=True))
     joint = build_training(plan.joint.config).loop.mixing.quotas
     assert [variant.task for variant in plan.variants] == [None, "intent", "slots", "mood"]
     assert dict(plan.joint.batches) == dict(joint)
     for variant in plan.variants[1:]:
-        taken = dict(build_training(variant.config).loop.mixing.quotas)
-        assert taken == dict(variant.batches)
-        assert taken.items() <= dict(joint).items()
+        batches = dict(build_training(variant.config).loop.mixing.quotas)
+        assert batches == dict(variant.batches)
+        assert batches.items() <= dict(joint).items()
         assert variant.config.train.batch_size == plan.joint.config.train.batch_size
-        assert variant.config.train.evaluations == min(plan.joint.config.train.evaluations, sum(taken.values()))
+        assert variant.config.train.evaluations == min(plan.joint.config.train.evaluations, sum(batches.values()))
 
 
-def test_a_task_alone_reads_only_its_own_and_loses_what_balances_tasks(tiny_toml, tmp_path):
+def test_task_alone_drops_other_data_and_balancing_settings(tiny_toml, tmp_path):
     path = tiny_toml(second=True)
     (tmp_path / "plain.txt").write_text("some words here\nand more words there\n", encoding="utf-8")
     config = with_lines(
@@ -69,8 +69,8 @@ def test_a_task_alone_reads_only_its_own_and_loses_what_balances_tasks(tiny_toml
     assert (joint.folder, mood.folder) == ("joint", "alone/mood")
 
 
-def test_variants_are_valid_configurations(tiny_toml, tmp_path):
-    """A cell is resumed from its config.toml, so what the variants are must be readable."""
+def test_variants_survive_a_round_trip_through_toml(tiny_toml, tmp_path):
+    """A training is resumed from its config.toml, so its configuration must be readable."""
     config = with_lines(
         tiny_toml(second=True),
         ("[train]", '[train.checkpoints]\nselect = "slots.f1"\n[train]'),
@@ -91,22 +91,22 @@ def test_variants_are_valid_configurations(tiny_toml, tmp_path):
     assert [bool(variant.config.data["travel"].out_of_scope) for variant in plan.variants[:3]] == [True, True, False]
 
 
-def test_questions(tiny_toml):
+def test_scored_tasks_use_test_then_dev_and_other_domains(tiny_toml):
     config = with_lines(
         tiny_toml(second=True), ('train = "travel/train"', 'train = "travel/train"\nout_of_domain = "travel/dev"')
     )
     plan = plan_comparison(config)
-    assert plan.questions == [
-        Question("intent", IN_DOMAIN, "test"),
-        Question("slots", IN_DOMAIN, "test"),
-        Question("mood", IN_DOMAIN, "dev"),
-        Question("intent", OUT_OF_DOMAIN, "out_of_domain"),
-        Question("slots", OUT_OF_DOMAIN, "out_of_domain"),
+    assert plan.scored_tasks == [
+        ScoredTask("intent", IN_DOMAIN, "test"),
+        ScoredTask("slots", IN_DOMAIN, "test"),
+        ScoredTask("mood", IN_DOMAIN, "dev"),
+        ScoredTask("intent", OUT_OF_DOMAIN, "out_of_domain"),
+        ScoredTask("slots", OUT_OF_DOMAIN, "out_of_domain"),
     ]
-    assert set(plan.sets) == {"test", "dev", "out_of_domain"}
+    assert set(plan.evaluation_sets) == {"test", "dev", "out_of_domain"}
 
 
-def test_one_task_with_an_auxiliary_is_a_comparison(tiny_toml, tmp_path):
+def test_one_task_with_an_auxiliary_task_is_compared(tiny_toml, tmp_path):
     (tmp_path / "plain.txt").write_text("some words here\nand more words there\n", encoding="utf-8")
     path = tiny_toml()
     lines = path.read_text(encoding="utf-8")
@@ -117,23 +117,25 @@ def test_one_task_with_an_auxiliary_is_a_comparison(tiny_toml, tmp_path):
     assert set(plan.variants[1].batches) == {"travel"}
 
 
-def test_one_task_alone_is_refused(tiny_toml):
+def test_configuration_with_one_task_is_rejected(tiny_toml):
     path = tiny_toml()
     lines = path.read_text(encoding="utf-8")
     slots = lines[lines.index("[tasks.slots]") : lines.index("[train]")]
-    with pytest.raises(ConfigError, match=r"there is only 'intent', which is trained alone anyway. Add a second task"):
+    with pytest.raises(
+        ConfigError, match=r"tasks must contain at least two tasks, got only 'intent'. Add a second task"
+    ):
         plan_comparison(with_lines(path, (slots, "")))
 
 
-def test_only_auxiliaries_are_refused(kind):
+def test_configuration_with_only_auxiliary_tasks_is_rejected(kind):
     (kind.folder / "plain.txt").write_text("some words here\n", encoding="utf-8")
     with pytest.raises(
-        ConfigError, match=r"none is scored .words only shape the encoder., so there is nothing to comp"
+        ConfigError, match=r"tasks must contain a task that is scored, got only auxiliary ones \(words\)"
     ):
         plan_comparison(kind.config(WORDS))
 
 
-def test_a_task_without_test_and_dev_is_refused(tiny_toml):
+def test_task_without_test_and_dev_labels_is_rejected(tiny_toml):
     config = with_lines(tiny_toml(second=True), ('dev = "reviews.tsv"\n', ""))
-    with pytest.raises(DataError, match=r"tasks.mood: neither test nor dev of its data holds a label of it"):
+    with pytest.raises(DataError, match=r"tasks.mood must have labels in test or dev to be scored, got none"):
         plan_comparison(config)
