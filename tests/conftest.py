@@ -1,7 +1,10 @@
 """What every test shares: a quiet, offline environment, and the public data sets where the machine has them."""
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,37 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads and fork do not mi
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests may import onnxruntime before palm_serve.engine switches it off
 os.environ["NO_COLOR"] = "1"  # so that help and tables can be compared as plain text
 os.environ["COLUMNS"] = "120"
+
+
+StartProcess = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(scope="session")
+def process_limit_s() -> float:
+    """Seconds after which a process counts as hung. At a load of 10 on two cores the start of torch alone takes a minute."""
+    return 600.0
+
+
+@pytest.fixture
+def start_process() -> Iterator[StartProcess]:
+    """`start_process(COMMAND, **POPEN)`: a process with pipes for text, killed and closed when the test ends.
+
+    A pipe that a failed test leaves open would fail another test with a ResourceWarning.
+    """
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(command: Sequence[str | Path], **options: Any) -> "subprocess.Popen[str]":
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        processes.append(subprocess.Popen(list(map(str, command)), text=True, **(pipes | options)))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 @pytest.fixture(scope="session")

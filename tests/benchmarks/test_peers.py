@@ -199,28 +199,24 @@ def test_a_signal_waits_until_a_server_is_known(peers: ModuleType) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_ended_leaves_no_server_and_tells_what_it_has(bundle: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_ended_leaves_no_server_and_tells_what_it_has(
+    start_process: Callable[..., "subprocess.Popen[str]"], process_limit_s: float, bundle: Path, tmp_path: Path
+) -> None:
     figures = tmp_path / "figures.json"
     script = [sys.executable, SERVING / "peers.py", bundle, "--provider", "CPU", "--work", tmp_path / "work"]
     how = ["--peers", "--rounds", 50, "--seconds", 0.2, "--callers", 4, "--beside", "--json", figures]
-    run = subprocess.Popen(
-        list(map(str, [*script, *how])),
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    run = start_process(list(map(str, [*script, *how])), env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert run.stderr is not None
     assert run.stdout is not None
     said = ""
-    end = time.monotonic() + 60
+    end = time.monotonic() + process_limit_s
     while "round 1: control" not in said and time.monotonic() < end and run.poll() is None:
         said += run.stderr.readline()
     run.terminate()
     told = run.stdout.read()
     run.stderr.close()
     run.stdout.close()
-    assert run.wait(60) == 128 + 15, said
+    assert run.wait(process_limit_s) == 128 + 15, said
     found = json.loads(figures.read_text(encoding="utf-8"))
     assert len(found["ratios"]["control (PALM)"]["4 in flight"]["rounds"]) >= 1
     assert "control (PALM)" in told

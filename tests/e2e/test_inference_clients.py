@@ -119,7 +119,7 @@ def install(folder: Path, package: str) -> Path:
 
 
 def run(python: Path, script: str, target: str) -> dict[str, Any]:
-    ran = subprocess.run([python, "-c", script, target], capture_output=True, text=True, timeout=120)
+    ran = subprocess.run([python, "-c", script, target], capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stderr
     answer: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     return answer

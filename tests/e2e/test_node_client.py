@@ -114,7 +114,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def node(project: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["node", *map(str, arguments)], cwd=project, capture_output=True, text=True, timeout=60)
+    return subprocess.run(["node", *map(str, arguments)], cwd=project, capture_output=True, text=True, timeout=600)
 
 
 def test_javascript_slices(project: Path, tiny_server: str) -> None:

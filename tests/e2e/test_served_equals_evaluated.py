@@ -62,7 +62,7 @@ def server(bundle: Path):
         assert target, f"the server ended with {process.wait()}"
         yield target
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=120) == 0
     finally:
         process.kill()
         process.wait()

@@ -270,6 +270,10 @@ def reseal_bundle() -> Callable[..., Path]:
     return seal_bundle
 
 
+START_LIMIT_S = 300.0
+"""Seconds after which a server that prints nothing new counts as hung. On a loaded machine its start takes a minute."""
+
+
 class Process:
     """A `palm-serve run` process; its lines on standard output are collected."""
 
@@ -289,7 +293,7 @@ class Process:
         for reader in self._readers:
             reader.start()
 
-    def wait_for(self, pattern: str, seconds: float = 30) -> str:
+    def wait_for(self, pattern: str, seconds: float = START_LIMIT_S) -> str:
         """The first group of the first line that matches."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -312,7 +316,7 @@ class Process:
             self.process.kill()
         self.finish()
 
-    def finish(self, seconds: float = 20) -> int:
+    def finish(self, seconds: float = 60) -> int:
         """The exit code."""
         code = self.process.wait(seconds)
         for reader in self._readers:

@@ -37,11 +37,10 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def test_as_a_process(tiny_server: str) -> None:
+def test_as_a_process(process_limit_s: float, tiny_server: str) -> None:
     command = [sys.executable, "-m", "palm_serve.cli", "health", tiny_server]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=30
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=process_limit_s)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{tiny_server} serves\n", "")
 
 

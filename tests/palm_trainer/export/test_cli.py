@@ -177,7 +177,13 @@ def test_wrong_usage(call: Call, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_leaves_nothing(run: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_signal_leaves_nothing(
+    start_process: Callable[..., "subprocess.Popen[str]"],
+    process_limit_s: float,
+    run: Path,
+    tmp_path: Path,
+    number: signal.Signals,
+) -> None:
     parent = tmp_path / "new"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     # `nohup make test &` ignores interrupts, and what it starts would do so too.
@@ -185,14 +191,12 @@ def test_signal_leaves_nothing(run: Path, tmp_path: Path, number: signal.Signals
         "from", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from", 1
     )
     arguments = [*COMMAND[:2], code, str(run), "--output", str(parent / "out")]
-    with subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        deadline = time.monotonic() + 60
-        while not parent.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+    process = start_process(arguments, env=environment)
+    deadline = time.monotonic() + process_limit_s
+    while not parent.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=process_limit_s)
     assert process.returncode not in (0, 2)
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []

@@ -160,7 +160,7 @@ def test_interrupted_download_goes_on_within_a_call(hub, tmp_path):
     assert (second.range, second.sent) == ("bytes=3000-", len(hub.files[WEIGHTS]) - 3000)
 
 
-def test_a_killed_download_goes_on_in_the_next_process(hub, tmp_path, monkeypatch):
+def test_a_killed_download_goes_on_in_the_next_process(hub, start_process, process_limit_s, tmp_path, monkeypatch):
     """A real process, killed while the server is silent; blocks are of the library's own size there."""
     block = 10 * 1024 * 1024
     hub.files[WEIGHTS] = os.urandom(1 << 20) * 12
@@ -168,9 +168,9 @@ def test_a_killed_download_goes_on_in_the_next_process(hub, tmp_path, monkeypatc
     hub.stall = True
     code = f"from palm_trainer import downloader; downloader.download('pretrain', '{NAME}', r'{tmp_path}')"
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    process = start_process([sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=None, stderr=None)
     partial = tmp_path / "pretrain" / NAME / ".partial"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + process_limit_s
     while not any(path.stat().st_size >= block for path in partial.glob(f"{WEIGHTS}.*")):
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -366,11 +366,11 @@ def test_another_model_in_the_place_of_the_first(hub, tmp_path):
     assert len(hub.requests(WEIGHTS)) == 1
 
 
-def test_a_reader_that_leaves_after_the_first_lines_breaks_no_pipe():
+def test_a_reader_that_leaves_after_the_first_lines_breaks_no_pipe(start_process, process_limit_s):
     """`ls | head -1`: the list is written at once."""
     code = "from palm_trainer import downloader; downloader.ls('pretrain')"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start_process([sys.executable, "-c", code])
     assert process.stdout.readline() == "Available pretrain items:\n"
     process.stdout.close()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=process_limit_s)
     assert (process.returncode, said) == (0, "")
