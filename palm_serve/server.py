@@ -1,4 +1,4 @@
-"""The composition root: load, verify, warm up, serve, drain."""
+"""The gRPC server process: load and check the models, serve, and drain before it stops."""
 
 import asyncio
 import logging
@@ -24,19 +24,32 @@ from palm_serve.rpc.transport.tls import Certificates
 from palm_serve.types import CallRecord
 
 if TYPE_CHECKING:
+    import grpc
+
     from palm_serve.observability.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
-_ENDING = (signal.SIGTERM, signal.SIGINT)
-_QUIET_S, _LULL_S = 0.1, 1.0
-"""How long nobody must have come before the connections are closed, and how long that is waited for."""
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_QUIET_S = 0.1
+"""Time without a new call after which the traffic counts as drained."""
+_MAX_QUIET_WAIT_S = 1.0
+"""Limit of the time spent waiting for `_QUIET_S`."""
 _FLUSH_S = 0.5
-"""What answers that are computed get to reach the wire before the connections are closed."""
+"""Time for computed responses to be written before the connections are closed."""
 
 
 class Server:
-    """One gRPC server and its models. Belongs to the event loop that it was made on. Raises TokenFileError, TlsError, ConfigError."""
+    """One gRPC server and its models. It belongs to the event loop on which it was created.
+
+    Args:
+        options: the options of the server.
+
+    Raises:
+        TokenFileError: if the file of tokens cannot be used.
+        TlsError: if the certificate cannot be used.
+        ConfigError: if traces are requested and OpenTelemetry is not installed.
+    """
 
     def __init__(self, options: ServeOptions) -> None:
         self._options = options
@@ -49,29 +62,36 @@ class Server:
         self._lifecycle = Lifecycle()
         if self._metrics is not None:
             self._metrics.registry.register(VersionMetrics(self._registry))
-            self._metrics.watch(lambda: self._lifecycle.in_flight, lambda: self._lifecycle.state is State.SERVING)
-            if self._tokens is not None:
-                self._metrics.watch_file("tokens", self._tokens)
-            if self._certificates is not None:
-                self._metrics.watch_file("certificate", self._certificates)
-                self._metrics.watch_certificate(lambda: self._certificate().expires)
+            self._watch_state(self._metrics)
         folder = options.watch or options.model_folder
         self._watcher = None if folder is None else Watcher(self._registry, folder)
-        self._watching: asyncio.Task[None] | None = None
-        self._server = make_server(self._registry, options, self._lifecycle, self._ended, self._tokens, self._watcher)
-        self._health = (
-            None if options.health_port is None else make_health_server(self._registry, options, self._lifecycle)
+        self._watch_task: asyncio.Task[None] | None = None
+        self._server = make_server(
+            self._registry, options, self._lifecycle, self._on_call_end, self._tokens, self._watcher
         )
+        self._health_server: grpc.aio.Server | None = None
+        if options.health_port is not None:
+            self._health_server = make_health_server(self._registry, options, self._lifecycle)
 
-    def _certificate(self) -> Certificates:
-        """As the files are now. From any thread."""
+    def _watch_state(self, metrics: Metrics) -> None:
+        """Publish the gauges of the server's state."""
+        metrics.watch(lambda: self._lifecycle.in_flight, lambda: self._lifecycle.state is State.SERVING)
+        if self._tokens is not None:
+            metrics.watch_file("tokens", self._tokens)
+        if self._certificates is not None:
+            metrics.watch_file("certificate", self._certificates)
+            metrics.watch_certificate(lambda: self._current_certificate().expires)
+
+    def _current_certificate(self) -> Certificates:
+        """Return the certificate after a check of its files. Any thread may call this."""
         assert self._certificates is not None
         self._certificates.look()
         return self._certificates
 
-    def _publish(self, metrics: Metrics, port: int) -> None:
-        """Serves metrics. Raises BindError."""
-        options, tokens = self._options, self._tokens
+    def _serve_metrics(self, metrics: Metrics, port: int) -> None:
+        """Serve the metrics over HTTP. Raises BindError."""
+        options = self._options
+        tokens = self._tokens
         host = options.metrics_host or options.host
 
         def check(header: str) -> None:
@@ -83,13 +103,13 @@ class Server:
                 port,
                 host,
                 check if options.metrics_needs_token else None,
-                (lambda: self._certificate().context) if options.metrics_tls else None,
+                (lambda: self._current_certificate().context) if options.metrics_tls else None,
             )
         except OSError as error:
             raise BindError(f"cannot serve metrics on {host}:{port}: {error.strerror}") from None
 
-    def _ended(self, record: CallRecord) -> None:
-        """A call has ended. Traces come first: they know the id of the trace."""
+    def _on_call_end(self, record: CallRecord) -> None:
+        """Trace, count and log a finished call. Tracing comes first because it sets the trace id."""
         if self._tracing is not None:
             self._tracing(record)
         if self._metrics is not None:
@@ -97,119 +117,129 @@ class Server:
         self._access(record)
 
     async def bind(self) -> str:
-        """Listens and returns the address. While models load, health is answered and all else is UNAVAILABLE.
+        """Start to listen and return the address. Until `load` has ended, only health checks are answered.
 
-        Raises BindError.
+        Raises:
+            BindError: if an address cannot be listened on.
         """
         host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
         listen = self._server.add_insecure_port
         if self._certificates is not None:
             listen = partial(self._server.add_secure_port, server_credentials=self._certificates.credentials())
         port = _listen(listen, f"{host}:{self._options.port}", "--port (0: any free one)")
-        if self._health is not None:
-            _listen(self._health.add_insecure_port, f"{host}:{self._options.health_port}", "--health-port")
-            await self._health.start()
+        if self._health_server is not None:
+            _listen(self._health_server.add_insecure_port, f"{host}:{self._options.health_port}", "--health-port")
+            await self._health_server.start()
         if self._metrics is not None and self._options.metrics_port is not None:
-            self._publish(self._metrics, self._options.metrics_port)
+            self._serve_metrics(self._metrics, self._options.metrics_port)
         await self._server.start()
         return f"{host}:{port}"
 
     async def load(self) -> list[LoadedModel]:
-        """Loads, verifies and warms up the bundles, then serves and watches. Raises BundleError, EngineError.
+        """Load and check the bundles, then serve and watch for changes.
 
-        What cannot be loaded of a watched directory is logged, and the rest is served.
+        Bundles of a watched directory that cannot be loaded are logged, and the others are served.
+
+        Raises:
+            BundleError: if a bundle of the options cannot be loaded.
+            EngineError: if no execution provider can run it.
         """
         for path in self._options.bundles:
             await self._registry.load(path)
         for name in self._registry.stable():
-            label_extras(self._registry, name)
+            assign_labels(self._registry, name)
         if self._watcher is not None and self._options.watch is not None:
             await self._watcher.start()
-            self._watching = asyncio.create_task(self._watcher.run(self._options.watch_interval))
+            self._watch_task = asyncio.create_task(self._watcher.run(self._options.watch_interval))
         self._lifecycle.state = State.SERVING
         return self._registry.list()
 
     async def _stop_watching(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait((self._watching,))
+        if self._watch_task is not None:
+            self._watch_task.cancel()
+            await asyncio.wait((self._watch_task,))
 
     async def drain(self) -> None:
-        """Not-serving first, then no new calls, then what runs is finished (or cancelled after `stop_timeout` seconds)."""
+        """Report NOT_SERVING, then refuse new calls, then finish running calls within `stop_timeout` seconds."""
         self._lifecycle.state = State.DRAINING
         await self._stop_watching()
         await asyncio.sleep(self._options.drain_grace)
         deadline = time.monotonic() + self._options.stop_timeout
-        # gRPC cancels what it has taken in and not handed over when it is stopped, and nobody asks again after CANCELLED. So what has
-        # come is answered first, and where more comes all the time, refused.
-        await self._lifecycle.quiet(_QUIET_S, min(_LULL_S, self._options.stop_timeout))
+        # A stopping gRPC server cancels calls that it has received but not handed over, and clients do not retry after CANCELLED.
+        # So these calls are answered first. If more calls keep arriving, they are refused.
+        await self._lifecycle.quiet(_QUIET_S, min(_MAX_QUIET_WAIT_S, self._options.stop_timeout))
         self._lifecycle.state = State.STOPPING
         self._lifecycle.end_streams()
-        await self._lifecycle.quiet(_QUIET_S, min(_LULL_S, deadline - time.monotonic()))
+        await self._lifecycle.quiet(_QUIET_S, min(_MAX_QUIET_WAIT_S, deadline - time.monotonic()))
         stopping = asyncio.create_task(self._server.stop(max(0.0, deadline - time.monotonic())))
         idle = asyncio.create_task(self._lifecycle.idle())
         await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
-        # Reflection streams are nobody's work and would hold the server until the timeout.
+        # Idle reflection streams would otherwise hold the server until the timeout.
         await self._server.stop(max(0.0, min(_FLUSH_S, deadline - time.monotonic())))
         await stopping
         idle.cancel()
         await self._close()
 
     def reload(self) -> None:
-        """Reads tokens and certificates again, at once; they are looked at before they are used anyway."""
+        """Reload tokens and certificates now. Without this they are reloaded at their next use."""
         if self._tokens is not None:
             self._tokens.reload()
         if self._certificates is not None:
             self._certificates.look()
 
     async def abort(self) -> None:
-        """Stops at once, for a server that never served."""
+        """Stop at once, for a server that has not served yet."""
         await self._stop_watching()
         await self._server.stop(None)
         await self._close()
 
     async def _close(self) -> None:
-        if self._health is not None:
-            await self._health.stop(None)
+        if self._health_server is not None:
+            await self._health_server.stop(None)
         await self._registry.close()
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
 
 
-async def serve(options: ServeOptions, tell: Callable[[str], None]) -> None:
-    """Runs a server until SIGTERM or SIGINT, drains it, and returns; a second signal ends the process at once. `tell` gets lines for a person.
+async def serve(options: ServeOptions, print_line: Callable[[str], None]) -> None:
+    """Run a server until SIGTERM or SIGINT, then drain it. A second signal ends the process at once.
 
-    Raises BindError, TlsError, TokenFileError, ConfigError, BundleError, EngineError.
+    Args:
+        options: the options of the server.
+        print_line: called with each line of progress.
+
+    Raises:
+        PalmServeError: BindError, TlsError, TokenFileError, ConfigError, BundleError or EngineError.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def begin_to_stop() -> None:
+    def on_stop_signal() -> None:
         stop.set()
-        for number in _ENDING:
+        for number in _STOP_SIGNALS:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
 
-    for number in _ENDING:
-        loop.add_signal_handler(number, begin_to_stop)
-    # Long texts and batches are tokenized there: threads beyond the cores would only take them from the engine.
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, on_stop_signal)
+    # Long texts and batches are tokenized on these threads. More threads than cores would slow down the engine.
     loop.set_default_executor(ThreadPoolExecutor(max(2, usable_cores()), "palm-work"))
     server = Server(options)
     loop.add_signal_handler(signal.SIGHUP, server.reload)
     stopped = asyncio.create_task(stop.wait())
     try:
-        tell(f"listening on {await server.bind()}")
+        print_line(f"listening on {await server.bind()}")
         loading = asyncio.create_task(server.load())
         await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
             loading.cancel()
             return await server.abort()
         for model in await loading:
-            tell(f"serving {model.name} {model.version[:12]} on {model.info.provider} in {model.info.precision}")
-        tell(f"ready; loading took {time.monotonic() - began:.1f} s")
+            print_line(f"serving {model.name} {model.version[:12]} on {model.info.provider} in {model.info.precision}")
+        print_line(f"ready; loading took {time.monotonic() - started:.1f} s")
         await stopped
-        tell("draining; a second signal ends at once")
+        print_line("draining; a second signal ends at once")
         await server.drain()
     except PalmServeError:
         await server.abort()
@@ -223,13 +253,13 @@ def _listen(listen: Callable[[str], int], address: str, option: str) -> int:
         return listen(address)
     except RuntimeError:
         raise BindError(
-            f"cannot listen on {address}: the port is in use or not allowed, or the host is not "
-            f"this machine's; choose another {option} or --host"
+            f"cannot listen on {address}: the port is in use or not allowed, or the host is not an address of this machine. "
+            f"Choose another {option} or --host."
         ) from None
 
 
 def make_registry(options: ServeOptions, metrics: Metrics | None = None) -> Registry:
-    """The registry that the options ask for."""
+    """Create the registry of the options. Its models update `metrics`, if given."""
 
     def observe(name: str, version: str) -> ModelMetrics:
         assert metrics is not None
@@ -255,7 +285,11 @@ def make_registry(options: ServeOptions, metrics: Metrics | None = None) -> Regi
 
 
 def start_tracing(options: ServeOptions) -> "Tracing | None":
-    """None: nothing asks for traces. Raises ConfigError where they are asked for by option and cannot be had."""
+    """Start tracing if an option or the environment requests it, else return None.
+
+    Raises:
+        ConfigError: if the option is set and OpenTelemetry is not installed.
+    """
     if options.otel_endpoint is None and not traces_requested(os.environ):
         return None
     try:
@@ -263,17 +297,24 @@ def start_tracing(options: ServeOptions) -> "Tracing | None":
 
         return Tracing(options.otel_endpoint)
     except ImportError as error:
-        missing = f"traces need OpenTelemetry, and {error.name} is not installed: pip install 'palm-nlu[otel]'"
+        missing = f"traces need OpenTelemetry, but {error.name} is not installed. Run: pip install 'palm-nlu[otel]'"
         if options.otel_endpoint is not None:
             raise ConfigError(f"--otel-endpoint: {missing}") from None
-        # Platforms set these variables for everything that they start.
-        log.warning("the environment asks for traces, but %s", missing)
+        # Platforms set these variables for all containers, so this is no error.
+        log.warning("the environment requests traces, but %s", missing)
         return None
 
 
-def label_extras(registry: Registry, name: str) -> None:
-    """Of several versions of a name that were given at the start, the second is the canary and the next the shadow, where these have a share."""
+def assign_labels(registry: Registry, name: str) -> None:
+    """Label the versions of a model that were given at the start.
+
+    The first is stable. The second is the canary and the next the shadow, where these have a traffic share.
+    """
     traffic = registry.shares()[name]
-    labels = [label for label, share in ((CANARY, traffic.canary), (SHADOW, traffic.shadow)) if share]
-    stable, *others = (model for model in registry.list() if model.name == name)
-    registry.assign(name, {STABLE: stable, **dict(zip(labels, others, strict=False))})
+    versions = [model for model in registry.list() if model.name == name]
+    labels = [STABLE]
+    if traffic.canary:
+        labels.append(CANARY)
+    if traffic.shadow:
+        labels.append(SHADOW)
+    registry.assign(name, dict(zip(labels, versions, strict=False)))

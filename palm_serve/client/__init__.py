@@ -1,17 +1,17 @@
-"""A small typed client, blocking (`Client`) and asyncio (`AsyncClient`).
+"""Typed client of a PALM server, blocking (`Client`) and asyncio (`AsyncClient`).
 
     with Client("localhost:50051") as palm:
         answer = palm.parse("show me flights from boston to denver")
         print(answer.intent.name, [(slot.name, slot.value) for slot in answer.slots])
 
-Answers are the messages of `palm.proto` (`palm_serve.v1.palm_pb2`, typed), and keywords are the fields of its requests,
-so whatever the API grows is there at once. Errors are those of `palm_serve.errors`: InvalidRequest, NotFound,
-Overloaded, DeadlineExceeded, Unavailable, Unauthenticated, NotAllowed; and ServerError for the rest.
+Responses are the messages of `palm.proto` (`palm_serve.v1.palm_pb2`, typed), and keyword arguments are the fields of its
+requests. Errors are those of `palm_serve.errors`: InvalidRequest, NotFound, Overloaded, DeadlineExceeded, Unavailable,
+Unauthenticated, NotAllowed. Every other status raises ServerError.
 
-One connection is opened on first use and reused by all calls; threads may share a `Client`, tasks an `AsyncClient`.
-A call that is refused with RESOURCE_EXHAUSTED or UNAVAILABLE is tried again after the time that the server names, or
-else (UNAVAILABLE) after 0.1, 0.2, 0.4 s, as long as its deadline allows and no more than a fifth of the calls are tried again.
-Texts of `parse_batch` that are refused while others are answered are asked again in the same way, without those.
+One connection is opened on first use and shared by all calls. Threads may share a `Client`, tasks an `AsyncClient`.
+A call that fails with RESOURCE_EXHAUSTED or UNAVAILABLE is retried after the delay that the server sends. Without one,
+UNAVAILABLE is retried after 0.1, 0.2 and 0.4 s. Retries end at the deadline and are limited to a fifth of all calls.
+Refused texts of `parse_batch` are retried in the same way, without the texts that are already answered.
 """
 
 from palm_serve.client.client import AsyncClient, Client

@@ -1,4 +1,4 @@
-"""The blocking client and the asyncio client: what `Wire` decides, called or awaited."""
+"""The blocking and the asyncio client. `ServerConnection` decides on the calls, and a client calls or awaits them."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from typing import Unpack
 
 import grpc
 
-from palm_serve.client.protocol import ClientOptions, Outcome, ParseFields, PredictFields, R, Steps, Wire
+from palm_serve.client.protocol import ClientOptions, Outcome, ParseFields, PredictFields, R, ServerConnection, Steps
 from palm_serve.v1 import palm_pb2 as pb
 
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -17,22 +17,25 @@ DEFAULT_TARGET = "127.0.0.1:50051"
 class Client:
     """The blocking client.
 
-    Every call takes `timeout_s`, its deadline. With a `session_id` all turns of a dialogue are answered by one version of the
-    model while a new one gets a share of the requests; `request_id` is echoed, and the same for every try of a call.
+    Every call accepts `timeout_s`, its deadline in seconds. With a `session_id`, all turns of a dialogue are answered by the
+    same model version, also while a canary gets a share of the requests. A `request_id` is echoed and is the same for
+    every attempt of a call.
 
     Args:
         target: host and port, or any gRPC name.
-        timeout_s: deadline of a call that names none, retries included; default: 10.
-        retries: at most, per call, default: 3; of all calls together no more than a fifth are tried again, after the first ten.
-        credentials: what TLS needs, see `tls`; None, the default: plain text.
-        token: what the server knows this client by; without TLS it is sent to this machine only.
-        plain_token: sends the token over any network, where it can be read.
+        timeout_s: default deadline of a call including its retries, in seconds. Default: 10.
+        retries: limit of retries per call. Default: 3. Of all calls at most a fifth are retried, after the first ten retries.
+        credentials: TLS credentials, see `tls`. None (default): plain text.
+        token: access token. Without TLS it is sent to this machine only.
+        plain_token: allow the token to be sent to another machine without TLS.
 
-    Raises TlsError for a token that would leave this machine in plain text, TokenFileError for one that is none.
+    Raises:
+        TlsError: if the token would be sent to another machine in plain text.
+        TokenFileError: if the token is not printable ASCII.
     """
 
     def __init__(self, target: str = DEFAULT_TARGET, **options: Unpack[ClientOptions]) -> None:
-        self._wire = Wire(grpc, time.sleep, target, **options)
+        self._connection = ServerConnection(grpc, time.sleep, target, **options)
 
     def __enter__(self) -> "Client":
         return self
@@ -43,14 +46,21 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the connection; calls in flight are cancelled."""
-        self._wire.channel.close()
+        """Close the connection and cancel the calls in flight."""
+        self._connection.channel.close()
 
     def parse(
         self, text: str, *, timeout_s: float | None = None, session_id: str = "", **fields: Unpack[ParseFields]
     ) -> pb.ParseResponse:
-        """One utterance: intent, slots and the other tasks that read a single text."""
-        return _run(self._wire.parse(text, timeout_s, session_id, fields))
+        """Parse one utterance: intent, slots and the other tasks on single texts.
+
+        Args:
+            text: the utterance.
+            timeout_s: deadline in seconds. None: the client's default.
+            session_id: id of the dialogue.
+            **fields: optional fields of the ParseRequest.
+        """
+        return _run(self._connection.parse(text, timeout_s, session_id, fields))
 
     def parse_batch(
         self,
@@ -60,11 +70,17 @@ class Client:
         session_id: str = "",
         **fields: Unpack[ParseFields],
     ) -> list[Outcome]:
-        """One answer per text, in order. A text that cannot be answered has its error in its place.
+        """Parse several utterances and return a response or an error for each, in order.
 
-        Texts that the server refuses (overload) are asked again while the others' answers are kept, as long as a call would be tried again.
+        Texts that the server refuses because of overload are retried, without the texts that are already answered.
+
+        Args:
+            texts: the utterances.
+            timeout_s: deadline of the whole batch in seconds. None: the client's default.
+            session_id: id of the dialogue.
+            **fields: optional fields of each ParseRequest.
         """
-        return _run(self._wire.parse_batch(texts, timeout_s, session_id, fields))
+        return _run(self._connection.parse_batch(texts, timeout_s, session_id, fields))
 
     def predict(
         self,
@@ -76,23 +92,36 @@ class Client:
         session_id: str = "",
         **fields: Unpack[PredictFields],
     ) -> pb.PredictResponse:
-        """One task of any kind; tasks on pairs of texts need `text_pair`."""
-        return _run(self._wire.predict(task, text, text_pair, timeout_s, session_id, fields))
+        """Run one task of any kind.
+
+        Args:
+            task: name of the task.
+            text: the text, sentence or question.
+            text_pair: second sentence or passage. Required by tasks on pairs.
+            timeout_s: deadline in seconds. None: the client's default.
+            session_id: id of the dialogue.
+            **fields: optional fields of the PredictRequest.
+        """
+        return _run(self._connection.predict(task, text, text_pair, timeout_s, session_id, fields))
 
     def models(self, *, timeout_s: float | None = None) -> list[pb.Model]:
-        """Every loaded model version."""
-        return _run(self._wire.models(timeout_s))
+        """List every loaded model version."""
+        return _run(self._connection.models(timeout_s))
 
     def health(self, model: str = "", *, timeout_s: float | None = None) -> bool:
-        """Whether the server, or one of its models, is ready to answer. Raises NotFound for a model that it does not know."""
-        return _run(self._wire.health(model, timeout_s))
+        """Return true if the server, or one of its models, is ready.
+
+        Raises:
+            NotFound: if the server does not know the model.
+        """
+        return _run(self._connection.health(model, timeout_s))
 
 
 class AsyncClient:
-    """The asyncio client: the same calls, awaited. Make it where its event loop runs. Arguments as of `Client`."""
+    """The asyncio client. It has the arguments and methods of `Client`. Create it on the event loop that runs its calls."""
 
     def __init__(self, target: str = DEFAULT_TARGET, **options: Unpack[ClientOptions]) -> None:
-        self._wire = Wire(grpc.aio, asyncio.sleep, target, **options)
+        self._connection = ServerConnection(grpc.aio, asyncio.sleep, target, **options)
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -103,14 +132,21 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connection; calls in flight are cancelled."""
-        await self._wire.channel.close()
+        """Close the connection and cancel the calls in flight."""
+        await self._connection.channel.close()
 
     async def parse(
         self, text: str, *, timeout_s: float | None = None, session_id: str = "", **fields: Unpack[ParseFields]
     ) -> pb.ParseResponse:
-        """As `Client.parse`."""
-        return await _run_async(self._wire.parse(text, timeout_s, session_id, fields))
+        """Parse one utterance.
+
+        Args:
+            text: the utterance.
+            timeout_s: deadline in seconds. None: the client's default.
+            session_id: id of the dialogue.
+            **fields: optional fields of the ParseRequest.
+        """
+        return await _run_async(self._connection.parse(text, timeout_s, session_id, fields))
 
     async def parse_batch(
         self,
@@ -120,8 +156,15 @@ class AsyncClient:
         session_id: str = "",
         **fields: Unpack[ParseFields],
     ) -> list[Outcome]:
-        """As `Client.parse_batch`."""
-        return await _run_async(self._wire.parse_batch(texts, timeout_s, session_id, fields))
+        """Parse several utterances and return a response or an error for each, in order.
+
+        Args:
+            texts: the utterances.
+            timeout_s: deadline of the whole batch in seconds. None: the client's default.
+            session_id: id of the dialogue.
+            **fields: optional fields of each ParseRequest.
+        """
+        return await _run_async(self._connection.parse_batch(texts, timeout_s, session_id, fields))
 
     async def predict(
         self,
@@ -133,45 +176,54 @@ class AsyncClient:
         session_id: str = "",
         **fields: Unpack[PredictFields],
     ) -> pb.PredictResponse:
-        """As `Client.predict`."""
-        return await _run_async(self._wire.predict(task, text, text_pair, timeout_s, session_id, fields))
+        """Run one task of any kind.
+
+        Args:
+            task: name of the task.
+            text: the text, sentence or question.
+            text_pair: second sentence or passage. Required by tasks on pairs.
+            timeout_s: deadline in seconds. None: the client's default.
+            session_id: id of the dialogue.
+            **fields: optional fields of the PredictRequest.
+        """
+        return await _run_async(self._connection.predict(task, text, text_pair, timeout_s, session_id, fields))
 
     async def models(self, *, timeout_s: float | None = None) -> list[pb.Model]:
-        """As `Client.models`."""
-        return await _run_async(self._wire.models(timeout_s))
+        """List every loaded model version."""
+        return await _run_async(self._connection.models(timeout_s))
 
     async def health(self, model: str = "", *, timeout_s: float | None = None) -> bool:
-        """As `Client.health`."""
-        return await _run_async(self._wire.health(model, timeout_s))
+        """Return true if the server, or one of its models, is ready."""
+        return await _run_async(self._connection.health(model, timeout_s))
 
 
 def _run(steps: Steps[R]) -> R:
-    """Makes the calls, one after the other; what comes of each decides on the next."""
+    """Run the calls of a generator one after the other, and send it each response or error."""
     try:
         step = next(steps)
         while True:
             try:
-                answer = step()
+                response = step()
             except grpc.RpcError as error:
                 step = steps.throw(error)
             else:
-                step = steps.send(answer)
+                step = steps.send(response)
     except StopIteration as end:
         result: R = end.value
         return result
 
 
 async def _run_async(steps: Steps[R]) -> R:
-    """As `_run`."""
+    """Await the calls of a generator one after the other, and send it each response or error."""
     try:
         step = next(steps)
         while True:
             try:
-                answer = await step()
+                response = await step()
             except grpc.RpcError as error:
                 step = steps.throw(error)
             else:
-                step = steps.send(answer)
+                step = steps.send(response)
     except StopIteration as end:
         result: R = end.value
         return result

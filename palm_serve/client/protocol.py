@@ -1,6 +1,7 @@
-"""What both clients do: requests, tries, errors. No I/O of its own.
+"""Calls of both clients: requests, retries and errors, without I/O.
 
-The methods of `Wire` yield what is to be called next and are sent what came of it, so that each client only has to call, or to await the call.
+The methods of `ServerConnection` are generators. They yield the next call and receive its response or error, so the
+blocking client only has to make the calls, and the asyncio client to await them.
 """
 
 import uuid
@@ -12,7 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from palm_serve.client.credentials import Headers, headers
-from palm_serve.client.retries import Policy, Tries, item_error
+from palm_serve.client.retries import CallAttempts, RetryPolicy, item_error
 from palm_serve.errors import InvalidRequest, PalmServeError
 from palm_serve.v1 import palm_pb2 as pb
 from palm_serve.v1 import palm_pb2_grpc as stubs
@@ -22,7 +23,7 @@ DEFAULT_RETRIES = 3
 REQUEST_ID_KEY, SESSION_ID_KEY = "x-request-id", "x-session-id"
 _SESSION_ID_BYTES = 256
 _QUOTED = 64
-# A batch's answer may be larger than grpc's default of 4 MiB; the server bounds what it is asked.
+# The response to a batch may be larger than grpc's default of 4 MiB. The server limits the requests.
 _CHANNEL_OPTIONS = (("grpc.max_receive_message_length", -1),)
 
 R = TypeVar("R")
@@ -31,7 +32,7 @@ Outcome = pb.ParseResponse | PalmServeError
 
 
 class ClientOptions(TypedDict, total=False):
-    """How a client connects, and how long it tries; see `Client`."""
+    """Connection and retry options of a client, see `Client`."""
 
     timeout_s: float
     retries: int
@@ -58,12 +59,18 @@ class ParseFields(PredictFields, total=False):
     thresholds: pb.Thresholds
 
 
-class Wire:
-    """One connection.
+class ServerConnection:
+    """One connection to a server.
 
     Args:
-        api: `grpc` or `grpc.aio`.
-        sleep: waits so many seconds, as `api` does.
+        api: the module `grpc` or `grpc.aio`.
+        sleep: sleeps for a number of seconds, blocking or awaited as `api` is.
+        target: gRPC name of the server.
+        timeout_s: default deadline of a call in seconds.
+        retries: limit of retries per call.
+        credentials: TLS credentials. None: plain text.
+        token: access token. None: no token.
+        plain_token: allow the token to be sent to another machine without TLS.
     """
 
     def __init__(
@@ -79,13 +86,13 @@ class Wire:
         plain_token: bool = False,
     ) -> None:
         self._headers = headers(target, credentials, token, plain_token)
-        self.channel: Any = (
-            api.insecure_channel(target, options=_CHANNEL_OPTIONS)
-            if credentials is None
-            else api.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
-        )
+        self.channel: Any
+        if credentials is None:
+            self.channel = api.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        else:
+            self.channel = api.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
         self._sleep = sleep
-        self._policy = Policy(target, timeout_s, retries)
+        self._policy = RetryPolicy(target, timeout_s, retries)
         self._dialogue = stubs.DialogueUnderstandingStub(self.channel)  # type: ignore[no-untyped-call]
         self._prediction = stubs.PredictionStub(self.channel)  # type: ignore[no-untyped-call]
         self._models = stubs.ModelsStub(self.channel)  # type: ignore[no-untyped-call]
@@ -94,99 +101,131 @@ class Wire:
     def parse(
         self, text: str, timeout_s: float | None, session_id: str, fields: ParseFields
     ) -> Steps[pb.ParseResponse]:
-        """One utterance."""
-        return self._once(self._dialogue.Parse, _parse_request(text, fields), timeout_s, session_id)
+        """Parse one utterance, see `Client.parse`.
+
+        Args:
+            text: the utterance.
+            timeout_s: deadline in seconds. None: the client's default.
+            session_id: id of the dialogue.
+            fields: optional fields of the request.
+        """
+        return self._call_once(self._dialogue.Parse, _parse_request(text, fields), timeout_s, session_id)
 
     def predict(
         self, task: str, text: str, text_pair: str, timeout_s: float | None, session_id: str, fields: PredictFields
     ) -> Steps[pb.PredictResponse]:
-        """One task."""
+        """Run one task, see `Client.predict`.
+
+        Args:
+            task: name of the task.
+            text: the text, sentence or question.
+            text_pair: second sentence or passage.
+            timeout_s: deadline in seconds. None: the client's default.
+            session_id: id of the dialogue.
+            fields: optional fields of the request.
+        """
         request = pb.PredictRequest(
-            task=task, text=_sendable(text, "text"), text_pair=_sendable(text_pair, "text_pair"), **fields
+            task=task, text=_encodable(text, "text"), text_pair=_encodable(text_pair, "text_pair"), **fields
         )
-        return self._once(self._prediction.Predict, request, timeout_s, session_id)
+        return self._call_once(self._prediction.Predict, request, timeout_s, session_id)
 
     def models(self, timeout_s: float | None) -> Steps[list[pb.Model]]:
-        """Every loaded version."""
-        return list((yield from self._once(self._models.ListModels, pb.ListModelsRequest(), timeout_s)).models)
+        """List every loaded version."""
+        response = yield from self._call_once(self._models.ListModels, pb.ListModelsRequest(), timeout_s)
+        return list(response.models)
 
     def health(self, model: str, timeout_s: float | None) -> Steps[bool]:
-        """Whether the server, or one of its models, serves."""
-        request = health_pb2.HealthCheckRequest(service=_sendable(model, "model"))
-        answer = yield from self._once(self._health.Check, request, timeout_s)
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        """Return true if the server, or one of its models, is ready."""
+        request = health_pb2.HealthCheckRequest(service=_encodable(model, "model"))
+        response = yield from self._call_once(self._health.Check, request, timeout_s)
+        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
     def parse_batch(
         self, texts: Iterable[str], timeout_s: float | None, session_id: str, fields: ParseFields
     ) -> Steps[list[Outcome]]:
-        """Many utterances. What of them is refused is asked again, without the rest, as often as a call would be."""
+        """Parse several utterances, and retry those that are refused, see `Client.parse_batch`.
+
+        Args:
+            texts: the utterances.
+            timeout_s: deadline of the whole batch in seconds. None: the client's default.
+            session_id: id of the dialogue.
+            fields: optional fields of each request.
+        """
         requests = [_parse_request(text, fields) for text in texts]
-        tries, sent = self._begin(timeout_s, session_id)
+        attempts, metadata = self._begin(timeout_s, session_id)
         outcomes: dict[int, Outcome] = {}
-        asked: Sequence[int] = range(len(requests))
+        pending: Sequence[int] = range(len(requests))
         while True:
-            batch = pb.ParseBatchRequest(requests=[requests[i] for i in asked])
+            batch = pb.ParseBatchRequest(requests=[requests[index] for index in pending])
             try:
-                items = (yield from self._call(self._dialogue.ParseBatch, batch, tries, sent)).items
+                response = yield from self._call(self._dialogue.ParseBatch, batch, attempts, metadata)
             except PalmServeError:
                 if not outcomes:
                     raise
-                break  # what was refused is still refused
-            delays = {}
-            for i, item in zip(asked, items, strict=True):
-                outcomes[i] = item.response if item.HasField("response") else item_error(item.error)
-                if item.HasField("error") and (delay := tries.item_delay_s(item.error)) is not None:
-                    delays[i] = delay
-            pause = tries.next_s(max(delays.values())) if delays else None
+                break  # the pending texts keep their former errors
+            delays: dict[int, float] = {}
+            for index, item in zip(pending, response.items, strict=True):
+                if item.HasField("response"):
+                    outcomes[index] = item.response
+                else:
+                    outcomes[index] = item_error(item.error)
+                if item.HasField("error"):
+                    delay = attempts.item_delay_s(item.error)
+                    if delay is not None:
+                        delays[index] = delay
+            pause = attempts.next_s(max(delays.values())) if delays else None
             if pause is None:
                 break
-            asked = list(delays)
+            pending = list(delays)
             yield partial(self._sleep, pause)
-        return [outcomes[i] for i in range(len(requests))]
+        return [outcomes[index] for index in range(len(requests))]
 
-    def _once(
+    def _call_once(
         self, method: Callable[..., Any], request: Any, timeout_s: float | None, session_id: str = ""
     ) -> Steps[Any]:
-        tries, sent = self._begin(timeout_s, session_id)
-        return (yield from self._call(method, request, tries, sent))
+        attempts, metadata = self._begin(timeout_s, session_id)
+        return (yield from self._call(method, request, attempts, metadata))
 
-    def _begin(self, timeout_s: float | None, session_id: str) -> tuple[Tries, Headers]:
-        """Of one call, and of all its tries the same: the deadline, and what goes with them. Raises InvalidRequest."""
-        sent = (*self._headers, *_ids(session_id))
-        return self._policy.begin(timeout_s), sent
+    def _begin(self, timeout_s: float | None, session_id: str) -> tuple[CallAttempts, Headers]:
+        """Return the deadline and the metadata of all attempts of one call. Raises InvalidRequest."""
+        metadata = (*self._headers, *_id_headers(session_id))
+        return self._policy.begin(timeout_s), metadata
 
-    def _call(self, method: Callable[..., Any], request: Any, tries: Tries, sent: Headers) -> Steps[Any]:
+    def _call(self, method: Callable[..., Any], request: Any, attempts: CallAttempts, metadata: Headers) -> Steps[Any]:
         while True:
             try:
-                return (yield partial(method, request, timeout=tries.left_s, metadata=sent))
+                return (yield partial(method, request, timeout=attempts.left_s, metadata=metadata))
             except grpc.RpcError as error:
-                pause = tries.pause_s(error)
+                pause = attempts.pause_s(error)
                 if pause is None:
                     raise self._policy.error(error) from None
             yield partial(self._sleep, pause)
 
 
-def _ids(session_id: str) -> Headers:
-    """Of the dialogue, and of the call where its request has none: the same for every try. Raises InvalidRequest."""
-    call = (REQUEST_ID_KEY, uuid.uuid4().hex)
+def _id_headers(session_id: str) -> Headers:
+    """Return a new request id, and the id of the dialogue if there is one. Raises InvalidRequest."""
+    request_header = (REQUEST_ID_KEY, uuid.uuid4().hex)
     if len(session_id) > _SESSION_ID_BYTES or not (session_id.isascii() and session_id.isprintable()):
         raise InvalidRequest(
-            f"session_id {session_id[:_QUOTED]!r} of {len(session_id):,} characters: it may be printable ASCII, up to {_SESSION_ID_BYTES}",
+            f"session_id must be printable ASCII of at most {_SESSION_ID_BYTES} characters, got {session_id[:_QUOTED]!r} of "
+            f"{len(session_id):,} characters. Use a shorter id.",
             "session_id",
         )
-    return (call, (SESSION_ID_KEY, session_id)) if session_id else (call,)
+    if not session_id:
+        return (request_header,)
+    return (request_header, (SESSION_ID_KEY, session_id))
 
 
 def _parse_request(text: str, fields: ParseFields) -> pb.ParseRequest:
-    return pb.ParseRequest(text=_sendable(text, "text"), **fields)
+    return pb.ParseRequest(text=_encodable(text, "text"), **fields)
 
 
-def _sendable(text: str, field: str) -> str:
-    """The text, unless it holds half of a surrogate pair, which UTF-8 cannot carry. Raises InvalidRequest."""
+def _encodable(text: str, field: str) -> str:
+    """Return the text if it can be encoded as UTF-8. Raises InvalidRequest for a lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InvalidRequest(
-            f"{field} has a lone surrogate at position {error.start}, which is no character: remove it", field
+            f"{field} must be valid Unicode, got a lone surrogate at position {error.start}. Remove it.", field
         ) from None
     return text

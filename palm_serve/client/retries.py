@@ -1,4 +1,4 @@
-"""Deadlines, retries and errors of a client; no I/O."""
+"""Deadlines, retries and errors of a client, without I/O."""
 
 import random
 import threading
@@ -22,7 +22,9 @@ from palm_serve.v1 import palm_pb2 as pb
 
 _FIRST_BACKOFF_S = 0.1
 _BUDGET = 10.0
+"""Initial and largest number of retries in the budget."""
 _EARNED_PER_CALL = 0.2
+"""Retries that each call adds to the budget."""
 _ERRORS: dict[str, type[PalmServeError]] = {
     "INVALID_ARGUMENT": InvalidRequest,
     "NOT_FOUND": NotFound,
@@ -37,75 +39,78 @@ D = TypeVar("D")
 
 
 class ServerError(PalmServeError):
-    """The server failed, or sent a status that has no class of its own; the message starts with the status."""
+    """The server failed, or sent a status without an error class. The message starts with the status."""
 
 
 class RetryBudget:
-    """Bounds the retries of all calls together: to a fifth of the calls, after the first ten. Threads may share it.
+    """Limits the retries of all calls to a fifth of the calls, after the first ten retries. Threads may share it.
 
-    Else a server that refuses everything would get several times the load that it could not bear.
+    Without this limit an overloaded server would receive several times its load.
     """
 
     def __init__(self) -> None:
-        self._left = _BUDGET
+        self._retries_left = _BUDGET
         self._lock = threading.Lock()
 
     def earn(self) -> None:
-        """A call begins."""
+        """Add the share of a new call to the budget."""
         with self._lock:
-            self._left = min(_BUDGET, self._left + _EARNED_PER_CALL)
+            self._retries_left = min(_BUDGET, self._retries_left + _EARNED_PER_CALL)
 
     def spend(self) -> bool:
-        """Takes one retry out; False: none is left."""
+        """Take one retry from the budget. Return false if none is left."""
         with self._lock:
-            if self._left < 1:
+            if self._retries_left < 1:
                 return False
-            self._left -= 1
+            self._retries_left -= 1
             return True
 
 
-class Tries:
-    """The tries of one call: how much time is left, and when the next one is due."""
+class CallAttempts:
+    """The attempts of one call: the remaining time, and the delay before the next attempt."""
 
     def __init__(self, deadline: float, retries: int, budget: RetryBudget) -> None:
         self._deadline = deadline
         self._retries = retries
         self._budget = budget
-        self._made = 0
+        self._retried = 0
 
     @property
     def left_s(self) -> float:
-        """Seconds until the deadline."""
+        """Return the seconds until the deadline."""
         return max(0.0, self._deadline - time.monotonic())
 
     def pause_s(self, error: grpc.RpcError) -> float | None:
-        """Seconds until the next try of a call that failed; None: there is none."""
-        delay = self._delay_s(error.code().name, _named_delay_s(error))
+        """Return the seconds until the next attempt of a failed call. None: do not retry."""
+        delay = self._delay_s(error.code().name, _server_delay_s(error))
         return None if delay is None else self.next_s(delay)
 
     def item_delay_s(self, error: pb.ItemError) -> float | None:
-        """Seconds after which one request of a batch may be asked again; None: it is not to be."""
+        """Return the seconds after which one request of a batch may be retried. None: do not retry."""
         return self._delay_s(_code(error), error.retry_after_ms / 1000 or None)
 
-    def next_s(self, delay: float) -> float | None:
-        """Spends a try that has to wait so many seconds: how long to wait; None: there is no time or no budget left."""
-        # Clients that were refused together must not come back together.
-        pause = delay * random.uniform(1.0, 1.25)
+    def next_s(self, delay_s: float) -> float | None:
+        """Take a retry after `delay_s` from the budget and return the seconds to wait. None: do not retry."""
+        # Random, so that clients that were refused at the same time do not return at the same time.
+        pause = delay_s * random.uniform(1.0, 1.25)
         if pause >= self.left_s or not self._budget.spend():
             return None
-        self._made += 1
+        self._retried += 1
         return pause
 
-    def _delay_s(self, code: str, named: float | None) -> float | None:
-        if code == "UNAVAILABLE" and named is None:
-            named = _FIRST_BACKOFF_S * 2**self._made
-        if self._made >= self._retries or code not in ("UNAVAILABLE", "RESOURCE_EXHAUSTED"):
+    def _delay_s(self, code: str, server_delay_s: float | None) -> float | None:
+        if self._retried >= self._retries or code not in ("UNAVAILABLE", "RESOURCE_EXHAUSTED"):
             return None
-        return named if named is not None and named < self.left_s else None
+        delay_s = server_delay_s
+        if code == "UNAVAILABLE" and delay_s is None:
+            delay_s = _FIRST_BACKOFF_S * 2**self._retried
+        if delay_s is None or delay_s >= self.left_s:
+            return None
+        return delay_s
 
 
-class Policy:
-    """How long calls may take, how often they are tried again, and what their failures are called."""
+class RetryPolicy:
+    """Default deadline, retries and error messages of all calls of a client."""
 
     def __init__(self, target: str, timeout_s: float, retries: int) -> None:
         self._target = target
@@ -113,39 +118,49 @@ class Policy:
         self._retries = retries
         self._budget = RetryBudget()
 
-    def begin(self, timeout_s: float | None) -> Tries:
-        """A call begins."""
+    def begin(self, timeout_s: float | None) -> CallAttempts:
+        """Start a call with a deadline in seconds. None: the default deadline."""
         self._budget.earn()
         deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
-        return Tries(deadline, self._retries, self._budget)
+        return CallAttempts(deadline, self._retries, self._budget)
 
     def error(self, error: grpc.RpcError) -> PalmServeError:
-        """What the caller gets to see."""
-        code, message = error.code().name, error.details() or "no details"
+        """Convert an error of gRPC into an error of `palm_serve.errors`."""
+        code = error.code().name
+        message = error.details() or "no details"
         if code == "UNAVAILABLE":
             reason = message.rpartition(": ")[2] if message.startswith("failed to connect") else message
             return Unavailable(f"no answer from a PALM server at {self._target}: {reason}")
         if code == "DEADLINE_EXCEEDED":
             return DeadlineExceeded(f"no answer from {self._target} within the deadline: {message}")
-        bad = _detail(error, error_details_pb2.BadRequest)
-        field = bad.field_violations[0].field if bad is not None and bad.field_violations else ""
-        return make_error(code, message, field, _named_delay_s(error))
+        bad_request = _detail(error, error_details_pb2.BadRequest)
+        field = ""
+        if bad_request is not None and bad_request.field_violations:
+            field = bad_request.field_violations[0].field
+        return make_error(code, message, field, _server_delay_s(error))
 
 
 def make_error(code: str, message: str, field: str = "", retry_after_s: float | None = None) -> PalmServeError:
-    """The error that a status code stands for."""
-    kind = _ERRORS.get(code)
-    if kind is None:
+    """Create the error of a status code.
+
+    Args:
+        code: name of the status code.
+        message: message of the status.
+        field: request field at fault, of INVALID_ARGUMENT.
+        retry_after_s: delay before a retry in seconds, of RESOURCE_EXHAUSTED. None: the default delay.
+    """
+    error_class = _ERRORS.get(code)
+    if error_class is None:
         return ServerError(f"{code}: {message}")
-    if kind is InvalidRequest:
+    if error_class is InvalidRequest:
         return InvalidRequest(message, field)
-    if kind is Overloaded and retry_after_s is not None:
+    if error_class is Overloaded and retry_after_s is not None:
         return Overloaded(message, retry_after_s)
-    return kind(message)
+    return error_class(message)
 
 
 def item_error(error: pb.ItemError) -> PalmServeError:
-    """The error of one request of a batch."""
+    """Create the error of one request of a batch."""
     return make_error(_code(error), error.message, retry_after_s=error.retry_after_ms / 1000 or None)
 
 
@@ -153,17 +168,17 @@ def _code(error: pb.ItemError) -> str:
     return str(code_pb2.Code.Name(error.code))
 
 
-def _detail(error: grpc.RpcError, kind: type[D]) -> D | None:
-    """The detail of this kind that the server sent with its status, if it did."""
+def _detail(error: grpc.RpcError, detail_class: type[D]) -> D | None:
+    """Return the status detail of this class, or None if the server sent none."""
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             for packed in status_pb2.Status.FromString(value).details:
-                detail = kind()
+                detail = detail_class()
                 if packed.Unpack(detail):
                     return detail
     return None
 
 
-def _named_delay_s(error: grpc.RpcError) -> float | None:
+def _server_delay_s(error: grpc.RpcError) -> float | None:
     retry: Any = _detail(error, error_details_pb2.RetryInfo)
     return None if retry is None else float(retry.retry_delay.ToMilliseconds()) / 1000

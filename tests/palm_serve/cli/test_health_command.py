@@ -82,7 +82,7 @@ def test_who_does_not_answer() -> None:
     ("arguments", "match"),
     [
         (("--timeout", "soon"), "Invalid value for '--timeout'"),
-        (("127.0.0.1:1", "--tls-cert", "here"), "a client's certificate needs its key"),
+        (("127.0.0.1:1", "--tls-cert", "here"), "the client's certificate and key must be given together"),
         (("127.0.0.1:1", "--token-file", "nowhere"), "nowhere cannot be read"),
         (("127.0.0.1:1", "more"), "unexpected extra argument"),
     ],

@@ -82,7 +82,7 @@ def test_session_id(tiny_server: str) -> None:
             palm.predict("sentiment", "great", session_id="dialogue 7").result.classification.label.name == "positive"
         )
         for bad in ("é", "a\n", "x" * 257):
-            with pytest.raises(InvalidRequest, match="may be printable ASCII, up to 256") as caught:
+            with pytest.raises(InvalidRequest, match="must be printable ASCII of at most 256 characters") as caught:
                 palm.parse(TEXT, session_id=bad)
             assert caught.value.field == "session_id"
 
@@ -337,7 +337,7 @@ class TestTokens:
 
     @pytest.mark.parametrize("target", ["10.0.0.7:1", "palm.example:1", "dns://8.8.8.8/palm:1", "[2001:db8::1]:1"])
     def test_do_not_leave_it_unless_asked(self, target: str) -> None:
-        with pytest.raises(TlsError, match=r"would travel to .* in plain text: give credentials=tls"):
+        with pytest.raises(TlsError, match=r"must not be sent to .* in plain text. Give credentials=tls"):
             Client(target, token="t")
         Client(target, token="t", plain_token=True).close()
         Client(target, token="t", credentials=tls()).close()

@@ -216,7 +216,7 @@ def test_traces_without_the_extra(
         server.start_tracing(ServeOptions(otel_endpoint="http://localhost:4317"))
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")
     assert server.start_tracing(ServeOptions()) is None
-    assert "the environment asks for traces, but traces need OpenTelemetry" in caplog.text
+    assert "the environment requests traces, but traces need OpenTelemetry" in caplog.text
 
 
 def test_traces_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

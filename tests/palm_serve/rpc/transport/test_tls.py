@@ -197,7 +197,7 @@ def test_half_of_what_tls_needs(options: tuple[str, str], tiny_bundle: Path) -> 
 
 
 def test_a_client_with_half_a_pair(tmp_path: Path) -> None:
-    with pytest.raises(TlsError, match="needs its key"):
+    with pytest.raises(TlsError, match="certificate and key must be given together"):
         tls(None, tmp_path / "certificate")
     with pytest.raises(TlsError, match="nowhere cannot be read"):
         tls(tmp_path / "nowhere")
