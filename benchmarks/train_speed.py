@@ -51,12 +51,12 @@ output = "unused"
 def measure_own(data: Path, steps: int, batch: int, crf: bool) -> dict[str, float]:
     """Examples a second of PALM's loop after the warm-up, and the share of the time that is data work."""
     from palm_trainer.config.loader import load_config
-    from palm_trainer.runs.job_from_config import build_training
+    from palm_trainer.runs.job_from_config import job_from_config
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speed.toml"
         path.write_text(CONFIG.format(data=json.dumps(str(data.resolve())), batch=batch, crf=str(crf).lower()))
-        training = build_training(load_config(path))
+        training = job_from_config(load_config(path))
     run = training.loop.steps()
     for _ in range(WARM_UP_STEPS):
         next(run)

@@ -14,14 +14,13 @@ from palm_trainer.api.optimizer import Adam
 from palm_trainer.api.optimizer.base_optimizer import Optimizer
 from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.config.loader import TrainConfig
-from palm_trainer.model.encoders import freeze_layers, freeze_unused_rows, rate_factors, unfreeze_rows
+from palm_trainer.model.encoders import freeze_layers, freeze_unused_rows, unfreeze_rows
 from palm_trainer.model.heads.classify import ClassifyHead
 from palm_trainer.model.heads.match import MatchHead
-from palm_trainer.training.assembly import Order, assemble_loop, attach_soft_targets
+from palm_trainer.training.assembly import Order, attach_soft_targets, build_loop
 from palm_trainer.training.loop import TrainingLoop
 from palm_trainer.training.mixing import PlannedMixing
-from palm_trainer.training.optimization.adamw import build_adamw
-from palm_trainer.training.precision import choose_precision
+from palm_trainer.training.processes import SINGLE_PROCESS
 from palm_trainer.training.regularization import WordDropout
 
 
@@ -70,39 +69,41 @@ def train_section(output: Path, plan: Plan, backward: Backward | None, first: Ta
     return TrainConfig.model_validate(facts)
 
 
-def build_loop(tasks: Sequence[Task], plan: Plan, backward: Backward) -> TrainingLoop:
+def loop_of(tasks: Sequence[Task], plan: Plan, backward: Backward) -> TrainingLoop:
     """The loop, with the model on its device. Raises ConfigError and CheckpointError for options that cannot be met."""
     wired, adam = plan.wired, backward.optimizer
     model = wired.trained.model
     train = train_section(Path(), plan, backward, tasks[0])
     regularization = train.regularization.model_copy(update={"ema_decay": backward.ema_decay})
-    train = train.model_copy(update={"max_grad_norm": adam.max_grad_norm, "regularization": regularization})
+    train = train.model_copy(
+        update={
+            "max_grad_norm": adam.max_grad_norm,
+            "regularization": regularization,
+            "device": backward.device,
+            "precision": backward.precision,
+        }
+    )
     _teach(train, wired, by_reader(tasks), backward.device)
     for head in model.heads.values():
         if isinstance(head, ClassifyHead | MatchHead):
-            head.label_smoothing = regularization.label_smoothing
-    word_dropout = _word_dropout(regularization.word_dropout, wired) if regularization.word_dropout else None
-    precision = choose_precision(backward.device, backward.precision)
-    model.to(precision.device)
-    freeze_layers(model.backbone, blocks=adam.freeze_layers, embeddings=adam.freeze_embeddings)
-    own_heads = {task.name: model.head(task.name) for task in tasks if task.reuse_head_with is None}
-    optimizer: torch.optim.Optimizer = build_adamw(
-        model.backbone,
-        own_heads,
-        learning_rate=adam.lr,
-        head_learning_rate=adam.head_lr,
-        rate_factors=None if adam.layer_decay == 1.0 else rate_factors(model.backbone, adam.layer_decay),
-        weight_decay=backward.weight_decay,
+            head.label_smoothing = train.regularization.label_smoothing
+    word_dropout = (
+        _word_dropout(train.regularization.word_dropout, wired) if train.regularization.word_dropout else None
     )
-    if not isinstance(adam, Adam):
-        keys = ("params", "lr", "peak_lr", "weight_decay")
-        optimizer = adam.build([{key: group[key] for key in keys} for group in optimizer.param_groups])
+    freeze_layers(model.backbone, blocks=adam.freeze_layers, embeddings=adam.freeze_embeddings)
     schedule = adam.lr_schedualer or (lambda step: 1.0)
     if hasattr(schedule, "fitted"):
         schedule = schedule.fitted(len(plan.mixing))
-    weights = {task.name: task.weight for task in tasks}
-    order = Order(wired.sources, plan.mixing, plan.reference)
-    return assemble_loop(train, weights, model, order, optimizer, schedule, precision, word_dropout)
+    return build_loop(
+        train,
+        model,
+        Order(wired.sources, plan.mixing, plan.reference),
+        {task.name: task.weight for task in tasks},
+        word_dropout,
+        SINGLE_PROCESS,
+        make_optimizer=None if isinstance(adam, Adam) else adam.build,
+        schedule=schedule,
+    )
 
 
 def _teach(train: TrainConfig, wired: Wired, groups: Mapping[str, Sequence[Task]], device: str) -> None:

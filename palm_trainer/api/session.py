@@ -16,7 +16,7 @@ from palm_trainer.api.declarations import Batch, LossVar, Task, TaskStep
 from palm_trainer.api.fit_checks import by_reader, check_head, shared_backbone
 from palm_trainer.api.job_from_trainers import training_batch, wire
 from palm_trainer.api.load_checkpoint import load_checkpoint, take_over
-from palm_trainer.api.looping import Backward, Plan, build_loop, train_section
+from palm_trainer.api.looping import Backward, Plan, loop_of, train_section
 from palm_trainer.api.options import check_options
 from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.api.save_run import Saver, save_run
@@ -139,7 +139,7 @@ class Session:
             raise WiringError("there is no optimizer yet. Call build_backward(optimizer=Adam(loss_var, lr)) first.")
         if self._saver is not None:
             check_dev(self.tasks)
-        loop = build_loop(self.tasks, plan, backward)
+        loop = loop_of(self.tasks, plan, backward)
         if self._resume is not None:
             loop.load_state_dict(self._resume["loop"], averaged=True)
             plan.done.update(self._resume["done"])

@@ -19,7 +19,8 @@ from palm_trainer.data.sampler import padding_share
 from palm_trainer.data.splits import Split, read_split
 from palm_trainer.data.statistics import find_split_defects, iterate_labels
 from palm_trainer.data.task_fields import resolve_fields
-from palm_trainer.runs.job_from_config import Training, build_training
+from palm_trainer.runs.job import Job
+from palm_trainer.runs.job_from_config import job_from_config
 from palm_trainer.training.mixing import LossDriven, PlannedMixing, RoundRobin
 
 _SPLITS = ("train", "dev", "test")
@@ -41,27 +42,27 @@ def show_plan(config: Config, *, data_only: bool = False) -> None:
         show(_task_table(config, read))
         _show_faults(config, read, {})
         return
-    training = build_training(config)
+    job = job_from_config(config)
     lengths = {
-        name: {split: _lengths(training, name, split, found.examples) for split, found in splits.items()}
+        name: {split: _lengths(job, name, split, found.examples) for split, found in splits.items()}
         for name, splits in read.items()
     }
-    show(_work_table(training, read, lengths))
-    show(_task_table(training.config, read))
-    _show_faults(training.config, read, lengths)
-    encoder = training.trained.encoder
+    show(_work_table(job, read, lengths))
+    show(_task_table(job.config, read))
+    _show_faults(job.config, read, lengths)
+    encoder = job.trained.encoder
     show(
         f"encoder {encoder.name}: {encoder.family}, {encoder.layers} layers of {encoder.hidden_size}, {encoder.parameters / 1e6:.1f} M parameters"
     )
     if len(read) > 1:
-        show(_order(training))
-    show(_effort(training))
-    announce(training, 0)
+        show(_order(job))
+    show(_effort(job))
+    announce(job, 0)
 
 
-def _order(training: Training) -> str:
+def _order(job: Job) -> str:
     """How the data sets alternate."""
-    mixing, policy = training.loop.mixing, training.config.train.mixing
+    mixing, policy = job.loop.mixing, job.config.train.mixing
     if isinstance(mixing, LossDriven):
         return f"mixing {policy}: steps and epochs are those of data sets whose losses fall alike"
     if isinstance(mixing, PlannedMixing) and len(mixing.phases) > 1:
@@ -71,10 +72,10 @@ def _order(training: Training) -> str:
     return f"mixing {policy}: exactly so many steps, {'in turn' if isinstance(mixing, RoundRobin) else 'shuffled'}"
 
 
-def _effort(training: Training) -> str:
+def _effort(job: Job) -> str:
     """What a step moves, and how often it reads its batch."""
-    train = training.config.train
-    count = sum(p.numel() for p in training.trained.model.parameters() if p.requires_grad)
+    train = job.config.train
+    count = sum(p.numel() for p in job.trained.model.parameters() if p.requires_grad)
     reasons = [f"train.regularization.{key}" for key in ("r_drop", "fgm") if getattr(train.regularization, key)]
     method = train.balancing.method
     passes = f"; {2 ** len(reasons)} passes over each batch ({', '.join(reasons)})" if reasons else ""
@@ -92,12 +93,12 @@ class _Lengths:
     cut: list[int]
 
 
-def _lengths(training: Training, data: str, split: str, examples: list[Example]) -> _Lengths:
-    dataset = training.loop.sources[data].dataset
+def _lengths(job: Job, data: str, split: str, examples: list[Example]) -> _Lengths:
+    dataset = job.loop.sources[data].dataset
     if split == "train":
         return _Lengths(dataset.lengths, dataset.cut)
     inputs = next(iter(dataset.targets.values())).inputs
-    tokenizer = TextTokenizer(training.trained.tokenizer_json, training.trained.max_length)
+    tokenizer = TextTokenizer(job.trained.tokenizer_json, job.trained.max_length)
     features = inputs.features(examples, tokenizer)
     tokens = np.array([max(map(len, feature.rows)) for feature in features], dtype=np.int64)
     return _Lengths(tokens, sorted({f.example for f in features if any(row.truncated for row in f.rows)}))
@@ -111,7 +112,7 @@ def _row_table(read: Read) -> Table:
     return table
 
 
-def _work_table(training: Training, read: Read, lengths: Mapping[str, Mapping[str, _Lengths]]) -> Table:
+def _work_table(job: Job, read: Read, lengths: Mapping[str, Mapping[str, _Lengths]]) -> Table:
     numbers = ("rows", "tokens (median / longest)", "cut", "batches an epoch", "padding", "steps", "epochs")
     table = _table("data", ("data set", "split"), numbers)
     for name, splits in read.items():
@@ -124,15 +125,15 @@ def _work_table(training: Training, read: Read, lengths: Mapping[str, Mapping[st
                 str(rows) if rows == read_as else f"{rows} in {read_as} windows",
                 f"{np.median(measured.tokens):.0f} / {measured.tokens.max()}" if read_as else "",
                 str(len(measured.cut)),
-                *(_work(training, name) if split == "train" else ()),
+                *(_work(job, name) if split == "train" else ()),
             )
     return table
 
 
-def _work(training: Training, name: str) -> tuple[str, str, str, str]:
+def _work(job: Job, name: str) -> tuple[str, str, str, str]:
     """Batches an epoch, padding, steps, epochs."""
-    source = training.loop.sources[name]
-    batches, steps = source.sampler.batches_per_epoch, training.loop.mixing.quotas[name]
+    source = job.loop.sources[name]
+    batches, steps = source.sampler.batches_per_epoch, job.loop.mixing.quotas[name]
     padding = padding_share(source.dataset.lengths, [source.sampler.next() for _ in range(batches)])
     return str(batches), f"{padding:.1%}", str(steps), f"{steps / batches:.1f}"
 

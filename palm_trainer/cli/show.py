@@ -14,7 +14,7 @@ from palm_trainer.config.loader import Config
 from palm_trainer.evaluation.evaluate import Metrics
 from palm_trainer.runs.directory import REPORT
 from palm_trainer.runs.events import Averaged, Evaluated, Event, Finished, Started
-from palm_trainer.runs.job_from_config import Training
+from palm_trainer.runs.job import Job
 from palm_trainer.training.loop import Step
 
 _RATE_WINDOW = 50
@@ -33,10 +33,10 @@ def show_training(events: Iterable[Event], config: Config) -> bool:
         for event in events:
             match event:
                 case Started():
-                    announce(event.training, event.first_step)
-                    _show_defects(event.training)
+                    announce(event.job, event.first_step)
+                    _show_defects(event.job)
                     kind = _Bar if sys.stdout.isatty() else _Lines
-                    display = kind(event.training.loop.total_steps, event.first_step, config.train.log_every_steps)
+                    display = kind(event.job.loop.total_steps, event.first_step, config.train.log_every_steps)
                 case Step():
                     assert display is not None
                     display.step(event)
@@ -81,22 +81,20 @@ def metrics_table(metrics: Mapping[str, Metrics], title: str) -> Table:
     return table
 
 
-def announce(training: Training, first_step: int) -> None:
+def announce(job: Job, first_step: int) -> None:
     """One line: data, tasks, steps, device."""
-    precision = training.loop.precision
-    tasks = ", ".join(
-        f"{name} ({info.kind}, {len(info.labels)} labels)" for name, info in training.trained.tasks.items()
-    )
-    rows = ", ".join(f"{name} {len(source.dataset)} rows" for name, source in training.loop.sources.items())
+    precision = job.loop.precision
+    tasks = ", ".join(f"{name} ({info.kind}, {len(info.labels)} labels)" for name, info in job.trained.tasks.items())
+    rows = ", ".join(f"{name} {len(source.dataset)} rows" for name, source in job.loop.sources.items())
     kind = str(precision.autocast or "fp32").removeprefix("torch.")
-    processes = training.loop.processes.size
+    processes = job.loop.processes.size
     where = f"{processes} x {precision.device.type}" if processes > 1 else str(precision.device)
     resumed = f" from step {first_step}" if first_step else ""
-    show(f"{rows}; {tasks}; {training.loop.total_steps} steps{resumed} on {where} in {kind}")
+    show(f"{rows}; {tasks}; {job.loop.total_steps} steps{resumed} on {where} in {kind}")
 
 
-def _show_defects(training: Training) -> None:
-    for name, defects in training.defects.items():
+def _show_defects(job: Job) -> None:
+    for name, defects in job.defects.items():
         for defect in defects:
             show(f"  {name}: {defect.count} x {defect.kind}, first at {defect.first}")
 

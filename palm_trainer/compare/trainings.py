@@ -233,7 +233,7 @@ def _check_settings(training: VariantTraining) -> None:
 
 
 def _check_budget(training: VariantTraining, started: Started) -> None:
-    batches = dict(started.training.loop.mixing.quotas)
+    batches = dict(started.job.loop.mixing.quotas)
     planned_batches = dict(training.variant.batches)
     if batches != planned_batches:
         raise PalmError(

@@ -21,7 +21,8 @@ from palm_trainer.config.loader import Config
 from palm_trainer.config.schema import BalancingConfig
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation.evaluate import EvaluationSet
-from palm_trainer.runs.job_from_config import Training, build_training, evaluation_sets, task_kinds
+from palm_trainer.runs.job import Job
+from palm_trainer.runs.job_from_config import evaluation_sets, job_from_config, task_kinds
 
 JOINT = "joint"
 IN_DOMAIN = "in domain"
@@ -88,25 +89,25 @@ def plan_comparison(config: Config) -> ComparisonPlan:
     Raises:
         ConfigError: if there is nothing to compare.
         DataError: if a task has no labels to be scored on.
-        PalmError: what `build_training` raises.
+        PalmError: what `job_from_config` raises.
     """
     _check_tasks(config)
     checkpoints = config.train.checkpoints.model_copy(update={"patience": None, "best_per_task": False})
     joint_config = _with_train_settings(config, checkpoints=checkpoints)
-    training = build_training(joint_config)
-    joint_config = _with_evaluations(training.config, _count_evaluations(training), training.loop.total_steps)
+    job = job_from_config(joint_config)
+    joint_config = _with_evaluations(job.config, _count_evaluations(job), job.loop.total_steps)
     kinds = task_kinds(joint_config)
     sets_by_split: dict[str, Sequence[EvaluationSet]] = {}
     for split in ("test", "dev", _OUT_OF_DOMAIN_SPLIT):
         if any(data.paths(split) for data in joint_config.data.values()):
-            sets_by_split[split] = evaluation_sets(joint_config, split)
+            sets_by_split[split] = evaluation_sets(joint_config, split, job.evaluation.splits)
     scored_tasks = _find_scored_tasks(kinds, sets_by_split)
     used_splits = {scored_task.split for scored_task in scored_tasks}
     used_sets = {split: sets for split, sets in sets_by_split.items() if split in used_splits}
-    batches = dict(training.loop.mixing.quotas)
+    batches = dict(job.loop.mixing.quotas)
     variants = [TrainingVariant(None, joint_config, batches)]
     for task in kinds:
-        variants.append(_plan_task_alone(training, task, batches))
+        variants.append(_plan_task_alone(job, task, batches))
     return ComparisonPlan(variants, kinds, scored_tasks, used_sets)
 
 
@@ -170,31 +171,31 @@ def _find_labelled_tasks(sets: Sequence[EvaluationSet]) -> set[str]:
     return tasks
 
 
-def _plan_task_alone(training: Training, task: str, joint_batches: Mapping[str, int]) -> TrainingVariant:
+def _plan_task_alone(job: Job, task: str, joint_batches: Mapping[str, int]) -> TrainingVariant:
     """Plan the training of one task on its data sets, with the joint batches of each."""
-    joint_config = training.config
+    joint_config = job.config
     task_data = joint_config.tasks[task].data
     batches = {name: joint_batches[name] for name in joint_config.data if name in task_data}
     batches_per_epoch = {}
     for name in batches:
-        batches_per_epoch[name] = training.loop.sources[name].sampler.batches_per_epoch
+        batches_per_epoch[name] = job.loop.sources[name].sampler.batches_per_epoch
     config = _config_of_task_alone(joint_config, task, batches, batches_per_epoch)
     if joint_config.encoder.model == "scratch" and joint_config.tasks[task].kind == "mrc":
         # A vocabulary of this task's data alone divides the passages into other windows.
-        sources = build_training(config).loop.sources
+        sources = job_from_config(config).loop.sources
         for name in batches:
             batches_per_epoch[name] = sources[name].sampler.batches_per_epoch
         config = _config_of_task_alone(joint_config, task, batches, batches_per_epoch)
-    config = _with_evaluations(config, _count_evaluations(training), sum(batches.values()))
+    config = _with_evaluations(config, _count_evaluations(job), sum(batches.values()))
     return TrainingVariant(task, config, batches)
 
 
-def _count_evaluations(training: Training) -> int:
+def _count_evaluations(job: Job) -> int:
     """Return the evaluations of the joint training: as configured, or one per reference epoch."""
-    reference = training.config.reference
-    batches_per_epoch = training.loop.sources[reference].sampler.batches_per_epoch
-    epochs = training.loop.mixing.quotas[reference] / batches_per_epoch
-    return training.config.train.evaluations or math.ceil(epochs)
+    reference = job.config.reference
+    batches_per_epoch = job.loop.sources[reference].sampler.batches_per_epoch
+    epochs = job.loop.mixing.quotas[reference] / batches_per_epoch
+    return job.config.train.evaluations or math.ceil(epochs)
 
 
 def _with_evaluations(config: Config, evaluations: int, steps: int) -> Config:

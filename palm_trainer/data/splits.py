@@ -1,5 +1,6 @@
 """A data set's split -> examples, with the defects that its files had."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from palm_trainer.config.loader import DataConfig
@@ -18,6 +19,36 @@ class Split:
 
     examples: list[Example]
     defects: list[Defect]
+
+
+class Splits:
+    """Reads the splits of data sets, each file once.
+
+    Args:
+        data: the data sets of a configuration, by name.
+        loaded: splits that are in memory already, by data set and split.
+    """
+
+    def __init__(self, data: Mapping[str, DataConfig], loaded: Mapping[tuple[str, str], Split] | None = None) -> None:
+        self._data = data
+        self._loaded = dict(loaded or {})
+
+    def data_sets(self, split: str) -> list[str]:
+        """Return the data sets that have this split, in the order of the configuration."""
+        configured = [name for name, data in self._data.items() if split and data.paths(split)]
+        in_memory = [name for name, loaded_split in self._loaded if loaded_split == split]
+        return list(dict.fromkeys([*configured, *in_memory]))
+
+    def read(self, data_set: str, split: str) -> Split:
+        """Return a split. Reads its files on the first call. Raises DataError as `read_split` does."""
+        key = (data_set, split)
+        if key not in self._loaded:
+            self._loaded[key] = read_split(self._data[data_set], split)
+        return self._loaded[key]
+
+    def examples(self, data_set: str, split: str) -> list[Example]:
+        """Return the examples of a split. Raises DataError as `read_split` does."""
+        return self.read(data_set, split).examples
 
 
 def read_split(data: DataConfig, split: str) -> Split:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from palm_trainer.data.splits import read_split
 from palm_trainer.evaluation.evaluate import Answering, EvaluationSet
 from palm_trainer.model.atomic_files import write_file
 from palm_trainer.report import overview
@@ -106,9 +105,9 @@ def _data(
     sets: Sequence[EvaluationSet],
     rows: Mapping[str, Sequence[Judged]],
 ) -> overview.DataFacts:
-    """Reads the training data again, and measures it and the sets."""
+    """Measure the training data and the sets."""
     config, trained = facts.config, facts.trained
-    train = {name: read_split(data, "train") for name, data in config.data.items()}
+    train = {name: facts.splits.read(name, "train") for name in config.data}
     measured: dict[str, Lengths] = {}
     faults: list[Fault] = []
     for name, own in train.items():
@@ -117,7 +116,7 @@ def _data(
     if split is not None and split != "train":
         for one in sets:
             measured[f"{one.data} {split}"] = lengths(trained.tokenizer_json, trained.max_length, one.examples)
-            faults += overview.faults_of(f"{one.data} {split}", read_split(config.data[one.data], split).defects)
+            faults += overview.faults_of(f"{one.data} {split}", facts.splits.read(one.data, split).defects)
         faults += overlap(split, {name: own.examples for name, own in train.items()}, sets)
     labels: dict[str, dict[str, Counter[str]]] = {}
     for task, kind in kinds.items():

@@ -8,6 +8,7 @@ from typing import Any
 from palm_serve.types import Answer, TaskAnswer
 from palm_trainer.config.loader import Config
 from palm_trainer.data.example import Example
+from palm_trainer.data.splits import Splits
 from palm_trainer.evaluation.evaluate import Answering, EvaluationSet, Metrics, comparable
 from palm_trainer.evaluation.metrics import answer_tokens
 from palm_trainer.model.multi_task import TrainedModel
@@ -15,13 +16,14 @@ from palm_trainer.model.multi_task import TrainedModel
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A finished run: where it lies, what was asked for, the best checkpoint, its log, and its metrics by split."""
+    """A finished run: its directory, configuration, best checkpoint, log, metrics by split, and the splits of its data."""
 
     path: Path
     config: Config
     trained: TrainedModel
     events: Sequence[Mapping[str, Any]]
     metrics: Mapping[str, Metrics]
+    splits: Splits
 
 
 @dataclass(frozen=True, slots=True)

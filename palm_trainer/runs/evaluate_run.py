@@ -1,18 +1,11 @@
-"""Evaluation of a finished run, its metrics and its report."""
+"""Evaluate a run: its metrics and its report."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from palm_trainer.config.loader import Config
-from palm_trainer.evaluation.evaluate import (
-    Answering,
-    EvaluationSet,
-    Metrics,
-    calibration_errors,
-    evaluate,
-)
+from palm_trainer.evaluation.evaluate import Answering, Metrics, calibration_errors, evaluate
 from palm_trainer.evaluation.out_of_scope import rejections
 from palm_trainer.evaluation.perplexity import perplexities
 from palm_trainer.evaluation.predictor import Predictor
@@ -21,38 +14,41 @@ from palm_trainer.model.checkpoint import load_trained
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.report import Recording, RunFacts, write_report
 from palm_trainer.runs.directory import EVENTS, METRICS, REPORT, whole_lines
-from palm_trainer.runs.job_from_config import (
-    evaluation_sets,
-    guessing_sets,
-    out_of_scope_examples,
-    task_kinds,
-)
+from palm_trainer.runs.job import EvaluationPlan, Job
+from palm_trainer.runs.job_from_config import evaluation_plan
 
 
-def finish(config: Config) -> dict[str, Metrics]:
-    """Evaluates the best checkpoint on dev and test, and writes metrics.json and report.html."""
-    run = config.train.output
-    trained = load_trained(run)
-    predictor = _recording(trained)
-    sets = {split: evaluation_sets(config, split) for split in ("dev", "test") if _has(config, split)}
-    metrics = {split: _metrics(predictor, trained, config, split, own) for split, own in sets.items()}
-    write_metrics(run, metrics)
-    split = next(iter(sets), None)
-    _report(run, config, trained, split, sets[split] if split else (), predictor, run / REPORT)
+def finish(job: Job) -> dict[str, Metrics]:
+    """Evaluate the best checkpoint on dev and test, and write metrics.json and report.html."""
+    plan, run = job.evaluation, job.run
+    with job.opened("best") as trained:
+        predictor = _recording(trained)
+        evaluated_splits = [split for split in ("dev", "test") if plan.splits.data_sets(split)]
+        metrics = {split: _metrics(predictor, trained, plan, split) for split in evaluated_splits}
+        write_metrics(run, metrics)
+        if plan.config is not None:
+            _report(run, plan, trained, next(iter(evaluated_splits), None), predictor, run / REPORT)
     return metrics
 
 
 def report_run(run: Path, config: Config, split: str | None = None, output: Path | None = None) -> Path:
-    """Judges the best checkpoint of a run on a split (None: dev, or test where there is none) and writes its report; where to."""
+    """Evaluate the best checkpoint of a run and write its report. Return the path of the report.
+
+    Args:
+        run: the run directory.
+        config: its configuration.
+        split: to evaluate on. None: dev, or test where there is no dev.
+        output: HTML file. None: report.html in the run.
+    """
     if split is None:
         split = next((name for name in ("dev", "test") if _has(config, name)), None)
     trained = load_trained(run)
     predictor = _recording(trained)
-    sets = evaluation_sets(config, split) if split else []
-    if split:
-        write_metrics(run, {split: _metrics(predictor, trained, config, split, sets)})
+    plan = evaluation_plan(config, trained, () if split is None else (split,))
+    if split is not None:
+        write_metrics(run, {split: _metrics(predictor, trained, plan, split)})
     path = output or run / REPORT
-    _report(run, config, trained, split, sets, predictor, path)
+    _report(run, plan, trained, split, predictor, path)
     return path
 
 
@@ -61,47 +57,46 @@ def _has(config: Config, split: str) -> bool:
 
 
 def _recording(trained: TrainedModel) -> Recording:
-    """Answers that are asked for twice. The report wants to know how far a class was from applying that did not: all of the ranking."""
-    several = any(info.kind == "multi_label" for info in trained.tasks.values())
-    return Recording(Predictor(trained, top_k=0 if several else 3))
+    """Return a predictor that remembers its answers. The report needs the whole ranking of multi_label tasks."""
+    multi_label = any(info.kind == "multi_label" for info in trained.tasks.values())
+    return Recording(Predictor(trained, top_k=0 if multi_label else 3))
 
 
 def _report(
-    run: Path,
-    config: Config,
-    trained: TrainedModel,
-    split: str | None,
-    sets: Sequence[EvaluationSet],
-    predictor: Recording,
-    output: Path,
+    run: Path, plan: EvaluationPlan, trained: TrainedModel, split: str | None, predictor: Recording, output: Path
 ) -> None:
+    assert plan.config is not None
     metrics = json.loads((run / METRICS).read_text(encoding="utf-8")) if (run / METRICS).exists() else {}
-    facts = RunFacts(run, config, trained, [json.loads(line) for line in whole_lines(run / EVENTS)], metrics)
-    write_report(facts, task_kinds(config), split, sets, predictor, output)
+    events = [json.loads(line) for line in whole_lines(run / EVENTS)]
+    facts = RunFacts(run, plan.config, trained, events, metrics, plan.splits)
+    write_report(facts, plan.kinds, split, plan.data(split or "").sets, predictor, output)
 
 
 def evaluate_run(run: Path, config: Config, split: str, which: str = "best") -> Metrics:
-    """Metrics of a run's checkpoint on a split of its data."""
+    """Return the metrics of a run's checkpoint on a split of its data.
+
+    Args:
+        run: the run directory.
+        config: its configuration.
+        split: to evaluate on.
+        which: the checkpoint.
+    """
     trained = load_trained(run, which)
-    return _metrics(Recording(Predictor(trained)), trained, config, split, evaluation_sets(config, split))
+    return _metrics(Recording(Predictor(trained)), trained, evaluation_plan(config, trained, (split,)), split)
 
 
-def _metrics(
-    predictor: Answering, trained: TrainedModel, config: Config, split: str, sets: Sequence[EvaluationSet]
-) -> Metrics:
-    kinds = task_kinds(config)
-    metrics = {**evaluate(predictor, kinds, sets), **perplexities(trained, guessing_sets(config, trained, split))}
-    more = (
-        rejections(predictor, trained.tasks, sets, out_of_scope_examples(config, split)),
-        calibration_errors(predictor, kinds, sets),
-    )
-    for task, figures in ((task, own) for found in more for task, own in found.items()):
-        metrics[task] = {**metrics[task], **figures}
+def _metrics(predictor: Answering, trained: TrainedModel, plan: EvaluationPlan, split: str) -> Metrics:
+    data, kinds = plan.data(split), plan.kinds
+    metrics = {**evaluate(predictor, kinds, data.sets), **perplexities(trained, data.masked)}
+    rejection_rates = rejections(predictor, trained.tasks, data.sets, data.out_of_scope)
+    for more_metrics in (rejection_rates, calibration_errors(predictor, kinds, data.sets)):
+        for task, figures in more_metrics.items():
+            metrics[task] = {**metrics[task], **figures}
     return metrics
 
 
 def write_metrics(run: Path, metrics: dict[str, Metrics]) -> None:
-    """Merges into metrics.json, by split."""
+    """Merge metrics into metrics.json, by split."""
     path = run / METRICS
-    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_file(path, json.dumps({**known, **metrics}, indent=2, ensure_ascii=False) + "\n")
+    saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_file(path, json.dumps({**saved, **metrics}, indent=2, ensure_ascii=False) + "\n")

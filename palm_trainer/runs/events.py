@@ -2,22 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
-from palm_trainer.evaluation.evaluate import (
-    Metrics,
-)
-from palm_trainer.runs.job_from_config import (
-    Training,
-)
+from palm_trainer.evaluation.evaluate import Metrics
+from palm_trainer.runs.job import Job
 from palm_trainer.training.loop import Step
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Before the first step: what will be trained, and the step that it starts from (0 unless resumed)."""
+    """Before the first step: the job, and the step that it starts from (0 unless resumed)."""
 
-    training: Training
+    job: Job
     first_step: int
 
 
@@ -33,17 +30,20 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """After the last step: metrics of the best checkpoint by split, whether training was stopped before its end, and the limits chosen on dev by task."""
+class Saved:
+    """After a snapshot of the Python API was written: a checkpoint (`ckpt`) or a run directory (`predict`)."""
 
-    metrics: dict[str, Metrics]
-    interrupted: bool = False
-    thresholds: Mapping[str, float] = field(default_factory=dict)
+    step: int
+    kind: str
+    path: Path
 
 
 @dataclass(frozen=True, slots=True)
 class Averaged:
-    """After the last step, with `train.checkpoints.average_best`: the average of the checkpoints of some steps, and whether it was kept as `best/`."""
+    """After the last step, with `train.checkpoints.average_best`.
+
+    `steps` are those of the averaged checkpoints. `best`: the average was kept as `best/`.
+    """
 
     step: int
     steps: tuple[int, ...]
@@ -51,4 +51,16 @@ class Averaged:
     best: bool
 
 
-Event: TypeAlias = Started | Step | Evaluated | Averaged | Finished
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """After the end: metrics of the best checkpoint by split, and the thresholds chosen on dev by task.
+
+    `interrupted`: the training was stopped before its end.
+    """
+
+    metrics: dict[str, Metrics]
+    interrupted: bool = False
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+
+Event: TypeAlias = Started | Step | Evaluated | Saved | Averaged | Finished

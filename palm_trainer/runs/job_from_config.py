@@ -1,7 +1,6 @@
-"""Configuration -> objects. The only module that knows every component package."""
+"""Build the job of a configuration. The only module that knows every component package."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -9,9 +8,8 @@ from palm_serve.tokenization import TextTokenizer, bare_tokenizer_json
 from palm_trainer.config.loader import Config, TaskConfig
 from palm_trainer.data.dataset import EncodedDataset
 from palm_trainer.data.example import Example
-from palm_trainer.data.formats.text_files import Defect
 from palm_trainer.data.sampler import LengthBucketedSampler
-from palm_trainer.data.splits import read_split
+from palm_trainer.data.splits import Splits
 from palm_trainer.data.substitution import Substitution
 from palm_trainer.data.targets.base import Target
 from palm_trainer.data.targets.classify import ClassifyTarget
@@ -22,131 +20,178 @@ from palm_trainer.data.targets.multi_label import MultiLabelTarget
 from palm_trainer.data.targets.sequence_label import SequenceLabelTarget
 from palm_trainer.data.task_fields import accepts_value, resolve_fields
 from palm_trainer.errors import ConfigError, DataError
-from palm_trainer.evaluation.calibration import FALSE_REJECTION
 from palm_trainer.evaluation.evaluate import EvaluationSet
-from palm_trainer.model.encoders import LoadedEncoder, build_scratch, freeze_layers, freeze_unused_rows, load_pretrained
+from palm_trainer.model.encoders import LoadedEncoder, build_scratch, load_pretrained
 from palm_trainer.model.heads import make_head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder
-from palm_trainer.training.assembly import attach_soft_targets, build_loop
-from palm_trainer.training.loop import TrainingLoop
+from palm_trainer.runs.job import EvaluationData, EvaluationPlan, Job, JobTask
+from palm_trainer.training.assembly import attach_soft_targets, build_loop, order_sources, prepare_encoder
 from palm_trainer.training.processes import SINGLE_PROCESS, Processes
-from palm_trainer.training.regularization import WordDropout
 from palm_trainer.training.source import Source
 
 
-@dataclass(frozen=True)
-class Training:
-    """A run ready to start: the configuration with every field resolved, the model, the loop, what dev holds, and what the files had wrong.
+def job_from_config(config: Config, processes: Processes = SINGLE_PROCESS) -> Job:
+    """Read the data, load the encoder and return the job of a configuration. Seeds torch's generator.
 
-    `guessing` is what dev holds of the masked_lm tasks, `teachers` the digests of their weights.
-    """
+    Each of several processes builds the same job, from the same files.
 
-    config: Config
-    trained: TrainedModel
-    loop: TrainingLoop
-    dev: Sequence[EvaluationSet]
-    guessing: Mapping[str, EncodedDataset]
-    defects: Mapping[str, Sequence[Defect]]
-    teachers: Sequence[str]
+    Args:
+        config: what to train. `train.output` is the run directory.
+        processes: that train together.
 
-
-def build_training(config: Config, processes: Processes = SINGLE_PROCESS) -> Training:
-    """Reads the data, loads the encoder, and wires a training. Raises ConfigError, DataError or PalmError; seeds torch's generator.
-
-    Each of several processes builds the same, from the same files.
+    Raises:
+        ConfigError: settings that do not fit each other or the data.
+        DataError: a file that cannot be used.
     """
     torch.manual_seed(config.train.seed)
-    splits = {name: read_split(data, "train") for name, data in config.data.items()}
-    config = resolve_fields(config, {name: split.examples for name, split in splits.items()})
-    encoder = _load_encoder(config, [e for split in splits.values() for e in split.examples])
-    targets = {
-        name: _learn(name, task, [e for data in task.data for e in splits[data].examples], config, encoder)
-        for name, task in config.tasks.items()
-    }
+    splits = Splits(config.data)
+    examples = {name: splits.examples(name, "train") for name in config.data}
+    config = resolve_fields(config, examples)
+    encoder = _load_encoder(config, [example for rows in examples.values() for example in rows])
+    targets = {}
+    for name, task in config.tasks.items():
+        task_examples = [example for data_set in task.data for example in examples[data_set]]
+        targets[name] = _learn(name, task, task_examples, config, encoder)
     config = _with_match_labels(config, targets)
     trained = _assemble(config, encoder, targets)
+    sources = _sources(config, trained, targets, examples)
+    teachers = attach_soft_targets(config.train, trained, sources, examples, processes.device(config.train.device))
+    word_dropout = prepare_encoder(config.train, trained, sources)
+    plan = evaluation_plan(config, trained, ("dev", "test"), splits)
+    order = order_sources(
+        config.train,
+        sources,
+        config.reference,
+        {name: data.mix_ratio for name, data in config.data.items()},
+        {name: data.epochs or config.train.epochs for name, data in config.data.items()},
+    )
+    loop = build_loop(
+        config.train,
+        trained.model,
+        order,
+        {name: task.weight for name, task in config.tasks.items()},
+        word_dropout,
+        processes,
+        task_learning_rates={name: task.learning_rate for name, task in config.tasks.items() if task.learning_rate},
+    )
+    return Job(config.train, trained, loop, config.reference, plan, config.train.output, teachers)
+
+
+def _sources(
+    config: Config,
+    trained: TrainedModel,
+    targets: Mapping[str, Target],
+    examples: Mapping[str, Sequence[Example]],
+) -> dict[str, Source]:
+    """Encode the training data. Each data set has a sampler with a seed of its own."""
     tokenizer = TextTokenizer(trained.tokenizer_json, trained.max_length)
     sources = {}
-    for position, (name, split) in enumerate(splits.items()):
-        own = {task: targets[task] for task, settings in config.tasks.items() if name in settings.data}
+    for position, name in enumerate(config.data):
+        trained_tasks = [task for task, settings in config.tasks.items() if name in settings.data]
         dataset = EncodedDataset(
-            split.examples,
+            examples[name],
             tokenizer,
-            own,
+            {task: targets[task] for task in trained_tasks},
             trained.model.input_names,
-            encoder.pad_token_id,
-            substitution=_substitution(config, name, split.examples),
+            trained.encoder.pad_token_id,
+            substitution=_substitution(config, name, examples[name]),
         )
-        sources[name] = Source(
-            dataset, LengthBucketedSampler(dataset.lengths, config.train.batch_size, config.train.seed + position)
-        )
-    examples = {name: split.examples for name, split in splits.items()}
-    teachers = attach_soft_targets(config.train, trained, sources, examples, processes.device(config.train.device))
-    shares = config.train.regularization.word_dropout
-    word_dropout = WordDropout.of(trained.tokenizer_json, shares) if shares else None
-    freeze_layers(trained.model.backbone, blocks=config.train.freeze_layers, embeddings=config.train.freeze_embeddings)
-    # masked_lm trains every row: as decoder, and drawn at random
-    if not config.train.freeze_embeddings and not any(info.kind == "masked_lm" for info in trained.tasks.values()):
-        stand_in = [] if word_dropout is None else [torch.tensor([word_dropout.stand_in])]
-        used = torch.cat([*stand_in, *(source.dataset.piece_ids() for source in sources.values())]).unique()
-        freeze_unused_rows(trained.model.backbone, used)
-    dev = evaluation_sets(config, "dev")
-    evaluation_sets(config, "test")  # what is wrong with it is said now, not after the training
-    for kind in OUT_OF_SCOPE:
-        out_of_scope_examples(config, kind)
-    return Training(
-        config,
-        trained,
-        build_loop(config, trained.model, sources, word_dropout, processes),
-        dev,
-        guessing_sets(config, trained, "dev"),
-        {name: split.defects for name, split in splits.items()},
-        teachers,
-    )
+        seed = config.train.seed + position
+        sources[name] = Source(dataset, LengthBucketedSampler(dataset.lengths, config.train.batch_size, seed))
+    return sources
 
 
 def _substitution(config: Config, data: str, examples: Sequence[Example]) -> Substitution | None:
-    """The change of values in a data set, where it is asked for: those of its first task with spans."""
+    """Return the substitution of values in a data set, where it is asked for. Its first task with spans names the field."""
     share = config.data[data].substitute
     tagging = [task for task in config.tasks.values() if data in task.data and task.kind == "sequence_label"]
     return Substitution(examples, tagging[0].field or "", share, config.train.seed) if share else None
 
 
-def evaluation_sets(config: Config, split: str) -> list[EvaluationSet]:
-    """The data sets that have this split, the reference first. The configuration's fields must be resolved. Raises DataError."""
-    names = sorted(config.data, key=lambda name: name != config.reference)
+def evaluation_plan(
+    config: Config, trained: TrainedModel, split_names: Sequence[str], splits: Splits | None = None
+) -> EvaluationPlan:
+    """Read splits of the data and return what a model is evaluated on.
+
+    Args:
+        config: with resolved fields.
+        trained: the model, whose tokenizer encodes masked_lm rows.
+        split_names: which splits to read. Those that no data set has are empty.
+        splits: holds what was read before.
+
+    Raises:
+        DataError: a file that cannot be used, or labels of another kind.
+    """
+    splits = splits or Splits(config.data)
+    by_split = {
+        name: EvaluationData(
+            evaluation_sets(config, name, splits),
+            _masked_sets(config, trained, name, splits),
+            _out_of_scope_examples(config, name, splits),
+        )
+        for name in split_names
+    }
+    tasks = {name: _job_task(task) for name, task in config.tasks.items() if _is_scored(task)}
+    return EvaluationPlan(tasks, by_split, splits, config)
+
+
+def _job_task(task: TaskConfig) -> JobTask:
+    tuned_kinds = (("multi_label", None, None), ("mrc", None, None))
+    return JobTask(
+        task.kind,
+        task.data,
+        task.baseline,
+        task.false_rejection,
+        task.out_of_scope_score,
+        tuned=(task.kind, task.threshold, task.null_threshold) in tuned_kinds,
+    )
+
+
+def evaluation_sets(config: Config, split: str, splits: Splits | None = None) -> list[EvaluationSet]:
+    """Return the evaluation sets of a split, that of the reference data set first.
+
+    Args:
+        config: with resolved fields.
+        split: to evaluate on.
+        splits: holds what was read before.
+
+    Raises:
+        DataError: a file that cannot be used, or labels of another kind.
+    """
+    splits = splits or Splits(config.data)
     sets = []
-    for name in names:
-        if config.data[name].paths(split):
-            fields = {
-                task: settings.field or ""
-                for task, settings in config.tasks.items()
-                if name in settings.data and _is_scored(settings)
-            }
-            if not fields:
-                continue
-            examples = read_split(config.data[name], split).examples
-            _check_kinds(config, fields, examples)
-            for task, field in fields.items():
-                if config.tasks[task].learning_strategy == "pairwise":
-                    examples = with_negatives(examples, field)
-            sets.append(EvaluationSet(name, examples, fields, {t: config.tasks[t].match_label or "" for t in fields}))
+    for name in sorted(splits.data_sets(split), key=lambda name: name != config.reference):
+        fields = {
+            task: settings.field or ""
+            for task, settings in config.tasks.items()
+            if name in settings.data and _is_scored(settings)
+        }
+        if not fields:
+            continue
+        examples = splits.examples(name, split)
+        _check_kinds(config, fields, examples)
+        for task, field in fields.items():
+            if config.tasks[task].learning_strategy == "pairwise":
+                examples = with_negatives(examples, field)
+        sets.append(EvaluationSet(name, examples, fields, {t: config.tasks[t].match_label or "" for t in fields}))
     return sets
 
 
-def guessing_sets(config: Config, trained: TrainedModel, split: str) -> dict[str, EncodedDataset]:
-    """By masked_lm task, its rows of this split, where it has any. Raises DataError."""
+def _masked_sets(config: Config, trained: TrainedModel, split: str, splits: Splits) -> dict[str, EncodedDataset]:
+    """Return the rows of a split by masked_lm task, where it has some."""
     tokenizer = TextTokenizer(trained.tokenizer_json, trained.max_length)
-    found = {}
+    datasets = {}
     for name, task in config.tasks.items():
-        read = [config.data[data] for data in task.data if task.kind == "masked_lm" and config.data[data].paths(split)]
-        examples = [example for data in read for example in read_split(data, split).examples]
+        examples: list[Example] = []
+        for data_set in task.data:
+            if task.kind == "masked_lm" and config.data[data_set].paths(split):
+                examples += splits.examples(data_set, split)
         if examples:
             target = _guessing(name, task, trained.tokenizer_json, config.train.seed)
-            found[name] = EncodedDataset(
+            datasets[name] = EncodedDataset(
                 examples, tokenizer, {name: target}, trained.model.input_names, trained.encoder.pad_token_id
             )
-    return found
+    return datasets
 
 
 def _guessing(name: str, task: TaskConfig, tokenizer_json: str, seed: int) -> MaskedLMTarget:
@@ -168,41 +213,23 @@ def _check_kinds(config: Config, fields: Mapping[str, str], examples: Sequence[E
 
 
 def task_kinds(config: Config) -> dict[str, str]:
-    """Kind of each task that is evaluated."""
+    """Return the kind of each task that is evaluated."""
     return {name: task.kind for name, task in config.tasks.items() if _is_scored(task)}
 
 
-def tuned_tasks(config: Config) -> list[str]:
-    """Tasks whose limits are chosen on dev: those that the configuration leaves open."""
-    limits = {name: (task.kind, task.threshold, task.null_threshold) for name, task in config.tasks.items()}
-    return [name for name, own in limits.items() if own in (("multi_label", None, None), ("mrc", None, None))]
+_OUT_OF_SCOPE = {"dev": "out_of_scope", "test": "out_of_scope_test"}
+"""The split of out-of-scope text, by the split that it is compared with."""
 
 
-OUT_OF_SCOPE = {"dev": "out_of_scope", "test": "out_of_scope_test"}
-"""Where text lies that belongs to no class, by the split that it is compared with."""
-
-
-def out_of_scope_examples(config: Config, split: str) -> dict[str, list[Example]]:
-    """Text that belongs to no class, by `classify` task, for dev or test; none for other splits. Raises DataError."""
-    key = OUT_OF_SCOPE.get(split, "")
-    held = {name: read_split(data, key).examples for name, data in config.data.items() if key and data.paths(key)}
-    tasks = {name: task for name, task in config.tasks.items() if task.kind == "classify" and _is_scored(task)}
-    found = {name: [e for data in task.data for e in held.get(data, ())] for name, task in tasks.items()}
-    return {name: examples for name, examples in found.items() if examples}
-
-
-def false_rejections(config: Config) -> dict[str, float]:
-    """The share of dev that may be rejected, by `classify` task that must have a threshold."""
-    asked = {name: task for name, task in config.tasks.items() if task.false_rejection or task.out_of_scope_score}
-    return {name: task.false_rejection or FALSE_REJECTION for name, task in asked.items()}
-
-
-def train_examples(config: Config, tasks: Iterable[str]) -> dict[str, list[Example]]:
-    """What some tasks train on, by task."""
-    return {
-        name: [e for data in config.tasks[name].data for e in read_split(config.data[data], "train").examples]
-        for name in tasks
-    }
+def _out_of_scope_examples(config: Config, split: str, splits: Splits) -> dict[str, list[Example]]:
+    """Return out-of-scope text by `classify` task, where a data set of the task has some."""
+    out_of_scope = _OUT_OF_SCOPE.get(split, "")
+    texts = {name: splits.examples(name, out_of_scope) for name in splits.data_sets(out_of_scope) if out_of_scope}
+    examples: dict[str, list[Example]] = {}
+    for name, task in config.tasks.items():
+        if task.kind == "classify" and _is_scored(task):
+            examples[name] = [example for data_set in task.data for example in texts.get(data_set, ())]
+    return {name: rows for name, rows in examples.items() if rows}
 
 
 def _is_scored(task: TaskConfig) -> bool:

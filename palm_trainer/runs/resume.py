@@ -1,4 +1,4 @@
-"""What of a run outlives its process: `last/` and what is known of the dev scores; resumed to the bit."""
+"""Save and restore the state of a run, so that it resumes to the bit."""
 
 import hashlib
 from dataclasses import asdict, dataclass, field
@@ -20,98 +20,98 @@ from palm_trainer.runs.directory import (
     forget_later_events,
     forget_run,
 )
-from palm_trainer.runs.job_from_config import Training
+from palm_trainer.runs.job import Job
 
 
 @dataclass
 class Progress:
-    """What a run remembers beside the loop's own state."""
+    """What a run remembers beside the state of the loop.
+
+    `candidates`, for train.checkpoints.average_best: score on dev of each checkpoint that is kept, by step.
+    """
 
     best_score: float = -1.0
     evaluations_without_gain: int = 0
     best_by_task: dict[str, float] = field(default_factory=dict)
     candidates: dict[int, float] = field(default_factory=dict)
-    """train.checkpoints.average_best: score on dev of the checkpoints that are kept, by step."""
 
 
-def save_last(training: Training, progress: Progress) -> None:
-    """Writes `last/`, from which the run can be resumed."""
-    with training.loop.averaged():
-        state, last = _state(training, progress), training.config.train.output / "last"
-        training.loop.processes.run_on_first(lambda: save_trained(training.trained, last, state))
-    if training.loop.processes.is_first:
-        averaging.prune(training.config.train.output, progress.candidates)
+def save_last(job: Job, progress: Progress) -> None:
+    """Write `last/`, from which the run can be resumed."""
+    with job.loop.averaged():
+        state = training_state(job, progress)
+        job.loop.processes.run_on_first(lambda: save_trained(job.trained, job.run / "last", state))
+    if job.loop.processes.is_first:
+        averaging.prune(job.run, progress.candidates)
 
 
-def _state(training: Training, progress: Progress) -> dict[str, Any]:
+def training_state(job: Job, progress: Progress) -> dict[str, Any]:
+    """Return everything that the next step depends on, the weights aside. All processes call it together."""
     return {
-        "loop": training.loop.state_dict(),
+        "loop": job.loop.state_dict(),
         "progress": asdict(progress),
-        "rows": _rows(training),
-        "teachers": list(training.teachers),
+        "rows": _rows(job),
+        "teachers": list(job.teachers),
     }
 
 
-def _rows(training: Training) -> dict[str, int]:
-    return {name: len(source.dataset) for name, source in training.loop.sources.items()}
+def _rows(job: Job) -> dict[str, int]:
+    return {name: len(source.dataset) for name, source in job.loop.sources.items()}
 
 
-def begin(training: Training) -> None:
-    """Makes the run directory new."""
-    output = training.config.train.output
-    output.mkdir(parents=True, exist_ok=True)
-    forget_run(output)
-    write_file(output / CONFIG, training.config.dump_toml())
+def begin(job: Job) -> None:
+    """Make the run directory new."""
+    job.run.mkdir(parents=True, exist_ok=True)
+    forget_run(job.run)
+    write_file(job.run / CONFIG, job.config.dump_toml())
 
 
-def check_alike(training: Training) -> None:
-    """Raises PalmError where one process has read something else than the first."""
-    tokenizer = training.trained.tokenizer_json
-    own = (_rows(training), training.trained.tasks, hashlib.sha256(tokenizer.encode()).hexdigest())
-    processes = training.loop.processes
-    if processes.run_on_first(lambda: own) != own:
+def check_alike(job: Job) -> None:
+    """Raise PalmError where a process has read something else than the first."""
+    tokenizer_digest = hashlib.sha256(job.trained.tokenizer_json.encode()).hexdigest()
+    facts = (_rows(job), job.trained.tasks, tokenizer_digest)
+    processes = job.loop.processes
+    if processes.run_on_first(lambda: facts) != facts:
         raise PalmError(
             f"process {processes.rank} of {processes.size} has read other data, labels or pieces than process 0. Give all of them the same files."
         )
 
 
-def restore(training: Training, progress: Progress, output: Path) -> None:
-    """Puts a training where `last/` was saved; leaves it at its beginning when the run was stopped before that."""
-    found = training.loop.processes.run_on_first(lambda: _saved(training, output))
-    if found is None:
+def restore(job: Job, progress: Progress) -> None:
+    """Put a job where `last/` was saved. It stays at its beginning when the run was stopped before that."""
+    saved = job.loop.processes.run_on_first(lambda: _load_last(job))
+    if saved is None:
         return
-    weights, state = found
-    training.trained.model.load_state_dict(weights)
-    training.loop.load_state_dict(state["loop"], averaged=True)
+    weights, state = saved
+    job.trained.model.load_state_dict(weights)
+    job.loop.load_state_dict(state["loop"], averaged=True)
     vars(progress).update(state["progress"])
 
 
-def _saved(training: Training, output: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Weights and state of `last/`, and no event after it; None where nothing was saved yet."""
-    saved = load_config(output / CONFIG)
-    changed = differences(saved, training.config)
-    if changed:
+def _load_last(job: Job) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return the weights and the state of `last/`, and drop later events. None where nothing was saved yet."""
+    output: Path = job.run
+    changed_keys = differences(load_config(output / CONFIG), job.config)
+    if changed_keys:
         raise CheckpointError(
-            f"{output} was trained with another configuration ({', '.join(changed)} differ). Resume with {output / CONFIG}, or train into another directory."
+            f"{output} was trained with another configuration ({', '.join(changed_keys)} differ). "
+            f"Resume with {output / CONFIG}, or train into another directory."
         )
     if not has_checkpoint(output, "last") and not (output / METRICS).exists():
         forget_run(output)
         return None
     state = load_training_state(output)
-    trained = load_trained(output, "last")
-    if (trained.tokenizer_json, trained.tasks, state["rows"]) != (
-        training.trained.tokenizer_json,
-        training.trained.tasks,
-        _rows(training),
-    ):
+    saved = load_trained(output, "last")
+    saved_facts = (saved.tokenizer_json, saved.tasks, state["rows"])
+    if saved_facts != (job.trained.tokenizer_json, job.trained.tasks, _rows(job)):
         raise CheckpointError(
             f"{output}: the training data or the encoder is not what it was when {output / 'last'} was saved (rows, labels or vocabulary differ). "
             "Put it back, or train into another directory with --output."
         )
-    if state.get("teachers", []) != list(training.teachers):
+    if state.get("teachers", []) != list(job.teachers):
         raise CheckpointError(
             f"{output}: a run of train.distillation.teachers was trained anew since {output / 'last'} was saved. "
             "Put it back, or train into another directory with --output."
         )
     forget_later_events(output / EVENTS, state["loop"]["step"])
-    return trained.model.state_dict(), state
+    return saved.model.state_dict(), state

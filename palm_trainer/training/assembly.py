@@ -1,16 +1,19 @@
-"""A model and its data -> the loop that trains it, as `[train]` says."""
+"""Put together the loop that trains a model on its data, as `[train]` says."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
-from palm_trainer.config.loader import Config, TrainConfig
+from palm_trainer.config.loader import TrainConfig
 from palm_trainer.config.rules import WHOLE_BATCH
 from palm_trainer.data.example import Example
 from palm_trainer.errors import ConfigError
-from palm_trainer.model.encoders import encoder_layers, rate_factors
+from palm_trainer.model.encoders import encoder_layers, freeze_layers, freeze_unused_rows, rate_factors
+from palm_trainer.model.heads import Head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel
 from palm_trainer.training.balancing import Balancing, SharedParameters, Uncertainty, make_balancing
 from palm_trainer.training.distillation import Distillation, load_teachers, soft_targets
@@ -19,109 +22,185 @@ from palm_trainer.training.mixing import Mixing, make_mixing
 from palm_trainer.training.optimization.adamw import HEAD_RATE_FACTOR, build_adamw
 from palm_trainer.training.optimization.ema import Ema
 from palm_trainer.training.optimization.schedules import SCHEDULES, Schedule
-from palm_trainer.training.precision import TrainingPrecision, choose_precision
-from palm_trainer.training.processes import SINGLE_PROCESS, Processes
+from palm_trainer.training.precision import choose_precision
+from palm_trainer.training.processes import Processes
 from palm_trainer.training.regularization import AdversarialNoise, Regularization, WordDropout
 from palm_trainer.training.source import Source
+
+MakeOptimizer: TypeAlias = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+"""Makes an optimizer of parameter groups."""
 
 _UNCERTAINTY_RATE = 1e-2
 
 
-def build_loop(
-    config: Config,
-    model: MultiTaskModel,
-    sources: Mapping[str, Source],
-    word_dropout: WordDropout | None,
-    processes: Processes,
-) -> TrainingLoop:
-    """The loop, with the model on its device. Raises ConfigError for what several processes cannot do."""
-    train = config.train
-    method = train.balancing.method
-    if processes.size > 1 and method in WHOLE_BATCH:
-        raise ConfigError(
-            f"train.balancing.method: '{method}' weighs the tasks' gradients of a whole batch, of which {processes.size} processes hold a part each. "
-            "Train in one process, or choose fixed, uncertainty, dwa or random."
-        )
-    precision = choose_precision(processes.device(train.device), train.precision)
-    model.to(precision.device)
-    processes.broadcast_weights(model)
-    processes.seed_other_ranks(train.seed)
-    mixing = _mixing(config, {name: source.sampler.batches_per_epoch for name, source in sources.items()})
-    layer_decay = train.regularization.layer_decay
-    optimizer = build_adamw(
-        model.backbone,
-        dict(model.heads.items()),
-        learning_rate=train.learning_rate,
-        head_learning_rate=train.head_learning_rate or HEAD_RATE_FACTOR * train.learning_rate,
-        task_learning_rates={name: task.learning_rate for name, task in config.tasks.items() if task.learning_rate},
-        rate_factors=None if layer_decay == 1.0 else rate_factors(model.backbone, layer_decay),
-        weight_decay=train.weight_decay,
-    )
-    schedule = SCHEDULES[train.schedule](len(mixing), round(train.warmup_ratio * len(mixing)))
-    weights = {name: task.weight for name, task in config.tasks.items()}
-    order = Order(sources, mixing, config.reference)
-    return assemble_loop(train, weights, model, order, optimizer, schedule, precision, word_dropout, processes)
-
-
 @dataclass(frozen=True)
 class Order:
-    """Data sets, whose batch comes next, and which of them counts the epochs."""
+    """The data sets, the order of their batches, and the data set whose passes are counted as epochs."""
 
     sources: Mapping[str, Source]
     mixing: Mixing
     reference: str
 
 
-def assemble_loop(
+def order_sources(
     train: TrainConfig,
-    weights: Mapping[str, float],
-    model: MultiTaskModel,
-    order: Order,
-    optimizer: torch.optim.Optimizer,
-    schedule: Schedule,
-    precision: TrainingPrecision,
-    word_dropout: WordDropout | None = None,
-    processes: Processes = SINGLE_PROCESS,
-) -> TrainingLoop:
-    """The loop of a configuration or of the Python API, with the balancing, regularization, distillation, clipping and averaging of `[train]`.
+    sources: Mapping[str, Source],
+    reference: str,
+    ratios: Mapping[str, float],
+    epochs_by_source: Mapping[str, float],
+) -> Order:
+    """Return the order of the batches as `train.mixing` says.
 
     Args:
-        train: what the above is read from.
-        weights: of the tasks' losses.
-        model: on its device.
-        order: of the batches.
-        optimizer: of the model; weights that are learned are added to it.
-        schedule: factor on its rates.
-        precision: device and autocast dtype.
-        word_dropout: made for the tokenizer.
-        processes: that train together.
+        train: names the policy, the epochs and the seed.
+        sources: by data set.
+        reference: data set whose passes are counted as epochs.
+        ratios: mix ratio of each data set, for `mix_ratio`.
+        epochs_by_source: epochs of each data set, for `per_task_epochs`.
     """
-    batches, quota = order.sources[order.reference].sampler.batches_per_epoch, order.mixing.quotas[order.reference]
-    epoch_steps = max(1, round(batches / quota * len(order.mixing)))
-    balancing = _balancing(train, weights, model, precision.device, epoch_steps)
+    batches = {name: source.sampler.batches_per_epoch for name, source in sources.items()}
+    mixing = make_mixing(
+        train.mixing,
+        batches,
+        reference=reference,
+        epochs=train.epochs,
+        seed=train.seed,
+        ratios=ratios,
+        own_epochs=epochs_by_source,
+        size_temperature=train.mixing_temperature,
+    )
+    return Order(sources, mixing, reference)
+
+
+def prepare_encoder(train: TrainConfig, trained: TrainedModel, sources: Mapping[str, Source]) -> WordDropout | None:
+    """Freeze what shall not be trained, and return the word dropout where `[train]` asks for it.
+
+    Rows of the embedding that no training text holds are frozen too. A masked_lm task trains every row: it decodes
+    with them, and some are drawn at random.
+
+    Args:
+        train: names what is frozen.
+        trained: the model.
+        sources: hold the training text.
+    """
+    backbone = trained.model.backbone
+    word_dropout = (
+        WordDropout.of(trained.tokenizer_json, train.regularization.word_dropout)
+        if train.regularization.word_dropout
+        else None
+    )
+    freeze_layers(backbone, blocks=train.freeze_layers, embeddings=train.freeze_embeddings)
+    masked = any(info.kind == "masked_lm" for info in trained.tasks.values())
+    if not train.freeze_embeddings and not masked:
+        used = [source.dataset.piece_ids() for source in sources.values()]
+        if word_dropout is not None:
+            used.append(torch.tensor([word_dropout.stand_in]))
+        freeze_unused_rows(backbone, torch.cat(used).unique())
+    return word_dropout
+
+
+def build_loop(
+    train: TrainConfig,
+    model: MultiTaskModel,
+    order: Order,
+    weights: Mapping[str, float],
+    word_dropout: WordDropout | None,
+    processes: Processes,
+    *,
+    task_learning_rates: Mapping[str, float] = MappingProxyType({}),
+    make_optimizer: MakeOptimizer | None = None,
+    schedule: Schedule | None = None,
+) -> TrainingLoop:
+    """Return the loop, with the model on its device.
+
+    Args:
+        train: every key of `[train]`.
+        model: is moved to its device.
+        order: of the batches.
+        weights: of the tasks' losses.
+        word_dropout: of `prepare_encoder`.
+        processes: that train together.
+        task_learning_rates: of heads that have one of their own.
+        make_optimizer: takes the parameter groups. None: AdamW.
+        schedule: factor on the rates by step. None: as `train.schedule` says.
+
+    Raises:
+        ConfigError: several processes cannot do what `[train]` asks for.
+    """
+    if processes.size > 1 and train.balancing.method in WHOLE_BATCH:
+        raise ConfigError(
+            f"train.balancing.method: '{train.balancing.method}' weighs the tasks' gradients of a whole batch, "
+            f"of which {processes.size} processes hold a part each. "
+            "Train in one process, or choose fixed, uncertainty, dwa or random."
+        )
+    precision = choose_precision(processes.device(train.device), train.precision)
+    model.to(precision.device)
+    processes.broadcast_weights(model)
+    processes.seed_other_ranks(train.seed)
+    optimizer = _build_optimizer(train, model, task_learning_rates, make_optimizer)
+    steps = len(order.mixing)
+    balancing = _balancing(train, weights, model, precision.device, _epoch_steps(order))
     if isinstance(balancing, Uncertainty):
         rate = train.balancing.learning_rate or _UNCERTAINTY_RATE
         optimizer.add_param_group(balancing.parameter_group(rate))
-    regularization = train.regularization
     return TrainingLoop(
         model,
         order.sources,
         order.mixing,
         optimizer,
-        schedule,
+        schedule or SCHEDULES[train.schedule](steps, round(train.warmup_ratio * steps)),
         balancing,
         precision,
         train.max_grad_norm,
-        ema=None if regularization.ema_decay is None else Ema(model, regularization.ema_decay),
-        regularization=Regularization(regularization.r_drop, _noise(model, regularization.fgm), word_dropout),
+        ema=None if train.regularization.ema_decay is None else Ema(model, train.regularization.ema_decay),
+        regularization=Regularization(
+            train.regularization.r_drop, _noise(model, train.regularization.fgm), word_dropout
+        ),
         distillation=distillation(train),
         accumulate=train.accumulate_steps,
         processes=processes,
     )
 
 
+def _build_optimizer(
+    train: TrainConfig,
+    model: MultiTaskModel,
+    task_learning_rates: Mapping[str, float],
+    make_optimizer: MakeOptimizer | None,
+) -> torch.optim.Optimizer:
+    layer_decay = train.regularization.layer_decay
+    optimizer: torch.optim.Optimizer = build_adamw(
+        model.backbone,
+        _distinct_heads(model),
+        learning_rate=train.learning_rate,
+        head_learning_rate=train.head_learning_rate or HEAD_RATE_FACTOR * train.learning_rate,
+        task_learning_rates=task_learning_rates,
+        rate_factors=None if layer_decay == 1.0 else rate_factors(model.backbone, layer_decay),
+        weight_decay=train.weight_decay,
+    )
+    if make_optimizer is not None:
+        keys = ("params", "lr", "peak_lr", "weight_decay")
+        optimizer = make_optimizer([{key: group[key] for key in keys} for group in optimizer.param_groups])
+    return optimizer
+
+
+def _distinct_heads(model: MultiTaskModel) -> dict[str, Head]:
+    """Return each head once, also where tasks share it."""
+    heads: dict[str, Head] = {}
+    for name, head in model.heads.items():
+        if not any(head is earlier for earlier in heads.values()):
+            heads[name] = model.head(name)
+    return heads
+
+
+def _epoch_steps(order: Order) -> int:
+    """Return the steps of the run in one epoch of the reference."""
+    batches = order.sources[order.reference].sampler.batches_per_epoch
+    return max(1, round(batches / order.mixing.quotas[order.reference] * len(order.mixing)))
+
+
 def distillation(train: TrainConfig) -> Distillation | None:
-    """How teachers are heeded, where there are some."""
+    """Return how soft targets count in the loss, where there are teachers."""
     settings = train.distillation
     return Distillation(settings.temperature or 2.0, settings.weight or 0.5) if settings.teachers else None
 
@@ -133,20 +212,35 @@ def attach_soft_targets(
     examples: Mapping[str, Sequence[Example]],
     device: str,
 ) -> list[str]:
-    """Gives the data sets the answers of `train.distillation.teachers`, and returns the digests of the teachers.
+    """Give the data sets the soft targets of `train.distillation.teachers`. Return the digests of the teachers.
+
+    Args:
+        train: names the teachers.
+        student: the model that is trained.
+        sources: by data set.
+        examples: of each source.
+        device: that the teachers run on.
 
     Raises:
-        ConfigError, CheckpointError: a run cannot teach.
+        ConfigError, CheckpointError: a teacher that cannot be used.
     """
     settings = distillation(train)
     if settings is None:
         return []
     teachers = load_teachers(train.distillation.teachers, student)
-    place, temperature = choose_precision(device, "fp32").device, settings.temperature
+    torch_device = choose_precision(device, "fp32").device
     for name, source in sources.items():
-        own, held = source.dataset, examples[name]
-        own.attach_soft_targets(
-            soft_targets(teachers, student, source.tasks, own.inputs, held, device=place, temperature=temperature)
+        dataset = source.dataset
+        dataset.attach_soft_targets(
+            soft_targets(
+                teachers,
+                student,
+                source.tasks,
+                dataset.inputs,
+                examples[name],
+                device=torch_device,
+                temperature=settings.temperature,
+            )
         )
     return [teacher.digest for teacher in teachers]
 
@@ -177,20 +271,6 @@ def _balancing(
 
 def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return [parameter for parameter in parameters if parameter.requires_grad]
-
-
-def _mixing(config: Config, batches: Mapping[str, int]) -> Mixing:
-    train = config.train
-    return make_mixing(
-        train.mixing,
-        batches,
-        reference=config.reference,
-        epochs=train.epochs,
-        seed=train.seed,
-        ratios={name: data.mix_ratio for name, data in config.data.items()},
-        own_epochs={name: data.epochs or train.epochs for name, data in config.data.items()},
-        size_temperature=train.mixing_temperature,
-    )
 
 
 def _noise(model: MultiTaskModel, epsilon: float) -> AdversarialNoise | None:

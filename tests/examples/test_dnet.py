@@ -100,7 +100,7 @@ def test_config_trains_in_the_mix_and_exports_the_main_task_alone(recipe, tmp_pa
 
 def test_auxiliary_data_does_not_lengthen_the_training(recipe, files):
     """Ten times the text, and the training ends at the same step: only ratios and the main task's data count."""
-    length = next(train(recipe())).training.loop.total_steps
+    length = next(train(recipe())).job.loop.total_steps
     lines = files.text.read_text(encoding="utf-8").splitlines()
     _table(files.text, [lines[0], *lines[1:] * 10])
     events = list(train(recipe(), overwrite=True))

@@ -13,7 +13,7 @@ from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import load_trained
 from palm_trainer.runs.evaluate_run import evaluate_run
 from palm_trainer.runs.events import Evaluated
-from palm_trainer.runs.job_from_config import build_training
+from palm_trainer.runs.job_from_config import job_from_config
 from palm_trainer.runs.run import train
 
 
@@ -190,7 +190,7 @@ def test_masked_lm_shapes_the_encoder_and_is_not_exported(kind, auxiliary: bool)
 
 def test_masked_lm_learns(kind) -> None:
     write_text(kind.folder / "text.txt")
-    losses = [step.losses["words"] for step in build_training(kind.config(WORDS, epochs=40)).loop.steps()]
+    losses = [step.losses["words"] for step in job_from_config(kind.config(WORDS, epochs=40)).loop.steps()]
     assert sum(losses[-20:]) < 0.7 * sum(losses[:20])
 
 

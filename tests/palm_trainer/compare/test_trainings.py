@@ -18,7 +18,7 @@ from palm_trainer.evaluation.evaluate import PRIMARY, evaluate
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import load_trained
 from palm_trainer.runs.events import Finished, Started
-from palm_trainer.runs.job_from_config import build_training, evaluation_sets, task_kinds
+from palm_trainer.runs.job_from_config import evaluation_sets, job_from_config, task_kinds
 from palm_trainer.training.loop import Step
 
 
@@ -98,7 +98,7 @@ def test_counts_of_every_task_kind_match_evaluate(kind):
             for name, s, n in (("anna", 14, 5), ("bob", 42, 4))
         ],
     )
-    training = build_training(kind.config(ALL_KINDS))
+    training = job_from_config(kind.config(ALL_KINDS))
     config, predictor = training.config, Predictor(training.trained)
     sets, kinds = evaluation_sets(config, "dev"), task_kinds(config)
     metrics = evaluate(predictor, kinds, sets)

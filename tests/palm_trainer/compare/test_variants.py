@@ -5,7 +5,7 @@ import pytest
 from palm_trainer.compare.variants import IN_DOMAIN, OUT_OF_DOMAIN, ScoredTask, plan_comparison
 from palm_trainer.config.loader import load_config
 from palm_trainer.errors import ConfigError, DataError
-from palm_trainer.runs.job_from_config import build_training
+from palm_trainer.runs.job_from_config import job_from_config
 
 WORDS = '\n[data.plain]\nformat = "text"\ntrain = "plain.txt"\n\n[tasks.words]\nkind = "masked_lm"\ndata = ["plain"]\n'
 
@@ -32,11 +32,11 @@ def with_lines(path, *replaced, added=""):
 )
 def test_task_alone_takes_the_joint_batches_of_its_data(tiny_config, overrides):
     plan = plan_comparison(tiny_config(*overrides, second=True))
-    joint = build_training(plan.joint.config).loop.mixing.quotas
+    joint = job_from_config(plan.joint.config).loop.mixing.quotas
     assert [variant.task for variant in plan.variants] == [None, "intent", "slots", "mood"]
     assert dict(plan.joint.batches) == dict(joint)
     for variant in plan.variants[1:]:
-        batches = dict(build_training(variant.config).loop.mixing.quotas)
+        batches = dict(job_from_config(variant.config).loop.mixing.quotas)
         assert batches == dict(variant.batches)
         assert batches.items() <= dict(joint).items()
         assert variant.config.train.batch_size == plan.joint.config.train.batch_size

@@ -17,7 +17,7 @@ from palm_trainer.evaluation.thresholds import with_limit
 from palm_trainer.model.checkpoint import load_trained
 from palm_trainer.runs.evaluate_run import evaluate_run
 from palm_trainer.runs.events import Finished
-from palm_trainer.runs.job_from_config import build_training, evaluation_sets
+from palm_trainer.runs.job_from_config import evaluation_sets, job_from_config
 from palm_trainer.runs.predict import predict_lines
 from palm_trainer.runs.run import train
 
@@ -181,5 +181,5 @@ def test_longest_answer_is_learnt(kind) -> None:
     kind.rows("squad.json", rows)
     tables = MRC.replace('"squad"\n', '"jsonl"\n', 1).replace("max_query_tokens = 6\ndoc_stride_tokens = 5\n", "")
     for extra, wanted in (("", 45), ("max_answer_tokens = 7\n", 7)):
-        training = build_training(kind.config(tables + extra, max_length=80))
+        training = job_from_config(kind.config(tables + extra, max_length=80))
         assert training.trained.tasks["reading"].decode.max_answer_tokens == wanted

@@ -12,7 +12,7 @@ from palm_trainer.config.loader import load_config
 from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.substitution import Substitution
 from palm_trainer.errors import ConfigError
-from palm_trainer.runs.job_from_config import build_training
+from palm_trainer.runs.job_from_config import job_from_config
 from palm_trainer.runs.run import train
 from palm_trainer.tensors import IGNORE
 
@@ -155,7 +155,7 @@ def test_share_and_seed():
 
 def test_batches_hold_the_changed_text_and_its_tags(tiny_config):
     """Each row decoded again: its pieces are those of a text whose city is another one, tagged where it stands."""
-    training = build_training(tiny_config("data.travel.substitute=1.0", "tasks.slots.crf=false"))
+    training = job_from_config(tiny_config("data.travel.substitute=1.0", "tasks.slots.crf=false"))
     dataset = training.loop.sources["travel"].dataset
     chosen = np.arange(8)
     plain, one, again, two = (dataset.batch(chosen, epoch) for epoch in (0, 0, 0, 1))
@@ -173,7 +173,7 @@ def test_batches_hold_the_changed_text_and_its_tags(tiny_config):
 
 
 def test_pieces_that_training_does_not_have_are_not_drawn(tiny_config):
-    training = build_training(tiny_config("data.travel.substitute=1.0"))
+    training = job_from_config(tiny_config("data.travel.substitute=1.0"))
     dataset = training.loop.sources["travel"].dataset
     boston = dataset._tokenizer.encode("boston").input_ids[1]
     dataset._known = dataset._known - {boston}

@@ -10,7 +10,7 @@ from palm_trainer.data.convert import convert
 from palm_trainer.data.formats.find_splits import find_splits
 from palm_trainer.data.suggest_config import suggest
 from palm_trainer.errors import DataError
-from palm_trainer.runs.job_from_config import build_training
+from palm_trainer.runs.job_from_config import job_from_config
 
 SAMPLES = Path(__file__).parents[3] / "examples" / "data"
 
@@ -135,7 +135,7 @@ def test_every_format_is_recognised_and_wired(kind, name, tasks, tmp_path):
     [data] = config.data.values()
     assert data.joiner == ("" if kind == "chinese" else " ")
     small = ["encoder.model=scratch", "encoder.layers=1", "encoder.hidden_size=16", "encoder.heads=2"]
-    training = build_training(load_config(tmp_path / "found.toml", small if name != "a.jsonl" else ()))
+    training = job_from_config(load_config(tmp_path / "found.toml", small if name != "a.jsonl" else ()))
     [built] = training.loop.sources.values()
     assert len(built.dataset) == 24
     assert set(built.dataset.targets) == set(tasks)

@@ -11,7 +11,7 @@ from palm_trainer.config.loader import load_config
 from palm_trainer.errors import CheckpointError, DataError
 from palm_trainer.model.checkpoint import load_trained
 from palm_trainer.runs.events import Evaluated, Finished, Started
-from palm_trainer.runs.job_from_config import Training
+from palm_trainer.runs.job import Job
 from palm_trainer.runs.run import train
 from palm_trainer.training.loop import Step
 
@@ -87,7 +87,7 @@ def test_events_are_yielded_in_order(tiny_config):
     events = list(train(tiny_config("train.epochs=1")))
     assert [type(e) for e in events] == [Started, *[Step] * 6, Evaluated, Finished]
     assert events[0].first_step == 0
-    assert isinstance(events[0].training, Training)
+    assert isinstance(events[0].job, Job)
     assert not events[-1].interrupted
 
 

@@ -7,7 +7,7 @@ import torch
 
 from palm_trainer.config.loader import load_config
 from palm_trainer.errors import ConfigError, PalmError
-from palm_trainer.runs.job_from_config import build_training
+from palm_trainer.runs.job_from_config import job_from_config
 from palm_trainer.training.processes import SINGLE_PROCESS, Processes, process_group
 
 TABLES = """
@@ -84,7 +84,7 @@ def write(kind):
 
 def gradients(path: Path, *overrides, processes=SINGLE_PROCESS):
     """Losses and gradients of a step on each data set, summed: float64, no dropout."""
-    training = build_training(load_config(path, overrides), processes)
+    training = job_from_config(load_config(path, overrides), processes)
     loop, model = training.loop, training.trained.model.double()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -193,7 +193,7 @@ def test_what_weighs_gradients_of_a_whole_batch_is_refused(kind, method):
         load_config(path, (f"train.balancing.method={method}", "train.accumulate_steps=2"))
     config = load_config(path, (f"train.balancing.method={method}",))
     with pytest.raises(ConfigError, match=rf"'{method}' weighs .* of which 2 processes hold a part each. Train in one"):
-        build_training(config, Processes(0, 2))
+        job_from_config(config, Processes(0, 2))
 
 
 def test_a_device_for_several_processes():

@@ -12,7 +12,7 @@ from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.errors import PalmError, WiringError
 from palm_trainer.model.heads.classify import ClassifyHead
 from palm_trainer.model.multi_task import MultiTaskModel
-from palm_trainer.runs.job_from_config import build_training
+from palm_trainer.runs.job_from_config import job_from_config
 from palm_trainer.training.balancing import FixedWeights
 from palm_trainer.training.loop import TrainingLoop
 from palm_trainer.training.mixing import PlannedMixing, mix_ratio
@@ -30,7 +30,7 @@ BARE = [Example("please list hotels now")]
 @pytest.fixture
 def training(tiny_config):
     """A training ready to start, without dropout, so that passes over the same rows are equal."""
-    return without_dropout(build_training(tiny_config()))
+    return without_dropout(job_from_config(tiny_config()))
 
 
 def without_dropout(training):
@@ -108,7 +108,7 @@ def test_a_head_that_is_not_trained_does_not_move(training):
 
 
 def test_only_the_heads_of_the_data_set_move(tiny_config):
-    training = build_training(tiny_config("train.epochs=1", second=True))
+    training = job_from_config(tiny_config("train.epochs=1", second=True))
     state = copy.deepcopy(training.trained.model.state_dict())
     for step in training.loop.steps():
         after = training.trained.model.state_dict()
@@ -132,7 +132,7 @@ def test_rates_follow_the_schedule(training):
 
 
 def test_gradients_are_clipped(tiny_config):
-    training = build_training(tiny_config("train.max_grad_norm=1e-3"))
+    training = job_from_config(tiny_config("train.max_grad_norm=1e-3"))
     norms = []
     original = training.loop.optimizer.step
 
@@ -162,7 +162,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoilt(training):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_low_precision_trains_on_any_cpu(tiny_config, precision):
-    training = build_training(tiny_config(f"train.precision={precision}"))
+    training = job_from_config(tiny_config(f"train.precision={precision}"))
     losses = [sum(step.losses.values()) for step in training.loop.steps()]
     assert losses[-1] < losses[0]
     assert all(p.dtype == torch.float32 for p in training.trained.model.parameters())
@@ -183,7 +183,7 @@ def test_a_device_that_is_not_there(device):
 
 def test_state_round_trip_continues_the_same_steps(tiny_config):
     config = tiny_config(second=True)
-    unbroken, other = build_training(config), build_training(config)
+    unbroken, other = job_from_config(config), job_from_config(config)
     steps = unbroken.loop.steps()
     for _ in range(7):
         next(steps)
@@ -239,7 +239,7 @@ MIXED = [INTENT_ONLY[0], *SLOTS_ONLY, *BARE, INTENT_ONLY[1]]
 
 def test_r_drop_of_equal_passes_is_the_plain_loss(tiny_config):
     """Without dropout both passes say the same: neither their mean loss nor the divergence adds anything, with partial labels too."""
-    plain, doubled = (build_training(tiny_config(*options)) for options in ((), ("train.regularization.r_drop=3",)))
+    plain, doubled = (job_from_config(tiny_config(*options)) for options in ((), ("train.regularization.r_drop=3",)))
     for training in (plain, doubled):
         without_dropout(training)
     assert values_of(doubled, MIXED) == pytest.approx(values_of(plain, MIXED), rel=1e-5)
@@ -248,7 +248,7 @@ def test_r_drop_of_equal_passes_is_the_plain_loss(tiny_config):
 
 def test_r_drop_adds_half_of_alpha_times_the_divergence_of_each_label(tiny_config):
     """The loss is linear in alpha, and the same for a batch with unlabelled rows and one without: sums over the same counts."""
-    training = build_training(tiny_config("train.regularization.r_drop=1"))
+    training = job_from_config(tiny_config("train.regularization.r_drop=1"))
     head = training.trained.model.head("intent")
     outputs = {
         "logits": torch.log(torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.6, 0.2], [0.5, 0.25, 0.25], [0.2, 0.6, 0.2]]))
@@ -263,7 +263,7 @@ def test_r_drop_adds_half_of_alpha_times_the_divergence_of_each_label(tiny_confi
 
 def test_fgm_adds_the_gradient_at_the_disturbed_embeddings(tiny_config):
     """Noise of nothing gives the clean gradient twice; clipping aside, a step is that of both."""
-    plain, twice = (build_training(tiny_config(*options)) for options in ((), ("train.regularization.fgm=1e-9",)))
+    plain, twice = (job_from_config(tiny_config(*options)) for options in ((), ("train.regularization.fgm=1e-9",)))
     found = []
     for training in (plain, twice):
         without_dropout(training)
@@ -275,14 +275,14 @@ def test_fgm_adds_the_gradient_at_the_disturbed_embeddings(tiny_config):
 
 
 def test_fgm_without_any_label_changes_nothing(tiny_config):
-    training = build_training(tiny_config("train.regularization.fgm=1"))
+    training = job_from_config(tiny_config("train.regularization.fgm=1"))
     step, before, after = feed(training, BARE)
     assert step.losses == {}
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_hidden_pieces_reach_the_encoder(tiny_config):
-    training = build_training(tiny_config("train.regularization.word_dropout=0.5"))
+    training = job_from_config(tiny_config("train.regularization.word_dropout=0.5"))
     seen = []
     training.trained.model.register_forward_pre_hook(
         lambda _m, _a, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True

@@ -14,7 +14,7 @@ from palm_trainer.errors import ConfigError
 from palm_trainer.model.encoders import build_scratch
 from palm_trainer.runs.evaluate_run import evaluate_run
 from palm_trainer.runs.events import Evaluated
-from palm_trainer.runs.job_from_config import build_training
+from palm_trainer.runs.job_from_config import job_from_config
 from palm_trainer.runs.run import train
 from palm_trainer.training.loop import Step
 
@@ -58,7 +58,7 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
 
 def test_frozen_parts_are_the_same_to_the_bit(pretrained):
     config = pretrained("train.epochs=1", "train.freeze_layers=1", "train.freeze_embeddings=true")
-    training = build_training(config)
+    training = job_from_config(config)
     before = {name: value.clone() for name, value in training.trained.model.state_dict().items()}
     assert len(list(training.loop.steps())) == 6
     after = training.trained.model.state_dict()
@@ -68,7 +68,7 @@ def test_frozen_parts_are_the_same_to_the_bit(pretrained):
 
 
 def test_rates_by_depth_are_those_of_the_optimizer(pretrained):
-    training = build_training(pretrained("train.regularization.layer_decay=0.5", "train.learning_rate=1e-2"))
+    training = job_from_config(pretrained("train.regularization.layer_decay=0.5", "train.learning_rate=1e-2"))
     names = {id(p): name for name, p in training.trained.model.named_parameters()}
     rates = {names[id(p)]: group["peak_lr"] for group in training.loop.optimizer.param_groups for p in group["params"]}
     for name, rate in rates.items():
@@ -106,7 +106,7 @@ def test_the_average_is_evaluated_and_saved(tiny_config, fit):
     """After the first steps the average keeps (1 + t) / (10 + t) of itself: it is computed here from the weights of each step."""
     config = tiny_config("train.epochs=1", "train.regularization.ema_decay=0.999")
     events = train(config)
-    model = next(events).training.trained.model
+    model = next(events).job.trained.model
     average = {n: p.detach().clone() for n, p in model.named_parameters()}
     for event in events:
         if isinstance(event, Step):

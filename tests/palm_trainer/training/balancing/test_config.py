@@ -15,9 +15,9 @@ from palm_trainer.cli.train import app, command
 from palm_trainer.config.loader import load_config
 from palm_trainer.config.schema import BalancingConfig
 from palm_trainer.errors import ConfigError
-from palm_trainer.runs import job_from_config as build
-from palm_trainer.runs.job_from_config import build_training
+from palm_trainer.runs.job_from_config import job_from_config
 from palm_trainer.runs.run import train
+from palm_trainer.training import assembly
 from palm_trainer.training.balancing import DynamicWeightAverage, FixedWeights, GradNorm, RandomWeights, Uncertainty
 from palm_trainer.training.balancing.gradient import project
 from palm_trainer.training.loop import Step
@@ -45,7 +45,7 @@ def test_continued_to_the_bit_in_every_precision(tiny_config, method, precision)
         "train.regularization.r_drop=1",
     )
     config = tiny_config(*options, second=True)
-    unbroken, other = build_training(config), build_training(config)
+    unbroken, other = job_from_config(config), job_from_config(config)
     before = copy.deepcopy(unbroken.trained.model.state_dict())
     steps = unbroken.loop.steps()
     for _ in range(20 if epochs == 3 else 4):
@@ -77,7 +77,7 @@ AGGREGATORS = {
 @pytest.mark.parametrize("method", GRADIENT)
 def test_the_encoder_gets_what_torchjd_makes_of_the_whole_jacobian(tiny_config, method):
     """The tasks' gradients as rows of one dense matrix, aggregated, against a real pass; heads get the gradient of the plain sum."""
-    training = build_training(tiny_config(f"train.balancing.method={method}"))
+    training = job_from_config(tiny_config(f"train.balancing.method={method}"))
     loop, model = training.loop, training.trained.model
     batch = loop.sources["travel"].next()
     labels = {task: int(model.head(task).labels(targets)) for task, targets in batch.targets.items()}
@@ -108,7 +108,7 @@ CLASSES = {
 
 @pytest.mark.parametrize("method", CLASSES)
 def test_each_name_is_its_method(tiny_config, method):
-    assert type(build_training(tiny_config(f"train.balancing.method={method}")).loop._balancing) is CLASSES[method]
+    assert type(job_from_config(tiny_config(f"train.balancing.method={method}")).loop._balancing) is CLASSES[method]
 
 
 def test_resumed_run_is_unbroken_to_the_bit(tiny_config, fit, tmp_path):
@@ -125,7 +125,7 @@ def test_resumed_run_is_unbroken_to_the_bit(tiny_config, fit, tmp_path):
 
 
 def test_variances_have_a_group_of_their_own(tiny_config):
-    training = build_training(tiny_config("train.balancing.method=uncertainty", "train.balancing.learning_rate=0.03"))
+    training = job_from_config(tiny_config("train.balancing.method=uncertainty", "train.balancing.learning_rate=0.03"))
     group = training.loop.optimizer.param_groups[-1]
     assert (len(group["params"]), group["peak_lr"], group["weight_decay"]) == (2, 0.03, 0.0)
     next(training.loop.steps())
@@ -199,10 +199,10 @@ def test_nothing_shared_trains(tiny_config, method, monkeypatch):
         for parameter in backbone.parameters():
             parameter.requires_grad_(False)
 
-    monkeypatch.setattr(build, "freeze_layers", all_frozen)
-    monkeypatch.setattr(build, "freeze_unused_rows", lambda *_: None)
+    monkeypatch.setattr(assembly, "freeze_layers", all_frozen)
+    monkeypatch.setattr(assembly, "freeze_unused_rows", lambda *_: None)
     with pytest.raises(ConfigError, match=rf"'{method}' balances the gradients of .*, which is frozen"):
-        build_training(tiny_config(f"train.balancing.method={method}"))
+        job_from_config(tiny_config(f"train.balancing.method={method}"))
 
 
 @pytest.mark.parametrize(("method", "package"), [("upgrad", "torchjd.aggregation"), ("cagrad", "cvxpy")])
@@ -213,7 +213,7 @@ def test_what_is_not_installed(tiny_config, monkeypatch, method, package):
     else:
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError, match=rf"'{method}' needs a package that is not installed .*palm-nlu\[gradient\]"):
-        build_training(tiny_config(f"train.balancing.method={method}"))
+        job_from_config(tiny_config(f"train.balancing.method={method}"))
 
 
 def test_plan_tells_the_passes(tiny_toml, capsys):

@@ -11,7 +11,7 @@ from palm_trainer.config.loader import load_config
 from palm_trainer.errors import CheckpointError, ConfigError
 from palm_trainer.model.checkpoint import load_trained, save_trained
 from palm_trainer.runs.events import Averaged, Finished
-from palm_trainer.runs.job_from_config import build_training
+from palm_trainer.runs.job_from_config import job_from_config
 from palm_trainer.runs.run import train
 from palm_trainer.tensors import NO_SOFT_TARGET
 
@@ -37,7 +37,7 @@ def student(tiny_config, teacher):
 
 def test_the_teachers_answers_to_the_training_data(student, teacher):
     """As its model answers alone: classes, and marginals of its chain; nothing for special pieces and padding."""
-    training = build_training(student("train.distillation.temperature=3"))
+    training = job_from_config(student("train.distillation.temperature=3"))
     source = training.loop.sources["travel"]
     batch, trained = source.next(), load_trained(teacher)
     with torch.no_grad():
@@ -67,16 +67,16 @@ def reordered(teacher, where, labels):
 
 
 def test_labels_are_matched_by_name(student, teacher, tmp_path):
-    plain = build_training(student()).loop.sources["travel"].next()
+    plain = job_from_config(student()).loop.sources["travel"].next()
     other = reordered(teacher, tmp_path / "other", ["hotel", "flight", "fare"])
-    mixed = build_training(student(runs=[other])).loop.sources["travel"].next()
+    mixed = job_from_config(student(runs=[other])).loop.sources["travel"].next()
     torch.testing.assert_close(mixed.soft["intent"], plain.soft["intent"])
-    both = build_training(student(runs=[other, teacher])).loop.sources["travel"].next()
+    both = job_from_config(student(runs=[other, teacher])).loop.sources["travel"].next()
     torch.testing.assert_close(both.soft["intent"], plain.soft["intent"])
 
 
 def test_teachers_change_neither_start_nor_data(student, tiny_config):
-    taught, alone = build_training(student()), build_training(tiny_config())
+    taught, alone = job_from_config(student()), job_from_config(tiny_config())
     one, two = taught.trained.model.state_dict(), alone.trained.model.state_dict()
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert torch.equal(
@@ -89,7 +89,7 @@ def test_parts_of_a_batch_give_one_gradient(student):
     """float64, no dropout; one batch of 8, and four parts of it; with R-Drop's two passes too."""
 
     def gradients(*overrides):
-        training = build_training(student("train.batch_size=8", "data.travel.substitute=0.5", *overrides))
+        training = job_from_config(student("train.batch_size=8", "data.travel.substitute=0.5", *overrides))
         loop, model = training.loop, training.trained.model.double()
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
@@ -166,7 +166,7 @@ def with_plain(student, tmp_path, *overrides, more=""):
 
 def test_unlabelled_text_is_learnt_from_the_teacher(student, tmp_path):
     """More text, and so another vocabulary than the teacher's: its tags are aligned by characters."""
-    loop = build_training(with_plain(student, tmp_path)).loop
+    loop = job_from_config(with_plain(student, tmp_path)).loop
     batch = loop.sources["plain"].next()
     assert batch.soft.keys() == {"intent", "slots"}
     assert (batch.targets["intent"] < 0).all()
@@ -210,7 +210,7 @@ def test_all_tools_together_with_masked_pieces(student, tmp_path, teacher):
 
 def refused(student, what, *overrides, **options):
     with pytest.raises(ConfigError, match=re.escape(what)):
-        build_training(student(*overrides, **options))
+        job_from_config(student(*overrides, **options))
 
 
 def test_what_a_teacher_cannot_teach(student, teacher, tmp_path, tiny_config):
@@ -227,9 +227,9 @@ def test_what_a_teacher_cannot_teach(student, teacher, tmp_path, tiny_config):
         update={"data": {"reviews": config.data["reviews"]}, "tasks": {"mood": config.tasks["mood"]}}
     )
     with pytest.raises(ConfigError, match="has none of the tasks mood; it has intent, slots"):
-        build_training(mood)
+        job_from_config(mood)
     with pytest.raises(CheckpointError, match="no such run directory"):
-        build_training(student(runs=[tmp_path / "nowhere"]))
+        job_from_config(student(runs=[tmp_path / "nowhere"]))
     with pytest.raises(
         ConfigError, match=r"train.distillation.weight: says how teachers are heeded, and there are none"
     ):

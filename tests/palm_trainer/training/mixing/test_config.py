@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from palm_trainer.cli.train import app, command
 from palm_trainer.config.schema import TrainConfig
 from palm_trainer.errors import ConfigError
-from palm_trainer.runs.job_from_config import build_training
+from palm_trainer.runs.job_from_config import job_from_config
 from palm_trainer.runs.run import train
 from palm_trainer.training.loop import Step
 
@@ -27,19 +27,19 @@ EVEN = "data.reviews.mix_ratio=1.0"
 
 @pytest.mark.parametrize("policy", QUOTAS)
 def test_quotas_of_a_run(tiny_config, policy):
-    training = build_training(tiny_config(f"train.mixing={policy}", EVEN, second=True))
+    training = job_from_config(tiny_config(f"train.mixing={policy}", EVEN, second=True))
     assert training.loop.mixing.quotas == QUOTAS[policy]
     assert training.loop.total_steps == sum(QUOTAS[policy].values())
 
 
 def test_each_data_set_its_own_epochs(tiny_config):
     config = tiny_config("train.mixing=per_task_epochs", EVEN, "data.reviews.epochs=5", second=True)
-    assert build_training(config).loop.mixing.quotas == {"travel": 18, "reviews": 10}
+    assert job_from_config(config).loop.mixing.quotas == {"travel": 18, "reviews": 10}
 
 
 def test_temperature_is_given(tiny_config):
     config = tiny_config("train.mixing=temperature", "train.mixing_temperature=1", EVEN, second=True)
-    assert build_training(config).loop.mixing.quotas == {"travel": 18, "reviews": 6}
+    assert job_from_config(config).loop.mixing.quotas == {"travel": 18, "reviews": 6}
 
 
 @pytest.mark.parametrize(
