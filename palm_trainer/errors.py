@@ -1,16 +1,19 @@
-"""The errors that training and export raise on purpose. Each message says what, value, limit and way out; commands print it and exit with 2."""
+"""Errors that training and export raise on purpose.
+
+Each message names the key or file, the rule, the value and a way to fix it. Commands print it and exit with 2.
+"""
 
 
 class PalmError(Exception):
-    """Base of all: something that the user can mend."""
+    """Base of all errors that the user can fix."""
 
 
 class ConfigError(PalmError):
-    """A configuration with faults, all of them listed."""
+    """An invalid configuration. The message lists every fault."""
 
 
 class DataError(PalmError):
-    """A data file that cannot be used as it is; the message starts with `file:line`."""
+    """A data file that cannot be used. The message starts with `file:line`."""
 
 
 class WiringError(PalmError):
@@ -18,12 +21,12 @@ class WiringError(PalmError):
 
 
 class CheckpointError(PalmError):
-    """A run or checkpoint that is missing, damaged, or not what was asked for."""
+    """A run or checkpoint that is missing, damaged or not the requested one."""
 
 
 class ExportError(PalmError):
-    """An export that failed."""
+    """A failed export."""
 
 
 class ParityError(ExportError):
-    """The exported graph does not answer as the trained model does. Not the user's fault: commands exit with 1."""
+    """The exported graph answers differently from the trained model. Commands exit with 1, since the user is not at fault."""

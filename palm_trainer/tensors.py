@@ -1,6 +1,7 @@
-"""TensorSpec, and the one place that checks that reader, backbone and head fit.
+"""Tensor specifications, and the check that the outputs of one component fit the inputs of the next.
 
-Each component declares once what it takes and gives; the same declarations check the wiring, name the graph's dynamic axes, and fill the manifest.
+Each component declares its inputs and outputs once. The declarations are used to check how components are connected,
+to name the dynamic axes of the graph, and to fill the manifest.
 """
 
 from collections.abc import Iterable
@@ -13,10 +14,10 @@ from torch import Tensor
 from palm_trainer.errors import WiringError
 
 IGNORE = -100
-"""Target of what has no label: special tokens, padding, unlabelled examples. Readers write it, heads leave it out of the loss."""
+"""Target without a label: special tokens, padding, unlabelled examples. Losses leave it out."""
 
 NO_SOFT_TARGET = -1.0
-"""In the place of probabilities: no teacher has answered there (special tokens, padding, text that was changed)."""
+"""Placeholder for a missing soft target: special tokens, padding, or text that was changed."""
 
 Axis = Literal["batch", "sequence", "hidden", "labels", "tags", "vocabulary", "embedding"]
 
@@ -38,24 +39,37 @@ EMBEDDING_TABLE = TensorSpec("embedding_table", "float32", ("vocabulary", "embed
 POOLED_OUTPUT = TensorSpec("pooled_output", "float32", ("batch", "hidden"))
 
 PALM_NAMES = {"input_ids": "token_ids", "attention_mask": "input_mask", "token_type_ids": "segment_ids"}
-"""What the Python API of the original calls the model's inputs."""
+"""Names of the model's inputs in the Python API of the original PALM."""
 
 
 def to_full_precision(tensor: Tensor) -> Tensor:
-    """What losses are computed in: float32, or what is finer; autocast gives less."""
+    """Cast to float32 for computing a loss. Float64 stays as it is."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def check_fit(needs: Iterable[TensorSpec], gives: Iterable[TensorSpec], consumer: str, provider: str) -> None:
-    """Raises WiringError unless `provider` gives every tensor that `consumer` needs, with the same dtype and axes."""
-    given = {spec.name: spec for spec in gives}
-    for need in needs:
-        have = given.get(need.name)
-        if have is None:
+    """Check that `provider` has every tensor that `consumer` needs, with the same dtype and axes.
+
+    Args:
+        needs: inputs of the consumer.
+        gives: outputs of the provider.
+        consumer: its description in the message, such as "head 'intent' (classify)".
+        provider: its description in the message.
+
+    Raises:
+        WiringError: a tensor is missing, or has another dtype or other axes.
+    """
+    outputs = {spec.name: spec for spec in gives}
+    for required in needs:
+        output = outputs.get(required.name)
+        if output is None:
+            available = ", ".join(outputs) or "nothing"
             raise WiringError(
-                f"{consumer} needs '{need.name}', but {provider} gives: {', '.join(given) or 'nothing'}. Add it or choose another {consumer.split()[0]}."
+                f"{consumer} needs '{required.name}', but {provider} gives: {available}. "
+                f"Add it or choose another {consumer.split()[0]}."
             )
-        if have != need:
+        if output != required:
             raise WiringError(
-                f"{consumer} needs '{need.name}' as {need.dtype}{list(need.axes)}, but {provider} gives {have.dtype}{list(have.axes)}. Make them agree."
+                f"{consumer} needs '{required.name}' as {required.dtype}{list(required.axes)}, "
+                f"but {provider} gives {output.dtype}{list(output.axes)}. Make them agree."
             )

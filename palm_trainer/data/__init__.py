@@ -1,1 +1,1 @@
-"""Examples: formats, targets, tokenization into batches, sampling and conversion."""
+"""Training data: file formats, targets, batches, sampling, augmentation and conversion."""

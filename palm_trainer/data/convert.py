@@ -1,4 +1,4 @@
-"""Files of one format -> a file of another, with an account of what the target does not hold."""
+"""Conversion of data files between formats, with a report of what the target format cannot hold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,18 +30,23 @@ _SUFFIXES = {
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
-    """What was done."""
+    """Result of a conversion.
+
+    Args:
+        source_format: format of the source.
+        target_format: format of the target.
+        count: number of examples written.
+        defects: of the source.
+        losses: content that the target does not hold, found by reading it back and comparing.
+        options: options with which the target is read.
+    """
 
     source_format: str
     target_format: str
     count: int
-    """Examples written."""
     defects: list[Defect]
-    """Of the source."""
     losses: list[Defect]
-    """What the target does not hold: found by reading it back and comparing."""
     options: FormatOptions
-    """With which the target is read."""
 
 
 def convert(
@@ -53,24 +58,25 @@ def convert(
     options: FormatOptions | None = None,
     field: str | None = None,
 ) -> ConversionReport:
-    """Writes `target` (a file, or for `joint` a directory), which must not exist.
+    """Convert a file or directory to another format.
 
     Args:
         source: a file or directory of any format.
-        target: what to write; its suffix tells the format where `target_format` does not.
-        source_format: None: detected, with its options.
-        target_format: one of `WRITERS`.
-        options: how to read the source, where detection does not tell; `joiner` also holds for the target.
-        field: the only field to write; its name becomes `label`, which PALM's readers want.
+        target: file to write, or for `joint` a directory. It must not exist.
+        source_format: None detects format and options.
+        target_format: a key of `WRITERS`. None: by the suffix of `target`.
+        options: how to read the source, if they are not detected. `joiner` also holds for the target.
+        field: the only field to write. It is renamed to `label`, which PALM's readers expect.
 
     Raises:
-        DataError: a source that cannot be read, a target that exists, or one that cannot hold such data at all.
+        DataError: the source cannot be read, the target exists, or its format cannot hold such data.
     """
     if target.with_name(target.name.partition("#")[0]).exists():
         raise DataError(f"{target}: exists; remove it or choose another target")
     if source_format is None:
-        found = detect_format(source)
-        source_format, options = found.format, options or found.options
+        detection = detect_format(source)
+        source_format = detection.format
+        options = options or detection.options
     options = options or FormatOptions()
     if source_format not in FORMATS:
         raise DataError(f"{source}: unknown format '{source_format}'; known: {', '.join(FORMATS)}")
@@ -78,35 +84,52 @@ def convert(
     examples = list(FORMATS[source_format](source, options, defects))
     if not examples:
         raise DataError(f"{source}: no example in it; nothing to convert")
-    written = [_select(example, field) for example in examples] if field else examples
-    if field and not any(example.fields for example in written):
-        known = ", ".join(dict.fromkeys(name for example in examples for name in example.fields)) or "none"
-        raise DataError(f"{source}: no field '{field}'; known: {known}")
-    chosen = target_format or _format_of(target, written)
-    if chosen not in WRITERS:
-        raise DataError(f"{target}: format '{chosen}' cannot be written; choose one of {', '.join(WRITERS)}")
-    classes = class_fields(written)
-    several = any(isinstance(e.fields.get(name), tuple) for e in written for name in classes)
-    back = FormatOptions(joiner=options.joiner, label_separator=(options.label_separator or "#") if several else None)
-    WRITERS[chosen](written, target, back)
-    losses = _losses(examples, _read_back(chosen, target, back), field)
-    return ConversionReport(source_format, chosen, len(examples), list(defects), losses, back)
+    selected = _select_field(source, examples, field)
+    target_format = target_format or _format_of(target, selected)
+    if target_format not in WRITERS:
+        raise DataError(f"{target}: format '{target_format}' cannot be written; choose one of {', '.join(WRITERS)}")
+    separator = (options.label_separator or "#") if _has_several_classes(selected) else None
+    target_options = FormatOptions(joiner=options.joiner, label_separator=separator)
+    WRITERS[target_format](selected, target, target_options)
+    losses = _losses(examples, _read_back(target_format, target, target_options), field)
+    return ConversionReport(source_format, target_format, len(examples), list(defects), losses, target_options)
 
 
-def _read_back(form: str, target: Path, options: FormatOptions) -> list[Example]:
+def _select_field(source: Path, examples: list[Example], field: str | None) -> list[Example]:
+    """Return the examples with one field, renamed to `label`; all fields if `field` is None."""
+    if not field:
+        return examples
+    selected = []
+    field_names: dict[str, None] = {}
+    for example in examples:
+        field_names.update(dict.fromkeys(example.fields))
+        fields = {"label": example.fields[field]} if field in example.fields else {}
+        selected.append(replace(example, fields=fields))
+    if field not in field_names:
+        raise DataError(f"{source}: no field '{field}'; known: {', '.join(field_names) or 'none'}")
+    return selected
+
+
+def _has_several_classes(examples: Sequence[Example]) -> bool:
+    """Return True if a class field of an example holds a tuple of classes."""
+    value_types = set()
+    for name in class_fields(examples):
+        value_types |= {type(example.fields.get(name)) for example in examples}
+    return tuple in value_types
+
+
+def _read_back(format_name: str, target: Path, options: FormatOptions) -> list[Example]:
     try:
-        return list(FORMATS[form](target, options, Defects()))
+        return list(FORMATS[format_name](target, options, Defects()))
     except DataError as error:
         raise DataError(
-            f"format '{form}' cannot hold these examples; what was written does not read: {error}. Choose format 'jsonl'"
+            f"format '{format_name}' cannot hold these examples: the written file cannot be read: {error}. "
+            "Choose format 'jsonl'"
         ) from None
 
 
-def _select(example: Example, field: str) -> Example:
-    return replace(example, fields={"label": example.fields[field]} if field in example.fields else {})
-
-
 def _format_of(target: Path, examples: Sequence[Example]) -> str:
+    """Return the format for the suffix of a target."""
     if "#" in target.name:
         return "clinc"
     suffix = target.suffix.lower()
@@ -115,49 +138,67 @@ def _format_of(target: Path, examples: Sequence[Example]) -> str:
     if suffix == ".tsv":
         return "palm" if span_fields(examples) else "tsv"
     if suffix not in _SUFFIXES:
-        known = ", ".join([*filter(None, _SUFFIXES), ".json", ".tsv"])
-        raise DataError(f"{target}: suffix '{suffix}' tells no format ({known}, none for joint); name the format")
+        suffixes = ", ".join([*filter(None, _SUFFIXES), ".json", ".tsv"])
+        raise DataError(f"{target}: suffix '{suffix}' tells no format ({suffixes}, none for joint); name the format")
     return _SUFFIXES[suffix]
 
 
 def _losses(originals: Sequence[Example], copies: Sequence[Example], field: str | None) -> list[Defect]:
+    """Compare examples with what was read back. `field` was renamed to `label`."""
     losses = Defects()
     if len(originals) != len(copies):
         raise DataError(f"{len(copies)} of {len(originals)} examples could be read back; choose format 'jsonl'")
     for original, copy in zip(originals, copies, strict=True):
-        where = original.source
-        if original.text != copy.text:
-            losses.add(TEXT_CHANGED, where)
-        if original.pair != copy.pair:
-            losses.add(PAIR_LOST, where)
-        if original.words is not None and original.words != copy.words and original.text == copy.text:
-            losses.add(WORDS_LOST, where)
-        for name, value in original.fields.items():
-            kept = copy.fields.get("label" if name == field else name)
-            if kept is None:
-                losses.add(f"field '{name}': left out or under another name", where)
-            elif _values(_covered(original, name), value) != _values(_covered(copy, name), kept):
-                losses.add(f"field '{name}': changed", where)
-            elif _roles(value) != _roles(kept):
-                losses.add(ROLES_LOST, where)
-        for name in copy.fields:
-            if name not in original.fields and (name != "label" or field not in original.fields):
-                losses.add(f"field '{name}': made up, the source has none here under this name", where)
+        _note_text_losses(original, copy, losses)
+        _note_field_losses(original, copy, field, losses)
     return list(losses)
 
 
-def _covered(example: Example, name: str) -> str:
-    return example.pair if name == ANSWER and example.pair is not None else example.text
+def _note_text_losses(original: Example, copy: Example, losses: Defects) -> None:
+    if original.text != copy.text:
+        losses.add(TEXT_CHANGED, original.source)
+    if original.pair != copy.pair:
+        losses.add(PAIR_LOST, original.source)
+    if original.words is not None and original.words != copy.words and original.text == copy.text:
+        losses.add(WORDS_LOST, original.source)
 
 
-def _values(on: str, value: FieldValue) -> object:
-    """What is compared: classes as they are, spans without roles and by the characters that they cover."""
+def _note_field_losses(original: Example, copy: Example, field: str | None, losses: Defects) -> None:
+    for name, value in original.fields.items():
+        copied_value = copy.fields.get("label" if name == field else name)
+        if copied_value is None:
+            losses.add(f"field '{name}': left out or under another name", original.source)
+            continue
+        before = _comparable(_labelled_text(original, name), value)
+        after = _comparable(_labelled_text(copy, name), copied_value)
+        if before != after:
+            losses.add(f"field '{name}': changed", original.source)
+        elif _roles(value) != _roles(copied_value):
+            losses.add(ROLES_LOST, original.source)
+    for name in copy.fields:
+        if name not in original.fields and (name != "label" or field not in original.fields):
+            losses.add(f"field '{name}': made up, the source has none here under this name", original.source)
+
+
+def _labelled_text(example: Example, field: str) -> str:
+    """Return the text that the spans of a field refer to."""
+    return example.pair if field == ANSWER and example.pair is not None else example.text
+
+
+def _comparable(text: str, value: FieldValue) -> object:
+    """Return classes unchanged, and spans as positions that do not count white space, without roles."""
     if isinstance(value, str):
         return value
-    solid = [0]
-    for character in on:
-        solid.append(solid[-1] + (not character.isspace()))
-    return [(solid[v.start], solid[v.end], v.label) if isinstance(v, LabelledSpan) else v for v in value]
+    solid_counts = [0]
+    for character in text:
+        solid_counts.append(solid_counts[-1] + (not character.isspace()))
+    items: list[object] = []
+    for item in value:
+        if isinstance(item, LabelledSpan):
+            items.append((solid_counts[item.start], solid_counts[item.end], item.label))
+        else:
+            items.append(item)
+    return items
 
 
 def _roles(value: FieldValue) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""A data set ready for training: tokenized once, collated batch by batch."""
+"""Encoded data sets: tokenized once, then padded and stacked batch by batch."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +20,20 @@ from palm_trainer.data.targets.masked_lm import MaskedLMTarget
 from palm_trainer.errors import ConfigError
 from palm_trainer.tensors import NO_SOFT_TARGET
 
+SoftTargets = Mapping[str, Sequence[npt.NDArray[np.float32]]]
+"""Probabilities of teachers by task, one array for each feature: [classes], or [tokens, classes]."""
+
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Inputs of the model (int64 [B, S] each), targets by task, and the number of features; `soft`: answers of teachers, by the tasks that have some."""
+    """A batch of one data set.
+
+    Args:
+        inputs: inputs of the model by name, int64 [batch, tokens].
+        targets: targets by task.
+        size: number of features.
+        soft: soft targets by task, for tasks that have a teacher.
+    """
 
     inputs: Mapping[str, Tensor]
     targets: Mapping[str, Tensor]
@@ -32,19 +42,20 @@ class TrainingBatch:
 
 
 class EncodedDataset:
-    """Features of one data set with their pieces and targets. What is drawn, an index, is a feature: an example, or a window of its passage.
+    """Encoder rows and targets of one data set. Indices count features: an example, or a window of its passage.
 
     Args:
-        examples: what the files held.
+        examples: the parsed examples.
         tokenizer: the tokenizer that serving uses too.
         targets: by task, for the tasks that train on this data set.
         input_names: inputs of the model.
-        pad_token_id: of the encoder.
-        inputs: how the data set is read; None: as its tasks say.
-        substitution: changes values of some examples in each epoch; for data sets that are read as single texts or pairs. What would bring in pieces that
-            the data set does not have stays as it is.
+        pad_token_id: padding token of the encoder.
+        inputs: input layout. None: the layout of the tasks.
+        substitution: changes slot values of some examples in each epoch. Only for layouts of single texts or pairs.
+            An example that would bring in tokens that are new to the data set stays unchanged.
 
-    Raises ConfigError when the tasks read the data set in different ways.
+    Raises:
+        ConfigError: the tasks need different input layouts.
     """
 
     def __init__(
@@ -61,94 +72,139 @@ class EncodedDataset:
         self._substitution = substitution
         self._inputs = inputs or _shared_inputs(targets)
         self._features = self._inputs.features(examples, tokenizer)
-        self.lengths: npt.NDArray[np.int64] = np.array(
-            [max(map(len, feature.rows)) for feature in self._features], dtype=np.int64
-        )
+        longest_rows = [max(map(len, feature.rows)) for feature in self._features]
+        self.lengths: npt.NDArray[np.int64] = np.array(longest_rows, dtype=np.int64)
         self.targets = targets
         self._input_names = tuple(input_names)
         self._pad_token_id = pad_token_id
-        self._encoded: dict[str, list[Any]] = {
-            task: [target.encode(examples[feature.example], feature.rows[0]) for feature in self._features]
-            for task, target in targets.items()
-        }
-        self._soft: dict[str, Sequence[npt.NDArray[np.float32]]] = {}
-        self._known = frozenset(self.piece_ids().tolist() if substitution else ())
+        self._encoded: dict[str, list[Any]] = {}
+        for task, target in targets.items():
+            encode = target.encode
+            self._encoded[task] = [encode(examples[feature.example], feature.rows[0]) for feature in self._features]
+        self._soft: SoftTargets = {}
+        self._token_ids = frozenset(self.piece_ids().tolist() if substitution else ())
 
     def __len__(self) -> int:
         return len(self._features)
 
     @property
     def encodings(self) -> list[Encoding]:
-        """All rows."""
-        return [row for feature in self._features for row in feature.rows]
+        """All rows, in order."""
+        rows: list[Encoding] = []
+        for feature in self._features:
+            rows.extend(feature.rows)
+        return rows
 
     @property
     def cut(self) -> list[int]:
-        """Positions of the examples that are longer than what the model takes."""
-        return sorted({f.example for f in self._features if any(row.truncated for row in f.rows)})
+        """Indices of the examples that were truncated to the maximum length of the model."""
+        truncated = set()
+        for feature in self._features:
+            if any(row.truncated for row in feature.rows):
+                truncated.add(feature.example)
+        return sorted(truncated)
 
     @property
     def inputs(self) -> Inputs:
-        """How the data set is read."""
+        """Input layout of the data set."""
         return self._inputs
 
-    def attach_soft_targets(self, soft: Mapping[str, Sequence[npt.NDArray[np.float32]]]) -> None:
-        """Takes answers of teachers by task, a row a feature: [C], or [S, C] by piece. An example that is changed keeps the former and loses the latter."""
+    def attach_soft_targets(self, soft: SoftTargets) -> None:
+        """Attach the probabilities of teachers.
+
+        An example that substitution changes keeps soft targets for the text, and loses those for its tokens.
+        """
         self._soft = dict(soft)
 
     def piece_ids(self) -> Tensor:
-        """Ids of all pieces that occur, padding included, sorted, int64."""
-        used = {self._pad_token_id}
+        """Collect the ids of all tokens in the data set and the padding token.
+
+        Returns:
+            Sorted ids, int64 [ids].
+        """
+        token_ids = {self._pad_token_id}
         for encoding in self.encodings:
-            used.update(encoding.input_ids)
-        return torch.tensor(sorted(used), dtype=torch.int64)
+            token_ids.update(encoding.input_ids)
+        return torch.tensor(sorted(token_ids), dtype=torch.int64)
 
     def batch(self, indices: npt.NDArray[np.int64], epoch: int = 0) -> TrainingBatch:
-        """Pads and stacks some features; the rows of a feature follow each other. `epoch` decides what is drawn anew in each."""
-        chosen = indices.tolist()
-        encoded = {task: [values[i] for i in chosen] for task, values in self._encoded.items()}
-        encodings = [row for i in chosen for row in self._features[i].rows]
-        soft = {task: [rows[i] for i in chosen] for task, rows in self._soft.items()}
-        for place, example, row in self._substituted(chosen, epoch):
-            for told in soft.values():
-                if told[place].ndim == 2:
-                    told[place] = np.full_like(told[place][:1], NO_SOFT_TARGET)
-            encodings[place] = row
-            for task, target in self.targets.items():
-                encoded[task][place] = target.encode(example, row)
+        """Pad and stack some features. The rows of a feature follow each other.
+
+        Args:
+            indices: features of the batch.
+            epoch: number of the epoch, which decides substitutions and masks.
+        """
+        features = indices.tolist()
+        encoded = {task: [values[index] for index in features] for task, values in self._encoded.items()}
+        rows: list[Encoding] = []
+        for index in features:
+            rows.extend(self._features[index].rows)
+        soft = {task: [values[index] for index in features] for task, values in self._soft.items()}
+        self._apply_substitutions(features, epoch, rows, encoded, soft)
         for task, target in self.targets.items():
             if isinstance(target, MaskedLMTarget):  # the only task of its data set, see MaskedTexts
-                drawn = [
-                    target.draw(row, units, epoch, i)
-                    for row, units, i in zip(encodings, encoded[task], chosen, strict=True)
-                ]
-                encodings, encoded[task] = [row for row, _ in drawn], [pieces for _, pieces in drawn]
-        padded = pad_batch(encodings, self._input_names, self._pad_token_id)
+                rows, encoded[task] = _mask(target, rows, encoded[task], features, epoch)
+        padded = pad_batch(rows, self._input_names, self._pad_token_id)
         inputs = {name: torch.from_numpy(array) for name, array in padded.arrays.items()}
         length = inputs["input_ids"].shape[1]
         targets = {task: self.targets[task].collate(values, length) for task, values in encoded.items()}
-        taught = {task: collate_soft(rows, length) for task, rows in soft.items()}
-        return TrainingBatch(inputs, targets, len(chosen), soft=taught)
+        soft_targets = {task: collate_soft(values, length) for task, values in soft.items()}
+        return TrainingBatch(inputs, targets, len(features), soft=soft_targets)
 
-    def _substituted(self, chosen: Sequence[int], epoch: int) -> Iterator[tuple[int, Example, Encoding]]:
-        """Those of some features that are changed in this epoch: place among them, example and row."""
+    def _apply_substitutions(
+        self,
+        features: Sequence[int],
+        epoch: int,
+        rows: list[Encoding],
+        encoded: Mapping[str, list[Any]],
+        soft: Mapping[str, list[npt.NDArray[np.float32]]],
+    ) -> None:
+        """Replace rows, targets and soft targets of the features that substitution changes in this epoch."""
+        for position, example, row in self._substituted(features, epoch):
+            for values in soft.values():
+                if values[position].ndim == 2:
+                    values[position] = np.full_like(values[position][:1], NO_SOFT_TARGET)
+            rows[position] = row
+            for task, target in self.targets.items():
+                encoded[task][position] = target.encode(example, row)
+
+    def _substituted(self, features: Sequence[int], epoch: int) -> Iterator[tuple[int, Example, Encoding]]:
+        """Yield position in the batch, example and row of each feature that is changed in this epoch."""
         if self._substitution is None:
             return
-        drawn = [(place, self._substitution.draw(epoch, self._features[i].example)) for place, i in enumerate(chosen)]
-        changed = [(place, example) for place, example in drawn if example is not None]
-        rows = self._tokenizer.encode_rows([(example.text, example.pair) for _, example in changed])
-        for (place, example), (row,) in zip(changed, rows, strict=True):
-            if self._known.issuperset(row.input_ids):  # of others the embedding may not be trained, see ActiveEmbedding
-                yield place, example, row
+        changed: list[tuple[int, Example]] = []
+        for position, index in enumerate(features):
+            example = self._substitution.draw(epoch, self._features[index].example)
+            if example is not None:
+                changed.append((position, example))
+        encoded = self._tokenizer.encode_rows([(example.text, example.pair) for _, example in changed])
+        for (position, example), (row,) in zip(changed, encoded, strict=True):
+            # Embeddings of other tokens may not be trained, see ActiveEmbedding.
+            if self._token_ids.issuperset(row.input_ids):
+                yield position, example, row
+
+
+def _mask(
+    target: MaskedLMTarget, rows: Sequence[Encoding], units: Sequence[Any], features: Sequence[int], epoch: int
+) -> tuple[list[Encoding], list[Any]]:
+    """Draw the masked tokens of each row for this epoch; return masked rows and their targets."""
+    masked_rows: list[Encoding] = []
+    targets: list[Any] = []
+    for row, row_units, index in zip(rows, units, features, strict=True):
+        masked_row, row_targets = target.draw(row, row_units, epoch, index)
+        masked_rows.append(masked_row)
+        targets.append(row_targets)
+    return masked_rows, targets
 
 
 def _shared_inputs(targets: Mapping[str, Target]) -> Inputs:
-    """How all tasks read the data set. Raises ConfigError when they differ."""
-    (first, one), *others = targets.items()
-    for task, other in others:
-        if other.inputs != one.inputs:
+    """Return the input layout of all tasks. Raises ConfigError if they differ."""
+    (first_task, first_target), *other_targets = targets.items()
+    for task, target in other_targets:
+        if target.inputs != first_target.inputs:
             raise ConfigError(
-                f"tasks.{first} and tasks.{task} share a data set, but '{first}' reads {one.inputs} and '{task}' {other.inputs}. "
+                f"tasks.{first_task} and tasks.{task} share a data set, "
+                f"but '{first_task}' reads {first_target.inputs} and '{task}' {target.inputs}. "
                 f"Give '{task}' a [data.NAME] of its own; it may name the same files."
             )
-    return one.inputs
+    return first_target.inputs

@@ -1,4 +1,4 @@
-"""Example: what every file format is parsed into. Raw text and character spans; nothing is tokenized here."""
+"""Example: the result of parsing any file format. It holds raw text and character spans. Tokenization comes later."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class LabelledSpan:
-    """A half-open code-point range of the text with its label."""
+    """A labelled range of code points, from `start` up to but not including `end`."""
 
     start: int
     end: int
@@ -17,19 +17,19 @@ class LabelledSpan:
 
 
 FieldValue: TypeAlias = str | tuple[str, ...] | tuple[LabelledSpan, ...]
-"""A class, several classes, or spans. An empty tuple is a real value: no label applies, or the text holds no span."""
+"""A class, several classes, or spans. An empty tuple is a label too: no class applies, or the text has no span."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row of a data set. A field that is absent from `fields` is unlabelled: it adds no loss."""
+    """One row of a data set. A field that is absent from `fields` is unlabelled and adds no loss."""
 
     text: str
     fields: Mapping[str, FieldValue] = field(default_factory=dict)
-    """Labels by field name (`intent`, `slots`, `label`); a task trains on one field."""
+    """Labels by field name (`intent`, `slots`, `label`). A task trains on one field."""
     pair: str | None = None
-    """Second sentence, or the passage."""
+    """Second text: a sentence or a passage."""
     words: tuple[tuple[int, int], ...] | None = None
-    """Ranges of the words (or characters) that the data was tagged on; None where spans were given in characters. Only span F1 uses them."""
+    """Ranges of the words (or characters) that were tagged. None if spans were given in characters. Only span F1 uses them."""
     source: str = ""
     """`file:line`, for messages."""

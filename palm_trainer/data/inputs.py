@@ -1,4 +1,7 @@
-"""How the examples of a data set become rows of the encoder. Tasks that share a data set share its rows, so they must read it alike (==)."""
+"""Input layouts: how the examples of a data set become rows of the encoder.
+
+Tasks that share a data set share its rows, so their layouts must be equal (`==`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,28 +13,32 @@ from palm_trainer.data.example import Example
 
 
 class Feature(NamedTuple):
-    """What is drawn, counted and scored as one: an example's position in the data set, and the rows that belong together."""
+    """The unit that is sampled, counted and scored: the index of an example, and its encoder rows."""
 
     example: int
     rows: tuple[Encoding, ...]
 
 
 class Inputs(Protocol):
-    """A way to read examples. `str()` says which, for messages."""
+    """A layout of encoder inputs. `str()` describes it in messages."""
 
     def features(self, examples: Sequence[Example], tokenizer: TextTokenizer) -> list[Feature]:
-        """None, one or several features an example, in the order of the examples; all have the same number of rows."""
+        """Tokenize the examples, in order.
+
+        Returns:
+            Zero or more features for each example. All features have the same number of rows.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Each text, or text with its pair, once, cut to what the model takes."""
+    """Each text, or text with its pair, as one row, truncated to the maximum length of the model."""
 
     def features(self, examples: Sequence[Example], tokenizer: TextTokenizer) -> list[Feature]:
-        """One feature of one row an example."""
-        rows = tokenizer.encode_rows([(e.text, e.pair) for e in examples])
-        return [Feature(i, row) for i, row in enumerate(rows)]
+        """Tokenize each example into one feature of one row."""
+        encoded = tokenizer.encode_rows([(example.text, example.pair) for example in examples])
+        return [Feature(index, rows) for index, rows in enumerate(encoded)]
 
     def __str__(self) -> str:
         return "texts"
@@ -39,30 +46,39 @@ class Texts:
 
 @dataclass(frozen=True)
 class MaskedTexts:
-    """Texts that a masked-LM task hides pieces of, so that no other task can share them."""
+    """Texts of a masked-LM task, which masks some of their tokens. No other task can share them."""
 
     task: str
 
     def features(self, examples: Sequence[Example], tokenizer: TextTokenizer) -> list[Feature]:
-        """One feature of one row an example, not masked yet."""
+        """Tokenize each example into one feature of one row, not masked yet."""
         return Texts().features(examples, tokenizer)
 
     def __str__(self) -> str:
-        return "texts with pieces masked"
+        return "texts with masked tokens"
 
 
 @dataclass(frozen=True)
 class PairAndNegative:
-    """Each text twice: with its pair, and with the second text of `field`, which should score lower. Examples without one are left out."""
+    """Each text twice: with its pair, and with the text of `field`, which should score lower. Other examples are left out."""
 
     field: str
 
     def features(self, examples: Sequence[Example], tokenizer: TextTokenizer) -> list[Feature]:
-        """One feature of two rows an example."""
-        chosen = [(i, e, e.fields[self.field]) for i, e in enumerate(examples) if e.pair and self.field in e.fields]
-        positive = tokenizer.encode_rows([(e.text, e.pair) for _, e, _ in chosen])
-        negative = tokenizer.encode_rows([(e.text, str(other)) for _, e, other in chosen])
-        return [Feature(i, (*p, *n)) for (i, _, _), p, n in zip(chosen, positive, negative, strict=True)]
+        """Tokenize each example that has both texts into one feature of two rows."""
+        indices: list[int] = []
+        pairs: list[tuple[str, str | None]] = []
+        negatives: list[tuple[str, str | None]] = []
+        for index, example in enumerate(examples):
+            if example.pair and self.field in example.fields:
+                indices.append(index)
+                pairs.append((example.text, example.pair))
+                negatives.append((example.text, str(example.fields[self.field])))
+        features = []
+        encoded = zip(indices, tokenizer.encode_rows(pairs), tokenizer.encode_rows(negatives), strict=True)
+        for index, positive_rows, negative_rows in encoded:
+            features.append(Feature(index, (*positive_rows, *negative_rows)))
+        return features
 
     def __str__(self) -> str:
         return f"texts with their pair and with '{self.field}'"
@@ -75,10 +91,14 @@ class PassageWindows:
     windows: Windows
 
     def features(self, examples: Sequence[Example], tokenizer: TextTokenizer) -> list[Feature]:
-        """One feature of one row a window."""
-        chosen = [(i, e) for i, e in enumerate(examples) if e.pair]
-        found = tokenizer.encode_rows([(e.text, e.pair) for _, e in chosen], self.windows)
-        return [Feature(i, (row,)) for (i, _), rows in zip(chosen, found, strict=True) for row in rows]
+        """Tokenize each example into one feature for each window of its passage."""
+        indices = [index for index, example in enumerate(examples) if example.pair]
+        texts = [(examples[index].text, examples[index].pair) for index in indices]
+        features = []
+        for index, rows in zip(indices, tokenizer.encode_rows(texts, self.windows), strict=True):
+            for row in rows:
+                features.append(Feature(index, (row,)))
+        return features
 
     def __str__(self) -> str:
         return f"windows of a passage (question {self.windows.max_query}, stride {self.windows.stride} tokens)"

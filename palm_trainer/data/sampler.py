@@ -1,6 +1,6 @@
-"""Which examples form a batch: length-bucketed, every example exactly once an epoch, and a pure function of (seed, epoch).
+"""Length-bucketed sampling. Every example comes exactly once in an epoch, as a pure function of (seed, epoch).
 
-Nothing is kept but two counters, so resuming costs the same at any position.
+The only state is two counters, so resuming costs the same at any position.
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ import numpy.typing as npt
 class LengthBucketedSampler:
     """Batches of examples of similar length, in random order.
 
-    An epoch is shuffled, cut into pools of `pool_batches` batches, each pool sorted by length and cut into batches, and the batches of
-    all pools shuffled. Larger pools pad less, smaller ones mix more.
+    An epoch is shuffled and divided into pools of `pool_batches` batches. Each pool is sorted by length and divided
+    into batches, and the batches of all pools are shuffled. Larger pools pad less, smaller pools mix more.
 
     Args:
-        lengths: tokens of each example.
-        batch_size: examples in a batch; the last of an epoch may be smaller.
-        seed: with the epoch's number, decides everything.
+        lengths: tokens of each example, int64 [examples].
+        batch_size: examples in a batch. The last batch of an epoch may be smaller.
+        seed: decides the order, together with the number of the epoch.
         pool_batches: batches in a pool.
         shuffle: False keeps the order of the data.
     """
@@ -35,7 +35,7 @@ class LengthBucketedSampler:
         self._lengths = np.asarray(lengths, dtype=np.int64)
         self._batch_size = batch_size
         self._seed = seed
-        self._pool = batch_size * pool_batches
+        self._pool_size = batch_size * pool_batches
         self._shuffle = shuffle
         self.epoch = 0
         self.position = 0
@@ -43,11 +43,11 @@ class LengthBucketedSampler:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches that hold every example once."""
+        """Batches in an epoch."""
         return len(self._batches)
 
     def next(self) -> npt.NDArray[np.int64]:
-        """Indices of the next batch; epochs follow each other without end."""
+        """Return the indices of the next batch. Epochs follow each other without end."""
         if self.position == len(self._batches):
             self.epoch += 1
             self.position = 0
@@ -57,32 +57,40 @@ class LengthBucketedSampler:
         return batch
 
     def state_dict(self) -> dict[str, int]:
-        """Where the sampler stands."""
+        """Return the position of the sampler."""
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes to where another sampler over the same data stood."""
-        self.epoch, self.position = state["epoch"], state["position"]
+        """Continue from the position of another sampler over the same data."""
+        self.epoch = state["epoch"]
+        self.position = state["position"]
         self._batches = self._plan(self.epoch)
 
     def _plan(self, epoch: int) -> list[npt.NDArray[np.int64]]:
+        """Return the indices of all batches of an epoch."""
         if not self._shuffle:
-            return [
-                np.arange(i, min(i + self._batch_size, len(self._lengths)))
-                for i in range(0, len(self._lengths), self._batch_size)
-            ]
+            return _split(np.arange(len(self._lengths)), self._batch_size)
         generator = np.random.default_rng((self._seed, epoch))
         order = generator.permutation(len(self._lengths))
         batches = []
-        for begin in range(0, len(order), self._pool):
-            pool = order[begin : begin + self._pool]
-            pool = pool[np.argsort(self._lengths[pool], kind="stable")]
-            batches += [pool[i : i + self._batch_size] for i in range(0, len(pool), self._batch_size)]
-        return [batches[i] for i in generator.permutation(len(batches))]
+        for pool in _split(order, self._pool_size):
+            by_length = pool[np.argsort(self._lengths[pool], kind="stable")]
+            batches += _split(by_length, self._batch_size)
+        return [batches[index] for index in generator.permutation(len(batches))]
+
+
+def _split(indices: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
+    """Divide indices into parts of `size`. The last part may be smaller."""
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
 def padding_share(lengths: Sequence[int] | npt.NDArray[np.int64], batches: Sequence[npt.NDArray[np.int64]]) -> float:
-    """Share of the positions of padded batches that hold no token, 0 to 1."""
+    """Return the share of padding in the positions of padded batches, 0 to 1."""
     sizes = np.asarray(lengths, dtype=np.int64)
-    padded = sum(len(batch) * int(sizes[batch].max()) for batch in batches)
-    return 1.0 - sum(int(sizes[batch].sum()) for batch in batches) / padded
+    tokens = 0
+    positions = 0
+    for batch in batches:
+        batch_sizes = sizes[batch]
+        tokens += int(batch_sizes.sum())
+        positions += len(batch) * int(batch_sizes.max())
+    return 1.0 - tokens / positions

@@ -1,4 +1,4 @@
-"""A data set's split -> examples, with the defects that its files had."""
+"""Reading the files of a split into examples, with the defects found in them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,10 +12,13 @@ from palm_trainer.errors import DataError
 REPEATED = "text that occurred before (kept)"
 CONTRADICTED = "text that occurred before with other labels (kept)"
 
+_UNLABELLED_SPLITS = ("out_of_scope", "out_of_scope_test")
+"""Splits without labels, which may be plain text files beside data of any other format."""
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Examples in the order of the files, and what was repaired or looks wrong in them."""
+    """Examples in the order of the files, and the defects that were repaired or noted."""
 
     examples: list[Example]
     defects: list[Defect]
@@ -52,31 +55,35 @@ class Splits:
 
 
 def read_split(data: DataConfig, split: str) -> Split:
-    """Reads all files of `train`, `dev`, `test`, `out_of_domain`, `out_of_scope` or `out_of_scope_test`.
+    """Read all files of a split.
+
+    Args:
+        data: configuration of the data set.
+        split: `train`, `dev`, `test`, `out_of_domain`, `out_of_scope` or `out_of_scope_test`.
 
     Raises:
-        DataError: where the data set has no such split, or a file cannot be used.
+        DataError: the data set has no such split, or a file cannot be used.
     """
     if not data.paths(split):
         raise DataError(f"the data set has no '{split}' files; add `{split} = ...` to its table in the configuration")
-    options = FormatOptions(**{field.name: getattr(data, field.name) for field in fields(FormatOptions)})
+    settings = {field.name: getattr(data, field.name) for field in fields(FormatOptions)}
+    options = FormatOptions(**settings)
     defects = Defects()
     examples: list[Example] = []
     for path in data.paths(split):
-        before = len(examples)
-        plain = (
-            split in ("out_of_scope", "out_of_scope_test") and path.suffix == ".txt"
-        )  # what belongs to no class has no labels to write in any other format
-        examples += FORMATS["text" if plain else data.format](path, options, defects)
-        if len(examples) == before:
+        count_before = len(examples)
+        is_plain_text = split in _UNLABELLED_SPLITS and path.suffix == ".txt"
+        parse = FORMATS["text" if is_plain_text else data.format]
+        examples += parse(path, options, defects)
+        if len(examples) == count_before:
             raise DataError(f"{path}: no example in it; a data file holds at least one")
     _note_repeats(examples, defects)
     return Split(examples, list(defects))
 
 
 def _note_repeats(examples: list[Example], defects: Defects) -> None:
-    first: dict[tuple[str, str | None], Example] = {}
+    first_by_text: dict[tuple[str, str | None], Example] = {}
     for example in examples:
-        earlier = first.setdefault((example.text, example.pair), example)
-        if earlier is not example:
-            defects.add(REPEATED if earlier.fields == example.fields else CONTRADICTED, example.source)
+        first = first_by_text.setdefault((example.text, example.pair), example)
+        if first is not example:
+            defects.add(REPEATED if first.fields == example.fields else CONTRADICTED, example.source)

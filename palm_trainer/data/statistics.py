@@ -1,4 +1,4 @@
-"""What is wrong with the splits of a data set taken together: labels that training never sees, texts that leak, skew, cuts."""
+"""Defects of the splits of a data set taken together: skewed classes, unseen labels, and texts that leak from train."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,66 +9,88 @@ from palm_trainer.data.formats.text_files import Defect, Defects
 LEAKED = "text that occurs in train too"
 RELABELLED = "text that occurs in train with other labels"
 SKEW_LIMIT = 0.8
-"""A class that more of the rows have than this makes accuracy look good by itself."""
+"""Share of the rows from which a class makes accuracy misleading."""
 _NAMED = 6
+"""Labels that a message lists."""
 
 
 def find_split_defects(splits: Mapping[str, Sequence[Example]], fields: Sequence[str]) -> dict[str, list[Defect]]:
-    """Faults by split, of `train` and the splits that are compared with it.
+    """Find skewed classes in `train`, and leaked texts and unseen labels in the other splits.
 
     Args:
-        splits: examples of `train`, and of any other split.
-        fields: the fields that tasks learn or are scored on.
+        splits: examples of `train` and of any other split.
+        fields: fields that tasks learn or are scored on.
+
+    Returns:
+        Defects by split.
     """
     train = splits["train"]
-    found = {split: Defects() for split in splits}
-    _note_skew(train, fields, found["train"])
+    defects_by_split: dict[str, list[Defect]] = {}
     for split, examples in splits.items():
-        if split != "train":
-            _note_leaks(train, examples, found[split])
+        defects = Defects()
+        if split == "train":
+            _note_skew(train, fields, defects)
+        else:
+            _note_leaks(train, examples, defects)
             for name in fields:
-                _note_unseen(train, examples, name, found[split])
-    return {split: list(defects) for split, defects in found.items()}
+                _note_unseen(train, examples, name, defects)
+        defects_by_split[split] = list(defects)
+    return defects_by_split
 
 
 def iterate_labels(example: Example, field: str) -> Iterator[str]:
-    """The classes or span labels that a field of an example holds."""
+    """Yield the classes or span labels of a field."""
     value = example.fields.get(field, ())
     if isinstance(value, str):
         yield value
-    else:
-        for item in value:
-            yield item.label if isinstance(item, LabelledSpan) else item
+        return
+    for item in value:
+        yield item.label if isinstance(item, LabelledSpan) else item
 
 
 def _note_skew(examples: Sequence[Example], fields: Sequence[str], defects: Defects) -> None:
     for name in fields:
-        classes = [(value, e.source) for e in examples if isinstance(value := e.fields.get(name), str)]
-        if not classes:
+        counts: Counter[str] = Counter()
+        first_sources: dict[str, str] = {}
+        for example in examples:
+            value = example.fields.get(name)
+            if isinstance(value, str):
+                counts[value] += 1
+                first_sources.setdefault(value, example.source)
+        if not counts:
             continue
-        most, count = Counter(value for value, _ in classes).most_common(1)[0]
-        share = count / len(classes)
+        label, count = counts.most_common(1)[0]
+        share = count / counts.total()
         if SKEW_LIMIT < share < 1:
-            kind = f"row whose {name} is '{most}', {share:.0%} of all (who always says so is as accurate)"
-            defects.add(kind, next(source for value, source in classes if value == most), count)
+            kind = f"row whose {name} is '{label}', {share:.0%} of all (a constant answer is as accurate)"
+            defects.add(kind, first_sources[label], count)
 
 
 def _note_leaks(train: Sequence[Example], examples: Sequence[Example], defects: Defects) -> None:
-    known = {(example.text, example.pair): example for example in train}
-    noted = set()
+    train_by_text = {(example.text, example.pair): example for example in train}
+    reported = set()
     for example in examples:
         key = (example.text, example.pair)
-        if key in known and key not in noted:
-            noted.add(key)
-            defects.add(LEAKED if known[key].fields == example.fields else RELABELLED, example.source)
+        if key in train_by_text and key not in reported:
+            reported.add(key)
+            same_labels = train_by_text[key].fields == example.fields
+            defects.add(LEAKED if same_labels else RELABELLED, example.source)
 
 
 def _note_unseen(train: Sequence[Example], examples: Sequence[Example], field: str, defects: Defects) -> None:
-    seen = {label for example in train for label in iterate_labels(example, field)}
-    rows = [(e.source, new) for e in examples if (new := [v for v in iterate_labels(e, field) if v not in seen])]
-    if rows:
-        names = sorted({label for _, new in rows for label in new})
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        defects.add(
-            f"row with {field} that train does not have ({', '.join(names[:_NAMED])}{more})", rows[0][0], len(rows)
-        )
+    train_labels: set[str] = set()
+    for example in train:
+        train_labels.update(iterate_labels(example, field))
+    unseen: set[str] = set()
+    sources: list[str] = []
+    for example in examples:
+        new_labels = set(iterate_labels(example, field)) - train_labels
+        if new_labels:
+            unseen |= new_labels
+            sources.append(example.source)
+    if sources:
+        names = sorted(unseen)
+        remaining = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        listed = ", ".join(names[:_NAMED])
+        kind = f"row with {field} that train does not have ({listed}{remaining})"
+        defects.add(kind, sources[0], len(sources))

@@ -1,6 +1,6 @@
-"""Slot values that change places: an example with other values of the same labels, anew in every epoch.
+"""Slot substitution: training examples with other values of the same labels, drawn anew in every epoch.
 
-What is drawn is a pure function of (seed, epoch, example), so that a resumed run, or another number of processes, draws the same.
+Draws are a pure function of (seed, epoch, example), so a resumed run draws the same, with any number of processes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,30 +16,32 @@ from palm_trainer.data.formats.jsonl import ANSWER
 Words = tuple[tuple[int, int], ...]
 
 ALIKE = 0.25
-"""Two labels draw from each other's values where at least so much of all that either has is common to both (their Jaccard index) ..."""
+"""Minimum Jaccard index of the values of two labels that share their values ..."""
 COMMON = 2
-"""... and at least so many values: one alone may be chance."""
+"""... and the minimum number of common values, since a single one may be chance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What stands in a span, and the ranges of its words, where the data has words."""
+    """The text of a span, and the ranges of its words if the data has words."""
 
     text: str
     words: Words | None
 
 
 class Substitution:
-    """Changes all values of some examples; those whose label has one value only stay.
+    """Replaces all values of some examples. A label with a single value keeps it.
 
-    A label draws from its own values and from those of labels like it (`ALIKE`): cities to leave from and cities to go to are the same cities,
-    though training has not seen each in both roles.
+    A label draws from its own values and those of similar labels (`ALIKE`). Departure and arrival cities, for example,
+    are the same cities, though training has not seen each in both roles.
 
     Args:
-        examples: the training examples of the data set. The values come from them too, each with the same probability, however often it occurs.
-        field: whose spans are replaced. Spans of other fields move with the text; an example where one of them is cut stays as it is.
-        probability: that an example is changed, in each epoch.
-        seed: with epoch and example, decides everything.
+        examples: training examples of the data set. They are also the source of the values, each with the same
+            probability, however often it occurs.
+        field: field whose spans are replaced. Spans of other fields move with the text. An example in which one of
+            them would be split stays unchanged.
+        probability: of an example to be changed, in each epoch.
+        seed: decides the draws, together with epoch and example.
     """
 
     def __init__(self, examples: Sequence[Example], field: str, probability: float, seed: int) -> None:
@@ -47,130 +49,177 @@ class Substitution:
         self._field = field
         self._probability = probability
         self._seed = seed
-        found: dict[str, dict[str, Value]] = {}
+        values_by_label: dict[str, dict[str, Value]] = {}
         for example in examples:
             for span in _spans(example, field):
                 value = _value(example, span)
-                found.setdefault(span.label, {}).setdefault(value.text, value)
-        self._values = _pools(found)
+                values_by_label.setdefault(span.label, {}).setdefault(value.text, value)
+        self._values = _pool_values(values_by_label)
         self._epoch = -1
-        self._chosen: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+        self._is_drawn: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
 
     def draw(self, epoch: int, index: int) -> Example | None:
-        """The example as it is in this epoch; None where it is as ever."""
+        """Draw the variant of an example for an epoch.
+
+        Args:
+            epoch: number of the epoch.
+            index: of the example.
+
+        Returns:
+            The changed example, or None if it stays unchanged.
+        """
         if epoch != self._epoch:
-            share = np.random.default_rng((self._seed, epoch)).random(len(self._examples))
-            self._epoch, self._chosen = epoch, share < self._probability
-        if not self._chosen[index]:
+            numbers = np.random.default_rng((self._seed, epoch)).random(len(self._examples))
+            self._epoch = epoch
+            self._is_drawn = numbers < self._probability
+        if not self._is_drawn[index]:
             return None
         example = self._examples[index]
         spans = _spans(example, self._field)
         generator = np.random.default_rng((self._seed, epoch, index))
-        values = [self._other(example, span, generator) for span in spans]
-        if all(value.text == example.text[s.start : s.end] for s, value in zip(spans, values, strict=True)):
-            return None
-        return replace_spans(example, spans, values)
+        values = [self._draw_value(example, span, generator) for span in spans]
+        unchanged = True
+        for span, value in zip(spans, values, strict=True):
+            unchanged = unchanged and value.text == example.text[span.start : span.end]
+        return None if unchanged else replace_spans(example, spans, values)
 
-    def _other(self, example: Example, span: LabelledSpan, generator: np.random.Generator) -> Value:
-        """Another value of the span's label or one like it, or its own where there is none."""
+    def _draw_value(self, example: Example, span: LabelledSpan, generator: np.random.Generator) -> Value:
+        """Draw a different value of the span's label or a similar one. Returns the same value if there is no other."""
         text = example.text[span.start : span.end]
-        values = self._values[span.label]
-        chosen = values[int(generator.integers(len(values)))]
-        if chosen.text == text:  # one of the others, each as likely
-            others = [value for value in values if value.text != text]
-            chosen = others[int(generator.integers(len(others)))] if others else chosen
-        return chosen
+        candidates = self._values[span.label]
+        drawn = candidates[int(generator.integers(len(candidates)))]
+        if drawn.text != text:
+            return drawn
+        alternatives = [value for value in candidates if value.text != text]
+        return alternatives[int(generator.integers(len(alternatives)))] if alternatives else drawn
 
 
-def _pools(values: Mapping[str, Mapping[str, Value]]) -> dict[str, list[Value]]:
-    """What each label draws from, each text once."""
-    pools = {label: dict(own) for label, own in values.items()}
-    for one, other in combinations(values, 2):
-        common = len(values[one].keys() & values[other].keys())
-        if common >= COMMON and common >= ALIKE * len(values[one].keys() | values[other].keys()):
-            pools[one] = {**values[other], **pools[one]}
-            pools[other] = {**values[one], **pools[other]}
+def _pool_values(values: Mapping[str, Mapping[str, Value]]) -> dict[str, list[Value]]:
+    """Return the values that each label draws from, each text once."""
+    pools = {label: dict(label_values) for label, label_values in values.items()}
+    for first, second in combinations(values, 2):
+        common = len(values[first].keys() & values[second].keys())
+        if common >= COMMON and common >= ALIKE * len(values[first].keys() | values[second].keys()):
+            pools[first] = {**values[second], **pools[first]}
+            pools[second] = {**values[first], **pools[second]}
     return {label: list(pool.values()) for label, pool in pools.items()}
 
 
 def replace_spans(example: Example, spans: Sequence[LabelledSpan], values: Sequence[Value]) -> Example | None:
-    """The example with values in the place of spans (in text order, not overlapping); None where that cuts a span of another field, or a word."""
-    moves = _Moves(spans, [len(value.text) for value in values])
-    parts, end = [], 0
+    """Replace spans of an example by other values.
+
+    Args:
+        example: the example.
+        spans: in text order, not overlapping.
+        values: the new value of each span.
+
+    Returns:
+        The changed example. None if a span of another field or a word would be split.
+    """
+    positions = _PositionMap(spans, [len(value.text) for value in values])
+    parts: list[str] = []
+    end = 0
     for span, value in zip(spans, values, strict=True):
         parts += [example.text[end : span.start], value.text]
         end = span.end
+    parts.append(example.text[end:])
     fields: dict[str, FieldValue] = {}
-    for name, held in example.fields.items():
-        fields[name] = held
-        marked = [item for item in held if isinstance(item, LabelledSpan)]
-        if marked and not (name == ANSWER and example.pair is not None):
-            moved = [new for item in marked if (new := moves.span(item)) is not None]
-            if len(moved) < len(marked):
-                return None
-            fields[name] = tuple(moved)
-    words = None if example.words is None else _words(example.words, spans, values, moves)
-    if example.words is not None and words is None:
-        return None
-    return replace(example, text="".join([*parts, example.text[end:]]), fields=fields, words=words)
+    for name, field_value in example.fields.items():
+        on_pair = name == ANSWER and example.pair is not None
+        moved_value = field_value if on_pair else _move_field(field_value, positions)
+        if moved_value is None:
+            return None
+        fields[name] = moved_value
+    words = None
+    if example.words is not None:
+        words = _move_words(example.words, spans, values, positions)
+        if words is None:
+            return None
+    return replace(example, text="".join(parts), fields=fields, words=words)
 
 
-class _Moves:
-    """Where positions of the old text are in the new one."""
+class _PositionMap:
+    """Maps positions of the old text to positions of the new text."""
 
     def __init__(self, spans: Sequence[LabelledSpan], lengths: Sequence[int]) -> None:
-        self._replaced: list[tuple[int, int, int]] = []  # start, end, how much longer the text is after it
-        longer = 0
+        self._replaced: list[tuple[int, int, int]] = []  # start, end, growth of the text up to the end
+        growth = 0
         for span, length in zip(spans, lengths, strict=True):
-            longer += length - (span.end - span.start)
-            self._replaced.append((span.start, span.end, longer))
+            growth += length - (span.end - span.start)
+            self._replaced.append((span.start, span.end, growth))
 
     def position(self, old: int) -> int | None:
-        """None inside a replaced span."""
+        """Return the new position; None inside a replaced span."""
         shift = 0
-        for start, end, longer in self._replaced:
+        for start, end, growth in self._replaced:
             if old >= end:
-                shift = longer
+                shift = growth
             elif old > start:
                 return None
         return old + shift
 
     def span(self, item: LabelledSpan) -> LabelledSpan | None:
-        """The same span in the new text; None where a replaced one cuts it."""
-        start, end = self.position(item.start), self.position(item.end)
+        """Return the span in the new text; None if a replaced span splits it."""
+        start = self.position(item.start)
+        end = self.position(item.end)
         return None if start is None or end is None else replace(item, start=start, end=end)
 
 
-def _words(old: Words, spans: Sequence[LabelledSpan], values: Sequence[Value], moves: _Moves) -> Words | None:
-    """Words outside the spans where they are now, and those of the values; None where a span's border cuts a word, or a value has no words."""
-    found = []
+def _move_field(value: FieldValue, positions: _PositionMap) -> FieldValue | None:
+    """Move the spans of a field; classes stay. Returns None if a span would be split."""
+    spans = [item for item in value if isinstance(item, LabelledSpan)]
+    if not spans:
+        return value
+    moved_spans = []
+    for span in spans:
+        moved = positions.span(span)
+        if moved is None:
+            return None
+        moved_spans.append(moved)
+    return tuple(moved_spans)
+
+
+def _move_words(
+    old: Words, spans: Sequence[LabelledSpan], values: Sequence[Value], positions: _PositionMap
+) -> Words | None:
+    """Move the words outside the spans, and add those of the new values.
+
+    Returns None if a border of a span splits a word, or a value has no words.
+    """
+    words = []
     for start, end in old:
-        touching = [span for span in spans if span.start < end and start < span.end]
-        if any(start < span.start or span.end < end for span in touching):
+        overlapping = [span for span in spans if span.start < end and start < span.end]
+        if any(start < span.start or span.end < end for span in overlapping):
             return None
-        first, last = moves.position(start), moves.position(end)
-        if not touching and first is not None and last is not None:
-            found.append((first, last))
+        new_start = positions.position(start)
+        new_end = positions.position(end)
+        if not overlapping and new_start is not None and new_end is not None:
+            words.append((new_start, new_end))
     for span, value in zip(spans, values, strict=True):
-        begin = moves.position(span.start)
-        if begin is None or value.words is None:
+        offset = positions.position(span.start)
+        if offset is None or value.words is None:
             return None
-        found += [(begin + start, begin + end) for start, end in value.words]
-    return tuple(sorted(found))
+        words += [(offset + start, offset + end) for start, end in value.words]
+    return tuple(sorted(words))
 
 
 def _spans(example: Example, field: str) -> list[LabelledSpan]:
-    """Spans of a field in text order; none where two overlap."""
-    spans = sorted(
-        (item for item in example.fields.get(field, ()) if isinstance(item, LabelledSpan)), key=lambda span: span.start
-    )
-    return [] if any(right.start < left.end for left, right in pairwise(spans)) else spans
+    """Return the spans of a field in text order, or none if two overlap."""
+    spans = [item for item in example.fields.get(field, ()) if isinstance(item, LabelledSpan)]
+    spans.sort(key=lambda span: span.start)
+    overlap = any(right.start < left.end for left, right in pairwise(spans))
+    return [] if overlap else spans
 
 
 def _value(example: Example, span: LabelledSpan) -> Value:
-    words = None
-    if example.words is not None:
-        inside = [(s, e) for s, e in example.words if span.start < e and s < span.end]
-        if all(span.start <= s and e <= span.end for s, e in inside):
-            words = tuple((s - span.start, e - span.start) for s, e in inside)
-    return Value(example.text[span.start : span.end], words)
+    """Return the value of a span. It has words if no word of the data is split by the span."""
+    text = example.text[span.start : span.end]
+    if example.words is None:
+        return Value(text, None)
+    words = []
+    for start, end in example.words:
+        if span.start < end and start < span.end:
+            if start < span.start or span.end < end:
+                return Value(text, None)
+            words.append((start - span.start, end - span.start))
+    return Value(text, tuple(words))

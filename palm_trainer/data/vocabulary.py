@@ -1,4 +1,4 @@
-"""A vocabulary file -> a tokenizer: the original's `vocab.txt` (WordPiece), or a `tokenizer.json`."""
+"""Tokenizers from vocabulary files: `vocab.txt` (WordPiece) of the original PALM, or `tokenizer.json`."""
 
 from pathlib import Path
 
@@ -15,20 +15,17 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def load_tokenizer(path: Path, lowercase: bool | None = None) -> str:
-    """Contents of a `tokenizer.json` for a vocabulary.
+    """Read a vocabulary and return the contents of a `tokenizer.json`.
 
     Args:
         path: `vocab.txt` (a token a line, or `token<TAB>id`), a `tokenizer.json`, or a directory with one of them.
-        lowercase: of a `vocab.txt`; None: yes where no token of it has a capital letter.
+        lowercase: lower-case the text, for a `vocab.txt`. None: if no token has a capital letter.
 
     Raises:
-        DataError: missing, unreadable, or without the special tokens.
+        DataError: the file is missing, unreadable or lacks the special tokens.
     """
     if path.is_dir():
-        found = [path / name for name in ("vocab.txt", "tokenizer.json") if (path / name).is_file()]
-        if not found:
-            raise DataError(f"{path}: neither vocab.txt nor tokenizer.json there. Give the model's vocabulary file.")
-        path = found[0]
+        path = _file_in(path)
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
@@ -40,24 +37,37 @@ def load_tokenizer(path: Path, lowercase: bool | None = None) -> str:
     return _word_piece(_parse(path, text), lowercase)
 
 
+def _file_in(folder: Path) -> Path:
+    """Return the vocabulary file of a directory."""
+    for name in ("vocab.txt", "tokenizer.json"):
+        if (folder / name).is_file():
+            return folder / name
+    raise DataError(f"{folder}: neither vocab.txt nor tokenizer.json there. Give the model's vocabulary file.")
+
+
 def pad_token_id(tokenizer_json: str) -> int:
-    """Id of the padding token; 0 where there is none."""
+    """Return the id of the padding token, or 0 without one."""
     tokenizer = Tokenizer.from_str(tokenizer_json)
-    return next((i for name in ("[PAD]", "<pad>") if (i := tokenizer.token_to_id(name)) is not None), 0)
+    for name in ("[PAD]", "<pad>"):
+        token_id: int | None = tokenizer.token_to_id(name)
+        if token_id is not None:
+            return token_id
+    return 0
 
 
 def vocabulary_size(tokenizer_json: str) -> int:
-    """One more than the largest id."""
+    """Return one more than the largest id."""
     return 1 + max(Tokenizer.from_str(tokenizer_json).get_vocab().values())
 
 
 def _parse(path: Path, text: str) -> dict[str, int]:
+    """Return the ids of the tokens of a `vocab.txt`."""
     vocabulary: dict[str, int] = {}
     for number, line in enumerate(text.removesuffix("\n").split("\n")):
-        token, tab, identity = line.removesuffix("\r").partition("\t")
-        if tab and not identity.strip().isdecimal():
-            raise DataError(f"{path}:{number + 1}: '{identity}' is no id; write a token a line, or token<TAB>id")
-        vocabulary.setdefault(token.strip(), int(identity) if tab else number)
+        token, tab, token_id = line.removesuffix("\r").partition("\t")
+        if tab and not token_id.strip().isdecimal():
+            raise DataError(f"{path}:{number + 1}: '{token_id}' is no id; write a token a line, or token<TAB>id")
+        vocabulary.setdefault(token.strip(), int(token_id) if tab else number)
     missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
     if missing:
         raise DataError(

@@ -238,7 +238,7 @@ def test_a_resumed_masked_lm_goes_on_to_the_bit(kind, tmp_path_factory, whole_wo
 
 def test_masked_texts_are_not_shared(kind) -> None:
     kind.rows("pairs.jsonl", pair_rows())
-    with pytest.raises(ConfigError, match="'same' reads texts and 'words' texts with pieces masked"):
+    with pytest.raises(ConfigError, match="'same' reads texts and 'words' texts with masked tokens"):
         kind.train(MATCH + '[tasks.words]\nkind = "masked_lm"\ndata = ["pairs"]\n')
 
 

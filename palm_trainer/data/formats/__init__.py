@@ -1,4 +1,4 @@
-"""File formats by name, one small file each: parse only."""
+"""File formats by name. Each module parses one format."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path

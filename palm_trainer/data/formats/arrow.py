@@ -1,9 +1,9 @@
-"""Rows of Arrow tables -> examples: what Parquet files and Hugging Face datasets share.
+"""Rows of Arrow tables, shared by Parquet files and Hugging Face datasets.
 
-Columns are those of `jsonl` (`text`, `text_pair`, classes, lists of classes, spans), and what public data sets have in
-their place: `tokens` or `words` with lists of tags beside them (`ner_tags`: spans), `question`, `context` and `answers`
-(SQuAD), `sentence1`/`sentence2`, `premise`/`hypothesis`, `question1`/`question2`. Numbers of a `ClassLabel` become its
-names, other numbers class names; `id` and `idx` are not read. `columns` names the columns that are read.
+Columns are those of `jsonl` (`text`, `text_pair`, classes, lists of classes, spans), or those of public data sets:
+`tokens` or `words` with lists of tags beside them (`ner_tags`: spans), `question`, `context` and `answers` (SQuAD),
+`sentence1`/`sentence2`, `premise`/`hypothesis`, `question1`/`question2`. Numbers of a `ClassLabel` are replaced by their
+names, other numbers become class names. `id` and `idx` are not read. `columns` names the columns to read.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats.columns import NO_CLASS
 from palm_trainer.data.formats.jsonl import ANSWER, row_example, spans_as_json
-from palm_trainer.data.formats.squad import UNANSWERED, locate_answer
+from palm_trainer.data.formats.squad import locate_answers
 from palm_trainer.data.formats.tags import SCHEMES, spans_from_tags
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, class_value, join_words
 from palm_trainer.errors import DataError
@@ -29,96 +29,115 @@ NOT_TAGS = "column '{}' beside the tokens: no tags of scheme '{}' (left out)"
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the columns of a table are read."""
+    """Meaning of the columns of a table.
+
+    Args:
+        columns: names of the columns to read.
+        texts: `text` or `text_pair` for each text column.
+        tokens: column of the words, if there is one.
+        class_names: names of the classes for each ClassLabel column.
+    """
 
     columns: tuple[str, ...]
     texts: Mapping[str, str]
-    """Column -> `text` or `text_pair`."""
     tokens: str | None
-    names: Mapping[str, Sequence[str]]
-    """ClassLabel columns -> names."""
+    class_names: Mapping[str, Sequence[str]]
 
 
 def examples(
     batches: Iterable[Any], schema: Any, path: object, options: FormatOptions, defects: Defects
 ) -> Iterator[Example]:
-    """Examples of record batches (or tables) with one schema, a row each, `source` being `path: row N`.
+    """Yield the examples of record batches (or tables) with one schema, a row each, with `path: row N` as `source`.
+
+    Args:
+        batches: record batches or tables.
+        schema: their Arrow schema.
+        path: file or address, for messages.
+        options: format options.
+        defects: tally of repaired defects.
 
     Raises:
-        DataError: no text among the columns, one of `columns` missing, or a row that jsonl would not hold either.
+        DataError: there is no text column, one of `columns` is missing, or a row is invalid in jsonl too.
     """
     layout = _layout(schema, path, options)
     number = 0
     for batch in batches:
         for row in batch.to_pylist():
             number += 1
-            where = f"{path}: row {number}"
-            yield _example({name: row[name] for name in layout.columns}, layout, where, options, defects)
+            cells = {name: row[name] for name in layout.columns}
+            yield _example(cells, layout, f"{path}: row {number}", options, defects)
 
 
 def _layout(schema: Any, path: object, options: FormatOptions) -> _Layout:
-    known = list(schema.names)
-    missing = [name for name in options.columns if name not in known]
+    available = list(schema.names)
+    missing = [name for name in options.columns if name not in available]
     if missing:
-        raise DataError(f"{path}: no column '{missing[0]}' (it has {', '.join(known)}); change `columns`")
-    columns = options.columns or tuple(name for name in known if name not in UNREAD)
-    tokens = next((name for name in TOKENS if name in columns and "text" not in columns), None)
+        raise DataError(f"{path}: no column '{missing[0]}' (it has {', '.join(available)}); change `columns`")
+    columns = options.columns or tuple(name for name in available if name not in UNREAD)
+    tokens = None
+    if "text" not in columns:
+        tokens = next((name for name in TOKENS if name in columns), None)
     texts: dict[str, str] = {}
-    for wanted in ("text", "text_pair"):
-        named = [wanted] if wanted in columns else [name for name in columns if _TEXTS.get(name) == wanted]
-        if len(named) > 1:
+    for role in ("text", "text_pair"):
+        candidates = [role] if role in columns else [name for name in columns if _TEXTS.get(name) == role]
+        if len(candidates) > 1:
             raise DataError(
-                f"{path}: columns {' and '.join(named)} could both be the {wanted}; say which with `columns`"
+                f"{path}: columns {' and '.join(candidates)} could both be the {role}; say which with `columns`"
             )
-        texts |= dict.fromkeys(named, wanted)
+        texts |= dict.fromkeys(candidates, role)
     if tokens is None and "text" not in texts.values():
         raise DataError(
-            f"{path}: no text among the columns {', '.join(columns)}; rename one to `text`, or name the columns with `columns`"
+            f"{path}: no text among the columns {', '.join(columns)}; "
+            "rename one to `text`, or name the columns with `columns`"
         )
     return _Layout(columns, texts, tokens, _class_names(schema))
 
 
 def _class_names(schema: Any) -> dict[str, Sequence[str]]:
-    """Names of ClassLabel columns and of lists of them, from what `datasets` writes beside the schema."""
-    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features") or {}
-    found = {}
+    """Return the names of ClassLabel columns and lists of them, from the metadata that `datasets` writes."""
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = metadata.get("info", {}).get("features") or {}
+    class_names = {}
     for name, feature in features.items():
-        inner = feature.get("feature", feature) if isinstance(feature, dict) else {}
-        if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" and inner.get("names"):
-            found[name] = inner["names"]
-    return found
+        element = feature.get("feature", feature) if isinstance(feature, dict) else {}
+        if isinstance(element, dict) and element.get("_type") == "ClassLabel" and element.get("names"):
+            class_names[name] = element["names"]
+    return class_names
 
 
-def _example(row: dict[str, Any], layout: _Layout, where: str, options: FormatOptions, defects: Defects) -> Example:
-    made: dict[str, Any] = {name: row.pop(column) for column, name in layout.texts.items()}
-    row = {name: _named(value, layout.names.get(name), name, where) for name, value in row.items()}
+def _example(row: dict[str, Any], layout: _Layout, source: str, options: FormatOptions, defects: Defects) -> Example:
+    """Convert a row to an example by way of a jsonl row. `row` is emptied."""
+    converted: dict[str, Any] = {role: row.pop(column) for column, role in layout.texts.items()}
+    row = {name: _class_name(value, layout.class_names.get(name), name, source) for name, value in row.items()}
     if layout.tokens is not None:
         tokens = row.pop(layout.tokens)
         if not isinstance(tokens, list) or not all(isinstance(token, str) and token for token in tokens) or not tokens:
-            raise DataError(f"{where}: '{layout.tokens}' is {tokens!r}; it must be a list of words")
-        made["text"], words = join_words(tokens, options.joiner)
-        for name in [name for name, value in row.items() if isinstance(value, list) and len(value) == len(tokens)]:
-            if (spans := _spans(name, row.pop(name), words, where, options, defects)) is not None:
-                made[name] = spans
-        made["words"] = words
+            raise DataError(f"{source}: '{layout.tokens}' is {tokens!r}; it must be a list of words")
+        converted["text"], words = join_words(tokens, options.joiner)
+        tag_columns = [name for name, value in row.items() if isinstance(value, list) and len(value) == len(tokens)]
+        for name in tag_columns:
+            spans = _spans(name, row.pop(name), words, source, options, defects)
+            if spans is not None:
+                converted[name] = spans
+        converted["words"] = words
     for name, value in row.items():
         if name == "words":
-            made[name] = value
-            continue
-        made |= _field(name, value, made.get("text_pair"), where, options, defects)
-    return row_example(made, where)
+            converted[name] = value
+        else:
+            converted |= _field(name, value, converted.get("text_pair"), source, options, defects)
+    return row_example(converted, source)
 
 
-def _named(value: Any, names: Sequence[str] | None, column: str, where: str) -> Any:
-    """Numbers as the names of their class; -1 is no class."""
+def _class_name(value: Any, names: Sequence[str] | None, column: str, source: str) -> Any:
+    """Replace numbers by the names of their classes. -1 means no class."""
     if names is None or value is None:
         return value
     if isinstance(value, list):
-        return [_named(item, names, column, where) for item in value]
+        return [_class_name(item, names, column, source) for item in value]
     if value == -1:
         return None
     if not isinstance(value, int) or not 0 <= value < len(names):
-        raise DataError(f"{where}: '{column}' is {value!r}, but has {len(names)} classes; correct it")
+        raise DataError(f"{source}: '{column}' is {value!r}, but has {len(names)} classes; correct it")
     return names[value]
 
 
@@ -126,35 +145,33 @@ def _spans(
     name: str,
     tags: list[Any],
     words: Sequence[tuple[int, int]],
-    where: str,
+    source: str,
     options: FormatOptions,
     defects: Defects,
 ) -> list[dict[str, Any]] | None:
+    """Convert the tags of words to JSON spans; None if they are no tags of the scheme."""
     prefixes = tuple(f"{prefix}-" for prefix in SCHEMES[options.scheme])
     if not all(isinstance(tag, str) and (tag == "O" or tag.startswith(prefixes)) for tag in tags):
-        defects.add(NOT_TAGS.format(name, options.scheme), where)
+        defects.add(NOT_TAGS.format(name, options.scheme), source)
         return None
-    places = [f"{where}: '{name}' {position}" for position in range(1, len(tags) + 1)]
-    return spans_as_json(spans_from_tags(tags, words, options.scheme, places, defects))
+    tag_sources = [f"{source}: '{name}' {position}" for position in range(1, len(tags) + 1)]
+    return spans_as_json(spans_from_tags(tags, words, options.scheme, tag_sources, defects))
 
 
 def _field(
-    name: str, value: Any, pair: str | None, where: str, options: FormatOptions, defects: Defects
+    name: str, value: Any, pair: str | None, source: str, options: FormatOptions, defects: Defects
 ) -> dict[str, Any]:
-    """What one column gives, as jsonl has it."""
+    """Convert one column to a jsonl field; empty if it holds no label."""
     if isinstance(value, dict) and {"text", "answer_start"} <= set(value) and pair is not None:
-        given = list(zip(value["text"], value["answer_start"], strict=True))
-        spans = {span for text, start in given if (span := locate_answer(pair, text, start, where, defects))}
-        if given and not spans:
-            defects.add(UNANSWERED, where)
-            return {}
-        return {ANSWER: spans_as_json(sorted(spans, key=lambda s: (s.start, s.end)))}
+        answers = list(zip(value["text"], value["answer_start"], strict=True))
+        spans = locate_answers(pair, answers, source, defects)
+        return {} if spans is None else {ANSWER: spans_as_json(spans)}
     if isinstance(value, list):
         return {name: [_item(item) for item in value]}
     if isinstance(value, int | float):
         value = str(value)
     if isinstance(value, str) and not value.strip():
-        defects.add(NO_CLASS, where)
+        defects.add(NO_CLASS, source)
         return {}
     if isinstance(value, str) and options.label_separator is not None:
         return {name: list(class_value(value, options.label_separator))}
@@ -162,7 +179,7 @@ def _field(
 
 
 def _item(item: Any) -> Any:
-    """An element of a list: a span without its empty keys, a class as text, the rest as it is."""
+    """Convert an element of a list: a span without its empty keys, a number as text, anything else unchanged."""
     if isinstance(item, dict):
         return {key: value for key, value in item.items() if value is not None}
     return str(item) if isinstance(item, int | float) else item

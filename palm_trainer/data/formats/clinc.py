@@ -12,20 +12,22 @@ from palm_trainer.errors import DataError
 
 
 def splits(path: Path) -> list[str]:
-    """Names of the splits of a file. Raises DataError when it is none."""
-    held = load_json(path)
-    if not is_clinc(held):
+    """List the splits of a file.
+
+    Raises:
+        DataError: the file has another structure.
+    """
+    document = load_json(path)
+    if not is_clinc(document):
         raise DataError(f"{path}: not CLINC's structure, {{split: [[text, intent], ...]}}; set the right `format`")
-    return list(held)
+    return list(document)
 
 
 def is_clinc(value: object) -> bool:
-    """Whether a JSON value is an object of lists of pairs of strings, going by the first of each."""
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(rows, list) and rows and _is_pair(rows[0]) for rows in value.values())
-    )
+    """Return True for a JSON object of lists of string pairs. Only the first pair of each list is checked."""
+    if not isinstance(value, dict) or not value:
+        return False
+    return all(isinstance(rows, list) and rows and _is_pair(rows[0]) for rows in value.values())
 
 
 def _is_pair(row: object) -> bool:
@@ -33,18 +35,23 @@ def _is_pair(row: object) -> bool:
 
 
 def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:
-    """Examples of one split.
+    """Yield the examples of one split.
+
+    Args:
+        path: file, with `#SPLIT` after its name.
+        options: not used.
+        defects: tally of repaired defects.
 
     Raises:
-        DataError: no or an unknown split in the path, or rows that are not pairs of strings.
+        DataError: the path names no or an unknown split, or a row is not a pair of strings.
     """
     name, _, split = path.name.partition("#")
-    splits = load_json(path.with_name(name), defects)
-    if not isinstance(splits, dict) or split not in splits:
-        held = ", ".join(splits) if isinstance(splits, dict) else f"a {type(splits).__name__}"
-        raise DataError(f"{path}: no split '{split}' (the file holds: {held}); write the path as {name}#SPLIT")
-    for number, row in enumerate(splits[split], 1):
-        where = f"{path}: row {number}"
+    document = load_json(path.with_name(name), defects)
+    if not isinstance(document, dict) or split not in document:
+        content = ", ".join(document) if isinstance(document, dict) else f"a {type(document).__name__}"
+        raise DataError(f"{path}: no split '{split}' (the file holds: {content}); write the path as {name}#SPLIT")
+    for number, row in enumerate(document[split], 1):
+        source = f"{path}: row {number}"
         if not _is_pair(row):
-            raise DataError(f"{where}: {row!r} is not [text, intent]; correct it")
-        yield Example(row[0], {"intent": row[1]}, source=where)
+            raise DataError(f"{source}: {row!r} is not [text, intent]; correct it")
+        yield Example(row[0], {"intent": row[1]}, source=source)

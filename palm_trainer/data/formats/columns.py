@@ -1,7 +1,7 @@
-"""Rows of columns -> examples; shared by the tab-separated and comma-separated formats.
+"""Rows of columns, shared by the tab-separated and comma-separated formats.
 
-Column names: `text`, `text_a` or `sentence` is the text; `text_b` or `text_pair` its pair; `_` is skipped; any other is
-a class field.
+Column names: `text`, `text_a` or `sentence` is the text, `text_b` or `text_pair` its pair, `_` is skipped. Any other
+column is a class field.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,62 +20,89 @@ NO_CLASS = "empty class (read as unlabelled)"
 def examples(
     rows: Iterable[tuple[int, list[str]]], path: Path, options: FormatOptions, defects: Defects
 ) -> Iterator[Example]:
-    """Examples of (line number, fields) rows.
+    """Yield the examples of rows.
+
+    Args:
+        rows: line number and fields of each row.
+        path: file of the rows, for messages.
+        options: format options.
+        defects: tally of repaired defects.
 
     Raises:
-        DataError: for a header without a text, doubled columns, a wrong number of fields, an empty text.
+        DataError: a header without a text, a doubled column, a wrong number of fields, or an empty text.
     """
     rows = iter(rows)
     columns = options.columns
     if options.header or (options.header is None and not columns):
         _, header = next(rows)
         columns = columns or tuple(name.strip() for name in header)
-    _check_columns(columns, path, bool(options.columns))
-    empty = True
+    _check_columns(columns, path, "`columns`" if options.columns else "the header")
+    is_empty = True
     for number, fields in rows:
-        where = f"{path}:{number}"
+        source = f"{path}:{number}"
         if len(fields) != len(columns):
             listed = ", ".join(columns)
             raise DataError(
-                f"{where}: {len(fields)} fields, but {len(columns)} columns ({listed}); mend the row or `columns`"
+                f"{source}: {len(fields)} fields, but {len(columns)} columns ({listed}); correct the row or `columns`"
             )
-        yield row_example(columns, fields, where, options.label_separator, defects)
-        empty = False
-    if empty:
+        yield row_example(columns, fields, source, options.label_separator, defects)
+        is_empty = False
+    if is_empty:
         raise DataError(f"{path}: no row after the header; a data file holds at least one example")
 
 
-def _check_columns(columns: tuple[str, ...], path: Path, given: bool) -> None:
-    named = [name for name in columns if name != SKIPPED]
-    source = "`columns`" if given else "the header"
-    for wanted, many in ((TEXT_COLUMNS, "no text column"), (PAIR_COLUMNS, "")):
-        count = sum(name in wanted for name in named)
-        if count > 1 or (many and not count):
-            what = many if not count else f"{count} columns of {', '.join(wanted)}"
-            raise DataError(
-                f"{path}:1: {what} in {source} ({', '.join(columns)}); name one {' or '.join(wanted)}, "
-                "with `columns = [...]` in the configuration if the file has no header"
-            )
-    doubled = sorted({name for name in named if named.count(name) > 1 or not name})
+def _check_columns(columns: tuple[str, ...], path: Path, origin: str) -> None:
+    """Check that there is one text, at most one pair, and no doubled column. `origin` tells who names the columns."""
+    names = [name for name in columns if name != SKIPPED]
+    text_count = sum(name in TEXT_COLUMNS for name in names)
+    pair_count = sum(name in PAIR_COLUMNS for name in names)
+    fault = ""
+    allowed: tuple[str, ...] = TEXT_COLUMNS
+    if text_count == 0:
+        fault = "no text column"
+    elif text_count > 1:
+        fault = f"{text_count} columns of {', '.join(TEXT_COLUMNS)}"
+    elif pair_count > 1:
+        fault = f"{pair_count} columns of {', '.join(PAIR_COLUMNS)}"
+        allowed = PAIR_COLUMNS
+    if fault:
+        raise DataError(
+            f"{path}:1: {fault} in {origin} ({', '.join(columns)}); name one {' or '.join(allowed)}, "
+            "with `columns = [...]` in the configuration if the file has no header"
+        )
+    doubled = sorted({name for name in names if names.count(name) > 1 or not name})
     if doubled:
         raise DataError(
-            f"{path}:1: column '{doubled[0]}' is empty or doubled in {source}; name each once, or `_` to skip it"
+            f"{path}:1: column '{doubled[0]}' is empty or doubled in {origin}; name each once, or `_` to skip it"
         )
 
 
 def row_example(
-    columns: tuple[str, ...], fields: list[str], where: str, separator: str | None, defects: Defects
+    columns: tuple[str, ...], fields: list[str], source: str, separator: str | None, defects: Defects
 ) -> Example:
-    """One row's example. Raises DataError for an empty text."""
-    text, pair = "", None
+    """Convert one row to an example.
+
+    Args:
+        columns: names of the columns.
+        fields: their values.
+        source: `file:line`, for messages.
+        separator: between several classes in one column. None: one class.
+        defects: tally of repaired defects.
+
+    Raises:
+        DataError: a text is empty.
+    """
+    text = ""
+    pair = None
     values: dict[str, FieldValue] = {}
     for name, value in zip(columns, fields, strict=True):
-        if name in TEXT_COLUMNS or name in PAIR_COLUMNS:
+        is_text = name in TEXT_COLUMNS
+        if is_text or name in PAIR_COLUMNS:
             if not value.strip():
                 raise DataError(
-                    f"{where}: column '{name}' is empty; a text needs at least one character, remove the row"
+                    f"{source}: column '{name}' is empty; a text needs at least one character, remove the row"
                 )
-            if name in TEXT_COLUMNS:
+            if is_text:
                 text = value
             else:
                 pair = value
@@ -83,5 +110,5 @@ def row_example(
             if value.strip() or separator is not None:
                 values[name] = class_value(value.strip(), separator)
             else:
-                defects.add(NO_CLASS, where)
-    return Example(text, values, pair=pair, source=where)
+                defects.add(NO_CLASS, source)
+    return Example(text, values, pair=pair, source=source)

@@ -17,21 +17,30 @@ BROKEN_LINE = "row with a line break inside quotes (kept)"
 
 
 def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:
-    """Examples of the file, a row each; the columns are those of `palm_trainer.data.formats.columns`."""
+    """Parse the rows of a file, with the columns of `palm_trainer.data.formats.columns`.
+
+    Args:
+        path: file to read.
+        options: format options.
+        defects: tally of repaired defects.
+
+    Raises:
+        DataError: a quoted field is broken, or as `columns.examples`.
+    """
     return examples(_rows(path, options.delimiter or ",", defects), path, options, defects)
 
 
 def _rows(path: Path, delimiter: str, defects: Defects) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the line on which each begins."""
+    """Yield the first line and the fields of each row."""
     reader = csv.reader(io.StringIO(read_text(path, defects), newline=""), delimiter=delimiter, strict=True)
-    begin = 1
+    first_line = 1
     try:
         for fields in reader:
             if any("\n" in field for field in fields):
-                defects.add(BROKEN_LINE, f"{path}:{begin}")
-            yield begin, fields
-            begin = reader.line_num + 1
+                defects.add(BROKEN_LINE, f"{path}:{first_line}")
+            yield first_line, fields
+            first_line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f"{path}:{begin}: {error}; double the quotes inside quoted fields; files without quoting are 'tsv'"
+            f"{path}:{first_line}: {error}; double the quotes inside quoted fields; files without quoting are 'tsv'"
         ) from None

@@ -1,6 +1,6 @@
-"""Hugging Face `datasets`: a split saved by `save_to_disk` (needs `pyarrow`), or one of a hub (needs `datasets`).
+"""Hugging Face `datasets`: a split saved by `save_to_disk` (needs `pyarrow`), or a split on a hub (needs `datasets`).
 
-A saved `DatasetDict` has a directory for each split: `train = "conll/train"`. A data set of a hub is written
+A saved `DatasetDict` has a directory for each split: `train = "conll/train"`. A data set on a hub is written
 `hf://OWNER/NAME#SPLIT`, or `hf://OWNER/NAME:CONFIGURATION#SPLIT`. The columns are those of
 `palm_trainer.data.formats.arrow`.
 """
@@ -19,13 +19,19 @@ from palm_trainer.errors import DataError
 HUB = "hf:"
 STATE, SPLITS = "state.json", "dataset_dict.json"
 _ROWS = 1000
+"""Rows of a record batch."""
 
 
 def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:
-    """Examples of the split.
+    """Yield the examples of a split.
+
+    Args:
+        path: directory of a saved split, or `hf://OWNER/NAME#SPLIT`.
+        options: format options.
+        defects: tally of repaired defects.
 
     Raises:
-        DataError: a package is missing, no such data set or split, or as `arrow.examples`.
+        DataError: a package is missing, there is no such data set or split, or as `arrow.examples`.
     """
     if path.parts[:1] == (HUB,):
         yield from _from_hub(path, options, defects)
@@ -43,9 +49,11 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
 
 
 def _saved_files(path: Path) -> list[Path]:
+    """List the Arrow files of a saved split."""
     if (path / SPLITS).is_file():
         names = json.loads((path / SPLITS).read_text(encoding="utf-8")).get("splits", [])
-        raise DataError(f"{path}: a data set of several splits; name one: {', '.join(f'{path}/{n}' for n in names)}")
+        listed = ", ".join(f"{path}/{name}" for name in names)
+        raise DataError(f"{path}: a data set of several splits; name one: {listed}")
     if not (path / STATE).is_file():
         raise DataError(
             f"{path}: no {STATE}; format 'datasets' reads a directory written by save_to_disk, or hf://OWNER/NAME#SPLIT"
@@ -55,20 +63,22 @@ def _saved_files(path: Path) -> list[Path]:
 
 
 def _from_hub(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:
-    name = f"hf://{'/'.join(path.parts[1:])}"
+    """Yield the examples of a split on a hub."""
+    address = "/".join(path.parts[1:])
+    url = f"hf://{address}"
     try:
         import datasets
     except ImportError:
         raise DataError(
-            f"{name}: a data set of a hub needs the package datasets; install it with: pip install 'palm-nlu[datasets]'"
+            f"{url}: a data set of a hub needs the package datasets; install it with: pip install 'palm-nlu[datasets]'"
         ) from None
-    whole, _, split = "/".join(path.parts[1:]).partition("#")
-    identity, _, configuration = whole.partition(":")
+    repository, _, split = address.partition("#")
+    name, _, configuration = repository.partition(":")
     if not split:
-        raise DataError(f"{name}: no split; write {name}#train")
+        raise DataError(f"{url}: no split; write {url}#train")
     try:
-        found: Any = datasets.load_dataset(identity, configuration or None, split=split)
+        dataset: Any = datasets.load_dataset(name, configuration or None, split=split)
     except Exception as error:  # the hub's client raises many kinds, each with a message for the user
-        raise DataError(f"{name}: cannot be loaded: {error}; check name, split and network (HF_ENDPOINT)") from error
-    tables = found.with_format("arrow").iter(_ROWS)
-    yield from arrow.examples(tables, found.features.arrow_schema, name, options, defects)
+        raise DataError(f"{url}: cannot be loaded: {error}; check name, split and network (HF_ENDPOINT)") from error
+    tables = dataset.with_format("arrow").iter(_ROWS)
+    yield from arrow.examples(tables, dataset.features.arrow_schema, url, options, defects)

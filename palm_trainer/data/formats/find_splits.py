@@ -1,4 +1,4 @@
-"""Where a data set's splits are: by the names in a directory, beside a file, or inside a file that holds them all."""
+"""Search for the splits of a data set: files of a directory, files beside a file, or splits inside one file."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,71 +16,96 @@ Splits = dict[str, list[Path]]
 
 
 def find_splits(data: Path) -> tuple[Splits, list[str]]:
-    """Files (or directories, or `FILE#SPLIT`) of train, dev and test, as far as found, and remarks on how they were chosen.
+    """Find the files (or directories, or `FILE#SPLIT`) of train, dev and test.
+
+    Returns:
+        Paths by split, and remarks on how they were chosen.
 
     Raises:
-        DataError: nothing there, no data file in a directory, or several and nothing that tells which.
+        DataError: nothing is there, a directory has no data file, or it is unclear which of several files is meant.
     """
     if not data.exists() and "#" not in data.name:
         raise DataError(f"{data}: no such file or directory. Give the data's directory or its training file.")
     data = data.resolve()
     if not data.is_dir():
-        return _splits_beside(data)
-    if (whole := _recognised(data)) is not None:
-        return _splits_inside(data, whole)
+        return _splits_beside(data), []
+    detection = _try_detect(data)
+    if detection is not None:
+        return _splits_inside(data, detection), []
     entries = _entries(data)
-    found = {split: path for split in _WORDS if (path := _named(entries, split))}
-    if not found:
-        return _only_file(data, entries)
-    files = {split: [_file_in(path)] for split, path in found.items()}
+    entry_by_split = _named_splits(entries)
+    if not entry_by_split:
+        return _only_file(data, entries), []
+    files = {split: [_file_in(path)] for split, path in entry_by_split.items()}
     if "train" in files:
         return files, []
     largest = max(files, key=lambda split: _size(files[split][0]))
     return {"train": files.pop(largest), **files}, [f"no train split found: {largest}, the largest, is used to train"]
 
 
-def _splits_beside(file: Path) -> tuple[Splits, list[str]]:
-    if file.exists() and (inside := _splits_inside(file, detect_format(file)))[0] != {"train": [file]}:
-        return inside
-    siblings = [path for path in _entries(file.parent) if path.suffix == file.suffix and path != file]
-    found = {"train": [file]}
+def _splits_beside(file: Path) -> Splits:
+    """Return the splits inside a training file, or the dev and test files beside it."""
+    if file.exists():
+        inside = _splits_inside(file, detect_format(file))
+        if inside != {"train": [file]}:
+            return inside
+    splits = {"train": [file]}
     if "train" in file.name.lower():
-        found |= {split: [path] for split in ("dev", "test") if (path := _named(siblings, split))}
-    return found, []
+        siblings = [path for path in _entries(file.parent) if path.suffix == file.suffix and path != file]
+        for split in ("dev", "test"):
+            path = _named(siblings, split)
+            if path is not None:
+                splits[split] = [path]
+    return splits
 
 
-def _splits_inside(path: Path, found: Detection) -> tuple[Splits, list[str]]:
-    """Splits that one file holds, all that end so (`train`, `oos_train`), or the Parquet files of a directory by their names."""
-    if found.format == "parquet" and path.is_dir():
-        files = {split: [f for f in _entries(path) if _named([f], split)] for split in _WORDS}
-        return {split: held for split, held in files.items() if held} if files["train"] else {"train": [path]}, []
-    if found.format != "clinc":
-        return {"train": [path]}, []
+def _splits_inside(path: Path, detection: Detection) -> Splits:
+    """Return the splits of a CLINC file (`train`, `oos_train`), or the Parquet files of a directory by their names."""
+    if detection.format == "parquet" and path.is_dir():
+        return _parquet_splits(path)
+    if detection.format != "clinc":
+        return {"train": [path]}
     names = clinc.splits(path)
-    held = {split: [path.with_name(f"{path.name}#{n}") for n in names if n.endswith(_WORDS[split])] for split in _WORDS}
-    held = {split: paths for split, paths in held.items() if paths}
-    if "train" not in held:
+    splits: Splits = {}
+    for split, words in _WORDS.items():
+        paths = [path.with_name(f"{path.name}#{name}") for name in names if name.endswith(words)]
+        if paths:
+            splits[split] = paths
+    if "train" not in splits:
         raise DataError(f"{path}: no split called train (it holds: {', '.join(names)}); name one: {path.name}#SPLIT")
-    return held, []
+    return splits
 
 
-def _only_file(folder: Path, entries: Iterable[Path]) -> tuple[Splits, list[str]]:
-    kinds = [(path, found) for path in entries if path.is_file() and (found := _recognised(path)) is not None]
-    kinds = [(path, found) for path, found in kinds if found.format != "text"] or kinds
-    if len(kinds) == 1:
-        return _splits_inside(*kinds[0])
-    held = ", ".join(f"{path.name} ({found.format})" for path, found in kinds[:6])
-    below = ", ".join(path.name for path in entries if path.is_dir())
-    what = f"several data files ({held})" if kinds else "no data file of a known format"
+def _parquet_splits(folder: Path) -> Splits:
+    splits: Splits = {}
+    for split in _WORDS:
+        files = [file for file in _entries(folder) if _named([file], split)]
+        if files:
+            splits[split] = files
+    return splits if "train" in splits else {"train": [folder]}
+
+
+def _only_file(folder: Path, entries: Iterable[Path]) -> Splits:
+    """Return the splits inside the only data file of a directory. Plain text counts only if there is nothing else."""
+    detections = {path: _try_detect(path) for path in entries if path.is_file()}
+    files = [(path, detection) for path, detection in detections.items() if detection is not None]
+    files = [(path, detection) for path, detection in files if detection.format != "text"] or files
+    if len(files) == 1:
+        return _splits_inside(*files[0])
+    listed = ", ".join(f"{path.name} ({detection.format})" for path, detection in files[:6])
+    folders = ", ".join(path.name for path in entries if path.is_dir())
+    content = f"several data files ({listed})" if files else "no data file of a known format"
+    if folders:
+        content += f", and directories ({folders})"
     raise DataError(
-        f"{folder}: {what}{f', and directories ({below})' if below else ''}, none called train, dev or test "
+        f"{folder}: {content}, none called train, dev or test "
         f"(a joint directory has {', '.join(FILES)}); name a file or directory in it"
     )
 
 
 def _file_in(path: Path) -> Path:
-    """A split's file: the path itself, or the only data file of a directory that is not itself of a format."""
-    if not path.is_dir() or _recognised(path) is not None:
+    """Return the path itself, or the only file of a directory that is no data set of a known format."""
+    if not path.is_dir() or _try_detect(path) is not None:
         return path
     files = [entry for entry in _entries(path) if entry.is_file()]
     if len(files) != 1:
@@ -88,7 +113,7 @@ def _file_in(path: Path) -> Path:
     return files[0]
 
 
-def _recognised(path: Path) -> Detection | None:
+def _try_detect(path: Path) -> Detection | None:
     try:
         return detect_format(path)
     except DataError:
@@ -96,19 +121,36 @@ def _recognised(path: Path) -> Detection | None:
 
 
 def _entries(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".")
-        and path.suffix not in _NO_DATA
-        and not path.name.lower().startswith(_NO_DATA_NAMES)
-    )
+    """List the entries of a directory that may be data, sorted."""
+    entries = []
+    for path in folder.iterdir():
+        is_hidden = path.name.startswith(".")
+        is_other = path.suffix in _NO_DATA or path.name.lower().startswith(_NO_DATA_NAMES)
+        if not is_hidden and not is_other:
+            entries.append(path)
+    return sorted(entries)
+
+
+def _named_splits(entries: Iterable[Path]) -> dict[str, Path]:
+    """Return the entry of each split that has one."""
+    entry_by_split = {}
+    for split in _WORDS:
+        path = _named(entries, split)
+        if path is not None:
+            entry_by_split[split] = path
+    return entry_by_split
 
 
 def _named(paths: Iterable[Path], split: str) -> Path | None:
-    return next((path for word in _WORDS[split] for path in paths if word in path.name.lower()), None)
+    """Return the first path whose name holds a word for a split. Earlier words have priority."""
+    for word in _WORDS[split]:
+        for path in paths:
+            if word in path.name.lower():
+                return path
+    return None
 
 
 def _size(path: Path) -> int:
+    """Return the size of a file, or of all files below a directory, in bytes."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,10 +1,11 @@
-"""A JSON array of objects, a row each: the keys are columns, named as in `palm_trainer.data.formats.columns`.
+"""A JSON array of objects, a row each. The keys are columns, named as in `palm_trainer.data.formats.columns`.
 
-`columns` names the keys that are read; without it all of them but `id` are. Numbers become class names.
+`columns` names the keys to read. Without it, all keys except `id` are read. Numbers become class names.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats.columns import PAIR_COLUMNS, TEXT_COLUMNS, row_example
@@ -13,23 +14,35 @@ from palm_trainer.errors import DataError
 
 
 def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:
-    """Examples of the file, an array element each.
+    """Yield the examples of a file, one for each element of the array.
+
+    Args:
+        path: file to read.
+        options: format options.
+        defects: tally of repaired defects.
 
     Raises:
-        DataError: not an array of objects, an object without one of `columns` or without a text.
+        DataError: the file is not an array of objects, or an object lacks a text or one of `columns`.
     """
     rows = load_json(path, defects)
     if not isinstance(rows, list):
         raise DataError(f"{path}: a JSON {type(rows).__name__}, not an array of objects; set the right `format`")
     for number, row in enumerate(rows, 1):
-        where = f"{path}: element {number}"
+        source = f"{path}: element {number}"
         if not isinstance(row, dict):
-            raise DataError(f"{where}: {row!r} is not an object; write {{'text': ..., 'label': ...}}")
+            raise DataError(f"{source}: {row!r} is not an object; write {{'text': ..., 'label': ...}}")
         columns = options.columns or tuple(key for key in row if key != "id")
-        missing = [key for key in columns if key not in row]
-        if missing:
-            raise DataError(f"{where}: no key '{missing[0]}' among {', '.join(row)}; add it or change `columns`")
-        if sum(key in TEXT_COLUMNS for key in columns) != 1 or sum(key in PAIR_COLUMNS for key in columns) > 1:
-            raise DataError(f"{where}: keys {', '.join(columns)} do not hold one text of {', '.join(TEXT_COLUMNS)}")
+        _check_columns(columns, row, source)
         values = [str(row[key]) if isinstance(row[key], str | int | float) else "" for key in columns]
-        yield row_example(columns, values, where, options.label_separator, defects)
+        yield row_example(columns, values, source, options.label_separator, defects)
+
+
+def _check_columns(columns: tuple[str, ...], row: dict[str, Any], source: str) -> None:
+    """Check that a row has all columns, one text and at most one pair."""
+    missing = [key for key in columns if key not in row]
+    if missing:
+        raise DataError(f"{source}: no key '{missing[0]}' among {', '.join(row)}; add it or change `columns`")
+    text_count = sum(key in TEXT_COLUMNS for key in columns)
+    pair_count = sum(key in PAIR_COLUMNS for key in columns)
+    if text_count != 1 or pair_count > 1:
+        raise DataError(f"{source}: keys {', '.join(columns)} do not hold one text of {', '.join(TEXT_COLUMNS)}")

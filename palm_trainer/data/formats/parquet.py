@@ -1,4 +1,4 @@
-"""Parquet: a file, or a directory of them. The columns are those of `palm_trainer.data.formats.arrow`. Needs `pyarrow`."""
+"""Parquet: a file, or a directory of files. The columns are those of `palm_trainer.data.formats.arrow`. Needs `pyarrow`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,27 +11,36 @@ from palm_trainer.errors import DataError
 
 
 def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:
-    """Examples of the file, or of all `*.parquet` files of a directory in the order of their names.
+    """Yield the examples of a file, or of all `*.parquet` files of a directory in the order of their names.
+
+    Args:
+        path: file or directory to read.
+        options: format options.
+        defects: tally of repaired defects.
 
     Raises:
-        DataError: pyarrow is not installed, no or a broken file, or as `arrow.examples`.
+        DataError: pyarrow is not installed, a file is missing or broken, or as `arrow.examples`.
     """
-    pq = import_parquet(path)
+    parquet = import_parquet(path)
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{path}: no *.parquet file in this directory; name the file")
     for file in files:
         check_readable(file)
         try:
-            with pq.ParquetFile(file) as opened:
-                batches = opened.iter_batches(columns=list(options.columns) or None)
-                yield from arrow.examples(batches, opened.schema_arrow, file, options, defects)
+            with parquet.ParquetFile(file) as reader:
+                batches = reader.iter_batches(columns=list(options.columns) or None)
+                yield from arrow.examples(batches, reader.schema_arrow, file, options, defects)
         except arrow_errors() as error:
             raise DataError(f"{file}: not a Parquet file, or a broken one: {error}; write it again") from None
 
 
 def import_parquet(path: object) -> Any:
-    """`pyarrow.parquet`. Raises DataError where it is not installed."""
+    """Import `pyarrow.parquet`. `path` is named in the message.
+
+    Raises:
+        DataError: pyarrow is not installed.
+    """
     try:
         import pyarrow.parquet
     except ImportError:
@@ -42,7 +51,7 @@ def import_parquet(path: object) -> Any:
 
 
 def arrow_errors() -> tuple[type[Exception], ...]:
-    """What pyarrow raises for bytes that it cannot read."""
+    """Return the exceptions that pyarrow raises for bytes that it cannot read."""
     import pyarrow
 
     return (pyarrow.ArrowException, OSError)

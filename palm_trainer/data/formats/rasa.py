@@ -1,8 +1,8 @@
 """Rasa's NLU training data, YAML 2.0 and 3.1, a file or a directory of files. Fields: `intent`, `slots`.
 
 Entities: `[value](name)`, `[value](name:synonym)`, `[value]{"entity": ..., "role": ..., "group": ..., "value": ...}`,
-and a list of such objects, of which the first counts. What a span cannot hold (synonyms) and sections without examples
-(synonym, regex, lookup) are reported as passed over. Every scalar stays a string: an intent may be called `yes`.
+and a list of such objects, of which the first counts. Content that a span cannot hold (synonyms) and sections without
+examples (synonym, regex, lookup) are reported as skipped. Every scalar stays a string: an intent may be called `yes`.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from palm_trainer.data.example import Example, LabelledSpan
-from palm_trainer.data.formats.text_files import Defects, FormatOptions, lines, read_text
+from palm_trainer.data.formats.text_files import Defects, FormatOptions, read_text, split_lines
 from palm_trainer.errors import DataError
 
 NO_DASH = "line without '- ' before the example (passed over)"
@@ -27,10 +27,15 @@ _ENTITY = re.compile(
 
 
 def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:
-    """Examples of the `nlu` section of a file, or of all `*.yml` and `*.yaml` files of a directory.
+    """Yield the examples of the `nlu` section of a file, or of all YAML files of a directory.
+
+    Args:
+        path: file or directory to read.
+        options: not used.
+        defects: tally of repaired defects.
 
     Raises:
-        DataError: not YAML, no `nlu` list, an intent without examples, an annotation that cannot be read.
+        DataError: a file is not YAML or has no `nlu` list, an intent has no examples, or an annotation is malformed.
     """
     files = yaml_files(path) if path.is_dir() else [path]
     if not files:
@@ -47,22 +52,23 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
 
 
 def yaml_files(folder: Path) -> list[Path]:
-    """All YAML files of a directory and those below it."""
+    """List all YAML files of a directory and its subdirectories."""
     return sorted(file for file in folder.rglob("*") if file.suffix in (".yml", ".yaml"))
 
 
 def holds_examples(file: Path) -> bool:
-    """Whether a YAML file has an `nlu` section; the rest of a Rasa project (domain, rules) has none."""
+    """Return True if a YAML file has an `nlu` section. Other files of a Rasa project (domain, rules) have none."""
     return re.search(rb"^nlu\s*:", file.read_bytes(), re.MULTILINE) is not None
 
 
 def _compose(file: Path, defects: Defects) -> yaml.Node | None:
-    """The node tree, which knows its lines; composing constructs no objects and resolves no types."""
+    """Parse a file to its node tree, which has line numbers. No objects are constructed and no types resolved."""
     try:
         node: yaml.Node | None = yaml.compose(read_text(file, defects), Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
-        line, column = (error.problem_mark.line + 1, error.problem_mark.column + 1) if error.problem_mark else (1, 1)
-        raise DataError(f"{file}:{line}:{column}: not YAML: {error.problem}; check indentation and quotes") from None
+        mark = error.problem_mark
+        position = f"{mark.line + 1}:{mark.column + 1}" if mark else "1:1"
+        raise DataError(f"{file}:{position}: not YAML: {error.problem}; check indentation and quotes") from None
     except yaml.YAMLError as error:
         raise DataError(f"{file}: not YAML: {str(error).splitlines()[0]}; remove control characters") from None
     return node
@@ -73,24 +79,27 @@ def _mapping(node: yaml.MappingNode) -> dict[str, yaml.Node]:
 
 
 def _item(item: yaml.Node, file: Path, defects: Defects) -> Iterator[Example]:
-    where = f"{file}:{item.start_mark.line + 1}"
+    """Yield the examples of one item of the `nlu` list."""
+    source = f"{file}:{item.start_mark.line + 1}"
     keys = _mapping(item) if isinstance(item, yaml.MappingNode) else {}
     for section in SECTIONS:
         if section in keys:
-            defects.add(f"{section} section (passed over)", where)
+            defects.add(f"{section} section (passed over)", source)
             return
-    intent, examples = keys.get("intent"), keys.get("examples")
+    intent = keys.get("intent")
+    examples = keys.get("examples")
     if not isinstance(intent, yaml.ScalarNode) or not intent.value or examples is None:
-        raise DataError(f"{where}: an item without `intent` and `examples`; each needs both")
+        raise DataError(f"{source}: an item without `intent` and `examples`; each needs both")
     for text, line in _examples(examples, file, defects):
-        plain, spans = _read_entities(text, f"{file}:{line}", defects)
-        if not plain.strip():
-            raise DataError(f"{file}:{line}: an empty example; remove it")
-        yield Example(plain, {"intent": intent.value, "slots": spans}, source=f"{file}:{line}")
+        source = f"{file}:{line}"
+        plain_text, spans = _read_entities(text, source, defects)
+        if not plain_text.strip():
+            raise DataError(f"{source}: an empty example; remove it")
+        yield Example(plain_text, {"intent": intent.value, "slots": spans}, source=source)
 
 
 def _examples(node: yaml.Node, file: Path, defects: Defects) -> Iterator[tuple[str, int]]:
-    """Annotated texts with their lines, from a block of `- text` lines or a list of `text:` items."""
+    """Yield annotated texts with their line numbers, from a block of `- text` lines or a list of `text:` items."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
             text = _mapping(item).get("text") if isinstance(item, yaml.MappingNode) else item
@@ -103,41 +112,48 @@ def _examples(node: yaml.Node, file: Path, defects: Defects) -> Iterator[tuple[s
             f"{file}:{node.start_mark.line + 1}: `examples` is neither a block of `- text` lines nor a list"
         )
     # A literal block begins on the line after its `|`.
-    first = node.start_mark.line + (2 if node.style in ("|", ">") else 1)
-    for number, line in enumerate(lines(node.value), first):
+    first_line = node.start_mark.line + (2 if node.style in ("|", ">") else 1)
+    for number, line in enumerate(split_lines(node.value), first_line):
         if line.lstrip().startswith("-"):
             yield line.lstrip()[1:].strip(), number
         elif line.strip():
             defects.add(NO_DASH, f"{file}:{number}")
 
 
-def _read_entities(text: str, where: str, defects: Defects) -> tuple[str, tuple[LabelledSpan, ...]]:
-    """The text without its annotations, and their spans."""
-    plain, spans, position, length = [], [], 0, 0
+def _read_entities(text: str, source: str, defects: Defects) -> tuple[str, tuple[LabelledSpan, ...]]:
+    """Return the text without annotations, and their spans."""
+    parts: list[str] = []
+    spans: list[LabelledSpan] = []
+    position = 0  # in the annotated text
+    length = 0  # of the plain text
     for match in _ENTITY.finditer(text):
-        before, value = text[position : match.start()], match["value"]
-        start = length + len(before)
-        plain += [before, value]
-        position, length = match.end(), start + len(value)
-        entity = _entity(match, where, defects)
+        text_before = text[position : match.start()]
+        value = match["value"]
+        parts += [text_before, value]
+        start = length + len(text_before)
+        length = start + len(value)
+        position = match.end()
+        entity = _entity(match, source, defects)
         spans.append(LabelledSpan(start, length, entity["entity"], entity.get("role", ""), entity.get("group", "")))
-    return "".join([*plain, text[position:]]), tuple(spans)
+    parts.append(text[position:])
+    return "".join(parts), tuple(spans)
 
 
-def _entity(match: re.Match[str], where: str, defects: Defects) -> dict[str, str]:
+def _entity(match: re.Match[str], source: str, defects: Defects) -> dict[str, str]:
+    """Return the keys of an annotation, with its name as `entity`."""
     if match["name"]:
         if match["synonym"] is not None:
-            defects.add(SYNONYM, where)
+            defects.add(SYNONYM, source)
         return {"entity": match["name"].strip()}
     try:
         entities = json.loads(f"[{match['list'] or match['json']}]")
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: annotation {match[0]!r} is not JSON: {error.msg}; use double quotes") from None
+        raise DataError(f"{source}: annotation {match[0]!r} is not JSON: {error.msg}; use double quotes") from None
     entity = entities[0]
     if not isinstance(entity.get("entity"), str) or not entity["entity"]:
-        raise DataError(f'{where}: annotation {match[0]!r} names no entity; add "entity": "NAME"')
+        raise DataError(f'{source}: annotation {match[0]!r} names no entity; add "entity": "NAME"')
     if len(entities) > 1:
-        defects.add(MORE_ENTITIES, where, len(entities) - 1)
+        defects.add(MORE_ENTITIES, source, len(entities) - 1)
     if "value" in entity:
-        defects.add(SYNONYM, where)
+        defects.add(SYNONYM, source)
     return {key: str(value) for key, value in entity.items()}

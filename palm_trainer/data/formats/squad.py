@@ -1,21 +1,21 @@
-"""SQuAD JSON 1.1 and 2.0: the question is the text, its passage the pair; the field `answer` holds spans of the PAIR.
+"""SQuAD JSON 1.1 and 2.0: the question is the text, its passage the pair. The field `answer` holds spans of the PAIR.
 
-Several annotators may give several spans, which may overlap; `()` says that the passage has no answer
-(`is_impossible`); a question without `answers` is unlabelled. Offsets are checked against the passage: an answer that
-stands elsewhere in it is moved to the nearest place, one that does not stand in it is left out; both are counted.
+Several annotators may give several spans, which may overlap. `()` says that the passage has no answer
+(`is_impossible`). A question without `answers` is unlabelled. Offsets are checked against the passage: an answer that
+stands elsewhere in it is moved to the nearest place, and one that does not occur is left out. Both are counted.
 
-A file called `*.tsv` holds the same as rows: passage, question, JSON array of answers, JSON array of their starts; further
-columns are passed over.
+A file called `*.tsv` holds the same as rows: passage, question, JSON array of answers, JSON array of their starts.
+Further columns are ignored.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.formats.jsonl import ANSWER
-from palm_trainer.data.formats.text_files import Defects, FormatOptions, lines, load_json, read_text
+from palm_trainer.data.formats.text_files import Defects, FormatOptions, load_json, read_text, split_lines
 from palm_trainer.errors import DataError
 
 MOVED = "answer that is not at its answer_start (moved to where it stands)"
@@ -26,10 +26,15 @@ UNANSWERED = "question that lost all its answers (read as unlabelled)"
 
 
 def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:
-    """Examples of the file, a question each, `source` being `file#id`.
+    """Yield the examples of a file, one for each question, with `file#id` as `source`.
+
+    Args:
+        path: file to read.
+        options: not used.
+        defects: tally of repaired defects.
 
     Raises:
-        DataError: JSON of another structure.
+        DataError: the file has another structure.
     """
     if path.suffix.lower() == ".tsv":
         yield from _rows(path, defects)
@@ -41,11 +46,12 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
         for article in document["data"]:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
-                    where, context = f"{path}#{question['id']}", paragraph["context"]
+                    source = f"{path}#{question['id']}"
+                    context = paragraph["context"]
                     if question["question"].strip() and context.strip():
-                        yield _example(context, question, where, defects)
+                        yield _example(context, question, source, defects)
                     else:
-                        defects.add(NO_TEXT, where)
+                        defects.add(NO_TEXT, source)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: not SQuAD's structure ({type(error).__name__}: {error}); compare it with SQuAD 1.1"
@@ -53,57 +59,89 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
 
 
 def _rows(path: Path, defects: Defects) -> Iterator[Example]:
-    for number, line in enumerate(lines(read_text(path, defects)), 1):
-        where = f"{path}:{number}"
-        columns = line.split("\t")
+    """Yield the examples of a tab-separated file."""
+    for number, line in enumerate(split_lines(read_text(path, defects)), 1):
+        source = f"{path}:{number}"
         try:
-            context, question, texts, starts, *_ = columns
-            answers = [
-                {"text": str(text), "answer_start": int(start)}
-                for text, start in zip(json.loads(texts), json.loads(starts), strict=True)
-            ]
+            context, question, texts, starts, *_ = line.split("\t")
+            answers = []
+            for text, start in zip(json.loads(texts), json.loads(starts), strict=True):
+                answers.append({"text": str(text), "answer_start": int(start)})
         except (ValueError, TypeError) as error:
             raise DataError(
-                f"{where}: not passage, question, [answers], [starts], parted by tabs ({error}); mend the row"
+                f"{source}: not passage, question, [answers], [starts], separated by tabs ({error}); correct the row"
             ) from None
         if question.strip() and context.strip():
-            yield _example(context, {"question": question, "answers": answers}, where, defects)
+            yield _example(context, {"question": question, "answers": answers}, source, defects)
         else:
-            defects.add(NO_TEXT, where)
+            defects.add(NO_TEXT, source)
 
 
 def is_row(line: str) -> bool:
-    """Whether a line has the form of such a row."""
+    """Return True if a line has the form of such a row."""
     columns = line.split("\t")
     return len(columns) >= 4 and all(column.startswith("[") and column.endswith("]") for column in columns[2:4])
 
 
-def _example(context: str, question: dict[str, Any], where: str, defects: Defects) -> Example:
+def _example(context: str, question: dict[str, Any], source: str, defects: Defects) -> Example:
     text = question["question"]
     if question.get("is_impossible"):
-        return Example(text, {ANSWER: ()}, pair=context, source=where)
+        return Example(text, {ANSWER: ()}, pair=context, source=source)
     if "answers" not in question:
-        return Example(text, {}, pair=context, source=where)
-    given = [(answer["text"], answer["answer_start"]) for answer in question["answers"]]
-    spans = {span for answer, start in given if (span := locate_answer(context, answer, start, where, defects))}
-    if given and not spans:
-        defects.add(UNANSWERED, where)
-        return Example(text, {}, pair=context, source=where)
-    return Example(text, {ANSWER: tuple(sorted(spans, key=lambda s: (s.start, s.end)))}, pair=context, source=where)
+        return Example(text, {}, pair=context, source=source)
+    answers = [(answer["text"], answer["answer_start"]) for answer in question["answers"]]
+    spans = locate_answers(context, answers, source, defects)
+    fields = {} if spans is None else {ANSWER: spans}
+    return Example(text, fields, pair=context, source=source)
 
 
-def locate_answer(context: str, answer: str, start: int, where: str, defects: Defects) -> LabelledSpan | None:
-    """The span of an answer in its passage, as near to `start` as it stands; None where it does not. Faults are counted."""
+def locate_answers(
+    context: str, answers: Iterable[tuple[str, int]], source: str, defects: Defects
+) -> tuple[LabelledSpan, ...] | None:
+    """Find the spans of answers in their passage.
+
+    Args:
+        context: passage.
+        answers: text and start of each answer, in code points.
+        source: `file:line`, for messages.
+        defects: tally of repaired defects.
+
+    Returns:
+        Different spans in text order. None if there are answers and none of them occurs in the passage.
+    """
+    spans = set()
+    has_answers = False
+    for text, start in answers:
+        has_answers = True
+        span = _locate(context, text, start, source, defects)
+        if span is not None:
+            spans.add(span)
+    if has_answers and not spans:
+        defects.add(UNANSWERED, source)
+        return None
+    return tuple(sorted(spans, key=lambda span: (span.start, span.end)))
+
+
+def _locate(context: str, answer: str, start: int, source: str, defects: Defects) -> LabelledSpan | None:
+    """Return the span of an answer nearest to `start`; None if it does not occur."""
     if answer and start >= 0 and context.startswith(answer, start):
         return LabelledSpan(start, start + len(answer), "")
     if start < 0:
-        defects.add(NO_START, where)
-    places: list[int] = []
-    while answer.strip() and (found := context.find(answer, places[-1] + 1 if places else 0)) >= 0:
-        places.append(found)
-    if not places:
-        defects.add(ABSENT, where)
+        defects.add(NO_START, source)
+    positions = _find_all(context, answer) if answer.strip() else []
+    if not positions:
+        defects.add(ABSENT, source)
         return None
-    defects.add(MOVED, where)
-    nearest = min(places, key=lambda place: abs(place - start))
+    defects.add(MOVED, source)
+    nearest = min(positions, key=lambda position: abs(position - start))
     return LabelledSpan(nearest, nearest + len(answer), "")
+
+
+def _find_all(text: str, part: str) -> list[int]:
+    """Return all positions at which a part occurs."""
+    positions = []
+    position = text.find(part)
+    while position >= 0:
+        positions.append(position)
+        position = text.find(part, position + 1)
+    return positions

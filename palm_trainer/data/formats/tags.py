@@ -1,7 +1,7 @@
-"""Word tags <-> labelled spans, in the four schemes that data comes in.
+"""Conversion between word tags and labelled spans, in four tagging schemes.
 
 bio    B begins, I continues
-iob1   I begins and continues, B only parts two neighbours of a type
+iob1   I begins and continues, B only separates two adjacent spans of a type
 bioes  B begins, I continues, E ends, S is a span of one word
 bmes   the same with M for I
 """
@@ -18,62 +18,67 @@ SCHEMES: Mapping[str, Mapping[str, str]] = {
     "bioes": {"B": "begin", "I": "inside", "E": "end", "S": "single"},
     "bmes": {"B": "begin", "M": "inside", "E": "end", "S": "single"},
 }
-"""Prefix -> what it says of its word."""
+"""Position in a span for each prefix of a scheme."""
 
 NO_BEGIN = "tag that continues a span where none is open (read as its begin)"
 NO_END = "span without its E- tag (ended before the next tag)"
 
 
 def spans_from_tags(
-    tags: Sequence[str], ranges: Sequence[tuple[int, int]], scheme: str, where: Sequence[str], defects: Defects
+    tags: Sequence[str], ranges: Sequence[tuple[int, int]], scheme: str, sources: Sequence[str], defects: Defects
 ) -> tuple[LabelledSpan, ...]:
-    """Spans of word tags.
+    """Convert word tags to spans.
 
     Args:
-        tags: one a word, `O` or `PREFIX-TYPE`.
+        tags: a tag for each word, `O` or `PREFIX-TYPE`.
         ranges: code-point range of each word.
-        scheme: a name of `SCHEMES`.
-        where: `file:line` of each tag, for messages.
-        defects: broken spans are repaired and counted here.
+        scheme: a key of `SCHEMES`.
+        sources: `file:line` of each tag, for messages.
+        defects: tally of repaired spans.
 
     Raises:
-        DataError: for a tag of another form.
+        DataError: a tag of another form.
     """
     prefixes = SCHEMES[scheme]
     ends_are_tagged = "E" in prefixes
     spans: list[LabelledSpan] = []
-    current = ""
+    open_label = ""
     """Type of the span that the next word may continue."""
-    for tag, (start, end), place in zip(tags, ranges, where, strict=True):
+    for tag, (start, end), source in zip(tags, ranges, sources, strict=True):
         prefix, _, label = tag.partition("-")
         if tag != "O" and (prefix not in prefixes or not label):
-            known = ", ".join(f"{name}-TYPE" for name in prefixes)
+            allowed = ", ".join(f"{name}-TYPE" for name in prefixes)
             raise DataError(
-                f"{place}: tag '{tag}' is none of O, {known} (scheme '{scheme}'); correct it or set `scheme`"
+                f"{source}: tag '{tag}' is none of O, {allowed} (scheme '{scheme}'); correct it or set `scheme`"
             )
-        says = prefixes.get(prefix, "outside")
-        continues = says in ("inside", "end") and label == current
-        if ends_are_tagged and current and not continues:
-            defects.add(NO_END, place)
+        position = prefixes.get(prefix, "outside")
+        continues = position in ("inside", "end") and label == open_label
+        if ends_are_tagged and open_label and not continues:
+            defects.add(NO_END, source)
         if continues:
             spans[-1] = LabelledSpan(spans[-1].start, end, label)
         elif label:
-            if says in ("inside", "end") and scheme != "iob1":
-                defects.add(NO_BEGIN, place)
+            if position in ("inside", "end") and scheme != "iob1":
+                defects.add(NO_BEGIN, source)
             spans.append(LabelledSpan(start, end, label))
-        current = label if says in ("begin", "inside") else ""
-    if ends_are_tagged and current:
-        defects.add(NO_END, where[-1])
+        open_label = label if position in ("begin", "inside") else ""
+    if ends_are_tagged and open_label:
+        defects.add(NO_END, sources[-1])
     return tuple(spans)
 
 
 def tags_from_spans(spans: Sequence[LabelledSpan], ranges: Sequence[tuple[int, int]]) -> list[str]:
-    """BIO tags of the words at `ranges`. A span that cuts words takes all of each, unless another span has it."""
+    """Convert spans to BIO tags of words. A span that splits words takes them whole, unless another span has them.
+
+    Args:
+        spans: the spans.
+        ranges: code-point range of each word.
+    """
     tags = ["O"] * len(ranges)
     for span in spans:
-        inside = [
-            i for i, (start, end) in enumerate(ranges) if start < span.end and span.start < end and tags[i] == "O"
-        ]
-        for i in inside:
-            tags[i] = ("B-" if i == inside[0] else "I-") + span.label
+        prefix = "B-"
+        for word, (start, end) in enumerate(ranges):
+            if start < span.end and span.start < end and tags[word] == "O":
+                tags[word] = prefix + span.label
+                prefix = "I-"
     return tags

@@ -1,4 +1,4 @@
-"""What every format's parser shares: its options, the tally of defects, and reading text files strictly."""
+"""Shared by all parsers: format options, the tally of defects, and strict reading of text files."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from palm_trainer.errors import DataError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormatOptions:
-    """How to read a file; each format uses the options that it needs (documented in `DataConfig`)."""
+    """Options of the formats, documented in `DataConfig`. Each format uses those that it needs."""
 
     columns: tuple[str, ...] = ()
     header: bool | None = None
@@ -25,27 +25,36 @@ class FormatOptions:
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """Something wrong with the data that was repaired or passed over."""
+    """A defect of the data that was repaired or skipped."""
 
     kind: str
     count: int
     first: str
-    """`file:line` of the first one."""
+    """`file:line` of the first occurrence."""
 
 
 @dataclass(slots=True)
 class Defects:
-    """The tally of a data set's defects."""
+    """A tally of defects by kind."""
 
-    _found: dict[str, Defect] = field(default_factory=dict)
+    _by_kind: dict[str, Defect] = field(default_factory=dict)
 
-    def add(self, kind: str, where: str, count: int = 1) -> None:
-        """Counts `count` more of a kind, seen at `file:line`."""
-        known = self._found.get(kind)
-        self._found[kind] = Defect(kind, known.count + count, known.first) if known else Defect(kind, count, where)
+    def add(self, kind: str, source: str, count: int = 1) -> None:
+        """Count defects.
+
+        Args:
+            kind: description of the defect.
+            source: `file:line` of the first one.
+            count: number of new defects.
+        """
+        previous = self._by_kind.get(kind)
+        if previous is None:
+            self._by_kind[kind] = Defect(kind, count, source)
+        else:
+            self._by_kind[kind] = Defect(kind, previous.count + count, previous.first)
 
     def __iter__(self) -> Iterator[Defect]:
-        return iter(self._found.values())
+        return iter(self._by_kind.values())
 
 
 BYTE_ORDER_MARK = "byte order mark before the first line (removed)"
@@ -55,7 +64,11 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def check_readable(path: Path) -> None:
-    """Raises DataError for a path that cannot be opened as a file."""
+    """Check that a path can be opened as a file.
+
+    Raises:
+        DataError: it cannot.
+    """
     try:
         path.open("rb").close()
     except FileNotFoundError:
@@ -65,66 +78,73 @@ def check_readable(path: Path) -> None:
 
 
 def read_text(path: Path, defects: Defects | None = None) -> str:
-    """The whole file without its byte order mark; that and CRLF are counted in `defects`.
+    """Read a whole file without its byte order mark. Byte order marks and CRLF are counted in `defects`.
 
     Raises:
-        DataError: missing, unreadable, empty, or not UTF-8 (with line and column of the first bad byte).
+        DataError: the file is missing, unreadable, empty, or not UTF-8 (with line and column of the first bad byte).
     """
     check_readable(path)
     data = path.read_bytes()
-    if (zero := data.find(b"\0")) >= 0 and not data.startswith(_UTF_16):
+    zero = data.find(b"\0")
+    if zero >= 0 and not data.startswith(_UTF_16):
         raise DataError(f"{_place(path, data, zero)}: a zero byte, as in a binary file; give a text file in UTF-8")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        byte, where = data[error.start], _place(path, data, error.start)
+        byte = data[error.start]
+        place = _place(path, data, error.start)
         raise DataError(
-            f"{where}: byte 0x{byte:02x} is not UTF-8{_encoding(data)}; convert the file to UTF-8"
+            f"{place}: byte 0x{byte:02x} is not UTF-8{_guess_encoding(data)}; convert the file to UTF-8"
         ) from None
     if not text.strip():
         raise DataError(f"{path}: an empty file; a data file holds at least one example")
     if defects is not None:
-        if data.startswith(_BOM):
-            defects.add(BYTE_ORDER_MARK, f"{path}:1")
-        if ended := data.count(b"\r\n"):
-            line = data.count(b"\n", 0, data.index(b"\r\n")) + 1
-            defects.add(CRLF, f"{path}:{line}", ended)
+        _note_line_ends(path, data, defects)
     return text
 
 
+def _note_line_ends(path: Path, data: bytes, defects: Defects) -> None:
+    if data.startswith(_BOM):
+        defects.add(BYTE_ORDER_MARK, f"{path}:1")
+    crlf_count = data.count(b"\r\n")
+    if crlf_count:
+        line = data.count(b"\n", 0, data.index(b"\r\n")) + 1
+        defects.add(CRLF, f"{path}:{line}", crlf_count)
+
+
 def _place(path: Path, data: bytes, position: int) -> str:
-    """`file:line:column` of a byte."""
+    """Return `file:line:column` of a byte."""
     start = data.rfind(b"\n", 0, position) + 1
     column = len(data[start:position].decode("utf-8", "replace")) + 1
     line = data.count(b"\n", 0, position) + 1
     return f"{path}:{line}:{column}"
 
 
-def _encoding(data: bytes) -> str:
-    """What it may be instead."""
+def _guess_encoding(data: bytes) -> str:
+    """Guess the encoding of a file that is not UTF-8, for the message."""
     if data.startswith(_UTF_16):
         return " (UTF-16, by its first bytes)"
     try:
         text = data.decode("gb18030")
     except UnicodeDecodeError:
         return ""
-    wide = sum("\u4e00" <= character <= "\u9fff" for character in text)
-    return " (GBK or GB18030, it seems)" if wide > 0.2 * len(text) else ""
+    chinese_count = sum("\u4e00" <= character <= "\u9fff" for character in text)
+    return " (GBK or GB18030, it seems)" if chinese_count > 0.2 * len(text) else ""
 
 
-def lines(text: str) -> list[str]:
-    """Lines ended by LF or CRLF; what else `str.splitlines` breaks at (U+2028, U+0085, FF) stays inside a line."""
-    found = text.split("\n")
-    if found[-1] == "":
-        found.pop()
-    return [line.removesuffix("\r") for line in found]
+def split_lines(text: str) -> list[str]:
+    """Split text at LF or CRLF. Other separators of `str.splitlines` (U+2028, U+0085, FF) stay inside a line."""
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
 
 
 def load_json(path: Path, defects: Defects | None = None) -> Any:
-    """The value of a JSON file; `defects` as for `read_text`.
+    """Read the value of a JSON file. Defects are counted as in `read_text`.
 
     Raises:
-        DataError: as `read_text`, or not JSON (with line and column).
+        DataError: as `read_text`, or the file is not JSON (with line and column).
     """
     try:
         return json.loads(read_text(path, defects))
@@ -133,17 +153,20 @@ def load_json(path: Path, defects: Defects | None = None) -> Any:
 
 
 def join_words(words: Iterable[str], joiner: str) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """The canonical text of word-tagged data, and the code-point range of each word in it."""
-    text, ranges, start = [], [], 0
+    """Join words to a text. Returns the text, and the code-point range of each word in it."""
+    parts = []
+    ranges = []
+    start = 0
     for word in words:
-        text.append(word)
+        parts.append(word)
         ranges.append((start, start + len(word)))
         start += len(word) + len(joiner)
-    return joiner.join(text), tuple(ranges)
+    return joiner.join(parts), tuple(ranges)
 
 
 def class_value(text: str, separator: str | None) -> str | tuple[str, ...]:
-    """A class, or the several that `separator` splits it into (empty text: no class applies)."""
+    """Return a class, or several split at `separator`. Without a class in the text, no class applies."""
     if separator is None:
         return text
-    return tuple(dict.fromkeys(part.strip() for part in text.split(separator) if part.strip()))
+    names = (name.strip() for name in text.split(separator))
+    return tuple(dict.fromkeys(name for name in names if name))

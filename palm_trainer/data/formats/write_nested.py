@@ -1,4 +1,4 @@
-"""Examples -> formats that nest: SQuAD and CLINC JSON, Rasa YAML, Parquet."""
+"""Writers of nested formats: SQuAD and CLINC JSON, Rasa YAML, Parquet."""
 
 import json
 import re
@@ -21,41 +21,50 @@ from palm_trainer.data.formats.text_fields import (
 from palm_trainer.data.formats.text_files import FormatOptions
 from palm_trainer.errors import DataError
 
-_SPAN_KEYS = ("start", "end", "label", "role", "group")
-
 
 def write_squad(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
-    """SQuAD 2.0 JSON, a paragraph for each run of questions on one passage.
+    """Write SQuAD 2.0 JSON, one paragraph for consecutive questions on the same passage.
+
+    Args:
+        examples: examples to write.
+        path: new file.
+        options: not used.
 
     Raises:
-        DataError: for an example without a passage.
+        DataError: an example has no passage.
     """
     paragraphs = []
     numbered = list(enumerate(examples))
-    for passage, questions in groupby(numbered, key=lambda item: item[1].pair):
-        asked = [_question(number, example) for number, example in questions]
-        paragraphs.append({"context": passage, "qas": asked})
+    for passage, group in groupby(numbered, key=lambda item: item[1].pair):
+        questions = [_question(number, example) for number, example in group]
+        paragraphs.append({"context": passage, "qas": questions})
     document = {"version": "v2.0", "data": [{"title": "", "paragraphs": paragraphs}]}
     write_lines(path, [json.dumps(document, ensure_ascii=False, indent=1)])
 
 
 def _question(number: int, example: Example) -> dict[str, Any]:
-    if example.pair is None:
+    passage = example.pair
+    if passage is None:
         raise DataError(f"{example.source}: no passage (second text), which format 'squad' asks about; write jsonl")
-    _, _, identity = example.source.partition("#")
-    question: dict[str, Any] = {"id": identity or str(number), "question": example.text}
+    _, _, question_id = example.source.partition("#")
+    question: dict[str, Any] = {"id": question_id or str(number), "question": example.text}
     if ANSWER in example.fields:
         spans = select_spans(example.fields[ANSWER])
-        question["answers"] = [{"text": example.pair[s.start : s.end], "answer_start": s.start} for s in spans]
+        question["answers"] = [{"text": passage[span.start : span.end], "answer_start": span.start} for span in spans]
         question["is_impossible"] = not spans
     return question
 
 
 def write_clinc(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
-    """CLINC's JSON with one split, which the path names after `#`.
+    """Write CLINC's JSON with one split, which the path names after `#`.
+
+    Args:
+        examples: examples to write.
+        path: new file, with `#SPLIT` after its name.
+        options: options that the file will be read with.
 
     Raises:
-        DataError: for a path without a split, an example without a class.
+        DataError: the path names no split, or an example has no class.
     """
     name, _, split = path.name.partition("#")
     if not split:
@@ -66,40 +75,50 @@ def write_clinc(examples: Sequence[Example], path: Path, options: FormatOptions)
 
 
 def write_rasa(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
-    """Rasa's NLU YAML 3.1, an item for each run of examples with one intent.
+    """Write Rasa's NLU YAML 3.1, one item for consecutive examples with the same intent.
+
+    Args:
+        examples: examples to write.
+        path: new file.
+        options: options that the file will be read with.
 
     Raises:
-        DataError: for an example without a class.
+        DataError: an example has no class.
     """
-    intent, slots = (
-        choose_main_field(class_fields(examples), "intent"),
-        choose_main_field(span_fields(examples), "slots"),
-    )
+    intent = choose_main_field(class_fields(examples), "intent")
+    slots = choose_main_field(span_fields(examples), "slots")
     rows = ['version: "3.1"', "nlu:"]
     for name, group in groupby(examples, key=lambda example: _class(example, intent, "rasa", options)):
-        annotated = [_annotated(example, slots) for example in group]
+        texts = [_annotated_text(example, slots) for example in group]
         rows.append(f"- intent: {_scalar(name)}")
-        if all(text.isprintable() and text == text.strip() for text in annotated):
-            rows += ["  examples: |", *(f"    - {text}" for text in annotated)]
+        if all(text.isprintable() and text == text.strip() for text in texts):
+            rows.append("  examples: |")
+            rows += [f"    - {text}" for text in texts]
         else:  # a block of lines cannot hold these
-            rows += ["  examples:", *(f"  - text: {json.dumps(text, ensure_ascii=False)}" for text in annotated)]
+            rows.append("  examples:")
+            rows += [f"  - text: {json.dumps(text, ensure_ascii=False)}" for text in texts]
     write_lines(path, rows)
 
 
-def _class(example: Example, intent: str, form: str, options: FormatOptions) -> str:
+def _class(example: Example, intent: str, format_name: str, options: FormatOptions) -> str:
+    """Return the class of an example. Raises DataError without one."""
     name = class_text(example.fields.get(intent, ""), options)
     if not name:
-        raise DataError(f"{example.source}: no class, which format '{form}' has for each example; write conll or jsonl")
+        raise DataError(
+            f"{example.source}: no class, which format '{format_name}' has for each example; write conll or jsonl"
+        )
     return name
 
 
 def _scalar(text: str) -> str:
-    """A name as it is where YAML reads it so, else in quotes."""
+    """Quote a name, unless YAML reads it as it is."""
     return text if re.fullmatch(r"[A-Za-z_][\w/+-]*", text, re.ASCII) else json.dumps(text, ensure_ascii=False)
 
 
-def _annotated(example: Example, slots: str) -> str:
-    parts, position = [], 0
+def _annotated_text(example: Example, slots: str) -> str:
+    """Return the text with Rasa's annotations of its spans."""
+    parts = []
+    position = 0
     for span in sorted(select_spans(example.fields.get(slots, ())), key=lambda span: span.start):
         parts += [example.text[position : span.start], _entity(example.text[span.start : span.end], span)]
         position = span.end
@@ -110,32 +129,57 @@ def _entity(value: str, span: LabelledSpan) -> str:
     if not span.role and not span.group and not re.search(r"[():]", span.label):
         return f"[{value}]({span.label})"
     keys = {"entity": span.label, "role": span.role, "group": span.group}
-    return f"[{value}]{json.dumps({key: text for key, text in keys.items() if text}, ensure_ascii=False)}"
+    filled = {key: text for key, text in keys.items() if text}
+    return f"[{value}]{json.dumps(filled, ensure_ascii=False)}"
 
 
 def write_parquet(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
-    """The columns of jsonl: texts and classes as strings, several classes as lists, spans as lists of structs, words as lists of ranges.
+    """Write the columns of jsonl: strings, lists of classes, lists of span structs, and words as lists of ranges.
+
+    Args:
+        examples: examples to write.
+        path: new file.
+        options: not used.
 
     Raises:
         DataError: pyarrow is not installed, or a field holds a class in some rows and several in others.
     """
-    pq = import_parquet(path)
+    parquet = import_parquet(path)
     import pyarrow as pa
 
-    spans = pa.list_(pa.struct([(key, pa.int32() if key in ("start", "end") else pa.string()) for key in _SPAN_KEYS]))
-    marked = [*span_fields(examples), ANSWER]
-    types = {"text": pa.string(), "text_pair": pa.string()}
     rows = [as_row(example) for example in examples]
-    for name in dict.fromkeys(key for row in rows for key in row):
-        several = any(isinstance(row.get(name), list) for row in rows)
-        types.setdefault(name, spans if name in marked else pa.list_(pa.string()) if several else pa.string())
-    types["words"] = pa.list_(pa.list_(pa.int32()))
-    held = [(name, kind) for name, kind in types.items() if any(name in row for row in rows)]
+    types = _column_types(rows, [*span_fields(examples), ANSWER])
     for example, row in zip(examples, rows, strict=True):
-        for name, kind in held:
-            if isinstance(row.get(name), str) and kind != pa.string():
+        for name, column_type in types.items():
+            if isinstance(row.get(name), str) and column_type != pa.string():
                 raise DataError(
-                    f"{example.source}: '{name}' is one class, in other rows a list; format 'parquet' has one kind a column, write jsonl"
+                    f"{example.source}: '{name}' is one class, in other rows a list; "
+                    "format 'parquet' has one kind a column, write jsonl"
                 )
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(held)), path)
+    schema = pa.schema(list(types.items()))
+    parquet.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+
+
+def _column_types(rows: Sequence[dict[str, Any]], span_columns: Sequence[str]) -> dict[str, Any]:
+    """Return the Arrow type of each column that occurs: texts first, words last."""
+    import pyarrow as pa
+
+    bounds = [("start", pa.int32()), ("end", pa.int32())]
+    names = [("label", pa.string()), ("role", pa.string()), ("group", pa.string())]
+    spans = pa.list_(pa.struct([*bounds, *names]))
+    samples: dict[str, Any] = {}
+    """A value of each column, a list if there is one."""
+    for row in rows:
+        for name, value in row.items():
+            if name not in samples or isinstance(value, list):
+                samples[name] = value
+    types: dict[str, Any] = {name: pa.string() for name in ("text", "text_pair") if name in samples}
+    for name, value in samples.items():
+        if name in span_columns:
+            types.setdefault(name, spans)
+        else:
+            types.setdefault(name, pa.list_(pa.string()) if isinstance(value, list) else pa.string())
+    if "words" in samples:
+        types["words"] = pa.list_(pa.list_(pa.int32()))
+    return types

@@ -1,4 +1,4 @@
-"""Examples -> tables (tsv, csv, a JSON array) and plain text: classes and texts, no spans."""
+"""Writers of tables (tsv, csv, a JSON array) and plain text: classes and texts, no spans."""
 
 import csv
 import io
@@ -12,16 +12,30 @@ from palm_trainer.data.formats.text_files import FormatOptions
 
 
 def write_tsv(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
-    """PALM's table for classification and matching: a column a class field, `text_a`, and `text_b` where there are pairs.
+    """Write PALM's table for classification and matching: a column for each class field, `text_a` and, for pairs, `text_b`.
+
+    Args:
+        examples: examples to write.
+        path: new file.
+        options: options that the file will be read with.
 
     Raises:
-        DataError: where some examples have a second text and others none.
+        DataError: only some examples have a second text.
     """
     write_lines(path, ["\t".join(cells) for cells in _rows(examples, "tsv", options, to_one_line)])
 
 
 def write_csv(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
-    """The same columns as RFC 4180 has them: fields with line breaks, quotes or commas are quoted. Raises as `write_tsv`."""
+    """Write the columns of `write_tsv` as in RFC 4180: fields with line breaks, quotes or commas are quoted.
+
+    Args:
+        examples: examples to write.
+        path: new file.
+        options: options that the file will be read with.
+
+    Raises:
+        DataError: only some examples have a second text.
+    """
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(_rows(examples, "csv", options, str))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,25 +43,43 @@ def write_csv(examples: Sequence[Example], path: Path, options: FormatOptions) -
 
 
 def write_json(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
-    """The same columns as keys of an array of objects. Raises as `write_tsv`."""
+    """Write the columns of `write_tsv` as keys of an array of objects.
+
+    Args:
+        examples: examples to write.
+        path: new file.
+        options: options that the file will be read with.
+
+    Raises:
+        DataError: only some examples have a second text.
+    """
     header, *rows = _rows(examples, "json", options, str)
-    write_lines(
-        path, [json.dumps([dict(zip(header, cells, strict=True)) for cells in rows], ensure_ascii=False, indent=0)]
-    )
+    objects = [dict(zip(header, cells, strict=True)) for cells in rows]
+    write_lines(path, [json.dumps(objects, ensure_ascii=False, indent=0)])
 
 
 def write_text(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
-    """The texts alone, a line each."""
+    """Write the texts only, one a line.
+
+    Args:
+        examples: examples to write.
+        path: new file.
+        options: not used.
+    """
     write_lines(path, [to_one_line(example.text) for example in examples])
 
 
 def _rows(
-    examples: Sequence[Example], form: str, options: FormatOptions, cell: Callable[[str], str]
+    examples: Sequence[Example], format_name: str, options: FormatOptions, to_cell: Callable[[str], str]
 ) -> list[list[str]]:
-    """The header and a row an example."""
-    classes, columns = class_fields(examples), text_columns(examples, form)
+    """Return the header, and a row for each example."""
+    classes = class_fields(examples)
+    columns = text_columns(examples, format_name)
     rows = [[*classes, *columns]]
     for example in examples:
-        given = [cell(example.text), cell(example.pair or "")][: len(columns)]
-        rows.append([*(class_text(example.fields.get(name, ""), options) for name in classes), *given])
+        cells = [class_text(example.fields.get(name, ""), options) for name in classes]
+        cells.append(to_cell(example.text))
+        if len(columns) > 1:
+            cells.append(to_cell(example.pair or ""))
+        rows.append(cells)
     return rows

@@ -1,4 +1,4 @@
-"""Examples -> files. `jsonl` holds everything; the others hold what their form allows (`convert` tells what that was not)."""
+"""Writers of all formats. `jsonl` holds everything, the others what their structure allows (`convert` reports the losses)."""
 
 import json
 import re
@@ -29,20 +29,29 @@ Write: TypeAlias = Callable[[Sequence[Example], Path, FormatOptions], None]
 
 
 def write_jsonl(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
-    """The project's own lines, which lose nothing but `source`."""
+    """Write the project's own lines, which lose nothing but `source`.
+
+    Args:
+        examples: examples to write.
+        path: new file.
+        options: not used.
+    """
     write_lines(path, [json.dumps(as_row(example), ensure_ascii=False) for example in examples])
 
 
 def write_joint(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
-    """A directory with `seq.in`, `seq.out` (BIO) and `label`.
+    """Write a directory with `seq.in`, `seq.out` (BIO) and `label`.
+
+    Args:
+        examples: examples to write.
+        path: new directory.
+        options: options that the directory will be read with.
 
     Raises:
-        DataError: for an example without a class: a line of `label` cannot be empty.
+        DataError: an example has no class, since a line of `label` cannot be empty.
     """
-    intent, slots = (
-        choose_main_field(class_fields(examples), "intent"),
-        choose_main_field(span_fields(examples), "slots"),
-    )
+    intent = choose_main_field(class_fields(examples), "intent")
+    slots = choose_main_field(span_fields(examples), "slots")
     columns: dict[str, list[str]] = {"seq.in": [], "seq.out": [], "label": []}
     for example in examples:
         label = class_text(example.fields.get(intent, ""), options)
@@ -50,11 +59,14 @@ def write_joint(examples: Sequence[Example], path: Path, options: FormatOptions)
             raise DataError(
                 f"{example.source}: no class, but format 'joint' has one in each line; write conll or jsonl"
             )
-        pairs = [
-            (word, tag) for word, tag in zip(*_words_and_tags(example, slots, options), strict=True) if word.strip()
-        ]
-        columns["seq.in"].append(" ".join(word for word, _ in pairs))
-        columns["seq.out"].append(" ".join(re.sub(r"\s+", "_", tag) for _, tag in pairs))
+        words = []
+        tags = []
+        for word, tag in _tagged_words(example, slots, options):
+            if word.strip():
+                words.append(word)
+                tags.append(re.sub(r"\s+", "_", tag))
+        columns["seq.in"].append(" ".join(words))
+        columns["seq.out"].append(" ".join(tags))
         columns["label"].append(label)
     path.mkdir(parents=True)
     for name, rows in columns.items():
@@ -62,34 +74,46 @@ def write_joint(examples: Sequence[Example], path: Path, options: FormatOptions)
 
 
 def write_conll(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
-    """`word<TAB>tag` lines (BIO), a blank line after each sentence, `# intent: NAME` above one that has a class."""
-    intent, slots = (
-        choose_main_field(class_fields(examples), "intent"),
-        choose_main_field(span_fields(examples), "slots"),
-    )
+    """Write `word<TAB>tag` lines (BIO), a blank line after each sentence, and `# intent: NAME` above one with a class.
+
+    Args:
+        examples: examples to write.
+        path: new file.
+        options: options that the file will be read with.
+    """
+    intent = choose_main_field(class_fields(examples), "intent")
+    slots = choose_main_field(span_fields(examples), "slots")
     rows = []
     for example in examples:
         label = class_text(example.fields.get(intent, ""), options)
-        rows += [f"# intent: {label}"] if label else []
-        rows += [
-            f"{word}\t{to_one_line(tag)}" for word, tag in zip(*_words_and_tags(example, slots, options), strict=True)
-        ]
+        if label:
+            rows.append(f"# intent: {label}")
+        for word, tag in _tagged_words(example, slots, options):
+            rows.append(f"{word}\t{to_one_line(tag)}")
         rows.append("")
     write_lines(path, rows)
 
 
 def write_palm(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
-    """PALM's table for sequence labels: `text_a`, a tag column a span field, a column a class field."""
-    spans = {name: name if name in TAG_COLUMNS else "label" for name in span_fields(examples)}
-    classes = [name for name in class_fields(examples) if name not in TAG_COLUMNS]
-    rows = ["\t".join(["text_a", *spans.values(), *classes])]
+    """Write PALM's table for sequence labels: `text_a`, a tag column for each span field, a column for each class field.
+
+    Args:
+        examples: examples to write.
+        path: new file.
+        options: options that the file will be read with.
+    """
+    tag_columns = {name: name if name in TAG_COLUMNS else "label" for name in span_fields(examples)}
+    class_columns = [name for name in class_fields(examples) if name not in TAG_COLUMNS]
+    rows = ["\t".join(["text_a", *tag_columns.values(), *class_columns])]
     for example in examples:
-        words, _ = _words_and_tags(example, "", options)
+        words = [word for word, _ in _tagged_words(example, "", options)]
         cells = [SEPARATOR.join(words)]
-        for name in spans:
-            tags = _words_and_tags(example, name, options)[1] if name in example.fields else []
-            cells.append(SEPARATOR.join(map(to_one_line, tags)))
-        cells += [class_text(example.fields.get(name, ""), options) for name in classes]
+        for name in tag_columns:
+            tags = []
+            if name in example.fields:
+                tags = [to_one_line(tag) for _, tag in _tagged_words(example, name, options)]
+            cells.append(SEPARATOR.join(tags))
+        cells += [class_text(example.fields.get(name, ""), options) for name in class_columns]
         rows.append("\t".join(cells))
     write_lines(path, rows)
 
@@ -110,24 +134,27 @@ WRITERS: Mapping[str, Write] = {
 }
 
 
-def _words_and_tags(example: Example, name: str, options: FormatOptions) -> tuple[list[str], list[str]]:
-    """Words and BIO tags. Text without given words is cut at white space and at the ends of spans (or into characters)."""
-    spans = sorted(select_spans(example.fields.get(name, ())), key=lambda span: span.start)
+def _tagged_words(example: Example, field: str, options: FormatOptions) -> list[tuple[str, str]]:
+    """Return words with the BIO tags of a field."""
+    spans = sorted(select_spans(example.fields.get(field, ())), key=lambda span: span.start)
     ranges = example.words
-    if ranges is None and not options.joiner:
-        ranges = tuple((i, i + 1) for i in range(len(example.text)))
-    elif ranges is None:
-        all_spans = [span for value in example.fields.values() for span in select_spans(value)]
-        bounds = {bound for span in all_spans for bound in (span.start, span.end)}
-        ranges = tuple(
-            (left, right)
-            for match in re.finditer(r"\S+", example.text)
-            for left, right in _cut(match.start(), match.end(), bounds)
-        )
+    if ranges is None:
+        ranges = _word_ranges(example, options)
     tags = tags_from_spans(spans, ranges)
-    return [to_one_line(example.text[start:end]) for start, end in ranges], tags
+    words = [to_one_line(example.text[start:end]) for start, end in ranges]
+    return list(zip(words, tags, strict=True))
 
 
-def _cut(start: int, end: int, bounds: set[int]) -> list[tuple[int, int]]:
-    points = [start, *sorted(bound for bound in bounds if start < bound < end), end]
-    return list(pairwise(points))
+def _word_ranges(example: Example, options: FormatOptions) -> tuple[tuple[int, int], ...]:
+    """Split a text without words at white space and at the ends of spans; into characters if words are not joined by blanks."""
+    if not options.joiner:
+        return tuple((position, position + 1) for position in range(len(example.text)))
+    bounds: set[int] = set()
+    for value in example.fields.values():
+        for span in select_spans(value):
+            bounds |= {span.start, span.end}
+    ranges: list[tuple[int, int]] = []
+    for match in re.finditer(r"\S+", example.text):
+        inner_bounds = sorted(bound for bound in bounds if match.start() < bound < match.end())
+        ranges += pairwise([match.start(), *inner_bounds, match.end()])
+    return tuple(ranges)

@@ -112,7 +112,7 @@ def test_chinese_texts_lose_their_blanks(vocab_path, tmp_path, files):
 
 def test_blanks_in_the_place_of_0x02_are_an_error(vocab_path, tmp_path, files):
     path = files.write(tmp_path / "s.tsv", ["text_a\tlabel", "fly to boston\tO O B-city"])
-    with pytest.raises(DataError, match=r"s.tsv:2: tags are parted by blanks"):
+    with pytest.raises(DataError, match=r"s.tsv:2: tags are joined by blanks"):
         loaded(palm.reader.SequenceLabelReader(vocab_path, 32, files.label_map), path)
 
 

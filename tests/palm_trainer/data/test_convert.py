@@ -253,5 +253,5 @@ def test_text_that_reads_as_an_annotation_is_told(tmp_path):
         "field 'slots': changed",
     ]
     source.write_text(json.dumps({"text": "see [a]{b}", "intent": "x"}) + "\n")
-    with pytest.raises(DataError, match="format 'rasa' cannot hold these examples; what was written does not read"):
+    with pytest.raises(DataError, match="format 'rasa' cannot hold these examples: the written file cannot be read"):
         convert(source, tmp_path / "b.yml")

@@ -46,6 +46,6 @@ def test_texts_that_occur_in_train():
 
 def test_a_class_of_most_rows():
     rows = [example(f"t{i}", i, intent="play" if i else "stop", only="one") for i in range(8)]
-    kind = "row whose intent is 'play', 88% of all (who always says so is as accurate)"
+    kind = "row whose intent is 'play', 88% of all (a constant answer is as accurate)"
     assert faults({"train": rows}, "intent", "only")["train"] == [(kind, 7, "f:1")]
     assert faults({"train": [*rows[:4], example("u", 9, intent="stop")]}, "intent")["train"] == []

@@ -176,7 +176,7 @@ def test_pieces_that_training_does_not_have_are_not_drawn(tiny_config):
     training = job_from_config(tiny_config("data.travel.substitute=1.0"))
     dataset = training.loop.sources["travel"].dataset
     boston = dataset._tokenizer.encode("boston").input_ids[1]
-    dataset._known = dataset._known - {boston}
+    dataset._token_ids = dataset._token_ids - {boston}
     seen = {i for epoch in range(5) for _, _, row in dataset._substituted(range(8), epoch) for i in row.input_ids}
     assert seen
     assert boston not in seen

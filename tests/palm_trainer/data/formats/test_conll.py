@@ -87,7 +87,7 @@ def test_palm_without_header_for_characters_and_for_prediction(file, parse):
     ("row", "message"),
     [
         ("a\x02b\tO", ":2: 2 words, but 1 tags; give each word one tag"),
-        ("a b\tO O", ":2: tags are parted by blanks; format 'palm' parts words and tags by 0x02"),
+        ("a b\tO O", ":2: tags are joined by blanks; format 'palm' joins words and tags by 0x02"),
         ("a\x02\x02b\tO\x02O\x02O", ":2: word 2 is empty"),
         ("a\x02b\tO\x02X", ":2:2: tag 'X' is none of"),
         ("a", ":2: 1 fields, but 2 columns"),

@@ -60,7 +60,7 @@ def test_csv_with_quoted_line_breaks(file, parse):
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("text\tlabel\na\tb\tc\n", {}, r":2: 3 fields, but 2 columns \(text, label\); mend the row"),
+        ("text\tlabel\na\tb\tc\n", {}, r":2: 3 fields, but 2 columns \(text, label\); correct the row"),
         ("text\tlabel\na\n", {}, ":2: 1 fields, but 2 columns"),
         ("text\tlabel\n \tx\n", {}, ":2: column 'text' is empty"),
         ("text\tlabel\n", {}, "no row after the header"),
