@@ -6,7 +6,7 @@ from html import escape
 from palm_trainer.compare.result import Comparison
 from palm_trainer.compare.statistics import NO_DIFFERENCE
 from palm_trainer.compare.variants import OUT_OF_DOMAIN
-from palm_trainer.report.charts import nice_ticks
+from palm_trainer.report.charts import round_ticks
 
 _WIDTH = 760
 _ROW_HEIGHT = 34
@@ -33,7 +33,7 @@ def draw_forest_plot(comparisons: Sequence[Comparison]) -> str:
     height = _TOP + _ROW_HEIGHT * len(comparisons) + _BOTTOM
     bottom = height - _BOTTOM
     elements = []
-    for tick in nice_ticks(low, high, _TICKS):
+    for tick in round_ticks(low, high, _TICKS):
         x = _x(tick)
         text = f"{tick:+.6g}" if tick else "0"
         elements.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{_TOP}" y2="{bottom}"/>')

@@ -9,7 +9,7 @@ from palm_trainer.compare.forest_plot import draw_forest_plot, format_difference
 from palm_trainer.compare.result import Comparison, ComparisonResult
 from palm_trainer.compare.statistics import BOOTSTRAP_DRAWS, HELPED, HURT, NO_DIFFERENCE
 from palm_trainer.model.atomic_files import write_file
-from palm_trainer.report.blocks import Block, Figure, Note, Table, TableCell, count, percent
+from palm_trainer.report.blocks import Block, Figure, Note, Table, TableCell, count_cell, percent_cell
 from palm_trainer.report.template import render_page
 
 METHOD = (
@@ -83,7 +83,7 @@ def _score_row(comparison: Comparison) -> list[TableCell]:
         TableCell(comparison.scored_task.task),
         TableCell(comparison.metric),
         TableCell(comparison.scored_task.split),
-        count(comparison.examples),
+        count_cell(comparison.examples),
         _mean_score(comparison.joint_scores),
         _mean_score(comparison.alone_scores),
         TableCell(format_difference(comparison), difference.mean),
@@ -93,7 +93,7 @@ def _score_row(comparison: Comparison) -> list[TableCell]:
 
 
 def _mean_score(scores: Mapping[int, float]) -> TableCell:
-    return percent(float(np.mean(list(scores.values()))), 2)
+    return percent_cell(float(np.mean(list(scores.values()))), 2)
 
 
 def _budget_table(result: ComparisonResult) -> Table:
@@ -103,7 +103,7 @@ def _budget_table(result: ComparisonResult) -> Table:
         row = [TableCell(variant.name)]
         for name in data_names:
             if name in variant.batches:
-                row.append(count(variant.batches[name]))
+                row.append(count_cell(variant.batches[name]))
             else:
                 row.append(TableCell("–", -1.0))
         rows.append(row)

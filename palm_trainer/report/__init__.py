@@ -1,19 +1,25 @@
-"""What a person looks at after a run: `report.html`, one file that needs nothing else.
+"""Report of a run: `report.html`, a single file.
 
-rows.py        each evaluated example with its gold labels and its answer
-scores.py      per-label scores, confusion, kinds of span errors, thresholds: pure functions on the rows
-reliability.py confidence against how often it was right
-mistakes.py    the errors, worst first, with the spans marked in the text
-history.py     the run's log as curves
-datafacts.py   lengths, label distribution, faults
-blocks.py      what a section is made of: tables, figures, a matrix, mistakes, code
-charts.py      SVG
-sections.py    results -> sections of a task; overview.py: the head of the page, training, data, configuration
-page.py        sections -> HTML, through the template in page/
+rows.py              evaluated examples with their gold labels and answers
+scores.py            scores by label, confusions, kinds of span errors, thresholds
+reliability.py       accuracy by confidence
+mistakes.py          wrong answers, the most confident first, with marked spans
+history.py           training log as curves
+data_summary.py      token lengths, label counts, problems in the data
+versions.py          versions of the packages that results depend on
+blocks.py            building blocks: tables, figures, matrices, mistakes, code
+charts.py            charts as SVG
+metric_text.py       names and units of metrics
+overview.py          head of the page, and the section on the configuration
+sections.py          section of a task
+training_section.py  section on training
+data_section.py      section on the data
+page.py              the page
+template.py          rendering of the templates in page/
 """
 
-from palm_trainer.report.overview import versions
 from palm_trainer.report.page import write_report
 from palm_trainer.report.rows import Recording, RunFacts
+from palm_trainer.report.versions import installed_versions
 
-__all__ = ["Recording", "RunFacts", "versions", "write_report"]
+__all__ = ["Recording", "RunFacts", "installed_versions", "write_report"]

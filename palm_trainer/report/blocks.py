@@ -1,4 +1,4 @@
-"""What a section of the report is made of. Plain data: how it looks is the template's business."""
+"""Building blocks of a page as plain data. The templates decide how they look."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,10 @@ from palm_trainer.report.mistakes import Mistake
 
 @dataclass(frozen=True, slots=True)
 class TableCell:
-    """A value as it is shown, and what it is sorted by where that differs. `bar` from 0 to 1 is drawn behind it."""
+    """Text of a cell. `sort` is the value that it is sorted by, if that is not the text.
+
+    `bar` from 0 to 1 is drawn behind the text.
+    """
 
     text: str
     sort: float | None = None
@@ -18,27 +21,30 @@ class TableCell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a header, sortable. `numeric` columns are set to the right. `more` rows are not shown."""
+    """Sortable rows under a header. `hidden` is the number of further rows that are not shown."""
 
     kind: ClassVar[str] = "table"
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[TableCell]]
     text_columns: int = 1
-    """The first ones, which hold text; the others are numbers."""
+    """Number of columns with text. They come first, the others hold numbers."""
     note: str = ""
-    more: int = 0
+    hidden: int = 0
     folded: bool = False
 
     @property
     def narrow(self) -> bool:
-        """Whether it stands beside another block where there is room."""
+        """Return True if it may stand beside another block."""
         return len(self.columns) <= 3 and not self.folded
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its legend: (class of the line, name) pairs. A `narrow` one stands beside another block where there is room."""
+    """A drawing with its legend, as pairs of a line's CSS class and its name.
+
+    A `narrow` figure may stand beside another block.
+    """
 
     kind: ClassVar[str] = "figure"
     title: str
@@ -50,7 +56,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Figures:
-    """Drawings side by side, where there is room."""
+    """Drawings side by side, as the page width permits."""
 
     kind: ClassVar[str] = "figures"
     items: Sequence[Figure]
@@ -58,7 +64,10 @@ class Figures:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Counts of gold (rows) by predicted (columns) labels; `heat` from 0 to 1 is the share of the gold label's row."""
+    """Counts of gold labels (rows) by predicted labels (columns).
+
+    `heat` from 0 to 1 is the share of the row of the gold label.
+    """
 
     kind: ClassVar[str] = "matrix"
     title: str
@@ -70,18 +79,21 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Mistakes:
-    """Wrong answers, worst first. `more` of them are not shown."""
+    """Wrong answers, the most confident first.
+
+    `hidden` is the number of those that are not shown.
+    """
 
     kind: ClassVar[str] = "mistakes"
     title: str
     items: Sequence[Mistake]
-    more: int = 0
+    hidden: int = 0
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Code:
-    """Text as a program reads or writes it."""
+    """Text that a program reads or writes."""
 
     kind: ClassVar[str] = "code"
     title: str
@@ -104,7 +116,7 @@ Block: TypeAlias = Table | Figure | Figures | Matrix | Mistakes | Code | Note
 
 @dataclass(frozen=True)
 class ReportSection:
-    """A part of the page with an anchor."""
+    """A section of the page with an anchor. `lead` is its first sentence."""
 
     anchor: str
     title: str
@@ -112,13 +124,19 @@ class ReportSection:
     blocks: Sequence[Block] = field(default_factory=tuple)
 
 
-def percent(value: float | None, digits: int = 1, *, bar: bool = False) -> TableCell:
-    """A fraction in per cent; a dash where there is none, sorted below all."""
+def percent_cell(value: float | None, digits: int = 1, *, bar: bool = False) -> TableCell:
+    """Format a fraction in per cent. None is shown as a dash and sorted below all numbers.
+
+    Args:
+        value: fraction from 0 to 1.
+        digits: decimal places.
+        bar: draw a bar behind it.
+    """
     if value is None:
         return TableCell("–", -1.0)
     return TableCell(f"{100 * value:.{digits}f}", value, value if bar else None)
 
 
-def count(value: int, *, bar: float | None = None) -> TableCell:
-    """A whole number."""
+def count_cell(value: int, *, bar: float | None = None) -> TableCell:
+    """Format a whole number. `bar` is the length of its bar, from 0 to 1."""
     return TableCell(f"{value:,}", value, bar)

@@ -1,19 +1,23 @@
-"""SVG drawings, each a function from numbers to a string. Colours are classes of the page's style sheet; every text is escaped."""
+"""Charts as SVG strings. Colours are CSS classes of the page, and every text is escaped."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from palm_trainer.report.reliability import Bin
+from palm_trainer.report.reliability import ConfidenceBin
 
-WIDTH, HEIGHT = 460, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 40
+WIDTH = 460
+HEIGHT = 240
+_LEFT = 52
+_RIGHT = 12
+_TOP = 12
+_BOTTOM = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A curve: points, its class, and whether each point gets a dot. `titles` are told when a dot is pointed at."""
+    """A curve with the CSS class of its line. `dots` draws a dot at each point, with its title."""
 
     points: Sequence[tuple[float, float]]
     style: str
@@ -23,7 +27,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Values low to high -> places from..to; `log` spaces by ratio."""
+    """Map from the values low to high to the pixels begin to end. `log` maps logarithms."""
 
     low: float
     high: float
@@ -32,30 +36,44 @@ class _Axis:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        low, high, value = (math.log10(v) if self.log else v for v in (self.low, self.high, max(value, self.floor)))
+        """Return the pixel of a value."""
+        low = self.low
+        high = self.high
+        if self.log:
+            value = math.log10(max(value, low))
+            low = math.log10(low)
+            high = math.log10(high)
         return self.begin + (value - low) / ((high - low) or 1.0) * (self.end - self.begin)
 
-    @property
-    def floor(self) -> float:
-        return self.low if self.log else -math.inf
-
     def ticks(self) -> list[float]:
-        if self.log:
-            exponents = range(round(math.log10(self.low)), round(math.log10(self.high)) + 1)
-            return [10.0**e for e in exponents]
-        return nice_ticks(self.low, self.high)
+        """Return round values from low to high."""
+        if not self.log:
+            return round_ticks(self.low, self.high)
+        exponents = range(round(math.log10(self.low)), round(math.log10(self.high)) + 1)
+        return [10.0**exponent for exponent in exponents]
 
 
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round values (1, 2 or 5 times a power of ten) from low to high."""
+def round_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Return round values from low to high: multiples of 1, 2 or 5 times a power of ten.
+
+    Args:
+        low: smallest value.
+        high: largest value.
+        count: approximate number of ticks.
+    """
     span = (high - low) or 1.0
-    size = 10.0 ** math.floor(math.log10(span / count))
-    step = next(size * factor for factor in (1, 2, 5, 10) if span / (size * factor) <= count)
+    magnitude = 10.0 ** math.floor(math.log10(span / count))
+    step = 10 * magnitude
+    for factor in (1, 2, 5):
+        if span / (magnitude * factor) <= count:
+            step = magnitude * factor
+            break
     first = math.ceil(low / step - 1e-9)
-    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    last = math.floor(high / step + 1e-9)
+    return [index * step for index in range(first, last + 1)]
 
 
-def line_chart(
+def draw_line_chart(
     lines: Sequence[Line],
     *,
     label: str,
@@ -65,130 +83,180 @@ def line_chart(
     best: float | None = None,
     y_range: tuple[float, float] | None = None,
 ) -> str:
-    """Curves over one x axis. `best` marks an x with an upright; `log` wants positive values; `label` says in words what is drawn."""
-    xs = [x for line in lines for x, _ in line.points]
-    ys = [y for line in lines for _, y in line.points]
+    """Draw curves over one x axis.
+
+    Args:
+        lines: the curves.
+        label: description in words, for screen readers.
+        x_name: name of the x axis.
+        y_name: name of the y axis.
+        log: use a logarithmic y axis. All values must then be positive.
+        best: x value to mark with a vertical line.
+        y_range: lowest and highest y value. The default is the range of the curves.
+    """
+    xs: list[float] = []
+    ys: list[float] = []
+    for line in lines:
+        xs += [x for x, _ in line.points]
+        ys += [y for _, y in line.points]
     low, high = y_range or (min(ys), max(ys))
     if log:
-        low, high = 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high))
-        high = high if high > low else 10 * low
+        low = 10.0 ** math.floor(math.log10(low))
+        high = max(10.0 ** math.ceil(math.log10(high)), 10 * low)
     x_axis = _Axis(min(0.0, *xs), max(xs), _LEFT, WIDTH - _RIGHT)
     y_axis = _Axis(low, high, HEIGHT - _BOTTOM, _TOP, log)
-    parts = [*_axes(x_axis, y_axis, x_name, y_name)]
+    elements = _draw_axes(x_axis, y_axis, x_name, y_name)
     if best is not None:
-        parts.append(
-            _upright(x_axis(best), "best", "end" if x_axis(best) > WIDTH / 2 else "start", HEIGHT - _BOTTOM - 6)
-        )
+        elements.append(_draw_marker(x_axis(best), "best", HEIGHT - _BOTTOM - 6))
     for line in lines:
-        placed = [(_number(x_axis(x)), _number(y_axis(y))) for x, y in line.points]
-        parts.append(f'<polyline class="{line.style}" points="{" ".join(f"{x},{y}" for x, y in placed)}"/>')
-        if line.dots:
-            titles = line.titles or [""] * len(placed)
-            for (x, y), title in zip(placed, titles, strict=True):
-                parts.append(
-                    f'<circle class="{line.style}" cx="{x}" cy="{y}" r="3"><title>{escape(title)}</title></circle>'
-                )
-    return _svg(parts, label)
+        elements += _draw_line(line, x_axis, y_axis)
+    return _to_svg(elements, label)
 
 
-def reliability_chart(bins: Sequence[Bin], *, label: str) -> str:
-    """Share of right answers by confidence against the diagonal, under a line that tells how many answers each bin holds."""
+def draw_reliability_chart(bins: Sequence[ConfidenceBin], *, label: str) -> str:
+    """Draw the accuracy by confidence and its diagonal.
+
+    The number of answers stands above each bin.
+    """
     x_axis = _Axis(0.0, 1.0, _LEFT, WIDTH - _RIGHT)
     y_axis = _Axis(0.0, 1.0, HEIGHT - _BOTTOM, _TOP + 16)
-    parts = [*_axes(x_axis, y_axis, "confidence", "share right")]
-    for one in bins:
-        left, width = x_axis(one.low) + 1, x_axis(one.high) - x_axis(one.low) - 2
-        told = f"confidence {one.low:.1f} to {one.high:.1f}: {one.count} answers, {one.accuracy:.1%} right, mean confidence {one.confidence:.1%}"
-        low, high = sorted((one.accuracy, one.confidence))
-        parts.append(_rect("bar", left, y_axis(low), width, y_axis(0) - y_axis(low), told))
-        style = "gap" if one.accuracy < one.confidence else "spare"
-        parts.append(_rect(style, left, y_axis(high), width, y_axis(low) - y_axis(high), told))
-        middle = _number(left + width / 2)
-        parts.append(f'<text class="count" x="{middle}" y="{_TOP + 8}" text-anchor="middle">{_tick(one.count)}</text>')
-    ends = (_number(axis(value)) for value in (0.0, 1.0) for axis in (x_axis, y_axis))
-    parts.append('<line class="diagonal" x1="{}" y1="{}" x2="{}" y2="{}"/>'.format(*ends))
-    return _svg(parts, label)
+    elements = _draw_axes(x_axis, y_axis, "confidence", "accuracy")
+    for confidence_bin in bins:
+        elements += _draw_bin(confidence_bin, x_axis, y_axis)
+    elements.append(
+        f'<line class="diagonal" x1="{_format_number(x_axis(0.0))}" y1="{_format_number(y_axis(0.0))}"'
+        f' x2="{_format_number(x_axis(1.0))}" y2="{_format_number(y_axis(1.0))}"/>'
+    )
+    return _to_svg(elements, label)
 
 
-def histogram(values: Sequence[int], *, label: str, x_name: str, limit: int | None = None, columns: int = 40) -> str:
-    """How many values lie in each of some equal ranges of whole numbers; `limit` marks a value with an upright."""
-    low, high = min(values), max(values)
-    width = max(1, -(-(high - low + 1) // columns))
-    counts = [0] * ((high - low) // width + 1)
+def draw_histogram(
+    values: Sequence[int], *, label: str, x_name: str, limit: int | None = None, columns: int = 40
+) -> str:
+    """Draw the number of values in equal ranges of whole numbers.
+
+    Args:
+        values: token lengths of texts.
+        label: description in words, for screen readers.
+        x_name: name of the x axis.
+        limit: value to mark with a vertical line. Longer texts are truncated.
+        columns: largest number of ranges.
+    """
+    low = min(values)
+    width = max(1, -(-(max(values) - low + 1) // columns))
+    counts = [0] * ((max(values) - low) // width + 1)
     for value in values:
         counts[(value - low) // width] += 1
     end = low + width * len(counts)
-    # a limit far beyond all values would squeeze them; the text beside the drawing tells it then
-    cut = limit + 1 if limit is not None and limit <= low + 1.5 * (end - low) else None
-    x_axis = _Axis(min(low, cut or low), max(end, cut or end), _LEFT, WIDTH - _RIGHT)
+    x_low = low
+    x_high = end
+    marker = None
+    # A limit far above all values would squeeze them. The text next to the chart contains the limit.
+    if limit is not None and limit <= low + 1.5 * (end - low):
+        marker = limit + 1
+        x_low = min(low, marker)
+        x_high = max(end, marker)
+    x_axis = _Axis(x_low, x_high, _LEFT, WIDTH - _RIGHT)
     y_axis = _Axis(0, max(counts), HEIGHT - _BOTTOM, _TOP)
-    parts = [*_axes(x_axis, y_axis, x_name, "texts")]
-    for i, number in enumerate(counts):
-        first = low + i * width
-        beyond = limit is not None and first > limit
-        told = f"{first}{f' to {first + width - 1}' if width > 1 else ''} tokens: {number}"
-        left, right = x_axis(first), x_axis(first + width)
-        parts.append(
-            _rect(
-                "beyond" if beyond else "bar",
-                left,
-                y_axis(number),
-                max(0.5, right - left - 1),
-                y_axis(0) - y_axis(number),
-                told,
+    elements = _draw_axes(x_axis, y_axis, x_name, "texts")
+    for index, count in enumerate(counts):
+        first = low + index * width
+        style = "beyond" if limit is not None and first > limit else "bar"
+        value_range = f"{first} to {first + width - 1}" if width > 1 else f"{first}"
+        left = x_axis(first)
+        bar_width = max(0.5, x_axis(first + width) - left - 1)
+        title = f"{value_range} tokens: {count}"
+        elements.append(_draw_rectangle(style, left, y_axis(count), bar_width, y_axis(0) - y_axis(count), title))
+    if marker is not None:
+        elements.append(_draw_marker(x_axis(marker), f"truncated at {limit}", _TOP + 12))
+    return _to_svg(elements, label)
+
+
+def _draw_line(line: Line, x_axis: _Axis, y_axis: _Axis) -> list[str]:
+    points = [(_format_number(x_axis(x)), _format_number(y_axis(y))) for x, y in line.points]
+    path = " ".join(f"{x},{y}" for x, y in points)
+    elements = [f'<polyline class="{line.style}" points="{path}"/>']
+    if line.dots:
+        titles = line.titles or [""] * len(points)
+        for (x, y), title in zip(points, titles, strict=True):
+            elements.append(
+                f'<circle class="{line.style}" cx="{x}" cy="{y}" r="3"><title>{escape(title)}</title></circle>'
             )
-        )
-    if cut is not None:
-        at, side = x_axis(cut), "end" if x_axis(cut) > WIDTH / 2 else "start"
-        parts.append(_upright(at, f"cut at {limit}", side, _TOP + 12))
-    return _svg(parts, label)
+    return elements
 
 
-def _axes(x_axis: _Axis, y_axis: _Axis, x_name: str, y_name: str) -> list[str]:
-    parts = []
+def _draw_bin(
+    confidence_bin: ConfidenceBin, x_axis: Callable[[float], float], y_axis: Callable[[float], float]
+) -> list[str]:
+    """Draw the accuracy of a bin as a bar, its difference from the confidence, and its count."""
+    accuracy = confidence_bin.accuracy
+    confidence = confidence_bin.confidence
+    left = x_axis(confidence_bin.low) + 1
+    width = x_axis(confidence_bin.high) - x_axis(confidence_bin.low) - 2
+    title = (
+        f"confidence {confidence_bin.low:.1f} to {confidence_bin.high:.1f}: {confidence_bin.count} answers, "
+        f"accuracy {accuracy:.1%}, mean confidence {confidence:.1%}"
+    )
+    low, high = sorted((accuracy, confidence))
+    style = "gap" if accuracy < confidence else "spare"
+    middle = _format_number(left + width / 2)
+    count = _format_tick(confidence_bin.count)
+    return [
+        _draw_rectangle("bar", left, y_axis(low), width, y_axis(0) - y_axis(low), title),
+        _draw_rectangle(style, left, y_axis(high), width, y_axis(low) - y_axis(high), title),
+        f'<text class="count" x="{middle}" y="{_TOP + 8}" text-anchor="middle">{count}</text>',
+    ]
+
+
+def _draw_axes(x_axis: _Axis, y_axis: _Axis, x_name: str, y_name: str) -> list[str]:
+    right = WIDTH - _RIGHT
+    bottom = HEIGHT - _BOTTOM
+    elements = []
     for value in y_axis.ticks():
-        at = _number(y_axis(value))
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{at}" dy="4" text-anchor="end">{_tick(value)}</text>')
+        y = _format_number(y_axis(value))
+        elements.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
+        elements.append(f'<text x="{_LEFT - 6}" y="{y}" dy="4" text-anchor="end">{_format_tick(value)}</text>')
     for value in x_axis.ticks():
-        at = _number(x_axis(value))
-        parts.append(f'<text x="{at}" y="{HEIGHT - _BOTTOM + 16}" text-anchor="middle">{_tick(value)}</text>')
-    parts.append(
-        f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{HEIGHT - _BOTTOM}" y2="{HEIGHT - _BOTTOM}"/>'
+        x = _format_number(x_axis(value))
+        elements.append(f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{_format_tick(value)}</text>')
+    elements.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+    x_middle = (_LEFT + right) / 2
+    y_middle = (_TOP + bottom) / 2
+    elements.append(f'<text class="name" x="{x_middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_name)}</text>')
+    elements.append(
+        f'<text class="name" x="12" y="{y_middle}" text-anchor="middle"'
+        f' transform="rotate(-90 12 {y_middle})">{escape(y_name)}</text>'
     )
-    middle = (_TOP + HEIGHT - _BOTTOM) / 2
-    parts.append(
-        f'<text class="name" x="{(_LEFT + WIDTH - _RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_name)}</text>'
-    )
-    parts.append(
-        f'<text class="name" x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">{escape(y_name)}</text>'
-    )
-    return parts
+    return elements
 
 
-def _rect(style: str, x: float, y: float, width: float, height: float, title: str) -> str:
-    place = f'x="{_number(x)}" y="{_number(y)}" width="{_number(width)}" height="{_number(height)}"'
-    return f'<rect class="{style}" {place}><title>{escape(title)}</title></rect>'
+def _draw_rectangle(style: str, x: float, y: float, width: float, height: float, title: str) -> str:
+    position = f'x="{_format_number(x)}" y="{_format_number(y)}"'
+    size = f'width="{_format_number(width)}" height="{_format_number(height)}"'
+    return f'<rect class="{style}" {position} {size}><title>{escape(title)}</title></rect>'
 
 
-def _upright(at: float, text: str, side: str, height: float) -> str:
-    """A dashed line from bottom to top, with a word at its left (`end`) or right (`start`)."""
-    place = _number(at - 5 if side == "end" else at + 5)
+def _draw_marker(x: float, text: str, text_y: float) -> str:
+    """Draw a dashed vertical line with a text on the side that has more room."""
+    text_is_left = x > WIDTH / 2
+    anchor = "end" if text_is_left else "start"
+    text_x = _format_number(x - 5 if text_is_left else x + 5)
+    line_x = _format_number(x)
     return (
-        f'<line class="best" x1="{_number(at)}" x2="{_number(at)}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/>'
-        f'<text class="best-label" x="{place}" y="{_number(height)}" text-anchor="{side}">{escape(text)}</text>'
+        f'<line class="best" x1="{line_x}" x2="{line_x}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/>'
+        f'<text class="best-label" x="{text_x}" y="{_format_number(text_y)}" text-anchor="{anchor}">{escape(text)}</text>'
     )
 
 
-def _svg(parts: Sequence[str], label: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+def _to_svg(elements: Sequence[str], label: str) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(elements)}</svg>'
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
-def _tick(value: float) -> str:
+def _format_tick(value: float) -> str:
     if value >= 10_000:
         return f"{value / 1000:g}k"
     return f"{value:.6g}"

@@ -1,4 +1,4 @@
-"""What the data looks like: token lengths, how labels are distributed, what is wrong with it."""
+"""Summary of the data of a run: token lengths, label counts and problems."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,30 +6,116 @@ from dataclasses import dataclass
 
 from palm_serve.tokenization import TextTokenizer
 from palm_trainer.data.example import Example, LabelledSpan
+from palm_trainer.data.formats.text_files import Defect
 from palm_trainer.evaluation.evaluate import EvaluationSet
-from palm_trainer.report.rows import Judged
+from palm_trainer.report.rows import Judged, RunFacts
 
-_UNCUT = 1_000_000
-"""Tokens; longer than any text."""
+_UNLIMITED_TOKENS = 1_000_000
+"""More tokens than any text has."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lengths:
-    """Tokens of each text of a split, special ones included, and how many texts were cut to the model's length."""
+class TokenLengths:
+    """Tokens of each text of a split, special ones included, and the number of truncated texts."""
 
     tokens: Sequence[int]
-    cut: int
+    truncated: int
 
 
-def lengths(tokenizer_json: str, max_length: int, examples: Sequence[Example]) -> Lengths:
-    """Counts the tokens of texts with their pairs."""
-    rows = TextTokenizer(tokenizer_json, _UNCUT).encode_rows([(e.text, e.pair) for e in examples])
+@dataclass(frozen=True, slots=True)
+class DataProblem:
+    """A problem in the data: place, description, number of cases and source of the first case."""
+
+    place: str
+    description: str
+    count: int
+    first: str
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """Lengths by data set and split (`travel train`), label counts by task and split, problems."""
+
+    lengths: Mapping[str, TokenLengths]
+    labels: Mapping[str, Mapping[str, Counter[str]]]
+    problems: Sequence[DataProblem]
+
+
+def summarize_data(
+    facts: RunFacts,
+    kinds: Mapping[str, str],
+    split: str | None,
+    sets: Sequence[EvaluationSet],
+    rows: Mapping[str, Sequence[Judged]],
+) -> DataSummary:
+    """Summarize the training data and the evaluated split.
+
+    Args:
+        facts: the run.
+        kinds: kind of each task that is evaluated.
+        split: name of the evaluated split, or None.
+        sets: examples of that split.
+        rows: evaluated examples of each task.
+    """
+    config = facts.config
+    trained = facts.trained
+    evaluated = split is not None and split != "train"
+    lengths: dict[str, TokenLengths] = {}
+    problems: list[DataProblem] = []
+    train_examples: dict[str, Sequence[Example]] = {}
+    for name in config.data:
+        train = facts.splits.read(name, "train")
+        train_examples[name] = train.examples
+        lengths[f"{name} train"] = measure_lengths(trained.tokenizer_json, trained.max_length, train.examples)
+        problems += _problems_of_defects(f"{name} train", train.defects)
+    if split is not None and evaluated:
+        for evaluation_set in sets:
+            place = f"{evaluation_set.data} {split}"
+            lengths[place] = measure_lengths(trained.tokenizer_json, trained.max_length, evaluation_set.examples)
+            defects = facts.splits.read(evaluation_set.data, split).defects
+            problems += _problems_of_defects(place, defects)
+        problems += find_overlap(split, train_examples, sets)
+    labels: dict[str, dict[str, Counter[str]]] = {}
+    for task, kind in kinds.items():
+        if kind == "match" and not trained.tasks[task].labels:
+            continue  # The field of a ranker holds texts.
+        settings = config.tasks[task]
+        field = settings.field or ""
+        train_counts: Counter[str] = Counter()
+        for name in settings.data:
+            train_counts += count_labels(kind, field, train_examples[name])
+        labels[task] = {"train": train_counts}
+        if split is not None and evaluated and task in rows:
+            examples = [row.example for row in rows[task]]
+            labels[task][split] = count_labels(kind, field, examples)
+            problems += find_untrained_labels(split, task, rows[task], train_counts, kind)
+    return DataSummary(lengths, labels, problems)
+
+
+def measure_lengths(tokenizer_json: str, max_length: int, examples: Sequence[Example]) -> TokenLengths:
+    """Count the tokens of texts with their pairs.
+
+    Args:
+        tokenizer_json: the tokenizer.
+        max_length: tokens that the model reads. Longer texts are truncated.
+        examples: the texts.
+    """
+    texts = [(example.text, example.pair) for example in examples]
+    rows = TextTokenizer(tokenizer_json, _UNLIMITED_TOKENS).encode_rows(texts)
     tokens = [len(row) for (row,) in rows]
-    return Lengths(tokens, sum(count > max_length for count in tokens))
+    truncated = sum(length > max_length for length in tokens)
+    return TokenLengths(tokens, truncated)
 
 
-def label_counts(kind: str, field: str, examples: Iterable[Example]) -> Counter[str]:
-    """How often each label occurs in a field: classes, or spans by their type (mrc: questions with and without an answer)."""
+def count_labels(kind: str, field: str, examples: Iterable[Example]) -> Counter[str]:
+    """Count the labels of a field: classes, or spans by type (mrc: questions with and without an
+    answer).
+
+    Args:
+        kind: kind of the task.
+        field: field of the examples.
+        examples: the examples to count.
+    """
     counts: Counter[str] = Counter()
     for example in examples:
         value = example.fields.get(field)
@@ -38,40 +124,57 @@ def label_counts(kind: str, field: str, examples: Iterable[Example]) -> Counter[
         elif value is not None and kind == "mrc":
             counts["answer in the passage" if value else "no answer"] += 1
         elif value is not None:
-            counts.update(item.label if isinstance(item, LabelledSpan) else item for item in value)
+            for item in value:
+                counts[item.label if isinstance(item, LabelledSpan) else item] += 1
     return counts
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something wrong with the data: where it is, what, how often, and the first example or the names."""
+def find_overlap(
+    split: str, train_examples: Mapping[str, Sequence[Example]], sets: Iterable[EvaluationSet]
+) -> list[DataProblem]:
+    """Find texts of a split that are also in train, so that metrics on them measure memorization.
 
-    where: str
-    what: str
-    count: int
-    first: str
+    Args:
+        split: name of the split.
+        train_examples: training examples by data set.
+        sets: examples of the split.
+    """
+    problems = []
+    for evaluation_set in sets:
+        train_texts = set()
+        for example in train_examples.get(evaluation_set.data, ()):
+            train_texts.add((example.text, example.pair))
+        repeated = [example for example in evaluation_set.examples if (example.text, example.pair) in train_texts]
+        if repeated:
+            place = f"{evaluation_set.data} {split}"
+            problems.append(DataProblem(place, "text that is also in train", len(repeated), repeated[0].source))
+    return problems
 
 
-def overlap(split: str, train: Mapping[str, Sequence[Example]], sets: Iterable[EvaluationSet]) -> list[Fault]:
-    """Texts of the split that were trained on: what is measured on them is memory."""
-    faults = []
-    for one in sets:
-        known = {(e.text, e.pair) for e in train.get(one.data, ())}
-        seen = [e for e in one.examples if (e.text, e.pair) in known]
-        if seen:
-            faults.append(Fault(f"{one.data} {split}", "text that is in train too", len(seen), seen[0].source))
-    return faults
+def find_untrained_labels(
+    split: str, task: str, rows: Iterable[Judged], trained: Iterable[str], kind: str
+) -> list[DataProblem]:
+    """Find gold labels that are not in train, so that no answer can be right.
 
-
-def never_trained(split: str, task: str, rows: Iterable[Judged], trained: Iterable[str], kind: str) -> list[Fault]:
-    """Gold labels that training never saw, so that no answer can be right."""
-    known = set(trained)
-    unseen: dict[str, list[str]] = {}
+    Args:
+        split: name of the split.
+        task: name of the task.
+        rows: its evaluated examples.
+        trained: labels in train.
+        kind: kind of the task.
+    """
+    trained_labels = set(trained)
+    sources: dict[str, list[str]] = {}
     for row in rows:
-        for name in label_counts(kind, row.field, [row.example]):
-            if name not in known:
-                unseen.setdefault(name, []).append(row.example.source)
-    return [
-        Fault(f"{task} {split}", f"label '{name}', which training never saw", len(sources), sources[0])
-        for name, sources in sorted(unseen.items())
-    ]
+        for label in count_labels(kind, row.field, [row.example]):
+            if label not in trained_labels:
+                sources.setdefault(label, []).append(row.example.source)
+    problems = []
+    for label, label_sources in sorted(sources.items()):
+        description = f"label '{label}' that is not in train"
+        problems.append(DataProblem(f"{task} {split}", description, len(label_sources), label_sources[0]))
+    return problems
+
+
+def _problems_of_defects(place: str, defects: Sequence[Defect]) -> list[DataProblem]:
+    return [DataProblem(place, defect.kind, defect.count, defect.first) for defect in defects]

@@ -1,16 +1,19 @@
-"""The log of a run (`events.jsonl`) as curves."""
+"""Log of a run (`events.jsonl`) as curves."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-POINTS = 300
-"""Points of a curve; a longer log is averaged over stretches of steps."""
+MAX_POINTS = 300
+"""Points of a curve. A longer log is averaged over ranges of steps."""
+
+CurvePoint = tuple[float, float]
+"""Step and value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One evaluation on dev: metrics by dotted name (`slots.f1`)."""
+    """One evaluation on dev. `metrics` has dotted names such as `slots.f1`."""
 
     step: int
     epoch: float
@@ -20,65 +23,92 @@ class Evaluation:
 
 @dataclass
 class History:
-    """What happened in a run. Losses are (step, loss) by task; `start` is the log's own first line, where it has one."""
+    """Course of a run. `losses` holds the loss curve of each task."""
 
-    losses: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    losses: dict[str, list[CurvePoint]] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
     start: Mapping[str, Any] = field(default_factory=dict)
+    """First event of the log, if it is there."""
     seconds: float = 0.0
-    """Wall time from the first logged line to the last; stops between a run and its resumption included."""
+    """Wall time from the first event to the last, including pauses before a run was resumed."""
     examples_per_second: float = 0.0
 
     @property
     def best(self) -> Evaluation | None:
-        """The evaluation whose weights were kept as `best/`."""
-        return next((one for one in reversed(self.evaluations) if one.best), None)
+        """Return the evaluation whose weights are in `best/`."""
+        for evaluation in reversed(self.evaluations):
+            if evaluation.best:
+                return evaluation
+        return None
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Return the dotted names of all metrics, in the order of their first evaluation."""
+        names: dict[str, None] = {}
+        for evaluation in self.evaluations:
+            names.update(dict.fromkeys(evaluation.metrics))
+        return list(names)
 
 
 def read_history(events: Iterable[Mapping[str, Any]]) -> History:
-    """Curves from the lines of the log; kinds of lines that are not known are passed over."""
+    """Read the curves from the events of a log. Unknown events are ignored."""
     history = History()
     times = []
-    examples = seconds = 0.0
+    examples = 0.0
+    seconds = 0.0
     for event in events:
         times.append(event.get("time", 0.0))
         match event.get("event"):
             case "step":
-                examples, seconds = examples + event["examples"], seconds + event["seconds"]
+                examples += event["examples"]
+                seconds += event["seconds"]
                 for task, loss in event["losses"].items():
                     history.losses.setdefault(task, []).append((event["step"], loss))
             case "evaluation":
-                metrics = dict(flat(event["metrics"]))
+                metrics = flatten_metrics(event["metrics"])
                 history.evaluations.append(Evaluation(event["step"], event["epoch"], metrics, event["best"]))
             case "start":
                 history.start = event
     history.seconds = max(times, default=0.0) - min(times, default=0.0)
     history.examples_per_second = examples / seconds if seconds else 0.0
-    history.losses = {task: thinned(points) for task, points in history.losses.items()}
+    history.losses = {task: thin_curve(points) for task, points in history.losses.items()}
     return history
 
 
-def flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Numbers of nested metrics by dotted name."""
+def flatten_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Flatten nested metrics to numbers by dotted name. Other values are left out."""
+    numbers: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
+            numbers.update(flatten_metrics(value, f"{prefix}{name}."))
         elif isinstance(value, int | float):
-            yield prefix + name, float(value)
+            numbers[prefix + name] = float(value)
+    return numbers
 
 
-def thinned(points: Sequence[tuple[float, float]], limit: int = POINTS) -> list[tuple[float, float]]:
-    """At most `limit` points, each the mean of its neighbours."""
+def thin_curve(points: Sequence[CurvePoint], limit: int = MAX_POINTS) -> list[CurvePoint]:
+    """Reduce a curve to at most `limit` points, each the mean of consecutive points."""
     size = -(-len(points) // limit) or 1
-    groups = [points[i : i + size] for i in range(0, len(points), size)]
-    return [(sum(x for x, _ in own) / len(own), sum(y for _, y in own) / len(own)) for own in groups]
+    means = []
+    for begin in range(0, len(points), size):
+        means.append(_mean_point(points[begin : begin + size]))
+    return means
 
 
-def smoothed(points: Sequence[tuple[float, float]], share: float = 0.1) -> list[tuple[float, float]]:
-    """The running mean over a share of all points, centred; logged losses are those of single batches."""
-    reach = max(1, round(len(points) * share / 2))
-    found = []
-    for i, (x, _) in enumerate(points):
-        near = points[max(0, i - reach) : i + reach + 1]
-        found.append((x, sum(y for _, y in near) / len(near)))
-    return found
+def smooth_curve(points: Sequence[CurvePoint], fraction: float = 0.1) -> list[CurvePoint]:
+    """Compute the centred running mean over a fraction of all points.
+
+    Logged losses are those of single batches.
+    """
+    reach = max(1, round(len(points) * fraction / 2))
+    means = []
+    for index, (step, _) in enumerate(points):
+        neighbours = points[max(0, index - reach) : index + reach + 1]
+        means.append((step, _mean_point(neighbours)[1]))
+    return means
+
+
+def _mean_point(points: Sequence[CurvePoint]) -> CurvePoint:
+    step_sum = sum(step for step, _ in points)
+    value_sum = sum(value for _, value in points)
+    return step_sum / len(points), value_sum / len(points)

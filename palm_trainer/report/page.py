@@ -1,25 +1,23 @@
-"""Sections -> one HTML file that needs no other: style and script are inside, and its policy lets nothing else load or run."""
+"""Report of a run as one HTML file."""
 
-import base64
-import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from palm_trainer.evaluation.evaluate import Answering, EvaluationSet
 from palm_trainer.model.atomic_files import write_file
-from palm_trainer.report import overview
-from palm_trainer.report.blocks import ReportSection
-from palm_trainer.report.data_summary import Fault, Lengths, label_counts, lengths, never_trained, overlap
+from palm_trainer.report.data_section import make_data_section
+from palm_trainer.report.data_summary import summarize_data
 from palm_trainer.report.history import read_history
-from palm_trainer.report.rows import Judged, RunFacts, judge
+from palm_trainer.report.overview import (
+    list_facts,
+    make_cards,
+    make_configuration_section,
+    make_metrics_table,
+)
+from palm_trainer.report.rows import RunFacts, judge
 from palm_trainer.report.sections import task_section
-
-_FOLDER = "page"
+from palm_trainer.report.template import render_page
+from palm_trainer.report.training_section import make_training_section
 
 
 def write_report(
@@ -30,102 +28,69 @@ def write_report(
     predictor: Answering,
     output: Path,
 ) -> None:
-    """Writes the report of a run; the file appears whole or not at all.
+    """Write the report of a run. An existing file is replaced as a whole.
 
     Args:
         facts: the run.
         kinds: kind of each task that is evaluated.
-        split: name of what `sets` hold, as the data sets call it; None where there is nothing to evaluate on.
-        sets: examples that the answers are judged on.
-        predictor: answers them; `Recording` where it has done so already. Rankings of multi-label tasks should be complete.
+        split: name of the evaluated split, or None if there is nothing to evaluate on.
+        sets: examples of that split.
+        predictor: answers them. Rankings of multi-label tasks should be complete. `Recording`
+            returns the answers of an earlier evaluation.
         output: the HTML file.
 
-    Raises OSError where it cannot be written.
+    Raises:
+        OSError: if it cannot be written.
     """
-    text = render(facts, kinds, split, sets, predictor)
-    # A label or a file name may hold an unpaired surrogate, which UTF-8 cannot encode.
-    write_file(output, text, errors="replace")
+    html = render_report(facts, kinds, split, sets, predictor)
+    # A label or a file name may contain an unpaired surrogate, which UTF-8 cannot encode.
+    write_file(output, html, errors="replace")
 
 
-def render(
+def render_report(
     facts: RunFacts,
     kinds: Mapping[str, str],
     split: str | None,
     sets: Sequence[EvaluationSet],
     predictor: Answering,
 ) -> str:
-    """The page; arguments as `write_report`."""
+    """Render the page.
+
+    Args:
+        facts: the run.
+        kinds: kind of each task that is evaluated.
+        split: name of the evaluated split, or None.
+        sets: examples of that split.
+        predictor: answers them.
+    """
     history = read_history(facts.events)
-    rows = judge(predictor, kinds, sets)
-    data, max_length = _data(facts, kinds, split, sets, rows), facts.trained.max_length
-    windows = frozenset(
-        f"{name} {part}"
-        for task, settings in facts.config.tasks.items()
-        if facts.trained.tasks[task].windows is not None
-        for name in settings.data
-        for part in ("train", split)
-    )
-    sections: list[ReportSection] = [
-        *(
-            task_section(task, facts.trained.tasks[task], split or "", own, data.labels.get(task, {}).get("train", {}))
-            for task, own in rows.items()
-        ),
-        overview.training_section(history, kinds),
-        overview.data_section(data, max_length, windows=windows),
-        overview.configuration_section(facts),
-    ]
-    style, script = (
-        files(__package__).joinpath(_FOLDER, name).read_text("utf-8") for name in ("style.css", "table.js")
-    )
-    environment = Environment(
-        loader=PackageLoader("palm_trainer.report", _FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(
+    rows_by_task = judge(predictor, kinds, sets)
+    summary = summarize_data(facts, kinds, split, sets, rows_by_task)
+    sections = []
+    for task, rows in rows_by_task.items():
+        train_counts: Mapping[str, int] = summary.labels.get(task, {}).get("train", {})
+        sections.append(task_section(task, facts.trained.tasks[task], split or "", rows, train_counts))
+    sections.append(make_training_section(history, kinds))
+    windows = _find_data_in_windows(facts, split)
+    sections.append(make_data_section(summary, facts.trained.max_length, windows=windows))
+    sections.append(make_configuration_section(facts))
+    return render_page(
+        "report.html",
         name=facts.path.resolve().name,
         split=split,
-        cards=overview.cards(facts, kinds, split),
-        facts=overview.facts_list(facts, history),
-        metrics=overview.metrics_table(facts),
+        cards=make_cards(facts, kinds, split),
+        facts=list_facts(facts, history),
+        metrics=make_metrics_table(facts),
         sections=sections,
-        style=style,
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
-def _data(
-    facts: RunFacts,
-    kinds: Mapping[str, str],
-    split: str | None,
-    sets: Sequence[EvaluationSet],
-    rows: Mapping[str, Sequence[Judged]],
-) -> overview.DataFacts:
-    """Measure the training data and the sets."""
-    config, trained = facts.config, facts.trained
-    train = {name: facts.splits.read(name, "train") for name in config.data}
-    measured: dict[str, Lengths] = {}
-    faults: list[Fault] = []
-    for name, own in train.items():
-        measured[f"{name} train"] = lengths(trained.tokenizer_json, trained.max_length, own.examples)
-        faults += overview.faults_of(f"{name} train", own.defects)
-    if split is not None and split != "train":
-        for one in sets:
-            measured[f"{one.data} {split}"] = lengths(trained.tokenizer_json, trained.max_length, one.examples)
-            faults += overview.faults_of(f"{one.data} {split}", facts.splits.read(one.data, split).defects)
-        faults += overlap(split, {name: own.examples for name, own in train.items()}, sets)
-    labels: dict[str, dict[str, Counter[str]]] = {}
-    for task, kind in kinds.items():
-        if kind == "match" and not trained.tasks[task].labels:
-            continue  # a ranker's field holds texts
-        field = config.tasks[task].field or ""
-        counts = {"train": label_counts(kind, field, (e for d in config.tasks[task].data for e in train[d].examples))}
-        if split is not None and split != "train" and task in rows:
-            counts[split] = label_counts(kind, field, (row.example for row in rows[task]))
-            faults += never_trained(split, task, rows[task], counts["train"], kind)
-        labels[task] = counts
-    return overview.DataFacts(measured, labels, faults)
+def _find_data_in_windows(facts: RunFacts, split: str | None) -> frozenset[str]:
+    """Find the data sets and splits (`squad train`) that are read in windows."""
+    names = set()
+    for task, settings in facts.config.tasks.items():
+        if facts.trained.tasks[task].windows is not None:
+            for name in settings.data:
+                names.add(f"{name} train")
+                names.add(f"{name} {split}")
+    return frozenset(names)

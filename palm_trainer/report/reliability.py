@@ -1,4 +1,7 @@
-"""Confidence against how often it was right: the reliability diagram (Guo et al. 2017, section 2, equal-width bins)."""
+"""Bins of a reliability diagram: accuracy by confidence, in bins of equal width (Guo et al.
+
+2017, section 2).
+"""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -7,15 +10,15 @@ from dataclasses import dataclass
 from palm_trainer.evaluation.evaluate import outcomes
 from palm_trainer.report.rows import Judged
 
-BINS = 10
+BIN_COUNT = 10
 
-Point = tuple[float, bool]
-"""A confidence, and whether what was answered with it is right."""
+ConfidencePoint = tuple[float, bool]
+"""A confidence, and True if the answer with this confidence is right."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bin:
-    """Answers with a confidence in (low, high]: how many, their mean confidence, and the share that is right."""
+class ConfidenceBin:
+    """Answers with a confidence in (low, high]: their number, mean confidence and accuracy."""
 
     low: float
     high: float
@@ -24,25 +27,25 @@ class Bin:
     accuracy: float
 
 
-def points(kind: str, rows: Iterable[Judged]) -> list[Point]:
-    """Each answer with its confidence (see `evaluation.outcomes`)."""
-    return [point for row in rows for point in outcomes(kind, row.example, row.field, row.answer)]
+def collect_confidences(kind: str, rows: Iterable[Judged]) -> list[ConfidencePoint]:
+    """Collect the confidence of each answer, as `evaluation.outcomes` returns it."""
+    points: list[ConfidencePoint] = []
+    for row in rows:
+        points += outcomes(kind, row.example, row.field, row.answer)
+    return points
 
 
-def bins(found: Sequence[Point], count: int = BINS) -> list[Bin]:
-    """The bins that hold an answer, by confidence."""
-    grouped: dict[int, list[Point]] = {}
-    for confidence, right in found:
-        # (low, high]: an answer at exactly 1 belongs to the last bin, as one at 0 to the first
-        place = min(count - 1, max(0, math.ceil(confidence * count) - 1))
-        grouped.setdefault(place, []).append((confidence, right))
-    return [
-        Bin(
-            place / count,
-            (place + 1) / count,
-            len(own),
-            sum(confidence for confidence, _ in own) / len(own),
-            sum(right for _, right in own) / len(own),
-        )
-        for place, own in sorted(grouped.items())
-    ]
+def group_into_bins(points: Sequence[ConfidencePoint], count: int = BIN_COUNT) -> list[ConfidenceBin]:
+    """Group answers into bins by confidence. Empty bins are left out."""
+    points_by_bin: dict[int, list[ConfidencePoint]] = {}
+    for confidence, right in points:
+        # A bin is (low, high]: a confidence of 1 is in the last bin. A confidence of 0 is in the first.
+        index = min(count - 1, max(0, math.ceil(confidence * count) - 1))
+        points_by_bin.setdefault(index, []).append((confidence, right))
+    bins = []
+    for index, bin_points in sorted(points_by_bin.items()):
+        size = len(bin_points)
+        confidence = sum(confidence for confidence, _ in bin_points) / size
+        accuracy = sum(right for _, right in bin_points) / size
+        bins.append(ConfidenceBin(index / count, (index + 1) / count, size, confidence, accuracy))
+    return bins

@@ -15,12 +15,12 @@ from palm_trainer.report.blocks import (
     ReportSection,
     Table,
     TableCell,
-    count,
-    percent,
+    count_cell,
+    percent_cell,
 )
-from palm_trainer.report.charts import reliability_chart
+from palm_trainer.report.charts import draw_reliability_chart
 from palm_trainer.report.mistakes import worst
-from palm_trainer.report.reliability import bins, points
+from palm_trainer.report.reliability import collect_confidences, group_into_bins
 from palm_trainer.report.rows import Judged
 
 LABELS_SHOWN = 300
@@ -81,18 +81,18 @@ def _labels(found: Sequence[scores.LabelScore], trained: Mapping[str, int], titl
     rows = [
         (
             TableCell(one.label),
-            percent(one.f1, bar=True),
-            percent(one.precision),
-            percent(one.recall),
-            count(one.support),
-            count(one.answered),
-            count(trained.get(one.label, 0)),
+            percent_cell(one.f1, bar=True),
+            percent_cell(one.precision),
+            percent_cell(one.recall),
+            count_cell(one.support),
+            count_cell(one.answered),
+            count_cell(trained.get(one.label, 0)),
         )
         for one in found[:LABELS_SHOWN]
     ]
     columns = ("label", "F1", "precision", "recall", "support", "answered", "in train")
     note = "In per cent; support counts the label in the gold data, answered in the model's answers. A click on a heading sorts."
-    return Table(title, columns, rows, note=note, more=max(0, len(found) - LABELS_SHOWN), folded=len(found) > 30)
+    return Table(title, columns, rows, note=note, hidden=max(0, len(found) - LABELS_SHOWN), folded=len(found) > 30)
 
 
 def _matrix(pairs: scores.Confusions) -> Block:
@@ -115,11 +115,11 @@ def _confused(pairs: scores.Confusions) -> list[Block]:
     if not wrong:
         return []
     rows = [
-        (TableCell(gold), TableCell(predicted), count(number))
+        (TableCell(gold), TableCell(predicted), count_cell(number))
         for (gold, predicted), number in wrong[:_CONFUSIONS_SHOWN]
     ]
     more = max(0, len(wrong) - _CONFUSIONS_SHOWN)
-    return [Table("Most frequent confusions", ("gold", "answered", "times"), rows, text_columns=2, more=more)]
+    return [Table("Most frequent confusions", ("gold", "answered", "times"), rows, text_columns=2, hidden=more)]
 
 
 def _span_errors(rows: Sequence[Judged]) -> list[Block]:
@@ -127,24 +127,27 @@ def _span_errors(rows: Sequence[Judged]) -> list[Block]:
     if not kinds:
         return [Note("Every span was found, and no other.")]
     total = kinds.total()
-    told = [(TableCell(kind), count(number), percent(number / total, bar=True)) for kind, number in kinds.most_common()]
+    told = [
+        (TableCell(kind), count_cell(number), percent_cell(number / total, bar=True))
+        for kind, number in kinds.most_common()
+    ]
     return [Table("How spans go wrong", ("error", "spans", "%"), told), *_confused(taken)]
 
 
 def _by_length(rows: Sequence[Judged]) -> Table:
     found = scores.reading_by_length([row.gold for row in rows], [row.predicted for row in rows])
     cells = [
-        (TableCell(one.tokens), percent(one.exact_match), percent(one.f1, bar=True), count(one.support))
+        (TableCell(one.tokens), percent_cell(one.exact_match), percent_cell(one.f1, bar=True), count_cell(one.support))
         for one in found
     ]
     return Table("By length of the answer", ("tokens", "exact match", "F1", "questions"), cells)
 
 
 def _confidence(info: TaskInfo, rows: Sequence[Judged]) -> list[Block]:
-    found = points(info.kind, rows)
+    found = collect_confidences(info.kind, rows)
     blocks: list[Block] = []
     if found:
-        filled = bins(found)
+        filled = group_into_bins(found)
         error = expected_calibration_error(found)
         what = {"sequence_label": "whole spans", "multi_label": "labels that were said to apply"}.get(
             info.kind, "answers"
@@ -157,10 +160,10 @@ def _confidence(info: TaskInfo, rows: Sequence[Judged]) -> list[Block]:
             ("diagonal", "calibrated"),
         )
         note = f"Expected calibration error {100 * error:.2f} % over {len(found):,} {what} in 15 equal ranges (the bars: ten); the numbers count answers."
-        blocks.append(Figure("Calibration", reliability_chart(filled, label=label), note, legend, narrow=True))
+        blocks.append(Figure("Calibration", draw_reliability_chart(filled, label=label), note, legend, narrow=True))
         sure = scores.thresholds(found, _SURE)
         cells = [
-            (TableCell(f"{s.threshold:.2f}", s.threshold), percent(s.share), percent(s.accuracy, bar=True))
+            (TableCell(f"{s.threshold:.2f}", s.threshold), percent_cell(s.share), percent_cell(s.accuracy, bar=True))
             for s in sure
         ]
         title = f"Acting only on {what} from a confidence on"
@@ -171,7 +174,7 @@ def _confidence(info: TaskInfo, rows: Sequence[Judged]) -> list[Block]:
         scored = [
             (
                 TableCell(f"{s.threshold:.1f}", s.threshold),
-                *map(percent, (s.precision, s.recall, s.f1, s.false_positive_rate)),
+                *map(percent_cell, (s.precision, s.recall, s.f1, s.false_positive_rate)),
             )
             for s in scores.match_thresholds(pairs, _STEPS)
         ]

@@ -1,4 +1,4 @@
-"""HTML pages that are a single file: style and script are inline, and the page's policy blocks everything else."""
+"""HTML pages as single files: style and script are inline, and a policy blocks all else."""
 
 import base64
 import hashlib
@@ -11,7 +11,10 @@ _FOLDER = "page"
 
 
 def render_page(template: str, **context: object) -> str:
-    """Render a template of this package. The context also gets the style, the script, its hash and the time."""
+    """Render a template of this package.
+
+    The context also gets the style, the script, its hash and the time.
+    """
     folder = files(__package__).joinpath(_FOLDER)
     script = folder.joinpath("table.js").read_text("utf-8")
     environment = Environment(

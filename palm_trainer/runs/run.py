@@ -18,7 +18,7 @@ from palm_trainer.evaluation.evaluate import PRIMARY, Metrics, evaluate, score_o
 from palm_trainer.evaluation.perplexity import perplexities
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import save_trained
-from palm_trainer.report import versions
+from palm_trainer.report import installed_versions
 from palm_trainer.runs import weight_averaging as averaging
 from palm_trainer.runs.directory import EVENTS, claim
 from palm_trainer.runs.evaluate_run import finish
@@ -282,6 +282,6 @@ class Run:
                 "device": str(loop.precision.device),
                 "precision": str(loop.precision.autocast or "fp32").removeprefix("torch."),
                 "processes": loop.processes.size,
-                "versions": versions(),
+                "versions": installed_versions(),
             }
         )

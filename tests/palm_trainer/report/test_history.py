@@ -1,12 +1,12 @@
-"""The log of a run as curves."""
+"""Curves from the log of a run."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palm_trainer.report.history import flat, read_history, smoothed, thinned
+from palm_trainer.report.history import flatten_metrics, read_history, smooth_curve, thin_curve
 
 
-def test_log_of_a_run():
+def test_read_history_collects_losses_and_evaluations():
     events = [
         {"event": "start", "time": 10.0, "step": 0, "device": "cpu"},
         {"event": "step", "time": 11.0, "step": 2, "losses": {"a": 2.0, "b": 1.0}, "examples": 8, "seconds": 0.5},
@@ -29,21 +29,22 @@ def test_log_of_a_run():
     assert (history.seconds, history.examples_per_second, history.start["device"]) == (11.0, 16.0, "cpu")
 
 
-def test_empty_log():
+def test_read_history_of_an_empty_log_is_empty():
     history = read_history([])
     assert (history.losses, history.best, history.seconds) == ({}, None, 0.0)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 10)), max_size=90), st.integers(1, 20))
-def test_thinned_and_smoothed(points, limit):
-    found = thinned(points, limit)
-    assert len(found) <= limit
-    assert bool(found) == bool(points)
-    assert len(smoothed(points)) == len(points)
+def test_thin_and_smooth_curves_stay_in_range(points, limit):
+    thin = thin_curve(points, limit)
+    assert len(thin) <= limit
+    assert bool(thin) == bool(points)
+    assert len(smooth_curve(points)) == len(points)
     if points:
-        low, high = min(y for _, y in points), max(y for _, y in points)
-        assert all(low - 1e-6 <= y <= high + 1e-6 for _, y in [*found, *smoothed(points)])
+        values = [y for _, y in points]
+        for _, y in [*thin, *smooth_curve(points)]:
+            assert min(values) - 1e-6 <= y <= max(values) + 1e-6
 
 
-def test_flat():
-    assert dict(flat({"a": {"b": {"c": 1}}, "d": 0.5, "note": "text"})) == {"a.b.c": 1.0, "d": 0.5}
+def test_flatten_metrics_joins_names_with_dots():
+    assert flatten_metrics({"a": {"b": {"c": 1}}, "d": 0.5, "note": "text"}) == {"a.b.c": 1.0, "d": 0.5}

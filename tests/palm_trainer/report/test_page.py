@@ -1,4 +1,4 @@
-"""The page of real runs: what is on it, that it needs nothing else, and that no text of a user is taken for HTML."""
+"""Reports of real runs: their contents, that they are one file, and that no text becomes HTML."""
 
 import base64
 import hashlib
@@ -89,7 +89,10 @@ HEBREW, CHINESE = "אני רוצה לטוס מחר לברלין", "明天北京�
 
 
 class Page(HTMLParser):
-    """Counts elements and attributes, keeps the text, and fails on elements that are not closed in their order."""
+    """Parser that counts elements and keeps the text.
+
+    It fails on elements that are not closed in order.
+    """
 
     VOID = frozenset({"meta", "br", "link", "img", "input", "hr"})
 
@@ -124,8 +127,9 @@ class Page(HTMLParser):
             self.headings.append(data)
 
 
-def rows(path: Path, found: list[dict]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), encoding="utf-8")
+def write_rows(path: Path, rows: list[dict]) -> None:
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def fit(folder: Path, tables: str, *overrides: str, epochs: int = 1):
@@ -140,7 +144,7 @@ def fit(folder: Path, tables: str, *overrides: str, epochs: int = 1):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> tuple[Page, str]:
-    """The report of a run with every kind of task, over texts that would break out of HTML if they could."""
+    """Return the report of a run with every kind of task, over texts that contain HTML."""
     folder = tmp_path_factory.mktemp("report")
     span = [{"start": 0, "end": 8, "label": "<b>bold</b>"}]
     chat = [
@@ -149,53 +153,55 @@ def page(tmp_path_factory) -> tuple[Page, str]:
         {"text": CHINESE, "intent": "天气", "slots": [{"start": 2, "end": 4, "label": "城市"}]},
         {"text": "word " * 40, "intent": "long", "slots": []},
     ]
-    rows(folder / "chat.jsonl", chat * 4)
+    write_rows(folder / "chat.jsonl", chat * 4)
     wrong = {"intent": "never trained", "slots": [{"start": 0, "end": 3, "label": "who"}]}
-    rows(folder / "chat-dev.jsonl", [*chat, *({**row, **wrong} for row in chat)])
+    write_rows(folder / "chat-dev.jsonl", [*chat, *({**row, **wrong} for row in chat)])
     (folder / "mixed.tsv").write_text("text\tlabel\na b\tx#y\na c\tx\nnothing\t\n" * 3, encoding="utf-8")
     (folder / "pairs.tsv").write_text("text_a\ttext_b\tlabel\na\ta\tyes\na\tb\tno\nb\tb\tyes\n" * 3, encoding="utf-8")
     (folder / "ranks.tsv").write_text("text_a\ttext_b\ttext_b_neg\na\ta\tb\nb\tc\tb\n" * 3, encoding="utf-8")
     passage = "anna lives in paris and bob lives in rome " * 3
     answer = [{"start": 14, "end": 19}]
     asked = [{"text": "where is anna", "text_pair": passage, "answer": answer}]
-    rows(folder / "squad.jsonl", [*asked, {"text": "where is zoe", "text_pair": passage, "answer": []}] * 3)
+    write_rows(folder / "squad.jsonl", [*asked, {"text": "where is zoe", "text_pair": passage, "answer": []}] * 3)
     config = fit(folder, CHAT + OTHERS, epochs=8)
     text = (config.train.output / REPORT).read_text(encoding="utf-8")
     return Page(text), text
 
 
-def test_texts_are_told_and_not_run(page):
-    found, text = page
-    assert found.tags["script"] == 1
-    assert found.tags["img"] == found.tags["b"] == 0
-    assert not [attribute for _, attribute, _ in found.attributes if attribute.startswith("on")]
-    shown = "".join(found.text)
-    for wanted in (SCRIPT, '"><img src=x onerror=alert(1)>', "<b>bold</b>", HEBREW[:18], CHINESE[2:4], "go & stop"):
-        assert wanted in shown
+def test_page_shows_html_in_texts_without_running_it(page):
+    parsed, text = page
+    assert parsed.tags["script"] == 1
+    assert parsed.tags["img"] == parsed.tags["b"] == 0
+    assert not [attribute for _, attribute, _ in parsed.attributes if attribute.startswith("on")]
+    shown = "".join(parsed.text)
+    for expected in (SCRIPT, '"><img src=x onerror=alert(1)>', "<b>bold</b>", HEBREW[:18], CHINESE[2:4], "go & stop"):
+        assert expected in shown
     assert "<script>alert" not in text
 
 
-def test_it_needs_no_other_file(page):
-    found, text = page
-    links = [(tag, name, value) for tag, name, value in found.attributes if name in ("src", "href", "srcset", "action")]
+def test_page_loads_no_other_file(page):
+    parsed, text = page
+    links = [
+        (tag, name, value) for tag, name, value in parsed.attributes if name in ("src", "href", "srcset", "action")
+    ]
     assert links
     assert all(tag == "a" and value.startswith("#") for tag, name, value in links)
-    anchors = {value for _, name, value in found.attributes if name == "id"}
+    anchors = {value for _, name, value in parsed.attributes if name == "id"}
     assert {value[1:] for _, _, value in links} <= anchors
     assert "url(" not in text
     assert "@import" not in text
 
 
-def test_only_its_own_script_may_run(page):
+def test_page_policy_permits_only_its_own_script(page):
     _, text = page
     script = text.partition("<script>")[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
 
 
-def test_every_kind_of_task_has_what_suits_it(page):
+def test_page_has_the_blocks_of_every_task_kind(page):
     headings = Counter(page[0].headings)
-    assert headings["Calibration"] == 5  # all but the ranker, whose scores are no confidences
+    assert headings["Calibration"] == 5  # The scores of a ranker are not confidences.
     assert headings["Confusion matrix"] == 2
     assert headings["By length of the answer"] == 1
     assert headings["Span types"] == 1
@@ -206,33 +212,33 @@ def test_every_kind_of_task_has_what_suits_it(page):
     assert {f"{task}: dev" for task in ("intent", "slots", "topics", "same", "rank", "reading")} <= set(headings)
 
 
-def test_the_run_the_data_and_its_faults_are_told(page):
+def test_page_describes_the_run_and_problems_in_the_data(page):
     shown = " ".join("".join(page[0].text).split())
-    assert "label 'never trained', which training never saw" in shown
-    assert "text that is in train too" in shown
+    assert "label 'never trained' that is not in train" in shown
+    assert "text that is also in train" in shown
     assert "chat-dev.jsonl:5" in shown
     assert "read in windows" in shown
-    assert re.search(r"epoch \d, step \d+, chosen by average", shown)
+    assert re.search(r"epoch \d, step \d+, selected by average", shown)
     assert "torch 2." in shown
     assert "palm-train run" in shown
-    assert "cut at 20" in shown
+    assert "truncated at 20" in shown
 
 
-def test_texts_have_a_direction_of_their_own(page):
+def test_page_sets_the_direction_of_each_text(page):
     texts = [value for _, name, value in page[0].attributes if name == "class" and value == "text"]
     assert len(texts) > 5
     assert page[1].count('class="text" dir="auto"') == len(texts)
 
 
-def test_without_dev_there_is_still_a_page(tiny_config, fit):
+def test_page_of_a_run_without_dev_has_no_matrix(tiny_config, fit):
     config = tiny_config("train.epochs=1", splits=())
     fit(config)
-    found = Page((config.train.output / REPORT).read_text(encoding="utf-8"))
-    assert "intent: loss" in "".join(found.headings)
-    assert "Confusion matrix" not in found.headings
+    page = Page((config.train.output / REPORT).read_text(encoding="utf-8"))
+    assert "intent: loss" in "".join(page.headings)
+    assert "Confusion matrix" not in page.headings
 
 
-def test_without_a_log_and_with_a_line_cut_off(tiny_config, fit):
+def test_page_of_a_run_with_a_damaged_or_missing_log(tiny_config, fit):
     config = tiny_config("train.epochs=1")
     fit(config)
     log = config.train.output / "events.jsonl"
@@ -242,13 +248,13 @@ def test_without_a_log_and_with_a_line_cut_off(tiny_config, fit):
     assert "intent: loss" in "".join(Page(page).headings)
     log.unlink()
     page = report_run(config.train.output, settings).read_text(encoding="utf-8")
-    assert "The log holds no step." in "".join(Page(page).text)
+    assert "The log has no training steps." in "".join(Page(page).text)
 
 
 @pytest.mark.parametrize("size", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_many_labels_and_many_rows_stay_small(tmp_path, size):
-    """150 intents, 120 tags and only wrong rows: what is shown is limited, and how many are not is told."""
-    found = [
+def test_page_with_many_labels_and_rows_stays_small(tmp_path, size):
+    """All rows are wrong, with 150 intents and 120 tags. The page counts what it leaves out."""
+    rows = [
         {
             "text": f"word {i} of many words",
             "intent": f"intent_{i}",
@@ -256,9 +262,9 @@ def test_many_labels_and_many_rows_stay_small(tmp_path, size):
         }
         for i in range(150)
     ]
-    rows(tmp_path / "chat.jsonl", found)
-    rows(tmp_path / "chat-dev.jsonl", found)
-    rows(tmp_path / "big.jsonl", [{**found[i % 150], "intent": f"intent_{(i + 1) % 150}"} for i in range(size)])
+    write_rows(tmp_path / "chat.jsonl", rows)
+    write_rows(tmp_path / "chat-dev.jsonl", rows)
+    write_rows(tmp_path / "big.jsonl", [{**rows[i % 150], "intent": f"intent_{(i + 1) % 150}"} for i in range(size)])
     config = fit(tmp_path, CHAT, "train.batch_size=50")
     config = load_config(config.train.output / "config.toml", [f"data.chat.dev={tmp_path / 'big.jsonl'}"])
     path = report_run(config.train.output, config)

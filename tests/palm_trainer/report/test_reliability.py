@@ -1,4 +1,4 @@
-"""Reliability bins, and what counts as right with which confidence."""
+"""Bins of the reliability diagram, and which answers count as right with which confidence."""
 
 import pytest
 from hypothesis import given
@@ -6,22 +6,23 @@ from hypothesis import strategies as st
 
 from palm_serve.types import Answer, Classification, Label, Match, Span, Spans
 from palm_trainer.data.example import Example, LabelledSpan
-from palm_trainer.report.reliability import bins, points
+from palm_trainer.report.reliability import collect_confidences, group_into_bins
 from palm_trainer.report.rows import Judged
 
 POINTS = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50)
 
 
 @given(POINTS)
-def test_each_answer_is_in_one_bin(found):
-    filled = bins(found)
-    assert sum(one.count for one in filled) == len(found)
-    assert all(one.low - 1e-9 <= one.confidence <= one.high + 1e-9 for one in filled)
+def test_bins_hold_each_answer_once(points):
+    bins = group_into_bins(points)
+    assert sum(confidence_bin.count for confidence_bin in bins) == len(points)
+    for confidence_bin in bins:
+        assert confidence_bin.low - 1e-9 <= confidence_bin.confidence <= confidence_bin.high + 1e-9
 
 
-def test_by_hand():
-    filled = bins([(1.0, True), (0.95, False), (0.0, False), (0.5, True)])
-    assert [(one.low, one.count) for one in filled] == [(0.0, 1), (0.4, 1), (0.9, 2)]
+def test_bins_include_their_upper_bound():
+    bins = group_into_bins([(1.0, True), (0.95, False), (0.0, False), (0.5, True)])
+    assert [(confidence_bin.low, confidence_bin.count) for confidence_bin in bins] == [(0.0, 1), (0.4, 1), (0.9, 2)]
 
 
 def judged(answer, gold, pair=None):
@@ -45,11 +46,11 @@ def judged(answer, gold, pair=None):
         ("mrc", Answer("", 0, 0, 0.6, no_answer=True), (), [(0.6, True)]),
     ],
 )
-def test_points(kind, answer, gold, expected):
-    assert points(kind, [judged(answer, gold, pair="The York is")]) == expected
+def test_confidences_of_each_task_kind(kind, answer, gold, expected):
+    assert collect_confidences(kind, [judged(answer, gold, pair="The York is")]) == expected
 
 
-def test_a_span_is_right_on_the_words_of_the_data():
+def test_confidences_of_spans_compare_whole_words():
     spans = Spans((Span("city", "new york", 3, 11, 0.9), Span("day", "to", 0, 2, 0.4)))
-    found = points("sequence_label", [judged(spans, (LabelledSpan(3, 10, "city"),))])
-    assert found == [(0.9, True), (0.4, False)]
+    points = collect_confidences("sequence_label", [judged(spans, (LabelledSpan(3, 10, "city"),))])
+    assert points == [(0.9, True), (0.4, False)]

@@ -1,0 +1,15 @@
+"""Metrics as a reader sees them. A metric has a dotted name such as `slots.f1`."""
+
+UNITS_NOTE = "In per cent, except perplexities."
+
+_TITLES = {"f1": "F1", "ece": "calibration error"}
+
+
+def metric_title(metric: str) -> str:
+    """Return the readable name of a metric such as `f1` or `token_accuracy`."""
+    return _TITLES.get(metric, metric.replace("_", " "))
+
+
+def is_percentage(name: str) -> bool:
+    """Return True unless the metric is a perplexity, which is shown as it is."""
+    return not name.endswith("perplexity")
