@@ -2,11 +2,13 @@
 
 A row of activations is divided by its largest magnitude, so that one constant scale fits every row of every batch: nothing is calibrated, no text
 changes the answer to another in its batch, and a token with a large value does not coarsen the others. (A trained ATIS model, dev, against ONNX
-Runtime's own quantizers: dynamic 6 of 1000 answers changed, static and calibrated 8, this 2; in batches 2.3, 2.2 and 2.2 times as fast as fp32.)
+Runtime's own quantizers: dynamic 6 of 1000 answers changed, static and calibrated 8, this 2 with weights of 8 bits.
+In batches they were 2.3, 2.2 and 2.2 times as fast as fp32.)
 Weights have a scale per output column. Written as QuantizeLinear and DequantizeLinear of the ONNX standard, which runtimes fuse with the product.
 
 Weights use 7 of the 8 bits. x86-64 processors without VNNI add pairs of products in 16 bits and saturate (`vpmaddubsw`). A pair of 7-bit weights
 cannot reach that limit, so every processor computes the same integers, and a gate that passed on one holds on all.
+An ATIS model with all products in int8 changed 8 of 1000 answers on dev with either width, and on test 14 of 1786 with 7 bits and 11 with 8.
 """
 
 from collections.abc import Collection, Iterator, Sequence
