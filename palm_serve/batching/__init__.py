@@ -1,10 +1,13 @@
-"""Who runs together, and who is told at once that it is no use.
+"""Request batching and admission control.
 
-plan.py        what waits -> the batch to run now (pure)
-latency.py     how long a batch will take, learned from those that ran
-dispatch.py    queues of several models and priorities, admission, fairness (no clock, no thread: time is an argument)
-lane.py        the thread that runs engines, and the one that decodes behind it
-scheduler.py   one model's door to a lane, for an event loop
+plan.py             plans the next batch from the waiting requests (pure)
+latency.py          predicts how long a batch takes, learned from those that ran
+queue.py            queue of one model and one priority
+admission.py        accepts requests and shares the engine among queues (no thread, no clock: time is an argument)
+engine_thread.py    the thread that runs the engines, and the thread that decodes their results
+scheduler.py        queues the requests of one model for the engine thread, from an event loop
+observer.py         events that metrics count
+thread_priority.py  niceness of threads
 """
 
 from palm_serve.batching.admission import WEIGHTS, AdmissionController

@@ -1,4 +1,7 @@
-"""Several queues before one engine thread: who is let in, and whose turn it is. Time is an argument; no thread, no event loop."""
+"""Admission control and fair queueing for one engine thread: which requests are accepted, and which queue runs next.
+
+Time is an argument. Nothing here starts a thread or needs an event loop.
+"""
 
 import math
 from collections.abc import Callable, Iterable
@@ -13,181 +16,232 @@ from palm_serve.types import Priority
 T = TypeVar("T")
 
 WEIGHTS = {Priority.INTERACTIVE: 8.0, Priority.BATCH: 1.0}
-"""Shares of the engine while both wait: batch requests yield, and still get a ninth of it."""
+"""Shares of the engine while both priorities wait. Batch requests yield, and still get a ninth of it."""
 
 PATIENCE = 2.0
-"""Nobody shall wait longer than this times what waits before it takes to run, in order of arrival ..."""
-_REORDERED = 16.0
-"""... and one with a deadline no more than so many full batches longer: enough to find company of its length."""
-_SHORTEST_RETRY_S, _LONGEST_RETRY_S = 0.005, 5.0
+"""A request waits at most this many times as long as it would in order of arrival."""
+_REORDERED_BATCHES = 16.0
+"""A request with a deadline waits for at most this many full batches more than in order of arrival."""
+_SHORTEST_RETRY_S = 0.005
+_LONGEST_RETRY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduledBatch(Generic[T]):
-    """What the engine is to do next."""
+    """The next work of the engine. Times are seconds on the clock of the engine's thread."""
 
     queue: Queue[T]
-    entries: list[QueuedRequest[T]]
+    requests: list[QueuedRequest[T]]
     lost: list[QueuedRequest[T]]
-    """Not to be run: their deadline has passed, or cannot be met any more."""
+    """Requests that are not run: their deadline has passed, or can no longer be met."""
     started: float
     tokens: int = 0
     padded: int = 0
-    expected: float = 0.0
-    """Seconds."""
+    """Tokens, padding included."""
 
 
 class AdmissionController(Generic[T]):
-    """The queues of one engine thread. Calls must not overlap."""
+    """Queues of one engine thread. Calls must not overlap."""
 
     def __init__(self) -> None:
         self._queues: list[Queue[T]] = []
         self._busy_until: float | None = None
-        self._served = 0.0
+        """Predicted end of the batch that runs. None: no batch runs."""
+        self._last_served = 0.0
         """`Queue.served` of the queue that ran last."""
 
     @property
-    def waiting(self) -> bool:
-        """Whether anything waits."""
+    def has_waiting(self) -> bool:
+        """True while a request waits."""
         return any(queue.rows for queue in self._queues)
 
     @property
-    def free(self) -> bool:
-        """Whether nothing waits and nothing runs."""
-        return self._busy_until is None and not self.waiting
+    def idle(self) -> bool:
+        """True while no request waits and no batch runs."""
+        return self._busy_until is None and not self.has_waiting
 
     def open(
-        self, limits: BatchLimits, padded: Callable[[int, int], int], timing: EngineLatency | None = None
+        self, limits: BatchLimits, padded_tokens: Callable[[int, int], int], latency: EngineLatency | None = None
     ) -> dict[Priority, Queue[T]]:
-        """Queues for one more model."""
-        timing = timing or EngineLatency()
-        queues = {priority: Queue[T](limits, timing, padded, weight) for priority, weight in WEIGHTS.items()}
+        """Add the queues of one more model.
+
+        Args:
+            limits: limits of a batch and of each queue.
+            padded_tokens: maps rows and longest row to the tokens that the engine computes.
+            latency: latency of the engine. None: unknown.
+
+        Returns:
+            One queue for each priority.
+        """
+        latency = latency or EngineLatency()
+        queues = {priority: Queue[T](limits, latency, padded_tokens, weight) for priority, weight in WEIGHTS.items()}
         self._queues.extend(queues.values())
         return queues
 
     def close(self, queues: Iterable[Queue[T]]) -> None:
-        """Forgets a model whose queues are empty."""
-        gone = {*queues}
-        self._queues = [queue for queue in self._queues if queue not in gone]
+        """Remove a model whose queues are empty."""
+        closed = {*queues}
+        self._queues = [queue for queue in self._queues if queue not in closed]
 
     def admit(self, queue: Queue[T], payload: T, length: int, deadline: float | None, now: float) -> QueuedRequest[T]:
-        """Lets a request in. Raises Overloaded where there is no room or its deadline cannot be met, DeadlineExceeded where that has passed."""
+        """Queue a request.
+
+        Args:
+            queue: queue of its model and priority.
+            payload: what the engine is to run.
+            length: tokens of the request.
+            deadline: time after which the answer is useless, in seconds. None: none.
+            now: current time, in seconds.
+
+        Raises:
+            Overloaded: the queue is full.
+            Unmeetable: the deadline would pass before the answer.
+            DeadlineExceeded: the deadline has passed.
+        """
         due = self.check(queue, length, deadline, now)
         if not queue.rows:
-            queue.served = max(queue.served, self._served)
-        entry = QueuedRequest(queue, payload, length, now, due, math.inf if deadline is None else deadline)
-        queue.push(entry)
-        return entry
+            # A queue that was empty must not catch up on engine time that it did not need.
+            queue.served = max(queue.served, self._last_served)
+        request = QueuedRequest(queue, payload, length, now, due, math.inf if deadline is None else deadline)
+        queue.push(request)
+        return request
 
     def check(self, queue: Queue[T], length: int, deadline: float | None, now: float) -> float:
-        """When a request would be due if it came now. Raises what `admit` raises."""
+        """Return the time when a request that comes now would be due.
+
+        Args:
+            queue: queue of its model and priority.
+            length: tokens of the request.
+            deadline: time after which the answer is useless, in seconds. None: none.
+            now: current time, in seconds.
+
+        Raises:
+            PalmServeError: the same errors as `admit`.
+        """
         if deadline is not None and deadline <= now:
-            raise DeadlineExceeded("the deadline has passed already")
-        limits, wait = queue.limits, self._wait(queue, queue.rows, queue.tokens, now)
-        if queue.rows >= limits.max_waiting:
-            raise _overloaded(f"{limits.max_waiting:,} requests wait already, the limit", wait / 2)
-        if queue.rows and queue.tokens + length > limits.max_waiting_tokens:
-            raise _overloaded(
-                f"{queue.tokens:,} tokens wait already; the limit is {limits.max_waiting_tokens:,}", wait / 2
-            )
+            raise DeadlineExceeded("the deadline has already passed")
+        wait = self._wait(queue, queue.rows, queue.tokens, now)
+        _check_room(queue, length, wait)
         due = now + PATIENCE * wait
         if deadline is None:
             return due
-        alone = queue.timing.run.bound(queue.padded(1, length)) + queue.timing.rest.bound(length)
-        # And in the batch that it may find itself in.
-        latest = deadline - alone - max(0.0, queue.full_batch(length) - queue.timing.run.predict(length))
-        if now + self._patient(queue, wait, length) <= latest:
-            return min(due, latest)
-        if self._may_overtake(queue, length, latest, now):
-            return latest
-        left = f"{1e3 * (deadline - now):.0f} ms are left of its deadline"
-        if deadline - alone <= now:
-            raise _unmeetable(f"{left}, and one such request takes up to {1e3 * alone:.0f} ms", wait)
+        latency = queue.latency
+        alone_s = latency.run.bound(queue.padded_tokens(1, length)) + latency.delivery.bound(length)
+        # The request may run in a batch with others, which takes longer than it does alone.
+        company = max(0.0, queue.next_batch_seconds(length) - latency.run.predict(length))
+        latest_start = deadline - alone_s - company
+        longest_wait = self._longest_wait(queue, wait, length)
+        if now + longest_wait <= latest_start:
+            return min(due, latest_start)
+        if self._may_overtake(queue, length, latest_start, now):
+            return latest_start
+        remaining = f"{1e3 * (deadline - now):.0f} ms remain until its deadline"
+        if deadline - alone_s <= now:
+            raise _unmeetable(f"{remaining}, and one such request takes up to {1e3 * alone_s:.0f} ms", wait)
         raise _unmeetable(
-            f"{left}, and what waits before it takes {1e3 * wait:.0f} ms",
-            now + self._patient(queue, wait, length) - latest,
+            f"{remaining}, and the requests before it take {1e3 * wait:.0f} ms", now + longest_wait - latest_start
         )
 
-    def next(self, now: float) -> ScheduledBatch[T] | None:
-        """What to do now that the engine is free; None: nothing."""
-        queues = [queue for queue in self._queues if queue.rows]
-        if not queues:
+    def next_batch(self, now: float) -> ScheduledBatch[T] | None:
+        """Return the next work of an engine that is free. None: nothing waits."""
+        waiting = [queue for queue in self._queues if queue.rows]
+        if not waiting:
             return None
-        queue = min(queues, key=_turn)
-        entries, lost = queue.take(now)
-        if not entries:
-            return ScheduledBatch(queue, entries, lost, now)
-        tokens = sum(entry.length for entry in entries)
-        padded = queue.padded(len(entries), max(entry.length for entry in entries))
-        expected = queue.timing.run.predict(padded)
-        self._busy_until = now + expected
-        self._served = queue.served
-        return ScheduledBatch(queue, entries, lost, now, tokens, padded, expected)
+        queue = min(waiting, key=_turn)
+        requests, lost = queue.take(now)
+        if not requests:
+            return ScheduledBatch(queue, requests, lost, now)
+        tokens = 0
+        longest = 0
+        for request in requests:
+            tokens += request.length
+            longest = max(longest, request.length)
+        padded = queue.padded_tokens(len(requests), longest)
+        self._busy_until = now + queue.latency.run.predict(padded)
+        self._last_served = queue.served
+        return ScheduledBatch(queue, requests, lost, now, tokens, padded)
 
-    def finished(self, batch: ScheduledBatch[T], now: float) -> None:
-        """The engine is through with a batch."""
+    def batch_finished(self, batch: ScheduledBatch[T], now: float) -> None:
+        """Account for a batch that the engine has run, and learn from its duration."""
         seconds = now - batch.started
         self._busy_until = None
         batch.queue.served += seconds / batch.queue.weight
-        batch.queue.timing.run.observe(batch.padded, seconds)
+        batch.queue.latency.run.observe(batch.padded, seconds)
 
-    def failed(self, batch: ScheduledBatch[T], now: float) -> None:
-        """The engine failed on a batch: its time counts, but teaches nothing."""
+    def batch_failed(self, batch: ScheduledBatch[T], now: float) -> None:
+        """Account for a batch on which the engine failed. The latency model learns nothing from it."""
         self._busy_until = None
         batch.queue.served += (now - batch.started) / batch.queue.weight
 
     def _busy(self, now: float) -> float:
-        """Seconds until the engine is free. A batch that takes longer than expected is believed to need as long again as it is late."""
+        """Predict the seconds until the engine is free. A late batch is expected to need as long again as it is late."""
         return 0.0 if self._busy_until is None else abs(self._busy_until - now)
 
     def _wait(self, queue: Queue[T], rows: int, tokens: int, now: float) -> float:
-        """Seconds until so much of a queue has run. Others take of the engine what they have waiting, and no more than their share."""
-        own = queue.work(rows, tokens)
-        others = sum(
-            min(other.work(other.rows, other.tokens), own * other.weight / queue.weight)
-            for other in self._queues
-            if other is not queue and other.rows
-        )
-        return self._busy(now) + own + others
+        """Predict the seconds until the first `rows` requests of a queue, with `tokens` tokens, have run.
 
-    def _patient(self, queue: Queue[T], wait: float, length: int) -> float:
-        """Seconds that an entry with a deadline must be able to wait."""
-        return wait + min((PATIENCE - 1) * wait, _REORDERED * queue.full_batch(length))
+        Each other queue takes the engine for what it has waiting, and for no more than its share.
+        """
+        queue_seconds = queue.engine_seconds(rows, tokens)
+        competing_seconds = 0.0
+        for competitor in self._queues:
+            if competitor is not queue and competitor.rows:
+                share_seconds = queue_seconds * competitor.weight / queue.weight
+                competing_seconds += min(competitor.engine_seconds(competitor.rows, competitor.tokens), share_seconds)
+        return self._busy(now) + queue_seconds + competing_seconds
 
-    def _may_overtake(self, queue: Queue[T], length: int, latest: float, now: float) -> bool:
-        """Whether a request can be put before those that have more time than it, so that it starts by `latest` and they in their time."""
-        behind = queue.after(latest)
-        if not behind or latest <= now:
+    def _longest_wait(self, queue: Queue[T], wait: float, length: int) -> float:
+        """Return the seconds that a request with a deadline must be able to wait."""
+        return wait + min((PATIENCE - 1) * wait, _REORDERED_BATCHES * queue.next_batch_seconds(length))
+
+    def _may_overtake(self, queue: Queue[T], length: int, latest_start: float, now: float) -> bool:
+        """True if a request can start by `latest_start` before requests that are due later, without making them late."""
+        overtaken = queue.due_after(latest_start)
+        if not overtaken or latest_start <= now:
             return False
-        rows, tokens = queue.rows - len(behind), queue.tokens - sum(entry.length for entry in behind)
-        if now + self._patient(queue, self._wait(queue, rows, tokens, now), length) > latest:
+        rows = queue.rows - len(overtaken)
+        tokens = queue.tokens
+        for request in overtaken:
+            tokens -= request.length
+        wait = self._wait(queue, rows, tokens, now)
+        if now + self._longest_wait(queue, wait, length) > latest_start:
             return False
-        costs, crowd = queue.costs, self._wait(queue, rows + 1, tokens + length, now)
-        start = now + crowd
-        # What the others take, and padding, delays those behind by the same share as those before.
-        stretch = (crowd - self._busy(now)) / max(costs.per_token * (tokens + length), 1e-9)
-        for entry in behind:
-            if start > entry.due:
+        per_token = queue.costs.per_token
+        wait = self._wait(queue, rows + 1, tokens + length, now)
+        start = now + wait
+        # Competing queues and padding delay the overtaken requests by the same factor as the requests before them.
+        stretch = (wait - self._busy(now)) / max(per_token * (tokens + length), 1e-9)
+        for request in overtaken:
+            if start > request.due:
                 return False
-            start += stretch * costs.per_token * entry.length
+            start += stretch * per_token * request.length
         return True
 
 
 def _turn(queue: Queue[T]) -> tuple[float, float]:
-    """Where a queue would stand after its next batch, so that those of small weight yield; of equals the weightier is first."""
-    following = min(queue.work(queue.rows, queue.tokens), queue.full_batch(0))
-    return queue.served + following / queue.weight, -queue.weight
+    """Return a sort key: engine time per weight after the queue's next batch, and larger weights first among equals."""
+    batch_seconds = min(queue.engine_seconds(queue.rows, queue.tokens), queue.next_batch_seconds(0))
+    return queue.served + batch_seconds / queue.weight, -queue.weight
 
 
-def _overloaded(what: str, seconds: float) -> Overloaded:
-    retry = _retry(seconds)
-    return Overloaded(f"{what}; try again in {retry:.2f} s", retry)
+def _check_room(queue: Queue[T], length: int, wait: float) -> None:
+    """Raise Overloaded if the queue is full."""
+    limits = queue.limits
+    if queue.rows >= limits.max_waiting:
+        raise _overloaded(f"{queue.rows:,} requests are waiting, the limit is {limits.max_waiting:,}", wait / 2)
+    if queue.rows and queue.tokens + length > limits.max_waiting_tokens:
+        raise _overloaded(f"{queue.tokens:,} tokens are waiting, the limit is {limits.max_waiting_tokens:,}", wait / 2)
 
 
-def _unmeetable(what: str, seconds: float) -> Unmeetable:
-    retry = _retry(seconds)
-    return Unmeetable(f"the request cannot be answered in time: {what}; try again in {retry:.2f} s", retry)
+def _overloaded(reason: str, seconds: float) -> Overloaded:
+    retry_s = _retry_delay(seconds)
+    return Overloaded(f"the queue is full: {reason}. Try again in {retry_s:.2f} s.", retry_s)
 
 
-def _retry(seconds: float) -> float:
+def _unmeetable(reason: str, seconds: float) -> Unmeetable:
+    retry_s = _retry_delay(seconds)
+    return Unmeetable(f"the request cannot be answered in time: {reason}. Try again in {retry_s:.2f} s.", retry_s)
+
+
+def _retry_delay(seconds: float) -> float:
     return min(max(seconds, _SHORTEST_RETRY_S), _LONGEST_RETRY_S)

@@ -1,7 +1,7 @@
-"""The thread that runs engines, one batch at a time, and the thread that decodes behind it.
+"""Engine thread: runs the engines of all models, one batch at a time, with a second thread that decodes the results.
 
-All models of a server share one lane: two engines at once would only fight for the cores. The engine's thread takes its next batch by itself as
-soon as it is free, so it waits neither for the event loop nor for decoding.
+All models of a server share one engine thread, because two engines at once would compete for the cores. The thread takes
+its next batch by itself as soon as it is free. So it waits neither for the event loop nor for decoding.
 """
 
 import logging
@@ -15,260 +15,357 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from palm_serve.batching.admission import AdmissionController, ScheduledBatch
-from palm_serve.batching.queue import Queue, QueuedRequest
+from palm_serve.batching.plan import BatchLimits
+from palm_serve.batching.queue import EngineLatency, Queue, QueuedRequest
 from palm_serve.batching.thread_priority import lower_thread_priority
 from palm_serve.errors import PalmServeError
+from palm_serve.types import Priority
 
 R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
-_UNDECODED = 2
+_UNDECODED_BATCHES = 2
 """Batches that may wait for decoding before the engine waits for it."""
 _FAILURES = 3
-"""Batches of a model that fail in a row before its engine counts as broken."""
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
-"""Between trials of a broken engine."""
-_PATIENCE_S = 0.25
-"""What a chore waits for a moment in which nothing else does."""
+"""Failed batches in a row after which a model's engine counts as broken."""
+_FIRST_PAUSE_S = 0.1
+"""Pause before the second trial of a broken engine. It doubles with each trial."""
+_LONGEST_PAUSE_S = 30.0
+_CALL_PATIENCE_S = 0.25
+"""Time that a call waits for a moment without waiting requests."""
 
 
 @dataclass(slots=True)
 class BatchOutcome:
-    """What became of a batch. Times are seconds on the lane's clock."""
+    """Result of a batch. Times are seconds on the clock of the engine's thread."""
 
     results: Any = None
     error: BaseException | None = None
     wasted: int = 0
-    """Rows that nobody wanted any more when the engine began."""
-    ran: float = 0.0
-    """When the engine was through."""
+    """Rows that were abandoned or expired before the engine began."""
+    ended: float = 0.0
+    """When the engine's run ended."""
 
 
 class BatchHandler(Protocol):
-    """A model, as its lane sees it. The calls come from the lane's threads."""
+    """Callbacks of one model. The engine thread and the decoding thread call them."""
 
     def run(self, batch: ScheduledBatch[Any]) -> Any:
-        """What holds the engine."""
+        """Run the engine on a batch."""
 
     def decode(self, batch: ScheduledBatch[Any], values: Any) -> Any:
-        """Results, one for each entry."""
+        """Decode the values of `run` into one result for each request."""
 
     def probe(self) -> None:
-        """A trial of the engine; raises where it does not work."""
+        """Try the engine. Raise an exception if it does not work."""
 
     def deliver(self, batch: ScheduledBatch[Any], outcome: BatchOutcome) -> None:
-        """Takes what became of a batch."""
+        """Deliver the outcome of a batch to its callers."""
 
-    def lose(self, entries: list[QueuedRequest[Any]]) -> None:
-        """Takes the entries whose deadline cannot be met any more."""
+    def reject(self, requests: list[QueuedRequest[Any]]) -> None:
+        """Reject requests whose deadline can no longer be met."""
 
-    def broke(self, error: BaseException, entries: list[QueuedRequest[Any]]) -> None:
-        """The engine does not work; takes what waited for it."""
+    def engine_failed(self, error: BaseException, requests: list[QueuedRequest[Any]]) -> None:
+        """Handle a broken engine. `requests` were queued for it."""
 
-    def recovered(self) -> None:
-        """The engine works again."""
+    def engine_recovered(self) -> None:
+        """Handle an engine that works again."""
 
 
 @dataclass(slots=True)
-class _State:
-    """A tenant, and how its engine fares."""
+class _ModelState:
+    """Health of one model's engine."""
 
-    tenant: BatchHandler
+    handler: BatchHandler
     failures: int = 0
-    """In a row."""
-    pause: float = 0.0
-    """Seconds between the last trials; 0: the engine works."""
-    trial: float = 0.0
-    """When to try it again."""
+    """Failed batches in a row."""
+    pause_s: float = 0.0
+    """Pause before the next trial of a broken engine. Zero: the engine works."""
+    next_trial: float = 0.0
 
 
 @dataclass(slots=True)
-class _Chore:
-    """Work that is no batch."""
+class _Call:
+    """A function to call in the engine's thread."""
 
-    work: Callable[[], Any]
+    function: Callable[[], Any]
     due: float
-    """When it is done although batches wait."""
-    done: "Future[Any]" = field(default_factory=Future)
+    """When it is called even if requests wait."""
+    future: "Future[Any]" = field(default_factory=Future)
 
 
 class EngineThread:
-    """One engine at a time.
+    """Runs one engine at a time.
 
     Args:
-        clock: seconds; that of the deadlines.
-        nice: by how much the engine's thread gives way to the others.
+        clock: returns seconds, on the clock of the deadlines.
+        nice: by how much to raise the niceness of the engine's thread.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, nice: int = 0) -> None:
         self.clock = clock
         self._nice = nice
-        self.dispatcher: AdmissionController[Any] = AdmissionController()
-        self.changed = threading.Condition()
-        """Guards the dispatcher. Notify it when something waits and the lane is `idle`."""
-        self.idle = False
-        self._states: dict[Queue[Any], _State] = {}
-        self._decodings: queue.SimpleQueue[tuple[_State, ScheduledBatch[Any], Any, BatchOutcome] | None] = (
+        self._controller: AdmissionController[Any] = AdmissionController()
+        self._changed = threading.Condition()
+        """Guards the queues. The thread waits on it while it has nothing to do."""
+        self.sleeping = False
+        """True while the thread waits for `wake`."""
+        self._states: dict[Queue[Any], _ModelState] = {}
+        self._decodings: queue.SimpleQueue[tuple[_ModelState, ScheduledBatch[Any], Any, BatchOutcome] | None] = (
             queue.SimpleQueue()
         )
-        self._chores: deque[_Chore] = deque()
+        self._calls: deque[_Call] = deque()
         self._undecoded = 0
         self._threads: list[threading.Thread] = []
         self._stopping = False
 
-    def enter(self, tenant: BatchHandler, queues: Iterable[Queue[Any]]) -> None:
-        """Serves the queues of one more model. The threads begin with the first."""
-        state = _State(tenant)
-        with self.changed:
-            self._states.update((one, state) for one in queues)
+    @property
+    def idle(self) -> bool:
+        """True while no request waits and no batch runs."""
+        return self._controller.idle
+
+    def open(
+        self,
+        handler: BatchHandler,
+        limits: BatchLimits,
+        padded_tokens: Callable[[int, int], int],
+        latency: EngineLatency,
+    ) -> dict[Priority, Queue[Any]]:
+        """Add a model and return its queues. The threads start with the first model.
+
+        Args:
+            handler: callbacks of the model.
+            limits: limits of a batch and of each queue.
+            padded_tokens: maps rows and longest row to the tokens that the engine computes.
+            latency: latency of the model's engine.
+        """
+        state = _ModelState(handler)
+        with self._changed:
+            queues = self._controller.open(limits, padded_tokens, latency)
+            for model_queue in queues.values():
+                self._states[model_queue] = state
             if not self._threads:
                 self._stopping = False
-                self._start(self._decode_all, "palm-decode")
-                self._start(self._run_all, "palm-engine")
+                self._start(self._decode_batches, "palm-decode")
+                self._start(self._run_batches, "palm-engine")
+        return queues
 
-    def leave(self, queues: Iterable[Queue[Any]]) -> None:
-        """Forgets a model whose queues stay empty from now on. The threads end with the last; blocks until they have."""
-        with self.changed:
-            self.dispatcher.close(queues)
-            for one in queues:
-                self._states.pop(one, None)
+    def close(self, queues: Iterable[Queue[Any]]) -> None:
+        """Remove a model whose queues stay empty. The threads end with the last model. Blocks until they have."""
+        with self._changed:
+            self._controller.close(queues)
+            for model_queue in queues:
+                self._states.pop(model_queue, None)
             if self._states:
                 return
             self._stopping = True
-            threads, self._threads = self._threads, []
-            self.changed.notify()
+            threads = self._threads
+            self._threads = []
+            self._changed.notify()
         for thread in threads:
             thread.join()
 
-    def between(self, work: Callable[[], R]) -> "Future[R]":
-        """Some work in the engine's thread, between batches: as soon as none waits, or a moment later. The lane must have a tenant until it is done."""
-        chore = _Chore(work, self.clock() + _PATIENCE_S)
-        with self.changed:
-            self._chores.append(chore)
-            self.changed.notify()
-        return chore.done
+    def check(self, model_queue: Queue[Any], length: int, deadline: float | None) -> None:
+        """Raise what `submit` would raise.
+
+        Args:
+            model_queue: queue of the request's model and priority.
+            length: tokens of the request.
+            deadline: time after which the answer is useless, in seconds. None: none.
+        """
+        with self._changed:
+            self._controller.check(model_queue, length, deadline, self.clock())
+
+    def submit(
+        self, model_queue: Queue[Any], payload: object, length: int, deadline: float | None
+    ) -> QueuedRequest[Any]:
+        """Queue a request. Call `wake` later if the thread is `sleeping`.
+
+        Args:
+            model_queue: queue of the request's model and priority.
+            payload: what the engine is to run.
+            length: tokens of the request.
+            deadline: time after which the answer is useless, in seconds. None: none.
+
+        Raises:
+            Overloaded: the queue is full.
+            Unmeetable: the deadline would pass before the answer.
+            DeadlineExceeded: the deadline has passed.
+        """
+        with self._changed:
+            return self._controller.admit(model_queue, payload, length, deadline, self.clock())
+
+    def wake(self) -> None:
+        """Wake the thread after requests were queued."""
+        with self._changed:
+            self._changed.notify()
+
+    def abandon(self, request: QueuedRequest[Any]) -> bool:
+        """Give up a request. Return True if it was still waiting; then it is not run."""
+        with self._changed:
+            request.abandoned = True
+            waiting = request.waiting
+            if waiting:
+                request.queue.withdraw(request)
+        return waiting
+
+    def record_delivery(self, batch: ScheduledBatch[Any], ended: float) -> None:
+        """Learn how long the answers of a batch took, from the end of the engine's run until now."""
+        with self._changed:
+            batch.queue.latency.delivery.observe(batch.padded, self.clock() - ended)
+
+    def call(self, function: Callable[[], R]) -> "Future[R]":
+        """Call a function in the engine's thread between batches, once no request waits or a moment later.
+
+        At least one model must stay open until the call is done.
+        """
+        call = _Call(function, self.clock() + _CALL_PATIENCE_S)
+        with self._changed:
+            self._calls.append(call)
+            self._changed.notify()
+        return call.future
 
     def _start(self, target: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
 
-    def _run_all(self) -> None:
-        """The engine's thread. Should anything end it before its time, another takes its place."""
+    def _run_batches(self) -> None:
+        """Run batches until the last model is closed. If the thread crashes, another one replaces it."""
         lower_thread_priority(self._nice)
         try:
-            while (work := self._next()) is not None:
-                if isinstance(work, _State):
-                    self._try(work)
-                elif isinstance(work, _Chore):
-                    _do(work)
+            while (work := self._next_work()) is not None:
+                if isinstance(work, _ModelState):
+                    self._try_engine(work)
+                elif isinstance(work, _Call):
+                    _run_call(work)
                 else:
-                    self._run(work)
-                del work  # or the engine of a model that has left would live until there is other work
+                    self._run_batch(work)
+                # Without this, the engine of a closed model would stay in memory until there is other work.
+                del work
             self._decodings.put(None)
         except BaseException as error:
             log.critical("the engine's thread crashed; another takes its place", exc_info=error)
             for state in {id(state): state for state in self._states.values()}.values():
-                self._break(state, error)
-            with self.changed:
+                self._mark_broken(state, error)
+            with self._changed:
                 self._threads = [thread for thread in self._threads if thread is not threading.current_thread()]
-                self._start(self._run_all, "palm-engine")
+                self._start(self._run_batches, "palm-engine")
 
-    def _next(self) -> "ScheduledBatch[Any] | _State | _Chore | None":
-        """Blocks until there is something to do: a batch to run, a chore, or a broken engine to try; None: the end."""
-        with self.changed:
+    def _next_work(self) -> "ScheduledBatch[Any] | _ModelState | _Call | None":
+        """Wait for work and return it: a batch, a call, or a broken engine to try. None: the last model is closed."""
+        with self._changed:
             while True:
                 now = self.clock()
-                broken = [state for state in self._states.values() if state.pause]
-                if any(state.trial <= now for state in broken):
-                    return min(broken, key=lambda state: state.trial)
-                if self._chores and (self._chores[0].due <= now or not self.dispatcher.waiting):
-                    return self._chores.popleft()
-                if self._undecoded < _UNDECODED and (batch := self.dispatcher.next(now)) is not None:
-                    return batch
+                broken = [state for state in self._states.values() if state.pause_s]
+                if broken:
+                    next_state = min(broken, key=lambda state: state.next_trial)
+                    if next_state.next_trial <= now:
+                        return next_state
+                if self._calls and (self._calls[0].due <= now or not self._controller.has_waiting):
+                    return self._calls.popleft()
+                if self._undecoded < _UNDECODED_BATCHES:
+                    batch = self._controller.next_batch(now)
+                    if batch is not None:
+                        return batch
                 if self._stopping:
                     return None
-                self.idle = True
-                self.changed.wait(min((state.trial - now for state in broken), default=None))
-                self.idle = False
+                self.sleeping = True
+                self._changed.wait(min((state.next_trial - now for state in broken), default=None))
+                self.sleeping = False
 
-    def _run(self, batch: ScheduledBatch[Any]) -> None:
+    def _run_batch(self, batch: ScheduledBatch[Any]) -> None:
         state = self._states[batch.queue]
         if batch.lost:
-            state.tenant.lose(batch.lost)
-        if not batch.entries:
+            state.handler.reject(batch.lost)
+        if not batch.requests:
             return
         began = self.clock()
-        outcome = BatchOutcome(wasted=sum(entry.gone or entry.deadline <= began for entry in batch.entries))
+        outcome = BatchOutcome()
+        for request in batch.requests:
+            outcome.wasted += request.abandoned or request.deadline <= began
         try:
-            values = state.tenant.run(batch)
+            values = state.handler.run(batch)
         except BaseException as error:
-            outcome.error, outcome.ran = error, self.clock()
-            with self.changed:
-                self.dispatcher.failed(batch, outcome.ran)
-            state.tenant.deliver(batch, outcome)
+            outcome.error = error
+            self._batch_failed(state, batch, outcome)
             if not isinstance(error, Exception):
                 raise
-            if isinstance(error, PalmServeError):  # of the requests, not of the engine
-                return
-            state.failures += 1
-            if state.failures >= _FAILURES:
-                log.error("%d batches in a row failed; the engine counts as broken", state.failures)
-                self._break(state, error)
             return
         state.failures = 0
-        with self.changed:
-            outcome.ran = self.clock()
-            self.dispatcher.finished(batch, outcome.ran)
-            # Alone, it is decoded here and spared the way through another thread.
-            here = not self._undecoded and not self.dispatcher.waiting
-            self._undecoded += not here
-        if here:
+        with self._changed:
+            outcome.ended = self.clock()
+            self._controller.batch_finished(batch, outcome.ended)
+            # A single batch is decoded here, which saves the switch to another thread.
+            decode_here = not self._undecoded and not self._controller.has_waiting
+            self._undecoded += not decode_here
+        if decode_here:
             self._decode(state, batch, values, outcome)
         else:
             self._decodings.put((state, batch, values, outcome))
 
-    def _decode_all(self) -> None:
-        """The decoding thread."""
+    def _batch_failed(self, state: _ModelState, batch: ScheduledBatch[Any], outcome: BatchOutcome) -> None:
+        """Deliver the error of a failed batch. Several in a row mean that the engine is broken."""
+        outcome.ended = self.clock()
+        with self._changed:
+            self._controller.batch_failed(batch, outcome.ended)
+        state.handler.deliver(batch, outcome)
+        error = outcome.error
+        # A PalmServeError is the fault of the requests. Other exceptions than Exception end the thread.
+        if not isinstance(error, Exception) or isinstance(error, PalmServeError):
+            return
+        state.failures += 1
+        if state.failures >= _FAILURES:
+            log.error("%d batches in a row failed; the engine counts as broken", state.failures)
+            self._mark_broken(state, error)
+
+    def _decode_batches(self) -> None:
+        """Decode batches until the engine's thread ends."""
         while (work := self._decodings.get()) is not None:
             self._decode(*work)
             del work
-            with self.changed:
+            with self._changed:
                 self._undecoded -= 1
-                self.changed.notify()
+                self._changed.notify()
 
-    def _decode(self, state: _State, batch: ScheduledBatch[Any], values: Any, outcome: BatchOutcome) -> None:
+    def _decode(self, state: _ModelState, batch: ScheduledBatch[Any], values: Any, outcome: BatchOutcome) -> None:
         try:
-            outcome.results = state.tenant.decode(batch, values)
-        except BaseException as error:  # the thread lives on, and somebody waits for the batch
+            outcome.results = state.handler.decode(batch, values)
+        except BaseException as error:  # the thread must go on, and callers wait for the batch
             outcome.error = error
-        state.tenant.deliver(batch, outcome)
+        state.handler.deliver(batch, outcome)
 
-    def _break(self, state: _State, error: BaseException) -> None:
-        """An engine counts as broken until a trial succeeds."""
-        with self.changed:
-            entries = [entry for one, owner in self._states.items() if owner is state for entry in one.drain()]
-            state.pause, state.trial = _FIRST_PAUSE_S, self.clock()
-        state.tenant.broke(error, entries)
+    def _mark_broken(self, state: _ModelState, error: BaseException) -> None:
+        """Take an engine out of service until a trial succeeds."""
+        requests: list[QueuedRequest[Any]] = []
+        with self._changed:
+            for model_queue, queue_state in self._states.items():
+                if queue_state is state:
+                    requests += model_queue.drain()
+            state.pause_s = _FIRST_PAUSE_S
+            state.next_trial = self.clock()
+        state.handler.engine_failed(error, requests)
 
-    def _try(self, state: _State) -> None:
+    def _try_engine(self, state: _ModelState) -> None:
+        """Try a broken engine, and put it back into service if it works."""
         try:
-            state.tenant.probe()
+            state.handler.probe()
         except Exception as error:
-            state.pause = min(2 * state.pause, _LONGEST_PAUSE_S)
-            state.trial = self.clock() + state.pause
-            log.error("the engine does not work: %s; next trial in %.1f s", error, state.pause)
+            state.pause_s = min(2 * state.pause_s, _LONGEST_PAUSE_S)
+            state.next_trial = self.clock() + state.pause_s
+            log.error("the engine does not work: %s; next trial in %.1f s", error, state.pause_s)
             return
-        state.pause = state.failures = 0
+        state.pause_s = 0.0
+        state.failures = 0
         log.warning("the engine works again")
-        state.tenant.recovered()
+        state.handler.engine_recovered()
 
 
-def _do(chore: _Chore) -> None:
-    if not chore.done.set_running_or_notify_cancel():
+def _run_call(call: _Call) -> None:
+    if not call.future.set_running_or_notify_cancel():
         return
     try:
-        chore.done.set_result(chore.work())
-    except BaseException as error:  # of whoever waits for it
-        chore.done.set_exception(error)
+        call.future.set_result(call.function())
+    except BaseException as error:  # belongs to whoever waits for the future
+        call.future.set_exception(error)

@@ -1,79 +1,88 @@
-"""How long a batch takes, learned while serving."""
+"""Batch latency model: predicts how long a batch takes, learned while serving."""
 
 import math
 
 from palm_serve.batching.plan import Costs
 
 _DRIFT = 0.005
-"""How far the truth may move from one batch to the next, as a share, where errors cancel out; where they do not, the speed has changed."""
+"""Relative change of the latency from one batch to the next that the filter expects.
+
+It applies while prediction errors cancel out. A persistent bias means that the speed has changed, and raises it.
+"""
 CLIP = 3.0
-"""Surprises count for so many standard deviations at most: a pause of the machine is no news about the engine."""
+"""Prediction errors count for at most this many standard deviations: a pause of the machine says nothing of the engine."""
 _SPREAD_RATE = 0.1
 
 
 class LatencyModel:
-    """Seconds as `a + b * padded tokens`, a and b at least 0: a Kalman filter over (a, b) that both wander.
+    """Predicts seconds as `a + b * padded tokens`, with a and b at least 0.
 
-    What the sizes seen lately say nothing about stays as it was, however long that lasts (plain forgetting would lose it).
+    A Kalman filter over (a, b), both of which drift. It keeps what recent batch sizes say nothing about, however long
+    that lasts. Exponential forgetting would lose it.
     """
 
     def __init__(self) -> None:
         self._a = self._b = 0.0
         self.costs = Costs()
-        """The estimate; zeros before the first observation."""
-        # Of the prediction, for long batches vary by more seconds than short ones.
+        """The estimate. Zeros before the first observation."""
+        # Relative to the prediction, because long batches vary by more seconds than short ones.
         self._spread = 0.0
         self._bias = 0.0
         # Variances of a and b, and their covariance.
         self._aa = self._ab = self._bb = 0.0
-        self.seen = 0
+        self.observations = 0
 
     @property
     def spread(self) -> float:
-        """Mean absolute error, as a share of the prediction."""
+        """Mean absolute error, relative to the prediction."""
         return self._spread
 
     def predict(self, tokens: int) -> float:
-        """Seconds."""
+        """Predict the seconds of a batch of `tokens` padded tokens."""
         return self._a + self._b * tokens
 
     def bound(self, tokens: int) -> float:
-        """Seconds that are rarely exceeded."""
+        """Return seconds that a batch of `tokens` padded tokens rarely exceeds."""
         return self.predict(tokens) * (1 + CLIP * self._spread)
 
     def observe(self, tokens: int, seconds: float) -> None:
-        """A batch of so many padded tokens took so long."""
-        self._learn(max(tokens, 1), max(seconds, 1e-7))
+        """Learn from a batch of `tokens` padded tokens that took `seconds`."""
+        self._update(max(tokens, 1), max(seconds, 1e-7))
         self.costs = Costs(self._a, self._b)
 
-    def _learn(self, tokens: int, seconds: float) -> None:
-        self.seen += 1
-        if self.seen == 1:
-            self._a, self._b = seconds / 2, seconds / 2 / tokens
-            self._aa, self._ab, self._bb = seconds**2, 0.0, (seconds / tokens) ** 2
+    def _update(self, tokens: int, seconds: float) -> None:
+        self.observations += 1
+        if self.observations == 1:
+            self._a = seconds / 2
+            self._b = seconds / 2 / tokens
+            self._aa = seconds**2
+            self._ab = 0.0
+            self._bb = (seconds / tokens) ** 2
             self._spread = 0.25
             return
-        scale = max(self.predict(tokens), 1e-7)
-        self._wander(scale, tokens)
-        noise = (max(self._spread, _DRIFT) * scale) ** 2
-        of_a, of_b = self._aa + tokens * self._ab, self._ab + tokens * self._bb
-        variance = of_a + tokens * of_b + noise
-        most = CLIP * math.sqrt(variance)
-        error = max(-most, min(most, seconds - self.predict(tokens)))
-        self._a = max(0.0, self._a + of_a / variance * error)
-        self._b = max(0.0, self._b + of_b / variance * error)
-        self._aa -= of_a * of_a / variance
-        self._ab -= of_a * of_b / variance
-        self._bb -= of_b * of_b / variance
-        self._spread += _SPREAD_RATE * (abs(error) / scale - self._spread)
-        self._bias += _SPREAD_RATE * (error / scale - self._bias)
+        predicted = max(self.predict(tokens), 1e-7)
+        self._add_process_noise(predicted, tokens)
+        noise = (max(self._spread, _DRIFT) * predicted) ** 2
+        gain_a = self._aa + tokens * self._ab
+        gain_b = self._ab + tokens * self._bb
+        variance = gain_a + tokens * gain_b + noise
+        largest_error = CLIP * math.sqrt(variance)
+        error = max(-largest_error, min(largest_error, seconds - self.predict(tokens)))
+        self._a = max(0.0, self._a + gain_a / variance * error)
+        self._b = max(0.0, self._b + gain_b / variance * error)
+        self._aa -= gain_a * gain_a / variance
+        self._ab -= gain_a * gain_b / variance
+        self._bb -= gain_b * gain_b / variance
+        self._spread += _SPREAD_RATE * (abs(error) / predicted - self._spread)
+        self._bias += _SPREAD_RATE * (error / predicted - self._bias)
 
-    def _wander(self, scale: float, tokens: int) -> None:
-        """The variances grow, up to those of knowing nothing."""
+    def _add_process_noise(self, predicted: float, tokens: int) -> None:
+        """Increase the variances by the drift, up to those before the first observation."""
         drift = max(_DRIFT, abs(self._bias) / 4)
-        self._aa += (drift * scale) ** 2
-        self._bb += (drift * scale / tokens) ** 2
-        shrink_a, shrink_b = min(1.0, scale**2 / self._aa), min(1.0, (scale / tokens) ** 2 / self._bb)
+        self._aa += (drift * predicted) ** 2
+        self._bb += (drift * predicted / tokens) ** 2
+        shrink_a = min(1.0, predicted**2 / self._aa)
+        shrink_b = min(1.0, (predicted / tokens) ** 2 / self._bb)
         self._aa *= shrink_a
         self._bb *= shrink_b
         self._ab *= math.sqrt(shrink_a * shrink_b)

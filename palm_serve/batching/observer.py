@@ -1,4 +1,4 @@
-"""What a scheduler tells those who count."""
+"""Events of a scheduler that metrics count."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,61 +7,62 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class FinishedBatch:
-    """One batch."""
+    """Figures of one batch that has run."""
 
     rows: int
     tokens: int
     padded_tokens: int
     waits_s: Sequence[float]
-    """How long each row waited."""
+    """Seconds that each row waited."""
     engine_s: float
+    """Seconds of the engine's run."""
     service_s: float
-    """Model and decoding together."""
+    """Seconds of the engine's run and decoding together."""
     wasted: int = 0
-    """Rows whose caller had left, or whose deadline had passed, when the engine began. Meant to be 0."""
+    """Rows whose caller had left, or whose deadline had passed, before the engine began. Should be 0."""
     late: int = 0
     """Rows whose caller left, or whose deadline passed, while the batch ran."""
 
 
 class Observer(Protocol):
-    """Told what the scheduler does; every call is quick and on the event loop."""
+    """Receives the events of a scheduler. Each call must be quick: it runs on the event loop."""
 
     def batch_finished(self, batch: FinishedBatch) -> None:
-        """A batch ran."""
+        """Record a batch that has run."""
 
     def refused(self) -> None:
-        """A request found the queue full."""
+        """Count a request that was refused because the queue was full."""
 
     def unmeetable(self) -> None:
-        """A request was refused because its deadline could not be met."""
+        """Count a request that was refused because its deadline could not be met."""
 
     def expired(self) -> None:
-        """A request's deadline passed, or could not be met any more, before a row was spent on it."""
+        """Count a request whose deadline passed, or could no longer be met, before it was run."""
 
     def cancelled(self) -> None:
-        """A request was given up before a row was spent on it."""
+        """Count a request that was cancelled before it was run."""
 
     def engine_failed(self) -> None:
-        """The engine broke, or its thread crashed."""
+        """Count a failure of the engine or of its thread."""
 
 
 class SilentObserver:
-    """An observer that does nothing."""
+    """An observer that records nothing."""
 
     def batch_finished(self, batch: FinishedBatch) -> None:
-        """Ignored."""
+        """Ignore the event."""
 
     def refused(self) -> None:
-        """Ignored."""
+        """Ignore the event."""
 
     def unmeetable(self) -> None:
-        """Ignored."""
+        """Ignore the event."""
 
     def expired(self) -> None:
-        """Ignored."""
+        """Ignore the event."""
 
     def cancelled(self) -> None:
-        """Ignored."""
+        """Ignore the event."""
 
     def engine_failed(self) -> None:
-        """Ignored."""
+        """Ignore the event."""

@@ -1,4 +1,4 @@
-"""One model's door to a engine_thread: coroutines wait here for the results of their batches."""
+"""Per-model scheduler: queues requests for the engine thread and awaits their results."""
 
 import asyncio
 import logging
@@ -20,30 +20,32 @@ R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
-_LEAVING = "the model is being taken out of service; try another replica"
+_CLOSING = "the model is being taken out of service; try another replica"
 _BROKEN = "the model's engine failed and is being tried again; try another replica"
 
 
 @dataclass(slots=True, eq=False)
-class _Asked(Generic[T, R]):
+class _Submission(Generic[T, R]):
+    """What the scheduler queues: a payload and the future of its result."""
+
     payload: T
     future: "asyncio.Future[R]"
 
 
 class Scheduler(Generic[T, C, R]):
-    """Feeds one engine with batches of what waits. Lives on the event loop that it is made on, which it never blocks.
+    """Collects the requests of one model into batches. Belongs to the event loop that it is made on and never blocks it.
 
     Args:
-        engine_thread: where the engine runs, with those of other models.
-        run: payloads of a batch -> what `decode` needs; all that holds the engine. Not called twice at once.
-        decode: payloads, what `run` returned, how long each waited (seconds) -> one result each, in order. Not called twice at once; an exception
-            here or in `run` fails this batch only.
-        limits: of a batch and of the queue.
-        observer: is told about batches and about requests that cost no row.
-        padded: rows and longest row -> tokens that the engine computes.
-        timing: what is known of the engine's speed already.
-        probe: tries an engine that failed; raises where it still does.
-        on_failure: is told, in the engine's thread, that the engine broke.
+        engine_thread: runs the engine, together with those of other models.
+        run: maps the payloads of a batch to what `decode` needs. All work that holds the engine. Calls do not overlap.
+        decode: maps payloads, the result of `run` and the seconds that each waited to one result each, in order. Calls
+            do not overlap. An exception here or in `run` fails only this batch.
+        limits: limits of a batch and of the queue.
+        observer: receives batches, and requests that are not run.
+        padded_tokens: maps rows and longest row to the tokens that the engine computes.
+        latency: latency of the engine, where it is known already.
+        probe: tries an engine that failed. Raises an exception if it still does not work.
+        on_failure: called in the engine's thread with the error when the engine breaks.
     """
 
     def __init__(
@@ -53,8 +55,8 @@ class Scheduler(Generic[T, C, R]):
         decode: Callable[[Sequence[T], C, Sequence[float]], Sequence[R]],
         limits: BatchLimits | None = None,
         observer: Observer | None = None,
-        padded: Callable[[int, int], int] = lambda rows, length: rows * length,
-        timing: EngineLatency | None = None,
+        padded_tokens: Callable[[int, int], int] = lambda rows, length: rows * length,
+        latency: EngineLatency | None = None,
         probe: Callable[[], object] = lambda: None,
         on_failure: Callable[[BaseException], object] = lambda error: None,
     ) -> None:
@@ -65,96 +67,116 @@ class Scheduler(Generic[T, C, R]):
         self._probe = probe
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
-        self._timing = timing or EngineLatency()
         self._pending = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._closing = self._waking = False
+        self._none_pending = asyncio.Event()
+        self._none_pending.set()
+        self._closing = False
+        self._waking = False
         self._healthy = True
-        self._queues = engine_thread.dispatcher.open(limits or BatchLimits(), padded, self._timing)
-        engine_thread.enter(self, self._queues.values())
+        self._queues = engine_thread.open(self, limits or BatchLimits(), padded_tokens, latency or EngineLatency())
 
     @property
     def closing(self) -> bool:
-        """Whether submissions are refused because the end has begun."""
+        """True once `close` was called: further requests are refused."""
         return self._closing
 
     @property
     def healthy(self) -> bool:
-        """Whether the engine works, as far as its last batches and trials tell."""
+        """True while the engine works, as its last batches and trials showed."""
         return self._healthy
 
     @property
     def waiting(self) -> dict[Priority, tuple[int, int]]:
-        """Requests that wait and their tokens, by priority. From any thread."""
+        """Waiting requests and their tokens, by priority. Safe from any thread."""
         return {priority: (queue.rows, queue.tokens) for priority, queue in self._queues.items()}
 
     @property
     def running(self) -> int:
-        """Requests that the engine has taken and that are not answered yet. From any thread."""
-        return max(0, self._pending - sum(rows for rows, _ in self.waiting.values()))
+        """Requests that the engine has taken and that are not answered yet. Safe from any thread."""
+        running = self._pending
+        for queue in self._queues.values():
+            running -= queue.rows
+        return max(0, running)
 
     def check(self, deadline: float | None, priority: Priority = Priority.INTERACTIVE, length: int = 1) -> None:
-        """Raises what `submit` would raise at once; cheap, so it may come before a text is tokenized."""
-        self._enter()
-        with self._engine_thread.changed:
-            try:
-                self._engine_thread.dispatcher.check(
-                    self._queues[priority], length, deadline, self._engine_thread.clock()
-                )
-            except PalmServeError as error:
-                self._count(error)
-                raise
+        """Raise what `submit` would raise at once. Cheap enough to call before a text is tokenized.
+
+        Args:
+            deadline: time after which the answer is useless, in seconds. None: none.
+            priority: priority of the request.
+            length: tokens of the request.
+
+        Raises:
+            PalmServeError: the same errors as `submit`.
+        """
+        self._check_open()
+        try:
+            self._engine_thread.check(self._queues[priority], length, deadline)
+        except PalmServeError as error:
+            self._count_refusal(error)
+            raise
 
     async def submit(
         self, payload: T, length: int, deadline: float | None = None, priority: Priority = Priority.INTERACTIVE
     ) -> R:
-        """The result for one payload of `length` tokens.
+        """Return the result for one payload.
 
-        Raises Overloaded (queue full), Unmeetable (the deadline would pass before the answer), DeadlineExceeded (it passed), Unavailable (closing,
-        or the engine is broken), EngineError (the batch failed). Cancelling the caller gives up the entry; others of its batch are not disturbed.
+        A cancelled caller gives up its request. The other requests of the batch go on.
+
+        Args:
+            payload: what `run` takes.
+            length: tokens of the payload.
+            deadline: time after which the answer is useless, in seconds. None: none.
+            priority: priority of the request.
+
+        Raises:
+            Overloaded: the queue is full.
+            Unmeetable: the deadline would pass before the answer.
+            DeadlineExceeded: the deadline has passed.
+            Unavailable: the scheduler is closing, or the engine is broken.
+            EngineError: the batch failed.
         """
-        self._enter()
-        asked: _Asked[T, R] = _Asked(payload, self._loop.create_future())
-        with self._engine_thread.changed:
-            now = self._engine_thread.clock()
-            try:
-                entry = self._engine_thread.dispatcher.admit(self._queues[priority], asked, length, deadline, now)
-            except PalmServeError as error:
-                self._count(error)
-                raise
-        if self._engine_thread.idle and not self._waking:
+        self._check_open()
+        submission: _Submission[T, R] = _Submission(payload, self._loop.create_future())
+        try:
+            request = self._engine_thread.submit(self._queues[priority], submission, length, deadline)
+        except PalmServeError as error:
+            self._count_refusal(error)
+            raise
+        if self._engine_thread.sleeping and not self._waking:
             # After everything that the loop has ready now, so that requests which arrived together run together.
             self._waking = True
             self._loop.call_soon(self._wake)
-        timer = None if deadline is None else self._loop.call_later(deadline - now, self._expire, entry)
+        timer = None
+        if deadline is not None:
+            timer = self._loop.call_later(deadline - request.arrived, self._expire, request)
         self._pending += 1
-        self._idle.clear()
+        self._none_pending.clear()
         try:
-            return await asked.future
+            return await submission.future
         except asyncio.CancelledError:
-            self._withdraw(entry, expired=entry.deadline <= self._engine_thread.clock())
+            self._withdraw(request, expired=request.deadline <= self._engine_thread.clock())
             raise
         finally:
             if timer is not None:
                 timer.cancel()
             self._pending -= 1
             if not self._pending:
-                self._idle.set()
+                self._none_pending.set()
 
     async def close(self) -> None:
-        """Takes no more, finishes what waits and runs, and leaves the engine_thread."""
+        """Refuse new requests, finish those that wait and run, and leave the engine thread."""
         self._closing = True
-        await self._idle.wait()
-        await asyncio.to_thread(self._engine_thread.leave, self._queues.values())
+        await self._none_pending.wait()
+        await asyncio.to_thread(self._engine_thread.close, self._queues.values())
 
-    def _enter(self) -> None:
+    def _check_open(self) -> None:
         if self._closing:
-            raise Unavailable(_LEAVING)
+            raise Unavailable(_CLOSING)
         if not self._healthy:
             raise Unavailable(_BROKEN)
 
-    def _count(self, error: PalmServeError) -> None:
+    def _count_refusal(self, error: PalmServeError) -> None:
         if isinstance(error, Unmeetable):
             self._observer.unmeetable()
         elif isinstance(error, Overloaded):
@@ -164,124 +186,123 @@ class Scheduler(Generic[T, C, R]):
 
     def _wake(self) -> None:
         self._waking = False
-        with self._engine_thread.changed:
-            self._engine_thread.changed.notify()
+        self._engine_thread.wake()
 
-    def _expire(self, entry: QueuedRequest[_Asked[T, R]]) -> None:
-        """The deadline of an entry is now."""
-        waited = self._engine_thread.clock() - entry.arrived
-        waiting = self._withdraw(entry, expired=True)
-        where = "in the queue" if waiting else "while its batch ran"
-        _fail(entry, DeadlineExceeded(f"the deadline passed after {waited:.3f} s {where}"))
+    def _expire(self, request: QueuedRequest[_Submission[T, R]]) -> None:
+        """Fail a request whose deadline is now."""
+        waited_s = self._engine_thread.clock() - request.arrived
+        waiting = self._withdraw(request, expired=True)
+        place = "in the queue" if waiting else "while its batch ran"
+        _fail(request, DeadlineExceeded(f"the deadline passed after {waited_s:.3f} s {place}"))
 
-    def _withdraw(self, entry: QueuedRequest[_Asked[T, R]], expired: bool) -> bool:
-        """Nobody wants this answer any more; whether it was still waiting."""
-        with self._engine_thread.changed:
-            entry.gone = True
-            waiting = entry.waiting
-            if waiting:
-                entry.queue.withdraw(entry)
-        if waiting:
-            (self._observer.expired if expired else self._observer.cancelled)()
+    def _withdraw(self, request: QueuedRequest[_Submission[T, R]], expired: bool) -> bool:
+        """Give up a request. Return True if it was still waiting."""
+        waiting = self._engine_thread.abandon(request)
+        if waiting and expired:
+            self._observer.expired()
+        elif waiting:
+            self._observer.cancelled()
         return waiting
 
-    # What follows but `_hand_out`, `_lost` and `_give_up` is called from the engine_thread's threads.
+    # The methods of `BatchHandler`: the engine thread and the decoding thread call them.
 
-    def run(self, batch: ScheduledBatch[_Asked[T, R]]) -> C:
-        """The engine's part of a batch."""
-        return self._run([entry.payload.payload for entry in batch.entries])
+    def run(self, batch: ScheduledBatch[_Submission[T, R]]) -> C:
+        """Run the engine on a batch."""
+        return self._run([request.payload.payload for request in batch.requests])
 
-    def decode(self, batch: ScheduledBatch[_Asked[T, R]], values: C) -> Sequence[R]:
-        """The rest of a batch."""
-        waits = [batch.started - entry.arrived for entry in batch.entries]
-        results = self._decode([entry.payload.payload for entry in batch.entries], values, waits)
-        if len(results) != len(batch.entries):
-            raise RuntimeError(f"{len(results)} results for {len(batch.entries)} payloads")
+    def decode(self, batch: ScheduledBatch[_Submission[T, R]], values: C) -> Sequence[R]:
+        """Decode the values of a batch into one result for each request."""
+        payloads = []
+        waits_s = []
+        for request in batch.requests:
+            payloads.append(request.payload.payload)
+            waits_s.append(batch.started - request.arrived)
+        results = self._decode(payloads, values, waits_s)
+        if len(results) != len(batch.requests):
+            raise RuntimeError(f"decode must return {len(batch.requests)} results, got {len(results)}")
         return results
 
     def probe(self) -> None:
-        """Tries the engine."""
+        """Try the engine. Raise an exception if it does not work."""
         self._probe()
 
-    def deliver(self, batch: ScheduledBatch[_Asked[T, R]], outcome: BatchOutcome) -> None:
-        """Hands out what became of a batch."""
-        self._tell(self._hand_out, batch, outcome)
+    def deliver(self, batch: ScheduledBatch[_Submission[T, R]], outcome: BatchOutcome) -> None:
+        """Deliver the outcome of a batch to its callers."""
+        self._call_in_loop(self._deliver, batch, outcome)
 
-    def lose(self, entries: list[QueuedRequest[_Asked[T, R]]]) -> None:
-        """Tells those whose deadline cannot be met any more."""
-        self._tell(self._lost, entries)
+    def reject(self, requests: list[QueuedRequest[_Submission[T, R]]]) -> None:
+        """Reject requests whose deadline can no longer be met."""
+        self._call_in_loop(self._reject, requests)
 
-    def broke(self, error: BaseException, entries: list[QueuedRequest[_Asked[T, R]]]) -> None:
-        """Takes nothing more until the engine works."""
+    def engine_failed(self, error: BaseException, requests: list[QueuedRequest[_Submission[T, R]]]) -> None:
+        """Fail the queued requests, and refuse new ones until the engine works."""
         self._healthy = False
-        self._tell(self._give_up, entries)
+        self._call_in_loop(self._fail_all, requests)
         self._on_failure(error)
 
-    def recovered(self) -> None:
-        """Takes requests again."""
+    def engine_recovered(self) -> None:
+        """Accept requests again."""
         self._healthy = True
 
-    def _tell(self, what: Callable[..., None], *arguments: object) -> None:
+    def _call_in_loop(self, function: Callable[..., None], *arguments: object) -> None:
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(what, *arguments)
+            self._loop.call_soon_threadsafe(function, *arguments)
 
-    def _hand_out(self, batch: ScheduledBatch[_Asked[T, R]], outcome: BatchOutcome) -> None:
-        now = self._engine_thread.clock()
+    # The methods below run on the event loop.
+
+    def _deliver(self, batch: ScheduledBatch[_Submission[T, R]], outcome: BatchOutcome) -> None:
         if outcome.error is not None:
-            error = outcome.error
-            if not isinstance(error, PalmServeError):
-                log.error("a batch of %d failed", len(batch.entries), exc_info=error)
-                error = EngineError("the model failed on this batch")
-            for entry in batch.entries:
-                _fail(entry, error)
+            self._deliver_error(batch, outcome.error)
             return
+        now = self._engine_thread.clock()
         late = 0
-        for entry, result in zip(batch.entries, outcome.results, strict=True):
-            late += entry.gone or entry.deadline <= now
-            if not entry.payload.future.done():
-                entry.payload.future.set_result(result)
+        for request, result in zip(batch.requests, outcome.results, strict=True):
+            late += request.abandoned or request.deadline <= now
+            if not request.payload.future.done():
+                request.payload.future.set_result(result)
         self._observer.batch_finished(
             FinishedBatch(
-                rows=len(batch.entries),
+                rows=len(batch.requests),
                 tokens=batch.tokens,
                 padded_tokens=batch.padded,
-                waits_s=[batch.started - entry.arrived for entry in batch.entries],
-                engine_s=outcome.ran - batch.started,
+                waits_s=[batch.started - request.arrived for request in batch.requests],
+                engine_s=outcome.ended - batch.started,
                 service_s=now - batch.started,
                 wasted=outcome.wasted,
                 late=late - outcome.wasted,
             )
         )
-        # Runs when all who got a result have gone on to their next wait, which is where answers are built and sent.
-        self._loop.call_soon(self._measure, batch, outcome.ran)
+        # Runs after all callers that got a result have reached their next await, so their answers are built and sent.
+        self._loop.call_soon(self._engine_thread.record_delivery, batch, outcome.ended)
 
-    def _measure(self, batch: ScheduledBatch[_Asked[T, R]], ran: float) -> None:
-        with self._engine_thread.changed:
-            self._timing.rest.observe(batch.padded, self._engine_thread.clock() - ran)
+    def _deliver_error(self, batch: ScheduledBatch[_Submission[T, R]], error: BaseException) -> None:
+        if not isinstance(error, PalmServeError):
+            log.error("a batch of %d failed", len(batch.requests), exc_info=error)
+            error = EngineError("the model failed on this batch")
+        for request in batch.requests:
+            _fail(request, error)
 
-    def _lost(self, entries: list[QueuedRequest[_Asked[T, R]]]) -> None:
+    def _reject(self, requests: list[QueuedRequest[_Submission[T, R]]]) -> None:
         now = self._engine_thread.clock()
-        for entry in entries:
-            if entry.payload.future.done():
+        for request in requests:
+            if request.payload.future.done():
                 continue
             self._observer.expired()
-            waited = now - entry.arrived
-            if entry.deadline <= now:
-                _fail(entry, DeadlineExceeded(f"the deadline passed after {waited:.3f} s in the queue"))
-            else:
-                left = 1e3 * (entry.deadline - now)
-                _fail(
-                    entry,
-                    Unmeetable(f"after {waited:.3f} s in the queue {left:.0f} ms are left, too few to answer", waited),
-                )
+            waited_s = now - request.arrived
+            if request.deadline <= now:
+                _fail(request, DeadlineExceeded(f"the deadline passed after {waited_s:.3f} s in the queue"))
+                continue
+            remaining_ms = 1e3 * (request.deadline - now)
+            message = f"after {waited_s:.3f} s in the queue, {remaining_ms:.0f} ms remain, too few to answer"
+            _fail(request, Unmeetable(message, waited_s))
 
-    def _give_up(self, entries: list[QueuedRequest[_Asked[T, R]]]) -> None:
+    def _fail_all(self, requests: list[QueuedRequest[_Submission[T, R]]]) -> None:
         self._observer.engine_failed()
-        for entry in entries:
-            _fail(entry, Unavailable(_BROKEN))
+        for request in requests:
+            _fail(request, Unavailable(_BROKEN))
 
 
-def _fail(entry: QueuedRequest[_Asked[T, R]], error: PalmServeError) -> None:
-    entry.gone = True
-    if not entry.payload.future.done():
-        entry.payload.future.set_exception(error)
+def _fail(request: QueuedRequest[_Submission[T, R]], error: PalmServeError) -> None:
+    request.abandoned = True
+    if not request.payload.future.done():
+        request.payload.future.set_exception(error)

@@ -67,8 +67,8 @@ class LoadedModel:
             _decoder(pipeline, statistics),
             limits,
             observer,
-            padded=pipeline.padded_tokens,
-            timing=timing,
+            padded_tokens=pipeline.padded_tokens,
+            latency=timing,
             probe=pipeline.probe,
             on_failure=_reporter(name, self.version),
         )
@@ -106,7 +106,7 @@ class LoadedModel:
     @property
     def engine_idle(self) -> bool:
         """Whether the engine has nothing to do, for this model or another."""
-        return self._engine_thread.dispatcher.free
+        return self._engine_thread.idle
 
     async def predict(self, request: TextRequest) -> Prediction:
         """Answers one request. Raises InvalidRequest, Overloaded, DeadlineExceeded, Unavailable or EngineError."""

@@ -195,7 +195,7 @@ class Registry:
             for shape in pipeline.shapes(self._limits):
                 if spent < _GENTLE_WARM_UP_S:
                     spent += await asyncio.wrap_future(
-                        self._engine_thread.between(functools.partial(_run, pipeline, shape))
+                        self._engine_thread.call(functools.partial(_run, pipeline, shape))
                     )
         finally:
             await model.close()

@@ -1,4 +1,4 @@
-"""A deterministic simulator: the real dispatcher before an engine that only takes time, on a clock that is a number."""
+"""A deterministic simulator: the real admission controller before an engine that only takes time, on a clock that is a number."""
 
 import heapq
 import itertools
@@ -40,15 +40,15 @@ class Engine:
 
 @dataclass(slots=True)
 class Report:
-    """What became of the arrivals, by their number."""
+    """Outcome of each arrival, by its number."""
 
     waits: dict[int, float] = field(default_factory=dict)
     answered: dict[int, float] = field(default_factory=dict)
     refused: dict[int, float] = field(default_factory=dict)
-    """The retry delay that each was told."""
+    """Retry delay of each refused arrival, in seconds."""
     lost: set[int] = field(default_factory=set)
     left: set[int] = field(default_factory=set)
-    """Gave up while they waited."""
+    """Arrivals that gave up while they waited."""
     rows: int = 0
     wasted: int = 0
     late: int = 0
@@ -56,7 +56,7 @@ class Report:
     padded: int = 0
     batches: int = 0
     seconds: float = 0.0
-    """The engine was busy."""
+    """Seconds that the engine was busy."""
 
     @property
     def padding(self) -> float:
@@ -78,7 +78,7 @@ def poisson(rate: float, count: int, seed: int, start: float = 0.0, **fields: ob
 
 
 class Simulator:
-    """Runs arrivals through dispatchers. `limits` are of every queue."""
+    """Runs arrivals through admission controllers. `limits` are of every queue."""
 
     def __init__(self, engine: Engine | None = None, limits: BatchLimits | None = None, seed: int = 1) -> None:
         self.engine = engine or Engine()
@@ -88,42 +88,42 @@ class Simulator:
     poisson = staticmethod(poisson)
 
     def run(self, arrivals: Sequence[Arrival]) -> Report:
-        """The real dispatcher; a batch starts whenever the engine is free and something waits."""
+        """The real controller; a batch starts whenever the engine is free and something waits."""
         chance, report = random.Random(self._seed), Report()
-        dispatcher: AdmissionController[int] = AdmissionController()
+        controller: AdmissionController[int] = AdmissionController()
         models = [
-            dispatcher.open(self.limits, lambda rows, length: rows * length)
+            controller.open(self.limits, lambda rows, length: rows * length)
             for _ in range(1 + max(arrival.model for arrival in arrivals))
         ]
         leaving: list[tuple[float, int, object]] = []
         numbers = itertools.count()
         free_at, batch, now, coming = math.inf, None, 0.0, 0
-        while coming < len(arrivals) or batch is not None or dispatcher.waiting:
+        while coming < len(arrivals) or batch is not None or controller.has_waiting:
             arrives = arrivals[coming].at if coming < len(arrivals) else math.inf
             leaves = leaving[0][0] if leaving else math.inf
             now = max(now, min(arrives, leaves, free_at))
             if now == free_at:
                 assert batch is not None
-                dispatcher.finished(batch, now)
-                for entry in batch.entries:
-                    report.answered[entry.payload] = now
-                    report.late += entry.gone or entry.deadline < now
+                controller.batch_finished(batch, now)
+                for request in batch.requests:
+                    report.answered[request.payload] = now
+                    report.late += request.abandoned or request.deadline < now
                 free_at, batch = math.inf, None
             elif leaving and now >= leaves:
-                _, _, entry = heapq.heappop(leaving)
-                entry.gone = True
-                if entry.waiting:
-                    entry.queue.withdraw(entry)
-                    report.left.add(entry.payload)
+                _, _, request = heapq.heappop(leaving)
+                request.abandoned = True
+                if request.waiting:
+                    request.queue.withdraw(request)
+                    report.left.add(request.payload)
             else:
                 arrival = arrivals[coming]
                 deadline = None if math.isinf(arrival.within) else now + arrival.within
                 try:
                     queue = models[arrival.model][arrival.priority]
-                    entry = dispatcher.admit(queue, coming, arrival.length, deadline, now)
+                    request = controller.admit(queue, coming, arrival.length, deadline, now)
                     gives_up = min(arrival.leaves, arrival.within)
                     if not math.isinf(gives_up):
-                        heapq.heappush(leaving, (now + gives_up, next(numbers), entry))
+                        heapq.heappush(leaving, (now + gives_up, next(numbers), request))
                 except Overloaded as refusal:
                     report.refused[coming] = refusal.retry_after_s
                 except DeadlineExceeded:
@@ -131,20 +131,20 @@ class Simulator:
                 coming += 1
                 if coming < len(arrivals) and arrivals[coming].at <= now:
                     continue
-            while batch is None and (planned := dispatcher.next(now)) is not None:
-                report.lost.update(entry.payload for entry in planned.lost)
-                if planned.entries:
+            while batch is None and (planned := controller.next_batch(now)) is not None:
+                report.lost.update(request.payload for request in planned.lost)
+                if planned.requests:
                     batch = planned
                     seconds = self.engine.seconds(planned.padded, chance)
                     free_at = now + seconds
                     report.batches += 1
-                    report.rows += len(planned.entries)
+                    report.rows += len(planned.requests)
                     report.tokens += planned.tokens
                     report.padded += planned.padded
                     report.seconds += seconds
-                    for entry in planned.entries:
-                        report.waits[entry.payload] = now - entry.arrived
-                        report.wasted += entry.gone or entry.deadline <= now
+                    for request in planned.requests:
+                        report.waits[request.payload] = now - request.arrived
+                        report.wasted += request.abandoned or request.deadline <= now
         return report
 
     def in_order(self, arrivals: Sequence[Arrival]) -> Report:
@@ -173,7 +173,7 @@ class Simulator:
         return report
 
     def capacity(self) -> float:
-        """Requests a second that the dispatcher answers where something always waits."""
+        """Requests a second that the controller answers where something always waits."""
         arrivals = [replace(arrival, at=0.0) for arrival in poisson(1.0, 1500, seed=99)]
         report = self.run(arrivals)
         return len(report.answered) / max(report.answered.values())

@@ -1,4 +1,4 @@
-"""What the model of an engine's speed learns, and what does not deceive it."""
+"""The latency model learns the speed of an engine, and outliers do not mislead it."""
 
 import random
 
@@ -11,7 +11,7 @@ from palm_serve.batching import Costs, LatencyModel
 A, B = 0.002, 3e-5
 
 
-def taught(batches, chance, a=A, b=B, sizes=(8, 2048), outliers=0.0, model=None):
+def train(batches, chance, a=A, b=B, sizes=(8, 2048), outliers=0.0, model=None):
     model = model or LatencyModel()
     for _ in range(batches):
         tokens = chance.randint(*sizes)
@@ -20,55 +20,55 @@ def taught(batches, chance, a=A, b=B, sizes=(8, 2048), outliers=0.0, model=None)
     return model
 
 
-def test_nothing_is_known_at_first():
+def test_latency_before_any_batch_is_zero():
     model = LatencyModel()
     assert model.costs == Costs(0.0, 0.0)
     assert model.bound(100) == 0
 
 
-def test_one_batch_is_believed():
+def test_latency_after_one_batch_is_that_batch():
     model = LatencyModel()
     model.observe(100, 0.01)
     assert model.predict(100) == pytest.approx(0.01)
-    assert model.predict(200) == pytest.approx(0.015), "half of it is taken to be the batch's own"
+    assert model.predict(200) == pytest.approx(0.015), "half of it is attributed to the batch, half to its tokens"
 
 
 @pytest.mark.parametrize("outliers", [0.0, 0.05])
 @pytest.mark.parametrize("seed", range(5))
-def test_line_and_spread(seed, outliers):
-    model = taught(300, random.Random(seed), outliers=outliers)
+def test_latency_recovers_the_line_and_the_spread(seed, outliers):
+    model = train(300, random.Random(seed), outliers=outliers)
     for tokens in (8, 500, 2048):
         assert model.predict(tokens) == pytest.approx(A + B * tokens, rel=0.2)
     assert 0.02 < model.spread < 0.3
 
 
 @pytest.mark.parametrize("factor", [0.4, 3.0])
-def test_a_machine_that_changes_its_speed(factor):
+def test_latency_follows_a_change_of_speed(factor):
     chance = random.Random(3)
-    model = taught(200, chance)
-    taught(60, chance, a=factor * A, b=factor * B, model=model)
+    model = train(200, chance)
+    train(60, chance, a=factor * A, b=factor * B, model=model)
     assert model.predict(1000) == pytest.approx(factor * (A + 1000 * B), rel=0.15)
 
 
-def test_one_pause_of_the_machine_teaches_little():
-    model = taught(200, random.Random(4))
+def test_latency_after_one_pause_changes_little():
+    model = train(200, random.Random(4))
     before = model.predict(500)
     model.observe(500, 5.0)
     assert model.predict(500) == pytest.approx(before, rel=0.25)
 
 
-def test_what_large_batches_cost_is_not_forgotten_over_small_ones():
+def test_latency_of_large_batches_survives_small_ones():
     chance = random.Random(5)
-    model = taught(200, chance)
-    taught(5000, chance, sizes=(10, 12), model=model)
+    model = train(200, chance)
+    train(5000, chance, sizes=(10, 12), model=model)
     assert model.predict(2000) == pytest.approx(A + 2000 * B, rel=0.5)
 
 
 @settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.floats(0, 1e4)), max_size=60))
-def test_whatever_is_seen_times_stay_finite_and_grow_with_tokens(seen):
+def test_latency_is_finite_and_grows_with_tokens(observations):
     model = LatencyModel()
-    for tokens, seconds in seen:
+    for tokens, seconds in observations:
         model.observe(tokens, seconds)
         times = [model.predict(size) for size in (1, 100, 10**6)]
         assert times == sorted(times)

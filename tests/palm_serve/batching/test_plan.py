@@ -1,4 +1,4 @@
-"""The plan of a batch, stated as properties."""
+"""Properties of a batch plan."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,44 +19,48 @@ ENTRIES = st.lists(st.builds(WaitingRequest, st.integers(1, 64), TIMES, TIMES), 
 )
 
 
+def is_unmeetable(request, costs):
+    return request.deadline <= 0 or request.deadline < costs.engine_seconds(request.length)
+
+
 def by_length(*lengths):
     return [WaitingRequest(length) for length in lengths]
 
 
 @given(ENTRIES, LIMITS, COSTS)
-def test_no_batch_exceeds_its_limits_but_for_a_single_row(waiting, limits, costs):
-    chosen = [waiting[i].length for i in plan_batch(waiting, 0.0, limits, costs).batch]
-    if len(chosen) > 1:
-        padded = max(chosen) * len(chosen)
+def test_plan_of_several_rows_keeps_the_limits(waiting, limits, costs):
+    lengths = [waiting[i].length for i in plan_batch(waiting, 0.0, limits, costs).batch]
+    if len(lengths) > 1:
+        padded = max(lengths) * len(lengths)
         assert padded <= limits.max_tokens
-        assert len(chosen) <= limits.max_rows
-        assert padded - sum(chosen) <= max(limits.free_padding, limits.max_padding * padded)
+        assert len(lengths) <= limits.max_rows
+        assert padded - sum(lengths) <= max(limits.free_padding, limits.max_padding * padded)
 
 
 @given(ENTRIES, LIMITS, COSTS)
-def test_the_lost_cost_no_row_and_the_most_urgent_of_the_rest_runs(waiting, limits, costs):
+def test_plan_runs_the_most_urgent_and_no_lost_request(waiting, limits, costs):
     plan = plan_batch(waiting, 0.0, limits, costs)
-    hopeless = [i for i, e in enumerate(waiting) if e.deadline <= 0 or e.deadline < costs.of(e.length)]
-    assert set(plan.lost) <= set(hopeless)
-    assert not set(plan.batch) & set(hopeless)
-    first = next((i for i in range(len(waiting)) if i not in hopeless), None)
+    unmeetable = [i for i, request in enumerate(waiting) if is_unmeetable(request, costs)]
+    assert set(plan.lost) <= set(unmeetable)
+    assert not set(plan.batch) & set(unmeetable)
+    first = next((i for i in range(len(waiting)) if i not in unmeetable), None)
     assert (first is None) == (not plan.batch)
     if first is not None:
         assert first in plan.batch
-        assert all(i in plan.lost for i in hopeless if i < first), "whoever stood before it is told"
+        assert all(i in plan.lost for i in unmeetable if i < first), "requests before it are reported as lost"
 
 
 @given(ENTRIES, LIMITS, COSTS)
-def test_a_batch_ends_before_the_deadlines_of_its_members(waiting, limits, costs):
+def test_plan_ends_before_the_deadlines_of_its_requests(waiting, limits, costs):
     batch = plan_batch(waiting, 0.0, limits, costs).batch
     if batch:
         padded = len(batch) * max(waiting[i].length for i in batch)
-        enough = costs.answered(padded) if len(batch) > 1 else costs.of(padded)
+        enough = costs.answer_seconds(padded) if len(batch) > 1 else costs.engine_seconds(padded)
         assert enough <= min(waiting[i].deadline for i in batch)
 
 
 @given(ENTRIES, LIMITS, COSTS)
-def test_who_overtakes_makes_nobody_late(waiting, limits, costs):
+def test_plan_overtaking_makes_no_request_late(waiting, limits, costs):
     """All up to the last of the batch can run, in the order of `due`, before the first is due; or all are among the first `max_rows`."""
     plan = plan_batch(waiting, 0.0, limits, costs)
     if plan.batch:
@@ -66,28 +70,29 @@ def test_who_overtakes_makes_nobody_late(waiting, limits, costs):
 
 
 @given(st.lists(st.integers(1, 64), max_size=40), LIMITS)
-def test_every_entry_runs_exactly_once(lengths, limits):
-    left, batches = list(range(len(lengths))), []
-    while left:
-        batch = plan_batch(by_length(*(lengths[i] for i in left)), 0.0, limits, Costs()).batch
-        chosen = [left[i] for i in batch]
-        assert left[0] in chosen, "the most urgent always runs"
-        batches.append(chosen)
-        left = [i for i in left if i not in chosen]
+def test_plan_until_empty_runs_every_request_once(lengths, limits):
+    remaining = list(range(len(lengths)))
+    batches = []
+    while remaining:
+        batch = plan_batch(by_length(*(lengths[i] for i in remaining)), 0.0, limits, Costs()).batch
+        planned = [remaining[i] for i in batch]
+        assert remaining[0] in planned, "the most urgent always runs"
+        batches.append(planned)
+        remaining = [i for i in remaining if i not in planned]
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
 
 
-def test_lengths_that_differ_do_not_share_a_batch():
+def test_plan_separates_requests_of_different_length():
     lengths = [40, 4, 40, 4, 40, 4, 38, 5]
     batch = plan_batch(by_length(*lengths), 0.0, BatchLimits(), Costs()).batch
     assert [lengths[i] for i in batch] == [40, 40, 40, 38]
 
 
-def test_few_short_ones_do():
+def test_plan_joins_few_short_requests():
     assert plan_batch(by_length(4, 12, 7), 0.0, BatchLimits(), Costs()).batch == (0, 1, 2)
 
 
-def test_with_no_time_left_only_the_first_may_share():
+def test_plan_without_time_left_keeps_to_the_first_rows():
     waiting = [WaitingRequest(10, due=0.0), WaitingRequest(20, due=1.0), WaitingRequest(10, due=2.0)]
     costs = Costs(0.001, 0.001)
     limits = BatchLimits(max_rows=2, free_padding=0)
@@ -95,6 +100,6 @@ def test_with_no_time_left_only_the_first_may_share():
     assert plan_batch([WaitingRequest(10, due=0.1), *waiting[1:]], 0.0, limits, costs).batch == (0, 2)
 
 
-def test_company_is_left_behind_where_a_deadline_is_near():
+def test_plan_with_a_near_deadline_is_smaller():
     waiting = [WaitingRequest(10, 0.0, deadline=0.025), WaitingRequest(10), WaitingRequest(10)]
     assert plan_batch(waiting, 0.0, BatchLimits(), Costs(0.0, 0.001)).batch == (0, 1)

@@ -48,7 +48,7 @@ def make_slow(graph: Path) -> None:
     onnx.save(model, graph)
 
 
-class Slow:
+class SlowServer:
     """A server, its metrics, and about how long one of its batches takes."""
 
     def __init__(self, target: str, metrics_port: int) -> None:
@@ -64,11 +64,11 @@ class Slow:
         return time.monotonic() - begin
 
     def metric(self, name: str, reason: str = "") -> float:
-        told = urllib.request.urlopen(self.metrics).read().decode()
+        text = urllib.request.urlopen(self.metrics).read().decode()
         labels = 'model="tiny",' + (f'reason="{reason}",' if reason else "") + 'version="[0-9a-f]{12}"'
-        found = re.search(rf"^{name}{{{labels}}} (\S+)$", told, re.MULTILINE)
-        assert found, told
-        return float(found[1])
+        match = re.search(rf"^{name}{{{labels}}} (\S+)$", text, re.MULTILINE)
+        assert match, text
+        return float(match[1])
 
 
 @pytest.fixture(scope="module")
@@ -81,19 +81,19 @@ def slow_bundle(
 
 
 @pytest.fixture(scope="module")
-def slow(slow_bundle: Path, start_shared_server: Callable[..., Any]) -> Iterator[Slow]:
+def slow(slow_bundle: Path, start_shared_server: Callable[..., Any]) -> Iterator[SlowServer]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = start_shared_server(
         slow_bundle, "--port", "0", "--provider", "CPU", "--threads", "1", "--metrics-port", port
     )
-    server = Slow(process.target(), port)
+    server = SlowServer(process.target(), port)
     yield server
     server.channel.close()
 
 
-def test_three_of_one_batch_one_cancelled_in_flight_and_the_others_answer(slow: Slow) -> None:
+def test_call_cancelled_in_flight_leaves_its_batch(slow: SlowServer) -> None:
     for _ in range(20):
         before = slow.metric("palm_discarded_rows_total", "late")
         running = slow.dialogue.Parse.future(pb.ParseRequest(text="hello"))
@@ -113,7 +113,7 @@ def test_three_of_one_batch_one_cancelled_in_flight_and_the_others_answer(slow: 
     assert slow.metric("palm_discarded_rows_total", "wasted") == 0
 
 
-def test_cancelled_in_the_queue_no_row_is_run(slow: Slow) -> None:
+def test_calls_cancelled_in_the_queue_are_not_run(slow: SlowServer) -> None:
     for _ in range(20):
         rows, dropped = slow.metric("palm_batch_rows_sum"), slow.metric("palm_dropped_total", "cancelled")
         running = slow.dialogue.Parse.future(pb.ParseRequest(text="hello"))
@@ -124,18 +124,18 @@ def test_cancelled_in_the_queue_no_row_is_run(slow: Slow) -> None:
             call.cancel()
         running.result()
         answer = waiting[7].result()
-        told = slow.metric("palm_batch_rows_sum") - rows, slow.metric("palm_dropped_total", "cancelled") - dropped
-        # On a busy machine the batch before may end before the cancellations come; then rows are run, and told.
-        assert told[0] + told[1] <= 9
-        if told == (2, 7):
+        counts = slow.metric("palm_batch_rows_sum") - rows, slow.metric("palm_dropped_total", "cancelled") - dropped
+        # On a busy machine the batch before may end before the cancellations come; then rows are run, and counted.
+        assert counts[0] + counts[1] <= 9
+        if counts == (2, 7):
             assert answer.timings.batch_size == 1
             break
     else:
         raise AssertionError("the cancellations never came in time")
 
 
-def test_what_waits_and_runs_is_told(slow: Slow) -> None:
-    def told() -> dict[str, float]:
+def test_metrics_show_waiting_and_running_requests(slow: SlowServer) -> None:
+    def gauges() -> dict[str, float]:
         text = urllib.request.urlopen(slow.metrics).read().decode()
         return {
             name: float(value)
@@ -152,10 +152,10 @@ def test_what_waits_and_runs_is_told(slow: Slow) -> None:
         waiting = [slow.dialogue.Parse.future(pb.ParseRequest(text="hi")) for _ in range(3)]
         waiting += [slow.dialogue.Parse.future(pb.ParseRequest(text="hi", priority=pb.Priority.PRIORITY_BATCH))]
         time.sleep(slow.batch_s / 4)
-        seen = {re.sub(r"{.*priority=", " ", name): value for name, value in told().items()}
+        gauges_at_work = {re.sub(r"{.*priority=", " ", name): value for name, value in gauges().items()}
         for call in (running, *waiting):
             call.result()
-        if seen == {
+        if gauges_at_work == {
             "rows_in_flight": 1,
             'queue_requests "interactive"': 3,
             'queue_tokens "interactive"': 9,
@@ -164,11 +164,11 @@ def test_what_waits_and_runs_is_told(slow: Slow) -> None:
         }:
             break
     else:
-        raise AssertionError(f"never seen at work: {seen}")
-    assert set(told().values()) == {0}
+        raise AssertionError(f"never seen at work: {gauges_at_work}")
+    assert set(gauges().values()) == {0}
 
 
-def test_a_deadline_of_a_millisecond_costs_no_row(slow: Slow) -> None:
+def test_deadline_of_a_millisecond_runs_no_row(slow: SlowServer) -> None:
     rows = slow.metric("palm_batch_rows_sum")
     for _ in range(20):
         with pytest.raises(grpc.RpcError) as refused:
@@ -178,7 +178,7 @@ def test_a_deadline_of_a_millisecond_costs_no_row(slow: Slow) -> None:
     assert slow.metric("palm_batch_rows_sum") == rows + 1
 
 
-def test_a_deadline_shorter_than_the_engine_needs_is_refused_at_once(slow: Slow) -> None:
+def test_deadline_shorter_than_the_engine_is_refused(slow: SlowServer) -> None:
     rows, dropped = slow.metric("palm_batch_rows_sum"), slow.metric("palm_dropped_total", "unmeetable")
     begin = time.monotonic()
     with pytest.raises(grpc.RpcError, match="one such request takes up to") as refused:

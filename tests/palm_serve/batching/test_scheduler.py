@@ -1,4 +1,4 @@
-"""A scheduler on its engine_thread: cancellation, deadlines, failures, a full queue, several models, an engine that breaks, the end."""
+"""A scheduler on its engine thread: cancellation, deadlines, failures, a full queue, several models, an engine that breaks, the end."""
 
 import asyncio
 import contextlib
@@ -13,8 +13,8 @@ from palm_serve.errors import DeadlineExceeded, EngineError, InvalidRequest, Ove
 from palm_serve.types import Priority
 
 
-class Seen:
-    """An observer that remembers."""
+class RecordingObserver:
+    """An observer that keeps its events."""
 
     def __init__(self):
         self.batches, self.events, self.ran_batches, self.broken = [], [], [], 0
@@ -68,21 +68,21 @@ class Model:
 
 @contextlib.asynccontextmanager
 async def serving(model, limits=None, clock=time.monotonic, engine_thread=None, **options):
-    seen = Seen()
-    scheduler = Scheduler(engine_thread or EngineThread(clock), model.run, model.decode, limits, seen, **options)
+    observer = RecordingObserver()
+    scheduler = Scheduler(engine_thread or EngineThread(clock), model.run, model.decode, limits, observer, **options)
     try:
-        yield scheduler, seen
+        yield scheduler, observer
     finally:
         model.leave.set()
         await scheduler.close()
 
 
-def quick():
-    """An engine known to need a millisecond, and one more for ten tokens."""
-    timing = EngineLatency()
+def known_latency():
+    """Return the latency of an engine that needs a millisecond, and one more for ten tokens."""
+    latency = EngineLatency()
     for tokens in (10, 100, 1000) * 30:
-        timing.run.observe(tokens, 0.001 + 1e-4 * tokens)
-    return timing
+        latency.run.observe(tokens, 0.001 + 1e-4 * tokens)
+    return latency
 
 
 async def started(model):
@@ -91,36 +91,36 @@ async def started(model):
     await asyncio.sleep(0)
 
 
-def test_what_arrives_together_runs_together():
+def test_requests_that_arrive_together_run_together():
     async def main():
         model = Model()
-        async with serving(model) as (scheduler, seen):
+        async with serving(model) as (scheduler, observer):
             await asyncio.sleep(0.1)  # the engine's thread, which looks for work when it starts, has gone to sleep
             assert await asyncio.gather(*(scheduler.submit(i, 5 + i % 2) for i in range(8))) == [
                 2 * i for i in range(8)
             ]
             assert model.batches == [list(range(8))]
-            assert seen.batches == [(8, 44, 48)]
+            assert observer.batches == [(8, 44, 48)]
 
     asyncio.run(main())
 
 
-def test_what_waits_while_the_engine_is_busy_is_the_next_batch():
+def test_requests_that_wait_form_the_next_batch():
     async def main():
         model = Model(free=False)
         async with serving(model) as (scheduler, _):
             first = asyncio.ensure_future(scheduler.submit(0, 5))
             await started(model)
-            others = [asyncio.ensure_future(scheduler.submit(i, 5)) for i in (1, 2, 3)]
+            waiting = [asyncio.ensure_future(scheduler.submit(i, 5)) for i in (1, 2, 3)]
             await asyncio.sleep(0)
             model.leave.set()
-            assert await asyncio.gather(first, *others) == [0, 2, 4, 6]
+            assert await asyncio.gather(first, *waiting) == [0, 2, 4, 6]
             assert model.batches == [[0], [1, 2, 3]]
 
     asyncio.run(main())
 
 
-def test_one_cancelled_in_flight_and_the_others_answer():
+def test_request_cancelled_in_flight_leaves_its_batch():
     """The classic fault of Python batchers."""
 
     async def main():
@@ -139,10 +139,10 @@ def test_one_cancelled_in_flight_and_the_others_answer():
     asyncio.run(main())
 
 
-def test_cancelled_while_it_waits_costs_no_row():
+def test_request_cancelled_in_the_queue_is_not_run():
     async def main():
         model = Model(free=False)
-        async with serving(model) as (scheduler, seen):
+        async with serving(model) as (scheduler, observer):
             first = asyncio.ensure_future(scheduler.submit(0, 5))
             await started(model)
             given_up = asyncio.ensure_future(scheduler.submit(1, 5))
@@ -153,15 +153,15 @@ def test_cancelled_while_it_waits_costs_no_row():
             assert await first == 0
             await asyncio.sleep(0.01)
             assert model.batches == [[0]]
-            assert seen.events == ["cancelled"]
+            assert observer.events == ["cancelled"]
 
     asyncio.run(main())
 
 
-def test_expired_while_it_waits_costs_no_row():
+def test_request_expired_in_the_queue_is_not_run():
     async def main():
         model, now = Model(free=False), 100.0
-        async with serving(model, clock=lambda: now) as (scheduler, seen):
+        async with serving(model, clock=lambda: now) as (scheduler, observer):
             first = asyncio.ensure_future(scheduler.submit(0, 5, deadline=100.5))
             await started(model)
             late = asyncio.ensure_future(scheduler.submit(1, 5, deadline=101.0))
@@ -173,16 +173,16 @@ def test_expired_while_it_waits_costs_no_row():
             assert await first == 0, "a batch that runs is finished"
             with pytest.raises(DeadlineExceeded, match=r"the deadline passed after 2\.000 s in the queue"):
                 await late
-            with pytest.raises(Unmeetable, match=r"after 2\.000 s in the queue 500 ms are left, too few to answer"):
+            with pytest.raises(Unmeetable, match=r"after 2\.000 s in the queue, 500 ms remain, too few to answer"):
                 await cannot
             assert await in_time == 4
             assert model.batches == [[0], [2]]
-            assert seen.events == ["expired", "expired"]
+            assert observer.events == ["expired", "expired"]
 
     asyncio.run(main())
 
 
-def test_a_failure_fails_its_batch_only_and_tells_no_text(caplog):
+def test_failure_fails_its_batch_only_and_logs_no_text(caplog):
     async def main():
         model = Model(free=False)
         async with serving(model) as (scheduler, _):
@@ -205,7 +205,7 @@ def test_a_failure_fails_its_batch_only_and_tells_no_text(caplog):
     assert caplog.records[0].exc_info[0] is ValueError
 
 
-def test_too_few_results_fail_the_batch_and_not_the_scheduler():
+def test_too_few_results_fail_only_their_batch():
     async def main():
         calls = []
 
@@ -222,16 +222,16 @@ def test_too_few_results_fail_the_batch_and_not_the_scheduler():
     asyncio.run(main())
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_back():
+def test_full_queue_refuses_with_a_retry_delay():
     async def main():
         model = Model(free=False)
-        async with serving(model, BatchLimits(max_waiting=2)) as (scheduler, seen):
+        async with serving(model, BatchLimits(max_waiting=2)) as (scheduler, observer):
             running = asyncio.ensure_future(scheduler.submit(0, 5))
             await started(model)
             waiting = [asyncio.ensure_future(scheduler.submit(i, 5)) for i in (1, 2)]
             await asyncio.sleep(0)
             with pytest.raises(
-                Overloaded, match=r"2 requests wait already, the limit; try again in \d\.\d\d s"
+                Overloaded, match=r"queue is full: 2 requests are waiting, the limit is 2\. Try again in \d\.\d\d s"
             ) as refusal:
                 await scheduler.submit(3, 5)
             assert 0 < refusal.value.retry_after_s <= 5
@@ -241,16 +241,16 @@ def test_a_full_queue_refuses_and_says_when_to_come_back():
             await asyncio.sleep(0)
             model.leave.set()
             assert await asyncio.gather(running, waiting[1], late) == [0, 4, 8]
-            assert seen.events == ["refused", "cancelled"]
+            assert observer.events == ["refused", "cancelled"]
 
     asyncio.run(main())
 
 
-def test_closing_finishes_what_was_taken_and_takes_no_more():
+def test_close_finishes_requests_and_refuses_new_ones():
     async def main():
         model = Model(free=False)
         scheduler = Scheduler(EngineThread(), model.run, model.decode, BatchLimits(max_rows=1))
-        taken = [asyncio.ensure_future(scheduler.submit(i, 5)) for i in range(3)]
+        requests = [asyncio.ensure_future(scheduler.submit(i, 5)) for i in range(3)]
         await started(model)
         closing = asyncio.ensure_future(scheduler.close())
         await asyncio.sleep(0)
@@ -259,13 +259,13 @@ def test_closing_finishes_what_was_taken_and_takes_no_more():
             await scheduler.submit(9, 5)
         model.leave.set()
         await closing
-        assert await asyncio.gather(*taken) == [0, 2, 4]
+        assert await asyncio.gather(*requests) == [0, 2, 4]
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("palm-")]
 
     asyncio.run(main())
 
 
-def test_the_event_loop_is_free_while_the_engine_works():
+def test_event_loop_is_free_while_the_engine_works():
     async def main():
         model = Model(free=False)
         async with serving(model) as (scheduler, _):
@@ -282,12 +282,12 @@ def test_the_event_loop_is_free_while_the_engine_works():
     asyncio.run(main())
 
 
-def test_no_deadline_is_missed_while_the_engine_is_stuck():
+def test_deadline_while_the_engine_hangs_is_answered():
     """The answer to a request that expires does not wait for the engine."""
 
     async def main():
         model = Model(free=False)
-        async with serving(model) as (scheduler, seen):
+        async with serving(model) as (scheduler, observer):
             begin = time.monotonic()
             running = asyncio.ensure_future(scheduler.submit(0, 5, deadline=begin + 0.08))
             await started(model)
@@ -301,35 +301,35 @@ def test_no_deadline_is_missed_while_the_engine_is_stuck():
             assert await scheduler.submit(2, 5) == 4
             await asyncio.sleep(0.01)
             assert model.batches == [[0], [2]]
-            assert seen.events == ["expired"]
-            assert seen.ran_batches[0].late == 1
+            assert observer.events == ["expired"]
+            assert observer.ran_batches[0].late == 1
 
     asyncio.run(main())
 
 
-def test_a_deadline_that_cannot_be_met_is_refused_at_once_with_a_time_to_come_back():
+def test_unmeetable_deadline_is_refused_with_a_retry_delay():
     async def main():
         model = Model(free=False)
-        async with serving(model, timing=quick()) as (scheduler, seen):
+        async with serving(model, latency=known_latency()) as (scheduler, observer):
             now = time.monotonic()
-            with pytest.raises(Unmeetable, match=r"of its deadline, and one such request takes up to \d+ ms"):
+            with pytest.raises(Unmeetable, match=r"until its deadline, and one such request takes up to \d+ ms"):
                 await scheduler.submit(0, 100, deadline=now + 0.002)
             running = asyncio.ensure_future(scheduler.submit(1, 5))
             await started(model)
             crowd = [asyncio.ensure_future(scheduler.submit(i, 40)) for i in range(20, 70)]
             await asyncio.sleep(0)
-            with pytest.raises(Unmeetable, match=r"and what waits before it takes \d+ ms; try again in") as refusal:
+            with pytest.raises(Unmeetable, match=r"and the requests before it take \d+ ms\. Try again in") as refusal:
                 await scheduler.submit(2, 40, deadline=time.monotonic() + 0.1)
             assert 0.1 < refusal.value.retry_after_s < 2
             with pytest.raises(Unmeetable, match="cannot be answered in time"):
                 scheduler.check(time.monotonic() + 0.1)
             scheduler.check(time.monotonic() + 30)
-            with pytest.raises(DeadlineExceeded, match="passed already"):
+            with pytest.raises(DeadlineExceeded, match="already passed"):
                 scheduler.check(time.monotonic() - 1)
             model.leave.set()
             await asyncio.gather(running, *crowd)
             assert 2 not in [payload for batch in model.batches for payload in batch]
-            assert seen.events == ["unmeetable"] * 3 + ["expired"]
+            assert observer.events == ["unmeetable"] * 3 + ["expired"]
 
     asyncio.run(main())
 
@@ -364,10 +364,10 @@ def test_decoding_overlaps_the_next_run():
     asyncio.run(main())
 
 
-def test_interactive_requests_go_first():
+def test_interactive_requests_run_first():
     async def main():
         model = Model(free=False)
-        async with serving(model, BatchLimits(max_rows=2), timing=quick()) as (scheduler, _):
+        async with serving(model, BatchLimits(max_rows=2), latency=known_latency()) as (scheduler, _):
             first = asyncio.ensure_future(scheduler.submit(0, 5))
             await started(model)
             later = [asyncio.ensure_future(scheduler.submit(i, 1000, priority=Priority.BATCH)) for i in (1, 2)]
@@ -382,26 +382,26 @@ def test_interactive_requests_go_first():
 
 def test_two_models_never_run_at_once():
     async def main():
-        engine_thread, running, most = EngineThread(), [], []
+        engine_thread, running, running_counts = EngineThread(), [], []
 
         class Counting(Model):
             def run(self, payloads):
                 running.append(self)
-                most.append(len(running))
+                running_counts.append(len(running))
                 time.sleep(0.001)
                 running.remove(self)
                 return super().run(payloads)
 
-        one, two = Counting(), Counting()
+        first_model, second_model = Counting(), Counting()
         async with (
-            serving(one, engine_thread=engine_thread) as (first, _),
-            serving(two, engine_thread=engine_thread) as (second, _),
+            serving(first_model, engine_thread=engine_thread) as (first, _),
+            serving(second_model, engine_thread=engine_thread) as (second, _),
         ):
             for _ in range(5):
                 await asyncio.gather(*(s.submit(i, 5 + 9 * i) for i in range(5) for s in (first, second)))
-        assert len(one.batches) >= 5
-        assert len(two.batches) >= 5
-        assert max(most) == 1
+        assert len(first_model.batches) >= 5
+        assert len(second_model.batches) >= 5
+        assert max(running_counts) == 1
 
     asyncio.run(main())
 
@@ -413,13 +413,13 @@ async def until(condition, seconds=10):
         await asyncio.sleep(0.002)
 
 
-def test_a_crash_of_the_engines_thread_is_told_and_the_thread_replaced(caplog):
+def test_engine_thread_that_crashes_is_replaced(caplog):
     async def main():
-        model, told, other = Model(free=False), [], Model()
+        model, errors, other_model = Model(free=False), [], Model()
         engine_thread = EngineThread()
         async with (
-            serving(model, engine_thread=engine_thread, on_failure=told.append) as (scheduler, counted),
-            serving(other, engine_thread=engine_thread) as (beside, _),
+            serving(model, engine_thread=engine_thread, on_failure=errors.append) as (scheduler, counted),
+            serving(other_model, engine_thread=engine_thread) as (beside, _),
         ):
             fatal = asyncio.ensure_future(scheduler.submit(15, 5))
             await started(model)
@@ -430,7 +430,7 @@ def test_a_crash_of_the_engines_thread_is_told_and_the_thread_replaced(caplog):
                 await fatal
             with pytest.raises(Unavailable, match="engine failed and is being tried again; try another replica"):
                 await waiting
-            assert [type(error) for error in told] == [SystemExit]
+            assert [type(error) for error in errors] == [SystemExit]
             assert counted.broken == 1
             await until(lambda: scheduler.healthy and beside.healthy)
             assert await asyncio.gather(scheduler.submit(4, 5), beside.submit(5, 5)) == [8, 10]
@@ -441,21 +441,21 @@ def test_a_crash_of_the_engines_thread_is_told_and_the_thread_replaced(caplog):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("palm-")]
 
 
-def test_an_engine_that_fails_again_and_again_is_unhealthy_until_a_trial_succeeds(caplog):
+def test_engine_that_fails_repeatedly_recovers_by_a_trial(caplog):
     async def main():
-        model, told, works = Model(), [], threading.Event()
+        model, errors, works = Model(), [], threading.Event()
 
         def probe():
             if not works.is_set():
                 raise RuntimeError("no device")
 
-        async with serving(model, probe=probe, on_failure=told.append) as (scheduler, _):
+        async with serving(model, probe=probe, on_failure=errors.append) as (scheduler, _):
             for _ in range(3):
                 assert scheduler.healthy
                 with pytest.raises(EngineError):
                     await scheduler.submit(13, 5)
             await until(lambda: not scheduler.healthy)
-            assert [str(error) for error in told] == ["thirteen"]
+            assert [str(error) for error in errors] == ["thirteen"]
             for ask in (scheduler.submit(1, 5), asyncio.to_thread(scheduler.check, None)):
                 with pytest.raises(Unavailable, match="try another replica"):
                     await ask
@@ -469,7 +469,7 @@ def test_an_engine_that_fails_again_and_again_is_unhealthy_until_a_trial_succeed
     assert "the engine works again" in caplog.text
 
 
-def test_failures_of_requests_do_not_condemn_the_engine():
+def test_invalid_requests_do_not_break_the_engine():
     async def main():
         async with serving(Model()) as (scheduler, _):
             for _ in range(5):
@@ -480,23 +480,23 @@ def test_failures_of_requests_do_not_condemn_the_engine():
     asyncio.run(main())
 
 
-def test_an_idle_scheduler_wakes_for_nothing():
+def test_idle_engine_thread_does_not_poll():
     """No polling: while nothing waits, the engine's thread takes no processor time."""
 
     async def main():
-        engine_thread, looked = EngineThread(), []
-        plan = engine_thread.dispatcher.next
+        engine_thread, polls = EngineThread(), []
+        next_batch = engine_thread._controller.next_batch
 
         def counting(now):
-            looked.append(now)
-            return plan(now)
+            polls.append(now)
+            return next_batch(now)
 
-        engine_thread.dispatcher.next = counting
+        engine_thread._controller.next_batch = counting
         async with serving(Model(), engine_thread=engine_thread) as (scheduler, _):
             await scheduler.submit(1, 5)
             await asyncio.sleep(0.01)
-            before = len(looked)
+            before = len(polls)
             await asyncio.sleep(0.2)
-            assert len(looked) == before
+            assert len(polls) == before
 
     asyncio.run(main())

@@ -1,4 +1,4 @@
-"""Niceness of threads: what computes gives way to what answers."""
+"""Niceness of threads: computing has a lower priority than answering."""
 
 import asyncio
 import os
@@ -11,41 +11,41 @@ from palm_serve.batching.thread_priority import lower_thread_priority
 from palm_serve.registry import Registry
 from palm_serve.types import TextRequest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="niceness is a thread's own on Linux only")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="niceness is per thread on Linux only")
 
 
 def niceness() -> dict[str, int]:
-    """Of each thread of this process that Python started, by name."""
+    """Return the niceness of each thread that Python started, by name."""
     return {t.name: os.getpriority(os.PRIO_PROCESS, t.native_id) for t in threading.enumerate() if t.native_id}
 
 
-def test_a_thread_gives_way_and_so_do_those_that_it_starts():
-    found = []
+def test_thread_and_its_children_get_the_lower_priority():
+    niceness_values = []
 
-    def look():
-        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+    def record():
+        niceness_values.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     def work():
         lower_thread_priority(7)
-        look()
+        record()
         lower_thread_priority(3)  # nicer already: stays
-        look()
-        child = threading.Thread(target=look)
+        record()
+        child = threading.Thread(target=record)
         child.start()
         child.join()
 
-    own = os.getpriority(os.PRIO_PROCESS, os.getpid())
+    process_niceness = os.getpriority(os.PRIO_PROCESS, os.getpid())
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [min(own + 7, 19)] * 3
-    look()
-    assert found[-1] == own
+    assert niceness_values == [min(process_niceness + 7, 19)] * 3
+    record()
+    assert niceness_values[-1] == process_niceness
 
 
 @pytest.mark.parametrize("nice", [0, 5])
-def test_the_engine_gives_way_to_the_loop_and_to_decoding(tiny_bundle, nice):
-    own, before = os.getpriority(os.PRIO_PROCESS, os.getpid()), set(os.listdir("/proc/self/task"))
+def test_engine_has_a_lower_priority_than_the_event_loop(tiny_bundle, nice):
+    process_niceness, before = os.getpriority(os.PRIO_PROCESS, os.getpid()), set(os.listdir("/proc/self/task"))
 
     async def use():
         registry = Registry(provider="CPU", threads=2, nice=nice)
@@ -53,12 +53,12 @@ def test_the_engine_gives_way_to_the_loop_and_to_decoding(tiny_bundle, nice):
             model = await registry.load(tiny_bundle)
             await model.predict(TextRequest("fly to boston", ()))
             names = niceness()
-            assert names["palm-engine"] == names["palm-open_0"] == own + nice
-            assert names["palm-decode"] == names["MainThread"] == own
+            assert names["palm-engine"] == names["palm-open_0"] == process_niceness + nice
+            assert names["palm-decode"] == names["MainThread"] == process_niceness
             python = {thread.native_id for thread in threading.enumerate()}
-            others = {int(thread) for thread in os.listdir("/proc/self/task") if thread not in before} - python
-            assert others  # ONNX Runtime's own
-            assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in others} == {own + nice}
+            engine_threads = {int(thread) for thread in os.listdir("/proc/self/task") if thread not in before} - python
+            assert engine_threads  # those of ONNX Runtime
+            assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in engine_threads} == {process_niceness + nice}
         finally:
             await registry.close()
 
