@@ -9,10 +9,10 @@ from pathlib import Path
 
 from palm_serve.types import Classification
 from palm_trainer.config.loader import Config, load_config
-from palm_trainer.evaluation.metrics import accuracy
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import load_trained
 from palm_trainer.runs.job_from_config import evaluation_sets
+from palm_trainer.tasks.metrics import accuracy
 
 SEPARATOR = "#"
 

@@ -11,6 +11,7 @@ from palm_trainer.evaluation.calibration import FALSE_REJECTION, calibrate
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.evaluation.thresholds import tune_thresholds
 from palm_trainer.model.multi_task import TrainedModel
+from palm_trainer.tasks import task_kind
 
 
 def calibrated(trained: TrainedModel, tasks: Sequence[Task], sets: Sequence[EvaluationSet]) -> TrainedModel:
@@ -26,7 +27,9 @@ def calibrated(trained: TrainedModel, tasks: Sequence[Task], sets: Sequence[Eval
     scores = {name: score for name, one in wanted.items() if (score := one.settings.out_of_scope_score) is not None}
     fitted = calibrate(trained, sets, foreign, shares, labelled, scores)
     several = [
-        task.name for task in tasks if task.name in trained.tasks and trained.tasks[task.name].kind == "multi_label"
+        task.name
+        for task in tasks
+        if task.name in trained.tasks and task_kind(trained.tasks[task.name].kind).has_open_limit(None)
     ]
     return tune_thresholds(fitted, sets, several)[0]
 

@@ -14,6 +14,7 @@ from palm_trainer.config.loader import TaskConfig
 from palm_trainer.data.dataset import TrainingBatch
 from palm_trainer.errors import WiringError
 from palm_trainer.model.encoders import Encoder
+from palm_trainer.tasks import task_kind
 from palm_trainer.training.loop import Step
 
 AnyHead = DeclaredHead | OwnedHead
@@ -70,7 +71,9 @@ class Task:
     @property
     def answers(self) -> bool:
         """Whether it is evaluated, exported and asked: not when it is auxiliary, nor a masked LM, which only shapes the encoder."""
-        return not self.auxiliary and (self.head is None or self.head.kind != "masked_lm")
+        if self.auxiliary:
+            return False
+        return self.head is None or not self.has_kind or task_kind(self.head.kind).is_answered
 
     @property
     def own_head(self) -> OwnedHead | None:

@@ -13,7 +13,7 @@ from palm_trainer.api.custom.names import NO_TOKENIZER
 from palm_trainer.api.custom.reader import OwnSource, ReaderContent, is_own
 from palm_trainer.api.declarations import Batch, Task
 from palm_trainer.api.fit_checks import _check_reader, by_reader, shared_backbone
-from palm_trainer.api.head import DeclaredHead
+from palm_trainer.api.head import Classify, DeclaredHead
 from palm_trainer.api.head.base_head import Head as OwnedHead
 from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.data.dataset import TrainingBatch
@@ -24,6 +24,7 @@ from palm_trainer.errors import WiringError
 from palm_trainer.model.encoders import Encoder, freeze_unused_rows, unfreeze_rows
 from palm_trainer.model.heads import Head, make_head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder
+from palm_trainer.tasks import task_kind, train_every_embedding
 from palm_trainer.tensors import PALM_NAMES
 from palm_trainer.training.source import Source
 
@@ -72,7 +73,7 @@ def wire(tasks: Sequence[Task], encoder_name: str) -> Wired:
     sources = {name: _source(members, targets, backbone) for name, members in groups.items()}
     ratios = {name: members[0].mix_ratio for name, members in groups.items()}
     own_readers = any(isinstance(source, OwnSource) for source in sources.values())
-    masked = any(target.info.kind == "masked_lm" for target in targets.values())  # it trains every row, as decoder
+    masked = train_every_embedding(target.info for target in targets.values())
     if not (own_backbone or own_readers or masked):
         freeze_unused_rows(backbone, torch.cat([s.dataset.piece_ids() for s in sources.values()]).unique())
     own = own_backbone or own_readers or any(task.own_head is not None for task in tasks)
@@ -87,11 +88,11 @@ def _target(task: Task) -> Target | None:
         if isinstance(head, DeclaredHead):
             return reader.target(task.name, head.kind, classes=head.classes, role=task.role, **head.options)
         if head.kind != "custom":
-            tagger = {"crf": False} if head.kind == "sequence_label" else {}  # a chain would be the package's own
-            return reader.target(task.name, head.kind, role=task.role, **tagger)
+            options = task_kind(head.kind).custom_head_options
+            return reader.target(task.name, head.kind, role=task.role, **options)
         wanted = in_phase(head, "train", lambda: set(head.inputs_attrs.get("reader", {}))) & set(reader.labels_attr)
         return reader.target(task.name, reader.kinds[0]) if wanted else None
-    if isinstance(head, DeclaredHead) and head.kind == "classify" and "label_ids" in reader.outputs_attr:
+    if isinstance(head, Classify) and "label_ids" in reader.outputs_attr:
         reader.require_attr("label_ids")
         return ClassifyTarget(task.name, "label_ids", [str(i) for i in range(head.classes or 0)], role=task.role)
     if head.kind == "custom":

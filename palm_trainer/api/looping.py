@@ -17,6 +17,7 @@ from palm_trainer.config.loader import TrainConfig
 from palm_trainer.model.encoders import freeze_layers, freeze_unused_rows, unfreeze_rows
 from palm_trainer.model.heads.classify import ClassifyHead
 from palm_trainer.model.heads.match import MatchHead
+from palm_trainer.tasks import train_every_embedding
 from palm_trainer.training.assembly import Order, attach_soft_targets, build_loop
 from palm_trainer.training.loop import TrainingLoop
 from palm_trainer.training.mixing import PlannedMixing
@@ -116,7 +117,7 @@ def _word_dropout(share: float, wired: Wired) -> WordDropout:
     """The option, with the row of the stand-in among those that train."""
     trained = wired.trained
     found = WordDropout.of(trained.tokenizer_json, share)
-    if not any(info.kind == "masked_lm" for info in trained.tasks.values()):  # which trains every row
+    if not train_every_embedding(trained.tasks.values()):
         unfreeze_rows(trained.model.backbone)
         used = [source.dataset.piece_ids() for source in wired.sources.values()]
         freeze_unused_rows(trained.model.backbone, torch.cat([torch.tensor([found.stand_in]), *used]).unique())

@@ -9,6 +9,7 @@ from palm_trainer.config.moved_keys import move_old_keys, warn_moved
 from palm_trainer.config.rules import nearest_path, training_faults
 from palm_trainer.config.schema import key_paths
 from palm_trainer.errors import ConfigError, WiringError
+from palm_trainer.tasks import task_kind
 
 OPTIONS = ("balancing", "regularization", "distillation")
 _ADAM_HAS = ("layer_decay", "ema_decay")
@@ -74,14 +75,14 @@ def check_options(options: TrainConfig, groups: Mapping[str, Sequence[Task]], ow
 def check_rejection(task: Task, share: float | None, score: str | None) -> TaskConfig:
     """The task's `false_rejection` and `out_of_scope_score`. Raises WiringError for a task that is no classifier of the package, ConfigError for values."""
     _, head = task.declared
-    if head.kind != "classify" or task.own_head is not None:
+    if task.own_head is not None or not task_kind(head.kind).detects_out_of_scope:
         raise WiringError(
             f"trainer '{task.name}': set_out_of_scope is for palm.head.Classify, not {type(head).__name__}. Leave it out."
         )
     given = {
         key: value for key, value in (("false_rejection", share), ("out_of_scope_score", score)) if value is not None
     }
-    return check_section(TaskConfig, {"kind": "classify", "data": [task.name], **given}, "set_out_of_scope")
+    return check_section(TaskConfig, {"kind": head.kind, "data": [task.name], **given}, "set_out_of_scope")
 
 
 def _table(task: Task, data: str) -> dict[str, Any]:

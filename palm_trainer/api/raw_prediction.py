@@ -17,6 +17,7 @@ from palm_trainer.api.reader.base_reader import Reader
 from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.api.session import Say, Session
 from palm_trainer.errors import WiringError
+from palm_trainer.tasks import task_kind
 from palm_trainer.tensors import PALM_NAMES
 
 _ENGINE = {palm: ours for ours, palm in PALM_NAMES.items()}
@@ -83,7 +84,7 @@ def raw_outputs(
     found = {k.removeprefix(f"{task.name}."): v.cpu() for k, v in model(**inputs, tasks=(task.name,)).items()}
     outputs = {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
     info = trained.tasks.get(task.name)
-    if info is not None and info.labels and info.kind in ("classify", "match"):
+    if info is not None and info.labels and task_kind(info.kind).exclusive_labels(info):
         outputs["probs"] = outputs["logits"].softmax(dim=-1)
     return {name: value.numpy() for name, value in outputs.items()}
 

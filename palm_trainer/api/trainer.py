@@ -30,6 +30,8 @@ from palm_trainer.api.trainer_base import TrainerCalls
 from palm_trainer.errors import ConfigError, WiringError
 from palm_trainer.evaluation.evaluate import Metrics
 from palm_trainer.model.encoders import Encoder
+from palm_trainer.model.heads import head_class
+from palm_trainer.tasks import task_kind
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
@@ -196,7 +198,8 @@ class Trainer(TrainerCalls):
             )
         if isinstance(pred_head, OwnedHead):
             return {tensor: f"{self.name}.{tensor}" for tensor in pred_head.eval().outputs_attr}
-        tensors = ("start_logits", "end_logits") if pred_head.kind == "mrc" else ("logits",)
+        is_answered = task_kind(pred_head.kind).is_answered
+        tensors = head_class(pred_head.kind).tensors if is_answered else ("logits",)
         return {tensor: f"{self.name}.{tensor}" for tensor in tensors}
 
     def predict(self, output_dir: str | Path | None = None, print_steps: int = 1000) -> list[dict[str, Any]]:

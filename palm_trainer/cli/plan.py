@@ -1,6 +1,5 @@
 """What `palm-train plan` prints: what a run would read, learn and do, and what is wrong with the files."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TypeAlias
@@ -17,14 +16,14 @@ from palm_trainer.data.example import Example
 from palm_trainer.data.formats.text_files import Defect, FormatOptions
 from palm_trainer.data.sampler import padding_share
 from palm_trainer.data.splits import Split, read_split
-from palm_trainer.data.statistics import find_split_defects, iterate_labels
-from palm_trainer.data.task_fields import resolve_fields
+from palm_trainer.data.statistics import find_split_defects
 from palm_trainer.runs.job import Job
 from palm_trainer.runs.job_from_config import job_from_config
+from palm_trainer.tasks import task_kind
+from palm_trainer.tasks.fields import resolve_fields
 from palm_trainer.training.mixing import LossDriven, PlannedMixing, RoundRobin
 
 _SPLITS = ("train", "dev", "test")
-_NAMED_LABELS = 6
 
 Read: TypeAlias = Mapping[str, Mapping[str, Split]]
 """Data set -> split -> its examples and defects."""
@@ -147,20 +146,10 @@ def _task_table(config: Config, read: Read) -> Table:
 
 
 def _learnt(task: TaskConfig, examples: list[Example]) -> str:
-    """How often each label occurs; of reading comprehension, how many questions have an answer."""
-    field = task.field
-    if field is None:
+    """Describe the labels of a task's training examples."""
+    if task.field is None:
         return ""
-    values = [example.fields[field] for example in examples if field in example.fields]
-    unlabelled = f"; {len(examples) - len(values)} rows unlabelled" if len(values) < len(examples) else ""
-    if task.kind == "mrc":
-        answered = sum(bool(value) for value in values)
-        return f"{answered} answered, {len(values) - answered} without an answer{unlabelled}"
-    if task.learning_strategy == "pairwise":
-        return f"{len(values)} with a negative"
-    counts = Counter(label for example in examples for label in iterate_labels(example, field)).most_common()
-    named = ", ".join(f"{label} {count}" for label, count in counts[:_NAMED_LABELS])
-    return f"{len(counts)}: {named}{', ...' if len(counts) > _NAMED_LABELS else ''}{unlabelled}"
+    return task_kind(task.kind).field_summary(task, task.field, examples)
 
 
 def _show_faults(config: Config, read: Read, lengths: Mapping[str, Mapping[str, _Lengths]]) -> None:
@@ -181,8 +170,8 @@ def _faults(
     config: Config, name: str, splits: Mapping[str, Split], lengths: Mapping[str, _Lengths]
 ) -> Iterator[tuple[str, Defect]]:
     """All that is wrong with a data set, split by split."""
-    tasks = [task for task in config.tasks.values() if name in task.data and task.kind not in ("mrc", "masked_lm")]
-    learnt = dict.fromkeys(t.field for t in tasks if t.field and t.learning_strategy != "pairwise")
+    tasks = [task for task in config.tasks.values() if name in task.data and task_kind(task.kind).has_labels(task)]
+    learnt = dict.fromkeys(t.field for t in tasks if t.field)
     across = find_split_defects({split: found.examples for split, found in splits.items()}, list(learnt))
     limit = config.encoder.max_length
     for split, found in splits.items():

@@ -17,7 +17,7 @@ from palm_trainer.compare.statistics import (
 from palm_trainer.compare.trainings import TaskCounts, VariantTraining, read_counts
 from palm_trainer.compare.variants import IN_DOMAIN, OUT_OF_DOMAIN, ComparisonPlan, ScoredTask
 from palm_trainer.errors import CheckpointError
-from palm_trainer.evaluation.evaluate import PRIMARY
+from palm_trainer.tasks import task_kind
 
 _TrainingCounts = Mapping[tuple[str | None, int], Mapping[str, Mapping[str, TaskCounts]]]
 """(task or None for the joint training, seed) -> split -> task -> counts."""
@@ -52,7 +52,7 @@ def compare_trainings(
     seeds = list(dict.fromkeys(training.seed for training in trainings))
     counted_tasks = []
     for scored_task in plan.scored_tasks:
-        metric = PRIMARY[plan.kinds[scored_task.task]]
+        metric = task_kind(plan.kinds[scored_task.task]).primary_metric
         counted_tasks.append(_count_task(counts, scored_task, metric, seeds))
     for domain in (IN_DOMAIN, OUT_OF_DOMAIN):
         exact_match = _count_exact_match(counts, plan, domain, seeds)

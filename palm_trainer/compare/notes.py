@@ -6,6 +6,7 @@ from palm_trainer.compare.result import Comparison
 from palm_trainer.compare.statistics import HURT, NO_DIFFERENCE
 from palm_trainer.compare.variants import OUT_OF_DOMAIN, ComparisonPlan
 from palm_trainer.config.loader import Config
+from palm_trainer.tasks import is_scored
 
 RECOMMENDED_SEEDS = 3
 
@@ -108,7 +109,7 @@ def _suggest_remedies(config: Config, task: str) -> str:
         remedies.append(f"use fewer batches of {', '.join(other_data)} (train.mixing)")
     auxiliary_tasks = []
     for name in other_tasks:
-        if config.tasks[name].auxiliary or config.tasks[name].kind == "masked_lm":
+        if not is_scored(config.tasks[name]):
             auxiliary_tasks.append(name)
     if auxiliary_tasks:
         remedies.append(f"remove the auxiliary {', '.join(auxiliary_tasks)}")

@@ -18,19 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palm_serve.types import Match
 from palm_trainer.compare.variants import ComparisonPlan, TrainingVariant, select_task
 from palm_trainer.config.loader import Config, load_config
 from palm_trainer.errors import CheckpointError, PalmError
-from palm_trainer.evaluation.evaluate import EvaluationSet
-from palm_trainer.evaluation.metrics import reading_scores
+from palm_trainer.evaluation.evaluate import EvaluationSet, judge
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.atomic_files import write_file
 from palm_trainer.model.checkpoint import load_trained, read_json
-from palm_trainer.report.rows import Judged, judge
 from palm_trainer.runs.directory import CONFIG, differences
 from palm_trainer.runs.events import Event, Finished, Started
 from palm_trainer.runs.run import train
+from palm_trainer.tasks import task_kind
 
 COUNTS = "counts.json"
 _SETTINGS_WITHOUT_EFFECT = ("test", "out_of_domain", "log_every_steps")
@@ -152,41 +150,15 @@ def count_correct(
         for index, example in enumerate(evaluation_set.examples):
             row_names[id(example)] = f"{evaluation_set.data}:{index}"
         for task, rows in judge(predictor, kinds, [evaluation_set]).items():
-            columns = [rows]
-            if _are_ranking_pairs(rows):
-                columns = [rows[::2], rows[1::2]]
+            kind = task_kind(kinds[task])
             task_counts = counts.setdefault(task, {"rows": [], "numerator": [], "denominator": [], "right": []})
-            for unit in zip(*columns, strict=True):
-                numerator, denominator, right = _count_unit(kinds[task], unit)
+            for unit in kind.units(rows):
+                numerator, denominator = kind.contribution(unit)
                 task_counts["rows"].append(row_names[id(unit[0].example)])
                 task_counts["numerator"].append(numerator)
                 task_counts["denominator"].append(denominator)
-                task_counts["right"].append(int(right))
+                task_counts["right"].append(int(kind.is_unit_correct(unit)))
     return counts
-
-
-def _are_ranking_pairs(rows: Sequence[Judged]) -> bool:
-    """Return True for a ranker, whose rows alternate between a pair and its negative.
-
-    Its answers are scores without a label.
-    """
-    return all(isinstance(row.answer, Match) and row.answer.label is None for row in rows)
-
-
-def _count_unit(kind: str, unit: Sequence[Judged]) -> tuple[float, float, bool]:
-    """Return the numerator, the denominator, and True if all is right.
-
-    A ranking unit has two rows.
-    """
-    row = unit[0]
-    if len(unit) == 2:
-        right = bool(row.predicted > unit[1].predicted)
-        return float(right), 1.0, right
-    if kind == "sequence_label":
-        return 2.0 * len(row.gold & row.predicted), float(len(row.gold) + len(row.predicted)), row.correct
-    if kind == "mrc":
-        return reading_scores([row.gold], [row.predicted])["f1"], 1.0, row.correct
-    return float(row.correct), 1.0, row.correct
 
 
 def _evaluation_sets(training: VariantTraining, plan: ComparisonPlan) -> dict[str, list[EvaluationSet]]:

@@ -23,6 +23,7 @@ from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.runs.job import Job
 from palm_trainer.runs.job_from_config import evaluation_sets, job_from_config, task_kinds
+from palm_trainer.tasks import task_kind
 
 JOINT = "joint"
 IN_DOMAIN = "in domain"
@@ -180,7 +181,7 @@ def _plan_task_alone(job: Job, task: str, joint_batches: Mapping[str, int]) -> T
     for name in batches:
         batches_per_epoch[name] = job.loop.sources[name].sampler.batches_per_epoch
     config = _config_of_task_alone(joint_config, task, batches, batches_per_epoch)
-    if joint_config.encoder.model == "scratch" and joint_config.tasks[task].kind == "mrc":
+    if joint_config.encoder.model == "scratch" and job.trained.tasks[task].windows is not None:
         # A vocabulary of this task's data alone divides the passages into other windows.
         sources = job_from_config(config).loop.sources
         for name in batches:
@@ -213,7 +214,7 @@ def _config_of_task_alone(
     data = {}
     for name in batches:
         settings: dict[str, Any] = {"mix_ratio": 1.0, "epochs": batches[name] / batches_per_epoch[name]}
-        if joint_config.tasks[task].kind != "classify":
+        if not task_kind(joint_config.tasks[task].kind).detects_out_of_scope:
             settings["out_of_scope"] = ()
             settings["out_of_scope_test"] = ()
         data[name] = joint_config.data[name].model_copy(update=settings)

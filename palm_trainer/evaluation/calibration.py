@@ -16,22 +16,20 @@ from scipy.optimize import minimize_scalar
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.decoding import make_decoder
-from palm_serve.decoding.classify import sigmoid, softmax
-from palm_serve.types import FloatArray
 from palm_trainer.data.example import Example
-from palm_trainer.evaluation.evaluate import EvaluationSet, outcomes
-from palm_trainer.evaluation.metrics import expected_calibration_error
+from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.evaluation.out_of_scope import Method, collect, with_threshold
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.multi_task import TrainedModel
+from palm_trainer.tasks import task_kind
+from palm_trainer.tasks.logit_calibration import LogitCalibration, log_loss
+from palm_trainer.tasks.metrics import expected_calibration_error
 
 FALSE_REJECTION = 0.05
 """Share of in-scope examples that the out-of-scope threshold rejects, unless the configuration says otherwise."""
 
 _RANGE = (-2.0, 2.0)
 """Temperatures are sought between exp of these."""
-_CERTAINTY = 1e-6
-"""Probabilities are kept this far from 0 and 1 in a logarithm."""
 _SPAN_EXAMPLES = 400
 """Examples on which the temperature of spans and answers is sought: each trial decodes them all."""
 
@@ -69,7 +67,12 @@ def calibrate(
         info = calibrated.tasks[task]
         labelled = [example for one in sets if task in one.fields for example in one.examples]
         inside = [example for example in labelled if example.fields.get(field) in info.labels]
-        if info.kind == "classify" and inside and rejected is not None and not info.calibration.out_of_scope:
+        if (
+            task_kind(info.kind).detects_out_of_scope
+            and inside
+            and rejected is not None
+            and not info.calibration.out_of_scope
+        ):
             calibrated = with_threshold(
                 calibrated,
                 task,
@@ -91,45 +94,59 @@ def fit_temperature(loss: Callable[[float], float]) -> float:
     return float(np.exp(found.x))
 
 
-def log_loss(confidence: npt.ArrayLike, right: npt.ArrayLike) -> float:
-    """Mean negative log-likelihood of being right or wrong, for confidences [N] and outcomes [N]."""
-    share = np.clip(np.asarray(confidence, dtype=np.float64), _CERTAINTY, 1 - _CERTAINTY)
-    hits = np.asarray(right, dtype=bool)
-    return float(-np.where(hits, np.log(share), np.log1p(-share)).mean())
-
-
 def _calibrated(trained: TrainedModel, task: str, field: str, examples: Sequence[Example]) -> TaskInfo:
-    """The task with its temperature and what is left of its calibration error."""
+    """Return the task with its temperature and what is left of its calibration error."""
     info = trained.tasks[task]
-    if info.kind in ("classify", "multi_label") or (info.kind == "match" and info.labels):
-        logits = collect(trained, task, examples)[0]
-        truth = _truth(info, field, examples)
-        known = truth.any(axis=1) if info.kind != "multi_label" else np.ones(len(truth), dtype=bool)
-        if not known.any():
-            return info
-        temperature = fit_temperature(lambda t: _class_loss(info.kind, logits[known] / t, truth[known]))
-        confidence, right = _class_outcomes(info.kind, logits / temperature, truth)
-    elif info.kind in ("sequence_label", "mrc"):
-        batches = list(Predictor(trained).outputs(examples[:_SPAN_EXAMPLES], [task], info.windows))
+    kind = task_kind(info.kind)
+    logit_calibration = kind.logit_calibration(info)
+    if logit_calibration is not None:
+        return _with_logit_temperature(trained, task, field, examples, logit_calibration)
+    return _with_answer_temperature(trained, task, field, examples) if kind.calibrates_answers else info
 
-        def told_at(t: float) -> tuple[list[float], list[bool]]:
-            decoder = make_decoder(task, _at(info, t), trained.arrays)
-            told = [
-                (examples[i], a)
-                for chosen, items, out in batches
-                for i, a in zip(chosen, decoder(out, items), strict=True)
-            ]
-            pairs = [pair for example, answer in told for pair in outcomes(info.kind, example, field, answer)]
-            return [c for c, _ in pairs], [hit for _, hit in pairs]
 
-        if not told_at(1.0)[0]:
-            return info
-        temperature = fit_temperature(lambda t: log_loss(*told_at(t)))
-        confidence, right = (np.asarray(values) for values in told_at(temperature))
-    else:
+def _with_logit_temperature(
+    trained: TrainedModel,
+    task: str,
+    field: str,
+    examples: Sequence[Example],
+    calibration: LogitCalibration,
+) -> TaskInfo:
+    """Fit the temperature on the logits themselves."""
+    info = trained.tasks[task]
+    logits = collect(trained, task, examples)[0]
+    truth = _truth(info, field, examples)
+    usable = calibration.usable_rows(truth)
+    if not usable.any():
         return info
+    temperature = fit_temperature(lambda t: calibration.loss(logits[usable] / t, truth[usable]))
+    confidence, right = calibration.outcomes(logits / temperature, truth)
     error = expected_calibration_error(zip(confidence.tolist(), right.tolist(), strict=True))
     return _at(info, temperature, method="temperature", ece=error)
+
+
+def _with_answer_temperature(trained: TrainedModel, task: str, field: str, examples: Sequence[Example]) -> TaskInfo:
+    """Fit the temperature on decoded answers, for kinds whose confidence is no function of one row of logits."""
+    info = trained.tasks[task]
+    kind = task_kind(info.kind)
+    batches = list(Predictor(trained).outputs(examples[:_SPAN_EXAMPLES], [task], info.windows))
+
+    def points_at(temperature: float) -> list[tuple[float, bool]]:
+        decoder = make_decoder(task, _at(info, temperature), trained.arrays)
+        points = []
+        for positions, items, outputs in batches:
+            for position, answer in zip(positions, decoder(outputs, items), strict=True):
+                points += kind.outcomes(examples[position], field, answer)
+        return points
+
+    def loss(temperature: float) -> float:
+        points = points_at(temperature)
+        return log_loss([confidence for confidence, _ in points], [right for _, right in points])
+
+    if not points_at(1.0):
+        return info
+    temperature = fit_temperature(loss)
+    points = [(float(confidence), bool(right)) for confidence, right in points_at(temperature)]
+    return _at(info, temperature, method="temperature", ece=expected_calibration_error(points))
 
 
 def _at(info: TaskInfo, temperature: float, **more: Any) -> TaskInfo:
@@ -148,24 +165,3 @@ def _truth(info: TaskInfo, field: str, examples: Sequence[Example]) -> npt.NDArr
             if isinstance(label, str) and label in index:
                 truth[row, index[label]] = True
     return truth
-
-
-def _class_loss(kind: str, logits: FloatArray, truth: npt.NDArray[np.bool_]) -> float:
-    if kind == "multi_label":
-        return log_loss(sigmoid(logits), truth)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[truth]).mean())
-
-
-def _class_outcomes(
-    kind: str, logits: FloatArray, truth: npt.NDArray[np.bool_]
-) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-    """Confidence of the top label and whether it is right; of each applying label, where several may apply."""
-    if kind == "multi_label":
-        told = sigmoid(logits)
-        applies = told >= 0.5
-        return told[applies], truth[applies]
-    probabilities = softmax(logits)
-    best = probabilities.argmax(axis=1)
-    rows = np.arange(len(best))
-    return probabilities[rows, best], truth[rows, best]

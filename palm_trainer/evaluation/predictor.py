@@ -11,6 +11,7 @@ from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Encoding, FloatArray, TaskAnswer, Windows
 from palm_trainer.data.example import Example
 from palm_trainer.model.multi_task import TrainedModel
+from palm_trainer.tasks import task_kind
 
 _BATCH_TOKENS = 8192
 """Padded tokens of a batch, where it holds more than one example: 64 texts of 128."""
@@ -37,7 +38,9 @@ class Predictor:
         Where no `tasks` are named, each answers the examples that it reads: single texts, or pairs.
         """
         known = self._trained.tasks
-        chosen = {t: info for t, info in known.items() if (tasks is None or t in tasks) and info.kind != "masked_lm"}
+        chosen = {
+            t: info for t, info in known.items() if (tasks is None or t in tasks) and task_kind(info.kind).is_answered
+        }
         decoders = DecoderTable.of(chosen, self._trained.arrays)
         found: list[dict[str, TaskAnswer]] = [{} for _ in examples]
         for windows, pairs in dict.fromkeys((info.windows, info.pairs) for info in chosen.values()):

@@ -24,6 +24,7 @@ from palm_trainer.export.report import Report, rows_of, timed, unwritten
 from palm_trainer.export.to_onnx import DIGEST, OPSET, to_files
 from palm_trainer.export.variants import FUSED, INT8, PRECISIONS, Draft, combinations, drafts
 from palm_trainer.model.multi_task import TrainedModel
+from palm_trainer.tasks import task_kind
 
 PLAIN = "plain"
 GRAPH, CARD = "model.onnx", "README.md"
@@ -145,9 +146,9 @@ def _exported_tasks(trained: TrainedModel, include: Collection[str] = ()) -> dic
             raise ExportError(
                 f"--include {name}: the run has no such task. It has: {', '.join(sorted(trained.tasks))}."
             )
-        if trained.tasks[name].kind == "masked_lm":
+        if not task_kind(trained.tasks[name].kind).is_answered:
             raise ExportError(
-                f"--include {name}: a masked_lm task is trained only; no server answers it. Leave it out."
+                f"--include {name}: a {trained.tasks[name].kind} task is trained only; no server answers it. Leave it out."
             )
     left_out = trained.auxiliary - set(include)
     tasks = {name: info for name, info in trained.tasks.items() if name not in left_out}

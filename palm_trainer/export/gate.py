@@ -15,9 +15,10 @@ from palm_serve.errors import BundleError, EngineError
 from palm_serve.types import Engine, TaskAnswer
 from palm_trainer.data.example import Example
 from palm_trainer.errors import ExportError, ParityError
-from palm_trainer.evaluation.evaluate import PRIMARY, EvaluationSet, Metrics, evaluate
+from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics, evaluate
 from palm_trainer.export.parity import METRIC_DROP, SHAPES, Tally, compare_alone, compare_examples, compare_shapes
 from palm_trainer.export.predictors import Side
+from palm_trainer.tasks import task_kind
 
 _ROUNDING = 1e-9
 """One of 500 examples is 0.2 points, which may be lost; the difference of two such shares is not exactly that."""
@@ -184,13 +185,17 @@ def _main(metrics: Metrics, kinds: Mapping[str, str]) -> float:
     """One figure for a table: exact match where several tasks share their texts, else the mean of the tasks' main metrics."""
     if "exact_match" in metrics:
         return float(metrics["exact_match"])
-    found = [float(metrics[task][PRIMARY[kind]]) for task, kind in kinds.items() if task in metrics]
+    found = [float(metrics[task][task_kind(kind).primary_metric]) for task, kind in kinds.items() if task in metrics]
     return sum(found) / len(found) if found else math.nan
 
 
 def _drop(wanted: Metrics, found: Metrics, kinds: Mapping[str, str]) -> float:
     """By how much the metric that suffered most is lower: each task's main one, and exact match. Negative where all rose."""
-    drops = [wanted[task][PRIMARY[kind]] - found[task][PRIMARY[kind]] for task, kind in kinds.items() if task in wanted]
+    drops = []
+    for task, kind in kinds.items():
+        if task in wanted:
+            metric = task_kind(kind).primary_metric
+            drops.append(wanted[task][metric] - found[task][metric])
     if "exact_match" in wanted:
         drops.append(wanted["exact_match"] - found["exact_match"])
     return max(drops, default=0.0)

@@ -5,6 +5,7 @@ from typing import Any
 
 from palm_serve.bundle.manifest import Manifest, TaskInfo
 from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics
+from palm_trainer.tasks import task_kind
 
 _LABELS_SHOWN = 40
 
@@ -65,9 +66,7 @@ def model_card(manifest: Manifest, sets: Sequence[EvaluationSet], metrics: Mappi
 
 def _labels(task: TaskInfo) -> str:
     """Classes, or the names of spans."""
-    names = list(task.labels)
-    if task.kind == "sequence_label":
-        names = sorted({label[2:] for label in names if label.startswith("B-")})
+    names = task_kind(task.kind).card_labels(task)
     told = ", ".join(f"`{name}`" for name in names[:_LABELS_SHOWN]).replace("|", "\\|")
     more = len(names) - _LABELS_SHOWN
     return f"{len(names)}: {told}" + (f", and {more} more" if more > 0 else "")
@@ -148,7 +147,7 @@ def _question(manifest: Manifest, example: str) -> str:
     if any(not task.pairs for task in manifest.tasks.values()):
         return _shell_quoted(example)
     name, task = next(iter(manifest.tasks.items()))
-    text, pair = ("your question", "its passage") if task.kind == "mrc" else ("your text", "its pair")
+    text, pair = task_kind(task.kind).example_pair
     return f'"{text}" --task {name} --pair "{pair}"'
 
 

@@ -15,9 +15,9 @@ from palm_serve.types import Encoding, Engine, EngineInfo, FloatArray, PaddedBat
 from palm_trainer.data.example import Example
 from palm_trainer.export.graph import ExportGraph
 from palm_trainer.model.multi_task import TrainedModel
+from palm_trainer.tasks import task_kind
 
 Outputs = Mapping[str, FloatArray]
-_TAGS_TOKENS = ("sequence_label", "mrc")
 _REMEMBERED_BYTES = 2**28
 
 
@@ -120,7 +120,7 @@ class Side:
     @property
     def by_token(self) -> set[str]:
         """Outputs with an axis for the tokens."""
-        return {name for info in self.tasks.values() if info.kind in _TAGS_TOKENS for name in info.outputs}
+        return {name for info in self.tasks.values() if task_kind(info.kind).answers_tokens for name in info.outputs}
 
     def decode(self, outputs: Outputs, items: Sequence[Item], tasks: Sequence[str]) -> list[dict[str, TaskAnswer]]:
         """Answers by task, one dict an item; a task answers only what it reads (a text, or a text and its pair)."""

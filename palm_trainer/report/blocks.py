@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
-from palm_trainer.report.mistakes import Mistake
+from palm_trainer.tasks.mistakes import Mistake
 
 
 @dataclass(frozen=True, slots=True)

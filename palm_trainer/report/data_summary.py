@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from palm_serve.tokenization import TextTokenizer
-from palm_trainer.data.example import Example, LabelledSpan
+from palm_trainer.data.example import Example
 from palm_trainer.data.formats.text_files import Defect
 from palm_trainer.evaluation.evaluate import EvaluationSet
-from palm_trainer.report.rows import Judged, RunFacts
+from palm_trainer.report.rows import RunFacts
+from palm_trainer.tasks import Judged, task_kind
 
 _UNLIMITED_TOKENS = 1_000_000
 """More tokens than any text has."""
@@ -77,8 +78,8 @@ def summarize_data(
         problems += find_overlap(split, train_examples, sets)
     labels: dict[str, dict[str, Counter[str]]] = {}
     for task, kind in kinds.items():
-        if kind == "match" and not trained.tasks[task].labels:
-            continue  # The field of a ranker holds texts.
+        if not task_kind(kind).counts_labels(trained.tasks[task]):
+            continue
         settings = config.tasks[task]
         field = settings.field or ""
         train_counts: Counter[str] = Counter()
@@ -118,14 +119,7 @@ def count_labels(kind: str, field: str, examples: Iterable[Example]) -> Counter[
     """
     counts: Counter[str] = Counter()
     for example in examples:
-        value = example.fields.get(field)
-        if isinstance(value, str):
-            counts[value] += 1
-        elif value is not None and kind == "mrc":
-            counts["answer in the passage" if value else "no answer"] += 1
-        elif value is not None:
-            for item in value:
-                counts[item.label if isinstance(item, LabelledSpan) else item] += 1
+        counts.update(task_kind(kind).labels_in(example, field))
     return counts
 
 

@@ -4,12 +4,12 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from palm_trainer.evaluation.evaluate import PRIMARY
 from palm_trainer.report.blocks import Code, ReportSection, Table, TableCell, percent_cell
 from palm_trainer.report.history import History, flatten_metrics
 from palm_trainer.report.metric_text import UNITS_NOTE, is_percentage, metric_title
 from palm_trainer.report.rows import RunFacts
 from palm_trainer.report.versions import UNKNOWN_VERSION, installed_versions
+from palm_trainer.tasks import task_kind
 
 _ALL_TASKS = "all tasks"
 
@@ -36,7 +36,8 @@ def make_cards(facts: RunFacts, kinds: Mapping[str, str], split: str | None) -> 
     metrics_by_split = {name: flatten_metrics(metrics) for name, metrics in facts.metrics.items()}
     card_metrics = []
     for task, kind in kinds.items():
-        card_metrics.append((task, f"{task}.{PRIMARY[kind]}", metric_title(PRIMARY[kind])))
+        metric = task_kind(kind).primary_metric
+        card_metrics.append((task, f"{task}.{metric}", metric_title(metric)))
     card_metrics.append((_ALL_TASKS, "exact_match", "all tasks right"))
     cards = []
     for card_name, metric, title in card_metrics:
@@ -128,7 +129,7 @@ def _describe_task(name: str, facts: RunFacts) -> str:
     info = facts.trained.tasks[name]
     details = [info.kind]
     if info.labels:
-        unit = "tags" if info.kind == "sequence_label" else "labels"
+        unit = task_kind(info.kind).label_noun
         details.append(f"{len(info.labels)} {unit}")
     if name in facts.trained.auxiliary:
         details.append("auxiliary")

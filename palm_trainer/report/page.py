@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from palm_trainer.evaluation.evaluate import Answering, EvaluationSet
+from palm_trainer.evaluation.evaluate import Answering, EvaluationSet, judge
 from palm_trainer.model.atomic_files import write_file
 from palm_trainer.report.data_section import make_data_section
 from palm_trainer.report.data_summary import summarize_data
@@ -14,7 +14,7 @@ from palm_trainer.report.overview import (
     make_configuration_section,
     make_metrics_table,
 )
-from palm_trainer.report.rows import RunFacts, judge
+from palm_trainer.report.rows import RunFacts
 from palm_trainer.report.sections import task_section
 from palm_trainer.report.template import render_page
 from palm_trainer.report.training_section import make_training_section

@@ -4,11 +4,8 @@
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-from palm_trainer.evaluation.evaluate import outcomes
-from palm_trainer.report.rows import Judged
 
 BIN_COUNT = 10
 
@@ -25,14 +22,6 @@ class ConfidenceBin:
     count: int
     confidence: float
     accuracy: float
-
-
-def collect_confidences(kind: str, rows: Iterable[Judged]) -> list[ConfidencePoint]:
-    """Collect the confidence of each answer, as `evaluation.outcomes` returns it."""
-    points: list[ConfidencePoint] = []
-    for row in rows:
-        points += outcomes(kind, row.example, row.field, row.answer)
-    return points
 
 
 def group_into_bins(points: Sequence[ConfidencePoint], count: int = BIN_COUNT) -> list[ConfidenceBin]:

@@ -1,11 +1,10 @@
 """Results of one task -> its section: which tables and drawings suit which kind."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from palm_serve.bundle.manifest import TaskInfo
-from palm_serve.types import Match
-from palm_trainer.evaluation.metrics import expected_calibration_error
-from palm_trainer.report import scores
+from palm_trainer.evaluation.evaluate import collect_confidences
 from palm_trainer.report.blocks import (
     Block,
     Figure,
@@ -20,61 +19,58 @@ from palm_trainer.report.blocks import (
 )
 from palm_trainer.report.charts import draw_reliability_chart
 from palm_trainer.report.mistakes import worst
-from palm_trainer.report.reliability import collect_confidences, group_into_bins
-from palm_trainer.report.rows import Judged
+from palm_trainer.report.reliability import ConfidencePoint, group_into_bins
+from palm_trainer.tasks import Judged, scores, task_kind
+from palm_trainer.tasks.metrics import expected_calibration_error
+from palm_trainer.tasks.report_tables import (
+    AnswerLengthTable,
+    ConfusionTable,
+    LabelTable,
+    MatchThresholds,
+    ReportTable,
+    SpanErrorTable,
+)
 
 LABELS_SHOWN = 300
 """Rows of a table of labels."""
 _CONFUSIONS_SHOWN = 20
-_STEPS = tuple(i / 10 for i in range(1, 10))
 _SURE = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
 def task_section(
     task: str, info: TaskInfo, split: str, rows: Sequence[Judged], trained: Mapping[str, int]
 ) -> ReportSection:
-    """All that can be said of a task's answers on a split. `trained`: how often each label occurs in train."""
+    """Return the section of a task: scores, confusions, calibration and mistakes on a split.
+
+    Args:
+        task: task name.
+        info: its manifest entry.
+        split: name of the split.
+        rows: judged examples of the split, at least one.
+        trained: how often each label occurs in train.
+    """
+    kind = task_kind(info.kind)
     blocks: list[Block] = []
-    match info.kind:
-        case "mrc":
-            blocks += [_by_length(rows)]
-        case "match" if _is_ranker(rows):
-            pass
-        case "sequence_label":
-            blocks += [_labels(_label_scores(info.kind, rows), trained, "Span types"), *_span_errors(rows)]
-        case kind:
-            blocks += [_labels(_label_scores(kind, rows), trained, "Labels")]
-            if kind == "multi_label":
-                blocks += _confused(scores.set_confusions((row.gold, row.predicted) for row in rows))
-            else:
-                pairs = scores.label_pairs((row.gold for row in rows), (row.predicted for row in rows))
-                blocks += [_matrix(pairs), *_confused(pairs)]
+    for table in kind.tables(rows):
+        blocks += _table_blocks(table, trained)
     blocks += _confidence(info, rows)
     blocks.append(_mistakes(info.kind, rows))
-    wrong = _wrong(rows)
-    lead = f"{info.kind}, {split}: {wrong:,} of {len(rows):,} examples are not wholly right."
-    if _is_ranker(rows):
-        lead = f"{info.kind}, {split}: {wrong:,} of {len(rows) // 2:,} pairs do not score above their negative."
-    return ReportSection(f"task-{task}", task, lead, blocks)
+    return ReportSection(f"task-{task}", task, f"{info.kind}, {split}: {kind.summary(rows)}", blocks)
 
 
-def _is_ranker(rows: Sequence[Judged]) -> bool:
-    return isinstance(rows[0].answer, Match) and rows[0].answer.label is None
-
-
-def _wrong(rows: Sequence[Judged]) -> int:
-    if _is_ranker(rows):
-        return sum(n.predicted >= p.predicted for p, n in zip(rows[::2], rows[1::2], strict=True))
-    return sum(not row.correct for row in rows)
-
-
-def _label_scores(kind: str, rows: Sequence[Judged]) -> list[scores.LabelScore]:
-    match kind:
-        case "sequence_label":  # one example's spans of a type are told apart by where they are
-            return scores.label_scores(((row.gold, row.predicted) for row in rows), lambda unit: unit[2])
-        case "multi_label":
-            return scores.label_scores(((row.gold, row.predicted) for row in rows), str)
-    return scores.label_scores((((row.gold,), (row.predicted,)) for row in rows), str)
+def _table_blocks(table: ReportTable, trained: Mapping[str, int]) -> list[Block]:
+    """Draw one of a kind's tables."""
+    match table:
+        case LabelTable(title=title, scores=label_scores):
+            return [_labels(label_scores, trained, title)]
+        case ConfusionTable(pairs=pairs, as_matrix=True):
+            return [_matrix(pairs), *_confused(pairs)]
+        case ConfusionTable(pairs=pairs):
+            return _confused(pairs)
+        case SpanErrorTable(errors=errors, pairs=pairs):
+            return _span_errors(errors, pairs)
+        case AnswerLengthTable(scores=reading_scores):
+            return [_by_length(reading_scores)]
 
 
 def _labels(found: Sequence[scores.LabelScore], trained: Mapping[str, int], title: str) -> Table:
@@ -122,65 +118,79 @@ def _confused(pairs: scores.Confusions) -> list[Block]:
     return [Table("Most frequent confusions", ("gold", "answered", "times"), rows, text_columns=2, hidden=more)]
 
 
-def _span_errors(rows: Sequence[Judged]) -> list[Block]:
-    kinds, taken = scores.span_errors((row.gold, row.predicted, row.example.words is not None) for row in rows)
-    if not kinds:
+def _span_errors(errors: Counter[str], pairs: scores.Confusions) -> list[Block]:
+    if not errors:
         return [Note("Every span was found, and no other.")]
-    total = kinds.total()
-    told = [
-        (TableCell(kind), count_cell(number), percent_cell(number / total, bar=True))
-        for kind, number in kinds.most_common()
+    total = errors.total()
+    rows = [
+        (TableCell(error), count_cell(number), percent_cell(number / total, bar=True))
+        for error, number in errors.most_common()
     ]
-    return [Table("How spans go wrong", ("error", "spans", "%"), told), *_confused(taken)]
+    return [Table("How spans go wrong", ("error", "spans", "%"), rows), *_confused(pairs)]
 
 
-def _by_length(rows: Sequence[Judged]) -> Table:
-    found = scores.reading_by_length([row.gold for row in rows], [row.predicted for row in rows])
-    cells = [
-        (TableCell(one.tokens), percent_cell(one.exact_match), percent_cell(one.f1, bar=True), count_cell(one.support))
-        for one in found
+def _by_length(reading_scores: Sequence[scores.ReadingScore]) -> Table:
+    rows = [
+        (
+            TableCell(score.tokens),
+            percent_cell(score.exact_match),
+            percent_cell(score.f1, bar=True),
+            count_cell(score.support),
+        )
+        for score in reading_scores
     ]
-    return Table("By length of the answer", ("tokens", "exact match", "F1", "questions"), cells)
+    return Table("By length of the answer", ("tokens", "exact match", "F1", "questions"), rows)
 
 
 def _confidence(info: TaskInfo, rows: Sequence[Judged]) -> list[Block]:
-    found = collect_confidences(info.kind, rows)
-    blocks: list[Block] = []
-    if found:
-        filled = group_into_bins(found)
-        error = expected_calibration_error(found)
-        what = {"sequence_label": "whole spans", "multi_label": "labels that were said to apply"}.get(
-            info.kind, "answers"
-        )
-        label = f"Reliability diagram: expected calibration error {error:.2%} over {len(found)} {what}"
-        legend = (
-            ("bar", "share right"),
-            ("gap", "surer than right"),
-            ("spare", "right more often than said"),
-            ("diagonal", "calibrated"),
-        )
-        note = f"Expected calibration error {100 * error:.2f} % over {len(found):,} {what} in 15 equal ranges (the bars: ten); the numbers count answers."
-        blocks.append(Figure("Calibration", draw_reliability_chart(filled, label=label), note, legend, narrow=True))
-        sure = scores.thresholds(found, _SURE)
-        cells = [
-            (TableCell(f"{s.threshold:.2f}", s.threshold), percent_cell(s.share), percent_cell(s.accuracy, bar=True))
-            for s in sure
-        ]
-        title = f"Acting only on {what} from a confidence on"
-        blocks.append(Table(title, ("confidence", "% kept", "% right of these"), cells))
-    if info.kind == "match" and info.labels:
-        yes = info.decode.match_label
-        pairs = [(row.answer.score, row.gold == yes) for row in rows if isinstance(row.answer, Match)]
-        scored = [
-            (
-                TableCell(f"{s.threshold:.1f}", s.threshold),
-                *map(percent_cell, (s.precision, s.recall, s.f1, s.false_positive_rate)),
-            )
-            for s in scores.match_thresholds(pairs, _STEPS)
-        ]
-        columns = ("score", "precision", "recall", "F1", "false positive rate")
-        blocks.append(Table(f"Saying '{yes}' from a score on", columns, scored))
+    kind = task_kind(info.kind)
+    points = collect_confidences(info.kind, rows)
+    blocks = _calibration(points, kind.answer_noun) if points else []
+    thresholds = kind.match_thresholds(info, rows)
+    if thresholds is not None:
+        blocks.append(_thresholds(thresholds))
     return blocks
+
+
+def _calibration(points: Sequence[ConfidencePoint], noun: str) -> list[Block]:
+    """Draw the reliability diagram, and what acting from a confidence on would give."""
+    error = expected_calibration_error(points)
+    label = f"Reliability diagram: expected calibration error {error:.2%} over {len(points)} {noun}"
+    legend = (
+        ("bar", "share right"),
+        ("gap", "surer than right"),
+        ("spare", "right more often than said"),
+        ("diagonal", "calibrated"),
+    )
+    note = (
+        f"Expected calibration error {100 * error:.2f} % over {len(points):,} {noun} in 15 equal ranges "
+        "(the bars: ten); the numbers count answers."
+    )
+    diagram = Figure(
+        "Calibration", draw_reliability_chart(group_into_bins(points), label=label), note, legend, narrow=True
+    )
+    cells = [
+        (
+            TableCell(f"{score.threshold:.2f}", score.threshold),
+            percent_cell(score.share),
+            percent_cell(score.accuracy, bar=True),
+        )
+        for score in scores.thresholds(points, _SURE)
+    ]
+    title = f"Acting only on {noun} from a confidence on"
+    return [diagram, Table(title, ("confidence", "% kept", "% right of these"), cells)]
+
+
+def _thresholds(thresholds: MatchThresholds) -> Table:
+    columns = ("score", "precision", "recall", "F1", "false positive rate")
+    rows = [
+        (
+            TableCell(f"{score.threshold:.1f}", score.threshold),
+            *map(percent_cell, (score.precision, score.recall, score.f1, score.false_positive_rate)),
+        )
+        for score in thresholds.scores
+    ]
+    return Table(f"Saying '{thresholds.label}' from a score on", columns, rows)
 
 
 def _mistakes(kind: str, rows: Sequence[Judged]) -> Block:

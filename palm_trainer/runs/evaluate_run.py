@@ -16,6 +16,7 @@ from palm_trainer.report import Recording, RunFacts, write_report
 from palm_trainer.runs.directory import EVENTS, METRICS, REPORT, whole_lines
 from palm_trainer.runs.job import EvaluationPlan, Job
 from palm_trainer.runs.job_from_config import evaluation_plan
+from palm_trainer.tasks import task_kind
 
 
 def finish(job: Job) -> dict[str, Metrics]:
@@ -58,7 +59,7 @@ def _has(config: Config, split: str) -> bool:
 
 def _recording(trained: TrainedModel) -> Recording:
     """Return a predictor that remembers its answers. The report needs the whole ranking of multi_label tasks."""
-    multi_label = any(info.kind == "multi_label" for info in trained.tasks.values())
+    multi_label = any(task_kind(info.kind).needs_full_ranking for info in trained.tasks.values())
     return Recording(Predictor(trained, top_k=0 if multi_label else 3))
 
 

@@ -12,19 +12,14 @@ from palm_trainer.data.sampler import LengthBucketedSampler
 from palm_trainer.data.splits import Splits
 from palm_trainer.data.substitution import Substitution
 from palm_trainer.data.targets.base import Target
-from palm_trainer.data.targets.classify import ClassifyTarget
-from palm_trainer.data.targets.masked_lm import MaskedLMTarget, MaskVocabulary
-from palm_trainer.data.targets.match import MatchTarget, RankTarget, with_negatives
-from palm_trainer.data.targets.mrc import MrcTarget
-from palm_trainer.data.targets.multi_label import MultiLabelTarget
-from palm_trainer.data.targets.sequence_label import SequenceLabelTarget
-from palm_trainer.data.task_fields import accepts_value, resolve_fields
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.model.encoders import LoadedEncoder, build_scratch, load_pretrained
 from palm_trainer.model.heads import make_head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder
 from palm_trainer.runs.job import EvaluationData, EvaluationPlan, Job, JobTask
+from palm_trainer.tasks import LearnContext, is_scored, task_kind
+from palm_trainer.tasks.fields import resolve_fields
 from palm_trainer.training.assembly import attach_soft_targets, build_loop, order_sources, prepare_encoder
 from palm_trainer.training.processes import SINGLE_PROCESS, Processes
 from palm_trainer.training.source import Source
@@ -48,10 +43,11 @@ def job_from_config(config: Config, processes: Processes = SINGLE_PROCESS) -> Jo
     examples = {name: splits.examples(name, "train") for name in config.data}
     config = resolve_fields(config, examples)
     encoder = _load_encoder(config, [example for rows in examples.values() for example in rows])
+    context = _learn_context(config, encoder.tokenizer_json)
     targets = {}
     for name, task in config.tasks.items():
         task_examples = [example for data_set in task.data for example in examples[data_set]]
-        targets[name] = _learn(name, task, task_examples, config, encoder)
+        targets[name] = task_kind(task.kind).learn(name, task, task_examples, context)
     config = _with_match_labels(config, targets)
     trained = _assemble(config, encoder, targets)
     sources = _sources(config, trained, targets, examples)
@@ -104,7 +100,7 @@ def _sources(
 def _substitution(config: Config, data: str, examples: Sequence[Example]) -> Substitution | None:
     """Return the substitution of values in a data set, where it is asked for. Its first task with spans names the field."""
     share = config.data[data].substitute
-    tagging = [task for task in config.tasks.values() if data in task.data and task.kind == "sequence_label"]
+    tagging = [task for task in config.tasks.values() if data in task.data and task_kind(task.kind).learns_tags]
     return Substitution(examples, tagging[0].field or "", share, config.train.seed) if share else None
 
 
@@ -131,19 +127,18 @@ def evaluation_plan(
         )
         for name in split_names
     }
-    tasks = {name: _job_task(task) for name, task in config.tasks.items() if _is_scored(task)}
+    tasks = {name: _job_task(task) for name, task in config.tasks.items() if is_scored(task)}
     return EvaluationPlan(tasks, by_split, splits, config)
 
 
 def _job_task(task: TaskConfig) -> JobTask:
-    tuned_kinds = (("multi_label", None, None), ("mrc", None, None))
     return JobTask(
         task.kind,
         task.data,
         task.baseline,
         task.false_rejection,
         task.out_of_scope_score,
-        tuned=(task.kind, task.threshold, task.null_threshold) in tuned_kinds,
+        tuned=task_kind(task.kind).has_open_limit(task),
     )
 
 
@@ -164,15 +159,15 @@ def evaluation_sets(config: Config, split: str, splits: Splits | None = None) ->
         fields = {
             task: settings.field or ""
             for task, settings in config.tasks.items()
-            if name in settings.data and _is_scored(settings)
+            if name in settings.data and is_scored(settings)
         }
         if not fields:
             continue
-        examples = splits.examples(name, split)
+        examples: Sequence[Example] = splits.examples(name, split)
         _check_kinds(config, fields, examples)
         for task, field in fields.items():
-            if config.tasks[task].learning_strategy == "pairwise":
-                examples = with_negatives(examples, field)
+            settings = config.tasks[task]
+            examples = task_kind(settings.kind).evaluation_examples(settings, field, examples)
         sets.append(EvaluationSet(name, examples, fields, {t: config.tasks[t].match_label or "" for t in fields}))
     return sets
 
@@ -182,39 +177,38 @@ def _masked_sets(config: Config, trained: TrainedModel, split: str, splits: Spli
     tokenizer = TextTokenizer(trained.tokenizer_json, trained.max_length)
     datasets = {}
     for name, task in config.tasks.items():
+        kind = task_kind(task.kind)
+        if kind.is_answered:
+            continue
         examples: list[Example] = []
         for data_set in task.data:
-            if task.kind == "masked_lm" and config.data[data_set].paths(split):
+            if config.data[data_set].paths(split):
                 examples += splits.examples(data_set, split)
         if examples:
-            target = _guessing(name, task, trained.tokenizer_json, config.train.seed)
+            target = kind.learn(name, task, examples, _learn_context(config, trained.tokenizer_json))
             datasets[name] = EncodedDataset(
                 examples, tokenizer, {name: target}, trained.model.input_names, trained.encoder.pad_token_id
             )
     return datasets
 
 
-def _guessing(name: str, task: TaskConfig, tokenizer_json: str, seed: int) -> MaskedLMTarget:
-    vocabulary = MaskVocabulary.of(name, tokenizer_json)
-    return MaskedLMTarget(name, vocabulary, share=task.mask_share, whole_word=task.whole_word, seed=seed)
+def _learn_context(config: Config, tokenizer_json: str) -> LearnContext:
+    return LearnContext(config.encoder.max_length, tokenizer_json, config.train.seed)
 
 
 def _check_kinds(config: Config, fields: Mapping[str, str], examples: Sequence[Example]) -> None:
     for task, field in fields.items():
-        kind = config.tasks[task].kind
+        kind = task_kind(config.tasks[task].kind)
         for example in examples:
-            if field in example.fields and not accepts_value(kind, example.fields[field]):
-                wanted = {"sequence_label": "spans", "mrc": "spans of the passage", "multi_label": "classes"}.get(
-                    kind, "one class"
-                )
+            if field in example.fields and not kind.fits(example.fields[field]):
                 raise DataError(
-                    f"{example.source}: task '{task}' needs {wanted} in '{field}', not {example.fields[field]!r}. Mend the row."
+                    f"{example.source}: task '{task}' needs {kind.wanted_value} in '{field}', not {example.fields[field]!r}. Mend the row."
                 )
 
 
 def task_kinds(config: Config) -> dict[str, str]:
     """Return the kind of each task that is evaluated."""
-    return {name: task.kind for name, task in config.tasks.items() if _is_scored(task)}
+    return {name: task.kind for name, task in config.tasks.items() if is_scored(task)}
 
 
 _OUT_OF_SCOPE = {"dev": "out_of_scope", "test": "out_of_scope_test"}
@@ -227,44 +221,9 @@ def _out_of_scope_examples(config: Config, split: str, splits: Splits) -> dict[s
     texts = {name: splits.examples(name, out_of_scope) for name in splits.data_sets(out_of_scope) if out_of_scope}
     examples: dict[str, list[Example]] = {}
     for name, task in config.tasks.items():
-        if task.kind == "classify" and _is_scored(task):
+        if task_kind(task.kind).detects_out_of_scope and is_scored(task):
             examples[name] = [example for data_set in task.data for example in texts.get(data_set, ())]
     return {name: rows for name, rows in examples.items() if rows}
-
-
-def _is_scored(task: TaskConfig) -> bool:
-    """Auxiliary tasks only shape the encoder; so does masked_lm, whatever it is called."""
-    return not task.auxiliary and task.kind != "masked_lm"
-
-
-def _learn(name: str, task: TaskConfig, examples: Sequence[Example], config: Config, encoder: LoadedEncoder) -> Target:
-    """What a task learns, with the labels that its training examples hold."""
-    field = task.field or ""
-    match task.kind:
-        case "classify":
-            return ClassifyTarget.learn(name, field, examples, role=task.role)
-        case "multi_label":
-            return MultiLabelTarget.learn(name, field, examples, role=task.role, threshold=task.threshold)
-        case "sequence_label":
-            return SequenceLabelTarget.learn(name, field, examples, role=task.role, crf=task.crf)
-        case "match" if task.learning_strategy == "pairwise":
-            return RankTarget.learn(name, field, examples)
-        case "match":
-            return MatchTarget.learn(name, field, examples, match_label=task.match_label)
-        case "mrc":
-            return MrcTarget.learn(
-                name,
-                field,
-                examples,
-                max_length=config.encoder.max_length,
-                max_query_tokens=task.max_query_tokens,
-                doc_stride_tokens=task.doc_stride_tokens,
-                max_answer_tokens=task.max_answer_tokens,
-                n_best=task.n_best,
-                null_threshold=task.null_threshold or 0.0,
-                tokenizer=TextTokenizer(encoder.tokenizer_json, config.encoder.max_length),
-            )
-    return _guessing(name, task, encoder.tokenizer_json, config.train.seed)
 
 
 def _with_match_labels(config: Config, targets: Mapping[str, Target]) -> Config:
@@ -320,7 +279,7 @@ def _assemble(config: Config, encoder: LoadedEncoder, targets: Mapping[str, Targ
     }
     model = MultiTaskModel(encoder.backbone, heads)
     info = describe_encoder(encoder.backbone, encoder.name, encoder.pad_token_id)
-    auxiliary = frozenset(name for name, task in config.tasks.items() if not _is_scored(task))
+    auxiliary = frozenset(name for name, task in config.tasks.items() if not is_scored(task))
     infos = {name: target.info for name, target in targets.items()}
     return TrainedModel(
         model, bare_tokenizer_json(encoder.tokenizer_json), config.encoder.max_length, infos, info, auxiliary

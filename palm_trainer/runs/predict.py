@@ -11,6 +11,7 @@ from palm_trainer.data.example import Example
 from palm_trainer.errors import DataError
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import load_trained
+from palm_trainer.tasks import task_kind
 
 Input = tuple[str, str | None]
 _KEYS = (("text", "question"), ("text_pair", "passage", "context"))
@@ -61,7 +62,7 @@ def with_pairs(texts: Sequence[str], pairs: Sequence[str]) -> list[Input]:
 
 def _check(inputs: Sequence[Input], tasks: Mapping[str, TaskInfo]) -> None:
     """Raises DataError for what is no text, and for an input that no task reads."""
-    reads = {name: info.pairs for name, info in tasks.items() if info.kind != "masked_lm"}
+    reads = {name: info.pairs for name, info in tasks.items() if task_kind(info.kind).is_answered}
     for text, pair in inputs:
         for one in (text, pair or ""):
             if any("\ud800" <= c <= "\udfff" for c in one):

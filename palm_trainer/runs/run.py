@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import TypeVar
 
 from palm_trainer.config.loader import Config
-from palm_trainer.evaluation.evaluate import PRIMARY, Metrics, evaluate, score_of
+from palm_trainer.evaluation.evaluate import Metrics, evaluate, score_of
 from palm_trainer.evaluation.perplexity import perplexities
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import save_trained
@@ -28,6 +28,7 @@ from palm_trainer.runs.fit_decoding import fit_checkpoints
 from palm_trainer.runs.job import Job
 from palm_trainer.runs.job_from_config import job_from_config
 from palm_trainer.runs.resume import Progress, begin, check_alike, restore, save_last
+from palm_trainer.tasks import task_kind
 from palm_trainer.training.loop import Step
 from palm_trainer.training.processes import SINGLE_PROCESS, Processes
 
@@ -235,8 +236,10 @@ class Run:
         if best:
             save_trained(job.trained, job.run / "best")
         for task, kind in job.evaluation.kinds.items() if job.train.checkpoints.best_per_task else ():
-            if task in metrics and metrics[task][PRIMARY[kind]] > progress.best_by_task.get(task, -1.0):
-                progress.best_by_task[task] = metrics[task][PRIMARY[kind]]
+            if task in metrics and metrics[task][task_kind(kind).primary_metric] > progress.best_by_task.get(
+                task, -1.0
+            ):
+                progress.best_by_task[task] = metrics[task][task_kind(kind).primary_metric]
                 save_trained(job.trained, job.run / f"best-{task}")
         if job.train.checkpoints.average_best:
             model, step, most = job.trained.model, job.loop.step, job.train.checkpoints.average_best

@@ -15,6 +15,7 @@ from palm_trainer.errors import ConfigError
 from palm_trainer.model.encoders import encoder_layers, freeze_layers, freeze_unused_rows, rate_factors
 from palm_trainer.model.heads import Head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel
+from palm_trainer.tasks import train_every_embedding
 from palm_trainer.training.balancing import Balancing, SharedParameters, Uncertainty, make_balancing
 from palm_trainer.training.distillation import Distillation, load_teachers, soft_targets
 from palm_trainer.training.loop import TrainingLoop
@@ -90,7 +91,7 @@ def prepare_encoder(train: TrainConfig, trained: TrainedModel, sources: Mapping[
         else None
     )
     freeze_layers(backbone, blocks=train.freeze_layers, embeddings=train.freeze_embeddings)
-    masked = any(info.kind == "masked_lm" for info in trained.tasks.values())
+    masked = train_every_embedding(trained.tasks.values())
     if not train.freeze_embeddings and not masked:
         used = [source.dataset.piece_ids() for source in sources.values()]
         if word_dropout is not None:

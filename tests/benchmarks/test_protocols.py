@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 
 from palm_trainer.config.loader import load_config
-from palm_trainer.evaluation.metrics import accuracy
+from palm_trainer.tasks.metrics import accuracy
 
 LABELS = ("a", "b", "c", "a#b", "b#c", "a#b#c")
 

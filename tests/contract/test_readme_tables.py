@@ -4,12 +4,11 @@ import inspect
 import re
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
+from palm_serve.bundle.manifest import KINDS
 from palm_trainer.api import backbone, head, lr_sched, optimizer, reader
-from palm_trainer.config.loader import TaskConfig
 from palm_trainer.config.rules import FORMAT_OPTIONS
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.writers import WRITERS
@@ -40,7 +39,7 @@ def _names(names: object) -> str:
 
 
 def _components() -> list[str]:
-    kinds = get_args(TaskConfig.model_fields["kind"].annotation)
+    kinds = KINDS
     encoders = f"{_names(PACKAGED)}, `scratch`, a directory or Hub id of any Hugging Face encoder"
     rows = [
         ("`reader`", _names(FORMATS) + " (`format`)", _classes(reader)),

@@ -15,11 +15,11 @@ from palm_serve.types import Spans
 from palm_trainer.config.loader import load_config
 from palm_trainer.data.example import LabelledSpan
 from palm_trainer.evaluation.evaluate import comparable, evaluate
-from palm_trainer.evaluation.metrics import accuracy, span_scores, to_units
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import load_trained
 from palm_trainer.runs.job_from_config import evaluation_sets, task_kinds
 from palm_trainer.runs.run import train
+from palm_trainer.tasks.metrics import accuracy, span_scores, to_units
 
 ROOT = Path(__file__).parents[2]
 SMALL = """

@@ -13,6 +13,7 @@ from palm_trainer.data.targets.match import NEGATIVE
 from palm_trainer.data.targets.multi_label import MultiLabelTarget
 from palm_trainer.data.targets.sequence_label import SequenceLabelTarget, spans_of
 from palm_trainer.errors import DataError, WiringError
+from palm_trainer.tasks import task_kind
 
 LabelMap = str | Path | Mapping[str, int]
 _PREFIXED = re.compile(r"[BIESM]-(.+)")
@@ -71,9 +72,10 @@ def class_target(
 ) -> Target:
     """What a classifier learns: the map's labels; or PALM's numbers 0 to `classes` - 1; or the labels of the data, in alphabetical order."""
     source = examples[0].source.rpartition(":")[0] if examples else ""
-    field = class_field(task, examples, source, several=kind == "multi_label")
-    learn = MultiLabelTarget if kind == "multi_label" else ClassifyTarget
-    learned = learn.learn(task, field, examples, role=role)
+    several = task_kind(kind).learns_several_classes
+    field = class_field(task, examples, source, several=several)
+    target_class = MultiLabelTarget if several else ClassifyTarget
+    learned = target_class.learn(task, field, examples, role=role)
     labels: Sequence[str] = learned.info.labels
     if label_map is not None:
         _check_known(labels, label_map, examples, field)
@@ -89,7 +91,7 @@ def class_target(
         labels = [str(i) for i in range(classes or largest + 1)]
     else:
         check_classes(task, classes, len(labels), f"{source} holds {len(labels)} labels; a label_map may hold more")
-    return learn(task, field, labels, role=role, pairs=learned.info.decode.pairs)
+    return target_class(task, field, labels, role=role, pairs=learned.info.decode.pairs)
 
 
 def tag_target(

@@ -31,6 +31,7 @@ from palm_trainer.data.targets.masked_lm import MaskedLMTarget, MaskVocabulary
 from palm_trainer.data.targets.match import NEGATIVE, MatchTarget, RankTarget
 from palm_trainer.data.targets.mrc import MrcTarget
 from palm_trainer.errors import WiringError
+from palm_trainer.tasks import task_kind
 from palm_trainer.tensors import IGNORE
 
 
@@ -199,7 +200,7 @@ class JointReader(TextReader):
     def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
         """Tags or classes."""
         self._check_kind(task, kind)
-        if kind != "sequence_label":
+        if not task_kind(kind).learns_tags:
             return class_target(task, kind, self.examples, self.intent_map, classes, role)
         tags = self.label_map or tags_of(self.examples)
         check_classes(task, classes, len(tags), f"{self.path} holds {len(tags)} tags")

@@ -19,6 +19,7 @@ from palm_trainer.errors import ConfigError
 from palm_trainer.model.checkpoint import WEIGHTS, checkpoint_directory, load_trained
 from palm_trainer.model.heads.base import SoftTargets
 from palm_trainer.model.multi_task import TrainedModel
+from palm_trainer.tasks import task_kind
 from palm_trainer.tensors import NO_SOFT_TARGET
 from palm_trainer.training.distillation.alignment import realign_tags
 
@@ -58,7 +59,7 @@ def load_teachers(runs: Sequence[Path], student: TrainedModel) -> list[Teacher]:
 
 def find_shared_tasks(trained: TrainedModel, student: TrainedModel) -> list[str]:
     """Tasks of the student that a model can teach."""
-    return [task for task, info in student.tasks.items() if task in trained.tasks and info.kind != "masked_lm"]
+    return [task for task, info in student.tasks.items() if task in trained.tasks and task_kind(info.kind).is_answered]
 
 
 def _check(run: Path, trained: TrainedModel, student: TrainedModel) -> None:
@@ -80,7 +81,7 @@ def _check(run: Path, trained: TrainedModel, student: TrainedModel) -> None:
                 f"{where}: its task '{task}' does not know the label '{missing[0]}' (nor {len(missing) - 1} others), so that it would teach never to say it. "
                 "Train the teacher on the same labels, or remove it."
             )
-        if own.kind == "mrc" and not _cuts_alike(trained, student):
+        if own.windows is not None and not _cuts_alike(trained, student):
             raise ConfigError(
                 f"{where}: its task '{task}' answers by piece of a window, and its encoder cuts text into other pieces than this one's, or takes fewer "
                 f"than encoder.max_length = {student.max_length}. Choose a teacher with the same tokenizer and enough positions."
@@ -138,7 +139,7 @@ def soft_targets(
                     rows[task][i] = row
         model.cpu()
         for task in own:
-            if student.tasks[task].kind == "sequence_label" and not alike:
+            if task_kind(student.tasks[task].kind).learns_tags and not alike:
                 rows[task] = _realigned(rows[task], features, student, inputs, examples, student.tasks[task].labels)
             answers.setdefault(task, []).append(rows[task])
     return {task: [_mean(same) for same in zip(*told, strict=True)] for task, told in answers.items()}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palm_trainer.compare.statistics import ScoreCounts, ScoreDifference, apply_holm_correction, bootstrap_difference
-from palm_trainer.evaluation.metrics import span_scores
+from palm_trainer.tasks.metrics import span_scores
 
 
 def accuracy(right) -> ScoreCounts:

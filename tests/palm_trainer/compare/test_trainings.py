@@ -14,11 +14,12 @@ from palm_trainer.compare.variants import plan_comparison
 from palm_trainer.compare.workers import run_trainings
 from palm_trainer.config.loader import load_config
 from palm_trainer.errors import CheckpointError, PalmError
-from palm_trainer.evaluation.evaluate import PRIMARY, evaluate
+from palm_trainer.evaluation.evaluate import evaluate
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import load_trained
 from palm_trainer.runs.events import Finished, Started
 from palm_trainer.runs.job_from_config import evaluation_sets, job_from_config, task_kinds
+from palm_trainer.tasks import task_kind
 from palm_trainer.training.loop import Step
 
 
@@ -35,7 +36,7 @@ def test_counts_of_a_training_match_its_metrics_json(compared):
         for split, tasks in read_counts(training).items():
             assert set(tasks) <= set(training.variant.config.tasks)
             for task, task_counts in tasks.items():
-                metric = PRIMARY[compared.plan.kinds[task]]
+                metric = task_kind(compared.plan.kinds[task]).primary_metric
                 assert compute_score(task_counts) == pytest.approx(metrics[split][task][metric])
     joint = read_counts(compared.trainings[0])
     assert joint["test"]["intent"]["rows"][:2] == ["travel:0", "travel:1"]
@@ -110,7 +111,7 @@ def test_counts_of_every_task_kind_match_evaluate(kind):
         "reading": 2,
     }
     for task, task_counts in counts.items():
-        assert compute_score(task_counts) == pytest.approx(metrics[task][PRIMARY[kinds[task]]]), task
+        assert compute_score(task_counts) == pytest.approx(metrics[task][task_kind(kinds[task]).primary_metric]), task
     assert counts["rank"]["rows"] == [f"ranks:{i}" for i in range(0, 12, 2)]
 
 

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from palm_serve.decoding.classify import out_of_scope_scores, softmax
 from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.errors import PalmError
-from palm_trainer.evaluation.calibration import calibrate, fit_temperature, log_loss
+from palm_trainer.evaluation.calibration import calibrate, fit_temperature
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import load_trained
 from palm_trainer.runs.run import train
+from palm_trainer.tasks.logit_calibration import log_loss
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palm_serve.bundle.manifest import Decode, TaskInfo
-from palm_trainer.evaluation.metrics import set_scores
-from palm_trainer.evaluation.thresholds import best_label_limit, best_null_limit, with_limit
+from palm_trainer.evaluation.thresholds import with_limit
+from palm_trainer.tasks.metrics import set_scores
+from palm_trainer.tasks.mrc import best_null_limit
+from palm_trainer.tasks.multi_label import best_label_limit
 
 SHARES = st.floats(0, 1, width=32)
 SCORES = st.floats(-20, 20)

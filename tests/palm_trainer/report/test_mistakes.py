@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from palm_serve.types import Answer, Classification, Label, Match, Span, Spans
 from palm_trainer.data.example import Example, LabelledSpan
-from palm_trainer.evaluation.metrics import to_units
-from palm_trainer.report.mistakes import Segment, marked, worst
-from palm_trainer.report.rows import Judged
+from palm_trainer.report.mistakes import worst
+from palm_trainer.tasks import Judged
+from palm_trainer.tasks.metrics import to_units
+from palm_trainer.tasks.mistakes import Segment, marked
 
 
 def plain(segments):

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from palm_serve.types import Answer, Classification, Label, Match, Span, Spans
 from palm_trainer.data.example import Example, LabelledSpan
-from palm_trainer.report.reliability import collect_confidences, group_into_bins
-from palm_trainer.report.rows import Judged
+from palm_trainer.evaluation.evaluate import collect_confidences
+from palm_trainer.report.reliability import group_into_bins
+from palm_trainer.tasks import Judged
 
 POINTS = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50)
 

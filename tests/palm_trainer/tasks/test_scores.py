@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palm_trainer.evaluation.metrics import span_scores
-from palm_trainer.report.scores import (
+from palm_trainer.tasks.metrics import span_scores
+from palm_trainer.tasks.scores import (
     NOTHING,
     confusion,
     label_pairs,

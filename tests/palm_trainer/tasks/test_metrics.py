@@ -9,7 +9,7 @@ from seqeval.metrics.v1 import precision_recall_fscore_support
 from seqeval.scheme import IOB2
 
 from palm_trainer.data.example import LabelledSpan
-from palm_trainer.evaluation.metrics import accuracy, expected_calibration_error, span_scores, to_units
+from palm_trainer.tasks.metrics import accuracy, expected_calibration_error, span_scores, to_units
 
 TAGS = st.sampled_from(["O", "B-a", "I-a", "B-b", "I-b"])
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TypeVar
 
-from palm_trainer.evaluation.metrics import Unit, answer_tokens, reading_scores
+from palm_trainer.tasks.metrics import Unit, answer_tokens, reading_scores
 
 _Item = TypeVar("_Item", bound=Hashable)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palm_trainer.evaluation.metrics import answer_tokens, label_scores, pairwise_accuracy, reading_scores, set_scores
+from palm_trainer.tasks.metrics import answer_tokens, label_scores, pairwise_accuracy, reading_scores, set_scores
 
 
 def test_sets_are_right_whole_or_by_label():

@@ -1,0 +1,167 @@
+"""Task kind: labelled spans of a text, a tag for each token."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.types import FloatArray, Span, Spans, TaskAnswer
+from palm_trainer.config.loader import TaskConfig
+from palm_trainer.data.example import Example, FieldValue, LabelledSpan
+from palm_trainer.data.formats.tags import tags_from_spans
+from palm_trainer.data.targets.sequence_label import SequenceLabelTarget
+from palm_trainer.model.heads.sequence_label import SequenceLabelHead
+from palm_trainer.tasks import scores
+from palm_trainer.tasks.base import Judged, LearnContext, TaskKind
+from palm_trainer.tasks.metrics import Unit, span_scores, to_units, token_accuracy
+from palm_trainer.tasks.mistakes import Segment, Side, marked
+from palm_trainer.tasks.report_tables import LabelTable, ReportTable, SpanErrorTable
+
+
+class SequenceLabelKind(TaskKind):
+    """Spans, compared on the data's own words or characters."""
+
+    name = "sequence_label"
+    head = SequenceLabelHead
+    primary_metric = "f1"
+    learns_tags = True
+    answers_tokens = True
+    calibrates_answers = True
+    wanted_value = "spans"
+    label_noun = "tags"
+    answer_noun = "whole spans"
+    custom_head_options: ClassVar[Mapping[str, Any]] = {"crf": False}
+    """A chain would be the package's own."""
+
+    def fits(self, value: FieldValue) -> bool:
+        """Return True for spans."""
+        return is_spans(value)
+
+    def learn(
+        self, task: str, settings: TaskConfig, examples: Sequence[Example], context: LearnContext
+    ) -> SequenceLabelTarget:
+        """Build the target with the span types of the examples."""
+        return SequenceLabelTarget.learn(task, settings.field or "", examples, role=settings.role, crf=settings.crf)
+
+    def card_labels(self, info: TaskInfo) -> list[str]:
+        """Return the names of the spans."""
+        return sorted({tag[2:] for tag in info.labels if tag.startswith("B-")})
+
+    def compare(self, example: Example, field: str, answer: TaskAnswer) -> tuple[Any, Any]:
+        """Return gold and answered spans over the data's own units."""
+        assert isinstance(answer, Spans)
+        return to_units(gold_spans(example, field), example.words), to_units(_labelled(answer), example.words)
+
+    def outcomes(self, example: Example, field: str, answer: TaskAnswer) -> list[tuple[float, bool]]:
+        """Return the confidence of each answered span, and whether it is right."""
+        assert isinstance(answer, Spans)
+        gold = to_units(gold_spans(example, field), example.words)
+        outcomes = []
+        for span in answer.spans:
+            units = _units_of(span, example)
+            outcomes.append((span.confidence, bool(units) and units <= gold))
+        return outcomes
+
+    def metrics(self, rows: Sequence[Judged], positive: str) -> dict[str, float]:
+        """Return F1 of whole spans, and the accuracy of tags."""
+        tags = [_tags(row) for row in rows]
+        span_metrics = span_scores([row.gold for row in rows], [row.predicted for row in rows])
+        right = token_accuracy([gold for gold, _ in tags], [predicted for _, predicted in tags])
+        return {**span_metrics, "token_accuracy": right}
+
+    def contribution(self, unit: Sequence[Judged]) -> tuple[float, float]:
+        """Return twice the hits, and the number of gold and answered spans: parts of F1."""
+        row = unit[0]
+        return 2.0 * len(row.gold & row.predicted), float(len(row.gold) + len(row.predicted))
+
+    def tables(self, rows: Sequence[Judged]) -> list[ReportTable]:
+        """Return scores of the span types, and how spans go wrong."""
+        # one example's spans of a type are told apart by where they are
+        label_scores = scores.label_scores(((row.gold, row.predicted) for row in rows), lambda unit: unit[2])
+        errors, pairs = scores.span_errors((row.gold, row.predicted, row.example.words is not None) for row in rows)
+        return [LabelTable("Span types", label_scores), SpanErrorTable(errors, pairs)]
+
+    def error_confidence(self, row: Judged) -> float | None:
+        """Return the confidence of the surest wrong span, or None where spans were only missed."""
+        assert isinstance(row.answer, Spans)
+        return max((span.confidence for span in row.answer.spans if not _is_gold(span, row)), default=None)
+
+    def sides(self, row: Judged) -> tuple[Side, Side, tuple[Segment, ...]]:
+        """Return the text twice, with gold and with answered spans marked."""
+        assert isinstance(row.answer, Spans)
+        gold = []
+        for span in sorted(gold_spans(row.example, row.field), key=lambda span: span.start):
+            status = "right" if to_units([span], row.example.words) <= row.predicted else "missed"
+            gold.append((span.start, span.end, Segment("", span.label, status)))
+        answered = []
+        for answer in row.answer.spans:
+            status = "right" if _is_gold(answer, row) else "wrong"
+            answered.append((answer.start, answer.end, Segment("", answer.name, status, answer.confidence)))
+        text = row.example.text
+        return Side(marked(text, gold)), Side(marked(text, answered)), ()
+
+    def palm_record(
+        self, example: Example, index: int, info: TaskInfo, answer: Any, logits: FloatArray | None
+    ) -> dict[str, Any]:
+        """Return tags of the words (of what white space parts, where the data has none), their ids, and the spans."""
+        words = _split_words(example) if example.words is None else example.words
+        tags = tags_from_spans(_labelled(answer), words)
+        return {
+            "label": [info.labels.index(tag) for tag in tags],
+            "tags": tags,
+            "words": [example.text[start:end] for start, end in words],
+            "spans": [_span_record(span) for span in answer.spans],
+        }
+
+
+def is_spans(value: FieldValue) -> bool:
+    """Return True for a field that holds spans, or none."""
+    return isinstance(value, tuple) and all(isinstance(item, LabelledSpan) for item in value)
+
+
+def gold_spans(example: Example, field: str) -> list[LabelledSpan]:
+    """Return the spans of a field."""
+    return [item for item in example.fields[field] if isinstance(item, LabelledSpan)]
+
+
+def _labelled(answer: Spans) -> list[LabelledSpan]:
+    return [LabelledSpan(span.start, span.end, span.name) for span in answer.spans]
+
+
+def _units_of(span: Span, example: Example) -> frozenset[Unit]:
+    return to_units([LabelledSpan(span.start, span.end, span.name)], example.words)
+
+
+def _is_gold(span: Span, row: Judged) -> bool:
+    return _units_of(span, row.example).issubset(row.gold)
+
+
+def _tags(row: Judged) -> tuple[list[str], list[str]]:
+    """Return gold and predicted tags of the data's own words; of characters, where it has none."""
+    assert isinstance(row.answer, Spans)
+    words = row.example.words
+    if words is None:
+        text = row.example.text
+        words = tuple((i, i + 1) for i, character in enumerate(text) if not character.isspace())
+    gold = tags_from_spans(gold_spans(row.example, row.field), words)
+    return gold, tags_from_spans(_labelled(row.answer), words)
+
+
+def _split_words(example: Example) -> tuple[tuple[int, int], ...]:
+    """Return the ranges of the words between white space."""
+    words = []
+    end = 0
+    for word in example.text.split():
+        start = example.text.index(word, end)
+        end = start + len(word)
+        words.append((start, end))
+    return tuple(words)
+
+
+def _span_record(span: Span) -> dict[str, Any]:
+    return {
+        "label": span.name,
+        "value": span.value,
+        "start": span.start,
+        "end": span.end,
+        "confidence": span.confidence,
+    }
