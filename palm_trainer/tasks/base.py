@@ -51,7 +51,7 @@ class TaskKind:
     name: ClassVar[str]
     head: ClassVar[type[Head]]
     primary_metric: ClassVar[str] = "accuracy"
-    """Metric that stands for a task of the kind. Higher is better."""
+    """Metric that stands for a task of the kind, a fraction from 0 to 1. Higher is better."""
     is_answered: ClassVar[bool] = True
     """False for a kind that only shapes the encoder: it is never evaluated with answers, exported or served."""
     trains_every_embedding: ClassVar[bool] = False
@@ -151,7 +151,7 @@ class TaskKind:
         return []
 
     def metrics(self, rows: Sequence[Judged], positive: str) -> dict[str, float]:
-        """Return the task's metrics.
+        """Return the task's metrics, fractions from 0 to 1.
 
         Args:
             rows: its judged examples, at least one.
