@@ -69,8 +69,7 @@ class Pipeline:
 
     def check(self, request: TextRequest) -> tuple[str, ...]:
         """The tasks that answer a request: those it names, or all that read a single text. Raises InvalidRequest."""
-        if not request.text.strip():
-            raise InvalidRequest("the text is empty; send at least one character that is not white space", "text")
+        check_not_blank(request.text, "text")
         for name in request.tasks:
             if name not in self._tasks:
                 have = ", ".join(self._tasks)
@@ -298,3 +297,10 @@ class Pipeline:
         apart: list[tuple[str, ...]] = [(task,) for task in example.answers if task in self._windows]
         rest = tuple(task for task in example.answers if task not in self._windows)
         return [rest, *apart] if rest else apart
+
+
+def check_not_blank(text: str, field: str) -> None:
+    """Check that a text has a visible character. Raises InvalidRequest with the name of the field."""
+    if not text or text.isspace():
+        content = "a blank text" if text else "an empty text"
+        raise InvalidRequest(f"{field} must have at least one visible character, got {content}. Send some text.", field)

@@ -1,1 +1,1 @@
-"""The gRPC door: bytes in, messages out. The server's only importer of grpc; it knows no engine and no tokenizer."""
+"""gRPC server: services, call handling, access control, message conversion and transport."""

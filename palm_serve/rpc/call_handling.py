@@ -1,7 +1,7 @@
-"""What happens around every call: readiness, admission, parsing, request id, deadline, status.
+"""Handling of every call: readiness, admission, parsing, request id, deadline and status.
 
-Services see messages and raise errors. Handlers take bytes and parse inside: grpc's own deserializer would answer a
-message that does not parse with UNKNOWN and a class name.
+Services receive messages and raise errors. The handlers receive bytes and parse them, because the deserializer of grpc would
+answer an invalid message with UNKNOWN and a class name.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import DecodeError, Message
 
 from palm_serve.errors import InvalidRequest, Overloaded
-from palm_serve.rpc.access.admission import Client, Gate
+from palm_serve.rpc.access.admission import AdmissionControl, RemoteClient
 from palm_serve.rpc.access.tokens import Scope
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.messages.status import Failure, failure
@@ -33,30 +33,30 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID_KEY = "x-request-id"
 SESSION_ID_KEY = "x-session-id"
-"""Of a dialogue: all its turns are answered by the same version while shares stay as they are."""
+"""Id of a dialogue. All its turns are answered by the same version while the traffic shares stay the same."""
 _REQUEST_ID_BYTES = 256
-_LONGEST = {
+_MAX_METADATA_LENGTHS = {
     REQUEST_ID_KEY: _REQUEST_ID_BYTES,
     SESSION_ID_KEY: _REQUEST_ID_BYTES,
-    # Of W3C Trace Context: the caller's place in a trace.
+    # W3C Trace Context of the caller.
     "traceparent": 128,
     "tracestate": 512,
 }
-"""Metadata that is read, and its longest value."""
-_TOLD = 32
-"""Answers of a call that are told one by one: a stream may hold any number."""
+"""Metadata keys that are read, and the maximum length of their values. Longer values are ignored."""
+_MAX_RECORDED_ANSWERS = 32
+"""Number of answers of a call that are recorded one by one. A stream may have any number."""
 
 M = TypeVar("M", bound=Message)
 
 
 @dataclass(slots=True)
 class Call:
-    """One call in flight. `deadline` is on the `time.monotonic()` clock, in seconds."""
+    """One call in flight. `deadline` is in seconds on the clock of `time.monotonic()`."""
 
     request_id: str
     deadline: float | None
     session_id: str = ""
-    client: Client | None = None
+    client: RemoteClient | None = None
     traceparent: str = ""
     tracestate: str = ""
     texts: int = 0
@@ -64,20 +64,23 @@ class Call:
     request_bytes: int = 0
     response_bytes: int = 0
 
-    def answered_by(self, model: "LoadedModel", answer: Prediction) -> None:
-        """Tells who answered one of its texts."""
+    def record_answer(self, model: "LoadedModel", prediction: Prediction) -> None:
+        """Record the version that answered one text of the call."""
         self.texts += 1
-        if len(self.answered) < _TOLD:
-            self.answered.append(AnsweredText(model.name, model.version, answer.timings))
+        if len(self.answered) < _MAX_RECORDED_ANSWERS:
+            self.answered.append(AnsweredText(model.name, model.version, prediction.timings))
 
-    def holds(self, requests: int) -> None:
-        """Tells how many requests came in one message, for the client's rate."""
+    def charge_requests(self, requests: int) -> None:
+        """Charge the number of requests in one message to the client's rate. The first one is already charged."""
         if self.client is not None:
             self.client.spend(requests - 1)
 
-    def key(self, own_id: str = "") -> str:
-        """What decides which version answers, where a share of the requests goes to another; `own_id` is that of a request within the call."""
-        return self.session_id or own_id or self.request_id
+    def routing_key(self, item_id: str = "") -> str:
+        """Return the key by which a canary's share of the requests is chosen.
+
+        It is the session id, else the id of a request within the call (`item_id`), else the request id of the call.
+        """
+        return self.session_id or item_id or self.request_id
 
 
 Observe = Callable[[CallRecord], None]
@@ -85,55 +88,79 @@ Send = Callable[[Message], Awaitable[None]]
 StreamMethod = Callable[[AsyncIterator[bytes], Call, Send], Awaitable[None]]
 
 
-def decode(kind: type[M], data: bytes) -> M:
-    """Parses a request. Raises InvalidRequest, also where a string is not UTF-8."""
+def decode(message_class: type[M], data: bytes) -> M:
+    """Parse a message. Raises InvalidRequest, also if a string is not UTF-8."""
     try:
-        message: M = kind.FromString(data)
+        message: M = message_class.FromString(data)
     except (DecodeError, UnicodeDecodeError):
-        name = kind.DESCRIPTOR.full_name
+        name = message_class.DESCRIPTOR.full_name
         raise InvalidRequest(
-            f"the {len(data):,} bytes received are not a {name} message, or a string in it is not UTF-8"
+            f"the request must be a message of type {name} with UTF-8 strings, got {len(data):,} other bytes. "
+            "Generate the client from this server's .proto files."
         ) from None
     return message
 
 
-def request_id(given: str) -> str:
-    """The client's own id, or a new one. Raises InvalidRequest when it is too long to be echoed in a header."""
-    if len(given.encode()) > _REQUEST_ID_BYTES:
+def request_id(client_id: str) -> str:
+    """Return the client's request id, or a new one if it is empty.
+
+    Raises:
+        InvalidRequest: if the id is too long to be returned in a header.
+    """
+    size = len(client_id.encode())
+    if size > _REQUEST_ID_BYTES:
         raise InvalidRequest(
-            f"request_id has {len(given.encode()):,} bytes; the limit is {_REQUEST_ID_BYTES}", "request_id"
+            f"request_id must have at most {_REQUEST_ID_BYTES} bytes, got {size:,}. Use a shorter id.", "request_id"
         )
-    return given or uuid.uuid4().hex
+    return client_id or uuid.uuid4().hex
 
 
-class Calls:
-    """Makes grpc handlers of service methods. `observe` is told of every call that has ended."""
+class HandlerFactory:
+    """Creates grpc handlers from the methods of services.
+
+    Args:
+        lifecycle: state of the server and its calls in flight.
+        admission: identifies clients and enforces their limits.
+        observe: called with the record of every finished call.
+        log_text: log requests at level info.
+    """
 
     def __init__(
-        self, lifecycle: Lifecycle, gate: Gate, observe: Observe | None = None, log_text: bool = False
+        self,
+        lifecycle: Lifecycle,
+        admission: AdmissionControl,
+        observe: Observe | None = None,
+        log_text: bool = False,
     ) -> None:
         self._lifecycle = lifecycle
-        self._gate = gate
+        self._admission = admission
         self._observe = observe
         self._log_text = log_text
         self._service = ""
 
-    def of(self, service: str) -> "Calls":
-        """The same for the methods of one service, by its full name."""
-        mine = copy.copy(self)
-        mine._service = service
-        return mine
+    def for_service(self, service: str) -> "HandlerFactory":
+        """Return a factory for the methods of a service, given by its full name."""
+        factory = copy.copy(self)
+        factory._service = service
+        return factory
 
     def unary(
-        self, name: str, kind: type[M], method: Callable[[M, Call], Awaitable[Message]], scope: Scope
+        self, name: str, message_class: type[M], method: Callable[[M, Call], Awaitable[Message]], scope: Scope
     ) -> grpc.RpcMethodHandler:
-        """One request, one response. Methods of the scope `health` answer also while the server loads."""
+        """Create a handler with one request and one response.
+
+        Args:
+            name: name of the method.
+            message_class: class of the request.
+            method: method of the service.
+            scope: scope that the method requires. With Scope.HEALTH it is also answered while the server loads.
+        """
 
         async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            async with self._around(name, context, scope) as call:
+            async with self._handle_call(name, context, scope) as call:
                 call.request_bytes = len(data)
-                request = decode(kind, data)
-                call.request_id = request_id(_own_id(request) or call.request_id)
+                request = decode(message_class, data)
+                call.request_id = request_id(_message_id(request) or call.request_id)
                 if self._log_text:
                     log.info("request %s: %s", call.request_id, MessageToJson(request, indent=None, ensure_ascii=False))
                 response: bytes = (await method(request, call)).SerializeToString()
@@ -143,83 +170,116 @@ class Calls:
         return grpc.unary_unary_rpc_method_handler(handle)
 
     def stream(self, name: str, method: StreamMethod, scope: Scope) -> grpc.RpcMethodHandler:
-        """Many requests, many responses. The method gets the raw messages and a function that sends a response."""
+        """Create a handler with streams of requests and responses.
+
+        Args:
+            name: name of the method.
+            method: method of the service, called with the serialized messages, the call and a function that sends a response.
+            scope: scope that the method requires.
+        """
 
         async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-            async with self._around(name, context, scope, stream=True) as call:
-                await method(self._gate.paced(messages, context, scope), call, _sender(context))
+            async with self._handle_call(name, context, scope, stream=True) as call:
+                await method(self._admission.paced(messages, context, scope), call, _sender(context))
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
     def watch(
-        self, name: str, kind: type[M], method: Callable[[M, Send], Awaitable[None]], scope: Scope
+        self, name: str, message_class: type[M], method: Callable[[M, Send], Awaitable[None]], scope: Scope
     ) -> grpc.RpcMethodHandler:
-        """One request, open-ended responses."""
+        """Create a handler with one request and an open-ended stream of responses.
+
+        Args:
+            name: name of the method.
+            message_class: class of the request.
+            method: method of the service, called with the request and a function that sends a response.
+            scope: scope that the method requires.
+        """
 
         async def handle(data: bytes, context: grpc.aio.ServicerContext) -> None:
-            async with self._around(name, context, scope, stream=True):
-                await method(decode(kind, data), _sender(context))
+            async with self._handle_call(name, context, scope, stream=True):
+                await method(decode(message_class, data), _sender(context))
 
         return grpc.unary_stream_rpc_method_handler(handle)
 
-    def foreign(
-        self, name: str, method: Callable[[AsyncIterator[M], Any], AsyncIterator[Message]], kind: type[M], scope: Scope
+    def library_stream(
+        self,
+        name: str,
+        method: Callable[[AsyncIterator[M], Any], AsyncIterator[Message]],
+        message_class: type[M],
+        scope: Scope,
     ) -> grpc.RpcMethodHandler:
-        """Many requests, many responses, answered by another's servicer; the stream ends when the server drains."""
+        """Create a handler for a stream method of a library's servicer. The stream ends when the server drains.
+
+        Args:
+            name: name of the method.
+            method: method of the servicer.
+            message_class: class of the requests.
+            scope: scope that the method requires.
+        """
 
         async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-            async with self._around(name, context, scope, stream=True), self._lifecycle.stream():
-                requests = (decode(kind, data) async for data in self._gate.paced(messages, context, scope))
+            async with self._handle_call(name, context, scope, stream=True), self._lifecycle.stream():
+                requests = (
+                    decode(message_class, data) async for data in self._admission.paced(messages, context, scope)
+                )
                 async for response in method(requests, context):
                     await _sender(context)(response)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
     @asynccontextmanager
-    async def _around(
+    async def _handle_call(
         self, name: str, context: grpc.aio.ServicerContext, scope: Scope, stream: bool = False
     ) -> AsyncIterator[Call]:
-        """Around one call: what it raises becomes its status. Cancellation passes, or grpc.aio would leak the call."""
-        began_ns, call, code, reason = time.perf_counter_ns(), _call(context), grpc.StatusCode.CANCELLED, ""
+        """Admit one call, convert its errors into a status, and record its end.
+
+        Cancellation is raised again, because grpc.aio leaks a cancelled call otherwise.
+        """
+        started_ns = time.perf_counter_ns()
+        call = _new_call(context)
+        code = grpc.StatusCode.CANCELLED
+        reason = ""
         failed: Failure | None = None
         try:
-            call.client = self._gate.identify(context, scope)
-            with self._gate.admit(call.client, scope), self._lifecycle.call():
+            call.client = self._admission.identify(context, scope)
+            with self._admission.admit(call.client, scope), self._lifecycle.call():
                 if scope is not Scope.HEALTH:
                     self._lifecycle.check()
                 yield call
             code = grpc.StatusCode.OK
         except asyncio.CancelledError:
-            # The client left, or grpc ended the call at its deadline.
+            # The client has disconnected, or grpc ended the call at its deadline.
             if call.deadline is not None and time.monotonic() >= call.deadline:
                 code = grpc.StatusCode.DEADLINE_EXCEEDED
             raise
         except Exception as error:
             failed = failure(error, call.request_id)
             code = failed.code
-            call.client = call.client or self._gate.stranger(context)
+            call.client = call.client or self._admission.client_from_address(context)
             reason = error.reason if isinstance(error, Overloaded) else ""
         finally:
             if self._observe is not None:
-                self._observe(self._record(name, scope, call, code, reason, stream, began_ns))
+                self._observe(self._record(name, scope, call, code, reason, stream, started_ns))
         if failed is not None:
-            with _news_on_its_way():
-                await context.abort(failed.code, failed.message, (*_echo(call), *failed.trailing_metadata()))
-        context.set_trailing_metadata(_echo(call))
+            with _failed_write_as_cancellation():
+                metadata = (*_request_id_metadata(call), *failed.trailing_metadata())
+                await context.abort(failed.code, failed.message, metadata)
+        context.set_trailing_metadata(_request_id_metadata(call))
 
     def _record(
-        self, name: str, scope: Scope, call: Call, code: grpc.StatusCode, reason: str, stream: bool, began_ns: int
+        self, name: str, scope: Scope, call: Call, code: grpc.StatusCode, reason: str, stream: bool, started_ns: int
     ) -> CallRecord:
-        now = time.perf_counter_ns()
+        now_ns = time.perf_counter_ns()
         return CallRecord(
             method=name,
             service=self._service,
             code=code.name,
             number=int(code.value[0]),
-            seconds=(now - began_ns) / 1e9,
-            ended_ns=now,
+            seconds=(now_ns - started_ns) / 1e9,
+            ended_ns=now_ns,
             request_id=call.request_id,
-            client="nobody known" if call.client is None else call.client.name,
+            client="unknown" if call.client is None else call.client.name,
             health=scope is Scope.HEALTH,
             stream=stream,
             draining=self._lifecycle.state in (State.DRAINING, State.STOPPING),
@@ -233,44 +293,46 @@ class Calls:
         )
 
 
-def _own_id(message: Message) -> str:
-    """The id that a request carries: `request_id` in `palm_serve.v1`, `id` in the Open Inference Protocol."""
+def _message_id(message: Message) -> str:
+    """Return the id of a request message: `request_id` in `palm_serve.v1`, `id` in the Open Inference Protocol."""
     return str(getattr(message, "request_id", "") or getattr(message, "id", ""))
 
 
 def _sender(context: grpc.aio.ServicerContext) -> Send:
     async def send(message: Message) -> None:
-        with _news_on_its_way():
+        with _failed_write_as_cancellation():
             await context.write(message.SerializeToString())
 
     return send
 
 
 @contextmanager
-def _news_on_its_way() -> Iterator[None]:
-    """Around what is sent: it cannot be where the client has left, and that is told only by what cancels the call a moment later."""
+def _failed_write_as_cancellation() -> Iterator[None]:
+    """Treat a failed write as cancellation: gRPC raises InternalError when the client has disconnected."""
     try:
         yield
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None
 
 
-def _call(context: grpc.aio.ServicerContext) -> Call:
-    given = dict.fromkeys(_LONGEST, "")
+def _new_call(context: grpc.aio.ServicerContext) -> Call:
+    values = dict.fromkeys(_MAX_METADATA_LENGTHS, "")
     for key, value in context.invocation_metadata() or ():
-        if key in given and isinstance(value, str) and not given[key] and len(value) <= _LONGEST[key]:
-            given[key] = value
-    remaining = context.time_remaining()
+        if key in values and isinstance(value, str) and not values[key] and len(value) <= _MAX_METADATA_LENGTHS[key]:
+            values[key] = value
+    remaining_s = context.time_remaining()
     return Call(
-        given[REQUEST_ID_KEY] or uuid.uuid4().hex,
-        None if remaining is None else time.monotonic() + remaining,
-        given[SESSION_ID_KEY],
-        traceparent=given["traceparent"],
-        tracestate=given["tracestate"],
+        values[REQUEST_ID_KEY] or uuid.uuid4().hex,
+        None if remaining_s is None else time.monotonic() + remaining_s,
+        values[SESSION_ID_KEY],
+        traceparent=values["traceparent"],
+        tracestate=values["tracestate"],
     )
 
 
-def _echo(call: Call) -> tuple[tuple[str, str], ...]:
-    # A header holds printable ASCII only; what else an id holds is percent-encoded.
-    plain = call.request_id.isascii() and call.request_id.isprintable()
-    return ((REQUEST_ID_KEY, call.request_id if plain else urllib.parse.quote(call.request_id)),)
+def _request_id_metadata(call: Call) -> tuple[tuple[str, str], ...]:
+    """Return the request id as metadata. It is percent-encoded unless it is printable ASCII, as headers require."""
+    value = call.request_id
+    if not (value.isascii() and value.isprintable()):
+        value = urllib.parse.quote(value)
+    return ((REQUEST_ID_KEY, value),)

@@ -1,4 +1,4 @@
-"""All services on one grpc server."""
+"""The grpc server with all services."""
 
 from typing import TYPE_CHECKING
 
@@ -9,25 +9,31 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from palm_serve.config import ServeOptions
 from palm_serve.oip import inference_pb2 as oip
-from palm_serve.rpc.access.admission import Gate
+from palm_serve.rpc.access.admission import AdmissionControl
 from palm_serve.rpc.access.tokens import Scope, Tokens
-from palm_serve.rpc.call_handling import Calls, Observe
+from palm_serve.rpc.call_handling import HandlerFactory, Observe
 from palm_serve.rpc.lifecycle import Lifecycle
 from palm_serve.rpc.oip.service import SERVICE as OPEN_INFERENCE
-from palm_serve.rpc.oip.service import OpenInference
+from palm_serve.rpc.oip.service import OpenInferenceService
 from palm_serve.rpc.services import channelz
-from palm_serve.rpc.services.dialogue import Dialogue
-from palm_serve.rpc.services.health import Health
-from palm_serve.rpc.services.models import Models
-from palm_serve.rpc.services.prediction import Prediction
+from palm_serve.rpc.services.dialogue import DialogueService
+from palm_serve.rpc.services.health import HealthService
+from palm_serve.rpc.services.models import ModelsService
+from palm_serve.rpc.services.prediction import PredictionService
 from palm_serve.rpc.transport.channel_options import channel_options
 from palm_serve.v1 import palm_pb2 as pb
 
 if TYPE_CHECKING:
     from palm_serve.registry import Registry, Watcher
 
+DIALOGUE = "palm_serve.v1.DialogueUnderstanding"
+PREDICTION = "palm_serve.v1.Prediction"
+MODELS = "palm_serve.v1.Models"
 HEALTH = "grpc.health.v1.Health"
-DIALOGUE, PREDICTION, MODELS = (f"palm_serve.v1.{name}" for name in ("DialogueUnderstanding", "Prediction", "Models"))
+_REFLECTION_NAMES = (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
+"""Names of server reflection. v1 differs from v1alpha only in its name, and newer clients try it first."""
+
+Methods = dict[str, grpc.RpcMethodHandler]
 
 
 def make_server(
@@ -38,73 +44,98 @@ def make_server(
     tokens: Tokens | None = None,
     folder: "Watcher | None" = None,
 ) -> grpc.aio.Server:
-    """A server with every service, bound to no port yet. Needs a running loop.
+    """Create a server with all services. It listens on no port yet, and needs a running event loop.
 
     Args:
-        observe: is told of each call.
-        tokens: None: anyone may call.
-        folder: where LoadModel looks names up; None: nowhere.
+        registry: the models.
+        options: the options of the server.
+        lifecycle: state of the server and its calls in flight.
+        observe: called with the record of every finished call.
+        tokens: access tokens. None: anyone may call.
+        folder: directory from which LoadModel loads models by name. None: LoadModel is refused.
     """
     server = grpc.aio.server(options=channel_options(options))
-    calls = Calls(lifecycle, Gate(options, tokens), observe, options.log_text)
-    dialogue, prediction = Dialogue(registry, options.limits, lifecycle), Prediction(registry, options.limits)
-    models, health = Models(registry, options, folder), Health(registry, lifecycle)
-    parsing, predicting, managing, checking = map(calls.of, (DIALOGUE, PREDICTION, MODELS, HEALTH))
-    services = {
-        DIALOGUE: {
-            "Parse": parsing.unary("Parse", pb.ParseRequest, dialogue.parse, Scope.PARSE),
-            "ParseBatch": parsing.unary("ParseBatch", pb.ParseBatchRequest, dialogue.parse_batch, Scope.PARSE),
-            "ParseStream": parsing.stream("ParseStream", dialogue.parse_stream, Scope.PARSE),
-        },
-        PREDICTION: {"Predict": predicting.unary("Predict", pb.PredictRequest, prediction.predict, Scope.PARSE)},
-        MODELS: {
-            "ListModels": managing.unary("ListModels", pb.ListModelsRequest, models.list_models, Scope.READ),
-            "GetModel": managing.unary("GetModel", pb.GetModelRequest, models.get_model, Scope.READ),
-            "LoadModel": managing.unary("LoadModel", pb.LoadModelRequest, models.load_model, Scope.CONTROL),
-            "UnloadModel": managing.unary("UnloadModel", pb.UnloadModelRequest, models.unload_model, Scope.CONTROL),
-        },
-        HEALTH: _health(health, checking),
-        OPEN_INFERENCE: OpenInference(registry, options, lifecycle, models, health).handlers(calls.of(OPEN_INFERENCE)),
+    factory = HandlerFactory(lifecycle, AdmissionControl(options, tokens), observe, options.log_text)
+    models = ModelsService(registry, options, folder)
+    health = HealthService(registry, lifecycle)
+    open_inference = OpenInferenceService(registry, options, lifecycle, models, health)
+    services: dict[str, Methods] = {
+        DIALOGUE: _dialogue(DialogueService(registry, options.limits, lifecycle), factory.for_service(DIALOGUE)),
+        PREDICTION: _prediction(PredictionService(registry, options.limits), factory.for_service(PREDICTION)),
+        MODELS: _models(models, factory.for_service(MODELS)),
+        HEALTH: _health(health, factory.for_service(HEALTH)),
+        OPEN_INFERENCE: open_inference.handlers(factory.for_service(OPEN_INFERENCE)),
     }
     if options.channelz:
-        asking = calls.of(channelz.SERVICE)
-        services[channelz.SERVICE] = {
-            method.name: asking.unary(method.name, method.request, method, Scope.READ) for method in channelz.methods()
-        }
-    server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler(service, methods) for service, methods in services.items()]
-    )
-    server.add_generic_rpc_handlers(
-        _reflection((*services, reflection.SERVICE_NAME), calls.of(reflection.SERVICE_NAME))
-    )
+        services[channelz.SERVICE] = _channelz(factory.for_service(channelz.SERVICE))
+    for service, methods in services.items():
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, methods)])
+    names = (*services, reflection.SERVICE_NAME)
+    server.add_generic_rpc_handlers(_reflection(names, factory.for_service(reflection.SERVICE_NAME)))
     return server
 
 
 def make_health_server(registry: "Registry", options: ServeOptions, lifecycle: Lifecycle) -> grpc.aio.Server:
-    """A server that tells health to anyone and nothing else, bound to no port yet. Needs a running loop."""
+    """Create a server that answers health checks without a token. It listens on no port yet, and needs a running event loop.
+
+    Args:
+        registry: the models.
+        options: the options of the server.
+        lifecycle: state of the server.
+    """
     server = grpc.aio.server(options=channel_options(options))
-    methods = _health(Health(registry, lifecycle), Calls(lifecycle, Gate(options)).of(HEALTH))
+    factory = HandlerFactory(lifecycle, AdmissionControl(options)).for_service(HEALTH)
+    methods = _health(HealthService(registry, lifecycle), factory)
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(HEALTH, methods)])
     return server
 
 
-def _health(health: Health, calls: Calls) -> dict[str, grpc.RpcMethodHandler]:
+def _dialogue(dialogue: DialogueService, factory: HandlerFactory) -> Methods:
     return {
-        "Check": calls.unary("Check", health_pb2.HealthCheckRequest, health.check, Scope.HEALTH),
-        "Watch": calls.watch("Watch", health_pb2.HealthCheckRequest, health.watch, Scope.HEALTH),
+        "Parse": factory.unary("Parse", pb.ParseRequest, dialogue.parse, Scope.PARSE),
+        "ParseBatch": factory.unary("ParseBatch", pb.ParseBatchRequest, dialogue.parse_batch, Scope.PARSE),
+        "ParseStream": factory.stream("ParseStream", dialogue.parse_stream, Scope.PARSE),
     }
 
 
-def _reflection(names: tuple[str, ...], calls: Calls) -> list[grpc.GenericRpcHandler]:
-    """Server reflection under both its names: v1 differs in nothing but the name, and newer clients ask it first."""
-    # Of its own, because one service's messages are not in the default pool.
+def _prediction(prediction: PredictionService, factory: HandlerFactory) -> Methods:
+    return {"Predict": factory.unary("Predict", pb.PredictRequest, prediction.predict, Scope.PARSE)}
+
+
+def _models(models: ModelsService, factory: HandlerFactory) -> Methods:
+    return {
+        "ListModels": factory.unary("ListModels", pb.ListModelsRequest, models.list_models, Scope.READ),
+        "GetModel": factory.unary("GetModel", pb.GetModelRequest, models.get_model, Scope.READ),
+        "LoadModel": factory.unary("LoadModel", pb.LoadModelRequest, models.load_model, Scope.CONTROL),
+        "UnloadModel": factory.unary("UnloadModel", pb.UnloadModelRequest, models.unload_model, Scope.CONTROL),
+    }
+
+
+def _health(health: HealthService, factory: HandlerFactory) -> Methods:
+    return {
+        "Check": factory.unary("Check", health_pb2.HealthCheckRequest, health.check, Scope.HEALTH),
+        "Watch": factory.watch("Watch", health_pb2.HealthCheckRequest, health.watch, Scope.HEALTH),
+    }
+
+
+def _channelz(factory: HandlerFactory) -> Methods:
+    methods: Methods = {}
+    for method in channelz.methods():
+        methods[method.name] = factory.unary(method.name, method.request, method, Scope.READ)
+    return methods
+
+
+def _reflection(names: tuple[str, ...], factory: HandlerFactory) -> list[grpc.GenericRpcHandler]:
+    """Create the handlers of server reflection for the services `names`."""
+    # A pool of its own, because the messages of the Open Inference Protocol are not in the default pool.
     pool = DescriptorPool()
-    more = channelz.files() if channelz.SERVICE in names else []
-    for file in (*more, *(module.DESCRIPTOR for module in (pb, health_pb2, reflection_pb2, oip))):
+    files = channelz.files() if channelz.SERVICE in names else []
+    files += [module.DESCRIPTOR for module in (pb, health_pb2, reflection_pb2, oip)]
+    for file in files:
         pool.AddSerializedFile(file.serialized_pb)
-    answer = reflection.aio.ReflectionServicer(names, pool).ServerReflectionInfo
-    handler = calls.foreign("ServerReflectionInfo", answer, reflection_pb2.ServerReflectionRequest, Scope.READ)
-    return [
-        grpc.method_handlers_generic_handler(service, {"ServerReflectionInfo": handler})
-        for service in (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
-    ]
+    method = reflection.aio.ReflectionServicer(names, pool).ServerReflectionInfo
+    handler = factory.library_stream("ServerReflectionInfo", method, reflection_pb2.ServerReflectionRequest, Scope.READ)
+    handlers: list[grpc.GenericRpcHandler] = []
+    for service in _REFLECTION_NAMES:
+        handlers.append(grpc.method_handlers_generic_handler(service, {"ServerReflectionInfo": handler}))
+    return handlers

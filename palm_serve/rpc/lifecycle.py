@@ -1,4 +1,4 @@
-"""Where a server stands between start and stop, and what it still has to finish."""
+"""Lifecycle of a server: its state, its calls in flight and its open streams."""
 
 import asyncio
 import time
@@ -8,11 +8,14 @@ from enum import Enum
 
 from palm_serve.errors import Unavailable
 
-_ENDED = "the server is shutting down: open the stream again, another replica can answer"
+_STREAM_ENDED = "the server is shutting down. Open the stream again: another replica can answer."
 
 
 class State(Enum):
-    """LOADING: calls are refused. DRAINING: health says so already, calls are still answered. STOPPING: new calls are refused."""
+    """States of a server.
+
+    LOADING: calls are refused. DRAINING: health checks report NOT_SERVING, calls are answered. STOPPING: new calls are refused.
+    """
 
     LOADING = 0
     SERVING = 1
@@ -21,21 +24,21 @@ class State(Enum):
 
 
 class Lifecycle:
-    """State, calls in flight and open streams of one server. Belongs to one event loop."""
+    """State, calls in flight and open streams of one server. It belongs to one event loop."""
 
     def __init__(self) -> None:
         self._state = State.LOADING
         self._changed = asyncio.Event()
         self._in_flight = 0
-        self._begun = 0
+        self._calls_started = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._ended = False
+        self._streams_ended = False
         self._streams: set[asyncio.Timeout] = set()
 
     @property
     def state(self) -> State:
-        """The current state; setting it wakes those who wait for a change."""
+        """Return the current state. Setting it wakes the tasks that wait in `change`."""
         return self._state
 
     @state.setter
@@ -45,14 +48,14 @@ class Lifecycle:
         self._changed = asyncio.Event()
 
     def check(self) -> None:
-        """Raises Unavailable where new calls are refused."""
+        """Check that new calls are accepted. Raises Unavailable."""
         if self._state is State.LOADING:
-            raise Unavailable("the server is loading its models: try again in a moment")
+            raise Unavailable("the server is loading its models. Try again later.")
         if self._state is State.STOPPING:
-            raise Unavailable("the server is shutting down: another replica can answer")
+            raise Unavailable("the server is shutting down. Another replica can answer.")
 
     async def change(self, timeout_s: float) -> None:
-        """Returns when the state was set, or after `timeout_s` seconds."""
+        """Wait until the state is set, or for `timeout_s` seconds."""
         waiter = self._changed
         try:
             await asyncio.wait_for(waiter.wait(), timeout_s)
@@ -61,14 +64,14 @@ class Lifecycle:
 
     @property
     def in_flight(self) -> int:
-        """Calls in flight."""
+        """Return the number of calls in flight."""
         return self._in_flight
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Around a call in flight."""
+        """Count a call as in flight while it runs."""
         self._in_flight += 1
-        self._begun += 1
+        self._calls_started += 1
         self._idle.clear()
         try:
             yield
@@ -78,34 +81,35 @@ class Lifecycle:
                 self._idle.set()
 
     async def idle(self) -> None:
-        """Returns when no call is in flight."""
+        """Wait until no call is in flight."""
         await self._idle.wait()
 
     async def quiet(self, pause_s: float, timeout_s: float) -> None:
-        """Returns when no call has begun for `pause_s` seconds, or after `timeout_s`."""
-        end, begun = time.monotonic() + timeout_s, -1
-        while begun != self._begun and time.monotonic() < end:
-            begun = self._begun
+        """Wait until no call has started for `pause_s` seconds, or for about `timeout_s` seconds."""
+        end = time.monotonic() + timeout_s
+        calls_before = -1
+        while calls_before != self._calls_started and time.monotonic() < end:
+            calls_before = self._calls_started
             await asyncio.sleep(pause_s)
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[None]:
-        """Around the waiting of an open-ended stream: `end_streams` ends it with Unavailable."""
-        if self._ended:
-            raise Unavailable(_ENDED)
+        """Let `end_streams` end an open-ended stream while it waits. Raises Unavailable when it does."""
+        if self._streams_ended:
+            raise Unavailable(_STREAM_ENDED)
         try:
-            async with asyncio.timeout(None) as scope:
-                self._streams.add(scope)
+            async with asyncio.timeout(None) as timeout:
+                self._streams.add(timeout)
                 try:
                     yield
                 finally:
-                    self._streams.discard(scope)
+                    self._streams.discard(timeout)
         except TimeoutError:
-            raise Unavailable(_ENDED) from None
+            raise Unavailable(_STREAM_ENDED) from None
 
     def end_streams(self) -> None:
-        """Ends the waiting of every stream, now and from now on; what they have read is still answered."""
-        self._ended = True
+        """End the waiting of every present and future stream. Messages that were read are still answered."""
+        self._streams_ended = True
         now = asyncio.get_running_loop().time()
-        for scope in self._streams:
-            scope.reschedule(now)
+        for timeout in self._streams:
+            timeout.reschedule(now)

@@ -1,4 +1,4 @@
-"""What the streams of all doors share: answers as they are ready, a bound on what is in flight, an end when the server drains."""
+"""Message streams of all services: concurrent responses, a limit of unanswered messages, an end when the server drains."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,7 +9,7 @@ from palm_serve.errors import PalmServeError
 from palm_serve.rpc.call_handling import Send
 from palm_serve.rpc.lifecycle import Lifecycle
 
-_ITEMS_IN_A_ROW = 32
+_ITEMS_PER_TURN = 32
 
 
 async def answer_each(
@@ -19,34 +19,44 @@ async def answer_each(
     limit: int,
     lifecycle: Lifecycle,
 ) -> None:
-    """Sends the answer to each message as it is ready. With `limit` messages in flight the stream is not read.
+    """Answer the messages of a stream concurrently, each as soon as its response is ready.
 
-    `answer` makes an answer of every error that is one message's own. What ends the stream
-    (the server drains: Unavailable; the token is revoked: Unauthenticated) is raised after what was read is answered.
+    Args:
+        messages: the messages of the stream.
+        answer: returns the response to a message. An error of a single message must be part of the response.
+        send: sends a response.
+        limit: number of unanswered messages at which the stream is not read further.
+        lifecycle: ends the stream when the server drains.
+
+    Raises:
+        PalmServeError: after all messages that were read are answered. Unavailable if the server drains, Unauthenticated if
+            the token was revoked.
     """
-    free, sending, ended = asyncio.Semaphore(limit), asyncio.Lock(), None
+    slots = asyncio.Semaphore(limit)
+    send_lock = asyncio.Lock()
+    stream_error: PalmServeError | None = None
 
     async def handle(data: bytes) -> None:
         try:
-            item = await answer(data)
-            async with sending:
-                await send(item)
+            response = await answer(data)
+            async with send_lock:
+                await send(response)
         finally:
-            free.release()
+            slots.release()
 
-    async with asyncio.TaskGroup() as running:
+    async with asyncio.TaskGroup() as tasks:
         try:
             async with lifecycle.stream():
                 async for data in messages:
-                    await free.acquire()
-                    running.create_task(handle(data))
+                    await slots.acquire()
+                    tasks.create_task(handle(data))
         except PalmServeError as error:
-            ended = error
-    if ended is not None:
-        raise ended
+            stream_error = error
+    if stream_error is not None:
+        raise stream_error
 
 
-async def breathe(number: int) -> None:
-    """Lets other calls in between the items of a large batch, which would hold the event loop for 0.1 s."""
-    if number % _ITEMS_IN_A_ROW == _ITEMS_IN_A_ROW - 1:
+async def yield_to_event_loop(index: int) -> None:
+    """Let other calls run after every 32 items of a batch. A large batch would block the event loop for 0.1 s."""
+    if index % _ITEMS_PER_TURN == _ITEMS_PER_TURN - 1:
         await asyncio.sleep(0)

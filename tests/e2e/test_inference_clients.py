@@ -134,7 +134,7 @@ def test_tritonclient(tmp_path: Path, tiny_server: str) -> None:
     assert out["slices"] == [["boston", "denver"], [], ["北京", "monday"]]
     assert out["selected"] == ["sentiment.label"]
     assert out["stream"] == ["0", "2"]
-    blank = "row 0: text is blank: it needs at least one visible character"
+    blank = "row 0: text must have at least one visible character, got a blank text. Send some text."
     assert out["stream_errors"] == [f"INVALID_ARGUMENT: {blank}"]
     assert int(out["count"]) >= 6
     assert out["index"] == [["tiny", "READY"]]

@@ -126,7 +126,7 @@ def test_javascript_slices(project: Path, tiny_server: str) -> None:
     assert result["slices"] == [[name, value, value] for name, value in SLOTS]
     assert result["seen"] == result["length"]
     assert result["batch"] == ["response", "error"]
-    assert result["blank"] == [3, "text is blank: it needs at least one visible character"]
+    assert result["blank"] == [3, "text must have at least one visible character, got a blank text. Send some text."]
     assert result["streamed"] == [["a", "response"], ["b", "error"]]
 
 
@@ -142,7 +142,7 @@ def test_the_example(project: Path, tiny_server: str) -> None:
     refused = node(project, "client.js", " ", tiny_server, PROTO)
     assert (refused.returncode, refused.stderr) == (
         1,
-        "INVALID_ARGUMENT: text is blank: it needs at least one visible character\n",
+        "INVALID_ARGUMENT: text must have at least one visible character, got a blank text. Send some text.\n",
     )
 
 

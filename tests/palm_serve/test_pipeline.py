@@ -136,8 +136,8 @@ def test_prediction_keeps_the_order_over_many_batches(tiny_bundle):
 @pytest.mark.parametrize(
     ("request_", "field", "message"),
     [
-        (TextRequest("", ()), "text", "the text is empty"),
-        (TextRequest(" \t\u3000", ()), "text", "the text is empty"),
+        (TextRequest("", ()), "text", "text must have at least one visible character"),
+        (TextRequest(" \t\u3000", ()), "text", "text must have at least one visible character"),
         (
             TextRequest("hi", ("intent", "mood")),
             "tasks",
@@ -205,7 +205,10 @@ def test_a_golden_answer_that_differs(tmp_path, make_tiny_bundle, reseal_bundle,
 def test_a_golden_example_that_cannot_be_asked(tmp_path, make_tiny_bundle, reseal_bundle):
     path = make_tiny_bundle(tmp_path / "b")
     (path / "golden.jsonl").write_text('{"text": " ", "answers": {"intent": {"label": "x"}}}', encoding="utf-8")
-    with pytest.raises(BundleError, match=r"golden\.jsonl holds an example that cannot be asked: the text is empty"):
+    with pytest.raises(
+        BundleError,
+        match=r"golden\.jsonl holds an example that cannot be asked: text must have at least one visible character",
+    ):
         open_pipeline(reseal_bundle(path))[0].golden_check()
 
 

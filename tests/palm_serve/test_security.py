@@ -56,7 +56,7 @@ def test_tokens(start_server: Callable[..., Process], tiny_bundle: Path, tmp_pat
         intent(target)
     with Client(target, token="other") as ops:
         assert [model.name for model in ops.models()] == ["tiny"]
-        with pytest.raises(NotAllowed, match="'ops' is for read; this method needs the scope 'parse'"):
+        with pytest.raises(NotAllowed, match="'ops' must have the scope 'parse', got read"):
             ops.parse("hello")
     for arguments, environment in ((("--token-file", str(held)), {}), ((), {"PALM_TOKEN": token})):
         code, told = palm_serve("call", "play a song", "--target", target, *arguments, **environment)
@@ -271,7 +271,7 @@ def test_options_of_a_file_and_of_the_environment(
     environment = {"PALM_SERVE_CONFIG": str(path), "PALM_SERVE_MAX_TEXT_BYTES": "7", "PALM_SERVE_MAX_BATCH_ITEMS": "2"}
     process = start_server("--max-batch-items", "4", env=environment)
     with Client(process.target(), retries=0) as client:
-        with pytest.raises(InvalidRequest, match="8 bytes; the limit is 7"):
+        with pytest.raises(InvalidRequest, match="must have at most 7 bytes, got 8"):
             client.parse("12345678")
-        with pytest.raises(InvalidRequest, match="5 requests; the limit is 4"):
+        with pytest.raises(InvalidRequest, match="requests must have at most 4 items, got 5"):
             client.parse_batch(["hello"] * 5)

@@ -1,1 +1,1 @@
-"""Who may call, how often, and whether a call is admitted."""
+"""Access control of calls: tokens, admission, rate limits."""

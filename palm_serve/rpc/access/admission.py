@@ -1,4 +1,4 @@
-"""Who a call is from, and whether it may run now."""
+"""Admission control: identify the client of a call and enforce its limits."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -7,30 +7,33 @@ from contextlib import contextmanager
 import grpc
 
 from palm_serve.config import ServeOptions
-from palm_serve.rpc.access.rate_limits import InFlight, Rate, address
+from palm_serve.rpc.access.rate_limits import InFlightLimit, RateLimit, client_address
 from palm_serve.rpc.access.tokens import Scope, Tokens
 
 
-class Gate:
-    """Tokens, calls in flight and requests per second of each client: the name of its token, or else its address."""
+class AdmissionControl:
+    """Checks the token, the calls in flight and the request rate of each client.
+
+    A client is identified by the name of its token, or else by its address.
+    """
 
     def __init__(self, options: ServeOptions, tokens: Tokens | None = None) -> None:
         self._tokens = tokens
         self._health_is_open = not options.health_needs_token
-        self._in_flight = InFlight(options.max_calls_per_client)
-        self._rate = None if options.max_rate is None else Rate(options.max_rate, options.max_burst)
+        self._in_flight = InFlightLimit(options.max_calls_per_client)
+        self._rate = None if options.max_rate is None else RateLimit(options.max_rate, options.max_burst)
 
-    def identify(self, context: grpc.aio.ServicerContext, scope: Scope) -> "Client":
-        """Who calls. Raises Unauthenticated, NotAllowed."""
-        return Client(self._name(context, scope), self._rate)
+    def identify(self, context: grpc.aio.ServicerContext, scope: Scope) -> "RemoteClient":
+        """Identify the client of a call. Raises Unauthenticated, NotAllowed."""
+        return RemoteClient(self._name(context, scope), self._rate)
 
-    def stranger(self, context: grpc.aio.ServicerContext) -> "Client":
-        """Who calls, by address alone."""
-        return Client(address(context.peer()), self._rate)
+    def client_from_address(self, context: grpc.aio.ServicerContext) -> "RemoteClient":
+        """Identify the client by its network address."""
+        return RemoteClient(client_address(context.peer()), self._rate)
 
     @contextmanager
-    def admit(self, client: "Client", scope: Scope) -> Iterator[None]:
-        """Around one call. Health is not counted. Raises Overloaded."""
+    def admit(self, client: "RemoteClient", scope: Scope) -> Iterator[None]:
+        """Hold a place for one call while it runs. Health checks are not limited. Raises Overloaded."""
         if scope is Scope.HEALTH:
             yield
             return
@@ -42,8 +45,19 @@ class Gate:
     def paced(
         self, messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext, scope: Scope
     ) -> AsyncIterator[bytes]:
-        """The messages of an admitted stream, no faster than the client's rate. Raises Unauthenticated when its token is revoked."""
-        return messages if self._tokens is None and self._rate is None else self._paced(messages, context, scope)
+        """Limit the messages of an admitted stream to the client's rate.
+
+        Args:
+            messages: the messages of the stream.
+            context: the call.
+            scope: scope that the method requires.
+
+        Raises:
+            Unauthenticated: when the client's token is revoked while the stream is open.
+        """
+        if self._tokens is None and self._rate is None:
+            return messages
+        return self._paced(messages, context, scope)
 
     async def _paced(
         self, messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext, scope: Scope
@@ -51,24 +65,27 @@ class Gate:
         async for data in messages:
             name = self._name(context, scope)
             yield data
-            while self._rate is not None and (pause := self._rate.pause_s(name)):
-                await asyncio.sleep(pause)
+            while self._rate is not None:
+                pause_s = self._rate.pause_s(name)
+                if not pause_s:
+                    break
+                await asyncio.sleep(pause_s)
 
     def _name(self, context: grpc.aio.ServicerContext, scope: Scope) -> str:
         if self._tokens is None or (scope is Scope.HEALTH and self._health_is_open):
-            return address(context.peer())
-        # A token may be called like an address.
+            return client_address(context.peer())
+        # The prefix keeps a token whose name is an address apart from that address.
         return f"token {self._tokens.check(context.invocation_metadata() or (), scope, context.peer_identities)}"
 
 
-class Client:
-    """Who an admitted call is from."""
+class RemoteClient:
+    """The client of an admitted call."""
 
-    def __init__(self, name: str, rate: Rate | None) -> None:
+    def __init__(self, name: str, rate: RateLimit | None) -> None:
         self.name = name
         self._rate = rate
 
     def spend(self, requests: int) -> None:
-        """Tells how many requests a call holds beyond its first."""
+        """Count the requests of a call beyond its first for the client's rate."""
         if self._rate is not None and requests > 0:
             self._rate.spend(self.name, requests)

@@ -1,4 +1,4 @@
-"""What one client may take: calls in flight, and requests per second. A client is a token's name, or else an address."""
+"""Limits of one client: calls in flight and requests per second. A client is the name of a token, or else an address."""
 
 import ipaddress
 import time
@@ -10,26 +10,26 @@ from contextlib import contextmanager
 from palm_serve.errors import Overloaded
 
 _BUSY_RETRY_S = 0.1
-_CLIENTS = 10_000
-"""Buckets that are kept before the full ones are dropped, which are as good as none."""
+_MAX_BUCKETS = 10_000
+"""Number of buckets above which full ones are removed. A missing bucket counts as full."""
 _NETWORK_BITS = 64
-"""Of an IPv6 address: the rest is a client's own to choose, and to change with every call."""
+"""Prefix of an IPv6 address that identifies a client. A client can choose the other bits for every call."""
 
 
-def address(peer: str) -> str:
-    """Who is behind a peer as grpc writes it (`ipv4:HOST:PORT`, `ipv6:%5BHOST%5D:PORT`, `unix:PATH`)."""
-    kind, _, place = peer.partition(":")
-    if kind not in ("ipv4", "ipv6"):
+def client_address(peer: str) -> str:
+    """Return the address of a peer of grpc (`ipv4:HOST:PORT`, `ipv6:%5BHOST%5D:PORT`, `unix:PATH`), without the port."""
+    scheme, _, location = peer.partition(":")
+    if scheme not in ("ipv4", "ipv6"):
         return peer
-    host = urllib.parse.unquote(place).rpartition(":")[0]
-    if kind == "ipv4":
+    host = urllib.parse.unquote(location).rpartition(":")[0]
+    if scheme == "ipv4":
         return host
     network = ipaddress.ip_network((host.strip("[]").partition("%")[0], _NETWORK_BITS), strict=False)
     return str(network)
 
 
-class InFlight:
-    """Bounds the calls in flight of each client; grpc's maximum_concurrent_rpcs counts all clients together."""
+class InFlightLimit:
+    """Limits the calls in flight of each client. grpc's maximum_concurrent_rpcs counts all clients together."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -37,10 +37,10 @@ class InFlight:
 
     @contextmanager
     def admit(self, client: str) -> Iterator[None]:
-        """Around one call. Raises Overloaded."""
+        """Count one call while it runs. Raises Overloaded."""
         if self._running[client] >= self._limit:
             raise Overloaded(
-                f"{self._limit:,} calls of this client are in flight, which is the limit: wait for answers",
+                f"the client must have at most {self._limit:,} calls in flight. Wait for responses.",
                 _BUSY_RETRY_S,
                 "client_calls",
             )
@@ -53,11 +53,11 @@ class InFlight:
                 del self._running[client]
 
 
-class Rate:
-    """A bucket per client that fills with `per_second` requests up to `burst`.
+class RateLimit:
+    """Token bucket per client that refills with `per_second` requests up to `burst`.
 
-    A batch passes when one request would, and the rest of it is paid for afterwards. So in any t seconds a client gets
-    at most burst + t x per_second requests, and what its last batch holds.
+    A batch is admitted if one request would be, and its other requests are charged afterwards. So in t seconds a client gets
+    at most burst + t x per_second requests, plus the size of its last batch.
     """
 
     def __init__(self, per_second: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -67,18 +67,18 @@ class Rate:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, client: str) -> None:
-        """One request. Raises Overloaded with the time until it would pass."""
-        pause = self.pause_s(client)
-        if pause:
+        """Take one request. Raises Overloaded with the time until it would be admitted."""
+        pause_s = self.pause_s(client)
+        if pause_s:
             raise Overloaded(
-                f"this client has asked for more than {self._per_second:g} requests a second and the {self._burst:,.0f} "
-                "that may come at once: slow down",
-                pause,
+                f"the client must send at most {self._per_second:g} requests a second and {self._burst:,.0f} at once. "
+                "Send fewer requests.",
+                pause_s,
                 "client_rate",
             )
 
     def pause_s(self, client: str) -> float:
-        """Takes one request and returns 0, or takes nothing and returns the seconds until it can be taken."""
+        """Take one request and return 0, or take nothing and return the seconds until one can be taken."""
         missing = 1 - self._level(client)
         if missing > 0:
             return missing / self._per_second
@@ -86,12 +86,14 @@ class Rate:
         return 0.0
 
     def spend(self, client: str, requests: int) -> None:
-        """Takes `requests`, also where the client has not saved as many."""
+        """Take `requests`, even if the bucket holds fewer."""
         self._buckets[client] = (self._level(client) - requests, self._clock())
-        if len(self._buckets) > _CLIENTS:
-            self._buckets = {name: state for name, state in self._buckets.items() if self._level(name) < self._burst}
+        if len(self._buckets) > _MAX_BUCKETS:
+            for name in list(self._buckets):
+                if self._level(name) >= self._burst:
+                    del self._buckets[name]
 
     def _level(self, client: str) -> float:
         now = self._clock()
-        level, since = self._buckets.get(client, (self._burst, now))
-        return min(self._burst, level + (now - since) * self._per_second)
+        level, updated_at = self._buckets.get(client, (self._burst, now))
+        return min(self._burst, level + (now - updated_at) * self._per_second)

@@ -1,4 +1,4 @@
-"""Bearer tokens: who may call what. The file holds hashes and is read again when it changes.
+"""Bearer tokens and their scopes. The file holds hashes and is read again when it changes.
 
     [tokens.frontend]
     sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -6,11 +6,11 @@
     expires = 2027-01-01T00:00:00Z     # optional
 
     [tokens.backend]
-    certificate = "backend.example"    # instead of a token: a name in a client's certificate (TLS with client_ca)
+    certificate = "backend.example"    # instead of a token: a name in the client's certificate (TLS with client_ca)
     scopes = ["parse"]
 
-A plain SHA-256 is enough, and a slow, salted hash would be wrong: a token is 256 random bits, so there is no dictionary
-to try against a stolen file, and every call would pay for the slowness.
+A plain SHA-256 is enough. A token is 256 random bits, so a stolen file cannot be attacked with a dictionary, and a slow hash
+would delay every call.
 """
 
 import hashlib
@@ -36,127 +36,144 @@ log = logging.getLogger(__name__)
 _HEADER = "authorization"
 _SCHEME = "bearer "
 _PREFIX = "palm_"
-"""So that scanners for leaked secrets can know one."""
+"""Prefix by which scanners for leaked secrets recognize a token."""
 _RANDOM_BYTES = 32
 _KEY_BYTES = 8
+"""Bytes of a hash by which an entry is looked up."""
 
-_ASK = "this server asks for a token: send `authorization: Bearer TOKEN` with the call"
+_TOKEN_REQUIRED = "this server asks for a token. Send `authorization: Bearer TOKEN` with the call."
 
 Metadata = Iterable[tuple[str, str | bytes]]
 Identities = Callable[[], Iterable[bytes] | None]
 
 
 class Scope(StrEnum):
-    """What a token may be for; each method has one."""
+    """Permissions of a token. Each method requires one."""
 
     PARSE = "parse"
-    """Every inference of every protocol."""
+    """Inference with any protocol."""
     READ = "read"
     """Models, metadata, statistics, reflection."""
     CONTROL = "control"
     """Loading, unloading, labels."""
     METRICS = "metrics"
-    """What Prometheus scrapes, where the server is told to ask for it."""
+    """Prometheus metrics, with --metrics-needs-token."""
     HEALTH = "health"
-    """Whether the server and its models are ready; answered without a token unless the server is told otherwise."""
+    """Health checks, with --health-needs-token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One entry of the file."""
+    """One entry of the file of tokens."""
 
     name: str
     scopes: frozenset[Scope]
     expires: datetime | None
 
     def check(self, scope: Scope) -> None:
-        """Raises Unauthenticated when it has expired, NotAllowed when it is not for `scope`."""
+        """Check the token for a scope. Raises Unauthenticated if it has expired, NotAllowed if it lacks the scope."""
         if self.expires is not None and time.time() >= self.expires.timestamp():
             raise Unauthenticated(
-                f"the token '{self.name}' expired at {self.expires:%Y-%m-%d %H:%M} UTC: get a new one"
+                f"the token '{self.name}' expired at {self.expires:%Y-%m-%d %H:%M} UTC. Get a new token."
             )
         if scope not in self.scopes:
-            held = ", ".join(sorted(self.scopes))
-            raise NotAllowed(f"the token '{self.name}' is for {held}; this method needs the scope '{scope}'")
+            scopes = ", ".join(sorted(self.scopes))
+            raise NotAllowed(
+                f"the token '{self.name}' must have the scope '{scope}', got {scopes}. Get a token with it."
+            )
 
 
 @dataclass(slots=True)
-class _Held:
-    """The entries of a file, as they are looked up."""
+class _TokenTable:
+    """The entries of a file, indexed for look-up."""
 
     by_hash: dict[bytes, tuple[bytes, Token]] = field(default_factory=dict)
     by_certificate: dict[str, Token] = field(default_factory=dict)
 
 
 class Tokens:
-    """The tokens of a file. Raises TokenFileError where it cannot be used.
+    """The tokens of a file, which is read again when it changes.
 
-    Later, a file that cannot be used changes nothing: what was read before stays, and the log tells why.
+    If a changed file cannot be used, the former tokens stay valid, and the reason is logged.
+
+    Args:
+        path: the file of tokens.
+
+    Raises:
+        TokenFileError: if the file cannot be used at the start.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._looking = threading.Lock()
-        self._stamp = _look(path)
-        self._held = _read(path)
+        self._lock = threading.Lock()
+        self._stamp = _stamp(path)
+        self._table = _read(path)
         self.read_at = time.time()
-        """Unix seconds: when the tokens that hold were read."""
+        """Time at which the tokens in use were read, in Unix seconds."""
         self.failed_at = 0.0
-        """Unix seconds: when a file that cannot be used was found; 0: never."""
+        """Time of the last failed reload, in Unix seconds. 0: never."""
 
     def check(self, metadata: Metadata, scope: Scope, identities: Identities = tuple) -> str:
-        """The name of the token that a call shows, or of the entry for its certificate. Raises Unauthenticated, NotAllowed.
+        """Check the token or the certificate of a call and return the name of its entry.
 
         Args:
-            metadata: of the call.
-            scope: that its method needs.
-            identities: gives the names in the client's certificate, where it showed one; asked where there is no token.
+            metadata: metadata of the call.
+            scope: scope that the method requires.
+            identities: returns the names in the client's certificate. Called if the call has no token.
+
+        Raises:
+            Unauthenticated: if there is no valid token or certificate.
+            NotAllowed: if the entry lacks the scope.
         """
         self.look()
-        given = next((value for key, value in metadata if key == _HEADER and isinstance(value, str)), "")
-        token = self._shown(given) if given else self._certified(identities() or ())
+        header = ""
+        for key, value in metadata:
+            if key == _HEADER and isinstance(value, str):
+                header = value
+                break
+        token = self._token_of(header) if header else self._token_of_certificate(identities() or ())
         token.check(scope)
         return token.name
 
-    def _shown(self, given: str) -> Token:
-        if not given.lower().startswith(_SCHEME):
-            raise Unauthenticated(_ASK)
-        digest = _digest(given[len(_SCHEME) :].strip())
-        # The first bytes only find the entry; what is compared in full is compared in constant time.
-        known, token = self._held.by_hash.get(digest[:_KEY_BYTES], (b"", None))
-        if token is None or not hmac.compare_digest(known, digest):
-            raise Unauthenticated("the token is unknown to this server, or was revoked: get a new one")
+    def _token_of(self, header: str) -> Token:
+        if not header.lower().startswith(_SCHEME):
+            raise Unauthenticated(_TOKEN_REQUIRED)
+        digest = _digest(header[len(_SCHEME) :].strip())
+        # The first bytes only find the entry. The comparison of the whole hash takes constant time.
+        entry_digest, token = self._table.by_hash.get(digest[:_KEY_BYTES], (b"", None))
+        if token is None or not hmac.compare_digest(entry_digest, digest):
+            raise Unauthenticated("the token is unknown to this server, or was revoked. Get a new token.")
         return token
 
-    def _certified(self, identities: Iterable[bytes]) -> Token:
+    def _token_of_certificate(self, identities: Iterable[bytes]) -> Token:
         for identity in identities:
-            token = self._held.by_certificate.get(identity.decode(errors="replace"))
+            token = self._table.by_certificate.get(identity.decode(errors="replace"))
             if token is not None:
                 return token
-        raise Unauthenticated(_ASK)
+        raise Unauthenticated(_TOKEN_REQUIRED)
 
     def look(self) -> None:
-        """Reads the file again if it has changed. Threads may call it."""
-        with self._looking:
-            stamp = _look(self._path)
+        """Read the file again if it has changed. Any thread may call this."""
+        with self._lock:
+            stamp = _stamp(self._path)
             if stamp != self._stamp:
                 self._stamp = stamp
                 self.reload()
 
     def reload(self) -> None:
-        """Reads the file again."""
+        """Read the file again."""
         try:
-            self._held = _read(self._path)
+            self._table = _read(self._path)
         except TokenFileError as error:
             self.failed_at = time.time()
             log.error("the tokens stay as they were: %s", error)
         else:
             self.read_at = time.time()
-            log.info("%d tokens were read again", len(self._held.by_hash) + len(self._held.by_certificate))
+            log.info("%d tokens were read again", len(self._table.by_hash) + len(self._table.by_certificate))
 
 
 def new_token() -> tuple[str, str]:
-    """A random token and its hash for the file."""
+    """Create a random token. Return it and its hash for the file."""
     token = _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
     return token, _digest(token).hex()
 
@@ -170,9 +187,9 @@ class _Entry(BaseModel):
     expires: datetime | None = None
 
     @model_validator(mode="after")
-    def _one_proof(self) -> "_Entry":
+    def _has_one_credential(self) -> "_Entry":
         if (self.sha256 is None) == (self.certificate is None):
-            raise ValueError("an entry has either sha256 or certificate")
+            raise ValueError("must have either sha256 or certificate")
         return self
 
 
@@ -182,37 +199,41 @@ class _File(BaseModel):
     tokens: dict[str, _Entry]
 
 
-def _read(path: Path) -> _Held:
+def _read(path: Path) -> _TokenTable:
     try:
         file = _File.model_validate(tomllib.loads(path.read_bytes().decode()))
     except OSError as error:
         raise TokenFileError(f"{path} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise TokenFileError(f"{path} is not TOML: {error}") from None
+        raise TokenFileError(f"{path} must be TOML: {error}") from None
     except ValidationError as error:
-        # Without the values: one may be a token in the place of its hash.
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        # Without the values, because one may be a token in the place of its hash.
+        faults: list[str] = []
+        for fault in error.errors():
+            faults.append(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}")
         raise TokenFileError(
-            f"{path} is no file of tokens ({faults}); `palm-serve token new NAME` prints what an entry looks like"
+            f"{path} must be a file of tokens, got {'; '.join(faults)}. `palm-serve token new NAME` prints an entry."
         ) from None
-    held = _Held()
+    table = _TokenTable()
     for name, entry in file.tokens.items():
         expires = entry.expires
         if expires is not None:
             expires = expires.replace(tzinfo=UTC) if expires.tzinfo is None else expires.astimezone(UTC)
         token = Token(name, entry.scopes, expires)
         if entry.sha256 is None:
-            twin = held.by_certificate.setdefault(entry.certificate or "", token)
+            same_credential = table.by_certificate.setdefault(entry.certificate or "", token)
         else:
             digest = bytes.fromhex(entry.sha256)
-            twin = held.by_hash.setdefault(digest[:_KEY_BYTES], (digest, token))[1]
-        if twin is not token:
-            raise TokenFileError(f"{path}: '{name}' has the proof of '{twin.name}': give each one of its own")
-    return held
+            same_credential = table.by_hash.setdefault(digest[:_KEY_BYTES], (digest, token))[1]
+        if same_credential is not token:
+            raise TokenFileError(
+                f"{path}: '{name}' must not have the token or certificate of '{same_credential.name}'. Give each entry its own."
+            )
+    return table
 
 
-def _look(path: Path) -> tuple[int, int, int, int] | None:
-    """Something that changes when the file does, also where it is a link that is pointed elsewhere."""
+def _stamp(path: Path) -> tuple[int, int, int, int] | None:
+    """Return a value that changes when the file changes, or when a link points to another file."""
     try:
         stat = path.stat()
     except OSError:

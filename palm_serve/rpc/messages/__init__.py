@@ -1,1 +1,1 @@
-"""Between protobuf messages and the types of the pipeline."""
+"""Conversion between the messages of palm_serve.v1 and the pipeline."""

@@ -1,4 +1,4 @@
-"""Code-point offsets -> the unit that a client counts in."""
+"""Conversion of code-point offsets to the unit of a client."""
 
 from collections.abc import Callable
 
@@ -18,16 +18,16 @@ _WIDTH: dict[int, Callable[[str], int]] = {
 
 
 class Offsets:
-    """Converts positions of one text. Rising positions, as those of spans, cost one pass over the text together."""
+    """Converts positions of one text. Rising positions, such as those of spans, need one pass over the text in total."""
 
     def __init__(self, text: str, unit: int) -> None:
         self._text = text
-        # In ASCII the three units are one.
+        # In ASCII text the three units are equal.
         self._width = len if text.isascii() else _WIDTH[unit or CODE_POINT]
         self._position = self._offset = 0
 
     def __call__(self, position: int) -> int:
-        """The code-point position `position`, 0 to len(text), in the unit."""
+        """Convert a code-point position, 0 to len(text), to the unit."""
         if self._width is len:
             return position
         if position < self._position:

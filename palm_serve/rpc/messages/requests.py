@@ -1,4 +1,4 @@
-"""Messages -> what the pipeline takes, checked. Everything that a client can get wrong is found here."""
+"""Validation of request messages and their conversion to requests of the pipeline."""
 
 import math
 from collections.abc import Sequence
@@ -7,18 +7,20 @@ from dataclasses import dataclass, field
 from palm_serve.bundle.manifest import Manifest, TaskInfo
 from palm_serve.config import Limits
 from palm_serve.errors import InvalidRequest
+from palm_serve.pipeline import check_not_blank
 from palm_serve.types import Priority, TextRequest, Thresholds
 from palm_serve.v1 import palm_pb2 as pb
 
 DEFAULT_TOP_K = 3
 _QUOTED = 64
-_OFFSET_UNITS, _PRIORITIES = (frozenset(enum.values()) for enum in (pb.OffsetUnit, pb.Priority))
+_OFFSET_UNITS = frozenset(pb.OffsetUnit.values())
+_PRIORITIES = frozenset(pb.Priority.values())
 _INTERACTIVE = pb.Priority.PRIORITY_INTERACTIVE
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One checked request, and how its answer is to be told: offset unit, length of rankings, fallback limits."""
+class CheckedRequest:
+    """A valid request, and the format of its response: offset unit, length of rankings, fallback thresholds."""
 
     request: TextRequest
     unit: int
@@ -26,50 +28,84 @@ class Asked:
     thresholds: Thresholds = field(default_factory=Thresholds)
 
 
-def parse_request(message: pb.ParseRequest, manifest: Manifest, limits: Limits, deadline: float | None) -> Asked:
-    """Checks a ParseRequest for the model of `manifest`. Raises InvalidRequest."""
-    unit, priority = _offset_unit(message.offset_unit), _priority(message.priority)
+def check_parse_request(
+    message: pb.ParseRequest, manifest: Manifest, limits: Limits, deadline: float | None
+) -> CheckedRequest:
+    """Check a ParseRequest for the model of `manifest`.
+
+    Args:
+        message: the request.
+        manifest: manifest of the model that answers.
+        limits: limits of one client.
+        deadline: in seconds on the clock of `time.monotonic()`. None: no deadline.
+
+    Raises:
+        InvalidRequest: if a field is not valid.
+    """
+    unit = _offset_unit(message.offset_unit)
+    priority = _priority(message.priority)
     check_text(message.text, "text", limits)
     tasks = _single_text_tasks(message.tasks, manifest)
     thresholds = _thresholds(message.thresholds, manifest)
     top_k = message.top_k or DEFAULT_TOP_K
-    # The fallback compares the first two, whatever the client wants to see.
+    # The fallback compares the first two labels, so the ranking needs at least two.
     request = TextRequest(message.text, tasks, top_k=max(top_k, 2), deadline=deadline, priority=priority)
-    return Asked(request, unit, top_k, thresholds)
+    return CheckedRequest(request, unit, top_k, thresholds)
 
 
-def predict_request(message: pb.PredictRequest, manifest: Manifest, limits: Limits, deadline: float | None) -> Asked:
-    """Checks a PredictRequest for the model of `manifest`. Raises InvalidRequest."""
-    unit, priority = _offset_unit(message.offset_unit), _priority(message.priority)
+def check_predict_request(
+    message: pb.PredictRequest, manifest: Manifest, limits: Limits, deadline: float | None
+) -> CheckedRequest:
+    """Check a PredictRequest for the model of `manifest`.
+
+    Args:
+        message: the request.
+        manifest: manifest of the model that answers.
+        limits: limits of one client.
+        deadline: in seconds on the clock of `time.monotonic()`. None: no deadline.
+
+    Raises:
+        InvalidRequest: if a field is not valid.
+    """
+    unit = _offset_unit(message.offset_unit)
+    priority = _priority(message.priority)
     if not message.task:
-        raise InvalidRequest(f"task is empty: name one of {_names(manifest.tasks)}", "task")
+        raise InvalidRequest(f"task must not be empty. Use one of {_names(manifest.tasks)}.", "task")
     task = _task(message.task, manifest, "task")
     check_text(message.text, "text", limits)
     if task.pairs:
         check_text(message.text_pair, "text_pair", limits)
     elif message.text_pair:
-        raise InvalidRequest(f"task '{message.task}' reads a single text: leave text_pair empty", "text_pair")
+        raise InvalidRequest(
+            f"text_pair must be empty for task '{message.task}', which reads a single text. Remove it.", "text_pair"
+        )
     top_k = message.top_k or DEFAULT_TOP_K
     pair = message.text_pair if task.pairs else None
     request = TextRequest(message.text, (message.task,), pair=pair, top_k=top_k, deadline=deadline, priority=priority)
-    return Asked(request, unit, top_k)
+    return CheckedRequest(request, unit, top_k)
 
 
 def check_text(text: str, field: str, limits: Limits) -> None:
-    """Raises InvalidRequest for a text that is empty, blank or too long."""
-    if not text or text.isspace():
-        raise InvalidRequest(
-            f"{field} is {'blank' if text else 'empty'}: it needs at least one visible character", field
-        )
+    """Check that a text is not blank and not too long.
+
+    Args:
+        text: the text.
+        field: name of its field, for the error.
+        limits: limits of one client.
+
+    Raises:
+        InvalidRequest: if it is blank or too long.
+    """
+    check_not_blank(text, field)
     size = len(text.encode())
     if size > limits.text_bytes:
         raise InvalidRequest(
-            f"{field} has {size:,} bytes; the limit is {limits.text_bytes:,}: shorten it or split it", field
+            f"{field} must have at most {limits.text_bytes:,} bytes, got {size:,}. Shorten or split it.", field
         )
 
 
 def quoted(value: str) -> str:
-    """A client's value for a message: in quotes, cut where it is long."""
+    """Quote a client's value for a message, and shorten a long one."""
     return f"'{value}'" if len(value) <= _QUOTED else f"'{value[:_QUOTED]}...'"
 
 
@@ -81,56 +117,62 @@ def _task(name: str, manifest: Manifest, field: str) -> TaskInfo:
     task = manifest.tasks.get(name)
     if task is None:
         raise InvalidRequest(
-            f"unknown task {quoted(name)}: model '{manifest.name}' has {_names(manifest.tasks)}", field
+            f"unknown task {quoted(name)}. Model '{manifest.name}' has {_names(manifest.tasks)}.", field
         )
     return task
 
 
-def _single_text_tasks(wanted: Sequence[str], manifest: Manifest) -> tuple[str, ...]:
-    for name in wanted:
+def _single_text_tasks(names: Sequence[str], manifest: Manifest) -> tuple[str, ...]:
+    for name in names:
         if _task(name, manifest, "tasks").pairs:
-            raise InvalidRequest(f"task '{name}' reads a pair of texts, which Parse has not: use Predict", "tasks")
-    chosen = tuple(dict.fromkeys(wanted)) or tuple(name for name, task in manifest.tasks.items() if not task.pairs)
-    if not chosen:
+            raise InvalidRequest(f"task '{name}' reads a pair of texts, and Parse has only one. Use Predict.", "tasks")
+    if names:
+        return tuple(dict.fromkeys(names))
+    tasks = tuple(name for name, task in manifest.tasks.items() if not task.pairs)
+    if not tasks:
         raise InvalidRequest(
-            f"model '{manifest.name}' reads pairs of texts only: use Predict with one of {_names(manifest.tasks)}",
+            f"model '{manifest.name}' reads only pairs of texts. Use Predict with one of {_names(manifest.tasks)}.",
             "model",
         )
-    return chosen
+    return tasks
 
 
-def _thresholds(given: pb.Thresholds, manifest: Manifest) -> Thresholds:
-    """The bundle's thresholds with the request's in their place."""
+def _thresholds(overrides: pb.Thresholds, manifest: Manifest) -> Thresholds:
+    """Return the thresholds of the bundle, replaced by those of the request where it has any."""
     intent = manifest.task_with_role("intent")
-    own = manifest.tasks[intent].thresholds if intent else None
-    chosen: dict[str, float | None] = {}
+    defaults = manifest.tasks[intent].thresholds if intent else None
+    values: dict[str, float | None] = {}
     for name in ("intent_confidence", "ambiguity_margin", "out_of_scope"):
-        value = getattr(given, name) if given.HasField(name) else None
-        if value is not None:
+        if overrides.HasField(name):
+            value = getattr(overrides, name)
             _check_threshold(name, value)
-        chosen[name] = value if value is not None else getattr(own, name, None)
-    return Thresholds(**chosen)
+            values[name] = value
+        else:
+            values[name] = getattr(defaults, name, None)
+    return Thresholds(**values)
 
 
 def _check_threshold(name: str, value: float) -> None:
     field = f"thresholds.{name}"
     if math.isnan(value):
-        raise InvalidRequest(f"{field} is not a number", field)
+        raise InvalidRequest(f"{field} must be a number, got NaN. Remove or correct it.", field)
     if name != "out_of_scope" and not 0 <= value <= 1:
-        raise InvalidRequest(f"{field} is {value:g}; confidences lie between 0 and 1, and so must it", field)
+        raise InvalidRequest(f"{field} must be between 0 and 1, got {value:g}. Remove or correct it.", field)
 
 
 def _offset_unit(value: int) -> int:
     if value not in _OFFSET_UNITS:
         raise InvalidRequest(
-            f"offset_unit {value} is unknown: this server knows {_enum_names(pb.OffsetUnit)}", "offset_unit"
+            f"offset_unit must be one of {_enum_names(pb.OffsetUnit)}, got {value}. Use one of these.", "offset_unit"
         )
     return value
 
 
 def _priority(value: int) -> Priority:
     if value not in _PRIORITIES:
-        raise InvalidRequest(f"priority {value} is unknown: this server knows {_enum_names(pb.Priority)}", "priority")
+        raise InvalidRequest(
+            f"priority must be one of {_enum_names(pb.Priority)}, got {value}. Use one of these.", "priority"
+        )
     return Priority(value or _INTERACTIVE)
 
 

@@ -1,4 +1,4 @@
-"""What the pipeline answers -> messages, offsets in the unit that the client asked for."""
+"""Conversion of predictions to response messages, with offsets in the unit of the client."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, assert_never
@@ -7,7 +7,7 @@ from palm_serve.config import Limits
 from palm_serve.decoding import label_names
 from palm_serve.decoding.fallback_policy import judge
 from palm_serve.rpc.messages.offsets import Offsets
-from palm_serve.rpc.messages.requests import Asked
+from palm_serve.rpc.messages.requests import CheckedRequest
 from palm_serve.types import Answer, Classification, Label, Match, Prediction, Span, Spans, TaskAnswer, Timings
 from palm_serve.v1 import palm_pb2 as pb
 
@@ -15,68 +15,92 @@ if TYPE_CHECKING:
     from palm_serve.registry import LoadedModel
 
 
-def parse_response(request_id: str, model: "LoadedModel", asked: Asked, prediction: Prediction) -> pb.ParseResponse:
-    """The answer to a Parse. Fields of a role whose task was not asked for stay unset."""
-    text = asked.request.text
+def parse_response(
+    request_id: str, model: "LoadedModel", checked: CheckedRequest, prediction: Prediction
+) -> pb.ParseResponse:
+    """Create the response to a ParseRequest. The fields of a role stay unset if its task was not requested.
+
+    Args:
+        request_id: id of the request.
+        model: model version that answered.
+        checked: the request.
+        prediction: its answers.
+    """
+    text = checked.request.text
     response = pb.ParseResponse(
         request_id=request_id,
         model=model.name,
         version=model.version,
         text=text,
         truncated=prediction.truncated,
-        seen=Offsets(text, asked.unit)(prediction.seen),
+        seen=Offsets(text, checked.unit)(prediction.seen),
         timings=timings_message(prediction.timings),
     )
-    for name in asked.request.tasks:
+    for name in checked.request.tasks:
         answer = prediction.answers[name]
         role = model.manifest.tasks[name].role
         if role == "intent" and isinstance(answer, Classification):
-            _set_intent(response, answer, asked)
+            _set_intent(response, answer, checked)
         elif role == "slots" and isinstance(answer, Spans):
-            response.slots.extend(_spans(answer.spans, Offsets(text, asked.unit)))
+            response.slots.extend(_spans(answer.spans, Offsets(text, checked.unit)))
         else:
-            response.results.append(task_result(name, answer, asked))
+            response.results.append(task_result(name, answer, checked))
     return response
 
 
-def predict_response(request_id: str, model: "LoadedModel", asked: Asked, prediction: Prediction) -> pb.PredictResponse:
-    """The answer to a Predict."""
-    (name,) = asked.request.tasks
+def predict_response(
+    request_id: str, model: "LoadedModel", checked: CheckedRequest, prediction: Prediction
+) -> pb.PredictResponse:
+    """Create the response to a PredictRequest.
+
+    Args:
+        request_id: id of the request.
+        model: model version that answered.
+        checked: the request.
+        prediction: its answer.
+    """
+    (name,) = checked.request.tasks
     return pb.PredictResponse(
         request_id=request_id,
         model=model.name,
         version=model.version,
-        result=task_result(name, prediction.answers[name], asked),
+        result=task_result(name, prediction.answers[name], checked),
         truncated=prediction.truncated,
         timings=timings_message(prediction.timings),
     )
 
 
-def task_result(name: str, answer: TaskAnswer, asked: Asked) -> pb.TaskResult:
-    """One task's answer. Spans count in the text, answers of reading comprehension in the pair."""
+def task_result(name: str, answer: TaskAnswer, checked: CheckedRequest) -> pb.TaskResult:
+    """Convert the answer of one task.
+
+    Args:
+        name: name of the task.
+        answer: its answer. Offsets of spans refer to the text, those of reading comprehension to the pair.
+        checked: the request.
+    """
     match answer:
         case Classification():
             message = pb.Classification(
                 label=_label(answer.label),
-                ranking=_labels(answer.ranking[: asked.top_k]),
+                ranking=_labels(answer.ranking[: checked.top_k]),
                 labels=_labels(answer.labels),
             )
             return pb.TaskResult(task=name, classification=message)
         case Spans():
             return pb.TaskResult(
-                task=name, spans=pb.Spans(spans=_spans(answer.spans, Offsets(asked.request.text, asked.unit)))
+                task=name, spans=pb.Spans(spans=_spans(answer.spans, Offsets(checked.request.text, checked.unit)))
             )
         case Match():
             label = None if answer.label is None else _label(answer.label)
             return pb.TaskResult(task=name, match=pb.Match(label=label, score=answer.score))
         case Answer():
-            return pb.TaskResult(task=name, answer=_answer(answer, Offsets(asked.request.pair or "", asked.unit)))
+            return pb.TaskResult(task=name, answer=_answer(answer, Offsets(checked.request.pair or "", checked.unit)))
         case _:
             assert_never(answer)
 
 
 def timings_message(timings: Timings) -> pb.Timings:
-    """Where the time went, microseconds."""
+    """Convert timings, in microseconds."""
     return pb.Timings(
         tokenize_us=timings.tokenize_us,
         queue_us=timings.queue_us,
@@ -87,7 +111,7 @@ def timings_message(timings: Timings) -> pb.Timings:
 
 
 def model_message(model: "LoadedModel", limits: Limits) -> pb.Model:
-    """What ListModels and GetModel tell of a loaded version."""
+    """Describe a loaded version for ListModels and GetModel."""
     return pb.Model(
         name=model.name,
         version=model.version,
@@ -104,11 +128,11 @@ def model_message(model: "LoadedModel", limits: Limits) -> pb.Model:
     )
 
 
-def _set_intent(response: pb.ParseResponse, answer: Classification, asked: Asked) -> None:
-    reason = judge(answer, asked.thresholds)
+def _set_intent(response: pb.ParseResponse, answer: Classification, checked: CheckedRequest) -> None:
+    reason = judge(answer, checked.thresholds)
     response.intent.CopyFrom(_label(answer.label))
     response.intents.extend(_labels(answer.labels))
-    response.ranking.extend(_labels(answer.ranking[: asked.top_k]))
+    response.ranking.extend(_labels(answer.ranking[: checked.top_k]))
     fallback = response.fallback
     fallback.triggered = bool(reason.value)
     fallback.reason = pb.Fallback.Reason.ValueType(reason.value)
@@ -145,5 +169,5 @@ def _answer(answer: Answer, offsets: Offsets) -> pb.Answer:
         end=offsets(answer.end),
         confidence=answer.confidence,
         no_answer=answer.no_answer,
-        alternatives=[_answer(other, offsets) for other in answer.alternatives],
+        alternatives=[_answer(alternative, offsets) for alternative in answer.alternatives],
     )

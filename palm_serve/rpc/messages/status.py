@@ -1,7 +1,7 @@
-"""The one table from errors to gRPC status codes, and the details that travel with a status.
+"""Conversion of errors to gRPC status codes and details.
 
 Details are a google.rpc.Status in `grpc-status-details-bin`: BadRequest with INVALID_ARGUMENT, RetryInfo with
-RESOURCE_EXHAUSTED, which has `grpc-retry-pushback-ms` too: what gRPC's own retries (a service config) go by.
+RESOURCE_EXHAUSTED. RESOURCE_EXHAUSTED also has `grpc-retry-pushback-ms`, which gRPC's own retries (service config) obey.
 """
 
 import logging
@@ -35,16 +35,16 @@ CODES: dict[type[PalmServeError], grpc.StatusCode] = {
     Unauthenticated: Code.UNAUTHENTICATED,
     NotAllowed: Code.PERMISSION_DENIED,
 }
-"""Every other error is INTERNAL, and its text stays in the log."""
+"""The status code of each error. Other errors are INTERNAL, and their messages are only logged."""
 
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _MESSAGE_BYTES = 1_000
-"""A status travels in HTTP/2 headers, capped at 8 KiB by peers; percent-encoding triples it, the details repeat it."""
+"""Limit of a message. A status is sent in HTTP/2 headers of at most 8 KiB, percent-encoded and repeated in the details."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error as a client sees it."""
+    """Status of a failed call or request."""
 
     code: grpc.StatusCode
     message: str
@@ -52,17 +52,19 @@ class Failure:
 
     @property
     def number(self) -> int:
-        """The google.rpc.Code."""
+        """Return the google.rpc.Code."""
         return int(self.code.value[0])
 
     @property
     def retry_after_ms(self) -> int:
-        """Milliseconds after which the request may be sent again; 0: nothing is known."""
-        delays = (detail.retry_delay for detail in self.details if isinstance(detail, error_details_pb2.RetryInfo))
-        return next((delay.ToMilliseconds() for delay in delays), 0)
+        """Return the milliseconds after which the request may be retried. 0: unknown."""
+        for detail in self.details:
+            if isinstance(detail, error_details_pb2.RetryInfo):
+                return int(detail.retry_delay.ToMilliseconds())
+        return 0
 
     def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """The details as trailing metadata; nothing when there are none."""
+        """Return the details as trailing metadata."""
         if not self.details:
             return ()
         status = status_pb2.Status(code=self.number, message=self.message)
@@ -75,8 +77,8 @@ class Failure:
 
 
 def failure(error: Exception, request_id: str) -> Failure:
-    """What a client is told of `error`. One not meant for clients is logged, and only the request id goes out."""
-    code = next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), None)
+    """Convert an error to the status for the client. An unexpected error is logged, and the client gets its request id only."""
+    code = _status_code(error)
     if code is None:
         log.error("request %s failed", request_id, exc_info=error, extra={"fields": {"request_id": request_id}})
         return Failure(Code.INTERNAL, f"internal error (request id {request_id})")
@@ -90,6 +92,13 @@ def failure(error: Exception, request_id: str) -> Failure:
         delay.FromMilliseconds(max(1, round(error.retry_after_s * 1000)))
         details = (error_details_pb2.RetryInfo(retry_delay=delay),)
     return Failure(code, message, details)
+
+
+def _status_code(error: Exception) -> grpc.StatusCode | None:
+    for error_class in type(error).__mro__:
+        if error_class in CODES:
+            return CODES[error_class]
+    return None
 
 
 def _clip(message: str) -> str:

@@ -1,4 +1,4 @@
-"""What a model looks like to clients of the protocol: metadata, configuration, statistics."""
+"""Metadata, configuration and statistics of a model for clients of the protocol."""
 
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,13 @@ _TYPES = {BYTES: oip.TYPE_STRING, FP32: oip.TYPE_FP32, BOOL: oip.TYPE_BOOL}
 
 
 def metadata(model: "LoadedModel", versions: list[str], options: ServeOptions) -> oip.ModelMetadataResponse:
-    """Inputs and outputs with their shapes; all versions of the name. Properties tell what is not in a shape."""
+    """Describe the inputs and outputs of a model with their shapes, and its limits as properties.
+
+    Args:
+        model: the version to describe.
+        versions: all versions of the model.
+        options: the options of the server.
+    """
     tensor = oip.ModelMetadataResponse.TensorMetadata
     return oip.ModelMetadataResponse(
         name=model.name,
@@ -30,12 +36,12 @@ def metadata(model: "LoadedModel", versions: list[str], options: ServeOptions) -
             tensor(name=output.name, datatype=output.datatype, shape=[-1])
             for output in outputs_of(model.manifest).values()
         ],
-        properties=_facts(model, options),
+        properties=_properties(model, options),
     )
 
 
 def config(model: "LoadedModel", options: ServeOptions) -> oip.ModelConfig:
-    """The model as Triton would have been told of it. `max_batch_size` is the rows that one request may have."""
+    """Describe a model as a configuration of Triton. `max_batch_size` is the limit of rows in one request."""
     levels = [number for number in pb.Priority.values() if number]
     return oip.ModelConfig(
         name=model.name,
@@ -57,38 +63,38 @@ def config(model: "LoadedModel", options: ServeOptions) -> oip.ModelConfig:
             default_priority_level=pb.Priority.PRIORITY_INTERACTIVE,
             default_queue_policy=oip.ModelQueuePolicy(allow_timeout_override=True, max_queue_size=options.max_queue),
         ),
-        parameters={key: oip.ModelParameter(string_value=value) for key, value in _facts(model, options).items()},
+        parameters={key: oip.ModelParameter(string_value=value) for key, value in _properties(model, options).items()},
         model_transaction_policy=oip.ModelTransactionPolicy(decoupled=False),
     )
 
 
 def statistics(model: "LoadedModel") -> oip.ModelStatistics:
-    """What the model has done since it was loaded, through every door; one text counts as one inference."""
-    seen: ModelStatistics = model.statistics
+    """Return the statistics of a model since it was loaded, over all protocols. One text counts as one inference."""
+    totals: ModelStatistics = model.statistics
     return oip.ModelStatistics(
         name=model.name,
         version=model.version,
-        last_inference=seen.last_ms,
-        inference_count=seen.texts,
-        execution_count=seen.batches,
+        last_inference=totals.last_ms,
+        inference_count=totals.texts,
+        execution_count=totals.batches,
         inference_stats=oip.InferStatistics(
-            success=_duration(seen.success),
-            fail=_duration(seen.failure),
-            queue=_duration(seen.queue),
-            **_durations(seen.compute),
+            success=_duration(totals.success),
+            fail=_duration(totals.failure),
+            queue=_duration(totals.queue),
+            **_durations(totals.compute),
         ),
         batch_stats=[
-            oip.InferBatchStatistics(batch_size=size, **_durations(compute)) for size, compute in seen.by_size
+            oip.InferBatchStatistics(batch_size=size, **_durations(compute)) for size, compute in totals.by_size
         ],
     )
 
 
 def _optional(name: str, manifest: Manifest) -> bool:
-    """Whether some task does without the input."""
+    """Return true if some task does not read the input."""
     return name == TEXT_PAIR and not all(task.pairs for task in manifest.tasks.values())
 
 
-def _facts(model: "LoadedModel", options: ServeOptions) -> dict[str, str]:
+def _properties(model: "LoadedModel", options: ServeOptions) -> dict[str, str]:
     return {
         "version": model.version,
         "labels": ",".join(model.labels),

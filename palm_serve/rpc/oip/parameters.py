@@ -1,4 +1,4 @@
-"""The parameters of a ModelInferRequest."""
+"""Validation of the parameters of a ModelInferRequest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,60 +12,61 @@ from palm_serve.v1 import palm_pb2 as pb
 _UINT32_MAX = 2**32 - 1
 _UINT64_MAX = 2**64 - 1
 _PREFIX = "OFFSET_UNIT_"
-_UNITS: dict[str, int] = {
-    name.removeprefix(_PREFIX).lower(): number for name, number in pb.OffsetUnit.items() if number
-}
+_UNITS: dict[str, int] = {}
+for _name, _number in pb.OffsetUnit.items():
+    if _number:
+        _UNITS[_name.removeprefix(_PREFIX).lower()] = _number
 _THRESHOLDS = tuple(pb.Thresholds.DESCRIPTOR.fields_by_name)
 _EMPTY_FINAL = "triton_enable_empty_final_response"
-"""Sent by tritonclient's streams. Every request has exactly one answer here, so there is nothing to switch."""
+"""Sent by the streams of tritonclient. It has no effect, because every request has exactly one response."""
 PARAMETERS = ("top_k", "offset_unit", "priority", "timeout", *_THRESHOLDS)
 
 
 @dataclass(slots=True)
-class Settings:
-    """How a client wants to be answered. `fields` are those that ParseRequest and PredictRequest share."""
+class InferParameters:
+    """Valid parameters of a request. `fields` are those that ParseRequest and PredictRequest share."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     thresholds: pb.Thresholds = field(default_factory=pb.Thresholds)
     timeout_us: int = 0
-    """0: none."""
+    """Timeout of the request in microseconds. 0: none."""
 
 
-def read_settings(parameters: Mapping[str, oip.InferParameter]) -> Settings:
-    """Checks the parameters. Raises InvalidRequest."""
-    settings = Settings()
-    for name, parameter in parameters.items():
+def read_parameters(message_parameters: Mapping[str, oip.InferParameter]) -> InferParameters:
+    """Check the parameters. Raises InvalidRequest."""
+    parameters = InferParameters()
+    for name, parameter in message_parameters.items():
         kind = parameter.WhichOneof("parameter_choice")
         value = getattr(parameter, kind) if kind else None
         if name == "timeout":
-            settings.timeout_us = _whole(name, value, _UINT64_MAX, "microseconds")
+            parameters.timeout_us = _integer(name, value, _UINT64_MAX, "microseconds")
         elif name == "top_k":
-            settings.fields[name] = _whole(name, value, _UINT32_MAX, "labels of a ranking")
+            parameters.fields[name] = _integer(name, value, _UINT32_MAX, "labels of a ranking")
         elif name == "priority":
-            settings.fields[name] = _whole(name, value, pb.Priority.PRIORITY_BATCH, "1 interactive, 2 batch")
+            parameters.fields[name] = _integer(name, value, pb.Priority.PRIORITY_BATCH, "1 interactive, 2 batch")
         elif name == "offset_unit":
-            settings.fields[name] = _unit(value)
+            parameters.fields[name] = _unit(value)
         elif name in _THRESHOLDS:
-            setattr(settings.thresholds, name, _number(name, value))
+            setattr(parameters.thresholds, name, _float(name, value))
         elif name != _EMPTY_FINAL:
-            raise InvalidRequest(
-                f"unknown parameter {quoted(name)}: this server knows {', '.join(PARAMETERS)}", "parameters"
-            )
-    return settings
+            raise InvalidRequest(f"unknown parameter {quoted(name)}. Known are {', '.join(PARAMETERS)}.", "parameters")
+    return parameters
 
 
-def _whole(name: str, value: object, most: int, meaning: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+def _integer(name: str, value: object, maximum: int, meaning: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= maximum:
         raise InvalidRequest(
-            f"parameter '{name}' is {_told(value)}; it takes a whole number from 0 to {most:,} ({meaning})",
+            f"parameter '{name}' must be an integer from 0 to {maximum:,} ({meaning}), got {_described(value)}. Correct or remove it.",
             "parameters",
         )
     return int(value)
 
 
-def _number(name: str, value: object) -> float:
+def _float(name: str, value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise InvalidRequest(f"parameter '{name}' is {_told(value)}; it takes a number", "parameters")
+        raise InvalidRequest(
+            f"parameter '{name}' must be a number, got {_described(value)}. Correct or remove it.", "parameters"
+        )
     return float(value)
 
 
@@ -73,10 +74,11 @@ def _unit(value: object) -> int:
     number = _UNITS.get(value.lower().removeprefix(_PREFIX.lower())) if isinstance(value, str) else None
     if number is None:
         raise InvalidRequest(
-            f"parameter 'offset_unit' is {_told(value)}; it takes one of {', '.join(_UNITS)}", "parameters"
+            f"parameter 'offset_unit' must be one of {', '.join(_UNITS)}, got {_described(value)}. Correct or remove it.",
+            "parameters",
         )
     return number
 
 
-def _told(value: object) -> str:
-    return "empty" if value is None else quoted(str(value))
+def _described(value: object) -> str:
+    return "no value" if value is None else quoted(str(value))

@@ -1,150 +1,192 @@
-"""A ModelInferRequest -> what the pipeline is asked, checked. Rows become the requests of `palm_serve.v1`, so one set of rules holds for both doors."""
+"""Validation of a ModelInferRequest.
+
+Its rows are converted to requests of `palm_serve.v1`, so that the same rules apply to both protocols.
+"""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from palm_serve.bundle.manifest import Manifest
 from palm_serve.config import Limits
 from palm_serve.errors import InvalidRequest
 from palm_serve.oip import inference_pb2 as oip
-from palm_serve.rpc.messages.requests import Asked, parse_request, predict_request, quoted
-from palm_serve.rpc.oip.outputs import Output, outputs_of
-from palm_serve.rpc.oip.parameters import Settings, read_settings
+from palm_serve.rpc.messages.requests import CheckedRequest, check_parse_request, check_predict_request, quoted
+from palm_serve.rpc.oip.outputs import OutputTensor, outputs_of
+from palm_serve.rpc.oip.parameters import InferParameters, read_parameters
 from palm_serve.rpc.oip.tensors import read_texts
-from palm_serve.rpc.streams import breathe
+from palm_serve.rpc.streams import yield_to_event_loop
 from palm_serve.v1 import palm_pb2 as pb
 
 TEXT, TEXT_PAIR = "text", "text_pair"
 
 
 @dataclass(frozen=True, slots=True)
-class Inference:
-    """One checked ModelInfer: each of `asked` belongs to the row of the same position in `rows`; `raw`: how the client speaks."""
+class CheckedInference:
+    """A valid ModelInferRequest."""
 
     count: int
+    """Number of rows."""
     rows: tuple[int, ...]
-    asked: tuple[Asked, ...]
-    outputs: tuple[Output, ...]
+    """Row of each request."""
+    requests: tuple[CheckedRequest, ...]
+    outputs: tuple[OutputTensor, ...]
     raw: bool
+    """True if the client uses raw tensor contents."""
 
 
 def input_names(manifest: Manifest) -> tuple[str, ...]:
-    """The inputs that the model's tasks read."""
-    kinds = {task.pairs for task in manifest.tasks.values()}
-    return (TEXT, TEXT_PAIR) if True in kinds else (TEXT,)
+    """Return the names of the inputs that the model's tasks read."""
+    if any(task.pairs for task in manifest.tasks.values()):
+        return (TEXT, TEXT_PAIR)
+    return (TEXT,)
 
 
 async def read_request(
     message: oip.ModelInferRequest, manifest: Manifest, limits: Limits, deadline: float | None
-) -> Inference:
-    """Checks a ModelInferRequest for the model of `manifest`. Raises InvalidRequest."""
-    settings = read_settings(message.parameters)
+) -> CheckedInference:
+    """Check a ModelInferRequest for the model of `manifest`.
+
+    Args:
+        message: the request.
+        manifest: manifest of the model that answers.
+        limits: limits of one client.
+        deadline: in seconds on the clock of `time.monotonic()`. None: no deadline.
+
+    Raises:
+        InvalidRequest: if the request is not valid.
+    """
+    parameters = read_parameters(message.parameters)
     texts = _inputs(message, manifest, limits)
     outputs = _outputs(message, manifest, paired=TEXT_PAIR in texts)
-    tasks = tuple(dict.fromkeys(output.task for output in outputs if output.task)) or _unasked(manifest, texts)
+    tasks = tuple(dict.fromkeys(output.task for output in outputs if output.task)) or _default_tasks(manifest, texts)
     _check_pairs(tasks, texts, manifest)
-    if settings.timeout_us:
-        own = time.monotonic() + settings.timeout_us / 1e6
-        deadline = own if deadline is None else min(own, deadline)
+    if parameters.timeout_us:
+        timeout = time.monotonic() + parameters.timeout_us / 1e6
+        deadline = timeout if deadline is None else min(timeout, deadline)
     rows: list[int] = []
-    asked: list[Asked] = []
+    requests: list[CheckedRequest] = []
     for row in range(len(texts[TEXT])):
-        await breathe(row)
-        for one in _row(row, texts, tasks, settings, manifest, limits, deadline):
+        await yield_to_event_loop(row)
+        for checked in _row_requests(row, texts, tasks, parameters, manifest, limits, deadline):
             rows.append(row)
-            asked.append(one)
-    return Inference(len(texts[TEXT]), tuple(rows), tuple(asked), outputs, bool(message.raw_input_contents))
+            requests.append(checked)
+    raw = bool(message.raw_input_contents)
+    return CheckedInference(len(texts[TEXT]), tuple(rows), tuple(requests), outputs, raw)
 
 
 def _inputs(message: oip.ModelInferRequest, manifest: Manifest, limits: Limits) -> dict[str, list[str]]:
-    known = input_names(manifest)
-    given = [tensor.name for tensor in message.inputs]
-    for position, name in enumerate(given):
-        if name not in known:
-            raise InvalidRequest(
-                f"unknown input {quoted(name)}: model '{manifest.name}' reads {', '.join(known)}", "inputs"
-            )
-        if name in given[:position]:
-            raise InvalidRequest(f"input {quoted(name)} is there twice: send it once", "inputs")
-    if TEXT not in given:
-        raise InvalidRequest(f"the input '{TEXT}' is missing: send it as BYTES of shape [n] or [n, 1], UTF-8", "inputs")
-    raws = message.raw_input_contents
-    if raws and any(tensor.HasField("contents") for tensor in message.inputs):
-        raise InvalidRequest("inputs have both contents and raw_input_contents: use one of them", "raw_input_contents")
-    if raws and len(raws) != len(given):
+    names = [tensor.name for tensor in message.inputs]
+    _check_input_names(names, manifest)
+    raw_contents = message.raw_input_contents
+    if raw_contents and any(tensor.HasField("contents") for tensor in message.inputs):
         raise InvalidRequest(
-            f"{len(raws):,} raw_input_contents for {len(given)} inputs: send one for each, in their order",
+            "inputs must not have both contents and raw_input_contents. Use only one of them.", "raw_input_contents"
+        )
+    if raw_contents and len(raw_contents) != len(names):
+        raise InvalidRequest(
+            f"raw_input_contents must have one element per input ({len(names)}), got {len(raw_contents):,}. "
+            "Send them in the order of the inputs.",
             "raw_input_contents",
         )
-    texts = {
-        tensor.name: read_texts(tensor, raws[position] if raws else None, limits.batch_items)
-        for position, tensor in enumerate(message.inputs)
-    }
-    counts = {name: len(values) for name, values in texts.items()}
-    if len({*counts.values()}) > 1:
+    texts: dict[str, list[str]] = {}
+    for position, tensor in enumerate(message.inputs):
+        raw = raw_contents[position] if raw_contents else None
+        texts[tensor.name] = read_texts(tensor, raw, limits.batch_items)
+    if TEXT_PAIR in texts and len(texts[TEXT_PAIR]) != len(texts[TEXT]):
         raise InvalidRequest(
-            f"input '{TEXT}' has {counts[TEXT]:,} rows and '{TEXT_PAIR}' {counts[TEXT_PAIR]:,}: each text needs its pair",
+            f"input '{TEXT_PAIR}' must have as many rows as '{TEXT}' ({len(texts[TEXT]):,}), got {len(texts[TEXT_PAIR]):,}. "
+            "Send a pair for each text.",
             TEXT_PAIR,
         )
     return texts
 
 
-def _outputs(message: oip.ModelInferRequest, manifest: Manifest, paired: bool) -> tuple[Output, ...]:
-    """Those that the client names, in its order; or those of all tasks that read what it sent."""
-    known = outputs_of(manifest)
-    for wanted in message.outputs:
-        if wanted.name not in known:
+def _check_input_names(names: Sequence[str], manifest: Manifest) -> None:
+    known_names = input_names(manifest)
+    for position, name in enumerate(names):
+        if name not in known_names:
             raise InvalidRequest(
-                f"unknown output {quoted(wanted.name)}: model '{manifest.name}' has {', '.join(known)}", "outputs"
+                f"unknown input {quoted(name)}. Model '{manifest.name}' reads {', '.join(known_names)}.", "inputs"
             )
-        if wanted.parameters:
-            key = next(iter(wanted.parameters))
+        if name in names[:position]:
+            raise InvalidRequest(f"input {quoted(name)} must not be repeated. Send it once.", "inputs")
+    if TEXT not in names:
+        raise InvalidRequest(
+            f"the input '{TEXT}' is missing. Send it as BYTES of shape [n] or [n, 1], encoded as UTF-8.", "inputs"
+        )
+
+
+def _outputs(message: oip.ModelInferRequest, manifest: Manifest, paired: bool) -> tuple[OutputTensor, ...]:
+    """Return the requested outputs in the client's order, or those of all tasks that read the sent inputs."""
+    known_outputs = outputs_of(manifest)
+    for requested in message.outputs:
+        if requested.name not in known_outputs:
             raise InvalidRequest(
-                f"output '{wanted.name}' has the parameter {quoted(key)}; outputs take none here", "outputs"
+                f"unknown output {quoted(requested.name)}. Model '{manifest.name}' has {', '.join(known_outputs)}.",
+                "outputs",
+            )
+        if requested.parameters:
+            key = next(iter(requested.parameters))
+            raise InvalidRequest(
+                f"output '{requested.name}' must not have parameters, got {quoted(key)}. Remove it.", "outputs"
             )
     if message.outputs:
-        return tuple(known[name] for name in dict.fromkeys(wanted.name for wanted in message.outputs))
-    return tuple(output for output in known.values() if not output.task or manifest.tasks[output.task].pairs == paired)
+        names = dict.fromkeys(requested.name for requested in message.outputs)
+        return tuple(known_outputs[name] for name in names)
+    outputs: list[OutputTensor] = []
+    for output in known_outputs.values():
+        if not output.task or manifest.tasks[output.task].pairs == paired:
+            outputs.append(output)
+    return tuple(outputs)
 
 
-def _unasked(manifest: Manifest, texts: Mapping[str, list[str]]) -> tuple[str, ...]:
-    """The tasks that read what the client sent."""
+def _default_tasks(manifest: Manifest, texts: Mapping[str, list[str]]) -> tuple[str, ...]:
+    """Return the tasks that read the sent inputs."""
     return tuple(name for name, task in manifest.tasks.items() if task.pairs == (TEXT_PAIR in texts))
 
 
 def _check_pairs(tasks: tuple[str, ...], texts: Mapping[str, list[str]], manifest: Manifest) -> None:
-    pairs = [name for name in tasks if manifest.tasks[name].pairs]
+    pair_tasks = [name for name in tasks if manifest.tasks[name].pairs]
     if not tasks:
         raise InvalidRequest(
-            f"the input '{TEXT_PAIR}' is missing: the tasks of model '{manifest.name}' read pairs of texts", "inputs"
+            f"the input '{TEXT_PAIR}' is missing. The tasks of model '{manifest.name}' read pairs of texts.", "inputs"
         )
-    if pairs and TEXT_PAIR not in texts:
-        raise InvalidRequest(f"the input '{TEXT_PAIR}' is missing: task '{pairs[0]}' reads pairs of texts", "inputs")
-    if not pairs and TEXT_PAIR in texts:
-        raise InvalidRequest(f"task '{tasks[0]}' reads a single text: leave the input '{TEXT_PAIR}' away", TEXT_PAIR)
+    if pair_tasks and TEXT_PAIR not in texts:
+        raise InvalidRequest(
+            f"the input '{TEXT_PAIR}' is missing. Task '{pair_tasks[0]}' reads pairs of texts.", "inputs"
+        )
+    if not pair_tasks and TEXT_PAIR in texts:
+        raise InvalidRequest(
+            f"the input '{TEXT_PAIR}' must not be sent for task '{tasks[0]}', which reads a single text. Remove it.",
+            TEXT_PAIR,
+        )
 
 
-def _row(
+def _row_requests(
     row: int,
     texts: Mapping[str, list[str]],
     tasks: tuple[str, ...],
-    settings: Settings,
+    parameters: InferParameters,
     manifest: Manifest,
     limits: Limits,
     deadline: float | None,
-) -> list[Asked]:
-    """What the pipeline is asked for one row: one request for the tasks on the text, one for each on the pair."""
-    text, single = texts[TEXT][row], [name for name in tasks if not manifest.tasks[name].pairs]
+) -> list[CheckedRequest]:
+    """Return the requests of one row: one for all tasks on single texts, and one for each task on pairs."""
+    text = texts[TEXT][row]
+    single_text_tasks = [name for name in tasks if not manifest.tasks[name].pairs]
+    requests: list[CheckedRequest] = []
     try:
-        asked = []
-        if single:
-            whole = pb.ParseRequest(text=text, tasks=single, thresholds=settings.thresholds, **settings.fields)
-            asked.append(parse_request(whole, manifest, limits, deadline))
+        if single_text_tasks:
+            parse = pb.ParseRequest(
+                text=text, tasks=single_text_tasks, thresholds=parameters.thresholds, **parameters.fields
+            )
+            requests.append(check_parse_request(parse, manifest, limits, deadline))
         for name in tasks:
             if manifest.tasks[name].pairs:
-                one = pb.PredictRequest(task=name, text=text, text_pair=texts[TEXT_PAIR][row], **settings.fields)
-                asked.append(predict_request(one, manifest, limits, deadline))
+                pair = texts[TEXT_PAIR][row]
+                predict = pb.PredictRequest(task=name, text=text, text_pair=pair, **parameters.fields)
+                requests.append(check_predict_request(predict, manifest, limits, deadline))
     except InvalidRequest as error:
         raise InvalidRequest(f"row {row}: {error}", error.field) from None
-    return asked
+    return requests

@@ -1,5 +1,6 @@
-"""Tensors of the protocol <-> lists of Python values, typed (`contents`) or raw (row-major, little-endian; BYTES elements each behind their length).
+"""Conversion between tensors of the protocol and lists of Python values.
 
+Tensors are typed (`contents`) or raw: row-major and little-endian, each BYTES element preceded by its length.
 Source: Open Inference Protocol v2, gRPC, "Tensor Data".
 """
 
@@ -15,33 +16,45 @@ from palm_serve.rpc.messages.requests import quoted
 
 BYTES, FP32, BOOL = "BYTES", "FP32", "BOOL"
 _LENGTH = struct.Struct("<I")
-# kserve's client tells how long a raw content is, which is plain from the content.
-_HARMLESS = {"binary_data_size"}
+# The client of kserve sends the length of a raw content, which is known from the content.
+_IGNORED_PARAMETERS = {"binary_data_size"}
 
 
-def read_texts(tensor: oip.ModelInferRequest.InferInputTensor, raw: bytes | None, most: int) -> list[str]:
-    """The strings of a BYTES input of shape [n] or [n, 1], n from 1 to `most`; `raw` is its raw content. Raises InvalidRequest."""
+def read_texts(tensor: oip.ModelInferRequest.InferInputTensor, raw: bytes | None, max_rows: int) -> list[str]:
+    """Read the strings of a BYTES input of shape [n] or [n, 1].
+
+    Args:
+        tensor: the input.
+        raw: its raw content. None: its typed contents are used.
+        max_rows: limit of n, which is at least 1.
+
+    Raises:
+        InvalidRequest: if the input is not valid.
+    """
     name = f"input {quoted(tensor.name)}"
     if tensor.datatype != BYTES:
-        raise InvalidRequest(f"{name} has the datatype {quoted(tensor.datatype)}; it takes {BYTES}", tensor.name)
-    unknown = next((key for key in tensor.parameters if key not in _HARMLESS), None)
-    if unknown is not None:
         raise InvalidRequest(
-            f"{name} has the parameter {quoted(unknown)}; inputs take none here, shared memory included: send the contents",
-            tensor.name,
+            f"{name} must have the datatype {BYTES}, got {quoted(tensor.datatype)}. Send UTF-8 texts.", tensor.name
         )
-    count = _count(tensor, name, most)
+    for key in tensor.parameters:
+        if key not in _IGNORED_PARAMETERS:
+            raise InvalidRequest(
+                f"{name} must not have parameters, got {quoted(key)}. Send the contents, not a shared memory region.",
+                tensor.name,
+            )
+    count = _count(tensor, name, max_rows)
     elements = _typed(tensor, name) if raw is None else _raw(raw, name, count)
     if len(elements) != count:
         raise InvalidRequest(
-            f"{name} has {len(elements):,} elements in bytes_contents; its shape {[*tensor.shape]} says {count:,}",
+            f"{name} must have {count:,} elements for its shape {[*tensor.shape]}, got {len(elements):,} in bytes_contents. "
+            "Correct the shape.",
             tensor.name,
         )
     return [_text(element, row, tensor.name) for row, element in enumerate(elements)]
 
 
 def write_typed(values: Sequence[Any], datatype: str) -> oip.InferTensorContents:
-    """Typed contents of an output."""
+    """Encode the typed contents of an output."""
     if datatype == BYTES:
         return oip.InferTensorContents(bytes_contents=values)
     if datatype == BOOL:
@@ -50,26 +63,32 @@ def write_typed(values: Sequence[Any], datatype: str) -> oip.InferTensorContents
 
 
 def write_raw(values: Sequence[Any], datatype: str) -> bytes:
-    """Raw content of an output."""
+    """Encode the raw content of an output."""
     if datatype == BYTES:
         return b"".join(_LENGTH.pack(len(value)) + value for value in values)
     return np.asarray(values, dtype=np.bool_ if datatype == BOOL else "<f4").tobytes()
 
 
-def _count(tensor: oip.ModelInferRequest.InferInputTensor, name: str, most: int) -> int:
+def _count(tensor: oip.ModelInferRequest.InferInputTensor, name: str, max_rows: int) -> int:
     shape = [*tensor.shape]
     if len(shape) not in (1, 2) or shape[1:] not in ([], [1]) or shape[0] < 1:
-        told = str(shape[:4])[:-1] + ", ...]" if len(shape) > 4 else str(shape)
-        raise InvalidRequest(f"{name} has the shape {told}; it takes [n] or [n, 1], one text a row", tensor.name)
-    if shape[0] > most:
-        raise InvalidRequest(f"{name} has {shape[0]:,} rows; the limit is {most:,}: send several requests", tensor.name)
+        described = str(shape[:4])[:-1] + ", ...]" if len(shape) > 4 else str(shape)
+        raise InvalidRequest(
+            f"{name} must have the shape [n] or [n, 1], got {described}. Send one text in each row.", tensor.name
+        )
+    if shape[0] > max_rows:
+        raise InvalidRequest(
+            f"{name} must have at most {max_rows:,} rows, got {shape[0]:,}. Send several requests.", tensor.name
+        )
     return int(shape[0])
 
 
 def _typed(tensor: oip.ModelInferRequest.InferInputTensor, name: str) -> Sequence[bytes]:
-    wrong = [field.name for field, _ in tensor.contents.ListFields() if field.name != "bytes_contents"]
-    if wrong:
-        raise InvalidRequest(f"{name} has values in {wrong[0]}; {BYTES} belong in bytes_contents", tensor.name)
+    for field, _ in tensor.contents.ListFields():
+        if field.name != "bytes_contents":
+            raise InvalidRequest(
+                f"{name} must have its values in bytes_contents, got values in {field.name}. Move them.", tensor.name
+            )
     return [*tensor.contents.bytes_contents]
 
 
@@ -78,17 +97,20 @@ def _raw(raw: bytes, name: str, count: int) -> list[bytes]:
     position = 0
     while len(elements) < count:
         start = position + _LENGTH.size
-        position = start + _LENGTH.unpack_from(raw, position)[0] if start <= len(raw) else len(raw) + 1
-        if position > len(raw):
+        end = len(raw) + 1
+        if start <= len(raw):
+            end = start + _LENGTH.unpack_from(raw, position)[0]
+        if end > len(raw):
             raise InvalidRequest(
-                f"the raw content of {name} has {len(raw):,} bytes and ends within element {len(elements) + 1:,} of {count:,}; "
-                "each element is its length, 4 bytes little-endian, and its bytes",
+                f"the raw content of {name} must hold {count:,} elements, got {len(raw):,} bytes that end within element "
+                f"{len(elements) + 1:,}. Send each element as its length (4 bytes, little-endian) and its bytes.",
                 "raw_input_contents",
             )
-        elements.append(raw[start:position])
+        elements.append(raw[start:end])
+        position = end
     if position < len(raw):
         raise InvalidRequest(
-            f"the raw content of {name} has {len(raw) - position:,} bytes after its last element; its shape says {count:,} elements",
+            f"the raw content of {name} must end after {count:,} elements, got {len(raw) - position:,} more bytes. Correct the shape.",
             "raw_input_contents",
         )
     return elements
@@ -99,5 +121,6 @@ def _text(element: bytes, row: int, field: str) -> str:
         return element.decode()
     except UnicodeDecodeError as error:
         raise InvalidRequest(
-            f"row {row} of input {quoted(field)} is not UTF-8 at byte {error.start}: encode texts as UTF-8", field
+            f"row {row} of input {quoted(field)} must be UTF-8, got another encoding at byte {error.start}. Encode texts as UTF-8.",
+            field,
         ) from None

@@ -1,7 +1,7 @@
-"""grpc.channelz.v1: what gRPC itself counts of this process: servers, connections, streams.
+"""The service grpc.channelz.v1: statistics of gRPC about the servers, connections and streams of this process.
 
-Not the servicer of grpcio-channelz, of which only the messages are used: its 1.81, the last for protobuf 6, answers INTERNAL
-where a newer grpcio tells something that they do not name.
+The servicer of grpcio-channelz is not used, only its messages. Its version 1.81, the last for protobuf 6, answers INTERNAL if
+grpcio is newer and reports unknown fields.
 """
 
 from collections.abc import Callable
@@ -17,43 +17,45 @@ from palm_serve.rpc.call_handling import Call
 
 SERVICE = "grpc.channelz.v1.Channelz"
 _METHODS = pb.DESCRIPTOR.services_by_name["Channelz"].methods_by_name
-_ASK: dict[str, Callable[[Message], bytes]] = {
-    "GetTopChannels": lambda asked: cygrpc.channelz_get_top_channels(asked.start_channel_id),
-    "GetServers": lambda asked: cygrpc.channelz_get_servers(asked.start_server_id),
-    "GetServer": lambda asked: cygrpc.channelz_get_server(asked.server_id),
-    "GetServerSockets": lambda asked: cygrpc.channelz_get_server_sockets(
-        asked.server_id, asked.start_socket_id, asked.max_results
+_QUERIES: dict[str, Callable[[Message], bytes]] = {
+    "GetTopChannels": lambda request: cygrpc.channelz_get_top_channels(request.start_channel_id),
+    "GetServers": lambda request: cygrpc.channelz_get_servers(request.start_server_id),
+    "GetServer": lambda request: cygrpc.channelz_get_server(request.server_id),
+    "GetServerSockets": lambda request: cygrpc.channelz_get_server_sockets(
+        request.server_id, request.start_socket_id, request.max_results
     ),
-    "GetChannel": lambda asked: cygrpc.channelz_get_channel(asked.channel_id),
-    "GetSubchannel": lambda asked: cygrpc.channelz_get_subchannel(asked.subchannel_id),
-    "GetSocket": lambda asked: cygrpc.channelz_get_socket(asked.socket_id),
+    "GetChannel": lambda request: cygrpc.channelz_get_channel(request.channel_id),
+    "GetSubchannel": lambda request: cygrpc.channelz_get_subchannel(request.subchannel_id),
+    "GetSocket": lambda request: cygrpc.channelz_get_socket(request.socket_id),
 }
 
 
-class Channelz:
+class ChannelzMethod:
     """One method of the service."""
 
     def __init__(self, name: str) -> None:
-        self._answer = getattr(pb, _METHODS[name].output_type.name)
-        self._ask = _ASK[name]
+        self._response_class = getattr(pb, _METHODS[name].output_type.name)
+        self._query = _QUERIES[name]
         self.name = name
         self.request: type[Message] = getattr(pb, _METHODS[name].input_type.name)
 
     async def __call__(self, message: Message, call: Call) -> Message:
-        """What gRPC tells. Raises NotFound for an id that is nobody's."""
+        """Return the statistics. Raises NotFound for an unknown id."""
         try:
-            told = self._ask(message)
+            content = self._query(message)
         except ValueError:
-            raise NotFound("gRPC knows nobody of this id: it may have gone since it was listed") from None
-        answer: Message = Parse(told, self._answer(), ignore_unknown_fields=True)
-        return answer
+            raise NotFound(
+                "no channel, server or socket has this id. It may have been closed since it was listed."
+            ) from None
+        response: Message = Parse(content, self._response_class(), ignore_unknown_fields=True)
+        return response
 
 
-def methods() -> list[Channelz]:
-    """All of the service."""
-    return [Channelz(name) for name in _ASK]
+def methods() -> list[ChannelzMethod]:
+    """Return all methods of the service."""
+    return [ChannelzMethod(name) for name in _QUERIES]
 
 
 def files() -> list[FileDescriptor]:
-    """The file that defines it, behind those that it imports: for reflection."""
+    """Return the .proto file of the service after the files that it imports, for reflection."""
     return [*pb.DESCRIPTOR.dependencies, pb.DESCRIPTOR]

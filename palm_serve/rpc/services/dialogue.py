@@ -1,4 +1,4 @@
-"""The service DialogueUnderstanding."""
+"""The service palm_serve.v1.DialogueUnderstanding."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -9,10 +9,10 @@ from palm_serve.config import Limits
 from palm_serve.errors import InvalidRequest, PalmServeError
 from palm_serve.rpc.call_handling import Call, Send, decode, request_id
 from palm_serve.rpc.lifecycle import Lifecycle
-from palm_serve.rpc.messages.requests import Asked, parse_request
+from palm_serve.rpc.messages.requests import CheckedRequest, check_parse_request
 from palm_serve.rpc.messages.responses import parse_response
 from palm_serve.rpc.messages.status import failure
-from palm_serve.rpc.streams import answer_each, breathe
+from palm_serve.rpc.streams import answer_each, yield_to_event_loop
 from palm_serve.types import Prediction
 from palm_serve.v1 import palm_pb2 as pb
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from palm_serve.registry import LoadedModel, Registry
 
 
-class Dialogue:
-    """Parse, ParseBatch and ParseStream over the models of a registry."""
+class DialogueService:
+    """Answers Parse, ParseBatch and ParseStream with the models of a registry."""
 
     def __init__(self, registry: "Registry", limits: Limits, lifecycle: Lifecycle) -> None:
         self._registry = registry
@@ -29,91 +29,103 @@ class Dialogue:
         self._lifecycle = lifecycle
 
     async def parse(self, message: pb.ParseRequest, call: Call) -> pb.ParseResponse:
-        """One utterance."""
+        """Answer one utterance."""
         return await self._answer(message, call.request_id, call)
 
     async def parse_batch(self, message: pb.ParseBatchRequest, call: Call) -> pb.ParseBatchResponse:
-        """Many utterances, answered in their order; a bad one is answered with its error."""
+        """Answer several utterances in order. An invalid one is answered with its error."""
         count, limit = len(message.requests), self._limits.batch_items
         if count > limit:
             raise InvalidRequest(
-                f"the batch has {count:,} requests; the limit is {limit:,}: send several batches", "requests"
+                f"requests must have at most {limit:,} items, got {count:,}. Send several batches.", "requests"
             )
-        call.holds(count)
+        call.charge_requests(count)
         items: list[pb.ParseItem | None] = [None] * count
         groups: dict[LoadedModel, _Group] = {}
-        with ExitStack() as held:
+        with ExitStack() as models_in_use:
             for position, request in enumerate(message.requests):
-                await breathe(position)
+                await yield_to_event_loop(position)
                 try:
-                    name = request_id(request.request_id)
-                    model = self._registry.route(request.model, request.version, call.key(request.request_id))
-                    asked = parse_request(request, model.manifest, self._limits, call.deadline)
+                    item_id = request_id(request.request_id)
+                    model = self._registry.route(request.model, request.version, call.routing_key(request.request_id))
+                    checked = check_parse_request(request, model.manifest, self._limits, call.deadline)
                 except PalmServeError as error:
                     items[position] = error_item(error, request.request_id or call.request_id)
                     continue
                 if model not in groups:
-                    groups[held.enter_context(model)] = _Group(model)
-                groups[model].add(position, name, asked)
-            async with asyncio.TaskGroup() as running:
+                    groups[models_in_use.enter_context(model)] = _Group(model)
+                groups[model].add(position, item_id, checked)
+            async with asyncio.TaskGroup() as tasks:
                 for group in groups.values():
-                    running.create_task(group.fill(items, call))
+                    tasks.create_task(group.fill(items, call))
         return pb.ParseBatchResponse(items=[item for item in items if item is not None])
 
     async def parse_stream(self, messages: AsyncIterator[bytes], call: Call, send: Send) -> None:
-        """Many utterances, answered as they are ready. With `stream_items` in flight the stream is not read."""
+        """Answer a stream of utterances, each as soon as it is ready.
+
+        Args:
+            messages: serialized ParseRequests.
+            call: the call.
+            send: sends a ParseItem.
+        """
         await answer_each(
             messages, lambda data: self._item(data, call), send, self._limits.stream_items, self._lifecycle
         )
 
     async def _item(self, data: bytes, call: Call) -> pb.ParseItem:
-        name = call.request_id
+        item_id = call.request_id
         try:
             message = decode(pb.ParseRequest, data)
-            name = request_id(message.request_id)
-            return pb.ParseItem(request_id=name, response=await self._answer(message, name, call))
+            item_id = request_id(message.request_id)
+            return pb.ParseItem(request_id=item_id, response=await self._answer(message, item_id, call))
         except Exception as error:
-            return error_item(error, name)
+            return error_item(error, item_id)
 
-    async def _answer(self, message: pb.ParseRequest, name: str, call: Call) -> pb.ParseResponse:
-        with self._registry.route(message.model, message.version, call.key(message.request_id)) as model:
-            asked = parse_request(message, model.manifest, self._limits, call.deadline)
-            answer = await model.predict(asked.request)
-            call.answered_by(model, answer)
-            return parse_response(name, model, asked, answer)
+    async def _answer(self, message: pb.ParseRequest, response_id: str, call: Call) -> pb.ParseResponse:
+        with self._registry.route(message.model, message.version, call.routing_key(message.request_id)) as model:
+            checked = check_parse_request(message, model.manifest, self._limits, call.deadline)
+            prediction = await model.predict(checked.request)
+            call.record_answer(model, prediction)
+            return parse_response(response_id, model, checked, prediction)
 
 
 class _Group:
-    """The requests of a batch that one model answers, and their positions in it."""
+    """The requests of a batch that one model answers, and their positions in the batch."""
 
     def __init__(self, model: "LoadedModel") -> None:
         self._model = model
-        self._members: list[tuple[int, str, Asked]] = []
+        self._members: list[tuple[int, str, CheckedRequest]] = []
 
-    def add(self, position: int, name: str, asked: Asked) -> None:
-        """Takes one more request."""
-        self._members.append((position, name, asked))
+    def add(self, position: int, item_id: str, checked: CheckedRequest) -> None:
+        """Add a request.
+
+        Args:
+            position: position in the batch.
+            item_id: id of the request.
+            checked: the request.
+        """
+        self._members.append((position, item_id, checked))
 
     async def fill(self, items: list[pb.ParseItem | None], call: Call) -> None:
-        """Answers the members and puts each answer in its place."""
+        """Answer the requests and set the items at their positions."""
         outcomes: Sequence[Prediction | PalmServeError]
         try:
-            outcomes = await self._model.predict_many([asked.request for _, _, asked in self._members])
+            outcomes = await self._model.predict_many([checked.request for _, _, checked in self._members])
         except PalmServeError as error:
             outcomes = [error] * len(self._members)
-        for number, ((position, name, asked), outcome) in enumerate(zip(self._members, outcomes, strict=True)):
-            await breathe(number)
+        for index, (member, outcome) in enumerate(zip(self._members, outcomes, strict=True)):
+            await yield_to_event_loop(index)
+            position, item_id, checked = member
             if isinstance(outcome, Prediction):
-                call.answered_by(self._model, outcome)
-                items[position] = pb.ParseItem(
-                    request_id=name, response=parse_response(name, self._model, asked, outcome)
-                )
+                call.record_answer(self._model, outcome)
+                response = parse_response(item_id, self._model, checked, outcome)
+                items[position] = pb.ParseItem(request_id=item_id, response=response)
             else:
-                items[position] = error_item(outcome, name)
+                items[position] = error_item(outcome, item_id)
 
 
-def error_item(error: Exception, name: str) -> pb.ParseItem:
-    """The item that stands for a request that failed."""
-    failed = failure(error, name)
-    told = pb.ItemError(code=failed.number, message=failed.message, retry_after_ms=failed.retry_after_ms)
-    return pb.ParseItem(request_id=name, error=told)
+def error_item(error: Exception, item_id: str) -> pb.ParseItem:
+    """Create the item of a request that failed."""
+    failed = failure(error, item_id)
+    status = pb.ItemError(code=failed.number, message=failed.message, retry_after_ms=failed.retry_after_ms)
+    return pb.ParseItem(request_id=item_id, error=status)

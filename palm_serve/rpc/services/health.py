@@ -1,6 +1,6 @@
-"""grpc.health.v1: one name for the server (empty) and one per model, derived from what is.
+"""The service grpc.health.v1.Health, with an empty name for the server and a name for each model.
 
-Not the servicer of grpcio-health-checking: its Watch streams hold up a shutdown, its watchers lose each other.
+The servicer of grpcio-health-checking is not used, because its Watch streams delay a shutdown and lose watchers.
 """
 
 from typing import TYPE_CHECKING
@@ -15,42 +15,46 @@ from palm_serve.rpc.messages.requests import quoted
 if TYPE_CHECKING:
     from palm_serve.registry import Registry
 
-_LOOK_AGAIN_S = 1.0
-"""An engine that fails changes its model's health without telling anyone; watchers learn it this late at most."""
+_POLL_INTERVAL_S = 1.0
+"""Interval at which watchers check for a failed engine, which changes a model's health without a notification."""
 
 
-class Health:
-    """Check and Watch."""
+class HealthService:
+    """Answers Check and Watch."""
 
     def __init__(self, registry: "Registry", lifecycle: Lifecycle) -> None:
         self._registry = registry
         self._lifecycle = lifecycle
 
     def status(self, service: str) -> int:
-        """The ServingStatus of the server or of a model, which is that of its stable version; SERVICE_UNKNOWN for other names.
+        """Return the ServingStatus of the server (empty name) or of a model's stable version.
 
-        What replaces a version and cannot be loaded changes nothing, since the old one goes on.
+        It is SERVICE_UNKNOWN for other names. A replacement that cannot be loaded changes nothing, because the former
+        version stays in service.
         """
-        ready = {name: model.ready for name, model in self._registry.stable().items() if service in ("", name)}
+        ready: list[bool] = []
+        for name, model in self._registry.stable().items():
+            if service in ("", name):
+                ready.append(model.ready)
         if service and not ready and not any(name == service for name, _ in self._registry.failures):
             return int(HealthCheckResponse.SERVICE_UNKNOWN)
-        serving = self._lifecycle.state is State.SERVING and bool(ready) and all(ready.values())
+        serving = self._lifecycle.state is State.SERVING and bool(ready) and all(ready)
         return int(HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING)
 
     async def check(self, message: HealthCheckRequest, call: Call) -> HealthCheckResponse:
-        """The status now. Raises NotFound for an unknown name."""
+        """Return the current status. Raises NotFound for an unknown name."""
         status = self.status(message.service)
         if status == HealthCheckResponse.SERVICE_UNKNOWN:
-            raise NotFound(f"no model {quoted(message.service)}; the empty name stands for the server")
+            raise NotFound(f"no model {quoted(message.service)}. Use the empty name for the server.")
         return HealthCheckResponse(status=status)
 
     async def watch(self, message: HealthCheckRequest, send: Send) -> None:
-        """The status now and whenever it changes."""
-        last = None
+        """Send the current status, and every change of it."""
+        last_status = None
         while True:
             status = self.status(message.service)
-            if status != last:
-                last = status
+            if status != last_status:
+                last_status = status
                 await send(HealthCheckResponse(status=status))
             async with self._lifecycle.stream():
-                await self._lifecycle.change(_LOOK_AGAIN_S)
+                await self._lifecycle.change(_POLL_INTERVAL_S)

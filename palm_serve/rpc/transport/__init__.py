@@ -1,1 +1,1 @@
-"""Connections: TLS, certificates and channel options."""
+"""TLS, certificates and channel options of the server."""

@@ -1,38 +1,38 @@
-"""What the server allows a connection, as options of grpc."""
+"""Limits of a connection as channel options of grpc."""
 
 import resource
 
 from palm_serve.config import ServeOptions
 
 _NEVER = 2**31 - 1
-"""How grpc writes "never"."""
+"""Value of grpc for "never"."""
 _KIB = 1024
-_OTHER_FILES = 128
-"""Descriptors that models, logs and metrics get to keep when connections take the rest."""
+_RESERVED_DESCRIPTORS = 128
+"""File descriptors reserved for models, logs and metrics."""
 
 ChannelOptions = tuple[tuple[str, int], ...]
 
 
 def channel_options(options: ServeOptions) -> ChannelOptions:
-    """The options of `grpc.aio.server`."""
+    """Return the options of `grpc.aio.server`."""
     metadata_bytes = options.max_metadata_kib * _KIB
     return (
-        # Without it a second server on the same port would silently take half of the calls.
+        # Otherwise a second server on the same port would silently receive half of the calls.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", options.limits.message_bytes),
         ("grpc.max_allowed_incoming_connections", min(options.max_connections, _descriptors())),
         ("grpc.max_concurrent_streams", options.max_streams),
-        # Where more wait to be handed over (1000, for certain 3000), grpc would answer CANCELLED to some, whoever sent them: nobody
-        # asks again after that, and a flood over one connection would end the calls of others. Connections times streams bound what may wait.
+        # Above its limits (1000 and 3000 pending calls) grpc answers CANCELLED to calls of any client, and clients do not retry
+        # after CANCELLED. So a flood over one connection would end calls of other clients. Connections times streams is the limit.
         ("grpc.server.max_pending_requests", _NEVER),
         ("grpc.server.max_pending_requests_hard_limit", _NEVER),
-        # Between the two grpc would refuse by chance.
+        # Between these two limits grpc refuses at random, so they are equal.
         ("grpc.max_metadata_size", metadata_bytes),
         ("grpc.absolute_max_metadata_size", metadata_bytes),
         ("grpc.server_handshake_timeout_ms", _ms(options.handshake_timeout)),
         ("grpc.keepalive_time_ms", _ms(options.keepalive_time)),
         ("grpc.keepalive_timeout_ms", _ms(options.keepalive_timeout)),
-        # Without it grpc 1.85 waits for its own 60 s, whatever the line above says.
+        # Otherwise grpc 1.85 waits for its default of 60 s and ignores the option above.
         ("grpc.http2.ping_timeout_ms", _ms(options.keepalive_timeout)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", _ms(options.min_ping_interval)),
@@ -45,7 +45,7 @@ def channel_options(options: ServeOptions) -> ChannelOptions:
 
 def _descriptors() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _NEVER if soft == resource.RLIM_INFINITY else max(1, soft - _OTHER_FILES)
+    return _NEVER if soft == resource.RLIM_INFINITY else max(1, soft - _RESERVED_DESCRIPTORS)
 
 
 def _ms(seconds: float) -> int:

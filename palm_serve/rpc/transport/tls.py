@@ -1,6 +1,6 @@
-"""Certificates of the server: checked when they are read, and read again when the files change.
+"""Certificates of the server. They are checked when they are read, and read again when the files change.
 
-grpc asks before every new connection, so a new certificate serves from the next connection on; open connections keep theirs.
+grpc requests the certificate for every new connection, so a new one is used from the next connection on.
 """
 
 import logging
@@ -27,47 +27,53 @@ class _Contents:
 
 
 class Certificates:
-    """The certificate, its key, and the authority whose certificates clients must show. Raises TlsError where they cannot serve.
+    """The server's certificate, its key, and the authority of client certificates. Threads may share it.
 
-    Later, files that cannot serve change nothing: what was read before stays, and the log tells why. Threads may share it.
+    If changed files cannot be used, the former certificate stays in use, and the reason is logged.
+
+    Args:
+        files: the PEM files.
+
+    Raises:
+        TlsError: if the files cannot be used at the start.
     """
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
-        self._looking = threading.Lock()
-        self._stamps = self._look()
+        self._lock = threading.Lock()
+        self._stamps = self._current_stamps()
         self._contents, self.context = self._read()
-        self._given = self._contents
+        self._last_sent = self._contents
         self.read_at = time.time()
-        """Unix seconds: when the files that serve were read."""
+        """Time at which the files in use were read, in Unix seconds."""
         self.failed_at = 0.0
-        """Unix seconds: when files that cannot serve were found; 0: never."""
+        """Time of the last failed reload, in Unix seconds. 0: never."""
 
     @property
     def expires(self) -> float:
-        """Unix seconds: when the certificate that serves, or one of its chain, expires."""
+        """Return the expiry of the certificate or of the first of its chain, in Unix seconds."""
         return expiry(self._contents.certificate)
 
     def credentials(self) -> grpc.ServerCredentials:
-        """What a server listens with."""
+        """Return the credentials with which a server listens."""
         return grpc.dynamic_ssl_server_credentials(
             _configuration(self._contents), self.renewed, self._contents.client_ca is not None
         )
 
     def renewed(self) -> grpc.ServerCertificateConfiguration | None:
-        """The configuration when the files hold another one than last time, else None; grpc calls it in its own threads."""
+        """Return the configuration if it has changed since the last call, else None. grpc calls this on its own threads."""
         self.look()
         contents = self._contents
-        if contents == self._given:
+        if contents == self._last_sent:
             return None
-        self._given = contents
+        self._last_sent = contents
         return _configuration(contents)
 
     def look(self) -> None:
-        """Reads the files again where they have changed."""
-        with self._looking:
-            # Looked at before they are read: what changes in between is seen the next time.
-            stamps = self._look()
+        """Read the files again if they have changed."""
+        with self._lock:
+            # Taken before the files are read, so that a change in between is noticed the next time.
+            stamps = self._current_stamps()
             if stamps == self._stamps:
                 return
             self._stamps = stamps
@@ -80,10 +86,10 @@ class Certificates:
             self.read_at = time.time()
             if contents != self._contents:
                 self._contents, self.context = contents, context
-                log.info("a new certificate serves from the next connection on")
+                log.info("a new certificate is used from the next connection on")
 
-    def _look(self) -> list[tuple[int, int, int] | None]:
-        """Something that changes when a file does, also where it is a link that is pointed elsewhere."""
+    def _current_stamps(self) -> list[tuple[int, int, int] | None]:
+        """Return values that change when a file changes, or when a link points to another file."""
         return [None if path is None else _stamp(path) for path in self._paths]
 
     @property
@@ -91,30 +97,32 @@ class Certificates:
         return self._files.certificate, self._files.key, self._files.client_ca
 
     def _read(self) -> tuple[_Contents, ssl.SSLContext]:
-        contents = self._contents_now()
+        contents = self._current_contents()
         certificate, key, client_ca = self._paths
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            # Without the function OpenSSL would ask for the password of an encrypted key on the terminal.
+            # Without a password function OpenSSL would prompt for the password of an encrypted key on the terminal.
             context.load_cert_chain(certificate, key, password=lambda: "")
         except (ssl.SSLError, OSError) as error:
             raise TlsError(
-                f"{certificate} and {key} are no certificate and its key ({_reason(error)}); both are PEM, the certificate "
-                "first in its file and before its chain, the key without a password"
+                f"{certificate} and {key} must be a certificate and its key in PEM, got {_reason(error)}. Put the certificate before "
+                "its chain, and remove the password of the key."
             ) from None
         if client_ca is not None:
             try:
                 context.load_verify_locations(client_ca)
             except (ssl.SSLError, OSError) as error:
-                raise TlsError(f"{client_ca} holds no certificates in PEM ({_reason(error)})") from None
+                raise TlsError(
+                    f"{client_ca} must hold certificates in PEM, got {_reason(error)}. Check the file."
+                ) from None
             context.verify_mode = ssl.CERT_REQUIRED
-        if contents != self._contents_now():
-            raise TlsError(f"{certificate} and {key} were replaced while they were read")
+        if contents != self._current_contents():
+            raise TlsError(f"{certificate} and {key} must not change while they are read. They are read again.")
         return contents, context
 
-    def _contents_now(self) -> _Contents:
+    def _current_contents(self) -> _Contents:
         certificate, key, client_ca = self._paths
-        return _Contents(_bytes(certificate), _bytes(key), None if client_ca is None else _bytes(client_ca))
+        return _Contents(_read_file(certificate), _read_file(key), None if client_ca is None else _read_file(client_ca))
 
 
 def _configuration(contents: _Contents) -> grpc.ServerCertificateConfiguration:
@@ -131,7 +139,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _bytes(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""When certificates expire: the one fact of X.509 that is needed, and that the module ssl tells of no file."""
+"""Expiry of X.509 certificates in PEM, which the module ssl does not provide for files."""
 
 import base64
 import re
@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", re.DOTALL)
-_VERSION, _UTC_TIME = 0xA0, 0x17
-"""Tags of DER."""
+_VERSION = 0xA0
+_UTC_TIME = 0x17
+"""DER tags."""
 _VALIDITY = 3
-"""Its place in a certificate's body, where the version, which may be left out, does not count."""
+"""Index of the validity field in a certificate's body, without the optional version field."""
 
 
 def expiry(pem: bytes) -> float:
-    """Unix seconds of the earliest `notAfter` (RFC 5280, 4.1.2.5) among the certificates in PEM, which are some that OpenSSL has read."""
+    """Return the earliest `notAfter` (RFC 5280, 4.1.2.5) of certificates in PEM, in Unix seconds. OpenSSL must have accepted them."""
     return min(_not_after(base64.b64decode(block)) for block in _PEM.findall(pem))
 
 
@@ -27,12 +28,15 @@ def _not_after(der: bytes) -> float:
 
 
 def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """Tag and contents of each element, one after the other (X.690, 8.1)."""
-    at = 0
-    while at < len(der):
-        tag, size, at = der[at], der[at + 1], at + 2
+    """Yield the tag and the contents of each DER element (X.690, 8.1)."""
+    position = 0
+    while position < len(der):
+        tag = der[position]
+        size = der[position + 1]
+        position += 2
         if size & 0x80:
             width = size & 0x7F
-            size, at = int.from_bytes(der[at : at + width]), at + width
-        yield tag, der[at : at + size]
-        at += size
+            size = int.from_bytes(der[position : position + width])
+            position += width
+        yield tag, der[position : position + size]
+        position += size

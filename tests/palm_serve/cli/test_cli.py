@@ -108,7 +108,7 @@ def test_truncation_is_told(tiny_server: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "match"),
     [
-        (["call", " "], 2, "text is blank"),
+        (["call", " "], 2, "text must have at least one visible character, got a blank text"),
         (["call", TEXT, "--model", "nope"], 2, "no model 'nope'"),
         (["call", TEXT, "--task", "nope"], 2, "unknown task 'nope'"),
         (["call", TEXT, "--pair", "x"], 2, "requires --task"),

@@ -40,7 +40,7 @@ def test_sync(tiny_server: str) -> None:
         assert isinstance(good, pb.ParseResponse)
         assert good.intent.name == "music"
         assert isinstance(bad, InvalidRequest)
-        assert "text is blank" in str(bad)
+        assert "text must have at least one visible character, got a blank text" in str(bad)
         assert palm.predict("sentiment", "awful").result.classification.label.name == "negative"
         assert [model.name for model in palm.models()] == ["tiny"]
         assert palm.health()

@@ -11,9 +11,9 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from palm_serve.config import ServeOptions
-from palm_serve.rpc.access.admission import Gate
+from palm_serve.rpc.access.admission import AdmissionControl
 from palm_serve.rpc.access.tokens import Scope
-from palm_serve.rpc.call_handling import Call, Calls, Send
+from palm_serve.rpc.call_handling import Call, HandlerFactory, Send
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.streams import answer_each
 from palm_serve.types import CallRecord
@@ -32,7 +32,11 @@ def test_a_client_that_leaves(kind: str) -> None:
     async def scenario() -> None:
         lifecycle = Lifecycle()
         lifecycle.state = State.SERVING
-        calls, began, over = Calls(lifecycle, Gate(ServeOptions()), records.append), asyncio.Event(), asyncio.Event()
+        calls, began, over = (
+            HandlerFactory(lifecycle, AdmissionControl(ServeOptions()), records.append),
+            asyncio.Event(),
+            asyncio.Event(),
+        )
 
         async def stream(messages: AsyncIterator[bytes], call: Call, send: Send) -> None:
             await answer_each(messages, forever, send, 4, lifecycle)

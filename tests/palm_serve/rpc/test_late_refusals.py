@@ -10,9 +10,9 @@ import pytest
 
 from palm_serve.config import ServeOptions
 from palm_serve.errors import Overloaded
-from palm_serve.rpc.access.admission import Gate
+from palm_serve.rpc.access.admission import AdmissionControl
 from palm_serve.rpc.access.tokens import Scope
-from palm_serve.rpc.call_handling import Call, Calls
+from palm_serve.rpc.call_handling import Call, HandlerFactory
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.types import TextRequest
 from palm_serve.v1 import palm_pb2 as pb
@@ -69,7 +69,9 @@ def test_who_has_left_is_no_failure() -> None:
 
     lifecycle = Lifecycle()
     lifecycle.state = State.SERVING
-    handler = Calls(lifecycle, Gate(ServeOptions())).unary("Parse", pb.ParseRequest, refuse, Scope.PARSE)
+    handler = HandlerFactory(lifecycle, AdmissionControl(ServeOptions())).unary(
+        "Parse", pb.ParseRequest, refuse, Scope.PARSE
+    )
 
     async def ask() -> None:
         with pytest.raises(asyncio.CancelledError):

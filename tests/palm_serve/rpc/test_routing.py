@@ -21,9 +21,9 @@ def asked(make_door: Callable[..., Door]) -> tuple[Door, stubs.DialogueUnderstan
 
 
 def test_the_session_comes_before_the_request_and_that_before_the_call() -> None:
-    assert Call("call", None).key() == "call"
-    assert Call("call", None).key("own") == "own"
-    assert Call("call", None, "session").key("own") == "session"
+    assert Call("call", None).routing_key() == "call"
+    assert Call("call", None).routing_key("own") == "own"
+    assert Call("call", None, "session").routing_key("own") == "session"
 
 
 def test_keys_of_every_call(asked: tuple[Door, stubs.DialogueUnderstandingStub]) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palm_serve.errors import Overloaded
-from palm_serve.rpc.access.rate_limits import InFlight, Rate, address
+from palm_serve.rpc.access.rate_limits import InFlightLimit, RateLimit, client_address
 
 
 @pytest.mark.parametrize(
@@ -20,13 +20,13 @@ from palm_serve.rpc.access.rate_limits import InFlight, Rate, address
     ],
 )
 def test_who_is_behind_a_peer(peer: str, client: str) -> None:
-    assert address(peer) == client
+    assert client_address(peer) == client
 
 
 def test_calls_in_flight() -> None:
-    gate = InFlight(2)
+    gate = InFlightLimit(2)
     with gate.admit("a"), gate.admit("b"):
-        with gate.admit("a"), pytest.raises(Overloaded, match="2 calls of this client"), gate.admit("a"):
+        with gate.admit("a"), pytest.raises(Overloaded, match="must have at most 2 calls"), gate.admit("a"):
             pass
         with gate.admit("a"), gate.admit("b"):
             pass
@@ -46,7 +46,7 @@ STEPS = st.lists(st.tuples(st.floats(0, 3), st.integers(1, 40)), max_size=60)
 @given(rate=st.floats(0.5, 50), burst=st.integers(1, 30), steps=STEPS)
 def test_no_stretch_of_time_holds_more_than_it_may(rate: float, burst: int, steps: list[tuple[float, int]]) -> None:
     clock = Clock()
-    bucket = Rate(rate, burst, clock)
+    bucket = RateLimit(rate, burst, clock)
     passed: list[tuple[float, int]] = []
     for wait, requests in steps:
         clock.now += wait
@@ -62,10 +62,10 @@ def test_no_stretch_of_time_holds_more_than_it_may(rate: float, burst: int, step
 @given(rate=st.floats(0.5, 50), burst=st.integers(1, 30), requests=st.integers(1, 100))
 def test_whoever_waits_as_told_passes(rate: float, burst: int, requests: int) -> None:
     clock = Clock()
-    bucket = Rate(rate, burst, clock)
+    bucket = RateLimit(rate, burst, clock)
     bucket.take("a")
     bucket.spend("a", requests + burst)
-    with pytest.raises(Overloaded, match="slow down") as caught:
+    with pytest.raises(Overloaded, match="Send fewer requests") as caught:
         bucket.take("a")
     bucket.take("b")
     clock.now += caught.value.retry_after_s * 0.99
@@ -75,9 +75,9 @@ def test_whoever_waits_as_told_passes(rate: float, burst: int, requests: int) ->
 
 
 def test_clients_that_come_once_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("palm_serve.rpc.access.rate_limits._CLIENTS", 100)
+    monkeypatch.setattr("palm_serve.rpc.access.rate_limits._MAX_BUCKETS", 100)
     clock = Clock()
-    bucket = Rate(10, 5, clock)
+    bucket = RateLimit(10, 5, clock)
     for number in range(1_000):
         clock.now += 0.1
         bucket.take(str(number))

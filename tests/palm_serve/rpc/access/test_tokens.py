@@ -64,14 +64,14 @@ class TestTokens:
         tokens = Tokens(path)
         assert tokens.check(bearer("one"), Scope.PARSE) == "web"
         assert tokens.check((("authorization", "bEARER  two "),), Scope.CONTROL) == "ops"
-        with pytest.raises(NotAllowed, match="'web' is for parse; this method needs the scope 'control'"):
+        with pytest.raises(NotAllowed, match="'web' must have the scope 'control', got parse"):
             tokens.check(bearer("one"), Scope.CONTROL)
         for headers in (bearer("three"), bearer(""), bearer("on"), bearer("onee"), bearer("é")):
             with pytest.raises(Unauthenticated, match="unknown to this server, or was revoked"):
                 tokens.check(headers, Scope.PARSE)
         basic: Headers = (("authorization", "Basic one"),)
         for without in ((), (("x-authorization", "Bearer one"),), basic, (("authorization", "one"),)):
-            with pytest.raises(Unauthenticated, match="send `authorization: Bearer TOKEN`"):
+            with pytest.raises(Unauthenticated, match="Send `authorization: Bearer TOKEN`"):
                 tokens.check(without, Scope.PARSE)
 
     def test_certificates(self, path: Path) -> None:
@@ -83,7 +83,7 @@ class TestTokens:
 
         assert tokens.check((), Scope.READ, shown) == "backend"
         assert tokens.check(bearer("one"), Scope.PARSE, shown) == "web"
-        with pytest.raises(NotAllowed, match="'backend' is for read"):
+        with pytest.raises(NotAllowed, match="'backend' must have the scope 'parse', got read"):
             tokens.check((), Scope.PARSE, shown)
         for identities in (lambda: None, lambda: [b"other", b"\xff"]):
             with pytest.raises(Unauthenticated, match="asks for a token"):
@@ -131,15 +131,18 @@ class TestTokens:
     @pytest.mark.parametrize(
         ("content", "match"),
         [
-            ("tokens = 1", "no file of tokens"),
-            ("[token.a]", "no file of tokens"),
+            ("tokens = 1", "must be a file of tokens"),
+            ("[token.a]", "must be a file of tokens"),
             ('[tokens.a]\nsha256 = "secret-token"\nscopes = []', r"tokens.a.sha256: String should match"),
             (entry("a", "x", ("admin",)), "'parse', 'read', 'control', 'metrics' or 'health'"),
             (entry("a", "x", more="expire = 2020-01-01"), "tokens.a.expire: Extra inputs"),
-            (entry("a", "x") + entry("b", "x"), "'b' has the proof of 'a': give each one of its own"),
+            (
+                entry("a", "x") + entry("b", "x"),
+                "'b' must not have the token or certificate of 'a'. Give each entry its own",
+            ),
             ('[tokens.a]\nscopes = ["parse"]', "either sha256 or certificate"),
             (entry("a", "x", more='certificate = "y"'), "either sha256 or certificate"),
-            ("[", "is not TOML"),
+            ("[", "must be TOML"),
         ],
     )
     def test_files_that_cannot_be_used(self, path: Path, content: str, match: str) -> None:
@@ -190,7 +193,7 @@ def test_calls_are_counted_by_token(make_door: Callable[..., Door], path: Path) 
     assert code(dialogue.ParseBatch, batch, "one") == "OK"
     with pytest.raises(grpc.RpcError) as caught:
         dialogue.Parse(pb.ParseRequest(text="a"), metadata=bearer("one"))
-    assert "more than 0.01 requests a second and the 3 that may come at once" in caught.value.details()
+    assert "at most 0.01 requests a second and 3 at once" in caught.value.details()
     retry = error_details_pb2.RetryInfo()
     assert rpc_status.from_call(caught.value).details[0].Unpack(retry)
     assert 90 <= retry.retry_delay.seconds <= 100

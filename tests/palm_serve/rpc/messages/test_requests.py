@@ -7,7 +7,7 @@ import pytest
 from palm_serve.bundle.manifest import Manifest
 from palm_serve.config import Limits
 from palm_serve.errors import InvalidRequest
-from palm_serve.rpc.messages.requests import parse_request, predict_request
+from palm_serve.rpc.messages.requests import check_parse_request, check_predict_request
 from palm_serve.types import Priority, Thresholds
 from palm_serve.v1 import palm_pb2 as pb
 
@@ -17,58 +17,70 @@ LIMITS = Limits(text_bytes=30)
 @pytest.mark.parametrize(
     ("message", "field", "match"),
     [
-        (pb.ParseRequest(), "text", "text is empty"),
-        (pb.ParseRequest(text=" \n\u3000"), "text", "text is blank"),
-        (pb.ParseRequest(text="北" * 11), "text", "text has 33 bytes; the limit is 30"),
-        (pb.ParseRequest(text="a", offset_unit=9), "offset_unit", "offset_unit 9 is unknown.*OFFSET_UNIT_UTF16 = 2"),
-        (pb.ParseRequest(text="a", priority=-1), "priority", "priority -1 is unknown"),
-        (pb.ParseRequest(text="a", tasks=["nope"]), "tasks", "unknown task 'nope': model 'fake' has intent, slots"),
+        (pb.ParseRequest(), "text", "text must have .* got an empty text"),
+        (pb.ParseRequest(text=" \n\u3000"), "text", "text must have .* got a blank text"),
+        (pb.ParseRequest(text="北" * 11), "text", "text must have at most 30 bytes, got 33"),
+        (
+            pb.ParseRequest(text="a", offset_unit=9),
+            "offset_unit",
+            "offset_unit must be one of .*OFFSET_UNIT_UTF16 = 2.* got 9",
+        ),
+        (pb.ParseRequest(text="a", priority=-1), "priority", "priority must be one of .* got -1"),
+        (pb.ParseRequest(text="a", tasks=["nope"]), "tasks", "unknown task 'nope'. Model 'fake' has intent, slots"),
         (pb.ParseRequest(text="a", tasks=["n" * 99]), "tasks", "unknown task 'n{64}...'"),
-        (pb.ParseRequest(text="a", tasks=["same"]), "tasks", "'same' reads a pair of texts.*use Predict"),
+        (pb.ParseRequest(text="a", tasks=["same"]), "tasks", "'same' reads a pair of texts.*Use Predict"),
         (
             pb.ParseRequest(text="a", thresholds=pb.Thresholds(intent_confidence=80)),
             "thresholds.intent_confidence",
-            "is 80; confidences lie between 0 and 1",
+            "must be between 0 and 1, got 80",
         ),
         (
             pb.ParseRequest(text="a", thresholds=pb.Thresholds(out_of_scope=math.nan)),
             "thresholds.out_of_scope",
-            "is not a number",
+            "must be a number, got NaN",
         ),
     ],
 )
 def test_bad_parse(message: pb.ParseRequest, field: str, match: str, manifest: Manifest) -> None:
     with pytest.raises(InvalidRequest, match=match) as caught:
-        parse_request(message, manifest, LIMITS, None)
+        check_parse_request(message, manifest, LIMITS, None)
     assert caught.value.field == field
 
 
 @pytest.mark.parametrize(
     ("message", "field", "match"),
     [
-        (pb.PredictRequest(text="a"), "task", "task is empty: name one of intent, slots, topics, same, answer"),
+        (pb.PredictRequest(text="a"), "task", "task must not be empty. Use one of intent, slots, topics, same, answer"),
         (pb.PredictRequest(task="x", text="a"), "task", "unknown task 'x'"),
-        (pb.PredictRequest(task="intent"), "text", "text is empty"),
-        (pb.PredictRequest(task="same", text="a"), "text_pair", "text_pair is empty"),
-        (pb.PredictRequest(task="same", text="a", text_pair="b" * 31), "text_pair", "text_pair has 31 bytes"),
+        (pb.PredictRequest(task="intent"), "text", "text must have .* got an empty text"),
+        (pb.PredictRequest(task="same", text="a"), "text_pair", "text_pair must have .* got an empty text"),
+        (
+            pb.PredictRequest(task="same", text="a", text_pair="b" * 31),
+            "text_pair",
+            "text_pair must have at most 30 bytes, got 31",
+        ),
         (pb.PredictRequest(task="intent", text="a", text_pair="b"), "text_pair", "reads a single text"),
-        (pb.PredictRequest(task="intent", text="a", offset_unit=7), "offset_unit", "offset_unit 7 is unknown"),
+        (
+            pb.PredictRequest(task="intent", text="a", offset_unit=7),
+            "offset_unit",
+            "offset_unit must be one of .* got 7",
+        ),
     ],
 )
 def test_bad_predict(message: pb.PredictRequest, field: str, match: str, manifest: Manifest) -> None:
     with pytest.raises(InvalidRequest, match=match) as caught:
-        predict_request(message, manifest, LIMITS, None)
+        check_predict_request(message, manifest, LIMITS, None)
     assert caught.value.field == field
 
 
 def test_a_model_of_pair_tasks_sends_parse_to_predict(manifest: Manifest) -> None:
     pairs = manifest.model_copy(update={"tasks": {name: manifest.tasks[name] for name in ("same", "answer")}})
-    with pytest.raises(InvalidRequest, match="pairs of texts only: use Predict with one of same, answer"):
-        parse_request(pb.ParseRequest(text="a"), pairs, LIMITS, None)
+    with pytest.raises(InvalidRequest, match=r"only pairs of texts\. Use Predict with one of same, answer"):
+        check_parse_request(pb.ParseRequest(text="a"), pairs, LIMITS, None)
 
 
 def test_defaults(manifest: Manifest) -> None:
-    asked = parse_request(pb.ParseRequest(text="a"), manifest, LIMITS, 7.5)
+    asked = check_parse_request(pb.ParseRequest(text="a"), manifest, LIMITS, 7.5)
     assert asked.request.tasks == ("intent", "slots", "topics")
     assert (asked.top_k, asked.request.deadline, asked.request.priority) == (3, 7.5, Priority.INTERACTIVE)
     assert asked.thresholds == Thresholds(intent_confidence=0.4)
@@ -83,7 +95,7 @@ def test_what_the_client_asks_for(manifest: Manifest) -> None:
         offset_unit=pb.OffsetUnit.OFFSET_UNIT_UTF16,
         thresholds=pb.Thresholds(intent_confidence=0, ambiguity_margin=0.5, out_of_scope=-3),
     )
-    asked = parse_request(message, manifest, LIMITS, None)
+    asked = check_parse_request(message, manifest, LIMITS, None)
     assert asked.request.tasks == ("slots", "intent")
     assert (asked.top_k, asked.unit, asked.request.priority) == (1, 2, Priority.BATCH)
     assert asked.request.top_k == 2  # the fallback compares two

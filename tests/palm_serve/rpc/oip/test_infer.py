@@ -154,20 +154,24 @@ class TestModelInfer:
     @pytest.mark.parametrize(
         ("request_", "field", "match"),
         [
-            (ask(), "inputs", "the input 'text' is missing: send it as BYTES"),
-            (ask("a", outputs=("same.label",)), "inputs", "'text_pair' is missing: task 'same' reads pairs"),
-            (ask("a", pairs=("b",), outputs=("slots.json",)), "text_pair", "task 'slots' reads a single text: leave"),
-            (ask("a", "b", pairs=("b",)), "text_pair", "'text' has 2 rows and 'text_pair' 1"),
-            (ask("a", outputs=("intent",)), "outputs", "unknown output 'intent': model 'fake' has intent.label, "),
+            (ask(), "inputs", "the input 'text' is missing. Send it as BYTES"),
+            (ask("a", outputs=("same.label",)), "inputs", "'text_pair' is missing. Task 'same' reads pairs"),
+            (
+                ask("a", pairs=("b",), outputs=("slots.json",)),
+                "text_pair",
+                "task 'slots', which reads a single text. Remove it",
+            ),
+            (ask("a", "b", pairs=("b",)), "text_pair", "'text_pair' must have as many rows as 'text' .2., got 1"),
+            (ask("a", outputs=("intent",)), "outputs", "unknown output 'intent'. Model 'fake' has intent.label, "),
             (ask("a", sequence_id=1), "parameters", "unknown parameter 'sequence_id'"),
-            (ask("a", " "), "text", "row 1: text is blank"),
-            (ask("a" * 101), "text", "row 0: text has 101 bytes; the limit is 100"),
-            (ask("a", pairs=("",)), "text_pair", "row 0: text_pair is empty"),
-            (ask("a", "b", "c", "d", "e"), "text", "has 5 rows; the limit is 4"),
+            (ask("a", " "), "text", "row 1: text must have .* got a blank text"),
+            (ask("a" * 101), "text", "row 0: text must have at most 100 bytes, got 101"),
+            (ask("a", pairs=("",)), "text_pair", "row 0: text_pair must have .* got an empty text"),
+            (ask("a", "b", "c", "d", "e"), "text", "must have at most 4 rows, got 5"),
             (
                 ask("a", intent_confidence=80),
                 "thresholds.intent_confidence",
-                "row 0: .* is 80; confidences lie between",
+                "row 0: .* must be between 0 and 1, got 80",
             ),
         ],
     )
@@ -188,10 +192,10 @@ class TestModelInfer:
         few.inputs[0].ClearField("contents")
         few.raw_input_contents.extend([b"", b""])
         for request, told in (
-            (twice, "input 'text' is there twice"),
-            (other, "unknown input 'TEXT': model 'fake' reads text, text_pair"),
+            (twice, "input 'text' must not be repeated"),
+            (other, "unknown input 'TEXT'. Model 'fake' reads text, text_pair"),
             (both, "both contents and raw_input_contents"),
-            (few, "2 raw_input_contents for 1 inputs"),
+            (few, "raw_input_contents must have one element per input (1), got 2"),
         ):
             assert told in refused("INVALID_ARGUMENT", service.ModelInfer, request).details()
 
@@ -199,7 +203,7 @@ class TestModelInfer:
         request = ask("a", outputs=("intent.label",))
         request.outputs[0].parameters["classification"].int64_param = 2
         error = refused("INVALID_ARGUMENT", service.ModelInfer, request)
-        assert error.details() == "output 'intent.label' has the parameter 'classification'; outputs take none here"
+        assert error.details() == "output 'intent.label' must not have parameters, got 'classification'. Remove it."
 
     def test_errors_are_those_of_the_native_door(self, door: Door, service: stubs.GRPCInferenceServiceStub) -> None:
         unknown = ask("a")
@@ -212,12 +216,15 @@ class TestModelInfer:
         crash = refused("INTERNAL", service.ModelInfer, ask("crash"))
         assert "secret" not in crash.details()
         raw = door.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        assert "not a inference.ModelInferRequest" in refused("INVALID_ARGUMENT", raw, b"\x0a").details()
+        assert (
+            "must be a message of type inference.ModelInferRequest"
+            in refused("INVALID_ARGUMENT", raw, b"\x0a").details()
+        )
 
     def test_id_that_is_too_long(self, service: stubs.GRPCInferenceServiceStub) -> None:
         request = ask("a")
         request.id = "i" * 257
-        assert "the limit is 256" in refused("INVALID_ARGUMENT", service.ModelInfer, request).details()
+        assert "must have at most 256 bytes" in refused("INVALID_ARGUMENT", service.ModelInfer, request).details()
 
     def test_cancelled(self, door: Door, service: stubs.GRPCInferenceServiceStub) -> None:
         before, asked = door.model.cancelled, len(door.model.requests)
@@ -246,7 +253,7 @@ class TestModelStreamInfer:
             assert bool(response.error_message) != answer.parameters["triton_final_response"].bool_param
         assert seen == {
             "0": b"flight",
-            "1": "INVALID_ARGUMENT: row 0: text is blank: it needs at least one visible character",
+            "1": "INVALID_ARGUMENT: row 0: text must have at least one visible character, got a blank text. Send some text.",
             "2": b"music",
         }
         assert next(reversed(seen)) == "0"  # as they are ready
@@ -257,7 +264,7 @@ class TestModelStreamInfer:
             response_deserializer=oip.ModelStreamInferResponse.FromString,
         )
         [response] = call(iter([b"\x0a"]))
-        assert "not a inference.ModelInferRequest message" in response.error_message
+        assert "must be a message of type inference.ModelInferRequest" in response.error_message
 
     def test_bound_on_what_is_in_flight(self, door: Door, service: stubs.GRPCInferenceServiceStub) -> None:
         before = len(door.model.requests)

@@ -6,19 +6,19 @@ import pytest
 
 from palm_serve.errors import InvalidRequest
 from palm_serve.oip import inference_pb2 as oip
-from palm_serve.rpc.oip.parameters import read_settings
+from palm_serve.rpc.oip.parameters import read_parameters
 from palm_serve.v1 import palm_pb2 as pb
 
 P = oip.InferParameter
 
 
 def test_none() -> None:
-    settings = read_settings({})
+    settings = read_parameters({})
     assert (settings.fields, settings.timeout_us, settings.thresholds) == ({}, 0, pb.Thresholds())
 
 
 def test_all() -> None:
-    settings = read_settings(
+    settings = read_parameters(
         {
             "top_k": P(uint64_param=5),
             "offset_unit": P(string_param="UTF16"),
@@ -36,35 +36,35 @@ def test_all() -> None:
 
 @pytest.mark.parametrize("name", ["utf8_byte", "UTF8_BYTE", "OFFSET_UNIT_UTF8_BYTE"])
 def test_offset_unit_by_any_of_its_names(name: str) -> None:
-    settings = read_settings({"offset_unit": P(string_param=name)})
+    settings = read_parameters({"offset_unit": P(string_param=name)})
     assert settings.fields["offset_unit"] == pb.OffsetUnit.OFFSET_UNIT_UTF8_BYTE
 
 
 @pytest.mark.parametrize(
     ("name", "parameter", "match"),
     [
-        ("sequence_id", P(int64_param=1), "unknown parameter 'sequence_id': this server knows top_k, offset_unit, pri"),
-        ("top_k", P(string_param="3"), "'top_k' is '3'; it takes a whole number from 0 to 4,294,967,295"),
-        ("top_k", P(), "'top_k' is empty"),
-        ("top_k", P(bool_param=True), "'top_k' is 'True'"),
-        ("top_k", P(uint64_param=2**32), "'top_k' is '4294967296'"),
-        ("timeout", P(int64_param=-1), r"'timeout' is '-1'; .*\(microseconds\)"),
-        ("priority", P(int64_param=3), r"'priority' is '3'.* from 0 to 2 \(1 interactive, 2 batch\)"),
+        ("sequence_id", P(int64_param=1), "unknown parameter 'sequence_id'. Known are top_k, offset_unit, pri"),
+        ("top_k", P(string_param="3"), "'top_k' must be an integer from 0 to 4,294,967,295 .* got '3'"),
+        ("top_k", P(), "'top_k' must be .* got no value"),
+        ("top_k", P(bool_param=True), "'top_k' must be .* got 'True'"),
+        ("top_k", P(uint64_param=2**32), "'top_k' must be .* got '4294967296'"),
+        ("timeout", P(int64_param=-1), r"'timeout' must be .*\(microseconds\), got '-1'"),
+        ("priority", P(int64_param=3), r"'priority' must be .* from 0 to 2 \(1 interactive, 2 batch\), got '3'"),
         (
             "offset_unit",
             P(string_param="bytes"),
-            "'offset_unit' is 'bytes'; it takes one of code_point, utf16, utf8_byte",
+            "'offset_unit' must be one of code_point, utf16, utf8_byte, got 'bytes'",
         ),
-        ("offset_unit", P(int64_param=2), "'offset_unit' is '2'"),
-        ("ambiguity_margin", P(string_param="x"), "'ambiguity_margin' is 'x'; it takes a number"),
+        ("offset_unit", P(int64_param=2), "'offset_unit' must be .* got '2'"),
+        ("ambiguity_margin", P(string_param="x"), "'ambiguity_margin' must be a number, got 'x'"),
     ],
 )
 def test_bad(name: str, parameter: oip.InferParameter, match: str) -> None:
     with pytest.raises(InvalidRequest, match=match):
-        read_settings({name: parameter})
+        read_parameters({name: parameter})
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
 def test_any_number_is_a_number(value: float) -> None:
     """What lies out of bounds is for the rules of Parse to say."""
-    assert read_settings({"out_of_scope": P(double_param=value)}).thresholds.HasField("out_of_scope")
+    assert read_parameters({"out_of_scope": P(double_param=value)}).thresholds.HasField("out_of_scope")

@@ -50,26 +50,26 @@ def test_raw_bytes_are_texts_or_refused(raw: bytes, count: int) -> None:
 @pytest.mark.parametrize(
     ("tensor", "raw", "match"),
     [
-        (typed(b"a", datatype="FP32"), None, "input 'text' has the datatype 'FP32'; it takes BYTES"),
-        (typed(b"a", shape=[2]), None, r"1 elements in bytes_contents; its shape \[2\] says 2"),
-        (typed(b"a", shape=[1, 2]), None, r"has the shape \[1, 2\]; it takes \[n\] or \[n, 1\]"),
-        (typed(b"a", shape=[1, 1, 1]), None, r"has the shape \[1, 1, 1\]"),
-        (bare(*[1] * 99), None, r"has the shape \[1, 1, 1, 1, \.\.\.\]; it takes"),
-        (bare(), None, r"has the shape \[\]; it takes"),
-        (bare(0), None, r"has the shape \[0\]"),
-        (bare(-1), None, r"has the shape \[-1\]"),
-        (bare(5), None, "has 5 rows; the limit is 4: send several requests"),
-        (bare(2**62), b"", "the limit is 4"),
-        (bare(1), None, "has 0 elements in bytes_contents"),
-        (typed(b"a", b"b\xff"), None, "row 1 of input 'text' is not UTF-8 at byte 1: encode texts as UTF-8"),
+        (typed(b"a", datatype="FP32"), None, "input 'text' must have the datatype BYTES, got 'FP32'"),
+        (typed(b"a", shape=[2]), None, r"must have 2 elements for its shape \[2\], got 1 in bytes_contents"),
+        (typed(b"a", shape=[1, 2]), None, r"must have the shape \[n\] or \[n, 1\], got \[1, 2\]"),
+        (typed(b"a", shape=[1, 1, 1]), None, r"must have the shape .* got \[1, 1, 1\]"),
+        (bare(*[1] * 99), None, r"must have the shape .* got \[1, 1, 1, 1, \.\.\.\]"),
+        (bare(), None, r"must have the shape .* got \[\]"),
+        (bare(0), None, r"must have the shape .* got \[0\]"),
+        (bare(-1), None, r"must have the shape .* got \[-1\]"),
+        (bare(5), None, "must have at most 4 rows, got 5. Send several requests"),
+        (bare(2**62), b"", "must have at most 4 rows"),
+        (bare(1), None, "got 0 in bytes_contents"),
+        (typed(b"a", b"b\xff"), None, "row 1 of input 'text' must be UTF-8, got another encoding at byte 1"),
         (
             bare(2),
             struct.pack("<I", 1) + b"a",
-            "has 5 bytes and ends within element 2 of 2; each element is its length",
+            "must hold 2 elements, got 5 bytes that end within element 2. Send each element as its length",
         ),
-        (bare(1), struct.pack("<I", 2) + b"a", "ends within element 1 of 1"),
-        (bare(1), b"\x01\x00", "has 2 bytes and ends within element 1 of 1"),
-        (bare(1), struct.pack("<I", 1) + b"abc", "has 2 bytes after its last element; its shape says 1 elements"),
+        (bare(1), struct.pack("<I", 2) + b"a", "must hold 1 elements, got .* end within element 1"),
+        (bare(1), b"\x01\x00", "must hold 1 elements, got 2 bytes that end within element 1"),
+        (bare(1), struct.pack("<I", 1) + b"abc", "must end after 1 elements, got 2 more bytes"),
     ],
 )
 def test_what_is_no_tensor_of_texts(
@@ -87,7 +87,7 @@ def test_values_in_another_field() -> None:
         contents=oip.InferTensorContents(fp32_contents=[1.0], bytes_contents=[b"a"]),
     )
     with pytest.raises(
-        InvalidRequest, match="input 'text' has values in fp32_contents; BYTES belong in bytes_contents"
+        InvalidRequest, match="input 'text' must have its values in bytes_contents, got values in fp32_contents"
     ):
         read_texts(tensor, None, 4)
 
@@ -96,7 +96,8 @@ def test_shared_memory_is_refused() -> None:
     tensor = typed(b"a")
     tensor.parameters["shared_memory_region"].string_param = "mine"
     with pytest.raises(
-        InvalidRequest, match=r"parameter 'shared_memory_region'.*shared memory included: send the contents"
+        InvalidRequest,
+        match=r"must not have parameters, got 'shared_memory_region'.*Send the contents, not a shared memory region",
     ):
         read_texts(tensor, None, 4)
 

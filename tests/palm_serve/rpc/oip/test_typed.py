@@ -5,7 +5,7 @@ import json
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
 
-from palm_serve.rpc.messages.requests import Asked
+from palm_serve.rpc.messages.requests import CheckedRequest
 from palm_serve.rpc.messages.responses import task_result
 from palm_serve.rpc.oip.typed import typed_json
 from palm_serve.types import Answer, Classification, Label, Match, Span, Spans, TaskAnswer, TextRequest
@@ -26,7 +26,7 @@ ANSWERS = [
 @pytest.mark.parametrize("unit", pb.OffsetUnit.values())
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_as_the_message(answer: TaskAnswer, unit: int) -> None:
-    asked = Asked(TextRequest(TEXT, ("t",), pair=TEXT), unit, top_k=2)
+    asked = CheckedRequest(TextRequest(TEXT, ("t",), pair=TEXT), unit, top_k=2)
     result = task_result("t", answer, asked)
     message = getattr(result, str(result.WhichOneof("result")))
     found = json.loads(typed_json(asked, answer))

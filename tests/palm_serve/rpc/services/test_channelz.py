@@ -40,7 +40,7 @@ def test_an_id_that_is_nobodys(door: Door, number: int) -> None:
         (stub.GetSubchannel, channelz_pb2.GetSubchannelRequest(subchannel_id=number)),
         (stub.GetSocket, channelz_pb2.GetSocketRequest(socket_id=number)),
     ):
-        with pytest.raises(grpc.RpcError, match="gRPC knows nobody of this id") as caught:
+        with pytest.raises(grpc.RpcError, match="no channel, server or socket has this id") as caught:
             ask(request)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 

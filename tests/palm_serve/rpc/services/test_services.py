@@ -140,11 +140,14 @@ class TestParse:
     @pytest.mark.parametrize(
         ("data", "match"),
         [
-            (b"\xff\xff\xff", "3 bytes received are not a palm_serve.v1.ParseRequest"),
-            (b"\x0a\x02\xc3\x28", "a string in it is not UTF-8"),
-            (pb.ParseRequest(text="a", offset_unit=77).SerializeToString(), "offset_unit 77 is unknown"),
+            (
+                b"\xff\xff\xff",
+                "must be a message of type palm_serve.v1.ParseRequest with UTF-8 strings, got 3 other bytes",
+            ),
+            (b"\x0a\x02\xc3\x28", "ParseRequest with UTF-8 strings"),
+            (pb.ParseRequest(text="a", offset_unit=77).SerializeToString(), "OFFSET_UNIT_UTF8_BYTE = 3, got 77"),
             (pb.ParseRequest(text="a", tasks=["x"]).SerializeToString(), "unknown task 'x'"),
-            (pb.ParseRequest(text="a" * 101).SerializeToString(), "101 bytes; the limit is 100"),
+            (pb.ParseRequest(text="a" * 101).SerializeToString(), "must have at most 100 bytes, got 101"),
         ],
     )
     def test_bytes_that_are_no_request(self, door: Door, data: bytes, match: str) -> None:
@@ -215,14 +218,14 @@ class TestParseBatch:
         assert items[0].response.request_id == "a"
         codes = [code_pb2.Code.Name(item.error.code) for item in items[1:]]
         assert codes == ["INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "NOT_FOUND"]
-        assert "text is blank" in items[1].error.message
+        assert "text must have at least one visible character, got a blank text" in items[1].error.message
         assert [item.error.retry_after_ms for item in items] == [0, 0, 250, 0]
 
     def test_empty_and_too_large(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
         assert not dialogue.ParseBatch(pb.ParseBatchRequest()).items
         large = pb.ParseBatchRequest(requests=[pb.ParseRequest(text="a")] * 5)
         error = refused("INVALID_ARGUMENT", dialogue.ParseBatch, large)
-        assert "5 requests; the limit is 4" in error.details()
+        assert "requests must have at most 4 items, got 5" in error.details()
         assert violated(error) == "requests"
 
     def test_an_internal_error_is_hidden(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
@@ -301,7 +304,7 @@ class TestParseStream:
         with pytest.raises(grpc.RpcError) as caught:
             next(responses)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert "open the stream again" in caught.value.details()
+        assert "Open the stream again" in caught.value.details()
         stop.set()
 
 
@@ -368,7 +371,7 @@ class TestModels:
         refused("NOT_FOUND", models.LoadModel, pb.LoadModelRequest(name="absent"))
         for name in ("../other", "/etc", "", "a/b", "..", "a" * 101):
             error = refused("INVALID_ARGUMENT", models.LoadModel, pb.LoadModelRequest(name=name))
-            assert "no path" in error.details()
+            assert "not a path" in error.details()
         broken = refused("INVALID_ARGUMENT", models.LoadModel, pb.LoadModelRequest(name="broken"))
         assert "secret" not in broken.details()
 
@@ -443,7 +446,7 @@ def test_calls_of_a_client_are_bounded(make_door: Callable[..., Door]) -> None:
         running = [pool.submit(parse, pb.ParseRequest(text="sleep 0.4")) for _ in range(2)]
         assert eventually(lambda: len(door.model.requests) == 2)
         error = refused("RESOURCE_EXHAUSTED", parse, pb.ParseRequest(text="a"))
-        assert "2 calls of this client are in flight" in error.details()
+        assert "the client must have at most 2 calls in flight" in error.details()
         assert rpc_status.from_call(error).details[0].Is(error_details_pb2.RetryInfo.DESCRIPTOR)
         health_pb2_grpc.HealthStub(door.channel).Check(health_pb2.HealthCheckRequest())
         assert all(call.result().text == "sleep 0.4" for call in running)

@@ -111,11 +111,11 @@ class TestCertificates:
             (TlsFiles(nowhere, key), "nowhere cannot be read: No such file"),
             (
                 TlsFiles(certificate, pairs["second"][1]),
-                r"no certificate and its key \(KEY_VALUES_MISMATCH\); both are PEM",
+                r"must be a certificate and its key in PEM, got KEY_VALUES_MISMATCH",
             ),
-            (TlsFiles(text, key), "no certificate and its key"),
-            (TlsFiles(certificate, locked), "the key without a password"),
-            (TlsFiles(certificate, key, text), "text holds no certificates in PEM"),
+            (TlsFiles(text, key), "must be a certificate and its key"),
+            (TlsFiles(certificate, locked), "remove the password of the key"),
+            (TlsFiles(certificate, key, text), "text must hold certificates in PEM"),
         ):
             with pytest.raises(TlsError, match=told):
                 Certificates(files)
@@ -186,7 +186,7 @@ def test_files_that_cannot_serve_end_the_start(
     process = start_server(tiny_bundle, "--tls-cert", served[0], "--tls-key", pairs["second"][1])
     assert process.finish() == 2
     [line] = process.errors
-    assert "no certificate and its key" in line
+    assert "must be a certificate and its key" in line
 
 
 @pytest.mark.parametrize("options", [("--tls-cert", "a"), ("--tls-key", "a"), ("--tls-client-ca", "a")])
