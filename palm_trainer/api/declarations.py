@@ -10,7 +10,7 @@ from palm_trainer.api.head import DeclaredHead
 from palm_trainer.api.head.base_head import Head as OwnedHead
 from palm_trainer.api.reader.base_reader import Reader
 from palm_trainer.api.reader.text_reader import TextReader
-from palm_trainer.config.loader import TaskConfig
+from palm_trainer.config.schema import ClassifyTask
 from palm_trainer.data.dataset import TrainingBatch
 from palm_trainer.errors import WiringError
 from palm_trainer.model.encoders import Encoder
@@ -32,7 +32,7 @@ _ROLES: dict[str, tuple[Role, str]] = {
 class Rejection:
     """How text is told that belongs to no class: the task's keys in a configuration, and a reader of such text (None: there is none)."""
 
-    settings: TaskConfig
+    settings: ClassifyTask
     reader: TextReader | None
 
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from palm_trainer.api.declarations import Task
-from palm_trainer.config.loader import TaskConfig, TrainConfig, check_section
+from palm_trainer.config.loader import TrainConfig, check_section
 from palm_trainer.config.moved_keys import move_old_keys, warn_moved
 from palm_trainer.config.rules import nearest_path, training_faults
-from palm_trainer.config.schema import key_paths
+from palm_trainer.config.schema import ClassifyTask, key_paths
 from palm_trainer.errors import ConfigError, WiringError
 from palm_trainer.tasks import task_kind
 
@@ -72,7 +72,7 @@ def check_options(options: TrainConfig, groups: Mapping[str, Sequence[Task]], ow
         raise ConfigError("\n".join(faults).replace("train.", "options."))
 
 
-def check_rejection(task: Task, share: float | None, score: str | None) -> TaskConfig:
+def check_rejection(task: Task, share: float | None, score: str | None) -> ClassifyTask:
     """The task's `false_rejection` and `out_of_scope_score`. Raises WiringError for a task that is no classifier of the package, ConfigError for values."""
     _, head = task.declared
     if task.own_head is not None or not task_kind(head.kind).detects_out_of_scope:
@@ -82,7 +82,7 @@ def check_rejection(task: Task, share: float | None, score: str | None) -> TaskC
     given = {
         key: value for key, value in (("false_rejection", share), ("out_of_scope_score", score)) if value is not None
     }
-    return check_section(TaskConfig, {"kind": head.kind, "data": [task.name], **given}, "set_out_of_scope")
+    return check_section(ClassifyTask, {"kind": head.kind, "data": [task.name], **given}, "set_out_of_scope")
 
 
 def _table(task: Task, data: str) -> dict[str, Any]:

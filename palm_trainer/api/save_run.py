@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,13 @@ from palm_trainer.api.declarations import Task
 from palm_trainer.api.head import DeclaredHead
 from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.config.loader import Config, DataConfig, EncoderConfig, TaskConfig, TrainConfig
-from palm_trainer.data.formats.text_files import FormatOptions
+from palm_trainer.config.schema import (
+    FORMAT_OPTIONS,
+    TASK_KINDS,
+    PretrainedEncoderConfig,
+    ScratchEncoderConfig,
+    data_config,
+)
 from palm_trainer.data.targets.base import Target
 from palm_trainer.errors import CheckpointError, ConfigError
 from palm_trainer.evaluation.calibration import FALSE_REJECTION
@@ -91,7 +97,9 @@ def _encoder(trained: TrainedModel, encoder: str | None) -> EncoderConfig:
     shared = {"max_length": trained.max_length, "pooling": trained.model.backbone.pooling}
     if encoder is not None:
         where = Path(encoder).expanduser()
-        return EncoderConfig.model_validate({"model": str(where.resolve()) if where.is_dir() else encoder, **shared})
+        return PretrainedEncoderConfig.model_validate(
+            {"model": str(where.resolve()) if where.is_dir() else encoder, **shared}
+        )
     settings: Any = trained.model.backbone.encoder.config
     shape = {
         "layers": int(settings.num_hidden_layers),
@@ -99,22 +107,22 @@ def _encoder(trained: TrainedModel, encoder: str | None) -> EncoderConfig:
         "heads": int(settings.num_attention_heads),
         "vocab_size": max(64, int(settings.vocab_size)),
     }
-    return EncoderConfig.model_validate({"model": "scratch", **shared, **shape})
+    return ScratchEncoderConfig.model_validate({"model": "scratch", **shared, **shape})
 
 
 def _data(members: Sequence[Task]) -> DataConfig:
     task = members[0]
     reader, dev = task.fitted, task.evaluation_reader
     assert isinstance(reader, TextReader)  # others are saved without a configuration
-    options = {field.name: getattr(reader.options, field.name) for field in fields(FormatOptions)}
-    return DataConfig(
-        format=reader.format,
-        train=(reader.path,),
-        dev=(dev.path,) if isinstance(dev, TextReader) else (),
-        out_of_scope=tuple(dict.fromkeys(r.reader.path for t in members if (r := t.rejection) and r.reader)),
-        mix_ratio=task.mix_ratio,
-        **options,
-    )
+    foreign = [member.rejection.reader.path for member in members if member.rejection and member.rejection.reader]
+    values = {
+        "format": reader.format,
+        "train": (reader.path,),
+        "dev": (dev.path,) if isinstance(dev, TextReader) else (),
+        "out_of_scope": tuple(dict.fromkeys(foreign)),
+        "mix_ratio": task.mix_ratio,
+    }
+    return data_config(values | {key: getattr(reader.options, key) for key in FORMAT_OPTIONS[reader.format]})
 
 
 def _task(task: Task, data: str, target: Target) -> TaskConfig:
@@ -136,7 +144,9 @@ def _task(task: Task, data: str, target: Target) -> TaskConfig:
         else task.rejection.settings.false_rejection or FALSE_REJECTION,
         "out_of_scope_score": None if task.rejection is None else task.rejection.settings.out_of_scope_score,
     }
-    return TaskConfig(
+    model = TASK_KINDS.members[head.kind]
+    options = {key: value for key, value in known.items() if key in model.model_fields and value is not None}
+    return model(
         kind=head.kind,
         data=(data,),
         role=target.info.role,
@@ -144,7 +154,7 @@ def _task(task: Task, data: str, target: Target) -> TaskConfig:
         weight=task.weight,
         auxiliary=task.auxiliary,
         dropout=head.dropout,
-        **{key: value for key, value in known.items() if value is not None},
+        **options,
     )
 
 

@@ -1,7 +1,7 @@
 """What `palm-train plan` prints: what a run would read, learn and do, and what is wrong with the files."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -11,7 +11,7 @@ from rich.table import Table
 from palm_serve.tokenization import TextTokenizer
 from palm_trainer.cli.show import announce, show
 from palm_trainer.config.loader import Config, DataConfig, TaskConfig
-from palm_trainer.config.rules import GRADIENT_METHODS
+from palm_trainer.config.schema import GRADIENT_METHODS
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats.text_files import Defect, FormatOptions
 from palm_trainer.data.sampler import padding_share
@@ -161,7 +161,7 @@ def _show_faults(config: Config, read: Read, lengths: Mapping[str, Mapping[str, 
 
 def _reading(data: DataConfig) -> str:
     """The format and the options that are set."""
-    options = {field.name: getattr(data, field.name) for field in fields(FormatOptions)}
+    options = data.options()
     default = asdict(FormatOptions())
     return ", ".join([data.format, *(f"{k} = {v!r}" for k, v in options.items() if v != default[k])])
 

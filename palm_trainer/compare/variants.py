@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from palm_trainer.config.loader import Config
-from palm_trainer.config.schema import BalancingConfig
+from palm_trainer.config.schema import BalancingConfig, ScratchEncoderConfig
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.runs.job import Job
@@ -181,7 +181,7 @@ def _plan_task_alone(job: Job, task: str, joint_batches: Mapping[str, int]) -> T
     for name in batches:
         batches_per_epoch[name] = job.loop.sources[name].sampler.batches_per_epoch
     config = _config_of_task_alone(joint_config, task, batches, batches_per_epoch)
-    if joint_config.encoder.model == "scratch" and job.trained.tasks[task].windows is not None:
+    if isinstance(joint_config.encoder, ScratchEncoderConfig) and job.trained.tasks[task].windows is not None:
         # A vocabulary of this task's data alone divides the passages into other windows.
         sources = job_from_config(config).loop.sources
         for name in batches:

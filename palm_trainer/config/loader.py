@@ -1,7 +1,8 @@
-"""The configuration of a run: TOML in, frozen and checked sections out, every fault in one message.
+"""Load a configuration: TOML in, frozen and checked sections out, every fault in one message.
 
-Data paths are relative to the file, `train.output` to the working directory. `${NAME}` in any string is the environment
-(`$${NAME}` stands for itself). `KEY=VALUE` overrides are applied before the check, so they are held to the same rules.
+Data paths are relative to the file, `train.output` to the working directory. `${NAME}` in any string is the value of
+an environment variable, `$${NAME}` the text `${NAME}`. `KEY=VALUE` overrides are applied before the check, so that
+the same rules hold for them.
 """
 
 import os
@@ -9,44 +10,43 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import tomli_w
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import SerializeAsAny
 
-from palm_trainer.config.moved_keys import MOVED_KEYS, move_old_keys, new_spelling, warn_moved
-from palm_trainer.config.rules import (
-    EVERY_OPTION,
-    FORMAT_OPTIONS,
-    KIND_OF,
-    SCRATCH_ONLY,
-    cross_faults,
-    nearest,
-    nearest_path,
-)
+from palm_trainer.config.check import check_member, check_section, check_table
+from palm_trainer.config.moved_keys import move_old_keys, warn_moved
+from palm_trainer.config.overrides import apply_overrides
+from palm_trainer.config.rules import cross_faults, nearest
 from palm_trainer.config.schema import (
+    DATA_FORMATS,
+    ENCODERS,
+    SECTIONS,
+    TASK_KINDS,
+    ConfigSection,
     DataConfig,
     EncoderConfig,
-    Section,
+    PretrainedEncoderConfig,
+    SectionUnion,
     TaskConfig,
     TrainConfig,
-    inner_section,
-    key_paths,
 )
 from palm_trainer.errors import ConfigError
 
 __all__ = ["Config", "DataConfig", "EncoderConfig", "TaskConfig", "TrainConfig", "check_section", "load_config"]
 
 _VARIABLE = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_RUN_FILES = ("best", "last", "events.jsonl", "metrics.json")
+"""Files beside a config.toml that make it the one of a run directory."""
 
 
-class Config(Section):
+class Config(ConfigSection):
     """A checked configuration."""
 
-    encoder: EncoderConfig
-    data: dict[str, DataConfig]
-    tasks: dict[str, TaskConfig]
+    encoder: SerializeAsAny[EncoderConfig]
+    data: dict[str, SerializeAsAny[DataConfig]]
+    tasks: dict[str, SerializeAsAny[TaskConfig]]
     train: TrainConfig
 
     @property
@@ -55,31 +55,15 @@ class Config(Section):
         return self.train.reference or next(iter(self.data))
 
     def dump_toml(self) -> str:
-        """The whole configuration, defaults included, as TOML that `load_config` reads back to an equal one."""
+        """Return the whole configuration, defaults included, as TOML that `load_config` reads back to an equal one."""
         raw = self.model_dump(mode="json", exclude_none=True)
-        if self.encoder.model != "scratch":
-            raw["encoder"] = {k: v for k, v in raw["encoder"].items() if k not in SCRATCH_ONLY}
-        for name, data in self.data.items():
-            unfit = EVERY_OPTION - FORMAT_OPTIONS[data.format]
-            raw["data"][name] = {k: v for k, v in raw["data"][name].items() if k not in unfit and v != []}
-        for name, task in self.tasks.items():
-            raw["tasks"][name] = {k: v for k, v in raw["tasks"][name].items() if KIND_OF.get(k, task.kind) == task.kind}
-        return tomli_w.dumps(_map_strings(raw, lambda text: _VARIABLE.sub(lambda m: "$" + m[0], text)))
-
-
-_SECTIONS: Mapping[str, type[Section]] = {
-    "encoder": EncoderConfig,
-    "data": DataConfig,
-    "tasks": TaskConfig,
-    "train": TrainConfig,
-}
-_RUN_FILES = ("best", "last", "events.jsonl", "metrics.json")
-"""Files beside a config.toml that make it the one of a run directory."""
-_Model = TypeVar("_Model", bound=Section)
+        for name, data in raw["data"].items():
+            raw["data"][name] = {key: value for key, value in data.items() if value != []}
+        return tomli_w.dumps(_map_strings(raw, _escape_variables))
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), output: Path | None = None) -> Config:
-    """Reads, completes and checks a configuration.
+    """Read, complete and check a configuration.
 
     Args:
         path: TOML file.
@@ -93,36 +77,24 @@ def load_config(path: Path, overrides: Sequence[str] = (), output: Path | None =
     moved, faults = move_old_keys(raw)
     if _is_of_a_run(path):
         moved = []
-    old_overrides: list[str] = []
-    for override in overrides:
-        faults += _apply(raw, override, old_overrides)
-    keys = {override.partition("=")[0].strip() for override in overrides}
-    for old_path in dict.fromkeys(old_overrides):
-        new_path = MOVED_KEYS[old_path]
-        if new_path in keys:
-            faults.append(
-                f"--set {old_path} is the old spelling of {new_path}, and both are set. Remove --set {old_path}."
-            )
-            old_overrides.remove(old_path)
-    for old_path in dict.fromkeys([*moved, *old_overrides]):
+    applied = apply_overrides(raw, overrides)
+    faults += applied.faults
+    for old_path in dict.fromkeys([*moved, *applied.old_keys]):
         warn_moved(old_path)
     if output is not None and isinstance(raw.setdefault("train", {}), dict):
         raw["train"]["output"] = str(output)
     raw = _expand(raw, faults)
     config = _check(raw, path.parent.resolve(), faults)
     if config is None:
-        listed = "\n".join(f"  {fault}" for fault in dict.fromkeys(faults))
-        raise ConfigError(f"{path}: {len(set(faults))} fault{'s' * (len(set(faults)) > 1)}\n{listed}")
+        lines = dict.fromkeys(faults)
+        listed = "\n".join(f"  {fault}" for fault in lines)
+        raise ConfigError(f"{path}: {len(lines)} fault{'s' * (len(lines) > 1)}\n{listed}")
     return config
 
 
-def check_section(model: type[_Model], values: Mapping[str, Any], where: str) -> _Model:
-    """A section from values in Python, under the rules of a file. Raises ConfigError with all faults, a line each that begins with `where`."""
-    faults: list[str] = []
-    checked = _section(model, dict(values), where, Path(), faults)
-    if checked is None:
-        raise ConfigError("\n".join(faults))
-    return checked
+def _is_of_a_run(path: Path) -> bool:
+    """True for the config.toml of a run directory, which an earlier version may have written."""
+    return path.name == "config.toml" and any((path.parent / name).exists() for name in _RUN_FILES)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -138,52 +110,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not TOML: {error}; strings need quotes, true and false are lower case") from None
 
 
-def _is_of_a_run(path: Path) -> bool:
-    """True for the config.toml of a run directory, which an earlier version may have written."""
-    return path.name == "config.toml" and any((path.parent / name).exists() for name in _RUN_FILES)
-
-
-def _apply(raw: dict[str, Any], override: str, moved: list[str]) -> list[str]:
-    """Sets one `KEY=VALUE` in place; faults of the key are returned, those of the value are found by the check.
-
-    An old key is set in its new place, and added to `moved`.
-    """
-    key, equals, text = override.partition("=")
-    key, value = key.strip(), _toml_value(text.strip())
-    new_key = new_spelling(key, value)
-    if new_key is not None:
-        moved.append(key)
-        key = new_key
-    parts = key.split(".")
-    if not equals or not all(parts) or len(parts) < 2:
-        return [f"--set {override!r}: not KEY=VALUE with a dotted key; write for example train.epochs=3"]
-    if parts[0] not in _SECTIONS:
-        return [f"--set {key}: unknown section '{parts[0]}'{nearest(parts[0], _SECTIONS)}"]
-    model = _SECTIONS[parts[0]]
-    table = raw.setdefault(parts[0], {})
-    names = parts[1:]
-    if parts[0] in ("data", "tasks"):
-        if not isinstance(table, dict) or names[0] not in table:
-            return [f"--set {key}: no '{names[0]}' in [{parts[0]}]{nearest(names[0], table)}"]
-        table, names = table[names[0]], names[1:]
-    while len(names) > 1 and isinstance(table, dict) and (inner := inner_section(model, names[0])) is not None:
-        model, table, names = inner, table.setdefault(names[0], {}), names[1:]
-    known = model.model_fields
-    if len(names) != 1 or names[0] not in known or not isinstance(table, dict):
-        return [f"--set {key}: unknown key '{'.'.join(names)}'{nearest_path('.'.join(names), key_paths(model))}"]
-    table[names[0]] = value
-    return []
-
-
-def _toml_value(text: str) -> object:
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    return parsed["value"] if len(parsed) == 1 else text
-
-
 def _expand(raw: dict[str, Any], faults: list[str]) -> dict[str, Any]:
+    """Return the raw configuration with the values of environment variables."""
+
     def replace(match: re.Match[str]) -> str:
         escaped, name = match.groups()
         if escaped:
@@ -196,8 +125,13 @@ def _expand(raw: dict[str, Any], faults: list[str]) -> dict[str, Any]:
     return expanded
 
 
+def _escape_variables(text: str) -> str:
+    """Return a text that `_expand` turns back into this one."""
+    return _VARIABLE.sub(lambda match: "$" + match[0], text)
+
+
 def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
-    """The same structure with every string value changed."""
+    """Return the same structure with every string value changed."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
@@ -208,58 +142,41 @@ def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _check(raw: dict[str, Any], base: Path, faults: list[str]) -> Config | None:
-    """The configuration, or None with at least one fault. Each part is checked for itself: no fault hides another."""
-    faults += [f"{key}: unknown section{nearest(key, _SECTIONS)}" for key in raw if key not in _SECTIONS]
-    encoder = _section(EncoderConfig, raw.get("encoder", {}), "encoder", base, faults)
-    train = _section(TrainConfig, raw.get("train", {}), "train", base, faults)
-    named: dict[str, dict[str, Any]] = {}
-    for section, example in (("data", "[data.atis]"), ("tasks", "[tasks.intent]")):
-        tables = raw.get(section)
-        if not isinstance(tables, dict) or not tables:
-            faults.append(f"{section}: missing; add a table such as {example}")
-            tables = {}
-        model = _SECTIONS[section]
-        named[section] = {n: _section(model, table, f"{section}.{n}", base, faults) for n, table in tables.items()}
-    faults += cross_faults(**{key: table if isinstance(table := raw.get(key), dict) else {} for key in _SECTIONS})
-    if faults:
+    """Return the configuration, or None with at least one fault. Each part is checked by itself: no fault hides another."""
+    faults += [f"{key}: unknown section{nearest(key, SECTIONS)}" for key in raw if key not in SECTIONS]
+    encoder = check_member(ENCODERS, raw.get("encoder", {}), "encoder", base, faults)
+    train = check_table(TrainConfig, raw.get("train", {}), "train", base, faults)
+    data = _check_named(DATA_FORMATS, raw.get("data"), "data", base, faults)
+    tasks = _check_named(TASK_KINDS, raw.get("tasks"), "tasks", base, faults)
+    tables = {name: raw[name] if isinstance(raw.get(name), dict) else {} for name in SECTIONS}
+    faults += cross_faults(**tables)
+    if faults or encoder is None or train is None:
         return None
-    assert encoder is not None
-    assert train is not None
-    encoder = encoder.model_copy(update={"model": _local_model(encoder.model, base)})
-    return Config(encoder=encoder, data=named["data"], tasks=named["tasks"], train=train)
+    if isinstance(encoder, PretrainedEncoderConfig):
+        encoder = encoder.model_copy(update={"model": _local_model(encoder.model, base)})
+    return Config(encoder=encoder, data=data, tasks=tasks, train=train)
+
+
+_EXAMPLES: Mapping[str, str] = {"data": "[data.atis]", "tasks": "[tasks.intent]"}
+
+
+def _check_named(
+    union: SectionUnion[Any], tables: object, section: str, base: Path, faults: list[str]
+) -> dict[str, Any]:
+    """Return the checked sections of `[data]` or `[tasks]` by name. Those with faults are left out."""
+    if not isinstance(tables, dict) or not tables:
+        faults.append(f"{section}: missing; add a table such as {_EXAMPLES[section]}")
+        return {}
+    checked = {}
+    for name, table in tables.items():
+        member = check_member(union, table, f"{section}.{name}", base, faults)
+        if member is not None:
+            checked[name] = member
+    return checked
 
 
 def _local_model(model: str, base: Path) -> str:
-    """A local directory as an absolute path; any other name as it is."""
+    """Return a local directory as an absolute path, any other name as it is."""
     path = base / Path(model).expanduser()
-    return str(path.resolve()) if model.startswith((".", "~")) or path.is_dir() else model
-
-
-def _section(model: type[_Model], value: object, where: str, base: Path, faults: list[str]) -> _Model | None:
-    if not isinstance(value, dict):
-        faults.append(f"{where}: {value!r} is not a table; write [{where}] and its keys below")
-        return None
-    try:
-        return model.model_validate(value, context={"base": base})
-    except ValidationError as error:
-        faults += [_message(where, model, fault) for fault in error.errors()]
-        return None
-
-
-def _message(where: str, model: type[Section], fault: ErrorDetails) -> str:
-    path = ".".join([where, *map(str, fault["loc"])])
-    key = str(fault["loc"][0]) if fault["loc"] else ""
-    if fault["type"] == "model_type":
-        return f"{path}: {fault['input']!r} is not a table; write [{path}] and its keys below"
-    if len(fault["loc"]) > 1 and (inner := inner_section(model, key)) is not None:
-        return _message(f"{where}.{key}", inner, fault | {"loc": fault["loc"][1:]})
-    if fault["type"] == "missing":
-        return f"{path}: missing; add `{key} = ...` to [{where}]" + (
-            " or give --output" if path == "train.output" else ""
-        )
-    if fault["type"] == "extra_forbidden":
-        return f"{path}: unknown key{nearest_path(key, key_paths(model))}"
-    if fault["type"] == "too_short":
-        return f"{path}: an empty list; name at least one"
-    said = fault["msg"].removeprefix("Value error, ").replace("Input should", "must").replace("String should", "must")
-    return f"{path}: {said}, not {fault['input']!r}; change it"
+    is_local = model.startswith((".", "~")) or path.is_dir()
+    return str(path.resolve()) if is_local else model

@@ -1,67 +1,17 @@
-"""The rules between the keys of a configuration, checked on the raw tables: a fault in one key hides no other."""
+"""Rules between the sections of a configuration, checked on the raw tables: a fault in one key hides no other."""
 
 import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
 
-Table: TypeAlias = Mapping[str, Any]
+from palm_trainer.config.section import Table
+from palm_trainer.config.train import GRADIENT_METHODS, WHOLE_BATCH
 
-FORMAT_OPTIONS: Mapping[str, frozenset[str]] = {
-    "joint": frozenset({"label_separator", "scheme", "joiner"}),
-    "conll": frozenset({"label_separator", "scheme", "joiner", "intent_suffix", "intent_line"}),
-    "palm": frozenset({"columns", "header", "label_separator", "scheme", "joiner"}),
-    "tsv": frozenset({"columns", "header", "delimiter", "label_separator"}),
-    "csv": frozenset({"columns", "header", "delimiter", "label_separator"}),
-    "jsonl": frozenset(),
-    "json": frozenset({"columns", "label_separator"}),
-    "squad": frozenset(),
-    "clinc": frozenset(),
-    "rasa": frozenset(),
-    "text": frozenset(),
-    "parquet": frozenset({"columns", "label_separator", "scheme", "joiner"}),
-    "datasets": frozenset({"columns", "label_separator", "scheme", "joiner"}),
-}
-"""Names of the file formats, each with the `[data.NAME]` options that it takes."""
-
-EVERY_OPTION = frozenset[str]().union(*FORMAT_OPTIONS.values())
-SCRATCH_ONLY = (
-    "layers",
-    "hidden_size",
-    "heads",
-    "intermediate_size",
-    "vocab_size",
-    "dropout",
-    "convolutions",
-    "lowercase",
-    "characters",
-)
-"""`[encoder]` keys that shape an encoder without pretrained weights."""
-
-KIND_OF: Mapping[str, str] = {
-    "crf": "sequence_label",
-    "threshold": "multi_label",
-    **dict.fromkeys(("false_rejection", "out_of_scope_score"), "classify"),
-    **dict.fromkeys(("learning_strategy", "match_label", "margin"), "match"),
-    **dict.fromkeys(("max_query_tokens", "doc_stride_tokens", "max_answer_tokens", "n_best", "null_threshold"), "mrc"),
-    **dict.fromkeys(("mask_share", "whole_word"), "masked_lm"),
-}
-"""`[tasks.NAME]` options that belong to one kind of task."""
-
-GRADIENT_METHODS = ("pcgrad", "cagrad", "upgrad", "aligned_mtl", "mgda")
 _WITHIN_A_STEP = ("gradnorm", "random", *GRADIENT_METHODS)
-WHOLE_BATCH = ("gradnorm", *GRADIENT_METHODS)
-"""Values of `train.balancing.method` that weigh the gradients of a whole batch: those of its parts, weighed apart, would not add up."""
-_BALANCING_OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "learning_rate": ("uncertainty", "gradnorm"),
-    "dwa_temperature": ("dwa",),
-    "gradnorm_alpha": ("gradnorm",),
-    "cagrad_c": ("cagrad",),
-}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _LEAST_WINDOW = 12
-_ROLE_KINDS = {"intent": ("classify", "multi_label"), "slots": ("sequence_label",)}
+_ROLES = ("intent", "slots")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -78,13 +28,10 @@ def nearest_path(key: str, paths: Mapping[str, str]) -> str:
 
 def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Iterator[str]:
     """Faults between keys, one line each. Values of a wrong type are passed over: the field check names them."""
-    yield from _encoder_faults(encoder)
     for section, tables in (("data", data), ("tasks", tasks)):
         for name in tables:
             if not _NAME.fullmatch(name):
                 yield f"{section}.{name}: a name is letters, digits, _ and -, and starts with a letter or _; rename it"
-    for name, table in _tables(data):
-        yield from _data_faults(f"data.{name}", table)
     for name, table in _tables(tasks):
         yield from _task_faults(f"tasks.{name}", table, data)
         yield from _window_faults(f"tasks.{name}", table, encoder)
@@ -101,9 +48,8 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
 
 
 def training_faults(train: Table, encoder: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
-    """Faults of balancing, teachers and regularization, which the Python API has too."""
+    """Faults of balancing and regularization, which the Python API has too."""
     yield from _balancing_faults(train, tasks)
-    yield from _teacher_faults(train)
     yield from _regularization_faults(train, encoder, tasks)
 
 
@@ -117,39 +63,7 @@ def _tables(tables: Table) -> Iterator[tuple[str, Table]]:
     return ((name, table) for name, table in tables.items() if isinstance(table, Mapping))
 
 
-def _encoder_faults(encoder: Table) -> Iterator[str]:
-    model = encoder.get("model", "minilm-l6-en")
-    misplaced = [key for key in SCRATCH_ONLY if key in encoder]
-    if model != "scratch" and misplaced:
-        yield f"encoder: {', '.join(misplaced)} belong to model = 'scratch', not '{model}'; remove them"
-    hidden, heads = encoder.get("hidden_size", 256), encoder.get("heads", 4)
-    if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 and hidden % heads:
-        yield f"encoder.hidden_size: {hidden} is not a multiple of heads = {heads}; change one of them"
-
-
-def _data_faults(where: str, table: Table) -> Iterator[str]:
-    form = table.get("format")
-    if not isinstance(form, str):
-        return
-    if form not in FORMAT_OPTIONS:
-        yield f"{where}.format: unknown format '{form}'{nearest(form, FORMAT_OPTIONS)}"
-        return
-    taken = FORMAT_OPTIONS[form]
-    for key in table:
-        if key in EVERY_OPTION - taken:
-            options = ", ".join(sorted(taken)) or "none"
-            yield f"{where}.{key}: no option of format '{form}' (its options: {options}); remove it"
-
-
 def _task_faults(where: str, table: Table, data: Table) -> Iterator[str]:
-    kind, role = table.get("kind"), table.get("role")
-    if isinstance(kind, str) and role in _ROLE_KINDS and kind not in _ROLE_KINDS[role]:
-        yield f"{where}.role: '{role}' needs kind {' or '.join(_ROLE_KINDS[role])}, not '{kind}'; change one of them"
-    for key, only in KIND_OF.items():
-        if isinstance(kind, str) and kind != only and key in table:
-            yield f"{where}.{key}: only for kind '{only}', not '{kind}'; remove it"
-    if kind == "match" and table.get("learning_strategy") == "pairwise" and "match_label" in table:
-        yield f"{where}.match_label: a ranker (learning_strategy = 'pairwise') has no labels; remove it"
     for name in _data_of(table):
         if name not in data:
             yield f"{where}.data: no data set '{name}'{nearest(name, data)}"
@@ -171,7 +85,7 @@ def _data_of(table: Table) -> list[str]:
 
 
 def _task_set_faults(tasks: Mapping[str, Table], data: Table) -> Iterator[str]:
-    for role in _ROLE_KINDS:
+    for role in _ROLES:
         holders = [name for name, table in tasks.items() if table.get("role") == role]
         if len(holders) > 1:
             yield f"tasks: role '{role}' is held by {', '.join(holders)}; leave it to one of them"
@@ -196,9 +110,7 @@ def _train_faults(train: Table, data: Table, tasks: Table) -> Iterator[str]:
 
 
 def _part_faults(train: Table) -> Iterator[str]:
-    parts, batch = train.get("accumulate_steps", 1), train.get("batch_size", 32)
-    if isinstance(parts, int) and isinstance(batch, int) and parts > batch > 0:
-        yield f"train.accumulate_steps: {parts} parts of a batch of {batch} examples (train.batch_size); lower it to {batch} or less"
+    parts = train.get("accumulate_steps", 1)
     method = _part(train, "balancing").get("method", "fixed")
     if isinstance(parts, int) and parts > 1 and method in WHOLE_BATCH:
         yield (
@@ -212,9 +124,6 @@ def _balancing_faults(train: Table, tasks: Mapping[str, Table]) -> Iterator[str]
     method = balancing.get("method", "fixed")
     if not isinstance(method, str):
         return
-    for key, methods in _BALANCING_OPTIONS.items():
-        if key in balancing and method not in methods:
-            yield f"train.balancing.{key}: only for method = {' or '.join(map(repr, methods))}, not '{method}'; remove it"
     if method == "fixed":
         return
     where = f"train.balancing.method: '{method}'"
@@ -238,8 +147,6 @@ def _mixing_faults(train: Table, data: Table) -> Iterator[str]:
     policy = train.get("mixing", "mix_ratio")
     if not isinstance(policy, str):
         return
-    if "mixing_temperature" in train and policy != "temperature":
-        yield f"train.mixing_temperature: only for mixing = 'temperature', not '{policy}'; remove it"
     for name, table in _tables(data):
         if "epochs" in table and policy != "per_task_epochs":
             yield f"data.{name}.epochs: only for train.mixing = 'per_task_epochs', not '{policy}'; set that, or remove it"
@@ -274,16 +181,6 @@ def _scope_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
         chosen = any("false_rejection" in task or "out_of_scope_score" in task for task in reading)
         if table.get("out_of_scope_test") and reading and not chosen and not table.get("out_of_scope"):
             yield f"data.{name}.out_of_scope_test: no threshold rejects it; add out_of_scope text for dev, or false_rejection to the task"
-
-
-def _teacher_faults(train: Table) -> Iterator[str]:
-    distillation = _part(train, "distillation")
-    for key in ("temperature", "weight"):
-        if key in distillation and not distillation.get("teachers"):
-            yield (
-                f"train.distillation.{key}: says how teachers are heeded, and there are none; "
-                "name their runs in train.distillation.teachers, or remove it"
-            )
 
 
 def _averaging_faults(train: Table, data: Table) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Reading the files of a split into examples, with the defects found in them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from palm_trainer.config.loader import DataConfig
 from palm_trainer.data.example import Example
@@ -66,8 +66,7 @@ def read_split(data: DataConfig, split: str) -> Split:
     """
     if not data.paths(split):
         raise DataError(f"the data set has no '{split}' files; add `{split} = ...` to its table in the configuration")
-    settings = {field.name: getattr(data, field.name) for field in fields(FormatOptions)}
-    options = FormatOptions(**settings)
+    options = FormatOptions(**data.options())
     defects = Defects()
     examples: list[Example] = []
     for path in data.paths(split):

@@ -8,8 +8,7 @@ from typing import Any
 
 import tomli_w
 
-from palm_trainer.config.loader import DataConfig
-from palm_trainer.config.rules import FORMAT_OPTIONS
+from palm_trainer.config.schema import FORMAT_OPTIONS, data_config
 from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.formats.detect import Detection, detect_format
 from palm_trainer.data.formats.find_splits import find_splits
@@ -138,7 +137,7 @@ def _paths(paths: Sequence[Path]) -> str | list[str]:
 
 def _read(format_name: str, files: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, list[Example]]:
     """Read the examples of all splits."""
-    settings = DataConfig.model_validate({"format": format_name, **files, **options})
+    settings = data_config({"format": format_name, **files, **options})
     return {split: read_split(settings, split).examples for split in files}
 
 

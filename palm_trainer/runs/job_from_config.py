@@ -1,11 +1,13 @@
 """Build the job of a configuration. The only module that knows every component package."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from palm_serve.tokenization import TextTokenizer, bare_tokenizer_json
 from palm_trainer.config.loader import Config, TaskConfig
+from palm_trainer.config.schema import ClassifyTask, MatchTask, ScratchEncoderConfig
 from palm_trainer.data.dataset import EncodedDataset
 from palm_trainer.data.example import Example
 from palm_trainer.data.sampler import LengthBucketedSampler
@@ -132,14 +134,11 @@ def evaluation_plan(
 
 
 def _job_task(task: TaskConfig) -> JobTask:
-    return JobTask(
-        task.kind,
-        task.data,
-        task.baseline,
-        task.false_rejection,
-        task.out_of_scope_score,
-        tuned=task_kind(task.kind).has_open_limit(task),
-    )
+    has_open_limit = task_kind(task.kind).has_open_limit(task)
+    job_task = JobTask(task.kind, task.data, task.baseline, tuned=has_open_limit)
+    if isinstance(task, ClassifyTask):
+        return replace(job_task, false_rejection=task.false_rejection, out_of_scope_score=task.out_of_scope_score)
+    return job_task
 
 
 def evaluation_sets(config: Config, split: str, splits: Splits | None = None) -> list[EvaluationSet]:
@@ -165,10 +164,13 @@ def evaluation_sets(config: Config, split: str, splits: Splits | None = None) ->
             continue
         examples: Sequence[Example] = splits.examples(name, split)
         _check_kinds(config, fields, examples)
+        match_labels = dict.fromkeys(fields, "")
         for task, field in fields.items():
             settings = config.tasks[task]
+            if isinstance(settings, MatchTask):
+                match_labels[task] = settings.match_label or ""
             examples = task_kind(settings.kind).evaluation_examples(settings, field, examples)
-        sets.append(EvaluationSet(name, examples, fields, {t: config.tasks[t].match_label or "" for t in fields}))
+        sets.append(EvaluationSet(name, examples, fields, match_labels))
     return sets
 
 
@@ -228,16 +230,17 @@ def _out_of_scope_examples(config: Config, split: str, splits: Splits) -> dict[s
 
 def _with_match_labels(config: Config, targets: Mapping[str, Target]) -> Config:
     """The configuration with the label of each match that was found."""
-    tasks = {
-        name: task.model_copy(update={"match_label": targets[name].info.decode.match_label or None})
-        for name, task in config.tasks.items()
-    }
+    tasks = dict(config.tasks)
+    for name, task in config.tasks.items():
+        if isinstance(task, MatchTask):
+            label = targets[name].info.decode.match_label or None
+            tasks[name] = task.model_copy(update={"match_label": label})
     return config.model_copy(update={"tasks": tasks})
 
 
 def _load_encoder(config: Config, examples: Sequence[Example]) -> LoadedEncoder:
     settings = config.encoder
-    if settings.model == "scratch":
+    if isinstance(settings, ScratchEncoderConfig):
         texts = [text for e in examples for text in (e.text, e.pair) if text]
         return build_scratch(
             texts,
@@ -265,18 +268,19 @@ def _load_encoder(config: Config, examples: Sequence[Example]) -> LoadedEncoder:
 def _assemble(config: Config, encoder: LoadedEncoder, targets: Mapping[str, Target]) -> TrainedModel:
     hidden = encoder.backbone.hidden_size
     rows, columns = encoder.backbone.embedding_table.shape
-    heads = {
-        name: make_head(
+    heads = {}
+    for name, target in targets.items():
+        task = config.tasks[name]
+        ranking = {"margin": task.margin} if isinstance(task, MatchTask) else {}
+        heads[name] = make_head(
             name,
             target.info,
             hidden,
-            dropout=config.tasks[name].dropout,
+            dropout=task.dropout,
             label_smoothing=config.train.regularization.label_smoothing,
-            margin=config.tasks[name].margin,
             embedding=(rows, columns),
+            **ranking,
         )
-        for name, target in targets.items()
-    }
     model = MultiTaskModel(encoder.backbone, heads)
     info = describe_encoder(encoder.backbone, encoder.name, encoder.pad_token_id)
     auxiliary = frozenset(name for name, task in config.tasks.items() if not is_scored(task))

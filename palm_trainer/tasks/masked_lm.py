@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from palm_trainer.config.loader import TaskConfig
+from palm_trainer.config.schema import MaskedLmTask, TaskConfig
 from palm_trainer.data.example import Example, FieldValue
 from palm_trainer.data.targets.masked_lm import MaskedLMTarget, MaskVocabulary
 from palm_trainer.model.heads.masked_lm import MaskedLmHead
@@ -30,6 +30,7 @@ class MaskedLmKind(TaskKind):
         self, task: str, settings: TaskConfig, examples: Sequence[Example], context: LearnContext
     ) -> MaskedLMTarget:
         """Build the target, which needs no examples."""
+        assert isinstance(settings, MaskedLmTask)
         vocabulary = MaskVocabulary.of(task, context.tokenizer_json)
         return MaskedLMTarget(
             task,

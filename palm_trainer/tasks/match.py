@@ -7,7 +7,7 @@ import numpy as np
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import FloatArray, Match, TaskAnswer
-from palm_trainer.config.loader import TaskConfig
+from palm_trainer.config.schema import MatchTask, TaskConfig
 from palm_trainer.data.example import Example, FieldValue
 from palm_trainer.data.targets.base import Target
 from palm_trainer.data.targets.match import NEGATIVE, MatchTarget, RankTarget, with_negatives
@@ -40,6 +40,7 @@ class MatchKind(TaskKind):
         field = settings.field or ""
         if ranks_pairs(settings):
             return RankTarget.learn(task, field, examples)
+        assert isinstance(settings, MatchTask)
         return MatchTarget.learn(task, field, examples, match_label=settings.match_label)
 
     def evaluation_examples(self, settings: TaskConfig, field: str, examples: Sequence[Example]) -> Sequence[Example]:
@@ -164,7 +165,7 @@ class MatchKind(TaskKind):
 
 def ranks_pairs(settings: TaskConfig) -> bool:
     """Return True for a ranker."""
-    return settings.learning_strategy == "pairwise"
+    return isinstance(settings, MatchTask) and settings.learning_strategy == "pairwise"
 
 
 def _are_ranked(rows: Sequence[Judged]) -> bool:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Answer, FloatArray, TaskAnswer
-from palm_trainer.config.loader import TaskConfig
+from palm_trainer.config.schema import MrcTask, TaskConfig
 from palm_trainer.data.example import Example, FieldValue, LabelledSpan
 from palm_trainer.data.formats.jsonl import ANSWER
 from palm_trainer.data.targets.mrc import MrcTarget
@@ -45,6 +45,7 @@ class MrcKind(TaskKind):
 
     def learn(self, task: str, settings: TaskConfig, examples: Sequence[Example], context: LearnContext) -> MrcTarget:
         """Build the target with the window sizes that the configuration or the data gives."""
+        assert isinstance(settings, MrcTask)
         return MrcTarget.learn(
             task,
             settings.field or "",
@@ -101,7 +102,7 @@ class MrcKind(TaskKind):
 
     def has_open_limit(self, settings: TaskConfig | None) -> bool:
         """Return True unless the configuration gives the threshold. Heads in Python always give it."""
-        return settings is not None and settings.null_threshold is None
+        return isinstance(settings, MrcTask) and settings.null_threshold is None
 
     def limit_rows(self, info: TaskInfo, rows: Sequence[tuple[Example, str]]) -> list[tuple[Example, str]]:
         """Return the questions with a passage; none unless some have an answer and some have not."""

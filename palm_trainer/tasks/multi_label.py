@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import Classification, FloatArray, TaskAnswer
-from palm_trainer.config.loader import TaskConfig
+from palm_trainer.config.schema import MultiLabelTask, TaskConfig
 from palm_trainer.data.example import Example, FieldValue
 from palm_trainer.data.targets.multi_label import MultiLabelTarget
 from palm_trainer.model.heads.multi_label import MultiLabelHead
@@ -43,6 +43,7 @@ class MultiLabelKind(TaskKind):
         self, task: str, settings: TaskConfig, examples: Sequence[Example], context: LearnContext
     ) -> MultiLabelTarget:
         """Build the target with the classes of the examples."""
+        assert isinstance(settings, MultiLabelTask)
         return MultiLabelTarget.learn(
             task, settings.field or "", examples, role=settings.role, threshold=settings.threshold
         )
@@ -68,7 +69,7 @@ class MultiLabelKind(TaskKind):
 
     def has_open_limit(self, settings: TaskConfig | None) -> bool:
         """Return True unless the configuration gives the threshold."""
-        return settings is None or settings.threshold is None
+        return settings is None or (isinstance(settings, MultiLabelTask) and settings.threshold is None)
 
     def limit_rows(self, info: TaskInfo, rows: Sequence[tuple[Example, str]]) -> list[tuple[Example, str]]:
         """Return all rows."""

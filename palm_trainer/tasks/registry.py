@@ -25,7 +25,7 @@ _TASK_KINDS = {kind.name: kind for kind in _BUILT_IN}
 
 
 def register_task_kind(kind: TaskKind) -> None:
-    """Add a task kind and its head to those that a configuration may name.
+    """Add a task kind and its head. `config.schema.TASK_KINDS.members` takes the section of its configuration.
 
     `palm_serve.decoding.register_served_kind` adds the kind to the server. It comes first where the kind reads pairs.
     """

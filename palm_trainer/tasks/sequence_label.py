@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import FloatArray, Span, Spans, TaskAnswer
-from palm_trainer.config.loader import TaskConfig
+from palm_trainer.config.schema import SequenceLabelTask, TaskConfig
 from palm_trainer.data.example import Example, FieldValue, LabelledSpan
 from palm_trainer.data.formats.tags import tags_from_spans
 from palm_trainer.data.targets.sequence_label import SequenceLabelTarget
@@ -40,6 +40,7 @@ class SequenceLabelKind(TaskKind):
         self, task: str, settings: TaskConfig, examples: Sequence[Example], context: LearnContext
     ) -> SequenceLabelTarget:
         """Build the target with the span types of the examples."""
+        assert isinstance(settings, SequenceLabelTask)
         return SequenceLabelTarget.learn(task, settings.field or "", examples, role=settings.role, crf=settings.crf)
 
     def card_labels(self, info: TaskInfo) -> list[str]:

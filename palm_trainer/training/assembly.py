@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from palm_trainer.config.loader import TrainConfig
-from palm_trainer.config.rules import WHOLE_BATCH
+from palm_trainer.config.schema import WHOLE_BATCH
 from palm_trainer.data.example import Example
 from palm_trainer.errors import ConfigError
 from palm_trainer.model.encoders import encoder_layers, freeze_layers, freeze_unused_rows, rate_factors

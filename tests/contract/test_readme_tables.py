@@ -9,7 +9,7 @@ import pytest
 
 from palm_serve.bundle.manifest import KINDS
 from palm_trainer.api import backbone, head, lr_sched, optimizer, reader
-from palm_trainer.config.rules import FORMAT_OPTIONS
+from palm_trainer.config.schema import FORMAT_OPTIONS
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.writers import WRITERS
 from palm_trainer.model.encoders.load_pretrained import PACKAGED

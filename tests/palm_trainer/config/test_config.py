@@ -1,13 +1,16 @@
 """The configuration: what is read, and what every fault says."""
 
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from palm_trainer.config.loader import Config, load_config
-from palm_trainer.config.rules import EVERY_OPTION, FORMAT_OPTIONS
+from palm_trainer.config.schema import DATA_FORMATS, FORMAT_OPTIONS
+from palm_trainer.data.formats.text_files import FormatOptions
 from palm_trainer.errors import ConfigError
 
 GOOD = """
@@ -148,7 +151,7 @@ select = "x.f1"
 def test_every_fault_is_told_at_once(write):
     said = fault(write(BAD))
     for line in (
-        "config.toml: 22 faults",
+        "config.toml: 21 faults",
         "${PALM_UNSET_VARIABLE}: no such environment variable; set PALM_UNSET_VARIABLE, or write the path itself",
         "trian: unknown section; did you mean 'train'?",
         "encoder.max_length: must be greater than or equal to 3, not 2",
@@ -157,14 +160,13 @@ def test_every_fault_is_told_at_once(write):
         "train.epochs: must be greater than 0, not -1",
         "train.device: must match pattern",
         "data.other.train: an empty list; name at least one",
-        "tasks.intent.kind: must be 'classify', 'multi_label', 'sequence_label', 'match', 'mrc' or 'masked",
+        "tasks.intent.kind: unknown kind 'clasify'; did you mean 'classify'?; known: classify, multi_label, sequence_label,",
         "tasks.slots.data: an empty list; name at least one",
         "tasks.a b.weight: must be a valid number, not '3'",
-        "encoder: heads belong to model = 'scratch', not 'minilm-l6-en'; remove them",
-        "encoder.hidden_size: 256 is not a multiple of heads = 3; change one of them",
+        "encoder.heads: only for model 'scratch', not 'minilm-l6-en'; remove it",
         "tasks.a b: a name is letters, digits, _ and -",
         "data.travel.format: unknown format 'joiint'; did you mean 'joint'?",
-        "data.other.columns: no option of format 'joint' (its options: ",
+        "data.other.columns: only for format 'palm' or 'tsv' or 'csv' or 'json' or 'parquet' or 'datasets', not 'joint'",
         "tasks.intent.data: no data set 'travl'; did you mean 'travel'?",
         "tasks.slots.role: 'slots' needs kind sequence_label, not 'classify'; change one of them",
         "tasks.slots.crf: only for kind 'sequence_label', not 'classify'; remove it",
@@ -173,6 +175,43 @@ def test_every_fault_is_told_at_once(write):
         "train.checkpoints.select: 'x.f1' is none of average, exact_match, TASK.METRIC (tasks: intent, slots, a b)",
     ):
         assert line in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "[encoder]",
+            '[encoder]\nmodel = "scratch"\nheads = 3',
+            "encoder.hidden_size: 256 is not a multiple of heads = 3; change one of them",
+        ),
+        (
+            'kind = "classify"\nrole',
+            'kind = "classify"\nn_best = 3\nrole',
+            "tasks.intent.n_best: only for kind 'mrc', not 'classify'; remove it",
+        ),
+        (
+            'format = "tsv"',
+            'format = "tsv"\njoiner = ""',
+            "data.mood.joiner: only for format 'joint' or 'conll' or 'palm' or 'parquet' or 'datasets', not 'tsv'",
+        ),
+        ('format = "tsv"', "", "data.mood.format: missing; add `format = ...` to [data.mood]; known: joint, conll,"),
+        ('format = "tsv"', "format = 3", "data.mood.format: must be a string, not 3; known: joint, conll, palm,"),
+        (
+            "max_length = 64",
+            "layers = 2\nlayer = 3",
+            "encoder.layers: only for model 'scratch', not 'minilm-l6-en'; remove it",
+        ),
+        ("max_length = 64", "max_lenght = 2", "encoder.max_lenght: unknown key; did you mean 'max_length'?"),
+        (
+            "epochs = 2",
+            "distillation.weight = 0.5",
+            "train.distillation.weight: says how teachers are heeded, and there are none",
+        ),
+    ],
+)
+def test_key_of_another_member_names_its_owner(write, old, new, message):
+    assert message in fault(write(GOOD.replace(old, new, 1)))
 
 
 @pytest.mark.parametrize(
@@ -249,11 +288,12 @@ def test_scratch_fields_are_dumped_only_for_scratch(write):
     assert "hidden_size" in load_config(write(), ["encoder.model=scratch"]).dump_toml()
 
 
-def test_every_option_is_a_key_of_a_data_set():
-    from palm_trainer.config.loader import DataConfig
-
-    assert set(DataConfig.model_fields) >= EVERY_OPTION
-    assert all(options <= EVERY_OPTION for options in FORMAT_OPTIONS.values())
+def test_every_format_option_is_a_key_of_a_data_set():
+    """The options of the parsers are those of the formats, and each format's section has its own name among its tags."""
+    options = {field.name for field in fields(FormatOptions)}
+    assert options == set().union(*FORMAT_OPTIONS.values())
+    for name, model in DATA_FORMATS.members.items():
+        assert name in get_args(model.model_fields["format"].annotation)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 import pytest
 
-from palm_trainer.config.loader import DataConfig
-from palm_trainer.config.rules import FORMAT_OPTIONS
+from palm_trainer.config.schema import FORMAT_OPTIONS, data_config
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.splits import CONTRADICTED, REPEATED, read_split
 from palm_trainer.errors import DataError
@@ -11,7 +10,7 @@ def test_files_of_a_split_are_read_in_order_with_repeats_noted(tmp_path):
     first, second = tmp_path / "1.tsv", tmp_path / "2.tsv"
     first.write_text("text\tlabel\na\tx\nb\tx\na\tx\n")
     second.write_text("text\tlabel\nb\ty\nc\tz\n")
-    split = read_split(DataConfig(format="tsv", train=(first,), dev=(first, second)), "dev")
+    split = read_split(data_config({"format": "tsv", "train": (first,), "dev": (first, second)}), "dev")
     assert [example.text for example in split.examples] == ["a", "b", "a", "b", "c"]
     assert [(d.kind, d.count, d.first) for d in split.defects] == [
         (REPEATED, 1, f"{first}:4"),
@@ -22,7 +21,7 @@ def test_files_of_a_split_are_read_in_order_with_repeats_noted(tmp_path):
 def test_absent_split_and_empty_file(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("\n{}\n".replace("{}", ""))
-    data = DataConfig(format="jsonl", train=(path,))
+    data = data_config({"format": "jsonl", "train": (path,)})
     with pytest.raises(DataError, match=r"no 'test' files; add `test = \.\.\.` to its table"):
         read_split(data, "test")
     with pytest.raises(DataError, match="an empty file"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from palm_trainer.config.loader import DataConfig
+from palm_trainer.config.schema import data_config
 from palm_trainer.data.example import LabelledSpan
 from palm_trainer.data.formats.arrow import NOT_TAGS
 from palm_trainer.data.formats.columns import NO_CLASS
@@ -152,7 +152,7 @@ def test_a_data_set_of_a_hub(tmp_path, parse, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner/ner").mkdir(parents=True)
     conll().to_parquet(tmp_path / "owner/ner/train.parquet")
-    config = DataConfig.model_validate({"format": "datasets", "train": "hf://owner/ner#train"})
+    config = data_config({"format": "datasets", "train": "hf://owner/ner#train"})
     assert [e.text for e in read_split(config, "train").examples] == ["the EU team", "hi"]
     with pytest.raises(DataError, match=r"hf://owner/ner: no split; write hf://owner/ner#train"):
         parse("datasets", config.train[0].with_name("ner"))

@@ -11,7 +11,7 @@ from palm_serve.bundle.manifest import Decode
 from palm_serve.decoding import Item
 from palm_serve.decoding.mrc import MrcDecoder
 from palm_serve.tokenization import TextTokenizer
-from palm_trainer.config.loader import DataConfig
+from palm_trainer.config.schema import data_config
 from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.splits import read_split
 from palm_trainer.data.targets.mrc import MrcTarget, Place, longest_answer
@@ -138,7 +138,7 @@ def test_answers_of_public_data_come_back(palm_data, name, characters):
     path = palm_data / name
     if not path.exists():
         pytest.skip(f"PALM_DATA holds no {name}")
-    examples = read_split(DataConfig(format="squad", train=str(path)), "train").examples[:150]
+    examples = read_split(data_config({"format": "squad", "train": str(path)}), "train").examples[:150]
     texts = [text for e in examples for text in (e.text, e.pair)]
     own = TextTokenizer(train_tokenizer(texts, vocab_size=2000, lowercase=True, characters=characters).to_str(), 128)
     task = MrcTarget.learn("t", "answer", examples, max_length=128)

@@ -1,0 +1,143 @@
+"""Check raw tables against their sections: all faults are collected, a line each."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from palm_trainer.config.rules import nearest, nearest_path
+from palm_trainer.config.section import ConfigSection, SectionT, SectionUnion, Table, inner_section, key_paths
+from palm_trainer.errors import ConfigError
+
+_Model = TypeVar("_Model", bound=ConfigSection)
+
+
+def check_section(model: type[_Model], values: Mapping[str, Any], where: str) -> _Model:
+    """Return a section from values in Python, under the rules of a file.
+
+    Args:
+        model: the section.
+        values: its keys and values.
+        where: what each message begins with.
+
+    Raises:
+        ConfigError: with all faults, a line each.
+    """
+    faults: list[str] = []
+    checked = check_table(model, dict(values), where, Path(), faults)
+    if checked is None:
+        raise ConfigError("\n".join(faults))
+    return checked
+
+
+def check_table(model: type[_Model], table: object, where: str, base: Path, faults: list[str]) -> _Model | None:
+    """Return the checked section, None where it has faults.
+
+    Args:
+        model: the section.
+        table: what the file has in its place.
+        where: dotted path of the section.
+        base: directory that data paths are relative to.
+        faults: list that the faults are added to.
+    """
+    if not isinstance(table, dict):
+        faults.append(_no_table(where, table))
+        return None
+    section, messages = _validate(model, table, where, base)
+    faults += messages
+    faults += _faults_between_keys(model, table, where)
+    return section
+
+
+def check_member(
+    union: SectionUnion[SectionT], table: object, where: str, base: Path, faults: list[str]
+) -> SectionT | None:
+    """Return the checked section of a union, None where it has faults.
+
+    Args:
+        union: the sections that may stand here.
+        table: what the file has in their place.
+        where: dotted path of the section.
+        base: directory that data paths are relative to.
+        faults: list that the faults are added to.
+    """
+    if not isinstance(table, dict):
+        faults.append(_no_table(where, table))
+        return None
+    model = union.choose(table)
+    if model is None:
+        faults += _faults_without_member(union, table, where, base)
+        return None
+    foreign = {key for key in table if key not in model.model_fields and key in union.all_keys()}
+    faults += [_foreign_key(union, table, key, where) for key in table if key in foreign]
+    fitting = {key: value for key, value in table.items() if key not in foreign}
+    return check_table(model, fitting, where, base, faults)
+
+
+def _no_table(where: str, value: object) -> str:
+    return f"{where}: {value!r} is not a table; write [{where}] and its keys below"
+
+
+def _faults_without_member(
+    union: SectionUnion[SectionT], table: dict[str, Any], where: str, base: Path
+) -> Iterator[str]:
+    """Yield the fault of an unknown tag, and those of the keys that all members have in common."""
+    tag, value = union.tag, union.tag_value(table)
+    known_tags = ", ".join(union.members)
+    if value is None:
+        yield f"{where}.{tag}: missing; add `{tag} = ...` to [{where}]; known: {known_tags}"
+    elif isinstance(value, str):
+        suggestion = nearest(value, union.members)
+        listed = "" if "known: " in suggestion else f"; known: {known_tags}"
+        yield f"{where}.{tag}: unknown {tag} '{value}'{suggestion}{listed}"
+    else:
+        yield f"{where}.{tag}: must be a string, not {value!r}; known: {known_tags}"
+    member_keys = union.all_keys().keys() - union.base.model_fields.keys()
+    common = {key: item for key, item in table.items() if key not in member_keys}
+    _, messages = _validate(union.base, common | {tag: str(value)}, where, base)
+    yield from messages
+
+
+def _foreign_key(union: SectionUnion[SectionT], table: Table, key: str, where: str) -> str:
+    """Return the message for a key that belongs to other members of the union."""
+    owners = " or ".join(repr(tag) for tag in union.tags_with(key))
+    return f"{where}.{key}: only for {union.tag} {owners}, not '{union.tag_value(table)}'; remove it"
+
+
+def _validate(model: type[_Model], table: Mapping[str, Any], where: str, base: Path) -> tuple[_Model | None, list[str]]:
+    """Return the section, or the messages of its field faults."""
+    try:
+        return model.model_validate(table, context={"base": base}), []
+    except ValidationError as error:
+        return None, [_message(where, model, fault) for fault in error.errors()]
+
+
+def _faults_between_keys(model: type[ConfigSection], table: Table, where: str) -> Iterator[str]:
+    """Yield the faults between the keys of a section, and of the sections within it."""
+    for key, text in model.faults_between_keys(table):
+        yield f"{where}.{key}: {text}"
+    for key, value in table.items():
+        inner = inner_section(model, key)
+        if inner is not None and isinstance(value, Mapping):
+            yield from _faults_between_keys(inner, value, f"{where}.{key}")
+
+
+def _message(where: str, model: type[ConfigSection], fault: ErrorDetails) -> str:
+    path = ".".join([where, *map(str, fault["loc"])])
+    key = str(fault["loc"][0]) if fault["loc"] else ""
+    if fault["type"] == "model_type":
+        return _no_table(path, fault["input"])
+    inner = inner_section(model, key) if len(fault["loc"]) > 1 else None
+    if inner is not None:
+        return _message(f"{where}.{key}", inner, fault | {"loc": fault["loc"][1:]})
+    if fault["type"] == "missing":
+        flag = " or give --output" if path == "train.output" else ""
+        return f"{path}: missing; add `{key} = ...` to [{where}]{flag}"
+    if fault["type"] == "extra_forbidden":
+        return f"{path}: unknown key{nearest_path(key, key_paths(model))}"
+    if fault["type"] == "too_short":
+        return f"{path}: an empty list; name at least one"
+    rule = fault["msg"].removeprefix("Value error, ").replace("Input should", "must").replace("String should", "must")
+    return f"{path}: {rule}, not {fault['input']!r}; change it"

@@ -1,0 +1,157 @@
+"""`[data.NAME]`: a data set, whose options depend on its file format."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from palm_trainer.config.section import ConfigSection, DataPaths, Names, Positive, SectionUnion
+
+
+class DataConfig(ConfigSection):
+    """A data set: files of one format, by split."""
+
+    format: str
+    """File format of all splits."""
+    train: DataPaths = Field(min_length=1)
+    """Training data: a path or a list of paths, relative to the configuration file."""
+    dev: DataPaths = ()
+    """Data that chooses the best checkpoint, temperatures and thresholds."""
+    test: DataPaths = ()
+    """Data that the finished model is measured on."""
+    out_of_domain: DataPaths = ()
+    """Labelled text from another domain than that of `train`, to measure generalisation. Never trained or selected on."""
+    out_of_scope: DataPaths = ()
+    """Text that belongs to no class of the data set's `classify` tasks. Never trained on.
+    With dev it chooses how out-of-scope text is detected. In the data set's format, or `.txt` with one text per line."""
+    out_of_scope_test: DataPaths = ()
+    """More text that belongs to no class. Nothing is chosen with it: the test metrics report how much is rejected."""
+    mix_ratio: Positive = 1.0
+    """mixing = mix_ratio: how often its batches come, relative to those of the other data sets."""
+    epochs: Positive | None = None
+    """mixing = per_task_epochs: passes over this data set. None: `train.epochs`."""
+    substitute: float = Field(default=0.0, ge=0, le=1)
+    """Share of training examples whose slot values are replaced, drawn anew in each epoch.
+    New values have the same label, or a label that shares many values with it. 0: off."""
+
+    def paths(self, split: str) -> tuple[Path, ...]:
+        """Return the files of a split, empty where the data set has no such split.
+
+        Args:
+            split: `train`, `dev`, `test`, `out_of_domain`, `out_of_scope` or `out_of_scope_test`.
+        """
+        files: tuple[Path, ...] = getattr(self, split)
+        return files
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of the data set's format."""
+        return {key: getattr(self, key) for key in type(self).option_names()}
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """Return the keys that only some formats have."""
+        return [key for key in cls.model_fields if key not in DataConfig.model_fields]
+
+
+class _SeveralClasses(DataConfig):
+    label_separator: str | None = Field(default=None, min_length=1)
+    """Separator of several classes in one field (`a#b`), for `multi_label` tasks. None: a field holds one class."""
+
+
+class _WordTags(_SeveralClasses):
+    scheme: Literal["bio", "iob1", "bioes", "bmes"] = "bio"
+    """Tagging scheme of the spans."""
+    joiner: str = " "
+    """Text between words. Empty for characters (Chinese)."""
+
+
+class JointDataConfig(_WordTags):
+    """Directories with `seq.in`, `seq.out` and `label`, one utterance per line."""
+
+    format: Literal["joint"]
+
+
+class ConllDataConfig(_WordTags):
+    """CoNLL files: a word and its tag per line."""
+
+    format: Literal["conll"]
+    intent_suffix: str | None = Field(default=None, min_length=1)
+    """Suffix of a file of the same name that holds the intents, one per line. None: there is none."""
+    intent_line: bool = False
+    """The last line of each sentence is its intent."""
+
+
+class PalmDataConfig(_WordTags):
+    """PALM's tab-separated files."""
+
+    format: Literal["palm"]
+    columns: Names = ()
+    """Names of the columns in the file's order. `_` skips one. Empty: the first line names them."""
+    header: bool | None = None
+    """The first line is a header. None: yes unless `columns` are set."""
+
+
+class DelimitedDataConfig(_SeveralClasses):
+    """Tables with one example per row."""
+
+    format: Literal["tsv", "csv"]
+    columns: Names = ()
+    """Names of the columns in the file's order. `_` skips one. Empty: the first line names them."""
+    header: bool | None = None
+    """The first line is a header. None: yes unless `columns` are set."""
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    """Character between columns. None: tab for tsv, comma for csv."""
+
+
+class JsonDataConfig(_SeveralClasses):
+    """JSON lists of objects."""
+
+    format: Literal["json"]
+    columns: Names = ()
+    """Keys that are read. Empty: all."""
+
+
+class ArrowDataConfig(_WordTags):
+    """Parquet files, and data sets of the Hugging Face `datasets` package."""
+
+    format: Literal["parquet", "datasets"]
+    columns: Names = ()
+    """Columns that are read. Empty: all."""
+
+
+class PlainDataConfig(DataConfig):
+    """Formats without options."""
+
+    format: Literal["jsonl", "squad", "clinc", "rasa", "text"]
+
+
+DATA_FORMATS: SectionUnion[DataConfig] = SectionUnion(
+    tag="format",
+    base=DataConfig,
+    members={
+        "joint": JointDataConfig,
+        "conll": ConllDataConfig,
+        "palm": PalmDataConfig,
+        "tsv": DelimitedDataConfig,
+        "csv": DelimitedDataConfig,
+        "jsonl": PlainDataConfig,
+        "json": JsonDataConfig,
+        "squad": PlainDataConfig,
+        "clinc": PlainDataConfig,
+        "rasa": PlainDataConfig,
+        "text": PlainDataConfig,
+        "parquet": ArrowDataConfig,
+        "datasets": ArrowDataConfig,
+    },
+)
+
+FORMAT_OPTIONS: Mapping[str, frozenset[str]] = {
+    name: frozenset(model.option_names()) for name, model in DATA_FORMATS.members.items()
+}
+"""Names of the file formats, each with the options that it takes."""
+
+
+def data_config(values: Mapping[str, Any]) -> DataConfig:
+    """Return a data set from values in Python, `format` among them."""
+    return DATA_FORMATS.members[values["format"]].model_validate(values)

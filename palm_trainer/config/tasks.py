@@ -1,0 +1,139 @@
+"""`[tasks.NAME]`: a task, whose options depend on its kind."""
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from palm_trainer.config.section import ConfigSection, Fraction, Names, Positive, SectionUnion, Table
+
+
+class TaskConfig(ConfigSection):
+    """A task: a head with a name."""
+
+    roles: ClassVar[tuple[str, ...]] = ()
+    """Roles that a task of this kind can have."""
+
+    kind: str
+    """Kind of the task."""
+    data: Names = Field(min_length=1)
+    """Data sets that it trains on. Tasks that share a data set are trained in one encoder pass."""
+    role: Literal["", "intent", "slots"] = ""
+    """Part of the answer of `Parse`. Each role is held by one task at most."""
+    field: str | None = Field(default=None, min_length=1)
+    """Field of the examples that it learns. None: chosen by role, name and kind."""
+    weight: Positive = 1.0
+    """Weight of its loss in the sum of all losses."""
+    auxiliary: bool = False
+    """Only shapes the encoder: never ends the training, is not selected on, and is not exported."""
+    dropout: Fraction = 0.1
+    """Dropout probability before the head."""
+    learning_rate: Positive | None = None
+    """Learning rate of this head. None: `train.head_learning_rate`."""
+    baseline: float | None = Field(default=None, gt=0, le=1)
+    """Metric that the task reaches alone, from 0 to 1. `average` is then the mean of metric / baseline,
+    so that no easy task outweighs a hard one."""
+
+    @classmethod
+    def faults_between_keys(cls, table: Table) -> Iterator[tuple[str, str]]:
+        """Yield the fault of a role that this kind cannot have."""
+        role = table.get("role")
+        kinds = [kind for kind, model in TASK_KINDS.members.items() if role in model.roles]
+        if kinds and role not in cls.roles:
+            text = f"'{role}' needs kind {' or '.join(kinds)}, not '{table.get('kind')}'; change one of them"
+            yield "role", text
+
+
+class ClassifyTask(TaskConfig):
+    """One class per text."""
+
+    roles: ClassVar[tuple[str, ...]] = ("intent",)
+
+    kind: Literal["classify"]
+    false_rejection: float | None = Field(default=None, gt=0, lt=1)
+    """Share of dev texts that may be rejected as out of scope. It sets the threshold.
+    None: 0.05 where a data set has `out_of_scope` text or the task an `out_of_scope_score`, else no threshold."""
+    out_of_scope_score: Literal["softmax", "energy", "mahalanobis"] | None = None
+    """Score that detects out-of-scope text. `mahalanobis` needs a second output of the graph, the features.
+    None: the score that detects `out_of_scope` text best. Without such text: mahalanobis."""
+
+
+class MultiLabelTask(TaskConfig):
+    """Any number of classes per text."""
+
+    roles: ClassVar[tuple[str, ...]] = ("intent",)
+
+    kind: Literal["multi_label"]
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    """Probability from which a class applies.
+    None: chosen on dev at the end of training, for most sets that are exactly right."""
+
+
+class SequenceLabelTask(TaskConfig):
+    """Labelled spans of a text."""
+
+    roles: ClassVar[tuple[str, ...]] = ("slots",)
+
+    kind: Literal["sequence_label"]
+    crf: bool = True
+    """Use a linear-chain CRF over the tags. False: a softmax for each token."""
+
+
+class MatchTask(TaskConfig):
+    """Pairs of texts."""
+
+    kind: Literal["match"]
+    learning_strategy: Literal["pointwise", "pairwise"] = "pointwise"
+    """`pointwise`: a class for each pair. `pairwise`: a ranker, which learns that the pair scores above the text with `text_b_neg`."""
+    match_label: str | None = Field(default=None, min_length=1)
+    """pointwise: the label of matching pairs. None: the label with a usual name for it (1, true, yes, match, ...)."""
+    margin: Positive = 0.5
+    """pairwise: least difference between the score (0 to 1) of a pair and that of its negative."""
+
+    @classmethod
+    def faults_between_keys(cls, table: Table) -> Iterator[tuple[str, str]]:
+        """Yield the fault of a label for a ranker."""
+        yield from super().faults_between_keys(table)
+        if table.get("learning_strategy") == "pairwise" and "match_label" in table:
+            yield "match_label", "a ranker (learning_strategy = 'pairwise') has no labels; remove it"
+
+
+class MrcTask(TaskConfig):
+    """Machine reading comprehension: answers to questions in a passage."""
+
+    kind: Literal["mrc"]
+    max_query_tokens: int | None = Field(default=None, ge=1)
+    """Longest question in tokens. None: 64, or a third of `encoder.max_length` where that is less."""
+    doc_stride_tokens: int | None = Field(default=None, ge=1)
+    """Tokens from one window of a long passage to the next. None: a third of `encoder.max_length`."""
+    max_answer_tokens: int | None = Field(default=None, ge=1)
+    """Longest answer in tokens. None: 30, or more where over 1 in 200 answers of the training data is longer (Chinese)."""
+    n_best: int = Field(default=20, ge=1)
+    """Number of answers that are ranked."""
+    null_threshold: float | None = None
+    """Score above that of the best answer from which "no answer" wins, for training data with unanswerable questions.
+    None: chosen on dev at the end of training, for the greatest F1."""
+
+
+class MaskedLmTask(TaskConfig):
+    """Masked language modelling. Always auxiliary."""
+
+    kind: Literal["masked_lm"]
+    mask_share: float = Field(default=0.15, gt=0, lt=1)
+    """Share of the tokens that are to be predicted."""
+    whole_word: bool = False
+    """Mask all tokens of a word together."""
+
+
+TASK_KINDS: SectionUnion[TaskConfig] = SectionUnion(
+    tag="kind",
+    base=TaskConfig,
+    members={
+        "classify": ClassifyTask,
+        "multi_label": MultiLabelTask,
+        "sequence_label": SequenceLabelTask,
+        "match": MatchTask,
+        "mrc": MrcTask,
+        "masked_lm": MaskedLmTask,
+    },
+)
