@@ -27,7 +27,7 @@ def check_section(model: type[_Model], values: Mapping[str, Any], where: str) ->
     """
     faults: list[str] = []
     checked = check_table(model, dict(values), where, Path(), faults)
-    if checked is None:
+    if checked is None or faults:
         raise ConfigError("\n".join(faults))
     return checked
 
