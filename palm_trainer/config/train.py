@@ -119,7 +119,7 @@ class DistillationConfig(ConfigSection):
         """Yield the fault of each option without a teacher."""
         for key in ("temperature", "weight"):
             if key in table and not table.get("teachers"):
-                text = "says how teachers are heeded, and there are none; name their runs in train.distillation.teachers, or remove it"
+                text = "says how teachers are heeded, and there are none; name their runs in `teachers`, or remove it"
                 yield key, text
 
 
@@ -196,7 +196,7 @@ class TrainConfig(ConfigSection):
         """Yield faults of batch parts and of the mixing temperature."""
         parts, batch_size = table.get("accumulate_steps", 1), table.get("batch_size", 32)
         if isinstance(parts, int) and isinstance(batch_size, int) and parts > batch_size > 0:
-            text = f"{parts} parts of a batch of {batch_size} examples (train.batch_size); lower it to {batch_size} or less"
+            text = f"{parts} parts of a batch of {batch_size} examples (batch_size); lower it to {batch_size} or less"
             yield "accumulate_steps", text
         policy = table.get("mixing", "mix_ratio")
         if isinstance(policy, str) and "mixing_temperature" in table and policy != "temperature":

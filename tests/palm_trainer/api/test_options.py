@@ -167,7 +167,7 @@ def test_options_may_be_given_after_the_data(joint):
         ),
         (
             {"distillation": {"weight": 0.3}},
-            r"options\.distillation\.weight: .*name their runs in options\.distillation\.teachers",
+            r"options\.distillation\.weight: .*there are none; name their runs in `teachers`",
         ),
         (
             {"balancing": {"method": "mgda"}, "regularization": {"fgm": 1.0}},
