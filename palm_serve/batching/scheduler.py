@@ -237,8 +237,8 @@ class Scheduler(Generic[T, C, R]):
     def engine_failed(self, error: BaseException, requests: list[QueuedRequest[_Submission[T, R]]]) -> None:
         """Fail the queued requests, and refuse new ones until the engine works."""
         self._healthy = False
-        self._call_in_loop(self._fail_all, requests)
         self._on_failure(error)
+        self._call_in_loop(self._fail_all, requests)
 
     def engine_recovered(self) -> None:
         """Accept requests again."""

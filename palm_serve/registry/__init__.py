@@ -1,12 +1,13 @@
-"""The models that a server holds: their versions, what labels mean, and how one takes the place of another.
+"""Model registry: the models that a server holds, their versions and labels, and how one version replaces another.
 
-model.py       one version in service
-family.py      the versions of one name: labels, and which of them a request goes to
-answers.py     what a version answers without a run: answers kept, runs shared (both off by default)
-shadow.py      what the stable version is asked, asked of a candidate too
-registry.py    loading with all its checks, taking out of service
-folder.py      what a directory of bundles holds (reads names, sizes and times only)
-watch.py       keeps a registry at what such a directory holds
+loaded_model.py      one version in service
+versions.py          the versions of one name, their labels, and the version that answers a request
+answer_cache.py      answers without a run of the engine: cached answers and shared runs (both off by default)
+shadow_traffic.py    mirrors requests of the stable version to a candidate
+statistics.py        counts and durations of one model
+registry.py          loads bundles with all checks, and takes versions out of service
+model_directory.py   lists a directory of bundles (names, sizes and times only)
+watcher.py           keeps the registry in line with such a directory
 """
 
 from palm_serve.registry.answer_cache import AnswerCache

@@ -1,4 +1,4 @@
-"""Answers of one version that need no run of the engine: those that it gave lately, and that which an equal request waits for right now."""
+"""Answer cache of one version: answers without a run of the engine, from earlier requests or from an equal request in flight."""
 
 import asyncio
 import time
@@ -12,100 +12,110 @@ from palm_serve.registry.statistics import ModelStatistics
 from palm_serve.types import Prediction, Priority, TextRequest, Timings
 
 _Key: TypeAlias = tuple[str, str | None, tuple[str, ...], int]
-"""What the answer depends on."""
-_Place: TypeAlias = tuple[_Key, Priority]
+"""Everything that the answer depends on."""
+_RunKey: TypeAlias = tuple[_Key, Priority]
 
 _NO_RUN = Timings()
 
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    """One request that is computed, and those who wait for it."""
+    """A request that is being answered, and the number of callers that wait for it."""
 
-    place: _Place
+    key: _RunKey
     task: "asyncio.Task[Prediction]"
-    waiting: int = 0
+    callers: int = 0
 
 
 class AnswerCache:
-    """Belongs to one version, so that no other's answer can come out of it, and to one event loop.
+    """Caches answers and shares runs. Belongs to one version and to one event loop.
+
+    Each version has its own cache, so an answer never comes from another version.
 
     Args:
-        kept: answers that are kept, those asked for longest ago go first; 0: none.
-        shared: whether equal requests in flight share one run.
-        statistics: counts what was told without a run.
+        size: answers to keep. The least recently used are removed first. Zero: none.
+        share_runs: let equal requests in flight share one run.
+        statistics: counts the answers without a run.
     """
 
-    def __init__(self, kept: int, shared: bool, statistics: ModelStatistics) -> None:
-        self._limit = kept
-        self._shared = shared
+    def __init__(self, size: int, share_runs: bool, statistics: ModelStatistics) -> None:
+        self._size = size
+        self._share_runs = share_runs
         self._statistics = statistics
-        self._kept: OrderedDict[_Key, Prediction] = OrderedDict()
-        self._running: dict[_Place, _Run] = {}
+        self._answers: OrderedDict[_Key, Prediction] = OrderedDict()
+        self._runs: dict[_RunKey, _Run] = {}
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._answers)
 
     def find(self, request: TextRequest) -> Prediction | None:
-        """A kept answer, without timings; None: there is none."""
+        """Return a cached answer, without timings. None: there is none."""
         key = _key(request)
-        answer = self._kept.get(key)
+        answer = self._answers.get(key)
         if answer is not None:
-            self._kept.move_to_end(key)
+            self._answers.move_to_end(key)
             self._statistics.repeated["kept"] += 1
         return answer
 
-    async def ask(self, request: TextRequest, compute: Callable[[], Coroutine[Any, Any, Prediction]]) -> Prediction:
-        """What `compute` answers, or an equal request's run of it.
+    async def get_or_compute(
+        self, request: TextRequest, compute: Callable[[], Coroutine[Any, Any, Prediction]]
+    ) -> Prediction:
+        """Return the answer of an equal request in flight, or else that of `compute`.
 
-        Raises what the run raises. But one whose own time is not up does not fail for the deadline of another: it asks again. Cancelling a caller,
-        or the passing of its deadline, leaves the others alone; the run is cancelled when nobody waits for it any more.
+        A request does not fail because of the shorter deadline of another: it runs again. A caller that is cancelled or
+        expires does not disturb the others. The run is cancelled once no caller waits for it.
+
+        Raises:
+            PalmServeError: the error of the run.
+            DeadlineExceeded: the deadline of this request has passed.
         """
-        if not self._shared:
-            return self._keep(_key(request), await compute())
-        place = _key(request), request.priority
-        while (run := self._running.get(place)) is not None:
+        if not self._share_runs:
+            return self._store(_key(request), await compute())
+        key = _key(request), request.priority
+        while (run := self._runs.get(key)) is not None:
             try:
                 answer = await self._wait(run, request.deadline)
             except (DeadlineExceeded, Unmeetable):
-                if _is_up(request.deadline):
+                if _has_passed(request.deadline):
                     raise
             else:
                 self._statistics.repeated["shared"] += 1
                 return answer
-        run = self._running[place] = _Run(place, asyncio.create_task(compute()))
-        run.task.add_done_callback(lambda task: self._ended(run))
-        # Its own deadline is the run's.
+        run = _Run(key, asyncio.create_task(compute()))
+        self._runs[key] = run
+        run.task.add_done_callback(lambda task: self._finish(run))
+        # The run has the deadline of this request already.
         return await self._wait(run, None)
 
     async def _wait(self, run: _Run, deadline: float | None) -> Prediction:
-        run.waiting += 1
+        run.callers += 1
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(run.task)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed while an equal request was answered") from None
         finally:
-            run.waiting -= 1
-            if not run.waiting and not run.task.done():
-                self._leave(run)  # at once: nobody may join it any more
+            run.callers -= 1
+            if not run.callers and not run.task.done():
+                # Removed at once, so that no further request joins a run that is being cancelled.
+                self._remove(run)
                 run.task.cancel()
 
-    def _ended(self, run: _Run) -> None:
-        self._leave(run)
+    def _finish(self, run: _Run) -> None:
+        self._remove(run)
         if not run.task.cancelled() and run.task.exception() is None:
-            self._keep(run.place[0], run.task.result())
+            self._store(run.key[0], run.task.result())
 
-    def _leave(self, run: _Run) -> None:
-        if self._running.get(run.place) is run:
-            del self._running[run.place]
+    def _remove(self, run: _Run) -> None:
+        if self._runs.get(run.key) is run:
+            del self._runs[run.key]
 
-    def _keep(self, key: _Key, answer: Prediction) -> Prediction:
-        if self._limit:
-            self._kept[key] = replace(answer, timings=_NO_RUN)
-            self._kept.move_to_end(key)
-            if len(self._kept) > self._limit:
-                self._kept.popitem(last=False)
+    def _store(self, key: _Key, answer: Prediction) -> Prediction:
+        if self._size:
+            self._answers[key] = replace(answer, timings=_NO_RUN)
+            self._answers.move_to_end(key)
+            if len(self._answers) > self._size:
+                self._answers.popitem(last=False)
         return answer
 
 
@@ -113,5 +123,5 @@ def _key(request: TextRequest) -> _Key:
     return request.text, request.pair, request.tasks, request.top_k
 
 
-def _is_up(deadline: float | None) -> bool:
+def _has_passed(deadline: float | None) -> bool:
     return deadline is not None and time.monotonic() >= deadline

@@ -19,18 +19,24 @@ log = logging.getLogger(__name__)
 Mirror = Callable[[TextRequest, Prediction, Mapping[str, str]], None]
 
 _TOKENIZE_INLINE = 2000
-"""Characters up to which tokenizing on the event loop costs less (< 0.5 ms) than handing over to a thread."""
+"""Characters up to which tokenizing on the event loop is cheaper (< 0.5 ms) than in another thread."""
 
 
 class LoadedModel:
     """One version of a model, with its engine and queues.
 
-    Whoever looks it up holds it, `with model:`, from then until the answer is there: replaced, it is closed when nobody holds it any more.
+    Callers use it as `with model:` from the moment they look it up until they have the answer. A version that was
+    replaced is closed once no caller uses it.
 
     Args:
-        name: what requests call it; the bundle's own name unless another was given.
-        statistics: where it counts; those of an earlier time of the same version, if there was one.
-        answers: those that need no run; None: each needs one.
+        name: name of the model in requests. By default that of the bundle.
+        pipeline: bundle and engine of this version.
+        engine_thread: runs the engine, together with those of other models.
+        limits: limits of a batch and of the queues.
+        observer: receives batches, and requests that are not run.
+        latency: latency of the engine, where it is known already.
+        statistics: counts requests. Those of an earlier time of the same version, if it was in service before.
+        answer_cache: answers without a run of the engine. None: every request runs.
     """
 
     def __init__(
@@ -40,9 +46,9 @@ class LoadedModel:
         engine_thread: EngineThread,
         limits: BatchLimits,
         observer: Observer | None,
-        timing: EngineLatency,
+        latency: EngineLatency,
         statistics: ModelStatistics,
-        answers: AnswerCache | None = None,
+        answer_cache: AnswerCache | None = None,
     ) -> None:
         self.name = name
         self.labels: tuple[str, ...] = ()
@@ -50,17 +56,18 @@ class LoadedModel:
         self.version: str = self.manifest.version
         self.statistics = statistics
         self.loaded_at = time.time()
-        """Unix seconds."""
+        """Unix time in seconds."""
         self.mirror: Mirror | None = None
-        """Is shown every request that was run, its answer, and the kind of each task."""
+        """Called with every request that was run, its answer and the kind of each task."""
         self._kinds = {name: task.kind for name, task in self.manifest.tasks.items()}
-        self._answers = answers
+        self._answer_cache = answer_cache
         self._pipeline = pipeline
         self._engine_thread = engine_thread
-        self._holders = 0
-        self._free = asyncio.Event()
-        self._free.set()
-        # What the scheduler holds must not hold this object: a cycle would keep the engine's memory until Python looks for cycles.
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+        # The callbacks of the scheduler must not refer to this object. A reference cycle would keep the engine's memory
+        # until the garbage collector looks for cycles.
         self._scheduler: Scheduler[PreparedRequest, EngineOutputs, Prediction] = Scheduler(
             engine_thread,
             pipeline.compute,
@@ -68,103 +75,122 @@ class LoadedModel:
             limits,
             observer,
             padded_tokens=pipeline.padded_tokens,
-            latency=timing,
+            latency=latency,
             probe=pipeline.probe,
-            on_failure=_reporter(name, self.version),
+            on_failure=_failure_logger(name, self.version),
         )
 
     def __enter__(self) -> "LoadedModel":
-        self._holders += 1
-        self._free.clear()
+        self._users += 1
+        self._unused.clear()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._holders -= 1
-        if not self._holders:
-            self._free.set()
+        self._users -= 1
+        if not self._users:
+            self._unused.set()
 
     @property
     def info(self) -> EngineInfo:
-        """What runs it now: an engine whose provider fails goes on on another."""
+        """The engine that runs the model now. It changes when an execution provider fails."""
         return self._pipeline.engine.info
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken: in service, and the engine works."""
+        """True while requests are accepted: the model is in service and its engine works."""
         return self._scheduler.healthy and not self._scheduler.closing
 
     @property
     def waiting(self) -> dict[Priority, tuple[int, int]]:
-        """Requests that wait and their tokens, by priority. From any thread."""
+        """Waiting requests and their tokens, by priority. Safe from any thread."""
         return self._scheduler.waiting
 
     @property
     def running(self) -> int:
-        """Requests that the engine has taken and that are not answered yet. From any thread."""
+        """Requests that the engine has taken and that are not answered yet. Safe from any thread."""
         return self._scheduler.running
 
     @property
     def engine_idle(self) -> bool:
-        """Whether the engine has nothing to do, for this model or another."""
+        """True while the engine thread has nothing to do for any model."""
         return self._engine_thread.idle
 
     async def predict(self, request: TextRequest) -> Prediction:
-        """Answers one request. Raises InvalidRequest, Overloaded, DeadlineExceeded, Unavailable or EngineError."""
-        known = self._answers.find(request) if self._answers is not None else None
-        if known is not None:
-            return known
-        with _Failures(self.statistics):
-            # A refusal should cost no tokenization.
+        """Answer one request.
+
+        Raises:
+            InvalidRequest: the request cannot be answered as sent.
+            Overloaded: the queue is full, or the deadline cannot be met.
+            DeadlineExceeded: the deadline has passed.
+            Unavailable: the model is being closed, or its engine is broken.
+            EngineError: the engine failed on the batch.
+        """
+        if self._answer_cache is not None:
+            cached_answer = self._answer_cache.find(request)
+            if cached_answer is not None:
+                return cached_answer
+        with _FailureCounter(self.statistics):
+            # Before tokenization, so that a refusal costs little.
             self._scheduler.check(request.deadline, request.priority)
         if len(request.text) + len(request.pair or "") <= _TOKENIZE_INLINE:
-            work = self._pipeline.prepare(request)
+            prepared = self._pipeline.prepare(request)
         else:
-            work = await asyncio.to_thread(self._pipeline.prepare, request)
-        return await self._answer(work)
+            prepared = await asyncio.to_thread(self._pipeline.prepare, request)
+        return await self._answer(prepared)
 
     async def predict_many(self, requests: Sequence[TextRequest]) -> list[Prediction | PalmServeError]:
-        """Answers many requests, in their order; one that fails becomes its error."""
-        if self._answers is not None:
-            known = {i: answer for i, request in enumerate(requests) if (answer := self._answers.find(request))}
-            rest = iter(await self._predict_many([request for i, request in enumerate(requests) if i not in known]))
-            return [known[i] if i in known else next(rest) for i in range(len(requests))]
-        return await self._predict_many(requests)
+        """Answer many requests, in order. A request that fails becomes its error."""
+        if self._answer_cache is None:
+            return await self._predict_many(requests)
+        cached_answers: dict[int, Prediction] = {}
+        uncached_requests: list[TextRequest] = []
+        for index, request in enumerate(requests):
+            answer = self._answer_cache.find(request)
+            if answer is None:
+                uncached_requests.append(request)
+            else:
+                cached_answers[index] = answer
+        computed_answers = iter(await self._predict_many(uncached_requests))
+        answers: list[Prediction | PalmServeError] = []
+        for index in range(len(requests)):
+            answers.append(cached_answers[index] if index in cached_answers else next(computed_answers))
+        return answers
 
     async def _predict_many(self, requests: Sequence[TextRequest]) -> list[Prediction | PalmServeError]:
         if not requests:
             return []
         prepared = await asyncio.to_thread(self._pipeline.prepare_many, requests)
-        waiting = [self._answer(work) for work in prepared if isinstance(work, PreparedRequest)]
-        outcomes = iter(await asyncio.gather(*waiting, return_exceptions=True))
+        pending = [self._answer(item) for item in prepared if isinstance(item, PreparedRequest)]
+        outcomes = iter(await asyncio.gather(*pending, return_exceptions=True))
         answers: list[Prediction | PalmServeError] = []
-        for work in prepared:
-            outcome = next(outcomes) if isinstance(work, PreparedRequest) else work
+        for item in prepared:
+            outcome = next(outcomes) if isinstance(item, PreparedRequest) else item
             if isinstance(outcome, BaseException) and not isinstance(outcome, PalmServeError):
                 raise outcome
             answers.append(outcome)
         return answers
 
-    async def _answer(self, work: PreparedRequest) -> Prediction:
-        with _Failures(self.statistics):
-            if self._answers is None:
-                return await self._submit(work)
-            return await self._answers.ask(work.request, partial(self._submit, work))
+    async def _answer(self, prepared: PreparedRequest) -> Prediction:
+        with _FailureCounter(self.statistics):
+            if self._answer_cache is None:
+                return await self._submit(prepared)
+            return await self._answer_cache.get_or_compute(prepared.request, partial(self._submit, prepared))
 
-    async def _submit(self, work: PreparedRequest) -> Prediction:
-        request = work.request
-        answer = await self._scheduler.submit(work, work.tokens, request.deadline, request.priority)
+    async def _submit(self, prepared: PreparedRequest) -> Prediction:
+        request = prepared.request
+        answer = await self._scheduler.submit(prepared, prepared.tokens, request.deadline, request.priority)
         if self.mirror is not None:
             self.mirror(request, answer, self._kinds)
         return answer
 
     async def close(self) -> None:
-        """Returns when nobody holds it and all that was taken is answered; takes no more then."""
-        await self._free.wait()
+        """Wait until no caller uses the model, refuse new requests and finish those that were accepted."""
+        await self._unused.wait()
         await self._scheduler.close()
 
 
-class _Failures:
-    """Counts what a text fails with. A class, for it is entered twice a call and a generator would cost four times as much."""
+class _FailureCounter:
+    """Counts the failures of a text. A class, because it is entered twice a call and a generator costs four times as much."""
 
     __slots__ = ("_began", "_statistics")
 
@@ -176,22 +202,35 @@ class _Failures:
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None and issubclass(kind, PalmServeError):
-            self._statistics.failed(time.perf_counter_ns() - self._began)
+            self._statistics.record_failure(time.perf_counter_ns() - self._began)
 
 
 def _decoder(
     pipeline: Pipeline, statistics: ModelStatistics
 ) -> Callable[[Sequence[PreparedRequest], EngineOutputs, Sequence[float]], list[Prediction]]:
-    def decode(works: Sequence[PreparedRequest], computed: EngineOutputs, waits_s: Sequence[float]) -> list[Prediction]:
-        predictions = pipeline.decode(works, computed, waits_s)
-        statistics.ran(predictions)
+    """Return a function that decodes a batch and counts it."""
+
+    def decode_batch(
+        requests: Sequence[PreparedRequest], outputs: EngineOutputs, waits_s: Sequence[float]
+    ) -> list[Prediction]:
+        """Decode a batch and count it.
+
+        Args:
+            requests: requests of the batch.
+            outputs: outputs of the engine.
+            waits_s: seconds that each request waited.
+        """
+        predictions = pipeline.decode(requests, outputs, waits_s)
+        statistics.record_batch(predictions)
         return predictions
 
-    return decode
+    return decode_batch
 
 
-def _reporter(name: str, version: str) -> Callable[[BaseException], None]:
-    def report(error: BaseException) -> None:
+def _failure_logger(name: str, version: str) -> Callable[[BaseException], None]:
+    """Return a function that logs the failure of a model's engine."""
+
+    def log_failure(error: BaseException) -> None:
         log.error("model %s %s is out of service until its engine works: %s", name, version[:12], error)
 
-    return report
+    return log_failure

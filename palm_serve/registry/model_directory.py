@@ -1,10 +1,11 @@
-"""What a directory of bundles holds. Reads names, sizes and times, and no bundle.
+"""Model directory: lists a directory of bundles by names, sizes and times, without reading the bundles.
 
     DIR/NAME/manifest.json          the bundle itself: the stable version of NAME
     DIR/NAME/LABEL/manifest.json    versions side by side, each under its label: stable, canary, shadow, 2026-11-22, ...
     DIR/NAME/traffic.toml           canary = 0.1 and shadow = 0.05, shares of the requests that name no version
 
-NAME and LABEL may be symbolic links. Names that begin with a dot are not read, so a bundle can be written under one and renamed.
+NAME and LABEL may be symbolic links. Names that begin with a dot are ignored, so a bundle can be written under such a name
+and renamed.
 """
 
 import os
@@ -20,98 +21,124 @@ from palm_serve.errors import BundleError
 from palm_serve.registry.versions import CANARY, SHADOW, STABLE, TrafficShares
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""Of a model or a label."""
+"""Pattern of a name or a label."""
 TRAFFIC = "traffic.toml"
 
 Signature = tuple[tuple[str, int, int, int], ...]
-"""Path, inode, size and time of change of every file: what differs when files do."""
+"""Path, inode, size and modification time of every file. Differs when the files do."""
 
 _DIGITS = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class BundleEntry:
-    """One bundle of the directory, or what is to become one."""
+    """One bundle of the directory, complete or still being written."""
 
     path: Path
-    """Without symbolic links, so that a link that moves does not mix two bundles."""
+    """Symbolic links are resolved, so that a link that moves does not mix two bundles."""
     signature: Signature
     complete: bool
-    """Whether it has a manifest."""
+    """True if there is a manifest."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelListing:
-    """What one name holds."""
+    """The bundles of one name."""
 
     entries: Mapping[str, BundleEntry]
-    """By label."""
+    """Bundles by label."""
     traffic: tuple[Path, Signature] | None = None
-    """The file with the shares, if there is one."""
+    """The file of traffic shares, if there is one."""
     present: bool = True
-    """Whether the directory has the name."""
+    """True if the directory has the name."""
 
 
 ABSENT = ModelListing({}, present=False)
 
 
-def read_folder(folder: Path) -> dict[str, ModelListing]:
-    """What the directory holds, by name. Raises OSError where it cannot be read."""
-    return {name: read_name(path) for name, path in sorted(_directories(folder))}
+def list_models(directory: Path) -> dict[str, ModelListing]:
+    """List the directory, by name.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    return {name: list_model(path) for name, path in sorted(_subdirectories(directory))}
 
 
-def read_name(path: Path) -> ModelListing:
-    """What one name of the directory holds. Raises OSError where it cannot be read."""
+def list_model(path: Path) -> ModelListing:
+    """List one name of the directory.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
     if (path / MANIFEST).is_file():
         return ModelListing({STABLE: read_entry(path)})
     file = path / TRAFFIC
-    entries = {label: read_entry(child) for label, child in sorted(_directories(path))}
+    entries = {label: read_entry(bundle) for label, bundle in sorted(_subdirectories(path))}
     return ModelListing(entries, (file, _signature([file], path)) if file.is_file() else None)
 
 
 def read_entry(path: Path) -> BundleEntry:
-    """One bundle. Raises OSError where files vanish meanwhile."""
-    real = path.resolve()
-    files = sorted(Path(folder) / name for folder, _, names in os.walk(real) for name in names)
-    signature = ((str(real), 0, 0, 0), *_signature(files, real))
-    return BundleEntry(real, signature, (real / MANIFEST).is_file())
+    """Read the signature of one bundle.
+
+    Raises:
+        OSError: a file vanished in the meantime.
+    """
+    bundle = path.resolve()
+    files = []
+    for directory, _, names in os.walk(bundle):
+        for name in names:
+            files.append(Path(directory) / name)
+    signature = ((str(bundle), 0, 0, 0), *_signature(sorted(files), bundle))
+    return BundleEntry(bundle, signature, (bundle / MANIFEST).is_file())
 
 
 def stable_label(labels: Iterable[str]) -> str | None:
-    """The label whose version is the stable one: "stable", else the highest (`v10` is above `v9`) that is neither canary nor shadow."""
-    found = [label for label in labels if label not in (CANARY, SHADOW)]
-    return STABLE if STABLE in found else max(found, key=_natural, default=None)
+    """Return the label of the stable version, or None.
+
+    It is "stable", or else the highest label (`v10` is above `v9`) that is neither canary nor shadow.
+    """
+    candidates = [label for label in labels if label not in (CANARY, SHADOW)]
+    return STABLE if STABLE in candidates else max(candidates, key=_natural_order, default=None)
 
 
 def read_traffic(file: Path) -> TrafficShares:
-    """Raises BundleError for what is not a file of shares."""
+    """Read a file of traffic shares.
+
+    Raises:
+        BundleError: the file cannot be read, or holds something else.
+    """
     try:
         table: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BundleError(f"{file} cannot be read: {error}; write lines like `canary = 0.1`") from None
-    known = (CANARY, SHADOW)
+    keys = (CANARY, SHADOW)
     for key, value in table.items():
-        if key not in known:
-            raise BundleError(f"{file}: unknown key '{key}'; shares are for {' and '.join(known)}")
+        if key not in keys:
+            raise BundleError(f"{file}: unknown key '{key}'; shares are for {' and '.join(keys)}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise BundleError(f"{file}: {key} is {value!r}; a share is a number from 0 to 1")
+            raise BundleError(f"{file}: {key} must be a number from 0 to 1, got {value!r}")
     return TrafficShares(**{key: float(value) for key, value in table.items()})
 
 
-def _directories(folder: Path) -> Iterator[tuple[str, Path]]:
-    for child in folder.iterdir():
-        if NAME.fullmatch(child.name) and child.is_dir():
-            yield child.name, child
+def _subdirectories(directory: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the names and paths of subdirectories with a valid name."""
+    for path in directory.iterdir():
+        if NAME.fullmatch(path.name) and path.is_dir():
+            yield path.name, path
 
 
 def _signature(files: Iterable[Path], root: Path) -> Signature:
-    found = []
+    signature = []
     for file in files:
-        seen = file.stat()
-        found.append((str(file.relative_to(root)), seen.st_ino, seen.st_size, seen.st_mtime_ns))
-    return tuple(found)
+        status = file.stat()
+        signature.append((str(file.relative_to(root)), status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(signature)
 
 
-def _natural(label: str) -> tuple[list[tuple[int, str]], str]:
-    """Sorts numbers in names as numbers."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in _DIGITS.split(label)], label
+def _natural_order(label: str) -> tuple[list[tuple[int, str]], str]:
+    """Return a sort key that compares numbers within labels as numbers."""
+    pieces = []
+    for piece in _DIGITS.split(label):
+        pieces.append((int(piece), "") if piece.isdecimal() else (-1, piece))
+    return pieces, label

@@ -1,4 +1,4 @@
-"""Loaded models and their versions: loading with all its checks, looking up by name, version and label, and taking out of service."""
+"""Registry of loaded models: loads bundles with all checks, finds them by name, version and label, and takes them out of service."""
 
 import asyncio
 import ctypes
@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,40 +29,17 @@ R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
-_REMEMBERED = 16
-"""Versions whose statistics are kept after they went out of service."""
+_RETIRED_STATISTICS = 16
+"""Versions out of service whose statistics are kept."""
 
-
-_GENTLE_ROWS = 4
-"""Of a golden check beside models in service: what a request may come to wait for it is the time of so many."""
-_GENTLE_WARM_UP_S = 0.1
-
-
-@functools.cache
-def _malloc_trim() -> Callable[[int], object] | None:
-    """The C library's, where it has it (glibc)."""
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    trim: Callable[[int], object] | None = getattr(library, "malloc_trim", None)
-    return trim
-
-
-def _give_back_memory() -> None:
-    """An engine leaves holes in the heap of the thread that opened it; without this a server grows by some 50 KiB with every swap."""
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
-
-
-def _run(pipeline: Pipeline, shape: tuple[int, int]) -> float:
-    """Seconds that the engine was held."""
-    began = time.perf_counter()
-    pipeline.run_shape(*shape)
-    return time.perf_counter() - began
+_CHECK_ROWS = 4
+"""Rows of a golden check while other models are in service. A request can come to wait for that many."""
+_CHECK_WARM_UP_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class LoadFailure:
-    """What should be in service and cannot be. `error` names files of this machine: not for clients."""
+    """A bundle that could not be loaded. `error` names files of this machine, so clients must not see it."""
 
     name: str
     label: str
@@ -73,14 +50,15 @@ class Registry:
     """The models of a server.
 
     Args:
-        provider, precision: what to run on, see `engine.providers.select_engine`.
-        threads: of one engine run; None: one per usable physical core.
-        cache: where engines keep what they measured and compiled; None: the user's cache.
-        limits: of batches and queues, for each model.
+        provider: execution provider, see `engine.providers.select_engine`.
+        precision: precision of the computation, see `engine.providers.select_engine`.
+        threads: threads of one engine run. None: one for each usable physical core.
+        cache: directory for measured times and compiled engines. None: the user's cache directory.
+        limits: limits of batches and queues, for each model.
         make_observer: makes the observer of a version from its name and digest.
-        default_traffic: the shares of a model, by its name.
-        make_answer_cache: makes the memory of a version.
-        nice: by how much engines, and what loads them, give way to the other threads.
+        default_traffic: returns the traffic shares of a model from its name.
+        make_answer_cache: makes the answer cache of a version. It may return None: no cache.
+        nice: by how much to raise the niceness of engine threads, and of the thread that loads bundles.
     """
 
     def __init__(
@@ -95,46 +73,65 @@ class Registry:
         make_answer_cache: Callable[[ModelStatistics], AnswerCache | None] = lambda statistics: None,
         nice: int = 0,
     ) -> None:
-        self._select = functools.partial(
+        self._select_engine = functools.partial(
             select_engine, provider=provider, precision=precision, threads=threads, cache=cache, kept={}
         )
         self._limits = limits or BatchLimits()
         self._make_observer = make_observer
         self._default_traffic = default_traffic
         self._make_answer_cache = make_answer_cache
-        self._families: dict[str, ModelVersions] = {}
+        self._models: dict[str, ModelVersions] = {}
         self._engine_thread = EngineThread(nice=nice)
-        # An engine's own threads are as nice as the one that opens it.
+        # The threads of an engine inherit the niceness of the thread that opens it.
         self._opener = ThreadPoolExecutor(1, "palm-open", initializer=lower_thread_priority, initargs=(nice,))
         self._loading = asyncio.Lock()
         self._draining: set[asyncio.Task[None]] = set()
         self._closing = False
         self._statistics: dict[tuple[str, str], ModelStatistics] = {}
         self.failures: dict[tuple[str, str], LoadFailure] = {}
-        """What could not be loaded when it was tried last, by name and label."""
+        """Last failure to load a bundle, by name and label."""
         self.loads: Counter[tuple[str, bool]] = Counter()
-        """Name, and whether it succeeded -> bundles opened."""
+        """Bundles opened, by name and by whether that succeeded."""
 
     async def load(self, path: Path, *, name: str | None = None, label: str = "") -> LoadedModel:
-        """Verifies the bundle at `path`, opens and warms it up, compares its golden answers, and puts it into service under the label.
+        """Load the bundle at `path` and put it into service.
 
-        The first version of a name has the label "stable". Raises BundleError for a bundle that must not be served, EngineError where nothing can
-        run it.
+        Args:
+            path: directory of the bundle.
+            name: name of the model in requests. None: that of the bundle.
+            label: label of the version. The first version of a name also becomes "stable".
+
+        Raises:
+            BundleError: the bundle must not be served.
+            EngineError: no engine can run the bundle.
+            Unavailable: the registry is closing.
         """
         model = await self.open(path, name)
         if model in self.list():
             raise BundleError(
                 f"{path}: version {model.version[:12]} of '{model.name}' is loaded already; name each bundle once"
             )
-        labels = {label: model} if label else {}
-        family = self._families.get(model.name)
-        self.assign(model.name, {STABLE: model, **(family.labels if family else {}), **labels}, [model])
+        labels = {STABLE: model}
+        if model.name in self._models:
+            labels.update(self._models[model.name].labels)
+        if label:
+            labels[label] = model
+        self.assign(model.name, labels, [model])
         return model
 
-    async def open(self, path: Path, name: str | None = None, among: Sequence[LoadedModel] = ()) -> LoadedModel:
-        """A version, verified, warmed up and checked, that `assign` can put into service; or the one of the same digest in service or `among` these.
+    async def open(self, path: Path, name: str | None = None, opened_models: Sequence[LoadedModel] = ()) -> LoadedModel:
+        """Verify a bundle, open and warm up its engine, and compare its golden answers. `assign` puts it into service.
 
-        Raises as `load` does.
+        Args:
+            path: directory of the bundle.
+            name: name of the model in requests. None: that of the bundle.
+            opened_models: versions that are open but not in service.
+
+        Returns:
+            The version. If one with the same digest is in service or opened, that one.
+
+        Raises:
+            PalmServeError: the same errors as `load`.
         """
         async with self._loading:
             if self._closing:
@@ -143,65 +140,75 @@ class Registry:
             try:
                 bundle = await self._in_opener(load_bundle, path)
                 name = name or bundle.manifest.name
-                version = bundle.manifest.version
-                served = next((m for m in (*self._versions(name), *among) if m.version == version), None)
-                if served is not None:
-                    return served
-                pipeline = await self._in_opener(self._connect, bundle)
-                timing = EngineLatency()
-                if self._families:
-                    await self._check_between(pipeline, timing)
+                open_model = _with_version([*self._versions(name), *opened_models], bundle.manifest.version)
+                if open_model is not None:
+                    return open_model
+                pipeline = await self._in_opener(self._make_pipeline, bundle)
+                latency = EngineLatency()
+                if self._models:
+                    await self._check_beside_others(pipeline, latency)
                 else:
-                    await self._in_opener(self._check_alone, pipeline, timing)
+                    await self._in_opener(self._check, pipeline, latency)
             except Exception:
                 self.loads[name or path.name, False] += 1
                 raise
             self.loads[name, True] += 1
-            observer = self._make_observer(name, version) if self._make_observer else None
-            statistics = self._statistics.setdefault((name, version), ModelStatistics())
-            answers = self._make_answer_cache(statistics)
-            model = LoadedModel(
-                name, pipeline, self._engine_thread, self._limits, observer, timing, statistics, answers
-            )
-        seconds, info = time.perf_counter() - began, model.info
-        log.info("loaded %s %s on %s in %s, %.2f s", name, version[:12], info.provider, info.precision, seconds)
+            model = self._make_model(name, pipeline, latency)
+        info = model.info
+        seconds = time.perf_counter() - began
+        log.info("loaded %s %s on %s in %s, %.2f s", name, model.version[:12], info.provider, info.precision, seconds)
         return model
 
-    async def _in_opener(self, work: Callable[..., R], *arguments: Any) -> R:
-        return await asyncio.get_running_loop().run_in_executor(self._opener, work, *arguments)
+    def _make_model(self, name: str, pipeline: Pipeline, latency: EngineLatency) -> LoadedModel:
+        version = pipeline.bundle.manifest.version
+        observer = self._make_observer(name, version) if self._make_observer else None
+        statistics = self._statistics.setdefault((name, version), ModelStatistics())
+        answer_cache = self._make_answer_cache(statistics)
+        return LoadedModel(
+            name, pipeline, self._engine_thread, self._limits, observer, latency, statistics, answer_cache
+        )
 
-    def _connect(self, bundle: Bundle) -> Pipeline:
-        return Pipeline(bundle, self._select(bundle))
+    async def _in_opener(self, function: Callable[..., R], *arguments: Any) -> R:
+        """Call a function in the thread that loads bundles."""
+        return await asyncio.get_running_loop().run_in_executor(self._opener, function, *arguments)
 
-    def _check_alone(self, pipeline: Pipeline, timing: EngineLatency) -> None:
-        """Golden examples and warm-up, as quick as they go."""
+    def _make_pipeline(self, bundle: Bundle) -> Pipeline:
+        return Pipeline(bundle, self._select_engine(bundle))
+
+    def _check(self, pipeline: Pipeline, latency: EngineLatency) -> None:
+        """Run the golden check and the warm-up at full speed."""
         pipeline.golden_check()
-        pipeline.warm_up(self._limits, observe=timing.run.observe)
+        pipeline.warm_up(self._limits, observe=latency.run.observe)
 
-    async def _check_between(self, pipeline: Pipeline, timing: EngineLatency) -> None:
-        """Golden examples in small batches, and warm-up, between the batches of the models in service: two engines at once would fight for the cores."""
+    async def _check_beside_others(self, pipeline: Pipeline, latency: EngineLatency) -> None:
+        """Run the golden check and the warm-up between the batches of the models in service.
+
+        Two engines at once would compete for the cores.
+        """
         manifest = pipeline.bundle.manifest
-        model = LoadedModel(manifest.name, pipeline, self._engine_thread, self._limits, None, timing, ModelStatistics())
+        model = LoadedModel(
+            manifest.name, pipeline, self._engine_thread, self._limits, None, latency, ModelStatistics()
+        )
         outcomes: list[Prediction | PalmServeError] = []
         requests = [replace(request, priority=Priority.BATCH) for request in pipeline.golden_requests()]
         try:
-            for start in range(0, len(requests), _GENTLE_ROWS):
-                outcomes += await model.predict_many(requests[start : start + _GENTLE_ROWS])
+            for start in range(0, len(requests), _CHECK_ROWS):
+                outcomes += await model.predict_many(requests[start : start + _CHECK_ROWS])
             for outcome in outcomes:
                 if isinstance(outcome, PalmServeError) and not isinstance(outcome, InvalidRequest):
                     raise EngineError(f"{pipeline.bundle.path} cannot be run: {outcome}")
             pipeline.golden_compare(outcomes)
-            spent = 0.0
+            warm_up_s = 0.0
             for shape in pipeline.shapes(self._limits):
-                if spent < _GENTLE_WARM_UP_S:
-                    spent += await asyncio.wrap_future(
-                        self._engine_thread.call(functools.partial(_run, pipeline, shape))
-                    )
+                if warm_up_s >= _CHECK_WARM_UP_S:
+                    break
+                run = self._engine_thread.call(functools.partial(_run_shape, pipeline, shape))
+                warm_up_s += await asyncio.wrap_future(run)
         finally:
             await model.close()
 
     def default_traffic(self, name: str) -> TrafficShares:
-        """The shares of a name where nothing else is said."""
+        """Return the traffic shares of a name that has no file of its own."""
         return self._default_traffic(name)
 
     def assign(
@@ -211,73 +218,98 @@ class Registry:
         versions: Sequence[LoadedModel] = (),
         traffic: TrafficShares | None = None,
     ) -> None:
-        """From now on a name has these labels and no others, all at once; one of them is "stable".
-
-        Versions that they mean, and `versions`, are put into service if they are not. `traffic`: new shares; None: as they were.
-        """
-        family = self._families.setdefault(name, ModelVersions(name, self._default_traffic(name)))
-        for model in (*labels.values(), *versions):
-            if model not in family.versions:
-                family.versions.append(model)
-        if traffic is not None and traffic != family.traffic:
-            log.info("%s: canary gets %g, shadow %g of the requests", name, traffic.canary, traffic.shadow)
-            family.traffic = traffic
-        for label, model in labels.items():
-            if family.labels.get(label) is not model:
-                log.info("%s: %s is now %s", name, label, model.version[:12])
-        family.relabel(labels)
-        family.show_shadow()
-
-    def _versions(self, name: str) -> list[LoadedModel]:
-        family = self._families.get(name)
-        return family.versions if family else []
-
-    def get(self, name: str = "", version: str = "") -> LoadedModel:
-        """The version that is meant. Raises NotFound, which lists what there is.
+        """Replace all labels of a name at once, and put their versions into service.
 
         Args:
-            name: empty: the first that was loaded.
-            version: empty: the label "stable"; else a digest, an unambiguous beginning of one (8 characters or more), or a label.
+            name: name of the model.
+            labels: version of each label. One label is "stable".
+            versions: further versions to put into service.
+            traffic: new traffic shares. None: unchanged.
         """
-        return self._family(name).find(version)
+        model_versions = self._models.setdefault(name, ModelVersions(name, self._default_traffic(name)))
+        for model in (*labels.values(), *versions):
+            if model not in model_versions.versions:
+                model_versions.versions.append(model)
+        if traffic is not None and traffic != model_versions.traffic:
+            log.info("%s: canary gets %g, shadow %g of the requests", name, traffic.canary, traffic.shadow)
+            model_versions.traffic = traffic
+        for label, model in labels.items():
+            if model_versions.labels.get(label) is not model:
+                log.info("%s: %s is now %s", name, label, model.version[:12])
+        model_versions.relabel(labels)
+        model_versions.update_mirrors()
+
+    def get(self, name: str = "", version: str = "") -> LoadedModel:
+        """Return the model with this name and version.
+
+        Args:
+            name: name of the model. Empty: the first that was loaded.
+            version: a label, a digest, or an unambiguous prefix of one (8 characters or more). Empty: the stable version.
+
+        Raises:
+            NotFound: no model matches. The message lists the models in service.
+        """
+        return self._find_versions(name).find(version)
 
     def route(self, name: str, version: str, key: str) -> LoadedModel:
-        """The version that answers a request; as `get`, but a share of those without a version goes to the canary, chosen by `key`."""
-        family = self._family(name)
-        return family.find(version) if version else family.route(key)
+        """Return the model that answers a request.
 
-    def _family(self, name: str) -> ModelVersions:
-        if not self._families:
+        Args:
+            name: name of the model, as in `get`.
+            version: version of the model, as in `get`. Empty: the stable version, or the canary for its share.
+            key: identifies the client or its session. The same key always gets the same version.
+
+        Raises:
+            NotFound: no model matches. The message lists the models in service.
+        """
+        model_versions = self._find_versions(name)
+        return model_versions.find(version) if version else model_versions.route(key)
+
+    def _find_versions(self, name: str) -> ModelVersions:
+        if not self._models:
             raise NotFound("no model is loaded")
-        name = name or next(iter(self._families))
-        if name not in self._families:
-            raise NotFound(f"no model '{name}'; loaded: {', '.join(self._families)}")
-        return self._families[name]
+        name = name or next(iter(self._models))
+        if name not in self._models:
+            raise NotFound(f"no model '{name}'; loaded: {', '.join(self._models)}")
+        return self._models[name]
+
+    def _versions(self, name: str) -> list[LoadedModel]:
+        return self._models[name].versions if name in self._models else []
 
     def list(self) -> list[LoadedModel]:
-        """All versions in service, name by name. From any thread."""
-        return [model for family in [*self._families.values()] for model in [*family.versions]]
+        """Return all versions in service, name by name. Safe from any thread."""
+        models: list[LoadedModel] = []
+        for model_versions in [*self._models.values()]:
+            models.extend(model_versions.versions)
+        return models
 
     def shares(self) -> dict[str, TrafficShares]:
-        """The shares of each name. From any thread."""
-        return {name: family.traffic for name, family in {**self._families}.items()}
+        """Return the traffic shares of each name. Safe from any thread."""
+        return {name: model_versions.traffic for name, model_versions in {**self._models}.items()}
 
     def stable(self) -> dict[str, LoadedModel]:
-        """The stable version of each name."""
-        return {name: family.find() for name, family in self._families.items()}
+        """Return the stable version of each name."""
+        return {name: model_versions.find() for name, model_versions in self._models.items()}
 
     def statistics(self) -> dict[tuple[str, str], ModelStatistics]:
-        """Name and version -> what it did, also of some that went out of service. From any thread."""
+        """Return statistics by name and version, of versions in service and some that were retired.
+
+        Safe from any thread.
+        """
         return {**self._statistics}
 
     def retire(self, model: LoadedModel) -> "asyncio.Task[None]":
-        """Takes a version out of service: no new request finds it. The task ends when what it was asked is answered and its memory is free."""
-        family = self._families[model.name]
-        family.remove(model)
-        family.show_shadow()
-        if not family.versions:
-            del self._families[model.name]
-        self._forget()
+        """Take a version out of service, so that no new request finds it.
+
+        Returns:
+            A task that ends when all its requests are answered and its memory is free.
+        """
+        model_versions = self._models[model.name]
+        model_versions.remove(model)
+        model_versions.update_mirrors()
+        if not model_versions.versions:
+            del self._models[model.name]
+        self._discard_statistics()
         task = asyncio.create_task(self._close(model))
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
@@ -287,25 +319,61 @@ class Registry:
     async def _close(self, model: LoadedModel) -> None:
         await model.close()
         del model
-        await asyncio.to_thread(_give_back_memory)
+        await asyncio.to_thread(_trim_heap)
 
-    def _forget(self) -> None:
-        """Drops the statistics of what has been out of service longest."""
-        served = {(model.name, model.version) for model in self.list()}
-        gone = [key for key in self._statistics if key not in served]
-        for key in gone[:-_REMEMBERED]:
+    def _discard_statistics(self) -> None:
+        """Discard the statistics of the versions that have been out of service longest."""
+        in_service = {(model.name, model.version) for model in self.list()}
+        retired = [key for key in self._statistics if key not in in_service]
+        for key in retired[:-_RETIRED_STATISTICS]:
             del self._statistics[key]
 
     async def unload(self, name: str, version: str = "") -> None:
-        """Takes a version out of service and finishes what it was asked. Raises NotFound.
+        """Take a version out of service and finish its requests.
 
-        Where it was the stable one, the version of that name that was loaded last becomes it.
+        If it was the stable one, the version of that name that was loaded last becomes stable.
+
+        Raises:
+            NotFound: no model matches.
         """
         await self.retire(self.get(name, version))
 
     async def close(self) -> None:
-        """Drains all models: nothing new is taken, what was taken is finished."""
+        """Refuse new requests of all models and finish those that were accepted."""
         self._closing = True
         async with self._loading:
             await asyncio.gather(*self._draining, *(model.close() for model in self.list()))
             self._opener.shutdown()
+
+
+def _with_version(models: Iterable[LoadedModel], version: str) -> LoadedModel | None:
+    for model in models:
+        if model.version == version:
+            return model
+    return None
+
+
+def _run_shape(pipeline: Pipeline, shape: tuple[int, int]) -> float:
+    """Run a batch of this shape and return the seconds that the engine was held."""
+    began = time.perf_counter()
+    pipeline.run_shape(*shape)
+    return time.perf_counter() - began
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], object] | None:
+    """Return `malloc_trim` of the C library, where there is one (glibc)."""
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    trim: Callable[[int], object] | None = getattr(library, "malloc_trim", None)
+    return trim
+
+
+def _trim_heap() -> None:
+    """Return free memory to the system.
+
+    An engine leaves holes in the heap of the thread that opened it. Without this, a server grows by some 50 KiB with
+    every swap of a version.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)

@@ -1,4 +1,4 @@
-"""Shadow traffic: what a version in service was asked, asked of a candidate too, and how often both say the same."""
+"""Shadow traffic: mirrors requests of the stable version to a candidate, and counts how often both agree."""
 
 import asyncio
 import logging
@@ -13,56 +13,64 @@ from palm_serve.types import Prediction, Priority, TextRequest
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 1
-"""Texts that the candidate may work on. It takes the engine for the time of so many, which is what a request can come to wait for it."""
+_TEXTS_IN_FLIGHT = 1
+"""Texts that the candidate may work on. A request of a client can come to wait for that many."""
 _TIMEOUT_S = 5.0
 
 
 class ShadowTraffic:
-    """A mirror of a model in service.
+    """Mirrors a share of the requests of the stable version.
 
-    The client's answer never waits for it: asked is only after the answer, and only where the engine has nothing to do; what then is left out is
-    counted as dropped. Counts go to the candidate's statistics.
+    A request is mirrored only after its answer, and only while the engine is idle. So no client waits for the candidate.
+    Requests that are not mirrored for that reason are counted as dropped. The candidate's statistics hold the counts.
 
     Args:
-        candidate: is asked besides.
-        share: of the requests, 0 to 1.
+        candidate: version that the requests are mirrored to.
+        traffic_share: share of the requests, 0 to 1.
     """
 
-    def __init__(self, candidate: LoadedModel, share: float) -> None:
+    def __init__(self, candidate: LoadedModel, traffic_share: float) -> None:
         self._candidate = candidate
-        self._share = share
+        self._share = traffic_share
         self._due = 0.0
         self._running: set[asyncio.Task[None]] = set()
 
-    @property
-    def of(self) -> tuple[LoadedModel, float]:
-        """The candidate and the share."""
-        return self._candidate, self._share
+    def mirrors_to(self, candidate: LoadedModel, traffic_share: float) -> bool:
+        """Return True if this mirrors the same share to the same candidate."""
+        return self._candidate is candidate and self._share == traffic_share
 
     def __call__(self, request: TextRequest, answer: Prediction, kinds: Mapping[str, str]) -> None:
-        """Takes what a model was asked and answered; `kinds` are those of its tasks."""
+        """Mirror a request, if it is its turn.
+
+        Args:
+            request: request that the stable version has answered.
+            answer: answer of the stable version.
+            kinds: kind of each task of the stable version.
+        """
         self._due += self._share
         if self._due < 1:
             return
         self._due -= 1
         tasks = self._candidate.manifest.tasks
-        shared = tuple(name for name in answer.answers if name in tasks and tasks[name].kind == kinds[name])
-        if not shared:
+        shared_tasks = tuple(name for name in answer.answers if name in tasks and tasks[name].kind == kinds[name])
+        if not shared_tasks:
             return
-        if len(self._running) >= _AT_ONCE or not self._candidate.engine_idle:
+        if len(self._running) >= _TEXTS_IN_FLIGHT or not self._candidate.engine_idle:
             self._candidate.statistics.shadowed["dropped"] += 1
             return
-        task = asyncio.create_task(self._ask(replace(request, tasks=shared), answer))
+        mirrored_request = replace(
+            request, tasks=shared_tasks, priority=Priority.BATCH, deadline=time.monotonic() + _TIMEOUT_S
+        )
+        task = asyncio.create_task(self._compare(mirrored_request, answer))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _ask(self, request: TextRequest, answer: Prediction) -> None:
+    async def _compare(self, request: TextRequest, answer: Prediction) -> None:
+        """Let the candidate answer a request, and count where it agrees with the stable version."""
         statistics = self._candidate.statistics
-        request = replace(request, priority=Priority.BATCH, deadline=time.monotonic() + _TIMEOUT_S)
         try:
             with self._candidate as candidate:
-                other = await candidate.predict(request)
+                candidate_answer = await candidate.predict(request)
         except (Overloaded, DeadlineExceeded, Unavailable):
             statistics.shadowed["dropped"] += 1
             return
@@ -74,5 +82,5 @@ class ShadowTraffic:
         for task in request.tasks:
             info = candidate.manifest.tasks[task]
             expected = golden_answer(answer.answers[task], info)
-            same = expected.agrees(golden_answer(other.answers[task], info))
-            statistics.agreement[task, same] += 1
+            agrees = expected.agrees(golden_answer(candidate_answer.answers[task], info))
+            statistics.agreement[task, agrees] += 1

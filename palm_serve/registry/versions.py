@@ -1,4 +1,4 @@
-"""The versions of one name, what its labels mean, and which version a request goes to."""
+"""Versions of one model name: their labels, and the version that answers a request."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,33 +8,45 @@ from palm_serve.errors import NotFound
 from palm_serve.registry.loaded_model import LoadedModel
 from palm_serve.registry.shadow_traffic import ShadowTraffic
 
-STABLE, CANARY, SHADOW = "stable", "canary", "shadow"
-"""What a request without a version means; who gets a share of those requests; who is asked a share of them besides, unheard."""
+STABLE = "stable"
+"""Label of the version that answers requests without a version."""
+CANARY = "canary"
+"""Label of the version that answers a share of the requests without a version."""
+SHADOW = "shadow"
+"""Label of the version that a share of the requests is mirrored to. Its answers are compared, never returned."""
 
 SHORTEST_PREFIX = 8
-"""Characters of a digest that name a version."""
+"""Fewest characters of a digest that name a version."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrafficShares:
-    """Shares, 0 to 1, of the requests that name no version."""
+    """Shares of the requests that name no version, 0 to 1."""
 
     canary: float = 0.0
-    """Answered by the canary."""
+    """Share that the canary answers."""
     shadow: float = 0.0
-    """Of what the stable version answers: asked of the shadow too, where the engine is idle."""
+    """Share of the stable version's requests that is mirrored to the shadow while the engine is idle."""
 
 
-def falls_in(share: float, name: str, key: str) -> bool:
-    """Whether a request is among the `share` of a model's requests: always the same for the same key, and still so for a larger share."""
-    if share <= 0.0:
+def falls_in(traffic_share: float, name: str, key: str) -> bool:
+    """Return True for the given share of the keys.
+
+    The result is always the same for the same key, and stays True for a larger share.
+
+    Args:
+        traffic_share: share of the requests, 0 to 1.
+        name: name of the model.
+        key: identifies the client or its session.
+    """
+    if traffic_share <= 0.0:
         return False
     digest = hashlib.blake2b(f"{name}\0{key}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) < share * 2**64
+    return int.from_bytes(digest) < traffic_share * 2**64
 
 
 class ModelVersions:
-    """One name's versions in service, in the order of loading."""
+    """Versions of one name in service, in the order of loading."""
 
     def __init__(self, name: str, traffic: TrafficShares) -> None:
         self.name = name
@@ -44,53 +56,68 @@ class ModelVersions:
 
     @property
     def labels(self) -> Mapping[str, LoadedModel]:
-        """What each label means."""
+        """Version of each label."""
         return self._labels
 
     def remove(self, model: LoadedModel) -> None:
-        """Forgets a version. Where it was the stable one, that which was loaded last becomes it, but neither canary nor shadow if there are others."""
+        """Remove a version.
+
+        If it was the stable one, the version that was loaded last becomes stable. Canary and shadow do so only if there
+        is no other version.
+        """
         self.versions.remove(model)
         labels = {label: version for label, version in self._labels.items() if version is not model}
         if STABLE not in labels and self.versions:
-            tried = [version for version in self.versions if not {CANARY, SHADOW} & {*version.labels}]
-            labels[STABLE] = (tried or self.versions)[-1]
+            labels[STABLE] = self.versions[-1]
+            for version in reversed(self.versions):
+                if CANARY not in version.labels and SHADOW not in version.labels:
+                    labels[STABLE] = version
+                    break
         self.relabel(labels)
 
     def relabel(self, labels: Mapping[str, LoadedModel]) -> None:
-        """From now on there are these labels and no others."""
+        """Replace all labels."""
         self._labels = dict(labels)
         for version in self.versions:
-            version.labels = tuple(label for label, meant in self._labels.items() if meant is version)
+            version.labels = tuple(label for label, labelled in self._labels.items() if labelled is version)
 
-    def show_shadow(self) -> None:
-        """Lets the shadow see what the stable version answers, and nothing else."""
-        candidate, stable, share = self._labels.get(SHADOW), self._labels.get(STABLE), self.traffic.shadow
-        mirrored = candidate is not None and candidate is not stable and share > 0
+    def update_mirrors(self) -> None:
+        """Mirror the requests of the stable version to the shadow, and those of no other version."""
+        candidate = self._labels.get(SHADOW)
+        stable = self._labels.get(STABLE)
+        shadow_share = self.traffic.shadow
         for model in self.versions:
-            if candidate is None or not mirrored or model is not stable:
+            if candidate is None or candidate is stable or shadow_share <= 0 or model is not stable:
                 model.mirror = None
-            elif not isinstance(model.mirror, ShadowTraffic) or model.mirror.of != (candidate, share):
-                model.mirror = ShadowTraffic(candidate, share)
+            elif not isinstance(model.mirror, ShadowTraffic) or not model.mirror.mirrors_to(candidate, shadow_share):
+                model.mirror = ShadowTraffic(candidate, shadow_share)
 
     def find(self, version: str = "") -> LoadedModel:
-        """The version that a label, a digest, or an unambiguous beginning of one (8 characters or more) names; empty: the label "stable".
+        """Return the version with this label or digest.
 
-        Raises NotFound, which lists what there is.
+        Args:
+            version: a label, a digest, or an unambiguous prefix of one (8 characters or more). Empty: the stable version.
+
+        Raises:
+            NotFound: no version matches, or several do. The message lists the versions in service.
         """
-        wanted = version or STABLE
-        if wanted in self._labels:
-            return self._labels[wanted]
-        found = [model for model in self.versions if model.version == wanted]
-        if not found and len(wanted) >= SHORTEST_PREFIX:
-            found = [model for model in self.versions if model.version.startswith(wanted)]
-        if len(found) == 1:
-            return found[0]
-        what = "is ambiguous" if found else "is not loaded"
-        have = ", ".join(f"{model.version[:12]} ({', '.join(model.labels) or 'no label'})" for model in self.versions)
-        raise NotFound(f"version '{wanted}' of '{self.name}' {what}; loaded: {have}")
+        version = version or STABLE
+        if version in self._labels:
+            return self._labels[version]
+        matches = [model for model in self.versions if model.version == version]
+        if not matches and len(version) >= SHORTEST_PREFIX:
+            matches = [model for model in self.versions if model.version.startswith(version)]
+        if len(matches) == 1:
+            return matches[0]
+        problem = "is ambiguous" if matches else "is not loaded"
+        loaded = ", ".join(f"{model.version[:12]} ({', '.join(model.labels) or 'no label'})" for model in self.versions)
+        raise NotFound(f"version '{version}' of '{self.name}' {problem}; loaded: {loaded}")
 
     def route(self, key: str) -> LoadedModel:
-        """The version for a request that names none. The canary's share goes to the stable version while the canary does not work."""
+        """Return the version for a request that names none.
+
+        While the canary does not work, its share goes to the stable version.
+        """
         canary = self._labels.get(CANARY)
         if canary is not None and canary.ready and falls_in(self.traffic.canary, self.name, key):
             return canary

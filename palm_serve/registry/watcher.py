@@ -1,4 +1,4 @@
-"""Keeps the models in service at what a directory of bundles holds."""
+"""Watcher: keeps the models in service in line with a directory of bundles."""
 
 import asyncio
 import logging
@@ -13,9 +13,9 @@ from palm_serve.registry.model_directory import (
     BundleEntry,
     ModelListing,
     Signature,
+    list_model,
+    list_models,
     read_entry,
-    read_folder,
-    read_name,
     read_traffic,
     stable_label,
 )
@@ -26,194 +26,222 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Slot:
-    """One label of a name: the files that were tried last, and the version that came of them, or of those before."""
+class _LabelState:
+    """State of one label: the files that were tried last, and the version in service."""
 
     tried: Signature = ()
     model: LoadedModel | None = None
 
 
 @dataclass(slots=True)
-class _Watched:
-    """One name of the directory."""
+class _NameState:
+    """State of one name of the directory."""
 
-    slots: dict[str, _Slot] = field(default_factory=dict)
+    labels: dict[str, _LabelState] = field(default_factory=dict)
     stable: LoadedModel | None = None
-    """Goes on until another takes its place or the name is gone."""
+    """Stays in service until another version replaces it or the name is gone."""
     traffic: TrafficShares | None = None
-    shares_tried: Signature = ()
-    seen: ModelListing | None = None
-    """At the last look: what still changes is left alone."""
+    tried_traffic: Signature = ()
+    listing: ModelListing | None = None
+    """Listing at the last poll. Files that still change are not loaded."""
 
 
 class Watcher:
-    """Loads what appears in a directory, swaps what is replaced, takes out what is gone.
+    """Loads bundles that appear in a directory, swaps those that change, and retires those that are gone.
 
-    A new version is verified, warmed up and checked before a label is moved to it, and the one that it replaces is closed when its last call is
-    answered. What cannot be loaded changes nothing: it is logged, it stands in `registry.failures`, and it is tried again when its files change.
+    A new version is verified, warmed up and checked before a label is moved to it. The version that it replaces is closed
+    when its last request is answered. A bundle that cannot be loaded changes nothing: the error is logged and stands in
+    `registry.failures`, and the bundle is tried again when its files change.
 
     Args:
-        registry: where the models go. Names of the directory belong to it: versions that came from elsewhere go out when one of it comes.
-        folder: laid out as `folder.py` tells.
+        registry: where the models go. The names of the directory belong to it: versions of the same name that came from
+            elsewhere are retired.
+        directory: laid out as in `model_directory.py`.
     """
 
-    def __init__(self, registry: Registry, folder: Path) -> None:
+    def __init__(self, registry: Registry, directory: Path) -> None:
         self._registry = registry
-        self._folder = folder
-        self._watched: dict[str, _Watched] = {}
-        self._looking = asyncio.Lock()
+        self._directory = directory
+        self._names: dict[str, _NameState] = {}
+        self._polling = asyncio.Lock()
         self._unreadable = False
 
     async def start(self) -> list[LoadedModel]:
-        """Loads all that is there now. Raises BundleError where there is no such directory."""
-        if not self._folder.is_dir():
-            raise BundleError(f"{self._folder} cannot be watched: no such directory; make it, bundles may come later")
-        await self.look(settled=True)
-        return [model for model in self._registry.list() if model.name in self._watched]
+        """Load everything that is there now, and return it.
+
+        Raises:
+            BundleError: there is no such directory.
+        """
+        if not self._directory.is_dir():
+            raise BundleError(
+                f"{self._directory} cannot be watched: no such directory; make it, bundles may come later"
+            )
+        await self.poll(settled=True)
+        return [model for model in self._registry.list() if model.name in self._names]
 
     async def run(self, interval_s: float) -> None:
-        """Looks for changes, until it is cancelled."""
+        """Poll for changes until cancelled."""
         while True:
             await asyncio.sleep(interval_s)
             try:
-                await self.look(settled=False)
+                await self.poll(settled=False)
             except Exception:
-                log.exception("looking at %s failed; the next look is in %g s", self._folder, interval_s)
+                log.exception("polling %s failed; the next poll is in %g s", self._directory, interval_s)
 
     async def load(self, name: str) -> LoadedModel:
-        """Brings one name to what the directory holds now, also what failed before, and returns its stable version.
+        """Bring one name in line with the directory, including bundles that failed before, and return its stable version.
 
-        Raises NotFound where the directory has no such name, BundleError or EngineError where something of it cannot be loaded.
+        Raises:
+            NotFound: the directory has no such name.
+            BundleError: a bundle must not be served.
+            EngineError: no engine can run a bundle.
         """
-        async with self._looking:
-            listing = await asyncio.to_thread(_read_name, self._folder / name)
+        async with self._polling:
+            listing = await asyncio.to_thread(_list_model, self._directory / name)
             if listing is None or not listing.entries:
                 raise NotFound(f"no bundle '{name}' in the server's model folder")
-            watched = self._watched.setdefault(name, _Watched())
-            self._forget_closed(watched)
-            for label, slot in watched.slots.items():
-                if slot.model is None or (name, label) in self._registry.failures:
-                    slot.tried = ()
-            watched.shares_tried = ()
-            await self._bring(name, listing, settled=True)
-        failed = [failure for (owner, _), failure in self._registry.failures.items() if owner == name]
-        if failed:
-            raise failed[0].error
+            name_state = self._names.setdefault(name, _NameState())
+            self._forget_closed(name_state)
+            for label, label_state in name_state.labels.items():
+                if label_state.model is None or (name, label) in self._registry.failures:
+                    label_state.tried = ()
+            name_state.tried_traffic = ()
+            await self._update(name, listing, settled=True)
+        for (failed_name, _), failure in self._registry.failures.items():
+            if failed_name == name:
+                raise failure.error
         return self._registry.get(name)
 
-    async def look(self, settled: bool = False) -> None:
-        """One look at the whole directory. `settled`: files are taken as they are; else only those that have not changed since the last look."""
-        async with self._looking:
+    async def poll(self, settled: bool = False) -> None:
+        """Bring all names in line with the directory.
+
+        Args:
+            settled: take files as they are. Otherwise only those that have not changed since the last poll.
+        """
+        async with self._polling:
             try:
-                listings = await asyncio.to_thread(read_folder, self._folder)
+                listings = await asyncio.to_thread(list_models, self._directory)
             except OSError as error:
-                if isinstance(error, FileNotFoundError) and self._folder.is_dir():
-                    return  # something vanished while it was read; the next look sees what became of it
+                if isinstance(error, FileNotFoundError) and self._directory.is_dir():
+                    return  # a file vanished while it was read; the next poll sees the result
                 if not self._unreadable:
-                    log.error("%s cannot be read: %s; what is in service stays", self._folder, error.strerror)
+                    log.error("%s cannot be read: %s; what is in service stays", self._directory, error.strerror)
                 self._unreadable = True
                 return
             self._unreadable = False
-            for name in {**listings, **self._watched}:
-                self._watched.setdefault(name, _Watched())
-                await self._bring(name, listings.get(name, ABSENT), settled)
+            for name in {**listings, **self._names}:
+                self._names.setdefault(name, _NameState())
+                await self._update(name, listings.get(name, ABSENT), settled)
 
-    def _forget_closed(self, watched: _Watched) -> None:
-        """What was unloaded otherwise comes back when its files change."""
-        served = self._registry.list()
-        for slot in watched.slots.values():
-            slot.model = slot.model if slot.model in served else None
-        watched.stable = watched.stable if watched.stable in served else None
+    def _forget_closed(self, name_state: _NameState) -> None:
+        """Forget versions that were unloaded by other means. They come back when their files change."""
+        in_service = self._registry.list()
+        for label_state in name_state.labels.values():
+            if label_state.model not in in_service:
+                label_state.model = None
+        if name_state.stable not in in_service:
+            name_state.stable = None
 
-    async def _bring(self, name: str, listing: ModelListing, settled: bool) -> None:
-        """Brings one name to what the directory holds."""
-        watched = self._watched[name]
-        before, watched.seen = watched.seen, listing
-        if not settled and listing != before:
+    async def _update(self, name: str, listing: ModelListing, settled: bool) -> None:
+        """Bring one name in line with its listing."""
+        name_state = self._names[name]
+        last_listing = name_state.listing
+        name_state.listing = listing
+        if not settled and listing != last_listing:
             return
-        self._forget_closed(watched)
+        self._forget_closed(name_state)
         for label, entry in listing.entries.items():
-            slot = watched.slots.setdefault(label, _Slot())
-            if entry.complete and entry.signature != slot.tried:
-                await self._try(name, label, watched, entry)
-        for label in watched.slots.keys() - listing.entries.keys():
-            del watched.slots[label]
+            label_state = name_state.labels.setdefault(label, _LabelState())
+            if entry.complete and entry.signature != label_state.tried:
+                await self._open(name, label, name_state, entry)
+        for label in name_state.labels.keys() - listing.entries.keys():
+            del name_state.labels[label]
             self._registry.failures.pop((name, label), None)
-        self._read_shares(name, watched, listing)
-        self._settle(name, watched, listing)
+        self._update_traffic(name, name_state, listing)
+        self._assign_labels(name, name_state, listing)
         if not listing.present:
-            del self._watched[name]
+            del self._names[name]
 
-    async def _try(self, name: str, label: str, watched: _Watched, entry: BundleEntry) -> None:
-        """Opens one bundle; where that fails, the slot keeps its version."""
-        slot = watched.slots[label]
-        slot.tried = entry.signature
-        opened = [other.model for other in watched.slots.values() if other.model is not None]
+    async def _open(self, name: str, label: str, name_state: _NameState, entry: BundleEntry) -> None:
+        """Open one bundle for a label. If that fails, the label keeps its version."""
+        label_state = name_state.labels[label]
+        label_state.tried = entry.signature
         try:
-            model = await self._registry.open(entry.path, name, opened)
-            if await asyncio.to_thread(_changed, entry):
-                slot.tried = ()
-                if model not in opened and model not in self._registry.list():
-                    await model.close()
-                raise BundleError(f"{entry.path} changed while it was loaded")
+            label_state.model = await self._open_unchanged(name, label_state, name_state, entry)
         except (BundleError, EngineError) as error:
-            self._fail(name, label, error)
-            return
+            self._record_failure(name, label, error)
         except Unavailable:  # the server is shutting down
             raise
         except Exception as error:
             log.exception("%s/%s could not be loaded", name, label)
-            self._fail(name, label, EngineError(f"{entry.path} cannot be loaded: {type(error).__name__}: {error}"))
-            return
-        self._registry.failures.pop((name, label), None)
-        slot.model = model
-
-    def _read_shares(self, name: str, watched: _Watched, listing: ModelListing) -> None:
-        if listing.traffic is None:
-            watched.traffic, watched.shares_tried = self._registry.default_traffic(name), ()
-        elif listing.traffic[1] != watched.shares_tried:
-            file, watched.shares_tried = listing.traffic
-            try:
-                watched.traffic = read_traffic(file)
-            except BundleError as error:
-                self._fail(name, TRAFFIC, error)
-                return
+            message = f"{entry.path} cannot be loaded: {type(error).__name__}: {error}"
+            self._record_failure(name, label, EngineError(message))
         else:
-            return
+            self._registry.failures.pop((name, label), None)
+
+    async def _open_unchanged(
+        self, name: str, label_state: _LabelState, name_state: _NameState, entry: BundleEntry
+    ) -> LoadedModel:
+        """Open one bundle. Raise BundleError if its files changed in the meantime; then they are tried again."""
+        opened_models = [state.model for state in name_state.labels.values() if state.model is not None]
+        model = await self._registry.open(entry.path, name, opened_models)
+        if await asyncio.to_thread(_has_changed, entry):
+            label_state.tried = ()
+            if model not in opened_models and model not in self._registry.list():
+                await model.close()
+            raise BundleError(f"{entry.path} changed while it was loaded")
+        return model
+
+    def _update_traffic(self, name: str, name_state: _NameState, listing: ModelListing) -> None:
+        """Read the file of traffic shares if it has changed."""
+        if listing.traffic is None:
+            name_state.traffic = self._registry.default_traffic(name)
+            name_state.tried_traffic = ()
+        else:
+            file, signature = listing.traffic
+            if signature == name_state.tried_traffic:
+                return
+            name_state.tried_traffic = signature
+            try:
+                name_state.traffic = read_traffic(file)
+            except BundleError as error:
+                self._record_failure(name, TRAFFIC, error)
+                return
         self._registry.failures.pop((name, TRAFFIC), None)
 
-    def _fail(self, name: str, label: str, error: PalmServeError) -> None:
-        # A copy: the original holds every frame that it came through.
+    def _record_failure(self, name: str, label: str, error: PalmServeError) -> None:
+        # A copy, because the original refers to every frame that it passed.
         self._registry.failures[name, label] = LoadFailure(name, label, type(error)(str(error)))
         log.error("%s/%s is left as it was, and tried again when its files change: %s", name, label, error)
 
-    def _settle(self, name: str, watched: _Watched, listing: ModelListing) -> None:
-        """Labels as the directory has them, all at once; then out with what none of them means."""
-        labels = {label: slot.model for label, slot in watched.slots.items() if slot.model is not None}
-        chosen = stable_label(labels)
-        if chosen is not None:
-            labels[STABLE] = labels[chosen]
-        elif listing.present and watched.stable is not None:
-            labels[STABLE] = watched.stable
+    def _assign_labels(self, name: str, name_state: _NameState, listing: ModelListing) -> None:
+        """Assign all labels of a name at once, then retire versions that have none."""
+        labels = {label: state.model for label, state in name_state.labels.items() if state.model is not None}
+        label = stable_label(labels)
+        if label is not None:
+            labels[STABLE] = labels[label]
+        elif listing.present and name_state.stable is not None:
+            labels[STABLE] = name_state.stable
         elif labels:  # nothing but a canary or a shadow
             labels[STABLE] = next(iter(labels.values()))
-        old = [model for model in self._registry.list() if model.name == name and model not in labels.values()]
+        served = [model for model in self._registry.list() if model.name == name]
         if labels:
-            self._registry.assign(name, labels, traffic=watched.traffic)
-        if labels or watched.stable is not None:
-            for model in old:
-                self._registry.retire(model)
-        watched.stable = labels.get(STABLE)
+            self._registry.assign(name, labels, traffic=name_state.traffic)
+        if labels or name_state.stable is not None:
+            for model in served:
+                if model not in labels.values():
+                    self._registry.retire(model)
+        name_state.stable = labels.get(STABLE)
 
 
-def _read_name(path: Path) -> ModelListing | None:
+def _list_model(path: Path) -> ModelListing | None:
     try:
-        return read_name(path)
+        return list_model(path)
     except OSError:
         return None
 
 
-def _changed(entry: BundleEntry) -> bool:
+def _has_changed(entry: BundleEntry) -> bool:
     try:
         return read_entry(entry.path).signature != entry.signature
     except OSError:

@@ -21,7 +21,7 @@ from palm_serve.v1 import palm_pb2_grpc as stubs
 
 
 class Engine:
-    """Computes when it is let to; what it did is remembered."""
+    """Answers once `go` is set, and counts its runs."""
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
@@ -47,79 +47,79 @@ def of(text: str = "hi", **fields: Any) -> TextRequest:
     return TextRequest(text, ("intent",), **fields)
 
 
-async def begun(*asked: Any) -> list["asyncio.Task[Prediction]"]:
-    tasks = [asyncio.create_task(one) for one in asked]
+async def begun(*coroutines: Any) -> list["asyncio.Task[Prediction]"]:
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     await asyncio.sleep(0.01)
     return tasks
 
 
 @given(st.integers(1, 4), st.lists(st.tuples(st.booleans(), st.integers(0, 6)), max_size=40))
-def test_what_is_kept_are_the_answers_asked_for_last(kept: int, steps: list[tuple[bool, int]]) -> None:
+def test_cache_keeps_the_most_recently_used_answers(size: int, steps: list[tuple[bool, int]]) -> None:
     async def main() -> None:
         statistics = ModelStatistics()
-        answers = AnswerCache(kept, False, statistics)
+        answers = AnswerCache(size, False, statistics)
         model: OrderedDict[int, Prediction] = OrderedDict()
         hits = 0
         for number, (asks, text) in enumerate(steps):
-            found = answers.find(of(str(text)))
-            assert (found is None) == (text not in model)
-            if found is not None:
+            answer = answers.find(of(str(text)))
+            assert (answer is None) == (text not in model)
+            if answer is not None:
                 hits += 1
                 model.move_to_end(text)
-                assert found.seen == model[text].seen
-                assert found.timings == Timings()
+                assert answer.seen == model[text].seen
+                assert answer.timings == Timings()
             if asks:
 
                 async def compute(number: int = number) -> Prediction:
                     return Prediction({}, False, number, Timings(queue_us=7))
 
-                model[text] = await answers.ask(of(str(text)), compute)
+                model[text] = await answers.get_or_compute(of(str(text)), compute)
                 assert model[text].timings.queue_us == 7
                 model.move_to_end(text)
-                if len(model) > kept:
+                if len(model) > size:
                     model.popitem(last=False)
-            assert len(answers) == len(model) <= kept
+            assert len(answers) == len(model) <= size
         assert statistics.repeated["kept"] == hits
 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("other", [{"pair": "x"}, {"top_k": 9}, {"text": "ho"}, {"tasks": ("slots",)}])
-def test_whatever_changes_an_answer_makes_it_another(other: dict[str, Any]) -> None:
+@pytest.mark.parametrize("changes", [{"pair": "x"}, {"top_k": 9}, {"text": "ho"}, {"tasks": ("slots",)}])
+def test_cache_key_holds_all_that_changes_an_answer(changes: dict[str, Any]) -> None:
     async def main() -> None:
         engine = Engine()
         engine.go.set()
         answers = AnswerCache(9, True, ModelStatistics())
-        await answers.ask(of(), engine.run)
-        changed = TextRequest(**{"text": "hi", "tasks": ("intent",), **other})
+        await answers.get_or_compute(of(), engine.run)
+        changed = TextRequest(**{"text": "hi", "tasks": ("intent",), **changes})
         assert answers.find(changed) is None
         assert answers.find(of(deadline=1.0, priority=Priority.BATCH)) is not None, "neither changes the answer"
 
     asyncio.run(main())
 
 
-def test_equal_requests_share_a_run_and_priorities_do_not() -> None:
+def test_equal_requests_share_a_run_within_a_priority() -> None:
     async def main() -> None:
         engine, statistics = Engine(), ModelStatistics()
         answers = AnswerCache(0, True, statistics)
-        asked = [answers.ask(of(), engine.run) for _ in range(3)]
-        tasks = await begun(*asked, answers.ask(of(priority=Priority.BATCH), engine.run))
+        coroutines = [answers.get_or_compute(of(), engine.run) for _ in range(3)]
+        tasks = await begun(*coroutines, answers.get_or_compute(of(priority=Priority.BATCH), engine.run))
         engine.go.set()
-        found = [(await task).seen for task in tasks]
-        assert found == [1, 1, 1, 2]
+        runs = [(await task).seen for task in tasks]
+        assert runs == [1, 1, 1, 2]
         assert engine.began == 2
         assert statistics.repeated == {"shared": 2}
-        assert (await answers.ask(of(), engine.run)).seen == 3, "nothing is kept"
+        assert (await answers.get_or_compute(of(), engine.run)).seen == 3, "nothing is kept"
 
     asyncio.run(main())
 
 
 @pytest.mark.parametrize("leaves", [0, 1, 2])
-def test_who_leaves_does_not_disturb_the_others(leaves: int) -> None:
+def test_cancelled_caller_does_not_disturb_the_others(leaves: int) -> None:
     async def main() -> None:
         engine = Engine()
         answers = AnswerCache(0, True, ModelStatistics())
-        tasks = await begun(*(answers.ask(of(), engine.run) for _ in range(3)))
+        tasks = await begun(*(answers.get_or_compute(of(), engine.run) for _ in range(3)))
         tasks[leaves].cancel()
         await asyncio.sleep(0.01)
         assert tasks[leaves].cancelled()
@@ -130,14 +130,14 @@ def test_who_leaves_does_not_disturb_the_others(leaves: int) -> None:
     asyncio.run(main())
 
 
-def test_a_run_that_nobody_waits_for_is_given_up_and_joined_by_nobody() -> None:
+def test_run_without_callers_is_cancelled_and_not_joined() -> None:
     async def main() -> None:
         engine = Engine()
         answers = AnswerCache(0, True, ModelStatistics())
-        tasks = await begun(*(answers.ask(of(), engine.run) for _ in range(2)))
+        tasks = await begun(*(answers.get_or_compute(of(), engine.run) for _ in range(2)))
         for task in tasks:
             task.cancel()
-        late = asyncio.create_task(answers.ask(of(), engine.run))
+        late = asyncio.create_task(answers.get_or_compute(of(), engine.run))
         await asyncio.wait(tasks)
         engine.go.set()
         assert (await late).seen == 2
@@ -146,15 +146,15 @@ def test_a_run_that_nobody_waits_for_is_given_up_and_joined_by_nobody() -> None:
     asyncio.run(main())
 
 
-def test_each_has_its_own_deadline() -> None:
+def test_shared_run_keeps_each_callers_deadline() -> None:
     async def main() -> None:
         engine = Engine()
         answers = AnswerCache(0, True, ModelStatistics())
         now = time.monotonic()
         first, soon, patient = await begun(
-            answers.ask(of(deadline=now + 0.3), lambda: engine.run(now + 0.3)),
-            answers.ask(of(deadline=now + 0.1), lambda: engine.run(now + 0.1)),
-            answers.ask(of(), engine.run),
+            answers.get_or_compute(of(deadline=now + 0.3), lambda: engine.run(now + 0.3)),
+            answers.get_or_compute(of(deadline=now + 0.1), lambda: engine.run(now + 0.1)),
+            answers.get_or_compute(of(), engine.run),
         )
         with pytest.raises(DeadlineExceeded, match="while an equal request was answered"):
             await soon
@@ -169,11 +169,13 @@ def test_each_has_its_own_deadline() -> None:
     asyncio.run(main())
 
 
-def test_an_error_of_the_engine_is_everybodys_and_a_refusal_for_time_is_not() -> None:
+def test_shared_run_shares_errors_but_no_time_refusals() -> None:
     async def main() -> None:
         engine = Engine()
         answers = AnswerCache(9, True, ModelStatistics())
-        broken = await begun(*(answers.ask(of(), lambda: engine.run(error=EngineError("it fails"))) for _ in range(2)))
+        broken = await begun(
+            *(answers.get_or_compute(of(), lambda: engine.run(error=EngineError("it fails"))) for _ in range(2))
+        )
         engine.go.set()
         for task in broken:
             with pytest.raises(EngineError, match="it fails"):
@@ -181,7 +183,8 @@ def test_an_error_of_the_engine_is_everybodys_and_a_refusal_for_time_is_not() ->
         assert engine.began == 1
         assert answers.find(of()) is None
         refused, patient = await begun(
-            answers.ask(of(), lambda: engine.run(error=Unmeetable("too late"))), answers.ask(of(), engine.run)
+            answers.get_or_compute(of(), lambda: engine.run(error=Unmeetable("too late"))),
+            answers.get_or_compute(of(), engine.run),
         )
         with pytest.raises(Unmeetable, match="too late"):
             await refused
@@ -190,7 +193,7 @@ def test_an_error_of_the_engine_is_everybodys_and_a_refusal_for_time_is_not() ->
     asyncio.run(main())
 
 
-def test_a_swap_leaves_no_answer_behind(
+def test_swap_of_a_version_drops_cached_answers(
     tiny_bundle: Path, tmp_path: Path, make_tiny_bundle: Callable[..., Path]
 ) -> None:
     newer = make_tiny_bundle(tmp_path / "tiny", max_length=20)
@@ -199,9 +202,9 @@ def test_a_swap_leaves_no_answer_behind(
         registry = Registry(provider="CPU", make_answer_cache=lambda statistics: AnswerCache(8, True, statistics))
         old = await registry.load(tiny_bundle)
         request = TextRequest("please play a song", ())
-        computed, kept = await old.predict(request), await old.predict(request)
-        assert kept.answers == computed.answers
-        assert (computed.timings.batch_size, kept.timings.batch_size) == (1, 0)
+        computed, cached = await old.predict(request), await old.predict(request)
+        assert cached.answers == computed.answers
+        assert (computed.timings.batch_size, cached.timings.batch_size) == (1, 0)
         outcomes = await old.predict_many([request, TextRequest("hello", ()), request])
         assert [outcome.timings.batch_size for outcome in outcomes] == [0, 1, 0]
         assert outcomes[1].answers["intent"].label.name == "greeting"
@@ -214,7 +217,7 @@ def test_a_swap_leaves_no_answer_behind(
     asyncio.run(main())
 
 
-def test_a_real_server_keeps_and_shares(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
+def test_server_with_the_options_caches_and_shares(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
     process = start_server(tiny_bundle, "--keep-answers", "2", "--share-runs")
     with grpc.insecure_channel(process.target()) as channel:
         service = stubs.DialogueUnderstandingStub(channel)

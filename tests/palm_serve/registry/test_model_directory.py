@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palm_serve.errors import BundleError
-from palm_serve.registry.model_directory import ABSENT, read_entry, read_folder, read_name, read_traffic, stable_label
+from palm_serve.registry.model_directory import ABSENT, list_model, list_models, read_entry, read_traffic, stable_label
 from palm_serve.registry.versions import TrafficShares
 
 
@@ -18,7 +18,7 @@ def bundle(path: Path) -> Path:
     return path
 
 
-def test_both_layouts_and_what_is_passed_over(tmp_path: Path) -> None:
+def test_list_models_reads_both_layouts_and_ignores_others(tmp_path: Path) -> None:
     bundle(tmp_path / "plain")
     bundle(tmp_path / "faq" / "stable")
     bundle(tmp_path / "faq" / "v2")
@@ -27,34 +27,34 @@ def test_both_layouts_and_what_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "faq" / "half").mkdir()
     (tmp_path / "empty").mkdir()
     (tmp_path / "README").write_text("not a bundle")
-    found = read_folder(tmp_path)
-    assert {name: sorted(listing.entries) for name, listing in found.items()} == {
+    listings = list_models(tmp_path)
+    assert {name: sorted(listing.entries) for name, listing in listings.items()} == {
         "plain": ["stable"],
         "faq": ["half", "stable", "v2"],
         "empty": [],
     }
-    assert [entry.complete for entry in found["faq"].entries.values()] == [False, True, True]
-    assert found["empty"] != ABSENT
+    assert [entry.complete for entry in listings["faq"].entries.values()] == [False, True, True]
+    assert listings["empty"] != ABSENT
     with pytest.raises(OSError, match="absent"):
-        read_folder(tmp_path / "absent")
+        list_models(tmp_path / "absent")
 
 
-def test_links_are_followed_to_the_bundle_itself(tmp_path: Path) -> None:
-    one, two = bundle(tmp_path / "store" / "1"), bundle(tmp_path / "store" / "2")
+def test_read_entry_of_a_link_resolves_the_bundle(tmp_path: Path) -> None:
+    first, second = bundle(tmp_path / "store" / "1"), bundle(tmp_path / "store" / "2")
     link = tmp_path / "models" / "faq" / "stable"
     link.parent.mkdir(parents=True)
-    link.symlink_to(one)
-    before = read_name(link.parent).entries["stable"]
-    assert before.path == one
+    link.symlink_to(first)
+    before = list_model(link.parent).entries["stable"]
+    assert before.path == first
     new = link.with_name(".new")
-    new.symlink_to(two)
+    new.symlink_to(second)
     new.replace(link)
-    after = read_name(link.parent).entries["stable"]
-    assert after.path == two
+    after = list_model(link.parent).entries["stable"]
+    assert after.path == second
     assert after.signature != before.signature
 
 
-def test_every_change_of_a_file_is_seen(tmp_path: Path) -> None:
+def test_signature_changes_with_every_file(tmp_path: Path) -> None:
     path = bundle(tmp_path / "b")
     (path / "variants").mkdir()
     graph = path / "variants" / "fused.onnx"
@@ -81,17 +81,17 @@ def test_every_change_of_a_file_is_seen(tmp_path: Path) -> None:
         ([], None),
     ],
 )
-def test_which_label_is_stable(labels: list[str], stable: str | None) -> None:
+def test_stable_label_is_stable_or_the_highest(labels: list[str], stable: str | None) -> None:
     assert stable_label(labels) == stable
 
 
 @given(st.lists(st.text("v19.", min_size=1), min_size=1))
-def test_any_labels_have_one_stable(labels: list[str]) -> None:
+def test_stable_label_of_any_labels_is_one_of_them(labels: list[str]) -> None:
     assert stable_label(labels) == stable_label(sorted(labels))
     assert stable_label(labels) in labels
 
 
-def test_shares(tmp_path: Path) -> None:
+def test_read_traffic_returns_the_shares(tmp_path: Path) -> None:
     file = tmp_path / "traffic.toml"
     file.write_text("canary = 0.25\nshadow = 1\n")
     assert read_traffic(file) == TrafficShares(0.25, 1.0)
@@ -102,14 +102,14 @@ def test_shares(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("canary = 10", "canary is 10; a share is a number from 0 to 1"),
-        ("canary = true", "canary is True; a share"),
-        ("canary = '10%'", "canary is '10%'; a share"),
+        ("canary = 10", "canary must be a number from 0 to 1, got 10"),
+        ("canary = true", "canary must be a number from 0 to 1, got True"),
+        ("canary = '10%'", "canary must be a number from 0 to 1, got '10%'"),
         ("stable = 0.1", "unknown key 'stable'; shares are for canary and shadow"),
         ("canary 0.1", "cannot be read: .*write lines like `canary = 0.1`"),
     ],
 )
-def test_what_is_no_share(tmp_path: Path, text: str, match: str) -> None:
+def test_read_traffic_of_invalid_shares_raises(tmp_path: Path, text: str, match: str) -> None:
     file = tmp_path / "traffic.toml"
     file.write_text(text)
     with pytest.raises(BundleError, match=match):

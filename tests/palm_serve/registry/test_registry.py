@@ -38,7 +38,7 @@ def with_registry(use, **options):
     return asyncio.run(main())
 
 
-def test_a_loaded_model(tiny_bundle):
+def test_load_returns_a_model_that_answers(tiny_bundle):
     async def use(registry):
         model = await registry.load(tiny_bundle)
         assert (model.name, model.labels, model.ready) == ("tiny", ("stable",), True)
@@ -57,16 +57,16 @@ def test_a_loaded_model(tiny_bundle):
     with_registry(use)
 
 
-def test_looking_up(tiny_bundle, other_bundle, newer_bundle):
+def test_get_finds_by_name_version_and_label(tiny_bundle, other_bundle, newer_bundle):
     async def use(registry):
         with pytest.raises(NotFound, match="no model is loaded"):
             registry.get()
         first = await registry.load(tiny_bundle)
-        other = await registry.load(other_bundle)
+        other_model = await registry.load(other_bundle)
         newer = await registry.load(newer_bundle)
-        assert registry.list() == [first, newer, other]
+        assert registry.list() == [first, newer, other_model]
         assert registry.get() is registry.get("tiny") is registry.get("", "stable") is first
-        assert registry.get("other") is other
+        assert registry.get("other") is other_model
         assert registry.get("tiny", newer.version) is newer
         assert registry.get("tiny", newer.version[:8]) is newer
         for version in (newer.version[:7], "canary", "0" * 64, ""):
@@ -83,7 +83,7 @@ def test_looking_up(tiny_bundle, other_bundle, newer_bundle):
     with_registry(use)
 
 
-def test_an_ambiguous_prefix(tiny_bundle, newer_bundle):
+def test_get_of_an_ambiguous_prefix_raises(tiny_bundle, newer_bundle):
     async def use(registry):
         for path in (tiny_bundle, newer_bundle):
             model = await registry.load(path)
@@ -94,7 +94,7 @@ def test_an_ambiguous_prefix(tiny_bundle, newer_bundle):
     with_registry(use)
 
 
-def test_another_name(tiny_bundle):
+def test_load_under_another_name_uses_it(tiny_bundle):
     async def use(registry):
         await registry.load(tiny_bundle, name="assistant")
         assert registry.get("assistant").manifest.name == "tiny"
@@ -102,7 +102,7 @@ def test_another_name(tiny_bundle):
     with_registry(use)
 
 
-def test_the_same_version_twice(tiny_bundle):
+def test_load_of_the_same_version_twice_raises(tiny_bundle):
     async def use(registry):
         await registry.load(tiny_bundle)
         with pytest.raises(BundleError, match=r"version \w{12} of 'tiny' is loaded already"):
@@ -111,7 +111,7 @@ def test_the_same_version_twice(tiny_bundle):
     with_registry(use)
 
 
-def test_the_stable_label_moves_when_its_version_is_unloaded(tiny_bundle, newer_bundle):
+def test_unload_of_the_stable_version_moves_the_label(tiny_bundle, newer_bundle):
     async def use(registry):
         first, newer = await registry.load(tiny_bundle), await registry.load(newer_bundle)
         await registry.unload("tiny")
@@ -122,7 +122,7 @@ def test_the_stable_label_moves_when_its_version_is_unloaded(tiny_bundle, newer_
     with_registry(use)
 
 
-def test_a_version_that_is_gone_leaves_nothing(tiny_bundle, newer_bundle):
+def test_unload_frees_the_version(tiny_bundle, newer_bundle):
     async def use(registry):
         first = await registry.load(tiny_bundle)
         await registry.load(newer_bundle)
@@ -145,7 +145,7 @@ def test_a_version_that_is_gone_leaves_nothing(tiny_bundle, newer_bundle):
     with_registry(use)
 
 
-def test_a_bad_bundle_leaves_the_good_ones_in_service(tiny_bundle, tmp_path, reseal_bundle):
+def test_load_of_a_bad_bundle_keeps_the_good_ones(tiny_bundle, tmp_path, reseal_bundle):
     async def use(registry):
         await registry.load(tiny_bundle)
         bad = tmp_path / "bad"
@@ -163,7 +163,7 @@ def test_a_bad_bundle_leaves_the_good_ones_in_service(tiny_bundle, tmp_path, res
     with_registry(use)
 
 
-def test_many_at_once_keep_their_order_and_fail_alone(tiny_bundle):
+def test_predict_many_keeps_the_order_of_its_requests(tiny_bundle):
     async def use(registry):
         model = await registry.load(tiny_bundle)
         assert await model.predict_many([]) == []
@@ -182,7 +182,7 @@ def test_many_at_once_keep_their_order_and_fail_alone(tiny_bundle):
     with_registry(use)
 
 
-def test_more_than_the_queue_holds(tiny_bundle):
+def test_predict_many_beyond_the_queue_refuses_the_rest(tiny_bundle):
     async def use(registry):
         model = await registry.load(tiny_bundle)
         answers = await model.predict_many([TextRequest("hi", ())] * 10)
@@ -193,7 +193,7 @@ def test_more_than_the_queue_holds(tiny_bundle):
     with_registry(use, limits=BatchLimits(max_waiting=4))
 
 
-def test_long_texts_are_tokenized_off_the_event_loop(tiny_bundle):
+def test_long_text_is_tokenized_off_the_event_loop(tiny_bundle):
     async def use(registry):
         model = await registry.load(tiny_bundle)
         answer = await model.predict(TextRequest("fly to boston " * 500, ()))
@@ -203,13 +203,13 @@ def test_long_texts_are_tokenized_off_the_event_loop(tiny_bundle):
     with_registry(use)
 
 
-def test_the_observer_of_each_model(tiny_bundle, other_bundle):
+def test_each_version_gets_its_own_observer(tiny_bundle, other_bundle):
     names = []
 
     async def use(registry):
         await registry.load(tiny_bundle)
         await registry.load(other_bundle, name="second")
 
-    with_registry(use, make_observer=lambda *seen: names.append(seen))
+    with_registry(use, make_observer=lambda *version: names.append(version))
     assert [name for name, _ in names] == ["tiny", "second"]
     assert all(len(version) == 64 for _, version in names)

@@ -35,13 +35,13 @@ def versions(tmp_path_factory: pytest.TempPathFactory, make_tiny_bundle: Callabl
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "models" / "tiny"
-    made.mkdir(parents=True)
-    return made
+    directory = tmp_path / "models" / "tiny"
+    directory.mkdir(parents=True)
+    return directory
 
 
 def point(place: Path, bundle: Path) -> None:
-    """Makes a link point to another bundle, at once."""
+    """Make a link point to another bundle, atomically."""
     new = place.with_name(f".{place.name}")
     new.symlink_to(bundle)
     new.replace(place)
@@ -169,17 +169,17 @@ def end(process: Process) -> list[str]:
 
 
 def swap(process: Process, folder: Path, versions: dict[str, Path], models: stubs.ModelsStub, times: int) -> list[int]:
-    """Swaps to and fro; resident memory after each swap."""
-    seen = []
+    """Swap to and fro, and return the resident memory after each swap."""
+    resident = []
     for length, name in itertools.islice(itertools.cycle(((21, "b"), (20, "a"))), times):
         point(folder / "stable", versions[name])
         eventually(lambda length=length: length_of(models) == length)
         eventually(lambda: count(models) == 1)
-        seen.append(memory(process))
-    return seen
+        resident.append(memory(process))
+    return resident
 
 
-def test_swaps_under_load(
+def test_swaps_under_load_lose_no_call(
     start_server: Callable[..., Process],
     folder: Path,
     versions: dict[str, Path],
@@ -196,7 +196,7 @@ def test_swaps_under_load(
     assert "ready; loading took" in " ".join(process.lines)
 
 
-def test_a_corrupt_bundle_is_dropped_in_while_calls_run(
+def test_corrupt_bundle_under_load_changes_nothing(
     start_server: Callable[..., Process],
     folder: Path,
     versions: dict[str, Path],
@@ -235,7 +235,7 @@ def test_a_corrupt_bundle_is_dropped_in_while_calls_run(
     assert "model.onnx was changed or damaged" in line
 
 
-def test_canary_shares_promotion_and_rollback(
+def test_canary_gets_its_share_until_rollback(
     start_server: Callable[..., Process],
     folder: Path,
     versions: dict[str, Path],
@@ -265,8 +265,8 @@ def test_canary_shares_promotion_and_rollback(
         assert sum(answered(version="canary")) == sum(answered(version=canary[:8])) == 100
         (folder / "traffic.toml").write_text("canary = 0.5\n")
         eventually(lambda: sum(answered()) > sum(few))
-        more = answered()
-        assert all(now for before, now in zip(few, more, strict=True) if before), "who had it keeps it"
+        larger_share = answered()
+        assert all(now for before, now in zip(few, larger_share, strict=True) if before), "who had it keeps it"
         point(folder / "stable", versions["b"])
         (folder / "canary").unlink()
         eventually(lambda: count(stub) == 1)
@@ -277,7 +277,7 @@ def test_canary_shares_promotion_and_rollback(
     assert end(process) == []
 
 
-def test_versions_given_at_the_start(
+def test_versions_given_at_the_start_get_labels(
     start_server: Callable[..., Process], versions: dict[str, Path], models: Callable[[str], stubs.ModelsStub]
 ) -> None:
     port = free_port()
@@ -285,19 +285,19 @@ def test_versions_given_at_the_start(
     process = start_server(*(versions[name] for name in "abc"), *shares, *WATCH)
     target = process.target()
     stub = models(target)
-    found = {tuple(m.labels): m for m in stub.ListModels(pb.ListModelsRequest()).models}
-    assert {labels: m.max_length_tokens for labels, m in found.items()} == {
+    models_by_label = {tuple(m.labels): m for m in stub.ListModels(pb.ListModelsRequest()).models}
+    assert {labels: m.max_length_tokens for labels, m in models_by_label.items()} == {
         ("stable",): 20,
         ("canary",): 21,
         ("shadow",): 22,
     }
-    agreed = f'palm_shadow_answers_total{{model="tiny",outcome="agreed",task="slots",version="{found["shadow",].version[:12]}"}}'
+    agreed = f'palm_shadow_answers_total{{model="tiny",outcome="agreed",task="slots",version="{models_by_label["shadow",].version[:12]}"}}'
     with grpc.insecure_channel(target) as channel:
         parse = stubs.DialogueUnderstandingStub(channel).Parse
 
         def shadowed() -> bool:
             answer = parse(pb.ParseRequest(text="fly to boston"))
-            assert answer.version != found["shadow",].version
+            assert answer.version != models_by_label["shadow",].version
             return agreed in metrics(port)
 
         eventually(shadowed)
@@ -305,7 +305,7 @@ def test_versions_given_at_the_start(
     assert end(process) == []
 
 
-def test_loading_by_rpc_swaps(
+def test_load_by_rpc_swaps_the_version(
     start_server: Callable[..., Process],
     folder: Path,
     versions: dict[str, Path],
@@ -331,7 +331,7 @@ def test_loading_by_rpc_swaps(
     assert all("damaged" in line for line in errors)
 
 
-def test_an_empty_directory_serves_when_a_bundle_comes(
+def test_server_of_an_empty_directory_loads_what_comes(
     start_server: Callable[..., Process], folder: Path, versions: dict[str, Path]
 ) -> None:
     process = start_server("--watch", folder.parent, *WATCH)
@@ -343,7 +343,7 @@ def test_an_empty_directory_serves_when_a_bundle_comes(
     assert end(process) == []
 
 
-def test_no_directory_to_watch(start_server: Callable[..., Process], tmp_path: Path) -> None:
+def test_server_without_its_directory_fails_to_start(start_server: Callable[..., Process], tmp_path: Path) -> None:
     process = start_server("--watch", tmp_path / "absent", *WATCH)
     assert process.finish() == 2
     (message,) = process.errors
@@ -351,7 +351,7 @@ def test_no_directory_to_watch(start_server: Callable[..., Process], tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_hundred_swaps_under_load(
+def test_hundred_swaps_under_load_leak_no_memory(
     start_server: Callable[..., Process],
     folder: Path,
     versions: dict[str, Path],
@@ -364,8 +364,8 @@ def test_a_hundred_swaps_under_load(
     with Load(target) as load:
         # Its own buffers and threads are there first, so that only swaps are measured.
         eventually(lambda: sum(load.answers.values()) > 2_000)
-        seen = swap(process, folder, versions, models(target), 100)
-    print(f"memory after 2, 10, 50, 100 swaps: {[seen[i - 1] // 1024 for i in (2, 10, 50, 100)]} MiB")
+        resident = swap(process, folder, versions, models(target), 100)
+    print(f"memory after 2, 10, 50, 100 swaps: {[resident[i - 1] // 1024 for i in (2, 10, 50, 100)]} MiB")
     assert load.failures == []
     assert end(process) == []
-    assert seen[-1] <= 1.05 * seen[1], seen
+    assert resident[-1] <= 1.05 * resident[1], resident

@@ -20,17 +20,17 @@ class Version:
     mirror: object = field(default=None)
 
 
-def family(*versions: Version, **labels: Version) -> ModelVersions:
-    made = ModelVersions("m", TrafficShares(canary=0.3))
-    made.versions.extend(versions)  # type: ignore[arg-type]
-    made.relabel(labels)  # type: ignore[arg-type]
-    return made
+def make_versions(*versions: Version, **labels: Version) -> ModelVersions:
+    model_versions = ModelVersions("m", TrafficShares(canary=0.3))
+    model_versions.versions.extend(versions)  # type: ignore[arg-type]
+    model_versions.relabel(labels)  # type: ignore[arg-type]
+    return model_versions
 
 
 A, B, C = (Version(letter * 64) for letter in "abc")
 
 
-def test_shares_are_kept() -> None:
+def test_falls_in_keeps_the_share() -> None:
     for share in (0.01, 0.1, 0.5):
         hits = sum(falls_in(share, "m", f"session {i}") for i in range(20_000))
         assert hits / 20_000 == pytest.approx(share, rel=0.15)
@@ -39,18 +39,18 @@ def test_shares_are_kept() -> None:
 
 
 @given(st.text(), st.text(), st.floats(0, 1), st.floats(0, 1))
-def test_who_is_in_a_share_is_in_every_larger_one(name: str, key: str, one: float, other: float) -> None:
-    small, large = sorted((one, other))
+def test_falls_in_stays_true_for_larger_shares(name: str, key: str, first: float, second: float) -> None:
+    small, large = sorted((first, second))
     assert falls_in(small, name, key) <= falls_in(large, name, key)
 
 
-def test_models_do_not_share_their_samples() -> None:
+def test_falls_in_is_independent_between_models() -> None:
     both = sum(falls_in(0.5, "a", str(i)) and falls_in(0.5, "b", str(i)) for i in range(4_000))
     assert both / 4_000 == pytest.approx(0.25, abs=0.03)
 
 
-def test_routing() -> None:
-    versions = family(A, B, stable=A, canary=B)
+def test_route_sends_the_canary_its_share() -> None:
+    versions = make_versions(A, B, stable=A, canary=B)
     answered = [versions.route(str(i)) for i in range(1_000)]
     assert answered == [versions.route(str(i)) for i in range(1_000)]
     assert answered.count(B) / 1_000 == pytest.approx(0.3, abs=0.05)
@@ -63,8 +63,8 @@ def test_routing() -> None:
     assert versions.find(CANARY) is B
 
 
-def test_labels_move_at_once() -> None:
-    versions = family(A, B, stable=A, canary=B)
+def test_relabel_moves_all_labels_at_once() -> None:
+    versions = make_versions(A, B, stable=A, canary=B)
     assert (A.labels, B.labels) == (("stable",), ("canary",))
     versions.relabel({STABLE: B, "v2": B})
     assert (A.labels, B.labels) == ((), ("stable", "v2"))
@@ -72,8 +72,8 @@ def test_labels_move_at_once() -> None:
         versions.find(CANARY)
 
 
-def test_the_stable_version_goes() -> None:
-    versions = family(A, B, C, stable=A, canary=C)
+def test_remove_of_the_stable_version_moves_the_label() -> None:
+    versions = make_versions(A, B, C, stable=A, canary=C)
     versions.remove(A)
     assert versions.find() is B, "C is only being tried"
     versions.remove(B)

@@ -25,9 +25,9 @@ def versions(tmp_path_factory: pytest.TempPathFactory, make_tiny_bundle: Callabl
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "models"
-    made.mkdir()
-    return made
+    bundles = tmp_path / "models"
+    bundles.mkdir()
+    return bundles
 
 
 def put(bundle: Path, place: Path) -> None:
@@ -63,7 +63,7 @@ def watching(folder: Path, use: Callable[[Registry, Watcher], Awaitable[None]], 
 async def looks(watcher: Watcher, times: int = 2) -> None:
     """The first look sees a change, the second that it is over."""
     for _ in range(times):
-        await watcher.look()
+        await watcher.poll()
 
 
 def short(registry: Registry) -> dict[str, int]:
@@ -71,7 +71,7 @@ def short(registry: Registry) -> dict[str, int]:
     return {label: model.manifest.max_length for model in registry.list() for label in model.labels}
 
 
-def test_what_is_there_at_the_start(folder: Path, versions: dict[str, Path]) -> None:
+def test_watcher_loads_what_is_there_at_the_start(folder: Path, versions: dict[str, Path]) -> None:
     put(versions["a"], folder / "faq")
     put(versions["a"], folder / "support" / "stable")
     put(versions["b"], folder / "support" / "canary")
@@ -89,7 +89,7 @@ def test_what_is_there_at_the_start(folder: Path, versions: dict[str, Path]) -> 
     watching(folder, use)
 
 
-def test_a_swap_waits_until_files_are_still(folder: Path, versions: dict[str, Path]) -> None:
+def test_watcher_waits_until_files_are_unchanged(folder: Path, versions: dict[str, Path]) -> None:
     place = folder / "tiny"
     put(versions["a"], place)
 
@@ -97,12 +97,12 @@ def test_a_swap_waits_until_files_are_still(folder: Path, versions: dict[str, Pa
         await watcher.start()
         old = registry.get("tiny")
         put(versions["b"], place)
-        await watcher.look()
+        await watcher.poll()
         assert registry.get("tiny") is old
         os.utime(place / "README.md")
-        await watcher.look()
+        await watcher.poll()
         assert registry.get("tiny") is old, "it changed since the last look"
-        await watcher.look()
+        await watcher.poll()
         new = registry.get("tiny")
         assert (new.manifest.max_length, new.labels) == (21, ("stable",))
         await asyncio.sleep(0)
@@ -115,7 +115,7 @@ def test_a_swap_waits_until_files_are_still(folder: Path, versions: dict[str, Pa
     watching(folder, use)
 
 
-def test_a_corrupt_bundle_never_replaces_a_good_one(
+def test_watcher_never_swaps_in_a_corrupt_bundle(
     folder: Path, versions: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     place = folder / "tiny"
@@ -142,7 +142,7 @@ def test_a_corrupt_bundle_never_replaces_a_good_one(
     watching(folder, use)
 
 
-def test_half_a_bundle_is_nothing_yet(folder: Path, versions: dict[str, Path]) -> None:
+def test_watcher_ignores_an_incomplete_bundle(folder: Path, versions: dict[str, Path]) -> None:
     place = folder / "tiny"
     put(versions["a"], place)
 
@@ -163,7 +163,7 @@ def test_half_a_bundle_is_nothing_yet(folder: Path, versions: dict[str, Path]) -
     watching(folder, use)
 
 
-def test_rollout_promotion_and_rollback_by_links(folder: Path, versions: dict[str, Path]) -> None:
+def test_watcher_follows_links_through_a_rollout(folder: Path, versions: dict[str, Path]) -> None:
     def point(label: str, version: str) -> None:
         new = folder / "tiny" / f".{label}"
         new.symlink_to(versions[version])
@@ -195,7 +195,7 @@ def test_rollout_promotion_and_rollback_by_links(folder: Path, versions: dict[st
     watching(folder, use)
 
 
-def test_versions_by_number(folder: Path, versions: dict[str, Path]) -> None:
+def test_watcher_serves_the_highest_number(folder: Path, versions: dict[str, Path]) -> None:
     put(versions["a"], folder / "tiny" / "9")
 
     async def use(registry: Registry, watcher: Watcher) -> None:
@@ -215,7 +215,7 @@ def test_versions_by_number(folder: Path, versions: dict[str, Path]) -> None:
     watching(folder, use)
 
 
-def test_shares_change_and_wrong_ones_are_left(folder: Path, versions: dict[str, Path]) -> None:
+def test_watcher_updates_shares_and_ignores_invalid_ones(folder: Path, versions: dict[str, Path]) -> None:
     put(versions["a"], folder / "tiny" / "stable")
     file = folder / "tiny" / "traffic.toml"
 
@@ -233,7 +233,7 @@ def test_shares_change_and_wrong_ones_are_left(folder: Path, versions: dict[str,
     watching(folder, use, default_traffic=lambda name: TrafficShares(canary=0.7))
 
 
-def test_what_is_gone_goes_out_but_not_with_the_whole_directory(
+def test_watcher_retires_bundles_but_not_all_at_once(
     folder: Path, versions: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     put(versions["a"], folder / "one")
@@ -250,7 +250,7 @@ def test_what_is_gone_goes_out_but_not_with_the_whole_directory(
         assert caplog.text.count("what is in service stays") == 1
         folder.with_name("unmounted").rename(folder)
         (folder / "two").rmdir()
-        await watcher.look()
+        await watcher.poll()
         assert len(registry.list()) == 2
         await looks(watcher)
         assert [model.name for model in registry.list()] == ["one"]
@@ -258,7 +258,7 @@ def test_what_is_gone_goes_out_but_not_with_the_whole_directory(
     watching(folder, use)
 
 
-def test_the_directory_must_be_there(tmp_path: Path) -> None:
+def test_watcher_without_a_directory_raises(tmp_path: Path) -> None:
     async def use(registry: Registry, watcher: Watcher) -> None:
         with pytest.raises(BundleError, match="absent cannot be watched: no such directory"):
             await watcher.start()
@@ -266,7 +266,7 @@ def test_the_directory_must_be_there(tmp_path: Path) -> None:
     watching(tmp_path / "absent", use)
 
 
-def test_an_empty_directory_waits_for_bundles(folder: Path, versions: dict[str, Path]) -> None:
+def test_watcher_of_an_empty_directory_waits(folder: Path, versions: dict[str, Path]) -> None:
     async def use(registry: Registry, watcher: Watcher) -> None:
         assert await watcher.start() == []
         put(versions["a"], folder / "tiny")
@@ -276,7 +276,7 @@ def test_an_empty_directory_waits_for_bundles(folder: Path, versions: dict[str, 
     watching(folder, use)
 
 
-def test_loading_by_name(folder: Path, versions: dict[str, Path]) -> None:
+def test_watcher_load_by_name_returns_the_stable_version(folder: Path, versions: dict[str, Path]) -> None:
     put(versions["a"], folder / "tiny")
 
     async def use(registry: Registry, watcher: Watcher) -> None:
@@ -305,7 +305,7 @@ def test_loading_by_name(folder: Path, versions: dict[str, Path]) -> None:
     watching(folder, use)
 
 
-def test_one_bundle_under_two_labels_is_one_version(folder: Path, versions: dict[str, Path]) -> None:
+def test_watcher_opens_a_bundle_with_two_labels_once(folder: Path, versions: dict[str, Path]) -> None:
     put(versions["a"], folder / "tiny" / "stable")
     put(versions["a"], folder / "tiny" / "canary")
 
@@ -316,7 +316,7 @@ def test_one_bundle_under_two_labels_is_one_version(folder: Path, versions: dict
     watching(folder, use)
 
 
-def test_it_takes_over_a_name_that_was_given_at_the_start(folder: Path, versions: dict[str, Path]) -> None:
+def test_watcher_takes_over_a_name_loaded_before(folder: Path, versions: dict[str, Path]) -> None:
     async def use(registry: Registry, watcher: Watcher) -> None:
         await registry.load(versions["a"])
         await watcher.start()
@@ -331,7 +331,7 @@ def test_it_takes_over_a_name_that_was_given_at_the_start(folder: Path, versions
     watching(folder, use)
 
 
-def test_errors_that_nobody_foresaw_are_failures_too(
+def test_watcher_records_unexpected_errors_as_failures(
     folder: Path, versions: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(versions["a"], folder / "one")
@@ -355,7 +355,7 @@ def test_errors_that_nobody_foresaw_are_failures_too(
     watching(folder, use)
 
 
-def test_an_engine_that_cannot_run_the_graph(folder: Path, versions: dict[str, Path]) -> None:
+def test_watcher_records_an_engine_that_cannot_run(folder: Path, versions: dict[str, Path]) -> None:
     put(versions["a"], folder / "tiny")
 
     async def use(registry: Registry, watcher: Watcher) -> None:
@@ -381,13 +381,13 @@ def test_an_engine_that_cannot_run_the_graph(folder: Path, versions: dict[str, P
     watching(folder, use)
 
 
-def test_a_bundle_that_changes_while_it_is_loaded(folder: Path, versions: dict[str, Path]) -> None:
+def test_watcher_rejects_a_bundle_that_changes_on_load(folder: Path, versions: dict[str, Path]) -> None:
     put(versions["a"], folder / "tiny")
 
     async def use(registry: Registry, watcher: Watcher) -> None:
         await watcher.start()
         put(versions["b"], folder / "tiny")
-        await watcher.look()
+        await watcher.poll()
         opened = registry.open
 
         async def meddle(*arguments: object) -> object:
@@ -397,7 +397,7 @@ def test_a_bundle_that_changes_while_it_is_loaded(folder: Path, versions: dict[s
             return model
 
         registry.open = meddle  # type: ignore[assignment, method-assign]
-        await watcher.look()
+        await watcher.poll()
         assert short(registry) == {"stable": 20}
         assert "changed while it was loaded" in str(registry.failures["tiny", "stable"].error)
         put(versions["b"], folder / "tiny")
