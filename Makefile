@@ -34,7 +34,7 @@ test: lint types  ## lint, types and the quick tests
 	@$(PY) -m pytest -m "not slow" -n auto --dist worksteal
 
 test-slow: $(READY)  ## the tests that take minutes; PALM_DATA=DIR adds those on public data
-	@$(PY) -m pytest -m slow -n auto --dist worksteal
+	@$(PY) -m pytest -m slow -rs -n auto --dist worksteal
 
 lint: $(READY)  ## ruff: rules and format
 	@echo "==> lint"
