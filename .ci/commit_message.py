@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 SUBJECT_CHARACTERS = 72
-SUBJECT = re.compile(r"[a-z0-9_./ -]+: [a-z`].*[^.]", re.IGNORECASE)
+SUBJECT = re.compile(r"[a-z0-9_./, -]+: [a-z`].*[^.]", re.IGNORECASE)
 UNCHECKED = ("Merge ", "Revert ", "fixup! ", "squash! ")
 
 
