@@ -20,7 +20,7 @@ from palm_trainer.data.targets.masked_lm import MaskedLMTarget
 from palm_trainer.errors import ConfigError
 from palm_trainer.tensors import NO_SOFT_TARGET
 
-SoftTargets = Mapping[str, Sequence[npt.NDArray[np.float32]]]
+SoftTargetsByTask = Mapping[str, Sequence[npt.NDArray[np.float32]]]
 """Probabilities of teachers by task, one array for each feature: [classes], or [tokens, classes]."""
 
 
@@ -81,7 +81,7 @@ class EncodedDataset:
         for task, target in targets.items():
             encode = target.encode
             self._encoded[task] = [encode(examples[feature.example], feature.rows[0]) for feature in self._features]
-        self._soft: SoftTargets = {}
+        self._soft: SoftTargetsByTask = {}
         self._token_ids = frozenset(self.piece_ids().tolist() if substitution else ())
 
     def __len__(self) -> int:
@@ -109,7 +109,7 @@ class EncodedDataset:
         """Input layout of the data set."""
         return self._inputs
 
-    def attach_soft_targets(self, soft: SoftTargets) -> None:
+    def attach_soft_targets(self, soft: SoftTargetsByTask) -> None:
         """Attach the probabilities of teachers.
 
         An example that substitution changes keeps soft targets for the text, and loses those for its tokens.

@@ -1,1 +1,1 @@
-"""The multi-task model: encoders, heads and checkpoints."""
+"""The multi-task model: encoders, heads, checkpoints and downloads."""

@@ -1,10 +1,9 @@
-"""Models on disk. A checkpoint directory is written beside its place and renamed into it, so that a crash, a full disk or Ctrl-C leaves the
-previous one usable.
+"""Checkpoints. A directory is written under another name and then renamed, so a crash or a full disk leaves the previous one usable.
 
-    model.safetensors   weights of backbone and heads
-    model.json          what is needed to build the model again: encoder configuration, tasks with labels and decoding
-    tokenizer.json
-    training.pt         only in `last/`: optimizer, generators, counters
+model.safetensors   weights of encoder and heads
+model.json          description to build the model from: encoder configuration, tasks with labels and decoding
+tokenizer.json
+training.pt         only in `last/`: optimizer, generators, counters
 """
 
 import json
@@ -18,6 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
 from palm_serve.bundle.manifest import EncoderInfo, TaskInfo
@@ -28,7 +28,10 @@ from palm_trainer.model.encoders.encoder import Pooling
 from palm_trainer.model.heads import make_head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel
 
-WEIGHTS, DESCRIPTION, TOKENIZER, TRAINING = "model.safetensors", "model.json", "tokenizer.json", "training.pt"
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "model.json"
+TOKENIZER = "tokenizer.json"
+TRAINING = "training.pt"
 _OLD_SUFFIX = ".old"
 
 
@@ -46,21 +49,22 @@ class ModelDescription(BaseModel):
     tasks: dict[str, TaskInfo]
     auxiliary: tuple[str, ...] = ()
     own: dict[str, str] = {}
-    """Parts that the user wrote (`backbone`, `heads.NAME`) and the name of each one's class. Only who has the classes can build the model."""
+    """Class name of each part that the user wrote (`backbone`, `heads.NAME`). The model can be built only with these classes."""
 
 
 def describe_model(trained: TrainedModel) -> ModelDescription:
-    """What `model.json` holds."""
+    """Return the contents of `model.json`."""
     backbone = trained.model.backbone
-    own = {
-        f"heads.{name}": _class_name(head.user) for name, head in trained.model.heads.items() if hasattr(head, "user")
-    }
+    custom_parts = {}
+    for name, head in trained.model.heads.items():
+        if hasattr(head, "user"):
+            custom_parts[f"heads.{name}"] = _class_name(head.user)
     encoder_config = {}
     if isinstance(backbone.encoder, PreTrainedModel):
         settings = backbone.encoder.config
         encoder_config = {**settings.to_diff_dict(), "model_type": settings.model_type}
     else:
-        own["backbone"] = _class_name(backbone.encoder)
+        custom_parts["backbone"] = _class_name(backbone.encoder)
     return ModelDescription(
         encoder_config=encoder_config,
         pooling=backbone.pooling,
@@ -69,7 +73,7 @@ def describe_model(trained: TrainedModel) -> ModelDescription:
         max_length=trained.max_length,
         tasks=trained.tasks,
         auxiliary=tuple(sorted(trained.auxiliary)),
-        own=own,
+        own=custom_parts,
     )
 
 
@@ -78,28 +82,21 @@ def _class_name(part: object) -> str:
 
 
 def save_trained(trained: TrainedModel, directory: Path, training: Mapping[str, Any] | None = None) -> None:
-    """Writes a checkpoint atomically. Raises CheckpointError when the disk refuses; the previous checkpoint then stands.
+    """Write a checkpoint atomically.
 
     Args:
-        trained: what to write.
-        directory: `RUN/best` or `RUN/last`; replaced as a whole.
-        training: state to resume from; tensors, numbers, strings, lists and dicts only.
+        trained: model to write.
+        directory: `RUN/best` or `RUN/last`, replaced as a whole.
+        training: state to resume from: tensors, numbers, strings, lists and dicts only.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be written. The previous one is then unchanged.
     """
-    new, old = directory.with_name(directory.name + NEW_SUFFIX), directory.with_name(directory.name + _OLD_SUFFIX)
+    new = directory.with_name(directory.name + NEW_SUFFIX)
+    old = directory.with_name(directory.name + _OLD_SUFFIX)
     try:
         shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        # copies: safetensors refuses storage that tensors share, as those of two tasks with one head do
-        weights = {
-            name: value.detach().cpu().contiguous().clone() for name, value in trained.model.state_dict().items()
-        }
-        save_file(weights, new / WEIGHTS)
-        (new / DESCRIPTION).write_text(describe_model(trained).model_dump_json(indent=1), encoding="utf-8")
-        (new / TOKENIZER).write_text(trained.tokenizer_json, encoding="utf-8")
-        if training is not None:
-            torch.save(dict(training), new / TRAINING)
-        for path in (*new.iterdir(), new):
-            sync_to_disk(path)
+        _write_files(trained, new, training)
         if directory.exists():
             shutil.rmtree(old, ignore_errors=True)
             directory.rename(old)
@@ -111,12 +108,33 @@ def save_trained(trained: TrainedModel, directory: Path, training: Mapping[str, 
         if old.exists() and not directory.exists():
             old.rename(directory)
         raise CheckpointError(
-            f"checkpoint {directory} could not be written: {error}. Free some space or choose another output; the previous checkpoint stands."
+            f"checkpoint {directory} could not be written: {error}. "
+            "Free some space or choose another output; the previous checkpoint stands."
         ) from error
 
 
+def _write_files(trained: TrainedModel, folder: Path, training: Mapping[str, Any] | None) -> None:
+    """Write the files of a checkpoint to a new directory and force them to disk."""
+    folder.mkdir(parents=True)
+    weights = {}
+    for name, tensor in trained.model.state_dict().items():
+        # Copies: safetensors refuses storage that tensors share, as those of two tasks with one head do.
+        weights[name] = tensor.detach().cpu().contiguous().clone()
+    save_file(weights, folder / WEIGHTS)
+    (folder / DESCRIPTION).write_text(describe_model(trained).model_dump_json(indent=1), encoding="utf-8")
+    (folder / TOKENIZER).write_text(trained.tokenizer_json, encoding="utf-8")
+    if training is not None:
+        torch.save(dict(training), folder / TRAINING)
+    for path in (*folder.iterdir(), folder):
+        sync_to_disk(path)
+
+
 def checkpoint_directory(run: Path, which: str = "best") -> Path:
-    """The directory of a checkpoint, recovered when a crash fell between its two renames. Raises CheckpointError when there is none."""
+    """Return the directory of a checkpoint, and recover it if a crash fell between its two renames.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     if not run.is_dir():
         raise CheckpointError(f"{run}: no such run directory. Train one with `palm-train run CONFIG --output {run}`.")
     directory = run / which
@@ -125,18 +143,19 @@ def checkpoint_directory(run: Path, which: str = "best") -> Path:
         old.rename(directory)
     if not (directory / DESCRIPTION).is_file():
         raise CheckpointError(
-            f"{run} holds no '{which}' checkpoint: {directory / DESCRIPTION} is missing. Was the training stopped before its first evaluation?"
+            f"{run} holds no '{which}' checkpoint: {directory / DESCRIPTION} is missing. "
+            "Was the training stopped before its first evaluation?"
         )
     return directory
 
 
 def has_checkpoint(run: Path, which: str) -> bool:
-    """Whether a run holds this checkpoint, one that a crash left between its two renames included."""
+    """Return True if a run has a checkpoint, or a crash left it between its two renames."""
     return any((run / (which + suffix)).exists() for suffix in ("", _OLD_SUFFIX))
 
 
 def remove_checkpoints(run: Path) -> None:
-    """Deletes `best/` and `last/` of a run, and what a crash left of them."""
+    """Delete `best/` and `last/` of a run, and incomplete copies of them."""
     for which in ("best", "last"):
         for suffix in ("", _OLD_SUFFIX, NEW_SUFFIX):
             shutil.rmtree(run / (which + suffix), ignore_errors=True)
@@ -145,11 +164,15 @@ def remove_checkpoints(run: Path) -> None:
 def load_trained(
     run: Path, which: str = "best", build: Callable[[ModelDescription], MultiTaskModel] | None = None
 ) -> TrainedModel:
-    """Builds the model of `RUN/best` (or `last`) in eval mode, on the CPU, in fp32. Raises CheckpointError when it is missing or damaged.
+    """Build the model of a checkpoint in eval mode, on the CPU, in fp32.
 
     Args:
-        run, which: where it is.
-        build: builds a model with parts that the user wrote, perhaps without some heads; None: `build_model`.
+        run: directory of the run.
+        which: `best` or `last`.
+        build: builds a model with parts that the user wrote, perhaps without some heads. None: `build_model`.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
     """
     directory = checkpoint_directory(run, which)
     try:
@@ -159,13 +182,12 @@ def load_trained(
         weights = load_file(directory / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
-            f"checkpoint {directory} is damaged: {str(error).splitlines()[0]}. Use the other of best and last, or train again."
+            f"checkpoint {directory} is damaged: {str(error).splitlines()[0]}. "
+            "Use the other of best and last, or train again."
         ) from error
     model = (build or build_model)(description)
     try:
-        model.load_state_dict(
-            {k: v for k, v in weights.items() if k.split(".")[0] != "heads" or k.split(".")[1] in model.heads}
-        )
+        model.load_state_dict(_model_weights(weights, model))
     except RuntimeError as error:
         raise CheckpointError(
             f"checkpoint {directory} does not fit its own model.json: {str(error).splitlines()[0]}. Train again."
@@ -180,16 +202,30 @@ def load_trained(
     )
 
 
+def _model_weights(weights: Mapping[str, Tensor], model: MultiTaskModel) -> dict[str, Tensor]:
+    """Return the weights without those of heads that the model lacks."""
+    model_weights = {}
+    for name, tensor in weights.items():
+        part, child, *_ = name.split(".")
+        if part != "heads" or child in model.heads:
+            model_weights[name] = tensor
+    return model_weights
+
+
 def build_model(description: ModelDescription) -> MultiTaskModel:
-    """The model that `model.json` describes, with random weights. Raises CheckpointError for one with parts that the user wrote."""
+    """Build the model of a `model.json` with random weights.
+
+    Raises:
+        CheckpointError: the model has parts that the user wrote.
+    """
     if description.own:
         parts = ", ".join(f"{part}: {name}" for part, name in description.own.items())
         raise CheckpointError(
-            f"the model has parts of your own ({parts}), which a command cannot build. In Python, a trainer with these parts loads it (load_ckpt) "
-            "and exports it (export)."
+            f"the model has parts of your own ({parts}), which a command cannot build. "
+            "In Python, a trainer with these parts loads it (load_ckpt) and exports it (export)."
         )
-    raw = dict(description.encoder_config)
-    config = AutoConfig.for_model(raw.pop("model_type"), **raw)
+    encoder_config = dict(description.encoder_config)
+    config = AutoConfig.for_model(encoder_config.pop("model_type"), **encoder_config)
     backbone = Encoder(new_encoder(config), pooling=description.pooling, takes_types=description.takes_types)
     rows, columns = backbone.embedding_table.shape
     heads = {
@@ -200,18 +236,26 @@ def build_model(description: ModelDescription) -> MultiTaskModel:
 
 
 def load_training_state(run: Path) -> dict[str, Any]:
-    """The state that `RUN/last` was saved with. Raises CheckpointError when there is none."""
+    """Load the training state of `RUN/last`.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
     path = checkpoint_directory(run, "last") / TRAINING
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        said = str(error).partition("\n")[0] or "it ends too soon"
-        raise CheckpointError(f"{path} cannot be read: {said}. Start again with --overwrite.") from error
+        reason = str(error).partition("\n")[0] or "it ends too soon"
+        raise CheckpointError(f"{path} cannot be read: {reason}. Start again with --overwrite.") from error
     return state
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file of a run. Raises CheckpointError when it is missing or damaged."""
+    """Read a JSON file of a run.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""MultiTaskModel: one backbone, a head per task; any subset of tasks in one encoder pass. TrainedModel: that, with all that using it takes."""
+"""The multi-task model: one encoder and a head for each task. Any subset of tasks takes one encoder pass."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,11 @@ from palm_trainer.tensors import check_fit
 
 
 class MultiTaskModel(nn.Module):
-    """The shared encoder with its heads by task name. Raises WiringError when a head needs what the backbone does not give."""
+    """The shared encoder with its heads by task name.
+
+    Raises:
+        WiringError: a head needs a tensor that the encoder does not have.
+    """
 
     def __init__(self, backbone: Encoder, heads: Mapping[str, Head]) -> None:
         super().__init__()
@@ -29,22 +33,32 @@ class MultiTaskModel(nn.Module):
         return tuple(spec.name for spec in self.backbone.inputs)
 
     def head(self, task: str) -> Head:
-        """The head of a task."""
+        """Return the head of a task."""
         head = self.heads[task]
         assert isinstance(head, Head)
         return head
 
     def output_names(self, tasks: Sequence[str] | None = None) -> tuple[str, ...]:
-        """Names of the outputs (`intent.logits`) for some tasks, in order."""
-        chosen = list(self.heads) if tasks is None else tasks
-        return tuple(f"{task}.{tensor}" for task in chosen for tensor in self.head(task).tensors)
+        """List the names of the outputs (`intent.logits`) of some tasks (None: all), in order."""
+        names: list[str] = []
+        for task in self.heads if tasks is None else tasks:
+            names += [f"{task}.{tensor}" for tensor in self.head(task).tensors]
+        return tuple(names)
 
     def forward(self, *, tasks: Sequence[str] | None = None, **inputs: Tensor) -> dict[str, Tensor]:
-        """int64 [B, S] inputs by name -> outputs by name (`intent.logits` [B, C], `slots.logits` [B, S, T]) of `tasks` (None: all), one encoder pass.
+        """Run the encoder once and the heads of some tasks.
 
-        Heads may read the inputs too, and further ones that the backbone does not take.
+        Heads may read the inputs too, also inputs that the encoder does not take.
+
+        Args:
+            tasks: names of the tasks. None: all.
+            inputs: int64 [batch, tokens] by name.
+
+        Returns:
+            Outputs by name, such as `intent.logits` [batch, labels] and `slots.logits` [batch, tokens, tags].
         """
-        features = {**inputs, **self.backbone(**{name: inputs[name] for name in self.input_names if name in inputs})}
+        encoder_inputs = {name: inputs[name] for name in self.input_names if name in inputs}
+        features = {**inputs, **self.backbone(**encoder_inputs)}
         outputs = {}
         for task in self.heads if tasks is None else tasks:
             for tensor, value in self.head(task)(features).items():
@@ -54,9 +68,15 @@ class MultiTaskModel(nn.Module):
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model with all that evaluation, export and prediction need beside it.
+    """A model with everything that evaluation, export and prediction need.
 
-    `tasks` are manifest entries of all tasks, those of `auxiliary` included; `arrays` is what decode.npz will hold.
+    Args:
+        model: the model.
+        tokenizer_json: contents of `tokenizer.json`.
+        max_length: maximum number of tokens.
+        tasks: manifest entries of all tasks, auxiliary ones included.
+        encoder: manifest entry of the encoder.
+        auxiliary: names of the auxiliary tasks.
     """
 
     model: MultiTaskModel
@@ -68,16 +88,23 @@ class TrainedModel:
 
     @property
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Arrays that decoding needs beside the graph, by the names that the tasks' `decode.arrays` give."""
-        found = {}
-        for name, info in self.tasks.items():
-            values = self.model.head(name).decode_arrays()
-            found.update({stored: values[role] for role, stored in info.decode.arrays.items()})
-        return found
+        """Contents of decode.npz: arrays that decoding needs, by the names in the tasks' `decode.arrays`."""
+        arrays = {}
+        for task, info in self.tasks.items():
+            head_arrays = self.model.head(task).decode_arrays()
+            for role, name in info.decode.arrays.items():
+                arrays[name] = head_arrays[role]
+        return arrays
 
 
 def describe_encoder(backbone: Encoder, name: str, pad_token_id: int) -> EncoderInfo:
-    """Facts about an encoder, as the manifest holds them."""
+    """Return the manifest entry of an encoder.
+
+    Args:
+        backbone: the encoder.
+        name: its name.
+        pad_token_id: padding token of its tokenizer.
+    """
     settings = backbone.encoder.config
     return EncoderInfo(
         family=str(settings.model_type),  # type: ignore[union-attr]
@@ -85,6 +112,6 @@ def describe_encoder(backbone: Encoder, name: str, pad_token_id: int) -> Encoder
         layers=int(settings.num_hidden_layers),  # type: ignore[union-attr,arg-type]
         hidden_size=backbone.hidden_size,
         vocab_size=int(settings.vocab_size),  # type: ignore[union-attr,arg-type]
-        parameters=sum(p.numel() for p in backbone.parameters()),
+        parameters=sum(parameter.numel() for parameter in backbone.parameters()),
         pad_token_id=pad_token_id,
     )

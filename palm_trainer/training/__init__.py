@@ -1,1 +1,1 @@
-"""The training loop: sources, mixing, balancing, optimization and regularization."""
+"""Training: the loop, batch sources, mixing, loss balancing, optimization and regularization."""

@@ -1,10 +1,12 @@
-"""The one training loop. It yields what happened; callers print, evaluate and save.
+"""The training loop. It yields an event for each step; callers print, evaluate and save.
 
-One step: the mixing policy names a data set, its sampler a batch, one encoder pass answers all tasks of that data set, their losses are
-combined, and the optimizer moves what got a gradient (heads that the batch does not train stay as they are).
+In one step the mixing policy selects a data set and its sampler a batch. One encoder pass serves all tasks of that
+data set, their losses are combined, and the optimizer updates every parameter that has a gradient. Heads of other data
+sets stay as they are.
 
-The batch may be cut into parts, one after the other in one process (accumulation) or side by side in several. Every loss is divided by the
-number of the task's labels in the whole batch, so that the sum of the parts' gradients is the gradient of the batch.
+A batch may be divided into parts, which run one after the other in one process (accumulation) or in parallel in several
+processes. Every loss is divided by the number of the task's labels in the whole batch, so that the gradients of the
+parts add up to the gradient of the batch.
 """
 
 import math
@@ -36,7 +38,16 @@ from palm_trainer.training.source import Source
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One optimizer step: number from 1, data set, mean loss of each task, rate of the encoder, examples, seconds."""
+    """One optimizer step.
+
+    Args:
+        step: number of the step, from 1.
+        data: name of the data set.
+        losses: mean loss by task.
+        learning_rate: of the encoder.
+        examples: in the batch.
+        seconds: duration.
+    """
 
     step: int
     data: str
@@ -50,19 +61,19 @@ class TrainingLoop:
     """Runs the steps of one training.
 
     Args:
-        model: in any mode; the loop sets train mode at each step.
-        sources: by data set name.
+        model: the loop sets its train mode in each step.
+        sources: by name of the data set.
         mixing: order of the data sets.
-        optimizer: its groups carry `peak_lr`.
-        schedule: factor on the peak rates.
-        balancing: how losses become one.
+        optimizer: its parameter groups have a `peak_lr`.
+        schedule: factor on the peak learning rates.
+        balancing: combines the losses of several tasks.
         precision: device and autocast dtype.
-        max_grad_norm: global norm that gradients are clipped to.
-        ema: follows the parameters; see `averaged`.
-        regularization: what else a step does against learning by heart.
-        distillation: how the answers of teachers count, where batches hold some.
-        accumulate: parts that a process cuts its share of a batch into.
-        processes: that train together.
+        max_grad_norm: maximum global norm of the gradients.
+        ema: average of the parameters, see `averaged`.
+        regularization: regularization methods.
+        distillation: weight of the soft targets, for batches that have some.
+        accumulate: parts into which each process divides its share of a batch.
+        processes: processes that train together.
     """
 
     def __init__(
@@ -104,137 +115,178 @@ class TrainingLoop:
         return len(self.mixing)
 
     def steps(self) -> Iterator[Step]:
-        """Trains to the end, one step an item; may be left and entered again between steps."""
+        """Train to the end, one step for each item. Iteration may stop and continue between steps."""
         while self.step < self.total_steps:
             name = self.mixing[self.step]
             yield self.train_on(name, *self.sources[name].parts(self._accumulate, self.processes))
 
     def train_on(self, name: str, *parts: TrainingBatch) -> Step:
-        """One step on this process's parts of a batch of a data set."""
-        begin = time.perf_counter()
+        """Run one step.
+
+        Args:
+            name: name of the data set.
+            parts: this process's parts of the batch.
+
+        Raises:
+            PalmError: a loss is not finite.
+        """
+        start_time = time.perf_counter()
         source = self.sources[name]
         factor = self._schedule(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        values, examples = self._gradients(name, parts, source.tasks)
-        if values:
-            self._scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._max_grad_norm)
-            self._scaler.step(self.optimizer)
-            self._scaler.update()
-            self.optimizer.zero_grad(set_to_none=True)
-            if self._ema is not None:
-                self._ema.update()
-        self.mixing.observe(name, values)
-        self._balancing.observe(values)
+        losses, examples = self._gradients(name, parts, source.tasks)
+        if losses:
+            self._update_parameters()
+        self.mixing.observe(name, losses)
+        self._balancing.observe(losses)
         self.step += 1
-        rate = self.optimizer.param_groups[0]["lr"]
-        return Step(self.step, name, values, rate, examples, time.perf_counter() - begin)
+        learning_rate = self.optimizer.param_groups[0]["lr"]
+        return Step(self.step, name, losses, learning_rate, examples, time.perf_counter() - start_time)
+
+    def _update_parameters(self) -> None:
+        self._scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._max_grad_norm)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self._ema is not None:
+            self._ema.update()
 
     def _gradients(
         self, name: str, parts: Sequence[TrainingBatch], tasks: Sequence[str]
     ) -> tuple[dict[str, float], int]:
-        """Sums the gradients of a step over its parts and the processes; the loss of each task that the batch has a label for, and its examples."""
-        own = [sum(int(self.model.head(task).labels(part.targets[task])) for part in parts) for task in tasks]
-        answered = [sum(self._answered(task, part) for part in parts) for task in tasks]
-        *counts, examples = self.processes.sum([*own, *answered, sum(part.size for part in parts)])
-        pairs = zip(tasks, counts[: len(own)], counts[len(own) :], strict=True)
-        labels, taught = {}, {}
-        for task, given, soft in pairs:
-            if given or soft:
-                labels[task], taught[task] = given, soft
-        values = dict.fromkeys(labels, 0.0)
-        for part in parts if labels else ():
-            for task, loss in self._learn(part, tasks, (labels, taught), part.size / examples).items():
-                values[task] += loss
-        values = dict(zip(values, self.processes.sum(list(values.values())), strict=True))
-        self._check_finite(values, name)
-        self.processes.sum_gradients(p for group in self.optimizer.param_groups for p in group["params"])
-        return values, round(examples)
+        """Compute the gradients of a step, summed over its parts and the processes.
 
-    def _answered(self, task: str, part: TrainingBatch) -> int:
-        """What teachers have answered of a part of a batch."""
+        Returns:
+            Loss of each task that has a label or soft target in the batch, and the number of examples.
+        """
+        label_counts, soft_counts, examples = self._count_targets(parts, tasks)
+        losses = dict.fromkeys(label_counts, 0.0)
+        for part in parts if label_counts else ():
+            part_losses = self._learn(part, tasks, label_counts, soft_counts, part.size / examples)
+            for task, loss in part_losses.items():
+                losses[task] += loss
+        losses = dict(zip(losses, self.processes.sum(list(losses.values())), strict=True))
+        self._check_finite(losses, name)
+        parameters = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+        self.processes.sum_gradients(parameters)
+        return losses, round(examples)
+
+    def _count_targets(
+        self, parts: Sequence[TrainingBatch], tasks: Sequence[str]
+    ) -> tuple[dict[str, float], dict[str, float], float]:
+        """Count over all processes: labels and soft targets of each task that has some, and examples."""
+        counts: list[float] = []
+        for task in tasks:
+            counts.append(sum(int(self.model.head(task).labels(part.targets[task])) for part in parts))
+        for task in tasks:
+            counts.append(sum(self._count_soft_targets(task, part) for part in parts))
+        counts.append(sum(part.size for part in parts))
+        *task_counts, examples = self.processes.sum(counts)
+        label_counts = {}
+        soft_counts = {}
+        for task, labels, soft_targets in zip(tasks, task_counts[: len(tasks)], task_counts[len(tasks) :], strict=True):
+            if labels or soft_targets:
+                label_counts[task] = labels
+                soft_counts[task] = soft_targets
+        return label_counts, soft_counts, examples
+
+    def _count_soft_targets(self, task: str, part: TrainingBatch) -> int:
         if self._distillation is None or task not in part.soft:
             return 0
         return self.model.head(task).count_soft_targets(part.soft[task])
 
     def _learn(
-        self, part: TrainingBatch, tasks: Sequence[str], counts: Sequence[Mapping[str, float]], share: float
+        self,
+        part: TrainingBatch,
+        tasks: Sequence[str],
+        label_counts: Mapping[str, float],
+        soft_counts: Mapping[str, float],
+        share: float,
     ) -> dict[str, float]:
-        """Adds the gradients of one part of a batch, which holds `share` of its examples; what it adds to the loss of each task."""
+        """Add the gradients of one part, which has a `share` of the examples; return its addition to each loss."""
         noise = self._regularization.noise
         with nullcontext() if noise is None else noise.observed():
-            losses = self._losses(part, tasks, *counts)
+            losses = self._losses(part, tasks, label_counts, soft_counts)
         self._balancing.backward(losses, self._scaler.scale, share)
         if noise is not None:
             with noise.applied():
-                disturbed = self._losses(part, tasks, *counts)
-            self._balancing.backward(disturbed, self._scaler.scale, share)
+                noisy_losses = self._losses(part, tasks, label_counts, soft_counts)
+            self._balancing.backward(noisy_losses, self._scaler.scale, share)
         return {task: float(loss.detach()) for task, loss in losses.items()}
 
     def _check_finite(self, losses: Mapping[str, float], data: str) -> None:
-        """Stops before a loss that is no number spoils the weights."""
-        for task, value in losses.items():
-            if not math.isfinite(value):
+        """Stop before a loss that is not finite changes the weights."""
+        for task, loss in losses.items():
+            if not math.isfinite(loss):
                 self.optimizer.zero_grad(set_to_none=True)
                 raise PalmError(
-                    f"loss of task '{task}' is {value} at step {self.step + 1} (data set {data}); lower train.learning_rate or use precision fp32. "
-                    "What was saved before stands."
+                    f"loss of task '{task}' is {loss} at step {self.step + 1} (data set {data}); "
+                    "lower train.learning_rate or use precision fp32. "
+                    "Saved checkpoints stay valid."
                 )
 
     def _losses(
         self,
         batch: TrainingBatch,
         tasks: Sequence[str],
-        labels: Mapping[str, float],
-        taught: Mapping[str, float] = MappingProxyType({}),
+        label_counts: Mapping[str, float],
+        soft_counts: Mapping[str, float] = MappingProxyType({}),
     ) -> dict[str, Tensor]:
-        """Summed loss of each task in `labels`, over the number that it gives: that of the step of which the batch is a part.
+        """Compute the loss of each task in `label_counts`.
 
-        `taught` gives the number of its teachers' answers likewise.
+        Losses are sums over the batch, divided by the counts of the step that the batch is a part of.
         """
         self.model.train()
-        device, dtype = self.precision.device, self.precision.autocast
-        guesses = any(self.model.head(task).corrupts_inputs for task in tasks)
-        alpha = 0.0 if guesses else self._regularization.r_drop
+        device = self.precision.device
+        is_corrupted = any(self.model.head(task).corrupts_inputs for task in tasks)
+        r_drop = 0.0 if is_corrupted else self._regularization.r_drop
         inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
-        if alpha:
+        if r_drop:
             inputs = {name: torch.cat([tensor, tensor]) for name, tensor in inputs.items()}
-        if self._regularization.word_dropout is not None and not guesses:
+        if self._regularization.word_dropout is not None and not is_corrupted:
             inputs["input_ids"] = self._regularization.word_dropout(inputs["input_ids"])
+        dtype = self.precision.autocast
         autocast = torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
         with autocast, PackedDropout() if device.type == "cpu" else nullcontext():
             outputs = self.model(**inputs, tasks=tasks)
         losses = {}
-        for task, count in labels.items():
+        for task, label_count in label_counts.items():
             head = self.model.head(task)
-            own = {tensor: outputs[f"{task}.{tensor}"] for tensor in head.tensors}
+            head_outputs = {name: outputs[f"{task}.{name}"] for name in head.tensors}
             targets = batch.targets[task].to(device, non_blocking=True)
-            loss = self._agreeing(head, own, targets, alpha) if alpha else head.loss(own, targets)
-            losses[task] = (
-                loss.total / count if count else loss.total.detach()
-            )  # no label: what only labels train has no gradient
+            loss_sum = (
+                self._r_drop_loss(head, head_outputs, targets, r_drop) if r_drop else head.loss(head_outputs, targets)
+            )
+            # Without labels, parameters that only labels train must have no gradient.
+            losses[task] = loss_sum.total / label_count if label_count else loss_sum.total.detach()
             if self._distillation is not None and task in batch.soft:
-                views = _halves(own) if alpha else [own]
+                passes = _split_passes(head_outputs) if r_drop else [head_outputs]
                 soft = batch.soft[task].to(device, non_blocking=True)
-                losses[task] = self._distillation.combine_losses(losses[task], head, views, soft, taught.get(task, 0))
+                losses[task] = self._distillation.combine_losses(
+                    losses[task], head, passes, soft, soft_counts.get(task, 0)
+                )
         return losses
 
-    def _agreeing(self, head: Head, outputs: Mapping[str, Tensor], targets: Tensor, alpha: float) -> LossSum:
-        """Loss of two passes over one batch, one behind the other in `outputs`; see `regularization.r_drop`."""
-        first, second = _halves(outputs)
-        return agreement_loss(head, first, second, targets, alpha)
+    def _r_drop_loss(self, head: Head, outputs: Mapping[str, Tensor], targets: Tensor, weight: float) -> LossSum:
+        """Return the R-Drop loss of two passes over one batch, concatenated in `outputs`; see `regularization.r_drop`."""
+        first_outputs, second_outputs = _split_passes(outputs)
+        return agreement_loss(head, first_outputs, second_outputs, targets, weight)
 
     def averaged(self) -> AbstractContextManager[None]:
-        """The model as it is evaluated and saved: with the average of its weights, where there is one."""
+        """Use the averaged weights, if there are any, for evaluating and saving the model."""
         return nullcontext() if self._ema is None else self._ema.applied()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, the model's weights aside. Taken while `averaged`, it holds the trained weights."""
+        """Return everything that the next step depends on, except the weights of the model.
+
+        Within `averaged`, it holds the trained weights.
+        """
         generators: dict[str, Any] = {"cpu": torch.get_rng_state()}
         if self.precision.device.type == "cuda":
             generators["cuda"] = torch.cuda.get_rng_state(self.precision.device)
-        first, *others = self.processes.gather(generators)
+        first_generators, *other_generators = self.processes.gather(generators)
         return {
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
@@ -242,38 +294,42 @@ class TrainingLoop:
             "samplers": {name: source.sampler.state_dict() for name, source in self.sources.items()},
             "mixing": self.mixing.state_dict(),
             "balancing": self._balancing.state_dict(),
-            "generators": first,
-            "other_generators": others,
+            "generators": first_generators,
+            "other_generators": other_generators,
             "ema": None if self._ema is None else self._ema.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any], *, averaged: bool = False) -> None:
-        """Continues where `state_dict` was taken: the next steps are the same to the bit on the same machine.
+        """Continue from a state. On the same machine, the next steps are identical to the bit.
 
         Args:
-            state: what it gave.
-            averaged: it was taken while `averaged`, and the model holds the weights of then.
+            state: result of `state_dict`.
+            averaged: it was taken within `averaged`, and the model has the averaged weights.
         """
         self.step = state["step"]
         self.optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         for name, source in self.sources.items():
             source.sampler.load_state_dict(state["samplers"][name])
-        self.mixing.load_state_dict(state.get("mixing", {}))  # checkpoints from before these two had a state hold none
+        # Old checkpoints have no state of these two.
+        self.mixing.load_state_dict(state.get("mixing", {}))
         self._balancing.load_state_dict(state.get("balancing", {}))
         generators = [state["generators"], *state.get("other_generators", ())]
-        if self.processes.rank < len(generators):  # else there are more processes than then, and this one keeps its own
-            own = generators[self.processes.rank]
-            torch.set_rng_state(own["cpu"])
-            if "cuda" in own:
-                torch.cuda.set_rng_state(own["cuda"], self.precision.device)
+        if self.processes.rank < len(generators):  # else there are more processes now, and this one keeps its generator
+            rank_generators = generators[self.processes.rank]
+            torch.set_rng_state(rank_generators["cpu"])
+            if "cuda" in rank_generators:
+                torch.cuda.set_rng_state(rank_generators["cuda"], self.precision.device)
         if self._ema is not None:
             self._ema.load_state_dict(state["ema"])
             if averaged:
                 self._ema.swap()
 
 
-def _halves(outputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Outputs of two passes that stand one behind the other, apart."""
-    halves = {name: value.chunk(2) for name, value in outputs.items()}
-    return [{name: half[i] for name, half in halves.items()} for i in (0, 1)]
+def _split_passes(outputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Split the concatenated outputs of two passes."""
+    first: dict[str, Tensor] = {}
+    second: dict[str, Tensor] = {}
+    for name, tensor in outputs.items():
+        first[name], second[name] = tensor.chunk(2)
+    return [first, second]

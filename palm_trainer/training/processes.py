@@ -1,14 +1,15 @@
-"""Several processes that train one model (torchrun): who they are, and the few things that they say to each other.
+"""Training with several processes (torchrun): ranks, and the collective operations that training needs.
 
-Each holds the whole model, the data and the samplers, takes its share of each step's batch, and the gradients are summed. These are plain
-collectives and not DistributedDataParallel, because a step is exact only so:
+Each process holds the whole model, the data and the samplers, takes its share of each batch, and gradients are summed.
+These are plain collectives and not DistributedDataParallel, which would not make exact steps:
 
-* A head that no process's share has a label for must have no gradient at all, or the optimizer would move it by decay and momentum. DDP
+* A head without a label in any share must have no gradient, or the optimizer would change it by decay and momentum. DDP
   gives unused parameters zeros, and walks the graph to find them.
-* DDP averages over processes; here losses are divided by the true counts of the whole step before the sum.
-* A step may run several backward passes (accumulation, adversarial noise, a pass a task), or none where the share is empty. DDP expects one.
+* DDP averages over processes. Here losses are divided by the label counts of the whole step before the sum.
+* A step may have several backward passes (accumulation, adversarial noise, a pass for each task), or none if the share
+  is empty. DDP expects one.
 
-What it costs: the exchange does not overlap with the backward pass.
+The cost is that communication does not overlap with the backward pass.
 """
 
 import os
@@ -26,21 +27,22 @@ from torch.distributed.rendezvous import rendezvous
 
 from palm_trainer.errors import PalmError
 
-_PATIENCE = timedelta(days=7)
-"""How long a process waits for the others; the first evaluates alone. One that died is noticed at once."""
-_TOLD = "palm/told"
+_TIMEOUT = timedelta(days=7)
+"""Maximum time to wait for the others: rank 0 evaluates while they wait. A process that exits is noticed at once."""
+_ERROR_REPORTED = "palm/told"
+"""Key in the store of the number of processes that stopped with an error."""
 
-Made = TypeVar("Made")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Processes:
-    """One process among those of a training. What they exchange is exchanged by all, in the same order.
+    """One of the processes of a training. All processes must call the collective methods in the same order.
 
     Args:
-        rank: from 0; the first evaluates, saves and speaks.
-        size: how many there are.
-        local_rank: among those of its machine: which GPU is its own.
+        rank: rank of this process. Rank 0 evaluates, saves and logs.
+        size: number of processes.
+        local_rank: rank among the processes of the same machine, which selects the GPU.
     """
 
     rank: int = 0
@@ -49,144 +51,155 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether it evaluates, saves and speaks."""
+        """True for rank 0, which evaluates, saves and logs."""
         return self.rank == 0
 
-    def device(self, asked: str) -> str:
-        """`train.device` of this process. Raises PalmError for one device that all would have to share."""
+    def device(self, configured: str) -> str:
+        """Return the device of this process for a configured `train.device`.
+
+        Raises:
+            PalmError: the processes would have to share one device.
+        """
         if self.size == 1:
-            return asked
-        if asked == "auto":
-            asked = "cuda" if torch.cuda.is_available() else "cpu"
-        if asked not in ("cuda", "cpu"):
+            return configured
+        if configured == "auto":
+            configured = "cuda" if torch.cuda.is_available() else "cpu"
+        if configured not in ("cuda", "cpu"):
             raise PalmError(
-                f"train.device: '{asked}' is one device, but {self.size} processes train. Write cuda (each takes a GPU of its own), cpu or auto."
+                f"train.device: '{configured}' is one device, but {self.size} processes train. "
+                "Write cuda (each takes a GPU of its own), cpu or auto."
             )
-        return f"cuda:{self.local_rank}" if asked == "cuda" else asked
+        return f"cuda:{self.local_rank}" if configured == "cuda" else configured
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Sums over the processes, exact for counts."""
+        """Sum values over the processes, exactly for counts."""
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)
-        with _talk():
+        with _communication():
             dist.all_reduce(total)
         return [float(value) for value in total]
 
-    def any(self, said: bool) -> bool:
-        """Whether one of them says so."""
-        return self.sum([float(said)])[0] > 0
+    def any(self, flag: bool) -> bool:
+        """Return True if the flag is True on any process."""
+        return self.sum([float(flag)])[0] > 0
 
-    def run_on_first(self, make: Callable[[], Made]) -> Made:
-        """What `make` gives on the first process, on all of them; the others wait for it."""
+    def run_on_first(self, make: Callable[[], Value]) -> Value:
+        """Call a function on rank 0 and return its result on all processes."""
         if self.size == 1:
             return make()
-        box: list[Any] = [make() if self.is_first else None]
-        with _talk():
-            dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-        made: Made = box[0]
-        return made
+        return self._broadcast(make() if self.is_first else None, 0)  # type: ignore[return-value]
 
-    def gather(self, value: Made) -> list[Made]:
-        """The value of each process, by rank."""
+    def gather(self, value: Value) -> list[Value]:
+        """Return the values of all processes, by rank."""
         if self.size == 1:
             return [value]
-        return [self._from(rank, value) for rank in range(self.size)]
+        return [self._broadcast(value, rank) for rank in range(self.size)]
 
-    def _from(self, rank: int, value: Made) -> Made:
-        box: list[Any] = [value]
-        with _talk():
-            dist.broadcast_object_list(box, src=rank, device=torch.device("cpu"))
-        sent: Made = box[0]
-        return sent
+    def _broadcast(self, value: Value, source_rank: int) -> Value:
+        """Return the value of one process on all of them."""
+        buffer: list[Any] = [value]
+        with _communication():
+            dist.broadcast_object_list(buffer, src=source_rank, device=torch.device("cpu"))
+        received: Value = buffer[0]
+        return received
 
     @torch.no_grad()
     def broadcast_weights(self, model: nn.Module) -> None:
-        """Gives all the first one's parameters and buffers."""
-        for tensor in (*model.parameters(), *model.buffers()) if self.size > 1 else ():
-            with _talk():
+        """Copy the parameters and buffers of rank 0 to all processes."""
+        if self.size == 1:
+            return
+        for tensor in (*model.parameters(), *model.buffers()):
+            with _communication():
                 dist.broadcast(tensor, src=0)
 
     @torch.no_grad()
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Puts the sum over the processes into each `grad`; None stays where no process has one."""
+        """Sum each `grad` over the processes. It stays None if it is None on all processes."""
         if self.size == 1:
             return
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
-        held = self.sum([float(parameter.grad is not None) for parameter in trained])
-        some = [parameter for parameter, count in zip(trained, held, strict=True) if count]
-        for dtype in dict.fromkeys(parameter.dtype for parameter in some):
-            own = [parameter for parameter in some if parameter.dtype == dtype]
-            for parameter in own:
+        trainable = [parameter for parameter in parameters if parameter.requires_grad]
+        counts = self.sum([float(parameter.grad is not None) for parameter in trainable])
+        by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
+        for parameter, count in zip(trainable, counts, strict=True):
+            if count:
+                by_dtype.setdefault(parameter.dtype, []).append(parameter)
+        for same_dtype in by_dtype.values():
+            gradients: list[Tensor] = []
+            for parameter in same_dtype:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-            gradients: list[Tensor] = [parameter.grad for parameter in own if parameter.grad is not None]
+                gradients.append(parameter.grad)
             flat = torch.cat([gradient.flatten() for gradient in gradients])
-            with _talk():
+            with _communication():
                 dist.all_reduce(flat)
-            for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            sizes = [gradient.numel() for gradient in gradients]
+            for gradient, summed in zip(gradients, flat.split(sizes), strict=True):
                 gradient.copy_(summed.view_as(gradient))
 
     def seed_other_ranks(self, seed: int) -> None:
-        """Gives each process but the first a stream of random numbers of its own: dropout must not repeat across the shares of a batch."""
+        """Seed torch's generator on all ranks but 0, so that dropout differs between the shares of a batch."""
         if not self.is_first:
             torch.manual_seed((seed << 16) + self.rank)
 
 
 SINGLE_PROCESS = Processes()
-"""The only process."""
+"""Training without other processes."""
 
 
 @contextmanager
 def process_group() -> Iterator[Processes]:
-    """The processes that torchrun started (or whatever sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT), else this one alone.
+    """Join the processes that torchrun started (or whatever sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT).
 
-    They leave together. Of the errors that end them one is raised, in the process that met it first; the others leave with SystemExit.
+    All processes leave together. Only the process that fails first raises its error; the others raise SystemExit.
+
+    Yields:
+        This process among the others, or `SINGLE_PROCESS`.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield SINGLE_PROCESS
         return
-    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
-    store, _, _ = next(rendezvous("env://", rank, size, timeout=_PATIENCE))
-    gpus = torch.cuda.is_available()
-    if gpus:
-        torch.cuda.set_device(local % torch.cuda.device_count())
+    rank = int(os.environ["RANK"])
+    local_rank = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
+    store, _, _ = next(rendezvous("env://", rank, size, timeout=_TIMEOUT))
+    has_gpus = torch.cuda.is_available()
+    if has_gpus:
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if gpus else "gloo",
+        "cpu:gloo,cuda:nccl" if has_gpus else "gloo",
         store=PrefixStore("palm", store),
         rank=rank,
         world_size=size,
-        timeout=_PATIENCE,
+        timeout=_TIMEOUT,
     )
-    processes = Processes(rank, size, local)
+    processes = Processes(rank, size, local_rank)
     try:
         yield processes
-        processes.any(
-            False
-        )  # nobody leaves before the first has said all: torchrun ends them all when one has ended badly
+        # Wait for rank 0 to finish: torchrun stops all processes once one of them has failed.
+        processes.any(False)
     except Exception as error:
-        if _is_told(store):
+        if _another_reported(store):
             raise SystemExit(2 if isinstance(error, PalmError) else 1) from None
         raise
     dist.destroy_process_group()
 
 
-def _is_told(store: Store) -> bool:
-    """Whether another process has told why they end, or cannot be asked because it is gone."""
+def _another_reported(store: Store) -> bool:
+    """Return True if another process has reported the error, or the store is gone with its process."""
     try:
-        return int(store.add(_TOLD, 1)) > 1
+        return int(store.add(_ERROR_REPORTED, 1)) > 1
     except RuntimeError:
         return True
 
 
 @contextmanager
-def _talk() -> Iterator[None]:
-    """Says what a failed exchange means."""
+def _communication() -> Iterator[None]:
+    """Explain a failed collective operation."""
     try:
         yield
     except RuntimeError as error:
         raise PalmError(
-            f"another process of this training ended without a word (killed? out of memory?): {str(error).splitlines()[0]}. "
-            "Continue with --resume from what was saved last."
+            "another training process exited unexpectedly (killed or out of memory?): "
+            f"{str(error).splitlines()[0]}. Continue with --resume from the last checkpoint."
         ) from error

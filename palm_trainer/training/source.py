@@ -1,4 +1,4 @@
-"""A data set with the order of its batches."""
+"""Training sources: a data set with its sampler."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,15 +20,21 @@ class Source:
         self.tasks = tuple(self.dataset.targets)
 
     def next(self) -> TrainingBatch:
-        """The next batch."""
+        """Return the next batch."""
         return self.parts(1, SINGLE_PROCESS)[0]
 
     def parts(self, accumulate: int, processes: Processes) -> list[TrainingBatch]:
-        """The next batch as this process trains it, cut into `accumulate` parts; fewer where the batch has not as many examples.
+        """Return this process's share of the next batch, divided into `accumulate` parts.
 
-        All processes draw the same batch, and each takes what is its own: the samplers know nothing of how many there are.
+        All processes draw the same batch, so samplers are independent of the number of processes. There are fewer
+        parts if the batch has too few examples.
         """
-        indices, count = self.sampler.next(), accumulate * processes.size
-        # every count-th: a batch of mixed lengths is sorted in part, and so costs each process alike
-        shares = [indices[first::count] for first in range(processes.rank, count, processes.size)]
-        return [self.dataset.batch(share, self.sampler.epoch) for share in shares if len(share)]
+        indices = self.sampler.next()
+        count = accumulate * processes.size
+        parts = []
+        for first in range(processes.rank, count, processes.size):
+            # A batch is sorted by length in part. With every count-th example, all processes have equal work.
+            share = indices[first::count]
+            if len(share):
+                parts.append(self.dataset.batch(share, self.sampler.epoch))
+        return parts

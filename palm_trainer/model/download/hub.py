@@ -1,7 +1,7 @@
-"""Files of a model from the Hugging Face Hub into a directory: pinned to one revision, resumed, retried, and checked against the Hub's checksums.
+"""Downloads of a model's files from the Hugging Face Hub: pinned to one revision, resumed, retried, and checked against checksums.
 
-`huggingface_hub` speaks the protocol. Its own downloads throw a partial file away when the process ends (2.4), and do not compare checksums; so
-the files are received into partial files of ours, by its `http_get`.
+`huggingface_hub` implements the protocol. Its own downloads discard a partial file when the process ends (2.4), and do
+not compare checksums, so the files are received into partial files here, by its `http_get`.
 """
 
 import errno
@@ -34,7 +34,7 @@ from huggingface_hub.utils import build_hf_headers, disable_progress_bars  # typ
 from palm_trainer.errors import PalmError
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
+_Result = TypeVar("_Result")
 
 _TOKENIZER = (
     "tokenizer.json",
@@ -54,13 +54,13 @@ _WEIGHTS = (
     ("pytorch_model.bin", None),
     ("pytorch_model.bin.index.json", r"pytorch_model-\d+-of-\d+\.bin"),
 )
-"""The first that a repository has, and its parts."""
+"""Weight files in order of preference, with the names of their shards."""
 _RECORD = "palm-download.json"
 _PARTIAL = ".partial"
 _WAITS_S = (1.0, 2.0, 4.0)
-"""Before each further try."""
-_PASSING = {408, 429, 500, 502, 503, 504}
-"""Status codes of servers that may answer better next time."""
+"""Before each retry."""
+_TRANSIENT_STATUSES = {408, 429, 500, 502, 503, 504}
+"""Status codes that may not occur again."""
 _TIMEOUT_S = 10.0
 _MB = 1e6
 
@@ -76,117 +76,138 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class DownloadResult:
-    """What a directory holds now; `found` when it did so before."""
+    """Contents of a model directory; `already_present` if nothing was downloaded."""
 
     revision: str
     files: tuple[HubFile, ...]
-    found: bool
+    already_present: bool
 
 
-def fetch(repo: str, folder: Path, *, say: Callable[[str], None]) -> DownloadResult:
-    """Configuration, tokenizer files and weights (safetensors before pickles) of a Hub id into `folder`.
+def fetch(repo: str, folder: Path, *, report: Callable[[str], None]) -> DownloadResult:
+    """Download configuration, tokenizer files and weights (safetensors rather than pickles) of a Hub id.
+
+    Args:
+        repo: Hub id.
+        folder: directory of the files.
+        report: called with a line on what is downloaded.
 
     Raises:
-        PalmError: not on the Hub, closed to this user, no encoder, unreachable, damaged on the way, or no room for it.
+        PalmError: the model is not on the Hub, gated, or no encoder; the Hub is unreachable; a file is damaged; or the
+            disk is full.
     """
-    there = _recorded(repo, folder)
-    if there is not None:
-        return there
+    recorded = _recorded(repo, folder)
+    if recorded is not None:
+        return recorded
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or constants.ENDPOINT
     if not sys.stderr.isatty():
         disable_progress_bars("huggingface_hub.http_get")
-    with _explained(repo, endpoint):
+    with _explained_errors(repo, endpoint):
         revision, files = _look_up(repo, endpoint)
-        due = [file for file in files if not _intact(folder / file.name, file)]
-        megabytes = sum(file.size or 0 for file in due) / _MB
-        say(f"fetching {len(due)} files, {megabytes:.1f} MB, from {endpoint}/{repo}, revision {revision[:12]}")
-        _check_room(folder, due)
-        for file in due:
+        missing = [file for file in files if not _is_intact(folder / file.name, file)]
+        megabytes = sum(file.size or 0 for file in missing) / _MB
+        report(f"fetching {len(missing)} files, {megabytes:.1f} MB, from {endpoint}/{repo}, revision {revision[:12]}")
+        _check_space(folder, missing)
+        for file in missing:
             _receive(file, hf_hub_url(repo, file.name, revision=revision, endpoint=endpoint), folder)
     record = {"repo": repo, "revision": revision, "files": [asdict(file) for file in files]}
     (folder / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(folder / _PARTIAL, ignore_errors=True)
-    return DownloadResult(revision, tuple(files), found=False)
+    return DownloadResult(revision, tuple(files), already_present=False)
 
 
 def _recorded(repo: str, folder: Path) -> DownloadResult | None:
-    """What an earlier download left, if it is this repository's and nothing was lost or changed since."""
+    """Return the result of an earlier download, if it is of this repository and its files are unchanged."""
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         files = tuple(HubFile(**file) for file in record["files"])
     except (OSError, ValueError, TypeError, KeyError):
-        return None  # no download yet, or a record that cannot be trusted: look again
-    whole = record["repo"] == repo and all(_intact(folder / file.name, file) for file in files)
-    return DownloadResult(record["revision"], files, found=True) if whole else None
+        return None  # no download yet, or a record that cannot be trusted
+    if record["repo"] != repo or not all(_is_intact(folder / file.name, file) for file in files):
+        return None
+    return DownloadResult(record["revision"], files, already_present=True)
 
 
 def _look_up(repo: str, endpoint: str) -> tuple[str, list[HubFile]]:
-    """The commit that `main` is at now, and the files that are needed, as they are at that commit."""
-    info = _patiently(lambda: HfApi(endpoint=endpoint).model_info(repo, timeout=_TIMEOUT_S), repo)
+    """Return the current commit of `main`, and the required files at that commit."""
+    info = _with_retries(lambda: HfApi(endpoint=endpoint).model_info(repo, timeout=_TIMEOUT_S), repo)
     names = [file.rfilename for file in info.siblings or ()]
-    return str(info.sha), [_metadata(repo, name, str(info.sha), endpoint) for name in _needed(repo, names)]
+    revision = str(info.sha)
+    return revision, [_metadata(repo, name, revision, endpoint) for name in _required_files(repo, names)]
 
 
-def _needed(repo: str, names: list[str]) -> list[str]:
-    weights = next((found for found in _WEIGHTS if found[0] in names), None)
-    lacking = ["config.json"] if "config.json" not in names else []
-    lacking += [] if weights else [" or ".join(name for name, _ in _WEIGHTS[::2])]
-    lacking += [] if any(name in names for name in _TOKENIZER if "config" not in name) else ["a tokenizer"]
-    if weights is None or lacking:
+def _required_files(repo: str, names: list[str]) -> list[str]:
+    """Select the files of an encoder. Raises PalmError if some are missing."""
+    tokenizer_files = [name for name in _TOKENIZER if name in names]
+    weights = next((candidate for candidate in _WEIGHTS if candidate[0] in names), None)
+    missing = []
+    if "config.json" not in names:
+        missing.append("config.json")
+    if weights is None:
+        missing.append(" or ".join(name for name, _ in _WEIGHTS[::2]))
+    if all("config" in name for name in tokenizer_files):
+        missing.append("a tokenizer")
+    if weights is None or missing:
         raise PalmError(
-            f"'{repo}' is no encoder that transformers loads: it lacks {', '.join(lacking)}; it has {_some(names)}. Choose another Hub id."
+            f"'{repo}' is no encoder that transformers loads: it lacks {', '.join(missing)}; it has {_listed(names)}. "
+            "Choose another Hub id."
         )
-    index, parts = weights
-    shards = [name for name in names if parts and re.fullmatch(parts, name)]
-    return ["config.json", *(name for name in _TOKENIZER if name in names), index, *shards]
+    index, pattern = weights
+    shards = [name for name in names if pattern and re.fullmatch(pattern, name)]
+    return ["config.json", *tokenizer_files, index, *shards]
 
 
 def _metadata(repo: str, name: str, revision: str, endpoint: str) -> HubFile:
+    """Return size and checksum of a file."""
     url = hf_hub_url(repo, name, revision=revision, endpoint=endpoint)
-    found = _patiently(lambda: get_hf_file_metadata(url, endpoint=endpoint, timeout=_TIMEOUT_S), name)
-    if found.commit_hash is None or found.etag is None:
+    metadata = _with_retries(lambda: get_hf_file_metadata(url, endpoint=endpoint, timeout=_TIMEOUT_S), name)
+    if metadata.commit_hash is None or metadata.etag is None:
+        missing = "ETag" if metadata.commit_hash else "X-Repo-Commit"
         raise PalmError(
-            f"{url}: the answer has no {'ETag' if found.commit_hash else 'X-Repo-Commit'}, so it is no Hub's. "
+            f"{url}: the answer has no {missing}, so it does not come from a Hub. "
             "Is HF_ENDPOINT a mirror of the Hub, and does the network ask for a log-in?"
         )
-    return HubFile(name, found.etag, found.size)
+    return HubFile(name, metadata.etag, metadata.size)
 
 
 def _receive(file: HubFile, url: str, folder: Path) -> None:
-    """One file, through a partial one that a later call goes on with."""
+    """Download one file through a partial file, which a later call continues."""
     partial = folder / _PARTIAL / f"{file.name}.{file.etag[:16]}"
     partial.parent.mkdir(parents=True, exist_ok=True)
-    kept = partial.stat().st_size if partial.exists() else 0
-    if kept and (file.size is None or kept > file.size):  # no telling where to go on
+    resumed_bytes = partial.stat().st_size if partial.exists() else 0
+    if resumed_bytes and (file.size is None or resumed_bytes > file.size):  # unknown where to continue
         partial.unlink()
-        kept = 0
+        resumed_bytes = 0
 
-    def go_on() -> None:
+    def download() -> None:
         with partial.open("ab") as target:
-            have = target.tell()
-            http_get(url, target, resume_size=have, headers=build_hf_headers(), expected_size=file.size)
+            position = target.tell()
+            http_get(url, target, resume_size=position, headers=build_hf_headers(), expected_size=file.size)
 
-    _patiently(go_on, file.name)
+    _with_retries(download, file.name)
     fault = _fault(partial, file)
     if fault is None:
         partial.replace(folder / file.name)
         return
     partial.unlink()
-    if kept:
-        _log.warning("%s: what an earlier download left does not fit; from the start", file.name)
+    if resumed_bytes:
+        _log.warning("%s: the partial file of an earlier download does not fit; starting again", file.name)
         _receive(file, url, folder)
         return
     raise PalmError(
-        f"{url}: {fault}. It was damaged on the way or at its source, and is removed; try again, or another HF_ENDPOINT."
+        f"{url}: {fault}. It was damaged on the way or at its source, and is removed; "
+        "try again, or another HF_ENDPOINT."
     )
 
 
-def _intact(path: Path, file: HubFile) -> bool:
+def _is_intact(path: Path, file: HubFile) -> bool:
     return path.is_file() and _fault(path, file) is None
 
 
 def _fault(path: Path, file: HubFile) -> str | None:
-    """Why a file is not the Hub's, or None. An ETag that is no checksum (some mirrors') leaves the size, and that JSON is JSON."""
+    """Return the difference of a file from the Hub's, or None.
+
+    If the ETag is no checksum (on some mirrors), the size and the syntax of JSON files are checked.
+    """
     size = path.stat().st_size
     if file.size is not None and size != file.size:
         return f"{size} bytes, but {file.size} were announced"
@@ -195,16 +216,16 @@ def _fault(path: Path, file: HubFile) -> str | None:
     elif re.fullmatch(r"[0-9a-f]{40}", file.etag):
         digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     else:
-        return _fault_of_json(path, file.name)
-    with path.open("rb") as opened:
-        while block := opened.read(1 << 20):
+        return _json_fault(path, file.name)
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
             digest.update(block)
     if digest.hexdigest() != file.etag:
         return f"wrong checksum ({digest.name} {digest.hexdigest()[:12]}..., but {file.etag[:12]}... was announced)"
     return None
 
 
-def _fault_of_json(path: Path, name: str) -> str | None:
+def _json_fault(path: Path, name: str) -> str | None:
     if not name.endswith(".json"):
         return None
     try:
@@ -214,46 +235,50 @@ def _fault_of_json(path: Path, name: str) -> str | None:
     return None
 
 
-def _check_room(folder: Path, due: Iterable[HubFile]) -> None:
+def _check_space(folder: Path, files: Iterable[HubFile]) -> None:
+    """Check that the disk has space for some files."""
     folder.mkdir(parents=True, exist_ok=True)
-    needed, free = sum(file.size or 0 for file in due), shutil.disk_usage(folder).free
-    if needed > free:
+    needed_bytes = sum(file.size or 0 for file in files)
+    free_bytes = shutil.disk_usage(folder).free
+    if needed_bytes > free_bytes:
         raise PalmError(
-            f"{folder}: {needed / _MB:.0f} MB are needed, but {free / _MB:.0f} MB are free. Free some space or choose another path."
+            f"{folder}: {needed_bytes / _MB:.0f} MB are needed, but {free_bytes / _MB:.0f} MB are free. "
+            "Free some space or choose another path."
         )
 
 
-def _patiently(call: Callable[[], _T], what: str) -> _T:
-    """The call's result; tried again after a while when a server is busy, or the connection fails or times out."""
+def _with_retries(call: Callable[[], _Result], name: str) -> _Result:
+    """Call a function, and retry it after a wait if a server is busy, or the connection fails or times out."""
     for wait in _WAITS_S:
         try:
             return call()
         except (AnyHTTPError, OSError) as error:
-            if not _passes(error):
+            if not _is_transient(error):
                 raise
-            _log.warning("%s: %s; trying again in %g s", what, _first_line(error), wait)
+            _log.warning("%s: %s; trying again in %g s", name, _first_line(error), wait)
             time.sleep(wait)
     return call()
 
 
-def _passes(error: Exception) -> bool:
-    """Whether it may go better next time."""
+def _is_transient(error: Exception) -> bool:
+    """Return True if a retry may succeed."""
     if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in _PASSING
+        return error.response.status_code in _TRANSIENT_STATUSES
     if isinstance(error, OfflineModeIsEnabled):
         return False
-    # Of the others: what httpx raises for connections, and the library's OSError without a number for a short answer.
+    # httpx raises HTTP errors for connections; the library raises OSError without a number for a short answer.
     return isinstance(error, AnyHTTPError) or (isinstance(error, OSError) and error.errno is None)
 
 
 @contextmanager
-def _explained(repo: str, endpoint: str) -> Iterator[None]:
-    """Turns what can go wrong into a message for the user."""
+def _explained_errors(repo: str, endpoint: str) -> Iterator[None]:
+    """Convert errors to messages for the user."""
     try:
         yield
     except OfflineModeIsEnabled as error:
         raise PalmError(
-            f"'{repo}' is not downloaded yet, and HF_HUB_OFFLINE forbids it. Unset HF_HUB_OFFLINE, or give a directory that has the model."
+            f"'{repo}' is not downloaded yet, and HF_HUB_OFFLINE forbids it. "
+            "Unset HF_HUB_OFFLINE, or give a directory that has the model."
         ) from error
     except GatedRepoError as error:
         raise PalmError(
@@ -261,11 +286,12 @@ def _explained(repo: str, endpoint: str) -> Iterator[None]:
         ) from error
     except RepositoryNotFoundError as error:
         raise PalmError(
-            f"'{repo}' is not on {endpoint} (HTTP {error.response.status_code}), or private: check the id; for a private one set HF_TOKEN."
+            f"'{repo}' is not on {endpoint} (HTTP {error.response.status_code}), or private: "
+            "check the id; for a private one set HF_TOKEN."
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        later = "Try again later" if status in _PASSING else "Check the id"
+        later = "Try again later" if status in _TRANSIENT_STATUSES else "Check the id"
         raise PalmError(
             f"{endpoint}: HTTP {status} for '{repo}': {_first_line(error)} {later}, or set HF_ENDPOINT to a mirror."
         ) from error
@@ -295,5 +321,9 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0]
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "") if names else "no files"
+def _listed(names: list[str]) -> str:
+    """List the first six names and count the others."""
+    if not names:
+        return "no files"
+    listed = ", ".join(names[:6])
+    return f"{listed} and {len(names) - 6} more" if len(names) > 6 else listed

@@ -1,7 +1,7 @@
-"""Component 6: pretrained models by name, from the Hugging Face Hub. `ls` shows them, `download` fetches one.
+"""Pretrained models by name, from the Hugging Face Hub. `ls` lists them, `download` downloads them.
 
-The original served Paddle parameters from servers of its own. Here each of its names stands for the Hub's repository of the same weights in
-PyTorch's format; an original archive that somebody has is converted by `palm-train models convert`.
+The original offered Paddle parameters on its own servers. Here each name stands for the Hub repository of the same
+weights in PyTorch's format. `palm-train models convert` converts an original archive.
 """
 
 import difflib
@@ -16,14 +16,14 @@ from palm_trainer.errors import PalmError
 __all__ = ["ITEMS", "PRETRAINED", "Pretrained", "download", "ls"]
 
 PACKAGED = "minilm-l6-en"
-"""The encoder that is installed with the package: nothing to download."""
+"""The encoder that is installed with the package and needs no download."""
 ITEMS = ("pretrain", "vocab", "backbone", "head", "reader")
-_say = partial(print, flush=True)
+_print = partial(print, flush=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Pretrained:
-    """One of the original's models: its repository on the Hub, if there is one, and what is to be known of it."""
+    """One of the original's models: its repository on the Hub, if there is one, and a remark."""
 
     repo: str | None
     note: str = ""
@@ -31,7 +31,7 @@ class Pretrained:
 
 _ERNIE_2 = "its configuration has no task embedding; the original archive's conversion has"
 
-# The repositories and their files were seen in copies of the Hub's pages; nothing was fetched from them where this was written.
+# The repositories and their files were checked in copies of the Hub's pages, not by downloads.
 PRETRAINED: dict[str, Pretrained] = {
     "RoBERTa-zh-base": Pretrained("hfl/chinese-roberta-wwm-ext"),
     "RoBERTa-zh-large": Pretrained("hfl/chinese-roberta-wwm-ext-large"),
@@ -53,7 +53,7 @@ PRETRAINED: dict[str, Pretrained] = {
     "BERT-multilingual-cased-base": Pretrained("google-bert/bert-base-multilingual-cased"),
     "BERT-zh-base": Pretrained("google-bert/bert-base-chinese"),
 }
-"""The original's list, in its order."""
+"""The original's models, in its order."""
 
 _CONVERT = "convert the original archive with `palm-train models convert`"
 _WITHOUT_DOWNLOAD = {
@@ -65,15 +65,20 @@ _WITHOUT_DOWNLOAD = {
 
 
 def ls(item: str = "all", scope: str = "all") -> None:
-    """Prints what can be downloaded: one kind of item, or all; one name, or all. Raises PalmError for what does not exist."""
-    lines = [line for kind in (ITEMS if item.lower() == "all" else (_item(item),)) for line in _listed(kind, scope)]
-    _say(
-        "".join(f"{line}\n" for line in lines), end=""
-    )  # at once: a reader that leaves after some lines (`| head`) breaks no pipe
+    """Print the downloadable items of one kind or all, with one name or all.
+
+    Raises:
+        PalmError: there is no such item or name.
+    """
+    lines: list[str] = []
+    for kind in ITEMS if item.lower() == "all" else (_item(item),):
+        lines += _listed(kind, scope)
+    # One write, so that a reader that closes early (`| head`) breaks no pipe.
+    _print("".join(f"{line}\n" for line in lines), end="")
 
 
 def _listed(kind: str, scope: str) -> Iterator[str]:
-    """The lines of one kind of item."""
+    """Yield the lines of one kind of item."""
     yield f"Available {kind} items:"
     if kind != "pretrain":
         if scope.lower() != "all":
@@ -99,7 +104,7 @@ def _listed(kind: str, scope: str) -> Iterator[str]:
 
 
 def source(name: str) -> str:
-    """Where a name of the original's list comes from, in words."""
+    """Describe the source of one of the original's models."""
     model = PRETRAINED[name]
     if model.repo is None:
         return f"no repository on the Hub; {_CONVERT}"
@@ -107,27 +112,27 @@ def source(name: str) -> str:
 
 
 def download(item: str, scope: str = "all", path: str | Path = ".") -> str:
-    """Fetches pretrained models to `{path}/pretrain/{name}/`: configuration, tokenizer files and weights, each checked against its checksum.
+    """Download pretrained models to `{path}/pretrain/{name}/`: configuration, tokenizer files and weights, checked against checksums.
 
-    What lies there whole is not fetched again, and an interrupted download goes on where it stopped. The environment's HF_ENDPOINT (a mirror),
-    HF_TOKEN and HF_HUB_OFFLINE are honoured.
+    Complete files are not downloaded again, and an interrupted download continues. The environment variables HF_ENDPOINT
+    (a mirror), HF_TOKEN and HF_HUB_OFFLINE are honoured.
 
     Args:
-        item: `pretrain`; the original's other items need no download.
+        item: `pretrain`. The original's other items need no download.
         scope: a name that `ls('pretrain')` lists, a Hub id (`org/name`), or `all`: every listed one that is on the Hub.
-        path: where `pretrain/` is made.
+        path: parent directory of `pretrain/`.
 
     Returns:
-        What `load_pretrain` takes, which is also printed: the model's directory; for `all` the directory of them all.
+        The argument of `load_pretrain`, which is also printed: the model's directory, or the directory of all models.
 
     Raises:
-        PalmError: no such item or name, or a download that failed; the message says why and what to do.
+        PalmError: there is no such item or name, or the download failed.
     """
     kind = _item(item)
     if kind != "pretrain":
         raise PalmError(f"{kind}: {_WITHOUT_DOWNLOAD[kind]}; nothing is to be downloaded.")
     if scope == PACKAGED:
-        _say(f"{PACKAGED} is installed with palm-nlu[train]; nothing to download: load_pretrain('{PACKAGED}')")
+        _print(f"{PACKAGED} is installed with palm-nlu[train]; nothing to download: load_pretrain('{PACKAGED}')")
         return PACKAGED
     root = Path(path).expanduser() / kind
     if scope.lower() == "all":
@@ -147,12 +152,11 @@ def download(item: str, scope: str = "all", path: str | Path = ".") -> str:
 
 
 def _download(name: str, repo: str, folder: Path) -> str:
-    from palm_trainer.model.download.hub import (
-        fetch,  # huggingface_hub takes a second to load; `ls` need not wait for it
-    )
+    # Imported here since huggingface_hub takes a second to load, which `ls` does not need.
+    from palm_trainer.model.download.hub import fetch
 
-    done = fetch(repo, folder, say=lambda line: _say(f"{name}: {line}"))
-    _say(f"{name}: {'was there already' if done.found else 'done'}: {folder}")
+    result = fetch(repo, folder, report=lambda line: _print(f"{name}: {line}"))
+    _print(f"{name}: {'was there already' if result.already_present else 'done'}: {folder}")
     return str(folder)
 
 
@@ -163,14 +167,14 @@ def _item(item: str) -> str:
 
 
 def _name(scope: str) -> str:
-    """The listed name, whatever the case it is written in."""
+    """Return the listed name for any capitalization."""
     names = {name.lower(): name for name in PRETRAINED}
     if scope.lower() in names:
         return names[scope.lower()]
     if scope in (PACKAGED, "scratch"):
         raise PalmError(f"'{scope}' needs no download: it is ready, e.g. as `encoder.model` of a configuration.")
     close = difflib.get_close_matches(scope.lower(), names, n=3)
-    meant = f"Did you mean {' or '.join(names[one] for one in close)}? " if close else ""
+    suggestion = f"Did you mean {' or '.join(names[name] for name in close)}? " if close else ""
     raise PalmError(
-        f"pretrain '{scope}' does not exist. {meant}`downloader.ls('pretrain')` lists the names; a Hub id is written org/name."
+        f"pretrain '{scope}' does not exist. {suggestion}`downloader.ls('pretrain')` lists the names; a Hub id is written org/name."
     )

@@ -1,4 +1,4 @@
-"""Embedding tables of which only the rows that the data uses are trained."""
+"""Embedding tables in which only the rows that the data uses are trained."""
 
 import torch
 from torch import Tensor, nn
@@ -7,15 +7,15 @@ from palm_trainer.model.encoders.encoder import Encoder
 
 
 class ActiveEmbedding(nn.Module):
-    """An embedding table of which only the rows in use are trained; the mathematics of dense training, at a fraction of its cost.
+    """An embedding table in which only the rows in use are trained, with the results of dense training at a fraction of its cost.
 
-    A row whose id never occurs in the training data gets a zero gradient in every step. With an optimizer that moves only what has a
-    gradient (Adam without weight decay on embeddings), training just the other rows is the same computation. The full table stays for
-    evaluation and is what `state_dict` holds.
+    A row whose id does not occur in the training data has a zero gradient in every step. With an optimizer that changes
+    only parameters with a gradient (Adam without weight decay on embeddings), training only the other rows is the same
+    computation. The full table is used for evaluation and stored in `state_dict`.
 
     Args:
-        table: the full embedding, [V, H].
-        active_ids: the ids in use, sorted, int64 [A].
+        table: the full embedding, [vocabulary, embedding].
+        active_ids: sorted ids in use, int64 [ids].
     """
 
     def __init__(self, table: nn.Embedding, active_ids: Tensor) -> None:
@@ -29,14 +29,14 @@ class ActiveEmbedding(nn.Module):
         self._active_padding = padding if padding >= 0 else None  # its row gets no gradient, as in nn.Embedding
         self.register_buffer("position", position, persistent=False)
         self.active = nn.Parameter(table.weight.detach()[active_ids].clone())
-        self._register_state_dict_hook(_whole_table)  # type: ignore[no-untyped-call]
+        self._register_state_dict_hook(_store_full_table)  # type: ignore[no-untyped-call]
 
     weight: Tensor
     active_ids: Tensor
     position: Tensor
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Embeddings of `ids`, [..., H]. While training every id must be active."""
+        """Return the embeddings of `ids`, [..., embedding]. In training mode every id must be active."""
         if self.training:
             return nn.functional.embedding(self.position[ids], self.active, padding_idx=self._active_padding)
         self.sync()
@@ -44,33 +44,33 @@ class ActiveEmbedding(nn.Module):
 
     @torch.no_grad()
     def sync(self) -> None:
-        """Copies the trained rows into the full table."""
+        """Copy the trained rows into the full table."""
         self.weight[self.active_ids] = self.active
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: object) -> None:
         weight = state_dict[prefix + "weight"]
         state_dict[prefix + "active"] = weight[self.active_ids.to(weight.device)]
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
-def _whole_table(module: ActiveEmbedding, state_dict: dict[str, Tensor], prefix: str, _metadata: object) -> None:
-    """state_dict hook: the saved form is the plain embedding's, one `weight`."""
+def _store_full_table(module: ActiveEmbedding, state_dict: dict[str, Tensor], prefix: str, _metadata: object) -> None:
+    """Store a single `weight`, as a plain embedding does (a state_dict hook)."""
     module.sync()
     state_dict[prefix + "weight"] = module.weight
     state_dict.pop(prefix + "active", None)
 
 
 def freeze_unused_rows(backbone: Encoder, active_ids: Tensor) -> None:
-    """Replaces the word embedding by an ActiveEmbedding over the ids that the training data holds."""
+    """Replace the word embedding by an ActiveEmbedding over the ids of the training data."""
     table = backbone.encoder.get_input_embeddings()  # type: ignore[operator]
-    active = ActiveEmbedding(table, active_ids).train(table.training)
-    backbone.encoder.set_input_embeddings(active)  # type: ignore[operator]
+    active_table = ActiveEmbedding(table, active_ids).train(table.training)
+    backbone.encoder.set_input_embeddings(active_table)  # type: ignore[operator]
 
 
 def unfreeze_rows(backbone: Encoder) -> None:
-    """Puts a plain embedding, with what was trained, in the place of an ActiveEmbedding."""
+    """Replace an ActiveEmbedding by a plain embedding with the trained rows."""
     table = backbone.encoder.get_input_embeddings()  # type: ignore[operator]
     if isinstance(table, ActiveEmbedding):
         table.sync()
-        plain = nn.Embedding.from_pretrained(table.weight.clone(), freeze=False, padding_idx=table.padding_idx)
-        backbone.encoder.set_input_embeddings(plain.train(table.training))  # type: ignore[operator]
+        plain_table = nn.Embedding.from_pretrained(table.weight.clone(), freeze=False, padding_idx=table.padding_idx)
+        backbone.encoder.set_input_embeddings(plain_table.train(table.training))  # type: ignore[operator]

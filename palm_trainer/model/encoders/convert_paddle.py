@@ -1,8 +1,8 @@
-"""Pretrained weights of the original PALM (Paddle parameters) into a directory that transformers loads.
+"""Conversion of the original PALM's pretrained weights (Paddle parameters) to a directory that transformers loads.
 
-An archive holds `params/` with one file for each tensor, a JSON configuration and `vocab.txt`. What the original fixed in its code, and a
-configuration does not say, goes into `config.json`: layer norm of epsilon 1e-6, an inner size of 4 H. Its fully connected layers keep weights
-[in, out], those of PyTorch [out, in].
+An archive holds `params/` with one file for each tensor, a JSON configuration and `vocab.txt`. Values that the original
+has in its code and not in the configuration are added to `config.json`: layer norm of epsilon 1e-6, an inner size of 4 H.
+Weights of its fully connected layers are [in, out], those of PyTorch [out, in].
 """
 
 import json
@@ -33,14 +33,14 @@ _COPIED = (
     "attention_probs_dropout_prob",
     "initializer_range",
 )
-"""Keys of the original's configuration that transformers calls the same."""
+"""Keys with the same name in the original's configuration and in transformers."""
 _LAYER_NORM_EPS = 1e-6
 _ACTIVATIONS = ("gelu", "relu", "sigmoid", "swish", "tanh")
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _MARK = "word_embedding"
-"""The tensor that every BERT and ERNIE of the original has."""
+"""A tensor of every BERT and ERNIE of the original."""
 _CASED_SHARE = 0.01
-"""Of a vocabulary: with more words in capitals than this it is a cased one (of BERT's, uncased have none and cased more than a third)."""
+"""Share of words with capitals from which a vocabulary is cased (0 in BERT's uncased vocabularies, over 1/3 in cased ones)."""
 _OF_TRAINING = re.compile(r"@|_moment\d|pow_acc|learning_rate|_velocity")
 _LAYER = (
     ("multi_head_att_query_fc", "attention.self.query"),
@@ -56,7 +56,7 @@ _LAYER = (
 
 @dataclass(frozen=True, slots=True)
 class PaddleConversion:
-    """What was done: names of Paddle's tensors that were taken, that the archive lacked, and that the encoder has no place for."""
+    """Names of Paddle's tensors that were converted, that the archive lacked, and that the encoder does not have."""
 
     target: Path
     model_type: str
@@ -67,8 +67,8 @@ class PaddleConversion:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a tensor of Paddle's goes, and its shape there."""
+class _Destination:
+    """PyTorch name and shape of a tensor of Paddle."""
 
     name: str
     shape: tuple[int, ...]
@@ -76,15 +76,16 @@ class _Place:
 
 
 def convert_paddle(source: Path, target: Path, *, lowercase: bool | None = None) -> PaddleConversion:
-    """Writes `config.json`, tokenizer files and `model.safetensors` to a new directory.
+    """Convert an archive: write `config.json`, tokenizer files and `model.safetensors` to a new directory.
 
     Args:
         source: an original archive (.tar.gz, .tgz, .tar), the directory that it unpacks to, or its `params/`.
         target: must not exist, or be empty.
-        lowercase: whether the vocabulary's text is lower-cased; None looks at the vocabulary.
+        lowercase: True for a lower-cased vocabulary. None looks at the vocabulary.
 
     Raises:
-        PalmError: no archive of BERT or ERNIE, a tensor that is missing, damaged or of another shape, or a vocabulary that does not fit.
+        PalmError: the archive holds no BERT or ERNIE, a tensor is missing, damaged or of another shape, or the vocabulary
+            does not fit.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise PalmError(f"{target} exists and is not empty. Choose another directory, or remove it first.")
@@ -103,49 +104,56 @@ def _unpack(archive: Path, folder: Path) -> None:
             tar.extractall(folder, filter="data")
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk, not the archive
+            raise  # an error of the disk, not of the archive
         raise PalmError(
-            f"{archive}: cannot be unpacked: {error}. It should be the original .tar.gz or .tgz; fetch it again, or unpack it by hand."
+            f"{archive}: cannot be unpacked: {error}. "
+            "It should be the original .tar.gz or .tgz; fetch it again, or unpack it by hand."
         ) from error
 
 
 def _convert(root: Path, target: Path, lowercase: bool | None, shown: Path | None = None) -> PaddleConversion:
+    """Convert an unpacked archive. `shown` is named in messages."""
     shown = shown or root
     params = _find_params(root, shown)
-    above = params.parent if params.name == "params" or not any(params.glob("*.json")) else params
-    config_file, config = _read_config(above, shown)
-    words = _read_vocabulary(above / "vocab.txt")
+    has_config = any(params.glob("*.json"))
+    model_folder = params.parent if params.name == "params" or not has_config else params
+    config_file, config = _read_config(model_folder, shown)
+    words = _read_vocabulary(model_folder / "vocab.txt")
     files = {path.name: path for path in params.iterdir() if path.is_file() and path.suffix not in (".json", ".txt")}
     settings = _settings(config, config_file, files, words)
-    places = _places(settings)
-    tensors = dict(_tensors(places, files, shown))
+    destinations = _destinations(settings)
+    tensors = dict(_tensors(destinations, files, shown))
     lowercase = _is_lowercase(words) if lowercase is None else lowercase
     _write(target, settings, tensors, words, lowercase=lowercase)
+    unused = [name for name in files if name not in destinations and not _OF_TRAINING.search(name)]
     return PaddleConversion(
         target,
         settings["model_type"],
         lowercase,
-        matched=tuple(name for name in places if name in files),
-        missing=tuple(name for name in places if name not in files),
-        unused=tuple(sorted(name for name in files if name not in places and not _OF_TRAINING.search(name))),
+        matched=tuple(name for name in destinations if name in files),
+        missing=tuple(name for name in destinations if name not in files),
+        unused=tuple(sorted(unused)),
     )
 
 
 def _find_params(root: Path, shown: Path) -> Path:
-    found = sorted(path.parent for path in root.rglob(_MARK) if path.is_file())
-    if len(found) == 1:
-        return found[0]
-    if found:
-        listed = ", ".join(str(path.relative_to(root)) for path in found)
-        raise PalmError(f"{shown} holds {len(found)} models ({listed}). Give the directory of one.")
+    """Return the directory of the parameters. Raises PalmError unless there is exactly one."""
+    folders = sorted(path.parent for path in root.rglob(_MARK) if path.is_file())
+    if len(folders) == 1:
+        return folders[0]
+    if folders:
+        listed = ", ".join(str(path.relative_to(root)) for path in folders)
+        raise PalmError(f"{shown} holds {len(folders)} models ({listed}). Give the directory of one.")
     names = [path.name for path in root.rglob("*") if path.is_file()]
     if any("xlnet" in name.lower() for name in (*names, shown.name)):
         raise PalmError(
-            f"{shown}: XLNet, whose Paddle parameters are not converted. Its weights are on the Hub: `palm-train models download XLNet-cased-base`."
+            f"{shown}: XLNet, whose Paddle parameters are not converted. "
+            "Its weights are on the Hub: `palm-train models download XLNet-cased-base`."
         )
     if any(name.endswith(".pdparams") for name in names):
         raise PalmError(
-            f"{shown}: one .pdparams file, as PaddleNLP writes it, which is not converted; this takes `params/` with a file for each tensor. "
+            f"{shown}: one .pdparams file, as PaddleNLP writes it, which is not converted; "
+            "this takes `params/` with a file for each tensor. "
             "Models of that kind are on the Hub in PyTorch's format: `palm-train models ls`."
         )
     if any(name in ("model.safetensors", "pytorch_model.bin") for name in names):
@@ -158,31 +166,37 @@ def _find_params(root: Path, shown: Path) -> Path:
 
 
 def _read_config(folder: Path, shown: Path) -> tuple[Path, dict[str, Any]]:
-    found = sorted(folder.glob("*config.json"))
-    if len(found) != 1:
-        listed = (
-            f"{len(found)} configurations ({', '.join(path.name for path in found)})" if found else "no *_config.json"
-        )
-        raise PalmError(f"{shown}: {listed} beside `params/`. Put the model's own there, e.g. ernie_config.json.")
+    """Return the only configuration of a directory, and its contents."""
+    files = sorted(folder.glob("*config.json"))
+    if len(files) != 1:
+        listed = ", ".join(path.name for path in files)
+        fault = f"{len(files)} configurations ({listed})" if files else "no *_config.json"
+        raise PalmError(f"{shown}: {fault} beside `params/`. Put the model's own there, e.g. ernie_config.json.")
     try:
-        config = json.loads(found[0].read_text(encoding="utf-8"))
+        config = json.loads(files[0].read_text(encoding="utf-8"))
     except ValueError as error:
-        raise PalmError(f"{found[0]}: not JSON: {error}. Unpack the archive again.") from error
+        raise PalmError(f"{files[0]}: not JSON: {error}. Unpack the archive again.") from error
     if not isinstance(config, dict):
-        raise PalmError(f"{found[0]}: holds a {type(config).__name__}, but a JSON object is due.")
-    return found[0], config
+        raise PalmError(f"{files[0]}: holds a {type(config).__name__}, but a JSON object is due.")
+    return files[0], config
 
 
 def _read_vocabulary(path: Path) -> list[str]:
-    """Words in the order of their ids, of `word` or `word<TAB>id` lines. A word that occurs twice has the later id, as in the original."""
+    """Read words in the order of their ids, from `word` or `word<TAB>id` lines.
+
+    A word that occurs twice has the later id, as in the original.
+    """
     if not path.is_file():
         raise PalmError(f"{path}: no vocabulary there. Put the model's own vocab.txt beside `params/`.")
     words: dict[int, str] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n")):
-        word, tab, place = line.rstrip("\r").rpartition("\t")
-        if tab and not place.isdecimal():
-            raise PalmError(f"{path}:{number + 1}: '{place}' is no id. A line is a word, or a word, a tab and its id.")
-        words[int(place) if tab else number] = word if tab else place
+        word, tab, last = line.rstrip("\r").rpartition("\t")
+        if not tab:
+            words[number] = last
+        elif last.isdecimal():
+            words[int(last)] = word
+        else:
+            raise PalmError(f"{path}:{number + 1}: '{last}' is no id. A line is a word, or a word, a tab and its id.")
     if sorted(words) != list(range(len(words))):
         raise PalmError(f"{path}: the ids of its {len(words)} words are not 0 to {len(words) - 1}, each once.")
     missing = [word for word in _SPECIAL if word not in words.values()]
@@ -192,45 +206,48 @@ def _read_vocabulary(path: Path) -> list[str]:
 
 
 def _is_lowercase(words: list[str]) -> bool:
-    cased = sum(word != word.lower() for word in words if word not in _SPECIAL)
-    return cased <= _CASED_SHARE * len(words)
+    cased_count = sum(word != word.lower() for word in words if word not in _SPECIAL)
+    return cased_count <= _CASED_SHARE * len(words)
 
 
 def _settings(config: Mapping[str, Any], file: Path, files: Mapping[str, Path], words: list[str]) -> dict[str, Any]:
-    """The contents of `config.json`."""
-    segments = next((config[key] for key in ("sent_type_vocab_size", "type_vocab_size") if key in config), None)
-    lacking = [key for key in _COPIED if key not in config] + (["type_vocab_size"] if segments is None else [])
-    if lacking:
-        raise PalmError(f"{file}: lacks {', '.join(lacking)}. Take the configuration that belongs to the weights.")
-    known = {key: config[key] for key in _COPIED}
-    activation = known["hidden_act"]
+    """Return the contents of `config.json`."""
+    segments = config.get("sent_type_vocab_size", config.get("type_vocab_size"))
+    missing = [key for key in _COPIED if key not in config]
+    if segments is None:
+        missing.append("type_vocab_size")
+    if missing:
+        raise PalmError(f"{file}: lacks {', '.join(missing)}. Take the configuration that belongs to the weights.")
+    copied = {key: config[key] for key in _COPIED}
+    activation = copied["hidden_act"]
     if activation not in _ACTIVATIONS:
         raise PalmError(f"{file}: hidden_act '{activation}' is unknown. Known: {', '.join(_ACTIVATIONS)}.")
-    if len(words) > known["vocab_size"]:
+    if len(words) > copied["vocab_size"]:
         raise PalmError(
-            f"{file.parent / 'vocab.txt'}: {len(words)} words, but vocab_size in {file.name} is {known['vocab_size']}. "
+            f"{file.parent / 'vocab.txt'}: {len(words)} words, "
+            f"but vocab_size in {file.name} is {copied['vocab_size']}. "
             "Take the vocabulary that belongs to the weights."
         )
-    with_tasks = "task_embedding" in files or bool(config.get("use_task_id"))
-    ernie = with_tasks or "ernie" in file.name.lower()
+    has_tasks = "task_embedding" in files or bool(config.get("use_task_id"))
+    is_ernie = has_tasks or "ernie" in file.name.lower()
     settings = {
-        "model_type": "ernie" if ernie else "bert",
-        "architectures": ["ErnieModel" if ernie else "BertModel"],
-        **known,
-        "intermediate_size": config.get("intermediate_size", 4 * known["hidden_size"]),
+        "model_type": "ernie" if is_ernie else "bert",
+        "architectures": ["ErnieModel" if is_ernie else "BertModel"],
+        **copied,
+        "intermediate_size": config.get("intermediate_size", 4 * copied["hidden_size"]),
         "type_vocab_size": segments,
         "layer_norm_eps": _LAYER_NORM_EPS,
         "pad_token_id": words.index("[PAD]"),
     }
-    if ernie:
-        tasks = config.get("task_type_vocab_size", segments)
-        settings |= {"use_task_id": with_tasks, "task_type_vocab_size": tasks}
+    if is_ernie:
+        task_types = config.get("task_type_vocab_size", segments)
+        settings |= {"use_task_id": has_tasks, "task_type_vocab_size": task_types}
     return settings
 
 
-def _places(settings: Mapping[str, Any]) -> dict[str, _Place]:
-    """Paddle's name of each tensor of the encoder -> its place."""
-    hidden, inner = settings["hidden_size"], settings["intermediate_size"]
+def _destinations(settings: Mapping[str, Any]) -> dict[str, _Destination]:
+    """Return the destination of each tensor of the encoder, by its name in Paddle."""
+    hidden = settings["hidden_size"]
     tables = {
         _MARK: ("word_embeddings", settings["vocab_size"]),
         "pos_embedding": ("position_embeddings", settings["max_position_embeddings"]),
@@ -238,45 +255,49 @@ def _places(settings: Mapping[str, Any]) -> dict[str, _Place]:
     }
     if settings.get("use_task_id"):
         tables["task_embedding"] = ("task_type_embeddings", settings["task_type_vocab_size"])
-    places = {paddle: _Place(f"embeddings.{name}.weight", (rows, hidden)) for paddle, (name, rows) in tables.items()}
-    blocks = [("pre_encoder_layer_norm", "embeddings.LayerNorm"), ("pooled_fc", "pooler.dense")]
+    destinations = {}
+    for paddle_name, (name, rows) in tables.items():
+        destinations[paddle_name] = _Destination(f"embeddings.{name}.weight", (rows, hidden))
+    layers = [("pre_encoder_layer_norm", "embeddings.LayerNorm"), ("pooled_fc", "pooler.dense")]
     for number in range(settings["num_hidden_layers"]):
-        blocks += [(f"encoder_layer_{number}_{paddle}", f"encoder.layer.{number}.{name}") for paddle, name in _LAYER]
-    for paddle, name in blocks:
-        if paddle.endswith("layer_norm"):
-            places[f"{paddle}_scale"] = _Place(f"{name}.weight", (hidden,))
-            places[f"{paddle}_bias"] = _Place(f"{name}.bias", (hidden,))
+        for paddle_name, name in _LAYER:
+            layers.append((f"encoder_layer_{number}_{paddle_name}", f"encoder.layer.{number}.{name}"))
+    for paddle_name, name in layers:
+        if paddle_name.endswith("layer_norm"):
+            destinations[f"{paddle_name}_scale"] = _Destination(f"{name}.weight", (hidden,))
+            destinations[f"{paddle_name}_bias"] = _Destination(f"{name}.bias", (hidden,))
         else:
-            out, into = (
-                (inner if paddle.endswith("ffn_fc_0") else hidden),
-                (inner if paddle.endswith("ffn_fc_1") else hidden),
-            )
-            places[f"{paddle}.w_0"] = _Place(f"{name}.weight", (out, into), transposed=True)
-            places[f"{paddle}.b_0"] = _Place(f"{name}.bias", (out,))
-    return places
+            outputs = settings["intermediate_size"] if paddle_name.endswith("ffn_fc_0") else hidden
+            inputs = settings["intermediate_size"] if paddle_name.endswith("ffn_fc_1") else hidden
+            destinations[f"{paddle_name}.w_0"] = _Destination(f"{name}.weight", (outputs, inputs), transposed=True)
+            destinations[f"{paddle_name}.b_0"] = _Destination(f"{name}.bias", (outputs,))
+    return destinations
 
 
 def _tensors(
-    places: Mapping[str, _Place], files: Mapping[str, Path], shown: Path
+    destinations: Mapping[str, _Destination], files: Mapping[str, Path], shown: Path
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """PyTorch's name and values of each tensor. Only the pooler may be missing: it is no part of what is trained here."""
-    missing = [name for name in places if name not in files and not name.startswith("pooled_fc")]
+    """Yield PyTorch's name and values of each tensor. Only the pooler may be missing, since it is not trained here."""
+    missing = [name for name in destinations if name not in files and not name.startswith("pooled_fc")]
     if missing:
+        listed = ", ".join(missing[:4]) + (", ..." if len(missing) > 4 else "")
         raise PalmError(
-            f"{shown}: {len(missing)} tensors are missing: {', '.join(missing[:4])}{', ...' if len(missing) > 4 else ''}. "
+            f"{shown}: {len(missing)} tensors are missing: {listed}. "
             "Is the configuration (num_hidden_layers) the weights' own, and the archive unpacked whole?"
         )
-    for paddle, place in places.items():
-        if paddle not in files:
+    for paddle_name, destination in destinations.items():
+        if paddle_name not in files:
             continue
-        values = read_tensor(files[paddle]).astype(np.float32)
-        values = np.ascontiguousarray(values.T) if place.transposed else values
-        if values.shape != place.shape:
-            given, due = (tuple(reversed(s)) if place.transposed else s for s in (values.shape, place.shape))
+        file = files[paddle_name]
+        values = read_tensor(file).astype(np.float32)
+        values = np.ascontiguousarray(values.T) if destination.transposed else values
+        if values.shape != destination.shape:
+            step = -1 if destination.transposed else 1  # shapes of the file, in the message
             raise PalmError(
-                f"{files[paddle]}: {list(given)}, but {list(due)} by the configuration. Take the configuration that belongs to the weights."
+                f"{file}: {list(values.shape[::step])}, but {list(destination.shape[::step])} by the configuration. "
+                "Take the configuration that belongs to the weights."
             )
-        yield place.name, values
+        yield destination.name, values
 
 
 def _write(
@@ -287,10 +308,10 @@ def _write(
     *,
     lowercase: bool,
 ) -> None:
-    """All files into a directory beside the target, which then takes its name: there is never half a model."""
+    """Write all files to a temporary directory and rename it to the target, so that the model is never incomplete."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as made:
-        folder = Path(made) / "model"
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+        folder = Path(temporary) / "model"
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         (folder / "vocab.txt").write_text("".join(word + "\n" for word in words), encoding="utf-8")
@@ -301,5 +322,5 @@ def _write(
         tokenizer.save_pretrained(folder)
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         if target.is_dir():
-            target.rmdir()  # empty, as was seen at the start
+            target.rmdir()  # empty, as checked at the start
         folder.rename(target)

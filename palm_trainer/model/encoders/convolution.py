@@ -1,4 +1,4 @@
-"""Convolutions between the embeddings and the blocks of an encoder that is trained from nothing: its neighbours need not be learnt by attention."""
+"""Convolutions between the embeddings and the blocks of an encoder from scratch, so that attention need not learn which tokens are adjacent."""
 
 from typing import Any
 
@@ -9,21 +9,21 @@ from transformers.models.bert.modeling_bert import BertEmbeddings
 
 
 class ConvolvedEmbeddings(BertEmbeddings):
-    """BERT's embeddings, then `count` residual convolutions over three pieces. Padding is zero to all of them, so that it changes nothing.
+    """BERT's embeddings, followed by `count` residual convolutions over three tokens. Padding counts as zero, so it has no effect.
 
-    Attention over learnt positions needs much text to learn what stands beside what; a convolution knows it (README, "from scratch", for what was
-    seen on ATIS). A block is `LayerNorm(x + Dropout(GELU(Conv(x))))`.
+    Attention over learnt positions needs much text to learn adjacency, which a convolution has built in (README, "from
+    scratch", for results on ATIS). A block is `LayerNorm(x + Dropout(GELU(Conv(x))))`.
     """
 
     def __init__(self, config: BertConfig, count: int) -> None:
         super().__init__(config)  # type: ignore[no-untyped-call]
         self.padding = int(config.pad_token_id or 0)
-        # a Sequential, since a ModuleList is what tells the encoder's blocks
+        # A Sequential, since a ModuleList would be taken for the blocks of the encoder.
         self.convolutions = nn.Sequential(*(_Convolution(config) for _ in range(count)))
 
-    def forward(self, input_ids: Tensor, **others: Any) -> Tensor:  # type: ignore[override]  # from ids alone: they tell padding
-        """int64 [B, S] -> [B, S, H]."""
-        hidden: Tensor = super().forward(input_ids=input_ids, **others)  # type: ignore[arg-type]
+    def forward(self, input_ids: Tensor, **arguments: Any) -> Tensor:  # type: ignore[override]  # ids tell padding
+        """Return the embeddings of int64 [batch, tokens], [batch, tokens, hidden]."""
+        hidden: Tensor = super().forward(input_ids=input_ids, **arguments)  # type: ignore[arg-type]
         mask = (input_ids != self.padding).unsqueeze(-1).to(hidden.dtype)
         for convolution in self.convolutions:
             hidden = convolution(hidden, mask)
@@ -39,7 +39,7 @@ class _Convolution(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """[B, S, H] and [B, S, 1] -> [B, S, H]."""
-        mixed = self.mix((hidden * mask).transpose(1, 2)).transpose(1, 2)
-        normed: Tensor = self.LayerNorm(hidden + self.dropout(torch.nn.functional.gelu(mixed)))
-        return normed
+        """Convolve [batch, tokens, hidden] with the mask [batch, tokens, 1]; the shape stays."""
+        convolved = self.mix((hidden * mask).transpose(1, 2)).transpose(1, 2)
+        normalized: Tensor = self.LayerNorm(hidden + self.dropout(torch.nn.functional.gelu(convolved)))
+        return normalized

@@ -1,7 +1,7 @@
-"""Pretrained weights into an encoder that exists, with an account of what matched."""
+"""Copying of pretrained weights into an existing encoder, with a report of what matched."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,12 @@ _FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bi
 _PREFIXES = ("bert.", "ernie.", "roberta.", "transformer.", "encoder.encoder.", "backbone.encoder.")
 _OLD_NAMES = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
 _ZERO_AT_FIRST = "embeddings.task_type_embeddings.weight"
-"""Weights without a task embedding are as good as those with one of zeros."""
+"""Weights without a task embedding are equivalent to weights with one of zeros."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsReport:
-    """Names of the tensors that were loaded, that the weights lacked, and that the encoder has no place for."""
+    """Names of the tensors that were loaded, that the weights lacked, and that the encoder does not have."""
 
     source: str
     matched: tuple[str, ...]
@@ -33,90 +33,109 @@ class WeightsReport:
 
     def __str__(self) -> str:
         parts = [f"{len(self.matched)} tensors loaded from {self.source}"]
-        parts += [f"missing: {_some(self.missing)}"] if self.missing else []
-        parts += [f"not used: {_some(self.unexpected)}"] if self.unexpected else []
+        if self.missing:
+            parts.append(f"missing: {_first_names(self.missing)}")
+        if self.unexpected:
+            parts.append(f"not used: {_first_names(self.unexpected)}")
         return "; ".join(parts)
 
 
 def load_weights(backbone: Encoder, name: str) -> WeightsReport:
-    """Copies the weights of a directory, a known name or a Hugging Face id into the backbone.
+    """Copy the weights of a directory, a known name or a Hugging Face id into the backbone.
 
     Raises:
-        PalmError: no weights there, none that the backbone has a place for, or a tensor of another shape.
+        PalmError: there are no weights, none that the backbone has, or a tensor has another shape.
     """
     folder = _folder(name)
     encoder = backbone.encoder
-    own = encoder.state_dict()
-    given = {_plain(key, own): value for key, value in _read(folder).items()}
-    given = {key: value for key, value in given.items() if not key.endswith("position_ids")}
-    matched = [key for key in own if key in given]
-    missing = [key for key in own if key not in given and not key.endswith("position_ids")]
+    tensors = encoder.state_dict()
+    loaded: dict[str, Tensor] = {}
+    for saved_key, tensor in _read(folder).items():
+        key = _encoder_key(saved_key, tensors)
+        if not key.endswith("position_ids"):
+            loaded[key] = tensor
+    matched = [key for key in tensors if key in loaded]
     if not matched:
         raise PalmError(
-            f"{folder}: none of its {len(given)} tensors belongs to the backbone ({_some(given)}); the backbone has {_some(own)}. "
+            f"{folder}: none of its {len(loaded)} tensors belongs to the backbone ({_first_names(loaded)}); "
+            f"the backbone has {_first_names(tensors)}. "
             "Take the weights that go with its configuration, or convert them with `palm-train models convert`."
         )
     for key in matched:
-        if given[key].shape != own[key].shape:
+        if loaded[key].shape != tensors[key].shape:
             raise PalmError(
-                f"{folder}: '{key}' is {list(given[key].shape)}, but {list(own[key].shape)} in the backbone. "
-                f"Build the backbone from the configuration that lies beside the weights."
+                f"{folder}: '{key}' is {list(loaded[key].shape)}, but {list(tensors[key].shape)} in the backbone. "
+                "Build the backbone from the configuration that lies beside the weights."
             )
-    encoder.load_state_dict({**own, **{key: given[key].to(own[key].dtype) for key in matched}})
-    return WeightsReport(
-        str(folder),
-        tuple(matched),
-        tuple(key for key in missing if key != _ZERO_AT_FIRST),
-        tuple(key for key in given if key not in own),
-    )
+    encoder.load_state_dict({**tensors, **{key: loaded[key].to(tensors[key].dtype) for key in matched}})
+    missing = []
+    for key in tensors:
+        if key not in loaded and not key.endswith("position_ids") and key != _ZERO_AT_FIRST:
+            missing.append(key)
+    unexpected = [key for key in loaded if key not in tensors]
+    return WeightsReport(str(folder), tuple(matched), tuple(missing), tuple(unexpected))
 
 
 def _folder(name: str) -> Path:
-    """The directory of the weights; `params/` below it where the original's layout has them there."""
-    where = locate_encoder(name)
-    if not Path(where).is_dir():
-        for file in _FILES:
-            try:
-                return Path(str(cached_file(where, file))).parent
-            except OSError:
-                continue
-        raise PalmError(
-            f"'{name}' is no directory, and no weights for it could be had from the hub. "
-            "Give a directory, or download it first: downloader.download('pretrain', NAME, DIR)."
-        )
-    for folder in (Path(where), Path(where) / "params"):
+    """Return the directory of the weights: `params/` of it, in the original's layout."""
+    location = locate_encoder(name)
+    if not Path(location).is_dir():
+        return _cached_folder(location, name)
+    for folder in (Path(location), Path(location) / "params"):
         if any((folder / file).is_file() for file in _FILES):
             return folder
-    way_out = CONVERT_PADDLE if has_paddle_parameters(where) else f"Weights are in {' or '.join(_FILES[::2])}."
-    raise PalmError(f"{where}: no pretrained weights there. {way_out}")
+    expected = f"Weights are in {' or '.join(_FILES[::2])}."
+    advice = CONVERT_PADDLE if has_paddle_parameters(location) else expected
+    raise PalmError(f"{location}: no pretrained weights there. {advice}")
+
+
+def _cached_folder(repository: str, name: str) -> Path:
+    """Return the directory of downloaded weights."""
+    for file in _FILES:
+        try:
+            return Path(str(cached_file(repository, file))).parent
+        except OSError:
+            continue
+    raise PalmError(
+        f"'{name}' is no directory, and no weights for it could be had from the hub. "
+        "Give a directory, or download it first: downloader.download('pretrain', NAME, DIR)."
+    )
 
 
 def _read(folder: Path) -> dict[str, Tensor]:
+    """Read all weights of a directory, also if they are sharded."""
     file = next(folder / name for name in _FILES if (folder / name).is_file())
     try:
         if file.suffix != ".json":
-            return _read_one(file)
-        shards = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
-        return {key: value for shard in shards for key, value in _read_one(folder / shard).items()}
+            return _read_file(file)
+        weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+        tensors: dict[str, Tensor] = {}
+        for shard in sorted(set(weight_map.values())):
+            tensors.update(_read_file(folder / shard))
+        return tensors
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise PalmError(f"{file}: cannot be read: {str(error).splitlines()[0]}. Fetch it again.") from error
 
 
-def _read_one(file: Path) -> dict[str, Tensor]:
+def _read_file(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
         return load_file(file)
     state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     return state
 
 
-def _plain(key: str, own: Iterable[str]) -> str:
-    """The encoder's own name of a tensor that was saved as part of a larger model, or under an old name."""
+def _encoder_key(key: str, encoder_keys: Collection[str]) -> str:
+    """Return the encoder's name of a tensor that was saved in a larger model or under an old name."""
     for old, new in _OLD_NAMES:
         key = key.replace(old, new)
-    names = set(own) if not isinstance(own, dict) else own
-    return next((key.removeprefix(p) for p in _PREFIXES if key.startswith(p) and key.removeprefix(p) in names), key)
+    for prefix in _PREFIXES:
+        if key.startswith(prefix) and key.removeprefix(prefix) in encoder_keys:
+            return key.removeprefix(prefix)
+    return key
 
 
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")
+def _first_names(names: Iterable[str]) -> str:
+    """List the first four names and count the others."""
+    names = list(names)
+    listed = ", ".join(names[:4])
+    return f"{listed} and {len(names) - 4} more" if len(names) > 4 else listed

@@ -1,4 +1,4 @@
-"""Component 2: encoders. A backbone turns token ids into one vector a piece and one vector a text."""
+"""Encoders: token ids to one vector for each token and one vector for the text."""
 
 import inspect
 from typing import Any, Literal
@@ -25,9 +25,9 @@ class Encoder(nn.Module):
 
     Args:
         encoder: any encoder whose output has `last_hidden_state`.
-        pooling: the text's vector is that of the classification token (`cls`: the first piece, in XLNet the last) or the mean over
-            unmasked pieces (`mean`).
-        takes_types: whether the encoder takes `token_type_ids`.
+        pooling: the text's vector is that of the classification token (`cls`: the first token, in XLNet the last) or the
+            mean over unmasked tokens (`mean`).
+        takes_types: True if the encoder takes `token_type_ids`.
     """
 
     outputs: tuple[TensorSpec, ...] = (SEQUENCE_OUTPUT, POOLED_OUTPUT, EMBEDDING_TABLE)
@@ -41,42 +41,48 @@ class Encoder(nn.Module):
 
     @property
     def hidden_size(self) -> int:
-        """Width of the vectors."""
+        """Size of the vectors."""
         return int(self.encoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
 
     @property
     def max_length(self) -> int | None:
-        """Tokens that it has positions for; None: as many as you like (XLNet)."""
+        """Maximum number of tokens; None: unlimited (XLNet)."""
         table = self._positions
-        if table is not None:  # RoBERTa's begin behind that of padding: a table of 514 is for 512 tokens
+        if table is not None:  # RoBERTa's positions start after that of padding: a table of 514 is for 512 tokens
             return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
         limit = int(getattr(self.encoder.config, "max_position_embeddings", None) or 0)
         return limit if limit > 0 else None
 
     @property
     def pad_token_id(self) -> int | None:
-        """The id that it must be padded with, since its positions leave that out (RoBERTa); None: any will do under a mask."""
+        """Id required for padding, since its positions skip it (RoBERTa); None: any id under a mask."""
         return None if self._positions is None else self._positions.padding_idx
 
     @property
     def _positions(self) -> nn.Embedding | None:
-        tables = (m for name, m in self.encoder.named_modules() if name.endswith("position_embeddings"))
-        return next((table for table in tables if isinstance(table, nn.Embedding)), None)
+        """Table of absolute positions, if there is one."""
+        for name, module in self.encoder.named_modules():
+            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+                return module
+        return None
 
     @property
     def embedding_table(self) -> Tensor:
-        """The word embeddings, [V, E]; E is the hidden size in most encoders. Not trained while an ActiveEmbedding stands in its place."""
+        """Word embeddings, [vocabulary, embedding]; as large as the hidden size in most encoders.
+
+        The table is not trained while an ActiveEmbedding replaces it.
+        """
         table: Tensor = self.encoder.get_input_embeddings().weight  # type: ignore[operator]
         return table
 
     @property
     def inputs_attr(self) -> dict[str, list[Any]]:
-        """What it takes from a reader, as PALM declares it: name -> [shape, dtype]; -1 is variable."""
+        """Inputs in PALM's declaration: name -> [shape, dtype]; -1 is variable."""
         return {PALM_NAMES[spec.name]: [[-1, -1], spec.dtype] for spec in self.inputs}
 
     @property
     def outputs_attr(self) -> dict[str, list[Any]]:
-        """What it gives to a head, as PALM declares it."""
+        """Outputs in PALM's declaration."""
         width = self.hidden_size
         return {
             "encoder_outputs": [[-1, -1, width], "float32"],
@@ -85,7 +91,16 @@ class Encoder(nn.Module):
         }
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Features:
-        """int64 [B, S] each -> `sequence_output` [B, S, H], `pooled_output` [B, H] and `embedding_table` [V, E]."""
+        """Encode a batch.
+
+        Args:
+            input_ids: int64 [batch, tokens].
+            attention_mask: int64 [batch, tokens].
+            token_type_ids: int64 [batch, tokens], if the encoder takes types.
+
+        Returns:
+            `sequence_output` [batch, tokens, hidden], `pooled_output` [batch, hidden], and `embedding_table`.
+        """
         arguments = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             arguments["token_type_ids"] = token_type_ids
@@ -97,8 +112,9 @@ class Encoder(nn.Module):
         }
 
     def _pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the vector of each text, [batch, hidden]."""
         if self.pooling == "cls" and self._cls_is_last:
-            last = (attention_mask.sum(dim=1) - 1).clamp(min=0)  # (B); padding is on the right
+            last = (attention_mask.sum(dim=1) - 1).clamp(min=0)  # [batch]; padding is on the right
             return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2])).squeeze(1)
         if self.pooling == "cls":
             return hidden[:, 0]
@@ -107,7 +123,7 @@ class Encoder(nn.Module):
 
 
 def takes_types(encoder: nn.Module) -> bool:
-    """Whether an encoder tells a text from its pair by `token_type_ids`: it takes them, and has more than one."""
-    taken = "token_type_ids" in inspect.signature(encoder.forward).parameters
-    # XLNet has no number of types: it asks only whether two pieces are of the same
-    return taken and getattr(encoder.config, "type_vocab_size", 2) > 1
+    """Return True if an encoder distinguishes a text from its pair by `token_type_ids`: it takes them, and has several types."""
+    has_argument = "token_type_ids" in inspect.signature(encoder.forward).parameters
+    # XLNet has no number of types, since it only compares the types of two tokens.
+    return has_argument and getattr(encoder.config, "type_vocab_size", 2) > 1

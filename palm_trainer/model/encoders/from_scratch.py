@@ -1,4 +1,4 @@
-"""A small encoder without pretrained weights, for those who can download nothing: its vocabulary is learnt from the training text."""
+"""Small encoders without pretrained weights, for use without a download. The vocabulary is learnt from the training text."""
 
 from collections.abc import Iterable, Iterator
 
@@ -18,26 +18,38 @@ SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, lowercase: bool, characters: bool) -> Tokenizer:
-    """A BERT-style WordPiece tokenizer learnt from `texts`; with `characters`, every character is a piece of its own.
+    """Learn a BERT-style WordPiece tokenizer. The result is a pure function of the arguments.
 
-    A pure function of its arguments. The trainer alone is not: it numbers inner characters (`##a`) in the order of a hash map, and breaks
-    ties of the merges by these numbers. So they are handed to it in order.
+    The trainer of `tokenizers` alone is not deterministic: it numbers inner characters (`##a`) in the order of a hash map,
+    and breaks ties of the merges by these numbers. So they are passed to it in sorted order.
+
+    Args:
+        texts: training texts.
+        vocab_size: maximum size of the vocabulary.
+        lowercase: lower-case the texts.
+        characters: make every character a token.
     """
     texts = list(texts)
     learner = _bare_tokenizer({}, lowercase, characters)
-    inner = sorted({f"##{c}" for text in texts for word in _words(learner, text) for c in word[1:]})
-    trainer = WordPieceTrainer(vocab_size=vocab_size, special_tokens=[*SPECIAL_TOKENS, *inner], show_progress=False)
+    inner_characters: set[str] = set()
+    for text in texts:
+        for word in _words(learner, text):
+            inner_characters.update(f"##{character}" for character in word[1:])
+    trainer = WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=[*SPECIAL_TOKENS, *sorted(inner_characters)], show_progress=False
+    )
     learner.train_from_iterator(texts, trainer)
     tokenizer = _bare_tokenizer(learner.get_vocab(), lowercase, characters)
     tokenizer.add_special_tokens(SPECIAL_TOKENS)
-    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    special_ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", cls), ("[SEP]", sep)]
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=special_ids
     )
     return tokenizer
 
 
 def _bare_tokenizer(vocabulary: dict[str, int], lowercase: bool, characters: bool) -> Tokenizer:
+    """Return a WordPiece tokenizer without special tokens."""
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
     if characters:
@@ -48,7 +60,10 @@ def _bare_tokenizer(vocabulary: dict[str, int], lowercase: bool, characters: boo
 
 
 def _words(tokenizer: Tokenizer, text: str) -> Iterator[str]:
-    return (word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text)))
+    """Yield the words that the tokenizer divides into tokens."""
+    normalized = tokenizer.normalizer.normalize_str(text)
+    for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized):
+        yield word
 
 
 def build_scratch(
@@ -66,9 +81,21 @@ def build_scratch(
     max_length: int = 128,
     pooling: Pooling = "cls",
 ) -> LoadedEncoder:
-    """A BERT of the given size with random weights (draws from torch's generator) and a vocabulary of the texts' own pieces.
+    """Build a BERT with random weights, from torch's generator, and a vocabulary of the texts' own tokens.
 
-    `convolutions` of them stand between its embeddings and its blocks.
+    Args:
+        texts: training texts.
+        layers: number of transformer blocks.
+        hidden_size: size of the vectors.
+        heads: number of attention heads.
+        intermediate_size: inner size of a block. None: 4 x `hidden_size`.
+        vocab_size: maximum size of the vocabulary.
+        dropout: probability, also of attention.
+        convolutions: number of convolutions between the embeddings and the blocks.
+        lowercase: lower-case the texts.
+        characters: make every character a token.
+        max_length: maximum number of tokens.
+        pooling: vector of the text.
     """
     tokenizer = train_tokenizer(texts, vocab_size=vocab_size, lowercase=lowercase, characters=characters)
     config = BertConfig(
@@ -83,6 +110,6 @@ def build_scratch(
         pad_token_id=0,
     )
     if convolutions:
-        config.convolutions = convolutions  # what `new_encoder` looks for
+        config.convolutions = convolutions  # read by `new_encoder`
     backbone = Encoder(new_encoder(config), pooling=pooling, takes_types=True)
     return LoadedEncoder(backbone, tokenizer.to_str(), 0, "scratch")

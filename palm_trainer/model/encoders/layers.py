@@ -1,5 +1,6 @@
-"""What of an encoder lies how deep: its embeddings, its blocks from the lowest on, and what stands above them. Found generically, for every family."""
+"""Depth of an encoder's parameters: embeddings, blocks from the lowest up, and the layers above. Works for every family."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -12,8 +13,10 @@ from palm_trainer.model.encoders.encoder import Encoder
 class EncoderLayers:
     """The parameters of an encoder, each exactly once.
 
-    `blocks` are the transformer's layers from the lowest on; ALBERT, whose layers share their weights, has one.
-    `embeddings` is what feeds them (tables of relative positions included), `top` what stands above (a final normalization).
+    Args:
+        embeddings: parameters below the blocks, and tables of relative positions.
+        blocks: parameters of each transformer layer, from the lowest up. ALBERT, whose layers share weights, has one.
+        top: parameters above the blocks, such as a final normalization.
     """
 
     embeddings: list[nn.Parameter]
@@ -22,44 +25,64 @@ class EncoderLayers:
 
 
 def encoder_layers(backbone: Encoder) -> EncoderLayers:
-    """Sorts an encoder's parameters by depth. Raises ConfigError where no list of blocks is found."""
+    """Sort an encoder's parameters by depth.
+
+    Raises:
+        ConfigError: no list of blocks is found.
+    """
     encoder = backbone.encoder
-    blocks = _blocks(encoder)
-    members = [list(block.parameters()) for block in blocks]
-    inside = {id(parameter) for block in members for parameter in block}
-    tables = {
-        id(parameter)
-        for module in encoder.modules()
-        if isinstance(module, nn.Embedding)
-        for parameter in module.parameters()
-    }
+    blocks = [list(block.parameters()) for block in _blocks(encoder)]
+    block_ids: set[int] = set()
+    for block in blocks:
+        block_ids |= _ids(block)
+    table_ids: set[int] = set()
+    for module in encoder.modules():
+        if isinstance(module, nn.Embedding):
+            table_ids |= _ids(module.parameters())
     embeddings: list[nn.Parameter] = []
     top: list[nn.Parameter] = []
-    below = True  # until the blocks come: modules are registered in the order of the forward pass
+    is_below = True  # until the first block: modules are registered in the order of the forward pass
     for parameter in encoder.parameters():
-        if id(parameter) in inside:
-            below = False
-        elif below or id(parameter) in tables:
+        if id(parameter) in block_ids:
+            is_below = False
+        elif is_below or id(parameter) in table_ids:
             embeddings.append(parameter)
         else:
             top.append(parameter)
-    return EncoderLayers(embeddings, members, top)
+    return EncoderLayers(embeddings, blocks, top)
+
+
+def _ids(parameters: Iterable[nn.Parameter]) -> set[int]:
+    return {id(parameter) for parameter in parameters}
 
 
 def _blocks(encoder: nn.Module) -> nn.ModuleList:
-    """The one outermost list of modules: an entry a layer, or a group of layers that share weights."""
-    lists = [(name, m) for name, m in encoder.named_modules() if isinstance(m, nn.ModuleList) and list(m.parameters())]
-    outer = [own for name, own in lists if not any(name.startswith(f"{other}.") for other, _ in lists)]
-    if len(outer) != 1:
+    """Return the only outermost list of modules: an entry for each layer, or each group of layers that share weights."""
+    lists = {}
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.ModuleList) and list(module.parameters()):
+            lists[name] = module
+    outermost = []
+    for name, module in lists.items():
+        if not any(name.startswith(f"{other_name}.") for other_name in lists):
+            outermost.append(module)
+    if len(outermost) != 1:
         raise ConfigError(
-            f"encoder: {type(encoder).__name__} holds {len(outer)} lists of blocks, not one, so that their depth is unknown. "
-            "Leave out train.regularization.layer_decay, train.freeze_layers, train.freeze_embeddings and balancing method = 'gradnorm'."
+            f"encoder: {type(encoder).__name__} holds {len(outermost)} lists of blocks, not one, "
+            "so that their depth is unknown. "
+            "Leave out train.regularization.layer_decay, train.freeze_layers, train.freeze_embeddings "
+            "and balancing method = 'gradnorm'."
         )
-    return outer[0]
+    return outermost[0]
 
 
 def rate_factors(backbone: Encoder, decay: float) -> dict[nn.Parameter, float]:
-    """Layer-wise decay (Howard and Ruder 2018): 1 for the highest block and what stands above, `decay` less for each block below, the embeddings last."""
+    """Compute layer-wise learning rates (Howard and Ruder 2018).
+
+    Returns:
+        Factor for each parameter: 1 for the highest block and above, times `decay` for each block below, and lowest for
+        the embeddings.
+    """
     layers = encoder_layers(backbone)
     count = len(layers.blocks)
     factors = dict.fromkeys(layers.top, 1.0)
@@ -69,14 +92,26 @@ def rate_factors(backbone: Encoder, decay: float) -> dict[nn.Parameter, float]:
 
 
 def freeze_layers(backbone: Encoder, *, blocks: int = 0, embeddings: bool = False) -> None:
-    """Takes the lowest blocks, and the embeddings, out of the training. Raises ConfigError for more blocks than there are."""
+    """Exclude the lowest blocks and the embeddings from training.
+
+    Args:
+        backbone: encoder to freeze.
+        blocks: number of lowest blocks to freeze.
+        embeddings: also freeze the embeddings.
+
+    Raises:
+        ConfigError: the encoder has fewer blocks.
+    """
     if not blocks and not embeddings:
         return
     layers = encoder_layers(backbone)
     if blocks > len(layers.blocks):
         raise ConfigError(
-            f"train.freeze_layers: {blocks}, but the encoder has {len(layers.blocks)} blocks. Choose {len(layers.blocks)} or less."
+            f"train.freeze_layers must be at most {len(layers.blocks)}, the number of blocks in the encoder, "
+            f"got {blocks}. Choose {len(layers.blocks)} or less."
         )
-    frozen = [parameter for block in layers.blocks[:blocks] for parameter in block]
-    for parameter in frozen + (layers.embeddings if embeddings else []):
+    frozen = list(layers.embeddings) if embeddings else []
+    for block in layers.blocks[:blocks]:
+        frozen += block
+    for parameter in frozen:
         parameter.requires_grad_(False)

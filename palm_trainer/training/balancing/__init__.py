@@ -1,4 +1,4 @@
-"""How the losses of several tasks become one step."""
+"""Loss balancing: combining the losses of several tasks in one step."""
 
 from palm_trainer.training.balancing.base import Balancing
 from palm_trainer.training.balancing.dwa import DynamicWeightAverage

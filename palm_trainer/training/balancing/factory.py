@@ -1,4 +1,4 @@
-"""A method's name and a run's tasks -> the method."""
+"""Factory of the balancing methods."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,15 @@ from palm_trainer.training.balancing.gradnorm import GradNorm
 from palm_trainer.training.balancing.random_weights import RandomWeights
 from palm_trainer.training.balancing.uncertainty import Uncertainty
 
-_GRADNORM_RATE, _GRADNORM_ALPHA, _DWA_TEMPERATURE, _CAGRAD_C = 0.025, 1.5, 2.0, 0.4
+_GRADNORM_RATE = 0.025
+_GRADNORM_ALPHA = 1.5
+_DWA_TEMPERATURE = 2.0
+_CAGRAD_C = 0.4
 
 
 @dataclass(frozen=True)
 class SharedParameters:
-    """What tasks share and what each has for itself: parameters that train."""
+    """Trainable parameters: shared by the tasks, of the last shared layer, and of the head of each task."""
 
     encoder: Sequence[nn.Parameter]
     last_layer: Sequence[nn.Parameter]
@@ -41,21 +44,22 @@ def make_balancing(
     dwa_temperature: float | None = None,
     cagrad_c: float | None = None,
 ) -> Balancing:
-    """How the losses of several tasks become one step.
+    """Create a balancing method.
 
     Args:
         method: its name.
-        weights: the configuration's `weight` of each task.
-        parameters: of the model.
+        weights: configured `weight` of each task.
+        parameters: trainable parameters of the model.
         device: of the losses.
-        epoch_steps: steps in an epoch of the reference data set, with what comes between.
+        epoch_steps: steps in an epoch of the reference data set, with the steps in between.
         seed: of `random`.
-        learning_rate: of GradNorm's weights. None: 0.025, the paper's.
+        learning_rate: of GradNorm's weights. None: 0.025, as in the paper.
         gradnorm_alpha: None: 1.5.
         dwa_temperature: None: 2.
         cagrad_c: None: 0.4.
 
-    Raises ConfigError when what the method balances does not train, or torchjd is not installed.
+    Raises:
+        ConfigError: the parameters that the method balances are frozen, or torchjd is not installed.
     """
     match method:
         case "fixed":
@@ -76,8 +80,9 @@ def make_balancing(
             return GradientBalancing(method, weights, parameters.encoder, parameters.heads, radius)
 
 
-def _check_trains(method: str, parameters: Sequence[nn.Parameter], what: str) -> None:
+def _check_trains(method: str, parameters: Sequence[nn.Parameter], part: str) -> None:
     if not parameters:
         raise ConfigError(
-            f"train.balancing.method: '{method}' balances the gradients of {what}, which is frozen (train.freeze_layers). Freeze less, or choose fixed."
+            f"train.balancing.method: '{method}' balances the gradients of {part}, which is frozen (train.freeze_layers). "
+            "Freeze less, or choose fixed."
         )

@@ -1,4 +1,4 @@
-"""Fixed weights: the configuration's `weight` of each task."""
+"""Fixed weights: the configured `weight` of each task."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,25 +9,31 @@ from palm_trainer.training.balancing.base import Scale, total
 
 
 class FixedWeights:
-    """sum over tasks of weight x mean loss."""
+    """Weighted sum of the mean losses of the tasks."""
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         self._weights = dict(weights)
 
     def combine(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """One scalar from the tasks' mean losses."""
+        """Return the weighted sum of the tasks' mean losses."""
         return total([self._weights[task] * loss for task, loss in losses.items()])
 
     def backward(self, losses: Mapping[str, Tensor], scale: Scale, share: float = 1.0) -> None:
-        """Adds the gradients of the sum."""
+        """Add the gradients of the sum.
+
+        Args:
+            losses: by task.
+            scale: gradient scaler.
+            share: not used.
+        """
         scale(self.combine(losses)).backward()
 
     def observe(self, losses: Mapping[str, float]) -> None:
-        """Losses change nothing."""
+        """Do nothing: weights are fixed."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
+        """Return an empty state."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to load."""
+        """Do nothing: there is no state."""

@@ -1,4 +1,4 @@
-"""GradNorm (Chen et al. 2018, algorithm 1): weights move until the tasks' gradients at the last shared layer have like norms."""
+"""GradNorm (Chen et al. 2018, algorithm 1): weights adapt until the tasks' gradients at the last shared layer have similar norms."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,21 +8,21 @@ from torch import Tensor, nn
 
 from palm_trainer.training.balancing.base import Scale, total
 
-_LEAST = 1e-3  # the paper leaves open what keeps a weight positive
+_MIN_WEIGHT = 1e-3  # the paper does not say what keeps a weight positive
 
 
 class GradNorm:
-    """sum over tasks of w x mean loss, where the w of a pass' tasks add up to their number.
+    """Weighted sum of the mean losses, where the weights w of the tasks in a pass add up to their number.
 
-    The norm of a task's gradient is drawn to (mean norm) x r ** alpha, where r is what is left of its first loss against the mean of
-    that over the tasks: who lags behind gets larger gradients. The gradient of sum |norm - aim| by w, the aim held constant, is
-    sign(norm - aim) x (norm / w), so no second derivative is needed.
+    The norm of a task's gradient is pulled towards (mean norm) x r ** alpha. r is the remaining share of the task's first
+    loss, divided by the mean of that over the tasks, so that slow tasks get larger gradients. With a constant target,
+    the gradient of sum |norm - target| by w is sign(norm - target) x (norm / w): no second derivative is needed.
 
     Args:
-        tasks: their names.
+        tasks: names of the tasks.
         layer: parameters of the last shared layer.
-        alpha: how strongly tasks that lag behind are favoured.
-        learning_rate: of the weights, which Adam moves.
+        alpha: strength with which slow tasks are favoured.
+        learning_rate: of the weights, which Adam updates.
     """
 
     def __init__(self, tasks: Sequence[str], layer: Sequence[nn.Parameter], alpha: float, learning_rate: float) -> None:
@@ -31,55 +31,64 @@ class GradNorm:
         self._layer = list(layer)
         self._alpha = alpha
         self._optimizer = torch.optim.Adam(self.weights.values(), lr=learning_rate)
-        self._first: dict[str, float] = {}
+        self._first_losses: dict[str, float] = {}
 
     def backward(self, losses: Mapping[str, Tensor], scale: Scale, share: float = 1.0) -> None:
-        """Adds the gradients of the sum with the weights as they stand, then moves these."""
+        """Add the gradients of the sum with the current weights, then update the weights.
+
+        Args:
+            losses: by task.
+            scale: gradient scaler.
+            share: not used.
+        """
         for task, loss in losses.items():
-            self._first.setdefault(task, float(loss.detach()))
+            self._first_losses.setdefault(task, float(loss.detach()))
         norms = self._norms(losses, scale) if len(losses) > 1 else {}
         scale(total([self.weights[task].detach() * loss for task, loss in losses.items()])).backward()
         if norms and all(torch.isfinite(norm) for norm in norms.values()):  # an fp16 overflow skips the step
-            self._move(norms, {task: float(loss.detach()) for task, loss in losses.items()})
+            self._update_weights(norms, {task: float(loss.detach()) for task, loss in losses.items()})
 
     def _norms(self, losses: Mapping[str, Tensor], scale: Scale) -> dict[str, Tensor]:
-        """Norm of each task's unweighted gradient at the layer."""
+        """Return the norm of each task's unweighted gradient at the layer."""
         factor = scale(torch.ones((), device=self._layer[0].device))
         norms = {}
         for task, loss in losses.items():
-            found = torch.autograd.grad(scale(loss), self._layer, retain_graph=True, allow_unused=True)
-            parts = [gradient.norm() for gradient in found if gradient is not None]
-            norms[task] = torch.stack(parts).norm() / factor
+            gradients = torch.autograd.grad(scale(loss), self._layer, retain_graph=True, allow_unused=True)
+            parameter_norms = [gradient.norm() for gradient in gradients if gradient is not None]
+            norms[task] = torch.stack(parameter_norms).norm() / factor
         return norms
 
     @torch.no_grad()
-    def _move(self, norms: Mapping[str, Tensor], losses: Mapping[str, float]) -> None:
-        left = {task: loss / self._first[task] if self._first[task] > 0 else 1.0 for task, loss in losses.items()}
-        mean_left = sum(left.values()) / len(left)
-        weighted = {task: self.weights[task] * norm for task, norm in norms.items()}
-        mean = total(list(weighted.values())) / len(weighted)
+    def _update_weights(self, norms: Mapping[str, Tensor], losses: Mapping[str, float]) -> None:
+        loss_ratios = {}
+        for task, loss in losses.items():
+            first_loss = self._first_losses[task]
+            loss_ratios[task] = loss / first_loss if first_loss > 0 else 1.0
+        mean_ratio = sum(loss_ratios.values()) / len(loss_ratios)
+        weighted_norms = {task: self.weights[task] * norm for task, norm in norms.items()}
+        mean_norm = total(list(weighted_norms.values())) / len(weighted_norms)
         for task, norm in norms.items():
-            rate = left[task] / mean_left if mean_left > 0 else 1.0
-            self.weights[task].grad = torch.sign(weighted[task] - mean * rate**self._alpha) * norm
+            rate = loss_ratios[task] / mean_ratio if mean_ratio > 0 else 1.0
+            self.weights[task].grad = torch.sign(weighted_norms[task] - mean_norm * rate**self._alpha) * norm
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        own = [self.weights[task].clamp_(min=_LEAST) for task in norms]
-        share = len(own) / total(own)
-        for weight in own:
-            weight.mul_(share)
+        weights = [self.weights[task].clamp_(min=_MIN_WEIGHT) for task in norms]
+        factor = len(weights) / total(weights)
+        for weight in weights:
+            weight.mul_(factor)
 
     def observe(self, losses: Mapping[str, float]) -> None:
-        """Nothing beyond the gradients."""
+        """Do nothing: only gradients matter."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, their optimizer's moments, first losses."""
+        """Return the weights, the state of their optimizer, and the first losses."""
         weights = {task: float(weight.detach()) for task, weight in self.weights.items()}
-        return {"weights": weights, "optimizer": self._optimizer.state_dict(), "first": dict(self._first)}
+        return {"weights": weights, "optimizer": self._optimizer.state_dict(), "first": dict(self._first_losses)}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues where `state_dict` was taken."""
+        """Continue from a state."""
         for task, weight in self.weights.items():
             weight.fill_(state["weights"][task])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._first = dict(state["first"])
+        self._first_losses = dict(state["first"])

@@ -1,4 +1,4 @@
-"""Weights that are learnt as the tasks' uncertainty (Kendall et al. 2018, equation 10)."""
+"""Uncertainty weighting (Kendall et al. 2018, equation 10): weights are learnt as the uncertainty of the tasks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,10 +12,10 @@ from palm_trainer.training.balancing.base import Scale, total
 class Uncertainty:
     """sum over tasks of exp(-s) x mean loss + s / 2, where s = log(variance) of each task is learnt with the model, from 0.
 
-    Left alone, s settles where the weight is 1 / (2 x loss).
+    For a constant loss, s converges to where the weight is 1 / (2 x loss).
 
     Args:
-        tasks: their names.
+        tasks: names of the tasks.
         device: of the losses.
     """
 
@@ -23,24 +23,33 @@ class Uncertainty:
         self.log_variances = {task: nn.Parameter(torch.zeros((), device=device)) for task in tasks}
 
     def parameter_group(self, learning_rate: float) -> dict[str, Any]:
-        """What the optimizer learns beside the model; weight decay would pull every weight to 1."""
+        """Return the optimizer's group of the variances. Weight decay would pull every weight to 1."""
         rates = {"lr": learning_rate, "peak_lr": learning_rate}
         return {"params": list(self.log_variances.values()), "weight_decay": 0.0, **rates}
 
     def backward(self, losses: Mapping[str, Tensor], scale: Scale, share: float = 1.0) -> None:
-        """Adds the gradients of the weighted sum, those of the variances too."""
-        own = {task: self.log_variances[task] for task in losses}
-        scale(total([torch.exp(-own[task]) * loss + share * own[task] / 2 for task, loss in losses.items()])).backward()
+        """Add the gradients of the weighted sum, including those of the variances.
+
+        Args:
+            losses: by task; for a part, its sums divided by the counts of the whole batch.
+            scale: gradient scaler.
+            share: the part's share of the examples.
+        """
+        terms = []
+        for task, loss in losses.items():
+            log_variance = self.log_variances[task]
+            terms.append(torch.exp(-log_variance) * loss + share * log_variance / 2)
+        scale(total(terms)).backward()
 
     def observe(self, losses: Mapping[str, float]) -> None:
-        """Nothing beyond the gradients."""
+        """Do nothing: the optimizer updates the variances."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The logarithms; their moments are the optimizer's."""
-        return {task: float(value.detach()) for task, value in self.log_variances.items()}
+        """Return the logarithms. Their moments are in the state of the optimizer."""
+        return {task: float(log_variance.detach()) for task, log_variance in self.log_variances.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues where `state_dict` was taken."""
-        for task, value in self.log_variances.items():
-            value.fill_(state[task])
+        """Continue from a state."""
+        for task, log_variance in self.log_variances.items():
+            log_variance.fill_(state[task])

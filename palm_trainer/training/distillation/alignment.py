@@ -1,4 +1,4 @@
-"""Tags of a teacher's pieces for a student that cuts the same text into other pieces."""
+"""Alignment of a teacher's tags with the tokens of a student that tokenizes the same text differently."""
 
 from collections.abc import Sequence
 
@@ -11,40 +11,49 @@ from palm_trainer.tensors import NO_SOFT_TARGET
 
 
 def realign_tags(
-    told: npt.NDArray[np.float32], theirs: Encoding, ours: Encoding, text: str, tags: Sequence[str]
+    probabilities: npt.NDArray[np.float32],
+    teacher_row: Encoding,
+    student_row: Encoding,
+    text: str,
+    tags: Sequence[str],
 ) -> npt.NDArray[np.float32]:
-    """A piece takes the tags of the teacher's piece that holds its first visible character; where that one began before, `B-` becomes `I-`.
+    """Assign the tags of a teacher's tokens to the tokens of a student.
 
-    Pieces from the first one on without such a counterpart (the teacher's text was cut, or there is nothing to see) stay NO_SOFT_TARGET: a chain has no holes.
+    A token takes the tags of the teacher's token that holds its first visible character. If that one begins earlier,
+    `B-` becomes `I-`. From the first token without a counterpart on (the teacher's text was truncated, or the token is
+    white space), all tokens stay NO_SOFT_TARGET, since a tag chain has no holes.
 
     Args:
-        told: probabilities of the teacher's pieces, [pieces of its row, T].
-        theirs: the teacher's row.
-        ours: the student's row of the same text.
-        text: of both.
-        tags: the T tags.
+        probabilities: of the teacher's tokens, [teacher tokens, tags].
+        teacher_row: the teacher's row.
+        student_row: the student's row of the same text.
+        text: of both rows.
+        tags: names of the tags.
+
+    Returns:
+        Probabilities of the student's tokens, [student tokens, tags].
     """
-    found = np.full((len(ours), len(tags)), NO_SOFT_TARGET, dtype=np.float32)
-    begins = [i for i, tag in enumerate(tags) if tag.startswith("B-")]
-    inside = [tags.index("I-" + tags[i][2:]) for i in begins]
-    first, after = tagged_range(theirs)
-    holder: dict[int, tuple[int, int | None]] = {}
-    for piece in range(first, after):
-        begin = _visible(text, theirs.offsets[piece])
-        for place in range(theirs.offsets[piece][0], theirs.offsets[piece][1]):
-            holder.setdefault(place, (piece, begin))
-    for position in range(*tagged_range(ours)):
-        seen = _visible(text, ours.offsets[position])
-        if seen is None or seen not in holder:
+    realigned = np.full((len(student_row), len(tags)), NO_SOFT_TARGET, dtype=np.float32)
+    begin_tags = [index for index, tag in enumerate(tags) if tag.startswith("B-")]
+    inside_tags = [tags.index("I-" + tags[index][2:]) for index in begin_tags]
+    token_at: dict[int, tuple[int, int | None]] = {}
+    """Teacher's token and its first visible character, for each character."""
+    for token in range(*tagged_range(teacher_row)):
+        first_visible = _first_visible(text, teacher_row.offsets[token])
+        for position in range(*teacher_row.offsets[token]):
+            token_at.setdefault(position, (token, first_visible))
+    for student_token in range(*tagged_range(student_row)):
+        position_of_token = _first_visible(text, student_row.offsets[student_token])
+        if position_of_token is None or position_of_token not in token_at:
             break
-        piece, start = holder[seen]
-        found[position] = told[piece]
-        if start is not None and start < seen:
-            found[position, inside] += found[position, begins]
-            found[position, begins] = 0.0
-    return found
+        token, first_visible = token_at[position_of_token]
+        realigned[student_token] = probabilities[token]
+        if first_visible is not None and first_visible < position_of_token:
+            realigned[student_token, inside_tags] += realigned[student_token, begin_tags]
+            realigned[student_token, begin_tags] = 0.0
+    return realigned
 
 
-def _visible(text: str, piece: tuple[int, int]) -> int | None:
-    """Position of the first character of a piece that is no white space."""
-    return next((place for place in range(*piece) if not text[place].isspace()), None)
+def _first_visible(text: str, offsets: tuple[int, int]) -> int | None:
+    """Return the position of the first character of a token that is no white space."""
+    return next((position for position in range(*offsets) if not text[position].isspace()), None)

@@ -1,9 +1,10 @@
-"""What a student loses by telling its teachers' answers otherwise: the Kullback-Leibler divergence of its answers from theirs, at a temperature.
+"""Distillation loss: Kullback-Leibler divergence of the student's answers from the soft targets, at a temperature T.
 
     loss = (1 - weight) x loss of the labels + weight x T^2 x divergence
 
-Both terms are divided by their own true counts. T^2 keeps the gradients of the second comparable whatever T is (Hinton et al. 2015, section 2).
-A CRF is taught the token marginals of its teacher: the gradient of the divergence on its emissions is its own marginals minus the teacher's.
+Both terms are divided by their own true counts. T^2 keeps the gradients of the second term comparable for all T (Hinton
+et al. 2015, section 2). A CRF learns the token marginals of its teacher: the gradient of the divergence with respect to
+its emissions is the difference of the student's and the teacher's marginals.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,31 +18,31 @@ from palm_trainer.model.heads import Head
 
 @dataclass(frozen=True)
 class Distillation:
-    """How strongly a training heeds its teachers.
+    """Temperature and weight of the soft targets.
 
     Args:
-        temperature: T that both sides' logits are divided by.
-        weight: share of the loss that is the teachers'.
+        temperature: T, the divisor of the logits of teacher and student.
+        weight: share of the soft targets in the loss.
     """
 
     temperature: float
     weight: float
 
     def combine_losses(
-        self, own: Tensor, head: Head, views: Sequence[Mapping[str, Tensor]], soft: Tensor, count: float
+        self, label_loss: Tensor, head: Head, passes: Sequence[Mapping[str, Tensor]], soft: Tensor, count: float
     ) -> Tensor:
-        """Loss of a task's labels and of its teachers' answers together.
+        """Combine the losses of a task's labels and soft targets.
 
         Args:
-            own: mean loss of the labels; 0 where there are none.
-            head: of the task.
-            views: the head's tensors, of each pass.
-            soft: answers of the teachers, see `Head.soft_divergence`.
+            label_loss: mean loss of the labels, 0 without labels.
+            head: head of the task.
+            passes: the head's tensors, for each pass over the batch.
+            soft: soft targets, see `Head.soft_divergence`.
             count: `Head.count_soft_targets` of the whole step.
         """
-        total = (1 - self.weight) * own
+        total = (1 - self.weight) * label_loss
         if count:
-            divergences = [head.soft_divergence(outputs, soft, self.temperature) for outputs in views]
-            taught = torch.stack(divergences).mean()
-            total = total + self.weight * self.temperature**2 * taught / count
+            divergences = [head.soft_divergence(outputs, soft, self.temperature) for outputs in passes]
+            mean_divergence = torch.stack(divergences).mean()
+            total = total + self.weight * self.temperature**2 * mean_divergence / count
         return total

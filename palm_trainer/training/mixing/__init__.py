@@ -1,4 +1,4 @@
-"""Which data set's batch comes next."""
+"""Mixing policies: the order in which data sets provide batches."""
 
 from palm_trainer.training.mixing.base import Mixing
 from palm_trainer.training.mixing.factory import make_mixing

@@ -1,4 +1,4 @@
-"""A policy's name and a run's sizes -> the policy."""
+"""Factory of the mixing policies."""
 
 from collections.abc import Mapping
 
@@ -30,17 +30,17 @@ def make_mixing(
     own_epochs: Mapping[str, float],
     size_temperature: float | None = None,
 ) -> Mixing:
-    """The order of the data sets' batches.
+    """Create a mixing policy.
 
     Args:
         policy: its name.
-        batches: an epoch of each data set.
+        batches: batches in an epoch of each data set.
         reference: data set whose epochs are counted.
-        epochs: of the reference.
+        epochs: of the reference data set.
         seed: of the order.
         ratios: mix ratio of each data set, for `mix_ratio`.
-        own_epochs: of each data set, for `per_task_epochs`.
-        size_temperature: T of `temperature`; None: 2.
+        own_epochs: epochs of each data set, for `per_task_epochs`.
+        size_temperature: T of `temperature`. None: 2.
     """
     match policy:
         case "mix_ratio":

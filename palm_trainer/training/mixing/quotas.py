@@ -1,7 +1,8 @@
-"""How many batches each data set gets, by its size: batches an epoch, B. p is the share of a data set in the steps.
+"""Quotas: the number of batches of each data set, computed from B, the batches of one of its epochs.
 
-Every data set gets one batch at least. Where `epochs` are those of the reference data set, it gets exactly these, whatever its share, and
-the others come in proportion; so policies differ in how often the others come, and in the length of the run.
+Every data set has at least one batch. If `epochs` are those of the reference data set, it has exactly these, and the
+others follow in proportion. Policies then differ in the number of other batches, and in the length of the run. p is the
+share of a data set in the steps.
 """
 
 import math
@@ -11,35 +12,65 @@ _LAST_EXPONENT = 0.2
 
 
 def mix_ratio(ratios: Mapping[str, float], reference_batches: int, epochs: float) -> dict[str, int]:
-    """PALM's rule: `epochs x ratio x (batches of the reference data set)`; in PALM the counts fluctuated around that."""
+    """Compute PALM's quotas, `epochs x ratio x (batches of the reference data set)`. In PALM the counts fluctuated around that.
+
+    Args:
+        ratios: mix ratio of each data set.
+        reference_batches: batches in an epoch of the reference data set.
+        epochs: of the reference data set.
+    """
     return {name: max(1, round(epochs * ratio * reference_batches)) for name, ratio in ratios.items()}
 
 
 def per_task_epochs(batches: Mapping[str, int], epochs: Mapping[str, float]) -> dict[str, int]:
-    """Each data set its own number of epochs."""
+    """Compute the quotas of separate numbers of epochs for each data set."""
     return {name: max(1, round(epochs[name] * size)) for name, size in batches.items()}
 
 
 def proportional(batches: Mapping[str, int], epochs: float) -> dict[str, int]:
-    """p ~ B: each data set the same number of epochs."""
+    """Compute the quotas of p ~ B: the same number of epochs for each data set."""
     return _by_exponent(batches, 1.0, epochs * sum(batches.values()))
 
 
 def temperature(batches: Mapping[str, int], reference: str, epochs: float, value: float) -> dict[str, int]:
-    """p ~ B ** (1 / T) (Raffel et al. 2020, temperature-scaled mixing): T = 1 is proportional, a large T nearly uniform."""
+    """Compute the quotas of p ~ B ** (1 / T) (Raffel et al. 2020, temperature-scaled mixing).
+
+    T = 1 is proportional, a large T nearly uniform.
+
+    Args:
+        batches: batches in an epoch of each data set.
+        reference: name of the reference data set.
+        epochs: of the reference data set.
+        value: T.
+    """
     share = _shares(batches, 1 / value)[reference]
     return _by_exponent(batches, 1 / value, epochs * batches[reference] / share)
 
 
 def uniform(batches: Mapping[str, int], reference: str, epochs: float) -> dict[str, int]:
-    """Each data set as many batches as the reference."""
+    """Compute the quotas of as many batches of each data set as of the reference.
+
+    Args:
+        batches: batches in an epoch of each data set.
+        reference: name of the reference data set.
+        epochs: of the reference data set.
+    """
     return _by_exponent(batches, 0.0, epochs * batches[reference] * len(batches))
 
 
 def annealed(batches: Mapping[str, int], reference: str, epochs: float) -> list[dict[str, int]]:
-    """p ~ B ** a with a = 1 - 0.8 (e - 1) / (E - 1) in epoch e of E (annealed sampling, Stickland and Murray 2019): from proportional towards uniform.
+    """Compute the quotas of annealed sampling (Stickland and Murray 2019): from proportional towards uniform.
 
-    An epoch here is one of E = ceil(epochs) equal parts of the run; that of the reference data set ends where its last batch is drawn.
+    p ~ B ** a with a = 1 - 0.8 (e - 1) / (E - 1) in epoch e of E. An epoch here is one of E = ceil(epochs) equal parts of
+    the run. An epoch of the reference data set ends with its last batch.
+
+    Args:
+        batches: batches in an epoch of each data set.
+        reference: name of the reference data set.
+        epochs: of the reference data set.
+
+    Returns:
+        Quotas of each epoch.
     """
     phases = math.ceil(epochs)
     exponents = [1 - (1 - _LAST_EXPONENT) * e / max(1, phases - 1) for e in range(phases)]

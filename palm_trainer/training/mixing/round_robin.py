@@ -1,4 +1,4 @@
-"""One batch of each data set in turn."""
+"""Round robin: one batch of each data set in turn."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,8 +8,8 @@ class RoundRobin:
     """The data sets in their order, over and over.
 
     Args:
-        names: the data sets.
-        rounds: batches of each.
+        names: names of the data sets.
+        rounds: batches of each data set.
     """
 
     def __init__(self, names: Sequence[str], rounds: int) -> None:
@@ -21,15 +21,15 @@ class RoundRobin:
         return sum(self.quotas.values())
 
     def __getitem__(self, step: int) -> str:
-        """Data set of a step, counted from 0."""
+        """Return the data set of a step, counted from 0."""
         return self.names[step % len(self.names)]
 
     def observe(self, data: str, losses: Mapping[str, float]) -> None:
-        """Losses change nothing."""
+        """Do nothing: the order is fixed."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the number of the step says all."""
+        """Return an empty state: the number of the step is enough."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to load."""
+        """Do nothing: there is no state."""

@@ -1,1 +1,1 @@
-"""Optimizers, schedules of the learning rate, and the moving average of weights."""
+"""Optimizers, learning-rate schedules, and the moving average of weights."""

@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov and Hutter 2019), fused, with decay where it belongs and a rate of its own for each head and depth."""
+"""AdamW (Loshchilov and Hutter 2019), fused, with selective weight decay and separate rates for heads and depths."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,9 @@ import torch
 from torch import nn
 
 _MATRICES = (nn.Linear, nn.Conv1d, nn.Bilinear)
+
+HEAD_RATE_FACTOR = 5.0
+"""Default learning rate of the heads relative to the encoder: heads are trained from scratch."""
 
 
 def build_adamw(
@@ -18,56 +21,57 @@ def build_adamw(
     rate_factors: Mapping[nn.Parameter, float] | None = None,
     weight_decay: float = 0.01,
 ) -> torch.optim.AdamW:
-    """Two groups for each depth of the encoder and two a head: matrices decay; biases, normalization, CRF scores and embeddings do not.
+    """Build the optimizer, with two parameter groups for each depth of the encoder and for each head.
 
-    Embeddings do not decay so that rows that training never meets keep their pretrained values (see ActiveEmbedding). Each group carries
-    its peak rate as `peak_lr`; the loop multiplies it by the schedule's factor. The first group's is `learning_rate`.
+    Matrices decay. Biases, normalization, CRF scores and embeddings do not. Without decay, embeddings of tokens that do
+    not occur in training keep their pretrained values (see ActiveEmbedding). Each group has its peak rate as `peak_lr`,
+    which the loop multiplies by the factor of the schedule. The rate of the first group is `learning_rate`.
 
     Args:
-        encoder: its parameters that need no gradient are left out, like those of the heads.
+        encoder: frozen parameters are left out, as for the heads.
         heads: by task.
         learning_rate: of the encoder.
         head_learning_rate: of the heads.
         task_learning_rates: of some heads.
-        rate_factors: on `learning_rate`, of some parameters of the encoder; 1 for the others.
+        rate_factors: factors on `learning_rate` for some parameters of the encoder.
         weight_decay: of the matrices.
     """
     factors = rate_factors or {}
-    by_factor: dict[float, list[tuple[nn.Parameter, bool]]] = {1.0: []}
-    for parameter, decays in _trained(encoder):
-        by_factor.setdefault(factors.get(parameter, 1.0), []).append((parameter, decays))
+    by_factor: dict[float, dict[nn.Parameter, bool]] = {1.0: {}}
+    for parameter, decays in _trainable(encoder).items():
+        by_factor.setdefault(factors.get(parameter, 1.0), {})[parameter] = decays
     groups = []
-    for factor, found in by_factor.items():
-        groups += _groups(found, factor * learning_rate, weight_decay)
+    for factor, parameters in by_factor.items():
+        groups += _groups(parameters, factor * learning_rate, weight_decay)
     for task, head in heads.items():
-        groups += _groups(_trained(head), (task_learning_rates or {}).get(task, head_learning_rate), weight_decay)
+        head_rate = (task_learning_rates or {}).get(task, head_learning_rate)
+        groups += _groups(_trainable(head), head_rate, weight_decay)
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
 
-def _trained(module: nn.Module) -> list[tuple[nn.Parameter, bool]]:
-    """The parameters that train, each once, and whether they decay."""
-    found: dict[nn.Parameter, bool] = {}
+def _trainable(module: nn.Module) -> dict[nn.Parameter, bool]:
+    """Return the trainable parameters, each with True if it decays."""
+    parameters: dict[nn.Parameter, bool] = {}
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
             if parameter.requires_grad:
-                found.setdefault(parameter, _decays(owner, name, parameter))
-    return list(found.items())
+                parameters.setdefault(parameter, _decays(owner, name, parameter))
+    return parameters
 
 
 def _decays(owner: nn.Module, name: str, parameter: nn.Parameter) -> bool:
     if isinstance(owner, _MATRICES):
         return name == "weight"
-    # XLNet holds the matrices of its attention as bare [hidden, heads, size] parameters, called by one letter
+    # XLNet holds the matrices of its attention as bare [hidden, heads, size] parameters with one-letter names.
     return parameter.ndim == 3 and len(name) == 1
 
 
-def _groups(found: list[tuple[nn.Parameter, bool]], rate: float, weight_decay: float) -> list[dict[str, object]]:
-    shared = {"lr": rate, "peak_lr": rate}
+def _groups(parameters: Mapping[nn.Parameter, bool], rate: float, weight_decay: float) -> list[dict[str, object]]:
+    """Return the groups of the parameters with and without decay."""
+    rates = {"lr": rate, "peak_lr": rate}
+    decaying = [parameter for parameter, decays in parameters.items() if decays]
+    constant = [parameter for parameter, decays in parameters.items() if not decays]
     return [
-        {"params": [p for p, decays in found if decays], "weight_decay": weight_decay, **shared},
-        {"params": [p for p, decays in found if not decays], "weight_decay": 0.0, **shared},
+        {"params": decaying, "weight_decay": weight_decay, **rates},
+        {"params": constant, "weight_decay": 0.0, **rates},
     ]
-
-
-HEAD_RATE_FACTOR = 5.0
-"""Rate of the heads over that of the encoder, unless the user says otherwise: heads start from nothing."""

@@ -1,4 +1,4 @@
-"""Learning-rate schedules. A schedule is a pure function of the step, counted from 0: the factor on the peak rate."""
+"""Learning-rate schedules. A schedule is a pure function of the step, from 0, and returns the factor on the peak rate."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ Schedule: TypeAlias = Callable[[int], float]
 
 
 def linear(total_steps: int, warmup_steps: int) -> Schedule:
-    """Rises to 1 over the warm-up, then falls to 0 at `total_steps`; continuous (Howard and Ruder 2018, slanted triangular)."""
+    """Rise to 1 in the warm-up, then fall to 0 at `total_steps` (Howard and Ruder 2018, slanted triangular). Continuous."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:
@@ -19,30 +19,30 @@ def linear(total_steps: int, warmup_steps: int) -> Schedule:
 
 
 def constant(total_steps: int, warmup_steps: int) -> Schedule:
-    """Rises to 1 over the warm-up and stays there."""
+    """Rise to 1 in the warm-up and stay there."""
     return lambda step: min(1.0, (step + 1) / max(1, warmup_steps))
 
 
 def cosine(total_steps: int, warmup_steps: int) -> Schedule:
-    """Rises to 1 over the warm-up, then falls to 0 at `total_steps` along half a cosine (Loshchilov and Hutter 2017)."""
+    """Rise to 1 in the warm-up, then fall to 0 at `total_steps` along half a cosine (Loshchilov and Hutter 2017)."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / warmup_steps
-        done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-        return 0.5 * (1.0 + math.cos(math.pi * done))
+        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
 
     return factor
 
 
 def noam(total_steps: int, warmup_steps: int) -> Schedule:
-    """Rises to 1 over the warm-up, then falls with the inverse square root of the step (Vaswani et al. 2017, eq. 3, scaled to a peak of 1)."""
+    """Rise to 1 in the warm-up, then fall with the inverse square root of the step (Vaswani et al. 2017, eq. 3, peak 1)."""
     warmup = max(1, warmup_steps)
     return lambda step: min((step + 1) / warmup, math.sqrt(warmup / max(warmup, step)))
 
 
 def triangular_palm(total_steps: int, warmup_steps: int) -> Schedule:
-    """PALM's curve: the fall is counted from step 0, so the rate jumps from 1 to `1 - warmup_steps / total_steps` where the warm-up ends."""
+    """Follow PALM's curve: the fall starts at step 0, so the rate jumps from 1 to `1 - warmup_steps / total_steps` after the warm-up."""
     return lambda step: step / warmup_steps if step < warmup_steps else max(0.0, 1.0 - step / total_steps)
 
 

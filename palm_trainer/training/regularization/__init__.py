@@ -1,4 +1,4 @@
-"""What keeps a training from learning its data by heart; each off unless asked for."""
+"""Regularization methods. All are off by default."""
 
 from palm_trainer.training.regularization.adversarial import AdversarialNoise
 from palm_trainer.training.regularization.base import Regularization

@@ -1,4 +1,4 @@
-"""All that a training is regularized with, beside dropout and weight decay."""
+"""Settings of the regularization methods, besides dropout and weight decay."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,13 @@ from palm_trainer.training.regularization.word_dropout import WordDropout
 
 @dataclass(frozen=True)
 class Regularization:
-    """Weight of R-Drop (see `r_drop`), noise on the embeddings, and hidden pieces; 0 or None: off."""
+    """Regularization methods of a training. 0 or None: off.
+
+    Args:
+        r_drop: weight of the divergence in R-Drop.
+        noise: adversarial noise on the embeddings.
+        word_dropout: dropout of input tokens.
+    """
 
     r_drop: float = 0.0
     noise: AdversarialNoise | None = None

@@ -1,7 +1,8 @@
-"""R-Drop (Liang et al. 2021): a text goes through the model twice, with other dropout, and the two answers shall agree.
+"""R-Drop (Liang et al. 2021): each text passes through the model twice with different dropout, and the answers should agree.
 
-The loss is the mean of the two passes' losses and alpha / 2 of the symmetric Kullback-Leibler divergence between what they say: half of
-equation 4 of the paper, so that alpha is the paper's and losses stay comparable with those without.
+The loss is the mean of the losses of both passes, plus alpha / 2 of the symmetric Kullback-Leibler divergence of their
+answers. That is half of equation 4 of the paper, so that alpha is the paper's and losses are comparable with those
+without R-Drop.
 """
 
 from collections.abc import Mapping
@@ -14,15 +15,15 @@ from palm_trainer.model.heads import Head, LossSum
 def agreement_loss(
     head: Head, first: Mapping[str, Tensor], second: Mapping[str, Tensor], targets: Tensor, alpha: float
 ) -> LossSum:
-    """Return the loss of two passes over one batch, with the price of their disagreement.
+    """Return the loss of two passes over one batch, with a penalty for their divergence.
 
     Args:
-        head: of the task. A CRF's divergence is that of its emissions.
+        head: head of the task. A CRF's divergence is that of its emissions.
         first: the head's tensors by name, from one pass.
         second: the same from the other pass.
-        targets: of the batch, as the head's loss takes them; what is unlabelled adds nothing.
+        targets: of the batch, as the head's loss takes them. Unlabelled targets add nothing.
         alpha: weight of the divergence, as in the paper.
     """
-    loss, labels = head.loss(first, targets)
-    other_loss, _ = head.loss(second, targets)
-    return LossSum((loss + other_loss + alpha * head.divergence(first, second, targets)) / 2, labels)
+    first_loss, labels = head.loss(first, targets)
+    second_loss, _ = head.loss(second, targets)
+    return LossSum((first_loss + second_loss + alpha * head.divergence(first, second, targets)) / 2, labels)

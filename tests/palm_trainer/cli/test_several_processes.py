@@ -123,7 +123,7 @@ def test_stopped_by_a_signal_to_one_and_continued_by_fewer_and_more(tiny_toml, t
     ("fault", "codes", "message"),
     [
         ("error", [2, 2], "error: the third batch is spoilt. Mend it.\n"),
-        ("killed", [2, -signal.SIGKILL], "error: another process of this training ended without a word (killed?"),
+        ("killed", [2, -signal.SIGKILL], "error: another training process exited unexpectedly (killed or out"),
     ],
 )
 def test_a_fault_in_one_ends_all_with_one_message(tiny_toml, tmp_path, together, fault, codes, message):

@@ -136,12 +136,12 @@ def save(path, encoder, tokenizer=None):
         (
             "gpt2",
             {"n_embd": 16, "n_layer": 1, "n_head": 2},
-            r"\(GPT2Model\) is a decoder: a piece sees only what stands before it. Choose",
+            r"\(GPT2Model\) is a decoder: a token depends only on those before it. Choose",
         ),
         (
             "t5",
             {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_kv": 8, "d_ff": 16},
-            r"with a decoder \(t5\), of which PALM has no use",
+            r"with a decoder \(t5\), which PALM cannot use",
         ),
         (
             "vit",
@@ -157,7 +157,7 @@ def save(path, encoder, tokenizer=None):
         (
             "fnet",
             {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16},
-            r"\(FNetModel\) does not heed the mask",
+            r"\(FNetModel\) ignores the mask",
         ),
     ],
 )

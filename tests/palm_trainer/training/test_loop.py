@@ -254,7 +254,7 @@ def test_r_drop_adds_half_of_alpha_times_the_divergence_of_each_label(tiny_confi
         "logits": torch.log(torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.6, 0.2], [0.5, 0.25, 0.25], [0.2, 0.6, 0.2]]))
     }
     targets = torch.tensor([0, -100])
-    losses = {alpha: training.loop._agreeing(head, outputs, targets, alpha) for alpha in (0.0, 2.0)}
+    losses = {alpha: training.loop._r_drop_loss(head, outputs, targets, alpha) for alpha in (0.0, 2.0)}
     assert int(losses[0.0].labels) == 1
     assert losses[0.0].total.item() == pytest.approx(-(math.log(0.8) + math.log(0.5)) / 2, rel=1e-5)
     divergence = (0.3 * math.log(1.6) + 2 * 0.15 * math.log(2.5)) / 2

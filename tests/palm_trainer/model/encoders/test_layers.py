@@ -115,7 +115,7 @@ def test_frozen_parts_get_no_gradient(family):
 
 
 def test_more_blocks_than_there_are():
-    with pytest.raises(ConfigError, match=r"train.freeze_layers: 4, but the encoder has 3 blocks. Choose 3 or less"):
+    with pytest.raises(ConfigError, match=r"train.freeze_layers must be at most 3, .* got 4. Choose 3 or less"):
         freeze_layers(backbone_of("bert"), blocks=4)
 
 

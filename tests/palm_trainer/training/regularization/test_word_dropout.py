@@ -38,6 +38,6 @@ def test_the_mask_stands_in_where_nothing_is_unknown(pieces, wanted):
 def test_a_tokenizer_without_either():
     tokenizer = Tokenizer(WordLevel({"a": 0}))
     with pytest.raises(
-        ConfigError, match=r"train.regularization.word_dropout: .* no piece that could stand in \(\[UNK\], <unk>"
+        ConfigError, match=r"train.regularization.word_dropout: .* no token to replace others \(\[UNK\], <unk>"
     ):
         WordDropout.of(tokenizer.to_str(), 0.1)
