@@ -18,7 +18,7 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def test_killed_while_calls_run(start_server: Callable[..., Any], tiny_bundle: Path, tmp_path: Path) -> None:
+def test_server_killed_while_calls_run(start_server: Callable[..., Any], tiny_bundle: Path, tmp_path: Path) -> None:
     """Who waits is told at once; nothing that it leaves hinders its successor; a client that tries again notices nothing else."""
     port = free_port()
     arguments = (tiny_bundle, "--port", port, "--cache-dir", tmp_path / "cache", "--log-level", "error")
@@ -69,7 +69,7 @@ def test_killed_while_calls_run(start_server: Callable[..., Any], tiny_bundle: P
     assert second.errors == []
 
 
-def test_killed_while_a_version_is_swapped_in(
+def test_server_killed_while_a_version_is_swapped(
     start_server: Callable[..., Any], make_tiny_bundle: Callable[..., Path], tmp_path: Path
 ) -> None:
     """The successor serves what the directory holds."""

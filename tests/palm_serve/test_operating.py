@@ -28,7 +28,7 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def test_slow_and_refused_calls(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
+def test_slow_and_refused_calls_are_logged(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
     port = free_port()
     process = start_server(
         *(tiny_bundle, "--metrics-port", port, "--log-format", "json", "--slow-ms", "0.001", "--drain-grace", "0"),
@@ -73,7 +73,7 @@ def test_slow_and_refused_calls(start_server: Callable[..., Any], tiny_bundle: P
     assert SECRET not in "".join(process.errors)
 
 
-def test_scrapes_while_it_drains(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
+def test_metrics_are_served_while_draining(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
     port = free_port()
     process = start_server(tiny_bundle, "--metrics-port", port, "--drain-grace", "3")
     process.target()
@@ -119,7 +119,7 @@ def answers(call: Any, request: pb.ParseRequest, seconds: float) -> Iterator[grp
         time.sleep(0.01)
 
 
-def test_an_engine_that_fails(
+def test_engine_failure_is_reported_and_recovers(
     start_server: Callable[..., Any],
     make_tiny_bundle: Callable[..., Path],
     reseal_bundle: Callable[..., Path],

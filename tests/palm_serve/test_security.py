@@ -41,7 +41,9 @@ def palm_serve(*arguments: str, **environment: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_tokens(start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path) -> None:
+def test_tokens_are_created_revoked_and_replaced(
+    start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path
+) -> None:
     """Made by the command, used by both clients, revoked and replaced while the server runs."""
     code, told = palm_serve("token", "new", "web", "--scope", "parse", "--expires", "2999-01-01")
     assert code == 0
@@ -91,14 +93,14 @@ def test_tokens(start_server: Callable[..., Process], tiny_bundle: Path, tmp_pat
         (("--health-needs-token",), "health_needs_token requires tokens"),
     ],
 )
-def test_what_ends_the_start(tiny_bundle: Path, options: tuple[str, ...], match: str) -> None:
+def test_invalid_token_options_end_the_start(tiny_bundle: Path, options: tuple[str, ...], match: str) -> None:
     code, told = palm_serve("run", str(tiny_bundle), "--port", "0", *options)
     assert code == 2
     assert match in told
     assert len(told.splitlines()) == 1
 
 
-def test_tokens_in_plain_text_are_warned_of(tmp_path: Path) -> None:
+def test_tokens_in_plain_text_print_warning(tmp_path: Path) -> None:
     (tmp_path / "tokens.toml").write_text(entry("web", "one", "parse"))
     options = ("--port", "0", "--host", "0.0.0.0", "--tokens", str(tmp_path / "tokens.toml"))
     code, told = palm_serve("run", str(tmp_path / "none"), *options)
@@ -106,7 +108,7 @@ def test_tokens_in_plain_text_are_warned_of(tmp_path: Path) -> None:
     assert "has no TLS: tokens can be intercepted" in told
 
 
-def test_health_of_a_closed_server(start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path) -> None:
+def test_health_can_require_a_token(start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path) -> None:
     """On a port of its own it is told to anyone, and nothing else is."""
     (tmp_path / "tokens.toml").write_text(entry("web", "one", "parse"))
     with socket.socket() as free:
@@ -134,7 +136,7 @@ def test_health_of_a_closed_server(start_server: Callable[..., Process], tiny_bu
     assert process.errors == []
 
 
-def test_no_path_comes_from_a_request(
+def test_requests_cannot_name_paths(
     start_server: Callable[..., Process], tiny_bundle: Path, make_tiny_bundle: Callable[..., Path], tmp_path: Path
 ) -> None:
     """A good bundle beside the model folder cannot be reached, and no answer names a file of the server."""
@@ -200,7 +202,9 @@ def ask_everything(target: str) -> None:
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-def test_texts_of_requests_in_the_log(start_server: Callable[..., Process], tiny_bundle: Path, allowed: bool) -> None:
+def test_log_holds_texts_only_with_log_text(
+    start_server: Callable[..., Process], tiny_bundle: Path, allowed: bool
+) -> None:
     process = start_server(tiny_bundle, "--log-level", "debug", *(["--log-text"] if allowed else []))
     process.wait_for("listening on")
     process.process.send_signal(signal.SIGHUP)  # ends no server, neither while it loads ...
@@ -217,7 +221,7 @@ def test_texts_of_requests_in_the_log(start_server: Callable[..., Process], tiny
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a directory that nobody can write to")
-def test_no_place_to_write_to(start_server: Callable[..., Process], tiny_bundle: Path) -> None:
+def test_server_runs_without_writable_directory(start_server: Callable[..., Process], tiny_bundle: Path) -> None:
     """Home, cache, temporary and working directory cannot be written to, by root neither."""
     folders = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "TMPDIR"), "/proc")
     process = start_server(tiny_bundle, env=folders, cwd="/proc")
@@ -234,7 +238,7 @@ READ_ONLY = ("unshare", "--mount", "sh", "-c", 'mount -o remount,bind,ro / && ex
     shutil.which("unshare") is None or subprocess.run([*READ_ONLY, "true"], capture_output=True).returncode != 0,
     reason="this user may not mount",
 )
-def test_a_read_only_root(start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path) -> None:
+def test_server_runs_on_read_only_root(start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "tokens.toml").write_text(entry("web", "one", "parse"))
     process = start_server(tiny_bundle, "--tokens", tmp_path / "tokens.toml", before=READ_ONLY)
     assert intent(process.target(), "one") == "music"
@@ -244,7 +248,7 @@ def test_a_read_only_root(start_server: Callable[..., Process], tiny_bundle: Pat
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_for_the_log(start_server: Callable[..., Process], tiny_bundle: Path) -> None:
+def test_server_runs_with_full_disk_for_the_log(start_server: Callable[..., Process], tiny_bundle: Path) -> None:
     """Neither its lines nor its log can be written: it serves, and ends as it should."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -263,7 +267,7 @@ def test_a_full_disk_for_the_log(start_server: Callable[..., Process], tiny_bund
     assert process.finish() == 0
 
 
-def test_options_of_a_file_and_of_the_environment(
+def test_options_come_from_file_and_environment(
     start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "serve.toml"

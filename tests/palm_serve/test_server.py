@@ -39,7 +39,7 @@ def channel(tiny_server: str) -> Iterator[grpc.Channel]:
         yield opened
 
 
-def test_parse(channel: grpc.Channel) -> None:
+def test_server_answers_parse(channel: grpc.Channel) -> None:
     answer = stubs.DialogueUnderstandingStub(channel).Parse(pb.ParseRequest(text=TEXT))
     assert answer.intent.name == "flight"
     assert [(slot.name, slot.value) for slot in answer.slots] == SLOTS
@@ -65,7 +65,7 @@ def test_long_text_is_truncated_not_refused(channel: grpc.Channel) -> None:
     assert max(slot.end for slot in answer.slots) <= answer.seen < len(text)
 
 
-def test_batch_and_stream(channel: grpc.Channel) -> None:
+def test_server_answers_batch_and_stream(channel: grpc.Channel) -> None:
     dialogue = stubs.DialogueUnderstandingStub(channel)
     texts = ["play a song", "", "hello", "x" * 10_001, "is the weather awful in 北京?"]
     requests = [pb.ParseRequest(text=text, request_id=str(i)) for i, text in enumerate(texts)]
@@ -77,7 +77,7 @@ def test_batch_and_stream(channel: grpc.Channel) -> None:
     assert "must have at most 10,000 bytes, got 10,001" in streamed["3"].error.message
 
 
-def test_predict_and_models(channel: grpc.Channel) -> None:
+def test_server_answers_predict_and_models(channel: grpc.Channel) -> None:
     answer = stubs.PredictionStub(channel).Predict(pb.PredictRequest(task="sentiment", text="awful rain"))
     assert answer.result.classification.label.name == "negative"
     models = stubs.ModelsStub(channel)
@@ -96,13 +96,13 @@ def test_predict_and_models(channel: grpc.Channel) -> None:
         (pb.ParseRequest(text="x" * 3_000_000).SerializeToString(), "must have at most 10,000 bytes, got 3,000,000"),
     ],
 )
-def test_bad_bytes(channel: grpc.Channel, data: bytes, match: str) -> None:
+def test_invalid_bytes_are_refused(channel: grpc.Channel, data: bytes, match: str) -> None:
     with pytest.raises(grpc.RpcError, match=match) as caught:
         channel.unary_unary("/palm_serve.v1.DialogueUnderstanding/Parse")(data)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_client_that_leaves_does_not_disturb_the_others(channel: grpc.Channel) -> None:
+def test_disconnect_does_not_disturb_other_clients(channel: grpc.Channel) -> None:
     dialogue = stubs.DialogueUnderstandingStub(channel)
     # Work that keeps the engine busy, so that the three wait together behind it.
     ballast = dialogue.ParseBatch.future(pb.ParseBatchRequest(requests=[pb.ParseRequest(text=TEXT)] * 1024))
@@ -114,7 +114,7 @@ def test_a_client_that_leaves_does_not_disturb_the_others(channel: grpc.Channel)
         calls[1].result(1)
 
 
-def test_health(channel: grpc.Channel) -> None:
+def test_server_answers_health(channel: grpc.Channel) -> None:
     health = health_pb2_grpc.HealthStub(channel)
     for name in ("", "tiny"):
         assert health.Check(health_pb2.HealthCheckRequest(service=name)).status == SERVING
@@ -122,7 +122,7 @@ def test_health(channel: grpc.Channel) -> None:
         health.Check(health_pb2.HealthCheckRequest(service="nope"))
 
 
-def test_a_client_that_knows_no_proto(channel: grpc.Channel) -> None:
+def test_client_without_proto_uses_reflection(channel: grpc.Channel) -> None:
     database = ProtoReflectionDescriptorDatabase(channel)
     assert {"palm_serve.v1.DialogueUnderstanding", "grpc.health.v1.Health"} <= set(database.get_services())
     pool = DescriptorPool(database)
@@ -136,7 +136,7 @@ def test_a_client_that_knows_no_proto(channel: grpc.Channel) -> None:
     assert [(slot.name, slot.value) for slot in call(request).slots] == SLOTS
 
 
-def test_reflection_by_its_newer_name(channel: grpc.Channel) -> None:
+def test_server_answers_reflection_v1(channel: grpc.Channel) -> None:
     call = channel.stream_stream(
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
@@ -146,7 +146,7 @@ def test_reflection_by_its_newer_name(channel: grpc.Channel) -> None:
     assert "palm_serve.v1.Models" in {service.name for service in answer.list_services_response.service}
 
 
-def test_drain_finishes_what_runs(start_server: Callable[..., Process], tiny_bundle: Path) -> None:
+def test_drain_finishes_running_calls(start_server: Callable[..., Process], tiny_bundle: Path) -> None:
     process = start_server(tiny_bundle, "--max-queue", "20000", "--drain-grace", "1")
     with grpc.insecure_channel(process.target()) as channel:
         dialogue, health = stubs.DialogueUnderstandingStub(channel), health_pb2_grpc.HealthStub(channel)
@@ -214,7 +214,7 @@ def changed_byte(bundle: Path) -> None:
     ],
     ids=["newer format", "changed byte", "missing file", "missing bundle"],
 )
-def test_bad_bundles(
+def test_invalid_bundles_end_the_start(
     start_server: Callable[..., Process],
     make_tiny_bundle: Callable[..., Path],
     tmp_path: Path,
@@ -230,7 +230,7 @@ def test_bad_bundles(
     assert match in message
 
 
-def test_two_models_control_and_metrics(
+def test_server_with_two_models_control_and_metrics(
     start_server: Callable[..., Process], tiny_bundle: Path, make_tiny_bundle: Callable[..., Path], tmp_path: Path
 ) -> None:
     make_tiny_bundle(tmp_path / "third", name="third")
@@ -256,7 +256,7 @@ def test_two_models_control_and_metrics(
     assert process.finish() == 0
 
 
-def test_beyond_loopback_is_warned_of(start_server: Callable[..., Process], tiny_bundle: Path) -> None:
+def test_exposed_server_prints_warning(start_server: Callable[..., Process], tiny_bundle: Path) -> None:
     process = start_server(tiny_bundle, "--host", "0.0.0.0")
     process.wait_for("ready;")
     process.process.send_signal(signal.SIGTERM)
@@ -264,7 +264,7 @@ def test_beyond_loopback_is_warned_of(start_server: Callable[..., Process], tiny
     assert "0.0.0.0 is reachable from other machines" in process.errors[0]
 
 
-def test_importing_the_package_loads_nothing() -> None:
+def test_package_import_loads_no_dependencies() -> None:
     heavy = ("grpc", "google.protobuf", "onnxruntime", "numpy", "pydantic", "tokenizers", "typer", "torch")
     code = f"import sys, palm_serve; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)

@@ -18,7 +18,7 @@ NOT_SERVING = 2
 
 
 @pytest.mark.parametrize(("first", "second"), [(signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
-def test_a_second_signal_ends_at_once(
+def test_second_signal_ends_the_process_at_once(
     start_server: Callable[..., Any], tiny_bundle: Path, first: signal.Signals, second: signal.Signals
 ) -> None:
     process = start_server(tiny_bundle, "--drain-grace", "300")
@@ -32,7 +32,7 @@ def test_a_second_signal_ends_at_once(
         assert process.finish(10) == -second
 
 
-def test_who_reads_no_answers_cannot_hold_up_the_stop(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
+def test_client_that_does_not_read_cannot_delay_stop(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
     process = start_server(tiny_bundle, "--drain-grace", "0", "--stop-timeout", "1")
 
     def requests() -> Iterator[pb.ParseRequest]:
@@ -49,7 +49,7 @@ def test_who_reads_no_answers_cannot_hold_up_the_stop(start_server: Callable[...
         assert time.monotonic() - began < 10
 
 
-def test_who_asks_to_the_last_moment_hears_unavailable(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
+def test_calls_until_the_stop_get_unavailable(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
     """Nobody tries again what was CANCELLED: that is what gRPC says of calls that it has taken in and not handed over when it stops."""
     process = start_server(tiny_bundle, "--drain-grace", "0.1")
     target, codes = process.target(), []

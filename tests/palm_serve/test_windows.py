@@ -38,7 +38,7 @@ texts = st.lists(st.sampled_from(LETTERS), max_size=60).map(" ".join)
     stride=st.integers(1, 40),
     frame=st.sampled_from([BERT, ROBERTA, XLNET]),
 )
-def test_every_piece_of_the_passage_is_seen_with_context(question, passage, max_length, max_query, stride, frame):
+def test_windows_cover_every_token_with_context(question, passage, max_length, max_query, stride, frame):
     tokenizer = letters(frame, max_length)
     [rows] = tokenizer.encode_windows([(question, passage)], Windows(max_query, stride))
     asked, pieces = question.split(), passage.split()
@@ -68,12 +68,12 @@ def test_every_piece_of_the_passage_is_seen_with_context(question, passage, max_
 
 
 @given(question=texts.filter(bool), passage=texts.filter(bool), frame=st.sampled_from([BERT, ROBERTA, XLNET]))
-def test_a_short_passage_is_read_as_any_pair(question, passage, frame):
+def test_short_passage_is_read_as_a_pair(question, passage, frame):
     tokenizer = letters(frame, 200)
     assert tokenizer.encode_rows([(question, passage)], Windows(100, 9)) == [(tokenizer.encode(question, passage),)]
 
 
-def test_many_are_told_apart():
+def test_windows_of_many_passages_stay_separate():
     tokenizer = letters(BERT, 12)
     pairs = [("a b", "c " * 40), ("d", "e"), ("f", "")]
     together = tokenizer.encode_rows(pairs, Windows(4, 4))
@@ -82,6 +82,6 @@ def test_many_are_told_apart():
 
 
 @pytest.mark.parametrize("pair", [None, "b c"])
-def test_without_windows_each_input_is_one_row(pair):
+def test_input_without_windows_is_one_row(pair):
     tokenizer = letters(BERT, 12)
     assert tokenizer.encode_rows([("a", pair)]) == [(tokenizer.encode("a", pair),)]

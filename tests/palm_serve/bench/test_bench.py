@@ -28,7 +28,7 @@ def bench(*arguments: object) -> Any:
 
 
 @pytest.mark.parametrize("method", Method)
-def test_the_command(tiny_server: str, tmp_path: Path, method: Method) -> None:
+def test_bench_prints_and_writes_the_report(tiny_server: str, tmp_path: Path, method: Method) -> None:
     file = tmp_path / "figures.json"
     run = bench(tiny_server, "--rate", "50", "--method", method, "--batch", "3", "--json", file, *SHORT)
     assert run.exit_code == 0, run.output
@@ -41,14 +41,14 @@ def test_the_command(tiny_server: str, tmp_path: Path, method: Method) -> None:
     assert 0 < figures["answered_ms"]["p50"] <= figures["answered_ms"]["max"] < 5000
 
 
-def test_a_closed_loop_of_two_processes(tiny_server: str) -> None:
+def test_bench_closed_loop_of_two_processes(tiny_server: str) -> None:
     run = bench(tiny_server, "--concurrency", "4", "--processes", "2", *SHORT)
     assert run.exit_code == 0, run.output
     assert "4 callers" in run.output
     assert "calls of a pause of the server are missing" in run.output
 
 
-def test_texts_of_a_file(tiny_server: str, tmp_path: Path) -> None:
+def test_bench_reads_texts_of_a_file(tiny_server: str, tmp_path: Path) -> None:
     (tmp_path / "texts").write_text("play a song\n\nhello\n")
     assert bench(tiny_server, "--rate", "20", "--texts", tmp_path / "texts", *SHORT).exit_code == 0
     (tmp_path / "blank").write_text("\n \n")
@@ -59,7 +59,7 @@ def test_texts_of_a_file(tiny_server: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command makes the certificate")
-def test_over_tls_with_a_token(start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path) -> None:
+def test_bench_over_tls_with_token(start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path) -> None:
     """The processes of the generator are let in as the first request is."""
     certificate, key, tokens, held = (tmp_path / name for name in ("cert.pem", "key.pem", "tokens.toml", "token"))
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc"]
@@ -78,23 +78,23 @@ def test_over_tls_with_a_token(start_server: Callable[..., Process], tiny_bundle
     assert "token" in refused.output
 
 
-def test_help_is_honest() -> None:
+def test_bench_help_explains_coordinated_omission() -> None:
     text = " ".join(bench("--help").output.replace("│", " ").split())
     assert "coordinated omission" in text
     assert "Use --concurrency to find the capacity, --rate for latencies" in text
 
 
-def test_nobody_there() -> None:
+def test_bench_without_server_fails() -> None:
     with pytest.raises(Unavailable, match=r"no answer from a PALM server at 127\.0\.0\.1:1"):
         run_load(Load("127.0.0.1:1"))
 
 
-def test_errors_of_the_first_request(tiny_server: str) -> None:
+def test_bench_reports_errors_of_first_request(tiny_server: str) -> None:
     with pytest.raises(NotFound, match="no model 'nope'"):
         run_load(Load(tiny_server, model="nope"))
 
 
-def test_a_pause_of_the_server_is_felt_by_all_calls_that_fall_into_it(
+def test_bench_pause_delays_all_calls_that_fall_into_it(
     start_server: Callable[..., Process], tiny_bundle: Path
 ) -> None:
     """Half of two seconds: half of the calls had to wait, and an open loop tells so."""

@@ -34,14 +34,14 @@ def test_arrivals_are_a_poisson_process(rate: float, processes: int, seed: int) 
 
 
 @given(concurrency=st.integers(1, 99), processes=st.integers(1, 9))
-def test_callers_are_shared_out(concurrency: int, processes: int) -> None:
+def test_callers_are_spread_over_processes(concurrency: int, processes: int) -> None:
     load = Load("nowhere", concurrency=concurrency, processes=processes)
     callers = [load.callers(i) for i in range(processes)]
     assert sum(callers) == concurrency
     assert max(callers) - min(callers) <= 1
 
 
-def test_requests() -> None:
+def test_prepare_serializes_requests() -> None:
     asked = pb.ParseRequest.FromString(prepare(Load("", model="m"), 0)[0])
     assert asked.text in TEXTS
     assert asked.model == "m"
@@ -52,14 +52,14 @@ def test_requests() -> None:
     assert prepare(LOAD, 0) != prepare(LOAD, 1)
 
 
-def test_a_batch_is_as_good_as_its_worst_text() -> None:
+def test_code_of_batch_is_that_of_its_first_error() -> None:
     good, bad = pb.ParseItem(response=pb.ParseResponse()), pb.ParseItem(error=pb.ItemError(code=8))
     answers = {code: pb.ParseBatchResponse(items=items) for code, items in ((0, [good, good]), (8, [good, bad]))}
     for code, answer in answers.items():
         assert code_of(Method.BATCH, answer.SerializeToString()) == code
 
 
-def test_what_counts() -> None:
+def test_report_counts_calls_of_the_measurement() -> None:
     report = make_report(
         LOAD,
         [
@@ -76,12 +76,12 @@ def test_what_counts() -> None:
     assert report.doubts == ()
 
 
-def test_percentiles_are_values_that_were_seen() -> None:
+def test_percentiles_are_observed_values() -> None:
     assert percentiles(np.arange(1, 1001) / 1000) == {"p50": 500, "p90": 900, "p99": 990, "p99.9": 999, "max": 1000}
     assert percentiles(np.array([])) == {}
 
 
-def test_the_generators_own_delay_is_told() -> None:
+def test_report_doubts_a_late_or_busy_generator() -> None:
     on_time, late = (2.0, 0.0, 0.1, 0), (2.0, 0.02, 0.1, 0)
     assert make_report(LOAD, [samples(*[on_time] * 99, late)]).doubts == ()
     (doubt,) = make_report(LOAD, [samples(*[on_time] * 9, late)]).doubts

@@ -37,21 +37,23 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def test_as_a_process(process_limit_s: float, tiny_server: str) -> None:
+def test_health_as_a_process(process_limit_s: float, tiny_server: str) -> None:
     command = [sys.executable, "-m", "palm_serve.cli", "health", tiny_server]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=process_limit_s)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{tiny_server} serves\n", "")
 
 
-def test_models(tiny_server: str) -> None:
+def test_health_of_models(tiny_server: str) -> None:
     assert health(tiny_server, "--model", "tiny") == (0, f"tiny of {tiny_server} serves\n")
     code, told = health(tiny_server, "--model", "nope")
     assert code == 2
     assert "no model 'nope'" in told
 
 
-def test_who_does_not_serve(start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path) -> None:
+def test_health_of_unready_servers_exits_with_1(
+    start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path
+) -> None:
     """No model yet; draining; gone."""
     (tmp_path / "models").mkdir()
     empty = start_server("--watch", tmp_path / "models")
@@ -70,7 +72,7 @@ def test_who_does_not_serve(start_server: Callable[..., Process], tiny_bundle: P
     assert told == f"palm-serve: no answer from a PALM server at {target}: Connection refused\n"
 
 
-def test_who_does_not_answer() -> None:
+def test_health_without_answer_exits_with_1() -> None:
     """A port that takes connections and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         code, told = health(f"127.0.0.1:{silent.getsockname()[1]}", "--timeout", "0.5")
@@ -87,14 +89,14 @@ def test_who_does_not_answer() -> None:
         (("127.0.0.1:1", "more"), "unexpected extra argument"),
     ],
 )
-def test_wrong_usage(arguments: tuple[str, ...], match: str) -> None:
+def test_health_with_wrong_usage_exits_with_2(arguments: tuple[str, ...], match: str) -> None:
     code, told = health(*arguments)
     assert code == 2
     assert match in told
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command makes the certificate")
-def test_over_tls_with_a_token(start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path) -> None:
+def test_health_over_tls_with_token(start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path) -> None:
     certificate, key, tokens, held = (tmp_path / name for name in ("cert.pem", "key.pem", "tokens.toml", "token"))
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc"]
     names = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
@@ -116,7 +118,7 @@ def test_over_tls_with_a_token(start_server: Callable[..., Process], tiny_bundle
     assert health(f"127.0.0.1:{plain}")[0] == 0
 
 
-def test_the_check_of_the_image(start_server: Callable[..., Process], tiny_bundle: Path) -> None:
+def test_health_check_of_the_image(start_server: Callable[..., Process], tiny_bundle: Path) -> None:
     """The command in the Dockerfile finds the server by the variables that the server reads."""
     line = next(line for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("HEALTHCHECK"))
     program, *command = json.loads(line.partition(" CMD ")[2])
@@ -141,5 +143,5 @@ def test_the_check_of_the_image(start_server: Callable[..., Process], tiny_bundl
         ({"host": "fd00::7"}, "[fd00::7]:50051"),
     ],
 )
-def test_where_it_asks(options: dict[str, Any], address: str) -> None:
+def test_local_address_of_options(options: dict[str, Any], address: str) -> None:
     assert _local_address(ServeOptions(**options)) == address

@@ -45,7 +45,7 @@ def test_flags_variables_and_keys_have_the_same_names() -> None:
     st.fixed_dictionaries({}, optional={"max_queue": st.integers(11, 19), "drain_grace": st.floats(0, 99)}),
     st.fixed_dictionaries({}, optional={"max_queue": st.integers(21, 29), "drain_grace": st.floats(0, 99)}),
 )
-def test_command_line_before_environment_before_file_before_default(
+def test_command_line_overrides_environment_and_file(
     tmp_path_factory: pytest.TempPathFactory, flags: dict[str, Any], environment: dict[str, Any], file: dict[str, Any]
 ) -> None:
     path = tmp_path_factory.mktemp("config") / "serve.toml"
@@ -69,7 +69,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert (options.tls_cert, options.tls_key, options.host) == (tmp_path / "c", tmp_path / "../k", "h")
 
 
-def test_the_environment() -> None:
+def test_environment_sets_options() -> None:
     environment = {
         "PALM_SERVE_BUNDLES": "a:b/c",
         "PALM_SERVE_ALLOW_MODEL_CONTROL": "true",
@@ -82,7 +82,7 @@ def test_the_environment() -> None:
     assert found.sources["provider"] == "PALM_SERVE_PROVIDER"
 
 
-def test_what_kubernetes_sets_for_a_service_of_our_name() -> None:
+def test_kubernetes_service_variables_are_ignored() -> None:
     environment = {
         "PALM_SERVE_SERVICE_HOST": "10.0.0.1",
         "PALM_SERVE_SERVICE_PORT": "50051",
@@ -95,13 +95,13 @@ def test_what_kubernetes_sets_for_a_service_of_our_name() -> None:
     assert resolve({}, None, environment).options == ServeOptions()
 
 
-def test_the_file_of_the_environment(tmp_path: Path) -> None:
+def test_config_variable_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "serve.toml"
     path.write_text("threads = 3")
     assert resolve({}, None, {"PALM_SERVE_CONFIG": str(path)}).options.threads == 3
 
 
-def test_every_fault_is_told(tmp_path: Path) -> None:
+def test_resolve_reports_all_faults(tmp_path: Path) -> None:
     path = tmp_path / "serve.toml"
     path.write_text('prot = 1\nport = 99999\nhost = 7\nbundles = "one"\n')
     found = faults(path, {"PALM_SERVE_MAX_QUEU": "1", "PALM_SERVE_THREADS": "zero"}, precision="fp7")
@@ -123,7 +123,7 @@ def test_every_fault_is_told(tmp_path: Path) -> None:
         (None, "cannot be read: No such file"),
     ],
 )
-def test_files_that_cannot_be_read(tmp_path: Path, content: bytes | None, match: str) -> None:
+def test_invalid_file_raises_config_error(tmp_path: Path, content: bytes | None, match: str) -> None:
     path = tmp_path / "serve.toml"
     if content is not None:
         path.write_bytes(content)
@@ -131,7 +131,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, content: bytes | None, match:
         resolve({}, path, {})
 
 
-def test_print_config(tmp_path: Path) -> None:
+def test_print_config_shows_sources(tmp_path: Path) -> None:
     path = tmp_path / "serve.toml"
     path.write_text('bundles = ["demo"]\nallow_model_control = true\n')
     result = CliRunner().invoke(
@@ -148,7 +148,7 @@ def test_print_config(tmp_path: Path) -> None:
     assert "# threads is not set" in lines
 
 
-def test_the_command_tells_faults(tmp_path: Path) -> None:
+def test_run_reports_faults(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["run", "x", "--config", str(tmp_path / "none.toml")])
     assert result.exit_code == 2
     assert "none.toml: cannot be read" in result.stderr

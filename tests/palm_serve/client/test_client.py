@@ -31,7 +31,7 @@ from palm_serve.v1 import palm_pb2 as pb
 TEXT = "please show me flights from boston to new york"
 
 
-def test_sync(tiny_server: str) -> None:
+def test_blocking_client_calls_all_methods(tiny_server: str) -> None:
     with Client(tiny_server) as palm:
         answer = palm.parse(TEXT, request_id="r1", top_k=2, tasks=["intent", "slots"])
         assert (answer.request_id, answer.intent.name, len(answer.ranking)) == ("r1", "flight", 2)
@@ -49,7 +49,7 @@ def test_sync(tiny_server: str) -> None:
             palm.health("nope")
 
 
-def test_async(tiny_server: str) -> None:
+def test_asyncio_client_calls_all_methods(tiny_server: str) -> None:
     async def scenario() -> None:
         async with AsyncClient(tiny_server) as palm:
             answers = await asyncio.gather(*(palm.parse(TEXT) for _ in range(8)))
@@ -66,7 +66,7 @@ def test_async(tiny_server: str) -> None:
     asyncio.run(scenario())
 
 
-def test_errors_of_a_real_server(tiny_server: str) -> None:
+def test_server_errors_are_converted(tiny_server: str) -> None:
     with Client(tiny_server) as palm:
         with pytest.raises(InvalidRequest, match="unknown task 'nope'") as caught:
             palm.parse(TEXT, tasks=["nope"])
@@ -75,7 +75,7 @@ def test_errors_of_a_real_server(tiny_server: str) -> None:
             palm.parse("a\ud800")
 
 
-def test_session_id(tiny_server: str) -> None:
+def test_session_id_is_sent_and_checked(tiny_server: str) -> None:
     with Client(tiny_server) as palm:
         assert palm.parse(TEXT, session_id="dialogue 7").intent.name == "flight"
         assert (
@@ -87,7 +87,7 @@ def test_session_id(tiny_server: str) -> None:
             assert caught.value.field == "session_id"
 
 
-def test_nobody_there() -> None:
+def test_missing_server_is_unavailable() -> None:
     began = time.monotonic()
     with Client("127.0.0.1:1") as palm, pytest.raises(Unavailable, match=r"at 127\.0\.0\.1:1: Connection refused"):
         palm.parse(TEXT)
@@ -175,14 +175,14 @@ def ask(kind: str, target: str, **options: Any) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 class TestRetries:
-    def test_follow_retry_info(self, kind: str, script: Script, target: str) -> None:
+    def test_retries_follow_retry_info(self, kind: str, script: Script, target: str) -> None:
         script.errors = [Overloaded("full", 0.3), Unavailable("draining")]
         began = time.monotonic()
         assert ask(kind, target) == ["scripted"]
         assert script.calls == 3
         assert time.monotonic() - began >= 0.3 + 0.2
 
-    def test_share_a_connection_and_an_id(self, kind: str, script: Script, target: str) -> None:
+    def test_retries_share_connection_and_request_id(self, kind: str, script: Script, target: str) -> None:
         script.errors = [Overloaded("full", 0.01)] * 2
         ask(kind, target)
         assert script.calls == 3
@@ -190,14 +190,14 @@ class TestRetries:
         (name,) = {headers["x-request-id"] for headers in script.headers}
         assert len(name) == 32
 
-    def test_end(self, kind: str, script: Script, target: str) -> None:
+    def test_retries_end_at_their_limit(self, kind: str, script: Script, target: str) -> None:
         script.errors = [Overloaded("full", 0.01)] * 9
         with pytest.raises(Overloaded, match="full") as caught:
             ask(kind, target, retries=2)
         assert script.calls == 3
         assert caught.value.retry_after_s == pytest.approx(0.01)
 
-    def test_stay_within_the_deadline(self, kind: str, script: Script, target: str) -> None:
+    def test_retries_stay_within_the_deadline(self, kind: str, script: Script, target: str) -> None:
         script.errors = [Overloaded("full", 60)]
         began = time.monotonic()
         with pytest.raises(Overloaded, match="full"):
@@ -214,7 +214,7 @@ class TestRetries:
             (KeyError("what"), "INTERNAL: internal error"),
         ],
     )
-    def test_are_not_for_other_errors(
+    def test_retries_skip_other_errors(
         self, kind: str, script: Script, target: str, error: Exception, match: str
     ) -> None:
         script.errors = [error]
@@ -223,13 +223,13 @@ class TestRetries:
             ask(kind, target)
         assert script.calls == 1
 
-    def test_the_deadline_of_a_slow_call(self, kind: str, script: Script, target: str) -> None:
+    def test_slow_call_raises_deadline_exceeded(self, kind: str, script: Script, target: str) -> None:
         script.errors = [TimeoutError()]
         with pytest.raises(DeadlineExceeded, match="within the deadline"):
             ask(kind, target, timeout_s=0.3)
 
 
-def test_options_have_names() -> None:
+def test_options_are_keyword_arguments() -> None:
     with pytest.raises(TypeError, match="timeout"):
         Client(timeout=1)  # type: ignore[call-arg]
 
@@ -255,7 +255,7 @@ def parse_batch(kind: str, target: str, texts: Sequence[str], **options: Any) ->
 class TestRefusedTexts:
     """Texts of a batch that are refused while others are answered."""
 
-    def test_are_asked_again_and_no_others(self, kind: str, script: Script, target: str) -> None:
+    def test_refused_items_are_retried_and_no_others(self, kind: str, script: Script, target: str) -> None:
         full = Overloaded("full", 0.2)
         script.items = [{"b": full, "c": InvalidRequest("bad"), "d": full}, {"d": Unmeetable("late", 0.1)}]
         began = time.monotonic()
@@ -265,30 +265,30 @@ class TestRefusedTexts:
         (name,) = {headers["x-request-id"] for headers in script.headers}
         assert name, "a share of the traffic is drawn by it: all tries go to one version"
 
-    def test_end_with_the_retries(self, kind: str, script: Script, target: str) -> None:
+    def test_refused_items_end_with_the_retries(self, kind: str, script: Script, target: str) -> None:
         script.items = [{"b": Overloaded("full", 0.01)}] * 9
         assert parse_batch(kind, target, "ab", retries=2) == ["a", "Overloaded"]
         assert script.batches == [["a", "b"], ["b"], ["b"]]
 
-    def test_who_comes_back_after_the_deadline_is_left(self, kind: str, script: Script, target: str) -> None:
+    def test_items_due_after_deadline_are_not_retried(self, kind: str, script: Script, target: str) -> None:
         script.items = [{"a": Overloaded("full", 60), "c": Overloaded("full", 0.01)}]
         assert parse_batch(kind, target, "abc", timeout_s=5) == ["Overloaded", "b", "c"]
         assert script.batches == [["a", "b", "c"], ["c"]]
 
-    def test_a_failure_later_takes_no_answer_away(self, kind: str, script: Script, target: str) -> None:
+    def test_later_failure_keeps_former_answers(self, kind: str, script: Script, target: str) -> None:
         script.items = [{"b": Overloaded("full", 0.01)}]
         script.errors = [None, NotAllowed("revoked")]
         assert parse_batch(kind, target, "ab") == ["a", "Overloaded"]
         assert script.calls == 2
 
-    def test_a_failure_of_the_whole_is_raised(self, kind: str, script: Script, target: str) -> None:
+    def test_failure_of_the_whole_batch_is_raised(self, kind: str, script: Script, target: str) -> None:
         script.errors = [Overloaded("full", 0.01), NotAllowed("revoked")]
         with pytest.raises(NotAllowed, match="revoked"):
             parse_batch(kind, target, "ab")
         assert parse_batch(kind, target, "") == []
 
 
-def test_a_batch_larger_than_the_queue(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
+def test_batch_larger_than_queue_is_retried(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
     """A real server answers it bit by bit; without retries most of it is refused."""
     process = start_server(tiny_bundle, "--max-queue", "4", "--log-level", "error")
     texts = ["play a song", "hello", "rain"] * 8
@@ -302,7 +302,7 @@ def test_a_batch_larger_than_the_queue(start_server: Callable[..., Any], tiny_bu
     assert names == ["music", "greeting", "weather"] * 8
 
 
-def test_all_calls_share_a_budget_of_retries(script: Script, target: str) -> None:
+def test_retry_budget_is_shared_by_all_calls(script: Script, target: str) -> None:
     """So that a server that refuses everything hears little more than its clients' calls."""
     script.errors = [Overloaded("full", 0.001)] * 1000
     with Client(target) as palm:
@@ -331,23 +331,23 @@ class TestTokens:
             "unix:/run/palm",
         ],
     )
-    def test_stay_on_this_machine_in_plain_text(self, target: str) -> None:
+    def test_tokens_stay_local_in_plain_text(self, target: str) -> None:
         Client(target, token="t").close()
         assert headers(target, None, "t", False) == (("authorization", "Bearer t"),)
 
     @pytest.mark.parametrize("target", ["10.0.0.7:1", "palm.example:1", "dns://8.8.8.8/palm:1", "[2001:db8::1]:1"])
-    def test_do_not_leave_it_unless_asked(self, target: str) -> None:
+    def test_tokens_leave_only_with_plain_token(self, target: str) -> None:
         with pytest.raises(TlsError, match=r"must not be sent to .* in plain text. Give credentials=tls"):
             Client(target, token="t")
         Client(target, token="t", plain_token=True).close()
         Client(target, token="t", credentials=tls()).close()
 
     @pytest.mark.parametrize("token", ["", "two\nlines", "é"])
-    def test_what_is_no_token(self, token: str) -> None:
+    def test_invalid_token_raises_token_file_error(self, token: str) -> None:
         with pytest.raises(TokenFileError, match="printable ASCII"):
             Client(token=token)
 
-    def test_files(self, tmp_path: Path) -> None:
+    def test_missing_credential_files_raise_errors(self, tmp_path: Path) -> None:
         (tmp_path / "token").write_text("palm_x\n")
         assert read_token(tmp_path / "token") == "palm_x"
         with pytest.raises(TokenFileError, match="none cannot be read"):

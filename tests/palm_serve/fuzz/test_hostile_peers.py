@@ -211,7 +211,7 @@ def held(server: Process) -> tuple[float, int]:
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
-def test_others_are_answered(server: Process, attack: Callable[[Address, threading.Event], None]) -> None:
+def test_other_clients_are_answered(server: Process, attack: Callable[[Address, threading.Event], None]) -> None:
     host, _, port = server.target().rpartition(":")
     stop, came, took = threading.Event(), [0], []
     with Client(server.target(), timeout_s=DEADLINE_S, retries=0) as neighbour:

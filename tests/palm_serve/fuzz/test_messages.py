@@ -1,4 +1,4 @@
-"""Any bytes through any method of any door: an answer or a refusal, never a failure of the server, and others are answered meanwhile.
+"""Any bytes through any method of any service: an answer or a refusal, never a failure of the server, and others are answered meanwhile.
 
 Messages are made from the descriptors, so that they get past the parser, or are such messages with bytes changed, cut, doubled or made up.
 """
@@ -207,7 +207,7 @@ CAREFULLY = settings(
 @pytest.mark.parametrize("path", METHODS)
 @settings(CAREFULLY, max_examples=25)
 @given(data=st.data())
-def test_messages(server: Process, channel: grpc.Channel, path: str, data: st.DataObject) -> None:
+def test_fuzzed_messages(server: Process, channel: grpc.Channel, path: str, data: st.DataObject) -> None:
     kind = METHODS[path].input_type
     check(server, channel, path, data.draw(st.lists(contents(kind), min_size=1, max_size=3)))
 
@@ -216,13 +216,13 @@ def test_messages(server: Process, channel: grpc.Channel, path: str, data: st.Da
 @pytest.mark.parametrize("path", METHODS)
 @settings(CAREFULLY, max_examples=400)
 @given(data=st.data())
-def test_many_messages(server: Process, channel: grpc.Channel, path: str, data: st.DataObject) -> None:
+def test_many_fuzzed_messages(server: Process, channel: grpc.Channel, path: str, data: st.DataObject) -> None:
     kind = METHODS[path].input_type
     check(server, channel, path, data.draw(st.lists(contents(kind), min_size=1, max_size=3)))
 
 
 @pytest.mark.parametrize("path", SEEDS_OF)
-def test_the_fuzzer_reaches_the_models(channel: grpc.Channel, path: str) -> None:
+def test_fuzzer_reaches_the_models(channel: grpc.Channel, path: str) -> None:
     """Messages that the parser throws out would prove little. Raises NoSuchExample."""
     kind = METHODS[path].input_type
 

@@ -92,7 +92,7 @@ def enddate(path: Path) -> float:
 
 
 @needs_openssl
-def test_certificates_and_tokens_that_change(
+def test_changed_certificates_and_tokens_are_reported(
     start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     """Nobody calls the server meanwhile: what is told is how the files are, not how they were at the last call."""
@@ -151,7 +151,7 @@ def test_certificates_and_tokens_that_change(
 
 @needs_openssl
 @pytest.mark.parametrize(("days", "form"), [(2, "UTCTime"), (36500, "GeneralizedTime")])
-def test_expiry(tmp_path: Path, days: int, form: str) -> None:
+def test_expiry_of_certificates(tmp_path: Path, days: int, form: str) -> None:
     """In both forms that a date has, and the earliest of a chain."""
     leaf, _ = certificate(tmp_path, "leaf", days)
     dump = subprocess.run(["openssl", "asn1parse", "-in", leaf], check=True, capture_output=True, text=True).stdout
@@ -161,7 +161,7 @@ def test_expiry(tmp_path: Path, days: int, form: str) -> None:
     assert expiry(later.read_bytes() + leaf.read_bytes()) == enddate(leaf)
 
 
-def test_what_is_served(start_server: Callable[..., Process], tiny_bundle: Path) -> None:
+def test_version_info_is_reported(start_server: Callable[..., Process], tiny_bundle: Path) -> None:
     port, began = free_port(), time.time()
     process = start_server(tiny_bundle, "--metrics-port", port)
     with Client(process.target()) as client:
@@ -175,7 +175,7 @@ def test_what_is_served(start_server: Callable[..., Process], tiny_bundle: Path)
     assert "palm_certificate_expiry_timestamp_seconds" not in told, "there is none"
 
 
-def test_an_address_of_its_own(start_server: Callable[..., Process], tiny_bundle: Path) -> None:
+def test_metrics_host_is_used(start_server: Callable[..., Process], tiny_bundle: Path) -> None:
     port = free_port()
     with socket.socket() as probe:
         try:
@@ -204,7 +204,7 @@ def exposed() -> Iterator[Callable[..., int]]:
 
 @needs_openssl
 @pytest.mark.parametrize("secure", [False, True])
-def test_peers_that_say_nothing_hold_up_no_scrape(
+def test_silent_peers_do_not_block_scrapes(
     exposed: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, secure: bool
 ) -> None:
     """Not one, and too many only until their time is up."""
@@ -238,7 +238,7 @@ def test_peers_that_say_nothing_hold_up_no_scrape(
         (("--metrics-host", "nowhere.invalid", "--metrics-port", "9"), "cannot serve metrics on nowhere.invalid:9"),
     ],
 )
-def test_what_ends_the_start(
+def test_invalid_metrics_options_end_the_start(
     start_server: Callable[..., Process], tiny_bundle: Path, options: tuple[str, ...], match: str
 ) -> None:
     process = start_server(tiny_bundle, *options)
@@ -260,7 +260,7 @@ def test_what_ends_the_start(
         (("--host", "0.0.0.0", "--metrics-host", "127.0.0.1"), None),
     ],
 )
-def test_open_to_others_is_warned_of(tmp_path: Path, options: tuple[str, ...], match: str | None) -> None:
+def test_exposed_metrics_print_warning(tmp_path: Path, options: tuple[str, ...], match: str | None) -> None:
     """The files are none, so that the command ends by itself."""
     files = ("--tls-cert", "cert", "--tls-key", "key", "--tokens", str(tmp_path / "none"))
     done = CliRunner().invoke(app, ["run", str(tmp_path / "none"), "--metrics-port", "9", *files, *options])

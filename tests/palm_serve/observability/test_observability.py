@@ -42,7 +42,7 @@ def value(metrics, name, **labels):
     return metrics.registry.get_sample_value(name, labels)
 
 
-def test_a_batch(metrics):
+def test_batch_updates_the_metrics(metrics):
     metrics.for_model("m", DIGEST).batch_finished(
         FinishedBatch(
             rows=3,
@@ -66,7 +66,7 @@ def test_a_batch(metrics):
     assert value(metrics, "palm_discarded_rows_total", model="m", version=DIGEST[:12], reason="wasted") == 1
 
 
-def test_discarded_rows_are_published_under_the_old_name_too(metrics):
+def test_discarded_rows_keep_their_old_metric_name(metrics):
     observer = metrics.for_model("m", DIGEST)
     labels = {"model": "m", "version": DIGEST[:12]}
     names = ("palm_discarded_rows_total", "palm_vain_rows_total")
@@ -81,7 +81,7 @@ def test_discarded_rows_are_published_under_the_old_name_too(metrics):
 
 
 @pytest.mark.parametrize("reason", ["refused", "unmeetable", "expired", "cancelled"])
-def test_what_costs_no_row(metrics, reason):
+def test_dropped_texts_are_counted_by_reason(metrics, reason):
     model = metrics.for_model("m", DIGEST)
     assert value(metrics, "palm_dropped_total", model="m", version=DIGEST[:12], reason=reason) == 0, (
         "there from the start, so that rates work"
@@ -90,7 +90,7 @@ def test_what_costs_no_row(metrics, reason):
     assert value(metrics, "palm_dropped_total", model="m", version=DIGEST[:12], reason=reason) == 1
 
 
-def test_calls(metrics):
+def test_calls_are_counted(metrics):
     metrics(record())
     metrics(record(method="ParseStream", seconds=3600.0, stream=True))
     metrics(record(code="RESOURCE_EXHAUSTED", reason="client_rate"))
@@ -101,7 +101,7 @@ def test_calls(metrics):
     assert value(metrics, "palm_refused_calls_total", method="Parse", reason="client_rate") == 1
 
 
-def test_buckets_tell_a_millisecond_from_ten_seconds(metrics):
+def test_buckets_cover_one_ms_to_ten_seconds(metrics):
     metrics(record())
     bounds = [
         float(sample.labels["le"])
@@ -114,7 +114,7 @@ def test_buckets_tell_a_millisecond_from_ten_seconds(metrics):
     assert all(upper <= 2.5 * lower for lower, upper in pairwise(bounds[:-1]))
 
 
-def test_versions_that_are_not_known_any_more_are_published_no_more(metrics):
+def test_forgotten_versions_are_not_published(metrics):
     before = metrics.for_model("m", DIGEST)
     before.engine_failed()
     other = metrics.for_model("other", DIGEST)
@@ -126,7 +126,7 @@ def test_versions_that_are_not_known_any_more_are_published_no_more(metrics):
     assert told == {"m", None}
 
 
-def test_what_is_asked_at_the_scrape(metrics):
+def test_state_gauges_are_read_at_the_scrape(metrics):
     state = {"calls": 0, "serving": False}
     metrics.watch(lambda: state["calls"], lambda: state["serving"])
     assert [value(metrics, name) for name in ("palm_calls_in_flight", "palm_serving")] == [0, 0]
@@ -135,7 +135,7 @@ def test_what_is_asked_at_the_scrape(metrics):
     assert value(metrics, "palm_threads") >= threading.active_count()
 
 
-def test_a_served_model_is_counted_and_its_texts_are_not_logged(metrics, tiny_bundle):
+def test_served_texts_are_counted_but_not_logged(metrics, tiny_bundle):
     stream = io.StringIO()
     configure_logging("debug", json_lines=True, stream=stream)
 
@@ -153,10 +153,10 @@ def test_a_served_model_is_counted_and_its_texts_are_not_logged(metrics, tiny_bu
     assert "xylophone" not in stream.getvalue()
 
 
-def test_json_lines():
+def test_json_formatter_writes_one_object_a_line():
     stream = io.StringIO()
     configure_logging("info", json_lines=True, stream=stream)
-    logger = logging.getLogger("palm_serve.door")
+    logger = logging.getLogger("palm_serve.rpc")
     logger.debug("too quiet")
     try:
         raise ValueError("inside")
@@ -165,11 +165,11 @@ def test_json_lines():
     (line,) = map(json.loads, stream.getvalue().splitlines())
     assert (line["level"], line["logger"], line["message"], line["request_id"]) == (
         "error",
-        "palm_serve.door",
+        "palm_serve.rpc",
         "call failed",
         "r1",
     )
-    assert "test_json_lines" in line["exception"]
+    assert "test_json_formatter_writes_one_object_a_line" in line["exception"]
     assert "ValueError: (may quote the request; --log-text shows it)" in line["exception"]
 
 
@@ -182,12 +182,12 @@ def crash(text):
                 "of " + text, [OSError(28, "disk full"), RuntimeError(text), EngineError("bad graph")]
             ) from error
     except ExceptionGroup:
-        logging.getLogger("palm_serve.door").exception("call failed")
+        logging.getLogger("palm_serve.rpc").exception("call failed")
 
 
 @pytest.mark.parametrize("json_lines", [False, True])
 @pytest.mark.parametrize("texts", [False, True])
-def test_errors_quote_requests_only_where_texts_may_be_logged(json_lines, texts):
+def test_errors_quote_requests_only_with_log_text(json_lines, texts):
     stream = io.StringIO()
     configure_logging("info", json_lines=json_lines, stream=stream, texts=texts)
     crash("xylophone")
@@ -215,7 +215,7 @@ def test_formatter_shares_no_traceback_with_other_handlers():
     assert [part.count("xylophone") > 0 for part in logged[2].split("call failed")[1:]] == [True, True]
 
 
-def test_a_client_cannot_forge_a_line():
+def test_formatter_escapes_control_characters():
     stream = io.StringIO()
     configure_logging("info", stream=stream)
     logging.getLogger("palm_serve").error("request %s failed", "a\n2026-01-01 ERROR all is lost\r\x1b[2J\u2028")
@@ -223,7 +223,7 @@ def test_a_client_cannot_forge_a_line():
     assert r"request a\n2026-01-01 ERROR all is lost\r\x1b[2J\u2028 failed" in line
 
 
-def test_other_libraries_write_to_the_same_log():
+def test_libraries_write_to_the_same_log():
     stream = io.StringIO()
     configure_logging("info", json_lines=True, stream=stream)
     logging.getLogger("asyncio").warning("slow")
@@ -231,7 +231,7 @@ def test_other_libraries_write_to_the_same_log():
     assert [json.loads(line)["logger"] for line in stream.getvalue().splitlines()] == ["asyncio"]
 
 
-def test_plain_lines():
+def test_text_formatter_writes_plain_lines():
     stream = io.StringIO()
     configure_logging(stream=stream)
     logging.getLogger("palm_serve").warning("hello")
@@ -256,7 +256,7 @@ def access():
     return told
 
 
-def test_a_line_of_a_call(access):
+def test_access_log_line_has_all_fields(access):
     answered = [
         AnsweredText("m", DIGEST, Timings(100, 2_000, 30_000, 400, 5)),
         AnsweredText("m", DIGEST, Timings(200, 1_000, 20_000, 500, 3)),
@@ -302,14 +302,14 @@ def test_a_line_of_a_call(access):
         ({"slow_ms": 1}, record(stream=True, seconds=3600), "debug"),
     ],
 )
-def test_how_loud_a_call_is(access, options, call, level):
+def test_access_log_level_of_calls(access, options, call, level):
     (line,) = access(options, call, level="debug")
     assert line["level"] == level
     heard = level == "warning" or (options.get("every_call", False) and level == "info")
     assert len(access(options, call)) == heard, "at the level of the default"
 
 
-def test_overload_does_not_drown_the_log(access):
+def test_access_log_limits_lines_per_second(access):
     refused = record(code="RESOURCE_EXHAUSTED", reason="queue_full")
     lines = access({}, *[refused] * 1000, record(code="INTERNAL"), None, refused, refused)
     assert [line["code"] for line in lines] == ["RESOURCE_EXHAUSTED"] * 10 + ["INTERNAL"] + ["RESOURCE_EXHAUSTED"] * 2
@@ -327,12 +327,12 @@ def test_overload_does_not_drown_the_log(access):
         ({}, None),
     ],
 )
-def test_the_callers_trace_is_told_without_traces_too(access, given, trace):
+def test_access_log_has_the_callers_trace_id(access, given, trace):
     (line,) = access({"every_call": True}, record(**given))
     assert line.get("trace_id") == trace
 
 
-def test_a_client_that_leaves_is_no_error_of_grpc():
+def test_disconnect_errors_of_grpc_are_not_logged():
     stream = io.StringIO()
     configure_logging("info", stream=stream)
     log = logging.getLogger("grpc._cython.cygrpc")
@@ -354,5 +354,5 @@ def test_a_client_that_leaves_is_no_error_of_grpc():
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317", "OTEL_TRACES_EXPORTER": "otlp"}, True),
     ],
 )
-def test_traces_by_environment(environment, asked):
+def test_traces_requested_by_environment(environment, asked):
     assert traces_requested(environment) == asked

@@ -106,7 +106,9 @@ def logged(process: Any, request_id: str) -> dict[str, Any]:
     raise AssertionError(f"no line of {request_id}: {process.errors}")
 
 
-def test_a_callers_trace_goes_on(traced: Any, dialogue: stubs.DialogueUnderstandingStub, collector: Collector) -> None:
+def test_trace_of_the_caller_is_continued(
+    traced: Any, dialogue: stubs.DialogueUnderstandingStub, collector: Collector
+) -> None:
     before = time.time_ns()
     answer = dialogue.Parse(
         pb.ParseRequest(text=f"play {SECRET}"),
@@ -136,9 +138,7 @@ def test_a_callers_trace_goes_on(traced: Any, dialogue: stubs.DialogueUnderstand
     assert line["queue_ms"] == pytest.approx(answer.timings.queue_us / 1000, abs=0.01)
 
 
-def test_texts_that_ran_together_share_their_spans(
-    dialogue: stubs.DialogueUnderstandingStub, collector: Collector
-) -> None:
+def test_texts_of_one_batch_share_their_spans(dialogue: stubs.DialogueUnderstandingStub, collector: Collector) -> None:
     requests = [pb.ParseRequest(text=f"play {SECRET}")] * 5
     dialogue.ParseBatch(pb.ParseBatchRequest(requests=requests), metadata=[("x-request-id", "r2")])
     span, children = collector.of("r2")
@@ -151,7 +151,9 @@ def test_texts_that_ran_together_share_their_spans(
     assert len(children) == 3 * len(runs) < 15
 
 
-def test_who_is_traced(traced: Any, dialogue: stubs.DialogueUnderstandingStub, collector: Collector) -> None:
+def test_sampling_decides_on_spans(
+    traced: Any, dialogue: stubs.DialogueUnderstandingStub, collector: Collector
+) -> None:
     """Not health, and not what the caller left out."""
     with grpc.insecure_channel(traced.target()) as channel:
         health_pb2_grpc.HealthStub(channel).Check(
@@ -169,7 +171,7 @@ def test_who_is_traced(traced: Any, dialogue: stubs.DialogueUnderstandingStub, c
     assert logged(traced, "out")["trace_id"] == TRACE
 
 
-def test_the_server_tells_who_it_is_and_no_text(
+def test_spans_name_the_service_and_hold_no_text(
     traced: Any, dialogue: stubs.DialogueUnderstandingStub, collector: Collector
 ) -> None:
     dialogue.Parse(pb.ParseRequest(text=SECRET), metadata=[("x-request-id", "r6")])
@@ -183,7 +185,7 @@ def test_the_server_tells_who_it_is_and_no_text(
     assert resource
 
 
-def test_a_collector_that_is_away_holds_up_nothing(tiny_bundle: Path, start_server: Callable[..., Any]) -> None:
+def test_missing_collector_does_not_delay_the_stop(tiny_bundle: Path, start_server: Callable[..., Any]) -> None:
     """Asked for by the environment, as platforms do."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -207,7 +209,7 @@ def not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "palm_serve.observability.tracing", raising=False)
 
 
-def test_traces_without_the_extra(
+def test_traces_without_opentelemetry(
     not_installed: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(
@@ -219,13 +221,13 @@ def test_traces_without_the_extra(
     assert "the environment requests traces, but traces need OpenTelemetry" in caplog.text
 
 
-def test_traces_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traces_are_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     assert server.start_tracing(ServeOptions()) is None
 
 
 @pytest.mark.parametrize("endpoint", ["localhost:4317", "https://", "ftp://collector"])
-def test_what_is_no_endpoint(endpoint: str) -> None:
+def test_invalid_endpoint_is_refused(endpoint: str) -> None:
     with pytest.raises(ConfigError, match=rf"--otel-endpoint must begin with http:// or https://.* got '{endpoint}'"):
         resolve({"otel_endpoint": endpoint}, None, {})

@@ -18,7 +18,7 @@ def newer(tmp_path_factory: pytest.TempPathFactory, make_tiny_bundle: Callable[.
     return make_tiny_bundle(tmp_path_factory.mktemp("newer") / "tiny", max_length=20)
 
 
-def test_versions_in_service_and_gone(tiny_bundle: Path, newer: Path, tmp_path: Path) -> None:
+def test_versions_in_service_and_replaced_are_published(tiny_bundle: Path, newer: Path, tmp_path: Path) -> None:
     prometheus = CollectorRegistry()
 
     def value(name: str, **labels: str) -> float | None:
@@ -57,7 +57,7 @@ def test_versions_in_service_and_gone(tiny_bundle: Path, newer: Path, tmp_path: 
     asyncio.run(main())
 
 
-def test_versions_that_are_gone_are_forgotten_in_time(tiny_bundle: Path, newer: Path) -> None:
+def test_replaced_versions_are_forgotten_in_time(tiny_bundle: Path, newer: Path) -> None:
     async def main() -> None:
         registry = Registry(provider="CPU")
         await registry.load(newer, name="kept")

@@ -1,4 +1,4 @@
-"""The whole gRPC door on a real port, over models that compute something simple enough to check by eye."""
+"""All gRPC services on a real port, with fake models whose answers are simple functions of the text."""
 
 import asyncio
 import re
@@ -195,8 +195,8 @@ class FakeFolder:
 
 
 @dataclass
-class Door:
-    """A running server: its address, what stands behind it, and a way to run code on its loop."""
+class RunningServer:
+    """A running server: its address, its fakes, and a way to run code on its event loop."""
 
     target: str
     registry: FakeRegistry
@@ -219,7 +219,7 @@ class Door:
 
 
 @contextmanager
-def open_door(options: ServeOptions, state: State = State.SERVING) -> Iterator[Door]:
+def run_rpc_server(options: ServeOptions, state: State = State.SERVING) -> Iterator[RunningServer]:
     """Serves on a free port from a thread of its own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -247,7 +247,7 @@ def open_door(options: ServeOptions, state: State = State.SERVING) -> Iterator[D
         lifecycle, server, port = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
         target = f"127.0.0.1:{port}"
         with grpc.insecure_channel(target) as channel:
-            yield Door(target, registry, lifecycle, loop, observed, channel)
+            yield RunningServer(target, registry, lifecycle, loop, observed, channel)
         asyncio.run_coroutine_threadsafe(server.stop(None), loop).result(10)
     finally:
         loop.call_soon_threadsafe(loop.stop)
@@ -256,25 +256,25 @@ def open_door(options: ServeOptions, state: State = State.SERVING) -> Iterator[D
 
 
 @pytest.fixture
-def make_door() -> Iterator[Callable[..., Door]]:
-    """`make_door(state=..., **options)`: a door of one's own."""
+def make_rpc_server() -> Iterator[Callable[..., RunningServer]]:
+    """`make_rpc_server(state=..., **options)`: a server of the test's own."""
     from contextlib import ExitStack
 
     with ExitStack() as stack:
 
-        def make(state: State = State.SERVING, **options: object) -> Door:
-            return stack.enter_context(open_door(ServeOptions(**options), state))  # type: ignore[arg-type]
+        def make(state: State = State.SERVING, **options: object) -> RunningServer:
+            return stack.enter_context(run_rpc_server(ServeOptions(**options), state))  # type: ignore[arg-type]
 
         yield make
 
 
 @pytest.fixture(scope="module")
-def door() -> Iterator[Door]:
-    """A door with small limits, shared by a module's tests."""
+def rpc_server() -> Iterator[RunningServer]:
+    """A server with small limits, shared by a module's tests."""
     options = ServeOptions(
         max_text_bytes=100, max_batch_items=4, max_message_mib=4_000 / MIB, max_stream_items=2, channelz=True
     )
-    with open_door(options) as opened:
+    with run_rpc_server(options) as opened:
         yield opened
 
 

@@ -25,7 +25,7 @@ async def forever(*arguments: object) -> health_pb2.HealthCheckResponse:
 
 
 @pytest.mark.parametrize("kind", ["unary", "stream", "watch"])
-def test_a_client_that_leaves(kind: str) -> None:
+def test_disconnect_cancels_the_method(kind: str) -> None:
     ended: list[str] = []
     records: list[CallRecord] = []
 

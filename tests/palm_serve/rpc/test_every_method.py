@@ -20,7 +20,7 @@ from palm_serve.oip import inference_pb2_grpc as oip_stubs
 from palm_serve.v1 import palm_pb2 as pb
 from palm_serve.v1 import palm_pb2_grpc as stubs
 
-Door = Any  # of conftest.py, which cannot be imported by name
+RunningServer = Any  # of conftest.py, which cannot be imported by name
 Headers = tuple[tuple[str, str], ...]
 
 
@@ -110,17 +110,19 @@ def methods(channel: grpc.Channel) -> dict[str, list[tuple[Callable[..., Any], A
 
 
 @pytest.mark.parametrize("health_needs_token", [False, True])
-def test_every_method_needs_its_scope(make_door: Callable[..., Door], tmp_path: Path, health_needs_token: bool) -> None:
+def test_every_method_requires_its_scope(
+    make_rpc_server: Callable[..., RunningServer], tmp_path: Path, health_needs_token: bool
+) -> None:
     path = tmp_path / "tokens.toml"
     path.write_text("".join(entry(scope, scope, (scope,)) for scope in ALL))
-    door = make_door(
+    rpc_server = make_rpc_server(
         tokens=path,
         health_needs_token=health_needs_token,
         allow_model_control=True,
         model_folder=tmp_path / "none",
         channelz=True,
     )
-    for scope, calls in methods(door.channel).items():
+    for scope, calls in methods(rpc_server.channel).items():
         open_ = scope == "health" and not health_needs_token
         for call, request in calls:
             assert (code(call, request) == "OK") == open_, request
@@ -133,38 +135,43 @@ def test_every_method_needs_its_scope(make_door: Callable[..., Door], tmp_path: 
                     assert got == "PERMISSION_DENIED", request
 
 
-def test_every_method_is_in_the_list_above(door: Door) -> None:
+def test_all_methods_are_listed_above(rpc_server: RunningServer) -> None:
     """A new method must be given a scope here too."""
-    listed = sum(len(calls) for calls in methods(door.channel).values())
-    reflect = reflection_pb2_grpc.ServerReflectionStub(door.channel).ServerReflectionInfo
+    listed = sum(len(calls) for calls in methods(rpc_server.channel).values())
+    reflect = reflection_pb2_grpc.ServerReflectionStub(rpc_server.channel).ServerReflectionInfo
     names = [
         service.name
         for answer in reflect(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
         for service in answer.list_services_response.service
     ]
-    pool = DescriptorPool(ProtoReflectionDescriptorDatabase(door.channel))
+    pool = DescriptorPool(ProtoReflectionDescriptorDatabase(rpc_server.channel))
     assert listed == sum(len(pool.FindServiceByName(name).methods) for name in names)
 
 
 SECRET = "no such node /srv/private/model.onnx for the text xylophone"
 
 
-def test_a_failure_inside_tells_nothing(
-    make_door: Callable[..., Door], caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_internal_errors_of_all_methods_are_hidden(
+    make_rpc_server: Callable[..., RunningServer],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever the models are asked, they fail with an error that nobody foresaw."""
-    door = make_door(allow_model_control=True, model_folder=tmp_path)
+    rpc_server = make_rpc_server(allow_model_control=True, model_folder=tmp_path)
     (tmp_path / "fake").mkdir()
 
     def fail(*arguments: object, **options: object) -> Any:
         raise LookupError(SECRET)
 
     for name in [
-        name for name in dir(door.registry) if not name.startswith("_") and callable(getattr(door.registry, name))
+        name
+        for name in dir(rpc_server.registry)
+        if not name.startswith("_") and callable(getattr(rpc_server.registry, name))
     ]:
-        monkeypatch.setattr(door.registry, name, fail)
+        monkeypatch.setattr(rpc_server.registry, name, fail)
     failed = 0
-    for calls in methods(door.channel).values():
+    for calls in methods(rpc_server.channel).values():
         for call, request in calls:
             with caplog.at_level(logging.ERROR, "palm_serve"):
                 told = everything_told(call, request)

@@ -18,32 +18,35 @@ from palm_serve.types import TextRequest
 from palm_serve.v1 import palm_pb2 as pb
 from palm_serve.v1 import palm_pb2_grpc as stubs
 
-Door = Any  # of conftest.py, which cannot be imported by name
+RunningServer = Any  # of conftest.py, which cannot be imported by name
 
 
 @pytest.mark.parametrize("leaves", ["deadline", "cancelled", "gone"])
-def test_a_refusal_that_comes_too_late(
-    make_door: Callable[..., Door], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, leaves: str
+def test_late_refusal_is_recorded_without_errors(
+    make_rpc_server: Callable[..., RunningServer],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    leaves: str,
 ) -> None:
     """The event loop is so busy that the news of the call's end has not come yet."""
-    door = make_door()
+    rpc_server = make_rpc_server()
 
     async def refuse(request: TextRequest) -> Any:
         time.sleep(0.3)
         raise Overloaded("too late")
 
-    monkeypatch.setattr(door.model, "predict", refuse)
-    with grpc.insecure_channel(door.target, (("grpc.use_local_subchannel_pool", 1),)) as channel:
+    monkeypatch.setattr(rpc_server.model, "predict", refuse)
+    with grpc.insecure_channel(rpc_server.target, (("grpc.use_local_subchannel_pool", 1),)) as channel:
         parse = stubs.DialogueUnderstandingStub(channel).Parse
         call = parse.future(pb.ParseRequest(text="a"), timeout=0.1 if leaves == "deadline" else 10)
         time.sleep(0.15)
         if leaves == "cancelled":
             call.cancel()
     end = time.monotonic() + 5
-    while not door.observed and time.monotonic() < end:
+    while not rpc_server.observed and time.monotonic() < end:
         time.sleep(0.01)
     time.sleep(0.1)
-    assert [record.code for record in door.observed] == ["RESOURCE_EXHAUSTED"]
+    assert [record.code for record in rpc_server.observed] == ["RESOURCE_EXHAUSTED"]
     assert caplog.text == ""
 
 
@@ -63,7 +66,7 @@ class Gone:
         raise grpc.aio.InternalError('Failed "execute_batch"')
 
 
-def test_who_has_left_is_no_failure() -> None:
+def test_disconnected_client_is_no_failure() -> None:
     async def refuse(message: pb.ParseRequest, call: Call) -> pb.ParseResponse:
         raise Overloaded("busy")
 

@@ -19,11 +19,11 @@ from palm_serve.rpc.access.rate_limits import InFlightLimit, RateLimit, client_a
         ("unix:/run/palm.sock", "unix:/run/palm.sock"),
     ],
 )
-def test_who_is_behind_a_peer(peer: str, client: str) -> None:
+def test_client_address_of_peers(peer: str, client: str) -> None:
     assert client_address(peer) == client
 
 
-def test_calls_in_flight() -> None:
+def test_in_flight_limit_refuses_further_calls() -> None:
     gate = InFlightLimit(2)
     with gate.admit("a"), gate.admit("b"):
         with gate.admit("a"), pytest.raises(Overloaded, match="must have at most 2 calls"), gate.admit("a"):
@@ -44,7 +44,7 @@ STEPS = st.lists(st.tuples(st.floats(0, 3), st.integers(1, 40)), max_size=60)
 
 
 @given(rate=st.floats(0.5, 50), burst=st.integers(1, 30), steps=STEPS)
-def test_no_stretch_of_time_holds_more_than_it_may(rate: float, burst: int, steps: list[tuple[float, int]]) -> None:
+def test_rate_limit_holds_in_every_interval(rate: float, burst: int, steps: list[tuple[float, int]]) -> None:
     clock = Clock()
     bucket = RateLimit(rate, burst, clock)
     passed: list[tuple[float, int]] = []
@@ -60,7 +60,7 @@ def test_no_stretch_of_time_holds_more_than_it_may(rate: float, burst: int, step
 
 
 @given(rate=st.floats(0.5, 50), burst=st.integers(1, 30), requests=st.integers(1, 100))
-def test_whoever_waits_as_told_passes(rate: float, burst: int, requests: int) -> None:
+def test_rate_limit_admits_after_the_retry_delay(rate: float, burst: int, requests: int) -> None:
     clock = Clock()
     bucket = RateLimit(rate, burst, clock)
     bucket.take("a")
@@ -74,7 +74,7 @@ def test_whoever_waits_as_told_passes(rate: float, burst: int, requests: int) ->
     bucket.take("a")
 
 
-def test_clients_that_come_once_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rate_limit_forgets_idle_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("palm_serve.rpc.access.rate_limits._MAX_BUCKETS", 100)
     clock = Clock()
     bucket = RateLimit(10, 5, clock)

@@ -24,7 +24,7 @@ from palm_serve.rpc.access.tokens import Scope, Tokens, new_token
 from palm_serve.v1 import palm_pb2 as pb
 from palm_serve.v1 import palm_pb2_grpc as stubs
 
-Door = Any  # of conftest.py, which cannot be imported by name
+RunningServer = Any  # of conftest.py, which cannot be imported by name
 Headers = tuple[tuple[str, str], ...]
 
 
@@ -53,14 +53,14 @@ def path_of_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestTokens:
-    def test_a_new_one_fits_its_hash(self, path: Path) -> None:
+    def test_new_token_matches_its_hash(self, path: Path) -> None:
         token, digest = new_token()
         assert len(token) >= 48
         assert new_token()[0] != token
         path.write_text(f'[tokens.a]\nsha256 = "{digest}"\nscopes = ["parse"]')
         assert Tokens(path).check(bearer(token), Scope.PARSE) == "a"
 
-    def test_who_may_what(self, path: Path) -> None:
+    def test_check_requires_valid_token_and_scope(self, path: Path) -> None:
         tokens = Tokens(path)
         assert tokens.check(bearer("one"), Scope.PARSE) == "web"
         assert tokens.check((("authorization", "bEARER  two "),), Scope.CONTROL) == "ops"
@@ -74,7 +74,7 @@ class TestTokens:
             with pytest.raises(Unauthenticated, match="Send `authorization: Bearer TOKEN`"):
                 tokens.check(without, Scope.PARSE)
 
-    def test_certificates(self, path: Path) -> None:
+    def test_check_accepts_certificate_names(self, path: Path) -> None:
         path.write_text('[tokens.backend]\ncertificate = "b.example"\nscopes = ["read"]\n' + entry("web", "one"))
         tokens = Tokens(path)
 
@@ -92,7 +92,7 @@ class TestTokens:
             tokens.check(bearer("other"), Scope.READ, shown)
 
     @pytest.mark.parametrize("form", ["{:%Y-%m-%d}", "{:%Y-%m-%dT%H:%M:%S}", "{:%Y-%m-%dT%H:%M:%S+00:00}"])
-    def test_expiry(self, path: Path, form: str) -> None:
+    def test_expired_token_is_unauthenticated(self, path: Path, form: str) -> None:
         now = datetime.now(UTC)
         for days, valid in ((-1, False), (2, True)):
             path.write_text(entry("web", "one", more=f"expires = {form.format(now + timedelta(days=days))}"))
@@ -103,7 +103,7 @@ class TestTokens:
                 with pytest.raises(Unauthenticated, match="the token 'web' expired at"):
                     tokens.check(bearer("one"), Scope.PARSE)
 
-    def test_a_change_is_noticed_at_the_next_call(self, path: Path) -> None:
+    def test_changed_file_is_read_at_the_next_call(self, path: Path) -> None:
         tokens = Tokens(path)
         for _ in range(20):
             path.write_text(entry("web", "new"))
@@ -115,7 +115,7 @@ class TestTokens:
             os.replace(fresh, path)
             assert tokens.check(bearer("one"), Scope.PARSE) == "web"
 
-    def test_a_broken_file_changes_nothing(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_broken_file_keeps_former_tokens(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
         tokens = Tokens(path)
         good = path.read_text()
         with caplog.at_level(logging.ERROR, "palm_serve"):
@@ -145,13 +145,13 @@ class TestTokens:
             ("[", "must be TOML"),
         ],
     )
-    def test_files_that_cannot_be_used(self, path: Path, content: str, match: str) -> None:
+    def test_invalid_file_raises_token_file_error(self, path: Path, content: str, match: str) -> None:
         path.write_text(content)
         with pytest.raises(TokenFileError, match=match) as caught:
             Tokens(path)
         assert "secret-token" not in str(caught.value)
 
-    def test_no_file(self, tmp_path: Path) -> None:
+    def test_missing_file_raises_token_file_error(self, tmp_path: Path) -> None:
         with pytest.raises(TokenFileError, match="none cannot be read: No such file"):
             Tokens(tmp_path / "none")
 
@@ -169,8 +169,8 @@ def code(call: Callable[..., Any], request: Any, token: str = "") -> str:
     return "OK"
 
 
-def test_a_revoked_token_ends_its_streams(make_door: Callable[..., Door], path: Path) -> None:
-    door = make_door(tokens=path)
+def test_revoked_token_ends_open_streams(make_rpc_server: Callable[..., RunningServer], path: Path) -> None:
+    rpc_server = make_rpc_server(tokens=path)
 
     def requests() -> Any:
         yield pb.ParseRequest(text="sleep 0.2", request_id="a")
@@ -178,17 +178,19 @@ def test_a_revoked_token_ends_its_streams(make_door: Callable[..., Door], path: 
         path.write_text(entry("web", "new"))
         yield pb.ParseRequest(text="music", request_id="b")
 
-    answers = stubs.DialogueUnderstandingStub(door.channel).ParseStream(requests(), metadata=bearer("one"), timeout=5)
+    answers = stubs.DialogueUnderstandingStub(rpc_server.channel).ParseStream(
+        requests(), metadata=bearer("one"), timeout=5
+    )
     assert next(answers).request_id == "a"
     with pytest.raises(grpc.RpcError) as caught:
         next(answers)
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_calls_are_counted_by_token(make_door: Callable[..., Door], path: Path) -> None:
+def test_rate_limit_counts_calls_by_token(make_rpc_server: Callable[..., RunningServer], path: Path) -> None:
     path.write_text(entry("web", "one") + entry("app", "two"))
-    door = make_door(tokens=path, max_rate=0.01, max_burst=3)
-    dialogue = stubs.DialogueUnderstandingStub(door.channel)
+    rpc_server = make_rpc_server(tokens=path, max_rate=0.01, max_burst=3)
+    dialogue = stubs.DialogueUnderstandingStub(rpc_server.channel)
     batch = pb.ParseBatchRequest(requests=[pb.ParseRequest(text="a")] * 3)
     assert code(dialogue.ParseBatch, batch, "one") == "OK"
     with pytest.raises(grpc.RpcError) as caught:
@@ -199,16 +201,16 @@ def test_calls_are_counted_by_token(make_door: Callable[..., Door], path: Path) 
     assert 90 <= retry.retry_delay.seconds <= 100
     for expected in ("OK", "OK", "OK", "RESOURCE_EXHAUSTED"):
         assert code(dialogue.Parse, pb.ParseRequest(text="a"), "two") == expected
-    health = health_pb2_grpc.HealthStub(door.channel)
+    health = health_pb2_grpc.HealthStub(rpc_server.channel)
     assert code(health.Check, health_pb2.HealthCheckRequest()) == "OK"
     assert code(dialogue.Parse, pb.ParseRequest(text="a"), "three") == "UNAUTHENTICATED"
-    told = {(record.code, record.client) for record in door.observed}
+    told = {(record.code, record.client) for record in rpc_server.observed}
     assert ("RESOURCE_EXHAUSTED", "token web") in told
     assert ("UNAUTHENTICATED", "127.0.0.1") in told
 
 
-def test_a_stream_is_read_no_faster_than_its_rate(make_door: Callable[..., Door]) -> None:
-    dialogue = stubs.DialogueUnderstandingStub(make_door(max_rate=50, max_burst=5).channel)
+def test_stream_is_read_at_the_rate_limit(make_rpc_server: Callable[..., RunningServer]) -> None:
+    dialogue = stubs.DialogueUnderstandingStub(make_rpc_server(max_rate=50, max_burst=5).channel)
     began = time.monotonic()
     items = list(dialogue.ParseStream(iter([pb.ParseRequest(text="music")] * 20)))
     assert len(items) == 20
@@ -216,19 +218,19 @@ def test_a_stream_is_read_no_faster_than_its_rate(make_door: Callable[..., Door]
     assert time.monotonic() - began >= 15 / 50 - 0.02
 
 
-def test_texts_of_one_infer_request_count(make_door: Callable[..., Door]) -> None:
-    door = make_door(max_rate=0.01, max_burst=3)
+def test_rate_limit_counts_rows_of_infer_request(make_rpc_server: Callable[..., RunningServer]) -> None:
+    rpc_server = make_rpc_server(max_rate=0.01, max_burst=3)
     tensor = oip.ModelInferRequest.InferInputTensor(
         name="text", datatype="BYTES", shape=[5], contents=oip.InferTensorContents(bytes_contents=[b"a"] * 5)
     )
-    infer = oip_stubs.GRPCInferenceServiceStub(door.channel).ModelInfer
+    infer = oip_stubs.GRPCInferenceServiceStub(rpc_server.channel).ModelInfer
     request = oip.ModelInferRequest(model_name="fake", inputs=[tensor])
     assert code(infer, request) == "OK"
     assert code(infer, request) == "RESOURCE_EXHAUSTED"
 
 
 @given(header=st.text(max_size=200), scope=st.sampled_from(list(Scope)))
-def test_no_header_opens_or_breaks_anything(path_of_one: Path, header: str, scope: Scope) -> None:
+def test_arbitrary_headers_are_unauthenticated(path_of_one: Path, header: str, scope: Scope) -> None:
     tokens = Tokens(path_of_one)
     for value in (header, f"Bearer {header}", header.encode("utf-8", "replace")):
         with pytest.raises(Unauthenticated):

@@ -20,7 +20,7 @@ def cut(text: str, unit: int, start: int, end: int) -> str:
 
 @pytest.mark.parametrize("unit", [0, CODE_POINT, UTF16, UTF8_BYTE])
 @given(data=st.data())
-def test_slices_are_equal(unit: int, data: st.DataObject) -> None:
+def test_offsets_select_equal_slices_in_all_units(unit: int, data: st.DataObject) -> None:
     text = data.draw(TEXTS)
     ranges = data.draw(st.lists(st.tuples(*[st.integers(0, len(text))] * 2).map(sorted), max_size=6))
     offsets = Offsets(text, unit)  # one object for all ranges, in any order
@@ -28,6 +28,6 @@ def test_slices_are_equal(unit: int, data: st.DataObject) -> None:
         assert cut(text, unit, offsets(start), offsets(end)) == text[start:end]
 
 
-def test_units_differ_on_emoji() -> None:
+def test_offsets_of_emoji_differ_by_unit() -> None:
     text = "😀北a"
     assert [Offsets(text, unit)(3) for unit in (CODE_POINT, UTF16, UTF8_BYTE)] == [3, 4, 8]

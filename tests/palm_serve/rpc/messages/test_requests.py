@@ -41,7 +41,9 @@ LIMITS = Limits(text_bytes=30)
         ),
     ],
 )
-def test_bad_parse(message: pb.ParseRequest, field: str, match: str, manifest: Manifest) -> None:
+def test_invalid_parse_request_names_its_field(
+    message: pb.ParseRequest, field: str, match: str, manifest: Manifest
+) -> None:
     with pytest.raises(InvalidRequest, match=match) as caught:
         check_parse_request(message, manifest, LIMITS, None)
     assert caught.value.field == field
@@ -67,26 +69,28 @@ def test_bad_parse(message: pb.ParseRequest, field: str, match: str, manifest: M
         ),
     ],
 )
-def test_bad_predict(message: pb.PredictRequest, field: str, match: str, manifest: Manifest) -> None:
+def test_invalid_predict_request_names_its_field(
+    message: pb.PredictRequest, field: str, match: str, manifest: Manifest
+) -> None:
     with pytest.raises(InvalidRequest, match=match) as caught:
         check_predict_request(message, manifest, LIMITS, None)
     assert caught.value.field == field
 
 
-def test_a_model_of_pair_tasks_sends_parse_to_predict(manifest: Manifest) -> None:
+def test_parse_of_pair_model_suggests_predict(manifest: Manifest) -> None:
     pairs = manifest.model_copy(update={"tasks": {name: manifest.tasks[name] for name in ("same", "answer")}})
     with pytest.raises(InvalidRequest, match=r"only pairs of texts\. Use Predict with one of same, answer"):
         check_parse_request(pb.ParseRequest(text="a"), pairs, LIMITS, None)
 
 
-def test_defaults(manifest: Manifest) -> None:
+def test_parse_request_defaults(manifest: Manifest) -> None:
     asked = check_parse_request(pb.ParseRequest(text="a"), manifest, LIMITS, 7.5)
     assert asked.request.tasks == ("intent", "slots", "topics")
     assert (asked.top_k, asked.request.deadline, asked.request.priority) == (3, 7.5, Priority.INTERACTIVE)
     assert asked.thresholds == Thresholds(intent_confidence=0.4)
 
 
-def test_what_the_client_asks_for(manifest: Manifest) -> None:
+def test_parse_request_options_are_used(manifest: Manifest) -> None:
     message = pb.ParseRequest(
         text="a",
         tasks=["slots", "intent", "slots"],

@@ -20,7 +20,7 @@ from palm_serve.rpc.messages.status import failure
         (errors.NotAllowed("m"), "PERMISSION_DENIED"),
     ],
 )
-def test_every_error_for_clients_has_its_code(error: errors.PalmServeError, code: str) -> None:
+def test_client_errors_have_their_status_codes(error: errors.PalmServeError, code: str) -> None:
     failed = failure(error, "r1")
     assert (failed.code.name, failed.message) == (code, "m")
 
@@ -55,13 +55,13 @@ def test_invalid_request_names_its_field() -> None:
     assert [(v.field, v.description) for v in bad.field_violations] == [("text", "too long")]
 
 
-def test_overloaded_says_when_to_come_back() -> None:
+def test_overloaded_has_retry_info() -> None:
     retry = error_details_pb2.RetryInfo()
     assert details(errors.Overloaded("full", 0.25)).details[0].Unpack(retry)
     assert retry.retry_delay.ToMilliseconds() == 250
 
 
-def test_grpcs_own_retries_are_told_too() -> None:
+def test_overloaded_has_retry_pushback() -> None:
     assert dict(failure(errors.Overloaded("full", 0.25), "r1").trailing_metadata())["grpc-retry-pushback-ms"] == "250"
     assert "grpc-retry-pushback-ms" not in dict(failure(errors.InvalidRequest("m"), "r1").trailing_metadata())
 

@@ -10,7 +10,7 @@ import pytest
 from palm_serve.oip import inference_pb2 as oip
 from palm_serve.oip import inference_pb2_grpc as stubs
 
-Door = Any  # of conftest.py, which cannot be imported by name
+RunningServer = Any  # of conftest.py, which cannot be imported by name
 Infer = oip.ModelInferRequest
 VERSION = "f" * 64
 SINGLE = ("intent.label", "intent.confidence", "intent.fallback", "intent.json", "slots.json")
@@ -27,23 +27,25 @@ def refused(code: str, call: Callable[..., Any], request: Any) -> grpc.RpcError:
 
 
 @pytest.fixture
-def service(door: Door) -> stubs.GRPCInferenceServiceStub:
-    return stubs.GRPCInferenceServiceStub(door.channel)
+def service(rpc_server: RunningServer) -> stubs.GRPCInferenceServiceStub:
+    return stubs.GRPCInferenceServiceStub(rpc_server.channel)
 
 
 class TestDescriptions:
-    def test_ready(self, door: Door, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_ready_follows_state_and_models(
+        self, rpc_server: RunningServer, service: stubs.GRPCInferenceServiceStub
+    ) -> None:
         assert service.ServerLive(oip.ServerLiveRequest()).live
         assert service.ServerReady(oip.ServerReadyRequest()).ready
         assert service.ModelReady(oip.ModelReadyRequest(name="fake", version=VERSION)).ready
         assert not service.ModelReady(oip.ModelReadyRequest(name="nope")).ready
-        door.model.ready = False
+        rpc_server.model.ready = False
         assert not service.ModelReady(oip.ModelReadyRequest(name="fake")).ready
         assert not service.ServerReady(oip.ServerReadyRequest()).ready
         index = oip.RepositoryIndexRequest
         assert [model.state for model in service.RepositoryIndex(index()).models] == ["UNAVAILABLE"]
         assert not service.RepositoryIndex(index(ready=True)).models
-        door.model.ready = True
+        rpc_server.model.ready = True
 
     def test_server_metadata(self, service: stubs.GRPCInferenceServiceStub) -> None:
         answer = service.ServerMetadata(oip.ServerMetadataRequest())
@@ -51,7 +53,7 @@ class TestDescriptions:
         assert answer.version
         assert {"statistics", "model_configuration"} <= {*answer.extensions}
 
-    def test_metadata_is_what_infer_answers(self, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_metadata_matches_the_infer_outputs(self, service: stubs.GRPCInferenceServiceStub) -> None:
         told = service.ModelMetadata(oip.ModelMetadataRequest(name="fake"))
         assert (told.platform, [*told.versions]) == ("onnxruntime_onnx", [VERSION])
         assert [(i.name, i.datatype, [*i.shape]) for i in told.inputs] == [
@@ -66,7 +68,7 @@ class TestDescriptions:
         answer = service.ModelInfer(everything)
         assert [(o.name, o.datatype) for o in answer.outputs] == [(o.name, o.datatype) for o in told.outputs]
 
-    def test_config(self, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_model_config_describes_limits(self, service: stubs.GRPCInferenceServiceStub) -> None:
         told = service.ModelConfig(oip.ModelConfigRequest(name="fake")).config
         assert (told.name, told.platform, told.backend, told.max_batch_size) == (
             "fake",
@@ -83,7 +85,7 @@ class TestDescriptions:
         assert told.default_model_filename == "model.onnx"
         assert told.parameters["provider"].string_value == "CPU"
 
-    def test_unknown_models(self, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_unknown_model_is_not_found(self, service: stubs.GRPCInferenceServiceStub) -> None:
         for call, request in (
             (service.ModelMetadata, oip.ModelMetadataRequest(name="nope")),
             (service.ModelConfig, oip.ModelConfigRequest(name="fake", version="9" * 64)),
@@ -94,23 +96,25 @@ class TestDescriptions:
         elsewhere = oip.RepositoryIndexRequest(repository_name="else")
         assert "no repository 'else'" in refused("NOT_FOUND", service.RepositoryIndex, elsewhere).details()
 
-    def test_extensions_that_are_not_there(self, door: Door) -> None:
-        call = door.channel.unary_unary("/inference.GRPCInferenceService/SystemSharedMemoryStatus")
+    def test_unsupported_extensions_are_unimplemented(self, rpc_server: RunningServer) -> None:
+        call = rpc_server.channel.unary_unary("/inference.GRPCInferenceService/SystemSharedMemoryStatus")
         refused("UNIMPLEMENTED", call, b"")
 
 
 class TestRepository:
     LOAD, UNLOAD = oip.RepositoryModelLoadRequest, oip.RepositoryModelUnloadRequest
 
-    def test_refused_unless_allowed(self, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_model_control_is_refused_by_default(self, service: stubs.GRPCInferenceServiceStub) -> None:
         for call, request in (
             (service.RepositoryModelLoad, self.LOAD(model_name="fake")),
             (service.RepositoryModelUnload, self.UNLOAD(model_name="fake")),
         ):
             assert "--allow-model-control" in refused("PERMISSION_DENIED", call, request).details()
 
-    def test_load_and_unload(self, make_door: Callable[..., Door], tmp_path: Path) -> None:
-        service = stubs.GRPCInferenceServiceStub(make_door(allow_model_control=True, model_folder=tmp_path).channel)
+    def test_repository_load_and_unload(self, make_rpc_server: Callable[..., RunningServer], tmp_path: Path) -> None:
+        service = stubs.GRPCInferenceServiceStub(
+            make_rpc_server(allow_model_control=True, model_folder=tmp_path).channel
+        )
         service.RepositoryModelLoad(self.LOAD(model_name="next"))
         index = oip.RepositoryIndexRequest()
         assert [(m.name, m.state) for m in service.RepositoryIndex(index).models] == [

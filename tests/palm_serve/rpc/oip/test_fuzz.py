@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from palm_serve.oip import inference_pb2 as oip
 from palm_serve.oip import inference_pb2_grpc as stubs
 
-Door = Any  # of conftest.py, which cannot be imported by name
+RunningServer = Any  # of conftest.py, which cannot be imported by name
 Infer = oip.ModelInferRequest
 OUTPUTS = ["intent.label", "intent.fallback", "slots.json", "same.score", "answer.json", "truncated", "x"]
 
@@ -74,8 +74,8 @@ ANSWERS = {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(request=REQUESTS)
-def test_no_request_is_a_fault_of_the_server(door: Door, request: oip.ModelInferRequest) -> None:
-    call = stubs.GRPCInferenceServiceStub(door.channel).ModelInfer
+def test_random_requests_cause_no_internal_error(rpc_server: RunningServer, request: oip.ModelInferRequest) -> None:
+    call = stubs.GRPCInferenceServiceStub(rpc_server.channel).ModelInfer
     try:
         call(request, timeout=10)
         code = "OK"
@@ -88,8 +88,8 @@ def test_no_request_is_a_fault_of_the_server(door: Door, request: oip.ModelInfer
 @given(
     requests=st.lists(REQUESTS.map(lambda request: request.SerializeToString()) | st.binary(max_size=30), max_size=4)
 )
-def test_no_stream_ends_early(door: Door, requests: list[bytes]) -> None:
-    call = door.channel.stream_stream(
+def test_random_stream_messages_are_all_answered(rpc_server: RunningServer, requests: list[bytes]) -> None:
+    call = rpc_server.channel.stream_stream(
         "/inference.GRPCInferenceService/ModelStreamInfer",
         response_deserializer=oip.ModelStreamInferResponse.FromString,
     )

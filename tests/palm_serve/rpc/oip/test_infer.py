@@ -17,7 +17,7 @@ from palm_serve.oip import inference_pb2 as oip
 from palm_serve.oip import inference_pb2_grpc as stubs
 from palm_serve.rpc.lifecycle import State
 
-Door = Any  # of conftest.py, which cannot be imported by name
+RunningServer = Any  # of conftest.py, which cannot be imported by name
 Infer = oip.ModelInferRequest
 VERSION = "f" * 64
 SINGLE = ("intent.label", "intent.confidence", "intent.fallback", "intent.json", "slots.json")
@@ -69,12 +69,12 @@ def eventually(condition: Callable[[], bool], seconds: float = 5) -> bool:
 
 
 @pytest.fixture
-def service(door: Door) -> stubs.GRPCInferenceServiceStub:
-    return stubs.GRPCInferenceServiceStub(door.channel)
+def service(rpc_server: RunningServer) -> stubs.GRPCInferenceServiceStub:
+    return stubs.GRPCInferenceServiceStub(rpc_server.channel)
 
 
 class TestModelInfer:
-    def test_all_tasks_on_one_text(self, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_infer_runs_all_tasks_on_one_text(self, service: stubs.GRPCInferenceServiceStub) -> None:
         request = ask("a flight for Zoë, a flight", "music")
         request.id = "mine"
         answer, call = service.ModelInfer.with_call(request)
@@ -89,12 +89,12 @@ class TestModelInfer:
         assert found["slots.json"][1] == {"spans": []}
         assert found["topics.label"] == [b"long", b"short"]
 
-    def test_column_of_texts(self, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_infer_accepts_shape_n_1(self, service: stubs.GRPCInferenceServiceStub) -> None:
         request = ask("music", "flight", outputs=("intent.label",))
         request.inputs[0].shape[:] = [2, 1]
         assert columns(service.ModelInfer(request)) == {"intent.label": [b"music", b"flight"]}
 
-    def test_raw_in_raw_out(self, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_infer_answers_raw_requests_raw(self, service: stubs.GRPCInferenceServiceStub) -> None:
         request = Infer(
             inputs=[Infer.InferInputTensor(name="text", datatype="BYTES", shape=[1])],
             raw_input_contents=[b"\x05\x00\x00\x00music"],
@@ -104,16 +104,18 @@ class TestModelInfer:
         assert [*answer.raw_output_contents] == [b"\x00", b"\x05\x00\x00\x00music"]
         assert not any(output.HasField("contents") for output in answer.outputs)
 
-    def test_outputs_select_tasks(self, door: Door, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_infer_outputs_select_tasks(
+        self, rpc_server: RunningServer, service: stubs.GRPCInferenceServiceStub
+    ) -> None:
         answer = service.ModelInfer(ask("music", outputs=("topics.label", "slots.json", "topics.label")))
         assert tuple(columns(answer)) == ("topics.label", "slots.json")
-        assert door.model.requests[-1].tasks == ("topics", "slots")
+        assert rpc_server.model.requests[-1].tasks == ("topics", "slots")
 
-    def test_long_text_says_so(self, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_infer_reports_truncation(self, service: stubs.GRPCInferenceServiceStub) -> None:
         found = columns(service.ModelInfer(ask("a" * 50, "a", outputs=("truncated",))))
         assert found == {"truncated": [True, False]}
 
-    def test_fallback(self, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_infer_reports_fallback(self, service: stubs.GRPCInferenceServiceStub) -> None:
         texts = ("nothing", "flight")
         assert columns(service.ModelInfer(ask(*texts, outputs=("intent.fallback",)))) == {
             "intent.fallback": [b"low_confidence", b"none"]
@@ -121,35 +123,37 @@ class TestModelInfer:
         strict = ask(*texts, outputs=("intent.fallback",), intent_confidence=0.0, out_of_scope=0.4)
         assert columns(service.ModelInfer(strict)) == {"intent.fallback": [b"out_of_scope", b"out_of_scope"]}
 
-    def test_offset_unit_and_length_of_rankings(self, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_infer_uses_offset_unit_and_top_k(self, service: stubs.GRPCInferenceServiceStub) -> None:
         request = ask("😀 Ada", outputs=("slots.json", "intent.json"), offset_unit="utf8_byte", top_k=1)
         found = columns(service.ModelInfer(request))
         [span] = found["slots.json"][0]["spans"]
         assert (span["start"], span["end"]) == (5, 8)
         assert len(found["intent.json"][0]["ranking"]) == 1
 
-    def test_pairs(self, door: Door, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_infer_runs_pair_tasks(self, rpc_server: RunningServer, service: stubs.GRPCInferenceServiceStub) -> None:
         found = columns(service.ModelInfer(ask("a b c", "x", pairs=("a b", "y"))))
         assert tuple(found) == (*PAIRED, "truncated")
         assert found["same.label"] == [b"yes", b"no"]
         assert found["same.score"] == pytest.approx([2 / 3, 0])
         assert found["answer.text"] == [b"", b""]
-        assert {request.tasks for request in door.model.requests[-4:]} == {("same",), ("answer",)}
+        assert {request.tasks for request in rpc_server.model.requests[-4:]} == {("same",), ("answer",)}
 
-    def test_text_and_pair_in_one_request(self, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_infer_runs_single_and_pair_tasks_together(self, service: stubs.GRPCInferenceServiceStub) -> None:
         request = ask("music", pairs=("no music here",), outputs=("intent.label", "answer.json"))
         found = columns(service.ModelInfer(request))
         assert found["intent.label"] == [b"music"]
         assert (found["answer.json"][0]["text"], found["answer.json"][0]["start"]) == ("music", 3)
 
-    def test_priority_and_the_earlier_deadline(self, door: Door, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_infer_uses_priority_and_earlier_deadline(
+        self, rpc_server: RunningServer, service: stubs.GRPCInferenceServiceStub
+    ) -> None:
         now = time.monotonic()
         service.ModelInfer(ask("music", priority=2, timeout=2_000_000), timeout=60)
-        asked = door.model.requests[-1]
+        asked = rpc_server.model.requests[-1]
         assert asked.priority.name == "BATCH"
         assert 0 < asked.deadline - now < 10
         service.ModelInfer(ask("music", timeout=2**40), timeout=20)
-        assert door.model.requests[-1].deadline - now < 30
+        assert rpc_server.model.requests[-1].deadline - now < 30
 
     @pytest.mark.parametrize(
         ("request_", "field", "match"),
@@ -175,7 +179,7 @@ class TestModelInfer:
             ),
         ],
     )
-    def test_what_is_wrong_is_told(
+    def test_invalid_infer_request_names_its_field(
         self, service: stubs.GRPCInferenceServiceStub, request_: oip.ModelInferRequest, field: str, match: str
     ) -> None:
         error = refused("INVALID_ARGUMENT", service.ModelInfer, request_)
@@ -184,7 +188,7 @@ class TestModelInfer:
         assert bad.field_violations[0].field == field
         assert re.search(match, error.details()), error.details()
 
-    def test_inputs_that_are_none(self, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_invalid_inputs_are_refused(self, service: stubs.GRPCInferenceServiceStub) -> None:
         twice, other, both, few = ask("a"), ask("a"), ask("a"), ask("a")
         twice.inputs.append(twice.inputs[0])
         other.inputs[0].name = "TEXT"
@@ -199,13 +203,15 @@ class TestModelInfer:
         ):
             assert told in refused("INVALID_ARGUMENT", service.ModelInfer, request).details()
 
-    def test_classification_of_outputs_is_refused(self, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_output_parameters_are_refused(self, service: stubs.GRPCInferenceServiceStub) -> None:
         request = ask("a", outputs=("intent.label",))
         request.outputs[0].parameters["classification"].int64_param = 2
         error = refused("INVALID_ARGUMENT", service.ModelInfer, request)
         assert error.details() == "output 'intent.label' must not have parameters, got 'classification'. Remove it."
 
-    def test_errors_are_those_of_the_native_door(self, door: Door, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_infer_errors_equal_those_of_parse(
+        self, rpc_server: RunningServer, service: stubs.GRPCInferenceServiceStub
+    ) -> None:
         unknown = ask("a")
         unknown.model_name = "nope"
         assert "loaded: fake" in refused("NOT_FOUND", service.ModelInfer, unknown).details()
@@ -215,26 +221,28 @@ class TestModelInfer:
         assert retry.retry_delay.ToMilliseconds() == 250
         crash = refused("INTERNAL", service.ModelInfer, ask("crash"))
         assert "secret" not in crash.details()
-        raw = door.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        raw = rpc_server.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         assert (
             "must be a message of type inference.ModelInferRequest"
             in refused("INVALID_ARGUMENT", raw, b"\x0a").details()
         )
 
-    def test_id_that_is_too_long(self, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_infer_id_over_limit_is_refused(self, service: stubs.GRPCInferenceServiceStub) -> None:
         request = ask("a")
         request.id = "i" * 257
         assert "must have at most 256 bytes" in refused("INVALID_ARGUMENT", service.ModelInfer, request).details()
 
-    def test_cancelled(self, door: Door, service: stubs.GRPCInferenceServiceStub) -> None:
-        before, asked = door.model.cancelled, len(door.model.requests)
+    def test_cancelled_infer_cancels_its_requests(
+        self, rpc_server: RunningServer, service: stubs.GRPCInferenceServiceStub
+    ) -> None:
+        before, asked = rpc_server.model.cancelled, len(rpc_server.model.requests)
         future = service.ModelInfer.future(ask("sleep 5"))
-        assert eventually(lambda: len(door.model.requests) == asked + 1)
+        assert eventually(lambda: len(rpc_server.model.requests) == asked + 1)
         future.cancel()
-        assert eventually(lambda: door.model.cancelled == before + 1)
+        assert eventually(lambda: rpc_server.model.cancelled == before + 1)
 
-    def test_loading(self, make_door: Callable[..., Door]) -> None:
-        service = stubs.GRPCInferenceServiceStub(make_door(State.LOADING).channel)
+    def test_infer_while_loading_is_unavailable(self, make_rpc_server: Callable[..., RunningServer]) -> None:
+        service = stubs.GRPCInferenceServiceStub(make_rpc_server(State.LOADING).channel)
         refused("UNAVAILABLE", service.ModelInfer, ask("a"))
         assert service.ServerLive(oip.ServerLiveRequest()).live
         assert not service.ServerReady(oip.ServerReadyRequest()).ready
@@ -242,7 +250,7 @@ class TestModelInfer:
 
 
 class TestModelStreamInfer:
-    def test_answers_and_errors_by_id(self, service: stubs.GRPCInferenceServiceStub) -> None:
+    def test_stream_items_have_answer_or_error(self, service: stubs.GRPCInferenceServiceStub) -> None:
         requests = [ask(text, outputs=("intent.label",)) for text in ("sleep 0.3", " ", "music")]
         for number, request in enumerate(requests):
             request.id = str(number)
@@ -258,38 +266,40 @@ class TestModelStreamInfer:
         }
         assert next(reversed(seen)) == "0"  # as they are ready
 
-    def test_what_is_no_message_is_told(self, door: Door) -> None:
-        call = door.channel.stream_stream(
+    def test_stream_answers_invalid_bytes_with_error(self, rpc_server: RunningServer) -> None:
+        call = rpc_server.channel.stream_stream(
             "/inference.GRPCInferenceService/ModelStreamInfer",
             response_deserializer=oip.ModelStreamInferResponse.FromString,
         )
         [response] = call(iter([b"\x0a"]))
         assert "must be a message of type inference.ModelInferRequest" in response.error_message
 
-    def test_bound_on_what_is_in_flight(self, door: Door, service: stubs.GRPCInferenceServiceStub) -> None:
-        before = len(door.model.requests)
+    def test_stream_limits_unanswered_items(
+        self, rpc_server: RunningServer, service: stubs.GRPCInferenceServiceStub
+    ) -> None:
+        before = len(rpc_server.model.requests)
         responses = service.ModelStreamInfer(iter([ask("sleep 0.2") for _ in range(6)]))
         next(responses)
-        assert len(door.model.requests) - before <= 4  # two answered, two read since
+        assert len(rpc_server.model.requests) - before <= 4  # two answered, two read since
         assert len(list(responses)) == 5
 
-    def test_cancelling_the_stream_cancels_its_requests(
-        self, door: Door, service: stubs.GRPCInferenceServiceStub
+    def test_cancelled_stream_cancels_its_requests(
+        self, rpc_server: RunningServer, service: stubs.GRPCInferenceServiceStub
     ) -> None:
-        before, asked = door.model.cancelled, len(door.model.requests)
+        before, asked = rpc_server.model.cancelled, len(rpc_server.model.requests)
         responses = service.ModelStreamInfer(iter([ask("sleep 5")] * 2))
-        assert eventually(lambda: len(door.model.requests) == asked + 2)
+        assert eventually(lambda: len(rpc_server.model.requests) == asked + 2)
         responses.cancel()
-        assert eventually(lambda: door.model.cancelled == before + 2)
+        assert eventually(lambda: rpc_server.model.cancelled == before + 2)
 
-    def test_draining_answers_what_was_read(self, make_door: Callable[..., Door]) -> None:
-        door = make_door()
+    def test_draining_stream_answers_read_messages(self, make_rpc_server: Callable[..., RunningServer]) -> None:
+        rpc_server = make_rpc_server()
         waiting: queue.SimpleQueue[oip.ModelInferRequest | None] = queue.SimpleQueue()
         waiting.put(ask("sleep 0.3"))
         requests: Iterator[oip.ModelInferRequest] = iter(waiting.get, None)
-        responses = stubs.GRPCInferenceServiceStub(door.channel).ModelStreamInfer(requests)
-        assert eventually(lambda: len(door.model.requests) == 1)
-        door.set_state(State.DRAINING)
+        responses = stubs.GRPCInferenceServiceStub(rpc_server.channel).ModelStreamInfer(requests)
+        assert eventually(lambda: len(rpc_server.model.requests) == 1)
+        rpc_server.set_state(State.DRAINING)
         assert next(responses).infer_response.model_name == "fake"
         with pytest.raises(grpc.RpcError) as caught:
             next(responses)
@@ -297,9 +307,9 @@ class TestModelStreamInfer:
         waiting.put(None)
 
 
-def test_one_request_among_many_threads(door: Door) -> None:
+def test_concurrent_requests_get_their_own_answers(rpc_server: RunningServer) -> None:
     """Rows go back to the request that they came with."""
-    service = stubs.GRPCInferenceServiceStub(door.channel)
+    service = stubs.GRPCInferenceServiceStub(rpc_server.channel)
     wrong: list[bytes] = []
 
     def work(label: str) -> None:

@@ -12,12 +12,12 @@ from palm_serve.v1 import palm_pb2 as pb
 P = oip.InferParameter
 
 
-def test_none() -> None:
+def test_no_parameters_give_defaults() -> None:
     settings = read_parameters({})
     assert (settings.fields, settings.timeout_us, settings.thresholds) == ({}, 0, pb.Thresholds())
 
 
-def test_all() -> None:
+def test_all_parameters_are_read() -> None:
     settings = read_parameters(
         {
             "top_k": P(uint64_param=5),
@@ -35,7 +35,7 @@ def test_all() -> None:
 
 
 @pytest.mark.parametrize("name", ["utf8_byte", "UTF8_BYTE", "OFFSET_UNIT_UTF8_BYTE"])
-def test_offset_unit_by_any_of_its_names(name: str) -> None:
+def test_offset_unit_accepts_all_spellings(name: str) -> None:
     settings = read_parameters({"offset_unit": P(string_param=name)})
     assert settings.fields["offset_unit"] == pb.OffsetUnit.OFFSET_UNIT_UTF8_BYTE
 
@@ -59,12 +59,12 @@ def test_offset_unit_by_any_of_its_names(name: str) -> None:
         ("ambiguity_margin", P(string_param="x"), "'ambiguity_margin' must be a number, got 'x'"),
     ],
 )
-def test_bad(name: str, parameter: oip.InferParameter, match: str) -> None:
+def test_invalid_parameter_is_refused(name: str, parameter: oip.InferParameter, match: str) -> None:
     with pytest.raises(InvalidRequest, match=match):
         read_parameters({name: parameter})
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
-def test_any_number_is_a_number(value: float) -> None:
+def test_thresholds_accept_any_number(value: float) -> None:
     """What lies out of bounds is for the rules of Parse to say."""
     assert read_parameters({"out_of_scope": P(double_param=value)}).thresholds.HasField("out_of_scope")

@@ -35,7 +35,7 @@ def request(*texts: str, **parameters: Any) -> oip.ModelInferRequest:
     return asked
 
 
-def test_both_doors_give_one_answer(channel: grpc.Channel) -> None:
+def test_infer_and_parse_give_equal_answers(channel: grpc.Channel) -> None:
     utf16 = oip.InferParameter(string_param="utf16")
     answer = stubs.GRPCInferenceServiceStub(channel).ModelInfer(request(*TEXTS, offset_unit=utf16))
     found = {output.name: output.contents for output in answer.outputs}
@@ -51,7 +51,7 @@ def test_both_doors_give_one_answer(channel: grpc.Channel) -> None:
     assert answer.model_version == native.version
 
 
-def test_statistics_count_what_ran(channel: grpc.Channel) -> None:
+def test_statistics_count_texts_and_batches(channel: grpc.Channel) -> None:
     service = stubs.GRPCInferenceServiceStub(channel)
 
     def look() -> oip.ModelStatistics:
@@ -77,20 +77,20 @@ def test_statistics_count_what_ran(channel: grpc.Channel) -> None:
     assert sum(batch.compute_infer.count for batch in after.batch_stats) == after.execution_count
 
 
-def test_deadline_of_a_request_that_cannot_be_met(channel: grpc.Channel) -> None:
+def test_infer_with_unmeetable_deadline_is_refused(channel: grpc.Channel) -> None:
     asked = request("play a song", timeout=oip.InferParameter(int64_param=1))
     with pytest.raises(grpc.RpcError) as caught:
         stubs.GRPCInferenceServiceStub(channel).ModelInfer(asked)
     assert caught.value.code().name in {"DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
 
 
-def test_health_by_the_name_of_the_model(channel: grpc.Channel) -> None:
+def test_health_of_a_model_by_its_name(channel: grpc.Channel) -> None:
     check = health_pb2_grpc.HealthStub(channel).Check
     for name in ("", "tiny"):
         assert check(health_pb2.HealthCheckRequest(service=name)).status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_a_client_that_knows_nothing(channel: grpc.Channel) -> None:
+def test_generic_client_works_by_reflection(channel: grpc.Channel) -> None:
     database = ProtoReflectionDescriptorDatabase(channel)
     services = database.get_services()
     assert {"inference.GRPCInferenceService", "palm_serve.v1.DialogueUnderstanding"} <= {*services}
@@ -115,6 +115,6 @@ def test_a_client_that_knows_nothing(channel: grpc.Channel) -> None:
     assert call("palm_serve.v1.DialogueUnderstanding/Parse", {"text": "play a song"})["intent"]["name"] == "music"
 
 
-def test_the_default_pool_stays_free_for_clients_of_the_protocol() -> None:
+def test_default_descriptor_pool_has_no_oip_messages() -> None:
     with pytest.raises(KeyError):
         Default().FindMessageTypeByName("inference.ModelInferRequest")

@@ -27,19 +27,19 @@ def bare(*shape: int) -> oip.ModelInferRequest.InferInputTensor:
 
 
 @given(texts=TEXTS, column=st.booleans())
-def test_texts_arrive_typed(texts: list[str], column: bool) -> None:
+def test_read_texts_of_typed_contents(texts: list[str], column: bool) -> None:
     tensor = typed(*(text.encode() for text in texts), shape=[len(texts), 1] if column else None)
     assert read_texts(tensor, None, 8) == texts
 
 
 @given(texts=TEXTS)
-def test_texts_arrive_raw(texts: list[str]) -> None:
+def test_read_texts_of_raw_contents(texts: list[str]) -> None:
     raw = write_raw([text.encode() for text in texts], "BYTES")
     assert read_texts(bare(len(texts)), raw, 8) == texts
 
 
 @given(raw=st.binary(max_size=40), count=st.integers(1, 4))
-def test_raw_bytes_are_texts_or_refused(raw: bytes, count: int) -> None:
+def test_read_texts_of_random_bytes_never_crashes(raw: bytes, count: int) -> None:
     try:
         texts = read_texts(bare(count), raw, 4)
     except InvalidRequest:
@@ -72,14 +72,14 @@ def test_raw_bytes_are_texts_or_refused(raw: bytes, count: int) -> None:
         (bare(1), struct.pack("<I", 1) + b"abc", "must end after 1 elements, got 2 more bytes"),
     ],
 )
-def test_what_is_no_tensor_of_texts(
+def test_read_texts_refuses_invalid_tensors(
     tensor: oip.ModelInferRequest.InferInputTensor, raw: bytes | None, match: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=match):
         read_texts(tensor, raw, 4)
 
 
-def test_values_in_another_field() -> None:
+def test_read_texts_refuses_values_in_other_fields() -> None:
     tensor = Tensor(
         name="text",
         datatype="BYTES",
@@ -92,7 +92,7 @@ def test_values_in_another_field() -> None:
         read_texts(tensor, None, 4)
 
 
-def test_shared_memory_is_refused() -> None:
+def test_read_texts_refuses_shared_memory() -> None:
     tensor = typed(b"a")
     tensor.parameters["shared_memory_region"].string_param = "mine"
     with pytest.raises(
@@ -102,13 +102,13 @@ def test_shared_memory_is_refused() -> None:
         read_texts(tensor, None, 4)
 
 
-def test_size_of_a_raw_content_may_be_told() -> None:
+def test_read_texts_ignores_binary_data_size() -> None:
     tensor = bare(1)
     tensor.parameters["binary_data_size"].int64_param = 5
     assert read_texts(tensor, struct.pack("<I", 1) + b"a", 4) == ["a"]
 
 
-def test_values_leave_typed_and_raw() -> None:
+def test_write_typed_and_raw_hold_equal_values() -> None:
     assert [*write_typed([b"a", b""], "BYTES").bytes_contents] == [b"a", b""]
     assert [*write_typed([True, False], "BOOL").bool_contents] == [True, False]
     assert [*write_typed([0.5], "FP32").fp32_contents] == [0.5]

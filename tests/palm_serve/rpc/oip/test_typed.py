@@ -25,7 +25,7 @@ ANSWERS = [
 
 @pytest.mark.parametrize("unit", pb.OffsetUnit.values())
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_as_the_message(answer: TaskAnswer, unit: int) -> None:
+def test_typed_json_equals_the_json_of_the_message(answer: TaskAnswer, unit: int) -> None:
     asked = CheckedRequest(TextRequest(TEXT, ("t",), pair=TEXT), unit, top_k=2)
     result = task_result("t", answer, asked)
     message = getattr(result, str(result.WhichOneof("result")))

@@ -21,7 +21,7 @@ from palm_serve.rpc.lifecycle import State
 from palm_serve.v1 import palm_pb2 as pb
 from palm_serve.v1 import palm_pb2_grpc as stubs
 
-Door = Any  # of conftest.py, which cannot be imported by name
+RunningServer = Any  # of conftest.py, which cannot be imported by name
 UTF16, UTF8 = pb.OffsetUnit.OFFSET_UNIT_UTF16, pb.OffsetUnit.OFFSET_UNIT_UTF8_BYTE
 
 
@@ -33,9 +33,9 @@ def refused(code: str, call: Callable[..., Any], request: Any, **options: Any) -
     return caught.value
 
 
-def raw(door: Door, method: str) -> Callable[..., bytes]:
+def raw(rpc_server: RunningServer, method: str) -> Callable[..., bytes]:
     """A call that sends bytes as they are."""
-    call: Callable[..., bytes] = door.channel.unary_unary(f"/palm_serve.v1.{method}")
+    call: Callable[..., bytes] = rpc_server.channel.unary_unary(f"/palm_serve.v1.{method}")
     return call
 
 
@@ -47,18 +47,18 @@ def violated(error: grpc.RpcError) -> str:
 
 
 @pytest.fixture
-def dialogue(door: Door) -> stubs.DialogueUnderstandingStub:
-    return stubs.DialogueUnderstandingStub(door.channel)
+def dialogue(rpc_server: RunningServer) -> stubs.DialogueUnderstandingStub:
+    return stubs.DialogueUnderstandingStub(rpc_server.channel)
 
 
 @pytest.fixture
-def predict(door: Door) -> Callable[..., pb.PredictResponse]:
-    call: Callable[..., pb.PredictResponse] = stubs.PredictionStub(door.channel).Predict
+def predict(rpc_server: RunningServer) -> Callable[..., pb.PredictResponse]:
+    call: Callable[..., pb.PredictResponse] = stubs.PredictionStub(rpc_server.channel).Predict
     return call
 
 
 class TestParse:
-    def test_everything_is_answered(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+    def test_parse_answers_all_single_text_tasks(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
         request = pb.ParseRequest(text="a flight for Zoë, a flight", request_id="mine")
         answer, call = dialogue.Parse.with_call(request)
         assert (answer.request_id, answer.model, answer.version, answer.text) == (
@@ -81,7 +81,7 @@ class TestParse:
         assert (answer.truncated, answer.seen) == (False, len(request.text))
         assert answer.timings == pb.Timings(tokenize_us=1, queue_us=2, inference_us=3, decode_us=4, batch_size=5)
 
-    def test_ids_are_made_and_echoed(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+    def test_request_ids_are_created_and_echoed(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
         first, call = dialogue.Parse.with_call(pb.ParseRequest(text="a"))
         assert len(first.request_id) == 32
         assert dict(call.trailing_metadata())["x-request-id"] == first.request_id
@@ -89,20 +89,20 @@ class TestParse:
         from_header = dialogue.Parse(pb.ParseRequest(text="a"), metadata=[("x-request-id", "h1")])
         assert from_header.request_id == "h1"
 
-    def test_an_id_that_no_header_can_hold(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+    def test_request_id_is_percent_encoded_in_header(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
         answer, call = dialogue.Parse.with_call(pb.ParseRequest(text="a", request_id="北\n1"))
         assert answer.request_id == "北\n1"
         assert dict(call.trailing_metadata())["x-request-id"] == "%E5%8C%97%0A1"
         error = refused("INVALID_ARGUMENT", dialogue.Parse, pb.ParseRequest(text="a", request_id="x" * 257))
         assert violated(error) == "request_id"
 
-    def test_the_id_of_a_failure(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+    def test_failed_call_returns_its_request_id(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
         error = refused("INVALID_ARGUMENT", dialogue.Parse, pb.ParseRequest(request_id="r7"))
         assert dict(error.trailing_metadata())["x-request-id"] == "r7"
         assert violated(error) == "text"
 
     @pytest.mark.parametrize(("unit", "start", "end", "seen"), [(0, 2, 6, 6), (UTF16, 3, 8, 8), (UTF8, 5, 12, 12)])
-    def test_offset_units(
+    def test_parse_uses_the_offset_unit(
         self, dialogue: stubs.DialogueUnderstandingStub, unit: int, start: int, end: int, seen: int
     ) -> None:
         # An upper-case Deseret letter lies beyond the basic plane.
@@ -111,17 +111,17 @@ class TestParse:
         (slot,) = answer.slots
         assert (slot.value, slot.start, slot.end, answer.seen) == (text[2:], start, end, seen)
 
-    def test_truncation_is_told_in_the_unit(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+    def test_parse_reports_truncation_in_the_unit(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
         answer = dialogue.Parse(pb.ParseRequest(text="é" * 45, offset_unit=UTF8, tasks=["topics"]))
         assert (answer.truncated, answer.seen) == (True, 80)
 
-    def test_tasks_select(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+    def test_parse_runs_only_selected_tasks(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
         answer = dialogue.Parse(pb.ParseRequest(text="a flight for Ada", tasks=["slots"]))
         assert len(answer.slots) == 1
         set_fields = {field.name for field, _ in answer.ListFields()}
         assert set_fields.isdisjoint({"intent", "fallback", "ranking", "results"})
 
-    def test_thresholds(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+    def test_parse_thresholds_override_the_bundle(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
         def reason(**thresholds: float) -> str:
             request = pb.ParseRequest(text="music", top_k=1, thresholds=pb.Thresholds(**thresholds))
             answer = dialogue.Parse(request)  # music 0.5, others 0.25
@@ -150,18 +150,18 @@ class TestParse:
             (pb.ParseRequest(text="a" * 101).SerializeToString(), "must have at most 100 bytes, got 101"),
         ],
     )
-    def test_bytes_that_are_no_request(self, door: Door, data: bytes, match: str) -> None:
-        error = refused("INVALID_ARGUMENT", raw(door, "DialogueUnderstanding/Parse"), data)
+    def test_invalid_bytes_are_refused(self, rpc_server: RunningServer, data: bytes, match: str) -> None:
+        error = refused("INVALID_ARGUMENT", raw(rpc_server, "DialogueUnderstanding/Parse"), data)
         assert match in error.details()
         assert rpc_status.from_call(error).code == code_pb2.INVALID_ARGUMENT
         assert "palm_pb2" not in error.details()
 
-    def test_unknown_model(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+    def test_unknown_model_is_not_found(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
         error = refused("NOT_FOUND", dialogue.Parse, pb.ParseRequest(text="a", model="nope"))
         assert "no model 'nope'" in error.details()
         refused("NOT_FOUND", dialogue.Parse, pb.ParseRequest(text="a", version="nope"))
 
-    def test_internal_errors_say_nothing(
+    def test_internal_error_hides_its_message(
         self, dialogue: stubs.DialogueUnderstandingStub, caplog: pytest.LogCaptureFixture
     ) -> None:
         error = refused("INTERNAL", dialogue.Parse, pb.ParseRequest(text="crash", request_id="r9"))
@@ -169,30 +169,32 @@ class TestParse:
         assert "secret at /home" in caplog.text
         assert "r9" in caplog.text
 
-    def test_overload_says_when_to_come_back(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+    def test_overload_has_retry_info(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
         error = refused("RESOURCE_EXHAUSTED", dialogue.Parse, pb.ParseRequest(text="overloaded"))
         retry = error_details_pb2.RetryInfo()
         assert rpc_status.from_call(error).details[0].Unpack(retry)
         assert retry.retry_delay.ToMilliseconds() == 250
 
-    def test_the_deadline_reaches_the_pipeline(self, door: Door, dialogue: stubs.DialogueUnderstandingStub) -> None:
+    def test_deadline_is_passed_to_the_pipeline(
+        self, rpc_server: RunningServer, dialogue: stubs.DialogueUnderstandingStub
+    ) -> None:
         dialogue.Parse(pb.ParseRequest(text="by then"), timeout=3)
-        deadline = door.model.requests[-1].deadline
+        deadline = rpc_server.model.requests[-1].deadline
         assert deadline - time.monotonic() == pytest.approx(3, abs=1)  # grpc rounds up a little
         dialogue.Parse(pb.ParseRequest(text="no haste"))
-        assert door.model.requests[-1].deadline is None
+        assert rpc_server.model.requests[-1].deadline is None
 
-    def test_a_deadline_that_passes_cancels_the_work(
-        self, door: Door, dialogue: stubs.DialogueUnderstandingStub
+    def test_passed_deadline_cancels_the_request(
+        self, rpc_server: RunningServer, dialogue: stubs.DialogueUnderstandingStub
     ) -> None:
-        before = door.model.cancelled
+        before = rpc_server.model.cancelled
         with pytest.raises(grpc.RpcError) as caught:
             dialogue.Parse(pb.ParseRequest(text="sleep 5"), timeout=0.1)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert eventually(lambda: door.model.cancelled == before + 1)
+        assert eventually(lambda: rpc_server.model.cancelled == before + 1)
 
-    def test_messages_beyond_the_limit(self, door: Door) -> None:
-        refused("RESOURCE_EXHAUSTED", raw(door, "DialogueUnderstanding/Parse"), bytes(5_000))
+    def test_message_over_limit_is_refused(self, rpc_server: RunningServer) -> None:
+        refused("RESOURCE_EXHAUSTED", raw(rpc_server, "DialogueUnderstanding/Parse"), bytes(5_000))
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 3) -> bool:
@@ -204,7 +206,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 3) -> bool:
 
 
 class TestParseBatch:
-    def test_bad_items_stand_in_their_places(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+    def test_batch_reports_errors_at_their_positions(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
         requests = [
             pb.ParseRequest(text="a flight", request_id="a"),
             pb.ParseRequest(text=" ", request_id="b"),
@@ -221,20 +223,20 @@ class TestParseBatch:
         assert "text must have at least one visible character, got a blank text" in items[1].error.message
         assert [item.error.retry_after_ms for item in items] == [0, 0, 250, 0]
 
-    def test_empty_and_too_large(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+    def test_batch_empty_and_over_limit(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
         assert not dialogue.ParseBatch(pb.ParseBatchRequest()).items
         large = pb.ParseBatchRequest(requests=[pb.ParseRequest(text="a")] * 5)
         error = refused("INVALID_ARGUMENT", dialogue.ParseBatch, large)
         assert "requests must have at most 4 items, got 5" in error.details()
         assert violated(error) == "requests"
 
-    def test_an_internal_error_is_hidden(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+    def test_batch_internal_error_hides_its_message(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
         batch = pb.ParseBatchRequest(requests=[pb.ParseRequest(text="crash")])
         assert "secret" not in refused("INTERNAL", dialogue.ParseBatch, batch).details()
 
 
 class TestParseStream:
-    def test_answers_come_as_they_are_ready(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
+    def test_stream_answers_arrive_when_ready(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
         requests = [
             pb.ParseRequest(text="sleep 0.3", request_id="slow"),
             pb.ParseRequest(text="music", request_id="quick"),
@@ -250,56 +252,60 @@ class TestParseStream:
         assert code_pb2.Code.Name(by_id["bad"].error.code) == "INVALID_ARGUMENT"
         assert by_id["crash"].error.message == "internal error (request id crash)"
 
-    def test_garbage_is_answered_and_the_stream_goes_on(self, door: Door) -> None:
-        call = door.channel.stream_stream(
+    def test_stream_answers_invalid_bytes_and_continues(self, rpc_server: RunningServer) -> None:
+        call = rpc_server.channel.stream_stream(
             "/palm_serve.v1.DialogueUnderstanding/ParseStream", response_deserializer=pb.ParseItem.FromString
         )
         good = pb.ParseRequest(text="a", request_id="good").SerializeToString()
         items = list(call(iter([b"\xff\xff", good])))
         assert sorted(item.WhichOneof("outcome") for item in items) == ["error", "response"]
 
-    def test_in_flight_items_are_bounded(self, door: Door, dialogue: stubs.DialogueUnderstandingStub) -> None:
-        before = len(door.model.requests)
+    def test_stream_limits_unanswered_items(
+        self, rpc_server: RunningServer, dialogue: stubs.DialogueUnderstandingStub
+    ) -> None:
+        before = len(rpc_server.model.requests)
         requests = [pb.ParseRequest(text="sleep 0.2")] * 6
         responses = dialogue.ParseStream(iter(requests))
-        assert eventually(lambda: len(door.model.requests) > before)
-        assert len(door.model.requests) - before <= 2
+        assert eventually(lambda: len(rpc_server.model.requests) > before)
+        assert len(rpc_server.model.requests) - before <= 2
         assert len(list(responses)) == 6
 
-    def test_cancelling_the_stream_cancels_its_items(
-        self, door: Door, dialogue: stubs.DialogueUnderstandingStub
+    def test_cancelled_stream_cancels_its_items(
+        self, rpc_server: RunningServer, dialogue: stubs.DialogueUnderstandingStub
     ) -> None:
-        before = door.model.cancelled
-        asked = len(door.model.requests)
+        before = rpc_server.model.cancelled
+        asked = len(rpc_server.model.requests)
         responses = dialogue.ParseStream(iter([pb.ParseRequest(text="sleep 5")] * 2))
-        assert eventually(lambda: len(door.model.requests) == asked + 2)
+        assert eventually(lambda: len(rpc_server.model.requests) == asked + 2)
         responses.cancel()
-        assert eventually(lambda: door.model.cancelled == before + 2)
-        assert eventually(lambda: (door.observed[-1].method, door.observed[-1].code) == ("ParseStream", "CANCELLED"))
+        assert eventually(lambda: rpc_server.model.cancelled == before + 2)
+        assert eventually(
+            lambda: (rpc_server.observed[-1].method, rpc_server.observed[-1].code) == ("ParseStream", "CANCELLED")
+        )
 
-    def test_clients_that_leave_are_no_failures(
-        self, door: Door, dialogue: stubs.DialogueUnderstandingStub, caplog: pytest.LogCaptureFixture
+    def test_disconnected_clients_log_no_errors(
+        self, rpc_server: RunningServer, dialogue: stubs.DialogueUnderstandingStub, caplog: pytest.LogCaptureFixture
     ) -> None:
-        asked = len(door.observed)
+        asked = len(rpc_server.observed)
         for _ in range(40):
             responses = dialogue.ParseStream(iter([pb.ParseRequest(text="music")] * 8))
             next(responses)
             responses.cancel()
-        assert eventually(lambda: len(door.observed) == asked + 40)
-        assert {seen.code for seen in door.observed[asked:]} <= {"CANCELLED", "OK"}
+        assert eventually(lambda: len(rpc_server.observed) == asked + 40)
+        assert {seen.code for seen in rpc_server.observed[asked:]} <= {"CANCELLED", "OK"}
         assert caplog.text == ""
 
-    def test_draining_answers_what_was_read(self, make_door: Callable[..., Door]) -> None:
-        door = make_door()
+    def test_draining_stream_answers_read_messages(self, make_rpc_server: Callable[..., RunningServer]) -> None:
+        rpc_server = make_rpc_server()
         stop = threading.Event()
 
         def requests() -> Iterator[pb.ParseRequest]:
             yield pb.ParseRequest(text="sleep 0.3", request_id="a")
             stop.wait(5)
 
-        responses = stubs.DialogueUnderstandingStub(door.channel).ParseStream(requests())
-        assert eventually(lambda: len(door.model.requests) == 1)
-        door.set_state(State.DRAINING)
+        responses = stubs.DialogueUnderstandingStub(rpc_server.channel).ParseStream(requests())
+        assert eventually(lambda: len(rpc_server.model.requests) == 1)
+        rpc_server.set_state(State.DRAINING)
         assert next(responses).request_id == "a"
         with pytest.raises(grpc.RpcError) as caught:
             next(responses)
@@ -309,22 +315,22 @@ class TestParseStream:
 
 
 class TestPredict:
-    def test_classification(self, predict: Callable[..., pb.PredictResponse]) -> None:
+    def test_predict_classification(self, predict: Callable[..., pb.PredictResponse]) -> None:
         answer = predict(pb.PredictRequest(task="intent", text="music", request_id="r", top_k=2))
         assert (answer.request_id, answer.model, answer.result.task) == ("r", "fake", "intent")
         assert answer.result.classification.label.name == "music"
         assert len(answer.result.classification.ranking) == 2
 
-    def test_spans(self, predict: Callable[..., pb.PredictResponse]) -> None:
+    def test_predict_spans(self, predict: Callable[..., pb.PredictResponse]) -> None:
         answer = predict(pb.PredictRequest(task="slots", text="😀 Ada", offset_unit=UTF16))
         assert [(s.value, s.start, s.end) for s in answer.result.spans.spans] == [("Ada", 3, 6)]
 
-    def test_match(self, predict: Callable[..., pb.PredictResponse]) -> None:
+    def test_predict_match(self, predict: Callable[..., pb.PredictResponse]) -> None:
         answer = predict(pb.PredictRequest(task="same", text="a b c", text_pair="a b"))
         assert answer.result.match.label.name == "yes"
         assert answer.result.match.score == pytest.approx(2 / 3)
 
-    def test_answers_count_in_the_passage(self, predict: Callable[..., pb.PredictResponse]) -> None:
+    def test_predict_answer_offsets_refer_to_the_passage(self, predict: Callable[..., pb.PredictResponse]) -> None:
         passage = "😀😀 in Paris"
         request = pb.PredictRequest(task="answer", text="Paris", text_pair=passage, offset_unit=UTF8)
         answer = predict(request).result.answer
@@ -335,13 +341,13 @@ class TestPredict:
         assert nothing.no_answer
         assert nothing.text == ""
 
-    def test_garbage(self, door: Door) -> None:
-        refused("INVALID_ARGUMENT", raw(door, "Prediction/Predict"), b"\xff")
+    def test_predict_invalid_bytes_are_refused(self, rpc_server: RunningServer) -> None:
+        refused("INVALID_ARGUMENT", raw(rpc_server, "Prediction/Predict"), b"\xff")
 
 
 class TestModels:
-    def test_list_and_get(self, door: Door) -> None:
-        models = stubs.ModelsStub(door.channel)
+    def test_list_models_and_get_model(self, rpc_server: RunningServer) -> None:
+        models = stubs.ModelsStub(rpc_server.channel)
         (model,) = models.ListModels(pb.ListModelsRequest()).models
         assert model == models.GetModel(pb.GetModelRequest(name="fake"))
         assert (model.name, model.version, list(model.labels), model.ready) == ("fake", "f" * 64, ["stable"], True)
@@ -353,15 +359,15 @@ class TestModels:
         assert list(tasks["intent"].labels) == ["flight", "weather", "music"]
         refused("NOT_FOUND", models.GetModel, pb.GetModelRequest(name="nope"))
 
-    def test_control_is_off_by_default(self, door: Door) -> None:
-        models = stubs.ModelsStub(door.channel)
+    def test_model_control_is_off_by_default(self, rpc_server: RunningServer) -> None:
+        models = stubs.ModelsStub(rpc_server.channel)
         error = refused("PERMISSION_DENIED", models.LoadModel, pb.LoadModelRequest(name="other"))
         assert "--allow-model-control" in error.details()
         refused("PERMISSION_DENIED", models.UnloadModel, pb.UnloadModelRequest(name="fake"))
 
-    def test_load_and_unload(self, make_door: Callable[..., Door], tmp_path: Path) -> None:
-        door = make_door(allow_model_control=True, model_folder=tmp_path)
-        models = stubs.ModelsStub(door.channel)
+    def test_load_model_and_unload_model(self, make_rpc_server: Callable[..., RunningServer], tmp_path: Path) -> None:
+        rpc_server = make_rpc_server(allow_model_control=True, model_folder=tmp_path)
+        models = stubs.ModelsStub(rpc_server.channel)
         assert models.LoadModel(pb.LoadModelRequest(name="other")).name == "other"
         assert len(models.ListModels(pb.ListModelsRequest()).models) == 2
         models.UnloadModel(pb.UnloadModelRequest(name="other"))
@@ -375,21 +381,21 @@ class TestModels:
         broken = refused("INVALID_ARGUMENT", models.LoadModel, pb.LoadModelRequest(name="broken"))
         assert "secret" not in broken.details()
 
-    def test_what_cannot_be_loaded_is_told_without_its_path(self, make_door: Callable[..., Door]) -> None:
-        door = make_door()
+    def test_load_failure_hides_paths(self, make_rpc_server: Callable[..., RunningServer]) -> None:
+        rpc_server = make_rpc_server()
         error = BundleError("/home/secret/model.onnx: changed byte")
-        door.registry.failures["fake", "canary"] = LoadFailure("fake", "canary", error)
-        answer = stubs.ModelsStub(door.channel).ListModels(pb.ListModelsRequest())
+        rpc_server.registry.failures["fake", "canary"] = LoadFailure("fake", "canary", error)
+        answer = stubs.ModelsStub(rpc_server.channel).ListModels(pb.ListModelsRequest())
         assert [(failure.name, failure.label) for failure in answer.failures] == [("fake", "canary")]
         assert "secret" not in str(answer)
-        health = health_pb2_grpc.HealthStub(door.channel)
+        health = health_pb2_grpc.HealthStub(rpc_server.channel)
         assert health.Check(health_pb2.HealthCheckRequest(service="fake")).status == 1, "the old version goes on"
-        door.registry.failures["new", "stable"] = LoadFailure("new", "stable", error)
+        rpc_server.registry.failures["new", "stable"] = LoadFailure("new", "stable", error)
         assert health.Check(health_pb2.HealthCheckRequest(service="new")).status == 2
         assert health.Check(health_pb2.HealthCheckRequest()).status == 1
 
-    def test_control_needs_a_folder(self, make_door: Callable[..., Door]) -> None:
-        models = stubs.ModelsStub(make_door(allow_model_control=True).channel)
+    def test_load_model_requires_a_model_folder(self, make_rpc_server: Callable[..., RunningServer]) -> None:
+        models = stubs.ModelsStub(make_rpc_server(allow_model_control=True).channel)
         error = refused("PERMISSION_DENIED", models.LoadModel, pb.LoadModelRequest(name="other"))
         assert "--model-folder" in error.details()
 
@@ -397,34 +403,34 @@ class TestModels:
 class TestHealth:
     SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
 
-    def test_states(self, make_door: Callable[..., Door]) -> None:
-        door = make_door(state=State.LOADING)
-        health = health_pb2_grpc.HealthStub(door.channel)
+    def test_health_follows_the_server_state(self, make_rpc_server: Callable[..., RunningServer]) -> None:
+        rpc_server = make_rpc_server(state=State.LOADING)
+        health = health_pb2_grpc.HealthStub(rpc_server.channel)
 
         def check(name: str = "") -> int:
             return int(health.Check(health_pb2.HealthCheckRequest(service=name)).status)
 
         watched = health.Watch(health_pb2.HealthCheckRequest())
         assert next(watched).status == check() == check("fake") == self.NOT_SERVING
-        parse = stubs.DialogueUnderstandingStub(door.channel).Parse
+        parse = stubs.DialogueUnderstandingStub(rpc_server.channel).Parse
         assert "loading" in refused("UNAVAILABLE", parse, pb.ParseRequest(text="a")).details()
-        door.set_state(State.SERVING)
+        rpc_server.set_state(State.SERVING)
         assert next(watched).status == check() == check("fake") == self.SERVING
         refused("NOT_FOUND", health.Check, health_pb2.HealthCheckRequest(service="nope"))
-        door.model.ready = False  # nobody tells health
+        rpc_server.model.ready = False  # nobody tells health
         assert next(watched).status == check() == check("fake") == self.NOT_SERVING
-        door.model.ready = True
+        rpc_server.model.ready = True
         assert next(watched).status == self.SERVING
-        door.set_state(State.DRAINING)
+        rpc_server.set_state(State.DRAINING)
         assert check() == self.NOT_SERVING
         with pytest.raises(grpc.RpcError) as caught:
             list(watched)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
-    def test_watching_a_model_that_comes_and_goes(self, make_door: Callable[..., Door], tmp_path: Path) -> None:
-        door = make_door(allow_model_control=True, model_folder=tmp_path)
-        watched = health_pb2_grpc.HealthStub(door.channel).Watch(health_pb2.HealthCheckRequest(service="other"))
-        models = stubs.ModelsStub(door.channel)
+    def test_health_watch_follows_a_model(self, make_rpc_server: Callable[..., RunningServer], tmp_path: Path) -> None:
+        rpc_server = make_rpc_server(allow_model_control=True, model_folder=tmp_path)
+        watched = health_pb2_grpc.HealthStub(rpc_server.channel).Watch(health_pb2.HealthCheckRequest(service="other"))
+        models = stubs.ModelsStub(rpc_server.channel)
         assert next(watched).status == self.UNKNOWN
         models.LoadModel(pb.LoadModelRequest(name="other"))
         assert next(watched).status == self.SERVING
@@ -432,47 +438,50 @@ class TestHealth:
         assert next(watched).status == self.UNKNOWN
         watched.cancel()
 
-    def test_a_server_without_models_does_not_serve(self, make_door: Callable[..., Door]) -> None:
-        door = make_door()
-        door.registry.models.clear()
-        health = health_pb2_grpc.HealthStub(door.channel)
+    def test_health_without_models_is_not_serving(self, make_rpc_server: Callable[..., RunningServer]) -> None:
+        rpc_server = make_rpc_server()
+        rpc_server.registry.models.clear()
+        health = health_pb2_grpc.HealthStub(rpc_server.channel)
         assert health.Check(health_pb2.HealthCheckRequest()).status == self.NOT_SERVING
 
 
-def test_calls_of_a_client_are_bounded(make_door: Callable[..., Door]) -> None:
-    door = make_door(max_calls_per_client=2)
-    parse = stubs.DialogueUnderstandingStub(door.channel).Parse
+def test_calls_per_client_are_limited(make_rpc_server: Callable[..., RunningServer]) -> None:
+    rpc_server = make_rpc_server(max_calls_per_client=2)
+    parse = stubs.DialogueUnderstandingStub(rpc_server.channel).Parse
     with ThreadPoolExecutor(2) as pool:
         running = [pool.submit(parse, pb.ParseRequest(text="sleep 0.4")) for _ in range(2)]
-        assert eventually(lambda: len(door.model.requests) == 2)
+        assert eventually(lambda: len(rpc_server.model.requests) == 2)
         error = refused("RESOURCE_EXHAUSTED", parse, pb.ParseRequest(text="a"))
         assert "the client must have at most 2 calls in flight" in error.details()
         assert rpc_status.from_call(error).details[0].Is(error_details_pb2.RetryInfo.DESCRIPTOR)
-        health_pb2_grpc.HealthStub(door.channel).Check(health_pb2.HealthCheckRequest())
+        health_pb2_grpc.HealthStub(rpc_server.channel).Check(health_pb2.HealthCheckRequest())
         assert all(call.result().text == "sleep 0.4" for call in running)
     assert parse(pb.ParseRequest(text="a")).text == "a"
 
 
-def test_calls_are_observed(make_door: Callable[..., Door]) -> None:
-    door = make_door()
-    parse = stubs.DialogueUnderstandingStub(door.channel).Parse
+def test_finished_calls_are_recorded(make_rpc_server: Callable[..., RunningServer]) -> None:
+    rpc_server = make_rpc_server()
+    parse = stubs.DialogueUnderstandingStub(rpc_server.channel).Parse
     parse(pb.ParseRequest(text="a"))
     refused("INVALID_ARGUMENT", parse, pb.ParseRequest())
-    assert eventually(lambda: len(door.observed) == 2)
-    assert [(seen.method, seen.code) for seen in door.observed] == [("Parse", "OK"), ("Parse", "INVALID_ARGUMENT")]
-    assert all(0 <= seen.seconds < 5 for seen in door.observed)
+    assert eventually(lambda: len(rpc_server.observed) == 2)
+    assert [(seen.method, seen.code) for seen in rpc_server.observed] == [
+        ("Parse", "OK"),
+        ("Parse", "INVALID_ARGUMENT"),
+    ]
+    assert all(0 <= seen.seconds < 5 for seen in rpc_server.observed)
 
 
-def test_a_call_that_ends_at_its_deadline_is_not_one_whose_client_left(make_door: Callable[..., Door]) -> None:
-    door = make_door()
-    parse = stubs.DialogueUnderstandingStub(door.channel).Parse
+def test_deadline_is_recorded_as_deadline_exceeded(make_rpc_server: Callable[..., RunningServer]) -> None:
+    rpc_server = make_rpc_server()
+    parse = stubs.DialogueUnderstandingStub(rpc_server.channel).Parse
     with pytest.raises(grpc.RpcError):
         parse(pb.ParseRequest(text="sleep 20"), timeout=0.3)
     left = parse.future(pb.ParseRequest(text="sleep 20"), timeout=20)
-    assert eventually(lambda: len(door.model.requests) == 2)
+    assert eventually(lambda: len(rpc_server.model.requests) == 2)
     left.cancel()
-    assert eventually(lambda: len(door.observed) == 2)
-    assert [seen.code for seen in door.observed] == ["DEADLINE_EXCEEDED", "CANCELLED"]
+    assert eventually(lambda: len(rpc_server.observed) == 2)
+    assert [seen.code for seen in rpc_server.observed] == ["DEADLINE_EXCEEDED", "CANCELLED"]
 
 
 RPCS = {
@@ -487,11 +496,11 @@ RPCS = {
 @pytest.mark.parametrize("method", RPCS)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_no_bytes_make_the_server_fail(door: Door, method: str, data: st.DataObject) -> None:
+def test_random_bytes_cause_no_internal_error(rpc_server: RunningServer, method: str, data: st.DataObject) -> None:
     """Mutations of a good message: whatever the answer, it is never INTERNAL or UNKNOWN."""
     message = bytearray(RPCS[method].SerializeToString())
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(message)))
         message[start : start + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
-    call = door.channel.unary_unary(f"/palm_serve.v1.{method}").future(bytes(message), timeout=5)
+    call = rpc_server.channel.unary_unary(f"/palm_serve.v1.{method}").future(bytes(message), timeout=5)
     assert call.code().name in {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED"}, call.details()

@@ -13,7 +13,7 @@ import pytest
 from palm_serve.v1 import palm_pb2 as pb
 from palm_serve.v1 import palm_pb2_grpc as stubs
 
-Door = Any  # of conftest.py, which cannot be imported by name
+RunningServer = Any  # of conftest.py, which cannot be imported by name
 SETTINGS, PING, GOAWAY = 4, 6, 7
 MAX_CONCURRENT_STREAMS, MAX_HEADER_LIST_SIZE = 3, 6
 ENHANCE_YOUR_CALM = 11
@@ -62,11 +62,11 @@ class Peer:
 
 
 @pytest.fixture
-def connect() -> Iterator[Callable[[Door], Peer]]:
+def connect() -> Iterator[Callable[[RunningServer], Peer]]:
     peers: list[Peer] = []
 
-    def begin(door: Door) -> Peer:
-        peers.append(Peer(door.target))
+    def begin(rpc_server: RunningServer) -> Peer:
+        peers.append(Peer(rpc_server.target))
         return peers[-1]
 
     yield begin
@@ -74,35 +74,39 @@ def connect() -> Iterator[Callable[[Door], Peer]]:
         peer.socket.close()
 
 
-def test_what_is_announced(make_door: Callable[..., Door], connect: Callable[[Door], Peer]) -> None:
-    settings = connect(make_door(max_streams=17, max_metadata_kib=3)).greet().first(SETTINGS)
+def test_http2_settings_announce_the_limits(
+    make_rpc_server: Callable[..., RunningServer], connect: Callable[[RunningServer], Peer]
+) -> None:
+    settings = connect(make_rpc_server(max_streams=17, max_metadata_kib=3)).greet().first(SETTINGS)
     told = dict(struct.iter_unpack(">HI", settings))
     assert (told[MAX_CONCURRENT_STREAMS], told[MAX_HEADER_LIST_SIZE]) == (17, 3 * 1024)
 
 
-def test_connections_beyond_the_limit(make_door: Callable[..., Door], connect: Callable[[Door], Peer]) -> None:
-    door = make_door(max_connections=3)
-    peers = [connect(door).greet() for _ in range(3)]
+def test_connections_over_limit_are_refused(
+    make_rpc_server: Callable[..., RunningServer], connect: Callable[[RunningServer], Peer]
+) -> None:
+    rpc_server = make_rpc_server(max_connections=3)
+    peers = [connect(rpc_server).greet() for _ in range(3)]
     assert all(peer.first(SETTINGS) for peer in peers)
-    assert list(connect(door).greet().frames()) == []
+    assert list(connect(rpc_server).greet().frames()) == []
     peers[0].socket.close()
     deadline = time.monotonic() + 5
-    while not connect(door).greet().one_frame():
+    while not connect(rpc_server).greet().one_frame():
         assert time.monotonic() < deadline
 
 
-def test_a_message_that_grows_when_it_is_unpacked(make_door: Callable[..., Door]) -> None:
-    door = make_door(max_message_mib=0.01)
-    parse = stubs.DialogueUnderstandingStub(door.channel).Parse
+def test_compressed_message_over_limit_is_refused(make_rpc_server: Callable[..., RunningServer]) -> None:
+    rpc_server = make_rpc_server(max_message_mib=0.01)
+    parse = stubs.DialogueUnderstandingStub(rpc_server.channel).Parse
     with pytest.raises(grpc.RpcError) as caught:
         parse(pb.ParseRequest(text="a" * 4_000_000), compression=grpc.Compression.Gzip)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert parse(pb.ParseRequest(text="a" * 9_000), compression=grpc.Compression.Gzip).text == "a" * 9_000
 
 
-def test_headers_beyond_the_limit(make_door: Callable[..., Door]) -> None:
-    door = make_door(max_metadata_kib=2)
-    parse = stubs.DialogueUnderstandingStub(door.channel).Parse
+def test_headers_over_limit_are_refused(make_rpc_server: Callable[..., RunningServer]) -> None:
+    rpc_server = make_rpc_server(max_metadata_kib=2)
+    parse = stubs.DialogueUnderstandingStub(rpc_server.channel).Parse
     assert parse(pb.ParseRequest(text="a"), metadata=(("x-fits", "x" * 1_000),)).text == "a"
     with pytest.raises(grpc.RpcError) as caught:
         parse(pb.ParseRequest(text="a"), metadata=(("x-large", "x" * 3_000),))
@@ -110,8 +114,10 @@ def test_headers_beyond_the_limit(make_door: Callable[..., Door]) -> None:
     assert parse(pb.ParseRequest(text="a")).text == "a"
 
 
-def test_a_flood_of_pings(make_door: Callable[..., Door], connect: Callable[[Door], Peer]) -> None:
-    peer = connect(make_door()).greet()
+def test_ping_flood_closes_the_connection(
+    make_rpc_server: Callable[..., RunningServer], connect: Callable[[RunningServer], Peer]
+) -> None:
+    peer = connect(make_rpc_server()).greet()
     peer.first(SETTINGS)
     for _ in range(5):
         peer.send(PING, bytes(8))
@@ -119,8 +125,10 @@ def test_a_flood_of_pings(make_door: Callable[..., Door], connect: Callable[[Doo
     assert int.from_bytes(goodbye[4:8], "big") == ENHANCE_YOUR_CALM
 
 
-def test_pings_at_the_allowed_pace(make_door: Callable[..., Door], connect: Callable[[Door], Peer]) -> None:
-    peer = connect(make_door(min_ping_interval=0.01)).greet()
+def test_pings_at_the_allowed_interval_are_accepted(
+    make_rpc_server: Callable[..., RunningServer], connect: Callable[[RunningServer], Peer]
+) -> None:
+    peer = connect(make_rpc_server(min_ping_interval=0.01)).greet()
     peer.first(SETTINGS)
     for _ in range(8):
         time.sleep(0.02)
@@ -136,16 +144,18 @@ def test_pings_at_the_allowed_pace(make_door: Callable[..., Door], connect: Call
         {"max_connection_age": 0.2, "max_connection_age_grace": 0.1},
     ],
 )
-def test_old_and_idle_connections_are_ended(
-    make_door: Callable[..., Door], connect: Callable[[Door], Peer], options: dict[str, float]
+def test_old_and_idle_connections_are_closed(
+    make_rpc_server: Callable[..., RunningServer], connect: Callable[[RunningServer], Peer], options: dict[str, float]
 ) -> None:
-    assert connect(make_door(**options)).greet().first(GOAWAY)
+    assert connect(make_rpc_server(**options)).greet().first(GOAWAY)
 
 
 @pytest.mark.parametrize("greets", [True, False])
-def test_a_client_that_is_gone(make_door: Callable[..., Door], connect: Callable[[Door], Peer], greets: bool) -> None:
+def test_silent_client_is_disconnected(
+    make_rpc_server: Callable[..., RunningServer], connect: Callable[[RunningServer], Peer], greets: bool
+) -> None:
     """Neither one that says nothing at all nor one that answers no ping keeps its connection."""
-    peer = connect(make_door(keepalive_time=0.2, keepalive_timeout=0.2, handshake_timeout=0.5))
+    peer = connect(make_rpc_server(keepalive_time=0.2, keepalive_timeout=0.2, handshake_timeout=0.5))
     if greets:
         peer.greet()
     began = time.monotonic()
@@ -153,10 +163,10 @@ def test_a_client_that_is_gone(make_door: Callable[..., Door], connect: Callable
     assert time.monotonic() - began < 5
 
 
-def test_calls_go_on_over_connections_that_age(make_door: Callable[..., Door]) -> None:
+def test_calls_continue_when_connections_age(make_rpc_server: Callable[..., RunningServer]) -> None:
     """Clients are asked to connect anew, and no call fails."""
-    door = make_door(max_connection_age=0.1, max_connection_age_grace=5)
-    parse = stubs.DialogueUnderstandingStub(door.channel).Parse
+    rpc_server = make_rpc_server(max_connection_age=0.1, max_connection_age_grace=5)
+    parse = stubs.DialogueUnderstandingStub(rpc_server.channel).Parse
     end = time.monotonic() + 1
     answered = 0
     while time.monotonic() < end:

@@ -59,22 +59,22 @@ def intent(target: str, *files: Path | None) -> str:
 
 
 class TestCertificates:
-    def test_unchanged(self, served: Pair) -> None:
+    def test_unchanged_files_are_not_renewed(self, served: Pair) -> None:
         certificates = Certificates(TlsFiles(*served))
         assert certificates.renewed() is None
 
-    def test_same_contents_in_new_files(self, served: Pair, pairs: dict[str, Pair]) -> None:
+    def test_equal_contents_are_not_renewed(self, served: Pair, pairs: dict[str, Pair]) -> None:
         certificates = Certificates(TlsFiles(*served))
         put(pairs["first"], served)
         assert certificates.renewed() is None
 
-    def test_a_new_pair_once(self, served: Pair, pairs: dict[str, Pair]) -> None:
+    def test_new_certificate_is_renewed_once(self, served: Pair, pairs: dict[str, Pair]) -> None:
         certificates = Certificates(TlsFiles(*served))
         put(pairs["second"], served)
         assert certificates.renewed() is not None
         assert certificates.renewed() is None
 
-    def test_half_a_pair_changes_nothing(
+    def test_mismatched_pair_keeps_former_certificate(
         self, served: Pair, pairs: dict[str, Pair], caplog: pytest.LogCaptureFixture
     ) -> None:
         certificates = Certificates(TlsFiles(*served))
@@ -87,21 +87,21 @@ class TestCertificates:
         put(pairs["second"], served)
         assert certificates.renewed() is not None
 
-    def test_files_that_are_gone_change_nothing(self, served: Pair, pairs: dict[str, Pair]) -> None:
+    def test_missing_files_keep_former_certificate(self, served: Pair, pairs: dict[str, Pair]) -> None:
         certificates = Certificates(TlsFiles(*served))
         served[0].unlink()
         assert certificates.renewed() is None
         put(pairs["second"], served)
         assert certificates.renewed() is not None
 
-    def test_a_new_authority_for_clients(self, served: Pair, pairs: dict[str, Pair], tmp_path: Path) -> None:
+    def test_new_client_authority_is_used(self, served: Pair, pairs: dict[str, Pair], tmp_path: Path) -> None:
         authority = tmp_path / "ca.pem"
         shutil.copyfile(pairs["client"][0], authority)
         certificates = Certificates(TlsFiles(*served, authority))
         shutil.copyfile(pairs["second"][0], authority)
         assert certificates.renewed() is not None
 
-    def test_what_cannot_serve(self, served: Pair, pairs: dict[str, Pair], tmp_path: Path) -> None:
+    def test_invalid_certificates_raise_tls_error(self, served: Pair, pairs: dict[str, Pair], tmp_path: Path) -> None:
         certificate, key = served
         nowhere, text, locked = tmp_path / "nowhere", tmp_path / "text", tmp_path / "locked"
         text.write_text("no certificate")
@@ -121,7 +121,7 @@ class TestCertificates:
                 Certificates(files)
 
 
-def test_server_with_tls(served: Pair, tiny_bundle: Path, start_server: Callable[..., Any]) -> None:
+def test_server_serves_over_tls(served: Pair, tiny_bundle: Path, start_server: Callable[..., Any]) -> None:
     process = start_server(tiny_bundle, "--tls-cert", served[0], "--tls-key", served[1])
     target = process.target()
     assert intent(target, served[0]) == "music"
@@ -137,7 +137,7 @@ def test_server_with_tls(served: Pair, tiny_bundle: Path, start_server: Callable
     assert "music" in called.stdout
 
 
-def test_certificate_replaced_while_serving(
+def test_replaced_certificate_is_used_while_serving(
     served: Pair, pairs: dict[str, Pair], tiny_bundle: Path, start_server: Callable[..., Any]
 ) -> None:
     process = start_server(tiny_bundle, "--tls-cert", served[0], "--tls-key", served[1])
@@ -154,7 +154,7 @@ def test_certificate_replaced_while_serving(
         assert intent(target, second) == "music"
 
 
-def test_clients_must_show_a_certificate(
+def test_client_certificates_are_required(
     served: Pair, pairs: dict[str, Pair], tiny_bundle: Path, start_server: Callable[..., Any]
 ) -> None:
     authority = pairs["client"][0]
@@ -167,7 +167,7 @@ def test_clients_must_show_a_certificate(
             intent(target, *files)
 
 
-def test_a_certificate_in_the_place_of_a_token(
+def test_certificate_replaces_a_token(
     served: Pair, pairs: dict[str, Pair], tiny_bundle: Path, start_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     tokens = tmp_path / "tokens.toml"
@@ -180,7 +180,7 @@ def test_a_certificate_in_the_place_of_a_token(
         intent(target, served[0], *pairs["client"])
 
 
-def test_files_that_cannot_serve_end_the_start(
+def test_invalid_files_end_the_start(
     served: Pair, pairs: dict[str, Pair], tiny_bundle: Path, start_server: Callable[..., Any]
 ) -> None:
     process = start_server(tiny_bundle, "--tls-cert", served[0], "--tls-key", pairs["second"][1])
@@ -190,20 +190,20 @@ def test_files_that_cannot_serve_end_the_start(
 
 
 @pytest.mark.parametrize("options", [("--tls-cert", "a"), ("--tls-key", "a"), ("--tls-client-ca", "a")])
-def test_half_of_what_tls_needs(options: tuple[str, str], tiny_bundle: Path) -> None:
+def test_incomplete_tls_options_are_refused(options: tuple[str, str], tiny_bundle: Path) -> None:
     result = CliRunner().invoke(app, ["run", str(tiny_bundle), *options], env={"COLUMNS": "200"})
     assert result.exit_code == 2
     assert "tls_cert and tls_key must be set together" in result.stderr
 
 
-def test_a_client_with_half_a_pair(tmp_path: Path) -> None:
+def test_client_certificate_without_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TlsError, match="certificate and key must be given together"):
         tls(None, tmp_path / "certificate")
     with pytest.raises(TlsError, match="nowhere cannot be read"):
         tls(tmp_path / "nowhere")
 
 
-def test_open_to_others_without_tls_is_warned_of(
+def test_exposed_server_without_tls_prints_warning(
     served: Pair, tmp_path: Path, start_server: Callable[..., Any]
 ) -> None:
     """The bundle is none, so that the servers end by themselves."""
