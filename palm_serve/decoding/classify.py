@@ -26,7 +26,7 @@ def sigmoid(logits: FloatArray) -> FloatArray:
 
 
 def out_of_scope_scores(method: str, logits: FloatArray) -> FloatArray:
-    """How foreign each text is to all classes [B], from calibrated logits [B, C]; higher is more foreign.
+    """Return out-of-scope scores [B] of calibrated logits [B, C]. A higher score is further from all classes.
 
     `energy`: minus log-sum-exp (Liu et al. 2020), unbounded. Otherwise one minus the greatest probability (Hendrycks and Gimpel 2017).
     """
@@ -45,7 +45,8 @@ class Mahalanobis:
         whitening: inverse of the covariance's Cholesky factor, [H, H].
         means: of the classes, centred and whitened, [C, H].
 
-    Raises BundleError for shapes that do not fit.
+    Raises:
+        BundleError: shapes that do not fit.
     """
 
     def __init__(self, centre: FloatArray, whitening: FloatArray, means: FloatArray) -> None:
@@ -60,7 +61,7 @@ class Mahalanobis:
         self._norms = np.square(means).sum(axis=1)
 
     def __call__(self, features: FloatArray) -> FloatArray:
-        """Distances [B] of features [B, H]; higher is more foreign."""
+        """Return the distances [B] of features [B, H]. A higher one is further from all classes."""
         white = (features - self._centre) @ self._whitening
         return np.asarray(np.square(white).sum(axis=1) + (white @ self._means + self._norms).min(axis=1))
 
@@ -68,7 +69,8 @@ class Mahalanobis:
 class ClassifyDecoder:
     """Softmax with temperature over `<task>.logits`, float32 [B, C]; with the score `mahalanobis` also `<task>.features`, float32 [B, H].
 
-    Raises BundleError where that score's output or statistics are missing or do not fit.
+    Raises:
+        BundleError: that score's output or statistics are missing or do not fit.
     """
 
     def __init__(self, task: TaskInfo, arrays: Mapping[str, FloatArray]) -> None:
@@ -86,22 +88,23 @@ class ClassifyDecoder:
             self._distance = Mahalanobis(*(arrays[names[role]] for role in ("centre", "whitening", "means")))
             self._features = task.outputs[1]
 
-    def _foreign(self, outputs: Mapping[str, FloatArray], logits: FloatArray) -> FloatArray:
-        """The out-of-scope score of each row, [B]."""
+    def _out_of_scope_scores(self, outputs: Mapping[str, FloatArray], logits: FloatArray) -> FloatArray:
+        """Return the out-of-scope score of each row, [B]."""
         if self._distance is not None:
             return self._distance(outputs[self._features])
         return out_of_scope_scores(self._out_of_scope, logits)
 
     def __call__(self, outputs: Mapping[str, FloatArray], items: Sequence[Item]) -> list[Classification]:
-        """Ranking of each item, sorted by confidence, ties by label order."""
+        """Return the ranking of each item, sorted by confidence, ties by label order."""
         logits = outputs[self._output] / self._temperature
         probabilities = softmax(logits)
-        foreign = self._foreign(outputs, logits).tolist()
+        scores = self._out_of_scope_scores(outputs, logits).tolist()
         order = np.argsort(-probabilities, axis=-1, kind="stable")
         answers = []
         # Rows behind those of the items fill up a shape.
-        for item, chosen, sure, score in zip(items, order.tolist(), probabilities.tolist(), foreign, strict=False):
-            ranking = tuple(Label(self._labels[c], sure[c]) for c in chosen[: item.top_k or None])
+        rows = zip(items, order.tolist(), probabilities.tolist(), scores, strict=False)
+        for item, columns, confidences, score in rows:
+            ranking = tuple(Label(self._labels[c], confidences[c]) for c in columns[: item.top_k or None])
             answers.append(Classification(ranking[0], ranking, out_of_scope_score=score))
         return answers
 

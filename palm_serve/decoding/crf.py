@@ -43,7 +43,7 @@ class Potentials:
 
     @classmethod
     def constrained(cls, tags: Sequence[str], learned: "Potentials | None" = None) -> "Potentials":
-        """BIO rules over `tags`, added to learned potentials (None: zeros): `I-x` only after `B-x` or `I-x`, never first."""
+        """Add the BIO rules over `tags` to learned potentials (None: zeros): `I-x` only after `B-x` or `I-x`, never first."""
         count = len(tags)
         start, transitions = np.zeros(count, np.float32), np.zeros((count, count), np.float32)
         for column, tag in enumerate(tags):
@@ -57,7 +57,7 @@ class Potentials:
         return cls(start, transitions, end)
 
     def scaled(self, factor: float) -> "Potentials":
-        """All potentials times `factor` (temperature); forbidden ones stay forbidden for factors down to 0.01."""
+        """Return all potentials times `factor` (temperature). Forbidden ones stay forbidden for factors down to 0.01."""
         return Potentials(
             self.start * np.float32(factor), self.transitions * np.float32(factor), self.end * np.float32(factor)
         )
@@ -71,11 +71,14 @@ class Viterbi:
         self._into = np.ascontiguousarray(potentials.transitions.T)  # [T to, T from]
 
     def __call__(self, emissions: FloatArray, lengths: Int64Array) -> list[Int64Array]:
-        """Best tag path of each row, int64 [lengths[row]]."""
+        """Return the best tag path of each row, int64 [lengths[row]]."""
         return [self._search(emissions[row, :size]) for row, size in enumerate(lengths.tolist())]
 
     def _search(self, emissions: FloatArray) -> Int64Array:
-        """Forward only the scores, whose maximum is quick over rows of memory; who they came from is looked up along the one path."""
+        """Pass on only the scores, whose maximum is quick over rows of memory.
+
+        Their predecessors are looked up along the one best path.
+        """
         size, tags = emissions.shape
         path = np.zeros(size, dtype=np.int64)
         if not size:
@@ -110,7 +113,7 @@ class Marginals:
     end: FloatArray
 
     def likeliest(self) -> tuple[Int64Array, npt.NDArray[np.bool_]]:
-        """The likeliest tag of each position [B, L], and for which rows these are certainly the only best path [B].
+        """Return the likeliest tag of each position [B, L], and the rows [B] in which these surely are the only best path.
 
         A path that has more than half of all probability is the best, and each of its tags is the likeliest of its position. (Emissions
         that count as more than they are can only make others likelier, where the path itself holds none.)
@@ -119,20 +122,28 @@ class Marginals:
         rows, positions = np.arange(batch), np.arange(longest)[:, None]
         onward = self.reach[np.maximum(self.lengths - 1 - positions, 0), 1, rows]
         path = (self.message[:, 0, :batch] * onward).argmax(axis=2)  # [L, B]
-        own = self.local[positions, 0, rows, path]
-        share = own.copy()
-        share[0] *= self.start[path[0]]
-        share[1:] *= self.step[path[:-1], path[1:]] / self.scale[1:, 0, :batch]
+        path_local = self.local[positions, 0, rows, path]
+        factors = path_local.copy()
+        factors[0] *= self.start[path[0]]
+        factors[1:] *= self.step[path[:-1], path[1:]] / self.scale[1:, 0, :batch]
         inside = positions < self.lengths
         last = np.maximum(self.lengths - 1, 0)
-        whole = self.message[last, 0, rows] @ self.end
+        everything = self.message[last, 0, rows] @ self.end
         ended = self.end[path[last, rows]]
-        certain = np.multiply.reduce(share, axis=0, where=inside) * ended > _CERTAIN * whole
-        certain &= np.minimum.reduce(own, axis=0, where=inside, initial=1.0) > _LEAST_LOCAL
+        certain = np.multiply.reduce(factors, axis=0, where=inside) * ended > _CERTAIN * everything
+        certain &= np.minimum.reduce(path_local, axis=0, where=inside, initial=1.0) > _LEAST_LOCAL
         return path.T, certain
 
     def segment(self, row: int, size: int, first: int, tags: Sequence[int], continuing: int | None) -> float:
-        """Probability that positions first.. carry exactly `tags` and the next is not `continuing` (the segment ends there)."""
+        """Return the probability that a segment carries exactly these tags and ends there.
+
+        Args:
+            row: of the batch.
+            size: positions of the row.
+            first: position of the segment's first tag.
+            tags: of the segment.
+            continuing: the tag that would continue it. None: there is none.
+        """
         p = float(self.message[first, 0, row, tags[0]])
         position = first
         for before, tag in pairwise(tags):
@@ -170,7 +181,7 @@ class ForwardBackward:
         self.rows = min(max(_BLAS_SINGLE_THREAD // max(self._steps[0].size, 1), 2), 64)
 
     def __call__(self, emissions: FloatArray, lengths: Int64Array) -> Marginals:
-        """Messages for emissions [B, L, T] and lengths [B]."""
+        """Return the messages for emissions [B, L, T] and lengths [B]."""
         batch, longest, tags = emissions.shape
         # Two rows at least: a single one is a matrix-vector product, which BLAS gives to its threads far sooner.
         shape = (longest, 2, max(batch, 2), tags)
@@ -183,9 +194,9 @@ class ForwardBackward:
         reach, scale = carried[..., :tags], carried[..., tags:]
         reach[0] = self._first
         np.multiply(reach[0], local[0], out=message[0])
-        ways = zip(message, carried[1:], reach[1:], scale[1:], local[1:], message[1:], strict=False)
-        for before, product, reached, divisor, own, after in ways:
+        steps = zip(message, carried[1:], reach[1:], scale[1:], local[1:], message[1:], strict=False)
+        for before, product, reached, divisor, local_weights, after in steps:
             np.matmul(before, self._steps, out=product)
             np.divide(reached, divisor, out=reached)
-            np.multiply(reached, own, out=after)
+            np.multiply(reached, local_weights, out=after)
         return Marginals(reach, local, message, scale[..., 0], lengths, self._start, self._step, self._end)

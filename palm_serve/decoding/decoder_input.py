@@ -1,4 +1,4 @@
-"""What a decoder knows of one row beside the graph's outputs."""
+"""Input of a decoder beside the graph's outputs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,11 +22,14 @@ class Item:
 
     @property
     def rows(self) -> tuple[Encoding, ...]:
-        """All rows of the item, in order."""
+        """Rows of the item, in order."""
         return (self.encoding, *self.more)
 
 
-def rows_of(items: Sequence[Item], chosen: Iterable[int]) -> list[int]:
-    """Rows of some items in a batch that holds all items, one after the other."""
+def rows_of(items: Sequence[Item], positions: Iterable[int]) -> list[int]:
+    """Return the rows of some items in a batch that holds all items, one after the other."""
     ends = list(accumulate((len(item.rows) for item in items), initial=0))
-    return [row for i in chosen for row in range(ends[i], ends[i + 1])]
+    rows: list[int] = []
+    for position in positions:
+        rows += range(ends[position], ends[position + 1])
+    return rows

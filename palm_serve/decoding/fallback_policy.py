@@ -1,10 +1,13 @@
-"""Whether a dialogue system should act on the top intent."""
+"""Fallback: when a dialogue system should not act on the top intent."""
 
 from palm_serve.types import Classification, FallbackReason, Thresholds
 
 
 def judge(answer: Classification, thresholds: Thresholds) -> FallbackReason:
-    """The first reason that holds, in this order: out of scope, low confidence, ambiguous. `answer.ranking` needs two entries for the last."""
+    """Return the first reason that holds: out of scope, low confidence, ambiguous.
+
+    `answer.ranking` needs two entries for the last.
+    """
     if thresholds.out_of_scope is not None and answer.out_of_scope_score > thresholds.out_of_scope:
         return FallbackReason.OUT_OF_SCOPE
     if thresholds.intent_confidence is not None and answer.label.confidence < thresholds.intent_confidence:

@@ -15,7 +15,8 @@ from palm_serve.types import FloatArray, Label, Match
 class MatchDecoder:
     """`<task>.logits`, float32 [B, C]: softmax over the labels; or [B, 1] where the task has none (a ranker): sigmoid.
 
-    Raises BundleError when the match label is none of the labels.
+    Raises:
+        BundleError: the match label is none of the labels.
     """
 
     def __init__(self, task: TaskInfo) -> None:
@@ -29,7 +30,7 @@ class MatchDecoder:
         self._match = task.labels.index(task.decode.match_label) if task.labels else 0
 
     def __call__(self, outputs: Mapping[str, FloatArray], items: Sequence[Item]) -> list[Match]:
-        """Label (None for a ranker) and score of each item."""
+        """Return label (None for a ranker) and score of each item."""
         logits = outputs[self._output] / self._temperature
         if not self._labels:
             return [Match(None, float(score)) for score in sigmoid(logits)[:, 0]]

@@ -24,12 +24,15 @@ Candidate = tuple[float, int, int]
 
 
 def passage_range(encoding: Encoding) -> tuple[int, int]:
-    """Positions [first, after) of the pieces of the passage."""
+    """Return the positions [first, after) of the tokens of the passage."""
     return tagged_range(encoding, segment=1)
 
 
 def null_position(encoding: Encoding) -> int:
-    """Position that stands for "no answer": the classification token, first in most encoders and last in XLNet."""
+    """Return the position that stands for "no answer".
+
+    It is the classification token, first in most encoders and last in XLNet.
+    """
     return 0 if encoding.segments[0] == SPECIAL else len(encoding) - 1
 
 
@@ -44,7 +47,7 @@ class MrcDecoder:
         self._temperature = task.calibration.temperature
 
     def __call__(self, outputs: Mapping[str, FloatArray], items: Sequence[Item]) -> list[Answer]:
-        """The best answer of each item, with those after it as `alternatives`, `top_k` in all (0: every one that is ranked)."""
+        """Return the best answer of each item, with the next ones as `alternatives`, `top_k` in all (0: all that are ranked)."""
         answers = []
         row = 0
         for item in items:
@@ -67,42 +70,46 @@ class MrcDecoder:
             null = min(float(s[i] + e[i]) for s, e, i in zip(starts, ends, nulls, strict=True))
             ranked = _with_null(ranked, null, self._null_threshold or 0.0)
         logits = np.array([score for score, _, _ in ranked]) / self._temperature
-        shares = np.exp(logits - logits.max())
-        shares /= shares.sum()
-        told = [
-            Answer(passage[start:end], start, end, float(share), no_answer=start == end)
-            for share, (_, start, end) in zip(shares, ranked, strict=True)
+        probabilities = np.exp(logits - logits.max())
+        probabilities /= probabilities.sum()
+        answers = [
+            Answer(passage[start:end], start, end, float(probability), no_answer=start == end)
+            for probability, (_, start, end) in zip(probabilities, ranked, strict=True)
         ]
-        best, rest = told[0], tuple(told[1 : item.top_k or None])
-        return Answer(best.text, best.start, best.end, best.confidence, best.no_answer, rest)
+        best, alternatives = answers[0], tuple(answers[1 : item.top_k or None])
+        return Answer(best.text, best.start, best.end, best.confidence, best.no_answer, alternatives)
 
     def _candidates(self, passage: str, encoding: Encoding, start: FloatArray, end: FloatArray) -> list[Candidate]:
-        """The best answers of one window, trimmed of white space."""
+        """Return the best answers of one window, trimmed of white space."""
         first, after = passage_range(encoding)
         longest = min(self._longest, after - first)
         if not longest:
             return []
-        # [i, j]: from piece i over j more
+        # [i, j]: from token i over j further tokens
         padded = np.concatenate([end[first:after], np.full(longest - 1, -np.inf, dtype=np.float32)])
         scores = (start[first:after, None] + sliding_window_view(padded, longest)).ravel()
         best = np.argpartition(-scores, min(self._count, len(scores)) - 1)[: self._count]
-        found = []
+        candidates = []
         for index in best.tolist():
-            begin, more = divmod(index, longest)
-            if begin + more < after - first:
-                left, right = encoding.offsets[first + begin][0], encoding.offsets[first + begin + more][1]
-                left, right = trim(passage, left, right)
-                if left < right:
-                    found.append((float(scores[index]), left, right))
-        return found
+            begin, extra = divmod(index, longest)
+            if begin + extra < after - first:
+                start_offset = encoding.offsets[first + begin][0]
+                end_offset = encoding.offsets[first + begin + extra][1]
+                start_offset, end_offset = trim(passage, start_offset, end_offset)
+                if start_offset < end_offset:
+                    candidates.append((float(scores[index]), start_offset, end_offset))
+        return candidates
 
 
 def _with_null(ranked: list[Candidate], score: float, threshold: float) -> list[Candidate]:
-    """The ranking with "no answer" in its place; first only when it exceeds the best answer by more than `threshold`, and then always."""
+    """Return the ranking with "no answer" in its place.
+
+    It comes first exactly when it exceeds the best answer by more than `threshold`.
+    """
     null = (score, 0, 0)
     if not ranked or score - ranked[0][0] > threshold:
         return [null, *ranked]
-    place = next((i for i, (other, _, _) in enumerate(ranked) if i and other < score), len(ranked))
+    place = next((i for i, (rank_score, _, _) in enumerate(ranked) if i and rank_score < score), len(ranked))
     return [*ranked[:place], null, *ranked[place:]]
 
 

@@ -25,7 +25,10 @@ class MultiLabelDecoder:
         self._limits = np.array([limits.get(label, DEFAULT_THRESHOLD) for label in task.labels], dtype=np.float32)
 
     def __call__(self, outputs: Mapping[str, FloatArray], items: Sequence[Item]) -> list[Classification]:
-        """Labels and ranking of each item, sorted by confidence, ties by label order. `label` is the first of the ranking, applying or not."""
+        """Return labels and ranking of each item, sorted by confidence, ties by label order.
+
+        `label` is the first of the ranking, applying or not.
+        """
         probabilities = sigmoid(outputs[self._output] / self._temperature)
         order = np.argsort(-probabilities, axis=-1, kind="stable")
         applies = probabilities >= self._limits

@@ -24,12 +24,12 @@ _LARGEST_LEAD = np.float32(1000.0)
 
 
 def is_punctuation(character: str) -> bool:
-    """Whether the character is punctuation or a symbol (Unicode categories P* and S*)."""
+    """Return True for punctuation and symbols (Unicode categories P* and S*)."""
     return unicodedata.category(character)[0] in "PS"
 
 
 def tagged_range(encoding: Encoding, segment: int = 0) -> tuple[int, int]:
-    """Positions [first, after) of the pieces of the text (1: of its pair); they stand together in every tokenizer that we know."""
+    """Return the positions [first, after) of the tokens of the text (1: of its pair), which stand together."""
     if segment not in encoding.segments:
         return 0, 0
     first = encoding.segments.index(segment)
@@ -57,28 +57,33 @@ class SequenceLabelDecoder:
         self._value_punctuation = None if punctuation is None else frozenset(punctuation)
 
     def __call__(self, outputs: Mapping[str, FloatArray], items: Sequence[Item]) -> list[Spans]:
-        """Spans of each item, in text order, not overlapping."""
+        """Return the spans of each item, in text order, not overlapping."""
         logits, size = outputs[self._output], self._marginals.rows
-        parts = [slice(start, start + size) for start in range(0, len(items), size)]
-        return [answer for part in parts for answer in self._some(logits[part], items[part])]
+        answers: list[Spans] = []
+        for start in range(0, len(items), size):
+            answers += self._decode_rows(logits[start : start + size], items[start : start + size])
+        return answers
 
-    def _some(self, logits: FloatArray, items: Sequence[Item]) -> list[Spans]:
-        """As many rows as are best decoded at once."""
+    def _decode_rows(self, logits: FloatArray, items: Sequence[Item]) -> list[Spans]:
+        """Decode as many rows as are best decoded at once."""
         emissions, lengths, firsts = self._align(logits, items)
         beliefs = self._marginals(emissions * self._inverse_temperature, lengths)
         answers = []
         for row, path in enumerate(self._paths(emissions, lengths, beliefs)):
-            found: list[Span] = []
+            spans: list[Span] = []
             for run in self._runs(path):
-                free = found[-1].end if found else 0
+                free = spans[-1].end if spans else 0
                 span = self._span(items[row], firsts[row], path, run, beliefs, row, free)
                 if span is not None:
-                    found.append(span)
-            answers.append(Spans(tuple(found)))
+                    spans.append(span)
+            answers.append(Spans(tuple(spans)))
         return answers
 
     def _paths(self, emissions: FloatArray, lengths: Int64Array, beliefs: Marginals) -> list[list[int]]:
-        """The best tags of each row. Probabilities prove most of them (a temperature changes no order); the others are searched for."""
+        """Return the best tags of each row.
+
+        Probabilities prove most of them, since a temperature changes no order. Viterbi finds the others.
+        """
         likeliest, certain = beliefs.likeliest()
         paths: list[list[int]] = [path[:size] for path, size in zip(likeliest.tolist(), lengths.tolist(), strict=True)]
         doubtful = np.flatnonzero(~certain)
@@ -87,7 +92,7 @@ class SequenceLabelDecoder:
         return paths
 
     def _align(self, logits: FloatArray, items: Sequence[Item]) -> tuple[FloatArray, Int64Array, list[int]]:
-        """Emissions of the text's pieces only, left-aligned [B, L, T]; the number of them [B]; and where each row's began."""
+        """Return emissions of the text's tokens only, left-aligned [B, L, T], their number [B], and where each row began."""
         ranges = [tagged_range(item.encoding) for item in items]
         lengths = np.array([after - first for first, after in ranges], dtype=np.int64)
         emissions = np.zeros((len(items), max(int(lengths.max(initial=0)), 1), len(self._tags)), dtype=np.float32)
@@ -104,29 +109,29 @@ class SequenceLabelDecoder:
         return emissions, lengths, [first for first, _ in ranges]
 
     def _foreign(self, item: Item, first: int, after: int) -> list[int]:
-        """Pieces, counted from `first`, that consist of punctuation which no training value holds."""
+        """Return the tokens, counted from `first`, that consist of punctuation which no training value holds."""
         if "".join(item.text.split()).isalnum():
             return []
         allowed = self._value_punctuation or frozenset()
-        found = []
+        positions = []
         for position in range(first, after):
             start, end = item.encoding.offsets[position]
             piece = item.text[start:end].strip()
             if piece and not piece.isalnum() and all(is_punctuation(c) and c not in allowed for c in piece):
-                found.append(position - first)
-        return found
+                positions.append(position - first)
+        return positions
 
     def _runs(self, path: Sequence[int]) -> list[tuple[int, int]]:
-        """Half-open ranges of pieces that form a span each."""
-        found: list[tuple[int, int]] = []
+        """Return half-open ranges of tokens that form a span each."""
+        runs: list[tuple[int, int]] = []
         for position, tag in enumerate(path):
             if tag == self._outside:
                 continue
             if self._begins[tag]:
-                found.append((position, position + 1))
+                runs.append((position, position + 1))
             else:
-                found[-1] = (found[-1][0], position + 1)
-        return found
+                runs[-1] = (runs[-1][0], position + 1)
+        return runs
 
     def _span(
         self,
@@ -138,7 +143,10 @@ class SequenceLabelDecoder:
         row: int,
         free: int,
     ) -> Span | None:
-        """The span of a run of pieces; it begins at `free` at the earliest, for byte-level pieces may share a character."""
+        """Return the span of a run of tokens.
+
+        It begins at `free` at the earliest: byte-level tokens may share a character.
+        """
         offsets = item.encoding.offsets
         start, end = trim(item.text, max(free, offsets[first + run[0]][0]), offsets[first + run[1] - 1][1])
         if start >= end:
@@ -150,7 +158,13 @@ class SequenceLabelDecoder:
 
 
 def trim(text: str, start: int, end: int) -> tuple[int, int]:
-    """The range without white space at its ends, and with the combining marks and joiners that follow it."""
+    """Return a range without white space at its ends, with the combining marks and joiners that follow it.
+
+    Args:
+        text: the whole text.
+        start: first code point of the range.
+        end: code point after the range.
+    """
     while end < len(text) and (unicodedata.category(text[end])[0] == "M" or text[end] in _JOINERS):
         end += 1
     while start < end and text[start].isspace():

@@ -1,4 +1,4 @@
-"""What a task learns from an example: the interface that the task-input files of this package share."""
+"""The interface of all targets, and how their rows become one tensor."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -23,16 +23,16 @@ class Target(Protocol):
     inputs: Inputs
 
     def encode(self, example: Example, encoding: Encoding) -> Any:
-        """The target of a feature, whose first row is given; IGNORE where it has no label that training knows."""
+        """Return the target of a feature, given its first row. IGNORE stands for a missing or unknown label."""
         ...
 
     def collate(self, targets: Sequence[Any], length: int) -> Tensor:
-        """One tensor for a batch whose inputs are padded to `length` tokens."""
+        """Return one tensor for a batch whose inputs are padded to `length` tokens."""
         ...
 
 
 def collate_rows(targets: Sequence[Sequence[int]], length: int) -> Tensor:
-    """Targets of pieces, int64 [B, S], IGNORE beyond a row's end."""
+    """Return targets of tokens, int64 [B, S], IGNORE beyond a row's end."""
     out = np.full((len(targets), length), IGNORE, dtype=np.int64)
     for row, target in enumerate(targets):
         out[row, : len(target)] = target
@@ -40,10 +40,10 @@ def collate_rows(targets: Sequence[Sequence[int]], length: int) -> Tensor:
 
 
 def collate_soft(rows: Sequence[npt.NDArray[np.float32]], length: int) -> Tensor:
-    """Probabilities for a batch: rows [C] stacked; rows [S, C] of pieces padded to `length` with NO_SOFT_TARGET."""
+    """Return probabilities for a batch: rows [C] stacked, rows [S, C] of tokens padded with NO_SOFT_TARGET."""
     if rows[0].ndim == 1:
         return torch.from_numpy(np.stack(rows))
     out = np.full((len(rows), length, rows[0].shape[1]), NO_SOFT_TARGET, dtype=np.float32)
-    for row, told in enumerate(rows):
-        out[row, : len(told)] = told
+    for row, probabilities in enumerate(rows):
+        out[row, : len(probabilities)] = probabilities
     return torch.from_numpy(out)

@@ -1,4 +1,4 @@
-"""Task input: one class a text."""
+"""Target: one class of a text."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,7 +14,7 @@ from palm_trainer.tensors import IGNORE
 
 
 class ClassifyTarget:
-    """Class indices; labels in alphabetical order of those that training data holds."""
+    """Class indices. The labels are those of the training data, in alphabetical order."""
 
     inputs: Inputs = Texts()
 
@@ -27,7 +27,17 @@ class ClassifyTarget:
 
     @classmethod
     def learn(cls, task: str, field: str, examples: Iterable[Example], *, role: Role = "") -> "ClassifyTarget":
-        """Collects the labels of the training examples. Raises DataError when there are fewer than two."""
+        """Build the target with the labels of the training examples.
+
+        Args:
+            task: task name.
+            field: field of the examples that holds the class.
+            examples: training examples.
+            role: role of the task in `Parse`.
+
+        Raises:
+            DataError: a field holds no single class, or there are fewer than two classes.
+        """
         labels: set[str] = set()
         pairs = False
         for example in examples:
@@ -47,10 +57,10 @@ class ClassifyTarget:
         return cls(task, field, sorted(labels), role=role, pairs=pairs)
 
     def encode(self, example: Example, encoding: Encoding) -> int:
-        """Index of the class; IGNORE when unlabelled or never seen in training."""
+        """Return the index of the class, or IGNORE when unlabelled or never seen in training."""
         value = example.fields.get(self.field)
         return self._index.get(value, IGNORE) if isinstance(value, str) else IGNORE
 
     def collate(self, targets: Sequence[int], length: int) -> Tensor:
-        """int64 [B]."""
+        """Return int64 [B]."""
         return torch.tensor(targets, dtype=torch.int64)

@@ -1,6 +1,6 @@
-"""Task input: text with some pieces masked, anew in every epoch; the target is what stood there.
+"""Target: the tokens that are masked, drawn anew in every epoch.
 
-What is masked is a pure function of (seed, epoch, feature), so that a resumed run continues to the bit.
+The choice is a pure function of (seed, epoch, feature), so that a resumed run continues to the bit.
 """
 
 import re
@@ -22,23 +22,23 @@ from palm_trainer.errors import ConfigError
 from palm_trainer.tensors import IGNORE
 
 Unit = tuple[int, ...]
-"""Positions of the pieces that are masked together."""
+"""Positions of the tokens that are masked together."""
 
 _MASKS = ("[MASK]", "<mask>")
 _ALONE = re.compile(r"[\u2e80-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
-"""Characters that are words by themselves here: those of scripts without blanks."""
+"""Characters of scripts without blanks, each a word here."""
 
 
 @dataclass(frozen=True)
 class MaskVocabulary:
-    """Ids that masking needs: that of the mask, and all that may stand in for a piece at random (no special ones)."""
+    """Ids that masking needs: that of the mask, and those that may replace a token at random (no special ones)."""
 
     mask: int
     ordinary: npt.NDArray[np.int64]
 
     @classmethod
     def of(cls, task: str, tokenizer_json: str) -> "MaskVocabulary":
-        """Reads a `tokenizer.json`. Raises ConfigError where the tokenizer has no mask."""
+        """Read a `tokenizer.json`. Raise ConfigError where the tokenizer has no mask."""
         tokenizer = Tokenizer.from_str(tokenizer_json)
         mask = next((i for name in _MASKS if (i := tokenizer.token_to_id(name)) is not None), None)
         if mask is None:
@@ -51,14 +51,14 @@ class MaskVocabulary:
 
 
 class MaskedLMTarget:
-    """Of the chosen pieces 80 % become the mask, 10 % another piece and 10 % stay (Devlin et al. 2019, 3.1).
+    """Masked tokens: 80 % become the mask, 10 % another token and 10 % stay (Devlin et al. 2019, 3.1).
 
     Args:
-        task: its name.
-        vocabulary: of the encoder.
-        share: of the pieces that are chosen; at least one is.
-        whole_word: the pieces of a word are chosen together.
-        seed: with epoch and feature, decides everything.
+        task: task name.
+        vocabulary: ids of the encoder's tokenizer.
+        share: share of the tokens that are masked, at least one.
+        whole_word: mask the tokens of a word together.
+        seed: decides everything, with epoch and feature.
     """
 
     field = ""
@@ -74,7 +74,7 @@ class MaskedLMTarget:
         self._seed = seed
 
     def encode(self, example: Example, encoding: Encoding) -> list[Unit]:
-        """What is chosen together: pieces, or words."""
+        """Return the units that are masked together: tokens, or words."""
         positions = [i for i, segment in enumerate(encoding.segments) if segment != SPECIAL]
         units: list[Unit] = []
         for i in positions:
@@ -85,51 +85,65 @@ class MaskedLMTarget:
         return units
 
     def draw(self, encoding: Encoding, units: Sequence[Unit], epoch: int, feature: int) -> tuple[Encoding, list[int]]:
-        """The row as the model sees it in this epoch, and its targets: what stood at the chosen positions, IGNORE elsewhere."""
+        """Return the row as the model sees it in this epoch, and its targets.
+
+        Args:
+            encoding: the row.
+            units: as `encode` returned them.
+            epoch: number of the epoch.
+            feature: position of the row in the data set.
+
+        Returns:
+            The row with masked tokens, and the ids that stood there, IGNORE elsewhere.
+        """
         generator = np.random.default_rng((self._seed, epoch, feature))
-        chosen = self._choose(units, generator)
+        positions = self._choose(units, generator)
         ids, targets = list(encoding.input_ids), [IGNORE] * len(encoding)
-        others = generator.choice(self._vocabulary.ordinary, size=len(chosen))
-        for i, fate, other in zip(chosen, generator.random(len(chosen)).tolist(), others.tolist(), strict=True):
+        replacements = generator.choice(self._vocabulary.ordinary, size=len(positions))
+        fates = generator.random(len(positions))
+        for i, fate, replacement in zip(positions, fates.tolist(), replacements.tolist(), strict=True):
             targets[i] = ids[i]
             if fate < 0.8:
                 ids[i] = self._vocabulary.mask
             elif fate < 0.9:
-                ids[i] = other
+                ids[i] = replacement
         return replace(encoding, input_ids=ids), targets
 
     def collate(self, targets: Sequence[Sequence[int]], length: int) -> Tensor:
-        """int64 [B, S], IGNORE beyond a row's end; of rows from `draw`."""
+        """Return int64 [B, S] of rows from `draw`, IGNORE beyond a row's end."""
         return collate_rows(targets, length)
 
     def _choose(self, units: Sequence[Unit], generator: np.random.Generator) -> list[int]:
-        """Positions of units in random order, as many as fit into the share, and one unit at least."""
-        wanted = round(self._share * sum(map(len, units)))
-        chosen: list[int] = []
+        """Return positions of random units, as many as fit into the share, and one unit at least."""
+        limit = round(self._share * sum(map(len, units)))
+        positions: list[int] = []
         for index in generator.permutation(len(units)).tolist():
-            if not chosen or len(chosen) + len(units[index]) <= wanted:
-                chosen += units[index]
-            if len(chosen) >= wanted:
+            if not positions or len(positions) + len(units[index]) <= limit:
+                positions += units[index]
+            if len(positions) >= limit:
                 break
-        return chosen
+        return positions
 
 
-def _continues(example: Example, encoding: Encoding, before: int, piece: int) -> bool:
-    """Whether a piece belongs to the word of the piece before it: letters, digits or marks on both sides and nothing between, or one character."""
-    if encoding.segments[before] != encoding.segments[piece]:
+def _continues(example: Example, encoding: Encoding, previous: int, token: int) -> bool:
+    """Return True if a token belongs to the word of the token before it.
+
+    Letters, digits or marks are on both sides and nothing between, or both are parts of one character.
+    """
+    if encoding.segments[previous] != encoding.segments[token]:
         return False
-    text = example.text if encoding.segments[piece] == 0 else example.pair or ""
-    (begin, end), start = encoding.offsets[before], encoding.offsets[piece][0]
+    text = example.text if encoding.segments[token] == 0 else example.pair or ""
+    (begin, end), start = encoding.offsets[previous], encoding.offsets[token][0]
     if start < end:  # pieces of bytes that make up a character together
         return True
     if end != start or not 0 < start < len(text):
         return False
     if begin < end and text[begin:end].isspace():  # DeBERTa's mark of a word's beginning
         return True
-    left, right = text[end - 1], text[start]
-    return _in_word(left) and _in_word(right) and not _ALONE.match(left) and not _ALONE.match(right)
+    before, after = text[end - 1], text[start]
+    return _in_word(before) and _in_word(after) and not _ALONE.match(before) and not _ALONE.match(after)
 
 
 def _in_word(character: str) -> bool:
-    """Letters and digits, and the marks that belong to a letter: accents, vowels of Indic scripts."""
+    """Return True for letters, digits, and the marks that belong to a letter (accents, vowels of Indic scripts)."""
     return character.isalnum() or unicodedata.category(character).startswith("M")

@@ -1,4 +1,4 @@
-"""Task input: do two texts match? Pointwise, a class a pair; or pairwise, which of two second texts matches better (a ranker)."""
+"""Targets of pairs: a class of each pair (pointwise), or which of two second texts matches better (pairwise)."""
 
 from collections.abc import Iterable, Sequence
 
@@ -19,7 +19,7 @@ _MATCHING = ("1", "true", "yes", "match", "same", "equivalent", "duplicate", "pa
 
 
 class MatchTarget:
-    """Class indices of pairs; one of the classes, `match_label`, is the match."""
+    """Class indices of pairs. One of the classes, `match_label`, is the match."""
 
     inputs: Inputs = Texts()
 
@@ -37,7 +37,17 @@ class MatchTarget:
     def learn(
         cls, task: str, field: str, examples: Iterable[Example], *, match_label: str | None = None
     ) -> "MatchTarget":
-        """Collects the labels of the training pairs. Raises DataError for a labelled single text, fewer than two labels, an unknown match label."""
+        """Build the target with the labels of the training pairs.
+
+        Args:
+            task: task name.
+            field: field of the examples that holds the class.
+            examples: training examples.
+            match_label: label of a match. None: the label with a usual name for it.
+
+        Raises:
+            DataError: a labelled single text, fewer than two labels, or no match label.
+        """
         labels: set[str] = set()
         for example in examples:
             value = example.fields.get(field)
@@ -59,17 +69,17 @@ class MatchTarget:
         return cls(task, field, sorted(labels), _match_label(task, sorted(labels), match_label))
 
     def encode(self, example: Example, encoding: Encoding) -> int:
-        """Index of the class; IGNORE when unlabelled or never seen in training."""
+        """Return the index of the class, or IGNORE when unlabelled or never seen in training."""
         value = example.fields.get(self.field)
         return self._index.get(value, IGNORE) if isinstance(value, str) else IGNORE
 
     def collate(self, targets: Sequence[int], length: int) -> Tensor:
-        """int64 [B]."""
+        """Return int64 [B]."""
         return torch.tensor(targets, dtype=torch.int64)
 
 
 class RankTarget:
-    """Rows of two: the pair, and the text with the second text of `field`. There is nothing to encode: the first should score higher."""
+    """Two rows per example: the pair, and the text with the second text of `field`. The first should score higher."""
 
     def __init__(self, task: str, field: str) -> None:
         self.field = field
@@ -78,52 +88,64 @@ class RankTarget:
 
     @classmethod
     def learn(cls, task: str, field: str, examples: Iterable[Example]) -> "RankTarget":
-        """Raises DataError unless every row with a negative has a pair, and there is one."""
-        found = False
+        """Build the target of a ranker.
+
+        Args:
+            task: task name.
+            field: field of the examples that holds the negative.
+            examples: training examples.
+
+        Raises:
+            DataError: a row with a negative has no pair, or no row has a negative.
+        """
+        has_negative = False
         for example in examples:
             if field in example.fields:
                 if example.pair is None or not isinstance(example.fields[field], str):
                     raise DataError(
                         f"{example.source}: task '{task}' ranks pairs and needs text, text_b and a second text in '{field}'. Name the columns so."
                     )
-                found = True
-        if not found:
+                has_negative = True
+        if not has_negative:
             raise DataError(
                 f"task '{task}' ranks pairs, but no row holds '{field}'. Name that column, or choose learning_strategy = \"pointwise\"."
             )
         return cls(task, field)
 
     def encode(self, example: Example, encoding: Encoding) -> int:
-        """Nothing is to be known; 0."""
+        """Return 0: the order of the rows is the target."""
         return 0
 
     def collate(self, targets: Sequence[int], length: int) -> Tensor:
-        """int64 [B]."""
+        """Return int64 [B]."""
         return torch.tensor(targets, dtype=torch.int64)
 
 
 def with_negatives(examples: Iterable[Example], field: str) -> list[Example]:
-    """What a ranker is scored on: each pair, followed by the text with the pair's negative. In both `field` says which it is: "1" or "0"."""
-    found = []
+    """Return the examples that a ranker is scored on: each pair, followed by the text with the pair's negative.
+
+    In both `field` says which it is: "1" or "0".
+    """
+    rows = []
     for example in examples:
         negative = example.fields.get(field)
         if isinstance(negative, str) and example.pair is not None:
-            found.append(Example(example.text, {field: "1"}, pair=example.pair, source=example.source))
-            found.append(Example(example.text, {field: "0"}, pair=negative, source=example.source))
-    return found
+            rows.append(Example(example.text, {field: "1"}, pair=example.pair, source=example.source))
+            rows.append(Example(example.text, {field: "0"}, pair=negative, source=example.source))
+    return rows
 
 
-def _match_label(task: str, labels: Sequence[str], given: str | None) -> str:
-    """The label whose probability is the score."""
-    if given is not None:
-        if given not in labels:
+def _match_label(task: str, labels: Sequence[str], configured: str | None) -> str:
+    """Return the label whose probability is the score."""
+    if configured is not None:
+        if configured not in labels:
             raise DataError(
-                f"tasks.{task}.match_label: '{given}' is none of the labels: {', '.join(labels)}. Name one of them."
+                f"tasks.{task}.match_label: '{configured}' is none of the labels: {', '.join(labels)}. Name one of them."
             )
-        return given
-    known = [label for label in labels if label.lower() in _MATCHING]
-    if len(known) != 1:
+        return configured
+    usual = [label for label in labels if label.lower() in _MATCHING]
+    if len(usual) != 1:
         raise DataError(
             f"task '{task}': which of the labels {', '.join(labels)} says that the texts match? Name it with match_label = \"...\"."
         )
-    return known[0]
+    return usual[0]

@@ -1,4 +1,4 @@
-"""Task input: a question and its passage -> where in a window of the passage the answer begins and ends."""
+"""Target: where in a window of the passage the answer to a question begins and ends."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -53,7 +53,7 @@ class MrcTarget:
         null_threshold: float = 0.0,
         tokenizer: TextTokenizer | None = None,
     ) -> "MrcTarget":
-        """Looks whether there are questions without an answer; only then is "no answer" ever given.
+        """Build the target. "No answer" is only ever given where the training data has questions without an answer.
 
         Args:
             task: its name.
@@ -63,7 +63,8 @@ class MrcTarget:
             max_query_tokens, doc_stride_tokens, max_answer_tokens, n_best, null_threshold: as in `Decode`.
             tokenizer: measures the answers where `max_answer_tokens` is None; without one, that is 30.
 
-        Raises DataError for an answer without a passage, for classes, and when there is no answer at all.
+        Raises:
+            DataError: an answer without a passage, classes, or no answer at all.
         """
         answered = unanswerable = False
         texts: set[str] = set()
@@ -92,32 +93,38 @@ class MrcTarget:
         return cls(task, field, decode)
 
     def encode(self, example: Example, encoding: Encoding) -> Place:
-        """Place of the first answer that the window holds whole; that of "no answer" where it holds none; IGNORE when unlabelled."""
+        """Return the place of the first answer that the window holds whole.
+
+        That of "no answer" stands where it holds none, IGNORE where the example is unlabelled.
+        """
         (first, after), null = passage_range(encoding), null_position(encoding)
         spans = _answers(example, self.field)
         if spans is None:
             return Place(IGNORE, IGNORE, first, after, null)
         for span in spans:
-            found = _pieces_of(span, example.pair or "", encoding, first, after)
-            if found is not None:
-                return Place(*found, first, after, null)
+            tokens = _tokens_of(span, example.pair or "", encoding, first, after)
+            if tokens is not None:
+                return Place(*tokens, first, after, null)
         return Place(null, null, first, after, null)
 
     def collate(self, targets: Sequence[Place], length: int) -> Tensor:
-        """int64 [B, 5]: the fields of `Place`."""
+        """Return int64 [B, 5]: the fields of `Place`."""
         return torch.tensor(targets, dtype=torch.int64)
 
 
 def longest_answer(texts: Sequence[str], tokenizer: TextTokenizer | None) -> int:
-    """Pieces that 99.5 % of the answers do not exceed, 30 at least, so that a few faults of the data do not slow every search."""
+    """Return the tokens that 99.5 % of the answers do not exceed, at least 30.
+
+    A few faults of the data then do not slow every search.
+    """
     if tokenizer is None:
         return DEFAULT_ANSWER_TOKENS
-    lengths = [sum(segment == 0 for segment in encoding.segments) for encoding in tokenizer.encode_batch(texts)]
+    lengths = [encoding.segments.count(0) for encoding in tokenizer.encode_batch(texts)]
     return max(DEFAULT_ANSWER_TOKENS, int(np.percentile(lengths, 99.5, method="inverted_cdf")))
 
 
 def _answers(example: Example, field: str) -> tuple[LabelledSpan, ...] | None:
-    """Spans of the answer, none where the passage holds none; None when unlabelled. Raises DataError for classes."""
+    """Return the spans of the answer, None when unlabelled. Raise DataError for classes."""
     value = example.fields.get(field)
     if value is None:
         return None
@@ -128,14 +135,14 @@ def _answers(example: Example, field: str) -> tuple[LabelledSpan, ...] | None:
     return tuple(item for item in value if isinstance(item, LabelledSpan))
 
 
-def _pieces_of(span: LabelledSpan, passage: str, encoding: Encoding, first: int, after: int) -> tuple[int, int] | None:
-    """First and last piece that the visible part of the span touches; None unless the window holds all of it."""
+def _tokens_of(span: LabelledSpan, passage: str, encoding: Encoding, first: int, after: int) -> tuple[int, int] | None:
+    """Return the first and last token of the visible part of the span, None unless the window holds all of it."""
     if first == after:
         return None
     offsets = encoding.offsets
     start, end = trim(passage, span.start, span.end)
-    left, right = trim(passage, offsets[first][0], offsets[after - 1][1])
-    if start >= end or start < left or end > right:
+    window_start, window_end = trim(passage, offsets[first][0], offsets[after - 1][1])
+    if start >= end or start < window_start or end > window_end:
         return None
     touching = [i for i in range(first, after) if offsets[i][0] < end and offsets[i][1] > start]
     return (touching[0], touching[-1]) if touching else None

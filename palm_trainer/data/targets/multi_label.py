@@ -1,4 +1,4 @@
-"""Task input: any number of classes a text."""
+"""Target: any number of classes of a text."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,7 +15,10 @@ from palm_trainer.tensors import IGNORE
 
 
 class MultiLabelTarget:
-    """A 0 or 1 for each class; labels in alphabetical order of those that training data holds. A class applies from `threshold` on (None: 0.5)."""
+    """A 0 or 1 for each class. The labels are those of the training data, in alphabetical order.
+
+    A class applies from `threshold` on (None: 0.5).
+    """
 
     inputs: Inputs = Texts()
 
@@ -44,13 +47,24 @@ class MultiLabelTarget:
     def learn(
         cls, task: str, field: str, examples: Iterable[Example], *, role: Role = "", threshold: float | None = None
     ) -> "MultiLabelTarget":
-        """Collects the labels of the training examples. Raises DataError for spans, and when there is no label."""
+        """Build the target with the labels of the training examples.
+
+        Args:
+            task: task name.
+            field: field of the examples that holds the classes.
+            examples: training examples.
+            role: role of the task in `Parse`.
+            threshold: probability from which a class applies. None: 0.5.
+
+        Raises:
+            DataError: a field holds spans, or there is no label.
+        """
         labels: set[str] = set()
         pairs = False
         for example in examples:
-            found = classes_of(example, field)
-            if found is not None:
-                labels.update(found)
+            classes = classes_of(example, field)
+            if classes is not None:
+                labels.update(classes)
                 pairs = pairs or example.pair is not None
         if not labels:
             raise DataError(
@@ -59,12 +73,12 @@ class MultiLabelTarget:
         return cls(task, field, sorted(labels), role=role, pairs=pairs, threshold=threshold)
 
     def encode(self, example: Example, encoding: Encoding) -> list[int]:
-        """Indices of the classes (those never seen in training are left out), or [IGNORE] when unlabelled."""
-        found = classes_of(example, self.field)
-        return [IGNORE] if found is None else [self._index[label] for label in found if label in self._index]
+        """Return the indices of the classes that training has seen, or [IGNORE] when unlabelled."""
+        classes = classes_of(example, self.field)
+        return [IGNORE] if classes is None else [self._index[label] for label in classes if label in self._index]
 
     def collate(self, targets: Sequence[Sequence[int]], length: int) -> Tensor:
-        """int64 [B, C] of 0 and 1; IGNORE in the rows that are unlabelled."""
+        """Return int64 [B, C] of 0 and 1, IGNORE in the rows that are unlabelled."""
         out = np.zeros((len(targets), len(self._index)), dtype=np.int64)
         for row, target in enumerate(targets):
             if list(target) == [IGNORE]:
@@ -75,7 +89,7 @@ class MultiLabelTarget:
 
 
 def classes_of(example: Example, field: str) -> tuple[str, ...] | None:
-    """Classes of a field, none or several; None when unlabelled. Raises DataError when the field holds spans."""
+    """Return the classes of a field, None when unlabelled. Raise DataError when the field holds spans."""
     value = example.fields.get(field)
     if value is None or isinstance(value, str):
         return None if value is None else (value,)

@@ -1,4 +1,4 @@
-"""Task input: character spans -> one BIO tag a piece.
+"""Target: one BIO tag for each token, from character spans.
 
 A piece takes its tag from the span that it overlaps: the first piece `B-`, the others `I-`. Pieces of white space only belong to a span
 when they lie inside it.
@@ -19,7 +19,7 @@ from palm_trainer.tensors import IGNORE
 
 
 class SequenceLabelTarget:
-    """Tag indices over pieces. Every span type has both a `B-` and an `I-` tag, since any value may be several pieces."""
+    """Tag indices over tokens. Every span type has both a `B-` and an `I-` tag, since any value may be several tokens."""
 
     inputs: Inputs = Texts()
 
@@ -34,13 +34,15 @@ class SequenceLabelTarget:
         value_punctuation: str | None = None,
     ) -> None:
         self.field = field
-        tags = (OUTSIDE, *(f"{prefix}-{name}" for name in types for prefix in "BI"))
-        arrays = {part: f"{task}.{part}" for part in ("start", "transitions", "end")} if crf else {}
+        tags = [OUTSIDE]
+        for name in types:
+            tags += [f"B-{name}", f"I-{name}"]
+        arrays = {role: f"{task}.{role}" for role in ("start", "transitions", "end")} if crf else {}
         self.info = TaskInfo(
             kind="sequence_label",
             role=role,
             outputs=(f"{task}.logits",),
-            labels=tags,
+            labels=tuple(tags),
             decode=Decode(scheme="BIO", crf=crf, arrays=arrays, value_punctuation=value_punctuation),
         )
         self._index = {tag: i for i, tag in enumerate(tags)}
@@ -49,7 +51,18 @@ class SequenceLabelTarget:
     def learn(
         cls, task: str, field: str, examples: Iterable[Example], *, role: Role = "", crf: bool = True
     ) -> "SequenceLabelTarget":
-        """Collects span types, and the punctuation inside values, of the training examples. Raises DataError when there is no span."""
+        """Build the target with the span types, and the punctuation inside values, of the training examples.
+
+        Args:
+            task: task name.
+            field: field of the examples that holds the spans.
+            examples: training examples.
+            role: role of the task in `Parse`.
+            crf: use a CRF over the tags.
+
+        Raises:
+            DataError: a field holds classes, or there is no span.
+        """
         types: set[str] = set()
         punctuation: set[str] = set()
         for example in examples:
@@ -63,7 +76,7 @@ class SequenceLabelTarget:
         return cls(task, field, sorted(types), role=role, crf=crf, value_punctuation="".join(sorted(punctuation)))
 
     def encode(self, example: Example, encoding: Encoding) -> list[int]:
-        """A tag for each piece of the text, IGNORE elsewhere; all IGNORE when the example has no such field."""
+        """Return a tag for each token of the text, IGNORE elsewhere. All are IGNORE when the example is unlabelled."""
         tags = [IGNORE] * len(encoding)
         if self.field not in example.fields:
             return tags
@@ -88,12 +101,21 @@ class SequenceLabelTarget:
         return tags
 
     def collate(self, targets: Sequence[Sequence[int]], length: int) -> Tensor:
-        """int64 [B, S], IGNORE beyond a row's end."""
+        """Return int64 [B, S], IGNORE beyond a row's end."""
         return collate_rows(targets, length)
 
 
 def spans_of(example: Example, field: str, task: str = "") -> tuple[LabelledSpan, ...]:
-    """Spans of a field in text order; none when the example has no such field. Raises DataError when the field holds classes."""
+    """Return the spans of a field in text order, none when the example has no such field.
+
+    Args:
+        example: the example.
+        field: field that holds the spans.
+        task: task name, for messages.
+
+    Raises:
+        DataError: the field holds classes.
+    """
     value = example.fields.get(field, ())
     if isinstance(value, str) or any(isinstance(item, str) for item in value):
         raise DataError(
@@ -103,6 +125,9 @@ def spans_of(example: Example, field: str, task: str = "") -> tuple[LabelledSpan
 
 
 def _begins(text: str, piece: tuple[int, int], span: LabelledSpan) -> bool:
-    """Whether a piece shows something of the span. Once it has begun, invisible pieces (blanks, empty ones) belong to it too: tags have no holes."""
+    """Return True if a token shows something of the span.
+
+    Once the span has begun, invisible tokens (blanks, empty ones) belong to it too: tags have no holes.
+    """
     start, end = max(piece[0], span.start), min(piece[1], span.end)
     return start < end and not text[start:end].isspace()
