@@ -1,4 +1,4 @@
-"""A real bundle, small enough to build in milliseconds and without torch: what training would export for three tasks.
+"""A real bundle of three tasks that is built in milliseconds without torch.
 
 Every piece has one row in an embedding whose columns are the scores themselves: [intent C | slots T | sentiment 2].
 Emissions are the slot columns of each piece; intent and sentiment sum theirs over the attention mask. So answers are
@@ -103,7 +103,7 @@ GOLDEN: list[dict[str, Any]] = [
 
 
 def tiny_tokenizer() -> Tokenizer:
-    """Lower-casing WordPiece over VOCABULARY, as BERT's."""
+    """Create a lower-casing WordPiece tokenizer with VOCABULARY, as BERT's."""
     vocabulary = {piece: i for i, piece in enumerate(VOCABULARY)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -113,7 +113,7 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 def tiny_tasks() -> dict[str, TaskInfo]:
-    """Intent, slots with a CRF, and a sentiment task without a role."""
+    """Create the tasks: intent, slots with a CRF, and sentiment without a role."""
     arrays = {role: f"slots.{role}" for role in ("transitions", "start", "end")}
     return {
         "intent": TaskInfo(kind="classify", role="intent", outputs=("intent.logits",), labels=INTENTS),
@@ -131,7 +131,7 @@ def tiny_tasks() -> dict[str, TaskInfo]:
 
 
 def tiny_graph(token_types: bool, digest: str) -> onnx.ModelProto:
-    """The graph; type ids, where it takes them, change no score."""
+    """Create the graph. Token type ids change no score."""
     columns = (*INTENTS, *TAGS, *SENTIMENTS)
     table = np.zeros((len(VOCABULARY), len(columns)), dtype=np.float32)
     table[:, columns.index("O")] = 4.0
@@ -192,7 +192,7 @@ TINY_ENCODER = EncoderInfo(
 def write_tiny_bundle(
     path: Path, name: str = "tiny", max_length: int = 24, token_types: bool = True, gates: tuple[Gate, ...] = ()
 ) -> Path:
-    """Writes a complete bundle into the new directory *path*; `gates` are the plain variant's."""
+    """Write a complete bundle into the new directory `path`. `gates` belong to the plain variant."""
     path.mkdir(parents=True)
     tokenizer_json = tiny_tokenizer().to_str().encode()
     (path / "tokenizer.json").write_bytes(tokenizer_json)
@@ -227,7 +227,7 @@ def write_tiny_bundle(
 
 
 def seal_bundle(path: Path, **changes: Any) -> Path:
-    """Writes the manifest anew with *changes*, checksums of the files as they are now, and the version that follows."""
+    """Write the manifest with `changes`, current checksums of the files, and the resulting version."""
     content = json.loads((path / "manifest.json").read_text(encoding="utf-8")) | changes
     files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != "manifest.json")
     content["files"] = {p.relative_to(path).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
@@ -254,19 +254,19 @@ def restored_loggers() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished bundle named `tiny`; shared, so never written to."""
+    """Build the shared bundle `tiny`. Tests must not write to it."""
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def make_tiny_bundle() -> Callable[..., Path]:
-    """`write_tiny_bundle(path, name=..., max_length=..., token_types=..., gates=...)`, for a bundle of one's own."""
+    """Return `write_tiny_bundle(path, name=..., max_length=..., token_types=..., gates=...)`."""
     return write_tiny_bundle
 
 
 @pytest.fixture(scope="session")
 def reseal_bundle() -> Callable[..., Path]:
-    """`seal_bundle(path, **manifest_changes)`: makes an edited bundle consistent again (checksums, version)."""
+    """Return `seal_bundle(path, **manifest_changes)`, which updates checksums and version of an edited bundle."""
     return seal_bundle
 
 
@@ -275,7 +275,7 @@ START_LIMIT_S = 300.0
 
 
 class Process:
-    """A `palm-serve run` process; its lines on standard output are collected."""
+    """A `palm-serve run` process. Its output is collected."""
 
     def __init__(
         self, *arguments: str | Path, before: tuple[str, ...] = (), env: dict[str, str] | None = None, **options: Any
@@ -294,7 +294,7 @@ class Process:
             reader.start()
 
     def wait_for(self, pattern: str, seconds: float = START_LIMIT_S) -> str:
-        """The first group of the first line that matches."""
+        """Wait for a line of the output and return the first group of its match."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             for line in [*self.lines]:
@@ -306,18 +306,18 @@ class Process:
         raise AssertionError(f"no line like {pattern}: {self.lines} {self.errors}")
 
     def target(self) -> str:
-        """The address, once the server is ready."""
+        """Wait until the server is ready and return its address."""
         self.wait_for("ready;")
         return self.wait_for(r"^palm-serve: listening on (127\.0\.0\.1:\d+)$")
 
     def stop(self) -> None:
-        """Ends it, whatever it does."""
+        """Kill the process if it runs."""
         if self.process.poll() is None:
             self.process.kill()
         self.finish()
 
     def finish(self, seconds: float = 60) -> int:
-        """The exit code."""
+        """Wait for the end of the process and return its exit code."""
         code = self.process.wait(seconds)
         for reader in self._readers:
             reader.join()
@@ -341,19 +341,19 @@ def _servers() -> Iterator[Callable[..., Process]]:
 
 @pytest.fixture
 def start_server() -> Iterator[Callable[..., Process]]:
-    """`start_server(BUNDLE, *options, before=..., env=..., **POPEN)`: a server of one's own on a free port."""
+    """Return `start_server(BUNDLE, *options, before=..., env=..., **POPEN)`, which starts a server on a free port."""
     yield from _servers()
 
 
 @pytest.fixture(scope="module")
 def start_shared_server() -> Iterator[Callable[..., Process]]:
-    """As `start_server`, for a server that the tests of a module share."""
+    """Return `start_server` for a server that the tests of a module share."""
     yield from _servers()
 
 
 @pytest.fixture(scope="session")
 def tiny_server(tiny_bundle: Path) -> Iterator[str]:
-    """Address of a server of `tiny_bundle` that tests share; it must end cleanly."""
+    """Run a shared server of `tiny_bundle` and return its address. It must exit cleanly."""
     # Calls that tests let expire are told as warnings.
     options = ("--max-queue", "20000", "--drain-grace", "0", "--log-level", "error")
     process = Process(tiny_bundle, "--port", "0", *options)

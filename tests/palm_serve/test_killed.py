@@ -1,4 +1,4 @@
-"""A server that is killed (SIGKILL: the kernel's, when memory is short) in the midst of its work, and comes back."""
+"""A server that is killed (SIGKILL, as when memory is short) while it works, and is started again."""
 
 import signal
 import socket
@@ -19,7 +19,7 @@ def free_port() -> int:
 
 
 def test_server_killed_while_calls_run(start_server: Callable[..., Any], tiny_bundle: Path, tmp_path: Path) -> None:
-    """Who waits is told at once; nothing that it leaves hinders its successor; a client that tries again notices nothing else."""
+    """Waiting clients get an error at once, and retries succeed on the next server process."""
     port = free_port()
     arguments = (tiny_bundle, "--port", port, "--cache-dir", tmp_path / "cache", "--log-level", "error")
     first = start_server(*arguments)
@@ -72,7 +72,7 @@ def test_server_killed_while_calls_run(start_server: Callable[..., Any], tiny_bu
 def test_server_killed_while_a_version_is_swapped(
     start_server: Callable[..., Any], make_tiny_bundle: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """The successor serves what the directory holds."""
+    """The next server process serves the bundles in the directory."""
     models = tmp_path / "models" / "tiny"
     make_tiny_bundle(models / "stable")
     watch = ("--watch", models.parent, "--watch-interval", "0.01", "--cache-dir", tmp_path / "cache")

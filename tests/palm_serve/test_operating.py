@@ -1,4 +1,4 @@
-"""What an operator of a real server sees of calls: scraped metrics and lines of the log."""
+"""Metrics and log lines of a real server."""
 
 import json
 import re
@@ -92,7 +92,7 @@ def test_metrics_are_served_while_draining(start_server: Callable[..., Any], tin
 
 
 def break_on_hyphens(graph: Path) -> None:
-    """Looks the largest piece up in a table that has no row for the last of the vocabulary, the hyphen."""
+    """Change a graph so that it fails for the last token of the vocabulary, the hyphen."""
     model = onnx.load(graph)
     pieces = next(one for one in model.graph.initializer if one.name == "table").dims[0]
     last = next(node for node in model.graph.node if "intent.logits" in node.output)
@@ -109,7 +109,7 @@ def break_on_hyphens(graph: Path) -> None:
 
 
 def answers(call: Any, request: pb.ParseRequest, seconds: float) -> Iterator[grpc.StatusCode]:
-    """The codes of a call that is made until it succeeds."""
+    """Repeat a call until it succeeds and return its status codes."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         code = call.future(request).code()
@@ -125,7 +125,7 @@ def test_engine_failure_is_reported_and_recovers(
     reseal_bundle: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    """Told, counted, out of service, tried again, and back without a restart."""
+    """The failure is logged and counted, and the model recovers without a restart."""
     bundle = make_tiny_bundle(tmp_path / "tiny")
     break_on_hyphens(bundle / "model.onnx")
     port = free_port()

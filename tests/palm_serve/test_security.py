@@ -1,4 +1,4 @@
-"""Real server processes: tokens that come and go, logs that hold no texts, a machine where nothing can be written."""
+"""Real server processes: changing tokens, logs without texts, read-only file systems."""
 
 import hashlib
 import shutil
@@ -36,7 +36,7 @@ def intent(target: str, token: str | None = None) -> str:
 
 
 def palm_serve(*arguments: str, **environment: str) -> tuple[int, str]:
-    """Exit code and all output."""
+    """Run a command and return its exit code and output."""
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "100", "PALM_TOKEN": "", **environment})
     return result.exit_code, result.output
 
@@ -44,7 +44,7 @@ def palm_serve(*arguments: str, **environment: str) -> tuple[int, str]:
 def test_tokens_are_created_revoked_and_replaced(
     start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    """Made by the command, used by both clients, revoked and replaced while the server runs."""
+    """Tokens are created by the command, used by both clients, and revoked while the server runs."""
     code, told = palm_serve("token", "new", "web", "--scope", "parse", "--expires", "2999-01-01")
     assert code == 0
     token = told.split("shown only now: ")[1].split()[0]
@@ -109,7 +109,7 @@ def test_tokens_in_plain_text_print_warning(tmp_path: Path) -> None:
 
 
 def test_health_can_require_a_token(start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path) -> None:
-    """On a port of its own it is told to anyone, and nothing else is."""
+    """The health port answers health checks of anyone, and nothing else."""
     (tmp_path / "tokens.toml").write_text(entry("web", "one", "parse"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -139,7 +139,7 @@ def test_health_can_require_a_token(start_server: Callable[..., Process], tiny_b
 def test_requests_cannot_name_paths(
     start_server: Callable[..., Process], tiny_bundle: Path, make_tiny_bundle: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """A good bundle beside the model folder cannot be reached, and no answer names a file of the server."""
+    """A bundle beside the model folder cannot be loaded, and no response names a file of the server."""
     make_tiny_bundle(tmp_path / "outside", name="outside")
     make_tiny_bundle(tmp_path / "folder" / "inside", name="inside")
     (tmp_path / "folder" / "broken").mkdir()
@@ -177,7 +177,7 @@ def test_requests_cannot_name_paths(
 
 
 def ask_everything(target: str) -> None:
-    """The secret word in every place of a request that holds text, in requests that succeed and that fail."""
+    """Send the secret word in every text field, in requests that succeed and that fail."""
     tensor = oip.ModelInferRequest.InferInputTensor(
         name="text", datatype="BYTES", shape=[1], contents=oip.InferTensorContents(bytes_contents=[SECRET.encode()])
     )
@@ -222,7 +222,7 @@ def test_log_holds_texts_only_with_log_text(
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a directory that nobody can write to")
 def test_server_runs_without_writable_directory(start_server: Callable[..., Process], tiny_bundle: Path) -> None:
-    """Home, cache, temporary and working directory cannot be written to, by root neither."""
+    """Home, cache, temporary and working directory are not writable, even for root."""
     folders = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "TMPDIR"), "/proc")
     process = start_server(tiny_bundle, env=folders, cwd="/proc")
     assert intent(process.target()) == "music"
@@ -249,7 +249,7 @@ def test_server_runs_on_read_only_root(start_server: Callable[..., Process], tin
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_server_runs_with_full_disk_for_the_log(start_server: Callable[..., Process], tiny_bundle: Path) -> None:
-    """Neither its lines nor its log can be written: it serves, and ends as it should."""
+    """Neither its output nor its log can be written, and the server still serves and stops normally."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -34,7 +34,7 @@ Process = Any  # of conftest.py, which cannot be imported by name
 
 @pytest.fixture(scope="module")
 def channel(tiny_server: str) -> Iterator[grpc.Channel]:
-    """A connection to the server that tests share."""
+    """Connect to the shared server."""
     with grpc.insecure_channel(tiny_server) as opened:
         yield opened
 

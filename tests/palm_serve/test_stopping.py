@@ -1,4 +1,4 @@
-"""How a real server ends: first not ready, then no new calls, then whatever still runs, in bounded time."""
+"""Stop of a real server: not ready, then no new calls, then running calls finish in limited time."""
 
 import signal
 import threading
@@ -50,7 +50,7 @@ def test_client_that_does_not_read_cannot_delay_stop(start_server: Callable[...,
 
 
 def test_calls_until_the_stop_get_unavailable(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
-    """Nobody tries again what was CANCELLED: that is what gRPC says of calls that it has taken in and not handed over when it stops."""
+    """A stopping gRPC server answers CANCELLED to received calls, and clients do not retry after CANCELLED."""
     process = start_server(tiny_bundle, "--drain-grace", "0.1")
     target, codes = process.target(), []
 

@@ -1,4 +1,4 @@
-"""Windows of a passage: what they cover, and the question before them."""
+"""Windows of a passage and the question before them."""
 
 import pytest
 from hypothesis import example, given

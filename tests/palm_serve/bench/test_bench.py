@@ -1,4 +1,4 @@
-"""The load generator and its command, with real processes on both sides."""
+"""The load generator and its command, with real processes."""
 
 import json
 import shutil
@@ -60,7 +60,7 @@ def test_bench_reads_texts_of_a_file(tiny_server: str, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command makes the certificate")
 def test_bench_over_tls_with_token(start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path) -> None:
-    """The processes of the generator are let in as the first request is."""
+    """The processes of the generator use the same credentials as the first request."""
     certificate, key, tokens, held = (tmp_path / name for name in ("cert.pem", "key.pem", "tokens.toml", "token"))
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc"]
     names = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
@@ -97,7 +97,7 @@ def test_bench_reports_errors_of_first_request(tiny_server: str) -> None:
 def test_bench_pause_delays_all_calls_that_fall_into_it(
     start_server: Callable[..., Process], tiny_bundle: Path
 ) -> None:
-    """Half of two seconds: half of the calls had to wait, and an open loop tells so."""
+    """The pause covers half of the measurement, so half of the calls of an open loop are delayed."""
     server = start_server(tiny_bundle)
 
     def pause(begins: float) -> None:

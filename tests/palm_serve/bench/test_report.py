@@ -1,4 +1,4 @@
-"""What is asked, and what is told of the answers."""
+"""Arrivals, requests and the report of the load generator."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ LOAD = Load("nowhere", rate=10, warm_up_s=1, duration_s=10, deadline_s=0.5)
 
 
 def samples(*calls: tuple[float, float, float, int], lag: float = 0.0, busy: float = 0.1) -> Samples:
-    """Calls as (due, late, took, code)."""
+    """Create samples of calls, given as (due, late, took, code)."""
     due, late, took, code = (np.array(column) for column in zip(*calls, strict=True))
     return Samples(due, late, took, code, np.full(50, lag), busy)
 

@@ -1,4 +1,4 @@
-"""The command line in-process; `palm-serve run` as a process is in test_server.py."""
+"""The command line in this process. test_server.py runs `palm-serve run` as a process."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ TEXT = "please show me flights from boston to new york"
 
 
 def palm_serve(*arguments: object) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error."""
+    """Run a command and return its exit code, standard output and standard error."""
     result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "100", "GRPC_VERBOSITY": "NONE"})
     return result.exit_code, result.stdout, result.stderr
 

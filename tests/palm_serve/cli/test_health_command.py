@@ -1,4 +1,4 @@
-"""`palm-serve health` against real servers: its exit code is all that a container's health check sees."""
+"""`palm-serve health` with real servers. A container's health check uses its exit code only."""
 
 import json
 import os
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def health(*arguments: object, **environment: str) -> tuple[int, str]:
-    """Exit code, and all output."""
+    """Run the command and return its exit code and output."""
     result = CliRunner().invoke(
         app, ["health", *map(str, arguments)], env={"COLUMNS": "200", "PALM_TOKEN": "", **environment}
     )
@@ -54,7 +54,7 @@ def test_health_of_models(tiny_server: str) -> None:
 def test_health_of_unready_servers_exits_with_1(
     start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    """No model yet; draining; gone."""
+    """Covers a server without a model, a draining one and a stopped one."""
     (tmp_path / "models").mkdir()
     empty = start_server("--watch", tmp_path / "models")
     target = empty.target()
@@ -73,7 +73,7 @@ def test_health_of_unready_servers_exits_with_1(
 
 
 def test_health_without_answer_exits_with_1() -> None:
-    """A port that takes connections and says nothing."""
+    """The port accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         code, told = health(f"127.0.0.1:{silent.getsockname()[1]}", "--timeout", "0.5")
     assert code == 1
@@ -119,7 +119,7 @@ def test_health_over_tls_with_token(start_server: Callable[..., Process], tiny_b
 
 
 def test_health_check_of_the_image(start_server: Callable[..., Process], tiny_bundle: Path) -> None:
-    """The command in the Dockerfile finds the server by the variables that the server reads."""
+    """The command in the Dockerfile finds the server by the server's environment variables."""
     line = next(line for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("HEALTHCHECK"))
     program, *command = json.loads(line.partition(" CMD ")[2])
     assert program == "palm-serve"

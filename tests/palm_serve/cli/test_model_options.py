@@ -1,4 +1,4 @@
-"""What `palm-serve run` can be told of several models and versions."""
+"""Options of `palm-serve run` for several models and versions."""
 
 from pathlib import Path
 from typing import Any

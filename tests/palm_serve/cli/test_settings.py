@@ -1,4 +1,4 @@
-"""Options of `palm-serve run`: one list of names; the command line before the environment before the file."""
+"""Names and precedence of the options of `palm-serve run`."""
 
 import tomllib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The Python client: against a real server, and against one that follows a script of refusals."""
+"""The Python client with a real server, and with a server that follows a script of errors."""
 
 import asyncio
 import time
@@ -95,7 +95,7 @@ def test_missing_server_is_unavailable() -> None:
 
 
 class Script:
-    """A server that answers ListModels and ParseBatch with these errors, one call after the other, then well."""
+    """A server that answers ListModels and ParseBatch with the scripted errors in turn, and then with success."""
 
     def __init__(self) -> None:
         self.errors: list[Exception | None] = []
@@ -161,7 +161,7 @@ def target(script: Script) -> Iterator[str]:
 
 
 def ask(kind: str, target: str, **options: Any) -> list[str]:
-    """Names of the models, through either client."""
+    """List the names of the models with either client."""
     if kind == "sync":
         with Client(target, **options) as palm:
             return [model.name for model in palm.models()]
@@ -235,7 +235,7 @@ def test_options_are_keyword_arguments() -> None:
 
 
 def parse_batch(kind: str, target: str, texts: Sequence[str], **options: Any) -> list[str]:
-    """The texts that were answered, and the kinds of error of the others, through either client."""
+    """Return the answered texts and the error classes of the others, with either client."""
 
     def told(outcomes: list[pb.ParseResponse | PalmServeError]) -> list[str]:
         return [one.text if isinstance(one, pb.ParseResponse) else type(one).__name__ for one in outcomes]
@@ -253,7 +253,7 @@ def parse_batch(kind: str, target: str, texts: Sequence[str], **options: Any) ->
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 class TestRefusedTexts:
-    """Texts of a batch that are refused while others are answered."""
+    """Refused texts of a batch whose other texts are answered."""
 
     def test_refused_items_are_retried_and_no_others(self, kind: str, script: Script, target: str) -> None:
         full = Overloaded("full", 0.2)
@@ -289,7 +289,7 @@ class TestRefusedTexts:
 
 
 def test_batch_larger_than_queue_is_retried(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
-    """A real server answers it bit by bit; without retries most of it is refused."""
+    """A real server answers it step by step. Without retries most texts are refused."""
     process = start_server(tiny_bundle, "--max-queue", "4", "--log-level", "error")
     texts = ["play a song", "hello", "rain"] * 8
     with Client(process.target(), retries=0) as palm:
@@ -303,7 +303,7 @@ def test_batch_larger_than_queue_is_retried(start_server: Callable[..., Any], ti
 
 
 def test_retry_budget_is_shared_by_all_calls(script: Script, target: str) -> None:
-    """So that a server that refuses everything hears little more than its clients' calls."""
+    """A server that refuses everything receives few more calls than without retries."""
     script.errors = [Overloaded("full", 0.001)] * 1000
     with Client(target) as palm:
         for _ in range(60):

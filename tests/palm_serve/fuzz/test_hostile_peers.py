@@ -1,4 +1,4 @@
-"""Peers that speak HTTP/2 to do harm: the server stays, keeps nothing of theirs, and answers everybody else meanwhile."""
+"""Attacks with HTTP/2 frames. The server stays up, keeps no memory, and answers other clients meanwhile."""
 
 import os
 import re
@@ -44,7 +44,7 @@ def grpc_message(message: Any) -> bytes:
 
 
 class Peer:
-    """One connection. What the server says is taken in, and answered only as far as the protocol needs it."""
+    """One connection. It reads the server's frames and answers only those that the protocol requires."""
 
     def __init__(self, address: Address, window: int | None = None) -> None:
         self.socket = socket.create_connection(address, timeout=5)
@@ -90,7 +90,7 @@ BATCH = pb.ParseBatchRequest(requests=[REQUEST] * 256)
 
 
 def rapid_reset(address: Address, stop: threading.Event) -> None:
-    """Calls that are taken back at once (CVE-2023-44487)."""
+    """Open and reset streams in a loop (CVE-2023-44487)."""
     with Peer(address) as peer:
         while not stop.is_set():
             for _ in range(50):
@@ -114,7 +114,7 @@ def settings_flood(address: Address, stop: threading.Event) -> None:
 
 
 def huge_headers(address: Address, stop: threading.Event) -> None:
-    """Of 16 KiB to 4 MiB, in as many frames as it takes."""
+    """Send headers of 16 KiB to 4 MiB in several frames."""
     size = 1 << 14
     while not stop.is_set():
         with Peer(address) as peer, suppress(OSError, ProtocolError):
@@ -126,7 +126,7 @@ def huge_headers(address: Address, stop: threading.Event) -> None:
 
 
 def endless_headers(address: Address, stop: threading.Event) -> None:
-    """CONTINUATION frames without end."""
+    """Send CONTINUATION frames without end."""
     with Peer(address) as peer:
         peer.socket.sendall(frame(HEADERS, 0, 1, peer.http.encoder.encode(peer.headers())))
         field = peer.http.encoder.encode([("x-more", "v" * 4000)])
@@ -136,7 +136,7 @@ def endless_headers(address: Address, stop: threading.Event) -> None:
 
 
 def slow_read(address: Address, stop: threading.Event) -> None:
-    """Large answers that are asked for and never taken."""
+    """Request large responses and never read them."""
     with Peer(address, window=0) as peer:
         peer.listen(0.2)
         for _ in range(40):
@@ -150,7 +150,7 @@ def slow_read(address: Address, stop: threading.Event) -> None:
 
 
 def unfinished(address: Address, stop: threading.Event) -> None:
-    """Connections that stop in the middle: of the preface, of a frame, of a message."""
+    """Open connections that stop within the preface, a frame or a message."""
     starts = (b"", PREFACE[:9], PREFACE, PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, 4, 1, b"\x00" * 99)[:40])
     with ExitStack() as held:
         for number in range(200):
@@ -183,7 +183,7 @@ ATTACKS = (
 
 
 def again_and_again(attack: Callable[[Address, threading.Event], None], address: Address, stop: threading.Event) -> int:
-    """Comes back whenever the server has thrown it out; how often it came."""
+    """Reconnect whenever the server closes the connection, and return the number of connections."""
     times = 0
     while not stop.is_set():
         times += 1
@@ -203,7 +203,7 @@ def server(start_shared_server: Callable[..., Process], tiny_bundle: Path) -> It
 
 
 def held(server: Process) -> tuple[float, int]:
-    """Memory in MiB, and descriptors."""
+    """Return the memory in MiB and the number of open descriptors."""
     folder = Path("/proc") / str(server.process.pid)
     memory = re.search(r"VmRSS:\s+(\d+)", (folder / "status").read_text())
     assert memory is not None

@@ -1,4 +1,4 @@
-"""Any bytes through any method of any service: an answer or a refusal, never a failure of the server, and others are answered meanwhile.
+"""Random bytes to any method of any service cause a response or a refusal, never a failure of the server.
 
 Messages are made from the descriptors, so that they get past the parser, or are such messages with bytes changed, cut, doubled or made up.
 """
@@ -75,7 +75,7 @@ INTEGERS = {
 
 @st.composite
 def structures(draw: st.DrawFn, kind: Descriptor, depth: int = 0) -> Any:
-    """A message of this kind with some of its fields."""
+    """Generate a message of a class with some of its fields."""
     message = GetMessageClass(kind)()
     for field in kind.fields:
         if depth > 3 or not draw(st.booleans()):
@@ -127,7 +127,7 @@ SEEDS_OF = [
 
 @st.composite
 def contents(draw: st.DrawFn, kind: Descriptor) -> bytes:
-    """The bytes of a message, most often mutated."""
+    """Generate the bytes of a message, mostly mutated."""
     data = bytearray()
     if kind.full_name in SEEDS and draw(st.booleans()):
         data += SEEDS[kind.full_name].SerializeToString()
@@ -151,7 +151,7 @@ def contents(draw: st.DrawFn, kind: Descriptor) -> bytes:
 
 @pytest.fixture(scope="module")
 def server(start_shared_server: Callable[..., Process], tiny_bundle: Path) -> Iterator[Process]:
-    """Its log must stay empty: an error that only the log tells is one, too."""
+    """Run a server whose log must stay empty, because a logged error is a failure too."""
     process = start_shared_server(tiny_bundle, "--channelz", "--drain-grace", "0", "--log-level", "error")
     process.target()
     yield process
@@ -167,7 +167,7 @@ def channel(server: Process) -> Iterator[grpc.Channel]:
 
 
 def ask(channel: grpc.Channel, path: str, messages: list[bytes]) -> tuple[str, str, list[bytes]]:
-    """Code, details, and the answers."""
+    """Return the code, the details and the responses of a call."""
     method = METHODS[path]
     answers: list[bytes] = []
     try:
@@ -223,7 +223,7 @@ def test_many_fuzzed_messages(server: Process, channel: grpc.Channel, path: str,
 
 @pytest.mark.parametrize("path", SEEDS_OF)
 def test_fuzzer_reaches_the_models(channel: grpc.Channel, path: str) -> None:
-    """Messages that the parser throws out would prove little. Raises NoSuchExample."""
+    """Messages that the parser refuses would prove little. Raises NoSuchExample."""
     kind = METHODS[path].input_type
 
     def answered(message: bytes) -> bool:

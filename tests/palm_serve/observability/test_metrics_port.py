@@ -1,4 +1,4 @@
-"""The port that Prometheus scrapes: who may read it, and what it tells of certificates and tokens while they change."""
+"""The metrics port: access control, and the metrics of certificates and tokens when they change."""
 
 import contextlib
 import hashlib
@@ -37,7 +37,7 @@ def free_port() -> int:
 
 
 def certificate(folder: Path, name: str, days: int, *options: str) -> tuple[Path, Path]:
-    """A certificate, which is its own authority, and its key."""
+    """Create a self-signed certificate and its key."""
     made = folder / f"{name}.pem", folder / f"{name}.key"
     command = [
         "openssl",
@@ -64,7 +64,7 @@ def entry(name: str, token: str, scope: str) -> str:
 def scrape(
     port: int, authority: Path | None = None, token: str | None = None, host: str = "127.0.0.1"
 ) -> tuple[int, str]:
-    """Status and text."""
+    """Return the status and the text of a scrape."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     if authority is None:
         connection = http.client.HTTPConnection(host, port, timeout=10)
@@ -84,7 +84,7 @@ def value(text: str, series: str) -> float:
 
 
 def enddate(path: Path) -> float:
-    """What openssl says."""
+    """Return the expiry that openssl prints."""
     told = subprocess.run(
         ["openssl", "x509", "-enddate", "-noout", "-in", path], check=True, capture_output=True, text=True
     )
@@ -95,7 +95,7 @@ def enddate(path: Path) -> float:
 def test_changed_certificates_and_tokens_are_reported(
     start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    """Nobody calls the server meanwhile: what is told is how the files are, not how they were at the last call."""
+    """The metrics show the current files, although no call is made."""
     first, second = (certificate(tmp_path, f"made{days}", days) for days in (2, 5))
     served = tmp_path / "tls.pem", tmp_path / "tls.key"
     tokens = tmp_path / "tokens.toml"
@@ -152,7 +152,7 @@ def test_changed_certificates_and_tokens_are_reported(
 @needs_openssl
 @pytest.mark.parametrize(("days", "form"), [(2, "UTCTime"), (36500, "GeneralizedTime")])
 def test_expiry_of_certificates(tmp_path: Path, days: int, form: str) -> None:
-    """In both forms that a date has, and the earliest of a chain."""
+    """Both date formats are read, and the earliest date of a chain is returned."""
     leaf, _ = certificate(tmp_path, "leaf", days)
     dump = subprocess.run(["openssl", "asn1parse", "-in", leaf], check=True, capture_output=True, text=True).stdout
     assert form.upper() in dump
@@ -190,7 +190,7 @@ def test_metrics_host_is_used(start_server: Callable[..., Process], tiny_bundle:
 
 @pytest.fixture
 def exposed() -> Iterator[Callable[..., int]]:
-    """`exposed(**options)`: the port of a registry that holds one gauge."""
+    """Return `exposed(**options)`, which serves a registry with one gauge and returns the port."""
     registry = CollectorRegistry()
     Gauge("here", "Is.", registry=registry).set(1)
 
@@ -207,7 +207,7 @@ def exposed() -> Iterator[Callable[..., int]]:
 def test_silent_peers_do_not_block_scrapes(
     exposed: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, secure: bool
 ) -> None:
-    """Not one, and too many only until their time is up."""
+    """One silent peer blocks no scrape, and too many block only until their timeout."""
     monkeypatch.setattr(exposition, "_TIMEOUT_S", 3)
     authority, key = certificate(tmp_path, "served", 2)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -261,7 +261,7 @@ def test_invalid_metrics_options_end_the_start(
     ],
 )
 def test_exposed_metrics_print_warning(tmp_path: Path, options: tuple[str, ...], match: str | None) -> None:
-    """The files are none, so that the command ends by itself."""
+    """The files do not exist, so the command exits."""
     files = ("--tls-cert", "cert", "--tls-key", "key", "--tokens", str(tmp_path / "none"))
     done = CliRunner().invoke(app, ["run", str(tmp_path / "none"), "--metrics-port", "9", *files, *options])
     assert done.exit_code == 2

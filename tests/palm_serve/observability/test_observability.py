@@ -1,4 +1,4 @@
-"""What operators see, and that it holds no text of a request."""
+"""Metrics and log lines, and the absence of request texts in them."""
 
 import asyncio
 import io
@@ -198,7 +198,7 @@ def test_errors_quote_requests_only_with_log_text(json_lines, texts):
 
 
 def test_formatter_shares_no_traceback_with_other_handlers():
-    """A traceback that another handler has cached in the record may quote the request, and ours tells others too little."""
+    """A traceback cached by another handler may quote the request, and other handlers need the complete one."""
     streams = [io.StringIO() for _ in range(3)]
     configure_logging("info", stream=streams[1])
     logger = logging.getLogger("palm_serve")
@@ -240,7 +240,7 @@ def test_text_formatter_writes_plain_lines():
 
 @pytest.fixture
 def access():
-    """`access(options, *records, level=...)`: the lines that are told of the calls, as JSON. A second passes before each call that is None."""
+    """Return `access(options, *records, level=...)`, which returns the log lines of calls as JSON. None: a second passes."""
 
     def told(options, *records, level="warning"):
         stream, now = io.StringIO(), [100.0]

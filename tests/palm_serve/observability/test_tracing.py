@@ -1,4 +1,4 @@
-"""Traces of a real server, as a collector gets them."""
+"""Traces of a real server, as a collector receives them."""
 
 import json
 import signal
@@ -31,7 +31,7 @@ ERROR = 2  # a span's status
 
 
 class Collector(collecting.TraceServiceServicer):
-    """An OTLP collector that keeps what it gets."""
+    """An OTLP collector that keeps the received spans."""
 
     def __init__(self) -> None:
         self.received: list[collected.ExportTraceServiceRequest] = []
@@ -54,7 +54,7 @@ class Collector(collecting.TraceServiceServicer):
         ]
 
     def of(self, request_id: str, seconds: float = 20) -> tuple[Any, list[Any]]:
-        """The span of a call, and its children in the order of time."""
+        """Return the span of a call, and its children by start time."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             spans = self.spans()
@@ -82,7 +82,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="module")
 def traced(collector: Collector, tiny_bundle: Path, start_shared_server: Callable[..., Any]) -> Any:
-    """A server that tells every call in the log, too."""
+    """Run a server that also logs every call."""
     environment = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test"}
     return start_shared_server(
         *(tiny_bundle, "--otel-endpoint", collector.endpoint, "--access-log", "--log-format", "json"), env=environment
@@ -96,7 +96,7 @@ def dialogue(traced: Any) -> Iterator[stubs.DialogueUnderstandingStub]:
 
 
 def logged(process: Any, request_id: str) -> dict[str, Any]:
-    """The line of a call."""
+    """Return the log line of a call."""
     end = time.monotonic() + 10
     while time.monotonic() < end:
         for line in [*process.errors]:
@@ -154,7 +154,7 @@ def test_texts_of_one_batch_share_their_spans(dialogue: stubs.DialogueUnderstand
 def test_sampling_decides_on_spans(
     traced: Any, dialogue: stubs.DialogueUnderstandingStub, collector: Collector
 ) -> None:
-    """Not health, and not what the caller left out."""
+    """Health checks and calls that the caller does not sample have no spans."""
     with grpc.insecure_channel(traced.target()) as channel:
         health_pb2_grpc.HealthStub(channel).Check(
             health_pb2.HealthCheckRequest(), metadata=[("x-request-id", "health"), ("traceparent", SAMPLED)]
@@ -186,7 +186,7 @@ def test_spans_name_the_service_and_hold_no_text(
 
 
 def test_missing_collector_does_not_delay_the_stop(tiny_bundle: Path, start_server: Callable[..., Any]) -> None:
-    """Asked for by the environment, as platforms do."""
+    """Traces are requested by the environment, as platforms do."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""What Prometheus sees of versions that come and go."""
+"""Metrics of model versions that are loaded and replaced."""
 
 import asyncio
 from collections.abc import Callable

@@ -37,7 +37,7 @@ INTENTS = ("flight", "weather", "music")
 
 
 def fake_manifest(name: str = "fake") -> Manifest:
-    """Every kind of task; the intent has a threshold of its own."""
+    """Create a manifest with a task of every kind and a threshold of the intent."""
     tasks = {
         "intent": TaskInfo(
             kind="classify",
@@ -68,7 +68,7 @@ def fake_manifest(name: str = "fake") -> Manifest:
 
 
 def rank(text: str, top_k: int) -> Classification:
-    """Each intent's share of the mentions of all; one mention is free."""
+    """Rank the intents by the number of times that the text names them, plus one."""
     counts = [1 + text.lower().count(label) for label in INTENTS]
     labels = [Label(label, count / sum(counts)) for label, count in zip(INTENTS, counts, strict=True)]
     ranking = tuple(sorted(labels, key=lambda label: -label.confidence))[:top_k]
@@ -76,7 +76,7 @@ def rank(text: str, top_k: int) -> Classification:
 
 
 def compute(task: str, request: TextRequest) -> TaskAnswer:
-    """The answer of one task, a plain function of the texts."""
+    """Compute the answer of one task from the texts."""
     text, pair = request.text, request.pair or ""
     match task:
         case "intent":
@@ -100,7 +100,7 @@ def compute(task: str, request: TextRequest) -> TaskAnswer:
 
 @dataclass(eq=False)
 class FakeModel:
-    """As `registry.LoadedModel`. Texts steer it: `sleep 0.2`, `crash`, `overloaded`."""
+    """Fake of `registry.LoadedModel`. The texts `sleep 0.2`, `crash` and `overloaded` control it."""
 
     manifest: Manifest = field(default_factory=fake_manifest)
     labels: tuple[str, ...] = ("stable",)
@@ -152,7 +152,7 @@ class FakeModel:
 
 @dataclass
 class FakeRegistry:
-    """As `registry.Registry`, without a file system."""
+    """Fake of `registry.Registry`, without a file system."""
 
     models: list[FakeModel] = field(default_factory=lambda: [FakeModel()])
     keys: list[str] = field(default_factory=list)
@@ -180,7 +180,7 @@ class FakeRegistry:
 
 @dataclass
 class FakeFolder:
-    """As `registry.Watcher`, over three bundles of which `broken` cannot be loaded."""
+    """Fake of `registry.Watcher` with three bundles, of which `broken` cannot be loaded."""
 
     registry: FakeRegistry
 
@@ -220,7 +220,7 @@ class RunningServer:
 
 @contextmanager
 def run_rpc_server(options: ServeOptions, state: State = State.SERVING) -> Iterator[RunningServer]:
-    """Serves on a free port from a thread of its own."""
+    """Run a server on a free port, on a thread of its own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -257,7 +257,7 @@ def run_rpc_server(options: ServeOptions, state: State = State.SERVING) -> Itera
 
 @pytest.fixture
 def make_rpc_server() -> Iterator[Callable[..., RunningServer]]:
-    """`make_rpc_server(state=..., **options)`: a server of the test's own."""
+    """Return `make_rpc_server(state=..., **options)`, which starts a server."""
     from contextlib import ExitStack
 
     with ExitStack() as stack:
@@ -270,7 +270,7 @@ def make_rpc_server() -> Iterator[Callable[..., RunningServer]]:
 
 @pytest.fixture(scope="module")
 def rpc_server() -> Iterator[RunningServer]:
-    """A server with small limits, shared by a module's tests."""
+    """Run a server with small limits for the tests of a module."""
     options = ServeOptions(
         max_text_bytes=100, max_batch_items=4, max_message_mib=4_000 / MIB, max_stream_items=2, channelz=True
     )

@@ -1,4 +1,4 @@
-"""A handler that is cancelled ends cancelled. One that swallows it and returns makes grpc.aio lose 0.3 KiB a call, which a soak sees in 10^6 calls only.
+"""A cancelled handler must raise CancelledError. If it returns instead, grpc.aio leaks 0.3 KiB a call.
 
 https://github.com/grpc/grpc/issues/43360
 """

@@ -1,4 +1,4 @@
-"""What holds for every method of every service: its scope, and that a failure inside tells nothing."""
+"""Properties of every method of every service: its scope, and hidden internal errors."""
 
 import hashlib
 import logging
@@ -34,7 +34,7 @@ def bearer(token: str) -> Headers:
 
 
 def code(call: Callable[..., Any], request: Any, token: str = "") -> str:
-    """The status of a call, by name; of a stream, that of its first answer."""
+    """Return the status name of a call, or of a stream's first response."""
     headers = bearer(token) if token else ()
     try:
         answer = call(request, timeout=5, metadata=headers)
@@ -50,7 +50,7 @@ ALL = ("parse", "read", "control", "health")
 
 
 def methods(channel: grpc.Channel) -> dict[str, list[tuple[Callable[..., Any], Any]]]:
-    """A call of every method, by the scope that it needs."""
+    """Return a call of every method by the scope that it requires."""
     dialogue, models = stubs.DialogueUnderstandingStub(channel), stubs.ModelsStub(channel)
     predict, infer = stubs.PredictionStub(channel), oip_stubs.GRPCInferenceServiceStub(channel)
     text = oip.ModelInferRequest(
@@ -136,7 +136,7 @@ def test_every_method_requires_its_scope(
 
 
 def test_all_methods_are_listed_above(rpc_server: RunningServer) -> None:
-    """A new method must be given a scope here too."""
+    """A new method must be added to this list with its scope."""
     listed = sum(len(calls) for calls in methods(rpc_server.channel).values())
     reflect = reflection_pb2_grpc.ServerReflectionStub(rpc_server.channel).ServerReflectionInfo
     names = [
@@ -157,7 +157,7 @@ def test_internal_errors_of_all_methods_are_hidden(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever the models are asked, they fail with an error that nobody foresaw."""
+    """All methods of the models raise an unexpected error."""
     rpc_server = make_rpc_server(allow_model_control=True, model_folder=tmp_path)
     (tmp_path / "fake").mkdir()
 
@@ -182,7 +182,7 @@ def test_internal_errors_of_all_methods_are_hidden(
 
 
 def everything_told(call: Callable[..., Any], request: Any) -> str:
-    """Whatever reaches the client: message or status, and all metadata."""
+    """Return all content that reaches the client: message or status, and the metadata."""
     try:
         answer = call(request, timeout=5)
         if hasattr(answer, "__next__"):

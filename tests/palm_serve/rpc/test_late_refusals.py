@@ -1,4 +1,4 @@
-"""A refusal that comes when the call is over already is nobody's: it must not be told as a failure of the server."""
+"""A refusal after the end of a call must not be logged as a failure of the server."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ def test_late_refusal_is_recorded_without_errors(
     caplog: pytest.LogCaptureFixture,
     leaves: str,
 ) -> None:
-    """The event loop is so busy that the news of the call's end has not come yet."""
+    """The busy event loop has not received the end of the call yet."""
     rpc_server = make_rpc_server()
 
     async def refuse(request: TextRequest) -> Any:
@@ -51,7 +51,7 @@ def test_late_refusal_is_recorded_without_errors(
 
 
 class Gone:
-    """The context of a call whose connection broke, before the news of it: under a flood seen once in some thousand calls, never at will."""
+    """Fake context of a call whose broken connection is not known yet, which cannot be provoked with a real one."""
 
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"

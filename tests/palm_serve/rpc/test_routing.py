@@ -1,4 +1,4 @@
-"""What decides which version answers, and that a version is held until its answer is there."""
+"""Routing keys of requests, and versions in use until their answers are computed."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What one client may take, on a clock of the test's own."""
+"""Limits of one client, with a simulated clock."""
 
 import pytest
 from hypothesis import given

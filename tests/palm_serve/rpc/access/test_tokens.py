@@ -1,4 +1,4 @@
-"""Tokens: the file, and what each scope opens."""
+"""The file of tokens, and the methods that each scope allows."""
 
 import hashlib
 import logging
@@ -46,7 +46,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def path_of_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with a token that nobody could guess."""
+    """Write a file with one random token."""
     file = tmp_path_factory.mktemp("tokens") / "tokens.toml"
     file.write_text(entry("web", new_token()[0], ("parse", "read", "control", "health")))
     return file
@@ -157,7 +157,7 @@ class TestTokens:
 
 
 def code(call: Callable[..., Any], request: Any, token: str = "") -> str:
-    """The status of a call, by name; of a stream, that of its first answer."""
+    """Return the status name of a call, or of a stream's first response."""
     headers = bearer(token) if token else ()
     try:
         answer = call(request, timeout=5, metadata=headers)

@@ -1,4 +1,4 @@
-"""Offsets mean the same range in every unit, on texts from all planes."""
+"""Offsets select the same range in every unit, for texts of all Unicode planes."""
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ TEXTS = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from("aé北�
 
 
 def cut(text: str, unit: int, start: int, end: int) -> str:
-    """What a client does with the offsets, in its own unit."""
+    """Slice a text as a client does, in its own unit."""
     if unit == UTF16:
         return text.encode("utf-16-le")[2 * start : 2 * end].decode("utf-16-le")
     if unit == UTF8_BYTE:

@@ -1,4 +1,4 @@
-"""Everything that a client can get wrong, and the message that it gets."""
+"""Invalid requests and their messages."""
 
 import math
 

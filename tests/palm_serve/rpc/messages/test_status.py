@@ -1,4 +1,4 @@
-"""Errors -> status codes and details; what is internal stays inside."""
+"""Status codes and details of errors. Internal errors stay hidden."""
 
 import logging
 
@@ -45,7 +45,7 @@ def test_other_errors_are_logged_and_hidden(error: Exception, caplog: pytest.Log
 
 
 def details(error: Exception) -> status_pb2.Status:
-    """What travels in grpc-status-details-bin."""
+    """Return the status in grpc-status-details-bin."""
     return status_pb2.Status.FromString(dict(failure(error, "r1").trailing_metadata())["grpc-status-details-bin"])
 
 

@@ -1,4 +1,4 @@
-"""What the protocol tells of the server and its models, over a real connection; the models are those of conftest.py."""
+"""Descriptions of the server and its models in the Open Inference Protocol, over a real connection."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ PAIRED = ("same.label", "same.confidence", "same.score", "same.json", "answer.te
 
 
 def refused(code: str, call: Callable[..., Any], request: Any) -> grpc.RpcError:
-    """The error of a call that must fail with this code."""
+    """Return the error of a call that must fail with this code."""
     with pytest.raises(grpc.RpcError) as caught:
         call(request, timeout=5)
     assert caught.value.code().name == code, caught.value.details()

@@ -1,4 +1,4 @@
-"""Whatever a client sends is answered or refused, and never a fault of the server."""
+"""Random requests are answered or refused, and never cause an internal error."""
 
 from typing import Any
 

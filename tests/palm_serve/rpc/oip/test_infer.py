@@ -1,4 +1,4 @@
-"""ModelInfer and ModelStreamInfer over a real connection; the models are those of conftest.py."""
+"""ModelInfer and ModelStreamInfer over a real connection, with the fake models of conftest.py."""
 
 import json
 import queue
@@ -28,7 +28,7 @@ PAIRED = ("same.label", "same.confidence", "same.score", "same.json", "answer.te
 def ask(
     *texts: str, pairs: tuple[str, ...] = (), outputs: tuple[str, ...] = (), **parameters: Any
 ) -> oip.ModelInferRequest:
-    """A request with typed contents."""
+    """Create a request with typed contents."""
     request = Infer(outputs=[Infer.InferRequestedOutputTensor(name=name) for name in outputs])
     for name, values in (("text", texts), ("text_pair", pairs)):
         if values:
@@ -41,7 +41,7 @@ def ask(
 
 
 def columns(answer: oip.ModelInferResponse) -> dict[str, list[Any]]:
-    """Values by output name; JSON parsed."""
+    """Return the values by output name, with JSON parsed."""
     found: dict[str, list[Any]] = {}
     for output in answer.outputs:
         [(field, values)] = output.contents.ListFields()
@@ -54,7 +54,7 @@ def columns(answer: oip.ModelInferResponse) -> dict[str, list[Any]]:
 
 
 def refused(code: str, call: Callable[..., Any], request: Any) -> grpc.RpcError:
-    """The error of a call that must fail with this code."""
+    """Return the error of a call that must fail with this code."""
     with pytest.raises(grpc.RpcError) as caught:
         call(request, timeout=5)
     assert caught.value.code().name == code, caught.value.details()
@@ -308,7 +308,7 @@ class TestModelStreamInfer:
 
 
 def test_concurrent_requests_get_their_own_answers(rpc_server: RunningServer) -> None:
-    """Rows go back to the request that they came with."""
+    """Rows of concurrent requests are not mixed up."""
     service = stubs.GRPCInferenceServiceStub(rpc_server.channel)
     wrong: list[bytes] = []
 

@@ -1,4 +1,4 @@
-"""Parameters of a ModelInfer."""
+"""Parameters of a ModelInferRequest."""
 
 import math
 
@@ -66,5 +66,5 @@ def test_invalid_parameter_is_refused(name: str, parameter: oip.InferParameter, 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
 def test_thresholds_accept_any_number(value: float) -> None:
-    """What lies out of bounds is for the rules of Parse to say."""
+    """The bounds are checked by the rules of Parse."""
     assert read_parameters({"out_of_scope": P(double_param=value)}).thresholds.HasField("out_of_scope")

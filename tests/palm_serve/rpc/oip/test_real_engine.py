@@ -1,4 +1,4 @@
-"""The protocol over a real bundle, engine and process; and a client that knows the server by reflection only."""
+"""The Open Inference Protocol with a real bundle, engine and process, and a client that uses reflection only."""
 
 import json
 from collections.abc import Callable, Iterator

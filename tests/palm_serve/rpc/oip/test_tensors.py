@@ -1,4 +1,4 @@
-"""Tensors on the wire, and what is said of those that are none."""
+"""Serialized tensors, and the messages about invalid ones."""
 
 import struct
 

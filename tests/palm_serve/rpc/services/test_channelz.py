@@ -1,4 +1,4 @@
-"""grpc.channelz.v1, where it is asked for: what a connection did, told to an unmodified client of it."""
+"""grpc.channelz.v1 with --channelz, used by an unmodified client."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ RunningServer = Any  # of conftest.py, which cannot be imported by name
 
 
 def test_channelz_counts_calls_of_a_connection(make_rpc_server: Callable[..., RunningServer]) -> None:
-    """From the server's port to its listener, from the server to its connections, from there to their streams."""
+    """The statistics lead from the server to its listener, its connections and their streams."""
     rpc_server = make_rpc_server(channelz=True)
     stub = channelz_pb2_grpc.ChannelzStub(rpc_server.channel)
     for _ in range(3):

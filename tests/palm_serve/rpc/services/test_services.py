@@ -26,7 +26,7 @@ UTF16, UTF8 = pb.OffsetUnit.OFFSET_UNIT_UTF16, pb.OffsetUnit.OFFSET_UNIT_UTF8_BY
 
 
 def refused(code: str, call: Callable[..., Any], request: Any, **options: Any) -> grpc.RpcError:
-    """The error of a call that must fail with this code."""
+    """Return the error of a call that must fail with this code."""
     with pytest.raises(grpc.RpcError) as caught:
         call(request, timeout=5, **options)
     assert caught.value.code().name == code, caught.value.details()
@@ -34,13 +34,13 @@ def refused(code: str, call: Callable[..., Any], request: Any, **options: Any) -
 
 
 def raw(rpc_server: RunningServer, method: str) -> Callable[..., bytes]:
-    """A call that sends bytes as they are."""
+    """Return a call that sends unchanged bytes."""
     call: Callable[..., bytes] = rpc_server.channel.unary_unary(f"/palm_serve.v1.{method}")
     return call
 
 
 def violated(error: grpc.RpcError) -> str:
-    """The field that google.rpc.BadRequest names."""
+    """Return the field that google.rpc.BadRequest names."""
     bad = error_details_pb2.BadRequest()
     assert rpc_status.from_call(error).details[0].Unpack(bad)
     return str(bad.field_violations[0].field)
@@ -198,7 +198,7 @@ class TestParse:
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 3) -> bool:
-    """Whether the condition holds within some seconds."""
+    """Wait a few seconds for a condition and return whether it holds."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)
@@ -497,7 +497,7 @@ RPCS = {
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_random_bytes_cause_no_internal_error(rpc_server: RunningServer, method: str, data: st.DataObject) -> None:
-    """Mutations of a good message: whatever the answer, it is never INTERNAL or UNKNOWN."""
+    """Mutations of a valid message never cause INTERNAL or UNKNOWN."""
     message = bytearray(RPCS[method].SerializeToString())
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(message)))

@@ -1,4 +1,4 @@
-"""What a connection may do, seen by a peer that speaks HTTP/2 frames by hand."""
+"""Limits of a connection, tested by a peer that sends HTTP/2 frames."""
 
 import contextlib
 import socket
@@ -45,7 +45,7 @@ class Peer:
         return data
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
-        """Kind and payload of what the server sends, until it closes."""
+        """Yield the type and payload of the server's frames until it closes the connection."""
         try:
             while True:
                 head = self._read(9)
@@ -54,7 +54,7 @@ class Peer:
             return
 
     def one_frame(self) -> list[tuple[int, bytes]]:
-        """The first frame, if there is one."""
+        """Split off the first frame, if it is complete."""
         return [frame for frame, _ in zip(self.frames(), range(1), strict=False)]
 
     def first(self, kind: int) -> bytes:
@@ -154,7 +154,7 @@ def test_old_and_idle_connections_are_closed(
 def test_silent_client_is_disconnected(
     make_rpc_server: Callable[..., RunningServer], connect: Callable[[RunningServer], Peer], greets: bool
 ) -> None:
-    """Neither one that says nothing at all nor one that answers no ping keeps its connection."""
+    """A peer that sends nothing and a peer that answers no ping are both disconnected."""
     peer = connect(make_rpc_server(keepalive_time=0.2, keepalive_timeout=0.2, handshake_timeout=0.5))
     if greets:
         peer.greet()
@@ -164,7 +164,7 @@ def test_silent_client_is_disconnected(
 
 
 def test_calls_continue_when_connections_age(make_rpc_server: Callable[..., RunningServer]) -> None:
-    """Clients are asked to connect anew, and no call fails."""
+    """Clients are asked to reconnect, and no call fails."""
     rpc_server = make_rpc_server(max_connection_age=0.1, max_connection_age_grace=5)
     parse = stubs.DialogueUnderstandingStub(rpc_server.channel).Parse
     end = time.monotonic() + 1

@@ -1,4 +1,4 @@
-"""TLS and mTLS with real certificates, made by the openssl command, and their replacement while the server runs."""
+"""TLS and mTLS with real certificates of the openssl command, and their replacement while the server runs."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ NAMES = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:1
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
-    """Self-signed certificates with their keys; each is its own authority."""
+    """Create self-signed certificates with their keys. Each is its own authority."""
     if shutil.which("openssl") is None:
         pytest.skip("the openssl command is not installed")
     folder = tmp_path_factory.mktemp("certificates")
@@ -38,14 +38,14 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
 
 @pytest.fixture
 def served(pairs: dict[str, Pair], tmp_path: Path) -> Pair:
-    """The first pair, in files of the test's own."""
+    """Copy the first pair to files that the test may replace."""
     place = (tmp_path / "tls.crt", tmp_path / "tls.key")
     put(pairs["first"], place)
     return place
 
 
 def put(pair: Pair, place: Pair) -> None:
-    """Replaces the files as a careful operator does: each by a rename."""
+    """Replace each file atomically by a rename."""
     for source, target in zip(pair, place, strict=True):
         fresh = target.with_suffix(".new")
         shutil.copyfile(source, fresh)
@@ -53,7 +53,7 @@ def put(pair: Pair, place: Pair) -> None:
 
 
 def intent(target: str, *files: Path | None) -> str:
-    """What a new connection that trusts files[0] is answered."""
+    """Return the intent that a new connection with the authority files[0] receives."""
     with Client(target, credentials=tls(*files), timeout_s=10, retries=0) as client:
         return client.parse("play a song").intent.name
 
@@ -206,7 +206,7 @@ def test_client_certificate_without_key_is_refused(tmp_path: Path) -> None:
 def test_exposed_server_without_tls_prints_warning(
     served: Pair, tmp_path: Path, start_server: Callable[..., Any]
 ) -> None:
-    """The bundle is none, so that the servers end by themselves."""
+    """The bundle does not exist, so the servers exit."""
     open_ = start_server(tmp_path / "none", "--host", "0.0.0.0")
     safe = start_server(tmp_path / "none", "--host", "0.0.0.0", "--tls-cert", served[0], "--tls-key", served[1])
     assert (open_.finish(), safe.finish()) == (2, 2)
