@@ -227,6 +227,20 @@ def convert(
             print(f"  {what}: {defect.count} x {defect.kind}, first at {defect.first}")
 
 
+@app.command(epilog="Example: palm-train schema --output palm-train.schema.json")
+def schema(
+    output: Annotated[Path | None, typer.Option(help="Write the schema here instead of printing it.")] = None,
+) -> None:
+    """Print the JSON schema of a configuration, for editors: keys, types, defaults and descriptions."""
+    from palm_trainer.config.json_schema import config_schema
+
+    text = json.dumps(config_schema(), indent=2, ensure_ascii=False) + "\n"
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        output.write_text(text, encoding="utf-8")
+
+
 SPLITS = ("dev", "test", "train")
 
 

@@ -14,7 +14,7 @@ class DataConfig(ConfigSection):
 
     format: str
     """File format of all splits."""
-    train: DataPaths = Field(min_length=1)
+    train: DataPaths = Field(min_length=1, json_schema_extra={"minItems": 1})
     """Training data: a path or a list of paths, relative to the configuration file."""
     dev: DataPaths = ()
     """Data that chooses the best checkpoint, temperatures and thresholds."""

@@ -28,7 +28,7 @@ class PretrainedEncoderConfig(EncoderConfig):
 class ScratchEncoderConfig(EncoderConfig):
     """A small encoder without pretrained weights. Its vocabulary is learned from the training text."""
 
-    model: Literal["scratch"] = "scratch"
+    model: Literal["scratch"]
     """Train a new encoder."""
     layers: int = Field(default=4, ge=1, le=48)
     """Number of transformer layers."""
