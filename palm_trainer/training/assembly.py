@@ -128,12 +128,7 @@ def build_loop(
     Raises:
         ConfigError: several processes cannot do what `[train]` asks for.
     """
-    if processes.size > 1 and train.balancing.method in WHOLE_BATCH:
-        raise ConfigError(
-            f"train.balancing.method: '{train.balancing.method}' weighs the tasks' gradients of a whole batch, "
-            f"of which {processes.size} processes hold a part each. "
-            "Train in one process, or choose fixed, uncertainty, dwa or random."
-        )
+    _check_balancing(train, processes)
     precision = choose_precision(processes.device(train.device), train.precision)
     model.to(precision.device)
     processes.broadcast_weights(model)
@@ -161,6 +156,17 @@ def build_loop(
         accumulate=train.accumulate_steps,
         processes=processes,
     )
+
+
+def _check_balancing(train: TrainConfig, processes: Processes) -> None:
+    """Raise ConfigError for a balancing method that several processes cannot compute."""
+    method = train.balancing.method
+    if processes.size > 1 and method in WHOLE_BATCH:
+        raise ConfigError(
+            f"train.balancing.method: '{method}' weighs the tasks' gradients of a whole batch, "
+            f"of which {processes.size} processes hold a part each. "
+            "Train in one process, or choose fixed, uncertainty, dwa or random."
+        )
 
 
 def _build_optimizer(

@@ -77,14 +77,14 @@ def test_defaults_are_those_of_the_sections():
 
 @pytest.mark.parametrize("path", TOML_FILES, ids=lambda path: path.stem)
 def test_every_configuration_of_the_repository_is_accepted(validator, path):
-    validator.validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    assert list(validator.iter_errors(tomllib.loads(path.read_text(encoding="utf-8")))) == []
 
 
 def test_resolved_configuration_is_accepted(validator, tmp_path):
     (tmp_path / "c.toml").write_text(MINIMAL, encoding="utf-8")
     for overrides in ((), ("encoder.model=scratch",)):
         config = load_config(tmp_path / "c.toml", overrides)
-        validator.validate(tomllib.loads(config.dump_toml()))
+        assert list(validator.iter_errors(tomllib.loads(config.dump_toml()))) == []
 
 
 @pytest.mark.parametrize(
