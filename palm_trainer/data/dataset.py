@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from palm_trainer.data.targets.masked_lm import MaskedLMTarget
 from palm_trainer.errors import ConfigError
 from palm_trainer.tensors import NO_SOFT_TARGET
 
+Value = TypeVar("Value")
 SoftTargetsByTask = Mapping[str, Sequence[npt.NDArray[np.float32]]]
 """Probabilities of teachers by task, one array for each feature: [classes], or [tokens, classes]."""
 
@@ -135,11 +136,11 @@ class EncodedDataset:
             epoch: number of the epoch, which decides substitutions and masks.
         """
         features = indices.tolist()
-        encoded = {task: [values[index] for index in features] for task, values in self._encoded.items()}
+        encoded = {task: _select(values, features) for task, values in self._encoded.items()}
         rows: list[Encoding] = []
         for index in features:
             rows.extend(self._features[index].rows)
-        soft = {task: [values[index] for index in features] for task, values in self._soft.items()}
+        soft = {task: _select(values, features) for task, values in self._soft.items()}
         self._apply_substitutions(features, epoch, rows, encoded, soft)
         for task, target in self.targets.items():
             if isinstance(target, MaskedLMTarget):  # the only task of its data set, see MaskedTexts
@@ -182,6 +183,10 @@ class EncodedDataset:
             # Embeddings of other tokens may not be trained, see ActiveEmbedding.
             if self._token_ids.issuperset(row.input_ids):
                 yield position, example, row
+
+
+def _select(values: Sequence[Value], indices: Sequence[int]) -> list[Value]:
+    return [values[index] for index in indices]
 
 
 def _mask(

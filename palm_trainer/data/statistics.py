@@ -60,9 +60,9 @@ def _note_skew(examples: Sequence[Example], fields: Sequence[str], defects: Defe
         if not counts:
             continue
         label, count = counts.most_common(1)[0]
-        share = count / counts.total()
-        if SKEW_LIMIT < share < 1:
-            kind = f"row whose {name} is '{label}', {share:.0%} of all (a constant answer is as accurate)"
+        class_share = count / counts.total()
+        if SKEW_LIMIT < class_share < 1:
+            kind = f"row whose {name} is '{label}', {class_share:.0%} of all (a constant answer is as accurate)"
             defects.add(kind, first_sources[label], count)
 
 

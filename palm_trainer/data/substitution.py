@@ -117,12 +117,12 @@ def replace_spans(example: Example, spans: Sequence[LabelledSpan], values: Seque
         The changed example. None if a span of another field or a word would be split.
     """
     positions = _PositionMap(spans, [len(value.text) for value in values])
-    parts: list[str] = []
+    segments: list[str] = []
     end = 0
     for span, value in zip(spans, values, strict=True):
-        parts += [example.text[end : span.start], value.text]
+        segments += [example.text[end : span.start], value.text]
         end = span.end
-    parts.append(example.text[end:])
+    segments.append(example.text[end:])
     fields: dict[str, FieldValue] = {}
     for name, field_value in example.fields.items():
         on_pair = name == ANSWER and example.pair is not None
@@ -135,7 +135,7 @@ def replace_spans(example: Example, spans: Sequence[LabelledSpan], values: Seque
         words = _move_words(example.words, spans, values, positions)
         if words is None:
             return None
-    return replace(example, text="".join(parts), fields=fields, words=words)
+    return replace(example, text="".join(segments), fields=fields, words=words)
 
 
 class _PositionMap:
@@ -207,7 +207,7 @@ def _spans(example: Example, field: str) -> list[LabelledSpan]:
     """Return the spans of a field in text order, or none if two overlap."""
     spans = [item for item in example.fields.get(field, ()) if isinstance(item, LabelledSpan)]
     spans.sort(key=lambda span: span.start)
-    overlap = any(right.start < left.end for left, right in pairwise(spans))
+    overlap = any(second.start < first.end for first, second in pairwise(spans))
     return [] if overlap else spans
 
 

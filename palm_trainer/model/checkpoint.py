@@ -55,16 +55,16 @@ class ModelDescription(BaseModel):
 def describe_model(trained: TrainedModel) -> ModelDescription:
     """Return the contents of `model.json`."""
     backbone = trained.model.backbone
-    custom_parts = {}
+    custom_components = {}
     for name, head in trained.model.heads.items():
         if hasattr(head, "user"):
-            custom_parts[f"heads.{name}"] = _class_name(head.user)
+            custom_components[f"heads.{name}"] = _class_name(head.user)
     encoder_config = {}
     if isinstance(backbone.encoder, PreTrainedModel):
         settings = backbone.encoder.config
         encoder_config = {**settings.to_diff_dict(), "model_type": settings.model_type}
     else:
-        custom_parts["backbone"] = _class_name(backbone.encoder)
+        custom_components["backbone"] = _class_name(backbone.encoder)
     return ModelDescription(
         encoder_config=encoder_config,
         pooling=backbone.pooling,
@@ -73,12 +73,12 @@ def describe_model(trained: TrainedModel) -> ModelDescription:
         max_length=trained.max_length,
         tasks=trained.tasks,
         auxiliary=tuple(sorted(trained.auxiliary)),
-        own=custom_parts,
+        own=custom_components,
     )
 
 
-def _class_name(part: object) -> str:
-    return f"{type(part).__module__}.{type(part).__qualname__}"
+def _class_name(component: object) -> str:
+    return f"{type(component).__module__}.{type(component).__qualname__}"
 
 
 def save_trained(trained: TrainedModel, directory: Path, training: Mapping[str, Any] | None = None) -> None:
@@ -129,7 +129,7 @@ def _write_files(trained: TrainedModel, folder: Path, training: Mapping[str, Any
         sync_to_disk(path)
 
 
-def checkpoint_directory(run: Path, which: str = "best") -> Path:
+def checkpoint_directory(run: Path, name: str = "best") -> Path:
     """Return the directory of a checkpoint, and recover it if a crash fell between its two renames.
 
     Raises:
@@ -137,44 +137,44 @@ def checkpoint_directory(run: Path, which: str = "best") -> Path:
     """
     if not run.is_dir():
         raise CheckpointError(f"{run}: no such run directory. Train one with `palm-train run CONFIG --output {run}`.")
-    directory = run / which
-    old = directory.with_name(which + _OLD_SUFFIX)
+    directory = run / name
+    old = directory.with_name(name + _OLD_SUFFIX)
     if not directory.exists() and old.exists():
         old.rename(directory)
     if not (directory / DESCRIPTION).is_file():
         raise CheckpointError(
-            f"{run} holds no '{which}' checkpoint: {directory / DESCRIPTION} is missing. "
+            f"{run} holds no '{name}' checkpoint: {directory / DESCRIPTION} is missing. "
             "Was the training stopped before its first evaluation?"
         )
     return directory
 
 
-def has_checkpoint(run: Path, which: str) -> bool:
+def has_checkpoint(run: Path, name: str) -> bool:
     """Return True if a run has a checkpoint, or a crash left it between its two renames."""
-    return any((run / (which + suffix)).exists() for suffix in ("", _OLD_SUFFIX))
+    return any((run / (name + suffix)).exists() for suffix in ("", _OLD_SUFFIX))
 
 
 def remove_checkpoints(run: Path) -> None:
     """Delete `best/` and `last/` of a run, and incomplete copies of them."""
-    for which in ("best", "last"):
+    for name in ("best", "last"):
         for suffix in ("", _OLD_SUFFIX, NEW_SUFFIX):
-            shutil.rmtree(run / (which + suffix), ignore_errors=True)
+            shutil.rmtree(run / (name + suffix), ignore_errors=True)
 
 
 def load_trained(
-    run: Path, which: str = "best", build: Callable[[ModelDescription], MultiTaskModel] | None = None
+    run: Path, name: str = "best", build: Callable[[ModelDescription], MultiTaskModel] | None = None
 ) -> TrainedModel:
     """Build the model of a checkpoint in eval mode, on the CPU, in fp32.
 
     Args:
         run: directory of the run.
-        which: `best` or `last`.
+        name: `best` or `last`.
         build: builds a model with parts that the user wrote, perhaps without some heads. None: `build_model`.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
     """
-    directory = checkpoint_directory(run, which)
+    directory = checkpoint_directory(run, name)
     try:
         description = ModelDescription.model_validate_json((directory / DESCRIPTION).read_bytes())
         tokenizer_json = (directory / TOKENIZER).read_text(encoding="utf-8")
@@ -206,8 +206,8 @@ def _model_weights(weights: Mapping[str, Tensor], model: MultiTaskModel) -> dict
     """Return the weights without those of heads that the model lacks."""
     model_weights = {}
     for name, tensor in weights.items():
-        part, child, *_ = name.split(".")
-        if part != "heads" or child in model.heads:
+        component, child, *_ = name.split(".")
+        if component != "heads" or child in model.heads:
             model_weights[name] = tensor
     return model_weights
 
@@ -219,9 +219,9 @@ def build_model(description: ModelDescription) -> MultiTaskModel:
         CheckpointError: the model has parts that the user wrote.
     """
     if description.own:
-        parts = ", ".join(f"{part}: {name}" for part, name in description.own.items())
+        components = ", ".join(f"{component}: {name}" for component, name in description.own.items())
         raise CheckpointError(
-            f"the model has parts of your own ({parts}), which a command cannot build. "
+            f"the model has parts of your own ({components}), which a command cannot build. "
             "In Python, a trainer with these parts loads it (load_ckpt) and exports it (export)."
         )
     encoder_config = dict(description.encoder_config)

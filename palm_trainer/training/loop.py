@@ -4,9 +4,9 @@ In one step the mixing policy selects a data set and its sampler a batch. One en
 data set, their losses are combined, and the optimizer updates every parameter that has a gradient. Heads of other data
 sets stay as they are.
 
-A batch may be divided into parts, which run one after the other in one process (accumulation) or in parallel in several
-processes. Every loss is divided by the number of the task's labels in the whole batch, so that the gradients of the
-parts add up to the gradient of the batch.
+A batch may be divided into micro-batches, which run one after the other in one process (accumulation) or in parallel
+in several processes. Every loss is divided by the number of the task's labels in the whole batch, so that the gradients
+of the micro-batches add up to the gradient of the batch.
 """
 
 import math
@@ -72,7 +72,7 @@ class TrainingLoop:
         ema: average of the parameters, see `averaged`.
         regularization: regularization methods.
         distillation: weight of the soft targets, for batches that have some.
-        accumulate: parts into which each process divides its share of a batch.
+        accumulate: micro-batches into which each process divides its share of a batch.
         processes: processes that train together.
     """
 
@@ -118,14 +118,14 @@ class TrainingLoop:
         """Train to the end, one step for each item. Iteration may stop and continue between steps."""
         while self.step < self.total_steps:
             name = self.mixing[self.step]
-            yield self.train_on(name, *self.sources[name].parts(self._accumulate, self.processes))
+            yield self.train_on(name, *self.sources[name].micro_batches(self._accumulate, self.processes))
 
-    def train_on(self, name: str, *parts: TrainingBatch) -> Step:
+    def train_on(self, name: str, *micro_batches: TrainingBatch) -> Step:
         """Run one step.
 
         Args:
             name: name of the data set.
-            parts: this process's parts of the batch.
+            micro_batches: this process's micro-batches.
 
         Raises:
             PalmError: a loss is not finite.
@@ -135,7 +135,7 @@ class TrainingLoop:
         factor = self._schedule(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        losses, examples = self._gradients(name, parts, source.tasks)
+        losses, examples = self._gradients(name, micro_batches, source.tasks)
         if losses:
             self._update_parameters()
         self.mixing.observe(name, losses)
@@ -154,35 +154,38 @@ class TrainingLoop:
             self._ema.update()
 
     def _gradients(
-        self, name: str, parts: Sequence[TrainingBatch], tasks: Sequence[str]
+        self, name: str, micro_batches: Sequence[TrainingBatch], tasks: Sequence[str]
     ) -> tuple[dict[str, float], int]:
-        """Compute the gradients of a step, summed over its parts and the processes.
+        """Compute the gradients of a step, summed over its micro-batches and the processes.
 
         Returns:
             Loss of each task that has a label or soft target in the batch, and the number of examples.
         """
-        label_counts, soft_counts, examples = self._count_targets(parts, tasks)
+        label_counts, soft_counts, examples = self._count_targets(micro_batches, tasks)
         losses = dict.fromkeys(label_counts, 0.0)
-        for part in parts if label_counts else ():
-            part_losses = self._learn(part, tasks, label_counts, soft_counts, part.size / examples)
-            for task, loss in part_losses.items():
+        for micro_batch in micro_batches if label_counts else ():
+            batch_losses = self._learn(micro_batch, tasks, label_counts, soft_counts, micro_batch.size / examples)
+            for task, loss in batch_losses.items():
                 losses[task] += loss
         losses = dict(zip(losses, self.processes.sum(list(losses.values())), strict=True))
         self._check_finite(losses, name)
-        parameters = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+        parameters: list[torch.nn.Parameter] = []
+        for group in self.optimizer.param_groups:
+            parameters += group["params"]
         self.processes.sum_gradients(parameters)
         return losses, round(examples)
 
     def _count_targets(
-        self, parts: Sequence[TrainingBatch], tasks: Sequence[str]
+        self, micro_batches: Sequence[TrainingBatch], tasks: Sequence[str]
     ) -> tuple[dict[str, float], dict[str, float], float]:
         """Count over all processes: labels and soft targets of each task that has some, and examples."""
         counts: list[float] = []
         for task in tasks:
-            counts.append(sum(int(self.model.head(task).labels(part.targets[task])) for part in parts))
+            head = self.model.head(task)
+            counts.append(sum(int(head.labels(batch.targets[task])) for batch in micro_batches))
         for task in tasks:
-            counts.append(sum(self._count_soft_targets(task, part) for part in parts))
-        counts.append(sum(part.size for part in parts))
+            counts.append(sum(self._count_soft_targets(task, batch) for batch in micro_batches))
+        counts.append(sum(batch.size for batch in micro_batches))
         *task_counts, examples = self.processes.sum(counts)
         label_counts = {}
         soft_counts = {}
@@ -192,28 +195,28 @@ class TrainingLoop:
                 soft_counts[task] = soft_targets
         return label_counts, soft_counts, examples
 
-    def _count_soft_targets(self, task: str, part: TrainingBatch) -> int:
-        if self._distillation is None or task not in part.soft:
+    def _count_soft_targets(self, task: str, micro_batch: TrainingBatch) -> int:
+        if self._distillation is None or task not in micro_batch.soft:
             return 0
-        return self.model.head(task).count_soft_targets(part.soft[task])
+        return self.model.head(task).count_soft_targets(micro_batch.soft[task])
 
     def _learn(
         self,
-        part: TrainingBatch,
+        micro_batch: TrainingBatch,
         tasks: Sequence[str],
         label_counts: Mapping[str, float],
         soft_counts: Mapping[str, float],
-        share: float,
+        fraction: float,
     ) -> dict[str, float]:
-        """Add the gradients of one part, which has a `share` of the examples; return its addition to each loss."""
+        """Add the gradients of a micro-batch with a `fraction` of the examples; return its addition to each loss."""
         noise = self._regularization.noise
         with nullcontext() if noise is None else noise.observed():
-            losses = self._losses(part, tasks, label_counts, soft_counts)
-        self._balancing.backward(losses, self._scaler.scale, share)
+            losses = self._losses(micro_batch, tasks, label_counts, soft_counts)
+        self._balancing.backward(losses, self._scaler.scale, fraction)
         if noise is not None:
             with noise.applied():
-                noisy_losses = self._losses(part, tasks, label_counts, soft_counts)
-            self._balancing.backward(noisy_losses, self._scaler.scale, share)
+                noisy_losses = self._losses(micro_batch, tasks, label_counts, soft_counts)
+            self._balancing.backward(noisy_losses, self._scaler.scale, fraction)
         return {task: float(loss.detach()) for task, loss in losses.items()}
 
     def _check_finite(self, losses: Mapping[str, float], data: str) -> None:
@@ -236,7 +239,7 @@ class TrainingLoop:
     ) -> dict[str, Tensor]:
         """Compute the loss of each task in `label_counts`.
 
-        Losses are sums over the batch, divided by the counts of the step that the batch is a part of.
+        Losses are sums over the batch, divided by the counts of the whole step.
         """
         self.model.train()
         device = self.precision.device

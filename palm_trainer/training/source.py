@@ -21,20 +21,20 @@ class Source:
 
     def next(self) -> TrainingBatch:
         """Return the next batch."""
-        return self.parts(1, SINGLE_PROCESS)[0]
+        return self.micro_batches(1, SINGLE_PROCESS)[0]
 
-    def parts(self, accumulate: int, processes: Processes) -> list[TrainingBatch]:
-        """Return this process's share of the next batch, divided into `accumulate` parts.
+    def micro_batches(self, accumulate: int, processes: Processes) -> list[TrainingBatch]:
+        """Return this process's share of the next batch, divided into `accumulate` micro-batches.
 
         All processes draw the same batch, so samplers are independent of the number of processes. There are fewer
-        parts if the batch has too few examples.
+        micro-batches if the batch has too few examples.
         """
         indices = self.sampler.next()
         count = accumulate * processes.size
-        parts = []
+        micro_batches = []
         for first in range(processes.rank, count, processes.size):
             # A batch is sorted by length in part. With every count-th example, all processes have equal work.
-            share = indices[first::count]
-            if len(share):
-                parts.append(self.dataset.batch(share, self.sampler.epoch))
-        return parts
+            batch_indices = indices[first::count]
+            if len(batch_indices):
+                micro_batches.append(self.dataset.batch(batch_indices, self.sampler.epoch))
+        return micro_batches

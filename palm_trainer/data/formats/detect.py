@@ -199,7 +199,7 @@ def _tsv_options(rows: Sequence[Sequence[str]]) -> FormatOptions:
     if any(name.strip() in TEXT_COLUMNS for name in rows[0]):
         return FormatOptions()
     body = rows[1:] or rows
-    lengths = [sum(len(cell) for cell in column) for column in zip(*body, strict=True)]
+    lengths = [sum(map(len, column)) for column in zip(*body, strict=True)]
     distinct_counts = [len(set(column)) for column in zip(*body, strict=True)]
     columns = range(len(rows[0]))
     text_column, *short_columns = sorted(columns, key=lambda column: -lengths[column])

@@ -122,21 +122,21 @@ def _examples(node: yaml.Node, file: Path, defects: Defects) -> Iterator[tuple[s
 
 def _read_entities(text: str, source: str, defects: Defects) -> tuple[str, tuple[LabelledSpan, ...]]:
     """Return the text without annotations, and their spans."""
-    parts: list[str] = []
+    segments: list[str] = []
     spans: list[LabelledSpan] = []
     position = 0  # in the annotated text
     length = 0  # of the plain text
     for match in _ENTITY.finditer(text):
         text_before = text[position : match.start()]
         value = match["value"]
-        parts += [text_before, value]
+        segments += [text_before, value]
         start = length + len(text_before)
         length = start + len(value)
         position = match.end()
         entity = _entity(match, source, defects)
         spans.append(LabelledSpan(start, length, entity["entity"], entity.get("role", ""), entity.get("group", "")))
-    parts.append(text[position:])
-    return "".join(parts), tuple(spans)
+    segments.append(text[position:])
+    return "".join(segments), tuple(spans)
 
 
 def _entity(match: re.Match[str], source: str, defects: Defects) -> dict[str, str]:

@@ -137,11 +137,11 @@ def _locate(context: str, answer: str, start: int, source: str, defects: Defects
     return LabelledSpan(nearest, nearest + len(answer), "")
 
 
-def _find_all(text: str, part: str) -> list[int]:
+def _find_all(text: str, pattern: str) -> list[int]:
     """Return all positions at which a part occurs."""
     positions = []
-    position = text.find(part)
+    position = text.find(pattern)
     while position >= 0:
         positions.append(position)
-        position = text.find(part, position + 1)
+        position = text.find(pattern, position + 1)
     return positions

@@ -154,14 +154,14 @@ def load_json(path: Path, defects: Defects | None = None) -> Any:
 
 def join_words(words: Iterable[str], joiner: str) -> tuple[str, tuple[tuple[int, int], ...]]:
     """Join words to a text. Returns the text, and the code-point range of each word in it."""
-    parts = []
+    texts = []
     ranges = []
     start = 0
     for word in words:
-        parts.append(word)
+        texts.append(word)
         ranges.append((start, start + len(word)))
         start += len(word) + len(joiner)
-    return joiner.join(parts), tuple(ranges)
+    return joiner.join(texts), tuple(ranges)
 
 
 def class_value(text: str, separator: str | None) -> str | tuple[str, ...]:

@@ -117,12 +117,12 @@ def _scalar(text: str) -> str:
 
 def _annotated_text(example: Example, slots: str) -> str:
     """Return the text with Rasa's annotations of its spans."""
-    parts = []
+    segments = []
     position = 0
     for span in sorted(select_spans(example.fields.get(slots, ())), key=lambda span: span.start):
-        parts += [example.text[position : span.start], _entity(example.text[span.start : span.end], span)]
+        segments += [example.text[position : span.start], _entity(example.text[span.start : span.end], span)]
         position = span.end
-    return "".join([*parts, example.text[position:]])
+    return "".join([*segments, example.text[position:]])
 
 
 def _entity(value: str, span: LabelledSpan) -> str:

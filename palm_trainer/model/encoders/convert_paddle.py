@@ -95,7 +95,7 @@ def convert_paddle(source: Path, target: Path, *, lowercase: bool | None = None)
         raise PalmError(f"{source}: no such directory or archive. Give the original archive, or what it unpacks to.")
     with tempfile.TemporaryDirectory() as folder:
         _unpack(source, Path(folder))
-        return _convert(Path(folder), target, lowercase, shown=source)
+        return _convert(Path(folder), target, lowercase, display_path=source)
 
 
 def _unpack(archive: Path, folder: Path) -> None:
@@ -111,18 +111,18 @@ def _unpack(archive: Path, folder: Path) -> None:
         ) from error
 
 
-def _convert(root: Path, target: Path, lowercase: bool | None, shown: Path | None = None) -> PaddleConversion:
-    """Convert an unpacked archive. `shown` is named in messages."""
-    shown = shown or root
-    params = _find_params(root, shown)
+def _convert(root: Path, target: Path, lowercase: bool | None, display_path: Path | None = None) -> PaddleConversion:
+    """Convert an unpacked archive. `display_path` is named in messages."""
+    display_path = display_path or root
+    params = _find_params(root, display_path)
     has_config = any(params.glob("*.json"))
     model_folder = params.parent if params.name == "params" or not has_config else params
-    config_file, config = _read_config(model_folder, shown)
+    config_file, config = _read_config(model_folder, display_path)
     words = _read_vocabulary(model_folder / "vocab.txt")
     files = {path.name: path for path in params.iterdir() if path.is_file() and path.suffix not in (".json", ".txt")}
     settings = _settings(config, config_file, files, words)
     destinations = _destinations(settings)
-    tensors = dict(_tensors(destinations, files, shown))
+    tensors = dict(_tensors(destinations, files, display_path))
     lowercase = _is_lowercase(words) if lowercase is None else lowercase
     _write(target, settings, tensors, words, lowercase=lowercase)
     unused = [name for name in files if name not in destinations and not _OF_TRAINING.search(name)]
@@ -136,42 +136,42 @@ def _convert(root: Path, target: Path, lowercase: bool | None, shown: Path | Non
     )
 
 
-def _find_params(root: Path, shown: Path) -> Path:
+def _find_params(root: Path, display_path: Path) -> Path:
     """Return the directory of the parameters. Raises PalmError unless there is exactly one."""
     folders = sorted(path.parent for path in root.rglob(_MARK) if path.is_file())
     if len(folders) == 1:
         return folders[0]
     if folders:
         listed = ", ".join(str(path.relative_to(root)) for path in folders)
-        raise PalmError(f"{shown} holds {len(folders)} models ({listed}). Give the directory of one.")
+        raise PalmError(f"{display_path} holds {len(folders)} models ({listed}). Give the directory of one.")
     names = [path.name for path in root.rglob("*") if path.is_file()]
-    if any("xlnet" in name.lower() for name in (*names, shown.name)):
+    if any("xlnet" in name.lower() for name in (*names, display_path.name)):
         raise PalmError(
-            f"{shown}: XLNet, whose Paddle parameters are not converted. "
+            f"{display_path}: XLNet, whose Paddle parameters are not converted. "
             "Its weights are on the Hub: `palm-train models download XLNet-cased-base`."
         )
     if any(name.endswith(".pdparams") for name in names):
         raise PalmError(
-            f"{shown}: one .pdparams file, as PaddleNLP writes it, which is not converted; "
+            f"{display_path}: one .pdparams file, as PaddleNLP writes it, which is not converted; "
             "this takes `params/` with a file for each tensor. "
             "Models of that kind are on the Hub in PyTorch's format: `palm-train models ls`."
         )
     if any(name in ("model.safetensors", "pytorch_model.bin") for name in names):
         raise PalmError(
-            f"{shown}: not Paddle's, but PyTorch weights. They can be loaded as they are: give the directory."
+            f"{display_path}: not Paddle's, but PyTorch weights. They can be loaded as they are: give the directory."
         )
     raise PalmError(
-        f"{shown}: no parameters of BERT or ERNIE there: no file '{_MARK}', as the original archives have in `params/`."
+        f"{display_path}: no parameters of BERT or ERNIE there: no file '{_MARK}', as the original archives have in `params/`."
     )
 
 
-def _read_config(folder: Path, shown: Path) -> tuple[Path, dict[str, Any]]:
+def _read_config(folder: Path, display_path: Path) -> tuple[Path, dict[str, Any]]:
     """Return the only configuration of a directory, and its contents."""
     files = sorted(folder.glob("*config.json"))
     if len(files) != 1:
         listed = ", ".join(path.name for path in files)
         fault = f"{len(files)} configurations ({listed})" if files else "no *_config.json"
-        raise PalmError(f"{shown}: {fault} beside `params/`. Put the model's own there, e.g. ernie_config.json.")
+        raise PalmError(f"{display_path}: {fault} beside `params/`. Put the model's own there, e.g. ernie_config.json.")
     try:
         config = json.loads(files[0].read_text(encoding="utf-8"))
     except ValueError as error:
@@ -275,14 +275,14 @@ def _destinations(settings: Mapping[str, Any]) -> dict[str, _Destination]:
 
 
 def _tensors(
-    destinations: Mapping[str, _Destination], files: Mapping[str, Path], shown: Path
+    destinations: Mapping[str, _Destination], files: Mapping[str, Path], display_path: Path
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yield PyTorch's name and values of each tensor. Only the pooler may be missing, since it is not trained here."""
     missing = [name for name in destinations if name not in files and not name.startswith("pooled_fc")]
     if missing:
         listed = ", ".join(missing[:4]) + (", ..." if len(missing) > 4 else "")
         raise PalmError(
-            f"{shown}: {len(missing)} tensors are missing: {listed}. "
+            f"{display_path}: {len(missing)} tensors are missing: {listed}. "
             "Is the configuration (num_hidden_layers) the weights' own, and the archive unpacked whole?"
         )
     for paddle_name, destination in destinations.items():

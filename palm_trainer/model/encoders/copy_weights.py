@@ -32,12 +32,12 @@ class WeightsReport:
     unexpected: tuple[str, ...]
 
     def __str__(self) -> str:
-        parts = [f"{len(self.matched)} tensors loaded from {self.source}"]
+        sentences = [f"{len(self.matched)} tensors loaded from {self.source}"]
         if self.missing:
-            parts.append(f"missing: {_first_names(self.missing)}")
+            sentences.append(f"missing: {_first_names(self.missing)}")
         if self.unexpected:
-            parts.append(f"not used: {_first_names(self.unexpected)}")
-        return "; ".join(parts)
+            sentences.append(f"not used: {_first_names(self.unexpected)}")
+        return "; ".join(sentences)
 
 
 def load_weights(backbone: Encoder, name: str) -> WeightsReport:

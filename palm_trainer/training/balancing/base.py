@@ -12,13 +12,13 @@ Scale: TypeAlias = Callable[[Tensor], Tensor]
 class Balancing(Protocol):
     """Combines the losses of several tasks in one step."""
 
-    def backward(self, losses: Mapping[str, Tensor], scale: Scale, share: float = 1.0) -> None:
-        """Add the gradients of one pass over a batch, or over a part of it, to those of the parameters.
+    def backward(self, losses: Mapping[str, Tensor], scale: Scale, fraction: float = 1.0) -> None:
+        """Add the gradients of one pass over a batch, or over a micro-batch, to those of the parameters.
 
         Args:
-            losses: by task; for a part, its sums divided by the counts of the whole batch.
+            losses: by task; for a micro-batch, its sums divided by the counts of the whole batch.
             scale: gradient scaler.
-            share: the part's share of the examples.
+            fraction: the micro-batch's fraction of the examples.
         """
 
     def observe(self, losses: Mapping[str, float]) -> None:

@@ -41,13 +41,13 @@ class DynamicWeightAverage:
         means = self._means[task]
         return means[1] / means[0] if len(means) == 2 and means[0] > 0 else 1.0
 
-    def backward(self, losses: Mapping[str, Tensor], scale: Scale, share: float = 1.0) -> None:
+    def backward(self, losses: Mapping[str, Tensor], scale: Scale, fraction: float = 1.0) -> None:
         """Add the gradients of the weighted sum.
 
         Args:
             losses: by task.
             scale: gradient scaler.
-            share: not used.
+            fraction: not used.
         """
         weights = self.weights
         scale(total([weights[task] * loss for task, loss in losses.items()])).backward()

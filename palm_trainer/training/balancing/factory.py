@@ -80,9 +80,9 @@ def make_balancing(
             return GradientBalancing(method, weights, parameters.encoder, parameters.heads, radius)
 
 
-def _check_trains(method: str, parameters: Sequence[nn.Parameter], part: str) -> None:
+def _check_trains(method: str, parameters: Sequence[nn.Parameter], component: str) -> None:
     if not parameters:
         raise ConfigError(
-            f"train.balancing.method: '{method}' balances the gradients of {part}, which is frozen (train.freeze_layers). "
+            f"train.balancing.method: '{method}' balances the gradients of {component}, which is frozen (train.freeze_layers). "
             "Freeze less, or choose fixed."
         )

@@ -18,13 +18,13 @@ class FixedWeights:
         """Return the weighted sum of the tasks' mean losses."""
         return total([self._weights[task] * loss for task, loss in losses.items()])
 
-    def backward(self, losses: Mapping[str, Tensor], scale: Scale, share: float = 1.0) -> None:
+    def backward(self, losses: Mapping[str, Tensor], scale: Scale, fraction: float = 1.0) -> None:
         """Add the gradients of the sum.
 
         Args:
             losses: by task.
             scale: gradient scaler.
-            share: not used.
+            fraction: not used.
         """
         scale(self.combine(losses)).backward()
 

@@ -57,13 +57,13 @@ class GradientBalancing:
         self._returns_sum = method == "pcgrad"  # the other methods return means
         self._weighting = _weighting(method, cagrad_c)
 
-    def backward(self, losses: Mapping[str, Tensor], scale: Scale, share: float = 1.0) -> None:
+    def backward(self, losses: Mapping[str, Tensor], scale: Scale, fraction: float = 1.0) -> None:
         """Add the gradients of one pass.
 
         Args:
             losses: by task.
             scale: gradient scaler.
-            share: not used.
+            fraction: not used.
         """
         weighted_losses = {task: self._fixed_weights[task] * loss for task, loss in losses.items()}
         if len(weighted_losses) == 1:

@@ -33,13 +33,13 @@ class GradNorm:
         self._optimizer = torch.optim.Adam(self.weights.values(), lr=learning_rate)
         self._first_losses: dict[str, float] = {}
 
-    def backward(self, losses: Mapping[str, Tensor], scale: Scale, share: float = 1.0) -> None:
+    def backward(self, losses: Mapping[str, Tensor], scale: Scale, fraction: float = 1.0) -> None:
         """Add the gradients of the sum with the current weights, then update the weights.
 
         Args:
             losses: by task.
             scale: gradient scaler.
-            share: not used.
+            fraction: not used.
         """
         for task, loss in losses.items():
             self._first_losses.setdefault(task, float(loss.detach()))

@@ -23,18 +23,18 @@ class RandomWeights:
         self._steps = 0
 
     def draw(self, count: int) -> list[float]:
-        """Draw the weights of `count` tasks in this step. They are the same for each part of the step."""
+        """Draw the weights of `count` tasks in this step. They are the same for each micro-batch of the step."""
         powers = np.exp(np.random.default_rng((self._seed, self._steps)).standard_normal(count))
         weights: list[float] = (count * powers / powers.sum()).tolist()
         return weights
 
-    def backward(self, losses: Mapping[str, Tensor], scale: Scale, share: float = 1.0) -> None:
+    def backward(self, losses: Mapping[str, Tensor], scale: Scale, fraction: float = 1.0) -> None:
         """Add the gradients of the weighted sum.
 
         Args:
             losses: by task.
             scale: gradient scaler.
-            share: not used.
+            fraction: not used.
         """
         weighted_losses = []
         for (task, loss), weight in zip(losses.items(), self.draw(len(losses)), strict=True):

@@ -27,18 +27,18 @@ class Uncertainty:
         rates = {"lr": learning_rate, "peak_lr": learning_rate}
         return {"params": list(self.log_variances.values()), "weight_decay": 0.0, **rates}
 
-    def backward(self, losses: Mapping[str, Tensor], scale: Scale, share: float = 1.0) -> None:
+    def backward(self, losses: Mapping[str, Tensor], scale: Scale, fraction: float = 1.0) -> None:
         """Add the gradients of the weighted sum, including those of the variances.
 
         Args:
-            losses: by task; for a part, its sums divided by the counts of the whole batch.
+            losses: by task; for a micro-batch, its sums divided by the counts of the whole batch.
             scale: gradient scaler.
-            share: the part's share of the examples.
+            fraction: the micro-batch's fraction of the examples.
         """
         terms = []
         for task, loss in losses.items():
             log_variance = self.log_variances[task]
-            terms.append(torch.exp(-log_variance) * loss + share * log_variance / 2)
+            terms.append(torch.exp(-log_variance) * loss + fraction * log_variance / 2)
         scale(total(terms)).backward()
 
     def observe(self, losses: Mapping[str, float]) -> None:

@@ -156,8 +156,8 @@ def _predict(
     temperature: float,
 ) -> dict[str, list[SoftTargets]]:
     """Compute the probabilities of one teacher for each feature, by task."""
-    alike = _tokenizes_alike(trained, student)
-    tokenizer = TextTokenizer(trained.tokenizer_json, student.max_length if alike else trained.max_length)
+    same_tokens = _tokenizes_alike(trained, student)
+    tokenizer = TextTokenizer(trained.tokenizer_json, student.max_length if same_tokens else trained.max_length)
     features = inputs.features(examples, tokenizer)
     probabilities: dict[str, list[SoftTargets]] = {}
     for task in tasks:
@@ -176,7 +176,7 @@ def _predict(
                 probabilities[task][index] = feature_targets
     model.cpu()
     for task in tasks:
-        if task_kind(student.tasks[task].kind).learns_tags and not alike:
+        if task_kind(student.tasks[task].kind).learns_tags and not same_tokens:
             tags = student.tasks[task].labels
             probabilities[task] = _realign(probabilities[task], features, student, inputs, examples, tags)
     return probabilities

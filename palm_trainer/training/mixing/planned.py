@@ -17,7 +17,10 @@ class PlannedMixing:
     def __init__(self, phases: Sequence[Mapping[str, int]], seed: int) -> None:
         self.names = tuple(phases[0])
         self.phases = tuple(phases)
-        self.quotas = {name: sum(phase[name] for phase in phases) for name in self.names}
+        self.quotas = dict.fromkeys(self.names, 0)
+        for phase in phases:
+            for name in self.names:
+                self.quotas[name] += phase[name]
         generator = np.random.default_rng(seed)
         orders = []
         for phase in phases:

@@ -43,8 +43,8 @@ def temperature(batches: Mapping[str, int], reference: str, epochs: float, value
         epochs: of the reference data set.
         value: T.
     """
-    share = _shares(batches, 1 / value)[reference]
-    return _by_exponent(batches, 1 / value, epochs * batches[reference] / share)
+    reference_share = _shares(batches, 1 / value)[reference]
+    return _by_exponent(batches, 1 / value, epochs * batches[reference] / reference_share)
 
 
 def uniform(batches: Mapping[str, int], reference: str, epochs: float) -> dict[str, int]:
@@ -74,8 +74,8 @@ def annealed(batches: Mapping[str, int], reference: str, epochs: float) -> list[
     """
     phases = math.ceil(epochs)
     exponents = [1 - (1 - _LAST_EXPONENT) * e / max(1, phases - 1) for e in range(phases)]
-    share = sum(_shares(batches, exponent)[reference] for exponent in exponents) / phases
-    steps = epochs * batches[reference] / share / phases
+    reference_share = sum(_shares(batches, exponent)[reference] for exponent in exponents) / phases
+    steps = epochs * batches[reference] / reference_share / phases
     return [_by_exponent(batches, exponent, steps) for exponent in exponents]
 
 
@@ -86,4 +86,5 @@ def _shares(batches: Mapping[str, int], exponent: float) -> dict[str, float]:
 
 
 def _by_exponent(batches: Mapping[str, int], exponent: float, steps: float) -> dict[str, int]:
-    return {name: max(1, round(steps * share)) for name, share in _shares(batches, exponent).items()}
+    shares = _shares(batches, exponent)
+    return {name: max(1, round(steps * shares[name])) for name in batches}

@@ -29,11 +29,11 @@ class AdversarialNoise:
     def observed(self) -> Iterator[None]:
         """Record the embeddings of a normal forward pass. Its backward pass then gives the gradient of the loss."""
 
-        def add_zeros(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        def _add_zeros(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
             self._noise = torch.zeros_like(output, requires_grad=True)  # its gradient is that of the embeddings
             return output + self._noise
 
-        with _forward_hook(self._table, add_zeros):
+        with _forward_hook(self._table, _add_zeros):
             yield
 
     @contextmanager

@@ -95,16 +95,16 @@ def test_parts_of_a_batch_give_one_gradient(student):
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         values, _ = loop._gradients(
-            "travel", loop.sources["travel"].parts(loop._accumulate, loop.processes), ["intent", "slots"]
+            "travel", loop.sources["travel"].micro_batches(loop._accumulate, loop.processes), ["intent", "slots"]
         )
         return values, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
     values, whole = gradients()
     for override in ("train.accumulate_steps=4", "train.regularization.r_drop=1"):
-        told, parts = gradients(override)
+        told, micro_batches = gradients(override)
         assert told == pytest.approx(values, rel=1e-6)
         for name, gradient in whole.items():
-            assert (gradient - parts[name]).norm() <= 1e-6 * gradient.norm() + 1e-14, name
+            assert (gradient - micro_batches[name]).norm() <= 1e-6 * gradient.norm() + 1e-14, name
 
 
 def test_resumed_to_the_bit(student, fit, tmp_path):
