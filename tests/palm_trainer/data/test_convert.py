@@ -31,7 +31,7 @@ def joint(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.conll", "a", "a.tsv"])
-def test_joint_data_survives_every_format_that_can_hold_it(joint, tmp_path, name):
+def test_convert_joint_survives_capable_formats(joint, tmp_path, name):
     result = convert(joint, tmp_path / "out" / name)
     assert result.count == 2
     assert result.losses == []
@@ -40,7 +40,7 @@ def test_joint_data_survives_every_format_that_can_hold_it(joint, tmp_path, name
     assert [e.words for e in copies] == [e.words for e in read("joint", joint)]
 
 
-def test_the_tables_of_palm(joint, tmp_path):
+def test_convert_writes_palm_tables(joint, tmp_path):
     slots = convert(joint, tmp_path / "slot.tsv", field="slots")
     assert (tmp_path / "slot.tsv").read_text() == (
         "text_a\tlabel\nfly\x02to\x02new\x02york\tO\x02O\x02B-city\x02I-city\nplay\x02it\tO\x02O\n"
@@ -50,7 +50,7 @@ def test_the_tables_of_palm(joint, tmp_path):
     assert (tmp_path / "intent.tsv").read_text() == "label\ttext_a\nflight\tfly to new york\nmusic\tplay it\n"
 
 
-def test_losses_are_told(tmp_path):
+def test_convert_reports_losses(tmp_path):
     rows = [
         {"text": "from rome!", "intent": "fly", "slots": [{"start": 5, "end": 9, "label": "city", "role": "from"}]},
         {"text": "b\tc", "text_pair": "d", "intent": "x"},
@@ -68,7 +68,7 @@ def test_losses_are_told(tmp_path):
     assert convert(source, tmp_path / "b.jsonl").losses == []
 
 
-def test_characters_are_written_without_blanks(tmp_path):
+def test_convert_characters_are_written_without_blanks(tmp_path):
     source = tmp_path / "a.txt"
     source.write_text("# intent: a\n北\tB-city\n京\tI-city\n\n# intent: b\n好\tO\n \tO\n好\tO\n")
     result = convert(source, tmp_path / "b.tsv")
@@ -79,7 +79,7 @@ def test_characters_are_written_without_blanks(tmp_path):
     assert (tmp_path / "joint" / "seq.in").read_text() == "北 京\n好 好\n"
 
 
-def test_several_classes(tmp_path):
+def test_convert_several_classes_are_joined(tmp_path):
     source = tmp_path / "a.jsonl"
     source.write_text('{"text": "a", "intent": ["x", "y"]}\n{"text": "b", "intent": ["z"]}\n')
     for name in ("b.tsv", "b.conll", "b"):
@@ -88,7 +88,7 @@ def test_several_classes(tmp_path):
         assert read(result.target_format, tmp_path / name, result.options)[0].fields["intent"] == ("x", "y")
 
 
-def test_answers_are_kept_in_jsonl_only(tmp_path):
+def test_convert_answers_are_kept_in_jsonl_only(tmp_path):
     source = tmp_path / "a.jsonl"
     source.write_text('{"text": "a?", "text_pair": "b c", "answer": [{"start": 0, "end": 1}]}\n')
     assert convert(source, tmp_path / "b.jsonl").losses == []
@@ -97,7 +97,7 @@ def test_answers_are_kept_in_jsonl_only(tmp_path):
     assert [loss.kind for loss in result.losses] == ["field 'answer': left out or under another name"]
 
 
-def test_faults(joint, tmp_path):
+def test_convert_invalid_requests_are_refused(joint, tmp_path):
     with pytest.raises(DataError, match="exists; remove it"):
         convert(joint, joint)
     with pytest.raises(DataError, match=r"suffix '\.xml' tells no format \(\.jsonl, .*\.json, \.tsv, none for joint\)"):
@@ -141,7 +141,7 @@ def rows(draw, texts=TEXT, pairs=SOME, names=NAME):
 
 
 @given(data=st.lists(rows(), min_size=1, max_size=4), target=st.sampled_from(sorted(WRITERS)))
-def test_what_is_not_reported_lost_reads_back_equal(tmp_path_factory, data, target):
+def test_convert_unreported_content_reads_back_equal(tmp_path_factory, data, target):
     folder = tmp_path_factory.mktemp("convert")
     source = folder / "a.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in data))
@@ -159,7 +159,7 @@ def test_what_is_not_reported_lost_reads_back_equal(tmp_path_factory, data, targ
 
 
 @given(data=st.data(), name=st.sampled_from(sorted(WRITERS)))
-def test_what_a_format_holds_survives_jsonl_and_back(tmp_path_factory, data, name):
+def test_convert_to_jsonl_and_back_loses_nothing(tmp_path_factory, data, name):
     """Whatever was read from a file of any format: as jsonl it is the same, and from there in its own format again."""
     folder = tmp_path_factory.mktemp("round")
     plain_texts = TEXT.map(lambda text: re.sub(r"[\[\](){}]", "x", text))  # Rasa has no way to write these as text
@@ -206,7 +206,7 @@ QUESTION = {"text": "who?", "text_pair": "Ann and\tBob", "answer": [{"start": 0,
         ("a.txt", {"text": "a b"}),
     ],
 )
-def test_what_each_format_can_hold(tmp_path, name, row):
+def test_convert_every_format_has_expected_losses(tmp_path, name, row):
     source = tmp_path / "source.jsonl"
     source.write_text(json.dumps(row) + "\n")
     result = convert(source, tmp_path / name)
@@ -233,19 +233,19 @@ def test_what_each_format_can_hold(tmp_path, name, row):
         ("a.json", [{"text": "a", "text_pair": "b", "answer": []}, {"text": "c"}], r"source\.jsonl:2: no passage"),
     ],
 )
-def test_what_a_format_cannot_hold_at_all(tmp_path, name, rows, message):
+def test_convert_impossible_target_is_refused(tmp_path, name, rows, message):
     source = tmp_path / "source.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(DataError, match=message):
         convert(source, tmp_path / name)
 
 
-def test_a_clinc_target_names_its_split(tmp_path, joint):
+def test_convert_clinc_target_names_its_split(tmp_path, joint):
     with pytest.raises(DataError, match=r"a: no split; format 'clinc' holds several, write the path as a#SPLIT"):
         convert(joint, tmp_path / "a", target_format="clinc")
 
 
-def test_text_that_reads_as_an_annotation_is_told(tmp_path):
+def test_convert_rasa_annotation_in_text_is_reported(tmp_path):
     source = tmp_path / "a.jsonl"
     source.write_text(json.dumps({"text": "see [a](b)", "intent": "x", "slots": []}) + "\n")
     assert [loss.kind for loss in convert(source, tmp_path / "a.yml").losses] == [

@@ -69,7 +69,7 @@ def write_squad(path: Path, *, negatives: bool) -> None:
 
 
 @pytest.mark.parametrize("negatives", [False, True])
-def test_mrc_from_files_to_answer(kind, negatives: bool) -> None:
+def test_mrc_training_from_files_finds_answers(kind, negatives: bool) -> None:
     write_squad(kind.folder / "squad.json", negatives=negatives)
     done = kind.train(MRC, epochs=2, max_length=20)
     assert done.metrics["dev"]["reading"].keys() == {"exact_match", "f1", "ece"}
@@ -97,7 +97,7 @@ def test_mrc_from_files_to_answer(kind, negatives: bool) -> None:
     assert predictions[0].timings.batch_size > 1
 
 
-def test_windows_of_one_request_are_not_mixed_with_other_tasks(kind) -> None:
+def test_mrc_windows_stay_apart_from_other_tasks(kind) -> None:
     write_squad(kind.folder / "squad.json", negatives=False)
     pairs = [
         {"text": f"of {a}", "text_pair": f"on {b}", "label": "yes" if a == b else "no"} for a in "ab" for b in "ab"
@@ -126,7 +126,7 @@ def test_windows_of_one_request_are_not_mixed_with_other_tasks(kind) -> None:
         ({"text": "q", "text_pair": "p", "answer": "p"}, "0 fields of the data suit kind 'mrc'"),
     ],
 )
-def test_faults_of_mrc_data_are_told(kind, row: dict, match: str) -> None:
+def test_mrc_invalid_data_is_refused(kind, row: dict, match: str) -> None:
     kind.rows("squad.json", [row])
     with pytest.raises(DataError, match=match):
         kind.train(MRC.replace('"squad"\n', '"jsonl"\n', 1))
@@ -136,12 +136,12 @@ def test_faults_of_mrc_data_are_told(kind, row: dict, match: str) -> None:
     ("max_length", "match"),
     [(8, "leaves a passage no room; reading comprehension needs 12"), (12, "7 is more than half")],
 )
-def test_windows_need_room(kind, max_length: int, match: str) -> None:
+def test_mrc_too_short_windows_are_refused(kind, max_length: int, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         kind.config(MRC.replace("max_query_tokens = 6", "max_query_tokens = 7"), max_length=max_length)
 
 
-def test_limits_are_those_that_evaluation_and_server_use(kind) -> None:
+def test_mrc_limits_agree_with_evaluation_and_server(kind) -> None:
     """Chosen on dev they are no worse there than the defaults; what the configuration names stays; a second end changes nothing."""
     write_squad(kind.folder / "squad.json", negatives=True)
     done = kind.train(MRC, epochs=2, max_length=20)
@@ -167,14 +167,14 @@ def test_limits_are_those_that_evaluation_and_server_use(kind) -> None:
     assert (kind.run / "best/model.json").read_bytes() == before
 
 
-def test_a_limit_of_the_configuration_wins(kind) -> None:
+def test_mrc_configured_limit_has_priority(kind) -> None:
     write_squad(kind.folder / "squad.json", negatives=True)
     done = kind.train(MRC + "null_threshold = 2.5\n", epochs=1, max_length=20)
     assert done.thresholds == {}
     assert load_trained(kind.run).tasks["reading"].decode.null_threshold == 2.5
 
 
-def test_longest_answer_is_learnt(kind) -> None:
+def test_mrc_longest_answer_is_learnt(kind) -> None:
     """Answers of 45 pieces: the manifest allows them; the configuration may say otherwise."""
     passage = "he said " + "very " * 44 + "well"
     rows = [{"text": "what ?", "text_pair": passage, "answer": [{"start": 8, "end": len(passage), "label": ""}]}]

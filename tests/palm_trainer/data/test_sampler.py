@@ -25,7 +25,7 @@ def draw(sampler, count):
 
 
 @given(cases, st.integers(1, 3))
-def test_every_example_exactly_once_an_epoch(case, epochs):
+def test_sampler_epoch_has_every_example_once(case, epochs):
     sampler = LengthBucketedSampler(**case)
     for _ in range(epochs):
         batches = draw(sampler, sampler.batches_per_epoch)
@@ -34,7 +34,7 @@ def test_every_example_exactly_once_an_epoch(case, epochs):
 
 
 @given(cases, st.integers(0, 40))
-def test_resumes_anywhere(case, position):
+def test_sampler_resumes_at_any_position(case, position):
     unbroken = LengthBucketedSampler(**case)
     draw(unbroken, position)
     state = unbroken.state_dict()
@@ -44,7 +44,7 @@ def test_resumes_anywhere(case, position):
 
 
 @given(cases)
-def test_samplers_disturb_neither_each_other_nor_any_generator(case):
+def test_sampler_leaves_other_generators_unchanged(case):
     alone = draw(LengthBucketedSampler(**case), 12)
     before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     one, other = LengthBucketedSampler(**case), LengthBucketedSampler(**{**case, "seed": case["seed"] // 2})
@@ -56,7 +56,7 @@ def test_samplers_disturb_neither_each_other_nor_any_generator(case):
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
 
 
-def test_epochs_and_seeds_differ():
+def test_sampler_epochs_and_seeds_differ():
     lengths = list(range(1, 65))
     sampler = LengthBucketedSampler(lengths, 4, 1)
     first, second = draw(sampler, 16), draw(sampler, 16)
@@ -64,7 +64,7 @@ def test_epochs_and_seeds_differ():
     assert draw(LengthBucketedSampler(lengths, 4, 2), 16) != first
 
 
-def test_lengths_are_bucketed():
+def test_sampler_batches_have_similar_lengths():
     lengths = np.random.default_rng(0).integers(1, 60, 512)
     sampler = LengthBucketedSampler(lengths, 8, 1)
     bucketed = padding_share(lengths, [sampler.next() for _ in range(sampler.batches_per_epoch)])
@@ -78,7 +78,7 @@ def test_padding_share_counts_positions_without_token():
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 7))
-def test_padding_share_is_that_of_the_padded_tensors(lengths, batch_size):
+def test_padding_share_agrees_with_padded_tensors(lengths, batch_size):
     sampler = LengthBucketedSampler(lengths, batch_size, 3)
     batches = [sampler.next() for _ in range(sampler.batches_per_epoch)]
     held = padded = 0

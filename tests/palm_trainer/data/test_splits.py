@@ -6,7 +6,7 @@ from palm_trainer.data.splits import CONTRADICTED, REPEATED, read_split
 from palm_trainer.errors import DataError
 
 
-def test_files_of_a_split_are_read_in_order_with_repeats_noted(tmp_path):
+def test_read_split_keeps_order_and_notes_repeats(tmp_path):
     first, second = tmp_path / "1.tsv", tmp_path / "2.tsv"
     first.write_text("text\tlabel\na\tx\nb\tx\na\tx\n")
     second.write_text("text\tlabel\nb\ty\nc\tz\n")
@@ -18,7 +18,7 @@ def test_files_of_a_split_are_read_in_order_with_repeats_noted(tmp_path):
     ]
 
 
-def test_absent_split_and_empty_file(tmp_path):
+def test_read_split_missing_or_empty_is_refused(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("\n{}\n".replace("{}", ""))
     data = data_config({"format": "jsonl", "train": (path,)})
@@ -28,5 +28,5 @@ def test_absent_split_and_empty_file(tmp_path):
         read_split(data, "train")
 
 
-def test_config_knows_the_same_formats():
+def test_config_formats_agree_with_parsers():
     assert set(FORMATS) == set(FORMAT_OPTIONS)

@@ -15,7 +15,7 @@ def faults(splits, *fields):
     }
 
 
-def test_labels_that_training_never_sees():
+def test_find_split_defects_lists_unseen_labels():
     train = [example("a", 1, intent="x", slots=(LabelledSpan(0, 1, "city"),)), example("b", 2, intent="y", tags=("p",))]
     dev = [
         example("c", 3, intent="x", slots=(LabelledSpan(0, 1, "day"), LabelledSpan(0, 1, "city"))),
@@ -32,19 +32,19 @@ def test_labels_that_training_never_sees():
     }
 
 
-def test_many_unseen_labels_are_counted_not_listed():
+def test_find_split_defects_counts_many_unseen_labels():
     dev = [example(f"t{i}", i, intent=f"new{i}") for i in range(9)]
     [(kind, count, _)] = faults({"train": [example("a", 1, intent="x")], "dev": dev}, "intent")["dev"]
     assert (count, kind.endswith("(new0, new1, new2, new3, new4, new5 and 3 more)")) == (9, True)
 
 
-def test_texts_that_occur_in_train():
+def test_find_split_defects_counts_leaked_texts():
     train = [example("a", 1, intent="x"), example("b", 2, intent="x"), example("c", 3, intent="y")]
     test = [example("a", 4, intent="x"), example("a", 5, intent="x"), example("b", 6, intent="y")]
     assert faults({"train": train, "test": test})["test"] == [(LEAKED, 1, "f:4"), (RELABELLED, 1, "f:6")]
 
 
-def test_a_class_of_most_rows():
+def test_find_split_defects_reports_skewed_class():
     rows = [example(f"t{i}", i, intent="play" if i else "stop", only="one") for i in range(8)]
     kind = "row whose intent is 'play', 88% of all (a constant answer is as accurate)"
     assert faults({"train": rows}, "intent", "only")["train"] == [(kind, 7, "f:1")]

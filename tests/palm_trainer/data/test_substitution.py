@@ -62,7 +62,7 @@ def tagged(draw, joiner):
 
 
 @given(data=st.data(), joiner=st.sampled_from([" ", ""]), epoch=st.integers(0, 3))
-def test_spans_hold_values_of_their_labels_and_nothing_else_changes(data, joiner, epoch):
+def test_substitution_changes_only_span_values(data, joiner, epoch):
     examples = data.draw(tagged(joiner))
     known = {pair for example in examples for pair in values_of(example)}
     substitution = Substitution(examples, "slots", 1.0, seed=5)
@@ -99,7 +99,7 @@ def spans_of(text, *places, label="city"):
     return tuple(LabelledSpan(text.index(p), text.index(p) + len(p), label) for p in places)
 
 
-def test_chinese_by_hand():
+def test_substitution_chinese_example_by_hand():
     texts = {"我要去北京玩": "北京", "飞呼和浩特": "呼和浩特"}
     examples = [
         Example(t, {"slots": spans_of(t, p)}, words=tuple((i, i + 1) for i in range(len(t)))) for t, p in texts.items()
@@ -111,7 +111,7 @@ def test_chinese_by_hand():
     assert one.words == tuple((i, i + 1) for i in range(8))
 
 
-def test_labels_that_share_many_values_draw_from_each_other():
+def test_substitution_similar_labels_share_values():
     """Cities in two roles share two of five values; parties and ratings one of three."""
     told = {"from": ("bonn", "rome", "oslo", "lima"), "to": ("bonn", "rome", "cairo"), "party": "12", "rating": "23"}
     examples = [
@@ -129,7 +129,7 @@ def test_labels_that_share_many_values_draw_from_each_other():
     assert drawn == {"from": cities, "to": cities, "party": {"1", "2"}, "rating": {"2", "3"}}
 
 
-def test_what_would_be_cut_stays():
+def test_substitution_split_words_leave_example_unchanged():
     """A span of another field that ends inside a value; a value that ends inside a word; values that overlap."""
     cut = Example("fly to new york now", {"slots": (LabelledSpan(7, 15, "city"),), "x": (LabelledSpan(4, 10, "p"),)})
     inside = Example("bostonian", {"slots": (LabelledSpan(0, 6, "city"),)}, words=((0, 9),))
@@ -141,7 +141,7 @@ def test_what_would_be_cut_stays():
     assert substitution.draw(0, 3) is not None
 
 
-def test_share_and_seed():
+def test_substitution_probability_and_seed_decide():
     """Binomial: 4000 examples at 0.3, five standard deviations; another epoch or seed draws others."""
     examples = [Example(f"to {c}", {"slots": (LabelledSpan(3, 4, "city"),)}) for c in "ab" * 2000]
     drawn = {}
@@ -153,7 +153,7 @@ def test_share_and_seed():
     assert len({tuple(one) for one in drawn.values()}) == 3
 
 
-def test_batches_hold_the_changed_text_and_its_tags(tiny_config):
+def test_substitution_batches_hold_changed_text_and_tags(tiny_config):
     """Each row decoded again: its pieces are those of a text whose city is another one, tagged where it stands."""
     training = job_from_config(tiny_config("data.travel.substitute=1.0", "tasks.slots.crf=false"))
     dataset = training.loop.sources["travel"].dataset
@@ -172,7 +172,7 @@ def test_batches_hold_the_changed_text_and_its_tags(tiny_config):
     assert torch.equal(plain.targets["intent"], two.targets["intent"])
 
 
-def test_pieces_that_training_does_not_have_are_not_drawn(tiny_config):
+def test_substitution_new_tokens_leave_example_unchanged(tiny_config):
     training = job_from_config(tiny_config("data.travel.substitute=1.0"))
     dataset = training.loop.sources["travel"].dataset
     boston = dataset._tokenizer.encode("boston").input_ids[1]
@@ -182,7 +182,7 @@ def test_pieces_that_training_does_not_have_are_not_drawn(tiny_config):
     assert boston not in seen
 
 
-def test_resumed_to_the_bit(tiny_config, fit, tmp_path):
+def test_substitution_resumed_run_is_bit_exact(tiny_config, fit, tmp_path):
     config = tiny_config(
         "data.travel.substitute=0.6",
         "train.epochs=2",
@@ -202,7 +202,7 @@ def test_resumed_to_the_bit(tiny_config, fit, tmp_path):
     assert (tmp_path / "plain/last/model.safetensors").read_bytes() != one.read_bytes()
 
 
-def test_there_must_be_slots(tiny_config):
+def test_substitution_without_slots_is_refused(tiny_config):
     with pytest.raises(
         ConfigError, match=r"data.reviews.substitute: replaces the values of slots, but no sequence_label"
     ):

@@ -21,7 +21,7 @@ def _load(text: str, folder: Path):
     return load_config(path)
 
 
-def test_english_sample(tmp_path):
+def test_suggest_english_sample_uses_minilm(tmp_path):
     text, found = suggest(SAMPLES / "assistant")
     config = _load(text, tmp_path)
     assert {name: (task.kind, task.role) for name, task in config.tasks.items()} == {
@@ -36,12 +36,12 @@ def test_english_sample(tmp_path):
     assert any("format jsonl" in line for line in found)
 
 
-def test_chinese_sample_gets_characters(tmp_path):
+def test_suggest_chinese_sample_uses_characters(tmp_path):
     config = _load(suggest(SAMPLES / "assistant_zh")[0], tmp_path)
     assert (config.encoder.model, config.encoder.characters) == ("scratch", True)
 
 
-def test_single_file_and_its_siblings(tmp_path):
+def test_suggest_single_file_finds_other_splits(tmp_path):
     for split, rows in (("train", 8), ("test", 2)):
         lines = [json.dumps({"text": f"text number {i}", "topic": "ab"[i % 2]}) for i in range(rows)]
         (tmp_path / f"x.{split}.jsonl").write_text("\n".join(lines))
@@ -53,12 +53,12 @@ def test_single_file_and_its_siblings(tmp_path):
     assert any("no dev split" in line for line in found)
 
 
-def test_missing_data_is_named(tmp_path):
+def test_suggest_missing_data_is_refused(tmp_path):
     with pytest.raises(DataError, match="nosuch: no such file or directory"):
         find_splits(tmp_path / "nosuch")
 
 
-def test_nothing_to_learn_is_said(tmp_path):
+def test_suggest_unlearnable_data_is_refused(tmp_path):
     path = tmp_path / "plain.jsonl"
     path.write_text("\n".join(json.dumps({"text": f"t{i}", "id": f"row-{i}"}) for i in range(6)))
     with pytest.raises(DataError, match="no field that a task could learn; fields: id"):
@@ -120,7 +120,7 @@ def _rows(kind: str) -> list[dict]:
         ("chinese", "a.conll", {"slots": "sequence_label"}),
     ],
 )
-def test_every_format_is_recognised_and_wired(kind, name, tasks, tmp_path):
+def test_suggest_every_format_trains(kind, name, tasks, tmp_path):
     """What `init` writes is built as `run` builds it; nothing is wrong with it."""
     source = tmp_path / "source.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in _rows(kind)), encoding="utf-8")
@@ -140,7 +140,7 @@ def test_every_format_is_recognised_and_wired(kind, name, tasks, tmp_path):
     assert set(built.dataset.targets) == set(tasks)
 
 
-def test_few_joined_names_are_one_class(tmp_path):
+def test_suggest_few_joined_names_are_one_class(tmp_path):
     """As in ATIS: `atis_flight#atis_airfare` is rare there, and a class of its own in what is published."""
     rows = [f"text {i}\t{'a#b' if i < 2 else 'ab'[i % 2]}" for i in range(40)]
     (tmp_path / "x.tsv").write_text("text\tintent\n" + "\n".join(rows) + "\n", encoding="utf-8")
@@ -156,14 +156,14 @@ def test_few_joined_names_are_one_class(tmp_path):
         ("up", "down", {"kind": "classify"}),
     ],
 )
-def test_which_class_says_that_texts_match(yes, no, task, tmp_path):
+def test_suggest_finds_match_label(yes, no, task, tmp_path):
     rows = [{"text": f"t{i}", "text_pair": f"u{i}", "label": (no, yes)[i % 2]} for i in range(8)]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     found = _load(suggest(tmp_path / "x.jsonl")[0], tmp_path).tasks["label"]
     assert {key: getattr(found, key) for key in task} == task
 
 
-def test_splits_that_are_directories_or_missing(tmp_path):
+def test_suggest_finds_splits_in_directories(tmp_path):
     for split, count in (("valid", 4), ("test", 9)):
         folder = tmp_path / "set" / split
         folder.mkdir(parents=True)
@@ -178,7 +178,7 @@ def test_splits_that_are_directories_or_missing(tmp_path):
     assert remarks == ["no train split found: test, the largest, is used to train"]
 
 
-def test_several_files_and_none(tmp_path):
+def test_suggest_ambiguous_files_are_refused(tmp_path):
     (tmp_path / "one.jsonl").write_text('{"text": "a"}\n')
     assert find_splits(tmp_path)[0] == {"train": [tmp_path / "one.jsonl"]}
     (tmp_path / "two.csv").write_text("text,label\na,b\n")
@@ -191,7 +191,7 @@ def test_several_files_and_none(tmp_path):
         find_splits(tmp_path / "below")
 
 
-def test_splits_inside_a_file(tmp_path):
+def test_suggest_finds_splits_inside_a_file(tmp_path):
     path = tmp_path / "all.json"
     path.write_text(json.dumps({split: [["a", "x"], ["b", "y"]] for split in ("oos_train", "train", "val")}))
     splits, _ = find_splits(path)

@@ -38,7 +38,7 @@ def checkpoint(finished_run, tmp_path):
     return shutil.copytree(finished_run, tmp_path / "copy")
 
 
-def test_round_trip(finished_run, tmp_path):
+def test_checkpoint_round_trip_keeps_the_model(finished_run, tmp_path):
     trained = load_trained(finished_run, "last")
     save_trained(trained, tmp_path / "best")
     again = load_trained(tmp_path)
@@ -61,7 +61,7 @@ def full_disk(*_args, **_kwargs):
 
 
 @pytest.mark.parametrize("what", ["save_file", "sync_to_disk", "torch.save"])
-def test_a_full_disk_leaves_the_previous_one(checkpoint, monkeypatch, what):
+def test_save_trained_full_disk_keeps_previous(checkpoint, monkeypatch, what):
     before = contents(checkpoint / "last")
     trained = load_trained(checkpoint, "last")
     monkeypatch.setattr(f"palm_trainer.model.checkpoint.{what}", full_disk)
@@ -71,7 +71,7 @@ def test_a_full_disk_leaves_the_previous_one(checkpoint, monkeypatch, what):
     assert not (checkpoint / "last.new").exists()
 
 
-def test_a_disk_that_fills_during_training(tiny_config, monkeypatch, fit):
+def test_training_full_disk_run_resumes_later(tiny_config, monkeypatch, fit):
     """The second epoch's checkpoint cannot be written: the first one's stands, and the run goes on from it once there is room."""
     config = tiny_config()
     asked = []
@@ -92,7 +92,7 @@ def test_a_disk_that_fills_during_training(tiny_config, monkeypatch, fit):
 
 
 @pytest.mark.parametrize("which", ["best", "last"])
-def test_a_crash_between_the_two_renames(checkpoint, which):
+def test_checkpoint_directory_recovers_interrupted_rename(checkpoint, which):
     expected = contents(checkpoint / which)
     (checkpoint / which).rename(checkpoint / f"{which}.old")
     (checkpoint / f"{which}.new").mkdir()
@@ -103,7 +103,7 @@ def test_a_crash_between_the_two_renames(checkpoint, which):
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x00", None])
 @pytest.mark.parametrize("name", ["model.safetensors", "model.json", "tokenizer.json"])
-def test_damage_is_said(checkpoint, name, content):
+def test_load_trained_damage_is_reported(checkpoint, name, content):
     path = checkpoint / "best" / name
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(
@@ -112,7 +112,7 @@ def test_damage_is_said(checkpoint, name, content):
         load_trained(checkpoint)
 
 
-def test_weights_of_another_model(checkpoint):
+def test_load_trained_other_weights_are_refused(checkpoint):
     path = checkpoint / "best" / "model.json"
     description = json.loads(path.read_text())
     description["tasks"]["mood"]["labels"] = ["a", "b", "c"]
@@ -122,14 +122,14 @@ def test_weights_of_another_model(checkpoint):
 
 
 @pytest.mark.parametrize("content", [b"", b"no torch file", None])
-def test_damaged_training_state(checkpoint, content):
+def test_load_training_state_damage_is_reported(checkpoint, content):
     path = checkpoint / "last" / "training.pt"
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"training.pt cannot be read: .*Start again with --overwrite"):
         load_training_state(checkpoint)
 
 
-def test_what_is_not_there(tmp_path):
+def test_load_trained_missing_run_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"nowhere: no such run directory. Train one with `palm-train run"):
         load_trained(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="holds no 'best' checkpoint"):
@@ -159,7 +159,7 @@ def _strike(process, run: Path, place: str, pause: float) -> None:
     process.join()
 
 
-def test_killed_at_any_moment_and_resumed_is_unbroken_to_the_bit(tiny_toml, tmp_path, fit):
+def test_training_killed_anywhere_resumes_bit_exact(tiny_toml, tmp_path, fit):
     """Real `palm-train run` processes, SIGKILL: among steps of several parts, and within a checkpoint's write; dropout, average, weights."""
     path = tiny_toml(second=True)
     sections = "[train.checkpoints]\nsave_every_steps = 2\n[train.regularization]\nema_decay = 0.9\n"
@@ -186,7 +186,7 @@ def test_killed_at_any_moment_and_resumed_is_unbroken_to_the_bit(tiny_toml, tmp_
     assert {p.name for p in (tmp_path / "run").iterdir()} == {p.name for p in (tmp_path / "unbroken").iterdir()}
 
 
-def test_a_run_that_was_killed_while_it_wrote_its_configuration(tiny_config, fit):
+def test_training_killed_at_configuration_starts_again(tiny_config, fit):
     """Nothing was trained yet; it starts as if it had never been."""
     config = tiny_config("train.epochs=1")
     config.train.output.mkdir()
@@ -194,7 +194,7 @@ def test_a_run_that_was_killed_while_it_wrote_its_configuration(tiny_config, fit
     assert fit(config).metrics
 
 
-def test_checkpoints_between_evaluations(tiny_config):
+def test_training_saves_between_evaluations(tiny_config):
     """Every four steps, but not where an evaluation saves anyway."""
     config = tiny_config("train.checkpoints.save_every_steps=4", "train.epochs=2")
     held = []

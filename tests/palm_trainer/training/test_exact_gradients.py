@@ -133,7 +133,7 @@ def _as_process(path: Path, *cases: tuple[str, ...]) -> None:
     torch.save(found, path.with_name(f"gradients-{processes.rank}.pt"))
 
 
-def test_one_batch_in_parts_and_over_processes(kind, together):
+def test_gradients_micro_batches_and_processes_add_up(kind, together):
     """1 x 32, 4 x 8, 2 processes x 16, and 2 processes x 2 x 8, with losses of tokens, chains, spans, texts and pairs together, partly labelled."""
     path = write(kind)
     whole, single = gradients(path, "train.batch_size=32"), gradients(path, "train.batch_size=1")
@@ -153,14 +153,14 @@ BALANCING = ("train.balancing.method=dwa", "train.balancing.method=random", "tra
 
 
 @pytest.mark.parametrize("option", [*OPTIONS, *BALANCING])
-def test_with_regularization_and_balancing(kind, option):
+def test_gradients_with_regularization_add_up(kind, option):
     path = write(kind)
     path.write_text(path.read_text().replace("weight = 0.3\n", ""))  # uncertainty learns the weights
     one, four = (gradients(path, "train.batch_size=32", option, f"train.accumulate_steps={n}") for n in (1, 4))
     assert_equal(one, four)
 
 
-def test_with_teachers_and_substitution(kind, together, fit):
+def test_gradients_with_teachers_add_up(kind, together, fit):
     """A teacher of every kind but masked_lm; values change places. One batch, four parts of it, and two processes; some data without a label."""
     path = write(kind)
     fit(load_config(path, ("train.epochs=0.2", "train.batch_size=32")))
@@ -179,13 +179,13 @@ def test_with_teachers_and_substitution(kind, together, fit):
         assert_equal(whole, found)
 
 
-def test_more_parts_than_a_batch_has_examples_is_refused(kind):
+def test_accumulation_more_than_batch_size_is_refused(kind):
     with pytest.raises(ConfigError, match=r"accumulate_steps: 9 parts of a batch of 8 .*lower it to 8 or less"):
         load_config(write(kind), ("train.batch_size=8", "train.accumulate_steps=9"))
 
 
 @pytest.mark.parametrize("method", ["gradnorm", "pcgrad"])
-def test_what_weighs_gradients_of_a_whole_batch_is_refused(kind, method):
+def test_accumulation_with_gradient_methods_is_refused(kind, method):
     path = write(kind)
     text = path.read_text().replace("weight = 0.3\n", "")
     path.write_text(text)
@@ -196,7 +196,7 @@ def test_what_weighs_gradients_of_a_whole_batch_is_refused(kind, method):
         job_from_config(config, Processes(0, 2))
 
 
-def test_a_device_for_several_processes():
+def test_processes_single_device_is_refused():
     assert Processes(1, 2, 1).device("cuda") == "cuda:1"
     assert Processes(1, 2, 1).device("cpu") == "cpu"
     assert SINGLE_PROCESS.device("cuda:3") == "cuda:3"

@@ -58,7 +58,7 @@ def gradients(training, examples, weights=None):
     return {task: loss.item() for task, loss in losses.items()}, found
 
 
-def test_partial_labels_give_the_gradient_of_each_label_alone(training):
+def test_loop_partial_labels_give_separate_gradients(training):
     mixed_losses, mixed = gradients(training, [INTENT_ONLY[0], *SLOTS_ONLY, *BARE, INTENT_ONLY[1]])
     intent_losses, intent = gradients(training, INTENT_ONLY)
     slots_losses, slots = gradients(training, SLOTS_ONLY)
@@ -70,7 +70,7 @@ def test_partial_labels_give_the_gradient_of_each_label_alone(training):
         torch.testing.assert_close(gradient, sum(apart), rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_weights_scale_the_tasks(training):
+def test_loop_weights_scale_the_tasks(training):
     _, plain = gradients(training, INTENT_ONLY)
     _, tripled = gradients(training, INTENT_ONLY, {"intent": 3.0, "slots": 1.0})
     name = "heads.intent.linear.weight"
@@ -86,7 +86,7 @@ def feed(training, examples):
     return step, before, training.trained.model.state_dict()
 
 
-def test_a_batch_without_any_label_changes_nothing(training):
+def test_loop_unlabelled_batch_changes_nothing(training):
     next(training.loop.steps())  # so that the optimizer has moments that it could move by
     optimizer = copy.deepcopy(training.loop.optimizer.state_dict()["state"])
     step, before, after = feed(training, BARE)
@@ -96,7 +96,7 @@ def test_a_batch_without_any_label_changes_nothing(training):
     torch.testing.assert_close(training.loop.optimizer.state_dict()["state"], optimizer, rtol=0, atol=0)
 
 
-def test_a_head_that_is_not_trained_does_not_move(training):
+def test_loop_untrained_head_stays_unchanged(training):
     for step in training.loop.steps():  # with moments and decay
         if step.step == 2:
             break
@@ -107,7 +107,7 @@ def test_a_head_that_is_not_trained_does_not_move(training):
     assert moved == {"intent"}
 
 
-def test_only_the_heads_of_the_data_set_move(tiny_config):
+def test_loop_updates_only_heads_of_the_data_set(tiny_config):
     training = job_from_config(tiny_config("train.epochs=1", second=True))
     state = copy.deepcopy(training.trained.model.state_dict())
     for step in training.loop.steps():
@@ -123,7 +123,7 @@ def test_only_the_heads_of_the_data_set_move(tiny_config):
     assert training.loop.mixing.quotas == {"travel": 6, "reviews": 3}
 
 
-def test_rates_follow_the_schedule(training):
+def test_loop_rates_follow_the_schedule(training):
     rates = [step.learning_rate for step in training.loop.steps()]
     assert len(rates) == 18
     assert max(rates) == rates[2] == pytest.approx(5e-3)
@@ -131,7 +131,7 @@ def test_rates_follow_the_schedule(training):
     assert rates[-1] == pytest.approx(5e-3 / 16)
 
 
-def test_gradients_are_clipped(tiny_config):
+def test_loop_clips_gradients(tiny_config):
     training = job_from_config(tiny_config("train.max_grad_norm=1e-3"))
     norms = []
     original = training.loop.optimizer.step
@@ -146,7 +146,7 @@ def test_gradients_are_clipped(tiny_config):
     assert norms == [pytest.approx(1e-3, rel=1e-3)]
 
 
-def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoilt(training):
+def test_loop_infinite_loss_stops_before_the_update(training):
     next(training.loop.steps())
     with torch.no_grad():
         training.trained.model.head("intent").linear.bias[0] = float("nan")
@@ -161,14 +161,14 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoilt(training):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_low_precision_trains_on_any_cpu(tiny_config, precision):
+def test_loop_low_precision_trains_on_any_cpu(tiny_config, precision):
     training = job_from_config(tiny_config(f"train.precision={precision}"))
     losses = [sum(step.losses.values()) for step in training.loop.steps()]
     assert losses[-1] < losses[0]
     assert all(p.dtype == torch.float32 for p in training.trained.model.parameters())
 
 
-def test_precision_follows_the_machine():
+def test_choose_precision_follows_the_machine():
     assert choose_precision("cpu", "fp32").autocast is None
     assert choose_precision("cpu", "bf16").autocast is torch.bfloat16
     assert choose_precision("auto").device.type in ("cpu", "cuda", "mps")
@@ -176,12 +176,12 @@ def test_precision_follows_the_machine():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 @pytest.mark.parametrize("device", ["cuda", "cuda:3"])
-def test_a_device_that_is_not_there(device):
+def test_choose_precision_missing_device_is_refused(device):
     with pytest.raises(PalmError, match=rf"train.device: '{device}' is not on this machine, which has .*1 x cpu"):
         choose_precision(device)
 
 
-def test_state_round_trip_continues_the_same_steps(tiny_config):
+def test_loop_state_continues_the_same_steps(tiny_config):
     config = tiny_config(second=True)
     unbroken, other = job_from_config(config), job_from_config(config)
     steps = unbroken.loop.steps()
@@ -195,7 +195,7 @@ def test_state_round_trip_continues_the_same_steps(tiny_config):
     assert [(s.step, s.data, s.losses) for s in other.loop.steps()] == rest
 
 
-def test_any_subset_of_tasks_in_one_pass(training):
+def test_multi_task_model_runs_any_subset_of_tasks(training):
     model = training.trained.model.eval()
     passes = []
     model.backbone.register_forward_hook(lambda *_: passes.append(1))
@@ -208,7 +208,7 @@ def test_any_subset_of_tasks_in_one_pass(training):
     assert torch.equal(some["slots.logits"], everything["slots.logits"])
 
 
-def test_a_head_that_does_not_fit_is_refused(training):
+def test_multi_task_model_unfit_head_is_refused(training):
     backbone = training.trained.model.backbone
     backbone.outputs = backbone.outputs[:1]
     with pytest.raises(
@@ -217,7 +217,7 @@ def test_a_head_that_does_not_fit_is_refused(training):
         MultiTaskModel(backbone, {"mood": ClassifyHead(2, 16)})
 
 
-def test_an_empty_mixing_never_happens():
+def test_mix_ratio_has_at_least_one_batch():
     assert len(PlannedMixing([mix_ratio({"a": 0.001}, 1, 0.001)], 1)) == 1
     assert TrainingLoop.total_steps.fget(type("L", (), {"mixing": PlannedMixing([{"a": 3}], 1)})()) == 3
 
@@ -237,7 +237,7 @@ TASKS = ("intent", "slots")
 MIXED = [INTENT_ONLY[0], *SLOTS_ONLY, *BARE, INTENT_ONLY[1]]
 
 
-def test_r_drop_of_equal_passes_is_the_plain_loss(tiny_config):
+def test_loop_r_drop_equal_passes_give_plain_loss(tiny_config):
     """Without dropout both passes say the same: neither their mean loss nor the divergence adds anything, with partial labels too."""
     plain, doubled = (job_from_config(tiny_config(*options)) for options in ((), ("train.regularization.r_drop=3",)))
     for training in (plain, doubled):
@@ -246,7 +246,7 @@ def test_r_drop_of_equal_passes_is_the_plain_loss(tiny_config):
     assert set(values_of(doubled, INTENT_ONLY)) == {"intent"}
 
 
-def test_r_drop_adds_half_of_alpha_times_the_divergence_of_each_label(tiny_config):
+def test_loop_r_drop_adds_half_alpha_divergence(tiny_config):
     """The loss is linear in alpha, and the same for a batch with unlabelled rows and one without: sums over the same counts."""
     training = job_from_config(tiny_config("train.regularization.r_drop=1"))
     head = training.trained.model.head("intent")
@@ -261,7 +261,7 @@ def test_r_drop_adds_half_of_alpha_times_the_divergence_of_each_label(tiny_confi
     assert (losses[2.0].total - losses[0.0].total).item() == pytest.approx(divergence, rel=1e-4)
 
 
-def test_fgm_adds_the_gradient_at_the_disturbed_embeddings(tiny_config):
+def test_loop_fgm_adds_gradient_at_noisy_embeddings(tiny_config):
     """Noise of nothing gives the clean gradient twice; clipping aside, a step is that of both."""
     plain, twice = (job_from_config(tiny_config(*options)) for options in ((), ("train.regularization.fgm=1e-9",)))
     found = []
@@ -274,14 +274,14 @@ def test_fgm_adds_the_gradient_at_the_disturbed_embeddings(tiny_config):
         torch.testing.assert_close(found[1][name], 2 * gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_fgm_without_any_label_changes_nothing(tiny_config):
+def test_loop_fgm_unlabelled_batch_changes_nothing(tiny_config):
     training = job_from_config(tiny_config("train.regularization.fgm=1"))
     step, before, after = feed(training, BARE)
     assert step.losses == {}
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_hidden_pieces_reach_the_encoder(tiny_config):
+def test_loop_word_dropout_reaches_the_encoder(tiny_config):
     training = job_from_config(tiny_config("train.regularization.word_dropout=0.5"))
     seen = []
     training.trained.model.register_forward_pre_hook(

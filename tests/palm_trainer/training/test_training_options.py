@@ -56,7 +56,7 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def test_frozen_parts_are_the_same_to_the_bit(pretrained):
+def test_frozen_parameters_stay_bit_exact(pretrained):
     config = pretrained("train.epochs=1", "train.freeze_layers=1", "train.freeze_embeddings=true")
     training = job_from_config(config)
     before = {name: value.clone() for name, value in training.trained.model.state_dict().items()}
@@ -67,7 +67,7 @@ def test_frozen_parts_are_the_same_to_the_bit(pretrained):
     assert changed(before, after) == before.keys() - frozen
 
 
-def test_rates_by_depth_are_those_of_the_optimizer(pretrained):
+def test_layer_decay_reaches_the_optimizer(pretrained):
     training = job_from_config(pretrained("train.regularization.layer_decay=0.5", "train.learning_rate=1e-2"))
     names = {id(p): name for name, p in training.trained.model.named_parameters()}
     rates = {names[id(p)]: group["peak_lr"] for group in training.loop.optimizer.param_groups for p in group["params"]}
@@ -79,7 +79,7 @@ def test_rates_by_depth_are_those_of_the_optimizer(pretrained):
 
 
 @pytest.mark.parametrize("key", ["freeze_layers=1", "freeze_embeddings=true"])
-def test_nothing_pretrained_to_freeze(tiny_config, key):
+def test_freeze_scratch_encoder_is_refused(tiny_config, key):
     name = key.partition("=")[0]
     with pytest.raises(ConfigError, match=rf"train.{name}: an encoder from scratch has no pretrained weights to keep"):
         tiny_config(f"train.{key}")
@@ -97,12 +97,12 @@ def test_nothing_pretrained_to_freeze(tiny_config, key):
         "regularization.word_dropout=1.0",
     ],
 )
-def test_values_out_of_range(tiny_config, key):
+def test_training_options_out_of_range_are_refused(tiny_config, key):
     with pytest.raises(ConfigError, match=rf"train.{key.partition('=')[0]}: must be "):
         tiny_config(f"train.{key}")
 
 
-def test_the_average_is_evaluated_and_saved(tiny_config, fit):
+def test_ema_average_is_evaluated_and_saved(tiny_config, fit):
     """After the first steps the average keeps (1 + t) / (10 + t) of itself: it is computed here from the weights of each step."""
     config = tiny_config("train.epochs=1", "train.regularization.ema_decay=0.999")
     events = train(config)
@@ -126,7 +126,7 @@ def test_the_average_is_evaluated_and_saved(tiny_config, fit):
     assert evaluation["metrics"] == again
 
 
-def test_average_of_scores_over_their_baselines(tiny_config):
+def test_selection_averages_scores_over_baselines(tiny_config):
     config = tiny_config("train.epochs=2", "tasks.intent.baseline=0.5", "tasks.slots.baseline=0.25")
     for event in train(config):
         if isinstance(event, Evaluated):
@@ -134,7 +134,7 @@ def test_average_of_scores_over_their_baselines(tiny_config):
             assert event.score == pytest.approx(wanted / 2)
 
 
-def test_the_best_of_each_task_is_kept(tiny_config, fit):
+def test_selection_keeps_the_best_of_each_task(tiny_config, fit):
     """`best-TASK/` holds the weights of the evaluation where the task's metric was greatest, also when the run was stopped between."""
     config = tiny_config("train.epochs=4", "train.checkpoints.best_per_task=true", second=True)
     seen: list[float] = []
@@ -167,7 +167,7 @@ def test_the_best_of_each_task_is_kept(tiny_config, fit):
     ids=["ema", "regularized"],
 )
 @pytest.mark.parametrize("cut", [3, 6])
-def test_resumed_is_unbroken_to_the_bit(tiny_config, fit, tmp_path, options, cut):
+def test_training_options_resumed_run_is_bit_exact(tiny_config, fit, tmp_path, options, cut):
     whole = tiny_config("train.epochs=2", f"train.output={tmp_path / 'whole'}", *options, second=True)
     fit(whole)
     config = tiny_config("train.epochs=2", *options, second=True)

@@ -48,7 +48,7 @@ def saved(request, tmp_path):
     return _saved
 
 
-def test_tokens_and_tags_become_text_and_spans(saved, parse):
+def test_arrow_token_and_tag_columns_become_spans(saved, parse):
     examples, defects = parse(*saved(conll()))
     assert [(e.text, e.fields, e.words) for e in examples] == [
         ("the EU team", {"ner_tags": (LabelledSpan(4, 11, "ORG"),)}, ((0, 3), (4, 6), (7, 11))),
@@ -58,7 +58,7 @@ def test_tokens_and_tags_become_text_and_spans(saved, parse):
     assert defects == {NOT_TAGS.format("pos_tags", "bio"): 2}
 
 
-def test_class_labels_become_names_and_minus_one_no_class(saved, parse):
+def test_arrow_class_label_numbers_become_names(saved, parse):
     features = Features({"sentence1": Value("string"), "sentence2": Value("string"), "idx": Value("int32")})
     features["label"] = ClassLabel(names=["no", "yes"])
     data = Dataset.from_dict(
@@ -68,7 +68,7 @@ def test_class_labels_become_names_and_minus_one_no_class(saved, parse):
     assert [(e.text, e.pair, e.fields) for e in examples] == [("a", "c", {"label": "yes"}), ("b", "d", {})]
 
 
-def test_nested_answers_of_squad(saved, parse):
+def test_arrow_squad_answers_become_spans(saved, parse):
     answers = [
         {"text": ["red"], "answer_start": [3]},
         {"text": [], "answer_start": []},
@@ -81,7 +81,7 @@ def test_nested_answers_of_squad(saved, parse):
     assert defects == {MOVED: 1, ABSENT: 1, UNANSWERED: 1}
 
 
-def test_numbers_lists_and_options(saved, parse):
+def test_arrow_numbers_and_lists_become_classes(saved, parse):
     data = Dataset.from_dict(
         {"text": ["a", "b"], "stars": [4, None], "topics": [["x", "y"], []], "joined": ["p#q", ""], "extra": ["?", "?"]}
     )
@@ -94,7 +94,7 @@ def test_numbers_lists_and_options(saved, parse):
     assert defects == {NO_CLASS: 1}
 
 
-def test_faults_of_columns(saved, parse):
+def test_arrow_invalid_columns_are_refused(saved, parse):
     name, path = saved(Dataset.from_dict({"question": ["a"], "premise": ["b"]}))
     with pytest.raises(
         DataError, match="columns question and premise could both be the text; say which with `columns`"
@@ -104,13 +104,13 @@ def test_faults_of_columns(saved, parse):
         parse(name, path, columns=("txt",))
 
 
-def test_faults_of_rows(saved, parse):
+def test_arrow_invalid_rows_are_refused(saved, parse):
     name, path = saved(Dataset.from_dict({"text": ["a", " "]}))
     with pytest.raises(DataError, match=r'row 2: "text" is .*at least one character'):
         parse(name, path)
 
 
-def test_no_text_and_empty_tokens(tmp_path, parse):
+def test_arrow_rows_without_text_are_refused(tmp_path, parse):
     Dataset.from_dict({"body": ["a"]}).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(DataError, match="no text among the columns body; rename one to `text`"):
         parse("parquet", tmp_path / "a.parquet")
@@ -119,14 +119,14 @@ def test_no_text_and_empty_tokens(tmp_path, parse):
         parse("parquet", tmp_path / "b.parquet")
 
 
-def test_a_directory_of_parquet_files_is_read_in_order(tmp_path, parse):
+def test_parquet_directory_is_read_in_name_order(tmp_path, parse):
     for number in (1, 0):
         Dataset.from_dict({"text": [f"t{number}"]}).to_parquet(tmp_path / f"train-0000{number}.parquet")
     assert detect_format(tmp_path).format == "parquet"
     assert [e.text for e in parse("parquet", tmp_path)[0]] == ["t0", "t1"]
 
 
-def test_saved_splits_are_named(tmp_path, parse):
+def test_datasets_without_split_lists_the_splits(tmp_path, parse):
     DatasetDict({"train": conll(), "test": conll()}).save_to_disk(tmp_path / "ner")
     assert len(parse("datasets", tmp_path / "ner/test")[0]) == 2
     with pytest.raises(DataError, match=r"several splits; name one: .*ner/train, .*ner/test"):
@@ -135,7 +135,7 @@ def test_saved_splits_are_named(tmp_path, parse):
         parse("datasets", tmp_path / "absent")
 
 
-def test_splits_are_found_by_their_names(tmp_path):
+def test_find_splits_reads_parquet_file_names(tmp_path):
     DatasetDict({"train": conll(), "test": conll()}).save_to_disk(tmp_path / "saved")
     saved = {split: [tmp_path / "saved" / split] for split in ("train", "test")}
     assert find_splits(tmp_path / "saved") == (saved, [])
@@ -146,7 +146,7 @@ def test_splits_are_found_by_their_names(tmp_path):
     assert {split: [path.name for path in paths] for split, paths in found.items()} == files
 
 
-def test_a_data_set_of_a_hub(tmp_path, parse, monkeypatch):
+def test_datasets_hub_address_is_loaded(tmp_path, parse, monkeypatch):
     """The package takes a directory for a name: the same code without a network."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
@@ -160,7 +160,7 @@ def test_a_data_set_of_a_hub(tmp_path, parse, monkeypatch):
         parse("datasets", config.train[0].with_name("ner#dev"))
 
 
-def test_broken_and_missing_files(tmp_path, parse):
+def test_arrow_broken_files_are_refused(tmp_path, parse):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match=r"a\.parquet: not a Parquet file, or a broken one"):
         parse("parquet", tmp_path / "a.parquet")
@@ -175,7 +175,7 @@ def test_broken_and_missing_files(tmp_path, parse):
         parse("datasets", tmp_path / "saved")
 
 
-def test_missing_packages_are_named(tmp_path, parse, monkeypatch):
+def test_arrow_missing_packages_are_named(tmp_path, parse, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(
         DataError, match=r"needs the package pyarrow; install it with: pip install 'palm-nlu\[parquet\]'"

@@ -12,7 +12,7 @@ def spans(example, field="slots"):
     return [(example.text[s.start : s.end], s.label) for s in example.fields[field]]
 
 
-def test_tokens_tags_and_intent_comments(file, parse):
+def test_conll_reads_tokens_tags_and_intents(file, parse):
     content = "# id = 7\n# intent: fly\nto\tO\nnew\tB-city\nyork\tI-city\n\t\n\n#\tO\nlol\tO\n"
     path = file("a.conll", content)
     (first, second), defects = parse("conll", path)
@@ -23,14 +23,14 @@ def test_tokens_tags_and_intent_comments(file, parse):
     assert defects == {}
 
 
-def test_columns_of_conll_2003(file, parse):
+def test_conll_2003_uses_first_and_last_column(file, parse):
     content = "-DOCSTART- -X- O O\n\nEU NNP I-NP I-ORG\nis VBZ I-VP O\n: : O O\n# # O O\n"
     (example,), defects = parse("conll", file("a.conll", content), scheme="iob1")
     assert (example.text, spans(example)) == ("EU is : #", [("EU", "ORG")])
     assert defects == {}
 
 
-def test_blank_as_character_keeps_its_tag(file, parse):
+def test_conll_blank_token_keeps_its_tag(file, parse):
     content = "放 O\na B-song\n  I-song\nb E-song\n\n  O\nx S-song\n"
     (first, second), defects = parse("conll", file("a", content), joiner="", scheme="bioes")
     assert (first.text, spans(first)) == ("放a b", [("a b", "song")])
@@ -39,7 +39,7 @@ def test_blank_as_character_keeps_its_tag(file, parse):
     assert defects == {BLANK_TOKEN: 2}
 
 
-def test_intents_of_a_side_file(file, parse):
+def test_conll_intent_suffix_reads_side_file(file, parse):
     path = file("ch.train", "a O\n\nb O\n")
     side = file("ch.train.intent", "x#y\nz\n")
     examples, _ = parse("conll", path, intent_suffix=".intent", label_separator="#")
@@ -61,12 +61,12 @@ def test_intents_of_a_side_file(file, parse):
         ("  O\n", "a:1: a sentence of blanks; remove it"),
     ],
 )
-def test_faults(file, parse, content, message):
+def test_conll_invalid_lines_are_refused(file, parse, content, message):
     with pytest.raises(DataError, match=message):
         parse("conll", file("a", content))
 
 
-def test_palm_words_and_tags(file, parse):
+def test_palm_reads_words_and_tags(file, parse):
     path = file("a.tsv", "text_a\tlabel\tintent\nto\x02new\x02york\x02\tO\x02B-city\x02I-city\x02\tfly\n")
     (example,), defects = parse("palm", path)
     assert (example.text, spans(example, "label")) == ("to new york", [("new york", "city")])
@@ -75,7 +75,7 @@ def test_palm_words_and_tags(file, parse):
     assert defects == {TRAILING: 1}
 
 
-def test_palm_without_header_for_characters_and_for_prediction(file, parse):
+def test_palm_without_header_reads_named_columns(file, parse):
     path = file("a.tsv", "0\t北\x02京\tB-LOC\x02I-LOC\n")
     (example,), _ = parse("palm", path, columns=("_", "text_a", "label"), joiner="")
     assert (example.text, example.fields) == ("北京", {"label": (LabelledSpan(0, 2, "LOC"),)})
@@ -93,7 +93,7 @@ def test_palm_without_header_for_characters_and_for_prediction(file, parse):
         ("a", ":2: 1 fields, but 2 columns"),
     ],
 )
-def test_palm_faults(file, parse, row, message):
+def test_palm_invalid_rows_are_refused(file, parse, row, message):
     with pytest.raises(DataError, match=message):
         parse("palm", file("a.tsv", f"text_a\tlabel\n{row}\n"))
 
@@ -103,7 +103,7 @@ MIXED = "list O\nboston B-city\natis_flight#atis_fare\n\nhi O\natis_flight\n"
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n"])
-def test_intent_in_the_last_line_of_a_sentence(file, parse, end):
+def test_conll_intent_line_reads_last_line(file, parse, end):
     path = file("dev.txt", MIXED.rstrip("\n") + end)
     assert detect_format(path) == Detection("conll", FormatOptions(intent_line=True))
     examples, defects = parse("conll", path, intent_line=True, label_separator="#")
@@ -114,7 +114,7 @@ def test_intent_in_the_last_line_of_a_sentence(file, parse, end):
     assert defects == {}
 
 
-def test_intent_line_is_asked_for_where_it_is_missing_and_where_it_is_not_told(file, parse):
+def test_conll_missing_intent_line_is_explained(file, parse):
     with pytest.raises(
         DataError, match=r"dev\.txt:3: .* \(if it is the intent of the sentence above, set `intent_line = true`\)"
     ):

@@ -32,18 +32,18 @@ from palm_trainer.errors import DataError
         ("a.txt", "one line\nA B\n", ("text", {})),
     ],
 )
-def test_format_and_options(file, name, content, expected):
+def test_detect_format_finds_format_and_options(file, name, content, expected):
     found = detect_format(file(name, content))
     assert (found.format, found.options) == (expected[0], FormatOptions(**expected[1]))
 
 
-def test_side_file_of_intents(file):
+def test_detect_format_finds_intent_side_file(file):
     path = file("ch.train", "a O\n\nb O\n")
     file("ch.train.intent", "x\ny\n")
     assert detect_format(path).options.intent_suffix == ".intent"
 
 
-def test_faults(file, tmp_path):
+def test_detect_format_unknown_content_is_refused(file, tmp_path):
     with pytest.raises(DataError, match="JSON of no known format"):
         detect_format(file("a.json", "3"))
     (tmp_path / "folder").mkdir()
@@ -78,7 +78,7 @@ def test_faults(file, tmp_path):
         ("mlm_text/news_zh_1.txt", "text"),
     ],
 )
-def test_real_files_are_recognised_and_read(data, path, name):
+def test_detect_format_recognises_real_files(data, path, name):
     found = detect_format(data / path)
     assert found.format == name
     if path != "clinc150/data_full.json":

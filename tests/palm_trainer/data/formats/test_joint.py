@@ -16,7 +16,7 @@ def joint(folder, words, tags, labels):
     return folder
 
 
-def test_words_tags_and_intent(tmp_path, parse):
+def test_joint_reads_words_tags_and_intent(tmp_path, parse):
     path = joint(tmp_path, ["fly to new york"], ["O O B-city I-city"], ["flight"])
     (example,), defects = parse("joint", path)
     assert example.text == "fly to new york"
@@ -26,7 +26,7 @@ def test_words_tags_and_intent(tmp_path, parse):
     assert defects == {}
 
 
-def test_blanks_are_made_single_and_counted(tmp_path, parse):
+def test_joint_doubled_blanks_are_counted(tmp_path, parse):
     words = [" play  it ", "play it\r", "play\tit"]
     path = joint(tmp_path, words, ["O B-song ", "O B-song\r", "O B-song"], ["a", "b ", "c"])
     examples, defects = parse("joint", path)
@@ -35,7 +35,7 @@ def test_blanks_are_made_single_and_counted(tmp_path, parse):
     assert defects == {CRLF: 2, OUTER_BLANKS: 1, INNER_BLANKS: 2}
 
 
-def test_inside_tag_without_begin_begins_a_span(tmp_path, parse):
+def test_joint_inside_tag_without_begin_opens_span(tmp_path, parse):
     path = joint(tmp_path, ["a b c d e"], ["I-x I-x I-y B-y I-x"], ["i"])
     (example,), defects = parse("joint", path)
     spans = [(span.start, span.end, span.label) for span in example.fields["slots"]]
@@ -43,7 +43,7 @@ def test_inside_tag_without_begin_begins_a_span(tmp_path, parse):
     assert defects == {NO_BEGIN: 3}
 
 
-def test_several_intents(tmp_path, parse):
+def test_joint_label_separator_gives_several_intents(tmp_path, parse):
     path = joint(tmp_path, ["a"], ["O"], ["x#y#x"])
     assert parse("joint", path, label_separator="#")[0][0].fields["intent"] == ("x", "y")
     assert parse("joint", path)[0][0].fields["intent"] == "x#y#x"
@@ -62,12 +62,12 @@ def test_several_intents(tmp_path, parse):
         ([], [], [], r"seq\.in: an empty file"),
     ],
 )
-def test_faults(tmp_path, parse, words, tags, labels, message):
+def test_joint_invalid_lines_are_refused(tmp_path, parse, words, tags, labels, message):
     with pytest.raises(DataError, match=message):
         parse("joint", joint(tmp_path, words, tags, labels))
 
 
-def test_missing_files(tmp_path, parse, file):
+def test_joint_missing_files_are_refused(tmp_path, parse, file):
     with pytest.raises(DataError, match=r"no such directory; format 'joint' reads a directory with seq\.in"):
         parse("joint", tmp_path / "absent")
     with pytest.raises(DataError, match=r"a file; format 'joint' reads a directory"):
@@ -78,7 +78,7 @@ def test_missing_files(tmp_path, parse, file):
         parse("joint", tmp_path)
 
 
-def test_not_utf8_says_where(tmp_path, parse):
+def test_joint_invalid_utf8_is_located(tmp_path, parse):
     joint(tmp_path, ["a"], ["O"], ["i"])
     (tmp_path / "seq.in").write_bytes("a\né caf".encode() + b"\xe9\n")
     with pytest.raises(DataError, match=r"seq\.in:2:6: byte 0xe9 is not UTF-8; convert the file"):
@@ -89,7 +89,7 @@ WORD = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_
 
 
 @given(st.lists(st.tuples(WORD, st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y"])), min_size=1))
-def test_every_tagged_word_is_in_one_span_of_its_type(tmp_path_factory, pairs):
+def test_joint_every_tagged_word_is_in_one_span(tmp_path_factory, pairs):
     folder = tmp_path_factory.getbasetemp() / "joint"
     joint(folder, ["  ".join(word for word, _ in pairs)], [" ".join(tag for _, tag in pairs)], ["i"])
     (example,) = parse(folder, FormatOptions(), Defects())

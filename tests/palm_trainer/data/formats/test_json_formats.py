@@ -10,7 +10,7 @@ from palm_trainer.data.formats.squad import ABSENT, MOVED, NO_START, NO_TEXT, UN
 from palm_trainer.errors import DataError
 
 
-def test_json_array_of_rows(file, parse):
+def test_json_list_reads_rows(file, parse):
     rows = [{"id": 1, "text_a": "x", "text_b": "y", "text_c": "", "label": 1}]
     path = file("a.json", json.dumps(rows))
     (example,), defects = parse("json", path)
@@ -30,12 +30,12 @@ def test_json_array_of_rows(file, parse):
         ("[\n1,]", {}, r"a\.json:2:\d: not JSON"),
     ],
 )
-def test_json_faults(file, parse, content, options, message):
+def test_json_list_invalid_rows_are_refused(file, parse, content, options, message):
     with pytest.raises(DataError, match=message):
         parse("json", file("a.json", content), **options)
 
 
-def test_clinc_splits(file, parse):
+def test_clinc_path_names_the_split(file, parse):
     path = file("d.json", json.dumps({"train": [["a", "x"]], "oos_train": [["b", "oos"]]}))
     (example,), _ = parse("clinc", path.with_name("d.json#oos_train"))
     assert (example.text, example.fields) == ("b", {"intent": "oos"})
@@ -70,7 +70,7 @@ def test_squad_answers_are_spans_of_the_pair(file, parse):
     assert defects == {}
 
 
-def test_squad_offsets_are_checked_not_trusted(file, parse):
+def test_squad_wrong_offsets_are_corrected(file, parse):
     def answers(*pairs):
         return {"answers": [{"text": text, "answer_start": start} for text, start in pairs]}
 
@@ -87,7 +87,7 @@ def test_squad_offsets_are_checked_not_trusted(file, parse):
     assert defects == {MOVED: 2, ABSENT: 2, NO_START: 1, UNANSWERED: 1}
 
 
-def test_squad_without_text_or_structure(file, parse):
+def test_squad_without_text_or_structure_is_refused(file, parse):
     assert parse("squad", file("a.json", squad({"question": " "}))) == ([], {NO_TEXT: 1})
     with pytest.raises(DataError, match='no "data" array'):
         parse("squad", file("b.json", "[]"))
@@ -95,7 +95,7 @@ def test_squad_without_text_or_structure(file, parse):
         parse("squad", file("c.json", '{"data": [{}]}'))
 
 
-def test_text_lines(file, parse):
+def test_text_reads_one_example_a_line(file, parse):
     path = file("a.txt", "one\n\n  \ntwo words\n")
     examples, _ = parse("text", path)
     assert [(e.text, e.source) for e in examples] == [("one", f"{path}:1"), ("two words", f"{path}:4")]

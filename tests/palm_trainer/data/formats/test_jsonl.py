@@ -6,7 +6,7 @@ from palm_trainer.data.example import LabelledSpan
 from palm_trainer.errors import DataError
 
 
-def test_every_kind_of_field(file, parse):
+def test_jsonl_reads_every_kind_of_field(file, parse):
     row = {
         "text": "to 北京 or Bonn",
         "text_pair": "a passage",
@@ -66,6 +66,6 @@ def test_every_kind_of_field(file, parse):
         ('{"text": "ab", "words": [["a", "b"]]}', '"words" is .* it must be a list of'),
     ],
 )
-def test_faults(file, parse, line, message):
+def test_jsonl_invalid_lines_are_refused(file, parse, line, message):
     with pytest.raises(DataError, match=message):
         parse("jsonl", file("a.jsonl", line + "\n"))

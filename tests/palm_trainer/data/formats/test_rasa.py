@@ -33,7 +33,7 @@ rules: []
 """
 
 
-def test_intents_and_entities(file, parse):
+def test_rasa_reads_intents_and_entities(file, parse):
     path = file("nlu.yml", NLU)
     examples, defects = parse("rasa", path)
     assert [(e.text, e.fields["intent"]) for e in examples] == [
@@ -56,7 +56,7 @@ def test_intents_and_entities(file, parse):
     }
 
 
-def test_list_of_entities_and_brackets_that_are_none(file, parse):
+def test_rasa_plain_brackets_are_no_entities(file, parse):
     text = '- see [x] (y) [z][{"entity": "a"}, {"entity": "b"}]'
     path = file("nlu.yml", f"nlu:\n- intent: i\n  examples: |\n    {text}\n")
     (example,), defects = parse("rasa", path)
@@ -65,7 +65,7 @@ def test_list_of_entities_and_brackets_that_are_none(file, parse):
     assert defects == {MORE_ENTITIES: 1}
 
 
-def test_directory_of_files(file, parse, tmp_path):
+def test_rasa_directory_reads_all_files(file, parse, tmp_path):
     file("data/a.yml", "nlu:\n- intent: a\n  examples: |\n    - one\n")
     file("data/sub/b.yaml", "nlu:\n- intent: b\n  examples: |\n    - two\n")
     file("data/stories.yml", "stories: []\n")
@@ -90,6 +90,6 @@ def test_directory_of_files(file, parse, tmp_path):
         ('nlu:\n- intent: a\n  examples: |\n    - [x]{"role": "a"}\n', "names no entity"),
     ],
 )
-def test_faults(file, parse, content, message):
+def test_rasa_invalid_files_are_refused(file, parse, content, message):
     with pytest.raises(DataError, match=message):
         parse("rasa", file("nlu.yml", content))

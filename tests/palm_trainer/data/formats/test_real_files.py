@@ -63,7 +63,7 @@ SYNONYM_SECTION = "synonym section (passed over)"
         ("text", "mlm_text/all_wiki_sents.txt", {}, 14750, {}),
     ],
 )
-def test_rows_and_defects(data, parse, name, path, options, rows, defects):
+def test_real_files_have_expected_rows_and_defects(data, parse, name, path, options, rows, defects):
     examples, found = parse(name, data / path, **options)
     assert len(examples) == rows
     assert found == defects
@@ -72,7 +72,7 @@ def test_rows_and_defects(data, parse, name, path, options, rows, defects):
             assert 0 <= start < end <= len(example.text)
 
 
-def test_spans_of_real_files(data, parse):
+def test_real_files_have_valid_spans(data, parse):
     def types(name, path, field="slots", **options):
         examples, _ = parse(name, data / path, **options)
         return Counter(span.label for example in examples for span in example.fields[field])
@@ -84,7 +84,7 @@ def test_spans_of_real_files(data, parse):
     assert len({example.fields["intent"] for example in tags}) == 21
 
 
-def test_blanks_of_cais_are_characters(data, parse):
+def test_cais_blanks_are_characters(data, parse):
     counts = []
     for split in ("train", "valid", "test"):
         examples, _ = parse("conll", data / f"cais/{split}/ch.{split}", **CAIS)
@@ -97,6 +97,6 @@ def test_blanks_of_cais_are_characters(data, parse):
     assert intents[1] - intents[0] == {"GetDate"}
 
 
-def test_impossible_questions_of_squad_2(data, parse):
+def test_squad_2_impossible_questions_have_no_answer(data, parse):
     examples, _ = parse("squad", data / "squad_tiny/squad_tiny.json")
     assert sum(example.fields["answer"] == () for example in examples) == 112

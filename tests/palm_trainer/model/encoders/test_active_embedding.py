@@ -30,7 +30,7 @@ def pair(padding_idx=None):
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("padding_idx", [None, 0])
-def test_training_is_dense_training_to_the_bit(padding_idx, fused):
+def test_active_embedding_training_equals_dense_training(padding_idx, fused):
     dense, active = pair(padding_idx)
     generator = torch.Generator().manual_seed(1)
     optimizers = [
@@ -48,7 +48,7 @@ def test_training_is_dense_training_to_the_bit(padding_idx, fused):
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_evaluation_reads_the_whole_table_as_trained():
+def test_active_embedding_eval_reads_full_table():
     _, net = pair()
     before = net.table.weight.clone()
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_evaluation_reads_the_whole_table_as_trained():
     assert torch.equal(net.table.train()(ACTIVE), expected[ACTIVE])
 
 
-def test_state_dict_goes_to_an_ordinary_embedding_and_back():
+def test_active_embedding_state_fits_plain_embedding():
     dense, active = pair()
     with torch.no_grad():
         active.table.active += 1.0
@@ -72,14 +72,14 @@ def test_state_dict_goes_to_an_ordinary_embedding_and_back():
     assert list(dense.state_dict()) == ["table.weight", "linear.weight", "linear.bias"]
 
 
-def test_loading_leaves_the_given_state_as_it_was():
+def test_active_embedding_load_leaves_state_unchanged():
     _, net = pair()
     state = net.state_dict()
     net.load_state_dict(state)
     assert set(state) == {"table.weight", "linear.weight", "linear.bias"}
 
 
-def test_a_saved_state_does_not_follow_later_training():
+def test_active_embedding_saved_state_is_a_copy():
     """What a checkpoint holds must not change while it is written."""
     _, net = pair()
     saved = {name: value.clone() for name, value in net.state_dict().items()}

@@ -52,7 +52,7 @@ def names_of(backbone, parameters):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_parameter_lies_at_one_depth(family):
+def test_encoder_layers_has_every_parameter_once(family):
     backbone = backbone_of(family)
     layers = encoder_layers(backbone)
     everything = [*layers.embeddings, *layers.top, *(p for block in layers.blocks for p in block)]
@@ -71,7 +71,7 @@ def test_every_parameter_lies_at_one_depth(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_decays_is_told_by_the_module(family):
+def test_adamw_decay_depends_on_the_module(family):
     """Matrices decay, and nothing else: no bias, no normalization, no embedding, in any family."""
     backbone = backbone_of(family)
     optimizer = build_adamw(backbone, {}, learning_rate=1.0, head_learning_rate=1.0, weight_decay=0.1)
@@ -86,7 +86,7 @@ def test_what_decays_is_told_by_the_module(family):
 
 
 @given(decay=st.floats(0.05, 1.0))
-def test_rates_fall_with_depth(decay):
+def test_rate_factors_fall_with_depth(decay):
     """The top block has the whole rate, each below `decay` of the one above, the embeddings the lowest of all."""
     backbone = build_scratch(["fly to boston"], layers=3, hidden_size=16, heads=2).backbone
     freeze_unused_rows(backbone, torch.tensor([0, 1, 2]))
@@ -103,7 +103,7 @@ def test_rates_fall_with_depth(decay):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_frozen_parts_get_no_gradient(family):
+def test_freeze_layers_leaves_no_gradient(family):
     backbone = backbone_of(family)
     blocks = 1 if family == "albert" else 2
     freeze_layers(backbone, blocks=blocks, embeddings=True)
@@ -114,12 +114,12 @@ def test_frozen_parts_get_no_gradient(family):
     assert all(p.requires_grad for p in layers.top)
 
 
-def test_more_blocks_than_there_are():
+def test_freeze_layers_too_many_blocks_is_refused():
     with pytest.raises(ConfigError, match=r"train.freeze_layers must be at most 3, .* got 4. Choose 3 or less"):
         freeze_layers(backbone_of("bert"), blocks=4)
 
 
-def test_an_encoder_whose_blocks_are_not_in_one_list():
+def test_encoder_layers_several_lists_are_refused():
     encoder = AutoModel.from_config(
         AutoConfig.for_model("xlm", vocab_size=20, emb_dim=16, n_layers=2, n_heads=2, max_position_embeddings=8)
     )

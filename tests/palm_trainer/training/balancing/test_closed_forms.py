@@ -47,11 +47,11 @@ def close(tensor, values):
     torch.testing.assert_close(tensor, torch.tensor(values, dtype=tensor.dtype), rtol=1e-3, atol=5e-4)
 
 
-def test_fixed():
+def test_fixed_weights_sum_losses():
     close(Two([1.0, 0.0], [-1.0, 1.0]).gradient(FixedWeights({"a": 2.0, "b": 0.5})), [1.5, 0.5])
 
 
-def test_uncertainty_settles_at_half_of_the_inverse_loss():
+def test_uncertainty_converges_to_half_inverse_loss():
     """d/ds of exp(-s) L + s / 2 is 1/2 - exp(-s) L, at the beginning 1/2 - L; it is 0 where exp(-s) = 1 / (2 L)."""
     balancing = Uncertainty(["a", "b"], torch.device("cpu"))
     losses = {"a": torch.tensor(4.0), "b": torch.tensor(0.25)}
@@ -69,7 +69,7 @@ def test_uncertainty_settles_at_half_of_the_inverse_loss():
     )
 
 
-def test_uncertainty_leaves_a_task_alone_that_is_not_there():
+def test_uncertainty_absent_task_stays_unchanged():
     balancing = Uncertainty(["a", "b"], torch.device("cpu"))
     balancing.backward({"a": torch.tensor(3.0)}, unscaled)
     assert balancing.log_variances["b"].grad is None
@@ -90,7 +90,7 @@ def test_dwa_follows_its_formula():
     close(case.gradient(balancing), [wanted[0], 3 * wanted[1]])
 
 
-def test_random_weights_add_up_and_are_one_on_average():
+def test_random_weights_add_up_and_average_one():
     balancing = RandomWeights(WEIGHTS, seed=5)
     drawn = np.array([(balancing.draw(2), balancing.observe({}))[0] for _ in range(400)])
     np.testing.assert_allclose(drawn.sum(axis=1), 2.0)
@@ -100,7 +100,7 @@ def test_random_weights_add_up_and_are_one_on_average():
     close(Two([1.0, 0.0], [0.0, 1.0]).gradient(again), [drawn[0][0], 10 * drawn[0][1]])
 
 
-def test_gradnorm_moves_by_sign_and_evens_the_norms():
+def test_gradnorm_equalizes_norms():
     """Norms 4 and 1, alpha 0: Adam's first step is the rate, down for a and up for b; in the end w x norm is 8/5 for both."""
     case = Two([4.0, 0.0], [0.0, 1.0])
     balancing = GradNorm(["a", "b"], [case.shared], alpha=0.0, learning_rate=0.02)
@@ -112,7 +112,7 @@ def test_gradnorm_moves_by_sign_and_evens_the_norms():
     assert sum(balancing.state_dict()["weights"].values()) == pytest.approx(2.0)
 
 
-def test_gradnorm_favours_who_lags_behind():
+def test_gradnorm_favours_slow_tasks():
     """Losses 8 and 2 at first; a's halves: left are 1/2 and 1, r = 2/3 and 4/3, and with alpha 1 so are the norms against their mean."""
     case = Two([1.0, 0.0], [0.0, 1.0])
     balancing = GradNorm(["a", "b"], [case.shared], alpha=1.0, learning_rate=0.02)
@@ -122,7 +122,7 @@ def test_gradnorm_favours_who_lags_behind():
     assert balancing.state_dict()["weights"] == pytest.approx({"a": 2 / 3, "b": 4 / 3}, abs=0.04)
 
 
-def test_gradnorm_is_the_same_under_a_scaler_and_survives_an_overflow():
+def test_gradnorm_scaler_and_overflow_change_nothing():
     plain, scaled = (Two([4.0, 0.0], [0.0, 1.0]) for _ in range(2))
     one, other = (GradNorm(["a", "b"], [c.shared], alpha=1.5, learning_rate=0.02) for c in (plain, scaled))
     for _ in range(3):
@@ -143,18 +143,18 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-def test_conflict_by_hand(name):
+def test_gradient_methods_resolve_conflict_by_hand(name):
     case = Two(*CONFLICT)
     close(case.gradient(case.method(name)), BY_HAND[name])
 
 
-def test_aligned_mtl_gives_all_directions_the_smallest_singular_value():
+def test_aligned_mtl_equalizes_singular_values():
     u, singular, v = np.linalg.svd(np.array(CONFLICT), full_matrices=False)
     case = Two(*CONFLICT)
     close(case.gradient(case.method("aligned_mtl")), (np.ones(2) @ u @ v * singular.min()).tolist())
 
 
-def test_cagrad_is_the_best_of_its_ball():
+def test_cagrad_is_optimal_in_its_ball():
     """Of all d with |d - g0| <= c |g0|, g0 the mean, the one whose worst product with a gradient is greatest."""
     case, vectors = Two(*CONFLICT), np.array(CONFLICT)
     found = case.gradient(case.method("cagrad", c=0.6)).numpy() / 2
@@ -166,13 +166,13 @@ def test_cagrad_is_the_best_of_its_ball():
 
 
 @pytest.mark.parametrize("name", ["pcgrad", "upgrad", "mgda", "aligned_mtl"])
-def test_without_conflict_it_is_the_sum(name):
+def test_gradient_methods_without_conflict_give_sum(name):
     case = Two([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0])
     close(case.gradient(case.method(name)), [1.0, 1.0, 1.0])
 
 
 @pytest.mark.parametrize("name", ["pcgrad", "cagrad", "upgrad", "aligned_mtl", "mgda"])
-def test_heads_get_their_own_gradient_whatever_the_scale(name):
+def test_gradient_methods_heads_get_own_gradient(name):
     case = Two(*CONFLICT)
     method = case.method(name, {"a": 1.0, "b": 3.0})
     small = case.gradient(method)
@@ -182,13 +182,13 @@ def test_heads_get_their_own_gradient_whatever_the_scale(name):
     assert not torch.isfinite(overflown).all()
 
 
-def test_a_pass_of_one_task_is_plain():
+def test_gradient_methods_single_task_is_plain():
     case = Two(*CONFLICT)
     case.method("upgrad", {"a": 2.0, "b": 1.0}).backward({"a": case.losses()["a"]}, unscaled)
     close(case.shared.grad, [2.0, 0.0])
 
 
-def test_gradients_of_several_passes_add_up():
+def test_gradient_methods_passes_add_up():
     case = Two(*CONFLICT)
     method = case.method("pcgrad")
     for _ in range(2):
@@ -198,7 +198,7 @@ def test_gradients_of_several_passes_add_up():
 
 
 @given(arrays(np.float64, (3, 4), elements=st.floats(-3, 3)))
-def test_projection_is_in_the_dual_cone_and_the_nearest(rows):
+def test_upgrad_projection_is_nearest_in_dual_cone(rows):
     """G v is not negative (in the cone), and v^T G v is no more than that of other v >= u. G is made regular as `project` does."""
     products = rows @ rows.T
     gramian = products + (1e-4 * products.trace() / 3 + 1e-30) * np.eye(3)
@@ -214,7 +214,7 @@ def test_projection_is_in_the_dual_cone_and_the_nearest(rows):
         assert own @ gramian @ own <= np.einsum("ni,ij,nj->n", others, gramian, others).min() + 1e-6
 
 
-def test_a_gradient_of_nearly_nothing_gets_no_weight_without_end():
+def test_upgrad_tiny_gradient_weight_is_finite():
     case = Two([1e-12, 0.0], [-1.0, 1.0])
     assert torch.isfinite(case.gradient(case.method("upgrad"))).all()
     zero = Two([0.0, 0.0], [0.0, 0.0])

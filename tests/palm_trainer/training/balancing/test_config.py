@@ -35,7 +35,7 @@ GRADIENT = ("pcgrad", "cagrad", "upgrad", "aligned_mtl", "mgda")
         ("upgrad", "fp16"),
     ],
 )
-def test_continued_to_the_bit_in_every_precision(tiny_config, method, precision):
+def test_balancing_state_continues_bit_exact(tiny_config, method, precision):
     """Data sets with two tasks and with one; the state goes through a file, as a checkpoint does."""
     epochs = 3 if method == "dwa" else 1  # it weighs from the third on
     options = (
@@ -75,7 +75,7 @@ AGGREGATORS = {
 
 
 @pytest.mark.parametrize("method", GRADIENT)
-def test_the_encoder_gets_what_torchjd_makes_of_the_whole_jacobian(tiny_config, method):
+def test_balancing_agrees_with_torchjd_on_jacobian(tiny_config, method):
     """The tasks' gradients as rows of one dense matrix, aggregated, against a real pass; heads get the gradient of the plain sum."""
     training = job_from_config(tiny_config(f"train.balancing.method={method}"))
     loop, model = training.loop, training.trained.model
@@ -107,11 +107,11 @@ CLASSES = {
 
 
 @pytest.mark.parametrize("method", CLASSES)
-def test_each_name_is_its_method(tiny_config, method):
+def test_balancing_name_selects_the_method(tiny_config, method):
     assert type(job_from_config(tiny_config(f"train.balancing.method={method}")).loop._balancing) is CLASSES[method]
 
 
-def test_resumed_run_is_unbroken_to_the_bit(tiny_config, fit, tmp_path):
+def test_balancing_resumed_run_is_bit_exact(tiny_config, fit, tmp_path):
     options = ("train.epochs=1", "train.balancing.method=uncertainty", "train.regularization.ema_decay=0.9")
     whole = tiny_config(*options, f"train.output={tmp_path / 'whole'}")
     fit(whole)
@@ -124,7 +124,7 @@ def test_resumed_run_is_unbroken_to_the_bit(tiny_config, fit, tmp_path):
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-def test_variances_have_a_group_of_their_own(tiny_config):
+def test_uncertainty_variances_have_own_group(tiny_config):
     training = job_from_config(tiny_config("train.balancing.method=uncertainty", "train.balancing.learning_rate=0.03"))
     group = training.loop.optimizer.param_groups[-1]
     assert (len(group["params"]), group["peak_lr"], group["weight_decay"]) == (2, 0.03, 0.0)
@@ -167,13 +167,13 @@ def test_variances_have_a_group_of_their_own(tiny_config):
         (("train.balancing.method=sum",), r"train.balancing.method: must be 'fixed', 'uncertainty', .*not 'sum'"),
     ],
 )
-def test_what_does_not_go_together(tiny_config, overrides, message):
+def test_balancing_conflicting_options_are_refused(tiny_config, overrides, message):
     with pytest.raises(ConfigError, match=message):
         tiny_config(*overrides)
 
 
 @pytest.mark.parametrize("method", ["gradnorm", "random", *GRADIENT])
-def test_tasks_that_never_meet(tiny_toml, method):
+def test_balancing_separate_tasks_are_refused(tiny_toml, method):
     path = tiny_toml(second=True)
     alone = path.read_text(encoding="utf-8").split("[tasks.slots]")
     path.write_text(alone[0] + "[data.reviews]" + alone[1].split("[data.reviews]")[1], encoding="utf-8")
@@ -185,7 +185,7 @@ def test_tasks_that_never_meet(tiny_toml, method):
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "fixed"])
-def test_one_task(tiny_toml, method):
+def test_balancing_single_task_is_refused(tiny_toml, method):
     path = tiny_toml()
     head, rest = path.read_text(encoding="utf-8").split("[tasks.slots]")
     path.write_text(head + "[train]" + rest.split("[train]")[1], encoding="utf-8")
@@ -194,7 +194,7 @@ def test_one_task(tiny_toml, method):
 
 
 @pytest.mark.parametrize("method", ["pcgrad", "gradnorm"])
-def test_nothing_shared_trains(tiny_config, method, monkeypatch):
+def test_balancing_frozen_encoder_is_refused(tiny_config, method, monkeypatch):
     def all_frozen(backbone, **_):
         for parameter in backbone.parameters():
             parameter.requires_grad_(False)
@@ -206,7 +206,7 @@ def test_nothing_shared_trains(tiny_config, method, monkeypatch):
 
 
 @pytest.mark.parametrize(("method", "package"), [("upgrad", "torchjd.aggregation"), ("cagrad", "cvxpy")])
-def test_what_is_not_installed(tiny_config, monkeypatch, method, package):
+def test_balancing_missing_package_is_named(tiny_config, monkeypatch, method, package):
     if package == "cvxpy":  # torchjd looks for it by its name
         found = importlib.util.find_spec
         monkeypatch.setattr(torchjd._mixins, "find_spec", lambda name: None if name == package else found(name))
@@ -216,6 +216,6 @@ def test_what_is_not_installed(tiny_config, monkeypatch, method, package):
         job_from_config(tiny_config(f"train.balancing.method={method}"))
 
 
-def test_plan_tells_the_passes(tiny_toml, capsys):
+def test_plan_shows_balancing_passes(tiny_toml, capsys):
     assert command(app, ["plan", str(tiny_toml()), "--set", "train.balancing.method=upgrad"]) == 0
     assert "upgrad: a backward pass for each task of a data set" in capsys.readouterr().out

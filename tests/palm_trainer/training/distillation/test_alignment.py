@@ -24,7 +24,7 @@ def rows(*told):
     return np.array([nothing, *told, nothing], dtype=np.float32)
 
 
-def test_by_hand():
+def test_realign_tags_example_by_hand():
     """Teacher: "new|york|city", the student "n|ew|york c|ity" and back."""
     text = "new york city"
     coarse, fine = pieces((0, 3), (4, 8), (9, 13)), pieces((0, 1), (1, 3), (4, 10), (10, 13))
@@ -35,7 +35,7 @@ def test_by_hand():
     np.testing.assert_allclose(back, rows((0.1, 0.7, 0.2), (0.3, 0.1, 0.6), (0.3, 0.0, 0.7)), rtol=1e-6)
 
 
-def test_what_the_teacher_did_not_see():
+def test_realign_tags_truncated_text_has_no_targets():
     """It read "ab" only; behind the first piece without a counterpart nothing is taught."""
     told = realign_tags(rows((0.2, 0.8, 0.0)), pieces((0, 2)), pieces((0, 1), (1, 2), (3, 4)), "ab cd", TAGS)
     np.testing.assert_allclose(told, rows((0.2, 0.8, 0.0), (0.2, 0.0, 0.8), (NO_SOFT_TARGET,) * 3), rtol=1e-6)
@@ -44,7 +44,7 @@ def test_what_the_teacher_did_not_see():
 
 
 @given(data=st.data())
-def test_probabilities_stay_and_equal_pieces_are_left_alone(data):
+def test_realign_tags_equal_tokens_stay_unchanged(data):
     text = data.draw(st.text("ab ", min_size=1, max_size=8))
     cuts = [
         sorted({0, len(text), *data.draw(st.sets(st.integers(1, 7).filter(lambda i: i < len(text))))}) for _ in "12"

@@ -20,7 +20,7 @@ TAGS = ("O", "B-a", "I-a")
 LESSON = Distillation(temperature=2.0, weight=0.25)
 
 
-def test_two_classes_by_hand():
+def test_soft_divergence_two_classes_by_hand():
     """Logits 2 log(0.8 : 0.2) at T = 2 say (0.8, 0.2); the second row has no teacher."""
     logits = (2 * torch.tensor([[0.8, 0.2], [0.9, 0.1]]).log()).requires_grad_()
     soft = torch.tensor([[0.5, 0.5], [NO_SOFT_TARGET, NO_SOFT_TARGET]])
@@ -33,7 +33,7 @@ def test_two_classes_by_hand():
     assert head.count_soft_targets(soft) == 1
 
 
-def test_shares_of_labels_and_teachers():
+def test_combine_losses_weights_labels_and_teachers():
     """0.75 of the labels' mean and 0.25 T^2 of the teachers', over the count of the whole step; the mean of two passes."""
     head, soft = ClassifyHead(2, 4), torch.tensor([[0.5, 0.5]])
     views = [{"logits": torch.tensor([[0.3, -1.0]])}, {"logits": torch.tensor([[1.3, 0.0]])}]
@@ -43,7 +43,7 @@ def test_shares_of_labels_and_teachers():
     torch.testing.assert_close(LESSON.combine_losses(own, head, views, soft, 0), torch.tensor(2.25))
 
 
-def test_a_yes_or_no_is_two_classes():
+def test_soft_divergence_sigmoid_equals_two_classes():
     logits, soft = torch.tensor([[0.6, -2.0]]), torch.tensor([[0.3, 0.9]])
     pairs = torch.stack([logits[0], torch.zeros(2)], dim=1)
     wanted = ClassifyHead(2, 4).soft_divergence(
@@ -56,7 +56,7 @@ def test_a_yes_or_no_is_two_classes():
     assert MatchHead(0, 4).count_soft_targets(soft) == 1
 
 
-def test_places_beyond_the_passage_count_nothing():
+def test_soft_divergence_ignores_tokens_beyond_passage():
     outputs = {name: torch.randn(2, 5, requires_grad=True) for name in ("start_logits", "end_logits")}
     soft = torch.full((2, 5, 2), NO_SOFT_TARGET)
     allowed = [0, 3, 4]
@@ -92,7 +92,7 @@ def chain_score(head, emissions, path, temperature):
     return score / temperature if legal else torch.tensor(-1e4, dtype=torch.float64)
 
 
-def test_a_chain_against_all_its_paths():
+def test_soft_divergence_crf_agrees_with_enumeration():
     """KL of the chain from independent O and B-a, all of whose paths are legal; rows of 3 and of 2 pieces between special ones."""
     head = tagger()
     logits = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
@@ -115,7 +115,7 @@ def test_a_chain_against_all_its_paths():
     assert all(scores.grad is None for scores in head.crf.parameters())
 
 
-def test_a_chain_has_learnt_when_its_marginals_are_the_teachers():
+def test_soft_divergence_crf_vanishes_at_equal_marginals():
     head, logits = tagger(), torch.randn(1, 4, 3, dtype=torch.float64, requires_grad=True)
     told, _ = head.crf.marginals(logits.detach() / 2.0, torch.tensor([4]), 2.0)
     torch.testing.assert_close(told.sum(2), torch.ones(1, 4, dtype=torch.float64))
@@ -125,7 +125,7 @@ def test_a_chain_has_learnt_when_its_marginals_are_the_teachers():
 
 
 @given(seed=st.integers(0, 1000), kind=st.sampled_from(["classify", "multi_label", "tags", "chain"]))
-def test_never_negative_and_no_row_depends_on_another(seed, kind):
+def test_soft_divergence_is_positive_and_row_wise(seed, kind):
     generator = torch.Generator().manual_seed(seed)
     head = {"classify": ClassifyHead(3, 4), "multi_label": MultiLabelHead(3, 4)}.get(kind) or tagger(kind == "chain")
     shape = (2, 4, 3) if kind in ("tags", "chain") else (2, 3)

@@ -35,7 +35,7 @@ def student(tiny_config, teacher):
     return _config
 
 
-def test_the_teachers_answers_to_the_training_data(student, teacher):
+def test_soft_targets_agree_with_teacher_predictions(student, teacher):
     """As its model answers alone: classes, and marginals of its chain; nothing for special pieces and padding."""
     training = job_from_config(student("train.distillation.temperature=3"))
     source = training.loop.sources["travel"]
@@ -66,7 +66,7 @@ def reordered(teacher, where, labels):
     return where
 
 
-def test_labels_are_matched_by_name(student, teacher, tmp_path):
+def test_soft_targets_labels_match_by_name(student, teacher, tmp_path):
     plain = job_from_config(student()).loop.sources["travel"].next()
     other = reordered(teacher, tmp_path / "other", ["hotel", "flight", "fare"])
     mixed = job_from_config(student(runs=[other])).loop.sources["travel"].next()
@@ -75,7 +75,7 @@ def test_labels_are_matched_by_name(student, teacher, tmp_path):
     torch.testing.assert_close(both.soft["intent"], plain.soft["intent"])
 
 
-def test_teachers_change_neither_start_nor_data(student, tiny_config):
+def test_teachers_leave_initial_weights_and_data(student, tiny_config):
     taught, alone = job_from_config(student()), job_from_config(tiny_config())
     one, two = taught.trained.model.state_dict(), alone.trained.model.state_dict()
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -85,7 +85,7 @@ def test_teachers_change_neither_start_nor_data(student, tiny_config):
     )
 
 
-def test_parts_of_a_batch_give_one_gradient(student):
+def test_teachers_micro_batches_add_up(student):
     """float64, no dropout; one batch of 8, and four parts of it; with R-Drop's two passes too."""
 
     def gradients(*overrides):
@@ -107,7 +107,7 @@ def test_parts_of_a_batch_give_one_gradient(student):
             assert (gradient - micro_batches[name]).norm() <= 1e-6 * gradient.norm() + 1e-14, name
 
 
-def test_resumed_to_the_bit(student, fit, tmp_path):
+def test_teachers_resumed_run_is_bit_exact(student, fit, tmp_path):
     config = student("train.epochs=2", "train.checkpoints.save_every_steps=1", "data.travel.substitute=0.5")
     fit(config)
     broken = config.model_copy(update={"train": config.train.model_copy(update={"output": tmp_path / "broken"})})
@@ -119,7 +119,7 @@ def test_resumed_to_the_bit(student, fit, tmp_path):
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_a_teacher_that_was_trained_anew(student, teacher, tmp_path):
+def test_teachers_changed_weights_stop_resuming(student, teacher, tmp_path):
     other = reordered(teacher, tmp_path / "other", ["hotel", "flight", "fare"])
     config = student("train.checkpoints.save_every_steps=1", runs=[other])
     steps = itertools.count()
@@ -164,7 +164,7 @@ def with_plain(student, tmp_path, *overrides, more=""):
     return load_config(toml, [f"train.distillation.teachers=[{listed}]", *overrides])
 
 
-def test_unlabelled_text_is_learnt_from_the_teacher(student, tmp_path):
+def test_teachers_label_unlabelled_text(student, tmp_path):
     """More text, and so another vocabulary than the teacher's: its tags are aligned by characters."""
     loop = job_from_config(with_plain(student, tmp_path)).loop
     batch = loop.sources["plain"].next()
@@ -181,7 +181,7 @@ def test_unlabelled_text_is_learnt_from_the_teacher(student, tmp_path):
     assert min(step.losses.values()) > 0
 
 
-def test_all_tools_together_with_masked_pieces(student, tmp_path, teacher):
+def test_teachers_work_with_all_other_options(student, tmp_path, teacher):
     """Joint tasks, masked_lm on plain text, a teacher, substitution and averaging; the files of the teacher are this run's."""
     (tmp_path / "plain.txt").write_text("flights from boston please\nlist hotels in denver now\n" * 4)
     config = student()
@@ -213,7 +213,7 @@ def refused(student, what, *overrides, **options):
         job_from_config(student(*overrides, **options))
 
 
-def test_what_a_teacher_cannot_teach(student, teacher, tmp_path, tiny_config):
+def test_load_teachers_unsuitable_run_is_refused(student, teacher, tmp_path, tiny_config):
     lacking = reordered(teacher, tmp_path / "lacking", ["hotel", "flight"])
     refused(student, "does not know the label 'fare'", runs=[lacking])
     trained = load_trained(teacher)

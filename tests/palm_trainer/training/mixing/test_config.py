@@ -26,18 +26,18 @@ EVEN = "data.reviews.mix_ratio=1.0"
 
 
 @pytest.mark.parametrize("policy", QUOTAS)
-def test_quotas_of_a_run(tiny_config, policy):
+def test_mixing_policy_gives_expected_quotas(tiny_config, policy):
     training = job_from_config(tiny_config(f"train.mixing={policy}", EVEN, second=True))
     assert training.loop.mixing.quotas == QUOTAS[policy]
     assert training.loop.total_steps == sum(QUOTAS[policy].values())
 
 
-def test_each_data_set_its_own_epochs(tiny_config):
+def test_mixing_per_task_epochs_are_used(tiny_config):
     config = tiny_config("train.mixing=per_task_epochs", EVEN, "data.reviews.epochs=5", second=True)
     assert job_from_config(config).loop.mixing.quotas == {"travel": 18, "reviews": 10}
 
 
-def test_temperature_is_given(tiny_config):
+def test_mixing_temperature_is_used(tiny_config):
     config = tiny_config("train.mixing=temperature", "train.mixing_temperature=1", EVEN, second=True)
     assert job_from_config(config).loop.mixing.quotas == {"travel": 18, "reviews": 6}
 
@@ -51,13 +51,13 @@ def test_temperature_is_given(tiny_config):
         ("train.mixing=zigzag", r"train.mixing: must be 'mix_ratio', 'per_task_epochs', .*not 'zigzag'"),
     ],
 )
-def test_what_does_not_go_together(tiny_config, override, message):
+def test_mixing_conflicting_options_are_refused(tiny_config, override, message):
     with pytest.raises(ConfigError, match=message):
         tiny_config(override, second=True)
 
 
 @pytest.mark.parametrize("policy", ["annealed", "loss_driven"])
-def test_resumed_is_unbroken_to_the_bit(tiny_config, fit, tmp_path, policy):
+def test_mixing_resumed_run_is_bit_exact(tiny_config, fit, tmp_path, policy):
     options = ("train.epochs=2", f"train.mixing={policy}", EVEN)
     whole = tiny_config(*options, f"train.output={tmp_path / 'whole'}", second=True)
     fit(whole)
@@ -77,7 +77,7 @@ def test_resumed_is_unbroken_to_the_bit(tiny_config, fit, tmp_path, policy):
         ("loss_driven", r"mixing loss_driven: steps and epochs are those of data sets whose losses fall alike\n"),
     ],
 )
-def test_plan_tells_steps_and_epochs(tiny_toml, capsys, policy, said):
+def test_plan_shows_steps_and_epochs(tiny_toml, capsys, policy, said):
     toml = str(tiny_toml(second=True))
     assert command(app, ["plan", toml, "--set", f"train.mixing={policy}", "--set", EVEN]) == 0
     printed = capsys.readouterr().out

@@ -11,7 +11,7 @@ ratios = st.dictionaries(st.text(min_size=1, max_size=3), st.floats(0.01, 5), mi
 
 
 @given(ratios, st.integers(1, 30), st.floats(0.1, 5), st.integers(0, 2**32 - 1))
-def test_each_data_set_gets_exactly_its_quota(ratios, batches, epochs, seed):
+def test_planned_mixing_gives_exact_quotas(ratios, batches, epochs, seed):
     mixing = PlannedMixing([mix_ratio(ratios, batches, epochs)], seed)
     order = [mixing[step] for step in range(len(mixing))]
     assert Counter(order) == mixing.quotas
@@ -20,7 +20,7 @@ def test_each_data_set_gets_exactly_its_quota(ratios, batches, epochs, seed):
     assert order == [again[step] for step in range(len(again))]
 
 
-def test_data_sets_are_interleaved_and_the_seed_decides_how():
+def test_planned_mixing_seed_decides_order():
     orders = []
     for seed in (1, 2):
         mixing = PlannedMixing([mix_ratio({"a": 1.0, "b": 1.0}, 50, 1)], seed)

@@ -48,7 +48,7 @@ def run(mixing, begin=0, end=None):
 
 @pytest.mark.parametrize("policy", POLICIES)
 @given(batches=small, epochs=st.floats(0.5, 2), cut=st.floats(0, 1), seed=st.integers(0, 2**32 - 1))
-def test_resumed_anywhere_the_tail_is_the_same(policy, batches, epochs, cut, seed):
+def test_mixing_resumed_anywhere_continues_equally(policy, batches, epochs, cut, seed):
     whole = made(policy, batches, epochs, seed)
     order = run(whole)
     assert len(order) == len(whole) == sum(whole.quotas.values())
@@ -62,7 +62,7 @@ def test_resumed_anywhere_the_tail_is_the_same(policy, batches, epochs, cut, see
 
 @pytest.mark.parametrize("policy", [name for name in POLICIES if name != "loss_driven"])
 @given(batches=small, epochs=st.floats(0.5, 3))
-def test_what_is_planned_is_drawn_to_the_batch(policy, batches, epochs):
+def test_planned_mixing_draws_every_planned_batch(policy, batches, epochs):
     mixing = made(policy, batches, epochs)
     assert Counter(mixing[step] for step in range(len(mixing))) == mixing.quotas
     assert min(mixing.quotas.values()) >= 1
@@ -79,7 +79,7 @@ def assert_shares(quotas, formula):
 
 
 @given(sizes, epochs_, st.floats(1, 20))
-def test_shares_match_the_formulas(batches, epochs, value):
+def test_quotas_follow_their_formulas(batches, epochs, value):
     reference = min(batches)
     assert_shares(proportional(batches, epochs), batches)
     tempered = temperature(batches, reference, epochs, value)
@@ -91,7 +91,7 @@ def test_shares_match_the_formulas(batches, epochs, value):
 
 
 @given(sizes, st.floats(0.5, 8))
-def test_annealed_goes_from_proportional_to_nearly_uniform(batches, epochs):
+def test_annealed_goes_from_proportional_to_uniform(batches, epochs):
     phases = annealed(batches, min(batches), epochs)
     assert len(phases) == math.ceil(epochs)
     for number, phase in enumerate(phases, start=1):
@@ -101,7 +101,7 @@ def test_annealed_goes_from_proportional_to_nearly_uniform(batches, epochs):
     assert drawn == pytest.approx(epochs * batches[min(batches)], abs=0.5 * len(phases) + 1)
 
 
-def test_annealed_by_hand():
+def test_annealed_example_by_hand():
     """16 and 81 batches; exponents 1, 0.6, 0.2. The order keeps the phases apart."""
     phases = annealed({"a": 81, "b": 16}, "a", 3)
     odds = [(81 / 16) ** exponent for exponent in (1, 0.6, 0.2)]
@@ -112,16 +112,16 @@ def test_annealed_by_hand():
     assert Counter(mixing[step] for step in range(first)) == phases[0]
 
 
-def test_each_data_set_its_own_epochs():
+def test_per_task_epochs_gives_separate_epochs():
     assert per_task_epochs({"a": 100, "b": 3, "c": 2}, {"a": 1, "b": 2.5, "c": 0.1}) == {"a": 100, "b": 8, "c": 1}
 
 
-def test_round_robin_takes_turns():
+def test_round_robin_alternates():
     mixing = made("round_robin", {"a": 3, "b": 50, "c": 1}, 2)
     assert [mixing[step] for step in range(len(mixing))] == ["a", "b", "c"] * 6
 
 
-def test_what_fell_less_is_drawn_more():
+def test_loss_driven_prefers_slow_tasks():
     """Both losses are 2 at first; then a's is 0.2 and b's 1.6: rates near 0.1 and 0.8, so that b gets 0.9 x 8/9 + 0.05."""
     mixing = LossDriven(["a", "b"], 4_000, seed=3)
     assert mixing.shares == {"a": 0.5, "b": 0.5}
@@ -136,7 +136,7 @@ def test_what_fell_less_is_drawn_more():
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 1e6)), max_size=80))
-def test_no_data_set_starves(observed):
+def test_loss_driven_draws_every_data_set(observed):
     mixing = LossDriven(["a", "b"], 100, seed=1)
     for data, loss in observed:
         mixing.observe(data, {"t": loss})

@@ -42,7 +42,7 @@ def settings_by_name():
     return dict(listed)
 
 
-def test_matrices_decay_and_nothing_else():
+def test_adamw_only_matrices_decay():
     found = settings_by_name()
     decayed = {name for name, (decay, _) in found.items() if decay}
     assert all(found[name][0] == 0.1 for name in decayed)
@@ -60,17 +60,17 @@ def test_matrices_decay_and_nothing_else():
         assert any(name.endswith(plain) for name in found.keys() - decayed), plain
 
 
-def test_rates_of_encoder_and_heads():
+def test_adamw_heads_have_their_own_rates():
     for name, (_, rate) in settings_by_name().items():
         assert rate == (0.01 if name.startswith("backbone") else 0.2 if name.startswith("heads.slots") else 0.05), name
 
 
-def test_it_is_fused():
+def test_adamw_is_fused():
     _, optimizer = make()
     assert optimizer.defaults["fused"]
 
 
-def test_the_whole_encoder_trains_as_with_a_plain_table():
+def test_adamw_active_embedding_trains_like_plain_table():
     """The unused rows of the embedding keep their values; all else moves as it would without ActiveEmbedding."""
 
     def trained(active):

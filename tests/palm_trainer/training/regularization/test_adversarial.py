@@ -8,7 +8,7 @@ from palm_trainer.training.regularization import AdversarialNoise
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_noise_of_a_linear_model_by_hand(frozen):
+def test_adversarial_noise_linear_model_by_hand(frozen):
     """Loss = sum over pieces of w . e: its gradient is w at each of the two pieces, so the noise is epsilon w / (|w| sqrt 2) at each."""
     table = nn.Embedding(5, 3)
     table.weight.requires_grad_(not frozen)
@@ -28,7 +28,7 @@ def test_noise_of_a_linear_model_by_hand(frozen):
     assert (disturbed - plain)[0].norm().item() == pytest.approx(0.5)
 
 
-def test_noise_grows_the_loss():
+def test_adversarial_noise_increases_the_loss():
     torch.manual_seed(0)
     table, layer = nn.Embedding(7, 8), nn.Linear(8, 3)
     ids, gold = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([0, 2])
@@ -45,7 +45,7 @@ def test_noise_grows_the_loss():
     assert disturbed.item() > clean.item()
 
 
-def test_the_hook_is_gone_after_a_failure():
+def test_adversarial_noise_removes_hook_after_failure():
     table = nn.Embedding(3, 2)
     noise = AdversarialNoise(table, epsilon=1.0)
     with pytest.raises(IndexError), noise.observed():

@@ -16,7 +16,7 @@ MANY = 400_000
 
 @pytest.mark.parametrize("probability", [0.004, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_drops_its_share_and_scales_the_rest(probability, dtype):
+def test_packed_dropout_drops_and_scales(probability, dtype):
     torch.manual_seed(5)
     x = torch.ones(MANY, dtype=dtype, requires_grad=True)
     with PackedDropout():
@@ -30,7 +30,7 @@ def test_drops_its_share_and_scales_the_rest(probability, dtype):
     assert torch.equal(x.grad, y.detach())
 
 
-def test_neighbours_know_nothing_of_each_other():
+def test_packed_dropout_positions_are_independent():
     """Four positions share a random number: whether both of two are dropped must still be as likely as the square says."""
     torch.manual_seed(7)
     with PackedDropout():
@@ -41,7 +41,7 @@ def test_neighbours_know_nothing_of_each_other():
 
 
 @given(st.lists(st.integers(0, 5), max_size=3), st.integers(0, 2**31))
-def test_any_shape_and_one_seed_one_mask(shape, seed):
+def test_packed_dropout_seed_decides_the_mask(shape, seed):
     x = torch.ones(shape)
     with PackedDropout():
         torch.manual_seed(seed)
@@ -56,7 +56,7 @@ def test_any_shape_and_one_seed_one_mask(shape, seed):
 
 
 @pytest.mark.parametrize("probability", [0.0, 1e-4, 1.0])
-def test_what_it_could_not_draw_exactly_is_torch_s(probability):
+def test_packed_dropout_inexact_cases_use_torch(probability):
     x = torch.ones(1000)
     torch.manual_seed(3)
     expected = F.dropout(x, probability)
@@ -65,12 +65,12 @@ def test_what_it_could_not_draw_exactly_is_torch_s(probability):
         assert torch.equal(F.dropout(x, probability), expected)
 
 
-def test_nothing_is_dropped_outside_training():
+def test_packed_dropout_eval_drops_nothing():
     x = torch.ones(100)
     with PackedDropout():
         assert torch.equal(nn.Dropout(0.5).eval()(x), x)
 
 
-def test_a_wrong_probability_is_refused_as_ever():
+def test_packed_dropout_invalid_probability_is_refused():
     with PackedDropout(), pytest.raises(ValueError, match="dropout probability has to be between 0 and 1"):
         F.dropout(torch.ones(3), 1.5)

@@ -29,7 +29,7 @@ def logits(*shares):
     return torch.log(torch.tensor(shares))
 
 
-def test_two_classes_by_hand():
+def test_r_drop_two_classes_by_hand():
     """P = (0.8, 0.2), Q = (0.5, 0.5): (KL(P || Q) + KL(Q || P)) / 2; the second row is unlabelled."""
     one, two = {"logits": logits([0.8, 0.2], [0.9, 0.1])}, {"logits": logits([0.5, 0.5], [0.1, 0.9])}
     forth = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
@@ -39,7 +39,7 @@ def test_two_classes_by_hand():
         assert HEADS[kind].divergence(one, two, targets).item() == pytest.approx((forth + back) / 2, rel=1e-5)
 
 
-def test_a_yes_or_no_is_two_classes():
+def test_r_drop_sigmoid_equals_two_classes():
     """Multi-label: each class is a softmax over (its logit, 0), and classes add up; so is the score of a ranker."""
     one, two = torch.tensor([[0.3, -1.0], [5.0, 5.0]]), torch.tensor([[1.2, 0.4], [0.0, 0.0]])
     pairs = [torch.stack([row[0], torch.zeros(2)], dim=1) for row in (one, two)]
@@ -50,7 +50,7 @@ def test_a_yes_or_no_is_two_classes():
     torch.testing.assert_close(HEADS["ranker"].divergence(*ranks, torch.tensor([1, IGNORE])), wanted)
 
 
-def test_pieces_without_a_tag_count_nothing():
+def test_r_drop_ignores_untagged_tokens():
     one, two = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     targets = torch.tensor([[IGNORE, 1, 2], [IGNORE, IGNORE, 0]])
     apart = [
@@ -61,7 +61,7 @@ def test_pieces_without_a_tag_count_nothing():
     torch.testing.assert_close(found, sum(apart))
 
 
-def test_places_beyond_the_passage_count_nothing():
+def test_r_drop_ignores_tokens_beyond_passage():
     """Only pieces 3 and 4 and "no answer" (0) can be chosen: a softmax over three; the second window is unlabelled."""
     views = [{name: torch.randn(2, 6, requires_grad=True) for name in ("start_logits", "end_logits")} for _ in range(2)]
     targets = torch.tensor([[3, 4, 3, 5, 0], [IGNORE, IGNORE, 2, 5, 0]])
@@ -79,7 +79,7 @@ def test_places_beyond_the_passage_count_nothing():
 
 
 @given(seed=st.integers(0, 1000), kind=st.sampled_from(["classify", "multi_label", "sequence_label"]))
-def test_zero_for_equals_symmetric_and_never_negative(seed, kind):
+def test_r_drop_is_symmetric_and_positive(seed, kind):
     generator = torch.Generator().manual_seed(seed)
     shape = (3, 4, 5) if kind == "sequence_label" else (3, 5)
     one, two = ({"logits": 3 * torch.randn(shape, generator=generator)} for _ in range(2))

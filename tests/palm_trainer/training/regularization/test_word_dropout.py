@@ -10,7 +10,7 @@ from palm_trainer.model.encoders.from_scratch import train_tokenizer
 from palm_trainer.training.regularization import WordDropout
 
 
-def test_special_tokens_stay_and_the_share_is_right():
+def test_word_dropout_keeps_special_tokens():
     tokenizer = train_tokenizer(["fly to boston"], vocab_size=100, lowercase=True, characters=False)
     dropout = WordDropout.of(tokenizer.to_str(), 0.3)
     assert dropout.stand_in == tokenizer.token_to_id("[UNK]")
@@ -30,12 +30,12 @@ def test_special_tokens_stay_and_the_share_is_right():
 
 
 @pytest.mark.parametrize(("pieces", "wanted"), [(["<mask>", "<unk>", "a"], "<unk>"), (["a", "[MASK]"], "[MASK]")])
-def test_the_mask_stands_in_where_nothing_is_unknown(pieces, wanted):
+def test_word_dropout_uses_mask_without_unknown_token(pieces, wanted):
     tokenizer = Tokenizer(WordLevel({piece: i for i, piece in enumerate(pieces)}))
     assert WordDropout.of(tokenizer.to_str(), 0.1).stand_in == pieces.index(wanted)
 
 
-def test_a_tokenizer_without_either():
+def test_word_dropout_without_replacement_is_refused():
     tokenizer = Tokenizer(WordLevel({"a": 0}))
     with pytest.raises(
         ConfigError, match=r"train.regularization.word_dropout: .* no token to replace others \(\[UNK\], <unk>"
