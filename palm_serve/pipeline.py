@@ -1,4 +1,4 @@
-"""Texts in, predictions out, for one loaded bundle: tokenize, batch, run, decode. Synchronous, and knows no transport."""
+"""Pipeline of one bundle on one engine: tokenize, batch, run and decode. Synchronous and independent of the transport."""
 
 import math
 import time
@@ -15,208 +15,257 @@ from palm_serve.errors import BundleError, InvalidRequest, PalmServeError
 from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Encoding, Engine, FloatArray, Prediction, TaskAnswer, TextRequest, Timings, Windows
 
+_WARM_UP_ROWS = (1, 2, 4, 8, 16, 32)
+_WARM_UP_LENGTHS = (8, 16, 24, 32, 48, 64)
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """A request that is ready for a batch: checked and tokenized. `tasks` are those to answer."""
+    """A request that was checked and tokenized, ready for a batch."""
 
     request: TextRequest
     encoding: Encoding
     tasks: tuple[str, ...]
+    """Tasks to answer."""
     tokenize_us: int
-    more: tuple[Encoding, ...] = ()
-    """Further windows of a passage, each a row of the batch."""
+    further_windows: tuple[Encoding, ...] = ()
+    """Windows of a passage after the first. Each is a row of the batch."""
 
     @property
     def tokens(self) -> int:
-        """Of all rows."""
-        return len(self.encoding) + sum(map(len, self.more))
+        """Total tokens of all rows."""
+        tokens = len(self.encoding)
+        for window in self.further_windows:
+            tokens += len(window)
+        return tokens
 
     @property
     def item(self) -> Item:
-        """What decoders take."""
-        return Item(self.request.text, self.encoding, self.request.pair, self.request.top_k, self.more)
+        """Input of the decoders."""
+        return Item(self.request.text, self.encoding, self.request.pair, self.request.top_k, self.further_windows)
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOutputs:
-    """What the engine made of a batch, not decoded yet."""
+    """Outputs of the engine for a batch, before decoding."""
 
     values: dict[str, FloatArray]
     tasks: tuple[str, ...]
-    """Those that some row asked for."""
+    """Tasks that at least one request asked for."""
     items: Sequence[Item]
     rows: int
-    """Windows of passages counted."""
+    """Rows of the batch, each window of a passage included."""
     started_ns: int
     inference_us: int
 
 
 class Pipeline:
-    """Answers requests with one bundle on one engine. `prepare` may be called from any thread, `compute` and `decode` each from one at a time."""
+    """Answers requests with one bundle on one engine.
+
+    `prepare` may be called from any thread. `compute` and `decode` may each be called from one thread at a time.
+    """
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        manifest = bundle.manifest
         self.bundle = bundle
         self.engine = engine
-        manifest = bundle.manifest
         self._tasks = manifest.tasks
-        self._single = tuple(name for name, task in manifest.tasks.items() if not task.pairs)
-        self._windows = {name: task.windows for name, task in manifest.tasks.items() if task.windows is not None}
+        self._default_tasks = tuple(name for name, task in manifest.tasks.items() if not task.pairs)
+        self._windows: dict[str, Windows] = {}
+        for name, task in manifest.tasks.items():
+            if task.windows is not None:
+                self._windows[name] = task.windows
         self._inputs = tuple(tensor.name for tensor in manifest.inputs)
         self._pad_id = manifest.encoder.pad_token_id
         self._tokenizer = TextTokenizer.shared(bundle.tokenizer_json, manifest.max_length)
         self._decoders = DecoderTable.of(manifest.tasks, bundle.arrays)
 
     def check(self, request: TextRequest) -> tuple[str, ...]:
-        """The tasks that answer a request: those it names, or all that read a single text. Raises InvalidRequest."""
-        check_not_blank(request.text, "text")
+        """Return the tasks that answer a request: those that it names, or all that read a single text.
+
+        Raises:
+            InvalidRequest: the request cannot be answered as sent.
+        """
+        check_text(request.text, "text")
         for name in request.tasks:
-            if name not in self._tasks:
-                have = ", ".join(self._tasks)
-                raise InvalidRequest(
-                    f"model '{self.bundle.manifest.name}' has no task '{name}'; it has: {have}", "tasks"
-                )
-            if self._tasks[name].pairs and request.pair is None:
-                raise InvalidRequest(
-                    f"task '{name}' reads a text and its pair, and the request has no pair; use Predict with text_pair",
-                    "text_pair",
-                )
-            if not self._tasks[name].pairs and request.pair is not None:
-                raise InvalidRequest(
-                    f"task '{name}' reads one text, and the request has a pair; leave text_pair empty", "text_pair"
-                )
-        apart = next((name for name in request.tasks if name in self._windows), None)
-        if apart is not None and len(request.tasks) > 1:
-            raise InvalidRequest(
-                f"task '{apart}' reads its passage in windows; ask it in a request of its own", "tasks"
-            )
-        tasks = request.tasks or self._single
+            self._check_task(name, request)
+        if len(request.tasks) > 1:
+            for name in request.tasks:
+                if name in self._windows:
+                    raise InvalidRequest(
+                        f"task '{name}' reads its passage in windows; ask it in a request of its own", "tasks"
+                    )
+        tasks = request.tasks or self._default_tasks
         if not tasks or (request.pair is not None and not request.tasks):
-            raise InvalidRequest("name the task: only tasks on one text are answered unasked", "tasks")
+            raise InvalidRequest("name the task: without a name, only tasks on one text are answered", "tasks")
         return tasks
 
+    def _check_task(self, name: str, request: TextRequest) -> None:
+        if name not in self._tasks:
+            raise InvalidRequest(
+                f"model '{self.bundle.manifest.name}' has no task '{name}'; it has: {', '.join(self._tasks)}", "tasks"
+            )
+        if self._tasks[name].pairs and request.pair is None:
+            raise InvalidRequest(
+                f"task '{name}' reads a text and its pair, and the request has no pair; use Predict with text_pair",
+                "text_pair",
+            )
+        if not self._tasks[name].pairs and request.pair is not None:
+            raise InvalidRequest(
+                f"task '{name}' reads one text, and the request has a pair; leave text_pair empty", "text_pair"
+            )
+
     def prepare(self, request: TextRequest) -> PreparedRequest:
-        """Checks and tokenizes a request. Raises InvalidRequest."""
+        """Check and tokenize a request.
+
+        Raises:
+            InvalidRequest: the request cannot be answered as sent.
+        """
         tasks = self.check(request)
-        start = time.perf_counter_ns()
+        began = time.perf_counter_ns()
+        further_windows: tuple[Encoding, ...] = ()
         if tasks[0] in self._windows:
-            first, *more = self._tokenizer.encode_rows([(request.text, request.pair)], self._windows[tasks[0]])[0]
-            return PreparedRequest(request, first, tasks, (time.perf_counter_ns() - start) // 1000, tuple(more))
-        encoding = self._tokenizer.encode(request.text, request.pair)
-        return PreparedRequest(request, encoding, tasks, (time.perf_counter_ns() - start) // 1000)
+            windows = self._windows[tasks[0]]
+            encoding, *later_windows = self._tokenizer.encode_rows([(request.text, request.pair)], windows)[0]
+            further_windows = tuple(later_windows)
+        else:
+            encoding = self._tokenizer.encode(request.text, request.pair)
+        tokenize_us = (time.perf_counter_ns() - began) // 1000
+        return PreparedRequest(request, encoding, tasks, tokenize_us, further_windows)
 
     def prepare_many(self, requests: Sequence[TextRequest]) -> list[PreparedRequest | InvalidRequest]:
-        """`prepare` for many, tokenized together in Rust threads; a bad request becomes its error."""
+        """Check and tokenize many requests together, in threads of the tokenizer. An invalid request becomes its error."""
         checked: list[tuple[str, ...] | InvalidRequest] = []
-        for request in requests:
+        by_windows: dict[Windows | None, list[int]] = {}
+        for index, request in enumerate(requests):
             try:
-                checked.append(self.check(request))
+                tasks = self.check(request)
             except InvalidRequest as error:
                 checked.append(error)
-        alike: dict[Windows | None, list[int]] = {}
-        for i, tasks in enumerate(checked):
-            if not isinstance(tasks, InvalidRequest):
-                alike.setdefault(self._windows.get(tasks[0]), []).append(i)
-        start = time.perf_counter_ns()
+                continue
+            checked.append(tasks)
+            by_windows.setdefault(self._windows.get(tasks[0]), []).append(index)
+        began = time.perf_counter_ns()
         rows: dict[int, tuple[Encoding, ...]] = {}
-        for windows, chosen in alike.items():
-            inputs = [(requests[i].text, requests[i].pair) for i in chosen]
-            rows.update(zip(chosen, self._tokenizer.encode_rows(inputs, windows), strict=True))
-        spent = (time.perf_counter_ns() - start) // 1000 // max(len(rows), 1)
-        return [
-            tasks
-            if isinstance(tasks, InvalidRequest)
-            else PreparedRequest(requests[i], rows[i][0], tasks, spent, rows[i][1:])
-            for i, tasks in enumerate(checked)
-        ]
+        for windows, indices in by_windows.items():
+            inputs = [(requests[index].text, requests[index].pair) for index in indices]
+            rows.update(zip(indices, self._tokenizer.encode_rows(inputs, windows), strict=True))
+        tokenize_us = (time.perf_counter_ns() - began) // 1000 // max(len(rows), 1)
+        prepared: list[PreparedRequest | InvalidRequest] = []
+        for index, outcome in enumerate(checked):
+            if isinstance(outcome, InvalidRequest):
+                prepared.append(outcome)
+            else:
+                encoding, *further_windows = rows[index]
+                prepared.append(
+                    PreparedRequest(requests[index], encoding, outcome, tokenize_us, tuple(further_windows))
+                )
+        return prepared
 
     def padded_shape(self, rows: int, length: int) -> tuple[int, int]:
-        """The shape that a batch of this size is run in; never longer than the model takes."""
+        """Return the shape `[rows, tokens]` in which a batch runs. It is never longer than the model reads."""
         rows, length = self.engine.shape(rows, length)
         return rows, min(length, self.bundle.manifest.max_length)
 
-    def padded_tokens(self, works: int, tokens: int) -> int:
-        """About how many tokens are computed for a batch of this many works of up to so many tokens each, windows together."""
+    def padded_tokens(self, requests: int, tokens: int) -> int:
+        """Estimate the tokens that the engine computes for a batch.
+
+        Args:
+            requests: number of requests.
+            tokens: tokens of the longest request, all its windows together.
+        """
         windows = math.ceil(tokens / self.bundle.manifest.max_length)
-        return math.prod(self.padded_shape(works * windows, math.ceil(tokens / windows)))
+        return math.prod(self.padded_shape(requests * windows, math.ceil(tokens / windows)))
 
-    def run(self, works: Sequence[PreparedRequest]) -> list[Prediction]:
-        """Answers one batch: `compute` and `decode`."""
-        return self.decode(works, self.compute(works))
+    def run(self, requests: Sequence[PreparedRequest]) -> list[Prediction]:
+        """Answer one batch: `compute`, then `decode`."""
+        return self.decode(requests, self.compute(requests))
 
-    def compute(self, works: Sequence[PreparedRequest]) -> EngineOutputs:
-        """One encoder pass for all tasks of all rows."""
-        started = time.perf_counter_ns()
-        wanted = tuple(name for name in self._tasks if any(name in work.tasks for work in works))
-        outputs = [output for name in wanted for output in self._tasks[name].outputs]
-        items = [work.item for work in works]
-        encodings = [encoding for item in items for encoding in item.rows]
+    def compute(self, requests: Sequence[PreparedRequest]) -> EngineOutputs:
+        """Run the graph once, for all tasks of all requests."""
+        started_ns = time.perf_counter_ns()
+        asked_tasks: set[str] = set()
+        items = []
+        encodings: list[Encoding] = []
+        for request in requests:
+            asked_tasks.update(request.tasks)
+            items.append(request.item)
+            encodings.append(request.encoding)
+            encodings.extend(request.further_windows)
+        tasks = tuple(name for name in self._tasks if name in asked_tasks)
+        outputs: list[str] = []
+        for name in tasks:
+            outputs.extend(self._tasks[name].outputs)
         rows, length = self.padded_shape(len(encodings), max(map(len, encodings)))
         batch = pad_batch(encodings, self._inputs, self._pad_id, length, rows)
         values = self.engine.run(batch, outputs)
-        return EngineOutputs(values, wanted, items, len(encodings), started, (time.perf_counter_ns() - started) // 1000)
+        inference_us = (time.perf_counter_ns() - started_ns) // 1000
+        return EngineOutputs(values, tasks, items, len(encodings), started_ns, inference_us)
 
     def decode(
-        self, works: Sequence[PreparedRequest], computed: EngineOutputs, waits_s: Sequence[float] = ()
+        self, requests: Sequence[PreparedRequest], outputs: EngineOutputs, waits_s: Sequence[float] = ()
     ) -> list[Prediction]:
-        """The answers of a batch. `waits_s` is how long each work waited, for its timings."""
-        started = time.perf_counter_ns()
-        answers = self._decode(works, computed.items, computed.tasks, computed.values)
-        decode_us = (time.perf_counter_ns() - started) // 1000
-        return [
-            Prediction(
-                answers[row],
-                work.encoding.truncated,
-                work.encoding.seen,
-                Timings(
-                    work.tokenize_us,
-                    int(1e6 * waits_s[row]) if waits_s else 0,
-                    computed.inference_us,
-                    decode_us,
-                    computed.rows,
-                    computed.started_ns,
-                    started,
-                ),
-            )
-            for row, work in enumerate(works)
-        ]
+        """Decode the answers of a batch.
 
-    def _decode(
-        self,
-        works: Sequence[PreparedRequest],
-        items: Sequence[Item],
-        wanted: Sequence[str],
-        values: dict[str, FloatArray],
-    ) -> list[dict[str, TaskAnswer]]:
-        answers: list[dict[str, TaskAnswer]] = [{} for _ in works]
-        for name in wanted:
-            chosen = [i for i, work in enumerate(works) if name in work.tasks]
-            mine = {output: values[output] for output in self._tasks[name].outputs}
-            if len(chosen) < len(works):
-                rows = rows_of(items, chosen)
-                mine = {output: value[rows] for output, value in mine.items()}
-            for i, answer in zip(chosen, self._decoders.by_task[name](mine, [items[i] for i in chosen]), strict=True):
-                answers[i][name] = answer
+        Args:
+            requests: requests of the batch.
+            outputs: result of `compute` for these requests.
+            waits_s: seconds that each request waited, for its timings. Empty: none waited.
+        """
+        started_ns = time.perf_counter_ns()
+        answers = self._decode_tasks(requests, outputs)
+        decode_us = (time.perf_counter_ns() - started_ns) // 1000
+        predictions = []
+        for index, request in enumerate(requests):
+            timings = Timings(
+                request.tokenize_us,
+                int(1e6 * waits_s[index]) if waits_s else 0,
+                outputs.inference_us,
+                decode_us,
+                outputs.rows,
+                outputs.started_ns,
+                started_ns,
+            )
+            encoding = request.encoding
+            predictions.append(Prediction(answers[index], encoding.truncated, encoding.seen, timings))
+        return predictions
+
+    def _decode_tasks(self, requests: Sequence[PreparedRequest], outputs: EngineOutputs) -> list[dict[str, TaskAnswer]]:
+        """Return the answers of each request, by task."""
+        answers: list[dict[str, TaskAnswer]] = [{} for _ in requests]
+        for name in outputs.tasks:
+            indices = [index for index, request in enumerate(requests) if name in request.tasks]
+            items = [outputs.items[index] for index in indices]
+            values = {output: outputs.values[output] for output in self._tasks[name].outputs}
+            if len(indices) < len(requests):
+                rows = rows_of(outputs.items, indices)
+                values = {output: value[rows] for output, value in values.items()}
+            for index, answer in zip(indices, self._decoders.by_task[name](values, items), strict=True):
+                answers[index][name] = answer
         return answers
 
     def predict(self, requests: Sequence[TextRequest], limits: BatchLimits | None = None) -> list[Prediction]:
-        """Answers many requests here and now, in batches of similar length; deadlines are ignored. Raises InvalidRequest."""
+        """Answer many requests at once, in batches of similar length. Deadlines are ignored.
+
+        Raises:
+            InvalidRequest: a request cannot be answered as sent.
+        """
         limits = limits or BatchLimits()
-        prepared = self.prepare_many(requests)
-        works = []
-        for work in prepared:
-            if isinstance(work, InvalidRequest):
-                raise work
-            works.append(work)
-        found: dict[int, Prediction] = {}
-        left = list(range(len(works)))
-        while left:
-            plan = plan_batch([WaitingRequest(works[i].tokens) for i in left], 0.0, limits, Costs())
-            chosen = [left[i] for i in plan.batch]
-            found.update(zip(chosen, self.run([works[i] for i in chosen]), strict=True))
-            done = set(chosen)
-            left = [i for i in left if i not in done]
-        return [found[i] for i in range(len(works))]
+        prepared: list[PreparedRequest] = []
+        for outcome in self.prepare_many(requests):
+            if isinstance(outcome, InvalidRequest):
+                raise outcome
+            prepared.append(outcome)
+        predictions: dict[int, Prediction] = {}
+        remaining = list(range(len(prepared)))
+        while remaining:
+            waiting = [WaitingRequest(prepared[index].tokens) for index in remaining]
+            plan = plan_batch(waiting, 0.0, limits, Costs())
+            batch = [remaining[position] for position in plan.batch]
+            predictions.update(zip(batch, self.run([prepared[index] for index in batch]), strict=True))
+            answered = set(batch)
+            remaining = [index for index in remaining if index not in answered]
+        return [predictions[index] for index in range(len(prepared))]
 
     def warm_up(
         self,
@@ -224,45 +273,53 @@ class Pipeline:
         budget_s: float = 1.0,
         observe: Callable[[int, float], None] = lambda tokens, seconds: None,
     ) -> int:
-        """Runs the shapes that serving will meet, small ones first, so that requests do not pay for buffers and compilation.
+        """Run the shapes that serving will meet, small ones first, so that buffers and kernels are ready for requests.
 
-        Stops after `budget_s` seconds; returns how many shapes ran. `observe` is told the padded tokens and the seconds of each.
+        Args:
+            limits: limits of a batch.
+            budget_s: seconds after which no further shape runs.
+            observe: called with the padded tokens and the seconds of each run.
+
+        Returns:
+            The number of shapes that ran.
         """
-        stop = time.perf_counter() + budget_s
+        deadline = time.perf_counter() + budget_s
         shapes = self.shapes(limits)
         for count, (rows, length) in enumerate(shapes):
-            if time.perf_counter() > stop:
+            if time.perf_counter() > deadline:
                 return count
             observe(rows * length, self.run_shape(rows, length))
         return len(shapes)
 
     def shapes(self, limits: BatchLimits) -> list[tuple[int, int]]:
-        """Rows and tokens of the batches that serving will meet, small ones first."""
-        longest = self.bundle.manifest.max_length
-        lengths = {min(length, longest) for length in (8, 16, 24, 32, 48, 64, longest)}
-        sizes = {
-            (rows, length)
-            for rows in (1, 2, 4, 8, 16, 32, limits.max_rows)
-            for length in lengths
-            if rows <= limits.max_rows
-        }
-        shapes = {self.padded_shape(*size) for size in sizes if size[0] == 1 or size[0] * size[1] <= limits.max_tokens}
+        """Return the shapes `[rows, tokens]` of the batches that serving will meet, small ones first."""
+        max_length = self.bundle.manifest.max_length
+        shapes: set[tuple[int, int]] = set()
+        for rows in (*_WARM_UP_ROWS, limits.max_rows):
+            for length in (*_WARM_UP_LENGTHS, max_length):
+                tokens = rows * min(length, max_length)
+                if rows <= limits.max_rows and (rows == 1 or tokens <= limits.max_tokens):
+                    shapes.add(self.padded_shape(rows, min(length, max_length)))
         return sorted(shapes, key=lambda shape: shape[0] * shape[1])
 
     def run_shape(self, rows: int, length: int) -> float:
-        """Runs a batch of arbitrary pieces in this shape, and once more: the seconds of that."""
+        """Run a batch of arbitrary tokens in this shape twice, and return the seconds of the second run."""
         batch = sample_batch(self.bundle, rows, length)
-        self.engine.run(batch)
+        self.engine.run(batch)  # the first run may compile
         began = time.perf_counter()
-        self.engine.run(batch)  # the first run compiled
+        self.engine.run(batch)
         return time.perf_counter() - began
 
     def probe(self) -> None:
-        """Tries the engine on one short text; raises what the engine raises."""
+        """Try the engine on one short text. Raises whatever the engine raises."""
         self.engine.run(sample_batch(self.bundle, 1, 8))
 
     def golden_check(self) -> int:
-        """Answers the bundle's golden examples; how many there are. Raises BundleError naming the first that differs."""
+        """Answer the golden examples of the bundle and return their number.
+
+        Raises:
+            BundleError: an answer differs from that of the export. The message names the first such example.
+        """
         try:
             self.golden_compare(self.predict(self.golden_requests()))
         except InvalidRequest as error:
@@ -270,37 +327,60 @@ class Pipeline:
         return len(self.bundle.golden)
 
     def golden_requests(self) -> list[TextRequest]:
-        """What `golden_compare` wants answers to."""
-        return [TextRequest(example.text, tasks, example.pair, top_k=1) for example, tasks in self._golden()]
+        """Return the requests whose answers `golden_compare` takes."""
+        return [TextRequest(example.text, tasks, example.pair, top_k=1) for example, tasks in self._golden_groups()]
 
     def golden_compare(self, outcomes: Sequence[Prediction | PalmServeError]) -> None:
-        """Raises BundleError naming the first of the golden examples that differs, or that cannot be asked."""
-        for (example, tasks), prediction in zip(self._golden(), outcomes, strict=False):
-            if isinstance(prediction, PalmServeError):
+        """Compare answers with those of the export.
+
+        Raises:
+            BundleError: an answer differs, or an example cannot be asked. The message names the first such example.
+        """
+        for (example, tasks), outcome in zip(self._golden_groups(), outcomes, strict=False):
+            if isinstance(outcome, PalmServeError):
                 raise BundleError(
-                    f"{self.bundle.path}: golden.jsonl holds an example that cannot be asked: {prediction}"
-                ) from prediction
+                    f"{self.bundle.path}: golden.jsonl holds an example that cannot be asked: {outcome}"
+                ) from outcome
             for task in tasks:
-                expected, found = example.answers[task], golden_answer(prediction.answers[task], self._tasks[task])
-                if not expected.agrees(found):
-                    where = f"{self.engine.info.provider} in {self.engine.info.precision}"
+                expected = example.answers[task]
+                actual = golden_answer(outcome.answers[task], self._tasks[task])
+                if not expected.agrees(actual):
+                    engine = f"{self.engine.info.provider} in {self.engine.info.precision}"
                     raise BundleError(
-                        f"{self.bundle.path}: the golden check failed on {where}: for '{example.text}' the task '{task}' answers "
-                        f"{found}, the export saw {expected}; export again, or force another --provider"
+                        f"{self.bundle.path}: the golden check failed on {engine}: for '{example.text}' the task '{task}' answers "
+                        f"{actual}, the export saw {expected}; export again, or force another --provider"
                     )
 
-    def _golden(self) -> list[tuple[GoldenExample, tuple[str, ...]]]:
-        return [(example, tasks) for example in self.bundle.golden for tasks in self._together(example)]
+    def _golden_groups(self) -> list[tuple[GoldenExample, tuple[str, ...]]]:
+        """Return each golden example with the tasks of one request. A task that reads windows has a request of its own."""
+        groups: list[tuple[GoldenExample, tuple[str, ...]]] = []
+        for example in self.bundle.golden:
+            joint_tasks = tuple(task for task in example.answers if task not in self._windows)
+            if joint_tasks:
+                groups.append((example, joint_tasks))
+            for task in example.answers:
+                if task in self._windows:
+                    groups.append((example, (task,)))
+        return groups
 
-    def _together(self, example: GoldenExample) -> list[tuple[str, ...]]:
-        """The example's tasks, in the groups that one request may ask."""
-        apart: list[tuple[str, ...]] = [(task,) for task in example.answers if task in self._windows]
-        rest = tuple(task for task in example.answers if task not in self._windows)
-        return [rest, *apart] if rest else apart
 
+def check_text(text: str, field: str, max_bytes: int | None = None) -> None:
+    """Check that a text is not blank and not too long.
 
-def check_not_blank(text: str, field: str) -> None:
-    """Check that a text has a visible character. Raises InvalidRequest with the name of the field."""
+    Args:
+        text: the text.
+        field: name of its field, for the error.
+        max_bytes: largest size in UTF-8. None: unlimited.
+
+    Raises:
+        InvalidRequest: the text is blank or too long.
+    """
     if not text or text.isspace():
         content = "a blank text" if text else "an empty text"
         raise InvalidRequest(f"{field} must have at least one visible character, got {content}. Send some text.", field)
+    if max_bytes is not None:
+        size = len(text.encode())
+        if size > max_bytes:
+            raise InvalidRequest(
+                f"{field} must have at most {max_bytes:,} bytes, got {size:,}. Shorten or split it.", field
+            )

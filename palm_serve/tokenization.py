@@ -1,8 +1,10 @@
-"""Text -> pieces with character offsets. The only importer of `tokenizers`; training's evaluation and the server both tokenize here."""
+"""Tokenization of texts into tokens with character offsets. Training's evaluation and the server both use this module.
+
+It is the only importer of `tokenizers`.
+"""
 
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import chain
 from typing import NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -13,11 +15,11 @@ from palm_serve.types import SPECIAL, Encoding, Windows
 
 
 class TextTokenizer:
-    """A tokenizer configured once and never changed, so that threads may share it.
+    """A tokenizer that never changes once it is made, so threads may share it.
 
     Args:
-        json: contents of a `tokenizer.json` (its own padding and truncation settings are ignored).
-        max_length: tokens, special ones included; longer inputs are cut and marked `truncated`.
+        json: contents of a `tokenizer.json`. Its own padding and truncation settings are ignored.
+        max_length: tokens of an encoding, special tokens included. Longer inputs are cut and marked `truncated`.
     """
 
     def __init__(self, json: str, max_length: int) -> None:
@@ -28,97 +30,139 @@ class TextTokenizer:
 
     @classmethod
     def shared(cls, json: str, max_length: int) -> "TextTokenizer":
-        """One that is in use with these contents, else a new one, whose reading holds the interpreter's lock for 20 ms: a version that is
-        swapped in is seldom tokenized otherwise than the one that it replaces."""
-        found = _IN_USE.get((json, max_length))
-        if found is None:
-            found = _IN_USE[json, max_length] = cls(json, max_length)
-        return found
+        """Return a tokenizer that is in use with the same contents, or make one.
+
+        Reading a tokenizer holds the interpreter's lock for 20 ms. A new version of a model usually has the tokenizer of
+        the version that it replaces.
+        """
+        tokenizer = _IN_USE.get((json, max_length))
+        if tokenizer is None:
+            tokenizer = cls(json, max_length)
+            _IN_USE[json, max_length] = tokenizer
+        return tokenizer
 
     def encode(self, text: str, pair: str | None = None) -> Encoding:
-        """Tokenizes one text, or a text and its pair."""
+        """Tokenize one text, or a text and its pair."""
         return _convert(self._tokenizer.encode(text, pair), text)
 
     def encode_batch(self, inputs: Sequence[str | tuple[str, str]]) -> list[Encoding]:
-        """Tokenizes many texts or pairs in Rust threads, without the interpreter lock."""
-        raw = self._tokenizer.encode_batch(list(inputs))
-        return [_convert(r, i if isinstance(i, str) else i[0]) for r, i in zip(raw, inputs, strict=True)]
+        """Tokenize many texts or pairs in threads of the tokenizer, without the interpreter's lock."""
+        raw_encodings = self._tokenizer.encode_batch(list(inputs))
+        encodings = []
+        for raw, text_or_pair in zip(raw_encodings, inputs, strict=True):
+            text = text_or_pair if isinstance(text_or_pair, str) else text_or_pair[0]
+            encodings.append(_convert(raw, text))
+        return encodings
 
     def encode_windows(self, inputs: Sequence[tuple[str, str]], windows: Windows) -> list[tuple[Encoding, ...]]:
-        """Tokenizes questions with their passages: one encoding for each window, at least one.
+        """Tokenize questions with their passages, each into one or more windows.
 
-        Every piece of a passage is in a window, and each window holds as many as fit behind the question. `truncated` and `seen` are the
-        question's: of the passage all is read.
+        Every token of a passage is in a window. Each window holds as many as fit after the question. `truncated` and
+        `seen` describe the question, because the passage is always read completely.
         """
-        # Together in Rust threads; what exceeds max_length comes as overflow, without overlap.
-        raw = self._tokenizer.encode_batch(list(chain.from_iterable(inputs)), add_special_tokens=False)
-        questions, passages = (iter(raw[start::2]) for start in (0, 1))
-        return [self._windows(next(questions), next(passages), text, windows) for text, _ in inputs]
+        texts = []
+        for question, passage in inputs:
+            texts.append(question)
+            texts.append(passage)
+        # One call, in threads of the tokenizer. Tokens beyond max_length come as overflow, without overlap.
+        raw_encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        rows = []
+        for index, (question, _) in enumerate(inputs):
+            raw_question = raw_encodings[2 * index]
+            raw_passage = raw_encodings[2 * index + 1]
+            rows.append(self._split_windows(raw_question, raw_passage, question, windows))
+        return rows
 
     def encode_rows(
         self, inputs: Sequence[tuple[str, str | None]], windows: Windows | None = None
     ) -> list[tuple[Encoding, ...]]:
-        """What a model reads of each text and its pair: one encoding, or with `windows` (which need pairs) one for each."""
+        """Tokenize texts and their pairs into the rows that a model reads.
+
+        Args:
+            inputs: texts, each with its pair or None.
+            windows: how to split long pairs. None: one row for each input, cut to `max_length`.
+        """
         if windows is not None:
             return self.encode_windows([(text, pair or "") for text, pair in inputs], windows)
-        return [(e,) for e in self.encode_batch([text if pair is None else (text, pair) for text, pair in inputs])]
+        texts: list[str | tuple[str, str]] = []
+        for text, pair in inputs:
+            texts.append(text if pair is None else (text, pair))
+        return [(encoding,) for encoding in self.encode_batch(texts)]
 
-    def _windows(
-        self, question: RawEncoding, passage: RawEncoding, text: str, windows: Windows
+    def _split_windows(
+        self, raw_question: RawEncoding, raw_passage: RawEncoding, question: str, windows: Windows
     ) -> tuple[Encoding, ...]:
-        frame = self._frame
-        asked, read = _pieces(question, frame.text_type, 0), _pieces(passage, frame.pair_type, 1)
-        room = self.max_length - sum(map(len, (frame.before, frame.between, frame.after)))
-        kept = asked[: max(0, min(windows.max_query, room - 1))]
-        room -= len(kept)
-        step = max(1, min(windows.stride, room))
-        seen = len(text) if len(kept) == len(asked) else max((offsets[1] for _, _, offsets, _ in kept), default=0)
-        found = []
-        for start in range(0, max(len(read) - room, 0) + step, step):
-            row = [*frame.before, *kept, *frame.between, *read[start : start + room], *frame.after]
-            ids, types, offsets, segments = (list(column) for column in zip(*row, strict=True))
-            found.append(Encoding(ids, types, offsets, segments, len(kept) < len(asked), seen))
-        return tuple(found)
+        template = self._template
+        question_tokens = _tokens(raw_question, template.text_type, 0)
+        passage_tokens = _tokens(raw_passage, template.pair_type, 1)
+        room = self.max_length - len(template.before) - len(template.between) - len(template.after)
+        read_tokens = question_tokens[: max(0, min(windows.max_query, room - 1))]
+        truncated = len(read_tokens) < len(question_tokens)
+        code_points_seen = _last_offset(read_tokens) if truncated else len(question)
+        room -= len(read_tokens)
+        stride = max(1, min(windows.stride, room))
+        encodings = []
+        for start in range(0, max(len(passage_tokens) - room, 0) + stride, stride):
+            window = passage_tokens[start : start + room]
+            row = [*template.before, *read_tokens, *template.between, *window, *template.after]
+            ids, types, offsets, segments = zip(*row, strict=True)
+            encodings.append(
+                Encoding(list(ids), list(types), list(offsets), list(segments), truncated, code_points_seen)
+            )
+        return tuple(encodings)
 
     @cached_property
-    def _frame(self) -> "_Frame":
+    def _template(self) -> "_Template":
+        """Special tokens of a pair, read from the encoding of a short one."""
         raw = self._tokenizer.encode("a", "a")
-        first, second = ([i for i, s in enumerate(raw.sequence_ids) if s == segment] for segment in (0, 1))
-
-        def specials(begin: int, end: int) -> list[_Piece]:
-            return [(raw.ids[i], raw.type_ids[i], (0, 0), SPECIAL) for i in range(begin, end)]
-
-        return _Frame(
-            specials(0, first[0]),
-            specials(first[-1] + 1, second[0]),
-            specials(second[-1] + 1, len(raw.ids)),
+        first = [index for index, segment in enumerate(raw.sequence_ids) if segment == 0]
+        second = [index for index, segment in enumerate(raw.sequence_ids) if segment == 1]
+        return _Template(
+            _special_tokens(raw, 0, first[0]),
+            _special_tokens(raw, first[-1] + 1, second[0]),
+            _special_tokens(raw, second[-1] + 1, len(raw.ids)),
             raw.type_ids[first[0]],
             raw.type_ids[second[0]],
         )
 
 
-_Piece: TypeAlias = tuple[int, int, tuple[int, int], int]
-"""Id, type, offsets, segment."""
+_Token: TypeAlias = tuple[int, int, tuple[int, int], int]
+"""Id, type, offsets and segment."""
 
 
-class _Frame(NamedTuple):
-    """Special tokens around a text and its pair, and the types of the two."""
+class _Template(NamedTuple):
+    """Special tokens around a text and its pair, and the token types of the two."""
 
-    before: list[_Piece]
-    between: list[_Piece]
-    after: list[_Piece]
+    before: list[_Token]
+    between: list[_Token]
+    after: list[_Token]
     text_type: int
     pair_type: int
 
 
-def _pieces(raw: RawEncoding, type_id: int, segment: int) -> list[_Piece]:
-    """All pieces of an untyped encoding, its overflow included."""
-    parts = (raw, *raw.overflowing)
-    return [(i, type_id, offsets, segment) for r in parts for i, offsets in zip(r.ids, r.offsets, strict=True)]
+def _special_tokens(raw: RawEncoding, begin: int, end: int) -> list[_Token]:
+    return [(raw.ids[index], raw.type_ids[index], (0, 0), SPECIAL) for index in range(begin, end)]
+
+
+def _tokens(raw: RawEncoding, type_id: int, segment: int) -> list[_Token]:
+    """Return all tokens of an encoding, its overflow included, with this type and segment."""
+    tokens = []
+    for encoding in (raw, *raw.overflowing):
+        for token_id, offsets in zip(encoding.ids, encoding.offsets, strict=True):
+            tokens.append((token_id, type_id, offsets, segment))
+    return tokens
+
+
+def _last_offset(tokens: Sequence[_Token]) -> int:
+    """Return the largest end of a token in its text. Zero for no tokens."""
+    last_offset = 0
+    for _, _, (_, end), _ in tokens:
+        last_offset = max(last_offset, end)
+    return last_offset
 
 
 def bare_tokenizer_json(json: str) -> str:
-    """The tokenizer without padding and truncation, as a bundle holds it."""
+    """Return the tokenizer without padding and truncation, as a bundle holds it."""
     tokenizer = Tokenizer.from_str(json)
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -129,9 +173,14 @@ _IN_USE: WeakValueDictionary[tuple[str, int], TextTokenizer] = WeakValueDictiona
 
 
 def _convert(raw: RawEncoding, text: str) -> Encoding:
+    """Convert an encoding of the tokenizers package."""
+    offsets = raw.offsets
     segments = [SPECIAL if segment is None else segment for segment in raw.sequence_ids]
     truncated = bool(raw.overflowing)
-    seen = len(text)
+    code_points_seen = len(text)
     if truncated:
-        seen = max((end for (_, end), segment in zip(raw.offsets, segments, strict=True) if segment == 0), default=0)
-    return Encoding(raw.ids, raw.type_ids, raw.offsets, segments, truncated, seen)
+        code_points_seen = 0
+        for (_, end), segment in zip(offsets, segments, strict=True):
+            if segment == 0:
+                code_points_seen = max(code_points_seen, end)
+    return Encoding(raw.ids, raw.type_ids, offsets, segments, truncated, code_points_seen)

@@ -1,4 +1,4 @@
-"""Texts in, predictions out."""
+"""The pipeline answers texts with one bundle on one engine."""
 
 import json
 import weakref
@@ -16,7 +16,7 @@ from palm_serve.types import EngineInfo, TextRequest
 
 
 class CountingEngine:
-    """Counts runs; buckets shapes if asked to."""
+    """Counts runs, and buckets shapes on request."""
 
     def __init__(self, engine, bucket=False):
         self._engine, self._bucket = engine, bucket
@@ -52,7 +52,7 @@ def labels(prediction):
     return prediction.answers["intent"].label.name, slots, prediction.answers["sentiment"].label.name
 
 
-def test_an_utterance(pipeline):
+def test_predict_answers_all_tasks_on_one_text(pipeline):
     answer = ask(pipeline, "Please show me FLIGHTS from Boston, to New York on Monday!")
     assert labels(answer) == ("flight", [("city", "Boston"), ("city", "New York"), ("day", "Monday")], "positive")
     assert not answer.truncated
@@ -61,7 +61,7 @@ def test_an_utterance(pipeline):
     assert answer.timings.inference_us > 0
 
 
-def test_all_tasks_in_one_encoder_pass(tiny_bundle):
+def test_run_of_several_tasks_runs_the_graph_once(tiny_bundle):
     pipeline, engine = open_pipeline(tiny_bundle)
     works = [
         pipeline.prepare(TextRequest("fly to denver", tasks)) for tasks in ((), ("intent",), ("slots", "sentiment"))
@@ -77,14 +77,14 @@ def test_all_tasks_in_one_encoder_pass(tiny_bundle):
     assert answers[0].answers["slots"] == answers[2].answers["slots"]
 
 
-def test_only_wanted_outputs_are_asked_of_the_graph(tiny_bundle):
+def test_predict_of_one_task_runs_only_its_outputs(tiny_bundle):
     pipeline, engine = open_pipeline(tiny_bundle)
     ask(pipeline, "fly to denver", "intent")
     assert engine.outputs == [["intent.logits"]]
 
 
 @pytest.mark.parametrize("bucket", [False, True])
-def test_a_batch_equals_its_rows_alone(tiny_bundle, bucket):
+def test_batch_answers_as_its_rows_do_alone(tiny_bundle, bucket):
     pipeline, engine = open_pipeline(tiny_bundle, bucket)
     texts = [
         "hi",
@@ -97,18 +97,18 @@ def test_a_batch_equals_its_rows_alone(tiny_bundle, bucket):
     ]
     together = pipeline.predict([TextRequest(text, ()) for text in texts])
     for text, answer in zip(texts, together, strict=True):
-        alone = ask(pipeline, text)
-        assert labels(alone) == labels(answer)
-        assert alone.answers["intent"].label.confidence == pytest.approx(
+        single = ask(pipeline, text)
+        assert labels(single) == labels(answer)
+        assert single.answers["intent"].label.confidence == pytest.approx(
             answer.answers["intent"].label.confidence, abs=1e-5
         )
-        assert (alone.truncated, alone.seen) == (answer.truncated, answer.seen)
+        assert (single.truncated, single.seen) == (answer.truncated, answer.seen)
     if bucket:
         assert {rows for rows, _ in engine.shapes} == {8}
         assert {length for _, length in engine.shapes} <= {16, 24}, "never longer than the model takes"
 
 
-def test_a_long_text_is_cut_and_says_so(pipeline):
+def test_long_text_is_cut_and_marked_truncated(pipeline):
     text = "boston " * 30
     answer = ask(pipeline, text)
     assert answer.truncated
@@ -117,15 +117,15 @@ def test_a_long_text_is_cut_and_says_so(pipeline):
 
 
 @pytest.mark.parametrize("text", ["\u200b", "\u0301", "\x00"])
-def test_a_text_without_pieces_is_answered(pipeline, text):
+def test_text_without_tokens_is_answered(pipeline, text):
     assert labels(ask(pipeline, text))[1] == []
 
 
-def test_top_k(pipeline):
+def test_top_k_limits_the_ranking(pipeline):
     assert [len(ask(pipeline, "hi", top_k=k).answers["intent"].ranking) for k in (1, 3, 0)] == [1, 3, 4]
 
 
-def test_prediction_keeps_the_order_over_many_batches(tiny_bundle):
+def test_predict_keeps_the_order_over_many_batches(tiny_bundle):
     pipeline, engine = open_pipeline(tiny_bundle)
     texts = ["boston " * (1 + i % 9) for i in range(50)]
     answers = pipeline.predict([TextRequest(text, ("slots",)) for text in texts], BatchLimits(max_rows=7))
@@ -147,19 +147,19 @@ def test_prediction_keeps_the_order_over_many_batches(tiny_bundle):
         (TextRequest("hi", (), pair="ho"), "tasks", "name the task"),
     ],
 )
-def test_bad_requests(pipeline, request_, field, message):
+def test_predict_of_an_invalid_request_names_the_field(pipeline, request_, field, message):
     with pytest.raises(InvalidRequest, match=message) as refusal:
         pipeline.predict([request_])
     assert refusal.value.field == field
 
 
-def test_a_bad_request_among_many(pipeline):
-    good, bad, other = pipeline.prepare_many([TextRequest("hi", ()), TextRequest("", ()), TextRequest("fly", ())])
-    assert isinstance(bad, InvalidRequest)
-    assert [work.request.text for work in (good, other)] == ["hi", "fly"]
+def test_prepare_many_returns_the_error_of_one_request(pipeline):
+    first, invalid, last = pipeline.prepare_many([TextRequest("hi", ()), TextRequest("", ()), TextRequest("fly", ())])
+    assert isinstance(invalid, InvalidRequest)
+    assert [work.request.text for work in (first, last)] == ["hi", "fly"]
 
 
-def test_a_task_on_pairs_needs_one(tmp_path, make_tiny_bundle, reseal_bundle):
+def test_prepare_of_a_pair_task_needs_a_pair(tmp_path, make_tiny_bundle, reseal_bundle):
     path = make_tiny_bundle(tmp_path / "b")
     tasks = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["tasks"]
     tasks["sentiment"]["decode"]["pairs"] = True
@@ -175,7 +175,7 @@ class NoGraph:
     info = EngineInfo("none", "fp32", "plain")
 
 
-def test_golden_check(pipeline):
+def test_golden_check_of_a_good_bundle_counts_examples(pipeline):
     assert pipeline.golden_check() == 3
 
 
@@ -194,7 +194,7 @@ def test_golden_check(pipeline):
         ),
     ],
 )
-def test_a_golden_answer_that_differs(tmp_path, make_tiny_bundle, reseal_bundle, task, expected, message):
+def test_golden_check_of_a_different_answer_raises(tmp_path, make_tiny_bundle, reseal_bundle, task, expected, message):
     path = make_tiny_bundle(tmp_path / "b")
     lines = [{"text": "fly", "answers": {"intent": {"label": "flight"}}}, {"text": "hi", "answers": {task: expected}}]
     (path / "golden.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
@@ -202,7 +202,7 @@ def test_a_golden_answer_that_differs(tmp_path, make_tiny_bundle, reseal_bundle,
         open_pipeline(reseal_bundle(path))[0].golden_check()
 
 
-def test_a_golden_example_that_cannot_be_asked(tmp_path, make_tiny_bundle, reseal_bundle):
+def test_golden_check_of_an_invalid_example_raises(tmp_path, make_tiny_bundle, reseal_bundle):
     path = make_tiny_bundle(tmp_path / "b")
     (path / "golden.jsonl").write_text('{"text": " ", "answers": {"intent": {"label": "x"}}}', encoding="utf-8")
     with pytest.raises(
@@ -214,31 +214,31 @@ def test_a_golden_example_that_cannot_be_asked(tmp_path, make_tiny_bundle, resea
 
 def test_warm_up_runs_the_shapes_within_its_budget(tiny_bundle):
     pipeline, engine = open_pipeline(tiny_bundle)
-    seen = []
-    count = pipeline.warm_up(BatchLimits(max_rows=8), budget_s=60, observe=lambda *run: seen.append(run))
-    assert count == len(set(engine.shapes)) == len(seen)
+    runs = []
+    count = pipeline.warm_up(BatchLimits(max_rows=8), budget_s=60, observe=lambda *run: runs.append(run))
+    assert count == len(set(engine.shapes)) == len(runs)
     assert len(engine.shapes) == 2 * count, "the first run of a shape may compile, the second is timed"
-    assert [tokens for tokens, _ in seen] == sorted(tokens for tokens, _ in seen)
-    assert all(seconds > 0 for _, seconds in seen)
+    assert [tokens for tokens, _ in runs] == sorted(tokens for tokens, _ in runs)
+    assert all(seconds > 0 for _, seconds in runs)
     assert {(1, 8), (8, 24)} <= set(engine.shapes)
     assert pipeline.warm_up(BatchLimits(), budget_s=0) == 0
 
 
-def test_without_type_ids(tmp_path, make_tiny_bundle):
+def test_predict_without_type_ids_answers(tmp_path, make_tiny_bundle):
     pipeline, _ = open_pipeline(make_tiny_bundle(tmp_path / "b", token_types=False))
     assert labels(ask(pipeline, "hi"))[0] == "greeting"
     assert np.isfinite(ask(pipeline, "hi").answers["intent"].label.confidence)
 
 
-def test_versions_share_a_tokenizer_while_one_of_them_is_there(tiny_bundle):
-    """Reading it holds the interpreter's lock, and a swap would be felt by every call."""
+def test_versions_share_a_tokenizer_while_one_is_loaded(tiny_bundle):
+    """Reading a tokenizer holds the interpreter's lock, so a swap of a version would delay every call."""
     bundle = load_bundle(tiny_bundle)
     engine = select_engine(bundle, "CPU")
-    one, two = Pipeline(bundle, engine), Pipeline(load_bundle(tiny_bundle), engine)
-    assert one._tokenizer is two._tokenizer
+    first, second = Pipeline(bundle, engine), Pipeline(load_bundle(tiny_bundle), engine)
+    assert first._tokenizer is second._tokenizer
     seven, again = (TextTokenizer.shared(bundle.tokenizer_json, 7) for _ in range(2))
     assert seven is again
     assert seven.max_length == 7, "another length is another tokenizer"
-    seen = weakref.ref(seven)
+    reference = weakref.ref(seven)
     del seven, again
-    assert seen() is None, "nothing else keeps it"
+    assert reference() is None, "nothing else keeps it"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from palm_serve.bundle.manifest import Manifest, TaskInfo
 from palm_serve.config import Limits
 from palm_serve.errors import InvalidRequest
-from palm_serve.pipeline import check_not_blank
+from palm_serve.pipeline import check_text
 from palm_serve.types import Priority, TextRequest, Thresholds
 from palm_serve.v1 import palm_pb2 as pb
 
@@ -44,7 +44,7 @@ def check_parse_request(
     """
     unit = _offset_unit(message.offset_unit)
     priority = _priority(message.priority)
-    check_text(message.text, "text", limits)
+    check_text(message.text, "text", limits.text_bytes)
     tasks = _single_text_tasks(message.tasks, manifest)
     thresholds = _thresholds(message.thresholds, manifest)
     top_k = message.top_k or DEFAULT_TOP_K
@@ -72,9 +72,9 @@ def check_predict_request(
     if not message.task:
         raise InvalidRequest(f"task must not be empty. Use one of {_names(manifest.tasks)}.", "task")
     task = _task(message.task, manifest, "task")
-    check_text(message.text, "text", limits)
+    check_text(message.text, "text", limits.text_bytes)
     if task.pairs:
-        check_text(message.text_pair, "text_pair", limits)
+        check_text(message.text_pair, "text_pair", limits.text_bytes)
     elif message.text_pair:
         raise InvalidRequest(
             f"text_pair must be empty for task '{message.task}', which reads a single text. Remove it.", "text_pair"
@@ -83,25 +83,6 @@ def check_predict_request(
     pair = message.text_pair if task.pairs else None
     request = TextRequest(message.text, (message.task,), pair=pair, top_k=top_k, deadline=deadline, priority=priority)
     return CheckedRequest(request, unit, top_k)
-
-
-def check_text(text: str, field: str, limits: Limits) -> None:
-    """Check that a text is not blank and not too long.
-
-    Args:
-        text: the text.
-        field: name of its field, for the error.
-        limits: limits of one client.
-
-    Raises:
-        InvalidRequest: if it is blank or too long.
-    """
-    check_not_blank(text, field)
-    size = len(text.encode())
-    if size > limits.text_bytes:
-        raise InvalidRequest(
-            f"{field} must have at most {limits.text_bytes:,} bytes, got {size:,}. Shorten or split it.", field
-        )
 
 
 def quoted(value: str) -> str:

@@ -322,7 +322,7 @@ def test_load_by_rpc_swaps_the_version(
         (folder / "stable").unlink()
         shutil.copytree(versions["b"], folder / "stable")
         (folder / "stable" / "model.onnx").write_bytes(b"damaged")
-        with pytest.raises(grpc.RpcError, match="the bundle 'tiny' cannot be loaded; the server's log tells why"):
+        with pytest.raises(grpc.RpcError, match=r"the bundle 'tiny' cannot be loaded\. See the server's log"):
             stub.LoadModel(pb.LoadModelRequest(name="tiny"))
         assert length_of(stub) == 20
     assert load.failures == []

@@ -343,7 +343,7 @@ def test_watcher_records_unexpected_errors_as_failures(
             raise MemoryError("no room")
 
         with monkeypatch.context() as patched:
-            patched.setattr(registry, "_connect", crash)
+            patched.setattr(registry, "_make_pipeline", crash)
             put(versions["b"], folder / "one")
             put(versions["c"], folder / "two")
             await looks(watcher)
@@ -360,17 +360,17 @@ def test_watcher_records_an_engine_that_cannot_run(folder: Path, versions: dict[
 
     async def use(registry: Registry, watcher: Watcher) -> None:
         await watcher.start()
-        connect = registry._connect
+        make_pipeline = registry._make_pipeline
 
         def broken(bundle: Bundle) -> Pipeline:
             def run(*arguments: object) -> None:
                 raise RuntimeError("out of memory")
 
-            pipeline = connect(bundle)
+            pipeline = make_pipeline(bundle)
             pipeline.engine.run = run  # type: ignore[method-assign]
             return pipeline
 
-        registry._connect = broken  # type: ignore[method-assign]
+        registry._make_pipeline = broken  # type: ignore[method-assign]
         put(versions["b"], folder / "tiny")
         await looks(watcher)
         assert "cannot be run: the model failed" in str(registry.failures["tiny", "stable"].error)
