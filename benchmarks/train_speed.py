@@ -50,6 +50,9 @@ output = "unused"
 
 def measure_own(data: Path, steps: int, batch: int, crf: bool) -> dict[str, float]:
     """Examples a second of PALM's loop after the warm-up, and the share of the time that is data work."""
+    from palm_trainer.cli.environment import limit_spinning
+
+    limit_spinning()
     from palm_trainer.config.loader import load_config
     from palm_trainer.runs.job_from_config import job_from_config
 

@@ -4,7 +4,6 @@
 `palm.Trainer` and `palm.MultiHeadTrainer`. Each is loaded when it is first used (PEP 562): importing the package itself costs nothing.
 """
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,6 @@ if TYPE_CHECKING:
     from palm_trainer.api.multihead_trainer import MultiHeadTrainer
     from palm_trainer.api.trainer import Trainer
     from palm_trainer.model.download import model_names as downloader
-
-# OpenMP's threads spin while they wait for each other. On a machine that is shared, or in a container with a CPU quota, the one that is waited for
-# may not be running: steps were seen to take ten times as long. A short spin costs nothing where the cores are free. To be said before torch loads.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __all__ = ["MultiHeadTrainer", "Trainer", "backbone", "downloader", "head", "lr_sched", "optimizer", "reader"]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from palm_trainer.cli.environment import limit_spinning
 from palm_trainer.cli.models import models_app
 from palm_trainer.config.moved_keys import MovedKeyWarning
 from palm_trainer.errors import PalmError
@@ -302,6 +303,7 @@ def _warning_line(
 
 def command(app: Callable[..., Any], arguments: Iterable[str] | None = None) -> int:
     """Runs a typer application with the exit codes of this project: 0, 2 for what the user can mend, 1 for a failure."""
+    limit_spinning()
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("default", category=MovedKeyWarning)
     warnings.formatwarning = _warning_line
