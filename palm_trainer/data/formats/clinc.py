@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from palm_trainer.data.example import Example
-from palm_trainer.data.formats.text_files import Defects, FormatOptions, load_json
+from palm_trainer.data.formats.json_values import load_json
+from palm_trainer.data.formats.text_files import Defects, FormatOptions
 from palm_trainer.errors import DataError
 
 

@@ -9,10 +9,13 @@ from palm_trainer.data.formats.clinc import is_clinc
 from palm_trainer.data.formats.columns import PAIR_COLUMNS, SKIPPED, TEXT_COLUMNS
 from palm_trainer.data.formats.datasets import HUB, STATE
 from palm_trainer.data.formats.joint import FILES
+from palm_trainer.data.formats.json_values import load_json
 from palm_trainer.data.formats.palm_tsv import SEPARATOR, TAG_COLUMNS
-from palm_trainer.data.formats.rasa import holds_examples, yaml_files
+from palm_trainer.data.formats.rasa import holds_examples, rasa_files
+from palm_trainer.data.formats.rasa_markdown import is_markdown
 from palm_trainer.data.formats.squad import is_row
-from palm_trainer.data.formats.text_files import FormatOptions, load_json, read_text, split_lines
+from palm_trainer.data.formats.text_files import FormatOptions, read_text, split_lines
+from palm_trainer.data.formats.unread import check_unlabelled
 from palm_trainer.errors import DataError
 
 _SAMPLE_LINES = 2000
@@ -55,7 +58,10 @@ def detect_format(path: Path) -> Detection:
 
 def _detect_text(path: Path, suffix: str) -> Detection:
     """Detect the format of a text file by its first lines."""
-    sample = split_lines(read_text(path))[:_SAMPLE_LINES]
+    text = read_text(path)
+    if is_markdown(text):
+        return Detection("rasa")
+    sample = split_lines(text)[:_SAMPLE_LINES]
     filled = [line for line in sample if line.strip()]
     if suffix in (".jsonl", ".ndjson") or all(line.startswith("{") for line in filled):
         return Detection("jsonl")
@@ -72,7 +78,10 @@ def _detect_text(path: Path, suffix: str) -> Detection:
         return Detection("csv")
     if all(line.count("\t") == filled[0].count("\t") > 0 for line in filled):
         return Detection("tsv", _tsv_options([line.split("\t") for line in filled]))
-    return Detection("tsv" if suffix == ".tsv" else "text")
+    if suffix == ".tsv":
+        return Detection("tsv")
+    check_unlabelled(path, filled)
+    return Detection("text")
 
 
 def _detect_directory(path: Path) -> Detection:
@@ -82,7 +91,7 @@ def _detect_directory(path: Path) -> Detection:
         return Detection("datasets")
     if any(path.glob("*.parquet")):
         return Detection("parquet")
-    if any(holds_examples(file) for file in yaml_files(path)):
+    if any(holds_examples(file) for file in rasa_files(path)):
         return Detection("rasa")
     raise DataError(
         f"{path}: a directory of no known format (joint: {', '.join(FILES)}; rasa: *.yml); name a file in it"

@@ -6,6 +6,7 @@ from pathlib import Path
 from palm_trainer.data.formats import clinc
 from palm_trainer.data.formats.detect import Detection, detect_format
 from palm_trainer.data.formats.joint import FILES
+from palm_trainer.data.formats.rasa import holds_examples
 from palm_trainer.errors import DataError
 
 _WORDS = {"train": ("train", "trial"), "dev": ("dev", "valid", "val"), "test": ("test",)}
@@ -125,7 +126,9 @@ def _entries(folder: Path) -> list[Path]:
     entries = []
     for path in folder.iterdir():
         is_hidden = path.name.startswith(".")
-        is_other = path.suffix in _NO_DATA or path.name.lower().startswith(_NO_DATA_NAMES)
+        is_other = (path.suffix in _NO_DATA and not holds_examples(path)) or path.name.lower().startswith(
+            _NO_DATA_NAMES
+        )
         if not is_hidden and not is_other:
             entries.append(path)
     return sorted(entries)

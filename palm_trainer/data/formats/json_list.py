@@ -9,7 +9,8 @@ from typing import Any
 
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats.columns import PAIR_COLUMNS, TEXT_COLUMNS, row_example
-from palm_trainer.data.formats.text_files import Defects, FormatOptions, load_json
+from palm_trainer.data.formats.json_values import load_json
+from palm_trainer.data.formats.text_files import Defects, FormatOptions
 from palm_trainer.errors import DataError
 
 

@@ -8,13 +8,13 @@ applies. Spans refer to the text. Those of the field `answer` refer to the pair 
 `"words": [[0, 4], ...]` are the ranges of the words that the data was tagged on.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from palm_trainer.data.example import Example, FieldValue, LabelledSpan
+from palm_trainer.data.formats.json_values import parse_json
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, read_text, split_lines
 from palm_trainer.errors import DataError
 
@@ -40,10 +40,7 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
 
 
 def _example(line: str, source: str) -> Example:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{source}:{error.colno}: not JSON: {error.msg}; write one object a line") from None
+    row = parse_json(line, source, "write one object a line", is_line=True)
     if not isinstance(row, dict):
         raise DataError(f'{source}: {type(row).__name__}, not an object; write {{"text": ..., "FIELD": ...}}')
     return row_example(row, source)

@@ -1,33 +1,57 @@
-"""Rasa's NLU training data, YAML 2.0 and 3.1, a file or a directory of files. Fields: `intent`, `slots`.
+"""Rasa's NLU training data, YAML 2.0 and 3.1 or the old Markdown, a file or a directory of files. Fields: `intent`, `slots`.
 
 Entities: `[value](name)`, `[value](name:synonym)`, `[value]{"entity": ..., "role": ..., "group": ..., "value": ...}`,
 and a list of such objects, of which the first counts. Content that a span cannot hold (synonyms) and sections without
 examples (synonym, regex, lookup) are reported as skipped. Every scalar stays a string: an intent may be called `yes`.
 """
 
-import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import yaml
 
-from palm_trainer.data.example import Example, LabelledSpan
+from palm_trainer.data.example import Example
+from palm_trainer.data.formats.rasa_annotations import MORE_ENTITIES, SYNONYM, read_entities
+from palm_trainer.data.formats.rasa_markdown import SECTIONS, is_markdown, parse_markdown
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, read_text, split_lines
+from palm_trainer.data.formats.yaml_nodes import compose_yaml, scalar_values
 from palm_trainer.errors import DataError
 
-NO_DASH = "line without '- ' before the example (passed over)"
-SYNONYM = "synonym given with an entity (passed over)"
-MORE_ENTITIES = "further entity on the same words (passed over)"
-SECTIONS = ("synonym", "regex", "lookup")
+__all__ = ["FOLDED", "MORE_ENTITIES", "NO_DASH", "SYNONYM", "parse", "rasa_files"]
 
-_ENTITY = re.compile(
-    r"\[(?P<value>[^\]]+?)\](?:\((?P<name>[^):]+)(?::(?P<synonym>[^)]*))?\)|(?P<json>\{[^}]*\})|\[(?P<list>\{.*?\})\])"
-)
+NO_DASH = "line without '- ' before the example (passed over)"
+_YAML = (".yml", ".yaml")
+_MARKDOWN = (".md", ".markdown")
+FOLDED = "line with '- ' that its quotes join to the line above (read as one example; write `examples: |`)"
+
+
+@dataclass
+class _NluFile:
+    """A YAML file while it is read.
+
+    Args:
+        path: the file.
+        defects: tally of repaired defects.
+    """
+
+    path: Path
+    defects: Defects
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """Lines as they are written."""
+        return split_lines(read_text(self.path))
+
+    def place(self, node: yaml.Node) -> str:
+        """Return `file:line` of the begin of a node."""
+        return f"{self.path}:{node.start_mark.line + 1}"
 
 
 def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:
-    """Yield the examples of the `nlu` section of a file, or of all YAML files of a directory.
+    """Yield the examples of the `nlu` section of a file, or of all YAML and Markdown files of a directory.
 
     Args:
         path: file or directory to read.
@@ -35,125 +59,147 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
         defects: tally of repaired defects.
 
     Raises:
-        DataError: a file is not YAML or has no `nlu` list, an intent has no examples, or an annotation is malformed.
+        DataError: a file is not YAML or has no `nlu` list, a key stands twice, an intent has no examples, or an
+            annotation is malformed.
     """
-    files = yaml_files(path) if path.is_dir() else [path]
+    files = rasa_files(path) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{path}: no .yml or .yaml file in this directory; name the NLU file")
     for file in files:
-        root = _compose(file, defects)
-        sections = _mapping(root) if isinstance(root, yaml.MappingNode) else {}
-        nlu = sections.get("nlu")
-        if isinstance(nlu, yaml.SequenceNode):
-            for item in nlu.value:
-                yield from _item(item, file, defects)
-        elif not path.is_dir():
-            raise DataError(f"{file}:1: no `nlu:` list; Rasa's training data has one (YAML 2.0 or 3.1)")
+        if _is_markdown_file(file):
+            yield from parse_markdown(file, defects)
+        else:
+            yield from _yaml_examples(file, defects, must_hold_examples=not path.is_dir())
 
 
-def yaml_files(folder: Path) -> list[Path]:
-    """List all YAML files of a directory and its subdirectories."""
-    return sorted(file for file in folder.rglob("*") if file.suffix in (".yml", ".yaml"))
+def _yaml_examples(file: Path, defects: Defects, *, must_hold_examples: bool) -> Iterator[Example]:
+    """Yield the examples of the `nlu` section of a YAML file."""
+    root = compose_yaml(file, defects)
+    sections = scalar_values(root) if isinstance(root, yaml.MappingNode) else {}
+    nlu = sections.get("nlu")
+    if isinstance(nlu, yaml.SequenceNode):
+        nlu_file = _NluFile(file, defects)
+        limit = file.stat().st_size
+        for item in nlu.value:
+            for example in _item(item, nlu_file):
+                limit -= 1
+                if limit < 0:
+                    raise DataError(
+                        f"{example.source}: aliases repeat more examples than the file has bytes; write them out"
+                    )
+                yield example
+    elif must_hold_examples or (nlu is not None and nlu.value):
+        raise DataError(f"{file}:1: no `nlu:` list; Rasa's training data has one (YAML 2.0 or 3.1)")
+
+
+def rasa_files(folder: Path) -> list[Path]:
+    """List all YAML files of a directory and its subdirectories, and the Markdown files that hold training data."""
+    files = []
+    for file in folder.rglob("*"):
+        if file.suffix in _YAML or (file.suffix in _MARKDOWN and _is_markdown_file(file)):
+            files.append(file)
+    return sorted(files)
 
 
 def holds_examples(file: Path) -> bool:
-    """Return True if a YAML file has an `nlu` section. Other files of a Rasa project (domain, rules) have none."""
+    """Return True if a file holds training data. Other files of a Rasa project (domain, rules) do not."""
+    if file.suffix not in _YAML:
+        return _is_markdown_file(file)
     return re.search(rb"^nlu\s*:", file.read_bytes(), re.MULTILINE) is not None
 
 
-def _compose(file: Path, defects: Defects) -> yaml.Node | None:
-    """Parse a file to its node tree, which has line numbers. No objects are constructed and no types resolved."""
+def _is_markdown_file(file: Path) -> bool:
+    """Return True if a file that is not called YAML holds Rasa's Markdown."""
+    if file.suffix in _YAML or not file.is_file():
+        return False
     try:
-        node: yaml.Node | None = yaml.compose(read_text(file, defects), Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        position = f"{mark.line + 1}:{mark.column + 1}" if mark else "1:1"
-        raise DataError(f"{file}:{position}: not YAML: {error.problem}; check indentation and quotes") from None
-    except yaml.YAMLError as error:
-        raise DataError(f"{file}: not YAML: {str(error).splitlines()[0]}; remove control characters") from None
-    return node
+        return is_markdown(read_text(file))
+    except DataError:  # no text, which the reader of YAML says
+        return False
 
 
-def _mapping(node: yaml.MappingNode) -> dict[str, yaml.Node]:
-    return {key.value: value for key, value in node.value if isinstance(key, yaml.ScalarNode)}
-
-
-def _item(item: yaml.Node, file: Path, defects: Defects) -> Iterator[Example]:
+def _item(item: yaml.Node, file: _NluFile) -> Iterator[Example]:
     """Yield the examples of one item of the `nlu` list."""
-    source = f"{file}:{item.start_mark.line + 1}"
-    keys = _mapping(item) if isinstance(item, yaml.MappingNode) else {}
+    source = file.place(item)
+    keys = scalar_values(item) if isinstance(item, yaml.MappingNode) else {}
     for section in SECTIONS:
         if section in keys:
-            defects.add(f"{section} section (passed over)", source)
+            file.defects.add(f"{section} section (passed over)", source)
             return
     intent = keys.get("intent")
     examples = keys.get("examples")
     if not isinstance(intent, yaml.ScalarNode) or not intent.value or examples is None:
         raise DataError(f"{source}: an item without `intent` and `examples`; each needs both")
-    for text, line in _examples(examples, file, defects):
-        source = f"{file}:{line}"
-        plain_text, spans = _read_entities(text, source, defects)
+    for text, line in _examples(examples, file):
+        source = f"{file.path}:{line}"
+        plain_text, spans = read_entities(text, source, file.defects)
         if not plain_text.strip():
             raise DataError(f"{source}: an empty example; remove it")
         yield Example(plain_text, {"intent": intent.value, "slots": spans}, source=source)
 
 
-def _examples(node: yaml.Node, file: Path, defects: Defects) -> Iterator[tuple[str, int]]:
+def _examples(node: yaml.Node, file: _NluFile) -> Iterator[tuple[str, int]]:
     """Yield annotated texts with their line numbers, from a block of `- text` lines or a list of `text:` items."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            text = _mapping(item).get("text") if isinstance(item, yaml.MappingNode) else item
+            text = scalar_values(item).get("text") if isinstance(item, yaml.MappingNode) else item
             if not isinstance(text, yaml.ScalarNode):
-                raise DataError(f"{file}:{item.start_mark.line + 1}: an example without `text`; write `- text: ...`")
+                raise DataError(f"{file.place(item)}: an example without `text`; write `- text: ...`")
             yield text.value.strip(), text.start_mark.line + 1
         return
     if not isinstance(node, yaml.ScalarNode):
-        raise DataError(
-            f"{file}:{node.start_mark.line + 1}: `examples` is neither a block of `- text` lines nor a list"
-        )
+        raise DataError(f"{file.place(node)}: `examples` is neither a block of `- text` lines nor a list")
+    _check_folding(node, file)
     # A literal block begins on the line after its `|`.
     first_line = node.start_mark.line + (2 if node.style in ("|", ">") else 1)
     for number, line in enumerate(split_lines(node.value), first_line):
         if line.lstrip().startswith("-"):
             yield line.lstrip()[1:].strip(), number
         elif line.strip():
-            defects.add(NO_DASH, f"{file}:{number}")
+            file.defects.add(NO_DASH, f"{file.path}:{number}")
 
 
-def _read_entities(text: str, source: str, defects: Defects) -> tuple[str, tuple[LabelledSpan, ...]]:
-    """Return the text without annotations, and their spans."""
-    segments: list[str] = []
-    spans: list[LabelledSpan] = []
-    position = 0  # in the annotated text
-    length = 0  # of the plain text
-    for match in _ENTITY.finditer(text):
-        text_before = text[position : match.start()]
-        value = match["value"]
-        segments += [text_before, value]
-        start = length + len(text_before)
-        length = start + len(value)
-        position = match.end()
-        entity = _entity(match, source, defects)
-        spans.append(LabelledSpan(start, length, entity["entity"], entity.get("role", ""), entity.get("group", "")))
-    segments.append(text[position:])
-    return "".join(segments), tuple(spans)
+def _check_folding(node: yaml.ScalarNode, file: _NluFile) -> None:
+    """Check that YAML has joined no examples of a block that is not literal.
+
+    Raises:
+        DataError: a folded or plain block has joined some.
+    """
+    if node.style == "|":
+        return
+    marked_lines = 0
+    for line in split_lines(node.value):
+        marked_lines += line.lstrip().startswith("-")
+    written_marks = 0
+    for line in _written_lines(node, file):
+        written_marks += line.lstrip().startswith("-")
+    source = file.place(node)
+    if written_marks <= marked_lines:
+        return
+    if node.style in ("'", '"'):
+        file.defects.add(FOLDED, source, written_marks - marked_lines)
+        return
+    raise DataError(
+        f"{source}: `examples` must be a block that keeps its lines, got one that YAML folds into "
+        f"{marked_lines} of {written_marks} examples. Write `examples: |`."
+    )
 
 
-def _entity(match: re.Match[str], source: str, defects: Defects) -> dict[str, str]:
-    """Return the keys of an annotation, with its name as `entity`."""
-    if match["name"]:
-        if match["synonym"] is not None:
-            defects.add(SYNONYM, source)
-        return {"entity": match["name"].strip()}
-    try:
-        entities = json.loads(f"[{match['list'] or match['json']}]")
-    except json.JSONDecodeError as error:
-        raise DataError(f"{source}: annotation {match[0]!r} is not JSON: {error.msg}; use double quotes") from None
-    entity = entities[0]
-    if not isinstance(entity.get("entity"), str) or not entity["entity"]:
-        raise DataError(f'{source}: annotation {match[0]!r} names no entity; add "entity": "NAME"')
-    if len(entities) > 1:
-        defects.add(MORE_ENTITIES, source, len(entities) - 1)
-    if "value" in entity:
-        defects.add(SYNONYM, source)
-    return {key: str(value) for key, value in entity.items()}
+def _written_lines(node: yaml.ScalarNode, file: _NluFile) -> list[str]:
+    """Return the lines of a scalar as they are written, without quotes and the indicator of a block."""
+    first = node.start_mark.line
+    if node.style != ">":
+        lines = file.lines[first : node.end_mark.line + 1]
+        lines[-1] = lines[-1][: node.end_mark.column]
+        lines[0] = lines[0][node.start_mark.column + (node.style in ("'", '"')) :]
+        return lines
+    lines = []
+    indent = 0
+    for line in file.lines[first + 1 :]:
+        content = line.lstrip(" ")
+        if content and not indent:
+            indent = len(line) - len(content)
+        if content and len(line) - len(content) < indent:
+            break
+        lines.append(line)
+    return lines

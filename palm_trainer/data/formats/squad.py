@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from palm_trainer.data.example import Example, LabelledSpan
+from palm_trainer.data.formats.json_values import load_json
 from palm_trainer.data.formats.jsonl import ANSWER
-from palm_trainer.data.formats.text_files import Defects, FormatOptions, load_json, read_text, split_lines
+from palm_trainer.data.formats.text_files import Defects, FormatOptions, read_text, split_lines
 from palm_trainer.errors import DataError
 
 MOVED = "answer that is not at its answer_start (moved to where it stands)"

@@ -1,10 +1,8 @@
 """Shared by all parsers: format options, the tally of defects, and strict reading of text files."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from palm_trainer.errors import DataError
 
@@ -138,18 +136,6 @@ def split_lines(text: str) -> list[str]:
     if lines[-1] == "":
         lines.pop()
     return [line.removesuffix("\r") for line in lines]
-
-
-def load_json(path: Path, defects: Defects | None = None) -> Any:
-    """Read the value of a JSON file. Defects are counted as in `read_text`.
-
-    Raises:
-        DataError: as `read_text`, or the file is not JSON (with line and column).
-    """
-    try:
-        return json.loads(read_text(path, defects))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}; correct it") from None
 
 
 def join_words(words: Iterable[str], joiner: str) -> tuple[str, tuple[tuple[int, int], ...]]:

@@ -89,3 +89,31 @@ def test_detect_format_recognises_real_files(data, path, name):
         assert path.startswith(("mlm", "palm_toy/test2/mlm", "msra_ner/ernie_sample/predict")) or all(
             e.fields for e in examples
         )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "add:O sabrina:B-artist to:O it:O <=> AddToPlaylist",
+        "fly|O to|O rome|B-city",
+        "to_O rome_B-city",
+        "to/O rome/S-city",
+        "fly to rome <=> flight",
+        "fly to rome ||| flight",
+        "__label__flight fly to rome",
+        "fly to [rome](city)",
+        'fly to [rome]{"entity": "city"}',
+        "fly to <city>rome</city>",
+        "[IN:FLY to [SL:CITY rome ] ]",
+    ],
+)
+def test_labels_of_an_unknown_notation_are_refused(file, line):
+    with pytest.raises(
+        DataError, match=r"no labels found, but 3 of 3 lines .* If these lines hold labels, this format is not"
+    ):
+        detect_format(file("a.txt", f"{line}\n" * 3))
+
+
+def test_plain_text_with_few_such_signs_is_text(file):
+    lines = ["see [1](http://x) there", "a:b c", "x < y", "time: 10:30", "read https://a.b/O now", "x"]
+    assert detect_format(file("a.txt", "\n".join(lines))).format == "text"

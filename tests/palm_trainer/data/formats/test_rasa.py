@@ -1,7 +1,11 @@
+import time
+
 import pytest
 
 from palm_trainer.data.example import LabelledSpan
-from palm_trainer.data.formats.rasa import MORE_ENTITIES, NO_DASH, SYNONYM
+from palm_trainer.data.formats.detect import detect_format
+from palm_trainer.data.formats.rasa import FOLDED, MORE_ENTITIES, NO_DASH, SYNONYM
+from palm_trainer.data.formats.rasa_markdown import OUTSIDE
 from palm_trainer.errors import DataError
 
 NLU = """\
@@ -92,4 +96,142 @@ def test_rasa_directory_reads_all_files(file, parse, tmp_path):
 )
 def test_rasa_invalid_files_are_refused(file, parse, content, message):
     with pytest.raises(DataError, match=message):
+        parse("rasa", file("nlu.yml", content))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "nlu:\n- intent: a\n  examples: |\n    - one\n  examples: |\n    - two\n",
+            r"nlu\.yml:5: 'examples' stands twice",
+        ),
+        ("nlu:\n- intent: a\n  examples: |\n    - one\nnlu:\n- intent: b\n", r"nlu\.yml:5: 'nlu' stands twice"),
+        ('nlu:\n- intent: a\n  examples:\n  - text: one\n    "text": two\n', r"nlu\.yml:5: 'text' stands twice"),
+        ("nlu:\n- {intent: a, examples: [one],\n   intent: b}\n", r"nlu\.yml:3: 'intent' stands twice"),
+        ("nlu:\n- intent: a\n  metadata: {x: 1, x: 2}\n  examples: |\n    - one\n", r"nlu\.yml:3: 'x' stands twice"),
+        (
+            'nlu:\n- intent: a\n  examples: |\n    - [x]{"entity": "a", "entity": "b"}\n',
+            r"nlu\.yml:4: key 'entity' stands twice",
+        ),
+    ],
+)
+def test_key_that_stands_twice_is_refused(file, parse, content, message):
+    with pytest.raises(DataError, match=message):
+        parse("rasa", file("nlu.yml", content))
+
+
+@pytest.mark.parametrize("block", [">\n    - one\n    - two", ">-\n    - one\n\n    - two\n    - three"])
+def test_folded_block_that_joins_examples_is_refused(file, parse, block):
+    message = r"nlu\.yml:3: `examples` must be a block that keeps its lines, .* of [23] examples. Write `examples: \|`"
+    with pytest.raises(DataError, match=message):
+        parse("rasa", file("nlu.yml", f"nlu:\n- intent: a\n  examples: {block}\n"))
+
+
+def test_folded_block_that_joins_nothing_is_read(file, parse):
+    content = "nlu:\n- intent: a\n  examples: >\n    - one\n\n    - two\n      three\n- intent: b\n  examples: '- four\n\n    - five'\n"
+    examples, defects = parse("rasa", file("nlu.yml", content))
+    assert [example.text for example in examples] == ["one", "two", "four", "five"]
+    assert defects == {NO_DASH: 1}
+
+
+def test_quoted_block_that_joins_examples_is_told(file, parse):
+    path = file("nlu.yml", 'nlu:\n- intent: a\n  examples: "- one\n    - two"\n')
+    [example], defects = parse("rasa", path)
+    assert (example.text, defects) == ("one - two", {FOLDED: 1})
+
+
+def test_escaped_surrogate_pair_is_one_character(file, parse):
+    content = 'nlu:\n- intent: "\\ud83d\\ude01"\n  examples:\n  - text: "hey \\ud83d\\ude01 [Oslo](city)"\n'
+    [example], _ = parse("rasa", file("nlu.yml", content))
+    assert (example.text, example.fields["intent"]) == ("hey \U0001f601 Oslo", "\U0001f601")
+    assert example.fields["slots"] == (LabelledSpan(6, 10, "city"),)
+    with pytest.raises(DataError, match=r"nlu\.yml:4: an escape is half of a surrogate pair"):
+        parse("rasa", file("nlu.yml", content.replace("\\ude01 [", " [")))
+
+
+@pytest.mark.parametrize("part", ["[", "[a](", "[a][{", "[a]{", "[a](b", "[]", "[a", "]", "[a](:"])
+@pytest.mark.parametrize("style", ["block", "quoted"])
+def test_a_line_of_brackets_is_read_in_linear_time(file, parse, part, style):
+    text = part * (1_000_000 // len(part))
+    block = f"  examples: |\n    - {text}\n" if style == "block" else f"  examples:\n  - text: '{text}'\n"
+    path = file("nlu.yml", f"nlu:\n- intent: a\n{block}")
+    start = time.process_time()
+    [example], _ = parse("rasa", path)
+    assert time.process_time() - start < 2
+    assert example.text == text
+
+
+def test_annotations_are_found_as_before(file, parse):
+    text = "[[a](x) [b]] [c](y) [](z) [d]() [e](:f) [g](h:) [i] (j) [k][l](m)"
+    [example], _ = parse("rasa", file("nlu.yml", f"nlu:\n- intent: a\n  examples: |\n    - {text}\n"))
+    spans = [(example.text[span.start : span.end], span.label) for span in example.fields["slots"]]
+    assert spans == [("[a", "x"), ("c", "y"), ("g", "h"), ("l", "m")]
+
+
+MARKDOWN = """\
+<!-- made by hand
+## intent:none -->
+## intent:greet
+- hi [x](y)
+* I am in [Oslo](city:capital) with [Ann]{"entity": "person", "role": "friend"}
+
+## intent: faq/ask
++ what is this
+loose words
+## synonym:capital
+- Oslo
+## regex:zip
+- [0-9]{5}
+## lookup:city
+  data/cities.txt
+"""
+
+
+@pytest.mark.parametrize("name", ["nlu.md", "nlu.txt"])
+def test_markdown_is_recognised_and_read(file, parse, name):
+    path = file(name, MARKDOWN)
+    assert detect_format(path).format == "rasa"
+    examples, defects = parse("rasa", path)
+    assert [(e.text, e.fields["intent"]) for e in examples] == [
+        ("hi x", "greet"),
+        ("I am in Oslo with Ann", "greet"),
+        ("what is this", "faq/ask"),
+    ]
+    assert examples[1].fields["slots"] == (LabelledSpan(8, 12, "city"), LabelledSpan(18, 21, "person", "friend"))
+    assert examples[1].source == f"{path}:5"
+    assert defects == {
+        SYNONYM: 1,
+        OUTSIDE: 1,
+        "synonym section (passed over)": 1,
+        "regex section (passed over)": 1,
+        "lookup section (passed over)": 1,
+    }
+
+
+def test_markdown_in_a_directory_is_found(file, parse, tmp_path):
+    file("project/nlu.md", "## intent:a\n- one\n")
+    file("project/README.md", "# Notes\n- nothing\n")
+    assert detect_format(tmp_path / "project").format == "rasa"
+    [example], _ = parse("rasa", tmp_path / "project")
+    assert example.text == "one"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("## intent:a\n-\n", r"nlu\.md:2: an empty example"),
+        ("## intent:a\n- one\n## story\n", r"nlu\.md:3: a heading must be one of .* got '## story'"),
+        ("## intent:a\n- one\n## intent:\n", r"nlu\.md:3: a heading must be one of"),
+    ],
+)
+def test_markdown_faults(file, parse, content, message):
+    with pytest.raises(DataError, match=message):
+        parse("rasa", file("nlu.md", content))
+
+
+def test_aliases_that_multiply_are_refused(file, parse):
+    item = "{intent: a, examples: &e [" + "x, " * 1000 + "x]}"
+    content = f"nlu: [&i {item}" + ", *i" * 1000 + "]\n"
+    with pytest.raises(DataError, match="aliases repeat more examples than the file has bytes"):
         parse("rasa", file("nlu.yml", content))
