@@ -19,7 +19,7 @@ from palm_serve.bundle.manifest import Manifest
 from palm_trainer.errors import CheckpointError, ExportError, PalmError, ParityError
 
 if TYPE_CHECKING:  # it loads what `--help` does not need
-    from palm_trainer.export.report import Report
+    from palm_trainer.export.report import ExportReport
 
 _WITHOUT_DEV = 500
 """Training examples that the gate runs over where there is no dev split."""
@@ -75,7 +75,7 @@ def export(
         _write_json(json_file, manifest, report)
 
 
-def show(report: "Report") -> None:
+def show(report: "ExportReport") -> None:
     """Prints the table, what was made, and why a variant is not written."""
     # Not narrower: into a file or a narrow terminal too, no cell may be cut.
     console = Console(width=max(Console().width, _TABLE_WIDTH))
@@ -94,7 +94,7 @@ def _export(
     overwrite: bool,
     include: list[str],
     say: Callable[[str], None],
-) -> "tuple[Manifest, Report]":
+) -> "tuple[Manifest, ExportReport]":
     # Imported here: `--help` and wrong usage need no torch.
     from palm_trainer.config.loader import load_config
     from palm_trainer.export.exporter import export_bundle
@@ -126,7 +126,7 @@ def _export(
     )
 
 
-def _write_json(path: Path, manifest: Manifest, report: "Report") -> None:
+def _write_json(path: Path, manifest: Manifest, report: "ExportReport") -> None:
     content = {
         "name": manifest.name,
         "version": manifest.version,
@@ -142,7 +142,7 @@ def _write_json(path: Path, manifest: Manifest, report: "Report") -> None:
         ) from error
 
 
-def variants_table(report: "Report") -> Table:
+def variants_table(report: "ExportReport") -> Table:
     """Each variant on each provider that it was measured on."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in (

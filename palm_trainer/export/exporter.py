@@ -1,35 +1,38 @@
-"""A trained model -> a bundle, proven before it gets its name."""
+"""Export of a trained model to a bundle, which appears only if it gives the answers of the model."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
-from palm_serve.bundle.loader import ARRAYS, GOLDEN, TOKENIZER, load_bundle
-from palm_serve.bundle.manifest import GraphVariant, Manifest, TaskInfo, TensorInfo, tasks_digest
-from palm_serve.engine.providers import available_providers
+from palm_serve.bundle.golden import GoldenExample
+from palm_serve.bundle.loader import ARRAYS, GOLDEN, TOKENIZER, Bundle
+from palm_serve.bundle.manifest import Manifest, TaskInfo, tasks_digest
+from palm_serve.engine.providers import PLAIN, available_providers
 from palm_serve.tokenization import bare_tokenizer_json
+from palm_trainer.data.example import Example
 from palm_trainer.errors import ExportError
 from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics
-from palm_trainer.export.bundle_writer import BundleWriter, bundle_name, npz_bytes, staged_bundle
-from palm_trainer.export.gate import Measured, measure
-from palm_trainer.export.golden import choose_golden
+from palm_trainer.export.bundle_draft import BundleDraft
+from palm_trainer.export.bundle_writer import BundleWriter, choose_bundle_name, staged_bundle, to_npz_bytes
+from palm_trainer.export.gate import GateMeasurements, measure_gates
+from palm_trainer.export.golden import AnsweredExample, choose_golden
 from palm_trainer.export.graph import ExportGraph
-from palm_trainer.export.int8_search import Train, leave_in_float, needs_margin
-from palm_trainer.export.model_card import model_card
-from palm_trainer.export.predictors import RememberingEngine, Side
-from palm_trainer.export.quantize import WEIGHT_BITS
-from palm_trainer.export.report import Report, rows_of, timed, unwritten
-from palm_trainer.export.to_onnx import DIGEST, OPSET, to_files
-from palm_trainer.export.variants import FUSED, INT8, PRECISIONS, Draft, combinations, drafts
+from palm_trainer.export.int8_search import ReadTrainSets, needs_margin, search_int8
+from palm_trainer.export.model_card import render_model_card
+from palm_trainer.export.predictors import EnginePredictor
+from palm_trainer.export.reference import run_reference
+from palm_trainer.export.report import ExportReport, find_unwritten_variants, make_rows, time_engines
+from palm_trainer.export.to_onnx import DIGEST, to_onnx_files
+from palm_trainer.export.variants import INT8, PRECISIONS, GraphDraft, draft_graphs, list_candidates
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.tasks import task_kind
 
-PLAIN = "plain"
-GRAPH, CARD = "model.onnx", "README.md"
+GRAPH = "model.onnx"
+CARD = "README.md"
 _EXAMPLE_TEXT = "your text"
-_WHOLE_ONLY = "fused, fp16, int8: not made of a graph with more than 2 GB of weights, which lie in a file of their own"
+_LARGE_MODEL_NOTE = (
+    "fused, fp16, int8: not available for a graph with more than 2 GB of weights, which are in a separate file"
+)
 
 
 def export_bundle(
@@ -42,171 +45,202 @@ def export_bundle(
     overwrite: bool = False,
     metrics: Mapping[str, Metrics] | None = None,
     include: Collection[str] = (),
-    train: Train = tuple,
+    train: ReadTrainSets = tuple,
     say: Callable[[str], None] = lambda step: None,
-) -> tuple[Manifest, Report]:
-    """Writes the bundle `output`; its manifest, and what was tried.
+) -> tuple[Manifest, ExportReport]:
+    """Export a trained model to the bundle `output`.
 
     Args:
-        trained: what to export; its auxiliary tasks are left out, but for those of `include`.
-        sets: dev examples, which the parity gate runs over.
+        trained: the model. Its auxiliary tasks are left out, except those in `include`.
+        sets: dev examples, which the parity check runs over.
         output: a directory that does not exist, or with `overwrite` a bundle.
         precision: a key of `variants.PRECISIONS`.
-        name: of the model; None: the directory's.
-        metrics: by split, for the model card.
-        include: auxiliary tasks that are exported too.
-        train: gives training examples, where int8 needs some to find what it hurts.
-        say: is told what is done now.
+        name: name of the model. The default is the name of the directory.
+        overwrite: replace an existing bundle.
+        metrics: metrics by split, for the model card.
+        include: auxiliary tasks to export as well.
+        train: reads training examples, which the int8 search may need.
+        say: called with a description of each step.
 
-    Raises ParityError when the graph does not answer as the model does, ExportError for all else; nothing is left behind then.
+    Returns:
+        The manifest of the bundle, and a report on all candidates.
+
+    Raises:
+        ParityError: if the graph does not give the answers of the model. Nothing is written then.
+        ExportError: for all other failures. Nothing is written then.
     """
     _check_dev(sets)
     tasks = _exported_tasks(trained, include)
-    name = bundle_name(name, output)
+    name = choose_bundle_name(name, output)
     precisions = PRECISIONS[precision]
     with staged_bundle(output, overwrite=overwrite) as writer:
         say("exporting the graph")
         graph = ExportGraph(trained.model, tuple(tasks))
-        files = to_files(graph, trained.max_length, {DIGEST: _digest(trained, tasks)}, GRAPH)
-        draft = _write_draft(writer, trained, graph, tasks, name, files)
-        say("making other forms of it")
-        made = [_WHOLE_ONLY] if len(files) > 1 else list(drafts(files[GRAPH], graph, precisions))
-        draft = _with_drafts(writer, draft, [one for one in made if isinstance(one, Draft)])
-        notes = {one if isinstance(one, str) else one.name: str(one) for one in made}
-        say("comparing them with the trained model")
-        bundle = load_bundle(writer.directory)
-        reference = _remembering(Side.trained(trained, graph))
-        measured = measure(bundle, reference, sets, combinations(draft, precisions, available_providers()))
-        if needs_margin(measured):
-            say("looking for what int8 hurts")
-            draft, measured, note = leave_in_float(writer, draft, files[GRAPH], measured, reference, sets, train)
-            bundle, notes = load_bundle(writer.directory), {**notes, INT8: note}
-        say("timing them")
-        times = timed(bundle, {c: e for c, e in measured.engines.items() if measured.results[c].gate.passed})
-        dropped = unwritten(measured.results, times, () if precision == "auto" else (precision,))
-        sizes = {variant: info.size for variant, info in draft.variants.items()}
-        report = Report(rows_of(sizes, measured.results, times, dropped), (*notes.values(), *measured.skipped))
+        files = to_onnx_files(graph, trained.max_length, {DIGEST: _compute_digest(trained, tasks)}, GRAPH)
+        draft = _start_draft(writer, trained, graph, tasks, name)
+        draft.add_plain(PLAIN.variant, files)
+        say("creating the graph variants")
+        notes = _add_variants(draft, files, graph, precisions)
+        say("comparing the variants with the trained model")
+        reference = run_reference(EnginePredictor.from_trained(trained, graph), _list_examples(sets))
+        candidates = list_candidates(draft.variant_weights, precisions, available_providers())
+        bundle = draft.read_back()
+        measurements = measure_gates(bundle, reference, sets, candidates)
+        if needs_margin(measurements):
+            say("searching for the matrix multiplications that int8 changes most")
+            measurements, notes[INT8] = search_int8(draft, files[GRAPH], measurements, reference, sets, train)
+            bundle = draft.read_back()
+        say("timing the variants")
+        requested = () if precision == "auto" else (precision,)
+        report = _make_report(bundle, measurements, notes, requested)
         say("writing the bundle")
-        for variant in draft.variants.keys() - _kept(measured, dropped):
-            writer.remove(draft.variants[variant].file)
-        manifest = _finish(writer, _gated(draft, measured, dropped), measured, sets, metrics or {})
+        _keep_measured_variants(draft, measurements, report)
+        manifest = _finish_bundle(draft, measurements, sets, metrics or {})
     return manifest, report
 
 
 def _check_dev(sets: Sequence[EvaluationSet]) -> None:
-    if not any(one.examples for one in sets):
+    if not any(evaluation_set.examples for evaluation_set in sets):
         raise ExportError(
-            "the parity gate needs dev examples, and the run's data has none. Add `dev = ...` to a data set and train again."
+            "the parity check needs dev examples, and the data of the run has none. "
+            "Add `dev = ...` to a data set and train again."
         )
-
-
-def _remembering(side: Side) -> Side:
-    return replace(side, engine=RememberingEngine(side.engine))
-
-
-def _kept(measured: Measured, dropped: Mapping[str, str]) -> set[str]:
-    return {candidate.variant for candidate in measured.results} - dropped.keys()
-
-
-def _gated(draft: Manifest, measured: Measured, dropped: Mapping[str, str]) -> Manifest:
-    """The variants that are kept, with their gates."""
-    variants = {}
-    for name, variant in draft.variants.items():
-        if name in _kept(measured, dropped):
-            gates = tuple(result.gate for c, result in measured.results.items() if c.variant == name)
-            variants[name] = variant.model_copy(update={"gates": gates})
-    return draft.model_copy(update={"variants": variants})
-
-
-def _finish(
-    writer: BundleWriter,
-    manifest: Manifest,
-    measured: Measured,
-    sets: Sequence[EvaluationSet],
-    metrics: Mapping[str, Metrics],
-) -> Manifest:
-    """Golden examples, model card, manifest; read back."""
-    pairs = zip((one.examples for one in sets), measured.answers, measured.agreed(), strict=True)
-    agreed = [[(e, a) for e, a, same in zip(*group, strict=True) if same] for group in pairs]
-    golden = choose_golden(agreed, manifest.tasks)
-    if golden:
-        lines = (example.model_dump_json(exclude_unset=True) + "\n" for example in golden)
-        writer.write(GOLDEN, "".join(lines).encode())
-    text = next((example.text for example in golden if example.pair is None), _EXAMPLE_TEXT)
-    writer.write(CARD, model_card(manifest, sets, metrics, text).encode())
-    manifest = writer.write_manifest(manifest)
-    load_bundle(writer.directory)
-    return manifest
 
 
 def _exported_tasks(trained: TrainedModel, include: Collection[str] = ()) -> dict[str, TaskInfo]:
-    """Manifest entries of what is exported, checked against the heads."""
+    """Return the manifest entries of the tasks to export, checked against the heads."""
     for name in include:
         if name not in trained.tasks:
             raise ExportError(
-                f"--include {name}: the run has no such task. It has: {', '.join(sorted(trained.tasks))}."
+                f"--include must be a task of the run ({', '.join(sorted(trained.tasks))}), got {name}. Choose another."
             )
-        if not task_kind(trained.tasks[name].kind).is_answered:
+        kind = trained.tasks[name].kind
+        if not task_kind(kind).is_answered:
             raise ExportError(
-                f"--include {name}: a {trained.tasks[name].kind} task is trained only; no server answers it. Leave it out."
+                f"--include must be a task that a server can answer, got the {kind} task {name}. Leave it out."
             )
-    left_out = trained.auxiliary - set(include)
-    tasks = {name: info for name, info in trained.tasks.items() if name not in left_out}
+    excluded = trained.auxiliary - set(include)
+    tasks = {name: info for name, info in trained.tasks.items() if name not in excluded}
     if not tasks:
         raise ExportError(
-            f"all tasks of this run are auxiliary ({', '.join(sorted(trained.auxiliary))}); there is none to export. Add one with --include TASK."
+            f"all tasks of this run are auxiliary ({', '.join(sorted(trained.auxiliary))}), so none is exported. "
+            "Add one with --include TASK."
         )
     for name, info in tasks.items():
-        if info.outputs != trained.model.output_names((name,)):
+        outputs = trained.model.output_names((name,))
+        if info.outputs != outputs:
             raise ExportError(
-                f"task '{name}' is described with the outputs {', '.join(info.outputs)}, but its head gives "
-                f"{', '.join(trained.model.output_names((name,)))}. Train again with this version."
+                f"task '{name}' must have the outputs of its head ({', '.join(outputs)}), "
+                f"got {', '.join(info.outputs)}. Train again with this version."
             )
     return tasks
 
 
-def _digest(trained: TrainedModel, tasks: dict[str, TaskInfo]) -> str:
+def _compute_digest(trained: TrainedModel, tasks: dict[str, TaskInfo]) -> str:
     return tasks_digest(tasks, bare_tokenizer_json(trained.tokenizer_json).encode())
 
 
-def _write_draft(
-    writer: BundleWriter,
-    trained: TrainedModel,
-    graph: ExportGraph,
-    tasks: dict[str, TaskInfo],
-    name: str,
-    files: Mapping[str, bytes],
-) -> Manifest:
-    """Everything that the parity gate needs of the plain graph, in a manifest without gates."""
-    arrays = {stored: trained.arrays[stored] for info in tasks.values() for stored in info.decode.arrays.values()}
-    for file, content in files.items():
-        writer.write(file, content)
+def _start_draft(
+    writer: BundleWriter, trained: TrainedModel, graph: ExportGraph, tasks: dict[str, TaskInfo], name: str
+) -> BundleDraft:
+    """Write tokenizer and decoder arrays, and return a draft without graphs."""
+    arrays = {}
+    for info in tasks.values():
+        for array_name in info.decode.arrays.values():
+            arrays[array_name] = trained.arrays[array_name]
     writer.write(TOKENIZER, bare_tokenizer_json(trained.tokenizer_json).encode())
-    writer.write(ARRAYS, npz_bytes(arrays))
-    return Manifest(
+    writer.write(ARRAYS, to_npz_bytes(arrays))
+    return BundleDraft(
+        writer=writer,
         name=name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         encoder=trained.encoder,
         max_length=trained.max_length,
-        inputs=tuple(TensorInfo(name=input_name) for input_name in graph.input_names),
+        input_names=graph.input_names,
         tasks=tasks,
-        variants={PLAIN: GraphVariant(file=GRAPH, opset=OPSET, size=sum(map(len, files.values())))},
-        files={GRAPH: ""},
     )
 
 
-def _with_drafts(writer: BundleWriter, manifest: Manifest, made: Sequence[Draft]) -> Manifest:
-    """Writes further graphs, and the manifest that names them all."""
-    variants = dict(manifest.variants)
-    for draft in made:
-        writer.write(draft.file, draft.content)
-        kind: Literal["plain", "fused"] = "fused" if draft.name == FUSED else "plain"
-        variants[draft.name] = GraphVariant(
-            file=draft.file,
-            opset=OPSET,
-            graph=kind,
-            weights=draft.weights,
-            weight_bits=WEIGHT_BITS if draft.weights == "int8" else None,
-            size=len(draft.content),
-        )
-    return writer.write_manifest(manifest.model_copy(update={"variants": variants}))
+def _add_variants(
+    draft: BundleDraft, files: Mapping[str, bytes], graph: ExportGraph, precisions: Collection[str]
+) -> dict[str, str]:
+    """Write further graphs. Return a note on each by name, also on those that cannot be made."""
+    if len(files) > 1:
+        return {PLAIN.variant: _LARGE_MODEL_NOTE}
+    notes = {}
+    for graph_draft in draft_graphs(files[GRAPH], graph, precisions):
+        notes[graph_draft.name] = str(graph_draft)
+        if isinstance(graph_draft, GraphDraft):
+            draft.add_variant(graph_draft)
+    return notes
+
+
+def _list_examples(sets: Sequence[EvaluationSet]) -> list[Example]:
+    examples: list[Example] = []
+    for evaluation_set in sets:
+        examples += evaluation_set.examples
+    return examples
+
+
+def _make_report(
+    bundle: Bundle, measurements: GateMeasurements, notes: Mapping[str, str], requested: Collection[str]
+) -> ExportReport:
+    """Time all candidates that passed, and decide which variants are written."""
+    engines = {}
+    for candidate, engine in measurements.engines.items():
+        if measurements.results[candidate].gate.passed:
+            engines[candidate] = engine
+    times = time_engines(bundle, engines)
+    unwritten = find_unwritten_variants(measurements.results, times, requested)
+    sizes = {name: variant.size for name, variant in bundle.manifest.variants.items()}
+    rows = make_rows(sizes, measurements.results, times, unwritten)
+    return ExportReport(rows, (*notes.values(), *measurements.skipped))
+
+
+def _keep_measured_variants(draft: BundleDraft, measurements: GateMeasurements, report: ExportReport) -> None:
+    """Remove the variants that are not written, and enter the gates of the others."""
+    written = {row.candidate.variant for row in report.rows if not row.reason}
+    for variant in list(draft.variants):
+        if variant not in written:
+            draft.remove_variant(variant)
+            continue
+        gates = []
+        for candidate, result in measurements.results.items():
+            if candidate.variant == variant:
+                gates.append(result.gate)
+        draft.gates[variant] = tuple(gates)
+
+
+def _finish_bundle(
+    draft: BundleDraft, measurements: GateMeasurements, sets: Sequence[EvaluationSet], metrics: Mapping[str, Metrics]
+) -> Manifest:
+    """Write golden examples, model card and manifest, and load the bundle."""
+    golden = choose_golden(_list_agreed_answers(measurements, sets), draft.tasks)
+    if golden:
+        lines = [example.model_dump_json(exclude_unset=True) + "\n" for example in golden]
+        draft.writer.write(GOLDEN, "".join(lines).encode())
+    card = render_model_card(draft, sets, metrics, _choose_example_text(golden))
+    draft.writer.write(CARD, card.encode())
+    return draft.read_back().manifest
+
+
+def _list_agreed_answers(measurements: GateMeasurements, sets: Sequence[EvaluationSet]) -> list[list[AnsweredExample]]:
+    """List the examples of each set that all candidates answer as the trained model does, with these answers."""
+    equal_examples = measurements.equal_examples()
+    position = 0
+    agreed_by_set = []
+    for evaluation_set in sets:
+        agreed: list[AnsweredExample] = []
+        for example in evaluation_set.examples:
+            if equal_examples[position]:
+                agreed.append((example, measurements.answers[position]))
+            position += 1
+        agreed_by_set.append(agreed)
+    return agreed_by_set
+
+
+def _choose_example_text(golden: Sequence[GoldenExample]) -> str:
+    for example in golden:
+        if example.pair is None:
+            return example.text
+    return _EXAMPLE_TEXT

@@ -1,9 +1,8 @@
-"""Whether a graph passed on a provider in a precision, and by what figures."""
+"""Gates of a bundle: whether a graph passes the parity check on a provider in a precision, with its figures."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from palm_serve.bundle.loader import Bundle
 from palm_serve.bundle.manifest import Gate
@@ -16,22 +15,29 @@ from palm_serve.types import Engine, TaskAnswer
 from palm_trainer.data.example import Example
 from palm_trainer.errors import ExportError, ParityError
 from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics, evaluate
-from palm_trainer.export.parity import METRIC_DROP, SHAPES, Tally, compare_alone, compare_examples, compare_shapes
-from palm_trainer.export.predictors import Side
+from palm_trainer.export.parity import (
+    METRIC_DROP,
+    SHAPES,
+    ParityResult,
+    compare_examples,
+    compare_shapes,
+    compare_singles,
+)
+from palm_trainer.export.predictors import EnginePredictor
+from palm_trainer.export.reference import Reference
 from palm_trainer.tasks import task_kind
 
 _ROUNDING = 1e-9
-"""One of 500 examples is 0.2 points, which may be lost; the difference of two such shares is not exactly that."""
-_COMFORTABLE = 2 / 3
-"""Share of what a reduced precision may change beyond which it has no margin: other text than dev might cost it more."""
+"""Tolerance of a metric drop: one of 500 examples is 0.2 points, but the difference of two such fractions is inexact."""
+_MARGIN_BUDGET = 2 / 3
+"""Fraction of the permitted changes that a reduced precision may use and still have a margin for other texts."""
 
-Answers = list[dict[str, TaskAnswer]]
-_T = TypeVar("_T")
+Answers = Sequence[dict[str, TaskAnswer]]
 
 
 @dataclass(frozen=True)
-class Result:
-    """A gate, and why it was not passed (empty: it was). `margin`: it was passed with something to spare."""
+class GateResult:
+    """A gate with the reason why it failed (empty if it passed). `margin`: it passed with a margin."""
 
     gate: Gate
     reason: str
@@ -39,98 +45,108 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the gates of a bundle's graphs showed.
+class GateMeasurements:
+    """Results of the gates of a bundle.
 
     Args:
-        results: one per combination that could be run.
-        engines: of the same.
-        skipped: combinations that this machine cannot run, with the reason.
-        answers: of the trained model to the examples of each set.
-        differing: positions, over all sets, of the examples that a combination answers otherwise.
+        results: result of each candidate that could be run.
+        engines: engines of the same candidates.
+        skipped: candidates that this machine cannot run, with the reason.
+        answers: answers of the trained model to all examples.
+        unequal_examples: positions of the examples that a candidate answers differently.
     """
 
-    results: dict[Candidate, Result]
+    results: dict[Candidate, GateResult]
     engines: dict[Candidate, Engine]
     skipped: tuple[str, ...]
-    answers: list[Answers]
-    differing: dict[Candidate, set[int]]
+    answers: Answers
+    unequal_examples: dict[Candidate, set[int]]
 
-    def agreed(self) -> list[list[bool]]:
-        """By set, whether every passed combination answers an example as the trained model does."""
-        passed = [found for candidate, found in self.differing.items() if self.results[candidate].gate.passed]
-        every = [not any(i in found for found in passed) for i in range(sum(map(len, self.answers)))]
-        return list(_split(every, self.answers))
+    def equal_examples(self) -> list[bool]:
+        """Return True for each example that all passed candidates answer as the trained model does."""
+        unequal: set[int] = set()
+        for candidate, positions in self.unequal_examples.items():
+            if self.results[candidate].gate.passed:
+                unequal |= positions
+        return [position not in unequal for position in range(len(self.answers))]
 
-    def with_others(self, other: "Measured") -> "Measured":
-        """With what `other` showed of the same combinations in place of this."""
+    def update(self, newer: "GateMeasurements") -> "GateMeasurements":
+        """Return these measurements with those of `newer` in place of the same candidates."""
         return replace(
             self,
-            results=self.results | other.results,
-            engines=self.engines | other.engines,
-            differing=self.differing | other.differing,
+            results=self.results | newer.results,
+            engines=self.engines | newer.engines,
+            unequal_examples=self.unequal_examples | newer.unequal_examples,
         )
 
 
-class _Recorded:
-    """Answers that were given before, for `evaluate`."""
+class _RecordedAnswers:
+    """Predictor for `evaluate` that returns earlier answers."""
 
-    def __init__(self, examples: Sequence[Example], answers: Sequence[dict[str, TaskAnswer]]) -> None:
+    def __init__(self, examples: Sequence[Example], answers: Answers) -> None:
         self._by_id = {id(example): answer for example, answer in zip(examples, answers, strict=True)}
 
-    def answers(self, examples: Sequence[Example], tasks: Sequence[str] | None = None) -> Answers:
+    def answers(self, examples: Sequence[Example], tasks: Sequence[str] | None = None) -> list[dict[str, TaskAnswer]]:
         return [self._by_id[id(example)] for example in examples]
 
 
-def measure(bundle: Bundle, reference: Side, sets: Sequence[EvaluationSet], wanted: Sequence[Candidate]) -> Measured:
-    """Compares variants with the trained model on the providers at hand.
+def measure_gates(
+    bundle: Bundle, reference: Reference, sets: Sequence[EvaluationSet], candidates: Sequence[Candidate]
+) -> GateMeasurements:
+    """Compare variants with the trained model on the available providers.
 
     Args:
-        bundle: read back from its files.
-        reference: the trained model.
+        bundle: the bundle, read back from its files.
+        reference: answers of the trained model to the examples of all sets.
         sets: dev examples.
-        wanted: what to measure; PLAIN, which must pass, is first where it is among them.
+        candidates: what to measure. PLAIN must pass if it is among them, and come first.
 
-    Raises ParityError when the plain graph is not exact on the CPU in fp32, ExportError when it cannot be run there.
+    Raises:
+        ParityError: if the plain graph is not exact on the CPU in fp32.
+        ExportError: if it cannot be run there.
     """
-    sides, skipped = _open(bundle, wanted)
-    examples = [example for one in sets for example in one.examples]
-    answers, tallies = compare_examples(reference, list(sides.values()), examples)
-    compare_shapes(reference, [t for t in tallies if _is_exact(t)], bundle.manifest.encoder.vocab_size, SHAPES)
-    for tally in tallies:
-        compare_alone(tally, examples)
-    by_candidate = dict(zip(sides, tallies, strict=True))
-    fault = by_candidate[PLAIN].fault() if PLAIN in by_candidate else None
-    if fault is not None:
-        raise ParityError(
-            f"parity failed on {PLAIN.provider} in {PLAIN.precision}: {fault}. No bundle was written. "
-            "Please report this with your configuration."
-        )
+    predictors, skipped = _open_candidates(bundle, candidates)
+    parity_results = compare_examples(reference, list(predictors.values()))
+    exact_results = [result for result in parity_results if _is_exact(result)]
+    compare_shapes(reference.predictor, exact_results, bundle.manifest.encoder.vocab_size, SHAPES)
+    for result in parity_results:
+        compare_singles(result, reference.examples)
+    by_candidate = dict(zip(predictors, parity_results, strict=True))
+    if PLAIN in by_candidate:
+        _check_plain(by_candidate[PLAIN])
     kinds = {task: info.kind for task, info in bundle.manifest.tasks.items()}
-    by_set = list(_split(answers, [one.examples for one in sets]))
-    sets = [_scorable(one, found) for one, found in zip(sets, by_set, strict=True)]
-    wanted_metrics = evaluate(_Recorded(examples, answers), kinds, sets)
+    scorable_sets = _select_scorable_sets(sets, reference.answers)
+    expected_metrics = evaluate(_RecordedAnswers(reference.examples, reference.answers), kinds, scorable_sets)
     results = {}
-    for candidate, tally in by_candidate.items():
-        drop, metrics = math.inf, {}
-        if len(tally.answers) == len(examples):  # fewer: some outputs had a wrong shape
-            recorded = _Recorded(examples, [tally.answers[i] for i in range(len(examples))])
-            metrics = evaluate(recorded, kinds, sets)
-            drop = _drop(wanted_metrics, metrics, kinds)
-        results[candidate] = _judge(tally, drop, len(examples), _main(metrics, kinds))
-    engines = {candidate: side.engine for candidate, side in sides.items()}
-    differing = {candidate: tally.differs for candidate, tally in by_candidate.items()}
-    return Measured(results, engines, tuple(skipped), by_set, differing)
+    for candidate, result in by_candidate.items():
+        drop = math.inf
+        metrics: Metrics = {}
+        # Answers are missing if an output had a wrong shape.
+        if len(result.answers) == len(reference.examples):
+            answers = [result.answers[position] for position in range(len(reference.examples))]
+            metrics = evaluate(_RecordedAnswers(reference.examples, answers), kinds, scorable_sets)
+            drop = _largest_metric_drop(expected_metrics, metrics, kinds)
+        metric = _main_metric(metrics, kinds)
+        results[candidate] = _make_gate_result(result, drop, len(reference.examples), metric)
+    return GateMeasurements(
+        results=results,
+        engines={candidate: predictor.engine for candidate, predictor in predictors.items()},
+        skipped=tuple(skipped),
+        answers=reference.answers,
+        unequal_examples={candidate: result.unequal_examples for candidate, result in by_candidate.items()},
+    )
 
 
-def _open(bundle: Bundle, wanted: Sequence[Candidate]) -> tuple[dict[Candidate, Side], list[str]]:
-    """Sides of all combinations that open; why the others do not."""
-    present = available_providers()
-    sides: dict[Candidate, Side] = {}
+def _open_candidates(
+    bundle: Bundle, candidates: Sequence[Candidate]
+) -> tuple[dict[Candidate, EnginePredictor], list[str]]:
+    """Open all candidates that this machine can run. Also return why it cannot run the others."""
+    providers = available_providers()
+    predictors: dict[Candidate, EnginePredictor] = {}
     skipped = []
-    for candidate in wanted:
-        if candidate.provider not in present:
-            skipped.append(f"{candidate}: not on this machine")
+    for candidate in candidates:
+        if candidate.provider not in providers:
+            skipped.append(f"{candidate}: not available on this machine")
             continue
         if candidate.precision == "bf16" and not computes_in_bf16():
             skipped.append(f"{candidate}: this processor has neither AMX nor AVX512-BF16")
@@ -144,72 +160,89 @@ def _open(bundle: Bundle, wanted: Sequence[Candidate]) -> tuple[dict[Candidate, 
                 raise ExportError(f"the exported graph cannot be run: {error}") from error
             skipped.append(f"{candidate}: {error}")
             continue
-        sides[candidate] = Side.bundled(bundle, engine)
-    return sides, skipped
+        predictors[candidate] = EnginePredictor.from_bundle(bundle, engine)
+    return predictors, skipped
 
 
-def _is_exact(tally: Tally) -> bool:
-    return tally.side.engine.info.precision == "fp32"
+def _check_plain(result: ParityResult) -> None:
+    reason = result.check_exact()
+    if reason is not None:
+        raise ParityError(
+            f"parity failed on {PLAIN.provider} in {PLAIN.precision}: {reason}. No bundle was written. "
+            "Please report this with your configuration."
+        )
 
 
-def _judge(tally: Tally, drop: float, examples: int, metric: float = math.nan) -> Result:
-    info = tally.side.engine.info
-    exact = _is_exact(tally)
-    reason = tally.fault() if exact else tally.loss()
+def _is_exact(result: ParityResult) -> bool:
+    return result.predictor.engine.info.precision == "fp32"
+
+
+def _make_gate_result(result: ParityResult, drop: float, example_count: int, metric: float = math.nan) -> GateResult:
+    """Apply the rule of the precision: exact for fp32, few changed answers for the others."""
+    info = result.predictor.engine.info
+    exact = _is_exact(result)
+    reason = result.check_exact() if exact else result.check_reduced()
     if reason is None and not exact and not drop <= METRIC_DROP + _ROUNDING:
         reason = f"a metric on dev is lower by {100 * drop:.2f} points, and {100 * METRIC_DROP:.1f} is the limit"
     figures = {
-        "max_logit_difference": tally.max_difference,
-        "max_difference_at_padding": tally.at_padding,
-        "answers_equal": tally.equal_share,
-        "answers_invariant": tally.invariant_share,
-        "probability_drift": tally.drift,
+        "max_logit_difference": result.max_difference,
+        "max_difference_at_padding": result.padding_difference,
+        "answers_equal": result.equal_share,
+        "answers_invariant": result.invariant_share,
+        "probability_drift": result.drift,
         "metric_drop": drop,
         "metric": metric,
-        "examples": float(examples),
+        "examples": float(example_count),
         "shapes": float(SHAPES if exact else 0),
     }
-    told = {name: float(f"{value:.4g}") for name, value in figures.items() if math.isfinite(value)}
+    finite_figures = {name: float(f"{value:.4g}") for name, value in figures.items() if math.isfinite(value)}
+    uses_instructions = info.precision == "int8" and info.provider in (CPU, OPENVINO)
     gate = Gate(
         provider=info.provider,
         precision=info.precision,
         passed=reason is None,
-        figures=told,
-        instructions=int8_instructions() if info.precision == "int8" and info.provider in (CPU, OPENVINO) else "",
+        figures=finite_figures,
+        instructions=int8_instructions() if uses_instructions else "",
     )
-    margin = exact or (tally.loss(_COMFORTABLE) is None and drop <= _COMFORTABLE * METRIC_DROP)
-    return Result(gate, reason or "", reason is None and margin)
+    has_margin = exact
+    if not exact:
+        has_margin = result.check_reduced(_MARGIN_BUDGET) is None and drop <= _MARGIN_BUDGET * METRIC_DROP
+    return GateResult(gate, reason or "", reason is None and has_margin)
 
 
-def _main(metrics: Metrics, kinds: Mapping[str, str]) -> float:
-    """One figure for a table: exact match where several tasks share their texts, else the mean of the tasks' main metrics."""
+def _main_metric(metrics: Metrics, kinds: Mapping[str, str]) -> float:
+    """Return exact match if several tasks share their texts, else the mean of the tasks' primary metrics."""
     if "exact_match" in metrics:
         return float(metrics["exact_match"])
-    found = [float(metrics[task][task_kind(kind).primary_metric]) for task, kind in kinds.items() if task in metrics]
-    return sum(found) / len(found) if found else math.nan
+    values = []
+    for task, kind in kinds.items():
+        if task in metrics:
+            values.append(float(metrics[task][task_kind(kind).primary_metric]))
+    return sum(values) / len(values) if values else math.nan
 
 
-def _drop(wanted: Metrics, found: Metrics, kinds: Mapping[str, str]) -> float:
-    """By how much the metric that suffered most is lower: each task's main one, and exact match. Negative where all rose."""
+def _largest_metric_drop(expected: Metrics, metrics: Metrics, kinds: Mapping[str, str]) -> float:
+    """Return the largest drop of a primary metric or of exact match. It is negative if all rose."""
     drops = []
     for task, kind in kinds.items():
-        if task in wanted:
+        if task in expected:
             metric = task_kind(kind).primary_metric
-            drops.append(wanted[task][metric] - found[task][metric])
-    if "exact_match" in wanted:
-        drops.append(wanted["exact_match"] - found["exact_match"])
+            drops.append(expected[task][metric] - metrics[task][metric])
+    if "exact_match" in expected:
+        drops.append(expected["exact_match"] - metrics["exact_match"])
     return max(drops, default=0.0)
 
 
-def _scorable(one: EvaluationSet, answers: Answers) -> EvaluationSet:
-    """The set with those of its tasks that answered every example: one that reads pairs answers no single text."""
-    fields = {task: name for task, name in one.fields.items() if all(task in answer for answer in answers)}
-    return EvaluationSet(one.data, one.examples, fields)
-
-
-def _split(values: Sequence[_T], like: Sequence[Sequence[object]]) -> Iterator[list[_T]]:
-    """Cut into the lengths of `like`."""
+def _select_scorable_sets(sets: Sequence[EvaluationSet], answers: Answers) -> list[EvaluationSet]:
+    """Restrict each set to the tasks that answer all its examples. A task on pairs does not answer single texts."""
+    scorable_sets = []
     begin = 0
-    for one in like:
-        yield list(values[begin : begin + len(one)])
-        begin += len(one)
+    for evaluation_set in sets:
+        set_answers = answers[begin : begin + len(evaluation_set.examples)]
+        begin += len(evaluation_set.examples)
+        fields = {}
+        for task, name in evaluation_set.fields.items():
+            if all(task in answer for answer in set_answers):
+                fields[task] = name
+        scorable_sets.append(EvaluationSet(evaluation_set.data, evaluation_set.examples, fields))
+    return scorable_sets

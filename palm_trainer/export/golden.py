@@ -1,4 +1,7 @@
-"""Which dev inputs a bundle carries as its self-test: few, varied, and none that another provider might decide otherwise."""
+"""Golden examples: dev inputs that a bundle carries as its self-test.
+
+They are few, varied, and clear enough that no provider decides them differently.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -9,63 +12,85 @@ from palm_serve.decoding import golden_answer
 from palm_serve.types import Answer, Classification, Match, Spans, TaskAnswer
 from palm_trainer.data.example import Example
 
-CONFIDENT = 0.6
-"""Least probability of a label and of every span."""
-LEAST, MOST = 20, 50
-_LAST_RESORT = 5
-"""How many of the surest are taken where nothing is confident."""
-_LONGEST = 500
-"""Characters."""
+MIN_CONFIDENCE = 0.6
+"""Lowest probability of a label and of every span."""
+MIN_EXAMPLES = 20
+MAX_EXAMPLES = 50
+_UNCERTAIN_EXAMPLES = 5
+"""Examples to choose if no answer is confident."""
+_MAX_CHARACTERS = 500
 
-Answered = tuple[Example, Mapping[str, TaskAnswer]]
+AnsweredExample = tuple[Example, Mapping[str, TaskAnswer]]
 
 
-def choose_golden(sets: Sequence[Sequence[Answered]], tasks: Mapping[str, TaskInfo]) -> list[GoldenExample]:
-    """20 to 50 inputs that together show as many labels and span names of as many tasks as they can; fewer where dev has fewer.
+def choose_golden(sets: Sequence[Sequence[AnsweredExample]], tasks: Mapping[str, TaskInfo]) -> list[GoldenExample]:
+    """Choose 20 to 50 inputs that show as many labels and span names as they can, or fewer if dev is smaller.
 
     Args:
-        sets: examples of each data set with their answers, only those on which all providers that passed agree.
+        sets: examples of each data set with the answers that all passed candidates give.
         tasks: manifest entries.
     """
     pool = list(_interleave(sets))
-    answers = [_confident(found, CONFIDENT) for _, found in pool]
-    if not any(answers):
-        surest = sorted(range(len(pool)), key=lambda i: -min(map(_certainty, pool[i][1].values()), default=0.0))
-        return [_golden(pool[i][0], pool[i][1], tasks) for i in surest[:_LAST_RESORT]]
-    usable = [i for i, found in enumerate(answers) if found]
-    chosen: list[int] = []
-    seen: set[tuple[str, str]] = set()
-    for i in usable:
-        facts = set(_facts(answers[i]))
-        if len(chosen) < MOST and facts - seen:
-            seen |= facts
-            chosen.append(i)
-    rest = [i for i in usable if i not in set(chosen)]
-    missing = max(0, LEAST - len(chosen))
-    chosen += rest[:: max(1, len(rest) // missing)][:missing] if missing else []
-    return [_golden(pool[i][0], answers[i], tasks) for i in sorted(chosen)]
+    confident_answers = [_select_confident(answers) for _, answers in pool]
+    if not any(confident_answers):
+        return _choose_most_certain(pool, tasks)
+    usable = [index for index, answers in enumerate(confident_answers) if answers]
+    indices: list[int] = []
+    covered_labels: set[tuple[str, str]] = set()
+    for index in usable:
+        labels = set(_list_labels(confident_answers[index]))
+        if len(indices) < MAX_EXAMPLES and labels - covered_labels:
+            covered_labels |= labels
+            indices.append(index)
+    indices += _spread_evenly(usable, indices)
+    return [_to_golden(pool[index][0], confident_answers[index], tasks) for index in sorted(indices)]
 
 
-def _interleave(sets: Sequence[Sequence[Answered]]) -> Iterator[Answered]:
-    """One of each data set in turn; texts that are blank, long or repeated left out."""
-    seen: set[tuple[str, str | None]] = set()
+def _choose_most_certain(pool: Sequence[AnsweredExample], tasks: Mapping[str, TaskInfo]) -> list[GoldenExample]:
+    """Choose the most certain examples if no answer is confident."""
+
+    def least_certainty(answered: AnsweredExample) -> float:
+        return min(map(_certainty, answered[1].values()), default=0.0)
+
+    ranked = sorted(pool, key=least_certainty, reverse=True)
+    return [_to_golden(example, answers, tasks) for example, answers in ranked[:_UNCERTAIN_EXAMPLES]]
+
+
+def _spread_evenly(usable: Sequence[int], indices: Sequence[int]) -> list[int]:
+    """Choose the indices that are missing from the minimum, at even distances."""
+    missing = MIN_EXAMPLES - len(indices)
+    if missing <= 0:
+        return []
+    used = set(indices)
+    unused = [index for index in usable if index not in used]
+    step = max(1, len(unused) // missing)
+    return unused[::step][:missing]
+
+
+def _interleave(sets: Sequence[Sequence[AnsweredExample]]) -> Iterator[AnsweredExample]:
+    """Yield one example of each set in turn, except for blank, long and repeated texts."""
+    texts: set[tuple[str, str | None]] = set()
     for group in zip_longest(*sets):
-        for one in group:
-            if one is None:
+        for answered in group:
+            if answered is None:
                 continue
-            key = (one[0].text, one[0].pair)
-            size = len(one[0].text) + len(one[0].pair or "")
-            if key not in seen and one[0].text.strip() and size <= _LONGEST:
-                seen.add(key)
-                yield one
+            example = answered[0]
+            key = (example.text, example.pair)
+            characters = len(example.text) + len(example.pair or "")
+            if key not in texts and example.text.strip() and characters <= _MAX_CHARACTERS:
+                texts.add(key)
+                yield answered
 
 
-def _confident(answers: Mapping[str, TaskAnswer], least: float) -> dict[str, TaskAnswer]:
-    return {task: answer for task, answer in answers.items() if _certainty(answer) >= least}
+def _select_confident(answers: Mapping[str, TaskAnswer]) -> dict[str, TaskAnswer]:
+    return {task: answer for task, answer in answers.items() if _certainty(answer) >= MIN_CONFIDENCE}
 
 
 def _certainty(answer: TaskAnswer) -> float:
-    """Probability of the label or answer, or of the least certain span (1 where there is none). A ranker's score decides nothing."""
+    """Return the probability of the label or answer, or of the least certain span.
+
+    It is 1 for an answer without spans, and for a ranker, which decides nothing.
+    """
     match answer:
         case Classification():
             return answer.label.confidence
@@ -77,20 +102,21 @@ def _certainty(answer: TaskAnswer) -> float:
             return answer.confidence
 
 
-def _facts(answers: Mapping[str, TaskAnswer]) -> Iterator[tuple[str, str]]:
-    """What an example shows: a task with one of its labels or span names."""
+def _list_labels(answers: Mapping[str, TaskAnswer]) -> Iterator[tuple[str, str]]:
+    """Yield each task with its label or its span names."""
     for task, answer in answers.items():
         match answer:
             case Classification():
                 yield task, answer.label.name
             case Spans():
-                yield from ((task, span.name) for span in answer.spans)
+                for span in answer.spans:
+                    yield task, span.name
             case Match():
                 yield task, answer.label.name if answer.label else ""
             case Answer():
                 yield task, "no answer" if answer.no_answer else "answer"
 
 
-def _golden(example: Example, answers: Mapping[str, TaskAnswer], tasks: Mapping[str, TaskInfo]) -> GoldenExample:
-    said = {task: golden_answer(answer, tasks[task]) for task, answer in answers.items()}
-    return GoldenExample(text=example.text, pair=example.pair, answers=said)
+def _to_golden(example: Example, answers: Mapping[str, TaskAnswer], tasks: Mapping[str, TaskInfo]) -> GoldenExample:
+    golden_answers = {task: golden_answer(answer, tasks[task]) for task, answer in answers.items()}
+    return GoldenExample(text=example.text, pair=example.pair, answers=golden_answers)

@@ -1,4 +1,4 @@
-"""What is exported: one module with the chosen heads on one encoder, positional in and out, as exporters want it."""
+"""Module that is exported: the encoder with the heads of some tasks, with positional inputs and outputs."""
 
 from collections.abc import Sequence
 
@@ -8,15 +8,17 @@ from torch import Tensor, nn
 from palm_serve.engine.padding import ATTENTION_MASK, TOKEN_TYPE_IDS
 from palm_trainer.model.multi_task import MultiTaskModel
 
-BATCH, SEQUENCE = "batch", "sequence"
-_EXAMPLE_ROWS, _EXAMPLE_TOKENS = 3, 7
+BATCH = "batch"
+SEQUENCE = "sequence"
+_EXAMPLE_ROWS = 3
+_EXAMPLE_TOKENS = 7
 
 
 class ExportGraph(nn.Module):
     """The encoder with the heads of `tasks`.
 
     Args:
-        model: in eval mode, on the CPU, in fp32.
+        model: the model, in eval mode, on the CPU, in fp32.
         tasks: names of the tasks, in the order of the outputs.
     """
 
@@ -26,15 +28,23 @@ class ExportGraph(nn.Module):
         self.tasks = tuple(tasks)
         self.input_names = model.input_names
         self.output_names = model.output_names(tasks)
-        self.eval()  # a new module is in training mode, and exporters put all of it back into the mode that they found
+        # A new module is in training mode, and exporters return the whole model to the mode of the module.
+        self.eval()
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """int64 [B, S] each, in the order of `input_names` -> outputs in the order of `output_names`."""
-        outputs = self.model(**dict(zip(self.input_names, inputs, strict=True)), tasks=self.tasks)
+        """Compute the outputs in the order of `output_names`.
+
+        The inputs are int64 `[batch, tokens]` each, in the order of `input_names`.
+        """
+        named_inputs = dict(zip(self.input_names, inputs, strict=True))
+        outputs = self.model(**named_inputs, tasks=self.tasks)
         return tuple(outputs[name] for name in self.output_names)
 
     def example_inputs(self, max_length: int) -> tuple[Tensor, ...]:
-        """Inputs to trace with, int64 [B, S]; the last row is padded, so that no path without a mask is taken."""
+        """Return inputs to trace with, int64 `[batch, tokens]`.
+
+        The last row is padded, so that the trace includes the attention mask.
+        """
         length = min(_EXAMPLE_TOKENS, max_length)
         inputs = {name: torch.ones(_EXAMPLE_ROWS, length, dtype=torch.int64) for name in self.input_names}
         inputs[ATTENTION_MASK][-1, length // 2 + 1 :] = 0
@@ -44,12 +54,17 @@ class ExportGraph(nn.Module):
 
     @torch.no_grad()
     def dynamic_axes(self, max_length: int) -> dict[str, dict[int, str]]:
-        """Axes that vary, by tensor name. Found by running two shapes, so that a head need not declare them."""
+        """Return the dynamic axes by tensor name.
+
+        They are found by running two shapes, so that a head need not declare them.
+        """
         axes = {name: {0: BATCH, 1: SEQUENCE} for name in self.input_names}
-        shorter = tuple(tensor[:, :-1] for tensor in self.example_inputs(max_length))
-        for name, long, short in zip(
-            self.output_names, self(*self.example_inputs(max_length)), self(*shorter), strict=True
-        ):
-            varying = {axis: SEQUENCE for axis in range(1, long.dim()) if long.shape[axis] != short.shape[axis]}
-            axes[name] = {0: BATCH, **varying}
+        long_inputs = self.example_inputs(max_length)
+        short_inputs = tuple(tensor[:, :-1] for tensor in long_inputs)
+        outputs = zip(self.output_names, self(*long_inputs), self(*short_inputs), strict=True)
+        for name, long_output, short_output in outputs:
+            axes[name] = {0: BATCH}
+            for axis in range(1, long_output.dim()):
+                if long_output.shape[axis] != short_output.shape[axis]:
+                    axes[name][axis] = SEQUENCE
         return axes

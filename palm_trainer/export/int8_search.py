@@ -1,83 +1,90 @@
-"""int8 that keeps a margin: products that hurt most are left in float, a few more at each try, until the gate is passed with something to spare.
+"""Search for an int8 graph that passes its gate with a margin.
 
-All bounds are counts and none is a time, so that the same run gives the same bundle.
+The most sensitive matrix multiplications stay in fp32, more of them at each attempt. All limits are counts and none is
+a time, so that the same run gives the same bundle.
 """
 
 from collections.abc import Callable, Sequence
 
 import onnx
 
-from palm_serve.bundle.loader import load_bundle
-from palm_serve.bundle.manifest import Manifest
 from palm_trainer.errors import PalmError
 from palm_trainer.evaluation.evaluate import EvaluationSet
-from palm_trainer.export.bundle_writer import BundleWriter
-from palm_trainer.export.gate import Measured, measure
-from palm_trainer.export.predictors import Side
-from palm_trainer.export.sensitivity import choices, draw_samples, sensitivities
-from palm_trainer.export.variants import INT8, Draft, int8_draft
+from palm_trainer.export.bundle_draft import BundleDraft
+from palm_trainer.export.gate import GateMeasurements, GateResult, measure_gates
+from palm_trainer.export.reference import Reference
+from palm_trainer.export.sensitivity import draw_samples, measure_sensitivities, suggest_exclusions
+from palm_trainer.export.variants import INT8, GraphDraft, describe_int8, draft_int8
 
-Train = Callable[[], Sequence[EvaluationSet]]
-"""Gives training examples; it is asked only where they are needed."""
-
-
-def needs_margin(measured: Measured) -> bool:
-    """Whether int8 fails somewhere, or passes with nothing to spare."""
-    return any(not result.margin for candidate, result in measured.results.items() if candidate.variant == INT8)
+ReadTrainSets = Callable[[], Sequence[EvaluationSet]]
+"""Reads training examples. It is called only if they are needed."""
 
 
-def leave_in_float(
-    writer: BundleWriter,
-    manifest: Manifest,
+def needs_margin(measurements: GateMeasurements) -> bool:
+    """Return True if int8 fails on a provider, or passes without a margin."""
+    return any(not result.margin for result in _int8_results(measurements))
+
+
+def search_int8(
+    draft: BundleDraft,
     plain: bytes,
-    measured: Measured,
-    reference: Side,
+    measurements: GateMeasurements,
+    reference: Reference,
     sets: Sequence[EvaluationSet],
-    train: Train,
-) -> tuple[Manifest, Measured, str]:
-    """The int8 graph that has most margin, written in place of the first one; its gates; in words what was found.
+    read_train_sets: ReadTrainSets,
+) -> tuple[GateMeasurements, str]:
+    """Replace the int8 graph of a draft by the one with the most margin.
 
-    Sensitivity is measured on examples of `train`; `sets`, the dev examples, are looked at only by the gate.
+    Sensitivity is measured on training examples. The dev examples are used by the gate only.
+
+    Args:
+        draft: the bundle, with its first int8 graph.
+        plain: the plain graph.
+        measurements: gates of the draft.
+        reference: answers of the trained model to the dev examples.
+        sets: dev examples.
+        read_train_sets: reads training examples.
+
+    Returns:
+        The gates of the new draft, and a note on what was found.
     """
+    unchanged = f"{INT8}: all matrix multiplications are quantized, because there are no training examples"
     try:
-        samples = draw_samples(reference, train())
+        samples = draw_samples(reference.predictor, read_train_sets())
     except PalmError as error:
-        return manifest, measured, f"{INT8}: no product is left in float, as there are no training examples: {error}"
+        return measurements, f"{unchanged}: {error}"
     if not samples:
-        return manifest, measured, f"{INT8}: no product is left in float, as there are no training examples"
-    errors = sensitivities(onnx.load_from_string(plain), samples, reference.by_token)
-    wanted = [candidate for candidate in measured.results if candidate.variant == INT8]
-    first = (writer.directory / manifest.variants[INT8].file).read_bytes()
-    best, kept, content = measured, 0, first
-    for keep in choices(errors):
-        draft = int8_draft(plain, keep)
-        if not isinstance(draft, Draft):
+        return measurements, unchanged
+    model = onnx.load_from_string(plain)
+    sensitivities = measure_sensitivities(model, samples, reference.predictor.token_outputs)
+    candidates = [candidate for candidate in measurements.results if candidate.variant == INT8]
+    best = measurements
+    best_content = draft.read_variant(INT8)
+    best_excluded_count = 0
+    for excluded in suggest_exclusions(sensitivities):
+        graph = draft_int8(plain, excluded)
+        if not isinstance(graph, GraphDraft):
             break
-        manifest = _written(writer, manifest, draft.content)
-        found = measured.with_others(measure(load_bundle(writer.directory), reference, sets, wanted))
-        if _quality(found) > _quality(best):
-            best, kept, content = found, len(keep), draft.content
-        if not needs_margin(found):
+        draft.replace_variant(INT8, graph.content)
+        attempt = measurements.update(measure_gates(draft.read_back(), reference, sets, candidates))
+        if _quality(attempt) > _quality(best):
+            best = attempt
+            best_content = graph.content
+            best_excluded_count = len(excluded)
+        if not needs_margin(attempt):
             break
-    manifest = _written(writer, manifest, content)
-    if not kept:
-        return manifest, best, f"{INT8}: leaving the products that hurt most in float brings no margin"
-    return (
-        manifest,
-        best,
-        f"{INT8}: {len(errors) - kept} of {len(errors)} products in int8; those that hurt most are left in float",
-    )
+    draft.replace_variant(INT8, best_content)
+    if not best_excluded_count:
+        return best, f"{INT8}: the most sensitive matrix multiplications in fp32 give no margin"
+    matmul_count = len(sensitivities)
+    return best, f"{INT8}: {describe_int8(matmul_count - best_excluded_count, matmul_count)}"
 
 
-def _quality(measured: Measured) -> tuple[int, int]:
-    """On how many providers int8 passes with a margin, and on how many it passes."""
-    found = [result for candidate, result in measured.results.items() if candidate.variant == INT8]
-    return sum(result.margin for result in found), sum(result.gate.passed for result in found)
+def _quality(measurements: GateMeasurements) -> tuple[int, int]:
+    """Return the number of providers on which int8 passes with a margin, and on which it passes."""
+    results = _int8_results(measurements)
+    return sum(result.margin for result in results), sum(result.gate.passed for result in results)
 
 
-def _written(writer: BundleWriter, manifest: Manifest, content: bytes) -> Manifest:
-    """With this as the int8 graph. The old file is taken away first: an engine may have it mapped."""
-    variant = manifest.variants[INT8].model_copy(update={"size": len(content)})
-    writer.remove(variant.file)
-    writer.write(variant.file, content)
-    return writer.write_manifest(manifest.model_copy(update={"variants": {**manifest.variants, INT8: variant}}))
+def _int8_results(measurements: GateMeasurements) -> list[GateResult]:
+    return [result for candidate, result in measurements.results.items() if candidate.variant == INT8]

@@ -1,161 +1,185 @@
-"""The bundle's README.md: what the model is, how good it was measured to be, what it cannot do, how to call it."""
+"""Model card of a bundle (README.md): tasks, data, metrics, parity, limits and usage."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from palm_serve.bundle.manifest import Manifest, TaskInfo
+from palm_serve.bundle.manifest import Gate, GraphVariant, TaskInfo
 from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics
+from palm_trainer.export.bundle_draft import BundleDraft
 from palm_trainer.tasks import task_kind
 
-_LABELS_SHOWN = 40
+_MAX_LABELS = 40
+_TABLE_BREAK = "\\|"
+_GATE_COLUMNS = (
+    "variant",
+    "provider",
+    "precision",
+    "largest logit difference",
+    "equal answers",
+    "equal alone",
+    "dev metric",
+    "passed",
+)
 
 
-def model_card(manifest: Manifest, sets: Sequence[EvaluationSet], metrics: Mapping[str, Metrics], example: str) -> str:
-    """Markdown. Names no file of the machine, and no date, so that the same run gives the same card.
+def render_model_card(
+    draft: BundleDraft, sets: Sequence[EvaluationSet], metrics: Mapping[str, Metrics], example: str
+) -> str:
+    """Render the card as Markdown.
+
+    It has no path of the machine and no date, so that the same run gives the same card.
 
     Args:
-        manifest: with its gates.
+        draft: the bundle with its gates.
         sets: dev examples of each data set.
-        metrics: by split, as in `metrics.json`.
-        example: a text to call the model with.
+        metrics: metrics by split, as in `metrics.json`.
+        example: a text for the example call.
     """
-    encoder = manifest.encoder
-    lines = [
-        f"# {manifest.name}",
-        "",
-        f"A PALM bundle: {len(manifest.tasks)} task{'s' * (len(manifest.tasks) > 1)} on one encoder, `{encoder.name}` ({encoder.family}, "
-        f"{encoder.layers} layers, hidden size {encoder.hidden_size}, {encoder.parameters / 1e6:.1f} M parameters).",
-        "",
-        "## Tasks",
-        "",
-        *_table(
-            ("task", "kind", "role", "labels"),
-            [(f"`{n}`", t.kind, t.role or "-", _labels(t)) for n, t in manifest.tasks.items()],
-        ),
-        "",
-        "## Data",
-        "",
-        *_table(
-            ("data set", "dev examples", "tasks"),
-            [(f"`{s.data}`", str(len(s.examples)), ", ".join(s.fields)) for s in sets],
-        ),
-        "",
-        "## Metrics",
-        "",
-        *_metrics(metrics),
-        "",
-        "## Export",
-        "",
-        *_gates(manifest),
-        "",
-        "## Limits",
-        "",
-        f"- Texts are read up to {manifest.max_length} tokens, special ones included; what lies beyond is not seen, and the answer says `truncated`.",
-        *_windows(manifest),
-        "- It knows the labels above and no others: a text that belongs to none of them still gets one. Judge by the confidence.",
-        "- The metrics hold for text like the data above. Measure on your own before relying on it.",
-        "",
-        "## How to call it",
-        "",
+    lines = [f"# {draft.name}", "", _describe_model(draft), ""]
+    lines += ["## Tasks", "", *_list_tasks(draft), ""]
+    lines += ["## Data", "", *_list_data(sets), ""]
+    lines += ["## Metrics", "", *_list_metrics(metrics), ""]
+    lines += ["## Export", "", *_list_gates(draft), ""]
+    lines += ["## Limits", "", *_list_limits(draft), ""]
+    lines += ["## How to call it", ""]
+    lines += [
         "    palm-serve run PATH/TO/THIS/DIRECTORY",
-        f"    palm-serve call {_question(manifest, example)}",
+        f"    palm-serve call {_example_arguments(draft, example)}",
         "",
     ]
     return "\n".join(lines)
 
 
-def _labels(task: TaskInfo) -> str:
-    """Classes, or the names of spans."""
+def _describe_model(draft: BundleDraft) -> str:
+    encoder = draft.encoder
+    plural = "s" if len(draft.tasks) > 1 else ""
+    return (
+        f"A PALM bundle: {len(draft.tasks)} task{plural} on one encoder, `{encoder.name}` ({encoder.family}, "
+        f"{encoder.layers} layers, hidden size {encoder.hidden_size}, {encoder.parameters / 1e6:.1f} M parameters)."
+    )
+
+
+def _list_tasks(draft: BundleDraft) -> list[str]:
+    rows = []
+    for name, task in draft.tasks.items():
+        rows.append((f"`{name}`", task.kind, task.role or "-", _list_labels(task)))
+    return _format_table(("task", "kind", "role", "labels"), rows)
+
+
+def _list_labels(task: TaskInfo) -> str:
+    """List the classes, or the names of spans."""
     names = task_kind(task.kind).card_labels(task)
-    told = ", ".join(f"`{name}`" for name in names[:_LABELS_SHOWN]).replace("|", "\\|")
-    more = len(names) - _LABELS_SHOWN
-    return f"{len(names)}: {told}" + (f", and {more} more" if more > 0 else "")
+    quoted = [f"`{name}`".replace("|", _TABLE_BREAK) for name in names[:_MAX_LABELS]]
+    text = f"{len(names)}: {', '.join(quoted)}"
+    hidden_count = len(names) - _MAX_LABELS
+    return f"{text}, and {hidden_count} more" if hidden_count > 0 else text
 
 
-def _metrics(metrics: Mapping[str, Metrics]) -> list[str]:
+def _list_data(sets: Sequence[EvaluationSet]) -> list[str]:
+    rows = []
+    for evaluation_set in sets:
+        example_count = str(len(evaluation_set.examples))
+        rows.append((f"`{evaluation_set.data}`", example_count, ", ".join(evaluation_set.fields)))
+    return _format_table(("data set", "dev examples", "tasks"), rows)
+
+
+def _list_metrics(metrics: Mapping[str, Metrics]) -> list[str]:
     if not metrics:
         return ["The run was not evaluated (`palm-train evaluate RUN`)."]
-    figures = [(split, name, value) for split, found in metrics.items() for name, value in _flat(found)]
-    # the perplexity of a masked_lm is no share, and the task is not in the bundle
-    rows = [(split, name, f"{100 * value:.2f}") for split, name, value in figures if not name.endswith("perplexity")]
-    return _table(("split", "metric", "percent"), rows)
+    rows = []
+    for split, split_metrics in metrics.items():
+        for name, value in _flatten_metrics(split_metrics).items():
+            # A perplexity is not a percentage, and its masked_lm task is not in the bundle.
+            if not name.endswith("perplexity"):
+                rows.append((split, name, f"{100 * value:.2f}"))
+    return _format_table(("split", "metric", "percent"), rows)
 
 
-def _flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+def _flatten_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Flatten nested metrics to numbers by name, such as `slots f1`."""
+    numbers: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name} ")
+            numbers.update(_flatten_metrics(value, f"{prefix}{name} "))
         elif isinstance(value, int | float):
-            yield prefix + name, float(value)
+            numbers[prefix + name] = float(value)
+    return numbers
 
 
-def _gates(manifest: Manifest) -> list[str]:
-    """How far each provider was from the trained model."""
+def _list_gates(draft: BundleDraft) -> list[str]:
+    """List how close each candidate is to the trained model."""
     rows = []
-    for name, variant in manifest.variants.items():
+    variants = draft.describe_variants()
+    for name, variant in variants.items():
         for gate in variant.gates:
-            difference = gate.figures.get("max_logit_difference")
-            rows.append(
-                (
-                    f"{name} ({variant.weights}, opset {variant.opset}, {variant.size / 1e6:.1f} MB)",
-                    gate.provider,
-                    gate.computed_in,
-                    "not finite" if difference is None else f"{difference:.1e}",
-                    f"{100 * gate.figures.get('answers_equal', 0):.2f} %",
-                    f"{100 * gate.figures.get('answers_invariant', 0):.2f} %",
-                    f"{100 * gate.figures['metric']:.2f}" if "metric" in gate.figures else "-",
-                    "yes" if gate.passed else "no",
-                )
-            )
+            rows.append(_gate_row(name, variant, gate))
     return [
-        "Every dev example was answered by PyTorch and by each of these, and compared. Some were asked alone too, whose answers must be those of a batch. "
+        "Every dev example was answered by PyTorch and by each of these, and compared. "
+        "Some were asked alone too, whose answers must be those of a batch. "
         "The metric is exact match where tasks share their texts, else the mean of the tasks' main metrics.",
         "",
-        *_table(
-            (
-                "variant",
-                "provider",
-                "precision",
-                "largest logit difference",
-                "equal answers",
-                "equal alone",
-                "dev metric",
-                "passed",
-            ),
-            rows,
-        ),
-        *_processors(manifest),
+        *_format_table(_GATE_COLUMNS, rows),
+        *_describe_int8(variants),
     ]
 
 
-def _processors(manifest: Manifest) -> list[str]:
-    """Return the paragraph on where the gates of int8 hold; nothing without int8."""
-    if all(variant.weight_bits != 7 for variant in manifest.variants.values()):
+def _gate_row(name: str, variant: GraphVariant, gate: Gate) -> tuple[str, ...]:
+    figures = gate.figures
+    difference = "not finite"
+    if "max_logit_difference" in figures:
+        difference = f"{figures['max_logit_difference']:.1e}"
+    return (
+        f"{name} ({variant.weights}, opset {variant.opset}, {variant.size / 1e6:.1f} MB)",
+        gate.provider,
+        gate.computed_in,
+        difference,
+        f"{100 * figures.get('answers_equal', 0):.2f} %",
+        f"{100 * figures.get('answers_invariant', 0):.2f} %",
+        f"{100 * figures['metric']:.2f}" if "metric" in figures else "-",
+        "yes" if gate.passed else "no",
+    )
+
+
+def _describe_int8(variants: Mapping[str, GraphVariant]) -> list[str]:
+    """Describe the processors that the int8 gates hold on."""
+    if all(variant.weight_bits != 7 for variant in variants.values()):
         return []
     return [
         "",
-        "int8 was measured with the processor instructions in brackets. Its weights have 7 bits, with which every processor computes the same integers.",
+        "int8 was measured with the processor instructions in brackets. "
+        "Its weights have 7 bits, with which every processor computes the same integers.",
     ]
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+def _list_limits(draft: BundleDraft) -> list[str]:
+    limits = [
+        f"- Texts are read up to {draft.max_length} tokens, special ones included; "
+        "what lies beyond is not seen, and the answer says `truncated`.",
+    ]
+    if any(task.windows is not None for task in draft.tasks.values()):
+        limits.append("- Passages of reading comprehension are read whole, in windows; only a long question is cut.")
+    limits += [
+        "- It knows the labels above and no others: a text that belongs to none of them still gets one. "
+        "Judge by the confidence.",
+        "- The metrics hold for text like the data above. Measure on your own before relying on it.",
+    ]
+    return limits
 
 
-def _question(manifest: Manifest, example: str) -> str:
-    """What to ask: a text, or where all tasks read pairs, the first of them with its pair."""
-    if any(not task.pairs for task in manifest.tasks.values()):
-        return _shell_quoted(example)
-    name, task = next(iter(manifest.tasks.items()))
+def _example_arguments(draft: BundleDraft, example: str) -> str:
+    """Return a text for `palm-serve call`, or a text and a pair if all tasks read pairs."""
+    if any(not task.pairs for task in draft.tasks.values()):
+        return _shell_quote(example)
+    name, task = next(iter(draft.tasks.items()))
     text, pair = task_kind(task.kind).example_pair
     return f'"{text}" --task {name} --pair "{pair}"'
 
 
-def _windows(manifest: Manifest) -> list[str]:
-    if all(task.windows is None for task in manifest.tasks.values()):
-        return []
-    return ["- Passages of reading comprehension are read whole, in windows; only a long question is cut."]
+def _format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
 
 
-def _shell_quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("`", "\\`") + '"'
+def _shell_quote(text: str) -> str:
+    for character in ("\\", '"', "$", "`"):
+        text = text.replace(character, f"\\{character}")
+    return f'"{text}"'

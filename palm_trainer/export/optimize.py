@@ -1,4 +1,4 @@
-"""Other forms of the plain graph that compute the same: fused operators, half precision. ONNX Runtime's own tools, kept quiet."""
+"""Equivalent forms of the plain graph: fused operators and half precision, by the tools of ONNX Runtime."""
 
 import logging
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from onnx import ModelProto, helper
 
 from palm_trainer.errors import ExportError
 
-_CONTRIB = "com.microsoft"
-_KEPT_IN_FP32 = (
+_CONTRIB_DOMAIN = "com.microsoft"
+_FP32_OPERATORS = (
     "LayerNormalization",
     "SkipLayerNormalization",
     "EmbedLayerNormalization",
@@ -20,15 +20,26 @@ _KEPT_IN_FP32 = (
     "Pow",
     "Range",
 )
-"""Sums of squares and exponentials: where fp16 overflows or loses the answer."""
+"""Sums of squares and exponentials, where fp16 overflows or becomes inexact."""
 
 
 def fuse(plain: ModelProto, heads: int, hidden_size: int) -> tuple[ModelProto, dict[str, int]]:
-    """Attention, GELU, layer normalization and the embeddings as one operator each; how many there are of each kind (none: nothing was recognised).
+    """Fuse attention, GELU, layer normalization and embeddings into one operator each.
 
-    The optimizer for BERT takes all encoders of that form. `heads` are those of an attention layer, 0 where unknown: then attention stays as it is.
+    The optimizer for BERT supports all encoders of that form.
+
+    Args:
+        plain: the plain graph.
+        heads: heads of an attention layer. 0 if unknown: attention is not fused then.
+        hidden_size: hidden size of the encoder.
+
+    Returns:
+        The graph, and the number of fused operators of each kind.
+
+    Raises:
+        ExportError: if the optimizer fails on the graph.
     """
-    with _quiet():
+    with _quiet_tools():
         from onnxruntime.transformers.fusion_options import FusionOptions
         from onnxruntime.transformers.onnx_model_bert import BertOnnxModel
 
@@ -37,64 +48,74 @@ def fuse(plain: ModelProto, heads: int, hidden_size: int) -> tuple[ModelProto, d
         optimizer = BertOnnxModel(model, heads, hidden_size)
         try:
             optimizer.optimize(FusionOptions("bert"))
-        except Exception as error:  # it assumes a form that a graph need not have
+        except Exception as error:  # The optimizer assumes a form that a graph need not have.
             raise ExportError(f"the graph cannot be fused: {type(error).__name__}: {error}") from error
         optimizer.topological_sort(is_deterministic=True)
-        found = {name: count for name, count in optimizer.get_fused_operator_statistics().items() if count}
-    _keep_face(plain, model)
-    if found and all(entry.domain != _CONTRIB for entry in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(_CONTRIB, 1))
-    return model, found
+        statistics = optimizer.get_fused_operator_statistics()
+    counts = {name: count for name, count in statistics.items() if count}
+    _restore_interface(plain, model)
+    if counts and all(entry.domain != _CONTRIB_DOMAIN for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(_CONTRIB_DOMAIN, 1))
+    return model, counts
 
 
 def to_fp16(plain: ModelProto) -> ModelProto:
-    """Weights and arithmetic in fp16, inputs and outputs as they were; what overflows stays in fp32."""
-    with _quiet():
+    """Convert weights and arithmetic to fp16. Inputs, outputs and operators that would overflow stay as they are."""
+    with _quiet_tools():
         from onnxruntime.transformers import float16
         from onnxruntime.transformers.onnx_model import OnnxModel
 
         copy = ModelProto()
         copy.CopyFrom(plain)
-        blocked = [*float16.DEFAULT_OP_BLOCK_LIST, *_KEPT_IN_FP32]
+        blocked = [*float16.DEFAULT_OP_BLOCK_LIST, *_FP32_OPERATORS]
         model: ModelProto = float16.convert_float_to_float16(copy, keep_io_types=True, op_block_list=blocked)
         OnnxModel.graph_topological_sort(model.graph, is_deterministic=True)
-    _keep_face(plain, model)
+    _restore_interface(plain, model)
     return model
 
 
-def _keep_face(plain: ModelProto, other: ModelProto) -> None:
-    """The same inputs, outputs, axes and metadata."""
-    for field in ("input", "output"):
-        del getattr(other.graph, field)[:]
-        getattr(other.graph, field).extend(getattr(plain.graph, field))
-    del other.metadata_props[:]
-    other.metadata_props.extend(plain.metadata_props)
+def serialize(model: ModelProto) -> bytes:
+    """Check and serialize a graph, with the same bytes for the same graph.
 
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The tools log what they did not find as warnings, on the root logger."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(level)
-
-
-def serialized(model: ModelProto) -> bytes:
-    """Checked, and the same bytes for the same graph. Raises ExportError."""
-    check(model)
-    # Deterministic: protobuf keeps map entries in hash order otherwise.
+    Raises:
+        ExportError: if it is not valid ONNX.
+    """
+    check_onnx(model)
+    # Deterministic, because protobuf writes map entries in hash order otherwise.
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 
 
-def check(model: ModelProto | Path) -> None:
-    """Raises ExportError for what is not ONNX, in a file where the weights lie beside it."""
+def check_onnx(model: ModelProto | Path) -> None:
+    """Check a graph, or the file of a graph whose weights are in a separate file.
+
+    Raises:
+        ExportError: if it is not valid ONNX.
+    """
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
             f"the exported graph is not valid ONNX: {error}. Please report this with your configuration."
         ) from error
+
+
+def _restore_interface(plain: ModelProto, model: ModelProto) -> None:
+    """Give a graph the inputs, outputs, axes and metadata of the plain one."""
+    del model.graph.input[:]
+    model.graph.input.extend(plain.graph.input)
+    del model.graph.output[:]
+    model.graph.output.extend(plain.graph.output)
+    del model.metadata_props[:]
+    model.metadata_props.extend(plain.metadata_props)
+
+
+@contextmanager
+def _quiet_tools() -> Iterator[None]:
+    """Silence the tools, which log what they do not find as warnings on the root logger."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(level)

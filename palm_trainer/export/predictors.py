@@ -1,6 +1,8 @@
-"""One way to answer: a tokenizer, an engine and decoders. The trained model is one side of the parity gate, the bundle on a provider the other."""
+"""Predictors of the parity check: a tokenizer, an engine and decoders.
 
-import hashlib
+One predictor is the trained model in PyTorch. The others are the bundle on an execution provider.
+"""
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,11 +20,10 @@ from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.tasks import task_kind
 
 Outputs = Mapping[str, FloatArray]
-_REMEMBERED_BYTES = 2**28
 
 
 class TorchEngine:
-    """The trained model in PyTorch, fp32: what every variant is compared with."""
+    """The trained model in PyTorch, fp32: the reference of every variant."""
 
     def __init__(self, graph: ExportGraph) -> None:
         self.info = EngineInfo("PyTorch", "fp32", "")
@@ -30,47 +31,20 @@ class TorchEngine:
 
     @torch.no_grad()
     def run(self, batch: PaddedBatch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
-        """Graph outputs by name, float32; `outputs` selects some (None: all)."""
-        values = self._graph(*(torch.from_numpy(batch.arrays[name]) for name in self._graph.input_names))
-        found = {name: value.numpy() for name, value in zip(self._graph.output_names, values, strict=True)}
-        return found if outputs is None else {name: found[name] for name in outputs}
+        """Return graph outputs by name, float32. `outputs` selects some of them."""
+        inputs = [torch.from_numpy(batch.arrays[name]) for name in self._graph.input_names]
+        tensors = dict(zip(self._graph.output_names, self._graph(*inputs), strict=True))
+        names = self._graph.output_names if outputs is None else outputs
+        return {name: tensors[name].numpy() for name in names}
 
     def shape(self, rows: int, length: int) -> tuple[int, int]:
-        """As given."""
+        """Return the shape unchanged."""
         return rows, length
 
 
-class RememberingEngine:
-    """Gives again what it gave for the same batch, so that what is asked of the trained model once a graph is computed once."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.info = engine.info
-        self._engine = engine
-        self._known: dict[bytes, dict[str, FloatArray]] = {}
-        self._room = _REMEMBERED_BYTES
-
-    def run(self, batch: PaddedBatch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
-        """As the engine within; all outputs are computed."""
-        digest = hashlib.sha256()
-        for name, array in sorted(batch.arrays.items()):
-            digest.update(f"{name}{array.shape}".encode())
-            digest.update(array.tobytes())
-        found = self._known.get(digest.digest())
-        if found is None:
-            found = self._engine.run(batch)
-            self._room -= sum(value.nbytes for value in found.values())
-            if self._room >= 0:
-                self._known[digest.digest()] = found
-        return dict(found) if outputs is None else {name: found[name] for name in outputs}
-
-    def shape(self, rows: int, length: int) -> tuple[int, int]:
-        """As the engine within."""
-        return self._engine.shape(rows, length)
-
-
 @dataclass(frozen=True)
-class Side:
-    """Answers examples. `inputs` are those of the graph, `max_length` and `pad_id` those of the model."""
+class EnginePredictor:
+    """Predictor on an engine. `inputs` are those of the graph, `pad_id` is that of the model."""
 
     engine: Engine
     tokenizer: TextTokenizer
@@ -80,58 +54,79 @@ class Side:
     pad_id: int
 
     @classmethod
-    def trained(cls, trained: TrainedModel, graph: ExportGraph) -> "Side":
-        """The checkpoint itself."""
+    def from_trained(cls, trained: TrainedModel, graph: ExportGraph) -> "EnginePredictor":
+        """Create a predictor from the trained model."""
         tasks = {task: trained.tasks[task] for task in graph.tasks}
         tokenizer = TextTokenizer(trained.tokenizer_json, trained.max_length)
         decoders = DecoderTable.of(tasks, trained.arrays)
         return cls(TorchEngine(graph), tokenizer, tasks, decoders, graph.input_names, trained.encoder.pad_token_id)
 
     @classmethod
-    def bundled(cls, bundle: Bundle, engine: Engine) -> "Side":
-        """The bundle as a server reads it."""
+    def from_bundle(cls, bundle: Bundle, engine: Engine) -> "EnginePredictor":
+        """Create a predictor from a bundle, as a server does."""
         manifest = bundle.manifest
         tokenizer = TextTokenizer(bundle.tokenizer_json, manifest.max_length)
         decoders = DecoderTable.of(manifest.tasks, bundle.arrays)
         inputs = tuple(tensor.name for tensor in manifest.inputs)
         return cls(engine, tokenizer, manifest.tasks, decoders, inputs, manifest.encoder.pad_token_id)
 
-    def readings(self) -> dict[Windows | None, tuple[str, ...]]:
-        """Tasks by the windows that they read passages in (None: each input as one row)."""
-        found: dict[Windows | None, tuple[str, ...]] = {}
-        for task, info in self.tasks.items():
-            found[info.windows] = (*found.get(info.windows, ()), task)
-        return found
+    @property
+    def token_outputs(self) -> set[str]:
+        """Return the names of the outputs with an axis for the tokens."""
+        names: set[str] = set()
+        for info in self.tasks.values():
+            if task_kind(info.kind).answers_tokens:
+                names.update(info.outputs)
+        return names
 
-    def items(self, examples: Sequence[Example], windows: Windows | None = None) -> list[Item]:
-        """Tokenizes texts, or texts with their pairs."""
-        rows = self.tokenizer.encode_rows([(example.text, example.pair) for example in examples], windows)
-        return [Item(e.text, first, e.pair, more=tuple(more)) for e, (first, *more) in zip(examples, rows, strict=True)]
+    def tasks_by_windows(self) -> dict[Windows | None, tuple[str, ...]]:
+        """Group the tasks by the windows that they read passages in. None: each input is one row."""
+        groups: dict[Windows | None, tuple[str, ...]] = {}
+        for task, info in self.tasks.items():
+            groups[info.windows] = (*groups.get(info.windows, ()), task)
+        return groups
+
+    def tokenize(self, examples: Sequence[Example], windows: Windows | None = None) -> list[Item]:
+        """Tokenize texts, with their pairs where they have one."""
+        texts = [(example.text, example.pair) for example in examples]
+        items = []
+        for example, rows in zip(examples, self.tokenizer.encode_rows(texts, windows), strict=True):
+            items.append(Item(example.text, rows[0], example.pair, more=tuple(rows[1:])))
+        return items
 
     def run(self, encodings: Sequence[Encoding], length: int = 0) -> Outputs:
-        """Outputs of one batch padded to its longest row or to `length` tokens, whatever shape the engine computes in."""
-        rows, length = len(encodings), max(length, *map(len, encodings))
-        run_rows, run_length = self.engine.shape(rows, length)
-        run_length = min(run_length, self.tokenizer.max_length)
-        batch = pad_batch(encodings, self.inputs, self.pad_id, run_length, run_rows)
-        values = self.engine.run(batch)
-        return {n: v[:rows, :length] if n in self.by_token else v[:rows] for n, v in values.items()}
+        """Run one batch, padded to its longest row or to `length` tokens.
 
-    @property
-    def by_token(self) -> set[str]:
-        """Outputs with an axis for the tokens."""
-        return {name for info in self.tasks.values() if task_kind(info.kind).answers_tokens for name in info.outputs}
+        The outputs have this shape, also if the engine computes in a larger one.
+        """
+        rows = len(encodings)
+        length = max(length, *map(len, encodings))
+        engine_rows, engine_length = self.engine.shape(rows, length)
+        engine_length = min(engine_length, self.tokenizer.max_length)
+        batch = pad_batch(encodings, self.inputs, self.pad_id, engine_length, engine_rows)
+        outputs = {}
+        for name, values in self.engine.run(batch).items():
+            outputs[name] = values[:rows, :length] if name in self.token_outputs else values[:rows]
+        return outputs
 
     def decode(self, outputs: Outputs, items: Sequence[Item], tasks: Sequence[str]) -> list[dict[str, TaskAnswer]]:
-        """Answers by task, one dict an item; a task answers only what it reads (a text, or a text and its pair)."""
+        """Decode the answers of each item by task. A task answers the items that it reads: texts, or pairs.
+
+        Args:
+            outputs: outputs of a batch.
+            items: inputs of the batch.
+            tasks: tasks to decode.
+        """
         answers: list[dict[str, TaskAnswer]] = [{} for _ in items]
         for task in tasks:
             info = self.tasks[task]
-            chosen = [i for i, item in enumerate(items) if (item.pair is not None) == info.pairs]
-            if not chosen:
+            indices = [index for index, item in enumerate(items) if (item.pair is not None) == info.pairs]
+            if not indices:
                 continue
-            rows = rows_of(items, chosen)
-            mine = {name: outputs[name][rows] for name in info.outputs}
-            for i, answer in zip(chosen, self.decoders.by_task[task](mine, [items[i] for i in chosen]), strict=True):
-                answers[i][task] = answer
+            rows = rows_of(items, indices)
+            task_outputs = {name: outputs[name][rows] for name in info.outputs}
+            task_items = [items[index] for index in indices]
+            task_answers = self.decoders.by_task[task](task_outputs, task_items)
+            for index, answer in zip(indices, task_answers, strict=True):
+                answers[index][task] = answer
         return answers

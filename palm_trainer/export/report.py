@@ -1,7 +1,7 @@
-"""What an export showed: every combination that was tried, its gate and its speed, and which graphs are worth a place in the bundle."""
+"""Report of an export: all candidates with their gates and speed, and the variants that are not written."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,36 +9,42 @@ from palm_serve.bundle.loader import Bundle
 from palm_serve.engine import timing
 from palm_serve.engine.providers import PLAIN, PRECISIONS, Candidate, sample_batch
 from palm_serve.types import Engine
-from palm_trainer.export.gate import Result
+from palm_trainer.export.gate import GateResult
 
-WORTH_WRITING = 0.95
-"""A variant must need less than this share of the time of all that are at least as exact on its provider."""
-_BUDGET_S = 2.0
+REQUIRED_TIME_RATIO = 0.95
+"""A variant is written if it takes less than this fraction of the time of all that are at least as exact."""
+_TIMING_BUDGET_S = 2.0
 
 
 @dataclass(frozen=True)
-class Row:
-    """One combination: what the gate and the clock said. `reason` is why it is not in the bundle; times are NaN where it was not timed."""
+class CandidateReport:
+    """Gate and speed of one candidate. `reason` says why its variant is not in the bundle.
+
+    `times` are NaN if it was not timed.
+    """
 
     candidate: Candidate
     size: int
-    result: Result
+    result: GateResult
     times: timing.Times
     reason: str
 
     @property
     def latency_ms(self) -> float:
-        """Of one utterance of 16 tokens."""
+        """Return the time of one text of 16 tokens."""
         return 1e3 * self.times[0]
 
     @property
     def texts_per_second(self) -> float:
-        """In batches of 32 utterances of 16 tokens."""
+        """Return the throughput in batches of 32 texts of 16 tokens."""
         return timing.SHAPES[1][0] / self.times[1]
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`; figures that are no number are None."""
-        figures = {**self.result.gate.figures, "latency_ms": self.latency_ms, "texts_per_second": self.texts_per_second}
+        """Return the row for `--json`. Figures that are not finite are None."""
+        figures: dict[str, float | None] = {}
+        values = {**self.result.gate.figures, "latency_ms": self.latency_ms, "texts_per_second": self.texts_per_second}
+        for name, value in values.items():
+            figures[name] = value if math.isfinite(value) else None
         return {
             "variant": self.candidate.variant,
             "provider": self.candidate.provider,
@@ -48,66 +54,83 @@ class Row:
             "passed": self.result.gate.passed,
             "written": not self.reason,
             "reason": self.reason or self.result.reason,
-            "figures": {name: value if math.isfinite(value) else None for name, value in figures.items()},
+            "figures": figures,
         }
 
 
 @dataclass(frozen=True)
-class Report:
-    """All that was tried. `notes` tell what a graph is made of, and what could not be made or measured."""
+class ExportReport:
+    """All candidates of an export. `notes` describe the graphs, and what could not be created or measured."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[CandidateReport, ...]
     notes: tuple[str, ...]
 
 
-def timed(bundle: Bundle, engines: Mapping[Candidate, Engine]) -> dict[Candidate, timing.Times]:
-    """Least times in `timing.SHAPES`, in interleaved rounds."""
+def time_engines(bundle: Bundle, engines: Mapping[Candidate, Engine]) -> dict[Candidate, timing.Times]:
+    """Measure the least time in each of `timing.SHAPES`, in interleaved rounds."""
     batches = [sample_batch(bundle, rows, length) for rows, length in timing.SHAPES]
-    found = timing.measure(list(engines.values()), batches, _BUDGET_S)
-    return dict(zip(engines, found, strict=True))
+    times = timing.measure(list(engines.values()), batches, _TIMING_BUDGET_S)
+    return dict(zip(engines, times, strict=True))
 
 
-def unwritten(
-    results: Mapping[Candidate, Result], times: Mapping[Candidate, timing.Times], asked: Collection[str]
+def find_unwritten_variants(
+    results: Mapping[Candidate, GateResult], times: Mapping[Candidate, timing.Times], requested: Collection[str]
 ) -> dict[str, str]:
-    """Variants that do not get into the bundle, with the reason: they failed everywhere, or are nowhere faster than what is as exact.
+    """Find the variants that are not written, with the reason.
+
+    These have failed on all providers, or are on none faster than the candidates that are as exact.
 
     Args:
         results: all gates.
-        times: of what passed.
-        asked: precisions that the user named: their graphs need only pass.
+        times: times of the candidates that passed.
+        requested: precisions that the user asked for. Their graphs need only pass.
     """
-    found = {}
-    for variant in dict.fromkeys(c.variant for c in results if c.variant != PLAIN.variant):
-        mine = [c for c in results if c.variant == variant]
-        passed = [c for c in mine if results[c].gate.passed]
+    reasons = {}
+    variants = dict.fromkeys(candidate.variant for candidate in results)
+    for variant in variants:
+        if variant == PLAIN.variant:
+            continue
+        candidates = [candidate for candidate in results if candidate.variant == variant]
+        passed = [candidate for candidate in candidates if results[candidate].gate.passed]
         if not passed:
-            found[variant] = "; ".join(f"{c.provider}: {results[c].reason}" for c in mine)
-        elif not any(c.precision in asked or _pays(c, times) for c in passed):
-            found[variant] = "not faster here than what is as exact"
-    return found
+            failures = [f"{candidate.provider}: {results[candidate].reason}" for candidate in candidates]
+            reasons[variant] = "; ".join(failures)
+        elif not any(candidate.precision in requested or _is_faster(candidate, times) for candidate in passed):
+            reasons[variant] = "not faster here than a variant that is as exact"
+    return reasons
 
 
-def _pays(candidate: Candidate, times: Mapping[Candidate, timing.Times]) -> bool:
-    rivals = [
-        timing.score(found)
-        for other, found in times.items()
-        if other.provider == candidate.provider
-        and other.variant != candidate.variant
-        and PRECISIONS.index(other.precision) <= PRECISIONS.index(candidate.precision)
-    ]
-    return all(timing.score(times[candidate]) < WORTH_WRITING * rival for rival in rivals)
-
-
-def rows_of(
+def make_rows(
     sizes: Mapping[str, int],
-    results: Mapping[Candidate, Result],
+    results: Mapping[Candidate, GateResult],
     times: Mapping[Candidate, timing.Times],
-    dropped: Mapping[str, str],
-) -> tuple[Row, ...]:
-    """One row a combination, in the order measured."""
-    unknown: Sequence[float] = [math.nan] * len(timing.SHAPES)
-    return tuple(
-        Row(c, sizes[c.variant], result, tuple(times.get(c, unknown)), dropped.get(c.variant, ""))
-        for c, result in results.items()
-    )
+    unwritten: Mapping[str, str],
+) -> tuple[CandidateReport, ...]:
+    """Make a row for each candidate, in the order of their measurement.
+
+    Args:
+        sizes: size of each variant in bytes.
+        results: gates of the candidates.
+        times: times of those that passed.
+        unwritten: variants that are not written, with the reason.
+    """
+    unknown_times: timing.Times = (math.nan,) * len(timing.SHAPES)
+    rows = []
+    for candidate, result in results.items():
+        variant = candidate.variant
+        candidate_times = times.get(candidate, unknown_times)
+        rows.append(CandidateReport(candidate, sizes[variant], result, candidate_times, unwritten.get(variant, "")))
+    return tuple(rows)
+
+
+def _is_faster(candidate: Candidate, times: Mapping[Candidate, timing.Times]) -> bool:
+    """Return True if it is faster than all other variants on its provider that are at least as exact."""
+    score = timing.score(times[candidate])
+    for rival, rival_times in times.items():
+        if rival.provider != candidate.provider or rival.variant == candidate.variant:
+            continue
+        if PRECISIONS.index(rival.precision) > PRECISIONS.index(candidate.precision):
+            continue
+        if not score < REQUIRED_TIME_RATIO * timing.score(rival_times):
+            return False
+    return True

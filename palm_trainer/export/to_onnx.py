@@ -1,8 +1,8 @@
-"""PyTorch -> ONNX: exact, the same bytes for the same model, checked.
+"""Conversion of the PyTorch model to an ONNX graph: exact, checked, and the same bytes for the same model.
 
-The TorchScript exporter is used, not the newer one of torch.export: its graph of eager attention is the form that ONNX Runtime's transformer
-optimizer recognises (6 of 6 attention layers of MiniLM-L6, against none), and it takes a tenth of the time. What a trace may get wrong
-(a shape or a branch frozen into the graph) is what `parity` looks for.
+It uses the TorchScript exporter instead of torch.export. The optimizer of ONNX Runtime recognises its attention layers
+(6 of 6 of MiniLM-L6, against none), and it takes a tenth of the time. A trace may freeze a shape or a branch into the
+graph. The parity check finds that.
 """
 
 import io
@@ -20,84 +20,99 @@ import torch
 
 from palm_trainer.errors import ExportError
 from palm_trainer.export.graph import ExportGraph
-from palm_trainer.export.optimize import check, serialized
+from palm_trainer.export.optimize import check_onnx, serialize
 
 OPSET = 17
-"""The first with LayerNormalization as one operator."""
+"""First opset with LayerNormalization as one operator."""
 DIGEST = "palm.digest"
 _STDOUT = 1
 _PROTOBUF_LIMIT = 2**31 - 1
-_HEADROOM = 2**24
-"""Bytes left for the graph itself beside its weights."""
-_EXTERNAL_FROM = 1024
-"""Bytes of a tensor that is kept beside the graph; the smaller ones, shapes among them, stay in it."""
+_GRAPH_BYTES = 2**24
+"""Bytes that are reserved for the graph without its weights."""
+_MIN_EXTERNAL_BYTES = 1024
+"""Size from which a tensor is stored in a separate file. Smaller ones, such as shapes, stay in the graph."""
 
 
-def to_files(graph: ExportGraph, max_length: int, metadata: Mapping[str, str], name: str) -> dict[str, bytes]:
-    """The files of the fp32 graph: `name`, and with weights over ONNX's 2 GB, `name` without them and `NAME.data` with them. As `to_onnx`."""
-    if _size(graph) <= _PROTOBUF_LIMIT - _HEADROOM:
+def to_onnx_files(graph: ExportGraph, max_length: int, metadata: Mapping[str, str], name: str) -> dict[str, bytes]:
+    """Convert a module to the files of the fp32 graph.
+
+    There is one file, or with weights of more than 2 GB two of them: the graph, and `NAME.data` with the weights.
+
+    Args:
+        graph: module to export.
+        max_length: tokens that the model reads.
+        metadata: metadata of the graph (`palm.digest`).
+        name: name of the graph's file.
+
+    Raises:
+        ExportError: if the module cannot be traced.
+    """
+    if _weight_bytes(graph) <= _PROTOBUF_LIMIT - _GRAPH_BYTES:
         return {name: to_onnx(graph, max_length, metadata)}
     data = f"{name}.data"
     with tempfile.TemporaryDirectory() as folder:
-        traced, path = Path(folder) / "traced" / name, Path(folder) / name
-        traced.parent.mkdir()
-        _trace(graph, max_length, str(traced))  # a path: the exporter puts such weights beside the graph, a file each
-        model = onnx.load(traced)
+        traced_path = Path(folder) / "traced" / name
+        traced_path.parent.mkdir()
+        # The exporter writes large weights to separate files only if it gets a path.
+        _trace(graph, max_length, str(traced_path))
+        model = onnx.load(traced_path)
         onnx.helper.set_model_props(model, dict(metadata))
+        path = Path(folder) / name
         onnx.save_model(
             model,
             path,
             save_as_external_data=True,
             location=data,
-            size_threshold=_EXTERNAL_FROM,
+            size_threshold=_MIN_EXTERNAL_BYTES,
             convert_attribute=True,
         )
         del model
-        check(path)
-        bare = onnx.load(path, load_external_data=False)
-        content: bytes = bare.SerializeToString(deterministic=True)
+        check_onnx(path)
+        graph_only = onnx.load(path, load_external_data=False)
+        content: bytes = graph_only.SerializeToString(deterministic=True)
         return {name: content, data: (Path(folder) / data).read_bytes()}
 
 
 def to_onnx(graph: ExportGraph, max_length: int, metadata: Mapping[str, str]) -> bytes:
-    """The serialized fp32 graph with dynamic batch and sequence, of weights that one file holds.
+    """Convert a module to one serialized fp32 graph with dynamic batch and sequence axes.
 
     Args:
-        graph: what to export.
-        max_length: tokens that the model takes.
-        metadata: stored in the graph (`palm.digest`).
+        graph: module to export. One file must be able to hold its weights.
+        max_length: tokens that the model reads.
+        metadata: metadata of the graph (`palm.digest`).
 
-    Raises ExportError for what cannot be traced.
+    Raises:
+        ExportError: if the module cannot be traced.
     """
     stream = io.BytesIO()
     _trace(graph, max_length, stream)
     model = onnx.load_from_string(stream.getvalue())
     onnx.helper.set_model_props(model, dict(metadata))
-    return serialized(model)
+    return serialize(model)
 
 
-def _size(graph: ExportGraph) -> int:
-    """Of the weights, bytes; those that several parts share counted once."""
+def _weight_bytes(graph: ExportGraph) -> int:
+    """Return the size of the weights in bytes. Shared weights count once."""
     return sum(tensor.numel() * tensor.element_size() for tensor in {*graph.parameters(), *graph.buffers()})
 
 
-def _trace(graph: ExportGraph, max_length: int, place: io.BytesIO | str) -> None:
-    with _quiet():
+def _trace(graph: ExportGraph, max_length: int, target: io.BytesIO | str) -> None:
+    with _quiet_exporter():
         try:
             torch.onnx.export(
                 graph,
                 graph.example_inputs(max_length),
-                place,  # type: ignore[arg-type]  # the TorchScript exporter takes a stream, its annotation does not say so
+                target,  # type: ignore[arg-type]  # The TorchScript exporter takes a stream, contrary to its annotation.
                 input_names=list(graph.input_names),
                 output_names=list(graph.output_names),
                 dynamic_axes=graph.dynamic_axes(max_length),
                 opset_version=OPSET,
                 dynamo=False,
             )
-        except (
-            Exception
-        ) as error:  # a head of the user's own may raise anything, and the exporter's errors share no base class
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+        # A custom head may raise anything, and the errors of the exporter have no common base class.
+        except Exception as error:
+            text = str(error).strip()
+            reason = text.splitlines()[0] if text else "no reason given"
             raise ExportError(
                 f"the model cannot be exported to ONNX opset {OPSET}: {type(error).__name__}: {reason.rstrip('.')}. "
                 f"Write the head or encoder with operators that ONNX has (tasks: {', '.join(graph.tasks)})."
@@ -105,10 +120,11 @@ def _trace(graph: ExportGraph, max_length: int, place: io.BytesIO | str) -> None
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the exporter's advice to developers from users; the parity gate checks what it warns of.
+def _quiet_exporter() -> Iterator[None]:
+    """Silence the exporter, whose warnings are for developers. The parity check covers what it warns of.
 
-    When an operator cannot be exported, it prints the whole graph from C++ on standard output, which can only be turned off below Python.
+    For an operator that cannot be exported it prints the whole graph from C++ on standard output. That can only be
+    turned off by replacing the file descriptor.
     """
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -116,8 +132,8 @@ def _quiet() -> Iterator[None]:
     stdout = os.dup(_STDOUT)
     try:
         logger.setLevel(logging.ERROR)
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), _STDOUT)
+        with Path(os.devnull).open("wb") as null_device:
+            os.dup2(null_device.fileno(), _STDOUT)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield

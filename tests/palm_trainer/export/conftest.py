@@ -1,4 +1,4 @@
-"""A run that was never trained: a tiny encoder with random weights and heads loud enough to be confident, in the form that training leaves."""
+"""An untrained run: a tiny encoder with random weights, and heads with large weights for confident answers."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ ROLES = ("start", "transitions", "end")
 
 
 def build_trained(max_length: int = 24, auxiliary: frozenset[str] = frozenset(), seed: int = 3) -> TrainedModel:
-    """Intent, slots with a CRF and sentiment over 2 layers of 16."""
+    """Build a model with intent, slots with a CRF and sentiment over 2 layers of 16."""
     torch.manual_seed(seed)
     encoder = build_scratch(TEXTS, layers=2, hidden_size=16, heads=2, vocab_size=120, max_length=max_length)
     tasks = {
@@ -107,7 +107,7 @@ output = "run"
 
 
 def write_run(directory: Path, trained: TrainedModel) -> Path:
-    """A run directory in `directory`, with its data beside it."""
+    """Write a run directory into `directory`, with its data next to it."""
     run = directory / "run"
     run.mkdir(parents=True)
     write_data(directory / "tiny.jsonl")
@@ -127,7 +127,7 @@ def write_run(directory: Path, trained: TrainedModel) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Threads cost more than they bring on a model this small."""
+    """Use one thread, which is fastest on a model this small."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -136,47 +136,47 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests in which 200 would show no more than these."""
+    """Compare in 12 shapes instead of 200, which is enough for most tests."""
     monkeypatch.setattr("palm_trainer.export.gate.SHAPES", 12)
 
 
 @pytest.fixture(scope="session")
 def trained() -> TrainedModel:
-    """Shared, so never changed."""
+    """Return the model that all tests share. They must not change it."""
     return build_trained()
 
 
 @pytest.fixture
 def make_trained() -> Callable[..., TrainedModel]:
-    """`build_trained(max_length=24, auxiliary=frozenset(), seed=3)`, for a model of one's own."""
+    """Return `build_trained`, for tests that need a model of their own."""
     return build_trained
 
 
 @pytest.fixture
 def make_run() -> Callable[[Path, TrainedModel], Path]:
-    """`write_run(directory, trained)`, for a run of one's own."""
+    """Return `write_run`, for tests that need a run of their own."""
     return write_run
 
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory, trained: TrainedModel) -> Path:
-    """A finished run directory; shared, so never written to."""
+    """Return the run directory that all tests share. They must not change it."""
     return write_run(tmp_path_factory.mktemp("runs"), trained)
 
 
 @pytest.fixture(scope="session")
 def sets(run: Path) -> list[EvaluationSet]:
-    """The run's dev examples."""
+    """Return the dev examples of the run."""
     return evaluation_sets(load_config(run / "config.toml"), "dev")
 
 
 TIMES = {"plain": (1.0, 1.0), "fused": (0.8, 0.8), "int8": (0.5, 0.5), "fp16": (0.9, 0.9)}
-"""Of the variants, as if measured: what a bundle holds must not depend on how busy the machine is."""
+"""Times of the variants instead of measured ones, so that bundles do not depend on the load of the machine."""
 
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory, trained: TrainedModel, sets: list[EvaluationSet]) -> Path:
-    """The run's bundle, exported once, with every variant; shared, so never written to."""
+    """Return the bundle of the run with all variants. Tests share it and must not change it."""
     from palm_trainer.export.exporter import export_bundle
 
     output = tmp_path_factory.mktemp("bundles") / "tiny"
@@ -187,10 +187,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, trained: TrainedModel, sets
 
 
 def patch_times(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("palm_trainer.export.exporter.timed", lambda bundle, engines: {c: TIMES[c.variant] for c in engines})
+    patch.setattr(
+        "palm_trainer.export.exporter.time_engines", lambda bundle, engines: {c: TIMES[c.variant] for c in engines}
+    )
 
 
 @pytest.fixture
 def steady_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`TIMES` in place of the clock."""
+    """Use `TIMES` instead of the clock."""
     patch_times(monkeypatch)

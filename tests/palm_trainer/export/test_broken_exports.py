@@ -1,4 +1,4 @@
-"""What silently loses accuracy elsewhere is caught here, by name, and leaves nothing behind."""
+"""Broken exports: each loss of accuracy is reported by name and leaves nothing behind."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ Break = Callable[[MultiTaskModel], None]
 
 @pytest.fixture
 def export(trained: TrainedModel, sets: Sequence[EvaluationSet], tmp_path: Path) -> Iterator[Callable[[], None]]:
-    """Exports to a place that must be empty afterwards."""
+    """Return a function that exports to a directory, which must be empty afterwards."""
     parent = tmp_path / "new" / "bundles"
     yield lambda: exporter.export_bundle(trained, sets, parent / "tiny") and None
     assert list(tmp_path.iterdir()) == []
@@ -32,14 +32,14 @@ def export(trained: TrainedModel, sets: Sequence[EvaluationSet], tmp_path: Path)
 
 @pytest.fixture
 def break_graph(monkeypatch: pytest.MonkeyPatch) -> Callable[[Break], None]:
-    """Exports a changed copy of the model in the place of the model."""
-    true = graphs.to_onnx
+    """Return a function that makes exports use a changed copy of the model."""
+    original_to_onnx = graphs.to_onnx
 
     def install(change: Break) -> None:
         def broken(graph: ExportGraph, max_length: int, metadata: Mapping[str, str]) -> bytes:
             graph = copy.deepcopy(graph)
             change(graph.model)
-            return true(graph, max_length, metadata)
+            return original_to_onnx(graph, max_length, metadata)
 
         monkeypatch.setattr(graphs, "to_onnx", broken)
 
@@ -59,10 +59,10 @@ def swap_rows(model: MultiTaskModel) -> None:
 def ignore_mask(model: MultiTaskModel) -> None:
     forward = model.backbone.forward
 
-    def blind(attention_mask: torch.Tensor, **others: torch.Tensor) -> dict[str, torch.Tensor]:
-        return forward(attention_mask=torch.ones_like(attention_mask), **others)
+    def forward_without_mask(attention_mask: torch.Tensor, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return forward(attention_mask=torch.ones_like(attention_mask), **inputs)
 
-    model.backbone.forward = blind  # type: ignore[method-assign]
+    model.backbone.forward = forward_without_mask  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def ignore_mask(model: MultiTaskModel) -> None:
         (ignore_mask, r"output '\w+.logits' on .*the limit is a difference of 0.0001"),
     ],
 )
-def test_wrong_graph(
+def test_export_of_a_wrong_graph_fails(
     break_graph: Callable[[Break], None], export: Callable[[], None], change: Break, message: str
 ) -> None:
     break_graph(change)
@@ -84,7 +84,9 @@ def test_wrong_graph(
         export()
 
 
-def test_length_frozen_into_the_graph(break_graph: Callable[[Break], None], export: Callable[[], None]) -> None:
+def test_export_of_a_graph_with_a_frozen_length_fails(
+    break_graph: Callable[[Break], None], export: Callable[[], None]
+) -> None:
     def freeze(model: MultiTaskModel) -> None:
         pool = model.backbone._pool
         model.backbone._pool = lambda hidden, mask: pool(hidden, mask) + hidden.shape[1] / 100  # type: ignore[method-assign]
@@ -94,11 +96,11 @@ def test_length_frozen_into_the_graph(break_graph: Callable[[Break], None], expo
         export()
 
 
-def test_wrong_label_order_in_the_manifest(monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]) -> None:
-    true = exporter._exported_tasks
+def test_export_with_a_wrong_label_order_fails(monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]) -> None:
+    original_exported_tasks = exporter._exported_tasks
 
     def swapped(trained: TrainedModel, include: object) -> dict[str, object]:
-        tasks = true(trained)
+        tasks = original_exported_tasks(trained)
         return {**tasks, "intent": tasks["intent"].model_copy(update={"labels": ("music", "flight", "weather")})}
 
     monkeypatch.setattr(exporter, "_exported_tasks", swapped)
@@ -109,18 +111,18 @@ def test_wrong_label_order_in_the_manifest(monkeypatch: pytest.MonkeyPatch, expo
         export()
 
 
-def test_chain_scores_lost(monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]) -> None:
-    true = exporter.npz_bytes
+def test_export_without_crf_scores_fails(monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]) -> None:
+    original_to_npz_bytes = exporter.to_npz_bytes
 
     def without(arrays: Mapping[str, FloatArray]) -> bytes:
-        return true({name: value * 0 for name, value in arrays.items()})
+        return original_to_npz_bytes({name: value * 0 for name, value in arrays.items()})
 
-    monkeypatch.setattr(exporter, "npz_bytes", without)
+    monkeypatch.setattr(exporter, "to_npz_bytes", without)
     with pytest.raises(ParityError, match=r"answers differ.*, first: task 'slots' on '"):
         export()
 
 
-def test_other_tokenizer(monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]) -> None:
+def test_export_with_another_tokenizer_fails(monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]) -> None:
     def other(text: str) -> str:
         tokenizer = json.loads(text)
         vocabulary = tokenizer["model"]["vocab"]
@@ -132,7 +134,7 @@ def test_other_tokenizer(monkeypatch: pytest.MonkeyPatch, export: Callable[[], N
         export()
 
 
-def test_not_finite(break_graph: Callable[[Break], None], export: Callable[[], None]) -> None:
+def test_export_of_a_graph_with_nan_fails(break_graph: Callable[[Break], None], export: Callable[[], None]) -> None:
     def poison(model: MultiTaskModel) -> None:
         with torch.no_grad():
             model.head("sentiment").linear.bias[1] = torch.nan
@@ -142,17 +144,23 @@ def test_not_finite(break_graph: Callable[[Break], None], export: Callable[[], N
         export()
 
 
-def test_graph_that_no_engine_takes(monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]) -> None:
+def test_export_of_an_unknown_operator_fails(monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]) -> None:
     node = onnx.helper.make_node("Unheard", [], ["x"], domain="nobody")
     unknown = onnx.helper.make_model(onnx.helper.make_graph([node], "graph", [], []))
     monkeypatch.setattr(graphs, "to_onnx", lambda *_: unknown.SerializeToString())
-    monkeypatch.setattr(exporter, "drafts", lambda *_: iter(()))
+    monkeypatch.setattr(exporter, "draft_graphs", lambda *_: iter(()))
     with pytest.raises(ExportError, match=r"the exported graph cannot be run: CPU in fp32 cannot run model.onnx"):
         export()
 
 
-def test_graph_of_another_model(monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]) -> None:
-    true = graphs.to_onnx
-    monkeypatch.setattr(graphs, "to_onnx", lambda graph, length, _: true(graph, length, {"palm.digest": "other"}))
+def test_export_of_the_graph_of_another_model_fails(
+    monkeypatch: pytest.MonkeyPatch, export: Callable[[], None]
+) -> None:
+    original_to_onnx = graphs.to_onnx
+
+    def with_other_digest(graph: ExportGraph, max_length: int, metadata: Mapping[str, str]) -> bytes:
+        return original_to_onnx(graph, max_length, {"palm.digest": "other"})
+
+    monkeypatch.setattr(graphs, "to_onnx", with_other_digest)
     with pytest.raises(ExportError, match=r"the exported graph cannot be run: .*exported for other tasks"):
         export()

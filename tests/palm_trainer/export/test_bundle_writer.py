@@ -1,4 +1,4 @@
-"""A bundle is there whole or not at all, and nothing else is touched."""
+"""A bundle is written as a whole or not at all, and nothing else is changed."""
 
 import os
 import resource
@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from palm_trainer.errors import ExportError
-from palm_trainer.export.bundle_writer import bundle_name, npz_bytes, staged_bundle
+from palm_trainer.export.bundle_writer import choose_bundle_name, staged_bundle, to_npz_bytes
 
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """Writes over 1000 bytes in a file fail, as the operating system itself refuses them. Within a test only: the test runner may write to a file, too."""
+    """Make the operating system refuse files of more than 1000 bytes.
+
+    Use it within a test only, because the test runner may write to a file, too.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
@@ -33,7 +36,7 @@ def everything(path: Path) -> set[str]:
     return {p.relative_to(path).as_posix() for p in path.rglob("*")}
 
 
-def test_appears_whole_at_the_end(tmp_path: Path) -> None:
+def test_bundle_appears_as_a_whole_at_the_end(tmp_path: Path) -> None:
     output = tmp_path / "a" / "b"
     with staged_bundle(output) as writer:
         writer.write("manifest.json", b"new")
@@ -42,14 +45,14 @@ def test_appears_whole_at_the_end(tmp_path: Path) -> None:
     assert (output / "manifest.json").read_bytes() == b"new"
 
 
-def test_directory_has_the_usual_permissions(tmp_path: Path) -> None:
+def test_bundle_directory_has_default_permissions(tmp_path: Path) -> None:
     write_bundle(tmp_path / "out")
     (tmp_path / "usual").mkdir()
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_failure_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+def test_failed_bundle_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     def fail() -> None:
         with staged_bundle(tmp_path / "a" / "b" / "c") as writer:
             writer.write("manifest.json", b"new")
@@ -60,7 +63,7 @@ def test_failure_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> N
     assert everything(tmp_path) == set()
 
 
-def test_failure_keeps_the_neighbours(tmp_path: Path) -> None:
+def test_failed_bundle_keeps_other_bundles(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     write_bundle(tmp_path / "a" / "other")
     with pytest.raises(RuntimeError), staged_bundle(tmp_path / "a" / "b"):
@@ -68,7 +71,7 @@ def test_failure_keeps_the_neighbours(tmp_path: Path) -> None:
     assert everything(tmp_path) == {"a", "a/other", "a/other/manifest.json"}
 
 
-def test_existing_bundle_is_refused(tmp_path: Path) -> None:
+def test_existing_bundle_is_rejected_without_overwrite(tmp_path: Path) -> None:
     write_bundle(tmp_path / "out")
     with (
         pytest.raises(ExportError, match=r"out exists. Replace it with --overwrite, or choose another --output"),
@@ -78,7 +81,7 @@ def test_existing_bundle_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "manifest.json").read_bytes() == b"old"
 
 
-def test_overwrite(tmp_path: Path) -> None:
+def test_overwrite_replaces_the_bundle_at_the_end(tmp_path: Path) -> None:
     write_bundle(tmp_path / "out")
     with staged_bundle(tmp_path / "out", overwrite=True) as writer:
         writer.write("manifest.json", b"new")
@@ -87,7 +90,7 @@ def test_overwrite(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "manifest.json").read_bytes() == b"new"
 
 
-def test_overwrite_through_a_link_replaces_what_it_points_to(tmp_path: Path) -> None:
+def test_overwrite_of_a_link_replaces_its_target(tmp_path: Path) -> None:
     write_bundle(tmp_path / "v1")
     (tmp_path / "current").symlink_to("v1")
     with staged_bundle(tmp_path / "current", overwrite=True) as writer:
@@ -97,15 +100,16 @@ def test_overwrite_through_a_link_replaces_what_it_points_to(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("failing", [1, 2])
-def test_overwrite_that_fails_keeps_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+def test_failed_overwrite_keeps_the_old_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
     write_bundle(tmp_path / "out")
-    true, calls = Path.rename, []
+    original_rename = Path.rename
+    calls = []
 
     def rename(self: Path, target: Path) -> Path:
         calls.append(self)
         if len(calls) == failing:
             raise OSError(5, "Input/output error")
-        return true(self, target)
+        return original_rename(self, target)
 
     monkeypatch.setattr(Path, "rename", rename)
     with (
@@ -117,13 +121,13 @@ def test_overwrite_that_fails_keeps_the_old(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "out" / "manifest.json").read_bytes() == b"old"
 
 
-def test_overwrite_replaces_bundles_only(tmp_path: Path) -> None:
+def test_overwrite_rejects_a_directory_without_bundle(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter").write_text("dear", encoding="utf-8")
     with (
         pytest.raises(
             ExportError,
-            match=r"thesis is not empty and holds no bundle \(manifest.json is missing\), so it is not replaced",
+            match=r"thesis must be empty or a bundle to be replaced, but it has no manifest\.json",
         ),
         staged_bundle(tmp_path / "thesis", overwrite=True),
     ):
@@ -131,16 +135,16 @@ def test_overwrite_replaces_bundles_only(tmp_path: Path) -> None:
     assert everything(tmp_path) == {"thesis", "thesis/chapter"}
 
 
-def test_output_is_a_file(tmp_path: Path) -> None:
+def test_output_that_is_a_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x", encoding="utf-8")
     with (
-        pytest.raises(ExportError, match=r"out is a file. Choose another --output"),
+        pytest.raises(ExportError, match=r"--output must be a directory, got the file .*out\. Choose another --output"),
         staged_bundle(tmp_path / "out", overwrite=True),
     ):
         pytest.fail("must not get here")
 
 
-def test_parent_is_a_file(tmp_path: Path) -> None:
+def test_output_below_a_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     with (
         pytest.raises(ExportError, match=r"could not be written: (Not a directory|File exists)"),
@@ -150,13 +154,13 @@ def test_parent_is_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unwritable for root")
-def test_parent_is_not_writable(tmp_path: Path) -> None:
+def test_output_below_a_read_only_directory_is_rejected(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(ExportError, match=r"could not be written: Permission denied"), staged_bundle(tmp_path / "out"):
         pytest.fail("must not get here")
 
 
-def test_disk_refuses(tmp_path: Path) -> None:
+def test_full_disk_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
     with (
         full_disk(),
         pytest.raises(
@@ -179,22 +183,23 @@ def test_disk_refuses(tmp_path: Path) -> None:
         ("x" * 200, "x" * 100),
     ],
 )
-def test_name_from_the_directory(path: str, name: str) -> None:
-    assert bundle_name(None, Path(path)) == name
+def test_bundle_name_comes_from_the_directory(path: str, name: str) -> None:
+    assert choose_bundle_name(None, Path(path)) == name
 
 
-def test_name_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bundle_name_comes_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "flights").mkdir()
     monkeypatch.chdir(tmp_path / "flights")
-    assert bundle_name(None, Path(".")) == "flights"
+    assert choose_bundle_name(None, Path(".")) == "flights"
 
 
 @pytest.mark.parametrize("name", ["", "two words", "_x", "a/b", "x" * 101, "é"])
-def test_name_that_is_none(name: str) -> None:
-    with pytest.raises(ExportError, match=r"a name is 1 to 100 letters, digits"):
-        bundle_name(name, Path("out"))
+def test_invalid_bundle_name_is_rejected(name: str) -> None:
+    with pytest.raises(ExportError, match=r"--name must be 1 to 100 letters, digits"):
+        choose_bundle_name(name, Path("out"))
 
 
-def test_arrays_give_the_same_bytes_in_any_order() -> None:
-    one, two = np.ones(2, np.float32), np.zeros((2, 2), np.float32)
-    assert npz_bytes({"a.x": one, "b.y": two}) == npz_bytes({"b.y": two, "a.x": one})
+def test_npz_bytes_do_not_depend_on_the_order() -> None:
+    ones = np.ones(2, np.float32)
+    zeros = np.zeros((2, 2), np.float32)
+    assert to_npz_bytes({"a.x": ones, "b.y": zeros}) == to_npz_bytes({"b.y": zeros, "a.x": ones})

@@ -1,4 +1,4 @@
-"""`palm-export` as a user meets it: exit codes, messages, what stands afterwards."""
+"""Command `palm-export`: exit codes, messages and files."""
 
 import json
 import os
@@ -17,8 +17,8 @@ from palm_serve.bundle.manifest import Gate
 from palm_serve.engine.providers import Candidate
 from palm_trainer.cli import export as cli
 from palm_trainer.errors import ParityError
-from palm_trainer.export.gate import Result
-from palm_trainer.export.report import Report, Row
+from palm_trainer.export.gate import GateResult
+from palm_trainer.export.report import CandidateReport, ExportReport
 from palm_trainer.model.multi_task import TrainedModel
 
 ROOT = Path(__file__).parents[3]
@@ -29,7 +29,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Runs the command in this process: exit code, standard output, standard error."""
+    """Return a function that runs the command: exit code, standard output, standard error."""
     handler = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: object) -> tuple[int, str, str]:
@@ -44,39 +44,43 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.usefixtures("few_shapes")
-def test_exports_and_shows_its_gates(call: Call, run: Path, tmp_path: Path) -> None:
+def test_export_prints_steps_gates_and_version(call: Call, run: Path, tmp_path: Path) -> None:
     code, out, err = call(run, "--output", tmp_path / "tiny", "--name", "travel", "--json", tmp_path / "tiny.json")
     assert code == 0, err
     manifest = load_bundle(tmp_path / "tiny").manifest
     assert err.splitlines() == [
         "palm-export: loading the run",
         "palm-export: exporting the graph",
-        "palm-export: making other forms of it",
-        "palm-export: comparing them with the trained model",
-        "palm-export: timing them",
+        "palm-export: creating the graph variants",
+        "palm-export: comparing the variants with the trained model",
+        "palm-export: timing the variants",
         "palm-export: writing the bundle",
     ]
     header, row, *_, last = out.splitlines()
     assert header.split()[:5] == ["variant", "provider", "precision", "size", "max"]
     assert row.split()[:3] == ["plain", "CPU", "fp32"]
     assert row.split()[-2:] == ["passed", "yes"]
-    told = json.loads((tmp_path / "tiny.json").read_text(encoding="utf-8"))
-    assert told["written"] == sorted(manifest.variants)
-    assert told["rows"][0]["passed"] is told["rows"][0]["written"] is True
-    assert told["rows"][0]["figures"]["latency_ms"] > 0
+    written = json.loads((tmp_path / "tiny.json").read_text(encoding="utf-8"))
+    assert written["written"] == sorted(manifest.variants)
+    assert written["rows"][0]["passed"] is written["rows"][0]["written"] is True
+    assert written["rows"][0]["figures"]["latency_ms"] > 0
     assert last == f"travel {manifest.version[:12]} -> {tmp_path / 'tiny'}"
     assert manifest.name == "travel"
     assert "| dev | exact_match | 12.50 |" in (tmp_path / "tiny" / "README.md").read_text(encoding="utf-8")
 
 
-def test_no_cell_of_the_table_is_cut(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Into a file, whatever the terminal's width."""
+def test_table_is_complete_in_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file gets all columns, whatever the width of the terminal."""
     monkeypatch.setenv("COLUMNS", "40")
     gate = Gate(
         provider="OpenVINO", precision="bf16", passed=False, figures={"max_logit_difference": 1e-6, "metric": 1}
     )
-    row = Row(Candidate("plain", "OpenVINO", "bf16"), 10**9, Result(gate, "wrong"), (1.234, 1.0), "wrong")
-    cli.show(Report((row,), ("a note " * 30,)))
+    row = CandidateReport(
+        Candidate("plain", "OpenVINO", "bf16"), 10**9, GateResult(gate, "wrong"), (1.234, 1.0), "wrong"
+    )
+    cli.show(ExportReport((row,), ("a note " * 30,)))
     header, cells, note, *_ = capsys.readouterr().out.splitlines()
     assert header.split()[:3] == ["variant", "provider", "precision"]
     assert cells.split() == "plain OpenVINO bf16 1000.0 MB 1.0e-06 0.00 % 100.00 1234.00 ms 32/s failed no".split()  # noqa: SIM905
@@ -85,8 +89,8 @@ def test_no_cell_of_the_table_is_cut(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 def test_table_shows_the_instructions_of_int8(capsys: pytest.CaptureFixture[str]) -> None:
     gate = Gate(provider="CPU", precision="int8", passed=True, instructions="avx512_vnni")
-    row = Row(Candidate("int8", "CPU", "int8"), 10**6, Result(gate, ""), (1.0, 1.0), "")
-    cli.show(Report((row,), ()))
+    row = CandidateReport(Candidate("int8", "CPU", "int8"), 10**6, GateResult(gate, ""), (1.0, 1.0), "")
+    cli.show(ExportReport((row,), ()))
     assert capsys.readouterr().out.splitlines()[1].split()[:5] == ["int8", "CPU", "int8", "(avx512_vnni)", "1.0"]
     assert row.as_json()["instructions"] == "avx512_vnni"
 
@@ -104,12 +108,14 @@ def test_include_exports_an_auxiliary_task(
     assert set(load_bundle(tmp_path / "out").manifest.tasks) == {"intent", "sentiment"}
     code, _, err = call(run, "-o", tmp_path / "other", "--include", "mood")
     assert code == 2
-    assert err.endswith("palm-export: --include mood: the run has no such task. It has: intent, sentiment, slots.\n")
+    assert err.endswith(
+        "palm-export: --include must be a task of the run (intent, sentiment, slots), got mood. Choose another.\n"
+    )
     assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.usefixtures("few_shapes")
-def test_existing_directory_and_overwrite(call: Call, run: Path, tmp_path: Path) -> None:
+def test_existing_bundle_needs_overwrite(call: Call, run: Path, tmp_path: Path) -> None:
     output = tmp_path / "tiny"
     assert call(run, "-o", output)[0] == 0
     before = (output / "manifest.json").read_bytes()
@@ -133,7 +139,9 @@ def test_existing_directory_and_overwrite(call: Call, run: Path, tmp_path: Path)
         (lambda path: path.write_text("x", encoding="utf-8"), "no such run directory"),
     ],
 )
-def test_not_a_run(call: Call, tmp_path: Path, prepare: Callable[[Path], object], message: str) -> None:
+def test_directory_without_run_is_rejected(
+    call: Call, tmp_path: Path, prepare: Callable[[Path], object], message: str
+) -> None:
     prepare(tmp_path / "run")
     code, out, err = call(tmp_path / "run", "--output", tmp_path / "out")
     assert (code, out) == (2, "")
@@ -142,7 +150,7 @@ def test_not_a_run(call: Call, tmp_path: Path, prepare: Callable[[Path], object]
     assert not (tmp_path / "out").exists()
 
 
-def test_checkpoint_without_configuration(call: Call, run: Path, tmp_path: Path) -> None:
+def test_checkpoint_without_configuration_is_rejected(call: Call, run: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "best").symlink_to(run / "best")
     code, _, err = call(tmp_path / "run", "--output", tmp_path / "out")
@@ -150,9 +158,7 @@ def test_checkpoint_without_configuration(call: Call, run: Path, tmp_path: Path)
     assert "is no run: config.toml is missing" in err
 
 
-def test_failed_parity_is_a_failure_not_wrong_usage(
-    call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_parity_exits_with_1(call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ParityError("parity failed on CPU in fp32: somewhere")
 
@@ -170,14 +176,14 @@ def test_help_shows_an_example_without_torch() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["RUN"], ["RUN", "--output", "out", "--precision", "int4"]])
-def test_wrong_usage(call: Call, arguments: list[str]) -> None:
+def test_wrong_usage_exits_with_2(call: Call, arguments: list[str]) -> None:
     code, _, err = call(*arguments)
     assert code == 2
     assert "Usage" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_leaves_nothing(
+def test_interrupted_export_leaves_nothing(
     start_process: Callable[..., "subprocess.Popen[str]"],
     process_limit_s: float,
     run: Path,

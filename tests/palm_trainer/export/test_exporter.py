@@ -1,4 +1,4 @@
-"""The bundle as a whole: what it holds, that a server's loader takes it, and that the same run gives the same bytes."""
+"""Exported bundles: their contents, that a server loads them, and that they are reproducible."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from palm_trainer.errors import ExportError
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.export.exporter import export_bundle
-from palm_trainer.export.predictors import Side
+from palm_trainer.export.predictors import EnginePredictor
 from palm_trainer.model.checkpoint import load_trained
 from palm_trainer.model.multi_task import TrainedModel
 
@@ -39,11 +39,11 @@ def contents(bundle: Path) -> dict[str, bytes]:
     return {path.relative_to(bundle).as_posix(): path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
 
 
-def said(answers: Mapping[str, TaskAnswer], trained: TrainedModel) -> dict[str, GoldenAnswer]:
+def to_golden_answers(answers: Mapping[str, TaskAnswer], trained: TrainedModel) -> dict[str, GoldenAnswer]:
     return {task: golden_answer(answer, trained.tasks[task]) for task, answer in answers.items()}
 
 
-def test_what_a_bundle_holds(bundle: Path, trained: TrainedModel) -> None:
+def test_bundle_has_the_expected_files_and_manifest(bundle: Path, trained: TrainedModel) -> None:
     loaded = load_bundle(bundle)
     manifest = loaded.manifest
     assert set(contents(bundle)) == FILES
@@ -64,7 +64,7 @@ def test_what_a_bundle_holds(bundle: Path, trained: TrainedModel) -> None:
     assert {gate.instructions for gate in int8.gates} == {int8_instructions()}
 
 
-def test_gate_and_its_figures(bundle: Path) -> None:
+def test_bundle_gate_has_its_figures(bundle: Path) -> None:
     gates = {(gate.provider, gate.precision): gate for gate in load_bundle(bundle).manifest.variants["plain"].gates}
     gate = gates["CPU", "fp32"]
     assert gate.passed
@@ -74,24 +74,29 @@ def test_gate_and_its_figures(bundle: Path) -> None:
     assert (gate.figures["examples"], gate.figures["shapes"]) == (30, 200)
 
 
-def test_graph_belongs_to_tasks_and_tokenizer(bundle: Path) -> None:
+def test_graph_metadata_has_the_digest_of_tasks(bundle: Path) -> None:
     metadata = {entry.key: entry.value for entry in onnx.load(bundle / "model.onnx").metadata_props}
     assert metadata == {"palm.digest": load_bundle(bundle).graph_digest()}
 
 
-def test_served_answers_are_the_evaluated_ones(
+def test_served_answers_equal_the_evaluated_ones(
     bundle: Path, trained: TrainedModel, sets: Sequence[EvaluationSet]
 ) -> None:
     loaded = load_bundle(bundle)
-    side = Side.bundled(loaded, select_engine(loaded, "CPU", threads=1))
+    predictor = EnginePredictor.from_bundle(loaded, select_engine(loaded, "CPU", threads=1))
     examples = sets[0].examples
-    items = side.items(examples)
-    served = side.decode(side.run([row for item in items for row in item.rows]), items, tuple(side.tasks))
+    items = predictor.tokenize(examples)
+    served = predictor.decode(
+        predictor.run([row for item in items for row in item.rows]), items, tuple(predictor.tasks)
+    )
     evaluated = Predictor(trained).answers(examples)
-    assert [said(row, trained) for row in served] == [said(row, trained) for row in evaluated]
+    for served_answers, evaluated_answers in zip(served, evaluated, strict=True):
+        assert to_golden_answers(served_answers, trained) == to_golden_answers(evaluated_answers, trained)
 
 
-def test_golden_answers_are_the_models(bundle: Path, trained: TrainedModel, sets: Sequence[EvaluationSet]) -> None:
+def test_golden_answers_equal_those_of_the_model(
+    bundle: Path, trained: TrainedModel, sets: Sequence[EvaluationSet]
+) -> None:
     golden = load_bundle(bundle).golden
     by_text = dict(zip((e.text for e in sets[0].examples), Predictor(trained).answers(sets[0].examples), strict=True))
     assert len(golden) >= 20
@@ -103,14 +108,14 @@ def test_golden_answers_are_the_models(bundle: Path, trained: TrainedModel, sets
     assert all(set(answer) in ({"label"}, {"spans"}) for answer in first["answers"].values())
 
 
-def test_model_card_tells_what_a_reader_needs_and_no_place_of_the_machine(bundle: Path, run: Path) -> None:
+def test_model_card_describes_the_bundle_without_local_paths(bundle: Path, run: Path) -> None:
     card = (bundle / "README.md").read_text(encoding="utf-8")
-    for said in (
+    for text in (
         "# tiny",
         "| `intent` | classify | intent | 3: `flight`, `music`, `weather` |",
         "| `slots` | sequence_label | slots | 2: `city`, `day` |",
     ):
-        assert said in card
+        assert text in card
     assert "| dev | intent accuracy | 50.00 |" in card
     for variant in ("plain (fp32", "fused (fp32", "int8 (int8"):
         assert f"| {variant}, opset 17," in card
@@ -121,31 +126,36 @@ def test_model_card_tells_what_a_reader_needs_and_no_place_of_the_machine(bundle
 
 
 @pytest.mark.usefixtures("steady_times")
-def test_same_run_same_bytes_but_created(
+def test_export_of_the_same_run_has_the_same_bytes(
     bundle: Path, run: Path, sets: Sequence[EvaluationSet], tmp_path: Path
 ) -> None:
-    """From the checkpoint on disk this time, and under another parent."""
+    """This export is from the checkpoint on disk, into another directory."""
     manifest, _ = export_bundle(
         load_trained(run), sets, tmp_path / "tiny", precision="int8", metrics={"dev": {"intent": {"accuracy": 0.5}}}
     )
-    one, other = contents(bundle), contents(tmp_path / "tiny")
-    first, second = json.loads(one.pop("manifest.json")), json.loads(other.pop("manifest.json"))
-    assert {name: hashlib.sha256(value).hexdigest() for name, value in one.items()} == {
-        name: hashlib.sha256(value).hexdigest() for name, value in other.items()
+    first_files = contents(bundle)
+    second_files = contents(tmp_path / "tiny")
+    first_manifest = json.loads(first_files.pop("manifest.json"))
+    second_manifest = json.loads(second_files.pop("manifest.json"))
+    assert {name: hashlib.sha256(value).hexdigest() for name, value in first_files.items()} == {
+        name: hashlib.sha256(value).hexdigest() for name, value in second_files.items()
     }
-    assert first.pop("created")
-    assert second.pop("created")
-    assert first == second
-    assert manifest.version == first["version"]
+    assert first_manifest.pop("created")
+    assert second_manifest.pop("created")
+    assert first_manifest == second_manifest
+    assert manifest.version == first_manifest["version"]
 
 
 @pytest.mark.usefixtures("few_shapes")
-def test_auxiliary_tasks_stay_out(
+def test_export_leaves_out_auxiliary_tasks(
     make_trained: Callable[..., TrainedModel], sets: Sequence[EvaluationSet], tmp_path: Path
 ) -> None:
     trained = make_trained(auxiliary=frozenset({"slots"}))
-    own = [EvaluationSet(one.data, one.examples, {t: f for t, f in one.fields.items() if t != "slots"}) for one in sets]
-    export_bundle(trained, own, tmp_path / "out")
+    sets_without_slots = []
+    for evaluation_set in sets:
+        fields = {task: field for task, field in evaluation_set.fields.items() if task != "slots"}
+        sets_without_slots.append(EvaluationSet(evaluation_set.data, evaluation_set.examples, fields))
+    export_bundle(trained, sets_without_slots, tmp_path / "out")
     bundle = load_bundle(tmp_path / "out")
     assert set(bundle.manifest.tasks) == {"intent", "sentiment"}
     assert bundle.arrays == {}
@@ -155,7 +165,7 @@ def test_auxiliary_tasks_stay_out(
     ]
 
 
-def test_only_auxiliary_tasks(
+def test_export_with_only_auxiliary_tasks_is_rejected(
     make_trained: Callable[..., TrainedModel], sets: Sequence[EvaluationSet], tmp_path: Path
 ) -> None:
     trained = make_trained(auxiliary=frozenset({"intent", "slots", "sentiment"}))
@@ -164,18 +174,18 @@ def test_only_auxiliary_tasks(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_dev_examples(trained: TrainedModel, tmp_path: Path) -> None:
+def test_export_without_dev_examples_is_rejected(trained: TrainedModel, tmp_path: Path) -> None:
     with pytest.raises(
-        ExportError, match=r"the parity gate needs dev examples, and the run's data has none. Add `dev = \.\.\.`"
+        ExportError, match=r"the parity check needs dev examples, and the data of the run has none. Add `dev = \.\.\.`"
     ):
         export_bundle(trained, [], tmp_path / "out")
 
 
 @pytest.mark.usefixtures("few_shapes")
-def test_quiet_model_has_golden_answers_too(
+def test_export_of_an_uncertain_model_has_golden_examples(
     make_trained: Callable[..., TrainedModel], sets: Sequence[EvaluationSet], tmp_path: Path
 ) -> None:
-    """Nothing is confident: the surest few are taken."""
+    """No answer is confident, so the most certain few are chosen."""
     trained = make_trained()
     for task in ("intent", "slots", "sentiment"):
         trained.model.head(task).linear.weight.data.mul_(1e-3)

@@ -1,4 +1,4 @@
-"""int8 on processors without VNNI, which add pairs of products in 16 bits and saturate."""
+"""int8 on processors without VNNI, whose sums of two products saturate at 16 bits."""
 
 import shutil
 import subprocess
@@ -21,7 +21,7 @@ from palm_serve.engine.padding import pad_batch
 from palm_serve.types import Encoding
 from palm_trainer.export import quantize
 from palm_trainer.export.graph import ExportGraph
-from palm_trainer.export.quantize import products, to_int8
+from palm_trainer.export.quantize import find_matmuls, to_int8
 from palm_trainer.export.to_onnx import to_onnx
 from palm_trainer.model.multi_task import TrainedModel
 
@@ -76,20 +76,20 @@ def plain(trained: TrainedModel) -> ModelProto:
 
 @pytest.fixture
 def eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights as they were before: of 8 bits."""
+    """Use weights of 8 bits."""
     monkeypatch.setattr(quantize, "_WEIGHT_LEVELS", EIGHT_BITS)
 
 
-def test_weights_of_a_graph_cannot_saturate(plain: ModelProto) -> None:
+def test_int8_weights_of_a_graph_cannot_saturate(plain: ModelProto) -> None:
     matrices = integer_weights(to_int8(plain))
-    assert len(matrices) == len(products(plain))
+    assert len(matrices) == len(find_matmuls(plain))
     for columns in matrices:
         rows = worst_rows(columns)
         np.testing.assert_array_equal(saturating_product(rows, columns), exact_product(rows, columns))
 
 
 @pytest.mark.usefixtures("eight_bits")
-def test_weights_of_8_bits_would_saturate(plain: ModelProto) -> None:
+def test_weights_of_8_bits_saturate(plain: ModelProto) -> None:
     for columns in integer_weights(to_int8(plain)):
         rows = worst_rows(columns)
         assert not np.array_equal(saturating_product(rows, columns), exact_product(rows, columns))
@@ -104,8 +104,8 @@ def float_weights(draw: st.DrawFn) -> Floats:
 
 
 @given(float_weights(), st.data())
-def test_no_weights_and_rows_saturate(weight: Floats, data: st.DataObject) -> None:
-    integers, *_ = (numpy_helper.to_array(tensor) for tensor in quantize._quantized_columns("w", weight))
+def test_quantized_columns_never_saturate(weight: Floats, data: st.DataObject) -> None:
+    integers, *_ = (numpy_helper.to_array(tensor) for tensor in quantize._quantize_columns("w", weight))
     assert np.abs(integers.astype(int)).max() <= 64
     random_rows = data.draw(arrays(np.uint8, (3, len(integers))))
     for rows in (random_rows, worst_rows(integers)):
@@ -152,18 +152,20 @@ def largest_difference(plain: ModelProto) -> float:
     encodings = [Encoding(list(range(5, 5 + n)), [0] * n, [(0, 0)] * n, [0] * n) for n in lengths]
     batch = pad_batch(encodings, ("input_ids", "attention_mask", "token_type_ids"))
     int8 = with_saturating_products(to_int8(plain))
-    wanted = ReferenceEvaluator(plain).run(None, batch.arrays)
+    expected = ReferenceEvaluator(plain).run(None, batch.arrays)
     outputs = ReferenceEvaluator(int8, new_ops=[SaturatingMatMul]).run(None, batch.arrays)
-    differences = [np.abs(one[-1] - other[-1]).max() for one, other in zip(wanted, outputs, strict=True)]
+    differences = []
+    for expected_logits, logits in zip(expected, outputs, strict=True):
+        differences.append(np.abs(expected_logits[-1] - logits[-1]).max())
     return float(max(differences))
 
 
-def test_answers_stay_near_without_vnni(plain: ModelProto) -> None:
+def test_int8_logits_stay_close_without_vnni(plain: ModelProto) -> None:
     assert largest_difference(plain) < 0.3
 
 
 @pytest.mark.usefixtures("eight_bits")
-def test_answers_of_8_bits_go_astray_without_vnni(plain: ModelProto) -> None:
+def test_8_bit_logits_are_wrong_without_vnni(plain: ModelProto) -> None:
     assert largest_difference(plain) > 1
 
 
@@ -186,7 +188,7 @@ def emulator() -> Iterator[str]:
 
 @pytest.mark.skipif(next(emulator(), None) is None, reason="needs qemu-user, which emulates a processor without VNNI")
 @pytest.mark.parametrize(("levels", "is_exact"), [(quantize._WEIGHT_LEVELS, True), (EIGHT_BITS, False)])
-def test_real_kernel_on_an_emulated_processor(tmp_path: Path, levels: int, is_exact: bool) -> None:
+def test_real_kernel_on_an_emulated_processor_is_exact(tmp_path: Path, levels: int, is_exact: bool) -> None:
     columns = np.full((64, 32), levels, np.int8)
     inputs = [helper.make_tensor_value_info("rows", onnx.TensorProto.UINT8, [None, 64])]
     outputs = [helper.make_tensor_value_info("sums", onnx.TensorProto.INT32, [None, 32])]

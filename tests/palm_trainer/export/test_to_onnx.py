@@ -1,4 +1,4 @@
-"""The graph: equal to PyTorch in every shape, valid, with the promised names, and the same bytes every time."""
+"""The ONNX graph equals PyTorch in every shape, is valid, and has the same bytes every time."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.export.exporter import export_bundle
 from palm_trainer.export.graph import ExportGraph
 from palm_trainer.export.predictors import TorchEngine
-from palm_trainer.export.to_onnx import OPSET, to_files, to_onnx
+from palm_trainer.export.to_onnx import OPSET, to_onnx, to_onnx_files
 from palm_trainer.model.multi_task import TrainedModel
 
 ROOT = Path(__file__).parents[3]
@@ -59,13 +59,13 @@ def test_graph_equals_model_in_every_shape(
         encodings.append(Encoding(ids, generator.integers(0, 2, size).tolist(), [(0, 0)] * size, [0] * size))
     batch = pad_batch(encodings, trained.model.input_names, length=length)
     expected = TorchEngine(ExportGraph(trained.model, TASKS)).run(batch)
-    found = engine.run(batch)
-    assert list(found) == ["intent.logits", "slots.logits", "sentiment.logits"]
+    outputs = engine.run(batch)
+    assert list(outputs) == ["intent.logits", "slots.logits", "sentiment.logits"]
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(outputs[name], value, rtol=0, atol=1e-4, err_msg=name)
 
 
-def test_names_axes_opset_and_metadata(content: bytes) -> None:
+def test_graph_has_names_axes_opset_and_metadata(content: bytes) -> None:
     model = onnx.load_from_string(content)
     axes = {
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
@@ -81,12 +81,12 @@ def test_names_axes_opset_and_metadata(content: bytes) -> None:
     assert {entry.key: entry.value for entry in model.metadata_props} == {"palm.digest": "abc"}
 
 
-def test_graph_names_no_file_of_the_machine(content: bytes) -> None:
+def test_graph_contains_no_path_of_the_machine(content: bytes) -> None:
     for place in (str(ROOT), str(Path(torch.__file__).parent), str(Path.home())):
         assert place.encode() not in content
 
 
-def test_same_bytes_in_another_process(content: bytes, trained: TrainedModel, run: Path) -> None:
+def test_graph_has_the_same_bytes_in_another_process(content: bytes, trained: TrainedModel, run: Path) -> None:
     code = (
         "import hashlib, sys; from pathlib import Path\n"
         "from palm_trainer.model.checkpoint import load_trained\n"
@@ -102,7 +102,7 @@ def test_same_bytes_in_another_process(content: bytes, trained: TrainedModel, ru
     assert result.stderr == b""
 
 
-def test_exporter_warns_nobody_and_leaves_the_model_in_eval_mode(trained: TrainedModel) -> None:
+def test_to_onnx_is_silent_and_leaves_the_model_in_eval_mode(trained: TrainedModel) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         to_onnx(ExportGraph(trained.model, ("intent",)), trained.max_length, {})
@@ -110,20 +110,22 @@ def test_exporter_warns_nobody_and_leaves_the_model_in_eval_mode(trained: Traine
     assert not any(module.training for module in trained.model.modules())
 
 
-def test_chosen_heads_only(trained: TrainedModel) -> None:
+def test_graph_has_the_outputs_of_its_tasks_only(trained: TrainedModel) -> None:
     model = onnx.load_from_string(to_onnx(ExportGraph(trained.model, ("sentiment",)), trained.max_length, {}))
     assert [value.name for value in model.graph.output] == ["sentiment.logits"]
     assert not any("slots" in tensor.name for tensor in model.graph.initializer)
 
 
 class NotInOnnx(nn.Module):
-    """A head's layer with an operator that ONNX lacks."""
+    """Layer of a head with an operator that ONNX lacks."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         return torch.special.bessel_j0(hidden)
 
 
-def test_operator_that_onnx_lacks(make_trained: Callable[..., TrainedModel], capfd: pytest.CaptureFixture[str]) -> None:
+def test_to_onnx_rejects_an_operator_that_onnx_lacks(
+    make_trained: Callable[..., TrainedModel], capfd: pytest.CaptureFixture[str]
+) -> None:
     trained = make_trained()
     trained.model.head("intent").linear = nn.Sequential(trained.model.head("intent").linear, NotInOnnx())
     with pytest.raises(
@@ -134,17 +136,18 @@ def test_operator_that_onnx_lacks(make_trained: Callable[..., TrainedModel], cap
 
 
 @pytest.fixture
-def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if ONNX's limit were a kilobyte."""
+def small_protobuf_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the size limit of ONNX files to a kilobyte of weights."""
     monkeypatch.setattr("palm_trainer.export.to_onnx._PROTOBUF_LIMIT", 2**24 + 1000)
 
 
-@pytest.mark.usefixtures("little_room")
-def test_weights_over_two_gigabytes_lie_beside_the_graph(trained: TrainedModel, content: bytes, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("small_protobuf_limit")
+def test_large_weights_are_in_a_separate_file(trained: TrainedModel, content: bytes, tmp_path: Path) -> None:
     graph = ExportGraph(trained.model, TASKS)
-    files, again = (to_files(graph, trained.max_length, {"palm.digest": "abc"}, "model.onnx") for _ in range(2))
+    files = to_onnx_files(graph, trained.max_length, {"palm.digest": "abc"}, "model.onnx")
+    files_again = to_onnx_files(graph, trained.max_length, {"palm.digest": "abc"}, "model.onnx")
     assert list(files) == ["model.onnx", "model.onnx.data"]
-    assert files == again
+    assert files == files_again
     assert len(files["model.onnx"]) < len(content) - 30_000
     for name, value in files.items():
         (tmp_path / name).write_bytes(value)
@@ -158,8 +161,8 @@ def test_weights_over_two_gigabytes_lie_beside_the_graph(trained: TrainedModel, 
         np.testing.assert_allclose(engine.run(batch)[name], value, rtol=0, atol=1e-4, err_msg=name)
 
 
-@pytest.mark.usefixtures("little_room")
-def test_bundle_with_weights_beside_the_graph(
+@pytest.mark.usefixtures("small_protobuf_limit")
+def test_bundle_with_large_weights_is_served(
     trained: TrainedModel, sets: list[EvaluationSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("palm_trainer.export.gate.SHAPES", 12)
@@ -169,7 +172,7 @@ def test_bundle_with_weights_beside_the_graph(
     assert manifest.variants["plain"].size == sum(
         (tmp_path / "out" / name).stat().st_size for name in ("model.onnx", "model.onnx.data")
     )
-    assert any("not made of a graph with more than 2 GB of weights" in note for note in report.notes)
+    assert any("not available for a graph with more than 2 GB of weights" in note for note in report.notes)
     pipeline = Pipeline(load_bundle(tmp_path / "out"), select_engine(load_bundle(tmp_path / "out"), "CPU", threads=1))
     assert pipeline.golden_check() > 0
     (tmp_path / "out" / "model.onnx.data").write_bytes(b"other")

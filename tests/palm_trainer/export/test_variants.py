@@ -1,4 +1,4 @@
-"""Other forms of the graph: what is in them, that they answer as the plain one does, and who gets into the bundle."""
+"""Graph variants: their contents, their answers, and which are written into the bundle."""
 
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from palm_serve.errors import BundleError
 from palm_serve.types import Encoding
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.export.exporter import export_bundle
-from palm_trainer.export.gate import Result
+from palm_trainer.export.gate import GateResult
 from palm_trainer.export.graph import ExportGraph
-from palm_trainer.export.quantize import products, to_int8
-from palm_trainer.export.report import unwritten
+from palm_trainer.export.quantize import find_matmuls, to_int8
+from palm_trainer.export.report import find_unwritten_variants
 from palm_trainer.export.to_onnx import to_onnx
-from palm_trainer.export.variants import Draft, drafts
+from palm_trainer.export.variants import GraphDraft, draft_graphs
 from palm_trainer.model.multi_task import TrainedModel
 
 TASKS = ("intent", "slots", "sentiment")
@@ -34,13 +34,13 @@ def plain(trained: TrainedModel) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def made(plain: bytes, trained: TrainedModel) -> dict[str, Draft]:
-    found = list(drafts(plain, ExportGraph(trained.model, TASKS), ("fp32", "int8", "fp16")))
-    return {one.name: one for one in found if isinstance(one, Draft)}
+def graphs(plain: bytes, trained: TrainedModel) -> dict[str, GraphDraft]:
+    drafts = list(draft_graphs(plain, ExportGraph(trained.model, TASKS), ("fp32", "int8", "fp16")))
+    return {draft.name: draft for draft in drafts if isinstance(draft, GraphDraft)}
 
 
-def outputs(content: bytes, path: Path, rows: int = 3) -> dict[str, np.ndarray]:
-    """Of rows of different lengths."""
+def run_graph(content: bytes, path: Path, rows: int = 3) -> dict[str, np.ndarray]:
+    """Run a graph on rows of different lengths."""
     path.write_bytes(content)
     encodings = [Encoding(list(range(5, 9 + i)), [0] * (4 + i), [(0, 0)] * (4 + i), [0] * (4 + i)) for i in range(rows)]
     return open_engine(path, "CPU", "fp32", 1).run(
@@ -48,46 +48,52 @@ def outputs(content: bytes, path: Path, rows: int = 3) -> dict[str, np.ndarray]:
     )
 
 
-def test_attention_and_layers_are_fused(made: dict[str, Draft]) -> None:
-    assert made["fused"].told.startswith("2 Attention, 2 BiasGelu")
+def test_fused_graph_has_fused_attention_and_gelu(graphs: dict[str, GraphDraft]) -> None:
+    assert graphs["fused"].description.startswith("2 Attention, 2 BiasGelu")
 
 
 @pytest.mark.parametrize(("name", "limit"), [("fused", 1e-4), ("fp16", 0.05), ("int8", 0.3)])
-def test_same_face_and_near_answers(
-    plain: bytes, made: dict[str, Draft], tmp_path: Path, name: str, limit: float
+def test_variant_keeps_interface_and_answers_closely(
+    plain: bytes, graphs: dict[str, GraphDraft], tmp_path: Path, name: str, limit: float
 ) -> None:
-    one, other = onnx.load_from_string(plain), onnx.load_from_string(made[name].content)
-    assert list(one.graph.input) == list(other.graph.input)
-    assert list(one.graph.output) == list(other.graph.output)
-    assert list(one.metadata_props) == list(other.metadata_props)
-    wanted, found = outputs(plain, tmp_path / "a.onnx"), outputs(made[name].content, tmp_path / "b.onnx")
-    assert max(float(np.abs(wanted[key][-1] - found[key][-1]).max()) for key in wanted) < limit
+    plain_model = onnx.load_from_string(plain)
+    model = onnx.load_from_string(graphs[name].content)
+    assert list(plain_model.graph.input) == list(model.graph.input)
+    assert list(plain_model.graph.output) == list(model.graph.output)
+    assert list(plain_model.metadata_props) == list(model.metadata_props)
+    expected = run_graph(plain, tmp_path / "a.onnx")
+    outputs = run_graph(graphs[name].content, tmp_path / "b.onnx")
+    assert max(float(np.abs(expected[key][-1] - outputs[key][-1]).max()) for key in expected) < limit
 
 
-def test_same_bytes_again(plain: bytes, made: dict[str, Draft], trained: TrainedModel) -> None:
-    again = list(drafts(plain, ExportGraph(trained.model, TASKS), ("fp32", "int8", "fp16")))
-    assert {one.name: one.content for one in again if isinstance(one, Draft)} == {n: d.content for n, d in made.items()}
+def test_variants_have_the_same_bytes_again(plain: bytes, graphs: dict[str, GraphDraft], trained: TrainedModel) -> None:
+    drafts = list(draft_graphs(plain, ExportGraph(trained.model, TASKS), ("fp32", "int8", "fp16")))
+    contents = {draft.name: draft.content for draft in drafts if isinstance(draft, GraphDraft)}
+    assert contents == {name: graph.content for name, graph in graphs.items()}
 
 
-def test_int8_row_does_not_depend_on_its_batch(made: dict[str, Draft], tmp_path: Path) -> None:
-    few, many = (outputs(made["int8"].content, tmp_path / "a.onnx", rows) for rows in (1, 20))
-    np.testing.assert_allclose(few["intent.logits"][0], many["intent.logits"][0], atol=1e-4)
+def test_int8_answers_do_not_depend_on_the_batch(graphs: dict[str, GraphDraft], tmp_path: Path) -> None:
+    content = graphs["int8"].content
+    small_batch = run_graph(content, tmp_path / "a.onnx", rows=1)
+    large_batch = run_graph(content, tmp_path / "a.onnx", rows=20)
+    np.testing.assert_allclose(small_batch["intent.logits"][0], large_batch["intent.logits"][0], atol=1e-4)
 
 
-def test_products_left_in_float(plain: bytes) -> None:
+def test_to_int8_leaves_excluded_matmuls_in_fp32(plain: bytes) -> None:
     model = onnx.load_from_string(plain)
-    names = products(model)
+    names = find_matmuls(model)
     assert len(names) == 13  # 6 of each layer, and the tags
-    left = [node for node in to_int8(model, keep=names[:3]).graph.node if node.op_type == "MatMul"]
-    assert [node.name for node in left if node.input[0].endswith(".float")] == names[3:]
+    quantized = to_int8(model, excluded=names[:3])
+    matmuls = [node for node in quantized.graph.node if node.op_type == "MatMul"]
+    assert [node.name for node in matmuls if node.input[0].endswith(".float")] == names[3:]
 
 
-def result(passed: bool = True) -> Result:
-    return Result(Gate(provider="CPU", precision="fp32", passed=passed), "" if passed else "wrong")
+def make_result(passed: bool = True) -> GateResult:
+    return GateResult(Gate(provider="CPU", precision="fp32", passed=passed), "" if passed else "wrong")
 
 
 @pytest.mark.parametrize(
-    ("times", "asked", "left_out"),
+    ("times", "requested", "unwritten"),
     [
         ({PLAIN: 1.0, FUSED: 0.9, INT8: 0.5}, (), set()),
         ({PLAIN: 1.0, FUSED: 0.97, INT8: 0.5}, (), {"fused"}),
@@ -95,25 +101,31 @@ def result(passed: bool = True) -> Result:
         ({PLAIN: 1.0, FUSED: 0.5, INT8: 0.9}, ("int8",), set()),
     ],
 )
-def test_what_pays_is_written(times: dict[Candidate, float], asked: tuple[str, ...], left_out: set[str]) -> None:
-    found = unwritten(dict.fromkeys(times, result()), {c: (t, t) for c, t in times.items()}, asked)
-    assert found.keys() == left_out
+def test_variants_that_are_not_faster_are_not_written(
+    times: dict[Candidate, float], requested: tuple[str, ...], unwritten: set[str]
+) -> None:
+    results = dict.fromkeys(times, make_result())
+    shape_times = {candidate: (seconds, seconds) for candidate, seconds in times.items()}
+    reasons = find_unwritten_variants(results, shape_times, requested)
+    assert reasons.keys() == unwritten
 
 
-def test_what_failed_is_not_written_and_says_why() -> None:
-    found = unwritten({PLAIN: result(), INT8: result(passed=False)}, {PLAIN: (1.0, 1.0)}, ("int8",))
-    assert found == {"int8": "CPU: wrong"}
+def test_failed_variant_is_not_written_with_its_reason() -> None:
+    reasons = find_unwritten_variants(
+        {PLAIN: make_result(), INT8: make_result(passed=False)}, {PLAIN: (1.0, 1.0)}, ("int8",)
+    )
+    assert reasons == {"int8": "CPU: wrong"}
 
 
 @pytest.mark.usefixtures("few_shapes")
 def test_failed_variant_leaves_no_file(
     trained: TrainedModel, sets: list[EvaluationSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def without_tags(model: onnx.ModelProto, keep: tuple[str, ...]) -> onnx.ModelProto:
-        weight = next(node.input[1] for node in model.graph.node if node.name == products(model)[-1])
+    def without_tags(model: onnx.ModelProto, excluded: tuple[str, ...]) -> onnx.ModelProto:
+        weight = next(node.input[1] for node in model.graph.node if node.name == find_matmuls(model)[-1])
         tensor = next(tensor for tensor in model.graph.initializer if tensor.name == weight)
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 0, weight))
-        return to_int8(model, keep)
+        return to_int8(model, excluded)
 
     monkeypatch.setattr("palm_trainer.export.variants.to_int8", without_tags)
     manifest, report = export_bundle(trained, sets, tmp_path / "out", precision="int8")
@@ -123,7 +135,7 @@ def test_failed_variant_leaves_no_file(
     assert "answers differ, and at most" in row.reason
 
 
-def test_served_in_int8_and_refused_when_changed(bundle: Path, tmp_path: Path) -> None:
+def test_int8_bundle_is_served_and_rejected_when_changed(bundle: Path, tmp_path: Path) -> None:
     loaded = load_bundle(bundle)
     assert select_engine(loaded, "CPU", "int8", threads=1, cache=tmp_path).info.variant == "int8"
     copy = tmp_path / "copy"

@@ -1,0 +1,98 @@
+"""Reference of the parity check: outputs and answers of the trained model, computed once for all variants."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from palm_serve.decoding import Item
+from palm_serve.types import Encoding, TaskAnswer, Windows
+from palm_trainer.data.example import Example
+from palm_trainer.export.predictors import EnginePredictor, Outputs
+
+_BATCH_EXAMPLES = 32
+_BATCH_PASSAGES = 8
+"""Examples in a batch if they have passages, each of which has several rows."""
+_STORED_BYTES = 2**28
+"""Outputs that are stored. Those beyond are computed for each comparison."""
+
+
+@dataclass(frozen=True)
+class ReferenceBatch:
+    """A batch of examples of similar length. `indices` are their positions among all examples."""
+
+    windows: Windows | None
+    tasks: tuple[str, ...]
+    indices: tuple[int, ...]
+    examples: tuple[Example, ...]
+    rows: tuple[Encoding, ...]
+    row_names: tuple[str, ...]
+    """Text of each row, for messages."""
+    outputs: Outputs | None
+    """Outputs of the trained model. None if they were too large to be stored."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Answers of the trained model to all examples, and the batches that they were computed in."""
+
+    predictor: EnginePredictor
+    examples: Sequence[Example]
+    answers: Sequence[dict[str, TaskAnswer]]
+    batches: Sequence[ReferenceBatch]
+
+    def outputs(self, batch: ReferenceBatch) -> Outputs:
+        """Return the outputs of the trained model for a batch."""
+        return self.predictor.run(batch.rows) if batch.outputs is None else batch.outputs
+
+
+def run_reference(predictor: EnginePredictor, examples: Sequence[Example]) -> Reference:
+    """Run the trained model on all examples. Examples of similar length share a batch."""
+    answers: list[dict[str, TaskAnswer]] = [{} for _ in examples]
+    batches = []
+    free_bytes = _STORED_BYTES
+    order = sorted(range(len(examples)), key=lambda index: _text_length(examples[index]))
+    for windows, tasks in predictor.tasks_by_windows().items():
+        pairs = {predictor.tasks[task].pairs for task in tasks}
+        readable = [index for index in order if (examples[index].pair is not None) in pairs]
+        batch_size = _BATCH_EXAMPLES if windows is None else _BATCH_PASSAGES
+        for begin in range(0, len(readable), batch_size):
+            indices = tuple(readable[begin : begin + batch_size])
+            batch_examples = tuple(examples[index] for index in indices)
+            items = predictor.tokenize(batch_examples, windows)
+            rows = collect_rows(items)
+            row_names = []
+            for item in items:
+                row_names += [quote_item(item)] * len(item.rows)
+            outputs = predictor.run(rows)
+            batch_answers = predictor.decode(outputs, items, tasks)
+            for index, example_answers in zip(indices, batch_answers, strict=True):
+                answers[index].update(example_answers)
+            free_bytes -= sum(values.nbytes for values in outputs.values())
+            batches.append(
+                ReferenceBatch(
+                    windows=windows,
+                    tasks=tasks,
+                    indices=indices,
+                    examples=batch_examples,
+                    rows=tuple(rows),
+                    row_names=tuple(row_names),
+                    outputs=outputs if free_bytes >= 0 else None,
+                )
+            )
+    return Reference(predictor, examples, answers, batches)
+
+
+def collect_rows(items: Sequence[Item]) -> list[Encoding]:
+    """Return the rows of all items."""
+    rows: list[Encoding] = []
+    for item in items:
+        rows += item.rows
+    return rows
+
+
+def quote_item(item: Item) -> str:
+    """Quote the text of an item, and its pair, for a message."""
+    return f"'{item.text}'" if item.pair is None else f"'{item.text}' with '{item.pair}'"
+
+
+def _text_length(example: Example) -> int:
+    return len(example.text) + len(example.pair or "")
