@@ -42,7 +42,7 @@ def calibrate(
     train: Mapping[str, Sequence[Example]] | None = None,
     scores: Mapping[str, Method] | None = None,
 ) -> TrainedModel:
-    """The model with temperatures, expected calibration errors and out-of-scope thresholds in its tasks' manifest entries.
+    """Return the model with temperatures, calibration errors and out-of-scope thresholds in its manifest entries.
 
     Args:
         trained: after training; its weights and answers stay as they are, only confidences change.
@@ -54,31 +54,29 @@ def calibrate(
         scores: by task, the out-of-scope score to use whatever is best.
     """
     tasks = dict(trained.tasks)
-    for one in sets:
-        for task, field in one.fields.items():
-            examples = [example for example in one.examples if field in example.fields]
-            if examples and tasks[task].calibration.method == "none":
-                tasks[task] = _calibrated(trained, task, field, examples)
+    examples_by_task: dict[str, list[Example]] = {}
+    fields = {}
+    for evaluation_set in sets:
+        for task, field in evaluation_set.fields.items():
+            fields[task] = field
+            examples_by_task.setdefault(task, []).extend(evaluation_set.examples)
+            labelled = [example for example in evaluation_set.examples if field in example.fields]
+            if labelled and tasks[task].calibration.method == "none":
+                tasks[task] = _calibrated(trained, task, field, labelled)
     calibrated = replace(trained, tasks=tasks)
-    foreign = out_of_domain or {}
-    fields = {task: field for one in sets for task, field in one.fields.items()}
+    outside = out_of_domain or {}
     for task, field in fields.items():
-        rejected = (false_rejection or {}).get(task, FALSE_REJECTION if task in foreign else None)
+        rejected = (false_rejection or {}).get(task, FALSE_REJECTION if task in outside else None)
         info = calibrated.tasks[task]
-        labelled = [example for one in sets if task in one.fields for example in one.examples]
-        inside = [example for example in labelled if example.fields.get(field) in info.labels]
-        if (
-            task_kind(info.kind).detects_out_of_scope
-            and inside
-            and rejected is not None
-            and not info.calibration.out_of_scope
-        ):
+        inside = [example for example in examples_by_task[task] if example.fields.get(field) in info.labels]
+        detects = task_kind(info.kind).detects_out_of_scope and not info.calibration.out_of_scope
+        if detects and inside and rejected is not None:
             calibrated = with_threshold(
                 calibrated,
                 task,
                 field,
                 inside,
-                foreign.get(task, ()),
+                outside.get(task, ()),
                 (train or {}).get(task, ()),
                 rejected,
                 (scores or {}).get(task),
@@ -87,11 +85,11 @@ def calibrate(
 
 
 def fit_temperature(loss: Callable[[float], float]) -> float:
-    """The temperature with the least loss, by bounded search over its logarithm."""
-    found = minimize_scalar(
+    """Return the temperature with the least loss, by bounded search over its logarithm."""
+    result = minimize_scalar(
         lambda log: loss(float(np.exp(log))), bounds=_RANGE, method="bounded", options={"xatol": 1e-3}
     )
-    return float(np.exp(found.x))
+    return float(np.exp(result.x))
 
 
 def _calibrated(trained: TrainedModel, task: str, field: str, examples: Sequence[Example]) -> TaskInfo:
@@ -149,14 +147,14 @@ def _with_answer_temperature(trained: TrainedModel, task: str, field: str, examp
     return _at(info, temperature, method="temperature", ece=expected_calibration_error(points))
 
 
-def _at(info: TaskInfo, temperature: float, **more: Any) -> TaskInfo:
+def _at(info: TaskInfo, temperature: float, **settings: Any) -> TaskInfo:
     return info.model_copy(
-        update={"calibration": info.calibration.model_copy(update={"temperature": temperature, **more})}
+        update={"calibration": info.calibration.model_copy(update={"temperature": temperature, **settings})}
     )
 
 
 def _truth(info: TaskInfo, field: str, examples: Sequence[Example]) -> npt.NDArray[np.bool_]:
-    """Which labels apply, [N, C]; none for a label that training never saw."""
+    """Mark the labels that apply, [N, C]; none for a label that training never saw."""
     index = {label: i for i, label in enumerate(info.labels)}
     truth = np.zeros((len(examples), len(index)), dtype=np.bool_)
     for row, example in enumerate(examples):

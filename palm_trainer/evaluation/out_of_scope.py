@@ -31,7 +31,7 @@ FIT_EXAMPLES = 20_000
 
 
 class Statistics(NamedTuple):
-    """What the Mahalanobis score needs, float32: `centre` [H], `whitening` [H, H], `means` [C, H]."""
+    """Arrays of the Mahalanobis score, float32: `centre` [H], `whitening` [H, H], `means` [C, H]."""
 
     centre: FloatArray
     whitening: FloatArray
@@ -39,7 +39,7 @@ class Statistics(NamedTuple):
 
 
 def fit_statistics(features: FloatArray, classes: npt.NDArray[np.int64]) -> Statistics:
-    """Centre, inverse Cholesky factor of the covariance within classes, and the whitened class means.
+    """Return centre, inverse Cholesky factor of the covariance within classes, and the whitened class means.
 
     Args:
         features: [N, H].
@@ -58,13 +58,13 @@ def fit_statistics(features: FloatArray, classes: npt.NDArray[np.int64]) -> Stat
 
 
 def threshold_at(scores: npt.ArrayLike, rejected: float) -> float:
-    """The least score among `scores` that at most the share `rejected` of them exceed."""
+    """Return the least score that at most the share `rejected` of the scores exceed."""
     ordered = np.sort(np.asarray(scores, dtype=np.float64))
     return float(ordered[max(0, int(np.ceil(len(ordered) * (1 - rejected))) - 1)])
 
 
 def auroc(inside: npt.ArrayLike, outside: npt.ArrayLike) -> float:
-    """Probability that a score of `outside` exceeds one of `inside`, ties counted as half."""
+    """Return the probability that a score of `outside` exceeds one of `inside`, ties counted as half."""
     low, high = np.sort(np.asarray(inside)), np.asarray(outside)
     below, up_to = np.searchsorted(low, high, "left"), np.searchsorted(low, high, "right")
     return float((below + up_to).mean() / (2 * len(low)))
@@ -78,63 +78,74 @@ def with_threshold(
     outside: Sequence[Example],
     train: Sequence[Example],
     rejected: float,
-    wanted: Method | None = None,
+    method: Method | None = None,
 ) -> TrainedModel:
-    """The model with an out-of-scope score for a `classify` task, and its threshold.
+    """Return the model with an out-of-scope score for a task, and its threshold.
 
     Args:
         trained: with the task's temperature.
-        task, field: which, and its field of the examples.
+        task: task name.
+        field: its field of the examples.
         inside: labelled dev text.
-        outside: text that belongs to no class; the score with the greatest area under the ROC curve is taken.
-        train: labelled training text, for the statistics of the Mahalanobis score; without, that one is not looked at.
+        outside: text that belongs to no class. The score with the greatest area under the ROC curve is taken.
+        train: labelled training text, for the statistics of the Mahalanobis score. Without it, that score is left out.
         rejected: share of `inside` whose score exceeds the threshold.
-        wanted: the score to take. None: by `outside`, and without such text the first of DEFAULTS.
+        method: the score to take. None: by `outside`, and without such text the first of DEFAULTS.
     """
-    shown, rows = trained, _rows_to_fit(trained.tasks[task], field, train)
-    if rows and wanted in (None, "mahalanobis"):
-        shown = _with_features(trained, task, rows)
-    told = {where: _scores(shown, task, examples) for where, examples in (("in", inside), ("out", outside))}
-    chosen = wanted or _best(told["in"], told["out"])
-    kept = shown if chosen == "mahalanobis" else trained
-    info = kept.tasks[task]
-    limit = threshold_at(told["in"][chosen], rejected)
+    with_features = trained
+    rows = _rows_to_fit(trained.tasks[task], field, train)
+    if rows and method in (None, "mahalanobis"):
+        with_features = _with_features(trained, task, rows)
+    inside_scores = _scores(with_features, task, inside)
+    outside_scores = _scores(with_features, task, outside)
+    method = method or _best(inside_scores, outside_scores)
+    scored = with_features if method == "mahalanobis" else trained
+    info = scored.tasks[task]
+    limit = threshold_at(inside_scores[method], rejected)
     info = info.model_copy(
         update={
-            "calibration": info.calibration.model_copy(update={"out_of_scope": chosen}),
+            "calibration": info.calibration.model_copy(update={"out_of_scope": method}),
             "thresholds": info.thresholds.model_copy(update={"out_of_scope": limit}),
         }
     )
-    return replace(kept, tasks={**kept.tasks, task: info})
+    return replace(scored, tasks={**scored.tasks, task: info})
 
 
 def _best(inside: Mapping[Method, FloatArray], outside: Mapping[Method, FloatArray]) -> Method:
-    """The score that tells the two apart best, or the first of DEFAULTS where there is nothing to tell apart."""
-    known = [method for method in DEFAULTS if method in inside]
-    if not len(outside[known[0]]):
-        return known[0]
-    return max(known, key=lambda method: auroc(inside[method], outside[method]))
+    """Return the score that separates the two best, or the first of DEFAULTS where one of them is empty."""
+    methods = [method for method in DEFAULTS if method in inside]
+    if not len(outside[methods[0]]):
+        return methods[0]
+    return max(methods, key=lambda method: auroc(inside[method], outside[method]))
 
 
 def _rows_to_fit(info: TaskInfo, field: str, train: Sequence[Example]) -> list[tuple[Example, int]]:
-    """Training examples with the number of their class, evenly chosen where there are many; none unless each class has one."""
+    """Return training examples with the number of their class, evenly chosen where there are many.
+
+    There are none unless each class has one.
+    """
     by_class: list[list[Example]] = [[] for _ in info.labels]
     index = {label: number for number, label in enumerate(info.labels)}
     for example in train:
         if (label := example.fields.get(field)) in index:
             by_class[index[str(label)]].append(example)
+    if not all(by_class):
+        return []
     limit = max(1, FIT_EXAMPLES // len(by_class))
-    chosen = [(e, c) for c, own in enumerate(by_class) for e in own[:: -(-len(own) // limit) or 1]]
-    return chosen if all(by_class) else []
+    rows = []
+    for number, examples in enumerate(by_class):
+        step = -(-len(examples) // limit) or 1
+        rows += [(example, number) for example in examples[::step]]
+    return rows
 
 
 def _with_features(trained: TrainedModel, task: str, rows: Sequence[tuple[Example, int]]) -> TrainedModel:
-    """The model whose head for the task tells its features, with statistics fitted on these rows."""
+    """Return the model whose head also returns its features, with statistics fitted on these rows."""
     width, count = trained.model.backbone.hidden_size, len(trained.tasks[task].labels)
-    nothing = Statistics(
+    zeros = Statistics(
         np.zeros(width, np.float32), np.eye(width, dtype=np.float32), np.zeros((count, width), np.float32)
     )
-    blank = _with_statistics(trained, task, nothing)
+    blank = _with_statistics(trained, task, zeros)
     features = collect(blank, task, [example for example, _ in rows])[1]
     return _with_statistics(trained, task, fit_statistics(features, np.array([number for _, number in rows])))
 
@@ -158,16 +169,28 @@ def _with_statistics(trained: TrainedModel, task: str, statistics: Statistics) -
 
 
 def collect(trained: TrainedModel, task: str, examples: Sequence[Example]) -> tuple[FloatArray, ...]:
-    """The task's outputs for each example, in the order given: [N, C], ..."""
+    """Return the task's outputs for each example, in the order given: [N, C], ...
+
+    Args:
+        trained: the model.
+        task: task name.
+        examples: texts, or texts with their pairs.
+    """
     names = trained.tasks[task].outputs
-    found: dict[int, tuple[FloatArray, ...]] = {}
-    for chosen, _, outputs in Predictor(trained).outputs(examples, [task]):
-        found.update(zip(chosen, zip(*(outputs[name] for name in names), strict=True), strict=True))
-    return tuple(np.stack([found[i][k] for i in range(len(examples))]) for k in range(len(names)))
+    rows: dict[str, dict[int, FloatArray]] = {name: {} for name in names}
+    for positions, _, outputs in Predictor(trained).outputs(examples, [task]):
+        for name in names:
+            rows[name].update(zip(positions, outputs[name], strict=True))
+    return tuple(_stack(rows[name], len(examples)) for name in names)
+
+
+def _stack(rows: Mapping[int, FloatArray], count: int) -> FloatArray:
+    """Stack rows by their position."""
+    return np.stack([rows[i] for i in range(count)])
 
 
 def _scores(trained: TrainedModel, task: str, examples: Sequence[Example]) -> dict[Method, FloatArray]:
-    """Every score that the model can give, [N] each."""
+    """Return every score that the model has, [N] each."""
     if not examples:
         return {method: np.empty(0, np.float32) for method in DEFAULTS}
     logits, *features = collect(trained, task, examples)
@@ -186,43 +209,53 @@ def rejections(
     predictor: Answering,
     tasks: Mapping[str, TaskInfo],
     sets: Sequence[EvaluationSet],
-    foreign: Mapping[str, Sequence[Example]],
+    out_of_scope: Mapping[str, Sequence[Example]],
 ) -> dict[str, dict[str, float]]:
-    """How well the tasks' thresholds tell what is out of scope, fractions by task and name.
+    """Return how well the tasks' thresholds reject out-of-scope text, fractions by task and name.
 
-    `in_scope_accuracy`: of labelled text, what is accepted and right; `false_rejection`: what is rejected; `out_of_scope_recall`: of text that belongs to no
-    class, what is rejected; `out_of_scope_auroc`: how well the score ranks the two, whatever the threshold.
+    `in_scope_accuracy`: share of labelled text that is accepted and right. `false_rejection`: share of it that is
+    rejected. `out_of_scope_recall`: share of the out-of-scope text that is rejected. `out_of_scope_auroc`: how well the
+    score ranks the two, whatever the threshold.
 
     Args:
         predictor: the model.
         tasks: its manifest entries. A task without a threshold has no figures.
         sets: labelled examples.
-        foreign: text that belongs to no class, by task.
+        out_of_scope: text that belongs to no class, by task.
     """
-    found = {}
-    for task, outside in foreign.items():
+    figures = {}
+    for task, texts in out_of_scope.items():
         limit = tasks[task].thresholds.out_of_scope
-        pairs = [
-            (example.fields[one.fields[task]], answers[task])
-            for one in sets
-            if task in one.fields
-            for example, answers in zip(one.examples, predictor.answers(one.examples, tuple(one.fields)), strict=True)
-            if one.fields[task] in example.fields
-        ]
-        if limit is None or not pairs or not outside:
+        labelled = _labelled_answers(predictor, task, sets)
+        if limit is None or not labelled or not texts:
             continue
-        inside = _told(answer for _, answer in pairs)
-        out = _told(answers[task] for answers in predictor.answers(outside, (task,)))
-        right = np.array([isinstance(a, Classification) and a.label.name == gold for gold, a in pairs])
-        found[task] = {
+        inside = _answer_scores(answer for _, answer in labelled)
+        outside = _answer_scores(answers[task] for answers in predictor.answers(texts, (task,)))
+        right = np.array([isinstance(a, Classification) and a.label.name == gold for gold, a in labelled])
+        figures[task] = {
             "in_scope_accuracy": float((right & (inside <= limit)).mean()),
             "false_rejection": float((inside > limit).mean()),
-            "out_of_scope_recall": float((out > limit).mean()),
-            "out_of_scope_auroc": auroc(inside, out),
+            "out_of_scope_recall": float((outside > limit).mean()),
+            "out_of_scope_auroc": auroc(inside, outside),
         }
-    return found
+    return figures
 
 
-def _told(answers: Iterable[object]) -> npt.NDArray[np.float64]:
-    """Out-of-scope scores of answers."""
+def _labelled_answers(predictor: Answering, task: str, sets: Sequence[EvaluationSet]) -> list[tuple[object, object]]:
+    """Return gold label and answer of each example with a label of the task."""
+    labelled: list[tuple[object, object]] = []
+    for evaluation_set in sets:
+        field = evaluation_set.fields.get(task)
+        if field is None:
+            continue
+        examples = evaluation_set.examples
+        all_answers = predictor.answers(examples, tuple(evaluation_set.fields))
+        for example, answers in zip(examples, all_answers, strict=True):
+            if field in example.fields:
+                labelled.append((example.fields[field], answers[task]))
+    return labelled
+
+
+def _answer_scores(answers: Iterable[object]) -> npt.NDArray[np.float64]:
+    """Return the out-of-scope scores of answers."""
     return np.array([answer.out_of_scope_score for answer in answers if isinstance(answer, Classification)])

@@ -1,4 +1,4 @@
-"""How well masked pieces are guessed: the measure of a task of kind `masked_lm`, whose answers nobody else asks for."""
+"""Perplexity: the metric of tasks that are measured by their loss, such as masked_lm."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _BATCH = 32
 
 @torch.no_grad()
 def perplexities(trained: TrainedModel, datasets: Mapping[str, EncodedDataset]) -> dict[str, dict[str, float]]:
-    """`{"words": {"perplexity": 12.3}}`: exp of the mean loss of the masked pieces, in fp32, without dropout.
+    """Return `{"words": {"perplexity": 12.3}}`: exp of the mean loss of the masked tokens, in fp32, without dropout.
 
     Args:
         trained: the model.
@@ -22,7 +22,7 @@ def perplexities(trained: TrainedModel, datasets: Mapping[str, EncodedDataset]) 
     """
     model = trained.model.eval()
     device = next(model.parameters()).device
-    found = {}
+    perplexities_by_task = {}
     for task, dataset in datasets.items():
         total, labels = 0.0, 0
         order = np.argsort(dataset.lengths, kind="stable")
@@ -31,9 +31,9 @@ def perplexities(trained: TrainedModel, datasets: Mapping[str, EncodedDataset]) 
             inputs = {name: value.to(device) for name, value in batch.inputs.items()}
             outputs = model(**inputs, tasks=(task,))
             head = model.head(task)
-            own = {tensor: outputs[f"{task}.{tensor}"] for tensor in head.tensors}
-            loss = head.loss(own, batch.targets[task].to(device))
+            head_outputs = {tensor: outputs[f"{task}.{tensor}"] for tensor in head.tensors}
+            loss = head.loss(head_outputs, batch.targets[task].to(device))
             total, labels = total + float(loss.total), labels + int(loss.labels)
         if labels:
-            found[task] = {"perplexity": math.exp(min(total / labels, 700.0))}  # exp(710) is no number
-    return found
+            perplexities_by_task[task] = {"perplexity": math.exp(min(total / labels, 700.0))}  # exp(710) is no number
+    return perplexities_by_task

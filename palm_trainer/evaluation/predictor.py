@@ -33,47 +33,60 @@ class Predictor:
         self._top_k = top_k
 
     def answers(self, examples: Sequence[Example], tasks: Sequence[str] | None = None) -> list[dict[str, TaskAnswer]]:
-        """Answers by task name, one dict an example, in the order given.
+        """Return answers by task name, one dict per example, in the order given.
 
         Where no `tasks` are named, each answers the examples that it reads: single texts, or pairs.
         """
-        known = self._trained.tasks
-        chosen = {
-            t: info for t, info in known.items() if (tasks is None or t in tasks) and task_kind(info.kind).is_answered
+        infos = {
+            name: info
+            for name, info in self._trained.tasks.items()
+            if (tasks is None or name in tasks) and task_kind(info.kind).is_answered
         }
-        decoders = DecoderTable.of(chosen, self._trained.arrays)
-        found: list[dict[str, TaskAnswer]] = [{} for _ in examples]
-        for windows, pairs in dict.fromkeys((info.windows, info.pairs) for info in chosen.values()):
-            alike = [t for t, info in chosen.items() if (info.windows, info.pairs) == (windows, pairs)]
+        decoders = DecoderTable.of(infos, self._trained.arrays)
+        answers: list[dict[str, TaskAnswer]] = [{} for _ in examples]
+        for windows, pairs in dict.fromkeys((info.windows, info.pairs) for info in infos.values()):
+            names = [name for name, info in infos.items() if (info.windows, info.pairs) == (windows, pairs)]
             strict = tasks is None or windows is not None
-            read = [i for i, e in enumerate(examples) if not strict or (e.pair is not None) == pairs]
-            for i, answers in self._answer([examples[i] for i in read], alike, windows, decoders):
-                found[read[i]].update(answers)
-        return found
+            positions = [i for i, e in enumerate(examples) if not strict or (e.pair is not None) == pairs]
+            answered = self._answer([examples[i] for i in positions], names, windows, decoders)
+            for i, example_answers in answered:
+                answers[positions[i]].update(example_answers)
+        return answers
 
     def _answer(
         self, examples: Sequence[Example], tasks: Sequence[str], windows: Windows | None, decoders: DecoderTable
     ) -> Iterator[tuple[int, dict[str, TaskAnswer]]]:
-        """Position of each example with its answers, for tasks that read alike."""
-        for chosen, items, outputs in self.outputs(examples, tasks, windows):
-            answers = [decoders.by_task[task](outputs, items) for task in tasks]
-            for i, own in zip(chosen, zip(*answers, strict=True), strict=True):
-                yield i, dict(zip(tasks, own, strict=True))
+        """Yield the position of each example with its answers, for tasks that read alike."""
+        for positions, items, outputs in self.outputs(examples, tasks, windows):
+            answers_by_task = [decoders.by_task[task](outputs, items) for task in tasks]
+            for i, answers in zip(positions, zip(*answers_by_task, strict=True), strict=True):
+                yield i, dict(zip(tasks, answers, strict=True))
 
     def outputs(
         self, examples: Sequence[Example], tasks: Sequence[str], windows: Windows | None = None
     ) -> Iterator[tuple[list[int], list[Item], Mapping[str, FloatArray]]]:
-        """Batch by batch, for tasks that read alike: positions of the examples, what decoding takes of them, and the model's outputs."""
+        """Yield positions of examples, their items for decoding, and the model's outputs, batch by batch.
+
+        Args:
+            examples: texts, or texts with their pairs.
+            tasks: that read alike.
+            windows: how they read a long pair. None: it is truncated.
+        """
         rows = self._tokenizer.encode_rows([(e.text, e.pair) for e in examples], windows)
-        for chosen in self._batches(rows):
-            items = [Item(examples[i].text, rows[i][0], examples[i].pair, self._top_k, rows[i][1:]) for i in chosen]
-            yield chosen, items, self._run([row for item in items for row in item.rows], tasks)
+        for positions in self._batches(rows):
+            items = []
+            encodings: list[Encoding] = []
+            for i in positions:
+                item = Item(examples[i].text, rows[i][0], examples[i].pair, self._top_k, rows[i][1:])
+                items.append(item)
+                encodings += item.rows
+            yield positions, items, self._run(encodings, tasks)
 
     def _batches(self, rows: Sequence[Sequence[Encoding]]) -> Iterator[list[int]]:
-        """Positions of examples that run together: of similar length, as many as fit."""
+        """Yield positions of examples that run together: of similar length, as many as fit."""
         batch: list[int] = []
         size = 0
-        for i in np.argsort([max(map(len, own)) for own in rows], kind="stable").tolist():
+        for i in np.argsort([max(map(len, encodings)) for encodings in rows], kind="stable").tolist():
             size += len(rows[i])
             if batch and (size > self._batch_size or size * max(map(len, rows[i])) > _BATCH_TOKENS):
                 yield batch

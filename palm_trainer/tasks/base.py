@@ -15,7 +15,7 @@ from palm_trainer.data.targets.base import Target
 from palm_trainer.data.targets.match import NEGATIVE
 from palm_trainer.model.heads import Head
 from palm_trainer.tasks.logit_calibration import LogitCalibration
-from palm_trainer.tasks.mistakes import Mistake, Segment, Side, short_source, shorten_text
+from palm_trainer.tasks.mistakes import Mistake, MistakeSide, Segment, short_source, shorten_text
 from palm_trainer.tasks.report_tables import MatchThresholds, ReportTable
 
 PREDICTIONS = "predictions.json"
@@ -104,7 +104,13 @@ class TaskKind:
         raise NotImplementedError
 
     def evaluation_examples(self, settings: TaskConfig, field: str, examples: Sequence[Example]) -> Sequence[Example]:
-        """Return the examples that the task is scored on."""
+        """Return the examples that the task is scored on.
+
+        Args:
+            settings: the task's section of the configuration.
+            field: that it learns.
+            examples: of the split.
+        """
         return examples
 
     def has_labels(self, settings: TaskConfig) -> bool:
@@ -120,11 +126,21 @@ class TaskKind:
         yield from iterate_labels(example, field)
 
     def field_summary(self, settings: TaskConfig, field: str, examples: Sequence[Example]) -> str:
-        """Describe how often each label occurs, for `palm-train plan`."""
-        counts = Counter(label for example in examples for label in iterate_labels(example, field)).most_common()
-        named = ", ".join(f"{label} {count}" for label, count in counts[:LABELS_NAMED])
-        more = ", ..." if len(counts) > LABELS_NAMED else ""
-        return f"{len(counts)}: {named}{more}{unlabelled_note(field, examples)}"
+        """Describe how often each label occurs, for `palm-train plan`.
+
+        Args:
+            settings: the task's section of the configuration.
+            field: that it learns.
+            examples: training examples.
+        """
+        counter: Counter[str] = Counter()
+        for example in examples:
+            counter.update(iterate_labels(example, field))
+        counts = counter.most_common()
+        named = [f"{label} {count}" for label, count in counts[:LABELS_NAMED]]
+        if len(counts) > LABELS_NAMED:
+            named.append("...")
+        return f"{len(counts)}: {', '.join(named)}{unlabelled_note(field, examples)}"
 
     def exclusive_labels(self, info: TaskInfo) -> bool:
         """Return True if exactly one of the task's labels applies to a text, so that its logits go through a softmax."""
@@ -139,7 +155,13 @@ class TaskKind:
         return list(info.labels)
 
     def compare(self, example: Example, field: str, answer: TaskAnswer) -> tuple[Any, Any]:
-        """Return gold label and answer in one comparable form."""
+        """Return gold label and answer in one comparable form.
+
+        Args:
+            example: with its gold label.
+            field: that holds the label.
+            answer: of the model.
+        """
         raise NotImplementedError
 
     def is_correct(self, row: Judged) -> bool:
@@ -147,7 +169,13 @@ class TaskKind:
         return bool(row.gold == row.predicted)
 
     def outcomes(self, example: Example, field: str, answer: TaskAnswer) -> list[tuple[float, bool]]:
-        """Return each confidence of an answer, and whether the part that it belongs to is right."""
+        """Return each confidence of an answer, and whether the part that it belongs to is right.
+
+        Args:
+            example: with its gold label.
+            field: that holds the label.
+            answer: of the model.
+        """
         return []
 
     def metrics(self, rows: Sequence[Judged], positive: str) -> dict[str, float]:
@@ -221,11 +249,11 @@ class TaskKind:
         """Return the confidence of the wrong part of an answer, or None where it only left something out."""
         return None
 
-    def sides(self, row: Judged) -> tuple[Side, Side, tuple[Segment, ...]]:
+    def sides(self, row: Judged) -> tuple[MistakeSide, MistakeSide, tuple[Segment, ...]]:
         """Return what is right, what was answered, and the texts that both sides read."""
         gold = Segment(str(row.gold), "", "missed")
         answered = Segment(str(row.predicted), "", "wrong")
-        return Side(labels=(gold,)), Side(labels=(answered,)), text_segments(row.example)
+        return MistakeSide(labels=(gold,)), MistakeSide(labels=(answered,)), text_segments(row.example)
 
     def palm_record(
         self, example: Example, index: int, info: TaskInfo, answer: Any, logits: FloatArray | None

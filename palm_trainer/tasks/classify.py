@@ -13,7 +13,7 @@ from palm_trainer.tasks import scores
 from palm_trainer.tasks.base import Judged, LearnContext, TaskKind, numbers, text_segments
 from palm_trainer.tasks.logit_calibration import SoftmaxCalibration
 from palm_trainer.tasks.metrics import accuracy
-from palm_trainer.tasks.mistakes import Segment, Side, label_side
+from palm_trainer.tasks.mistakes import MistakeSide, Segment, label_side
 from palm_trainer.tasks.report_tables import ConfusionTable, LabelTable, ReportTable
 
 
@@ -61,7 +61,7 @@ class ClassifyKind(TaskKind):
         assert isinstance(row.answer, Classification)
         return row.answer.label.confidence
 
-    def sides(self, row: Judged) -> tuple[Side, Side, tuple[Segment, ...]]:
+    def sides(self, row: Judged) -> tuple[MistakeSide, MistakeSide, tuple[Segment, ...]]:
         """Return the gold class with its confidence, the answered class, and the texts."""
         assert isinstance(row.answer, Classification)
         confidences = {label.name: label.confidence for label in row.answer.ranking}

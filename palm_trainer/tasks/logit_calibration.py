@@ -68,7 +68,7 @@ class SigmoidCalibration:
 
 
 def log_loss(confidence: npt.ArrayLike, right: npt.ArrayLike) -> float:
-    """Mean negative log-likelihood of being right or wrong, for confidences [N] and outcomes [N]."""
-    share = np.clip(np.asarray(confidence, dtype=np.float64), _CERTAINTY, 1 - _CERTAINTY)
+    """Return the mean negative log-likelihood of being right or wrong, for confidences [N] and outcomes [N]."""
+    probability = np.clip(np.asarray(confidence, dtype=np.float64), _CERTAINTY, 1 - _CERTAINTY)
     hits = np.asarray(right, dtype=bool)
-    return float(-np.where(hits, np.log(share), np.log1p(-share)).mean())
+    return float(-np.where(hits, np.log(probability), np.log1p(-probability)).mean())

@@ -17,7 +17,7 @@ from palm_trainer.tasks.base import Judged, LearnContext, TaskKind, numbers, tex
 from palm_trainer.tasks.classify import class_tables
 from palm_trainer.tasks.logit_calibration import SoftmaxCalibration
 from palm_trainer.tasks.metrics import label_scores, pairwise_accuracy
-from palm_trainer.tasks.mistakes import Mistake, Segment, Side, label_side, short_source, shorten_text
+from palm_trainer.tasks.mistakes import Mistake, MistakeSide, Segment, label_side, short_source, shorten_text
 from palm_trainer.tasks.report_tables import MatchThresholds, ReportTable
 
 _SCORE_STEPS = tuple(step / 10 for step in range(1, 10))
@@ -139,7 +139,7 @@ class MatchKind(TaskKind):
         assert isinstance(row.answer, Match)
         return row.answer.label.confidence if row.answer.label else None
 
-    def sides(self, row: Judged) -> tuple[Side, Side, tuple[Segment, ...]]:
+    def sides(self, row: Judged) -> tuple[MistakeSide, MistakeSide, tuple[Segment, ...]]:
         """Return the gold class, the answered class, and both texts."""
         assert isinstance(row.answer, Match)
         assert row.answer.label is not None
@@ -187,5 +187,5 @@ def _ranking_mistake(positive: Judged, negative: Judged) -> Mistake:
     )
 
 
-def _scored_side(text: str, status: str, score: float) -> Side:
-    return Side((shorten_text(text),), label_side("score", status, score).labels)
+def _scored_side(text: str, status: str, score: float) -> MistakeSide:
+    return MistakeSide((shorten_text(text),), label_side("score", status, score).labels)

@@ -22,7 +22,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class MistakeSide:
     """What is right, or what was answered: marked text, or labels beside it."""
 
     segments: tuple[Segment, ...] = ()
@@ -39,8 +39,8 @@ class Mistake:
     data: str
     context: tuple[Segment, ...]
     """What both sides read, where they do not mark it themselves."""
-    gold: Side
-    answered: Side
+    gold: MistakeSide
+    answered: MistakeSide
     confidence: float | None
 
 
@@ -61,8 +61,8 @@ def marked(text: str, marks: Sequence[tuple[int, int, Segment]], *, context_only
         position = max(end, start)
         segments.append(Segment(_middle_cut(text[start:position], _LONGEST), mark.label, mark.status, mark.confidence))
     if position < len(text):
-        rest = _between(text[position:], not segments, True, context_only)
-        segments.append(Segment("… " if len(marks) > _SEGMENTS else rest))
+        remainder = _between(text[position:], not segments, True, context_only)
+        segments.append(Segment("… " if len(marks) > _SEGMENTS else remainder))
     return tuple(segments)
 
 
@@ -92,6 +92,12 @@ def short_source(source: str) -> str:
     return "/".join(PurePath(source).parts[-2:])
 
 
-def label_side(name: str, status: str, confidence: float | None = None) -> Side:
-    """Return a side that holds one label."""
-    return Side(labels=(Segment(name, "", status, confidence),))
+def label_side(name: str, status: str, confidence: float | None = None) -> MistakeSide:
+    """Return a side that holds one label.
+
+    Args:
+        name: of the label.
+        status: `right`, `wrong` or `missed`.
+        confidence: of the label, where it has one.
+    """
+    return MistakeSide(labels=(Segment(name, "", status, confidence),))

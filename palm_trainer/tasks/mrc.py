@@ -18,7 +18,7 @@ from palm_trainer.model.heads.mrc import MrcHead
 from palm_trainer.tasks import scores
 from palm_trainer.tasks.base import PREDICTIONS, Judged, LearnContext, TaskKind, unlabelled_note
 from palm_trainer.tasks.metrics import answer_tokens, reading_scores
-from palm_trainer.tasks.mistakes import Segment, Side, label_side, marked, shorten_text
+from palm_trainer.tasks.mistakes import MistakeSide, Segment, label_side, marked, shorten_text
 from palm_trainer.tasks.report_tables import AnswerLengthTable, ReportTable
 from palm_trainer.tasks.sequence_label import gold_spans, is_spans
 
@@ -123,7 +123,7 @@ class MrcKind(TaskKind):
         nothing = []
         for example, field, answer in rows:
             assert isinstance(answer, Answer)
-            null = next((other for other in answer.alternatives if other.no_answer), None)
+            null = next((choice for choice in answer.alternatives if choice.no_answer), None)
             if null is None:  # no answer can be given here, whatever the limit
                 continue
             gold = _gold_texts(example, field)
@@ -151,7 +151,7 @@ class MrcKind(TaskKind):
         assert isinstance(row.answer, Answer)
         return row.answer.confidence
 
-    def sides(self, row: Judged) -> tuple[Side, Side, tuple[Segment, ...]]:
+    def sides(self, row: Judged) -> tuple[MistakeSide, MistakeSide, tuple[Segment, ...]]:
         """Return the passage with the first right answer and with the given one marked, and the question."""
         assert isinstance(row.answer, Answer)
         return _gold_side(row), _answered_side(row, row.answer), (shorten_text(row.example.text),)
@@ -187,7 +187,7 @@ def _is_right(gold: Sequence[str], text: str) -> bool:
     return any(answer_tokens(answer) == tokens for answer in gold)
 
 
-def _gold_side(row: Judged) -> Side:
+def _gold_side(row: Judged) -> MistakeSide:
     spans = gold_spans(row.example, row.field)
     if not spans:
         return label_side("no answer", "missed")
@@ -196,14 +196,14 @@ def _gold_side(row: Judged) -> Side:
     mark = (first.start, first.end, Segment("", "answer", "missed"))
     other_texts = {_cut(passage, span) for span in spans[1:]} - {_cut(passage, first)}
     labels = tuple(Segment(text, "", "missed") for text in sorted(other_texts)[:_OTHER_ANSWERS_SHOWN])
-    return Side(marked(passage, [mark], context_only=True), labels)
+    return MistakeSide(marked(passage, [mark], context_only=True), labels)
 
 
-def _answered_side(row: Judged, answer: Answer) -> Side:
+def _answered_side(row: Judged, answer: Answer) -> MistakeSide:
     if answer.no_answer:
         return label_side("no answer", "wrong", answer.confidence)
     mark = (answer.start, answer.end, Segment("", "answer", "wrong", answer.confidence))
-    return Side(marked(row.example.pair or "", [mark], context_only=True))
+    return MistakeSide(marked(row.example.pair or "", [mark], context_only=True))
 
 
 def _cut(passage: str, span: LabelledSpan) -> str:

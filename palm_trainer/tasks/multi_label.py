@@ -16,7 +16,7 @@ from palm_trainer.tasks import scores
 from palm_trainer.tasks.base import Judged, LearnContext, TaskKind, numbers, text_segments
 from palm_trainer.tasks.logit_calibration import SigmoidCalibration
 from palm_trainer.tasks.metrics import set_scores
-from palm_trainer.tasks.mistakes import Segment, Side
+from palm_trainer.tasks.mistakes import MistakeSide, Segment
 from palm_trainer.tasks.report_tables import ConfusionTable, LabelTable, ReportTable
 
 
@@ -109,7 +109,7 @@ class MultiLabelKind(TaskKind):
         ]
         return max(confidences, default=None)
 
-    def sides(self, row: Judged) -> tuple[Side, Side, tuple[Segment, ...]]:
+    def sides(self, row: Judged) -> tuple[MistakeSide, MistakeSide, tuple[Segment, ...]]:
         """Return the gold and the answered classes with their confidences, and the texts."""
         assert isinstance(row.answer, Classification)
         confidences = {label.name: label.confidence for label in row.answer.ranking}
@@ -121,7 +121,7 @@ class MultiLabelKind(TaskKind):
             Segment(name, "", "right" if name in row.gold else "wrong", confidences.get(name))
             for name in sorted(row.predicted)
         ]
-        return Side(labels=tuple(gold)), Side(labels=tuple(answered)), text_segments(row.example)
+        return MistakeSide(labels=tuple(gold)), MistakeSide(labels=tuple(answered)), text_segments(row.example)
 
     def palm_record(
         self, example: Example, index: int, info: TaskInfo, answer: Any, logits: FloatArray | None
@@ -159,8 +159,13 @@ def best_label_limit(
     """
 
     def key(limit: float) -> tuple[float, float, float]:
-        told = [frozenset(labels[int(c)] for c in np.flatnonzero(row)) for row in probabilities >= np.float32(limit)]
-        scores = set_scores(gold, told)
+        predicted = [_applying(row, labels) for row in probabilities >= np.float32(limit)]
+        scores = set_scores(gold, predicted)
         return scores["accuracy"], scores["f1"], -abs(limit - 0.5)
 
     return max((round(0.01 * i, 2) for i in range(5, 96)), key=key)
+
+
+def _applying(row: npt.NDArray[np.bool_], labels: Sequence[str]) -> frozenset[str]:
+    """Return the labels that a row [C] marks."""
+    return frozenset(labels[int(column)] for column in np.flatnonzero(row))

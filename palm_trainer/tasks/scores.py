@@ -32,27 +32,34 @@ class LabelScore:
 def label_scores(
     rows: Iterable[tuple[Iterable[_Item], Iterable[_Item]]], label: Callable[[_Item], str]
 ) -> list[LabelScore]:
-    """Scores of each label, most frequent first.
+    """Return the scores of each label, most frequent first.
 
     Args:
         rows: gold and answered items of each example: classes, or whole spans.
         label: of an item.
     """
-    wanted: Counter[str] = Counter()
-    found: Counter[str] = Counter()
+    gold_counts: Counter[str] = Counter()
+    answer_counts: Counter[str] = Counter()
     hits: Counter[str] = Counter()
     for gold, answered in rows:
         gold, answered = frozenset(gold), frozenset(answered)
-        wanted.update(map(label, gold))
-        found.update(map(label, answered))
+        gold_counts.update(map(label, gold))
+        answer_counts.update(map(label, answered))
         hits.update(map(label, gold & answered))
-    names = sorted(wanted | found, key=lambda name: (-wanted[name], name))
-    return [_label_score(name, hits[name], wanted[name], found[name]) for name in names]
+    names = sorted(gold_counts | answer_counts, key=lambda name: (-gold_counts[name], name))
+    return [_label_score(name, hits[name], gold_counts[name], answer_counts[name]) for name in names]
 
 
-def _label_score(name: str, hits: int, wanted: int, found: int) -> LabelScore:
-    f1 = 2 * hits / (wanted + found)
-    return LabelScore(name, hits / found if found else None, hits / wanted if wanted else None, f1, wanted, found)
+def _label_score(name: str, hits: int, gold_count: int, answer_count: int) -> LabelScore:
+    f1 = 2 * hits / (gold_count + answer_count)
+    return LabelScore(
+        name,
+        hits / answer_count if answer_count else None,
+        hits / gold_count if gold_count else None,
+        f1,
+        gold_count,
+        answer_count,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,7 @@ class Confusion:
 
 
 def confusion(pairs: Confusions, limit: int = 25) -> Confusion:
-    """The confusion matrix; of more than `limit` labels those that are confused most, less than that where few are confused."""
+    """Return the confusion matrix, of more than `limit` labels that of those that are confused most."""
     support: Counter[str] = Counter()
     mixed: Counter[str] = Counter()
     for (gold, predicted), count in pairs.items():
@@ -82,51 +89,57 @@ def confusion(pairs: Confusions, limit: int = 25) -> Confusion:
     if len(labels) > limit:
         labels = sorted(mixed, key=lambda name: (-mixed[name], name))[:limit]
         labels.sort(key=lambda name: (-support[name], name))
-    counts = tuple(tuple(pairs[gold, predicted] for predicted in labels) for gold in labels)
+    rows = []
+    for gold in labels:
+        rows.append(tuple(pairs[gold, predicted] for predicted in labels))
+    counts = tuple(rows)
     diagonal = sum(counts[i][i] for i in range(len(labels)))
     errors = sum(count for (gold, predicted), count in pairs.items() if gold != predicted)
     return Confusion(tuple(labels), counts, len(support), errors, sum(map(sum, counts)) - diagonal)
 
 
 def span_errors(rows: Iterable[tuple[frozenset[Unit], frozenset[Unit], bool]]) -> tuple[Counter[str], Confusions]:
-    """How spans go wrong, and which type is taken for which where they meet.
+    """Count the kinds of wrong spans, and which type is answered for which where they meet.
 
     Args:
         rows: gold units, answered units, and whether their ends are inclusive (words) or exclusive (characters).
     """
-    kinds: Counter[str] = Counter()
-    taken: Confusions = Counter()
+    errors: Counter[str] = Counter()
+    pairs: Confusions = Counter()
     for gold, answered, inclusive in rows:
-        missed, wrong = sorted(gold - answered), sorted(answered - gold)
-        met = set()
-        for span in wrong:
-            others = [other for other in missed if _meet(span, other, inclusive)]
-            met.update(others)
-            kinds[_span_error(span, others)] += 1
-            taken.update((other[2], span[2]) for other in others if other[2] != span[2])
-            if not others:
-                taken[NOTHING, span[2]] += 1
+        missed = sorted(gold - answered)
+        met: set[Unit] = set()
+        for span in sorted(answered - gold):
+            neighbours = [missed_span for missed_span in missed if _meet(span, missed_span, inclusive)]
+            met.update(neighbours)
+            errors[_span_error(span, neighbours)] += 1
+            for neighbour in neighbours:
+                if neighbour[2] != span[2]:
+                    pairs[neighbour[2], span[2]] += 1
+            if not neighbours:
+                pairs[NOTHING, span[2]] += 1
         unmet = [span for span in missed if span not in met]
-        kinds["missed: nothing was answered there"] += len(unmet)
-        taken.update((span[2], NOTHING) for span in unmet)
-    return +kinds, taken
+        errors["missed: nothing was answered there"] += len(unmet)
+        for span in unmet:
+            pairs[span[2], NOTHING] += 1
+    return +errors, pairs
 
 
-def _meet(one: Unit, other: Unit, inclusive: bool) -> bool:
-    return one[0] < other[1] + inclusive and other[0] < one[1] + inclusive
+def _meet(first: Unit, second: Unit, inclusive: bool) -> bool:
+    return first[0] < second[1] + inclusive and second[0] < first[1] + inclusive
 
 
-def _span_error(span: Unit, met: Sequence[Unit]) -> str:
-    if any(other[:2] == span[:2] for other in met):
+def _span_error(span: Unit, neighbours: Sequence[Unit]) -> str:
+    if any(neighbour[:2] == span[:2] for neighbour in neighbours):
         return "right boundaries, wrong type"
-    if any(other[2] == span[2] for other in met):
+    if any(neighbour[2] == span[2] for neighbour in neighbours):
         return "right type, wrong boundaries"
-    return "wrong type and boundaries" if met else "invented: nothing is there"
+    return "wrong type and boundaries" if neighbours else "invented: nothing is there"
 
 
 @dataclass(frozen=True, slots=True)
 class ThresholdScore:
-    """What follows from acting on answers from a confidence on: share of the rows, and how many of these are right."""
+    """Result of acting on answers from a confidence on: share of the rows, and how many of these are right."""
 
     threshold: float
     share: float
@@ -134,11 +147,13 @@ class ThresholdScore:
 
 
 def thresholds(points: Sequence[tuple[float, bool]], steps: Sequence[float]) -> list[ThresholdScore]:
-    """Share and accuracy of the answers whose confidence reaches each step."""
+    """Return share and accuracy of the answers whose confidence reaches each step."""
     scores = []
     for step in steps:
-        kept = [right for confidence, right in points if confidence >= step]
-        scores.append(ThresholdScore(step, len(kept) / len(points), sum(kept) / len(kept) if kept else None))
+        outcomes = [right for confidence, right in points if confidence >= step]
+        scores.append(
+            ThresholdScore(step, len(outcomes) / len(points), sum(outcomes) / len(outcomes) if outcomes else None)
+        )
     return scores
 
 
@@ -154,15 +169,22 @@ class MatchScore:
 
 
 def match_thresholds(points: Sequence[tuple[float, bool]], steps: Sequence[float]) -> list[MatchScore]:
-    """What each threshold on the score gives. Points: score of a pair, and whether it is a match."""
+    """Return precision and recall of a yes at each threshold.
+
+    Args:
+        points: score of each pair, and whether it is a match.
+        steps: thresholds on the score.
+    """
     matches = sum(is_match for _, is_match in points)
-    others = len(points) - matches
+    non_matches = len(points) - matches
     scores = []
     for step in steps:
         hits = sum(is_match for score, is_match in points if score >= step)
-        found = sum(score >= step for score, _ in points)
-        rate = (found - hits) / others if others else None
-        score = _label_score("", hits, matches, found) if matches + found else LabelScore("", None, None, None, 0, 0)
+        answered = sum(score >= step for score, _ in points)
+        rate = (answered - hits) / non_matches if non_matches else None
+        score = LabelScore("", None, None, None, 0, 0)
+        if matches + answered:
+            score = _label_score("", hits, matches, answered)
         scores.append(MatchScore(step, score.precision, score.recall, score.f1, rate))
     return scores
 
@@ -181,28 +203,33 @@ _LENGTHS = ((0, 0), (1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, None))
 
 
 def reading_by_length(gold: Sequence[Sequence[str]], predicted: Sequence[str]) -> list[ReadingScore]:
-    """Exact match and F1 by the length of the gold answer, in tokens of `metrics.answer_tokens`; 0 is "no answer"."""
-    lengths = [min(len(answer_tokens(text)) for text in answers) for answers in gold]
+    """Return exact match and F1 by the tokens of the gold answer (`metrics.answer_tokens`). 0 is "no answer"."""
+    lengths = [_shortest(answers) for answers in gold]
     scores = []
     for low, high in _LENGTHS:
-        own = [i for i, n in enumerate(lengths) if n >= low and (high is None or n <= high)]
-        if own:
-            found = reading_scores([gold[i] for i in own], [predicted[i] for i in own])
+        rows = [i for i, n in enumerate(lengths) if n >= low and (high is None or n <= high)]
+        if rows:
+            metrics = reading_scores([gold[i] for i in rows], [predicted[i] for i in rows])
             name = f"{low}" if low == high else f"{low} or more" if high is None else f"{low} to {high}"
             name = "no answer" if high == 0 else name
-            scores.append(ReadingScore(name, found["exact_match"], found["f1"], len(own)))
+            scores.append(ReadingScore(name, metrics["exact_match"], metrics["f1"], len(rows)))
     return scores
 
 
+def _shortest(answers: Sequence[str]) -> int:
+    """Return the tokens of the shortest right answer."""
+    return min(len(answer_tokens(text)) for text in answers)
+
+
 def label_pairs(gold: Iterable[str], predicted: Iterable[str]) -> Confusions:
-    """Gold and predicted class of each example, counted."""
+    """Count gold and predicted class of each example."""
     return Counter(zip(gold, predicted, strict=True))
 
 
 def set_confusions(rows: Iterable[tuple[frozenset[str], frozenset[str]]]) -> Confusions:
-    """Which labels stand where others should: each missed label with each wrong one of its example, or with NOTHING."""
-    taken: Confusions = Counter()
+    """Count each missed label with each wrong one of its example, or with NOTHING."""
+    pairs: Confusions = Counter()
     for gold, answered in rows:
-        taken.update(product(sorted(gold - answered) or [NOTHING], sorted(answered - gold) or [NOTHING]))
-    del taken[NOTHING, NOTHING]
-    return taken
+        pairs.update(product(sorted(gold - answered) or [NOTHING], sorted(answered - gold) or [NOTHING]))
+    del pairs[NOTHING, NOTHING]
+    return pairs

@@ -13,7 +13,7 @@ from palm_trainer.model.heads.sequence_label import SequenceLabelHead
 from palm_trainer.tasks import scores
 from palm_trainer.tasks.base import Judged, LearnContext, TaskKind
 from palm_trainer.tasks.metrics import Unit, span_scores, to_units, token_accuracy
-from palm_trainer.tasks.mistakes import Segment, Side, marked
+from palm_trainer.tasks.mistakes import MistakeSide, Segment, marked
 from palm_trainer.tasks.report_tables import LabelTable, ReportTable, SpanErrorTable
 
 
@@ -86,7 +86,7 @@ class SequenceLabelKind(TaskKind):
         assert isinstance(row.answer, Spans)
         return max((span.confidence for span in row.answer.spans if not _is_gold(span, row)), default=None)
 
-    def sides(self, row: Judged) -> tuple[Side, Side, tuple[Segment, ...]]:
+    def sides(self, row: Judged) -> tuple[MistakeSide, MistakeSide, tuple[Segment, ...]]:
         """Return the text twice, with gold and with answered spans marked."""
         assert isinstance(row.answer, Spans)
         gold = []
@@ -98,7 +98,7 @@ class SequenceLabelKind(TaskKind):
             status = "right" if _is_gold(answer, row) else "wrong"
             answered.append((answer.start, answer.end, Segment("", answer.name, status, answer.confidence)))
         text = row.example.text
-        return Side(marked(text, gold)), Side(marked(text, answered)), ()
+        return MistakeSide(marked(text, gold)), MistakeSide(marked(text, answered)), ()
 
     def palm_record(
         self, example: Example, index: int, info: TaskInfo, answer: Any, logits: FloatArray | None

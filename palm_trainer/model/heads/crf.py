@@ -31,7 +31,7 @@ class LinearChainCrf(nn.Module):
     transition_rules: Tensor
 
     def negative_log_likelihood(self, emissions: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
-        """Sum over rows of -log p(tags | emissions).
+        """Return the sum over rows of -log p(tags | emissions).
 
         Args:
             emissions: float [B, L, T], left-aligned.
@@ -63,27 +63,31 @@ class LinearChainCrf(nn.Module):
         backward = _backward_messages(local, step, final, inside, last, scale)
         return forward * backward * inside.unsqueeze(2), ((scale.log() + peak.squeeze(2)) * inside).sum(dim=1)
 
-    def divergence(self, emissions: Tensor, wanted: Tensor, lengths: Tensor, temperature: float = 1.0) -> Tensor:
-        """Divergence of the chain from tags that are drawn piece by piece, summed over rows; what the rules forbid of those costs nothing.
+    def divergence(self, emissions: Tensor, soft: Tensor, lengths: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return the divergence of the chain from soft targets of each token, summed over rows.
 
-        Its gradient on the emissions is the chain's marginals minus `wanted`. The chain's own scores get none: they learn from labels only.
+        What the rules forbid of those costs nothing.
+
+        Its gradient on the emissions is the chain's marginals minus `soft`. The chain's own scores get none: they learn from labels only.
 
         Args:
             emissions: float [B, L, T], left-aligned, divided by the temperature already.
-            wanted: probability of each tag of each piece, [B, L, T].
+            soft: probability of each tag of each piece, [B, L, T].
             lengths: int64 [B]; rows of length 0 add nothing.
             temperature: that the chain's own scores are divided by.
         """
-        told, log_z = self.marginals(emissions, lengths, temperature)
+        marginals, log_z = self.marginals(emissions, lengths, temperature)
         with torch.no_grad():
-            inside = (torch.arange(told.shape[1], device=told.device) < lengths[:, None]).unsqueeze(2)
-            want = wanted.double() * inside
-            start, step, end = (own.double() / temperature for own in (self.start, self.transitions, self.end))
-            final = want[torch.arange(len(want), device=want.device), (lengths - 1).clamp(min=0)]
-            score = (want * emissions.double()).sum() + ((want[:, :-1] @ step) * want[:, 1:]).sum()
-            score += (want[:, 0] @ start + final @ end).sum()
-            value = (log_z * (lengths > 0)).sum() - score + torch.xlogy(want, want).sum()
-        gap = (((told - want) * inside).to(emissions.dtype) * emissions).sum()
+            inside = (torch.arange(marginals.shape[1], device=marginals.device) < lengths[:, None]).unsqueeze(2)
+            targets = soft.double() * inside
+            start = self.start.double() / temperature
+            step = self.transitions.double() / temperature
+            end = self.end.double() / temperature
+            final = targets[torch.arange(len(targets), device=targets.device), (lengths - 1).clamp(min=0)]
+            score = (targets * emissions.double()).sum() + ((targets[:, :-1] @ step) * targets[:, 1:]).sum()
+            score += (targets[:, 0] @ start + final @ end).sum()
+            value = (log_z * (lengths > 0)).sum() - score + torch.xlogy(targets, targets).sum()
+        gap = (((marginals - targets) * inside).to(emissions.dtype) * emissions).sum()
         return gap + (value.to(emissions.dtype) - gap.detach())
 
 

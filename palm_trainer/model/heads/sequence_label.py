@@ -113,7 +113,14 @@ class SequenceLabelHead(Head):
 
 
 def left_aligned(tagged: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the tagged pieces of each row are, which stand together: bool [B, S] -> positions int64 [B, L] (anything beyond a row's end), lengths [B]."""
+    """Return the positions of the tagged tokens of each row, which stand together.
+
+    Args:
+        tagged: bool [B, S].
+
+    Returns:
+        Positions int64 [B, L] (anything beyond a row's end), and lengths [B].
+    """
     lengths = tagged.sum(dim=1)
     first = tagged.int().argmax(dim=1)
     longest = max(int(lengths.max()), 1)
