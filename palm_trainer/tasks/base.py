@@ -49,6 +49,8 @@ class TaskKind:
     """One kind of task. Subclasses are stateless; `registry.py` holds one object of each."""
 
     name: ClassVar[str]
+    section: ClassVar[type[TaskConfig]]
+    """Section of the configuration, with the options of the kind."""
     head: ClassVar[type[Head]]
     primary_metric: ClassVar[str] = "accuracy"
     """Metric that stands for a task of the kind, a fraction from 0 to 1. Higher is better."""

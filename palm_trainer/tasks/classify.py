@@ -5,7 +5,7 @@ from typing import Any
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import Classification, FloatArray, TaskAnswer
-from palm_trainer.config.loader import TaskConfig
+from palm_trainer.config.schema import ClassifyTask, TaskConfig
 from palm_trainer.data.example import Example
 from palm_trainer.data.targets.classify import ClassifyTarget
 from palm_trainer.model.heads.classify import ClassifyHead
@@ -21,6 +21,7 @@ class ClassifyKind(TaskKind):
     """One class, by a softmax over all classes."""
 
     name = "classify"
+    section = ClassifyTask
     head = ClassifyHead
     detects_out_of_scope = True
 

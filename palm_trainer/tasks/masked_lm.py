@@ -13,6 +13,7 @@ class MaskedLmKind(TaskKind):
     """Guessing masked tokens. It is measured by its perplexity."""
 
     name = "masked_lm"
+    section = MaskedLmTask
     head = MaskedLmHead
     is_answered = False
     trains_every_embedding = True

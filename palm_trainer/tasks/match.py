@@ -27,6 +27,7 @@ class MatchKind(TaskKind):
     """Pairs of texts. A ranker has no labels: its rows are a pair and its negative in turn, its answers scores."""
 
     name = "match"
+    section = MatchTask
     head = MatchHead
 
     def fitting_fields(self, fields: Mapping[str, FieldValue], settings: TaskConfig) -> list[str]:

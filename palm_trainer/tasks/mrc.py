@@ -31,6 +31,7 @@ class MrcKind(TaskKind):
     """Answers cut from a passage, compared as SQuAD does. The limit of "no answer" is chosen on dev."""
 
     name = "mrc"
+    section = MrcTask
     head = MrcHead
     primary_metric = "f1"
     answers_tokens = True

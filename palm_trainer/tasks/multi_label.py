@@ -24,6 +24,7 @@ class MultiLabelKind(TaskKind):
     """Any number of classes, by a sigmoid for each. The limit from which a class applies is chosen on dev."""
 
     name = "multi_label"
+    section = MultiLabelTask
     head = MultiLabelHead
     learns_several_classes = True
     needs_full_ranking = True

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from palm_serve.bundle.manifest import KINDS, KindFacts, TaskInfo, register_kind
-from palm_trainer.config.loader import TaskConfig
+from palm_trainer.config.schema import TASK_KINDS, TaskConfig
 from palm_trainer.model.heads import register_head
 from palm_trainer.tasks.base import TaskKind
 from palm_trainer.tasks.classify import ClassifyKind
@@ -25,12 +25,13 @@ _TASK_KINDS = {kind.name: kind for kind in _BUILT_IN}
 
 
 def register_task_kind(kind: TaskKind) -> None:
-    """Add a task kind and its head. `config.schema.TASK_KINDS.members` takes the section of its configuration.
+    """Add a task kind, its head and its section of the configuration.
 
     `palm_serve.decoding.register_served_kind` adds the kind to the server. It comes first where the kind reads pairs.
     """
     if kind.name not in KINDS:
         register_kind(KindFacts(kind.name))
+    TASK_KINDS.members[kind.name] = kind.section
     register_head(kind.head)
     _TASK_KINDS[kind.name] = kind
 

@@ -21,6 +21,7 @@ class SequenceLabelKind(TaskKind):
     """Spans, compared on the data's own words or characters."""
 
     name = "sequence_label"
+    section = SequenceLabelTask
     head = SequenceLabelHead
     primary_metric = "f1"
     learns_tags = True

@@ -4,11 +4,12 @@ The kind is `regression`: a number for each text, learned with a squared error.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pytest
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from palm_serve.bundle import manifest
@@ -18,6 +19,7 @@ from palm_serve.decoding import Item, OutputColumn, ServedKind, kinds, register_
 from palm_serve.rpc.oip.outputs import outputs_of
 from palm_serve.types import Encoding, FloatArray, Match, TaskAnswer, TextRequest
 from palm_trainer.config.loader import TaskConfig, load_config
+from palm_trainer.config.schema import TASK_KINDS
 from palm_trainer.data.example import Example
 from palm_trainer.data.inputs import Inputs, Texts
 from palm_trainer.errors import ConfigError, DataError
@@ -107,10 +109,19 @@ class RegressionTarget:
         return torch.tensor(targets, dtype=torch.float32)
 
 
+class RegressionTask(TaskConfig):
+    """Its section of a configuration."""
+
+    kind: Literal["regression"]
+    largest: float = Field(default=5.0, gt=0)
+    """Largest number that a text may have."""
+
+
 class RegressionKind(TaskKind):
     """A number for each text."""
 
     name = "regression"
+    section = RegressionTask
     head = RegressionHead
     primary_metric = "r2"
     wanted_value = "a number"
@@ -118,11 +129,13 @@ class RegressionKind(TaskKind):
     def learn(
         self, task: str, settings: TaskConfig, examples: Sequence[Example], context: LearnContext
     ) -> RegressionTarget:
+        assert isinstance(settings, RegressionTask)
         for example in examples:
-            try:
-                float(str(example.fields.get(settings.field or "", "nan")))
-            except ValueError as error:
-                raise DataError(f"{example.source}: task '{task}' needs a number: {error}.") from None
+            value = example.fields.get(settings.field or "", "0")
+            if not _is_number(value, settings.largest):
+                raise DataError(
+                    f"{example.source}: task '{task}' needs a number up to {settings.largest}, got {value!r}."
+                )
         return RegressionTarget(task, settings.field or "")
 
     def compare(self, example: Example, field: str, answer: TaskAnswer) -> tuple[Any, Any]:
@@ -137,6 +150,13 @@ class RegressionKind(TaskKind):
         predicted = np.array([row.predicted for row in rows])
         unexplained = np.square(gold - predicted).sum() / np.square(gold - gold.mean()).sum()
         return {"r2": max(0.0, float(1 - unexplained))}
+
+
+def _is_number(value: object, largest: float) -> bool:
+    try:
+        return float(str(value)) <= largest
+    except ValueError:
+        return False
 
 
 TASKS = """
@@ -169,7 +189,7 @@ def review_rows() -> list[dict[str, str]]:
 @pytest.fixture
 def regression(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register the kind for one test."""
-    tables = (manifest.KINDS, kinds._SERVED_KINDS, factory._HEADS, registry._TASK_KINDS)
+    tables = (manifest.KINDS, kinds._SERVED_KINDS, factory._HEADS, registry._TASK_KINDS, TASK_KINDS.members)
     for table in tables:
         monkeypatch.setitem(table, "regression", None)  # undone at the end, whatever is registered
     register_served_kind(ServedRegression())
@@ -203,13 +223,24 @@ def test_new_kind_shares_the_encoder_with_others(kind) -> None:
 
 
 @pytest.mark.usefixtures("regression")
-def test_new_kind_names_the_row_that_it_cannot_learn(kind) -> None:
-    kind.rows("reviews.jsonl", [{"text": "good film", "stars": "many"}])
-    with pytest.raises(DataError, match=r"reviews.jsonl:1: task 'stars' needs a number"):
-        kind.train(TASKS)
+@pytest.mark.parametrize(("stars", "options"), [("many", ""), ("3", "largest = 2.5\n")])
+def test_new_kind_names_the_row_that_it_cannot_learn(kind, stars: str, options: str) -> None:
+    """Its option is a key of its section."""
+    kind.rows("reviews.jsonl", [{"text": "good film", "stars": stars}])
+    with pytest.raises(DataError, match=r"reviews.jsonl:1: task 'stars' needs a number up to"):
+        kind.train(TASKS + options)
+
+
+@pytest.mark.usefixtures("regression")
+def test_option_of_another_kind_is_refused(kind) -> None:
+    kind.rows("reviews.jsonl", review_rows())
+    with pytest.raises(ConfigError, match=r"tasks.stars.crf: only for kind 'sequence_label', not 'regression'"):
+        kind.config(TASKS + "crf = true\n")
 
 
 def test_unregistered_kind_is_refused(kind) -> None:
     kind.rows("reviews.jsonl", review_rows())
-    with pytest.raises(ConfigError, match=r"tasks.stars.kind: must be 'classify', .* or 'masked_lm', not 'regression'"):
+    with pytest.raises(
+        ConfigError, match=r"tasks.stars.kind: unknown kind 'regression'; known: classify, .*, masked_lm"
+    ):
         kind.config(TASKS)
