@@ -108,7 +108,9 @@ def _class_names(schema: Any) -> dict[str, Sequence[str]]:
 def _example(row: dict[str, Any], layout: _Layout, source: str, options: FormatOptions, defects: Defects) -> Example:
     """Convert a row to an example by way of a jsonl row. `row` is emptied."""
     converted: dict[str, Any] = {role: row.pop(column) for column, role in layout.texts.items()}
-    row = {name: _class_name(value, layout.class_names.get(name), name, source) for name, value in row.items()}
+    for name, class_names in layout.class_names.items():
+        if name in row:
+            row[name] = _class_name(row[name], class_names, name, source)
     if layout.tokens is not None:
         tokens = row.pop(layout.tokens)
         if not isinstance(tokens, list) or not all(isinstance(token, str) and token for token in tokens) or not tokens:
@@ -128,10 +130,10 @@ def _example(row: dict[str, Any], layout: _Layout, source: str, options: FormatO
     return row_example(converted, source)
 
 
-def _class_name(value: Any, names: Sequence[str] | None, column: str, source: str) -> Any:
+def _class_name(value: Any, names: Sequence[str], column: str, source: str) -> Any:
     """Replace numbers by the names of their classes. -1 means no class."""
-    if names is None or value is None:
-        return value
+    if value is None:
+        return None
     if isinstance(value, list):
         return [_class_name(item, names, column, source) for item in value]
     if value == -1:

@@ -88,12 +88,15 @@ def _parquet_splits(folder: Path) -> Splits:
 
 def _only_file(folder: Path, entries: Iterable[Path]) -> Splits:
     """Return the splits inside the only data file of a directory. Plain text counts only if there is nothing else."""
-    detections = {path: _try_detect(path) for path in entries if path.is_file()}
-    files = [(path, detection) for path, detection in detections.items() if detection is not None]
+    files: list[tuple[Path, Detection]] = []
+    for path in entries:
+        detection = _try_detect(path) if path.is_file() else None
+        if detection is not None:
+            files.append((path, detection))
     files = [(path, detection) for path, detection in files if detection.format != "text"] or files
     if len(files) == 1:
         return _splits_inside(*files[0])
-    listed = ", ".join(f"{path.name} ({detection.format})" for path, detection in files[:6])
+    listed = ", ".join(f"{file.name} ({detection.format})" for file, detection in files[:6])
     folders = ", ".join(path.name for path in entries if path.is_dir())
     content = f"several data files ({listed})" if files else "no data file of a known format"
     if folders:

@@ -119,7 +119,10 @@ def _convert(root: Path, target: Path, lowercase: bool | None, display_path: Pat
     model_folder = params.parent if params.name == "params" or not has_config else params
     config_file, config = _read_config(model_folder, display_path)
     words = _read_vocabulary(model_folder / "vocab.txt")
-    files = {path.name: path for path in params.iterdir() if path.is_file() and path.suffix not in (".json", ".txt")}
+    files: dict[str, Path] = {}
+    for path in params.iterdir():
+        if path.is_file() and path.suffix not in (".json", ".txt"):
+            files[path.name] = path
     settings = _settings(config, config_file, files, words)
     destinations = _destinations(settings)
     tensors = dict(_tensors(destinations, files, display_path))

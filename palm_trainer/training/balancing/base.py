@@ -1,6 +1,6 @@
 """Interface of the balancing methods. Losses are means over the true counts of a step, by task."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
@@ -31,9 +31,14 @@ class Balancing(Protocol):
         """Continue from a state."""
 
 
-def total(losses: list[Tensor]) -> Tensor:
+def total(losses: Sequence[Tensor]) -> Tensor:
     """Sum scalars, in order."""
     result = losses[0]
     for loss in losses[1:]:
         result = result + loss
     return result
+
+
+def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]) -> Tensor:
+    """Sum the losses of tasks, each times its weight."""
+    return total([weights[task] * loss for task, loss in losses.items()])

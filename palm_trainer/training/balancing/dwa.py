@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from palm_trainer.training.balancing.base import Scale, total
+from palm_trainer.training.balancing.base import Scale, weighted_sum
 
 
 class DynamicWeightAverage:
@@ -49,8 +49,7 @@ class DynamicWeightAverage:
             scale: gradient scaler.
             fraction: not used.
         """
-        weights = self.weights
-        scale(total([weights[task] * loss for task, loss in losses.items()])).backward()
+        scale(weighted_sum(losses, self.weights)).backward()
 
     def observe(self, losses: Mapping[str, float]) -> None:
         """Record the losses of a finished step."""

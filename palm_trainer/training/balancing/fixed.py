@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from palm_trainer.training.balancing.base import Scale, total
+from palm_trainer.training.balancing.base import Scale, weighted_sum
 
 
 class FixedWeights:
@@ -16,7 +16,7 @@ class FixedWeights:
 
     def combine(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Return the weighted sum of the tasks' mean losses."""
-        return total([self._weights[task] * loss for task, loss in losses.items()])
+        return weighted_sum(losses, self._weights)
 
     def backward(self, losses: Mapping[str, Tensor], scale: Scale, fraction: float = 1.0) -> None:
         """Add the gradients of the sum.

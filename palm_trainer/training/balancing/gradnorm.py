@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from palm_trainer.training.balancing.base import Scale, total
+from palm_trainer.training.balancing.base import Scale, total, weighted_sum
 
 _MIN_WEIGHT = 1e-3  # the paper does not say what keeps a weight positive
 
@@ -44,7 +44,8 @@ class GradNorm:
         for task, loss in losses.items():
             self._first_losses.setdefault(task, float(loss.detach()))
         norms = self._norms(losses, scale) if len(losses) > 1 else {}
-        scale(total([self.weights[task].detach() * loss for task, loss in losses.items()])).backward()
+        constant_weights = {task: weight.detach() for task, weight in self.weights.items()}
+        scale(weighted_sum(losses, constant_weights)).backward()
         if norms and all(torch.isfinite(norm) for norm in norms.values()):  # an fp16 overflow skips the step
             self._update_weights(norms, {task: float(loss.detach()) for task, loss in losses.items()})
 

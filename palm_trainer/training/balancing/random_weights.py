@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from palm_trainer.training.balancing.base import Scale, total
+from palm_trainer.training.balancing.base import Scale, weighted_sum
 
 
 class RandomWeights:
@@ -36,10 +36,10 @@ class RandomWeights:
             scale: gradient scaler.
             fraction: not used.
         """
-        weighted_losses = []
-        for (task, loss), weight in zip(losses.items(), self.draw(len(losses)), strict=True):
-            weighted_losses.append(weight * self._fixed_weights[task] * loss)
-        scale(total(weighted_losses)).backward()
+        weights = {}
+        for task, random_weight in zip(losses, self.draw(len(losses)), strict=True):
+            weights[task] = random_weight * self._fixed_weights[task]
+        scale(weighted_sum(losses, weights)).backward()
 
     def observe(self, losses: Mapping[str, float]) -> None:
         """Count the step, which changes the weights."""

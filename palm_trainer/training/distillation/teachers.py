@@ -59,7 +59,11 @@ def load_teachers(runs: Sequence[Path], student: TrainedModel) -> list[Teacher]:
 
 def find_shared_tasks(trained: TrainedModel, student: TrainedModel) -> list[str]:
     """List the tasks of the student that a model can teach."""
-    return [task for task, info in student.tasks.items() if task in trained.tasks and task_kind(info.kind).is_answered]
+    shared_tasks = []
+    for task, info in student.tasks.items():
+        if task in trained.tasks and task_kind(info.kind).is_answered:
+            shared_tasks.append(task)
+    return shared_tasks
 
 
 def _check(run: Path, trained: TrainedModel, student: TrainedModel) -> None:

@@ -53,7 +53,10 @@ class LossDriven:
         uniform = 1 / len(rates)
         if total == 0:
             return dict.fromkeys(rates, uniform)
-        return {name: (1 - _UNIFORM_SHARE) * rate / total + _UNIFORM_SHARE * uniform for name, rate in rates.items()}
+        shares = {}
+        for name, rate in rates.items():
+            shares[name] = (1 - _UNIFORM_SHARE) * rate / total + _UNIFORM_SHARE * uniform
+        return shares
 
     def observe(self, data: str, losses: Mapping[str, float]) -> None:
         """Record the mean losses of a step's tasks."""
