@@ -1,6 +1,7 @@
 """Errors that training and export raise on purpose.
 
-Each message names the key or file, the rule, the value and a way to fix it. Commands print it and exit with 2.
+Each message names the key or file, the rule, the value and a way to fix it. Commands print it and
+exit with 2.
 """
 
 
@@ -29,4 +30,7 @@ class ExportError(PalmError):
 
 
 class ParityError(ExportError):
-    """The exported graph answers differently from the trained model. Commands exit with 1, since the user is not at fault."""
+    """The exported graph answers differently from the trained model.
+
+    Commands exit with 1, since the user is not at fault.
+    """

@@ -1,7 +1,7 @@
 """Tensor specifications, and the check that the outputs of one component fit the inputs of the next.
 
-Each component declares its inputs and outputs once. The declarations are used to check how components are connected,
-to name the dynamic axes of the graph, and to fill the manifest.
+Each component declares its inputs and outputs once. The declarations are used to check how
+components are connected, to name the dynamic axes of the graph, and to fill the manifest.
 """
 
 from collections.abc import Iterable

@@ -65,11 +65,13 @@ def convert(
         target: file to write, or for `joint` a directory. It must not exist.
         source_format: None detects format and options.
         target_format: a key of `WRITERS`. None: by the suffix of `target`.
-        options: how to read the source, if they are not detected. `joiner` also holds for the target.
+        options: how to read the source, if they are not detected. `joiner` also holds for the
+            target.
         field: the only field to write. It is renamed to `label`, which PALM's readers expect.
 
     Raises:
-        DataError: the source cannot be read, the target exists, or its format cannot hold such data.
+        DataError: the source cannot be read, the target exists, or its format cannot hold such
+            data.
     """
     if target.with_name(target.name.partition("#")[0]).exists():
         raise DataError(f"{target}: exists; remove it or choose another target")

@@ -43,7 +43,9 @@ class TrainingBatch:
 
 
 class EncodedDataset:
-    """Encoder rows and targets of one data set. Indices count features: an example, or a window of its passage.
+    """Encoder rows and targets of one data set.
+
+    Indices count features: an example, or a window of its passage.
 
     Args:
         examples: the parsed examples.
@@ -52,8 +54,9 @@ class EncodedDataset:
         input_names: inputs of the model.
         pad_token_id: padding token of the encoder.
         inputs: input layout. None: the layout of the tasks.
-        substitution: changes slot values of some examples in each epoch. Only for layouts of single texts or pairs.
-            An example that would bring in tokens that are new to the data set stays unchanged.
+        substitution: changes slot values of some examples in each epoch. Only for layouts of single
+            texts or pairs. An example that would bring in tokens that are new to the data set stays
+            unchanged.
 
     Raises:
         ConfigError: the tasks need different input layouts.
@@ -113,7 +116,8 @@ class EncodedDataset:
     def attach_soft_targets(self, soft: SoftTargetsByTask) -> None:
         """Attach the probabilities of teachers.
 
-        An example that substitution changes keeps soft targets for the text, and loses those for its tokens.
+        An example that substitution changes keeps soft targets for the text, and loses those for
+        its tokens.
         """
         self._soft = dict(soft)
 

@@ -1,4 +1,7 @@
-"""Example: the result of parsing any file format. It holds raw text and character spans. Tokenization comes later."""
+"""Example: the result of parsing any file format.
+
+It holds raw text and character spans. Tokenization comes later.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,12 +20,18 @@ class LabelledSpan:
 
 
 FieldValue: TypeAlias = str | tuple[str, ...] | tuple[LabelledSpan, ...]
-"""A class, several classes, or spans. An empty tuple is a label too: no class applies, or the text has no span."""
+"""A class, several classes, or spans.
+
+An empty tuple is a label too: no class applies, or the text has no span.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row of a data set. A field that is absent from `fields` is unlabelled and adds no loss."""
+    """One row of a data set.
+
+    A field that is absent from `fields` is unlabelled and adds no loss.
+    """
 
     text: str
     fields: Mapping[str, FieldValue] = field(default_factory=dict)
@@ -30,6 +39,9 @@ class Example:
     pair: str | None = None
     """Second text: a sentence or a passage."""
     words: tuple[tuple[int, int], ...] | None = None
-    """Ranges of the words (or characters) that were tagged. None if spans were given in characters. Only span F1 uses them."""
+    """Ranges of the words (or characters) that were tagged.
+
+    None if spans were given in characters. Only span F1 uses them.
+    """
     source: str = ""
     """`file:line`, for messages."""

@@ -60,7 +60,10 @@ class MaskedTexts:
 
 @dataclass(frozen=True)
 class PairAndNegative:
-    """Each text twice: with its pair, and with the text of `field`, which should score lower. Other examples are left out."""
+    """Each text twice: with its pair, and with the text of `field`, which should score lower.
+
+    Other examples are left out.
+    """
 
     field: str
 

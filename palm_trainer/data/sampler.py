@@ -1,4 +1,6 @@
-"""Length-bucketed sampling. Every example comes exactly once in an epoch, as a pure function of (seed, epoch).
+"""Length-bucketed sampling.
+
+Every example comes exactly once in an epoch, as a pure function of (seed, epoch).
 
 The only state is two counters, so resuming costs the same at any position.
 """
@@ -12,8 +14,9 @@ import numpy.typing as npt
 class LengthBucketedSampler:
     """Batches of examples of similar length, in random order.
 
-    An epoch is shuffled and divided into pools of `pool_batches` batches. Each pool is sorted by length and divided
-    into batches, and the batches of all pools are shuffled. Larger pools pad less, smaller pools mix more.
+    An epoch is shuffled and divided into pools of `pool_batches` batches. Each pool is sorted by
+    length and divided into batches, and the batches of all pools are shuffled. Larger pools pad
+    less, smaller pools mix more.
 
     Args:
         lengths: tokens of each example, int64 [examples].

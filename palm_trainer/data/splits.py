@@ -43,7 +43,10 @@ class Splits:
         return list(dict.fromkeys([*configured, *in_memory]))
 
     def read(self, data_set: str, split: str) -> Split:
-        """Return a split. Reads its files on the first call. Raises DataError as `read_split` does."""
+        """Return a split.
+
+        Reads its files on the first call. Raises DataError as `read_split` does.
+        """
         key = (data_set, split)
         if key not in self._loaded:
             self._loaded[key] = read_split(self._data[data_set], split)

@@ -1,4 +1,4 @@
-"""Defects of the splits of a data set taken together: skewed classes, unseen labels, and texts that leak from train."""
+"""Defects of a data set's splits: skewed classes, unseen labels, and texts that leak from train."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

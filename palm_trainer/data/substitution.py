@@ -1,6 +1,7 @@
 """Slot substitution: training examples with other values of the same labels, drawn anew in every epoch.
 
-Draws are a pure function of (seed, epoch, example), so a resumed run draws the same, with any number of processes.
+Draws are a pure function of (seed, epoch, example), so a resumed run draws the same, with any
+number of processes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,14 +33,14 @@ class Value:
 class Substitution:
     """Replaces all values of some examples. A label with a single value keeps it.
 
-    A label draws from its own values and those of similar labels (`ALIKE`). Departure and arrival cities, for example,
-    are the same cities, though training has not seen each in both roles.
+    A label draws from its own values and those of similar labels (`ALIKE`). Departure and arrival
+    cities, for example, are the same cities, though training has not seen each in both roles.
 
     Args:
-        examples: training examples of the data set. They are also the source of the values, each with the same
-            probability, however often it occurs.
-        field: field whose spans are replaced. Spans of other fields move with the text. An example in which one of
-            them would be split stays unchanged.
+        examples: training examples of the data set. They are also the source of the values, each
+            with the same probability, however often it occurs.
+        field: field whose spans are replaced. Spans of other fields move with the text. An example
+            in which one of them would be split stays unchanged.
         probability: of an example to be changed, in each epoch.
         seed: decides the draws, together with epoch and example.
     """
@@ -84,7 +85,10 @@ class Substitution:
         return None if unchanged else replace_spans(example, spans, values)
 
     def _draw_value(self, example: Example, span: LabelledSpan, generator: np.random.Generator) -> Value:
-        """Draw a different value of the span's label or a similar one. Returns the same value if there is no other."""
+        """Draw a different value of the span's label or a similar one.
+
+        Returns the same value if there is no other.
+        """
         text = example.text[span.start : span.end]
         candidates = self._values[span.label]
         drawn = candidates[int(generator.integers(len(candidates)))]

@@ -190,7 +190,10 @@ def _match_settings(field: str, examples: Sequence[Example]) -> dict[str, str]:
 
 
 def _encoder(examples: Sequence[Example], *, passages: bool) -> dict[str, Any]:
-    """Choose MiniLM for text in Latin letters, else a small encoder from scratch. `max_length` covers 99 % of the texts."""
+    """Choose MiniLM for text in Latin letters, else a small encoder from scratch.
+
+    `max_length` covers 99 % of the texts.
+    """
     texts = [example.text + " " + (example.pair or "") for example in examples]
     characters = sum(len(text) for text in texts)
     wide_characters = sum(_count_wide(text) for text in texts)

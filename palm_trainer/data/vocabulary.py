@@ -18,7 +18,8 @@ def load_tokenizer(path: Path, lowercase: bool | None = None) -> str:
     """Read a vocabulary and return the contents of a `tokenizer.json`.
 
     Args:
-        path: `vocab.txt` (a token a line, or `token<TAB>id`), a `tokenizer.json`, or a directory with one of them.
+        path: `vocab.txt` (a token a line, or `token<TAB>id`), a `tokenizer.json`, or a directory
+            with one of them.
         lowercase: lower-case the text, for a `vocab.txt`. None: if no token has a capital letter.
 
     Raises:

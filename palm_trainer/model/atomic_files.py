@@ -1,7 +1,7 @@
 """Files that appear as a whole or not at all: write a new file, then replace the old one.
 
-It is part of `model`, whose checkpoints need it first; everything that writes a run, a report or a bundle
-may import `model`.
+It is part of `model`, whose checkpoints need it first; everything that writes a run, a report or a
+bundle may import `model`.
 """
 
 import contextlib
@@ -44,7 +44,8 @@ def sync_to_disk(path: Path) -> None:
     """Force a file or directory to disk.
 
     Raises:
-        OSError: the file cannot be synchronized. Directories are ignored: some file systems cannot do it.
+        OSError: the file cannot be synchronized. Directories are ignored: some file systems cannot
+            do it.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:

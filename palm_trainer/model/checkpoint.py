@@ -1,8 +1,11 @@
-"""Checkpoints. A directory is written under another name and then renamed, so a crash or a full disk leaves the previous one usable.
+"""Checkpoints.
+
+A directory is written under another name and then renamed, so a crash or a full disk leaves the
+previous one usable.
 
 model.safetensors   weights of encoder and heads
-model.json          description to build the model from: encoder configuration, tasks with labels and decoding
-tokenizer.json
+model.json          description to build the model from: encoder configuration, tasks with labels
+and decoding tokenizer.json
 training.pt         only in `last/`: optimizer, generators, counters
 """
 
@@ -49,7 +52,10 @@ class ModelDescription(BaseModel):
     tasks: dict[str, TaskInfo]
     auxiliary: tuple[str, ...] = ()
     own: dict[str, str] = {}
-    """Class name of each part that the user wrote (`backbone`, `heads.NAME`). The model can be built only with these classes."""
+    """Class name of each part that the user wrote (`backbone`, `heads.NAME`).
+
+    The model can be built only with these classes.
+    """
 
 
 def describe_model(trained: TrainedModel) -> ModelDescription:
@@ -169,7 +175,8 @@ def load_trained(
     Args:
         run: directory of the run.
         name: `best` or `last`.
-        build: builds a model with parts that the user wrote, perhaps without some heads. None: `build_model`.
+        build: builds a model with parts that the user wrote, perhaps without some heads. None:
+            `build_model`.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.

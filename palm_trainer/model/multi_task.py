@@ -1,4 +1,7 @@
-"""The multi-task model: one encoder and a head for each task. Any subset of tasks takes one encoder pass."""
+"""The multi-task model: one encoder and a head for each task.
+
+Any subset of tasks takes one encoder pass.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,7 +58,8 @@ class MultiTaskModel(nn.Module):
             inputs: int64 [batch, tokens] by name.
 
         Returns:
-            Outputs by name, such as `intent.logits` [batch, labels] and `slots.logits` [batch, tokens, tags].
+            Outputs by name, such as `intent.logits` [batch, labels] and `slots.logits` [batch,
+            tokens, tags].
         """
         encoder_inputs = {name: inputs[name] for name in self.input_names if name in inputs}
         features = {**inputs, **self.backbone(**encoder_inputs)}

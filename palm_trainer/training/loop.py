@@ -1,12 +1,13 @@
 """The training loop. It yields an event for each step; callers print, evaluate and save.
 
-In one step the mixing policy selects a data set and its sampler a batch. One encoder pass serves all tasks of that
-data set, their losses are combined, and the optimizer updates every parameter that has a gradient. Heads of other data
-sets stay as they are.
+In one step the mixing policy selects a data set and its sampler a batch. One encoder pass serves
+all tasks of that data set, their losses are combined, and the optimizer updates every parameter
+that has a gradient. Heads of other data sets stay as they are.
 
-A batch may be divided into micro-batches, which run one after the other in one process (accumulation) or in parallel
-in several processes. Every loss is divided by the number of the task's labels in the whole batch, so that the gradients
-of the micro-batches add up to the gradient of the batch.
+A batch may be divided into micro-batches, which run one after the other in one process
+(accumulation) or in parallel in several processes. Every loss is divided by the number of the
+task's labels in the whole batch, so that the gradients of the micro-batches add up to the gradient
+of the batch.
 """
 
 import math
@@ -115,7 +116,10 @@ class TrainingLoop:
         return len(self.mixing)
 
     def steps(self) -> Iterator[Step]:
-        """Train to the end, one step for each item. Iteration may stop and continue between steps."""
+        """Train to the end, one step for each item.
+
+        Iteration may stop and continue between steps.
+        """
         while self.step < self.total_steps:
             name = self.mixing[self.step]
             yield self.train_on(name, *self.sources[name].micro_batches(self._accumulate, self.processes))
@@ -159,7 +163,8 @@ class TrainingLoop:
         """Compute the gradients of a step, summed over its micro-batches and the processes.
 
         Returns:
-            Loss of each task that has a label or soft target in the batch, and the number of examples.
+            Loss of each task that has a label or soft target in the batch, and the number of
+            examples.
         """
         label_counts, soft_counts, examples = self._count_targets(micro_batches, tasks)
         losses = dict.fromkeys(label_counts, 0.0)
@@ -273,7 +278,7 @@ class TrainingLoop:
         return losses
 
     def _r_drop_loss(self, head: Head, outputs: Mapping[str, Tensor], targets: Tensor, weight: float) -> LossSum:
-        """Return the R-Drop loss of two passes over one batch, concatenated in `outputs`; see `regularization.r_drop`."""
+        """Return the R-Drop loss of two passes over one batch, which are concatenated in `outputs`."""
         first_outputs, second_outputs = _split_passes(outputs)
         return agreement_loss(head, first_outputs, second_outputs, targets, weight)
 

@@ -16,7 +16,9 @@ class TrainingPrecision:
 
 
 def choose_precision(device: str = "auto", precision: str = "auto") -> TrainingPrecision:
-    """Choose device and precision. `auto` prefers CUDA, then MPS, then the CPU, and bf16 where the hardware supports it.
+    """Choose device and precision.
+
+    `auto` prefers CUDA, then MPS, then the CPU, and bf16 where the hardware supports it.
 
     Raises:
         PalmError: the device does not exist.
@@ -41,6 +43,9 @@ def choose_precision(device: str = "auto", precision: str = "auto") -> TrainingP
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Return True if the CPU has bf16 instructions (AVX512-BF16 or AMX). Emulated bf16 is slower than fp32."""
+    """Return True if the CPU has bf16 instructions (AVX512-BF16 or AMX).
+
+    Emulated bf16 is slower than fp32.
+    """
     checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     return any(bool(check()) for check in checks if check is not None)

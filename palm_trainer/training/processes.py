@@ -1,13 +1,15 @@
 """Training with several processes (torchrun): ranks, and the collective operations that training needs.
 
-Each process holds the whole model, the data and the samplers, takes its share of each batch, and gradients are summed.
-These are plain collectives and not DistributedDataParallel, which would not make exact steps:
+Each process holds the whole model, the data and the samplers, takes its share of each batch, and
+gradients are summed. These are plain collectives and not DistributedDataParallel, which would not
+make exact steps:
 
-* A head without a label in any share must have no gradient, or the optimizer would change it by decay and momentum. DDP
-  gives unused parameters zeros, and walks the graph to find them.
-* DDP averages over processes. Here losses are divided by the label counts of the whole step before the sum.
-* A step may have several backward passes (accumulation, adversarial noise, a pass for each task), or none if the share
-  is empty. DDP expects one.
+* A head without a label in any share must have no gradient, or the optimizer would change it by
+  decay and momentum. DDP gives unused parameters zeros, and walks the graph to find them.
+* DDP averages over processes. Here losses are divided by the label counts of the whole step before
+  the sum.
+* A step may have several backward passes (accumulation, adversarial noise, a pass for each task),
+  or none if the share is empty. DDP expects one.
 
 The cost is that communication does not overlap with the backward pass.
 """
@@ -28,7 +30,10 @@ from torch.distributed.rendezvous import rendezvous
 from palm_trainer.errors import PalmError
 
 _TIMEOUT = timedelta(days=7)
-"""Maximum time to wait for the others: rank 0 evaluates while they wait. A process that exits is noticed at once."""
+"""Maximum time to wait for the others: rank 0 evaluates while they wait.
+
+A process that exits is noticed at once.
+"""
 _ERROR_REPORTED = "palm/told"
 """Key in the store of the number of processes that stopped with an error."""
 
@@ -37,7 +42,9 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Processes:
-    """One of the processes of a training. All processes must call the collective methods in the same order.
+    """One of the processes of a training.
+
+    All processes must call the collective methods in the same order.
 
     Args:
         rank: rank of this process. Rank 0 evaluates, saves and logs.
@@ -151,7 +158,8 @@ SINGLE_PROCESS = Processes()
 def process_group() -> Iterator[Processes]:
     """Join the processes that torchrun started (or whatever sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT).
 
-    All processes leave together. Only the process that fails first raises its error; the others raise SystemExit.
+    All processes leave together. Only the process that fails first raises its error; the others
+    raise SystemExit.
 
     Yields:
         This process among the others, or `SINGLE_PROCESS`.

@@ -26,8 +26,8 @@ class Source:
     def micro_batches(self, accumulate: int, processes: Processes) -> list[TrainingBatch]:
         """Return this process's share of the next batch, divided into `accumulate` micro-batches.
 
-        All processes draw the same batch, so samplers are independent of the number of processes. There are fewer
-        micro-batches if the batch has too few examples.
+        All processes draw the same batch, so samplers are independent of the number of processes.
+        There are fewer micro-batches if the batch has too few examples.
         """
         indices = self.sampler.next()
         count = accumulate * processes.size

@@ -1,9 +1,10 @@
 """Rows of Arrow tables, shared by Parquet files and Hugging Face datasets.
 
-Columns are those of `jsonl` (`text`, `text_pair`, classes, lists of classes, spans), or those of public data sets:
-`tokens` or `words` with lists of tags beside them (`ner_tags`: spans), `question`, `context` and `answers` (SQuAD),
-`sentence1`/`sentence2`, `premise`/`hypothesis`, `question1`/`question2`. Numbers of a `ClassLabel` are replaced by their
-names, other numbers become class names. `id` and `idx` are not read. `columns` names the columns to read.
+Columns are those of `jsonl` (`text`, `text_pair`, classes, lists of classes, spans), or those of
+public data sets: `tokens` or `words` with lists of tags beside them (`ner_tags`: spans),
+`question`, `context` and `answers` (SQuAD), `sentence1`/`sentence2`, `premise`/`hypothesis`,
+`question1`/`question2`. Numbers of a `ClassLabel` are replaced by their names, other numbers become
+class names. `id` and `idx` are not read. `columns` names the columns to read.
 """
 
 import json
@@ -57,7 +58,8 @@ def examples(
         defects: tally of repaired defects.
 
     Raises:
-        DataError: there is no text column, one of `columns` is missing, or a row is invalid in jsonl too.
+        DataError: there is no text column, one of `columns` is missing, or a row is invalid in
+            jsonl too.
     """
     layout = _layout(schema, path, options)
     number = 0

@@ -25,7 +25,10 @@ def splits(path: Path) -> list[str]:
 
 
 def is_clinc(value: object) -> bool:
-    """Return True for a JSON object of lists of string pairs. Only the first pair of each list is checked."""
+    """Return True for a JSON object of lists of string pairs.
+
+    Only the first pair of each list is checked.
+    """
     if not isinstance(value, dict) or not value:
         return False
     return all(isinstance(rows, list) and rows and _is_pair(rows[0]) for rows in value.values())

@@ -1,7 +1,7 @@
 """Rows of columns, shared by the tab-separated and comma-separated formats.
 
-Column names: `text`, `text_a` or `sentence` is the text, `text_b` or `text_pair` its pair, `_` is skipped. Any other
-column is a class field.
+Column names: `text`, `text_a` or `sentence` is the text, `text_b` or `text_pair` its pair, `_` is
+skipped. Any other column is a class field.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,7 +29,8 @@ def examples(
         defects: tally of repaired defects.
 
     Raises:
-        DataError: a header without a text, a doubled column, a wrong number of fields, or an empty text.
+        DataError: a header without a text, a doubled column, a wrong number of fields, or an empty
+            text.
     """
     rows = iter(rows)
     columns = options.columns
@@ -52,7 +53,10 @@ def examples(
 
 
 def _check_columns(columns: tuple[str, ...], path: Path, origin: str) -> None:
-    """Check that there is one text, at most one pair, and no doubled column. `origin` tells who names the columns."""
+    """Check that there is one text, at most one pair, and no doubled column.
+
+    `origin` tells who names the columns.
+    """
     names = [name for name in columns if name != SKIPPED]
     text_count = sum(name in TEXT_COLUMNS for name in names)
     pair_count = sum(name in PAIR_COLUMNS for name in names)

@@ -1,9 +1,9 @@
 """CoNLL: a token and its tag a line, a blank line after each sentence.
 
-The token is the first column and the tag the last, separated by tabs or blanks. The token may itself be a blank
-(`"  O"`: blank, blank, tag). Lines `# key: value` before a sentence are comments. The intent of a sentence is in a comment
-`# intent: NAME`, in a side file (`intent_suffix`), or in its last line (`intent_line`, MixATIS). `-DOCSTART-` lines
-are skipped. Fields: `slots`, `intent`.
+The token is the first column and the tag the last, separated by tabs or blanks. The token may
+itself be a blank (`"  O"`: blank, blank, tag). Lines `# key: value` before a sentence are comments.
+The intent of a sentence is in a comment `# intent: NAME`, in a side file (`intent_suffix`), or in
+its last line (`intent_line`, MixATIS). `-DOCSTART-` lines are skipped. Fields: `slots`, `intent`.
 """
 
 import re
@@ -37,7 +37,8 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
         defects: tally of repaired defects.
 
     Raises:
-        DataError: a line without a tag, an unknown tag, or a side file with another number of lines.
+        DataError: a line without a tag, an unknown tag, or a side file with another number of
+            lines.
     """
     sentences = list(_sentences(path, options, defects))
     if options.intent_suffix is not None:

@@ -1,8 +1,8 @@
 """Hugging Face `datasets`: a split saved by `save_to_disk` (needs `pyarrow`), or a split on a hub (needs `datasets`).
 
-A saved `DatasetDict` has a directory for each split: `train = "conll/train"`. A data set on a hub is written
-`hf://OWNER/NAME#SPLIT`, or `hf://OWNER/NAME:CONFIGURATION#SPLIT`. The columns are those of
-`palm_trainer.data.formats.arrow`.
+A saved `DatasetDict` has a directory for each split: `train = "conll/train"`. A data set on a hub
+is written `hf://OWNER/NAME#SPLIT`, or `hf://OWNER/NAME:CONFIGURATION#SPLIT`. The columns are those
+of `palm_trainer.data.formats.arrow`.
 """
 
 import json

@@ -38,7 +38,8 @@ def detect_format(path: Path) -> Detection:
     """Detect the format of a file or directory.
 
     Raises:
-        DataError: it is missing, empty or not UTF-8, or a directory or JSON file of no known format.
+        DataError: it is missing, empty or not UTF-8, or a directory or JSON file of no known
+            format.
     """
     if path.is_dir():
         return _detect_directory(path)
@@ -150,7 +151,7 @@ def _conll_options(filled: Sequence[str], intent_suffix: str | None) -> FormatOp
 
 
 def _palm_options(filled: Sequence[str]) -> FormatOptions:
-    """Name the columns of a table without a header: of the joined columns the first is the text, the second the tags."""
+    """Name the columns of a table without a header: the first joined column is the text."""
     header = filled[0].split("\t")
     rows = [line.split("\t") for line in filled]
     if SEPARATOR in filled[0]:
@@ -202,8 +203,8 @@ def _scheme(tags: Sequence[str]) -> str:
 def _tsv_options(rows: Sequence[Sequence[str]]) -> FormatOptions:
     """Name the columns of a table without a header, or with a header that names no text.
 
-    The longest column is the text. The second longest is the pair, if it is long and varied. The label is the column
-    with the fewest different values, of those with at least two.
+    The longest column is the text. The second longest is the pair, if it is long and varied. The
+    label is the column with the fewest different values, of those with at least two.
     """
     if any(name.strip() in TEXT_COLUMNS for name in rows[0]):
         return FormatOptions()

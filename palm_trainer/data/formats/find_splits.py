@@ -23,7 +23,8 @@ def find_splits(data: Path) -> tuple[Splits, list[str]]:
         Paths by split, and remarks on how they were chosen.
 
     Raises:
-        DataError: nothing is there, a directory has no data file, or it is unclear which of several files is meant.
+        DataError: nothing is there, a directory has no data file, or it is unclear which of several
+            files is meant.
     """
     if not data.exists() and "#" not in data.name:
         raise DataError(f"{data}: no such file or directory. Give the data's directory or its training file.")
@@ -87,7 +88,10 @@ def _parquet_splits(folder: Path) -> Splits:
 
 
 def _only_file(folder: Path, entries: Iterable[Path]) -> Splits:
-    """Return the splits inside the only data file of a directory. Plain text counts only if there is nothing else."""
+    """Return the splits inside the only data file of a directory.
+
+    Plain text counts only if there is nothing else.
+    """
     files: list[tuple[Path, Detection]] = []
     for path in entries:
         detection = _try_detect(path) if path.is_file() else None

@@ -1,7 +1,8 @@
 """The joint intent and slot format: a directory of three parallel files, one utterance a line.
 
-`seq.in` holds words, `seq.out` a tag for each word, `label` the intent. Words are split at any white space and joined
-by single spaces (or `joiner`). Fields: `slots` (spans), `intent` (a class, or several with `label_separator`).
+`seq.in` holds words, `seq.out` a tag for each word, `label` the intent. Words are split at any
+white space and joined by single spaces (or `joiner`). Fields: `slots` (spans), `intent` (a class,
+or several with `label_separator`).
 """
 
 from collections.abc import Iterator
@@ -26,8 +27,8 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
         defects: tally of repaired defects.
 
     Raises:
-        DataError: a file is missing or empty, the numbers of lines or of words and tags differ, a line is empty, or a
-            tag is unknown.
+        DataError: a file is missing or empty, the numbers of lines or of words and tags differ, a
+            line is empty, or a tag is unknown.
     """
     if not path.is_dir():
         fault = "a file" if path.exists() else "no such directory"

@@ -1,6 +1,9 @@
-"""A JSON array of objects, a row each. The keys are columns, named as in `palm_trainer.data.formats.columns`.
+"""A JSON array of objects, a row each.
 
-`columns` names the keys to read. Without it, all keys except `id` are read. Numbers become class names.
+The keys are columns, named as in `palm_trainer.data.formats.columns`.
+
+`columns` names the keys to read. Without it, all keys except `id` are read. Numbers become class
+names.
 """
 
 from collections.abc import Iterator
@@ -23,7 +26,8 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
         defects: tally of repaired defects.
 
     Raises:
-        DataError: the file is not an array of objects, or an object lacks a text or one of `columns`.
+        DataError: the file is not an array of objects, or an object lacks a text or one of
+            `columns`.
     """
     rows = load_json(path, defects)
     if not isinstance(rows, list):

@@ -2,10 +2,11 @@
 
     {"text": "...", "text_pair": "...", FIELD: VALUE, ...}
 
-VALUE is a class `"a"`, classes `["a", "b"]`, or spans `[{"start": 0, "end": 4, "label": "x"}]` (also `"role"` and
-`"group"`) in code points, half-open, not overlapping. `null` and an absent field mean unlabelled, `[]` that nothing
-applies. Spans refer to the text. Those of the field `answer` refer to the pair if there is one, and may overlap.
-`"words": [[0, 4], ...]` are the ranges of the words that the data was tagged on.
+VALUE is a class `"a"`, classes `["a", "b"]`, or spans `[{"start": 0, "end": 4, "label": "x"}]`
+(also `"role"` and `"group"`) in code points, half-open, not overlapping. `null` and an absent field
+mean unlabelled, `[]` that nothing applies. Spans refer to the text. Those of the field `answer`
+refer to the pair if there is one, and may overlap. `"words": [[0, 4], ...]` are the ranges of the
+words that the data was tagged on.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

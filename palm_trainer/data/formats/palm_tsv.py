@@ -1,7 +1,8 @@
 """PALM's tab-separated file for sequence labels: words and tags joined by the control character 0x02 (Ctrl-B).
 
-Columns are found by the header's names, or by `columns`: `text_a` or `text` holds the words. `label`, `tags` or `slots`
-holds the tags and names the field. `_` is skipped. Any other column is a class field. Rows without tags are unlabelled.
+Columns are found by the header's names, or by `columns`: `text_a` or `text` holds the words.
+`label`, `tags` or `slots` holds the tags and names the field. `_` is skipped. Any other column is a
+class field. Rows without tags are unlabelled.
 """
 
 from collections.abc import Iterator
@@ -28,7 +29,8 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
         defects: tally of repaired defects.
 
     Raises:
-        DataError: as for `tsv`; or the numbers of words and tags differ, or tags are joined by blanks.
+        DataError: as for `tsv`; or the numbers of words and tags differ, or tags are joined by
+            blanks.
     """
     rows = ((number, line.split("\t")) for number, line in enumerate(split_lines(read_text(path, defects)), 1))
     for row in examples(rows, path, replace(options, label_separator=None), defects):

@@ -1,4 +1,7 @@
-"""Parquet: a file, or a directory of files. The columns are those of `palm_trainer.data.formats.arrow`. Needs `pyarrow`."""
+"""Parquet: a file, or a directory of files.
+
+The columns are those of `palm_trainer.data.formats.arrow`. Needs `pyarrow`.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

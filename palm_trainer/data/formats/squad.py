@@ -1,11 +1,14 @@
-"""SQuAD JSON 1.1 and 2.0: the question is the text, its passage the pair. The field `answer` holds spans of the PAIR.
+"""SQuAD JSON 1.1 and 2.0: the question is the text, its passage the pair.
 
-Several annotators may give several spans, which may overlap. `()` says that the passage has no answer
-(`is_impossible`). A question without `answers` is unlabelled. Offsets are checked against the passage: an answer that
-stands elsewhere in it is moved to the nearest place, and one that does not occur is left out. Both are counted.
+The field `answer` holds spans of the PAIR.
 
-A file called `*.tsv` holds the same as rows: passage, question, JSON array of answers, JSON array of their starts.
-Further columns are ignored.
+Several annotators may give several spans, which may overlap. `()` says that the passage has no
+answer (`is_impossible`). A question without `answers` is unlabelled. Offsets are checked against
+the passage: an answer that stands elsewhere in it is moved to the nearest place, and one that does
+not occur is left out. Both are counted.
+
+A file called `*.tsv` holds the same as rows: passage, question, JSON array of answers, JSON array
+of their starts. Further columns are ignored.
 """
 
 import json
@@ -108,7 +111,8 @@ def locate_answers(
         defects: tally of repaired defects.
 
     Returns:
-        Different spans in text order. None if there are answers and none of them occurs in the passage.
+        Different spans in text order. None if there are answers and none of them occurs in the
+        passage.
     """
     spans = set()
     has_answers = False

@@ -68,7 +68,9 @@ def spans_from_tags(
 
 
 def tags_from_spans(spans: Sequence[LabelledSpan], ranges: Sequence[tuple[int, int]]) -> list[str]:
-    """Convert spans to BIO tags of words. A span that splits words takes them whole, unless another span has them.
+    """Convert spans to BIO tags of words.
+
+    A span that splits words takes them whole, unless another span has them.
 
     Args:
         spans: the spans.

@@ -1,4 +1,7 @@
-"""Plain text without labels (masked language modelling): a sentence a line. Blank lines are skipped."""
+"""Plain text without labels (masked language modelling): a sentence a line.
+
+Blank lines are skipped.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

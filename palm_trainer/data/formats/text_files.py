@@ -76,10 +76,13 @@ def check_readable(path: Path) -> None:
 
 
 def read_text(path: Path, defects: Defects | None = None) -> str:
-    """Read a whole file without its byte order mark. Byte order marks and CRLF are counted in `defects`.
+    """Read a whole file without its byte order mark.
+
+    Byte order marks and CRLF are counted in `defects`.
 
     Raises:
-        DataError: the file is missing, unreadable, empty, or not UTF-8 (with line and column of the first bad byte).
+        DataError: the file is missing, unreadable, empty, or not UTF-8 (with line and column of the
+            first bad byte).
     """
     check_readable(path)
     data = path.read_bytes()
@@ -131,7 +134,10 @@ def _guess_encoding(data: bytes) -> str:
 
 
 def split_lines(text: str) -> list[str]:
-    """Split text at LF or CRLF. Other separators of `str.splitlines` (U+2028, U+0085, FF) stay inside a line."""
+    """Split text at LF or CRLF.
+
+    Other separators of `str.splitlines` (U+2028, U+0085, FF) stay inside a line.
+    """
     lines = text.split("\n")
     if lines[-1] == "":
         lines.pop()
@@ -151,7 +157,10 @@ def join_words(words: Iterable[str], joiner: str) -> tuple[str, tuple[tuple[int,
 
 
 def class_value(text: str, separator: str | None) -> str | tuple[str, ...]:
-    """Return a class, or several split at `separator`. Without a class in the text, no class applies."""
+    """Return a class, or several split at `separator`.
+
+    Without a class in the text, no class applies.
+    """
     if separator is None:
         return text
     names = (name.strip() for name in text.split(separator))

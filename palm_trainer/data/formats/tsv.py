@@ -1,4 +1,7 @@
-"""Tab-separated rows, among them PALM's `label`/`text_a`/`text_b`. No quoting: quotation marks are plain characters."""
+"""Tab-separated rows, among them PALM's `label`/`text_a`/`text_b`.
+
+No quoting: quotation marks are plain characters.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

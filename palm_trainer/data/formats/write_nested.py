@@ -142,7 +142,8 @@ def write_parquet(examples: Sequence[Example], path: Path, options: FormatOption
         options: not used.
 
     Raises:
-        DataError: pyarrow is not installed, or a field holds a class in some rows and several in others.
+        DataError: pyarrow is not installed, or a field holds a class in some rows and several in
+            others.
     """
     parquet = import_parquet(path)
     import pyarrow as pa

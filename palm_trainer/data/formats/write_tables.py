@@ -12,7 +12,7 @@ from palm_trainer.data.formats.text_files import FormatOptions
 
 
 def write_tsv(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
-    """Write PALM's table for classification and matching: a column for each class field, `text_a` and, for pairs, `text_b`.
+    """Write PALM's table: a column for each class field, `text_a` and, for pairs, `text_b`.
 
     Args:
         examples: examples to write.

@@ -1,4 +1,7 @@
-"""Writers of all formats. `jsonl` holds everything, the others what their structure allows (`convert` reports the losses)."""
+"""Writers of all formats.
+
+`jsonl` holds everything, the others what their structure allows (`convert` reports the losses).
+"""
 
 import json
 import re
@@ -95,7 +98,7 @@ def write_conll(examples: Sequence[Example], path: Path, options: FormatOptions)
 
 
 def write_palm(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
-    """Write PALM's table for sequence labels: `text_a`, a tag column for each span field, a column for each class field.
+    """Write PALM's table for sequence labels: `text_a`, and a column for each span or class field.
 
     Args:
         examples: examples to write.
@@ -146,7 +149,7 @@ def _tagged_words(example: Example, field: str, options: FormatOptions) -> list[
 
 
 def _word_ranges(example: Example, options: FormatOptions) -> tuple[tuple[int, int], ...]:
-    """Split a text without words at white space and at the ends of spans; into characters if words are not joined by blanks."""
+    """Split a text at white space and the ends of spans, or into characters without a joiner."""
     if not options.joiner:
         return tuple((position, position + 1) for position in range(len(example.text)))
     bounds: set[int] = set()

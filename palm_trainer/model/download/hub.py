@@ -1,7 +1,8 @@
-"""Downloads of a model's files from the Hugging Face Hub: pinned to one revision, resumed, retried, and checked against checksums.
+"""Downloads from the Hugging Face Hub: pinned to a revision, resumed, retried, and verified.
 
-`huggingface_hub` implements the protocol. Its own downloads discard a partial file when the process ends (2.4), and do
-not compare checksums, so the files are received into partial files here, by its `http_get`.
+`huggingface_hub` implements the protocol. Its own downloads discard a partial file when the process
+ends (2.4), and do not compare checksums, so the files are received into partial files here, by its
+`http_get`.
 """
 
 import errno
@@ -67,7 +68,10 @@ _MB = 1e6
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file at a revision. `etag` is the SHA-256 of a large file (Git LFS), the Git blob's SHA-1 of a small one."""
+    """A file at a revision.
+
+    `etag` is the SHA-256 of a large file (Git LFS), the Git blob's SHA-1 of a small one.
+    """
 
     name: str
     etag: str
@@ -92,8 +96,8 @@ def fetch(repo: str, folder: Path, *, report: Callable[[str], None]) -> Download
         report: called with a line on what is downloaded.
 
     Raises:
-        PalmError: the model is not on the Hub, gated, or no encoder; the Hub is unreachable; a file is damaged; or the
-            disk is full.
+        PalmError: the model is not on the Hub, gated, or no encoder; the Hub is unreachable; a file
+            is damaged; or the disk is full.
     """
     recorded = _recorded(repo, folder)
     if recorded is not None:

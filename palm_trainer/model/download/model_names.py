@@ -1,7 +1,8 @@
 """Pretrained models by name, from the Hugging Face Hub. `ls` lists them, `download` downloads them.
 
-The original offered Paddle parameters on its own servers. Here each name stands for the Hub repository of the same
-weights in PyTorch's format. `palm-train models convert` converts an original archive.
+The original offered Paddle parameters on its own servers. Here each name stands for the Hub
+repository of the same weights in PyTorch's format. `palm-train models convert` converts an original
+archive.
 """
 
 import difflib
@@ -112,18 +113,22 @@ def source(name: str) -> str:
 
 
 def download(item: str, scope: str = "all", path: str | Path = ".") -> str:
-    """Download pretrained models to `{path}/pretrain/{name}/`: configuration, tokenizer files and weights, checked against checksums.
+    """Download pretrained models to `{path}/pretrain/{name}/`.
 
-    Complete files are not downloaded again, and an interrupted download continues. The environment variables HF_ENDPOINT
-    (a mirror), HF_TOKEN and HF_HUB_OFFLINE are honoured.
+    Configuration, tokenizer files and weights are verified by their checksums.
+
+    Complete files are not downloaded again, and an interrupted download continues. The environment
+    variables HF_ENDPOINT (a mirror), HF_TOKEN and HF_HUB_OFFLINE are honoured.
 
     Args:
         item: `pretrain`. The original's other items need no download.
-        scope: a name that `ls('pretrain')` lists, a Hub id (`org/name`), or `all`: every listed one that is on the Hub.
+        scope: a name that `ls('pretrain')` lists, a Hub id (`org/name`), or `all`: every listed one
+            that is on the Hub.
         path: parent directory of `pretrain/`.
 
     Returns:
-        The argument of `load_pretrain`, which is also printed: the model's directory, or the directory of all models.
+        The argument of `load_pretrain`, which is also printed: the model's directory, or the
+        directory of all models.
 
     Raises:
         PalmError: there is no such item or name, or the download failed.

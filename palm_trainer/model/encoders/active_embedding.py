@@ -7,11 +7,14 @@ from palm_trainer.model.encoders.encoder import Encoder
 
 
 class ActiveEmbedding(nn.Module):
-    """An embedding table in which only the rows in use are trained, with the results of dense training at a fraction of its cost.
+    """An embedding table in which only the rows in use are trained.
 
-    A row whose id does not occur in the training data has a zero gradient in every step. With an optimizer that changes
-    only parameters with a gradient (Adam without weight decay on embeddings), training only the other rows is the same
-    computation. The full table is used for evaluation and stored in `state_dict`.
+    The results are those of dense training, at a fraction of its cost.
+
+    A row whose id does not occur in the training data has a zero gradient in every step. With an
+    optimizer that changes only parameters with a gradient (Adam without weight decay on
+    embeddings), training only the other rows is the same computation. The full table is used for
+    evaluation and stored in `state_dict`.
 
     Args:
         table: the full embedding, [vocabulary, embedding].
@@ -36,7 +39,10 @@ class ActiveEmbedding(nn.Module):
     position: Tensor
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Return the embeddings of `ids`, [..., embedding]. In training mode every id must be active."""
+        """Return the embeddings of `ids`, [..., embedding].
+
+        In training mode every id must be active.
+        """
         if self.training:
             return nn.functional.embedding(self.position[ids], self.active, padding_idx=self._active_padding)
         self.sync()

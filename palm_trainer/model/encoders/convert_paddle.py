@@ -1,8 +1,9 @@
 """Conversion of the original PALM's pretrained weights (Paddle parameters) to a directory that transformers loads.
 
-An archive holds `params/` with one file for each tensor, a JSON configuration and `vocab.txt`. Values that the original
-has in its code and not in the configuration are added to `config.json`: layer norm of epsilon 1e-6, an inner size of 4 H.
-Weights of its fully connected layers are [in, out], those of PyTorch [out, in].
+An archive holds `params/` with one file for each tensor, a JSON configuration and `vocab.txt`.
+Values that the original has in its code and not in the configuration are added to `config.json`:
+layer norm of epsilon 1e-6, an inner size of 4 H. Weights of its fully connected layers are [in,
+out], those of PyTorch [out, in].
 """
 
 import json
@@ -40,7 +41,7 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _MARK = "word_embedding"
 """A tensor of every BERT and ERNIE of the original."""
 _CASED_SHARE = 0.01
-"""Share of words with capitals from which a vocabulary is cased (0 in BERT's uncased vocabularies, over 1/3 in cased ones)."""
+"""Share of words with capitals in a cased vocabulary (BERT's: 0 if uncased, over 1/3 if cased)."""
 _OF_TRAINING = re.compile(r"@|_moment\d|pow_acc|learning_rate|_velocity")
 _LAYER = (
     ("multi_head_att_query_fc", "attention.self.query"),
@@ -79,13 +80,14 @@ def convert_paddle(source: Path, target: Path, *, lowercase: bool | None = None)
     """Convert an archive: write `config.json`, tokenizer files and `model.safetensors` to a new directory.
 
     Args:
-        source: an original archive (.tar.gz, .tgz, .tar), the directory that it unpacks to, or its `params/`.
+        source: an original archive (.tar.gz, .tgz, .tar), the directory that it unpacks to, or its
+            `params/`.
         target: must not exist, or be empty.
         lowercase: True for a lower-cased vocabulary. None looks at the vocabulary.
 
     Raises:
-        PalmError: the archive holds no BERT or ERNIE, a tensor is missing, damaged or of another shape, or the vocabulary
-            does not fit.
+        PalmError: the archive holds no BERT or ERNIE, a tensor is missing, damaged or of another
+            shape, or the vocabulary does not fit.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise PalmError(f"{target} exists and is not empty. Choose another directory, or remove it first.")
@@ -280,7 +282,10 @@ def _destinations(settings: Mapping[str, Any]) -> dict[str, _Destination]:
 def _tensors(
     destinations: Mapping[str, _Destination], files: Mapping[str, Path], display_path: Path
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Yield PyTorch's name and values of each tensor. Only the pooler may be missing, since it is not trained here."""
+    """Yield PyTorch's name and values of each tensor.
+
+    Only the pooler may be missing, since it is not trained here.
+    """
     missing = [name for name in destinations if name not in files and not name.startswith("pooled_fc")]
     if missing:
         listed = ", ".join(missing[:4]) + (", ..." if len(missing) > 4 else "")

@@ -1,4 +1,4 @@
-"""Convolutions between the embeddings and the blocks of an encoder from scratch, so that attention need not learn which tokens are adjacent."""
+"""Convolutions between the embeddings and the blocks of an encoder from scratch."""
 
 from typing import Any
 
@@ -9,10 +9,13 @@ from transformers.models.bert.modeling_bert import BertEmbeddings
 
 
 class ConvolvedEmbeddings(BertEmbeddings):
-    """BERT's embeddings, followed by `count` residual convolutions over three tokens. Padding counts as zero, so it has no effect.
+    """BERT's embeddings, followed by `count` residual convolutions over three tokens.
 
-    Attention over learnt positions needs much text to learn adjacency, which a convolution has built in (README, "from
-    scratch", for results on ATIS). A block is `LayerNorm(x + Dropout(GELU(Conv(x))))`.
+    Padding counts as zero, so it has no effect.
+
+    Attention over learnt positions needs much text to learn adjacency, which a convolution has
+    built in (README, "from scratch", for results on ATIS). A block is `LayerNorm(x +
+    Dropout(GELU(Conv(x))))`.
     """
 
     def __init__(self, config: BertConfig, count: int) -> None:

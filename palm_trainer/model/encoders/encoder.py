@@ -25,8 +25,8 @@ class Encoder(nn.Module):
 
     Args:
         encoder: any encoder whose output has `last_hidden_state`.
-        pooling: the text's vector is that of the classification token (`cls`: the first token, in XLNet the last) or the
-            mean over unmasked tokens (`mean`).
+        pooling: the text's vector is that of the classification token (`cls`: the first token, in
+            XLNet the last) or the mean over unmasked tokens (`mean`).
         takes_types: True if the encoder takes `token_type_ids`.
     """
 
@@ -99,7 +99,8 @@ class Encoder(nn.Module):
             token_type_ids: int64 [batch, tokens], if the encoder takes types.
 
         Returns:
-            `sequence_output` [batch, tokens, hidden], `pooled_output` [batch, hidden], and `embedding_table`.
+            `sequence_output` [batch, tokens, hidden], `pooled_output` [batch, hidden], and
+            `embedding_table`.
         """
         arguments = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
@@ -123,7 +124,7 @@ class Encoder(nn.Module):
 
 
 def takes_types(encoder: nn.Module) -> bool:
-    """Return True if an encoder distinguishes a text from its pair by `token_type_ids`: it takes them, and has several types."""
+    """Return True if an encoder takes `token_type_ids` and has several types."""
     has_argument = "token_type_ids" in inspect.signature(encoder.forward).parameters
     # XLNet has no number of types, since it only compares the types of two tokens.
     return has_argument and getattr(encoder.config, "type_vocab_size", 2) > 1

@@ -1,4 +1,7 @@
-"""Small encoders without pretrained weights, for use without a download. The vocabulary is learnt from the training text."""
+"""Small encoders without pretrained weights, for use without a download.
+
+The vocabulary is learnt from the training text.
+"""
 
 from collections.abc import Iterable, Iterator
 
@@ -20,8 +23,9 @@ SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, lowercase: bool, characters: bool) -> Tokenizer:
     """Learn a BERT-style WordPiece tokenizer. The result is a pure function of the arguments.
 
-    The trainer of `tokenizers` alone is not deterministic: it numbers inner characters (`##a`) in the order of a hash map,
-    and breaks ties of the merges by these numbers. So they are passed to it in sorted order.
+    The trainer of `tokenizers` alone is not deterministic: it numbers inner characters (`##a`) in
+    the order of a hash map, and breaks ties of the merges by these numbers. So they are passed to
+    it in sorted order.
 
     Args:
         texts: training texts.

@@ -1,4 +1,7 @@
-"""Depth of an encoder's parameters: embeddings, blocks from the lowest up, and the layers above. Works for every family."""
+"""Depth of an encoder's parameters: embeddings, blocks from the lowest up, and the layers above.
+
+Works for every family.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +18,8 @@ class EncoderLayers:
 
     Args:
         embeddings: parameters below the blocks, and tables of relative positions.
-        blocks: parameters of each transformer layer, from the lowest up. ALBERT, whose layers share weights, has one.
+        blocks: parameters of each transformer layer, from the lowest up. ALBERT, whose layers share
+            weights, has one.
         top: parameters above the blocks, such as a final normalization.
     """
 
@@ -57,7 +61,7 @@ def _ids(parameters: Iterable[nn.Parameter]) -> set[int]:
 
 
 def _blocks(encoder: nn.Module) -> nn.ModuleList:
-    """Return the only outermost list of modules: an entry for each layer, or each group of layers that share weights."""
+    """Return the only outermost list of modules, which has an entry for each layer or group of layers."""
     lists = {}
     for name, module in encoder.named_modules():
         if isinstance(module, nn.ModuleList) and list(module.parameters()):
@@ -80,8 +84,8 @@ def rate_factors(backbone: Encoder, decay: float) -> dict[nn.Parameter, float]:
     """Compute layer-wise learning rates (Howard and Ruder 2018).
 
     Returns:
-        Factor for each parameter: 1 for the highest block and above, times `decay` for each block below, and lowest for
-        the embeddings.
+        Factor for each parameter: 1 for the highest block and above, times `decay` for each block
+        below, and lowest for the embeddings.
     """
     layers = encoder_layers(backbone)
     count = len(layers.blocks)

@@ -141,11 +141,13 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 def _tokenizer_json(location: str) -> str | None:
-    """Return the tokenizer, or None if it has no fast one. Raises OSError or ValueError if there is no tokenizer.
+    """Return the tokenizer, or None if it has no fast one.
 
-    `tokenizer.json` is read unchanged. transformers 5 takes only its vocabulary and builds normalizer and pre-tokenizer
-    from the tokenizer's class, so text would be split differently than in the encoder's own training. Without the file,
-    transformers converts what is there.
+    Raises OSError or ValueError if there is no tokenizer.
+
+    `tokenizer.json` is read unchanged. transformers 5 takes only its vocabulary and builds
+    normalizer and pre-tokenizer from the tokenizer's class, so text would be split differently than
+    in the encoder's own training. Without the file, transformers converts what is there.
     """
     path = _find_file(location, _TOKENIZER)
     if path is not None:
@@ -174,7 +176,10 @@ def _find_file(location: str, name: str) -> Path | None:
 
 @torch.no_grad()
 def _check_reads_text(name: str, backbone: Encoder, pad: int) -> None:
-    """Check that each token's vector depends on the whole text and not on its padding. Raises PalmError otherwise."""
+    """Check that each token's vector depends on the whole text and not on its padding.
+
+    Raises PalmError otherwise.
+    """
     first, second, third, fourth = [token_id for token_id in range(5) if token_id != pad][:4]
     ids = torch.tensor([[first, second, third], [first, second, fourth], [first, second, pad]])
     mask = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0]])
@@ -199,7 +204,10 @@ def _check_reads_text(name: str, backbone: Encoder, pad: int) -> None:
 
 
 def _check_vocabulary(name: str, backbone: Encoder, tokenizer_json: str) -> None:
-    """Check that the embedding table has a row for every id of the tokenizer. Raises PalmError otherwise."""
+    """Check that the embedding table has a row for every id of the tokenizer.
+
+    Raises PalmError otherwise.
+    """
     rows = len(backbone.embedding_table)
     largest_id = max(Tokenizer.from_str(tokenizer_json).get_vocab().values(), default=0)
     if largest_id >= rows:

@@ -1,8 +1,9 @@
 """Tensor files of PaddlePaddle's fluid: one file for each parameter.
 
-The layout (paddle/fluid/framework/lod_tensor.cc, tensor_util.cc; little endian): uint32 version 0; uint64 number of LoD
-levels, each with uint64 bytes and its content; uint32 tensor version 0; int32 bytes of the description; the description,
-a protocol buffer `TensorDesc` with field 1 the data type and field 2 the dimensions; the values, row by row.
+The layout (paddle/fluid/framework/lod_tensor.cc, tensor_util.cc; little endian): uint32 version 0;
+uint64 number of LoD levels, each with uint64 bytes and its content; uint32 tensor version 0; int32
+bytes of the description; the description, a protocol buffer `TensorDesc` with field 1 the data type
+and field 2 the dimensions; the values, row by row.
 """
 
 import math
@@ -95,7 +96,10 @@ def _description(data: bytes) -> tuple[int, list[int]]:
 
 
 def _varint(data: bytes, offset: int) -> tuple[int, int]:
-    """Return a variable-length number of a protocol buffer, and the offset after it. Negative numbers take 64 bits."""
+    """Return a variable-length number of a protocol buffer, and the offset after it.
+
+    Negative numbers take 64 bits.
+    """
     value = 0
     for position in range(10):
         byte = _slice(data, offset + position, 1)[0]

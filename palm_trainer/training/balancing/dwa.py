@@ -16,7 +16,8 @@ class DynamicWeightAverage:
 
     Args:
         weights: configured `weight` of each task, a factor on its dynamic weight.
-        epoch_steps: steps after which an epoch ends: an epoch of the reference data set, with the steps in between.
+        epoch_steps: steps after which an epoch ends: an epoch of the reference data set, with the
+            steps in between.
         temperature: T. A large one makes the weights uniform.
     """
 

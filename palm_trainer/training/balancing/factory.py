@@ -59,7 +59,8 @@ def make_balancing(
         cagrad_c: None: 0.4.
 
     Raises:
-        ConfigError: the parameters that the method balances are frozen, or torchjd is not installed.
+        ConfigError: the parameters that the method balances are frozen, or torchjd is not
+            installed.
     """
     match method:
         case "fixed":

@@ -1,8 +1,8 @@
 """Gradient balancing: the gradients of the tasks are combined so that they do not conflict.
 
-Each task's loss is propagated back through the shared encoder separately. torchjd computes weights from the inner
-products of these gradients, so that no matrix of the size tasks x parameters is needed. The gradient of a head is that of
-its own loss.
+Each task's loss is propagated back through the shared encoder separately. torchjd computes weights
+from the inner products of these gradients, so that no matrix of the size tasks x parameters is
+needed. The gradient of a head is that of its own loss.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,12 +28,13 @@ _TINY = 1e-30
 class GradientBalancing:
     """The encoder's gradient is the sum over tasks of w x (gradient of weight x mean loss), with w from the method.
 
-    It is scaled so that orthogonal gradients of equal length give their plain sum, as `fixed` does. CAGrad's is up to
-    1 + c times that.
+    It is scaled so that orthogonal gradients of equal length give their plain sum, as `fixed` does.
+    CAGrad's is up to 1 + c times that.
 
     Args:
-        method: PCGrad (Yu et al. 2020), CAGrad (Liu et al. 2021), UPGrad (Quinton and Rey 2024), Aligned-MTL (Senushkin
-            et al. 2023) or MGDA (Désidéri 2012, Sener and Koltun 2018). PCGrad draws its order from torch's CPU generator.
+        method: PCGrad (Yu et al. 2020), CAGrad (Liu et al. 2021), UPGrad (Quinton and Rey 2024),
+            Aligned-MTL (Senushkin et al. 2023) or MGDA (Désidéri 2012, Sener and Koltun 2018).
+            PCGrad draws its order from torch's CPU generator.
         weights: configured `weight` of each task.
         shared: trainable parameters of the encoder.
         head_parameters: trainable parameters of each task's head.
@@ -117,7 +118,10 @@ def _add(parameters: Sequence[nn.Parameter], gradients: Gradients) -> None:
 
 
 def _gramian(rows: Sequence[Gradients]) -> Tensor:
-    """Return the inner products of the tasks' gradients, float32 [tasks, tasks]. Missing gradients count as 0."""
+    """Return the inner products of the tasks' gradients, float32 [tasks, tasks].
+
+    Missing gradients count as 0.
+    """
     products: dict[tuple[int, int], Tensor] = {}
     for i in range(len(rows)):
         for j in range(i + 1):
@@ -162,8 +166,8 @@ def project(weights: Tensor, gramian: Tensor) -> Tensor:
     """Compute UPGrad's projection onto the dual cone: for each row u of `weights`, the v >= u with the least v G v.
 
     With G = A^T A and v = u + x this is non-negative least squares, min |A x + A u|, which scipy solves. torchjd's own
-    way needs a solver under the GPL. As there, a small multiple of the identity is added to G, so that a gradient close
-    to zero gets a finite weight.
+    way needs a solver under the GPL. As there, a small multiple of the identity is added to G, so
+    that a gradient close to zero gets a finite weight.
 
     Args:
         weights: [tasks, tasks].

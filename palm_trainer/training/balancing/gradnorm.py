@@ -1,4 +1,4 @@
-"""GradNorm (Chen et al. 2018, algorithm 1): weights adapt until the tasks' gradients at the last shared layer have similar norms."""
+"""GradNorm (Chen et al. 2018, algorithm 1): weights equalize the norms of the tasks' gradients."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,9 +14,9 @@ _MIN_WEIGHT = 1e-3  # the paper does not say what keeps a weight positive
 class GradNorm:
     """Weighted sum of the mean losses, where the weights w of the tasks in a pass add up to their number.
 
-    The norm of a task's gradient is pulled towards (mean norm) x r ** alpha. r is the remaining share of the task's first
-    loss, divided by the mean of that over the tasks, so that slow tasks get larger gradients. With a constant target,
-    the gradient of sum |norm - target| by w is sign(norm - target) x (norm / w): no second derivative is needed.
+    The norm of a task's gradient is pulled towards (mean norm) x r ** alpha. r is the remaining
+    share of the task's first loss, divided by the mean of that over the tasks, so that slow tasks
+    get larger gradients. With a constant target, the gradient of sum |norm - target| by w is sign(norm - target) x (norm / w): no second derivative is needed.
 
     Args:
         tasks: names of the tasks.

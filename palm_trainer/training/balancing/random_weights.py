@@ -1,4 +1,4 @@
-"""Random loss weighting (Lin et al. 2022): noisy weights help to leave poor minima, and are a baseline for other methods."""
+"""Random loss weighting (Lin et al. 2022), a baseline for other methods."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,9 @@ from palm_trainer.training.balancing.base import Scale, weighted_sum
 
 
 class RandomWeights:
-    """K x softmax of K standard normal numbers over the K tasks of a step, drawn for each step; 1 on average, as `fixed`.
+    """Random weights: K x softmax of K standard normal numbers over the K tasks of a step.
+
+    They are drawn for each step, and 1 on average, as `fixed`.
 
     Args:
         weights: configured `weight` of each task, a factor on its random weight.
@@ -23,7 +25,10 @@ class RandomWeights:
         self._steps = 0
 
     def draw(self, count: int) -> list[float]:
-        """Draw the weights of `count` tasks in this step. They are the same for each micro-batch of the step."""
+        """Draw the weights of `count` tasks in this step.
+
+        They are the same for each micro-batch of the step.
+        """
         powers = np.exp(np.random.default_rng((self._seed, self._steps)).standard_normal(count))
         weights: list[float] = (count * powers / powers.sum()).tolist()
         return weights

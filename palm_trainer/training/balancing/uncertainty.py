@@ -10,7 +10,9 @@ from palm_trainer.training.balancing.base import Scale, total
 
 
 class Uncertainty:
-    """sum over tasks of exp(-s) x mean loss + s / 2, where s = log(variance) of each task is learnt with the model, from 0.
+    """Sum over tasks of exp(-s) x mean loss + s / 2.
+
+    s = log(variance) of each task is learnt with the model, from 0.
 
     For a constant loss, s converges to where the weight is 1 / (2 x loss).
 
@@ -23,7 +25,10 @@ class Uncertainty:
         self.log_variances = {task: nn.Parameter(torch.zeros((), device=device)) for task in tasks}
 
     def parameter_group(self, learning_rate: float) -> dict[str, Any]:
-        """Return the optimizer's group of the variances. Weight decay would pull every weight to 1."""
+        """Return the optimizer's group of the variances.
+
+        Weight decay would pull every weight to 1.
+        """
         rates = {"lr": learning_rate, "peak_lr": learning_rate}
         return {"params": list(self.log_variances.values()), "weight_decay": 0.0, **rates}
 

@@ -19,9 +19,10 @@ def realign_tags(
 ) -> npt.NDArray[np.float32]:
     """Assign the tags of a teacher's tokens to the tokens of a student.
 
-    A token takes the tags of the teacher's token that holds its first visible character. If that one begins earlier,
-    `B-` becomes `I-`. From the first token without a counterpart on (the teacher's text was truncated, or the token is
-    white space), all tokens stay NO_SOFT_TARGET, since a tag chain has no holes.
+    A token takes the tags of the teacher's token that holds its first visible character. If that
+    one begins earlier, `B-` becomes `I-`. From the first token without a counterpart on (the
+    teacher's text was truncated, or the token is white space), all tokens stay NO_SOFT_TARGET,
+    since a tag chain has no holes.
 
     Args:
         probabilities: of the teacher's tokens, [teacher tokens, tags].

@@ -2,9 +2,10 @@
 
     loss = (1 - weight) x loss of the labels + weight x T^2 x divergence
 
-Both terms are divided by their own true counts. T^2 keeps the gradients of the second term comparable for all T (Hinton
-et al. 2015, section 2). A CRF learns the token marginals of its teacher: the gradient of the divergence with respect to
-its emissions is the difference of the student's and the teacher's marginals.
+Both terms are divided by their own true counts. T^2 keeps the gradients of the second term
+comparable for all T (Hinton et al. 2015, section 2). A CRF learns the token marginals of its
+teacher: the gradient of the divergence with respect to its emissions is the difference of the
+student's and the teacher's marginals.
 """
 
 from collections.abc import Mapping, Sequence

@@ -39,13 +39,13 @@ class Teacher:
 def load_teachers(runs: Sequence[Path], student: TrainedModel) -> list[Teacher]:
     """Load and check the teachers of a student's tasks. Torch's generator stays as it is.
 
-    A teacher teaches the tasks that it has under the same name. Labels are matched by name. Labels that only the teacher
-    has are left out, and the probabilities of the others are scaled to 1.
+    A teacher teaches the tasks that it has under the same name. Labels are matched by name. Labels
+    that only the teacher has are left out, and the probabilities of the others are scaled to 1.
 
     Raises:
         CheckpointError: a run does not exist.
-        ConfigError: a teacher has no task of the student, a task of another kind or without one of its labels, or an
-            `mrc` task with another tokenizer.
+        ConfigError: a teacher has no task of the student, a task of another kind or without one of
+            its labels, or an `mrc` task with another tokenizer.
     """
     teachers = []
     with torch.random.fork_rng(devices=[]):
@@ -131,7 +131,8 @@ def soft_targets(
         temperature: divisor of the logits.
 
     Returns:
-        Probabilities by task, in the student's order of labels, with the shapes of `Head.soft_divergence` for a feature.
+        Probabilities by task, in the student's order of labels, with the shapes of
+        `Head.soft_divergence` for a feature.
     """
     answers: dict[str, list[list[SoftTargets]]] = {}
     for teacher in teachers:
@@ -187,7 +188,10 @@ def _predict(
 
 
 def _mean(probabilities: Sequence[SoftTargets]) -> SoftTargets:
-    """Average the soft targets of several teachers. Tokens that a teacher lacks have no soft target."""
+    """Average the soft targets of several teachers.
+
+    Tokens that a teacher lacks have no soft target.
+    """
     stacked = np.stack(probabilities)
     mean: SoftTargets = stacked.mean(axis=0)
     return np.where(stacked.min(axis=0) < 0, np.float32(NO_SOFT_TARGET), mean)

@@ -1,8 +1,9 @@
 """Loss-driven mixing: data sets whose loss decreased less are drawn more often.
 
-The inverse training rate of a task is the remaining share of its first loss (Chen et al. 2018, GradNorm). That of a data
-set is the mean over its tasks, and its probability is proportional to it. As in bandit algorithms (Auer et al. 2002,
-Exp3), a tenth of the draws is uniform, so that a data set with a low loss is not forgotten.
+The inverse training rate of a task is the remaining share of its first loss (Chen et al. 2018,
+GradNorm). That of a data set is the mean over its tasks, and its probability is proportional to it.
+As in bandit algorithms (Auer et al. 2002, Exp3), a tenth of the draws is uniform, so that a data
+set with a low loss is not forgotten.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,7 +71,7 @@ class LossDriven:
             self._losses[data][task] = [count + 1, first, recent]
 
     def _inverse_rate(self, data: str) -> float:
-        """Return the moving average of the losses relative to the first losses, averaged over the tasks; 1 without losses."""
+        """Return the current losses relative to the first ones, averaged over the tasks; 1 without losses."""
         rates = [recent / first if first > 0 else 0.0 for _, first, recent in self._losses[data].values()]
         return sum(rates) / len(rates) if rates else 1.0
 

@@ -1,4 +1,7 @@
-"""Planned mixing: exact quotas in random order, known before the run starts. Independent draws would scatter around them."""
+"""Planned mixing: exact quotas in random order, known before the run starts.
+
+Independent draws would scatter around them.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +13,8 @@ class PlannedMixing:
     """A random permutation of the batches that the quotas allow, as a pure function of the arguments.
 
     Args:
-        phases: batches of each data set in each phase. All phases name the same data sets, and each is shuffled separately.
+        phases: batches of each data set in each phase. All phases name the same data sets, and each
+            is shuffled separately.
         seed: of the permutations.
     """
 

@@ -1,8 +1,8 @@
 """Quotas: the number of batches of each data set, computed from B, the batches of one of its epochs.
 
-Every data set has at least one batch. If `epochs` are those of the reference data set, it has exactly these, and the
-others follow in proportion. Policies then differ in the number of other batches, and in the length of the run. p is the
-share of a data set in the steps.
+Every data set has at least one batch. If `epochs` are those of the reference data set, it has
+exactly these, and the others follow in proportion. Policies then differ in the number of other
+batches, and in the length of the run. p is the share of a data set in the steps.
 """
 
 import math
@@ -12,7 +12,9 @@ _LAST_EXPONENT = 0.2
 
 
 def mix_ratio(ratios: Mapping[str, float], reference_batches: int, epochs: float) -> dict[str, int]:
-    """Compute PALM's quotas, `epochs x ratio x (batches of the reference data set)`. In PALM the counts fluctuated around that.
+    """Compute PALM's quotas, `epochs x ratio x (batches of the reference data set)`.
+
+    In PALM the counts fluctuated around that.
 
     Args:
         ratios: mix ratio of each data set.
@@ -61,8 +63,9 @@ def uniform(batches: Mapping[str, int], reference: str, epochs: float) -> dict[s
 def annealed(batches: Mapping[str, int], reference: str, epochs: float) -> list[dict[str, int]]:
     """Compute the quotas of annealed sampling (Stickland and Murray 2019): from proportional towards uniform.
 
-    p ~ B ** a with a = 1 - 0.8 (e - 1) / (E - 1) in epoch e of E. An epoch here is one of E = ceil(epochs) equal parts of
-    the run. An epoch of the reference data set ends with its last batch.
+    p ~ B ** a with a = 1 - 0.8 (e - 1) / (E - 1) in epoch e of E. An epoch here is one of E =
+    ceil(epochs) equal parts of the run. An epoch of the reference data set ends with its last
+    batch.
 
     Args:
         batches: batches in an epoch of each data set.

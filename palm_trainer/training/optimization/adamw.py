@@ -23,9 +23,10 @@ def build_adamw(
 ) -> torch.optim.AdamW:
     """Build the optimizer, with two parameter groups for each depth of the encoder and for each head.
 
-    Matrices decay. Biases, normalization, CRF scores and embeddings do not. Without decay, embeddings of tokens that do
-    not occur in training keep their pretrained values (see ActiveEmbedding). Each group has its peak rate as `peak_lr`,
-    which the loop multiplies by the factor of the schedule. The rate of the first group is `learning_rate`.
+    Matrices decay. Biases, normalization, CRF scores and embeddings do not. Without decay,
+    embeddings of tokens that do not occur in training keep their pretrained values (see
+    ActiveEmbedding). Each group has its peak rate as `peak_lr`, which the loop multiplies by the
+    factor of the schedule. The rate of the first group is `learning_rate`.
 
     Args:
         encoder: frozen parameters are left out, as for the heads.

@@ -12,8 +12,8 @@ class Ema:
 
     Args:
         model: model whose parameters are averaged.
-        decay: share of the average that each step keeps. The first steps keep less, `(1 + steps) / (10 + steps)`, so that
-            the initial weights are forgotten.
+        decay: share of the average that each step keeps. The first steps keep less, `(1 + steps) /
+            (10 + steps)`, so that the initial weights are forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -1,4 +1,7 @@
-"""Learning-rate schedules. A schedule is a pure function of the step, from 0, and returns the factor on the peak rate."""
+"""Learning-rate schedules.
+
+A schedule is a pure function of the step, from 0, and returns the factor on the peak rate.
+"""
 
 import math
 from collections.abc import Callable
@@ -8,7 +11,7 @@ Schedule: TypeAlias = Callable[[int], float]
 
 
 def linear(total_steps: int, warmup_steps: int) -> Schedule:
-    """Rise to 1 in the warm-up, then fall to 0 at `total_steps` (Howard and Ruder 2018, slanted triangular). Continuous."""
+    """Rise to 1 in the warm-up, then fall to 0 (Howard and Ruder 2018, slanted triangular)."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:
@@ -36,13 +39,17 @@ def cosine(total_steps: int, warmup_steps: int) -> Schedule:
 
 
 def noam(total_steps: int, warmup_steps: int) -> Schedule:
-    """Rise to 1 in the warm-up, then fall with the inverse square root of the step (Vaswani et al. 2017, eq. 3, peak 1)."""
+    """Rise to 1 in the warm-up, then fall as step ** -0.5 (Vaswani et al. 2017, eq. 3, with peak 1)."""
     warmup = max(1, warmup_steps)
     return lambda step: min((step + 1) / warmup, math.sqrt(warmup / max(warmup, step)))
 
 
 def triangular_palm(total_steps: int, warmup_steps: int) -> Schedule:
-    """Follow PALM's curve: the fall starts at step 0, so the rate jumps from 1 to `1 - warmup_steps / total_steps` after the warm-up."""
+    """Follow PALM's curve.
+
+    Its fall starts at step 0, so the rate jumps from 1 to `1 - warmup_steps / total_steps` after the
+    warm-up.
+    """
     return lambda step: step / warmup_steps if step < warmup_steps else max(0.0, 1.0 - step / total_steps)
 
 

@@ -1,7 +1,7 @@
 """Adversarial training in the embedding space: the fast gradient method (Miyato et al. 2017, equation 5).
 
-Each step learns its batch twice: unchanged, and with the embeddings of each text moved by `epsilon` in the direction in
-which the loss grows fastest. The gradients add up (the paper's lambda is 1).
+Each step learns its batch twice: unchanged, and with the embeddings of each text moved by `epsilon`
+in the direction in which the loss grows fastest. The gradients add up (the paper's lambda is 1).
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,8 @@ class AdversarialNoise:
     """Adversarial noise on the output of an embedding table.
 
     Args:
-        table: module of the word embedding. Its weight is not changed, since each text has its own noise.
+        table: module of the word embedding. Its weight is not changed, since each text has its own
+            noise.
         epsilon: L2 norm of the noise on all embeddings of one text (row of the batch).
     """
 
@@ -27,7 +28,10 @@ class AdversarialNoise:
 
     @contextmanager
     def observed(self) -> Iterator[None]:
-        """Record the embeddings of a normal forward pass. Its backward pass then gives the gradient of the loss."""
+        """Record the embeddings of a normal forward pass.
+
+        Its backward pass then gives the gradient of the loss.
+        """
 
         def _add_zeros(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
             self._noise = torch.zeros_like(output, requires_grad=True)  # its gradient is that of the embeddings

@@ -1,4 +1,4 @@
-"""Fast dropout on the CPU: four positions share one random number, which takes a fifth of the time of torch's dropout."""
+"""Fast dropout on the CPU, in a fifth of the time of torch's: four positions share a random number."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,8 +1,8 @@
-"""R-Drop (Liang et al. 2021): each text passes through the model twice with different dropout, and the answers should agree.
+"""R-Drop (Liang et al. 2021): two passes with different dropout should give the same answers.
 
-The loss is the mean of the losses of both passes, plus alpha / 2 of the symmetric Kullback-Leibler divergence of their
-answers. That is half of equation 4 of the paper, so that alpha is the paper's and losses are comparable with those
-without R-Drop.
+The loss is the mean of the losses of both passes, plus alpha / 2 of the symmetric Kullback-Leibler
+divergence of their answers. That is half of equation 4 of the paper, so that alpha is the paper's
+and losses are comparable with those without R-Drop.
 """
 
 from collections.abc import Mapping

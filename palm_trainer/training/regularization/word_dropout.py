@@ -1,4 +1,4 @@
-"""Word dropout (Iyyer et al. 2015; with a replacement as in Bowman et al. 2016): tokens of the input are hidden at random."""
+"""Word dropout (Iyyer et al. 2015; with a replacement as in Bowman et al. 2016)."""
 
 import torch
 from tokenizers import Tokenizer
@@ -46,7 +46,8 @@ class WordDropout:
     def __call__(self, input_ids: Tensor) -> Tensor:
         """Hide tokens of int64 [batch, tokens].
 
-        Random numbers come from torch's CPU generator for all devices, so that a resumed run draws the same.
+        Random numbers come from torch's CPU generator for all devices, so that a resumed run draws
+        the same.
         """
         hidden = (torch.rand(input_ids.shape) < self._probability).to(input_ids.device)
         hidden &= ~torch.isin(input_ids, self._special.to(input_ids.device))

@@ -81,7 +81,7 @@ def feed(training, examples):
     """One real step on these rows; the weights before and after."""
     loop, source = training.loop, training.loop.sources["travel"]
     before = copy.deepcopy(training.trained.model.state_dict())
-    source.parts = lambda *_: [batch_of(training, examples)]
+    source.micro_batches = lambda *_: [batch_of(training, examples)]
     step = next(loop.steps())
     return step, before, training.trained.model.state_dict()
 
