@@ -38,7 +38,8 @@ def parse_json(text: str, source: str, fix: str, *, is_line: bool = False, subje
         subject: what the text is, if it is a part of a line. Messages then name no column.
 
     Raises:
-        DataError: the text is not JSON, a key stands twice, it is nested too deeply, or a number is too long.
+        DataError: the text is not JSON, a key stands twice, it is nested too deeply, or a number is
+            too long.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique_keys)
@@ -66,7 +67,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _locate_repeated_key(text: str, source: str) -> str:
-    """Return `file:line` of the first object that repeats a key. The slower scanner tells where objects begin."""
+    """Return `file:line` of the first object that repeats a key.
+
+    The slower scanner tells where objects begin.
+    """
     decoder: Any = json.JSONDecoder()
     parse_object = decoder.parse_object
 

@@ -1,8 +1,11 @@
-"""Rasa's NLU training data, YAML 2.0 and 3.1 or the old Markdown, a file or a directory of files. Fields: `intent`, `slots`.
+"""Rasa's NLU training data, YAML 2.0 and 3.1 or the old Markdown, a file or a directory of files.
 
-Entities: `[value](name)`, `[value](name:synonym)`, `[value]{"entity": ..., "role": ..., "group": ..., "value": ...}`,
-and a list of such objects, of which the first counts. Content that a span cannot hold (synonyms) and sections without
-examples (synonym, regex, lookup) are reported as skipped. Every scalar stays a string: an intent may be called `yes`.
+Fields: `intent`, `slots`.
+
+Entities: `[value](name)`, `[value](name:synonym)`, `[value]{"entity": ..., "role": ..., "group":
+..., "value": ...}`, and a list of such objects, of which the first counts. Content that a span
+cannot hold (synonyms) and sections without examples (synonym, regex, lookup) are reported as
+skipped. Every scalar stays a string: an intent may be called `yes`.
 """
 
 import re
@@ -59,8 +62,8 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
         defects: tally of repaired defects.
 
     Raises:
-        DataError: a file is not YAML or has no `nlu` list, a key stands twice, an intent has no examples, or an
-            annotation is malformed.
+        DataError: a file is not YAML or has no `nlu` list, a key stands twice, an intent has no
+            examples, or an annotation is malformed.
     """
     files = rasa_files(path) if path.is_dir() else [path]
     if not files:
@@ -102,7 +105,10 @@ def rasa_files(folder: Path) -> list[Path]:
 
 
 def holds_examples(file: Path) -> bool:
-    """Return True if a file holds training data. Other files of a Rasa project (domain, rules) do not."""
+    """Return True if a file holds training data.
+
+    Other files of a Rasa project (domain, rules) do not.
+    """
     if file.suffix not in _YAML:
         return _is_markdown_file(file)
     return re.search(rb"^nlu\s*:", file.read_bytes(), re.MULTILINE) is not None

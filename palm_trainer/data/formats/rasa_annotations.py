@@ -25,7 +25,7 @@ class _Annotation:
 
 
 class _Finder:
-    """Finds parts of a text from growing positions, without looking at a character twice.
+    """Finds segments of a text from growing positions, without looking at a character twice.
 
     Args:
         text: text to search.
@@ -34,16 +34,16 @@ class _Finder:
     def __init__(self, text: str) -> None:
         self._text = text
         self._positions: dict[str, int] = {}
-        """Last position found for each part; the length of the text if there is no further one."""
+        """Last position found for each segment; the length of the text if there is no further one."""
 
-    def find(self, part: str, start: int) -> int:
-        """Return the first position of a part from `start`; the length of the text if there is none."""
-        position = self._positions.get(part, -1)
+    def find(self, segment: str, start: int) -> int:
+        """Return the first position of a segment from `start`; the length of the text if there is none."""
+        position = self._positions.get(segment, -1)
         if position < start:
-            position = self._text.find(part, start)
+            position = self._text.find(segment, start)
             if position < 0:
                 position = len(self._text)
-            self._positions[part] = position
+            self._positions[segment] = position
         return position
 
 
@@ -61,20 +61,20 @@ def read_entities(text: str, source: str, defects: Defects) -> tuple[str, tuple[
     Raises:
         DataError: an annotation is malformed.
     """
-    parts: list[str] = []
+    segments: list[str] = []
     spans: list[LabelledSpan] = []
     position = 0  # in the annotated text
     length = 0  # of the plain text
     for annotation in _annotations(text):
         text_before = text[position : annotation.start]
-        parts += [text_before, annotation.value]
+        segments += [text_before, annotation.value]
         start = length + len(text_before)
         length = start + len(annotation.value)
         position = annotation.end
         entity = _entity(text, annotation, source, defects)
         spans.append(LabelledSpan(start, length, entity["entity"], entity.get("role", ""), entity.get("group", "")))
-    parts.append(text[position:])
-    return "".join(parts), tuple(spans)
+    segments.append(text[position:])
+    return "".join(segments), tuple(spans)
 
 
 def _annotations(text: str) -> list[_Annotation]:

@@ -28,7 +28,8 @@ def parse_markdown(file: Path, defects: Defects) -> Iterator[Example]:
         defects: tally of content that is passed over.
 
     Raises:
-        DataError: a heading is not one of Rasa's, an example is empty, or an annotation is malformed.
+        DataError: a heading is not one of Rasa's, an example is empty, or an annotation is
+            malformed.
     """
     section = ""
     name = ""

@@ -1,4 +1,7 @@
-"""Lines that look labelled in a way that no reader knows. They must not be trained on as plain text."""
+"""Lines that look labelled in a way that no reader knows.
+
+They must not be trained on as plain text.
+"""
 
 import re
 from collections.abc import Mapping, Sequence

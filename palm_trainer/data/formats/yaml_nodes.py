@@ -1,4 +1,7 @@
-"""Strict reading of YAML to nodes with line numbers. No objects are constructed and no types resolved."""
+"""Strict reading of YAML to nodes with line numbers.
+
+No objects are constructed and no types resolved.
+"""
 
 import re
 from collections.abc import Iterator
@@ -23,7 +26,8 @@ def compose_yaml(file: Path, defects: Defects) -> yaml.Node | None:
         defects: tally of repaired defects.
 
     Raises:
-        DataError: the file is not YAML, a key stands twice in a mapping, or it is nested too deeply.
+        DataError: the file is not YAML, a key stands twice in a mapping, or it is nested too
+            deeply.
     """
     text = read_text(file, defects)
     is_fast = yaml.__with_libyaml__ and not _SURROGATE_ESCAPE.search(text)

@@ -47,8 +47,8 @@ def noam(total_steps: int, warmup_steps: int) -> Schedule:
 def triangular_palm(total_steps: int, warmup_steps: int) -> Schedule:
     """Follow PALM's curve.
 
-    Its fall starts at step 0, so the rate jumps from 1 to `1 - warmup_steps / total_steps` after the
-    warm-up.
+    Its fall starts at step 0, so the rate jumps from 1 to `1 - warmup_steps / total_steps` after
+    the warm-up.
     """
     return lambda step: step / warmup_steps if step < warmup_steps else max(0.0, 1.0 - step / total_steps)
 
