@@ -163,10 +163,10 @@ def draw_histogram(
         first = low + index * width
         style = "beyond" if limit is not None and first > limit else "bar"
         value_range = f"{first} to {first + width - 1}" if width > 1 else f"{first}"
-        left = x_axis(first)
-        bar_width = max(0.5, x_axis(first + width) - left - 1)
+        bar_x = x_axis(first)
+        bar_width = max(0.5, x_axis(first + width) - bar_x - 1)
         title = f"{value_range} tokens: {count}"
-        elements.append(_draw_rectangle(style, left, y_axis(count), bar_width, y_axis(0) - y_axis(count), title))
+        elements.append(_draw_rectangle(style, bar_x, y_axis(count), bar_width, y_axis(0) - y_axis(count), title))
     if marker is not None:
         elements.append(_draw_marker(x_axis(marker), f"truncated at {limit}", _TOP + 12))
     return _to_svg(elements, label)
@@ -191,7 +191,7 @@ def _draw_bin(
     """Draw the accuracy of a bin as a bar, its difference from the confidence, and its count."""
     accuracy = confidence_bin.accuracy
     confidence = confidence_bin.confidence
-    left = x_axis(confidence_bin.low) + 1
+    bar_x = x_axis(confidence_bin.low) + 1
     width = x_axis(confidence_bin.high) - x_axis(confidence_bin.low) - 2
     title = (
         f"confidence {confidence_bin.low:.1f} to {confidence_bin.high:.1f}: {confidence_bin.count} answers, "
@@ -199,11 +199,11 @@ def _draw_bin(
     )
     low, high = sorted((accuracy, confidence))
     style = "gap" if accuracy < confidence else "spare"
-    middle = _format_number(left + width / 2)
+    middle = _format_number(bar_x + width / 2)
     count = _format_tick(confidence_bin.count)
     return [
-        _draw_rectangle("bar", left, y_axis(low), width, y_axis(0) - y_axis(low), title),
-        _draw_rectangle(style, left, y_axis(high), width, y_axis(low) - y_axis(high), title),
+        _draw_rectangle("bar", bar_x, y_axis(low), width, y_axis(0) - y_axis(low), title),
+        _draw_rectangle(style, bar_x, y_axis(high), width, y_axis(low) - y_axis(high), title),
         f'<text class="count" x="{middle}" y="{_TOP + 8}" text-anchor="middle">{count}</text>',
     ]
 

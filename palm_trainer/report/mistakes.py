@@ -1,4 +1,4 @@
-"""The wrong answers of a task that the report shows, the most confident first."""
+"""Wrong answers of a task that the report shows, the most confident first."""
 
 from collections.abc import Iterable
 
@@ -6,23 +6,23 @@ from palm_trainer.tasks import task_kind
 from palm_trainer.tasks.base import Judged
 from palm_trainer.tasks.mistakes import Mistake
 
-SHOWN = 50
-"""Errors of one task that the report holds."""
+MAX_MISTAKES = 50
+"""Wrong answers of one task that the report shows."""
 
 
-def worst(kind: str, rows: Iterable[Judged], shown: int = SHOWN) -> tuple[list[Mistake], int]:
-    """Return the most confident errors, and how many there are in all.
+def select_mistakes(kind: str, rows: Iterable[Judged], limit: int = MAX_MISTAKES) -> tuple[list[Mistake], int]:
+    """Select the most confident wrong answers. Also return the number of all wrong answers.
 
-    A third is kept for those that only left something out, which have no confidence.
+    A third is reserved for answers that only miss something, because these have no confidence.
 
     Args:
-        kind: of the task.
+        kind: kind of the task.
         rows: its judged examples.
-        shown: errors to return at most.
+        limit: largest number of mistakes to select.
     """
-    errors = task_kind(kind).mistakes(list(rows))
-    confident = [error for error in errors if error.confidence is not None]
-    confident.sort(key=lambda error: -(error.confidence or 0))
-    silent = [error for error in errors if error.confidence is None]
-    silent = silent[: max(shown // 3, shown - len(confident))]
-    return confident[: shown - len(silent)] + silent, len(errors)
+    mistakes = task_kind(kind).mistakes(list(rows))
+    confident = [mistake for mistake in mistakes if mistake.confidence is not None]
+    confident.sort(key=lambda mistake: -(mistake.confidence or 0))
+    incomplete = [mistake for mistake in mistakes if mistake.confidence is None]
+    incomplete = incomplete[: max(limit // 3, limit - len(confident))]
+    return confident[: limit - len(incomplete)] + incomplete, len(mistakes)

@@ -15,7 +15,7 @@ from palm_trainer.report.overview import (
     make_metrics_table,
 )
 from palm_trainer.report.rows import RunFacts
-from palm_trainer.report.sections import task_section
+from palm_trainer.report.sections import make_task_section
 from palm_trainer.report.template import render_page
 from palm_trainer.report.training_section import make_training_section
 
@@ -69,7 +69,7 @@ def render_report(
     sections = []
     for task, rows in rows_by_task.items():
         train_counts: Mapping[str, int] = summary.labels.get(task, {}).get("train", {})
-        sections.append(task_section(task, facts.trained.tasks[task], split or "", rows, train_counts))
+        sections.append(make_task_section(task, facts.trained.tasks[task], split or "", rows, train_counts))
     sections.append(make_training_section(history, kinds))
     windows = _find_data_in_windows(facts, split)
     sections.append(make_data_section(summary, facts.trained.max_length, windows=windows))

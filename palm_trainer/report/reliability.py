@@ -1,6 +1,6 @@
-"""Bins of a reliability diagram: accuracy by confidence, in bins of equal width (Guo et al.
+"""Bins of a reliability diagram: accuracy by confidence, in bins of equal width.
 
-2017, section 2).
+See Guo et al. 2017, section 2.
 """
 
 import math

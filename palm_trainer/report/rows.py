@@ -1,4 +1,4 @@
-"""What the report looks at: a run's files, and every evaluated example with its gold labels and the model's answer."""
+"""Inputs of the report: the files of a run, and recorded answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,13 @@ from palm_trainer.data.splits import Splits
 from palm_trainer.evaluation.evaluate import Answering, Metrics
 from palm_trainer.model.multi_task import TrainedModel
 
+_RecordKey = tuple[int, tuple[str, ...] | None]
+"""Id of a list of examples, and the tasks that are answered."""
+
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A finished run: its directory, configuration, best checkpoint, log, metrics by split, and the splits of its data."""
+    """A finished run: directory, configuration, best checkpoint, log, metrics by split, and data."""
 
     path: Path
     config: Config
@@ -26,17 +29,16 @@ class RunFacts:
 
 
 class Recording:
-    """Answers each list of examples once and remembers, so that metrics and report cost one pass."""
+    """Predictor that answers each list of examples once, for metrics and report together."""
 
     def __init__(self, predictor: Answering) -> None:
         self._predictor = predictor
-        self._known: dict[
-            tuple[int, tuple[str, ...] | None], tuple[Sequence[Example], list[dict[str, TaskAnswer]]]
-        ] = {}
+        self._recorded: dict[_RecordKey, tuple[Sequence[Example], list[dict[str, TaskAnswer]]]] = {}
 
     def answers(self, examples: Sequence[Example], tasks: Sequence[str] | None = None) -> list[dict[str, TaskAnswer]]:
-        """Answers by task name, one dict an example, in the order given."""
+        """Return the answers to each example by task."""
         key = (id(examples), None if tasks is None else tuple(tasks))
-        if key not in self._known:  # the examples are kept too: their id stays theirs
-            self._known[key] = (examples, self._predictor.answers(examples, tasks))
-        return self._known[key][1]
+        if key not in self._recorded:
+            # The examples are stored too, so that no other object can get their id.
+            self._recorded[key] = (examples, self._predictor.answers(examples, tasks))
+        return self._recorded[key][1]

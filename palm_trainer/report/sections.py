@@ -1,4 +1,4 @@
-"""Results of one task -> its section: which tables and drawings suit which kind."""
+"""Section of a task: scores, confusions, calibration and mistakes."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from palm_trainer.report.blocks import (
     percent_cell,
 )
 from palm_trainer.report.charts import draw_reliability_chart
-from palm_trainer.report.mistakes import worst
+from palm_trainer.report.mistakes import select_mistakes
 from palm_trainer.report.reliability import ConfidencePoint, group_into_bins
 from palm_trainer.tasks import Judged, scores, task_kind
 from palm_trainer.tasks.metrics import expected_calibration_error
@@ -31,173 +31,182 @@ from palm_trainer.tasks.report_tables import (
     SpanErrorTable,
 )
 
-LABELS_SHOWN = 300
+_MAX_LABELS = 300
 """Rows of a table of labels."""
-_CONFUSIONS_SHOWN = 20
-_SURE = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+_FOLDED_LABELS = 30
+"""A table with more labels is folded."""
+_MAX_CONFUSIONS = 20
+_CONFIDENCE_THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
-def task_section(
-    task: str, info: TaskInfo, split: str, rows: Sequence[Judged], trained: Mapping[str, int]
+def make_task_section(
+    task: str, info: TaskInfo, split: str, rows: Sequence[Judged], train_counts: Mapping[str, int]
 ) -> ReportSection:
-    """Return the section of a task: scores, confusions, calibration and mistakes on a split.
+    """Make the section of a task on a split.
 
     Args:
-        task: task name.
+        task: name of the task.
         info: its manifest entry.
         split: name of the split.
         rows: judged examples of the split, at least one.
-        trained: how often each label occurs in train.
+        train_counts: number of examples of each label in train.
     """
     kind = task_kind(info.kind)
     blocks: list[Block] = []
     for table in kind.tables(rows):
-        blocks += _table_blocks(table, trained)
-    blocks += _confidence(info, rows)
-    blocks.append(_mistakes(info.kind, rows))
+        blocks += _make_table_blocks(table, train_counts)
+    points = collect_confidences(info.kind, rows)
+    if points:
+        blocks.append(_draw_calibration(points, kind.answer_noun))
+        blocks.append(_make_threshold_table(points, kind.answer_noun))
+    match_thresholds = kind.match_thresholds(info, rows)
+    if match_thresholds is not None:
+        blocks.append(_make_match_table(match_thresholds))
+    blocks.append(_list_mistakes(info.kind, rows))
     return ReportSection(f"task-{task}", task, f"{info.kind}, {split}: {kind.summary(rows)}", blocks)
 
 
-def _table_blocks(table: ReportTable, trained: Mapping[str, int]) -> list[Block]:
-    """Draw one of a kind's tables."""
+def _make_table_blocks(table: ReportTable, train_counts: Mapping[str, int]) -> list[Block]:
+    """Make the blocks of one of a kind's tables."""
     match table:
         case LabelTable(title=title, scores=label_scores):
-            return [_labels(label_scores, trained, title)]
+            return [_make_label_table(label_scores, train_counts, title)]
         case ConfusionTable(pairs=pairs, as_matrix=True):
-            return [_matrix(pairs), *_confused(pairs)]
+            return [_make_matrix(pairs), *_list_confusions(pairs)]
         case ConfusionTable(pairs=pairs):
-            return _confused(pairs)
+            return _list_confusions(pairs)
         case SpanErrorTable(errors=errors, pairs=pairs):
-            return _span_errors(errors, pairs)
+            return _list_span_errors(errors, pairs)
         case AnswerLengthTable(scores=reading_scores):
-            return [_by_length(reading_scores)]
+            return [_make_length_table(reading_scores)]
 
 
-def _labels(found: Sequence[scores.LabelScore], trained: Mapping[str, int], title: str) -> Table:
-    rows = [
-        (
-            TableCell(one.label),
-            percent_cell(one.f1, bar=True),
-            percent_cell(one.precision),
-            percent_cell(one.recall),
-            count_cell(one.support),
-            count_cell(one.answered),
-            count_cell(trained.get(one.label, 0)),
+def _make_label_table(label_scores: Sequence[scores.LabelScore], train_counts: Mapping[str, int], title: str) -> Table:
+    rows = []
+    for score in label_scores[:_MAX_LABELS]:
+        row = (
+            TableCell(score.label),
+            percent_cell(score.f1, bar=True),
+            percent_cell(score.precision),
+            percent_cell(score.recall),
+            count_cell(score.support),
+            count_cell(score.answered),
+            count_cell(train_counts.get(score.label, 0)),
         )
-        for one in found[:LABELS_SHOWN]
-    ]
+        rows.append(row)
     columns = ("label", "F1", "precision", "recall", "support", "answered", "in train")
-    note = "In per cent; support counts the label in the gold data, answered in the model's answers. A click on a heading sorts."
-    return Table(title, columns, rows, note=note, hidden=max(0, len(found) - LABELS_SHOWN), folded=len(found) > 30)
+    note = (
+        "Scores in per cent. Support counts the label in the gold data, answered counts it in the answers. "
+        "Click a heading to sort."
+    )
+    hidden = max(0, len(label_scores) - _MAX_LABELS)
+    return Table(title, columns, rows, note=note, hidden=hidden, folded=len(label_scores) > _FOLDED_LABELS)
 
 
-def _matrix(pairs: scores.Confusions) -> Block:
-    found = scores.confusion(pairs)
-    if not found.labels:
-        return Note(f"No label is confused with another: all {found.all_labels} are told apart.")
-    totals = [max(1, sum(own)) for own in found.counts]
-    heat = [[number / total for number in own] for own, total in zip(found.counts, totals, strict=True)]
-    note = "Rows: gold labels. Columns: answers. The colour is the share of the row."
-    if len(found.labels) < found.all_labels:
+def _make_matrix(pairs: scores.Confusions) -> Block:
+    confusion = scores.confusion(pairs)
+    if not confusion.labels:
+        return Note(f"No label is confused with another: all {confusion.all_labels} are told apart.")
+    heat = []
+    for counts in confusion.counts:
+        total = max(1, sum(counts))
+        heat.append([count / total for count in counts])
+    note = "Rows: gold labels. Columns: answers. The colour is the fraction of the row."
+    if len(confusion.labels) < confusion.all_labels:
         note = (
-            f"The {len(found.labels)} labels of {found.all_labels} that are confused most; {found.shown_errors} of {found.errors} errors are between them. "
-            + note
+            f"The {len(confusion.labels)} labels of {confusion.all_labels} that are confused most. "
+            f"{confusion.shown_errors} of {confusion.errors} errors are between them. {note}"
         )
-    return Matrix("Confusion matrix", found.labels, found.counts, heat, note)
+    return Matrix("Confusion matrix", confusion.labels, confusion.counts, heat, note)
 
 
-def _confused(pairs: scores.Confusions) -> list[Block]:
-    wrong = [(pair, number) for pair, number in pairs.most_common() if pair[0] != pair[1]]
-    if not wrong:
+def _list_confusions(pairs: scores.Confusions) -> list[Block]:
+    wrong_pairs = [(pair, count) for pair, count in pairs.most_common() if pair[0] != pair[1]]
+    if not wrong_pairs:
         return []
-    rows = [
-        (TableCell(gold), TableCell(predicted), count_cell(number))
-        for (gold, predicted), number in wrong[:_CONFUSIONS_SHOWN]
-    ]
-    more = max(0, len(wrong) - _CONFUSIONS_SHOWN)
-    return [Table("Most frequent confusions", ("gold", "answered", "times"), rows, text_columns=2, hidden=more)]
+    rows = []
+    for (gold, predicted), count in wrong_pairs[:_MAX_CONFUSIONS]:
+        rows.append((TableCell(gold), TableCell(predicted), count_cell(count)))
+    columns = ("gold", "answered", "times")
+    hidden = max(0, len(wrong_pairs) - _MAX_CONFUSIONS)
+    return [Table("Most frequent confusions", columns, rows, text_columns=2, hidden=hidden)]
 
 
-def _span_errors(errors: Counter[str], pairs: scores.Confusions) -> list[Block]:
+def _list_span_errors(errors: Counter[str], pairs: scores.Confusions) -> list[Block]:
     if not errors:
-        return [Note("Every span was found, and no other.")]
+        return [Note("All spans were found, and no others.")]
     total = errors.total()
-    rows = [
-        (TableCell(error), count_cell(number), percent_cell(number / total, bar=True))
-        for error, number in errors.most_common()
-    ]
-    return [Table("How spans go wrong", ("error", "spans", "%"), rows), *_confused(pairs)]
+    rows = []
+    for error, count in errors.most_common():
+        rows.append((TableCell(error), count_cell(count), percent_cell(count / total, bar=True)))
+    return [Table("Span errors by type", ("error", "spans", "%"), rows), *_list_confusions(pairs)]
 
 
-def _by_length(reading_scores: Sequence[scores.ReadingScore]) -> Table:
-    rows = [
-        (
+def _make_length_table(reading_scores: Sequence[scores.ReadingScore]) -> Table:
+    rows = []
+    for score in reading_scores:
+        row = (
             TableCell(score.tokens),
             percent_cell(score.exact_match),
             percent_cell(score.f1, bar=True),
             count_cell(score.support),
         )
-        for score in reading_scores
-    ]
+        rows.append(row)
     return Table("By length of the answer", ("tokens", "exact match", "F1", "questions"), rows)
 
 
-def _confidence(info: TaskInfo, rows: Sequence[Judged]) -> list[Block]:
-    kind = task_kind(info.kind)
-    points = collect_confidences(info.kind, rows)
-    blocks = _calibration(points, kind.answer_noun) if points else []
-    thresholds = kind.match_thresholds(info, rows)
-    if thresholds is not None:
-        blocks.append(_thresholds(thresholds))
-    return blocks
-
-
-def _calibration(points: Sequence[ConfidencePoint], noun: str) -> list[Block]:
-    """Draw the reliability diagram, and what acting from a confidence on would give."""
+def _draw_calibration(points: Sequence[ConfidencePoint], noun: str) -> Figure:
     error = expected_calibration_error(points)
     label = f"Reliability diagram: expected calibration error {error:.2%} over {len(points)} {noun}"
     legend = (
-        ("bar", "share right"),
-        ("gap", "surer than right"),
-        ("spare", "right more often than said"),
+        ("bar", "accuracy"),
+        ("gap", "overconfident"),
+        ("spare", "underconfident"),
         ("diagonal", "calibrated"),
     )
     note = (
-        f"Expected calibration error {100 * error:.2f} % over {len(points):,} {noun} in 15 equal ranges "
-        "(the bars: ten); the numbers count answers."
+        f"Expected calibration error {100 * error:.2f} % over {len(points):,} {noun} in 15 equal ranges. "
+        "The bars show ten ranges, the numbers count answers."
     )
-    diagram = Figure(
-        "Calibration", draw_reliability_chart(group_into_bins(points), label=label), note, legend, narrow=True
-    )
-    cells = [
-        (
+    svg = draw_reliability_chart(group_into_bins(points), label=label)
+    return Figure("Calibration", svg, note, legend, narrow=True)
+
+
+def _make_threshold_table(points: Sequence[ConfidencePoint], noun: str) -> Table:
+    """Make a table of how many answers reach a confidence, and how many of these are right."""
+    rows = []
+    for score in scores.thresholds(points, _CONFIDENCE_THRESHOLDS):
+        row = (
             TableCell(f"{score.threshold:.2f}", score.threshold),
             percent_cell(score.share),
             percent_cell(score.accuracy, bar=True),
         )
-        for score in scores.thresholds(points, _SURE)
-    ]
-    title = f"Acting only on {noun} from a confidence on"
-    return [diagram, Table(title, ("confidence", "% kept", "% right of these"), cells)]
+        rows.append(row)
+    title = f"Accuracy of {noun} above a confidence"
+    return Table(title, ("confidence", "% of all", "% right of these"), rows)
 
 
-def _thresholds(thresholds: MatchThresholds) -> Table:
-    columns = ("score", "precision", "recall", "F1", "false positive rate")
-    rows = [
-        (
+def _make_match_table(thresholds: MatchThresholds) -> Table:
+    rows = []
+    for score in thresholds.scores:
+        row = (
             TableCell(f"{score.threshold:.1f}", score.threshold),
-            *map(percent_cell, (score.precision, score.recall, score.f1, score.false_positive_rate)),
+            percent_cell(score.precision),
+            percent_cell(score.recall),
+            percent_cell(score.f1),
+            percent_cell(score.false_positive_rate),
         )
-        for score in thresholds.scores
-    ]
-    return Table(f"Saying '{thresholds.label}' from a score on", columns, rows)
+        rows.append(row)
+    columns = ("score", "precision", "recall", "F1", "false positive rate")
+    return Table(f"'{thresholds.label}' above a score", columns, rows)
 
 
-def _mistakes(kind: str, rows: Sequence[Judged]) -> Block:
-    items, total = worst(kind, rows)
-    if not items:
-        return Note("There is no error.")
+def _list_mistakes(kind: str, rows: Sequence[Judged]) -> Block:
+    mistakes, total = select_mistakes(kind, rows)
+    if not mistakes:
+        return Note("There are no errors.")
     note = (
-        "The surest first. A mark with ✓ is right, with ✗ answered but wrong, with ○ in the gold data but not answered."
+        "The most confident come first. A mark with ✓ is right, with ✗ answered but wrong, "
+        "with ○ in the gold data but not answered."
     )
-    return Mistakes("Worst errors", items, total - len(items), note)
+    return Mistakes("Worst errors", mistakes, total - len(mistakes), note)

@@ -206,7 +206,7 @@ def test_page_has_the_blocks_of_every_task_kind(page):
     assert headings["By length of the answer"] == 1
     assert headings["Span types"] == 1
     assert headings["Labels"] == 3
-    assert headings["Saying 'yes' from a score on"] == 1
+    assert headings["'yes' above a score"] == 1
     assert headings["config.toml"] == 1
     assert {f"{task}: label distribution" for task in ("intent", "slots", "topics", "same", "reading")} <= set(headings)
     assert {f"{task}: dev" for task in ("intent", "slots", "topics", "same", "rank", "reading")} <= set(headings)
