@@ -68,9 +68,11 @@ def config_schema() -> dict[str, Any]:
 
 
 def _describe_tag(definition: dict[str, Any], union: SectionUnion[Any]) -> None:
-    """Add the tag's description of the base, which the members narrow."""
-    description = union.base.model_fields[union.tag].description
-    definition["properties"][union.tag].setdefault("description", description)
+    """Add the description of the base's tag, and the values of a tag that a member does not narrow."""
+    tag = definition["properties"][union.tag]
+    tag.setdefault("description", union.base.model_fields[union.tag].description)
+    if union.otherwise is None and "const" not in tag and "enum" not in tag:
+        tag["enum"] = [value for value, model in union.members.items() if model.__name__ == definition["title"]]
 
 
 def _without_null(value: dict[str, Any]) -> dict[str, Any]:
