@@ -22,7 +22,7 @@ from palm_trainer.data.targets.classify import ClassifyTarget
 from palm_trainer.data.vocabulary import pad_token_id, vocabulary_size
 from palm_trainer.errors import WiringError
 from palm_trainer.model.encoders import Encoder, freeze_unused_rows, unfreeze_rows
-from palm_trainer.model.heads import Head, make_head
+from palm_trainer.model.heads import TaskHead, make_head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder
 from palm_trainer.tasks import task_kind, train_every_embedding
 from palm_trainer.tensors import PALM_NAMES
@@ -133,9 +133,9 @@ def training_batch(content: TrainingBatch, data: str, members: Sequence[Task], b
     return Batch(arrays, data, replace(content, inputs=inputs, targets=targets))
 
 
-def _heads(tasks: Sequence[Task], targets: Mapping[str, Target], backbone: Encoder) -> dict[str, Head]:
+def _heads(tasks: Sequence[Task], targets: Mapping[str, Target], backbone: Encoder) -> dict[str, TaskHead]:
     """The engine's heads; one object for tasks that share a head."""
-    heads: dict[str, Head] = {}
+    heads: dict[str, TaskHead] = {}
     rows, columns = backbone.embedding_table.shape
     for task in sorted(tasks, key=lambda task: task.reuse_head_with is not None):
         _, declared = task.declared
@@ -158,7 +158,7 @@ def _heads(tasks: Sequence[Task], targets: Mapping[str, Target], backbone: Encod
     return {task.name: heads[task.name] for task in tasks}
 
 
-def _reused(task: Task, heads: Mapping[str, Head], targets: Mapping[str, Target]) -> Head:
+def _reused(task: Task, heads: Mapping[str, TaskHead], targets: Mapping[str, Target]) -> TaskHead:
     other = task.reuse_head_with or ""
     if other not in heads:
         raise WiringError(

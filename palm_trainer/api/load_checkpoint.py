@@ -9,7 +9,7 @@ from palm_trainer.api.declarations import Task
 from palm_trainer.errors import CheckpointError
 from palm_trainer.model.checkpoint import ModelDescription, build_model, load_trained
 from palm_trainer.model.encoders import Encoder
-from palm_trainer.model.heads import Head, make_head
+from palm_trainer.model.heads import TaskHead, make_head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel
 
 
@@ -41,7 +41,7 @@ def _build(description: ModelDescription, tasks: Sequence[Task], path: Path) -> 
         backbone: Encoder = given
     else:
         backbone = build_model(plain.model_copy(update={"tasks": {}})).backbone
-    heads: dict[str, Head] = {}
+    heads: dict[str, TaskHead] = {}
     for name, info in description.tasks.items():
         if f"heads.{name}" not in description.own:
             heads[name] = make_head(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from palm_serve.bundle.manifest import EncoderInfo, TaskInfo
 from palm_trainer.model.encoders import Encoder
-from palm_trainer.model.heads import Head
+from palm_trainer.model.heads import TaskHead
 from palm_trainer.tensors import check_fit
 
 
@@ -23,7 +23,7 @@ class MultiTaskModel(nn.Module):
         WiringError: a head needs a tensor that the encoder does not have.
     """
 
-    def __init__(self, backbone: Encoder, heads: Mapping[str, Head]) -> None:
+    def __init__(self, backbone: Encoder, heads: Mapping[str, TaskHead]) -> None:
         super().__init__()
         for name, head in heads.items():
             check_fit(head.inputs, backbone.outputs, f"head '{name}' ({head.kind})", "the backbone")
@@ -35,10 +35,10 @@ class MultiTaskModel(nn.Module):
         """Names of the graph's inputs, in order."""
         return tuple(spec.name for spec in self.backbone.inputs)
 
-    def head(self, task: str) -> Head:
+    def head(self, task: str) -> TaskHead:
         """Return the head of a task."""
         head = self.heads[task]
-        assert isinstance(head, Head)
+        assert isinstance(head, TaskHead)
         return head
 
     def output_names(self, tasks: Sequence[str] | None = None) -> tuple[str, ...]:

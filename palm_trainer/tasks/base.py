@@ -13,7 +13,7 @@ from palm_trainer.data.example import Example, FieldValue
 from palm_trainer.data.statistics import iterate_labels
 from palm_trainer.data.targets.base import Target
 from palm_trainer.data.targets.match import NEGATIVE
-from palm_trainer.model.heads import Head
+from palm_trainer.model.heads import TaskHead
 from palm_trainer.tasks.logit_calibration import LogitCalibration
 from palm_trainer.tasks.mistakes import Mistake, MistakeSide, Segment, short_source, shorten_text
 from palm_trainer.tasks.report_tables import MatchThresholds, ReportTable
@@ -51,7 +51,7 @@ class TaskKind:
     name: ClassVar[str]
     section: ClassVar[type[TaskConfig]]
     """Section of the configuration, with the options of the kind."""
-    head: ClassVar[type[Head]]
+    head: ClassVar[type[TaskHead]]
     primary_metric: ClassVar[str] = "accuracy"
     """Metric that stands for a task of the kind, a fraction from 0 to 1. Higher is better."""
     is_answered: ClassVar[bool] = True

@@ -13,7 +13,7 @@ from palm_trainer.config.schema import WHOLE_BATCH
 from palm_trainer.data.example import Example
 from palm_trainer.errors import ConfigError
 from palm_trainer.model.encoders import encoder_layers, freeze_layers, freeze_unused_rows, rate_factors
-from palm_trainer.model.heads import Head
+from palm_trainer.model.heads import TaskHead
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel
 from palm_trainer.tasks import train_every_embedding
 from palm_trainer.training.balancing import Balancing, SharedParameters, Uncertainty, make_balancing
@@ -191,9 +191,9 @@ def _build_optimizer(
     return optimizer
 
 
-def _distinct_heads(model: MultiTaskModel) -> dict[str, Head]:
+def _distinct_heads(model: MultiTaskModel) -> dict[str, TaskHead]:
     """Return each head once, also where tasks share it."""
-    heads: dict[str, Head] = {}
+    heads: dict[str, TaskHead] = {}
     for name, head in model.heads.items():
         if not any(head is earlier for earlier in heads.values()):
             heads[name] = model.head(name)

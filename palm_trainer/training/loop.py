@@ -23,7 +23,7 @@ from torch import Tensor
 
 from palm_trainer.data.dataset import TrainingBatch
 from palm_trainer.errors import PalmError
-from palm_trainer.model.heads import Head
+from palm_trainer.model.heads import TaskHead
 from palm_trainer.model.heads.base import LossSum
 from palm_trainer.model.multi_task import MultiTaskModel
 from palm_trainer.training.balancing import Balancing
@@ -277,7 +277,7 @@ class TrainingLoop:
                 )
         return losses
 
-    def _r_drop_loss(self, head: Head, outputs: Mapping[str, Tensor], targets: Tensor, weight: float) -> LossSum:
+    def _r_drop_loss(self, head: TaskHead, outputs: Mapping[str, Tensor], targets: Tensor, weight: float) -> LossSum:
         """Return the R-Drop loss of two passes over one batch, which are concatenated in `outputs`."""
         first_outputs, second_outputs = _split_passes(outputs)
         return agreement_loss(head, first_outputs, second_outputs, targets, weight)

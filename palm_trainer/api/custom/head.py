@@ -14,7 +14,7 @@ from palm_trainer.api.phase import Phase
 from palm_trainer.api.reader.base_reader import Reader, ReaderBatch
 from palm_trainer.errors import WiringError
 from palm_trainer.model.encoders import Encoder
-from palm_trainer.model.heads import Head, LossSum
+from palm_trainer.model.heads import LossSum, TaskHead
 from palm_trainer.tensors import (
     to_full_precision,
 )
@@ -30,7 +30,7 @@ class ReaderArrays(dict[str, Tensor]):
         return ReaderArrays({name: value.to(device, non_blocking=non_blocking) for name, value in self.items()})
 
 
-class OwnHead(Head):
+class OwnHead(TaskHead):
     """The engine's side of a head that the user wrote."""
 
     inputs = ()

@@ -17,7 +17,7 @@ from palm_serve.types import Encoding
 from palm_trainer.model.heads.divergences import has_soft_target
 from palm_trainer.tensors import IGNORE, TensorSpec
 
-__all__ = ["IGNORE", "Head", "HeadSettings", "LossSum", "SoftTargets"]
+__all__ = ["IGNORE", "HeadSettings", "LossSum", "SoftTargets", "TaskHead"]
 
 SoftTargets = npt.NDArray[np.float32]
 """A teacher's probabilities for one feature of the data."""
@@ -42,7 +42,7 @@ class LossSum(NamedTuple):
     labels: Tensor
 
 
-class Head(nn.Module):
+class TaskHead(nn.Module):
     """Base of the heads. `inputs` are the backbone's tensors that it reads; `tensors` the names of its own, in graph order."""
 
     kind: ClassVar[Kind]

@@ -1,7 +1,7 @@
 """The head classes by task kind. A new kind's head is added here, or with `register_head`."""
 
 from palm_serve.bundle.manifest import TaskInfo
-from palm_trainer.model.heads.base import Head, HeadSettings
+from palm_trainer.model.heads.base import HeadSettings, TaskHead
 from palm_trainer.model.heads.classify import ClassifyHead
 from palm_trainer.model.heads.masked_lm import MaskedLmHead
 from palm_trainer.model.heads.match import MatchHead
@@ -9,7 +9,7 @@ from palm_trainer.model.heads.mrc import MrcHead
 from palm_trainer.model.heads.multi_label import MultiLabelHead
 from palm_trainer.model.heads.sequence_label import SequenceLabelHead
 
-_BUILT_IN: tuple[type[Head], ...] = (
+_BUILT_IN: tuple[type[TaskHead], ...] = (
     ClassifyHead,
     MultiLabelHead,
     SequenceLabelHead,
@@ -20,12 +20,12 @@ _BUILT_IN: tuple[type[Head], ...] = (
 _HEADS = {head.kind: head for head in _BUILT_IN}
 
 
-def register_head(head: type[Head]) -> None:
+def register_head(head: type[TaskHead]) -> None:
     """Add the head class of a task kind."""
     _HEADS[head.kind] = head
 
 
-def head_class(kind: str) -> type[Head]:
+def head_class(kind: str) -> type[TaskHead]:
     """Return the head class of a task kind."""
     return _HEADS[kind]
 
@@ -39,7 +39,7 @@ def make_head(
     label_smoothing: float = 0.0,
     margin: float = 0.5,
     embedding: tuple[int, int] | None = None,
-) -> Head:
+) -> TaskHead:
     """Build the head that a task's manifest entry describes.
 
     Args:

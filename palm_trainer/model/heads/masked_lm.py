@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_trainer.errors import WiringError
-from palm_trainer.model.heads.base import IGNORE, Head, HeadSettings, LossSum
+from palm_trainer.model.heads.base import IGNORE, HeadSettings, LossSum, TaskHead
 from palm_trainer.tensors import EMBEDDING_TABLE, SEQUENCE_OUTPUT, to_full_precision
 
 
-class MaskedLmHead(Head):
+class MaskedLmHead(TaskHead):
     """A dense layer, GELU, normalization, and the encoder's own embedding table as decoder (Devlin et al. 2019, as in BERT's code).
 
     Args:

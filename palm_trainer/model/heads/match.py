@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import Encoding
-from palm_trainer.model.heads.base import IGNORE, Head, HeadSettings, LossSum, SoftTargets
+from palm_trainer.model.heads.base import IGNORE, HeadSettings, LossSum, SoftTargets, TaskHead
 from palm_trainer.model.heads.divergences import (
     has_soft_target,
     sigmoid_divergence,
@@ -20,7 +20,7 @@ from palm_trainer.model.heads.divergences import (
 from palm_trainer.tensors import POOLED_OUTPUT, to_full_precision
 
 
-class MatchHead(Head):
+class MatchHead(TaskHead):
     """Dropout and a linear layer on the vector of the two texts, read together.
 
     Args:

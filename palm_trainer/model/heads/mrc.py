@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.decoding.mrc import null_position, passage_range
 from palm_serve.types import Encoding
-from palm_trainer.model.heads.base import IGNORE, Head, HeadSettings, LossSum, SoftTargets
+from palm_trainer.model.heads.base import IGNORE, HeadSettings, LossSum, SoftTargets, TaskHead
 from palm_trainer.model.heads.divergences import (
     IMPOSSIBLE,
     has_soft_target,
@@ -21,7 +21,7 @@ from palm_trainer.model.heads.divergences import (
 from palm_trainer.tensors import NO_SOFT_TARGET, SEQUENCE_OUTPUT, to_full_precision
 
 
-class MrcHead(Head):
+class MrcHead(TaskHead):
     """Dropout and a linear layer on each piece's vector: one logit for the beginning, one for the end (Devlin et al. 2019, 4.2).
 
     Args:

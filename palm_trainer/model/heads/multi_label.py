@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import Encoding
-from palm_trainer.model.heads.base import IGNORE, Head, HeadSettings, LossSum, SoftTargets
+from palm_trainer.model.heads.base import IGNORE, HeadSettings, LossSum, SoftTargets, TaskHead
 from palm_trainer.model.heads.divergences import has_soft_target, sigmoid_divergence, sigmoid_divergence_from
 from palm_trainer.tensors import POOLED_OUTPUT, to_full_precision
 
 
-class MultiLabelHead(Head):
+class MultiLabelHead(TaskHead):
     """Dropout and a linear layer on the text's vector; a sigmoid a class.
 
     Args:

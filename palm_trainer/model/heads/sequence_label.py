@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.decoding.sequence_label import tagged_range
 from palm_serve.types import Encoding
-from palm_trainer.model.heads.base import IGNORE, Head, HeadSettings, LossSum, SoftTargets
+from palm_trainer.model.heads.base import IGNORE, HeadSettings, LossSum, SoftTargets, TaskHead
 from palm_trainer.model.heads.crf import LinearChainCrf
 from palm_trainer.model.heads.divergences import has_soft_target, softmax_divergence, softmax_divergence_from
 from palm_trainer.tensors import NO_SOFT_TARGET, SEQUENCE_OUTPUT, to_full_precision
 
 
-class SequenceLabelHead(Head):
+class SequenceLabelHead(TaskHead):
     """Dropout, a linear layer on each piece's vector, and a CRF over the tags (or a softmax).
 
     Args:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from palm_trainer.model.heads import Head
+from palm_trainer.model.heads import TaskHead
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Distillation:
     weight: float
 
     def combine_losses(
-        self, label_loss: Tensor, head: Head, passes: Sequence[Mapping[str, Tensor]], soft: Tensor, count: float
+        self, label_loss: Tensor, head: TaskHead, passes: Sequence[Mapping[str, Tensor]], soft: Tensor, count: float
     ) -> Tensor:
         """Combine the losses of a task's labels and soft targets.
 
@@ -38,8 +38,8 @@ class Distillation:
             label_loss: mean loss of the labels, 0 without labels.
             head: head of the task.
             passes: the head's tensors, for each pass over the batch.
-            soft: soft targets, see `Head.soft_divergence`.
-            count: `Head.count_soft_targets` of the whole step.
+            soft: soft targets, see `TaskHead.soft_divergence`.
+            count: `TaskHead.count_soft_targets` of the whole step.
         """
         total = (1 - self.weight) * label_loss
         if count:

@@ -132,7 +132,7 @@ def soft_targets(
 
     Returns:
         Probabilities by task, in the student's order of labels, with the shapes of
-        `Head.soft_divergence` for a feature.
+        `TaskHead.soft_divergence` for a feature.
     """
     answers: dict[str, list[list[SoftTargets]]] = {}
     for teacher in teachers:

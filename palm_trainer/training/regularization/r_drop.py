@@ -9,11 +9,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from palm_trainer.model.heads import Head, LossSum
+from palm_trainer.model.heads import LossSum, TaskHead
 
 
 def agreement_loss(
-    head: Head, first: Mapping[str, Tensor], second: Mapping[str, Tensor], targets: Tensor, alpha: float
+    head: TaskHead, first: Mapping[str, Tensor], second: Mapping[str, Tensor], targets: Tensor, alpha: float
 ) -> LossSum:
     """Return the loss of two passes over one batch, with a penalty for their divergence.
 

@@ -25,7 +25,7 @@ from palm_trainer.data.inputs import Inputs, Texts
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import load_trained
-from palm_trainer.model.heads import Head, LossSum, factory
+from palm_trainer.model.heads import LossSum, TaskHead, factory
 from palm_trainer.model.heads.base import HeadSettings
 from palm_trainer.runs.evaluate_run import evaluate_run
 from palm_trainer.tasks import Judged, LearnContext, TaskKind, register_task_kind, registry
@@ -63,7 +63,7 @@ class ServedRegression(ServedKind[Match]):
 # File 2, palm_trainer/model/heads/regression.py: vectors to outputs, outputs and targets to a loss.
 
 
-class RegressionHead(Head):
+class RegressionHead(TaskHead):
     """A linear layer on the text's vector, and a squared error."""
 
     kind = "regression"
