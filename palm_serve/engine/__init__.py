@@ -1,7 +1,19 @@
-"""Running graphs: the only importer of onnxruntime."""
+"""Engines: run the graphs of bundles. The only importer of onnxruntime.
+
+providers.py          selects the graph, the execution provider and the precision
+session.py            opens a graph on one provider
+openvino.py           OpenVINO's own runtime
+provider_fallback.py  continues on the CPU when a provider fails
+io_binding.py         keeps inputs and outputs on the GPU
+options.py            settings of ONNX Runtime's providers
+padding.py            pads encodings into model inputs
+timing.py             measures graphs and keeps the times
+cores.py              cores that this process may use
+cpu_features.py       features of the processor
+"""
 
 import os
 
-# ONNX Runtime's official builds report usage to their maker unless this is set before the first import; whoever wants
-# that sets it to 0.
+# Official builds of ONNX Runtime report usage to their maker unless this is set before the first import. Setting it to 0
+# allows the reports.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,4 +1,4 @@
-"""How many cores this process may use."""
+"""Number of cores that this process may use."""
 
 import math
 import os
@@ -6,20 +6,20 @@ from pathlib import Path
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Physical cores in the process's affinity mask, no more than its control group's quota; at least 1.
+    """Return the physical cores in the affinity mask of the process, up to the quota of its control group.
 
-    Two threads of one core share its vector units, so counting both would only add contention to matrix products.
+    Two threads of one core share its vector units. Counting both would only slow down matrix multiplications.
     """
     try:
-        allowed = os.sched_getaffinity(0)
+        cpus = os.sched_getaffinity(0)
     except AttributeError:  # not Linux
         return max(1, os.cpu_count() or 1)
-    cores = {_siblings(root, cpu) for cpu in allowed}
+    cores = {_siblings(root, cpu) for cpu in cpus}
     return max(1, min(len(cores), _quota(root)))
 
 
 def _siblings(root: Path, cpu: int) -> str:
-    """A name of the physical core that `cpu` is a thread of."""
+    """Return a name of the physical core that `cpu` is a thread of."""
     try:
         return (root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
     except OSError:
@@ -27,7 +27,7 @@ def _siblings(root: Path, cpu: int) -> str:
 
 
 def _quota(root: Path) -> int:
-    """Cores that the control group (version 2) grants, rounded up."""
+    """Return the cores that the control group (version 2) grants, rounded up."""
     try:
         quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What kind of processor this is, as far as the choice of a provider depends on it."""
+"""Features of the processor that the choice of a provider depends on."""
 
 import functools
 import platform
@@ -15,31 +15,34 @@ _INT8_INSTRUCTIONS = {
     "asimddp": "neon_dotprod",
     "asimd": "neon",
 }
-"""Flag in /proc/cpuinfo -> instructions for products of int8, the best first."""
+"""Instructions for int8 products by flag in /proc/cpuinfo, the best first."""
 _SATURATING = {"avx512bw", "avx2", "x86_64", "AMD64"}
-"""Instructions, or the architecture alone, whose kernels add pairs of products in 16 bits."""
+"""Instructions, or architectures, whose kernels add pairs of products in 16 bits."""
 
 
 @functools.cache
 def _facts(root: Path) -> dict[str, str]:
-    """The first processor of /proc/cpuinfo; empty where there is none."""
+    """Return the entries of the first processor in /proc/cpuinfo. Empty: there is no such file."""
     try:
         text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return {}
-    lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
-    return {key.strip(): value.strip() for key, _, value in lines}
+    facts = {}
+    for line in text.partition("\n\n")[0].splitlines():
+        key, _, value = line.partition(":")
+        facts[key.strip()] = value.strip()
+    return facts
 
 
 def processor(root: Path = Path("/")) -> str:
-    """Model name, family and stepping where the system tells them, else the architecture."""
+    """Return the model name, family and stepping of the processor, or else its architecture."""
     facts = _facts(root)
     names = [facts[key] for key in ("model name", "cpu family", "model", "stepping") if key in facts]
     return " ".join(names) or platform.processor() or platform.machine()
 
 
 def computes_in_bf16(root: Path = Path("/")) -> bool:
-    """Whether the processor multiplies matrices in bf16 (AMX or AVX512-BF16); without it bf16 saves nothing."""
+    """Return True if the processor multiplies matrices in bf16 (AMX or AVX512-BF16). Otherwise bf16 saves nothing."""
     return not _BF16_FLAGS.isdisjoint(_flags(root))
 
 

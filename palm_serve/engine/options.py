@@ -1,44 +1,50 @@
-"""What ONNX Runtime's providers are told. Pure: opens nothing."""
+"""Settings of ONNX Runtime's execution providers. Pure functions: nothing is opened."""
 
 from pathlib import Path
 
 from palm_serve.errors import EngineError
 
-CPU, OPENVINO, CUDA, TENSORRT = "CPU", "OpenVINO", "CUDA", "TensorRT"
+CPU = "CPU"
+OPENVINO = "OpenVINO"
+CUDA = "CUDA"
+TENSORRT = "TensorRT"
 
 PROVIDERS = (TENSORRT, CUDA, OPENVINO, CPU)
-"""Those that this server knows, by the names that manifests and users write."""
+"""Execution providers, by their names in manifests and options."""
 
 ORT_NAMES = {
     TENSORRT: "TensorrtExecutionProvider",
     CUDA: "CUDAExecutionProvider",
     CPU: "CPUExecutionProvider",
 }
-"""Those that ONNX Runtime brings."""
+"""Names of the providers of ONNX Runtime."""
 
-Settings = dict[str, str]
+ProviderOptions = dict[str, str]
 
 
 def provider_list(
     provider: str, precision: str, graphs: bool = False, cache: Path | None = None
-) -> list[tuple[str, Settings]]:
-    """Providers of a session in order of preference: the wanted one, then those that take what it leaves.
+) -> list[tuple[str, ProviderOptions]]:
+    """Return the providers of a session in order of preference: the requested one, then those for unsupported nodes.
 
     Args:
         provider: a key of ORT_NAMES.
-        precision: fp32 forbids what rounds: TF32, fp16 kernels.
-        graphs: whether CUDA records the work of each shape.
-        cache: where TensorRT keeps its engines, whose building takes minutes; None: nowhere.
+        precision: precision of the computation. fp32 forbids TF32 and fp16 kernels, which round.
+        graphs: True if CUDA records the work of each shape.
+        cache: directory for TensorRT's engines, which take minutes to build. None: they are not kept.
+
+    Raises:
+        EngineError: the provider cannot compute in this precision.
     """
     if precision == "bf16" and provider != CUDA:
         raise EngineError(f"{provider} cannot compute in bf16; OpenVINO can, and CUDA where the graph's weights are")
     cuda = {
         "use_tf32": "0" if precision == "fp32" else "1",
         "enable_cuda_graph": "1" if graphs else "0",
-        # A bundle's server owns the device with others: no more memory than the shapes need.
+        # Other programs may share the device, so no more memory is allocated than the shapes need.
         "arena_extend_strategy": "kSameAsRequested",
     }
-    cpu: tuple[str, Settings] = (ORT_NAMES[CPU], {})
+    cpu: tuple[str, ProviderOptions] = (ORT_NAMES[CPU], {})
     if provider == CPU:
         return [cpu]
     if provider == CUDA:

@@ -1,4 +1,4 @@
-"""Encodings -> the padded arrays that a graph takes. Pure numpy; training's evaluation pads here too."""
+"""Padding of encodings into the arrays that a graph reads. Pure numpy. Training's evaluation also uses this module."""
 
 from collections.abc import Sequence
 
@@ -6,17 +6,26 @@ import numpy as np
 
 from palm_serve.types import Encoding, PaddedBatch
 
-INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS = "input_ids", "attention_mask", "token_type_ids"
+INPUT_IDS = "input_ids"
+ATTENTION_MASK = "attention_mask"
+TOKEN_TYPE_IDS = "token_type_ids"
 
 
 def pad_batch(
     encodings: Sequence[Encoding], inputs: Sequence[str], pad_id: int = 0, length: int = 0, rows: int = 0
 ) -> PaddedBatch:
-    """Pads to the longest row, or to `length` tokens and `rows` rows where these are larger (shape buckets). Arrays are int64 [B, S].
+    """Pad encodings to int64 arrays `[batch, tokens]`.
 
-    Rows added as filling hold one unmasked pad token each, so that no softmax runs over nothing.
+    Rows that are added hold one unmasked pad token each, so that no softmax runs over nothing.
+
+    Args:
+        encodings: rows of the batch.
+        inputs: names of the graph's inputs.
+        pad_id: id of the padding token.
+        length: fewest tokens of a row. The longest encoding may exceed it.
+        rows: fewest rows of the batch.
     """
-    lengths = np.array([len(e) for e in encodings], dtype=np.int64)
+    lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
     shape = (max(rows, len(encodings)), max(length, int(lengths.max(initial=1))))
     ids = np.full(shape, pad_id, dtype=np.int64)
     mask = np.zeros(shape, dtype=np.int64)

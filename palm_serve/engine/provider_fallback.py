@@ -1,4 +1,4 @@
-"""An engine that outlives its provider."""
+"""Engine that falls back to the CPU when its execution provider fails."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -10,22 +10,22 @@ log = logging.getLogger(__name__)
 
 
 class FallbackEngine:
-    """Runs on one engine until it fails, from then on on another.
+    """Runs on one engine until it fails, and on another from then on.
 
-    A graph that a provider opened may still fail in it: a device lost, its memory full, a kernel missing for one shape.
+    A provider may fail on a graph that it has opened: the device is lost, its memory is full, or a kernel is missing.
 
     Args:
-        engine: the one that was chosen.
-        spare: opens the one that works everywhere.
+        engine: the selected engine.
+        open_fallback: opens the engine that works everywhere.
     """
 
-    def __init__(self, engine: Engine, spare: Callable[[], Engine]) -> None:
+    def __init__(self, engine: Engine, open_fallback: Callable[[], Engine]) -> None:
         self._engine = engine
-        self._spare: Callable[[], Engine] | None = spare
+        self._open_fallback: Callable[[], Engine] | None = open_fallback
 
     @property
     def info(self) -> EngineInfo:
-        """Of the engine that runs now."""
+        """Provider and precision of the engine that runs now."""
         return self._engine.info
 
     @info.setter
@@ -33,17 +33,25 @@ class FallbackEngine:
         self._engine.info = value
 
     def run(self, batch: PaddedBatch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
-        """Graph outputs by name, float32; `outputs` selects some (None: all). Raises EngineError when the spare engine fails, too."""
+        """Return graph outputs by name, as float32. `outputs` selects some of them (None: all).
+
+        Raises:
+            EngineError: both engines failed.
+        """
         try:
             return self._engine.run(batch, outputs)
         except Exception as error:  # the exceptions of the runtimes share no base class
-            if self._spare is None:
+            if self._open_fallback is None:
                 raise
-            failed, spare, self._spare = self.info, self._spare, None
+            failed = self.info
+            open_fallback = self._open_fallback
+            self._open_fallback = None
             try:
-                self._engine = spare()
-            except EngineError as lost:
-                raise EngineError(f"{failed.provider} failed while running: {error}; and then: {lost}") from error
+                self._engine = open_fallback()
+            except EngineError as fallback_error:
+                raise EngineError(
+                    f"{failed.provider} failed while running: {error}; and then: {fallback_error}"
+                ) from error
             log.error(
                 "%s in %s failed while running, the model goes on on %s in %s: %s",
                 failed.provider,
@@ -55,5 +63,5 @@ class FallbackEngine:
         return self._engine.run(batch, outputs)
 
     def shape(self, rows: int, length: int) -> tuple[int, int]:
-        """Rows and tokens that a batch of this size should be padded to."""
+        """Return the rows and tokens that a batch of this size should be padded to."""
         return self._engine.shape(rows, length)

@@ -1,4 +1,4 @@
-"""Which graph runs on which provider: what the bundle's gates allow, what the machine has, and what of it is fastest."""
+"""Provider selection: which graph of a bundle runs on which execution provider, by gates, availability and speed."""
 
 import functools
 import importlib.metadata
@@ -27,16 +27,16 @@ log = logging.getLogger(__name__)
 
 AUTO = "auto"
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-"""From exact to coarse: the order of preference where nothing is faster."""
+"""Precisions from exact to coarse, which is the order of preference at equal speed."""
 
 _TIMING_BUDGET_S = 1.0
-_WORTH_LEAVING = 0.9
-"""A later candidate must need less than this share of the best one's time, so that noise does not decide."""
+_REQUIRED_SPEEDUP = 0.9
+"""A less preferred candidate must need less than this share of the best time, so that noise does not decide."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to run a bundle."""
+    """One combination of graph, execution provider and precision."""
 
     variant: str
     provider: str
@@ -47,16 +47,16 @@ class Candidate:
 
 
 PLAIN = Candidate("plain", CPU, "fp32")
-"""What every bundle can run as on every machine."""
+"""The combination that every bundle supports on every machine."""
 
 
 def available_providers() -> tuple[str, ...]:
-    """Providers that look usable here. A session may still be refused: CUDA is listed on machines without a GPU."""
-    listed = ort.get_available_providers()
-    found = [name for name in (TENSORRT, CUDA) if ORT_NAMES[name] in listed]
+    """Return the providers that look usable. A session may still fail: CUDA is listed on machines without a GPU."""
+    ort_providers = ort.get_available_providers()
+    available = [name for name in (TENSORRT, CUDA) if ORT_NAMES[name] in ort_providers]
     if importlib.util.find_spec("openvino") is not None:  # importing it takes longer than many a server's start
-        found.append(OPENVINO)
-    return (*found, CPU)
+        available.append(OPENVINO)
+    return (*available, CPU)
 
 
 def select_engine(
@@ -65,171 +65,204 @@ def select_engine(
     precision: str = AUTO,
     threads: int | None = None,
     cache: Path | None = None,
-    kept: timing.Kept | None = None,
+    measured: timing.MeasuredTimes | None = None,
 ) -> Engine:
-    """The engine for a bundle on this machine.
+    """Select and open the engine for a bundle on this machine.
 
-    `auto` uses combinations whose gate in the manifest passed and holds on this processor, and plain fp32 on the CPU.
-    It takes the fastest that opens: it is measured
-    once for graphs of one shape, whatever their weights, and kept in `kept` and in the directory `cache` (None: the user's). A provider or
-    a precision that is asked for is used without having passed a gate too, with a warning. Where nothing of it opens, and where the chosen
+    `auto` uses combinations whose gate in the manifest passed and holds on this processor, and plain fp32 on the CPU. It
+    takes the fastest that opens. Times are measured once for graphs of the same shape, whatever their weights. A provider
+    or precision that is requested is also used without a passed gate, with a warning. If none of them opens, or if the
     engine fails later, the plain graph runs on the CPU.
 
-    Raises EngineError where a name is unknown or nothing fits or not even the plain graph opens, BundleError for a graph that does not
-    belong to the manifest.
+    Args:
+        bundle: the bundle.
+        provider: execution provider, or `auto`.
+        precision: precision of the computation, or `auto`.
+        threads: threads of one run. None: one for each usable physical core.
+        cache: directory for measured times and compiled graphs. None: the user's cache directory.
+        measured: times that this process has measured. New ones are added.
+
+    Raises:
+        EngineError: a name is unknown, nothing fits, or not even the plain graph opens.
+        BundleError: a graph does not belong to the manifest.
     """
-    present = available_providers()
-    _check_names(provider, precision, present)
-    candidates = gated_candidates(bundle, present, provider, precision)
+    available = available_providers()
+    _check_names(provider, precision, available)
+    candidates = gated_candidates(bundle, available, provider, precision)
     if not candidates:
-        candidates = [_ungated(bundle, provider if provider != AUTO else CPU, precision)]
+        candidates = [_ungated_candidate(bundle, provider if provider != AUTO else CPU, precision)]
         log.warning(
             "%s has no passed gate in the bundle: its answers were not compared with the trained model's", candidates[0]
         )
-    _tell_what_lacks(bundle, present)
-    opened = _choose(bundle, candidates, threads, cache or timing.default_cache(), kept)
-    if opened is None:
+    _log_unusable_gates(bundle, available)
+    engine = _open_fastest(bundle, candidates, threads, cache or timing.default_cache(), measured)
+    if engine is None:
         if PLAIN in candidates:
             raise EngineError("no provider can run this bundle: the log says why")
         log.error("nothing of what was asked for can run this bundle here; it runs on %s", PLAIN)
         return _open(bundle, PLAIN, threads, None)
-    if (opened.info.provider, opened.info.variant) == (CPU, "plain"):
-        return opened
-    return FallbackEngine(opened, functools.partial(_open, bundle, PLAIN, threads, None))
+    if (engine.info.provider, engine.info.variant) == (CPU, "plain"):
+        return engine
+    return FallbackEngine(engine, functools.partial(_open, bundle, PLAIN, threads, None))
 
 
 def gated_candidates(
-    bundle: Bundle, present: Iterable[str], provider: str = AUTO, precision: str = AUTO
+    bundle: Bundle, available: Iterable[str], provider: str = AUTO, precision: str = AUTO
 ) -> list[Candidate]:
-    """Allowed combinations for the providers that are `present`, exact ones first."""
-    allowed = [PLAIN]
+    """Return the combinations whose gate passed, exact ones first.
+
+    Args:
+        bundle: the bundle.
+        available: execution providers of this machine.
+        provider: requested provider, or `auto`.
+        precision: requested precision, or `auto`.
+    """
+    passed = [PLAIN]
     for name, variant in bundle.manifest.variants.items():
         for gate in variant.gates:
             candidate = Candidate(name, gate.provider, gate.precision)
-            known = gate.precision in PRECISIONS and candidate not in allowed
-            if known and gate.passed and _holds_here(variant, gate):
-                allowed.append(candidate)
-    usable = set(present)
-    fitting = [
-        c
-        for c in allowed
-        if c.provider in usable and provider in (AUTO, c.provider) and precision in (AUTO, c.precision)
-    ]
-    return sorted(fitting, key=lambda c: PRECISIONS.index(c.precision))
+            new = gate.precision in PRECISIONS and candidate not in passed
+            if new and gate.passed and _holds_here(variant, gate):
+                passed.append(candidate)
+    usable = set(available)
+    candidates = []
+    for candidate in passed:
+        requested = provider in (AUTO, candidate.provider) and precision in (AUTO, candidate.precision)
+        if requested and candidate.provider in usable:
+            candidates.append(candidate)
+    return sorted(candidates, key=lambda candidate: PRECISIONS.index(candidate.precision))
 
 
-def _check_names(provider: str, precision: str, present: tuple[str, ...]) -> None:
+def _check_names(provider: str, precision: str, available: tuple[str, ...]) -> None:
+    names = f"{', '.join(available)} (or 'auto')"
     if provider != AUTO and provider not in PROVIDERS:
-        raise EngineError(f"provider '{provider}' is unknown; this machine has: {', '.join(present)} (or 'auto')")
-    if provider != AUTO and provider not in present:
-        raise EngineError(
-            f"provider '{provider}' cannot be had on this machine, which has: {', '.join(present)} (or 'auto')"
-        )
+        raise EngineError(f"provider '{provider}' is unknown; this machine has: {names}")
+    if provider != AUTO and provider not in available:
+        raise EngineError(f"provider '{provider}' is not available on this machine, which has: {names}")
     if precision != AUTO and precision not in PRECISIONS:
         raise EngineError(f"precision '{precision}' is unknown; there are: {', '.join(PRECISIONS)} (or 'auto')")
 
 
-def _ungated(bundle: Bundle, provider: str, precision: str) -> Candidate:
-    """A combination that was asked for but has no passed gate."""
+def _ungated_candidate(bundle: Bundle, provider: str, precision: str) -> Candidate:
+    """Return a requested combination that has no passed gate."""
     precision = "fp32" if precision == AUTO else precision
     if precision == "bf16" and provider != OPENVINO:
         raise EngineError(f"{provider} cannot compute in bf16; OpenVINO can")
     for name, variant in bundle.manifest.variants.items():
         if variant.weights == _weights(provider, precision):
             return Candidate(name, provider, precision)
-    have = ", ".join(sorted({variant.weights for variant in bundle.manifest.variants.values()}))
+    weights = ", ".join(sorted({variant.weights for variant in bundle.manifest.variants.values()}))
     raise EngineError(
-        f"the bundle has no graph for {precision} on {provider} (weights it has: {have}); export it with `palm-export --precision {precision}`"
+        f"the bundle has no graph for {precision} on {provider} (weights it has: {weights}); "
+        f"export it with `palm-export --precision {precision}`"
     )
 
 
 def _weights(provider: str, precision: str) -> str:
-    """Weights of the graphs that this precision takes: OpenVINO and TensorRT lower the precision of an fp32 graph themselves."""
+    """Return the weights of a graph for this precision. OpenVINO and TensorRT lower the precision of fp32 graphs."""
     lowers = (provider == OPENVINO and precision in ("bf16", "fp16")) or (provider == TENSORRT and precision == "fp16")
     return "fp32" if lowers else precision
 
 
 @functools.cache
-def _say(message: str) -> None:
-    """Logs what holds for the whole machine, once in a process."""
+def _log_once(message: str) -> None:
+    """Log a fact about the machine once in a process."""
     log.info(message)
 
 
 def _holds_here(variant: GraphVariant, gate: Gate) -> bool:
-    """Return False where 8-bit weights would saturate, so that this processor answers otherwise than that of the gate."""
+    """Return False if 8-bit weights saturate here, so that this processor answers differently from that of the gate."""
     on_processor = gate.provider in (CPU, OPENVINO)
     return not (variant.weights == "int8" and variant.weight_bits != 7 and on_processor and saturates_int8())
 
 
-def _tell_what_lacks(bundle: Bundle, present: tuple[str, ...]) -> None:
-    """Which of the bundle's passed gates this machine cannot use."""
+def _log_unusable_gates(bundle: Bundle, available: tuple[str, ...]) -> None:
+    """Log passed gates of the bundle that this machine cannot use."""
     for variant in bundle.manifest.variants.values():
         for gate in variant.gates:
-            if gate.passed and gate.provider not in present:
-                _say(
-                    f"this machine has no {gate.provider}, which bundles were exported for; it has: {', '.join(present)}"
-                )
-            elif gate.passed and gate.precision == "bf16" and gate.provider == OPENVINO and not computes_in_bf16():
-                _say("this processor has neither AMX nor AVX512-BF16: bf16 saves nothing here")
-            elif gate.passed and not _holds_here(variant, gate):
-                log.warning(
-                    "%s in int8 did not pass its gate for this processor (%s): 8-bit weights can saturate here. Export the model again.",
-                    gate.provider,
-                    int8_instructions(),
-                )
-            elif gate.passed and gate.instructions not in ("", int8_instructions()):
-                _say(
-                    f"int8 passed its gate with {gate.instructions}. This processor has {int8_instructions()} and computes the same integers."
-                )
+            if gate.passed:
+                _log_if_unusable(variant, gate, available)
 
 
-def _choose(
-    bundle: Bundle, candidates: list[Candidate], threads: int | None, cache: Path | None, kept: timing.Kept | None
+def _log_if_unusable(variant: GraphVariant, gate: Gate, available: tuple[str, ...]) -> None:
+    if gate.provider not in available:
+        _log_once(
+            f"this machine has no {gate.provider}, which bundles were exported for; it has: {', '.join(available)}"
+        )
+    elif gate.precision == "bf16" and gate.provider == OPENVINO and not computes_in_bf16():
+        _log_once("this processor has neither AMX nor AVX512-BF16: bf16 saves nothing here")
+    elif not _holds_here(variant, gate):
+        log.warning(
+            "%s in int8 did not pass its gate for this processor (%s): 8-bit weights can saturate here. Export the model again.",
+            gate.provider,
+            int8_instructions(),
+        )
+    elif gate.instructions not in ("", int8_instructions()):
+        _log_once(
+            f"int8 passed its gate with {gate.instructions}. This processor has {int8_instructions()} and computes the same integers."
+        )
+
+
+def _open_fastest(
+    bundle: Bundle,
+    candidates: list[Candidate],
+    threads: int | None,
+    cache: Path | None,
+    measured: timing.MeasuredTimes | None,
 ) -> OpenEngine | None:
-    """The fastest candidate that opens, or None. What was measured of such graphs earlier is believed."""
+    """Open the fastest candidate, by earlier times of such graphs or by new ones. None: no candidate opens."""
     if len(candidates) == 1:
-        return _try(bundle, candidates[0], threads, cache)
-    facts = {
-        "threads": str(threads),
-        "candidates": "; ".join(map(str, candidates)),
-        "graphs": _graphs(bundle, candidates),
-    }
-    if any(c.provider == OPENVINO for c in candidates):
-        facts["openvino"] = importlib.metadata.version("openvino")
-    memory = timing.TimingCache(cache, facts, kept)
-    found = memory.load()
-    known = {c: found[str(c)] for c in candidates if str(c) in found}
-    if known:
-        chosen = _fastest(known)
-        log.info("%s, by what was measured of such graphs earlier", chosen)
-        engine = _try(bundle, chosen, threads, cache)
+        return _try_open(bundle, candidates[0], threads, cache)
+    timing_cache = timing.TimingCache(cache, _timing_facts(bundle, candidates, threads), measured)
+    cached_times = timing_cache.load()
+    times = {candidate: cached_times[str(candidate)] for candidate in candidates if str(candidate) in cached_times}
+    if times:
+        fastest = _fastest(times)
+        log.info("%s, by what was measured of such graphs earlier", fastest)
+        engine = _try_open(bundle, fastest, threads, cache)
         if engine is not None:
             return engine
-    engines = {c: engine for c in candidates if (engine := _try(bundle, c, threads, cache)) is not None}
+    engines: dict[Candidate, OpenEngine] = {}
+    for candidate in candidates:
+        engine = _try_open(bundle, candidate, threads, cache)
+        if engine is not None:
+            engines[candidate] = engine
     if len(engines) < 2:
         return next(iter(engines.values()), None)
-    times = _measured(bundle, engines)
+    times = _measure(bundle, engines)
     if not times:
         return None
-    memory.store({str(c): least for c, least in times.items()})
+    timing_cache.store({str(candidate): candidate_times for candidate, candidate_times in times.items()})
     return engines[_fastest(times)]
 
 
-def _graphs(bundle: Bundle, candidates: list[Candidate]) -> str:
-    """What decides how long the candidates take: not the values of weights, so a model that was trained anew is not measured anew, under load."""
+def _timing_facts(bundle: Bundle, candidates: list[Candidate], threads: int | None) -> dict[str, str]:
+    """Return the facts that the times depend on.
+
+    The values of weights are none of them. So a model that was trained again is not measured again while others serve.
+    """
     manifest = bundle.manifest
+    used_variants = {candidate.variant for candidate in candidates}
+    variants = {}
+    for name, variant in manifest.variants.items():
+        if name in used_variants:
+            # The size is rounded: one more label does not matter, a product that stays in float does.
+            size = f"{variant.size:.2g} bytes"
+            variants[name] = f"{variant.graph} {variant.weights} opset {variant.opset} {size}"
     encoder = manifest.encoder.model_dump(exclude={"name", "pad_token_id"})
-    variants = {
-        # Roughly: a label more or less does not matter, a product left in float does.
-        name: f"{variant.graph} {variant.weights} opset {variant.opset} {variant.size:.2g} bytes"
-        for name, variant in manifest.variants.items()
-        if name in {candidate.variant for candidate in candidates}
+    inputs = [tensor.name for tensor in manifest.inputs]
+    facts = {
+        "threads": str(threads),
+        "candidates": "; ".join(map(str, candidates)),
+        "graphs": json.dumps({"encoder": encoder, "inputs": inputs, "variants": variants}),
     }
-    return json.dumps({"encoder": encoder, "inputs": [one.name for one in manifest.inputs], "variants": variants})
+    if any(candidate.provider == OPENVINO for candidate in candidates):
+        facts["openvino"] = importlib.metadata.version("openvino")
+    return facts
 
 
-def _measured(bundle: Bundle, engines: dict[Candidate, OpenEngine]) -> dict[Candidate, timing.Times]:
-    """Times of those that run; the table goes to the log."""
+def _measure(bundle: Bundle, engines: dict[Candidate, OpenEngine]) -> dict[Candidate, timing.Times]:
+    """Measure and log the times of the engines. Engines that fail are left out."""
     batches = [sample_batch(bundle, rows, length) for rows, length in timing.SHAPES]
     running = {}
     for candidate, engine in engines.items():
@@ -240,24 +273,25 @@ def _measured(bundle: Bundle, engines: dict[Candidate, OpenEngine]) -> dict[Cand
             log.warning("skipped %s: it fails while running: %s", candidate, error)
         else:
             running[candidate] = engine
-    found = timing.measure(list(running.values()), batches, _TIMING_BUDGET_S)
-    times = dict(zip(running, found, strict=True))
-    heads = ", ".join(f"{rows} x {length}" for rows, length in timing.SHAPES)
-    for candidate, row in times.items():
-        log.info("%s: %s ms for %s tokens", candidate, ", ".join(f"{1e3 * value:.2f}" for value in row), heads)
+    measured = timing.measure(list(running.values()), batches, _TIMING_BUDGET_S)
+    times = dict(zip(running, measured, strict=True))
+    shapes = ", ".join(f"{rows} x {length}" for rows, length in timing.SHAPES)
+    for candidate, seconds in times.items():
+        milliseconds = ", ".join(f"{1e3 * value:.2f}" for value in seconds)
+        log.info("%s: %s ms for %s tokens", candidate, milliseconds, shapes)
     return times
 
 
 def _fastest(times: dict[Candidate, timing.Times]) -> Candidate:
-    """Of candidates in order of preference."""
-    best, *others = times
-    for other in others:
-        if timing.score(times[other]) < timing.score(times[best]) * _WORTH_LEAVING:
-            best = other
-    return best
+    """Return the fastest candidate. `times` are in the order of preference."""
+    fastest = next(iter(times))
+    for candidate in times:
+        if timing.score(times[candidate]) < timing.score(times[fastest]) * _REQUIRED_SPEEDUP:
+            fastest = candidate
+    return fastest
 
 
-def _try(bundle: Bundle, candidate: Candidate, threads: int | None, cache: Path | None) -> OpenEngine | None:
+def _try_open(bundle: Bundle, candidate: Candidate, threads: int | None, cache: Path | None) -> OpenEngine | None:
     try:
         return _open(bundle, candidate, threads, cache)
     except EngineError as error:
@@ -273,35 +307,49 @@ def _open(bundle: Bundle, candidate: Candidate, threads: int | None, cache: Path
 
 
 def check_graph(bundle: Bundle, name: str, engine: OpenEngine) -> None:
-    """Raises BundleError unless the graph was made for these tasks and this tokenizer, and has the manifest's inputs and outputs."""
-    variant: GraphVariant = bundle.manifest.variants[name]
-    where = f"{bundle.path}/{variant.file}"
-    found = engine.metadata.get("palm.digest", "(none)")
-    if found != bundle.graph_digest():
+    """Check that a graph was made for the tasks and the tokenizer of its bundle.
+
+    Args:
+        bundle: the bundle.
+        name: variant of the graph.
+        engine: the open graph.
+
+    Raises:
+        BundleError: the digest, the inputs or the outputs differ from the manifest.
+    """
+    manifest = bundle.manifest
+    path = f"{bundle.path}/{manifest.variants[name].file}"
+    digest = engine.metadata.get("palm.digest", "(none)")
+    if digest != bundle.graph_digest():
         raise BundleError(
-            f"{where} was exported for other tasks or another tokenizer: palm.digest is {found[:12]}, the manifest gives "
+            f"{path} was exported for other tasks or another tokenizer: palm.digest is {digest[:12]}, the manifest gives "
             f"{bundle.graph_digest()[:12]}; export again"
         )
-    wanted = {tensor.name: f"tensor({tensor.dtype})" for tensor in bundle.manifest.inputs}
-    if engine.inputs != wanted:
+    inputs = {tensor.name: f"tensor({tensor.dtype})" for tensor in manifest.inputs}
+    if engine.inputs != inputs:
         raise BundleError(
-            f"{where} takes {_listing(engine.inputs)}, the manifest says {_listing(wanted)}; export again"
+            f"{path} takes {_describe(engine.inputs)}, the manifest says {_describe(inputs)}; export again"
         )
-    missing = [
-        output for task in bundle.manifest.tasks.values() for output in task.outputs if output not in engine.outputs
-    ]
-    if missing:
-        raise BundleError(
-            f"{where} lacks the output '{missing[0]}' (it has: {', '.join(engine.outputs)}); export again"
-        )
+    for task in manifest.tasks.values():
+        for output in task.outputs:
+            if output not in engine.outputs:
+                raise BundleError(
+                    f"{path} lacks the output '{output}' (it has: {', '.join(engine.outputs)}); export again"
+                )
 
 
-def _listing(inputs: dict[str, str]) -> str:
+def _describe(inputs: dict[str, str]) -> str:
     return ", ".join(f"{name} {kind}" for name, kind in sorted(inputs.items()))
 
 
 def sample_batch(bundle: Bundle, rows: int, length: int) -> PaddedBatch:
-    """A batch of arbitrary pieces, for timing and warm-up; `length` tokens, no more than the model takes."""
+    """Return a batch of arbitrary tokens, for timing and warm-up.
+
+    Args:
+        bundle: the bundle.
+        rows: rows of the batch.
+        length: tokens of a row. Cut to what the model reads.
+    """
     size = min(length, bundle.manifest.max_length)
     ids = np.arange(size, dtype=np.int64) % bundle.manifest.encoder.vocab_size
     encoding = Encoding(ids.tolist(), [0] * size, [(0, 0)] * size, [0] * size)

@@ -1,4 +1,4 @@
-"""One graph on one provider: ONNX Runtime's, or OpenVINO."""
+"""Sessions: open one graph on one execution provider of ONNX Runtime, or on OpenVINO."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -12,14 +12,14 @@ import onnxruntime as ort
 from palm_serve.engine.cores import usable_cores
 from palm_serve.engine.io_binding import BoundRunner
 from palm_serve.engine.openvino import OpenVinoEngine
-from palm_serve.engine.options import CUDA, OPENVINO, ORT_NAMES, TENSORRT, Settings, provider_list
+from palm_serve.engine.options import CUDA, OPENVINO, ORT_NAMES, TENSORRT, ProviderOptions, provider_list
 from palm_serve.errors import EngineError
 from palm_serve.types import EngineInfo, FloatArray, Int64Array, PaddedBatch
 
 log = logging.getLogger(__name__)
 
 _FATAL_ONLY = 4
-"""What fails raises; ONNX Runtime would tell it besides, in lines of its own on standard error."""
+"""Log level of ONNX Runtime. Errors are raised, so its own lines on standard error would only repeat them."""
 
 Runner = Callable[[Sequence[str], Mapping[str, Int64Array]], Sequence[npt.NDArray[Any]]]
 
@@ -29,9 +29,9 @@ class OrtEngine:
 
     Args:
         session: an open session.
-        info: what it runs on.
-        compiles_shapes: the provider compiles every new shape, so shapes are rounded up to few.
-        runner: how it is run; None: by the session, from and to the processor's memory.
+        info: provider, precision and variant of the engine.
+        compiles_shapes: True if the provider compiles every new shape. Then shapes are rounded up to a few.
+        runner: runs the session. None: the session itself, from and to the memory of the CPU.
     """
 
     def __init__(
@@ -46,20 +46,20 @@ class OrtEngine:
         self._compiles_shapes = compiles_shapes
 
     def run(self, batch: PaddedBatch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
-        """Graph outputs by name, float32; `outputs` selects some (None: all)."""
+        """Return graph outputs by name, as float32. `outputs` selects some of them (None: all)."""
         names = self.outputs if outputs is None else tuple(outputs)
         values = self._run(names, dict(batch.arrays))
         return {name: np.asarray(value, dtype=np.float32) for name, value in zip(names, values, strict=True)}
 
     def shape(self, rows: int, length: int) -> tuple[int, int]:
-        """Rows and tokens that a batch of this size should be padded to."""
+        """Return the rows and tokens that a batch of this size should be padded to."""
         if not self._compiles_shapes:
             return rows, length
         return 1 << (rows - 1).bit_length(), -(-length // 8) * 8
 
 
 OpenEngine = OrtEngine | OpenVinoEngine
-"""An open engine that still tells its graph's inputs, outputs and metadata."""
+"""An open engine that gives the inputs, outputs and metadata of its graph."""
 
 
 def open_engine(
@@ -70,17 +70,18 @@ def open_engine(
     variant: str = "plain",
     cache: Path | None = None,
 ) -> OpenEngine:
-    """Opens `graph` on exactly this provider.
+    """Open `graph` on exactly this provider.
 
     Args:
         graph: an ONNX file.
         provider: one of PROVIDERS.
-        precision: what the provider may compute in: fp32, bf16, fp16, int8 (the last two also say what weights the graph has).
-        threads: of one run; None: one per usable physical core.
+        precision: precision of the computation: fp32, bf16, fp16 or int8. The last two are also those of the weights.
+        threads: threads of one run. None: one for each usable physical core.
         variant: name of the graph in its manifest.
-        cache: a directory where a provider may keep what it compiled; None: nowhere.
+        cache: directory for graphs that a provider compiled. None: they are not kept.
 
-    Raises EngineError where the provider is not to be had or cannot run the graph.
+    Raises:
+        EngineError: the provider is not available or cannot run the graph.
     """
     threads = threads or usable_cores()
     info = EngineInfo(provider, precision, variant, {"threads": str(threads), "onnxruntime": ort.__version__})
@@ -90,28 +91,29 @@ def open_engine(
         try:
             return _open_session(graph, info, threads, provider_list(provider, precision, graphs=True), graphs=True)
         except EngineError as error:
-            # Recording needs every node on the device; without it the same graph may run.
+            # Recording needs every node on the device. Without it, the same graph may run.
             log.info("%s; trying without CUDA graphs", error)
-    return _open_session(graph, info, threads, provider_list(provider, precision, cache=_made(cache)))
+    return _open_session(graph, info, threads, provider_list(provider, precision, cache=_make_directory(cache)))
 
 
-def _made(cache: Path | None) -> Path | None:
-    """The directory, or None where it cannot be made."""
+def _make_directory(path: Path | None) -> Path | None:
+    """Make a directory and return it. None: it cannot be made."""
     try:
-        if cache is not None:
-            cache.mkdir(parents=True, exist_ok=True)
+        if path is not None:
+            path.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None
-    return cache
+    return path
 
 
 def _open_session(
-    graph: Path, info: EngineInfo, threads: int, providers: list[tuple[str, Settings]], graphs: bool = False
+    graph: Path, info: EngineInfo, threads: int, providers: list[tuple[str, ProviderOptions]], graphs: bool = False
 ) -> OrtEngine:
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
     options.intra_op_num_threads = threads
-    # Threads that spin for work take the cores from tokenization, decoding and the event loop, and a third more CPU a run.
+    # Threads that spin for work take the cores from tokenization, decoding and the event loop, and need a third more CPU
+    # time for each run.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     on_gpu = info.provider in (CUDA, TENSORRT)
     try:
@@ -120,11 +122,12 @@ def _open_session(
         session = ort.InferenceSession(str(graph), sess_options=options, providers=providers)
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         raise EngineError(f"{info.provider} in {info.precision} cannot run {graph.name}: {error}") from error
-    got = session.get_providers()
-    if ORT_NAMES[info.provider] not in got:
+    session_providers = session.get_providers()
+    if ORT_NAMES[info.provider] not in session_providers:
         # onnxruntime-gpu lists CUDA and TensorRT on every machine and silently falls back.
         raise EngineError(
-            f"{info.provider} cannot be had: ONNX Runtime fell back to {', '.join(got)}; are its libraries and driver installed?"
+            f"{info.provider} is not available: ONNX Runtime fell back to {', '.join(session_providers)}. "
+            "Check that its libraries and driver are installed."
         )
     runner = BoundRunner(session, "cuda", graphs) if info.provider == CUDA else None
     return OrtEngine(session, info, compiles_shapes=graphs or info.provider == TENSORRT, runner=runner)

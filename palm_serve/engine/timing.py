@@ -1,4 +1,4 @@
-"""How long the graphs of a bundle take on this machine, and the memory of it."""
+"""Timing of the graphs of a bundle on this machine, with a cache of the measured times."""
 
 import hashlib
 import json
@@ -19,16 +19,16 @@ from palm_serve.types import Engine, PaddedBatch
 log = logging.getLogger(__name__)
 
 SHAPES = ((1, 16), (32, 16))
-"""Rows and tokens that are timed: one utterance, and a full batch."""
+"""Shapes `[rows, tokens]` that are timed: one utterance, and a full batch."""
 
 _FEWEST_ROUNDS = 3
 
 Times = tuple[float, ...]
-"""Least time of one run in each shape, seconds."""
+"""Shortest time of one run in each shape, in seconds."""
 
 
 def default_cache() -> Path | None:
-    """Where what was measured is kept, by the XDG base directory specification; None for a user without a home."""
+    """Return the cache directory of the XDG base directory specification. None: the user has no home."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "palm"
     except RuntimeError:
@@ -36,11 +36,17 @@ def default_cache() -> Path | None:
 
 
 def measure(engines: Sequence[Engine], batches: Sequence[PaddedBatch], budget_s: float) -> list[Times]:
-    """Least times of each engine, in interleaved rounds so that a busy moment of the machine falls on all of them.
+    """Measure the shortest times of each engine.
 
-    The first run of a shape, which compiles, is not counted.
+    Rounds are interleaved, so that a busy moment of the machine slows down all engines. The first run of a shape is not
+    counted, because it compiles.
+
+    Args:
+        engines: engines to measure.
+        batches: one batch for each shape.
+        budget_s: seconds for all rounds.
     """
-    least = [[math.inf] * len(batches) for _ in engines]
+    shortest = [[math.inf] * len(batches) for _ in engines]
     for column, batch in enumerate(batches):
         for engine in engines:
             engine.run(batch)
@@ -50,41 +56,41 @@ def measure(engines: Sequence[Engine], batches: Sequence[PaddedBatch], budget_s:
             for row, engine in enumerate(engines):
                 start = time.perf_counter()
                 engine.run(batch)
-                least[row][column] = min(least[row][column], time.perf_counter() - start)
+                shortest[row][column] = min(shortest[row][column], time.perf_counter() - start)
             rounds += 1
-    return [tuple(times) for times in least]
+    return [tuple(times) for times in shortest]
 
 
 def score(times: Times) -> float:
-    """Geometric mean: a ratio counts the same in every shape."""
+    """Return the geometric mean, in which a ratio counts the same in every shape."""
     return math.exp(sum(map(math.log, times)) / len(times))
 
 
-Kept = MutableMapping[str, Mapping[str, Times]]
-"""What was measured in this process, by what it depends on and the name of the candidate."""
+MeasuredTimes = MutableMapping[str, Mapping[str, Times]]
+"""Times that were measured in this process, by a digest of everything they depend on and by candidate."""
 
 
 class TimingCache:
-    """Measured times, in a file for each kind of graph and machine.
+    """Keeps measured times, in a file for each kind of graph and machine.
 
     A directory that cannot be read or written only means that the next start measures again.
 
     Args:
-        directory: made where it does not exist; None: no file is kept.
-        facts: what the times depend on, beside the processor, its usable cores and ONNX Runtime.
-        kept: goes before the file, and is there where none can be written.
+        directory: directory of the files, which is made if needed. None: no file is written.
+        facts: facts that the times depend on, besides the processor, its usable cores and ONNX Runtime.
+        measured: times of this process. They are used before the file, and where no file can be written.
     """
 
-    def __init__(self, directory: Path | None, facts: Mapping[str, str], kept: Kept | None = None) -> None:
+    def __init__(self, directory: Path | None, facts: Mapping[str, str], measured: MeasuredTimes | None = None) -> None:
         machine = {"processor": processor(), "cores": str(usable_cores()), "onnxruntime": ort.__version__}
         self._key = {**machine, **facts}
         self._digest = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()
         self._file = None if directory is None else directory / f"timings-{self._digest[:32]}.json"
-        self._kept: Kept = {} if kept is None else kept
+        self._measured: MeasuredTimes = {} if measured is None else measured
 
     def load(self) -> Mapping[str, Times]:
-        """Times by the name of the candidate; empty where nothing usable is kept."""
-        return self._kept.get(self._digest) or self._read()
+        """Return the times by candidate. Empty: nothing usable is kept."""
+        return self._measured.get(self._digest) or self._read()
 
     def _read(self) -> dict[str, Times]:
         if self._file is None:
@@ -93,7 +99,7 @@ class TimingCache:
             content = json.loads(self._file.read_text(encoding="utf-8"))
             if content["key"] != self._key:
                 return {}
-            return {str(name): tuple(map(float, times)) for name, times in content["times"].items()}
+            return {name: tuple(map(float, times)) for name, times in content["times"].items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -101,8 +107,8 @@ class TimingCache:
             return {}
 
     def store(self, times: Mapping[str, Times]) -> None:
-        """Keeps the times; in no file where the directory refuses."""
-        self._kept[self._digest] = times
+        """Keep the times. Without a writable directory, they are kept for this process only."""
+        self._measured[self._digest] = times
         if self._file is None:
             return
         text = json.dumps({"key": self._key, "times": dict(times)}, indent=1)
@@ -112,4 +118,4 @@ class TimingCache:
                 file.write(text)
             Path(file.name).replace(self._file)
         except OSError as error:
-            log.info("what was measured is not kept: %s", error)
+            log.info("the measured times cannot be written: %s", error)

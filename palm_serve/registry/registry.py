@@ -74,7 +74,7 @@ class Registry:
         nice: int = 0,
     ) -> None:
         self._select_engine = functools.partial(
-            select_engine, provider=provider, precision=precision, threads=threads, cache=cache, kept={}
+            select_engine, provider=provider, precision=precision, threads=threads, cache=cache, measured={}
         )
         self._limits = limits or BatchLimits()
         self._make_observer = make_observer

@@ -134,7 +134,7 @@ def test_int8_that_saturates_is_told(gated, present, monkeypatch, caplog):
 
 def test_int8_of_other_instructions_is_told_once(gated, present, monkeypatch, caplog):
     present("CPU", seconds={"CPU": 1.0})
-    providers._say.cache_clear()
+    providers._log_once.cache_clear()
     monkeypatch.setattr(providers, "int8_instructions", lambda: "avx2")
     monkeypatch.setattr(providers, "saturates_int8", lambda: True)
     with caplog.at_level(logging.INFO, "palm_serve"):
@@ -283,7 +283,7 @@ def test_a_model_that_was_trained_anew_is_not_measured_anew(gated, present, cach
 def test_where_nothing_can_be_written_the_process_remembers(gated, present, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
-    select = functools.partial(select_engine, gated, cache=tmp_path / "file" / "below", kept={})
+    select = functools.partial(select_engine, gated, cache=tmp_path / "file" / "below", measured={})
     select()
     monkeypatch.setattr(timing, "measure", lambda *_: pytest.fail("measured again"))
     assert select().info.provider == "OpenVINO"
@@ -303,7 +303,7 @@ def test_without_a_place_to_write_nothing_is_kept(gated, present, tmp_path, monk
 
 
 def test_what_the_machine_lacks_is_said_once(gated, present, caplog):
-    providers._say.cache_clear()
+    providers._log_once.cache_clear()
     present("CPU")
     with caplog.at_level(logging.INFO, "palm_serve"):
         select_engine(gated)
@@ -337,7 +337,7 @@ def test_forced_without_a_gate_is_warned_about(gated, present, caplog):
     ("provider", "precision", "message"),
     [
         ("Abacus", "auto", r"provider 'Abacus' is unknown; this machine has: OpenVINO, CPU \(or 'auto'\)"),
-        ("CUDA", "auto", "provider 'CUDA' cannot be had on this machine, which has: OpenVINO, CPU"),
+        ("CUDA", "auto", "provider 'CUDA' is not available on this machine, which has: OpenVINO, CPU"),
         ("auto", "fp8", "precision 'fp8' is unknown; there are: fp32, bf16, fp16, int8"),
         ("CPU", "bf16", "CPU cannot compute in bf16; OpenVINO can"),
         ("CPU", "int8", r"no graph for int8 on CPU \(weights it has: fp32\).*--precision int8"),

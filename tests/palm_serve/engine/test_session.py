@@ -18,7 +18,7 @@ from palm_serve.errors import EngineError
 def test_a_silent_fall_back_is_an_error(tiny_bundle, monkeypatch):
     """onnxruntime-gpu lists CUDA everywhere and opens the session on the CPU."""
     monkeypatch.setattr(session, "provider_list", lambda *_, **__: [("CPUExecutionProvider", {})])
-    with pytest.raises(EngineError, match="CUDA cannot be had: ONNX Runtime fell back to CPUExecutionProvider"):
+    with pytest.raises(EngineError, match="CUDA is not available: ONNX Runtime fell back to CPUExecutionProvider"):
         open_engine(tiny_bundle / "model.onnx", "CUDA", "fp32")
 
 
@@ -63,7 +63,7 @@ def test_a_file_that_is_no_graph(tmp_path):
 
 @pytest.mark.parametrize(("precision", "hint"), [("fp32", "f32"), ("bf16", "bf16"), ("int8", "f32")])
 def test_openvino_is_always_told_its_precision(precision, hint):
-    assert openvino.properties(precision, 2) == {
+    assert openvino.compile_properties(precision, 2) == {
         "INFERENCE_PRECISION_HINT": hint,
         "INFERENCE_NUM_THREADS": 2,
         "NUM_STREAMS": 1,
@@ -72,7 +72,7 @@ def test_openvino_is_always_told_its_precision(precision, hint):
 
 def test_openvino_that_is_not_installed(tiny_bundle, monkeypatch):
     monkeypatch.setattr(openvino, "openvino_core", lambda: None)
-    with pytest.raises(EngineError, match="OpenVINO cannot be had: install the package `openvino`"):
+    with pytest.raises(EngineError, match=r"OpenVINO is not available\. Install the package `openvino`\."):
         open_engine(tiny_bundle / "model.onnx", "OpenVINO", "fp32")
 
 
@@ -109,7 +109,7 @@ def test_openvino_and_a_file_that_is_no_graph(tmp_path):
 @pytest.mark.parametrize("graphs", [False, True])
 def test_runs_in_bound_buffers_equal_plain_ones(tiny_bundle, graphs, monkeypatch):
     """The way of GPUs, on the CPU's memory; run options about CUDA graphs are ignored there."""
-    monkeypatch.setattr(bound, "_SHAPES_KEPT", 2)
+    monkeypatch.setattr(bound, "_MOST_SHAPES", 2)
     bundle = load_bundle(tiny_bundle)
     plain = open_engine(bundle.graph(), "CPU", "fp32", threads=1)
     engine = OrtEngine(plain._session, plain.info, runner=bound.BoundRunner(plain._session, "cpu", graphs))
