@@ -1,4 +1,4 @@
-"""The errors of serving, one tree. The domain knows no gRPC: `rpc/status.py` holds the single table error -> status code.
+"""Errors of serving, in one tree. `rpc/messages/status.py` holds the only table from errors to gRPC status codes.
 
 PalmServeError
 ├── InvalidRequest     the client sent something unusable        -> INVALID_ARGUMENT
@@ -19,11 +19,11 @@ PalmServeError
 
 
 class PalmServeError(Exception):
-    """Base of every error that serving raises on purpose. The message is meant for the reader: what, value, limit, way out."""
+    """Base of every error that serving raises on purpose. The message names the problem, the value, the limit and a fix."""
 
 
 class InvalidRequest(PalmServeError):
-    """The request cannot be answered as sent; `field` names the part at fault."""
+    """The request cannot be answered as sent. `field` names the invalid field."""
 
     def __init__(self, message: str, field: str = "") -> None:
         super().__init__(message)
@@ -35,7 +35,7 @@ class NotFound(PalmServeError):
 
 
 class Overloaded(PalmServeError):
-    """Too much waits already; try again after `retry_after_s` seconds. `reason` is a word for those who count."""
+    """The queue is full. Try again after `retry_after_s` seconds. `reason` is a label for metrics."""
 
     reason = "queue_full"
 
@@ -56,15 +56,15 @@ class DeadlineExceeded(PalmServeError):
 
 
 class Unavailable(PalmServeError):
-    """The server is loading or draining; another replica can answer."""
+    """The server is loading or draining. Another replica can answer."""
 
 
 class Unauthenticated(PalmServeError):
-    """The server asks for a token, and the call has none, or one that is unknown, revoked or expired."""
+    """The server requires a token, and that of the call is missing, unknown, revoked or expired."""
 
 
 class NotAllowed(PalmServeError):
-    """The operation is switched off on this server, or the token is not for it."""
+    """The operation is switched off on this server, or the token does not allow it."""
 
 
 class BundleError(PalmServeError):
@@ -72,19 +72,19 @@ class BundleError(PalmServeError):
 
 
 class BindError(PalmServeError):
-    """The server cannot listen on the address that it was given."""
+    """The server cannot listen on its address."""
 
 
 class TlsError(PalmServeError):
-    """A certificate, its key, or an authority cannot be read, or they do not fit."""
+    """A certificate, its key or its authority cannot be read, or they do not match."""
 
 
 class TokenFileError(PalmServeError):
-    """The file of tokens is missing, or holds something else."""
+    """The token file is missing or not valid."""
 
 
 class ConfigError(PalmServeError):
-    """Options of the command line, the environment or the file that cannot be used; each fault has a line."""
+    """Options of the command line, the environment or the file are not valid. Each fault has a line."""
 
 
 class EngineError(PalmServeError):

@@ -1,6 +1,6 @@
-"""What passes between the parts of serving, and between training's evaluation and serving. Standard library and numpy only.
+"""Data types shared by the parts of serving and by training's evaluation. Needs the standard library and numpy only.
 
-Text positions are half-open code-point offsets everywhere in the two packages; other units exist only at the gRPC door.
+Text positions are half-open code-point offsets everywhere in both packages. Other units exist only in gRPC messages.
 
 Shape letters: B rows of a batch, S sequence length in tokens, C labels, T tags.
 """
@@ -17,14 +17,15 @@ Int64Array: TypeAlias = npt.NDArray[np.int64]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
 SPECIAL = -1
-"""`Encoding.segments` value of special tokens ([CLS], [SEP])."""
+"""Segment of special tokens ([CLS], [SEP])."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """One tokenized input: a text, or a text and its pair.
 
-    `offsets[i]` is the code-point range of piece i in its own text; `segments[i]` says which text: 0 the text, 1 the pair, SPECIAL neither.
+    `offsets[i]` is the code-point range of token i in its text. `segments[i]` is 0 for the text, 1 for the pair, and
+    SPECIAL for a special token.
     """
 
     input_ids: Sequence[int]
@@ -33,7 +34,7 @@ class Encoding:
     segments: Sequence[int]
     truncated: bool = False
     seen: int = 0
-    """Code points of the text that the model saw."""
+    """Code points of the text that the model reads."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -41,12 +42,12 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """How a passage is read that is longer than the model takes: in windows, each behind the question. Lengths in tokens."""
+    """Windows in which a long passage is read, each after the question. Lengths are in tokens."""
 
     max_query: int
-    """The question is cut to this."""
+    """Longest question. Longer ones are cut."""
     stride: int
-    """From the beginning of one window to that of the next."""
+    """Distance between the starts of two windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,10 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A labelled range of the text; `value == text[start:end]`. `confidence` is the marginal probability of the whole span."""
+    """A labelled range of the text, with `value == text[start:end]`.
+
+    `confidence` is the marginal probability of the whole span.
+    """
 
     name: str
     value: str
@@ -83,14 +87,14 @@ class Classification:
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Answer of a `sequence_label` head: in text order, not overlapping."""
+    """Answer of a `sequence_label` head: spans in text order, without overlap."""
 
     spans: tuple[Span, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Answer of a `match` head. `label` is None for a ranker; `score` is the probability of a match."""
+    """Answer of a `match` head. `label` is None for a ranker. `score` is the probability of a match."""
 
     label: Label | None
     score: float
@@ -98,7 +102,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Answer of an `mrc` head: `text == passage[start:end]`; empty with `no_answer` when the passage holds none."""
+    """Answer of an `mrc` head, with `text == passage[start:end]`. With `no_answer`, the text is empty."""
 
     text: str
     start: int
@@ -112,7 +116,7 @@ TaskAnswer: TypeAlias = Classification | Spans | Match | Answer
 
 
 class FallbackReason(Enum):
-    """Why a dialogue system should not act on the top intent; values as in `palm.proto`."""
+    """Reason why a dialogue system should not act on the top intent. Values are those of `palm.proto`."""
 
     NONE = 0
     LOW_CONFIDENCE = 1
@@ -122,7 +126,7 @@ class FallbackReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Limits that trigger a fallback; None switches a check off."""
+    """Limits that trigger a fallback. None switches a check off."""
 
     intent_confidence: float | None = None
     ambiguity_margin: float | None = None
@@ -131,16 +135,16 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class PaddedBatch:
-    """Padded model inputs, each int64 [B, S]. `arrays` holds those that the graph declares."""
+    """Padded model inputs, each int64 `[B, S]`. `arrays` holds those that the graph declares."""
 
     arrays: Mapping[str, Int64Array]
     lengths: Int64Array
-    """Tokens per row without padding, int64 [B]."""
+    """Tokens per row without padding, int64 `[B]`."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What runs a model."""
+    """Execution provider, precision and graph variant of an engine."""
 
     provider: str
     precision: str
@@ -149,7 +153,7 @@ class EngineInfo:
 
 
 class Priority(Enum):
-    """Who is served first; values as in `palm.proto`."""
+    """Priority of a request. Values are those of `palm.proto`."""
 
     INTERACTIVE = 1
     BATCH = 2
@@ -157,7 +161,7 @@ class Priority(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
-    """One text (and its pair) for some tasks of one model. `deadline` is on the `time.monotonic()` clock, in seconds."""
+    """One text, with or without a pair, for some tasks of one model. `deadline` is in seconds of `time.monotonic()`."""
 
     text: str
     tasks: tuple[str, ...]
@@ -169,7 +173,7 @@ class TextRequest:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time of one request went, microseconds; `batch_size` is the rows of its batch."""
+    """Timings of one request in microseconds. `batch_size` is the number of rows of its batch."""
 
     tokenize_us: int = 0
     queue_us: int = 0
@@ -177,14 +181,14 @@ class Timings:
     decode_us: int = 0
     batch_size: int = 0
     run_ns: int = 0
-    """When its batch took the engine, on the clock of `time.perf_counter_ns()`; 0: not known."""
+    """Start of its batch in the engine, on the clock of `time.perf_counter_ns()`. Zero: unknown."""
     decode_ns: int = 0
-    """When the decoding of its batch began."""
+    """Start of the decoding of its batch, on the same clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Answers of one request by task name. `seen` is in code points of the text."""
+    """Answers of one request by task name. `seen` counts the code points of the text that the model read."""
 
     answers: Mapping[str, TaskAnswer]
     truncated: bool
@@ -194,7 +198,7 @@ class Prediction:
 
 @dataclass(slots=True)
 class AnsweredText:
-    """Who answered one text of a call, and where the time went."""
+    """Model, version and timings of one answered text of a call."""
 
     model: str
     version: str
@@ -203,51 +207,54 @@ class AnsweredText:
 
 @dataclass(slots=True)
 class CallRecord:
-    """One call that has ended, for those who count, trace and log. It holds no text."""
+    """One call that has ended, for metrics, traces and the access log. It holds no text."""
 
     method: str
     service: str
-    """Its full name."""
+    """Full name of the service."""
     code: str
     """Name of the status code."""
     number: int
-    """Its number."""
+    """Number of the status code."""
     seconds: float
     ended_ns: int
-    """On the clock of `time.perf_counter_ns()`."""
+    """End of the call on the clock of `time.perf_counter_ns()`."""
     request_id: str
     client: str
     health: bool = False
-    """Whether it asked how the server is."""
+    """True for a health check."""
     stream: bool = False
-    """Open-ended: how long it took tells nothing."""
+    """True for an open-ended stream, whose duration says nothing."""
     draining: bool = False
-    """Whether the server was on its way out."""
+    """True if the server was draining."""
     reason: str = ""
-    """Of a refusal: queue_full, deadline, client_rate, client_calls."""
+    """Reason of a refusal: queue_full, deadline, client_rate or client_calls."""
     texts: int = 0
-    """Texts that were answered."""
+    """Number of answered texts."""
     answered: Sequence[AnsweredText] = ()
-    """The first of them."""
+    """The first answered texts."""
     request_bytes: int = 0
-    """Of a unary call's messages; 0: not known."""
+    """Size of a unary call's request. Zero: unknown."""
     response_bytes: int = 0
     traceparent: str = ""
-    """The caller's context as it came (W3C Trace Context)."""
+    """Trace context of the caller, unchanged (W3C Trace Context)."""
     tracestate: str = ""
     trace_id: str = ""
-    """32 hexadecimal digits; empty: the call belongs to no trace."""
+    """32 hexadecimal digits. Empty: the call belongs to no trace."""
 
 
 class Engine(Protocol):
-    """Runs a graph. Implementations are thread-compatible: one call at a time."""
+    """Runs a graph, one call at a time."""
 
     info: EngineInfo
 
     def run(self, batch: PaddedBatch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
-        """Graph outputs by name, float32; `outputs` selects some (None: all)."""
+        """Return graph outputs by name, as float32. `outputs` selects some of them (None: all)."""
         ...
 
     def shape(self, rows: int, length: int) -> tuple[int, int]:
-        """Rows and tokens that a batch of this size should be padded to (shape buckets of providers that compile each shape)."""
+        """Return the rows and tokens that a batch of this size should be padded to.
+
+        Providers that compile each shape use a few shapes only.
+        """
         ...

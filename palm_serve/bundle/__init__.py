@@ -1,1 +1,6 @@
-"""The bundle: the self-contained directory that training hands to serving."""
+"""Bundles: the self-contained directories that training exports and the server loads.
+
+manifest.py    schema of `manifest.json`
+loader.py      reads and verifies a bundle
+golden.py      golden examples: inputs with the answers of the export
+"""

@@ -1,11 +1,11 @@
-"""Golden examples: inputs with the answers that the exporter saw."""
+"""Golden examples: inputs with the answers of the export."""
 
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 SCORE_TOLERANCE = 0.05
-"""Of a ranker's score: what bf16 may change, and another model does not keep."""
+"""Largest difference of a ranker's score. bf16 stays below it, and another model does not."""
 
 
 class GoldenSpan(BaseModel):
@@ -19,7 +19,7 @@ class GoldenSpan(BaseModel):
 
 
 class GoldenAnswer(BaseModel):
-    """What a task must answer. The probabilities of an answer may differ between providers, what it says may not."""
+    """Expected answer of a task. Its probabilities may differ between execution providers, its contents may not."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,26 +28,29 @@ class GoldenAnswer(BaseModel):
     labels: tuple[str, ...] | None = None
     """All labels, in alphabetical order (multi_label)."""
     spans: tuple[GoldenSpan, ...] | None = None
-    """Spans of the text (sequence_label); or the answer as a span of the pair, none where it holds no answer (mrc)."""
+    """Spans of the text (sequence_label), or the answer as a span of the pair (mrc). Empty: the pair holds no answer."""
     score: float | None = None
-    """Of a ranker, which has no labels (match)."""
+    """Score of a ranker, which has no labels (match)."""
 
-    def agrees(self, other: "GoldenAnswer") -> bool:
-        """Whether both say the same; scores within SCORE_TOLERANCE."""
-        near = (self.score is None) == (other.score is None)
-        near = near and abs((self.score or 0) - (other.score or 0)) <= SCORE_TOLERANCE
-        return near and self.model_copy(update={"score": other.score}) == other
+    def agrees(self, answer: "GoldenAnswer") -> bool:
+        """Return True if both answers are equal. Scores may differ by SCORE_TOLERANCE."""
+        if self.score is not None and answer.score is not None:
+            if abs(self.score - answer.score) > SCORE_TOLERANCE:
+                return False
+        elif self.score is not answer.score:
+            return False
+        return self.model_copy(update={"score": answer.score}) == answer
 
     def __str__(self) -> str:
         if self.spans is not None:
-            return ", ".join(f"{s.name}[{s.start}:{s.end}]" for s in self.spans) or "no spans"
+            return ", ".join(f"{span.name}[{span.start}:{span.end}]" for span in self.spans) or "no spans"
         if self.labels is not None:
             return ", ".join(f"'{label}'" for label in self.labels) or "no labels"
         return f"'{self.label}'" if self.score is None else f"a score of {self.score:g}"
 
 
 class GoldenExample(BaseModel):
-    """One line of golden.jsonl: an input and the answers, by task, that the exporter saw."""
+    """One line of golden.jsonl: an input and the answers of the export, by task."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""Reading and verifying bundles. What `load_bundle` returns is complete, unchanged since it was written, and consistent."""
+"""Loads bundles and verifies that they are complete, consistent and unchanged since the export."""
 
 import hashlib
 import io
@@ -16,38 +16,44 @@ from palm_serve.bundle.manifest import FORMAT_VERSION, Manifest, tasks_digest
 from palm_serve.errors import BundleError
 from palm_serve.types import FloatArray
 
-MANIFEST, TOKENIZER, ARRAYS, GOLDEN = "manifest.json", "tokenizer.json", "decode.npz", "golden.jsonl"
-
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+ARRAYS = "decode.npz"
+GOLDEN = "golden.jsonl"
 
 _FAULTS_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A verified bundle, all of it in memory but the graphs. `arrays` are the contents of decode.npz."""
+    """A verified bundle. Everything but the graphs is in memory."""
 
     path: Path
     manifest: Manifest
     tokenizer_json: str
     arrays: Mapping[str, FloatArray]
+    """Contents of decode.npz."""
     golden: tuple[GoldenExample, ...]
 
     def graph(self, variant: str = "plain") -> Path:
-        """File of a variant's graph."""
+        """Return the file of a variant's graph."""
         return self.path / self.manifest.variants[variant].file
 
     def graph_digest(self) -> str:
-        """What the metadata of every graph of this bundle must hold under `palm.digest`."""
+        """Return the digest that the metadata of every graph of this bundle must hold under `palm.digest`."""
         return tasks_digest(self.manifest.tasks, self.tokenizer_json.encode())
 
 
 def load_bundle(path: Path) -> Bundle:
-    """Reads and verifies the bundle in the directory `path`: format, schema, checksums of all files, version.
+    """Load a bundle and verify its format, its schema, the checksums of all files and its version.
 
-    Raises BundleError. That each graph belongs to these tasks is checked where graphs are read, in `engine`.
+    `engine` checks whether each graph belongs to these tasks, because it reads the graphs.
+
+    Raises:
+        BundleError: the bundle is missing, damaged or not valid.
     """
     manifest = _read_manifest(path)
-    contents = {name: _verified(path, name, digest) for name, digest in manifest.files.items()}
+    contents = {name: _read_verified(path, name, digest) for name, digest in manifest.files.items()}
     if manifest.version != manifest.digest():
         raise BundleError(
             f"{path}: manifest.json says version {manifest.version[:12] or '(none)'}, its contents have {manifest.digest()[:12]}; "
@@ -56,9 +62,9 @@ def load_bundle(path: Path) -> Bundle:
     return Bundle(
         path,
         manifest,
-        _text(path, TOKENIZER, contents),
-        _arrays(path, contents.get(ARRAYS)),
-        _golden(path, manifest, contents),
+        _decode_text(path, TOKENIZER, contents),
+        _decode_arrays(path, contents.get(ARRAYS)),
+        _decode_golden(path, manifest, contents),
     )
 
 
@@ -83,34 +89,39 @@ def _read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        raise BundleError(f"{path}/{MANIFEST} does not fit the schema: {_faults(error)}; export again") from None
+        raise BundleError(f"{path}/{MANIFEST} does not fit the schema: {_describe(error)}; export again") from None
 
 
-def _verified(path: Path, name: str, digest: str) -> bytes:
-    """Contents of one listed file. Graphs are hashed but not kept."""
-    parts = PurePosixPath(name)
+def _read_verified(path: Path, name: str, digest: str) -> bytes:
+    """Return the contents of one listed file. Graphs are hashed but not read into memory."""
+    relative_path = PurePosixPath(name)
     file = path / name
-    if parts.is_absolute() or ".." in parts.parts or "\\" in name or not file.resolve().is_relative_to(path.resolve()):
+    if (
+        relative_path.is_absolute()
+        or ".." in relative_path.parts
+        or "\\" in name
+        or not file.resolve().is_relative_to(path.resolve())
+    ):
         raise BundleError(
             f"{path}/{MANIFEST} lists the file '{name}', which lies outside the bundle; do not trust this bundle"
         )
-    keep = name in (TOKENIZER, ARRAYS, GOLDEN)
+    in_memory = name in (TOKENIZER, ARRAYS, GOLDEN)
     try:
         with file.open("rb") as stream:
-            content = stream.read() if keep else b""
-            found = hashlib.sha256(content) if keep else hashlib.file_digest(stream, "sha256")
+            content = stream.read() if in_memory else b""
+            checksum = hashlib.sha256(content) if in_memory else hashlib.file_digest(stream, "sha256")
     except FileNotFoundError:
         raise BundleError(f"{path} lacks the file '{name}', which its manifest lists; copy the bundle again") from None
     except OSError as error:
         raise BundleError(f"{path}/{name} cannot be read: {error.strerror}") from None
-    if found.hexdigest() != digest:
+    if checksum.hexdigest() != digest:
         raise BundleError(
-            f"{path}/{name} was changed or damaged: sha256 is {found.hexdigest()[:12]}..., the manifest says {digest[:12]}...; copy the bundle again"
+            f"{path}/{name} was changed or damaged: sha256 is {checksum.hexdigest()[:12]}..., the manifest says {digest[:12]}...; copy the bundle again"
         )
     return content
 
 
-def _text(path: Path, name: str, contents: Mapping[str, bytes]) -> str:
+def _decode_text(path: Path, name: str, contents: Mapping[str, bytes]) -> str:
     if name not in contents:
         raise BundleError(f"{path}/{MANIFEST} lists no {name}, which every bundle has; export again")
     try:
@@ -119,7 +130,7 @@ def _text(path: Path, name: str, contents: Mapping[str, bytes]) -> str:
         raise BundleError(f"{path}/{name} is not UTF-8 (byte {error.start}); export again") from None
 
 
-def _arrays(path: Path, content: bytes | None) -> dict[str, FloatArray]:
+def _decode_arrays(path: Path, content: bytes | None) -> dict[str, FloatArray]:
     if content is None:
         return {}
     try:
@@ -129,17 +140,17 @@ def _arrays(path: Path, content: bytes | None) -> dict[str, FloatArray]:
         raise BundleError(f"{path}/{ARRAYS} cannot be read: {error}; export again") from None
 
 
-def _golden(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> tuple[GoldenExample, ...]:
+def _decode_golden(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> tuple[GoldenExample, ...]:
     if GOLDEN not in contents:
         return ()
     examples = []
-    for number, line in enumerate(_text(path, GOLDEN, contents).split("\n"), start=1):
+    for number, line in enumerate(_decode_text(path, GOLDEN, contents).split("\n"), start=1):
         if not line:
             continue
         try:
             example = GoldenExample.model_validate_json(line)
         except ValidationError as error:
-            raise BundleError(f"{path}/{GOLDEN} line {number}: {_faults(error)}; export again") from None
+            raise BundleError(f"{path}/{GOLDEN} line {number}: {_describe(error)}; export again") from None
         unknown = sorted(example.answers.keys() - manifest.tasks.keys())
         if unknown:
             raise BundleError(
@@ -149,8 +160,12 @@ def _golden(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> tu
     return tuple(examples)
 
 
-def _faults(error: ValidationError) -> str:
-    """The first faults, `where: what`, without the values."""
-    found = [f"{'.'.join(map(str, fault['loc'])) or 'top level'}: {fault['msg']}" for fault in error.errors()]
-    more = f" (and {len(found) - _FAULTS_SHOWN} more)" if len(found) > _FAULTS_SHOWN else ""
-    return "; ".join(found[:_FAULTS_SHOWN]) + more
+def _describe(error: ValidationError) -> str:
+    """Describe the first faults as `field: fault`, without the values."""
+    faults = []
+    for fault in error.errors():
+        field = ".".join(map(str, fault["loc"])) or "top level"
+        faults.append(f"{field}: {fault['msg']}")
+    further_faults = len(faults) - _FAULTS_SHOWN
+    suffix = f" (and {further_faults} more)" if further_faults > 0 else ""
+    return "; ".join(faults[:_FAULTS_SHOWN]) + suffix

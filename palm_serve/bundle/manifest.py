@@ -1,4 +1,4 @@
-"""`manifest.json`: the only description of a bundle, and the only copy of its schema. The exporter writes these models, the server reads them."""
+"""Schema of `manifest.json`, the description of a bundle. The exporter writes these models, and the server reads them."""
 
 import hashlib
 import json
@@ -21,9 +21,9 @@ class KindFacts:
 
     name: str
     reads_pairs: bool = False
-    """True where every task of the kind reads a text and its pair."""
+    """True if every task of the kind reads a text and its pair."""
     reads_windows: bool = False
-    """True where a long pair is read in windows instead of being cut."""
+    """True if a long pair is read in windows instead of being cut."""
 
 
 KINDS = {
@@ -84,31 +84,35 @@ class EncoderInfo(_Strict):
 
 
 class Decode(_Strict):
-    """How the outputs of a task become answers. `arrays` maps a role (`transitions`, `start`, `end`) to a name in decode.npz."""
+    """Settings for decoding the outputs of a task into answers."""
 
     scheme: Literal["", "BIO"] = ""
     crf: bool = False
     arrays: dict[str, str] = {}
+    """Name in decode.npz of each array (`transitions`, `start`, `end`)."""
     match_label: str = ""
     """Label whose probability is the score of a match."""
     pairs: bool = False
-    """The task reads a text and its pair."""
+    """True if the task reads a text and its pair."""
     value_punctuation: str | None = None
-    """Punctuation and symbols seen inside the values of the training data. A piece made only of others is never tagged; None: no such rule."""
+    """Punctuation and symbols inside the values of the training data.
+
+    A token that consists only of other punctuation is never tagged. None: no such rule.
+    """
     max_answer_tokens: int | None = None
-    """mrc; None: 30, as in BERT's SQuAD recipe (Devlin et al. 2019), like the next three."""
+    """Longest answer (mrc). None: 30. The defaults of the mrc settings are those of BERT on SQuAD (Devlin et al. 2019)."""
     max_query_tokens: int | None = None
-    """None: 64."""
+    """Longest question (mrc). None: 64."""
     doc_stride_tokens: int | None = None
-    """None: 128."""
+    """Distance between the starts of two windows (mrc). None: 128."""
     n_best: int | None = None
-    """Answers that are ranked; None: 20."""
+    """Answers that are ranked (mrc). None: 20."""
     null_threshold: float | None = None
-    """By how much the score of "no answer" must exceed that of the best answer; None: the passage always holds one."""
+    """Margin by which the score of "no answer" must exceed that of the best answer. None: there is always an answer."""
 
 
 class Calibration(_Strict):
-    """Temperature scaling of a task's logits (Guo et al. 2017); 1.0 leaves them as they are."""
+    """Temperature scaling of a task's logits (Guo et al. 2017). 1.0 leaves them unchanged."""
 
     temperature: Annotated[float, Field(gt=0)] = 1.0
     method: str = "none"
@@ -118,7 +122,7 @@ class Calibration(_Strict):
 
 
 class TaskThresholds(_Strict):
-    """Fallback limits chosen on dev; None switches a check off. `labels` are per-label limits of a multi-label task."""
+    """Fallback limits fitted on dev. None switches a check off. `labels` are the limits of a multi-label task, by label."""
 
     intent_confidence: float | None = None
     ambiguity_margin: float | None = None
@@ -127,74 +131,78 @@ class TaskThresholds(_Strict):
 
 
 class TaskInfo(_Strict):
-    """One head of the graph. `labels` are in logit order; for `sequence_label` they are tags (`O`, `B-city`, `I-city`)."""
+    """One head of the graph."""
 
     kind: Kind
     role: Role = ""
     outputs: tuple[str, ...]
     labels: tuple[str, ...] = ()
+    """Labels in the order of the logits. Tags for `sequence_label` (`O`, `B-city`, `I-city`)."""
     decode: Decode = Decode()
     calibration: Calibration = Calibration()
     thresholds: TaskThresholds = TaskThresholds()
 
     @property
     def pairs(self) -> bool:
-        """Whether the task reads a text and its pair."""
+        """True if the task reads a text and its pair."""
         return KINDS[self.kind].reads_pairs or self.decode.pairs
 
     @property
     def windows(self) -> Windows | None:
-        """How the task reads a long pair; None: it is cut to what the model takes."""
+        """Windows in which the task reads a long pair. None: the pair is cut to what the model reads."""
         if not KINDS[self.kind].reads_windows:
             return None
         return Windows(self.decode.max_query_tokens or 64, self.decode.doc_stride_tokens or 128)
 
 
 class Gate(_Strict):
-    """One combination of provider and precision that a variant was compared on, with the figures seen."""
+    """Comparison of a variant with the trained model, for one execution provider and one precision."""
 
     provider: str
     precision: str
     passed: bool
     figures: dict[str, float] = {}
     instructions: str = ""
-    """Instructions of the processor that multiplied integers (`avx512_vnni`, `avx2`); empty for other precisions and in older bundles."""
+    """Instructions that multiplied integers (`avx512_vnni`, `avx2`). Empty for other precisions and in older bundles."""
 
     @property
     def computed_in(self) -> str:
-        """Return the precision, and for int8 the instructions too: `int8 (avx512_vnni)`."""
+        """The precision, with the instructions for int8: `int8 (avx512_vnni)`."""
         return f"{self.precision} ({self.instructions})" if self.instructions else self.precision
 
 
 class GraphVariant(_Strict):
-    """One graph file of the model. `size` in bytes; `opset` of the ONNX standard."""
+    """One graph file of the model. `size` is in bytes, `opset` is that of the ONNX standard."""
 
     file: str
     opset: int | None = None
     graph: Literal["plain", "fused"] = "plain"
     weights: Literal["fp32", "fp16", "int8"] = "fp32"
     weight_bits: Literal[7, 8] | None = None
-    """Bits of an integer weight. 7 bits give the same integers on every processor. None: float weights, or 8 bits in an older bundle."""
+    """Bits of an integer weight. 7 bits give the same integers on every processor.
+
+    None: float weights, or 8 bits in an older bundle.
+    """
     size: Annotated[int, Field(ge=1)]
     gates: tuple[Gate, ...] = ()
 
 
 class Manifest(_Strict):
-    """The whole of `manifest.json`."""
+    """Contents of `manifest.json`."""
 
     format_version: Literal[1] = 1
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     version: str = ""
-    """Digest of everything but `created` and itself."""
+    """Digest of everything but `created` and `version`."""
     created: str
     encoder: EncoderInfo
     max_length: Annotated[int, Field(ge=3)]
-    """Tokens, special ones included."""
+    """Tokens of an input, special tokens included."""
     inputs: tuple[TensorInfo, ...]
     tasks: Annotated[dict[str, TaskInfo], Field(min_length=1)]
     variants: dict[str, GraphVariant]
     files: dict[str, str]
-    """Path inside the bundle -> sha256 (hex)."""
+    """SHA-256 in hexadecimal digits, by path inside the bundle."""
 
     @model_validator(mode="after")
     def _check(self) -> "Manifest":
@@ -210,22 +218,24 @@ class Manifest(_Strict):
         return self
 
     def digest(self) -> str:
-        """Version of the bundle: sha256 over the canonical JSON of everything but `created` and `version`."""
-        # Without defaults: a field that a later version adds must not change the version of a bundle that knows nothing of it.
+        """Return the version of the bundle: SHA-256 of the canonical JSON without `created` and `version`."""
+        # Without defaults, because a field that a later release adds must not change the version of older bundles.
         content = self.model_dump(mode="json", exclude={"created", "version"}, exclude_defaults=True)
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     def task_with_role(self, role: Role) -> str | None:
-        """Name of the task with this role, or None."""
-        return next((name for name, task in self.tasks.items() if task.role == role), None)
+        """Return the name of the task with this role, or None."""
+        for name, task in self.tasks.items():
+            if task.role == role:
+                return name
+        return None
 
 
 def tasks_digest(tasks: dict[str, TaskInfo], tokenizer_json: bytes) -> str:
-    """What the graph's metadata holds (`palm.digest`): sha256 over the canonical `tasks` and the tokenizer file; ties a graph to its labels."""
-    content = {
-        name: task.model_dump(mode="json", exclude={"calibration", "thresholds"}, exclude_defaults=True)
-        for name, task in tasks.items()
-    }
+    """Return the digest in the metadata of a graph (`palm.digest`), which ties the graph to its labels and tokenizer."""
+    content = {}
+    for name, task in tasks.items():
+        content[name] = task.model_dump(mode="json", exclude={"calibration", "thresholds"}, exclude_defaults=True)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode())
     digest.update(hashlib.sha256(tokenizer_json).digest())
     return digest.hexdigest()

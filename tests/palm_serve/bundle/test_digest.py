@@ -5,7 +5,7 @@ import json
 from palm_serve.bundle.manifest import Manifest, TaskInfo, tasks_digest
 
 
-def test_a_field_left_at_its_default_does_not_count(tiny_bundle):
+def test_digest_ignores_fields_at_their_default(tiny_bundle):
     stored = json.loads((tiny_bundle / "manifest.json").read_text(encoding="utf-8"))
     full = Manifest.model_validate(stored)
     for task in stored["tasks"].values():
@@ -20,7 +20,7 @@ def test_a_field_left_at_its_default_does_not_count(tiny_bundle):
     assert tasks_digest(old.tasks, b"x") == tasks_digest(full.tasks, b"x")
 
 
-def test_what_a_bundle_answers_counts(tiny_bundle):
+def test_digest_changes_with_what_a_bundle_answers(tiny_bundle):
     manifest = Manifest.model_validate_json((tiny_bundle / "manifest.json").read_bytes())
     longer = manifest.model_copy(update={"max_length": manifest.max_length + 1})
     assert longer.digest() != manifest.digest()

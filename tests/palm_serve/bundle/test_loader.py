@@ -1,4 +1,4 @@
-"""What is wrong with a bundle is said before anything is served from it."""
+"""Faults of a bundle are reported before anything is served from it."""
 
 import json
 
@@ -15,12 +15,12 @@ def bundle(tmp_path, make_tiny_bundle):
 
 
 def edit(bundle, **changes):
-    """Writes into the manifest behind the exporter's back."""
+    """Edit the manifest after the export."""
     content = json.loads((bundle / "manifest.json").read_text(encoding="utf-8")) | changes
     (bundle / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def test_a_sound_bundle(tiny_bundle):
+def test_load_of_a_sound_bundle_returns_its_contents(tiny_bundle):
     bundle = load_bundle(tiny_bundle)
     assert bundle.manifest.name == "tiny"
     assert set(bundle.arrays) == {"slots.transitions", "slots.start", "slots.end"}
@@ -29,42 +29,42 @@ def test_a_sound_bundle(tiny_bundle):
     assert bundle.graph().is_file()
 
 
-def test_no_directory(tmp_path):
+def test_load_without_a_directory_raises(tmp_path):
     with pytest.raises(BundleError, match=r"absent is no bundle: no such directory.*palm-export"):
         load_bundle(tmp_path / "absent")
 
 
-def test_no_manifest(tmp_path):
+def test_load_without_a_manifest_raises(tmp_path):
     with pytest.raises(BundleError, match=r"is no bundle: it has no manifest\.json"):
         load_bundle(tmp_path)
 
 
-def test_a_manifest_that_is_not_json(bundle):
+def test_load_of_a_manifest_that_is_not_json_raises(bundle):
     (bundle / "manifest.json").write_text("{", encoding="utf-8")
     with pytest.raises(BundleError, match=r"manifest\.json is not JSON .*export again"):
         load_bundle(bundle)
 
 
-def test_a_manifest_that_is_no_object(bundle):
+def test_load_of_a_manifest_without_object_raises(bundle):
     (bundle / "manifest.json").write_text("[]", encoding="utf-8")
     with pytest.raises(BundleError, match=r"does not fit the schema: top level"):
         load_bundle(bundle)
 
 
-def test_a_newer_format(bundle):
+def test_load_of_a_newer_format_raises(bundle):
     edit(bundle, format_version=2, unheard="of")
     with pytest.raises(BundleError, match=r"has bundle format 2, this palm-serve reads up to 1: upgrade palm-nlu"):
         load_bundle(bundle)
 
 
-def test_faults_of_the_schema_are_told_together(bundle):
+def test_load_reports_all_schema_faults_together(bundle):
     edit(bundle, max_length="long", unheard="of")
     with pytest.raises(BundleError, match=r"max_length: .*; unheard: .*; export again"):
         load_bundle(bundle)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "decode.npz", "golden.jsonl", "README.md"])
-def test_one_changed_byte(bundle, name):
+def test_load_of_a_file_with_a_changed_byte_raises(bundle, name):
     content = bytearray((bundle / name).read_bytes())
     content[len(content) // 2] ^= 1
     (bundle / name).write_bytes(content)
@@ -72,14 +72,14 @@ def test_one_changed_byte(bundle, name):
         load_bundle(bundle)
 
 
-def test_a_missing_file(bundle):
+def test_load_with_a_missing_file_raises(bundle):
     (bundle / "decode.npz").unlink()
     with pytest.raises(BundleError, match=r"lacks the file 'decode\.npz', which its manifest lists"):
         load_bundle(bundle)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret", "..\\secret"])
-def test_a_path_outside_the_bundle(bundle, name):
+def test_load_of_a_path_outside_the_bundle_raises(bundle, name):
     (bundle.parent / "secret").write_text("x", encoding="utf-8")
     files = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["files"]
     edit(bundle, files=files | {name: "0" * 64})
@@ -87,7 +87,7 @@ def test_a_path_outside_the_bundle(bundle, name):
         load_bundle(bundle)
 
 
-def test_a_link_to_the_outside(bundle):
+def test_load_of_a_link_out_of_the_bundle_raises(bundle):
     (bundle.parent / "elsewhere.md").write_bytes((bundle / "README.md").read_bytes())
     (bundle / "README.md").unlink()
     (bundle / "README.md").symlink_to(bundle.parent / "elsewhere.md")
@@ -95,25 +95,25 @@ def test_a_link_to_the_outside(bundle):
         load_bundle(bundle)
 
 
-def test_an_edited_manifest(bundle):
+def test_load_of_an_edited_manifest_raises(bundle):
     edit(bundle, max_length=12)
     with pytest.raises(BundleError, match=r"says version \w{12}, its contents have \w{12}; it was edited"):
         load_bundle(bundle)
 
 
-def test_created_is_not_part_of_the_version(bundle):
+def test_version_ignores_the_time_of_creation(bundle):
     edit(bundle, created="2030-01-01T00:00:00Z")
     assert load_bundle(bundle).manifest.created.startswith("2030")
 
 
-def test_no_tokenizer(bundle, reseal_bundle):
+def test_load_without_a_tokenizer_raises(bundle, reseal_bundle):
     (bundle / "tokenizer.json").unlink()
     reseal_bundle(bundle)
     with pytest.raises(BundleError, match=r"lists no tokenizer\.json"):
         load_bundle(bundle)
 
 
-def test_arrays_that_are_none(bundle, reseal_bundle):
+def test_load_of_damaged_arrays_raises(bundle, reseal_bundle):
     (bundle / "decode.npz").write_bytes(b"no zip")
     reseal_bundle(bundle)
     with pytest.raises(BundleError, match=r"decode\.npz cannot be read"):
@@ -128,13 +128,13 @@ def test_arrays_that_are_none(bundle, reseal_bundle):
         ("hello", "line 1: top level: Invalid JSON"),
     ],
 )
-def test_bad_golden_lines(bundle, reseal_bundle, line, message):
+def test_load_of_invalid_golden_lines_raises(bundle, reseal_bundle, line, message):
     (bundle / "golden.jsonl").write_text(line, encoding="utf-8")
     reseal_bundle(bundle)
     with pytest.raises(BundleError, match=message):
         load_bundle(bundle)
 
 
-def test_golden_may_be_empty_and_may_hold_line_separators(bundle, reseal_bundle):
+def test_golden_lines_may_hold_line_separators(bundle, reseal_bundle):
     (bundle / "golden.jsonl").write_text('{"text": "a\u2028b", "answers": {}}\n\n', encoding="utf-8")
     assert load_bundle(reseal_bundle(bundle)).golden[0].text == "a\u2028b"

@@ -1,4 +1,4 @@
-"""Which graph runs where: gates, what is forced, what is skipped, and whether the graph belongs to the manifest."""
+"""Provider selection: gates, forced and skipped providers, and graphs that do not belong to the manifest."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def present(monkeypatch):
-    """Makes the machine look as if it had these providers; sessions open on the CPU and say otherwise."""
+    """Make the machine look as if it had these providers. Sessions open on the CPU and report the other provider."""
 
     def set_up(*names, failing=(), seconds=None):
         opened = []
@@ -59,12 +59,12 @@ def present(monkeypatch):
     return set_up
 
 
-def test_cpu_is_always_allowed(tiny_bundle):
+def test_select_engine_without_gates_uses_the_cpu(tiny_bundle):
     engine = select_engine(load_bundle(tiny_bundle), provider="CPU")
     assert (engine.info.provider, engine.info.precision, engine.info.variant) == ("CPU", "fp32", "plain")
 
 
-def test_outputs_by_name_and_selected(tiny_bundle):
+def test_run_returns_the_selected_outputs_by_name(tiny_bundle):
     bundle = load_bundle(tiny_bundle)
     engine = select_engine(bundle, provider="CPU")
     batch = sample_batch(bundle, 2, 5)
@@ -78,7 +78,7 @@ def test_outputs_by_name_and_selected(tiny_bundle):
     assert list(engine.run(batch, ["slots.logits"])) == ["slots.logits"]
 
 
-def test_auto_takes_only_what_passed_its_gate(gated):
+def test_auto_uses_only_combinations_with_a_passed_gate(gated):
     every = ("TensorRT", "CUDA", "OpenVINO", "CPU")
     assert gated_candidates(gated, every) == [
         Candidate("plain", "CPU", "fp32"),
@@ -119,7 +119,7 @@ def test_auto_skips_int8_that_saturates(gated, monkeypatch, weight_bits, saturat
     assert sorted(int8) == sorted(providers_in_int8)
 
 
-def test_int8_that_saturates_is_told(gated, present, monkeypatch, caplog):
+def test_int8_that_saturates_logs_a_warning(gated, present, monkeypatch, caplog):
     present("CPU")
     monkeypatch.setattr(providers, "saturates_int8", lambda: True)
     monkeypatch.setattr(providers, "int8_instructions", lambda: "avx2")
@@ -132,7 +132,7 @@ def test_int8_that_saturates_is_told(gated, present, monkeypatch, caplog):
     assert any("has no passed gate in the bundle" in message for message in caplog.messages)
 
 
-def test_int8_of_other_instructions_is_told_once(gated, present, monkeypatch, caplog):
+def test_int8_of_other_instructions_is_logged_once(gated, present, monkeypatch, caplog):
     present("CPU", seconds={"CPU": 1.0})
     providers._log_once.cache_clear()
     monkeypatch.setattr(providers, "int8_instructions", lambda: "avx2")
@@ -140,40 +140,40 @@ def test_int8_of_other_instructions_is_told_once(gated, present, monkeypatch, ca
     with caplog.at_level(logging.INFO, "palm_serve"):
         for _ in range(2):
             select_engine(with_int8(gated, 7, "avx512_vnni"))
-    told = "int8 passed its gate with avx512_vnni. This processor has avx2 and computes the same integers."
-    assert caplog.messages.count(told) == 1
+    message = "int8 passed its gate with avx512_vnni. This processor has avx2 and computes the same integers."
+    assert caplog.messages.count(message) == 1
 
 
-def test_the_fastest_is_taken(gated, present):
+def test_auto_selects_the_fastest_candidate(gated, present):
     present("CUDA", "OpenVINO", "CPU", seconds={"CPU": 3.0, "CUDA": 2.0, "OpenVINO": 1.0})
     assert select_engine(gated).info.provider == "OpenVINO"
 
 
-def test_a_hair_faster_is_not_worth_less_precision(gated, present):
+def test_auto_keeps_the_precision_at_nearly_equal_speed(gated, present):
     present("OpenVINO", "CPU", seconds={"CPU": 1.0, "OpenVINO": 0.95})
     assert select_engine(gated).info.precision == "fp32"
 
 
-def test_candidates_are_really_timed(gated, present):
+def test_auto_measures_real_engines(gated, present):
     present("CUDA", "OpenVINO", "CPU")
     assert select_engine(gated).info.provider in ("CUDA", "OpenVINO", "CPU")
 
 
-def test_auto_skips_what_does_not_open(gated, present, caplog):
+def test_auto_skips_a_provider_that_does_not_open(gated, present, caplog):
     present("CUDA", "CPU", failing=("CUDA",))
     with caplog.at_level(logging.WARNING, "palm_serve"):
         assert select_engine(gated).info.provider == "CPU"
     assert "skipped CUDA in fp32 (plain): CUDA has no driver" in caplog.text
 
 
-def test_auto_with_nothing_that_opens(gated, present, caplog):
+def test_auto_without_any_engine_raises(gated, present, caplog):
     present("CUDA", "CPU", failing=("CUDA", "CPU"))
     with pytest.raises(EngineError, match="no provider can run this bundle: the log says why"):
         select_engine(gated)
     assert "skipped CPU in fp32 (plain): CPU has no driver" in caplog.text
 
 
-def test_a_forced_provider_that_does_not_open_leaves_the_plain_graph_on_the_cpu(gated, present, caplog):
+def test_forced_provider_that_does_not_open_uses_the_cpu(gated, present, caplog):
     present("CUDA", "CPU", failing=("CUDA",))
     engine = select_engine(gated, provider="CUDA")
     assert (engine.info.provider, engine.info.precision, engine.info.variant) == ("CPU", "fp32", "plain")
@@ -189,7 +189,7 @@ def break_runs(monkeypatch, engine):
     monkeypatch.setattr(engine, "run", fail)
 
 
-def test_a_provider_that_fails_while_running_is_left(gated, present, monkeypatch, caplog):
+def test_provider_that_fails_at_run_time_is_replaced(gated, present, monkeypatch, caplog):
     present("CUDA", "CPU")
     engine = select_engine(gated, provider="CUDA")
     batch = sample_batch(gated, 2, 5)
@@ -205,7 +205,7 @@ def test_a_provider_that_fails_while_running_is_left(gated, present, monkeypatch
         engine.run(batch)
 
 
-def test_a_provider_that_fails_while_running_and_nothing_to_go_on_with(gated, present, monkeypatch):
+def test_provider_that_fails_without_fallback_raises(gated, present, monkeypatch):
     present("CUDA", "CPU", failing=("CPU",))
     engine = select_engine(gated, provider="CUDA")
     break_runs(monkeypatch, engine._engine)
@@ -213,7 +213,7 @@ def test_a_provider_that_fails_while_running_and_nothing_to_go_on_with(gated, pr
         engine.run(sample_batch(gated, 1, 4))
 
 
-def test_a_provider_that_fails_while_it_is_measured_is_not_taken(gated, present, monkeypatch, caplog):
+def test_provider_that_fails_at_measurement_is_skipped(gated, present, monkeypatch, caplog):
     present("OpenVINO", "CPU")
     opens = providers.open_engine
 
@@ -228,7 +228,7 @@ def test_a_provider_that_fails_while_it_is_measured_is_not_taken(gated, present,
     assert "skipped OpenVINO in bf16 (plain): it fails while running: device lost" in caplog.text
 
 
-def test_what_was_measured_is_believed_at_the_next_start(gated, present, cache, monkeypatch):
+def test_cached_times_are_used_at_the_next_start(gated, present, cache, monkeypatch):
     opened = present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
     select_engine(gated)
     assert len(list(cache.iterdir())) == 1
@@ -239,7 +239,7 @@ def test_what_was_measured_is_believed_at_the_next_start(gated, present, cache, 
 
 
 @pytest.mark.parametrize("change", ["threads", "encoder", "size", "processor", "providers"])
-def test_it_is_measured_again_where_anything_differs(gated, present, cache, monkeypatch, change):
+def test_cached_times_of_other_facts_are_ignored(gated, present, cache, monkeypatch, change):
     present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
     select_engine(gated)
     if change == "processor":
@@ -258,7 +258,7 @@ def test_it_is_measured_again_where_anything_differs(gated, present, cache, monk
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"key": {}, "times": {}}', "{"])
-def test_a_cache_that_holds_nonsense_is_written_anew(gated, present, cache, content):
+def test_damaged_timing_cache_is_written_again(gated, present, cache, content):
     present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
     select_engine(gated)
     (file,) = cache.iterdir()
@@ -268,7 +268,7 @@ def test_a_cache_that_holds_nonsense_is_written_anew(gated, present, cache, cont
     assert file.read_text() == good
 
 
-def test_a_model_that_was_trained_anew_is_not_measured_anew(gated, present, cache, monkeypatch):
+def test_model_trained_again_reuses_cached_times(gated, present, cache, monkeypatch):
     opened = present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
     select_engine(gated)
     monkeypatch.setattr(timing, "measure", lambda *_: pytest.fail("measured again"))
@@ -280,7 +280,7 @@ def test_a_model_that_was_trained_anew_is_not_measured_anew(gated, present, cach
     assert opened == [("OpenVINO", "bf16")], "nothing else is opened beside what serves"
 
 
-def test_where_nothing_can_be_written_the_process_remembers(gated, present, tmp_path, monkeypatch):
+def test_unwritable_cache_keeps_times_in_the_process(gated, present, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
     select = functools.partial(select_engine, gated, cache=tmp_path / "file" / "below", measured={})
@@ -289,7 +289,7 @@ def test_where_nothing_can_be_written_the_process_remembers(gated, present, tmp_
     assert select().info.provider == "OpenVINO"
 
 
-def test_without_a_place_to_write_nothing_is_kept(gated, present, tmp_path, monkeypatch):
+def test_user_without_a_home_keeps_no_times(gated, present, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     present("OpenVINO", "CPU", seconds={"CPU": 3.0, "OpenVINO": 1.0})
     assert select_engine(gated, cache=tmp_path / "file" / "below").info.provider == "OpenVINO"
@@ -302,7 +302,7 @@ def test_without_a_place_to_write_nothing_is_kept(gated, present, tmp_path, monk
     assert select_engine(gated).info.provider == "OpenVINO"
 
 
-def test_what_the_machine_lacks_is_said_once(gated, present, caplog):
+def test_missing_provider_is_logged_once(gated, present, caplog):
     providers._log_once.cache_clear()
     present("CPU")
     with caplog.at_level(logging.INFO, "palm_serve"):
@@ -311,7 +311,7 @@ def test_what_the_machine_lacks_is_said_once(gated, present, caplog):
     assert caplog.text.count("this machine has no CUDA, which bundles were exported for; it has: CPU") == 1
 
 
-def test_a_changed_variant_file_is_refused(tmp_path, make_tiny_bundle, reseal_bundle):
+def test_load_of_a_changed_variant_file_raises(tmp_path, make_tiny_bundle, reseal_bundle):
     path = make_tiny_bundle(tmp_path / "b")
     (path / "variants").mkdir()
     (path / "variants/other.onnx").write_bytes((path / "model.onnx").read_bytes())
@@ -325,7 +325,7 @@ def test_a_changed_variant_file_is_refused(tmp_path, make_tiny_bundle, reseal_bu
         load_bundle(path)
 
 
-def test_forced_without_a_gate_is_warned_about(gated, present, caplog):
+def test_forced_provider_without_a_gate_logs_a_warning(gated, present, caplog):
     opened = present("TensorRT", "CPU")
     with caplog.at_level(logging.WARNING, "palm_serve"):
         assert select_engine(gated, provider="TensorRT").info.provider == "TensorRT"
@@ -343,7 +343,7 @@ def test_forced_without_a_gate_is_warned_about(gated, present, caplog):
         ("CPU", "int8", r"no graph for int8 on CPU \(weights it has: fp32\).*--precision int8"),
     ],
 )
-def test_what_cannot_be_had(gated, present, provider, precision, message):
+def test_select_engine_of_an_unavailable_choice_raises(gated, present, provider, precision, message):
     present("OpenVINO", "CPU")
     with pytest.raises(EngineError, match=message):
         select_engine(gated, provider=provider, precision=precision)
@@ -376,7 +376,7 @@ def fewer_outputs(model):
         (fewer_outputs, r"lacks the output 'sentiment\.logits' \(it has: intent\.logits, slots\.logits\)"),
     ],
 )
-def test_a_graph_of_another_bundle(tmp_path, make_tiny_bundle, reseal_bundle, change, message):
+def test_select_engine_of_a_foreign_graph_raises(tmp_path, make_tiny_bundle, reseal_bundle, change, message):
     bundle = rewrite(make_tiny_bundle(tmp_path / "b"), reseal_bundle, change)
     with pytest.raises(BundleError, match=message):
         select_engine(bundle, provider="CPU")

@@ -1,4 +1,4 @@
-"""One graph on one provider: what ONNX Runtime is told, OpenVINO, buffers on a device, and the machine's facts."""
+"""Sessions on one provider: options of ONNX Runtime, OpenVINO, buffers on a device, and facts of the machine."""
 
 import logging
 
@@ -6,27 +6,25 @@ import numpy as np
 import pytest
 
 from palm_serve.bundle.loader import load_bundle
-from palm_serve.engine import cpu_features as machine
-from palm_serve.engine import io_binding as bound
-from palm_serve.engine import openvino, options, providers, session
+from palm_serve.engine import cpu_features, io_binding, openvino, options, providers, session
 from palm_serve.engine.cores import usable_cores
 from palm_serve.engine.providers import sample_batch
 from palm_serve.engine.session import OrtEngine, open_engine
 from palm_serve.errors import EngineError
 
 
-def test_a_silent_fall_back_is_an_error(tiny_bundle, monkeypatch):
+def test_open_engine_after_a_silent_fallback_raises(tiny_bundle, monkeypatch):
     """onnxruntime-gpu lists CUDA everywhere and opens the session on the CPU."""
     monkeypatch.setattr(session, "provider_list", lambda *_, **__: [("CPUExecutionProvider", {})])
     with pytest.raises(EngineError, match="CUDA is not available: ONNX Runtime fell back to CPUExecutionProvider"):
         open_engine(tiny_bundle / "model.onnx", "CUDA", "fp32")
 
 
-def test_cuda_without_graphs_where_they_cannot_be_recorded(tiny_bundle, monkeypatch, caplog):
+def test_cuda_without_recordable_graphs_opens_plainly(tiny_bundle, monkeypatch, caplog):
     tried = []
 
-    def open_fake(graph, info, threads, given, graphs=False):
-        tried.append((given[0][1]["enable_cuda_graph"], graphs))
+    def open_fake(graph, info, threads, provider_settings, graphs=False):
+        tried.append((provider_settings[0][1]["enable_cuda_graph"], graphs))
         if graphs:
             raise EngineError("a node is on the CPU")
         return "the engine"
@@ -38,7 +36,7 @@ def test_cuda_without_graphs_where_they_cannot_be_recorded(tiny_bundle, monkeypa
     assert "a node is on the CPU; trying without CUDA graphs" in caplog.text
 
 
-def test_options_of_gpu_providers(tmp_path):
+def test_provider_list_of_gpus_follows_the_precision(tmp_path):
     names = {p: [name for name, _ in options.provider_list(p, "fp16")] for p in ("CPU", "CUDA", "TensorRT")}
     cuda, tensorrt = "CUDAExecutionProvider", "TensorrtExecutionProvider"
     assert names == {
@@ -55,14 +53,14 @@ def test_options_of_gpu_providers(tmp_path):
         options.provider_list("CPU", "bf16")
 
 
-def test_a_file_that_is_no_graph(tmp_path):
+def test_open_engine_of_a_file_without_graph_raises(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(EngineError, match=r"CPU in fp32 cannot run model\.onnx: "):
         open_engine(tmp_path / "model.onnx", "CPU", "fp32")
 
 
 @pytest.mark.parametrize(("precision", "hint"), [("fp32", "f32"), ("bf16", "bf16"), ("int8", "f32")])
-def test_openvino_is_always_told_its_precision(precision, hint):
+def test_openvino_properties_always_set_the_precision(precision, hint):
     assert openvino.compile_properties(precision, 2) == {
         "INFERENCE_PRECISION_HINT": hint,
         "INFERENCE_NUM_THREADS": 2,
@@ -70,7 +68,7 @@ def test_openvino_is_always_told_its_precision(precision, hint):
     }
 
 
-def test_openvino_that_is_not_installed(tiny_bundle, monkeypatch):
+def test_openvino_that_is_not_installed_raises(tiny_bundle, monkeypatch):
     monkeypatch.setattr(openvino, "openvino_core", lambda: None)
     with pytest.raises(EngineError, match=r"OpenVINO is not available\. Install the package `openvino`\."):
         open_engine(tiny_bundle / "model.onnx", "OpenVINO", "fp32")
@@ -87,55 +85,55 @@ def test_openvino_in_fp32_equals_the_cpu(tiny_bundle):
     providers.check_graph(bundle, "plain", engine)
     for rows, length in ((3, 7), (1, 5), (3, 7)):
         batch = sample_batch(bundle, rows, length)
-        expected, found = plain.run(batch), engine.run(batch)
-        assert list(found) == list(engine.outputs)
-        for name, value in found.items():
+        expected, outputs = plain.run(batch), engine.run(batch)
+        assert list(outputs) == list(engine.outputs)
+        for name, value in outputs.items():
             np.testing.assert_allclose(value, expected[name], atol=1e-4)
     first = engine.run(batch, ["slots.logits"])
     assert list(first) == ["slots.logits"]
-    kept = first["slots.logits"].copy()
+    copied = first["slots.logits"].copy()
     engine.run(sample_batch(bundle, 2, 4))
-    np.testing.assert_array_equal(first["slots.logits"], kept)
+    np.testing.assert_array_equal(first["slots.logits"], copied)
     assert engine.shape(3, 9) == (3, 9)
 
 
 @needs_openvino
-def test_openvino_and_a_file_that_is_no_graph(tmp_path):
+def test_openvino_of_a_file_without_graph_raises(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(EngineError, match=r"OpenVINO in bf16 cannot run model\.onnx: "):
         open_engine(tmp_path / "model.onnx", "OpenVINO", "bf16")
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-def test_runs_in_bound_buffers_equal_plain_ones(tiny_bundle, graphs, monkeypatch):
-    """The way of GPUs, on the CPU's memory; run options about CUDA graphs are ignored there."""
-    monkeypatch.setattr(bound, "_MOST_SHAPES", 2)
+def test_bound_runner_answers_as_plain_runs_do(tiny_bundle, graphs, monkeypatch):
+    """The path of GPUs in the memory of the CPU, where run options of CUDA graphs are ignored."""
+    monkeypatch.setattr(io_binding, "_MOST_SHAPES", 2)
     bundle = load_bundle(tiny_bundle)
     plain = open_engine(bundle.graph(), "CPU", "fp32", threads=1)
-    engine = OrtEngine(plain._session, plain.info, runner=bound.BoundRunner(plain._session, "cpu", graphs))
-    kept = []
+    engine = OrtEngine(plain._session, plain.info, runner=io_binding.BoundRunner(plain._session, "cpu", graphs))
+    runs = []
     for rows, length in ((2, 5), (1, 3), (2, 5), (4, 4), (4, 4), (1, 3), (2, 5)):
         batch = sample_batch(bundle, rows, length)
-        batch.arrays["input_ids"][:] += len(kept)
+        batch.arrays["input_ids"][:] += len(runs)
         expected = plain.run(batch)
-        kept.append((engine.run(batch), expected))
+        runs.append((engine.run(batch), expected))
         assert list(engine.run(batch, ["sentiment.logits"])) == ["sentiment.logits"]
-    for found, expected in kept:
+    for outputs, expected in runs:
         for name, value in expected.items():
-            np.testing.assert_array_equal(found[name], value)
+            np.testing.assert_array_equal(outputs[name], value)
     assert len(engine._run._shapes) == 2
 
 
 @pytest.mark.parametrize(
     ("size", "bucket"), [((1, 1), (1, 8)), ((1, 8), (1, 8)), ((3, 9), (4, 16)), ((33, 24), (64, 24))]
 )
-def test_shapes_are_few_where_each_is_compiled(tiny_bundle, size, bucket):
+def test_shape_is_rounded_up_where_shapes_are_compiled(tiny_bundle, size, bucket):
     opened = open_engine(tiny_bundle / "model.onnx", "CPU", "fp32")
     assert opened.shape(*size) == size
     assert OrtEngine(opened._session, opened.info, compiles_shapes=True).shape(*size) == bucket
 
 
-def test_cores_are_counted_once_and_never_above_the_quota(tmp_path, monkeypatch):
+def test_usable_cores_are_physical_and_within_the_quota(tmp_path, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     assert usable_cores(tmp_path) == 4
@@ -157,13 +155,13 @@ def facts(tmp_path, text):
     return tmp_path
 
 
-def test_the_processor_and_whether_it_knows_bf16(tmp_path):
+def test_processor_name_and_bf16_come_from_cpuinfo(tmp_path):
     lines = "model name\t: Zeta 5\nmodel\t: 17\nflags\t: fpu avx512_bf16\n\nmodel name\t: other\n"
     root = facts(tmp_path, lines)
-    assert machine.processor(root) == "Zeta 5 17"
-    assert machine.computes_in_bf16(root)
-    assert machine.processor(tmp_path / "nothing")
-    assert not machine.computes_in_bf16(tmp_path / "nothing")
+    assert cpu_features.processor(root) == "Zeta 5 17"
+    assert cpu_features.computes_in_bf16(root)
+    assert cpu_features.processor(tmp_path / "nothing")
+    assert not cpu_features.computes_in_bf16(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(
@@ -183,5 +181,5 @@ def test_the_processor_and_whether_it_knows_bf16(tmp_path):
 def test_int8_instructions_by_processor(tmp_path, monkeypatch, features, instructions, saturates):
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     root = facts(tmp_path, f"{features}\n\nflags\t: other\n")
-    assert machine.int8_instructions(root) == instructions
-    assert machine.saturates_int8(root) is saturates
+    assert cpu_features.int8_instructions(root) == instructions
+    assert cpu_features.saturates_int8(root) is saturates
