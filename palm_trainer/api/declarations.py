@@ -1,23 +1,29 @@
 """What one Trainer says of its task, and what passes between trainers and their user."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from palm_serve.bundle.manifest import Role
 from palm_trainer.api.head import DeclaredHead
-from palm_trainer.api.head.base_head import Head as OwnedHead
+from palm_trainer.api.head.base_head import Head as UserHead
+from palm_trainer.api.optimizer.base_optimizer import Optimizer
 from palm_trainer.api.reader.base_reader import Reader
 from palm_trainer.api.reader.text_reader import TextReader
-from palm_trainer.config.schema import ClassifyTask
+from palm_trainer.config.loader import TrainConfig, check_section
+from palm_trainer.config.moved_keys import move_old_keys, warn_moved
+from palm_trainer.config.rules import nearest_path
+from palm_trainer.config.schema import ClassifyTask, inner_section, key_paths
 from palm_trainer.data.dataset import TrainingBatch
-from palm_trainer.errors import WiringError
+from palm_trainer.errors import ConfigError, WiringError
 from palm_trainer.model.encoders import Encoder
 from palm_trainer.tasks import task_kind
 from palm_trainer.training.loop import Step
 
-AnyHead = DeclaredHead | OwnedHead
+AnyHead = DeclaredHead | UserHead
 """A head of the package, as declared, or one that the user wrote."""
 
 _ROLES: dict[str, tuple[Role, str]] = {
@@ -26,6 +32,110 @@ _ROLES: dict[str, tuple[Role, str]] = {
     "slots": ("slots", "sequence_label"),
 }
 """Task name and kind -> role in `Parse`."""
+
+
+_ELSEWHERE = {
+    "output": "set_saver",
+    "epochs": "fit_reader or fit_readers_with_mixratio",
+    "reference": "fit_readers_with_mixratio",
+    "batch_size": "the readers",
+    "seed": "the readers",
+    "learning_rate": "Adam",
+    "weight_decay": "build_backward",
+    "device": "build_backward",
+    "precision": "build_backward",
+    "regularization.layer_decay": "Adam",
+    "regularization.ema_decay": "build_backward",
+}
+"""Keys of `[train]` that are arguments of other calls, and where."""
+
+_OF_ADAM = {
+    "head_learning_rate": "head_lr",
+    "max_grad_norm": "max_grad_norm",
+    "freeze_layers": "freeze_layers",
+    "freeze_embeddings": "freeze_embeddings",
+}
+"""Keys of `[train]` that Adam may set too."""
+
+
+@dataclass(frozen=True)
+class Backward:
+    """The settings of `build_backward`. `options` holds the keys of `[train]` that were set, checked."""
+
+    optimizer: Optimizer
+    weight_decay: float
+    ema_decay: float | None
+    device: str
+    precision: str
+    options: Mapping[str, Any]
+
+    def train_settings(self) -> dict[str, Any]:
+        """Return all that optimizer, arguments and options say, as `[train]` has it."""
+        optimizer = self.optimizer
+        settings: dict[str, Any] = {
+            "schedule": "constant",
+            "warmup_ratio": 0.0,
+            "learning_rate": optimizer.lr,
+            "head_learning_rate": optimizer.head_lr,
+            "max_grad_norm": optimizer.max_grad_norm,
+            "freeze_layers": optimizer.freeze_layers,
+            "freeze_embeddings": optimizer.freeze_embeddings,
+            "weight_decay": self.weight_decay,
+            "device": self.device,
+            "precision": self.precision,
+            **self.options,
+        }
+        regularization = {"layer_decay": optimizer.layer_decay, **settings.get("regularization", {})}
+        if self.ema_decay is not None:
+            regularization["ema_decay"] = self.ema_decay
+        return {**settings, "regularization": regularization}
+
+
+def read_options(optimizer: Optimizer, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Check keys of `[train]` from Python, and return them under their new names.
+
+    Args:
+        optimizer: whose arguments say some of the keys.
+        options: keys with their values, as a configuration has them.
+
+    Raises:
+        ConfigError: with a line for each key that is unknown, wrong, or an argument of another call.
+    """
+    raw: dict[str, Any] = {"train": dict(options)}
+    moved, faults = move_old_keys(raw)
+    if faults:
+        raise ConfigError("\n".join(faults).replace("train.", "options."))
+    for old_path in moved:
+        warn_moved(old_path, "options")
+    settings: dict[str, Any] = raw["train"]
+    for key, value in settings.items():
+        _check_key(key, optimizer)
+        for inner_key in value if isinstance(value, Mapping) else ():
+            if f"{key}.{inner_key}" in _ELSEWHERE:
+                _check_key(f"{key}.{inner_key}", optimizer)
+    if optimizer.lr_schedualer is not None and {"schedule", "warmup_ratio"} & settings.keys():
+        raise ConfigError("options.schedule: the optimizer has an lr_schedualer. Leave one of them out.")
+    parts = settings.get("accumulate_steps", 1)
+    batch_size = parts if isinstance(parts, int) else 1  # the readers' is checked when they are known
+    check_section(TrainConfig, {"output": "unused", "batch_size": max(1, batch_size), **settings}, "options")
+    return settings
+
+
+def _check_key(key: str, optimizer: Optimizer) -> None:
+    """Raise ConfigError for a key that is unknown, or an argument of another call."""
+    paths = key_paths(TrainConfig)
+    if key in _ELSEWHERE:
+        keys = [name for name in TrainConfig.model_fields if name not in _ELSEWHERE]
+        options = ", ".join(sorted(keys, key=lambda name: inner_section(TrainConfig, name) is None))
+        raise ConfigError(
+            f"options.{key}: said elsewhere in Python, by Adam, build_backward, the readers, set_saver or set_evaluator "
+            f"(this one by {_ELSEWHERE[key]}); options are: {options}"
+        )
+    if key not in TrainConfig.model_fields:
+        raise ConfigError(f"options.{key}: unknown key{nearest_path(key, paths)}")
+    argument = _OF_ADAM.get(key, "")
+    if argument and optimizer.sets(argument):
+        raise ConfigError(f"options.{key}: Adam has {argument} already. Leave one of them out.")
 
 
 @dataclass(frozen=True)
@@ -76,9 +186,9 @@ class Task:
         return self.head is None or not self.has_kind or task_kind(self.head.kind).is_answered
 
     @property
-    def own_head(self) -> OwnedHead | None:
+    def custom_head(self) -> UserHead | None:
         """The head, where the user wrote it."""
-        return self.head if isinstance(self.head, OwnedHead) else None
+        return self.head if isinstance(self.head, UserHead) else None
 
     @property
     def has_kind(self) -> bool:
@@ -101,12 +211,19 @@ class LossVar:
 
 
 class Batch(dict[str, npt.NDArray[np.generic]]):
-    """A batch as a dict of the reader's registered attributes. `data` and `content` are the engine's."""
+    """A batch as a dict of the reader's registered attributes. `data` and `micro_batches` are the engine's."""
 
-    def __init__(self, arrays: dict[str, npt.NDArray[np.generic]], data: str, content: TrainingBatch) -> None:
+    def __init__(
+        self, arrays: dict[str, npt.NDArray[np.generic]], data: str, micro_batches: Sequence[TrainingBatch]
+    ) -> None:
         super().__init__(arrays)
         self.data = data
-        self.content = content
+        self.micro_batches = tuple(micro_batches)
+
+    @property
+    def content(self) -> TrainingBatch:
+        """The first micro-batch: the whole batch, unless it is cut."""
+        return self.micro_batches[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from palm_serve.bundle.manifest import Manifest
-from palm_trainer.api.calibrating import calibrated
-from palm_trainer.api.custom.encoder import OwnBackbone
+from palm_trainer.api.custom.encoder import CustomEncoder
 from palm_trainer.api.custom.names import NO_TOKENIZER
-from palm_trainer.api.custom.reader import is_own
+from palm_trainer.api.custom.reader import is_custom_reader
 from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.api.session import Session
 from palm_trainer.errors import ExportError
@@ -31,9 +30,9 @@ def export(session: Session, output: Path, *, precision: str, overwrite: bool) -
     with session.averaged():
         trained = session.ready
         model = copy.deepcopy(trained.model).cpu().float().eval()
-        if not isinstance(model.backbone, OwnBackbone):
+        if not isinstance(model.backbone, CustomEncoder):
             unfreeze_rows(model.backbone)  # a graph holds one whole table
-        still = calibrated(replace(trained, model=model), session.tasks, session.evaluation_sets())
+        still = session.calibrated(replace(trained, model=model))
         manifest, report = export_bundle(
             still,
             sets,
@@ -71,7 +70,7 @@ def _training_sets(session: Session) -> Sequence[EvaluationSet]:
     sets = []
     for task in session.tasks:
         reader = task.fitted
-        if task.answers and isinstance(reader, TextReader) and not is_own(reader):
+        if task.answers and isinstance(reader, TextReader) and not is_custom_reader(reader):
             positive = {task.name: targets[task.name].info.decode.match_label}
             fields = {task.name: targets[task.name].field}
             sets.append(EvaluationSet(task.name, reader.examples[:_TRAINING_EXAMPLES], fields, positive))

@@ -1,17 +1,22 @@
 """Checks that readers, backbone and heads of declared tasks fit together."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from palm_trainer.api.custom.encoder import OwnBackbone
+from palm_trainer.api.custom.encoder import CustomEncoder
 from palm_trainer.api.custom.names import check_attrs
 from palm_trainer.api.declarations import Task
 from palm_trainer.api.head import DeclaredHead
-from palm_trainer.api.head.base_head import Head as OwnedHead
+from palm_trainer.api.head.base_head import Head as UserHead
 from palm_trainer.api.reader.base_reader import Reader
 from palm_trainer.api.reader.text_reader import TextReader
+from palm_trainer.config.loader import check_section
+from palm_trainer.config.rules import training_faults
+from palm_trainer.config.schema import ClassifyTask
 from palm_trainer.data.vocabulary import pad_token_id, vocabulary_size
-from palm_trainer.errors import WiringError
+from palm_trainer.errors import ConfigError, WiringError
 from palm_trainer.model.encoders import Encoder
+from palm_trainer.tasks import task_kind
 
 
 def shared_backbone(tasks: Sequence[Task]) -> Encoder:
@@ -27,7 +32,7 @@ def shared_backbone(tasks: Sequence[Task]) -> Encoder:
 
 
 def _as_given(backbone: Encoder) -> object:
-    return backbone.encoder if isinstance(backbone, OwnBackbone) else backbone
+    return backbone.encoder if isinstance(backbone, CustomEncoder) else backbone
 
 
 def check_head(task: Task) -> None:
@@ -37,7 +42,7 @@ def check_head(task: Task) -> None:
         raise WiringError(
             f"trainer '{task.name}': {backbone!r} is no backbone. Pass one of palm.backbone, such as ERNIE.from_config(config)."
         )
-    if isinstance(head, OwnedHead):
+    if isinstance(head, UserHead):
         return
     if not isinstance(head, DeclaredHead):
         raise WiringError(
@@ -81,7 +86,7 @@ def _check_reader(task: Task, reader: Reader, texts: Sequence[TextReader], backb
         raise WiringError(
             f"trainer '{task.name}': its reader has another vocabulary (or lower-casing) than the first. One encoder has one: pass the same vocab_path."
         )
-    if isinstance(backbone, OwnBackbone):
+    if isinstance(backbone, CustomEncoder):
         check_attrs(
             backbone.inputs_attr, reader.outputs_attr, f"the backbone of trainer '{task.name}'", type(reader).__name__
         )
@@ -104,3 +109,81 @@ def _check_reader(task: Task, reader: Reader, texts: Sequence[TextReader], backb
             f"trainer '{task.name}': its reader's vocabulary holds {size} tokens, but the backbone's vocab_size is {settings.vocab_size}. "  # type: ignore[union-attr]
             "Give both the files of one model."
         )
+
+
+_CUSTOM_CANNOT = (
+    ("regularization", "label_smoothing"),
+    ("regularization", "r_drop"),
+    ("regularization", "fgm"),
+    ("regularization", "word_dropout"),
+    ("distillation", "teachers"),
+)
+"""Options that reach into readers, backbones and heads of the package."""
+
+
+def check_options(train: Mapping[str, Any], groups: Mapping[str, Sequence[Task]], *, custom: bool) -> None:
+    """Check that the settings of `[train]` fit the tasks.
+
+    Args:
+        train: the settings that were made.
+        groups: tasks by data set.
+        custom: the user wrote the encoder, a head or a reader.
+
+    Raises:
+        ConfigError: with a line for each setting that does not fit.
+    """
+    data = {name: {"mix_ratio": members[0].mix_ratio} for name, members in groups.items()}
+    tasks = {task.name: _task_table(task, name) for name, members in groups.items() for task in members}
+    faults = list(training_faults(train, {}, data, tasks))
+    for section, key in _CUSTOM_CANNOT if custom else ():
+        if train.get(section, {}).get(key):
+            faults.append(
+                f"train.{section}.{key}: reaches into readers, backbones and heads of the package, and one of these is your own; remove it"
+            )
+    if custom and train.get("balancing", {}).get("method") == "gradnorm":
+        faults.append(
+            "train.balancing.method: 'gradnorm' looks for the last block of the encoder; choose another for your own"
+        )
+    if faults:
+        raise ConfigError("\n".join(faults).replace("train.", "options."))
+
+
+def _task_table(task: Task, data: str) -> dict[str, Any]:
+    """Return the task as `[tasks.NAME]` has it, as far as training heeds it."""
+    _, head = task.declared
+    dropout = {"dropout": head.dropout} if task.custom_head is None and hasattr(head, "dropout") else {}
+    return {"kind": head.kind, "data": [data], "weight": task.weight, **dropout}
+
+
+def check_rejection(task: Task, share: float | None, score: str | None) -> ClassifyTask:
+    """Check the arguments of `set_out_of_scope`, and return them as keys of a task.
+
+    Args:
+        task: the classifier.
+        share: `false_rejection`.
+        score: `out_of_scope_score`.
+
+    Raises:
+        WiringError: the task is no classifier of the package.
+        ConfigError: a value that is not valid.
+    """
+    _, head = task.declared
+    if task.custom_head is not None or not task_kind(head.kind).detects_out_of_scope:
+        raise WiringError(
+            f"trainer '{task.name}': set_out_of_scope is for palm.head.Classify, not {type(head).__name__}. Leave it out."
+        )
+    settings: dict[str, Any] = {"kind": head.kind, "data": [task.name]}
+    if share is not None:
+        settings["false_rejection"] = share
+    if score is not None:
+        settings["out_of_scope_score"] = score
+    return check_section(ClassifyTask, settings, "set_out_of_scope")
+
+
+def check_dev(tasks: Sequence[Task]) -> None:
+    """Raise WiringError for a task that shall detect out-of-scope text without labelled text to choose the threshold on."""
+    for task in tasks:
+        if task.rejection is not None and task.evaluation_reader is None:
+            raise WiringError(
+                f"trainer '{task.name}': set_out_of_scope chooses its threshold on dev, and there is no dev. Call set_evaluator(reader) first."
+            )

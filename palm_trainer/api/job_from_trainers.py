@@ -1,173 +1,281 @@
-"""Tasks as they were declared, and readers with data -> the engine's model and sources. Everything that cannot fit is said here, before the first step."""
+"""Build the job of the declared tasks, for the runner that `palm-train run` uses."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from palm_trainer.api.custom.encoder import OwnBackbone, inputs_of, own_encoder
-from palm_trainer.api.custom.head import OwnHead, check_own_head, in_phase, taken_by
-from palm_trainer.api.custom.names import NO_TOKENIZER
-from palm_trainer.api.custom.reader import OwnSource, ReaderContent, is_own
-from palm_trainer.api.declarations import Batch, Task
-from palm_trainer.api.fit_checks import _check_reader, by_reader, shared_backbone
-from palm_trainer.api.head import Classify, DeclaredHead
-from palm_trainer.api.head.base_head import Head as OwnedHead
+from palm_trainer.api.declarations import Backward, Task
+from palm_trainer.api.fit_checks import check_options
+from palm_trainer.api.lr_sched.schedulers import TriangularScheduler
+from palm_trainer.api.optimizer import Adam
+from palm_trainer.api.reader.base_reader import Reader
 from palm_trainer.api.reader.text_reader import TextReader
-from palm_trainer.data.dataset import TrainingBatch
-from palm_trainer.data.targets.base import Target
-from palm_trainer.data.targets.classify import ClassifyTarget
-from palm_trainer.data.vocabulary import pad_token_id, vocabulary_size
-from palm_trainer.errors import WiringError
-from palm_trainer.model.encoders import Encoder, freeze_unused_rows, unfreeze_rows
-from palm_trainer.model.heads import TaskHead, make_head
-from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder
-from palm_trainer.tasks import task_kind, train_every_embedding
-from palm_trainer.tensors import PALM_NAMES
-from palm_trainer.training.source import Source
+from palm_trainer.api.save_run import run_config
+from palm_trainer.api.wiring import Wired
+from palm_trainer.config.loader import TrainConfig, check_section
+from palm_trainer.data.example import Example
+from palm_trainer.data.splits import Split, Splits
+from palm_trainer.data.targets.match import NEGATIVE, with_negatives
+from palm_trainer.errors import ConfigError, WiringError
+from palm_trainer.evaluation.calibration import FALSE_REJECTION
+from palm_trainer.evaluation.evaluate import EvaluationSet
+from palm_trainer.model.encoders import unfreeze_rows
+from palm_trainer.model.heads.classify import ClassifyHead
+from palm_trainer.model.heads.match import MatchHead
+from palm_trainer.runs.job import EvaluationData, EvaluationPlan, Job, JobTask
+from palm_trainer.tasks import task_kind
+from palm_trainer.training.assembly import Order, attach_soft_targets, build_loop, order_sources, prepare_encoder
+from palm_trainer.training.mixing import Mixing
+from palm_trainer.training.optimization.schedules import Schedule
+from palm_trainer.training.processes import Processes
+
+_DEFAULT_OUTPUT = Path("unused")
+"""Stands for `train.output` where nothing is saved."""
 
 
-@dataclass(frozen=True)
-class Wired:
-    """A model with the data that trains it. Data sets are named after the first task that reads them."""
+@dataclass
+class Plan:
+    """Data wired to a model, and the order of its batches.
 
-    trained: TrainedModel
-    targets: Mapping[str, Target]
-    sources: Mapping[str, Source]
-    ratios: Mapping[str, float]
-    own: bool
-    """Whether the user wrote a backbone, head or reader of it, so that no configuration can tell how to build it."""
+    `per_task_epochs`: each data set gets the epochs of its own data that its mix ratio says.
+    `done`: steps that trained each data set.
+    """
+
+    wired: Wired
+    mixing: Mixing
+    epochs: float
+    reference: str
+    per_task_epochs: bool = False
+    done: dict[str, int] = field(default_factory=dict)
 
 
-def wire(tasks: Sequence[Task], encoder_name: str) -> Wired:
-    """Binds heads to what the readers hold. Seeds torch's generator with the first reader's seed. Raises WiringError and DataError."""
-    backbone = shared_backbone(tasks)
-    readers = [task.fitted for task in tasks if isinstance(task.fitted, TextReader)]
+def plan_training(
+    wired: Wired, backward: Backward | None, reference: str, epochs: float, *, per_task_epochs: bool
+) -> Plan:
+    """Plan the order of the batches.
+
+    Args:
+        wired: the data.
+        backward: names the mixing policy. None: build_backward was not called yet.
+        reference: data set whose passes are counted as epochs.
+        epochs: of the reference.
+        per_task_epochs: each data set gets so many epochs of its own, times its mix ratio.
+
+    Raises:
+        ConfigError: settings that do not fit the tasks.
+    """
+    settings = _raw_settings(backward, wired, reference, epochs)
+    check_options(settings, wired.groups, custom=wired.custom)
+    if per_task_epochs and settings.get("mixing", "mix_ratio") not in ("mix_ratio", "per_task_epochs"):
+        raise ConfigError(
+            f"options.mixing: '{settings['mixing']}' plans the epochs of all tasks, and so does per_task_epochs. Leave one of them out."
+        )
+    train = train_settings(settings, per_task_epochs=per_task_epochs)
+    ratios = wired.ratios if per_task_epochs else dict.fromkeys(wired.groups, 1.0)
+    epochs_by_source = {name: epochs * ratio for name, ratio in ratios.items()}
+    order = order_sources(train, wired.sources, reference, wired.ratios, epochs_by_source)
+    return Plan(wired, order.mixing, epochs, reference, per_task_epochs)
+
+
+def _raw_settings(backward: Backward | None, wired: Wired, reference: str, epochs: float) -> dict[str, Any]:
+    first = next(iter(wired.groups.values()))[0].fitted
+    settings = {} if backward is None else backward.train_settings()
+    facts = {"epochs": float(epochs), "reference": reference, "batch_size": first.batch_size, "seed": first.seed}
+    return {**settings, **facts}
+
+
+def train_settings(
+    settings: Mapping[str, Any], output: Path = _DEFAULT_OUTPUT, *, per_task_epochs: bool = False
+) -> TrainConfig:
+    """Return the section `[train]` of raw settings.
+
+    Args:
+        settings: as a configuration has them.
+        output: run directory.
+        per_task_epochs: the mixing policy is that of this name.
+    """
+    mixing = {"mixing": "per_task_epochs"} if per_task_epochs else {}
+    return check_section(TrainConfig, {**settings, **mixing, "output": output}, "options")
+
+
+def plan_settings(plan: Plan, backward: Backward | None, output: Path = _DEFAULT_OUTPUT) -> TrainConfig:
+    """Return a planned training as `[train]` says it.
+
+    Args:
+        plan: the training.
+        backward: the settings of build_backward. None: it was not called.
+        output: run directory.
+    """
+    settings = _raw_settings(backward, plan.wired, plan.reference, plan.epochs)
+    schedule = None if backward is None else backward.optimizer.lr_schedualer
+    if isinstance(schedule, TriangularScheduler):
+        ratio = schedule.warmup_steps / schedule.num_train_steps
+        settings |= {"schedule": "linear", "warmup_ratio": ratio}
+    return train_settings(settings, output, per_task_epochs=plan.per_task_epochs)
+
+
+def job_from_trainers(
+    plan: Plan,
+    backward: Backward,
+    evaluation: EvaluationPlan,
+    output: Path | None,
+    evaluation_steps: int | None,
+    processes: Processes,
+) -> Job:
+    """Return the job of a planned training, with its model on the device.
+
+    Args:
+        plan: the model, its data and the order of the batches.
+        backward: the settings of build_backward.
+        evaluation: of `evaluation_plan`.
+        output: run directory. None: nothing is written.
+        evaluation_steps: steps between evaluations. None: as the options say.
+        processes: that train together.
+
+    Raises:
+        ConfigError, CheckpointError: settings that cannot be met.
+    """
+    wired = plan.wired
+    train = plan_settings(plan, backward, output or _DEFAULT_OUTPUT)
+    _check_job(train, wired, evaluation, output, processes)
+    trained = wired.trained
+    examples = {}
+    for name, members in wired.groups.items():
+        examples[name] = text_examples(members[0].fitted)
+    teachers = attach_soft_targets(train, trained, wired.sources, examples, processes.device(train.device))
+    for head in trained.model.heads.values():
+        if isinstance(head, ClassifyHead | MatchHead):
+            head.label_smoothing = train.regularization.label_smoothing
+    if wired.freezes_rows:
+        unfreeze_rows(trained.model.backbone)
+    word_dropout = prepare_encoder(train, trained, wired.sources, freeze_rows=wired.freezes_rows)
+    optimizer = backward.optimizer
+    loop = build_loop(
+        train,
+        trained.model,
+        Order(wired.sources, plan.mixing, plan.reference),
+        {task.name: task.weight for members in wired.groups.values() for task in members},
+        word_dropout,
+        processes,
+        make_optimizer=None if isinstance(optimizer, Adam) else optimizer.build,
+        schedule=_schedule(backward, len(plan.mixing)),
+    )
+    saves_last = train.checkpoints.save_every_steps is not None and output is not None
+    return Job(
+        train, trained, loop, plan.reference, evaluation, output, teachers, evaluation_steps, saves_last=saves_last
+    )
+
+
+def _schedule(backward: Backward, total_steps: int) -> Schedule | None:
+    """Return the schedule of the optimizer, held against the steps of the training. None: it has none."""
+    schedule: Any = backward.optimizer.lr_schedualer
+    if hasattr(schedule, "fitted"):
+        schedule = schedule.fitted(total_steps)
+    declared: Schedule | None = schedule
+    return declared
+
+
+def _check_job(
+    train: TrainConfig, wired: Wired, evaluation: EvaluationPlan, output: Path | None, processes: Processes
+) -> None:
+    """Raise ConfigError for settings that need a call which was not made, or cannot be met with custom readers."""
+    checkpoints = train.checkpoints
+    if wired.reads_batches and (train.accumulate_steps > 1 or processes.size > 1):
+        what = "options.accumulate_steps" if train.accumulate_steps > 1 else "torchrun"
+        raise ConfigError(
+            f"{what}: cuts batches, and a reader of your own gives whole ones. Train in one process without accumulation, or subclass a reader of palm.reader."
+        )
+    for key in ("patience", "average_best") if not evaluation.data("dev").sets else ():
+        if getattr(checkpoints, key) is not None:
+            raise ConfigError(
+                f"options.checkpoints.{key}: chooses checkpoints on dev, and there is none. Call set_evaluator first."
+            )
+    needs_saver = {
+        "checkpoints.average_best": checkpoints.average_best,
+        "checkpoints.best_per_task": checkpoints.best_per_task,
+        "checkpoints.save_every_steps": checkpoints.save_every_steps,
+        "trackers": train.trackers,
+    }
+    for key, value in needs_saver.items():
+        if value and output is None:
+            raise ConfigError(f"options.{key}: writes files, and there is no run directory. Call set_saver first.")
+
+
+# -- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def evaluation_sets(tasks: Sequence[Task], wired: Wired) -> list[EvaluationSet]:
+    """Return what the evaluation readers hold. Nothing scores heads or readers that the user wrote without a kind.
+
+    Raises:
+        WiringError: a reader without labels of its task.
+    """
+    sets: dict[int, EvaluationSet] = {}
     for task in tasks:
-        _check_reader(task, task.fitted, readers, backbone)
-        if task.own_head is not None:
-            check_own_head(task.name, task.own_head, task.fitted, backbone)
-    torch.manual_seed(tasks[0].fitted.seed)
-    targets = {task.name: target for task in tasks if (target := _target(task)) is not None}
-    own_backbone = isinstance(backbone, OwnBackbone)
-    if not own_backbone:
-        unfreeze_rows(backbone)
-    model = MultiTaskModel(backbone, _heads(tasks, targets, backbone))
-    tokenizer_json = readers[0].tokenizer_json if readers else NO_TOKENIZER
-    pad = pad_token_id(tokenizer_json) if readers else 0
-    if isinstance(backbone, OwnBackbone):
-        encoder = own_encoder(backbone, vocabulary_size(tokenizer_json) if readers else 1, pad)
-    else:
-        encoder = describe_encoder(backbone, encoder_name, pad)
-    trained = TrainedModel(
-        model,
-        tokenizer_json,
-        max((reader.max_len for reader in readers), default=0),
-        {task.name: targets[task.name].info for task in tasks if task.has_kind},
-        encoder,
-        frozenset(task.name for task in tasks if not task.answers),
-    )
-    groups = by_reader(tasks)
-    sources = {name: _source(members, targets, backbone) for name, members in groups.items()}
-    ratios = {name: members[0].mix_ratio for name, members in groups.items()}
-    own_readers = any(isinstance(source, OwnSource) for source in sources.values())
-    masked = train_every_embedding(target.info for target in targets.values())
-    if not (own_backbone or own_readers or masked):
-        freeze_unused_rows(backbone, torch.cat([s.dataset.piece_ids() for s in sources.values()]).unique())
-    own = own_backbone or own_readers or any(task.own_head is not None for task in tasks)
-    return Wired(trained, targets, sources, ratios, own)
+        reader = task.evaluation_reader
+        if not (task.answers and task.has_kind) or not isinstance(reader, TextReader):
+            continue
+        target = wired.targets[task.name]
+        examples: Sequence[Example] = reader.examples
+        if target.field == NEGATIVE:
+            examples = with_negatives(examples, target.field)
+        if not any(target.field in example.fields for example in examples):
+            raise WiringError(
+                f"trainer '{task.name}': {reader.path} has no labels in the column '{target.field}'. Evaluate on a labelled file."
+            )
+        shared = sets.setdefault(id(reader), EvaluationSet(task.name, examples, {}))
+        positive = {**shared.positive, task.name: target.info.decode.match_label}
+        fields = {**shared.fields, task.name: target.field}
+        sets[id(reader)] = EvaluationSet(shared.data, shared.examples, fields, positive)
+    return list(sets.values())
 
 
-def _target(task: Task) -> Target | None:
-    """What a task learns from its reader's labels; None where a reader or head of the user knows that itself."""
+def evaluation_plan(tasks: Sequence[Task], plan: Plan, train: TrainConfig, encoder_name: str | None) -> EvaluationPlan:
+    """Return the tasks and the data to evaluate, select and calibrate on.
+
+    Args:
+        tasks: of the trainers.
+        plan: their data.
+        train: the settings that the configuration of the run gets.
+        encoder_name: directory or name of the pretrained weights. None: none were loaded.
+    """
+    wired = plan.wired
+    sets = evaluation_sets(tasks, wired)
+    loaded: dict[tuple[str, str], Split] = {}
+    for name, members in wired.groups.items():
+        loaded[name, "train"] = Split(list(text_examples(members[0].fitted)), _defects(members[0].fitted))
+    for evaluation_set in sets:
+        reader = next(task.evaluation_reader for task in tasks if task.name == evaluation_set.data)
+        loaded[evaluation_set.data, "dev"] = Split(list(evaluation_set.examples), _defects(reader))
+    out_of_scope = {}
+    job_tasks = {}
+    for name, members in wired.groups.items():
+        for task in members:
+            if task.answers and task.has_kind:
+                job_tasks[task.name] = _job_task(task, name)
+            if task.rejection is not None and task.rejection.reader is not None:
+                out_of_scope[task.name] = task.rejection.reader.examples
+    ordered_tasks = {task.name: job_tasks[task.name] for task in tasks if task.name in job_tasks}
+    config = None if wired.custom else run_config(wired, plan.epochs, encoder_name, train)
+    by_split = {"dev": EvaluationData(sets, out_of_scope=out_of_scope)}
+    return EvaluationPlan(ordered_tasks, by_split, Splits({}, loaded), config)
+
+
+def _job_task(task: Task, data: str) -> JobTask:
     _, head = task.declared
-    reader = task.fitted
-    if not is_own(reader) and isinstance(reader, TextReader):
-        if isinstance(head, DeclaredHead):
-            return reader.target(task.name, head.kind, classes=head.classes, role=task.role, **head.options)
-        if head.kind != "custom":
-            options = task_kind(head.kind).custom_head_options
-            return reader.target(task.name, head.kind, role=task.role, **options)
-        wanted = in_phase(head, "train", lambda: set(head.inputs_attrs.get("reader", {}))) & set(reader.labels_attr)
-        return reader.target(task.name, reader.kinds[0]) if wanted else None
-    if isinstance(head, Classify) and "label_ids" in reader.outputs_attr:
-        reader.require_attr("label_ids")
-        return ClassifyTarget(task.name, "label_ids", [str(i) for i in range(head.classes or 0)], role=task.role)
-    if head.kind == "custom":
-        return None
-    raise WiringError(
-        f"trainer '{task.name}': {type(reader).__name__}, a reader of your own, trains heads of your own, and Classify where it gives 'label_ids'; "
-        f"not {type(head).__name__}. Subclass palm.head.base_head.Head, or a reader of palm.reader."
-    )
+    job_task = JobTask(head.kind, (data,), tuned=task_kind(head.kind).has_open_limit(None))
+    if task.rejection is None:
+        return job_task
+    settings = task.rejection.settings
+    false_rejection = settings.false_rejection or FALSE_REJECTION
+    return replace(job_task, false_rejection=false_rejection, out_of_scope_score=settings.out_of_scope_score)
 
 
-def _source(members: Sequence[Task], targets: Mapping[str, Target], backbone: Encoder) -> Source:
-    """The data of tasks that share a reader."""
-    reader = members[0].fitted
-    for name in backbone.inputs_attr:
-        reader.require_attr(name)
-    if is_own(reader) or not isinstance(reader, TextReader):
-        return OwnSource(reader, {task.name: task.own_head for task in members}, backbone)
-    inputs = tuple(PALM_NAMES) if isinstance(backbone, OwnBackbone) else tuple(spec.name for spec in backbone.inputs)
-    dataset = reader.dataset({t.name: targets[t.name] for t in members if t.name in targets}, inputs)
-    source = Source(dataset, reader.sampler(dataset))
-    source.tasks = tuple(task.name for task in members)
-    return source
+def text_examples(reader: Reader) -> Sequence[Example]:
+    """Return the examples of a reader of text. Others have none."""
+    return reader.examples if isinstance(reader, TextReader) else ()
 
 
-def training_batch(content: TrainingBatch, data: str, members: Sequence[Task], backbone: Encoder) -> Batch:
-    """A batch as the user sees it and as the engine takes it."""
-    reader = members[0].fitted
-    if isinstance(content, ReaderContent):
-        return Batch(content.arrays, data, content)
-    assert isinstance(reader, TextReader)
-    arrays = reader.attrs_of(content)
-    targets: dict[str, Any] = dict(content.targets)
-    for task in members:
-        if task.own_head is not None:
-            labels = {t: content.targets[t] for t in content.targets if t == task.name}
-            targets[task.name] = taken_by(task.own_head, reader.attrs_of(replace(content, targets=labels)), "train")
-    inputs = inputs_of(arrays, backbone) if isinstance(backbone, OwnBackbone) else content.inputs
-    return Batch(arrays, data, replace(content, inputs=inputs, targets=targets))
-
-
-def _heads(tasks: Sequence[Task], targets: Mapping[str, Target], backbone: Encoder) -> dict[str, TaskHead]:
-    """The engine's heads; one object for tasks that share a head."""
-    heads: dict[str, TaskHead] = {}
-    rows, columns = backbone.embedding_table.shape
-    for task in sorted(tasks, key=lambda task: task.reuse_head_with is not None):
-        _, declared = task.declared
-        if isinstance(declared, OwnedHead):
-            heads[task.name] = OwnHead(task.name, declared)
-            continue
-        info = targets[task.name].info
-        if task.reuse_head_with is not None:
-            heads[task.name] = _reused(task, heads, targets)
-            continue
-        options: dict[str, Any] = (
-            {"margin": margin} if (margin := getattr(declared, "margin", None)) is not None else {}
-        )
-        options["embedding"] = (rows, columns)
-        head = make_head(task.name, info, backbone.hidden_size, dropout=declared.dropout, **options)
-        std = getattr(declared, "param_initializer_range", 0.02)
-        if std != 0.02 and isinstance(linear := getattr(head, "linear", None), nn.Linear):
-            nn.init.normal_(linear.weight, std=std)
-        heads[task.name] = head
-    return {task.name: heads[task.name] for task in tasks}
-
-
-def _reused(task: Task, heads: Mapping[str, TaskHead], targets: Mapping[str, Target]) -> TaskHead:
-    other = task.reuse_head_with or ""
-    if other not in heads:
-        raise WiringError(
-            f"trainer '{task.name}': reuse_head_with='{other}', but there is no trainer of that name with a head of its own. There are: {', '.join(heads)}."
-        )
-    mine, theirs = targets[task.name].info, targets[other].info
-    if (mine.kind, mine.labels) != (theirs.kind, theirs.labels):
-        raise WiringError(
-            f"trainer '{task.name}' cannot reuse the head of '{other}': their kinds or labels differ ({mine.kind} with {len(mine.labels)} labels, "
-            f"{theirs.kind} with {len(theirs.labels)}). Give both readers the same label_map, or leave reuse_head_with out."
-        )
-    return heads[other]
+def _defects(reader: Reader | None) -> list[Any]:
+    return reader.defects if isinstance(reader, TextReader) else []

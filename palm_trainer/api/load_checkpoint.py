@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from palm_trainer.api.custom.encoder import OwnBackbone
-from palm_trainer.api.custom.head import OwnHead
+from palm_trainer.api.custom.encoder import CustomEncoder
+from palm_trainer.api.custom.head import CustomHead
 from palm_trainer.api.declarations import Task
 from palm_trainer.errors import CheckpointError
 from palm_trainer.model.checkpoint import ModelDescription, build_model, load_trained
@@ -31,9 +31,9 @@ def _build(description: ModelDescription, tasks: Sequence[Task], path: Path) -> 
     if not description.own:
         return build_model(description)
     plain = description.model_copy(update={"own": {}})
-    owned = {task.name: task.own_head for task in tasks if task.own_head is not None}
+    owned = {task.name: task.custom_head for task in tasks if task.custom_head is not None}
     if "backbone" in description.own:
-        given = next((task.backbone for task in tasks if isinstance(task.backbone, OwnBackbone)), None)
+        given = next((task.backbone for task in tasks if isinstance(task.backbone, CustomEncoder)), None)
         if given is None:
             raise CheckpointError(
                 f"{path}: its backbone is your own ({description.own['backbone']}). Declare it first: build_predict_forward(backbone, head)."
@@ -50,7 +50,7 @@ def _build(description: ModelDescription, tasks: Sequence[Task], path: Path) -> 
     for part in description.own:
         name = part.removeprefix("heads.")
         if name in owned:
-            heads[name] = OwnHead(name, owned[name])
+            heads[name] = CustomHead(name, owned[name])
     return MultiTaskModel(backbone, heads)
 
 

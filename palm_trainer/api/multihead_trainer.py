@@ -104,7 +104,7 @@ class MultiHeadTrainer(TrainerCalls):
             )
         if not num_epochs > 0:
             raise ConfigError(f"fit_readers_with_mixratio: num_epochs is {num_epochs}, but is above 0.")
-        self._session.fit(sampling_reference, num_epochs, own_epochs=per_task_epochs)
+        self._session.fit(sampling_reference, num_epochs, per_task_epochs=per_task_epochs)
         self._tell_plan(num_epochs)
         return self._batches()
 
@@ -124,7 +124,6 @@ class MultiHeadTrainer(TrainerCalls):
     def train_one_step(self, batch: Batch) -> tuple[dict[str, npt.NDArray[np.float64]], int]:
         """One step on a batch of `fit_readers_with_mixratio`; `{NAME.loss: value}` and the position of its trainer."""
         step = self._session.train_on(batch)
-        self._session.between(step)
         losses = {f"{task}.loss": np.array(loss) for task, loss in step.losses.items()}
         return losses, list(self.trainers).index(step.data)
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from palm_trainer.api.custom.encoder import OwnBackbone, inputs_of
-from palm_trainer.api.custom.head import taken_by
-from palm_trainer.api.custom.reader import is_own, own_content
+from palm_trainer.api.custom.encoder import CustomEncoder, inputs_of
+from palm_trainer.api.custom.head import head_arrays
+from palm_trainer.api.custom.reader import custom_content, is_custom_reader
 from palm_trainer.api.declarations import Batch, Task
 from palm_trainer.api.reader.base_reader import Reader
 from palm_trainer.api.reader.text_reader import TextReader
@@ -42,22 +42,22 @@ class Progress:
 def batches_of(session: Session, task: Task, reader: Reader) -> Iterator[Batch]:
     """Batches to predict, without labels, in the order of the data; the last may be smaller."""
     backbone = session.ready.model.backbone if session.trained is not None else task.backbone
-    if task.own_head is not None:
-        task.own_head.eval()
-        for name in task.own_head.inputs_attrs.get("reader", {}):
+    if task.custom_head is not None:
+        task.custom_head.eval()
+        for name in task.custom_head.inputs_attrs.get("reader", {}):
             reader.require_attr(name)
     for name in () if backbone is None else backbone.inputs_attr:
         reader.require_attr(name)
-    if is_own(reader) or not isinstance(reader, TextReader):
+    if is_custom_reader(reader) or not isinstance(reader, TextReader):
         for arrays in reader.iterate():
             if backbone is None:
                 raise WiringError(f"trainer '{task.name}' has no backbone yet. Call build_predict_forward first.")
-            yield Batch(arrays, task.name, own_content(arrays, {}, backbone))
+            yield Batch(arrays, task.name, [custom_content(arrays, {}, backbone)])
         return
     dataset = reader.dataset({}, tuple(PALM_NAMES))
     for begin in range(0, len(dataset), reader.batch_size):
         content = dataset.batch(np.arange(begin, min(begin + reader.batch_size, len(dataset))))
-        yield Batch(reader.attrs_of(content), task.name, content)
+        yield Batch(reader.attrs_of(content), task.name, [content])
 
 
 @torch.no_grad()
@@ -72,12 +72,12 @@ def raw_outputs(
     trained = session.ready
     model = trained.model.eval()
     device = next(model.parameters()).device
-    own = isinstance(model.backbone, OwnBackbone)
+    own = isinstance(model.backbone, CustomEncoder)
     given = dict(inputs_of(batch, model.backbone) if own else {n: batch.content.inputs[n] for n in model.input_names})
-    if task.own_head is not None:
+    if task.custom_head is not None:
         given |= {
             _ENGINE.get(n, n): v
-            for n, v in taken_by(task.own_head, batch, "predict").items()
+            for n, v in head_arrays(task.custom_head, batch, "predict").items()
             if _ENGINE.get(n, n) not in given
         }
     inputs = {name: value.to(device) for name, value in given.items()}
@@ -89,11 +89,11 @@ def raw_outputs(
     return {name: value.numpy() for name, value in outputs.items()}
 
 
-def predict_with_own_head(
+def predict_with_custom_head(
     session: Session, task: Task, reader: Reader, report: Progress, output_dir: str | Path | None
 ) -> list[Any]:
     """What the head's `batch_postprocess` and `epoch_postprocess` make of its outputs."""
-    head = task.own_head
+    head = task.custom_head
     assert head is not None
     head.reset()
     done = 0
@@ -114,7 +114,7 @@ def predict_with_own_head(
     return head.get_results() if answers is None else answers
 
 
-def predict_from_own_reader(session: Session, task: Task, reader: Reader, report: Progress) -> list[dict[str, Any]]:
+def predict_from_custom_reader(session: Session, task: Task, reader: Reader, report: Progress) -> list[dict[str, Any]]:
     """Records of a classifier on batches of a reader that the user wrote."""
     records: list[dict[str, Any]] = []
     for batch in batches_of(session, task, reader):

@@ -1,7 +1,7 @@
 """What a training leaves on disk: PALM's `ckpt.stepN/` and `pred.stepN/`, and a run directory that palm-export and palm-train read."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from palm_trainer.api.declarations import Task
 from palm_trainer.api.head import DeclaredHead
 from palm_trainer.api.reader.text_reader import TextReader
+from palm_trainer.api.wiring import Wired
 from palm_trainer.config.loader import Config, DataConfig, EncoderConfig, TaskConfig, TrainConfig
 from palm_trainer.config.schema import (
     FORMAT_OPTIONS,
@@ -24,8 +25,9 @@ from palm_trainer.evaluation.evaluate import Metrics
 from palm_trainer.model.atomic_files import write_file
 from palm_trainer.model.checkpoint import save_trained
 from palm_trainer.model.multi_task import TrainedModel
+from palm_trainer.runs.directory import CONFIG, EVENTS, METRICS, forget_later_events, forget_run
+from palm_trainer.runs.job import Job
 
-_CONFIG, _METRICS = "config.toml", "metrics.json"
 _TYPES = ("ckpt", "predict")
 
 
@@ -50,56 +52,80 @@ class Saver:
         return cls(Path(save_path), int(save_steps), types)
 
 
-def save_run(
-    path: Path,
-    trained: TrainedModel,
-    groups: Mapping[str, list[Task]],
-    targets: Mapping[str, Target],
-    encoder: str | None,
-    train: TrainConfig,
-    metrics: Metrics | None,
-) -> None:
-    """Writes `config.toml` and `best/`, and `metrics.json` where dev was evaluated. Raises CheckpointError when the disk refuses.
+def save_run(path: Path, trained: TrainedModel, config: Config | None, metrics: Metrics | None) -> None:
+    """Write `best/`, and beside it `config.toml` and `metrics.json` where there are some.
 
     Args:
         path: the run directory.
         trained: calibrated already.
-        groups, targets: its tasks by data set, and what they learn.
-        encoder: directory or name of the pretrained weights; None: none were loaded.
-        train: what `config.toml` tells beside them.
-        metrics: on dev.
+        config: of the run. None: the user wrote a part of the model, so that no configuration describes it.
+        metrics: on dev. None: dev was not evaluated.
+
+    Raises:
+        CheckpointError: the disk refuses.
     """
-    config = _config(trained, groups, targets, encoder, train)
     save_trained(trained, path / "best")
-    _write(path / _CONFIG, config.dump_toml())
+    if config is None:
+        return
+    _write(path / CONFIG, config.dump_toml())
     if metrics is not None:
-        _write(path / _METRICS, json.dumps({"dev": metrics}, indent=2, ensure_ascii=False) + "\n")
+        _write(path / METRICS, json.dumps({"dev": metrics}, indent=2, ensure_ascii=False) + "\n")
 
 
-def _config(
-    trained: TrainedModel,
-    groups: Mapping[str, list[Task]],
-    targets: Mapping[str, Target],
-    encoder: str | None,
-    train: TrainConfig,
-) -> Config:
-    return Config(
-        encoder=_encoder(trained, encoder),
-        data={name: _data(members) for name, members in groups.items()},
-        tasks={
-            task.name: _task(task, name, targets[task.name]) for name, members in groups.items() for task in members
-        },
-        train=train,
-    )
+def begin_run(job: Job, *, resumed: bool) -> None:
+    """Make the run directory new on the first process. A resumed training keeps what is there, but for later events.
+
+    Args:
+        job: writes a run directory.
+        resumed: the training goes on from a checkpoint.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+
+    def make_directory() -> None:
+        try:
+            job.run.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"{job.run} cannot be made: {error.strerror}. Choose another path in set_saver."
+            ) from error
+        if resumed:
+            forget_later_events(job.run / EVENTS, job.loop.step)
+        else:
+            forget_run(job.run)
+        if job.evaluation.config is not None:
+            _write(job.run / CONFIG, job.config.dump_toml())
+
+    job.loop.processes.run_on_first(make_directory)
+
+
+def run_config(wired: Wired, epochs: float, encoder_name: str | None, train: TrainConfig) -> Config:
+    """Return the configuration that trains the same model.
+
+    Args:
+        wired: the model and its data, without custom parts.
+        epochs: of the reference.
+        encoder_name: directory or name of the pretrained weights. None: none were loaded.
+        train: the section `[train]`.
+    """
+    tasks = {}
+    data = {}
+    if encoder_name is None:  # a configuration freezes pretrained weights only
+        train = train.model_copy(update={"freeze_layers": 0, "freeze_embeddings": False})
+    for name, members in wired.groups.items():
+        data[name] = _data(members, epochs, train)
+        for task in members:
+            tasks[task.name] = _task(task, name, wired.targets[task.name])
+    return Config(encoder=_encoder(wired.trained, encoder_name), data=data, tasks=tasks, train=train)
 
 
 def _encoder(trained: TrainedModel, encoder: str | None) -> EncoderConfig:
     shared = {"max_length": trained.max_length, "pooling": trained.model.backbone.pooling}
     if encoder is not None:
         where = Path(encoder).expanduser()
-        return PretrainedEncoderConfig.model_validate(
-            {"model": str(where.resolve()) if where.is_dir() else encoder, **shared}
-        )
+        model = str(where.resolve()) if where.is_dir() else encoder
+        return PretrainedEncoderConfig.model_validate({"model": model, **shared})
     settings: Any = trained.model.backbone.encoder.config
     shape = {
         "layers": int(settings.num_hidden_layers),
@@ -110,17 +136,19 @@ def _encoder(trained: TrainedModel, encoder: str | None) -> EncoderConfig:
     return ScratchEncoderConfig.model_validate({"model": "scratch", **shared, **shape})
 
 
-def _data(members: Sequence[Task]) -> DataConfig:
+def _data(members: Sequence[Task], epochs: float, train: TrainConfig) -> DataConfig:
     task = members[0]
     reader, dev = task.fitted, task.evaluation_reader
     assert isinstance(reader, TextReader)  # others are saved without a configuration
     foreign = [member.rejection.reader.path for member in members if member.rejection and member.rejection.reader]
-    values = {
+    values: dict[str, Any] = {
         "format": reader.format,
         "train": (reader.path,),
         "dev": (dev.path,) if isinstance(dev, TextReader) else (),
         "out_of_scope": tuple(dict.fromkeys(foreign)),
-        "mix_ratio": task.mix_ratio,
+        "mix_ratio": task.mix_ratio if train.mixing == "mix_ratio" else 1.0,
+        "epochs": epochs * task.mix_ratio if train.mixing == "per_task_epochs" else None,
+        "substitute": reader.substitute,
     }
     return data_config(values | {key: getattr(reader.options, key) for key in FORMAT_OPTIONS[reader.format]})
 

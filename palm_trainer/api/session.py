@@ -1,50 +1,47 @@
-"""A training as the trainers of the Python API run it: their tasks on the engine's one loop. Trainer holds one with one task, MultiHeadTrainer one with all."""
+"""A training as the trainers of the Python API run it. Trainer holds one with one task, MultiHeadTrainer one with all."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
-from palm_trainer.api.calibrating import calibrated, check_dev
-from palm_trainer.api.declarations import Batch, LossVar, Task, TaskStep
-from palm_trainer.api.fit_checks import by_reader, check_head, shared_backbone
-from palm_trainer.api.job_from_trainers import training_batch, wire
+from palm_trainer.api.declarations import Backward, Batch, LossVar, Task, TaskStep
+from palm_trainer.api.fit_checks import by_reader, check_dev, check_head, shared_backbone
+from palm_trainer.api.job_from_trainers import (
+    Plan,
+    evaluation_plan,
+    evaluation_sets,
+    job_from_trainers,
+    plan_settings,
+    plan_training,
+)
 from palm_trainer.api.load_checkpoint import load_checkpoint, take_over
-from palm_trainer.api.looping import Backward, Plan, loop_of, train_section
-from palm_trainer.api.options import check_options
-from palm_trainer.api.reader.text_reader import TextReader
-from palm_trainer.api.save_run import Saver, save_run
-from palm_trainer.data.targets.match import NEGATIVE, with_negatives
-from palm_trainer.errors import CheckpointError, WiringError
-from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics, evaluate, score_of
+from palm_trainer.api.save_run import Saver, begin_run, save_run
+from palm_trainer.api.wiring import wire
+from palm_trainer.errors import CheckpointError, ConfigError, WiringError
+from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics, evaluate
 from palm_trainer.evaluation.predictor import Predictor
-from palm_trainer.model.checkpoint import TRAINING, WEIGHTS, save_trained
+from palm_trainer.model.checkpoint import TRAINING, save_trained
 from palm_trainer.model.encoders import WeightsReport, load_weights
 from palm_trainer.model.multi_task import TrainedModel
+from palm_trainer.runs.event_log import check_trackers
+from palm_trainer.runs.events import Evaluated, Event, Saved
+from palm_trainer.runs.fit_decoding import fit_decoding
+from palm_trainer.runs.resume import check_alike, training_state
+from palm_trainer.runs.run import Run
 from palm_trainer.training.loop import Step, TrainingLoop
-from palm_trainer.training.mixing import PlannedMixing, mix_ratio
 from palm_trainer.training.precision import choose_precision
+from palm_trainer.training.processes import join_processes, launched_processes
 from palm_trainer.training.source import Source
 
 Say = Callable[[str], None]
 PRINT: Say = partial(print, flush=True)
-"""Each line at once, also into a pipe or a file."""
-
-
-@dataclass
-class Evaluator:
-    """What dev holds, how often it is asked (None: after each epoch of the reference data set), and the best so far."""
-
-    sets: Sequence[EvaluationSet]
-    steps: int | None
-    best: float = -1.0
-    metrics: Metrics | None = None
+"""Prints each line at once, also into a pipe or a file."""
 
 
 class Session:
@@ -52,68 +49,73 @@ class Session:
 
     Args:
         tasks: of the trainers, in their order.
-        say: takes each line of the log.
+        say: takes each line of the log. Of several processes the first alone logs.
     """
 
     def __init__(self, tasks: Sequence[Task], say: Say) -> None:
         self.tasks = tuple(tasks)
-        self.say = say
+        self.given_say = say
+        self.say: Say = say if launched_processes().is_first else lambda line: None
         self.trained: TrainedModel | None = None
         self._backward: Backward | None = None
         self._plan: Plan | None = None
-        self._loop: TrainingLoop | None = None
+        self._run: Run | None = None
         self._saver: Saver | None = None
-        self._evaluator: Evaluator | None = None
+        self._evaluates = False
+        self._evaluation_steps: int | None = None
+        self._best_metrics: Metrics | None = None
         self._encoder_name: str | None = None
         self._resume: Mapping[str, Any] | None = None
 
     # -- putting it together ------------------------------------------------------------------------------------------
 
     def loss_var(self) -> LossVar:
-        """The loss of all tasks, once every head is declared on one backbone."""
+        """Return the loss of all tasks, once every head is declared on one backbone."""
         for task in self.tasks:
             check_head(task)
         shared_backbone(self.tasks)
         return LossVar(tuple(task.name for task in self.tasks))
 
     def set_backward(self, backward: Backward) -> None:
-        """Takes the optimizer. Raises WiringError when its loss is another's."""
-        given = getattr(backward.optimizer, "loss_var", None)
-        mine = {task.name for task in self.tasks}
-        if not isinstance(given, LossVar) or set(given.tasks) != mine:
-            listed = ", ".join(given.tasks) if isinstance(given, LossVar) else repr(given)
+        """Take the optimizer and the settings. Raises WiringError when its loss is that of another trainer."""
+        loss_var = getattr(backward.optimizer, "loss_var", None)
+        names = {task.name for task in self.tasks}
+        if not isinstance(loss_var, LossVar) or set(loss_var.tasks) != names:
+            listed = ", ".join(loss_var.tasks) if isinstance(loss_var, LossVar) else repr(loss_var)
             raise WiringError(
-                f"build_backward: the optimizer minimizes the loss of {listed}, but this trainer's is that of {', '.join(sorted(mine))}. "
+                f"build_backward: the optimizer minimizes the loss of {listed}, but this trainer's is that of {', '.join(sorted(names))}. "
                 "Pass the loss_var of this trainer's own build_forward to Adam."
             )
-        self._backward, self._loop = backward, None
-        self._check_options()
+        check_trackers(backward.options.get("trackers", ()))
+        self._backward = backward
+        self._run = None
+        if self._plan is not None:
+            plan = self._plan
+            self._plan = plan_training(
+                plan.wired, backward, plan.reference, plan.epochs, per_task_epochs=plan.per_task_epochs
+            )
 
-    def fit(self, reference: str, epochs: float, *, own_epochs: bool = False) -> Plan:
-        """Wires the readers' data to a model and plans `epochs` of the reference task's data. With `own_epochs` each data set gets as many of its own."""
+    def fit(self, reference: str, epochs: float, *, per_task_epochs: bool = False) -> Plan:
+        """Wire the readers' data to a model and plan the steps.
+
+        Args:
+            reference: task whose data is the reference data set.
+            epochs: of the reference.
+            per_task_epochs: each data set gets so many epochs of its own.
+        """
         wired = wire(self.tasks, self._encoder_name or "scratch")
-        groups = by_reader(self.tasks)
-        name = next(name for name, members in groups.items() if any(t.name == reference for t in members))
-        batches = {data: source.sampler.batches_per_epoch for data, source in wired.sources.items()}
-        ratios = wired.ratios
-        if own_epochs:
-            ratios = {data: ratio * batches[data] / batches[name] for data, ratio in ratios.items()}
-        seed = self.tasks[0].fitted.seed
-        mixing = PlannedMixing([mix_ratio(ratios, batches[name], epochs)], seed)
+        data = next(name for name, members in wired.groups.items() if any(t.name == reference for t in members))
+        plan = plan_training(wired, self._backward, data, epochs, per_task_epochs=per_task_epochs)
         if self.trained is not None:  # a checkpoint was loaded before
             take_over(wired.trained, self.trained)
         self.trained = wired.trained
-        self._plan, self._loop = Plan(wired, mixing, epochs, name), None
-        self._check_options()
-        return self._plan
-
-    def _check_options(self) -> None:
-        if self._backward is not None and self._plan is not None:
-            check_options(self._backward.options, by_reader(self.tasks), self._plan.wired.own)
+        self._plan = plan
+        self._run = None
+        return plan
 
     @property
     def plan(self) -> Plan:
-        """What was fitted. Raises WiringError when nothing was."""
+        """The planned training. Raises WiringError when there is none."""
         if self._plan is None:
             self.tasks[0].fitted  # noqa: B018  says which call is missing
             raise WiringError(
@@ -122,60 +124,105 @@ class Session:
         return self._plan
 
     @property
+    def run(self) -> Run:
+        """The run of the job, built when the first step is due. Raises WiringError when a call is missing."""
+        if self._run is None:
+            self._run = self._build_run()
+        return self._run
+
+    @property
     def loop(self) -> TrainingLoop:
-        """The engine's loop, built when the first step is due. Raises WiringError when a call is missing."""
-        if self._loop is None:
-            self._loop = self._build_loop()
-        return self._loop
+        """The loop of the run."""
+        return self.run.job.loop
 
     @property
     def started(self) -> bool:
-        """Whether a step was made."""
-        return self._loop is not None and self._loop.step > 0
+        """True when a step was made."""
+        return self._run is not None and self._run.job.loop.step > 0
 
-    def _build_loop(self) -> TrainingLoop:
+    def _build_run(self) -> Run:
         plan, backward = self.plan, self._backward
         if backward is None:
             raise WiringError("there is no optimizer yet. Call build_backward(optimizer=Adam(loss_var, lr)) first.")
         if self._saver is not None:
             check_dev(self.tasks)
-        loop = loop_of(self.tasks, plan, backward)
-        if self._resume is not None:
-            loop.load_state_dict(self._resume["loop"], averaged=True)
-            plan.done.update(self._resume["done"])
-            self._resume = None
-        return loop
+        output = None if self._saver is None else self._saver.path
+        train = plan_settings(plan, backward, *([] if output is None else [output]))
+        if train.evaluations is not None and self._evaluation_steps is not None:
+            raise ConfigError("options.evaluations: set_evaluator has eval_steps already. Leave one of them out.")
+        evaluation = evaluation_plan(self.tasks, plan, train, self._encoder_name)
+        if not self._evaluates:
+            evaluation = replace(evaluation, by_split={})
+        steps = self._evaluation_steps if self._evaluates else len(plan.mixing)
+        job = job_from_trainers(plan, backward, evaluation, output, steps, join_processes())
+        check_alike(job)
+        run = Run(job, snapshot=self._snapshot)
+        state, self._resume = self._resume, None
+        if state is not None:
+            job.loop.load_state_dict(state["loop"], averaged=True)
+            plan.done.update(state.get("done", {}))
+            vars(run.progress).update(state.get("progress", {}))
+        if output is not None:
+            begin_run(job, resumed=state is not None)
+        return run
 
     # -- training -----------------------------------------------------------------------------------------------------
 
     def steps(self) -> Iterator[Step]:
-        """Trains to the end; saving and evaluation fall between the steps."""
-        while self.loop.step < self.loop.total_steps:
-            step = self.train_on(self.draw())
-            yield step
-            self.between(step)
+        """Train to the end. Saving and evaluation fall between the steps."""
+        run = self.run
+        for event in () if run.ended else run.events():
+            if isinstance(event, Step):
+                self._count(event)
+                yield event
+            else:
+                self._report(event)
 
     def draw(self, step: int | None = None) -> Batch:
-        """The next batch of the data set whose turn it is at a step of the plan, from 0 (None: the next)."""
+        """Return the next batch of the data set whose turn it is at a step of the plan, from 0. None: the next step."""
         loop = self.loop
         name = loop.mixing[loop.step if step is None else step]
-        content = loop.sources[name].next()
-        return training_batch(content, name, by_reader(self.tasks)[name], self.plan.wired.trained.model.backbone)
+        content, micro_batches = loop.sources[name].draw(loop.accumulate, loop.processes)
+        return self.plan.wired.batch(name, content, micro_batches)
 
     def train_on(self, batch: Batch) -> Step:
-        """One step. Raises WiringError for anything but a batch of this session."""
+        """Make one step, and what is due after it. Raises WiringError for anything but a batch of this session."""
         if not isinstance(batch, Batch) or batch.data not in self.plan.wired.sources:
             raise WiringError(
                 "train_one_step: this is no batch of this trainer. Take it from the iterator that fit_reader gives, or from get_one_batch()."
             )
-        step = self.loop.train_on(batch.data, batch.content)
-        assert self._backward is not None
-        self._backward.optimizer.current_lr = step.learning_rate
-        self.plan.done[batch.data] = self.plan.done.get(batch.data, 0) + 1
+        run = self.run
+        run.start()
+        step = run.job.loop.train_on(batch.data, *batch.micro_batches)
+        self._count(step)
+        run.log_step(step)
+        for event in run.between(step):
+            self._report(event)
+        for event in run.finish() if run.ended else ():
+            self._report(event)
         return step
 
+    def _count(self, step: Step) -> None:
+        assert self._backward is not None
+        self._backward.optimizer.current_lr = step.learning_rate
+        self.plan.done[step.data] = self.plan.done.get(step.data, 0) + 1
+
+    def _report(self, event: Event) -> None:
+        """Log an event in PALM's lines."""
+        if isinstance(event, Saved):
+            what = "checkpoint" if event.kind == "ckpt" else "predict model"
+            self.say(f"{what} has been saved at {event.path}")
+        elif isinstance(event, Evaluated) and event.metrics:
+            figures = []
+            for task, metrics in event.metrics.items():
+                for name, value in metrics.items() if isinstance(metrics, dict) else ():
+                    figures.append(f"{task} {name}: {value:.4f}")
+            self.say(f"evaluation at step {event.step}: {', '.join(figures)}")
+            if event.best:
+                self._best_metrics = event.metrics
+
     def views(self, step: Step) -> list[TaskStep]:
-        """The step as each of its tasks sees it."""
+        """Return the step as each of its tasks sees it."""
         sampler = self.plan.wired.sources[step.data].sampler
         return [
             TaskStep(step, task, sampler.position, sampler.batches_per_epoch, sampler.epoch, loss)
@@ -183,135 +230,98 @@ class Session:
         ]
 
     def source_of(self, task: Task) -> Source:
-        """The data that trains a task."""
+        """Return the data that trains a task."""
         return self.plan.wired.sources[self._data_of(task)]
 
     def steps_of(self, task: Task) -> int:
-        """Steps that trained a task."""
+        """Return the number of steps that trained a task."""
         return self.plan.done.get(self._data_of(task), 0)
 
     def _data_of(self, task: Task) -> str:
         return next(name for name, members in by_reader(self.tasks).items() if task in members)
 
     def just_finished(self, step: Step) -> list[str]:
-        """Target tasks whose planned steps ended with this one."""
+        """Return the target tasks whose planned steps ended with this one."""
         if self.plan.done.get(step.data) != self.plan.mixing.quotas[step.data]:
             return []
         return [task.name for task in by_reader(self.tasks)[step.data] if not task.auxiliary]
 
-    def between(self, step: Step) -> None:
-        """Evaluates and saves where it is time."""
-        loop, last = self.loop, step.step == self.loop.total_steps
-        if self._evaluator is not None:
-            sampler = self.plan.wired.sources[self.plan.reference].sampler
-            every = self._evaluator.steps
-            epoch_ended = step.data == self.plan.reference and sampler.position == sampler.batches_per_epoch
-            if last or (epoch_ended if every is None else step.step % every == 0):
-                self._evaluate(self._evaluator, step.step)
-        if self._saver is not None and (last or step.step % self._saver.steps == 0):
-            self._save_step(self._saver, loop.step)
-            if last and (self._evaluator is None or self._evaluator.metrics is None):
-                self.save(self._saver.path)
-            elif last:
-                self._calibrate_best(self._saver.path)
-
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
     def set_evaluator(self, steps: int | None) -> None:
-        """Takes the evaluation readers of the tasks. The fields are those that training learns."""
-        sets = self.evaluation_sets()
-        if not sets:
+        """Take the evaluation readers of the tasks. The fields are those that training learns."""
+        if not self.evaluation_sets():
             raise WiringError(
                 "set_evaluator: there is nothing to evaluate. Give a reader of palm.reader to a trainer that is not auxiliary; "
                 "what a head of your own predicts you score yourself."
             )
-        self._evaluator = Evaluator(sets, steps)
+        self._evaluates = True
+        self._evaluation_steps = steps
+        if self._run is not None:
+            job = self._run.job
+            evaluation = evaluation_plan(self.tasks, self.plan, job.train, self._encoder_name)
+            self._run.job = replace(job, evaluation=evaluation, evaluation_steps=steps)
+            if job.output is not None:
+                begin_run(self._run.job, resumed=True)
 
     def evaluate(self) -> Metrics:
-        """Metrics on the evaluation readers, with the averaged weights where there are some."""
-        sets = self.evaluation_sets()
+        """Return metrics on the evaluation readers, with the averaged weights where there are some."""
         kinds = {task.name: task.declared[1].kind for task in self.tasks if task.answers and task.has_kind}
         with self.averaged():
-            return evaluate(Predictor(self.ready), kinds, sets)
+            return evaluate(Predictor(self.ready), kinds, self.evaluation_sets())
 
     def evaluation_sets(self) -> list[EvaluationSet]:
-        """What the evaluation readers hold."""
-        sets: dict[int, EvaluationSet] = {}
-        targets = self.plan.wired.targets
-        for task in self.tasks:
-            reader = task.evaluation_reader
-            if reader is None or not (task.answers and task.has_kind) or not isinstance(reader, TextReader):
-                continue  # nothing scores a head or reader that the user wrote
-            field_name = targets[task.name].field
-            ranker = field_name == NEGATIVE
-            examples = with_negatives(reader.examples, field_name) if ranker else reader.examples
-            if not any(field_name in example.fields for example in examples):
-                raise WiringError(
-                    f"trainer '{task.name}': {reader.path} has no labels in the column '{field_name}'. Evaluate on a labelled file."
-                )
-            known = sets.setdefault(id(reader), EvaluationSet(task.name, examples, {}))
-            positive = {**known.positive, task.name: targets[task.name].info.decode.match_label}
-            sets[id(reader)] = EvaluationSet(
-                known.data, known.examples, {**known.fields, task.name: field_name}, positive
-            )
-        return list(sets.values())
+        """Return what the evaluation readers hold."""
+        return evaluation_sets(self.tasks, self.plan.wired)
 
-    def _evaluate(self, evaluator: Evaluator, step: int) -> None:
-        metrics = self.evaluate()
-        kinds = {task.name: task.declared[1].kind for task in self.tasks if task.has_kind}
-        score = score_of(metrics, "average", kinds)
-        told = ", ".join(
-            f"{t} {n}: {v:.4f}" for t, own in metrics.items() if isinstance(own, dict) for n, v in own.items()
-        )
-        self.say(f"evaluation at step {step}: {told}")
-        if score > evaluator.best:
-            evaluator.best, evaluator.metrics = score, metrics
-            if self._saver is not None:
-                with self.averaged():
-                    self._write(self._saver.path, self.ready)  # calibrated at the end: only the last best one matters
+    def calibrated(self, trained: TrainedModel) -> TrainedModel:
+        """Return a model as it is saved and exported. Without evaluation readers it stays as it is."""
+        check_dev(self.tasks)
+        if not self.evaluation_sets():
+            return trained
+        train = plan_settings(self.plan, self._backward)
+        return fit_decoding(trained, evaluation_plan(self.tasks, self.plan, train, self._encoder_name))[0]
 
     # -- saving and loading -------------------------------------------------------------------------------------------
 
     def set_saver(self, saver: Saver) -> None:
-        """Saves while training."""
+        """Save while training."""
+        if self.started and (self._saver is None or self._saver.path != saver.path):
+            raise WiringError(
+                "set_saver: the training has begun without a run directory. Call it before the first step."
+            )
+        if self._saver is None or self._saver.path != saver.path:
+            self._run = None
         self._saver = saver
 
     def save(self, path: Path) -> None:
-        """Writes a run directory: config.toml, unless the user wrote a part of the model, and best/, calibrated where there are evaluation readers."""
+        """Write a run directory: config.toml, unless the user wrote a part of the model, and best/, calibrated on the evaluation readers."""
+        plan = self.plan
+        config = evaluation_plan(self.tasks, plan, plan_settings(plan, self._backward, path), self._encoder_name).config
         with self.averaged():
-            self._write(path, calibrated(self.ready, self.tasks, self.evaluation_sets()))
+            trained = self.calibrated(self.ready)
+            if launched_processes().is_first:
+                save_run(path, trained, config, self._best_metrics)
 
-    def _write(self, path: Path, trained: TrainedModel) -> None:
-        plan, groups = self.plan, by_reader(self.tasks)
-        if plan.wired.own:  # no configuration can tell how to build it
-            save_trained(trained, path / "best")
+    def _snapshot(self, run: Run, step: Step) -> Iterable[Saved]:
+        """Write PALM's `ckpt.stepN` and `pred.stepN` where they are due."""
+        saver, loop = self._saver, run.job.loop
+        if saver is None or not (run.ended or step.step % saver.steps == 0):
             return
-        metrics = None if self._evaluator is None else self._evaluator.metrics
-        train = train_section(path, plan, self._backward, self.tasks[0])
-        save_run(path, trained, groups, plan.wired.targets, self._encoder_name, train, metrics)
-
-    def _calibrate_best(self, path: Path) -> None:
-        """Fits what is saved in best/, which may be of an earlier step; the model stays as it is."""
-        model = self.ready.model
-        last = {name: value.clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(load_file(path / "best" / WEIGHTS))
-        self._write(path, calibrated(self.ready, self.tasks, self.evaluation_sets()))
-        model.load_state_dict(last)
-
-    def _save_step(self, saver: Saver, step: int) -> None:
         if "ckpt" in saver.types:
-            path = saver.path / f"ckpt.step{step}"
-            with self.averaged():
-                save_trained(self.ready, path, {"loop": self.loop.state_dict(), "done": self.plan.done})
-            self.say(f"checkpoint has been saved at {path}")
+            path = saver.path / f"ckpt.step{step.step}"
+            with loop.averaged():
+                state = {**training_state(run.job, run.progress), "done": self.plan.done}
+                loop.processes.run_on_first(lambda: save_trained(self.ready, path, state))
+            yield Saved(step.step, "ckpt", path)
         if "predict" in saver.types:
-            path = saver.path / f"pred.step{step}"
+            path = saver.path / f"pred.step{step.step}"
             self.save(path)
-            self.say(f"predict model has been saved at {path}")
+            yield Saved(step.step, "predict", path)
 
     def averaged(self) -> AbstractContextManager[None]:
-        """The averaged weights in the place of the trained ones, where there are some."""
-        return nullcontext() if self._loop is None else self._loop.averaged()
+        """Put the averaged weights in the place of the trained ones, where there are some."""
+        return nullcontext() if self._run is None else self._run.job.loop.averaged()
 
     @property
     def ready(self) -> TrainedModel:
@@ -324,7 +334,7 @@ class Session:
         return self.trained
 
     def load_pretrain(self, name: str) -> WeightsReport:
-        """Copies pretrained weights into the backbone, and says what matched; warns of tensors that were missing."""
+        """Copy pretrained weights into the backbone, and say what matched. Warns of tensors that were missing."""
         backbone = shared_backbone(self.tasks)
         if self.started:
             raise WiringError(
@@ -345,17 +355,24 @@ class Session:
         return report
 
     def load_checkpoint(self, path: Path, *, resume: bool) -> None:
-        """Takes the weights of `ckpt.stepN/`, or of a run directory's `best/`. Raises CheckpointError when it does not hold every task of this trainer."""
+        """Take the weights of `ckpt.stepN/`, or of a run directory's `best/`.
+
+        Args:
+            path: its directory.
+            resume: also take optimizer, counters and the order of the batches.
+
+        Raises:
+            CheckpointError: it does not hold every task of this trainer, or no state to resume from.
+        """
         loaded = load_checkpoint(path, self.tasks)
         if resume and not (path / TRAINING).is_file():
             raise CheckpointError(f"{path} holds no state to resume from. Load a ckpt.stepN directory.")
         self.say(f"Load model from {path}")
         if self.trained is None:
             self.trained = loaded
-            device = choose_precision("auto", "fp32").device
-            loaded.model.to(device)
+            loaded.model.to(choose_precision("auto", "fp32").device)
         else:
             take_over(self.trained, loaded)
         if resume:
             self._resume = torch.load(path / TRAINING, weights_only=True)
-            self._loop = None
+            self._run = None

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from palm_trainer.api.backbone.base_backbone import Backbone as OwnedBackbone
-from palm_trainer.api.custom.encoder import OwnBackbone, engine_backbone
-from palm_trainer.api.custom.reader import is_own
+from palm_trainer.api.backbone.base_backbone import Backbone as UserBackbone
+from palm_trainer.api.custom.encoder import CustomEncoder, engine_backbone
+from palm_trainer.api.custom.reader import is_custom_reader
 from palm_trainer.api.declarations import AnyHead, Batch, LossVar, Rejection, Task
-from palm_trainer.api.head.base_head import Head as OwnedHead
-from palm_trainer.api.options import check_rejection
+from palm_trainer.api.fit_checks import check_rejection
+from palm_trainer.api.head.base_head import Head as UserHead
 from palm_trainer.api.phase import Phase
 from palm_trainer.api.prediction import predict, write_predictions
 from palm_trainer.api.raw_prediction import (
     Progress,
     batches_of,
-    predict_from_own_reader,
-    predict_with_own_head,
+    predict_from_custom_reader,
+    predict_with_custom_head,
     raw_outputs,
 )
 from palm_trainer.api.reader.base_reader import Reader
@@ -114,10 +114,10 @@ class Trainer(TrainerCalls):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def build_forward(self, backbone: Encoder | OwnedBackbone, task_head: AnyHead) -> LossVar:
+    def build_forward(self, backbone: Encoder | UserBackbone, task_head: AnyHead) -> LossVar:
         """Declares backbone and head; the loss that Adam takes. Raises WiringError when they do not fit."""
         self.task.backbone, self.task.head = engine_backbone(backbone), task_head
-        return Session([self.task], self._session.say).loss_var()
+        return Session([self.task], self._session.given_say).loss_var()
 
     def set_as_aux(self) -> None:
         """Marks it as auxiliary: it shapes the encoder, never ends the training, is not evaluated and not exported."""
@@ -167,7 +167,6 @@ class Trainer(TrainerCalls):
         """One step on a batch of `fit_reader`; `{NAME.loss: value}`. Saving and evaluation happen as in `train`."""
         self._alone("train_one_step", "train_one_step")
         step = self._session.train_on(batch)
-        self._session.between(step)
         return {f"{task}.loss": np.array(loss) for task, loss in step.losses.items()}
 
     def get_one_batch(self, phase: Phase = "train") -> Batch:
@@ -186,17 +185,17 @@ class Trainer(TrainerCalls):
 
     # -- prediction ---------------------------------------------------------------------------------------------------
 
-    def build_predict_forward(self, pred_backbone: Encoder | OwnedBackbone, pred_head: AnyHead) -> dict[str, str]:
+    def build_predict_forward(self, pred_backbone: Encoder | UserBackbone, pred_head: AnyHead) -> dict[str, str]:
         """Declares what predicts. A trained model stays as it is, to the bit. Output names by tensor. Raises WiringError for another encoder."""
         trained, given = self.task.backbone, engine_backbone(pred_backbone)
         if trained is None:
             self.task.backbone, self.task.head = given, pred_head
-            Session([self.task], self._session.say).loss_var()
+            Session([self.task], self._session.given_say).loss_var()
         elif _shape(trained) != _shape(given):
             raise WiringError(
                 f"trainer '{self.name}': the backbone to predict with is not the one that was trained. Build both from one configuration."
             )
-        if isinstance(pred_head, OwnedHead):
+        if isinstance(pred_head, UserHead):
             return {tensor: f"{self.name}.{tensor}" for tensor in pred_head.eval().outputs_attr}
         is_answered = task_kind(pred_head.kind).is_answered
         tensors = head_class(pred_head.kind).tensors if is_answered else ("logits",)
@@ -214,12 +213,12 @@ class Trainer(TrainerCalls):
         """
         reader = self._to_predict()
         report = Progress(reader.batch_size, print_steps, self._session.say)
-        if self.task.has_kind and isinstance(reader, TextReader) and not is_own(reader):
+        if self.task.has_kind and isinstance(reader, TextReader) and not is_custom_reader(reader):
             records = predict(self._session.ready, reader.examples, (self.name,), report)[self.name]
-        elif self.task.own_head is not None:
-            return predict_with_own_head(self._session, self.task, reader, report, output_dir)
+        elif self.task.custom_head is not None:
+            return predict_with_custom_head(self._session, self.task, reader, report, output_dir)
         else:
-            records = predict_from_own_reader(self._session, self.task, reader, report)
+            records = predict_from_custom_reader(self._session, self.task, reader, report)
         if output_dir is not None:
             kind = self._session.ready.tasks[self.name].kind
             self._session.say(f"Predictions saved at {write_predictions(Path(output_dir), kind, records)}")
@@ -231,8 +230,8 @@ class Trainer(TrainerCalls):
 
     def reset_buffer(self) -> None:
         """Forgets what a head of your own kept. Others keep no rows between calls of `predict`, as PALM's did."""
-        if self.task.own_head is not None:
-            self.task.own_head.reset()
+        if self.task.custom_head is not None:
+            self.task.custom_head.reset()
 
     def _predict_batches(self) -> Iterator[Batch]:
         return batches_of(self._session, self.task, self._to_predict())
@@ -273,7 +272,7 @@ def check_phase(reader: Reader, name: str) -> Reader:
 
 
 def _shape(backbone: Encoder) -> dict[str, Any]:
-    if isinstance(backbone, OwnBackbone):
+    if isinstance(backbone, CustomEncoder):
         return {"type": type(backbone.encoder), "outputs": backbone.outputs_attr}
     settings: dict[str, Any] = backbone.encoder.config.to_dict()  # type: ignore[union-attr,operator]
     return settings

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from palm_serve.bundle.manifest import Manifest
-from palm_trainer.api.declarations import Batch, TaskStep
+from palm_trainer.api.declarations import Backward, Batch, TaskStep, read_options
 from palm_trainer.api.export_bundle import export
-from palm_trainer.api.looping import Backward
 from palm_trainer.api.optimizer.base_optimizer import Optimizer
-from palm_trainer.api.options import read_options
 from palm_trainer.api.save_run import Saver
 from palm_trainer.api.session import Session
 from palm_trainer.errors import ConfigError
@@ -34,8 +32,9 @@ class TrainerCalls:
         device: str = "auto",
         precision: str = "auto",
         options: Mapping[str, Any] | None = None,
+        **train_options: Any,
     ) -> None:
-        """Takes the optimizer.
+        """Take the optimizer and the settings of the training.
 
         Args:
             optimizer: `Adam`, or one of your own, of this trainer's loss.
@@ -44,12 +43,14 @@ class TrainerCalls:
             ema_decay: share of the average that a step keeps; None: 0.9999.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
             precision: `auto`, `fp32`, `bf16`, `fp16`.
-            options: sections `balancing`, `regularization` and `distillation` of `[train]` in a configuration, such as
+            options: keys of `[train]` in a configuration, such as
                 `{"regularization": {"r_drop": 1.0}, "balancing": {"method": "uncertainty"}}`.
+            train_options: the same as keyword arguments, such as `mixing="temperature"`, `accumulate_steps=2` or
+                `checkpoints={"patience": 3}`. Keys that are arguments of other calls are refused.
 
         Raises:
             WiringError: an optimizer of another loss.
-            ConfigError: a decay that is none, an option that is none or does not fit.
+            ConfigError: a value that is not valid, or an option that does not fit.
         """
         decay = (0.9999 if ema_decay is None else ema_decay) if use_ema else None
         if decay is not None and not 0.0 < decay < 1.0:
@@ -58,9 +59,13 @@ class TrainerCalls:
             )
         if weight_decay is not None and weight_decay < 0:
             raise ConfigError(f"build_backward: weight_decay is {weight_decay}, but is 0 or more. 0.01 suits most.")
-        self._session.set_backward(
-            Backward(optimizer, weight_decay or 0.0, decay, device, precision, read_options(options or {}))
-        )
+        doubled = sorted(train_options.keys() & (options or {}).keys())
+        if doubled:
+            raise ConfigError(
+                f"build_backward: {', '.join(doubled)} must be set once, got an argument and an option. Remove one."
+            )
+        settings = read_options(optimizer, {**(options or {}), **train_options})
+        self._session.set_backward(Backward(optimizer, weight_decay or 0.0, decay, device, precision, settings))
 
     def load_pretrain(self, model_path: str | Path, convert: bool = False) -> WeightsReport:
         """Copies pretrained weights into the backbone; says and returns what matched.
@@ -119,10 +124,11 @@ class TrainerCalls:
         return export(self._session, Path(path), precision=precision, overwrite=overwrite)
 
     def _batches(self) -> Iterator[Batch]:
-        """As many batches as there are steps left, in the plan's order also for who draws several before training."""
+        """Yield as many batches as there are steps left. They come in the plan's order, also when several are drawn before training."""
         loop = self._session.loop
         for step in range(loop.step, loop.total_steps):
-            yield self._session.draw(step)
+            if not self._session.run.out_of_patience:
+                yield self._session.draw(step)
 
     def _train(self, print_steps: int, line: Callable[[TaskStep, float], str]) -> list[Step]:
         """Runs to the end, and says a line every `print_steps` steps."""

@@ -38,17 +38,24 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
     yield from _task_set_faults(dict(_tables(tasks)), data)
     yield from _substitution_faults(data, dict(_tables(tasks)))
     yield from _scope_faults(data, dict(_tables(tasks)))
-    yield from _train_faults(train, data, tasks)
-    yield from _part_faults(train)
-    yield from _mixing_faults(train, data)
     yield from _freeze_faults(train, encoder)
     yield from _baseline_faults(train, dict(_tables(tasks)))
     yield from _averaging_faults(train, data)
-    yield from training_faults(train, encoder, dict(_tables(tasks)))
+    yield from training_faults(train, encoder, data, dict(_tables(tasks)))
 
 
-def training_faults(train: Table, encoder: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
-    """Faults of balancing and regularization, which the Python API has too."""
+def training_faults(train: Table, encoder: Table, data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
+    """Yield the faults of a training that a configuration and the Python API have in common.
+
+    Args:
+        train: the section `[train]`.
+        encoder: the section `[encoder]`, empty for the Python API.
+        data: the data sets.
+        tasks: the tasks.
+    """
+    yield from _train_faults(train, data, tasks)
+    yield from _part_faults(train)
+    yield from _mixing_faults(train, data)
     yield from _balancing_faults(train, tasks)
     yield from _regularization_faults(train, encoder, tasks)
 

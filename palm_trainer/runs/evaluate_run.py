@@ -22,9 +22,12 @@ from palm_trainer.tasks import task_kind
 def finish(job: Job) -> dict[str, Metrics]:
     """Evaluate the best checkpoint on dev and test, and write metrics.json and report.html."""
     plan, run = job.evaluation, job.run
+    evaluated_splits = [split for split in ("dev", "test") if plan.splits.data_sets(split)]
+    if not evaluated_splits and plan.config is None:
+        write_metrics(run, {})
+        return {}
     with job.opened("best") as trained:
         predictor = _recording(trained)
-        evaluated_splits = [split for split in ("dev", "test") if plan.splits.data_sets(split)]
         metrics = {split: _metrics(predictor, trained, plan, split) for split in evaluated_splits}
         write_metrics(run, metrics)
         if plan.config is not None:

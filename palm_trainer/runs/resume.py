@@ -56,7 +56,7 @@ def training_state(job: Job, progress: Progress) -> dict[str, Any]:
 
 
 def _rows(job: Job) -> dict[str, int]:
-    return {name: len(source.dataset) for name, source in job.loop.sources.items()}
+    return {name: source.rows for name, source in job.loop.sources.items()}
 
 
 def begin(job: Job) -> None:

@@ -8,7 +8,7 @@ report.html    the page to look at
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TypeVar
@@ -83,7 +83,7 @@ class Run:
         self,
         job: Job,
         progress: Progress | None = None,
-        snapshot: Callable[["Run", Step], list[Saved]] | None = None,
+        snapshot: Callable[["Run", Step], Iterable[Saved]] | None = None,
     ) -> None:
         self.job = job
         self.progress = progress or Progress()
@@ -121,9 +121,9 @@ class Run:
     # -- before and between the steps ---------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Open the log. Only the first of several processes has one."""
+        """Open the log, once. Only the first of several processes has one."""
         job, loop = self.job, self.job.loop
-        if job.output is None or not loop.processes.is_first:
+        if self._log is not None or job.output is None or not loop.processes.is_first:
             return
         settings = {} if job.evaluation.config is None else job.config.model_dump(mode="json")
         self._log = self._open.enter_context(open_log(job.run / EVENTS, job.train.trackers, settings, loop.step))
@@ -226,7 +226,9 @@ class Run:
         """Return the metrics of the model on dev, and the number that chooses the best."""
         job, plan = self.job, self.job.evaluation
         dev = plan.data("dev")
-        metrics = evaluate(Predictor(job.trained), plan.kinds, dev.sets)
+        metrics: Metrics = {}
+        if dev.sets:
+            metrics = evaluate(Predictor(job.trained), plan.kinds, dev.sets)
         metrics |= perplexities(job.trained, dev.masked)
         return metrics, score_of(metrics, job.train.checkpoints.select, plan.kinds, plan.baselines)
 

@@ -73,7 +73,9 @@ def order_sources(
     return Order(sources, mixing, reference)
 
 
-def prepare_encoder(train: TrainConfig, trained: TrainedModel, sources: Mapping[str, Source]) -> WordDropout | None:
+def prepare_encoder(
+    train: TrainConfig, trained: TrainedModel, sources: Mapping[str, Source], *, freeze_rows: bool = True
+) -> WordDropout | None:
     """Freeze what shall not be trained, and return the word dropout where `[train]` asks for it.
 
     Rows of the embedding that no training text holds are frozen too. A masked_lm task trains every row: it decodes
@@ -83,6 +85,7 @@ def prepare_encoder(train: TrainConfig, trained: TrainedModel, sources: Mapping[
         train: names what is frozen.
         trained: the model.
         sources: hold the training text.
+        freeze_rows: False for an encoder or sources that are not the package's own.
     """
     backbone = trained.model.backbone
     word_dropout = (
@@ -92,7 +95,7 @@ def prepare_encoder(train: TrainConfig, trained: TrainedModel, sources: Mapping[
     )
     freeze_layers(backbone, blocks=train.freeze_layers, embeddings=train.freeze_embeddings)
     masked = train_every_embedding(trained.tasks.values())
-    if not train.freeze_embeddings and not masked:
+    if freeze_rows and not train.freeze_embeddings and not masked:
         used = [source.dataset.piece_ids() for source in sources.values()]
         if word_dropout is not None:
             used.append(torch.tensor([word_dropout.stand_in]))

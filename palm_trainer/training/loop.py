@@ -106,7 +106,7 @@ class TrainingLoop:
         self._ema = ema
         self._regularization = regularization or Regularization()
         self._distillation = distillation
-        self._accumulate = accumulate
+        self.accumulate = accumulate
         self.processes = processes
         self._scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.autocast == torch.float16)
 
@@ -122,7 +122,7 @@ class TrainingLoop:
         """
         while self.step < self.total_steps:
             name = self.mixing[self.step]
-            yield self.train_on(name, *self.sources[name].micro_batches(self._accumulate, self.processes))
+            yield self.train_on(name, *self.sources[name].micro_batches(self.accumulate, self.processes))
 
     def train_on(self, name: str, *micro_batches: TrainingBatch) -> Step:
         """Run one step.

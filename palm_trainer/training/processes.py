@@ -14,6 +14,7 @@ make exact steps:
 The cost is that communication does not overlap with the backward pass.
 """
 
+import atexit
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -154,6 +155,27 @@ SINGLE_PROCESS = Processes()
 """Training without other processes."""
 
 
+def launched_processes() -> Processes:
+    """Return this process among those that torchrun started, without communication.
+
+    Whatever sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT serves as well.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return SINGLE_PROCESS
+    rank = int(os.environ["RANK"])
+    return Processes(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
+
+
+def join_processes() -> Processes:
+    """Join the processes that torchrun started, until this one exits. Later calls return the same."""
+    processes = launched_processes()
+    if processes.size > 1 and not dist.is_initialized():
+        _join(processes)
+        atexit.register(_leave)
+    return processes
+
+
 @contextmanager
 def process_group() -> Iterator[Processes]:
     """Join the processes that torchrun started (or whatever sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT).
@@ -164,24 +186,11 @@ def process_group() -> Iterator[Processes]:
     Yields:
         This process among the others, or `SINGLE_PROCESS`.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    processes = launched_processes()
+    if processes.size == 1:
         yield SINGLE_PROCESS
         return
-    rank = int(os.environ["RANK"])
-    local_rank = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
-    store, _, _ = next(rendezvous("env://", rank, size, timeout=_TIMEOUT))
-    has_gpus = torch.cuda.is_available()
-    if has_gpus:
-        torch.cuda.set_device(local_rank % torch.cuda.device_count())
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if has_gpus else "gloo",
-        store=PrefixStore("palm", store),
-        rank=rank,
-        world_size=size,
-        timeout=_TIMEOUT,
-    )
-    processes = Processes(rank, size, local_rank)
+    store = _join(processes)
     try:
         yield processes
         # Wait for rank 0 to finish: torchrun stops all processes once one of them has failed.
@@ -191,6 +200,29 @@ def process_group() -> Iterator[Processes]:
             raise SystemExit(2 if isinstance(error, PalmError) else 1) from None
         raise
     dist.destroy_process_group()
+
+
+def _join(processes: Processes) -> Store:
+    """Connect with the other processes. Return the store that they share."""
+    store: Store
+    store, _, _ = next(rendezvous("env://", processes.rank, processes.size, timeout=_TIMEOUT))
+    has_gpus = torch.cuda.is_available()
+    if has_gpus:
+        torch.cuda.set_device(processes.local_rank % torch.cuda.device_count())
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if has_gpus else "gloo",
+        store=PrefixStore("palm", store),
+        rank=processes.rank,
+        world_size=processes.size,
+        timeout=_TIMEOUT,
+    )
+    return store
+
+
+def _leave() -> None:
+    """Leave the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _another_reported(store: Store) -> bool:

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from palm_trainer.data.dataset import EncodedDataset, TrainingBatch
 from palm_trainer.data.sampler import LengthBucketedSampler
 from palm_trainer.training.processes import SINGLE_PROCESS, Processes
@@ -19,6 +22,11 @@ class Source:
     def __post_init__(self) -> None:
         self.tasks = tuple(self.dataset.targets)
 
+    @property
+    def rows(self) -> int:
+        """Rows of the data set: examples, or windows of their passages."""
+        return len(self.dataset)
+
     def next(self) -> TrainingBatch:
         """Return the next batch."""
         return self.micro_batches(1, SINGLE_PROCESS)[0]
@@ -29,7 +37,16 @@ class Source:
         All processes draw the same batch, so samplers are independent of the number of processes.
         There are fewer micro-batches if the batch has too few examples.
         """
+        return self._cut(self.sampler.next(), accumulate, processes)
+
+    def draw(self, accumulate: int, processes: Processes) -> tuple[TrainingBatch, list[TrainingBatch]]:
+        """Return the next batch, and this process's share of it as `micro_batches` does."""
         indices = self.sampler.next()
+        whole = self._cut(indices, 1, SINGLE_PROCESS)
+        shares = whole if accumulate * processes.size == 1 else self._cut(indices, accumulate, processes)
+        return whole[0], shares
+
+    def _cut(self, indices: npt.NDArray[np.int64], accumulate: int, processes: Processes) -> list[TrainingBatch]:
         count = accumulate * processes.size
         micro_batches = []
         for first in range(processes.rank, count, processes.size):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from palm_serve.bundle.manifest import EncoderInfo
-from palm_trainer.api.backbone.base_backbone import Backbone as OwnedBackbone
+from palm_trainer.api.backbone.base_backbone import Backbone as UserBackbone
 from palm_trainer.api.custom.names import _ENGINE, FEATURES
 from palm_trainer.api.reader.base_reader import ReaderBatch
 from palm_trainer.errors import WiringError
@@ -19,10 +19,10 @@ from palm_trainer.tensors import (
 )
 
 
-class OwnBackbone(Encoder):
+class CustomEncoder(Encoder):
     """The engine's side of a backbone that the user wrote."""
 
-    def __init__(self, user: OwnedBackbone) -> None:
+    def __init__(self, user: UserBackbone) -> None:
         nn.Module.__init__(self)
         self.encoder = user
         self.pooling = "cls"
@@ -58,8 +58,8 @@ class OwnBackbone(Encoder):
         return torch.empty(0, self.hidden_size)
 
     @property
-    def _user(self) -> OwnedBackbone:
-        assert isinstance(self.encoder, OwnedBackbone)
+    def _user(self) -> UserBackbone:
+        assert isinstance(self.encoder, UserBackbone)
         return self.encoder
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:  # type: ignore[override]  # what it takes is declared, not fixed
@@ -78,18 +78,18 @@ def inputs_of(arrays: ReaderBatch, backbone: Encoder) -> dict[str, Tensor]:
     inputs = {}
     for spec in backbone.inputs:
         value = torch.from_numpy(np.ascontiguousarray(arrays[PALM_NAMES.get(spec.name, spec.name)]))
-        if spec.name in PALM_NAMES and not isinstance(backbone, OwnBackbone):
+        if spec.name in PALM_NAMES and not isinstance(backbone, CustomEncoder):
             value = value.reshape(value.shape[:2]).long()
         inputs[spec.name] = value
     return inputs
 
 
-def engine_backbone(given: Encoder | OwnedBackbone) -> Encoder:
+def engine_backbone(given: Encoder | UserBackbone) -> Encoder:
     """The engine's side of a backbone."""
-    return OwnBackbone(given) if isinstance(given, OwnedBackbone) else given
+    return CustomEncoder(given) if isinstance(given, UserBackbone) else given
 
 
-def own_encoder(backbone: OwnBackbone, vocab_size: int, pad_token_id: int) -> EncoderInfo:
+def describe_custom_encoder(backbone: CustomEncoder, vocab_size: int, pad_token_id: int) -> EncoderInfo:
     """What can be said of a backbone that the user wrote. `vocab_size` is the readers'; 1 where none of them has a vocabulary."""
     return EncoderInfo(
         family="custom",
@@ -102,12 +102,12 @@ def own_encoder(backbone: OwnBackbone, vocab_size: int, pad_token_id: int) -> En
     )
 
 
-def gives(backbone: Encoder) -> dict[str, Sequence[Any]]:
+def backbone_outputs(backbone: Encoder) -> dict[str, Sequence[Any]]:
     """What a backbone gives to heads, as PALM declares it."""
-    if isinstance(backbone, OwnBackbone):
+    if isinstance(backbone, CustomEncoder):
         return dict(backbone.outputs_attr)
     return {**backbone.outputs_attr, "embedding_table": [list(backbone.embedding_table.shape), "float32"]}
 
 
 def _name(backbone: Encoder) -> str:
-    return type(backbone.encoder if isinstance(backbone, OwnBackbone) else backbone).__name__
+    return type(backbone.encoder if isinstance(backbone, CustomEncoder) else backbone).__name__

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palm_trainer.api.custom.encoder import _name, gives
+from palm_trainer.api.custom.encoder import _name, backbone_outputs
 from palm_trainer.api.custom.names import _ENGINE, FEATURES, Attrs, check_attrs
-from palm_trainer.api.head.base_head import Head as OwnedHead
+from palm_trainer.api.head.base_head import Head as UserHead
 from palm_trainer.api.phase import Phase
 from palm_trainer.api.reader.base_reader import Reader, ReaderBatch
 from palm_trainer.errors import WiringError
@@ -30,12 +30,12 @@ class ReaderArrays(dict[str, Tensor]):
         return ReaderArrays({name: value.to(device, non_blocking=non_blocking) for name, value in self.items()})
 
 
-class OwnHead(TaskHead):
+class CustomHead(TaskHead):
     """The engine's side of a head that the user wrote."""
 
     inputs = ()
 
-    def __init__(self, task: str, user: OwnedHead) -> None:
+    def __init__(self, task: str, user: UserHead) -> None:
         super().__init__()
         self.kind = user.kind  # type: ignore[misc]  # each user's head has its own
         self.user = user
@@ -78,13 +78,13 @@ class OwnHead(TaskHead):
         return {name: built[name] for name in wanted}
 
 
-def taken_by(head: OwnedHead, arrays: ReaderBatch, phase: Phase) -> ReaderArrays:
+def head_arrays(head: UserHead, arrays: ReaderBatch, phase: Phase) -> ReaderArrays:
     """What a head takes of a reader's batch in a phase."""
     wanted = in_phase(head, phase, lambda: head.inputs_attrs.get("reader", {}))
     return ReaderArrays({name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in wanted})
 
 
-def in_phase(head: OwnedHead, phase: Phase, ask: Callable[[], Answer]) -> Answer:
+def in_phase(head: UserHead, phase: Phase, ask: Callable[[], Answer]) -> Answer:
     """What a head declares in a phase, whatever mode the model is in."""
     mode = head.training
     head.training = phase == "train"
@@ -94,7 +94,7 @@ def in_phase(head: OwnedHead, phase: Phase, ask: Callable[[], Answer]) -> Answer
         head.training = mode
 
 
-def check_own_head(task: str, head: OwnedHead, reader: Reader, backbone: Encoder) -> None:
+def check_custom_head(task: str, head: UserHead, reader: Reader, backbone: Encoder) -> None:
     """Raises WiringError unless reader and backbone give what the head declares in both phases; registers it with the reader."""
     name = f"trainer '{task}': {type(head).__name__}"
     phases: tuple[Phase, ...] = ("train", "predict")
@@ -103,7 +103,7 @@ def check_own_head(task: str, head: OwnedHead, reader: Reader, backbone: Encoder
         unknown = [part for part in wanted if part not in ("reader", "backbone")]
         if unknown:
             raise WiringError(f"{name}.inputs_attrs has '{unknown[0]}', but takes of 'reader' and 'backbone' only.")
-        check_attrs(wanted.get("backbone", {}), gives(backbone), name, f"backbone {_name(backbone)}")
+        check_attrs(wanted.get("backbone", {}), backbone_outputs(backbone), name, f"backbone {_name(backbone)}")
         if phase == "train":
             check_attrs(wanted.get("reader", {}), reader.outputs_attr, name, f"its {type(reader).__name__}")
             for attr in wanted.get("reader", {}):

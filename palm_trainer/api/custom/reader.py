@@ -1,19 +1,23 @@
 """Readers that users write, as sources of the engine."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from palm_trainer.api.custom.encoder import inputs_of
-from palm_trainer.api.custom.head import taken_by
-from palm_trainer.api.head.base_head import Head as OwnedHead
+from palm_trainer.api.custom.encoder import CustomEncoder, inputs_of
+from palm_trainer.api.custom.head import head_arrays
+from palm_trainer.api.head.base_head import Head as UserHead
 from palm_trainer.api.reader.base_reader import Reader, ReaderBatch
 from palm_trainer.api.reader.text_reader import TextReader
-from palm_trainer.data.dataset import TrainingBatch
+from palm_trainer.data.dataset import EncodedDataset, TrainingBatch
+from palm_trainer.data.sampler import LengthBucketedSampler
 from palm_trainer.errors import WiringError
 from palm_trainer.model.encoders import Encoder
+from palm_trainer.training.processes import Processes
 from palm_trainer.training.source import Source
 
 
@@ -49,10 +53,51 @@ class _Position:
             self._draw()
 
 
-class OwnSource(Source):
+class CompletedSource(Source):
+    """A data set of the package whose batches also hold what custom heads and a custom encoder take.
+
+    Args:
+        reader: of the data set.
+        dataset: its rows with the targets that they hold.
+        sampler: the order of its batches.
+        heads: the custom head of each task, None for heads of the package.
+        backbone: the encoder.
+    """
+
+    def __init__(
+        self,
+        reader: TextReader,
+        dataset: EncodedDataset,
+        sampler: LengthBucketedSampler,
+        heads: Mapping[str, UserHead | None],
+        backbone: Encoder,
+    ) -> None:
+        super().__init__(dataset, sampler)
+        self.tasks = tuple(heads)
+        self._reader = reader
+        self._heads = heads
+        self._backbone = backbone
+
+    def _cut(self, indices: npt.NDArray[np.int64], accumulate: int, processes: Processes) -> list[TrainingBatch]:
+        return [self._completed(part) for part in super()._cut(indices, accumulate, processes)]
+
+    def _completed(self, content: TrainingBatch) -> TrainingBatch:
+        targets: dict[str, Any] = dict(content.targets)
+        for task, head in self._heads.items():
+            if head is not None:
+                labels = {name: target for name, target in content.targets.items() if name == task}
+                arrays = self._reader.attrs_of(replace(content, targets=labels))
+                targets[task] = head_arrays(head, arrays, "train")
+        inputs = content.inputs
+        if isinstance(self._backbone, CustomEncoder):
+            inputs = inputs_of(self._reader.attrs_of(content), self._backbone)
+        return replace(content, inputs=inputs, targets=targets)
+
+
+class CustomSource(Source):
     """Batches of a reader that the user wrote, without end: when its iterator ends it is asked for another."""
 
-    def __init__(self, reader: Reader, heads: Mapping[str, OwnedHead | None], backbone: Encoder) -> None:
+    def __init__(self, reader: Reader, heads: Mapping[str, UserHead | None], backbone: Encoder) -> None:
         if reader.batch_size < 1:
             raise WiringError(f"{type(reader).__name__} has no batch size. Its load_data sets self._batch_size.")
         self._reader, self._heads, self._backbone = reader, heads, backbone
@@ -62,11 +107,26 @@ class OwnSource(Source):
         self._batches = reader.iterate()
         self._first: ReaderContent | None = self._read()  # what is wrong with it is said before the first step
 
+    @property
+    def rows(self) -> int:
+        """Examples of the reader."""
+        return self._reader.num_examples
+
     def next(self) -> TrainingBatch:
-        """The next batch."""
+        """Return the next batch."""
         self._position.step()
-        content, self._first = self._first or self._read(), None
+        content = self._first or self._read()
+        self._first = None
         return content
+
+    def micro_batches(self, accumulate: int, processes: Processes) -> list[TrainingBatch]:
+        """Return the next batch, which cannot be cut."""
+        return [self.next()]
+
+    def draw(self, accumulate: int, processes: Processes) -> tuple[TrainingBatch, list[TrainingBatch]]:
+        """Return the next batch, which cannot be cut, twice."""
+        content = self.next()
+        return content, [content]
 
     def _read(self) -> ReaderContent:
         arrays = next(self._batches, None)
@@ -76,23 +136,23 @@ class OwnSource(Source):
         if arrays is None:
             raise WiringError(f"{type(self._reader).__name__}: its _iterator gives no batch.")
         check_batch(self._reader, arrays)
-        return own_content(arrays, self._heads, self._backbone)
+        return custom_content(arrays, self._heads, self._backbone)
 
 
-def own_content(arrays: ReaderBatch, heads: Mapping[str, OwnedHead | None], backbone: Encoder) -> ReaderContent:
+def custom_content(arrays: ReaderBatch, heads: Mapping[str, UserHead | None], backbone: Encoder) -> ReaderContent:
     """Arrays as the engine takes them. A built-in classifier's targets are `label_ids`."""
     inputs = inputs_of(arrays, backbone)
     targets: dict[str, Any] = {
         task: torch.from_numpy(arrays["label_ids"]).long().flatten()
         if head is None
-        else taken_by(head, arrays, "train")
+        else head_arrays(head, arrays, "train")
         for task, head in heads.items()
         if head is not None or "label_ids" in arrays
     }
     return ReaderContent(inputs, targets, max((len(a) for a in arrays.values() if a.ndim), default=1), arrays)
 
 
-def is_own(reader: Reader) -> bool:
+def is_custom_reader(reader: Reader) -> bool:
     """Whether a reader gives its batches itself."""
     return not isinstance(reader, TextReader) or type(reader)._iterator is not TextReader._iterator
 

@@ -39,6 +39,11 @@ class Optimizer:
         self.lr_schedualer = lr_schedualer
         self.current_lr = lr
 
+    def sets(self, argument: str) -> bool:
+        """Return True where an argument has another value than it has by default."""
+        default = HEAD_RATE_FACTOR * self.lr if argument == "head_lr" else getattr(Optimizer, argument)
+        return bool(getattr(self, argument) != default)
+
     def get_cur_learning_rate(self) -> float:
         """Rate of the encoder in the last step; the peak before the first."""
         return self.current_lr

@@ -19,6 +19,7 @@ from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.text_files import Defect, Defects, FormatOptions
 from palm_trainer.data.inputs import Inputs, Texts
 from palm_trainer.data.sampler import LengthBucketedSampler
+from palm_trainer.data.substitution import Substitution
 from palm_trainer.data.targets.base import Target
 from palm_trainer.data.vocabulary import load_tokenizer, pad_token_id
 from palm_trainer.errors import DataError, WiringError
@@ -92,6 +93,7 @@ class TextReader(Reader):
         self.path = Path()
         self.format = ""
         self.options = FormatOptions()
+        self.substitute = 0.0
         self._shuffle = phase == "train"
         self._defects = Defects()
         self._register = {"token_ids"} | (set(self.labels_attr) if phase == "train" else set())
@@ -134,9 +136,11 @@ class TextReader(Reader):
         num_epochs: int | None = None,
         file_format: str = "tsv",
         shuffle_train: bool = True,
+        *,
+        substitute: float = 0.0,
         **options: Any,
     ) -> None:
-        """Reads a file.
+        """Read a file.
 
         Args:
             input_file: the file, or for format `joint` the directory.
@@ -144,6 +148,7 @@ class TextReader(Reader):
             num_epochs: None: the trainer decides.
             file_format: `tsv` (PALM's own of this reader), or a format of `[data.NAME]` in a configuration.
             shuffle_train: False keeps the file's order while training.
+            substitute: share of the training examples whose slot values are replaced in each epoch, as `substitute` of a configuration.
             options: of the format, as in a configuration (`columns`, `scheme`, `joiner`, `label_separator`, ...).
 
         Raises:
@@ -154,8 +159,11 @@ class TextReader(Reader):
             raise DataError(f"{input_file}: unknown file_format '{file_format}'. Known: {', '.join(FORMATS)}.")
         if batch_size < 1:
             raise DataError(f"{input_file}: batch_size is {batch_size}, but is 1 at least. 16 or 32 suit most data.")
+        if not 0 <= substitute <= 1:
+            raise DataError(f"{input_file}: substitute must be between 0 and 1, got {substitute}. 0.5 suits most data.")
         if self.lang in _CHINESE:
             options.setdefault("joiner", "")
+        self.substitute = float(substitute)
         self.path, self.format = Path(input_file).resolve(), name
         self._batch_size, self._num_epochs = batch_size, num_epochs
         self._shuffle = shuffle_train and self.phase == "train"
@@ -169,13 +177,22 @@ class TextReader(Reader):
         """What a head of this kind learns from the data. Raises WiringError when this reader's data cannot train it, DataError for bad labels."""
         raise NotImplementedError
 
-    def dataset(self, targets: Mapping[str, Target], input_names: Sequence[str]) -> EncodedDataset:
-        """The data, tokenized once, with the targets of the tasks that train on it."""
+    def dataset(
+        self, targets: Mapping[str, Target], input_names: Sequence[str], substitution: Substitution | None = None
+    ) -> EncodedDataset:
+        """Return the data, tokenized once.
+
+        Args:
+            targets: of the tasks that train on it.
+            input_names: inputs of the encoder.
+            substitution: replaces values of some examples in each epoch.
+        """
         if not self.examples:
             raise WiringError(f"{type(self).__name__} has no data yet. Call load_data(FILE, batch_size) first.")
         tokenizer = TextTokenizer(self.tokenizer_json, self.max_len)
         inputs = None if targets else self.inputs
-        return EncodedDataset(self.examples, tokenizer, targets, input_names, pad_token_id(self.tokenizer_json), inputs)
+        pad = pad_token_id(self.tokenizer_json)
+        return EncodedDataset(self.examples, tokenizer, targets, input_names, pad, inputs, substitution)
 
     def sampler(self, dataset: EncodedDataset) -> LengthBucketedSampler:
         """The order of the batches: a pure function of the reader's own seed."""

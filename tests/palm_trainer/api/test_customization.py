@@ -224,7 +224,7 @@ def test_own_head_of_a_kind_is_evaluated_exported_and_served_as_one(reader, conf
     assert manifest.tasks["intent"].labels == ("fare", "flight", "hotel")
     assert manifest.variants["plain"].gates[0].passed
     assert load_bundle(tmp_path / "bundle").manifest.task_with_role("intent") == "intent"
-    trainer.task.own_head.traceable = False
+    trainer.task.custom_head.traceable = False
     with pytest.raises(ExportError, match=r"cannot be exported to ONNX opset 17.*eigvalsh"):
         trainer.export(tmp_path / "other", precision="fp32")
     assert not (tmp_path / "other").exists()

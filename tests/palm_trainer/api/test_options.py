@@ -251,7 +251,7 @@ def test_the_best_is_calibrated_though_it_is_not_the_last(joint, tmp_path, monke
     made.trainer.set_evaluator([made.dev, made.dev])
     made.trainer.set_saver(tmp_path / "out", save_steps=99)
     scores = iter([0.9, 0.5, 0.4])
-    monkeypatch.setattr("palm_trainer.api.session.score_of", lambda *_: next(scores))
+    monkeypatch.setattr("palm_trainer.runs.run.score_of", lambda *_: next(scores))
     steps = made.trainer._session.steps()
     after_one_epoch = [next(steps) for _ in range(3)] and load_trained(tmp_path / "out").model.state_dict()
     last = trained_weights(made)

@@ -121,6 +121,8 @@ def test_learns_and_evaluates_and_keeps_the_best_as_a_run(article, vocab_path, t
         "best",
         "config.toml",
         "metrics.json",
+        "events.jsonl",
+        "report.html",
         "ckpt.step100",
         "pred.step100",
     }
