@@ -75,7 +75,7 @@ class Pipeline:
         for name, task in manifest.tasks.items():
             if task.windows is not None:
                 self._windows[name] = task.windows
-        self._inputs = tuple(tensor.name for tensor in manifest.inputs)
+        self._inputs = manifest.input_names
         self._pad_id = manifest.encoder.pad_token_id
         self._tokenizer = TextTokenizer.shared(bundle.tokenizer_json, manifest.max_length)
         self._decoders = DecoderTable.of(manifest.tasks, bundle.arrays)

@@ -115,14 +115,14 @@ class TextTokenizer:
     def _template(self) -> "_Template":
         """Special tokens of a pair, read from the encoding of a short one."""
         raw = self._tokenizer.encode("a", "a")
-        first = [index for index, segment in enumerate(raw.sequence_ids) if segment == 0]
-        second = [index for index, segment in enumerate(raw.sequence_ids) if segment == 1]
+        text_start, text_end = _segment_range(raw, 0)
+        pair_start, pair_end = _segment_range(raw, 1)
         return _Template(
-            _special_tokens(raw, 0, first[0]),
-            _special_tokens(raw, first[-1] + 1, second[0]),
-            _special_tokens(raw, second[-1] + 1, len(raw.ids)),
-            raw.type_ids[first[0]],
-            raw.type_ids[second[0]],
+            _special_tokens(raw, 0, text_start),
+            _special_tokens(raw, text_end, pair_start),
+            _special_tokens(raw, pair_end, len(raw.ids)),
+            raw.type_ids[text_start],
+            raw.type_ids[pair_start],
         )
 
 
@@ -138,6 +138,14 @@ class _Template(NamedTuple):
     after: list[_Token]
     text_type: int
     pair_type: int
+
+
+def _segment_range(raw: RawEncoding, segment: int) -> tuple[int, int]:
+    """Return the half-open range of the tokens of a segment."""
+    segments = list(raw.sequence_ids)
+    start = segments.index(segment)
+    end = len(segments) - segments[::-1].index(segment)
+    return start, end
 
 
 def _special_tokens(raw: RawEncoding, begin: int, end: int) -> list[_Token]:

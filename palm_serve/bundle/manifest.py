@@ -217,6 +217,11 @@ class Manifest(_Strict):
                 raise ValueError(f"role '{role}' is held by several tasks: {', '.join(holders)}")
         return self
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the graph's inputs."""
+        return tuple(tensor.name for tensor in self.inputs)
+
     def digest(self) -> str:
         """Return the version of the bundle: SHA-256 of the canonical JSON without `created` and `version`."""
         # Without defaults, because a field that a later release adds must not change the version of older bundles.

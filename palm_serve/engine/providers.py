@@ -53,7 +53,10 @@ PLAIN = Candidate("plain", CPU, "fp32")
 def available_providers() -> tuple[str, ...]:
     """Return the providers that look usable. A session may still fail: CUDA is listed on machines without a GPU."""
     ort_providers = ort.get_available_providers()
-    available = [name for name in (TENSORRT, CUDA) if ORT_NAMES[name] in ort_providers]
+    available = []
+    for name in (TENSORRT, CUDA):
+        if ORT_NAMES[name] in ort_providers:
+            available.append(name)
     if importlib.util.find_spec("openvino") is not None:  # importing it takes longer than many a server's start
         available.append(OPENVINO)
     return (*available, CPU)
@@ -250,11 +253,10 @@ def _timing_facts(bundle: Bundle, candidates: list[Candidate], threads: int | No
             size = f"{variant.size:.2g} bytes"
             variants[name] = f"{variant.graph} {variant.weights} opset {variant.opset} {size}"
     encoder = manifest.encoder.model_dump(exclude={"name", "pad_token_id"})
-    inputs = [tensor.name for tensor in manifest.inputs]
     facts = {
         "threads": str(threads),
         "candidates": "; ".join(map(str, candidates)),
-        "graphs": json.dumps({"encoder": encoder, "inputs": inputs, "variants": variants}),
+        "graphs": json.dumps({"encoder": encoder, "inputs": manifest.input_names, "variants": variants}),
     }
     if any(candidate.provider == OPENVINO for candidate in candidates):
         facts["openvino"] = importlib.metadata.version("openvino")
@@ -353,5 +355,4 @@ def sample_batch(bundle: Bundle, rows: int, length: int) -> PaddedBatch:
     size = min(length, bundle.manifest.max_length)
     ids = np.arange(size, dtype=np.int64) % bundle.manifest.encoder.vocab_size
     encoding = Encoding(ids.tolist(), [0] * size, [(0, 0)] * size, [0] * size)
-    inputs = [tensor.name for tensor in bundle.manifest.inputs]
-    return pad_batch([encoding] * rows, inputs, bundle.manifest.encoder.pad_token_id)
+    return pad_batch([encoding] * rows, bundle.manifest.input_names, bundle.manifest.encoder.pad_token_id)
