@@ -1,4 +1,4 @@
-"""Reading comprehension from its files to a server's answer; limits that are chosen on dev and lengths that are learnt."""
+"""Reading comprehension from its files to a server's answer, with limits chosen on dev."""
 
 import json
 from dataclasses import replace

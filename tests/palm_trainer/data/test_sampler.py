@@ -1,4 +1,4 @@
-"""Every example exactly once an epoch, and nothing but (seed, epoch) decides the order."""
+"""The sampler has every example once an epoch, in an order decided by (seed, epoch)."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Faults of splits taken together, and of files as a whole."""
+"""Defects of the splits of a data set taken together."""
 
 from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.statistics import LEAKED, RELABELLED, find_split_defects

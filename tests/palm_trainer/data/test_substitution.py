@@ -1,4 +1,4 @@
-"""Values that change places: spans, words and the text around them; the same draw wherever a training stands."""
+"""Slot substitution: spans, words and the surrounding text, and reproducible draws."""
 
 import itertools
 

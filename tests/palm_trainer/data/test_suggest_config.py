@@ -1,4 +1,4 @@
-"""`palm-train init`: what is found in data that nobody described, and a configuration that loads and wires."""
+"""`palm-train init`: suggested configurations load, and all parts fit together."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, whatever the disk does."""
+"""Checkpoints are complete or absent, also after crashes and on a full disk."""
 
 import errno
 import json

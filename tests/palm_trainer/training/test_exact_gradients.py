@@ -1,4 +1,4 @@
-"""A batch in one piece, in parts, and over several processes: one gradient, whatever the heads' losses are sums over."""
+"""Gradients are equal for one batch, for micro-batches, and over several processes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""One step: partial labels, heads that are not trained, precision, and losses that are no number."""
+"""Steps of the loop: partial labels, untrained heads, precision, and losses that are not finite."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""What `[train]` switches on beside plain training: frozen parts, rates by depth, the average of the weights; resumed to the bit."""
+"""Options of `[train]`: frozen layers, layer-wise rates, averaged weights, and exact resume."""
 
 import json
 from pathlib import Path

@@ -107,13 +107,13 @@ def test_detect_format_recognises_real_files(data, path, name):
         "[IN:FLY to [SL:CITY rome ] ]",
     ],
 )
-def test_labels_of_an_unknown_notation_are_refused(file, line):
+def test_detect_format_unknown_notation_is_refused(file, line):
     with pytest.raises(
         DataError, match=r"no labels found, but 3 of 3 lines .* If these lines hold labels, this format is not"
     ):
         detect_format(file("a.txt", f"{line}\n" * 3))
 
 
-def test_plain_text_with_few_such_signs_is_text(file):
+def test_detect_format_text_with_few_signs_is_text(file):
     lines = ["see [1](http://x) there", "a:b c", "x < y", "time: 10:30", "read https://a.b/O now", "x"]
     assert detect_format(file("a.txt", "\n".join(lines))).format == "text"

@@ -116,32 +116,32 @@ def test_rasa_invalid_files_are_refused(file, parse, content, message):
         ),
     ],
 )
-def test_key_that_stands_twice_is_refused(file, parse, content, message):
+def test_rasa_repeated_key_is_refused(file, parse, content, message):
     with pytest.raises(DataError, match=message):
         parse("rasa", file("nlu.yml", content))
 
 
 @pytest.mark.parametrize("block", [">\n    - one\n    - two", ">-\n    - one\n\n    - two\n    - three"])
-def test_folded_block_that_joins_examples_is_refused(file, parse, block):
+def test_rasa_folded_block_with_examples_is_refused(file, parse, block):
     message = r"nlu\.yml:3: `examples` must be a block that keeps its lines, .* of [23] examples. Write `examples: \|`"
     with pytest.raises(DataError, match=message):
         parse("rasa", file("nlu.yml", f"nlu:\n- intent: a\n  examples: {block}\n"))
 
 
-def test_folded_block_that_joins_nothing_is_read(file, parse):
+def test_rasa_folded_block_of_one_example_is_read(file, parse):
     content = "nlu:\n- intent: a\n  examples: >\n    - one\n\n    - two\n      three\n- intent: b\n  examples: '- four\n\n    - five'\n"
     examples, defects = parse("rasa", file("nlu.yml", content))
     assert [example.text for example in examples] == ["one", "two", "four", "five"]
     assert defects == {NO_DASH: 1}
 
 
-def test_quoted_block_that_joins_examples_is_told(file, parse):
+def test_rasa_quoted_block_with_examples_is_reported(file, parse):
     path = file("nlu.yml", 'nlu:\n- intent: a\n  examples: "- one\n    - two"\n')
     [example], defects = parse("rasa", path)
     assert (example.text, defects) == ("one - two", {FOLDED: 1})
 
 
-def test_escaped_surrogate_pair_is_one_character(file, parse):
+def test_rasa_escaped_surrogate_pair_is_one_character(file, parse):
     content = 'nlu:\n- intent: "\\ud83d\\ude01"\n  examples:\n  - text: "hey \\ud83d\\ude01 [Oslo](city)"\n'
     [example], _ = parse("rasa", file("nlu.yml", content))
     assert (example.text, example.fields["intent"]) == ("hey \U0001f601 Oslo", "\U0001f601")
@@ -152,7 +152,7 @@ def test_escaped_surrogate_pair_is_one_character(file, parse):
 
 @pytest.mark.parametrize("part", ["[", "[a](", "[a][{", "[a]{", "[a](b", "[]", "[a", "]", "[a](:"])
 @pytest.mark.parametrize("style", ["block", "quoted"])
-def test_a_line_of_brackets_is_read_in_linear_time(file, parse, part, style):
+def test_rasa_line_of_brackets_takes_linear_time(file, parse, part, style):
     text = part * (1_000_000 // len(part))
     block = f"  examples: |\n    - {text}\n" if style == "block" else f"  examples:\n  - text: '{text}'\n"
     path = file("nlu.yml", f"nlu:\n- intent: a\n{block}")
@@ -162,7 +162,7 @@ def test_a_line_of_brackets_is_read_in_linear_time(file, parse, part, style):
     assert example.text == text
 
 
-def test_annotations_are_found_as_before(file, parse):
+def test_rasa_annotations_agree_with_old_pattern(file, parse):
     text = "[[a](x) [b]] [c](y) [](z) [d]() [e](:f) [g](h:) [i] (j) [k][l](m)"
     [example], _ = parse("rasa", file("nlu.yml", f"nlu:\n- intent: a\n  examples: |\n    - {text}\n"))
     spans = [(example.text[span.start : span.end], span.label) for span in example.fields["slots"]]
@@ -189,7 +189,7 @@ loose words
 
 
 @pytest.mark.parametrize("name", ["nlu.md", "nlu.txt"])
-def test_markdown_is_recognised_and_read(file, parse, name):
+def test_rasa_markdown_is_detected_and_read(file, parse, name):
     path = file(name, MARKDOWN)
     assert detect_format(path).format == "rasa"
     examples, defects = parse("rasa", path)
@@ -209,7 +209,7 @@ def test_markdown_is_recognised_and_read(file, parse, name):
     }
 
 
-def test_markdown_in_a_directory_is_found(file, parse, tmp_path):
+def test_rasa_markdown_in_directory_is_read(file, parse, tmp_path):
     file("project/nlu.md", "## intent:a\n- one\n")
     file("project/README.md", "# Notes\n- nothing\n")
     assert detect_format(tmp_path / "project").format == "rasa"
@@ -225,12 +225,12 @@ def test_markdown_in_a_directory_is_found(file, parse, tmp_path):
         ("## intent:a\n- one\n## intent:\n", r"nlu\.md:3: a heading must be one of"),
     ],
 )
-def test_markdown_faults(file, parse, content, message):
+def test_rasa_invalid_markdown_is_refused(file, parse, content, message):
     with pytest.raises(DataError, match=message):
         parse("rasa", file("nlu.md", content))
 
 
-def test_aliases_that_multiply_are_refused(file, parse):
+def test_rasa_multiplying_aliases_are_refused(file, parse):
     item = "{intent: a, examples: &e [" + "x, " * 1000 + "x]}"
     content = f"nlu: [&i {item}" + ", *i" * 1000 + "]\n"
     with pytest.raises(DataError, match="aliases repeat more examples than the file has bytes"):

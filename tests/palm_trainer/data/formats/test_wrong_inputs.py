@@ -1,4 +1,4 @@
-"""What users give by mistake: every format answers with one message that says where and what to do."""
+"""Invalid inputs: every format reports one message with the place and a fix."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A server on the loopback interface that speaks the Hub's protocol, and misbehaves on request."""
+"""A local server with the Hub's protocol, and faults on request."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""`palm-train models`, and that what it leaves is what `encoder.model` and `load_pretrain` take."""
+"""`palm-train models`: its results load as `encoder.model` and by `load_pretrain`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Downloads from a real server that speaks the Hub's protocol, whole and broken, and what `ls` prints."""
+"""Downloads from a real server with the Hub's protocol, with and without faults, and the output of `ls`."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""ActiveEmbedding is dense training, to the bit, and its saved form is an ordinary embedding's."""
+"""ActiveEmbedding equals dense training to the bit, and is saved as a plain embedding."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Which parameters of an encoder lie how deep, for every family; rates by depth; what is frozen."""
+"""Depth of the parameters for every family, layer-wise rates, and frozen layers."""
 
 import pytest
 import torch

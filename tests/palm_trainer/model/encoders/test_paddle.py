@@ -1,4 +1,4 @@
-"""The converter on parameters that PaddlePaddle itself saved (fixtures/paddle), held to what Paddle computed with them."""
+"""The converter on parameters saved by PaddlePaddle (fixtures/paddle), compared with its outputs."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Where encoders come from, and what is said when they cannot be had."""
+"""Sources of pretrained encoders, and messages when they cannot be loaded."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The encoder without pretrained weights: a vocabulary that depends on nothing but the text, and a BERT of the size asked for."""
+"""Encoders from scratch: a reproducible vocabulary, and a BERT of the configured size."""
 
 import os
 import subprocess

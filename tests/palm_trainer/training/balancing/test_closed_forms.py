@@ -1,4 +1,4 @@
-"""Each method against a case that can be worked out by hand: two tasks whose gradients at a shared parameter are given vectors."""
+"""Balancing methods on cases with a known result: two tasks with given gradients at a shared parameter."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""`[train] balancing` from configuration to loop: it trains in every precision, continues to the bit, and refuses what cannot work."""
+"""`[train.balancing]` from configuration to loop: precision, exact resume, and refusals."""
 
 import copy
 import importlib.util

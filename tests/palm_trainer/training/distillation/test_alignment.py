@@ -1,4 +1,4 @@
-"""Tags for other pieces of the same text."""
+"""Alignment of tags with the tokens of another tokenizer."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Divergence from soft targets: by hand, against all paths of a chain, and by its properties."""
+"""Divergence from soft targets: by hand, by enumeration of all paths, and by its properties."""
 
 import itertools
 import math

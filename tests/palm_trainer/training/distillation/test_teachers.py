@@ -1,4 +1,4 @@
-"""Runs that teach runs: labels by name, resumed and cut into parts exactly, unlabelled text, and what is refused."""
+"""Teachers: labels by name, exact resume and micro-batches, unlabelled text, and refusals."""
 
 import itertools
 import re

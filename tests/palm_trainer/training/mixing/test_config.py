@@ -1,4 +1,4 @@
-"""`[train] mixing` from configuration to loop: quotas, refusals, and runs that are stopped and resumed."""
+"""`[train] mixing` from configuration to loop: quotas, refusals, and resumed runs."""
 
 import re
 

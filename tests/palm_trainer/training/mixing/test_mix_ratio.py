@@ -1,4 +1,4 @@
-"""Quotas are exact, and the order is a seeded permutation of them."""
+"""Planned mixing has exact quotas in a seeded random order."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Each policy: its formula, exact totals, and the same tail after a resume anywhere."""
+"""Mixing policies: formulas, exact totals, and exact resume at any step."""
 
 import json
 import math

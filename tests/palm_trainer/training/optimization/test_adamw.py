@@ -1,4 +1,4 @@
-"""What decays, what does not, and at which rate."""
+"""Weight decay and learning rates of the parameter groups."""
 
 import torch
 

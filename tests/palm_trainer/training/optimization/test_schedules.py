@@ -1,4 +1,4 @@
-"""Schedules: pure, continuous, 1 at the peak."""
+"""Schedules are pure, continuous, and 1 at the peak."""
 
 import pytest
 from hypothesis import given

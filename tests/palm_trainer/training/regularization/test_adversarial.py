@@ -1,4 +1,4 @@
-"""Noise on embeddings against the direction that is known for a linear model."""
+"""Adversarial noise against the known direction of a linear model."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Dropout from packed random numbers: torch's own, but for which positions it drops."""
+"""Packed dropout equals torch's dropout except for the dropped positions."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Which pieces are hidden, by what, and how many."""
+"""Word dropout: hidden tokens, their replacement, and their share."""
 
 import pytest
 import torch
