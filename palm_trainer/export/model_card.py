@@ -16,7 +16,7 @@ _GATE_COLUMNS = (
     "precision",
     "largest logit difference",
     "equal answers",
-    "equal alone",
+    "independent of batch",
     "dev metric",
     "passed",
 )
@@ -114,9 +114,9 @@ def _list_gates(draft: BundleDraft) -> list[str]:
         for gate in variant.gates:
             rows.append(_gate_row(name, variant, gate))
     return [
-        "Every dev example was answered by PyTorch and by each of these, and compared. "
-        "Some were asked alone too, whose answers must be those of a batch. "
-        "The metric is exact match where tasks share their texts, else the mean of the tasks' main metrics.",
+        "Each of these combinations answered every dev example, and the answers were compared with those of PyTorch. "
+        "Some examples were also answered alone and compared with their answers in a batch. "
+        "The metric is exact match if tasks share their texts, otherwise the mean of the tasks' primary metrics.",
         "",
         *_format_table(_GATE_COLUMNS, rows),
         *_describe_int8(variants),
@@ -153,15 +153,15 @@ def _describe_int8(variants: Mapping[str, GraphVariant]) -> list[str]:
 
 def _list_limits(draft: BundleDraft) -> list[str]:
     limits = [
-        f"- Texts are read up to {draft.max_length} tokens, special ones included; "
-        "what lies beyond is not seen, and the answer says `truncated`.",
+        f"- Texts are read up to {draft.max_length} tokens, special tokens included. "
+        "The rest is ignored, and the answer is marked as `truncated`.",
     ]
     if any(task.windows is not None for task in draft.tasks.values()):
-        limits.append("- Passages of reading comprehension are read whole, in windows; only a long question is cut.")
+        limits.append("- Passages of reading comprehension are read in windows. Only a long question is truncated.")
     limits += [
-        "- It knows the labels above and no others: a text that belongs to none of them still gets one. "
-        "Judge by the confidence.",
-        "- The metrics hold for text like the data above. Measure on your own before relying on it.",
+        "- The model knows only the labels above. A text that belongs to none of them still gets one, "
+        "so check the confidence.",
+        "- The metrics hold for text like the data above. Evaluate the model on your own data before you rely on it.",
     ]
     return limits
 
