@@ -1,7 +1,7 @@
 """Comparison of finished trainings: scores, paired differences and their confidence intervals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from palm_trainer.compare.statistics import (
 from palm_trainer.compare.trainings import TaskCounts, VariantTraining, read_counts
 from palm_trainer.compare.variants import IN_DOMAIN, OUT_OF_DOMAIN, ComparisonPlan, ScoredTask
 from palm_trainer.errors import CheckpointError
+from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.tasks import task_kind
 
 _TrainingCounts = Mapping[tuple[str | None, int], Mapping[str, Mapping[str, TaskCounts]]]
@@ -47,9 +48,11 @@ def compare_trainings(
         CheckpointError: if the trainings were not evaluated on the same examples.
     """
     counts: dict[tuple[str | None, int], Mapping[str, Mapping[str, TaskCounts]]] = {}
+    seeds: list[int] = []
     for training in trainings:
         counts[training.variant.task, training.seed] = read_counts(training)
-    seeds = list(dict.fromkeys(training.seed for training in trainings))
+        if training.seed not in seeds:
+            seeds.append(training.seed)
     counted_tasks = []
     for scored_task in plan.scored_tasks:
         metric = task_kind(plan.kinds[scored_task.task]).primary_metric
@@ -66,9 +69,12 @@ def compare_trainings(
 
 def _compare_counts(counted_tasks: Sequence[_CountedTask], seeds: Sequence[int], draws: int) -> list[Comparison]:
     differences = []
+    p_values = []
     for counted in counted_tasks:
-        differences.append(bootstrap_difference(counted.joint, counted.alone, draws=draws))
-    significant = apply_holm_correction([difference.p for difference in differences])
+        difference = bootstrap_difference(counted.joint, counted.alone, draws=draws)
+        differences.append(difference)
+        p_values.append(difference.p)
+    significant = apply_holm_correction(p_values)
     comparisons = []
     for counted, difference, holds in zip(counted_tasks, differences, significant, strict=True):
         comparison = Comparison(
@@ -91,19 +97,25 @@ def _scores_by_seed(counts: ScoreCounts, seeds: Sequence[int]) -> dict[int, floa
 def _count_task(counts: _TrainingCounts, scored_task: ScoredTask, metric: str, seeds: Sequence[int]) -> _CountedTask:
     joint_counts = []
     alone_counts = []
+    rows_by_training = []
     for seed in seeds:
-        joint_counts.append(counts[None, seed][scored_task.split][scored_task.task])
-        alone_counts.append(counts[scored_task.task, seed][scored_task.split][scored_task.task])
-    rows = [task_counts["rows"] for task_counts in (*joint_counts, *alone_counts)]
-    _check_same_examples(scored_task.task, rows)
+        joint = counts[None, seed][scored_task.split][scored_task.task]
+        alone_task = counts[scored_task.task, seed][scored_task.split][scored_task.task]
+        joint_counts.append(joint)
+        alone_counts.append(alone_task)
+        rows_by_training += [joint["rows"], alone_task["rows"]]
+    _check_same_examples(scored_task.task, rows_by_training)
     return _CountedTask(scored_task, metric, _stack_counts(joint_counts), _stack_counts(alone_counts))
 
 
 def _stack_counts(counts: Sequence[TaskCounts]) -> ScoreCounts:
     """Stack the counts of the seeds."""
-    numerator = np.array([task_counts["numerator"] for task_counts in counts])
-    denominator = np.array([task_counts["denominator"] for task_counts in counts])
-    return ScoreCounts(numerator, denominator)
+    numerators = []
+    denominators = []
+    for task_counts in counts:
+        numerators.append(task_counts["numerator"])
+        denominators.append(task_counts["denominator"])
+    return ScoreCounts(np.array(numerators), np.array(denominators))
 
 
 def _count_exact_match(
@@ -113,31 +125,43 @@ def _count_exact_match(
 
     Return None if no data set has several tasks.
     """
-    splits = dict.fromkeys(scored_task.split for scored_task in plan.scored_tasks if scored_task.domain == domain)
-    for split in splits:
-        for evaluation_set in plan.evaluation_sets[split]:
-            tasks = list(evaluation_set.fields)
-            if len(tasks) < 2:
-                continue
-            row_prefix = f"{evaluation_set.data}:"
-            joint_rows = []
-            alone_rows = []
-            for seed in seeds:
-                joint_counts = {task: counts[None, seed][split].get(task) for task in tasks}
-                alone_counts = {task: counts[task, seed][split].get(task) for task in tasks}
-                joint_rows.append(_find_exact_rows(joint_counts, row_prefix))
-                alone_rows.append(_find_exact_rows(alone_counts, row_prefix))
-            _check_same_examples(EXACT_MATCH, [list(rows) for rows in (*joint_rows, *alone_rows)])
-            scored_task = ScoredTask(" + ".join(tasks), domain, split)
-            joint = _exact_match_counts(joint_rows)
-            return _CountedTask(scored_task, EXACT_MATCH, joint, _exact_match_counts(alone_rows))
+    for scored_task in plan.scored_tasks:
+        if scored_task.domain != domain:
+            continue
+        for evaluation_set in plan.evaluation_sets[scored_task.split]:
+            if len(evaluation_set.fields) > 1:
+                return _count_exact_match_of_set(counts, evaluation_set, scored_task, seeds)
     return None
 
 
-def _find_exact_rows(counts_by_task: Mapping[str, TaskCounts | None], row_prefix: str) -> dict[str, bool]:
+def _count_exact_match_of_set(
+    counts: _TrainingCounts, evaluation_set: EvaluationSet, scored_task: ScoredTask, seeds: Sequence[int]
+) -> _CountedTask:
+    """Count the examples of a set, in the split of a scored task, on which all tasks are right."""
+    row_prefix = f"{evaluation_set.data}:"
+    joint_values = []
+    alone_values = []
+    rows_by_training = []
+    for seed in seeds:
+        joint_counts = []
+        alone_counts = []
+        for task in evaluation_set.fields:
+            joint_counts.append(counts[None, seed][scored_task.split].get(task))
+            alone_counts.append(counts[task, seed][scored_task.split].get(task))
+        joint_rows = _find_exact_rows(joint_counts, row_prefix)
+        alone_rows = _find_exact_rows(alone_counts, row_prefix)
+        joint_values.append(list(joint_rows.values()))
+        alone_values.append(list(alone_rows.values()))
+        rows_by_training += [list(joint_rows), list(alone_rows)]
+    _check_same_examples(EXACT_MATCH, rows_by_training)
+    all_tasks = replace(scored_task, task=" + ".join(evaluation_set.fields))
+    return _CountedTask(all_tasks, EXACT_MATCH, _exact_match_counts(joint_values), _exact_match_counts(alone_values))
+
+
+def _find_exact_rows(counts_by_task: Sequence[TaskCounts | None], row_prefix: str) -> dict[str, bool]:
     """Map each row of a data set to True if all tasks with a label are right."""
     exact_rows: dict[str, bool] = {}
-    for counts in counts_by_task.values():
+    for counts in counts_by_task:
         if counts is None:
             continue
         for row, right in zip(counts["rows"], counts["right"], strict=True):
@@ -146,15 +170,17 @@ def _find_exact_rows(counts_by_task: Mapping[str, TaskCounts | None], row_prefix
     return dict(sorted(exact_rows.items()))
 
 
-def _exact_match_counts(rows_by_seed: Sequence[Mapping[str, bool]]) -> ScoreCounts:
-    numerator: FloatArray = np.array([list(rows.values()) for rows in rows_by_seed], dtype=np.float64)
+def _exact_match_counts(values: Sequence[Sequence[bool]]) -> ScoreCounts:
+    """Return the counts of `[seeds, examples]` values."""
+    numerator: FloatArray = np.array(values, dtype=np.float64)
     return ScoreCounts(numerator, np.ones_like(numerator))
 
 
 def _check_same_examples(name: str, rows_by_training: Sequence[Sequence[str]]) -> None:
     first_rows = list(rows_by_training[0])
-    if any(list(rows) != first_rows for rows in rows_by_training):
-        raise CheckpointError(
-            f"{name}: all trainings must be evaluated on the same examples, got different ones. "
-            "Delete the counts.json files of the trainings and compare again."
-        )
+    for rows in rows_by_training:
+        if list(rows) != first_rows:
+            raise CheckpointError(
+                f"{name}: all trainings must be evaluated on the same examples, got different ones. "
+                "Delete the counts.json files of the trainings and compare again."
+            )

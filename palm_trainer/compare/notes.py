@@ -77,10 +77,15 @@ def _write_seed_notes(seeds: Sequence[int]) -> list[str]:
 
 def _write_correction_note(comparisons: Sequence[Comparison]) -> list[str]:
     """Write which of several differences stay significant with Holm's correction."""
-    different = [comparison for comparison in comparisons if comparison.verdict != NO_DIFFERENCE]
+    different = False
+    titles = []
+    for comparison in comparisons:
+        if comparison.verdict != NO_DIFFERENCE:
+            different = True
+            if comparison.holds:
+                titles.append(comparison.title)
     if len(comparisons) < 2 or not different:
         return []
-    titles = [comparison.title for comparison in different if comparison.holds]
     remaining = f"the difference holds for {', '.join(titles)}" if titles else "no difference holds"
     return [f"{len(comparisons)} comparisons at 95 % each: with Holm's correction {remaining}."]
 
@@ -96,9 +101,16 @@ def _suggest_remedies(config: Config, task: str) -> str:
             "or train them separately."
         )
     task_data = set(config.tasks[task].data)
-    other_tasks = [name for name in config.tasks if name != task]
+    weight_keys = []
+    auxiliary_tasks = []
+    for name, settings in config.tasks.items():
+        if name == task:
+            continue
+        if task_data & set(settings.data):
+            weight_keys.append(f"tasks.{name}.weight")
+        if not is_scored(settings):
+            auxiliary_tasks.append(name)
     remedies = []
-    weight_keys = [f"tasks.{name}.weight" for name in other_tasks if task_data & set(config.tasks[name].data)]
     if weight_keys:
         remedies.append(f"lower {', '.join(weight_keys)}, or set train.balancing.method")
     other_data = [name for name in config.data if name not in task_data]
@@ -107,10 +119,6 @@ def _suggest_remedies(config: Config, task: str) -> str:
         remedies.append(f"lower {', '.join(ratio_keys)}")
     elif other_data:
         remedies.append(f"use fewer batches of {', '.join(other_data)} (train.mixing)")
-    auxiliary_tasks = []
-    for name in other_tasks:
-        if not is_scored(config.tasks[name]):
-            auxiliary_tasks.append(name)
     if auxiliary_tasks:
         remedies.append(f"remove the auxiliary {', '.join(auxiliary_tasks)}")
     if not remedies:

@@ -103,8 +103,9 @@ def plan_comparison(config: Config) -> ComparisonPlan:
         if any(data.paths(split) for data in joint_config.data.values()):
             sets_by_split[split] = evaluation_sets(joint_config, split, job.evaluation.splits)
     scored_tasks = _find_scored_tasks(kinds, sets_by_split)
-    used_splits = {scored_task.split for scored_task in scored_tasks}
-    used_sets = {split: sets for split, sets in sets_by_split.items() if split in used_splits}
+    used_sets = {}
+    for scored_task in scored_tasks:
+        used_sets[scored_task.split] = sets_by_split[scored_task.split]
     batches = dict(job.loop.mixing.quotas)
     variants = [TrainingVariant(None, joint_config, batches)]
     for task in kinds:
