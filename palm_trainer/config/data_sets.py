@@ -60,7 +60,7 @@ class _SeveralClasses(DataConfig):
 
 
 class _WordTags(_SeveralClasses):
-    scheme: Literal["bio", "iob1", "bioes", "bmes"] = "bio"
+    scheme: Literal["bio", "iob1", "bioes", "bmes", "bilou"] = "bio"
     """Tagging scheme of the spans."""
     joiner: str = " "
     """Text between words. Empty for characters (Chinese)."""
@@ -80,6 +80,10 @@ class ConllDataConfig(_WordTags):
     """Suffix of a file of the same name that holds the intents, one per line. None: there is none."""
     intent_line: bool = False
     """The last line of each sentence is its intent."""
+    token_column: int | None = Field(default=None, ge=1)
+    """Column of the words, counted from 1. None: the first, or the second after one that numbers the words."""
+    tag_column: int | None = Field(default=None, ge=1)
+    """Column of the tags, counted from 1. None: the last."""
 
 
 class PalmDataConfig(_WordTags):
@@ -112,6 +116,14 @@ class JsonDataConfig(_SeveralClasses):
     """Keys that are read. Empty: all."""
 
 
+class JsonLinesDataConfig(DataConfig):
+    """JSON lines: one object per line."""
+
+    format: Literal["jsonl"]
+    columns: Names = ()
+    """Keys that are read. Empty: all."""
+
+
 class ArrowDataConfig(_WordTags):
     """Parquet files, and data sets of the Hugging Face `datasets` package."""
 
@@ -123,7 +135,7 @@ class ArrowDataConfig(_WordTags):
 class PlainDataConfig(DataConfig):
     """Formats without options."""
 
-    format: Literal["jsonl", "squad", "clinc", "rasa", "text"]
+    format: Literal["squad", "clinc", "rasa", "text"]
 
 
 DATA_FORMATS: SectionUnion[DataConfig] = SectionUnion(
@@ -135,7 +147,7 @@ DATA_FORMATS: SectionUnion[DataConfig] = SectionUnion(
         "palm": PalmDataConfig,
         "tsv": DelimitedDataConfig,
         "csv": DelimitedDataConfig,
-        "jsonl": PlainDataConfig,
+        "jsonl": JsonLinesDataConfig,
         "json": JsonDataConfig,
         "squad": PlainDataConfig,
         "clinc": PlainDataConfig,

@@ -1,10 +1,7 @@
 """File formats by name. Each module parses one format."""
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import TypeAlias
+from collections.abc import Mapping
 
-from palm_trainer.data.example import Example
 from palm_trainer.data.formats import (
     clinc,
     conll,
@@ -22,22 +19,20 @@ from palm_trainer.data.formats import (
 from palm_trainer.data.formats import (
     palm_tsv as palm,
 )
-from palm_trainer.data.formats.text_files import Defects, FormatOptions
-
-Parse: TypeAlias = Callable[[Path, FormatOptions, Defects], Iterator[Example]]
+from palm_trainer.data.formats.checks import Parse, checked
 
 FORMATS: Mapping[str, Parse] = {
-    "joint": joint.parse,
-    "conll": conll.parse,
-    "palm": palm.parse,
-    "tsv": tsv.parse,
-    "csv": csv.parse,
-    "jsonl": jsonl.parse,
-    "json": json_list.parse,
-    "squad": squad.parse,
-    "clinc": clinc.parse,
-    "rasa": rasa.parse,
-    "text": text.parse,
-    "parquet": parquet.parse,
-    "datasets": datasets.parse,
+    "joint": checked(joint.parse),
+    "conll": checked(conll.parse),
+    "palm": checked(palm.parse),
+    "tsv": checked(tsv.parse),
+    "csv": checked(csv.parse),
+    "jsonl": checked(jsonl.parse),
+    "json": checked(json_list.parse),
+    "squad": checked(squad.parse),
+    "clinc": checked(clinc.parse),
+    "rasa": checked(rasa.parse),
+    "text": checked(text.parse),
+    "parquet": checked(parquet.parse),
+    "datasets": checked(datasets.parse),
 }

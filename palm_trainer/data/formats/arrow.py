@@ -7,13 +7,13 @@ public data sets: `tokens` or `words` with lists of tags beside them (`ner_tags`
 class names. `id` and `idx` are not read. `columns` names the columns to read.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats.columns import NO_CLASS
+from palm_trainer.data.formats.json_values import parse_json
 from palm_trainer.data.formats.jsonl import ANSWER, row_example, spans_as_json
 from palm_trainer.data.formats.squad import locate_answers
 from palm_trainer.data.formats.tags import SCHEMES, spans_from_tags
@@ -72,6 +72,9 @@ def examples(
 
 def _layout(schema: Any, path: object, options: FormatOptions) -> _Layout:
     available = list(schema.names)
+    doubled = [name for name in available if available.count(name) > 1]
+    if doubled:
+        raise DataError(f"{path}: column '{doubled[0]}' stands twice; rename one of them")
     missing = [name for name in options.columns if name not in available]
     if missing:
         raise DataError(f"{path}: no column '{missing[0]}' (it has {', '.join(available)}); change `columns`")
@@ -92,19 +95,40 @@ def _layout(schema: Any, path: object, options: FormatOptions) -> _Layout:
             f"{path}: no text among the columns {', '.join(columns)}; "
             "rename one to `text`, or name the columns with `columns`"
         )
-    return _Layout(columns, texts, tokens, _class_names(schema))
+    return _Layout(columns, texts, tokens, _class_names(schema, path))
 
 
-def _class_names(schema: Any) -> dict[str, Sequence[str]]:
-    """Return the names of ClassLabel columns and lists of them, from the metadata that `datasets` writes."""
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = metadata.get("info", {}).get("features") or {}
-    class_names = {}
+def _class_names(schema: Any, path: object) -> dict[str, Sequence[str]]:
+    """Return the names of ClassLabel columns and lists of them, from the metadata that `datasets` writes.
+
+    Raises:
+        DataError: the metadata has another structure.
+    """
+    features = _features((schema.metadata or {}).get(b"huggingface", b"{}"), path)
+    class_names: dict[str, Sequence[str]] = {}
     for name, feature in features.items():
         element = feature.get("feature", feature) if isinstance(feature, dict) else {}
-        if isinstance(element, dict) and element.get("_type") == "ClassLabel" and element.get("names"):
-            class_names[name] = element["names"]
+        names = element.get("names") if isinstance(element, dict) and element.get("_type") == "ClassLabel" else None
+        if not names:
+            continue
+        if not isinstance(names, list) or not all(isinstance(label, str) for label in names):
+            raise DataError(f"{path}: names of the classes of '{name}' must be a list of strings; write the file again")
+        class_names[name] = names
     return class_names
+
+
+def _features(metadata: bytes, path: object) -> dict[str, Any]:
+    """Return the features that the metadata describes, by column."""
+    fault = f"metadata `huggingface` of {path}"
+    try:
+        document = parse_json(metadata.decode(), str(path), "write the file again", subject=fault)
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: {fault} is not UTF-8; write the file again") from None
+    info = document.get("info", {}) if isinstance(document, dict) else None
+    features = info.get("features") or {} if isinstance(info, dict) else None
+    if not isinstance(features, dict):
+        raise DataError(f"{path}: {fault} must hold an object `info.features`; write the file again")
+    return features
 
 
 def _example(row: dict[str, Any], layout: _Layout, source: str, options: FormatOptions, defects: Defects) -> Example:
@@ -129,7 +153,7 @@ def _example(row: dict[str, Any], layout: _Layout, source: str, options: FormatO
             converted[name] = value
         else:
             converted |= _field(name, value, converted.get("text_pair"), source, options, defects)
-    return row_example(converted, source)
+    return row_example(converted, source, defects)
 
 
 def _class_name(value: Any, names: Sequence[str], column: str, source: str) -> Any:
@@ -167,8 +191,13 @@ def _field(
 ) -> dict[str, Any]:
     """Convert one column to a jsonl field; empty if it holds no label."""
     if isinstance(value, dict) and {"text", "answer_start"} <= set(value) and pair is not None:
-        answers = list(zip(value["text"], value["answer_start"], strict=True))
-        spans = locate_answers(pair, answers, source, defects)
+        try:
+            answers = list(zip(value["text"], value["answer_start"], strict=True))
+            spans = locate_answers(pair, answers, source, defects)
+        except (TypeError, ValueError, AttributeError):
+            raise DataError(
+                f"{source}: '{name}' must hold as many texts as starts (strings, numbers); correct the row"
+            ) from None
         return {} if spans is None else {ANSWER: spans_as_json(spans)}
     if isinstance(value, list):
         return {name: [_item(item) for item in value]}

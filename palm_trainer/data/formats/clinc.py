@@ -54,7 +54,12 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
     if not isinstance(document, dict) or split not in document:
         content = ", ".join(document) if isinstance(document, dict) else f"a {type(document).__name__}"
         raise DataError(f"{path}: no split '{split}' (the file holds: {content}); write the path as {name}#SPLIT")
-    for number, row in enumerate(document[split], 1):
+    rows = document[split]
+    if not isinstance(rows, list):
+        raise DataError(
+            f"{path}: split '{split}' must be a list of [text, intent], got {type(rows).__name__}; correct it"
+        )
+    for number, row in enumerate(rows, 1):
         source = f"{path}: row {number}"
         if not _is_pair(row):
             raise DataError(f"{source}: {row!r} is not [text, intent]; correct it")

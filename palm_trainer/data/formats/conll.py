@@ -1,13 +1,14 @@
 """CoNLL: a token and its tag a line, a blank line after each sentence.
 
-The token is the first column and the tag the last, separated by tabs or blanks. The token may
-itself be a blank (`"  O"`: blank, blank, tag). Lines `# key: value` before a sentence are comments.
+The token is the first column and the tag the last, separated by tabs or blanks. A first
+column that numbers the tokens of each sentence is passed over. `token_column` and `tag_column` name
+other columns. The token may itself be a blank (`"  O"`: blank, blank, tag). Lines `# key: value` before a sentence are comments.
 The intent of a sentence is in a comment `# intent: NAME`, in a side file (`intent_suffix`), or in
 its last line (`intent_line`, MixATIS). `-DOCSTART-` lines are skipped. Fields: `slots`, `intent`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,11 @@ from palm_trainer.data.formats.text_files import Defects, FormatOptions, class_v
 from palm_trainer.errors import DataError
 
 BLANK_TOKEN = "blank as a token (kept)"
-_COMMENT = re.compile(r"#\s*(\w+)\s*[:=]\s*(.*\S)\s*")
+NUMBERED_PARTS = "line of a multi-word token or an empty node (passed over)"
+_COMMENT = re.compile(r"#\s*(\w+)\s*[:=]")
+_TAG = re.compile(r"O|[BIESMLU]-\S+")
+_PARTS = re.compile(r"[0-9]+[-.][0-9]+")
+"""Number of a multi-word token (`3-4`) or an empty node (`3.1`) in CoNLL-U."""
 
 
 @dataclass(slots=True)
@@ -72,22 +77,27 @@ def _sentences(path: Path, options: FormatOptions, defects: Defects) -> Iterator
     sentence = _Sentence()
     file = str(path)
     rows = split_lines(read_text(path, defects))
+    is_numbered = numbers_tokens(rows)
+    columns: tuple[int, int | None] | None = None
+    if is_numbered or options.token_column is not None or options.tag_column is not None:
+        columns = (options.token_column or (2 if is_numbered else 1), options.tag_column)
     for number, (line, next_line) in enumerate(zip(rows, [*rows[1:], ""], strict=True), 1):
         if not line.strip():
             if sentence.tokens:
                 yield sentence
                 sentence = _Sentence()
             continue
-        comment = None if sentence.tokens or "\t" in line else _COMMENT.fullmatch(line)
-        if comment:
-            if comment[1] == "intent":
-                sentence.intent = comment[2]
-            continue
         source = f"{file}:{number}"
+        if line.startswith("#") and (is_numbered or _is_comment(line, sentence)):
+            _read_comment(line, sentence, source)
+            continue
         if options.intent_line and not next_line.strip():
             _set_intent(sentence, line.strip(), source)
             continue
-        token, tag = _columns(line, source)
+        if is_numbered and _PARTS.fullmatch(line.split(None, 1)[0]):
+            defects.add(NUMBERED_PARTS, source)
+            continue
+        token, tag = _columns(line, source) if columns is None else _named_columns(line, columns, source)
         if token != "-DOCSTART-":
             if token.isspace():
                 defects.add(BLANK_TOKEN, source)
@@ -96,6 +106,62 @@ def _sentences(path: Path, options: FormatOptions, defects: Defects) -> Iterator
             sentence.sources.append(source)
     if sentence.tokens:
         yield sentence
+
+
+def numbers_tokens(rows: Sequence[str]) -> bool:
+    """Return True if the first of three or more columns counts the tokens of each sentence, as in CoNLL-U and xSID."""
+    previous: int | None = None
+    has_rows = False
+    for row in rows:
+        columns = row.split(None, 3)
+        if not columns:
+            previous = None
+        elif not row.startswith(("#", "-DOCSTART-")) and not _PARTS.fullmatch(columns[0]):
+            number = columns[0]
+            if len(columns) < 3 or len(number) > 9 or not (number.isascii() and number.isdigit()):
+                return False
+            if int(number) not in ((0, 1) if previous is None else (previous + 1,)):
+                return False
+            previous = int(number)
+            has_rows = True
+    return has_rows
+
+
+def _is_comment(line: str, sentence: _Sentence) -> bool:
+    """Return True for a line before a sentence that begins with `#` and is no token with its tag."""
+    if sentence.tokens or "\t" in line:
+        return False
+    return _COMMENT.match(line) is not None or not _TAG.fullmatch(line.rstrip().rpartition(" ")[2])
+
+
+def _read_comment(line: str, sentence: _Sentence, source: str) -> None:
+    """Read the intent of a sentence from `# intent: NAME`. Other comments are free."""
+    match = _COMMENT.match(line)
+    if match is None or match[1] != "intent":
+        return
+    intent = line[match.end() :].strip()
+    if sentence.intent is not None and sentence.intent != intent:
+        raise DataError(f"{source}: a sentence has one intent, got '{sentence.intent}' and '{intent}'. Keep one.")
+    sentence.intent = intent or None
+
+
+def _named_columns(line: str, columns: tuple[int, int | None], source: str) -> tuple[str, str]:
+    """Return token and tag of a line from the columns with these numbers, counted from 1. None is the last."""
+    cells = line.split("\t") if "\t" in line else line.split()
+    token_column, tag_column = columns
+    tag_column = len(cells) if tag_column is None else tag_column
+    if cells[0] == "-DOCSTART-":
+        return cells[0], "O"
+    if max(token_column, tag_column) > len(cells) or token_column == tag_column:
+        raise DataError(
+            f"{source}: a row must have token_column {token_column} and another tag_column {tag_column}, "
+            f"got {len(cells)} columns. Correct the row or the options."
+        )
+    token = cells[token_column - 1]
+    tag = cells[tag_column - 1].strip()
+    if not token or not tag:
+        raise DataError(f"{source}: '{line}' must have a token and a tag in its columns. Add what is missing.")
+    return token, tag
 
 
 def _set_intent(sentence: _Sentence, line: str, source: str) -> None:

@@ -32,7 +32,12 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
 
 def _rows(path: Path, delimiter: str, defects: Defects) -> Iterator[tuple[int, list[str]]]:
     """Yield the first line and the fields of each row."""
-    reader = csv.reader(io.StringIO(read_text(path, defects), newline=""), delimiter=delimiter, strict=True)
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise DataError(f"{path}: `delimiter` must be one character, not a quote or a line end, got {delimiter!r}")
+    text = read_text(path, defects)
+    # The limit of the module `csv` on fields is for the whole process, and never lowered here.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     first_line = 1
     try:
         for fields in reader:

@@ -5,13 +5,13 @@ is written `hf://OWNER/NAME#SPLIT`, or `hf://OWNER/NAME:CONFIGURATION#SPLIT`. Th
 of `palm_trainer.data.formats.arrow`.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats import arrow
+from palm_trainer.data.formats.json_values import load_json
 from palm_trainer.data.formats.parquet import arrow_errors, import_parquet
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, check_readable
 from palm_trainer.errors import DataError
@@ -51,15 +51,22 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
 def _saved_files(path: Path) -> list[Path]:
     """List the Arrow files of a saved split."""
     if (path / SPLITS).is_file():
-        names = json.loads((path / SPLITS).read_text(encoding="utf-8")).get("splits", [])
-        listed = ", ".join(f"{path}/{name}" for name in names)
+        document = load_json(path / SPLITS)
+        names = document.get("splits") if isinstance(document, dict) else None
+        listed = ", ".join(f"{path}/{name}" for name in names) if isinstance(names, list) else f"{path}/SPLIT"
         raise DataError(f"{path}: a data set of several splits; name one: {listed}")
     if not (path / STATE).is_file():
         raise DataError(
             f"{path}: no {STATE}; format 'datasets' reads a directory written by save_to_disk, or hf://OWNER/NAME#SPLIT"
         )
-    state = json.loads((path / STATE).read_text(encoding="utf-8"))
-    return [path / entry["filename"] for entry in state["_data_files"]]
+    state = load_json(path / STATE)
+    try:
+        return [path / entry["filename"] for entry in state["_data_files"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{path / STATE}: `_data_files` must be a list of objects with `filename` "
+            f"({type(error).__name__}: {error}); save it again"
+        ) from None
 
 
 def _from_hub(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:

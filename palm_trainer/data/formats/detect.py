@@ -7,6 +7,7 @@ from pathlib import Path
 
 from palm_trainer.data.formats.clinc import is_clinc
 from palm_trainer.data.formats.columns import PAIR_COLUMNS, SKIPPED, TEXT_COLUMNS
+from palm_trainer.data.formats.conll import numbers_tokens
 from palm_trainer.data.formats.datasets import HUB, STATE
 from palm_trainer.data.formats.joint import FILES
 from palm_trainer.data.formats.json_values import load_json
@@ -19,7 +20,7 @@ from palm_trainer.data.formats.unread import check_unlabelled
 from palm_trainer.errors import DataError
 
 _SAMPLE_LINES = 2000
-_TAG = re.compile(r"O|[BIESM]-\S+")
+_TAG = re.compile(r"O|[BIESMLU]-\S+")
 _WIDE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 """Characters of scripts that are written without blanks."""
 _NOT_ROWS = ("# ", "-DOCSTART-")
@@ -73,7 +74,7 @@ def _detect_text(path: Path, suffix: str) -> Detection:
     token_lines = _without_intents(sample)
     if _is_conll(token_lines):
         intent_suffix = ".intent" if path.with_name(path.name + ".intent").exists() else None
-        options = _conll_options([line for line in token_lines if line.strip()], intent_suffix)
+        options = _conll_options(token_lines, intent_suffix)
         return Detection("conll", replace(options, intent_line=len(token_lines) < len(sample)))
     if suffix == ".csv":
         return Detection("csv")
@@ -106,12 +107,19 @@ def _detect_json(path: Path) -> Detection:
     if is_clinc(value):
         return Detection("clinc")
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        columns = []
-        for key in value[0]:
-            if key != "id" and any(row.get(key) not in ("", None) for row in value):
-                columns.append(key)
-        return Detection("json", FormatOptions(columns=tuple(columns)))
+        return Detection("json", FormatOptions(columns=_json_columns(value)))
     raise DataError(f"{path}: JSON of no known format (squad, clinc, an array of objects); convert it to jsonl")
+
+
+def _json_columns(rows: Sequence[object]) -> tuple[str, ...]:
+    """Return the keys that hold something, if all rows have the same keys; else none, which reads each row's own."""
+    keys = set(rows[0]) if isinstance(rows[0], dict) else set()
+    filled: dict[str, None] = {}
+    for row in rows:
+        if not isinstance(row, dict) or set(row) != keys:
+            return ()
+        filled.update(dict.fromkeys(key for key in row if row[key] not in ("", None)))
+    return tuple(key for key in rows[0] if key != "id" and key in filled) if isinstance(rows[0], dict) else ()
 
 
 def _without_intents(sample: Sequence[str]) -> list[str]:
@@ -143,11 +151,16 @@ def _last_column(line: str) -> str:
     return re.split(r"[\t ]", line.rstrip())[-1]
 
 
-def _conll_options(filled: Sequence[str], intent_suffix: str | None) -> FormatOptions:
-    rows = [line for line in filled if not line.startswith(_NOT_ROWS)]
+def _conll_options(sample: Sequence[str], intent_suffix: str | None) -> FormatOptions:
+    rows = [line for line in sample if line.strip() and not line.startswith(_NOT_ROWS)]
+    token_column = 2 if numbers_tokens(sample) else None
     words = [re.split(r"[\t ]", row)[0] for row in rows]
+    if token_column is not None:
+        words = [row.split()[1] for row in rows if not row.startswith("#")]
     tags = [_last_column(row) for row in rows]
-    return FormatOptions(joiner=_joiner(words), scheme=_scheme(tags), intent_suffix=intent_suffix)
+    return FormatOptions(
+        joiner=_joiner(words), scheme=_scheme(tags), intent_suffix=intent_suffix, token_column=token_column
+    )
 
 
 def _palm_options(filled: Sequence[str]) -> FormatOptions:
@@ -189,6 +202,8 @@ def _joiner(words: Sequence[str]) -> str:
 def _scheme(tags: Sequence[str]) -> str:
     """Return the tagging scheme of some tags."""
     prefixes = {tag[0] for tag in tags if "-" in tag}
+    if prefixes & {"L", "U"} and not prefixes & {"E", "S", "M"}:
+        return "bilou"
     if prefixes & {"E", "S"}:
         return "bmes" if "M" in prefixes else "bioes"
     previous = "O"

@@ -3,16 +3,18 @@
 The keys are columns, named as in `palm_trainer.data.formats.columns`.
 
 `columns` names the keys to read. Without it, all keys except `id` are read. Numbers become class
-names.
+names. Lists hold classes or spans, as in jsonl.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from palm_trainer.data.example import Example
+from palm_trainer.data.example import Example, FieldValue
 from palm_trainer.data.formats.columns import PAIR_COLUMNS, TEXT_COLUMNS, row_example
 from palm_trainer.data.formats.json_values import load_json
+from palm_trainer.data.formats.jsonl import ANSWER, read_field, read_words
 from palm_trainer.data.formats.text_files import Defects, FormatOptions
 from palm_trainer.errors import DataError
 
@@ -38,8 +40,33 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
             raise DataError(f"{source}: {row!r} is not an object; write {{'text': ..., 'label': ...}}")
         columns = options.columns or tuple(key for key in row if key != "id")
         _check_columns(columns, row, source)
-        values = [str(row[key]) if isinstance(row[key], str | int | float) else "" for key in columns]
-        yield row_example(columns, values, source, options.label_separator, defects)
+        yield _example(columns, row, source, options.label_separator, defects)
+
+
+def _example(
+    columns: tuple[str, ...], row: dict[str, Any], source: str, separator: str | None, defects: Defects
+) -> Example:
+    """Convert an object to an example: lists as in jsonl, anything else as the cells of a table."""
+    plain = tuple(key for key in columns if not isinstance(row[key], list | dict))
+    values = [str(row[key]) if isinstance(row[key], str | int | float) else "" for key in plain]
+    example = row_example(plain, values, source, separator, defects)
+    fields: dict[str, FieldValue] = {}
+    words = None
+    for key in columns:
+        place = f'{source}: "{key}"'
+        if key in TEXT_COLUMNS or key in PAIR_COLUMNS:
+            if key not in plain:
+                raise DataError(f"{place} must be a string, got {type(row[key]).__name__}; correct it")
+        elif key in plain:
+            if key in example.fields:
+                fields[key] = example.fields[key]
+        elif key == "words":
+            words = read_words(row[key], len(example.text), source)
+        else:
+            is_answer = key == ANSWER and example.pair is not None
+            text = example.pair if is_answer and example.pair is not None else example.text
+            fields[key] = read_field(row[key], len(text), place, defects, is_answer=is_answer)
+    return replace(example, fields=fields, words=words)
 
 
 def _check_columns(columns: tuple[str, ...], row: dict[str, Any], source: str) -> None:

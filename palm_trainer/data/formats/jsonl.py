@@ -3,24 +3,25 @@
     {"text": "...", "text_pair": "...", FIELD: VALUE, ...}
 
 VALUE is a class `"a"`, classes `["a", "b"]`, or spans `[{"start": 0, "end": 4, "label": "x"}]`
-(also `"role"` and `"group"`) in code points, half-open, not overlapping. `null` and an absent field
-mean unlabelled, `[]` that nothing applies. Spans refer to the text. Those of the field `answer`
+(also `"role"` and `"group"`) in code points, half-open. Of spans that overlap, one is kept. `null`
+and an absent field mean unlabelled, `[]` that nothing applies. Spans refer to the text. Those of the field `answer`
 refer to the pair if there is one, and may overlap. `"words": [[0, 4], ...]` are the ranges of the
 words that the data was tagged on.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from palm_trainer.data.example import Example, FieldValue, LabelledSpan
+from palm_trainer.data.formats.columns import TEXT_COLUMNS
 from palm_trainer.data.formats.json_values import parse_json
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, read_text, split_lines
 from palm_trainer.errors import DataError
 
 ANSWER = "answer"
 """The field whose spans refer to the pair (the passage) and may overlap (several annotators)."""
+OVERLAPPING = "span that overlaps another of its field (left out; the first and longest is kept)"
 _SPAN_KEYS = {"start", "end", "label", "role", "group"}
 
 
@@ -29,22 +30,41 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
 
     Args:
         path: file to read.
-        options: not used.
+        options: `columns` names the keys that are read. None given: all.
         defects: tally of repaired defects.
 
     Raises:
         DataError: a line is not such an object, or spans are out of range, empty or overlapping.
     """
+    keys: set[str] = set()
     for number, line in enumerate(split_lines(read_text(path, defects)), 1):
         if line.strip():
-            yield _example(line, f"{path}:{number}")
+            row = _read_object(line, f"{path}:{number}")
+            if options.columns:
+                row = {key: row[key] for key in options.columns if key in row}
+                keys.update(row)
+            yield row_example(_name_texts(row), f"{path}:{number}", defects)
+    absent = [key for key in options.columns if key not in keys]
+    if absent:
+        raise DataError(f"{path}: no line has the key '{absent[0]}'; change `columns`")
 
 
-def _example(line: str, source: str) -> Example:
+def _name_texts(row: dict[str, Any]) -> dict[str, Any]:
+    """Rename `text_a` or `sentence` to `text`, and `text_b` to `text_pair`, in an object without `text`."""
+    names = [key for key in TEXT_COLUMNS if key in row]
+    if "text" in row or len(names) != 1:
+        return row
+    renamed = {names[0]: "text"}
+    if "text_pair" not in row:
+        renamed["text_b"] = "text_pair"
+    return {renamed.get(key, key): value for key, value in row.items()}
+
+
+def _read_object(line: str, source: str) -> dict[str, Any]:
     row = parse_json(line, source, "write one object a line", is_line=True)
     if not isinstance(row, dict):
         raise DataError(f'{source}: {type(row).__name__}, not an object; write {{"text": ..., "FIELD": ...}}')
-    return row_example(row, source)
+    return row
 
 
 def as_row(example: Example) -> dict[str, Any]:
@@ -76,8 +96,13 @@ def _json_list(value: Sequence[str] | Sequence[LabelledSpan]) -> list[Any]:
     return spans_as_json(spans) if spans else list(value)
 
 
-def row_example(row: dict[str, Any], source: str) -> Example:
+def row_example(row: dict[str, Any], source: str, defects: Defects) -> Example:
     """Convert a JSON object to an example. The object is emptied.
+
+    Args:
+        row: the object, with `text` and the fields.
+        source: `file:line`, for messages.
+        defects: tally of spans that are left out.
 
     Raises:
         DataError: as `parse`.
@@ -90,19 +115,30 @@ def row_example(row: dict[str, Any], source: str) -> Example:
         raise DataError(
             f'{source}: "text_pair" is {pair!r}; it must be a string with at least one character, or left out'
         )
-    words = _words(row.pop("words", None), len(text), source)
+    words = read_words(row.pop("words", None), len(text), source)
     fields: dict[str, FieldValue] = {}
     for name, value in row.items():
         if value is None:
             continue
-        on_pair = name == ANSWER and pair is not None
-        labelled_text = pair if on_pair and pair else text
-        fields[name] = _field(value, len(labelled_text), f'{source}: "{name}"', is_answer=on_pair)
+        labelled_text = pair if name == ANSWER and pair is not None else text
+        is_answer = name == ANSWER and pair is not None
+        fields[name] = read_field(value, len(labelled_text), f'{source}: "{name}"', defects, is_answer=is_answer)
     return Example(text, fields, pair=pair, words=words, source=source)
 
 
-def _field(value: Any, length: int, source: str, is_answer: bool) -> FieldValue:
-    """Convert a JSON value to a class, classes or spans in a text of `length` code points."""
+def read_field(value: Any, length: int, source: str, defects: Defects, *, is_answer: bool) -> FieldValue:
+    """Convert a JSON value to a class, classes or spans.
+
+    Args:
+        value: the JSON value.
+        length: code points of the text that spans refer to.
+        source: `file:line: field`, for messages.
+        defects: tally of spans that are left out.
+        is_answer: True for answers, which need no label and may overlap.
+
+    Raises:
+        DataError: the value is none of them.
+    """
     if isinstance(value, str) and value:
         return value
     if isinstance(value, list) and all(isinstance(item, str) and item for item in value):
@@ -112,13 +148,20 @@ def _field(value: Any, length: int, source: str, is_answer: bool) -> FieldValue:
             f'{source} is {value!r}; it must be "class", ["class", ...] or [{{"start", "end", "label"}}, ...]'
         )
     spans = [_span(item, length, source, is_answer) for item in value]
-    spans.sort(key=lambda span: (span.start, span.end))
-    for first, second in pairwise(spans):
-        if second.start < first.end and not is_answer:
-            raise DataError(
-                f"{source}: spans {first.start}-{first.end} and {second.start}-{second.end} overlap; keep one of them"
-            )
-    return tuple(spans)
+    if is_answer:
+        return tuple(sorted(spans, key=lambda span: (span.start, span.end)))
+    return _without_overlaps(spans, source, defects)
+
+
+def _without_overlaps(spans: Sequence[LabelledSpan], source: str, defects: Defects) -> tuple[LabelledSpan, ...]:
+    """Keep the first and longest of spans that overlap, in text order, and count the others."""
+    separate: list[LabelledSpan] = []
+    for span in sorted(spans, key=lambda span: (span.start, -span.end)):
+        if separate and span.start < separate[-1].end:
+            defects.add(OVERLAPPING, source)
+        else:
+            separate.append(span)
+    return tuple(separate)
 
 
 def _span(item: dict[str, Any], length: int, source: str, is_answer: bool) -> LabelledSpan:
@@ -138,13 +181,13 @@ def _span(item: dict[str, Any], length: int, source: str, is_answer: bool) -> La
     return LabelledSpan(start, end, label, role, group)
 
 
-def _words(value: Any, length: int, source: str) -> tuple[tuple[int, int], ...] | None:
+def read_words(value: Any, length: int, source: str) -> tuple[tuple[int, int], ...] | None:
     """Convert a JSON value to the ranges of words in a text of `length` code points."""
     if value is None:
         return None
     try:
         words = tuple((int(start), int(end)) for start, end in value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f'{source}: "words" is {value!r}; it must be a list of [start, end]') from None
     previous_end = 0
     for start, end in words:

@@ -57,4 +57,4 @@ def arrow_errors() -> tuple[type[Exception], ...]:
     """Return the exceptions that pyarrow raises for bytes that it cannot read."""
     import pyarrow
 
-    return (pyarrow.ArrowException, OSError)
+    return (pyarrow.ArrowException, OSError, ValueError, OverflowError)

@@ -11,13 +11,12 @@ A file called `*.tsv` holds the same as rows: passage, question, JSON array of a
 of their starts. Further columns are ignored.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from palm_trainer.data.example import Example, LabelledSpan
-from palm_trainer.data.formats.json_values import load_json
+from palm_trainer.data.formats.json_values import load_json, parse_json
 from palm_trainer.data.formats.jsonl import ANSWER
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, read_text, split_lines
 from palm_trainer.errors import DataError
@@ -69,9 +68,9 @@ def _rows(path: Path, defects: Defects) -> Iterator[Example]:
         try:
             context, question, texts, starts, *_ = line.split("\t")
             answers = []
-            for text, start in zip(json.loads(texts), json.loads(starts), strict=True):
+            for text, start in zip(_json_array(texts, source), _json_array(starts, source), strict=True):
                 answers.append({"text": str(text), "answer_start": int(start)})
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise DataError(
                 f"{source}: not passage, question, [answers], [starts], separated by tabs ({error}); correct the row"
             ) from None
@@ -79,6 +78,14 @@ def _rows(path: Path, defects: Defects) -> Iterator[Example]:
             yield _example(context, {"question": question, "answers": answers}, source, defects)
         else:
             defects.add(NO_TEXT, source)
+
+
+def _json_array(text: str, source: str) -> list[Any]:
+    """Parse a JSON array in a column. Raises DataError if it is none."""
+    value = parse_json(text, source, "write a JSON array", subject=f"column {text[:40]!r}")
+    if not isinstance(value, list):
+        raise TypeError(f"{text[:40]!r} is no array")
+    return value
 
 
 def is_row(line: str) -> bool:
@@ -133,20 +140,19 @@ def _locate(context: str, answer: str, start: int, source: str, defects: Defects
         return LabelledSpan(start, start + len(answer), "")
     if start < 0:
         defects.add(NO_START, source)
-    positions = _find_all(context, answer) if answer.strip() else []
-    if not positions:
+    nearest = _find_nearest(context, answer, max(start, 0)) if answer.strip() else -1
+    if nearest < 0:
         defects.add(ABSENT, source)
         return None
     defects.add(MOVED, source)
-    nearest = min(positions, key=lambda position: abs(position - start))
     return LabelledSpan(nearest, nearest + len(answer), "")
 
 
-def _find_all(text: str, pattern: str) -> list[int]:
-    """Return all positions at which a part occurs."""
-    positions = []
-    position = text.find(pattern)
-    while position >= 0:
-        positions.append(position)
-        position = text.find(pattern, position + 1)
-    return positions
+def _find_nearest(text: str, part: str, start: int) -> int:
+    """Return the position of a part nearest to `start`, the earlier of two; -1 if it does not occur."""
+    start = min(start, len(text))
+    after = text.find(part, start)
+    before = text.rfind(part, 0, max(start - 1 + len(part), 0)) if start else -1
+    if before >= 0 and (after < 0 or start - before <= after - start):
+        return before
+    return after

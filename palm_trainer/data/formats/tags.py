@@ -1,9 +1,10 @@
-"""Conversion between word tags and labelled spans, in four tagging schemes.
+"""Conversion between word tags and labelled spans, in five tagging schemes.
 
 bio    B begins, I continues
 iob1   I begins and continues, B only separates two adjacent spans of a type
 bioes  B begins, I continues, E ends, S is a span of one word
 bmes   the same with M for I
+bilou  the same with L for E and U for S
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,12 @@ SCHEMES: Mapping[str, Mapping[str, str]] = {
     "iob1": {"B": "begin", "I": "inside"},
     "bioes": {"B": "begin", "I": "inside", "E": "end", "S": "single"},
     "bmes": {"B": "begin", "M": "inside", "E": "end", "S": "single"},
+    "bilou": {"B": "begin", "I": "inside", "L": "end", "U": "single"},
 }
 """Position in a span for each prefix of a scheme."""
 
 NO_BEGIN = "tag that continues a span where none is open (read as its begin)"
-NO_END = "span without its E- tag (ended before the next tag)"
+NO_END = "span without its E- or L- tag (ended before the next tag)"
 
 
 def spans_from_tags(
@@ -40,7 +42,7 @@ def spans_from_tags(
         DataError: a tag of another form.
     """
     prefixes = SCHEMES[scheme]
-    ends_are_tagged = "E" in prefixes
+    ends_are_tagged = "end" in prefixes.values()
     spans: list[LabelledSpan] = []
     open_label = ""
     """Type of the span that the next word may continue."""

@@ -19,6 +19,8 @@ class FormatOptions:
     joiner: str = " "
     intent_suffix: str | None = None
     intent_line: bool = False
+    token_column: int | None = None
+    tag_column: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ _SIGNS: Mapping[str, re.Pattern[str]] = {
     "`__label__NAME`": re.compile(r"__label__\S"),
     "`[value](label)`": re.compile(r"\[[^\[\]]{1,200}\](?:\([^()]{1,200}\)|\{[^{}]{1,200}\})"),
     "`<label>value</label>`": re.compile(r"<(\w{1,80})>[^<>]{1,200}</\1>"),
-    "`[label : value]`": re.compile(r"\[(?:IN|SL):\w"),
+    "columns separated by tabs": re.compile(r"\S\t+\S"),
+    "`[IN:... [SL:...`": re.compile(r"\[(?:IN|SL):\w"),
 }
 """Notation, and what a line in it holds."""
 

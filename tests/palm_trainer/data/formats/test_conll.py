@@ -1,7 +1,9 @@
+import time
+
 import pytest
 
 from palm_trainer.data.example import LabelledSpan
-from palm_trainer.data.formats.conll import BLANK_TOKEN
+from palm_trainer.data.formats.conll import BLANK_TOKEN, NUMBERED_PARTS
 from palm_trainer.data.formats.detect import Detection, detect_format
 from palm_trainer.data.formats.palm_tsv import TRAILING
 from palm_trainer.data.formats.text_files import FormatOptions
@@ -121,3 +123,54 @@ def test_conll_missing_intent_line_is_explained(file, parse):
         parse("conll", file("dev.txt", MIXED))
     with pytest.raises(DataError, match=r"a:2: 'b O' should be the sentence's intent alone \(`intent_line`\); add it"):
         parse("conll", file("a", "a O\nb O\n\n"), intent_line=True)
+
+
+NUMBERED = """\
+# text-en: wake me at six
+# intent = alarm/set
+1\twake\talarm/set\tO
+2\tme\talarm/set\tO
+3\tat\talarm/set\tB-time
+4\tsix\talarm/set\tI-time
+
+# a free comment
+1-2\tdon't\t_\tO
+1\tdo\t_\tO
+2\tn't\t_\tO
+
+"""
+
+
+def test_conll_numbered_words_are_read_from_the_second_column(file, parse):
+    path = file("a.conll", NUMBERED)
+    assert detect_format(path) == Detection("conll", FormatOptions(token_column=2))
+    for options in ({}, {"token_column": 2}):
+        (first, second), defects = parse("conll", path, **options)
+        assert (first.text, first.fields["intent"]) == ("wake me at six", "alarm/set")
+        assert first.fields["slots"] == (LabelledSpan(8, 14, "time"),)
+        assert second.text == "do n't"
+        assert defects == {NUMBERED_PARTS: 1}
+
+
+def test_conll_columns_can_be_named(file, parse):
+    path = file("a.conll", "x a B-y z\nx b I-y z\n\n")
+    [example], _ = parse("conll", path, token_column=2, tag_column=3)
+    assert (example.text, spans(example)) == ("a b", [("a b", "y")])
+    with pytest.raises(DataError, match=r"a\.conll:1: a row must have token_column 2 .* tag_column 5, got 4 columns"):
+        parse("conll", path, token_column=2, tag_column=5)
+
+
+def test_conll_numbers_as_words_stay_words(file, parse):
+    (first, second), _ = parse("conll", file("a.conll", "1 B-n\n2 I-n\n\n7 N B-n\n9 N O\n"))
+    assert (first.text, second.text) == ("1 2", "7 9")
+
+
+def test_conll_two_intents_of_a_sentence_are_refused(file, parse):
+    with pytest.raises(DataError, match=r"a:2: a sentence has one intent, got 'x' and 'y'"):
+        parse("conll", file("a", "# intent: x\n# intent: y\na O\n"))
+
+
+def test_conll_comment_of_blanks_is_read_in_linear_time(file, parse):
+    start = time.process_time()
+    parse("conll", file("a", "# a:" + " " * 1_000_000 + "\nb O\n"))
+    assert time.process_time() - start < 2

@@ -22,6 +22,7 @@ from palm_trainer.errors import DataError
             "1\t北\x02京\tB-x\x02E-x\n",
             ("palm", {"columns": ("_", "text_a", "label"), "joiner": "", "scheme": "bioes"}),
         ),
+        ("a.conll", "New B-city\nYork L-city\nOslo U-city\n\nhi O\n", ("conll", {"scheme": "bilou"})),
         ("a.tsv", "1\t北\x02京\n", ("palm", {"columns": ("_", "text_a"), "joiner": ""})),
         ("a.conll", "to O\nrome B-x\n\nhi O\n", ("conll", {})),
         ("a", "# intent: i\nto\tI-x\nrome\tI-x\n\nhi\tO\n", ("conll", {"scheme": "iob1"})),

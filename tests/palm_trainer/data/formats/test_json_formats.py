@@ -1,12 +1,16 @@
 """Formats json, clinc, squad and text."""
 
 import json
+import time
+from dataclasses import replace
 
 import pytest
 
 from palm_trainer.data.example import LabelledSpan
 from palm_trainer.data.formats.columns import NO_CLASS
+from palm_trainer.data.formats.detect import detect_format
 from palm_trainer.data.formats.squad import ABSENT, MOVED, NO_START, NO_TEXT, UNANSWERED
+from palm_trainer.data.formats.text_files import FormatOptions
 from palm_trainer.errors import DataError
 
 
@@ -99,3 +103,36 @@ def test_text_reads_one_example_a_line(file, parse):
     path = file("a.txt", "one\n\n  \ntwo words\n")
     examples, _ = parse("text", path)
     assert [(e.text, e.source) for e in examples] == [("one", f"{path}:1"), ("two words", f"{path}:4")]
+
+
+def test_json_array_holds_lists_as_jsonl_does(file, parse):
+    rows = [
+        {"text": "a new pin please", "intents": ["pin", "new"], "slots": [{"start": 2, "end": 5, "label": "age"}]},
+        {"text": "b", "words": [[0, 1]], "intents": [], "topic": "x"},
+        {"text": "who", "text_pair": "a b", "answer": [{"start": 0, "end": 3}, {"start": 2, "end": 3}]},
+    ]
+    lines = file("a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    array = file("a.json", json.dumps(rows))
+    found = detect_format(array)
+    assert (found.format, found.options) == ("json", FormatOptions())
+    (examples, defects), (expected, _) = parse("json", array), parse("jsonl", lines)
+    assert [replace(e, source="") for e in examples] == [replace(e, source="") for e in expected]
+    assert defects == {}
+    with pytest.raises(DataError, match=r'element 1: "x" is .* it must be "class"'):
+        parse("json", file("b.json", '[{"text": "a", "x": {"b": 1}}]'))
+
+
+def test_json_keys_of_later_rows_are_detected(file, parse):
+    path = file("a.json", '[{"text": "a"}, {"text": "b", "intent": "x"}]')
+    examples, _ = parse("json", path, columns=detect_format(path).options.columns)
+    assert examples[1].fields == {"intent": "x"}
+    assert detect_format(file("b.json", '[{"text": "a"}, 3]')).format == "json"
+
+
+def test_squad_repeated_wrong_answers_are_located_in_linear_time(file, parse):
+    answers = [{"text": "a", "answer_start": 300_000}] * 12_000
+    path = file("a.json", squad({"answers": answers}, context="a" * 300_000 + "b" * 100_000))
+    start = time.process_time()
+    [example], _ = parse("squad", path)
+    assert time.process_time() - start < 2
+    assert example.fields["answer"] == (LabelledSpan(299_999, 300_000, ""),)

@@ -22,6 +22,7 @@ def read(tags: str, scheme: str):
         ("bio", "B-a I-a B-a O B-b", [(0, 2, "a"), (2, 3, "a"), (4, 5, "b")]),
         ("iob1", "I-a I-a B-a O I-b I-a", [(0, 2, "a"), (2, 3, "a"), (4, 5, "b"), (5, 6, "a")]),
         ("bioes", "B-a I-a E-a S-a O S-b B-b E-b", [(0, 3, "a"), (3, 4, "a"), (5, 6, "b"), (6, 8, "b")]),
+        ("bilou", "B-a I-a L-a U-a O U-b B-b L-b", [(0, 3, "a"), (3, 4, "a"), (5, 6, "b"), (6, 8, "b")]),
         ("bmes", "B-a M-a E-a S-a O S-b-c", [(0, 3, "a"), (3, 4, "a"), (5, 6, "b-c")]),
     ],
 )

@@ -80,9 +80,7 @@ def test_every_format_huge_line_is_read(file, parse):
 
 def test_csv_unclosed_quote_is_refused(file, parse):
     path = file("a.csv", 'text,label\nfine,x\n"never closed,y\n' + "more,z\n" * 50_000)
-    with pytest.raises(
-        DataError, match=r"a\.csv:3: field larger than field limit .*; double the quotes inside quoted fields"
-    ):
+    with pytest.raises(DataError, match=r"a\.csv:3: unexpected end of data; double the quotes inside quoted fields"):
         parse("csv", path)
 
 
@@ -90,3 +88,52 @@ def test_csv_unclosed_quote_is_refused(file, parse):
 def test_detect_format_invalid_bytes_are_located(file, content):
     with pytest.raises(DataError, match=r"an empty file|is not UTF-8|a zero byte"):
         detect_format(file("a.tsv", content))
+
+
+def test_csv_field_of_200000_characters_is_read(file, parse):
+    [example], _ = parse("csv", file("a.csv", f"text,intent\n{'x' * 200_000},a\n"))
+    assert (len(example.text), example.fields) == (200_000, {"intent": "a"})
+
+
+@pytest.mark.parametrize("delimiter", ["ab", '"', "\n"])
+def test_csv_delimiter_that_is_none_is_refused(file, parse, delimiter):
+    with pytest.raises(DataError, match="`delimiter` must be one character, not a quote or a line end, got"):
+        parse("csv", file("a.csv", "text,x\na,b\n"), delimiter=delimiter)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("json", '[{"text": "a", "x": "\\ud83d"}]'),
+        ("clinc", '{"train": [["a \\ud83d", "x"]]}'),
+        ("squad", '{"data": [{"paragraphs": [{"context": "\\ud83d", "qas": [{"id": "1", "question": "a"}]}]}]}'),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_with_its_place(file, parse, name, content):
+    path = at(file("a.json", content), name)
+    with pytest.raises(DataError, match=r"a\.json.*: U\+D83D is half of a surrogate pair"):
+        parse(name, path)
+
+
+@pytest.mark.parametrize("content", ["[" * 1_000_000, '{"a":' * 200_000, "[" + "9" * 5000 + "]"])
+@pytest.mark.parametrize("name", ["json", "squad", "clinc"])
+def test_json_that_is_too_deep_or_long_is_one_message(file, parse, name, content):
+    with pytest.raises(DataError, match=r"a\.json.*(nested too deeply|too many digits)"):
+        parse(name, at(file("a.json", content), name))
+    with pytest.raises(DataError, match=r"a\.json.*(nested too deeply|too many digits)"):
+        detect_format(file("a.json", content))
+
+
+def test_json_key_that_stands_twice_is_refused_with_its_line(file, parse):
+    path = file("a.json", '{"train": [["a", "x"]],\n"train": [["b", "y"]]}')
+    with pytest.raises(DataError, match=r"a\.json:1: key 'train' stands twice in an object"):
+        parse("clinc", at(path, "clinc"))
+    path = file("b.json", '[{"text": "a"},\n{"text": "b",\n"x": "1", "x": "2"}]')
+    with pytest.raises(DataError, match=r"b\.json:2: key 'x' stands twice in an object"):
+        parse("json", path)
+
+
+@pytest.mark.parametrize("split", ["5", '"ab"', "{}", "null"])
+def test_clinc_split_that_is_no_list_is_refused(file, parse, split):
+    with pytest.raises(DataError, match=r"split 'train' must be a list of \[text, intent\], got"):
+        parse("clinc", at(file("a.json", f'{{"train": {split}}}'), "clinc"))
