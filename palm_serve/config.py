@@ -53,7 +53,7 @@ class LogFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one client. `GetModel` returns the first one; the README lists all."""
+    """Limits of one client. `GetModel` returns the first one, and the README lists all."""
 
     text_bytes: int = 10_000
     """UTF-8 bytes of a text, and of the text paired with it."""
@@ -111,7 +111,7 @@ class _Group(BaseModel):
 class ModelOptions(_Group):
     """Models"""
 
-    bundles: tuple[Path, ...] = Field(default=(), description="Bundle directories; the first is the default model.")
+    bundles: tuple[Path, ...] = Field(default=(), description="Bundle directories. The first one is the default model.")
     watch: Path | None = Field(
         default=None,
         description="Serve the bundles in this directory, as NAME or NAME/LABEL (stable, canary, shadow, ...), and load its changes.",

@@ -24,7 +24,7 @@ _OPTIONS = (("grpc.max_receive_message_length", -1),)
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """The calls of one process. Times are seconds; `due` counts from the beginning of the warm-up."""
+    """The calls of one process. Times are seconds. `due` counts from the beginning of the warm-up."""
 
     due: Seconds
     late: Seconds

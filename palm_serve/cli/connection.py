@@ -38,6 +38,12 @@ def read_credentials(
 ) -> "ChannelCredentials | None":
     """Return the TLS credentials, or None if no TLS option is set.
 
+    Args:
+        over_tls: use TLS even if no file is given.
+        ca: PEM file of the certificate authority of the server.
+        certificate: PEM file of the client's certificate.
+        key: PEM file of the certificate's private key.
+
     Raises:
         TlsError: if a file cannot be read, or the certificate and its key are not given together.
     """

@@ -176,7 +176,7 @@ def _suggestion(word: str, names: Iterable[str]) -> str:
 
 
 def _toml(value: Any) -> str:
-    """Format a value as TOML. JSON writes strings, numbers, booleans and lists in the same way; paths become absolute."""
+    """Format a value as TOML. JSON writes strings, numbers, booleans and lists in the same way. Paths become absolute."""
     if isinstance(value, Path):
         value = str(value.absolute())
     if isinstance(value, tuple):

@@ -17,7 +17,7 @@ from palm_serve.errors import NotAllowed, Unauthenticated
 log = logging.getLogger(__name__)
 
 _SCRAPES = 16
-"""Limit of concurrent connections; further ones are closed."""
+"""Limit of concurrent connections. Further ones are closed."""
 _TIMEOUT_S = 10.0
 """Timeout for a peer that sends or reads nothing."""
 

@@ -46,7 +46,7 @@ class Metrics:
     """All metrics that calls and batches change.
 
     Args:
-        registry: where the metrics are published; by default the registry of the process.
+        registry: where the metrics are published. Default: the registry of the process.
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
