@@ -206,5 +206,7 @@ def test_open_inference_protocol(project: Path, tiny_server: str) -> None:
     result = json.loads(run.stdout)
     assert result["labels"] == ["flight", "music"]
     assert result["slices"] == [["boston", "北京"], []]
-    missing = "INVALID_ARGUMENT: the input 'text' is missing. Send it as BYTES of shape [n] or [n, 1], encoded as UTF-8."
+    missing = (
+        "INVALID_ARGUMENT: the input 'text' is missing. Send it as BYTES of shape [n] or [n, 1], encoded as UTF-8."
+    )
     assert result["streamed"] == [["a", ""], ["b", missing]]
