@@ -57,7 +57,7 @@ def _draw_losses(task: str, points: Sequence[CurvePoint], best_step: float | Non
         y_name="loss",
         log=log,
         best=best_step,
-        y_range=None if log else (0.0, max(losses)),
+        y_range=None if log else (min(0.0, *losses), max(0.0, *losses)),
     )
     title = f"{task}: loss (logarithmic)" if log else f"{task}: loss"
     legend = (("faint", "logged batches"), ("s1", "running mean"))
