@@ -38,7 +38,7 @@ _DEFAULT_OUTPUT = Path("unused")
 class Plan:
     """Data wired to a model, and the order of its batches.
 
-    `per_task_epochs`: each data set gets the epochs of its own data that its mix ratio says.
+    `policy`: the mixing policy. `per_task_epochs`: each data set gets the epochs of its own data that its mix ratio says.
     `done`: steps that trained each data set.
     """
 
@@ -46,6 +46,7 @@ class Plan:
     mixing: Mixing
     epochs: float
     reference: str
+    policy: str
     per_task_epochs: bool = False
     done: dict[str, int] = field(default_factory=dict)
 
@@ -75,7 +76,7 @@ def plan_training(
     ratios = wired.ratios if per_task_epochs else dict.fromkeys(wired.groups, 1.0)
     epochs_by_source = {name: epochs * ratio for name, ratio in ratios.items()}
     order = order_sources(train, wired.sources, reference, wired.ratios, epochs_by_source)
-    return Plan(wired, order.mixing, epochs, reference, per_task_epochs)
+    return Plan(wired, order.mixing, epochs, reference, train.mixing, per_task_epochs)
 
 
 def _raw_settings(backward: Backward | None, wired: Wired, reference: str, epochs: float) -> dict[str, Any]:

@@ -250,7 +250,7 @@ class MultiHeadTrainer(TrainerCalls):
                     say(f"{task.name}: expected train steps {quota}.")
                 say(f"{task.name}: {epochs:.1f} epochs of its data.")
                 asked = num_epochs * task.mix_ratio
-                if epochs > _FAR_FROM_PLANNED * asked:
+                if plan.policy == "mix_ratio" and epochs > _FAR_FROM_PLANNED * asked:
                     warnings.warn(
                         f"trainer '{task.name}' goes {epochs:.1f} times over its data, not {asked:g}: PALM's mix ratio counts epochs of '{plan.reference}'. "
                         "Write per_task_epochs=True for as many of its own, or lower its mix_ratio.",
