@@ -10,6 +10,7 @@ from palm_trainer.api.declarations import Task
 from palm_trainer.api.head import DeclaredHead
 from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.api.wiring import Wired
+from palm_trainer.config.atomic_files import write_file
 from palm_trainer.config.loader import Config, DataConfig, EncoderConfig, TaskConfig, TrainConfig
 from palm_trainer.config.schema import (
     FORMAT_OPTIONS,
@@ -22,7 +23,6 @@ from palm_trainer.data.targets.base import Target
 from palm_trainer.errors import CheckpointError, ConfigError
 from palm_trainer.evaluation.calibration import FALSE_REJECTION
 from palm_trainer.evaluation.evaluate import Metrics
-from palm_trainer.model.atomic_files import write_file
 from palm_trainer.model.checkpoint import save_trained
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.runs.directory import CONFIG, EVENTS, METRICS, forget_later_events, forget_run

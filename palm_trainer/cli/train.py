@@ -14,9 +14,9 @@ import typer
 
 from palm_trainer.cli.environment import limit_spinning
 from palm_trainer.cli.models import models_app
+from palm_trainer.config.atomic_files import write_file
 from palm_trainer.config.moved_keys import MovedKeyWarning
 from palm_trainer.errors import PalmError
-from palm_trainer.model.atomic_files import write_file
 
 if TYPE_CHECKING:  # torch loads in seconds; `--help` need not wait for it
     from palm_trainer.config.loader import Config

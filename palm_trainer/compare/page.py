@@ -8,7 +8,7 @@ import numpy as np
 from palm_trainer.compare.forest_plot import draw_forest_plot, format_difference
 from palm_trainer.compare.result import Comparison, ComparisonResult
 from palm_trainer.compare.statistics import BOOTSTRAP_DRAWS, HELPED, HURT, NO_DIFFERENCE
-from palm_trainer.model.atomic_files import write_file
+from palm_trainer.config.atomic_files import write_file
 from palm_trainer.report.blocks import Block, Figure, Note, Table, TableCell, count_cell, percent_cell
 from palm_trainer.report.template import render_page
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from palm_trainer.compare.statistics import BOOTSTRAP_DRAWS, CONFIDENCE_LEVEL, ScoreDifference
 from palm_trainer.compare.variants import ComparisonPlan, ScoredTask
-from palm_trainer.model.atomic_files import write_file
+from palm_trainer.config.atomic_files import write_file
 
 EXACT_MATCH = "exact_match"
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from palm_trainer.compare.variants import ComparisonPlan, TrainingVariant, select_task
+from palm_trainer.config.atomic_files import write_file
 from palm_trainer.config.loader import Config, load_config
 from palm_trainer.errors import CheckpointError, PalmError
 from palm_trainer.evaluation.evaluate import EvaluationSet, judge
 from palm_trainer.evaluation.predictor import Predictor
-from palm_trainer.model.atomic_files import write_file
 from palm_trainer.model.checkpoint import load_trained, read_json
 from palm_trainer.runs.directory import CONFIG, differences
 from palm_trainer.runs.events import Event, Finished, Started

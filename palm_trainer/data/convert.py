@@ -1,9 +1,11 @@
 """Conversion of data files between formats, with a report of what the target format cannot hold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from palm_trainer.config.atomic_files import NEW_SUFFIX, replace_file
 from palm_trainer.data.example import Example, FieldValue, LabelledSpan
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.detect import detect_format
@@ -92,9 +94,29 @@ def convert(
         raise DataError(f"{target}: format '{target_format}' cannot be written; choose one of {', '.join(WRITERS)}")
     separator = (options.label_separator or "#") if _has_several_classes(selected) else None
     target_options = FormatOptions(joiner=options.joiner, label_separator=separator)
-    WRITERS[target_format](selected, target, target_options)
-    losses = _losses(examples, _read_back(target_format, target, target_options), field)
+    with _replaced_target(target) as temporary:
+        WRITERS[target_format](selected, temporary, target_options)
+        losses = _losses(examples, _read_back(target_format, temporary, target_options), field)
     return ConversionReport(source_format, target_format, len(examples), list(defects), losses, target_options)
+
+
+@contextmanager
+def _replaced_target(target: Path) -> Iterator[Path]:
+    """Yield the path to write to, which becomes the target on success. On failure nothing is left.
+
+    Raises:
+        DataError: the format cannot hold the examples.
+        OSError: the target cannot be written. The error names it.
+    """
+    name, mark, split = target.name.partition("#")
+    file = target.with_name(name)
+    try:
+        with replace_file(file) as temporary:
+            yield temporary.with_name(temporary.name + mark + split)
+    except DataError as error:
+        raise DataError(str(error).replace(name + NEW_SUFFIX, name)) from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(file)) from error
 
 
 def _select_field(source: Path, examples: list[Example], field: str | None) -> list[Example]:

@@ -14,8 +14,8 @@ import numpy as np
 
 from palm_serve.bundle.loader import MANIFEST
 from palm_serve.types import FloatArray
+from palm_trainer.config.atomic_files import sync_to_disk
 from palm_trainer.errors import ExportError
-from palm_trainer.model.atomic_files import sync_to_disk
 
 _INVALID_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]+")
 _MAX_NAME_LENGTH = 100

@@ -24,8 +24,8 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
 from palm_serve.bundle.manifest import EncoderInfo, TaskInfo
+from palm_trainer.config.atomic_files import NEW_SUFFIX, sync_to_disk
 from palm_trainer.errors import CheckpointError
-from palm_trainer.model.atomic_files import NEW_SUFFIX, sync_to_disk
 from palm_trainer.model.encoders import Encoder, new_encoder
 from palm_trainer.model.encoders.encoder import Pooling
 from palm_trainer.model.heads import make_head

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from palm_trainer.config.atomic_files import write_file
 from palm_trainer.evaluation.evaluate import Answering, EvaluationSet, judge
-from palm_trainer.model.atomic_files import write_file
 from palm_trainer.report.data_section import make_data_section
 from palm_trainer.report.data_summary import summarize_data
 from palm_trainer.report.history import read_history

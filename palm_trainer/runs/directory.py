@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from palm_trainer.config.atomic_files import NEW_SUFFIX, write_file
 from palm_trainer.config.loader import Config
 from palm_trainer.errors import CheckpointError
-from palm_trainer.model.atomic_files import NEW_SUFFIX, write_file
 from palm_trainer.model.checkpoint import remove_checkpoints
 from palm_trainer.runs import weight_averaging as averaging
 from palm_trainer.runs.event_log import TENSORBOARD

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from palm_trainer.config.atomic_files import write_file
 from palm_trainer.config.loader import Config
 from palm_trainer.evaluation.evaluate import Answering, Metrics, calibration_errors, evaluate
 from palm_trainer.evaluation.out_of_scope import rejections
 from palm_trainer.evaluation.perplexity import perplexities
 from palm_trainer.evaluation.predictor import Predictor
-from palm_trainer.model.atomic_files import write_file
 from palm_trainer.model.checkpoint import load_trained
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.report import Recording, RunFacts, write_report

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from palm_trainer.config.atomic_files import write_file
 from palm_trainer.config.loader import load_config
 from palm_trainer.errors import CheckpointError, PalmError
-from palm_trainer.model.atomic_files import write_file
 from palm_trainer.model.checkpoint import has_checkpoint, load_trained, load_training_state, save_trained
 from palm_trainer.runs import weight_averaging as averaging
 from palm_trainer.runs.directory import (

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from palm_trainer.config.atomic_files import replace_file, sync_to_disk
 from palm_trainer.errors import CheckpointError
-from palm_trainer.model.atomic_files import replace_file, sync_to_disk
 
 CANDIDATES = "candidates"
 Weights = Mapping[str, Tensor]

@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -255,3 +257,23 @@ def test_convert_rasa_annotation_in_text_is_reported(tmp_path):
     source.write_text(json.dumps({"text": "see [a]{b}", "intent": "x"}) + "\n")
     with pytest.raises(DataError, match="format 'rasa' cannot hold these examples: the written file cannot be read"):
         convert(source, tmp_path / "b.yml")
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x", "x.json#train", "x.parquet", "x.yml"])
+def test_convert_leaves_nothing_when_the_disk_is_full(tmp_path, joint, name):
+    """The limit on file size fails a write as a full disk does, in a process of its own."""
+    (joint / "seq.in").write_text("fly to rome\n" * 2000)
+    (joint / "seq.out").write_text("O O B-city\n" * 2000)
+    (joint / "label").write_text("".join(f"flight{number}\n" for number in range(2000)))
+    folder = tmp_path / "small"
+    folder.mkdir()
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
+        "from palm_trainer.cli.train import command, app; sys.exit(command(app, sys.argv[1:]))"
+    )
+    arguments = [sys.executable, "-c", code, "convert", str(joint), str(folder / name)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert (done.returncode, list(folder.iterdir())) == (2, [])
+    assert done.stderr.startswith(f"error: {folder / name.partition('#')[0]}: ")
+    assert "File too large" in done.stderr

@@ -6,6 +6,7 @@ bundle may import `model`.
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,13 +31,16 @@ def write_file(path: Path, text: str, *, errors: str = "strict") -> None:
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Yield the path of a temporary file, which takes the place of `path` on success and is removed on failure."""
+    """Yield the path of a temporary file or directory, which takes the place of `path` on success and is removed on failure."""
     temporary = path.with_name(path.name + NEW_SUFFIX)
     try:
         yield temporary
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
         raise
 
 
