@@ -1,0 +1,87 @@
+"""Any bytes end in examples or in one message with a place, in every reader."""
+
+import time
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palm_trainer.data.formats import FORMATS
+from palm_trainer.data.formats.detect import detect_format
+from palm_trainer.data.formats.text_files import Defects, FormatOptions
+from palm_trainer.errors import DataError
+
+WORDS = "text label intent nlu: - examples: | > # ## intent: a b O B-x I-x L-x 1 2 9e999 NaN null true data train"
+SIGNS = (
+    r"""[ ] { } ( ) : , " ' \ \ud83d \ude01 "text" "intent" "slots" "start" "end" "label" "data" "train" <=> & * <<"""
+)
+PARTS = [*WORDS.split(), *SIGNS.split()]
+TEXTS = st.lists(st.sampled_from([*PARTS, " ", "\n", "\n", "\t", "\x02", "\r\n", "  ", "北", "😀"]), max_size=40)
+CONTENT = st.one_of(st.binary(max_size=60), TEXTS.map(lambda parts: "".join(parts).encode()))
+
+
+def put(folder, name, content):
+    """Write the content as a format takes it, and return the path to read."""
+    if name in ("joint", "datasets"):
+        path = folder / "d"
+        path.mkdir(exist_ok=True)
+        for part in ("seq.in", "seq.out", "label") if name == "joint" else ("state.json", "data.arrow"):
+            (path / part).write_bytes(content)
+        return path
+    path = folder / ("f.yml" if name == "rasa" else "f")
+    path.write_bytes(content)
+    return path.with_name(path.name + "#train") if name == "clinc" else path
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=100, deadline=None)
+@given(content=CONTENT)
+def test_any_bytes_end_in_examples_or_one_message(name, content, tmp_path_factory):
+    path = put(tmp_path_factory.mktemp("any"), name, content)
+    try:
+        examples = list(FORMATS[name](path, FormatOptions(), Defects()))
+    except DataError as error:
+        if str(path.parent) not in str(error):
+            raise AssertionError("the message has no place") from error
+        return
+    for example in examples:
+        assert example.text.encode()
+
+
+@pytest.mark.parametrize("suffix", ["", ".json", ".jsonl", ".csv", ".tsv", ".yml", ".md"])
+@settings(max_examples=50, deadline=None)
+@given(content=CONTENT)
+def test_any_bytes_are_detected_or_refused(suffix, content, tmp_path_factory):
+    path = tmp_path_factory.mktemp("any") / f"f{suffix}"
+    path.write_bytes(content)
+    with suppress(DataError):
+        assert detect_format(path).format in FORMATS
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("part", [b"[", b'{"a":', b"a ", b"\n", b"a O\n", b'"', b"[a](", b"- ", b"\t", b"a: "])
+def test_a_megabyte_is_read_or_refused_in_two_seconds(name, part, tmp_path):
+    path = put(tmp_path, name, part * (1_000_000 // len(part)))
+    start = time.process_time()
+    with suppress(DataError):
+        list(FORMATS[name](path, FormatOptions(), Defects()))
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("state", ["{}", "[]", "3", '{"_data_files": 3}', '{"_data_files": [{}]}', "[[["])
+def test_datasets_state_of_another_structure_is_refused(state, tmp_path):
+    path = put(tmp_path, "datasets", state.encode())
+    with pytest.raises(DataError, match=r"state\.json"):
+        list(FORMATS["datasets"](path, FormatOptions(), Defects()))
+
+
+@pytest.mark.parametrize("metadata", [b"[[", b"\xff", b"3", b'{"info": 3}', b'{"info": {"features": [1]}}'])
+def test_parquet_metadata_of_another_structure_is_refused(metadata, tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    table = pa.table({"text": ["a"]}).replace_schema_metadata({b"huggingface": metadata})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"metadata `huggingface` of .*a\.parquet"):
+        list(FORMATS["parquet"](tmp_path / "a.parquet", FormatOptions(), Defects()))
