@@ -10,7 +10,7 @@ import torch
 
 import palm_trainer as palm
 from palm_serve.bundle.loader import load_bundle
-from palm_trainer.errors import CheckpointError, ExportError, WiringError
+from palm_trainer.errors import CheckpointError, ConfigError, ExportError, WiringError
 from palm_trainer.model.checkpoint import load_trained
 
 PAGE = (Path(__file__).parents[3] / "docs/customization.md").read_text(encoding="utf-8")
@@ -306,3 +306,31 @@ def test_bases_say_what_is_missing():
                 getattr(type("Mine", (base,), {})(), name)
         with pytest.raises(WiringError, match=r"phase must be .*, got 'test'"):
             base("test")
+
+
+def test_batches_of_an_own_reader_are_not_cut(page):
+    reader = page["RatingReader"](page["words"])
+    reader.load_data("ratings.tsv", batch_size=4)
+    trainer = palm.Trainer("rating", say=lambda line: None)
+    loss = trainer.build_forward(page["BagOfWords"](6, 8), page["Rating"](8))
+    trainer.build_backward(palm.optimizer.Adam(loss, 1e-3), device="cpu", precision="fp32", accumulate_steps=2)
+    trainer.fit_reader(reader)
+    with pytest.raises(
+        ConfigError, match=r"options\.accumulate_steps: cuts batches, and a reader of your own gives whole"
+    ):
+        trainer.train()
+
+
+def test_custom_parts_get_a_log_but_no_configuration(page, tmp_path):
+    reader = page["RatingReader"](page["words"])
+    reader.load_data("ratings.tsv", batch_size=4)
+    trainer = palm.Trainer("rating", say=lambda line: None)
+    loss = trainer.build_forward(page["BagOfWords"](6, 8), page["Rating"](8))
+    trainer.build_backward(palm.optimizer.Adam(loss, 1e-3), device="cpu", precision="fp32", log_every_steps=1)
+    trainer.fit_reader(reader)
+    trainer.set_saver(tmp_path / "out", save_steps=100)
+    trainer.train()
+    assert (tmp_path / "out/events.jsonl").is_file()
+    assert (tmp_path / "out/best").is_dir()
+    assert not (tmp_path / "out/config.toml").exists()
+    assert not (tmp_path / "out/report.html").exists()
