@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from palm_serve.bundle.manifest import Manifest
+from palm_trainer.api.compat import accept_unused
 from palm_trainer.api.declarations import Backward, Batch, TaskStep, read_options
 from palm_trainer.api.export_bundle import export
 from palm_trainer.api.optimizer.base_optimizer import Optimizer
@@ -67,12 +68,12 @@ class TrainerCalls:
         settings = read_options(optimizer, {**(options or {}), **train_options})
         self._session.set_backward(Backward(optimizer, weight_decay or 0.0, decay, device, precision, settings))
 
-    def load_pretrain(self, model_path: str | Path, convert: bool = False) -> WeightsReport:
+    @accept_unused(convert="model_path")
+    def load_pretrain(self, model_path: str | Path) -> WeightsReport:
         """Copies pretrained weights into the backbone; says and returns what matched.
 
         Args:
             model_path: a directory (also one whose weights are in `params/`), a known name, or a Hugging Face id.
-            convert: PALM's; what is needed is found out here.
 
         Raises:
             PalmError: no weights there, or none that fits.
@@ -91,7 +92,8 @@ class TrainerCalls:
         """
         self._session.load_checkpoint(Path(model_path), resume=resume)
 
-    def load_predict_model(self, model_path: str | Path, convert: bool = False) -> None:
+    @accept_unused(convert="model_path")
+    def load_predict_model(self, model_path: str | Path) -> None:
         """PALM's name of `load_ckpt` for prediction."""
         self.load_ckpt(model_path)
 

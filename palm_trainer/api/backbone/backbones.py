@@ -15,6 +15,7 @@ from transformers import (
     XLNetModel,
 )
 
+from palm_trainer.api.compat import accept_unused
 from palm_trainer.api.phase import Phase, check_phase
 from palm_trainer.errors import ConfigError
 from palm_trainer.model.encoders.encoder import Encoder
@@ -77,10 +78,11 @@ class _Declared(Encoder):
         self.train(phase == "train")
 
 
+@accept_unused(is_pairwise="initializer_range")
 class BERT(_Declared):
-    """BERT (Devlin et al. 2019), also of RoBERTa-zh. The arguments have the JSON's names; further ones are Hugging Face's.
+    """BERT (Devlin et al. 2019), which RoBERTa-zh also is.
 
-    `is_pairwise` needs no model of its own here: a MatchReader gives a pair and its negative as two rows.
+    The arguments have the names of the JSON file. `hugging_face` takes further arguments of `BertConfig`.
     """
 
     def __init__(
@@ -95,9 +97,8 @@ class BERT(_Declared):
         hidden_dropout_prob: float,
         attention_probs_dropout_prob: float,
         initializer_range: float,
-        is_pairwise: bool = False,
         phase: Phase = "train",
-        **more: Any,
+        **hugging_face: Any,
     ) -> None:
         config = {
             "hidden_size": hidden_size,
@@ -110,7 +111,7 @@ class BERT(_Declared):
             "hidden_dropout_prob": hidden_dropout_prob,
             "attention_probs_dropout_prob": attention_probs_dropout_prob,
             "initializer_range": initializer_range,
-            **more,
+            **hugging_face,
         }
         settings = BertConfig(**_shape(config) | config)
         settings._attn_implementation = "eager"
@@ -123,6 +124,7 @@ class BERT(_Declared):
         return cls(phase=phase, **known, **_shape(config), type_vocab_size=_types(config, "BERT"))
 
 
+@accept_unused(is_pairwise="initializer_range")
 class ERNIE(_Declared):
     """ERNIE 1.0 and 2.0 (Sun et al. 2019): BERT with a task embedding, which is zero at first, so that weights without one (ERNIE 1.0, BERT) fit."""
 
@@ -139,10 +141,9 @@ class ERNIE(_Declared):
         hidden_dropout_prob: float,
         attention_probs_dropout_prob: float,
         initializer_range: float,
-        is_pairwise: bool = False,
         use_task_emb: bool = True,
         phase: Phase = "train",
-        **more: Any,
+        **hugging_face: Any,
     ) -> None:
         config = {
             "hidden_size": hidden_size,
@@ -156,7 +157,7 @@ class ERNIE(_Declared):
             "hidden_dropout_prob": hidden_dropout_prob,
             "attention_probs_dropout_prob": attention_probs_dropout_prob,
             "initializer_range": initializer_range,
-            **more,
+            **hugging_face,
         }
         settings = ErnieConfig(**_shape(config) | config, use_task_id=use_task_emb)
         settings._attn_implementation = "eager"

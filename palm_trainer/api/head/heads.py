@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from palm_serve.bundle.manifest import Kind
+from palm_trainer.api.compat import accept_unused
 from palm_trainer.api.phase import Phase, check_phase
 from palm_trainer.errors import WiringError
 
@@ -94,19 +95,19 @@ class Match(DeclaredHead):
             )
 
 
+@accept_unused(learning_rate="dropout_prob")
 @dataclass
 class SequenceLabel(DeclaredHead):
     """A tag a piece, with a CRF. `num_classes` is the size of the reader's label map.
 
-    `learning_rate` was a multiplier in PALM that froze the CRF's transitions at the default 1e-3; they train with the head here, so it has
-    no effect. `crf=False` takes a softmax a piece.
+    `crf=False` classifies each piece on its own. PALM's `learning_rate` froze the CRF's transitions at its default 1e-3.
+    They train with the head here.
     """
 
     kind = "sequence_label"
     num_classes: int
     input_dim: int
     dropout_prob: float = 0.0
-    learning_rate: float = 1e-3
     param_initializer_range: float = 0.02
     crf: bool = True
 
@@ -116,20 +117,15 @@ class SequenceLabel(DeclaredHead):
         return {"crf": self.crf}
 
 
+@accept_unused(pred_output_path="input_dim", verbose="pred_output_path", do_lower_case="with_negative")
 @dataclass
 class MRC(DeclaredHead):
-    """The answer's place in a passage. `with_negative`: the passage may hold none (SQuAD 2.0), then `null_score_diff_threshold` counts.
-
-    `pred_output_path`, `verbose` and `do_lower_case` are taken for PALM's calls and have no effect: answers are cut from the passage itself.
-    """
+    """The answer's place in a passage. `with_negative`: the passage may hold none (SQuAD 2.0), then `null_score_diff_threshold` counts."""
 
     kind = "mrc"
     max_query_len: int
     input_dim: int
-    pred_output_path: str | None = None
-    verbose: bool = False
     with_negative: bool = False
-    do_lower_case: bool = False
     max_ans_len: int | None = None
     null_score_diff_threshold: float = 0.0
     n_best_size: int = 20

@@ -1,9 +1,5 @@
-"""The readers of the Python API, one a kind of task, with the arguments of the original PALM.
+"""Readers of the Python API, one for each kind of task, with the arguments of the original PALM."""
 
-`dev_count` and `print_prefix` are taken for its calls and have no effect.
-"""
-
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +8,7 @@ import numpy.typing as npt
 
 from palm_serve.bundle.manifest import Kind, Role
 from palm_serve.types import Windows
+from palm_trainer.api.compat import accept_unused
 from palm_trainer.api.phase import Phase
 from palm_trainer.api.reader.base_reader import ReaderBatch
 from palm_trainer.api.reader.label_maps import (
@@ -69,6 +66,7 @@ class ClassifyReader(TextReader):
         return class_target(task, kind, self.examples, self.label_map, classes, role)
 
 
+@accept_unused(dev_count="phase", print_prefix="dev_count")
 class MatchReader(TextReader):
     """Pairs of texts: `text_a`, `text_b` and a class `label` (`pointwise`), or a second text that matches less, `text_b_neg` (`pairwise`)."""
 
@@ -84,8 +82,6 @@ class MatchReader(TextReader):
         do_lower_case: bool | None = None,
         learning_strategy: str = "pointwise",
         phase: Phase = "train",
-        dev_count: int = 1,
-        print_prefix: str = "",
         *,
         match_label: str | None = None,
     ) -> None:
@@ -125,6 +121,7 @@ class MatchReader(TextReader):
         return target
 
 
+@accept_unused(dev_count="phase", print_prefix="dev_count")
 class SequenceLabelReader(TextReader):
     """Words with a tag each: columns `text_a` and `label`, joined by the control character 0x02; other formats by `file_format`.
 
@@ -145,8 +142,6 @@ class SequenceLabelReader(TextReader):
         seed: int | None = None,
         do_lower_case: bool | None = None,
         phase: Phase = "train",
-        dev_count: int = 1,
-        print_prefix: str = "",
     ) -> None:
         super().__init__(vocab_path, max_len, tokenizer, lang, seed, do_lower_case, phase)
         self.label_map = read_label_map(label_map_config)
@@ -207,10 +202,11 @@ class JointReader(TextReader):
         return tag_target(task, self.examples, tags, role, **options)
 
 
+@accept_unused(remove_noanswer="do_lower_case")
 class MRCReader(TextReader):
     """Questions and passages: SQuAD JSON 1.1 or 2.0. Long passages are read in windows.
 
-    A window that does not hold the whole answer is taught to say "no answer", as BERT does; PALM dropped it (`remove_noanswer`).
+    A window without the whole answer is trained to answer "none", as in BERT. PALM could drop it (`remove_noanswer`).
 
     Args (beside those of `Reader`):
         max_query_len: tokens that a question is cut to.
@@ -230,7 +226,6 @@ class MRCReader(TextReader):
         lang: str = "en",
         seed: int | None = None,
         do_lower_case: bool | None = None,
-        remove_noanswer: bool = False,
         phase: Phase = "train",
     ) -> None:
         if not 0 < max_query_len <= max_len // 2:
@@ -240,11 +235,6 @@ class MRCReader(TextReader):
         if doc_stride < 1:
             raise WiringError(
                 f"MRCReader: doc_stride is {doc_stride} tokens, but is 1 at least. A third of max_len suits most."
-            )
-        if remove_noanswer:
-            warnings.warn(
-                "MRCReader: remove_noanswer has no effect; windows without the answer teach 'no answer'. Leave it out.",
-                stacklevel=2,
             )
         super().__init__(vocab_path, max_len, tokenizer, lang, seed, do_lower_case, phase)
         self.windows = Windows(max_query_len, doc_stride)
@@ -274,6 +264,7 @@ class MRCReader(TextReader):
         return {"start_positions": target[:, 0], "end_positions": target[:, 1]}
 
 
+@accept_unused(dev_count="phase", print_prefix="dev_count")
 class MaskLMReader(TextReader):
     """Texts without labels: column `text_a` (and `text_b`), or `file_format='text'`, a text a line. What is masked is drawn anew in each epoch.
 
@@ -293,8 +284,6 @@ class MaskLMReader(TextReader):
         seed: int | None = None,
         do_lower_case: bool | None = None,
         phase: Phase = "train",
-        dev_count: int = 1,
-        print_prefix: str = "",
         *,
         mask_share: float = 0.15,
         whole_word: bool = False,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from palm_serve.bundle.manifest import Kind, Role
 from palm_serve.tokenization import TextTokenizer
+from palm_trainer.api.compat import user_stack_level
 from palm_trainer.api.phase import Phase
 from palm_trainer.api.reader.base_reader import Reader, ReaderBatch
 from palm_trainer.data.dataset import EncodedDataset, TrainingBatch
@@ -83,7 +84,7 @@ class TextReader(Reader):
         if fitting != self.tokenizer_json:
             warnings.warn(
                 f"{vocab_path} has no token with a capital letter: texts are lower-cased, whatever do_lower_case=False says. Leave it out.",
-                stacklevel=3,
+                stacklevel=user_stack_level(),
             )
             self.tokenizer_json = fitting
         self.max_len = max_len

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import palm_trainer as palm
+from palm_trainer.api import compat
 
 TEXT = "fly to boston denver new york fare hotel in monday from the a b c d good bad film ? who is where it"
 WORDS = TEXT.split()
@@ -21,6 +22,12 @@ SLOTS = [
 ]
 LABEL_MAP = {"O": 0, "B-day": 1, "I-city": 2, "B-city": 3}
 INTENTS = ["flight", "flight", "fare", "hotel"]
+
+
+@pytest.fixture(autouse=True)
+def unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every test see the warnings that come once in a process."""
+    monkeypatch.setattr(compat, "_warned", set())
 
 
 @pytest.fixture(scope="session")
