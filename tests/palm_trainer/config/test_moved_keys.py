@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-
 from palm_trainer.api.options import OPTIONS, read_options
+
 from palm_trainer.config.loader import Config, load_config
 from palm_trainer.config.moved_keys import MOVED_KEYS, MovedKeyWarning
 from palm_trainer.errors import ConfigError
