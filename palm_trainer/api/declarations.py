@@ -128,11 +128,10 @@ def _check_key(key: str, optimizer: Optimizer) -> None:
         keys = [name for name in TrainConfig.model_fields if name not in _ELSEWHERE]
         options = ", ".join(sorted(keys, key=lambda name: inner_section(TrainConfig, name) is None))
         raise ConfigError(
-            f"options.{key}: said elsewhere in Python, by Adam, build_backward, the readers, set_saver or set_evaluator "
-            f"(this one by {_ELSEWHERE[key]}); options are: {options}"
+            f"options.{key} is set elsewhere in Python: by {_ELSEWHERE[key]}. Options: {options}."
         )
     if key not in TrainConfig.model_fields:
-        raise ConfigError(f"options.{key}: unknown key{nearest_path(key, paths)}")
+        raise ConfigError(f"options.{key} is not an option.{nearest_path(key, paths)}")
     argument = _OF_ADAM.get(key, "")
     if argument and optimizer.sets(argument):
         raise ConfigError(f"options.{key}: Adam has {argument} already. Leave one of them out.")

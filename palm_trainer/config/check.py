@@ -77,7 +77,7 @@ def check_member(
 
 
 def _no_table(where: str, value: object) -> str:
-    return f"{where}: {value!r} is not a table; write [{where}] and its keys below"
+    return f"{where} must be a table, got {value!r}. Write [{where}] and its keys below."
 
 
 def _faults_without_member(
@@ -85,15 +85,12 @@ def _faults_without_member(
 ) -> Iterator[str]:
     """Yield the fault of an unknown tag, and those of the keys that all members have in common."""
     tag, value = union.tag, union.tag_value(table)
-    known_tags = ", ".join(union.members)
+    tags = ", ".join(union.members)
     if value is None:
-        yield f"{where}.{tag}: missing; add `{tag} = ...` to [{where}]; known: {known_tags}"
-    elif isinstance(value, str):
-        suggestion = nearest(value, union.members)
-        listed = "" if "known: " in suggestion else f"; known: {known_tags}"
-        yield f"{where}.{tag}: unknown {tag} '{value}'{suggestion}{listed}"
+        yield f"{where}.{tag} is missing. Add `{tag} = ...` to [{where}]: one of {tags}."
     else:
-        yield f"{where}.{tag}: must be a string, not {value!r}; known: {known_tags}"
+        suggestion = nearest(value, union.members) if isinstance(value, str) else ""
+        yield f"{where}.{tag} must be one of {tags}, got {value!r}.{suggestion}"
     member_keys = union.all_keys().keys() - union.base.model_fields.keys()
     common = {key: item for key, item in table.items() if key not in member_keys}
     _, messages = _validate(union.base, common | {tag: str(value)}, where, base)
@@ -103,7 +100,7 @@ def _faults_without_member(
 def _foreign_key(union: SectionUnion[SectionT], table: Table, key: str, where: str) -> str:
     """Return the message for a key that belongs to other members of the union."""
     owners = " or ".join(repr(tag) for tag in union.tags_with(key))
-    return f"{where}.{key}: only for {union.tag} {owners}, not '{union.tag_value(table)}'; remove it"
+    return f"{where}.{key} is only for {union.tag} {owners}, got '{union.tag_value(table)}'. Remove it."
 
 
 def _validate(model: type[_Model], table: Mapping[str, Any], where: str, base: Path) -> tuple[_Model | None, list[str]]:
@@ -117,7 +114,7 @@ def _validate(model: type[_Model], table: Mapping[str, Any], where: str, base: P
 def _faults_between_keys(model: type[ConfigSection], table: Table, where: str) -> Iterator[str]:
     """Yield the faults between the keys of a section, and of the sections within it."""
     for key, text in model.faults_between_keys(table):
-        yield f"{where}.{key}: {text}"
+        yield f"{where}.{key} {text}"
     for key, value in table.items():
         inner = inner_section(model, key)
         if inner is not None and isinstance(value, Mapping):
@@ -134,10 +131,10 @@ def _message(where: str, model: type[ConfigSection], fault: ErrorDetails) -> str
         return _message(f"{where}.{key}", inner, fault | {"loc": fault["loc"][1:]})
     if fault["type"] == "missing":
         flag = " or give --output" if path == "train.output" else ""
-        return f"{path}: missing; add `{key} = ...` to [{where}]{flag}"
+        return f"{path} is missing. Add `{key} = ...` to [{where}]{flag}."
     if fault["type"] == "extra_forbidden":
-        return f"{path}: unknown key{nearest_path(key, key_paths(model))}"
+        return f"{path} is not a key of [{where}].{nearest_path(key, key_paths(model))}"
     if fault["type"] == "too_short":
-        return f"{path}: an empty list; name at least one"
+        return f"{path} must have at least one item, got an empty list."
     rule = fault["msg"].removeprefix("Value error, ").replace("Input should", "must").replace("String should", "must")
-    return f"{path}: {rule}, not {fault['input']!r}; change it"
+    return f"{path} {rule}, got {fault['input']!r}."

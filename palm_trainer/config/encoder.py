@@ -56,7 +56,7 @@ class ScratchEncoderConfig(EncoderConfig):
         if not isinstance(hidden_size, int) or not isinstance(heads, int):
             return
         if heads > 0 and hidden_size % heads:
-            yield "hidden_size", f"{hidden_size} is not a multiple of heads = {heads}; change one of them"
+            yield "hidden_size", f"must be a multiple of heads = {heads}, got {hidden_size}. Change one of them."
 
 
 ENCODERS: SectionUnion[EncoderConfig] = SectionUnion(

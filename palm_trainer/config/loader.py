@@ -101,13 +101,17 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; `palm-train init DATA` writes a configuration") from None
+        raise ConfigError(f"{path}: no such file. `palm-train init DATA` writes a configuration.") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+        raise ConfigError(
+            f"{path} must be UTF-8, got another encoding at byte {error.start}. Save it as UTF-8."
+        ) from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {error}; strings need quotes, true and false are lower case") from None
+        raise ConfigError(
+            f"{path} must be TOML: {error}. Strings need quotes, true and false are lower case."
+        ) from None
 
 
 def _expand(raw: dict[str, Any], faults: list[str]) -> dict[str, Any]:
@@ -118,7 +122,7 @@ def _expand(raw: dict[str, Any], faults: list[str]) -> dict[str, Any]:
         if escaped:
             return match[0][1:]
         if name not in os.environ:
-            faults.append(f"${{{name}}}: no such environment variable; set {name}, or write the path itself")
+            faults.append(f"${{{name}}} must be an environment variable. Set {name}, or write the path itself.")
         return os.environ.get(name, match[0])
 
     expanded: dict[str, Any] = _map_strings(raw, lambda text: _VARIABLE.sub(replace, text))
@@ -143,7 +147,7 @@ def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
 
 def _check(raw: dict[str, Any], base: Path, faults: list[str]) -> Config | None:
     """Return the configuration, or None with at least one fault. Each part is checked by itself: no fault hides another."""
-    faults += [f"{key}: unknown section{nearest(key, SECTIONS)}" for key in raw if key not in SECTIONS]
+    faults += [f"{key} is not a section.{nearest(key, SECTIONS)}" for key in raw if key not in SECTIONS]
     encoder = check_member(ENCODERS, raw.get("encoder", {}), "encoder", base, faults)
     train = check_table(TrainConfig, raw.get("train", {}), "train", base, faults)
     data = _check_named(DATA_FORMATS, raw.get("data"), "data", base, faults)
@@ -165,7 +169,7 @@ def _check_named(
 ) -> dict[str, Any]:
     """Return the checked sections of `[data]` or `[tasks]` by name. Those with faults are left out."""
     if not isinstance(tables, dict) or not tables:
-        faults.append(f"{section}: missing; add a table such as {_EXAMPLES[section]}")
+        faults.append(f"{section} is missing. Add a table such as {_EXAMPLES[section]}.")
         return {}
     checked = {}
     for name, table in tables.items():

@@ -58,11 +58,11 @@ def _set(raw: dict[str, Any], override: str, key: str, value: object) -> str | N
     if not all((section, *names)) or not names:
         return _malformed(override)
     if section not in SECTIONS:
-        return f"--set {key}: unknown section '{section}'{nearest(section, SECTIONS)}"
+        return f"--set {key}: '{section}' is not a section.{nearest(section, SECTIONS)}"
     table = raw.setdefault(section, {})
     if section in ("data", "tasks"):
         if not isinstance(table, dict) or names[0] not in table:
-            return f"--set {key}: no '{names[0]}' in [{section}]{nearest(names[0], table)}"
+            return f"--set {key}: '{names[0]}' is not in [{section}].{nearest(names[0], table)}"
         table, names = table[names[0]], names[1:]
     if section == "train" and len(names) > 1 and inner_section(TrainConfig, names[0]) is not None:
         inner = inner_section(TrainConfig, names[0])
@@ -72,13 +72,13 @@ def _set(raw: dict[str, Any], override: str, key: str, value: object) -> str | N
     else:
         paths = key_paths(TrainConfig) if section == "train" else {key: key for key in _UNIONS[section].all_keys()}
     if len(names) != 1 or paths.get(names[0]) != names[0] or not isinstance(table, dict):
-        return f"--set {key}: unknown key '{'.'.join(names)}'{nearest_path('.'.join(names), paths)}"
+        return f"--set {key}: '{'.'.join(names)}' is not a key.{nearest_path('.'.join(names), paths)}"
     table[names[0]] = value
     return None
 
 
 def _malformed(override: str) -> str:
-    return f"--set {override!r}: not KEY=VALUE with a dotted key; write for example train.epochs=3"
+    return f"--set must be KEY=VALUE with a dotted key, got {override!r}. An example is train.epochs=3."
 
 
 def _toml_value(text: str) -> object:

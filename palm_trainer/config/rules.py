@@ -15,23 +15,30 @@ _ROLES = ("intent", "slots")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` where a known word is near, else the list of them."""
+    """Return ` Did you mean 'x'?` where a known word is near, else the list of all words."""
     return nearest_path(word, {name: name for name in known})
 
 
 def nearest_path(key: str, paths: Mapping[str, str]) -> str:
-    """Return `; did you mean 'x'?` with the path of the nearest key, else the list of all paths."""
+    """Return ` Did you mean 'x'?` with the path of the nearest key, else the list of all paths."""
     near = difflib.get_close_matches(key, paths, n=1)
     listed = ", ".join(dict.fromkeys(paths.values())) or "none"
-    return f"; did you mean '{paths[near[0]]}'?" if near else f"; known: {listed}"
+    return f" Did you mean '{paths[near[0]]}'?" if near else f" Known: {listed}."
 
 
 def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Iterator[str]:
-    """Faults between keys, one line each. Values of a wrong type are passed over: the field check names them."""
+    """Yield the faults between sections, a line each.
+
+    Args:
+        encoder, data, tasks, train: the sections as the file has them. Values of a wrong type are passed over.
+    """
     for section, tables in (("data", data), ("tasks", tasks)):
         for name in tables:
             if not _NAME.fullmatch(name):
-                yield f"{section}.{name}: a name is letters, digits, _ and -, and starts with a letter or _; rename it"
+                yield (
+                    f"{section}.{name} must be a name of letters, digits, _ and - that starts with a letter or _. "
+                    "Rename it."
+                )
     for name, table in _tables(tasks):
         yield from _task_faults(f"tasks.{name}", table, data)
         yield from _window_faults(f"tasks.{name}", table, encoder)
@@ -73,7 +80,7 @@ def _tables(tables: Table) -> Iterator[tuple[str, Table]]:
 def _task_faults(where: str, table: Table, data: Table) -> Iterator[str]:
     for name in _data_of(table):
         if name not in data:
-            yield f"{where}.data: no data set '{name}'{nearest(name, data)}"
+            yield f"{where}.data must name data sets of [data], got '{name}'.{nearest(name, data)}"
 
 
 def _window_faults(where: str, table: Table, encoder: Table) -> Iterator[str]:
@@ -81,9 +88,15 @@ def _window_faults(where: str, table: Table, encoder: Table) -> Iterator[str]:
     if table.get("kind") != "mrc" or not isinstance(longest, int):
         return
     if 3 <= longest < _LEAST_WINDOW:
-        yield f"{where}: encoder.max_length = {longest} leaves a passage no room; reading comprehension needs {_LEAST_WINDOW}, better 384"
+        yield (
+            f"encoder.max_length must be at least {_LEAST_WINDOW} for reading comprehension ({where}), got {longest}. "
+            "A typical value is 384."
+        )
     elif isinstance(query, int) and query > longest // 2:
-        yield f"{where}.max_query_tokens: {query} is more than half of encoder.max_length = {longest}; the passage needs the rest, lower it"
+        yield (
+            f"{where}.max_query_tokens must be at most half of encoder.max_length = {longest}, got {query}. "
+            "The passage needs the rest."
+        )
 
 
 def _data_of(table: Table) -> list[str]:
@@ -95,25 +108,27 @@ def _task_set_faults(tasks: Mapping[str, Table], data: Table) -> Iterator[str]:
     for role in _ROLES:
         holders = [name for name, table in tasks.items() if table.get("role") == role]
         if len(holders) > 1:
-            yield f"tasks: role '{role}' is held by {', '.join(holders)}; leave it to one of them"
+            yield f"tasks must hold each role once, got '{role}' held by {', '.join(holders)}. Leave it to one of them."
     if tasks and all(table.get("auxiliary") is True for table in tasks.values()):
-        yield f"tasks: all are auxiliary ({', '.join(tasks)}); leave `auxiliary` out of at least one"
+        yield f"tasks must not all be auxiliary, got {', '.join(tasks)}. Remove `auxiliary` from at least one."
     used = {name for table in tasks.values() for name in _data_of(table)}
     for name in data:
         if name not in used:
-            yield f"data.{name}: no task uses it; name it in a task's data, or remove it"
+            yield f"data.{name} must be used by a task. Name it in the `data` of a task, or remove it."
 
 
 def _train_faults(train: Table, data: Table, tasks: Table) -> Iterator[str]:
     reference = train.get("reference")
     if isinstance(reference, str) and reference not in data:
-        yield f"train.reference: no data set '{reference}'{nearest(reference, data)}"
+        yield f"train.reference must name a data set of [data], got '{reference}'.{nearest(reference, data)}"
     select = _part(train, "checkpoints").get("select", "average")
     if isinstance(select, str) and select not in ("average", "exact_match"):
         task, dot, metric = select.partition(".")
         if not dot or not metric or task not in tasks:
-            known = ", ".join(tasks)
-            yield f"train.checkpoints.select: '{select}' is none of average, exact_match, TASK.METRIC (tasks: {known}); change it"
+            yield (
+                f"train.checkpoints.select must be average, exact_match or TASK.METRIC, got '{select}'. "
+                f"Tasks: {', '.join(tasks)}."
+            )
 
 
 def _part_faults(train: Table) -> Iterator[str]:
@@ -121,8 +136,8 @@ def _part_faults(train: Table) -> Iterator[str]:
     method = _part(train, "balancing").get("method", "fixed")
     if isinstance(parts, int) and parts > 1 and method in WHOLE_BATCH:
         yield (
-            f"train.accumulate_steps: '{method}' (train.balancing.method) weighs the tasks' gradients of a whole batch, which {parts} parts never hold; "
-            "set it to 1, or choose fixed, uncertainty, dwa or random"
+            f"train.accumulate_steps must be 1 for train.balancing.method = '{method}', got {parts}. "
+            "The method weighs gradients of a whole batch. Set it to 1, or choose fixed, uncertainty, dwa or random."
         )
 
 
@@ -133,21 +148,27 @@ def _balancing_faults(train: Table, tasks: Mapping[str, Table]) -> Iterator[str]
         return
     if method == "fixed":
         return
-    where = f"train.balancing.method: '{method}'"
+    where = "train.balancing.method must be"
     readers = Counter(name for table in tasks.values() for name in set(_data_of(table)))
     if len(tasks) < 2:
-        yield f"{where} weighs tasks against each other, and there is one; choose fixed"
+        yield f"{where} fixed for a single task, got '{method}'. It weighs tasks against each other."
     elif method in _WITHIN_A_STEP and max(readers.values(), default=0) < 2:
         yield (
-            f"{where} balances tasks of one step, and no two tasks share a data set (one encoder pass); "
-            "let them share one, or choose fixed, uncertainty or dwa"
+            f"{where} fixed, uncertainty or dwa where no two tasks share a data set, got '{method}'. "
+            "It balances tasks of one encoder pass. Let tasks share a data set, or choose another method."
         )
     if method in _WITHIN_A_STEP and method != "random" and _part(train, "regularization").get("fgm"):
-        yield f"{where} takes each task's gradient apart, and fgm needs that of their sum; remove train.regularization.fgm, or choose fixed"
+        yield (
+            f"{where} fixed, uncertainty, dwa or random with train.regularization.fgm, got '{method}'. "
+            "FGM needs the gradient of the summed losses. Remove fgm, or choose another method."
+        )
     if method in ("uncertainty", "gradnorm"):
         for name, table in tasks.items():
             if table.get("weight", 1.0) != 1.0:
-                yield f"tasks.{name}.weight: '{method}' learns the weights, so that it would change nothing; remove it, or choose fixed"
+                yield (
+                    f"tasks.{name}.weight must be 1 for train.balancing.method = '{method}', "
+                    f"got {table['weight']!r}. The method learns the weights. Remove it, or choose fixed."
+                )
 
 
 def _mixing_faults(train: Table, data: Table) -> Iterator[str]:
@@ -156,22 +177,31 @@ def _mixing_faults(train: Table, data: Table) -> Iterator[str]:
         return
     for name, table in _tables(data):
         if "epochs" in table and policy != "per_task_epochs":
-            yield f"data.{name}.epochs: only for train.mixing = 'per_task_epochs', not '{policy}'; set that, or remove it"
+            yield (
+                f"data.{name}.epochs is only for train.mixing = 'per_task_epochs', got '{policy}'. "
+                "Change train.mixing, or remove it."
+            )
         if table.get("mix_ratio", 1.0) != 1.0 and policy != "mix_ratio":
-            yield f"data.{name}.mix_ratio: only for train.mixing = 'mix_ratio', not '{policy}'; remove it"
+            yield f"data.{name}.mix_ratio is only for train.mixing = 'mix_ratio', got '{policy}'. Remove it."
 
 
 def _freeze_faults(train: Table, encoder: Table) -> Iterator[str]:
     for key in ("freeze_layers", "freeze_embeddings"):
         if train.get(key) and encoder.get("model") == "scratch":
-            yield f"train.{key}: an encoder from scratch has no pretrained weights to keep; remove it, or choose another encoder.model"
+            yield (
+                f"train.{key} needs an encoder with pretrained weights, got encoder.model = 'scratch'. "
+                "Remove it, or choose another encoder.model."
+            )
 
 
 def _substitution_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
     tagged = {name for t in tasks.values() if t.get("kind") == "sequence_label" for name in _data_of(t)}
     for name, table in _tables(data):
         if table.get("substitute") and name not in tagged:
-            yield f"data.{name}.substitute: replaces the values of slots, but no sequence_label task reads '{name}'; remove it, or add such a task"
+            yield (
+                f"data.{name}.substitute needs a sequence_label task that reads '{name}', got none. "
+                "Remove it, or add such a task."
+            )
 
 
 def _scope_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
@@ -181,32 +211,34 @@ def _scope_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
         for key, split in (("out_of_scope", "dev"), ("out_of_scope_test", "test")):
             where = f"data.{name}.{key}"
             if table.get(key) and not reading:
-                yield f"{where}: tells apart what belongs to no class, but no classify task reads '{name}'; remove it, or add such a task"
+                yield f"{where} needs a classify task that reads '{name}', got none. Remove it, or add such a task."
             elif table.get(key) and not table.get(split):
-                why = "its threshold is chosen" if split == "dev" else "its rejection is compared"
-                yield f"{where}: {why} with in-scope text of {split}, which '{name}' has not; add {split}"
+                yield f"{where} needs in-scope text of {split} to compare with, got none. Add `{split}` to [data.{name}]."
         chosen = any("false_rejection" in task or "out_of_scope_score" in task for task in reading)
         if table.get("out_of_scope_test") and reading and not chosen and not table.get("out_of_scope"):
-            yield f"data.{name}.out_of_scope_test: no threshold rejects it; add out_of_scope text for dev, or false_rejection to the task"
+            yield (
+                f"data.{name}.out_of_scope_test needs a threshold that rejects it, got none. "
+                "Add out_of_scope text for dev, or false_rejection to the task."
+            )
 
 
 def _averaging_faults(train: Table, data: Table) -> Iterator[str]:
     if "average_best" in _part(train, "checkpoints") and not any(table.get("dev") for _, table in _tables(data)):
-        yield "train.checkpoints.average_best: chooses checkpoints on dev, which no data set has; add dev, or remove it"
+        yield "train.checkpoints.average_best requires a dev split. Add `dev` to a data set, or remove it."
 
 
 def _regularization_faults(train: Table, encoder: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
     regularization = _part(train, "regularization")
     for key in ("r_drop", "word_dropout"):
         if regularization.get(key) and tasks and all(table.get("kind") == "masked_lm" for table in tasks.values()):
-            yield f"train.regularization.{key}: leaves masked_lm alone, and there is no other task; remove it"
+            yield f"train.regularization.{key} needs a task of another kind than masked_lm, got none. Remove it."
     droppers = [encoder.get("dropout") if encoder.get("model") == "scratch" else None]
     droppers.append(regularization.get("word_dropout", 0))
     droppers += [table.get("dropout") for table in tasks.values()]
     if regularization.get("r_drop") and all(share == 0 for share in droppers):
         yield (
-            "train.regularization.r_drop: compares passes with different dropout, but encoder.dropout and the dropout of every task are 0; "
-            "raise one of them, or set train.regularization.word_dropout"
+            "train.regularization.r_drop needs dropout above 0, got 0 for the encoder and every task. "
+            "Raise one of them, or set train.regularization.word_dropout."
         )
 
 
@@ -217,10 +249,16 @@ def _baseline_faults(train: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
     named = [name for name, table in tasks.items() if "baseline" in table]
     for name in named:
         if name in never:
-            yield f"tasks.{name}.baseline: an auxiliary task is never selected on; remove it"
+            yield f"tasks.{name}.baseline needs a task that is selected on, got an auxiliary one. Remove it."
     missing = [name for name in tasks if name not in named and name not in never]
     if named and missing:
-        yield f"tasks: {', '.join(named)} have a baseline and {', '.join(missing)} have none, so that their average says nothing; give all of them one"
+        yield (
+            f"tasks must all have a baseline or none, got one for {', '.join(named)} and none for {', '.join(missing)}. "
+            "Their average would mean nothing."
+        )
     select = _part(train, "checkpoints").get("select", "average")
     if named and select != "average":
-        yield f"train.checkpoints.select: '{select}' heeds no baseline, which {', '.join(named)} have; remove them, or select on 'average'"
+        yield (
+            f"train.checkpoints.select must be average for tasks with a baseline ({', '.join(named)}), got '{select}'. "
+            "Remove the baselines, or select on average."
+        )

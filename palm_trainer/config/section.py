@@ -74,7 +74,7 @@ class ConfigSection(BaseModel):
 
     @classmethod
     def faults_between_keys(cls, table: Table) -> Iterator[tuple[str, str]]:
-        """Yield key and message of each fault between the keys of this section.
+        """Yield key and message of each fault between the keys of this section. The message continues the key.
 
         Args:
             table: the section as the file has it. Values of a wrong type are passed over: the field check names them.

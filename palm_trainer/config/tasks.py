@@ -40,8 +40,8 @@ class TaskConfig(ConfigSection):
         role = table.get("role")
         kinds = [kind for kind, model in TASK_KINDS.members.items() if role in model.roles]
         if kinds and role not in cls.roles:
-            text = f"'{role}' needs kind {' or '.join(kinds)}, not '{table.get('kind')}'; change one of them"
-            yield "role", text
+            kind = table.get("kind")
+            yield "role", f"= '{role}' needs kind {' or '.join(kinds)}, got '{kind}'. Change one of them."
 
 
 class ClassifyTask(TaskConfig):
@@ -95,7 +95,7 @@ class MatchTask(TaskConfig):
         """Yield the fault of a label for a ranker."""
         yield from super().faults_between_keys(table)
         if table.get("learning_strategy") == "pairwise" and "match_label" in table:
-            yield "match_label", "a ranker (learning_strategy = 'pairwise') has no labels; remove it"
+            yield "match_label", "is only for learning_strategy = 'pointwise', got 'pairwise'. Remove it."
 
 
 class MrcTask(TaskConfig):

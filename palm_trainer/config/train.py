@@ -79,7 +79,7 @@ class BalancingConfig(ConfigSection):
         for key, methods in _OPTIONS_OF_METHODS.items():
             if key in table and method not in methods:
                 listed = " or ".join(repr(name) for name in methods)
-                yield key, f"only for method = {listed}, not '{method}'; remove it"
+                yield key, f"is only for method = {listed}, got '{method}'. Remove it."
 
 
 class RegularizationConfig(ConfigSection):
@@ -119,8 +119,7 @@ class DistillationConfig(ConfigSection):
         """Yield the fault of each option without a teacher."""
         for key in ("temperature", "weight"):
             if key in table and not table.get("teachers"):
-                text = "says how teachers are heeded, and there are none; name their runs in `teachers`, or remove it"
-                yield key, text
+                yield key, "needs teachers, got none. Name their runs in `teachers`, or remove it."
 
 
 class CheckpointsConfig(ConfigSection):
@@ -196,8 +195,7 @@ class TrainConfig(ConfigSection):
         """Yield faults of batch parts and of the mixing temperature."""
         parts, batch_size = table.get("accumulate_steps", 1), table.get("batch_size", 32)
         if isinstance(parts, int) and isinstance(batch_size, int) and parts > batch_size > 0:
-            text = f"{parts} parts of a batch of {batch_size} examples (batch_size); lower it to {batch_size} or less"
-            yield "accumulate_steps", text
+            yield "accumulate_steps", f"must be at most batch_size = {batch_size}, got {parts}."
         policy = table.get("mixing", "mix_ratio")
         if isinstance(policy, str) and "mixing_temperature" in table and policy != "temperature":
-            yield "mixing_temperature", f"only for mixing = 'temperature', not '{policy}'; remove it"
+            yield "mixing_temperature", f"is only for mixing = 'temperature', got '{policy}'. Remove it."

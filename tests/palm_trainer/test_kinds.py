@@ -100,7 +100,9 @@ def test_faults_of_match_data_are_told(kind, rows: list[dict], extra: str, match
 
 def test_a_ranker_has_no_match_label(kind) -> None:
     kind.rows("pairs.jsonl", pair_rows())
-    with pytest.raises(ConfigError, match=r"tasks.same.match_label: a ranker .* has no labels"):
+    with pytest.raises(
+        ConfigError, match=r"tasks.same.match_label is only for learning_strategy = 'pointwise', got 'pairwise'"
+    ):
         kind.config(MATCH + 'learning_strategy = "pairwise"\nmatch_label = "yes"\n')
 
 
@@ -151,7 +153,7 @@ def test_a_threshold_of_the_configuration_wins(kind) -> None:
     done = kind.train(MULTI + "threshold = 0.8\n", epochs=1)
     assert done.thresholds == {}
     assert load_trained(kind.run).tasks["intent"].thresholds.labels == {"x": 0.8, "y": 0.8}
-    with pytest.raises(ConfigError, match=r"tasks.same.threshold: only for kind 'multi_label', not 'match'"):
+    with pytest.raises(ConfigError, match=r"tasks.same.threshold is only for kind 'multi_label', got 'match'"):
         kind.config(MATCH + "threshold = 0.8\n")
 
 

@@ -208,7 +208,7 @@ def test_three_faults_are_listed_together(palm, tiny_toml):
     code, out, err = palm("run", path, "--set", "train.batch_size=0")
     assert (code, out) == (2, "")
     assert "3 faults" in err
-    for part in ("train.epoch: unknown key; did you mean 'epochs'?", "unknown format 'yaml'", "train.batch_size"):
+    for part in ("train.epoch is not a key of [train]. Did you mean 'epochs'?", "got 'yaml'", "train.batch_size"):
         assert part in err, part
 
 

@@ -102,12 +102,12 @@ def test_overrides(write, override, check):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.epocs=3", "--set train.epocs: unknown key 'epocs'; did you mean 'epochs'?"),
-        ("trian.epochs=3", "--set trian.epochs: unknown section 'trian'; did you mean 'train'?"),
-        ("tasks.intents.weight=3", "--set tasks.intents.weight: no 'intents' in [tasks]; did you mean 'intent'?"),
-        ("tasks.intent.weight.x=3", "unknown key 'weight.x'; did you mean 'weight'?"),
-        ("train.epochs", "--set 'train.epochs': not KEY=VALUE with a dotted key"),
-        ("train.epochs=many", "train.epochs: must be a valid number, not 'many'"),
+        ("train.epocs=3", "--set train.epocs: 'epocs' is not a key. Did you mean 'epochs'?"),
+        ("trian.epochs=3", "--set trian.epochs: 'trian' is not a section. Did you mean 'train'?"),
+        ("tasks.intents.weight=3", "--set tasks.intents.weight: 'intents' is not in [tasks]. Did you mean 'intent'?"),
+        ("tasks.intent.weight.x=3", "'weight.x' is not a key. Did you mean 'weight'?"),
+        ("train.epochs", "--set must be KEY=VALUE with a dotted key, got 'train.epochs'."),
+        ("train.epochs=many", "train.epochs must be a valid number, got 'many'."),
     ],
 )
 def test_override_faults(write, override, message):
@@ -152,27 +152,27 @@ def test_every_fault_is_told_at_once(write):
     said = fault(write(BAD))
     for line in (
         "config.toml: 21 faults",
-        "${PALM_UNSET_VARIABLE}: no such environment variable; set PALM_UNSET_VARIABLE, or write the path itself",
-        "trian: unknown section; did you mean 'train'?",
-        "encoder.max_length: must be greater than or equal to 3, not 2",
-        "encoder.poling: unknown key; did you mean 'pooling'?",
-        "train.output: missing; add `output = ...` to [train] or give --output",
-        "train.epochs: must be greater than 0, not -1",
-        "train.device: must match pattern",
-        "data.other.train: an empty list; name at least one",
-        "tasks.intent.kind: unknown kind 'clasify'; did you mean 'classify'?; known: classify, multi_label, sequence_label,",
-        "tasks.slots.data: an empty list; name at least one",
-        "tasks.a b.weight: must be a valid number, not '3'",
-        "encoder.heads: only for model 'scratch', not 'minilm-l6-en'; remove it",
-        "tasks.a b: a name is letters, digits, _ and -",
-        "data.travel.format: unknown format 'joiint'; did you mean 'joint'?",
-        "data.other.columns: only for format 'palm' or 'tsv' or 'csv' or 'json' or 'parquet' or 'datasets', not 'joint'",
-        "tasks.intent.data: no data set 'travl'; did you mean 'travel'?",
-        "tasks.slots.role: 'slots' needs kind sequence_label, not 'classify'; change one of them",
-        "tasks.slots.crf: only for kind 'sequence_label', not 'classify'; remove it",
-        "data.travel: no task uses it; name it in a task's data, or remove it",
-        "train.reference: no data set 'q9'; known: travel, other",
-        "train.checkpoints.select: 'x.f1' is none of average, exact_match, TASK.METRIC (tasks: intent, slots, a b)",
+        "${PALM_UNSET_VARIABLE} must be an environment variable. Set PALM_UNSET_VARIABLE, or write the path itself.",
+        "trian is not a section. Did you mean 'train'?",
+        "encoder.max_length must be greater than or equal to 3, got 2.",
+        "encoder.poling is not a key of [encoder]. Did you mean 'pooling'?",
+        "train.output is missing. Add `output = ...` to [train] or give --output.",
+        "train.epochs must be greater than 0, got -1.",
+        "train.device must match pattern",
+        "data.other.train must have at least one item, got an empty list.",
+        "tasks.intent.kind must be one of classify, multi_label, sequence_label, match, mrc, masked_lm, got 'clasify'. Did you mean 'classify'?",
+        "tasks.slots.data must have at least one item, got an empty list.",
+        "tasks.a b.weight must be a valid number, got '3'.",
+        "encoder.heads is only for model 'scratch', got 'minilm-l6-en'. Remove it.",
+        "tasks.a b must be a name of letters, digits, _ and -",
+        "squad, clinc, rasa, text, parquet, datasets, got 'joiint'. Did you mean 'joint'?",
+        "data.other.columns is only for format 'palm' or 'tsv' or 'csv' or 'json' or 'parquet' or 'datasets', got 'joint'. Remove it.",
+        "tasks.intent.data must name data sets of [data], got 'travl'. Did you mean 'travel'?",
+        "tasks.slots.role = 'slots' needs kind sequence_label, got 'classify'. Change one of them.",
+        "tasks.slots.crf is only for kind 'sequence_label', got 'classify'. Remove it.",
+        "data.travel must be used by a task. Name it in the `data` of a task, or remove it.",
+        "train.reference must name a data set of [data], got 'q9'. Known: travel, other.",
+        "train.checkpoints.select must be average, exact_match or TASK.METRIC, got 'x.f1'. Tasks: intent, slots, a b.",
     ):
         assert line in said
 
@@ -183,30 +183,34 @@ def test_every_fault_is_told_at_once(write):
         (
             "[encoder]",
             '[encoder]\nmodel = "scratch"\nheads = 3',
-            "encoder.hidden_size: 256 is not a multiple of heads = 3; change one of them",
+            "encoder.hidden_size must be a multiple of heads = 3, got 256. Change one of them.",
         ),
         (
             'kind = "classify"\nrole',
             'kind = "classify"\nn_best = 3\nrole',
-            "tasks.intent.n_best: only for kind 'mrc', not 'classify'; remove it",
+            "tasks.intent.n_best is only for kind 'mrc', got 'classify'. Remove it.",
         ),
         (
             'format = "tsv"',
             'format = "tsv"\njoiner = ""',
-            "data.mood.joiner: only for format 'joint' or 'conll' or 'palm' or 'parquet' or 'datasets', not 'tsv'",
+            "data.mood.joiner is only for format 'joint' or 'conll' or 'palm' or 'parquet' or 'datasets', got 'tsv'.",
         ),
-        ('format = "tsv"', "", "data.mood.format: missing; add `format = ...` to [data.mood]; known: joint, conll,"),
-        ('format = "tsv"', "format = 3", "data.mood.format: must be a string, not 3; known: joint, conll, palm,"),
+        ('format = "tsv"', "", "data.mood.format is missing. Add `format = ...` to [data.mood]: one of joint, conll,"),
+        ('format = "tsv"', "format = 3", "text, parquet, datasets, got 3."),
         (
             "max_length = 64",
             "layers = 2\nlayer = 3",
-            "encoder.layers: only for model 'scratch', not 'minilm-l6-en'; remove it",
+            "encoder.layers is only for model 'scratch', got 'minilm-l6-en'. Remove it.",
         ),
-        ("max_length = 64", "max_lenght = 2", "encoder.max_lenght: unknown key; did you mean 'max_length'?"),
+        (
+            "max_length = 64",
+            "max_lenght = 2",
+            "encoder.max_lenght is not a key of [encoder]. Did you mean 'max_length'?",
+        ),
         (
             "epochs = 2",
             "distillation.weight = 0.5",
-            "train.distillation.weight: says how teachers are heeded, and there are none",
+            "train.distillation.weight needs teachers, got none.",
         ),
     ],
 )
@@ -220,11 +224,11 @@ def test_key_of_another_member_names_its_owner(write, old, new, message):
         (('role = "slots"', ""), None),
         (
             ('kind = "classify"\ndata = ["mood"]', 'kind = "classify"\nrole = "intent"\ndata = ["mood"]'),
-            "held by intent, mood",
+            "got 'intent' held by intent, mood.",
         ),
-        (("[data.", "data = 3\n[other."), "data: missing; add a table such as"),
-        (("[tasks.", "[jobs."), "tasks: missing; add a table such as"),
-        (("data = [", "auxiliary = true\ndata = ["), "tasks: all are auxiliary (intent, slots, mood)"),
+        (("[data.", "data = 3\n[other."), "data is missing. Add a table such as"),
+        (("[tasks.", "[jobs."), "tasks is missing. Add a table such as"),
+        (("data = [", "auxiliary = true\ndata = ["), "tasks must not all be auxiliary, got intent, slots, mood."),
         (("epochs = 2", 'checkpoints.select = "mood.accuracy"'), None),
     ],
 )
@@ -237,13 +241,13 @@ def test_rules_between_keys(write, change, message):
 
 
 def test_files_that_cannot_be_read(write, tmp_path):
-    assert "no such file; `palm-train init DATA`" in fault(tmp_path / "absent.toml")
+    assert "no such file. `palm-train init DATA`" in fault(tmp_path / "absent.toml")
     assert "cannot be read" in fault(tmp_path)
-    assert "not TOML" in fault(write("[train]\nepochs = \n"))
+    assert "must be TOML: " in fault(write("[train]\nepochs = \n"))
     assert "line 2" in fault(write("[train]\nepochs = \n"))
     path = tmp_path / "latin.toml"
     path.write_bytes(b"# caf\xe9")
-    assert "not UTF-8 at byte 5" in fault(path)
+    assert "must be UTF-8, got another encoding at byte 5" in fault(path)
 
 
 def test_dump_reads_back_equal(write, tmp_path):
@@ -303,12 +307,12 @@ def test_every_format_option_is_a_key_of_a_data_set():
         (
             '[encoder]\nmodel = "scratch"\ndropout = 0.0\n[data.t]\nformat = "tsv"\ntrain = "t"\n[tasks.a]\nkind = "classify"\n'
             'data = ["t"]\ndropout = 0.0\n[train]\noutput = "o"\nregularization.r_drop = 1.0\n',
-            "train.regularization.r_drop: compares passes with different dropout",
+            "train.regularization.r_drop needs dropout above 0, got 0 for the encoder and every task.",
         ),
         (
             '[data.t]\nformat = "text"\ntrain = "t"\n[tasks.a]\nkind = "masked_lm"\ndata = ["t"]\n[train]\noutput = "o"\n'
             "regularization.word_dropout = 0.1\n",
-            "train.regularization.word_dropout: leaves masked_lm alone, and there is no other task",
+            "train.regularization.word_dropout needs a task of another kind than masked_lm, got none.",
         ),
     ],
 )
@@ -322,12 +326,15 @@ def test_regularization_that_could_do_nothing_is_refused(write, text, match):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("[tasks.intent]\nbaseline = 0.9", "tasks: intent have a baseline and slots, mood have none"),
+        (
+            "[tasks.intent]\nbaseline = 0.9",
+            "tasks must all have a baseline or none, got one for intent and none for slots, mood.",
+        ),
         (
             "[tasks.intent]\nbaseline = 0.9\nauxiliary = true",
-            "tasks.intent.baseline: an auxiliary task is never selected on",
+            "tasks.intent.baseline needs a task that is selected on, got an auxiliary one.",
         ),
-        ("[tasks.intent]\nbaseline = 0.0", "tasks.intent.baseline: must be greater than 0, not 0.0"),
+        ("[tasks.intent]\nbaseline = 0.0", "tasks.intent.baseline must be greater than 0, got 0.0."),
     ],
 )
 def test_baselines(write, change, message):
@@ -339,6 +346,7 @@ def test_baselines_without_the_average(write):
     for name in ("intent", "slots", "mood"):
         text = text.replace(f"[tasks.{name}]", f"[tasks.{name}]\nbaseline = 0.5")
     assert load_config(write(text)).tasks["mood"].baseline == 0.5
-    assert "train.checkpoints.select: 'mood.accuracy' heeds no baseline" in fault(
-        write(text + 'checkpoints.select = "mood.accuracy"\n')
+    assert (
+        "train.checkpoints.select must be average for tasks with a baseline (intent, slots, mood), got 'mood.accuracy'."
+        in fault(write(text + 'checkpoints.select = "mood.accuracy"\n'))
     )

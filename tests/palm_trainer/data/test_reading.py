@@ -134,7 +134,10 @@ def test_mrc_invalid_data_is_refused(kind, row: dict, match: str) -> None:
 
 @pytest.mark.parametrize(
     ("max_length", "match"),
-    [(8, "leaves a passage no room; reading comprehension needs 12"), (12, "7 is more than half")],
+    [
+        (8, "encoder.max_length must be at least 12 for reading comprehension"),
+        (12, "must be at most half of encoder.max_length = 12, got 7"),
+    ],
 )
 def test_mrc_too_short_windows_are_refused(kind, max_length: int, match: str) -> None:
     with pytest.raises(ConfigError, match=match):

@@ -92,15 +92,15 @@ def test_a_run_is_calibrated_and_tells_what_is_out_of_scope(tmp_path, tiny_confi
     [
         (['data.travel.out_of_scope="chat.txt"'], r"chat\.txt: (no such file|cannot be read)"),
         (["tasks.slots.false_rejection=0.1"], r"false_rejection.*classify"),
-        (["tasks.intent.false_rejection=1.5"], r"false_rejection: must be less than 1"),
+        (["tasks.intent.false_rejection=1.5"], r"false_rejection must be less than 1"),
         (['tasks.slots.out_of_scope_score="energy"'], r"out_of_scope_score.*classify"),
         (
             ['tasks.intent.out_of_scope_score="cosine"'],
-            r"out_of_scope_score: must be 'softmax', 'energy' or 'mahalanobis'",
+            r"out_of_scope_score must be 'softmax', 'energy' or 'mahalanobis'",
         ),
         (
             ['data.travel.out_of_scope_test="chat.txt"'],
-            r"out_of_scope_test: no threshold rejects it; add out_of_scope text",
+            r"out_of_scope_test needs a threshold that rejects it, got none. Add out_of_scope text",
         ),
     ],
 )

@@ -81,7 +81,7 @@ def test_layer_decay_reaches_the_optimizer(pretrained):
 @pytest.mark.parametrize("key", ["freeze_layers=1", "freeze_embeddings=true"])
 def test_freeze_scratch_encoder_is_refused(tiny_config, key):
     name = key.partition("=")[0]
-    with pytest.raises(ConfigError, match=rf"train.{name}: an encoder from scratch has no pretrained weights to keep"):
+    with pytest.raises(ConfigError, match=rf"train.{name} needs an encoder with pretrained weights"):
         tiny_config(f"train.{key}")
 
 
@@ -98,7 +98,7 @@ def test_freeze_scratch_encoder_is_refused(tiny_config, key):
     ],
 )
 def test_training_options_out_of_range_are_refused(tiny_config, key):
-    with pytest.raises(ConfigError, match=rf"train.{key.partition('=')[0]}: must be "):
+    with pytest.raises(ConfigError, match=rf"train.{key.partition('=')[0]} must be "):
         tiny_config(f"train.{key}")
 
 

@@ -45,10 +45,10 @@ def test_mixing_temperature_is_used(tiny_config):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.mixing_temperature=2", r"train.mixing_temperature: only for mixing = 'temperature', not 'mix_ratio'"),
-        ("data.reviews.epochs=2", r"data.reviews.epochs: only for train.mixing = 'per_task_epochs', not 'mix_ratio'"),
-        ("train.mixing=uniform", r"data.reviews.mix_ratio: only for train.mixing = 'mix_ratio', not 'uniform'"),
-        ("train.mixing=zigzag", r"train.mixing: must be 'mix_ratio', 'per_task_epochs', .*not 'zigzag'"),
+        ("train.mixing_temperature=2", r"train.mixing_temperature is only for mixing = 'temperature', got 'mix_ratio'"),
+        ("data.reviews.epochs=2", r"data.reviews.epochs is only for train.mixing = 'per_task_epochs', got 'mix_ratio'"),
+        ("train.mixing=uniform", r"data.reviews.mix_ratio is only for train.mixing = 'mix_ratio', got 'uniform'"),
+        ("train.mixing=zigzag", r"train.mixing must be 'mix_ratio', 'per_task_epochs', .*got 'zigzag'"),
     ],
 )
 def test_mixing_conflicting_options_are_refused(tiny_config, override, message):
