@@ -127,9 +127,7 @@ def _check_key(key: str, optimizer: Optimizer) -> None:
     if key in _ELSEWHERE:
         keys = [name for name in TrainConfig.model_fields if name not in _ELSEWHERE]
         options = ", ".join(sorted(keys, key=lambda name: inner_section(TrainConfig, name) is None))
-        raise ConfigError(
-            f"options.{key} is set elsewhere in Python: by {_ELSEWHERE[key]}. Options: {options}."
-        )
+        raise ConfigError(f"options.{key} is set elsewhere in Python: by {_ELSEWHERE[key]}. Options: {options}.")
     if key not in TrainConfig.model_fields:
         raise ConfigError(f"options.{key} is not an option.{nearest_path(key, paths)}")
     argument = _OF_ADAM.get(key, "")

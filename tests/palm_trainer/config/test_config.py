@@ -166,7 +166,7 @@ def test_every_fault_is_told_at_once(write):
         "encoder.heads is only for model 'scratch', got 'minilm-l6-en'. Remove it.",
         "tasks.a b must be a name of letters, digits, _ and -",
         "squad, clinc, rasa, text, parquet, datasets, got 'joiint'. Did you mean 'joint'?",
-        "data.other.columns is only for format 'palm' or 'tsv' or 'csv' or 'json' or 'parquet' or 'datasets', got 'joint'. Remove it.",
+        "data.other.columns is only for format 'palm' or 'tsv' or 'csv' or 'jsonl' or 'json' or 'parquet' or 'datasets', got 'joint'. Remove it.",
         "tasks.intent.data must name data sets of [data], got 'travl'. Did you mean 'travel'?",
         "tasks.slots.role = 'slots' needs kind sequence_label, got 'classify'. Change one of them.",
         "tasks.slots.crf is only for kind 'sequence_label', got 'classify'. Remove it.",
