@@ -115,8 +115,8 @@ def read_options(optimizer: Optimizer, options: Mapping[str, Any]) -> dict[str, 
                 _check_key(f"{key}.{inner_key}", optimizer)
     if optimizer.lr_schedualer is not None and {"schedule", "warmup_ratio"} & settings.keys():
         raise ConfigError("options.schedule: the optimizer has an lr_schedualer. Leave one of them out.")
-    parts = settings.get("accumulate_steps", 1)
-    batch_size = parts if isinstance(parts, int) else 1  # the readers' is checked when they are known
+    micro_batches = settings.get("accumulate_steps", 1)
+    batch_size = micro_batches if isinstance(micro_batches, int) else 1  # the readers' is checked when they are known
     check_section(TrainConfig, {"output": "unused", "batch_size": max(1, batch_size), **settings}, "options")
     return settings
 
@@ -177,7 +177,7 @@ class Task:
 
     @property
     def answers(self) -> bool:
-        """Whether it is evaluated, exported and asked: not when it is auxiliary, nor a masked LM, which only shapes the encoder."""
+        """True for a task that is evaluated, exported and asked: neither auxiliary nor a masked LM."""
         if self.auxiliary:
             return False
         return self.head is None or not self.has_kind or task_kind(self.head.kind).is_answered
@@ -189,7 +189,7 @@ class Task:
 
     @property
     def has_kind(self) -> bool:
-        """Whether it is evaluated, saved as a run and exported: not with a head that is of no kind of the package."""
+        """True for a head of a task kind. Without one the task is not evaluated, saved as a run or exported."""
         return self.head is None or self.head.kind != "custom"
 
     @property

@@ -18,11 +18,22 @@ from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.tensors import PALM_NAMES
 
 _TRAINING_EXAMPLES = 500
-"""What parity is checked on where there is no evaluation reader."""
+"""Examples that parity is checked on where there is no evaluation reader."""
 
 
 def export(session: Session, output: Path, *, precision: str, overwrite: bool) -> Manifest:
-    """Writes the bundle. Raises ExportError for what cannot be served, ParityError when graph and model differ."""
+    """Write the bundle of a trained session.
+
+    Args:
+        session: with a trained or loaded model.
+        output: bundle directory.
+        precision: as of `palm-export --precision`.
+        overwrite: replace a bundle that is there.
+
+    Raises:
+        ExportError: a server could not decode or trace a part of the model.
+        ParityError: the graph does not answer as the model does.
+    """
     from palm_trainer.export.exporter import export_bundle  # loads onnx, which training needs not
 
     _check(session)
@@ -32,9 +43,9 @@ def export(session: Session, output: Path, *, precision: str, overwrite: bool) -
         model = copy.deepcopy(trained.model).cpu().float().eval()
         if not isinstance(model.backbone, CustomEncoder):
             unfreeze_rows(model.backbone)  # a graph holds one whole table
-        still = session.calibrated(replace(trained, model=model))
+        calibrated = session.calibrated(replace(trained, model=model))
         manifest, report = export_bundle(
-            still,
+            calibrated,
             sets,
             output,
             precision=precision,

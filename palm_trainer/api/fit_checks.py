@@ -133,7 +133,10 @@ def check_options(train: Mapping[str, Any], groups: Mapping[str, Sequence[Task]]
         ConfigError: with a line for each setting that does not fit.
     """
     data = {name: {"mix_ratio": members[0].mix_ratio} for name, members in groups.items()}
-    tasks = {task.name: _task_table(task, name) for name, members in groups.items() for task in members}
+    tasks: dict[str, dict[str, Any]] = {}
+    for name, members in groups.items():
+        for task in members:
+            tasks[task.name] = _task_table(task, name)
     faults = list(training_faults(train, {}, data, tasks))
     for section, key in _CUSTOM_CANNOT if custom else ():
         if train.get(section, {}).get(key):

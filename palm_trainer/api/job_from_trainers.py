@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def job_from_trainers(
         train,
         trained.model,
         Order(wired.sources, plan.mixing, plan.reference),
-        {task.name: task.weight for members in wired.groups.values() for task in members},
+        {task.name: task.weight for task in chain.from_iterable(wired.groups.values())},
         word_dropout,
         processes,
         make_optimizer=None if isinstance(optimizer, Adam) else optimizer.build,
@@ -183,9 +184,10 @@ def _check_job(
     """Raise ConfigError for settings that need a call which was not made, or cannot be met with custom readers."""
     checkpoints = train.checkpoints
     if wired.reads_batches and (train.accumulate_steps > 1 or processes.size > 1):
-        what = "options.accumulate_steps" if train.accumulate_steps > 1 else "torchrun"
+        setting = "options.accumulate_steps" if train.accumulate_steps > 1 else "torchrun"
         raise ConfigError(
-            f"{what}: cuts batches, and a reader of your own gives whole ones. Train in one process without accumulation, or subclass a reader of palm.reader."
+            f"{setting}: cuts batches, and a reader of your own gives whole ones. "
+            "Train in one process without accumulation, or subclass a reader of palm.reader."
         )
     for key in ("patience", "average_best") if not evaluation.data("dev").sets else ():
         if getattr(checkpoints, key) is not None:

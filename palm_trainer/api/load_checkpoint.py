@@ -1,4 +1,4 @@
-"""Weights of a checkpoint into a trainer: what must agree."""
+"""Loading of checkpoints into trainers, with checks that both agree."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +14,13 @@ from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel
 
 
 def load_checkpoint(path: Path, tasks: Sequence[Task]) -> TrainedModel:
-    """The model of `ckpt.stepN/`, or of a run directory's `best/`. Raises CheckpointError unless it holds every task as its trainer declared it."""
-    run, which = (path, "best") if (path / "best").is_dir() else (path.parent, path.name)
-    loaded = load_trained(run, which, lambda description: _build(description, tasks, path))
+    """Load the model of `ckpt.stepN/`, or of `best/` of a run directory.
+
+    Raises:
+        CheckpointError: it does not hold every task as its trainer declared it.
+    """
+    run, checkpoint = (path, "best") if (path / "best").is_dir() else (path.parent, path.name)
+    loaded = load_trained(run, checkpoint, lambda description: _build(description, tasks, path))
     for task in tasks:
         if task.name not in loaded.model.heads:
             raise CheckpointError(
@@ -27,18 +31,18 @@ def load_checkpoint(path: Path, tasks: Sequence[Task]) -> TrainedModel:
 
 
 def _build(description: ModelDescription, tasks: Sequence[Task], path: Path) -> MultiTaskModel:
-    """The model of a checkpoint, with the parts that the user wrote from the trainers. Heads of the user's that no trainer has are left out."""
+    """Build the model of a checkpoint. Custom parts come from the trainers; custom heads without a trainer are left out."""
     if not description.own:
         return build_model(description)
     plain = description.model_copy(update={"own": {}})
-    owned = {task.name: task.custom_head for task in tasks if task.custom_head is not None}
+    custom_heads = {task.name: task.custom_head for task in tasks if task.custom_head is not None}
     if "backbone" in description.own:
-        given = next((task.backbone for task in tasks if isinstance(task.backbone, CustomEncoder)), None)
-        if given is None:
+        declared = [task.backbone for task in tasks if isinstance(task.backbone, CustomEncoder)]
+        if not declared:
             raise CheckpointError(
                 f"{path}: its backbone is your own ({description.own['backbone']}). Declare it first: build_predict_forward(backbone, head)."
             )
-        backbone: Encoder = given
+        backbone: Encoder = declared[0]
     else:
         backbone = build_model(plain.model_copy(update={"tasks": {}})).backbone
     heads: dict[str, TaskHead] = {}
@@ -47,15 +51,15 @@ def _build(description: ModelDescription, tasks: Sequence[Task], path: Path) -> 
             heads[name] = make_head(
                 name, info, backbone.hidden_size, embedding=(len(backbone.embedding_table), backbone.hidden_size)
             )
-    for part in description.own:
-        name = part.removeprefix("heads.")
-        if name in owned:
-            heads[name] = CustomHead(name, owned[name])
+    for custom_part in description.own:
+        name = custom_part.removeprefix("heads.")
+        if name in custom_heads:
+            heads[name] = CustomHead(name, custom_heads[name])
     return MultiTaskModel(backbone, heads)
 
 
 def _check_declared(task: Task, loaded: TrainedModel, path: Path) -> None:
-    """Raises CheckpointError when a checkpoint's task is not what the trainer declared."""
+    """Raise CheckpointError when a checkpoint's task is not what the trainer declared."""
     if task.head is None or not task.has_kind:
         return
     info = loaded.tasks[task.name]
@@ -71,17 +75,16 @@ def _check_declared(task: Task, loaded: TrainedModel, path: Path) -> None:
 
 
 def take_over(trained: TrainedModel, loaded: TrainedModel) -> None:
-    """Copies weights between models of the same tasks. Raises CheckpointError when labels or shapes differ."""
+    """Copy weights between models of the same tasks. Raises CheckpointError when labels or shapes differ."""
     for name, info in trained.tasks.items():
         if info.labels != loaded.tasks[name].labels:
             raise CheckpointError(
                 f"task '{name}': the checkpoint has {len(loaded.tasks[name].labels)} labels and the reader {len(info.labels)}, or in another order. "
                 "Give the reader the label map that the checkpoint was trained with."
             )
-    own = trained.model.state_dict()
-    given = loaded.model.state_dict()
+    loaded_weights = loaded.model.state_dict()
     try:
-        trained.model.load_state_dict({name: given[name] for name in own})
+        trained.model.load_state_dict({name: loaded_weights[name] for name in trained.model.state_dict()})
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(
             f"the checkpoint does not fit the trainer's model: {str(error).splitlines()[0]}."

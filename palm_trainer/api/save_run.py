@@ -41,13 +41,22 @@ class Saver:
 
     @classmethod
     def of(cls, save_path: str | Path, save_steps: int, save_type: str) -> "Saver":
-        """Raises ConfigError for a wrong number or type."""
-        types = tuple(part.strip() for part in save_type.split(",") if part.strip())
+        """Check the arguments of `set_saver`.
+
+        Args:
+            save_path: directory of the checkpoints.
+            save_steps: steps between them.
+            save_type: `ckpt`, `predict` or `ckpt,predict`.
+
+        Raises:
+            ConfigError: a wrong number or type.
+        """
+        types = tuple(filter(None, map(str.strip, save_type.split(","))))
         if not types or any(kind not in _TYPES for kind in types):
-            raise ConfigError(f"set_saver: save_type is '{save_type}', but is 'ckpt', 'predict' or 'ckpt,predict'.")
+            raise ConfigError(f"set_saver: save_type must be 'ckpt', 'predict' or 'ckpt,predict', got '{save_type}'.")
         if save_steps < 1:
             raise ConfigError(
-                f"set_saver: save_steps is {save_steps}, but is 1 at least. The end of the training is saved in any case."
+                f"set_saver: save_steps must be at least 1, got {save_steps}. The end of the training is saved in any case."
             )
         return cls(Path(save_path), int(save_steps), types)
 
@@ -123,8 +132,8 @@ def run_config(wired: Wired, epochs: float, encoder_name: str | None, train: Tra
 def _encoder(trained: TrainedModel, encoder: str | None) -> EncoderConfig:
     shared = {"max_length": trained.max_length, "pooling": trained.model.backbone.pooling}
     if encoder is not None:
-        where = Path(encoder).expanduser()
-        model = str(where.resolve()) if where.is_dir() else encoder
+        directory = Path(encoder).expanduser()
+        model = str(directory.resolve()) if directory.is_dir() else encoder
         return PretrainedEncoderConfig.model_validate({"model": model, **shared})
     settings: Any = trained.model.backbone.encoder.config
     shape = {
@@ -140,12 +149,15 @@ def _data(members: Sequence[Task], epochs: float, train: TrainConfig) -> DataCon
     task = members[0]
     reader, dev = task.fitted, task.evaluation_reader
     assert isinstance(reader, TextReader)  # others are saved without a configuration
-    foreign = [member.rejection.reader.path for member in members if member.rejection and member.rejection.reader]
+    out_of_scope: list[Path] = []
+    for member in members:
+        if member.rejection and member.rejection.reader:
+            out_of_scope.append(member.rejection.reader.path)
     values: dict[str, Any] = {
         "format": reader.format,
         "train": (reader.path,),
         "dev": (dev.path,) if isinstance(dev, TextReader) else (),
-        "out_of_scope": tuple(dict.fromkeys(foreign)),
+        "out_of_scope": tuple(dict.fromkeys(out_of_scope)),
         "mix_ratio": task.mix_ratio if train.mixing == "mix_ratio" else 1.0,
         "epochs": epochs * task.mix_ratio if train.mixing == "per_task_epochs" else None,
         "substitute": reader.substitute,
@@ -157,7 +169,7 @@ def _task(task: Task, data: str, target: Target) -> TaskConfig:
     _, head = task.declared
     assert isinstance(head, DeclaredHead)
     decode = target.info.decode
-    known: dict[str, Any] = {
+    options: dict[str, Any] = {
         "crf": decode.crf,
         "learning_strategy": getattr(head, "learning_strategy", None),
         "match_label": decode.match_label or None,
@@ -173,7 +185,7 @@ def _task(task: Task, data: str, target: Target) -> TaskConfig:
         "out_of_scope_score": None if task.rejection is None else task.rejection.settings.out_of_scope_score,
     }
     model = TASK_KINDS.members[head.kind]
-    options = {key: value for key, value in known.items() if key in model.model_fields and value is not None}
+    options = {key: value for key, value in options.items() if key in model.model_fields and value is not None}
     return model(
         kind=head.kind,
         data=(data,),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,8 @@ class Session:
             per_task_epochs: each data set gets so many epochs of its own.
         """
         wired = wire(self.tasks, self._encoder_name or "scratch")
-        data = next(name for name, members in wired.groups.items() if any(t.name == reference for t in members))
-        plan = plan_training(wired, self._backward, data, epochs, per_task_epochs=per_task_epochs)
+        [data_set] = [name for name, members in wired.groups.items() if reference in map(attrgetter("name"), members)]
+        plan = plan_training(wired, self._backward, data_set, epochs, per_task_epochs=per_task_epochs)
         if self.trained is not None:  # a checkpoint was loaded before
             take_over(wired.trained, self.trained)
         self.trained = wired.trained
@@ -210,8 +211,8 @@ class Session:
     def _report(self, event: Event) -> None:
         """Log an event in PALM's lines."""
         if isinstance(event, Saved):
-            what = "checkpoint" if event.kind == "ckpt" else "predict model"
-            self.say(f"{what} has been saved at {event.path}")
+            description = "checkpoint" if event.kind == "ckpt" else "predict model"
+            self.say(f"{description} has been saved at {event.path}")
         elif isinstance(event, Evaluated) and event.metrics:
             figures = []
             for task, metrics in event.metrics.items():

@@ -114,7 +114,7 @@ def _describe_encoder(backbone: Encoder, name: str, tokenizer_json: str) -> Enco
 
 
 def _target(task: Task) -> Target | None:
-    """What a task learns from its reader's labels; None where a reader or head of the user knows that itself."""
+    """Return the target of a task from its reader's labels. None where a custom reader or head makes its own."""
     _, head = task.declared
     reader = task.fitted
     if not is_custom_reader(reader) and isinstance(reader, TextReader):
@@ -123,8 +123,8 @@ def _target(task: Task) -> Target | None:
         if head.kind != "custom":
             options = task_kind(head.kind).custom_head_options
             return reader.target(task.name, head.kind, role=task.role, **options)
-        wanted = in_phase(head, "train", lambda: set(head.inputs_attrs.get("reader", {}))) & set(reader.labels_attr)
-        return reader.target(task.name, reader.kinds[0]) if wanted else None
+        inputs = in_phase(head, "train", lambda: set(head.inputs_attrs.get("reader", {})))
+        return reader.target(task.name, reader.kinds[0]) if inputs & set(reader.labels_attr) else None
     if isinstance(head, Classify) and "label_ids" in reader.outputs_attr:
         reader.require_attr("label_ids")
         return ClassifyTarget(task.name, "label_ids", [str(i) for i in range(head.classes or 0)], role=task.role)
@@ -193,15 +193,17 @@ def _heads(tasks: Sequence[Task], targets: Mapping[str, Target], backbone: Encod
 
 
 def _reused(task: Task, heads: Mapping[str, TaskHead], targets: Mapping[str, Target]) -> TaskHead:
-    other = task.reuse_head_with or ""
-    if other not in heads:
+    source_task = task.reuse_head_with or ""
+    if source_task not in heads:
         raise WiringError(
-            f"trainer '{task.name}': reuse_head_with='{other}', but there is no trainer of that name with a head of its own. There are: {', '.join(heads)}."
+            f"trainer '{task.name}': reuse_head_with='{source_task}', but there is no trainer of that name with a head of its own. "
+            f"There are: {', '.join(heads)}."
         )
-    mine, theirs = targets[task.name].info, targets[other].info
-    if (mine.kind, mine.labels) != (theirs.kind, theirs.labels):
+    info = targets[task.name].info
+    source_info = targets[source_task].info
+    if (info.kind, info.labels) != (source_info.kind, source_info.labels):
         raise WiringError(
-            f"trainer '{task.name}' cannot reuse the head of '{other}': their kinds or labels differ ({mine.kind} with {len(mine.labels)} labels, "
-            f"{theirs.kind} with {len(theirs.labels)}). Give both readers the same label_map, or leave reuse_head_with out."
+            f"trainer '{task.name}' cannot reuse the head of '{source_task}': their kinds or labels differ ({info.kind} with {len(info.labels)} labels, "
+            f"{source_info.kind} with {len(source_info.labels)}). Give both readers the same label_map, or leave reuse_head_with out."
         )
-    return heads[other]
+    return heads[source_task]

@@ -1,4 +1,4 @@
-"""The run directory: whose it is, what of it a resumed run keeps, and files that are written as a whole."""
+"""The run directory: checks before it is used, what a resumed run keeps of it, and its log lines."""
 
 import json
 import shutil
@@ -15,8 +15,19 @@ from palm_trainer.runs.event_log import TENSORBOARD
 CONFIG, EVENTS, METRICS, REPORT = "config.toml", "events.jsonl", "metrics.json", "report.html"
 
 
-def claim(output: Path, resume: bool, overwrite: bool) -> None:
-    """Checks that the output directory is ours to use. Raises CheckpointError. A run that was killed as it began leaves half a configuration."""
+def check_output_directory(output: Path, resume: bool, overwrite: bool) -> None:
+    """Check that a training may use the output directory.
+
+    A run that was killed when it began leaves an unfinished configuration, which does not count as content.
+
+    Args:
+        output: run directory.
+        resume: a run in it is continued.
+        overwrite: a run in it is replaced.
+
+    Raises:
+        CheckpointError: there is nothing to resume, or something that would be overwritten.
+    """
     holds_run = (output / CONFIG).exists()
     if resume and not holds_run:
         raise CheckpointError(
@@ -36,7 +47,7 @@ def claim(output: Path, resume: bool, overwrite: bool) -> None:
 
 
 def forget_run(output: Path) -> None:
-    """Deletes what another run left, so that nothing of it can be resumed or taken for the new one's."""
+    """Delete the files of an earlier run, so that none is resumed or taken for the new run's."""
     remove_checkpoints(output)
     averaging.forget(output)
     for path in (*output.glob("best-*"), *output.glob(TENSORBOARD)):
@@ -45,10 +56,15 @@ def forget_run(output: Path) -> None:
         (output / name).unlink(missing_ok=True)
 
 
-def differences(saved: Config, given: Config) -> list[str]:
-    """Dotted names of what differs, the output directory aside."""
-    one, other = _flat(saved.model_dump(mode="json")), _flat(given.model_dump(mode="json"))
-    return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key) and key != "train.output")
+def differences(saved: Config, current: Config) -> list[str]:
+    """Return the dotted keys whose values differ, without the output directory."""
+    saved_values = _flat(saved.model_dump(mode="json"))
+    current_values = _flat(current.model_dump(mode="json"))
+    keys = []
+    for key in sorted(saved_values.keys() | current_values.keys()):
+        if key != "train.output" and saved_values.get(key) != current_values.get(key):
+            keys.append(key)
+    return keys
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -59,12 +75,12 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def forget_later_events(path: Path, step: int) -> None:
-    """Drops what was logged after the checkpoint: those steps are trained again."""
+    """Remove log lines of steps after the checkpoint, since those steps are trained again."""
     if path.exists():
         write_file(path, "".join(line for line in whole_lines(path) if json.loads(line)["step"] <= step))
 
 
 def whole_lines(path: Path) -> list[str]:
-    """Lines of the log; a crash may have cut the last one, which is left out."""
+    """Return the complete lines of the log. A crash may have cut the last line, which is left out."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return [line + "\n" for line in text.split("\n")[:-1]]

@@ -76,16 +76,16 @@ def _report(
     write_report(facts, plan.kinds, split, plan.data(split or "").sets, predictor, output)
 
 
-def evaluate_run(run: Path, config: Config, split: str, which: str = "best") -> Metrics:
+def evaluate_run(run: Path, config: Config, split: str, checkpoint: str = "best") -> Metrics:
     """Return the metrics of a run's checkpoint on a split of its data.
 
     Args:
         run: the run directory.
         config: its configuration.
         split: to evaluate on.
-        which: the checkpoint.
+        checkpoint: its name, `best`, `last` or `best-TASK`.
     """
-    trained = load_trained(run, which)
+    trained = load_trained(run, checkpoint)
     return _metrics(Recording(Predictor(trained)), trained, evaluation_plan(config, trained, (split,)), split)
 
 

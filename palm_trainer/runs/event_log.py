@@ -1,7 +1,7 @@
-"""The run's log, and what reads along: events.jsonl, and the experiment trackers that accelerate knows (TensorBoard, Weights & Biases, ...).
+"""The log of a run: events.jsonl, and the experiment trackers of accelerate (TensorBoard, Weights & Biases, ...).
 
-Losses, rates and dev metrics go to the trackers by step, as they are logged. TensorBoard's files lie in RUN/tensorboard; the others keep theirs where they
-always do, the run being named for its directory.
+Losses, rates and dev metrics go to the trackers by step, as they are logged. TensorBoard writes to RUN/tensorboard.
+Other trackers write to their usual place, and the run has the name of its directory.
 """
 
 import json
@@ -16,20 +16,20 @@ TENSORBOARD = "tensorboard"
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raises ConfigError for a tracker whose package is not installed."""
+    """Raise ConfigError for a tracker whose package is not installed."""
     if not names:
         return
     from accelerate.tracking import get_available_trackers
 
-    at_hand = {str(name) for name in get_available_trackers()}
+    available = set(map(str, get_available_trackers()))
     for name in names:
-        if name not in at_hand:
-            way = "pip install 'palm-nlu[tensorboard]'" if name == TENSORBOARD else f"install the package of {name}"
-            raise ConfigError(f"train.trackers: '{name}' is not installed here; {way}, or remove it.")
+        if name not in available:
+            remedy = "pip install 'palm-nlu[tensorboard]'" if name == TENSORBOARD else f"install the package of {name}"
+            raise ConfigError(f"train.trackers: '{name}' is not installed here; {remedy}, or remove it.")
 
 
 class RunLog:
-    """Writes records as JSON lines and passes their figures on.
+    """Writes records as JSON lines and passes their figures to the trackers.
 
     Args:
         stream: of events.jsonl.
@@ -41,7 +41,7 @@ class RunLog:
         self._trackers = trackers
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Logs one record; `record["step"]` is the step that its figures are of."""
+        """Log one record. `record["step"]` is the step of its figures."""
         self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
         self._stream.flush()
         values = figures(record)
@@ -50,7 +50,7 @@ class RunLog:
 
 
 def figures(record: Mapping[str, Any]) -> dict[str, float]:
-    """What a tracker is told of a record: of a step `loss/TASK` and rates, of an evaluation `dev/TASK/METRIC`."""
+    """Return the figures for a tracker: `loss/TASK` and rates of a step, `dev/TASK/METRIC` of an evaluation."""
     match record["event"]:
         case "step":
             losses = {f"loss/{task}": float(loss) for task, loss in record["losses"].items()}
@@ -63,13 +63,13 @@ def figures(record: Mapping[str, Any]) -> dict[str, float]:
 
 @contextmanager
 def open_log(path: Path, names: Sequence[str], settings: Mapping[str, Any], first_step: int) -> Iterator[RunLog]:
-    """The log of a run, closed with its trackers at the end of the block.
+    """Open the log of a run, and close it with its trackers at the end of the block.
 
     Args:
-        path: of events.jsonl, in the run's directory; what it holds stays.
+        path: events.jsonl in the run directory. New lines are appended.
         names: of the trackers.
-        settings: of the run, nested; what trackers show as its hyperparameters.
-        first_step: that the run continues from: what trackers know of later steps is trained again.
+        settings: nested settings of the run, which trackers show as hyperparameters.
+        first_step: step that the run continues from. Figures of later steps will be logged again.
     """
     with path.open("a", encoding="utf-8") as stream, ExitStack() as stack:
         trackers = [_started(name, path.parent, first_step) for name in names]
@@ -97,10 +97,13 @@ def _started(name: str, run: Path, first_step: int) -> Any:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in tree.items():
-        found.update(_flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {prefix + key: value})
-    return found
+        if isinstance(value, Mapping):
+            values.update(_flat(value, f"{prefix}{key}/"))
+        else:
+            values[prefix + key] = value
+    return values
 
 
 def _plain(value: Any) -> Any:

@@ -20,11 +20,11 @@ def fit_decoding(trained: TrainedModel, plan: EvaluationPlan) -> tuple[TrainedMo
 def fit_checkpoints(job: Job) -> dict[str, float]:
     """Fit the decoding of `best/` and of each `best-TASK/`, and write it into them. Return the thresholds of the best."""
     thresholds: dict[str, float] = {}
-    for which in ("best", *(f"best-{task}" for task in job.evaluation.kinds)):
-        if job.evaluation.data("dev").sets and has_checkpoint(job.run, which):
-            with job.opened(which) as trained:
+    for checkpoint in ("best", *(f"best-{task}" for task in job.evaluation.kinds)):
+        if job.evaluation.data("dev").sets and has_checkpoint(job.run, checkpoint):
+            with job.opened(checkpoint) as trained:
                 fitted, chosen_thresholds = fit_decoding(trained, job.evaluation)
                 if fitted.tasks != trained.tasks:  # a run that is resumed at its end is left as it is
-                    save_trained(fitted, job.run / which)
+                    save_trained(fitted, job.run / checkpoint)
             thresholds = thresholds or chosen_thresholds
     return thresholds

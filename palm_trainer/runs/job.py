@@ -147,20 +147,20 @@ class Job:
         return {name: splits.read(name, "train").defects for name in splits.data_sets("train")}
 
     @contextmanager
-    def opened(self, which: str) -> Iterator[TrainedModel]:
+    def opened(self, checkpoint: str) -> Iterator[TrainedModel]:
         """Yield the model of a checkpoint of the run.
 
         A model with parts that the user wrote cannot be built a second time. It gets the weights of the checkpoint
         for the length of the block.
         """
         if self.evaluation.config is not None:
-            yield load_trained(self.run, which)
+            yield load_trained(self.run, checkpoint)
             return
         model = self.trained.model
         trained_weights = {name: value.clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(load_file(self.run / which / WEIGHTS))
+        model.load_state_dict(load_file(self.run / checkpoint / WEIGHTS))
         try:
-            description = ModelDescription.model_validate_json((self.run / which / DESCRIPTION).read_bytes())
+            description = ModelDescription.model_validate_json((self.run / checkpoint / DESCRIPTION).read_bytes())
             yield replace(self.trained, tasks=dict(description.tasks))
         finally:
             model.load_state_dict(trained_weights)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import torch
 
@@ -44,11 +45,11 @@ def job_from_config(config: Config, processes: Processes = SINGLE_PROCESS) -> Jo
     splits = Splits(config.data)
     examples = {name: splits.examples(name, "train") for name in config.data}
     config = resolve_fields(config, examples)
-    encoder = _load_encoder(config, [example for rows in examples.values() for example in rows])
+    encoder = _load_encoder(config, list(chain.from_iterable(examples.values())))
     context = _learn_context(config, encoder.tokenizer_json)
     targets = {}
     for name, task in config.tasks.items():
-        task_examples = [example for data_set in task.data for example in examples[data_set]]
+        task_examples = list(chain.from_iterable(examples[data_set] for data_set in task.data))
         targets[name] = task_kind(task.kind).learn(name, task, task_examples, context)
     config = _with_match_labels(config, targets)
     trained = _assemble(config, encoder, targets)
@@ -101,9 +102,11 @@ def _sources(
 
 def _substitution(config: Config, data: str, examples: Sequence[Example]) -> Substitution | None:
     """Return the substitution of values in a data set, where it is asked for. Its first task with spans names the field."""
-    share = config.data[data].substitute
+    probability = config.data[data].substitute
+    if not probability:
+        return None
     tagging = [task for task in config.tasks.values() if data in task.data and task_kind(task.kind).learns_tags]
-    return Substitution(examples, tagging[0].field or "", share, config.train.seed) if share else None
+    return Substitution(examples, tagging[0].field or "", probability, config.train.seed)
 
 
 def evaluation_plan(
@@ -224,12 +227,12 @@ def _out_of_scope_examples(config: Config, split: str, splits: Splits) -> dict[s
     examples: dict[str, list[Example]] = {}
     for name, task in config.tasks.items():
         if task_kind(task.kind).detects_out_of_scope and is_scored(task):
-            examples[name] = [example for data_set in task.data for example in texts.get(data_set, ())]
+            examples[name] = list(chain.from_iterable(texts.get(data_set, ()) for data_set in task.data))
     return {name: rows for name, rows in examples.items() if rows}
 
 
 def _with_match_labels(config: Config, targets: Mapping[str, Target]) -> Config:
-    """The configuration with the label of each match that was found."""
+    """Return the configuration with the match label that each match task has learnt."""
     tasks = dict(config.tasks)
     for name, task in config.tasks.items():
         if isinstance(task, MatchTask):
@@ -241,7 +244,9 @@ def _with_match_labels(config: Config, targets: Mapping[str, Target]) -> Config:
 def _load_encoder(config: Config, examples: Sequence[Example]) -> LoadedEncoder:
     settings = config.encoder
     if isinstance(settings, ScratchEncoderConfig):
-        texts = [text for e in examples for text in (e.text, e.pair) if text]
+        texts: list[str] = []
+        for example in examples:
+            texts += filter(None, (example.text, example.pair))
         return build_scratch(
             texts,
             layers=settings.layers,

@@ -1,4 +1,4 @@
-"""Answers of a trained model as JSON lines, in the shape that `palm-serve call --json` prints."""
+"""Answers of a trained model as JSON lines, in the form that `palm-serve call --json` prints."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from palm_serve.bundle.manifest import TaskInfo
-from palm_serve.types import Answer, Classification, Label, Match, Spans, TaskAnswer
+from palm_serve.types import Answer, Classification, Label, Match, Span, Spans, TaskAnswer
 from palm_trainer.data.example import Example
 from palm_trainer.errors import DataError
 from palm_trainer.evaluation.predictor import Predictor
@@ -15,21 +15,24 @@ from palm_trainer.tasks import task_kind
 
 Input = tuple[str, str | None]
 _KEYS = (("text", "question"), ("text_pair", "passage", "context"))
-"""Names of a text and of its pair in JSONL."""
+"""Keys of a text and of its pair in JSONL."""
 
 
 def read_inputs(path: Path) -> list[Input]:
-    """Texts of a file, one a line, or JSONL objects with `text` and perhaps `text_pair` (or `question` and `passage`). Raises DataError with file and line."""
+    """Read the texts of a file, one a line, or JSONL objects with `text` and `text_pair` (or `question`, `passage`).
+
+    Raises:
+        DataError: names the file and the line.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # only these: a text may hold U+2028 and its like
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     is_json = path.suffix in {".jsonl", ".json"}
-    inputs = [
-        _json_input(path, number, line) if is_json else (line.rstrip("\r"), None)
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
+    inputs: list[Input] = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            inputs.append(_json_input(path, number, line) if is_json else (line.rstrip("\r"), None))
     if not inputs:
         raise DataError(f"{path}: no text in it; write one a line.")
     return inputs
@@ -38,7 +41,7 @@ def read_inputs(path: Path) -> list[Input]:
 def _json_input(path: Path, number: int, line: str) -> Input:
     try:
         row = json.loads(line)
-        text, pair = (next((row[name] for name in names if row.get(name) is not None), None) for names in _KEYS)
+        text, pair = _first_value(row, _KEYS[0]), _first_value(row, _KEYS[1])
     except (ValueError, AttributeError) as error:
         raise DataError(f'{path}:{number}: not an object with "text": {error}') from None
     if text is None:
@@ -50,8 +53,16 @@ def _json_input(path: Path, number: int, line: str) -> Input:
     return text, pair
 
 
+def _first_value(row: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    """Return the value of the first key that the row has, None without one."""
+    for key in keys:
+        if row.get(key) is not None:
+            return row[key]
+    return None
+
+
 def with_pairs(texts: Sequence[str], pairs: Sequence[str]) -> list[Input]:
-    """Each text with its pair, the one pair with every text, or texts alone. Raises DataError for other numbers."""
+    """Join each text with its pair, or all texts with a single pair. Raises DataError for other numbers of pairs."""
     if len(pairs) not in (0, 1, len(texts)):
         raise DataError(
             f"--pair is given {len(pairs)} times for {len(texts)} texts. Give it once for all of them, or once for each."
@@ -61,27 +72,27 @@ def with_pairs(texts: Sequence[str], pairs: Sequence[str]) -> list[Input]:
 
 
 def _check(inputs: Sequence[Input], tasks: Mapping[str, TaskInfo]) -> None:
-    """Raises DataError for what is no text, and for an input that no task reads."""
+    """Raise DataError for an input that is not Unicode text, or that no task reads."""
     reads = {name: info.pairs for name, info in tasks.items() if task_kind(info.kind).is_answered}
     for text, pair in inputs:
-        for one in (text, pair or ""):
-            if any("\ud800" <= c <= "\udfff" for c in one):
+        for part_text in (text, pair or ""):
+            if any("\ud800" <= character <= "\udfff" for character in part_text):
                 raise DataError(
-                    f"{one[:40]!r}: not Unicode text (it holds half of a surrogate pair, or bytes that are not UTF-8). Mend the text."
+                    f"{part_text[:40]!r}: not Unicode text (it holds half of a surrogate pair, or bytes that are not UTF-8). Mend the text."
                 )
         if (pair is not None) not in reads.values():
             listed = ", ".join(f"'{name}'" for name in reads) or "none"
-            what = "a second text" if pair is None else "texts without a pair"
-            way = (
+            expected = "a second text" if pair is None else "texts without a pair"
+            remedy = (
                 "Give the passage or second text with --pair, or as text_pair in JSONL"
                 if pair is None
                 else "Leave the pair out"
             )
-            raise DataError(f"{text[:40]!r}: every task of this model ({listed}) reads {what}. {way}.")
+            raise DataError(f"{text[:40]!r}: every task of this model ({listed}) reads {expected}. {remedy}.")
 
 
 def predict_lines(run: Path, inputs: Sequence[Input]) -> Iterator[str]:
-    """One JSON object a text: the text and the answer of each task that reads it. Raises DataError where none does."""
+    """Yield a JSON object for each text: the text and the answers of the tasks that read it. Raises DataError."""
     trained = load_trained(run)
     _check(inputs, trained.tasks)
     predictor = Predictor(trained)
@@ -95,34 +106,38 @@ def predict_lines(run: Path, inputs: Sequence[Input]) -> Iterator[str]:
 
 
 def answer_to_json(answer: TaskAnswer) -> Any:
-    """A plain structure for one answer."""
+    """Return the JSON structure of one answer."""
     match answer:
         case Classification():
-            told = {**_label(answer.label), "ranking": [_label(label) for label in answer.ranking]}
-            return told | ({"labels": [_label(label) for label in answer.labels]} if answer.labels else {})
+            record = {**_label(answer.label), "ranking": list(map(_label, answer.ranking))}
+            if answer.labels:
+                record["labels"] = list(map(_label, answer.labels))
+            return record
         case Spans():
-            return [
-                {
-                    "label": s.name,
-                    "value": s.value,
-                    "start": s.start,
-                    "end": s.end,
-                    "confidence": round(s.confidence, 4),
-                }
-                for s in answer.spans
-            ]
+            return list(map(_span, answer.spans))
         case Match():
             return {"label": answer.label.name if answer.label else None, "score": round(answer.score, 4)}
         case Answer():
-            told = {
+            record = {
                 "text": answer.text,
                 "start": answer.start,
                 "end": answer.end,
                 "confidence": round(answer.confidence, 4),
                 "no_answer": answer.no_answer,
             }
-            rest = [answer_to_json(other) for other in answer.alternatives]
-            return told | ({"alternatives": rest} if rest else {})
+            if answer.alternatives:
+                record["alternatives"] = list(map(answer_to_json, answer.alternatives))
+            return record
+
+
+def _span(span: Span) -> dict[str, Any]:
+    return {
+        "label": span.name,
+        "value": span.value,
+        "start": span.start,
+        "end": span.end,
+        "confidence": round(span.confidence, 4),
+    }
 
 
 def _label(label: Label) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import save_trained
 from palm_trainer.report import installed_versions
 from palm_trainer.runs import weight_averaging as averaging
-from palm_trainer.runs.directory import EVENTS, claim
+from palm_trainer.runs.directory import EVENTS, check_output_directory
 from palm_trainer.runs.evaluate_run import finish
 from palm_trainer.runs.event_log import RunLog, check_trackers, open_log
 from palm_trainer.runs.events import Averaged, Evaluated, Event, Finished, Saved, Started
@@ -57,7 +57,7 @@ def train(
         PalmError: the processes do not see the same data.
     """
     check_trackers(config.train.trackers)
-    processes.run_on_first(lambda: claim(config.train.output, resume, overwrite))
+    processes.run_on_first(lambda: check_output_directory(config.train.output, resume, overwrite))
     job = job_from_config(config, processes)
     check_alike(job)
     run = Run(job)
@@ -244,8 +244,11 @@ class Run:
                 progress.best_by_task[task] = metrics[task][task_kind(kind).primary_metric]
                 save_trained(job.trained, job.run / f"best-{task}")
         if job.train.checkpoints.average_best:
-            model, step, most = job.trained.model, job.loop.step, job.train.checkpoints.average_best
-            progress.candidates = averaging.enter(job.run, model, step, score, progress.candidates, most)
+            limit = job.train.checkpoints.average_best
+            model = job.trained.model
+            progress.candidates = averaging.add_candidate(
+                job.run, model, job.loop.step, score, progress.candidates, limit
+            )
 
     def _average_best(self) -> Averaged | None:
         """Average the best checkpoints. Return None where that was done before the run was resumed."""

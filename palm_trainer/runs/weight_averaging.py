@@ -1,7 +1,8 @@
 """Averaging the weights of the best checkpoints: a greedy soup (Wortsman et al. 2022, recipe 1).
 
-While a run trains, the weights of the K best evaluations are kept in `RUN/candidates/`. At the end they are gone through from the best down: each
-joins the average where dev then scores no lower. The average becomes `best/` only where it scores higher than the best single one.
+While a run trains, the weights of the K best evaluations are kept in `RUN/candidates/`. At the end they are tried from
+the best down. A candidate joins the average if the dev score does not fall. The average becomes `best/` only if it
+scores higher than the best single candidate.
 """
 
 import shutil
@@ -22,22 +23,36 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Soup:
-    """The average that was found: steps of its members, its score on dev, and its weights."""
+    """An average of weights: the steps of its members, its dev score, and the weights."""
 
     steps: tuple[int, ...]
     score: float
     weights: Weights
 
 
-def enter(
-    run: Path, model: nn.Module, step: int, score: float, known: Mapping[int, float], most: int
+def add_candidate(
+    run: Path, model: nn.Module, step: int, score: float, scores: Mapping[int, float], limit: int
 ) -> dict[int, float]:
-    """Writes the model's weights as a candidate where it is among the `most` best; scores of these by step. Raises CheckpointError.
+    """Write the model's weights as a candidate if it is among the best.
 
-    Of equal scores the earlier one stays. What fell out stays on disk until `prune`, so that a run which is killed before its next checkpoint finds
-    all that its last one knows of.
+    Of equal scores the earlier candidate is kept. Candidates that are no longer among the best stay on disk until
+    `prune`. A run that is killed before its next checkpoint then still has all candidates of its last one.
+
+    Args:
+        run: run directory.
+        model: its current weights.
+        step: training step of the weights.
+        score: dev score of the weights.
+        scores: score of each candidate so far, by step.
+        limit: number of candidates that are kept.
+
+    Returns:
+        The scores of the best candidates by step.
+
+    Raises:
+        CheckpointError: the weights could not be written.
     """
-    ranked = sorted({**known, step: score}.items(), key=lambda item: (-item[1], item[0]))[:most]
+    ranked = sorted({**scores, step: score}.items(), key=lambda item: (-item[1], item[0]))[:limit]
     if step in dict(ranked):
         path = _path(run, step)
         try:
@@ -54,40 +69,45 @@ def enter(
     return dict(ranked)
 
 
-def prune(run: Path, known: Iterable[int]) -> None:
-    """Deletes the candidates that are not among the `known` steps."""
-    kept = {_path(run, step) for step in known}
+def prune(run: Path, steps: Iterable[int]) -> None:
+    """Delete the candidates of all other steps."""
+    candidates = {_path(run, step) for step in steps}
     for path in (run / CANDIDATES).glob("*"):
-        if path not in kept:
+        if path not in candidates:
             path.unlink()
 
 
 def forget(run: Path) -> None:
-    """Deletes all candidates."""
+    """Delete all candidates."""
     shutil.rmtree(run / CANDIDATES, ignore_errors=True)
 
 
-def greedy_soup(run: Path, known: Mapping[int, float], judge: Callable[[Weights], float]) -> Soup | None:
-    """The soup of a run's candidates; None when there are fewer than two, or they are deleted: it was made before.
+def greedy_soup(run: Path, scores: Mapping[int, float], judge: Callable[[Weights], float]) -> Soup | None:
+    """Average a run's candidates greedily.
 
     Args:
-        run: its directory.
-        known: score of each candidate by step.
-        judge: score of some weights on dev.
+        run: run directory.
+        scores: dev score of each candidate by step.
+        judge: returns the dev score of weights.
+
+    Returns:
+        The average. None if there are fewer than two candidates, or if they are deleted because it was made before.
     """
-    order = sorted(known, key=lambda step: (-known[step], step))
+    order = sorted(scores, key=lambda step: (-scores[step], step))
     if len(order) < 2 or not all(_path(run, step).exists() for step in order):
         return None
-    members, best = [order[0]], known[order[0]]
+    members = [order[0]]
+    best_score = scores[order[0]]
     for step in order[1:]:
         score = judge(average(run, [*members, step]))
-        if score >= best:
-            members, best = [*members, step], score
-    return Soup(tuple(members), best, average(run, members))
+        if score >= best_score:
+            members.append(step)
+            best_score = score
+    return Soup(tuple(members), best_score, average(run, members))
 
 
 def average(run: Path, steps: Sequence[int]) -> Weights:
-    """Mean of some candidates' weights, summed in float64; what is not a floating-point number is the first one's."""
+    """Return the mean of the candidates' weights, summed in float64. Integer tensors are those of the first candidate."""
     first = load_file(_path(run, steps[0]))
     sums = {name: value.double() for name, value in first.items() if value.is_floating_point()}
     for step in steps[1:]:

@@ -189,8 +189,10 @@ def _build_optimizer(
         weight_decay=train.weight_decay,
     )
     if make_optimizer is not None:
-        keys = ("params", "lr", "peak_lr", "weight_decay")
-        optimizer = make_optimizer([{key: group[key] for key in keys} for group in optimizer.param_groups])
+        groups = []
+        for group in optimizer.param_groups:
+            groups.append({key: group[key] for key in ("params", "lr", "peak_lr", "weight_decay")})
+        optimizer = make_optimizer(groups)
     return optimizer
 
 

@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import jsonschema
 import pytest
 
 from palm_trainer.cli.train import app, command
 from palm_trainer.config.json_schema import config_schema
 from palm_trainer.config.loader import load_config
 from palm_trainer.config.schema import TASK_KINDS, TaskConfig, TrainConfig
-
-jsonschema = pytest.importorskip("jsonschema", reason="an extra of dev: pip install -e '.[dev]'")
 
 ROOT = Path(__file__).parents[3]
 STORED = Path(__file__).with_name("schema.json")

@@ -27,7 +27,7 @@ def entered(run, points, most=5):
     """Scores: how near each point is to (1, 1)."""
     known = {}
     for step, values in enumerate(points, 1):
-        known = averaging.enter(run, Point(*values), step, nearness({"at": torch.tensor(values)}), known, most)
+        known = averaging.add_candidate(run, Point(*values), step, nearness({"at": torch.tensor(values)}), known, most)
         averaging.prune(run, known)
     return known
 
@@ -55,7 +55,7 @@ def test_the_best_are_kept_and_no_more(tmp_path):
 def test_what_fell_out_stays_until_the_next_checkpoint(tmp_path):
     """A run that is killed between the two finds all that its last checkpoint knows of."""
     before = entered(tmp_path, [(3.0, 3.0), (2.0, 2.0)], most=2)
-    after = averaging.enter(tmp_path, Point(1.0, 1.0), 3, 0.0, before, 2)
+    after = averaging.add_candidate(tmp_path, Point(1.0, 1.0), 3, 0.0, before, 2)
     assert set(after) == {2, 3}
     torch.testing.assert_close(averaging.average(tmp_path, list(before))["at"], torch.tensor([2.5, 2.5]))
 
@@ -73,7 +73,7 @@ def test_a_disk_that_refuses(tmp_path):
     with pytest.raises(
         CheckpointError, match=r"step1.safetensors could not be written: .*lower train.checkpoints.average_best"
     ):
-        averaging.enter(tmp_path, Point(1.0, 1.0), 1, 0.0, {}, 2)
+        averaging.add_candidate(tmp_path, Point(1.0, 1.0), 1, 0.0, {}, 2)
 
 
 OPTIONS = (
