@@ -31,7 +31,7 @@ def perplexities(trained: TrainedModel, datasets: Mapping[str, EncodedDataset]) 
             inputs = {name: value.to(device) for name, value in batch.inputs.items()}
             outputs = model(**inputs, tasks=(task,))
             head = model.head(task)
-            head_outputs = {tensor: outputs[f"{task}.{tensor}"] for tensor in head.tensors}
+            head_outputs = model.head_outputs(task, outputs)
             loss = head.loss(head_outputs, batch.targets[task].to(device))
             total, labels = total + float(loss.total), labels + int(loss.labels)
         if labels:

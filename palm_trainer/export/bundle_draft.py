@@ -41,7 +41,10 @@ class BundleDraft:
     @property
     def variant_weights(self) -> dict[str, Weights]:
         """Return the weights of each variant."""
-        return {name: variant.weights for name, variant in self.variants.items()}
+        weights_by_variant = {}
+        for name, variant in self.variants.items():
+            weights_by_variant[name] = variant.weights
+        return weights_by_variant
 
     def add_plain(self, name: str, files: Mapping[str, bytes]) -> None:
         """Write the plain graph. The first file is the graph, a second one holds large weights."""

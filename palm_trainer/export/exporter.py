@@ -118,7 +118,10 @@ def _exported_tasks(trained: TrainedModel, include: Collection[str] = ()) -> dic
                 f"--include must be a task that a server can answer, got the {kind} task {name}. Leave it out."
             )
     excluded = trained.auxiliary - set(include)
-    tasks = {name: info for name, info in trained.tasks.items() if name not in excluded}
+    tasks = {}
+    for name, info in trained.tasks.items():
+        if name not in excluded:
+            tasks[name] = info
     if not tasks:
         raise ExportError(
             f"all tasks of this run are auxiliary ({', '.join(sorted(trained.auxiliary))}), so none is exported. "
@@ -190,14 +193,19 @@ def _make_report(
             engines[candidate] = engine
     times = time_engines(bundle, engines)
     unwritten = find_unwritten_variants(measurements.results, times, requested)
-    sizes = {name: variant.size for name, variant in bundle.manifest.variants.items()}
+    sizes = {}
+    for name, variant in bundle.manifest.variants.items():
+        sizes[name] = variant.size
     rows = make_rows(sizes, measurements.results, times, unwritten)
     return ExportReport(rows, (*notes.values(), *measurements.skipped))
 
 
 def _keep_measured_variants(draft: BundleDraft, measurements: GateMeasurements, report: ExportReport) -> None:
     """Remove the variants that are not written, and enter the gates of the others."""
-    written = {row.candidate.variant for row in report.rows if not row.reason}
+    written = set()
+    for row in report.rows:
+        if not row.reason:
+            written.add(row.candidate.variant)
     for variant in list(draft.variants):
         if variant not in written:
             draft.remove_variant(variant)

@@ -84,7 +84,7 @@ class _RecordedAnswers:
     """Predictor for `evaluate` that returns earlier answers."""
 
     def __init__(self, examples: Sequence[Example], answers: Answers) -> None:
-        self._by_id = {id(example): answer for example, answer in zip(examples, answers, strict=True)}
+        self._by_id = dict(zip(map(id, examples), answers, strict=True))
 
     def answers(self, examples: Sequence[Example], tasks: Sequence[str] | None = None) -> list[dict[str, TaskAnswer]]:
         return [self._by_id[id(example)] for example in examples]
@@ -107,18 +107,24 @@ def measure_gates(
     """
     predictors, skipped = _open_candidates(bundle, candidates)
     parity_results = compare_examples(reference, list(predictors.values()))
-    exact_results = [result for result in parity_results if _is_exact(result)]
+    exact_results = list(filter(_is_exact, parity_results))
     compare_shapes(reference.predictor, exact_results, bundle.manifest.encoder.vocab_size, SHAPES)
     for result in parity_results:
         compare_singles(result, reference.examples)
     by_candidate = dict(zip(predictors, parity_results, strict=True))
     if PLAIN in by_candidate:
         _check_plain(by_candidate[PLAIN])
-    kinds = {task: info.kind for task, info in bundle.manifest.tasks.items()}
+    kinds = {}
+    for task, info in bundle.manifest.tasks.items():
+        kinds[task] = info.kind
     scorable_sets = _select_scorable_sets(sets, reference.answers)
     expected_metrics = evaluate(_RecordedAnswers(reference.examples, reference.answers), kinds, scorable_sets)
     results = {}
+    engines = {}
+    unequal_examples = {}
     for candidate, result in by_candidate.items():
+        engines[candidate] = predictors[candidate].engine
+        unequal_examples[candidate] = result.unequal_examples
         drop = math.inf
         metrics: Metrics = {}
         # Answers are missing if an output had a wrong shape.
@@ -130,10 +136,10 @@ def measure_gates(
         results[candidate] = _make_gate_result(result, drop, len(reference.examples), metric)
     return GateMeasurements(
         results=results,
-        engines={candidate: predictor.engine for candidate, predictor in predictors.items()},
+        engines=engines,
         skipped=tuple(skipped),
         answers=reference.answers,
-        unequal_examples={candidate: result.unequal_examples for candidate, result in by_candidate.items()},
+        unequal_examples=unequal_examples,
     )
 
 
@@ -195,7 +201,10 @@ def _make_gate_result(result: ParityResult, drop: float, example_count: int, met
         "examples": float(example_count),
         "shapes": float(SHAPES if exact else 0),
     }
-    finite_figures = {name: float(f"{value:.4g}") for name, value in figures.items() if math.isfinite(value)}
+    finite_figures = {}
+    for name, value in figures.items():
+        if math.isfinite(value):
+            finite_figures[name] = float(f"{value:.4g}")
     uses_instructions = info.precision == "int8" and info.provider in (CPU, OPENVINO)
     gate = Gate(
         provider=info.provider,

@@ -43,7 +43,11 @@ def choose_golden(sets: Sequence[Sequence[AnsweredExample]], tasks: Mapping[str,
             covered_labels |= labels
             indices.append(index)
     indices += _spread_evenly(usable, indices)
-    return [_to_golden(pool[index][0], confident_answers[index], tasks) for index in sorted(indices)]
+    examples = []
+    for index in sorted(indices):
+        example, _ = pool[index]
+        examples.append(_to_golden(example, confident_answers[index], tasks))
+    return examples
 
 
 def _choose_most_certain(pool: Sequence[AnsweredExample], tasks: Mapping[str, TaskInfo]) -> list[GoldenExample]:
@@ -83,7 +87,11 @@ def _interleave(sets: Sequence[Sequence[AnsweredExample]]) -> Iterator[AnsweredE
 
 
 def _select_confident(answers: Mapping[str, TaskAnswer]) -> dict[str, TaskAnswer]:
-    return {task: answer for task, answer in answers.items() if _certainty(answer) >= MIN_CONFIDENCE}
+    confident_answers = {}
+    for task, answer in answers.items():
+        if _certainty(answer) >= MIN_CONFIDENCE:
+            confident_answers[task] = answer
+    return confident_answers
 
 
 def _certainty(answer: TaskAnswer) -> float:
@@ -118,5 +126,7 @@ def _list_labels(answers: Mapping[str, TaskAnswer]) -> Iterator[tuple[str, str]]
 
 
 def _to_golden(example: Example, answers: Mapping[str, TaskAnswer], tasks: Mapping[str, TaskInfo]) -> GoldenExample:
-    golden_answers = {task: golden_answer(answer, tasks[task]) for task, answer in answers.items()}
+    golden_answers = {}
+    for task, answer in answers.items():
+        golden_answers[task] = golden_answer(answer, tasks[task])
     return GoldenExample(text=example.text, pair=example.pair, answers=golden_answers)

@@ -87,4 +87,8 @@ def _quality(measurements: GateMeasurements) -> tuple[int, int]:
 
 
 def _int8_results(measurements: GateMeasurements) -> list[GateResult]:
-    return [result for candidate, result in measurements.results.items() if candidate.variant == INT8]
+    results = []
+    for candidate, result in measurements.results.items():
+        if candidate.variant == INT8:
+            results.append(result)
+    return results

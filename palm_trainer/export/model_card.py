@@ -69,7 +69,9 @@ def _list_tasks(draft: BundleDraft) -> list[str]:
 def _list_labels(task: TaskInfo) -> str:
     """List the classes, or the names of spans."""
     names = task_kind(task.kind).card_labels(task)
-    quoted = [f"`{name}`".replace("|", _TABLE_BREAK) for name in names[:_MAX_LABELS]]
+    quoted = []
+    for name in names[:_MAX_LABELS]:
+        quoted.append(f"`{name}`".replace("|", _TABLE_BREAK))
     text = f"{len(names)}: {', '.join(quoted)}"
     hidden_count = len(names) - _MAX_LABELS
     return f"{text}, and {hidden_count} more" if hidden_count > 0 else text
@@ -142,7 +144,8 @@ def _gate_row(name: str, variant: GraphVariant, gate: Gate) -> tuple[str, ...]:
 
 def _describe_int8(variants: Mapping[str, GraphVariant]) -> list[str]:
     """Describe the processors that the int8 gates hold on."""
-    if all(variant.weight_bits != 7 for variant in variants.values()):
+    weight_bits = {variant.weight_bits for variant in variants.values()}
+    if 7 not in weight_bits:
         return []
     return [
         "",
@@ -176,7 +179,10 @@ def _example_arguments(draft: BundleDraft, example: str) -> str:
 
 
 def _format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+    lines = []
+    for row in (header, ["---"] * len(header), *rows):
+        lines.append(f"| {' | '.join(row)} |")
+    return lines
 
 
 def _shell_quote(text: str) -> str:

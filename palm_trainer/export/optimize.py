@@ -52,9 +52,13 @@ def fuse(plain: ModelProto, heads: int, hidden_size: int) -> tuple[ModelProto, d
             raise ExportError(f"the graph cannot be fused: {type(error).__name__}: {error}") from error
         optimizer.topological_sort(is_deterministic=True)
         statistics = optimizer.get_fused_operator_statistics()
-    counts = {name: count for name, count in statistics.items() if count}
+    counts = {}
+    for name, count in statistics.items():
+        if count:
+            counts[name] = count
     _restore_interface(plain, model)
-    if counts and all(entry.domain != _CONTRIB_DOMAIN for entry in model.opset_import):
+    domains = {entry.domain for entry in model.opset_import}
+    if counts and _CONTRIB_DOMAIN not in domains:
         model.opset_import.append(helper.make_opsetid(_CONTRIB_DOMAIN, 1))
     return model, counts
 

@@ -305,7 +305,7 @@ def _compare_outputs(
             padding_gap = float(gaps[~is_token].max(initial=0.0))
             result.padding_difference = max(result.padding_difference, padding_gap)
             gaps[~is_token] = 0.0
-        position = tuple(int(axis) for axis in np.unravel_index(int(gaps.argmax()), gaps.shape))
+        position = tuple(map(int, np.unravel_index(int(gaps.argmax()), gaps.shape)))
         if result.worst is None or gaps[position] > result.worst.size:
             place = ", ".join(map(str, position[1:]))
             detail = f"at [{place}] PyTorch gives {expected[position]:.6f}, the bundle {values[position]:.6f}"

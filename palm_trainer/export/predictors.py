@@ -120,7 +120,10 @@ class EnginePredictor:
         answers: list[dict[str, TaskAnswer]] = [{} for _ in items]
         for task in tasks:
             info = self.tasks[task]
-            indices = [index for index, item in enumerate(items) if (item.pair is not None) == info.pairs]
+            indices = []
+            for index, item in enumerate(items):
+                if (item.pair is not None) == info.pairs:
+                    indices.append(index)
             if not indices:
                 continue
             rows = rows_of(items, indices)

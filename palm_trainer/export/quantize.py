@@ -54,7 +54,9 @@ def to_int8(model: ModelProto, excluded: Collection[str] = ()) -> ModelProto:
     result = ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    weights = {}
+    for tensor in model.graph.initializer:
+        weights[tensor.name] = numpy_helper.to_array(tensor)
     quantized: set[str] = set()
     nodes: list[NodeProto] = []
     for node in model.graph.node:
@@ -117,7 +119,10 @@ def _remove_unused_constants(graph: onnx.GraphProto) -> None:
     used_names: set[str] = set()
     for node in graph.node:
         used_names.update(node.input)
-    constants = [tensor for tensor in graph.initializer if tensor.name in used_names]
+    constants = []
+    for tensor in graph.initializer:
+        if tensor.name in used_names:
+            constants.append(tensor)
     del graph.initializer[:]
     graph.initializer.extend(constants)
 

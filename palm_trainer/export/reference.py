@@ -52,7 +52,11 @@ def run_reference(predictor: EnginePredictor, examples: Sequence[Example]) -> Re
     order = sorted(range(len(examples)), key=lambda index: _text_length(examples[index]))
     for windows, tasks in predictor.tasks_by_windows().items():
         pairs = {predictor.tasks[task].pairs for task in tasks}
-        readable = [index for index in order if (examples[index].pair is not None) in pairs]
+        readable = []
+        for index in order:
+            has_pair = examples[index].pair is not None
+            if has_pair in pairs:
+                readable.append(index)
         batch_size = _BATCH_EXAMPLES if windows is None else _BATCH_PASSAGES
         for begin in range(0, len(readable), batch_size):
             indices = tuple(readable[begin : begin + batch_size])
@@ -66,7 +70,8 @@ def run_reference(predictor: EnginePredictor, examples: Sequence[Example]) -> Re
             batch_answers = predictor.decode(outputs, items, tasks)
             for index, example_answers in zip(indices, batch_answers, strict=True):
                 answers[index].update(example_answers)
-            free_bytes -= sum(values.nbytes for values in outputs.values())
+            for values in outputs.values():
+                free_bytes -= values.nbytes
             batches.append(
                 ReferenceBatch(
                     windows=windows,

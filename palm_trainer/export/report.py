@@ -93,7 +93,9 @@ def find_unwritten_variants(
         candidates = [candidate for candidate in results if candidate.variant == variant]
         passed = [candidate for candidate in candidates if results[candidate].gate.passed]
         if not passed:
-            failures = [f"{candidate.provider}: {results[candidate].reason}" for candidate in candidates]
+            failures = []
+            for candidate in candidates:
+                failures.append(f"{candidate.provider}: {results[candidate].reason}")
             reasons[variant] = "; ".join(failures)
         elif not any(candidate.precision in requested or _is_faster(candidate, times) for candidate in passed):
             reasons[variant] = "not faster here than a variant that is as exact"

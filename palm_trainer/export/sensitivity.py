@@ -138,7 +138,9 @@ def _add_switches(plain: ModelProto) -> tuple[ModelProto, list[str]]:
     model = ModelProto()
     model.CopyFrom(plain)
     graph = model.graph
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in plain.graph.initializer}
+    weights = {}
+    for tensor in plain.graph.initializer:
+        weights[tensor.name] = numpy_helper.to_array(tensor)
     nodes: list[NodeProto] = []
     for node in plain.graph.node:
         if node.name in names:

@@ -93,7 +93,10 @@ def to_onnx(graph: ExportGraph, max_length: int, metadata: Mapping[str, str]) ->
 
 def _weight_bytes(graph: ExportGraph) -> int:
     """Return the size of the weights in bytes. Shared weights count once."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in {*graph.parameters(), *graph.buffers()})
+    size = 0
+    for tensor in {*graph.parameters(), *graph.buffers()}:
+        size += tensor.numel() * tensor.element_size()
+    return size
 
 
 def _trace(graph: ExportGraph, max_length: int, target: io.BytesIO | str) -> None:

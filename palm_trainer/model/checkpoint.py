@@ -226,7 +226,7 @@ def build_model(description: ModelDescription) -> MultiTaskModel:
         CheckpointError: the model has parts that the user wrote.
     """
     if description.own:
-        components = ", ".join(f"{component}: {name}" for component, name in description.own.items())
+        components = ", ".join(map(": ".join, description.own.items()))
         raise CheckpointError(
             f"the model has parts of your own ({components}), which a command cannot build. "
             "In Python, a trainer with these parts loads it (load_ckpt) and exports it (export)."
@@ -235,10 +235,9 @@ def build_model(description: ModelDescription) -> MultiTaskModel:
     config = AutoConfig.for_model(encoder_config.pop("model_type"), **encoder_config)
     backbone = Encoder(new_encoder(config), pooling=description.pooling, takes_types=description.takes_types)
     rows, columns = backbone.embedding_table.shape
-    heads = {
-        name: make_head(name, info, backbone.hidden_size, embedding=(rows, columns))
-        for name, info in description.tasks.items()
-    }
+    heads = {}
+    for name, info in description.tasks.items():
+        heads[name] = make_head(name, info, backbone.hidden_size, embedding=(rows, columns))
     return MultiTaskModel(backbone, heads)
 
 

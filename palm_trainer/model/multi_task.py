@@ -48,6 +48,13 @@ class MultiTaskModel(nn.Module):
             names += [f"{task}.{tensor}" for tensor in self.head(task).tensors]
         return tuple(names)
 
+    def head_outputs(self, task: str, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Select the outputs of the head of a task, by the names that the head gives them."""
+        head_outputs = {}
+        for name in self.head(task).tensors:
+            head_outputs[name] = outputs[f"{task}.{name}"]
+        return head_outputs
+
     def forward(self, *, tasks: Sequence[str] | None = None, **inputs: Tensor) -> dict[str, Tensor]:
         """Run the encoder once and the heads of some tasks.
 
@@ -61,7 +68,10 @@ class MultiTaskModel(nn.Module):
             Outputs by name, such as `intent.logits` [batch, labels] and `slots.logits` [batch,
             tokens, tags].
         """
-        encoder_inputs = {name: inputs[name] for name in self.input_names if name in inputs}
+        encoder_inputs = {}
+        for name in self.input_names:
+            if name in inputs:
+                encoder_inputs[name] = inputs[name]
         features = {**inputs, **self.backbone(**encoder_inputs)}
         outputs = {}
         for task in self.heads if tasks is None else tasks:

@@ -59,7 +59,9 @@ def order_sources(
         ratios: mix ratio of each data set, for `mix_ratio`.
         epochs_by_source: epochs of each data set, for `per_task_epochs`.
     """
-    batches = {name: source.sampler.batches_per_epoch for name, source in sources.items()}
+    batches = {}
+    for name, source in sources.items():
+        batches[name] = source.sampler.batches_per_epoch
     mixing = make_mixing(
         train.mixing,
         batches,

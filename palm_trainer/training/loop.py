@@ -222,7 +222,10 @@ class TrainingLoop:
             with noise.applied():
                 noisy_losses = self._losses(micro_batch, tasks, label_counts, soft_counts)
             self._balancing.backward(noisy_losses, self._scaler.scale, fraction)
-        return {task: float(loss.detach()) for task, loss in losses.items()}
+        loss_values = {}
+        for task, loss in losses.items():
+            loss_values[task] = float(loss.detach())
+        return loss_values
 
     def _check_finite(self, losses: Mapping[str, float], data: str) -> None:
         """Stop before a loss that is not finite changes the weights."""
@@ -262,7 +265,7 @@ class TrainingLoop:
         losses = {}
         for task, label_count in label_counts.items():
             head = self.model.head(task)
-            head_outputs = {name: outputs[f"{task}.{name}"] for name in head.tensors}
+            head_outputs = self.model.head_outputs(task, outputs)
             targets = batch.targets[task].to(device, non_blocking=True)
             loss_sum = (
                 self._r_drop_loss(head, head_outputs, targets, r_drop) if r_drop else head.loss(head_outputs, targets)

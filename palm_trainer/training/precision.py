@@ -47,5 +47,8 @@ def cpu_multiplies_bf16() -> bool:
 
     Emulated bf16 is slower than fp32.
     """
-    checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    return any(bool(check()) for check in checks if check is not None)
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        check = getattr(torch.cpu, name, None)  # a private function, which a version of torch may lack
+        if check is not None and check():
+            return True
+    return False

@@ -142,7 +142,7 @@ def _look_up(repo: str, endpoint: str) -> tuple[str, list[HubFile]]:
 def _required_files(repo: str, names: list[str]) -> list[str]:
     """Select the files of an encoder. Raises PalmError if some are missing."""
     tokenizer_files = [name for name in _TOKENIZER if name in names]
-    weights = next((candidate for candidate in _WEIGHTS if candidate[0] in names), None)
+    weights = _weights_of(names)
     missing = []
     if "config.json" not in names:
         missing.append("config.json")
@@ -158,6 +158,14 @@ def _required_files(repo: str, names: list[str]) -> list[str]:
     index, pattern = weights
     shards = [name for name in names if pattern and re.fullmatch(pattern, name)]
     return ["config.json", *tokenizer_files, index, *shards]
+
+
+def _weights_of(names: list[str]) -> tuple[str, str | None] | None:
+    """Return the first kind of weights in a repository; None if it has none that transformers loads."""
+    for candidate in _WEIGHTS:
+        if candidate[0] in names:
+            return candidate
+    return None
 
 
 def _metadata(repo: str, name: str, revision: str, endpoint: str) -> HubFile:

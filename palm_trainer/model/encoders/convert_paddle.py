@@ -131,12 +131,19 @@ def _convert(root: Path, target: Path, lowercase: bool | None, display_path: Pat
     lowercase = _is_lowercase(words) if lowercase is None else lowercase
     _write(target, settings, tensors, words, lowercase=lowercase)
     unused = [name for name in files if name not in destinations and not _OF_TRAINING.search(name)]
+    matched = []
+    missing = []
+    for name in destinations:
+        if name in files:
+            matched.append(name)
+        else:
+            missing.append(name)
     return PaddleConversion(
         target,
         settings["model_type"],
         lowercase,
-        matched=tuple(name for name in destinations if name in files),
-        missing=tuple(name for name in destinations if name not in files),
+        matched=tuple(matched),
+        missing=tuple(missing),
         unused=tuple(sorted(unused)),
     )
 

@@ -67,7 +67,10 @@ def load_weights(backbone: Encoder, name: str) -> WeightsReport:
                 f"{folder}: '{key}' is {list(loaded[key].shape)}, but {list(tensors[key].shape)} in the backbone. "
                 "Build the backbone from the configuration that lies beside the weights."
             )
-    encoder.load_state_dict({**tensors, **{key: loaded[key].to(tensors[key].dtype) for key in matched}})
+    converted_weights = {}
+    for key in matched:
+        converted_weights[key] = loaded[key].to(tensors[key].dtype)
+    encoder.load_state_dict({**tensors, **converted_weights})
     missing = []
     for key in tensors:
         if key not in loaded and not key.endswith("position_ids") and key != _ZERO_AT_FIRST:
@@ -82,7 +85,7 @@ def _folder(name: str) -> Path:
     if not Path(location).is_dir():
         return _cached_folder(location, name)
     for folder in (Path(location), Path(location) / "params"):
-        if any((folder / file).is_file() for file in _FILES):
+        if _find_weights_file(folder) is not None:
             return folder
     expected = f"Weights are in {' or '.join(_FILES[::2])}."
     advice = CONVERT_PADDLE if has_paddle_parameters(location) else expected
@@ -102,9 +105,18 @@ def _cached_folder(repository: str, name: str) -> Path:
     )
 
 
+def _find_weights_file(folder: Path) -> Path | None:
+    """Return the first file of weights in a directory; None if it has none."""
+    for name in _FILES:
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
 def _read(folder: Path) -> dict[str, Tensor]:
     """Read all weights of a directory, also if they are sharded."""
-    file = next(folder / name for name in _FILES if (folder / name).is_file())
+    file = _find_weights_file(folder)
+    assert file is not None
     try:
         if file.suffix != ".json":
             return _read_file(file)

@@ -78,7 +78,10 @@ class Encoder(nn.Module):
     @property
     def inputs_attr(self) -> dict[str, list[Any]]:
         """Inputs in PALM's declaration: name -> [shape, dtype]; -1 is variable."""
-        return {PALM_NAMES[spec.name]: [[-1, -1], spec.dtype] for spec in self.inputs}
+        declarations = {}
+        for spec in self.inputs:
+            declarations[PALM_NAMES[spec.name]] = [[-1, -1], spec.dtype]
+        return declarations
 
     @property
     def outputs_attr(self) -> dict[str, list[Any]]:

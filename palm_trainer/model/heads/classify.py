@@ -73,7 +73,10 @@ class ClassifyHead(TaskHead):
 
     def decode_arrays(self) -> dict[str, npt.NDArray[np.float32]]:
         """The statistics, by role."""
-        return {role: buffer.float().cpu().numpy() for role, buffer in self.named_buffers()}
+        arrays = {}
+        for role, buffer in self.named_buffers():
+            arrays[role] = buffer.float().cpu().numpy()
+        return arrays
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`pooled_output` [B, H] -> `logits` [B, C], and with statistics `features` [B, H]."""
@@ -93,14 +96,26 @@ class ClassifyHead(TaskHead):
         return LossSum(total, self.labels(targets))
 
     def divergence(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor], targets: Tensor) -> Tensor:
-        """Symmetric divergence of two passes over the labelled examples."""
+        """Symmetric divergence of two passes over the labelled examples.
+
+        Args:
+            first: tensors of the head by name, from one pass.
+            second: tensors of the head from the other pass.
+            targets: int64 `[batch]`, IGNORE where unlabelled.
+        """
         labelled = targets != IGNORE
         return softmax_divergence(
             to_full_precision(first["logits"])[labelled], to_full_precision(second["logits"])[labelled]
         )
 
     def soft_divergence(self, outputs: Mapping[str, Tensor], soft: Tensor, temperature: float) -> Tensor:
-        """Divergence from soft targets [B, C]."""
+        """Divergence from soft targets [B, C].
+
+        Args:
+            outputs: tensors of the head by name.
+            soft: probabilities `[batch, labels]`, below 0 where no teacher has answered.
+            temperature: divisor of the logits.
+        """
         logits = to_full_precision(outputs["logits"]) / temperature
         taught = has_soft_target(soft)
         return softmax_divergence_from(soft.to(logits.dtype)[taught], logits[taught])
@@ -112,7 +127,14 @@ class ClassifyHead(TaskHead):
         encodings: Sequence[Encoding],
         temperature: float,
     ) -> list[SoftTargets]:
-        """Return the probabilities of the student's classes, [C] for each row."""
+        """Return the probabilities of the student's classes, [C] for each row.
+
+        Args:
+            outputs: tensors of the head by name.
+            columns: positions of the student's labels among the labels of the head.
+            encodings: rows of the batch.
+            temperature: divisor of the logits.
+        """
         logits = outputs["logits"].float() / temperature
         return list(logits[:, list(columns)].softmax(dim=1).cpu().numpy())
 

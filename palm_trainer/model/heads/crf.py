@@ -134,17 +134,17 @@ class _ChainLoss(torch.autograd.Function):
         ones = labelled.double()
         grad_start = belief_first.sum(0).index_add_(0, tags[:, 0], -ones)
         grad_end = belief_last.sum(0).index_add_(0, tags[row, ends], -ones)
-        ctx.save_for_backward(
-            *(
-                g.to(t.dtype)
-                for g, t in ((grad_em, emissions), (grad_start, start), (grad_step, transitions), (grad_end, end))
-            )
-        )
+        scores = (emissions, start, transitions, end)
+        gradients = []
+        for score, gradient in zip(scores, (grad_em, grad_start, grad_step, grad_end), strict=True):
+            gradients.append(gradient.to(score.dtype))
+        ctx.save_for_backward(*gradients)
         return (log_z - observed).sum().to(emissions.dtype)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return (*(gradient * upstream[0] for gradient in ctx.saved_tensors), None, None)
+        score_gradients = [gradient * upstream[0] for gradient in ctx.saved_tensors]
+        return (*score_gradients, None, None)
 
 
 def _forward_messages(

@@ -83,7 +83,13 @@ class MatchHead(TaskHead):
         return LossSum(total, self.labels(targets))
 
     def divergence(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor], targets: Tensor) -> Tensor:
-        """Symmetric divergence of two passes over the labelled pairs; of a ranker over each pair and its negative."""
+        """Symmetric divergence of two passes over the labelled pairs; of a ranker over each pair and its negative.
+
+        Args:
+            first: tensors of the head by name, from one pass.
+            second: tensors of the head from the other pass.
+            targets: int64 `[batch]`, IGNORE where unlabelled.
+        """
         labelled = targets != IGNORE
         logits = to_full_precision(first["logits"])
         other_logits = to_full_precision(second["logits"])
@@ -93,7 +99,13 @@ class MatchHead(TaskHead):
         return softmax_divergence(logits[labelled], other_logits[labelled])
 
     def soft_divergence(self, outputs: Mapping[str, Tensor], soft: Tensor, temperature: float) -> Tensor:
-        """Divergence from soft targets [B, C]; of a ranker [B, 2] for each pair and its negative."""
+        """Divergence from soft targets [B, C]; of a ranker [B, 2] for each pair and its negative.
+
+        Args:
+            outputs: tensors of the head by name.
+            soft: probabilities `[batch, labels]`, or `[batch, 2]` for a ranker, below 0 where no teacher has answered.
+            temperature: divisor of the logits.
+        """
         logits = to_full_precision(outputs["logits"]) / temperature
         soft = soft.to(logits.dtype)
         taught = has_soft_target(soft)
@@ -108,7 +120,14 @@ class MatchHead(TaskHead):
         encodings: Sequence[Encoding],
         temperature: float,
     ) -> list[SoftTargets]:
-        """Return the probabilities of the student's classes, [C] for each row; of a ranker [2] for each pair."""
+        """Return the probabilities of the student's classes, [C] for each row; of a ranker [2] for each pair.
+
+        Args:
+            outputs: tensors of the head by name.
+            columns: positions of the student's labels among the labels of the head.
+            encodings: rows of the batch.
+            temperature: divisor of the logits.
+        """
         logits = outputs["logits"].float() / temperature
         if self.pairwise:
             return list(logits.view(-1, 2).sigmoid().cpu().numpy())

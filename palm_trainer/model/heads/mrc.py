@@ -61,19 +61,20 @@ class MrcHead(TaskHead):
         """
         start, end = targets[:, 0], targets[:, 1]
         allowed = _allowed_places(targets, outputs["start_logits"].shape[1])
-        total = sum(
-            F.cross_entropy(
-                to_full_precision(outputs[name]).masked_fill(~allowed, -torch.inf),
-                target,
-                ignore_index=IGNORE,
-                reduction="sum",
-            )
-            for name, target in (("start_logits", start), ("end_logits", end))
-        )
-        return LossSum(torch.as_tensor(total) / 2, self.labels(targets))
+        losses = []
+        for name, target in (("start_logits", start), ("end_logits", end)):
+            logits = to_full_precision(outputs[name]).masked_fill(~allowed, -torch.inf)
+            losses.append(F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum"))
+        return LossSum((losses[0] + losses[1]) / 2, self.labels(targets))
 
     def divergence(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor], targets: Tensor) -> Tensor:
-        """Mean of the symmetric divergences of start and end, over the labelled windows."""
+        """Mean of the symmetric divergences of start and end, over the labelled windows.
+
+        Args:
+            first: tensors of the head by name, from one pass.
+            second: tensors of the head from the other pass.
+            targets: int64 `[batch, 5]`, IGNORE where unlabelled.
+        """
         allowed = _allowed_places(targets, first["start_logits"].shape[1])
         labelled = targets[:, 0] != IGNORE
         divergences = []
@@ -88,7 +89,13 @@ class MrcHead(TaskHead):
         return int(has_soft_target(soft).any(dim=1).sum())
 
     def soft_divergence(self, outputs: Mapping[str, Tensor], soft: Tensor, temperature: float) -> Tensor:
-        """Mean of the divergences of start and end from soft targets [B, S, 2], over the places of an answer."""
+        """Mean of the divergences of start and end from soft targets [B, S, 2], over the places of an answer.
+
+        Args:
+            outputs: tensors of the head by name.
+            soft: probabilities of start and end, `[batch, tokens, 2]`, below 0 where no teacher has answered.
+            temperature: divisor of the logits.
+        """
         allowed = has_soft_target(soft)
         answered = allowed.any(dim=1)
         divergences = []
@@ -106,7 +113,14 @@ class MrcHead(TaskHead):
         encodings: Sequence[Encoding],
         temperature: float,
     ) -> list[SoftTargets]:
-        """Return the probabilities of start and end, [tokens, 2] for each row."""
+        """Return the probabilities of start and end, [tokens, 2] for each row.
+
+        Args:
+            outputs: tensors of the head by name.
+            columns: positions of the student's labels among the labels of the head.
+            encodings: rows of the batch.
+            temperature: divisor of the logits.
+        """
         stacked = torch.stack([outputs[name].float() for name in self.tensors], dim=2) / temperature
         return [_place_probabilities(row, encoding) for row, encoding in zip(stacked, encodings, strict=True)]
 

@@ -57,14 +57,26 @@ class MultiLabelHead(TaskHead):
         return LossSum((losses * labelled).sum(), self.labels(targets))
 
     def divergence(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor], targets: Tensor) -> Tensor:
-        """Symmetric divergence of two passes over the labelled examples, summed over the classes."""
+        """Symmetric divergence of two passes over the labelled examples, summed over the classes.
+
+        Args:
+            first: tensors of the head by name, from one pass.
+            second: tensors of the head from the other pass.
+            targets: int64 `[batch, labels]` of 0 and 1, IGNORE where unlabelled.
+        """
         labelled = targets[:, 0] != IGNORE
         return sigmoid_divergence(
             to_full_precision(first["logits"])[labelled], to_full_precision(second["logits"])[labelled]
         )
 
     def soft_divergence(self, outputs: Mapping[str, Tensor], soft: Tensor, temperature: float) -> Tensor:
-        """Divergence from soft targets [B, C]."""
+        """Divergence from soft targets [B, C].
+
+        Args:
+            outputs: tensors of the head by name.
+            soft: probabilities `[batch, labels]`, below 0 where no teacher has answered.
+            temperature: divisor of the logits.
+        """
         logits = to_full_precision(outputs["logits"]) / temperature
         taught = has_soft_target(soft)
         return sigmoid_divergence_from(soft.to(logits.dtype)[taught], logits[taught])
@@ -76,6 +88,13 @@ class MultiLabelHead(TaskHead):
         encodings: Sequence[Encoding],
         temperature: float,
     ) -> list[SoftTargets]:
-        """Return the probabilities of the student's classes, [C] for each row."""
+        """Return the probabilities of the student's classes, [C] for each row.
+
+        Args:
+            outputs: tensors of the head by name.
+            columns: positions of the student's labels among the labels of the head.
+            encodings: rows of the batch.
+            temperature: divisor of the logits.
+        """
         logits = outputs["logits"].float() / temperature
         return list(logits[:, list(columns)].sigmoid().cpu().numpy())

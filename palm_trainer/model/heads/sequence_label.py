@@ -63,14 +63,26 @@ class SequenceLabelHead(TaskHead):
         return LossSum(total, self.labels(targets))
 
     def divergence(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor], targets: Tensor) -> Tensor:
-        """Symmetric divergence of the emissions of two passes, over the tagged pieces."""
+        """Symmetric divergence of the emissions of two passes, over the tagged pieces.
+
+        Args:
+            first: tensors of the head by name, from one pass.
+            second: tensors of the head from the other pass.
+            targets: int64 `[batch, tokens]`, IGNORE on special tokens and padding.
+        """
         tagged = targets != IGNORE
         return softmax_divergence(
             to_full_precision(first["logits"])[tagged], to_full_precision(second["logits"])[tagged]
         )
 
     def soft_divergence(self, outputs: Mapping[str, Tensor], soft: Tensor, temperature: float) -> Tensor:
-        """Divergence of the chain, or of each piece's softmax, from soft targets [B, S, T]."""
+        """Divergence of the chain, or of each piece's softmax, from soft targets [B, S, T].
+
+        Args:
+            outputs: tensors of the head by name.
+            soft: probabilities `[batch, tokens, tags]`, below 0 where no teacher has answered.
+            temperature: divisor of the logits.
+        """
         logits = to_full_precision(outputs["logits"]) / temperature
         taught = has_soft_target(soft)
         soft = soft.to(logits.dtype)
@@ -87,7 +99,14 @@ class SequenceLabelHead(TaskHead):
         encodings: Sequence[Encoding],
         temperature: float,
     ) -> list[SoftTargets]:
-        """Return token marginals of the chain, or each piece's softmax, [tokens, T] for each row."""
+        """Return token marginals of the chain, or each piece's softmax, [tokens, T] for each row.
+
+        Args:
+            outputs: tensors of the head by name.
+            columns: positions of the student's labels among the labels of the head.
+            encodings: rows of the batch.
+            temperature: divisor of the logits.
+        """
         logits = outputs["logits"].float()
         ranges = [tagged_range(encoding) for encoding in encodings]
         tagged = torch.zeros(logits.shape[:2], dtype=torch.bool)
@@ -109,7 +128,10 @@ class SequenceLabelHead(TaskHead):
         """Learned scores of the chain: `start` [T], `transitions` [T, T], `end` [T]."""
         if self.crf is None:
             return {}
-        return {name: getattr(self.crf, name).detach().cpu().numpy().copy() for name in ("start", "transitions", "end")}
+        arrays = {}
+        for name in ("start", "transitions", "end"):
+            arrays[name] = getattr(self.crf, name).detach().cpu().numpy().copy()
+        return arrays
 
 
 def left_aligned(tagged: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,9 +34,14 @@ class DynamicWeightAverage:
         """Weight of each task in the next step."""
         ratios = {task: self._ratio(task) for task in self._fixed_weights}
         highest = max(ratios.values())
-        powers = {task: math.exp((ratio - highest) / self._temperature) for task, ratio in ratios.items()}
+        powers = {}
+        for task, ratio in ratios.items():
+            powers[task] = math.exp((ratio - highest) / self._temperature)
         factor = len(powers) / sum(powers.values())
-        return {task: self._fixed_weights[task] * factor * power for task, power in powers.items()}
+        weights = {}
+        for task, power in powers.items():
+            weights[task] = self._fixed_weights[task] * factor * power
+        return weights
 
     def _ratio(self, task: str) -> float:
         means = self._means[task]

@@ -66,7 +66,9 @@ class GradientBalancing:
             scale: gradient scaler.
             fraction: not used.
         """
-        weighted_losses = {task: self._fixed_weights[task] * loss for task, loss in losses.items()}
+        weighted_losses = {}
+        for task, loss in losses.items():
+            weighted_losses[task] = self._fixed_weights[task] * loss
         if len(weighted_losses) == 1:
             [loss] = weighted_losses.values()
             scale(loss).backward()
@@ -175,5 +177,8 @@ def project(weights: Tensor, gramian: Tensor) -> Tensor:
     """
     values, vectors = np.linalg.eigh(gramian.cpu().double().numpy())
     root = np.sqrt(values.clip(min=0) + max(_RIDGE * values.mean(), _TINY))[:, None] * vectors.T
-    projected = [row + nnls(root, -root @ row)[0] for row in weights.cpu().double().numpy()]
+    projected = []
+    for row in weights.cpu().double().numpy():
+        addition, _ = nnls(root, -root @ row)
+        projected.append(row + addition)
     return torch.tensor(np.stack(projected), dtype=weights.dtype, device=weights.device)

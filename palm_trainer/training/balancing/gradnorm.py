@@ -47,7 +47,10 @@ class GradNorm:
         constant_weights = {task: weight.detach() for task, weight in self.weights.items()}
         scale(weighted_sum(losses, constant_weights)).backward()
         if norms and all(torch.isfinite(norm) for norm in norms.values()):  # an fp16 overflow skips the step
-            self._update_weights(norms, {task: float(loss.detach()) for task, loss in losses.items()})
+            detached_losses = {}
+            for task, loss in losses.items():
+                detached_losses[task] = float(loss.detach())
+            self._update_weights(norms, detached_losses)
 
     def _norms(self, losses: Mapping[str, Tensor], scale: Scale) -> dict[str, Tensor]:
         """Return the norm of each task's unweighted gradient at the layer."""
@@ -55,7 +58,10 @@ class GradNorm:
         norms = {}
         for task, loss in losses.items():
             gradients = torch.autograd.grad(scale(loss), self._layer, retain_graph=True, allow_unused=True)
-            parameter_norms = [gradient.norm() for gradient in gradients if gradient is not None]
+            parameter_norms = []
+            for gradient in gradients:
+                if gradient is not None:
+                    parameter_norms.append(gradient.norm())
             norms[task] = torch.stack(parameter_norms).norm() / factor
         return norms
 
@@ -66,7 +72,9 @@ class GradNorm:
             first_loss = self._first_losses[task]
             loss_ratios[task] = loss / first_loss if first_loss > 0 else 1.0
         mean_ratio = sum(loss_ratios.values()) / len(loss_ratios)
-        weighted_norms = {task: self.weights[task] * norm for task, norm in norms.items()}
+        weighted_norms = {}
+        for task, norm in norms.items():
+            weighted_norms[task] = self.weights[task] * norm
         mean_norm = total(list(weighted_norms.values())) / len(weighted_norms)
         for task, norm in norms.items():
             rate = loss_ratios[task] / mean_ratio if mean_ratio > 0 else 1.0
@@ -83,7 +91,9 @@ class GradNorm:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights, the state of their optimizer, and the first losses."""
-        weights = {task: float(weight.detach()) for task, weight in self.weights.items()}
+        weights = {}
+        for task, weight in self.weights.items():
+            weights[task] = float(weight.detach())
         return {"weights": weights, "optimizer": self._optimizer.state_dict(), "first": dict(self._first_losses)}
 
     @torch.no_grad()

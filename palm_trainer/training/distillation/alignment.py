@@ -35,8 +35,12 @@ def realign_tags(
         Probabilities of the student's tokens, [student tokens, tags].
     """
     realigned = np.full((len(student_row), len(tags)), NO_SOFT_TARGET, dtype=np.float32)
-    begin_tags = [index for index, tag in enumerate(tags) if tag.startswith("B-")]
-    inside_tags = [tags.index("I-" + tags[index][2:]) for index in begin_tags]
+    begin_tags = []
+    inside_tags = []
+    for index, tag in enumerate(tags):
+        if tag.startswith("B-"):
+            begin_tags.append(index)
+            inside_tags.append(tags.index(f"I-{tag[2:]}"))
     token_at: dict[int, tuple[int, int | None]] = {}
     """Teacher's token and its first visible character, for each character."""
     for token in range(*tagged_range(teacher_row)):
@@ -57,4 +61,7 @@ def realign_tags(
 
 def _first_visible(text: str, offsets: tuple[int, int]) -> int | None:
     """Return the position of the first character of a token that is no white space."""
-    return next((position for position in range(*offsets) if not text[position].isspace()), None)
+    for position in range(*offsets):
+        if not text[position].isspace():
+            return position
+    return None

@@ -173,7 +173,9 @@ def _predict(
         for index in indices:
             rows.extend(features[index].rows)
         padded = pad_batch(rows, model.input_names, trained.encoder.pad_token_id).arrays
-        tensors = {name: torch.from_numpy(array).to(device) for name, array in padded.items()}
+        tensors = {}
+        for name, array in padded.items():
+            tensors[name] = torch.from_numpy(array).to(device)
         outputs = model(**tensors, tasks=tasks)
         for task in tasks:
             batch_targets = _batch_targets(trained, task, student.tasks[task], outputs, rows, temperature)
@@ -240,5 +242,5 @@ def _batch_targets(
     head = trained.model.head(task)
     positions = {label: position for position, label in enumerate(trained.tasks[task].labels)}
     columns = [positions[label] for label in student.labels]
-    head_outputs = {name: outputs[f"{task}.{name}"] for name in head.tensors}
+    head_outputs = trained.model.head_outputs(task, outputs)
     return head.soft_targets(head_outputs, columns, rows, temperature)

@@ -31,7 +31,9 @@ class LossDriven:
     def __init__(self, names: Sequence[str], steps: int, seed: int) -> None:
         self.names = tuple(names)
         quota, remainder = divmod(max(steps, len(names)), len(names))
-        self.quotas = {name: quota + (position < remainder) for position, name in enumerate(self.names)}
+        self.quotas = {}
+        for position, name in enumerate(self.names):
+            self.quotas[name] = quota + (position < remainder)
         self._seed = seed
         self._losses: dict[str, dict[str, list[float]]] = {name: {} for name in self.names}
         """Number of losses, mean of the first ones, and moving average, by data set and task."""
@@ -72,7 +74,9 @@ class LossDriven:
 
     def _inverse_rate(self, data: str) -> float:
         """Return the current losses relative to the first ones, averaged over the tasks; 1 without losses."""
-        rates = [recent / first if first > 0 else 0.0 for _, first, recent in self._losses[data].values()]
+        rates = []
+        for _, first, recent in self._losses[data].values():
+            rates.append(recent / first if first > 0 else 0.0)
         return sum(rates) / len(rates) if rates else 1.0
 
     def state_dict(self) -> dict[str, Any]:

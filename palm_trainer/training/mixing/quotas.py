@@ -21,12 +21,18 @@ def mix_ratio(ratios: Mapping[str, float], reference_batches: int, epochs: float
         reference_batches: batches in an epoch of the reference data set.
         epochs: of the reference data set.
     """
-    return {name: max(1, round(epochs * ratio * reference_batches)) for name, ratio in ratios.items()}
+    quotas = {}
+    for name, ratio in ratios.items():
+        quotas[name] = max(1, round(epochs * ratio * reference_batches))
+    return quotas
 
 
 def per_task_epochs(batches: Mapping[str, int], epochs: Mapping[str, float]) -> dict[str, int]:
     """Compute the quotas of separate numbers of epochs for each data set."""
-    return {name: max(1, round(epochs[name] * size)) for name, size in batches.items()}
+    quotas = {}
+    for name, size in batches.items():
+        quotas[name] = max(1, round(epochs[name] * size))
+    return quotas
 
 
 def proportional(batches: Mapping[str, int], epochs: float) -> dict[str, int]:
@@ -76,7 +82,9 @@ def annealed(batches: Mapping[str, int], reference: str, epochs: float) -> list[
         Quotas of each epoch.
     """
     phases = math.ceil(epochs)
-    exponents = [1 - (1 - _LAST_EXPONENT) * e / max(1, phases - 1) for e in range(phases)]
+    exponents = []
+    for phase in range(phases):
+        exponents.append(1 - (1 - _LAST_EXPONENT) * phase / max(1, phases - 1))
     reference_share = sum(_shares(batches, exponent)[reference] for exponent in exponents) / phases
     steps = epochs * batches[reference] / reference_share / phases
     return [_by_exponent(batches, exponent, steps) for exponent in exponents]
@@ -90,4 +98,7 @@ def _shares(batches: Mapping[str, int], exponent: float) -> dict[str, float]:
 
 def _by_exponent(batches: Mapping[str, int], exponent: float, steps: float) -> dict[str, int]:
     shares = _shares(batches, exponent)
-    return {name: max(1, round(steps * shares[name])) for name in batches}
+    quotas = {}
+    for name in batches:
+        quotas[name] = max(1, round(steps * shares[name]))
+    return quotas

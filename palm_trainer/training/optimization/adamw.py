@@ -70,8 +70,13 @@ def _decays(owner: nn.Module, name: str, parameter: nn.Parameter) -> bool:
 def _groups(parameters: Mapping[nn.Parameter, bool], rate: float, weight_decay: float) -> list[dict[str, object]]:
     """Return the groups of the parameters with and without decay."""
     rates = {"lr": rate, "peak_lr": rate}
-    decaying = [parameter for parameter, decays in parameters.items() if decays]
-    constant = [parameter for parameter, decays in parameters.items() if not decays]
+    decaying = []
+    constant = []
+    for parameter, decays in parameters.items():
+        if decays:
+            decaying.append(parameter)
+        else:
+            constant.append(parameter)
     return [
         {"params": decaying, "weight_decay": weight_decay, **rates},
         {"params": constant, "weight_decay": 0.0, **rates},

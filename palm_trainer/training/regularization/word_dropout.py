@@ -40,8 +40,11 @@ class WordDropout:
                 "Leave it out, or choose another encoder."
             )
         added_tokens = tokenizer.get_added_tokens_decoder()
-        special = tuple(token_id for token_id, token in added_tokens.items() if token.special)
-        return cls(probability, stand_in, special)
+        special = []
+        for token_id, token in added_tokens.items():
+            if token.special:
+                special.append(token_id)
+        return cls(probability, stand_in, tuple(special))
 
     def __call__(self, input_ids: Tensor) -> Tensor:
         """Hide tokens of int64 [batch, tokens].
