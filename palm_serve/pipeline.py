@@ -70,7 +70,7 @@ class Pipeline:
         self.bundle = bundle
         self.engine = engine
         self._tasks = manifest.tasks
-        self._default_tasks = tuple(name for name, task in manifest.tasks.items() if not task.pairs)
+        self._default_tasks = manifest.tasks_reading(pairs=False)
         self._windows: dict[str, Windows] = {}
         for name, task in manifest.tasks.items():
             if task.windows is not None:

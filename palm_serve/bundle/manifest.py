@@ -228,6 +228,14 @@ class Manifest(_Strict):
         content = self.model_dump(mode="json", exclude={"created", "version"}, exclude_defaults=True)
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
+    def tasks_reading(self, *, pairs: bool) -> tuple[str, ...]:
+        """Return the names of the tasks that read pairs of texts, or else of those that read single texts."""
+        names = []
+        for name, task in self.tasks.items():
+            if task.pairs == pairs:
+                names.append(name)
+        return tuple(names)
+
     def task_with_role(self, role: Role) -> str | None:
         """Return the name of the task with this role, or None."""
         for name, task in self.tasks.items():

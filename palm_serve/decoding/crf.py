@@ -50,7 +50,9 @@ class Potentials:
             if tag.startswith("I-"):
                 allowed = {"B-" + tag[2:], tag}
                 start[column] = FORBIDDEN
-                transitions[[row for row, before in enumerate(tags) if before not in allowed], column] = FORBIDDEN
+                for row, previous_tag in enumerate(tags):
+                    if previous_tag not in allowed:
+                        transitions[row, column] = FORBIDDEN
         end = np.zeros(count, np.float32)
         if learned is not None:
             start, transitions, end = start + learned.start, transitions + learned.transitions, end + learned.end

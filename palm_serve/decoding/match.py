@@ -36,10 +36,10 @@ class MatchDecoder:
             return [Match(None, float(score)) for score in sigmoid(logits)[:, 0]]
         probabilities = softmax(logits)
         best = probabilities.argmax(axis=-1)
-        return [
-            Match(Label(self._labels[label], float(row[label])), float(row[self._match]))
-            for label, row in zip(best.tolist(), probabilities, strict=True)
-        ]
+        matches = []
+        for label, row in zip(best.tolist(), probabilities, strict=True):
+            matches.append(Match(Label(self._labels[label], float(row[label])), float(row[self._match])))
+        return matches
 
 
 class ServedMatch(ServedKind[Match]):

@@ -72,10 +72,9 @@ class MrcDecoder:
         logits = np.array([score for score, _, _ in ranked]) / self._temperature
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()
-        answers = [
-            Answer(passage[start:end], start, end, float(probability), no_answer=start == end)
-            for probability, (_, start, end) in zip(probabilities, ranked, strict=True)
-        ]
+        answers = []
+        for probability, (_, start, end) in zip(probabilities, ranked, strict=True):
+            answers.append(Answer(passage[start:end], start, end, float(probability), no_answer=start == end))
         best, alternatives = answers[0], tuple(answers[1 : item.top_k or None])
         return Answer(best.text, best.start, best.end, best.confidence, best.no_answer, alternatives)
 
@@ -109,8 +108,10 @@ def _with_null(ranked: list[Candidate], score: float, threshold: float) -> list[
     null = (score, 0, 0)
     if not ranked or score - ranked[0][0] > threshold:
         return [null, *ranked]
-    place = next((i for i, (rank_score, _, _) in enumerate(ranked) if i and rank_score < score), len(ranked))
-    return [*ranked[:place], null, *ranked[place:]]
+    for place, (rank_score, _, _) in enumerate(ranked):
+        if place and rank_score < score:
+            return [*ranked[:place], null, *ranked[place:]]
+    return [*ranked, null]
 
 
 class ServedMrc(ServedKind[Answer]):

@@ -34,10 +34,17 @@ class MultiLabelDecoder:
         applies = probabilities >= self._limits
         answers = []
         for row, item in enumerate(items):
-            ranked = [Label(self._labels[c], float(probabilities[row, c])) for c in order[row]]
-            labels = tuple(label for label, c in zip(ranked, order[row], strict=True) if applies[row, c])
+            ranked = []
+            labels = []
+            for column in order[row]:
+                label = Label(self._labels[column], float(probabilities[row, column]))
+                ranked.append(label)
+                if applies[row, column]:
+                    labels.append(label)
             ranking = tuple(ranked[: item.top_k or None])
-            answers.append(Classification(ranked[0], ranking, labels, out_of_scope_score=1.0 - ranked[0].confidence))
+            answers.append(
+                Classification(ranked[0], ranking, tuple(labels), out_of_scope_score=1.0 - ranked[0].confidence)
+            )
         return answers
 
 

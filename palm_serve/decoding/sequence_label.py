@@ -185,7 +185,9 @@ class ServedSequenceLabel(ServedKind[Spans]):
 
     def golden(self, answer: Spans) -> GoldenAnswer:
         """Return the spans."""
-        spans = (GoldenSpan(name=span.name, start=span.start, end=span.end) for span in answer.spans)
+        spans = []
+        for span in answer.spans:
+            spans.append(GoldenSpan(name=span.name, start=span.start, end=span.end))
         return GoldenAnswer(spans=tuple(spans))
 
     def columns(self, task: TaskInfo) -> Mapping[str, OutputColumn]:
@@ -194,4 +196,8 @@ class ServedSequenceLabel(ServedKind[Spans]):
 
     def label_names(self, task: TaskInfo) -> tuple[str, ...]:
         """Return the span names of the tags, in order of first appearance."""
-        return tuple(dict.fromkeys(tag[2:] for tag in task.labels if tag.startswith(("B-", "I-"))))
+        names: dict[str, None] = {}
+        for tag in task.labels:
+            if tag.startswith(("B-", "I-")):
+                names[tag[2:]] = None
+        return tuple(names)

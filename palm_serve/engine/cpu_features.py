@@ -37,7 +37,10 @@ def _facts(root: Path) -> dict[str, str]:
 def processor(root: Path = Path("/")) -> str:
     """Return the model name, family and stepping of the processor, or else its architecture."""
     facts = _facts(root)
-    names = [facts[key] for key in ("model name", "cpu family", "model", "stepping") if key in facts]
+    names = []
+    for key in ("model name", "cpu family", "model", "stepping"):
+        if key in facts:
+            names.append(facts[key])
     return " ".join(names) or platform.processor() or platform.machine()
 
 
@@ -49,8 +52,10 @@ def computes_in_bf16(root: Path = Path("/")) -> bool:
 def int8_instructions(root: Path = Path("/")) -> str:
     """Return the processor's best instructions for products of int8, or the architecture where none is known."""
     flags = _flags(root)
-    names = (name for flag, name in _INT8_INSTRUCTIONS.items() if flag in flags)
-    return next(names, platform.machine())
+    for flag, name in _INT8_INSTRUCTIONS.items():
+        if flag in flags:
+            return name
+    return platform.machine()
 
 
 def saturates_int8(root: Path = Path("/")) -> bool:

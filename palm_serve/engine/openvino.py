@@ -61,7 +61,9 @@ class OpenVinoEngine:
             element_type = _TYPES.get(port.element_type.get_type_name(), "?")
             self.inputs[port.get_any_name()] = f"tensor({element_type})"
         self.outputs: tuple[str, ...] = tuple(port.get_any_name() for port in compiled.outputs)
-        self.metadata: dict[str, str] = {key: value.astype(str) for key, value in metadata.items()}
+        self.metadata: dict[str, str] = {}
+        for key, value in metadata.items():
+            self.metadata[key] = value.astype(str)
         self._request = compiled.create_infer_request()
 
     def run(self, batch: PaddedBatch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:

@@ -99,7 +99,10 @@ class TimingCache:
             content = json.loads(self._file.read_text(encoding="utf-8"))
             if content["key"] != self._key:
                 return {}
-            return {name: tuple(map(float, times)) for name, times in content["times"].items()}
+            times_by_candidate = {}
+            for name, times in content["times"].items():
+                times_by_candidate[name] = tuple(map(float, times))
+            return times_by_candidate
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -52,14 +52,17 @@ class ShadowTraffic:
             return
         self._due -= 1
         tasks = self._candidate.manifest.tasks
-        shared_tasks = tuple(name for name in answer.answers if name in tasks and tasks[name].kind == kinds[name])
+        shared_tasks = []
+        for name in answer.answers:
+            if name in tasks and tasks[name].kind == kinds[name]:
+                shared_tasks.append(name)
         if not shared_tasks:
             return
         if len(self._running) >= _TEXTS_IN_FLIGHT or not self._candidate.engine_idle:
             self._candidate.statistics.shadowed["dropped"] += 1
             return
         mirrored_request = replace(
-            request, tasks=shared_tasks, priority=Priority.BATCH, deadline=time.monotonic() + _TIMEOUT_S
+            request, tasks=tuple(shared_tasks), priority=Priority.BATCH, deadline=time.monotonic() + _TIMEOUT_S
         )
         task = asyncio.create_task(self._compare(mirrored_request, answer))
         self._running.add(task)

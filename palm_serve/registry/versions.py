@@ -110,7 +110,11 @@ class ModelVersions:
         if len(matches) == 1:
             return matches[0]
         problem = "is ambiguous" if matches else "is not loaded"
-        loaded = ", ".join(f"{model.version[:12]} ({', '.join(model.labels) or 'no label'})" for model in self.versions)
+        loaded_versions = []
+        for model in self.versions:
+            labels = ", ".join(model.labels) or "no label"
+            loaded_versions.append(f"{model.version[:12]} ({labels})")
+        loaded = ", ".join(loaded_versions)
         raise NotFound(f"version '{version}' of '{self.name}' {problem}; loaded: {loaded}")
 
     def route(self, key: str) -> LoadedModel:

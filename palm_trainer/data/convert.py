@@ -138,7 +138,8 @@ def _has_several_classes(examples: Sequence[Example]) -> bool:
     """Return True if a class field of an example holds a tuple of classes."""
     value_types = set()
     for name in class_fields(examples):
-        value_types |= {type(example.fields.get(name)) for example in examples}
+        for example in examples:
+            value_types.add(type(example.fields.get(name)))
     return tuple in value_types
 
 
@@ -226,4 +227,8 @@ def _comparable(text: str, value: FieldValue) -> object:
 
 
 def _roles(value: FieldValue) -> list[tuple[str, str]]:
-    return [(item.role, item.group) for item in value if isinstance(item, LabelledSpan)]
+    roles = []
+    for item in value:
+        if isinstance(item, LabelledSpan):
+            roles.append((item.role, item.group))
+    return roles

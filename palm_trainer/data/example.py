@@ -45,3 +45,12 @@ class Example:
     """
     source: str = ""
     """`file:line`, for messages."""
+
+
+def spans_in(value: FieldValue) -> list[LabelledSpan]:
+    """Return the spans of a field; none if it holds classes."""
+    spans = []
+    for item in value:
+        if isinstance(item, LabelledSpan):
+            spans.append(item)
+    return spans

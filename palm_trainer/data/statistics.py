@@ -67,7 +67,9 @@ def _note_skew(examples: Sequence[Example], fields: Sequence[str], defects: Defe
 
 
 def _note_leaks(train: Sequence[Example], examples: Sequence[Example], defects: Defects) -> None:
-    train_by_text = {(example.text, example.pair): example for example in train}
+    train_by_text = {}
+    for example in train:
+        train_by_text[example.text, example.pair] = example
     reported = set()
     for example in examples:
         key = (example.text, example.pair)

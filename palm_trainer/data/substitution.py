@@ -11,7 +11,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import numpy.typing as npt
 
-from palm_trainer.data.example import Example, FieldValue, LabelledSpan
+from palm_trainer.data.example import Example, FieldValue, LabelledSpan, spans_in
 from palm_trainer.data.formats.jsonl import ANSWER
 
 Words = tuple[tuple[int, int], ...]
@@ -171,7 +171,7 @@ class _PositionMap:
 
 def _move_field(value: FieldValue, positions: _PositionMap) -> FieldValue | None:
     """Move the spans of a field; classes stay. Returns None if a span would be split."""
-    spans = [item for item in value if isinstance(item, LabelledSpan)]
+    spans = spans_in(value)
     if not spans:
         return value
     moved_spans = []
@@ -203,16 +203,18 @@ def _move_words(
         offset = positions.position(span.start)
         if offset is None or value.words is None:
             return None
-        words += [(offset + start, offset + end) for start, end in value.words]
+        for start, end in value.words:
+            words.append((offset + start, offset + end))
     return tuple(sorted(words))
 
 
 def _spans(example: Example, field: str) -> list[LabelledSpan]:
     """Return the spans of a field in text order, or none if two overlap."""
-    spans = [item for item in example.fields.get(field, ()) if isinstance(item, LabelledSpan)]
-    spans.sort(key=lambda span: span.start)
-    overlap = any(second.start < first.end for first, second in pairwise(spans))
-    return [] if overlap else spans
+    spans = sorted(spans_in(example.fields.get(field, ())), key=lambda span: span.start)
+    for first, second in pairwise(spans):
+        if second.start < first.end:
+            return []
+    return spans
 
 
 def _value(example: Example, span: LabelledSpan) -> Value:

@@ -42,7 +42,9 @@ def suggest(data: Path) -> tuple[str, list[str]]:
     splits, remarks = find_splits(data)
     detection = detect_format(splits["train"][0])
     options = _options(detection)
-    files = {split: _paths(paths) for split, paths in splits.items()}
+    files = {}
+    for split, paths in splits.items():
+        files[split] = _paths(paths)
     examples = _read(detection.format, files, options)
     if _has_joined_classes(examples["train"]) and "label_separator" in FORMAT_OPTIONS[detection.format]:
         options["label_separator"] = "#"
@@ -50,7 +52,7 @@ def suggest(data: Path) -> tuple[str, list[str]]:
         examples = _read(detection.format, files, options)
     name = _name(data)
     tasks = suggest_tasks(examples["train"], name)
-    has_passages = any(table["kind"] == "mrc" for table in tasks.values())
+    has_passages = "mrc" in [table["kind"] for table in tasks.values()]
     encoder = _encoder(examples["train"], passages=has_passages)
     config: dict[str, Any] = {
         "encoder": encoder,
@@ -66,9 +68,13 @@ def suggest(data: Path) -> tuple[str, list[str]]:
     }
     if encoder["model"] == "scratch":
         config["train"] |= {"learning_rate": 5e-4, "head_learning_rate": 5e-4}
-    rows = ", ".join(f"{split} {len(split_examples)} rows" for split, split_examples in examples.items())
+    row_counts = []
+    for split, split_examples in examples.items():
+        row_counts.append(f"{split} {len(split_examples)} rows")
+    rows = ", ".join(row_counts)
     remarks = [f"{data}: format {detection.format}; {rows}", *remarks]
-    remarks += [f"task {task}: {table['kind']}" for task, table in tasks.items()]
+    for task, table in tasks.items():
+        remarks.append(f"task {task}: {table['kind']}")
     if "dev" not in splits:
         remarks.append(
             "no dev split found: the last checkpoint will count as the best; give `dev = ...` to choose it on data"
@@ -116,7 +122,10 @@ def suggest_tasks(examples: Sequence[Example], data: str) -> dict[str, dict[str,
 
 def _assign_role(tasks: Mapping[str, dict[str, Any]], kinds: Sequence[str], role: str) -> None:
     """Assign a role to the only task of some kinds, if there are several tasks or it is named like the role."""
-    candidates = [name for name, table in tasks.items() if table["kind"] in kinds]
+    candidates = []
+    for name, table in tasks.items():
+        if table["kind"] in kinds:
+            candidates.append(name)
     if len(candidates) == 1 and (len(tasks) > 1 or candidates[0] == role):
         tasks[candidates[0]]["role"] = role
 
@@ -138,7 +147,10 @@ def _paths(paths: Sequence[Path]) -> str | list[str]:
 def _read(format_name: str, files: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, list[Example]]:
     """Read the examples of all splits."""
     settings = data_config({"format": format_name, **files, **options})
-    return {split: read_split(settings, split).examples for split in files}
+    examples = {}
+    for split in files:
+        examples[split] = read_split(settings, split).examples
+    return examples
 
 
 def _name(data: Path) -> str:
@@ -182,7 +194,10 @@ def _match_settings(field: str, examples: Sequence[Example]) -> dict[str, str]:
     try:
         MatchTarget.learn(field, field, examples)
     except DataError:
-        classes = {str(example.fields[field]) for example in examples if field in example.fields}
+        classes = set()
+        for example in examples:
+            if field in example.fields:
+                classes.add(str(example.fields[field]))
         shorter, longer = sorted(classes, key=len)
         # 匹配 and 不匹配, equal and not_equal
         return {"match_label": shorter} if longer.endswith(shorter) else {"kind": "classify"}
@@ -195,10 +210,10 @@ def _encoder(examples: Sequence[Example], *, passages: bool) -> dict[str, Any]:
     `max_length` covers 99 % of the texts.
     """
     texts = [example.text + " " + (example.pair or "") for example in examples]
-    characters = sum(len(text) for text in texts)
-    wide_characters = sum(_count_wide(text) for text in texts)
+    characters = sum(map(len, texts))
+    wide_characters = sum(map(_count_wide, texts))
     is_wide = wide_characters > _WIDE_SHARE * characters
-    token_counts = sorted(len(text) if is_wide else _TOKENS_PER_WORD * len(text.split()) for text in texts)
+    token_counts = sorted(map(len, texts) if is_wide else map(_estimate_tokens, texts))
     needed = token_counts[int(0.99 * (len(token_counts) - 1))] + 3
     length = next((limit for limit in _MAX_LENGTHS if limit >= needed), _MAX_LENGTHS[-1])
     if passages:
@@ -206,6 +221,11 @@ def _encoder(examples: Sequence[Example], *, passages: bool) -> dict[str, Any]:
     if is_wide:
         return {"model": "scratch", "max_length": length, "characters": True}
     return {"model": "minilm-l6-en", "max_length": length}
+
+
+def _estimate_tokens(text: str) -> float:
+    """Estimate the number of tokens of a text with spaces between its words."""
+    return _TOKENS_PER_WORD * len(text.split())
 
 
 def _count_wide(text: str) -> int:

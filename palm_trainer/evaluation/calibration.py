@@ -68,7 +68,10 @@ def calibrate(
     for task, field in fields.items():
         rejected = (false_rejection or {}).get(task, FALSE_REJECTION if task in outside else None)
         info = calibrated.tasks[task]
-        inside = [example for example in examples_by_task[task] if example.fields.get(field) in info.labels]
+        inside = []
+        for example in examples_by_task[task]:
+            if example.fields.get(field) in info.labels:
+                inside.append(example)
         detects = task_kind(info.kind).detects_out_of_scope and not info.calibration.out_of_scope
         if detects and inside and rejected is not None:
             calibrated = with_threshold(
@@ -143,7 +146,9 @@ def _with_answer_temperature(trained: TrainedModel, task: str, field: str, examp
     if not points_at(1.0):
         return info
     temperature = fit_temperature(loss)
-    points = [(float(confidence), bool(right)) for confidence, right in points_at(temperature)]
+    points = []
+    for confidence, right in points_at(temperature):
+        points.append((float(confidence), bool(right)))
     return _at(info, temperature, method="temperature", ece=expected_calibration_error(points))
 
 

@@ -56,11 +56,10 @@ def evaluate(predictor: Answering, tasks: Mapping[str, str], sets: Sequence[Eval
             correct.append(all(row.gold == row.predicted for row in rows.values()))
         if exact is None and len(evaluation_set.fields) > 1:
             exact = sum(correct) / len(correct)
-    metrics: Metrics = {
-        task: task_kind(kind).metrics(rows_by_task[task], positive[task])
-        for task, kind in tasks.items()
-        if task in rows_by_task
-    }
+    metrics: Metrics = {}
+    for task, kind in tasks.items():
+        if task in rows_by_task:
+            metrics[task] = task_kind(kind).metrics(rows_by_task[task], positive[task])
     if exact is not None:
         metrics["exact_match"] = exact
     return metrics
@@ -148,15 +147,15 @@ def score_of(
         baselines: what the primary metrics are divided by in the average.
     """
     if select == "average":
-        values = [
-            metrics[task][task_kind(kind).primary_metric] / (baselines or {}).get(task, 1.0)
-            for task, kind in kinds.items()
-            if task in metrics
-        ]
+        values = []
+        for task, kind in kinds.items():
+            if task in metrics:
+                metric = metrics[task][task_kind(kind).primary_metric]
+                values.append(metric / (baselines or {}).get(task, 1.0))
         if not values:
-            values = [
-                1.0 / task_metrics["perplexity"] for task_metrics in metrics.values() if isinstance(task_metrics, dict)
-            ]
+            for task_metrics in metrics.values():
+                if isinstance(task_metrics, dict):
+                    values.append(1.0 / task_metrics["perplexity"])
         return sum(values) / len(values) if values else 0.0
     if select == "exact_match":
         return float(metrics.get("exact_match", 0.0))

@@ -135,7 +135,8 @@ def _rows_to_fit(info: TaskInfo, field: str, train: Sequence[Example]) -> list[t
     rows = []
     for number, examples in enumerate(by_class):
         step = -(-len(examples) // limit) or 1
-        rows += [(example, number) for example in examples[::step]]
+        for example in examples[::step]:
+            rows.append((example, number))
     return rows
 
 
@@ -201,7 +202,8 @@ def _scores(trained: TrainedModel, task: str, examples: Sequence[Example]) -> di
     }
     if features:
         arrays, names = trained.arrays, trained.tasks[task].decode.arrays
-        scores["mahalanobis"] = Mahalanobis(*(arrays[names[role]] for role in Statistics._fields))(features[0])
+        statistics = [arrays[names[role]] for role in Statistics._fields]
+        scores["mahalanobis"] = Mahalanobis(*statistics)(features[0])
     return scores
 
 
@@ -231,7 +233,7 @@ def rejections(
             continue
         inside = _answer_scores(answer for _, answer in labelled)
         outside = _answer_scores(answers[task] for answers in predictor.answers(texts, (task,)))
-        right = np.array([isinstance(a, Classification) and a.label.name == gold for gold, a in labelled])
+        right = np.array([_is_right(answer, gold) for gold, answer in labelled])
         figures[task] = {
             "in_scope_accuracy": float((right & (inside <= limit)).mean()),
             "false_rejection": float((inside > limit).mean()),
@@ -254,6 +256,11 @@ def _labelled_answers(predictor: Answering, task: str, sets: Sequence[Evaluation
             if field in example.fields:
                 labelled.append((example.fields[field], answers[task]))
     return labelled
+
+
+def _is_right(answer: object, gold: object) -> bool:
+    """Return True if the answer is a class, and the right one."""
+    return isinstance(answer, Classification) and answer.label.name == gold
 
 
 def _answer_scores(answers: Iterable[object]) -> npt.NDArray[np.float64]:

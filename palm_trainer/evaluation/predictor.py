@@ -37,18 +37,22 @@ class Predictor:
 
         Where no `tasks` are named, each answers the examples that it reads: single texts, or pairs.
         """
-        infos = {
-            name: info
-            for name, info in self._trained.tasks.items()
-            if (tasks is None or name in tasks) and task_kind(info.kind).is_answered
-        }
+        infos = {}
+        for name, info in self._trained.tasks.items():
+            if (tasks is None or name in tasks) and task_kind(info.kind).is_answered:
+                infos[name] = info
         decoders = DecoderTable.of(infos, self._trained.arrays)
         answers: list[dict[str, TaskAnswer]] = [{} for _ in examples]
-        for windows, pairs in dict.fromkeys((info.windows, info.pairs) for info in infos.values()):
-            names = [name for name, info in infos.items() if (info.windows, info.pairs) == (windows, pairs)]
+        names_by_input: dict[tuple[Windows | None, bool], list[str]] = {}
+        for name, info in infos.items():
+            names_by_input.setdefault((info.windows, info.pairs), []).append(name)
+        for (windows, pairs), names in names_by_input.items():
             strict = tasks is None or windows is not None
-            positions = [i for i, e in enumerate(examples) if not strict or (e.pair is not None) == pairs]
-            answered = self._answer([examples[i] for i in positions], names, windows, decoders)
+            positions = []
+            for position, example in enumerate(examples):
+                if not strict or (example.pair is not None) == pairs:
+                    positions.append(position)
+            answered = self._answer([examples[position] for position in positions], names, windows, decoders)
             for i, example_answers in answered:
                 answers[positions[i]].update(example_answers)
         return answers

@@ -33,7 +33,9 @@ def tune_thresholds(
         limit = _best_limit(trained, task, _labelled_rows(sets, task))
         if limit is not None:
             limits[task] = limit
-    infos = {name: with_limit(info, limits[name]) if name in limits else info for name, info in trained.tasks.items()}
+    infos = dict(trained.tasks)
+    for name, limit in limits.items():
+        infos[name] = with_limit(infos[name], limit)
     return replace(trained, tasks=infos), limits
 
 
@@ -48,7 +50,9 @@ def _labelled_rows(sets: Sequence[EvaluationSet], task: str) -> list[tuple[Examp
     for evaluation_set in sets:
         field = evaluation_set.fields.get(task)
         if field is not None:
-            rows += [(example, field) for example in evaluation_set.examples if field in example.fields]
+            for example in evaluation_set.examples:
+                if field in example.fields:
+                    rows.append((example, field))
     return rows
 
 
@@ -61,7 +65,7 @@ def _best_limit(trained: TrainedModel, task: str, labelled: Sequence[tuple[Examp
         return None
     searched = replace(trained, tasks={**trained.tasks, task: kind.without_limit(info)})
     answers = Predictor(searched, top_k=0).answers([example for example, _ in rows], [task])
-    answered = [
-        (example, field, example_answers[task]) for (example, field), example_answers in zip(rows, answers, strict=True)
-    ]
+    answered = []
+    for (example, field), example_answers in zip(rows, answers, strict=True):
+        answered.append((example, field, example_answers[task]))
     return kind.best_limit(info, answered)

@@ -173,8 +173,10 @@ def draw_histogram(
 
 
 def _draw_line(line: Line, x_axis: _Axis, y_axis: _Axis) -> list[str]:
-    points = [(_format_number(x_axis(x)), _format_number(y_axis(y))) for x, y in line.points]
-    path = " ".join(f"{x},{y}" for x, y in points)
+    points = []
+    for x_value, y_value in line.points:
+        points.append((_format_number(x_axis(x_value)), _format_number(y_axis(y_value))))
+    path = " ".join(map(",".join, points))
     elements = [f'<polyline class="{line.style}" points="{path}"/>']
     if line.dots:
         titles = line.titles or [""] * len(points)

@@ -78,7 +78,9 @@ def _make_distribution_table(task: str, counts_by_split: Mapping[str, Counter[st
         labels.update(counts)
     first_counts = next(iter(counts_by_split.values()))
     sorted_labels = sorted(labels, key=lambda label: (-first_counts[label], label))
-    shares = {split: _label_shares(counts) for split, counts in counts_by_split.items()}
+    shares = {}
+    for split, counts in counts_by_split.items():
+        shares[split] = _label_shares(counts)
     largest_share = 0.0
     for split_shares in shares.values():
         largest_share = max(largest_share, *split_shares.values(), 0.0)

@@ -138,7 +138,10 @@ def find_overlap(
         train_texts = set()
         for example in train_examples.get(evaluation_set.data, ()):
             train_texts.add((example.text, example.pair))
-        repeated = [example for example in evaluation_set.examples if (example.text, example.pair) in train_texts]
+        repeated = []
+        for example in evaluation_set.examples:
+            if (example.text, example.pair) in train_texts:
+                repeated.append(example)
         if repeated:
             place = f"{evaluation_set.data} {split}"
             problems.append(DataProblem(place, "text that is also in train", len(repeated), repeated[0].source))
@@ -171,4 +174,7 @@ def find_untrained_labels(
 
 
 def _problems_of_defects(place: str, defects: Sequence[Defect]) -> list[DataProblem]:
-    return [DataProblem(place, defect.kind, defect.count, defect.first) for defect in defects]
+    problems = []
+    for defect in defects:
+        problems.append(DataProblem(place, defect.kind, defect.count, defect.first))
+    return problems

@@ -71,7 +71,8 @@ def read_history(events: Iterable[Mapping[str, Any]]) -> History:
                 history.start = event
     history.seconds = max(times, default=0.0) - min(times, default=0.0)
     history.examples_per_second = examples / seconds if seconds else 0.0
-    history.losses = {task: thin_curve(points) for task, points in history.losses.items()}
+    for task, points in history.losses.items():
+        history.losses[task] = thin_curve(points)
     return history
 
 

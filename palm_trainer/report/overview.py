@@ -33,7 +33,9 @@ def make_cards(facts: RunFacts, kinds: Mapping[str, str], split: str | None) -> 
         kinds: kind of each task that is evaluated.
         split: name of the split, or None if there is none.
     """
-    metrics_by_split = {name: flatten_metrics(metrics) for name, metrics in facts.metrics.items()}
+    metrics_by_split = {}
+    for name, metrics in facts.metrics.items():
+        metrics_by_split[name] = flatten_metrics(metrics)
     card_metrics = []
     for task, kind in kinds.items():
         metric = task_kind(kind).primary_metric
@@ -55,7 +57,9 @@ def make_cards(facts: RunFacts, kinds: Mapping[str, str], split: str | None) -> 
 def list_facts(facts: RunFacts, history: History) -> list[tuple[str, str]]:
     """List the facts of a run as pairs of a term and a text."""
     config = facts.config
-    data_names = [f"{name} ({data.format})" for name, data in config.data.items()]
+    data_names = []
+    for name, data in config.data.items():
+        data_names.append(f"{name} ({data.format})")
     tasks = [_describe_task(name, facts) for name in facts.trained.tasks]
     pairs = [
         ("encoder", _describe_encoder(facts)),
@@ -146,7 +150,10 @@ def _describe_best(facts: RunFacts, history: History) -> str:
 def _describe_versions(history: History) -> str:
     """Describe the versions of the training, or those of this machine for a run without a log."""
     versions = history.start.get("versions") or installed_versions()
-    names = [f"{name} {number}" for name, number in versions.items() if number != UNKNOWN_VERSION]
+    names = []
+    for name, number in versions.items():
+        if number != UNKNOWN_VERSION:
+            names.append(f"{name} {number}")
     text = ", ".join(names)
     return text if history.start else f"{text} (of the machine that wrote this page)"
 

@@ -121,7 +121,11 @@ def _make_matrix(pairs: scores.Confusions) -> Block:
 
 
 def _list_confusions(pairs: scores.Confusions) -> list[Block]:
-    wrong_pairs = [(pair, count) for pair, count in pairs.most_common() if pair[0] != pair[1]]
+    wrong_pairs = []
+    for pair, count in pairs.most_common():
+        gold, predicted = pair
+        if gold != predicted:
+            wrong_pairs.append((pair, count))
     if not wrong_pairs:
         return []
     rows = []

@@ -109,7 +109,7 @@ def _single_text_tasks(names: Sequence[str], manifest: Manifest) -> tuple[str, .
             raise InvalidRequest(f"task '{name}' reads a pair of texts, and Parse has only one. Use Predict.", "tasks")
     if names:
         return tuple(dict.fromkeys(names))
-    tasks = tuple(name for name, task in manifest.tasks.items() if not task.pairs)
+    tasks = manifest.tasks_reading(pairs=False)
     if not tasks:
         raise InvalidRequest(
             f"model '{manifest.name}' reads only pairs of texts. Use Predict with one of {_names(manifest.tasks)}.",

@@ -112,15 +112,15 @@ def timings_message(timings: Timings) -> pb.Timings:
 
 def model_message(model: "LoadedModel", limits: Limits) -> pb.Model:
     """Describe a loaded version for ListModels and GetModel."""
+    tasks = []
+    for name, task in model.manifest.tasks.items():
+        tasks.append(pb.Task(name=name, kind=task.kind, role=task.role, labels=label_names(task)))
     return pb.Model(
         name=model.name,
         version=model.version,
         labels=model.labels,
         ready=model.ready,
-        tasks=[
-            pb.Task(name=name, kind=task.kind, role=task.role, labels=label_names(task))
-            for name, task in model.manifest.tasks.items()
-        ],
+        tasks=tasks,
         max_length_tokens=model.manifest.max_length,
         max_text_bytes=limits.text_bytes,
         provider=model.info.provider,
@@ -148,8 +148,9 @@ def _labels(labels: Iterable[Label]) -> list[pb.Label]:
 
 
 def _spans(spans: Sequence[Span], offsets: Offsets) -> list[pb.Span]:
-    return [
-        pb.Span(
+    messages = []
+    for span in spans:
+        message = pb.Span(
             name=span.name,
             value=span.value,
             start=offsets(span.start),
@@ -158,8 +159,8 @@ def _spans(spans: Sequence[Span], offsets: Offsets) -> list[pb.Span]:
             role=span.role,
             group=span.group,
         )
-        for span in spans
-    ]
+        messages.append(message)
+    return messages
 
 
 def _answer(answer: Answer, offsets: Offsets) -> pb.Answer:

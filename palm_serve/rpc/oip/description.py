@@ -27,43 +27,50 @@ def metadata(model: "LoadedModel", versions: list[str], options: ServeOptions) -
         options: the options of the server.
     """
     tensor = oip.ModelMetadataResponse.TensorMetadata
+    inputs = []
+    for name in input_names(model.manifest):
+        inputs.append(tensor(name=name, datatype=BYTES, shape=[-1, 1]))
+    outputs = []
+    for output in outputs_of(model.manifest).values():
+        outputs.append(tensor(name=output.name, datatype=output.datatype, shape=[-1]))
     return oip.ModelMetadataResponse(
         name=model.name,
         versions=versions,
         platform=PLATFORM,
-        inputs=[tensor(name=name, datatype=BYTES, shape=[-1, 1]) for name in input_names(model.manifest)],
-        outputs=[
-            tensor(name=output.name, datatype=output.datatype, shape=[-1])
-            for output in outputs_of(model.manifest).values()
-        ],
+        inputs=inputs,
+        outputs=outputs,
         properties=_properties(model, options),
     )
 
 
 def config(model: "LoadedModel", options: ServeOptions) -> oip.ModelConfig:
     """Describe a model as a configuration of Triton. `max_batch_size` is the limit of rows in one request."""
-    levels = [number for number in pb.Priority.values() if number]
+    levels = list(filter(None, pb.Priority.values()))
+    inputs = []
+    for name in input_names(model.manifest):
+        optional = _optional(name, model.manifest)
+        inputs.append(oip.ModelInput(name=name, data_type=oip.TYPE_STRING, dims=[1], optional=optional))
+    outputs = []
+    for output in outputs_of(model.manifest).values():
+        outputs.append(oip.ModelOutput(name=output.name, data_type=_TYPES[output.datatype]))
+    parameters = {}
+    for key, value in _properties(model, options).items():
+        parameters[key] = oip.ModelParameter(string_value=value)
     return oip.ModelConfig(
         name=model.name,
         platform=PLATFORM,
         backend=BACKEND,
         version_policy=oip.ModelVersionPolicy(all=oip.ModelVersionPolicy.All()),
         max_batch_size=options.limits.batch_items,
-        input=[
-            oip.ModelInput(name=name, data_type=oip.TYPE_STRING, dims=[1], optional=_optional(name, model.manifest))
-            for name in input_names(model.manifest)
-        ],
-        output=[
-            oip.ModelOutput(name=output.name, data_type=_TYPES[output.datatype])
-            for output in outputs_of(model.manifest).values()
-        ],
+        input=inputs,
+        output=outputs,
         default_model_filename=model.manifest.variants[model.info.variant].file,
         dynamic_batching=oip.ModelDynamicBatching(
             priority_levels=len(levels),
             default_priority_level=pb.Priority.PRIORITY_INTERACTIVE,
             default_queue_policy=oip.ModelQueuePolicy(allow_timeout_override=True, max_queue_size=options.max_queue),
         ),
-        parameters={key: oip.ModelParameter(string_value=value) for key, value in _properties(model, options).items()},
+        parameters=parameters,
         model_transaction_policy=oip.ModelTransactionPolicy(decoupled=False),
     )
 
@@ -91,7 +98,7 @@ def statistics(model: "LoadedModel") -> oip.ModelStatistics:
 
 def _optional(name: str, manifest: Manifest) -> bool:
     """Return true if some task does not read the input."""
-    return name == TEXT_PAIR and not all(task.pairs for task in manifest.tasks.values())
+    return name == TEXT_PAIR and bool(manifest.tasks_reading(pairs=False))
 
 
 def _properties(model: "LoadedModel", options: ServeOptions) -> dict[str, str]:

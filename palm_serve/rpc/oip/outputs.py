@@ -61,7 +61,9 @@ def _task_outputs(task: str, info: TaskInfo) -> list[OutputTensor]:
         checked, answer = row.answers[task]
         return typed_json(checked, answer)
 
-    outputs = [column_output(name, column) for name, column in served_kind(info.kind).columns(info).items()]
+    outputs = []
+    for name, column in served_kind(info.kind).columns(info).items():
+        outputs.append(column_output(name, column))
     if info.role == "intent":
         outputs.append(OutputTensor(f"{task}.fallback", BYTES, task, read_fallback))
     outputs.append(OutputTensor(f"{task}.json", BYTES, task, read_json))

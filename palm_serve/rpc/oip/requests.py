@@ -37,7 +37,7 @@ class CheckedInference:
 
 def input_names(manifest: Manifest) -> tuple[str, ...]:
     """Return the names of the inputs that the model's tasks read."""
-    if any(task.pairs for task in manifest.tasks.values()):
+    if manifest.tasks_reading(pairs=True):
         return (TEXT, TEXT_PAIR)
     return (TEXT,)
 
@@ -143,7 +143,7 @@ def _outputs(message: oip.ModelInferRequest, manifest: Manifest, paired: bool) -
 
 def _default_tasks(manifest: Manifest, texts: Mapping[str, list[str]]) -> tuple[str, ...]:
     """Return the tasks that read the sent inputs."""
-    return tuple(name for name, task in manifest.tasks.items() if task.pairs == (TEXT_PAIR in texts))
+    return manifest.tasks_reading(pairs=TEXT_PAIR in texts)
 
 
 def _check_pairs(tasks: tuple[str, ...], texts: Mapping[str, list[str]], manifest: Manifest) -> None:

@@ -36,7 +36,8 @@ class HealthService:
         for name, model in self._registry.stable().items():
             if service in ("", name):
                 ready.append(model.ready)
-        if service and not ready and not any(name == service for name, _ in self._registry.failures):
+        failed_names = [name for name, _ in self._registry.failures]
+        if service and not ready and service not in failed_names:
             return int(HealthCheckResponse.SERVICE_UNKNOWN)
         serving = self._lifecycle.state is State.SERVING and bool(ready) and all(ready)
         return int(HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING)

@@ -29,6 +29,15 @@ _ALONE = re.compile(r"[\u2e80-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U000
 """Characters of scripts without blanks, each a word here."""
 
 
+def _find_mask(tokenizer: Tokenizer) -> int | None:
+    """Return the id of the mask token; None if the tokenizer has none."""
+    for name in _MASKS:
+        token_id: int | None = tokenizer.token_to_id(name)
+        if token_id is not None:
+            return token_id
+    return None
+
+
 @dataclass(frozen=True)
 class MaskVocabulary:
     """Ids that masking needs: that of the mask, and those that may replace a token at random (no special ones)."""
@@ -40,12 +49,15 @@ class MaskVocabulary:
     def of(cls, task: str, tokenizer_json: str) -> "MaskVocabulary":
         """Read a `tokenizer.json`. Raise ConfigError where the tokenizer has no mask."""
         tokenizer = Tokenizer.from_str(tokenizer_json)
-        mask = next((i for name in _MASKS if (i := tokenizer.token_to_id(name)) is not None), None)
+        mask = _find_mask(tokenizer)
         if mask is None:
             raise ConfigError(
                 f"tasks.{task}: the encoder's tokenizer has no mask token ({' or '.join(_MASKS)}), which masked_lm needs. Choose another encoder."
             )
-        special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special} | {mask}
+        special = {mask}
+        for token_id, token in tokenizer.get_added_tokens_decoder().items():
+            if token.special:
+                special.add(token_id)
         ordinary = sorted(set(tokenizer.get_vocab().values()) - special)
         return cls(mask, np.array(ordinary, dtype=np.int64))
 

@@ -12,7 +12,7 @@ from palm_serve.decoding.mrc import DEFAULT_ANSWER_TOKENS, null_position, passag
 from palm_serve.decoding.sequence_label import trim
 from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Encoding
-from palm_trainer.data.example import Example, LabelledSpan
+from palm_trainer.data.example import Example, LabelledSpan, spans_in
 from palm_trainer.data.inputs import Inputs, PassageWindows
 from palm_trainer.errors import DataError
 from palm_trainer.tensors import IGNORE
@@ -77,7 +77,8 @@ class MrcTarget:
                     f"{example.source}: task '{task}' looks for answers in a passage, but this row has none. Add it as text_pair."
                 )
             answered, unanswerable = answered or bool(spans), unanswerable or not spans
-            texts.update(example.pair[span.start : span.end] for span in spans)
+            for span in spans:
+                texts.add(example.pair[span.start : span.end])
         if not answered:
             raise DataError(
                 f"task '{task}': the training data holds no answer in the field '{field}'. Check the field's name and the file."
@@ -132,7 +133,7 @@ def _answers(example: Example, field: str) -> tuple[LabelledSpan, ...] | None:
         raise DataError(
             f"{example.source}: reading comprehension needs spans of the passage in '{field}', not {value!r}. Choose another field or kind."
         )
-    return tuple(item for item in value if isinstance(item, LabelledSpan))
+    return tuple(spans_in(value))
 
 
 def _tokens_of(span: LabelledSpan, passage: str, encoding: Encoding, first: int, after: int) -> tuple[int, int] | None:
@@ -144,5 +145,9 @@ def _tokens_of(span: LabelledSpan, passage: str, encoding: Encoding, first: int,
     window_start, window_end = trim(passage, offsets[first][0], offsets[after - 1][1])
     if start >= end or start < window_start or end > window_end:
         return None
-    touching = [i for i in range(first, after) if offsets[i][0] < end and offsets[i][1] > start]
+    touching = []
+    for token in range(first, after):
+        token_start, token_end = offsets[token]
+        if token_start < end and token_end > start:
+            touching.append(token)
     return (touching[0], touching[-1]) if touching else None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from palm_serve.bundle.manifest import Decode, Role, TaskInfo, TaskThresholds
 from palm_serve.types import Encoding
-from palm_trainer.data.example import Example, LabelledSpan
+from palm_trainer.data.example import Example, spans_in
 from palm_trainer.data.inputs import Inputs, Texts
 from palm_trainer.errors import DataError
 from palm_trainer.tensors import IGNORE
@@ -75,7 +75,9 @@ class MultiLabelTarget:
     def encode(self, example: Example, encoding: Encoding) -> list[int]:
         """Return the indices of the classes that training has seen, or [IGNORE] when unlabelled."""
         classes = classes_of(example, self.field)
-        return [IGNORE] if classes is None else [self._index[label] for label in classes if label in self._index]
+        if classes is None:
+            return [IGNORE]
+        return [self._index[label] for label in classes if label in self._index]
 
     def collate(self, targets: Sequence[Sequence[int]], length: int) -> Tensor:
         """Return int64 [B, C] of 0 and 1, IGNORE in the rows that are unlabelled."""
@@ -93,7 +95,7 @@ def classes_of(example: Example, field: str) -> tuple[str, ...] | None:
     value = example.fields.get(field)
     if value is None or isinstance(value, str):
         return None if value is None else (value,)
-    if any(isinstance(item, LabelledSpan) for item in value):
+    if spans_in(value):
         raise DataError(
             f"{example.source}: a multi_label task needs classes in '{field}', not {value!r}. Choose kind = \"sequence_label\" or another field."
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 from palm_serve.bundle.manifest import Decode, Role, TaskInfo
 from palm_serve.decoding.sequence_label import OUTSIDE, is_punctuation, tagged_range
 from palm_serve.types import Encoding
-from palm_trainer.data.example import Example, LabelledSpan
+from palm_trainer.data.example import Example, LabelledSpan, spans_in
 from palm_trainer.data.inputs import Inputs, Texts
 from palm_trainer.data.targets.base import collate_rows
 from palm_trainer.errors import DataError
@@ -68,7 +68,8 @@ class SequenceLabelTarget:
         for example in examples:
             for span in spans_of(example, field, task):
                 types.add(span.label)
-                punctuation.update(c for c in example.text[span.start : span.end] if is_punctuation(c))
+                value = example.text[span.start : span.end]
+                punctuation.update(filter(is_punctuation, value))
         if not types:
             raise DataError(
                 f"task '{task}': the training data holds no span in the field '{field}'. Check the field's name and the file."
@@ -121,7 +122,7 @@ def spans_of(example: Example, field: str, task: str = "") -> tuple[LabelledSpan
         raise DataError(
             f"{example.source}: task '{task}' tags spans and needs them in '{field}', not {value!r}. Choose kind = \"classify\" or another field."
         )
-    return tuple(sorted((item for item in value if isinstance(item, LabelledSpan)), key=lambda span: span.start))
+    return tuple(sorted(spans_in(value), key=lambda span: span.start))
 
 
 def _begins(text: str, piece: tuple[int, int], span: LabelledSpan) -> bool:
