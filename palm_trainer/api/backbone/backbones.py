@@ -1,4 +1,7 @@
-"""Encoders as the Python API builds them: from the JSON configurations of the original, with random weights until `load_pretrain`."""
+"""Encoders of the Python API: BERT, ERNIE, RoBERTa and XLNet from JSON configurations.
+
+Their weights are random until `load_pretrain`.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -32,7 +35,7 @@ _REQUIRED = (
     "initializer_range",
 )
 _LAYER_NORM_EPS = 1e-6
-"""The original's; a configuration with `layer_norm_eps` has its own."""
+"""Value of the original PALM, unless the configuration sets `layer_norm_eps`."""
 
 
 def _required(config: Mapping[str, Any], keys: tuple[str, ...], name: str) -> dict[str, Any]:
@@ -40,13 +43,13 @@ def _required(config: Mapping[str, Any], keys: tuple[str, ...], name: str) -> di
     if missing:
         raise ConfigError(
             f"{name}.from_config: the configuration lacks {', '.join(missing)}. "
-            f"Pass the contents of the model's own JSON file; this has: {', '.join(config) or 'nothing'}."
+            f"Pass the contents of the model's own JSON file. This one has: {', '.join(config) or 'nothing'}."
         )
     return {key: config[key] for key in keys}
 
 
 def _types(config: Mapping[str, Any], name: str) -> int:
-    """Number of segment types, under the original's name or Google's."""
+    """Return the number of segment types, under the name of PALM or of Google."""
     for key in ("sent_type_vocab_size", "type_vocab_size"):
         if key in config:
             return int(config[key])
@@ -56,18 +59,18 @@ def _types(config: Mapping[str, Any], name: str) -> int:
 
 
 def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the original fixed, unless the configuration says otherwise."""
-    known = {key: config[key] for key in ("intermediate_size", "layer_norm_eps", "pad_token_id") if key in config}
+    """Return the sizes that PALM fixed, unless the configuration sets them."""
+    overrides = {key: config[key] for key in ("intermediate_size", "layer_norm_eps", "pad_token_id") if key in config}
     return {
         "intermediate_size": 4 * config["hidden_size"],
         "layer_norm_eps": _LAYER_NORM_EPS,
         "pad_token_id": 0,
-        **known,
+        **overrides,
     }
 
 
 class _Declared(Encoder):
-    """What the classes below share: PALM's phase, and eager attention, which exports."""
+    """Base of the encoders: PALM's phase."""
 
     def __init__(
         self, encoder: nn.Module, phase: Phase, *, takes_types: bool, pooling: Literal["cls", "mean"] = "cls"
@@ -119,14 +122,17 @@ class BERT(_Declared):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], phase: Phase = "train") -> "BERT":
-        """Builds it from a BERT-style dict. Raises ConfigError that names every key it lacks."""
-        known = _required(config, _REQUIRED, "BERT")
-        return cls(phase=phase, **known, **_shape(config), type_vocab_size=_types(config, "BERT"))
+        """Build the encoder from a BERT-style dict. Raises ConfigError that names every missing key."""
+        required = _required(config, _REQUIRED, "BERT")
+        return cls(phase=phase, **required, **_shape(config), type_vocab_size=_types(config, "BERT"))
 
 
 @accept_unused(is_pairwise="initializer_range")
 class ERNIE(_Declared):
-    """ERNIE 1.0 and 2.0 (Sun et al. 2019): BERT with a task embedding, which is zero at first, so that weights without one (ERNIE 1.0, BERT) fit."""
+    """ERNIE 1.0 and 2.0 (Sun et al. 2019): BERT with a task embedding.
+
+    The task embedding starts at zero, so that weights without one (ERNIE 1.0, BERT) fit.
+    """
 
     def __init__(
         self,
@@ -168,14 +174,14 @@ class ERNIE(_Declared):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], phase: Phase = "train") -> "ERNIE":
-        """Builds it from an ERNIE-style or BERT-style dict. Raises ConfigError that names every key it lacks."""
-        known = _required(config, _REQUIRED, "ERNIE")
+        """Build the encoder from an ERNIE-style or BERT-style dict. Raises ConfigError that names every missing key."""
+        required = _required(config, _REQUIRED, "ERNIE")
         types = _types(config, "ERNIE")
         tasks = int(config.get("task_type_vocab_size", config.get("type_vocab_size", types)))
         return cls(
             phase=phase,
             use_task_emb=bool(config.get("use_task_emb", True)),
-            **known,
+            **required,
             **_shape(config),
             sent_type_vocab_size=types,
             task_type_vocab_size=tasks,
@@ -183,7 +189,7 @@ class ERNIE(_Declared):
 
 
 class RoBERTa(_Declared):
-    """RoBERTa (Liu et al. 2019) as fairseq and Hugging Face have it. The Chinese RoBERTa-wwm models are `BERT`."""
+    """RoBERTa (Liu et al. 2019) of fairseq and Hugging Face. The Chinese RoBERTa-wwm models are `BERT`."""
 
     def __init__(self, *, phase: Phase = "train", **config: Any) -> None:
         settings = RobertaConfig(**{**_shape(config), "pad_token_id": 1, **config})
@@ -194,14 +200,14 @@ class RoBERTa(_Declared):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], phase: Phase = "train") -> "RoBERTa":
-        """Builds it from a BERT-style dict. Raises ConfigError that names every key it lacks."""
-        known = _required(config, _REQUIRED, "RoBERTa")
+        """Build the encoder from a BERT-style dict. Raises ConfigError that names every missing key."""
+        required = _required(config, _REQUIRED, "RoBERTa")
         shape = {**_shape(config), "pad_token_id": config.get("pad_token_id", 1)}
-        return cls(phase=phase, **known, **shape, type_vocab_size=_types(config, "RoBERTa"))
+        return cls(phase=phase, **required, **shape, type_vocab_size=_types(config, "RoBERTa"))
 
 
 class XLNet(_Declared):
-    """XLNet (Yang et al. 2019). Its summary token stands last, so that the text's vector is the mean over the pieces."""
+    """XLNet (Yang et al. 2019). The vector of a text is the mean over its pieces, since the summary token is the last."""
 
     def __init__(self, *, phase: Phase = "train", **config: Any) -> None:
         settings = XLNetConfig(**config, use_mems_eval=False, mem_len=None)
@@ -210,8 +216,13 @@ class XLNet(_Declared):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], phase: Phase = "train") -> "XLNet":
-        """Builds it from XLNet's JSON (`n_token` or `vocab_size`). Raises ConfigError that names every key it lacks."""
-        config = {("vocab_size" if key == "n_token" else key): value for key, value in config.items()}
-        known = _required(config, ("d_model", "n_layer", "n_head", "d_inner", "ff_activation", "vocab_size"), "XLNet")
+        """Build the encoder from XLNet's JSON (`n_token` or `vocab_size`). Raises ConfigError that names every missing key."""
+        config = dict(config)
+        if "n_token" in config:
+            config["vocab_size"] = config.pop("n_token")
+        required = _required(
+            config, ("d_model", "n_layer", "n_head", "d_inner", "ff_activation", "vocab_size"), "XLNet"
+        )
         optional = ("dropout", "initializer_range", "layer_norm_eps", "pad_token_id")
-        return cls(phase=phase, **known, **{key: config[key] for key in optional if key in config})
+        overrides = {key: config[key] for key in optional if key in config}
+        return cls(phase=phase, **required, **overrides)

@@ -1,4 +1,4 @@
-"""The base of backbones that users write. A backbone turns what a reader gives into what heads read."""
+"""Base of custom backbones, which encode the batches of a reader for heads."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +9,17 @@ from palm_trainer.api.phase import Phase, check_phase
 
 
 class Backbone(nn.Module):
-    """A PyTorch module with PALM's contract: what it takes and gives is declared by name, and checked before the first step.
+    """PyTorch module that declares its inputs and outputs by name. They are checked before the first step.
 
-    A backbone of your own has `inputs_attr`, `outputs_attr` and `build`. Heads of the package read `encoder_outputs` [B, T, H] or
-    `sentence_embedding` (`sentence_pair_embedding`) [B, H]. See docs/customization.md.
+    A custom backbone defines `inputs_attr`, `outputs_attr` and `build`.
+    Heads of the package read `encoder_outputs` `[batch, tokens, hidden]` or `sentence_embedding`
+    (`sentence_pair_embedding`) `[batch, hidden]`. See docs/customization.md.
 
     Args:
-        phase: what it is made for. Raises WiringError for another than `train` and `predict`.
+        phase: `train` or `predict`.
+
+    Raises:
+        WiringError: another phase.
     """
 
     def __init__(self, phase: Phase = "train") -> None:
@@ -35,14 +39,14 @@ class Backbone(nn.Module):
 
     @property
     def inputs_attr(self) -> dict[str, list[Any]]:
-        """What it takes of a reader: name -> [shape, dtype]; -1 is variable."""
-        raise NotImplementedError(f"{type(self).__name__} lacks inputs_attr: what it takes of a reader.")
+        """Inputs from a reader: name -> [shape, dtype]. -1 is variable."""
+        raise NotImplementedError(f"{type(self).__name__} lacks inputs_attr, its inputs from a reader.")
 
     @property
     def outputs_attr(self) -> dict[str, list[Any]]:
-        """What it gives to heads: name -> [shape, dtype]; -1 is variable."""
-        raise NotImplementedError(f"{type(self).__name__} lacks outputs_attr: what it gives to heads.")
+        """Outputs for heads: name -> [shape, dtype]. -1 is variable."""
+        raise NotImplementedError(f"{type(self).__name__} lacks outputs_attr, its outputs for heads.")
 
     def build(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The forward pass: what `inputs_attr` names -> what `outputs_attr` names."""
+        """Compute the outputs that `outputs_attr` names from the inputs that `inputs_attr` names."""
         raise NotImplementedError(f"{type(self).__name__} lacks build.")

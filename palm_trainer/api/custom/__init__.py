@@ -1,1 +1,1 @@
-"""Backbones, heads and readers that users write, matched with the engine by the names that they declare."""
+"""Adapters of custom backbones, heads and readers to the engine."""

@@ -1,4 +1,4 @@
-"""Backbones that users write, as encoders of the engine."""
+"""Adapter of a custom backbone to the engine."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,41 +20,44 @@ from palm_trainer.tensors import (
 
 
 class CustomEncoder(Encoder):
-    """The engine's side of a backbone that the user wrote."""
+    """Runs a custom backbone as an encoder of the engine."""
 
     def __init__(self, user: UserBackbone) -> None:
         nn.Module.__init__(self)
         self.encoder = user
         self.pooling = "cls"
-        self.inputs = tuple(
-            TensorSpec(_ENGINE.get(name, name), "float32" if "float" in str(dtype) else "int64", ())
-            for name, (_, dtype) in user.inputs_attr.items()
-        )
+        inputs = []
+        for name, (_, dtype) in user.inputs_attr.items():
+            inputs.append(TensorSpec(_ENGINE.get(name, name), "float32" if "float" in str(dtype) else "int64", ()))
+        self.inputs = tuple(inputs)
         self.outputs = tuple(dict.fromkeys(FEATURES[name] for name in user.outputs_attr if name in FEATURES))
 
     @property
     def hidden_size(self) -> int:
-        """Last dimension of its first output for heads of the package; 0 when it gives none."""
-        return next((int(shape[-1]) for name, (shape, _) in self.outputs_attr.items() if name in FEATURES), 0)
+        """Last dimension of its first output for heads of the package; 0 without such an output."""
+        for name, (shape, _) in self.outputs_attr.items():
+            if name in FEATURES:
+                return int(shape[-1])
+        return 0
 
     @property
     def max_length(self) -> int | None:
-        """Its own business."""
+        """None: the custom backbone sets its own limit."""
         return None
 
     @property
     def inputs_attr(self) -> dict[str, list[Any]]:
-        """As the user declares it."""
+        """Inputs that the user declares."""
         return self._user.inputs_attr
 
     @property
     def outputs_attr(self) -> dict[str, list[Any]]:
-        """As the user declares it."""
+        """Outputs that the user declares."""
         return self._user.outputs_attr
 
     @property
     def embedding_table(self) -> Tensor:
-        """None that could be shared: no rows."""
+        """Empty table [0, hidden size]: a custom backbone shares none."""
         return torch.empty(0, self.hidden_size)
 
     @property
@@ -62,19 +65,23 @@ class CustomEncoder(Encoder):
         assert isinstance(self.encoder, UserBackbone)
         return self.encoder
 
-    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:  # type: ignore[override]  # what it takes is declared, not fixed
-        """What the user's `build` gives, under PALM's names and the engine's."""
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:  # type: ignore[override]  # the user declares the inputs
+        """Return the outputs of the user's `build` under PALM's names and the engine's."""
         built = self._user.build({PALM_NAMES.get(name, name): value for name, value in inputs.items()})
         missing = [name for name in self.outputs_attr if name not in built]
         if missing:
             raise WiringError(
-                f"{type(self._user).__name__}.build gave no '{missing[0]}', which its outputs_attr declares. It gave: {', '.join(built)}."
+                f"{type(self._user).__name__}.build must return '{missing[0]}', which its outputs_attr declares, got: {', '.join(built)}."
             )
-        return {**built, **{FEATURES[name].name: built[name] for name in built if name in FEATURES}}
+        features = {FEATURES[name].name: built[name] for name in built if name in FEATURES}
+        return {**built, **features}
 
 
 def inputs_of(arrays: ReaderBatch, backbone: Encoder) -> dict[str, Tensor]:
-    """What a backbone takes of a reader's batch. PALM's float mask [B, S, 1] becomes the engine's, int64 [B, S]."""
+    """Select the inputs of a backbone from a batch of a reader.
+
+    PALM's float mask `[batch, tokens, 1]` becomes the int64 mask `[batch, tokens]` of the engine.
+    """
     inputs = {}
     for spec in backbone.inputs:
         value = torch.from_numpy(np.ascontiguousarray(arrays[PALM_NAMES.get(spec.name, spec.name)]))
@@ -84,13 +91,19 @@ def inputs_of(arrays: ReaderBatch, backbone: Encoder) -> dict[str, Tensor]:
     return inputs
 
 
-def engine_backbone(given: Encoder | UserBackbone) -> Encoder:
-    """The engine's side of a backbone."""
-    return CustomEncoder(given) if isinstance(given, UserBackbone) else given
+def engine_backbone(backbone: Encoder | UserBackbone) -> Encoder:
+    """Return a backbone as an encoder of the engine."""
+    return CustomEncoder(backbone) if isinstance(backbone, UserBackbone) else backbone
 
 
 def describe_custom_encoder(backbone: CustomEncoder, vocab_size: int, pad_token_id: int) -> EncoderInfo:
-    """What can be said of a backbone that the user wrote. `vocab_size` is the readers'; 1 where none of them has a vocabulary."""
+    """Describe a custom backbone for the manifest.
+
+    Args:
+        backbone: the adapted backbone.
+        vocab_size: vocabulary size of the readers; 1 where no reader has a vocabulary.
+        pad_token_id: id of the padding token.
+    """
     return EncoderInfo(
         family="custom",
         name=type(backbone.encoder).__name__,
@@ -103,7 +116,7 @@ def describe_custom_encoder(backbone: CustomEncoder, vocab_size: int, pad_token_
 
 
 def backbone_outputs(backbone: Encoder) -> dict[str, Sequence[Any]]:
-    """What a backbone gives to heads, as PALM declares it."""
+    """Return the outputs of a backbone for heads, as PALM declares them."""
     if isinstance(backbone, CustomEncoder):
         return dict(backbone.outputs_attr)
     return {**backbone.outputs_attr, "embedding_table": [list(backbone.embedding_table.shape), "float32"]}

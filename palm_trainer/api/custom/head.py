@@ -1,4 +1,4 @@
-"""Heads that users write, as heads of the engine."""
+"""Adapter of a custom head to the engine."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -23,15 +23,15 @@ Answer = TypeVar("Answer")
 
 
 class ReaderArrays(dict[str, Tensor]):
-    """What a head of the user takes of the reader, in the place of a built-in head's targets."""
+    """Arrays of the reader for a custom head, in the place of the targets of a built-in head."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "ReaderArrays":
-        """The same on another device."""
+        """Return the arrays on another device."""
         return ReaderArrays({name: value.to(device, non_blocking=non_blocking) for name, value in self.items()})
 
 
 class CustomHead(TaskHead):
-    """The engine's side of a head that the user wrote."""
+    """Runs a custom head as a head of the engine."""
 
     inputs = ()
 
@@ -43,49 +43,71 @@ class CustomHead(TaskHead):
 
     @property
     def tensors(self) -> tuple[str, ...]:  # type: ignore[override]  # differs by phase
-        """While training what `build` takes of the backbone, since only the loss has the reader's part; else what it gives."""
+        """Outputs of `forward`: in training the backbone's inputs of `build`, which the loss needs; else the outputs."""
         return tuple(self.user.inputs_attrs.get("backbone", {})) if self.training else tuple(self.user.outputs_attr)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The user's outputs when predicting; while training what the loss will need."""
-        wanted = self.user.inputs_attrs
-        backbone = {
-            name: features[name if name in features else FEATURES[name].name] for name in wanted.get("backbone", {})
-        }
+        """Return the outputs of the head, or in training the inputs of its loss."""
+        inputs_attrs = self.user.inputs_attrs
+        backbone = {}
+        for name in inputs_attrs.get("backbone", {}):
+            backbone[name] = features[name if name in features else FEATURES[name].name]
         if self.training:
             return backbone
-        reader = {name: features[_ENGINE.get(name, name)] for name in wanted.get("reader", {})}
+        reader = {name: features[_ENGINE.get(name, name)] for name in inputs_attrs.get("reader", {})}
         return self._built({"reader": reader, "backbone": backbone}, self.user.outputs_attr)
 
     def labels(self, targets: Any) -> Tensor:
-        """Rows of the reader's arrays; 1 where the loss takes none."""
+        """Return the number of rows of the reader's arrays; 1 where the loss takes none."""
         return torch.tensor(max((len(value) for value in targets.values() if value.dim()), default=1))
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Any) -> LossSum:
-        """The user's loss, once a row, so that it is a mean again in the end; targets are ReaderArrays. Raises WiringError where `build` gives none."""
+        """Return the user's loss times the rows, so that the mean over rows is the loss itself.
+
+        Args:
+            outputs: inputs of the head from the backbone.
+            targets: ReaderArrays of the batch.
+
+        Raises:
+            WiringError: `build` returns no loss.
+        """
         built = self._built({"reader": targets, "backbone": outputs}, ("loss",))
         rows = self.labels(targets)
         return LossSum(to_full_precision(built["loss"]).sum() * rows, rows)
 
-    def _built(self, given: Mapping[str, Mapping[str, Tensor]], wanted: Sequence[str] | Attrs) -> dict[str, Tensor]:
-        built = self.user.build(given, scope_name=f"{self._task}.")
-        missing = [name for name in wanted if name not in built]
+    def _built(self, inputs: Mapping[str, Mapping[str, Tensor]], names: Sequence[str] | Attrs) -> dict[str, Tensor]:
+        built = self.user.build(inputs, scope_name=f"{self._task}.")
+        missing = [name for name in names if name not in built]
         if missing:
             raise WiringError(
-                f"trainer '{self._task}': {type(self.user).__name__}.build gave no '{missing[0]}' in phase '{self.user.phase}', which its outputs_attr "
-                f"declares. It gave: {', '.join(built) or 'nothing'}."
+                f"trainer '{self._task}': {type(self.user).__name__}.build must return '{missing[0]}' in phase "
+                f"'{self.user.phase}', as its outputs_attr declares, got: {', '.join(built) or 'nothing'}."
             )
-        return {name: built[name] for name in wanted}
+        return {name: built[name] for name in names}
 
 
 def head_arrays(head: UserHead, arrays: ReaderBatch, phase: Phase) -> ReaderArrays:
-    """What a head takes of a reader's batch in a phase."""
-    wanted = in_phase(head, phase, lambda: head.inputs_attrs.get("reader", {}))
-    return ReaderArrays({name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in wanted})
+    """Select the inputs of a head from a batch of a reader.
+
+    Args:
+        head: the custom head.
+        arrays: batch of the reader.
+        phase: phase whose declarations count.
+    """
+    selected = ReaderArrays()
+    for name in in_phase(head, phase, lambda: head.inputs_attrs.get("reader", {})):
+        selected[name] = torch.from_numpy(np.ascontiguousarray(arrays[name]))
+    return selected
 
 
 def in_phase(head: UserHead, phase: Phase, ask: Callable[[], Answer]) -> Answer:
-    """What a head declares in a phase, whatever mode the model is in."""
+    """Read a declaration of a head in a phase, whatever mode the model is in.
+
+    Args:
+        head: the custom head.
+        phase: phase to read it in.
+        ask: reads the declaration.
+    """
     mode = head.training
     head.training = phase == "train"
     try:
@@ -95,18 +117,28 @@ def in_phase(head: UserHead, phase: Phase, ask: Callable[[], Answer]) -> Answer:
 
 
 def check_custom_head(task: str, head: UserHead, reader: Reader, backbone: Encoder) -> None:
-    """Raises WiringError unless reader and backbone give what the head declares in both phases; registers it with the reader."""
+    """Check the declarations of a head in both phases, and register its inputs with the reader.
+
+    Args:
+        task: name of the task, for messages.
+        head: the custom head.
+        reader: reader of the training data.
+        backbone: encoder of the task.
+
+    Raises:
+        WiringError: reader or backbone lack an input of the head, or the head declares no loss.
+    """
     name = f"trainer '{task}': {type(head).__name__}"
     phases: tuple[Phase, ...] = ("train", "predict")
     for phase in phases:
-        wanted = in_phase(head, phase, lambda: head.inputs_attrs)
-        unknown = [part for part in wanted if part not in ("reader", "backbone")]
+        inputs_attrs = in_phase(head, phase, lambda: head.inputs_attrs)
+        unknown = [provider for provider in inputs_attrs if provider not in ("reader", "backbone")]
         if unknown:
-            raise WiringError(f"{name}.inputs_attrs has '{unknown[0]}', but takes of 'reader' and 'backbone' only.")
-        check_attrs(wanted.get("backbone", {}), backbone_outputs(backbone), name, f"backbone {_name(backbone)}")
+            raise WiringError(f"{name}.inputs_attrs must name 'reader' and 'backbone' only, got '{unknown[0]}'.")
+        check_attrs(inputs_attrs.get("backbone", {}), backbone_outputs(backbone), name, f"backbone {_name(backbone)}")
         if phase == "train":
-            check_attrs(wanted.get("reader", {}), reader.outputs_attr, name, f"its {type(reader).__name__}")
-            for attr in wanted.get("reader", {}):
+            check_attrs(inputs_attrs.get("reader", {}), reader.outputs_attr, name, f"its {type(reader).__name__}")
+            for attr in inputs_attrs.get("reader", {}):
                 reader.require_attr(attr)
     if "loss" not in in_phase(head, "train", lambda: head.outputs_attr):
         raise WiringError(f"{name}: its outputs_attr has no 'loss' in phase 'train'. Add it.")

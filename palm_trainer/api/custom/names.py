@@ -1,4 +1,4 @@
-"""Names of arrays in custom parts and in the engine, and the checks between them."""
+"""Names of arrays in custom components and in the engine, and the check that they match."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _ENGINE = {palm: ours for ours, palm in PALM_NAMES.items()}
 
 
 NO_TOKENIZER = "{}"
-"""In the place of tokenizer.json where all readers are the user's own."""
+"""Content of tokenizer.json where all readers are custom."""
 
 
 FEATURES = {
@@ -27,18 +27,39 @@ FEATURES = {
     "sentence_pair_embedding": POOLED_OUTPUT,
     "embedding_table": EMBEDDING_TABLE,
 }
-"""PALM's name of what a backbone gives -> the engine's."""
+"""PALM's name of an output of a backbone -> the tensor of the engine."""
 
 
-def check_attrs(needs: Attrs, given: Attrs, consumer: str, provider: str) -> None:
-    """Raises WiringError for a name that is not given or has another shape; warns of another dtype."""
+def check_attrs(needs: Attrs, provided: Attrs, consumer: str, provider: str) -> None:
+    """Check that a provider has the arrays that a consumer needs, and warn of another dtype.
+
+    Args:
+        needs: arrays of the consumer.
+        provided: arrays of the provider.
+        consumer: name for messages.
+        provider: name for messages.
+
+    Raises:
+        WiringError: an array is missing or has another shape.
+    """
     for name, (shape, dtype) in needs.items():
-        if name not in given:
-            raise WiringError(f"{consumer} needs '{name}', but {provider} gives: {', '.join(given) or 'nothing'}.")
-        have, kind = given[name]
+        if name not in provided:
+            raise WiringError(f"{consumer} needs '{name}', but {provider} gives: {', '.join(provided) or 'nothing'}.")
+        provided_shape, provided_dtype = provided[name]
         if name == "input_mask":  # PALM's is [-1, -1, 1]
             continue
-        if len(have) != len(shape) or any(a != b and -1 not in (a, b) for a, b in zip(shape, have, strict=True)):
-            raise WiringError(f"{consumer} needs '{name}' of shape {list(shape)}, but {provider} gives {list(have)}.")
-        if str(dtype) != str(kind):
-            warnings.warn(f"{consumer} declares '{name}' as {dtype}, but {provider} gives {kind}.", stacklevel=2)
+        if not _shapes_match(shape, provided_shape):
+            raise WiringError(
+                f"{consumer} needs '{name}' of shape {list(shape)}, but {provider} gives {list(provided_shape)}."
+            )
+        if str(dtype) != str(provided_dtype):
+            warnings.warn(
+                f"{consumer} declares '{name}' as {dtype}, but {provider} gives {provided_dtype}.", stacklevel=2
+            )
+
+
+def _shapes_match(needed: Sequence[int], provided: Sequence[int]) -> bool:
+    """Return True for shapes of one length whose sizes are equal, or -1 in either."""
+    if len(needed) != len(provided):
+        return False
+    return all(a == b or -1 in (a, b) for a, b in zip(needed, provided, strict=True))

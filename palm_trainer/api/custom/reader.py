@@ -1,4 +1,4 @@
-"""Readers that users write, as sources of the engine."""
+"""Adapter of a custom reader to the engine."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,13 +23,13 @@ from palm_trainer.training.source import Source
 
 @dataclass(frozen=True)
 class ReaderContent(TrainingBatch):
-    """A batch of a reader that the user wrote, and its arrays as they came."""
+    """Batch of a custom reader with its original arrays."""
 
     arrays: ReaderBatch
 
 
 class _Position:
-    """Where a reader stands, in the place of a sampler: the order of its batches is its own."""
+    """Counts the batches of a custom reader, in the place of a sampler. The reader decides their order."""
 
     def __init__(self, batches_per_epoch: int, draw: Callable[[], object]) -> None:
         self.batches_per_epoch = batches_per_epoch
@@ -38,28 +38,28 @@ class _Position:
         self._draw = draw
 
     def step(self) -> None:
-        """One batch more."""
+        """Count one batch."""
         if self.position == self.batches_per_epoch:
             self.epoch, self.position = self.epoch + 1, 0
         self.position += 1
 
     def state_dict(self) -> dict[str, int]:
-        """Where it stands."""
+        """Return the position in the data."""
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Draws the batches that were trained before once more."""
+        """Draw the batches up to a position again."""
         while (self.epoch, self.position) < (state["epoch"], state["position"]):
             self._draw()
 
 
 class CompletedSource(Source):
-    """A data set of the package whose batches also hold what custom heads and a custom encoder take.
+    """Data set of the package whose batches also hold the inputs of custom heads and a custom encoder.
 
     Args:
-        reader: of the data set.
-        dataset: its rows with the targets that they hold.
-        sampler: the order of its batches.
+        reader: reader of the data set.
+        dataset: rows of the data set with their targets.
+        sampler: order of the batches.
         heads: the custom head of each task, None for heads of the package.
         backbone: the encoder.
     """
@@ -79,13 +79,13 @@ class CompletedSource(Source):
         self._backbone = backbone
 
     def _cut(self, indices: npt.NDArray[np.int64], accumulate: int, processes: Processes) -> list[TrainingBatch]:
-        return [self._completed(part) for part in super()._cut(indices, accumulate, processes)]
+        return [self._completed(content) for content in super()._cut(indices, accumulate, processes)]
 
     def _completed(self, content: TrainingBatch) -> TrainingBatch:
         targets: dict[str, Any] = dict(content.targets)
         for task, head in self._heads.items():
             if head is not None:
-                labels = {name: target for name, target in content.targets.items() if name == task}
+                labels = {task: content.targets[task]} if task in content.targets else {}
                 arrays = self._reader.attrs_of(replace(content, targets=labels))
                 targets[task] = head_arrays(head, arrays, "train")
         inputs = content.inputs
@@ -95,17 +95,19 @@ class CompletedSource(Source):
 
 
 class CustomSource(Source):
-    """Batches of a reader that the user wrote, without end: when its iterator ends it is asked for another."""
+    """Endless batches of a custom reader: a new iterator follows each that ends."""
 
     def __init__(self, reader: Reader, heads: Mapping[str, UserHead | None], backbone: Encoder) -> None:
         if reader.batch_size < 1:
-            raise WiringError(f"{type(reader).__name__} has no batch size. Its load_data sets self._batch_size.")
+            raise WiringError(
+                f"{type(reader).__name__}.batch_size must be at least 1, got {reader.batch_size}. Set self._batch_size in load_data."
+            )
         self._reader, self._heads, self._backbone = reader, heads, backbone
         self.tasks = tuple(heads)
         self._position = _Position(-(-reader.num_examples // reader.batch_size), self.next)
-        self.sampler = self._position  # type: ignore[assignment]  # counts, and orders nothing
+        self.sampler = self._position  # type: ignore[assignment]  # counts batches only
         self._batches = reader.iterate()
-        self._first: ReaderContent | None = self._read()  # what is wrong with it is said before the first step
+        self._first: ReaderContent | None = self._read()  # checked before the first step
 
     @property
     def rows(self) -> int:
@@ -134,31 +136,41 @@ class CustomSource(Source):
             self._batches = self._reader.iterate()
             arrays = next(self._batches, None)
         if arrays is None:
-            raise WiringError(f"{type(self._reader).__name__}: its _iterator gives no batch.")
+            raise WiringError(f"{type(self._reader).__name__}: its _iterator must yield a batch, got none.")
         check_batch(self._reader, arrays)
         return custom_content(arrays, self._heads, self._backbone)
 
 
 def custom_content(arrays: ReaderBatch, heads: Mapping[str, UserHead | None], backbone: Encoder) -> ReaderContent:
-    """Arrays as the engine takes them. A built-in classifier's targets are `label_ids`."""
+    """Convert the arrays of a batch for the engine. The targets of a built-in classifier are `label_ids`.
+
+    Args:
+        arrays: batch of the reader.
+        heads: custom head of each task, None for a head of the package.
+        backbone: the encoder.
+    """
     inputs = inputs_of(arrays, backbone)
-    targets: dict[str, Any] = {
-        task: torch.from_numpy(arrays["label_ids"]).long().flatten()
-        if head is None
-        else head_arrays(head, arrays, "train")
-        for task, head in heads.items()
-        if head is not None or "label_ids" in arrays
-    }
-    return ReaderContent(inputs, targets, max((len(a) for a in arrays.values() if a.ndim), default=1), arrays)
+    targets: dict[str, Any] = {}
+    for task, head in heads.items():
+        if head is not None:
+            targets[task] = head_arrays(head, arrays, "train")
+        elif "label_ids" in arrays:
+            targets[task] = torch.from_numpy(arrays["label_ids"]).long().flatten()
+    rows = max((len(array) for array in arrays.values() if array.ndim), default=1)
+    return ReaderContent(inputs, targets, rows, arrays)
 
 
 def is_custom_reader(reader: Reader) -> bool:
-    """Whether a reader gives its batches itself."""
+    """Return True for a reader whose batches do not come from TextReader."""
     return not isinstance(reader, TextReader) or type(reader)._iterator is not TextReader._iterator
 
 
 def check_batch(reader: Reader, arrays: ReaderBatch) -> None:
-    """Raises WiringError for a batch that lacks what is registered, or is not of the shape that `outputs_attr` declares."""
+    """Check a batch of a custom reader.
+
+    Raises:
+        WiringError: a registered array is missing, or an array differs from `outputs_attr`.
+    """
     name, declared = type(reader).__name__, reader.outputs_attr
     missing = sorted(reader._register - set(arrays))
     if missing:
@@ -167,8 +179,10 @@ def check_batch(reader: Reader, arrays: ReaderBatch) -> None:
         if attr not in declared:
             raise WiringError(f"{name}: its batch has '{attr}', which outputs_attr does not declare.")
         shape, dtype = declared[attr]
-        same = len(shape) == value.ndim and all(a in (-1, b) for a, b in zip(shape, value.shape, strict=True))
-        if not same or ("float" in str(dtype)) != (value.dtype.kind == "f"):
+        shapes_match = len(shape) == value.ndim and all(
+            declared_size in (-1, size) for declared_size, size in zip(shape, value.shape, strict=True)
+        )
+        if not shapes_match or ("float" in str(dtype)) != (value.dtype.kind == "f"):
             raise WiringError(
                 f"{name}: '{attr}' is {value.dtype} of shape {list(value.shape)}, but outputs_attr declares {dtype} of shape {list(shape)}."
             )

@@ -1,4 +1,4 @@
-"""The base of heads that users write. A head turns what reader and backbone give into a loss, and into outputs when it predicts."""
+"""Base of custom heads, which compute a loss and predictions from the outputs of reader and backbone."""
 
 import copy
 import json
@@ -14,21 +14,28 @@ from palm_serve.bundle.manifest import Kind
 from palm_trainer.api.phase import Phase, check_phase
 
 Attrs = dict[str, list[Any]]
-Given = Mapping[str, Mapping[str, Tensor]]
+Inputs = Mapping[str, Mapping[str, Tensor]]
 
 
 class Head(nn.Module):
-    """A PyTorch module with PALM's contract: what it takes and gives is declared by name, and checked before the first step.
+    """PyTorch module that declares its inputs and outputs by name. They are checked before the first step.
 
-    A head of your own has `inputs_attrs`, `outputs_attr` and `build`; `batch_postprocess` and `epoch_postprocess` make answers of its
-    outputs. One object serves both phases: `phase` is `train` while steps are made. See docs/customization.md.
+    A custom head defines `inputs_attrs`, `outputs_attr` and `build`.
+    `batch_postprocess` and `epoch_postprocess` convert its outputs to answers.
+    One object serves both phases: `phase` is `train` during training steps. See docs/customization.md.
 
     Args:
-        phase: what it is made for. Raises WiringError for another than `train` and `predict`.
+        phase: `train` or `predict`.
+
+    Raises:
+        WiringError: another phase.
     """
 
     kind: ClassVar[Kind | Literal["custom"]] = "custom"
-    """A kind of the package, whose outputs it then gives: it is evaluated, exported and served as one of these. `custom`: asked through the API only."""
+    """Kind of the package whose outputs the head has. Such a head is evaluated, exported and served as one of that kind.
+
+    `custom`: predictions through the Python API only.
+    """
 
     def __init__(self, phase: Phase = "train") -> None:
         super().__init__()
@@ -48,42 +55,52 @@ class Head(nn.Module):
 
     @property
     def inputs_attrs(self) -> dict[str, Attrs]:
-        """What it takes in this phase: `{"reader": {name: [shape, dtype]}, "backbone": {...}}`; -1 is variable."""
-        raise NotImplementedError(f"{type(self).__name__} lacks inputs_attrs: what it takes of reader and backbone.")
+        """Inputs in this phase: `{"reader": {name: [shape, dtype]}, "backbone": {...}}`. -1 is variable."""
+        raise NotImplementedError(f"{type(self).__name__} lacks inputs_attrs, its inputs from reader and backbone.")
 
     @property
     def outputs_attr(self) -> Attrs:
-        """What it gives in this phase: name -> [shape, dtype]; while training `loss` is among them."""
-        raise NotImplementedError(f"{type(self).__name__} lacks outputs_attr: what it gives.")
+        """Outputs in this phase: name -> [shape, dtype]. In training they include `loss`."""
+        raise NotImplementedError(f"{type(self).__name__} lacks outputs_attr, its outputs.")
 
     @property
     def epoch_inputs_attrs(self) -> dict[str, Attrs]:
-        """What `epoch_postprocess` takes of the whole data: `{"reader": {name: ...}}`, from the reader's `get_epoch_outputs`."""
+        """Inputs of `epoch_postprocess` from the reader's `get_epoch_outputs`: `{"reader": {name: ...}}`."""
         return {}
 
-    def build(self, inputs: Given, scope_name: str = "") -> dict[str, Tensor]:
-        """The forward pass: `inputs["reader"][name]` and `inputs["backbone"][name]` -> outputs by name, while training with `loss`."""
+    def build(self, inputs: Inputs, scope_name: str = "") -> dict[str, Tensor]:
+        """Compute the outputs by name, in training with `loss`.
+
+        Args:
+            inputs: `inputs["reader"][name]` and `inputs["backbone"][name]`.
+            scope_name: name of the task and a full stop, for names of parameters.
+        """
         raise NotImplementedError(f"{type(self).__name__} lacks build.")
 
     def batch_postprocess(self, rt_outputs: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Keeps the outputs of a batch, a record a row. Called while predicting only."""
+        """Keep the outputs of a batch, one record per row. Called in prediction only."""
         rows = min((len(value) for value in rt_outputs.values()), default=0)
-        self._results += [
-            {name: np.asarray(value[row]).tolist() for name, value in rt_outputs.items()} for row in range(rows)
-        ]
+        for row in range(rows):
+            record = {name: np.asarray(value[row]).tolist() for name, value in rt_outputs.items()}
+            self._results.append(record)
 
     def reset(self) -> None:
-        """Forgets what was kept; each `predict` begins with it."""
+        """Remove the kept records. Each `predict` starts with this call."""
         self._results = []
 
     def get_results(self) -> list[dict[str, Any]]:
-        """A copy of what was kept."""
+        """Return a copy of the kept records."""
         return copy.deepcopy(self._results)
 
     def epoch_postprocess(
         self, post_inputs: Mapping[str, Mapping[str, Any]] | None = None, output_dir: str | Path | None = None
     ) -> list[Any]:
-        """The answers, at the end of the data; with `output_dir` also as JSON lines in `OUTPUT_DIR/PHASE`."""
+        """Return the answers at the end of the data.
+
+        Args:
+            post_inputs: values of the whole data, as `epoch_inputs_attrs` declares.
+            output_dir: directory for the answers as JSON lines, in the file `PHASE`. None: not written.
+        """
         if output_dir is not None:
             folder = Path(output_dir)
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Heads as the Python API declares them, with the arguments of the original PALM.
+"""Declarations of heads, with the arguments of the original PALM.
 
-A declaration holds what the user says (`palm.head.SequenceLabel(num_classes, input_dim, dropout_prob)`) and no weights: which labels there
-are is known once the reader has read its data. `Trainer` binds it to the engine's head of the same kind then.
+A declaration such as `palm.head.SequenceLabel(num_classes, input_dim, dropout_prob)` has no weights.
+The labels are known once the reader has read its data. `Trainer` then builds the engine's head of the same kind.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from palm_trainer.errors import WiringError
 
 @dataclass(kw_only=True)
 class DeclaredHead:
-    """Base of the declarations. `phase` is kept for PALM's calls: one head serves both."""
+    """Base of the declarations. One head serves both phases."""
 
     kind: ClassVar[Kind]
     phase: Phase = "train"
 
     @property
     def classes(self) -> int | None:
-        """How many classes or tags were declared; None for a head without classes."""
+        """Number of classes or tags that were declared. None for a head without classes."""
         return getattr(self, "num_classes", None)
 
     @property
@@ -32,7 +32,7 @@ class DeclaredHead:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the reader's target is told of the head."""
+        """Options of the head that the target of the reader needs."""
         return {}
 
     @property
@@ -43,14 +43,19 @@ class DeclaredHead:
     def __post_init__(self) -> None:
         check_phase(type(self).__name__, self.phase)
         if not 0.0 <= self.dropout < 1.0:
-            raise WiringError(f"{type(self).__name__}: dropout_prob is {self.dropout}, but is from 0 to below 1.")
+            raise WiringError(
+                f"{type(self).__name__}: dropout_prob must be at least 0 and below 1, got {self.dropout}."
+            )
         if self.classes is not None and self.classes < 1:
-            raise WiringError(f"{type(self).__name__}: num_classes is {self.classes}, but is 1 at least.")
+            raise WiringError(f"{type(self).__name__}: num_classes must be at least 1, got {self.classes}.")
 
 
 @dataclass
 class Classify(DeclaredHead):
-    """One class a text. Needs `num_classes` labels in the reader's data or label map; `input_dim` is the backbone's hidden size."""
+    """One class per text.
+
+    `num_classes` is the number of labels in the data or the label map. `input_dim` is the hidden size of the backbone.
+    """
 
     kind = "classify"
     num_classes: int
@@ -61,7 +66,7 @@ class Classify(DeclaredHead):
 
 @dataclass
 class MultiLabel(DeclaredHead):
-    """Any number of classes a text (several intents)."""
+    """Any number of classes per text (several intents)."""
 
     kind = "multi_label"
     num_classes: int
@@ -72,7 +77,7 @@ class MultiLabel(DeclaredHead):
 
 @dataclass
 class Match(DeclaredHead):
-    """Do two texts match: a class a pair (`pointwise`), or a score that ranks pairs by `margin` (`pairwise`)."""
+    """Matching of two texts: one class per pair (`pointwise`), or a score that ranks pairs by `margin` (`pairwise`)."""
 
     kind = "match"
     num_classes: int
@@ -84,21 +89,21 @@ class Match(DeclaredHead):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The strategy, which the reader must share."""
+        """Strategy, which must be that of the reader."""
         return {"learning_strategy": self.learning_strategy}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.learning_strategy not in ("pointwise", "pairwise"):
             raise WiringError(
-                f"Match: learning_strategy is '{self.learning_strategy}', but is 'pointwise' or 'pairwise'."
+                f"Match: learning_strategy must be 'pointwise' or 'pairwise', got '{self.learning_strategy}'."
             )
 
 
 @accept_unused(learning_rate="dropout_prob")
 @dataclass
 class SequenceLabel(DeclaredHead):
-    """A tag a piece, with a CRF. `num_classes` is the size of the reader's label map.
+    """One tag per piece, with a CRF. `num_classes` is the size of the reader's label map.
 
     `crf=False` classifies each piece on its own. PALM's `learning_rate` froze the CRF's transitions at its default 1e-3.
     They train with the head here.
@@ -113,14 +118,17 @@ class SequenceLabel(DeclaredHead):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Whether there is a CRF."""
+        """Use of a CRF."""
         return {"crf": self.crf}
 
 
 @accept_unused(pred_output_path="input_dim", verbose="pred_output_path", do_lower_case="with_negative")
 @dataclass
 class MRC(DeclaredHead):
-    """The answer's place in a passage. `with_negative`: the passage may hold none (SQuAD 2.0), then `null_score_diff_threshold` counts."""
+    """Position of the answer in a passage.
+
+    With `with_negative` the passage may hold no answer (SQuAD 2.0), and `null_score_diff_threshold` applies.
+    """
 
     kind = "mrc"
     max_query_len: int
@@ -133,7 +141,7 @@ class MRC(DeclaredHead):
 
     @property
     def options(self) -> dict[str, Any]:
-        """How answers are chosen. `max_ans_len` None: 30 tokens."""
+        """Options of the choice of answers. `max_ans_len` None: 30 tokens."""
         return {
             "max_query_tokens": self.max_query_len,
             "max_answer_tokens": self.max_ans_len or 30,
@@ -144,7 +152,11 @@ class MRC(DeclaredHead):
 
 @dataclass
 class MaskLM(DeclaredHead):
-    """The masked words. The decoder is the backbone's embedding table, so `vocab_size` is the backbone's; `hidden_act` its inner activation."""
+    """Prediction of masked tokens.
+
+    The decoder is the embedding table of the backbone, so `vocab_size` is that of the backbone.
+    `hidden_act` is the activation of the hidden layer.
+    """
 
     kind = "masked_lm"
     input_dim: int

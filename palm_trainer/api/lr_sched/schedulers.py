@@ -1,4 +1,4 @@
-"""Schedules as the Python API declares them, with PALM's names and arguments. Each is called with a step and gives the factor on the peak rate."""
+"""Schedules with PALM's names and arguments: functions from a step to the factor on the peak rate."""
 
 import warnings
 from typing import Protocol
@@ -9,15 +9,17 @@ from palm_trainer.training.optimization.schedules import Schedule, constant, lin
 
 
 class Planned(Protocol):
-    """A schedule that can be held against the steps that a training has."""
+    """Schedule that can be fitted to the number of training steps."""
 
     def fitted(self, total_steps: int) -> Schedule:
-        """The schedule to train with, and a warning where it is not what was declared."""
+        """Return the schedule to train with. Warns where it differs from the declared one."""
         ...
 
 
 class TriangularScheduler(Schedualer):
-    """Rises over `warmup_steps`, then falls to 0 at `num_train_steps`; continuous, where PALM's curve jumped (`compat=True` keeps the jump).
+    """Rises over `warmup_steps`, then falls to 0 at `num_train_steps`.
+
+    The curve is continuous. PALM's curve jumped, which `compat=True` keeps.
 
     Raises:
         ConfigError: unless `num_train_steps > warmup_steps > 0`.
@@ -26,7 +28,7 @@ class TriangularScheduler(Schedualer):
     def __init__(self, warmup_steps: float, num_train_steps: float, *, compat: bool = False) -> None:
         if not num_train_steps > warmup_steps > 0:
             raise ConfigError(
-                f"TriangularScheduler: warmup_steps is {warmup_steps} and num_train_steps {num_train_steps}, but 0 < warmup_steps < num_train_steps. "
+                f"TriangularScheduler: warmup_steps must be above 0 and below num_train_steps={num_train_steps}, got {warmup_steps}. "
                 "Take a tenth of the steps for the warm-up."
             )
         self.warmup_steps = max(1, int(warmup_steps))
@@ -35,13 +37,14 @@ class TriangularScheduler(Schedualer):
         self._factor = self._curve(self.num_train_steps, self.warmup_steps)
 
     def __call__(self, step: int) -> float:
-        """The factor of a step."""
+        """Return the factor of a step."""
         return self._factor(step)
 
     def fitted(self, total_steps: int) -> Schedule:
-        """The curve itself where it fits `total_steps`; otherwise, with a warning, one of the same proportions over `total_steps`.
+        """Return the curve where it fits `total_steps`, else warn and return one of the same proportions.
 
-        It does not fit when the warm-up lasts as long as the training, or when the rate is 0 before its end. `compat=True` only warns.
+        It does not fit when the warm-up lasts as long as the training, or when the rate is 0 before the end.
+        `compat=True` only warns.
         """
         if self.warmup_steps >= total_steps:
             fault = f"the warm-up of {self.warmup_steps} steps would never end"
@@ -49,16 +52,16 @@ class TriangularScheduler(Schedualer):
             fault = f"the rate would be 0 for the last {total_steps - self.num_train_steps} steps"
         else:
             return self
-        share = self.warmup_steps / self.num_train_steps
-        warmup = max(1, round(share * total_steps))
-        done = (
+        warmup_share = self.warmup_steps / self.num_train_steps
+        warmup = max(1, round(warmup_share * total_steps))
+        consequence = (
             "compat=True keeps it so."
             if self.compat
             else f"It is fitted: warm-up {warmup}, end at {total_steps}. "
             f"Write n_steps = num_examples // batch_size * num_epochs, summed over the tasks (here {total_steps})."
         )
         warnings.warn(
-            f"TriangularScheduler({self.warmup_steps}, {self.num_train_steps}): {fault}; the training has {total_steps} steps. {done}",
+            f"TriangularScheduler({self.warmup_steps}, {self.num_train_steps}): {fault}, because the training has {total_steps} steps. {consequence}",
             stacklevel=2,
         )
         return self if self.compat else self._curve(total_steps, warmup)
@@ -68,22 +71,22 @@ class TriangularScheduler(Schedualer):
 
 
 class WarmupScheduler(Schedualer):
-    """Rises over `warmup_steps` and stays. Raises ConfigError unless `warmup_steps > 0`."""
+    """Rises over `warmup_steps` and stays constant. Raises ConfigError unless `warmup_steps > 0`."""
 
     def __init__(self, warmup_steps: float) -> None:
         if warmup_steps <= 0:
             raise ConfigError(
-                f"WarmupScheduler: warmup_steps is {warmup_steps}, but is above 0. Pass no schedule for a constant rate."
+                f"WarmupScheduler: warmup_steps must be above 0, got {warmup_steps}. Pass no schedule for a constant rate."
             )
         self.warmup_steps = max(1, int(warmup_steps))
         self._factor = constant(0, self.warmup_steps)
 
     def __call__(self, step: int) -> float:
-        """The factor of a step."""
+        """Return the factor of a step."""
         return self._factor(step)
 
     def fitted(self, total_steps: int) -> Schedule:
-        """The schedule itself; warns when its warm-up lasts as long as the training."""
+        """Return the schedule itself. Warns when its warm-up lasts as long as the training."""
         if self.warmup_steps >= total_steps:
             warnings.warn(
                 f"WarmupScheduler({self.warmup_steps}): the training has {total_steps} steps, so the full rate is never reached. "

@@ -1,4 +1,4 @@
-"""The optimizer as the Python API declares it. The trainer builds torch's from it, once the heads exist."""
+"""Declaration of AdamW, from which the trainer builds the optimizer once the heads exist."""
 
 from typing import Any
 
@@ -7,17 +7,17 @@ from palm_trainer.errors import ConfigError
 
 
 class Adam(Optimizer):
-    """AdamW on the loss that `build_forward` gave.
+    """AdamW on the loss of `build_forward`.
 
     Args:
         loss_var: from `build_forward` of the trainer whose `build_backward` gets this optimizer.
-        lr: of the encoder, at its peak.
-        lr_schedualer: factor on the rates by step: a scheduler, or any function of the step; None: constant.
-        head_lr: of the heads, at its peak. None: 5 x `lr`, since heads start from nothing; PALM had `lr` for all.
+        lr: peak learning rate of the encoder.
+        lr_schedualer: factor on the rates by step: a scheduler, or any function of the step. None: constant.
+        head_lr: peak learning rate of the heads. None: 5 x `lr`, since heads start from random weights. PALM used `lr`.
         max_grad_norm: global norm that gradients are clipped to.
-        layer_decay: rate of a block of the encoder over that of the block above it; the embeddings are lowest. 1: one rate.
-        freeze_layers: lowest blocks of the encoder that are not trained.
-        freeze_embeddings: the encoder's embeddings are not trained.
+        layer_decay: ratio of the rate of a block of the encoder to the rate of the block above it. 1: one rate.
+        freeze_layers: number of lowest blocks of the encoder that are not trained.
+        freeze_embeddings: do not train the embeddings of the encoder.
     """
 
     def __init__(
@@ -35,10 +35,10 @@ class Adam(Optimizer):
         super().__init__(loss_var, lr, lr_schedualer)
         if not 0.0 < layer_decay <= 1.0:
             raise ConfigError(
-                f"Adam: layer_decay is {layer_decay}, but is above 0 and at most 1. 0.9 suits most encoders."
+                f"Adam: layer_decay must be above 0 and at most 1, got {layer_decay}. A typical value is 0.9."
             )
         if freeze_layers < 0:
-            raise ConfigError(f"Adam: freeze_layers is {freeze_layers}, but is 0 or more blocks.")
+            raise ConfigError(f"Adam: freeze_layers must be at least 0, got {freeze_layers}.")
         if head_lr is not None:
             self.head_lr = head_lr
         self.max_grad_norm = max_grad_norm
@@ -48,4 +48,4 @@ class Adam(Optimizer):
 
 
 AdamW = Adam
-"""The same: `build_backward` takes the weight decay, and it is decoupled."""
+"""Alias: the weight decay of `build_backward` is decoupled."""

@@ -1,4 +1,4 @@
-"""What an optimizer is told in the Python API: the loss, the rate at its peak, and the schedule."""
+"""Base of the optimizers of the Python API: loss, peak learning rate and schedule."""
 
 from typing import Any
 
@@ -9,14 +9,15 @@ from palm_trainer.training.optimization.adamw import HEAD_RATE_FACTOR
 
 
 class Optimizer:
-    """Base of the optimizers. Write `build` for another one of torch's, or your own.
+    """Base of the optimizers. A subclass with `build` uses another optimizer of torch, or a custom one.
 
     Args:
         loss_var: from `build_forward` of the trainer whose `build_backward` gets this optimizer.
-        lr: at its peak.
-        lr_schedualer: factor on the rates by step: a scheduler, or any function of the step; None: constant.
+        lr: peak learning rate of the encoder.
+        lr_schedualer: factor on the rates by step: a scheduler, or any function of the step. None: constant.
 
-    Raises ConfigError for a rate that is none and a schedule that is no function.
+    Raises:
+        ConfigError: a rate that is not above 0, or a schedule that is not a function.
     """
 
     max_grad_norm: float = 1.0
@@ -27,11 +28,11 @@ class Optimizer:
     def __init__(self, loss_var: Any, lr: float, lr_schedualer: Any = None) -> None:
         if not lr > 0:
             raise ConfigError(
-                f"{type(self).__name__}: lr is {lr}, but is above 0. 2e-5 to 1e-4 suit a pretrained encoder."
+                f"{type(self).__name__}: lr must be above 0, got {lr}. Typical values for a pretrained encoder are 2e-5 to 1e-4."
             )
         if lr_schedualer is not None and not callable(lr_schedualer):
             raise ConfigError(
-                f"{type(self).__name__}: lr_schedualer is {lr_schedualer!r}, which is no function of the step. Pass palm.lr_sched.TriangularScheduler(...)."
+                f"{type(self).__name__}: lr_schedualer must be a function of the step, got {lr_schedualer!r}. Pass palm.lr_sched.TriangularScheduler(...)."
             )
         self.loss_var = loss_var
         self.lr = lr
@@ -45,9 +46,9 @@ class Optimizer:
         return bool(getattr(self, argument) != default)
 
     def get_cur_learning_rate(self) -> float:
-        """Rate of the encoder in the last step; the peak before the first."""
+        """Return the rate of the encoder in the last step, or before the first the peak."""
         return self.current_lr
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """The optimizer of parameter groups with their `lr` and `weight_decay`; the schedule moves the `lr` of each."""
-        raise NotImplementedError(f"{type(self).__name__} lacks build(groups), which gives a torch.optim.Optimizer.")
+        """Return the optimizer of parameter groups with their `lr` and `weight_decay`. The schedule sets the `lr` of each."""
+        raise NotImplementedError(f"{type(self).__name__} lacks build(groups), which returns a torch.optim.Optimizer.")

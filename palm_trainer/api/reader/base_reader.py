@@ -1,4 +1,4 @@
-"""The base of all readers: registered attributes, and batches as dicts of arrays. Subclass it to read data of your own."""
+"""Base of all readers: registered attributes, and batches as dicts of arrays."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -15,22 +15,26 @@ ReaderBatch = dict[str, npt.NDArray[Any]]
 
 
 class _TakesInputs(Protocol):
-    """A backbone, as far as a reader is concerned."""
+    """The part of a backbone that a reader uses."""
 
     @property
     def inputs_attr(self) -> Mapping[str, Any]:
-        """What it needs, by name."""
+        """Inputs of the backbone by name."""
         ...
 
 
 class Reader:
-    """Gives batches as dicts of arrays, and says before which there are.
+    """Reads batches as dicts of arrays, and declares the arrays beforehand.
 
-    A reader of your own has `outputs_attr`, `num_examples`, `load_data`, which sets `_batch_size` and `_num_epochs`, and `_iterator`, which
-    gives the batches of an epoch or more; see docs/customization.md.
+    A custom reader defines `outputs_attr`, `num_examples`, `load_data` and `_iterator`.
+    `load_data` sets `_batch_size` and `_num_epochs`. `_iterator` yields the batches of one epoch or more.
+    See docs/customization.md.
 
     Args:
-        phase: `train`, or `predict`: one pass, in order, labels optional. Raises WiringError for another.
+        phase: `train`, or `predict`: one pass in order, labels optional.
+
+    Raises:
+        WiringError: another phase.
     """
 
     def __init__(self, phase: Phase = "train") -> None:
@@ -44,7 +48,7 @@ class Reader:
 
     @classmethod
     def create_register(cls) -> set[str]:
-        """An empty register."""
+        """Return an empty register."""
         return set()
 
     @property
@@ -59,7 +63,7 @@ class Reader:
 
     @property
     def num_epochs(self) -> int | None:
-        """Epochs that `load_data` was told; None: the trainer decides."""
+        """Epochs that `load_data` was called with. None: the trainer decides."""
         return self._num_epochs
 
     @num_epochs.setter
@@ -67,13 +71,13 @@ class Reader:
         self._num_epochs = value
 
     def clone(self, phase: Phase = "train") -> Self:
-        """A reader with the same settings and a register of its own, for another phase."""
+        """Return a reader with the same settings and its own register, for another phase."""
         twin = copy.copy(self)
         twin.phase, twin._register = phase, set(self._register)
         return twin
 
     def require_attr(self, name: str) -> None:
-        """Adds a name to what the batches hold. Raises WiringError for one that this reader does not give."""
+        """Add a name to the arrays of the batches. Raises WiringError for a name that `outputs_attr` lacks."""
         if name not in self.outputs_attr:
             raise WiringError(
                 f"{type(self).__name__} does not give '{name}'. It gives: {', '.join(self.outputs_attr)}."
@@ -81,17 +85,17 @@ class Reader:
         self._register.add(name)
 
     def register_with(self, backbone: _TakesInputs) -> None:
-        """Adds all that the backbone takes. Raises WiringError for what this reader does not give."""
+        """Add all inputs of the backbone. Raises WiringError for an input that `outputs_attr` lacks."""
         for name in backbone.inputs_attr:
             self.require_attr(name)
         self._registered_backbone = backbone
 
     def get_registered_backbone(self) -> Any:
-        """The backbone of `register_with`, or None."""
+        """Return the backbone of `register_with`, or None."""
         return self._registered_backbone
 
     def _get_registed_attrs(self, attrs: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of `attrs` that are registered. Raises WiringError when a registered one is not among them."""
+        """Return the registered entries of `attrs`. Raises WiringError when a registered one is missing."""
         missing = sorted(self._register - set(attrs))
         if missing:
             raise WiringError(
@@ -101,8 +105,8 @@ class Reader:
 
     @property
     def outputs_attr(self) -> dict[str, list[Any]]:
-        """What the batches can hold: name -> [shape, dtype]; -1 is variable."""
-        raise NotImplementedError(f"{type(self).__name__} lacks outputs_attr: what its batches hold.")
+        """Arrays that the batches can hold: name -> [shape, dtype]. -1 is variable."""
+        raise NotImplementedError(f"{type(self).__name__} lacks outputs_attr, the arrays of its batches.")
 
     def load_data(
         self,
@@ -112,21 +116,32 @@ class Reader:
         file_format: str = "tsv",
         shuffle_train: bool = True,
     ) -> None:
-        """Reads a file, and sets `_batch_size` and `_num_epochs`."""
+        """Read a file, and set `_batch_size` and `_num_epochs`.
+
+        Args:
+            input_file: file to read.
+            batch_size: examples in a batch.
+            num_epochs: epochs of the training. None: the trainer decides.
+            file_format: format of the file.
+            shuffle_train: shuffle the examples while training.
+        """
         raise NotImplementedError(f"{type(self).__name__} lacks load_data.")
 
     def _iterator(self) -> Iterator[ReaderBatch]:
-        """Batches, each with all registered attributes."""
+        """Yield batches, each with all registered attributes."""
         raise NotImplementedError(f"{type(self).__name__} lacks _iterator, which gives its batches.")
 
     def iterate(self) -> Iterator[ReaderBatch]:
-        """The batches of `_iterator`; float64 becomes float32."""
+        """Yield the batches of `_iterator`, with float32 in the place of float64."""
         for batch in self._iterator():
-            arrays = {name: np.asarray(value) for name, value in batch.items()}
-            yield {n: a.astype(np.float32) if a.dtype == np.float64 else a for n, a in arrays.items()}
+            arrays: ReaderBatch = {}
+            for name, value in batch.items():
+                array = np.asarray(value)
+                arrays[name] = array.astype(np.float32) if array.dtype == np.float64 else array
+            yield arrays
 
     def get_epoch_outputs(self) -> dict[str, Any]:
-        """What a head's `epoch_postprocess` takes of the whole data, by name (`epoch_inputs_attrs`)."""
+        """Return values of the whole data for `epoch_postprocess` of a head, by name (`epoch_inputs_attrs`)."""
         return {}
 
     @property

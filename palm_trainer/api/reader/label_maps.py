@@ -1,4 +1,4 @@
-"""What labels a reader of the Python API finds or is told: label maps, and the targets that are learned from them."""
+"""Label maps of the Python API, and the targets of classifiers and taggers."""
 
 import json
 import re
@@ -19,47 +19,67 @@ LabelMap = str | Path | Mapping[str, int]
 _PREFIXED = re.compile(r"[BIESM]-(.+)")
 
 
-def read_label_map(given: LabelMap) -> dict[str, int]:
-    """Label -> id, in the order of the ids. Raises DataError for anything but a JSON object of different ids."""
+def read_label_map(label_map: LabelMap) -> dict[str, int]:
+    """Return label -> id in the order of the ids. Raises DataError for anything but a JSON object of different ids."""
     source = "label_map"
-    if isinstance(given, str | Path):
-        source = str(given)
+    if isinstance(label_map, str | Path):
+        source = str(label_map)
         try:
-            given = json.loads(Path(given).read_text(encoding="utf-8"))
+            label_map = json.loads(Path(label_map).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(
-                f'{source}: no label map: {error}. Write a JSON object such as {{"O": 0, "B-city": 1}}.'
+                f'{source}: not a label map: {error}. Write a JSON object such as {{"O": 0, "B-city": 1}}.'
             ) from None
-    if not isinstance(given, Mapping) or not given or not all(type(i) is int for i in given.values()):
-        raise DataError(f'{source}: no label map. Write a JSON object such as {{"O": 0, "B-city": 1}}.')
-    if len(set(given.values())) < len(given):
+    if not isinstance(label_map, Mapping) or not label_map or not all(type(i) is int for i in label_map.values()):
+        raise DataError(f'{source}: not a label map. Write a JSON object such as {{"O": 0, "B-city": 1}}.')
+    if len(set(label_map.values())) < len(label_map):
         raise DataError(f"{source}: two labels have one id. Give each its own.")
-    return dict(sorted(given.items(), key=lambda item: item[1]))
+    return dict(sorted(label_map.items(), key=lambda item: item[1]))
 
 
-def check_classes(task: str, declared: int | None, found: int, because: str) -> None:
-    """Raises WiringError when the head was declared for another number of classes."""
-    if declared is not None and declared != found:
+def check_classes(task: str, declared: int | None, count: int, reason: str) -> None:
+    """Check the number of classes that a head was declared for.
+
+    Args:
+        task: name of the task, for the message.
+        declared: number of classes of the head. None: not declared.
+        count: number of classes of the labels.
+        reason: origin of `count`, for the message.
+
+    Raises:
+        WiringError: the head was declared for another number of classes.
+    """
+    if declared is not None and declared != count:
         raise WiringError(
-            f"trainer '{task}': its head was declared with num_classes={declared}, but {because}. Write num_classes={found}."
+            f"trainer '{task}': num_classes must be {count}, because {reason}, got {declared}. Write num_classes={count}."
         )
 
 
 def class_field(task: str, examples: Iterable[Example], path: Path | str = "", several: bool = False) -> str:
-    """The field that holds classes: `label`, `intent`, the trainer's name, or the only one. Raises DataError."""
-    known: dict[str, None] = {}
+    """Return the field that holds classes: `label`, the name of the task, `intent`, or the only one.
+
+    Args:
+        task: name of the task.
+        examples: examples of the data.
+        path: file of the data, for the message.
+        several: a text may have several classes.
+
+    Raises:
+        DataError: no such field, or several candidates.
+    """
+    fields: dict[str, None] = {}
     for example in examples:
         for name, value in example.fields.items():
-            if name != NEGATIVE and (isinstance(value, str) or (several and not _spans(value))):
-                known[name] = None
-    chosen = next((name for name in ("label", task, "intent") if name in known), None)
-    if chosen is None and len(known) == 1:
-        [chosen] = known
-    if chosen is None:
+            if name != NEGATIVE and (isinstance(value, str) or (several and not is_spans(value))):
+                fields[name] = None
+    for name in ("label", task, "intent"):
+        if name in fields:
+            return name
+    if len(fields) != 1:
         raise DataError(
-            f"{path}: trainer '{task}' needs one column of labels, and the data has {', '.join(known) or 'none'}. Name it 'label'."
+            f"{path}: trainer '{task}' needs one column of labels, and the data has {', '.join(fields) or 'none'}. Name it 'label'."
         )
-    return chosen
+    return next(iter(fields))
 
 
 def class_target(
@@ -70,7 +90,22 @@ def class_target(
     classes: int | None,
     role: Role,
 ) -> Target:
-    """What a classifier learns: the map's labels; or PALM's numbers 0 to `classes` - 1; or the labels of the data, in alphabetical order."""
+    """Return the target of a classifier.
+
+    Its labels are those of the map, or PALM's numbers 0 to `classes` - 1, or those of the data in alphabetical order.
+
+    Args:
+        task: name of the task.
+        kind: `classify` or `multi_label`.
+        examples: training examples.
+        label_map: label -> id. None: the data decides.
+        classes: number of classes of the head. None: not declared.
+        role: role of the task in `Parse`.
+
+    Raises:
+        WiringError: the head was declared for another number of classes.
+        DataError: the data has no field of classes, or a label that the map lacks.
+    """
     source = examples[0].source.rpartition(":")[0] if examples else ""
     several = task_kind(kind).learns_several_classes
     field = class_field(task, examples, source, several=several)
@@ -85,21 +120,36 @@ def class_target(
         largest = max(map(int, labels))
         if classes is not None and largest >= classes:
             raise WiringError(
-                f"trainer '{task}': its head was declared with num_classes={classes}, but {source} holds the label {largest}. "
+                f"trainer '{task}': num_classes must be at least {largest + 1}, because {source} holds the label {largest}, got {classes}. "
                 f"Write num_classes={largest + 1} or more."
             )
         labels = [str(i) for i in range(classes or largest + 1)]
     else:
-        check_classes(task, classes, len(labels), f"{source} holds {len(labels)} labels; a label_map may hold more")
+        check_classes(task, classes, len(labels), f"{source} holds {len(labels)} labels (a label_map may hold more)")
     return target_class(task, field, labels, role=role, pairs=learned.info.decode.pairs)
 
 
 def tag_target(
     task: str, examples: Sequence[Example], label_map: Mapping[str, int], role: Role, *, crf: bool = True
 ) -> Target:
-    """What a tagger learns: the span types of the map's tags. Raises DataError for a tag of the data that the map lacks."""
+    """Return the target of a tagger, whose labels are the span types of the map's tags.
+
+    Args:
+        task: name of the task.
+        examples: training examples.
+        label_map: tag -> id.
+        role: role of the task in `Parse`.
+        crf: the head has a CRF.
+
+    Raises:
+        DataError: the data has no field of spans, or a tag that the map lacks.
+    """
     field = span_field(task, examples)
-    types = list(dict.fromkeys(m[1] for tag in label_map if (m := _PREFIXED.fullmatch(tag))))
+    types: list[str] = []
+    for tag in label_map:
+        prefixed = _PREFIXED.fullmatch(tag)
+        if prefixed is not None and prefixed[1] not in types:
+            types.append(prefixed[1])
     for example in examples:
         for span in spans_of(example, field, task):
             if span.label not in types:
@@ -112,37 +162,57 @@ def tag_target(
 
 
 def span_field(task: str, examples: Iterable[Example]) -> str:
-    """The field that holds spans: the trainer's name, `label`, `slots`, `tags`, or the only one. Raises DataError."""
-    known = dict.fromkeys(name for e in examples for name, value in e.fields.items() if _spans(value))
-    chosen = next((name for name in (task, "label", "slots", "tags") if name in known), None) or next(iter(known), None)
-    if chosen is None:
+    """Return the field that holds spans: the name of the task, `label`, `slots`, `tags`, or the first one.
+
+    Raises:
+        DataError: no field holds spans.
+    """
+    fields: dict[str, None] = {}
+    for example in examples:
+        for name, value in example.fields.items():
+            if is_spans(value):
+                fields[name] = None
+    for name in (task, "label", "slots", "tags"):
+        if name in fields:
+            return name
+    if not fields:
         raise DataError(
             f"trainer '{task}' needs tagged words, and the data holds no span. Check the file and its file_format."
         )
-    return chosen
+    return next(iter(fields))
 
 
 def tags_of(examples: Iterable[Example]) -> dict[str, int]:
-    """A label map of the data's own span types: O, then B- and I- of each."""
-    types = {
-        item.label
-        for e in examples
-        for value in e.fields.values()
-        if _spans(value)
-        for item in value
-        if isinstance(item, LabelledSpan)
-    }
-    return {tag: i for i, tag in enumerate(["O", *(f"{prefix}-{name}" for name in sorted(types) for prefix in "BI")])}
+    """Return a label map of the span types in the data: O, then B- and I- of each type."""
+    types: set[str] = set()
+    for example in examples:
+        for value in example.fields.values():
+            if is_spans(value):
+                types.update(item.label for item in value if isinstance(item, LabelledSpan))
+    tags = ["O"]
+    for name in sorted(types):
+        tags += [f"B-{name}", f"I-{name}"]
+    return {tag: index for index, tag in enumerate(tags)}
 
 
-def _spans(value: object) -> bool:
+def is_spans(value: object) -> bool:
+    """Return True for the value of a field that holds labelled spans."""
     return isinstance(value, tuple) and any(isinstance(item, LabelledSpan) for item in value)
 
 
 def _check_known(labels: Iterable[str], label_map: Mapping[str, int], examples: Iterable[Example], field: str) -> None:
     unknown = [label for label in labels if label not in label_map]
     if unknown:
-        where = next(e.source for e in examples if unknown[0] in (e.fields.get(field), *(e.fields.get(field) or ())))
+        source = _source_of_label(examples, field, unknown[0])
         raise DataError(
-            f"{where}: label '{unknown[0]}' is not in the label map, which holds {len(label_map)} labels. Add it, or mend the row."
+            f"{source}: label '{unknown[0]}' is not in the label map, which holds {len(label_map)} labels. Add it, or mend the row."
         )
+
+
+def _source_of_label(examples: Iterable[Example], field: str, label: str) -> str:
+    """Return file and line of the first example with a label."""
+    for example in examples:
+        value = example.fields.get(field)
+        if label in (value, *(value or ())):
+            return example.source
+    raise LookupError(label)

@@ -33,9 +33,9 @@ from palm_trainer.tensors import IGNORE
 
 
 class ClassifyReader(TextReader):
-    """Texts, or pairs of texts, with a class: columns `label`, `text_a` and perhaps `text_b`.
+    """Reads texts, or pairs of texts, with a class: columns `label`, `text_a` and optionally `text_b`.
 
-    Labels are names or PALM's numbers 0 to n-1. `label_map` (JSON file or dict, label -> id) fixes which there are and their order.
+    Labels are names, or PALM's numbers 0 to n-1. `label_map` (JSON file or dict, label -> id) fixes the labels and their order.
     """
 
     kinds = ("classify", "multi_label")
@@ -61,14 +61,29 @@ class ClassifyReader(TextReader):
         return {"label_ids": [[-1], "int64"]}
 
     def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
-        """Classes of the label map, or of the data."""
+        """Return the classes of the label map, or else of the data.
+
+        Args:
+            task: name of the task, for messages.
+            kind: kind of the head.
+            classes: number of classes that the head declares. None: the data decides.
+            role: role of the task in `Parse`.
+            options: further options of the head.
+
+        Raises:
+            WiringError: the data of this reader cannot train the head.
+            DataError: a label that is not valid.
+        """
         self._check_kind(task, kind)
         return class_target(task, kind, self.examples, self.label_map, classes, role)
 
 
 @accept_unused(dev_count="phase", print_prefix="dev_count")
 class MatchReader(TextReader):
-    """Pairs of texts: `text_a`, `text_b` and a class `label` (`pointwise`), or a second text that matches less, `text_b_neg` (`pairwise`)."""
+    """Reads pairs of texts: columns `text_a` and `text_b`.
+
+    `pointwise` needs a class in column `label`. `pairwise` needs a second text that matches less, in column `text_b_neg`.
+    """
 
     kinds = ("match",)
 
@@ -87,7 +102,7 @@ class MatchReader(TextReader):
     ) -> None:
         if learning_strategy not in ("pointwise", "pairwise"):
             raise WiringError(
-                f"MatchReader: learning_strategy is '{learning_strategy}', but is 'pointwise' or 'pairwise'."
+                f"MatchReader: learning_strategy must be 'pointwise' or 'pairwise', got '{learning_strategy}'."
             )
         self.pairwise = learning_strategy == "pairwise"
         self.match_label = match_label
@@ -100,16 +115,28 @@ class MatchReader(TextReader):
 
     @property
     def inputs(self) -> Inputs:
-        """Pairs; while training a ranker, each with its negative."""
+        """Pairs. While a ranker trains, each pair has its negative."""
         return PairAndNegative(NEGATIVE) if self.pairwise and self.phase == "train" else Texts()
 
     def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
-        """Classes of the pairs, or nothing but their order."""
+        """Return the classes of the pairs, or for a ranker their order.
+
+        Args:
+            task: name of the task, for messages.
+            kind: kind of the head.
+            classes: number of classes that the head declares. None: the data decides.
+            role: role of the task in `Parse`.
+            options: further options of the head.
+
+        Raises:
+            WiringError: the data of this reader cannot train the head.
+            DataError: a label that is not valid.
+        """
         self._check_kind(task, kind)
-        mine = "pairwise" if self.pairwise else "pointwise"
-        if options.get("learning_strategy", mine) != mine:
+        strategy = "pairwise" if self.pairwise else "pointwise"
+        if options.get("learning_strategy", strategy) != strategy:
             raise WiringError(
-                f"trainer '{task}': its head learns '{options['learning_strategy']}', but its MatchReader reads '{mine}'. Give both one learning_strategy."
+                f"trainer '{task}': its head learns '{options['learning_strategy']}', but its MatchReader reads '{strategy}'. Give both one learning_strategy."
             )
         if self.pairwise:
             return RankTarget.learn(task, NEGATIVE, self.examples)
@@ -123,10 +150,11 @@ class MatchReader(TextReader):
 
 @accept_unused(dev_count="phase", print_prefix="dev_count")
 class SequenceLabelReader(TextReader):
-    """Words with a tag each: columns `text_a` and `label`, joined by the control character 0x02; other formats by `file_format`.
+    """Reads words with one tag each: columns `text_a` and `label`, whose values are joined by the control character 0x02.
 
-    `label_map_config` (JSON file or dict, tag -> id) says which tags there are. They stand for their spans: whatever the ids, special tokens
-    and padding are never trained, and a span of several pieces has an `I-` tag even where the map has none.
+    `file_format` selects other formats. `label_map_config` (JSON file or dict, tag -> id) lists the tags.
+    Tags stand for their spans. Special tokens and padding are never trained, whatever the ids.
+    A span of several pieces has an `I-` tag even where the map has none.
     """
 
     kinds = ("sequence_label",)
@@ -152,7 +180,19 @@ class SequenceLabelReader(TextReader):
         return {"label_ids": [[-1, -1], "int64"], "seq_lens": [[-1], "int64"]}
 
     def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
-        """Tags of the label map."""
+        """Return the tags of the label map.
+
+        Args:
+            task: name of the task, for messages.
+            kind: kind of the head.
+            classes: number of classes that the head declares. None: the data decides.
+            role: role of the task in `Parse`.
+            options: further options of the head.
+
+        Raises:
+            WiringError: the data of this reader cannot train the head.
+            DataError: a label that is not valid.
+        """
         self._check_kind(task, kind)
         check_classes(task, classes, len(self.label_map), f"the label map holds {len(self.label_map)} tags")
         return tag_target(task, self.examples, self.label_map, role, **options)
@@ -162,9 +202,10 @@ class SequenceLabelReader(TextReader):
 
 
 class JointReader(TextReader):
-    """Texts with a class and tagged words in one file (`joint`, `conll`, `jsonl`). Give it to two trainers: they share its batches and encoder passes.
+    """Reads texts with a class and tagged words from one file (`joint`, `conll`, `jsonl`).
 
-    `label_map` and `intent_map` fix tags and classes; without them they are what the training data holds.
+    Two trainers that get the same JointReader share its batches and encoder passes.
+    `label_map` and `intent_map` fix tags and classes. By default the training data decides.
     """
 
     kinds = ("sequence_label", "classify", "multi_label")
@@ -193,7 +234,19 @@ class JointReader(TextReader):
         return {"label_ids": [[-1, -1], "int64"]}
 
     def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
-        """Tags or classes."""
+        """Return the tags for a tagger, else the classes.
+
+        Args:
+            task: name of the task, for messages.
+            kind: kind of the head.
+            classes: number of classes that the head declares. None: the data decides.
+            role: role of the task in `Parse`.
+            options: further options of the head.
+
+        Raises:
+            WiringError: the data of this reader cannot train the head.
+            DataError: a label that is not valid.
+        """
         self._check_kind(task, kind)
         if not task_kind(kind).learns_tags:
             return class_target(task, kind, self.examples, self.intent_map, classes, role)
@@ -204,13 +257,13 @@ class JointReader(TextReader):
 
 @accept_unused(remove_noanswer="do_lower_case")
 class MRCReader(TextReader):
-    """Questions and passages: SQuAD JSON 1.1 or 2.0. Long passages are read in windows.
+    """Reads questions and passages: SQuAD JSON 1.1 or 2.0. Long passages are read in windows.
 
     A window without the whole answer is trained to answer "none", as in BERT. PALM could drop it (`remove_noanswer`).
 
-    Args (beside those of `Reader`):
-        max_query_len: tokens that a question is cut to.
-        doc_stride: tokens from one window to the next.
+    Args (in addition to those of `TextReader`):
+        max_query_len: limit of a question in tokens. Longer questions are cut.
+        doc_stride: tokens from the start of one window to the start of the next.
     """
 
     kinds = ("mrc",)
@@ -230,11 +283,11 @@ class MRCReader(TextReader):
     ) -> None:
         if not 0 < max_query_len <= max_len // 2:
             raise WiringError(
-                f"MRCReader: max_query_len is {max_query_len} tokens, but is from 1 to half of max_len={max_len}. The passage needs the rest."
+                f"MRCReader: max_query_len must be from 1 to half of max_len={max_len}, got {max_query_len}. The passage needs the other half."
             )
         if doc_stride < 1:
             raise WiringError(
-                f"MRCReader: doc_stride is {doc_stride} tokens, but is 1 at least. A third of max_len suits most."
+                f"MRCReader: doc_stride must be at least 1, got {doc_stride}. A typical value is a third of max_len."
             )
         super().__init__(vocab_path, max_len, tokenizer, lang, seed, do_lower_case, phase)
         self.windows = Windows(max_query_len, doc_stride)
@@ -251,14 +304,26 @@ class MRCReader(TextReader):
 
     @property
     def num_examples(self) -> int:
-        """Windows."""
+        """Number of windows."""
         return len(self.dataset({}, ()))
 
     def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
-        """Places of the answers. The question's length is the reader's."""
+        """Return the positions of the answers. The reader limits the length of the question.
+
+        Args:
+            task: name of the task, for messages.
+            kind: kind of the head.
+            classes: number of classes that the head declares. None: the data decides.
+            role: role of the task in `Parse`.
+            options: further options of the head.
+
+        Raises:
+            WiringError: the data of this reader cannot train the head.
+            DataError: a label that is not valid.
+        """
         self._check_kind(task, kind)
-        own = {"max_query_tokens": self.windows.max_query, "doc_stride_tokens": self.windows.stride}
-        return MrcTarget.learn(task, ANSWER, self.examples, max_length=self.max_len, **{**options, **own})
+        lengths = {"max_query_tokens": self.windows.max_query, "doc_stride_tokens": self.windows.stride}
+        return MrcTarget.learn(task, ANSWER, self.examples, max_length=self.max_len, **{**options, **lengths})
 
     def _label_attrs(self, target: npt.NDArray[Any], mask: npt.NDArray[Any]) -> ReaderBatch:
         return {"start_positions": target[:, 0], "end_positions": target[:, 1]}
@@ -266,11 +331,13 @@ class MRCReader(TextReader):
 
 @accept_unused(dev_count="phase", print_prefix="dev_count")
 class MaskLMReader(TextReader):
-    """Texts without labels: column `text_a` (and `text_b`), or `file_format='text'`, a text a line. What is masked is drawn anew in each epoch.
+    """Reads texts without labels: column `text_a` (and `text_b`), or one text per line with `file_format='text'`.
 
-    Args (beside those of `Reader`):
-        mask_share: of the pieces.
-        whole_word: all pieces of a word are masked together.
+    The masked tokens are drawn again in each epoch.
+
+    Args (in addition to those of `TextReader`):
+        mask_share: share of the pieces that are masked.
+        whole_word: mask all pieces of a word together.
     """
 
     kinds = ("masked_lm",)
@@ -289,22 +356,35 @@ class MaskLMReader(TextReader):
         whole_word: bool = False,
     ) -> None:
         if not 0.0 < mask_share < 1.0:
-            raise WiringError(f"MaskLMReader: mask_share is {mask_share}, but is between 0 and 1. 0.15 is BERT's.")
+            raise WiringError(f"MaskLMReader: mask_share must be between 0 and 1, got {mask_share}. BERT uses 0.15.")
         super().__init__(vocab_path, max_len, tokenizer, lang, seed, do_lower_case, phase)
         self.mask_share = mask_share
         self.whole_word = whole_word
 
     @property
     def labels_attr(self) -> dict[str, list[Any]]:
-        """Labels of the batches: positions in the flattened batch (row * length + column), and what stood there."""
+        """Labels of the batches: positions in the flattened batch (row * length + column), and the original tokens."""
         return {"mask_pos": [[-1], "int64"], "mask_label": [[-1], "int64"]}
 
     def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
-        """What was masked."""
+        """Return the masked tokens.
+
+        Args:
+            task: name of the task, for messages.
+            kind: kind of the head.
+            classes: number of classes that the head declares. None: the data decides.
+            role: role of the task in `Parse`.
+            options: further options of the head.
+
+        Raises:
+            WiringError: the data of this reader cannot train the head.
+            DataError: a label that is not valid.
+        """
         self._check_kind(task, kind)
         vocabulary = MaskVocabulary.of(task, self.tokenizer_json)
         return MaskedLMTarget(task, vocabulary, share=self.mask_share, whole_word=self.whole_word, seed=self.seed)
 
     def _label_attrs(self, target: npt.NDArray[Any], mask: npt.NDArray[Any]) -> ReaderBatch:
         flat = target.ravel()
-        return {"mask_pos": (positions := (flat != IGNORE).nonzero()[0]), "mask_label": flat[positions]}
+        positions = (flat != IGNORE).nonzero()[0]
+        return {"mask_pos": positions, "mask_label": flat[positions]}

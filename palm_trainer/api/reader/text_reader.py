@@ -1,4 +1,4 @@
-"""What the readers of the package share beside the base: vocabulary, loading, and batches as dicts of arrays."""
+"""Base of the text readers: vocabulary, loading, and batches as dicts of arrays."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +14,9 @@ from palm_serve.tokenization import TextTokenizer
 from palm_trainer.api.compat import user_stack_level
 from palm_trainer.api.phase import Phase
 from palm_trainer.api.reader.base_reader import Reader, ReaderBatch
+from palm_trainer.api.reader.label_maps import is_spans
 from palm_trainer.data.dataset import EncodedDataset, TrainingBatch
-from palm_trainer.data.example import Example, LabelledSpan
+from palm_trainer.data.example import Example
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.text_files import Defect, Defects, FormatOptions
 from palm_trainer.data.inputs import Inputs, Texts
@@ -33,7 +34,7 @@ TEXT_ATTRS: dict[str, list[Any]] = {
     "task_ids": [[-1, -1], "int64"],
     "input_mask": [[-1, -1], "int64"],
 }
-"""What every reader gives: name -> [shape, dtype]; -1 is variable."""
+"""Arrays of every text reader: name -> [shape, dtype]. -1 is variable."""
 
 _CHINESE = ("cn", "chinese")
 
@@ -42,15 +43,18 @@ class TextReader(Reader):
     """Base of the readers of the package: files of text to batches of token ids.
 
     Args:
-        vocab_path: `vocab.txt` (a token a line) or `tokenizer.json`, or the directory that holds one.
-        max_len: tokens, special ones included; longer texts are cut.
-        tokenizer: `wordpiece`; a `tokenizer.json` says itself what it is.
-        lang: `en` or `cn`; `cn` removes all blanks of the text.
-        seed: of the order of the batches; with the epoch's number it decides everything. None is 0.
-        do_lower_case: None: as the vocabulary was made. PALM's default, False, lost every capitalized word to an uncased vocabulary.
-        phase: `train`, or `predict`: one pass, in the order of the file, labels optional.
+        vocab_path: `vocab.txt` (one token per line) or `tokenizer.json`, or the directory that holds one.
+        max_len: limit of a text in tokens, special tokens included. Longer texts are cut.
+        tokenizer: `wordpiece`. A `tokenizer.json` declares its own type.
+        lang: `en` or `cn`. `cn` removes all blanks of the text.
+        seed: seed of the order of the batches. None: 0.
+        do_lower_case: None: as the vocabulary was made. PALM's default, False, maps capitalized words to
+            the unknown token of an uncased vocabulary.
+        phase: `train`, or `predict`: one pass in the order of the file, labels optional.
 
-    Raises DataError for a vocabulary that cannot be used, WiringError for an unknown `tokenizer`, `lang` or `phase`.
+    Raises:
+        DataError: a vocabulary that cannot be used.
+        WiringError: an unknown `tokenizer`, `lang` or `phase`.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ()
@@ -69,21 +73,22 @@ class TextReader(Reader):
         phase: Phase = "train",
     ) -> None:
         super().__init__(phase)
-        for name, value, known in (
+        for name, value, choices in (
             ("tokenizer", tokenizer, ("wordpiece",)),
             ("lang", lang, ("en", "english", *_CHINESE)),
         ):
-            if value not in known:
-                raise WiringError(f"{type(self).__name__}: {name} is '{value}', but is one of {', '.join(known)}.")
+            if value not in choices:
+                raise WiringError(f"{type(self).__name__}: {name} must be one of {', '.join(choices)}, got '{value}'.")
         if max_len < 3:
             raise WiringError(
-                f"{type(self).__name__}: max_len is {max_len} tokens, but is 3 at least. 128 suits sentences."
+                f"{type(self).__name__}: max_len must be at least 3, got {max_len}. A typical value for sentences is 128."
             )
         self.tokenizer_json = load_tokenizer(Path(vocab_path), do_lower_case)
         fitting = load_tokenizer(Path(vocab_path)) if do_lower_case is False else self.tokenizer_json
         if fitting != self.tokenizer_json:
             warnings.warn(
-                f"{vocab_path} has no token with a capital letter: texts are lower-cased, whatever do_lower_case=False says. Leave it out.",
+                f"do_lower_case must be None or True for {vocab_path}, which has no token with a capital letter, got False. "
+                "Texts are lower-cased. Leave it out.",
                 stacklevel=user_stack_level(),
             )
             self.tokenizer_json = fitting
@@ -101,23 +106,23 @@ class TextReader(Reader):
 
     @property
     def labels_attr(self) -> dict[str, list[Any]]:
-        """What it gives beside the text, registered while training."""
+        """Arrays of the labels, registered while training."""
         return {}
 
     @property
     def inputs(self) -> Inputs:
-        """How examples become rows of the encoder."""
+        """Converter of examples to rows of the encoder."""
         return Texts()
 
     def clone(self, phase: Phase = "train") -> Self:
-        """A reader with the same vocabulary and settings, without data, for another phase."""
+        """Return a reader with the same vocabulary and settings, without data, for another phase."""
         twin = super().clone(phase)
         twin.examples, twin._defects = [], Defects()
         return twin
 
     @property
     def outputs_attr(self) -> dict[str, list[Any]]:
-        """What the batches can hold: name -> [shape, dtype]; -1 is variable."""
+        """Arrays that the batches can hold: name -> [shape, dtype]. -1 is variable."""
         return {**TEXT_ATTRS, **self.labels_attr}
 
     @property
@@ -127,7 +132,7 @@ class TextReader(Reader):
 
     @property
     def defects(self) -> list[Defect]:
-        """What was wrong with the file and was repaired or passed over."""
+        """Defects of the file that were repaired or skipped."""
         return list(self._defects)
 
     def load_data(
@@ -145,21 +150,23 @@ class TextReader(Reader):
 
         Args:
             input_file: the file, or for format `joint` the directory.
-            batch_size: examples; the last batch of an epoch may be smaller, nothing is dropped.
-            num_epochs: None: the trainer decides.
+            batch_size: examples in a batch. The last batch of an epoch may be smaller.
+            num_epochs: epochs of the training. None: the trainer decides.
             file_format: `tsv` (PALM's own of this reader), or a format of `[data.NAME]` in a configuration.
-            shuffle_train: False keeps the file's order while training.
-            substitute: share of the training examples whose slot values are replaced in each epoch, as `substitute` of a configuration.
-            options: of the format, as in a configuration (`columns`, `scheme`, `joiner`, `label_separator`, ...).
+            shuffle_train: False keeps the order of the file while training.
+            substitute: share of the training examples whose slot values are replaced in each epoch.
+            options: options of the format, as in a configuration (`columns`, `scheme`, `joiner`, `label_separator`, ...).
 
         Raises:
-            DataError: with file, line and way out.
+            DataError: a file or an argument that is not valid.
         """
         name = self.formats.get(file_format, file_format)
         if name not in FORMATS:
-            raise DataError(f"{input_file}: unknown file_format '{file_format}'. Known: {', '.join(FORMATS)}.")
+            raise DataError(f"{input_file}: file_format must be one of {', '.join(FORMATS)}, got '{file_format}'.")
         if batch_size < 1:
-            raise DataError(f"{input_file}: batch_size is {batch_size}, but is 1 at least. 16 or 32 suit most data.")
+            raise DataError(
+                f"{input_file}: batch_size must be at least 1, got {batch_size}. Typical values are 16 or 32."
+            )
         if not 0 <= substitute <= 1:
             raise DataError(f"{input_file}: substitute must be between 0 and 1, got {substitute}. 0.5 suits most data.")
         if self.lang in _CHINESE:
@@ -169,13 +176,27 @@ class TextReader(Reader):
         self._batch_size, self._num_epochs = batch_size, num_epochs
         self._shuffle = shuffle_train and self.phase == "train"
         self.options, self._defects = FormatOptions(**options), Defects()
-        found = FORMATS[name](Path(input_file), self.options, self._defects)
-        self.examples = [self._prepared(example) for example in found]
+        examples = FORMATS[name](Path(input_file), self.options, self._defects)
+        self.examples = [self._prepared(example) for example in examples]
         if not self.examples:
-            raise DataError(f"{input_file}: no example in it; a data file holds at least one")
+            raise DataError(
+                f"{input_file} must hold at least one example, got none. Check the file and its file_format."
+            )
 
     def target(self, task: str, kind: Kind, *, classes: int | None = None, role: Role = "", **options: Any) -> Target:
-        """What a head of this kind learns from the data. Raises WiringError when this reader's data cannot train it, DataError for bad labels."""
+        """Return the target that a head learns from the data.
+
+        Args:
+            task: name of the task, for messages.
+            kind: kind of the head.
+            classes: number of classes that the head declares. None: the data decides.
+            role: role of the task in `Parse`.
+            options: further options of the head.
+
+        Raises:
+            WiringError: the data of this reader cannot train the head.
+            DataError: a label that is not valid.
+        """
         raise NotImplementedError
 
     def dataset(
@@ -184,9 +205,12 @@ class TextReader(Reader):
         """Return the data, tokenized once.
 
         Args:
-            targets: of the tasks that train on it.
+            targets: targets of the tasks that train on it.
             input_names: inputs of the encoder.
-            substitution: replaces values of some examples in each epoch.
+            substitution: replacement of values of some examples in each epoch.
+
+        Raises:
+            WiringError: no data is loaded.
         """
         if not self.examples:
             raise WiringError(f"{type(self).__name__} has no data yet. Call load_data(FILE, batch_size) first.")
@@ -196,39 +220,39 @@ class TextReader(Reader):
         return EncodedDataset(self.examples, tokenizer, targets, input_names, pad, inputs, substitution)
 
     def sampler(self, dataset: EncodedDataset) -> LengthBucketedSampler:
-        """The order of the batches: a pure function of the reader's own seed."""
+        """Return the order of the batches, which depends on the seed of the reader only."""
         return LengthBucketedSampler(dataset.lengths, self.batch_size, self.seed, shuffle=self._shuffle)
 
     def _iterator(self) -> Iterator[ReaderBatch]:
-        """Batches of `num_epochs` epochs (None: one) as dicts of the registered attributes."""
-        targets = {"task": self.target("task", self.kinds[0])} if self._register & set(self.labels_attr) else {}
+        """Yield the batches of `num_epochs` epochs (None: one) with the registered attributes."""
+        targets = {}
+        if self._register & set(self.labels_attr):
+            targets["task"] = self.target("task", self.kinds[0])
         dataset = self.dataset(targets, tuple(PALM_NAMES))
         sampler = self.sampler(dataset)
         for _ in range(sampler.batches_per_epoch * (self.num_epochs or 1)):
             yield self.attrs_of(dataset.batch(sampler.next(), sampler.epoch))
 
     def attrs_of(self, batch: TrainingBatch) -> ReaderBatch:
-        """The registered attributes of a batch, under PALM's names."""
+        """Return the registered attributes of a batch under PALM's names."""
         tokens, mask = batch.inputs["input_ids"].numpy(), batch.inputs["attention_mask"].numpy()
-        nothing = np.zeros_like(tokens)
-        segments = batch.inputs["token_type_ids"].numpy() if "token_type_ids" in batch.inputs else nothing
+        zeros = np.zeros_like(tokens)
+        segments = batch.inputs["token_type_ids"].numpy() if "token_type_ids" in batch.inputs else zeros
         positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
-        known: ReaderBatch = {"token_ids": tokens, "position_ids": positions, "segment_ids": segments}
-        known |= {"task_ids": nothing, "input_mask": mask}
+        arrays: ReaderBatch = {"token_ids": tokens, "position_ids": positions, "segment_ids": segments}
+        arrays |= {"task_ids": zeros, "input_mask": mask}
         for target in batch.targets.values():
-            known |= self._label_attrs(target.numpy(), mask)
-        return {name: known[name] for name in self.outputs_attr if name in self._register and name in known}
+            arrays |= self._label_attrs(target.numpy(), mask)
+        return {name: arrays[name] for name in self.outputs_attr if name in self._register and name in arrays}
 
     def _label_attrs(self, target: npt.NDArray[Any], mask: npt.NDArray[Any]) -> ReaderBatch:
-        """What `labels_attr` declares."""
+        """Return the arrays that `labels_attr` declares."""
         return {"label_ids": target}
 
     def _prepared(self, example: Example) -> Example:
-        """An example as it is read: `lang='cn'` removes blanks from texts that no span points into."""
-        spans = any(
-            isinstance(v, tuple) and any(isinstance(i, LabelledSpan) for i in v) for v in example.fields.values()
-        )
-        if self.lang not in _CHINESE or spans or example.words is not None:
+        """Remove the blanks of a Chinese text (`lang='cn'`) unless spans or words refer to its positions."""
+        has_spans = any(is_spans(value) for value in example.fields.values())
+        if self.lang not in _CHINESE or has_spans or example.words is not None:
             return example
         pair = None if example.pair is None else "".join(example.pair.split())
         return replace(example, text="".join(example.text.split()), pair=pair)
@@ -236,5 +260,5 @@ class TextReader(Reader):
     def _check_kind(self, task: str, kind: Kind) -> None:
         if kind not in self.kinds:
             raise WiringError(
-                f"trainer '{task}': its head is of kind '{kind}', which {type(self).__name__} does not read. It reads: {', '.join(self.kinds)}."
+                f"trainer '{task}': the kind of its head must be one that {type(self).__name__} reads ({', '.join(self.kinds)}), got '{kind}'."
             )

@@ -87,7 +87,7 @@ def test_articles_schedule_warns_and_is_fitted(article):
     one = article()
     one.adam.lr_schedualer = palm.lr_sched.TriangularSchedualer(24, 240)
     with pytest.warns(
-        UserWarning, match=r"warm-up of 24 steps would never end; the training has 8 steps.*Write n_steps"
+        UserWarning, match=r"warm-up of 24 steps would never end, because the training has 8 steps.*Write n_steps"
     ):
         loop = one.trainer._session.loop
     rates = []

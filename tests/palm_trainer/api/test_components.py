@@ -135,7 +135,9 @@ def test_triangular_is_continuous_and_palms_jumps():
 
 def test_schedules_are_held_against_the_plan():
     assert (fits := TriangularScheduler(10, 100)).fitted(100) is fits
-    with pytest.warns(UserWarning, match="the rate would be 0 for the last 100 steps; the training has 200 steps"):
+    with pytest.warns(
+        UserWarning, match="the rate would be 0 for the last 100 steps, because the training has 200 steps"
+    ):
         fitted = TriangularScheduler(10, 100).fitted(200)
     assert (fitted(19), fitted(200)) == (1, 0)
     compat = TriangularScheduler(10, 100, compat=True)
@@ -150,19 +152,22 @@ def test_schedules_are_held_against_the_plan():
 
 @pytest.mark.parametrize("steps", [(0, 10), (10, 10), (-1, 5)])
 def test_wrong_schedules(steps):
-    with pytest.raises(ConfigError, match=r"but 0 < warmup_steps < num_train_steps"):
+    with pytest.raises(ConfigError, match=r"warmup_steps must be above 0 and below num_train_steps"):
         TriangularScheduler(*steps)
-    with pytest.raises(ConfigError, match="warmup_steps is 0, but is above 0"):
+    with pytest.raises(ConfigError, match="warmup_steps must be above 0, got 0"):
         WarmupScheduler(0)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: palm.head.Classify(0, 16), "num_classes is 0, but is 1 at least"),
-        (lambda: palm.head.Classify(2, 16, 1.0), "dropout_prob is 1.0, but is from 0 to below 1"),
+        (lambda: palm.head.Classify(0, 16), "num_classes must be at least 1, got 0"),
+        (lambda: palm.head.Classify(2, 16, 1.0), "dropout_prob must be at least 0 and below 1, got 1.0"),
         (lambda: palm.head.SequenceLabel(2, 16, phase="test"), "phase must be 'train' or 'predict', got 'test'"),
-        (lambda: palm.head.Match(2, 16, learning_strategy="listwise"), "learning_strategy is 'listwise'"),
+        (
+            lambda: palm.head.Match(2, 16, learning_strategy="listwise"),
+            "learning_strategy must be 'pointwise' or 'pairwise', got 'listwise'",
+        ),
     ],
 )
 def test_wrong_heads(make, message):

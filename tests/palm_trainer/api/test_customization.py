@@ -237,7 +237,7 @@ def test_own_head_of_a_kind_is_evaluated_exported_and_served_as_one(reader, conf
         ("backbone", r"Length needs 'layout', but backbone BERT gives: encoder_outputs, sentence_embedding"),
         ("width", r"needs 'sentence_embedding' of shape \[-1, 8\], but backbone BERT gives \[-1, 16\]"),
         ("loss", r"its outputs_attr has no 'loss' in phase 'train'"),
-        ("part", r"inputs_attrs has 'head', but takes of 'reader' and 'backbone' only"),
+        ("part", r"inputs_attrs must name 'reader' and 'backbone' only, got 'head'"),
     ],
 )
 def test_what_does_not_fit_is_said_before_the_first_step(reader, config, bad, message):
@@ -252,7 +252,7 @@ def test_build_that_breaks_its_promise(reader, config):
     loss = trainer.build_forward(palm.backbone.BERT.from_config(config), Length(bad="build"))
     trainer.build_backward(palm.optimizer.Adam(loss, 1e-3), device="cpu", precision="fp32")
     trainer.fit_reader(reader())
-    with pytest.raises(WiringError, match=r"Length.build gave no 'loss' in phase 'train'.*It gave: nothing"):
+    with pytest.raises(WiringError, match=r"Length.build must return 'loss' in phase 'train'.*got: nothing"):
         trainer.train()
 
 
@@ -261,7 +261,7 @@ def test_build_that_breaks_its_promise(reader, config):
     [
         ({"outputs_attr": {"token_ids": [[-1, -1], "int64"]}}, "does not give 'input_mask'|needs 'input_mask'"),
         ({"_iterator": lambda self: iter([{"stars": [1.0]}])}, "its batch has no 'input_mask', which is registered"),
-        ({"_iterator": lambda self: iter([])}, "its _iterator gives no batch"),
+        ({"_iterator": lambda self: iter([])}, "its _iterator must yield a batch, got none"),
         ({"load_data": lambda self, *_, **__: setattr(self, "rows", [])}, "has no data yet"),
         (
             {"num_examples": 5, "_shape": (2, 2, 1)},

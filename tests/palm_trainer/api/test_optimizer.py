@@ -38,9 +38,9 @@ def test_the_lowest_block_is_frozen(single):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"layer_decay": 0.0}, "Adam: layer_decay is 0.0, but is above 0 and at most 1"),
-        ({"layer_decay": 1.5}, "Adam: layer_decay is 1.5"),
-        ({"freeze_layers": -1}, "Adam: freeze_layers is -1, but is 0 or more blocks"),
+        ({"layer_decay": 0.0}, "Adam: layer_decay must be above 0 and at most 1, got 0.0"),
+        ({"layer_decay": 1.5}, "Adam: layer_decay must be above 0 and at most 1, got 1.5"),
+        ({"freeze_layers": -1}, "Adam: freeze_layers must be at least 0, got -1"),
     ],
 )
 def test_values_out_of_range(options, match):
