@@ -328,7 +328,10 @@ class Pipeline:
 
     def golden_requests(self) -> list[TextRequest]:
         """Return the requests whose answers `golden_compare` takes."""
-        return [TextRequest(example.text, tasks, example.pair, top_k=1) for example, tasks in self._golden_groups()]
+        requests = []
+        for example, tasks in self._golden_groups():
+            requests.append(TextRequest(example.text, tasks, example.pair, top_k=1))
+        return requests
 
     def golden_compare(self, outcomes: Sequence[Prediction | PalmServeError]) -> None:
         """Compare answers with those of the export.

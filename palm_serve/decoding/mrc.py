@@ -63,12 +63,17 @@ class MrcDecoder:
             for score, *span in self._candidates(passage, encoding, start, end):
                 key = (span[0], span[1])
                 scores[key] = max(score, scores.get(key, -np.inf))
-        ranked = sorted(((score, *span) for span, score in scores.items()), key=lambda c: (-c[0], c[1], c[2]))
+        candidates = []
+        for (first, after), score in scores.items():
+            candidates.append((score, first, after))
+        ranked = sorted(candidates, key=lambda c: (-c[0], c[1], c[2]))
         ranked = ranked[: self._count]
         if self._null_threshold is not None or not ranked:
-            nulls = [null_position(encoding) for encoding in item.rows]
-            null = min(float(s[i] + e[i]) for s, e, i in zip(starts, ends, nulls, strict=True))
-            ranked = _with_null(ranked, null, self._null_threshold or 0.0)
+            null_scores = []
+            for encoding, start_scores, end_scores in zip(item.rows, starts, ends, strict=True):
+                null_token = null_position(encoding)
+                null_scores.append(float(start_scores[null_token] + end_scores[null_token]))
+            ranked = _with_null(ranked, min(null_scores), self._null_threshold or 0.0)
         logits = np.array([score for score, _, _ in ranked]) / self._temperature
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()

@@ -117,7 +117,7 @@ class SequenceLabelDecoder:
         for position in range(first, after):
             start, end = item.encoding.offsets[position]
             piece = item.text[start:end].strip()
-            if piece and not piece.isalnum() and all(is_punctuation(c) and c not in allowed for c in piece):
+            if piece and not piece.isalnum() and _is_other_punctuation(piece, allowed):
                 positions.append(position - first)
         return positions
 
@@ -155,6 +155,11 @@ class SequenceLabelDecoder:
         name = self._tags[tags[0]][2:]
         confidence = beliefs.segment(row, len(path), run[0], tags, self._index.get("I-" + name))
         return Span(name, item.text[start:end], start, end, confidence)
+
+
+def _is_other_punctuation(text: str, allowed: frozenset[str]) -> bool:
+    """Return True if a text consists of punctuation that is not allowed."""
+    return allowed.isdisjoint(text) and all(map(is_punctuation, text))
 
 
 def trim(text: str, start: int, end: int) -> tuple[int, int]:

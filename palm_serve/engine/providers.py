@@ -218,7 +218,10 @@ def _open_fastest(
         return _try_open(bundle, candidates[0], threads, cache)
     timing_cache = timing.TimingCache(cache, _timing_facts(bundle, candidates, threads), measured)
     cached_times = timing_cache.load()
-    times = {candidate: cached_times[str(candidate)] for candidate in candidates if str(candidate) in cached_times}
+    times = {}
+    for candidate in candidates:
+        if str(candidate) in cached_times:
+            times[candidate] = cached_times[str(candidate)]
     if times:
         fastest = _fastest(times)
         log.info("%s, by what was measured of such graphs earlier", fastest)
@@ -235,7 +238,10 @@ def _open_fastest(
     times = _measure(bundle, engines)
     if not times:
         return None
-    timing_cache.store({str(candidate): candidate_times for candidate, candidate_times in times.items()})
+    measured_times = {}
+    for candidate, candidate_times in times.items():
+        measured_times[str(candidate)] = candidate_times
+    timing_cache.store(measured_times)
     return engines[_fastest(times)]
 
 
@@ -327,7 +333,9 @@ def check_graph(bundle: Bundle, name: str, engine: OpenEngine) -> None:
             f"{path} was exported for other tasks or another tokenizer: palm.digest is {digest[:12]}, the manifest gives "
             f"{bundle.graph_digest()[:12]}; export again"
         )
-    inputs = {tensor.name: f"tensor({tensor.dtype})" for tensor in manifest.inputs}
+    inputs = {}
+    for tensor in manifest.inputs:
+        inputs[tensor.name] = f"tensor({tensor.dtype})"
     if engine.inputs != inputs:
         raise BundleError(
             f"{path} takes {_describe(engine.inputs)}, the manifest says {_describe(inputs)}; export again"
@@ -341,7 +349,7 @@ def check_graph(bundle: Bundle, name: str, engine: OpenEngine) -> None:
 
 
 def _describe(inputs: dict[str, str]) -> str:
-    return ", ".join(f"{name} {kind}" for name, kind in sorted(inputs.items()))
+    return ", ".join(map(" ".join, sorted(inputs.items())))
 
 
 def sample_batch(bundle: Bundle, rows: int, length: int) -> PaddedBatch:

@@ -38,7 +38,9 @@ class OrtEngine:
         self, session: Any, info: EngineInfo, compiles_shapes: bool = False, runner: Runner | None = None
     ) -> None:
         self.info = info
-        self.inputs: dict[str, str] = {node.name: node.type for node in session.get_inputs()}
+        self.inputs: dict[str, str] = {}
+        for node in session.get_inputs():
+            self.inputs[node.name] = node.type
         self.outputs: tuple[str, ...] = tuple(node.name for node in session.get_outputs())
         self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         self._session = session

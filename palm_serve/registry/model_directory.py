@@ -74,7 +74,9 @@ def list_model(path: Path) -> ModelListing:
     if (path / MANIFEST).is_file():
         return ModelListing({STABLE: read_entry(path)})
     file = path / TRAFFIC
-    entries = {label: read_entry(bundle) for label, bundle in sorted(_subdirectories(path))}
+    entries = {}
+    for label, bundle in sorted(_subdirectories(path)):
+        entries[label] = read_entry(bundle)
     return ModelListing(entries, (file, _signature([file], path)) if file.is_file() else None)
 
 
@@ -118,7 +120,10 @@ def read_traffic(file: Path) -> TrafficShares:
             raise BundleError(f"{file}: unknown key '{key}'; shares are for {' and '.join(keys)}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise BundleError(f"{file}: {key} must be a number from 0 to 1, got {value!r}")
-    return TrafficShares(**{key: float(value) for key, value in table.items()})
+    shares = {}
+    for key, value in table.items():
+        shares[key] = float(value)
+    return TrafficShares(**shares)
 
 
 def _subdirectories(directory: Path) -> Iterator[tuple[str, Path]]:

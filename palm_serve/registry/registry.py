@@ -285,11 +285,17 @@ class Registry:
 
     def shares(self) -> dict[str, TrafficShares]:
         """Return the traffic shares of each name. Safe from any thread."""
-        return {name: model_versions.traffic for name, model_versions in {**self._models}.items()}
+        shares = {}
+        for name, model_versions in {**self._models}.items():
+            shares[name] = model_versions.traffic
+        return shares
 
     def stable(self) -> dict[str, LoadedModel]:
         """Return the stable version of each name."""
-        return {name: model_versions.find() for name, model_versions in self._models.items()}
+        stable_versions = {}
+        for name, model_versions in self._models.items():
+            stable_versions[name] = model_versions.find()
+        return stable_versions
 
     def statistics(self) -> dict[tuple[str, str], ModelStatistics]:
         """Return statistics by name and version, of versions in service and some that were retired.

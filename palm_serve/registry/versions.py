@@ -66,7 +66,10 @@ class ModelVersions:
         is no other version.
         """
         self.versions.remove(model)
-        labels = {label: version for label, version in self._labels.items() if version is not model}
+        labels = {}
+        for label, version in self._labels.items():
+            if version is not model:
+                labels[label] = version
         if STABLE not in labels and self.versions:
             labels[STABLE] = self.versions[-1]
             for version in reversed(self.versions):
@@ -79,7 +82,14 @@ class ModelVersions:
         """Replace all labels."""
         self._labels = dict(labels)
         for version in self.versions:
-            version.labels = tuple(label for label, labelled in self._labels.items() if labelled is version)
+            version.labels = self._labels_of(version)
+
+    def _labels_of(self, model: LoadedModel) -> tuple[str, ...]:
+        labels = []
+        for label, version in self._labels.items():
+            if version is model:
+                labels.append(label)
+        return tuple(labels)
 
     def update_mirrors(self) -> None:
         """Mirror the requests of the stable version to the shadow, and those of no other version."""

@@ -45,6 +45,14 @@ class _NameState:
     listing: ModelListing | None = None
     """Listing at the last poll. Files that still change are not loaded."""
 
+    def opened_models(self) -> dict[str, LoadedModel]:
+        """Return the opened versions by label."""
+        models = {}
+        for label, state in self.labels.items():
+            if state.model is not None:
+                models[label] = state.model
+        return models
+
 
 class Watcher:
     """Loads bundles that appear in a directory, swaps those that change, and retires those that are gone.
@@ -183,7 +191,7 @@ class Watcher:
         self, name: str, label_state: _LabelState, name_state: _NameState, entry: BundleEntry
     ) -> LoadedModel:
         """Open one bundle. Raise BundleError if its files changed in the meantime; then they are tried again."""
-        opened_models = [state.model for state in name_state.labels.values() if state.model is not None]
+        opened_models = list(name_state.opened_models().values())
         model = await self._registry.open(entry.path, name, opened_models)
         if await asyncio.to_thread(_has_changed, entry):
             label_state.tried = ()
@@ -216,7 +224,7 @@ class Watcher:
 
     def _assign_labels(self, name: str, name_state: _NameState, listing: ModelListing) -> None:
         """Assign all labels of a name at once, then retire versions that have none."""
-        labels = {label: state.model for label, state in name_state.labels.items() if state.model is not None}
+        labels = name_state.opened_models()
         label = stable_label(labels)
         if label is not None:
             labels[STABLE] = labels[label]

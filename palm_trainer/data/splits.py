@@ -38,7 +38,10 @@ class Splits:
 
     def data_sets(self, split: str) -> list[str]:
         """Return the data sets that have this split, in the order of the configuration."""
-        configured = [name for name, data in self._data.items() if split and data.paths(split)]
+        configured = []
+        for name, data in self._data.items():
+            if split and data.paths(split):
+                configured.append(name)
         in_memory = [name for name, loaded_split in self._loaded if loaded_split == split]
         return list(dict.fromkeys([*configured, *in_memory]))
 

@@ -192,12 +192,15 @@ def _move_words(
     """
     words = []
     for start, end in old:
-        overlapping = [span for span in spans if span.start < end and start < span.end]
-        if any(start < span.start or span.end < end for span in overlapping):
-            return None
+        is_inside = False
+        for span in spans:
+            if span.start < end and start < span.end:
+                if start < span.start or span.end < end:
+                    return None
+                is_inside = True
         new_start = positions.position(start)
         new_end = positions.position(end)
-        if not overlapping and new_start is not None and new_end is not None:
+        if not is_inside and new_start is not None and new_end is not None:
             words.append((new_start, new_end))
     for span, value in zip(spans, values, strict=True):
         offset = positions.position(span.start)

@@ -215,12 +215,20 @@ def _encoder(examples: Sequence[Example], *, passages: bool) -> dict[str, Any]:
     is_wide = wide_characters > _WIDE_SHARE * characters
     token_counts = sorted(map(len, texts) if is_wide else map(_estimate_tokens, texts))
     needed = token_counts[int(0.99 * (len(token_counts) - 1))] + 3
-    length = next((limit for limit in _MAX_LENGTHS if limit >= needed), _MAX_LENGTHS[-1])
+    length = _round_up(needed)
     if passages:
         length = _PASSAGE_LENGTH
     if is_wide:
         return {"model": "scratch", "max_length": length, "characters": True}
     return {"model": "minilm-l6-en", "max_length": length}
+
+
+def _round_up(length: float) -> int:
+    """Return the first usual length that is long enough, or else the last."""
+    for limit in _MAX_LENGTHS:
+        if limit >= length:
+            return limit
+    return _MAX_LENGTHS[-1]
 
 
 def _estimate_tokens(text: str) -> float:

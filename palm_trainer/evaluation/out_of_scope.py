@@ -54,7 +54,7 @@ def fit_statistics(features: FloatArray, classes: npt.NDArray[np.int64]) -> Stat
     level = float(np.trace(covariance)) / len(centre) or 1.0
     covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * level * np.eye(len(centre))
     whitening = np.linalg.inv(np.linalg.cholesky(covariance))
-    return Statistics(*(array.astype(np.float32) for array in (centre, whitening, means @ whitening.T)))
+    return Statistics(centre.astype(np.float32), whitening.astype(np.float32), (means @ whitening.T).astype(np.float32))
 
 
 def threshold_at(scores: npt.ArrayLike, rejected: float) -> float:
@@ -265,4 +265,8 @@ def _is_right(answer: object, gold: object) -> bool:
 
 def _answer_scores(answers: Iterable[object]) -> npt.NDArray[np.float64]:
     """Return the out-of-scope scores of answers."""
-    return np.array([answer.out_of_scope_score for answer in answers if isinstance(answer, Classification)])
+    scores = []
+    for answer in answers:
+        if isinstance(answer, Classification):
+            scores.append(answer.out_of_scope_score)
+    return np.array(scores)

@@ -90,7 +90,8 @@ class Predictor:
         """Yield positions of examples that run together: of similar length, as many as fit."""
         batch: list[int] = []
         size = 0
-        for i in np.argsort([max(map(len, encodings)) for encodings in rows], kind="stable").tolist():
+        lengths = [max(map(len, encodings)) for encodings in rows]
+        for i in np.argsort(lengths, kind="stable").tolist():
             size += len(rows[i])
             if batch and (size > self._batch_size or size * max(map(len, rows[i])) > _BATCH_TOKENS):
                 yield batch

@@ -223,7 +223,9 @@ def _finish_bundle(
     """Write golden examples, model card and manifest, and load the bundle."""
     golden = choose_golden(_list_agreed_answers(measurements, sets), draft.tasks)
     if golden:
-        lines = [example.model_dump_json(exclude_unset=True) + "\n" for example in golden]
+        lines = []
+        for example in golden:
+            lines.append(example.model_dump_json(exclude_unset=True) + "\n")
         draft.writer.write(GOLDEN, "".join(lines).encode())
     card = render_model_card(draft, sets, metrics, _choose_example_text(golden))
     draft.writer.write(CARD, card.encode())

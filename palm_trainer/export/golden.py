@@ -57,7 +57,10 @@ def _choose_most_certain(pool: Sequence[AnsweredExample], tasks: Mapping[str, Ta
         return min(map(_certainty, answered[1].values()), default=0.0)
 
     ranked = sorted(pool, key=least_certainty, reverse=True)
-    return [_to_golden(example, answers, tasks) for example, answers in ranked[:_UNCERTAIN_EXAMPLES]]
+    examples = []
+    for example, answers in ranked[:_UNCERTAIN_EXAMPLES]:
+        examples.append(_to_golden(example, answers, tasks))
+    return examples
 
 
 def _spread_evenly(usable: Sequence[int], indices: Sequence[int]) -> list[int]:

@@ -182,7 +182,7 @@ def compare_singles(result: ParityResult, examples: Sequence[Example], seed: int
     predictor = result.predictor
     step = max(1, -(-len(examples) // _SINGLE_EXAMPLES))
     for windows, tasks in predictor.tasks_by_windows().items():
-        pairs = {predictor.tasks[task].pairs for task in tasks}
+        pairs = predictor.pair_values(tasks)
         for index in range(0, len(examples), step):
             example = examples[index]
             batch_answers = result.answers.get(index, {})

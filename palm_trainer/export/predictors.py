@@ -70,6 +70,13 @@ class EnginePredictor:
         inputs = tuple(tensor.name for tensor in manifest.inputs)
         return cls(engine, tokenizer, manifest.tasks, decoders, inputs, manifest.encoder.pad_token_id)
 
+    def pair_values(self, tasks: Sequence[str]) -> set[bool]:
+        """Return True for tasks that read pairs, False for tasks that read single texts, or both."""
+        pairs = set()
+        for task in tasks:
+            pairs.add(self.tasks[task].pairs)
+        return pairs
+
     @property
     def token_outputs(self) -> set[str]:
         """Return the names of the outputs with an axis for the tokens."""
@@ -127,7 +134,9 @@ class EnginePredictor:
             if not indices:
                 continue
             rows = rows_of(items, indices)
-            task_outputs = {name: outputs[name][rows] for name in info.outputs}
+            task_outputs = {}
+            for name in info.outputs:
+                task_outputs[name] = outputs[name][rows]
             task_items = [items[index] for index in indices]
             task_answers = self.decoders.by_task[task](task_outputs, task_items)
             for index, answer in zip(indices, task_answers, strict=True):

@@ -51,7 +51,7 @@ def run_reference(predictor: EnginePredictor, examples: Sequence[Example]) -> Re
     free_bytes = _STORED_BYTES
     order = sorted(range(len(examples)), key=lambda index: _text_length(examples[index]))
     for windows, tasks in predictor.tasks_by_windows().items():
-        pairs = {predictor.tasks[task].pairs for task in tasks}
+        pairs = predictor.pair_values(tasks)
         readable = []
         for index in order:
             has_pair = examples[index].pair is not None

@@ -59,7 +59,7 @@ def draw_samples(predictor: EnginePredictor, sets: Sequence[EvaluationSet], seed
         examples += evaluation_set.examples
     samples = []
     for windows, tasks in predictor.tasks_by_windows().items():
-        for pairs in sorted({predictor.tasks[task].pairs for task in tasks}):
+        for pairs in sorted(predictor.pair_values(tasks)):
             pool = [example for example in examples if (example.pair is not None) == pairs]
             order = generator.permutation(len(pool))[:_MAX_ROWS]
             items = predictor.tokenize([pool[index] for index in order], windows)

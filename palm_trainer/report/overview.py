@@ -80,7 +80,9 @@ def list_facts(facts: RunFacts, history: History) -> list[tuple[str, str]]:
 def make_metrics_table(facts: RunFacts) -> Table:
     """Make a table of all metrics of the best checkpoint, with a column for each split."""
     splits = list(facts.metrics)
-    metrics_by_split = {split: flatten_metrics(facts.metrics[split]) for split in splits}
+    metrics_by_split = {}
+    for split in splits:
+        metrics_by_split[split] = flatten_metrics(facts.metrics[split])
     names: dict[str, None] = {}
     for metrics in metrics_by_split.values():
         names.update(dict.fromkeys(metrics))

@@ -264,10 +264,13 @@ def _balancing(
 ) -> Balancing:
     settings = train.balancing
     last = encoder_layers(model.backbone).blocks[-1] if settings.method == "gradnorm" else []
+    head_parameters = {}
+    for name, head in model.heads.items():
+        head_parameters[name] = _trained(head.parameters())
     parameters = SharedParameters(
         encoder=_trained(model.backbone.parameters()),
         last_layer=_trained(last),
-        heads={name: _trained(head.parameters()) for name, head in model.heads.items()},
+        heads=head_parameters,
     )
     return make_balancing(
         settings.method,

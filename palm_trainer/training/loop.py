@@ -298,11 +298,14 @@ class TrainingLoop:
         if self.precision.device.type == "cuda":
             generators["cuda"] = torch.cuda.get_rng_state(self.precision.device)
         first_generators, *other_generators = self.processes.gather(generators)
+        samplers = {}
+        for name, source in self.sources.items():
+            samplers[name] = source.sampler.state_dict()
         return {
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
-            "samplers": {name: source.sampler.state_dict() for name, source in self.sources.items()},
+            "samplers": samplers,
             "mixing": self.mixing.state_dict(),
             "balancing": self._balancing.state_dict(),
             "generators": first_generators,

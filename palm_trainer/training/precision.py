@@ -28,7 +28,11 @@ def choose_precision(device: str = "auto", precision: str = "auto") -> TrainingP
     torch_device = torch.device(device)
     counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if (torch_device.index or 0) >= counts[torch_device.type]:
-        available = ", ".join(f"{count} x {kind}" for kind, count in counts.items() if count)
+        devices = []
+        for kind, count in counts.items():
+            if count:
+                devices.append(f"{count} x {kind}")
+        available = ", ".join(devices)
         raise PalmError(
             f"train.device: '{device}' is not on this machine, which has {available}. Choose one of these, or auto."
         )

@@ -78,6 +78,9 @@ def config(model: "LoadedModel", options: ServeOptions) -> oip.ModelConfig:
 def statistics(model: "LoadedModel") -> oip.ModelStatistics:
     """Return the statistics of a model since it was loaded, over all protocols. One text counts as one inference."""
     totals: ModelStatistics = model.statistics
+    batch_stats = []
+    for size, compute in totals.by_size:
+        batch_stats.append(oip.InferBatchStatistics(batch_size=size, **_durations(compute)))
     return oip.ModelStatistics(
         name=model.name,
         version=model.version,
@@ -90,9 +93,7 @@ def statistics(model: "LoadedModel") -> oip.ModelStatistics:
             queue=_duration(totals.queue),
             **_durations(totals.compute),
         ),
-        batch_stats=[
-            oip.InferBatchStatistics(batch_size=size, **_durations(compute)) for size, compute in totals.by_size
-        ],
+        batch_stats=batch_stats,
     )
 
 

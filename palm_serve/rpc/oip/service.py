@@ -109,7 +109,10 @@ class OpenInferenceService:
     async def model_metadata(self, message: oip.ModelMetadataRequest, call: Call) -> oip.ModelMetadataResponse:
         """Describe the inputs and outputs of one version."""
         model = self._registry.get(message.name, message.version)
-        versions = [version.version for version in self._registry.list() if version.name == model.name]
+        versions = []
+        for sibling in self._registry.list():
+            if sibling.name == model.name:
+                versions.append(sibling.version)
         return metadata(model, versions, self._options)
 
     async def model_config(self, message: oip.ModelConfigRequest, call: Call) -> oip.ModelConfigResponse:

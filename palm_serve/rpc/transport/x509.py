@@ -21,7 +21,10 @@ def expiry(pem: bytes) -> float:
 def _not_after(der: bytes) -> float:
     (_, certificate), *_ = _elements(der)
     (_, body), *_ = _elements(certificate)
-    fields = [contents for tag, contents in _elements(body) if tag != _VERSION]
+    fields = []
+    for field_tag, contents in _elements(body):
+        if field_tag != _VERSION:
+            fields.append(contents)
     _, (tag, text) = _elements(fields[_VALIDITY])
     form = "%y%m%d%H%M%SZ" if tag == _UTC_TIME else "%Y%m%d%H%M%SZ"
     return datetime.strptime(text.decode(), form).replace(tzinfo=UTC).timestamp()

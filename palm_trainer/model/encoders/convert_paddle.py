@@ -130,7 +130,10 @@ def _convert(root: Path, target: Path, lowercase: bool | None, display_path: Pat
     tensors = dict(_tensors(destinations, files, display_path))
     lowercase = _is_lowercase(words) if lowercase is None else lowercase
     _write(target, settings, tensors, words, lowercase=lowercase)
-    unused = [name for name in files if name not in destinations and not _OF_TRAINING.search(name)]
+    unused = []
+    for name in files:
+        if name not in destinations and not _OF_TRAINING.search(name):
+            unused.append(name)
     matched = []
     missing = []
     for name in destinations:
@@ -168,7 +171,7 @@ def _find_params(root: Path, display_path: Path) -> Path:
             "this takes `params/` with a file for each tensor. "
             "Models of that kind are on the Hub in PyTorch's format: `palm-train models ls`."
         )
-    if any(name in ("model.safetensors", "pytorch_model.bin") for name in names):
+    if "model.safetensors" in names or "pytorch_model.bin" in names:
         raise PalmError(
             f"{display_path}: not Paddle's, but PyTorch weights. They can be loaded as they are: give the directory."
         )
@@ -218,7 +221,10 @@ def _read_vocabulary(path: Path) -> list[str]:
 
 
 def _is_lowercase(words: list[str]) -> bool:
-    cased_count = sum(word != word.lower() for word in words if word not in _SPECIAL)
+    cased_count = 0
+    for word in words:
+        if word not in _SPECIAL and word != word.lower():
+            cased_count += 1
     return cased_count <= _CASED_SHARE * len(words)
 
 
@@ -293,7 +299,10 @@ def _tensors(
 
     Only the pooler may be missing, since it is not trained here.
     """
-    missing = [name for name in destinations if name not in files and not name.startswith("pooled_fc")]
+    missing = []
+    for name in destinations:
+        if name not in files and not name.startswith("pooled_fc"):
+            missing.append(name)
     if missing:
         listed = ", ".join(missing[:4]) + (", ..." if len(missing) > 4 else "")
         raise PalmError(

@@ -41,4 +41,7 @@ def total(losses: Sequence[Tensor]) -> Tensor:
 
 def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]) -> Tensor:
     """Sum the losses of tasks, each times its weight."""
-    return total([weights[task] * loss for task, loss in losses.items()])
+    weighted_losses = []
+    for task, loss in losses.items():
+        weighted_losses.append(weights[task] * loss)
+    return total(weighted_losses)

@@ -44,9 +44,11 @@ class GradNorm:
         for task, loss in losses.items():
             self._first_losses.setdefault(task, float(loss.detach()))
         norms = self._norms(losses, scale) if len(losses) > 1 else {}
-        constant_weights = {task: weight.detach() for task, weight in self.weights.items()}
+        constant_weights = {}
+        for task, weight in self.weights.items():
+            constant_weights[task] = weight.detach()
         scale(weighted_sum(losses, constant_weights)).backward()
-        if norms and all(torch.isfinite(norm) for norm in norms.values()):  # an fp16 overflow skips the step
+        if norms and all(map(torch.isfinite, norms.values())):  # an fp16 overflow skips the step
             detached_losses = {}
             for task, loss in losses.items():
                 detached_losses[task] = float(loss.detach())

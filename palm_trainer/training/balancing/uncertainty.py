@@ -51,7 +51,10 @@ class Uncertainty:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the logarithms. Their moments are in the state of the optimizer."""
-        return {task: float(log_variance.detach()) for task, log_variance in self.log_variances.items()}
+        log_variances = {}
+        for task, log_variance in self.log_variances.items():
+            log_variances[task] = float(log_variance.detach())
+        return log_variances
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -145,7 +145,7 @@ def soft_targets(
                 answers.setdefault(task, []).append(probabilities[task])
     means: dict[str, list[SoftTargets]] = {}
     for task, teacher_answers in answers.items():
-        means[task] = [_mean(feature_answers) for feature_answers in zip(*teacher_answers, strict=True)]
+        means[task] = list(map(_mean, zip(*teacher_answers, strict=True)))
     return means
 
 

@@ -31,8 +31,7 @@ class WordDropout:
             ConfigError: the tokenizer has neither.
         """
         tokenizer = Tokenizer.from_str(tokenizer_json)
-        ids = [tokenizer.token_to_id(token) for token in _REPLACEMENTS]
-        stand_in = next((token_id for token_id in ids if token_id is not None), None)
+        stand_in = _find_stand_in(tokenizer)
         if stand_in is None:
             raise ConfigError(
                 "train.regularization.word_dropout: "
@@ -55,3 +54,12 @@ class WordDropout:
         hidden = (torch.rand(input_ids.shape) < self._probability).to(input_ids.device)
         hidden &= ~torch.isin(input_ids, self._special.to(input_ids.device))
         return input_ids.masked_fill(hidden, self.stand_in)
+
+
+def _find_stand_in(tokenizer: Tokenizer) -> int | None:
+    """Return the id of the first replacement token that a tokenizer has; None if it has none."""
+    for token in _REPLACEMENTS:
+        token_id: int | None = tokenizer.token_to_id(token)
+        if token_id is not None:
+            return token_id
+    return None
