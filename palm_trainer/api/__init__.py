@@ -1,1 +1,1 @@
-"""The Python API of PALM: trainers, and the components that users give them."""
+"""Python API of PALM: trainers and their components."""

@@ -1,4 +1,4 @@
-"""From a trainer to a bundle, without a run directory between: the way for models with parts that the user wrote."""
+"""Export of a trainer to a bundle without a run directory, for models with custom components."""
 
 import copy
 from collections.abc import Sequence

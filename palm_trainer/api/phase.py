@@ -1,4 +1,4 @@
-"""The two phases of PALM's components: training and prediction."""
+"""Phases of PALM's components: training and prediction."""
 
 from typing import Literal, get_args
 

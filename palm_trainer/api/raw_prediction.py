@@ -1,4 +1,4 @@
-"""Batches to predict and a head's own tensors for them; what heads and readers of the user's make of these."""
+"""Batches to predict, the raw tensors of a head for them, and predictions of custom heads and readers."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +17,7 @@ from palm_trainer.api.reader.base_reader import Reader
 from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.api.session import Say, Session
 from palm_trainer.errors import WiringError
+from palm_trainer.model.multi_task import MultiTaskModel
 from palm_trainer.tasks import task_kind
 from palm_trainer.tensors import PALM_NAMES
 
@@ -24,23 +25,34 @@ _ENGINE = {palm: ours for ours, palm in PALM_NAMES.items()}
 
 
 class Progress:
-    """PALM's line every so many batches: `batch 2/9, speed: 3.10 steps/s`."""
+    """Logs PALM's line every `print_steps` batches: `batch 2/9, speed: 3.10 steps/s`."""
 
     def __init__(self, batch_size: int, print_steps: int, say: Say) -> None:
         self._size, self._every, self._say = batch_size, max(1, print_steps), say
-        self._begin, self._told = time.perf_counter(), 0
+        self._begin = time.perf_counter()
+        self._lines = 0
 
     def __call__(self, done: int, total: int) -> None:
-        """`done` of `total` examples are predicted."""
-        batch, batches = -(-done // self._size), -(-total // self._size)
-        if batch // self._every > self._told:
-            self._told = batch // self._every
+        """Log the progress after `done` of `total` examples."""
+        batch = -(-done // self._size)
+        batches = -(-total // self._size)
+        if batch // self._every > self._lines:
+            self._lines = batch // self._every
             speed = batch / max(time.perf_counter() - self._begin, 1e-9)
             self._say(f"batch {batch}/{batches}, speed: {speed:.2f} steps/s")
 
 
 def batches_of(session: Session, task: Task, reader: Reader) -> Iterator[Batch]:
-    """Batches to predict, without labels, in the order of the data; the last may be smaller."""
+    """Yield the batches to predict, without labels, in the order of the data. The last batch may be smaller.
+
+    Args:
+        session: session of the trainer.
+        task: task to predict.
+        reader: reader of the data.
+
+    Raises:
+        WiringError: the task has no backbone, or the reader lacks an input.
+    """
     backbone = session.ready.model.backbone if session.trained is not None else task.backbone
     if task.custom_head is not None:
         task.custom_head.eval()
@@ -64,35 +76,59 @@ def batches_of(session: Session, task: Task, reader: Reader) -> Iterator[Batch]:
 def raw_outputs(
     session: Session, task: Task, batch: Mapping[str, npt.NDArray[Any]]
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """The tensors of one head for a batch. Raises WiringError for anything but a batch."""
+    """Return the tensors of one head for a batch.
+
+    Args:
+        session: session of the trainer.
+        task: task to predict.
+        batch: a batch of `batches_of`.
+
+    Raises:
+        WiringError: not a batch of a trainer.
+    """
     if not isinstance(batch, Batch):
         raise WiringError(
-            "predict_one_batch: this is no batch of a trainer. Take it from fit_reader(reader, phase='predict')."
+            "predict_one_batch: batch must be a batch of a trainer. Take it from fit_reader(reader, phase='predict')."
         )
     trained = session.ready
     model = trained.model.eval()
     device = next(model.parameters()).device
-    own = isinstance(model.backbone, CustomEncoder)
-    given = dict(inputs_of(batch, model.backbone) if own else {n: batch.content.inputs[n] for n in model.input_names})
+    inputs = _encoder_inputs(batch, model)
     if task.custom_head is not None:
-        given |= {
-            _ENGINE.get(n, n): v
-            for n, v in head_arrays(task.custom_head, batch, "predict").items()
-            if _ENGINE.get(n, n) not in given
-        }
-    inputs = {name: value.to(device) for name, value in given.items()}
-    found = {k.removeprefix(f"{task.name}."): v.cpu() for k, v in model(**inputs, tasks=(task.name,)).items()}
-    outputs = {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
+        for name, value in head_arrays(task.custom_head, batch, "predict").items():
+            inputs.setdefault(_ENGINE.get(name, name), value)
+    inputs = {name: value.to(device) for name, value in inputs.items()}
+    outputs = {}
+    for name, value in model(**inputs, tasks=(task.name,)).items():
+        tensor = value.cpu()
+        outputs[name.removeprefix(f"{task.name}.")] = tensor.float() if tensor.is_floating_point() else tensor
     info = trained.tasks.get(task.name)
     if info is not None and info.labels and task_kind(info.kind).exclusive_labels(info):
         outputs["probs"] = outputs["logits"].softmax(dim=-1)
     return {name: value.numpy() for name, value in outputs.items()}
 
 
+def _encoder_inputs(batch: Batch, model: MultiTaskModel) -> dict[str, torch.Tensor]:
+    if isinstance(model.backbone, CustomEncoder):
+        return inputs_of(batch, model.backbone)
+    return {name: batch.content.inputs[name] for name in model.input_names}
+
+
 def predict_with_custom_head(
     session: Session, task: Task, reader: Reader, report: Progress, output_dir: str | Path | None
 ) -> list[Any]:
-    """What the head's `batch_postprocess` and `epoch_postprocess` make of its outputs."""
+    """Return the answers of `batch_postprocess` and `epoch_postprocess` of a custom head.
+
+    Args:
+        session: session of the trainer.
+        task: task with the custom head.
+        reader: reader of the data.
+        report: called with the numbers of examples after each batch.
+        output_dir: directory that the head writes to. None: not written.
+
+    Raises:
+        WiringError: the reader lacks a value that the head needs of the whole data.
+    """
     head = task.custom_head
     assert head is not None
     head.reset()
@@ -101,21 +137,30 @@ def predict_with_custom_head(
         head.batch_postprocess(raw_outputs(session, task, batch))
         done += batch.content.size
         report(done, max(done, reader.num_examples))
-    wanted, known = head.eval().epoch_inputs_attrs.get("reader", {}), reader.get_epoch_outputs()
-    missing = next((name for name in wanted if name not in known), None)
-    if missing is not None:
-        raise WiringError(
-            f"trainer '{task.name}': {type(head).__name__} needs '{missing}' of the whole data, but get_epoch_outputs of "
-            f"{type(reader).__name__} gives: {', '.join(known) or 'nothing'}."
-        )
-    answers = head.epoch_postprocess({"reader": {name: known[name] for name in wanted}}, output_dir)
+    epoch_outputs = reader.get_epoch_outputs()
+    epoch_inputs = {}
+    for name in head.eval().epoch_inputs_attrs.get("reader", {}):
+        if name not in epoch_outputs:
+            raise WiringError(
+                f"trainer '{task.name}': {type(head).__name__} needs '{name}' of the whole data, but get_epoch_outputs of "
+                f"{type(reader).__name__} gives: {', '.join(epoch_outputs) or 'nothing'}."
+            )
+        epoch_inputs[name] = epoch_outputs[name]
+    answers = head.epoch_postprocess({"reader": epoch_inputs}, output_dir)
     if output_dir is not None:
         session.say(f"Predictions saved at {output_dir}")
     return head.get_results() if answers is None else answers
 
 
 def predict_from_custom_reader(session: Session, task: Task, reader: Reader, report: Progress) -> list[dict[str, Any]]:
-    """Records of a classifier on batches of a reader that the user wrote."""
+    """Return the records of a classifier on batches of a custom reader.
+
+    Args:
+        session: session of the trainer.
+        task: task to predict.
+        reader: the custom reader.
+        report: called with the numbers of examples after each batch.
+    """
     records: list[dict[str, Any]] = []
     for batch in batches_of(session, task, reader):
         outputs = raw_outputs(session, task, batch)

@@ -1,4 +1,4 @@
-"""Trainer: one task, from a reader, a backbone and a head."""
+"""Trainer of one task, built from a reader, a backbone and a head."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -37,14 +37,18 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
 class Trainer(TrainerCalls):
-    """Trains one task, alone or held by a MultiHeadTrainer, and predicts with it.
+    """Trains one task and predicts with it, alone or as a member of a MultiHeadTrainer.
 
     Args:
-        name: of the task, in logs, files and the service. `intent` (classify) and `slot` or `slots` (sequence_label) are what `Parse` answers with.
-        mix_ratio: how often its batches come, against other trainers.
+        name: name of the task in logs, files and the service. `Parse` answers from `intent` (classify) and
+            from `slot` or `slots` (sequence_label).
+        mix_ratio: frequency of its batches, relative to other trainers.
         reuse_head_with: name of another trainer whose head it shares.
-        weight: of its loss in the sum.
-        say: takes each line of the log.
+        weight: weight of its loss in the sum.
+        say: called with each line of the log.
+
+    Raises:
+        ConfigError: a name, weight or mix_ratio that is not valid.
     """
 
     def __init__(
@@ -58,10 +62,10 @@ class Trainer(TrainerCalls):
     ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(
-                f"Trainer: the name {name!r} is not letters, digits, _ and -, from a letter or _ on. Rename it."
+                f"Trainer: name must be letters, digits, _ and -, and start with a letter or _, got {name!r}. Rename it."
             )
         if not weight > 0:
-            raise ConfigError(f"trainer '{name}': weight is {weight}, but is above 0. Leave the trainer out instead.")
+            raise ConfigError(f"trainer '{name}': weight must be above 0, got {weight}. Leave the trainer out instead.")
         self.task = Task(name, weight=float(weight), reuse_head_with=reuse_head_with)
         self.mix_ratio = mix_ratio
         self.held = False
@@ -71,40 +75,40 @@ class Trainer(TrainerCalls):
 
     @property
     def name(self) -> str:
-        """Of the task."""
+        """Name of the task."""
         return self.task.name
 
     @property
     def mix_ratio(self) -> float:
-        """How often its batches come, against other trainers."""
+        """Frequency of its batches, relative to other trainers."""
         return self.task.mix_ratio
 
     @mix_ratio.setter
     def mix_ratio(self, value: float) -> None:
         if not value > 0:
             raise ConfigError(
-                f"trainer '{self.name}': mix_ratio is {value}, but is above 0. Leave the trainer out instead."
+                f"trainer '{self.name}': mix_ratio must be above 0, got {value}. Leave the trainer out instead."
             )
         self.task.mix_ratio = float(value)
 
     @property
     def num_examples(self) -> int:
-        """Of the training data."""
+        """Number of training examples."""
         return self.task.fitted.num_examples
 
     @property
     def num_epochs(self) -> float:
-        """Epochs planned, of the reference trainer's data."""
+        """Planned epochs of the reference trainer's data."""
         return self._session.plan.epochs
 
     @property
     def steps_pur_epoch(self) -> int:
-        """Batches that hold every example once."""
+        """Batches of one epoch."""
         return self._session.source_of(self.task).sampler.batches_per_epoch
 
     @property
     def cur_train_step(self) -> int:
-        """Steps that trained this task."""
+        """Number of steps that trained this task."""
         return self._session.steps_of(self.task)
 
     @property
@@ -115,27 +119,33 @@ class Trainer(TrainerCalls):
     # -- training -----------------------------------------------------------------------------------------------------
 
     def build_forward(self, backbone: Encoder | UserBackbone, task_head: AnyHead) -> LossVar:
-        """Declares backbone and head; the loss that Adam takes. Raises WiringError when they do not fit."""
-        self.task.backbone, self.task.head = engine_backbone(backbone), task_head
+        """Declare backbone and head, and return the loss for Adam. Raises WiringError when they do not fit."""
+        self.task.backbone = engine_backbone(backbone)
+        self.task.head = task_head
         return Session([self.task], self._session.given_say).loss_var()
 
     def set_as_aux(self) -> None:
-        """Marks it as auxiliary: it shapes the encoder, never ends the training, is not evaluated and not exported."""
+        """Mark the task as auxiliary.
+
+        It trains the encoder, but does not decide the end of the training. It is not evaluated and not exported.
+        """
         self.task.auxiliary = True
 
     def set_out_of_scope(
         self, reader: TextReader | None = None, *, false_rejection: float | None = None, score: str | None = None
     ) -> None:
-        """Makes a classifier tell text that belongs to none of its classes, in what is saved and exported. The threshold is chosen on `set_evaluator`'s data.
+        """Add out-of-scope detection to a classifier, in saved runs and bundles.
+
+        The threshold is calibrated on the data of `set_evaluator`.
 
         Args:
-            reader: of such text, which nothing is trained on: it chooses the score that tells it best.
-            false_rejection: share of dev texts that may be told to be out of scope. None: 0.05.
-            score: `mahalanobis`, `energy` or `softmax`. None: chosen by `reader`, and without it mahalanobis.
+            reader: reader of out-of-scope text, which is not trained on. It selects the score that detects this text best.
+            false_rejection: share of dev texts that may be rejected. None: 0.05.
+            score: `mahalanobis`, `energy` or `softmax`. None: selected by `reader`, and without it mahalanobis.
 
         Raises:
-            WiringError: a head that is no `palm.head.Classify`, a reader without data.
-            ConfigError: a share or score that is none.
+            WiringError: a head other than `palm.head.Classify`, or a reader without data.
+            ConfigError: a share or score that is not valid.
         """
         settings = check_rejection(self.task, false_rejection, score)
         if reader is not None and not reader.examples:
@@ -145,55 +155,73 @@ class Trainer(TrainerCalls):
         self.task.rejection = Rejection(settings, reader)
 
     def fit_reader(self, reader: Reader, phase: Phase = "train") -> Iterator[Batch]:
-        """Takes the data and wires it; batches for `train_one_step`, as many as there are steps (`reader.num_epochs`, None: one epoch).
+        """Set the data, check the components, and return the batches of all steps for `train_one_step`.
 
-        Raises WiringError and DataError, before the first step, for whatever does not fit.
+        The training lasts `reader.num_epochs` epochs (None: one). Errors are raised before the first step.
+
+        Raises:
+            WiringError: components that do not fit.
+            DataError: data that does not fit the head.
         """
         if phase == "predict":
             self.task.predict_reader = reader
             return self._predict_batches()
-        self._alone("fit_reader", "fit_readers_with_mixratio")
+        self._check_standalone("fit_reader", "fit_readers_with_mixratio")
         self.task.reader = check_phase(reader, self.name)
         self._session.fit(self.name, reader.num_epochs or 1)
         self._session.say("ok!")
         return self._batches()
 
     def train(self, print_steps: int = 5) -> None:
-        """Trains to the end of the planned epochs, with a line every `print_steps` steps."""
-        self._alone("train", "train")
+        """Train to the end of the planned epochs, with a log line every `print_steps` steps."""
+        self._check_standalone("train", "train")
         self._train(print_steps, lambda view, speed: view.line(speed))
 
     def train_one_step(self, batch: Batch) -> dict[str, npt.NDArray[np.float64]]:
-        """One step on a batch of `fit_reader`; `{NAME.loss: value}`. Saving and evaluation happen as in `train`."""
-        self._alone("train_one_step", "train_one_step")
+        """Train one step on a batch of `fit_reader`, and return `{NAME.loss: value}`.
+
+        Runs are saved and evaluated as in `train`.
+        """
+        self._check_standalone("train_one_step", "train_one_step")
         step = self._session.train_on(batch)
         return {f"{task}.loss": np.array(loss) for task, loss in step.losses.items()}
 
     def get_one_batch(self, phase: Phase = "train") -> Batch:
-        """The next batch of the training data, or the first of the data to predict."""
+        """Return the next batch of the training data, or the first batch of the data to predict."""
         return self._session.draw() if phase == "train" else next(self._predict_batches())
 
     def set_evaluator(self, reader: Reader, eval_steps: int | None = None) -> None:
-        """Evaluates while training, every `eval_steps` steps or (None) after each epoch; the best weights are what `set_saver` keeps in `best/`."""
+        """Evaluate in training, every `eval_steps` steps or (None) after each epoch.
+
+        `set_saver` keeps the best weights in `best/`.
+        """
         self.task.evaluation_reader = reader
         self._session.set_evaluator(eval_steps)
 
     def evaluate(self, reader: Reader | None = None) -> Metrics:
-        """Metrics on a labelled file (None: that of `set_evaluator`), decoded as they are served."""
+        """Return the metrics on a labelled file (None: that of `set_evaluator`), decoded as in the service."""
         self.task.evaluation_reader = reader or self.task.evaluation_reader
         return self._session.evaluate()
 
     # -- prediction ---------------------------------------------------------------------------------------------------
 
     def build_predict_forward(self, pred_backbone: Encoder | UserBackbone, pred_head: AnyHead) -> dict[str, str]:
-        """Declares what predicts. A trained model stays as it is, to the bit. Output names by tensor. Raises WiringError for another encoder."""
-        trained, given = self.task.backbone, engine_backbone(pred_backbone)
+        """Declare backbone and head for prediction, and return the output names by tensor.
+
+        A trained model is not changed.
+
+        Raises:
+            WiringError: an encoder other than the trained one.
+        """
+        trained = self.task.backbone
+        backbone = engine_backbone(pred_backbone)
         if trained is None:
-            self.task.backbone, self.task.head = given, pred_head
+            self.task.backbone = backbone
+            self.task.head = pred_head
             Session([self.task], self._session.given_say).loss_var()
-        elif _shape(trained) != _shape(given):
+        elif _shape(trained) != _shape(backbone):
             raise WiringError(
-                f"trainer '{self.name}': the backbone to predict with is not the one that was trained. Build both from one configuration."
+                f"trainer '{self.name}': the backbone for prediction must have the configuration of the trained one. Build both from one configuration."
             )
         if isinstance(pred_head, UserHead):
             return {tensor: f"{self.name}.{tensor}" for tensor in pred_head.eval().outputs_attr}
@@ -202,14 +230,14 @@ class Trainer(TrainerCalls):
         return {tensor: f"{self.name}.{tensor}" for tensor in tensors}
 
     def predict(self, output_dir: str | Path | None = None, print_steps: int = 1000) -> list[dict[str, Any]]:
-        """A record an example of the reader that was fitted for `predict`, in the order of the file; labels are not needed.
+        """Return one record per example of the reader for `predict`, in the order of the file.
 
         Args:
-            output_dir: `predictions.json` goes there, in PALM's form.
-            print_steps: a line every so many batches.
+            output_dir: directory for `predictions.json` in PALM's format. None: not written.
+            print_steps: batches between two log lines.
 
         Raises:
-            WiringError: nothing trained or loaded, or no reader.
+            WiringError: no trained or loaded model, or no reader.
         """
         reader = self._to_predict()
         report = Progress(reader.batch_size, print_steps, self._session.say)
@@ -225,11 +253,11 @@ class Trainer(TrainerCalls):
         return records
 
     def predict_one_batch(self, batch: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
-        """The head's raw tensors for a batch, by name (`logits`); classes also as `probs`. `predict` decodes them."""
+        """Return the raw tensors of the head by name (`logits`), for classes also `probs`. `predict` decodes them."""
         return raw_outputs(self._session, self.task, batch)
 
     def reset_buffer(self) -> None:
-        """Forgets what a head of your own kept. Others keep no rows between calls of `predict`, as PALM's did."""
+        """Remove the kept records of a custom head. Other heads keep none between calls of `predict`."""
         if self.task.custom_head is not None:
             self.task.custom_head.reset()
 
@@ -243,27 +271,30 @@ class Trainer(TrainerCalls):
             )
         return self.task.predict_reader
 
-    def _alone(self, call: str, instead: str) -> None:
+    def _check_standalone(self, call: str, instead: str) -> None:
         if self.held:
             raise WiringError(
-                f"trainer '{self.name}' is held by a MultiHeadTrainer: {call} would train it alone. Call the MultiHeadTrainer's {instead}."
+                f"trainer '{self.name}' is held by a MultiHeadTrainer, so {call} would train it without the others. Call the MultiHeadTrainer's {instead}."
             )
 
     def join(self, session: Session) -> None:
-        """Shares the session of a MultiHeadTrainer, which calls this. Raises WiringError when it is held already."""
+        """Share the session of a MultiHeadTrainer. Raises WiringError for a member of another one."""
         if self.held:
             raise WiringError(f"trainer '{self.name}' is held by a MultiHeadTrainer already. Make a new Trainer.")
-        self.held, self._session = True, session
+        self.held = True
+        self._session = session
 
 
 def check_phase(reader: Reader, name: str) -> Reader:
-    """Raises WiringError for anything but a reader of training data."""
+    """Return a reader of training data. Raises WiringError for anything else."""
     if not isinstance(reader, Reader):
         raise WiringError(
-            f"trainer '{name}': {reader!r} is no reader. Pass one of palm.reader, such as ClassifyReader(vocab_path, max_len)."
+            f"trainer '{name}': reader must be a Reader, got {reader!r}. Pass one of palm.reader, such as ClassifyReader(vocab_path, max_len)."
         )
     if reader.phase != "train":
-        raise WiringError(f"trainer '{name}': its reader is for phase 'predict'. Make one with phase='train' to train.")
+        raise WiringError(
+            f"trainer '{name}': the phase of its reader must be 'train', got '{reader.phase}'. Create it with phase='train'."
+        )
     if not reader.batch_size:
         raise WiringError(
             f"trainer '{name}': its {type(reader).__name__} has no data yet. Call load_data(FILE, batch_size) first."

@@ -61,7 +61,9 @@ def test_predicts_every_row_without_labels(single, vocab_path, tmp_path, rows, f
 
 
 def test_quota_counts_epochs_of_the_reference_and_warns(article):
-    with pytest.warns(UserWarning, match=r"'intent' goes 50\.0 times over its data, not 10.*per_task_epochs=True"):
+    with pytest.warns(
+        UserWarning, match=r"'intent' is planned for 50\.0 epochs of its data, not 10.*per_task_epochs=True"
+    ):
         one = article(slot_rows=1000, intent_rows=200, epochs=10, batch=1)
     assert one.trainer._session.plan.mixing.quotas == {"slot": 10_000, "intent": 10_000}
     assert one.trainer.overall_train_steps == 20_000

@@ -76,7 +76,7 @@ def test_masked_words_have_no_answer(dnet):
     trainer, trainers, readers = dnet
     trainers["mlm"].fit_reader(readers["mlm"], phase="predict")
     with pytest.raises(
-        WiringError, match="trainer 'mlm' has a masked LM head, which shapes the encoder and answers nothing"
+        WiringError, match="trainer 'mlm' has a masked LM head, which trains the encoder only and has no predictions"
     ):
         trainers["mlm"].predict()
     assert set(trainer.merge_inference_readers(readers)("mrc").__next__()) >= {"token_ids"}

@@ -103,7 +103,7 @@ def test_a_tasks_weight_counts(joint, tmp_path):
     assert told[0][1] != told[1][1]
     heavy.trainer.save(tmp_path / "run")
     assert load_config(tmp_path / "run/config.toml").tasks["slot"].weight == 3.0
-    with pytest.raises(ConfigError, match=r"trainer 'slot': weight is 0, but is above 0"):
+    with pytest.raises(ConfigError, match=r"trainer 'slot': weight must be above 0, got 0"):
         palm.Trainer("slot", weight=0)
 
 

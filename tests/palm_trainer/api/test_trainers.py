@@ -267,9 +267,9 @@ def test_held_trainers_are_trained_together_only(article):
 @pytest.mark.parametrize(
     ("trainers", "message"),
     [
-        (list, "no trainer given"),
+        (list, "must hold at least one trainer, got none"),
         (lambda: [palm.Trainer("a"), palm.Trainer("a")], "two trainers are called 'a'"),
-        (lambda: {"b": palm.Trainer("a")}, "the dict names b, but its trainers are called a"),
+        (lambda: {"b": palm.Trainer("a")}, "the keys of the dict must be the names of its trainers \\(a\\), got b"),
     ],
 )
 def test_wrong_trainers(trainers, message):
@@ -286,16 +286,18 @@ def test_wrong_readers(article):
         fit({"mood": one.readers[0]}, "slot", 1)
     with pytest.raises(WiringError, match="trainer 'intent' got no reader"):
         fit({"slot": one.readers[0]}, "slot", 1)
-    with pytest.raises(WiringError, match="sampling_reference is 'mood', but the trainers are slot, intent"):
+    with pytest.raises(WiringError, match="sampling_reference must be one of slot, intent, got 'mood'"):
         fit(one.readers, "mood", 1)
-    with pytest.raises(ConfigError, match="num_epochs is 0"):
+    with pytest.raises(ConfigError, match="num_epochs must be above 0, got 0"):
         fit(one.readers, "slot", 0)
     with pytest.raises(
         WiringError, match=r"the kind of its head must be one that ClassifyReader reads .*, got 'sequence_label'"
     ):
         fit(one.readers[::-1], "slot", 1)
     one.readers[0].num_epochs = 3
-    with pytest.raises(WiringError, match=r"num_epochs=3, but the MultiHeadTrainer plans the epochs"):
+    with pytest.raises(
+        WiringError, match=r"num_epochs of its reader must be None, since the MultiHeadTrainer plans the epochs, got 3"
+    ):
         fit(one.readers, "slot", 1)
 
 
@@ -313,18 +315,22 @@ def test_wrong_forward_and_backward(article, config):
         one.trainer.build_forward()
     for trainer in (one.slot, one.intent):
         trainer.set_as_aux()
-    with pytest.raises(WiringError, match="all trainers are auxiliary"):
+    with pytest.raises(WiringError, match="at least one trainer must not be auxiliary"):
         one.trainer.build_forward()
 
 
 def test_wrong_classes_are_said_with_the_right_number(single, article, vocab_path, tmp_path, config):
     one = single()
     one.trainer.build_forward(one.backbone, palm.head.Classify(2, 16))
-    with pytest.raises(WiringError, match=r"num_classes=2, but .* holds 3 labels.*Write num_classes=3"):
+    with pytest.raises(
+        WiringError, match=r"num_classes must be 3, because .* holds 3 labels.*got 2.*Write num_classes=3"
+    ):
         one.trainer.fit_reader(one.reader)
     two = article(fit=False)
     two.slot.build_forward(two.backbone, palm.head.SequenceLabel(130, 16))
-    with pytest.raises(WiringError, match=r"num_classes=130, but the label map holds 4 tags. Write num_classes=4"):
+    with pytest.raises(
+        WiringError, match=r"num_classes must be 4, because the label map holds 4 tags, got 130. Write num_classes=4"
+    ):
         two.trainer.fit_readers_with_mixratio(two.readers, "slot", 1)
 
 
@@ -333,10 +339,10 @@ def test_wrong_classes_are_said_with_the_right_number(single, article, vocab_pat
     [
         (lambda t: t.set_saver("out", 0), "save_steps is 0"),
         (lambda t: t.set_saver("out", 5, "model"), "save_type is 'model'"),
-        (lambda t: palm.Trainer("a.b"), "the name 'a.b' is not letters"),
-        (lambda t: palm.Trainer("a", mix_ratio=0), "mix_ratio is 0, but is above 0"),
+        (lambda t: palm.Trainer("a.b"), "name must be letters, digits, _ and -.*got 'a.b'"),
+        (lambda t: palm.Trainer("a", mix_ratio=0), "mix_ratio must be above 0, got 0"),
         (lambda t: palm.optimizer.Adam(None, 0), "lr must be above 0, got 0"),
-        (lambda t: palm.optimizer.Adam(None, 1e-3, 5), "lr_schedualer is 5, which is no function"),
+        (lambda t: palm.optimizer.Adam(None, 1e-3, 5), "lr_schedualer must be a function of the step, got 5"),
         (lambda t: t.build_backward(None, use_ema=True, ema_decay=2), "ema_decay is 2"),
         (lambda t: t.build_backward(None, weight_decay=-1), "weight_decay is -1"),
     ],
