@@ -98,6 +98,17 @@ class _ChainLoss(torch.autograd.Function):
     def forward(
         ctx: Any, emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, tags: Tensor, lengths: Tensor
     ) -> Tensor:
+        """Return the negative log-likelihood of the tags, summed over rows, and save its gradients.
+
+        Args:
+            ctx: context of the backward pass.
+            emissions: `[batch, tokens, tags]`, left-aligned.
+            start: `[tags]`.
+            transitions: `[tags, tags]`.
+            end: `[tags]`.
+            tags: int64 `[batch, tokens]`.
+            lengths: int64 `[batch]`.
+        """
         em = emissions.detach().double()
         peak = em.amax(dim=2, keepdim=True)
         em = torch.maximum(em, peak - _LARGEST_LEAD)
