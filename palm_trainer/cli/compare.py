@@ -1,4 +1,4 @@
-"""What `palm-train compare` does and prints: the trainings that are missing, then whether joint training helped."""
+"""Output of `palm-train compare`: run the missing trainings, then compare joint training with single tasks."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +23,18 @@ RESULT, PAGE = "compare.json", "compare.html"
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`13,14,15` -> numbers. Raises PalmError for anything else, and for a seed that is given twice."""
-    parts = [part.strip() for part in text.split(",")]
-    seeds = [int(part) for part in parts if part.isascii() and part.isdigit()]
-    if len(seeds) < len(parts) or any(seed >= 2**32 for seed in seeds):
-        raise PalmError(f"--seeds {text}: seeds are whole numbers from 0 to 2^32 - 1 with commas, such as 13,14,15.")
+    """Parse seeds such as `13,14,15`. Raises PalmError for anything else, and for a repeated seed."""
+    seeds: list[int] = []
+    for item in text.split(","):
+        digits = item.strip()
+        if not (digits.isascii() and digits.isdigit()) or int(digits) >= 2**32:
+            raise PalmError(
+                f"--seeds must be whole numbers from 0 to 2^32 - 1, separated by commas, got '{text}'. Example: 13,14,15."
+            )
+        seeds.append(int(digits))
     if len(set(seeds)) < len(seeds):
         raise PalmError(
-            f"--seeds {text}: a seed is given twice, which would count one training as two. Give each once."
+            f"--seeds must be different numbers, got '{text}'. A repeated seed would count one training twice."
         )
     return seeds
 
@@ -46,16 +50,17 @@ def show_comparison(
     stop: Callable[[], bool],
     guard: Callable[[Iterator[Event]], Iterator[Event]],
 ) -> bool:
-    """Trains what is missing, compares, prints and writes; False when `stop` ended it before.
+    """Run the missing trainings, compare, print and write the result. Returns False when `stop` ended it early.
 
     Args:
-        path, config: the configuration.
-        seeds: of the trainings.
+        path: file of the configuration.
+        config: the configuration.
+        seeds: seeds of the trainings.
         output: directory of the runs, compare.json and compare.html.
-        jobs: trainings at a time.
-        json_file: a second place for compare.json.
-        stop: asked after each step.
-        guard: turns what the machine refuses while training into messages.
+        jobs: number of concurrent trainings.
+        json_file: second file for the content of compare.json.
+        stop: called after each step. True ends the training.
+        guard: converts memory and disk errors of a training to messages.
     """
     plan = plan_comparison(config)
     trainings = plan_trainings(plan, seeds, output)
@@ -72,7 +77,7 @@ def show_comparison(
     if json_file is not None:
         write_json(json_file, written)
     write_page(result, path, output / PAGE)
-    _tell(result)
+    _show_result(result)
     show(f"written: {output / RESULT}, {output / PAGE}")
     return True
 
@@ -106,7 +111,7 @@ def _announce(plan: ComparisonPlan, seeds: Sequence[int]) -> None:
     show(f"{len(plan.variants) * len(seeds)} trainings: seeds {', '.join(map(str, seeds))}")
 
 
-def _tell(result: ComparisonResult) -> None:
+def _show_result(result: ComparisonResult) -> None:
     table = Table(title="joint training against each task alone, in per cent", title_justify="left")
     for column in ("metric", "on"):
         table.add_column(column)

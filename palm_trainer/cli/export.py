@@ -1,4 +1,7 @@
-"""The command `palm-export`. Exit codes: 0; 2 wrong usage or bad input, with one message; 1 failure, parity included."""
+"""The command `palm-export`.
+
+Exit codes: 0 success, 2 wrong usage or bad input, 1 failure, including a parity failure.
+"""
 
 import json
 import math
@@ -22,16 +25,16 @@ if TYPE_CHECKING:  # it loads what `--help` does not need
     from palm_trainer.export.report import ExportReport
 
 _WITHOUT_DEV = 500
-"""Training examples that the gate runs over where there is no dev split."""
+"""Number of training examples for the parity check where there is no dev split."""
 
 _TABLE_WIDTH = 130
-"""Characters that no cell is cut at."""
+"""Characters that fit a row without cutting a cell."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
 class Precision(StrEnum):
-    """What weights the exported graphs may have."""
+    """Precisions of the weights of exported graphs."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -49,7 +52,7 @@ def export(
     precision: Annotated[
         Precision,
         typer.Option(
-            help="auto: what answers as the trained model does and is faster here; else the plain graph and this."
+            help="auto: every precision that answers as the trained model and is faster here. Otherwise fp32 and this one."
         ),
     ] = Precision.AUTO,
     name: Annotated[str | None, typer.Option(help="Name of the model; default: that of the directory.")] = None,
@@ -61,10 +64,10 @@ def export(
         Path | None, typer.Option("--json", metavar="FILE", help="Write the table to FILE as JSON too.")
     ] = None,
 ) -> None:
-    """Exports the best checkpoint of RUN as a bundle, and proves that the bundle answers as the checkpoint does.
+    """Export the best checkpoint of RUN as a bundle, and check that the bundle answers as the checkpoint does.
 
-    All dev examples and 200 random shapes are run through PyTorch and through every execution provider of this machine. When the plain graph
-    differs on the CPU in fp32 nothing is written; another variant that fails, or is not faster, is left out.
+    All dev examples and 200 random shapes are run through PyTorch and every execution provider of this machine.
+    Nothing is written when the plain graph differs on the CPU in fp32. Another variant is left out when it fails or is not faster.
     """
     with _step_display() as say:
         say("loading the run")
@@ -76,13 +79,16 @@ def export(
 
 
 def show(report: "ExportReport") -> None:
-    """Prints the table, what was made, and why a variant is not written."""
+    """Print the table, the notes, and the reason for each variant that is not written."""
     # Not narrower: into a file or a narrow terminal too, no cell may be cut.
     console = Console(width=max(Console().width, _TABLE_WIDTH))
     console.print(variants_table(report))
-    told = [f"{row.candidate} is not written: {row.reason}" for row in report.rows if row.reason]
-    failed = [f"{r.candidate} failed: {r.result.reason}" for r in report.rows if r.result.reason and not r.reason]
-    for line in (*report.notes, *told, *failed):
+    lines = list(report.notes)
+    lines += [f"{row.candidate} is not written: {row.reason}" for row in report.rows if row.reason]
+    for row in report.rows:
+        if row.result.reason and not row.reason:
+            lines.append(f"{row.candidate} failed: {row.result.reason}")
+    for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -104,13 +110,15 @@ def _export(
     checkpoint_directory(run)
     if not (run / "config.toml").is_file():
         raise CheckpointError(
-            f"{run} is no run: config.toml is missing. Give the directory that `palm-train run` wrote."
+            f"{run} must be a run directory of `palm-train run`, got a directory without config.toml."
         )
     config = load_config(run / "config.toml")
     sets = evaluation_sets(config, "dev")
     if not sets:
         say(f"the data has no dev split: comparing on the first {_WITHOUT_DEV} training examples")
-        sets = [replace(one, examples=one.examples[:_WITHOUT_DEV]) for one in evaluation_sets(config, "train")]
+        sets = []
+        for training_set in evaluation_sets(config, "train"):
+            sets.append(replace(training_set, examples=training_set.examples[:_WITHOUT_DEV]))
     metrics = read_json(run / "metrics.json") if (run / "metrics.json").is_file() else {}
     return export_bundle(
         load_trained(run),
@@ -138,12 +146,12 @@ def _write_json(path: Path, manifest: Manifest, report: "ExportReport") -> None:
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise ExportError(
-            f"--json {path} could not be written: {error.strerror}. The bundle stands; choose another file."
+            f"--json {path} could not be written: {error.strerror}. The bundle is complete. Choose another file."
         ) from error
 
 
 def variants_table(report: "ExportReport") -> Table:
-    """Each variant on each provider that it was measured on."""
+    """Return a table of each variant on each provider that it was measured on."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in (
         "variant",
@@ -181,7 +189,7 @@ def variants_table(report: "ExportReport") -> Table:
 
 @contextmanager
 def _step_display() -> Iterator[Callable[[str], None]]:
-    """What is done now, on standard error: a spinner on a terminal, plain lines elsewhere."""
+    """Yield a function that shows the current step on standard error, as a spinner on a terminal, else as lines."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda step: console.print(f"palm-export: {step}", highlight=False, soft_wrap=True)
@@ -192,7 +200,7 @@ def _step_display() -> Iterator[Callable[[str], None]]:
 
 def main() -> None:
     """Entry point of `palm-export`."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that an ended export cleans up as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     try:
         app()
     except PalmError as error:

@@ -1,4 +1,4 @@
-"""`palm-train models`: pretrained encoders, their download, and the conversion of the original's."""
+"""`palm-train models`: list, download and convert pretrained encoders."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ models_app = typer.Typer(help="Pretrained encoders.", no_args_is_help=True)
 
 @models_app.command("ls", epilog="Example: palm-train models ls")
 def ls() -> None:
-    """Encoders: by name for `encoder.model`, and those that `models download` fetches."""
+    """List the encoders for `encoder.model`, and those that `models download` fetches."""
     from palm_trainer.model.download.model_names import PRETRAINED, source
     from palm_trainer.model.encoders.load_pretrained import PACKAGED
 
@@ -31,7 +31,8 @@ def ls() -> None:
 def download(
     name: Annotated[str, typer.Argument(help="A name of `palm-train models ls`, or a Hub id.", show_default=False)],
     directory: Annotated[
-        Path | None, typer.Argument(help="Where `pretrain/NAME` is made; the working directory otherwise.")
+        Path | None,
+        typer.Argument(help="Directory in which `pretrain/NAME` is created. Default: the working directory."),
     ] = None,
     path: Annotated[Path | None, typer.Option(help="The same as the second argument.")] = None,
 ) -> None:
@@ -39,7 +40,7 @@ def download(
     from palm_trainer.model.download.model_names import download as fetch
 
     if directory is not None and path is not None:
-        raise PalmError(f"two directories: {directory} and --path {path}. Give one of them.")
+        raise PalmError(f"the directory must be given once, got {directory} and --path {path}. Remove one.")
     fetch("pretrain", name, directory or path or Path())
 
 
@@ -60,17 +61,17 @@ def convert(
         bool | None,
         typer.Option(
             "--lowercase/--cased",
-            help="Whether text is lower-cased; by default the vocabulary tells.",
+            help="Lower-case the text or not. Default: as the vocabulary.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Turn Paddle parameters of the original PALM (BERT, RoBERTa-zh, ERNIE) into what `encoder.model` and `load_pretrain` take."""
+    """Convert Paddle parameters of the original PALM (BERT, RoBERTa-zh, ERNIE) for `encoder.model` and `load_pretrain`."""
     from palm_trainer.model.encoders.convert_paddle import convert_paddle
 
-    done = convert_paddle(source, target, lowercase=lowercase)
-    text = "lower-cased" if done.lowercase else "cased"
-    print(f"{source} -> {target}: {done.model_type}, {len(done.matched)} tensors, {text} text")
-    for what, names in (("missing, and not needed", done.missing), ("not used", done.unused)):
+    conversion = convert_paddle(source, target, lowercase=lowercase)
+    text = "lower-cased" if conversion.lowercase else "cased"
+    print(f"{source} -> {target}: {conversion.model_type}, {len(conversion.matched)} tensors, {text} text")
+    for title, names in (("missing, and not needed", conversion.missing), ("not used", conversion.unused)):
         if names:
-            print(f"  {what}: {', '.join(names)}")
+            print(f"  {title}: {', '.join(names)}")

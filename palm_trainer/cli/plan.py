@@ -1,4 +1,4 @@
-"""What `palm-train plan` prints: what a run would read, learn and do, and what is wrong with the files."""
+"""Output of `palm-train plan`: data, tasks and steps of a run, and the defects of its files."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -30,11 +30,10 @@ Read: TypeAlias = Mapping[str, Mapping[str, Split]]
 
 
 def show_plan(config: Config, *, data_only: bool = False) -> None:
-    """Reads everything, wires everything, trains nothing. `data_only`: reads the files and tokenizes nothing."""
-    read = {
-        name: {split: read_split(data, split) for split in _SPLITS if data.paths(split)}
-        for name, data in config.data.items()
-    }
+    """Print the plan of a run without training. `data_only`: read the files, but tokenize nothing."""
+    read: dict[str, dict[str, Split]] = {}
+    for name, data in config.data.items():
+        read[name] = {split: read_split(data, split) for split in _SPLITS if data.paths(split)}
     if data_only:
         config = resolve_fields(config, {name: splits["train"].examples for name, splits in read.items()})
         show(_row_table(read))
@@ -42,10 +41,9 @@ def show_plan(config: Config, *, data_only: bool = False) -> None:
         _show_faults(config, read, {})
         return
     job = job_from_config(config)
-    lengths = {
-        name: {split: _lengths(job, name, split, found.examples) for split, found in splits.items()}
-        for name, splits in read.items()
-    }
+    lengths: dict[str, dict[str, _Lengths]] = {}
+    for name, splits in read.items():
+        lengths[name] = {split: _lengths(job, name, split, content.examples) for split, content in splits.items()}
     show(_work_table(job, read, lengths))
     show(_task_table(job.config, read))
     _show_faults(job.config, read, lengths)
@@ -60,10 +58,10 @@ def show_plan(config: Config, *, data_only: bool = False) -> None:
 
 
 def _order(job: Job) -> str:
-    """How the data sets alternate."""
+    """Describe the order of the data sets."""
     mixing, policy = job.loop.mixing, job.config.train.mixing
     if isinstance(mixing, LossDriven):
-        return f"mixing {policy}: steps and epochs are those of data sets whose losses fall alike"
+        return f"mixing {policy}: steps and epochs assume that all losses fall at one rate"
     if isinstance(mixing, PlannedMixing) and len(mixing.phases) > 1:
         first, last = mixing.phases[0], mixing.phases[-1]
         listed = ", ".join(f"{name} {first[name]} and {last[name]}" for name in first)
@@ -72,10 +70,13 @@ def _order(job: Job) -> str:
 
 
 def _effort(job: Job) -> str:
-    """What a step moves, and how often it reads its batch."""
+    """Describe the parameters that a step trains and its passes over a batch."""
     train = job.config.train
-    count = sum(p.numel() for p in job.trained.model.parameters() if p.requires_grad)
-    reasons = [f"train.regularization.{key}" for key in ("r_drop", "fgm") if getattr(train.regularization, key)]
+    count = sum(weights.numel() for weights in job.trained.model.parameters() if weights.requires_grad)
+    reasons = []
+    for key in ("r_drop", "fgm"):
+        if getattr(train.regularization, key):
+            reasons.append(f"train.regularization.{key}")
     method = train.balancing.method
     passes = f"; {2 ** len(reasons)} passes over each batch ({', '.join(reasons)})" if reasons else ""
     several = method in ("gradnorm", *GRADIENT_METHODS)
@@ -86,7 +87,7 @@ def _effort(job: Job) -> str:
 
 @dataclass(frozen=True)
 class _Lengths:
-    """Tokens of a split's rows (windows, where passages are read in windows), and positions of the examples that are cut."""
+    """Tokens of each row of a split (of each window of a passage), and positions of the examples that are cut."""
 
     tokens: npt.NDArray[np.int64]
     cut: list[int]
@@ -100,14 +101,18 @@ def _lengths(job: Job, data: str, split: str, examples: list[Example]) -> _Lengt
     tokenizer = TextTokenizer(job.trained.tokenizer_json, job.trained.max_length)
     features = inputs.features(examples, tokenizer)
     tokens = np.array([max(map(len, feature.rows)) for feature in features], dtype=np.int64)
-    return _Lengths(tokens, sorted({f.example for f in features if any(row.truncated for row in f.rows)}))
+    cut: set[int] = set()
+    for feature in features:
+        if any(row.truncated for row in feature.rows):
+            cut.add(feature.example)
+    return _Lengths(tokens, sorted(cut))
 
 
 def _row_table(read: Read) -> Table:
     table = _table("data", ("data set", "split"), ("rows",))
     for name, splits in read.items():
-        for split, found in splits.items():
-            table.add_row(name, split, str(len(found.examples)))
+        for split, content in splits.items():
+            table.add_row(name, split, str(len(content.examples)))
     return table
 
 
@@ -115,9 +120,9 @@ def _work_table(job: Job, read: Read, lengths: Mapping[str, Mapping[str, _Length
     numbers = ("rows", "tokens (median / longest)", "cut", "batches an epoch", "padding", "steps", "epochs")
     table = _table("data", ("data set", "split"), numbers)
     for name, splits in read.items():
-        for split, found in splits.items():
+        for split, content in splits.items():
             measured = lengths[name][split]
-            rows, read_as = len(found.examples), len(measured.tokens)
+            rows, read_as = len(content.examples), len(measured.tokens)
             table.add_row(
                 name,
                 split,
@@ -130,7 +135,7 @@ def _work_table(job: Job, read: Read, lengths: Mapping[str, Mapping[str, _Length
 
 
 def _work(job: Job, name: str) -> tuple[str, str, str, str]:
-    """Batches an epoch, padding, steps, epochs."""
+    """Return batches per epoch, padding, steps and epochs as text."""
     source = job.loop.sources[name]
     batches, steps = source.sampler.batches_per_epoch, job.loop.mixing.quotas[name]
     padding = padding_share(source.dataset.lengths, [source.sampler.next() for _ in range(batches)])
@@ -140,7 +145,9 @@ def _work(job: Job, name: str) -> tuple[str, str, str, str]:
 def _task_table(config: Config, read: Read) -> Table:
     table = _table("tasks", ("task", "kind", "role", "field", "data", "labels in train"), ())
     for name, task in config.tasks.items():
-        examples = [example for data in task.data for example in read[data]["train"].examples]
+        examples: list[Example] = []
+        for data in task.data:
+            examples += read[data]["train"].examples
         table.add_row(name, task.kind, task.role, task.field or "", ", ".join(task.data), _learnt(task, examples))
     return table
 
@@ -160,25 +167,31 @@ def _show_faults(config: Config, read: Read, lengths: Mapping[str, Mapping[str, 
 
 
 def _reading(data: DataConfig) -> str:
-    """The format and the options that are set."""
+    """Return the format and the options that are set."""
     options = data.options()
     default = asdict(FormatOptions())
-    return ", ".join([data.format, *(f"{k} = {v!r}" for k, v in options.items() if v != default[k])])
+    return ", ".join(
+        [data.format, *(f"{name} = {value!r}" for name, value in options.items() if value != default[name])]
+    )
 
 
 def _faults(
     config: Config, name: str, splits: Mapping[str, Split], lengths: Mapping[str, _Lengths]
 ) -> Iterator[tuple[str, Defect]]:
-    """All that is wrong with a data set, split by split."""
-    tasks = [task for task in config.tasks.values() if name in task.data and task_kind(task.kind).has_labels(task)]
-    learnt = dict.fromkeys(t.field for t in tasks if t.field)
-    across = find_split_defects({split: found.examples for split, found in splits.items()}, list(learnt))
+    """Yield the defects of a data set, split by split."""
+    fields: dict[str, None] = {}
+    for task in config.tasks.values():
+        if name in task.data and task_kind(task.kind).has_labels(task) and task.field:
+            fields[task.field] = None
+    examples = {split: content.examples for split, content in splits.items()}
+    split_defects = find_split_defects(examples, list(fields))
     limit = config.encoder.max_length
-    for split, found in splits.items():
-        yield from ((split, defect) for defect in (*found.defects, *across[split]))
+    for split, content in splits.items():
+        for defect in (*content.defects, *split_defects[split]):
+            yield split, defect
         if split in lengths and (cut := lengths[split].cut):
             kind = f"row longer than encoder.max_length = {limit} tokens (cut)"
-            yield split, Defect(kind, len(cut), found.examples[cut[0]].source)
+            yield split, Defect(kind, len(cut), content.examples[cut[0]].source)
 
 
 def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Table:

@@ -1,4 +1,4 @@
-"""What the commands print: a progress bar on a terminal, plain lines elsewhere, and tables."""
+"""Console output of the commands: a progress bar on a terminal, else plain lines, and tables."""
 
 import sys
 import time
@@ -21,12 +21,12 @@ _RATE_WINDOW = 50
 
 
 def show(renderable: Any) -> None:
-    """Prints on standard output. Brackets and colons in labels and paths are what they are, not markup."""
+    """Print on standard output, without markup for brackets and colons in labels and paths."""
     Console(soft_wrap=not sys.stdout.isatty(), markup=False, emoji=False).print(renderable)
 
 
 def show_training(events: Iterable[Event], config: Config) -> bool:
-    """Shows a run as it goes; True when it was stopped before its end."""
+    """Show the progress of a run. Returns True when it was stopped before its end."""
     display: _Bar | _Lines | None = None
     interrupted = False
     try:
@@ -45,8 +45,10 @@ def show_training(events: Iterable[Event], config: Config) -> bool:
                     display.line(f"epoch {event.epoch:g}  dev {_inline(event.metrics)}{'  best' if event.best else ''}")
                 case Averaged():
                     assert display is not None
-                    kept = "better: best/" if event.best else "no better than the best of them"
-                    display.line(f"average of steps {', '.join(map(str, event.steps))}  dev {event.score:.4f}  {kept}")
+                    outcome = "better: best/" if event.best else "no better than the best of them"
+                    display.line(
+                        f"average of steps {', '.join(map(str, event.steps))}  dev {event.score:.4f}  {outcome}"
+                    )
                 case Finished():
                     interrupted = event.interrupted
                     if display is not None:
@@ -64,33 +66,36 @@ def show_training(events: Iterable[Event], config: Config) -> bool:
 
 
 def watch_training(events: Iterable[Event]) -> bool:
-    """Runs what another process shows; True when it was stopped before its end."""
+    """Run a training whose progress another process shows. Returns True when it was stopped before its end."""
     *_, last = events
     return isinstance(last, Finished) and last.interrupted
 
 
 def metrics_table(metrics: Mapping[str, Metrics], title: str) -> Table:
-    """Metrics in per cent, a column a split."""
+    """Return a table of metrics in per cent, with one column per split."""
     table = Table(title=title, title_justify="left")
     table.add_column("metric")
     for split in metrics:
         table.add_column(split, justify="right")
-    rows = {name: None for one in metrics.values() for name in _flat(one)}
-    for name in rows:
-        table.add_row(name, *(_figure(name, _flat(one).get(name)) for one in metrics.values()))
+    columns = [_flat(split_metrics) for split_metrics in metrics.values()]
+    names: dict[str, None] = {}
+    for column in columns:
+        names.update(dict.fromkeys(column))
+    for name in names:
+        table.add_row(name, *(_figure(name, column.get(name)) for column in columns))
     return table
 
 
 def announce(job: Job, first_step: int) -> None:
-    """One line: data, tasks, steps, device."""
+    """Show one line with data, tasks, steps and device."""
     precision = job.loop.precision
     tasks = ", ".join(f"{name} ({info.kind}, {len(info.labels)} labels)" for name, info in job.trained.tasks.items())
     rows = ", ".join(f"{name} {len(source.dataset)} rows" for name, source in job.loop.sources.items())
     kind = str(precision.autocast or "fp32").removeprefix("torch.")
     processes = job.loop.processes.size
-    where = f"{processes} x {precision.device.type}" if processes > 1 else str(precision.device)
+    device = f"{processes} x {precision.device.type}" if processes > 1 else str(precision.device)
     resumed = f" from step {first_step}" if first_step else ""
-    show(f"{rows}; {tasks}; {job.loop.total_steps} steps{resumed} on {where} in {kind}")
+    show(f"{rows}; {tasks}; {job.loop.total_steps} steps{resumed} on {device} in {kind}")
 
 
 def _show_defects(job: Job) -> None:
@@ -100,14 +105,16 @@ def _show_defects(job: Job) -> None:
 
 
 class _Rate:
-    """Examples a second over the last steps."""
+    """Examples per second over the last steps."""
 
     def __init__(self) -> None:
         self._recent: deque[tuple[int, float]] = deque(maxlen=_RATE_WINDOW)
 
     def add(self, step: Step) -> float:
         self._recent.append((step.examples, step.seconds))
-        return sum(n for n, _ in self._recent) / max(1e-9, sum(s for _, s in self._recent))
+        examples = sum(number for number, _ in self._recent)
+        seconds = sum(duration for _, duration in self._recent)
+        return examples / max(1e-9, seconds)
 
 
 class _Bar:
@@ -148,15 +155,15 @@ class _Lines:
     def step(self, event: Step) -> None:
         rate = self._rate.add(event)
         if event.step % self._every == 0:
-            left = (time.monotonic() - self._begin) / (event.step - self._first) * (self._total - event.step)
-            state = f"lr {event.learning_rate:.1e}  {rate:.0f} examples/s  {left:.0f} s left"
+            remaining = (time.monotonic() - self._begin) / (event.step - self._first) * (self._total - event.step)
+            state = f"lr {event.learning_rate:.1e}  {rate:.0f} examples/s  {remaining:.0f} s left"
             self.line(f"step {event.step}/{self._total}  {event.data}  {_losses(event)}  {state}")
 
     def line(self, text: str) -> None:
         print(text, flush=True)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no resource is open."""
 
 
 def _losses(event: Step) -> str:
@@ -166,21 +173,24 @@ def _losses(event: Step) -> str:
 def _flat(metrics: Metrics) -> dict[str, float]:
     flat: dict[str, float] = {}
     for name, value in metrics.items():
-        flat.update(
-            {f"{name} {metric}": number for metric, number in value.items()}
-            if isinstance(value, dict)
-            else {name: value}
-        )
+        if not isinstance(value, dict):
+            flat[name] = value
+            continue
+        for metric, number in value.items():
+            flat[f"{name} {metric}"] = number
     return flat
 
 
 def _inline(metrics: Metrics) -> str:
-    kept = {name: value for name, value in _flat(metrics).items() if not name.endswith((" precision", " recall"))}
-    return "  ".join(f"{name} {_figure(name, value)}" for name, value in kept.items())
+    figures = []
+    for name, value in _flat(metrics).items():
+        if not name.endswith((" precision", " recall")):
+            figures.append(f"{name} {_figure(name, value)}")
+    return "  ".join(figures)
 
 
 def _figure(name: str, value: float | None) -> str:
-    """Shares in per cent; a perplexity is none."""
+    """Format a share in per cent, and a perplexity as a number."""
     if value is None:
         return ""
     return f"{value:.1f}" if name.endswith("perplexity") else f"{100 * value:.2f}"

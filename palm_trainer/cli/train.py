@@ -1,4 +1,4 @@
-"""`palm-train`: parse, build, call, print."""
+"""The command `palm-train`."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from palm_trainer.config.atomic_files import write_file
 from palm_trainer.config.moved_keys import MovedKeyWarning
 from palm_trainer.errors import PalmError
 
-if TYPE_CHECKING:  # torch loads in seconds; `--help` need not wait for it
+if TYPE_CHECKING:  # torch takes seconds to load, and `--help` does not need it
     from palm_trainer.config.loader import Config
     from palm_trainer.runs.events import Event
 
@@ -46,13 +46,11 @@ def run(
     overrides: SetOption = None,
     output: Annotated[Path | None, typer.Option(help="Run directory; overrides train.output.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted run where it was saved last.")
+        bool, typer.Option("--resume", help="Continue an interrupted run from its last checkpoint.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a run that the output directory holds.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run in the output directory.")] = False,
 ) -> None:
-    """Train, evaluate after each epoch, keep the best and the last checkpoint. Under torchrun several processes train together."""
+    """Train, evaluate after each epoch, and save the best and the last checkpoint. Under torchrun several processes train together."""
     from palm_trainer.cli.show import show_training, watch_training
     from palm_trainer.config.loader import load_config
     from palm_trainer.runs.directory import CONFIG
@@ -62,16 +60,16 @@ def run(
     with process_group() as processes:
         if resume and overwrite:
             raise PalmError("--resume continues a run and --overwrite replaces it. Give one of them.")
-        if not processes.is_first:  # the first process tells it
+        if not processes.is_first:  # the first process warns
             warnings.filterwarnings("ignore", category=MovedKeyWarning)
         settings = load_config(config, overrides or (), output)
-        stop = _StopRequest(alone=processes.size == 1)
+        stop = _StopRequest(single_process=processes.size == 1)
         events = _guarded(train(settings, resume=resume, overwrite=overwrite, stop=stop, processes=processes))
         interrupted = show_training(events, settings) if processes.is_first else watch_training(events)
         if interrupted and processes.is_first:
-            saved = settings.train.output / CONFIG  # holds what --set and --output said
-            told = f"palm-train run {saved} --output {settings.train.output} --resume"
-            print(f"stopped; continue with: {told}", file=sys.stderr)
+            saved = settings.train.output / CONFIG  # includes the values of --set and --output
+            resume_command = f"palm-train run {saved} --output {settings.train.output} --resume"
+            print(f"stopped; continue with: {resume_command}", file=sys.stderr)
     if interrupted:
         raise typer.Exit(130)
 
@@ -83,7 +81,7 @@ def evaluate(
     checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the metrics to this file.")] = None,
 ) -> None:
-    """Metrics of a run on a split of its data."""
+    """Compute the metrics of a run on a split of its data."""
     from palm_trainer.cli.show import metrics_table, show
     from palm_trainer.runs.evaluate_run import evaluate_run, write_metrics
 
@@ -101,11 +99,11 @@ def evaluate(
 def report(
     run: RunArgument,
     split: Annotated[
-        str | None, typer.Option(help="Judge the answers on dev, test or train; default: dev.", show_default=False)
+        str | None, typer.Option(help="Split to evaluate: dev, test or train. Default: dev.", show_default=False)
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in RUN.")] = None,
+    output: Annotated[Path | None, typer.Option(help="HTML file. Default: report.html in RUN.")] = None,
 ) -> None:
-    """Write the page to look at: curves, scores of each label, confusions, calibration, the worst errors, data."""
+    """Write an HTML report: curves, scores of each label, confusions, calibration, the worst errors, data."""
     from palm_trainer.runs.evaluate_run import report_run
 
     settings = _run_config(run, "best")
@@ -119,21 +117,23 @@ def predict(
     run: RunArgument,
     text: Annotated[list[str] | None, typer.Option(help="A text (or question) to answer. Repeatable.")] = None,
     pair: Annotated[
-        list[str] | None, typer.Option(help="Its second text (or passage): one for all texts, or one for each.")
+        list[str] | None, typer.Option(help="Second text (or passage): one for all texts, or one for each.")
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--input", help="A text a line, or JSONL with `text` and `text_pair` (`question`, `passage`)."),
+        typer.Option(
+            "--input", help="File with one text per line, or JSONL with `text` and `text_pair` (`question`, `passage`)."
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write JSONL here instead of printing it.")] = None,
 ) -> None:
-    """Answers of a trained model, one JSON object a text."""
+    """Predict with a trained model, one JSON object per text."""
     from palm_trainer.runs.predict import predict_lines, read_inputs, with_pairs
 
     if bool(text) == (source is not None):
         raise PalmError('give either --text "..." or --input FILE.')
     if pair and source is not None:
-        raise PalmError("--pair belongs to --text; in an --input FILE each JSON object has its own text_pair.")
+        raise PalmError("--pair must be given with --text. In an --input FILE each JSON object has its own text_pair.")
     inputs = read_inputs(source) if source is not None else with_pairs(text or (), pair or ())
     text_lines = "".join(line + "\n" for line in predict_lines(run, inputs))
     if output is None:
@@ -147,10 +147,10 @@ def plan(
     config: ConfigArgument,
     overrides: SetOption = None,
     data_only: Annotated[
-        bool, typer.Option("--data-only", help="Only the files: rows, labels, faults; loads no encoder.")
+        bool, typer.Option("--data-only", help="Read the files only: rows, labels, defects. No encoder is loaded.")
     ] = False,
 ) -> None:
-    """Dry run: rows, labels, token lengths, defects, steps and epochs, without training."""
+    """Show rows, labels, token lengths, defects, steps and epochs of a run, without training."""
     from palm_trainer.cli.plan import show_plan
     from palm_trainer.config.loader import load_config
 
@@ -161,21 +161,23 @@ def plan(
 def compare(
     config: ConfigArgument,
     overrides: SetOption = None,
-    seeds: Annotated[str, typer.Option(help="Seeds that everything is trained with, with commas.")] = "13,14,15",
+    seeds: Annotated[str, typer.Option(help="Seeds of the trainings, separated by commas.")] = "13,14,15",
     output: Annotated[
-        Path | None, typer.Option(help="Directory of the runs and the result; default: train.output with -compare.")
+        Path | None, typer.Option(help="Directory of the runs and the result. Default: train.output with -compare.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time, each in a process of its own.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of concurrent trainings, each in its own process.")] = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write compare.json to this file.")] = None,
 ) -> None:
-    """Did training the tasks together help? The joint training against each task alone, at equal budget, with intervals."""
+    """Compare joint training with training each task alone, at equal budget, with confidence intervals."""
     from palm_trainer.cli.compare import parse_seeds, show_comparison
     from palm_trainer.config.loader import load_config
 
-    chosen = parse_seeds(seeds)
+    seed_numbers = parse_seeds(seeds)
     settings = load_config(config, overrides or ())
     folder = output or settings.train.output.with_name(settings.train.output.name + "-compare")
-    if not show_comparison(config, settings, chosen, folder, jobs, json_file, stop=_StopRequest(), guard=_guarded):
+    if not show_comparison(
+        config, settings, seed_numbers, folder, jobs, json_file, stop=_StopRequest(), guard=_guarded
+    ):
         print(f"stopped; what is finished is kept in {folder}. The same command goes on.", file=sys.stderr)
         raise typer.Exit(130)
 
@@ -187,11 +189,11 @@ def init(
     ],
     output: Annotated[Path | None, typer.Option(help="Write the configuration here instead of printing it.")] = None,
 ) -> None:
-    """Look at the data and write a configuration that runs."""
+    """Inspect the data and write a configuration that runs."""
     from palm_trainer.data.suggest_config import suggest
 
-    text, found = suggest(data)
-    for line in found:
+    text, notes = suggest(data)
+    for line in notes:
         print(line, file=sys.stderr)
     if output is None:
         sys.stdout.write(text)
@@ -205,27 +207,29 @@ def init(
 @app.command(epilog="Example: palm-train convert data/atis/train atis.tsv --to palm --field slots")
 def convert(
     source: Annotated[Path, typer.Argument(help="File or directory of any known format.", show_default=False)],
-    target: Annotated[Path, typer.Argument(help="Where to write; must not exist.", show_default=False)],
+    target: Annotated[Path, typer.Argument(help="File or directory to write. It must not exist.", show_default=False)],
     source_format: Annotated[
-        str | None, typer.Option("--from", help="Format of the source; detected otherwise.")
+        str | None, typer.Option("--from", help="Format of the source. Default: detected.")
     ] = None,
     target_format: Annotated[
         str | None,
         typer.Option(
             "--to",
-            help="jsonl, parquet, joint, conll, palm, tsv, csv, json, squad, rasa, clinc or text; else by the name.",
+            help="jsonl, parquet, joint, conll, palm, tsv, csv, json, squad, rasa, clinc or text. Default: by the name.",
         ),
     ] = None,
-    field: Annotated[str | None, typer.Option(help="The one field that the target shall hold.")] = None,
+    field: Annotated[str | None, typer.Option(help="Only field that the target holds.")] = None,
 ) -> None:
-    """Convert between data formats, and say what the target could not hold."""
+    """Convert between data formats, and report what the target cannot hold."""
     from palm_trainer.data.convert import convert as convert_file
 
-    done = convert_file(source, target, source_format=source_format, target_format=target_format, field=field)
-    print(f"{source} ({done.source_format}) -> {target} ({done.target_format}): {done.count} examples")
-    for what, defects in (("source", done.defects), ("not held", done.losses)):
+    conversion = convert_file(source, target, source_format=source_format, target_format=target_format, field=field)
+    print(
+        f"{source} ({conversion.source_format}) -> {target} ({conversion.target_format}): {conversion.count} examples"
+    )
+    for title, defects in (("source", conversion.defects), ("not held", conversion.losses)):
         for defect in defects:
-            print(f"  {what}: {defect.count} x {defect.kind}, first at {defect.first}")
+            print(f"  {title}: {defect.count} x {defect.kind}, first at {defect.first}")
 
 
 @app.command(epilog="Example: palm-train schema --output palm-train.schema.json")
@@ -247,32 +251,34 @@ SPLITS = ("dev", "test", "train")
 
 def _check_split(settings: "Config", split: str) -> None:
     if split not in SPLITS or not any(data.paths(split) for data in settings.data.values()):
-        raise PalmError(f"--split {split}: the run's data has no such split. Splits: {', '.join(SPLITS)}.")
+        raise PalmError(f"--split must be one of {', '.join(SPLITS)} that the run's data has, got '{split}'.")
 
 
 class _StopRequest:
-    """Ctrl-C once: finish the step, save, stop. Twice: stop at once, unless others train with this process: there the signal of the terminal is
-    followed by one of torchrun, which ends at once by itself what takes longer than it waits.
+    """Request to stop by signal. After the first signal the training finishes its step, saves and stops.
+
+    A second signal ends a single process at once. With several processes torchrun sends a second signal itself,
+    and ends every process that takes too long.
     """
 
-    def __init__(self, *, alone: bool = True) -> None:
-        self.asked = False
-        self._alone = alone
+    def __init__(self, *, single_process: bool = True) -> None:
+        self.requested = False
+        self._single_process = single_process
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._ask)
-            signal.signal(signal.SIGTERM, self._ask)
+            signal.signal(signal.SIGINT, self._handle)
+            signal.signal(signal.SIGTERM, self._handle)
 
-    def _ask(self, number: int, _frame: Any) -> None:
-        self.asked = True
-        if self._alone:
+    def _handle(self, number: int, _frame: Any) -> None:
+        self.requested = True
+        if self._single_process:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     def __call__(self) -> bool:
-        return self.asked
+        return self.requested
 
 
 def _guarded(events: "Iterator[Event]") -> "Iterator[Event]":
-    """Turns what the machine refuses into a message for the user."""
+    """Convert memory and disk errors to a message for the user."""
     try:
         yield from events
     except MemoryError as error:
@@ -302,7 +308,10 @@ def _warning_line(
 
 
 def command(app: Callable[..., Any], arguments: Iterable[str] | None = None) -> int:
-    """Runs a typer application with the exit codes of this project: 0, 2 for what the user can mend, 1 for a failure."""
+    """Run a typer application with the exit codes of this project.
+
+    0: success. 2: an error that the user can correct. 1: a failure. 130: interrupted.
+    """
     limit_spinning()
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("default", category=MovedKeyWarning)

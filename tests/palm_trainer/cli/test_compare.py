@@ -87,11 +87,14 @@ def test_ctrl_c_keeps_what_is_finished(compare, tiny_toml, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("seeds", "message"),
     [
-        ("13,x", "--seeds 13,x: seeds are whole numbers from 0 to 2^32 - 1 with commas, such as 13,14,15."),
-        ("", "--seeds : seeds are whole numbers"),
-        ("-1", "--seeds -1: seeds are whole numbers"),
-        ("4294967296", "seeds are whole numbers from 0 to 2^32 - 1"),
-        ("13,13", "--seeds 13,13: a seed is given twice"),
+        (
+            "13,x",
+            "--seeds must be whole numbers from 0 to 2^32 - 1, separated by commas, got '13,x'. Example: 13,14,15.",
+        ),
+        ("", "--seeds must be whole numbers from 0 to 2^32 - 1, separated by commas, got ''"),
+        ("-1", "--seeds must be whole numbers from 0 to 2^32 - 1, separated by commas, got '-1'"),
+        ("4294967296", "--seeds must be whole numbers from 0 to 2^32 - 1"),
+        ("13,13", "--seeds must be different numbers, got '13,13'"),
     ],
 )
 def test_seeds_are_checked(compare, tiny_toml, seeds, message):

@@ -64,7 +64,7 @@ def test_evaluate_other_splits_and_checkpoints(palm, finished_run, split, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--split", "trial"), "--split trial: the run's data has no such split. Splits: dev, test, train."),
+        (("--split", "trial"), "--split must be one of dev, test, train that the run's data has, got 'trial'."),
         (("--checkpoint", "middle"), "holds no 'middle' checkpoint"),
         (("--checkpoint", "last", "--json", "/nowhere/m.json"), "/nowhere/m.json: No such file or directory"),
     ],
@@ -315,7 +315,7 @@ def test_report(palm, tiny_toml, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--split", "trial"), "--split trial: the run's data has no such split. Splits: dev, test, train."),
+        (("--split", "trial"), "--split must be one of dev, test, train that the run's data has, got 'trial'."),
         (("--output", "/nowhere/report.html"), "No such file or directory"),
     ],
 )

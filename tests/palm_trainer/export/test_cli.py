@@ -155,7 +155,7 @@ def test_checkpoint_without_configuration_is_rejected(call: Call, run: Path, tmp
     (tmp_path / "run" / "best").symlink_to(run / "best")
     code, _, err = call(tmp_path / "run", "--output", tmp_path / "out")
     assert code == 2
-    assert "is no run: config.toml is missing" in err
+    assert "must be a run directory of `palm-train run`, got a directory without config.toml" in err
 
 
 def test_failed_parity_exits_with_1(call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_mixing_resumed_run_is_bit_exact(tiny_config, fit, tmp_path, policy):
     ("policy", "said"),
     [
         ("annealed", r"mixing annealed: steps in the first epoch and in the last: travel 7 and 5, reviews 2 and 4\n"),
-        ("loss_driven", r"mixing loss_driven: steps and epochs are those of data sets whose losses fall alike\n"),
+        ("loss_driven", r"mixing loss_driven: steps and epochs assume that all losses fall at one rate\n"),
     ],
 )
 def test_plan_shows_steps_and_epochs(tiny_toml, capsys, policy, said):
