@@ -96,7 +96,7 @@ def gradients(path: Path, *overrides, processes=SINGLE_PROCESS):
     parameters = {**dict(model.named_parameters()), **{f"learnt.{i}": p for i, p in enumerate(learnt) if p in outside}}
     losses, examples = {}, 0
     for name, source in loop.sources.items():
-        own, count = loop._gradients(name, source.micro_batches(loop._accumulate, processes), source.tasks)
+        own, count = loop._gradients(name, source.micro_batches(loop.accumulate, processes), source.tasks)
         losses, examples = losses | own, examples + count
         # each step's sum over the processes would be summed again with the next one's
         for parameter in parameters.values():

@@ -95,7 +95,7 @@ def test_teachers_micro_batches_add_up(student):
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         values, _ = loop._gradients(
-            "travel", loop.sources["travel"].micro_batches(loop._accumulate, loop.processes), ["intent", "slots"]
+            "travel", loop.sources["travel"].micro_batches(loop.accumulate, loop.processes), ["intent", "slots"]
         )
         return values, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
