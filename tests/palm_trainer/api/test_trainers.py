@@ -337,8 +337,8 @@ def test_wrong_classes_are_said_with_the_right_number(single, article, vocab_pat
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda t: t.set_saver("out", 0), "save_steps is 0"),
-        (lambda t: t.set_saver("out", 5, "model"), "save_type is 'model'"),
+        (lambda t: t.set_saver("out", 0), "save_steps must be at least 1, got 0"),
+        (lambda t: t.set_saver("out", 5, "model"), "save_type must be .*, got 'model'"),
         (lambda t: palm.Trainer("a.b"), "name must be letters, digits, _ and -.*got 'a.b'"),
         (lambda t: palm.Trainer("a", mix_ratio=0), "mix_ratio must be above 0, got 0"),
         (lambda t: palm.optimizer.Adam(None, 0), "lr must be above 0, got 0"),
