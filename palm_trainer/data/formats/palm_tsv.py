@@ -5,7 +5,7 @@ Columns are found by the header's names, or by `columns`: `text_a` or `text` hol
 class field. Rows without tags are unlabelled.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +37,11 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
         yield _tagged_example(row, options, defects)
 
 
+def _are_tags(pieces: Sequence[str]) -> bool:
+    """True for several pieces that are all tags, and not the pieces of one label that holds a blank."""
+    return len(pieces) > 1 and all(piece == "O" or piece[1:2] == "-" for piece in pieces)
+
+
 def _tagged_example(row: Example, options: FormatOptions, defects: Defects) -> Example:
     """Split the joined words and tags of a row."""
     if row.text.endswith(SEPARATOR):
@@ -50,7 +55,7 @@ def _tagged_example(row: Example, options: FormatOptions, defects: Defects) -> E
             fields[name] = class_value(value, options.label_separator)
             continue
         tags = value.removesuffix(SEPARATOR).split(SEPARATOR)
-        if len(tags) == 1 and len(value.split()) > 1:
+        if len(tags) == 1 and _are_tags(value.split()):
             raise DataError(f"{row.source}: tags are joined by blanks; format 'palm' joins words and tags by 0x02")
         if len(tags) != len(words):
             raise DataError(f"{row.source}: {len(words)} words, but {len(tags)} tags; give each word one tag")

@@ -107,7 +107,7 @@ def test_mrc_windows_stay_apart_from_other_tasks(kind) -> None:
     pipeline = kind.serve()
     card = (kind.folder / "bundle/README.md").read_text(encoding="utf-8")
     assert 'palm-serve call "your question" --task reading --pair "its passage"' in card
-    assert "Passages of reading comprehension are read whole" in card
+    assert "Passages of reading comprehension are read in windows" in card
     with pytest.raises(
         InvalidRequest, match="task 'reading' reads its passage in windows; ask it in a request of its own"
     ):

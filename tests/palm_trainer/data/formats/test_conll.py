@@ -85,6 +85,11 @@ def test_palm_without_header_reads_named_columns(file, parse):
     assert example.fields == {}
 
 
+def test_palm_label_with_a_blank_is_one_tag(file, parse):
+    (example,), _ = parse("palm", file("a.tsv", "text_a\tlabel\nOslo\tB-home city\n"))
+    assert example.fields == {"label": (LabelledSpan(0, 4, "home city"),)}
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from palm_trainer.data.formats.checks import BLANK_EDGE
 from palm_trainer.data.formats.conll import BLANK_TOKEN
 from palm_trainer.data.formats.csv import BROKEN_LINE
 from palm_trainer.data.formats.joint import INNER_BLANKS, OUTER_BLANKS
@@ -55,8 +56,14 @@ SYNONYM_SECTION = "synonym section (passed over)"
         ("conll", "wnut17/emerging.test.annotated", {}, 1287, {}),
         ("palm", "msra_ner/ernie_sample/train/train.tsv", ERNIE, 800, {}),
         ("palm", "msra_ner/ernie_sample/test/test.tsv", ERNIE, 500, {}),
-        ("squad", "cmrc2018/squad-style/cmrc2018_dev.json", {}, 3219, {ABSENT: 193, MOVED: 7, NO_START: 193}),
-        ("squad", "cmrc2018/squad-style/cmrc2018_trial.json", {}, 1000, {MOVED: 5, NO_TEXT: 2}),
+        (
+            "squad",
+            "cmrc2018/squad-style/cmrc2018_dev.json",
+            {},
+            3219,
+            {ABSENT: 193, MOVED: 7, NO_START: 193, BLANK_EDGE: 10},
+        ),
+        ("squad", "cmrc2018/squad-style/cmrc2018_trial.json", {}, 1000, {MOVED: 5, NO_TEXT: 2, BLANK_EDGE: 3}),
         ("squad", "xquad/xquad.zh.json", {}, 1190, {}),
         ("squad", "squad_tiny/squad_tiny.json", {}, 208, {}),
         ("squad", "palm_toy/test2/mrqa/train.json", {}, 99, {}),
