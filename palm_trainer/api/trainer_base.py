@@ -98,11 +98,17 @@ class TrainerCalls:
         self.load_ckpt(model_path)
 
     def set_saver(self, save_path: str | Path, save_steps: int, save_type: str = "ckpt") -> None:
-        """Saves every `save_steps` steps, and at the end.
+        """Save every `save_steps` steps, and at the end.
 
-        `ckpt` writes `SAVE_PATH/ckpt.stepN`, `predict` `SAVE_PATH/pred.stepN`, which palm-export reads; `ckpt,predict` both. SAVE_PATH itself
-        becomes such a run too: its `best/` is the best on the evaluation readers, or the end where there are none. With evaluation readers it ends
-        calibrated on them, as `palm-train run` ends; `ckpt` directories, which may be trained on, never are.
+        `ckpt` writes `SAVE_PATH/ckpt.stepN`, and `predict` writes `SAVE_PATH/pred.stepN`, which palm-export reads.
+        SAVE_PATH itself becomes such a run, too. Its `best/` is the best on the evaluation readers, or the end of the
+        training without such readers. With them it is calibrated, as a run of `palm-train run` is. `ckpt` directories
+        may be trained on, so they are never calibrated.
+
+        Args:
+            save_path: directory of the checkpoints.
+            save_steps: steps between them.
+            save_type: `ckpt`, `predict` or `ckpt,predict`.
         """
         self._session.set_saver(Saver.of(save_path, save_steps, save_type))
 

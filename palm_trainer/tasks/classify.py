@@ -28,7 +28,14 @@ class ClassifyKind(TaskKind):
     def learn(
         self, task: str, settings: TaskConfig, examples: Sequence[Example], context: LearnContext
     ) -> ClassifyTarget:
-        """Build the target with the classes of the examples."""
+        """Build the target with the classes of the examples.
+
+        Args:
+            task: task name.
+            settings: `role` goes into the manifest.
+            examples: of all data sets of the task; their classes are learnt.
+            context: not used.
+        """
         return ClassifyTarget.learn(task, settings.field or "", examples, role=settings.role)
 
     def exclusive_labels(self, info: TaskInfo) -> bool:
@@ -36,7 +43,13 @@ class ClassifyKind(TaskKind):
         return True
 
     def compare(self, example: Example, field: str, answer: TaskAnswer) -> tuple[Any, Any]:
-        """Return the names of the gold and the answered class."""
+        """Return the names of the gold and the answered class.
+
+        Args:
+            example: with the gold label.
+            field: that holds it.
+            answer: of the model.
+        """
         assert isinstance(answer, Classification)
         return example.fields[field], answer.label.name
 

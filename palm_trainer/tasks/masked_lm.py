@@ -30,7 +30,14 @@ class MaskedLmKind(TaskKind):
     def learn(
         self, task: str, settings: TaskConfig, examples: Sequence[Example], context: LearnContext
     ) -> MaskedLMTarget:
-        """Build the target, which needs no examples."""
+        """Build the target, which needs no examples.
+
+        Args:
+            task: task name.
+            settings: `mask_share` and `whole_word` say what is masked.
+            examples: not used: any text will do.
+            context: the tokenizer's pieces and the seed of the masks.
+        """
         assert isinstance(settings, MaskedLmTask)
         vocabulary = MaskVocabulary.of(task, context.tokenizer_json)
         return MaskedLMTarget(

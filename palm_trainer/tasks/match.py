@@ -37,7 +37,14 @@ class MatchKind(TaskKind):
         return super().fitting_fields(fields, settings)
 
     def learn(self, task: str, settings: TaskConfig, examples: Sequence[Example], context: LearnContext) -> Target:
-        """Build the target with the classes of the pairs, or that of a ranker."""
+        """Build the target with the classes of the pairs, or that of a ranker.
+
+        Args:
+            task: task name.
+            settings: `match_label` names the class of a match, `learning_strategy` selects a ranker.
+            examples: pairs of all data sets of the task.
+            context: not used.
+        """
         field = settings.field or ""
         if ranks_pairs(settings):
             return RankTarget.learn(task, field, examples)
@@ -45,7 +52,13 @@ class MatchKind(TaskKind):
         return MatchTarget.learn(task, field, examples, match_label=settings.match_label)
 
     def evaluation_examples(self, settings: TaskConfig, field: str, examples: Sequence[Example]) -> Sequence[Example]:
-        """Return the examples; for a ranker each pair followed by its negative."""
+        """Return the examples; for a ranker each pair followed by its negative.
+
+        Args:
+            settings: tell a ranker from a classifier.
+            field: a ranker's field of negatives.
+            examples: pairs of the split.
+        """
         return with_negatives(examples, field) if ranks_pairs(settings) else examples
 
     def has_labels(self, settings: TaskConfig) -> bool:
@@ -57,7 +70,13 @@ class MatchKind(TaskKind):
         return bool(info.labels)
 
     def field_summary(self, settings: TaskConfig, field: str, examples: Sequence[Example]) -> str:
-        """Describe how often each class occurs; of a ranker how many pairs have a negative."""
+        """Describe how often each class occurs; of a ranker how many pairs have a negative.
+
+        Args:
+            settings: tell a ranker from a classifier.
+            field: the class, or a ranker's negatives.
+            examples: training pairs.
+        """
         if ranks_pairs(settings):
             return f"{sum(field in example.fields for example in examples)} with a negative"
         return super().field_summary(settings, field, examples)
@@ -67,7 +86,13 @@ class MatchKind(TaskKind):
         return bool(info.labels)
 
     def compare(self, example: Example, field: str, answer: TaskAnswer) -> tuple[Any, Any]:
-        """Return gold and answered class; of a ranker the score."""
+        """Return gold and answered class; of a ranker the score.
+
+        Args:
+            example: with the gold label.
+            field: that holds it.
+            answer: of the model.
+        """
         assert isinstance(answer, Match)
         return example.fields[field], answer.label.name if answer.label else answer.score
 

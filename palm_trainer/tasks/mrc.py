@@ -45,7 +45,14 @@ class MrcKind(TaskKind):
         return is_spans(value)
 
     def learn(self, task: str, settings: TaskConfig, examples: Sequence[Example], context: LearnContext) -> MrcTarget:
-        """Build the target with the window sizes that the configuration or the data gives."""
+        """Build the target with the window sizes that the configuration or the data gives.
+
+        Args:
+            task: task name.
+            settings: sizes of windows and answers; those left open are taken from the data.
+            examples: questions with their passages, of all data sets of the task.
+            context: `max_length` and the tokenizer decide the windows.
+        """
         assert isinstance(settings, MrcTask)
         return MrcTarget.learn(
             task,
@@ -73,13 +80,25 @@ class MrcKind(TaskKind):
             yield "answer in the passage" if value else "no answer"
 
     def field_summary(self, settings: TaskConfig, field: str, examples: Sequence[Example]) -> str:
-        """Describe how many questions have an answer."""
+        """Describe how many questions have an answer.
+
+        Args:
+            settings: not used.
+            field: that holds the answers.
+            examples: training questions.
+        """
         answered = [bool(example.fields[field]) for example in examples if field in example.fields]
         without = len(answered) - sum(answered)
         return f"{sum(answered)} answered, {without} without an answer{unlabelled_note(field, examples)}"
 
     def compare(self, example: Example, field: str, answer: TaskAnswer) -> tuple[Any, Any]:
-        """Return the texts of all right answers, "" for none, and the text of the answer."""
+        """Return the texts of all right answers, "" for none, and the text of the answer.
+
+        Args:
+            example: with the gold label.
+            field: that holds it.
+            answer: of the model.
+        """
         assert isinstance(answer, Answer)
         return _gold_texts(example, field), answer.text
 

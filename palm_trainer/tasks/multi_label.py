@@ -43,14 +43,27 @@ class MultiLabelKind(TaskKind):
     def learn(
         self, task: str, settings: TaskConfig, examples: Sequence[Example], context: LearnContext
     ) -> MultiLabelTarget:
-        """Build the target with the classes of the examples."""
+        """Build the target with the classes of the examples.
+
+        Args:
+            task: task name.
+            settings: `threshold` is kept if it is set.
+            examples: of all data sets of the task; their classes are learnt.
+            context: not used.
+        """
         assert isinstance(settings, MultiLabelTask)
         return MultiLabelTarget.learn(
             task, settings.field or "", examples, role=settings.role, threshold=settings.threshold
         )
 
     def compare(self, example: Example, field: str, answer: TaskAnswer) -> tuple[Any, Any]:
-        """Return the sets of gold and answered class names."""
+        """Return the sets of gold and answered class names.
+
+        Args:
+            example: with the gold label.
+            field: that holds it.
+            answer: of the model.
+        """
         assert isinstance(answer, Classification)
         return gold_classes(example, field), frozenset(label.name for label in answer.labels)
 

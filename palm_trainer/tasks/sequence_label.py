@@ -40,7 +40,14 @@ class SequenceLabelKind(TaskKind):
     def learn(
         self, task: str, settings: TaskConfig, examples: Sequence[Example], context: LearnContext
     ) -> SequenceLabelTarget:
-        """Build the target with the span types of the examples."""
+        """Build the target with the span types of the examples.
+
+        Args:
+            task: task name.
+            settings: `crf` selects the decoding, `role` goes into the manifest.
+            examples: of all data sets of the task; their span types are learnt.
+            context: not used.
+        """
         assert isinstance(settings, SequenceLabelTask)
         return SequenceLabelTarget.learn(task, settings.field or "", examples, role=settings.role, crf=settings.crf)
 
@@ -49,7 +56,13 @@ class SequenceLabelKind(TaskKind):
         return sorted({tag[2:] for tag in info.labels if tag.startswith("B-")})
 
     def compare(self, example: Example, field: str, answer: TaskAnswer) -> tuple[Any, Any]:
-        """Return gold and answered spans over the data's own units."""
+        """Return gold and answered spans over the data's own units.
+
+        Args:
+            example: with gold spans, and words if the data has them.
+            field: that holds it.
+            answer: of the model.
+        """
         assert isinstance(answer, Spans)
         return to_units(gold_spans(example, field), example.words), to_units(_labelled(answer), example.words)
 

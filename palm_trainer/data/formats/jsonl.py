@@ -182,7 +182,13 @@ def _span(item: dict[str, Any], length: int, source: str, is_answer: bool) -> La
 
 
 def read_words(value: Any, length: int, source: str) -> tuple[tuple[int, int], ...] | None:
-    """Convert a JSON value to the ranges of words in a text of `length` code points."""
+    """Convert a JSON value to the ranges of words in a text of `length` code points.
+
+    Args:
+        value: a list of [start, end], or None.
+        length: of the text, in code points.
+        source: place of the row, for messages.
+    """
     if value is None:
         return None
     try:
