@@ -24,7 +24,7 @@ from palm_trainer.runs.job import Job
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """What a run remembers beside the state of the loop.
 
     `candidates`, for train.checkpoints.average_best: score on dev of each checkpoint that is kept, by step.
@@ -36,7 +36,7 @@ class Progress:
     candidates: dict[int, float] = field(default_factory=dict)
 
 
-def save_last(job: Job, progress: Progress) -> None:
+def save_last(job: Job, progress: RunProgress) -> None:
     """Write `last/`, from which the run can be resumed."""
     with job.loop.averaged():
         state = training_state(job, progress)
@@ -45,7 +45,7 @@ def save_last(job: Job, progress: Progress) -> None:
         averaging.prune(job.run, progress.candidates)
 
 
-def training_state(job: Job, progress: Progress) -> dict[str, Any]:
+def training_state(job: Job, progress: RunProgress) -> dict[str, Any]:
     """Return everything that the next step depends on, the weights aside. All processes call it together."""
     return {
         "loop": job.loop.state_dict(),
@@ -77,7 +77,7 @@ def check_alike(job: Job) -> None:
         )
 
 
-def restore(job: Job, progress: Progress) -> None:
+def restore(job: Job, progress: RunProgress) -> None:
     """Put a job where `last/` was saved. It stays at its beginning when the run was stopped before that."""
     saved = job.loop.processes.run_on_first(lambda: _load_last(job))
     if saved is None:

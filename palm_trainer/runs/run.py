@@ -27,7 +27,7 @@ from palm_trainer.runs.events import Averaged, Evaluated, Event, Finished, Saved
 from palm_trainer.runs.fit_decoding import fit_checkpoints
 from palm_trainer.runs.job import Job
 from palm_trainer.runs.job_from_config import job_from_config
-from palm_trainer.runs.resume import Progress, begin, check_alike, restore, save_last
+from palm_trainer.runs.resume import RunProgress, begin, check_alike, restore, save_last
 from palm_trainer.tasks import task_kind
 from palm_trainer.training.loop import Step
 from palm_trainer.training.processes import SINGLE_PROCESS, Processes
@@ -82,11 +82,11 @@ class Run:
     def __init__(
         self,
         job: Job,
-        progress: Progress | None = None,
+        progress: RunProgress | None = None,
         snapshot: Callable[["Run", Step], Iterable[Saved]] | None = None,
     ) -> None:
         self.job = job
-        self.progress = progress or Progress()
+        self.progress = progress or RunProgress()
         self.interrupted = False
         self._snapshot = snapshot
         self._log: RunLog | None = None
@@ -199,7 +199,7 @@ class Run:
     def _evaluate(self) -> Evaluated:
         """Evaluate and keep the best on the first process. The others get its results."""
 
-        def on_first() -> tuple[Evaluated, Progress]:
+        def on_first() -> tuple[Evaluated, RunProgress]:
             return self._evaluate_here(), self.progress
 
         event, progress = self._on_first(on_first)
