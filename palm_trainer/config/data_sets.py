@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from palm_trainer.config.section import ConfigSection, DataPaths, Names, Positive, SectionUnion
+from palm_trainer.mappings import absent
 
 
 class DataConfig(ConfigSection):
@@ -51,7 +52,7 @@ class DataConfig(ConfigSection):
     @classmethod
     def option_names(cls) -> list[str]:
         """Return the keys that only some formats have."""
-        return [key for key in cls.model_fields if key not in DataConfig.model_fields]
+        return absent(cls.model_fields, DataConfig.model_fields)
 
 
 class _SeveralClasses(DataConfig):

@@ -72,17 +72,22 @@ def _describe_tag(definition: dict[str, Any], union: SectionUnion[Any]) -> None:
     tag = definition["properties"][union.tag]
     tag.setdefault("description", union.base.model_fields[union.tag].description)
     if union.otherwise is None and "const" not in tag and "enum" not in tag:
-        tag["enum"] = [value for value, model in union.members.items() if model.__name__ == definition["title"]]
+        tag["enum"] = []
+        for value, model in union.members.items():
+            if model.__name__ == definition["title"]:
+                tag["enum"].append(value)
 
 
 def _without_null(value: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a key without null, which TOML does not have: such a key is left out."""
     alternatives = [item for item in value.get("anyOf", ()) if item != {"type": "null"}]
-    rest = {key: item for key, item in value.items() if (key, item) != ("default", None)}
+    schema = dict(value)
+    if schema.get("default", ...) is None:
+        del schema["default"]
     if len(alternatives) == 1:
-        del rest["anyOf"]
-        return {**alternatives[0], **rest}
-    return rest
+        del schema["anyOf"]
+        return {**alternatives[0], **schema}
+    return schema
 
 
 def _narrow_roles(definition: dict[str, Any], model: type[TaskConfig]) -> None:

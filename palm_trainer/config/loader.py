@@ -33,6 +33,7 @@ from palm_trainer.config.schema import (
     TrainConfig,
 )
 from palm_trainer.errors import ConfigError
+from palm_trainer.mappings import absent
 
 __all__ = ["Config", "DataConfig", "EncoderConfig", "TaskConfig", "TrainConfig", "check_section", "load_config"]
 
@@ -58,7 +59,7 @@ class Config(ConfigSection):
         """Return the whole configuration, defaults included, as TOML that `load_config` reads back to an equal one."""
         raw = self.model_dump(mode="json", exclude_none=True)
         for name, data in raw["data"].items():
-            raw["data"][name] = {key: value for key, value in data.items() if value != []}
+            raw["data"][name] = _without_empty_lists(data)
         return tomli_w.dumps(_map_strings(raw, _escape_variables))
 
 
@@ -134,6 +135,14 @@ def _escape_variables(text: str) -> str:
     return _VARIABLE.sub(lambda match: "$" + match[0], text)
 
 
+def _without_empty_lists(table: Mapping[str, Any]) -> dict[str, Any]:
+    filled = {}
+    for key, value in table.items():
+        if value != []:
+            filled[key] = value
+    return filled
+
+
 def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
     """Return the same structure with every string value changed."""
     if isinstance(value, str):
@@ -147,12 +156,15 @@ def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
 
 def _check(raw: dict[str, Any], base: Path, faults: list[str]) -> Config | None:
     """Return the configuration, or None with at least one fault. Each part is checked by itself: no fault hides another."""
-    faults += [f"{key} is not a section.{nearest(key, SECTIONS)}" for key in raw if key not in SECTIONS]
+    for key in absent(raw, SECTIONS):
+        faults.append(f"{key} is not a section.{nearest(key, SECTIONS)}")
     encoder = check_member(ENCODERS, raw.get("encoder", {}), "encoder", base, faults)
     train = check_table(TrainConfig, raw.get("train", {}), "train", base, faults)
     data = _check_named(DATA_FORMATS, raw.get("data"), "data", base, faults)
     tasks = _check_named(TASK_KINDS, raw.get("tasks"), "tasks", base, faults)
-    tables = {name: raw[name] if isinstance(raw.get(name), dict) else {} for name in SECTIONS}
+    tables = {}
+    for name in SECTIONS:
+        tables[name] = raw[name] if isinstance(raw.get(name), dict) else {}
     faults += cross_faults(**tables)
     if faults or encoder is None or train is None:
         return None

@@ -3,10 +3,12 @@
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from itertools import chain
 
 from palm_trainer.config.section import Table
 from palm_trainer.config.train import GRADIENT_METHODS, WHOLE_BATCH
+from palm_trainer.mappings import absent
 
 _WITHIN_A_STEP = ("gradnorm", "random", *GRADIENT_METHODS)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -14,9 +16,9 @@ _LEAST_WINDOW = 12
 _ROLES = ("intent", "slots")
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, words: Collection[str]) -> str:
     """Return ` Did you mean 'x'?` where a known word is near, else the list of all words."""
-    return nearest_path(word, {name: name for name in known})
+    return nearest_path(word, dict(zip(words, words, strict=True)))
 
 
 def nearest_path(key: str, paths: Mapping[str, str]) -> str:
@@ -74,34 +76,41 @@ def _part(section: Table, name: str) -> Table:
 
 
 def _tables(tables: Table) -> Iterator[tuple[str, Table]]:
-    return ((name, table) for name, table in tables.items() if isinstance(table, Mapping))
+    for name, table in tables.items():
+        if isinstance(table, Mapping):
+            yield name, table
 
 
-def _task_faults(where: str, table: Table, data: Table) -> Iterator[str]:
+def _task_faults(task_path: str, table: Table, data: Table) -> Iterator[str]:
     for name in _data_of(table):
         if name not in data:
-            yield f"{where}.data must name data sets of [data], got '{name}'.{nearest(name, data)}"
+            yield f"{task_path}.data must name data sets of [data], got '{name}'.{nearest(name, data)}"
 
 
-def _window_faults(where: str, table: Table, encoder: Table) -> Iterator[str]:
+def _window_faults(task_path: str, table: Table, encoder: Table) -> Iterator[str]:
     longest, query = encoder.get("max_length", 128), table.get("max_query_tokens")
     if table.get("kind") != "mrc" or not isinstance(longest, int):
         return
     if 3 <= longest < _LEAST_WINDOW:
         yield (
-            f"encoder.max_length must be at least {_LEAST_WINDOW} for reading comprehension ({where}), got {longest}. "
+            f"encoder.max_length must be at least {_LEAST_WINDOW} for reading comprehension ({task_path}), got {longest}. "
             "A typical value is 384."
         )
     elif isinstance(query, int) and query > longest // 2:
         yield (
-            f"{where}.max_query_tokens must be at most half of encoder.max_length = {longest}, got {query}. "
+            f"{task_path}.max_query_tokens must be at most half of encoder.max_length = {longest}, got {query}. "
             "The passage needs the rest."
         )
 
 
 def _data_of(table: Table) -> list[str]:
-    names = table.get("data")
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    """Return the names of the data sets of a task. Values of a wrong type are passed over."""
+    listed = table.get("data")
+    names = []
+    for name in listed if isinstance(listed, list) else ():
+        if isinstance(name, str):
+            names.append(name)
+    return names
 
 
 def _task_set_faults(tasks: Mapping[str, Table], data: Table) -> Iterator[str]:
@@ -111,10 +120,9 @@ def _task_set_faults(tasks: Mapping[str, Table], data: Table) -> Iterator[str]:
             yield f"tasks must hold each role once, got '{role}' held by {', '.join(holders)}. Leave it to one of them."
     if tasks and all(table.get("auxiliary") is True for table in tasks.values()):
         yield f"tasks must not all be auxiliary, got {', '.join(tasks)}. Remove `auxiliary` from at least one."
-    used = {name for table in tasks.values() for name in _data_of(table)}
-    for name in data:
-        if name not in used:
-            yield f"data.{name} must be used by a task. Name it in the `data` of a task, or remove it."
+    used = set(chain.from_iterable(map(_data_of, tasks.values())))
+    for name in absent(data, used):
+        yield f"data.{name} must be used by a task. Name it in the `data` of a task, or remove it."
 
 
 def _train_faults(train: Table, data: Table, tasks: Table) -> Iterator[str]:
@@ -132,11 +140,11 @@ def _train_faults(train: Table, data: Table, tasks: Table) -> Iterator[str]:
 
 
 def _part_faults(train: Table) -> Iterator[str]:
-    parts = train.get("accumulate_steps", 1)
+    accumulate_steps = train.get("accumulate_steps", 1)
     method = _part(train, "balancing").get("method", "fixed")
-    if isinstance(parts, int) and parts > 1 and method in WHOLE_BATCH:
+    if isinstance(accumulate_steps, int) and accumulate_steps > 1 and method in WHOLE_BATCH:
         yield (
-            f"train.accumulate_steps must be 1 for train.balancing.method = '{method}', got {parts}. "
+            f"train.accumulate_steps must be 1 for train.balancing.method = '{method}', got {accumulate_steps}. "
             "The method weighs gradients of a whole batch. Set it to 1, or choose fixed, uncertainty, dwa or random."
         )
 
@@ -148,18 +156,20 @@ def _balancing_faults(train: Table, tasks: Mapping[str, Table]) -> Iterator[str]
         return
     if method == "fixed":
         return
-    where = "train.balancing.method must be"
-    readers = Counter(name for table in tasks.values() for name in set(_data_of(table)))
+    rule = "train.balancing.method must be"
+    readers: Counter[str] = Counter()
+    for table in tasks.values():
+        readers.update(set(_data_of(table)))
     if len(tasks) < 2:
-        yield f"{where} fixed for a single task, got '{method}'. It weighs tasks against each other."
+        yield f"{rule} fixed for a single task, got '{method}'. It weighs tasks against each other."
     elif method in _WITHIN_A_STEP and max(readers.values(), default=0) < 2:
         yield (
-            f"{where} fixed, uncertainty or dwa where no two tasks share a data set, got '{method}'. "
+            f"{rule} fixed, uncertainty or dwa where no two tasks share a data set, got '{method}'. "
             "It balances tasks of one encoder pass. Let tasks share a data set, or choose another method."
         )
     if method in _WITHIN_A_STEP and method != "random" and _part(train, "regularization").get("fgm"):
         yield (
-            f"{where} fixed, uncertainty, dwa or random with train.regularization.fgm, got '{method}'. "
+            f"{rule} fixed, uncertainty, dwa or random with train.regularization.fgm, got '{method}'. "
             "FGM needs the gradient of the summed losses. Remove fgm, or choose another method."
         )
     if method in ("uncertainty", "gradnorm"):
@@ -195,7 +205,10 @@ def _freeze_faults(train: Table, encoder: Table) -> Iterator[str]:
 
 
 def _substitution_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
-    tagged = {name for t in tasks.values() if t.get("kind") == "sequence_label" for name in _data_of(t)}
+    tagged: set[str] = set()
+    for task in tasks.values():
+        if task.get("kind") == "sequence_label":
+            tagged.update(_data_of(task))
     for name, table in _tables(data):
         if table.get("substitute") and name not in tagged:
             yield (
@@ -205,17 +218,20 @@ def _substitution_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[st
 
 
 def _scope_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
-    judged = [t for t in tasks.values() if t.get("kind") == "classify" and t.get("auxiliary") is not True]
+    judged = []
+    for task in tasks.values():
+        if task.get("kind") == "classify" and task.get("auxiliary") is not True:
+            judged.append(task)
     for name, table in _tables(data):
         reading = [task for task in judged if name in _data_of(task)]
         for key, split in (("out_of_scope", "dev"), ("out_of_scope_test", "test")):
-            where = f"data.{name}.{key}"
+            path = f"data.{name}.{key}"
             if table.get(key) and not reading:
-                yield f"{where} needs a classify task that reads '{name}', got none. Remove it, or add such a task."
+                yield f"{path} needs a classify task that reads '{name}', got none. Remove it, or add such a task."
             elif table.get(key) and not table.get(split):
-                yield f"{where} needs in-scope text of {split} to compare with, got none. Add `{split}` to [data.{name}]."
-        chosen = any("false_rejection" in task or "out_of_scope_score" in task for task in reading)
-        if table.get("out_of_scope_test") and reading and not chosen and not table.get("out_of_scope"):
+                yield f"{path} needs in-scope text of {split} to compare with, got none. Add `{split}` to [data.{name}]."
+        has_threshold = any("false_rejection" in task or "out_of_scope_score" in task for task in reading)
+        if table.get("out_of_scope_test") and reading and not has_threshold and not table.get("out_of_scope"):
             yield (
                 f"data.{name}.out_of_scope_test needs a threshold that rejects it, got none. "
                 "Add out_of_scope text for dev, or false_rejection to the task."
@@ -232,10 +248,11 @@ def _regularization_faults(train: Table, encoder: Table, tasks: Mapping[str, Tab
     for key in ("r_drop", "word_dropout"):
         if regularization.get(key) and tasks and all(table.get("kind") == "masked_lm" for table in tasks.values()):
             yield f"train.regularization.{key} needs a task of another kind than masked_lm, got none. Remove it."
-    droppers = [encoder.get("dropout") if encoder.get("model") == "scratch" else None]
-    droppers.append(regularization.get("word_dropout", 0))
-    droppers += [table.get("dropout") for table in tasks.values()]
-    if regularization.get("r_drop") and all(share == 0 for share in droppers):
+    dropout_rates = [encoder.get("dropout") if encoder.get("model") == "scratch" else None]
+    dropout_rates.append(regularization.get("word_dropout", 0))
+    for table in tasks.values():
+        dropout_rates.append(table.get("dropout"))
+    if regularization.get("r_drop") and all(rate == 0 for rate in dropout_rates):
         yield (
             "train.regularization.r_drop needs dropout above 0, got 0 for the encoder and every task. "
             "Raise one of them, or set train.regularization.word_dropout."
@@ -243,14 +260,17 @@ def _regularization_faults(train: Table, encoder: Table, tasks: Mapping[str, Tab
 
 
 def _baseline_faults(train: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
-    never = [
-        name for name, table in tasks.items() if table.get("auxiliary") is True or table.get("kind") == "masked_lm"
-    ]
-    named = [name for name, table in tasks.items() if "baseline" in table]
+    never = []
+    named = []
+    for name, table in tasks.items():
+        if table.get("auxiliary") is True or table.get("kind") == "masked_lm":
+            never.append(name)
+        if "baseline" in table:
+            named.append(name)
     for name in named:
         if name in never:
             yield f"tasks.{name}.baseline needs a task that is selected on, got an auxiliary one. Remove it."
-    missing = [name for name in tasks if name not in named and name not in never]
+    missing = absent(tasks, {*named, *never})
     if named and missing:
         yield (
             f"tasks must all have a baseline or none, got one for {', '.join(named)} and none for {', '.join(missing)}. "

@@ -24,7 +24,7 @@ def _as_path(value: object) -> object:
 def _as_runs(value: object) -> object:
     """Return a tuple of paths for a path or a list of paths."""
     values = value if isinstance(value, list | tuple) else [value]
-    return tuple(_as_path(item) for item in values)
+    return tuple(map(_as_path, values))
 
 
 def _as_data_paths(value: object, info: ValidationInfo) -> object:
@@ -123,11 +123,18 @@ class SectionUnion(Generic[SectionT]):
 
     def tags_with(self, key: str) -> list[str]:
         """Return the tags of the sections that have a key."""
-        return [value for value, model in self.members.items() if key in model.model_fields]
+        tags = []
+        for tag, model in self.members.items():
+            if key in model.model_fields:
+                tags.append(tag)
+        return tags
 
     def all_keys(self) -> dict[str, None]:
         """Return the keys of all sections, in order."""
-        return {key: None for model in [self.base, *self.models()] for key in model.model_fields}
+        keys: dict[str, None] = {}
+        for model in [self.base, *self.models()]:
+            keys.update(dict.fromkeys(model.model_fields))
+        return keys
 
 
 def inner_section(model: type[ConfigSection], key: str) -> type[ConfigSection] | None:
@@ -144,7 +151,7 @@ def key_paths(model: type[ConfigSection]) -> dict[str, str]:
 
     A key of an inner section is found by its own name where the outer section has no key of that name.
     """
-    paths = {name: name for name in model.model_fields}
+    paths = dict(zip(model.model_fields, model.model_fields, strict=True))
     for name in model.model_fields:
         inner = inner_section(model, name)
         for key in () if inner is None else inner.model_fields:

@@ -38,7 +38,10 @@ class TaskConfig(ConfigSection):
     def faults_between_keys(cls, table: Table) -> Iterator[tuple[str, str]]:
         """Yield the fault of a role that this kind cannot have."""
         role = table.get("role")
-        kinds = [kind for kind, model in TASK_KINDS.members.items() if role in model.roles]
+        kinds = []
+        for tag, model in TASK_KINDS.members.items():
+            if role in model.roles:
+                kinds.append(tag)
         if kinds and role not in cls.roles:
             kind = table.get("kind")
             yield "role", f"= '{role}' needs kind {' or '.join(kinds)}, got '{kind}'. Change one of them."

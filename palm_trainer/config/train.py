@@ -78,7 +78,7 @@ class BalancingConfig(ConfigSection):
             return
         for key, methods in _OPTIONS_OF_METHODS.items():
             if key in table and method not in methods:
-                listed = " or ".join(repr(name) for name in methods)
+                listed = " or ".join(map(repr, methods))
                 yield key, f"is only for method = {listed}, got '{method}'. Remove it."
 
 
@@ -193,9 +193,10 @@ class TrainConfig(ConfigSection):
     @classmethod
     def faults_between_keys(cls, table: Table) -> Iterator[tuple[str, str]]:
         """Yield faults of batch parts and of the mixing temperature."""
-        parts, batch_size = table.get("accumulate_steps", 1), table.get("batch_size", 32)
-        if isinstance(parts, int) and isinstance(batch_size, int) and parts > batch_size > 0:
-            yield "accumulate_steps", f"must be at most batch_size = {batch_size}, got {parts}."
+        steps = table.get("accumulate_steps", 1)
+        batch_size = table.get("batch_size", 32)
+        if isinstance(steps, int) and isinstance(batch_size, int) and steps > batch_size > 0:
+            yield "accumulate_steps", f"must be at most batch_size = {batch_size}, got {steps}."
         policy = table.get("mixing", "mix_ratio")
         if isinstance(policy, str) and "mixing_temperature" in table and policy != "temperature":
             yield "mixing_temperature", f"is only for mixing = 'temperature', got '{policy}'. Remove it."

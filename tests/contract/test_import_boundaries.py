@@ -27,7 +27,7 @@ SERVE_LAYERS = [
     {"cli"},
 ]
 TRAINER_LAYERS = [
-    {"errors"},
+    {"errors", "mappings"},
     {"tensors", "config"},
     {"data", "model"},
     {"tasks"},

@@ -19,6 +19,7 @@ from palm_trainer.data.formats.squad import locate_answers
 from palm_trainer.data.formats.tags import SCHEMES, spans_from_tags
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, class_value, join_words
 from palm_trainer.errors import DataError
+from palm_trainer.mappings import absent, first_repeated, select_keys
 
 UNREAD = ("id", "idx", "guid")
 TOKENS = ("tokens", "words")
@@ -66,25 +67,25 @@ def examples(
     for batch in batches:
         for row in batch.to_pylist():
             number += 1
-            cells = {name: row[name] for name in layout.columns}
+            cells = select_keys(row, layout.columns)
             yield _example(cells, layout, f"{path}: row {number}", options, defects)
 
 
 def _layout(schema: Any, path: object, options: FormatOptions) -> _Layout:
     available = list(schema.names)
-    doubled = [name for name in available if available.count(name) > 1]
-    if doubled:
-        raise DataError(f"{path}: column '{doubled[0]}' stands twice; rename one of them")
-    missing = [name for name in options.columns if name not in available]
+    repeated = first_repeated(available)
+    if repeated is not None:
+        raise DataError(f"{path}: column '{repeated}' stands twice; rename one of them")
+    missing = absent(options.columns, available)
     if missing:
         raise DataError(f"{path}: no column '{missing[0]}' (it has {', '.join(available)}); change `columns`")
-    columns = options.columns or tuple(name for name in available if name not in UNREAD)
+    columns = options.columns or tuple(absent(available, UNREAD))
     tokens = None
     if "text" not in columns:
-        tokens = next((name for name in TOKENS if name in columns), None)
+        tokens = next(filter(columns.__contains__, TOKENS), None)
     texts: dict[str, str] = {}
     for role in ("text", "text_pair"):
-        candidates = [role] if role in columns else [name for name in columns if _TEXTS.get(name) == role]
+        candidates = _text_columns(columns, role)
         if len(candidates) > 1:
             raise DataError(
                 f"{path}: columns {' and '.join(candidates)} could both be the {role}; say which with `columns`"
@@ -96,6 +97,17 @@ def _layout(schema: Any, path: object, options: FormatOptions) -> _Layout:
             "rename one to `text`, or name the columns with `columns`"
         )
     return _Layout(columns, texts, tokens, _class_names(schema, path))
+
+
+def _text_columns(columns: Sequence[str], role: str) -> list[str]:
+    """Return the columns that can be the text or the pair. A column of that very name excludes all others."""
+    if role in columns:
+        return [role]
+    candidates = []
+    for name in columns:
+        if _TEXTS.get(name) == role:
+            candidates.append(name)
+    return candidates
 
 
 def _class_names(schema: Any, path: object) -> dict[str, Sequence[str]]:
@@ -133,7 +145,9 @@ def _features(metadata: bytes, path: object) -> dict[str, Any]:
 
 def _example(row: dict[str, Any], layout: _Layout, source: str, options: FormatOptions, defects: Defects) -> Example:
     """Convert a row to an example by way of a jsonl row. `row` is emptied."""
-    converted: dict[str, Any] = {role: row.pop(column) for column, role in layout.texts.items()}
+    converted: dict[str, Any] = {}
+    for column, role in layout.texts.items():
+        converted[role] = row.pop(column)
     for name, class_names in layout.class_names.items():
         if name in row:
             row[name] = _class_name(row[name], class_names, name, source)
@@ -142,8 +156,9 @@ def _example(row: dict[str, Any], layout: _Layout, source: str, options: FormatO
         if not isinstance(tokens, list) or not all(isinstance(token, str) and token for token in tokens) or not tokens:
             raise DataError(f"{source}: '{layout.tokens}' is {tokens!r}; it must be a list of words")
         converted["text"], words = join_words(tokens, options.joiner)
-        tag_columns = [name for name, value in row.items() if isinstance(value, list) and len(value) == len(tokens)]
-        for name in tag_columns:
+        for name, value in list(row.items()):
+            if not isinstance(value, list) or len(value) != len(tokens):
+                continue
             spans = _spans(name, row.pop(name), words, source, options, defects)
             if spans is not None:
                 converted[name] = spans
@@ -200,7 +215,7 @@ def _field(
             ) from None
         return {} if spans is None else {ANSWER: spans_as_json(spans)}
     if isinstance(value, list):
-        return {name: [_item(item) for item in value]}
+        return {name: list(map(_item, value))}
     if isinstance(value, int | float):
         value = str(value)
     if isinstance(value, str) and not value.strip():

@@ -4,6 +4,7 @@ Column names: `text`, `text_a` or `sentence` is the text, `text_b` or `text_pair
 skipped. Any other column is a class field.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def examples(
     columns = options.columns
     if options.header or (options.header is None and not columns):
         _, header = next(rows)
-        columns = columns or tuple(name.strip() for name in header)
+        columns = columns or tuple(map(str.strip, header))
     _check_columns(columns, path, "`columns`" if options.columns else "the header")
     is_empty = True
     for number, fields in rows:
@@ -52,14 +53,23 @@ def examples(
         raise DataError(f"{path}: no row after the header; a data file holds at least one example")
 
 
+def count_texts(names: Iterable[str]) -> tuple[int, int]:
+    """Return the number of columns that hold the text, and of those that hold its pair."""
+    text_count = 0
+    pair_count = 0
+    for name in names:
+        text_count += name in TEXT_COLUMNS
+        pair_count += name in PAIR_COLUMNS
+    return text_count, pair_count
+
+
 def _check_columns(columns: tuple[str, ...], path: Path, origin: str) -> None:
     """Check that there is one text, at most one pair, and no doubled column.
 
     `origin` tells who names the columns.
     """
     names = [name for name in columns if name != SKIPPED]
-    text_count = sum(name in TEXT_COLUMNS for name in names)
-    pair_count = sum(name in PAIR_COLUMNS for name in names)
+    text_count, pair_count = count_texts(names)
     fault = ""
     allowed: tuple[str, ...] = TEXT_COLUMNS
     if text_count == 0:
@@ -74,7 +84,10 @@ def _check_columns(columns: tuple[str, ...], path: Path, origin: str) -> None:
             f"{path}:1: {fault} in {origin} ({', '.join(columns)}); name one {' or '.join(allowed)}, "
             "with `columns = [...]` in the configuration if the file has no header"
         )
-    doubled = sorted({name for name in names if names.count(name) > 1 or not name})
+    doubled = []
+    for name, count in sorted(Counter(names).items()):
+        if count > 1 or not name:
+            doubled.append(name)
     if doubled:
         raise DataError(
             f"{path}:1: column '{doubled[0]}' is empty or doubled in {origin}; name each once, or `_` to skip it"

@@ -62,7 +62,7 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
 
 def _read_intents(intent_file: Path, path: Path, sentences: list[_Sentence], defects: Defects) -> None:
     """Read the intent of each sentence from a side file."""
-    intents = [line.strip() for line in split_lines(read_text(intent_file, defects))]
+    intents = list(map(str.strip, split_lines(read_text(intent_file, defects))))
     if len(intents) != len(sentences):
         first_missing = min(len(intents), len(sentences)) + 1
         raise DataError(

@@ -1,8 +1,9 @@
 """Detection of file formats and their options: by the name if it tells the format, else by the first lines."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 
 from palm_trainer.data.formats.clinc import is_clinc
@@ -64,7 +65,7 @@ def _detect_text(path: Path, suffix: str) -> Detection:
     if is_markdown(text):
         return Detection("rasa")
     sample = split_lines(text)[:_SAMPLE_LINES]
-    filled = [line for line in sample if line.strip()]
+    filled = list(filter(str.strip, sample))
     if suffix in (".jsonl", ".ndjson") or all(line.startswith("{") for line in filled):
         return Detection("jsonl")
     if any(SEPARATOR in line for line in filled):
@@ -114,12 +115,14 @@ def _detect_json(path: Path) -> Detection:
 def _json_columns(rows: Sequence[object]) -> tuple[str, ...]:
     """Return the keys that hold something, if all rows have the same keys; else none, which reads each row's own."""
     keys = set(rows[0]) if isinstance(rows[0], dict) else set()
-    filled: dict[str, None] = {}
+    filled: set[str] = set()
     for row in rows:
         if not isinstance(row, dict) or set(row) != keys:
             return ()
-        filled.update(dict.fromkeys(key for key in row if row[key] not in ("", None)))
-    return tuple(key for key in rows[0] if key != "id" and key in filled) if isinstance(rows[0], dict) else ()
+        for key, value in row.items():
+            if value not in ("", None):
+                filled.add(key)
+    return tuple(filter((filled - {"id"}).__contains__, rows[0])) if isinstance(rows[0], dict) else ()
 
 
 def _without_intents(sample: Sequence[str]) -> list[str]:
@@ -132,12 +135,16 @@ def _without_intents(sample: Sequence[str]) -> list[str]:
                 return list(sample)
             last_lines.append(position)
     dropped = set(last_lines)
-    return [line for position, line in enumerate(sample) if position not in dropped]
+    token_lines = []
+    for position, line in enumerate(sample):
+        if position not in dropped:
+            token_lines.append(line)
+    return token_lines
 
 
 def _is_conll(sample: Sequence[str]) -> bool:
     """Return True if nearly all lines end in a tag and have something before it."""
-    rows = [line for line in sample if line.strip() and not line.startswith(_NOT_ROWS)]
+    rows = _token_rows(sample)
     tagged_count = 0
     for line in rows:
         has_token = re.search(r"\S|\s\s", line[:-1])
@@ -147,17 +154,29 @@ def _is_conll(sample: Sequence[str]) -> bool:
     return tagged_count > 0.95 * len(rows) and has_blank_line
 
 
+def _token_rows(sample: Sequence[str]) -> list[str]:
+    """Return the lines that hold a token."""
+    rows = []
+    for line in sample:
+        if line.strip() and not line.startswith(_NOT_ROWS):
+            rows.append(line)
+    return rows
+
+
 def _last_column(line: str) -> str:
     return re.split(r"[\t ]", line.rstrip())[-1]
 
 
 def _conll_options(sample: Sequence[str], intent_suffix: str | None) -> FormatOptions:
-    rows = [line for line in sample if line.strip() and not line.startswith(_NOT_ROWS)]
+    rows = _token_rows(sample)
     token_column = 2 if numbers_tokens(sample) else None
-    words = [re.split(r"[\t ]", row)[0] for row in rows]
-    if token_column is not None:
-        words = [row.split()[1] for row in rows if not row.startswith("#")]
-    tags = [_last_column(row) for row in rows]
+    words = []
+    for row in rows:
+        if token_column is None:
+            words.append(re.split(r"[\t ]", row)[0])
+        elif not row.startswith("#"):
+            words.append(row.split()[1])
+    tags = list(map(_last_column, rows))
     return FormatOptions(
         joiner=_joiner(words), scheme=_scheme(tags), intent_suffix=intent_suffix, token_column=token_column
     )
@@ -173,7 +192,7 @@ def _palm_options(filled: Sequence[str]) -> FormatOptions:
             if any(SEPARATOR in row[column] for row in rows if column < len(row)):
                 joined_columns.append(column)
         names = dict(zip(joined_columns, ("text_a", "label"), strict=False))
-        columns = tuple(names.get(column, SKIPPED) for column in range(len(header)))
+        columns = _named_columns(names, len(header))
         layout = columns
     else:
         rows = rows[1:]
@@ -182,6 +201,14 @@ def _palm_options(filled: Sequence[str]) -> FormatOptions:
     words = list(_joined_items(rows, layout, TEXT_COLUMNS))
     tags = list(_joined_items(rows, layout, TAG_COLUMNS))
     return FormatOptions(columns=columns, joiner=_joiner(words), scheme=_scheme(tags))
+
+
+def _named_columns(names: Mapping[int, str], count: int) -> tuple[str, ...]:
+    """Return a name for each column. Columns without one are skipped."""
+    columns = []
+    for column in range(count):
+        columns.append(names.get(column, SKIPPED))
+    return tuple(columns)
 
 
 def _joined_items(rows: Sequence[Sequence[str]], layout: Sequence[str], names: Sequence[str]) -> Iterator[str]:
@@ -194,8 +221,11 @@ def _joined_items(rows: Sequence[Sequence[str]], layout: Sequence[str], names: S
 
 def _joiner(words: Sequence[str]) -> str:
     """Return an empty joiner if words are single characters of a script without blanks, else a blank."""
-    wide_count = sum(bool(_WIDE.match(word)) for word in words)
-    single_count = sum(len(word) <= 1 for word in words)
+    wide_count = 0
+    single_count = 0
+    for word in words:
+        wide_count += bool(_WIDE.match(word))
+        single_count += len(word) <= 1
     return "" if wide_count > 0.5 * len(words) and single_count > 0.8 * len(words) else " "
 
 
@@ -208,10 +238,11 @@ def _scheme(tags: Sequence[str]) -> str:
         return "bmes" if "M" in prefixes else "bioes"
     previous = "O"
     unopened_count = 0
+    begin_count = 0
     for tag in tags:
+        begin_count += tag.startswith("B-")
         unopened_count += tag.startswith("I-") and previous[2:] != tag[2:]
         previous = tag
-    begin_count = sum(tag.startswith("B-") for tag in tags)
     return "iob1" if unopened_count > begin_count else "bio"
 
 
@@ -224,8 +255,11 @@ def _tsv_options(rows: Sequence[Sequence[str]]) -> FormatOptions:
     if any(name.strip() in TEXT_COLUMNS for name in rows[0]):
         return FormatOptions()
     body = rows[1:] or rows
-    lengths = [sum(map(len, column)) for column in zip(*body, strict=True)]
-    distinct_counts = [len(set(column)) for column in zip(*body, strict=True)]
+    lengths = []
+    distinct_counts = []
+    for cells in zip(*body, strict=True):
+        lengths.append(sum(map(len, cells)))
+        distinct_counts.append(len(set(cells)))
     columns = range(len(rows[0]))
     text_column, *short_columns = sorted(columns, key=lambda column: -lengths[column])
     names = {text_column: TEXT_COLUMNS[1]}
@@ -234,12 +268,15 @@ def _tsv_options(rows: Sequence[Sequence[str]]) -> FormatOptions:
         if distinct_counts[candidate] > 0.5 * len(body) and lengths[candidate] > 12 * len(body):
             names[candidate] = PAIR_COLUMNS[0]
             del short_columns[0]
-    class_columns = [column for column in short_columns if distinct_counts[column] <= max(2, 0.2 * len(body))]
+    class_columns = []
+    for column in short_columns:
+        if distinct_counts[column] <= max(2, 0.2 * len(body)):
+            class_columns.append(column)
     header = None
     if class_columns:
         label = min(class_columns, key=lambda column: (distinct_counts[column] < 2, distinct_counts[column]))
         names[label] = "label"
         # A first line whose class does not occur again is a header.
-        if rows[0][label] not in {row[label] for row in body}:
+        if rows[0][label] not in map(itemgetter(label), body):
             header = True
-    return FormatOptions(columns=tuple(names.get(column, SKIPPED) for column in columns), header=header)
+    return FormatOptions(columns=_named_columns(names, len(columns)), header=header)

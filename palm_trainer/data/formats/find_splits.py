@@ -1,6 +1,7 @@
 """Search for the splits of a data set: files of a directory, files beside a file, or splits inside one file."""
 
 from collections.abc import Iterable
+from operator import attrgetter
 from pathlib import Path
 
 from palm_trainer.data.formats import clinc
@@ -38,7 +39,9 @@ def find_splits(data: Path) -> tuple[Splits, list[str]]:
     entry_by_split = _named_splits(entries)
     if not entry_by_split:
         return _only_file(data, entries), []
-    files = {split: [_file_in(path)] for split, path in entry_by_split.items()}
+    files = {}
+    for split, path in entry_by_split.items():
+        files[split] = [_file_in(path)]
     if "train" in files:
         return files, []
     largest = max(files, key=lambda split: _size(files[split][0]))
@@ -53,11 +56,14 @@ def _splits_beside(file: Path) -> Splits:
             return inside
     splits = {"train": [file]}
     if "train" in file.name.lower():
-        siblings = [path for path in _entries(file.parent) if path.suffix == file.suffix and path != file]
+        siblings = []
+        for path in _entries(file.parent):
+            if path.suffix == file.suffix and path != file:
+                siblings.append(path)
         for split in ("dev", "test"):
-            path = _named(siblings, split)
-            if path is not None:
-                splits[split] = [path]
+            sibling = _named(siblings, split)
+            if sibling is not None:
+                splits[split] = [sibling]
     return splits
 
 
@@ -70,7 +76,10 @@ def _splits_inside(path: Path, detection: Detection) -> Splits:
     names = clinc.splits(path)
     splits: Splits = {}
     for split, words in _WORDS.items():
-        paths = [path.with_name(f"{path.name}#{name}") for name in names if name.endswith(words)]
+        paths = []
+        for name in names:
+            if name.endswith(words):
+                paths.append(path.with_name(f"{path.name}#{name}"))
         if paths:
             splits[split] = paths
     if "train" not in splits:
@@ -101,7 +110,7 @@ def _only_file(folder: Path, entries: Iterable[Path]) -> Splits:
     if len(files) == 1:
         return _splits_inside(*files[0])
     listed = ", ".join(f"{file.name} ({detection.format})" for file, detection in files[:6])
-    folders = ", ".join(path.name for path in entries if path.is_dir())
+    folders = ", ".join(map(attrgetter("name"), filter(Path.is_dir, entries)))
     content = f"several data files ({listed})" if files else "no data file of a known format"
     if folders:
         content += f", and directories ({folders})"
@@ -115,7 +124,7 @@ def _file_in(path: Path) -> Path:
     """Return the path itself, or the only file of a directory that is no data set of a known format."""
     if not path.is_dir() or _try_detect(path) is not None:
         return path
-    files = [entry for entry in _entries(path) if entry.is_file()]
+    files = list(filter(Path.is_file, _entries(path)))
     if len(files) != 1:
         raise DataError(f"{path}: {len(files)} data files, not one; name a file in it")
     return files[0]
@@ -163,4 +172,8 @@ def _named(paths: Iterable[Path], split: str) -> Path | None:
 def _size(path: Path) -> int:
     """Return the size of a file, or of all files below a directory, in bytes."""
     files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    size = 0
+    for file in files:
+        if file.is_file():
+            size += file.stat().st_size
+    return size

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from palm_trainer.data.example import Example, FieldValue
-from palm_trainer.data.formats.columns import PAIR_COLUMNS, TEXT_COLUMNS, row_example
+from palm_trainer.data.formats.columns import PAIR_COLUMNS, TEXT_COLUMNS, count_texts, row_example
 from palm_trainer.data.formats.json_values import load_json
 from palm_trainer.data.formats.jsonl import ANSWER, read_field, read_words
 from palm_trainer.data.formats.text_files import Defects, FormatOptions
 from palm_trainer.errors import DataError
+from palm_trainer.mappings import absent
 
 
 def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:
@@ -47,9 +48,12 @@ def _example(
     columns: tuple[str, ...], row: dict[str, Any], source: str, separator: str | None, defects: Defects
 ) -> Example:
     """Convert an object to an example: lists as in jsonl, anything else as the cells of a table."""
-    plain = tuple(key for key in columns if not isinstance(row[key], list | dict))
-    values = [str(row[key]) if isinstance(row[key], str | int | float) else "" for key in plain]
-    example = row_example(plain, values, source, separator, defects)
+    plain: dict[str, str] = {}
+    """Text of each column that holds no list or object."""
+    for key in columns:
+        if not isinstance(row[key], list | dict):
+            plain[key] = str(row[key]) if isinstance(row[key], str | int | float) else ""
+    example = row_example(tuple(plain), list(plain.values()), source, separator, defects)
     fields: dict[str, FieldValue] = {}
     words = None
     for key in columns:
@@ -71,10 +75,9 @@ def _example(
 
 def _check_columns(columns: tuple[str, ...], row: dict[str, Any], source: str) -> None:
     """Check that a row has all columns, one text and at most one pair."""
-    missing = [key for key in columns if key not in row]
+    missing = absent(columns, row)
     if missing:
         raise DataError(f"{source}: no key '{missing[0]}' among {', '.join(row)}; add it or change `columns`")
-    text_count = sum(key in TEXT_COLUMNS for key in columns)
-    pair_count = sum(key in PAIR_COLUMNS for key in columns)
+    text_count, pair_count = count_texts(columns)
     if text_count != 1 or pair_count > 1:
         raise DataError(f"{source}: keys {', '.join(columns)} do not hold one text of {', '.join(TEXT_COLUMNS)}")

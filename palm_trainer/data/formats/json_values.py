@@ -2,11 +2,13 @@
 
 import json
 from json import scanner
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from palm_trainer.data.formats.text_files import Defects, read_text
 from palm_trainer.errors import DataError
+from palm_trainer.mappings import first_repeated
 
 
 class _RepeatedKeyError(ValueError):
@@ -61,8 +63,9 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build an object. Raises _RepeatedKeyError if a key stands twice."""
     values = dict(pairs)
     if len(values) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _RepeatedKeyError(next(key for key in keys if keys.count(key) > 1))
+        repeated = first_repeated(map(itemgetter(0), pairs))
+        assert repeated is not None
+        raise _RepeatedKeyError(repeated)
     return values
 
 

@@ -18,6 +18,7 @@ from palm_trainer.data.formats.columns import TEXT_COLUMNS
 from palm_trainer.data.formats.json_values import parse_json
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, read_text, split_lines
 from palm_trainer.errors import DataError
+from palm_trainer.mappings import absent, select_keys
 
 ANSWER = "answer"
 """The field whose spans refer to the pair (the passage) and may overlap (several annotators)."""
@@ -41,12 +42,12 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
         if line.strip():
             row = _read_object(line, f"{path}:{number}")
             if options.columns:
-                row = {key: row[key] for key in options.columns if key in row}
+                row = select_keys(row, options.columns)
                 keys.update(row)
             yield row_example(_name_texts(row), f"{path}:{number}", defects)
-    absent = [key for key in options.columns if key not in keys]
-    if absent:
-        raise DataError(f"{path}: no line has the key '{absent[0]}'; change `columns`")
+    missing = absent(options.columns, keys)
+    if missing:
+        raise DataError(f"{path}: no line has the key '{missing[0]}'; change `columns`")
 
 
 def _name_texts(row: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +58,10 @@ def _name_texts(row: dict[str, Any]) -> dict[str, Any]:
     renamed = {names[0]: "text"}
     if "text_pair" not in row:
         renamed["text_b"] = "text_pair"
-    return {renamed.get(key, key): value for key, value in row.items()}
+    renamed_row = {}
+    for key, value in row.items():
+        renamed_row[renamed.get(key, key)] = value
+    return renamed_row
 
 
 def _read_object(line: str, source: str) -> dict[str, Any]:
@@ -75,7 +79,7 @@ def as_row(example: Example) -> dict[str, Any]:
     for name, value in example.fields.items():
         row[name] = value if isinstance(value, str) else _json_list(value)
     if example.words is not None:
-        row["words"] = [list(word) for word in example.words]
+        row["words"] = list(map(list, example.words))
     return row
 
 
@@ -192,14 +196,16 @@ def read_words(value: Any, length: int, source: str) -> tuple[tuple[int, int], .
     if value is None:
         return None
     try:
-        words = tuple((int(start), int(end)) for start, end in value)
+        ranges = []
+        for start, end in value:
+            ranges.append((int(start), int(end)))
     except (TypeError, ValueError, OverflowError):
         raise DataError(f'{source}: "words" is {value!r}; it must be a list of [start, end]') from None
     previous_end = 0
-    for start, end in words:
+    for start, end in ranges:
         if not previous_end <= start < end <= length:
             raise DataError(
                 f'{source}: "words" are not ranges in order within {length} code points; correct or remove them'
             )
         previous_end = end
-    return words
+    return tuple(ranges)

@@ -130,4 +130,4 @@ def _entity(text: str, annotation: _Annotation, source: str, defects: Defects) -
         defects.add(MORE_ENTITIES, source, len(entities) - 1)
     if "value" in entity:
         defects.add(SYNONYM, source)
-    return {key: str(value) for key, value in entity.items()}
+    return dict(zip(entity, map(str, entity.values()), strict=True))

@@ -8,6 +8,7 @@ from palm_trainer.data.example import Example, FieldValue, LabelledSpan
 from palm_trainer.data.formats.jsonl import ANSWER
 from palm_trainer.data.formats.text_files import FormatOptions
 from palm_trainer.errors import DataError
+from palm_trainer.mappings import absent
 
 _SPAN_FIELDS = ("slots", "tags")
 """Names of fields that hold spans, if no example has one."""
@@ -34,7 +35,7 @@ def class_fields(examples: Sequence[Example]) -> list[str]:
     for example in examples:
         names.update(dict.fromkeys(example.fields))
     excluded = [*span_fields(examples), ANSWER]
-    return [name for name in names if name not in excluded]
+    return absent(names, excluded)
 
 
 def text_columns(examples: Sequence[Example], format_name: str) -> tuple[str, ...]:
@@ -66,7 +67,11 @@ def class_text(value: FieldValue, options: FormatOptions) -> str:
     """Write a class, or several classes joined by the separator, in one line."""
     if isinstance(value, str):
         return to_one_line(value)
-    return (options.label_separator or "#").join(to_one_line(item) for item in value if isinstance(item, str))
+    labels = []
+    for item in value:
+        if isinstance(item, str):
+            labels.append(to_one_line(item))
+    return (options.label_separator or "#").join(labels)
 
 
 def to_one_line(text: str) -> str:

@@ -165,5 +165,5 @@ def class_value(text: str, separator: str | None) -> str | tuple[str, ...]:
     """
     if separator is None:
         return text
-    names = (name.strip() for name in text.split(separator))
-    return tuple(dict.fromkeys(name for name in names if name))
+    names = map(str.strip, text.split(separator))
+    return tuple(dict.fromkeys(filter(None, names)))

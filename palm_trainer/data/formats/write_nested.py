@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, starmap
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def write_squad(examples: Sequence[Example], path: Path, options: FormatOptions)
     paragraphs = []
     numbered = list(enumerate(examples))
     for passage, group in groupby(numbered, key=lambda item: item[1].pair):
-        questions = [_question(number, example) for number, example in group]
+        questions = list(starmap(_question, group))
         paragraphs.append({"context": passage, "qas": questions})
     document = {"version": "v2.0", "data": [{"title": "", "paragraphs": paragraphs}]}
     write_lines(path, [json.dumps(document, ensure_ascii=False, indent=1)])
@@ -50,7 +51,10 @@ def _question(number: int, example: Example) -> dict[str, Any]:
     question: dict[str, Any] = {"id": question_id or str(number), "question": example.text}
     if ANSWER in example.fields:
         spans = select_spans(example.fields[ANSWER])
-        question["answers"] = [{"text": passage[span.start : span.end], "answer_start": span.start} for span in spans]
+        answers = []
+        for span in spans:
+            answers.append({"text": passage[span.start : span.end], "answer_start": span.start})
+        question["answers"] = answers
         question["is_impossible"] = not spans
     return question
 
@@ -70,7 +74,9 @@ def write_clinc(examples: Sequence[Example], path: Path, options: FormatOptions)
     if not split:
         raise DataError(f"{path}: no split; format 'clinc' holds several, write the path as {name}#SPLIT")
     intent = choose_main_field(class_fields(examples), "intent")
-    rows = [[example.text, _class(example, intent, "clinc", options)] for example in examples]
+    rows = []
+    for example in examples:
+        rows.append([example.text, _class(example, intent, "clinc", options)])
     write_lines(path.with_name(name), [json.dumps({split: rows}, ensure_ascii=False, indent=0)])
 
 
@@ -93,10 +99,12 @@ def write_rasa(examples: Sequence[Example], path: Path, options: FormatOptions) 
         rows.append(f"- intent: {_scalar(name)}")
         if all(text.isprintable() and text == text.strip() for text in texts):
             rows.append("  examples: |")
-            rows += [f"    - {text}" for text in texts]
+            for text in texts:
+                rows.append(f"    - {text}")
         else:  # a block of lines cannot hold these
             rows.append("  examples:")
-            rows += [f"  - text: {json.dumps(text, ensure_ascii=False)}" for text in texts]
+            for text in texts:
+                rows.append(f"  - text: {json.dumps(text, ensure_ascii=False)}")
     write_lines(path, rows)
 
 
@@ -129,7 +137,7 @@ def _entity(value: str, span: LabelledSpan) -> str:
     if not span.role and not span.group and not re.search(r"[():]", span.label):
         return f"[{value}]({span.label})"
     keys = {"entity": span.label, "role": span.role, "group": span.group}
-    filled = {key: text for key, text in keys.items() if text}
+    filled = dict(filter(itemgetter(1), keys.items()))
     return f"[{value}]{json.dumps(filled, ensure_ascii=False)}"
 
 
@@ -148,7 +156,7 @@ def write_parquet(examples: Sequence[Example], path: Path, options: FormatOption
     parquet = import_parquet(path)
     import pyarrow as pa
 
-    rows = [as_row(example) for example in examples]
+    rows = list(map(as_row, examples))
     types = _column_types(rows, [*span_fields(examples), ANSWER])
     for example, row in zip(examples, rows, strict=True):
         for name, column_type in types.items():
@@ -175,7 +183,7 @@ def _column_types(rows: Sequence[dict[str, Any]], span_columns: Sequence[str]) -
         for name, value in row.items():
             if name not in samples or isinstance(value, list):
                 samples[name] = value
-    types: dict[str, Any] = {name: pa.string() for name in ("text", "text_pair") if name in samples}
+    types: dict[str, Any] = dict.fromkeys(filter(samples.__contains__, ("text", "text_pair")), pa.string())
     for name, value in samples.items():
         if name in span_columns:
             types.setdefault(name, spans)

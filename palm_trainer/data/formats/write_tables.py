@@ -22,7 +22,7 @@ def write_tsv(examples: Sequence[Example], path: Path, options: FormatOptions) -
     Raises:
         DataError: only some examples have a second text.
     """
-    write_lines(path, ["\t".join(cells) for cells in _rows(examples, "tsv", options, to_one_line)])
+    write_lines(path, list(map("\t".join, _rows(examples, "tsv", options, to_one_line))))
 
 
 def write_csv(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,6 +28,7 @@ from palm_trainer.data.formats.text_files import FormatOptions
 from palm_trainer.data.formats.write_nested import write_clinc, write_parquet, write_rasa, write_squad
 from palm_trainer.data.formats.write_tables import write_csv, write_json, write_text, write_tsv
 from palm_trainer.errors import DataError
+from palm_trainer.mappings import absent
 
 Write: TypeAlias = Callable[[Sequence[Example], Path, FormatOptions], None]
 
@@ -39,7 +41,10 @@ def write_jsonl(examples: Sequence[Example], path: Path, options: FormatOptions)
         path: new file.
         options: not used.
     """
-    write_lines(path, [json.dumps(as_row(example), ensure_ascii=False) for example in examples])
+    rows = []
+    for example in examples:
+        rows.append(json.dumps(as_row(example), ensure_ascii=False))
+    write_lines(path, rows)
 
 
 def write_joint(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
@@ -105,18 +110,22 @@ def write_palm(examples: Sequence[Example], path: Path, options: FormatOptions) 
         path: new file.
         options: options that the file will be read with.
     """
-    tag_columns = {name: name if name in TAG_COLUMNS else "label" for name in span_fields(examples)}
-    class_columns = [name for name in class_fields(examples) if name not in TAG_COLUMNS]
+    tag_columns = {}
+    for name in span_fields(examples):
+        tag_columns[name] = name if name in TAG_COLUMNS else "label"
+    class_columns = absent(class_fields(examples), TAG_COLUMNS)
     rows = ["\t".join(["text_a", *tag_columns.values(), *class_columns])]
     for example in examples:
-        words = [word for word, _ in _tagged_words(example, "", options)]
+        words = map(itemgetter(0), _tagged_words(example, "", options))
         cells = [SEPARATOR.join(words)]
         for name in tag_columns:
             tags = []
             if name in example.fields:
-                tags = [to_one_line(tag) for _, tag in _tagged_words(example, name, options)]
+                for _, tag in _tagged_words(example, name, options):
+                    tags.append(to_one_line(tag))
             cells.append(SEPARATOR.join(tags))
-        cells += [class_text(example.fields.get(name, ""), options) for name in class_columns]
+        for name in class_columns:
+            cells.append(class_text(example.fields.get(name, ""), options))
         rows.append("\t".join(cells))
     write_lines(path, rows)
 
@@ -143,15 +152,16 @@ def _tagged_words(example: Example, field: str, options: FormatOptions) -> list[
     ranges = example.words
     if ranges is None:
         ranges = _word_ranges(example, options)
-    tags = tags_from_spans(spans, ranges)
-    words = [to_one_line(example.text[start:end]) for start, end in ranges]
-    return list(zip(words, tags, strict=True))
+    tagged_words = []
+    for (start, end), tag in zip(ranges, tags_from_spans(spans, ranges), strict=True):
+        tagged_words.append((to_one_line(example.text[start:end]), tag))
+    return tagged_words
 
 
 def _word_ranges(example: Example, options: FormatOptions) -> tuple[tuple[int, int], ...]:
     """Split a text at white space and the ends of spans, or into characters without a joiner."""
     if not options.joiner:
-        return tuple((position, position + 1) for position in range(len(example.text)))
+        return tuple(pairwise(range(len(example.text) + 1)))
     bounds: set[int] = set()
     for value in example.fields.values():
         for span in select_spans(value):
