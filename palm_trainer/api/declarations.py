@@ -19,6 +19,7 @@ from palm_trainer.config.rules import nearest_path
 from palm_trainer.config.schema import ClassifyTask, inner_section, key_paths
 from palm_trainer.data.dataset import TrainingBatch
 from palm_trainer.errors import ConfigError, WiringError
+from palm_trainer.mappings import absent
 from palm_trainer.model.encoders import Encoder
 from palm_trainer.tasks import task_kind
 from palm_trainer.training.loop import Step
@@ -125,7 +126,7 @@ def _check_key(key: str, optimizer: Optimizer) -> None:
     """Raise ConfigError for a key that is unknown, or an argument of another call."""
     paths = key_paths(TrainConfig)
     if key in _ELSEWHERE:
-        keys = [name for name in TrainConfig.model_fields if name not in _ELSEWHERE]
+        keys = absent(TrainConfig.model_fields, _ELSEWHERE)
         options = ", ".join(sorted(keys, key=lambda name: inner_section(TrainConfig, name) is None))
         raise ConfigError(f"options.{key} is set elsewhere in Python: by {_ELSEWHERE[key]}. Options: {options}.")
     if key not in TrainConfig.model_fields:

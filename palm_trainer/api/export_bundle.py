@@ -13,6 +13,7 @@ from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.api.session import Session
 from palm_trainer.errors import ExportError
 from palm_trainer.evaluation.evaluate import EvaluationSet
+from palm_trainer.mappings import absent
 from palm_trainer.model.encoders import unfreeze_rows
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.tensors import PALM_NAMES
@@ -67,7 +68,7 @@ def _check(session: Session) -> None:
                 f"trainer '{task.name}': {type(task.head).__name__} has no kind, so that no server could decode its outputs. Give it one, such as "
                 "kind = \"classify\" for a head with 'logits', or leave it out of the bundle with set_as_aux()."
             )
-    unknown = [name for name in trained.model.input_names if name not in PALM_NAMES]
+    unknown = absent(trained.model.input_names, PALM_NAMES)
     if unknown:
         raise ExportError(
             f"the backbone takes '{unknown[0]}', which a server does not make from text. It makes: {', '.join(PALM_NAMES.values())}."

@@ -132,7 +132,9 @@ def check_options(train: Mapping[str, Any], groups: Mapping[str, Sequence[Task]]
     Raises:
         ConfigError: with a line for each setting that does not fit.
     """
-    data = {name: {"mix_ratio": members[0].mix_ratio} for name, members in groups.items()}
+    data = {}
+    for name, members in groups.items():
+        data[name] = {"mix_ratio": members[0].mix_ratio}
     tasks: dict[str, dict[str, Any]] = {}
     for name, members in groups.items():
         for task in members:

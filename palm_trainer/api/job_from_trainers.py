@@ -75,7 +75,9 @@ def plan_training(
         )
     train = train_settings(settings, per_task_epochs=per_task_epochs)
     ratios = wired.ratios if per_task_epochs else dict.fromkeys(wired.groups, 1.0)
-    epochs_by_source = {name: epochs * ratio for name, ratio in ratios.items()}
+    epochs_by_source = {}
+    for name, ratio in ratios.items():
+        epochs_by_source[name] = epochs * ratio
     order = order_sources(train, wired.sources, reference, wired.ratios, epochs_by_source)
     return Plan(wired, order.mixing, epochs, reference, train.mixing, per_task_epochs)
 

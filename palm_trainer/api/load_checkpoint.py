@@ -35,7 +35,10 @@ def _build(description: ModelDescription, tasks: Sequence[Task], path: Path) -> 
     if not description.own:
         return build_model(description)
     plain = description.model_copy(update={"own": {}})
-    custom_heads = {task.name: task.custom_head for task in tasks if task.custom_head is not None}
+    custom_heads = {}
+    for task in tasks:
+        if task.custom_head is not None:
+            custom_heads[task.name] = task.custom_head
     if "backbone" in description.own:
         declared = [task.backbone for task in tasks if isinstance(task.backbone, CustomEncoder)]
         if not declared:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from palm_trainer.api.prediction import predict, write_predictions
 from palm_trainer.api.raw_prediction import batches_of, raw_outputs
 from palm_trainer.api.reader.base_reader import Reader
 from palm_trainer.api.reader.text_reader import TextReader
-from palm_trainer.api.session import PRINT, Say, Session
+from palm_trainer.api.session import PRINT, Say, Session, loss_arrays
 from palm_trainer.api.trainer import Trainer, check_phase
 from palm_trainer.api.trainer_base import TrainerCalls
 from palm_trainer.errors import ConfigError, WiringError
@@ -42,7 +43,7 @@ class MultiHeadTrainer(TrainerCalls):
 
     def __init__(self, trainers: Sequence[Trainer] | Mapping[str, Trainer], *, say: Say = PRINT) -> None:
         members = list(trainers.values()) if isinstance(trainers, Mapping) else list(trainers)
-        names = [trainer.name for trainer in members]
+        names = list(map(attrgetter("name"), members))
         if not members:
             raise WiringError(
                 "MultiHeadTrainer: trainers must hold at least one trainer, got none. Pass a list such as [Trainer('slot'), Trainer('intent')]."
@@ -54,8 +55,8 @@ class MultiHeadTrainer(TrainerCalls):
             raise WiringError(
                 f"MultiHeadTrainer: the keys of the dict must be the names of its trainers ({', '.join(names)}), got {', '.join(trainers)}."
             )
-        self.trainers = {trainer.name: trainer for trainer in members}
-        super().__init__(Session([trainer.task for trainer in members], say))
+        self.trainers = dict(zip(names, members, strict=True))
+        super().__init__(Session(list(map(attrgetter("task"), members)), say))
         for trainer in members:
             trainer.join(self._session)
 
@@ -139,8 +140,7 @@ class MultiHeadTrainer(TrainerCalls):
             `{NAME.loss: value}` and the position of the trainer.
         """
         step = self._session.train_on(batch)
-        losses = {f"{task}.loss": np.array(loss) for task, loss in step.losses.items()}
-        return losses, list(self.trainers).index(step.data)
+        return loss_arrays(step), list(self.trainers).index(step.data)
 
     def get_one_batch(self, phase: Phase = "train") -> Batch:
         """Return the next batch of the plan. Raises WiringError in phase `predict`."""
@@ -213,8 +213,12 @@ class MultiHeadTrainer(TrainerCalls):
             print_steps: batches between two log lines of a task that is predicted separately.
         """
         records: dict[str, list[dict[str, Any]]] = {}
-        answering = {name: trainer for name, trainer in self.trainers.items() if trainer.task.answers}
-        folders = {name: None if output_dir is None else Path(output_dir) / name for name in answering}
+        answering: dict[str, Trainer] = {}
+        folders: dict[str, Path | None] = {}
+        for name, trainer in self.trainers.items():
+            if trainer.task.answers:
+                answering[name] = trainer
+                folders[name] = None if output_dir is None else Path(output_dir) / name
         if isinstance(reader, TextReader):
             joint_tasks = [name for name, trainer in answering.items() if trainer.task.has_kind]
             records = predict(self._session.ready, reader.examples, joint_tasks, lambda done, total: None)

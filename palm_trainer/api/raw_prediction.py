@@ -21,7 +21,7 @@ from palm_trainer.model.multi_task import MultiTaskModel
 from palm_trainer.tasks import task_kind
 from palm_trainer.tensors import PALM_NAMES
 
-_ENGINE = {palm: ours for ours, palm in PALM_NAMES.items()}
+_ENGINE = dict(zip(PALM_NAMES.values(), PALM_NAMES, strict=True))
 
 
 class Progress:

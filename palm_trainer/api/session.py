@@ -9,6 +9,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from palm_trainer.api.declarations import Backward, Batch, LossVar, Task, TaskStep
@@ -75,12 +77,12 @@ class Session:
         for task in self.tasks:
             check_head(task)
         shared_backbone(self.tasks)
-        return LossVar(tuple(task.name for task in self.tasks))
+        return LossVar(tuple(map(attrgetter("name"), self.tasks)))
 
     def set_backward(self, backward: Backward) -> None:
         """Take the optimizer and the settings. Raises WiringError when its loss is that of another trainer."""
         loss_var = getattr(backward.optimizer, "loss_var", None)
-        names = {task.name for task in self.tasks}
+        names = set(map(attrgetter("name"), self.tasks))
         if not isinstance(loss_var, LossVar) or set(loss_var.tasks) != names:
             listed = ", ".join(loss_var.tasks) if isinstance(loss_var, LossVar) else repr(loss_var)
             raise WiringError(
@@ -225,10 +227,10 @@ class Session:
     def views(self, step: Step) -> list[TaskStep]:
         """Return the step as each of its tasks sees it."""
         sampler = self.plan.wired.sources[step.data].sampler
-        return [
-            TaskStep(step, task, sampler.position, sampler.batches_per_epoch, sampler.epoch, loss)
-            for task, loss in step.losses.items()
-        ]
+        task_steps = []
+        for task, loss in step.losses.items():
+            task_steps.append(TaskStep(step, task, sampler.position, sampler.batches_per_epoch, sampler.epoch, loss))
+        return task_steps
 
     def source_of(self, task: Task) -> Source:
         """Return the data that trains a task."""
@@ -267,7 +269,10 @@ class Session:
 
     def evaluate(self) -> Metrics:
         """Return metrics on the evaluation readers, with the averaged weights where there are some."""
-        kinds = {task.name: task.declared[1].kind for task in self.tasks if task.answers and task.has_kind}
+        kinds = {}
+        for task in self.tasks:
+            if task.answers and task.has_kind:
+                kinds[task.name] = task.declared[1].kind
         with self.averaged():
             return evaluate(Predictor(self.ready), kinds, self.evaluation_sets())
 
@@ -328,7 +333,7 @@ class Session:
     def ready(self) -> TrainedModel:
         """The model that answers. Raises WiringError when there is none."""
         if self.trained is None:
-            names = ", ".join(task.name for task in self.tasks)
+            names = ", ".join(map(attrgetter("name"), self.tasks))
             raise WiringError(
                 f"trainer '{names}' has nothing to predict with yet. Train it, or call load_ckpt(DIRECTORY) first."
             )
@@ -377,3 +382,11 @@ class Session:
         if resume:
             self._resume = torch.load(path / TRAINING, weights_only=True)
             self._run = None
+
+
+def loss_arrays(step: Step) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the loss of each task of a step as `{NAME.loss: value}`."""
+    losses = {}
+    for task, loss in step.losses.items():
+        losses[f"{task}.loss"] = np.array(loss)
+    return losses

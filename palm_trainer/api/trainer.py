@@ -1,7 +1,7 @@
 """Trainer of one task, built from a reader, a backbone and a head."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from palm_trainer.api.raw_prediction import (
 )
 from palm_trainer.api.reader.base_reader import Reader
 from palm_trainer.api.reader.text_reader import TextReader
-from palm_trainer.api.session import PRINT, Say, Session
+from palm_trainer.api.session import PRINT, Say, Session, loss_arrays
 from palm_trainer.api.trainer_base import TrainerCalls
 from palm_trainer.errors import ConfigError, WiringError
 from palm_trainer.evaluation.evaluate import Metrics
@@ -184,7 +184,7 @@ class Trainer(TrainerCalls):
         """
         self._check_standalone("train_one_step", "train_one_step")
         step = self._session.train_on(batch)
-        return {f"{task}.loss": np.array(loss) for task, loss in step.losses.items()}
+        return loss_arrays(step)
 
     def get_one_batch(self, phase: Phase = "train") -> Batch:
         """Return the next batch of the training data, or the first batch of the data to predict."""
@@ -224,10 +224,17 @@ class Trainer(TrainerCalls):
                 f"trainer '{self.name}': the backbone for prediction must have the configuration of the trained one. Build both from one configuration."
             )
         if isinstance(pred_head, UserHead):
-            return {tensor: f"{self.name}.{tensor}" for tensor in pred_head.eval().outputs_attr}
+            return self._output_names(pred_head.eval().outputs_attr)
         is_answered = task_kind(pred_head.kind).is_answered
         tensors = head_class(pred_head.kind).tensors if is_answered else ("logits",)
-        return {tensor: f"{self.name}.{tensor}" for tensor in tensors}
+        return self._output_names(tensors)
+
+    def _output_names(self, tensors: Iterable[str]) -> dict[str, str]:
+        """Return the name in the graph of each tensor of the head."""
+        names = {}
+        for tensor in tensors:
+            names[tensor] = f"{self.name}.{tensor}"
+        return names
 
     def predict(self, output_dir: str | Path | None = None, print_steps: int = 1000) -> list[dict[str, Any]]:
         """Return one record per example of the reader for `predict`, in the order of the file.

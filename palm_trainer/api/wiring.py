@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from palm_trainer.data.targets.base import Target
 from palm_trainer.data.targets.classify import ClassifyTarget
 from palm_trainer.data.vocabulary import pad_token_id, vocabulary_size
 from palm_trainer.errors import WiringError
+from palm_trainer.mappings import select_keys
 from palm_trainer.model.encoders import Encoder, unfreeze_rows
 from palm_trainer.model.heads import TaskHead, make_head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder
@@ -85,7 +87,7 @@ def wire(tasks: Sequence[Task], encoder_name: str) -> Wired:
             check_custom_head(task.name, task.custom_head, task.fitted, backbone)
     seed = tasks[0].fitted.seed
     torch.manual_seed(seed)
-    targets = {task.name: target for task in tasks if (target := _target(task)) is not None}
+    targets = _targets(tasks)
     if not isinstance(backbone, CustomEncoder):
         unfreeze_rows(backbone)
     model = MultiTaskModel(backbone, _heads(tasks, targets, backbone))
@@ -93,7 +95,7 @@ def wire(tasks: Sequence[Task], encoder_name: str) -> Wired:
     trained = TrainedModel(
         model,
         tokenizer_json,
-        max((reader.max_len for reader in readers), default=0),
+        max(map(attrgetter("max_len"), readers), default=0),
         {task.name: targets[task.name].info for task in tasks if task.has_kind},
         _describe_encoder(backbone, encoder_name, tokenizer_json),
         frozenset(task.name for task in tasks if not task.answers),
@@ -113,6 +115,15 @@ def _describe_encoder(backbone: Encoder, name: str, tokenizer_json: str) -> Enco
     return describe_encoder(backbone, name, pad)
 
 
+def _targets(tasks: Sequence[Task]) -> dict[str, Target]:
+    targets = {}
+    for task in tasks:
+        target = _target(task)
+        if target is not None:
+            targets[task.name] = target
+    return targets
+
+
 def _target(task: Task) -> Target | None:
     """Return the target of a task from its reader's labels. None where a custom reader or head makes its own."""
     _, head = task.declared
@@ -127,7 +138,7 @@ def _target(task: Task) -> Target | None:
         return reader.target(task.name, reader.kinds[0]) if inputs & set(reader.labels_attr) else None
     if isinstance(head, Classify) and "label_ids" in reader.outputs_attr:
         reader.require_attr("label_ids")
-        return ClassifyTarget(task.name, "label_ids", [str(i) for i in range(head.classes or 0)], role=task.role)
+        return ClassifyTarget(task.name, "label_ids", list(map(str, range(head.classes or 0))), role=task.role)
     if head.kind == "custom":
         return None
     raise WiringError(
@@ -145,8 +156,8 @@ def _source(members: Sequence[Task], targets: Mapping[str, Target], backbone: En
     if is_custom_reader(reader) or not isinstance(reader, TextReader):
         return CustomSource(reader, heads, backbone)
     custom_encoder = isinstance(backbone, CustomEncoder)
-    input_names = tuple(PALM_NAMES) if custom_encoder else tuple(spec.name for spec in backbone.inputs)
-    member_targets = {task.name: targets[task.name] for task in members if task.name in targets}
+    input_names = tuple(PALM_NAMES) if custom_encoder else tuple(map(attrgetter("name"), backbone.inputs))
+    member_targets = select_keys(targets, map(attrgetter("name"), members))
     dataset = reader.dataset(member_targets, input_names, _substitution(reader, member_targets, seed))
     sampler = reader.sampler(dataset)
     if custom_encoder or any(head is not None for head in heads.values()):
@@ -156,7 +167,10 @@ def _source(members: Sequence[Task], targets: Mapping[str, Target], backbone: En
 
 def _substitution(reader: TextReader, targets: Mapping[str, Target], seed: int) -> Substitution | None:
     """Return the substitution of values that the reader asks for. The first tagger names the field."""
-    fields = [target.field for target in targets.values() if task_kind(target.info.kind).learns_tags]
+    fields = []
+    for target in targets.values():
+        if task_kind(target.info.kind).learns_tags:
+            fields.append(target.field)
     if not reader.substitute:
         return None
     if not fields:
@@ -189,7 +203,7 @@ def _heads(tasks: Sequence[Task], targets: Mapping[str, Target], backbone: Encod
         if std != 0.02 and isinstance(linear := getattr(head, "linear", None), nn.Linear):
             nn.init.normal_(linear.weight, std=std)
         heads[task.name] = head
-    return {task.name: heads[task.name] for task in tasks}
+    return select_keys(heads, map(attrgetter("name"), tasks))
 
 
 def _reused(task: Task, heads: Mapping[str, TaskHead], targets: Mapping[str, Target]) -> TaskHead:

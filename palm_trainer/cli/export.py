@@ -84,7 +84,9 @@ def show(report: "ExportReport") -> None:
     console = Console(width=max(Console().width, _TABLE_WIDTH))
     console.print(variants_table(report))
     lines = list(report.notes)
-    lines += [f"{row.candidate} is not written: {row.reason}" for row in report.rows if row.reason]
+    for row in report.rows:
+        if row.reason:
+            lines.append(f"{row.candidate} is not written: {row.reason}")
     for row in report.rows:
         if row.result.reason and not row.reason:
             lines.append(f"{row.candidate} failed: {row.result.reason}")

@@ -33,7 +33,10 @@ def show_plan(config: Config, *, data_only: bool = False) -> None:
     """Print the plan of a run without training. `data_only`: read the files, but tokenize nothing."""
     read: dict[str, dict[str, Split]] = {}
     for name, data in config.data.items():
-        read[name] = {split: read_split(data, split) for split in _SPLITS if data.paths(split)}
+        read[name] = {}
+        for split in _SPLITS:
+            if data.paths(split):
+                read[name][split] = read_split(data, split)
     if data_only:
         config = resolve_fields(config, {name: splits["train"].examples for name, splits in read.items()})
         show(_row_table(read))
@@ -43,7 +46,9 @@ def show_plan(config: Config, *, data_only: bool = False) -> None:
     job = job_from_config(config)
     lengths: dict[str, dict[str, _Lengths]] = {}
     for name, splits in read.items():
-        lengths[name] = {split: _lengths(job, name, split, content.examples) for split, content in splits.items()}
+        lengths[name] = {}
+        for split, content in splits.items():
+            lengths[name][split] = _lengths(job, name, split, content.examples)
     show(_work_table(job, read, lengths))
     show(_task_table(job.config, read))
     _show_faults(job.config, read, lengths)
@@ -100,9 +105,10 @@ def _lengths(job: Job, data: str, split: str, examples: list[Example]) -> _Lengt
     inputs = next(iter(dataset.targets.values())).inputs
     tokenizer = TextTokenizer(job.trained.tokenizer_json, job.trained.max_length)
     features = inputs.features(examples, tokenizer)
-    tokens = np.array([max(map(len, feature.rows)) for feature in features], dtype=np.int64)
+    tokens = np.zeros(len(features), dtype=np.int64)
     cut: set[int] = set()
-    for feature in features:
+    for position, feature in enumerate(features):
+        tokens[position] = max(map(len, feature.rows))
         if any(row.truncated for row in feature.rows):
             cut.add(feature.example)
     return _Lengths(tokens, sorted(cut))
@@ -170,9 +176,11 @@ def _reading(data: DataConfig) -> str:
     """Return the format and the options that are set."""
     options = data.options()
     default = asdict(FormatOptions())
-    return ", ".join(
-        [data.format, *(f"{name} = {value!r}" for name, value in options.items() if value != default[name])]
-    )
+    settings = [data.format]
+    for name, value in options.items():
+        if value != default[name]:
+            settings.append(f"{name} = {value!r}")
+    return ", ".join(settings)
 
 
 def _faults(

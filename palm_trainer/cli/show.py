@@ -77,7 +77,7 @@ def metrics_table(metrics: Mapping[str, Metrics], title: str) -> Table:
     table.add_column("metric")
     for split in metrics:
         table.add_column(split, justify="right")
-    columns = [_flat(split_metrics) for split_metrics in metrics.values()]
+    columns = list(map(_flat, metrics.values()))
     names: dict[str, None] = {}
     for column in columns:
         names.update(dict.fromkeys(column))

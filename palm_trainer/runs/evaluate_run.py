@@ -71,7 +71,7 @@ def _report(
 ) -> None:
     assert plan.config is not None
     metrics = json.loads((run / METRICS).read_text(encoding="utf-8")) if (run / METRICS).exists() else {}
-    events = [json.loads(line) for line in whole_lines(run / EVENTS)]
+    events = list(map(json.loads, whole_lines(run / EVENTS)))
     facts = RunFacts(run, plan.config, trained, events, metrics, plan.splits)
     write_report(facts, plan.kinds, split, plan.data(split or "").sets, predictor, output)
 

@@ -53,7 +53,9 @@ def figures(record: Mapping[str, Any]) -> dict[str, float]:
     """Return the figures for a tracker: `loss/TASK` and rates of a step, `dev/TASK/METRIC` of an evaluation."""
     match record["event"]:
         case "step":
-            losses = {f"loss/{task}": float(loss) for task, loss in record["losses"].items()}
+            losses = {}
+            for task, loss in record["losses"].items():
+                losses[f"loss/{task}"] = float(loss)
             speed = record["examples"] / max(record["seconds"], 1e-9)
             return {**losses, "learning_rate": record["learning_rate"], "examples_per_second": speed}
         case "evaluation":

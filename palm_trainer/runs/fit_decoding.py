@@ -12,7 +12,9 @@ def fit_decoding(trained: TrainedModel, plan: EvaluationPlan) -> tuple[TrainedMo
     dev = plan.data("dev")
     if not dev.sets:
         return trained, {}
-    labelled = {task: plan.train_examples(task) for task in {**dev.out_of_scope, **plan.false_rejections}}
+    labelled = {}
+    for task in {**dev.out_of_scope, **plan.false_rejections}:
+        labelled[task] = plan.train_examples(task)
     fitted = calibrate(trained, dev.sets, dev.out_of_scope, plan.false_rejections, labelled, plan.out_of_scope_scores)
     return tune_thresholds(fitted, dev.sets, plan.tuned_tasks)
 

@@ -73,7 +73,11 @@ class EvaluationPlan:
     @property
     def baselines(self) -> dict[str, float]:
         """Baseline of each task that has one."""
-        return {name: task.baseline for name, task in self.tasks.items() if task.baseline is not None}
+        baselines = {}
+        for name, task in self.tasks.items():
+            if task.baseline is not None:
+                baselines[name] = task.baseline
+        return baselines
 
     @property
     def tuned_tasks(self) -> list[str]:
@@ -83,16 +87,20 @@ class EvaluationPlan:
     @property
     def false_rejections(self) -> dict[str, float]:
         """Share of dev texts that may be rejected, by task that must have an out-of-scope threshold."""
-        return {
-            name: task.false_rejection or FALSE_REJECTION
-            for name, task in self.tasks.items()
-            if task.false_rejection or task.out_of_scope_score
-        }
+        shares = {}
+        for name, task in self.tasks.items():
+            if task.false_rejection or task.out_of_scope_score:
+                shares[name] = task.false_rejection or FALSE_REJECTION
+        return shares
 
     @property
     def out_of_scope_scores(self) -> dict[str, Method]:
         """Out-of-scope score of each task that names one."""
-        return {name: task.out_of_scope_score for name, task in self.tasks.items() if task.out_of_scope_score}
+        scores = {}
+        for name, task in self.tasks.items():
+            if task.out_of_scope_score:
+                scores[name] = task.out_of_scope_score
+        return scores
 
     def train_examples(self, task: str) -> list[Example]:
         """Return all training examples of a task."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from operator import itemgetter
 
 import torch
 
@@ -17,6 +18,7 @@ from palm_trainer.data.substitution import Substitution
 from palm_trainer.data.targets.base import Target
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation.evaluate import EvaluationSet
+from palm_trainer.mappings import select_keys
 from palm_trainer.model.encoders import LoadedEncoder, build_scratch, load_pretrained
 from palm_trainer.model.heads import make_head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder
@@ -49,7 +51,7 @@ def job_from_config(config: Config, processes: Processes = SINGLE_PROCESS) -> Jo
     context = _learn_context(config, encoder.tokenizer_json)
     targets = {}
     for name, task in config.tasks.items():
-        task_examples = list(chain.from_iterable(examples[data_set] for data_set in task.data))
+        task_examples = list(chain.from_iterable(map(examples.__getitem__, task.data)))
         targets[name] = task_kind(task.kind).learn(name, task, task_examples, context)
     config = _with_match_labels(config, targets)
     trained = _assemble(config, encoder, targets)
@@ -90,7 +92,7 @@ def _sources(
         dataset = EncodedDataset(
             examples[name],
             tokenizer,
-            {task: targets[task] for task in trained_tasks},
+            select_keys(targets, trained_tasks),
             trained.model.input_names,
             trained.encoder.pad_token_id,
             substitution=_substitution(config, name, examples[name]),
@@ -105,7 +107,10 @@ def _substitution(config: Config, data: str, examples: Sequence[Example]) -> Sub
     probability = config.data[data].substitute
     if not probability:
         return None
-    tagging = [task for task in config.tasks.values() if data in task.data and task_kind(task.kind).learns_tags]
+    tagging = []
+    for task in config.tasks.values():
+        if data in task.data and task_kind(task.kind).learns_tags:
+            tagging.append(task)
     return Substitution(examples, tagging[0].field or "", probability, config.train.seed)
 
 
@@ -124,15 +129,17 @@ def evaluation_plan(
         DataError: a file that cannot be used, or labels of another kind.
     """
     splits = splits or Splits(config.data)
-    by_split = {
-        name: EvaluationData(
-            evaluation_sets(config, name, splits),
-            _masked_sets(config, trained, name, splits),
-            _out_of_scope_examples(config, name, splits),
+    by_split = {}
+    for split in split_names:
+        by_split[split] = EvaluationData(
+            evaluation_sets(config, split, splits),
+            _masked_sets(config, trained, split, splits),
+            _out_of_scope_examples(config, split, splits),
         )
-        for name in split_names
-    }
-    tasks = {name: _job_task(task) for name, task in config.tasks.items() if is_scored(task)}
+    tasks = {}
+    for name, task in config.tasks.items():
+        if is_scored(task):
+            tasks[name] = _job_task(task)
     return EvaluationPlan(tasks, by_split, splits, config)
 
 
@@ -158,11 +165,10 @@ def evaluation_sets(config: Config, split: str, splits: Splits | None = None) ->
     splits = splits or Splits(config.data)
     sets = []
     for name in sorted(splits.data_sets(split), key=lambda name: name != config.reference):
-        fields = {
-            task: settings.field or ""
-            for task, settings in config.tasks.items()
-            if name in settings.data and is_scored(settings)
-        }
+        fields = {}
+        for task, settings in config.tasks.items():
+            if name in settings.data and is_scored(settings):
+                fields[task] = settings.field or ""
         if not fields:
             continue
         examples: Sequence[Example] = splits.examples(name, split)
@@ -228,7 +234,7 @@ def _out_of_scope_examples(config: Config, split: str, splits: Splits) -> dict[s
     for name, task in config.tasks.items():
         if task_kind(task.kind).detects_out_of_scope and is_scored(task):
             examples[name] = list(chain.from_iterable(texts.get(data_set, ()) for data_set in task.data))
-    return {name: rows for name, rows in examples.items() if rows}
+    return dict(filter(itemgetter(1), examples.items()))
 
 
 def _with_match_labels(config: Config, targets: Mapping[str, Target]) -> Config:

@@ -73,7 +73,10 @@ def with_pairs(texts: Sequence[str], pairs: Sequence[str]) -> list[Input]:
 
 def _check(inputs: Sequence[Input], tasks: Mapping[str, TaskInfo]) -> None:
     """Raise DataError for an input that is not Unicode text, or that no task reads."""
-    reads = {name: info.pairs for name, info in tasks.items() if task_kind(info.kind).is_answered}
+    reads = {}
+    for name, info in tasks.items():
+        if task_kind(info.kind).is_answered:
+            reads[name] = info.pairs
     for text, pair in inputs:
         for part_text in (text, pair or ""):
             if any("\ud800" <= character <= "\udfff" for character in part_text):
@@ -96,12 +99,15 @@ def predict_lines(run: Path, inputs: Sequence[Input]) -> Iterator[str]:
     trained = load_trained(run)
     _check(inputs, trained.tasks)
     predictor = Predictor(trained)
-    examples = [Example(text=text, pair=pair) for text, pair in inputs]
+    examples = []
+    for text, pair in inputs:
+        examples.append(Example(text=text, pair=pair))
     for example, answers in zip(examples, predictor.answers(examples), strict=True):
         record: dict[str, Any] = {"text": example.text}
         if example.pair is not None:
             record["text_pair"] = example.pair
-        record.update({task: answer_to_json(answer) for task, answer in answers.items()})
+        for task, answer in answers.items():
+            record[task] = answer_to_json(answer)
         yield json.dumps(record, ensure_ascii=False)
 
 

@@ -109,12 +109,18 @@ def greedy_soup(run: Path, scores: Mapping[int, float], judge: Callable[[Weights
 def average(run: Path, steps: Sequence[int]) -> Weights:
     """Return the mean of the candidates' weights, summed in float64. Integer tensors are those of the first candidate."""
     first = load_file(_path(run, steps[0]))
-    sums = {name: value.double() for name, value in first.items() if value.is_floating_point()}
+    sums = {}
+    for name, value in first.items():
+        if value.is_floating_point():
+            sums[name] = value.double()
     for step in steps[1:]:
         for name, value in load_file(_path(run, step)).items():
             if name in sums:
                 sums[name] += value.double()
-    return {name: (sums[name] / len(steps)).to(value.dtype) if name in sums else value for name, value in first.items()}
+    averages = {}
+    for name, value in first.items():
+        averages[name] = (sums[name] / len(steps)).to(value.dtype) if name in sums else value
+    return averages
 
 
 def _path(run: Path, step: int) -> Path:

@@ -21,6 +21,7 @@ from transformers import (
 from palm_trainer.api.compat import accept_unused
 from palm_trainer.api.phase import Phase, check_phase
 from palm_trainer.errors import ConfigError
+from palm_trainer.mappings import absent, select_keys
 from palm_trainer.model.encoders.encoder import Encoder
 
 _REQUIRED = (
@@ -39,13 +40,13 @@ _LAYER_NORM_EPS = 1e-6
 
 
 def _required(config: Mapping[str, Any], keys: tuple[str, ...], name: str) -> dict[str, Any]:
-    missing = [key for key in keys if key not in config]
+    missing = absent(keys, config)
     if missing:
         raise ConfigError(
             f"{name}.from_config: the configuration lacks {', '.join(missing)}. "
             f"Pass the contents of the model's own JSON file. This one has: {', '.join(config) or 'nothing'}."
         )
-    return {key: config[key] for key in keys}
+    return select_keys(config, keys)
 
 
 def _types(config: Mapping[str, Any], name: str) -> int:
@@ -60,7 +61,7 @@ def _types(config: Mapping[str, Any], name: str) -> int:
 
 def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the sizes that PALM fixed, unless the configuration sets them."""
-    overrides = {key: config[key] for key in ("intermediate_size", "layer_norm_eps", "pad_token_id") if key in config}
+    overrides = select_keys(config, ("intermediate_size", "layer_norm_eps", "pad_token_id"))
     return {
         "intermediate_size": 4 * config["hidden_size"],
         "layer_norm_eps": _LAYER_NORM_EPS,
@@ -224,5 +225,5 @@ class XLNet(_Declared):
             config, ("d_model", "n_layer", "n_head", "d_inner", "ff_activation", "vocab_size"), "XLNet"
         )
         optional = ("dropout", "initializer_range", "layer_norm_eps", "pad_token_id")
-        overrides = {key: config[key] for key in optional if key in config}
+        overrides = select_keys(config, optional)
         return cls(phase=phase, **required, **overrides)

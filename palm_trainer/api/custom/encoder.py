@@ -12,6 +12,7 @@ from palm_trainer.api.backbone.base_backbone import Backbone as UserBackbone
 from palm_trainer.api.custom.names import _ENGINE, FEATURES
 from palm_trainer.api.reader.base_reader import ReaderBatch
 from palm_trainer.errors import WiringError
+from palm_trainer.mappings import absent
 from palm_trainer.model.encoders import Encoder
 from palm_trainer.tensors import (
     PALM_NAMES,
@@ -67,13 +68,19 @@ class CustomEncoder(Encoder):
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:  # type: ignore[override]  # the user declares the inputs
         """Return the outputs of the user's `build` under PALM's names and the engine's."""
-        built = self._user.build({PALM_NAMES.get(name, name): value for name, value in inputs.items()})
-        missing = [name for name in self.outputs_attr if name not in built]
+        palm_inputs = {}
+        for name, value in inputs.items():
+            palm_inputs[PALM_NAMES.get(name, name)] = value
+        built = self._user.build(palm_inputs)
+        missing = absent(self.outputs_attr, built)
         if missing:
             raise WiringError(
                 f"{type(self._user).__name__}.build must return '{missing[0]}', which its outputs_attr declares, got: {', '.join(built)}."
             )
-        features = {FEATURES[name].name: built[name] for name in built if name in FEATURES}
+        features = {}
+        for name, value in built.items():
+            if name in FEATURES:
+                features[FEATURES[name].name] = value
         return {**built, **features}
 
 

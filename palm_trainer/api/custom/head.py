@@ -13,6 +13,7 @@ from palm_trainer.api.head.base_head import Head as UserHead
 from palm_trainer.api.phase import Phase
 from palm_trainer.api.reader.base_reader import Reader, ReaderBatch
 from palm_trainer.errors import WiringError
+from palm_trainer.mappings import absent, select_keys
 from palm_trainer.model.encoders import Encoder
 from palm_trainer.model.heads import LossSum, TaskHead
 from palm_trainer.tensors import (
@@ -54,7 +55,9 @@ class CustomHead(TaskHead):
             backbone[name] = features[name if name in features else FEATURES[name].name]
         if self.training:
             return backbone
-        reader = {name: features[_ENGINE.get(name, name)] for name in inputs_attrs.get("reader", {})}
+        reader = {}
+        for name in inputs_attrs.get("reader", {}):
+            reader[name] = features[_ENGINE.get(name, name)]
         return self._built({"reader": reader, "backbone": backbone}, self.user.outputs_attr)
 
     def labels(self, targets: Any) -> Tensor:
@@ -77,13 +80,13 @@ class CustomHead(TaskHead):
 
     def _built(self, inputs: Mapping[str, Mapping[str, Tensor]], names: Sequence[str] | Attrs) -> dict[str, Tensor]:
         built = self.user.build(inputs, scope_name=f"{self._task}.")
-        missing = [name for name in names if name not in built]
+        missing = absent(names, built)
         if missing:
             raise WiringError(
                 f"trainer '{self._task}': {type(self.user).__name__}.build must return '{missing[0]}' in phase "
                 f"'{self.user.phase}', as its outputs_attr declares, got: {', '.join(built) or 'nothing'}."
             )
-        return {name: built[name] for name in names}
+        return select_keys(built, names)
 
 
 def head_arrays(head: UserHead, arrays: ReaderBatch, phase: Phase) -> ReaderArrays:
@@ -132,7 +135,7 @@ def check_custom_head(task: str, head: UserHead, reader: Reader, backbone: Encod
     phases: tuple[Phase, ...] = ("train", "predict")
     for phase in phases:
         inputs_attrs = in_phase(head, phase, lambda: head.inputs_attrs)
-        unknown = [provider for provider in inputs_attrs if provider not in ("reader", "backbone")]
+        unknown = absent(inputs_attrs, ("reader", "backbone"))
         if unknown:
             raise WiringError(f"{name}.inputs_attrs must name 'reader' and 'backbone' only, got '{unknown[0]}'.")
         check_attrs(inputs_attrs.get("backbone", {}), backbone_outputs(backbone), name, f"backbone {_name(backbone)}")

@@ -14,7 +14,7 @@ from palm_trainer.tensors import (
 
 Attrs = Mapping[str, Sequence[Any]]
 
-_ENGINE = {palm: ours for ours, palm in PALM_NAMES.items()}
+_ENGINE = dict(zip(PALM_NAMES.values(), PALM_NAMES, strict=True))
 
 
 NO_TOKENIZER = "{}"

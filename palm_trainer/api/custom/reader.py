@@ -79,7 +79,7 @@ class CompletedSource(Source):
         self._backbone = backbone
 
     def _cut(self, indices: npt.NDArray[np.int64], accumulate: int, processes: Processes) -> list[TrainingBatch]:
-        return [self._completed(content) for content in super()._cut(indices, accumulate, processes)]
+        return list(map(self._completed, super()._cut(indices, accumulate, processes)))
 
     def _completed(self, content: TrainingBatch) -> TrainingBatch:
         targets: dict[str, Any] = dict(content.targets)

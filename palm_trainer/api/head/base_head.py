@@ -79,9 +79,11 @@ class Head(nn.Module):
 
     def batch_postprocess(self, rt_outputs: Mapping[str, npt.NDArray[Any]]) -> None:
         """Keep the outputs of a batch, one record per row. Called in prediction only."""
-        rows = min((len(value) for value in rt_outputs.values()), default=0)
+        rows = min(map(len, rt_outputs.values()), default=0)
         for row in range(rows):
-            record = {name: np.asarray(value[row]).tolist() for name, value in rt_outputs.items()}
+            record = {}
+            for name, value in rt_outputs.items():
+                record[name] = np.asarray(value[row]).tolist()
             self._results.append(record)
 
     def reset(self) -> None:

@@ -3,16 +3,19 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 from palm_serve.bundle.manifest import Kind, Role
 from palm_trainer.data.example import Example, LabelledSpan
+from palm_trainer.data.formats.text_fields import select_spans
 from palm_trainer.data.targets.base import Target
 from palm_trainer.data.targets.classify import ClassifyTarget
 from palm_trainer.data.targets.match import NEGATIVE
 from palm_trainer.data.targets.multi_label import MultiLabelTarget
 from palm_trainer.data.targets.sequence_label import SequenceLabelTarget, spans_of
 from palm_trainer.errors import DataError, WiringError
+from palm_trainer.mappings import absent
 from palm_trainer.tasks import task_kind
 
 LabelMap = str | Path | Mapping[str, int]
@@ -123,7 +126,7 @@ def class_target(
                 f"trainer '{task}': num_classes must be at least {largest + 1}, because {source} holds the label {largest}, got {classes}. "
                 f"Write num_classes={largest + 1} or more."
             )
-        labels = [str(i) for i in range(classes or largest + 1)]
+        labels = list(map(str, range(classes or largest + 1)))
     else:
         check_classes(task, classes, len(labels), f"{source} holds {len(labels)} labels (a label_map may hold more)")
     return target_class(task, field, labels, role=role, pairs=learned.info.decode.pairs)
@@ -188,7 +191,7 @@ def tags_of(examples: Iterable[Example]) -> dict[str, int]:
     for example in examples:
         for value in example.fields.values():
             if is_spans(value):
-                types.update(item.label for item in value if isinstance(item, LabelledSpan))
+                types.update(map(attrgetter("label"), select_spans(value)))
     tags = ["O"]
     for name in sorted(types):
         tags += [f"B-{name}", f"I-{name}"]
@@ -201,7 +204,7 @@ def is_spans(value: object) -> bool:
 
 
 def _check_known(labels: Iterable[str], label_map: Mapping[str, int], examples: Iterable[Example], field: str) -> None:
-    unknown = [label for label in labels if label not in label_map]
+    unknown = absent(labels, label_map)
     if unknown:
         source = _source_of_label(examples, field, unknown[0])
         raise DataError(

@@ -177,7 +177,7 @@ class TextReader(Reader):
         self._shuffle = shuffle_train and self.phase == "train"
         self.options, self._defects = FormatOptions(**options), Defects()
         examples = FORMATS[name](Path(input_file), self.options, self._defects)
-        self.examples = [self._prepared(example) for example in examples]
+        self.examples = list(map(self._prepared, examples))
         if not self.examples:
             raise DataError(
                 f"{input_file} must hold at least one example, got none. Check the file and its file_format."
