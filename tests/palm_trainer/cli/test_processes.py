@@ -50,7 +50,7 @@ def test_bad_input_is_one_message_and_code_2(start, process_limit_s, tmp_path):
     process = start("run", tmp_path / "nowhere.toml")
     out, err = process.communicate(timeout=process_limit_s)
     assert (process.returncode, out) == (2, "")
-    assert err == f"error: {tmp_path}/nowhere.toml: no such file; `palm-train init DATA` writes a configuration\n"
+    assert err == f"error: {tmp_path}/nowhere.toml: no such file. `palm-train init DATA` writes a configuration.\n"
 
 
 def test_a_reader_that_goes_away_is_no_error(start, finished_run, tmp_path):

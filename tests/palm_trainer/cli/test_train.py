@@ -141,7 +141,7 @@ def test_predict_wants_one_source(palm, finished_run, arguments):
 def test_predict_pairs_belong_to_texts(palm, finished_run, tmp_path):
     code, _, err = palm("predict", finished_run, "--input", tmp_path / "a.jsonl", "--pair", "b")
     assert code == 2
-    assert "--pair belongs to --text" in err
+    assert "--pair must be given with --text" in err
     code, _, err = palm("predict", finished_run, "--text", "a", "--pair", "b")
     assert code == 2
     assert "reads texts without a pair. Leave the pair out." in err
