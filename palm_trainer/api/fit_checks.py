@@ -64,8 +64,12 @@ def by_reader(tasks: Iterable[Task]) -> dict[str, list[Task]]:
     """Tasks that were given the same reader object share its batches. Raises WiringError when their mix ratios differ."""
     groups: dict[str, list[Task]] = {}
     for task in tasks:
-        name = next((name for name, members in groups.items() if members[0].reader is task.reader), task.name)
-        groups.setdefault(name, []).append(task)
+        for members in groups.values():
+            if members[0].reader is task.reader:
+                members.append(task)
+                break
+        else:
+            groups.setdefault(task.name, []).append(task)
     for name, members in groups.items():
         if len({task.mix_ratio for task in members}) > 1:
             listed = ", ".join(f"{task.name}: {task.mix_ratio:g}" for task in members)

@@ -185,7 +185,10 @@ def _task(task: Task, data: str, target: Target) -> TaskConfig:
         "out_of_scope_score": None if task.rejection is None else task.rejection.settings.out_of_scope_score,
     }
     model = TASK_KINDS.members[head.kind]
-    options = {key: value for key, value in options.items() if key in model.model_fields and value is not None}
+    settings = {}
+    for key, value in options.items():
+        if key in model.model_fields and value is not None:
+            settings[key] = value
     return model(
         kind=head.kind,
         data=(data,),
@@ -194,7 +197,7 @@ def _task(task: Task, data: str, target: Target) -> TaskConfig:
         weight=task.weight,
         auxiliary=task.auxiliary,
         dropout=head.dropout,
-        **options,
+        **settings,
     )
 
 

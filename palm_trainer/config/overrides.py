@@ -69,8 +69,11 @@ def _set(raw: dict[str, Any], override: str, key: str, value: object) -> str | N
         paths = key_paths(inner) if inner is not None else {}
         table = table.setdefault(names[0], {}) if isinstance(table, dict) else table
         names = names[1:]
+    elif section == "train":
+        paths = key_paths(TrainConfig)
     else:
-        paths = key_paths(TrainConfig) if section == "train" else {key: key for key in _UNIONS[section].all_keys()}
+        keys = _UNIONS[section].all_keys()
+        paths = dict(zip(keys, keys, strict=True))
     if len(names) != 1 or paths.get(names[0]) != names[0] or not isinstance(table, dict):
         return f"--set {key}: '{'.'.join(names)}' is not a key.{nearest_path('.'.join(names), paths)}"
     table[names[0]] = value

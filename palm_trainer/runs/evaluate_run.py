@@ -28,7 +28,9 @@ def finish(job: Job) -> dict[str, Metrics]:
         return {}
     with job.opened("best") as trained:
         predictor = _recording(trained)
-        metrics = {split: _metrics(predictor, trained, plan, split) for split in evaluated_splits}
+        metrics = {}
+        for split in evaluated_splits:
+            metrics[split] = _metrics(predictor, trained, plan, split)
         write_metrics(run, metrics)
         if plan.config is not None:
             _report(run, plan, trained, next(iter(evaluated_splits), None), predictor, run / REPORT)

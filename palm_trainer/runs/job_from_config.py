@@ -229,7 +229,10 @@ _OUT_OF_SCOPE = {"dev": "out_of_scope", "test": "out_of_scope_test"}
 def _out_of_scope_examples(config: Config, split: str, splits: Splits) -> dict[str, list[Example]]:
     """Return out-of-scope text by `classify` task, where a data set of the task has some."""
     out_of_scope = _OUT_OF_SCOPE.get(split, "")
-    texts = {name: splits.examples(name, out_of_scope) for name in splits.data_sets(out_of_scope) if out_of_scope}
+    texts = {}
+    if out_of_scope:
+        for name in splits.data_sets(out_of_scope):
+            texts[name] = splits.examples(name, out_of_scope)
     examples: dict[str, list[Example]] = {}
     for name, task in config.tasks.items():
         if task_kind(task.kind).detects_out_of_scope and is_scored(task):

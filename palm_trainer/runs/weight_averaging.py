@@ -57,7 +57,9 @@ def add_candidate(
         path = _path(run, step)
         try:
             path.parent.mkdir(exist_ok=True)
-            weights = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+            weights = {}
+            for name, value in model.state_dict().items():
+                weights[name] = value.detach().cpu().contiguous().clone()
             with replace_file(path) as temporary:
                 save_file(weights, temporary)
                 sync_to_disk(temporary)

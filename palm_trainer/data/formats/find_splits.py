@@ -90,7 +90,10 @@ def _splits_inside(path: Path, detection: Detection) -> Splits:
 def _parquet_splits(folder: Path) -> Splits:
     splits: Splits = {}
     for split in _WORDS:
-        files = [file for file in _entries(folder) if _named([file], split)]
+        files = []
+        for file in _entries(folder):
+            if _named([file], split):
+                files.append(file)
         if files:
             splits[split] = files
     return splits if "train" in splits else {"train": [folder]}

@@ -60,7 +60,7 @@ def _tagged_example(row: Example, options: FormatOptions, defects: Defects) -> E
         if len(tags) != len(words):
             raise DataError(f"{row.source}: {len(words)} words, but {len(tags)} tags; give each word one tag")
         tag_sources = [f"{row.source}:{word}" for word in range(1, len(tags) + 1)]
-        fields[name] = spans_from_tags([tag.strip() for tag in tags], ranges, options.scheme, tag_sources, defects)
+        fields[name] = spans_from_tags(list(map(str.strip, tags)), ranges, options.scheme, tag_sources, defects)
     if not all(words):
         raise DataError(f"{row.source}: word {words.index('') + 1} is empty (two 0x02 in a row); remove it")
     return Example(text, fields, pair=row.pair, words=ranges, source=row.source)

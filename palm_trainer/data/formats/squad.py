@@ -12,6 +12,7 @@ of their starts. Further columns are ignored.
 """
 
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def _example(context: str, question: dict[str, Any], source: str, defects: Defec
         return Example(text, {ANSWER: ()}, pair=context, source=source)
     if "answers" not in question:
         return Example(text, {}, pair=context, source=source)
-    answers = [(answer["text"], answer["answer_start"]) for answer in question["answers"]]
+    answers = list(map(itemgetter("text", "answer_start"), question["answers"]))
     spans = locate_answers(context, answers, source, defects)
     fields = {} if spans is None else {ANSWER: spans}
     return Example(text, fields, pair=context, source=source)

@@ -77,7 +77,9 @@ def _rows(
     columns = text_columns(examples, format_name)
     rows = [[*classes, *columns]]
     for example in examples:
-        cells = [class_text(example.fields.get(name, ""), options) for name in classes]
+        cells = []
+        for name in classes:
+            cells.append(class_text(example.fields.get(name, ""), options))
         cells.append(to_cell(example.text))
         if len(columns) > 1:
             cells.append(to_cell(example.pair or ""))

@@ -46,7 +46,11 @@ def compose_yaml(file: Path, defects: Defects) -> yaml.Node | None:
 
 def scalar_values(node: yaml.MappingNode) -> dict[str, yaml.Node]:
     """Return the values of a mapping by its scalar keys."""
-    return {key.value: value for key, value in node.value if isinstance(key, yaml.ScalarNode)}
+    values = {}
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            values[key.value] = value
+    return values
 
 
 class _Composer:
