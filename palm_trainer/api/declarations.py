@@ -14,12 +14,12 @@ from palm_trainer.api.optimizer.base_optimizer import Optimizer
 from palm_trainer.api.reader.base_reader import Reader
 from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.config.loader import TrainConfig, check_section
+from palm_trainer.config.mappings import absent
 from palm_trainer.config.moved_keys import move_old_keys, warn_moved
 from palm_trainer.config.rules import nearest_path
 from palm_trainer.config.schema import ClassifyTask, inner_section, key_paths
 from palm_trainer.data.dataset import TrainingBatch
 from palm_trainer.errors import ConfigError, WiringError
-from palm_trainer.mappings import absent
 from palm_trainer.model.encoders import Encoder
 from palm_trainer.tasks import task_kind
 from palm_trainer.training.loop import Step

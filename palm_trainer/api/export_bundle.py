@@ -11,9 +11,9 @@ from palm_trainer.api.custom.names import NO_TOKENIZER
 from palm_trainer.api.custom.reader import is_custom_reader
 from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.api.session import Session
+from palm_trainer.config.mappings import absent
 from palm_trainer.errors import ExportError
 from palm_trainer.evaluation.evaluate import EvaluationSet
-from palm_trainer.mappings import absent
 from palm_trainer.model.encoders import unfreeze_rows
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.tensors import PALM_NAMES

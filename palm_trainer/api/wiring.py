@@ -18,13 +18,13 @@ from palm_trainer.api.fit_checks import _check_reader, by_reader, shared_backbon
 from palm_trainer.api.head import Classify, DeclaredHead
 from palm_trainer.api.head.base_head import Head as UserHead
 from palm_trainer.api.reader.text_reader import TextReader
+from palm_trainer.config.mappings import select_keys
 from palm_trainer.data.dataset import TrainingBatch
 from palm_trainer.data.substitution import Substitution
 from palm_trainer.data.targets.base import Target
 from palm_trainer.data.targets.classify import ClassifyTarget
 from palm_trainer.data.vocabulary import pad_token_id, vocabulary_size
 from palm_trainer.errors import WiringError
-from palm_trainer.mappings import select_keys
 from palm_trainer.model.encoders import Encoder, unfreeze_rows
 from palm_trainer.model.heads import TaskHead, make_head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from palm_trainer.config.mappings import absent, select_keys
 from palm_trainer.config.rules import nearest, nearest_path
 from palm_trainer.config.section import ConfigSection, SectionT, SectionUnion, Table, inner_section, key_paths
 from palm_trainer.errors import ConfigError
-from palm_trainer.mappings import absent, select_keys
 
 _Model = TypeVar("_Model", bound=ConfigSection)
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from palm_trainer.config.mappings import absent
 from palm_trainer.config.section import ConfigSection, DataPaths, Names, Positive, SectionUnion
-from palm_trainer.mappings import absent
 
 
 class DataConfig(ConfigSection):

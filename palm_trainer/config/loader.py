@@ -16,6 +16,7 @@ import tomli_w
 from pydantic import SerializeAsAny
 
 from palm_trainer.config.check import check_member, check_section, check_table
+from palm_trainer.config.mappings import absent
 from palm_trainer.config.moved_keys import move_old_keys, warn_moved
 from palm_trainer.config.overrides import apply_overrides
 from palm_trainer.config.rules import cross_faults, nearest
@@ -33,7 +34,6 @@ from palm_trainer.config.schema import (
     TrainConfig,
 )
 from palm_trainer.errors import ConfigError
-from palm_trainer.mappings import absent
 
 __all__ = ["Config", "DataConfig", "EncoderConfig", "TaskConfig", "TrainConfig", "check_section", "load_config"]
 

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 
+from palm_trainer.config.mappings import absent
 from palm_trainer.config.section import Table
 from palm_trainer.config.train import GRADIENT_METHODS, WHOLE_BATCH
-from palm_trainer.mappings import absent
 
 _WITHIN_A_STEP = ("gradnorm", "random", *GRADIENT_METHODS)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")

@@ -9,6 +9,7 @@ import torch
 
 from palm_serve.tokenization import TextTokenizer, bare_tokenizer_json
 from palm_trainer.config.loader import Config, TaskConfig
+from palm_trainer.config.mappings import select_keys
 from palm_trainer.config.schema import ClassifyTask, MatchTask, ScratchEncoderConfig
 from palm_trainer.data.dataset import EncodedDataset
 from palm_trainer.data.example import Example
@@ -18,7 +19,6 @@ from palm_trainer.data.substitution import Substitution
 from palm_trainer.data.targets.base import Target
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation.evaluate import EvaluationSet
-from palm_trainer.mappings import select_keys
 from palm_trainer.model.encoders import LoadedEncoder, build_scratch, load_pretrained
 from palm_trainer.model.heads import make_head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder

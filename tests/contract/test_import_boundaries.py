@@ -27,7 +27,7 @@ SERVE_LAYERS = [
     {"cli"},
 ]
 TRAINER_LAYERS = [
-    {"errors", "mappings"},
+    {"errors"},
     {"tensors", "config"},
     {"data", "model"},
     {"tasks"},

@@ -20,8 +20,8 @@ from transformers import (
 
 from palm_trainer.api.compat import accept_unused
 from palm_trainer.api.phase import Phase, check_phase
+from palm_trainer.config.mappings import absent, select_keys
 from palm_trainer.errors import ConfigError
-from palm_trainer.mappings import absent, select_keys
 from palm_trainer.model.encoders.encoder import Encoder
 
 _REQUIRED = (

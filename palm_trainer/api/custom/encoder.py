@@ -11,8 +11,8 @@ from palm_serve.bundle.manifest import EncoderInfo
 from palm_trainer.api.backbone.base_backbone import Backbone as UserBackbone
 from palm_trainer.api.custom.names import _ENGINE, FEATURES
 from palm_trainer.api.reader.base_reader import ReaderBatch
+from palm_trainer.config.mappings import absent
 from palm_trainer.errors import WiringError
-from palm_trainer.mappings import absent
 from palm_trainer.model.encoders import Encoder
 from palm_trainer.tensors import (
     PALM_NAMES,

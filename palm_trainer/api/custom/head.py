@@ -12,8 +12,8 @@ from palm_trainer.api.custom.names import _ENGINE, FEATURES, Attrs, check_attrs
 from palm_trainer.api.head.base_head import Head as UserHead
 from palm_trainer.api.phase import Phase
 from palm_trainer.api.reader.base_reader import Reader, ReaderBatch
+from palm_trainer.config.mappings import absent, select_keys
 from palm_trainer.errors import WiringError
-from palm_trainer.mappings import absent, select_keys
 from palm_trainer.model.encoders import Encoder
 from palm_trainer.model.heads import LossSum, TaskHead
 from palm_trainer.tensors import (

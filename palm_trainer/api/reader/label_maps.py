@@ -7,6 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from palm_serve.bundle.manifest import Kind, Role
+from palm_trainer.config.mappings import absent
 from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.formats.text_fields import select_spans
 from palm_trainer.data.targets.base import Target
@@ -15,7 +16,6 @@ from palm_trainer.data.targets.match import NEGATIVE
 from palm_trainer.data.targets.multi_label import MultiLabelTarget
 from palm_trainer.data.targets.sequence_label import SequenceLabelTarget, spans_of
 from palm_trainer.errors import DataError, WiringError
-from palm_trainer.mappings import absent
 from palm_trainer.tasks import task_kind
 
 LabelMap = str | Path | Mapping[str, int]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from palm_trainer.config.mappings import absent, first_repeated, select_keys
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats.columns import NO_CLASS
 from palm_trainer.data.formats.json_values import parse_json
@@ -19,7 +20,6 @@ from palm_trainer.data.formats.squad import locate_answers
 from palm_trainer.data.formats.tags import SCHEMES, spans_from_tags
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, class_value, join_words
 from palm_trainer.errors import DataError
-from palm_trainer.mappings import absent, first_repeated, select_keys
 
 UNREAD = ("id", "idx", "guid")
 TOKENS = ("tokens", "words")

@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from palm_trainer.config.mappings import absent
 from palm_trainer.data.example import Example, FieldValue
 from palm_trainer.data.formats.columns import PAIR_COLUMNS, TEXT_COLUMNS, count_texts, row_example
 from palm_trainer.data.formats.json_values import load_json
 from palm_trainer.data.formats.jsonl import ANSWER, read_field, read_words
 from palm_trainer.data.formats.text_files import Defects, FormatOptions
 from palm_trainer.errors import DataError
-from palm_trainer.mappings import absent
 
 
 def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:

@@ -6,9 +6,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from palm_trainer.config.mappings import first_repeated
 from palm_trainer.data.formats.text_files import Defects, read_text
 from palm_trainer.errors import DataError
-from palm_trainer.mappings import first_repeated
 
 
 class _RepeatedKeyError(ValueError):

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from palm_trainer.config.mappings import absent, select_keys
 from palm_trainer.data.example import Example, FieldValue, LabelledSpan
 from palm_trainer.data.formats.columns import TEXT_COLUMNS
 from palm_trainer.data.formats.json_values import parse_json
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, read_text, split_lines
 from palm_trainer.errors import DataError
-from palm_trainer.mappings import absent, select_keys
 
 ANSWER = "answer"
 """The field whose spans refer to the pair (the passage) and may overlap (several annotators)."""

@@ -4,11 +4,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from palm_trainer.config.mappings import absent
 from palm_trainer.data.example import Example, FieldValue, LabelledSpan
 from palm_trainer.data.formats.jsonl import ANSWER
 from palm_trainer.data.formats.text_files import FormatOptions
 from palm_trainer.errors import DataError
-from palm_trainer.mappings import absent
 
 _SPAN_FIELDS = ("slots", "tags")
 """Names of fields that hold spans, if no example has one."""

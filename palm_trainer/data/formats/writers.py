@@ -11,6 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TypeAlias
 
+from palm_trainer.config.mappings import absent
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats.jsonl import as_row
 from palm_trainer.data.formats.palm_tsv import SEPARATOR, TAG_COLUMNS
@@ -28,7 +29,6 @@ from palm_trainer.data.formats.text_files import FormatOptions
 from palm_trainer.data.formats.write_nested import write_clinc, write_parquet, write_rasa, write_squad
 from palm_trainer.data.formats.write_tables import write_csv, write_json, write_text, write_tsv
 from palm_trainer.errors import DataError
-from palm_trainer.mappings import absent
 
 Write: TypeAlias = Callable[[Sequence[Example], Path, FormatOptions], None]
 

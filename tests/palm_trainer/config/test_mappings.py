@@ -1,6 +1,6 @@
 """Operations on names and mappings: order, and what is left out."""
 
-from palm_trainer.mappings import absent, first_repeated, select_keys
+from palm_trainer.config.mappings import absent, first_repeated, select_keys
 
 
 def test_absent_returns_missing_names_in_order() -> None:
