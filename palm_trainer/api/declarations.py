@@ -1,5 +1,6 @@
-"""What one Trainer says of its task, and what passes between trainers and their user."""
+"""Declarations of a Trainer: its task, its backward settings, and the types that users get from it."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,7 +103,7 @@ def read_options(optimizer: Optimizer, options: Mapping[str, Any]) -> dict[str, 
     Raises:
         ConfigError: with a line for each key that is unknown, wrong, or an argument of another call.
     """
-    raw: dict[str, Any] = {"train": dict(options)}
+    raw: dict[str, Any] = {"train": copy.deepcopy(dict(options))}  # keys are moved in place
     moved, faults = move_old_keys(raw)
     if faults:
         raise ConfigError("\n".join(faults).replace("train.", "options."))

@@ -136,6 +136,15 @@ def test_old_key_of_the_python_api_is_moved_and_told(old_path):
     assert settings[section][new_key] == VALUES[old_path]
 
 
+def test_options_of_the_python_api_are_left_as_they_are():
+    options = {"balancing": {"method": "dwa"}, "dwa_temperature": 3.0}
+    for _ in range(2):
+        with pytest.warns(MovedKeyWarning):
+            settings = read_options(Adam("loss", 1e-4), options)
+        assert settings["balancing"] == {"method": "dwa", "dwa_temperature": 3.0}
+    assert options == {"balancing": {"method": "dwa"}, "dwa_temperature": 3.0}
+
+
 def test_both_spellings_in_the_python_api_are_refused():
     with pytest.raises(ConfigError, match=r"^options\.r_drop is the old spelling of options\.regularization\.r_drop"):
         read_options(Adam("loss", 1e-4), {"r_drop": 1.0, "regularization": {"r_drop": 1.0}})
