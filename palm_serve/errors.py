@@ -89,3 +89,25 @@ class ConfigError(PalmServeError):
 
 class EngineError(PalmServeError):
     """No usable execution provider, or a session failed."""
+
+
+def check_text(text: str, field: str, max_bytes: int | None = None) -> None:
+    """Check that a text is not blank and not too long.
+
+    Args:
+        text: the text.
+        field: name of its field, for the error.
+        max_bytes: largest size in UTF-8. None: unlimited.
+
+    Raises:
+        InvalidRequest: the text is blank or too long.
+    """
+    if not text or text.isspace():
+        content = "a blank text" if text else "an empty text"
+        raise InvalidRequest(f"{field} must have at least one visible character, got {content}. Send some text.", field)
+    if max_bytes is not None:
+        size = len(text.encode())
+        if size > max_bytes:
+            raise InvalidRequest(
+                f"{field} must have at most {max_bytes:,} bytes, got {size:,}. Shorten or split it.", field
+            )

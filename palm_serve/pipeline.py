@@ -11,7 +11,7 @@ from palm_serve.bundle.loader import Bundle
 from palm_serve.decoding import DecoderTable, Item, golden_answer, rows_of
 from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.providers import sample_batch
-from palm_serve.errors import BundleError, InvalidRequest, PalmServeError
+from palm_serve.errors import BundleError, InvalidRequest, PalmServeError, check_text
 from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Encoding, Engine, FloatArray, Prediction, TaskAnswer, TextRequest, Timings, Windows
 
@@ -365,25 +365,3 @@ class Pipeline:
                 if task in self._windows:
                     groups.append((example, (task,)))
         return groups
-
-
-def check_text(text: str, field: str, max_bytes: int | None = None) -> None:
-    """Check that a text is not blank and not too long.
-
-    Args:
-        text: the text.
-        field: name of its field, for the error.
-        max_bytes: largest size in UTF-8. None: unlimited.
-
-    Raises:
-        InvalidRequest: the text is blank or too long.
-    """
-    if not text or text.isspace():
-        content = "a blank text" if text else "an empty text"
-        raise InvalidRequest(f"{field} must have at least one visible character, got {content}. Send some text.", field)
-    if max_bytes is not None:
-        size = len(text.encode())
-        if size > max_bytes:
-            raise InvalidRequest(
-                f"{field} must have at most {max_bytes:,} bytes, got {size:,}. Shorten or split it.", field
-            )

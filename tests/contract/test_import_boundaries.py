@@ -171,6 +171,21 @@ def test_metrics_are_pure_numpy() -> None:
     assert tops.isdisjoint({"torch", "transformers"})
 
 
+def test_rpc_imports_without_an_engine() -> None:
+    """The gRPC server and the client import where onnxruntime, openvino and tokenizers are absent."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['onnxruntime', 'openvino', 'tokenizers']))\n"
+        "import palm_serve.client, palm_serve.rpc.grpc_server"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert result.returncode == 0, result.stderr
+
+
 def test_server_imports_without_torch() -> None:
     """Every palm_serve module imports where torch and transformers are absent."""
     code = (

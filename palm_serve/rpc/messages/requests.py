@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 from palm_serve.bundle.manifest import Manifest, TaskInfo
 from palm_serve.config import Limits
-from palm_serve.errors import InvalidRequest
-from palm_serve.pipeline import check_text
+from palm_serve.errors import InvalidRequest, check_text
 from palm_serve.types import Priority, TextRequest, Thresholds
 from palm_serve.v1 import palm_pb2 as pb
 

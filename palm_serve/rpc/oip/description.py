@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from palm_serve.bundle.manifest import Manifest
 from palm_serve.config import ServeOptions
 from palm_serve.oip import inference_pb2 as oip
-from palm_serve.registry.statistics import ComputeDurations, DurationTotal, ModelStatistics
 from palm_serve.rpc.oip.outputs import outputs_of
 from palm_serve.rpc.oip.requests import TEXT_PAIR, input_names
 from palm_serve.rpc.oip.tensors import BOOL, BYTES, FP32
@@ -13,6 +12,7 @@ from palm_serve.v1 import palm_pb2 as pb
 
 if TYPE_CHECKING:
     from palm_serve.registry import LoadedModel
+    from palm_serve.registry.statistics import ComputeDurations, DurationTotal, ModelStatistics
 
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
 _TYPES = {BYTES: oip.TYPE_STRING, FP32: oip.TYPE_FP32, BOOL: oip.TYPE_BOOL}
@@ -113,11 +113,11 @@ def _properties(model: "LoadedModel", options: ServeOptions) -> dict[str, str]:
     }
 
 
-def _duration(total: DurationTotal) -> oip.StatisticDuration:
+def _duration(total: "DurationTotal") -> oip.StatisticDuration:
     return oip.StatisticDuration(count=total.count, ns=total.ns)
 
 
-def _durations(compute: ComputeDurations) -> dict[str, oip.StatisticDuration]:
+def _durations(compute: "ComputeDurations") -> dict[str, oip.StatisticDuration]:
     return {
         "compute_input": _duration(compute.tokenize),
         "compute_infer": _duration(compute.inference),
