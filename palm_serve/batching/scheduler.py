@@ -26,7 +26,7 @@ _BROKEN = "the model's engine failed and is being tried again; try another repli
 
 @dataclass(slots=True, eq=False)
 class _Submission(Generic[T, R]):
-    """What the scheduler queues: a payload and the future of its result."""
+    """A payload in the queue of the scheduler, and the future of its result."""
 
     payload: T
     future: "asyncio.Future[R]"

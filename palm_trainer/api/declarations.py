@@ -139,7 +139,7 @@ def _check_key(key: str, optimizer: Optimizer) -> None:
 
 @dataclass(frozen=True)
 class Rejection:
-    """How text is told that belongs to no class: the task's keys in a configuration, and a reader of such text (None: there is none)."""
+    """Settings of out-of-scope detection: the task's keys in a configuration, and a reader of such text, or None."""
 
     settings: ClassifyTask
     reader: TextReader | None

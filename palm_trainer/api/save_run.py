@@ -1,4 +1,4 @@
-"""What a training leaves on disk: PALM's `ckpt.stepN/` and `pred.stepN/`, and a run directory that palm-export and palm-train read."""
+"""Files that a training writes: PALM's `ckpt.stepN/` and `pred.stepN/`, and a run directory that palm-export and palm-train read."""
 
 import json
 from collections.abc import Sequence
