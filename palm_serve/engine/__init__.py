@@ -9,6 +9,7 @@ options.py            settings of ONNX Runtime's providers
 padding.py            pads encodings into model inputs
 timing.py             measures graphs and keeps the times
 cores.py              cores that this process may use
+control_groups.py     processor time and memory that control groups grant
 cpu_features.py       features of the processor
 """
 

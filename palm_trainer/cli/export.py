@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from palm_serve.bundle.manifest import Manifest
+from palm_trainer.cli.environment import limit_threads
 from palm_trainer.errors import CheckpointError, ExportError, PalmError, ParityError
 
 if TYPE_CHECKING:  # it loads what `--help` does not need
@@ -202,6 +203,7 @@ def _step_display() -> Iterator[Callable[[str], None]]:
 
 def main() -> None:
     """Entry point of `palm-export`."""
+    limit_threads()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     try:
         app()

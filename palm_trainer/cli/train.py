@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palm_trainer.cli.environment import limit_spinning
+from palm_trainer.cli.environment import limit_spinning, limit_threads
 from palm_trainer.cli.models import models_app
 from palm_trainer.config.atomic_files import write_file
 from palm_trainer.config.moved_keys import MovedKeyWarning
@@ -313,6 +313,7 @@ def command(app: Callable[..., Any], arguments: Iterable[str] | None = None) -> 
     0: success. 2: an error that the user can correct. 1: a failure. 130: interrupted.
     """
     limit_spinning()
+    limit_threads()
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("default", category=MovedKeyWarning)
     warnings.formatwarning = _warning_line

@@ -1,7 +1,6 @@
 """Parallel trainings of a comparison, each in a process of its own."""
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -9,6 +8,7 @@ from multiprocessing.synchronize import Event as StopFlag
 
 import torch
 
+from palm_serve.engine.cores import usable_cores
 from palm_trainer.compare.trainings import VariantTraining, run_training
 from palm_trainer.compare.variants import ComparisonPlan
 from palm_trainer.runs.events import Finished
@@ -36,7 +36,7 @@ def run_trainings(
         return
     context = multiprocessing.get_context("spawn")
     stop_flag = context.Event()
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, usable_cores() // jobs)
     with ProcessPoolExecutor(jobs, context, _start_worker, (stop_flag, threads)) as pool:
         running: dict[Future[bool], VariantTraining] = {}
         for training in trainings:
