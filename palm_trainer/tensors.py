@@ -6,12 +6,12 @@ components are connected, to name the dynamic axes of the graph, and to fill the
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from palm_trainer.errors import WiringError
+
+if TYPE_CHECKING:  # commands that only read data need no torch, which takes seconds to load
+    from torch import Tensor
 
 IGNORE = -100
 """Target without a label: special tokens, padding, unlabelled examples. Losses leave it out."""
@@ -42,8 +42,10 @@ PALM_NAMES = {"input_ids": "token_ids", "attention_mask": "input_mask", "token_t
 """Names of the model's inputs in the Python API of the original PALM."""
 
 
-def to_full_precision(tensor: Tensor) -> Tensor:
+def to_full_precision(tensor: "Tensor") -> "Tensor":
     """Cast to float32 for computing a loss. Float64 stays as it is."""
+    import torch
+
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 

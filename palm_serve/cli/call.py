@@ -38,7 +38,10 @@ def call(
     plain_token: PlainToken = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the complete response as JSON.")] = False,
 ) -> None:
-    """Send one text to a running server and print its intent, slots and other answers."""
+    """Send one text to a running server and print its answers.
+
+    The answers are its intent, its slots and those of all other tasks.
+    """
     if pair and not task:
         raise typer.BadParameter("requires --task, the name of a task on pairs of texts", param_hint="--pair")
     with report_errors():

@@ -23,7 +23,10 @@ def check(
     ] = Precision.AUTO,
     threads: Annotated[int | None, typer.Option(min=1, help=ServeOptions.model_fields["threads"].description)] = None,
 ) -> None:
-    """Load and verify a bundle, run its golden examples, and print its tasks."""
+    """Load and verify a bundle, and print its tasks.
+
+    Its golden examples are run too.
+    """
     start_log(LogLevel.WARNING)
     with report_errors():
         from palm_serve.server import make_registry

@@ -5,6 +5,7 @@ import typer
 from palm_serve.cli.bench import bench
 from palm_serve.cli.call import call
 from palm_serve.cli.check import check
+from palm_serve.cli.grouped_help import GroupedCommand
 from palm_serve.cli.health import health
 from palm_serve.cli.run import run
 from palm_serve.cli.token import token
@@ -14,12 +15,14 @@ app = typer.Typer(
     help="Serve PALM bundles over gRPC.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # rich takes longer to load than the rest of `--help`
+    context_settings={"max_content_width": 100},
     pretty_exceptions_enable=False,
 )
 app.command(
+    cls=GroupedCommand,
     epilog="Example: palm-serve run bundles/demo --port 50051. "
-    "A watched directory with a canary: palm-serve run --watch models --canary 0.05"
+    "A watched directory with a canary: palm-serve run --watch models --canary 0.05",
 )(run)
 app.command(epilog="Example: palm-serve check bundles/demo")(check)
 app.command(epilog='Example: palm-serve call "show me flights from boston to denver on monday"')(call)

@@ -19,7 +19,9 @@ from palm_serve.errors import ConfigError
 
 
 def run(config: Path | None, print_config: bool, **flags: Any) -> None:
-    """Serve one or more bundles until SIGTERM or Ctrl-C, then finish the running calls.
+    """Serve one or more bundles until SIGTERM or Ctrl-C.
+
+    A stopping server finishes the running calls.
 
     Every option is also an environment variable (--max-queue: PALM_SERVE_MAX_QUEUE) and a key of the file of --config
     (max_queue). The command line overrides the environment, and the environment overrides the file. Separate several

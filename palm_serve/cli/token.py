@@ -10,7 +10,9 @@ from palm_serve.rpc.access.tokens import Scope, new_token
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
-token = typer.Typer(help="Manage access tokens for `palm-serve run --tokens FILE`.", no_args_is_help=True)
+token = typer.Typer(
+    help="Manage access tokens for `palm-serve run --tokens FILE`.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @token.callback()
@@ -32,7 +34,10 @@ def new(
         datetime | None, typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="Expiry in UTC. Default: never.")
     ] = None,
 ) -> None:
-    """Print a new token, which is not stored anywhere, and the file entry with its hash."""
+    """Print a new token, and its entry for the file of tokens.
+
+    The token is not stored anywhere. The entry holds its hash.
+    """
     if not _NAME.fullmatch(name):
         raise typer.BadParameter(f"must be 1 to 64 letters, digits, '_' or '-', got '{name}'", param_hint="NAME")
     secret, digest = new_token()

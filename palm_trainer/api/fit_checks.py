@@ -13,10 +13,10 @@ from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.config.loader import check_section
 from palm_trainer.config.rules import training_faults
 from palm_trainer.config.schema import ClassifyTask
-from palm_trainer.data.vocabulary import pad_token_id, vocabulary_size
 from palm_trainer.errors import ConfigError, WiringError
 from palm_trainer.model.encoders import Encoder
 from palm_trainer.tasks import task_kind
+from palm_trainer.tokenization.vocabulary_files import pad_token_id, vocabulary_size
 
 
 def shared_backbone(tasks: Sequence[Task]) -> Encoder:

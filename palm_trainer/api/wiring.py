@@ -23,13 +23,13 @@ from palm_trainer.data.dataset import TrainingBatch
 from palm_trainer.data.substitution import Substitution
 from palm_trainer.data.targets.base import Target
 from palm_trainer.data.targets.classify import ClassifyTarget
-from palm_trainer.data.vocabulary import pad_token_id, vocabulary_size
 from palm_trainer.errors import WiringError
 from palm_trainer.model.encoders import Encoder, unfreeze_rows
 from palm_trainer.model.heads import TaskHead, make_head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder
 from palm_trainer.tasks import task_kind
 from palm_trainer.tensors import PALM_NAMES
+from palm_trainer.tokenization.vocabulary_files import pad_token_id, vocabulary_size
 from palm_trainer.training.source import Source
 
 

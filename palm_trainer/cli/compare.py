@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from palm_trainer.cli.show import show, show_training
+from palm_trainer.cli.console import show
+from palm_trainer.cli.show import show_training
 from palm_trainer.compare.compare_trainings import compare_trainings
 from palm_trainer.compare.forest_plot import format_difference
 from palm_trainer.compare.page import write_page

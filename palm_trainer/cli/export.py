@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from palm_serve.bundle.manifest import Manifest
 from palm_trainer.cli.environment import limit_threads
 from palm_trainer.errors import CheckpointError, ExportError, PalmError, ParityError
 
-if TYPE_CHECKING:  # it loads what `--help` does not need
+if TYPE_CHECKING:  # they load what `--help` does not need
+    from rich.table import Table
+
+    from palm_serve.bundle.manifest import Manifest
     from palm_trainer.export.report import ExportReport
 
 _WITHOUT_DEV = 500
@@ -31,7 +31,12 @@ _WITHOUT_DEV = 500
 _TABLE_WIDTH = 130
 """Characters that fit a row without cutting a cell."""
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,  # rich takes longer to load than the rest of `--help`
+    context_settings={"max_content_width": 100},
+    pretty_exceptions_enable=False,
+)
 
 
 class Precision(StrEnum):
@@ -73,6 +78,8 @@ def export(
     with _step_display() as say:
         say("loading the run")
         manifest, report = _export(run, output, precision, name, overwrite, include or [], say)
+    from rich.console import Console
+
     show(report)
     Console().print(f"{manifest.name} {manifest.version[:12]} -> {output}", highlight=False, soft_wrap=True)
     if json_file is not None:
@@ -81,6 +88,8 @@ def export(
 
 def show(report: "ExportReport") -> None:
     """Print the table, the notes, and the reason for each variant that is not written."""
+    from rich.console import Console
+
     # Not narrower: into a file or a narrow terminal too, no cell may be cut.
     console = Console(width=max(Console().width, _TABLE_WIDTH))
     console.print(variants_table(report))
@@ -137,7 +146,7 @@ def _export(
     )
 
 
-def _write_json(path: Path, manifest: Manifest, report: "ExportReport") -> None:
+def _write_json(path: Path, manifest: "Manifest", report: "ExportReport") -> None:
     content = {
         "name": manifest.name,
         "version": manifest.version,
@@ -153,8 +162,10 @@ def _write_json(path: Path, manifest: Manifest, report: "ExportReport") -> None:
         ) from error
 
 
-def variants_table(report: "ExportReport") -> Table:
+def variants_table(report: "ExportReport") -> "Table":
     """Return a table of each variant on each provider that it was measured on."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in (
         "variant",
@@ -193,6 +204,8 @@ def variants_table(report: "ExportReport") -> Table:
 @contextmanager
 def _step_display() -> Iterator[Callable[[str], None]]:
     """Yield a function that shows the current step on standard error, as a spinner on a terminal, else as lines."""
+    from rich.console import Console
+
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda step: console.print(f"palm-export: {step}", highlight=False, soft_wrap=True)

@@ -7,14 +7,14 @@ import typer
 
 from palm_trainer.errors import PalmError
 
-models_app = typer.Typer(help="Pretrained encoders.", no_args_is_help=True)
+models_app = typer.Typer(help="Pretrained encoders.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @models_app.command("ls", epilog="Example: palm-train models ls")
 def ls() -> None:
-    """List the encoders for `encoder.model`, and those that `models download` fetches."""
+    """List the encoders that are there or can be downloaded."""
     from palm_trainer.model.download.model_names import PRETRAINED, source
-    from palm_trainer.model.encoders.load_pretrained import PACKAGED
+    from palm_trainer.tokenization.encoder_files import PACKAGED
 
     print("For encoder.model of a configuration:")
     for name, (package, _) in PACKAGED.items():
@@ -36,7 +36,10 @@ def download(
     ] = None,
     path: Annotated[Path | None, typer.Option(help="The same as the second argument.")] = None,
 ) -> None:
-    """Fetch a pretrained encoder from the Hugging Face Hub, or from the mirror that HF_ENDPOINT names."""
+    """Fetch a pretrained encoder from the Hugging Face Hub.
+
+    HF_ENDPOINT names a mirror.
+    """
     from palm_trainer.model.download.model_names import download as fetch
 
     if directory is not None and path is not None:
@@ -66,7 +69,10 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Convert Paddle parameters of the original PALM (BERT, RoBERTa-zh, ERNIE) for `encoder.model` and `load_pretrain`."""
+    """Convert Paddle parameters of the original PALM.
+
+    Archives of BERT, RoBERTa-zh and ERNIE become a directory for `encoder.model` and `load_pretrain`.
+    """
     from palm_trainer.model.encoders.convert_paddle import convert_paddle
 
     conversion = convert_paddle(source, target, lowercase=lowercase)

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
 from palm_serve.tokenization import TextTokenizer
-from palm_trainer.cli.show import announce, show
+from palm_trainer.cli.console import show
 from palm_trainer.config.loader import Config, DataConfig, TaskConfig
 from palm_trainer.config.schema import GRADIENT_METHODS
 from palm_trainer.data.example import Example
@@ -17,11 +17,11 @@ from palm_trainer.data.formats.text_files import Defect, FormatOptions
 from palm_trainer.data.sampler import padding_share
 from palm_trainer.data.splits import Split, read_split
 from palm_trainer.data.statistics import find_split_defects
-from palm_trainer.runs.job import Job
-from palm_trainer.runs.job_from_config import job_from_config
 from palm_trainer.tasks import task_kind
 from palm_trainer.tasks.fields import resolve_fields
-from palm_trainer.training.mixing import LossDriven, PlannedMixing, RoundRobin
+
+if TYPE_CHECKING:  # `--data-only` needs no torch, which takes seconds to load
+    from palm_trainer.runs.job import Job
 
 _SPLITS = ("train", "dev", "test")
 
@@ -43,6 +43,9 @@ def show_plan(config: Config, *, data_only: bool = False) -> None:
         show(_task_table(config, read))
         _show_faults(config, read, {})
         return
+    from palm_trainer.cli.show import announce
+    from palm_trainer.runs.job_from_config import job_from_config
+
     job = job_from_config(config)
     lengths: dict[str, dict[str, _Lengths]] = {}
     for name, splits in read.items():
@@ -62,8 +65,10 @@ def show_plan(config: Config, *, data_only: bool = False) -> None:
     announce(job, 0)
 
 
-def _order(job: Job) -> str:
+def _order(job: "Job") -> str:
     """Describe the order of the data sets."""
+    from palm_trainer.training.mixing import LossDriven, PlannedMixing, RoundRobin
+
     mixing, policy = job.loop.mixing, job.config.train.mixing
     if isinstance(mixing, LossDriven):
         return f"mixing {policy}: steps and epochs assume that all losses fall at one rate"
@@ -74,7 +79,7 @@ def _order(job: Job) -> str:
     return f"mixing {policy}: exactly so many steps, {'in turn' if isinstance(mixing, RoundRobin) else 'shuffled'}"
 
 
-def _effort(job: Job) -> str:
+def _effort(job: "Job") -> str:
     """Describe the parameters that a step trains and its passes over a batch."""
     train = job.config.train
     count = sum(weights.numel() for weights in job.trained.model.parameters() if weights.requires_grad)
@@ -98,7 +103,7 @@ class _Lengths:
     cut: list[int]
 
 
-def _lengths(job: Job, data: str, split: str, examples: list[Example]) -> _Lengths:
+def _lengths(job: "Job", data: str, split: str, examples: list[Example]) -> _Lengths:
     dataset = job.loop.sources[data].dataset
     if split == "train":
         return _Lengths(dataset.lengths, dataset.cut)
@@ -122,7 +127,7 @@ def _row_table(read: Read) -> Table:
     return table
 
 
-def _work_table(job: Job, read: Read, lengths: Mapping[str, Mapping[str, _Lengths]]) -> Table:
+def _work_table(job: "Job", read: Read, lengths: Mapping[str, Mapping[str, _Lengths]]) -> Table:
     numbers = ("rows", "tokens (median / longest)", "cut", "batches an epoch", "padding", "steps", "epochs")
     table = _table("data", ("data set", "split"), numbers)
     for name, splits in read.items():
@@ -140,7 +145,7 @@ def _work_table(job: Job, read: Read, lengths: Mapping[str, Mapping[str, _Length
     return table
 
 
-def _work(job: Job, name: str) -> tuple[str, str, str, str]:
+def _work(job: "Job", name: str) -> tuple[str, str, str, str]:
     """Return batches per epoch, padding, steps and epochs as text."""
     source = job.loop.sources[name]
     batches, steps = source.sampler.batches_per_epoch, job.loop.mixing.quotas[name]

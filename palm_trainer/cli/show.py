@@ -4,12 +4,11 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from palm_trainer.cli.console import show
 from palm_trainer.config.loader import Config
 from palm_trainer.evaluation.evaluate import Metrics
 from palm_trainer.runs.directory import REPORT
@@ -18,11 +17,6 @@ from palm_trainer.runs.job import Job
 from palm_trainer.training.loop import Step
 
 _RATE_WINDOW = 50
-
-
-def show(renderable: Any) -> None:
-    """Print on standard output, without markup for brackets and colons in labels and paths."""
-    Console(soft_wrap=not sys.stdout.isatty(), markup=False, emoji=False).print(renderable)
 
 
 def show_training(events: Iterable[Event], config: Config) -> bool:

@@ -27,6 +27,8 @@ app = typer.Typer(
     help="Train many language-understanding tasks on one encoder.",
     epilog="Example: palm-train run examples/atis.toml && palm-train evaluate runs/atis --split test",
     no_args_is_help=True,
+    rich_markup_mode=None,  # rich takes longer to load than the rest of `--help`
+    context_settings={"max_content_width": 100},
     pretty_exceptions_enable=False,
     add_completion=True,
 )
@@ -50,7 +52,10 @@ def run(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run in the output directory.")] = False,
 ) -> None:
-    """Train, evaluate after each epoch, and save the best and the last checkpoint. Under torchrun several processes train together."""
+    """Train, and save the best and the last checkpoint.
+
+    The dev split is evaluated after each epoch. Under torchrun several processes train together.
+    """
     from palm_trainer.cli.show import show_training, watch_training
     from palm_trainer.config.loader import load_config
     from palm_trainer.runs.directory import CONFIG
@@ -82,7 +87,8 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the metrics to this file.")] = None,
 ) -> None:
     """Compute the metrics of a run on a split of its data."""
-    from palm_trainer.cli.show import metrics_table, show
+    from palm_trainer.cli.console import show
+    from palm_trainer.cli.show import metrics_table
     from palm_trainer.runs.evaluate_run import evaluate_run, write_metrics
 
     settings = _run_config(run, checkpoint)
@@ -103,7 +109,10 @@ def report(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="HTML file. Default: report.html in RUN.")] = None,
 ) -> None:
-    """Write an HTML report: curves, scores of each label, confusions, calibration, the worst errors, data."""
+    """Write an HTML report of a run.
+
+    It shows curves, scores of each label, confusions, calibration, the worst errors and the data.
+    """
     from palm_trainer.runs.evaluate_run import report_run
 
     settings = _run_config(run, "best")
@@ -150,7 +159,10 @@ def plan(
         bool, typer.Option("--data-only", help="Read the files only: rows, labels, defects. No encoder is loaded.")
     ] = False,
 ) -> None:
-    """Show rows, labels, token lengths, defects, steps and epochs of a run, without training."""
+    """Show what a run would do, without training.
+
+    Rows, labels, token lengths, defects of the data, steps and epochs.
+    """
     from palm_trainer.cli.plan import show_plan
     from palm_trainer.config.loader import load_config
 
@@ -168,7 +180,10 @@ def compare(
     jobs: Annotated[int, typer.Option(min=1, help="Number of concurrent trainings, each in its own process.")] = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write compare.json to this file.")] = None,
 ) -> None:
-    """Compare joint training with training each task alone, at equal budget, with confidence intervals."""
+    """Compare joint training with training each task alone.
+
+    Both have the same budget. The differences come with confidence intervals over the seeds.
+    """
     from palm_trainer.cli.compare import parse_seeds, show_comparison
     from palm_trainer.config.loader import load_config
 
@@ -220,7 +235,7 @@ def convert(
     ] = None,
     field: Annotated[str | None, typer.Option(help="Only field that the target holds.")] = None,
 ) -> None:
-    """Convert between data formats, and report what the target cannot hold."""
+    """Convert data, and report what the target format cannot hold."""
     from palm_trainer.data.convert import convert as convert_file
 
     conversion = convert_file(source, target, source_format=source_format, target_format=target_format, field=field)
@@ -236,7 +251,10 @@ def convert(
 def schema(
     output: Annotated[Path | None, typer.Option(help="Write the schema here instead of printing it.")] = None,
 ) -> None:
-    """Print the JSON schema of a configuration, for editors: keys, types, defaults and descriptions."""
+    """Print the JSON schema of a configuration.
+
+    Editors complete and check keys, types and defaults with it.
+    """
     from palm_trainer.config.json_schema import config_schema
 
     text = json.dumps(config_schema(), indent=2, ensure_ascii=False) + "\n"

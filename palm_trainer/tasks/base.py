@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import FloatArray, TaskAnswer
@@ -13,10 +13,12 @@ from palm_trainer.data.example import Example, FieldValue
 from palm_trainer.data.statistics import iterate_labels
 from palm_trainer.data.targets.base import Target
 from palm_trainer.data.targets.match import NEGATIVE
-from palm_trainer.model.heads import TaskHead
 from palm_trainer.tasks.logit_calibration import LogitCalibration
 from palm_trainer.tasks.mistakes import Mistake, MistakeSide, Segment, short_source, shorten_text
 from palm_trainer.tasks.report_tables import MatchThresholds, ReportTable
+
+if TYPE_CHECKING:  # commands that only read data need no torch, which takes seconds to load
+    from palm_trainer.model.heads import TaskHead
 
 PREDICTIONS = "predictions.json"
 """Name of PALM's file of predictions."""
@@ -51,7 +53,8 @@ class TaskKind:
     name: ClassVar[str]
     section: ClassVar[type[TaskConfig]]
     """Section of the configuration, with the options of the kind."""
-    head: ClassVar[type[TaskHead]]
+    head: ClassVar["type[TaskHead]"]
+    """Head class, for `register_task_kind`. Those of the built-in kinds stand in `model/heads/factory.py`."""
     primary_metric: ClassVar[str] = "accuracy"
     """Metric that stands for a task of the kind, a fraction from 0 to 1. Higher is better."""
     is_answered: ClassVar[bool] = True

@@ -8,7 +8,6 @@ from palm_serve.types import Classification, FloatArray, TaskAnswer
 from palm_trainer.config.schema import ClassifyTask, TaskConfig
 from palm_trainer.data.example import Example
 from palm_trainer.data.targets.classify import ClassifyTarget
-from palm_trainer.model.heads.classify import ClassifyHead
 from palm_trainer.tasks import scores
 from palm_trainer.tasks.base import Judged, LearnContext, TaskKind, numbers, text_segments
 from palm_trainer.tasks.logit_calibration import SoftmaxCalibration
@@ -22,7 +21,6 @@ class ClassifyKind(TaskKind):
 
     name = "classify"
     section = ClassifyTask
-    head = ClassifyHead
     detects_out_of_scope = True
 
     def learn(

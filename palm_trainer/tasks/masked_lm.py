@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from palm_trainer.config.schema import MaskedLmTask, TaskConfig
 from palm_trainer.data.example import Example, FieldValue
 from palm_trainer.data.targets.masked_lm import MaskedLMTarget, MaskVocabulary
-from palm_trainer.model.heads.masked_lm import MaskedLmHead
 from palm_trainer.tasks.base import LearnContext, TaskKind
 
 
@@ -14,7 +13,6 @@ class MaskedLmKind(TaskKind):
 
     name = "masked_lm"
     section = MaskedLmTask
-    head = MaskedLmHead
     is_answered = False
     trains_every_embedding = True
     """The embedding table is the decoder, and random tokens stand in for masked ones."""

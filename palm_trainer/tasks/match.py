@@ -11,7 +11,6 @@ from palm_trainer.config.schema import MatchTask, TaskConfig
 from palm_trainer.data.example import Example, FieldValue
 from palm_trainer.data.targets.base import Target
 from palm_trainer.data.targets.match import NEGATIVE, MatchTarget, RankTarget, with_negatives
-from palm_trainer.model.heads.match import MatchHead
 from palm_trainer.tasks import scores
 from palm_trainer.tasks.base import Judged, LearnContext, TaskKind, numbers, text_segments
 from palm_trainer.tasks.classify import class_tables
@@ -28,7 +27,6 @@ class MatchKind(TaskKind):
 
     name = "match"
     section = MatchTask
-    head = MatchHead
 
     def fitting_fields(self, fields: Mapping[str, FieldValue], settings: TaskConfig) -> list[str]:
         """Return the fields with a class; of a ranker the field with the negative text."""

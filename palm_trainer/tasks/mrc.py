@@ -14,7 +14,6 @@ from palm_trainer.config.schema import MrcTask, TaskConfig
 from palm_trainer.data.example import Example, FieldValue, LabelledSpan
 from palm_trainer.data.formats.jsonl import ANSWER
 from palm_trainer.data.targets.mrc import MrcTarget
-from palm_trainer.model.heads.mrc import MrcHead
 from palm_trainer.tasks import scores
 from palm_trainer.tasks.base import PREDICTIONS, Judged, LearnContext, TaskKind, unlabelled_note
 from palm_trainer.tasks.metrics import answer_tokens, reading_scores
@@ -32,7 +31,6 @@ class MrcKind(TaskKind):
 
     name = "mrc"
     section = MrcTask
-    head = MrcHead
     primary_metric = "f1"
     answers_tokens = True
     calibrates_answers = True

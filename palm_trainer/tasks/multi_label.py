@@ -11,7 +11,6 @@ from palm_serve.types import Classification, FloatArray, TaskAnswer
 from palm_trainer.config.schema import MultiLabelTask, TaskConfig
 from palm_trainer.data.example import Example, FieldValue
 from palm_trainer.data.targets.multi_label import MultiLabelTarget
-from palm_trainer.model.heads.multi_label import MultiLabelHead
 from palm_trainer.tasks import scores
 from palm_trainer.tasks.base import Judged, LearnContext, TaskKind, numbers, text_segments
 from palm_trainer.tasks.logit_calibration import SigmoidCalibration
@@ -25,7 +24,6 @@ class MultiLabelKind(TaskKind):
 
     name = "multi_label"
     section = MultiLabelTask
-    head = MultiLabelHead
     learns_several_classes = True
     needs_full_ranking = True
     wanted_value = "classes"

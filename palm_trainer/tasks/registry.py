@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 from palm_serve.bundle.manifest import KINDS, KindFacts, TaskInfo, register_kind
 from palm_trainer.config.schema import TASK_KINDS, TaskConfig
-from palm_trainer.model.heads import register_head
 from palm_trainer.tasks.base import TaskKind
 from palm_trainer.tasks.classify import ClassifyKind
 from palm_trainer.tasks.masked_lm import MaskedLmKind
@@ -29,6 +28,8 @@ def register_task_kind(kind: TaskKind) -> None:
 
     `palm_serve.decoding.register_served_kind` adds the kind to the server. It comes first where the kind reads pairs.
     """
+    from palm_trainer.model.heads import register_head
+
     if kind.name not in KINDS:
         register_kind(KindFacts(kind.name))
     TASK_KINDS.members[kind.name] = kind.section

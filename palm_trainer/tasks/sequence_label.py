@@ -9,7 +9,6 @@ from palm_trainer.config.schema import SequenceLabelTask, TaskConfig
 from palm_trainer.data.example import Example, FieldValue, LabelledSpan
 from palm_trainer.data.formats.tags import tags_from_spans
 from palm_trainer.data.targets.sequence_label import SequenceLabelTarget
-from palm_trainer.model.heads.sequence_label import SequenceLabelHead
 from palm_trainer.tasks import scores
 from palm_trainer.tasks.base import Judged, LearnContext, TaskKind
 from palm_trainer.tasks.metrics import Unit, span_scores, to_units, token_accuracy
@@ -22,7 +21,6 @@ class SequenceLabelKind(TaskKind):
 
     name = "sequence_label"
     section = SequenceLabelTask
-    head = SequenceLabelHead
     primary_metric = "f1"
     learns_tags = True
     answers_tokens = True

@@ -28,7 +28,7 @@ SERVE_LAYERS = [
 ]
 TRAINER_LAYERS = [
     {"errors"},
-    {"tensors", "config"},
+    {"tensors", "config", "tokenization"},
     {"data", "model"},
     {"tasks"},
     {"evaluation", "training"},

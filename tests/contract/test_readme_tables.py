@@ -12,7 +12,7 @@ from palm_trainer.api import backbone, head, lr_sched, optimizer, reader
 from palm_trainer.config.schema import FORMAT_OPTIONS
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.writers import WRITERS
-from palm_trainer.model.encoders.load_pretrained import PACKAGED
+from palm_trainer.tokenization.encoder_files import PACKAGED
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -2,6 +2,6 @@
 
 from palm_trainer.api.backbone import base_backbone
 from palm_trainer.api.backbone.backbones import BERT, ERNIE, RoBERTa, XLNet
-from palm_trainer.model.encoders import locate_encoder as locate
+from palm_trainer.tokenization.encoder_files import locate_encoder as locate
 
 __all__ = ["BERT", "ERNIE", "RoBERTa", "XLNet", "base_backbone", "locate"]

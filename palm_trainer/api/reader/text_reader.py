@@ -23,9 +23,9 @@ from palm_trainer.data.inputs import Inputs, Texts
 from palm_trainer.data.sampler import LengthBucketedSampler
 from palm_trainer.data.substitution import Substitution
 from palm_trainer.data.targets.base import Target
-from palm_trainer.data.vocabulary import load_tokenizer, pad_token_id
 from palm_trainer.errors import DataError, WiringError
 from palm_trainer.tensors import PALM_NAMES
+from palm_trainer.tokenization.vocabulary_files import load_tokenizer, pad_token_id
 
 TEXT_ATTRS: dict[str, list[Any]] = {
     "token_ids": [[-1, -1], "int64"],

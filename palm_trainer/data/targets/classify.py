@@ -1,16 +1,18 @@
 """Target: one class of a text."""
 
 from collections.abc import Iterable, Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from palm_serve.bundle.manifest import Decode, Role, TaskInfo
 from palm_serve.types import Encoding
 from palm_trainer.data.example import Example
 from palm_trainer.data.inputs import Inputs, Texts
+from palm_trainer.data.targets.base import collate_indices
 from palm_trainer.errors import DataError
 from palm_trainer.tensors import IGNORE
+
+if TYPE_CHECKING:  # commands that only read data need no torch, which takes seconds to load
+    from torch import Tensor
 
 
 class ClassifyTarget:
@@ -61,6 +63,6 @@ class ClassifyTarget:
         value = example.fields.get(self.field)
         return self._index.get(value, IGNORE) if isinstance(value, str) else IGNORE
 
-    def collate(self, targets: Sequence[int], length: int) -> Tensor:
+    def collate(self, targets: Sequence[int], length: int) -> "Tensor":
         """Return int64 [B]."""
-        return torch.tensor(targets, dtype=torch.int64)
+        return collate_indices(targets)

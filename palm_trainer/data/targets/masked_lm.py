@@ -7,11 +7,11 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import SPECIAL, Encoding
@@ -20,6 +20,9 @@ from palm_trainer.data.inputs import Inputs, MaskedTexts
 from palm_trainer.data.targets.base import collate_rows
 from palm_trainer.errors import ConfigError
 from palm_trainer.tensors import IGNORE
+
+if TYPE_CHECKING:  # commands that only read data need no torch, which takes seconds to load
+    from torch import Tensor
 
 Unit = tuple[int, ...]
 """Positions of the tokens that are masked together."""
@@ -121,7 +124,7 @@ class MaskedLMTarget:
                 ids[i] = replacement
         return replace(encoding, input_ids=ids), targets
 
-    def collate(self, targets: Sequence[Sequence[int]], length: int) -> Tensor:
+    def collate(self, targets: Sequence[Sequence[int]], length: int) -> "Tensor":
         """Return int64 [B, S] of rows from `draw`, IGNORE beyond a row's end."""
         return collate_rows(targets, length)
 

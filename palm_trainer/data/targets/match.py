@@ -1,16 +1,18 @@
 """Targets of pairs: a class of each pair (pointwise), or which of two second texts matches better (pairwise)."""
 
 from collections.abc import Iterable, Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from palm_serve.bundle.manifest import Decode, TaskInfo
 from palm_serve.types import Encoding
 from palm_trainer.data.example import Example
 from palm_trainer.data.inputs import Inputs, PairAndNegative, Texts
+from palm_trainer.data.targets.base import collate_indices
 from palm_trainer.errors import DataError
 from palm_trainer.tensors import IGNORE
+
+if TYPE_CHECKING:  # commands that only read data need no torch, which takes seconds to load
+    from torch import Tensor
 
 NEGATIVE = "text_b_neg"
 """Field that holds the second text which should score lower, as PALM names it."""
@@ -73,9 +75,9 @@ class MatchTarget:
         value = example.fields.get(self.field)
         return self._index.get(value, IGNORE) if isinstance(value, str) else IGNORE
 
-    def collate(self, targets: Sequence[int], length: int) -> Tensor:
+    def collate(self, targets: Sequence[int], length: int) -> "Tensor":
         """Return int64 [B]."""
-        return torch.tensor(targets, dtype=torch.int64)
+        return collate_indices(targets)
 
 
 class RankTarget:
@@ -116,9 +118,9 @@ class RankTarget:
         """Return 0: the order of the rows is the target."""
         return 0
 
-    def collate(self, targets: Sequence[int], length: int) -> Tensor:
+    def collate(self, targets: Sequence[int], length: int) -> "Tensor":
         """Return int64 [B]."""
-        return torch.tensor(targets, dtype=torch.int64)
+        return collate_indices(targets)
 
 
 def with_negatives(examples: Iterable[Example], field: str) -> list[Example]:

@@ -1,11 +1,9 @@
 """Target: where in a window of the passage the answer to a question begins and ends."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from palm_serve.bundle.manifest import Decode, TaskInfo
 from palm_serve.decoding.mrc import DEFAULT_ANSWER_TOKENS, null_position, passage_range
@@ -14,8 +12,12 @@ from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Encoding
 from palm_trainer.data.example import Example, LabelledSpan, spans_in
 from palm_trainer.data.inputs import Inputs, PassageWindows
+from palm_trainer.data.targets.base import collate_indices
 from palm_trainer.errors import DataError
 from palm_trainer.tensors import IGNORE
+
+if TYPE_CHECKING:  # commands that only read data need no torch, which takes seconds to load
+    from torch import Tensor
 
 
 class Place(NamedTuple):
@@ -108,9 +110,9 @@ class MrcTarget:
                 return Place(*tokens, first, after, null)
         return Place(null, null, first, after, null)
 
-    def collate(self, targets: Sequence[Place], length: int) -> Tensor:
+    def collate(self, targets: Sequence[Place], length: int) -> "Tensor":
         """Return int64 [B, 5]: the fields of `Place`."""
-        return torch.tensor(targets, dtype=torch.int64)
+        return collate_indices(targets)
 
 
 def longest_answer(texts: Sequence[str], tokenizer: TextTokenizer | None) -> int:

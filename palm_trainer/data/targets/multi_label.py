@@ -1,10 +1,9 @@
 """Target: any number of classes of a text."""
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from palm_serve.bundle.manifest import Decode, Role, TaskInfo, TaskThresholds
 from palm_serve.types import Encoding
@@ -12,6 +11,9 @@ from palm_trainer.data.example import Example, spans_in
 from palm_trainer.data.inputs import Inputs, Texts
 from palm_trainer.errors import DataError
 from palm_trainer.tensors import IGNORE
+
+if TYPE_CHECKING:  # commands that only read data need no torch, which takes seconds to load
+    from torch import Tensor
 
 
 class MultiLabelTarget:
@@ -79,8 +81,10 @@ class MultiLabelTarget:
             return [IGNORE]
         return [self._index[label] for label in classes if label in self._index]
 
-    def collate(self, targets: Sequence[Sequence[int]], length: int) -> Tensor:
+    def collate(self, targets: Sequence[Sequence[int]], length: int) -> "Tensor":
         """Return int64 [B, C] of 0 and 1, IGNORE in the rows that are unlabelled."""
+        import torch
+
         out = np.zeros((len(targets), len(self._index)), dtype=np.int64)
         for row, target in enumerate(targets):
             if list(target) == [IGNORE]:

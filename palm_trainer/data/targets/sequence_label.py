@@ -5,8 +5,7 @@ when they lie inside it.
 """
 
 from collections.abc import Iterable, Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from palm_serve.bundle.manifest import Decode, Role, TaskInfo
 from palm_serve.decoding.sequence_label import OUTSIDE, is_punctuation, tagged_range
@@ -16,6 +15,9 @@ from palm_trainer.data.inputs import Inputs, Texts
 from palm_trainer.data.targets.base import collate_rows
 from palm_trainer.errors import DataError
 from palm_trainer.tensors import IGNORE
+
+if TYPE_CHECKING:  # commands that only read data need no torch, which takes seconds to load
+    from torch import Tensor
 
 
 class SequenceLabelTarget:
@@ -101,7 +103,7 @@ class SequenceLabelTarget:
             position = max(first, position - 1)  # a piece may reach into the next span
         return tags
 
-    def collate(self, targets: Sequence[Sequence[int]], length: int) -> Tensor:
+    def collate(self, targets: Sequence[Sequence[int]], length: int) -> "Tensor":
         """Return int64 [B, S], IGNORE beyond a row's end."""
         return collate_rows(targets, length)
 

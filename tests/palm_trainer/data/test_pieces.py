@@ -4,8 +4,8 @@ import pytest
 
 from palm_trainer.data.example import Example
 from palm_trainer.data.pieces import count_pieces, find_unknown_id
-from palm_trainer.model.encoders import locate_encoder
-from palm_trainer.model.encoders.from_scratch import train_tokenizer
+from palm_trainer.tokenization.encoder_files import locate_encoder
+from palm_trainer.tokenization.learned import train_tokenizer
 
 
 @pytest.fixture(scope="module")

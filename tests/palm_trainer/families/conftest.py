@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from palm_trainer.model.encoders.from_scratch import train_tokenizer
+from palm_trainer.tokenization.learned import train_tokenizer
 
 MAX_LENGTH = 32
 CORPUS = [

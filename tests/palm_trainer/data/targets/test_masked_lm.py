@@ -13,8 +13,8 @@ from palm_serve.types import SPECIAL
 from palm_trainer.data.example import Example
 from palm_trainer.data.targets.masked_lm import MaskedLMTarget, MaskVocabulary
 from palm_trainer.errors import ConfigError
-from palm_trainer.model.encoders.from_scratch import train_tokenizer
 from palm_trainer.tensors import IGNORE
+from palm_trainer.tokenization.learned import train_tokenizer
 
 WORDS = ("alpha", "beta", "gamma", "delta,", "e-mail", "北京", "42nd", "undo", "redo")
 

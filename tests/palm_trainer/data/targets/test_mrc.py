@@ -16,8 +16,8 @@ from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.splits import read_split
 from palm_trainer.data.targets.mrc import MrcTarget, Place, longest_answer
 from palm_trainer.errors import DataError
-from palm_trainer.model.encoders.from_scratch import train_tokenizer
 from palm_trainer.tensors import IGNORE
+from palm_trainer.tokenization.learned import train_tokenizer
 
 WORDS = (
     "anna",

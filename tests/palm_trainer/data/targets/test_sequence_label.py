@@ -15,8 +15,8 @@ from palm_serve.types import Encoding
 from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.targets.sequence_label import SequenceLabelTarget
 from palm_trainer.errors import DataError
-from palm_trainer.model.encoders import locate_encoder
 from palm_trainer.model.heads import IGNORE
+from palm_trainer.tokenization.encoder_files import locate_encoder
 
 TYPES = ("city", "time")
 WORDS = [

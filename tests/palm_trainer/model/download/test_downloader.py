@@ -14,7 +14,7 @@ import pytest
 import palm_trainer as palm
 from palm_trainer.errors import PalmError
 from palm_trainer.model.download import model_names as downloader
-from palm_trainer.model.encoders.load_pretrained import PACKAGED
+from palm_trainer.tokenization.encoder_files import PACKAGED
 
 NAME = "BERT-en-uncased-base"
 WEIGHTS = "model.safetensors"

@@ -5,7 +5,8 @@ import torch
 
 from palm_serve.tokenization import TextTokenizer
 from palm_trainer.errors import PalmError
-from palm_trainer.model.encoders import build_scratch, load_pretrained, locate_encoder
+from palm_trainer.model.encoders import build_scratch, load_pretrained
+from palm_trainer.tokenization.encoder_files import locate_encoder
 
 
 @pytest.fixture(scope="module")

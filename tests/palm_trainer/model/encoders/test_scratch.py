@@ -9,7 +9,8 @@ import torch
 
 from palm_serve.tokenization import TextTokenizer
 from palm_trainer.model.encoders import build_scratch, freeze_unused_rows
-from palm_trainer.model.encoders.from_scratch import SPECIAL_TOKENS, train_tokenizer
+from palm_trainer.tokenization.learned import train_tokenizer
+from palm_trainer.tokenization.vocabulary_files import SPECIAL_TOKENS
 
 TEXTS = [f"flight {a} from {b} to {c}" for a in ("one", "two") for b in ("boston", "denver") for c in ("paris", "rome")]
 

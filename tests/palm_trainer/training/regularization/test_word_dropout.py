@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from palm_trainer.errors import ConfigError
-from palm_trainer.model.encoders.from_scratch import train_tokenizer
+from palm_trainer.tokenization.learned import train_tokenizer
 from palm_trainer.training.regularization import WordDropout
 
 

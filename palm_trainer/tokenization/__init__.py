@@ -1,0 +1,1 @@
+"""Tokenizers: from vocabulary files, of pretrained encoders, and learnt from text."""

