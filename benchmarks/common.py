@@ -32,10 +32,16 @@ def train_run(config: Path, run: Path, overrides: Sequence[str], environment: Ma
 
 
 def in_per_cent(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """`{"intent": {"accuracy": 0.9}, "exact_match": 0.8}` -> `{"intent accuracy": 90.0, "exact_match": 80.0}`."""
+    """`{"intent": {"accuracy": 0.9}, "exact_match": 0.8}` -> `{"intent accuracy": 90.0, "exact_match": 80.0}`.
+
+    Scores of single data sets are called `exact_match (atis)`.
+    """
     flat = {}
     for task, value in metrics.items():
-        if isinstance(value, Mapping):
+        if task == "by_data_set":
+            for data, scores in value.items():
+                flat.update({f"{name} ({data})": number for name, number in in_per_cent(scores).items()})
+        elif isinstance(value, Mapping):
             flat.update({f"{task} {name}": 100 * number for name, number in value.items()})
         else:
             flat[task] = 100 * value

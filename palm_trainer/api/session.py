@@ -27,7 +27,7 @@ from palm_trainer.api.load_checkpoint import load_checkpoint, take_over
 from palm_trainer.api.save_run import Saver, begin_run, save_run
 from palm_trainer.api.wiring import wire
 from palm_trainer.errors import CheckpointError, ConfigError, WiringError
-from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics, evaluate
+from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics, evaluate, flatten
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import TRAINING, save_trained
 from palm_trainer.model.encoders import WeightsReport, load_weights
@@ -217,9 +217,8 @@ class Session:
             self.say(f"{description} has been saved at {event.path}")
         elif isinstance(event, Evaluated) and event.metrics:
             figures = []
-            for task, metrics in event.metrics.items():
-                for name, value in metrics.items() if isinstance(metrics, dict) else ():
-                    figures.append(f"{task} {name}: {value:.4f}")
+            for name, value in flatten(event.metrics).items():
+                figures.append(f"{name}: {value:.4f}")
             self.say(f"evaluation at step {event.step}: {', '.join(figures)}")
             if event.best:
                 self._best_metrics = event.metrics

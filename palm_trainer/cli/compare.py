@@ -1,7 +1,7 @@
 """Output of `palm-train compare`: run the missing trainings, then compare joint training with single tasks."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,13 @@ from palm_trainer.cli.show import show_training
 from palm_trainer.compare.compare_trainings import compare_trainings
 from palm_trainer.compare.forest_plot import format_difference
 from palm_trainer.compare.page import write_page
-from palm_trainer.compare.result import EXACT_MATCH, ComparisonResult, as_json, write_json
+from palm_trainer.compare.result import ComparisonResult, as_json, write_json
 from palm_trainer.compare.trainings import VariantTraining, is_finished, plan_trainings, run_training
 from palm_trainer.compare.variants import ComparisonPlan, plan_comparison
 from palm_trainer.compare.workers import run_trainings
 from palm_trainer.config.loader import Config
 from palm_trainer.errors import PalmError
+from palm_trainer.evaluation.evaluate import EXACT_MATCH
 from palm_trainer.runs.events import Event
 
 RESULT, PAGE = "compare.json", "compare.html"
@@ -112,6 +113,10 @@ def _announce(plan: ComparisonPlan, seeds: Sequence[int]) -> None:
     show(f"{len(plan.variants) * len(seeds)} trainings: seeds {', '.join(map(str, seeds))}")
 
 
+def _mean(scores: Mapping[int, float]) -> str:
+    return f"{100 * np.mean(list(scores.values())):.2f}"
+
+
 def _show_result(result: ComparisonResult) -> None:
     table = Table(title="joint training against each task alone, in per cent", title_justify="left")
     for column in ("metric", "on"):
@@ -123,16 +128,17 @@ def _show_result(result: ComparisonResult) -> None:
         metric = comparison.metric
         if metric != EXACT_MATCH:
             metric = f"{comparison.scored_task.task} {metric}"
-        joint_mean = np.mean(list(comparison.joint_scores.values()))
-        alone_mean = np.mean(list(comparison.alone_scores.values()))
+        split = comparison.scored_task.split
         table.add_row(
             metric,
-            comparison.scored_task.split,
-            f"{100 * joint_mean:.2f}",
-            f"{100 * alone_mean:.2f}",
+            split,
+            _mean(comparison.joint_scores),
+            _mean(comparison.alone_scores),
             format_difference(comparison),
             comparison.verdict.replace("no difference", "not"),
         )
+        for data, scores in comparison.by_data_set.items():
+            table.add_row(f"{metric} ({data})", split, _mean(scores.joint_scores), _mean(scores.alone_scores))
     show(table)
     for note in result.notes:
         show(f"note: {note}")

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from palm_trainer.cli.console import show
 from palm_trainer.config.loader import Config
-from palm_trainer.evaluation.evaluate import Metrics
+from palm_trainer.evaluation.evaluate import Metrics, flatten, is_perplexity
 from palm_trainer.runs.directory import REPORT
 from palm_trainer.runs.events import Averaged, Evaluated, Event, Finished, Started
 from palm_trainer.runs.job import Job
@@ -71,7 +71,7 @@ def metrics_table(metrics: Mapping[str, Metrics], title: str) -> Table:
     table.add_column("metric")
     for split in metrics:
         table.add_column(split, justify="right")
-    columns = list(map(_flat, metrics.values()))
+    columns = list(map(flatten, metrics.values()))
     names: dict[str, None] = {}
     for column in columns:
         names.update(dict.fromkeys(column))
@@ -164,21 +164,11 @@ def _losses(event: Step) -> str:
     return "  ".join(f"{task} {loss:.3f}" for task, loss in event.losses.items())
 
 
-def _flat(metrics: Metrics) -> dict[str, float]:
-    flat: dict[str, float] = {}
-    for name, value in metrics.items():
-        if not isinstance(value, dict):
-            flat[name] = value
-            continue
-        for metric, number in value.items():
-            flat[f"{name} {metric}"] = number
-    return flat
-
-
 def _inline(metrics: Metrics) -> str:
     figures = []
-    for name, value in _flat(metrics).items():
-        if not name.endswith((" precision", " recall")):
+    for name, value in flatten(metrics).items():
+        metric = name.partition(" (")[0]
+        if not metric.endswith((" precision", " recall")):
             figures.append(f"{name} {_figure(name, value)}")
     return "  ".join(figures)
 
@@ -187,4 +177,4 @@ def _figure(name: str, value: float | None) -> str:
     """Format a share in per cent, and a perplexity as a number."""
     if value is None:
         return ""
-    return f"{value:.1f}" if name.endswith("perplexity") else f"{100 * value:.2f}"
+    return f"{value:.1f}" if is_perplexity(name) else f"{100 * value:.2f}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from palm_trainer.compare.notes import write_notes, write_warnings
-from palm_trainer.compare.result import EXACT_MATCH, Comparison, ComparisonResult
+from palm_trainer.compare.result import Comparison, ComparisonResult, DataSetScores
 from palm_trainer.compare.statistics import (
     BOOTSTRAP_DRAWS,
     FloatArray,
@@ -17,7 +17,7 @@ from palm_trainer.compare.statistics import (
 from palm_trainer.compare.trainings import TaskCounts, VariantTraining, read_counts
 from palm_trainer.compare.variants import IN_DOMAIN, OUT_OF_DOMAIN, ComparisonPlan, ScoredTask
 from palm_trainer.errors import CheckpointError
-from palm_trainer.evaluation.evaluate import EvaluationSet
+from palm_trainer.evaluation.evaluate import EXACT_MATCH, EvaluationSet
 from palm_trainer.tasks import task_kind
 
 _TrainingCounts = Mapping[tuple[str | None, int], Mapping[str, Mapping[str, TaskCounts]]]
@@ -30,6 +30,8 @@ class _CountedTask:
 
     scored_task: ScoredTask
     metric: str
+    rows: Sequence[str]
+    """Names of the examples, as in counts.json."""
     joint: ScoreCounts
     alone: ScoreCounts
 
@@ -85,9 +87,31 @@ def _compare_counts(counted_tasks: Sequence[_CountedTask], seeds: Sequence[int],
             alone_scores=_scores_by_seed(counted.alone, seeds),
             difference=difference,
             holds=holds,
+            by_data_set=_score_data_sets(counted, seeds),
         )
         comparisons.append(comparison)
     return comparisons
+
+
+def _score_data_sets(counted: _CountedTask, seeds: Sequence[int]) -> dict[str, DataSetScores]:
+    """Return the scores of each data set, or nothing if there is only one."""
+    columns: dict[str, list[int]] = {}
+    for column, row in enumerate(counted.rows):
+        columns.setdefault(row.rpartition(":")[0], []).append(column)
+    if len(columns) < 2:
+        return {}
+    scores = {}
+    for data, data_columns in columns.items():
+        scores[data] = DataSetScores(
+            examples=len(data_columns),
+            joint_scores=_scores_by_seed(_select_columns(counted.joint, data_columns), seeds),
+            alone_scores=_scores_by_seed(_select_columns(counted.alone, data_columns), seeds),
+        )
+    return scores
+
+
+def _select_columns(counts: ScoreCounts, columns: Sequence[int]) -> ScoreCounts:
+    return ScoreCounts(counts.numerator[:, columns], counts.denominator[:, columns])
 
 
 def _scores_by_seed(counts: ScoreCounts, seeds: Sequence[int]) -> dict[int, float]:
@@ -105,7 +129,8 @@ def _count_task(counts: _TrainingCounts, scored_task: ScoredTask, metric: str, s
         alone_counts.append(alone_task)
         rows_by_training += [joint["rows"], alone_task["rows"]]
     _check_same_examples(scored_task.task, rows_by_training)
-    return _CountedTask(scored_task, metric, _stack_counts(joint_counts), _stack_counts(alone_counts))
+    joint_stack = _stack_counts(joint_counts)
+    return _CountedTask(scored_task, metric, rows_by_training[0], joint_stack, _stack_counts(alone_counts))
 
 
 def _stack_counts(counts: Sequence[TaskCounts]) -> ScoreCounts:
@@ -121,51 +146,58 @@ def _stack_counts(counts: Sequence[TaskCounts]) -> ScoreCounts:
 def _count_exact_match(
     counts: _TrainingCounts, plan: ComparisonPlan, domain: str, seeds: Sequence[int]
 ) -> _CountedTask | None:
-    """Count the examples on which all tasks of the first data set with several tasks are right.
+    """Count the examples on which all tasks are right, over all data sets with several tasks.
 
     Return None if no data set has several tasks.
     """
     for scored_task in plan.scored_tasks:
         if scored_task.domain != domain:
             continue
+        sets = []
         for evaluation_set in plan.evaluation_sets[scored_task.split]:
             if len(evaluation_set.fields) > 1:
-                return _count_exact_match_of_set(counts, evaluation_set, scored_task, seeds)
+                sets.append(evaluation_set)
+        if sets:
+            return _count_exact_match_of_sets(counts, sets, scored_task, seeds)
     return None
 
 
-def _count_exact_match_of_set(
-    counts: _TrainingCounts, evaluation_set: EvaluationSet, scored_task: ScoredTask, seeds: Sequence[int]
+def _count_exact_match_of_sets(
+    counts: _TrainingCounts, sets: Sequence[EvaluationSet], scored_task: ScoredTask, seeds: Sequence[int]
 ) -> _CountedTask:
-    """Count the examples of a set, in the split of a scored task, on which all tasks are right."""
-    row_prefix = f"{evaluation_set.data}:"
+    """Count the examples of some sets, in the split of a scored task, on which all tasks are right."""
+    row_prefixes = tuple(f"{evaluation_set.data}:" for evaluation_set in sets)
+    tasks: dict[str, str] = {}
+    for evaluation_set in sets:
+        tasks.update(evaluation_set.fields)
     joint_values = []
     alone_values = []
     rows_by_training = []
     for seed in seeds:
         joint_counts = []
         alone_counts = []
-        for task in evaluation_set.fields:
+        for task in tasks:
             joint_counts.append(counts[None, seed][scored_task.split].get(task))
             alone_counts.append(counts[task, seed][scored_task.split].get(task))
-        joint_rows = _find_exact_rows(joint_counts, row_prefix)
-        alone_rows = _find_exact_rows(alone_counts, row_prefix)
+        joint_rows = _find_exact_rows(joint_counts, row_prefixes)
+        alone_rows = _find_exact_rows(alone_counts, row_prefixes)
         joint_values.append(list(joint_rows.values()))
         alone_values.append(list(alone_rows.values()))
         rows_by_training += [list(joint_rows), list(alone_rows)]
     _check_same_examples(EXACT_MATCH, rows_by_training)
-    all_tasks = replace(scored_task, task=" + ".join(evaluation_set.fields))
-    return _CountedTask(all_tasks, EXACT_MATCH, _exact_match_counts(joint_values), _exact_match_counts(alone_values))
+    all_tasks = replace(scored_task, task=" + ".join(tasks))
+    joint = _exact_match_counts(joint_values)
+    return _CountedTask(all_tasks, EXACT_MATCH, rows_by_training[0], joint, _exact_match_counts(alone_values))
 
 
-def _find_exact_rows(counts_by_task: Sequence[TaskCounts | None], row_prefix: str) -> dict[str, bool]:
-    """Map each row of a data set to True if all tasks with a label are right."""
+def _find_exact_rows(counts_by_task: Sequence[TaskCounts | None], row_prefixes: tuple[str, ...]) -> dict[str, bool]:
+    """Map each row of some data sets to True if all tasks with a label are right."""
     exact_rows: dict[str, bool] = {}
     for counts in counts_by_task:
         if counts is None:
             continue
         for row, right in zip(counts["rows"], counts["right"], strict=True):
-            if row.startswith(row_prefix):
+            if row.startswith(row_prefixes):
                 exact_rows[row] = exact_rows.get(row, True) and bool(right)
     return dict(sorted(exact_rows.items()))
 

@@ -34,6 +34,8 @@ _SCORE_COLUMNS = (
     "verdict",
 )
 
+_DATA_SET_COLUMNS = ("data set", "task", "metric", "scored on", "examples", "joint", "alone")
+
 
 def write_page(result: ComparisonResult, config: Path, output: Path) -> None:
     """Write the page. An existing file is replaced as a whole.
@@ -69,9 +71,15 @@ def _result_blocks(result: ComparisonResult) -> list[Block]:
         "Dot: mean over the seeds. Bar: 95 % interval. Rings: single seeds.",
         ((HELPED, HELPED), (HURT, HURT), ("", NO_DIFFERENCE)),
     )
-    rows = [_score_row(comparison) for comparison in result.comparisons]
+    rows = []
+    data_rows = []
+    for comparison in result.comparisons:
+        rows.append(_score_row(comparison))
+        data_rows += _data_set_rows(comparison)
     table = Table("Scores in per cent, mean over seeds", _SCORE_COLUMNS, rows, text_columns=3)
     blocks: list[Block] = [figure, table]
+    if data_rows:
+        blocks.append(Table("Scores of each data set", _DATA_SET_COLUMNS, data_rows, text_columns=4))
     for note in result.notes:
         blocks.append(Note(note))
     return blocks
@@ -90,6 +98,15 @@ def _score_row(comparison: Comparison) -> list[TableCell]:
         TableCell(f"{difference.p:.3f}", difference.p),
         TableCell(comparison.verdict),
     ]
+
+
+def _data_set_rows(comparison: Comparison) -> list[list[TableCell]]:
+    rows = []
+    for data, scores in comparison.by_data_set.items():
+        names = (data, comparison.scored_task.task, comparison.metric, comparison.scored_task.split)
+        means = (_mean_score(scores.joint_scores), _mean_score(scores.alone_scores))
+        rows.append([*map(TableCell, names), count_cell(scores.examples), *means])
+    return rows
 
 
 def _mean_score(scores: Mapping[int, float]) -> TableCell:

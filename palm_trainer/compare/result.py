@@ -5,17 +5,19 @@
      "comparisons": [{"task", "metric", "domain": "in domain" | "out of domain", "split", "examples",
                       "joint": {"mean", "scores": {seed: score}}, "alone": {the same},
                       "difference": {"mean", "low", "high", "p", "holds_with_holm"},
-                      "verdict": "helped" | "hurt" | "no difference shown"}],
+                      "verdict": "helped" | "hurt" | "no difference shown",
+                      "by_data_set": {data: {"examples", "joint": {"mean", "scores"}, "alone": {the same}}}}],
      "notes": [sentences], "warnings": [sentences]}
 
 All scores are fractions. `exact_match` is the share of examples on which all tasks of a data set
-are right. The joint side takes the answers of the one joint model, the other side those of the
+are right, over all data sets with several tasks. `by_data_set` is there if the score is over several data sets.
+The joint side takes the answers of the one joint model, the other side those of the
 models of the tasks alone.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,21 @@ from palm_trainer.compare.statistics import BOOTSTRAP_DRAWS, CONFIDENCE_LEVEL, S
 from palm_trainer.compare.variants import ComparisonPlan, ScoredTask
 from palm_trainer.config.atomic_files import write_file
 
-EXACT_MATCH = "exact_match"
+
+@dataclass(frozen=True)
+class DataSetScores:
+    """Scores of both trainings by seed on the examples of one data set."""
+
+    examples: int
+    joint_scores: Mapping[int, float]
+    alone_scores: Mapping[int, float]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Scores of both trainings by seed and their difference.
 
-    They are of one task, or of all tasks of a data set together.
+    They are of one task, or of all tasks together.
     """
 
     scored_task: ScoredTask
@@ -43,6 +52,8 @@ class Comparison:
     difference: ScoreDifference
     holds: bool
     """True if the difference is significant with Holm's correction over all comparisons."""
+    by_data_set: Mapping[str, DataSetScores] = field(default_factory=dict)
+    """Scores of each data set, where there are several."""
 
     @property
     def verdict(self) -> str:
@@ -91,7 +102,7 @@ def write_json(path: Path, value: object) -> None:
 
 def _comparison_as_json(comparison: Comparison) -> dict[str, Any]:
     difference = comparison.difference
-    return {
+    values: dict[str, Any] = {
         "task": comparison.scored_task.task,
         "metric": comparison.metric,
         "domain": comparison.scored_task.domain,
@@ -108,6 +119,16 @@ def _comparison_as_json(comparison: Comparison) -> dict[str, Any]:
         },
         "verdict": comparison.verdict,
     }
+    if comparison.by_data_set:
+        by_data_set = {}
+        for data, scores in comparison.by_data_set.items():
+            by_data_set[data] = {
+                "examples": scores.examples,
+                "joint": _scores_as_json(scores.joint_scores),
+                "alone": _scores_as_json(scores.alone_scores),
+            }
+        values["by_data_set"] = by_data_set
+    return values
 
 
 def _scores_as_json(scores: Mapping[int, float]) -> dict[str, Any]:

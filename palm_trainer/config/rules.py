@@ -126,6 +126,9 @@ def _task_set_faults(tasks: Mapping[str, Table], data: Table) -> Iterator[str]:
 
 
 def _train_faults(train: Table, data: Table, tasks: Table) -> Iterator[str]:
+    for name in tasks:
+        if name == "by_data_set" or (name == "exact_match" and len(tasks) > 1):
+            yield f"tasks.{name} must have another name, because metrics.json uses it for all tasks. Rename it."
     reference = train.get("reference")
     if isinstance(reference, str) and reference not in data:
         yield f"train.reference must name a data set of [data], got '{reference}'.{nearest(reference, data)}"

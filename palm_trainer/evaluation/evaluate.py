@@ -1,7 +1,9 @@
 """A model and examples -> answers -> metrics. Tokenization, padding and decoding are the server's own, so what is measured is what is served."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Protocol
 
 from palm_serve.types import TaskAnswer
@@ -10,7 +12,13 @@ from palm_trainer.tasks import Judged, task_kind
 from palm_trainer.tasks.metrics import expected_calibration_error
 
 Metrics = dict[str, Any]
-"""`{"intent": {"accuracy": ...}, "slots": {"f1": ..., ...}, "exact_match": ...}`."""
+"""`{"intent": {"accuracy": ...}, "slots": {"f1": ..., ...}, "exact_match": ...}`, each over all data sets.
+
+Where data sets share tasks, also `{"by_data_set": {"travel": {"intent": {"accuracy": ...}, "exact_match": ...}, ...}}`.
+"""
+
+EXACT_MATCH, BY_DATA_SET = "exact_match", "by_data_set"
+"""Keys of metrics that are not tasks."""
 
 
 class Answering(Protocol):
@@ -39,29 +47,89 @@ class EvaluationSet:
 def evaluate(predictor: Answering, tasks: Mapping[str, str], sets: Sequence[EvaluationSet]) -> Metrics:
     """Return the metrics of every task that has labels in the sets.
 
+    `exact_match` is the share of the rows of all sets with two tasks or more on which every labelled task is right.
+    What several data sets have in common is also scored on each of them, below `by_data_set`.
+
     Args:
         predictor: the model.
         tasks: kind of each task.
-        sets: what to score; `exact_match` is that of the first set with two tasks or more.
+        sets: what to score.
     """
+    rows_by_set = []
+    for evaluation_set in sets:
+        rows_by_set.append(list(_judged_examples(predictor, tasks, evaluation_set)))
+    metrics = _score_sets(tasks, sets, rows_by_set)
+    by_data_set = {}
+    if len(sets) > 1:
+        for evaluation_set, rows in zip(sets, rows_by_set, strict=True):
+            by_data_set[evaluation_set.data] = _score_sets(tasks, [evaluation_set], [rows])
+    return add_data_sets(metrics, by_data_set)
+
+
+def add_data_sets(metrics: Metrics, by_data_set: Mapping[str, Metrics]) -> Metrics:
+    """Return metrics with those scores of single data sets that several data sets have.
+
+    Args:
+        metrics: over all data sets. Scores of data sets that it holds are kept.
+        by_data_set: metrics of each data set alone.
+    """
+    data_sets_of = Counter(chain.from_iterable(by_data_set.values()))
+    scores: dict[str, Metrics] = {}
+    for data, earlier_scores in metrics.get(BY_DATA_SET, {}).items():
+        scores[data] = dict(earlier_scores)
+    for data, data_metrics in by_data_set.items():
+        for name, value in data_metrics.items():
+            if data_sets_of[name] > 1:
+                scores.setdefault(data, {})[name] = value
+    return {**metrics, BY_DATA_SET: scores} if scores else metrics
+
+
+def flatten(metrics: Metrics) -> dict[str, float]:
+    """Return metrics by the name that people read.
+
+    Examples: `intent accuracy`, `exact_match`, and of the data set travel alone `intent accuracy (travel)`.
+    """
+    flat: dict[str, float] = {}
+    for name, value in metrics.items():
+        if name == BY_DATA_SET:
+            continue
+        if isinstance(value, Mapping):
+            for metric, number in value.items():
+                if isinstance(number, int | float):
+                    flat[f"{name} {metric}"] = float(number)
+        elif isinstance(value, int | float):
+            flat[name] = float(value)
+    for data, data_metrics in metrics.get(BY_DATA_SET, {}).items():
+        for name, number in flatten(data_metrics).items():
+            flat[f"{name} ({data})"] = number
+    return flat
+
+
+def is_perplexity(name: str) -> bool:
+    """Return True for the name of a perplexity in `flatten`, which is no share."""
+    return name.partition(" (")[0].endswith("perplexity")
+
+
+def _score_sets(
+    tasks: Mapping[str, str], sets: Sequence[EvaluationSet], rows_by_set: Sequence[Sequence[Mapping[str, Judged]]]
+) -> Metrics:
+    """Return the metrics over all rows of some sets."""
     rows_by_task: dict[str, list[Judged]] = {}
     positive: dict[str, str] = {}
-    exact: float | None = None
-    for evaluation_set in sets:
-        correct = []
-        for rows in _judged_examples(predictor, tasks, evaluation_set):
+    correct = []
+    for evaluation_set, set_rows in zip(sets, rows_by_set, strict=True):
+        for rows in set_rows:
             for task, row in rows.items():
                 rows_by_task.setdefault(task, []).append(row)
                 positive[task] = evaluation_set.positive.get(task, "")
-            correct.append(all(row.gold == row.predicted for row in rows.values()))
-        if exact is None and len(evaluation_set.fields) > 1:
-            exact = sum(correct) / len(correct)
+            if rows and len(evaluation_set.fields) > 1:
+                correct.append(all(row.gold == row.predicted for row in rows.values()))
     metrics: Metrics = {}
     for task, kind in tasks.items():
         if task in rows_by_task:
             metrics[task] = task_kind(kind).metrics(rows_by_task[task], positive[task])
-    if exact is not None:
-        metrics["exact_match"] = exact
+    if correct:
+        metrics[EXACT_MATCH] = sum(correct) / len(correct)
     return metrics
 
 
@@ -153,12 +221,12 @@ def score_of(
                 metric = metrics[task][task_kind(kind).primary_metric]
                 values.append(metric / (baselines or {}).get(task, 1.0))
         if not values:
-            for task_metrics in metrics.values():
-                if isinstance(task_metrics, dict):
+            for name, task_metrics in metrics.items():
+                if isinstance(task_metrics, dict) and name != BY_DATA_SET:
                     values.append(1.0 / task_metrics["perplexity"])
         return sum(values) / len(values) if values else 0.0
-    if select == "exact_match":
-        return float(metrics.get("exact_match", 0.0))
+    if select == EXACT_MATCH:
+        return float(metrics.get(EXACT_MATCH, 0.0))
     task, _, metric = select.partition(".")
     value = float(metrics.get(task, {}).get(metric, 0.0))
     return 1.0 / value if metric == "perplexity" and value else value

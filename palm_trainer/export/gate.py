@@ -14,7 +14,7 @@ from palm_serve.errors import BundleError, EngineError
 from palm_serve.types import Engine, TaskAnswer
 from palm_trainer.data.example import Example
 from palm_trainer.errors import ExportError, ParityError
-from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics, evaluate
+from palm_trainer.evaluation.evaluate import EXACT_MATCH, EvaluationSet, Metrics, evaluate
 from palm_trainer.export.parity import (
     METRIC_DROP,
     SHAPES,
@@ -221,8 +221,8 @@ def _make_gate_result(result: ParityResult, drop: float, example_count: int, met
 
 def _main_metric(metrics: Metrics, kinds: Mapping[str, str]) -> float:
     """Return exact match if several tasks share their texts, else the mean of the tasks' primary metrics."""
-    if "exact_match" in metrics:
-        return float(metrics["exact_match"])
+    if EXACT_MATCH in metrics:
+        return float(metrics[EXACT_MATCH])
     values = []
     for task, kind in kinds.items():
         if task in metrics:
@@ -237,8 +237,8 @@ def _largest_metric_drop(expected: Metrics, metrics: Metrics, kinds: Mapping[str
         if task in expected:
             metric = task_kind(kind).primary_metric
             drops.append(expected[task][metric] - metrics[task][metric])
-    if "exact_match" in expected:
-        drops.append(expected["exact_match"] - metrics["exact_match"])
+    if EXACT_MATCH in expected:
+        drops.append(expected[EXACT_MATCH] - metrics[EXACT_MATCH])
     return max(drops, default=0.0)
 
 

@@ -1,10 +1,9 @@
 """Model card of a bundle (README.md): tasks, data, metrics, parity, limits and usage."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from palm_serve.bundle.manifest import Gate, GraphVariant, TaskInfo
-from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics
+from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics, flatten, is_perplexity
 from palm_trainer.export.bundle_draft import BundleDraft
 from palm_trainer.tasks import task_kind
 
@@ -90,22 +89,11 @@ def _list_metrics(metrics: Mapping[str, Metrics]) -> list[str]:
         return ["The run was not evaluated (`palm-train evaluate RUN`)."]
     rows = []
     for split, split_metrics in metrics.items():
-        for name, value in _flatten_metrics(split_metrics).items():
+        for name, value in flatten(split_metrics).items():
             # A perplexity is not a percentage, and its masked_lm task is not in the bundle.
-            if not name.endswith("perplexity"):
+            if not is_perplexity(name):
                 rows.append((split, name, f"{100 * value:.2f}"))
     return _format_table(("split", "metric", "percent"), rows)
-
-
-def _flatten_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Flatten nested metrics to numbers by name, such as `slots f1`."""
-    numbers: dict[str, float] = {}
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            numbers.update(_flatten_metrics(value, f"{prefix}{name} "))
-        elif isinstance(value, int | float):
-            numbers[prefix + name] = float(value)
-    return numbers
 
 
 def _list_gates(draft: BundleDraft) -> list[str]:

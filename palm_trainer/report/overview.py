@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from palm_trainer.evaluation.evaluate import BY_DATA_SET, EXACT_MATCH, Metrics
 from palm_trainer.report.blocks import Code, ReportSection, Table, TableCell, percent_cell
 from palm_trainer.report.history import History, flatten_metrics
 from palm_trainer.report.metric_text import UNITS_NOTE, is_percentage, metric_title
@@ -40,7 +41,7 @@ def make_cards(facts: RunFacts, kinds: Mapping[str, str], split: str | None) -> 
     for task, kind in kinds.items():
         metric = task_kind(kind).primary_metric
         card_metrics.append((task, f"{task}.{metric}", metric_title(metric)))
-    card_metrics.append((_ALL_TASKS, "exact_match", "all tasks right"))
+    card_metrics.append((_ALL_TASKS, EXACT_MATCH, "all tasks right"))
     cards = []
     for card_name, metric, title in card_metrics:
         value = metrics_by_split.get(split or "", {}).get(metric)
@@ -77,25 +78,47 @@ def list_facts(facts: RunFacts, history: History) -> list[tuple[str, str]]:
     return pairs
 
 
-def make_metrics_table(facts: RunFacts) -> Table:
-    """Make a table of all metrics of the best checkpoint, with a column for each split."""
+def make_metrics_tables(facts: RunFacts) -> list[Table]:
+    """Make tables of the metrics of the best checkpoint, with a column for each split.
+
+    The first is over all data sets. The second, if there are any, has the scores of single data sets.
+    """
+    metrics = {}
+    by_data_set: dict[str, dict[str, Metrics]] = {}
+    for split, split_metrics in facts.metrics.items():
+        metrics[split] = dict(split_metrics)
+        for data, data_metrics in metrics[split].pop(BY_DATA_SET, {}).items():
+            by_data_set.setdefault(data, {})[split] = data_metrics
     splits = list(facts.metrics)
+    columns = ("task", "metric", *splits)
+    rows = _make_metric_rows(facts, metrics)
+    tables = [Table("Metrics of the best checkpoint", columns, rows, text_columns=2, note=UNITS_NOTE)]
+    if by_data_set:
+        data_rows = []
+        for data, data_metrics_by_split in by_data_set.items():
+            for row in _make_metric_rows(facts, dict.fromkeys(splits, {}) | data_metrics_by_split):
+                data_rows.append([TableCell(data), *row])
+        title = "Metrics of each data set that shares a task with another"
+        tables.append(Table(title, ("data set", *columns), data_rows, text_columns=3, note=UNITS_NOTE))
+    return tables
+
+
+def _make_metric_rows(facts: RunFacts, metrics: Mapping[str, Metrics]) -> list[list[TableCell]]:
+    """Make a row for each metric, with a cell for each split."""
     metrics_by_split = {}
-    for split in splits:
-        metrics_by_split[split] = flatten_metrics(facts.metrics[split])
     names: dict[str, None] = {}
-    for metrics in metrics_by_split.values():
-        names.update(dict.fromkeys(metrics))
+    for split, split_metrics in metrics.items():
+        metrics_by_split[split] = flatten_metrics(split_metrics)
+        names.update(dict.fromkeys(metrics_by_split[split]))
     tasks = [*facts.trained.tasks, ""]  # Metrics of all tasks come last.
     rows = []
     for name in sorted(names, key=lambda name: tasks.index(name.rpartition(".")[0])):
         task, _, metric = name.rpartition(".")
         row = [TableCell(task or _ALL_TASKS), TableCell(metric_title(metric))]
-        for split in splits:
-            row.append(metric_cell(name, metrics_by_split[split].get(name)))
+        for split_values in metrics_by_split.values():
+            row.append(metric_cell(name, split_values.get(name)))
         rows.append(row)
-    columns = ("task", "metric", *splits)
-    return Table("Metrics of the best checkpoint", columns, rows, text_columns=2, note=UNITS_NOTE)
+    return rows
 
 
 def metric_cell(name: str, value: float | None) -> TableCell:

@@ -12,7 +12,7 @@ from palm_trainer.report.overview import (
     list_facts,
     make_cards,
     make_configuration_section,
-    make_metrics_table,
+    make_metrics_tables,
 )
 from palm_trainer.report.rows import RunFacts
 from palm_trainer.report.sections import make_task_section
@@ -80,7 +80,7 @@ def render_report(
         split=split,
         cards=make_cards(facts, kinds, split),
         facts=list_facts(facts, history),
-        metrics=make_metrics_table(facts),
+        metrics=make_metrics_tables(facts),
         sections=sections,
     )
 

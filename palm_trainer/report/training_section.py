@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from palm_trainer.report.blocks import Block, Figure, Figures, Note, ReportSection, Table, TableCell, count_cell
 from palm_trainer.report.charts import Line, draw_line_chart
 from palm_trainer.report.history import CurvePoint, History, smooth_curve
-from palm_trainer.report.metric_text import UNITS_NOTE, is_percentage, metric_title
+from palm_trainer.report.metric_text import UNITS_NOTE, column_title, is_percentage, metric_title
 from palm_trainer.report.overview import metric_cell
 
 _LOGARITHMIC_RATIO = 30.0
@@ -35,7 +35,7 @@ def make_training_section(history: History, kinds: Mapping[str, str]) -> ReportS
 def _make_evaluation_table(history: History) -> Table:
     columns = ["epoch", "step"]
     for name in history.metric_names:
-        columns.append(name.replace(".", " ").replace("_", " "))
+        columns.append(column_title(name))
     rows = []
     for evaluation in history.evaluations:
         mark = " best" if evaluation is history.best else ""

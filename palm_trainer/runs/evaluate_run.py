@@ -8,7 +8,7 @@ from palm_trainer.config.atomic_files import write_file
 from palm_trainer.config.loader import Config
 from palm_trainer.evaluation.evaluate import Answering, Metrics, calibration_errors, evaluate
 from palm_trainer.evaluation.out_of_scope import rejections
-from palm_trainer.evaluation.perplexity import perplexities
+from palm_trainer.evaluation.perplexity import add_perplexities
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import load_trained
 from palm_trainer.model.multi_task import TrainedModel
@@ -93,7 +93,7 @@ def evaluate_run(run: Path, config: Config, split: str, checkpoint: str = "best"
 
 def _metrics(predictor: Answering, trained: TrainedModel, plan: EvaluationPlan, split: str) -> Metrics:
     data, kinds = plan.data(split), plan.kinds
-    metrics = {**evaluate(predictor, kinds, data.sets), **perplexities(trained, data.masked)}
+    metrics = add_perplexities(evaluate(predictor, kinds, data.sets), trained, data.masked)
     rejection_rates = rejections(predictor, trained.tasks, data.sets, data.out_of_scope)
     for more_metrics in (rejection_rates, calibration_errors(predictor, kinds, data.sets)):
         for task, figures in more_metrics.items():

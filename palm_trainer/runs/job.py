@@ -8,13 +8,13 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from palm_trainer.config.loader import Config, TrainConfig
-from palm_trainer.data.dataset import EncodedDataset
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats.text_files import Defect
 from palm_trainer.data.splits import Splits
 from palm_trainer.evaluation.calibration import FALSE_REJECTION
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.evaluation.out_of_scope import Method
+from palm_trainer.evaluation.perplexity import MaskedRows
 from palm_trainer.model.checkpoint import DESCRIPTION, WEIGHTS, ModelDescription, load_trained
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.training.loop import TrainingLoop
@@ -45,7 +45,7 @@ class EvaluationData:
     """
 
     sets: Sequence[EvaluationSet] = ()
-    masked: Mapping[str, EncodedDataset] = field(default_factory=dict)
+    masked: Mapping[str, MaskedRows] = field(default_factory=dict)
     out_of_scope: Mapping[str, Sequence[Example]] = field(default_factory=dict)
 
 

@@ -19,6 +19,7 @@ from palm_trainer.data.substitution import Substitution
 from palm_trainer.data.targets.base import Target
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation.evaluate import EvaluationSet
+from palm_trainer.evaluation.perplexity import MaskedRows
 from palm_trainer.model.encoders import LoadedEncoder, build_scratch, load_pretrained
 from palm_trainer.model.heads import make_head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder
@@ -183,24 +184,28 @@ def evaluation_sets(config: Config, split: str, splits: Splits | None = None) ->
     return sets
 
 
-def _masked_sets(config: Config, trained: TrainedModel, split: str, splits: Splits) -> dict[str, EncodedDataset]:
+def _masked_sets(config: Config, trained: TrainedModel, split: str, splits: Splits) -> dict[str, MaskedRows]:
     """Return the rows of a split by masked_lm task, where it has some."""
     tokenizer = TextTokenizer(trained.tokenizer_json, trained.max_length)
-    datasets = {}
+    masked = {}
     for name, task in config.tasks.items():
         kind = task_kind(task.kind)
         if kind.is_answered:
             continue
         examples: list[Example] = []
+        positions = {}
         for data_set in task.data:
             if config.data[data_set].paths(split):
+                first = len(examples)
                 examples += splits.examples(data_set, split)
+                positions[data_set] = range(first, len(examples))
         if examples:
             target = kind.learn(name, task, examples, _learn_context(config, trained.tokenizer_json))
-            datasets[name] = EncodedDataset(
+            rows = EncodedDataset(
                 examples, tokenizer, {name: target}, trained.model.input_names, trained.encoder.pad_token_id
             )
-    return datasets
+            masked[name] = MaskedRows(rows, positions)
+    return masked
 
 
 def _learn_context(config: Config, tokenizer_json: str) -> LearnContext:

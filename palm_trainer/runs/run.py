@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from palm_trainer.config.loader import Config
 from palm_trainer.evaluation.evaluate import Metrics, evaluate, score_of
-from palm_trainer.evaluation.perplexity import perplexities
+from palm_trainer.evaluation.perplexity import add_perplexities
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import save_trained
 from palm_trainer.report import installed_versions
@@ -229,7 +229,7 @@ class Run:
         metrics: Metrics = {}
         if dev.sets:
             metrics = evaluate(Predictor(job.trained), plan.kinds, dev.sets)
-        metrics |= perplexities(job.trained, dev.masked)
+        metrics = add_perplexities(metrics, job.trained, dev.masked)
         return metrics, score_of(metrics, job.train.checkpoints.select, plan.kinds, plan.baselines)
 
     def _keep(self, metrics: Metrics, score: float, best: bool) -> None:
