@@ -91,7 +91,9 @@ def test_tasks_of_several_data_sets_are_scored_together():
         EvaluationSet(name, [Example("t", {"mood": gold})], {"mood": "mood"})
         for name, gold in (("a", "good"), ("b", "bad"))
     ]
-    assert evaluate(model, {"mood": "classify"}, sets) == {"mood": {"accuracy": 0.5}}
+    metrics = evaluate(model, {"mood": "classify"}, sets)
+    assert metrics["mood"] == {"accuracy": 0.5}
+    assert metrics["by_data_set"] == {"a": {"mood": {"accuracy": 1.0}}, "b": {"mood": {"accuracy": 0.0}}}
 
 
 def test_a_task_without_gold_labels_has_no_metrics():
