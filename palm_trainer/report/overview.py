@@ -96,7 +96,8 @@ def make_metrics_tables(facts: RunFacts) -> list[Table]:
     if by_data_set:
         data_rows = []
         for data, data_metrics_by_split in by_data_set.items():
-            for row in _make_metric_rows(facts, dict.fromkeys(splits, {}) | data_metrics_by_split):
+            metrics_of_data = {split: data_metrics_by_split.get(split, {}) for split in splits}
+            for row in _make_metric_rows(facts, metrics_of_data):
                 data_rows.append([TableCell(data), *row])
         title = "Metrics of each data set that shares a task with another"
         tables.append(Table(title, ("data set", *columns), data_rows, text_columns=3, note=UNITS_NOTE))
