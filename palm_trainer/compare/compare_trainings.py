@@ -166,9 +166,10 @@ def _count_exact_match_of_sets(
     counts: _TrainingCounts, sets: Sequence[EvaluationSet], scored_task: ScoredTask, seeds: Sequence[int]
 ) -> _CountedTask:
     """Count the examples of some sets, in the split of a scored task, on which all tasks are right."""
-    row_prefixes = tuple(f"{evaluation_set.data}:" for evaluation_set in sets)
+    data_names = []
     tasks: dict[str, str] = {}
     for evaluation_set in sets:
+        data_names.append(evaluation_set.data)
         tasks.update(evaluation_set.fields)
     joint_values = []
     alone_values = []
@@ -179,8 +180,8 @@ def _count_exact_match_of_sets(
         for task in tasks:
             joint_counts.append(counts[None, seed][scored_task.split].get(task))
             alone_counts.append(counts[task, seed][scored_task.split].get(task))
-        joint_rows = _find_exact_rows(joint_counts, row_prefixes)
-        alone_rows = _find_exact_rows(alone_counts, row_prefixes)
+        joint_rows = _find_exact_rows(joint_counts, data_names)
+        alone_rows = _find_exact_rows(alone_counts, data_names)
         joint_values.append(list(joint_rows.values()))
         alone_values.append(list(alone_rows.values()))
         rows_by_training += [list(joint_rows), list(alone_rows)]
@@ -190,14 +191,14 @@ def _count_exact_match_of_sets(
     return _CountedTask(all_tasks, EXACT_MATCH, rows_by_training[0], joint, _exact_match_counts(alone_values))
 
 
-def _find_exact_rows(counts_by_task: Sequence[TaskCounts | None], row_prefixes: tuple[str, ...]) -> dict[str, bool]:
+def _find_exact_rows(counts_by_task: Sequence[TaskCounts | None], data_names: Sequence[str]) -> dict[str, bool]:
     """Map each row of some data sets to True if all tasks with a label are right."""
     exact_rows: dict[str, bool] = {}
     for counts in counts_by_task:
         if counts is None:
             continue
         for row, right in zip(counts["rows"], counts["right"], strict=True):
-            if row.startswith(row_prefixes):
+            if row.rpartition(":")[0] in data_names:
                 exact_rows[row] = exact_rows.get(row, True) and bool(right)
     return dict(sorted(exact_rows.items()))
 

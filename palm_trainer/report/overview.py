@@ -85,19 +85,19 @@ def make_metrics_tables(facts: RunFacts) -> list[Table]:
     """
     metrics = {}
     by_data_set: dict[str, dict[str, Metrics]] = {}
+    splits = list(facts.metrics)
     for split, split_metrics in facts.metrics.items():
         metrics[split] = dict(split_metrics)
         for data, data_metrics in metrics[split].pop(BY_DATA_SET, {}).items():
-            by_data_set.setdefault(data, {})[split] = data_metrics
-    splits = list(facts.metrics)
+            by_split = by_data_set.setdefault(data, {name: {} for name in splits})
+            by_split[split] = data_metrics
     columns = ("task", "metric", *splits)
     rows = _make_metric_rows(facts, metrics)
     tables = [Table("Metrics of the best checkpoint", columns, rows, text_columns=2, note=UNITS_NOTE)]
     if by_data_set:
         data_rows = []
         for data, data_metrics_by_split in by_data_set.items():
-            metrics_of_data = {split: data_metrics_by_split.get(split, {}) for split in splits}
-            for row in _make_metric_rows(facts, metrics_of_data):
+            for row in _make_metric_rows(facts, data_metrics_by_split):
                 data_rows.append([TableCell(data), *row])
         title = "Metrics of each data set that shares a task with another"
         tables.append(Table(title, ("data set", *columns), data_rows, text_columns=3, note=UNITS_NOTE))
