@@ -4,7 +4,9 @@ ONNX Runtime's plugin supports Intel's processors only, while the runtime also c
 """
 
 import functools
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 from palm_serve.errors import EngineError
 from palm_serve.types import EngineInfo, FloatArray, PaddedBatch
 
+_TELEMETRY = "openvino_telemetry"
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 _TYPES = {"i64": "int64", "i32": "int32", "f32": "float", "f16": "float16"}
 """ONNX Runtime's names of element types by OpenVINO's."""
@@ -22,10 +25,34 @@ _TYPES = {"i64": "int64", "i32": "int32", "f32": "float", "f16": "float16"}
 def openvino_core() -> Any | None:
     """Return the runtime. None: the package is not installed or does not load."""
     try:
-        import openvino
+        with _without_telemetry():
+            import openvino
     except ImportError:
         return None
     return openvino.Core()
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Hide the package `openvino_telemetry` while OpenVINO is imported.
+
+    OpenVINO reports each import to Google Analytics and writes an identifier to the user's home. It offers no switch
+    but a file there. Where the package is missing, it uses a stub that does nothing.
+    """
+    hidden = {_TELEMETRY: sys.modules.get(_TELEMETRY)}
+    for name, module in list(sys.modules.items()):
+        if name.startswith(f"{_TELEMETRY}."):
+            hidden[name] = module
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # what Python documents for a module that must not be found
+    try:
+        yield
+    finally:
+        for name, module in hidden.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
 
 
 def compile_properties(precision: str, threads: int) -> dict[str, Any]:

@@ -24,6 +24,14 @@ from palm_trainer.tokenization.encoder_files import PACKAGED, TOKENIZER, locate_
 
 _log = logging.getLogger(__name__)
 
+PACKAGED_SHA256 = {
+    "minilm-l6-en": {
+        "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+        "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    }
+}
+"""Files that are read of a packaged encoder: name -> file -> SHA-256. A new release of the package is a change here."""
 CONVERT_PADDLE = "It holds parameters of Paddle: convert them with `palm-train models convert PADDLE_DIR DIR`."
 _CHOOSE_ANOTHER = "Choose an encoder such as BERT, RoBERTa, XLNet, ELECTRA, DeBERTa-v2 or ModernBERT."
 
