@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def _without_telemetry() -> Iterator[None]:
     OpenVINO reports each import to Google Analytics and writes an identifier to the user's home. It offers no switch
     but a file there. Where the package is missing, it uses a stub that does nothing.
     """
-    hidden = {_TELEMETRY: sys.modules.get(_TELEMETRY)}
+    hidden: dict[str, ModuleType | None] = {_TELEMETRY: sys.modules.get(_TELEMETRY)}
     for name, module in list(sys.modules.items()):
         if name.startswith(f"{_TELEMETRY}."):
             hidden[name] = module

@@ -54,7 +54,8 @@ def convert(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Original archive (.tar.gz, .tgz), or the directory that it unpacks to.", show_default=False
+            help="Original archive (.tar.gz, .tgz), the directory that it unpacks to, or one with PyTorch's pytorch_model.bin.",
+            show_default=False,
         ),
     ],
     target: Annotated[
@@ -69,12 +70,19 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Convert Paddle parameters of the original PALM.
+    """Convert Paddle parameters of the original PALM, or pickled weights of PyTorch.
 
-    Archives of BERT, RoBERTa-zh and ERNIE become a directory for `encoder.model` and `load_pretrain`.
+    Archives of BERT, RoBERTa-zh and ERNIE, and directories with `pytorch_model.bin`, become a directory for
+    `encoder.model` and `load_pretrain`.
     """
     from palm_trainer.model.encoders.convert_paddle import convert_paddle
+    from palm_trainer.model.encoders.convert_pickle import convert_pickle, has_pickled_weights_only
 
+    if source.is_dir() and has_pickled_weights_only(source):
+        if lowercase is not None:
+            raise PalmError("--lowercase and --cased are for Paddle's parameters, got PyTorch's. Leave them out.")
+        print(f"{source} -> {target}: {convert_pickle(source, target)} tensors of PyTorch's pickle, now in safetensors")
+        return
     conversion = convert_paddle(source, target, lowercase=lowercase)
     text = "lower-cased" if conversion.lowercase else "cased"
     print(f"{source} -> {target}: {conversion.model_type}, {len(conversion.matched)} tensors, {text} text")

@@ -36,3 +36,28 @@ def test_onnxruntime_starts_with_telemetry_off(package: str) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == ["ORT_DISABLE_TELEMETRY = 1"]
+
+
+WATCH_HUB = """
+import importlib, os, sys
+
+def watch(event, arguments):
+    if event == "import" and arguments[0] in ("huggingface_hub", "transformers"):
+        for name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_SAFETENSORS_CONVERSION"):
+            print(name, "=", os.environ.get(name))
+
+sys.addaudithook(watch)
+importlib.import_module(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ["palm_trainer.api.backbone", "palm_trainer.model.download.hub", "palm_trainer.runs.run"]
+)
+def test_hub_libraries_start_with_telemetry_off(module: str) -> None:
+    dropped = ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_SAFETENSORS_CONVERSION")
+    environment = {key: value for key, value in os.environ.items() if key not in dropped}
+    environment["PYTHONPATH"] = str(ROOT)
+    result = subprocess.run([sys.executable, "-c", WATCH_HUB, module], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert set(result.stdout.splitlines()) == {"HF_HUB_DISABLE_TELEMETRY = 1", "DISABLE_SAFETENSORS_CONVERSION = 1"}

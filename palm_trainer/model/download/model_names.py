@@ -157,10 +157,20 @@ def download(item: str, scope: str = "all", path: str | Path = ".") -> str:
 
 
 def _download(name: str, repo: str, folder: Path) -> str:
-    # Imported here since huggingface_hub takes a second to load, which `ls` does not need.
+    # Imported here since huggingface_hub and torch take seconds to load, which `ls` does not need.
     from palm_trainer.model.download.hub import fetch
+    from palm_trainer.model.encoders.convert_pickle import (
+        PICKLED_FILES,
+        SAFE_FILES,
+        has_pickled_weights_only,
+        write_safe_weights,
+    )
 
     result = fetch(repo, folder, report=lambda line: _print(f"{name}: {line}"))
+    is_pickle = any(file.name in PICKLED_FILES for file in result.files)
+    if is_pickle and (not result.already_present or has_pickled_weights_only(folder)):
+        count = write_safe_weights(folder, folder / SAFE_FILES[0])
+        _print(f"{name}: converted {count} tensors of a pickle to {SAFE_FILES[0]}, which is what PALM loads")
     _print(f"{name}: {'was there already' if result.already_present else 'done'}: {folder}")
     return str(folder)
 

@@ -171,9 +171,9 @@ def _find_params(root: Path, display_path: Path) -> Path:
             "this takes `params/` with a file for each tensor. "
             "Models of that kind are on the Hub in PyTorch's format: `palm-train models ls`."
         )
-    if "model.safetensors" in names or "pytorch_model.bin" in names:
+    if "model.safetensors" in names:
         raise PalmError(
-            f"{display_path}: not Paddle's, but PyTorch weights. They can be loaded as they are: give the directory."
+            f"{display_path}: not Paddle's, but weights in safetensors. They can be loaded as they are: give the directory."
         )
     raise PalmError(
         f"{display_path}: no parameters of BERT or ERNIE there: no file '{_MARK}', as the original archives have in `params/`."

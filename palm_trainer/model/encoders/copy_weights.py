@@ -1,22 +1,25 @@
 """Copying of pretrained weights into an existing encoder, with a report of what matched."""
 
-import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils.hub import cached_file
 
 from palm_trainer.errors import PalmError
+from palm_trainer.model.encoders.convert_pickle import CONVERT_PICKLE, SAFE_FILES, has_pickled_weights_only
 from palm_trainer.model.encoders.encoder import Encoder
-from palm_trainer.model.encoders.load_pretrained import CONVERT_PADDLE, has_paddle_parameters
+from palm_trainer.model.encoders.load_pretrained import (
+    CONVERT_PADDLE,
+    check_packaged_files,
+    has_paddle_parameters,
+)
+from palm_trainer.model.encoders.shards import shard_files
 from palm_trainer.tokenization.encoder_files import locate_encoder
 
-_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _PREFIXES = ("bert.", "ernie.", "roberta.", "transformer.", "encoder.encoder.", "backbone.encoder.")
 _OLD_NAMES = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
 _ZERO_AT_FIRST = "embeddings.task_type_embeddings.weight"
@@ -83,19 +86,23 @@ def load_weights(backbone: Encoder, name: str) -> WeightsReport:
 def _folder(name: str) -> Path:
     """Return the directory of the weights: `params/` of it, in the original's layout."""
     location = locate_encoder(name)
+    check_packaged_files(name, location)
     if not Path(location).is_dir():
         return _cached_folder(location, name)
     for folder in (Path(location), Path(location) / "params"):
         if _find_weights_file(folder) is not None:
             return folder
-    expected = f"Weights are in {' or '.join(_FILES[::2])}."
-    advice = CONVERT_PADDLE if has_paddle_parameters(location) else expected
+    advice = f"Weights are in {SAFE_FILES[0]}."
+    if has_paddle_parameters(location):
+        advice = CONVERT_PADDLE
+    elif any(has_pickled_weights_only(folder) for folder in (Path(location), Path(location) / "params")):
+        advice = CONVERT_PICKLE
     raise PalmError(f"{location}: no pretrained weights there. {advice}")
 
 
 def _cached_folder(repository: str, name: str) -> Path:
     """Return the directory of downloaded weights."""
-    for file in _FILES:
+    for file in SAFE_FILES:
         try:
             return Path(str(cached_file(repository, file))).parent
         except OSError:
@@ -108,7 +115,7 @@ def _cached_folder(repository: str, name: str) -> Path:
 
 def _find_weights_file(folder: Path) -> Path | None:
     """Return the first file of weights in a directory; None if it has none."""
-    for name in _FILES:
+    for name in SAFE_FILES:
         if (folder / name).is_file():
             return folder / name
     return None
@@ -118,23 +125,13 @@ def _read(folder: Path) -> dict[str, Tensor]:
     """Read all weights of a directory, also if they are sharded."""
     file = _find_weights_file(folder)
     assert file is not None
-    try:
-        if file.suffix != ".json":
-            return _read_file(file)
-        weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
-        tensors: dict[str, Tensor] = {}
-        for shard in sorted(set(weight_map.values())):
-            tensors.update(_read_file(folder / shard))
-        return tensors
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise PalmError(f"{file}: cannot be read: {str(error).splitlines()[0]}. Fetch it again.") from error
-
-
-def _read_file(file: Path) -> dict[str, Tensor]:
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    return state
+    tensors: dict[str, Tensor] = {}
+    for path in [file] if file.suffix == ".safetensors" else shard_files(file):
+        try:
+            tensors.update(load_file(path))
+        except (OSError, ValueError, SafetensorError) as error:
+            raise PalmError(f"{path}: cannot be read: {str(error).splitlines()[0]}. Fetch it again.") from error
+    return tensors
 
 
 def _encoder_key(key: str, encoder_keys: Collection[str]) -> str:

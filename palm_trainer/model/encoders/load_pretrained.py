@@ -1,5 +1,6 @@
 """Encoders with pretrained weights: a known name, a local directory, or a Hugging Face id."""
 
+import hashlib
 import inspect
 import logging
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from palm_trainer.errors import PalmError
+from palm_trainer.model.encoders.convert_pickle import CONVERT_PICKLE, has_pickled_weights_only
 from palm_trainer.model.encoders.convolution import ConvolvedEmbeddings
 from palm_trainer.model.encoders.encoder import Encoder, Pooling, takes_types
 from palm_trainer.tensors import SEQUENCE_OUTPUT
@@ -33,6 +35,7 @@ PACKAGED_SHA256 = {
 }
 """Files that are read of a packaged encoder: name -> file -> SHA-256. A new release of the package is a change here."""
 CONVERT_PADDLE = "It holds parameters of Paddle: convert them with `palm-train models convert PADDLE_DIR DIR`."
+_NEEDS_CODE = "needs Python code of its own, which PALM does not run."
 _CHOOSE_ANOTHER = "Choose an encoder such as BERT, RoBERTa, XLNet, ELECTRA, DeBERTa-v2 or ModernBERT."
 
 
@@ -58,21 +61,28 @@ def load_pretrained(name: str, *, pooling: Pooling = "cls") -> LoadedEncoder:
         PalmError: they cannot be loaded, or the model is no encoder of text.
     """
     location = locate_encoder(name)
+    check_packaged_files(name, location)
     with _quiet_transformers():
         try:
-            config = AutoConfig.from_pretrained(location)
+            config = AutoConfig.from_pretrained(location, trust_remote_code=False)
             if config.is_encoder_decoder:
                 raise PalmError(
                     f"encoder '{name}' is an encoder with a decoder ({config.model_type}), which PALM cannot use. "
                     f"{_CHOOSE_ANOTHER}"
                 )
-            encoder = AutoModel.from_pretrained(location, **_options(config))
+            encoder = AutoModel.from_pretrained(location, use_safetensors=True, **_options(config))
             tokenizer_json = _tokenizer_json(location)
-        except (OSError, ValueError, SafetensorError) as error:
+        except PalmError:
+            raise
+        except Exception as error:  # a damaged file makes transformers raise nearly anything
             if has_paddle_parameters(location):
                 raise PalmError(f"encoder '{name}': {CONVERT_PADDLE}") from error
+            if has_pickled_weights_only(Path(location)):
+                raise PalmError(f"encoder '{name}': {CONVERT_PICKLE}") from error
+            if "trust_remote_code" in str(error):
+                raise PalmError(f"encoder '{name}' {_NEEDS_CODE} {_CHOOSE_ANOTHER}") from error
             raise PalmError(
-                f"encoder '{name}' could not be loaded: {str(error).splitlines()[0]} "
+                f"encoder '{name}' could not be loaded: {_first_line(error)} "
                 "Give a directory with config.json, weights and tokenizer, an id that the hub (HF_ENDPOINT) has, "
                 f"or one of: {', '.join(PACKAGED)}, scratch."
             ) from error
@@ -89,9 +99,29 @@ def load_pretrained(name: str, *, pooling: Pooling = "cls") -> LoadedEncoder:
     return LoadedEncoder(backbone, tokenizer_json, pad, name)
 
 
+def check_packaged_files(name: str, location: str) -> None:
+    """Check that the files of a packaged encoder are those that PALM was built with. Other encoders pass.
+
+    Raises:
+        PalmError: a file is missing or has another SHA-256.
+    """
+    for file, expected in PACKAGED_SHA256.get(name, {}).items():
+        path = Path(location) / file
+        try:
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise PalmError(f"{path} cannot be read: {error.strerror}. Install palm-nlu[train] again.") from error
+        if digest != expected:
+            raise PalmError(
+                f"{path} must have the SHA-256 {expected}, got {digest}. The weights of '{name}' were changed, or are of "
+                "another release. Install palm-nlu[train] again with constraints.txt."
+            )
+
+
 def new_encoder(config: Any) -> nn.Module:
     """Build the encoder of a transformers configuration with random weights, as `load_pretrained` does."""
-    encoder = AutoModel.from_config(config, **_options(config))
+    encoder = AutoModel.from_config(config, **_options(config))  # of a class of transformers, never of `auto_map`
     count = getattr(config, "convolutions", 0)  # not an option of transformers: `build_scratch` sets it
     if count:
         encoder.embeddings = ConvolvedEmbeddings(config, count).apply(encoder._init_weights)
@@ -100,8 +130,8 @@ def new_encoder(config: Any) -> nn.Module:
 
 
 def _options(config: Any) -> dict[str, Any]:
-    """Return the options for fp32, attention that can be exported, and no pooler, since its output is not used."""
-    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
+    """Return the options for fp32, attention that can be exported, no code of the model's own, and no pooler, since its output is not used."""
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager", "trust_remote_code": False}
     model: Any = MODEL_MAPPING.get(type(config), None)
     if inspect.isclass(model) and "add_pooling_layer" in inspect.signature(model).parameters:
         options["add_pooling_layer"] = False
@@ -137,12 +167,19 @@ def _tokenizer_json(location: str) -> str | None:
         except Exception as error:  # tokenizers raises Exception itself
             raise ValueError(f"{path} is no tokenizer: {error}.") from error
         return text
-    tokenizer = AutoTokenizer.from_pretrained(location, use_fast=True)
+    tokenizer = AutoTokenizer.from_pretrained(location, use_fast=True, trust_remote_code=False)
     if not tokenizer.is_fast:
         return None
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # the result of transformers without a vocabulary
         raise ValueError(f"{location} holds no vocabulary.")
     return str(tokenizer.backend_tokenizer.to_str())
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of a message. A bare KeyError or the like gets its class in front."""
+    text = str(error).strip()
+    line = text.splitlines()[0] if text else "no message"
+    return line if isinstance(error, (OSError, ValueError, SafetensorError)) else f"{type(error).__name__}: {line}."
 
 
 def _find_file(location: str, name: str) -> Path | None:

@@ -101,7 +101,7 @@ def test_weights_that_do_not_fit(config, tmp_path):
 def test_missing_tensors_are_warned_of(single, tmp_path):
     one = single()
     state = {k: v.clone() for k, v in one.backbone.encoder.state_dict().items() if "layer.0.output" not in k}
-    torch.save(state, tmp_path / "pytorch_model.bin")
+    save_file(state, tmp_path / "model.safetensors")
     with pytest.warns(UserWarning, match=r"4 tensors of the backbone are not in it and keep their random values"):
         report = one.trainer.load_pretrain(tmp_path)
     assert len(report.missing) == 4

@@ -1,6 +1,7 @@
 """Downloads from a real server with the Hub's protocol, with and without faults, and the output of `ls`."""
 
 import hashlib
+import io
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import palm_trainer as palm
 from palm_trainer.errors import PalmError
@@ -322,8 +325,20 @@ def test_download_full_disk_is_explained(hub, tmp_path):
 
 
 def test_download_prefers_safetensors_to_pickles(hub, tmp_path):
+    """A pickle is converted: only safetensors are loaded."""
+    pickled = io.BytesIO()
+    torch.save({"weight": torch.arange(4.0)}, pickled)
+    hub.files["pytorch_model.bin"] = pickled.getvalue()
     del hub.files[WEIGHTS]
-    assert "pytorch_model.bin" in files_of(Path(downloader.download("pretrain", NAME, tmp_path)))
+    folder = Path(downloader.download("pretrain", NAME, tmp_path))
+    assert {"pytorch_model.bin", WEIGHTS} <= files_of(folder)
+    assert load_file(folder / WEIGHTS)["weight"].tolist() == [0.0, 1.0, 2.0, 3.0]
+    changed = io.BytesIO()
+    torch.save({"weight": torch.zeros(4)}, changed)
+    hub.files["pytorch_model.bin"] = changed.getvalue()
+    (folder / "palm-download.json").unlink()
+    downloader.download("pretrain", NAME, tmp_path)
+    assert load_file(folder / WEIGHTS)["weight"].tolist() == [0.0, 0.0, 0.0, 0.0]
 
 
 def test_download_sharded_weights_are_complete(hub, tmp_path):

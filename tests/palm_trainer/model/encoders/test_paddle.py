@@ -245,7 +245,7 @@ def test_convert_paddle_two_models_are_refused(unpacked, tmp_path):
     [
         ("xlnet_config.json", r"XLNet, whose Paddle parameters are not converted.*download XLNet-cased-base"),
         ("model_state.pdparams", r"one .pdparams file, as PaddleNLP writes it, which is not converted"),
-        ("model.safetensors", r"not Paddle's, but PyTorch weights. They can be loaded as they are"),
+        ("model.safetensors", r"not Paddle's, but weights in safetensors. They can be loaded as they are"),
     ],
 )
 def test_convert_paddle_other_models_are_refused(tmp_path, name, message):
@@ -307,7 +307,5 @@ def test_load_pretrained_paddle_directory_names_command(unpacked):
 
 def test_load_weights_empty_directory_is_refused(unpacked, tmp_path):
     backbone = BERT.from_config(json.loads((unpacked / "bert/bert_config.json").read_text()))
-    with pytest.raises(
-        PalmError, match=r"no pretrained weights there. Weights are in model.safetensors or pytorch_model"
-    ):
+    with pytest.raises(PalmError, match=r"no pretrained weights there. Weights are in model.safetensors"):
         load_weights(backbone, str(tmp_path))
