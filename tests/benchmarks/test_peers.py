@@ -181,6 +181,15 @@ def test_a_server_that_does_not_start_is_told_with_its_reason(peers: ModuleType,
         server.__enter__()
 
 
+@pytest.fixture
+def ctrl_c_interrupts() -> Iterator[None]:
+    """Handle Ctrl-C as a shell's foreground program does. A suite that runs in the background starts with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_a_signal_waits_until_a_server_is_known(peers: ModuleType) -> None:
     import servers
 
