@@ -7,19 +7,27 @@
 # environment variable, too: -e PALM_SERVE_TOKENS=/run/secrets/tokens.toml; `palm-serve run --help` lists them.
 # Nothing is written: --read-only --cap-drop ALL --security-opt no-new-privileges need no exception.
 
-FROM python:3.11-slim AS build
+# python:3.11-slim. A newer one: docker buildx imagetools inspect python:3.11-slim --format '{{.Manifest.Digest}}'
+ARG BASE=python:3.11-slim@sha256:9c900dea9e8fb7e16277c179b555cc72d29a352dbc33cff48ad5a0412fd5bfc7
+
+# Every package is installed by its SHA-256; PALM's own wheel is built here, with a build tool that is, too.
+FROM ${BASE} AS build
 WORKDIR /src
 COPY . .
-RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
+RUN python -m venv /opt/build \
+    && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements/build.lock \
+    && /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
     && python -m venv /opt/palm
 
 FROM build AS build-cpu
-RUN /opt/palm/bin/pip install --no-cache-dir -c constraints.txt "$(echo /wheels/*.whl)[serve,otel]"
+RUN /opt/palm/bin/pip install --no-cache-dir --require-hashes -r requirements/serve.lock \
+    && /opt/palm/bin/pip install --no-cache-dir --no-deps --no-index /wheels/*.whl
 
 FROM build AS build-gpu
-RUN /opt/palm/bin/pip install --no-cache-dir -c constraints.txt "$(echo /wheels/*.whl)[serve-gpu,otel]"
+RUN /opt/palm/bin/pip install --no-cache-dir --require-hashes -r requirements/serve-gpu.lock \
+    && /opt/palm/bin/pip install --no-cache-dir --no-deps --no-index /wheels/*.whl
 
-FROM python:3.11-slim AS runtime
+FROM ${BASE} AS runtime
 RUN groupadd --system --gid 10001 palm && useradd --system --uid 10001 --gid palm --no-create-home palm
 ENV PATH=/opt/palm/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

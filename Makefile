@@ -7,7 +7,7 @@ PY     := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-zh test test-slow lint types protos bench clean
+.PHONY: help demo demo-zh test test-slow lint types protos bench lock sbom audit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,34 @@ protos: $(READY)  ## generate the gRPC stubs from protos/
 
 bench: $(READY)  ## every measurement of benchmarks/, each prints a table (tens of minutes)
 	@set -e; for script in benchmarks/*.py; do echo "==> $$script"; $(PY) $$script; done
+
+# uv, cyclonedx-py and pip-audit, in an environment of their own: they are no part of the product.
+TOOLS := build/tools
+$(TOOLS)/.installed: requirements/tools.txt
+	@test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/python -m pip install -qq --disable-pip-version-check -r requirements/tools.txt
+	@touch $@
+
+COMPILE := $(TOOLS)/bin/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+lock: $(TOOLS)/.installed  ## write requirements/*.lock: every version with its SHA-256, from the index
+	@echo "setuptools" | $(COMPILE) - -c constraints.txt -o requirements/build.lock
+	@$(COMPILE) pyproject.toml --extra serve --extra otel -c constraints.txt -o requirements/serve.lock
+	@$(COMPILE) pyproject.toml --extra serve-gpu --extra otel -c constraints.txt -o requirements/serve-gpu.lock
+	@# torch of the index brings CUDA libraries in its own versions.
+	@grep -v "^nvidia-" constraints.txt > build/constraints-train.txt
+	@$(COMPILE) pyproject.toml --extra train --extra serve -c build/constraints-train.txt -o requirements/train.lock
+
+sbom: $(TOOLS)/.installed  ## write build/*.cdx.json: the components of each lock file (CycloneDX)
+	@set -e; for name in serve serve-gpu train; do \
+		$(TOOLS)/bin/cyclonedx-py requirements requirements/$$name.lock --pyproject pyproject.toml --mc-type application \
+			--output-reproducible --output-format JSON --output-file build/$$name.cdx.json; \
+		echo "build/$$name.cdx.json"; done
+
+audit: $(TOOLS)/.installed  ## compare the lock files with the advisories of pypi.org, which it asks
+	@set -e; for name in serve serve-gpu train; do \
+		$(TOOLS)/bin/pip-audit --disable-pip --require-hashes --strict -r requirements/$$name.lock; done
 
 clean:  ## remove .venv, caches, and what the demos left
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

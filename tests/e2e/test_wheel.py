@@ -1,6 +1,7 @@
 """The built wheel works outside the checkout, and serving needs nothing of torch."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -81,12 +82,38 @@ def test_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_serving_install_has_no_torch(wheel: Path, tmp_path: Path) -> None:
-    """`pip install palm-nlu[serve]`, from the registry and with the pinned versions: the serving image's packages."""
+    """The serving image's packages, from the registry, each by its SHA-256."""
     scripts, _ = _new_venv(tmp_path / "venv")
     pip = (sys.executable, "-m", "pip", "--python", scripts / "python")
-    _run(*pip, "install", "-qq", "--no-compile", "-c", ROOT / "constraints.txt", f"{wheel}[serve]", cwd=tmp_path)
+    lock = ROOT / "requirements" / "serve.lock"
+    _run(*pip, "install", "-qq", "--no-compile", "--require-hashes", "-r", lock, cwd=tmp_path)
+    _run(*pip, "install", "-qq", "--no-compile", "--no-deps", "--no-index", wheel, cwd=tmp_path)
+    assert "No broken requirements found" in _run(*pip, "check", cwd=tmp_path)
     installed = _run(*pip, "list", "--format=freeze", cwd=tmp_path).lower()
     assert "torch" not in installed
     assert "transformers" not in installed
     assert _run(scripts / "python", "-W", "error", "-c", IMPORT_ALL, cwd=tmp_path)
     assert "Usage:" in _run(scripts / "palm-serve", "--help", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_package_that_was_changed_is_not_installed(tmp_path: Path) -> None:
+    """pip refuses a file whose SHA-256 the lock file does not name."""
+    scripts, _ = _new_venv(tmp_path / "venv")
+    lock = (ROOT / "requirements" / "build.lock").read_text(encoding="utf-8")
+    changed = tmp_path / "changed.lock"
+    changed.write_text(re.sub(r"sha256:[0-9a-f]{8}", "sha256:00000000", lock), encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        scripts / "python",
+        "install",
+        "--require-hashes",
+        "-r",
+        changed,
+    ]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in result.stderr
