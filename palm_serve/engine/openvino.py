@@ -49,11 +49,11 @@ def _without_telemetry() -> Iterator[None]:
     try:
         yield
     finally:
-        for name, module in hidden.items():
-            if module is None:
+        for name, original in hidden.items():
+            if original is None:
                 del sys.modules[name]
             else:
-                sys.modules[name] = module
+                sys.modules[name] = original
 
 
 def compile_properties(precision: str, threads: int) -> dict[str, Any]:
