@@ -101,6 +101,16 @@ def test_ratchet_records_a_figure_that_fell(style: ModuleType, checkout: Path) -
     assert json.loads((checkout / "limits.json").read_text(encoding="utf-8"))["vague-name"] == 0
 
 
+def test_comprehensions_have_a_density(style: ModuleType, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (checkout / "limits.json").write_text('{"comprehension": 100.0}', encoding="utf-8")
+    module = checkout / "palm_trainer" / "module.py"
+    module.write_text("rows = [row for row in table]\n" + "table = 1\n" * 9, encoding="utf-8")
+    assert run(style, checkout) == 0
+    module.write_text("rows = [row for row in table]\n" + "table = 1\n" * 8, encoding="utf-8")
+    assert run(style, checkout, "--update") == 1
+    assert "comprehension: 111.1 places per 1,000 lines, the limit is 100.0" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("message", "fault"),
     [

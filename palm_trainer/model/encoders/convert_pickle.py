@@ -86,8 +86,8 @@ def convert_pickle(source: Path, target: Path) -> int:
 
 def _pickled_files(folder: Path) -> list[Path]:
     """Return the pickled files of a directory: one, or the shards of an index."""
-    whole, index = (folder / name for name in PICKLED_FILES)
-    return [whole] if whole.is_file() else shard_files(index)
+    file, index = (folder / name for name in PICKLED_FILES)
+    return [file] if file.is_file() else shard_files(index)
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
