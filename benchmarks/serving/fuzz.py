@@ -29,6 +29,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from processes import chosen_texts, finish, options, palm
 
+from palm_serve.addresses import NO_PROXY
 from palm_serve.oip import inference_pb2 as oip
 from palm_serve.v1 import palm_pb2 as pb
 
@@ -237,8 +238,8 @@ async def run(
         return message.SerializeToString()
 
     async with AsyncExitStack() as opened:
-        channel = await opened.enter_async_context(grpc.aio.insecure_channel(target))
-        streams = opened.enter_context(grpc.insecure_channel(target))
+        channel = await opened.enter_async_context(grpc.aio.insecure_channel(target, options=NO_PROXY))
+        streams = opened.enter_context(grpc.insecure_channel(target, options=NO_PROXY))
         calm, fuzz = Fuzz(channel, streams), Fuzz(channel, streams)
         end = time.monotonic() + steady_s
         until = iter(lambda: generator.draw.choice(asking) if time.monotonic() < end else "", "")

@@ -24,6 +24,7 @@ from pathlib import Path
 import grpc
 from processes import Process, Usage, chosen_texts, finish, options, palm, usage
 
+from palm_serve.addresses import NO_PROXY
 from palm_serve.client import tls
 from palm_serve.v1 import palm_pb2 as pb
 from palm_serve.v1 import palm_pb2_grpc as stubs
@@ -65,7 +66,7 @@ class Soak:
 
     def _channel(self) -> grpc.aio.Channel:
         # Of its own: grpc would keep a connection for whoever comes next.
-        options = (("grpc.use_local_subchannel_pool", 1),)
+        options = (("grpc.use_local_subchannel_pool", 1), *NO_PROXY)
         if self.credentials is None:
             return grpc.aio.insecure_channel(self.target, options=options)
         return grpc.aio.secure_channel(self.target, self.credentials, options=options)

@@ -26,11 +26,21 @@ const RETRIES = {
   retryThrottling: { maxTokens: 20, tokenRatio: 0.2 },
 };
 
+const LOCAL = /^(127\.[\d.]+|localhost|\[::1\])(:\d+)?$|^unix:/;
+
 // One client, and so one connection, for all calls.
 function connect(target, proto = PROTO) {
   const definition = loader.loadSync(proto, { keepCase: true, enums: String, defaults: true, oneofs: true });
   const { DialogueUnderstanding } = grpc.loadPackageDefinition(definition).palm_serve.v1;
-  const options = { "grpc.service_config": JSON.stringify(RETRIES) };
+  const options = {
+    "grpc.service_config": JSON.stringify(RETRIES),
+    // A connection that has fallen silent is noticed after 30 s, and a server that was away is found again within 5 s.
+    "grpc.keepalive_time_ms": 20000,
+    "grpc.keepalive_timeout_ms": 10000,
+    "grpc.max_reconnect_backoff_ms": 4000,
+    // A proxy of the environment (http_proxy) would read the calls, and cannot reach this machine.
+    "grpc.enable_http_proxy": LOCAL.test(target) ? 0 : 1,
+  };
   return new DialogueUnderstanding(target, grpc.credentials.createInsecure(), options);
 }
 

@@ -13,13 +13,13 @@ import numpy.typing as npt
 from palm_serve.bench.load import Access, Load
 from palm_serve.bench.requests import PATHS, Seconds, arrivals, code_of, prepare
 from palm_serve.client import tls
+from palm_serve.client.channel import channel_options, open_channel
 from palm_serve.client.credentials import Headers, headers
 from palm_serve.errors import PalmServeError, Unavailable
 
 _CONNECT_TIMEOUT_S = 20.0
 _TICK_S = 0.02
 """Interval at which the delay of the process is measured."""
-_OPTIONS = (("grpc.max_receive_message_length", -1),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,7 @@ async def _work(load: Load, process: int, pipe: Connection) -> Samples:
     channel_credentials = credentials(load.access)
     metadata = headers(load.target, channel_credentials, load.access.token, load.access.plain_token)
     requests = prepare(load, process)
-    if channel_credentials is None:
-        channel = grpc.aio.insecure_channel(load.target, options=_OPTIONS)
-    else:
-        channel = grpc.aio.secure_channel(load.target, channel_credentials, options=_OPTIONS)
-    async with channel:
+    async with open_channel(grpc.aio, load.target, channel_credentials, channel_options(load.target)) as channel:
         try:
             await asyncio.wait_for(channel.channel_ready(), _CONNECT_TIMEOUT_S)
         except TimeoutError:

@@ -9,6 +9,8 @@ import typer
 from palm_serve.bench.load import TEXTS, Access, Load, Method
 from palm_serve.cli.connection import OverTls, PlainToken, TlsCa, TlsCert, TlsKey, TokenFile, find_token
 from palm_serve.cli.shared import report_errors, show
+from palm_serve.errors import ConfigError
+from palm_serve.files import read_text
 
 if TYPE_CHECKING:
     from palm_serve.bench.report import LoadReport
@@ -84,21 +86,26 @@ def bench(
         )
         report = run_load(load)
     if json_file is not None:
-        json_file.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
+        with report_errors():
+            _write(json_file, report)
     _show(load, report)
     if not report.answered:
         raise typer.Exit(1)
 
 
 def _read_texts(path: Path) -> tuple[str, ...]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{path} cannot be read: {error}", param_hint="--texts") from None
+    lines = read_text(path, ConfigError).splitlines()
     texts = tuple(line for line in lines if line.strip())
     if not texts:
-        raise typer.BadParameter(f"{path} has no text. Put one text on each line.", param_hint="--texts")
+        raise ConfigError(f"{path} must hold texts, got none. Put one text on each line.")
     return texts
+
+
+def _write(path: Path, report: "LoadReport") -> None:
+    try:
+        path.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _show(load: Load, report: "LoadReport") -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from palm_serve.addresses import is_unix
 from palm_serve.cli.connection import (
     OverTls,
     PlainToken,
@@ -24,7 +25,7 @@ Address = Annotated[
     str | None,
     typer.Argument(
         metavar="ADDRESS",
-        help="HOST:PORT. Default: the health address of the local server, from the variables of `palm-serve run`.",
+        help="HOST:PORT or unix:PATH. Default: the health address of the local server, from the variables of `palm-serve run`.",
         show_default=False,
     ),
 ]
@@ -45,7 +46,7 @@ def health(
 ) -> None:
     """Check whether a server is ready. Exit code 0: ready. 1: not ready or no answer. 2: wrong usage or refused.
 
-    Made for the health check of a container, so it tries once.
+    Made for the health check of a container, so it tries once and uses no proxy.
     """
     with report_errors():
         from palm_serve.client import Client
@@ -54,7 +55,13 @@ def health(
         credentials = read_credentials(over_tls, tls_ca, tls_cert, tls_key)
         token = find_token(token_file)
         with Client(
-            target, timeout_s=timeout, retries=0, credentials=credentials, token=token, plain_token=plain_token
+            target,
+            timeout_s=timeout,
+            retries=0,
+            credentials=credentials,
+            token=token,
+            plain_token=plain_token,
+            use_proxy=False,
         ) as client:
             ready = client.health(model)
     subject = f"{model} of {target}" if model else target
@@ -65,10 +72,12 @@ def health(
 
 def _local_address(options: ServeOptions) -> str:
     """Return the address at which a local server with these options answers health checks, without TLS if possible."""
+    if is_unix(options.host) and options.health_port is None:
+        return options.host
     try:
-        host = ipaddress.ip_address(options.host.strip("[]"))
+        host = ipaddress.ip_address(options.tcp_host.strip("[]"))
     except ValueError:
-        name = options.host
+        name = options.tcp_host
     else:
         # A server that listens on all addresses also listens on the loopback address.
         if host.is_unspecified:

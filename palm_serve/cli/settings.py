@@ -4,7 +4,6 @@ import difflib
 import json
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from palm_serve.addresses import UNIX, socket_path
 from palm_serve.config import GROUPS, ServeOptions
 from palm_serve.errors import ConfigError
+from palm_serve.files import read_toml
 
 PREFIX = "PALM_SERVE_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
@@ -86,6 +87,8 @@ def as_toml(resolved: ResolvedOptions) -> str:
         lines.append(f"# {group.__doc__}")
         for name in group.__annotations__:
             value = getattr(resolved.options, name)
+            if name == "host" and socket_path(value):
+                value = f"{UNIX}{Path(socket_path(value)).absolute()}"
             source = resolved.sources.get(name, "default")
             if value is None:
                 lines.append(f"# {name} is not set")
@@ -106,24 +109,15 @@ def _holds_path(annotation: Any) -> bool:
 
 def _read_file(path: Path, faults: list[str]) -> dict[str, Any]:
     """Read the options of a file, add unknown keys to `faults`, and resolve paths relative to the file."""
-    try:
-        table = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path}: must be UTF-8, got another encoding at byte {error.start}. Save it as UTF-8."
-        ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(
-            f"{path}: must be TOML: {error}. Strings need quotes, true and false are lower case."
-        ) from None
+    table = read_toml(path, ConfigError)
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in _FIELDS:
             faults.append(f"{path}: unknown key '{key}'. {_suggestion(key, _FIELDS)}")
         elif takes_paths(key):
             values[key] = _relative_to(path.parent, value)
+        elif key == "host" and isinstance(value, str) and socket_path(value):
+            values[key] = f"{UNIX}{path.parent / socket_path(value)}"
         else:
             values[key] = value
     return values

@@ -28,6 +28,8 @@ class Client:
         credentials: TLS credentials, see `tls`. None (default): plain text.
         token: access token. Without TLS it is sent to this machine only.
         plain_token: allow the token to be sent to another machine without TLS.
+        use_proxy: use the proxy of the environment (http_proxy, https_proxy, grpc_proxy) to call another machine. Default: true.
+            This machine is always called directly.
 
     Raises:
         TlsError: if the token would be sent to another machine in plain text.
@@ -47,7 +49,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection and cancel the calls in flight."""
-        self._connection.channel.close()
+        _run(self._connection.close())
 
     def parse(
         self, text: str, *, timeout_s: float | None = None, session_id: str = "", **fields: Unpack[ParseFields]
@@ -133,7 +135,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connection and cancel the calls in flight."""
-        await self._connection.channel.close()
+        await _run_async(self._connection.close())
 
     async def parse(
         self, text: str, *, timeout_s: float | None = None, session_id: str = "", **fields: Unpack[ParseFields]

@@ -1,13 +1,15 @@
 """Certificates and access token of a client. A token is not sent over an insecure network."""
 
-import ipaddress
-import re
+import ssl
 from pathlib import Path
 from typing import TypeAlias
 
 import grpc
 
+from palm_serve.addresses import is_local_target
 from palm_serve.errors import TlsError, TokenFileError
+from palm_serve.files import read_text
+from palm_serve.pem import load_authorities, load_pair, read_pem
 
 TOKEN_VARIABLE = "PALM_TOKEN"
 ChannelCredentials: TypeAlias = grpc.ChannelCredentials
@@ -23,14 +25,23 @@ def tls(ca: Path | None = None, certificate: Path | None = None, key: Path | Non
         key: PEM file of the certificate's private key.
 
     Raises:
-        TlsError: if a file cannot be read, or only one of certificate and key is given.
+        TlsError: if a file cannot be used, or only one of certificate and key is given.
     """
     if (certificate is None) != (key is None):
         raise TlsError("the client's certificate and key must be given together. Give both, or neither.")
+    # grpc checks nothing before the first call, and does not say what is wrong with a file.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authorities = None
+    if ca is not None:
+        authorities = read_pem(ca, "certificates")
+        load_authorities(context, authorities)
+    if certificate is None or key is None:
+        return grpc.ssl_channel_credentials(None if authorities is None else authorities.data)
+    own_certificate = read_pem(certificate, "a certificate")
+    own_key = read_pem(key, "a private key")
+    load_pair(context, own_certificate, own_key)
     return grpc.ssl_channel_credentials(
-        None if ca is None else _read_file(ca),
-        None if key is None else _read_file(key),
-        None if certificate is None else _read_file(certificate),
+        None if authorities is None else authorities.data, own_key.data, own_certificate.data
     )
 
 
@@ -38,12 +49,14 @@ def read_token(path: Path) -> str:
     """Read the token in a file, without surrounding white space.
 
     Raises:
-        TokenFileError: if the file cannot be read.
+        TokenFileError: if the file cannot be read or is empty.
     """
-    try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise TokenFileError(f"{path} cannot be read: {error.strerror}") from None
+    token = read_text(path, TokenFileError).strip()
+    if not token:
+        raise TokenFileError(
+            f"{path} must hold an access token, got an empty file. `palm-serve token new NAME` prints one."
+        )
+    return token
 
 
 def headers(target: str, credentials: ChannelCredentials | None, token: str | None, plain_token: bool) -> Headers:
@@ -63,28 +76,9 @@ def headers(target: str, credentials: ChannelCredentials | None, token: str | No
         return ()
     if not (token.isascii() and token.isprintable() and token):
         raise TokenFileError("a token must be printable ASCII, got other characters. Check that it is the right file.")
-    if credentials is None and not plain_token and not _is_local(target):
+    if credentials is None and not plain_token and not is_local_target(target):
         raise TlsError(
             f"the token must not be sent to {target} in plain text. Give credentials=tls(...), or plain_token=True if the "
             "network is trusted."
         )
     return (("authorization", f"Bearer {token}"),)
-
-
-def _is_local(target: str) -> bool:
-    """Return true if a gRPC name refers to this machine."""
-    if target.startswith(("unix:", "unix-abstract:")):
-        return True
-    host = re.sub(r"^(dns:(//[^/]*/)?|ipv[46]:)", "", target)
-    host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise TlsError(f"{path} cannot be read: {error.strerror}") from None

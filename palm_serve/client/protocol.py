@@ -7,27 +7,33 @@ blocking client only has to make the calls, and the asyncio client to await them
 import uuid
 from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any, TypedDict, TypeVar
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
+from palm_serve.client.channel import Connection, ConnectionPool
 from palm_serve.client.credentials import Headers, headers
-from palm_serve.client.retries import CallAttempts, RetryPolicy, item_error
+from palm_serve.client.retries import CallAttempts, RetryPolicy, is_from_server, item_error
 from palm_serve.errors import InvalidRequest, PalmServeError
 from palm_serve.v1 import palm_pb2 as pb
-from palm_serve.v1 import palm_pb2_grpc as stubs
 
 DEFAULT_TIMEOUT_S = 10.0
 DEFAULT_RETRIES = 3
 REQUEST_ID_KEY, SESSION_ID_KEY = "x-request-id", "x-session-id"
 _SESSION_ID_BYTES = 256
 _QUOTED = 64
-# The response to a batch may be larger than grpc's default of 4 MiB. The server limits the requests.
-_CHANNEL_OPTIONS = (("grpc.max_receive_message_length", -1),)
+_PARSE = attrgetter("dialogue.Parse")
+_PARSE_BATCH = attrgetter("dialogue.ParseBatch")
+_PREDICT = attrgetter("prediction.Predict")
+_LIST_MODELS = attrgetter("models.ListModels")
+_CHECK_HEALTH = attrgetter("health.Check")
 
 R = TypeVar("R")
 Steps = Generator[Callable[[], Any], Any, R]
+Method = Callable[[Connection], Callable[..., Any]]
+"""Finds the callable of a method among the stubs of a connection."""
 Outcome = pb.ParseResponse | PalmServeError
 
 
@@ -39,6 +45,7 @@ class ClientOptions(TypedDict, total=False):
     credentials: grpc.ChannelCredentials | None
     token: str | None
     plain_token: bool
+    use_proxy: bool
 
 
 class PredictFields(TypedDict, total=False):
@@ -71,6 +78,7 @@ class ServerConnection:
         credentials: TLS credentials. None: plain text.
         token: access token. None: no token.
         plain_token: allow the token to be sent to another machine without TLS.
+        use_proxy: use the proxy of the environment, if any, to call another machine.
     """
 
     def __init__(
@@ -84,19 +92,18 @@ class ServerConnection:
         credentials: grpc.ChannelCredentials | None = None,
         token: str | None = None,
         plain_token: bool = False,
+        use_proxy: bool = True,
     ) -> None:
         self._headers = headers(target, credentials, token, plain_token)
-        self.channel: Any
-        if credentials is None:
-            self.channel = api.insecure_channel(target, options=_CHANNEL_OPTIONS)
-        else:
-            self.channel = api.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
+        self._connections = ConnectionPool(api, target, credentials, use_proxy)
         self._sleep = sleep
-        self._policy = RetryPolicy(target, timeout_s, retries)
-        self._dialogue = stubs.DialogueUnderstandingStub(self.channel)  # type: ignore[no-untyped-call]
-        self._prediction = stubs.PredictionStub(self.channel)  # type: ignore[no-untyped-call]
-        self._models = stubs.ModelsStub(self.channel)  # type: ignore[no-untyped-call]
-        self._health = health_pb2_grpc.HealthStub(self.channel)
+        self._policy = RetryPolicy(target, timeout_s, retries, credentials is not None)
+        self._has_been_answered = False
+
+    def close(self) -> Steps[None]:
+        """Close the connection and cancel the calls in flight."""
+        for channel in self._connections.channels():
+            yield channel.close
 
     def parse(
         self, text: str, timeout_s: float | None, session_id: str, fields: ParseFields
@@ -109,7 +116,7 @@ class ServerConnection:
             session_id: id of the dialogue.
             fields: optional fields of the request.
         """
-        return self._call_once(self._dialogue.Parse, _parse_request(text, fields), timeout_s, session_id)
+        return self._call_once(_PARSE, _parse_request(text, fields), timeout_s, session_id)
 
     def predict(
         self, task: str, text: str, text_pair: str, timeout_s: float | None, session_id: str, fields: PredictFields
@@ -127,17 +134,17 @@ class ServerConnection:
         request = pb.PredictRequest(
             task=task, text=_encodable(text, "text"), text_pair=_encodable(text_pair, "text_pair"), **fields
         )
-        return self._call_once(self._prediction.Predict, request, timeout_s, session_id)
+        return self._call_once(_PREDICT, request, timeout_s, session_id)
 
     def models(self, timeout_s: float | None) -> Steps[list[pb.Model]]:
         """List every loaded version."""
-        response = yield from self._call_once(self._models.ListModels, pb.ListModelsRequest(), timeout_s)
+        response = yield from self._call_once(_LIST_MODELS, pb.ListModelsRequest(), timeout_s)
         return list(response.models)
 
     def health(self, model: str, timeout_s: float | None) -> Steps[bool]:
         """Return true if the server, or one of its models, is ready."""
         request = health_pb2.HealthCheckRequest(service=_encodable(model, "model"))
-        response = yield from self._call_once(self._health.Check, request, timeout_s)
+        response = yield from self._call_once(_CHECK_HEALTH, request, timeout_s)
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
     def parse_batch(
@@ -158,7 +165,7 @@ class ServerConnection:
         while True:
             batch = pb.ParseBatchRequest(requests=[requests[index] for index in pending])
             try:
-                response = yield from self._call(self._dialogue.ParseBatch, batch, attempts, metadata)
+                response = yield from self._call(_PARSE_BATCH, batch, attempts, metadata)
             except PalmServeError:
                 if not outcomes:
                     raise
@@ -180,9 +187,7 @@ class ServerConnection:
             yield partial(self._sleep, pause)
         return [outcomes[index] for index in range(len(requests))]
 
-    def _call_once(
-        self, method: Callable[..., Any], request: Any, timeout_s: float | None, session_id: str = ""
-    ) -> Steps[Any]:
+    def _call_once(self, method: Method, request: Any, timeout_s: float | None, session_id: str = "") -> Steps[Any]:
         attempts, metadata = self._begin(timeout_s, session_id)
         return (yield from self._call(method, request, attempts, metadata))
 
@@ -191,14 +196,40 @@ class ServerConnection:
         metadata = (*self._headers, *_id_headers(session_id))
         return self._policy.begin(timeout_s), metadata
 
-    def _call(self, method: Callable[..., Any], request: Any, attempts: CallAttempts, metadata: Headers) -> Steps[Any]:
+    def _call(self, method: Method, request: Any, attempts: CallAttempts, metadata: Headers) -> Steps[Any]:
+        """Make the attempts of one call.
+
+        A client that was answered before knows that the server exists. So its retries wait for a server that is away until the
+        deadline, while the first call to a wrong address fails at once.
+        """
+        no_connection: grpc.RpcError | None = None
         while True:
+            channel_to_close = self._connections.replace_silent()
+            if channel_to_close is not None:
+                yield channel_to_close.close
+            connection = self._connections.current
+            wait = no_connection is not None and self._has_been_answered
             try:
-                return (yield partial(method, request, timeout=attempts.left_s, metadata=metadata))
+                response = yield partial(
+                    method(connection), request, timeout=attempts.left_s, metadata=metadata, wait_for_ready=wait
+                )
             except grpc.RpcError as error:
+                if is_from_server(error):
+                    connection.answered()
+                    self._has_been_answered = True
+                elif error.code() is grpc.StatusCode.UNAVAILABLE:
+                    no_connection = error
+                elif error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    connection.passed_deadline()
+                    if wait and no_connection is not None:
+                        raise self._policy.error(no_connection) from None
                 pause = attempts.pause_s(error)
                 if pause is None:
                     raise self._policy.error(error) from None
+            else:
+                connection.answered()
+                self._has_been_answered = True
+                return response
             yield partial(self._sleep, pause)
 
 

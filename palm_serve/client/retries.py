@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import grpc
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from palm_serve.client.failures import connection_failure
 from palm_serve.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -110,10 +111,18 @@ class CallAttempts:
 
 
 class RetryPolicy:
-    """Default deadline, retries and error messages of all calls of a client."""
+    """Default deadline, retries and error messages of all calls of a client.
 
-    def __init__(self, target: str, timeout_s: float, retries: int) -> None:
+    Args:
+        target: gRPC name of the server.
+        timeout_s: default deadline of a call in seconds.
+        retries: limit of retries per call.
+        over_tls: the connection uses TLS.
+    """
+
+    def __init__(self, target: str, timeout_s: float, retries: int, over_tls: bool = False) -> None:
         self._target = target
+        self._over_tls = over_tls
         self._timeout_s = timeout_s
         self._retries = retries
         self._budget = RetryBudget()
@@ -129,7 +138,7 @@ class RetryPolicy:
         code = error.code().name
         message = error.details() or "no details"
         if code == "UNAVAILABLE":
-            reason = message.rpartition(": ")[2] if message.startswith("failed to connect") else message
+            reason = connection_failure(message, self._over_tls)
             return Unavailable(f"no answer from a PALM server at {self._target}: {reason}")
         if code == "DEADLINE_EXCEEDED":
             return DeadlineExceeded(f"no answer from {self._target} within the deadline: {message}")
@@ -138,6 +147,11 @@ class RetryPolicy:
         if bad_request is not None and bad_request.field_violations:
             field = bad_request.field_violations[0].field
         return make_error(code, message, field, _server_delay_s(error))
+
+
+def is_from_server(error: grpc.RpcError) -> bool:
+    """Return true if the server has sent an error. PALM sends trailing metadata with each, and a local error has none."""
+    return bool(error.trailing_metadata())
 
 
 def make_error(code: str, message: str, field: str = "", retry_after_s: float | None = None) -> PalmServeError:

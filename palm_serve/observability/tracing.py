@@ -11,17 +11,22 @@ from importlib.metadata import PackageNotFoundError, version
 from threading import Thread
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.environment_variables import OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from palm_serve.addresses import proxy_options
 from palm_serve.types import AnsweredText, CallRecord
 
 _SERVICE = "palm-serve"
 _FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """Codes that make a server's span an error, by OpenTelemetry's conventions for RPC."""
+_ENDPOINTS = (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT)
+_DEFAULT_ENDPOINT = "http://localhost:4317"
+"""Endpoint of the exporter if neither an option nor a variable sets one."""
 _CLOSE_S = 3.0
 """Time limit for the last export. Later spans are lost, so that a missing collector does not delay a stop."""
 
@@ -40,7 +45,7 @@ class Tracing:
         if not has_name:
             resource = resource.merge(Resource({SERVICE_NAME: _SERVICE}))
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+        self._provider.add_span_processor(BatchSpanProcessor(_exporter(endpoint)))
         self._tracer = self._provider.get_tracer(_SERVICE, _version())
         self._context = TraceContextTextMapPropagator()
 
@@ -100,6 +105,16 @@ class Tracing:
         closing = Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         closing.join(_CLOSE_S)
+
+
+def _exporter(endpoint: str | None) -> OTLPSpanExporter:
+    """Create the exporter. It calls a collector on this machine directly, also if the environment names a proxy."""
+    url = endpoint
+    for variable in _ENDPOINTS:
+        url = url or os.environ.get(variable)
+    # An endpoint without a scheme is HOST:PORT.
+    target = (url or _DEFAULT_ENDPOINT).rpartition("://")[2].partition("/")[0]
+    return OTLPSpanExporter(endpoint=endpoint, channel_options=proxy_options(target))  # type: ignore[arg-type]
 
 
 def _set_attributes(span: Span, record: CallRecord) -> None:

@@ -10,14 +10,13 @@ and renamed.
 
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from palm_serve.bundle.loader import MANIFEST
 from palm_serve.errors import BundleError
+from palm_serve.files import read_toml
 from palm_serve.registry.versions import CANARY, SHADOW, STABLE, TrafficShares
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -110,10 +109,7 @@ def read_traffic(file: Path) -> TrafficShares:
     Raises:
         BundleError: the file cannot be read, or holds something else.
     """
-    try:
-        table: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{file} cannot be read: {error}; write lines like `canary = 0.1`") from None
+    table = read_toml(file, BundleError)
     keys = (CANARY, SHADOW)
     for key, value in table.items():
         if key not in keys:

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -364,3 +365,50 @@ def tiny_server(tiny_bundle: Path) -> Iterator[str]:
     finally:
         process.stop()
     assert process.errors == []
+
+
+AUTHORITY = """[ca]
+default_ca = local
+[local]
+new_certs_dir = .
+database = index.txt
+serial = serial
+default_md = sha256
+policy = any
+x509_extensions = extensions
+[any]
+commonName = supplied
+[extensions]
+basicConstraints = CA:true
+subjectAltName = {names}
+"""
+
+
+@pytest.fixture
+def make_certificate(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
+    """Return `make_certificate(name, begin_s, end_s, names)`, which creates a self-signed certificate and its key.
+
+    It is valid from `begin_s` to `end_s` seconds from now.
+    """
+    if shutil.which("openssl") is None:
+        pytest.skip("the openssl command is not installed")
+
+    def make(
+        name: str, begin_s: float = -60, end_s: float = 30 * 86400, names: str = "DNS:localhost,IP:127.0.0.1"
+    ) -> tuple[Path, Path]:
+        folder = tmp_path / f"authority-{name}"
+        folder.mkdir()
+        certificate, key = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
+        (folder / "openssl.cnf").write_text(AUTHORITY.format(names=names))
+        (folder / "index.txt").touch()
+        (folder / "serial").write_text("1000")
+        dates = [time.strftime("%Y%m%d%H%M%SZ", time.gmtime(time.time() + seconds)) for seconds in (begin_s, end_s)]
+        create_key = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key]
+        request = ["openssl", "req", "-new", "-key", key, "-subj", "/CN=localhost", "-out", "request"]
+        sign = ["openssl", "ca", "-config", "openssl.cnf", "-selfsign", "-keyfile", key, "-in", "request", "-batch"]
+        validity = ["-notext", "-startdate", dates[0], "-enddate", dates[1], "-out", certificate]
+        for command in (create_key, request, [*sign, *validity]):
+            subprocess.run(command, check=True, capture_output=True, cwd=folder)
+        return certificate, key
+
+    return make

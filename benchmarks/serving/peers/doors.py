@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import grpc
 
+from palm_serve.addresses import NO_PROXY
 from palm_serve.oip import inference_pb2 as oip
 from palm_serve.v1 import palm_pb2 as pb
 
@@ -57,7 +58,7 @@ class _Grpc(Door):
     async def connect(self, port: int, callers: int) -> AsyncIterator[Ask]:
         """One channel for all callers, as clients are told to."""
         async with grpc.aio.insecure_channel(
-            f"127.0.0.1:{port}", options=(("grpc.use_local_subchannel_pool", 1),)
+            f"127.0.0.1:{port}", options=(("grpc.use_local_subchannel_pool", 1), *NO_PROXY)
         ) as channel:
             await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
             method = channel.unary_unary(self.path)

@@ -19,7 +19,6 @@ import logging
 import secrets
 import threading
 import time
-import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +29,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
 from palm_serve.errors import NotAllowed, TokenFileError, Unauthenticated
+from palm_serve.files import read_toml
 
 log = logging.getLogger(__name__)
 
@@ -200,12 +200,9 @@ class _File(BaseModel):
 
 
 def _read(path: Path) -> _TokenTable:
+    content = read_toml(path, TokenFileError)
     try:
-        file = _File.model_validate(tomllib.loads(path.read_bytes().decode()))
-    except OSError as error:
-        raise TokenFileError(f"{path} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise TokenFileError(f"{path} must be TOML: {error}") from None
+        file = _File.model_validate(content)
     except ValidationError as error:
         # Without the values, because one may be a token in the place of its hash.
         faults: list[str] = []

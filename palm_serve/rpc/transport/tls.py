@@ -8,15 +8,20 @@ import ssl
 import threading
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
 
 from palm_serve.config import TlsFiles
 from palm_serve.errors import TlsError
-from palm_serve.rpc.transport.x509 import expiry
+from palm_serve.pem import load_authorities, load_pair, read_pem
+from palm_serve.rpc.transport.x509 import chain_validity, expiry, have_expired
 
 log = logging.getLogger(__name__)
+
+_SOON_S = 7 * 86400.0
+"""Seconds before the expiry from which on there is a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,23 @@ class _Contents:
     certificate: bytes
     key: bytes
     client_ca: bytes | None
+
+    def warning(self, now: float) -> str:
+        """Return what is wrong with the validity of the certificates at a time in Unix seconds, or "".
+
+        Args:
+            now: the time.
+        """
+        chain = chain_validity(self.certificate)
+        if chain.end <= now:
+            return f"expired at {_utc(chain.end)}. Clients refuse it"
+        if chain.begin > now:
+            return f"is not valid before {_utc(chain.begin)}. Clients refuse it"
+        if self.client_ca is not None and have_expired(self.client_ca, now):
+            return "is valid, but all authorities of client certificates have expired. Clients are refused"
+        if chain.end - now <= _SOON_S:
+            return f"expires at {_utc(chain.end)}, in less than 7 days"
+        return ""
 
 
 class Certificates:
@@ -43,6 +65,8 @@ class Certificates:
         self._lock = threading.Lock()
         self._stamps = self._current_stamps()
         self._contents, self.context = self._read()
+        self._warned = ""
+        self._warn()
         self._last_sent = self._contents
         self.read_at = time.time()
         """Time at which the files in use were read, in Unix seconds."""
@@ -75,6 +99,7 @@ class Certificates:
             # Taken before the files are read, so that a change in between is noticed the next time.
             stamps = self._current_stamps()
             if stamps == self._stamps:
+                self._warn()
                 return
             self._stamps = stamps
             try:
@@ -87,6 +112,14 @@ class Certificates:
             if contents != self._contents:
                 self._contents, self.context = contents, context
                 log.info("a new certificate is used from the next connection on")
+            self._warn()
+
+    def _warn(self) -> None:
+        """Log what is wrong with the validity of the certificates, once."""
+        warning = self._contents.warning(time.time())
+        if warning and warning != self._warned:
+            log.warning("the certificate %s %s. Replace it.", self._files.certificate, warning)
+        self._warned = warning
 
     def _current_stamps(self) -> list[tuple[int, int, int] | None]:
         """Return values that change when a file changes, or when a link points to another file."""
@@ -97,32 +130,17 @@ class Certificates:
         return self._files.certificate, self._files.key, self._files.client_ca
 
     def _read(self) -> tuple[_Contents, ssl.SSLContext]:
-        contents = self._current_contents()
-        certificate, key, client_ca = self._paths
+        certificate = read_pem(self._files.certificate, "a certificate")
+        key = read_pem(self._files.key, "a private key")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:
-            # Without a password function OpenSSL would prompt for the password of an encrypted key on the terminal.
-            context.load_cert_chain(certificate, key, password=lambda: "")
-        except (ssl.SSLError, OSError) as error:
-            raise TlsError(
-                f"{certificate} and {key} must be a certificate and its key in PEM, got {_reason(error)}. Put the certificate before "
-                "its chain, and remove the password of the key."
-            ) from None
-        if client_ca is not None:
-            try:
-                context.load_verify_locations(client_ca)
-            except (ssl.SSLError, OSError) as error:
-                raise TlsError(
-                    f"{client_ca} must hold certificates in PEM, got {_reason(error)}. Check the file."
-                ) from None
+        load_pair(context, certificate, key)
+        client_ca = None
+        if self._files.client_ca is not None:
+            authorities = read_pem(self._files.client_ca, "certificates")
+            load_authorities(context, authorities)
             context.verify_mode = ssl.CERT_REQUIRED
-        if contents != self._current_contents():
-            raise TlsError(f"{certificate} and {key} must not change while they are read. They are read again.")
-        return contents, context
-
-    def _current_contents(self) -> _Contents:
-        certificate, key, client_ca = self._paths
-        return _Contents(_read_file(certificate), _read_file(key), None if client_ca is None else _read_file(client_ca))
+            client_ca = authorities.data
+        return _Contents(certificate.data, key.data, client_ca), context
 
 
 def _configuration(contents: _Contents) -> grpc.ServerCertificateConfiguration:
@@ -139,12 +157,5 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise TlsError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _reason(error: OSError) -> str:
-    return getattr(error, "reason", None) or error.strerror or type(error).__name__
+def _utc(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"

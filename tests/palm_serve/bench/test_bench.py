@@ -53,7 +53,7 @@ def test_bench_reads_texts_of_a_file(tiny_server: str, tmp_path: Path) -> None:
     (tmp_path / "texts").write_text("play a song\n\nhello\n")
     assert bench(tiny_server, "--rate", "20", "--texts", tmp_path / "texts", *SHORT).exit_code == 0
     (tmp_path / "blank").write_text("\n \n")
-    for name, told in (("blank", "has no text"), ("absent", "cannot be read")):
+    for name, told in (("blank", "must hold texts got none"), ("absent", "cannot be read")):
         run = bench(tiny_server, "--texts", tmp_path / name, *SHORT)
         assert run.exit_code == 2
         assert told in " ".join(re.sub(r"[^\w ]", " ", run.output).split())  # without the frame and its line breaks
@@ -64,7 +64,7 @@ def test_bench_over_tls_with_token(start_server: Callable[..., Process], tiny_bu
     """The processes of the generator use the same credentials as the first request."""
     certificate, key, tokens, held = (tmp_path / name for name in ("cert.pem", "key.pem", "tokens.toml", "token"))
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc"]
-    names = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    names = ["-days", "30", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run([*command, *names, "-out", certificate, "-keyout", key], check=True, capture_output=True)
     secret, digest = new_token()
     held.write_text(secret)

@@ -96,7 +96,7 @@ def test_changed_certificates_and_tokens_are_reported(
     start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     """The metrics show the current files, although no call is made."""
-    first, second = (certificate(tmp_path, f"made{days}", days) for days in (2, 5))
+    first, second = (certificate(tmp_path, f"made{days}", days) for days in (20, 50))
     served = tmp_path / "tls.pem", tmp_path / "tls.key"
     tokens = tmp_path / "tokens.toml"
 

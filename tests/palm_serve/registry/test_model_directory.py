@@ -106,7 +106,7 @@ def test_read_traffic_returns_the_shares(tmp_path: Path) -> None:
         ("canary = true", "canary must be a number from 0 to 1, got True"),
         ("canary = '10%'", "canary must be a number from 0 to 1, got '10%'"),
         ("stable = 0.1", "unknown key 'stable'; shares are for canary and shadow"),
-        ("canary 0.1", "cannot be read: .*write lines like `canary = 0.1`"),
+        ("canary 0.1", "traffic.toml must be TOML"),
     ],
 )
 def test_read_traffic_of_invalid_shares_raises(tmp_path: Path, text: str, match: str) -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
     folder = tmp_path_factory.mktemp("certificates")
     made = {name: (folder / f"{name}.pem", folder / f"{name}.key") for name in ("first", "second", "client")}
     for certificate, key in made.values():
-        command = ["openssl", "req", "-x509", *KEY, "-keyout", key, "-out", certificate, "-days", "2", *NAMES]
+        command = ["openssl", "req", "-x509", *KEY, "-keyout", key, "-out", certificate, "-days", "30", *NAMES]
         subprocess.run(command, check=True, capture_output=True)
     return made
 
@@ -113,12 +114,94 @@ class TestCertificates:
                 TlsFiles(certificate, pairs["second"][1]),
                 r"must be a certificate and its key in PEM, got KEY_VALUES_MISMATCH",
             ),
-            (TlsFiles(text, key), "must be a certificate and its key"),
+            (TlsFiles(text, key), "text must hold a certificate in PEM, got other contents"),
             (TlsFiles(certificate, locked), "remove the password of the key"),
             (TlsFiles(certificate, key, text), "text must hold certificates in PEM"),
         ):
             with pytest.raises(TlsError, match=told):
                 Certificates(files)
+
+
+DAY_S = 86400
+MakeCertificate = Callable[..., Pair]
+
+
+class TestValidity:
+    """Certificates that clients refuse, or soon will."""
+
+    @pytest.mark.parametrize(
+        ("begin_s", "end_s", "told"),
+        [
+            (-2 * DAY_S, -DAY_S, "expired at"),
+            (DAY_S, 20 * DAY_S, "is not valid before"),
+            (-DAY_S, 6.9 * DAY_S, "in less than 7 days"),
+            (-DAY_S, 7.1 * DAY_S, ""),
+        ],
+    )
+    def test_validity_is_checked_at_the_start(
+        self,
+        make_certificate: MakeCertificate,
+        caplog: pytest.LogCaptureFixture,
+        begin_s: float,
+        end_s: float,
+        told: str,
+    ) -> None:
+        pair = make_certificate("served", begin_s, end_s)
+        Certificates(TlsFiles(*pair)).look()
+        assert len(caplog.records) == bool(told)
+        assert told in caplog.text
+        if told:
+            assert f"the certificate {pair[0]} {told}" in caplog.text or "expires at" in caplog.text
+
+    def test_validity_is_checked_at_a_reload(
+        self, make_certificate: MakeCertificate, served: Pair, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        certificates = Certificates(TlsFiles(*served))
+        assert caplog.text == ""
+        put(make_certificate("old", -2 * DAY_S, -DAY_S), served)
+        certificates.look()
+        assert "expired at" in caplog.text
+        assert certificates.renewed() is not None
+        certificates.look()
+        assert len(caplog.records) == 1
+
+    def test_validity_is_checked_while_serving(
+        self, served: Pair, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each stage of a certificate that nobody replaces is told once."""
+        certificates = Certificates(TlsFiles(*served))
+        now = time.time()
+        for days in (20, 24, 25, 31, 32):
+            monkeypatch.setattr(time, "time", lambda days=days: now + days * DAY_S)
+            certificates.look()
+        assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+        assert "in less than 7 days" in caplog.records[0].getMessage()
+        assert "expired at" in caplog.records[1].getMessage()
+
+    def test_expired_client_authorities_are_told(
+        self, make_certificate: MakeCertificate, served: Pair, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        old, good = make_certificate("old", -2 * DAY_S, -DAY_S)[0], make_certificate("good")[0]
+        Certificates(TlsFiles(*served, old))
+        assert "all authorities of client certificates have expired" in caplog.text
+        caplog.clear()
+        bundle = tmp_path / "bundle.pem"
+        bundle.write_bytes(old.read_bytes() + good.read_bytes())
+        Certificates(TlsFiles(*served, bundle))
+        assert caplog.text == ""
+
+    def test_server_with_expired_certificate_prints_warning(
+        self, make_certificate: MakeCertificate, tiny_bundle: Path, start_server: Callable[..., Any]
+    ) -> None:
+        pair = make_certificate("served", -2 * DAY_S, -DAY_S)
+        process = start_server(tiny_bundle, "--tls-cert", pair[0], "--tls-key", pair[1])
+        target = process.target()
+        with pytest.raises(Unavailable, match="certificate has expired"):
+            intent(target, pair[0])
+        process.process.terminate()
+        process.finish()
+        assert len(process.errors) == 1
+        assert f"the certificate {pair[0]} expired at" in process.errors[0]
 
 
 def test_server_serves_over_tls(served: Pair, tiny_bundle: Path, start_server: Callable[..., Any]) -> None:

@@ -1,0 +1,72 @@
+"""Text files of users: with or without a byte order mark, and one message for what cannot be read."""
+
+import codecs
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from palm_serve.errors import PalmServeError
+
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_bytes(path: Path, error_class: type[PalmServeError]) -> bytes:
+    """Read a file, without a byte order mark of UTF-8.
+
+    Args:
+        path: the file.
+        error_class: class of the error.
+
+    Raises:
+        PalmServeError: of the class, if the file cannot be read or is UTF-16.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise error_class(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a NUL in the name
+        raise error_class(f"{str(path)!r} cannot be read: {error}") from None
+    if data.startswith(_UTF16):
+        raise error_class(f"{path}:1: must be UTF-8, got UTF-16. Save the file as UTF-8.")
+    return data.removeprefix(codecs.BOM_UTF8)
+
+
+def read_text(path: Path, error_class: type[PalmServeError]) -> str:
+    """Read a text file in UTF-8, without a byte order mark.
+
+    Args:
+        path: the file.
+        error_class: class of the error.
+
+    Raises:
+        PalmServeError: of the class, if the file cannot be read or is not UTF-8.
+    """
+    data = read_bytes(path, error_class)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        byte = data[error.start]
+        raise error_class(
+            f"{path}:{line}: must be UTF-8, got the byte 0x{byte:02x}, which is not. Save the file as UTF-8."
+        ) from None
+
+
+def read_toml(path: Path, error_class: type[PalmServeError]) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Args:
+        path: the file.
+        error_class: class of the error.
+
+    Raises:
+        PalmServeError: of the class, if the file cannot be read or is not TOML.
+    """
+    text = read_text(path, error_class)
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        reason = "its values are nested too deeply"
+    except ValueError as error:  # TOMLDecodeError, and numbers of thousands of digits
+        reason = str(error)
+    raise error_class(f"{path} must be TOML: {reason}. Strings need quotes, true and false are lower case.")
