@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from palm_serve.batching import BatchLimits
@@ -20,6 +20,9 @@ from palm_serve.registry import CANARY, SHADOW, STABLE, AnswerCache, LoadedModel
 from palm_serve.rpc.access.tokens import Scope, Tokens
 from palm_serve.rpc.grpc_server import make_health_server, make_server
 from palm_serve.rpc.lifecycle import Lifecycle, State
+from palm_serve.rpc.transport.connection_limits import ConnectionLimits, warn_of_few_descriptors
+from palm_serve.rpc.transport.descriptors import raise_limit
+from palm_serve.rpc.transport.listening import Listener, listen
 from palm_serve.rpc.transport.tls import Certificates
 from palm_serve.types import CallRecord
 
@@ -60,6 +63,8 @@ class Server:
         self._tracing = start_tracing(options)
         self._registry = make_registry(options, self._metrics)
         self._lifecycle = Lifecycle()
+        self._listeners: list[Listener] = []
+        self._connections = ConnectionLimits(options)
         if self._metrics is not None:
             self._metrics.registry.register(VersionMetrics(self._registry))
             self._watch_state(self._metrics)
@@ -76,6 +81,7 @@ class Server:
     def _watch_state(self, metrics: Metrics) -> None:
         """Publish the gauges of the server's state."""
         metrics.watch(lambda: self._lifecycle.in_flight, lambda: self._lifecycle.state is State.SERVING)
+        self._connections.on_refused = metrics.watch_connections(self._connections.open_connections)
         if self._tokens is not None:
             metrics.watch_file("tokens", self._tokens)
         if self._certificates is not None:
@@ -92,7 +98,7 @@ class Server:
         """Serve the metrics over HTTP. Raises BindError."""
         options = self._options
         tokens = self._tokens
-        host = options.metrics_host or options.host
+        host = options.metrics_host or options.tcp_host
 
         def check(header: str) -> None:
             assert tokens is not None
@@ -122,18 +128,26 @@ class Server:
         Raises:
             BindError: if an address cannot be listened on.
         """
-        host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
-        listen = self._server.add_insecure_port
-        if self._certificates is not None:
-            listen = partial(self._server.add_secure_port, server_credentials=self._certificates.credentials())
-        port = _listen(listen, f"{host}:{self._options.port}", "--port (0: any free one)")
-        if self._health_server is not None:
-            _listen(self._health_server.add_insecure_port, f"{host}:{self._options.health_port}", "--health-port")
+        options = self._options
+        credentials = None if self._certificates is None else self._certificates.credentials()
+        self._listeners.append(
+            listen(
+                self._server,
+                options.host,
+                options.port,
+                "--port (0: any free one)",
+                mode=int(options.socket_mode, 8),
+                credentials=credentials,
+            )
+        )
+        if self._health_server is not None and options.health_port is not None:
+            self._listeners.append(listen(self._health_server, options.tcp_host, options.health_port, "--health-port"))
             await self._health_server.start()
-        if self._metrics is not None and self._options.metrics_port is not None:
-            self._serve_metrics(self._metrics, self._options.metrics_port)
+        if self._metrics is not None and options.metrics_port is not None:
+            self._serve_metrics(self._metrics, options.metrics_port)
         await self._server.start()
-        return f"{host}:{port}"
+        self._connections.start(map(attrgetter("local_name"), self._listeners))
+        return self._listeners[0].address
 
     async def load(self) -> list[LoadedModel]:
         """Load and check the bundles, then serve and watch for changes.
@@ -194,6 +208,9 @@ class Server:
         await self._close()
 
     async def _close(self) -> None:
+        self._connections.stop()
+        for listener in self._listeners:
+            listener.remove()
         if self._health_server is not None:
             await self._health_server.stop(None)
         await self._registry.close()
@@ -225,6 +242,8 @@ async def serve(options: ServeOptions, print_line: Callable[[str], None]) -> Non
         loop.add_signal_handler(number, on_stop_signal)
     # Long texts and batches are tokenized on these threads. More threads than cores would slow down the engine.
     loop.set_default_executor(ThreadPoolExecutor(max(2, usable_cores()), "palm-work"))
+    raise_limit()
+    warn_of_few_descriptors(options)
     server = Server(options)
     loop.add_signal_handler(signal.SIGHUP, server.reload)
     stopped = asyncio.create_task(stop.wait())
@@ -246,16 +265,6 @@ async def serve(options: ServeOptions, print_line: Callable[[str], None]) -> Non
         raise
     finally:
         stopped.cancel()
-
-
-def _listen(listen: Callable[[str], int], address: str, option: str) -> int:
-    try:
-        return listen(address)
-    except RuntimeError:
-        raise BindError(
-            f"cannot listen on {address}: the port is in use or not allowed, or the host is not an address of this machine. "
-            f"Choose another {option} or --host."
-        ) from None
 
 
 def make_registry(options: ServeOptions, metrics: Metrics | None = None) -> Registry:

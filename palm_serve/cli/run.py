@@ -1,7 +1,6 @@
 """`palm-serve run`. Its flags are generated from `config.ServeOptions`."""
 
 import inspect
-import ipaddress
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
+from palm_serve.addresses import is_loopback, is_unix
 from palm_serve.cli.settings import as_toml, flag, resolve
 from palm_serve.cli.shared import report_errors, say, start_log
 from palm_serve.config import GROUPS, ServeOptions
@@ -52,7 +52,7 @@ def _serve(options: ServeOptions) -> None:
 
 
 def _warn_if_exposed(options: ServeOptions) -> None:
-    if options.tls is not None or _is_loopback(options.host):
+    if options.tls is not None or is_unix(options.host) or is_loopback(options.host):
         return
     if options.tokens is None:
         risk = "the server has neither TLS nor tokens: anyone can call it and read the traffic. See --tls-cert and --tokens."
@@ -62,8 +62,8 @@ def _warn_if_exposed(options: ServeOptions) -> None:
 
 
 def _warn_if_metrics_exposed(options: ServeOptions) -> None:
-    host = options.metrics_host or options.host
-    if options.metrics_port is None or _is_loopback(host):
+    host = options.metrics_host or options.tcp_host
+    if options.metrics_port is None or is_loopback(host):
         return
     if options.metrics_needs_token and not options.metrics_tls:
         risk = "metrics are served without TLS: the token can be intercepted. See --metrics-tls."
@@ -75,13 +75,6 @@ def _warn_if_metrics_exposed(options: ServeOptions) -> None:
     else:
         return
     say(f"warning: {host} is reachable from other machines, and {risk}", err=True)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _parameters() -> Iterator[inspect.Parameter]:

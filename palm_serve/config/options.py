@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from palm_serve.addresses import UNIX, UNIX_ABSTRACT, is_unix
 from palm_serve.config.values import MIB, Limits, LogFormat, LogLevel, Precision, Provider, TlsFiles, read_shares
 
 
@@ -70,7 +71,16 @@ class ModelOptions(_Group):
 class ListenOptions(_Group):
     """Listening"""
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address to listen on, or a Unix socket: unix:PATH, or unix-abstract:NAME without a file. "
+        "--health-port and --metrics-port then listen on 127.0.0.1.",
+    )
+    socket_mode: str = Field(
+        default="600",
+        pattern=r"^0?[0-7]{3}$",
+        description="Permissions of the Unix socket in octal. Who may write to it may call the server. 660: the group too, 666: every user.",
+    )
     port: int = Field(
         default=50051, ge=0, le=65535, description="Port to listen on. 0: any free port, which is printed."
     )
@@ -91,6 +101,25 @@ class ListenOptions(_Group):
         default=False,
         description="Serve grpc.channelz.v1, the connection statistics of gRPC. Callers can see the addresses of all clients.",
     )
+
+    @field_validator("host")
+    @classmethod
+    def _named_socket(cls, value: str) -> str:
+        if value in (UNIX, UNIX_ABSTRACT):
+            raise ValueError(f"must name a socket, as in {UNIX}/run/palm/palm.sock")
+        return value
+
+    @field_validator("metrics_host")
+    @classmethod
+    def _no_socket(cls, value: str | None) -> str | None:
+        if value is not None and is_unix(value):
+            raise ValueError("must be a host name or an IP address, because Prometheus reads no Unix socket")
+        return value
+
+    @property
+    def tcp_host(self) -> str:
+        """Return the address of the health port and, unless it has its own, of the metrics port."""
+        return "127.0.0.1" if is_unix(self.host) else self.host
 
 
 class EngineOptions(_Group):
@@ -209,6 +238,12 @@ class ConnectionOptions(_Group):
         default=10_000,
         ge=1,
         description="Limit of open connections. It is lower where the process may open fewer files (ulimit -n).",
+    )
+    max_connections_per_address: int | None = Field(
+        default=None,
+        ge=0,
+        description="Limit of open connections per client address. Default: a quarter of --max-connections. 0: no limit, "
+        "for a server behind a proxy, which gives all clients its own address.",
     )
     max_streams: int = Field(
         default=2048,

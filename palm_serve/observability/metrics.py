@@ -94,6 +94,33 @@ class Metrics:
         state = Gauge("palm_serving", "1 while the server is neither loading nor draining.", registry=self.registry)
         state.set_function(serving)
 
+    def watch_connections(self, count: Callable[[], int]) -> Callable[[str, int], None]:
+        """Publish the open and the refused connections.
+
+        Args:
+            count: returns the number of open connections, on the scrape's thread.
+
+        Returns:
+            A function to be called with a reason, `total` or `address`, and a number of refused connections.
+        """
+        connections = Gauge(
+            "palm_connections", "Open connections of clients, of health checks too.", registry=self.registry
+        )
+        connections.set_function(count)
+        refused = Counter(
+            "palm_connections_refused",
+            "Connections closed on arrival by the limit that they exceeded: total (max_connections), address (of one address).",
+            ["reason"],
+            registry=self.registry,
+        )
+        for reason in ("total", "address"):
+            refused.labels(reason)
+
+        def count_refused(reason: str, number: int) -> None:
+            refused.labels(reason).inc(number)
+
+        return count_refused
+
     def watch_file(self, name: str, file: ReloadedFile) -> None:
         """Publish the times of a file's last read and last failed reload. Every scrape checks the file."""
 

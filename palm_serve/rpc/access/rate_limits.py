@@ -16,16 +16,28 @@ _NETWORK_BITS = 64
 """Prefix of an IPv6 address that identifies a client. A client can choose the other bits for every call."""
 
 
+UNIX_CLIENT = "unix"
+"""Address of all clients of Unix sockets. A client could choose the path of its own end."""
+
+
 def client_address(peer: str) -> str:
     """Return the address of a peer of grpc (`ipv4:HOST:PORT`, `ipv6:%5BHOST%5D:PORT`, `unix:PATH`), without the port."""
     scheme, _, location = peer.partition(":")
+    if scheme.startswith("unix"):
+        return UNIX_CLIENT
     if scheme not in ("ipv4", "ipv6"):
         return peer
-    host = urllib.parse.unquote(location).rpartition(":")[0]
-    if scheme == "ipv4":
-        return host
-    network = ipaddress.ip_network((host.strip("[]").partition("%")[0], _NETWORK_BITS), strict=False)
-    return str(network)
+    return client_network(urllib.parse.unquote(location).rpartition(":")[0].strip("[]"))
+
+
+def client_network(host: str) -> str:
+    """Return what identifies a client: its IPv4 address, or the network of its IPv6 address."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:  # an IPv4 client of a server that listens on both
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((int(address), _NETWORK_BITS), strict=False))
+    return str(address)
 
 
 class InFlightLimit:

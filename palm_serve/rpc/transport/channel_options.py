@@ -1,14 +1,11 @@
 """Limits of a connection as channel options of grpc."""
 
-import resource
-
 from palm_serve.config import ServeOptions
+from palm_serve.rpc.transport.connection_limits import grpc_connection_limit
 
 _NEVER = 2**31 - 1
 """Value of grpc for "never"."""
 _KIB = 1024
-_RESERVED_DESCRIPTORS = 128
-"""File descriptors reserved for models, logs and metrics."""
 
 ChannelOptions = tuple[tuple[str, int], ...]
 
@@ -20,7 +17,7 @@ def channel_options(options: ServeOptions) -> ChannelOptions:
         # Otherwise a second server on the same port would silently receive half of the calls.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", options.limits.message_bytes),
-        ("grpc.max_allowed_incoming_connections", min(options.max_connections, _descriptors())),
+        ("grpc.max_allowed_incoming_connections", grpc_connection_limit(options)),
         ("grpc.max_concurrent_streams", options.max_streams),
         # Above its limits (1000 and 3000 pending calls) grpc answers CANCELLED to calls of any client, and clients do not retry
         # after CANCELLED. So a flood over one connection would end calls of other clients. Connections times streams is the limit.
@@ -41,11 +38,6 @@ def channel_options(options: ServeOptions) -> ChannelOptions:
         ("grpc.max_connection_age_grace_ms", _ms(options.max_connection_age_grace)),
         ("grpc.max_connection_idle_ms", _ms(options.max_connection_idle) or _NEVER),
     )
-
-
-def _descriptors() -> int:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _NEVER if soft == resource.RLIM_INFINITY else max(1, soft - _RESERVED_DESCRIPTORS)
 
 
 def _ms(seconds: float) -> int:

@@ -10,6 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
+from palm_serve.config import ServeOptions
+from palm_serve.rpc.transport.connection_limits import grpc_connection_limit
 from palm_serve.v1 import palm_pb2 as pb
 from palm_serve.v1 import palm_pb2_grpc as stubs
 
@@ -82,11 +84,12 @@ def test_http2_settings_announce_the_limits(
     assert (told[MAX_CONCURRENT_STREAMS], told[MAX_HEADER_LIST_SIZE]) == (17, 3 * 1024)
 
 
-def test_connections_over_limit_are_refused(
+def test_connections_over_limit_of_grpc_are_refused(
     make_rpc_server: Callable[..., RunningServer], connect: Callable[[RunningServer], Peer]
 ) -> None:
+    """It is what remains where connections arrive faster than `ConnectionLimits` looks at them."""
     rpc_server = make_rpc_server(max_connections=3)
-    peers = [connect(rpc_server).greet() for _ in range(3)]
+    peers = [connect(rpc_server).greet() for _ in range(grpc_connection_limit(ServeOptions(max_connections=3)))]
     assert all(peer.first(SETTINGS) for peer in peers)
     assert list(connect(rpc_server).greet().frames()) == []
     peers[0].socket.close()
