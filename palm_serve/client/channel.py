@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from palm_serve.addresses import proxy_options
+from palm_serve.addresses import is_unix, proxy_options
 from palm_serve.v1 import palm_pb2_grpc as stubs
 
 ChannelOptions = tuple[tuple[str, int | str], ...]
@@ -43,7 +43,11 @@ def channel_options(target: str, use_proxy: bool = True) -> ChannelOptions:
         target: gRPC name of the server.
         use_proxy: let gRPC use a proxy of the environment if the target is another machine.
     """
-    return (*_COMMON, *proxy_options(target, use_proxy))
+    options = (*_COMMON, *proxy_options(target, use_proxy))
+    if is_unix(target):
+        # A socket has no host name, which a certificate could be valid for.
+        return (*options, ("grpc.ssl_target_name_override", "localhost"))
+    return options
 
 
 def open_channel(api: Any, target: str, credentials: grpc.ChannelCredentials | None, options: ChannelOptions) -> Any:

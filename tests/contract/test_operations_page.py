@@ -85,6 +85,7 @@ def families() -> dict[str, tuple[str, tuple[str, ...]]]:
     metrics = Metrics(registry)
     metrics(record())
     metrics.watch(lambda: 0, lambda: True)
+    metrics.watch_connections(lambda: 0)
     metrics.watch_file("tokens", SimpleNamespace(read_at=1.0, failed_at=0.0, look=lambda: None))
     metrics.watch_certificate(lambda: 1.0)
     metrics.for_model("m", "0" * 64).batch_finished(FinishedBatch(1, 1, 1, [0.1], 0.1, 0.1))

@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,12 +29,8 @@ Process = Any  # of conftest.py, which cannot be imported by name
 @pytest.fixture
 def path() -> Iterator[Path]:
     """A path for a socket. The folders of pytest are too long for one."""
-    folder = Path(f"/tmp/palm-test-{os.getpid()}")
-    folder.mkdir()
-    yield folder / "x.sock"
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()
+    with tempfile.TemporaryDirectory(prefix="palm") as folder:
+        yield Path(folder) / "x.sock"
 
 
 def intent(target: str, **options: Any) -> str:
@@ -86,11 +83,13 @@ def test_permissions_of_the_socket_are_set(start_server: Callable[..., Process],
     if os.getuid() == 0:
         path.parent.chmod(0o755)
         script = (
-            "import os, sys; os.setgid(12345); os.setuid(12345); from palm_serve.client import Client; "
-            "print(Client(sys.argv[1], timeout_s=60).health())"
+            "import os, socket, sys; connection = socket.socket(socket.AF_UNIX); os.setegid(12345); os.seteuid(12345); "
+            "connection.connect(sys.argv[1]); print('connected')"
         )
-        done = subprocess.run([sys.executable, "-c", script, f"unix:{path}"], capture_output=True, text=True)
-        assert done.stdout == "True\n", done.stderr
+        command = [sys.executable, "-c", script, str(path)]
+        assert subprocess.run(command, capture_output=True, text=True).stdout == "connected\n"
+        path.chmod(0o600)
+        assert "PermissionError" in subprocess.run(command, capture_output=True, text=True).stderr
     stop(process)
 
 

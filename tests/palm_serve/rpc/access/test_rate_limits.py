@@ -16,7 +16,7 @@ from palm_serve.rpc.access.rate_limits import InFlightLimit, RateLimit, client_a
         ("ipv6:[2001:db8:1:2:3:4:5:6]:5123", "2001:db8:1:2::/64"),
         ("ipv6:%5B2001:db8:1:2:ffff::9%5D:1", "2001:db8:1:2::/64"),
         ("ipv6:%5Bfe80::1%25eth0%5D:1", "fe80::/64"),
-        ("unix:/run/palm.sock", "unix:/run/palm.sock"),
+        ("unix:/run/palm.sock", "unix"),
     ],
 )
 def test_client_address_of_peers(peer: str, client: str) -> None:
