@@ -109,20 +109,12 @@ class DelimitedDataConfig(_SeveralClasses):
     """Character between columns. None: tab for tsv, comma for csv."""
 
 
-class JsonDataConfig(_SeveralClasses):
-    """JSON lists of objects."""
+class JsonDataConfig(_WordTags):
+    """JSON lines, one object per line, and JSON lists of objects."""
 
-    format: Literal["json"]
+    format: Literal["jsonl", "json"]
     columns: Names = ()
-    """Keys that are read. Empty: all."""
-
-
-class JsonLinesDataConfig(DataConfig):
-    """JSON lines: one object per line."""
-
-    format: Literal["jsonl"]
-    columns: Names = ()
-    """Keys that are read. Empty: all."""
+    """Keys that are read. Empty: all but `id`, `idx` and `guid`."""
 
 
 class ArrowDataConfig(_WordTags):
@@ -130,7 +122,7 @@ class ArrowDataConfig(_WordTags):
 
     format: Literal["parquet", "datasets"]
     columns: Names = ()
-    """Columns that are read. Empty: all."""
+    """Columns that are read. Empty: all but `id`, `idx` and `guid`."""
 
 
 class PlainDataConfig(DataConfig):
@@ -148,7 +140,7 @@ DATA_FORMATS: SectionUnion[DataConfig] = SectionUnion(
         "palm": PalmDataConfig,
         "tsv": DelimitedDataConfig,
         "csv": DelimitedDataConfig,
-        "jsonl": JsonLinesDataConfig,
+        "jsonl": JsonDataConfig,
         "json": JsonDataConfig,
         "squad": PlainDataConfig,
         "clinc": PlainDataConfig,

@@ -12,7 +12,7 @@ from palm_trainer.data.formats.detect import detect_format
 from palm_trainer.data.formats.jsonl import ANSWER
 from palm_trainer.data.formats.text_fields import class_fields, span_fields
 from palm_trainer.data.formats.text_files import Defect, Defects, FormatOptions
-from palm_trainer.data.formats.writers import WRITERS
+from palm_trainer.data.formats.writers import HOLD_LISTS, WRITERS
 from palm_trainer.errors import DataError
 
 TEXT_CHANGED = "text: its white space changed"
@@ -92,7 +92,8 @@ def convert(
     target_format = target_format or _format_of(target, selected)
     if target_format not in WRITERS:
         raise DataError(f"{target}: format '{target_format}' cannot be written; choose one of {', '.join(WRITERS)}")
-    separator = (options.label_separator or "#") if _has_several_classes(selected) else None
+    joins_classes = target_format not in HOLD_LISTS and _has_several_classes(selected)
+    separator = (options.label_separator or "#") if joins_classes else None
     target_options = FormatOptions(joiner=options.joiner, label_separator=separator)
     with _replaced_target(target) as temporary:
         WRITERS[target_format](selected, temporary, target_options)

@@ -1,19 +1,30 @@
 """Rows of columns, shared by the tab-separated and comma-separated formats.
 
-Column names: `text`, `text_a` or `sentence` is the text, `text_b` or `text_pair` its pair, `_` is
-skipped. Any other column is a class field.
+Column names: `text`, `text_a` or `sentence` is the text, `text_b` or `text_pair` its pair. Public
+data sets have `question` with `context` or `passage`, `sentence1` with `sentence2`, `premise` with
+`hypothesis`, `question1` with `question2`. `_` and numbers of rows (`id`, `idx`, `guid`) are skipped
+and counted. Any other column is a class field.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from palm_trainer.data.example import Example, FieldValue
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, class_value
 from palm_trainer.errors import DataError
 
-TEXT_COLUMNS = ("text", "text_a", "sentence")
-PAIR_COLUMNS = ("text_b", "text_pair")
+TEXT_COLUMNS = ("text", "text_a", "sentence", "question", "sentence1", "premise", "question1")
+PAIR_COLUMNS = ("text_b", "text_pair", "context", "passage", "sentence2", "hypothesis", "question2")
+_PAIRS: Mapping[str, tuple[str, ...]] = {
+    "question": ("context", "passage"),
+    "sentence1": ("sentence2",),
+    "premise": ("hypothesis",),
+    "question1": ("question2",),
+}
+"""Names of the pair that belong to one name of the text. `text_pair` and `text_b` belong to all."""
+UNREAD = ("id", "idx", "guid")
+"""Names of columns that number the rows."""
 SKIPPED = "_"
 NO_CLASS = "empty class (read as unlabelled)"
 
@@ -38,7 +49,15 @@ def examples(
     if options.header or (options.header is None and not columns):
         _, header = next(rows)
         columns = columns or tuple(map(str.strip, header))
-    _check_columns(columns, path, "`columns`" if options.columns else "the header")
+    origin = "`columns`" if options.columns else "the header"
+    _check_columns(columns, path, origin)
+    texts = find_texts(columns, f"{path}:1")
+    if "text" not in texts.values():
+        raise DataError(
+            f"{path}:1: no text column in {origin} ({', '.join(columns)}); name one {' or '.join(TEXT_COLUMNS[:3])}, "
+            "with `columns = [...]` in the configuration if the file has no header"
+        )
+    roles = _column_roles(columns, texts, options)
     is_empty = True
     for number, fields in rows:
         source = f"{path}:{number}"
@@ -47,43 +66,68 @@ def examples(
             raise DataError(
                 f"{source}: {len(fields)} fields, but {len(columns)} columns ({listed}); correct the row or `columns`"
             )
-        yield row_example(columns, fields, source, options.label_separator, defects)
+        yield _row_example(roles, fields, source, options.label_separator, defects)
         is_empty = False
     if is_empty:
         raise DataError(f"{path}: no row after the header; a data file holds at least one example")
 
 
-def count_texts(names: Iterable[str]) -> tuple[int, int]:
-    """Return the number of columns that hold the text, and of those that hold its pair."""
-    text_count = 0
-    pair_count = 0
-    for name in names:
-        text_count += name in TEXT_COLUMNS
-        pair_count += name in PAIR_COLUMNS
-    return text_count, pair_count
+def find_texts(columns: Sequence[str], source: object) -> dict[str, str]:
+    """Return `text` or `text_pair` for each column that holds a text.
+
+    A column of that very name excludes the other names.
+
+    Args:
+        columns: names of the columns.
+        source: place of the names, for messages.
+
+    Raises:
+        DataError: several columns could be the text or its pair.
+    """
+    roles: dict[str, str] = {}
+    names = TEXT_COLUMNS
+    for role in ("text", "text_pair"):
+        candidates = [role] if role in columns else list(filter(names.__contains__, columns))
+        if len(candidates) > 1:
+            raise DataError(
+                f"{source}: columns {' and '.join(candidates)} could both be the {role}; say which with `columns`"
+            )
+        for name in candidates:
+            roles[name] = role
+        names = PAIR_COLUMNS[:2]
+        for name in candidates:
+            names += _PAIRS.get(name, ())
+    return roles
+
+
+def unread_kind(name: str, columns: Sequence[str] = ()) -> str:
+    """Describe a column or key that is passed over.
+
+    Args:
+        name: its name.
+        columns: the option `columns`, if it is set.
+    """
+    if columns:
+        return f"'{name}', which `columns` does not name (passed over)"
+    return f"'{name}' (passed over)"
+
+
+def _column_roles(columns: Sequence[str], texts: Mapping[str, str], options: FormatOptions) -> list[tuple[str, str]]:
+    """Return name and role of each column: `text`, `text_pair`, `class`, or how it is told as passed over."""
+    roles = []
+    for position, name in enumerate(columns, 1):
+        role = texts.get(name, "class")
+        if name == SKIPPED:
+            role = f"column {position}, named '{SKIPPED}' (passed over)"
+        elif name in UNREAD and name not in options.columns:
+            role = unread_kind(name)
+        roles.append((name, role))
+    return roles
 
 
 def _check_columns(columns: tuple[str, ...], path: Path, origin: str) -> None:
-    """Check that there is one text, at most one pair, and no doubled column.
-
-    `origin` tells who names the columns.
-    """
+    """Check that no column is doubled or without a name. `origin` tells who names the columns."""
     names = [name for name in columns if name != SKIPPED]
-    text_count, pair_count = count_texts(names)
-    fault = ""
-    allowed: tuple[str, ...] = TEXT_COLUMNS
-    if text_count == 0:
-        fault = "no text column"
-    elif text_count > 1:
-        fault = f"{text_count} columns of {', '.join(TEXT_COLUMNS)}"
-    elif pair_count > 1:
-        fault = f"{pair_count} columns of {', '.join(PAIR_COLUMNS)}"
-        allowed = PAIR_COLUMNS
-    if fault:
-        raise DataError(
-            f"{path}:1: {fault} in {origin} ({', '.join(columns)}); name one {' or '.join(allowed)}, "
-            "with `columns = [...]` in the configuration if the file has no header"
-        )
     doubled = []
     for name, count in sorted(Counter(names).items()):
         if count > 1 or not name:
@@ -94,38 +138,42 @@ def _check_columns(columns: tuple[str, ...], path: Path, origin: str) -> None:
         )
 
 
-def row_example(
-    columns: tuple[str, ...], fields: list[str], source: str, separator: str | None, defects: Defects
+def _row_example(
+    roles: Sequence[tuple[str, str]], fields: list[str], source: str, separator: str | None, defects: Defects
 ) -> Example:
-    """Convert one row to an example.
-
-    Args:
-        columns: names of the columns.
-        fields: their values.
-        source: `file:line`, for messages.
-        separator: between several classes in one column. None: one class.
-        defects: tally of repaired defects.
-
-    Raises:
-        DataError: a text is empty.
-    """
+    """Convert one row to an example. Raises DataError if a text is empty."""
     text = ""
     pair = None
     values: dict[str, FieldValue] = {}
-    for name, value in zip(columns, fields, strict=True):
-        is_text = name in TEXT_COLUMNS
-        if is_text or name in PAIR_COLUMNS:
+    for (name, role), value in zip(roles, fields, strict=True):
+        if role in ("text", "text_pair"):
             if not value.strip():
                 raise DataError(
                     f"{source}: column '{name}' is empty; a text needs at least one character, remove the row"
                 )
-            if is_text:
+            if role == "text":
                 text = value
             else:
                 pair = value
-        elif name != SKIPPED:
-            if value.strip() or separator is not None:
-                values[name] = class_value(value.strip(), separator)
-            else:
-                defects.add(NO_CLASS, source)
+        elif role == "class":
+            label = class_cell(value, separator, source, defects)
+            if label is not None:
+                values[name] = label
+        elif value.strip():
+            defects.add(role, source)
     return Example(text, values, pair=pair, source=source)
+
+
+def class_cell(value: str, separator: str | None, source: str, defects: Defects) -> str | tuple[str, ...] | None:
+    """Return the class, or several, in a cell; None if it is empty and holds one class.
+
+    Args:
+        value: text of the cell.
+        separator: between several classes. None: one class.
+        source: `file:line`, for messages.
+        defects: tally of empty cells.
+    """
+    if value.strip() or separator is not None:
+        return class_value(value.strip(), separator, source, defects)
+    defects.add(NO_CLASS, source)
+    return None

@@ -14,10 +14,11 @@ from palm_trainer.data.formats.joint import FILES
 from palm_trainer.data.formats.json_values import load_json
 from palm_trainer.data.formats.palm_tsv import SEPARATOR, TAG_COLUMNS
 from palm_trainer.data.formats.rasa import holds_examples, rasa_files
+from palm_trainer.data.formats.rasa_json import is_rasa_json
 from palm_trainer.data.formats.rasa_markdown import is_markdown
 from palm_trainer.data.formats.squad import is_row
 from palm_trainer.data.formats.text_files import FormatOptions, read_text, split_lines
-from palm_trainer.data.formats.unread import check_unlabelled
+from palm_trainer.data.formats.unread import check_unlabelled, check_unread_json
 from palm_trainer.errors import DataError
 
 _SAMPLE_LINES = 2000
@@ -102,13 +103,19 @@ def _detect_directory(path: Path) -> Detection:
 
 
 def _detect_json(path: Path) -> Detection:
+    lines = list(filter(str.strip, split_lines(read_text(path))[:_SAMPLE_LINES]))
+    if len(lines) > 1 and all(line.lstrip().startswith("{") and line.rstrip().endswith("}") for line in lines):
+        return Detection("jsonl")
     value = load_json(path)
+    check_unread_json(path, value)
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         return Detection("squad")
     if is_clinc(value):
         return Detection("clinc")
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return Detection("json", FormatOptions(columns=_json_columns(value)))
+    if is_rasa_json(value):
+        return Detection("rasa")
     raise DataError(f"{path}: JSON of no known format (squad, clinc, an array of objects); convert it to jsonl")
 
 

@@ -54,7 +54,7 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
         text, ranges = join_words(words, options.joiner)
         tag_sources = [f"{tag_file}:{number}:{word}" for word in range(1, len(tags) + 1)]
         spans = spans_from_tags(tags, ranges, options.scheme, tag_sources, defects)
-        intent = class_value(label.strip(), options.label_separator)
+        intent = class_value(label.strip(), options.label_separator, source, defects)
         yield Example(text, {"intent": intent, "slots": spans}, words=ranges, source=source)
 
 

@@ -52,7 +52,7 @@ def _tagged_example(row: Example, options: FormatOptions, defects: Defects) -> E
     for name, value in row.fields.items():
         assert isinstance(value, str)
         if name not in TAG_COLUMNS:
-            fields[name] = class_value(value, options.label_separator)
+            fields[name] = class_value(value, options.label_separator, row.source, defects)
             continue
         tags = value.removesuffix(SEPARATOR).split(SEPARATOR)
         if len(tags) == 1 and _are_tags(value.split()):

@@ -32,7 +32,7 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
         check_readable(file)
         try:
             with parquet.ParquetFile(file) as reader:
-                batches = reader.iter_batches(columns=list(options.columns) or None)
+                batches = reader.iter_batches()
                 yield from arrow.examples(batches, reader.schema_arrow, file, options, defects)
         except arrow_errors() as error:
             raise DataError(f"{file}: not a Parquet file, or a broken one: {error}; write it again") from None

@@ -1,15 +1,15 @@
-"""Rasa's NLU training data, YAML 2.0 and 3.1 or the old Markdown, a file or a directory of files.
+"""Rasa's NLU training data, YAML 2.0 and 3.1 or the old Markdown and JSON, a file or a directory of files.
 
 Fields: `intent`, `slots`.
 
 Entities: `[value](name)`, `[value](name:synonym)`, `[value]{"entity": ..., "role": ..., "group":
 ..., "value": ...}`, and a list of such objects, of which the first counts. Content that a span
-cannot hold (synonyms) and sections without examples (synonym, regex, lookup) are reported as
-skipped. Every scalar stays a string: an intent may be called `yes`.
+cannot hold (synonyms), other keys and other sections (synonym, regex, lookup, stories) are counted as
+passed over. Every scalar stays a string: an intent may be called `yes`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,16 +18,21 @@ import yaml
 
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats.rasa_annotations import MORE_ENTITIES, SYNONYM, read_entities
+from palm_trainer.data.formats.rasa_json import ROOT, parse_json_file
 from palm_trainer.data.formats.rasa_markdown import SECTIONS, is_markdown, parse_markdown
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, read_text, split_lines
 from palm_trainer.data.formats.yaml_nodes import compose_yaml, scalar_values
 from palm_trainer.errors import DataError
 
-__all__ = ["FOLDED", "MORE_ENTITIES", "NO_DASH", "SYNONYM", "parse", "rasa_files"]
+__all__ = ["FOLDED", "MORE_ENTITIES", "NO_DASH", "NO_NLU", "SYNONYM", "parse", "rasa_files"]
 
 NO_DASH = "line without '- ' before the example (passed over)"
 _YAML = (".yml", ".yaml")
 _MARKDOWN = (".md", ".markdown")
+_JSON = ".json"
+NO_NLU = "file without an `nlu` list (passed over)"
+_DIALOGUES = ("stories", "rules", "responses")
+"""Sections of other files that are told by name. The rest of a project configures it."""
 FOLDED = "line with '- ' that its quotes join to the line above (read as one example; write `examples: |`)"
 
 
@@ -69,7 +74,9 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
     if not files:
         raise DataError(f"{path}: no .yml or .yaml file in this directory; name the NLU file")
     for file in files:
-        if _is_markdown_file(file):
+        if file.suffix.lower() == _JSON:
+            yield from parse_json_file(file, defects)
+        elif _is_markdown_file(file):
             yield from parse_markdown(file, defects)
         else:
             yield from _yaml_examples(file, defects, must_hold_examples=not path.is_dir())
@@ -80,6 +87,7 @@ def _yaml_examples(file: Path, defects: Defects, *, must_hold_examples: bool) ->
     root = compose_yaml(file, defects)
     sections = scalar_values(root) if isinstance(root, yaml.MappingNode) else {}
     nlu = sections.get("nlu")
+    _note_sections(file, sections, defects)
     if isinstance(nlu, yaml.SequenceNode):
         nlu_file = _NluFile(file, defects)
         limit = file.stat().st_size
@@ -93,13 +101,33 @@ def _yaml_examples(file: Path, defects: Defects, *, must_hold_examples: bool) ->
                 yield example
     elif must_hold_examples or (nlu is not None and nlu.value):
         raise DataError(f"{file}:1: no `nlu:` list; Rasa's training data has one (YAML 2.0 or 3.1)")
+    else:
+        defects.add(NO_NLU, f"{file}:1")
+
+
+def _note_sections(file: Path, sections: dict[str, yaml.Node], defects: Defects) -> None:
+    """Count the entries of sections that are not read: all beside `nlu`, else those that hold texts of users or answers."""
+    for name, node in sections.items():
+        is_told = "nlu" in sections or name in _DIALOGUES
+        if not is_told or name in ("nlu", "version") or not node.value:
+            continue
+        count = len(node.value) if isinstance(node, yaml.CollectionNode) else 1
+        defects.add(f"entry of '{name}' (passed over)", f"{file}:{node.start_mark.line + 1}", count)
+
+
+def _note_keys(node: yaml.Node, read: Sequence[str], owner: str, file: "_NluFile") -> None:
+    """Count the keys of an item that are not read."""
+    if isinstance(node, yaml.MappingNode):
+        for name, value in scalar_values(node).items():
+            if name not in read:
+                file.defects.add(f"'{name}' of an {owner} (passed over)", file.place(value))
 
 
 def rasa_files(folder: Path) -> list[Path]:
-    """List all YAML files of a directory and its subdirectories, and the Markdown files that hold training data."""
+    """List all YAML files of a directory and its subdirectories, and the Markdown and JSON files with training data."""
     files = []
     for file in folder.rglob("*"):
-        if file.suffix in _YAML or (file.suffix in _MARKDOWN and _is_markdown_file(file)):
+        if file.suffix in _YAML or (file.suffix in (*_MARKDOWN, _JSON) and holds_examples(file)):
             files.append(file)
     return sorted(files)
 
@@ -109,6 +137,8 @@ def holds_examples(file: Path) -> bool:
 
     Other files of a Rasa project (domain, rules) do not.
     """
+    if file.suffix == _JSON:
+        return f'"{ROOT}"'.encode() in file.read_bytes()
     if file.suffix not in _YAML:
         return _is_markdown_file(file)
     return re.search(rb"^nlu\s*:", file.read_bytes(), re.MULTILINE) is not None
@@ -136,6 +166,7 @@ def _item(item: yaml.Node, file: _NluFile) -> Iterator[Example]:
     examples = keys.get("examples")
     if not isinstance(intent, yaml.ScalarNode) or not intent.value or examples is None:
         raise DataError(f"{source}: an item without `intent` and `examples`; each needs both")
+    _note_keys(item, ("intent", "examples"), "intent", file)
     for text, line in _examples(examples, file):
         source = f"{file.path}:{line}"
         plain_text, spans = read_entities(text, source, file.defects)
@@ -151,6 +182,7 @@ def _examples(node: yaml.Node, file: _NluFile) -> Iterator[tuple[str, int]]:
             text = scalar_values(item).get("text") if isinstance(item, yaml.MappingNode) else item
             if not isinstance(text, yaml.ScalarNode):
                 raise DataError(f"{file.place(item)}: an example without `text`; write `- text: ...`")
+            _note_keys(item, ("text",), "example", file)
             yield text.value.strip(), text.start_mark.line + 1
         return
     if not isinstance(node, yaml.ScalarNode):

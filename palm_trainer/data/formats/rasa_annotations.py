@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
+from palm_trainer.config.mappings import absent
 from palm_trainer.data.example import LabelledSpan
 from palm_trainer.data.formats.json_values import parse_json
 from palm_trainer.data.formats.text_files import Defects
 from palm_trainer.errors import DataError
 
 SYNONYM = "synonym given with an entity (passed over)"
+_KEYS = ("entity", "role", "group", "value")
 MORE_ENTITIES = "further entity on the same words (passed over)"
 
 
@@ -71,8 +73,7 @@ def read_entities(text: str, source: str, defects: Defects) -> tuple[str, tuple[
         start = length + len(text_before)
         length = start + len(annotation.value)
         position = annotation.end
-        entity = _entity(text, annotation, source, defects)
-        spans.append(LabelledSpan(start, length, entity["entity"], entity.get("role", ""), entity.get("group", "")))
+        spans.append(entity_span(_entity(text, annotation, source, defects), start, length, source))
     segments.append(text[position:])
     return "".join(segments), tuple(spans)
 
@@ -114,7 +115,31 @@ def _annotation(text: str, start: int, value_end: int, finder: _Finder) -> _Anno
     return None
 
 
-def _entity(text: str, annotation: _Annotation, source: str, defects: Defects) -> dict[str, str]:
+def entity_span(entity: dict[str, Any], start: int, end: int, source: str) -> LabelledSpan:
+    """Return the span of an entity.
+
+    Args:
+        entity: its keys: `entity`, perhaps `role` and `group`.
+        start: first code point.
+        end: code point after the last.
+        source: place of the entity, for messages.
+
+    Raises:
+        DataError: a name is no string or number, or there is none.
+    """
+    names = []
+    for key in ("entity", "role", "group"):
+        value = entity.get(key)
+        if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+            raise DataError(f"{source}: `{key}` of an entity must be a string, got {value!r}; correct it")
+        names.append("" if value is None else str(value).strip())
+    label, role, group = names
+    if not label:
+        raise DataError(f'{source}: an entity must have a name, got {entity!r}; add "entity": "NAME"')
+    return LabelledSpan(start, end, label, role, group)
+
+
+def _entity(text: str, annotation: _Annotation, source: str, defects: Defects) -> dict[str, Any]:
     """Return the keys of an annotation, with its name as `entity`."""
     if annotation.name:
         if annotation.has_synonym:
@@ -124,10 +149,12 @@ def _entity(text: str, annotation: _Annotation, source: str, defects: Defects) -
     subject = f"annotation {written!r}"
     entities: list[dict[str, Any]] = parse_json(f"[{annotation.json}]", source, "use double quotes", subject=subject)
     entity = entities[0]
-    if not isinstance(entity.get("entity"), str) or not entity["entity"]:
+    if not entity.get("entity"):
         raise DataError(f'{source}: annotation {written!r} names no entity; add "entity": "NAME"')
     if len(entities) > 1:
         defects.add(MORE_ENTITIES, source, len(entities) - 1)
-    if "value" in entity:
+    if entity.get("value") not in (None, annotation.value):
         defects.add(SYNONYM, source)
-    return dict(zip(entity, map(str, entity.values()), strict=True))
+    for name in absent(entity, _KEYS):
+        defects.add(f"'{name}' of an entity (passed over)", source)
+    return entity

@@ -8,17 +8,18 @@ the passage: an answer that stands elsewhere in it is moved to the nearest place
 not occur is left out. Both are counted.
 
 A file called `*.tsv` holds the same as rows: passage, question, JSON array of answers, JSON array
-of their starts. Further columns are ignored.
+of their starts. Further columns, and keys of other names, are counted as passed over.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from palm_trainer.config.mappings import absent
 from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.formats.json_values import load_json, parse_json
-from palm_trainer.data.formats.jsonl import ANSWER
+from palm_trainer.data.formats.row_values import ANSWER
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, read_text, split_lines
 from palm_trainer.errors import DataError
 
@@ -26,6 +27,17 @@ MOVED = "answer that is not at its answer_start (moved to where it stands)"
 ABSENT = "answer that does not stand in its passage (left out)"
 NO_START = "answer_start below 0 (the answer is searched for)"
 NO_TEXT = "question or passage without text (question left out)"
+IMPOSSIBLE = "answer of a question that `is_impossible` (passed over)"
+SAME_ANSWER = "answer that equals another of its question (kept once)"
+MORE_COLUMNS = "column after the starts of the answers (passed over)"
+_KEYS: Mapping[str, tuple[str, ...]] = {
+    "file": ("data", "version"),
+    "article": ("paragraphs",),
+    "paragraph": ("context", "qas"),
+    "question": ("id", "question", "answers", "is_impossible"),
+    "answer": ("text", "answer_start"),
+}
+"""Keys that are read, of each object."""
 UNANSWERED = "question that lost all its answers (read as unlabelled)"
 
 
@@ -47,11 +59,15 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
     if not isinstance(document, dict) or not isinstance(document.get("data"), list):
         raise DataError(f'{path}: no "data" array; SQuAD JSON is {{"version": ..., "data": [{{"paragraphs": ...}}]}}')
     try:
+        _note_unread(document, "file", str(path), defects)
         for article in document["data"]:
+            _note_unread(article, "article", str(path), defects)
             for paragraph in article["paragraphs"]:
+                _note_unread(paragraph, "paragraph", str(path), defects)
                 for question in paragraph["qas"]:
                     source = f"{path}#{question['id']}"
                     context = paragraph["context"]
+                    _note_question(question, source, defects)
                     if question["question"].strip() and context.strip():
                         yield _example(context, question, source, defects)
                     else:
@@ -62,12 +78,29 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
         ) from None
 
 
+def _note_unread(row: dict[str, Any], owner: str, source: str, defects: Defects) -> None:
+    """Count the keys of an object that are not read and hold something."""
+    for name in absent(row, _KEYS[owner]):
+        if row[name] not in (None, "", [], {}):
+            defects.add(f"'{name}' of SQuAD's {owner} (passed over)", source)
+
+
+def _note_question(question: dict[str, Any], source: str, defects: Defects) -> None:
+    """Count what a question and its answers hold beside what is read."""
+    _note_unread(question, "question", source, defects)
+    answers = question.get("answers") or []
+    for answer in answers:
+        _note_unread(answer, "answer", source, defects)
+    if question.get("is_impossible") and answers:
+        defects.add(IMPOSSIBLE, source, len(answers))
+
+
 def _rows(path: Path, defects: Defects) -> Iterator[Example]:
     """Yield the examples of a tab-separated file."""
     for number, line in enumerate(split_lines(read_text(path, defects)), 1):
         source = f"{path}:{number}"
         try:
-            context, question, texts, starts, *_ = line.split("\t")
+            context, question, texts, starts, *further_columns = line.split("\t")
             answers = []
             for text, start in zip(_json_array(texts, source), _json_array(starts, source), strict=True):
                 answers.append({"text": str(text), "answer_start": int(start)})
@@ -75,6 +108,9 @@ def _rows(path: Path, defects: Defects) -> Iterator[Example]:
             raise DataError(
                 f"{source}: not passage, question, [answers], [starts], separated by tabs ({error}); correct the row"
             ) from None
+        filled = len(list(filter(str.strip, further_columns)))
+        if filled:
+            defects.add(MORE_COLUMNS, source, filled)
         if question.strip() and context.strip():
             yield _example(context, {"question": question, "answers": answers}, source, defects)
         else:
@@ -127,7 +163,9 @@ def locate_answers(
     for text, start in answers:
         has_answers = True
         span = _locate(context, text, start, source, defects)
-        if span is not None:
+        if span in spans:
+            defects.add(SAME_ANSWER, source)
+        elif span is not None:
             spans.add(span)
     if has_answers and not spans:
         defects.add(UNANSWERED, source)

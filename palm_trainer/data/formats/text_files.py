@@ -1,6 +1,6 @@
 """Shared by all parsers: format options, the tally of defects, and strict reading of text files."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,9 +33,15 @@ class Defect:
     """`file:line` of the first occurrence."""
 
 
+MAX_KINDS = 60
+"""Kinds that a tally tells apart. Names from the data are part of some kinds, and data may hold any number of them."""
+OTHER_KINDS = f"of further kinds (the first {MAX_KINDS} are listed)"
+REPEATED_CLASS = "class given twice for one row (kept once)"
+
+
 @dataclass(slots=True)
 class Defects:
-    """A tally of defects by kind."""
+    """A tally of defects by kind: the account of what a reader changed, left out or passed over."""
 
     _by_kind: dict[str, Defect] = field(default_factory=dict)
 
@@ -47,6 +53,8 @@ class Defects:
             source: `file:line` of the first one.
             count: number of new defects.
         """
+        if kind not in self._by_kind and len(self._by_kind) >= MAX_KINDS:
+            kind = OTHER_KINDS
         previous = self._by_kind.get(kind)
         if previous is None:
             self._by_kind[kind] = Defect(kind, count, source)
@@ -158,12 +166,54 @@ def join_words(words: Iterable[str], joiner: str) -> tuple[str, tuple[tuple[int,
     return joiner.join(texts), tuple(ranges)
 
 
-def class_value(text: str, separator: str | None) -> str | tuple[str, ...]:
+def align_words(text: str, words: Sequence[str]) -> tuple[tuple[int, int], ...] | None:
+    """Find words in a text that holds them in order, with nothing but white space between them.
+
+    Args:
+        text: the text.
+        words: its words.
+
+    Returns:
+        Code-point range of each word. None: the text does not hold exactly these words.
+    """
+    ranges = []
+    position = 0
+    for word in words:
+        while position < len(text) and text[position].isspace() and not text.startswith(word, position):
+            position += 1
+        if not text.startswith(word, position):
+            return None
+        ranges.append((position, position + len(word)))
+        position += len(word)
+    return None if text[position:].strip() else tuple(ranges)
+
+
+def class_value(text: str, separator: str | None, source: str, defects: Defects) -> str | tuple[str, ...]:
     """Return a class, or several split at `separator`.
 
     Without a class in the text, no class applies.
+
+    Args:
+        text: the class or classes.
+        separator: between several classes. None: one class.
+        source: `file:line`, for messages.
+        defects: tally of classes that stand twice.
     """
     if separator is None:
         return text
     names = map(str.strip, text.split(separator))
-    return tuple(dict.fromkeys(filter(None, names)))
+    return distinct_classes(list(filter(None, names)), source, defects)
+
+
+def distinct_classes(names: Sequence[str], source: str, defects: Defects) -> tuple[str, ...]:
+    """Return the classes of a row in order, each once.
+
+    Args:
+        names: the classes.
+        source: `file:line`, for messages.
+        defects: tally of classes that stand twice.
+    """
+    distinct = tuple(dict.fromkeys(names))
+    if len(distinct) < len(names):
+        defects.add(REPEATED_CLASS, source, len(names) - len(distinct))
+    return distinct

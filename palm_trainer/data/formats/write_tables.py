@@ -1,8 +1,7 @@
-"""Writers of tables (tsv, csv, a JSON array) and plain text: classes and texts, no spans."""
+"""Writers of tables (tsv, csv) and plain text: classes and texts, no spans."""
 
 import csv
 import io
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -40,22 +39,6 @@ def write_csv(examples: Sequence[Example], path: Path, options: FormatOptions) -
     csv.writer(text, lineterminator="\n").writerows(_rows(examples, "csv", options, str))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text.getvalue(), encoding="utf-8", newline="")
-
-
-def write_json(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
-    """Write the columns of `write_tsv` as keys of an array of objects.
-
-    Args:
-        examples: examples to write.
-        path: new file.
-        options: options that the file will be read with.
-
-    Raises:
-        DataError: only some examples have a second text.
-    """
-    header, *rows = _rows(examples, "json", options, str)
-    objects = [dict(zip(header, cells, strict=True)) for cells in rows]
-    write_lines(path, [json.dumps(objects, ensure_ascii=False, indent=0)])
 
 
 def write_text(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:

@@ -27,7 +27,7 @@ from palm_trainer.data.formats.text_fields import (
 )
 from palm_trainer.data.formats.text_files import FormatOptions
 from palm_trainer.data.formats.write_nested import write_clinc, write_parquet, write_rasa, write_squad
-from palm_trainer.data.formats.write_tables import write_csv, write_json, write_text, write_tsv
+from palm_trainer.data.formats.write_tables import write_csv, write_text, write_tsv
 from palm_trainer.errors import DataError
 
 Write: TypeAlias = Callable[[Sequence[Example], Path, FormatOptions], None]
@@ -45,6 +45,17 @@ def write_jsonl(examples: Sequence[Example], path: Path, options: FormatOptions)
     for example in examples:
         rows.append(json.dumps(as_row(example), ensure_ascii=False))
     write_lines(path, rows)
+
+
+def write_json(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
+    """Write the objects of jsonl as one array.
+
+    Args:
+        examples: examples to write.
+        path: new file.
+        options: not used.
+    """
+    write_lines(path, [json.dumps(list(map(as_row, examples)), ensure_ascii=False, indent=0)])
 
 
 def write_joint(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
@@ -82,7 +93,8 @@ def write_joint(examples: Sequence[Example], path: Path, options: FormatOptions)
 
 
 def write_conll(examples: Sequence[Example], path: Path, options: FormatOptions) -> None:
-    """Write `word<TAB>tag` lines (BIO), a blank line after each sentence, and `# intent: NAME` above one with a class.
+    """Write `word<TAB>tag` lines (BIO), a blank line after each sentence, `# intent: NAME` above one with a class,
+    and `# text: TEXT` above one whose words do not spell it.
 
     Args:
         examples: examples to write.
@@ -96,7 +108,11 @@ def write_conll(examples: Sequence[Example], path: Path, options: FormatOptions)
         label = class_text(example.fields.get(intent, ""), options)
         if label:
             rows.append(f"# intent: {label}")
-        for word, tag in _tagged_words(example, slots, options):
+        tagged_words = _tagged_words(example, slots, options)
+        joined = options.joiner.join(map(itemgetter(0), tagged_words))
+        if example.text not in (joined, "") and example.text == to_one_line(example.text):
+            rows.append(f"# text: {example.text}")
+        for word, tag in tagged_words:
             rows.append(f"{word}\t{to_one_line(tag)}")
         rows.append("")
     write_lines(path, rows)
@@ -129,6 +145,9 @@ def write_palm(examples: Sequence[Example], path: Path, options: FormatOptions) 
         rows.append("\t".join(cells))
     write_lines(path, rows)
 
+
+HOLD_LISTS = ("jsonl", "json", "parquet")
+"""Formats that hold several classes of a row as a list, the others join them."""
 
 WRITERS: Mapping[str, Write] = {
     "jsonl": write_jsonl,

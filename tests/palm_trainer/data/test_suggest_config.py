@@ -60,8 +60,8 @@ def test_suggest_missing_data_is_refused(tmp_path):
 
 def test_suggest_unlearnable_data_is_refused(tmp_path):
     path = tmp_path / "plain.jsonl"
-    path.write_text("\n".join(json.dumps({"text": f"t{i}", "id": f"row-{i}"}) for i in range(6)))
-    with pytest.raises(DataError, match="no field that a task could learn; fields: id"):
+    path.write_text("\n".join(json.dumps({"text": f"t{i}", "key": f"row-{i}"}) for i in range(6)))
+    with pytest.raises(DataError, match="no field that a task could learn; fields: key"):
         suggest(path)
 
 

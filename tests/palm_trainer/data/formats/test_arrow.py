@@ -7,10 +7,9 @@ import pytest
 
 from palm_trainer.config.schema import data_config
 from palm_trainer.data.example import LabelledSpan
-from palm_trainer.data.formats.arrow import NOT_TAGS
-from palm_trainer.data.formats.columns import NO_CLASS
 from palm_trainer.data.formats.detect import detect_format
 from palm_trainer.data.formats.find_splits import find_splits
+from palm_trainer.data.formats.rows import NOT_TAGS
 from palm_trainer.data.formats.squad import ABSENT, MOVED, UNANSWERED
 from palm_trainer.data.splits import read_split
 from palm_trainer.errors import DataError
@@ -55,7 +54,7 @@ def test_arrow_token_and_tag_columns_become_spans(saved, parse):
         ("hi", {"ner_tags": ()}, ((0, 2),)),
     ]
     assert examples[1].source.endswith(": row 2")
-    assert defects == {NOT_TAGS.format("pos_tags", "bio"): 2}
+    assert defects == {NOT_TAGS.format("pos_tags", "bio"): 2, "'id' (passed over)": 2}
 
 
 def test_arrow_class_label_numbers_become_names(saved, parse):
@@ -89,9 +88,9 @@ def test_arrow_numbers_and_lists_become_classes(saved, parse):
     examples, defects = parse(*found, columns=("text", "stars", "topics", "joined"), label_separator="#")
     assert [e.fields for e in examples] == [
         {"stars": ("4",), "topics": ("x", "y"), "joined": ("p", "q")},
-        {"topics": ()},
+        {"topics": (), "joined": ()},
     ]
-    assert defects == {NO_CLASS: 1}
+    assert defects == {"'extra', which `columns` does not name (passed over)": 2}
 
 
 def test_arrow_invalid_columns_are_refused(saved, parse):

@@ -3,7 +3,8 @@ import time
 import pytest
 
 from palm_trainer.data.example import LabelledSpan
-from palm_trainer.data.formats.conll import BLANK_TOKEN, NUMBERED_PARTS
+from palm_trainer.data.formats.conll import BLANK_TOKEN, DOCUMENT, EMPTY_NODE, FREE_COMMENT, NO_SENTENCE
+from palm_trainer.data.formats.conll_words import NOT_SPELLED, SEVERAL_SPANS, UNUSED_MULTI_WORD
 from palm_trainer.data.formats.detect import Detection, detect_format
 from palm_trainer.data.formats.palm_tsv import TRAILING
 from palm_trainer.data.formats.text_files import FormatOptions
@@ -22,14 +23,15 @@ def test_conll_reads_tokens_tags_and_intents(file, parse):
     assert first.words == ((0, 2), (3, 6), (7, 11))
     assert first.source == f"{path}:3"
     assert (second.text, second.fields) == ("# lol", {"slots": ()})
-    assert defects == {}
+    assert defects == {"comment '# id' (passed over)": 1}
 
 
 def test_conll_2003_uses_first_and_last_column(file, parse):
     content = "-DOCSTART- -X- O O\n\nEU NNP I-NP I-ORG\nis VBZ I-VP O\n: : O O\n# # O O\n"
     (example,), defects = parse("conll", file("a.conll", content), scheme="iob1")
     assert (example.text, spans(example)) == ("EU is : #", [("EU", "ORG")])
-    assert defects == {}
+    cells = "cell of column {}, neither token nor tag (passed over)"
+    assert defects == {DOCUMENT: 1, cells.format(2): 4, cells.format(3): 4}
 
 
 def test_conll_blank_token_keeps_its_tag(file, parse):
@@ -154,7 +156,7 @@ def test_conll_numbered_words_are_read_from_the_second_column(file, parse):
         assert (first.text, first.fields["intent"]) == ("wake me at six", "alarm/set")
         assert first.fields["slots"] == (LabelledSpan(8, 14, "time"),)
         assert second.text == "do n't"
-        assert defects == {NUMBERED_PARTS: 1}
+        assert defects == {"comment '# text-en' (passed over)": 1, FREE_COMMENT: 1, UNUSED_MULTI_WORD: 1}
 
 
 def test_conll_columns_can_be_named(file, parse):
@@ -179,3 +181,76 @@ def test_conll_comment_of_blanks_is_read_in_linear_time(file, parse):
     start = time.process_time()
     parse("conll", file("a", "# a:" + " " * 1_000_000 + "\nb O\n"))
     assert time.process_time() - start < 2
+
+
+GERMAN = """\
+# text = im Haus am See
+1-2\tim\t_\t_
+1\tin\tADP\tB-place
+2\tdem\tDET\tI-place
+3\tHaus\tNOUN\tI-place
+4-5\tam\t_\t_
+4\tan\tADP\tO
+5\tdem\tDET\tB-x
+5.1\tleer\t_\t_
+6\tSee\tNOUN\tB-y
+
+"""
+
+
+def test_conll_text_comment_is_used_where_multi_word_tokens_spell_it(file, parse):
+    (example,), defects = parse("conll", file("a.conllu", GERMAN))
+    assert example.text == "im Haus am See"
+    assert spans(example) == [("im Haus", "place"), ("am", "x"), ("See", "y")]
+    assert example.words == ((0, 2), (3, 7), (8, 10), (11, 14))
+    assert defects == {EMPTY_NODE: 1, "cell of column 3, neither token nor tag (passed over)": 6}
+
+
+@pytest.mark.parametrize(
+    ("tags", "scheme", "expected", "lost"),
+    [
+        (("B-x", "B-y"), "bio", [("im", "x")], 1),
+        (("B-x", "B-x"), "bio", [("im", "x")], 1),
+        (("B-x", "E-x"), "bioes", [("im", "x")], 0),
+        (("B-x", "L-x"), "bilou", [("im", "x")], 0),
+        (("O", "S-x"), "bioes", [("im", "x")], 0),
+        (("O", "O"), "bio", [], 0),
+    ],
+)
+def test_conll_multi_word_token_has_the_span_of_its_words(file, parse, tags, scheme, expected, lost):
+    first, second = tags
+    path = file("a", f"# text = im See\n1-2\tim\t_\tO\n1\tin\t_\t{first}\n2\tdem\t_\t{second}\n3\tSee\t_\tO\n")
+    (example,), defects = parse("conll", path, scheme=scheme)
+    assert (example.text, spans(example)) == ("im See", expected)
+    assert defects == ({SEVERAL_SPANS: 1} if lost else {})
+
+
+def test_conll_text_comment_that_the_tokens_do_not_spell_is_told(file, parse):
+    content = "# text: Don't  go!\ndo\tO\ngo\tB-x\n\n# text: don't go\ndo\tO\nn't\tO\ngo\tB-x\n"
+    path = file("a", content)
+    (first, second), defects = parse("conll", path)
+    assert (first.text, second.text, spans(second)) == ("do go", "don't go", [("go", "x")])
+    assert second.words == ((0, 2), (2, 5), (6, 8))
+    assert defects == {NOT_SPELLED: 1}
+
+
+def test_conll_intents_of_two_origins_that_differ_are_refused(file, parse):
+    path = file("a", "# intent: x\na O\n\n")
+    file("a.intent", "y\n")
+    with pytest.raises(DataError, match=r"a\.intent:1: a sentence has one intent, got 'x' and 'y'"):
+        parse("conll", path, intent_suffix=".intent")
+    with pytest.raises(DataError, match=r"b:3: a sentence has one intent, got 'x' and 'y'"):
+        parse("conll", file("b", "# intent: x\na O\ny\n\n"), intent_line=True)
+    file("a.intent", "x\n")
+    (example,), defects = parse("conll", path, intent_suffix=".intent")
+    assert (example.fields["intent"], defects) == ("x", {})
+
+
+def test_conll_comment_without_a_sentence_is_told(file, parse):
+    _, defects = parse("conll", file("a", "a O\n\n# intent: x\n"))
+    assert defects == {NO_SENTENCE: 1}
+
+
+def test_conll_multi_word_token_without_its_words_is_told(file, parse):
+    (example,), defects = parse("conll", file("a", "# text: im\n1\tin\t_\tO\n2-3\tim\t_\tO\n"))
+    assert (example.text, defects) == ("in", {NOT_SPELLED: 1, UNUSED_MULTI_WORD: 1})

@@ -9,7 +9,7 @@ import pytest
 from palm_trainer.data.example import LabelledSpan
 from palm_trainer.data.formats.columns import NO_CLASS
 from palm_trainer.data.formats.detect import detect_format
-from palm_trainer.data.formats.squad import ABSENT, MOVED, NO_START, NO_TEXT, UNANSWERED
+from palm_trainer.data.formats.squad import ABSENT, MOVED, NO_START, NO_TEXT, SAME_ANSWER, UNANSWERED
 from palm_trainer.data.formats.text_files import FormatOptions
 from palm_trainer.errors import DataError
 
@@ -19,8 +19,9 @@ def test_json_list_reads_rows(file, parse):
     path = file("a.json", json.dumps(rows))
     (example,), defects = parse("json", path)
     assert (example.text, example.pair, example.fields) == ("x", "y", {"label": "1"})
-    assert defects == {NO_CLASS: 1}
-    assert parse("json", path, columns=("text_a", "text_b", "label"))[1] == {}
+    assert defects == {NO_CLASS: 1, "'id' (passed over)": 1}
+    unread = "'id', which `columns` does not name (passed over)"
+    assert parse("json", path, columns=("text_a", "text_b", "label"))[1] == {unread: 1}
 
 
 @pytest.mark.parametrize(
@@ -28,9 +29,9 @@ def test_json_list_reads_rows(file, parse):
     [
         ("{}", {}, "a JSON dict, not an array of objects"),
         ("[1]", {}, "element 1: 1 is not an object"),
-        ('[{"text": "a"}]', {"columns": ("text", "label")}, "element 1: no key 'label' among text"),
-        ('[{"label": "a"}]', {}, "element 1: keys label do not hold one text"),
-        ('[{"text": ""}]', {}, "element 1: column 'text' is empty"),
+        ('[{"text": "a"}]', {"columns": ("text", "label")}, "no row has the key 'label'; change `columns`"),
+        ('[{"label": "a"}]', {}, "element 1: no text among the columns label"),
+        ('[{"text": ""}]', {}, "element 1: \"text\" is ''"),
         ("[\n1,]", {}, r"a\.json:2:\d: not JSON"),
     ],
 )
@@ -48,6 +49,9 @@ def test_clinc_path_names_the_split(file, parse):
             parse("clinc", path.with_name(name))
     with pytest.raises(DataError, match=r"row 1: \['a'\] is not \[text, intent\]"):
         parse("clinc", file("e.json", '{"train": [["a"]]}').with_name("e.json#train"))
+
+
+TITLE = "'title' of SQuAD's article (passed over)"
 
 
 def squad(*questions, context="one two one"):
@@ -71,7 +75,7 @@ def test_squad_answers_are_spans_of_the_pair(file, parse):
         {"answer": ()},
     ]
     assert examples[1].source == f"{path}#1"
-    assert defects == {}
+    assert defects == {SAME_ANSWER: 1, TITLE: 1}
 
 
 def test_squad_wrong_offsets_are_corrected(file, parse):
@@ -88,11 +92,11 @@ def test_squad_wrong_offsets_are_corrected(file, parse):
         (LabelledSpan(4, 7, ""),),
         None,
     ]
-    assert defects == {MOVED: 2, ABSENT: 2, NO_START: 1, UNANSWERED: 1}
+    assert defects == {MOVED: 2, ABSENT: 2, NO_START: 1, UNANSWERED: 1, TITLE: 1}
 
 
 def test_squad_without_text_or_structure_is_refused(file, parse):
-    assert parse("squad", file("a.json", squad({"question": " "}))) == ([], {NO_TEXT: 1})
+    assert parse("squad", file("a.json", squad({"question": " "}))) == ([], {NO_TEXT: 1, TITLE: 1})
     with pytest.raises(DataError, match='no "data" array'):
         parse("squad", file("b.json", "[]"))
     with pytest.raises(DataError, match=r"not SQuAD's structure \(KeyError: 'paragraphs'\)"):

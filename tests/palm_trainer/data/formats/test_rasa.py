@@ -1,11 +1,14 @@
+import json
 import time
 
 import pytest
 
 from palm_trainer.data.example import LabelledSpan
+from palm_trainer.data.formats.columns import NO_CLASS
 from palm_trainer.data.formats.detect import detect_format
-from palm_trainer.data.formats.rasa import FOLDED, MORE_ENTITIES, NO_DASH, SYNONYM
+from palm_trainer.data.formats.rasa import FOLDED, MORE_ENTITIES, NO_DASH, NO_NLU, SYNONYM
 from palm_trainer.data.formats.rasa_markdown import OUTSIDE
+from palm_trainer.data.formats.row_values import OVERLAPPING
 from palm_trainer.errors import DataError
 
 NLU = """\
@@ -54,6 +57,7 @@ def test_rasa_reads_intents_and_entities(file, parse):
     assert defects == {
         SYNONYM: 2,
         NO_DASH: 1,
+        "'metadata' of an example (passed over)": 1,
         "synonym section (passed over)": 1,
         "regex section (passed over)": 1,
         "lookup section (passed over)": 1,
@@ -235,3 +239,87 @@ def test_rasa_multiplying_aliases_are_refused(file, parse):
     content = f"nlu: [&i {item}" + ", *i" * 1000 + "]\n"
     with pytest.raises(DataError, match="aliases repeat more examples than the file has bytes"):
         parse("rasa", file("nlu.yml", content))
+
+
+def rasa_json(*examples, **sections):
+    return json.dumps({"rasa_nlu_data": {"common_examples": examples, **sections}})
+
+
+ENTITY = {"start": 3, "end": 7, "value": "oslo", "entity": "city"}
+
+
+def test_rasa_json_is_detected_and_read(file, parse):
+    rows = [
+        {"text": "to oslo", "intent": "fly", "entities": [ENTITY | {"role": "to", "group": 1, "extractor": "crf"}]},
+        {"text": "to oslo", "intent": "fly", "entities": [ENTITY | {"value": "Oslo", "role": None}]},
+        {"text": "hi", "intent": "", "metadata": {"a": 1}},
+    ]
+    more = [{"text": "bye", "intent": "bye"}]
+    path = file("nlu.json", rasa_json(*rows, intent_examples=more, regex_features=[{}, {}], lookup_tables=[]))
+    assert detect_format(path).format == "rasa"
+    examples, defects = parse("rasa", path)
+    assert [(e.text, dict(e.fields)) for e in examples] == [
+        ("to oslo", {"intent": "fly", "slots": (LabelledSpan(3, 7, "city", "to", "1"),)}),
+        ("to oslo", {"intent": "fly", "slots": (LabelledSpan(3, 7, "city"),)}),
+        ("hi", {"slots": ()}),
+        ("bye", {"intent": "bye", "slots": ()}),
+    ]
+    assert examples[1].source == f"{path}: common_examples 2"
+    assert defects == {
+        "'regex_features' (passed over)": 2,
+        "'extractor' (passed over)": 1,
+        SYNONYM: 1,
+        "'metadata' (passed over)": 1,
+        NO_CLASS: 1,
+    }
+
+
+def test_rasa_json_in_directory_is_read(file, parse, tmp_path):
+    file("project/data.json", rasa_json({"text": "one", "intent": "a"}))
+    file("project/package.json", '{"name": "x"}')
+    assert detect_format(tmp_path / "project").format == "rasa"
+    [example], _ = parse("rasa", tmp_path / "project")
+    assert example.text == "one"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", r"nlu\.json: no object `rasa_nlu_data`"),
+        ('{"rasa_nlu_data": {"common_examples": 3}}', "common_examples must be a list, got int"),
+        (rasa_json({"intent": "a"}), r"nlu\.json: common_examples 1: `text` must be a string .* got None"),
+        (rasa_json({"text": "a", "intent": 3}), "`intent` must be a string, got 3"),
+        (rasa_json({"text": "a", "entities": [3]}), "`entities` must be a list of objects"),
+        (rasa_json({"text": "to", "entities": [ENTITY]}), "entity 1: span 3-7 is not a range in a text of 2"),
+        (rasa_json({"text": "to oslo", "entities": [ENTITY | {"entity": ""}]}), "an entity must have a name"),
+        (rasa_json({"text": "to oslo", "entities": [ENTITY | {"role": []}]}), "`role` of an entity must be a string"),
+    ],
+)
+def test_rasa_invalid_json_is_refused(file, parse, content, message):
+    with pytest.raises(DataError, match=message):
+        parse("rasa", file("nlu.json", content))
+
+
+def test_rasa_json_overlapping_entities_are_counted_and_the_longest_is_kept(file, parse):
+    entities = [ENTITY, ENTITY | {"start": 0, "entity": "trip"}]
+    (example,), defects = parse("rasa", file("nlu.json", rasa_json({"text": "to oslo", "entities": entities})))
+    assert example.fields["slots"] == (LabelledSpan(0, 7, "trip"),)
+    assert defects == {NO_CLASS: 1, SYNONYM: 1, OVERLAPPING: 1}
+
+
+def test_rasa_null_role_is_none(file, parse):
+    text = '- to [oslo]{"entity": "city", "role": null, "group": 2}'
+    (example,), _ = parse("rasa", file("nlu.yml", f"nlu:\n- intent: i\n  examples: |\n    {text}\n"))
+    assert example.fields["slots"] == (LabelledSpan(3, 7, "city", "", "2"),)
+
+
+def test_rasa_directory_tells_dialogues_and_other_files(file, parse, tmp_path):
+    file("p/nlu.yml", "nlu:\n- intent: a\n  examples: |\n    - one\n")
+    file("p/domain.yml", "intents: [a]\nresponses:\n  utter_b: [{text: c}]\n  utter_d: [{text: e}]\n")
+    file("p/stories.yml", "stories:\n- story: s\n  steps:\n  - user: hello\n")
+    _, defects = parse("rasa", tmp_path / "p")
+    assert defects == {
+        "entry of 'responses' (passed over)": 2,
+        "entry of 'stories' (passed over)": 1,
+        NO_NLU: 2,
+    }

@@ -65,7 +65,7 @@ def test_csv_quoted_line_breaks_stay_in_field(file, parse):
         ("text\tlabel\n \tx\n", {}, ":2: column 'text' is empty"),
         ("text\tlabel\n", {}, "no row after the header"),
         ("good\t1\n", {}, r":1: no text column in the header \(good, 1\); name one text or text_a or sentence"),
-        ("text\ttext_a\n", {}, ":1: 2 columns of text, text_a, sentence in the header"),
+        ("sentence\ttext_a\n", {}, ":1: columns sentence and text_a could both be the text; say which with `columns`"),
         ("text\tx\tx\n", {}, ":1: column 'x' is empty or doubled in the header"),
         ("a\tb\n", {"columns": ("label", "text", "x", "x")}, "column 'x' is empty or doubled in `columns`"),
         ("a\tb\n", {"columns": ("label", "other")}, "no text column in `columns`"),

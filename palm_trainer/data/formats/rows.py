@@ -1,0 +1,240 @@
+"""Rows of named values, shared by jsonl, JSON arrays, Parquet files and Hugging Face data sets.
+
+All of them read the same row alike. Names of the text and its pair are those of
+`palm_trainer.data.formats.columns`. `tokens` or `words` hold the words of a row, with lists of tags
+beside them (`ner_tags`: spans). `answers` with `text` and `answer_start` are SQuAD's. Numbers become
+class names. `id`, `idx` and `guid` are not read, unless `columns` names them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from palm_trainer.config.mappings import absent
+from palm_trainer.data.example import Example, FieldValue, LabelledSpan
+from palm_trainer.data.formats.columns import NO_CLASS, UNREAD, class_cell, find_texts, unread_kind
+from palm_trainer.data.formats.row_values import ANSWER, read_field, read_words
+from palm_trainer.data.formats.squad import locate_answers
+from palm_trainer.data.formats.tags import SCHEMES, spans_from_tags
+from palm_trainer.data.formats.text_files import Defects, FormatOptions, align_words, join_words
+from palm_trainer.errors import DataError
+
+TOKENS = ("tokens", "words")
+NOT_TAGS = "column '{}' beside the tokens: no tags of scheme '{}' (left out)"
+NOT_ALIGNED = "text that its tokens do not spell (the joined tokens are used)"
+_ANSWER_KEYS = {"text", "answer_start"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Meaning of the names of a row.
+
+    Args:
+        columns: names that are read.
+        unread: description of each name that is passed over.
+        texts: `text` or `text_pair` for each text column.
+        class_names: names of the classes for each ClassLabel column.
+    """
+
+    columns: tuple[str, ...]
+    unread: Mapping[str, str]
+    texts: Mapping[str, str]
+    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def find_layout(
+    available: Sequence[str],
+    source: object,
+    options: FormatOptions,
+    class_names: Mapping[str, Sequence[str]] | None = None,
+) -> Layout:
+    """Return the meaning of the names that a row or table has.
+
+    Args:
+        available: the names.
+        source: place of the row or table, for messages.
+        options: format options.
+        class_names: names of the classes for each ClassLabel column.
+
+    Raises:
+        DataError: there is no text, or several names could be it.
+    """
+    columns = tuple(absent(available, UNREAD))
+    if options.columns:
+        columns = tuple(filter(available.__contains__, options.columns))
+    texts = find_texts(columns, source)
+    if "text" not in texts.values() and not any(name in columns for name in TOKENS):
+        raise DataError(
+            f"{source}: no text among the columns {', '.join(available) or 'none'}; "
+            "rename one to `text`, or name the columns with `columns`"
+        )
+    unread = {}
+    for name in absent(available, columns):
+        unread[name] = unread_kind(name, options.columns)
+    return Layout(columns, unread, texts, class_names or {})
+
+
+def row_example(
+    row: Mapping[str, Any], layout: Layout, source: str, options: FormatOptions, defects: Defects
+) -> Example:
+    """Convert a row to an example.
+
+    Args:
+        row: values by name.
+        layout: meaning of the names.
+        source: `file:line`, for messages.
+        options: format options.
+        defects: tally of repaired defects.
+
+    Raises:
+        DataError: a text is missing, or a value is of no known kind.
+    """
+    for name, kind in layout.unread.items():
+        if row.get(name) not in (None, "", [], {}):
+            defects.add(kind, source)
+    cells = {}
+    for name in layout.columns:
+        value = row.get(name)
+        names = layout.class_names.get(name)
+        cells[name] = value if names is None else _class_name(value, names, f"{source}: '{name}'", defects)
+    text: str | None = None
+    pair: str | None = None
+    for name, role in layout.texts.items():
+        if role == "text":
+            text = _text(cells.pop(name), name, source)
+        else:
+            pair = _pair(cells.pop(name), name, source)
+    fields: dict[str, FieldValue] = {}
+    words = None
+    tokens = _pop_tokens(cells, source, is_needed=text is None)
+    if tokens is not None:
+        text, words = _tokenized(text, tokens, source, options, defects)
+        for name in list(cells):
+            value = cells[name]
+            if isinstance(value, list) and len(value) == len(tokens):
+                spans = _spans(name, cells.pop(name), words, source, options, defects)
+                if spans is not None:
+                    fields[name] = spans
+    assert text is not None
+    if "words" in cells:
+        words = read_words(cells.pop("words"), len(text), source)
+    for name, value in cells.items():
+        place = f'{source}: "{name}"'
+        if _is_answers(value, pair):
+            name, value = ANSWER, _answers(value, pair or "", place, defects)
+        else:
+            value = _field_value(name, value, text, pair, place, options, defects)
+        if value is not None:
+            fields[name] = value
+    return Example(text, fields, pair=pair, words=words, source=source)
+
+
+def _text(value: Any, name: str, source: str) -> str:
+    """Return the text of a row; a number as it is written."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f'{source}: "{name}" is {value!r}; it must be a string with at least one character')
+    return value
+
+
+def _pair(value: Any, name: str, source: str) -> str | None:
+    """Return the second text of a row, None without one."""
+    if isinstance(value, str) and not value.strip():
+        raise DataError(
+            f'{source}: "{name}" is {value!r}; it must be a string with at least one character, or left out'
+        )
+    return None if value is None else _text(value, name, source)
+
+
+def _pop_tokens(cells: dict[str, Any], source: str, *, is_needed: bool) -> list[str] | None:
+    """Remove the words of a row, and return them; None if it has none."""
+    for name in TOKENS:
+        tokens = cells.get(name)
+        is_list = isinstance(tokens, list) and bool(tokens)
+        if is_list and all(isinstance(token, str) and token for token in tokens or ()):
+            del cells[name]
+            return tokens
+        if is_needed and name in cells:
+            raise DataError(f"{source}: '{name}' is {tokens!r}; it must be a list of words")
+    return None
+
+
+def _tokenized(
+    text: str | None, tokens: Sequence[str], source: str, options: FormatOptions, defects: Defects
+) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """Return the text of a row with the ranges of its words: its own text, if the words spell it."""
+    if text is not None:
+        words = align_words(text, tokens)
+        if words is not None:
+            return text, words
+        defects.add(NOT_ALIGNED, source)
+    return join_words(tokens, options.joiner)
+
+
+def _class_name(value: Any, names: Sequence[str], place: str, defects: Defects) -> Any:
+    """Replace numbers by the names of their classes. -1 means no class."""
+    if value is None:
+        return None
+    if isinstance(value, list):
+        return [_class_name(item, names, place, defects) for item in value]
+    if value == -1:
+        defects.add(NO_CLASS, place)
+        return None
+    if not isinstance(value, int) or not 0 <= value < len(names):
+        raise DataError(f"{place} is {value!r}, but has {len(names)} classes; correct it")
+    return names[value]
+
+
+def _spans(
+    name: str,
+    tags: list[Any],
+    words: Sequence[tuple[int, int]],
+    source: str,
+    options: FormatOptions,
+    defects: Defects,
+) -> tuple[LabelledSpan, ...] | None:
+    """Convert the tags of words to spans; None if they are no tags of the scheme."""
+    prefixes = tuple(f"{prefix}-" for prefix in SCHEMES[options.scheme])
+    if not all(isinstance(tag, str) and (tag == "O" or tag.startswith(prefixes)) for tag in tags):
+        defects.add(NOT_TAGS.format(name, options.scheme), source)
+        return None
+    tag_sources = [f"{source}: '{name}' {position}" for position in range(1, len(tags) + 1)]
+    return spans_from_tags(tags, words, options.scheme, tag_sources, defects)
+
+
+def _is_answers(value: Any, pair: str | None) -> bool:
+    """Return True for the answers of SQuAD's tables."""
+    return isinstance(value, dict) and set(value) >= _ANSWER_KEYS and pair is not None
+
+
+def _answers(value: dict[str, Any], pair: str, place: str, defects: Defects) -> tuple[LabelledSpan, ...] | None:
+    """Return the spans of SQuAD's answers; None if none of them occurs."""
+    for name in absent(value, _ANSWER_KEYS):
+        defects.add(unread_kind(f"answers.{name}"), place)
+    try:
+        answers = list(zip(value["text"], value["answer_start"], strict=True))
+        return locate_answers(pair, answers, place, defects)
+    except (TypeError, ValueError, AttributeError):
+        raise DataError(f"{place} must hold as many texts as starts (strings, numbers); correct the row") from None
+
+
+def _field_value(
+    name: str, value: Any, text: str, pair: str | None, place: str, options: FormatOptions, defects: Defects
+) -> FieldValue | None:
+    """Convert one value to a field; None if it holds no label."""
+    if value is None:
+        return None
+    if not isinstance(value, list | dict):
+        return class_cell("" if value != value else str(value), options.label_separator, place, defects)
+    is_answer = name == ANSWER and pair is not None
+    labelled_text = pair if is_answer and pair is not None else text
+    items = list(map(_item, value)) if isinstance(value, list) else value
+    return read_field(items, len(labelled_text), place, defects, is_answer=is_answer)
+
+
+def _item(item: Any) -> Any:
+    """Convert an element of a list: a span without its empty keys, a class as text without outer blanks."""
+    if isinstance(item, dict):
+        return {key: value for key, value in item.items() if value is not None}
+    return str(item).strip() if isinstance(item, str | int | float) else item
