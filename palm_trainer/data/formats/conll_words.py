@@ -100,5 +100,5 @@ def _merged_tag(tags: Sequence[str], source: str, defects: Defects) -> str:
         last = tag
     if last[0] not in "EL":
         return first
-    whole = {"E": "S", "L": "U"}[last[0]]
-    return whole + last[1:] if first[0] == "B" else last
+    single_prefix = {"E": "S", "L": "U"}[last[0]]
+    return single_prefix + last[1:] if first[0] == "B" else last
