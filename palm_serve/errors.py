@@ -15,6 +15,7 @@ PalmServeError
 ├── TokenFileError     tokens that cannot be read                (start-up)
 ├── ConfigError        options that cannot be used               (start-up)
 └── EngineError        no provider, a session that fails         (start-up), else INTERNAL
+    └── EngineTimeout  a run of the engine took too long         -> INTERNAL, with its message
 """
 
 
@@ -89,6 +90,10 @@ class ConfigError(PalmServeError):
 
 class EngineError(PalmServeError):
     """No usable execution provider, or a session failed."""
+
+
+class EngineTimeout(EngineError):
+    """A run of the engine was stopped, because it took too long or the server stops."""
 
 
 def check_text(text: str, field: str, max_bytes: int | None = None) -> None:

@@ -13,7 +13,7 @@ from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.providers import sample_batch
 from palm_serve.errors import BundleError, InvalidRequest, PalmServeError, check_text
 from palm_serve.tokenization import TextTokenizer
-from palm_serve.types import Encoding, Engine, FloatArray, Prediction, TaskAnswer, TextRequest, Timings, Windows
+from palm_serve.types import Encoding, FloatArray, Prediction, ServedEngine, TaskAnswer, TextRequest, Timings, Windows
 
 _WARM_UP_ROWS = (1, 2, 4, 8, 16, 32)
 _WARM_UP_LENGTHS = (8, 16, 24, 32, 48, 64)
@@ -65,7 +65,7 @@ class Pipeline:
     `prepare` may be called from any thread. `compute` and `decode` may each be called from one thread at a time.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+    def __init__(self, bundle: Bundle, engine: ServedEngine) -> None:
         manifest = bundle.manifest
         self.bundle = bundle
         self.engine = engine
@@ -313,6 +313,10 @@ class Pipeline:
     def probe(self) -> None:
         """Try the engine on one short text. Raises whatever the engine raises."""
         self.engine.run(sample_batch(self.bundle, 1, 8))
+
+    def interrupt(self) -> None:
+        """Ask the engine's run in progress, in another thread, to end with EngineTimeout."""
+        self.engine.interrupt()
 
     def golden_check(self) -> int:
         """Answer the golden examples of the bundle and return their number.

@@ -4,9 +4,12 @@ import asyncio
 import logging
 import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -38,6 +41,14 @@ _QUIET_S = 0.1
 """Time without a new call after which the traffic counts as drained."""
 _MAX_QUIET_WAIT_S = 1.0
 """Limit of the time spent waiting for `_QUIET_S`."""
+_LATE_S = 1.5
+"""Time after `stop_timeout` for an orderly end."""
+END_S = 10.0
+"""Time after an error for an orderly end."""
+EXIT_REFUSED = 2
+"""Exit code for what the user can mend: an option, a bundle, a port."""
+EXIT_HUNG = 3
+"""Exit code after a run or a load that cannot be stopped. A supervisor restarts the process."""
 _FLUSH_S = 0.5
 """Time for computed responses to be written before the connections are closed."""
 
@@ -61,7 +72,10 @@ class Server:
         self._access = AccessLog(options.access_log, options.slow_ms)
         self._metrics = None if options.metrics_port is None else Metrics()
         self._tracing = start_tracing(options)
-        self._registry = make_registry(options, self._metrics)
+        self.hung = asyncio.Event()
+        """Set when a run of the engine cannot be stopped. Only the end of the process helps."""
+        loop = asyncio.get_running_loop()
+        self._registry = make_registry(options, self._metrics, lambda: loop.call_soon_threadsafe(self.hung.set))
         self._lifecycle = Lifecycle()
         self._listeners: list[Listener] = []
         self._connections = ConnectionLimits(options)
@@ -179,6 +193,7 @@ class Server:
         await self._stop_watching()
         await asyncio.sleep(self._options.drain_grace)
         deadline = time.monotonic() + self._options.stop_timeout
+        asyncio.get_running_loop().call_later(self._options.stop_timeout, self._registry.interrupt)
         # A stopping gRPC server cancels calls that it has received but not handed over, and clients do not retry after CANCELLED.
         # So these calls are answered first. If more calls keep arriving, they are refused.
         await self._lifecycle.quiet(_QUIET_S, min(_MAX_QUIET_WAIT_S, self._options.stop_timeout))
@@ -205,7 +220,19 @@ class Server:
         """Stop at once, for a server that has not served yet."""
         await self._stop_watching()
         await self._server.stop(None)
+        self._registry.interrupt()
         await self._close()
+
+    @property
+    def load_hung(self) -> bool:
+        """True if a load was given up whose thread may go on for ever."""
+        return self._registry.hung
+
+    async def refuse(self) -> None:
+        """End all calls, for a server whose engine cannot be stopped."""
+        self._lifecycle.state = State.STOPPING
+        self._lifecycle.end_streams()
+        await self._server.stop(None)
 
     async def _close(self) -> None:
         self._connections.stop()
@@ -221,6 +248,8 @@ class Server:
 async def serve(options: ServeOptions, print_line: Callable[[str], None]) -> None:
     """Run a server until SIGTERM or SIGINT, then drain it. A second signal ends the process at once.
 
+    The process ends with `EXIT_HUNG` if an engine or a load does not end in time, because no thread can be stopped.
+
     Args:
         options: the options of the server.
         print_line: called with each line of progress.
@@ -233,6 +262,7 @@ async def serve(options: ServeOptions, print_line: Callable[[str], None]) -> Non
     loop = asyncio.get_running_loop()
 
     def on_stop_signal() -> None:
+        end_process_after(options.drain_grace + options.stop_timeout + _LATE_S, EXIT_HUNG)
         stop.set()
         for number in _STOP_SIGNALS:
             loop.remove_signal_handler(number)
@@ -247,6 +277,7 @@ async def serve(options: ServeOptions, print_line: Callable[[str], None]) -> Non
     server = Server(options)
     loop.add_signal_handler(signal.SIGHUP, server.reload)
     stopped = asyncio.create_task(stop.wait())
+    hung = asyncio.create_task(server.hung.wait())
     try:
         print_line(f"listening on {await server.bind()}")
         loading = asyncio.create_task(server.load())
@@ -257,18 +288,51 @@ async def serve(options: ServeOptions, print_line: Callable[[str], None]) -> Non
         for model in await loading:
             print_line(f"serving {model.name} {model.version[:12]} on {model.info.provider} in {model.info.precision}")
         print_line(f"ready; loading took {time.monotonic() - started:.1f} s")
-        await stopped
+        await asyncio.wait((stopped, hung), return_when=asyncio.FIRST_COMPLETED)
+        if hung.done():
+            end_process_after(_LATE_S, EXIT_HUNG)
+            await server.refuse()
+            end_process(EXIT_HUNG)
         print_line("draining; a second signal ends at once")
         await server.drain()
     except PalmServeError:
+        if server.load_hung:
+            # The caller prints the error in the meantime.
+            end_process_after(END_S, EXIT_REFUSED)
         await server.abort()
         raise
     finally:
         stopped.cancel()
+        hung.cancel()
 
 
-def make_registry(options: ServeOptions, metrics: Metrics | None = None) -> Registry:
-    """Create the registry of the options. Its models update `metrics`, if given."""
+def end_process(code: int) -> None:
+    """End the process now, whatever its threads do."""
+    if code == EXIT_HUNG:
+        log.critical("the process ends with exit code %d: its work cannot be stopped", code)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed
+            stream.flush()
+    os._exit(code)
+
+
+def end_process_after(seconds: float, code: int) -> None:
+    """End the process after `seconds`, whatever its threads do, unless it has ended by itself."""
+    timer = threading.Timer(seconds, end_process, (code,))
+    timer.daemon = True
+    timer.start()
+
+
+def make_registry(
+    options: ServeOptions, metrics: Metrics | None = None, on_hung: Callable[[], object] = lambda: None
+) -> Registry:
+    """Create the registry of the options.
+
+    Args:
+        options: the options of the server.
+        metrics: updated by the models. None: there are no metrics.
+        on_hung: called in another thread when a run of the engine cannot be stopped.
+    """
 
     def observe(name: str, version: str) -> ModelMetrics:
         assert metrics is not None
@@ -281,6 +345,10 @@ def make_registry(options: ServeOptions, metrics: Metrics | None = None) -> Regi
         threads=options.threads,
         nice=options.engine_nice,
         cache=options.cache_dir,
+        load_limit_s=options.load_timeout,
+        run_limit_s=options.engine_timeout,
+        on_hung=on_hung,
+        trials=True,
         limits=BatchLimits(max_waiting=options.max_queue),
         make_observer=None if metrics is None else observe,
         default_traffic=lambda name: TrafficShares(*options.traffic(name)),

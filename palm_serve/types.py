@@ -258,3 +258,11 @@ class Engine(Protocol):
         Providers that compile each shape use a few shapes only.
         """
         ...
+
+
+class ServedEngine(Engine, Protocol):
+    """An engine whose run another thread can stop."""
+
+    def interrupt(self) -> None:
+        """Ask the run in progress, in another thread, to end with EngineTimeout. Not every run can be ended."""
+        ...

@@ -7,6 +7,7 @@ admission.py        accepts requests and shares the engine among queues (no thre
 engine_thread.py    the thread that runs the engines, and the thread that decodes their results
 scheduler.py        queues the requests of one model for the engine thread, from an event loop
 observer.py         events that metrics count
+watchdog.py         stops a run that takes too long
 thread_priority.py  niceness of threads
 """
 
@@ -17,8 +18,10 @@ from palm_serve.batching.observer import FinishedBatch, Observer, SilentObserver
 from palm_serve.batching.plan import BatchLimits, BatchPlan, Costs, WaitingRequest, plan_batch
 from palm_serve.batching.queue import EngineLatency
 from palm_serve.batching.scheduler import Scheduler
+from palm_serve.batching.watchdog import RUN_LIMIT_S
 
 __all__ = [
+    "RUN_LIMIT_S",
     "WEIGHTS",
     "AdmissionController",
     "BatchLimits",

@@ -18,7 +18,8 @@ from palm_serve.batching.admission import AdmissionController, ScheduledBatch
 from palm_serve.batching.plan import BatchLimits
 from palm_serve.batching.queue import EngineLatency, Queue, QueuedRequest
 from palm_serve.batching.thread_priority import lower_thread_priority
-from palm_serve.errors import PalmServeError
+from palm_serve.batching.watchdog import RUN_LIMIT_S, Watchdog
+from palm_serve.errors import EngineTimeout, PalmServeError
 from palm_serve.types import Priority
 
 R = TypeVar("R")
@@ -32,6 +33,8 @@ _FAILURES = 3
 _FIRST_PAUSE_S = 0.1
 """Pause before the second trial of a broken engine. It doubles with each trial."""
 _LONGEST_PAUSE_S = 30.0
+_PAUSE_PER_TRIAL = 10.0
+"""Shortest pause after a failed trial, in durations of the trial: a trial holds the engine of all models."""
 _CALL_PATIENCE_S = 0.25
 """Time that a call waits for a moment without waiting requests."""
 
@@ -59,6 +62,9 @@ class BatchHandler(Protocol):
 
     def probe(self) -> None:
         """Try the engine. Raise an exception if it does not work."""
+
+    def interrupt(self) -> None:
+        """Ask the engine's run in progress to end. Called in another thread than that of the run."""
 
     def deliver(self, batch: ScheduledBatch[Any], outcome: BatchOutcome) -> None:
         """Deliver the outcome of a batch to its callers."""
@@ -90,6 +96,7 @@ class _Call:
     """A function to call in the engine's thread."""
 
     function: Callable[[], Any]
+    interrupt: Callable[[], object]
     due: float
     """When it is called even if requests wait."""
     future: "Future[Any]" = field(default_factory=Future)
@@ -101,11 +108,20 @@ class EngineThread:
     Args:
         clock: returns seconds, on the clock of the deadlines.
         nice: by how much to raise the niceness of the engine's thread.
+        run_limit_s: seconds after which a run is stopped. Its engine counts as broken until a trial succeeds.
+        on_hung: called in another thread when a run cannot be stopped.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, nice: int = 0) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        nice: int = 0,
+        run_limit_s: float = RUN_LIMIT_S,
+        on_hung: Callable[[], object] = lambda: None,
+    ) -> None:
         self.clock = clock
         self._nice = nice
+        self._watchdog = Watchdog(run_limit_s, on_hung)
         self._controller: AdmissionController[Any] = AdmissionController()
         self._changed = threading.Condition()
         """Guards the queues. The thread waits on it while it has nothing to do."""
@@ -124,6 +140,15 @@ class EngineThread:
     def idle(self) -> bool:
         """True while no request waits and no batch runs."""
         return self._controller.idle
+
+    @property
+    def overdue(self) -> bool:
+        """True while a run takes longer than its limit. No model can be served then."""
+        return self._watchdog.overdue
+
+    def interrupt(self) -> None:
+        """Ask the run in progress to end."""
+        self._watchdog.interrupt()
 
     def open(
         self,
@@ -149,6 +174,7 @@ class EngineThread:
                 self._stopping = False
                 self._start(self._decode_batches, "palm-decode")
                 self._start(self._run_batches, "palm-engine")
+                self._watchdog.start()
         return queues
 
     def close(self, queues: Iterable[Queue[Any]]) -> None:
@@ -165,6 +191,7 @@ class EngineThread:
             self._changed.notify()
         for thread in threads:
             thread.join()
+        self._watchdog.stop()
 
     def check(self, model_queue: Queue[Any], length: int, deadline: float | None) -> None:
         """Raise what `submit` would raise.
@@ -215,12 +242,12 @@ class EngineThread:
         with self._changed:
             batch.queue.latency.delivery.observe(batch.padded, self.clock() - ended)
 
-    def call(self, function: Callable[[], R]) -> "Future[R]":
+    def call(self, function: Callable[[], R], interrupt: Callable[[], object] = lambda: None) -> "Future[R]":
         """Call a function in the engine's thread between batches, once no request waits or a moment later.
 
-        At least one model must stay open until the call is done.
+        At least one model must stay open until the call is done. `interrupt` asks the function to end, if it takes too long.
         """
-        call = _Call(function, self.clock() + _CALL_PATIENCE_S)
+        call = _Call(function, interrupt, self.clock() + _CALL_PATIENCE_S)
         with self._changed:
             self._calls.append(call)
             self._changed.notify()
@@ -239,7 +266,9 @@ class EngineThread:
                 if isinstance(work, _ModelState):
                     self._try_engine(work)
                 elif isinstance(work, _Call):
+                    self._watchdog.begin(work.interrupt)
                     _run_call(work)
+                    self._watchdog.end()
                 else:
                     self._run_batch(work)
                 # Without this, the engine of a closed model would stay in memory until there is other work.
@@ -285,14 +314,17 @@ class EngineThread:
         outcome = BatchOutcome()
         for request in batch.requests:
             outcome.wasted += request.abandoned or request.deadline <= began
+        self._watchdog.begin(state.handler.interrupt)
         try:
             values = state.handler.run(batch)
         except BaseException as error:
+            self._watchdog.end()
             outcome.error = error
             self._batch_failed(state, batch, outcome)
             if not isinstance(error, Exception):
                 raise
             return
+        self._watchdog.end()
         state.failures = 0
         with self._changed:
             outcome.ended = self.clock()
@@ -312,6 +344,10 @@ class EngineThread:
             self._controller.batch_failed(batch, outcome.ended)
         state.handler.deliver(batch, outcome)
         error = outcome.error
+        if isinstance(error, EngineTimeout):
+            # One is enough: the next one would hold the engine of all models for as long.
+            self._mark_broken(state, error)
+            return
         # A PalmServeError is the fault of the requests. Other exceptions than Exception end the thread.
         if not isinstance(error, Exception) or isinstance(error, PalmServeError):
             return
@@ -349,13 +385,18 @@ class EngineThread:
 
     def _try_engine(self, state: _ModelState) -> None:
         """Try a broken engine, and put it back into service if it works."""
+        began = self.clock()
+        self._watchdog.begin(state.handler.interrupt)
         try:
             state.handler.probe()
         except Exception as error:
-            state.pause_s = min(2 * state.pause_s, _LONGEST_PAUSE_S)
+            self._watchdog.end()
+            trial_s = self.clock() - began
+            state.pause_s = max(min(2 * state.pause_s, _LONGEST_PAUSE_S), _PAUSE_PER_TRIAL * trial_s)
             state.next_trial = self.clock() + state.pause_s
             log.error("the engine does not work: %s; next trial in %.1f s", error, state.pause_s)
             return
+        self._watchdog.end()
         state.pause_s = 0.0
         state.failures = 0
         log.warning("the engine works again")

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _CLOSING = "the model is being taken out of service; try another replica"
 _BROKEN = "the model's engine failed and is being tried again; try another replica"
+_OVERDUE = "the engine does not finish its work; try another replica"
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +47,7 @@ class Scheduler(Generic[T, C, R]):
         latency: latency of the engine, where it is known already.
         probe: tries an engine that failed. Raises an exception if it still does not work.
         on_failure: called in the engine's thread with the error when the engine breaks.
+        interrupt: asks the engine's run in progress to end. Called in another thread than `run`.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Scheduler(Generic[T, C, R]):
         latency: EngineLatency | None = None,
         probe: Callable[[], object] = lambda: None,
         on_failure: Callable[[BaseException], object] = lambda error: None,
+        interrupt: Callable[[], object] = lambda: None,
     ) -> None:
         self._engine_thread = engine_thread
         self._run = run
@@ -66,6 +69,7 @@ class Scheduler(Generic[T, C, R]):
         self._observer = observer or SilentObserver()
         self._probe = probe
         self._on_failure = on_failure
+        self._interrupt = interrupt
         self._loop = asyncio.get_running_loop()
         self._pending = 0
         self._none_pending = asyncio.Event()
@@ -83,7 +87,7 @@ class Scheduler(Generic[T, C, R]):
     @property
     def healthy(self) -> bool:
         """True while the engine works, as its last batches and trials showed."""
-        return self._healthy
+        return self._healthy and not self._engine_thread.overdue
 
     @property
     def waiting(self) -> dict[Priority, tuple[int, int]]:
@@ -175,6 +179,8 @@ class Scheduler(Generic[T, C, R]):
             raise Unavailable(_CLOSING)
         if not self._healthy:
             raise Unavailable(_BROKEN)
+        if self._engine_thread.overdue:
+            raise Unavailable(_OVERDUE)
 
     def _count_refusal(self, error: PalmServeError) -> None:
         if isinstance(error, Unmeetable):
@@ -225,6 +231,10 @@ class Scheduler(Generic[T, C, R]):
     def probe(self) -> None:
         """Try the engine. Raise an exception if it does not work."""
         self._probe()
+
+    def interrupt(self) -> None:
+        """Ask the engine's run in progress to end."""
+        self._interrupt()
 
     def deliver(self, batch: ScheduledBatch[_Submission[T, R]], outcome: BatchOutcome) -> None:
         """Deliver the outcome of a batch to its callers."""

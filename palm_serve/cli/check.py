@@ -8,6 +8,7 @@ import typer
 
 from palm_serve.cli.shared import report_errors, show, start_log
 from palm_serve.config import LogLevel, Precision, Provider, ServeOptions
+from palm_serve.errors import PalmServeError
 
 if TYPE_CHECKING:
     from palm_serve.registry import LoadedModel
@@ -22,6 +23,9 @@ def check(
         Precision, typer.Option(help=ServeOptions.model_fields["precision"].description)
     ] = Precision.AUTO,
     threads: Annotated[int | None, typer.Option(min=1, help=ServeOptions.model_fields["threads"].description)] = None,
+    load_timeout: Annotated[
+        float, typer.Option(min=0.001, help=ServeOptions.model_fields["load_timeout"].description)
+    ] = ServeOptions.model_fields["load_timeout"].default,
 ) -> None:
     """Load and verify a bundle, and print its tasks.
 
@@ -29,13 +33,20 @@ def check(
     """
     start_log(LogLevel.WARNING)
     with report_errors():
-        from palm_serve.server import make_registry
+        from palm_serve.server import END_S, EXIT_REFUSED, end_process_after, make_registry
 
         async def load() -> None:
-            options = ServeOptions(bundles=(bundle,), provider=provider, precision=precision, threads=threads)
+            options = ServeOptions(
+                bundles=(bundle,), provider=provider, precision=precision, threads=threads, load_timeout=load_timeout
+            )
             registry = make_registry(options)
             try:
                 _show_bundle(await registry.load(bundle))
+            except PalmServeError:
+                if registry.hung:
+                    # The error is printed in the meantime.
+                    end_process_after(END_S, EXIT_REFUSED)
+                raise
             finally:
                 await registry.close()
 

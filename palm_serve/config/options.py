@@ -33,6 +33,11 @@ class ModelOptions(_Group):
         ge=0.01,
         description="Polling interval of --watch in seconds. A change is loaded once it is unchanged for one interval.",
     )
+    load_timeout: float = Field(
+        default=60.0,
+        gt=0,
+        description="Time limit for the trial and for the loading of a bundle, in seconds. TensorRT takes minutes for its first engine.",
+    )
     canary: str | None = Field(
         default=None,
         description="Share of requests without a version that the canary answers: 0.1, or per model faq=0.1,help=0.05. "
@@ -135,6 +140,12 @@ class EngineOptions(_Group):
     )
     threads: int | None = Field(
         default=None, ge=1, description="Threads of the engine. Default: one per physical core."
+    )
+    engine_timeout: float = Field(
+        default=60.0,
+        gt=0,
+        description="Time limit for one run of the engine, in seconds. Meanwhile the server reports NOT_SERVING. A run that "
+        "cannot be stopped ends the process with exit code 3.",
     )
     engine_nice: int = Field(
         default=10,

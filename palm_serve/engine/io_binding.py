@@ -24,7 +24,8 @@ class _Buffers:
     inputs: dict[str, Any]
     outputs: dict[str, Any]
     binding: Any
-    options: Any
+    graph: str
+    """Id of the CUDA graph."""
 
 
 class BoundRunner:
@@ -43,20 +44,28 @@ class BoundRunner:
         self._names = [node.name for node in session.get_outputs()]
         self._shapes: dict[tuple[int, ...], _Buffers] = {}
 
-    def __call__(self, names: Sequence[str], arrays: Mapping[str, Int64Array]) -> list[npt.NDArray[Any]]:
-        """Run the session and return the outputs `names`. Only these are copied from the device."""
+    def __call__(self, names: Sequence[str], arrays: Mapping[str, Int64Array], options: Any) -> list[npt.NDArray[Any]]:
+        """Run the session and return the outputs `names`. Only these are copied from the device.
+
+        Args:
+            names: outputs to return.
+            arrays: inputs by name.
+            options: RunOptions of this run.
+        """
         shape = next(iter(arrays.values())).shape
         buffers = self._shapes.get(shape)
         if buffers is None:
             # Gives the shapes of the outputs, and compiles lazily compiled kernels before anything is recorded.
-            values = self._session.run(self._names, dict(arrays), self._options(_NO_GRAPH))
+            self._select_graph(options, _NO_GRAPH)
+            values = self._session.run(self._names, dict(arrays), options)
             if len(self._shapes) < _MOST_SHAPES:
                 self._shapes[shape] = self._bind(arrays, values)
             outputs = dict(zip(self._names, values, strict=True))
             return [outputs[name] for name in names]
         for name, value in arrays.items():
             buffers.inputs[name].update_inplace(np.ascontiguousarray(value))
-        self._session.run_with_iobinding(buffers.binding, buffers.options)
+        self._select_graph(options, buffers.graph)
+        self._session.run_with_iobinding(buffers.binding, options)
         # Copied, because a buffer that is not on another device is returned as a view.
         return [np.array(buffers.outputs[name].numpy()) for name in names]
 
@@ -70,13 +79,11 @@ class BoundRunner:
         for name, value in zip(self._names, values, strict=True):
             outputs[name] = self._on_device(value)
             binding.bind_ortvalue_output(name, outputs[name])
-        return _Buffers(inputs, outputs, binding, self._options(str(len(self._shapes) + 1)))
+        return _Buffers(inputs, outputs, binding, str(len(self._shapes) + 1))
 
     def _on_device(self, value: npt.NDArray[Any]) -> Any:
         return ort.OrtValue.ortvalue_from_numpy(value.copy(), self._device, 0)
 
-    def _options(self, graph: str) -> Any:
-        options = ort.RunOptions()
+    def _select_graph(self, options: Any, graph: str) -> None:
         if self._graphs:
             options.add_run_config_entry(_GRAPH_ID, graph)
-        return options

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from palm_serve.errors import EngineError
+from palm_serve.engine.options import RUN_STOPPED
+from palm_serve.errors import EngineError, EngineTimeout
 from palm_serve.types import EngineInfo, FloatArray, PaddedBatch
 
 _TELEMETRY = "openvino_telemetry"
@@ -93,13 +94,29 @@ class OpenVinoEngine:
         for key, value in metadata.items():
             self.metadata[key] = value.astype(str)
         self._request = compiled.create_infer_request()
+        self._interrupted = False
 
     def run(self, batch: PaddedBatch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
-        """Return graph outputs by name, as float32. `outputs` selects some of them (None: all)."""
-        self._request.infer(dict(batch.arrays), share_inputs=True)
+        """Return graph outputs by name, as float32. `outputs` selects some of them (None: all).
+
+        Raises:
+            EngineTimeout: `interrupt` has ended the run.
+        """
+        self._interrupted = False
+        try:
+            self._request.infer(dict(batch.arrays), share_inputs=True)
+        except RuntimeError as error:
+            if self._interrupted:
+                raise EngineTimeout(RUN_STOPPED) from error
+            raise
         names = self.outputs if outputs is None else outputs
         # Copied, because the next run overwrites the tensors of the request.
         return {name: np.array(self._request.get_tensor(name).data, dtype=np.float32) for name in names}
+
+    def interrupt(self) -> None:
+        """Ask the run in progress to end. The runtime looks at it between two nodes, not within a loop."""
+        self._interrupted = True
+        self._request.cancel()
 
     def shape(self, rows: int, length: int) -> tuple[int, int]:
         """Return the same shape. The runtime compiles no shapes. It prepares the kernels of a new one in milliseconds."""

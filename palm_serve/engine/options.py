@@ -19,6 +19,8 @@ ORT_NAMES = {
 }
 """Names of the providers of ONNX Runtime."""
 
+RUN_STOPPED = "the engine took too long for this batch, and its run was stopped"
+
 ProviderOptions = dict[str, str]
 
 

@@ -3,8 +3,8 @@
 import logging
 from collections.abc import Callable, Sequence
 
-from palm_serve.errors import EngineError
-from palm_serve.types import Engine, EngineInfo, FloatArray, PaddedBatch
+from palm_serve.errors import EngineError, EngineTimeout
+from palm_serve.types import EngineInfo, FloatArray, PaddedBatch, ServedEngine
 
 log = logging.getLogger(__name__)
 
@@ -19,9 +19,9 @@ class FallbackEngine:
         open_fallback: opens the engine that works everywhere.
     """
 
-    def __init__(self, engine: Engine, open_fallback: Callable[[], Engine]) -> None:
+    def __init__(self, engine: ServedEngine, open_fallback: Callable[[], ServedEngine]) -> None:
         self._engine = engine
-        self._open_fallback: Callable[[], Engine] | None = open_fallback
+        self._open_fallback: Callable[[], ServedEngine] | None = open_fallback
 
     @property
     def info(self) -> EngineInfo:
@@ -37,9 +37,12 @@ class FallbackEngine:
 
         Raises:
             EngineError: both engines failed.
+            EngineTimeout: `interrupt` has ended the run.
         """
         try:
             return self._engine.run(batch, outputs)
+        except EngineTimeout:
+            raise
         except Exception as error:  # the exceptions of the runtimes share no base class
             if self._open_fallback is None:
                 raise
@@ -61,6 +64,10 @@ class FallbackEngine:
                 error,
             )
         return self._engine.run(batch, outputs)
+
+    def interrupt(self) -> None:
+        """Ask the run in progress to end with EngineTimeout."""
+        self._engine.interrupt()
 
     def shape(self, rows: int, length: int) -> tuple[int, int]:
         """Return the rows and tokens that a batch of this size should be padded to."""

@@ -21,7 +21,7 @@ from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.provider_fallback import FallbackEngine
 from palm_serve.engine.session import OpenEngine, open_engine
 from palm_serve.errors import BundleError, EngineError
-from palm_serve.types import Encoding, Engine, PaddedBatch
+from palm_serve.types import Encoding, PaddedBatch, ServedEngine
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def select_engine(
     threads: int | None = None,
     cache: Path | None = None,
     measured: timing.MeasuredTimes | None = None,
-) -> Engine:
+) -> ServedEngine:
     """Select and open the engine for a bundle on this machine.
 
     `auto` uses combinations whose gate in the manifest passed and holds on this processor, and plain fp32 on the CPU. It

@@ -12,8 +12,8 @@ import onnxruntime as ort
 from palm_serve.engine.cores import usable_cores
 from palm_serve.engine.io_binding import BoundRunner
 from palm_serve.engine.openvino import OpenVinoEngine
-from palm_serve.engine.options import CUDA, OPENVINO, ORT_NAMES, TENSORRT, ProviderOptions, provider_list
-from palm_serve.errors import EngineError
+from palm_serve.engine.options import CUDA, OPENVINO, ORT_NAMES, RUN_STOPPED, TENSORRT, ProviderOptions, provider_list
+from palm_serve.errors import EngineError, EngineTimeout
 from palm_serve.types import EngineInfo, FloatArray, Int64Array, PaddedBatch
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 _FATAL_ONLY = 4
 """Log level of ONNX Runtime. Errors are raised, so its own lines on standard error would only repeat them."""
 
-Runner = Callable[[Sequence[str], Mapping[str, Int64Array]], Sequence[npt.NDArray[Any]]]
+Runner = Callable[[Sequence[str], Mapping[str, Int64Array], Any], Sequence[npt.NDArray[Any]]]
+"""Runs a session: output names, inputs by name, and RunOptions go in."""
 
 
 class OrtEngine:
@@ -46,12 +47,31 @@ class OrtEngine:
         self._session = session
         self._run: Runner = runner or session.run
         self._compiles_shapes = compiles_shapes
+        self._options: Any = None
+        """RunOptions of the run in progress, or of the last one."""
 
     def run(self, batch: PaddedBatch, outputs: Sequence[str] | None = None) -> dict[str, FloatArray]:
-        """Return graph outputs by name, as float32. `outputs` selects some of them (None: all)."""
+        """Return graph outputs by name, as float32. `outputs` selects some of them (None: all).
+
+        Raises:
+            EngineTimeout: `interrupt` has ended the run.
+        """
         names = self.outputs if outputs is None else tuple(outputs)
-        values = self._run(names, dict(batch.arrays))
+        # New ones for each run, so that an interrupt never hits a later run.
+        options = self._options = ort.RunOptions()
+        try:
+            values = self._run(names, dict(batch.arrays), options)
+        except Exception as error:
+            if options.terminate:
+                raise EngineTimeout(RUN_STOPPED) from error
+            raise
         return {name: np.asarray(value, dtype=np.float32) for name, value in zip(names, values, strict=True)}
+
+    def interrupt(self) -> None:
+        """Ask the run in progress to end. ONNX Runtime looks at the flag between two nodes and two turns of a loop."""
+        options = self._options
+        if options is not None:
+            options.terminate = True
 
     def shape(self, rows: int, length: int) -> tuple[int, int]:
         """Return the rows and tokens that a batch of this size should be padded to."""

@@ -6,6 +6,9 @@ answer_cache.py      answers without a run of the engine: cached answers and sha
 shadow_traffic.py    mirrors requests of the stable version to a candidate
 statistics.py        counts and durations of one model
 registry.py          loads bundles with all checks, and takes versions out of service
+bundle_opener.py     opens bundles within limits of time
+trial.py             tries a bundle in a process of its own
+memory_limit.py      limits the memory of a trial or a load
 model_directory.py   lists a directory of bundles (names, sizes and times only)
 watcher.py           keeps the registry in line with such a directory
 """

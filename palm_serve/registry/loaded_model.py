@@ -78,6 +78,7 @@ class LoadedModel:
             latency=latency,
             probe=pipeline.probe,
             on_failure=_failure_logger(name, self.version),
+            interrupt=pipeline.interrupt,
         )
 
     def __enter__(self) -> "LoadedModel":

@@ -8,33 +8,23 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-from palm_serve.batching import BatchLimits, EngineLatency, EngineThread, Observer
-from palm_serve.batching.thread_priority import lower_thread_priority
-from palm_serve.bundle.loader import Bundle, load_bundle
-from palm_serve.engine.providers import AUTO, select_engine
-from palm_serve.errors import BundleError, EngineError, InvalidRequest, NotFound, PalmServeError, Unavailable
+from palm_serve.batching import RUN_LIMIT_S, BatchLimits, EngineLatency, EngineThread, Observer
+from palm_serve.engine.providers import AUTO
+from palm_serve.errors import BundleError, NotFound, PalmServeError, Unavailable
 from palm_serve.pipeline import Pipeline
 from palm_serve.registry.answer_cache import AnswerCache
+from palm_serve.registry.bundle_opener import LOAD_LIMIT_S, BundleOpener, EngineChoice
 from palm_serve.registry.loaded_model import LoadedModel
 from palm_serve.registry.statistics import ModelStatistics
 from palm_serve.registry.versions import STABLE, ModelVersions, TrafficShares
-from palm_serve.types import Prediction, Priority
-
-R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
 _RETIRED_STATISTICS = 16
 """Versions out of service whose statistics are kept."""
-
-_CHECK_ROWS = 4
-"""Rows of a golden check while other models are in service. A request can come to wait for that many."""
-_CHECK_WARM_UP_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +49,10 @@ class Registry:
         default_traffic: returns the traffic shares of a model from its name.
         make_answer_cache: makes the answer cache of a version. It may return None: no cache.
         nice: by how much to raise the niceness of engine threads, and of the thread that loads bundles.
+        load_limit_s: seconds in which a bundle must be ready.
+        run_limit_s: seconds after which a run of an engine is stopped.
+        on_hung: called in another thread when a run cannot be stopped.
+        trials: try bundles in a process of their own before this process opens them.
     """
 
     def __init__(
@@ -72,18 +66,20 @@ class Registry:
         default_traffic: Callable[[str], TrafficShares] = lambda name: TrafficShares(),
         make_answer_cache: Callable[[ModelStatistics], AnswerCache | None] = lambda statistics: None,
         nice: int = 0,
+        load_limit_s: float = LOAD_LIMIT_S,
+        run_limit_s: float = RUN_LIMIT_S,
+        on_hung: Callable[[], object] = lambda: None,
+        trials: bool = False,
     ) -> None:
-        self._select_engine = functools.partial(
-            select_engine, provider=provider, precision=precision, threads=threads, cache=cache, measured={}
-        )
         self._limits = limits or BatchLimits()
         self._make_observer = make_observer
         self._default_traffic = default_traffic
         self._make_answer_cache = make_answer_cache
         self._models: dict[str, ModelVersions] = {}
-        self._engine_thread = EngineThread(nice=nice)
-        # The threads of an engine inherit the niceness of the thread that opens it.
-        self._opener = ThreadPoolExecutor(1, "palm-open", initializer=lower_thread_priority, initargs=(nice,))
+        self._engine_thread = EngineThread(nice=nice, run_limit_s=run_limit_s, on_hung=on_hung)
+        choice = EngineChoice(provider, precision, threads, cache, nice)
+        self._opener = BundleOpener(choice, load_limit_s, self._limits, self._engine_thread)
+        self._trials = trials
         self._loading = asyncio.Lock()
         self._draining: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -96,6 +92,8 @@ class Registry:
     async def load(self, path: Path, *, name: str | None = None, label: str = "") -> LoadedModel:
         """Load the bundle at `path` and put it into service.
 
+        For bundles without which a server does not start: there is no trial. The limits apply to this process.
+
         Args:
             path: directory of the bundle.
             name: name of the model in requests. None: that of the bundle.
@@ -106,7 +104,7 @@ class Registry:
             EngineError: no engine can run the bundle.
             Unavailable: the registry is closing.
         """
-        model = await self.open(path, name)
+        model = await self._open(path, name, (), in_trial=False)
         if model in self.list():
             raise BundleError(
                 f"{path}: version {model.version[:12]} of '{model.name}' is loaded already; name each bundle once"
@@ -122,6 +120,8 @@ class Registry:
     async def open(self, path: Path, name: str | None = None, opened_models: Sequence[LoadedModel] = ()) -> LoadedModel:
         """Verify a bundle, open and warm up its engine, and compare its golden answers. `assign` puts it into service.
 
+        A new version is tried in a process of its own before.
+
         Args:
             path: directory of the bundle.
             name: name of the model in requests. None: that of the bundle.
@@ -133,22 +133,25 @@ class Registry:
         Raises:
             PalmServeError: the same errors as `load`.
         """
+        return await self._open(path, name, opened_models, in_trial=self._trials)
+
+    async def _open(
+        self, path: Path, name: str | None, opened_models: Sequence[LoadedModel], in_trial: bool
+    ) -> LoadedModel:
         async with self._loading:
             if self._closing:
                 raise Unavailable("the server is shutting down; nothing is loaded any more")
             began = time.perf_counter()
             try:
-                bundle = await self._in_opener(load_bundle, path)
+                if in_trial:
+                    await self._opener.try_bundle(path, [*self.list(), *opened_models])
+                bundle = await self._opener.read(path)
                 name = name or bundle.manifest.name
                 open_model = _with_version([*self._versions(name), *opened_models], bundle.manifest.version)
                 if open_model is not None:
                     return open_model
-                pipeline = await self._in_opener(self._make_pipeline, bundle)
                 latency = EngineLatency()
-                if self._models:
-                    await self._check_beside_others(pipeline, latency)
-                else:
-                    await self._in_opener(self._check, pipeline, latency)
+                pipeline = await self._opener.open(bundle, latency, beside_others=bool(self._models))
             except Exception:
                 self.loads[name or path.name, False] += 1
                 raise
@@ -167,45 +170,6 @@ class Registry:
         return LoadedModel(
             name, pipeline, self._engine_thread, self._limits, observer, latency, statistics, answer_cache
         )
-
-    async def _in_opener(self, function: Callable[..., R], *arguments: Any) -> R:
-        """Call a function in the thread that loads bundles."""
-        return await asyncio.get_running_loop().run_in_executor(self._opener, function, *arguments)
-
-    def _make_pipeline(self, bundle: Bundle) -> Pipeline:
-        return Pipeline(bundle, self._select_engine(bundle))
-
-    def _check(self, pipeline: Pipeline, latency: EngineLatency) -> None:
-        """Run the golden check and the warm-up at full speed."""
-        pipeline.golden_check()
-        pipeline.warm_up(self._limits, observe=latency.run.observe)
-
-    async def _check_beside_others(self, pipeline: Pipeline, latency: EngineLatency) -> None:
-        """Run the golden check and the warm-up between the batches of the models in service.
-
-        Two engines at once would compete for the cores.
-        """
-        manifest = pipeline.bundle.manifest
-        model = LoadedModel(
-            manifest.name, pipeline, self._engine_thread, self._limits, None, latency, ModelStatistics()
-        )
-        outcomes: list[Prediction | PalmServeError] = []
-        requests = [replace(request, priority=Priority.BATCH) for request in pipeline.golden_requests()]
-        try:
-            for start in range(0, len(requests), _CHECK_ROWS):
-                outcomes += await model.predict_many(requests[start : start + _CHECK_ROWS])
-            for outcome in outcomes:
-                if isinstance(outcome, PalmServeError) and not isinstance(outcome, InvalidRequest):
-                    raise EngineError(f"{pipeline.bundle.path} cannot be run: {outcome}")
-            pipeline.golden_compare(outcomes)
-            warm_up_s = 0.0
-            for shape in pipeline.shapes(self._limits):
-                if warm_up_s >= _CHECK_WARM_UP_S:
-                    break
-                run = self._engine_thread.call(functools.partial(_run_shape, pipeline, shape))
-                warm_up_s += await asyncio.wrap_future(run)
-        finally:
-            await model.close()
 
     def default_traffic(self, name: str) -> TrafficShares:
         """Return the traffic shares of a name that has no file of its own."""
@@ -344,12 +308,22 @@ class Registry:
         """
         await self.retire(self.get(name, version))
 
+    @property
+    def hung(self) -> bool:
+        """True if a load was given up whose thread may go on for ever."""
+        return self._opener.opening
+
+    def interrupt(self) -> None:
+        """Ask the engine's run in progress to end."""
+        self._engine_thread.interrupt()
+        self._opener.interrupt()
+
     async def close(self) -> None:
         """Refuse new requests of all models and finish those that were accepted."""
         self._closing = True
         async with self._loading:
             await asyncio.gather(*self._draining, *(model.close() for model in self.list()))
-            self._opener.shutdown()
+            await self._opener.close()
 
 
 def _with_version(models: Iterable[LoadedModel], version: str) -> LoadedModel | None:
@@ -357,13 +331,6 @@ def _with_version(models: Iterable[LoadedModel], version: str) -> LoadedModel | 
         if model.version == version:
             return model
     return None
-
-
-def _run_shape(pipeline: Pipeline, shape: tuple[int, int]) -> float:
-    """Run a batch of this shape and return the seconds that the engine was held."""
-    began = time.perf_counter()
-    pipeline.run_shape(*shape)
-    return time.perf_counter() - began
 
 
 @functools.cache

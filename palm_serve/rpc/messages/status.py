@@ -14,6 +14,7 @@ from grpc_status import rpc_status
 
 from palm_serve.errors import (
     DeadlineExceeded,
+    EngineTimeout,
     InvalidRequest,
     NotAllowed,
     NotFound,
@@ -34,6 +35,7 @@ CODES: dict[type[PalmServeError], grpc.StatusCode] = {
     Unavailable: Code.UNAVAILABLE,
     Unauthenticated: Code.UNAUTHENTICATED,
     NotAllowed: Code.PERMISSION_DENIED,
+    EngineTimeout: Code.INTERNAL,
 }
 """The status code of each error. Other errors are INTERNAL, and their messages are only logged."""
 

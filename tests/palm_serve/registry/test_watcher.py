@@ -343,7 +343,7 @@ def test_watcher_records_unexpected_errors_as_failures(
             raise MemoryError("no room")
 
         with monkeypatch.context() as patched:
-            patched.setattr(registry, "_make_pipeline", crash)
+            patched.setattr(registry._opener, "_make_pipeline", crash)
             put(versions["b"], folder / "one")
             put(versions["c"], folder / "two")
             await looks(watcher)

@@ -1,0 +1,250 @@
+"""Trial of a bundle in a process of its own, before the server opens it: with limits of time and memory.
+
+A valid graph may run forever or ask for any amount of memory, and no thread can be stopped from outside. A process can. The
+server starts `main` below, writes a `TrialRequest` to its standard input and reads a `TrialResult` from its standard
+output. That process has imported what a trial needs, and forks a child for each. It ends when its standard input closes, so
+it never outlives the server.
+"""
+
+import asyncio
+import functools
+import os
+import select
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, NoReturn
+
+from pydantic import BaseModel, ValidationError
+
+from palm_serve.batching import BatchLimits
+from palm_serve.batching.thread_priority import lower_thread_priority
+from palm_serve.bundle.loader import load_bundle
+from palm_serve.engine.providers import select_engine
+from palm_serve.engine.timing import MeasuredTimes, Times
+from palm_serve.errors import BundleError, EngineError, PalmServeError
+from palm_serve.pipeline import Pipeline
+from palm_serve.registry.memory_limit import bundle_memory, limited_memory
+
+_COMMAND = ("-P", "-c", "from palm_serve.registry.trial import main; main()")
+"""Arguments of Python. -P: nothing is imported from the working directory."""
+_LINE_LIMIT = 2**24
+"""Longest request or result in bytes."""
+_LEAVE_S = 5.0
+"""Seconds that a killed process gets to be gone. One that waits for a dead file server stays for longer."""
+_IDLE_S = 30.0
+"""Seconds without a trial after which the process ends. Its memory is free then, and the next trial imports all again."""
+_FIRST_TO_BE_KILLED = "1000"
+"""Value of oom_score_adj: if memory runs out after all, the kernel ends the trial and not the server."""
+
+
+class TrialRequest(BaseModel):
+    """Bundle and options of a trial."""
+
+    path: Path
+    provider: str
+    precision: str
+    threads: int | None
+    cache: Path | None
+    nice: int
+    measured: Mapping[str, Mapping[str, Times]]
+    """Times of engines that the server knows already."""
+
+
+class TrialResult(BaseModel):
+    """Outcome of a trial."""
+
+    version: str = ""
+    """Digest of the bundle that was tried."""
+    measured: Mapping[str, Mapping[str, Times]] = {}
+    """Times of engines, with those that the trial has measured."""
+    bundle_fault: str = ""
+    engine_fault: str = ""
+
+    def check(self) -> None:
+        """Raise the error of a bundle that failed.
+
+        Raises:
+            BundleError: the bundle must not be served.
+            EngineError: no engine can run the bundle.
+        """
+        if self.bundle_fault:
+            raise BundleError(self.bundle_fault)
+        if self.engine_fault:
+            raise EngineError(self.engine_fault)
+
+
+class TrialProcess:
+    """The process in which bundles are tried. It starts with the first trial and ends when it has nothing to do for a while."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def try_bundle(self, request: TrialRequest, limit_s: float) -> TrialResult:
+        """Try a bundle. Trials must not overlap.
+
+        Args:
+            request: the bundle and the options.
+            limit_s: seconds after which the bundle has failed.
+
+        Raises:
+            BundleError: the bundle must not be served, or takes too long.
+            EngineError: no engine can run the bundle.
+        """
+        line = b""
+        try:
+            async with asyncio.timeout(limit_s):
+                line = await self._exchange(request)
+                if not line:  # it had nothing to do for too long, or its memory was needed elsewhere
+                    await self.close()
+                    line = await self._exchange(request)
+        except TimeoutError:
+            raise BundleError(took_too_long(request.path, limit_s)) from None
+        finally:
+            if not line:
+                await self.close()
+        try:
+            result = TrialResult.model_validate_json(line)
+        except ValidationError:
+            raise BundleError(f"{request.path} cannot be tried: the process of trials has ended") from None
+        result.check()
+        return result
+
+    async def close(self) -> None:
+        """End the process, and the trial that runs in it."""
+        process = self._process
+        self._process = None
+        if process is None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.communicate(), _LEAVE_S)
+
+    async def _exchange(self, request: TrialRequest) -> bytes:
+        """Send the request and return the line of the result. Empty: the process has ended."""
+        if self._process is None:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *_COMMAND,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                limit=_LINE_LIMIT,
+                start_new_session=True,  # so that Ctrl-C reaches the server only, which decides
+            )
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(ConnectionError):  # it has ended
+            process.stdin.write(request.model_dump_json().encode() + b"\n")
+            await process.stdin.drain()
+        return await process.stdout.readline()
+
+
+def took_too_long(path: Path, limit_s: float) -> str:
+    """Return the message for a bundle that is not ready in time."""
+    return (
+        f"{path} must load, answer its golden examples and warm up within {limit_s:g} s, and has not. "
+        "Export it again, or raise --load-timeout if it is large."
+    )
+
+
+def run_trial(request: TrialRequest) -> TrialResult:
+    """Load, check and warm up a bundle in this process."""
+    memory = bundle_memory(request.path)
+    measured: MeasuredTimes = dict(request.measured)
+    try:
+        with limited_memory(memory):
+            bundle = load_bundle(request.path)
+            select = functools.partial(select_engine, bundle, request.provider, request.precision, request.threads)
+            pipeline = Pipeline(bundle, select(request.cache, measured))
+            check_and_warm_up(pipeline, BatchLimits())
+    except BundleError as error:
+        return TrialResult(bundle_fault=str(error))
+    except EngineError as error:
+        return TrialResult(engine_fault=str(error))
+    except Exception as error:  # of the runtimes, and of libraries that read the files
+        reason = " ".join([f"{type(error).__name__}:", *str(error).split()])
+        limit = f"{memory / 2**20:,.0f} MiB"
+        return TrialResult(engine_fault=f"{request.path} cannot be loaded (it may use {limit}): {reason}")
+    return TrialResult(version=bundle.manifest.version, measured=measured)
+
+
+def check_and_warm_up(
+    pipeline: Pipeline, limits: BatchLimits, observe: Callable[[int, float], None] = lambda tokens, seconds: None
+) -> None:
+    """Compare the golden answers of a bundle and run the shapes that serving will meet.
+
+    Args:
+        pipeline: the bundle and its engine.
+        limits: limits of a batch.
+        observe: called with the padded tokens and the seconds of each run of the warm-up.
+
+    Raises:
+        BundleError: an answer differs from that of the export.
+        EngineError: the engine fails.
+    """
+    try:
+        pipeline.golden_check()
+        pipeline.warm_up(limits, observe=observe)
+    except PalmServeError:
+        raise
+    except Exception as error:  # the exceptions of the runtimes share no base class
+        # The messages of the runtimes have several lines.
+        reason = " ".join(str(error).split())
+        raise EngineError(f"{pipeline.bundle.path} cannot be run: {type(error).__name__}: {reason}") from error
+
+
+def main() -> None:
+    """Run the trials that standard input asks for, and write their results to standard output."""
+    output = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # libraries may print
+    requests = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 - without a buffer, which `select` does not see
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_BE_KILLED, encoding="ascii")
+    while select.select((0,), (), (), _IDLE_S)[0]:
+        line = requests.readline()
+        if not line:
+            return
+        request = TrialRequest.model_validate_json(line)
+        with warnings.catch_warnings(action="ignore"):  # numpy has started threads, which the child does not need
+            child = os.fork()
+        if not child:
+            _run_child(request, output)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code:
+            result = TrialResult(bundle_fault=f"{request.path} cannot be tried: its process ended with {_ending(code)}")
+            output.write(result.model_dump_json().encode() + b"\n")
+
+
+def _run_child(request: TrialRequest, output: IO[bytes]) -> NoReturn:
+    """Run one trial and end the process."""
+    code = 1
+    try:
+        threading.Thread(target=_end_with_server, daemon=True).start()
+        lower_thread_priority(request.nice)
+        result = run_trial(request)
+        output.write(result.model_dump_json().encode() + b"\n")
+        code = 0
+    finally:
+        os._exit(code)  # the threads of the runtimes need no orderly end
+
+
+def _end_with_server() -> None:
+    """End the process when the server has closed its end of standard input. It sends nothing during a trial."""
+    os.read(0, 1)
+    os._exit(1)
+
+
+def _ending(code: int) -> str:
+    """Describe an exit code."""
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name
+    return f"{name} (out of memory?)" if name == "SIGKILL" else name
