@@ -169,6 +169,8 @@ class TextRequest:
     top_k: int = 3
     deadline: float | None = None
     priority: Priority = Priority.INTERACTIVE
+    client: str = ""
+    """Who asks: the name of a token, or else an address. Clients of a model take turns."""
 
 
 @dataclass(frozen=True, slots=True)

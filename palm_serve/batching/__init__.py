@@ -3,10 +3,12 @@
 plan.py             plans the next batch from the waiting requests (pure)
 latency.py          predicts how long a batch takes, learned from those that ran
 queue.py            queue of one model and one priority
+client_queue.py     requests of one client in a queue, and the turns of several clients
 admission.py        accepts requests and shares the engine among queues (no thread, no clock: time is an argument)
 engine_thread.py    the thread that runs the engines, and the thread that decodes their results
 scheduler.py        queues the requests of one model for the engine thread, from an event loop
 observer.py         events that metrics count
+loop_turns.py       turns of large batches on the event loop
 watchdog.py         stops a run that takes too long
 thread_priority.py  niceness of threads
 """

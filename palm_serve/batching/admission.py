@@ -83,7 +83,9 @@ class AdmissionController(Generic[T]):
         closed = {*queues}
         self._queues = [queue for queue in self._queues if queue not in closed]
 
-    def admit(self, queue: Queue[T], payload: T, length: int, deadline: float | None, now: float) -> QueuedRequest[T]:
+    def admit(
+        self, queue: Queue[T], payload: T, length: int, deadline: float | None, now: float, client: str = ""
+    ) -> QueuedRequest[T]:
         """Queue a request.
 
         Args:
@@ -92,21 +94,24 @@ class AdmissionController(Generic[T]):
             length: tokens of the request.
             deadline: time after which the answer is useless, in seconds. None: none.
             now: current time, in seconds.
+            client: who asks. The clients of a queue take turns.
 
         Raises:
             Overloaded: the queue is full.
             Unmeetable: the deadline would pass before the answer.
             DeadlineExceeded: the deadline has passed.
         """
-        due = self.check(queue, length, deadline, now)
+        due = self.check(queue, length, deadline, now, client)
+        displaced = queue.displace(length)
         if not queue.rows:
             # A queue that was empty must not catch up on engine time that it did not need.
             queue.served = max(queue.served, self._last_served)
-        request = QueuedRequest(queue, payload, length, now, due, math.inf if deadline is None else deadline)
+        latest = math.inf if deadline is None else deadline
+        request = QueuedRequest(queue, payload, length, now, due, latest, client=client, displaced=displaced)
         queue.push(request)
         return request
 
-    def check(self, queue: Queue[T], length: int, deadline: float | None, now: float) -> float:
+    def check(self, queue: Queue[T], length: int, deadline: float | None, now: float, client: str = "") -> float:
         """Return the time when a request that comes now would be due.
 
         Args:
@@ -114,14 +119,15 @@ class AdmissionController(Generic[T]):
             length: tokens of the request.
             deadline: time after which the answer is useless, in seconds. None: none.
             now: current time, in seconds.
+            client: who asks.
 
         Raises:
             PalmServeError: the same errors as `admit`.
         """
         if deadline is not None and deadline <= now:
             raise DeadlineExceeded("the deadline has already passed")
-        wait = self._wait(queue, queue.rows, queue.tokens, now)
-        _check_room(queue, length, wait)
+        wait = self._wait(queue, *queue.before(client, length), now)
+        _check_room(queue, length, wait, client)
         due = now + PATIENCE * wait
         if deadline is None:
             return due
@@ -133,7 +139,7 @@ class AdmissionController(Generic[T]):
         longest_wait = self._longest_wait(queue, wait, length)
         if now + longest_wait <= latest_start:
             return min(due, latest_start)
-        if self._may_overtake(queue, length, latest_start, now):
+        if self._may_overtake(queue, length, latest_start, now, client):
             return latest_start
         remaining = f"{1e3 * (deadline - now):.0f} ms remain until its deadline"
         if deadline - alone_s <= now:
@@ -194,13 +200,13 @@ class AdmissionController(Generic[T]):
         """Return the seconds that a request with a deadline must be able to wait."""
         return wait + min((PATIENCE - 1) * wait, _REORDERED_BATCHES * queue.next_batch_seconds(length))
 
-    def _may_overtake(self, queue: Queue[T], length: int, latest_start: float, now: float) -> bool:
+    def _may_overtake(self, queue: Queue[T], length: int, latest_start: float, now: float, client: str) -> bool:
         """True if a request can start by `latest_start` before requests that are due later, without making them late."""
-        overtaken = queue.due_after(latest_start)
+        overtaken = queue.due_after(client, latest_start)
         if not overtaken or latest_start <= now:
             return False
-        rows = queue.rows - len(overtaken)
-        tokens = queue.tokens
+        rows, tokens = queue.before(client, length)
+        rows -= len(overtaken)
         for request in overtaken:
             tokens -= request.length
         wait = self._wait(queue, rows, tokens, now)
@@ -224,18 +230,25 @@ def _turn(queue: Queue[T]) -> tuple[float, float]:
     return queue.served + batch_seconds / queue.weight, -queue.weight
 
 
-def _check_room(queue: Queue[T], length: int, wait: float) -> None:
-    """Raise Overloaded if the queue is full."""
+def _check_room(queue: Queue[T], length: int, wait: float, client: str) -> None:
+    """Raise Overloaded if the queue is full, unless another client holds the place of this one."""
+    if not queue.is_full(length) or queue.within_share(client, length):
+        return
     limits = queue.limits
     if queue.rows >= limits.max_waiting:
         raise _overloaded(f"{queue.rows:,} requests are waiting, the limit is {limits.max_waiting:,}", wait / 2)
-    if queue.rows and queue.tokens + length > limits.max_waiting_tokens:
-        raise _overloaded(f"{queue.tokens:,} tokens are waiting, the limit is {limits.max_waiting_tokens:,}", wait / 2)
+    raise _overloaded(f"{queue.tokens:,} tokens are waiting, the limit is {limits.max_waiting_tokens:,}", wait / 2)
 
 
 def _overloaded(reason: str, seconds: float) -> Overloaded:
     retry_s = _retry_delay(seconds)
     return Overloaded(f"the queue is full: {reason}. Try again in {retry_s:.2f} s.", retry_s)
+
+
+def displaced_error(request: QueuedRequest[T]) -> Overloaded:
+    """Return the error of a request that lost its place in a full queue."""
+    limit = request.queue.limits.max_waiting
+    return _overloaded(f"other clients wait, and this one holds more than its share of {limit:,} places", 2.0)
 
 
 def _unmeetable(reason: str, seconds: float) -> Unmeetable:

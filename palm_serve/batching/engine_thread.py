@@ -193,19 +193,20 @@ class EngineThread:
             thread.join()
         self._watchdog.stop()
 
-    def check(self, model_queue: Queue[Any], length: int, deadline: float | None) -> None:
+    def check(self, model_queue: Queue[Any], length: int, deadline: float | None, client: str = "") -> None:
         """Raise what `submit` would raise.
 
         Args:
             model_queue: queue of the request's model and priority.
             length: tokens of the request.
             deadline: time after which the answer is useless, in seconds. None: none.
+            client: who asks.
         """
         with self._changed:
-            self._controller.check(model_queue, length, deadline, self.clock())
+            self._controller.check(model_queue, length, deadline, self.clock(), client)
 
     def submit(
-        self, model_queue: Queue[Any], payload: object, length: int, deadline: float | None
+        self, model_queue: Queue[Any], payload: object, length: int, deadline: float | None, client: str = ""
     ) -> QueuedRequest[Any]:
         """Queue a request. Call `wake` later if the thread is `sleeping`.
 
@@ -214,6 +215,7 @@ class EngineThread:
             payload: what the engine is to run.
             length: tokens of the request.
             deadline: time after which the answer is useless, in seconds. None: none.
+            client: who asks.
 
         Raises:
             Overloaded: the queue is full.
@@ -221,7 +223,7 @@ class EngineThread:
             DeadlineExceeded: the deadline has passed.
         """
         with self._changed:
-            return self._controller.admit(model_queue, payload, length, deadline, self.clock())
+            return self._controller.admit(model_queue, payload, length, deadline, self.clock(), client)
 
     def wake(self) -> None:
         """Wake the thread after requests were queued."""

@@ -1,11 +1,11 @@
-"""Request queue of one model and one priority: the most urgent request first, with a prediction of how long it takes to run."""
+"""Request queue of one model and one priority: clients take turns, the most urgent request of a client first."""
 
-import bisect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
+from palm_serve.batching.client_queue import ClientQueue, in_turn
 from palm_serve.batching.latency import CLIP, LatencyModel
 from palm_serve.batching.plan import BatchLimits, Costs, plan_batch
 
@@ -16,6 +16,8 @@ _MEAN_RATE = 0.1
 _DECAY = 0.01
 """Share of the tokens counted so far that each batch removes."""
 _LARGEST_PADDING = 0.5
+_BATCHES_AHEAD = 4
+"""Full batches of requests that a plan looks at while several clients wait."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +35,10 @@ class QueuedRequest(Generic[T]):
     waiting: bool = True
     abandoned: bool = False
     """True when nobody waits for the answer any more."""
+    client: str = ""
+    """Who asks. The clients of a queue take turns."""
+    displaced: "Sequence[QueuedRequest[T]]" = ()
+    """Requests of clients with more than their share, which lost their places in a full queue to this one."""
 
 
 @dataclass(slots=True)
@@ -46,7 +52,10 @@ class EngineLatency:
 
 
 class Queue(Generic[T]):
-    """Waiting requests in the order of `due`.
+    """Waiting requests of all clients.
+
+    While several clients wait, each gets as many tokens of the batches as the others (start-time fair queueing): the one that
+    has had the fewest is next. A client that had nothing to ask does not catch up on it.
 
     Args:
         limits: limits of a batch and of the queue.
@@ -70,7 +79,11 @@ class Queue(Generic[T]):
         """Seconds of engine time per weight. The queue with the least runs next."""
         self.rows = 0
         self.tokens = 0
-        self._requests: list[QueuedRequest[T]] = []
+        self._clients: dict[str, ClientQueue[T]] = {}
+        """Clients with waiting requests."""
+        self._idle_clients: dict[str, float] = {}
+        """`ClientQueue.served` of clients without a waiting request that are ahead of the virtual clock."""
+        self._virtual_time = 0.0
         self._strict_limits = replace(limits, free_padding=0)
         # Tokens of the last batches, without and with padding.
         self._tokens_run = self._padded_run = 0.0
@@ -102,41 +115,134 @@ class Queue(Generic[T]):
         return self.latency.run.predict(max(length, min(int(self._mean_tokens), self.tokens + length)))
 
     def push(self, request: QueuedRequest[T]) -> None:
-        """Insert a request by its due time."""
-        bisect.insort(self._requests, request, key=_due)
+        """Insert a request of its client by its due time."""
+        client = self._clients.get(request.client)
+        if client is None:
+            served = self._idle_clients.pop(request.client, 0.0)
+            client = self._clients[request.client] = ClientQueue(max(served, self._virtual_time))
+        client.push(request)
         self.rows += 1
         self.tokens += request.length
 
     def withdraw(self, request: QueuedRequest[T]) -> None:
         """Remove a waiting request."""
-        index = bisect.bisect_left(self._requests, request.due, key=_due)
-        while self._requests[index] is not request:
-            index += 1
-        del self._requests[index]
+        client = self._clients[request.client]
+        client.withdraw(request)
         self._removed(request)
+        if not client.requests:
+            self._leave(request.client)
 
-    def due_after(self, due: float) -> Sequence[QueuedRequest[T]]:
-        """Return the requests that are due later than `due`."""
-        return self._requests[bisect.bisect_right(self._requests, due, key=_due) :]
+    def before(self, client_name: str, length: int) -> tuple[int, int]:
+        """Predict the rows and tokens that run before one more request of a client.
+
+        These are its own, and of each other client as much as it gets in the same turns.
+        """
+        client = self._clients.get(client_name)
+        if client is None:
+            own_rows = own_tokens = 0
+            competitors = len(self._clients)
+        else:
+            own_rows = len(client.requests)
+            own_tokens = client.tokens
+            competitors = len(self._clients) - 1
+        if not competitors:
+            return own_rows, own_tokens
+        rows = own_rows + min(self.rows - own_rows, competitors * (own_rows + 1))
+        tokens = own_tokens + min(self.tokens - own_tokens, competitors * (own_tokens + length))
+        return rows, tokens
+
+    def due_after(self, client_name: str, due: float) -> Sequence[QueuedRequest[T]]:
+        """Return the requests of a client that are due later than `due`."""
+        client = self._clients.get(client_name)
+        return () if client is None else client.due_after(due)
+
+    def is_full(self, length: int) -> bool:
+        """Return True if there is no room for one more request of `length` tokens."""
+        limits = self.limits
+        return self.rows >= limits.max_waiting or (self.rows > 0 and self.tokens + length > limits.max_waiting_tokens)
+
+    def within_share(self, client_name: str, length: int) -> bool:
+        """Return True if a client holds less than its share of the queue, with one more request of `length` tokens.
+
+        Others have more than theirs then, where the queue is full.
+        """
+        client = self._clients.get(client_name)
+        clients = len(self._clients) + (client is None)
+        rows = 1 if client is None else len(client.requests) + 1
+        tokens = length if client is None else client.tokens + length
+        limits = self.limits
+        return clients > 1 and rows * clients <= limits.max_waiting and tokens * clients <= limits.max_waiting_tokens
+
+    def displace(self, length: int) -> list[QueuedRequest[T]]:
+        """Make room for a request of `length` tokens: remove the least urgent ones of the clients that hold most."""
+        displaced = []
+        while self.is_full(length):
+            rows_full = self.rows >= self.limits.max_waiting
+            largest = max(
+                self._clients.values(), key=lambda client: len(client.requests) if rows_full else client.tokens
+            )
+            request = largest.requests[-1]
+            self.withdraw(request)
+            displaced.append(request)
+        return displaced
 
     def take(self, now: float) -> tuple[list[QueuedRequest[T]], list[QueuedRequest[T]]]:
         """Remove and return the requests of the next batch, and those that can no longer be answered in time."""
         padding_allowed = self._padded_run * (1 - self.limits.max_padding) <= self._tokens_run
-        plan = plan_batch(self._requests, now, self.limits if padding_allowed else self._strict_limits, self.costs)
-        batch = [self._requests[index] for index in plan.batch]
-        lost = [self._requests[index] for index in plan.lost]
-        removed = {*plan.batch, *plan.lost}
-        self._requests = [request for index, request in enumerate(self._requests) if index not in removed]
+        waiting = self._in_turn()
+        plan = plan_batch(waiting, now, self.limits if padding_allowed else self._strict_limits, self.costs)
+        batch = [waiting[index] for index in plan.batch]
+        lost = [waiting[index] for index in plan.lost]
+        for request in batch:
+            self._clients[request.client].served += request.length
+        changed_clients = set()
         for request in (*batch, *lost):
             self._removed(request)
+            self._clients[request.client].tokens -= request.length
+            changed_clients.add(request.client)
+        for name in changed_clients:
+            self._clients[name].keep_waiting()
+            if not self._clients[name].requests:
+                self._leave(name)
+        self._advance()
         if batch:
             self._record(batch)
         return batch, lost
 
+    def _in_turn(self) -> Sequence[QueuedRequest[T]]:
+        """Return the waiting requests in the order of their turns. While several clients wait, only the next ones."""
+        if len(self._clients) == 1:
+            (client,) = self._clients.values()
+            return client.requests
+        return [*in_turn(self._clients.values(), _BATCHES_AHEAD * self.limits.max_rows)]
+
+    def _leave(self, client_name: str) -> None:
+        """Handle a client that has no waiting request any more."""
+        served = self._clients.pop(client_name).served
+        if served > self._virtual_time:
+            self._idle_clients[client_name] = served
+        if not self._clients:
+            # Nobody waits, so nobody is behind.
+            self._idle_clients.clear()
+            self._virtual_time = 0.0
+
+    def _advance(self) -> None:
+        """Advance the virtual clock to the client that has had the fewest tokens. One that comes now begins there."""
+        if len(self._clients) < 2:
+            return
+        self._virtual_time = max(self._virtual_time, min(self._clients.values(), key=_served).served)
+        for name, served in [*self._idle_clients.items()]:
+            if served <= self._virtual_time:
+                del self._idle_clients[name]
+
     def drain(self) -> list[QueuedRequest[T]]:
         """Remove and return all requests."""
-        requests = self._requests
-        self._requests = []
+        requests: list[QueuedRequest[T]] = []
+        for client in self._clients.values():
+            requests += client.requests
+        self._clients.clear()
+        self._idle_clients.clear()
+        self._virtual_time = 0.0
         for request in requests:
             self._removed(request)
         return requests
@@ -151,7 +257,7 @@ class Queue(Generic[T]):
         padded = len(batch) * longest
         self._tokens_run += tokens - _DECAY * self._tokens_run
         self._padded_run += padded - _DECAY * self._padded_run
-        if self._requests:
+        if self.rows:
             padding = min(1 - tokens / padded, _LARGEST_PADDING)
             self._mean_rows += _MEAN_RATE * (len(batch) - self._mean_rows)
             self._mean_tokens += _MEAN_RATE * (padded - self._mean_tokens)
@@ -164,5 +270,5 @@ class Queue(Generic[T]):
         self.tokens -= request.length
 
 
-def _due(request: QueuedRequest[T]) -> float:
-    return request.due
+def _served(client: ClientQueue[T]) -> float:
+    return client.served

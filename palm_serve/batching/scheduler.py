@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from palm_serve.batching.admission import ScheduledBatch
+from palm_serve.batching.admission import ScheduledBatch, displaced_error
 from palm_serve.batching.engine_thread import BatchOutcome, EngineThread
 from palm_serve.batching.observer import FinishedBatch, Observer, SilentObserver
 from palm_serve.batching.plan import BatchLimits
@@ -102,26 +102,34 @@ class Scheduler(Generic[T, C, R]):
             running -= queue.rows
         return max(0, running)
 
-    def check(self, deadline: float | None, priority: Priority = Priority.INTERACTIVE, length: int = 1) -> None:
+    def check(
+        self, deadline: float | None, priority: Priority = Priority.INTERACTIVE, length: int = 1, client: str = ""
+    ) -> None:
         """Raise what `submit` would raise at once. Cheap enough to call before a text is tokenized.
 
         Args:
             deadline: time after which the answer is useless, in seconds. None: none.
             priority: priority of the request.
             length: tokens of the request.
+            client: who asks.
 
         Raises:
             PalmServeError: the same errors as `submit`.
         """
         self._check_open()
         try:
-            self._engine_thread.check(self._queues[priority], length, deadline)
+            self._engine_thread.check(self._queues[priority], length, deadline, client)
         except PalmServeError as error:
             self._count_refusal(error)
             raise
 
     async def submit(
-        self, payload: T, length: int, deadline: float | None = None, priority: Priority = Priority.INTERACTIVE
+        self,
+        payload: T,
+        length: int,
+        deadline: float | None = None,
+        priority: Priority = Priority.INTERACTIVE,
+        client: str = "",
     ) -> R:
         """Return the result for one payload.
 
@@ -132,6 +140,7 @@ class Scheduler(Generic[T, C, R]):
             length: tokens of the payload.
             deadline: time after which the answer is useless, in seconds. None: none.
             priority: priority of the request.
+            client: who asks. The clients of a model take turns.
 
         Raises:
             Overloaded: the queue is full.
@@ -143,10 +152,12 @@ class Scheduler(Generic[T, C, R]):
         self._check_open()
         submission: _Submission[T, R] = _Submission(payload, self._loop.create_future())
         try:
-            request = self._engine_thread.submit(self._queues[priority], submission, length, deadline)
+            request = self._engine_thread.submit(self._queues[priority], submission, length, deadline, client)
         except PalmServeError as error:
             self._count_refusal(error)
             raise
+        if request.displaced:
+            self._fail_displaced(request)
         if self._engine_thread.sleeping and not self._waking:
             # After everything that the loop has ready now, so that requests which arrived together run together.
             self._waking = True
@@ -193,6 +204,14 @@ class Scheduler(Generic[T, C, R]):
     def _wake(self) -> None:
         self._waking = False
         self._engine_thread.wake()
+
+    def _fail_displaced(self, request: QueuedRequest[_Submission[T, R]]) -> None:
+        """Fail the requests that lost their places in a full queue to this one."""
+        for displaced in request.displaced:
+            error = displaced_error(displaced)
+            self._count_refusal(error)
+            _fail(displaced, error)
+        request.displaced = ()
 
     def _expire(self, request: QueuedRequest[_Submission[T, R]]) -> None:
         """Fail a request whose deadline is now."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from palm_serve.batching import BatchLimits, EngineLatency, EngineThread, Observer, Scheduler
+from palm_serve.batching.loop_turns import next_turn
 from palm_serve.bundle.manifest import Manifest
 from palm_serve.errors import PalmServeError
 from palm_serve.pipeline import EngineOutputs, Pipeline, PreparedRequest
@@ -20,6 +21,10 @@ Mirror = Callable[[TextRequest, Prediction, Mapping[str, str]], None]
 
 _TOKENIZE_INLINE = 2000
 """Characters up to which tokenizing on the event loop is cheaper (< 0.5 ms) than in another thread."""
+
+
+_REQUESTS_PER_TURN = 64
+"""Requests of a batch that are queued at once: as many as a batch of the engine holds."""
 
 
 class LoadedModel:
@@ -132,7 +137,7 @@ class LoadedModel:
                 return cached_answer
         with _FailureCounter(self.statistics):
             # Before tokenization, so that a refusal costs little.
-            self._scheduler.check(request.deadline, request.priority)
+            self._scheduler.check(request.deadline, request.priority, client=request.client)
         if len(request.text) + len(request.pair or "") <= _TOKENIZE_INLINE:
             prepared = self._pipeline.prepare(request)
         else:
@@ -161,7 +166,17 @@ class LoadedModel:
         if not requests:
             return []
         prepared = await asyncio.to_thread(self._pipeline.prepare_many, requests)
-        pending = [self._answer(item) for item in prepared if isinstance(item, PreparedRequest)]
+        pending: list[asyncio.Task[Prediction]] = []
+        try:
+            for item in prepared:
+                if isinstance(item, PreparedRequest):
+                    if len(pending) % _REQUESTS_PER_TURN == _REQUESTS_PER_TURN - 1:
+                        await next_turn()
+                    pending.append(asyncio.create_task(self._answer(item)))
+        except asyncio.CancelledError:
+            for task in pending:
+                task.cancel()
+            raise
         outcomes = iter(await asyncio.gather(*pending, return_exceptions=True))
         answers: list[Prediction | PalmServeError] = []
         for item in prepared:
@@ -179,7 +194,9 @@ class LoadedModel:
 
     async def _submit(self, prepared: PreparedRequest) -> Prediction:
         request = prepared.request
-        answer = await self._scheduler.submit(prepared, prepared.tokens, request.deadline, request.priority)
+        answer = await self._scheduler.submit(
+            prepared, prepared.tokens, request.deadline, request.priority, request.client
+        )
         if self.mirror is not None:
             self.mirror(request, answer, self._kinds)
         return answer

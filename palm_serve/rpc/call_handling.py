@@ -64,6 +64,11 @@ class Call:
     request_bytes: int = 0
     response_bytes: int = 0
 
+    @property
+    def client_name(self) -> str:
+        """Name of the client. Empty: unknown."""
+        return "" if self.client is None else self.client.name
+
     def record_answer(self, model: "LoadedModel", prediction: Prediction) -> None:
         """Record the version that answered one text of the call."""
         self.texts += 1

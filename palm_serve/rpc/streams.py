@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from google.protobuf.message import Message
 
+from palm_serve.batching.loop_turns import next_turn
 from palm_serve.errors import PalmServeError
 from palm_serve.rpc.call_handling import Send
 from palm_serve.rpc.lifecycle import Lifecycle
@@ -57,6 +58,9 @@ async def answer_each(
 
 
 async def yield_to_event_loop(index: int) -> None:
-    """Let other calls run after every 32 items of a batch. A large batch would block the event loop for 0.1 s."""
+    """Let other calls run after every 32 items of a batch. A large batch would block the event loop for 0.1 s.
+
+    Batches take turns, so that many of them do not block it for longer than one.
+    """
     if index % _ITEMS_PER_TURN == _ITEMS_PER_TURN - 1:
-        await asyncio.sleep(0)
+        await next_turn()

@@ -28,7 +28,7 @@ class CheckedRequest:
 
 
 def check_parse_request(
-    message: pb.ParseRequest, manifest: Manifest, limits: Limits, deadline: float | None
+    message: pb.ParseRequest, manifest: Manifest, limits: Limits, deadline: float | None, client: str = ""
 ) -> CheckedRequest:
     """Check a ParseRequest for the model of `manifest`.
 
@@ -37,6 +37,7 @@ def check_parse_request(
         manifest: manifest of the model that answers.
         limits: limits of one client.
         deadline: in seconds on the clock of `time.monotonic()`. None: no deadline.
+        client: name of the client. The clients of a model take turns.
 
     Raises:
         InvalidRequest: if a field is not valid.
@@ -48,12 +49,12 @@ def check_parse_request(
     thresholds = _thresholds(message.thresholds, manifest)
     top_k = message.top_k or DEFAULT_TOP_K
     # The fallback compares the first two labels, so the ranking needs at least two.
-    request = TextRequest(message.text, tasks, top_k=max(top_k, 2), deadline=deadline, priority=priority)
+    request = TextRequest(message.text, tasks, top_k=max(top_k, 2), deadline=deadline, priority=priority, client=client)
     return CheckedRequest(request, unit, top_k, thresholds)
 
 
 def check_predict_request(
-    message: pb.PredictRequest, manifest: Manifest, limits: Limits, deadline: float | None
+    message: pb.PredictRequest, manifest: Manifest, limits: Limits, deadline: float | None, client: str = ""
 ) -> CheckedRequest:
     """Check a PredictRequest for the model of `manifest`.
 
@@ -62,6 +63,7 @@ def check_predict_request(
         manifest: manifest of the model that answers.
         limits: limits of one client.
         deadline: in seconds on the clock of `time.monotonic()`. None: no deadline.
+        client: name of the client. The clients of a model take turns.
 
     Raises:
         InvalidRequest: if a field is not valid.
@@ -80,7 +82,9 @@ def check_predict_request(
         )
     top_k = message.top_k or DEFAULT_TOP_K
     pair = message.text_pair if task.pairs else None
-    request = TextRequest(message.text, (message.task,), pair=pair, top_k=top_k, deadline=deadline, priority=priority)
+    request = TextRequest(
+        message.text, (message.task,), pair=pair, top_k=top_k, deadline=deadline, priority=priority, client=client
+    )
     return CheckedRequest(request, unit, top_k)
 
 

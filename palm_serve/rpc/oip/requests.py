@@ -43,7 +43,7 @@ def input_names(manifest: Manifest) -> tuple[str, ...]:
 
 
 async def read_request(
-    message: oip.ModelInferRequest, manifest: Manifest, limits: Limits, deadline: float | None
+    message: oip.ModelInferRequest, manifest: Manifest, limits: Limits, deadline: float | None, client: str = ""
 ) -> CheckedInference:
     """Check a ModelInferRequest for the model of `manifest`.
 
@@ -52,6 +52,7 @@ async def read_request(
         manifest: manifest of the model that answers.
         limits: limits of one client.
         deadline: in seconds on the clock of `time.monotonic()`. None: no deadline.
+        client: name of the client. The clients of a model take turns.
 
     Raises:
         InvalidRequest: if the request is not valid.
@@ -68,7 +69,7 @@ async def read_request(
     requests: list[CheckedRequest] = []
     for row in range(len(texts[TEXT])):
         await yield_to_event_loop(row)
-        for checked in _row_requests(row, texts, tasks, parameters, manifest, limits, deadline):
+        for checked in _row_requests(row, texts, tasks, parameters, manifest, limits, deadline, client):
             rows.append(row)
             requests.append(checked)
     raw = bool(message.raw_input_contents)
@@ -171,6 +172,7 @@ def _row_requests(
     manifest: Manifest,
     limits: Limits,
     deadline: float | None,
+    client: str,
 ) -> list[CheckedRequest]:
     """Return the requests of one row: one for all tasks on single texts, and one for each task on pairs."""
     text = texts[TEXT][row]
@@ -181,12 +183,12 @@ def _row_requests(
             parse = pb.ParseRequest(
                 text=text, tasks=single_text_tasks, thresholds=parameters.thresholds, **parameters.fields
             )
-            requests.append(check_parse_request(parse, manifest, limits, deadline))
+            requests.append(check_parse_request(parse, manifest, limits, deadline, client))
         for name in tasks:
             if manifest.tasks[name].pairs:
                 pair = texts[TEXT_PAIR][row]
                 predict = pb.PredictRequest(task=name, text=text, text_pair=pair, **parameters.fields)
-                requests.append(check_predict_request(predict, manifest, limits, deadline))
+                requests.append(check_predict_request(predict, manifest, limits, deadline, client))
     except InvalidRequest as error:
         raise InvalidRequest(f"row {row}: {error}", error.field) from None
     return requests

@@ -131,7 +131,9 @@ class OpenInferenceService:
     async def model_infer(self, message: oip.ModelInferRequest, call: Call) -> oip.ModelInferResponse:
         """Answer one batch of texts."""
         with self._registry.route(message.model_name, message.model_version, call.routing_key(message.id)) as model:
-            inference = await read_request(message, model.manifest, self._options.limits, call.deadline)
+            inference = await read_request(
+                message, model.manifest, self._options.limits, call.deadline, call.client_name
+            )
             call.charge_requests(len(inference.requests))
             requests = [checked.request for checked in inference.requests]
             if len(requests) == 1:

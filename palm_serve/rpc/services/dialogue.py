@@ -48,7 +48,9 @@ class DialogueService:
                 try:
                     item_id = request_id(request.request_id)
                     model = self._registry.route(request.model, request.version, call.routing_key(request.request_id))
-                    checked = check_parse_request(request, model.manifest, self._limits, call.deadline)
+                    checked = check_parse_request(
+                        request, model.manifest, self._limits, call.deadline, call.client_name
+                    )
                 except PalmServeError as error:
                     items[position] = error_item(error, request.request_id or call.request_id)
                     continue
@@ -83,7 +85,7 @@ class DialogueService:
 
     async def _answer(self, message: pb.ParseRequest, response_id: str, call: Call) -> pb.ParseResponse:
         with self._registry.route(message.model, message.version, call.routing_key(message.request_id)) as model:
-            checked = check_parse_request(message, model.manifest, self._limits, call.deadline)
+            checked = check_parse_request(message, model.manifest, self._limits, call.deadline, call.client_name)
             prediction = await model.predict(checked.request)
             call.record_answer(model, prediction)
             return parse_response(response_id, model, checked, prediction)

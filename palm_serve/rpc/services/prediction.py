@@ -22,7 +22,7 @@ class PredictionService:
     async def predict(self, message: pb.PredictRequest, call: Call) -> pb.PredictResponse:
         """Answer one text, or a pair of texts."""
         with self._registry.route(message.model, message.version, call.routing_key()) as model:
-            checked = check_predict_request(message, model.manifest, self._limits, call.deadline)
+            checked = check_predict_request(message, model.manifest, self._limits, call.deadline, call.client_name)
             prediction = await model.predict(checked.request)
             call.record_answer(model, prediction)
             return predict_response(call.request_id, model, checked, prediction)

@@ -24,6 +24,7 @@ class Arrival:
     leaves: float = math.inf
     priority: Priority = Priority.INTERACTIVE
     model: int = 0
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,10 @@ class Simulator:
                 deadline = None if math.isinf(arrival.within) else now + arrival.within
                 try:
                     queue = models[arrival.model][arrival.priority]
-                    request = controller.admit(queue, coming, arrival.length, deadline, now)
+                    request = controller.admit(queue, coming, arrival.length, deadline, now, arrival.client)
+                    for displaced in request.displaced:
+                        displaced.abandoned = True
+                        report.refused[displaced.payload] = 0.0
                     gives_up = min(arrival.leaves, arrival.within)
                     if not math.isinf(gives_up):
                         heapq.heappush(leaving, (now + gives_up, next(numbers), request))

@@ -1,5 +1,6 @@
 """Deadlines and cancellation against a real server whose engine needs a while."""
 
+import hashlib
 import re
 import socket
 import time
@@ -191,3 +192,32 @@ def test_deadline_shorter_than_the_engine_is_refused(slow: SlowServer) -> None:
     assert retry.retry_delay.ToTimedelta().total_seconds() > 0
     assert slow.metric("palm_batch_rows_sum") == rows
     assert slow.metric("palm_dropped_total", "unmeetable") == dropped + 1
+
+
+def test_flood_of_one_client_does_not_delay_another(
+    slow_bundle: Path, start_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Three calls one after the other, each behind the thousand of another client, are answered long before those."""
+    tokens = tmp_path / "tokens.toml"
+    entries = []
+    for name in ("web", "other"):
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        entries.append(f'[tokens.{name}]\nsha256 = "{digest}"\nscopes = ["parse"]\n')
+    tokens.write_text("\n".join(entries), encoding="utf-8")
+    process = start_server(slow_bundle, "--provider", "CPU", "--threads", "1", "--tokens", tokens)
+    target = process.target()
+    options = (("grpc.use_local_subchannel_pool", 1),)
+    with grpc.insecure_channel(target, options) as web, grpc.insecure_channel(target, options) as other:
+        parse = stubs.DialogueUnderstandingStub(web).Parse
+        metadata = (("authorization", "Bearer web"),)
+        flood = [parse.future(pb.ParseRequest(text="hello"), metadata=metadata) for _ in range(1000)]
+        while not any(call.done() for call in flood):
+            time.sleep(0.001)
+        for _ in range(3):
+            answer = stubs.DialogueUnderstandingStub(other).Parse(
+                pb.ParseRequest(text="hi"), metadata=(("authorization", "Bearer other"),), timeout=60
+            )
+            assert answer.intent.name == "greeting"
+        waiting = sum(not call.done() for call in flood)
+        assert waiting > 100, "in order of arrival, none of them would wait any more"
+        assert all(call.result().intent.name == "greeting" for call in flood), "and none of them is lost"

@@ -1,0 +1,72 @@
+"""Waiting requests of one client in a queue, and the order in which several clients take turns."""
+
+import bisect
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from palm_serve.batching.queue import QueuedRequest
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class ClientQueue(Generic[T]):
+    """Waiting requests of one client, in the order of `due`."""
+
+    served: float = 0.0
+    """Tokens that the client has had, on the virtual clock of the queue. The client with the fewest is next."""
+    tokens: int = 0
+    requests: "list[QueuedRequest[T]]" = field(default_factory=list)
+
+    def push(self, request: "QueuedRequest[T]") -> None:
+        """Insert a request by its due time."""
+        bisect.insort(self.requests, request, key=_due)
+        self.tokens += request.length
+
+    def withdraw(self, request: "QueuedRequest[T]") -> None:
+        """Remove a request."""
+        index = bisect.bisect_left(self.requests, request.due, key=_due)
+        while self.requests[index] is not request:
+            index += 1
+        del self.requests[index]
+        self.tokens -= request.length
+
+    def due_after(self, due: float) -> "Sequence[QueuedRequest[T]]":
+        """Return the requests that are due later than `due`."""
+        return self.requests[bisect.bisect_right(self.requests, due, key=_due) :]
+
+    def keep_waiting(self) -> None:
+        """Remove the requests that no longer wait. Their tokens are subtracted already."""
+        self.requests = [request for request in self.requests if request.waiting]
+
+
+def in_turn(clients: Iterable[ClientQueue[T]], limit: int) -> "Iterator[QueuedRequest[T]]":
+    """Yield the requests that are next if the clients take turns, each as many tokens as the others.
+
+    Args:
+        clients: clients with waiting requests.
+        limit: most requests to yield.
+    """
+    turns = []
+    for number, client in enumerate(clients):
+        turns.append((client.served, client.requests[0].due, number, 0, client))
+    heapq.heapify(turns)
+    for _ in range(limit):
+        if not turns:
+            return
+        served, _, number, position, client = turns[0]
+        request = client.requests[position]
+        yield request
+        position += 1
+        if position == len(client.requests):
+            heapq.heappop(turns)
+        else:
+            next_turn = (served + request.length, client.requests[position].due, number, position, client)
+            heapq.heapreplace(turns, next_turn)
+
+
+def _due(request: "QueuedRequest[T]") -> float:
+    return request.due
