@@ -5,6 +5,7 @@ latency.py          predicts how long a batch takes, learned from those that ran
 queue.py            queue of one model and one priority
 client_queue.py     requests of one client in a queue, and the turns of several clients
 admission.py        accepts requests and shares the engine among queues (no thread, no clock: time is an argument)
+batch_handler.py    callbacks of a model for the engine thread
 engine_thread.py    the thread that runs the engines, and the thread that decodes their results
 scheduler.py        queues the requests of one model for the engine thread, from an event loop
 observer.py         events that metrics count

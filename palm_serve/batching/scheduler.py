@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from palm_serve.batching.admission import ScheduledBatch, displaced_error
-from palm_serve.batching.engine_thread import BatchOutcome, EngineThread
+from palm_serve.batching.batch_handler import BatchOutcome
+from palm_serve.batching.engine_thread import EngineThread
 from palm_serve.batching.observer import FinishedBatch, Observer, SilentObserver
 from palm_serve.batching.plan import BatchLimits
 from palm_serve.batching.queue import EngineLatency, QueuedRequest

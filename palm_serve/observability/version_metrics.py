@@ -45,12 +45,16 @@ class VersionMetrics(Collector):
             loads.add_metric([name, _OUTCOME[succeeded]], count)
         failing = GaugeMetricFamily(
             "palm_bundle_failing",
-            "1 while the version that should serve under this label cannot be loaded. The former version stays in service.",
+            "1 while the version that should serve under this label cannot be read or loaded. The former version stays in service.",
             labels=["model", "label"],
         )
         for name, label in dict(self._registry.failures):
             failing.add_metric([name, label], 1)
-        yield from (loads, failing)
+        watch_failing = GaugeMetricFamily(
+            "palm_watch_failing", "1 while the watched directory cannot be read or is empty. What is in service stays."
+        )
+        watch_failing.add_metric([], bool(self._registry.watch_failure))
+        yield from (loads, failing, watch_failing)
 
     def _versions(self) -> Iterator[Metric]:
         info = GaugeMetricFamily(

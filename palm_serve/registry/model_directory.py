@@ -5,23 +5,25 @@
     DIR/NAME/traffic.toml           canary = 0.1 and shadow = 0.05, shares of the requests that name no version
 
 NAME and LABEL may be symbolic links. Names that begin with a dot are ignored, so a bundle can be written under such a name
-and renamed.
+and renamed. Something that is there and cannot be read or followed is listed with its fault: it is not gone.
 """
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from palm_serve.bundle.loader import MANIFEST
+from palm_serve.config.names import NAME_RULE, is_model_name, normalized_name
 from palm_serve.errors import BundleError
 from palm_serve.files import read_toml
 from palm_serve.registry.versions import CANARY, SHADOW, STABLE, TrafficShares
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""Pattern of a name or a label."""
 TRAFFIC = "traffic.toml"
+_LOST_AND_FOUND = "lost+found"
+"""Directory of file systems for files without a name."""
 
 Signature = tuple[tuple[str, int, int, int], ...]
 """Path, inode, size and modification time of every file. Differs when the files do."""
@@ -38,6 +40,8 @@ class BundleEntry:
     signature: Signature
     complete: bool
     """True if there is a manifest."""
+    fault: str = ""
+    """Reason why the bundle is there and cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,47 +54,87 @@ class ModelListing:
     """The file of traffic shares, if there is one."""
     present: bool = True
     """True if the directory has the name."""
+    is_file: bool = False
+    """True for a file, which says nothing unless a model of its name is in service."""
+    is_empty: bool = False
+    """True for an empty directory. It is a fault only if a model of its name is in service."""
+    fault: str = ""
+    """Reason why the name is there and cannot be read."""
+    misnamed: Mapping[str, str] = field(default_factory=dict)
+    """Bundles that cannot be served under the label of their directory, with the reason."""
 
 
 ABSENT = ModelListing({}, present=False)
 
 
-def list_models(directory: Path) -> dict[str, ModelListing]:
-    """List the directory, by name.
+@dataclass(frozen=True, slots=True)
+class DirectoryListing:
+    """All names of a directory."""
+
+    models: Mapping[str, ModelListing]
+    misnamed: Mapping[str, str]
+    """Bundles that cannot be served under the name of their directory, with the reason."""
+
+    @property
+    def is_empty(self) -> bool:
+        """True if there is no directory and no link, as where a volume is not mounted."""
+        return not self.misnamed and all(listing.is_file for listing in self.models.values())
+
+
+def list_models(directory: Path) -> DirectoryListing:
+    """List the directory.
 
     Raises:
         OSError: the directory cannot be read.
     """
-    return {name: list_model(path) for name, path in sorted(_subdirectories(directory))}
+    paths, misnamed = _named_paths(directory, with_files=True)
+    models = {}
+    for name, path in paths.items():
+        models[name] = list_model(path)
+    return DirectoryListing(models, misnamed)
 
 
-def list_model(path: Path) -> ModelListing:
+def find_model(directory: Path, name: str) -> ModelListing:
     """List one name of the directory.
 
     Raises:
         OSError: the directory cannot be read.
     """
-    if (path / MANIFEST).is_file():
-        return ModelListing({STABLE: read_entry(path)})
-    file = path / TRAFFIC
+    path = _named_paths(directory, with_files=True)[0].get(normalized_name(name))
+    return ABSENT if path is None else list_model(path)
+
+
+def list_model(path: Path) -> ModelListing:
+    """List one name, given the path of its directory."""
+    try:
+        if not stat.S_ISDIR(path.stat().st_mode):
+            return ModelListing({}, is_file=True, fault=f"{path} must be a directory, got a file")
+        if os.path.lexists(path / MANIFEST):
+            return ModelListing({STABLE: read_entry(path)})
+        paths, misnamed = _named_paths(path, with_files=False)
+        is_empty = all(file.name.startswith(".") for file in path.iterdir())
+    except OSError as error:
+        return ModelListing({}, fault=_describe(path, error))
     entries = {}
-    for label, bundle in sorted(_subdirectories(path)):
+    for label, bundle in paths.items():
         entries[label] = read_entry(bundle)
-    return ModelListing(entries, (file, _signature([file], path)) if file.is_file() else None)
+    fault = f"{path} must hold a bundle, and is empty" if is_empty else ""
+    return ModelListing(entries, _traffic_file(path), is_empty=is_empty, fault=fault, misnamed=misnamed)
 
 
 def read_entry(path: Path) -> BundleEntry:
-    """Read the signature of one bundle.
-
-    Raises:
-        OSError: a file vanished in the meantime.
-    """
-    bundle = path.resolve()
-    files = []
-    for directory, _, names in os.walk(bundle):
-        for name in names:
-            files.append(Path(directory) / name)
-    signature = ((str(bundle), 0, 0, 0), *_signature(sorted(files), bundle))
+    """Read the signature of one bundle."""
+    try:
+        path.stat()
+        # Only now, because `resolve` takes the target of a broken link for a path that does not exist yet.
+        bundle = path.resolve(strict=True)
+        files = []
+        for directory, _, names in os.walk(bundle, onerror=_raise):
+            for name in names:
+                files.append(Path(directory) / name)
+        signature = ((str(bundle), 0, 0, 0), *_signature(sorted(files), bundle))
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links that appeared a moment ago
+        return BundleEntry(path, (), False, _describe(path, error))
     return BundleEntry(bundle, signature, (bundle / MANIFEST).is_file())
 
 
@@ -122,11 +166,56 @@ def read_traffic(file: Path) -> TrafficShares:
     return TrafficShares(**shares)
 
 
-def _subdirectories(directory: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the names and paths of subdirectories with a valid name."""
-    for path in directory.iterdir():
-        if NAME.fullmatch(path.name) and path.is_dir():
-            yield path.name, path
+def _named_paths(directory: Path, with_files: bool) -> tuple[dict[str, Path], dict[str, str]]:
+    """Return the directories, and links to anything, by name, and the bundles whose names cannot be served."""
+    paths: dict[str, Path] = {}
+    misnamed = {}
+    # Of two names that differ in their form only, the normalized one is served.
+    for path in sorted(directory.iterdir(), key=lambda path: (path.name != normalized_name(path.name), path.name)):
+        if path.name.startswith(".") or path.name == _LOST_AND_FOUND:
+            continue
+        name = normalized_name(path.name)
+        if is_model_name(name) and name not in paths:
+            if with_files or os.path.islink(path) or not os.path.isfile(path):
+                paths[name] = path
+        elif _holds_bundle(path):
+            reason = f"must be named with {NAME_RULE}"
+            if name in paths:
+                reason = "must have a name of its own, and differs from another one in the form of its accents only"
+            # Not the normalized name, which may be that of another one.
+            misnamed[path.name] = f"{path} {reason}. Rename it."
+    return paths, misnamed
+
+
+def _holds_bundle(path: Path) -> bool:
+    """Return True for a bundle, or for a directory of bundles."""
+    try:
+        return (path / MANIFEST).is_file() or any(path.glob(f"*/{MANIFEST}"))
+    except OSError:
+        return False
+
+
+def _traffic_file(path: Path) -> tuple[Path, Signature] | None:
+    """Return the file of traffic shares and its signature. One that cannot be read has an empty signature."""
+    file = path / TRAFFIC
+    if not os.path.lexists(file):
+        return None
+    try:
+        return file, _signature([file], path)
+    except OSError as error:
+        return file, ((_describe(file, error), 0, 0, 0),)
+
+
+def _describe(path: Path, error: Exception) -> str:
+    """Describe why something that is there cannot be read."""
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    if os.path.islink(path):
+        return f"{path} is a link to {os.path.realpath(path)}, which cannot be read: {reason}"
+    return f"{path} cannot be read: {reason}"
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _signature(files: Iterable[Path], root: Path) -> Signature:

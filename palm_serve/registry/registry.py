@@ -86,6 +86,8 @@ class Registry:
         self._statistics: dict[tuple[str, str], ModelStatistics] = {}
         self.failures: dict[tuple[str, str], LoadFailure] = {}
         """Last failure to load a bundle, by name and label."""
+        self.watch_failure = ""
+        """Reason why the watched directory cannot be read. Empty: it can."""
         self.loads: Counter[tuple[str, bool]] = Counter()
         """Bundles opened, by name and by whether that succeeded."""
 

@@ -5,15 +5,17 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from palm_serve.config.names import normalized_name
 from palm_serve.errors import BundleError, EngineError, NotFound, PalmServeError, Unavailable
 from palm_serve.registry.loaded_model import LoadedModel
 from palm_serve.registry.model_directory import (
     ABSENT,
     TRAFFIC,
     BundleEntry,
+    DirectoryListing,
     ModelListing,
     Signature,
-    list_model,
+    find_model,
     list_models,
     read_entry,
     read_traffic,
@@ -44,6 +46,8 @@ class _NameState:
     tried_traffic: Signature = ()
     listing: ModelListing | None = None
     """Listing at the last poll. Files that still change are not loaded."""
+    faults: dict[str, str] = field(default_factory=dict)
+    """Reasons why labels are there and cannot be read, as they were told."""
 
     def opened_models(self) -> dict[str, LoadedModel]:
         """Return the opened versions by label."""
@@ -61,6 +65,10 @@ class Watcher:
     when its last request is answered. A bundle that cannot be loaded changes nothing: the error is logged and stands in
     `registry.failures`, and the bundle is tried again when its files change.
 
+    Only what is absent is gone. What is there and cannot be read or followed (a link whose target is away, a directory without
+    permission, an empty directory) leaves its versions in service and is a failure, like a bundle that cannot be loaded. An
+    empty `directory` counts as one that cannot be read, because that is how an unmounted volume looks.
+
     Args:
         registry: where the models go. The names of the directory belong to it: versions of the same name that came from
             elsewhere are retired.
@@ -72,7 +80,8 @@ class Watcher:
         self._directory = directory
         self._names: dict[str, _NameState] = {}
         self._polling = asyncio.Lock()
-        self._unreadable = False
+        self._misnamed: dict[tuple[str, str], str] = {}
+        """Bundles that cannot be served under the name or label of their directory, as they were told."""
 
     async def start(self) -> list[LoadedModel]:
         """Load everything that is there now, and return it.
@@ -105,8 +114,9 @@ class Watcher:
             EngineError: no engine can run a bundle.
         """
         async with self._polling:
-            listing = await asyncio.to_thread(_list_model, self._directory / name)
-            if listing is None or not listing.entries:
+            listing = await asyncio.to_thread(_find_model, self._directory, name)
+            name = normalized_name(name)
+            if not listing.entries and (listing.is_file or not listing.fault):
                 raise NotFound(f"no bundle '{name}' in the server's model folder")
             name_state = self._names.setdefault(name, _NameState())
             self._forget_closed(name_state)
@@ -130,16 +140,46 @@ class Watcher:
             try:
                 listings = await asyncio.to_thread(list_models, self._directory)
             except OSError as error:
-                if isinstance(error, FileNotFoundError) and self._directory.is_dir():
-                    return  # a file vanished while it was read; the next poll sees the result
-                if not self._unreadable:
-                    log.error("%s cannot be read: %s; what is in service stays", self._directory, error.strerror)
-                self._unreadable = True
+                self._directory_failed(f"cannot be read: {error.strerror}")
                 return
-            self._unreadable = False
-            for name in {**listings, **self._names}:
+            if listings.is_empty and self._serves_any():
+                self._directory_failed("is empty (not mounted?)")
+                return
+            self._registry.watch_failure = ""
+            self._report_misnamed(listings)
+            for name in {**listings.models, **self._names}:
+                listing = listings.models.get(name, ABSENT)
+                if listing.is_file and name not in self._names:
+                    continue
                 self._names.setdefault(name, _NameState())
-                await self._update(name, listings.get(name, ABSENT), settled)
+                await self._update(name, listing, settled)
+
+    def _serves_any(self) -> bool:
+        """Return True if a model of the directory is in service."""
+        in_service = self._registry.list()
+        return not set(map(_stable, self._names.values())).isdisjoint(in_service)
+
+    def _directory_failed(self, reason: str) -> None:
+        """Leave everything in service, because the directory cannot be read."""
+        if reason != self._registry.watch_failure:
+            log.error("%s %s; what is in service stays", self._directory, reason)
+        self._registry.watch_failure = reason
+
+    def _report_misnamed(self, listings: DirectoryListing) -> None:
+        """Report bundles that cannot be served because of their names, once."""
+        misnamed = {}
+        for name, reason in listings.misnamed.items():
+            misnamed[name, STABLE] = reason
+        for name, listing in listings.models.items():
+            for label, reason in listing.misnamed.items():
+                misnamed[name, label] = reason
+        for key in self._misnamed.keys() - misnamed.keys():
+            self._registry.failures.pop(key, None)
+        for key, reason in misnamed.items():
+            if self._misnamed.get(key) != reason:
+                self._registry.failures[key] = LoadFailure(*key, BundleError(reason))
+                log.error("%s", reason)
+        self._misnamed = misnamed
 
     def _forget_closed(self, name_state: _NameState) -> None:
         """Forget versions that were unloaded by other means. They come back when their files change."""
@@ -158,6 +198,9 @@ class Watcher:
         if not settled and listing != last_listing:
             return
         self._forget_closed(name_state)
+        self._report_faults(name, name_state, listing)
+        if listing.fault:
+            return
         for label, entry in listing.entries.items():
             label_state = name_state.labels.setdefault(label, _LabelState())
             if entry.complete and entry.signature != label_state.tried:
@@ -169,6 +212,23 @@ class Watcher:
         self._assign_labels(name, name_state, listing)
         if not listing.present:
             del self._names[name]
+
+    def _report_faults(self, name: str, name_state: _NameState, listing: ModelListing) -> None:
+        """Report what is there and cannot be read, once. Its versions stay in service."""
+        faults = {}
+        if listing.fault and (name_state.stable is not None or not listing.is_empty):
+            faults[STABLE] = listing.fault
+        for label, entry in listing.entries.items():
+            if entry.fault:
+                faults[label] = entry.fault
+        for label in name_state.faults.keys() - faults.keys():
+            self._registry.failures.pop((name, label), None)
+            if label in name_state.labels and name_state.labels[label].model is None:
+                name_state.labels[label].tried = ()
+        for label, reason in faults.items():
+            if name_state.faults.get(label) != reason:
+                self._record_failure(name, label, BundleError(reason))
+        name_state.faults = faults
 
     async def _open(self, name: str, label: str, name_state: _NameState, entry: BundleEntry) -> None:
         """Open one bundle for a label. If that fails, the label keeps its version."""
@@ -233,6 +293,8 @@ class Watcher:
         elif labels:  # nothing but a canary or a shadow
             labels[STABLE] = next(iter(labels.values()))
         served = [model for model in self._registry.list() if model.name == name]
+        if served and not listing.present:
+            log.warning("%s is gone from %s and is taken out of service", name, self._directory)
         if labels:
             self._registry.assign(name, labels, traffic=name_state.traffic)
         if labels or name_state.stable is not None:
@@ -242,15 +304,16 @@ class Watcher:
         name_state.stable = labels.get(STABLE)
 
 
-def _list_model(path: Path) -> ModelListing | None:
+def _stable(name_state: _NameState) -> LoadedModel | None:
+    return name_state.stable
+
+
+def _find_model(directory: Path, name: str) -> ModelListing:
     try:
-        return list_model(path)
+        return find_model(directory, name)
     except OSError:
-        return None
+        return ABSENT
 
 
 def _has_changed(entry: BundleEntry) -> bool:
-    try:
-        return read_entry(entry.path).signature != entry.signature
-    except OSError:
-        return True
+    return read_entry(entry.path).signature != entry.signature

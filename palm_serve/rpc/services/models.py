@@ -1,10 +1,10 @@
 """The service palm_serve.v1.Models."""
 
 import logging
-import re
 from typing import TYPE_CHECKING
 
 from palm_serve.config import ServeOptions
+from palm_serve.config.names import NAME_RULE, is_model_name
 from palm_serve.errors import BundleError, EngineError, InvalidRequest, NotAllowed
 from palm_serve.rpc.call_handling import Call
 from palm_serve.rpc.messages.requests import quoted
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CANNOT_BE_LOADED = "the bundle cannot be loaded. See the server's log for the reason."
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class ModelsService:
@@ -73,9 +72,9 @@ class ModelsService:
         self._check_allowed()
         if self._folder is None:
             raise NotAllowed("this server has no model folder to load from. Start it with --model-folder or --watch.")
-        if not _NAME.fullmatch(name):
+        if not is_model_name(name):
             raise InvalidRequest(
-                f"name must be 1 to 100 letters, digits, '.', '_' or '-', got {quoted(name)}. Give the name of a model, not a path.",
+                f"name must be {NAME_RULE}, got {quoted(name)}. Give the name of a model, not a path.",
                 "name",
             )
         return self._folder

@@ -27,8 +27,9 @@ def test_list_models_reads_both_layouts_and_ignores_others(tmp_path: Path) -> No
     (tmp_path / "faq" / "half").mkdir()
     (tmp_path / "empty").mkdir()
     (tmp_path / "README").write_text("not a bundle")
-    listings = list_models(tmp_path)
-    assert {name: sorted(listing.entries) for name, listing in listings.items()} == {
+    listings = list_models(tmp_path).models
+    assert listings["README"].is_file
+    assert {name: sorted(listing.entries) for name, listing in listings.items() if not listing.is_file} == {
         "plain": ["stable"],
         "faq": ["half", "stable", "v2"],
         "empty": [],

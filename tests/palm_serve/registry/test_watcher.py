@@ -360,7 +360,7 @@ def test_watcher_records_an_engine_that_cannot_run(folder: Path, versions: dict[
 
     async def use(registry: Registry, watcher: Watcher) -> None:
         await watcher.start()
-        make_pipeline = registry._make_pipeline
+        make_pipeline = registry._opener._make_pipeline
 
         def broken(bundle: Bundle) -> Pipeline:
             def run(*arguments: object) -> None:
@@ -370,7 +370,7 @@ def test_watcher_records_an_engine_that_cannot_run(folder: Path, versions: dict[
             pipeline.engine.run = run  # type: ignore[method-assign]
             return pipeline
 
-        registry._make_pipeline = broken  # type: ignore[method-assign]
+        registry._opener._make_pipeline = broken  # type: ignore[method-assign]
         put(versions["b"], folder / "tiny")
         await looks(watcher)
         assert "cannot be run: the model failed" in str(registry.failures["tiny", "stable"].error)
