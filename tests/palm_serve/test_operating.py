@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import time
@@ -16,6 +17,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from palm_serve.client import Client
+from palm_serve.errors import NotFound
 from palm_serve.v1 import palm_pb2 as pb
 from palm_serve.v1 import palm_pb2_grpc as stubs
 
@@ -161,3 +164,40 @@ def test_engine_failure_is_reported_and_recovers(
     assert "out of service until its engine works" in told
     assert "the engine works again" in told
     assert SECRET not in "".join(process.errors)
+
+
+def test_watch_serves_names_of_any_script_and_tells_others(
+    start_server: Callable[..., Any], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """From the directory through requests, health, metrics and messages; a link that breaks changes nothing but is told."""
+    models = tmp_path / "models"
+    models.mkdir()
+    name = "我的模型"
+    shutil.copytree(tiny_bundle, models / name)
+    shutil.copytree(tiny_bundle, models / "my model")
+    (models / "linked").symlink_to(tiny_bundle)
+    port = free_port()
+    process = start_server("--watch", models, "--watch-interval", "0.1", "--metrics-port", str(port))
+
+    def metrics() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
+            return str(response.read().decode())
+
+    with Client(process.target()) as client:
+        assert client.parse("hello", model=name).intent.name == "greeting"
+        with pytest.raises(NotFound, match=name):
+            client.parse("hello", model="absent")
+        (models / "linked").unlink()
+        (models / "linked").symlink_to("/nonexistent")
+        failing = 'palm_bundle_failing{label="stable",model="linked"} 1.0'
+        end = time.monotonic() + 120
+        while failing not in metrics():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert client.parse("hello", model="linked").intent.name == "greeting"
+        assert f'model="{name}"' in metrics()
+        assert "palm_watch_failing 0.0" in metrics()
+    errors = [line for line in process.errors if "ERROR" in line]
+    assert len(errors) == 2, errors
+    assert "my model must be named with 1 to 100 letters" in errors[0]
+    assert "linked is a link to /nonexistent, which cannot be read" in errors[1]
