@@ -31,6 +31,7 @@ class Watchdog:
         self._on_hung = on_hung
         self._number = 0
         self._interrupt: Callable[[], object] | None = None
+        self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
         self._stopped.set()
 
@@ -39,11 +40,17 @@ class Watchdog:
         if self._stopped.is_set():
             # A new event, because the thread of before may not have seen the end of the former one.
             self._stopped = threading.Event()
-            threading.Thread(target=self._watch, args=(self._stopped,), name="palm-watchdog", daemon=True).start()
+            self._thread = threading.Thread(
+                target=self._watch, args=(self._stopped,), name="palm-watchdog", daemon=True
+            )
+            self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread, and wait for it."""
         self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
 
     def begin(self, interrupt: Callable[[], object]) -> None:
         """Begin a piece of work. `interrupt` asks it to end, from another thread."""
