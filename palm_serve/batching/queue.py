@@ -195,14 +195,14 @@ class Queue(Generic[T]):
         lost = [waiting[index] for index in plan.lost]
         for request in batch:
             self._clients[request.client].served += request.length
-        changed_clients = set()
+        changed_clients = {}
         for request in (*batch, *lost):
             self._removed(request)
-            self._clients[request.client].tokens -= request.length
-            changed_clients.add(request.client)
-        for name in changed_clients:
-            self._clients[name].keep_waiting()
-            if not self._clients[name].requests:
+            client = changed_clients[request.client] = self._clients[request.client]
+            client.tokens -= request.length
+        for name, client in changed_clients.items():
+            client.keep_waiting()
+            if not client.requests:
                 self._leave(name)
         self._advance()
         if batch:
@@ -228,7 +228,7 @@ class Queue(Generic[T]):
 
     def _advance(self) -> None:
         """Advance the virtual clock to the client that has had the fewest tokens. One that comes now begins there."""
-        if len(self._clients) < 2:
+        if not self._clients:
             return
         self._virtual_time = max(self._virtual_time, min(self._clients.values(), key=_served).served)
         for name, served in [*self._idle_clients.items()]:

@@ -124,6 +124,22 @@ def test_client_that_was_idle_does_not_catch_up() -> None:
     assert max(counts.values()) - min(counts.values()) <= 2
 
 
+def test_client_that_comes_late_does_not_stop_the_one_before() -> None:
+    """What the first one had alone does not count against it."""
+    controller, queue = open_queue(max_rows=2, max_waiting=1000)
+    for number in range(300):
+        controller.admit(queue, number, 5, None, 0.0, "first")
+    for _ in range(100):
+        run(controller)
+    for number in range(100):
+        controller.admit(queue, number, 5, None, 0.0, "late")
+    counts = {"first": 0, "late": 0}
+    for _ in range(30):
+        for request in run(controller).requests:
+            counts[request.client] += 1
+    assert counts == {"first": 30, "late": 30}
+
+
 def run(controller: AdmissionController[Any], now: float = 0.0) -> ScheduledBatch[Any]:
     """Run the next batch."""
     batch = controller.next_batch(now)
