@@ -10,7 +10,8 @@ Unauthenticated, NotAllowed. Every other status raises ServerError.
 
 One connection is opened on first use and shared by all calls. Threads may share a `Client`, tasks an `AsyncClient`.
 A call that fails with RESOURCE_EXHAUSTED or UNAVAILABLE is retried after the delay that the server sends. Without one,
-UNAVAILABLE is retried after 0.1, 0.2 and 0.4 s. Retries end at the deadline and are limited to a fifth of all calls.
+UNAVAILABLE is retried after 0.1, 0.2 and 0.4 s. Retries end at the deadline and are limited to a fifth of all calls. A retry waits
+for a server that is away, if the client was answered before. A connection that has fallen silent is replaced.
 Refused texts of `parse_batch` are retried in the same way, without the texts that are already answered.
 """
 

@@ -26,6 +26,8 @@ _COMMON: ChannelOptions = (
     # A server that was away is found again within 5 s: grpc adds up to a fifth. Its own limit is 2 minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 4_000),
+    # A server that has moved is found under its new address. gRPC asks the DNS every 30 s otherwise.
+    ("grpc.dns_min_time_between_resolutions_ms", 2_000),
     # Time limit of one attempt to connect. A new attempt starts after it.
     ("grpc.min_reconnect_backoff_ms", 5_000),
 )

@@ -22,7 +22,7 @@ class Client:
     every attempt of a call.
 
     Args:
-        target: host and port, or any gRPC name.
+        target: host and port, `unix:PATH`, or any gRPC name.
         timeout_s: default deadline of a call including its retries, in seconds. Default: 10.
         retries: limit of retries per call. Default: 3. Of all calls at most a fifth are retried, after the first ten retries.
         credentials: TLS credentials, see `tls`. None (default): plain text.

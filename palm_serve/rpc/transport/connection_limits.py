@@ -144,10 +144,10 @@ class ConnectionLimits:
             while not self._stopped.is_set():
                 arrivals.poll(_LOOK_S)
                 self._stopped.wait(_ACCEPT_S)
-                began = time.perf_counter()
+                began = time.thread_time()
                 is_crowded = self.look()
                 # Looking takes a hundredth of a core, and a tenth while an address opens many connections.
-                self._stopped.wait((10 if is_crowded else 100) * (time.perf_counter() - began))
+                self._stopped.wait((10 if is_crowded else 100) * (time.thread_time() - began))
 
     def _update(self) -> None:
         """Add new sockets to the known ones, and remove closed ones."""

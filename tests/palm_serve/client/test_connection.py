@@ -1,6 +1,7 @@
 """Connections that fall silent and servers that are away for a while, with both clients and the load generator."""
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ class Restartable:
     """A server that can be stopped and started again on the same port."""
 
     def __init__(self) -> None:
+        self.host = "127.0.0.1"
         self._server: Any = None
         self.delay_s = 0.0
         """Time that each answer takes."""
@@ -35,7 +37,7 @@ class Restartable:
         answer = grpc.unary_unary_rpc_method_handler(self._list_models)
         handlers = grpc.method_handlers_generic_handler("palm_serve.v1.Models", {"ListModels": answer})
         self._server.add_generic_rpc_handlers([handlers])
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self.port = self._server.add_insecure_port(f"{self.host}:{self.port}")
         self._server.start()
 
     def stop(self) -> None:
@@ -51,6 +53,42 @@ def server() -> Iterator[Restartable]:
     running = Restartable()
     yield running
     running.stop()
+
+
+class NameServer:
+    """A DNS server that gives every name the same IPv4 address."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._answer, daemon=True)
+        self._thread.start()
+        self.target = f"127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def _answer(self) -> None:
+        while True:
+            query, client = self._socket.recvfrom(512)
+            if not query:
+                return
+            end = query.index(b"\0", 12) + 1
+            is_ipv4 = query[end : end + 2] == b"\0\1"
+            record = b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4" + socket.inet_aton(self.address) if is_ipv4 else b""
+            header = query[:2] + b"\x81\x80\0\1" + bytes((0, is_ipv4)) + bytes(4)
+            self._socket.sendto(header + query[12 : end + 4] + record, client)
+
+    def close(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"", self._socket.getsockname())
+        self._thread.join()
+        self._socket.close()
+
+
+@pytest.fixture
+def name_server() -> Iterator[NameServer]:
+    running = NameServer("127.0.0.1")
+    yield running
+    running.close()
 
 
 class Caller:
@@ -184,3 +222,15 @@ def test_client_finds_a_server_that_was_away_for_minutes(
         time.sleep(0.3)
     server.start()
     assert call.until_answered() < 6
+
+
+def test_client_finds_a_server_that_has_moved(
+    make_caller: Callable[..., Caller], server: Restartable, name_server: NameServer
+) -> None:
+    """As in Kubernetes, where a new pod has a new address."""
+    call = make_caller(f"dns://{name_server.target}/palm.test:{server.port}", timeout_s=1)
+    call()
+    server.stop()
+    name_server.address = server.host = "127.0.0.2"
+    server.start()
+    assert call.until_answered() < 20, "gRPC's own interval is 30 s"
