@@ -34,7 +34,9 @@ Texts = Annotated[
 
 
 def bench(
-    target: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Address of the server.")] = "127.0.0.1:50051",
+    target: Annotated[
+        str, typer.Argument(metavar="HOST:PORT", help="Address of the server, or unix:PATH.")
+    ] = "127.0.0.1:50051",
     rate: Rate = None,
     concurrency: Concurrency = 64,
     duration: Annotated[float, typer.Option(min=0.1, help="Duration of the measurement in seconds.")] = 10.0,

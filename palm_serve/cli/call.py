@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 def call(
     text: Annotated[str, typer.Argument(help="The utterance. With --task: the sentence or question.")],
-    target: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of the server.")] = "127.0.0.1:50051",
+    target: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address of the server, or unix:PATH.")
+    ] = "127.0.0.1:50051",
     model: Annotated[str, typer.Option(help="Model name. Default: the first model of the server.")] = "",
     version: Annotated[str, typer.Option(help="Version digest or label. Default: stable.")] = "",
     task: Annotated[str, typer.Option(help="Run only this task, of any kind (Predict).")] = "",

@@ -78,11 +78,11 @@ class ConnectionLimits:
 
     Args:
         options: the options of the server.
-        on_refused: called with `total` or `address`, and the number of connections that were shut down.
     """
 
     def __init__(self, options: ServeOptions) -> None:
         self._limit = connection_limit(options)
+        self._is_chosen = bool(options.max_connections_per_address)
         self._address_limit = address_limit(options) or sys.maxsize
         self.on_refused: Callable[[str, int], None] = lambda reason, count: None
         """Called with `total` or `address`, and the number of connections that were shut down."""
@@ -98,6 +98,8 @@ class ConnectionLimits:
         self._names = frozenset(names)
         if IS_SUPPORTED:
             threading.Thread(target=self._watch, name="palm-connections", daemon=True).start()
+        elif self._is_chosen:
+            log.warning("max_connections_per_address has no effect: it needs Linux with /proc.")
 
     def stop(self) -> None:
         """Stop watching."""
@@ -151,7 +153,11 @@ class ConnectionLimits:
 
     def _update(self) -> None:
         """Add new sockets to the known ones, and remove closed ones."""
-        current = dict.fromkeys(_sockets())
+        try:
+            current = dict.fromkeys(_sockets())
+        except OSError as error:  # no descriptor is left to list them with
+            log.debug("the sockets of the process cannot be listed: %s", error)
+            return
         addresses: dict[Socket, str | None] = {}
         for connection, address in self._known.items():
             if connection in current:

@@ -174,6 +174,17 @@ def test_limits_follow_the_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def test_limit_without_effect_prints_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """On a system without /proc gRPC's own limit is that of all connections."""
+    monkeypatch.setattr(connection_limits, "IS_SUPPORTED", False)
+    options = ServeOptions(max_connections=400)
+    assert grpc_connection_limit(options) == 400
+    connection_limits.ConnectionLimits(options).start([1])
+    assert caplog.text == ""
+    connection_limits.ConnectionLimits(ServeOptions(max_connections_per_address=5)).start([1])
+    assert "max_connections_per_address has no effect" in caplog.text
+
+
 class TestOpenFiles:
     """Limits of open files at the start."""
 
