@@ -13,7 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # models here are tiny; threads that wait for each other cost more than they give
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads and fork do not mix; it warns about that
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests may import onnxruntime before palm_serve.engine switches it off
-os.environ["no_grpc_proxy"] = "127.0.0.1,localhost"  # tests call servers with plain gRPC channels, too
+os.environ["no_grpc_proxy"] = "127.0.0.1,localhost"  # noqa: SIM112 - gRPC heeds lower case only; tests open plain channels
 os.environ["NO_COLOR"] = "1"  # so that help and tables can be compared as plain text
 os.environ["COLUMNS"] = "120"
 
