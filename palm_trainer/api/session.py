@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from palm_trainer.api.declarations import Backward, Batch, LossVar, Task, TaskStep
 from palm_trainer.api.fit_checks import by_reader, check_dev, check_head, shared_backbone
@@ -29,7 +28,7 @@ from palm_trainer.api.wiring import wire
 from palm_trainer.errors import CheckpointError, ConfigError, WiringError
 from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics, evaluate, flatten
 from palm_trainer.evaluation.predictor import Predictor
-from palm_trainer.model.checkpoint import TRAINING, save_trained
+from palm_trainer.model.checkpoint import TRAINING, read_training_state, save_trained
 from palm_trainer.model.encoders import WeightsReport, load_weights
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.runs.event_log import check_trackers
@@ -379,7 +378,7 @@ class Session:
         else:
             take_over(self.trained, loaded)
         if resume:
-            self._resume = torch.load(path / TRAINING, weights_only=True)
+            self._resume = read_training_state(path / TRAINING)
             self._run = None
 
 

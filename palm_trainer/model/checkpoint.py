@@ -10,9 +10,9 @@ training.pt         only in `last/`: optimizer, generators, counters
 """
 
 import json
-import pickle
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
 from palm_serve.bundle.manifest import EncoderInfo, TaskInfo
 from palm_trainer.config.atomic_files import NEW_SUFFIX, sync_to_disk
-from palm_trainer.errors import CheckpointError
+from palm_trainer.errors import CheckpointError, PalmError
 from palm_trainer.model.encoders import Encoder, new_encoder
 from palm_trainer.model.encoders.encoder import Pooling
 from palm_trainer.model.heads import make_head
@@ -182,23 +183,14 @@ def load_trained(
         CheckpointError: the checkpoint is missing or damaged.
     """
     directory = checkpoint_directory(run, name)
-    try:
-        description = ModelDescription.model_validate_json((directory / DESCRIPTION).read_bytes())
+    with reading(f"checkpoint {directory} is damaged", "Use the other of best and last, or train again."):
+        description = read_description(directory)
         tokenizer_json = (directory / TOKENIZER).read_text(encoding="utf-8")
-        json.loads(tokenizer_json)
+        Tokenizer.from_str(tokenizer_json)
         weights = load_file(directory / WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(
-            f"checkpoint {directory} is damaged: {str(error).splitlines()[0]}. "
-            "Use the other of best and last, or train again."
-        ) from error
-    model = (build or build_model)(description)
-    try:
+    with reading(f"checkpoint {directory} does not fit its own model.json", "Train again."):
+        model = (build or build_model)(description)
         model.load_state_dict(_model_weights(weights, model))
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"checkpoint {directory} does not fit its own model.json: {str(error).splitlines()[0]}. Train again."
-        ) from error
     return TrainedModel(
         model.eval(),
         tokenizer_json,
@@ -247,13 +239,50 @@ def load_training_state(run: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none, or it cannot be read.
     """
-    path = checkpoint_directory(run, "last") / TRAINING
-    try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0] or "it ends too soon"
-        raise CheckpointError(f"{path} cannot be read: {reason}. Start again with --overwrite.") from error
+    return read_training_state(checkpoint_directory(run, "last") / TRAINING)
+
+
+def read_training_state(path: Path) -> dict[str, Any]:
+    """Read a `training.pt`.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or no mapping.
+    """
+    with reading(f"{path} cannot be read", "Start again with --overwrite."):
+        state = torch.load(path, weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"a {type(state).__name__} instead of a mapping")
     return state
+
+
+def read_description(directory: Path) -> ModelDescription:
+    """Read the `model.json` of a checkpoint. Call it in `reading`."""
+    return ModelDescription.model_validate_json((directory / DESCRIPTION).read_bytes())
+
+
+@contextmanager
+def reading(fault: str, advice: str) -> Iterator[None]:
+    """Report any failure in the block as a fault of a stored file.
+
+    A damaged file makes the libraries that read it raise nearly anything: pydantic, torch, transformers, safetensors.
+
+    Args:
+        fault: what is wrong, with the file.
+        advice: how to mend it.
+
+    Raises:
+        CheckpointError: the block raised anything but a PalmError.
+    """
+    try:
+        yield
+    except PalmError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or ["it ends too soon"]
+        reason = lines[0].rstrip(".:")
+        if isinstance(error, LookupError | AttributeError | ArithmeticError):  # their texts say little by themselves
+            reason = f"{type(error).__name__} {reason}"
+        raise CheckpointError(f"{fault}: {reason}. {advice}") from error
 
 
 def read_json(path: Path) -> Any:
@@ -262,7 +291,5 @@ def read_json(path: Path) -> Any:
     Raises:
         CheckpointError: it is missing or damaged.
     """
-    try:
+    with reading(f"{path} cannot be read", "Restore it, or train again."):
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}.") from error

@@ -8,7 +8,7 @@ from typing import Any
 from palm_trainer.config.atomic_files import NEW_SUFFIX, write_file
 from palm_trainer.config.loader import Config
 from palm_trainer.errors import CheckpointError
-from palm_trainer.model.checkpoint import remove_checkpoints
+from palm_trainer.model.checkpoint import reading, remove_checkpoints
 from palm_trainer.runs import weight_averaging as averaging
 from palm_trainer.runs.event_log import TENSORBOARD
 
@@ -76,8 +76,29 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def forget_later_events(path: Path, step: int) -> None:
     """Remove log lines of steps after the checkpoint, since those steps are trained again."""
-    if path.exists():
-        write_file(path, "".join(line for line in whole_lines(path) if json.loads(line)["step"] <= step))
+    if not path.exists():
+        return
+    lines = []
+    for line, event in zip(whole_lines(path), read_events(path), strict=True):
+        if event["step"] <= step:
+            lines.append(line)
+    write_file(path, "".join(lines))
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """Return the events of a log, each with its step.
+
+    Raises:
+        CheckpointError: a line is no event. The message names it.
+    """
+    events = []
+    for number, line in enumerate(whole_lines(path), start=1):
+        with reading(f"{path}:{number} is damaged", "Remove the line, or train again."):
+            event = json.loads(line)
+            if not isinstance(event.get("step"), int):
+                raise ValueError("an event has no whole number 'step'")
+        events.append(event)
+    return events
 
 
 def whole_lines(path: Path) -> list[str]:

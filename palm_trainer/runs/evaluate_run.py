@@ -10,10 +10,10 @@ from palm_trainer.evaluation.evaluate import Answering, Metrics, calibration_err
 from palm_trainer.evaluation.out_of_scope import rejections
 from palm_trainer.evaluation.perplexity import add_perplexities
 from palm_trainer.evaluation.predictor import Predictor
-from palm_trainer.model.checkpoint import load_trained
+from palm_trainer.model.checkpoint import load_trained, read_json
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.report import Recording, RunFacts, write_report
-from palm_trainer.runs.directory import EVENTS, METRICS, REPORT, whole_lines
+from palm_trainer.runs.directory import EVENTS, METRICS, REPORT, read_events
 from palm_trainer.runs.job import EvaluationPlan, Job
 from palm_trainer.runs.job_from_config import evaluation_plan
 from palm_trainer.tasks import task_kind
@@ -72,8 +72,8 @@ def _report(
     run: Path, plan: EvaluationPlan, trained: TrainedModel, split: str | None, predictor: Recording, output: Path
 ) -> None:
     assert plan.config is not None
-    metrics = json.loads((run / METRICS).read_text(encoding="utf-8")) if (run / METRICS).exists() else {}
-    events = list(map(json.loads, whole_lines(run / EVENTS)))
+    metrics = read_json(run / METRICS) if (run / METRICS).exists() else {}
+    events = read_events(run / EVENTS)
     facts = RunFacts(run, plan.config, trained, events, metrics, plan.splits)
     write_report(facts, plan.kinds, split, plan.data(split or "").sets, predictor, output)
 
@@ -104,5 +104,5 @@ def _metrics(predictor: Answering, trained: TrainedModel, plan: EvaluationPlan, 
 def write_metrics(run: Path, metrics: dict[str, Metrics]) -> None:
     """Merge metrics into metrics.json, by split."""
     path = run / METRICS
-    saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    saved: dict[str, Any] = read_json(path) if path.exists() else {}
     write_file(path, json.dumps({**saved, **metrics}, indent=2, ensure_ascii=False) + "\n")

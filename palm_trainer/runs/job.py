@@ -15,7 +15,7 @@ from palm_trainer.evaluation.calibration import FALSE_REJECTION
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.evaluation.out_of_scope import Method
 from palm_trainer.evaluation.perplexity import MaskedRows
-from palm_trainer.model.checkpoint import DESCRIPTION, WEIGHTS, ModelDescription, load_trained
+from palm_trainer.model.checkpoint import WEIGHTS, load_trained, read_description, reading
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.training.loop import TrainingLoop
 
@@ -166,9 +166,11 @@ class Job:
             return
         model = self.trained.model
         trained_weights = {name: value.clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(load_file(self.run / checkpoint / WEIGHTS))
+        directory = self.run / checkpoint
         try:
-            description = ModelDescription.model_validate_json((self.run / checkpoint / DESCRIPTION).read_bytes())
+            with reading(f"checkpoint {directory} is damaged", "Use the other of best and last, or train again."):
+                description = read_description(directory)
+                model.load_state_dict(load_file(directory / WEIGHTS))
             yield replace(self.trained, tasks=dict(description.tasks))
         finally:
             model.load_state_dict(trained_weights)

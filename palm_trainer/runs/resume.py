@@ -10,7 +10,14 @@ from torch import Tensor
 from palm_trainer.config.atomic_files import write_file
 from palm_trainer.config.loader import load_config
 from palm_trainer.errors import CheckpointError, PalmError
-from palm_trainer.model.checkpoint import has_checkpoint, load_trained, load_training_state, save_trained
+from palm_trainer.model.checkpoint import (
+    TRAINING,
+    has_checkpoint,
+    load_trained,
+    load_training_state,
+    reading,
+    save_trained,
+)
 from palm_trainer.runs import weight_averaging as averaging
 from palm_trainer.runs.directory import (
     CONFIG,
@@ -83,9 +90,10 @@ def restore(job: Job, progress: RunProgress) -> None:
     if saved is None:
         return
     weights, state = saved
-    job.trained.model.load_state_dict(weights)
-    job.loop.load_state_dict(state["loop"], averaged=True)
-    vars(progress).update(state["progress"])
+    with reading(f"{job.run / 'last' / TRAINING} does not fit the run", "Start again with --overwrite."):
+        job.trained.model.load_state_dict(weights)
+        job.loop.load_state_dict(state["loop"], averaged=True)
+        vars(progress).update(state["progress"])
 
 
 def _load_last(job: Job) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -102,7 +110,9 @@ def _load_last(job: Job) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         return None
     state = load_training_state(output)
     saved = load_trained(output, "last")
-    saved_facts = (saved.tokenizer_json, saved.tasks, state["rows"])
+    with reading(f"{output / 'last' / TRAINING} is damaged", "Start again with --overwrite."):
+        saved_facts = (saved.tokenizer_json, saved.tasks, state["rows"])
+        step = int(state["loop"]["step"])
     if saved_facts != (job.trained.tokenizer_json, job.trained.tasks, _rows(job)):
         raise CheckpointError(
             f"{output}: the training data or the encoder is not what it was when {output / 'last'} was saved (rows, labels or vocabulary differ). "
@@ -113,5 +123,5 @@ def _load_last(job: Job) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
             f"{output}: a run of train.distillation.teachers was trained anew since {output / 'last'} was saved. "
             "Put it back, or train into another directory with --output."
         )
-    forget_later_events(output / EVENTS, state["loop"]["step"])
+    forget_later_events(output / EVENTS, step)
     return saved.model.state_dict(), state

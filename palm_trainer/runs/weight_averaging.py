@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from palm_trainer.config.atomic_files import replace_file, sync_to_disk
 from palm_trainer.errors import CheckpointError
+from palm_trainer.model.checkpoint import reading
 
 CANDIDATES = "candidates"
 Weights = Mapping[str, Tensor]
@@ -110,19 +111,25 @@ def greedy_soup(run: Path, scores: Mapping[int, float], judge: Callable[[Weights
 
 def average(run: Path, steps: Sequence[int]) -> Weights:
     """Return the mean of the candidates' weights, summed in float64. Integer tensors are those of the first candidate."""
-    first = load_file(_path(run, steps[0]))
+    first = _read(run, steps[0])
     sums = {}
     for name, value in first.items():
         if value.is_floating_point():
             sums[name] = value.double()
     for step in steps[1:]:
-        for name, value in load_file(_path(run, step)).items():
+        for name, value in _read(run, step).items():
             if name in sums:
                 sums[name] += value.double()
     averages = {}
     for name, value in first.items():
         averages[name] = (sums[name] / len(steps)).to(value.dtype) if name in sums else value
     return averages
+
+
+def _read(run: Path, step: int) -> Weights:
+    path = _path(run, step)
+    with reading(f"{path} cannot be read", "Train again."):
+        return load_file(path)
 
 
 def _path(run: Path, step: int) -> Path:

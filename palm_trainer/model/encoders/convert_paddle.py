@@ -35,6 +35,22 @@ _COPIED = (
     "initializer_range",
 )
 """Keys with the same name in the original's configuration and in transformers."""
+_SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "sent_type_vocab_size",
+    "task_type_vocab_size",
+    "intermediate_size",
+)
+_MAX_SIZE = 10_000_000
+_MAX_DIGITS = 9
+"""Of an id in a vocabulary."""
+_RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")
+_OWN_CONFIG = "Take the configuration that belongs to the weights."
 _LAYER_NORM_EPS = 1e-6
 _ACTIVATIONS = ("gelu", "relu", "sigmoid", "swish", "tanh")
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -189,7 +205,7 @@ def _read_config(folder: Path, display_path: Path) -> tuple[Path, dict[str, Any]
         raise PalmError(f"{display_path}: {fault} beside `params/`. Put the model's own there, e.g. ernie_config.json.")
     try:
         config = json.loads(files[0].read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PalmError(f"{files[0]}: not JSON: {error}. Unpack the archive again.") from error
     if not isinstance(config, dict):
         raise PalmError(f"{files[0]}: holds a {type(config).__name__}, but a JSON object is due.")
@@ -204,11 +220,15 @@ def _read_vocabulary(path: Path) -> list[str]:
     if not path.is_file():
         raise PalmError(f"{path}: no vocabulary there. Put the model's own vocab.txt beside `params/`.")
     words: dict[int, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n")):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise PalmError(f"{path}: not UTF-8: {error}. Unpack the archive again.") from error
+    for number, line in enumerate(text.removesuffix("\n").split("\n")):
         word, tab, last = line.rstrip("\r").rpartition("\t")
         if not tab:
             words[number] = last
-        elif last.isdecimal():
+        elif last.isdecimal() and len(last) <= _MAX_DIGITS:
             words[int(last)] = word
         else:
             raise PalmError(f"{path}:{number + 1}: '{last}' is no id. A line is a word, or a word, a tab and its id.")
@@ -236,9 +256,10 @@ def _settings(config: Mapping[str, Any], file: Path, files: Mapping[str, Path], 
         missing.append("type_vocab_size")
     if missing:
         raise PalmError(f"{file}: lacks {', '.join(missing)}. Take the configuration that belongs to the weights.")
+    _check_numbers(config, file)
     copied = {key: config[key] for key in _COPIED}
     activation = copied["hidden_act"]
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise PalmError(f"{file}: hidden_act '{activation}' is unknown. Known: {', '.join(_ACTIVATIONS)}.")
     if len(words) > copied["vocab_size"]:
         raise PalmError(
@@ -261,6 +282,24 @@ def _settings(config: Mapping[str, Any], file: Path, files: Mapping[str, Path], 
         task_types = config.get("task_type_vocab_size", segments)
         settings |= {"use_task_id": has_tasks, "task_type_vocab_size": task_types}
     return settings
+
+
+def _check_numbers(config: Mapping[str, Any], file: Path) -> None:
+    """Check the sizes and rates of a configuration that are there.
+
+    Raises:
+        PalmError: one is no number of its range.
+    """
+    for key in _SIZES:
+        value = config.get(key, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MAX_SIZE:
+            raise PalmError(
+                f"{file}: {key} must be a whole number from 1 to {_MAX_SIZE}, got {value!r:.40}. {_OWN_CONFIG}"
+            )
+    for key in _RATES:
+        value = config[key]
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise PalmError(f"{file}: {key} must be a number from 0 to 1, got {value!r:.40}. {_OWN_CONFIG}")
 
 
 def _destinations(settings: Mapping[str, Any]) -> dict[str, _Destination]:

@@ -203,3 +203,79 @@ def test_training_saves_between_evaluations(tiny_config):
             saved = has_checkpoint(config.train.output, "last")
             held.append(load_training_state(config.train.output)["loop"]["step"] if saved else 0)
     assert held == [0, 0, 0, 0, 4, 4, 6, 6, 8, 8, 8, 8]
+
+
+DAMAGE = {
+    "nested": b"[" * 100_000,
+    "null": b"null",
+    "list": b"[1]",
+    "empty object": b"{}",
+    "huge number": b'{"format_version": ' + b"9" * 5000 + b"}",
+    "surrogate": b'{"format_version": "\\ud83d"}',
+    "not UTF-8": b"\xff\xfe{",
+    "pickle opcodes": b"\x80\x02(K\x01K\x02u.",
+    "short pickle": b"\x80",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize(
+    "name", ["best/model.json", "best/tokenizer.json", "best/model.safetensors", "last/training.pt"]
+)
+def test_any_file_of_a_checkpoint_is_read_or_refused(checkpoint, name, content):
+    (checkpoint / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"is damaged|cannot be read|does not fit"):
+        (load_training_state if name.startswith("last") else load_trained)(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_type": "of-its-own"},
+        {"model_type": 3},
+        {"hidden_size": 0},
+        {"hidden_size": "x"},
+        {"num_attention_heads": 0},
+        {"hidden_act": "of-its-own"},
+        {"num_hidden_layers": -1},
+        {"vocab_size": 10**15},
+    ],
+    ids=str,
+)
+def test_impossible_encoder_of_a_checkpoint_is_refused(checkpoint, change):
+    path = checkpoint / "best" / "model.json"
+    description = json.loads(path.read_text())
+    description["encoder_config"] |= change
+    path.write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match=r"does not fit its own model.json: .* Train again"):
+        load_trained(checkpoint)
+
+
+@pytest.mark.parametrize("missing", ["loop", "progress", "rows"])
+def test_training_state_without_a_part_is_refused(tiny_config, fit, missing):
+    config = tiny_config("train.epochs=1")
+    fit(config)
+    run = config.train.output
+    state = load_training_state(run)
+    del state[missing]
+    torch.save(state, run / "last" / "training.pt")
+    with pytest.raises(CheckpointError, match=r"training.pt (is damaged|does not fit the run): KeyError"):
+        fit(config, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("events.jsonl", b"[]\n"),
+        ("events.jsonl", b'{"event": "step"}\n'),
+        ("events.jsonl", b"[" * 100_000 + b"\n"),
+        ("metrics.json", b"{"),
+    ],
+)
+def test_damaged_records_of_a_run_are_told(checkpoint, capsys, name, content):
+    (checkpoint / name).write_bytes(content)
+    code = command(app, ["report", str(checkpoint)])
+    err = capsys.readouterr().err
+    assert code == 2
+    assert err.startswith(f"error: {checkpoint / name}"), err
+    assert "Traceback" not in err

@@ -309,3 +309,55 @@ def test_load_weights_empty_directory_is_refused(unpacked, tmp_path):
     backbone = BERT.from_config(json.loads((unpacked / "bert/bert_config.json").read_text()))
     with pytest.raises(PalmError, match=r"no pretrained weights there. Weights are in model.safetensors"):
         load_weights(backbone, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("bert_config.json", b"[" * 100_000),
+        ("bert_config.json", b"[]"),
+        ("bert_config.json", b"\xff\xfe"),
+        ("vocab.txt", b"\xff\xfe\xff"),
+        ("vocab.txt", b"a\t" + b"9" * 5000 + b"\n"),
+    ],
+)
+def test_convert_paddle_any_bytes_are_refused(unpacked, tmp_path, name, content):
+    folder = shutil.copytree(unpacked / "bert", tmp_path / "bert")
+    (folder / name).write_bytes(content)
+    with pytest.raises(PalmError, match=name):
+        convert_paddle(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_hidden_layers": "x"},
+        {"num_hidden_layers": 10**12},
+        {"hidden_size": 0},
+        {"vocab_size": None},
+        {"vocab_size": True},
+        {"hidden_dropout_prob": "half"},
+        {"hidden_act": ["gelu"]},
+        {"intermediate_size": -1},
+    ],
+    ids=str,
+)
+def test_convert_paddle_impossible_sizes_are_refused(unpacked, tmp_path, change):
+    folder = shutil.copytree(unpacked / "bert", tmp_path / "bert")
+    path = folder / "bert_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(PalmError, match=f"bert_config.json: {next(iter(change))}"):
+        convert_paddle(folder, tmp_path / "out")
+
+
+@given(st.binary(max_size=200))
+def test_read_tensor_any_bytes_are_read_or_refused(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "tensor"
+    path.write_bytes(data)
+    message = ""
+    try:
+        read_tensor(path)
+    except PalmError as error:
+        message = str(error)
+    assert message == "" or "no tensor of Paddle's" in message
