@@ -14,7 +14,7 @@ from palm_serve.cli.connection import (
     find_token,
     read_credentials,
 )
-from palm_serve.cli.shared import report_errors, show
+from palm_serve.cli.shared import report_errors, show, write_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,7 +58,7 @@ def call(
                 else client.parse(text, model=model, version=version)
             )
     if as_json:
-        typer.echo(_as_json(response))
+        write_line(_as_json(response))
     else:
         _show_response(response)
 

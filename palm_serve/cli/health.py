@@ -18,7 +18,7 @@ from palm_serve.cli.connection import (
     read_credentials,
 )
 from palm_serve.cli.settings import resolve
-from palm_serve.cli.shared import report_errors
+from palm_serve.cli.shared import report_errors, write_line
 from palm_serve.config import ServeOptions
 
 Address = Annotated[
@@ -65,7 +65,7 @@ def health(
         ) as client:
             ready = client.health(model)
     subject = f"{model} of {target}" if model else target
-    typer.echo(f"{subject} {'serves' if ready else 'does not serve'}")
+    write_line(f"{subject} {'serves' if ready else 'does not serve'}")
     if not ready:
         raise typer.Exit(1)
 

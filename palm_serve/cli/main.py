@@ -1,5 +1,7 @@
 """The command line application `palm-serve`."""
 
+import sys
+
 import typer
 
 from palm_serve.cli.bench import bench
@@ -9,6 +11,7 @@ from palm_serve.cli.grouped_help import GroupedCommand
 from palm_serve.cli.health import health
 from palm_serve.cli.run import run
 from palm_serve.cli.token import token
+from palm_serve.program import run_program
 
 app = typer.Typer(
     name="palm-serve",
@@ -32,5 +35,14 @@ app.add_typer(token, name="token")
 
 
 def main() -> None:
-    """Run the command line application."""
-    app()
+    """Run `palm-serve`."""
+    run_program("palm-serve", _command)
+
+
+def _command() -> int:
+    try:
+        app()
+    except OSError as error:
+        print(f"palm-serve: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    return 0

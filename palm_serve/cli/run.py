@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
@@ -13,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from palm_serve.addresses import is_loopback, is_unix
 from palm_serve.cli.settings import as_toml, flag, resolve
-from palm_serve.cli.shared import report_errors, say, start_log
+from palm_serve.cli.shared import report_errors, say, start_log, write_line
 from palm_serve.config import GROUPS, ServeOptions
 from palm_serve.errors import ConfigError
 
@@ -31,7 +32,7 @@ def run(config: Path | None, print_config: bool, **flags: Any) -> None:
         overrides = {name: value for name, value in flags.items() if value not in (None, [])}
         resolved = resolve(overrides, config, os.environ)
         if print_config:
-            typer.echo(as_toml(resolved), nl=False)
+            write_line(as_toml(resolved).removesuffix("\n"))
             return
         if not resolved.options.bundles and resolved.options.watch is None:
             raise ConfigError(
@@ -41,6 +42,8 @@ def run(config: Path | None, print_config: bool, **flags: Any) -> None:
 
 
 def _serve(options: ServeOptions) -> None:
+    # Until the server takes it as "read tokens and certificates again", a hang-up of the terminal has no meaning.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     start_log(options.log_level, options.log_format, options.log_text, options.access_log)
     _warn_if_exposed(options)
     _warn_if_metrics_exposed(options)

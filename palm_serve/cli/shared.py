@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from palm_serve.errors import (
     TokenFileError,
     Unauthenticated,
 )
+from palm_serve.program import OutputLost
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,8 +40,11 @@ def report_errors() -> Iterator[None]:
     try:
         yield
     except PalmServeError as error:
-        typer.echo(f"palm-serve: {error}", err=True)
+        write_line(f"palm-serve: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, _BAD_INPUT) else 1) from None
+    except UnicodeEncodeError as error:
+        write_line(f"palm-serve: arguments must be valid UTF-8, got {error.object!r}", err=True)
+        raise typer.Exit(2) from None
 
 
 def start_log(
@@ -60,12 +65,19 @@ def start_log(
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
+def write_line(line: str, *, err: bool = False) -> None:
+    """Write a line to standard output or standard error, which escape what they cannot show."""
+    stream = sys.stderr if err else sys.stdout
+    stream.write(f"{line}\n")
+    stream.flush()
+
+
 def say(line: str, *, err: bool = False) -> None:
     """Print one line. A failed write (closed pipe, full disk) is logged, because the server must go on."""
     try:
-        typer.echo(f"palm-serve: {line}", err=err)
-    except OSError as error:
-        logging.getLogger(__name__).error("cannot be written: %s: %s", error.strerror, line)
+        write_line(f"palm-serve: {line}", err=err)
+    except OutputLost as lost:
+        logging.getLogger(__name__).error("%s: %s", lost, line)
 
 
 def show(*renderables: "RenderableType") -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from palm_serve.cli.shared import write_line
 from palm_serve.rpc.access.tokens import Scope, new_token
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -42,7 +43,7 @@ def new(
         raise typer.BadParameter(f"must be 1 to 64 letters, digits, '_' or '-', got '{name}'", param_hint="NAME")
     secret, digest = new_token()
     scopes = ", ".join(f'"{member.value}"' for member in dict.fromkeys(scope or [Scope.PARSE]))
-    typer.echo(f"token, shown only now: {secret}\n\nfor the file of tokens:\n")
-    typer.echo(f'[tokens.{name}]\nsha256 = "{digest}"\nscopes = [{scopes}]')
+    write_line(f"token, shown only now: {secret}\n\nfor the file of tokens:\n")
+    write_line(f'[tokens.{name}]\nsha256 = "{digest}"\nscopes = [{scopes}]')
     if expires is not None:
-        typer.echo(f"expires = {expires:%Y-%m-%dT%H:%M:%SZ}")
+        write_line(f"expires = {expires:%Y-%m-%dT%H:%M:%SZ}")

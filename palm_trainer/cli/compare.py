@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from palm_serve.program import OutputLost
 from palm_trainer.cli.console import show
-from palm_trainer.cli.show import show_training
+from palm_trainer.cli.show import show_faults, show_training
 from palm_trainer.compare.compare_trainings import compare_trainings
 from palm_trainer.compare.forest_plot import format_difference
 from palm_trainer.compare.page import write_page
@@ -51,6 +52,7 @@ def show_comparison(
     *,
     stop: Callable[[], bool],
     guard: Callable[[Iterator[Event]], Iterator[Event]],
+    on_output_lost: Callable[[OutputLost], None],
 ) -> bool:
     """Run the missing trainings, compare, print and write the result. Returns False when `stop` ended it early.
 
@@ -63,6 +65,7 @@ def show_comparison(
         json_file: second file for the content of compare.json.
         stop: called after each step. True ends the training.
         guard: converts memory and disk errors of a training to messages.
+        on_output_lost: called when standard output cannot be written during a training.
     """
     plan = plan_comparison(config)
     trainings = plan_trainings(plan, seeds, output)
@@ -70,7 +73,9 @@ def show_comparison(
     missing = [training for training in trainings if not is_finished(training, plan)]
     if len(missing) < len(trainings):
         show(f"{len(trainings) - len(missing)} of {len(trainings)} trainings are finished in {output}")
-    trained = _in_turn(missing, plan, stop, guard) if jobs == 1 else _together(missing, plan, jobs, stop)
+    trained = (
+        _in_turn(missing, plan, stop, guard, on_output_lost) if jobs == 1 else _together(missing, plan, jobs, stop)
+    )
     if not trained:
         return False
     result = compare_trainings(plan, trainings)
@@ -89,10 +94,14 @@ def _in_turn(
     plan: ComparisonPlan,
     stop: Callable[[], bool],
     guard: Callable[[Iterator[Event]], Iterator[Event]],
+    on_output_lost: Callable[[OutputLost], None],
 ) -> bool:
     for number, training in enumerate(trainings, 1):
         show(f"\n[{number}/{len(trainings)}] {training.name}")
-        if stop() or show_training(guard(run_training(training, plan, stop)), training.config):
+        if stop():
+            return False
+        events = guard(run_training(training, plan, stop))
+        if show_training(events, training.config, on_output_lost, with_faults=False):
             return False
     return True
 
@@ -111,6 +120,7 @@ def _announce(plan: ComparisonPlan, seeds: Sequence[int]) -> None:
         tasks = f" ({', '.join(variant.config.tasks)})" if variant.task is None else ""
         show(f"{variant.name}{tasks}: {batches}")
     show(f"{len(plan.variants) * len(seeds)} trainings: seeds {', '.join(map(str, seeds))}")
+    show_faults(plan.faults)
 
 
 def _mean(scores: Mapping[int, float]) -> str:

@@ -5,7 +5,6 @@ Exit codes: 0 success, 2 wrong usage or bad input, 1 failure, including a parity
 
 import json
 import math
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from palm_serve.program import run_program
 from palm_trainer.cli.environment import limit_threads
 from palm_trainer.errors import CheckpointError, ExportError, PalmError, ParityError
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # they load what `--help` does not need
 _WITHOUT_DEV = 500
 """Number of training examples for the parity check where there is no dev split."""
 
+_MEAN = "mean of "
 _TABLE_WIDTH = 130
 """Characters that fit a row without cutting a cell."""
 
@@ -94,6 +95,8 @@ def show(report: "ExportReport") -> None:
     console = Console(width=max(Console().width, _TABLE_WIDTH))
     console.print(variants_table(report))
     lines = list(report.notes)
+    if report.metric.startswith(_MEAN):
+        lines.insert(0, f"{_metric_title(report)}: {report.metric}")
     for row in report.rows:
         if row.reason:
             lines.append(f"{row.candidate} is not written: {row.reason}")
@@ -151,6 +154,7 @@ def _write_json(path: Path, manifest: "Manifest", report: "ExportReport") -> Non
         "name": manifest.name,
         "version": manifest.version,
         "written": sorted(manifest.variants),
+        "metric": report.metric,
         "rows": [row.as_json() for row in report.rows],
         "notes": list(report.notes),
     }
@@ -174,7 +178,7 @@ def variants_table(report: "ExportReport") -> "Table":
         "size",
         "max diff",
         "equal",
-        "dev",
+        _metric_title(report),
         "1 text",
         "batch 32",
         "gate",
@@ -201,6 +205,11 @@ def variants_table(report: "ExportReport") -> "Table":
     return table
 
 
+def _metric_title(report: "ExportReport") -> str:
+    """Return the name of the metric. A mean of several is explained below the table."""
+    return "mean of tasks" if report.metric.startswith(_MEAN) else report.metric or "metric"
+
+
 @contextmanager
 def _step_display() -> Iterator[Callable[[str], None]]:
     """Yield a function that shows the current step on standard error, as a spinner on a terminal, else as lines."""
@@ -215,11 +224,18 @@ def _step_display() -> Iterator[Callable[[str], None]]:
 
 
 def main() -> None:
-    """Entry point of `palm-export`."""
+    """Run `palm-export`."""
+    run_program("palm-export", _command)
+
+
+def _command() -> int:
     limit_threads()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     try:
         app()
     except PalmError as error:
         print(f"palm-export: {error}", file=sys.stderr)
-        sys.exit(1 if isinstance(error, ParityError) else 2)
+        return 1 if isinstance(error, ParityError) else 2
+    except OSError as error:
+        print(f"palm-export: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,43 +1,30 @@
 """Output of `palm-train plan`: data, tasks and steps of a run, and the defects of its files."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from rich.table import Table
 
-from palm_serve.tokenization import TextTokenizer
 from palm_trainer.cli.console import show
 from palm_trainer.config.loader import Config, DataConfig, TaskConfig
 from palm_trainer.config.schema import GRADIENT_METHODS
 from palm_trainer.data.example import Example
-from palm_trainer.data.formats.text_files import Defect, FormatOptions
+from palm_trainer.data.formats.text_files import FormatOptions
 from palm_trainer.data.sampler import padding_share
-from palm_trainer.data.splits import Split, read_split
-from palm_trainer.data.statistics import find_split_defects
+from palm_trainer.data.splits import Splits
+from palm_trainer.runs.data_checks import ReadSplits, TokenizedSplits, find_faults, read_splits, tokenize_job
 from palm_trainer.tasks import task_kind
 from palm_trainer.tasks.fields import resolve_fields
 
 if TYPE_CHECKING:  # `--data-only` needs no torch, which takes seconds to load
     from palm_trainer.runs.job import Job
 
-_SPLITS = ("train", "dev", "test")
-
-Read: TypeAlias = Mapping[str, Mapping[str, Split]]
-"""Data set -> split -> its examples and defects."""
-
 
 def show_plan(config: Config, *, data_only: bool = False) -> None:
     """Print the plan of a run without training. `data_only`: read the files, but tokenize nothing."""
-    read: dict[str, dict[str, Split]] = {}
-    for name, data in config.data.items():
-        read[name] = {}
-        for split in _SPLITS:
-            if data.paths(split):
-                read[name][split] = read_split(data, split)
     if data_only:
+        read = read_splits(Splits(config.data))
         config = resolve_fields(config, {name: splits["train"].examples for name, splits in read.items()})
         show(_row_table(read))
         show(_task_table(config, read))
@@ -47,14 +34,11 @@ def show_plan(config: Config, *, data_only: bool = False) -> None:
     from palm_trainer.runs.job_from_config import job_from_config
 
     job = job_from_config(config)
-    lengths: dict[str, dict[str, _Lengths]] = {}
-    for name, splits in read.items():
-        lengths[name] = {}
-        for split, content in splits.items():
-            lengths[name][split] = _lengths(job, name, split, content.examples)
-    show(_work_table(job, read, lengths))
+    read = read_splits(job.evaluation.splits)
+    tokenized = tokenize_job(job)
+    show(_work_table(job, read, tokenized))
     show(_task_table(job.config, read))
-    _show_faults(job.config, read, lengths)
+    _show_faults(job.config, read, tokenized)
     encoder = job.trained.encoder
     show(
         f"encoder {encoder.name}: {encoder.family}, {encoder.layers} layers of {encoder.hidden_size}, {encoder.parameters / 1e6:.1f} M parameters"
@@ -95,31 +79,7 @@ def _effort(job: "Job") -> str:
     return f"a step trains {count / 1e6:.1f} M parameters, heads included and pieces that no text holds left out{passes}{balanced}"
 
 
-@dataclass(frozen=True)
-class _Lengths:
-    """Tokens of each row of a split (of each window of a passage), and positions of the examples that are cut."""
-
-    tokens: npt.NDArray[np.int64]
-    cut: list[int]
-
-
-def _lengths(job: "Job", data: str, split: str, examples: list[Example]) -> _Lengths:
-    dataset = job.loop.sources[data].dataset
-    if split == "train":
-        return _Lengths(dataset.lengths, dataset.cut)
-    inputs = next(iter(dataset.targets.values())).inputs
-    tokenizer = TextTokenizer(job.trained.tokenizer_json, job.trained.max_length)
-    features = inputs.features(examples, tokenizer)
-    tokens = np.zeros(len(features), dtype=np.int64)
-    cut: set[int] = set()
-    for position, feature in enumerate(features):
-        tokens[position] = max(map(len, feature.rows))
-        if any(row.truncated for row in feature.rows):
-            cut.add(feature.example)
-    return _Lengths(tokens, sorted(cut))
-
-
-def _row_table(read: Read) -> Table:
+def _row_table(read: ReadSplits) -> Table:
     table = _table("data", ("data set", "split"), ("rows",))
     for name, splits in read.items():
         for split, content in splits.items():
@@ -127,18 +87,18 @@ def _row_table(read: Read) -> Table:
     return table
 
 
-def _work_table(job: "Job", read: Read, lengths: Mapping[str, Mapping[str, _Lengths]]) -> Table:
+def _work_table(job: "Job", read: ReadSplits, tokenized: TokenizedSplits) -> Table:
     numbers = ("rows", "tokens (median / longest)", "cut", "batches an epoch", "padding", "steps", "epochs")
     table = _table("data", ("data set", "split"), numbers)
     for name, splits in read.items():
         for split, content in splits.items():
-            measured = lengths[name][split]
+            measured = tokenized[name][split]
             rows, read_as = len(content.examples), len(measured.tokens)
             table.add_row(
                 name,
                 split,
                 str(rows) if rows == read_as else f"{rows} in {read_as} windows",
-                f"{np.median(measured.tokens):.0f} / {measured.tokens.max()}" if read_as else "",
+                f"{np.median(measured.tokens):.0f} / {max(measured.tokens)}" if read_as else "",
                 str(len(measured.cut)),
                 *(_work(job, name) if split == "train" else ()),
             )
@@ -153,7 +113,7 @@ def _work(job: "Job", name: str) -> tuple[str, str, str, str]:
     return str(batches), f"{padding:.1%}", str(steps), f"{steps / batches:.1f}"
 
 
-def _task_table(config: Config, read: Read) -> Table:
+def _task_table(config: Config, read: ReadSplits) -> Table:
     table = _table("tasks", ("task", "kind", "role", "field", "data", "labels in train"), ())
     for name, task in config.tasks.items():
         examples: list[Example] = []
@@ -170,11 +130,11 @@ def _learnt(task: TaskConfig, examples: list[Example]) -> str:
     return task_kind(task.kind).field_summary(task, task.field, examples)
 
 
-def _show_faults(config: Config, read: Read, lengths: Mapping[str, Mapping[str, _Lengths]]) -> None:
+def _show_faults(config: Config, read: ReadSplits, tokenized: TokenizedSplits) -> None:
     for name, data in config.data.items():
         show(f"{name}: format {_reading(data)}")
-        for split, defect in _faults(config, name, read[name], lengths.get(name, {})):
-            show(f"  {name} {split}: {defect.count} x {defect.kind}, first at {defect.first}")
+        for fault in find_faults(config, name, read[name], tokenized.get(name, {})):
+            show(f"  {fault}")
 
 
 def _reading(data: DataConfig) -> str:
@@ -186,25 +146,6 @@ def _reading(data: DataConfig) -> str:
         if value != default[name]:
             settings.append(f"{name} = {value!r}")
     return ", ".join(settings)
-
-
-def _faults(
-    config: Config, name: str, splits: Mapping[str, Split], lengths: Mapping[str, _Lengths]
-) -> Iterator[tuple[str, Defect]]:
-    """Yield the defects of a data set, split by split."""
-    fields: dict[str, None] = {}
-    for task in config.tasks.values():
-        if name in task.data and task_kind(task.kind).has_labels(task) and task.field:
-            fields[task.field] = None
-    examples = {split: content.examples for split, content in splits.items()}
-    split_defects = find_split_defects(examples, list(fields))
-    limit = config.encoder.max_length
-    for split, content in splits.items():
-        for defect in (*content.defects, *split_defects[split]):
-            yield split, defect
-        if split in lengths and (cut := lengths[split].cut):
-            kind = f"row longer than encoder.max_length = {limit} tokens (cut)"
-            yield split, Defect(kind, len(cut), content.examples[cut[0]].source)
 
 
 def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Table:

@@ -3,14 +3,16 @@
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from palm_serve.program import OutputLost
 from palm_trainer.cli.console import show
 from palm_trainer.config.loader import Config
 from palm_trainer.evaluation.evaluate import Metrics, flatten, is_perplexity
+from palm_trainer.runs.data_checks import DataFault, find_job_faults
 from palm_trainer.runs.directory import REPORT
 from palm_trainer.runs.events import Averaged, Evaluated, Event, Finished, Started
 from palm_trainer.runs.job import Job
@@ -19,44 +21,79 @@ from palm_trainer.training.loop import Step
 _RATE_WINDOW = 50
 
 
-def show_training(events: Iterable[Event], config: Config) -> bool:
-    """Show the progress of a run. Returns True when it was stopped before its end."""
-    display: _Bar | _Lines | None = None
-    interrupted = False
+def show_training(
+    events: Iterable[Event], config: Config, on_output_lost: Callable[[OutputLost], None], *, with_faults: bool = True
+) -> bool:
+    """Show the progress of a run. Returns True when it was stopped before its end.
+
+    Args:
+        events: of the run.
+        config: its configuration.
+        on_output_lost: called when standard output cannot be written. The events are taken to their end without it.
+        with_faults: tell what is wrong with the data.
+    """
+    display = _TrainingDisplay(config, with_faults)
     try:
         for event in events:
-            match event:
-                case Started():
-                    announce(event.job, event.first_step)
-                    _show_defects(event.job)
-                    kind = _Bar if sys.stdout.isatty() else _Lines
-                    display = kind(event.job.loop.total_steps, event.first_step, config.train.log_every_steps)
-                case Step():
-                    assert display is not None
-                    display.step(event)
-                case Evaluated():
-                    assert display is not None
-                    display.line(f"epoch {event.epoch:g}  dev {_inline(event.metrics)}{'  best' if event.best else ''}")
-                case Averaged():
-                    assert display is not None
-                    outcome = "better: best/" if event.best else "no better than the best of them"
-                    display.line(
-                        f"average of steps {', '.join(map(str, event.steps))}  dev {event.score:.4f}  {outcome}"
-                    )
-                case Finished():
-                    interrupted = event.interrupted
-                    if display is not None:
-                        display.close()
-                    if event.metrics:
-                        show(metrics_table(event.metrics, f"{config.train.output} (best checkpoint)"))
-                    for task, limit in event.thresholds.items():
-                        show(f"threshold of {task}: {limit:.4g} (best on dev)")
-                    if not interrupted:
-                        show(f"report: {config.train.output / REPORT}")
+            try:
+                display.show(event)
+            except OutputLost as lost:
+                on_output_lost(lost)
     finally:
-        if display is not None:
-            display.close()
-    return interrupted
+        display.close()
+    return display.interrupted
+
+
+class _TrainingDisplay:
+    """Shows the events of a run."""
+
+    def __init__(self, config: Config, with_faults: bool) -> None:
+        self._with_faults = with_faults
+        self.interrupted = False
+        self._config = config
+        self._progress: _Bar | _Lines | None = None
+
+    def show(self, event: Event) -> None:
+        match event:
+            case Started():
+                kind = _Bar if sys.stdout.isatty() else _Lines
+                self._progress = kind(event.job.loop.total_steps, event.first_step, self._config.train.log_every_steps)
+                announce(event.job, event.first_step)
+                if self._with_faults:
+                    show_faults(find_job_faults(event.job))
+                self._progress.start()
+            case Step():
+                self._shown.step(event)
+            case Evaluated():
+                self._shown.line(f"epoch {event.epoch:g}  dev {_inline(event.metrics)}{'  best' if event.best else ''}")
+            case Averaged():
+                outcome = "better: best/" if event.best else "no better than the best of them"
+                steps = ", ".join(map(str, event.steps))
+                self._shown.line(f"average of steps {steps}  dev {event.score:.4f}  {outcome}")
+            case Finished():
+                self._show_result(event)
+
+    @property
+    def _shown(self) -> "_Bar | _Lines":
+        """The progress, which is there from the first event on."""
+        assert self._progress is not None
+        return self._progress
+
+    def _show_result(self, event: Finished) -> None:
+        self.interrupted = event.interrupted
+        self.close()
+        output = self._config.train.output
+        if event.metrics:
+            show(metrics_table(event.metrics, f"{output} (best checkpoint)"))
+        for task, limit in event.thresholds.items():
+            show(f"threshold of {task}: {limit:.4g} (best on dev)")
+        if not self.interrupted:
+            show(f"report: {output / REPORT}")
+
+    def close(self) -> None:
+        """Stop the progress bar."""
+        if self._progress is not None:
+            self._progress.close()
 
 
 def watch_training(events: Iterable[Event]) -> bool:
@@ -92,10 +129,13 @@ def announce(job: Job, first_step: int) -> None:
     show(f"{rows}; {tasks}; {job.loop.total_steps} steps{resumed} on {device} in {kind}")
 
 
-def _show_defects(job: Job) -> None:
-    for name, defects in job.defects.items():
-        for defect in defects:
-            show(f"  {name}: {defect.count} x {defect.kind}, first at {defect.first}")
+def show_faults(faults: Iterable[DataFault]) -> None:
+    """Show what is wrong with the data, warnings on standard error."""
+    for fault in faults:
+        if fault.is_warning:
+            print(f"warning: {fault}", file=sys.stderr)
+        else:
+            show(f"  {fault}")
 
 
 class _Rate:
@@ -125,6 +165,8 @@ class _Bar:
         self._progress = Progress(*columns)
         self._task = self._progress.add_task("train", total=total, completed=first, state="")
         self._rate = _Rate()
+
+    def start(self) -> None:
         self._progress.start()
 
     def step(self, event: Step) -> None:
@@ -144,6 +186,10 @@ class _Lines:
     def __init__(self, total: int, first: int, every: int) -> None:
         self._total, self._first, self._every = total, first, every
         self._rate = _Rate()
+        self._begin = time.monotonic()
+
+    def start(self) -> None:
+        """Count the time from here."""
         self._begin = time.monotonic()
 
     def step(self, event: Step) -> None:

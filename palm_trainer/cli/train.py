@@ -7,11 +7,13 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from palm_serve.program import OutputLost, run_program
 from palm_trainer.cli.environment import limit_spinning, limit_threads
 from palm_trainer.cli.models import models_app
 from palm_trainer.config.atomic_files import write_file
@@ -70,13 +72,15 @@ def run(
         settings = load_config(config, overrides or (), output)
         stop = _StopRequest(single_process=processes.size == 1)
         events = _guarded(train(settings, resume=resume, overwrite=overwrite, stop=stop, processes=processes))
-        interrupted = show_training(events, settings) if processes.is_first else watch_training(events)
+        interrupted = (
+            show_training(events, settings, stop.lose_output) if processes.is_first else watch_training(events)
+        )
         if interrupted and processes.is_first:
             saved = settings.train.output / CONFIG  # includes the values of --set and --output
             resume_command = f"palm-train run {saved} --output {settings.train.output} --resume"
             print(f"stopped; continue with: {resume_command}", file=sys.stderr)
-    if interrupted:
-        raise typer.Exit(130)
+    if interrupted or stop.output_is_lost:
+        raise typer.Exit(stop.exit_code)
 
 
 @app.command(epilog="Example: palm-train evaluate runs/atis --split test --json metrics.json")
@@ -88,12 +92,12 @@ def evaluate(
 ) -> None:
     """Compute the metrics of a run on a split of its data."""
     from palm_trainer.cli.console import show
-    from palm_trainer.cli.show import metrics_table
+    from palm_trainer.cli.show import metrics_table, show_faults
     from palm_trainer.runs.evaluate_run import evaluate_run, write_metrics
 
     settings = _run_config(run, checkpoint)
     _check_split(settings, split)
-    metrics = evaluate_run(run, settings, split, checkpoint)
+    metrics = evaluate_run(run, settings, split, checkpoint, show_faults)
     if checkpoint == "best":
         write_metrics(run, {split: metrics})
     if json_file is not None:
@@ -190,11 +194,20 @@ def compare(
     seed_numbers = parse_seeds(seeds)
     settings = load_config(config, overrides or ())
     folder = output or settings.train.output.with_name(settings.train.output.name + "-compare")
+    stop = _StopRequest()
     if not show_comparison(
-        config, settings, seed_numbers, folder, jobs, json_file, stop=_StopRequest(), guard=_guarded
+        config,
+        settings,
+        seed_numbers,
+        folder,
+        jobs,
+        json_file,
+        stop=stop,
+        guard=_guarded,
+        on_output_lost=stop.lose_output,
     ):
         print(f"stopped; what is finished is kept in {folder}. The same command goes on.", file=sys.stderr)
-        raise typer.Exit(130)
+        raise typer.Exit(stop.exit_code)
 
 
 @app.command(epilog="Example: palm-train init data/assistant --output assistant.toml")
@@ -264,32 +277,52 @@ def schema(
         output.write_text(text, encoding="utf-8")
 
 
-SPLITS = ("dev", "test", "train")
-
-
 def _check_split(settings: "Config", split: str) -> None:
-    if split not in SPLITS or not any(data.paths(split) for data in settings.data.values()):
-        raise PalmError(f"--split must be one of {', '.join(SPLITS)} that the run's data has, got '{split}'.")
+    from palm_trainer.data.splits import Splits
+
+    splits = Splits(settings.data)
+    available = [name for name in ("dev", "test", "train") if splits.data_sets(name)]
+    if split not in available:
+        raise PalmError(
+            f"--split must be a split of the run's data ({', '.join(available)}), got '{split}'. "
+            "Name one of them, or add its files to [data.NAME] in the config.toml of the run."
+        )
 
 
 class _StopRequest:
-    """Request to stop by signal. After the first signal the training finishes its step, saves and stops.
+    """Request to stop by signal, or because nobody can see the output. The training finishes its step, saves and stops.
 
-    A second signal ends a single process at once. With several processes torchrun sends a second signal itself,
-    and ends every process that takes too long.
+    A second SIGINT or SIGTERM ends a single process at once. With several processes torchrun sends a second signal
+    itself, and ends every process that takes too long. SIGHUP comes when a terminal goes away, often more than once,
+    so it never ends at once. `nohup` ignores it from the start, which it stays.
     """
 
     def __init__(self, *, single_process: bool = True) -> None:
         self.requested = False
+        self.exit_code = 128 + signal.SIGINT
+        self.output_is_lost = False
         self._single_process = single_process
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._handle)
             signal.signal(signal.SIGTERM, self._handle)
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                signal.signal(signal.SIGHUP, self._handle)
 
     def _handle(self, number: int, _frame: Any) -> None:
+        if not self.requested:
+            self.exit_code = 128 + number
         self.requested = True
-        if self._single_process:
+        if self._single_process and number != signal.SIGHUP:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    def lose_output(self, lost: OutputLost) -> None:
+        """Stop the training, whose output cannot be written."""
+        if not self.requested:
+            self.exit_code = lost.exit_code
+        self.requested = True
+        self.output_is_lost = True
+        if not lost.reader_has_gone:
+            print(f"error: {lost}", file=sys.stderr)
 
     def __call__(self) -> bool:
         return self.requested
@@ -328,7 +361,7 @@ def _warning_line(
 def command(app: Callable[..., Any], arguments: Iterable[str] | None = None) -> int:
     """Run a typer application with the exit codes of this project.
 
-    0: success. 2: an error that the user can correct. 1: a failure. 130: interrupted.
+    0: success. 2: an error that the user can correct. 1: a failure. 128 + n: ended by signal n.
     """
     limit_spinning()
     limit_threads()
@@ -344,17 +377,16 @@ def command(app: Callable[..., Any], arguments: Iterable[str] | None = None) -> 
     except OSError as error:
         print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         return 2
+    except OutputLost:
+        raise
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     return 0
 
 
 def main() -> None:
-    """Entry point of `palm-train`."""
-    sys.exit(command(app))
+    """Run `palm-train`."""
+    run_program("palm-train", partial(command, app))
 
 
 if __name__ == "__main__":  # torchrun -m palm_trainer.cli.train run CONFIG

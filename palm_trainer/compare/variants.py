@@ -21,6 +21,7 @@ from palm_trainer.config.loader import Config
 from palm_trainer.config.schema import BalancingConfig, ScratchEncoderConfig
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation.evaluate import EvaluationSet
+from palm_trainer.runs.data_checks import DataFault, find_job_faults
 from palm_trainer.runs.job import Job
 from palm_trainer.runs.job_from_config import evaluation_sets, job_from_config, task_kinds
 from palm_trainer.tasks import task_kind
@@ -74,6 +75,8 @@ class ComparisonPlan:
     kinds: Mapping[str, str]
     scored_tasks: Sequence[ScoredTask]
     evaluation_sets: Mapping[str, Sequence[EvaluationSet]]
+    faults: Sequence[DataFault] = ()
+    """What is wrong with the data."""
 
     @property
     def joint(self) -> TrainingVariant:
@@ -110,7 +113,7 @@ def plan_comparison(config: Config) -> ComparisonPlan:
     variants = [TrainingVariant(None, joint_config, batches)]
     for task in kinds:
         variants.append(_plan_task_alone(job, task, batches))
-    return ComparisonPlan(variants, kinds, scored_tasks, used_sets)
+    return ComparisonPlan(variants, kinds, scored_tasks, used_sets, find_job_faults(job))
 
 
 def select_task(sets: Sequence[EvaluationSet], task: str | None) -> list[EvaluationSet]:

@@ -4,6 +4,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.synchronize import Event as StopFlag
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from palm_serve.engine.cores import usable_cores
 from palm_trainer.compare.trainings import VariantTraining, run_training
 from palm_trainer.compare.variants import ComparisonPlan
+from palm_trainer.errors import PalmError
 from palm_trainer.runs.events import Finished
 
 _POLL_SECONDS = 0.2
@@ -31,6 +33,9 @@ def run_trainings(
         plan: the comparison.
         jobs: number of processes.
         stop: called several times a second. True stops all trainings.
+
+    Raises:
+        PalmError: a process was killed, or what a training raises.
     """
     if stop():
         return
@@ -50,13 +55,20 @@ def run_trainings(
                     training = running.pop(future)
                     if future.result():
                         yield training
+        except BrokenProcessPool:
+            if not stop():
+                raise PalmError(
+                    "a process of --jobs exited unexpectedly (killed or out of memory?). "
+                    "The same command goes on. Try a lower --jobs."
+                ) from None
         finally:
             stop_flag.set()
 
 
 def _start_worker(stop_flag: StopFlag, threads: int) -> None:
-    """Set up a worker, which ignores Ctrl-C: the parent process decides what to do."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Set up a worker. It ignores the signals that a whole group of processes gets: the parent process decides."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(threads)
     _stop_flags.append(stop_flag)
 

@@ -197,7 +197,7 @@ def _make_report(
     for name, variant in bundle.manifest.variants.items():
         sizes[name] = variant.size
     rows = make_rows(sizes, measurements.results, times, unwritten)
-    return ExportReport(rows, (*notes.values(), *measurements.skipped))
+    return ExportReport(rows, (*notes.values(), *measurements.skipped), measurements.metric)
 
 
 def _keep_measured_variants(draft: BundleDraft, measurements: GateMeasurements, report: ExportReport) -> None:

@@ -54,6 +54,7 @@ class GateMeasurements:
         skipped: candidates that this machine cannot run, with the reason.
         answers: answers of the trained model to all examples.
         unequal_examples: positions of the examples that a candidate answers differently.
+        metric: name of the metric in the figures of the gates.
     """
 
     results: dict[Candidate, GateResult]
@@ -61,6 +62,7 @@ class GateMeasurements:
     skipped: tuple[str, ...]
     answers: Answers
     unequal_examples: dict[Candidate, set[int]]
+    metric: str
 
     def equal_examples(self) -> list[bool]:
         """Return True for each example that all passed candidates answer as the trained model does."""
@@ -132,7 +134,7 @@ def measure_gates(
             answers = [result.answers[position] for position in range(len(reference.examples))]
             metrics = evaluate(_RecordedAnswers(reference.examples, answers), kinds, scorable_sets)
             drop = _largest_metric_drop(expected_metrics, metrics, kinds)
-        metric = _main_metric(metrics, kinds)
+        _, metric = _main_metric(metrics, kinds)
         results[candidate] = _make_gate_result(result, drop, len(reference.examples), metric)
     return GateMeasurements(
         results=results,
@@ -140,6 +142,7 @@ def measure_gates(
         skipped=tuple(skipped),
         answers=reference.answers,
         unequal_examples=unequal_examples,
+        metric=_main_metric(expected_metrics, kinds)[0],
     )
 
 
@@ -219,15 +222,24 @@ def _make_gate_result(result: ParityResult, drop: float, example_count: int, met
     return GateResult(gate, reason or "", reason is None and has_margin)
 
 
-def _main_metric(metrics: Metrics, kinds: Mapping[str, str]) -> float:
-    """Return exact match if several tasks share their texts, else the mean of the tasks' primary metrics."""
+def _main_metric(metrics: Metrics, kinds: Mapping[str, str]) -> tuple[str, float]:
+    """Return exact match if several tasks share their texts, else the mean of the tasks' primary metrics.
+
+    The metric comes with its name.
+    """
     if EXACT_MATCH in metrics:
-        return float(metrics[EXACT_MATCH])
+        return "exact match", float(metrics[EXACT_MATCH])
+    names = []
     values = []
     for task, kind in kinds.items():
         if task in metrics:
-            values.append(float(metrics[task][task_kind(kind).primary_metric]))
-    return sum(values) / len(values) if values else math.nan
+            metric = task_kind(kind).primary_metric
+            names.append(f"{task} {metric}")
+            values.append(float(metrics[task][metric]))
+    if not values:
+        return "", math.nan
+    name = names[0] if len(names) == 1 else f"mean of {', '.join(names)}"
+    return name, sum(values) / len(values)
 
 
 def _largest_metric_drop(expected: Metrics, metrics: Metrics, kinds: Mapping[str, str]) -> float:

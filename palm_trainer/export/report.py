@@ -60,10 +60,14 @@ class CandidateReport:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """All candidates of an export. `notes` describe the graphs, and what could not be created or measured."""
+    """All candidates of an export. `notes` describe the graphs, and what could not be created or measured.
+
+    `metric` is the name of the metric that the gates compare.
+    """
 
     rows: tuple[CandidateReport, ...]
     notes: tuple[str, ...]
+    metric: str = ""
 
 
 def time_engines(bundle: Bundle, engines: Mapping[Candidate, Engine]) -> dict[Candidate, timing.Times]:

@@ -46,8 +46,18 @@ def check_output_directory(output: Path, resume: bool, overwrite: bool) -> None:
         )
 
 
+def remove_unfinished(output: Path) -> None:
+    """Delete what a killed training was writing: files and checkpoints beside those that they were to replace."""
+    for name in ("best*", "last"):
+        for path in output.glob(name + NEW_SUFFIX):
+            shutil.rmtree(path)
+    for name in (CONFIG, EVENTS, METRICS, REPORT):
+        (output / (name + NEW_SUFFIX)).unlink(missing_ok=True)
+
+
 def forget_run(output: Path) -> None:
     """Delete the files of an earlier run, so that none is resumed or taken for the new run's."""
+    remove_unfinished(output)
     remove_checkpoints(output)
     averaging.forget(output)
     for path in (*output.glob("best-*"), *output.glob(TENSORBOARD)):

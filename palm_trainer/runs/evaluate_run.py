@@ -1,11 +1,13 @@
 """Evaluate a run: its metrics and its report."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from palm_trainer.config.atomic_files import write_file
 from palm_trainer.config.loader import Config
+from palm_trainer.data.splits import Splits
 from palm_trainer.evaluation.evaluate import Answering, Metrics, calibration_errors, evaluate
 from palm_trainer.evaluation.out_of_scope import rejections
 from palm_trainer.evaluation.perplexity import add_perplexities
@@ -13,6 +15,7 @@ from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import load_trained, read_json
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.report import Recording, RunFacts, write_report
+from palm_trainer.runs.data_checks import DataFault, find_split_faults
 from palm_trainer.runs.directory import EVENTS, METRICS, REPORT, read_events
 from palm_trainer.runs.job import EvaluationPlan, Job
 from palm_trainer.runs.job_from_config import evaluation_plan
@@ -78,7 +81,13 @@ def _report(
     write_report(facts, plan.kinds, split, plan.data(split or "").sets, predictor, output)
 
 
-def evaluate_run(run: Path, config: Config, split: str, checkpoint: str = "best") -> Metrics:
+def evaluate_run(
+    run: Path,
+    config: Config,
+    split: str,
+    checkpoint: str = "best",
+    on_faults: Callable[[Sequence[DataFault]], None] | None = None,
+) -> Metrics:
     """Return the metrics of a run's checkpoint on a split of its data.
 
     Args:
@@ -86,9 +95,13 @@ def evaluate_run(run: Path, config: Config, split: str, checkpoint: str = "best"
         config: its configuration.
         split: to evaluate on.
         checkpoint: its name, `best`, `last` or `best-TASK`.
+        on_faults: called with what is wrong with the split, before it is evaluated.
     """
     trained = load_trained(run, checkpoint)
-    return _metrics(Recording(Predictor(trained)), trained, evaluation_plan(config, trained, (split,)), split)
+    splits = Splits(config.data)
+    if on_faults is not None:
+        on_faults(find_split_faults(config, trained, splits, split))
+    return _metrics(Recording(Predictor(trained)), trained, evaluation_plan(config, trained, (split,), splits), split)
 
 
 def _metrics(predictor: Answering, trained: TrainedModel, plan: EvaluationPlan, split: str) -> Metrics:

@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 
 from palm_trainer.config.loader import Config, TrainConfig
 from palm_trainer.data.example import Example
-from palm_trainer.data.formats.text_files import Defect
 from palm_trainer.data.splits import Splits
 from palm_trainer.evaluation.calibration import FALSE_REJECTION
 from palm_trainer.evaluation.evaluate import EvaluationSet
@@ -147,12 +146,6 @@ class Job:
         """The run directory of a job that writes one."""
         assert self.output is not None
         return self.output
-
-    @property
-    def defects(self) -> dict[str, Sequence[Defect]]:
-        """Defects of the training files, by data set."""
-        splits = self.evaluation.splits
-        return {name: splits.read(name, "train").defects for name in splits.data_sets("train")}
 
     @contextmanager
     def opened(self, checkpoint: str) -> Iterator[TrainedModel]:

@@ -26,6 +26,7 @@ from palm_trainer.runs.directory import (
     differences,
     forget_later_events,
     forget_run,
+    remove_unfinished,
 )
 from palm_trainer.runs.job import Job
 
@@ -99,6 +100,7 @@ def restore(job: Job, progress: RunProgress) -> None:
 def _load_last(job: Job) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Return the weights and the state of `last/`, and drop later events. None where nothing was saved yet."""
     output: Path = job.run
+    remove_unfinished(output)
     changed_keys = differences(load_config(output / CONFIG), job.config)
     if changed_keys:
         raise CheckpointError(

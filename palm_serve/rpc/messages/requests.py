@@ -109,13 +109,18 @@ def _task(name: str, manifest: Manifest, field: str) -> TaskInfo:
 def _single_text_tasks(names: Sequence[str], manifest: Manifest) -> tuple[str, ...]:
     for name in names:
         if _task(name, manifest, "tasks").pairs:
-            raise InvalidRequest(f"task '{name}' reads a pair of texts, and Parse has only one. Use Predict.", "tasks")
+            raise InvalidRequest(
+                f"task '{name}' reads a pair of texts, and Parse has only one. "
+                f"Call Predict (palm-serve call TEXT --task {name} --pair TEXT).",
+                "tasks",
+            )
     if names:
         return tuple(dict.fromkeys(names))
     tasks = manifest.tasks_reading(pairs=False)
     if not tasks:
         raise InvalidRequest(
-            f"model '{manifest.name}' reads only pairs of texts. Use Predict with one of {_names(manifest.tasks)}.",
+            f"model '{manifest.name}' reads only pairs of texts, and Parse has only one. "
+            f"Call Predict (palm-serve call TEXT --task NAME --pair TEXT) with one of {_names(manifest.tasks)}.",
             "model",
         )
     return tasks

@@ -13,7 +13,7 @@ from palm_trainer.cli.train import app, command
 @pytest.fixture(autouse=True)
 def _signals():
     """Commands install handlers for Ctrl-C; the test runner keeps its own."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in kept.items():
         signal.signal(number, handler)

@@ -23,7 +23,8 @@ def test_rows_tokens_and_what_is_cut(plan):
     printed = plan("--set", "encoder.max_length=6")
     assert re.search(r"│ travel +│ train +│ +\d+ │ +6 / 6 │ +\d+ │ +\d+ │ +[\d.]+% │ +\d+ │ +3\.0 │", printed)
     assert re.search(
-        r"travel train: \d+ x row longer than encoder\.max_length = 6 tokens \(cut\), first at .*seq\.in:\d+", printed
+        r"travel train: \d+ x row longer than encoder\.max_length = 6 tokens \(cut, [\d.]+% of the rows\), first at .*seq\.in:\d+",
+        printed,
     )
     assert re.search(r"travel dev: \d+ x row longer than encoder\.max_length", printed)
 

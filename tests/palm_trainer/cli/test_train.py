@@ -12,7 +12,7 @@ from palm_trainer.cli.train import app, command
 @pytest.fixture(autouse=True)
 def _signals():
     """Commands install handlers for Ctrl-C; the test runner keeps its own."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in kept.items():
         signal.signal(number, handler)
@@ -64,7 +64,7 @@ def test_evaluate_other_splits_and_checkpoints(palm, finished_run, split, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--split", "trial"), "--split must be one of dev, test, train that the run's data has, got 'trial'."),
+        (("--split", "trial"), "--split must be a split of the run's data (dev, test, train), got 'trial'."),
         (("--checkpoint", "middle"), "holds no 'middle' checkpoint"),
         (("--checkpoint", "last", "--json", "/nowhere/m.json"), "/nowhere/m.json: No such file or directory"),
     ],
@@ -315,7 +315,7 @@ def test_report(palm, tiny_toml, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--split", "trial"), "--split must be one of dev, test, train that the run's data has, got 'trial'."),
+        (("--split", "trial"), "--split must be a split of the run's data (dev, test, train), got 'trial'."),
         (("--output", "/nowhere/report.html"), "No such file or directory"),
     ],
 )

@@ -28,7 +28,7 @@ LIMITS = Limits(text_bytes=30)
         (pb.ParseRequest(text="a", priority=-1), "priority", "priority must be one of .* got -1"),
         (pb.ParseRequest(text="a", tasks=["nope"]), "tasks", "unknown task 'nope'. Model 'fake' has intent, slots"),
         (pb.ParseRequest(text="a", tasks=["n" * 99]), "tasks", "unknown task 'n{64}...'"),
-        (pb.ParseRequest(text="a", tasks=["same"]), "tasks", "'same' reads a pair of texts.*Use Predict"),
+        (pb.ParseRequest(text="a", tasks=["same"]), "tasks", "'same' reads a pair of texts.*--task same --pair TEXT"),
         (
             pb.ParseRequest(text="a", thresholds=pb.Thresholds(intent_confidence=80)),
             "thresholds.intent_confidence",
@@ -79,7 +79,9 @@ def test_invalid_predict_request_names_its_field(
 
 def test_parse_of_pair_model_suggests_predict(manifest: Manifest) -> None:
     pairs = manifest.model_copy(update={"tasks": {name: manifest.tasks[name] for name in ("same", "answer")}})
-    with pytest.raises(InvalidRequest, match=r"only pairs of texts\. Use Predict with one of same, answer"):
+    with pytest.raises(
+        InvalidRequest, match=r"only pairs of texts, .* --task NAME --pair TEXT\) with one of same, answer"
+    ):
         check_parse_request(pb.ParseRequest(text="a"), pairs, LIMITS, None)
 
 
