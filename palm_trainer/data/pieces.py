@@ -25,7 +25,8 @@ class PieceCounts:
         unknown: pieces that stand for text that the vocabulary cannot write.
         unknown_rows: indices of the rows with unknown pieces.
         letters: letters of the text.
-        unread_letters: letters in an unknown piece, and letters of longer words that are a piece each.
+        unread_letters: letters in an unknown piece, and letters of longer words that are a piece each, Latin ones left out.
+        unread_rows: indices of the rows of which more than half of the letters are unread.
     """
 
     lengths: tuple[int, ...]
@@ -34,6 +35,7 @@ class PieceCounts:
     unknown_rows: tuple[int, ...]
     letters: int
     unread_letters: int
+    unread_rows: tuple[int, ...]
 
     @property
     def unknown_share(self) -> float:
@@ -54,20 +56,21 @@ class PieceCounts:
         return cut
 
 
-def count_pieces(examples: Sequence[Example], tokenizer_json: str) -> PieceCounts:
+def count_pieces(examples: Sequence[Example], tokenizer_json: str, *, reads_ideographs: bool = True) -> PieceCounts:
     """Tokenize the text of each example with its pair, and count what comes out.
 
     Args:
         examples: the parsed examples. Row i is example i.
         tokenizer_json: contents of a `tokenizer.json`. Its own truncation is ignored.
+        reads_ideographs: False for an encoder of another language, to which a Chinese character says nothing
+            although its vocabulary has a piece for it.
     """
-    tokenizer = Tokenizer.from_str(tokenizer_json)
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    tokenizer = _whole_rows(tokenizer_json)
     unknown_id = find_unknown_id(tokenizer_json)
     lengths: list[int] = []
     pieces = unknown = letters = unread_letters = 0
     unknown_rows: list[int] = []
+    unread_rows: list[int] = []
     for index, (example, encoding) in enumerate(zip(examples, _encode(tokenizer, examples), strict=True)):
         ids = encoding.ids
         lengths.append(len(ids))
@@ -76,10 +79,23 @@ def count_pieces(examples: Sequence[Example], tokenizer_json: str) -> PieceCount
         if row_unknown:
             unknown += row_unknown
             unknown_rows.append(index)
-        row_letters, row_unread = _count_letters(example, encoding, unknown_id)
+        row_letters, row_unread = _count_letters(example, encoding, unknown_id, reads_ideographs)
         letters += row_letters
         unread_letters += row_unread
-    return PieceCounts(tuple(lengths), pieces, unknown, tuple(unknown_rows), letters, unread_letters)
+        if 2 * row_unread > row_letters:
+            unread_rows.append(index)
+    return PieceCounts(
+        tuple(lengths), pieces, unknown, tuple(unknown_rows), letters, unread_letters, tuple(unread_rows)
+    )
+
+
+def count_tokens(examples: Sequence[Example], tokenizer_json: str) -> list[int]:
+    """Return the length of each row in tokens, before any cut and special tokens included."""
+    tokenizer = _whole_rows(tokenizer_json)
+    lengths: list[int] = []
+    for texts in _batches(examples):
+        lengths += map(len, tokenizer.encode_batch_fast(texts))
+    return lengths
 
 
 def find_unknown_id(tokenizer_json: str) -> int | None:
@@ -94,16 +110,32 @@ def find_unknown_id(tokenizer_json: str) -> int | None:
     return token_id
 
 
+def _whole_rows(tokenizer_json: str) -> Tokenizer:
+    """Return a tokenizer that neither cuts nor pads."""
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
 def _encode(tokenizer: Tokenizer, examples: Sequence[Example]) -> Iterator[RawEncoding]:
     """Yield the encoding of each example, with its pair where it has one."""
+    for texts in _batches(examples):
+        yield from tokenizer.encode_batch(texts)
+
+
+def _batches(examples: Sequence[Example]) -> Iterator[list[str | tuple[str, str]]]:
+    """Yield the texts of the examples in batches, each with its pair where it has one."""
     for start in range(0, len(examples), _BATCH):
         texts: list[str | tuple[str, str]] = []
         for example in examples[start : start + _BATCH]:
             texts.append(example.text if example.pair is None else (example.text, example.pair))
-        yield from tokenizer.encode_batch(texts)
+        yield texts
 
 
-def _count_letters(example: Example, encoding: RawEncoding, unknown_id: int | None) -> tuple[int, int]:
+def _count_letters(
+    example: Example, encoding: RawEncoding, unknown_id: int | None, reads_ideographs: bool
+) -> tuple[int, int]:
     """Return the letters of a row, and those that are unknown or one of several letters of a word read singly."""
     texts = (example.text, example.pair or "")
     letters = _letters(texts[0]) + _letters(texts[1])
@@ -121,14 +153,22 @@ def _count_letters(example: Example, encoding: RawEncoding, unknown_id: int | No
         if token_id == unknown_id:
             unread += piece_letters
             continue
+        if piece_letters == 1 and is_ideograph(texts[segment][start]):
+            unread += not reads_ideographs
+            continue
         key = (segment, word)
         letters_by_word[key] = letters_by_word.get(key, 0) + piece_letters
-        if piece_letters == 1 and not is_ideograph(texts[segment][start]):
+        if piece_letters == 1 and not _is_latin(texts[segment][start]):
             single_by_word[key] = single_by_word.get(key, 0) + 1
     for key, count in single_by_word.items():
         if letters_by_word[key] > 1:
             unread += count
     return letters, unread
+
+
+def _is_latin(letter: str) -> bool:
+    """Return True for a Latin letter. Codes are spelled in them, and every vocabulary has them."""
+    return letter <= "\u024f" or "\u1e00" <= letter <= "\u1eff"
 
 
 def _letters(text: str) -> int:

@@ -14,20 +14,15 @@ from palm_trainer.data.formats.detect import Detection, detect_format
 from palm_trainer.data.formats.find_splits import find_splits
 from palm_trainer.data.formats.text_files import FormatOptions
 from palm_trainer.data.splits import read_split
+from palm_trainer.data.suggest_encoder import suggest_encoder
 from palm_trainer.data.targets.match import MatchTarget
 from palm_trainer.errors import DataError
 
-_MAX_LENGTHS = (32, 64, 128, 256, 512)
-_PASSAGE_LENGTH = 384
-"""Tokens of a window of question and passage."""
-_TOKENS_PER_WORD = 1.4
 _STEPS = 2500
 """Training steps to aim at."""
 _BATCH_SIZE = 32
 _JOINED_SHARE = 0.1
 """Share of rows with `#` in their class from which the class is read as several classes."""
-_WIDE_SHARE = 0.3
-"""Share of characters of East Asian scripts from which the text is read by character."""
 
 
 def suggest(data: Path) -> tuple[str, list[str]]:
@@ -53,9 +48,9 @@ def suggest(data: Path) -> tuple[str, list[str]]:
     name = _name(data)
     tasks = suggest_tasks(examples["train"], name)
     has_passages = "mrc" in [table["kind"] for table in tasks.values()]
-    encoder = _encoder(examples["train"], passages=has_passages)
+    encoder = suggest_encoder(examples, passages=has_passages)
     config: dict[str, Any] = {
-        "encoder": encoder,
+        "encoder": encoder.table,
         "data": {name: {"format": detection.format, **files, **options}},
         "tasks": tasks,
         "train": {
@@ -66,7 +61,7 @@ def suggest(data: Path) -> tuple[str, list[str]]:
             "output": f"runs/{name}",
         },
     }
-    if encoder["model"] == "scratch":
+    if encoder.table["model"] == "scratch":
         config["train"] |= {"learning_rate": 5e-4, "head_learning_rate": 5e-4}
     row_counts = []
     for split, split_examples in examples.items():
@@ -75,11 +70,18 @@ def suggest(data: Path) -> tuple[str, list[str]]:
     remarks = [f"{data}: format {detection.format}; {rows}", *remarks]
     for task, table in tasks.items():
         remarks.append(f"task {task}: {table['kind']}")
+    remarks += encoder.remarks
     if "dev" not in splits:
         remarks.append(
             "no dev split found: the last checkpoint will count as the best; give `dev = ...` to choose it on data"
         )
-    return tomli_w.dumps(config), remarks
+    return _with_comments(tomli_w.dumps(config), "[encoder]\n", encoder.comments), remarks
+
+
+def _with_comments(toml: str, heading: str, comments: Sequence[str]) -> str:
+    """Return the configuration with comments below the heading of a section."""
+    lines = "".join(f"# {line}\n" for line in comments)
+    return toml.replace(heading, heading + lines, 1)
 
 
 def suggest_tasks(examples: Sequence[Example], data: str) -> dict[str, dict[str, Any]]:
@@ -202,43 +204,6 @@ def _match_settings(field: str, examples: Sequence[Example]) -> dict[str, str]:
         # 匹配 and 不匹配, equal and not_equal
         return {"match_label": shorter} if longer.endswith(shorter) else {"kind": "classify"}
     return {}
-
-
-def _encoder(examples: Sequence[Example], *, passages: bool) -> dict[str, Any]:
-    """Choose MiniLM for text in Latin letters, else a small encoder from scratch.
-
-    `max_length` covers 99 % of the texts.
-    """
-    texts = [example.text + " " + (example.pair or "") for example in examples]
-    characters = sum(map(len, texts))
-    wide_characters = sum(map(_count_wide, texts))
-    is_wide = wide_characters > _WIDE_SHARE * characters
-    token_counts = sorted(map(len, texts) if is_wide else map(_estimate_tokens, texts))
-    needed = token_counts[int(0.99 * (len(token_counts) - 1))] + 3
-    length = _round_up(needed)
-    if passages:
-        length = _PASSAGE_LENGTH
-    if is_wide:
-        return {"model": "scratch", "max_length": length, "characters": True}
-    return {"model": "minilm-l6-en", "max_length": length}
-
-
-def _round_up(length: float) -> int:
-    """Return the first usual length that is long enough, or else the last."""
-    for limit in _MAX_LENGTHS:
-        if limit >= length:
-            return limit
-    return _MAX_LENGTHS[-1]
-
-
-def _estimate_tokens(text: str) -> float:
-    """Estimate the number of tokens of a text with spaces between its words."""
-    return _TOKENS_PER_WORD * len(text.split())
-
-
-def _count_wide(text: str) -> int:
-    """Count the characters of East Asian scripts."""
-    return sum(ord(character) > 0x2E7F for character in text)
 
 
 def _epochs(rows: int) -> float:

@@ -1,6 +1,7 @@
-"""Directories of encoders, and the tokenizer of an encoder without its weights."""
+"""Directories of encoders, and what is known of an encoder without its weights."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 from palm_trainer.errors import PalmError
@@ -33,3 +34,14 @@ def locate_encoder(name: str) -> str:
             f"Give a directory, a Hugging Face id, or one of: {', '.join(PACKAGED)}, scratch."
         )
     return name
+
+
+def read_tokenizer(folder: Path) -> str:
+    """Return the contents of `tokenizer.json` of an encoder's directory."""
+    return (folder / TOKENIZER).read_text(encoding="utf-8")
+
+
+def count_positions(folder: Path) -> int:
+    """Return the largest number of tokens that an encoder reads, from `config.json` of its directory."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return int(config["max_position_embeddings"])
