@@ -20,6 +20,7 @@ from palm_trainer.data.example import Example
 from palm_trainer.data.formats.rasa_annotations import MORE_ENTITIES, SYNONYM, read_entities
 from palm_trainer.data.formats.rasa_json import ROOT, parse_json_file
 from palm_trainer.data.formats.rasa_markdown import SECTIONS, is_markdown, parse_markdown
+from palm_trainer.data.formats.split_names import walk_files
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, read_text, split_lines
 from palm_trainer.data.formats.yaml_nodes import compose_yaml, scalar_values
 from palm_trainer.errors import DataError
@@ -124,12 +125,15 @@ def _note_keys(node: yaml.Node, read: Sequence[str], owner: str, file: "_NluFile
 
 
 def rasa_files(folder: Path) -> list[Path]:
-    """List all YAML files of a directory and its subdirectories, and the Markdown and JSON files with training data."""
+    """List all YAML files of a directory and its subdirectories, and the Markdown and JSON files with training data.
+
+    Hidden directories and those that programs fill (node_modules, models) are passed over.
+    """
     files = []
-    for file in folder.rglob("*"):
+    for file in walk_files(folder):
         if file.suffix in _YAML or (file.suffix in (*_MARKDOWN, _JSON) and holds_examples(file)):
             files.append(file)
-    return sorted(files)
+    return files
 
 
 def holds_examples(file: Path) -> bool:

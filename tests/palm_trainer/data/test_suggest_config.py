@@ -172,10 +172,10 @@ def test_suggest_finds_splits_in_directories(tmp_path):
         (folder / "README.md").write_text("no data")
     splits, remarks = find_splits(tmp_path / "set")
     assert {split: [path.name for path in paths] for split, paths in splits.items()} == {
-        "train": ["ch.test.jsonl"],
-        "dev": ["ch.valid.jsonl"],
+        "train": ["ch.valid.jsonl"],
+        "test": ["ch.test.jsonl"],
     }
-    assert remarks == ["no train split found: test, the largest, is used to train"]
+    assert remarks[0] == "no train split found: the dev split (valid/ch.valid.jsonl) is used to train"
 
 
 def test_suggest_ambiguous_files_are_refused(tmp_path):
