@@ -123,7 +123,7 @@ SETS = {
         {("train", TWICE): (5, "msra_test_bio.txt:40800")},
     ),
     "msra_ner/ernie_sample": ((800, 500, 500), {"label": "sequence_label"}, {}),
-    "lcqmc_curc": ((12499, 8802, None), {"label": "match"}, {}),
+    "lcqmc_curc": ((8802, None, 12499), {"label": "match"}, {}),
     "mrpc": (
         (4076, None, 1725),
         {"label": "match"},

@@ -39,7 +39,7 @@ def test_count_pieces_names_rows_with_unknown_pieces(english):
         ("show me flights to denver", (0.0, 0.0)),
         ("einen Flug nach München buchen, bitte", (0.0, 0.1)),
         ("part no. QX-12345678/123456-ZK123 rev.3.14", (0.0, 0.0)),
-        ("Tôi muốn đặt vé máy bay đến Hà Nội", (0.1, 0.2)),
+        ("Tôi muốn đặt vé máy bay đến Hà Nội", (0.0, 0.1)),
         ("привет мир как дела", (1.0, 1.0)),
         ("שלום עולם מה שלומך", (1.0, 1.0)),
         ("مرحبا بالعالم كيف حالك", (1.0, 1.0)),

@@ -131,7 +131,8 @@ CODES = "part no. QX-{0:08}/{1:06}-ZK{2:03} rev.3.14"
 @pytest.mark.parametrize(
     ("row", "length"),
     [
-        (CODES, 64),
+        (CODES, 32),
+        (f"{CODES} {CODES}", 64),
         ("https://example.com/{0:08}/{1:06}?q={2:03}&page={0:08}", 64),
         ("{0:08}" * 10, 64),
         ("sing " * 20 + "{0}", 32),
