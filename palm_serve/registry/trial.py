@@ -7,12 +7,12 @@ it never outlives the server.
 """
 
 import asyncio
+import ctypes
 import functools
 import os
 import select
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -34,6 +34,8 @@ _COMMAND = ("-P", "-c", "from palm_serve.registry.trial import main; main()")
 """Arguments of Python. -P: nothing is imported from the working directory."""
 _LINE_LIMIT = 2**24
 """Longest request or result in bytes."""
+_PR_SET_PDEATHSIG = 1
+"""Option of prctl (Linux): a signal for this process when its parent ends."""
 _LEAVE_S = 5.0
 """Seconds that a killed process gets to be gone. One that waits for a dead file server stays for longer."""
 _IDLE_S = 30.0
@@ -104,6 +106,8 @@ class TrialProcess:
                     line = await self._exchange(request)
         except TimeoutError:
             raise BundleError(took_too_long(request.path, limit_s)) from None
+        except OSError as error:
+            raise BundleError(f"{request.path} cannot be tried, because no process can be started: {error}") from None
         finally:
             if not line:
                 await self.close()
@@ -120,8 +124,9 @@ class TrialProcess:
         self._process = None
         if process is None:
             return
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         with suppress(TimeoutError):
             await asyncio.wait_for(process.communicate(), _LEAVE_S)
 
@@ -213,33 +218,43 @@ def main() -> None:
         if not line:
             return
         request = TrialRequest.model_validate_json(line)
-        with warnings.catch_warnings(action="ignore"):  # numpy has started threads, which the child does not need
-            child = os.fork()
-        if not child:
-            _run_child(request, output)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        code = _run_in_child(request, output)
         if code:
             result = TrialResult(bundle_fault=f"{request.path} cannot be tried: its process ended with {_ending(code)}")
             output.write(result.model_dump_json().encode() + b"\n")
+
+
+def _run_in_child(request: TrialRequest, output: IO[bytes]) -> int:
+    """Run one trial in a child process and return its exit code. End it when standard input is closed."""
+    alive, held_by_child = os.pipe()
+    with warnings.catch_warnings(action="ignore"):  # numpy has started threads, which the child does not need
+        child = os.fork()
+    if not child:
+        _run_child(request, output)
+    os.close(held_by_child)
+    # Neither is read. The end of the child closes one pipe, and the end of the server the other one.
+    poll = select.poll()
+    for descriptor in (0, alive):
+        poll.register(descriptor, 0)
+    closed = [descriptor for descriptor, _ in poll.poll()]
+    os.close(alive)
+    if 0 in closed:
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _run_child(request: TrialRequest, output: IO[bytes]) -> NoReturn:
     """Run one trial and end the process."""
     code = 1
     try:
-        threading.Thread(target=_end_with_server, daemon=True).start()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         lower_thread_priority(request.nice)
         result = run_trial(request)
         output.write(result.model_dump_json().encode() + b"\n")
         code = 0
     finally:
         os._exit(code)  # the threads of the runtimes need no orderly end
-
-
-def _end_with_server() -> None:
-    """End the process when the server has closed its end of standard input. It sends nothing during a trial."""
-    os.read(0, 1)
-    os._exit(1)
 
 
 def _ending(code: int) -> str:

@@ -91,6 +91,17 @@ def test_overload(bundle: Path, tmp_path: Path) -> None:
     assert 0 <= rounds["recovered_s"][0] < 4.5
 
 
+def test_fairness(bundle: Path, tmp_path: Path) -> None:
+    """It measures both clients in both floods. A model that costs nothing is flooded by nobody, so no share is judged."""
+    figures, told = run("fairness", bundle, tmp_path, "--seconds", 1)
+    rounds = figures["rounds"]
+    assert rounds["batch_ms"][0] == pytest.approx(64e3 / rounds["capacity_per_s"][0])
+    for name in ("1,000 Parse in flight", "64 ParseBatch of 200"):
+        assert 0 <= rounds[f"{name}: answered"][0] <= 100
+        assert rounds[f"{name}: texts_per_s"][0] > 0
+        assert f"{name}: p99, batches of the flood" in told
+
+
 def test_swaps(bundle: Path, tmp_path: Path) -> None:
     figures, _ = run("swaps", bundle, tmp_path, "--swaps", 3, "--every", 0.5, "--share", 0.3, "--callers", 4)
     assert len(figures["swap_s"]) == len(figures["memory_mib"]) == 3

@@ -126,7 +126,7 @@ def models() -> Iterator[Callable[[str], stubs.ModelsStub]]:
         channel.close()
 
 
-def eventually(condition: Callable[[], object], seconds: float = 30) -> None:
+def eventually(condition: Callable[[], object], seconds: float = 240) -> None:
     """Waits for a condition."""
     end = time.monotonic() + seconds
     while not condition():
