@@ -86,6 +86,7 @@ class Watchdog:
                 number = self._number
                 ran_s = 0.0
                 hung = False
+                self.overdue = False  # the work may have ended just before it was set
                 continue
             ran_s += elapsed_s
             if ran_s >= self._limit_s and not self.overdue:

@@ -8,9 +8,11 @@ import pytest
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine import cpu_features, io_binding, openvino, options, providers, session
 from palm_serve.engine.cores import usable_cores
+from palm_serve.engine.padding import pad_batch
+from palm_serve.engine.provider_fallback import FallbackEngine
 from palm_serve.engine.providers import sample_batch
 from palm_serve.engine.session import OrtEngine, open_engine
-from palm_serve.errors import EngineError
+from palm_serve.errors import EngineError, EngineTimeout
 
 
 def test_open_engine_after_a_silent_fallback_raises(tiny_bundle, monkeypatch):
@@ -183,3 +185,22 @@ def test_int8_instructions_by_processor(tmp_path, monkeypatch, features, instruc
     root = facts(tmp_path, f"{features}\n\nflags\t: other\n")
     assert cpu_features.int8_instructions(root) == instructions
     assert cpu_features.saturates_int8(root) is saturates
+
+
+def test_fallback_engine_does_not_fall_back_when_its_run_is_stopped(tiny_bundle):
+    class Stopped:
+        info = open_engine(tiny_bundle / "model.onnx", "CPU", "fp32").info
+        interrupted = False
+
+        def run(self, batch, outputs=None):
+            raise EngineTimeout("it took too long")
+
+        def interrupt(self):
+            self.interrupted = True
+
+    stopped = Stopped()
+    engine = FallbackEngine(stopped, lambda: pytest.fail("no fallback is opened"))
+    engine.interrupt()
+    assert stopped.interrupted
+    with pytest.raises(EngineTimeout):
+        engine.run(pad_batch([], ("input_ids",)))
