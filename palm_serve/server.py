@@ -49,6 +49,8 @@ EXIT_REFUSED = 2
 """Exit code for what the user can mend: an option, a bundle, a port."""
 EXIT_HUNG = 3
 """Exit code after a run or a load that cannot be stopped. A supervisor restarts the process."""
+_GOAWAY_S = 0.05
+"""Time for connections to be told that they take no more calls."""
 _FLUSH_S = 0.5
 """Time for computed responses to be written before the connections are closed."""
 
@@ -198,13 +200,20 @@ class Server:
         # So these calls are answered first. If more calls keep arriving, they are refused.
         await self._lifecycle.quiet(_QUIET_S, min(_MAX_QUIET_WAIT_S, self._options.stop_timeout))
         self._lifecycle.state = State.STOPPING
+        # A client that asks again at once would never be quiet. Its next call is answered after its connection has been
+        # told to take no more calls. So none is under way when the server stops.
+        self._lifecycle.hold_calls()
         self._lifecycle.end_streams()
         await self._lifecycle.quiet(_QUIET_S, min(_MAX_QUIET_WAIT_S, deadline - time.monotonic()))
-        stopping = asyncio.create_task(self._server.stop(max(0.0, deadline - time.monotonic())))
+        stopping = asyncio.create_task(self._server.stop(max(0.0, deadline - time.monotonic()) + _FLUSH_S))
+        await asyncio.sleep(_GOAWAY_S)
+        self._lifecycle.release_calls()
         idle = asyncio.create_task(self._lifecycle.idle())
-        await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
+        timeout = max(0.0, deadline - time.monotonic())
+        await asyncio.wait((stopping, idle), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        self._lifecycle.end_calls()
         # Idle reflection streams would otherwise hold the server until the timeout.
-        await self._server.stop(max(0.0, min(_FLUSH_S, deadline - time.monotonic())))
+        await self._server.stop(_FLUSH_S)
         await stopping
         idle.cancel()
         await self._close()

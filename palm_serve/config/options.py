@@ -233,6 +233,9 @@ class LimitOptions(_Group):
         ge=1,
         description="Limit of calls in flight per client, identified by its token or else its address.",
     )
+    max_watches_per_client: int = Field(
+        default=16, ge=1, description="Limit of open health watches (grpc.health.v1 Watch) per client address."
+    )
     max_stream_items: int = Field(default=64, ge=1, description="Limit of unanswered requests per ParseStream.")
     max_rate: float | None = Field(
         default=None,
@@ -267,6 +270,11 @@ class ConnectionOptions(_Group):
     )
     handshake_timeout: float = Field(
         default=20.0, gt=0, description="Time limit for the TLS and HTTP/2 handshake of a new connection, in seconds."
+    )
+    message_timeout: float = Field(
+        default=20.0,
+        gt=0,
+        description="Time limit for the first message of a call to arrive whole, in seconds.",
     )
     keepalive_time: float = Field(
         default=60.0,

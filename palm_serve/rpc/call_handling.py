@@ -11,19 +11,22 @@ import time
 import urllib.parse
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import DecodeError, Message
 
-from palm_serve.errors import InvalidRequest, Overloaded
+from palm_serve.errors import InvalidRequest, Overloaded, PalmServeError
 from palm_serve.rpc.access.admission import AdmissionControl, RemoteClient
+from palm_serve.rpc.access.message_slots import Sender
 from palm_serve.rpc.access.tokens import Scope
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.messages.status import Failure, failure
+from palm_serve.rpc.messages.wire import MIN_MAX_FIELDS, check_fields, max_fields
 from palm_serve.types import AnsweredText, CallRecord, Prediction
 
 if TYPE_CHECKING:
@@ -45,6 +48,9 @@ _MAX_METADATA_LENGTHS = {
 """Metadata keys that are read, and the maximum length of their values. Longer values are ignored."""
 _MAX_RECORDED_ANSWERS = 32
 """Number of answers of a call that are recorded one by one. A stream may have any number."""
+
+_CANCELLATION_S = 0.05
+"""Time in which gRPC tells that a call without a message was cancelled."""
 
 M = TypeVar("M", bound=Message)
 
@@ -93,8 +99,18 @@ Send = Callable[[Message], Awaitable[None]]
 StreamMethod = Callable[[AsyncIterator[bytes], Call, Send], Awaitable[None]]
 
 
-def decode(message_class: type[M], data: bytes) -> M:
-    """Parse a message. Raises InvalidRequest, also if a string is not UTF-8."""
+def decode(message_class: type[M], data: bytes, max_fields: int = MIN_MAX_FIELDS) -> M:
+    """Parse a message.
+
+    Args:
+        message_class: class of the message.
+        data: the message.
+        max_fields: largest number of fields, counted before the message is parsed.
+
+    Raises:
+        InvalidRequest: if the message is not valid, has too many fields, or has a string that is not UTF-8.
+    """
+    check_fields(message_class.DESCRIPTOR, data, max_fields)
     try:
         message: M = message_class.FromString(data)
     except (DecodeError, UnicodeDecodeError):
@@ -141,6 +157,8 @@ class HandlerFactory:
         self._admission = admission
         self._observe = observe
         self._log_text = log_text
+        self._max_fields = max_fields(admission.limits)
+        lifecycle.on_end(admission.messages.refuse_all)
         self._service = ""
 
     def for_service(self, service: str) -> "HandlerFactory":
@@ -161,18 +179,21 @@ class HandlerFactory:
             scope: scope that the method requires. With Scope.HEALTH it is also answered while the server loads.
         """
 
-        async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
             async with self._handle_call(name, context, scope) as call:
+                data = await self._receive(context, call, scope)
                 call.request_bytes = len(data)
-                request = decode(message_class, data)
+                request = decode(message_class, data, self._max_fields)
                 call.request_id = request_id(_message_id(request) or call.request_id)
                 if self._log_text:
                     log.info("request %s: %s", call.request_id, MessageToJson(request, indent=None, ensure_ascii=False))
-                response: bytes = (await method(request, call)).SerializeToString()
+                with self._lifecycle.work():
+                    message = await method(request, call)
+                response: bytes = message.SerializeToString()
                 call.response_bytes = len(response)
             return response
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+        return grpc.stream_unary_rpc_method_handler(handle)
 
     def stream(self, name: str, method: StreamMethod, scope: Scope) -> grpc.RpcMethodHandler:
         """Create a handler with streams of requests and responses.
@@ -185,14 +206,16 @@ class HandlerFactory:
 
         async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
             async with self._handle_call(name, context, scope, stream=True) as call:
-                await method(self._admission.paced(messages, context, scope), call, _sender(context))
+                received = self._admission.paced(self._received(context, call, scope), context, scope)
+                with self._lifecycle.work():
+                    await method(received, call, _sender(context))
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
     def watch(
         self, name: str, message_class: type[M], method: Callable[[M, Send], Awaitable[None]], scope: Scope
     ) -> grpc.RpcMethodHandler:
-        """Create a handler with one request and an open-ended stream of responses.
+        """Create a handler with one request and an open-ended stream of responses. Each address may have a few of them.
 
         Args:
             name: name of the method.
@@ -201,11 +224,13 @@ class HandlerFactory:
             scope: scope that the method requires.
         """
 
-        async def handle(data: bytes, context: grpc.aio.ServicerContext) -> None:
-            async with self._handle_call(name, context, scope, stream=True):
-                await method(decode(message_class, data), _sender(context))
+        async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+            async with self._handle_call(name, context, scope, stream=True) as call:
+                with self._admission.watch(context):
+                    data = await self._receive(context, call, scope)
+                    await method(decode(message_class, data, self._max_fields), _sender(context))
 
-        return grpc.unary_stream_rpc_method_handler(handle)
+        return grpc.stream_stream_rpc_method_handler(handle)
 
     def library_stream(
         self,
@@ -224,14 +249,34 @@ class HandlerFactory:
         """
 
         async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-            async with self._handle_call(name, context, scope, stream=True), self._lifecycle.stream():
-                requests = (
-                    decode(message_class, data) async for data in self._admission.paced(messages, context, scope)
-                )
+            async with self._handle_call(name, context, scope, stream=True) as call, self._lifecycle.stream():
+                received = self._admission.paced(self._received(context, call, scope), context, scope)
+                requests = (decode(message_class, data, self._max_fields) async for data in received)
                 async for response in method(requests, context):
                     await _sender(context)(response)
 
         return grpc.stream_stream_rpc_method_handler(handle)
+
+    async def _receive(self, context: grpc.aio.ServicerContext, call: Call, scope: Scope) -> bytes:
+        """Receive the first message of an admitted call. Raises InvalidRequest if the client ends the call without one."""
+        data = await self._receive_or_eof(context, call, scope)
+        if data is grpc.aio.EOF:
+            # gRPC also ends the read of a call that was cancelled, or whose message is too large. It tells so a moment later.
+            await asyncio.sleep(_CANCELLATION_S)
+            raise InvalidRequest("the call must have a message, got its end. Send one message.")
+        return bytes(data)
+
+    async def _received(self, context: grpc.aio.ServicerContext, call: Call, scope: Scope) -> AsyncIterator[bytes]:
+        """Yield the messages of a stream."""
+        data = await self._receive_or_eof(context, call, scope)
+        while data is not grpc.aio.EOF:
+            yield data
+            data = await context.read()
+
+    def _receive_or_eof(self, context: grpc.aio.ServicerContext, call: Call, scope: Scope) -> Awaitable[Any]:
+        client = "" if call.client is None else call.client.name
+        sender = Sender(client, context.peer(), scope is Scope.HEALTH)
+        return self._admission.messages.receive(context.read, sender, partial(_refuse, context, call))
 
     @asynccontextmanager
     async def _handle_call(
@@ -246,9 +291,13 @@ class HandlerFactory:
         code = grpc.StatusCode.CANCELLED
         reason = ""
         failed: Failure | None = None
+        sent: grpc.aio.AbortError | None = None
         try:
             call.client = self._admission.identify(context, scope)
             with self._admission.admit(call.client, scope), self._lifecycle.call():
+                held = self._lifecycle.held
+                if held is not None:
+                    await held.wait()
                 if scope is not Scope.HEALTH:
                     self._lifecycle.check()
                 yield call
@@ -263,13 +312,16 @@ class HandlerFactory:
             code = failed.code
             call.client = call.client or self._admission.client_from_address(context)
             reason = error.reason if isinstance(error, Overloaded) else ""
+            if isinstance(error.__cause__, grpc.aio.AbortError):
+                sent = error.__cause__
         finally:
             if self._observe is not None:
                 self._observe(self._record(name, scope, call, code, reason, stream, started_ns))
+        if sent is not None:
+            raise sent
         if failed is not None:
             with _failed_write_as_cancellation():
-                metadata = (*_request_id_metadata(call), *failed.trailing_metadata())
-                await context.abort(failed.code, failed.message, metadata)
+                await _abort(context, call, failed)
         context.set_trailing_metadata(_request_id_metadata(call))
 
     def _record(
@@ -301,6 +353,17 @@ class HandlerFactory:
 def _message_id(message: Message) -> str:
     """Return the id of a request message: `request_id` in `palm_serve.v1`, `id` in the Open Inference Protocol."""
     return str(getattr(message, "request_id", "") or getattr(message, "id", ""))
+
+
+async def _abort(context: grpc.aio.ServicerContext, call: Call, failed: Failure) -> None:
+    """End a call with the status of a failure. Raises grpc.aio.AbortError."""
+    await context.abort(failed.code, failed.message, (*_request_id_metadata(call), *failed.trailing_metadata()))
+
+
+async def _refuse(context: grpc.aio.ServicerContext, call: Call, error: PalmServeError) -> None:
+    """End a call whose handler still reads. The handler gets the AbortError from its read, or its cancellation."""
+    with suppress(grpc.aio.AbortError, grpc.aio.InternalError):
+        await _abort(context, call, failure(error, call.request_id))
 
 
 def _sender(context: grpc.aio.ServicerContext) -> Send:

@@ -33,6 +33,9 @@ HEALTH = "grpc.health.v1.Health"
 _REFLECTION_NAMES = (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
 """Names of server reflection. v1 differs from v1alpha only in its name, and newer clients try it first."""
 
+_HEALTH_MESSAGE_BYTES = 4096
+"""Largest message to the server of health checks, which holds the name of a model."""
+
 Methods = dict[str, grpc.RpcMethodHandler]
 
 
@@ -83,8 +86,9 @@ def make_health_server(registry: "Registry", options: ServeOptions, lifecycle: L
         options: the options of the server.
         lifecycle: state of the server.
     """
-    server = grpc.aio.server(options=channel_options(options))
-    factory = HandlerFactory(lifecycle, AdmissionControl(options)).for_service(HEALTH)
+    server = grpc.aio.server(options=channel_options(options, _HEALTH_MESSAGE_BYTES))
+    admission = AdmissionControl(options, message_bytes=_HEALTH_MESSAGE_BYTES)
+    factory = HandlerFactory(lifecycle, admission).for_service(HEALTH)
     methods = _health(HealthService(registry, lifecycle), factory)
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(HEALTH, methods)])
     return server

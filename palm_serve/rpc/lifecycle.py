@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from enum import Enum
 
 from palm_serve.errors import Unavailable
 
+_SHUTTING_DOWN = "the server is shutting down. Another replica can answer."
 _STREAM_ENDED = "the server is shutting down. Open the stream again: another replica can answer."
 
 
@@ -35,6 +36,10 @@ class Lifecycle:
         self._idle.set()
         self._streams_ended = False
         self._streams: set[asyncio.Timeout] = set()
+        self._hold: asyncio.Event | None = None
+        self._calls_ended = False
+        self._running: set[asyncio.Task[object]] = set()
+        self._on_end: list[Callable[[Unavailable], None]] = []
 
     @property
     def state(self) -> State:
@@ -52,7 +57,7 @@ class Lifecycle:
         if self._state is State.LOADING:
             raise Unavailable("the server is loading its models. Try again later.")
         if self._state is State.STOPPING:
-            raise Unavailable("the server is shutting down. Another replica can answer.")
+            raise Unavailable(_SHUTTING_DOWN)
 
     async def change(self, timeout_s: float) -> None:
         """Wait until the state is set, or for `timeout_s` seconds."""
@@ -91,6 +96,49 @@ class Lifecycle:
         while calls_before != self._calls_started and time.monotonic() < end:
             calls_before = self._calls_started
             await asyncio.sleep(pause_s)
+
+    @property
+    def held(self) -> asyncio.Event | None:
+        """Event for which new calls wait before they are answered. None: they do not wait."""
+        return self._hold
+
+    def hold_calls(self) -> None:
+        """Hold new calls back until `release_calls`. A client that asks again at once then does not, and none is cancelled."""
+        self._hold = asyncio.Event()
+
+    def release_calls(self) -> None:
+        """Answer the calls that were held back."""
+        if self._hold is not None:
+            self._hold.set()
+            self._hold = None
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """Let `end_calls` end the work of a call whose message has arrived. Raises Unavailable when it does."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._calls_ended:
+                raise
+            task.uncancel()
+            raise Unavailable(_SHUTTING_DOWN) from None
+        finally:
+            self._running.discard(task)
+
+    def on_end(self, end: Callable[[Unavailable], None]) -> None:
+        """Call a function with an error in `end_calls`. It must end the calls that await a message."""
+        self._on_end.append(end)
+
+    def end_calls(self) -> None:
+        """End every call in flight with UNAVAILABLE, because gRPC would end it with CANCELLED."""
+        self._calls_ended = True
+        for end in self._on_end:
+            end(Unavailable(_SHUTTING_DOWN))
+        for task in self._running:
+            task.cancel()
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[None]:

@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,3 +74,30 @@ def test_calls_until_the_stop_get_unavailable(start_server: Callable[..., Any], 
         caller.join(30)
     assert process.finish() == 0
     assert codes == ["UNAVAILABLE"] * 16
+
+
+def test_callers_without_a_pause_never_get_cancelled(start_server: Callable[..., Any], tiny_bundle: Path) -> None:
+    """Callers that ask again at once, also after a refusal, are answered or get UNAVAILABLE until the process has ended."""
+    process = start_server(tiny_bundle, "--drain-grace", "0.1")
+    target, codes = process.target(), Counter[str]()
+
+    def ask(method: str) -> None:
+        with grpc.insecure_channel(target, (("grpc.use_local_subchannel_pool", 1),)) as channel:
+            call = channel.unary_unary(method)
+            while process.process.poll() is None:
+                try:
+                    call(pb.ParseRequest(text="hello").SerializeToString() if "Parse" in method else b"", timeout=60)
+                    codes["OK"] += 1
+                except grpc.RpcError as error:
+                    codes[error.code().name] += 1
+
+    methods = ["/palm_serve.v1.DialogueUnderstanding/Parse"] * 4 + ["/grpc.health.v1.Health/Check"]
+    callers = [threading.Thread(target=ask, args=(method,)) for method in methods]
+    for caller in callers:
+        caller.start()
+    time.sleep(0.5)
+    process.process.send_signal(signal.SIGTERM)
+    for caller in callers:
+        caller.join(60)
+    assert process.finish() == 0
+    assert {*codes} == {"OK", "UNAVAILABLE"}, codes

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import grpc
 
 from palm_serve.config import ServeOptions
+from palm_serve.rpc.access.message_slots import MessageSlots
 from palm_serve.rpc.access.rate_limits import InFlightLimit, RateLimit, client_address
 from palm_serve.rpc.access.tokens import Scope, Tokens
 
@@ -15,12 +16,22 @@ class AdmissionControl:
     """Checks the token, the calls in flight and the request rate of each client.
 
     A client is identified by the name of its token, or else by its address.
+
+    Args:
+        options: the options of the server.
+        tokens: access tokens. None: anyone may call.
+        message_bytes: largest message. None: that of the options.
     """
 
-    def __init__(self, options: ServeOptions, tokens: Tokens | None = None) -> None:
+    def __init__(self, options: ServeOptions, tokens: Tokens | None = None, message_bytes: int | None = None) -> None:
         self._tokens = tokens
         self._health_is_open = not options.health_needs_token
         self._in_flight = InFlightLimit(options.max_calls_per_client)
+        self._watches = InFlightLimit(
+            options.max_watches_per_client, "open Watch calls", "client_watches", options.max_connections
+        )
+        self.messages = MessageSlots(message_bytes or options.limits.message_bytes, options.message_timeout)
+        self.limits = options.limits
         self._rate = None if options.max_rate is None else RateLimit(options.max_rate, options.max_burst)
 
     def identify(self, context: grpc.aio.ServicerContext, scope: Scope) -> "RemoteClient":
@@ -41,6 +52,10 @@ class AdmissionControl:
             if self._rate is not None:
                 self._rate.take(client.name)
             yield
+
+    def watch(self, context: grpc.aio.ServicerContext) -> AbstractContextManager[None]:
+        """Hold a place for one open Watch of an address. Raises Overloaded."""
+        return self._watches.admit(client_address(context.peer()))
 
     def paced(
         self, messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext, scope: Scope

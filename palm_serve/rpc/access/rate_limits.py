@@ -41,10 +41,22 @@ def client_network(host: str) -> str:
 
 
 class InFlightLimit:
-    """Limits the calls in flight of each client. grpc's maximum_concurrent_rpcs counts all clients together."""
+    """Limits the calls in flight of each client. grpc's maximum_concurrent_rpcs counts all clients together.
 
-    def __init__(self, limit: int) -> None:
+    Args:
+        limit: limit of each client.
+        noun: name of the calls in the refusal.
+        reason: label of the refusal for metrics.
+        total: limit of all clients together. None: unlimited.
+    """
+
+    def __init__(
+        self, limit: int, noun: str = "calls in flight", reason: str = "client_calls", total: int | None = None
+    ) -> None:
         self._limit = limit
+        self._noun = noun
+        self._reason = reason
+        self._total = total
         self._running: Counter[str] = Counter()
 
     @contextmanager
@@ -52,9 +64,15 @@ class InFlightLimit:
         """Count one call while it runs. Raises Overloaded."""
         if self._running[client] >= self._limit:
             raise Overloaded(
-                f"the client must have at most {self._limit:,} calls in flight. Wait for responses.",
+                f"the client must have at most {self._limit:,} {self._noun}. Wait until one has ended.",
                 _BUSY_RETRY_S,
-                "client_calls",
+                self._reason,
+            )
+        if self._total is not None and self._running.total() >= self._total:
+            raise Overloaded(
+                f"the server must have at most {self._total:,} {self._noun}. Try another replica.",
+                _BUSY_RETRY_S,
+                self._reason,
             )
         self._running[client] += 1
         try:

@@ -1,6 +1,7 @@
 """Limits of a connection as channel options of grpc."""
 
 from palm_serve.config import ServeOptions
+from palm_serve.rpc.access.message_slots import WINDOW_BYTES
 from palm_serve.rpc.transport.connection_limits import grpc_connection_limit
 
 _NEVER = 2**31 - 1
@@ -10,13 +11,16 @@ _KIB = 1024
 ChannelOptions = tuple[tuple[str, int], ...]
 
 
-def channel_options(options: ServeOptions) -> ChannelOptions:
-    """Return the options of `grpc.aio.server`."""
+def channel_options(options: ServeOptions, message_bytes: int | None = None) -> ChannelOptions:
+    """Return the options of `grpc.aio.server`. `message_bytes` is the largest message. None: that of the options."""
     metadata_bytes = options.max_metadata_kib * _KIB
     return (
         # Otherwise a second server on the same port would silently receive half of the calls.
         ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", options.limits.message_bytes),
+        ("grpc.max_receive_message_length", message_bytes or options.limits.message_bytes),
+        # The probe would raise the window to several MiB. gRPC would then hold that much of each call that is not read.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
         ("grpc.max_allowed_incoming_connections", grpc_connection_limit(options)),
         ("grpc.max_concurrent_streams", options.max_streams),
         # Above its limits (1000 and 3000 pending calls) grpc answers CANCELLED to calls of any client, and clients do not retry

@@ -43,13 +43,13 @@ def test_disconnect_cancels_the_method(kind: str) -> None:
 
         if kind == "unary":
             made = calls.unary("M", health_pb2.HealthCheckRequest, forever, Scope.PARSE)
-            real, handler = made.unary_unary, grpc.unary_unary_rpc_method_handler
+            real, handler = made.stream_unary, grpc.stream_unary_rpc_method_handler
         elif kind == "stream":
             made = calls.stream("M", stream, Scope.PARSE)
             real, handler = made.stream_stream, grpc.stream_stream_rpc_method_handler
         else:
             made = calls.watch("M", health_pb2.HealthCheckRequest, forever, Scope.PARSE)  # type: ignore[arg-type]
-            real, handler = made.unary_stream, grpc.unary_stream_rpc_method_handler
+            real, handler = made.stream_stream, grpc.stream_stream_rpc_method_handler
 
         async def watched(request: object, context: grpc.aio.ServicerContext) -> object:
             began.set()

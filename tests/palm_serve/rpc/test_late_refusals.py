@@ -62,6 +62,9 @@ class Gone:
     def time_remaining(self) -> None:
         return None
 
+    async def read(self) -> bytes:
+        return b""
+
     async def abort(self, *arguments: object) -> None:
         raise grpc.aio.InternalError('Failed "execute_batch"')
 
@@ -78,6 +81,6 @@ def test_disconnected_client_is_no_failure() -> None:
 
     async def ask() -> None:
         with pytest.raises(asyncio.CancelledError):
-            await handler.unary_unary(b"", Gone())
+            await handler.stream_unary(None, Gone())
 
     asyncio.run(ask())

@@ -504,3 +504,13 @@ def test_random_bytes_cause_no_internal_error(rpc_server: RunningServer, method:
         message[start : start + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
     call = rpc_server.channel.unary_unary(f"/palm_serve.v1.{method}").future(bytes(message), timeout=5)
     assert call.code().name in {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED"}, call.details()
+
+
+def test_call_at_the_end_of_the_stop_gets_unavailable(make_rpc_server: Callable[..., RunningServer]) -> None:
+    """gRPC would end it with CANCELLED, which clients do not retry."""
+    rpc_server = make_rpc_server()
+    running = stubs.DialogueUnderstandingStub(rpc_server.channel).Parse.future(pb.ParseRequest(text="sleep 600"))
+    assert eventually(lambda: len(rpc_server.model.requests) == 1)
+    rpc_server.loop.call_soon_threadsafe(rpc_server.lifecycle.end_calls)
+    assert running.code() is grpc.StatusCode.UNAVAILABLE
+    assert eventually(lambda: [record.code for record in rpc_server.observed] == ["UNAVAILABLE"])

@@ -1,0 +1,256 @@
+"""Slots for calls whose message has not arrived whole. They limit the bytes that gRPC holds of such messages.
+
+Without a slot gRPC receives no more of a message than the flow-control window of its call (`WINDOW_BYTES`). With a slot it
+receives the whole message. Most messages fit into the window, so a slot is usually held for less than a millisecond.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from palm_serve.config import MIB
+from palm_serve.errors import DeadlineExceeded, Overloaded, PalmServeError
+
+WINDOW_BYTES = 16 * 1024
+"""Flow-control window of a call, the value of `grpc.http2.lookahead_bytes`."""
+_SLOTS_BYTES = 24 * MIB
+_WAITING_BYTES = 8 * MIB
+_MAX_SLOTS = 512
+_MAX_WAITING = _WAITING_BYTES // WINDOW_BYTES
+"""Number of calls that wait for a slot. Each holds up to its window."""
+_GRACE_S = 1.0
+"""Time after which a call loses its slot to a connection that holds fewer."""
+_SHORT_TIMEOUT_S = 5.0
+"""Time in which a short message, such as that of a health check, must arrive whole."""
+_OWN_GRACE_S = 5.0
+"""Time after which a call loses its slot to another call of the same connection."""
+_SHORT_GRACE_S = 0.25
+"""Time after which a call with a short message loses its slot to any other."""
+_LOOK_INTERVAL_S = 0.25
+"""Interval at which calls lose their slots while others wait."""
+_REASON = "messages"
+
+Refuse = Callable[[PalmServeError], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """The sender of a message: its client, its connection, and whether its messages are always short."""
+
+    client: str
+    connection: str
+    short: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Reception:
+    """One call that awaits its message. `refuse` ends the call with an error, which also ends its read."""
+
+    sender: Sender
+    arrived: float
+    refuse: Refuse
+    turn: "asyncio.Future[None] | None" = None
+    """Future of a call that waits for a slot."""
+    began: float = 0.0
+    """Time at which the call got its slot."""
+    error: PalmServeError | None = None
+    """Error with which the call was ended."""
+
+
+class MessageSlots:
+    """Receives messages of calls. Belongs to one event loop.
+
+    Connections get slots in turn. One slot is kept for clients that hold none, so a client cannot keep others waiting.
+
+    Args:
+        message_bytes: largest message.
+        timeout_s: time in which a message must arrive whole, in seconds.
+    """
+
+    def __init__(self, message_bytes: int, timeout_s: float) -> None:
+        self._limit = min(max(2, _SLOTS_BYTES // message_bytes), _MAX_SLOTS)
+        self._client_limit = max(1, self._limit - 2)
+        self._timeout_s = timeout_s
+        self._receiving: dict[_Reception, None] = {}
+        self._held: Counter[str] = Counter()
+        """Slots held, by client and by connection."""
+        self._queues: dict[str, deque[_Reception]] = {}
+        self._waiting = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._refusals: set[asyncio.Task[None]] = set()
+
+    async def receive(self, read: Callable[[], Awaitable[Any]], sender: Sender, refuse: Refuse) -> Any:
+        """Receive the first message of a call.
+
+        Args:
+            read: reads the message. It is never cancelled here, because gRPC writes to the memory of a pending read.
+            sender: sender of the message.
+            refuse: ends the call with an error.
+
+        Returns:
+            The result of `read`.
+
+        Raises:
+            DeadlineExceeded: if the message did not arrive whole in time. The call has been refused already.
+            Overloaded: if too many calls wait, or another call needed the slot. In the second case the call has been refused.
+        """
+        loop = asyncio.get_running_loop()
+        reception = _Reception(sender, loop.time(), refuse)
+        if sender.connection not in self._queues and self._has_slot(sender.client):
+            self._begin(reception, reception.arrived)
+        else:
+            await self._wait(reception, loop)
+        if self._timer is None:
+            self._set_timer(loop, reception.arrived + self._time_limit(reception))
+        try:
+            return await read()
+        except grpc.aio.AbortError as abort:
+            if reception.error is None:
+                raise
+            raise reception.error from abort
+        finally:
+            self._end(reception)
+
+    def refuse_all(self, error: PalmServeError) -> None:
+        """End every call that awaits its message with an error."""
+        for reception in [*self._receiving, *self._queued()]:
+            self._refuse(reception, error)
+
+    def _has_slot(self, client: str) -> bool:
+        free = self._limit - len(self._receiving)
+        held = self._held[client]
+        return free > 0 and held < self._client_limit and (free > 1 or not held)
+
+    def _begin(self, reception: _Reception, now: float) -> None:
+        reception.began = now
+        self._receiving[reception] = None
+        self._held[reception.sender.client] += 1
+        self._held[reception.sender.connection] += 1
+
+    def _end(self, reception: _Reception) -> None:
+        del self._receiving[reception]
+        for name in (reception.sender.client, reception.sender.connection):
+            self._held[name] -= 1
+            if not self._held[name]:
+                del self._held[name]
+        if self._waiting:
+            self._give_turns()
+
+    async def _wait(self, reception: _Reception, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait for a slot. The reception has begun when this returns."""
+        connection = reception.sender.connection
+        if self._waiting >= _MAX_WAITING or len(self._queues.get(connection, ())) >= _MAX_WAITING // 2:
+            raise Overloaded(
+                f"at most {_MAX_WAITING // 2:,} calls of a connection may wait to send their messages. "
+                "Send messages whole, at once.",
+                reason=_REASON,
+            )
+        reception.turn = loop.create_future()
+        self._queues.setdefault(connection, deque()).append(reception)
+        self._waiting += 1
+        if self._waiting == 1:
+            self._set_timer(loop, reception.arrived + _LOOK_INTERVAL_S)
+        try:
+            await reception.turn
+        except BaseException:
+            if reception in self._receiving:
+                self._end(reception)
+            else:
+                self._leave(reception)
+            raise
+
+    def _leave(self, reception: _Reception) -> None:
+        """Remove a waiting call, if it still waits."""
+        connection = reception.sender.connection
+        queue = self._queues.get(connection, deque())
+        if reception not in queue:
+            return
+        queue.remove(reception)
+        self._waiting -= 1
+        if not queue:
+            del self._queues[connection]
+
+    def _queued(self) -> Iterator[_Reception]:
+        for queue in self._queues.values():
+            yield from queue
+
+    def _give_turns(self) -> None:
+        """Give free slots to waiting calls, first to connections that hold the fewest."""
+        now = asyncio.get_running_loop().time()
+        while self._waiting:
+            firsts = [queue[0] for queue in self._queues.values() if self._has_slot(queue[0].sender.client)]
+            if not firsts:
+                return
+            reception = min(firsts, key=lambda first: (self._held[first.sender.connection], first.arrived))
+            self._leave(reception)
+            if reception.turn is not None and not reception.turn.done():
+                self._begin(reception, now)
+                reception.turn.set_result(None)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the calls whose time is over, and set the timer for the next one."""
+        now = loop.time()
+        for reception in [*self._receiving, *self._queued()]:
+            limit_s = self._time_limit(reception)
+            if reception.arrived + limit_s <= now:
+                self._refuse(reception, _too_late(limit_s))
+        self._make_room(now)
+        self._timer = None
+        if self._waiting:
+            self._set_timer(loop, now + _LOOK_INTERVAL_S)
+        elif self._receiving:
+            due = min(reception.arrived + self._time_limit(reception) for reception in self._receiving)
+            self._set_timer(loop, max(due, now + _LOOK_INTERVAL_S))
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(when, self._look, loop)
+
+    def _make_room(self, now: float) -> None:
+        """End the calls that have held a slot for long while another connection, or their own, waits for one."""
+        holders = sorted(self._receiving, key=lambda holder: (-self._held[holder.sender.connection], holder.began))
+        for connection, queue in self._queues.items():
+            needed = len(queue)
+            for holder in holders:
+                if not needed:
+                    break
+                own = holder.sender.connection == connection
+                grace_s = _OWN_GRACE_S if own else _GRACE_S
+                if holder.sender.short:
+                    grace_s = _SHORT_GRACE_S
+                fair = own or self._held[holder.sender.connection] > self._held[connection] + 1
+                if fair and holder.error is None and holder.began + grace_s <= now:
+                    message = "the message must arrive whole, at once: other calls wait for its place. Send it again."
+                    self._refuse(holder, Overloaded(message, reason=_REASON))
+                    needed -= 1
+
+    def _time_limit(self, reception: _Reception) -> float:
+        """Return the seconds in which a message must arrive whole."""
+        return min(self._timeout_s, _SHORT_TIMEOUT_S) if reception.sender.short else self._timeout_s
+
+    def _refuse(self, reception: _Reception, error: PalmServeError) -> None:
+        if reception.error is not None:
+            return
+        reception.error = error
+        if reception in self._receiving:
+            task = asyncio.get_running_loop().create_task(self._send_refusal(reception, error))
+            self._refusals.add(task)
+            task.add_done_callback(self._refusals.discard)
+        elif reception.turn is not None and not reception.turn.done():
+            reception.turn.set_exception(error)
+
+    async def _send_refusal(self, reception: _Reception, error: PalmServeError) -> None:
+        # The message may have arrived since the refusal was decided. Then the call goes on.
+        if reception in self._receiving:
+            await reception.refuse(error)
+
+
+def _too_late(limit_s: float) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"the message must arrive whole within {limit_s:g} s, got a part of it. Send less at once, or faster."
+    )
