@@ -120,6 +120,7 @@ class ServedClassify(ServedKind[Classification]):
     """One class of a text."""
 
     facts = KINDS["classify"]
+    ranks = True
 
     def decoder(self, task: TaskInfo, arrays: Mapping[str, FloatArray]) -> ClassifyDecoder:
         """Build the decoder; `arrays` hold the statistics of the out-of-scope score."""

@@ -52,6 +52,7 @@ class ServedMultiLabel(ServedKind[Classification]):
     """Any number of classes of a text."""
 
     facts = KINDS["multi_label"]
+    ranks = True
 
     def decoder(self, task: TaskInfo, arrays: Mapping[str, FloatArray]) -> MultiLabelDecoder:
         """Build the decoder."""

@@ -38,6 +38,8 @@ class ServedKind(Generic[AnswerType]):
     """One task kind as the server sees it. Subclasses are stateless: all state is in their decoders."""
 
     facts: ClassVar[KindFacts]
+    ranks: ClassVar[bool] = False
+    """True if an answer ranks the labels, as many as the request's `top_k`."""
 
     @property
     def name(self) -> str:

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from google.protobuf.json_format import MessageToJson
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from palm_serve.errors import InvalidRequest, Overloaded, PalmServeError
 from palm_serve.rpc.access.admission import AdmissionControl, RemoteClient
 from palm_serve.rpc.access.message_slots import Sender
 from palm_serve.rpc.access.tokens import Scope
 from palm_serve.rpc.lifecycle import Lifecycle, State
+from palm_serve.rpc.messages.answer_size import check_answer, max_answer_bytes
 from palm_serve.rpc.messages.status import Failure, failure
-from palm_serve.rpc.messages.wire import MIN_MAX_FIELDS, check_fields, max_fields
+from palm_serve.rpc.messages.wire import decode, max_fields
 from palm_serve.types import AnsweredText, CallRecord, Prediction
 
 if TYPE_CHECKING:
@@ -99,29 +100,6 @@ Send = Callable[[Message], Awaitable[None]]
 StreamMethod = Callable[[AsyncIterator[bytes], Call, Send], Awaitable[None]]
 
 
-def decode(message_class: type[M], data: bytes, max_fields: int = MIN_MAX_FIELDS) -> M:
-    """Parse a message.
-
-    Args:
-        message_class: class of the message.
-        data: the message.
-        max_fields: largest number of fields, counted before the message is parsed.
-
-    Raises:
-        InvalidRequest: if the message is not valid, has too many fields, or has a string that is not UTF-8.
-    """
-    check_fields(message_class.DESCRIPTOR, data, max_fields)
-    try:
-        message: M = message_class.FromString(data)
-    except (DecodeError, UnicodeDecodeError):
-        name = message_class.DESCRIPTOR.full_name
-        raise InvalidRequest(
-            f"the request must be a message of type {name} with UTF-8 strings, got {len(data):,} other bytes. "
-            "Generate the client from this server's .proto files."
-        ) from None
-    return message
-
-
 def request_id(client_id: str) -> str:
     """Return the client's request id, or a new one if it is empty.
 
@@ -158,6 +136,7 @@ class HandlerFactory:
         self._observe = observe
         self._log_text = log_text
         self._max_fields = max_fields(admission.limits)
+        self._max_answer = max_answer_bytes(admission.limits)
         lifecycle.on_end(admission.messages.refuse_all)
         self._service = ""
 
@@ -190,6 +169,8 @@ class HandlerFactory:
                 with self._lifecycle.work():
                     message = await method(request, call)
                 response: bytes = message.SerializeToString()
+                if scope is Scope.PARSE:
+                    check_answer(len(response), self._max_answer)
                 call.response_bytes = len(response)
             return response
 
@@ -295,9 +276,9 @@ class HandlerFactory:
         try:
             call.client = self._admission.identify(context, scope)
             with self._admission.admit(call.client, scope), self._lifecycle.call():
-                held = self._lifecycle.held
-                if held is not None:
-                    await held.wait()
+                release = self._lifecycle.release
+                if release is not None:
+                    await release.wait()
                 if scope is not Scope.HEALTH:
                     self._lifecycle.check()
                 yield call

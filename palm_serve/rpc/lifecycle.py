@@ -36,7 +36,7 @@ class Lifecycle:
         self._idle.set()
         self._streams_ended = False
         self._streams: set[asyncio.Timeout] = set()
-        self._hold: asyncio.Event | None = None
+        self._release: asyncio.Event | None = None
         self._calls_ended = False
         self._running: set[asyncio.Task[object]] = set()
         self._on_end: list[Callable[[Unavailable], None]] = []
@@ -98,19 +98,19 @@ class Lifecycle:
             await asyncio.sleep(pause_s)
 
     @property
-    def held(self) -> asyncio.Event | None:
+    def release(self) -> asyncio.Event | None:
         """Event for which new calls wait before they are answered. None: they do not wait."""
-        return self._hold
+        return self._release
 
     def hold_calls(self) -> None:
         """Hold new calls back until `release_calls`. A client that asks again at once then does not, and none is cancelled."""
-        self._hold = asyncio.Event()
+        self._release = asyncio.Event()
 
     def release_calls(self) -> None:
         """Answer the calls that were held back."""
-        if self._hold is not None:
-            self._hold.set()
-            self._hold = None
+        if self._release is not None:
+            self._release.set()
+            self._release = None
 
     @contextmanager
     def work(self) -> Iterator[None]:

@@ -122,8 +122,8 @@ class MessageSlots:
 
     def _has_slot(self, client: str) -> bool:
         free = self._limit - len(self._receiving)
-        held = self._held[client]
-        return free > 0 and held < self._client_limit and (free > 1 or not held)
+        client_slots = self._held[client]
+        return free > 0 and client_slots < self._client_limit and (free > 1 or not client_slots)
 
     def _begin(self, reception: _Reception, now: float) -> None:
         reception.began = now
@@ -182,7 +182,10 @@ class MessageSlots:
         """Give free slots to waiting calls, first to connections that hold the fewest."""
         now = asyncio.get_running_loop().time()
         while self._waiting:
-            firsts = [queue[0] for queue in self._queues.values() if self._has_slot(queue[0].sender.client)]
+            firsts = []
+            for queue in self._queues.values():
+                if self._has_slot(queue[0].sender.client):
+                    firsts.append(queue[0])
             if not firsts:
                 return
             reception = min(firsts, key=lambda first: (self._held[first.sender.connection], first.arrived))
@@ -203,7 +206,9 @@ class MessageSlots:
         if self._waiting:
             self._set_timer(loop, now + _LOOK_INTERVAL_S)
         elif self._receiving:
-            due = min(reception.arrived + self._time_limit(reception) for reception in self._receiving)
+            due = now + self._timeout_s
+            for reception in self._receiving:
+                due = min(due, reception.arrived + self._time_limit(reception))
             self._set_timer(loop, max(due, now + _LOOK_INTERVAL_S))
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
@@ -219,11 +224,11 @@ class MessageSlots:
             for holder in holders:
                 if not needed:
                     break
-                own = holder.sender.connection == connection
-                grace_s = _OWN_GRACE_S if own else _GRACE_S
+                same_connection = holder.sender.connection == connection
+                grace_s = _OWN_GRACE_S if same_connection else _GRACE_S
                 if holder.sender.short:
                     grace_s = _SHORT_GRACE_S
-                fair = own or self._held[holder.sender.connection] > self._held[connection] + 1
+                fair = same_connection or self._held[holder.sender.connection] > self._held[connection] + 1
                 if fair and holder.error is None and holder.began + grace_s <= now:
                     message = "the message must arrive whole, at once: other calls wait for its place. Send it again."
                     self._refuse(holder, Overloaded(message, reason=_REASON))

@@ -107,6 +107,12 @@ def _task(name: str, manifest: Manifest, field: str) -> TaskInfo:
 
 
 def _single_text_tasks(names: Sequence[str], manifest: Manifest) -> tuple[str, ...]:
+    if len(names) > len(manifest.tasks):
+        raise InvalidRequest(
+            f"tasks must have at most {len(manifest.tasks):,} names, as many as model '{manifest.name}' has tasks, "
+            f"got {len(names):,}. Name each task once.",
+            "tasks",
+        )
     for name in names:
         if _task(name, manifest, "tasks").pairs:
             raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""Count of the fields in a serialized message, before it is parsed.
+"""Parsing of messages whose fields are counted first.
 
 Parsing takes up to 125 times the memory of a message: an empty message in a repeated field is 2 bytes on the wire and about
 120 in memory. So a message with more fields than any valid one is refused from its bytes.
@@ -8,11 +8,15 @@ Source: protobuf.dev/programming-guides/encoding.
 
 from collections.abc import Mapping
 from functools import cache
+from typing import TypeAlias, TypeVar
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 
 from palm_serve.config import Limits
 from palm_serve.errors import InvalidRequest
+
+M = TypeVar("M", bound=Message)
 
 MIN_MAX_FIELDS = 16_384
 _FIELDS_PER_ITEM = 24
@@ -27,13 +31,36 @@ _ELEMENT_BYTES = {
 """Size of a packed element. Elements of other types are varints."""
 _PACKED_VARINTS = 0
 
-_Inner = Descriptor | int
+_Inner: TypeAlias = Descriptor | int
 """What a field of wire type 2 holds: a message of this class, or packed elements of this size."""
 
 
 def max_fields(limits: Limits) -> int:
     """Return the largest number of fields in a message from a client."""
     return max(MIN_MAX_FIELDS, _FIELDS_PER_ITEM * limits.batch_items)
+
+
+def decode(message_class: type[M], data: bytes, max_fields: int = MIN_MAX_FIELDS) -> M:
+    """Parse a message.
+
+    Args:
+        message_class: class of the message.
+        data: the message.
+        max_fields: largest number of fields, counted before the message is parsed.
+
+    Raises:
+        InvalidRequest: if the message is not valid, has too many fields, or has a string that is not UTF-8.
+    """
+    check_fields(message_class.DESCRIPTOR, data, max_fields)
+    try:
+        message: M = message_class.FromString(data)
+    except (DecodeError, UnicodeDecodeError):
+        name = message_class.DESCRIPTOR.full_name
+        raise InvalidRequest(
+            f"the request must be a message of type {name} with UTF-8 strings, got {len(data):,} other bytes. "
+            "Generate the client from this server's .proto files."
+        ) from None
+    return message
 
 
 def check_fields(descriptor: Descriptor, data: bytes, limit: int) -> None:

@@ -121,6 +121,11 @@ def _check_input_names(names: Sequence[str], manifest: Manifest) -> None:
 def _outputs(message: oip.ModelInferRequest, manifest: Manifest, paired: bool) -> tuple[OutputTensor, ...]:
     """Return the requested outputs in the client's order, or those of all tasks that read the sent inputs."""
     known_outputs = outputs_of(manifest)
+    if len(message.outputs) > len(known_outputs):
+        raise InvalidRequest(
+            f"outputs must have at most {len(known_outputs):,} items, got {len(message.outputs):,}. Request each output once.",
+            "outputs",
+        )
     for requested in message.outputs:
         if requested.name not in known_outputs:
             raise InvalidRequest(

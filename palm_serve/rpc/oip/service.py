@@ -12,10 +12,12 @@ from palm_serve.config import ServeOptions
 from palm_serve.errors import InvalidRequest, NotFound, PalmServeError
 from palm_serve.oip import inference_pb2 as oip
 from palm_serve.rpc.access.tokens import Scope
-from palm_serve.rpc.call_handling import Call, HandlerFactory, Send, decode, request_id
+from palm_serve.rpc.call_handling import Call, HandlerFactory, Send, request_id
 from palm_serve.rpc.lifecycle import Lifecycle, State
+from palm_serve.rpc.messages.answer_size import check_answer, check_answer_size, max_answer_bytes
 from palm_serve.rpc.messages.requests import quoted
 from palm_serve.rpc.messages.status import failure
+from palm_serve.rpc.messages.wire import decode, max_fields
 from palm_serve.rpc.oip.description import config, metadata, statistics
 from palm_serve.rpc.oip.requests import read_request
 from palm_serve.rpc.oip.responses import infer_response
@@ -58,6 +60,8 @@ class OpenInferenceService:
         self._lifecycle = lifecycle
         self._models = models
         self._health = health
+        self._max_answer = max_answer_bytes(options.limits)
+        self._max_fields = max_fields(options.limits)
 
     def handlers(self, factory: HandlerFactory) -> dict[str, grpc.RpcMethodHandler]:
         """Return the handlers of all methods by name."""
@@ -135,6 +139,7 @@ class OpenInferenceService:
                 message, model.manifest, self._options.limits, call.deadline, call.client_name
             )
             call.charge_requests(len(inference.requests))
+            check_answer_size(model.manifest, inference.requests, self._max_answer, repeats_text=False)
             requests = [checked.request for checked in inference.requests]
             if len(requests) == 1:
                 outcomes: list[Prediction | PalmServeError] = [await model.predict(requests[0])]
@@ -161,10 +166,11 @@ class OpenInferenceService:
     async def _stream_item(self, data: bytes, call: Call) -> oip.ModelStreamInferResponse:
         message_id = ""
         try:
-            message = decode(oip.ModelInferRequest, data)
+            message = decode(oip.ModelInferRequest, data, self._max_fields)
             message_id = message.id
             request_id(message_id)
             response = await self.model_infer(message, call)
+            check_answer(response.ByteSize(), self._max_answer)
         except Exception as error:
             failed = failure(error, message_id or call.request_id)
             return oip.ModelStreamInferResponse(

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from palm_serve.config import Limits
 from palm_serve.errors import InvalidRequest, PalmServeError
-from palm_serve.rpc.call_handling import Call, Send, decode, request_id
+from palm_serve.rpc.call_handling import Call, Send, request_id
 from palm_serve.rpc.lifecycle import Lifecycle
+from palm_serve.rpc.messages.answer_size import check_answer, check_answer_size, fit_items, max_answer_bytes
 from palm_serve.rpc.messages.requests import CheckedRequest, check_parse_request
 from palm_serve.rpc.messages.responses import parse_response
 from palm_serve.rpc.messages.status import failure
+from palm_serve.rpc.messages.wire import decode
 from palm_serve.rpc.streams import answer_each, yield_to_event_loop
 from palm_serve.types import Prediction
 from palm_serve.v1 import palm_pb2 as pb
@@ -27,6 +29,7 @@ class DialogueService:
         self._registry = registry
         self._limits = limits
         self._lifecycle = lifecycle
+        self._max_answer = max_answer_bytes(limits)
 
     async def parse(self, message: pb.ParseRequest, call: Call) -> pb.ParseResponse:
         """Answer one utterance."""
@@ -57,10 +60,17 @@ class DialogueService:
                 if model not in groups:
                     groups[models_in_use.enter_context(model)] = _Group(model)
                 groups[model].add(position, item_id, checked)
+            for group in groups.values():
+                group.check_answer_size(self._max_answer)
             async with asyncio.TaskGroup() as tasks:
                 for group in groups.values():
                     tasks.create_task(group.fill(items, call))
-        return pb.ParseBatchResponse(items=[item for item in items if item is not None])
+        answers = [item for item in items if item is not None]
+        response = pb.ParseBatchResponse(items=answers)
+        if response.ByteSize() > self._max_answer:
+            fit_items(answers, self._max_answer)
+            response = pb.ParseBatchResponse(items=answers)
+        return response
 
     async def parse_stream(self, messages: AsyncIterator[bytes], call: Call, send: Send) -> None:
         """Answer a stream of utterances, each as soon as it is ready.
@@ -79,7 +89,9 @@ class DialogueService:
         try:
             message = decode(pb.ParseRequest, data)
             item_id = request_id(message.request_id)
-            return pb.ParseItem(request_id=item_id, response=await self._answer(message, item_id, call))
+            item = pb.ParseItem(request_id=item_id, response=await self._answer(message, item_id, call))
+            check_answer(item.ByteSize(), self._max_answer)
+            return item
         except Exception as error:
             return error_item(error, item_id)
 
@@ -107,6 +119,11 @@ class _Group:
             checked: the request.
         """
         self._members.append((position, item_id, checked))
+
+    def check_answer_size(self, limit: int) -> None:
+        """Check that the answers are not certainly larger than `limit` bytes. Raises InvalidRequest."""
+        requests = [checked for _, _, checked in self._members]
+        check_answer_size(self._model.manifest, requests, limit, repeats_text=True)
 
     async def fill(self, items: list[pb.ParseItem | None], call: Call) -> None:
         """Answer the requests and set the items at their positions."""

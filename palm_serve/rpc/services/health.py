@@ -103,9 +103,10 @@ class HealthService:
         while self._watchers:
             await self._lifecycle.change(_CHECK_INTERVAL_S)
             statuses = self._statuses()
-            changed_names = {name for name, _ in statuses.items() ^ self._last_statuses.items()}
+            changed_items = statuses.items() ^ self._last_statuses.items()
             self._last_statuses = statuses
-            for name in changed_names:
+            # The two items of a changed name are both there, and waking a watcher twice does no harm.
+            for name, _ in changed_items:
                 for index, changed in enumerate([*self._watchers.get(name, ())]):
                     changed.set()
                     await yield_to_event_loop(index)

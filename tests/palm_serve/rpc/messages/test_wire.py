@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from palm_serve.config import Limits
 from palm_serve.errors import InvalidRequest
 from palm_serve.oip import inference_pb2 as oip
-from palm_serve.rpc.call_handling import decode
-from palm_serve.rpc.messages.wire import MIN_MAX_FIELDS, check_fields, count_fields, max_fields
+from palm_serve.rpc.messages.wire import MIN_MAX_FIELDS, check_fields, count_fields, decode, max_fields
 from palm_serve.v1 import palm_pb2 as pb
 
 MESSAGE_BYTES = 4 << 20

@@ -51,11 +51,13 @@ def test_watch_limit_is_an_option(make_rpc_server: Callable[..., RunningServer])
 
 def test_watches_of_all_clients_are_limited() -> None:
     limit = InFlightLimit(2, "open Watch calls", "client_watches", total=3)
-    with limit.admit("a"), limit.admit("a"), limit.admit("b"):
-        with pytest.raises(Overloaded, match="the server must have at most 3 open Watch calls"), limit.admit("c"):
-            raise AssertionError
-    with limit.admit("c"):
-        assert True
+    refused = pytest.raises(Overloaded, match="the server must have at most 3 open Watch calls")
+    with limit.admit("a"), limit.admit("a"), limit.admit("b"), refused, limit.admit("c"):
+        raise AssertionError
+    admitted = 0
+    with limit.admit("c"), limit.admit("b"):
+        admitted += 1
+    assert admitted == 1
 
 
 def test_watchers_cause_no_work_while_nothing_changes(
