@@ -13,8 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
 from google.protobuf.json_format import MessageToJson
@@ -22,7 +21,6 @@ from google.protobuf.message import Message
 
 from palm_serve.errors import InvalidRequest, Overloaded, PalmServeError
 from palm_serve.rpc.access.admission import AdmissionControl, RemoteClient
-from palm_serve.rpc.access.message_slots import Sender
 from palm_serve.rpc.access.tokens import Scope
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.messages.answer_size import check_answer, max_answer_bytes
@@ -75,6 +73,12 @@ class Call:
     def client_name(self) -> str:
         """Name of the client. Empty: unknown."""
         return "" if self.client is None else self.client.name
+
+    @property
+    def admitted_client(self) -> RemoteClient:
+        """Return the client, which is known once the call is admitted."""
+        assert self.client is not None
+        return self.client
 
     def record_answer(self, model: "LoadedModel", prediction: Prediction) -> None:
         """Record the version that answered one text of the call."""
@@ -137,7 +141,9 @@ class HandlerFactory:
         self._log_text = log_text
         self._max_fields = max_fields(admission.limits)
         self._max_answer = max_answer_bytes(admission.limits)
-        lifecycle.on_end(admission.messages.refuse_all)
+        self._messages = admission.messages
+        self._messages.refuse = _refuse
+        lifecycle.on_end(self._messages.refuse_all)
         self._service = ""
 
     def for_service(self, service: str) -> "HandlerFactory":
@@ -160,7 +166,9 @@ class HandlerFactory:
 
         async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
             async with self._handle_call(name, context, scope) as call:
-                data = await self._receive(context, call, scope)
+                data = await self._messages.receive(context, call, call.admitted_client)
+                if data is grpc.aio.EOF:
+                    await _no_message()
                 call.request_bytes = len(data)
                 request = decode(message_class, data, self._max_fields)
                 call.request_id = request_id(_message_id(request) or call.request_id)
@@ -187,7 +195,7 @@ class HandlerFactory:
 
         async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
             async with self._handle_call(name, context, scope, stream=True) as call:
-                received = self._admission.paced(self._received(context, call, scope), context, scope)
+                received = self._admission.paced(self._received(context, call), context, scope)
                 with self._lifecycle.work():
                     await method(received, call, _sender(context))
 
@@ -207,8 +215,10 @@ class HandlerFactory:
 
         async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
             async with self._handle_call(name, context, scope, stream=True) as call:
-                with self._admission.watch(context):
-                    data = await self._receive(context, call, scope)
+                with self._admission.watch(call.admitted_client):
+                    data = await self._messages.receive(context, call, call.admitted_client)
+                    if data is grpc.aio.EOF:
+                        await _no_message()
                     await method(decode(message_class, data, self._max_fields), _sender(context))
 
         return grpc.stream_stream_rpc_method_handler(handle)
@@ -231,33 +241,19 @@ class HandlerFactory:
 
         async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
             async with self._handle_call(name, context, scope, stream=True) as call, self._lifecycle.stream():
-                received = self._admission.paced(self._received(context, call, scope), context, scope)
+                received = self._admission.paced(self._received(context, call), context, scope)
                 requests = (decode(message_class, data, self._max_fields) async for data in received)
                 async for response in method(requests, context):
                     await _sender(context)(response)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    async def _receive(self, context: grpc.aio.ServicerContext, call: Call, scope: Scope) -> bytes:
-        """Receive the first message of an admitted call. Raises InvalidRequest if the client ends the call without one."""
-        data = await self._receive_or_eof(context, call, scope)
-        if data is grpc.aio.EOF:
-            # gRPC also ends the read of a call that was cancelled, or whose message is too large. It tells so a moment later.
-            await asyncio.sleep(_CANCELLATION_S)
-            raise InvalidRequest("the call must have a message, got its end. Send one message.")
-        return bytes(data)
-
-    async def _received(self, context: grpc.aio.ServicerContext, call: Call, scope: Scope) -> AsyncIterator[bytes]:
+    async def _received(self, context: grpc.aio.ServicerContext, call: Call) -> AsyncIterator[bytes]:
         """Yield the messages of a stream."""
-        data = await self._receive_or_eof(context, call, scope)
+        data = await self._messages.receive(context, call, call.admitted_client)
         while data is not grpc.aio.EOF:
             yield data
             data = await context.read()
-
-    def _receive_or_eof(self, context: grpc.aio.ServicerContext, call: Call, scope: Scope) -> Awaitable[Any]:
-        client = "" if call.client is None else call.client.name
-        sender = Sender(client, context.peer(), scope is Scope.HEALTH)
-        return self._admission.messages.receive(context.read, sender, partial(_refuse, context, call))
 
     @asynccontextmanager
     async def _handle_call(
@@ -345,6 +341,13 @@ async def _refuse(context: grpc.aio.ServicerContext, call: Call, error: PalmServ
     """End a call whose handler still reads. The handler gets the AbortError from its read, or its cancellation."""
     with suppress(grpc.aio.AbortError, grpc.aio.InternalError):
         await _abort(context, call, failure(error, call.request_id))
+
+
+async def _no_message() -> NoReturn:
+    """Refuse a call that has ended without a message. Raises InvalidRequest."""
+    # gRPC also ends the read of a call that was cancelled, or whose message is too large. It tells so a moment later.
+    await asyncio.sleep(_CANCELLATION_S)
+    raise InvalidRequest("the call must have a message, got its end. Send one message.")
 
 
 def _sender(context: grpc.aio.ServicerContext) -> Send:

@@ -37,8 +37,9 @@ class Lifecycle:
         self._streams_ended = False
         self._streams: set[asyncio.Timeout] = set()
         self._release: asyncio.Event | None = None
-        self._calls_ended = False
-        self._running: set[asyncio.Task[object]] = set()
+        self.running: set[asyncio.Task[object]] = set()
+        """Tasks of the calls that `work` holds."""
+        self.calls_ended = False
         self._on_end: list[Callable[[Unavailable], None]] = []
 
     @property
@@ -112,21 +113,9 @@ class Lifecycle:
             self._release.set()
             self._release = None
 
-    @contextmanager
-    def work(self) -> Iterator[None]:
+    def work(self) -> "_Work":
         """Let `end_calls` end the work of a call whose message has arrived. Raises Unavailable when it does."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._running.add(task)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not self._calls_ended:
-                raise
-            task.uncancel()
-            raise Unavailable(_SHUTTING_DOWN) from None
-        finally:
-            self._running.discard(task)
+        return _Work(self)
 
     def on_end(self, end: Callable[[Unavailable], None]) -> None:
         """Call a function with an error in `end_calls`. It must end the calls that await a message."""
@@ -134,10 +123,10 @@ class Lifecycle:
 
     def end_calls(self) -> None:
         """End every call in flight with UNAVAILABLE, because gRPC would end it with CANCELLED."""
-        self._calls_ended = True
+        self.calls_ended = True
         for end in self._on_end:
             end(Unavailable(_SHUTTING_DOWN))
-        for task in self._running:
+        for task in self.running:
             task.cancel()
 
     @asynccontextmanager
@@ -161,3 +150,24 @@ class Lifecycle:
         now = asyncio.get_running_loop().time()
         for timeout in self._streams:
             timeout.reschedule(now)
+
+
+class _Work:
+    """Holds the task of a call in a set. A class, because every call enters it, and a generator costs three times as much."""
+
+    __slots__ = ("_lifecycle", "_task")
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._lifecycle.running.add(task)
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._lifecycle.running.discard(self._task)
+        if self._lifecycle.calls_ended and kind is asyncio.CancelledError:
+            self._task.uncancel()
+            raise Unavailable(_SHUTTING_DOWN) from None

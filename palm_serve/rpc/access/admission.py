@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 import grpc
 
 from palm_serve.config import ServeOptions
-from palm_serve.rpc.access.message_slots import MessageSlots
+from palm_serve.rpc.access.message_slots import MessageSlots, Sender
 from palm_serve.rpc.access.rate_limits import InFlightLimit, RateLimit, client_address
 from palm_serve.rpc.access.tokens import Scope, Tokens
 
@@ -36,11 +36,13 @@ class AdmissionControl:
 
     def identify(self, context: grpc.aio.ServicerContext, scope: Scope) -> "RemoteClient":
         """Identify the client of a call. Raises Unauthenticated, NotAllowed."""
-        return RemoteClient(self._name(context, scope), self._rate)
+        connection = context.peer()
+        return RemoteClient(self._name(context, scope, connection), self._rate, connection, scope is Scope.HEALTH)
 
     def client_from_address(self, context: grpc.aio.ServicerContext) -> "RemoteClient":
         """Identify the client by its network address."""
-        return RemoteClient(client_address(context.peer()), self._rate)
+        connection = context.peer()
+        return RemoteClient(client_address(connection), self._rate, connection)
 
     @contextmanager
     def admit(self, client: "RemoteClient", scope: Scope) -> Iterator[None]:
@@ -53,9 +55,9 @@ class AdmissionControl:
                 self._rate.take(client.name)
             yield
 
-    def watch(self, context: grpc.aio.ServicerContext) -> AbstractContextManager[None]:
+    def watch(self, client: "RemoteClient") -> AbstractContextManager[None]:
         """Hold a place for one open Watch of an address. Raises Overloaded."""
-        return self._watches.admit(client_address(context.peer()))
+        return self._watches.admit(client_address(client.connection))
 
     def paced(
         self, messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext, scope: Scope
@@ -78,7 +80,7 @@ class AdmissionControl:
         self, messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext, scope: Scope
     ) -> AsyncIterator[bytes]:
         async for data in messages:
-            name = self._name(context, scope)
+            name = self._name(context, scope, context.peer())
             yield data
             while self._rate is not None:
                 pause_s = self._rate.pause_s(name)
@@ -86,18 +88,20 @@ class AdmissionControl:
                     break
                 await asyncio.sleep(pause_s)
 
-    def _name(self, context: grpc.aio.ServicerContext, scope: Scope) -> str:
+    def _name(self, context: grpc.aio.ServicerContext, scope: Scope, connection: str) -> str:
         if self._tokens is None or (scope is Scope.HEALTH and self._health_is_open):
-            return client_address(context.peer())
+            return client_address(connection)
         # The prefix keeps a token whose name is an address apart from that address.
         return f"token {self._tokens.check(context.invocation_metadata() or (), scope, context.peer_identities)}"
 
 
-class RemoteClient:
+class RemoteClient(Sender):
     """The client of an admitted call."""
 
-    def __init__(self, name: str, rate: RateLimit | None) -> None:
-        self.name = name
+    __slots__ = ("_rate",)
+
+    def __init__(self, name: str, rate: RateLimit | None, connection: str, short: bool = False) -> None:
+        super().__init__(name, connection, short)
         self._rate = rate
 
     def spend(self, requests: int) -> None:

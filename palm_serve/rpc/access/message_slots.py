@@ -5,9 +5,8 @@ receives the whole message. Most messages fit into the window, so a slot is usua
 """
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import grpc
@@ -34,31 +33,35 @@ _LOOK_INTERVAL_S = 0.25
 """Interval at which calls lose their slots while others wait."""
 _REASON = "messages"
 
-Refuse = Callable[[PalmServeError], Coroutine[Any, Any, None]]
+Refuse = Callable[[grpc.aio.ServicerContext, Any, PalmServeError], Coroutine[Any, Any, None]]
 
 
-@dataclass(frozen=True, slots=True)
 class Sender:
-    """The sender of a message: its client, its connection, and whether its messages are always short."""
+    """The sender of a message: the name of its client, its connection, and whether its messages are always short."""
 
-    client: str
-    connection: str
-    short: bool = False
+    __slots__ = ("connection", "name", "short")
+
+    def __init__(self, name: str, connection: str, short: bool = False) -> None:
+        self.name = name
+        self.connection = connection
+        self.short = short
 
 
-@dataclass(slots=True, eq=False)
 class _Reception:
-    """One call that awaits its message. `refuse` ends the call with an error, which also ends its read."""
+    """One call that awaits its message. Every call makes one, so it is no dataclass, which takes twice as long."""
 
-    sender: Sender
-    arrived: float
-    refuse: Refuse
-    turn: "asyncio.Future[None] | None" = None
-    """Future of a call that waits for a slot."""
-    began: float = 0.0
-    """Time at which the call got its slot."""
-    error: PalmServeError | None = None
-    """Error with which the call was ended."""
+    __slots__ = ("arrived", "began", "call", "context", "error", "sender", "turn")
+
+    def __init__(self, context: grpc.aio.ServicerContext, call: Any, sender: Sender, arrived: float) -> None:
+        self.context = context
+        self.call = call
+        self.sender = sender
+        self.arrived = self.began = arrived
+        """Times of the arrival, and of getting a slot."""
+        self.turn: asyncio.Future[None] | None = None
+        """Future of a call that waits for a slot."""
+        self.error: PalmServeError | None = None
+        """Error with which the call was ended."""
 
 
 class MessageSlots:
@@ -71,43 +74,46 @@ class MessageSlots:
         timeout_s: time in which a message must arrive whole, in seconds.
     """
 
+    refuse: Refuse
+    """Ends a call with an error, which also ends its read."""
+
     def __init__(self, message_bytes: int, timeout_s: float) -> None:
         self._limit = min(max(2, _SLOTS_BYTES // message_bytes), _MAX_SLOTS)
         self._client_limit = max(1, self._limit - 2)
         self._timeout_s = timeout_s
         self._receiving: dict[_Reception, None] = {}
-        self._held: Counter[str] = Counter()
+        self._held: defaultdict[str, int] = defaultdict(int)
         """Slots held, by client and by connection."""
         self._queues: dict[str, deque[_Reception]] = {}
         self._waiting = 0
         self._timer: asyncio.TimerHandle | None = None
         self._refusals: set[asyncio.Task[None]] = set()
 
-    async def receive(self, read: Callable[[], Awaitable[Any]], sender: Sender, refuse: Refuse) -> Any:
-        """Receive the first message of a call.
+    async def receive(self, context: grpc.aio.ServicerContext, call: Any, sender: Sender) -> Any:
+        """Receive the first message of a call. The read is not cancelled, because gRPC writes to the memory of a pending one.
 
         Args:
-            read: reads the message. It is never cancelled here, because gRPC writes to the memory of a pending read.
+            context: the call in gRPC.
+            call: the call in the server, for `refuse`.
             sender: sender of the message.
-            refuse: ends the call with an error.
 
         Returns:
-            The result of `read`.
+            The message, or grpc.aio.EOF.
 
         Raises:
             DeadlineExceeded: if the message did not arrive whole in time. The call has been refused already.
             Overloaded: if too many calls wait, or another call needed the slot. In the second case the call has been refused.
         """
         loop = asyncio.get_running_loop()
-        reception = _Reception(sender, loop.time(), refuse)
-        if sender.connection not in self._queues and self._has_slot(sender.client):
-            self._begin(reception, reception.arrived)
+        reception = _Reception(context, call, sender, loop.time())
+        if (not self._waiting or sender.connection not in self._queues) and self._has_slot(sender.name):
+            self._begin(reception)
         else:
             await self._wait(reception, loop)
         if self._timer is None:
             self._set_timer(loop, reception.arrived + self._time_limit(reception))
         try:
-            return await read()
+            return await context.read()
         except grpc.aio.AbortError as abort:
             if reception.error is None:
                 raise
@@ -122,21 +128,22 @@ class MessageSlots:
 
     def _has_slot(self, client: str) -> bool:
         free = self._limit - len(self._receiving)
-        client_slots = self._held[client]
+        client_slots = self._held.get(client, 0)
         return free > 0 and client_slots < self._client_limit and (free > 1 or not client_slots)
 
-    def _begin(self, reception: _Reception, now: float) -> None:
-        reception.began = now
+    def _begin(self, reception: _Reception) -> None:
         self._receiving[reception] = None
-        self._held[reception.sender.client] += 1
+        self._held[reception.sender.name] += 1
         self._held[reception.sender.connection] += 1
 
     def _end(self, reception: _Reception) -> None:
         del self._receiving[reception]
-        for name in (reception.sender.client, reception.sender.connection):
-            self._held[name] -= 1
-            if not self._held[name]:
-                del self._held[name]
+        slots = self._held
+        for name in (reception.sender.name, reception.sender.connection):
+            if slots[name] == 1:
+                del slots[name]
+            else:
+                slots[name] -= 1
         if self._waiting:
             self._give_turns()
 
@@ -184,14 +191,15 @@ class MessageSlots:
         while self._waiting:
             firsts = []
             for queue in self._queues.values():
-                if self._has_slot(queue[0].sender.client):
+                if self._has_slot(queue[0].sender.name):
                     firsts.append(queue[0])
             if not firsts:
                 return
-            reception = min(firsts, key=lambda first: (self._held[first.sender.connection], first.arrived))
+            reception = min(firsts, key=lambda first: (self._held.get(first.sender.connection, 0), first.arrived))
             self._leave(reception)
             if reception.turn is not None and not reception.turn.done():
-                self._begin(reception, now)
+                reception.began = now
+                self._begin(reception)
                 reception.turn.set_result(None)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -228,7 +236,7 @@ class MessageSlots:
                 grace_s = _OWN_GRACE_S if same_connection else _GRACE_S
                 if holder.sender.short:
                     grace_s = _SHORT_GRACE_S
-                fair = same_connection or self._held[holder.sender.connection] > self._held[connection] + 1
+                fair = same_connection or self._held[holder.sender.connection] > self._held.get(connection, 0) + 1
                 if fair and holder.error is None and holder.began + grace_s <= now:
                     message = "the message must arrive whole, at once: other calls wait for its place. Send it again."
                     self._refuse(holder, Overloaded(message, reason=_REASON))
@@ -252,7 +260,7 @@ class MessageSlots:
     async def _send_refusal(self, reception: _Reception, error: PalmServeError) -> None:
         # The message may have arrived since the refusal was decided. Then the call goes on.
         if reception in self._receiving:
-            await reception.refuse(error)
+            await self.refuse(reception.context, reception.call, error)
 
 
 def _too_late(limit_s: float) -> DeadlineExceeded:

@@ -1,0 +1,91 @@
+"""Tokenization of long texts and batches on other threads, bounded by the length of the model's queue."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from palm_serve.errors import InvalidRequest, Overloaded, PalmServeError
+from palm_serve.pipeline import PreparedRequest
+from palm_serve.types import TextRequest
+
+_CHUNK_TEXTS = 64
+_CHUNK_CHARACTERS = 100_000
+"""Characters that are tokenized at once, in about 25 ms of one core. A client that leaves stops what follows."""
+
+Prepared = PreparedRequest | PalmServeError
+
+
+class TextPreparation:
+    """Tokenizes the texts of one model. Belongs to one event loop.
+
+    Args:
+        prepare_many: checks and tokenizes requests, in any thread.
+        check: raises a PalmServeError if a request would be refused by the queue.
+        max_waiting: limit of the requests in the queue. As many may be tokenized at once, and half as many of one client.
+    """
+
+    def __init__(
+        self,
+        prepare_many: Callable[[Sequence[TextRequest]], Sequence[PreparedRequest | InvalidRequest]],
+        check: Callable[[TextRequest], None],
+        max_waiting: int,
+    ) -> None:
+        self._prepare_many = prepare_many
+        self._check = check
+        self._limit = max_waiting
+        self._client_limit = max(1, max_waiting // 2)
+        self._texts: Counter[str] = Counter()
+
+    async def prepare(self, requests: Sequence[TextRequest], client: str) -> list[Prepared]:
+        """Tokenize requests of one client in chunks. A chunk that the queue would refuse is not tokenized.
+
+        Args:
+            requests: the requests.
+            client: name of the client.
+
+        Returns:
+            The prepared request or the error of each request, in order.
+        """
+        prepared: list[Prepared] = []
+        for chunk in _chunks(requests):
+            error = self._refusal(chunk, client)
+            if error is not None:
+                prepared.extend([error] * len(chunk))
+                continue
+            self._texts[client] += len(chunk)
+            try:
+                prepared.extend(await asyncio.to_thread(self._prepare_many, chunk))
+            finally:
+                self._texts[client] -= len(chunk)
+                if not self._texts[client]:
+                    del self._texts[client]
+        return prepared
+
+    def _refusal(self, chunk: Sequence[TextRequest], client: str) -> PalmServeError | None:
+        """Return the error with which the queue would refuse a chunk. All its requests have the same deadline."""
+        try:
+            self._check(chunk[0])
+        except PalmServeError as error:
+            return error
+        of_client = self._texts[client]
+        if of_client and (
+            of_client + len(chunk) > self._client_limit or self._texts.total() + len(chunk) > self._limit
+        ):
+            return Overloaded(
+                f"{self._texts.total():,} texts are being tokenized, the limit is {self._limit:,}, and half of it for one client. "
+                "Try again later."
+            )
+        return None
+
+
+def _chunks(requests: Sequence[TextRequest]) -> Iterator[Sequence[TextRequest]]:
+    """Split requests into chunks of limited size. A text beyond the limit is a chunk of its own."""
+    start = characters = 0
+    for index, request in enumerate(requests):
+        size = len(request.text) + len(request.pair or "")
+        if index > start and (characters + size > _CHUNK_CHARACTERS or index - start == _CHUNK_TEXTS):
+            yield requests[start:index]
+            start = index
+            characters = 0
+        characters += size
+    yield requests[start:]
