@@ -48,33 +48,42 @@ class TextPreparation:
         """
         prepared: list[Prepared] = []
         for chunk in _chunks(requests):
-            error = self._refusal(chunk, client)
-            if error is not None:
-                prepared.extend([error] * len(chunk))
-                continue
-            self._texts[client] += len(chunk)
-            try:
-                prepared.extend(await asyncio.to_thread(self._prepare_many, chunk))
-            finally:
-                self._texts[client] -= len(chunk)
-                if not self._texts[client]:
-                    del self._texts[client]
+            refusals = self._refusals(chunk, client)
+            accepted = [request for request, refusal in zip(chunk, refusals, strict=True) if refusal is None]
+            tokenized = iter(await self._tokenize(accepted, client) if accepted else ())
+            for refusal in refusals:
+                prepared.append(next(tokenized) if refusal is None else refusal)
         return prepared
 
-    def _refusal(self, chunk: Sequence[TextRequest], client: str) -> PalmServeError | None:
-        """Return the error with which the queue would refuse a chunk. All its requests have the same deadline."""
+    async def _tokenize(self, requests: Sequence[TextRequest], client: str) -> Sequence[Prepared]:
+        self._texts[client] += len(requests)
         try:
-            self._check(chunk[0])
+            return await asyncio.to_thread(self._prepare_many, requests)
+        finally:
+            self._texts[client] -= len(requests)
+            if not self._texts[client]:
+                del self._texts[client]
+
+    def _refusals(self, chunk: Sequence[TextRequest], client: str) -> list[PalmServeError | None]:
+        """Return the error with which each request would be refused. None: it would be queued."""
+        of_client = self._texts[client]
+        total = self._texts.total()
+        if of_client and (of_client + len(chunk) > self._client_limit or total + len(chunk) > self._limit):
+            overloaded = Overloaded(
+                f"{total:,} texts are being tokenized, the limit is {self._limit:,}, and half of it for one client. Try again later."
+            )
+            return [overloaded] * len(chunk)
+        refusals: list[PalmServeError | None] = [self._refusal(chunk[0])]
+        for request in chunk[1:]:
+            # Where the first one would be queued, the others have as good a chance. Their own turn tells.
+            refusals.append(None if refusals[0] is None else self._refusal(request))
+        return refusals
+
+    def _refusal(self, request: TextRequest) -> PalmServeError | None:
+        try:
+            self._check(request)
         except PalmServeError as error:
             return error
-        of_client = self._texts[client]
-        if of_client and (
-            of_client + len(chunk) > self._client_limit or self._texts.total() + len(chunk) > self._limit
-        ):
-            return Overloaded(
-                f"{self._texts.total():,} texts are being tokenized, the limit is {self._limit:,}, and half of it for one client. "
-                "Try again later."
-            )
         return None
 
 

@@ -119,8 +119,8 @@ def test_answer_limit_follows_the_limit_of_requests() -> None:
 
 def test_items_of_any_size_fit() -> None:
     items = [
-        pb.ParseItem(request_id=str(size), response=pb.ParseResponse(text="x" * size)) for size in (900, 90, 900, 9)
+        pb.ParseItem(request_id=str(size), response=pb.ParseResponse(text="x" * size)) for size in (700, 90, 1_200, 9)
     ]
-    fit_items(items, 2_700)
+    fit_items(items, 2_400)
     assert [item.WhichOneof("outcome") for item in items] == ["response", "response", "error", "response"]
-    assert pb.ParseBatchResponse(items=items).ByteSize() <= 2_700
+    assert pb.ParseBatchResponse(items=items).ByteSize() <= 2_400
