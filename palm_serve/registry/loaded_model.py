@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from palm_serve.batching import BatchLimits, EngineLatency, EngineThread, Observer, Scheduler
 from palm_serve.batching.loop_turns import next_turn
@@ -13,6 +14,7 @@ from palm_serve.errors import PalmServeError
 from palm_serve.pipeline import EngineOutputs, Pipeline, PreparedRequest
 from palm_serve.registry.answer_cache import AnswerCache
 from palm_serve.registry.statistics import ModelStatistics
+from palm_serve.registry.text_preparation import TextPreparation
 from palm_serve.types import EngineInfo, Prediction, Priority, TextRequest
 
 log = logging.getLogger(__name__)
@@ -85,6 +87,8 @@ class LoadedModel:
             on_failure=_failure_logger(name, self.version),
             interrupt=pipeline.interrupt,
         )
+        self._check = _queue_check(self._scheduler, statistics)
+        self._preparation = TextPreparation(pipeline.prepare_many, self._check, limits.max_waiting)
 
     def __enter__(self) -> "LoadedModel":
         self._users += 1
@@ -135,13 +139,15 @@ class LoadedModel:
             cached_answer = self._answer_cache.find(request)
             if cached_answer is not None:
                 return cached_answer
-        with _FailureCounter(self.statistics):
-            # Before tokenization, so that a refusal costs little.
-            self._scheduler.check(request.deadline, request.priority, client=request.client)
         if len(request.text) + len(request.pair or "") <= _TOKENIZE_INLINE:
+            # Before tokenization, so that a refusal costs little.
+            self._check(request)
             prepared = self._pipeline.prepare(request)
         else:
-            prepared = await asyncio.to_thread(self._pipeline.prepare, request)
+            (outcome,) = await self._preparation.prepare([request], request.client)
+            if not isinstance(outcome, PreparedRequest):
+                raise outcome
+            prepared = outcome
         return await self._answer(prepared)
 
     async def predict_many(self, requests: Sequence[TextRequest]) -> list[Prediction | PalmServeError]:
@@ -165,7 +171,7 @@ class LoadedModel:
     async def _predict_many(self, requests: Sequence[TextRequest]) -> list[Prediction | PalmServeError]:
         if not requests:
             return []
-        prepared = await asyncio.to_thread(self._pipeline.prepare_many, requests)
+        prepared = await self._preparation.prepare(requests, requests[0].client)
         pending: list[asyncio.Task[Prediction]] = []
         try:
             for item in prepared:
@@ -221,6 +227,16 @@ class _FailureCounter:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None and issubclass(kind, PalmServeError):
             self._statistics.record_failure(time.perf_counter_ns() - self._began)
+
+
+def _queue_check(scheduler: Scheduler[Any, Any, Any], statistics: ModelStatistics) -> Callable[[TextRequest], None]:
+    """Return a function that raises the error with which the queue would refuse a request, and counts it."""
+
+    def check(request: TextRequest) -> None:
+        with _FailureCounter(statistics):
+            scheduler.check(request.deadline, request.priority, client=request.client)
+
+    return check
 
 
 def _decoder(

@@ -179,10 +179,11 @@ def _rules(block: str) -> list[dict[str, str]]:
 def test_every_status_and_reason_is_explained() -> None:
     statuses = " ".join(row[0] for row in rows("What each status means, and what to do"))
     assert {code.name for code in CODES.values()} <= set(re.findall(r"`([A-Z_]+)`", statuses))
-    reasons = {Overloaded("").reason, Unmeetable("").reason, "client_rate", "client_calls"}
+    access = {"client_rate", "client_calls", "client_watches", "messages"}
+    reasons = {Overloaded("").reason, Unmeetable("").reason, *access}
     assert set(re.findall(r"reason `(\w+)`", statuses)) == reasons
-    source = (ROOT / "palm_serve/rpc/access/rate_limits.py").read_text(encoding="utf-8")
-    assert set(re.findall(r'"(client_\w+)"', source)) == reasons - {"queue_full", "deadline"}
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "palm_serve/rpc/access").glob("*.py")]
+    assert set(re.findall(r'"(client_\w+|messages)"', "".join(sources))) == access
 
 
 def test_every_field_of_the_log_is_explained() -> None:
