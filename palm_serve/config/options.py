@@ -181,7 +181,6 @@ class TlsOptions(_Group):
     tls_client_ca: Path | None = Field(
         default=None, description="Require client certificates signed by one of these authorities (PEM)."
     )
-
     metrics_tls: bool = Field(
         default=False,
         description="Serve metrics over TLS with --tls-cert. Clients need a certificate if --tls-client-ca is set.",
@@ -206,7 +205,6 @@ class TokenOptions(_Group):
     health_needs_token: bool = Field(
         default=False, description="Require a token with the scope 'health' for health checks."
     )
-
     metrics_needs_token: bool = Field(
         default=False, description="Require a token with the scope 'metrics' for --metrics-port."
     )
