@@ -81,7 +81,10 @@ def test_json_of_predict_is_right_in_every_encoding(shell, finished_run, encodin
 @pytest.fixture
 def start(start_process):
     """`start("run", ...)`: a `palm-train` process, with default signals whatever started the tests."""
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL); "
+    )
 
     def _start(*arguments, **options):
         words = [sys.executable, "-c", code + PALM[2], *arguments]

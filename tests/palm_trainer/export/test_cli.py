@@ -193,9 +193,10 @@ def test_interrupted_export_leaves_nothing(
 ) -> None:
     parent = tmp_path / "new"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    # `nohup make test &` ignores interrupts, and what it starts would do so too.
-    code = COMMAND[2].replace(
-        "from", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from", 1
+    # `nohup make test &` ignores interrupts and hang-ups, and what it starts would do so too.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"signal.signal(signal.SIGHUP, signal.SIG_DFL); {COMMAND[2]}"
     )
     arguments = [*COMMAND[:2], code, str(run), "--output", str(parent / "out")]
     process = start_process(arguments, env=environment)
