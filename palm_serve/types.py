@@ -90,6 +90,8 @@ class Spans:
     """Answer of a `sequence_label` head: spans in text order, without overlap."""
 
     spans: tuple[Span, ...]
+    has_roles: bool = False
+    """True if the task learnt roles and groups. Otherwise empty ones say nothing about the text."""
 
 
 @dataclass(frozen=True, slots=True)

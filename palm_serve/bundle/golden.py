@@ -4,18 +4,25 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from palm_serve.bundle.span_types import span_label
+
 SCORE_TOLERANCE = 0.05
 """Largest difference of a ranker's score. bf16 stays below it, and another model does not."""
 
 
 class GoldenSpan(BaseModel):
-    """An expected span, in code points."""
+    """An expected span, in code points. Without a role or group these are not set, and golden.jsonl does not hold them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     start: Annotated[int, Field(ge=0)]
     end: Annotated[int, Field(ge=0)]
+    role: str = ""
+    group: str = ""
+
+    def __str__(self) -> str:
+        return f"{span_label(self.name, self.role, self.group)}[{self.start}:{self.end}]"
 
 
 class GoldenAnswer(BaseModel):
@@ -43,7 +50,7 @@ class GoldenAnswer(BaseModel):
 
     def __str__(self) -> str:
         if self.spans is not None:
-            return ", ".join(f"{span.name}[{span.start}:{span.end}]" for span in self.spans) or "no spans"
+            return ", ".join(map(str, self.spans)) or "no spans"
         if self.labels is not None:
             return ", ".join(f"'{label}'" for label in self.labels) or "no labels"
         return f"'{self.label}'" if self.score is None else f"a score of {self.score:g}"

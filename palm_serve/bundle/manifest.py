@@ -3,11 +3,20 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from palm_serve.bundle.span_types import SpanType
 from palm_serve.types import Windows
 
 FORMAT_VERSION = 1
@@ -99,6 +108,8 @@ class Decode(_Strict):
 
     A token that consists only of other punctuation is never tagged. None: no such rule.
     """
+    span_types: dict[str, SpanType] = {}
+    """Name, role and group by what follows `B-` or `I-` in a tag. Empty: the task learnt no roles, and names follow there."""
     max_answer_tokens: int | None = None
     """Longest answer (mrc). None: 30. The defaults of the mrc settings are those of BERT on SQuAD (Devlin et al. 2019)."""
     max_query_tokens: int | None = None
@@ -109,6 +120,14 @@ class Decode(_Strict):
     """Answers that are ranked (mrc). None: 20."""
     null_threshold: float | None = None
     """Margin by which the score of "no answer" must exceed that of the best answer. None: there is always an answer."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_empty_types(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Servers from before roles refuse unknown fields, and must still load bundles without roles.
+        fields: dict[str, Any] = serialize(self)
+        if not self.span_types:
+            fields.pop("span_types", None)
+        return fields
 
 
 class Calibration(_Strict):
@@ -153,6 +172,11 @@ class TaskInfo(_Strict):
         if not KINDS[self.kind].reads_windows:
             return None
         return Windows(self.decode.max_query_tokens or 64, self.decode.doc_stride_tokens or 128)
+
+    def span_type(self, tag: str) -> SpanType:
+        """Return the type of the spans that a tag other than `O` marks."""
+        label = tag[2:]
+        return self.decode.span_types.get(label) or SpanType(name=label)
 
 
 class Gate(_Strict):

@@ -87,7 +87,7 @@ def _show_response(response: "pb.ParseResponse | pb.PredictResponse") -> None:
         if response.HasField("intent"):
             _add_intent(table, response)
         for slot in response.slots:
-            _add_row(table, "slot", slot.name, slot.value, slot.confidence)
+            _add_span(table, "slot", slot)
         results = list(response.results)
     else:
         results = [response.result]
@@ -113,12 +113,19 @@ def _add_result(table: "Table", result: "pb.TaskResult") -> None:
         _add_row(table, result.task, label.name, "", label.confidence)
     elif result.HasField("spans"):
         for span in result.spans.spans:
-            _add_row(table, result.task, span.name, span.value, span.confidence)
+            _add_span(table, result.task, span)
     elif result.HasField("match"):
         _add_row(table, result.task, result.match.label.name or "match", "", result.match.score)
     elif result.HasField("answer"):
         answer = result.answer
         _add_row(table, result.task, "no answer" if answer.no_answer else "answer", answer.text, answer.confidence)
+
+
+def _add_span(table: "Table", task: str, span: "pb.Span") -> None:
+    from palm_serve.bundle.span_types import span_label
+
+    name = span_label(span.name, span.role, span.group) if span.role or span.group else span.name
+    _add_row(table, task, name, span.value, span.confidence)
 
 
 def _add_row(table: "Table", task: str, name: str, value: str, confidence: float) -> None:

@@ -68,7 +68,7 @@ def _show_bundle(model: "LoadedModel") -> None:
     for column in ("task", "kind", "role", "labels"):
         tasks.add_column(column)
     for name, task in manifest.tasks.items():
-        labels = label_names(task)
+        labels = tuple(task.decode.span_types) or label_names(task)
         summary = f"{len(labels)}: {', '.join(labels[:_LABELS_SHOWN])}"
         if len(labels) > _LABELS_SHOWN:
             summary += ", ..."

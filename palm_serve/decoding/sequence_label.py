@@ -6,6 +6,7 @@ space and takes in the combining marks that follow it (BERT's normalizer drops t
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
 import numpy as np
 
@@ -45,6 +46,8 @@ class SequenceLabelDecoder:
         self._index = {tag: i for i, tag in enumerate(task.labels)}
         self._outside = self._index[OUTSIDE]
         self._begins = [tag.startswith("B-") for tag in task.labels]
+        self._types = list(map(task.span_type, task.labels))
+        self._has_roles = bool(task.decode.span_types)
         learned = None
         if task.decode.crf:
             names = task.decode.arrays
@@ -76,7 +79,7 @@ class SequenceLabelDecoder:
                 span = self._span(items[row], firsts[row], path, run, beliefs, row, free)
                 if span is not None:
                     spans.append(span)
-            answers.append(Spans(tuple(spans)))
+            answers.append(Spans(tuple(spans), self._has_roles))
         return answers
 
     def _paths(self, emissions: FloatArray, lengths: Int64Array, beliefs: Marginals) -> list[list[int]]:
@@ -152,9 +155,11 @@ class SequenceLabelDecoder:
         if start >= end:
             return None
         tags = path[run[0] : run[1]]
-        name = self._tags[tags[0]][2:]
-        confidence = beliefs.segment(row, len(path), run[0], tags, self._index.get("I-" + name))
-        return Span(name, item.text[start:end], start, end, confidence)
+        continuing = self._index.get("I-" + self._tags[tags[0]][2:])
+        confidence = beliefs.segment(row, len(path), run[0], tags, continuing)
+        span_type = self._types[tags[0]]
+        value = item.text[start:end]
+        return Span(span_type.name, value, start, end, confidence, span_type.role, span_type.group)
 
 
 def _is_other_punctuation(text: str, allowed: frozenset[str]) -> bool:
@@ -192,7 +197,8 @@ class ServedSequenceLabel(ServedKind[Spans]):
         """Return the spans."""
         spans = []
         for span in answer.spans:
-            spans.append(GoldenSpan(name=span.name, start=span.start, end=span.end))
+            roles = dict(filter(itemgetter(1), (("role", span.role), ("group", span.group))))
+            spans.append(GoldenSpan(name=span.name, start=span.start, end=span.end, **roles))
         return GoldenAnswer(spans=tuple(spans))
 
     def columns(self, task: TaskInfo) -> Mapping[str, OutputColumn]:
@@ -203,6 +209,6 @@ class ServedSequenceLabel(ServedKind[Spans]):
         """Return the span names of the tags, in order of first appearance."""
         names: dict[str, None] = {}
         for tag in task.labels:
-            if tag.startswith(("B-", "I-")):
-                names[tag[2:]] = None
+            if tag != OUTSIDE:
+                names[task.span_type(tag).name] = None
         return tuple(names)

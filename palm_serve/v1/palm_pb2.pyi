@@ -344,13 +344,25 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., ready: bool = ..., tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ..., max_length_tokens: _Optional[int] = ..., max_text_bytes: _Optional[int] = ..., provider: _Optional[str] = ..., precision: _Optional[str] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("name", "kind", "role", "labels")
+    __slots__ = ("name", "kind", "role", "labels", "span_types")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    SPAN_TYPES_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: str
     role: str
     labels: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., role: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
+    span_types: _containers.RepeatedCompositeFieldContainer[SpanType]
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., role: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., span_types: _Optional[_Iterable[_Union[SpanType, _Mapping]]] = ...) -> None: ...
+
+class SpanType(_message.Message):
+    __slots__ = ("name", "role", "group")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    role: str
+    group: str
+    def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., group: _Optional[str] = ...) -> None: ...

@@ -171,6 +171,7 @@ def _task(task: Task, data: str, target: Target) -> TaskConfig:
     decode = target.info.decode
     options: dict[str, Any] = {
         "crf": decode.crf,
+        "roles": getattr(head, "roles", None),
         "learning_strategy": getattr(head, "learning_strategy", None),
         "match_label": decode.match_label or None,
         "margin": getattr(head, "margin", None),

@@ -91,7 +91,7 @@ def _without_null(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _narrow_roles(definition: dict[str, Any], model: type[TaskConfig]) -> None:
-    definition["properties"]["role"]["enum"] = ["", *model.roles]
+    definition["properties"]["role"]["enum"] = ["", *model.possible_roles]
 
 
 def _one_of(union: SectionUnion[Any], description: str) -> dict[str, Any]:

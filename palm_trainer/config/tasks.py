@@ -7,12 +7,14 @@ from pydantic import Field
 
 from palm_trainer.config.section import ConfigSection, Fraction, Names, Positive, SectionUnion, Table
 
+Roles = Literal["learn", "ignore"]
+
 
 class TaskConfig(ConfigSection):
     """A task: a head with a name."""
 
-    roles: ClassVar[tuple[str, ...]] = ()
-    """Roles that a task of this kind can have."""
+    possible_roles: ClassVar[tuple[str, ...]] = ()
+    """Values of `role` that a task of this kind can have."""
 
     kind: str
     """Kind of the task."""
@@ -40,9 +42,9 @@ class TaskConfig(ConfigSection):
         role = table.get("role")
         kinds = []
         for tag, model in TASK_KINDS.members.items():
-            if role in model.roles:
+            if role in model.possible_roles:
                 kinds.append(tag)
-        if kinds and role not in cls.roles:
+        if kinds and role not in cls.possible_roles:
             kind = table.get("kind")
             yield "role", f"= '{role}' needs kind {' or '.join(kinds)}, got '{kind}'. Change one of them."
 
@@ -50,7 +52,7 @@ class TaskConfig(ConfigSection):
 class ClassifyTask(TaskConfig):
     """One class per text."""
 
-    roles: ClassVar[tuple[str, ...]] = ("intent",)
+    possible_roles: ClassVar[tuple[str, ...]] = ("intent",)
 
     kind: Literal["classify"]
     false_rejection: float | None = Field(default=None, gt=0, lt=1)
@@ -64,7 +66,7 @@ class ClassifyTask(TaskConfig):
 class MultiLabelTask(TaskConfig):
     """Any number of classes per text."""
 
-    roles: ClassVar[tuple[str, ...]] = ("intent",)
+    possible_roles: ClassVar[tuple[str, ...]] = ("intent",)
 
     kind: Literal["multi_label"]
     threshold: float | None = Field(default=None, gt=0, lt=1)
@@ -75,11 +77,14 @@ class MultiLabelTask(TaskConfig):
 class SequenceLabelTask(TaskConfig):
     """Labelled spans of a text."""
 
-    roles: ClassVar[tuple[str, ...]] = ("slots",)
+    possible_roles: ClassVar[tuple[str, ...]] = ("slots",)
 
     kind: Literal["sequence_label"]
     crf: bool = True
     """Use a linear-chain CRF over the tags. False: a softmax for each token."""
+    roles: Roles | None = None
+    """`ignore` leaves the roles and groups of spans out. `learn` learns, scores and answers them.
+    None: `learn`, where the training data has some."""
 
 
 class MatchTask(TaskConfig):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from palm_trainer.config.atomic_files import NEW_SUFFIX, replace_file
-from palm_trainer.data.example import Example, FieldValue, LabelledSpan
+from palm_trainer.data.example import Example, FieldValue, LabelledSpan, spans_in
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.detect import detect_format
 from palm_trainer.data.formats.jsonl import ANSWER
@@ -18,7 +18,7 @@ from palm_trainer.errors import DataError
 TEXT_CHANGED = "text: its white space changed"
 PAIR_LOST = "second text: left out"
 WORDS_LOST = "words that the data was tagged on: left out or changed"
-ROLES_LOST = "roles and groups of spans: left out"
+ROLES_LOST = "span whose role and group are left out"
 _SUFFIXES = {
     ".jsonl": "jsonl",
     ".conll": "conll",
@@ -199,8 +199,8 @@ def _note_field_losses(original: Example, copy: Example, field: str | None, loss
         after = _comparable(_labelled_text(copy, name), copied_value)
         if before != after:
             losses.add(f"field '{name}': changed", original.source)
-        elif _roles(value) != _roles(copied_value):
-            losses.add(ROLES_LOST, original.source)
+        elif lost := _count_changed_roles(value, copied_value):
+            losses.add(ROLES_LOST, original.source, lost)
     for name in copy.fields:
         if name not in original.fields and (name != "label" or field not in original.fields):
             losses.add(f"field '{name}': made up, the source has none here under this name", original.source)
@@ -227,9 +227,9 @@ def _comparable(text: str, value: FieldValue) -> object:
     return items
 
 
-def _roles(value: FieldValue) -> list[tuple[str, str]]:
-    roles = []
-    for item in value:
-        if isinstance(item, LabelledSpan):
-            roles.append((item.role, item.group))
-    return roles
+def _count_changed_roles(value: FieldValue, copied_value: FieldValue) -> int:
+    """Count the spans whose role or group differs in the copy. Both hold the same spans otherwise."""
+    count = 0
+    for span, copy in zip(spans_in(value), spans_in(copied_value), strict=True):
+        count += (span.role, span.group) != (copy.role, copy.group)
+    return count

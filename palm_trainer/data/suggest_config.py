@@ -13,6 +13,7 @@ from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.formats.detect import Detection, detect_format
 from palm_trainer.data.formats.find_splits import find_splits
 from palm_trainer.data.formats.text_files import FormatOptions
+from palm_trainer.data.roles import count_roles
 from palm_trainer.data.splits import read_split
 from palm_trainer.data.suggest_encoder import suggest_encoder
 from palm_trainer.data.targets.match import MatchTarget
@@ -69,7 +70,9 @@ def suggest(data: Path) -> tuple[str, list[str]]:
     rows = ", ".join(row_counts)
     remarks = [f"{data}: format {detection.format}; {rows}", *remarks]
     for task, table in tasks.items():
-        remarks.append(f"task {task}: {table['kind']}")
+        count = sum(count_roles(example, task) for example in examples["train"])
+        learnt = f", {count} spans with a role or group, which it learns" if count else ""
+        remarks.append(f"task {task}: {table['kind']}{learnt}")
     remarks += encoder.remarks
     if "dev" not in splits:
         remarks.append(

@@ -8,6 +8,7 @@ from itertools import zip_longest
 
 from palm_serve.bundle.golden import GoldenExample
 from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.bundle.span_types import span_label
 from palm_serve.decoding import golden_answer
 from palm_serve.types import Answer, Classification, Match, Spans, TaskAnswer
 from palm_trainer.data.example import Example
@@ -114,14 +115,14 @@ def _certainty(answer: TaskAnswer) -> float:
 
 
 def _list_labels(answers: Mapping[str, TaskAnswer]) -> Iterator[tuple[str, str]]:
-    """Yield each task with its label or its span names."""
+    """Yield each task with its label or its span types."""
     for task, answer in answers.items():
         match answer:
             case Classification():
                 yield task, answer.label.name
             case Spans():
                 for span in answer.spans:
-                    yield task, span.name
+                    yield task, span_label(span.name, span.role, span.group)
             case Match():
                 yield task, answer.label.name if answer.label else ""
             case Answer():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from palm_serve.tokenization import TextTokenizer
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats.text_files import Defect
+from palm_trainer.data.roles import fold_roles
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.report.rows import RunFacts
 from palm_trainer.tasks import Judged, task_kind
@@ -82,14 +83,17 @@ def summarize_data(
             continue
         settings = config.tasks[task]
         field = settings.field or ""
+        learnt = bool(trained.tasks[task].decode.span_types)
         train_counts: Counter[str] = Counter()
         for name in settings.data:
-            train_counts += count_labels(kind, field, train_examples[name])
+            losses = task_kind(kind).data_losses(settings, field, train_examples[name])
+            problems += _problems_of_defects(f"{name} train", losses)
+            train_counts += count_labels(kind, field, fold_roles(train_examples[name], field, learnt=learnt))
         labels[task] = {"train": train_counts}
         if split is not None and evaluated and task in rows:
-            examples = [row.example for row in rows[task]]
+            examples = fold_roles([row.example for row in rows[task]], field, learnt=learnt)
             labels[task][split] = count_labels(kind, field, examples)
-            problems += find_untrained_labels(split, task, rows[task], train_counts, kind)
+            problems += find_untrained_labels(split, task, examples, field, train_counts, kind)
     return DataSummary(lengths, labels, problems)
 
 
@@ -149,23 +153,24 @@ def find_overlap(
 
 
 def find_untrained_labels(
-    split: str, task: str, rows: Iterable[Judged], trained: Iterable[str], kind: str
+    split: str, task: str, examples: Iterable[Example], field: str, trained: Iterable[str], kind: str
 ) -> list[DataProblem]:
     """Find gold labels that are not in train, so that no answer can be right.
 
     Args:
         split: name of the split.
         task: name of the task.
-        rows: its evaluated examples.
+        examples: its evaluated examples.
+        field: field that it learns.
         trained: labels in train.
         kind: kind of the task.
     """
     trained_labels = set(trained)
     sources: dict[str, list[str]] = {}
-    for row in rows:
-        for label in count_labels(kind, row.field, [row.example]):
+    for example in examples:
+        for label in count_labels(kind, field, [example]):
             if label not in trained_labels:
-                sources.setdefault(label, []).append(row.example.source)
+                sources.setdefault(label, []).append(example.source)
     problems = []
     for label, label_sources in sorted(sources.items()):
         description = f"label '{label}' that is not in train"

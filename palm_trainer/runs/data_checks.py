@@ -173,16 +173,21 @@ def find_faults(
         tokenized: how the encoder reads them. Empty where no tokenizer is there.
     """
     fields: dict[str, None] = {}
+    examples: dict[str, Sequence[Example]] = {split: content.examples for split, content in splits.items()}
+    losses: dict[str, list[Defect]] = {split: [] for split in splits}
     for task in config.tasks.values():
-        if data in task.data and task_kind(task.kind).has_labels(task) and task.field:
+        kind = task_kind(task.kind)
+        if data in task.data and kind.has_labels(task) and task.field:
             fields[task.field] = None
+            for split, content in splits.items():
+                losses[split] += kind.data_losses(task, task.field, content.examples)
+                examples[split] = kind.with_label_names(task, task.field, examples[split])
     split_defects: dict[str, list[Defect]] = {}
     if "train" in splits:
-        examples = {split: content.examples for split, content in splits.items()}
         split_defects = find_split_defects(examples, list(fields))
     faults = []
     for split, content in splits.items():
-        for defect in (*content.defects, *split_defects.get(split, ())):
+        for defect in (*content.defects, *losses[split], *split_defects.get(split, ())):
             faults.append(DataFault(data, split, defect))
         if split in tokenized:
             faults += _find_encoder_faults(config, data, split, content.examples, tokenized[split])

@@ -12,6 +12,7 @@ from palm_trainer.errors import DataError
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import load_trained
 from palm_trainer.tasks import task_kind
+from palm_trainer.tasks.sequence_label import role_keys
 
 Input = tuple[str, str | None]
 _KEYS = (("text", "question"), ("text_pair", "passage", "context"))
@@ -139,6 +140,7 @@ def answer_to_json(answer: TaskAnswer) -> Any:
 def _span(span: Span) -> dict[str, Any]:
     return {
         "label": span.name,
+        **role_keys(span),
         "value": span.value,
         "start": span.start,
         "end": span.end,

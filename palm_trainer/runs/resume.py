@@ -8,13 +8,16 @@ from typing import Any
 from torch import Tensor
 
 from palm_trainer.config.atomic_files import write_file
-from palm_trainer.config.loader import load_config
+from palm_trainer.config.loader import Config, load_config
+from palm_trainer.config.schema import SequenceLabelTask
 from palm_trainer.errors import CheckpointError, PalmError
 from palm_trainer.model.checkpoint import (
     TRAINING,
+    checkpoint_directory,
     has_checkpoint,
     load_trained,
     load_training_state,
+    read_description,
     reading,
     save_trained,
 )
@@ -74,6 +77,30 @@ def begin(job: Job) -> None:
     write_file(job.run / CONFIG, job.config.dump_toml())
 
 
+def keep_to_roles_of_checkpoint(config: Config, run: Path) -> Config:
+    """Return the configuration with `roles = "ignore"` for the tasks that have none in the run's last checkpoint.
+
+    Runs from before roles were learnt have none, even on data with roles.
+    """
+    if not has_checkpoint(run, "last"):
+        return config
+    saved = read_description(checkpoint_directory(run, "last"))
+    tasks = dict(config.tasks)
+    for name, task in config.tasks.items():
+        has_roles = name in saved.tasks and bool(saved.tasks[name].decode.span_types)
+        if isinstance(task, SequenceLabelTask) and task.roles is None and not has_roles:
+            tasks[name] = task.model_copy(update={"roles": "ignore"})
+    return config.model_copy(update={"tasks": tasks})
+
+
+def learns_roles_first(job: Job, older_config: Config) -> bool:
+    """Return True if a task of a job has learnt roles that the configuration of an older run ignores."""
+    return any(
+        getattr(older_config.tasks[name], "roles", None) == "ignore" and info.decode.span_types
+        for name, info in job.trained.tasks.items()
+    )
+
+
 def check_alike(job: Job) -> None:
     """Raise PalmError where a process has read something else than the first."""
     tokenizer_digest = hashlib.sha256(job.trained.tokenizer_json.encode()).hexdigest()
@@ -101,7 +128,8 @@ def _load_last(job: Job) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Return the weights and the state of `last/`, and drop later events. None where nothing was saved yet."""
     output: Path = job.run
     remove_unfinished(output)
-    changed_keys = differences(load_config(output / CONFIG), job.config)
+    saved_config = keep_to_roles_of_checkpoint(load_config(output / CONFIG), output)
+    changed_keys = differences(saved_config, keep_to_roles_of_checkpoint(job.config, output))
     if changed_keys:
         raise CheckpointError(
             f"{output} was trained with another configuration ({', '.join(changed_keys)} differ). "

@@ -27,7 +27,15 @@ from palm_trainer.runs.events import Averaged, Evaluated, Event, Finished, Saved
 from palm_trainer.runs.fit_decoding import fit_checkpoints
 from palm_trainer.runs.job import Job
 from palm_trainer.runs.job_from_config import job_from_config
-from palm_trainer.runs.resume import RunProgress, begin, check_alike, restore, save_last
+from palm_trainer.runs.resume import (
+    RunProgress,
+    begin,
+    check_alike,
+    keep_to_roles_of_checkpoint,
+    learns_roles_first,
+    restore,
+    save_last,
+)
 from palm_trainer.tasks import task_kind
 from palm_trainer.training.loop import Step
 from palm_trainer.training.processes import SINGLE_PROCESS, Processes
@@ -59,6 +67,10 @@ def train(
     check_trackers(config.train.trackers)
     processes.run_on_first(lambda: check_output_directory(config.train.output, resume, overwrite))
     job = job_from_config(config, processes)
+    if resume:
+        older_config = processes.run_on_first(lambda: keep_to_roles_of_checkpoint(job.config, job.run))
+        if learns_roles_first(job, older_config):
+            job = job_from_config(older_config, processes)
     check_alike(job)
     run = Run(job)
     if resume:

@@ -10,6 +10,7 @@ from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import FloatArray, TaskAnswer
 from palm_trainer.config.loader import TaskConfig
 from palm_trainer.data.example import Example, FieldValue
+from palm_trainer.data.formats.text_files import Defect
 from palm_trainer.data.statistics import iterate_labels
 from palm_trainer.data.targets.base import Target
 from palm_trainer.data.targets.match import NEGATIVE
@@ -126,6 +127,26 @@ class TaskKind:
         """Return True if the report counts the values of the task's field."""
         return True
 
+    def with_label_names(self, settings: TaskConfig, field: str, examples: Sequence[Example]) -> Sequence[Example]:
+        """Return the examples with the labels of a field as the task names them.
+
+        Args:
+            settings: the task's section of the configuration.
+            field: that it learns.
+            examples: of one split.
+        """
+        return examples
+
+    def data_losses(self, settings: TaskConfig, field: str, examples: Sequence[Example]) -> list[Defect]:
+        """Return the parts of the labels that the task leaves out, and how often they occur.
+
+        Args:
+            settings: the task's section of the configuration.
+            field: that it learns.
+            examples: of one split.
+        """
+        return []
+
     def labels_in(self, example: Example, field: str) -> Iterator[str]:
         """Yield the labels that a field of an example is counted under."""
         yield from iterate_labels(example, field)
@@ -139,7 +160,7 @@ class TaskKind:
             examples: training examples.
         """
         counter: Counter[str] = Counter()
-        for example in examples:
+        for example in self.with_label_names(settings, field, examples):
             counter.update(iterate_labels(example, field))
         counts = counter.most_common()
         named = [f"{label} {count}" for label, count in counts[:LABELS_NAMED]]

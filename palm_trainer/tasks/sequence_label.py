@@ -1,19 +1,24 @@
 """Task kind: labelled spans of a text, a tag for each token."""
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, ClassVar
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import FloatArray, Span, Spans, TaskAnswer
 from palm_trainer.config.schema import SequenceLabelTask, TaskConfig
-from palm_trainer.data.example import Example, FieldValue, LabelledSpan
+from palm_trainer.data.example import Example, FieldValue, LabelledSpan, spans_in
 from palm_trainer.data.formats.tags import tags_from_spans
+from palm_trainer.data.formats.text_files import Defect, Defects
+from palm_trainer.data.roles import count_roles, fold_roles, fold_spans, has_roles
 from palm_trainer.data.targets.sequence_label import SequenceLabelTarget
 from palm_trainer.tasks import scores
 from palm_trainer.tasks.base import Judged, LearnContext, TaskKind
-from palm_trainer.tasks.metrics import Unit, span_scores, to_units, token_accuracy
+from palm_trainer.tasks.metrics import span_scores, to_units, token_accuracy
 from palm_trainer.tasks.mistakes import MistakeSide, Segment, marked
 from palm_trainer.tasks.report_tables import LabelTable, ReportTable, SpanErrorTable
+
+ROLES_IGNORED = "whose role or group is not learnt (roles = 'ignore')"
 
 
 class SequenceLabelKind(TaskKind):
@@ -42,15 +47,47 @@ class SequenceLabelKind(TaskKind):
 
         Args:
             task: task name.
-            settings: `crf` selects the decoding, `role` goes into the manifest.
+            settings: `crf` selects the decoding, `roles` what is learnt, `role` goes into the manifest.
             examples: of all data sets of the task; their span types are learnt.
             context: not used.
         """
         assert isinstance(settings, SequenceLabelTask)
-        return SequenceLabelTarget.learn(task, settings.field or "", examples, role=settings.role, crf=settings.crf)
+        return SequenceLabelTarget.learn(
+            task,
+            settings.field or "",
+            examples,
+            role=settings.role,
+            crf=settings.crf,
+            roles=learns_roles(settings),
+        )
+
+    def with_label_names(self, settings: TaskConfig, field: str, examples: Sequence[Example]) -> Sequence[Example]:
+        """Return the examples with the roles that the task learns inside the labels, and without any other.
+
+        Args:
+            settings: `roles` says what is learnt.
+            field: that holds the spans.
+            examples: of one split.
+        """
+        return fold_roles(examples, field, learnt=learns_roles(settings) and has_roles(examples, field))
+
+    def data_losses(self, settings: TaskConfig, field: str, examples: Sequence[Example]) -> list[Defect]:
+        """Count the spans whose role or group the task ignores.
+
+        Args:
+            settings: `roles` says what is learnt.
+            field: that holds the spans.
+            examples: of one split.
+        """
+        losses = Defects()
+        for example in () if learns_roles(settings) else examples:
+            count = count_roles(example, field)
+            if count:
+                losses.add(f"span of '{field}' {ROLES_IGNORED}", example.source, count)
+        return list(losses)
 
     def card_labels(self, info: TaskInfo) -> list[str]:
-        """Return the names of the spans."""
+        """Return the names of the spans, with roles and groups."""
         return sorted({tag[2:] for tag in info.labels if tag.startswith("B-")})
 
     def compare(self, example: Example, field: str, answer: TaskAnswer) -> tuple[Any, Any]:
@@ -62,15 +99,16 @@ class SequenceLabelKind(TaskKind):
             answer: of the model.
         """
         assert isinstance(answer, Spans)
-        return to_units(gold_spans(example, field), example.words), to_units(_labelled(answer), example.words)
+        gold = _gold(example, field, answer)
+        return to_units(gold, example.words), to_units(_labelled(answer), example.words)
 
     def outcomes(self, example: Example, field: str, answer: TaskAnswer) -> list[tuple[float, bool]]:
         """Return the confidence of each answered span, and whether it is right."""
         assert isinstance(answer, Spans)
-        gold = to_units(gold_spans(example, field), example.words)
+        gold = to_units(_gold(example, field, answer), example.words)
         outcomes = []
-        for span in answer.spans:
-            units = _units_of(span, example)
+        for span, labelled_span in zip(answer.spans, _labelled(answer), strict=True):
+            units = to_units([labelled_span], example.words)
             outcomes.append((span.confidence, bool(units) and units <= gold))
         return outcomes
 
@@ -96,19 +134,20 @@ class SequenceLabelKind(TaskKind):
     def error_confidence(self, row: Judged) -> float | None:
         """Return the confidence of the surest wrong span, or None where spans were only missed."""
         assert isinstance(row.answer, Spans)
-        return max((span.confidence for span in row.answer.spans if not _is_gold(span, row)), default=None)
+        spans = zip(row.answer.spans, _labelled(row.answer), strict=True)
+        return max((span.confidence for span, labelled in spans if not _is_gold(labelled, row)), default=None)
 
     def sides(self, row: Judged) -> tuple[MistakeSide, MistakeSide, tuple[Segment, ...]]:
         """Return the text twice, with gold and with answered spans marked."""
         assert isinstance(row.answer, Spans)
         gold = []
-        for span in sorted(gold_spans(row.example, row.field), key=lambda span: span.start):
+        for span in sorted(_gold(row.example, row.field, row.answer), key=lambda span: span.start):
             status = "right" if to_units([span], row.example.words) <= row.predicted else "missed"
             gold.append((span.start, span.end, Segment("", span.label, status)))
         answered = []
-        for answer in row.answer.spans:
-            status = "right" if _is_gold(answer, row) else "wrong"
-            answered.append((answer.start, answer.end, Segment("", answer.name, status, answer.confidence)))
+        for answer, labelled in zip(row.answer.spans, _labelled(row.answer), strict=True):
+            status = "right" if _is_gold(labelled, row) else "wrong"
+            answered.append((answer.start, answer.end, Segment("", labelled.label, status, answer.confidence)))
         text = row.example.text
         return MistakeSide(marked(text, gold)), MistakeSide(marked(text, answered)), ()
 
@@ -131,21 +170,31 @@ def is_spans(value: FieldValue) -> bool:
     return isinstance(value, tuple) and all(isinstance(item, LabelledSpan) for item in value)
 
 
+def learns_roles(settings: TaskConfig) -> bool:
+    """Return True if the task learns the roles and groups of spans, where the data has some."""
+    assert isinstance(settings, SequenceLabelTask)
+    return settings.roles != "ignore"
+
+
 def gold_spans(example: Example, field: str) -> list[LabelledSpan]:
     """Return the spans of a field."""
-    return [item for item in example.fields[field] if isinstance(item, LabelledSpan)]
+    return spans_in(example.fields[field])
+
+
+def _gold(example: Example, field: str, answer: Spans) -> list[LabelledSpan]:
+    """Return the spans of a field to compare an answer with, with roles and groups inside their labels where the answer tells them."""
+    return fold_spans(gold_spans(example, field), learnt=answer.has_roles)
 
 
 def _labelled(answer: Spans) -> list[LabelledSpan]:
-    return [LabelledSpan(span.start, span.end, span.name) for span in answer.spans]
+    spans = []
+    for span in answer.spans:
+        spans.append(LabelledSpan(span.start, span.end, span.name, span.role, span.group))
+    return fold_spans(spans, learnt=answer.has_roles)
 
 
-def _units_of(span: Span, example: Example) -> frozenset[Unit]:
-    return to_units([LabelledSpan(span.start, span.end, span.name)], example.words)
-
-
-def _is_gold(span: Span, row: Judged) -> bool:
-    return _units_of(span, row.example).issubset(row.gold)
+def _is_gold(span: LabelledSpan, row: Judged) -> bool:
+    return to_units([span], row.example.words).issubset(row.gold)
 
 
 def _tags(row: Judged) -> tuple[list[str], list[str]]:
@@ -155,7 +204,7 @@ def _tags(row: Judged) -> tuple[list[str], list[str]]:
     if words is None:
         text = row.example.text
         words = tuple((i, i + 1) for i, character in enumerate(text) if not character.isspace())
-    gold = tags_from_spans(gold_spans(row.example, row.field), words)
+    gold = tags_from_spans(_gold(row.example, row.field, row.answer), words)
     return gold, tags_from_spans(_labelled(row.answer), words)
 
 
@@ -173,8 +222,14 @@ def _split_words(example: Example) -> tuple[tuple[int, int], ...]:
 def _span_record(span: Span) -> dict[str, Any]:
     return {
         "label": span.name,
+        **role_keys(span),
         "value": span.value,
         "start": span.start,
         "end": span.end,
         "confidence": span.confidence,
     }
+
+
+def role_keys(span: Span) -> dict[str, str]:
+    """Return the role and the group of a span as keys of its JSON object, if it has them."""
+    return dict(filter(itemgetter(1), (("role", span.role), ("group", span.group))))

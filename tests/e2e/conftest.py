@@ -12,3 +12,4 @@ _spec.loader.exec_module(_fixtures)
 
 tiny_bundle = _fixtures.tiny_bundle
 tiny_server = _fixtures.tiny_server
+start_shared_server = _fixtures.start_shared_server

@@ -114,7 +114,11 @@ def model_message(model: "LoadedModel", limits: Limits) -> pb.Model:
     """Describe a loaded version for ListModels and GetModel."""
     tasks = []
     for name, task in model.manifest.tasks.items():
-        tasks.append(pb.Task(name=name, kind=task.kind, role=task.role, labels=label_names(task)))
+        span_types = []
+        for span_type in task.decode.span_types.values():
+            span_types.append(pb.SpanType(name=span_type.name, role=span_type.role, group=span_type.group))
+        labels = label_names(task)
+        tasks.append(pb.Task(name=name, kind=task.kind, role=task.role, labels=labels, span_types=span_types))
     return pb.Model(
         name=model.name,
         version=model.version,

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from palm_serve.bundle.manifest import Kind
 from palm_trainer.api.compat import accept_unused
 from palm_trainer.api.phase import Phase, check_phase
+from palm_trainer.config.tasks import Roles
 from palm_trainer.errors import WiringError
 
 
@@ -106,7 +107,8 @@ class SequenceLabel(DeclaredHead):
     """One tag per piece, with a CRF. `num_classes` is the size of the reader's label map.
 
     `crf=False` classifies each piece on its own. PALM's `learning_rate` froze the CRF's transitions at its default 1e-3.
-    They train with the head here.
+    They train with the head here. `roles="ignore"` leaves the roles and groups of spans out. By default their types
+    are learnt with them (`B-city (role from)`), where the data has some.
     """
 
     kind = "sequence_label"
@@ -115,11 +117,17 @@ class SequenceLabel(DeclaredHead):
     dropout_prob: float = 0.0
     param_initializer_range: float = 0.02
     crf: bool = True
+    roles: Roles | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.roles not in (None, "learn", "ignore"):
+            raise WiringError(f"SequenceLabel: roles must be 'learn' or 'ignore', got {self.roles!r}.")
 
     @property
     def options(self) -> dict[str, Any]:
-        """Use of a CRF."""
-        return {"crf": self.crf}
+        """Use of a CRF, and of roles."""
+        return {"crf": self.crf, "roles": self.roles}
 
 
 @accept_unused(pred_output_path="input_dim", verbose="pred_output_path", do_lower_case="with_negative")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from palm_serve.bundle.manifest import Kind, Role
 from palm_trainer.config.mappings import absent
-from palm_trainer.data.example import Example, LabelledSpan
-from palm_trainer.data.formats.text_fields import select_spans
+from palm_trainer.config.tasks import Roles
+from palm_trainer.data.example import Example, LabelledSpan, spans_in
+from palm_trainer.data.roles import fold_roles, has_roles
 from palm_trainer.data.targets.base import Target
 from palm_trainer.data.targets.classify import ClassifyTarget
 from palm_trainer.data.targets.match import NEGATIVE
@@ -133,7 +134,13 @@ def class_target(
 
 
 def tag_target(
-    task: str, examples: Sequence[Example], label_map: Mapping[str, int], role: Role, *, crf: bool = True
+    task: str,
+    examples: Sequence[Example],
+    label_map: Mapping[str, int],
+    role: Role,
+    *,
+    crf: bool = True,
+    roles: Roles | None = None,
 ) -> Target:
     """Return the target of a tagger, whose labels are the span types of the map's tags.
 
@@ -143,6 +150,7 @@ def tag_target(
         label_map: tag -> id.
         role: role of the task in `Parse`.
         crf: the head has a CRF.
+        roles: `ignore` leaves the roles and groups of spans out. None: `learn`, where the data has some.
 
     Raises:
         DataError: the data has no field of spans, or a tag that the map lacks.
@@ -153,15 +161,21 @@ def tag_target(
         prefixed = _PREFIXED.fullmatch(tag)
         if prefixed is not None and prefixed[1] not in types:
             types.append(prefixed[1])
-    for example in examples:
+    learned = SequenceLabelTarget.learn(task, field, examples, role=role, roles=roles != "ignore")
+    learns_roles = bool(learned.info.decode.span_types)
+    for example in fold_roles(examples, field, learnt=learns_roles):
         for span in spans_of(example, field, task):
             if span.label not in types:
-                raise DataError(
-                    f"{example.source}: tag 'B-{span.label}' is not in the label map, which holds {len(label_map)} tags. Add it, or mend the row."
+                remedy = (
+                    "Add it, or declare the head with roles='ignore'" if learns_roles else "Add it, or mend the row"
                 )
-    learned = SequenceLabelTarget.learn(task, field, examples, role=role)
+                raise DataError(
+                    f"{example.source}: tag 'B-{span.label}' is not in the label map, which holds {len(label_map)} tags. {remedy}."
+                )
     punctuation = learned.info.decode.value_punctuation
-    return SequenceLabelTarget(task, field, types, role=role, crf=crf, value_punctuation=punctuation)
+    return SequenceLabelTarget(
+        task, field, types, role=role, crf=crf, value_punctuation=punctuation, roles=learns_roles
+    )
 
 
 def span_field(task: str, examples: Iterable[Example]) -> str:
@@ -185,13 +199,21 @@ def span_field(task: str, examples: Iterable[Example]) -> str:
     return next(iter(fields))
 
 
-def tags_of(examples: Iterable[Example]) -> dict[str, int]:
-    """Return a label map of the span types in the data: O, then B- and I- of each type."""
-    types: set[str] = set()
+def tags_of(examples: Sequence[Example], roles: Roles | None = None) -> dict[str, int]:
+    """Return a label map of the span types in the data: O, then B- and I- of each type.
+
+    Args:
+        examples: training examples.
+        roles: `ignore` leaves the roles and groups of spans out. None: types have them, where the data has some.
+    """
+    fields: dict[str, None] = {}
     for example in examples:
-        for value in example.fields.values():
-            if is_spans(value):
-                types.update(map(attrgetter("label"), select_spans(value)))
+        fields.update(dict.fromkeys(filter(lambda name: is_spans(example.fields[name]), example.fields)))
+    types: set[str] = set()
+    for field in fields:
+        learnt = roles != "ignore" and has_roles(examples, field)
+        for example in fold_roles(examples, field, learnt=learnt):
+            types.update(map(attrgetter("label"), spans_in(example.fields.get(field, ()))))
     tags = ["O"]
     for name in sorted(types):
         tags += [f"B-{name}", f"I-{name}"]

@@ -250,7 +250,7 @@ class JointReader(TextReader):
         self._check_kind(task, kind)
         if not task_kind(kind).learns_tags:
             return class_target(task, kind, self.examples, self.intent_map, classes, role)
-        tags = self.label_map or tags_of(self.examples)
+        tags = self.label_map or tags_of(self.examples, options.get("roles"))
         check_classes(task, classes, len(tags), f"{self.path} holds {len(tags)} tags")
         return tag_target(task, self.examples, tags, role, **options)
 

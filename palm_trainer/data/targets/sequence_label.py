@@ -4,14 +4,16 @@ A piece takes its tag from the span that it overlaps: the first piece `B-`, the 
 when they lie inside it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from palm_serve.bundle.manifest import Decode, Role, TaskInfo
+from palm_serve.bundle.span_types import parse_span_label
 from palm_serve.decoding.sequence_label import OUTSIDE, is_punctuation, tagged_range
 from palm_serve.types import Encoding
 from palm_trainer.data.example import Example, LabelledSpan, spans_in
 from palm_trainer.data.inputs import Inputs, Texts
+from palm_trainer.data.roles import fold_spans, has_roles
 from palm_trainer.data.targets.base import collate_rows
 from palm_trainer.errors import DataError
 from palm_trainer.tensors import IGNORE
@@ -21,7 +23,17 @@ if TYPE_CHECKING:  # commands that only read data need no torch, which takes sec
 
 
 class SequenceLabelTarget:
-    """Tag indices over tokens. Every span type has both a `B-` and an `I-` tag, since any value may be several tokens."""
+    """Tag indices over tokens. Every span type has both a `B-` and an `I-` tag, since any value may be several tokens.
+
+    Args:
+        task: task name.
+        field: field of the examples that holds the spans.
+        types: names of the spans, with `roles` their labels (`span_label`).
+        role: role of the task in `Parse`.
+        crf: use a CRF over the tags.
+        value_punctuation: punctuation inside the values of the training data. None: any.
+        roles: learn the roles and groups of spans.
+    """
 
     inputs: Inputs = Texts()
 
@@ -34,24 +46,36 @@ class SequenceLabelTarget:
         role: Role = "",
         crf: bool = True,
         value_punctuation: str | None = None,
+        roles: bool = False,
     ) -> None:
         self.field = field
+        self._roles = roles
         tags = [OUTSIDE]
         for name in types:
             tags += [f"B-{name}", f"I-{name}"]
-        arrays = {role: f"{task}.{role}" for role in ("start", "transitions", "end")} if crf else {}
+        arrays = {array: f"{task}.{array}" for array in ("start", "transitions", "end")} if crf else {}
+        span_types = {label: parse_span_label(label) for label in types} if roles else {}
         self.info = TaskInfo(
             kind="sequence_label",
             role=role,
             outputs=(f"{task}.logits",),
             labels=tuple(tags),
-            decode=Decode(scheme="BIO", crf=crf, arrays=arrays, value_punctuation=value_punctuation),
+            decode=Decode(
+                scheme="BIO", crf=crf, arrays=arrays, value_punctuation=value_punctuation, span_types=span_types
+            ),
         )
         self._index = {tag: i for i, tag in enumerate(tags)}
 
     @classmethod
     def learn(
-        cls, task: str, field: str, examples: Iterable[Example], *, role: Role = "", crf: bool = True
+        cls,
+        task: str,
+        field: str,
+        examples: Sequence[Example],
+        *,
+        role: Role = "",
+        crf: bool = True,
+        roles: bool = True,
     ) -> "SequenceLabelTarget":
         """Build the target with the span types, and the punctuation inside values, of the training examples.
 
@@ -61,14 +85,16 @@ class SequenceLabelTarget:
             examples: training examples.
             role: role of the task in `Parse`.
             crf: use a CRF over the tags.
+            roles: learn the roles and groups of spans, where there are any.
 
         Raises:
             DataError: a field holds classes, or there is no span.
         """
+        roles = roles and has_roles(examples, field)
         types: set[str] = set()
         punctuation: set[str] = set()
         for example in examples:
-            for span in spans_of(example, field, task):
+            for span in fold_spans(spans_of(example, field, task), learnt=roles):
                 types.add(span.label)
                 value = example.text[span.start : span.end]
                 punctuation.update(filter(is_punctuation, value))
@@ -76,7 +102,8 @@ class SequenceLabelTarget:
             raise DataError(
                 f"task '{task}': the training data holds no span in the field '{field}'. Check the field's name and the file."
             )
-        return cls(task, field, sorted(types), role=role, crf=crf, value_punctuation="".join(sorted(punctuation)))
+        values = "".join(sorted(punctuation))
+        return cls(task, field, sorted(types), role=role, crf=crf, value_punctuation=values, roles=roles)
 
     def encode(self, example: Example, encoding: Encoding) -> list[int]:
         """Return a tag for each token of the text, IGNORE elsewhere. All are IGNORE when the example is unlabelled."""
@@ -86,7 +113,7 @@ class SequenceLabelTarget:
         first, after = tagged_range(encoding)
         tags[first:after] = [self._index[OUTSIDE]] * (after - first)
         position = first
-        for span in spans_of(example, self.field):
+        for span in fold_spans(spans_of(example, self.field), learnt=self._roles):
             prefix = "B-"
             while position < after and encoding.offsets[position][1] <= span.start:
                 position += 1

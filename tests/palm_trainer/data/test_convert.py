@@ -277,3 +277,45 @@ def test_convert_leaves_nothing_when_the_disk_is_full(tmp_path, joint, name):
     assert (done.returncode, list(folder.iterdir())) == (2, [])
     assert done.stderr.startswith(f"error: {folder / name.partition('#')[0]}: ")
     assert "File too large" in done.stderr
+
+
+ROLES = [
+    {"start": 5, "end": 7, "label": "city", "role": "from", "group": "1"},
+    {"start": 11, "end": 13, "label": "city", "role": "to"},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "target_format", "lost"),
+    [
+        ("b.yml", "rasa", 0),
+        ("b.parquet", None, 0),
+        ("b.jsonl", None, 0),
+        ("b.conll", None, 4),
+        ("b", "joint", 4),
+        ("b.tsv", "palm", 4),
+    ],
+)
+def test_convert_keeps_roles_or_counts_those_lost(tmp_path, name, target_format, lost):
+    """From Rasa YAML and from old Rasa Markdown to every format that holds spans."""
+    first, second = (
+        json.dumps({"entity": span["label"], **{k: span[k] for k in ("role", "group") if k in span}}) for span in ROLES
+    )
+    text = f"from [c1]{first} to [c2]{second}"
+    (tmp_path / "nlu.yml").write_text(
+        f'version: "3.1"\nnlu:\n- intent: go\n  examples: |\n    - {text}\n    - now {text}\n'
+    )
+    (tmp_path / "nlu.md").write_text(f"## intent:go\n- {text}\n- now {text}\n")
+    for source in ("nlu.yml", "nlu.md"):
+        target = tmp_path / source.replace(".", "_") / name
+        result = convert(tmp_path / source, target, target_format=target_format)
+        losses = {
+            loss.kind: loss.count for loss in result.losses if "intent" not in loss.kind and "slots" not in loss.kind
+        }
+        assert losses == ({ROLES_LOST: lost} if lost else {})
+        copies = read(result.target_format, target, result.options)
+        if not lost:
+            assert [(s.label, s.role, s.group) for s in copies[0].fields["slots"]] == [
+                ("city", "from", "1"),
+                ("city", "to", ""),
+            ]

@@ -323,3 +323,10 @@ def test_rasa_directory_tells_dialogues_and_other_files(file, parse, tmp_path):
         "entry of 'stories' (passed over)": 1,
         NO_NLU: 2,
     }
+
+
+def test_rasa_null_and_numbers_of_roles_are_read_as_text(file, parse):
+    entity = '{"entity": "city", "role": null, "group": 1}'
+    path = file("nlu.yml", f"nlu:\n- intent: a\n  examples: |\n    - [oslo]{entity}\n")
+    [example], _ = parse("rasa", path)
+    assert example.fields["slots"] == (LabelledSpan(0, 4, "city", "", "1"),)
