@@ -18,9 +18,11 @@ from palm_trainer.cli.train import app, command
 from palm_trainer.config.loader import load_config
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.text_files import Defects, FormatOptions
+from palm_trainer.errors import ConfigError
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import load_trained
 from palm_trainer.runs.evaluate_run import evaluate_run
+from palm_trainer.runs.job_from_config import job_from_config
 from palm_trainer.runs.run import train
 
 TABLES = """
@@ -129,6 +131,20 @@ def test_plan_shows_roles(learnt: Path, capsys: pytest.CaptureFixture[str]) -> N
     printed = capsys.readouterr().out
     assert "2: city (role from) 10, city (role to) 10" in printed
     assert "not learnt" not in printed
+
+
+def test_init_tells_roles(learnt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(app, ["init", str(learnt / "r.jsonl")]) == 0
+    assert "task slots: sequence_label, 20 spans with a role or group, which it learns" in capsys.readouterr().err
+
+
+def test_teachers_teach_roles_and_those_without_are_refused(learnt: Path, kind) -> None:
+    kind.rows("r.jsonl", trip_rows())
+    teacher = f'[train.distillation]\nteachers = ["{learnt}/run"]\n'
+    kind.train(TABLES + teacher, epochs=1)
+    assert load_trained(kind.run).tasks["slots"].labels == load_trained(learnt / "run").tasks["slots"].labels
+    with pytest.raises(ConfigError, match=r"its task 'slots' does not know the label 'B-city'"):
+        job_from_config(kind.config(TABLES + 'roles = "ignore"\n' + teacher))
 
 
 def test_plan_and_run_tell_ignored_roles(kind, capsys: pytest.CaptureFixture[str]) -> None:

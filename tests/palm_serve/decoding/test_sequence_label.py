@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from palm_serve.bundle.manifest import Calibration, Decode, TaskInfo
-from palm_serve.decoding import DecoderTable, Item, make_decoder
+from palm_serve.bundle.span_types import parse_span_label, span_label
+from palm_serve.decoding import DecoderTable, Item, label_names, make_decoder
+from palm_serve.decoding.crf import Potentials, Viterbi
 from palm_serve.decoding.sequence_label import SequenceLabelDecoder, is_punctuation, trim
 from palm_serve.errors import BundleError
 from palm_serve.tokenization import TextTokenizer
@@ -238,3 +240,42 @@ def test_a_missing_array_is_named():
 def test_an_unknown_kind_is_named():
     with pytest.raises(BundleError, match="task 'm' is of kind 'masked_lm', which this version cannot decode"):
         DecoderTable.of({"m": TaskInfo(kind="masked_lm", outputs=())}, {})
+
+
+ROLE_LABELS = ("city", "city (role from)", "city (role to)", "city (role to, group 1)")
+ROLE_TAGS = ("O", *(f"{prefix}-{label}" for label in ROLE_LABELS for prefix in "BI"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1.0, 10.0, 100.0]), st.booleans())
+def test_spans_with_roles_keep_one_type_whatever_the_logits(seed, scale, crf):
+    """The BIO rules tell types apart by name, role and group: no span changes its role on the way."""
+    generator = np.random.default_rng(seed)
+    size = len(ROLE_TAGS)
+    arrays = {name: name for name in ("start", "transitions", "end")} if crf else {}
+    types = {label: parse_span_label(label) for label in ROLE_LABELS}
+    rules = Decode(scheme="BIO", crf=crf, arrays=arrays, span_types=types)
+    info = TaskInfo(kind="sequence_label", outputs=("slots.logits",), labels=ROLE_TAGS, decode=rules)
+    learned = generator.normal(0, 3, (size + 2, size)).astype(np.float32)
+    scores = {"transitions": learned[2:], "start": learned[0], "end": learned[1]}
+    logits = (generator.normal(0, 1, (1, 8, size)) * scale).astype(np.float32)
+    text = "a bb c dd e f"
+    answerer = SequenceLabelDecoder(info, scores)
+    [answer] = answerer({"slots.logits": logits}, [Item(text, encode_words(text))])
+    potentials = Potentials.constrained(ROLE_TAGS, Potentials(learned[0], learned[2:], learned[1]) if crf else None)
+    [path] = Viterbi(potentials)(logits[:, 1:-1], np.array([6]))
+    tags = [ROLE_TAGS[i] for i in path]
+    assert [tag[2:] for tag in tags if tag.startswith("B-")] == [
+        span_label(span.name, span.role, span.group) for span in answer.spans
+    ]
+    for before, tag in itertools.pairwise(["O", *tags]):
+        assert not tag.startswith("I-") or before[2:] == tag[2:]
+    assert answer.has_roles
+    assert all(span.name == "city" for span in answer.spans)
+    assert label_names(info) == ("city",)
+
+
+def test_tasks_without_roles_answer_none():
+    [answer] = decoder()({"slots.logits": peaked([BX])}, [Item("boston", encode_words("boston"))])
+    assert not answer.has_roles
+    assert [(span.role, span.group) for span in answer.spans] == [("", "")]
