@@ -84,7 +84,9 @@ def keep_to_roles_of_checkpoint(config: Config, run: Path) -> Config:
     """
     if not has_checkpoint(run, "last"):
         return config
-    saved = read_description(checkpoint_directory(run, "last"))
+    directory = checkpoint_directory(run, "last")
+    with reading(f"checkpoint {directory} is damaged", "Use another run, or train again with --overwrite."):
+        saved = read_description(directory)
     tasks = dict(config.tasks)
     for name, task in config.tasks.items():
         has_roles = name in saved.tasks and bool(saved.tasks[name].decode.span_types)
