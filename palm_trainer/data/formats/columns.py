@@ -85,7 +85,7 @@ def find_texts(columns: Sequence[str], source: object) -> dict[str, str]:
         DataError: several columns could be the text or its pair.
     """
     roles: dict[str, str] = {}
-    names = TEXT_COLUMNS
+    names: tuple[str, ...] = TEXT_COLUMNS
     for role in ("text", "text_pair"):
         candidates = [role] if role in columns else list(filter(names.__contains__, columns))
         if len(candidates) > 1:

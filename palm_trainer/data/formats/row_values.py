@@ -73,8 +73,8 @@ def separate_spans(spans: Sequence[LabelledSpan], source: str, defects: Defects)
 
 
 def _span(item: dict[str, Any], length: int, source: str, is_answer: bool) -> LabelledSpan:
-    start = item.get("start")
-    end = item.get("end")
+    start: Any = item.get("start")
+    end: Any = item.get("end")
     label = item.get("label", "")
     role = item.get("role", "")
     group = item.get("group", "")

@@ -92,7 +92,7 @@ def row_example(
     for name, kind in layout.unread.items():
         if row.get(name) not in (None, "", [], {}):
             defects.add(kind, source)
-    cells = {}
+    cells: dict[str, Any] = {}
     for name in layout.columns:
         value = row.get(name)
         names = layout.class_names.get(name)
