@@ -4,12 +4,9 @@ import asyncio
 import logging
 import os
 import signal
-import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -23,6 +20,7 @@ from palm_serve.registry import CANARY, SHADOW, STABLE, AnswerCache, LoadedModel
 from palm_serve.rpc.access.tokens import Scope, Tokens
 from palm_serve.rpc.grpc_server import make_health_server, make_server
 from palm_serve.rpc.lifecycle import Lifecycle, State
+from palm_serve.rpc.process_end import END_S, EXIT_HUNG, EXIT_REFUSED, end_process, end_process_after
 from palm_serve.rpc.transport.connection_limits import ConnectionLimits, warn_of_few_descriptors
 from palm_serve.rpc.transport.descriptors import raise_limit
 from palm_serve.rpc.transport.listening import Listener, listen
@@ -43,12 +41,6 @@ _MAX_QUIET_WAIT_S = 1.0
 """Limit of the time spent waiting for `_QUIET_S`."""
 _LATE_S = 1.5
 """Time after `stop_timeout` for an orderly end."""
-END_S = 10.0
-"""Time after an error for an orderly end."""
-EXIT_REFUSED = 2
-"""Exit code for what the user can mend: an option, a bundle, a port."""
-EXIT_HUNG = 3
-"""Exit code after a run or a load that cannot be stopped. A supervisor restarts the process."""
 _GOAWAY_S = 0.05
 """Time for connections to be told that they take no more calls."""
 _FLUSH_S = 0.5
@@ -313,23 +305,6 @@ async def serve(options: ServeOptions, print_line: Callable[[str], None]) -> Non
     finally:
         stopped.cancel()
         hung.cancel()
-
-
-def end_process(code: int) -> None:
-    """End the process now, whatever its threads do."""
-    if code == EXIT_HUNG:
-        log.critical("the process ends with exit code %d: its work cannot be stopped", code)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # closed
-            stream.flush()
-    os._exit(code)
-
-
-def end_process_after(seconds: float, code: int) -> None:
-    """End the process after `seconds`, whatever its threads do, unless it has ended by itself."""
-    timer = threading.Timer(seconds, end_process, (code,))
-    timer.daemon = True
-    timer.start()
 
 
 def make_registry(

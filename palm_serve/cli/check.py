@@ -33,7 +33,8 @@ def check(
     """
     start_log(LogLevel.WARNING)
     with report_errors():
-        from palm_serve.server import END_S, EXIT_REFUSED, end_process_after, make_registry
+        from palm_serve.rpc.process_end import END_S, EXIT_REFUSED, end_process_after
+        from palm_serve.server import make_registry
 
         async def load() -> None:
             options = ServeOptions(

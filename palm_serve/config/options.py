@@ -8,19 +8,15 @@ import re
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from palm_serve.addresses import UNIX, UNIX_ABSTRACT, is_unix
+from palm_serve.config.connection_options import ConnectionOptions
+from palm_serve.config.option_group import OptionGroup
 from palm_serve.config.values import MIB, Limits, LogFormat, LogLevel, Precision, Provider, TlsFiles, read_shares
 
 
-class _Group(BaseModel):
-    """A group of options. The docstring is their heading in the help text."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelOptions(_Group):
+class ModelOptions(OptionGroup):
     """Models"""
 
     bundles: tuple[Path, ...] = Field(default=(), description="Bundle directories. The first one is the default model.")
@@ -73,7 +69,7 @@ class ModelOptions(_Group):
         return canary.get(name, canary[""]), shadow.get(name, shadow[""])
 
 
-class ListenOptions(_Group):
+class ListenOptions(OptionGroup):
     """Listening"""
 
     host: str = Field(
@@ -127,7 +123,7 @@ class ListenOptions(_Group):
         return "127.0.0.1" if is_unix(self.host) else self.host
 
 
-class EngineOptions(_Group):
+class EngineOptions(OptionGroup):
     """Engine"""
 
     provider: Provider = Field(
@@ -159,7 +155,7 @@ class EngineOptions(_Group):
     )
 
 
-class AnswerOptions(_Group):
+class AnswerOptions(OptionGroup):
     """Answers"""
 
     keep_answers: int = Field(
@@ -170,7 +166,7 @@ class AnswerOptions(_Group):
     )
 
 
-class TlsOptions(_Group):
+class TlsOptions(OptionGroup):
     """TLS"""
 
     tls_cert: Path | None = Field(
@@ -195,7 +191,7 @@ class TlsOptions(_Group):
         return self
 
 
-class TokenOptions(_Group):
+class TokenOptions(OptionGroup):
     """Tokens"""
 
     tokens: Path | None = Field(
@@ -217,7 +213,7 @@ class TokenOptions(_Group):
         return self
 
 
-class LimitOptions(_Group):
+class LimitOptions(OptionGroup):
     """Limits"""
 
     max_queue: int = Field(default=2048, ge=1, description="Limit of requests waiting in the queue of each model.")
@@ -243,71 +239,7 @@ class LimitOptions(_Group):
     max_burst: int = Field(default=1024, ge=1, description="Requests that a client may send at once under --max-rate.")
 
 
-class ConnectionOptions(_Group):
-    """Connections"""
-
-    max_connections: int = Field(
-        default=10_000,
-        ge=1,
-        description="Limit of open connections. It is lower where the process may open fewer files (ulimit -n).",
-    )
-    max_connections_per_address: int | None = Field(
-        default=None,
-        ge=0,
-        description="Limit of open connections per client address. Default: a quarter of --max-connections. 0: no limit, "
-        "for a server behind a proxy, which gives all clients its own address.",
-    )
-    max_streams: int = Field(
-        default=2048,
-        ge=1,
-        description="Limit of calls in flight per connection. Further calls wait at the client. Only values above "
-        "--max-calls-per-client let clients see refusals.",
-    )
-    max_metadata_kib: int = Field(
-        default=16, ge=1, le=1024, description="Limit of the size of one call's headers in KiB."
-    )
-    handshake_timeout: float = Field(
-        default=20.0, gt=0, description="Time limit for the TLS and HTTP/2 handshake of a new connection, in seconds."
-    )
-    message_timeout: float = Field(
-        default=20.0,
-        gt=0,
-        description="Time limit for the first message of a call to arrive whole, in seconds.",
-    )
-    keepalive_time: float = Field(
-        default=60.0,
-        gt=0,
-        description="Idle time after which the server sends a keepalive ping to a client, in seconds.",
-    )
-    keepalive_timeout: float = Field(
-        default=20.0, gt=0, description="Time limit for the answer to a keepalive ping, in seconds."
-    )
-    min_ping_interval: float = Field(
-        default=10.0,
-        ge=0,
-        description="Minimum interval between two pings of an idle client, in seconds. An earlier ping is a strike.",
-    )
-    max_ping_strikes: int = Field(
-        default=2, ge=0, description="Number of ping strikes after which a connection is closed. 0: never."
-    )
-    max_connection_age: float = Field(
-        default=3600.0,
-        ge=0,
-        description="Age in seconds at which clients are asked to reconnect, so that new replicas get their share. 0: never.",
-    )
-    max_connection_age_grace: float = Field(
-        default=300.0,
-        ge=0,
-        description="Time limit for the calls and streams of such a connection to finish, in seconds.",
-    )
-    max_connection_idle: float = Field(
-        default=900.0,
-        ge=0,
-        description="Idle time after which a connection without calls is closed, in seconds. 0: never.",
-    )
-
-
-class StopOptions(_Group):
+class StopOptions(OptionGroup):
     """Stopping"""
 
     drain_grace: float = Field(
@@ -320,7 +252,7 @@ class StopOptions(_Group):
     )
 
 
-class LogOptions(_Group):
+class LogOptions(OptionGroup):
     """Log"""
 
     log_level: LogLevel = Field(
@@ -341,7 +273,7 @@ class LogOptions(_Group):
     )
 
 
-class TraceOptions(_Group):
+class TraceOptions(OptionGroup):
     """Traces"""
 
     otel_endpoint: str | None = Field(
@@ -358,7 +290,7 @@ class TraceOptions(_Group):
         return value
 
 
-GROUPS: tuple[type[_Group], ...] = (
+GROUPS: tuple[type[OptionGroup], ...] = (
     ModelOptions,
     ListenOptions,
     EngineOptions,
