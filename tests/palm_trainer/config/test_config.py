@@ -193,7 +193,7 @@ def test_every_fault_is_told_at_once(write):
         (
             'format = "tsv"',
             'format = "tsv"\njoiner = ""',
-            "data.mood.joiner is only for format 'joint' or 'conll' or 'palm' or 'parquet' or 'datasets', got 'tsv'.",
+            "data.mood.joiner is only for format 'joint' or 'conll' or 'palm' or 'jsonl' or 'json' or 'parquet' or 'datasets', got 'tsv'.",
         ),
         ('format = "tsv"', "", "data.mood.format is missing. Add `format = ...` to [data.mood]: one of joint, conll,"),
         ('format = "tsv"', "format = 3", "text, parquet, datasets, got 3."),
