@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # `--data-only` needs no torch, which takes seconds to load
 def show_plan(config: Config, *, data_only: bool = False) -> None:
     """Print the plan of a run without training. `data_only`: read the files, but tokenize nothing."""
     if data_only:
-        read = read_splits(Splits(config.data))
+        read = read_splits(Splits(config.data, seed=config.train.seed))
         config = resolve_fields(config, {name: splits["train"].examples for name, splits in read.items()})
         show(_row_table(read))
         show(_task_table(config, read))

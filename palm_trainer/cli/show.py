@@ -11,6 +11,7 @@ from rich.table import Table
 from palm_serve.program import OutputLost
 from palm_trainer.cli.console import show
 from palm_trainer.config.loader import Config
+from palm_trainer.config.mappings import absent
 from palm_trainer.evaluation.evaluate import Metrics, flatten, is_perplexity
 from palm_trainer.runs.data_checks import DataFault, find_job_faults
 from palm_trainer.runs.directory import REPORT
@@ -61,11 +62,12 @@ class _TrainingDisplay:
                 announce(event.job, event.first_step)
                 if self._with_faults:
                     show_faults(find_job_faults(event.job))
+                    _show_missing_dev(event.job)
                 self._progress.start()
             case Step():
                 self._shown.step(event)
             case Evaluated():
-                self._shown.line(f"epoch {event.epoch:g}  dev {_inline(event.metrics)}{'  best' if event.best else ''}")
+                self._shown.line(_evaluation_line(event))
             case Averaged():
                 outcome = "better: best/" if event.best else "no better than the best of them"
                 steps = ", ".join(map(str, event.steps))
@@ -136,6 +138,29 @@ def show_faults(faults: Iterable[DataFault]) -> None:
             print(f"warning: {fault}", file=sys.stderr)
         else:
             show(f"  {fault}")
+
+
+def _show_missing_dev(job: Job) -> None:
+    """Tell which tasks have no dev data, and what is not done for them."""
+    dev = job.evaluation.data("dev")
+    scored: set[str] = set(dev.masked)
+    for evaluation_set in dev.sets:
+        scored.update(evaluation_set.fields)
+    missing = absent(job.evaluation.kinds, scored)
+    if not missing:
+        return
+    effect = "the last checkpoint counts as the best" if not scored else "they do not choose the best checkpoint"
+    show(
+        f"no dev data of {', '.join(missing)}: {effect}, no confidence is calibrated and no threshold is chosen. "
+        "Add `dev`, or `dev_share = 0.1` to set a part of train apart, to [data.NAME]."
+    )
+
+
+def _evaluation_line(event: Evaluated) -> str:
+    best = "  best" if event.best else ""
+    if not event.metrics:
+        return f"epoch {event.epoch:g}  no dev data to evaluate on"
+    return f"epoch {event.epoch:g}  dev {_inline(event.metrics)}{best}"
 
 
 class _Rate:

@@ -247,17 +247,37 @@ def convert(
         ),
     ] = None,
     field: Annotated[str | None, typer.Option(help="Only field that the target holds.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Divide SOURCE into files of the directory TARGET, e.g. train=0.8,dev=0.1,test=0.1. Equal texts stay together."
+        ),
+    ] = None,
 ) -> None:
     """Convert data, and report what the target format cannot hold."""
     from palm_trainer.data.convert import convert as convert_file
+    from palm_trainer.data.convert import convert_split
+    from palm_trainer.data.divide import parse_shares
 
-    conversion = convert_file(source, target, source_format=source_format, target_format=target_format, field=field)
-    print(
-        f"{source} ({conversion.source_format}) -> {target} ({conversion.target_format}): {conversion.count} examples"
-    )
-    for title, defects in (("source", conversion.defects), ("not held", conversion.losses)):
-        for defect in defects:
-            print(f"  {title}: {defect.count} x {defect.kind}, first at {defect.first}")
+    if split is None:
+        conversion = convert_file(source, target, source_format=source_format, target_format=target_format, field=field)
+        conversions = {"": conversion}
+    else:
+        conversions = convert_split(
+            source,
+            target,
+            parse_shares(split),
+            source_format=source_format,
+            target_format=target_format,
+            field=field,
+        )
+    for name, conversion in conversions.items():
+        place = f"{target} {name}".rstrip()
+        formats = f"{source} ({conversion.source_format}) -> {place} ({conversion.target_format})"
+        print(f"{formats}: {conversion.count} examples")
+        for title, defects in (("source", conversion.defects), ("not held", conversion.losses)):
+            for defect in defects:
+                print(f"  {title}: {defect.count} x {defect.kind}, first at {defect.first}", file=sys.stderr)
 
 
 @app.command(epilog="Example: palm-train schema --output palm-train.schema.json")

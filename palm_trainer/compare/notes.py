@@ -29,7 +29,7 @@ def write_notes(plan: ComparisonPlan, seeds: Sequence[int], comparisons: Sequenc
     config = plan.joint.config
     tasks_without_dev = []
     for task in plan.kinds:
-        if not any(config.data[name].dev for name in config.tasks[task].data):
+        if not any(config.data[name].paths("dev") for name in config.tasks[task].data):
             tasks_without_dev.append(task)
     if tasks_without_dev:
         notes.append(

@@ -84,6 +84,16 @@ class ComparisonPlan:
         return self.variants[0]
 
 
+def _check_splits(config: Config) -> None:
+    """Raise ConfigError if the seed of a training decides which rows it trains on."""
+    for name, data in config.data.items():
+        if data.dev_share:
+            raise ConfigError(
+                f"data.{name}.dev_share sets other rows apart with each seed, but a comparison needs the same rows for "
+                "all seeds. Write them to files first: palm-train convert FILE FOLDER --split train=0.9,dev=0.1"
+            )
+
+
 def plan_comparison(config: Config) -> ComparisonPlan:
     """Plan a comparison.
 
@@ -96,6 +106,7 @@ def plan_comparison(config: Config) -> ComparisonPlan:
         PalmError: what `job_from_config` raises.
     """
     _check_tasks(config)
+    _check_splits(config)
     checkpoints = config.train.checkpoints.model_copy(update={"patience": None, "best_per_task": False})
     joint_config = _with_train_settings(config, checkpoints=checkpoints)
     job = job_from_config(joint_config)

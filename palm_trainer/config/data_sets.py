@@ -19,6 +19,9 @@ class DataConfig(ConfigSection):
     """Training data: a path or a list of paths, relative to the configuration file."""
     dev: DataPaths = ()
     """Data that chooses the best checkpoint, temperatures and thresholds."""
+    dev_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the different texts of `train` that is set apart as `dev`, drawn with `train.seed`. Equal texts stay
+    together and each label keeps its share. 0: none."""
     test: DataPaths = ()
     """Data that the finished model is measured on."""
     out_of_domain: DataPaths = ()
@@ -39,9 +42,13 @@ class DataConfig(ConfigSection):
     def paths(self, split: str) -> tuple[Path, ...]:
         """Return the files of a split, empty where the data set has no such split.
 
+        With `dev_share` the files of `dev` are those of `train`.
+
         Args:
             split: `train`, `dev`, `test`, `out_of_domain`, `out_of_scope` or `out_of_scope_test`.
         """
+        if split == "dev" and self.dev_share:
+            split = "train"
         files: tuple[Path, ...] = getattr(self, split)
         return files
 

@@ -45,6 +45,7 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
         yield from _task_faults(f"tasks.{name}", table, data)
         yield from _window_faults(f"tasks.{name}", table, encoder)
     yield from _task_set_faults(dict(_tables(tasks)), data)
+    yield from _split_faults(data)
     yield from _substitution_faults(data, dict(_tables(tasks)))
     yield from _scope_faults(data, dict(_tables(tasks)))
     yield from _freeze_faults(train, encoder)
@@ -220,6 +221,16 @@ def _substitution_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[st
             )
 
 
+def _split_faults(data: Table) -> Iterator[str]:
+    for name, table in _tables(data):
+        if table.get("dev") and table.get("dev_share"):
+            yield f"data.{name} must have dev or dev_share, got both. Remove one of them."
+
+
+def _has_dev(table: Table) -> bool:
+    return bool(table.get("dev") or table.get("dev_share"))
+
+
 def _scope_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
     judged = []
     for task in tasks.values():
@@ -231,7 +242,7 @@ def _scope_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
             path = f"data.{name}.{key}"
             if table.get(key) and not reading:
                 yield f"{path} needs a classify task that reads '{name}', got none. Remove it, or add such a task."
-            elif table.get(key) and not table.get(split):
+            elif table.get(key) and not table.get(split) and not (split == "dev" and _has_dev(table)):
                 yield f"{path} needs in-scope text of {split} to compare with, got none. Add `{split}` to [data.{name}]."
         has_threshold = any("false_rejection" in task or "out_of_scope_score" in task for task in reading)
         if table.get("out_of_scope_test") and reading and not has_threshold and not table.get("out_of_scope"):
@@ -242,8 +253,8 @@ def _scope_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
 
 
 def _averaging_faults(train: Table, data: Table) -> Iterator[str]:
-    if "average_best" in _part(train, "checkpoints") and not any(table.get("dev") for _, table in _tables(data)):
-        yield "train.checkpoints.average_best requires a dev split. Add `dev` to a data set, or remove it."
+    if "average_best" in _part(train, "checkpoints") and not any(_has_dev(table) for _, table in _tables(data)):
+        yield "train.checkpoints.average_best requires a dev split. Add `dev` or `dev_share` to a data set, or remove it."
 
 
 def _regularization_faults(train: Table, encoder: Table, tasks: Mapping[str, Table]) -> Iterator[str]:

@@ -1,11 +1,13 @@
 """Conversion of data files between formats, with a report of what the target format cannot hold."""
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from palm_trainer.config.atomic_files import NEW_SUFFIX, replace_file
+from palm_trainer.data.divide import divide
 from palm_trainer.data.example import Example, FieldValue, LabelledSpan, spans_in
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.detect import detect_format
@@ -28,6 +30,23 @@ _SUFFIXES = {
     ".parquet": "parquet",
     "": "joint",
 }
+
+
+_SUFFIXES_BY_FORMAT = {
+    "jsonl": ".jsonl",
+    "parquet": ".parquet",
+    "joint": "",
+    "conll": ".conll",
+    "palm": ".tsv",
+    "tsv": ".tsv",
+    "csv": ".csv",
+    "json": ".json",
+    "squad": ".json",
+    "rasa": ".yml",
+    "text": ".txt",
+}
+"""Suffix of a file that holds one split. A file of `clinc` holds several."""
+_SPLIT_SEED = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +94,84 @@ def convert(
         DataError: the source cannot be read, the target exists, or its format cannot hold such
             data.
     """
-    if target.with_name(target.name.partition("#")[0]).exists():
-        raise DataError(f"{target}: exists; remove it or choose another target")
+    _check_absent(target)
+    content = _read(source, source_format, options)
+    selected = _select_field(source, content.examples, field)
+    target_format = _check_writable(target, target_format or _format_of(target, selected))
+    target_options = _target_options(content.options, target_format, selected)
+    losses = _write(target, target_format, target_options, content.examples, selected, field)
+    return ConversionReport(content.format, target_format, len(selected), list(content.defects), losses, target_options)
+
+
+def convert_split(
+    source: Path,
+    folder: Path,
+    shares: Mapping[str, float],
+    *,
+    source_format: str | None = None,
+    target_format: str | None = None,
+    options: FormatOptions | None = None,
+    field: str | None = None,
+) -> dict[str, ConversionReport]:
+    """Convert a file or directory to a directory with one file for each split.
+
+    Args:
+        source: a file or directory of any format.
+        folder: directory to write. It must not exist.
+        shares: share of the different texts by split, see `divide`.
+        source_format: None detects format and options.
+        target_format: a key of `WRITERS` whose files hold one split. None: jsonl.
+        options: how to read the source, if they are not detected.
+        field: the only field to write. It is renamed to `label`.
+
+    Returns:
+        Reports by split. The defects of the source are in the first.
+
+    Raises:
+        DataError: as `convert`, or a split gets no row.
+    """
+    _check_absent(folder)
+    target_format = _check_writable(folder, target_format or "jsonl")
+    if target_format not in _SUFFIXES_BY_FORMAT:
+        allowed = ", ".join(_SUFFIXES_BY_FORMAT)
+        raise DataError(f"{folder}: --to must be one of {allowed} with --split, got '{target_format}'. Choose one.")
+    content = _read(source, source_format, options)
+    target_options = _target_options(content.options, target_format, _select_field(source, content.examples, field))
+    reports = {}
+    with _removed_on_failure(folder):
+        for split, examples in divide(content.examples, shares, _SPLIT_SEED).items():
+            selected = _rename_field(examples, field)
+            target = folder / f"{split}{_SUFFIXES_BY_FORMAT[target_format]}"
+            losses = _write(target, target_format, target_options, examples, selected, field)
+            defects = [] if reports else list(content.defects)
+            reports[split] = ConversionReport(
+                content.format, target_format, len(examples), defects, losses, target_options
+            )
+    return reports
+
+
+@contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    """Remove a new directory if what writes into it fails."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@dataclass(frozen=True)
+class _Content:
+    """Examples of a source, and how they were read."""
+
+    format: str
+    options: FormatOptions
+    examples: list[Example]
+    defects: Defects
+
+
+def _read(source: Path, source_format: str | None, options: FormatOptions | None) -> _Content:
+    """Read a source. None for its format detects it."""
     if source_format is None:
         detection = detect_format(source)
         source_format = detection.format
@@ -88,17 +183,40 @@ def convert(
     examples = list(FORMATS[source_format](source, options, defects))
     if not examples:
         raise DataError(f"{source}: no example in it; nothing to convert")
-    selected = _select_field(source, examples, field)
-    target_format = target_format or _format_of(target, selected)
+    return _Content(source_format, options, examples, defects)
+
+
+def _check_absent(target: Path) -> None:
+    if target.with_name(target.name.partition("#")[0]).exists():
+        raise DataError(f"{target}: exists; remove it or choose another target")
+
+
+def _check_writable(target: Path, target_format: str) -> str:
+    """Return the format of a target. Raises DataError if it cannot be written."""
     if target_format not in WRITERS:
         raise DataError(f"{target}: format '{target_format}' cannot be written; choose one of {', '.join(WRITERS)}")
-    joins_classes = target_format not in HOLD_LISTS and _has_several_classes(selected)
+    return target_format
+
+
+def _target_options(options: FormatOptions, target_format: str, examples: Sequence[Example]) -> FormatOptions:
+    """Return the options with which a target is written and read."""
+    joins_classes = target_format not in HOLD_LISTS and _has_several_classes(examples)
     separator = (options.label_separator or "#") if joins_classes else None
-    target_options = FormatOptions(joiner=options.joiner, label_separator=separator)
+    return FormatOptions(joiner=options.joiner, label_separator=separator)
+
+
+def _write(
+    target: Path,
+    target_format: str,
+    options: FormatOptions,
+    examples: Sequence[Example],
+    selected: Sequence[Example],
+    field: str | None,
+) -> list[Defect]:
+    """Write a target and return what it does not hold of the examples. `selected` are they with the written fields."""
     with _replaced_target(target) as temporary:
-        WRITERS[target_format](selected, temporary, target_options)
-        losses = _losses(examples, _read_back(target_format, temporary, target_options), field)
-    return ConversionReport(source_format, target_format, len(examples), list(defects), losses, target_options)
+        WRITERS[target_format](selected, temporary, options)
+        return _losses(examples, _read_back(target_format, temporary, options), field)
 
 
 @contextmanager
@@ -120,18 +238,24 @@ def _replaced_target(target: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror or str(error), str(file)) from error
 
 
-def _select_field(source: Path, examples: list[Example], field: str | None) -> list[Example]:
+def _select_field(source: Path, examples: Sequence[Example], field: str | None) -> Sequence[Example]:
+    """Return the examples with one field, renamed to `label`; all fields if `field` is None."""
+    if field and not any(field in example.fields for example in examples):
+        names: dict[str, None] = {}
+        for example in examples:
+            names.update(dict.fromkeys(example.fields))
+        raise DataError(f"{source}: no field '{field}'; known: {', '.join(names) or 'none'}")
+    return _rename_field(examples, field)
+
+
+def _rename_field(examples: Sequence[Example], field: str | None) -> Sequence[Example]:
     """Return the examples with one field, renamed to `label`; all fields if `field` is None."""
     if not field:
         return examples
     selected = []
-    field_names: dict[str, None] = {}
     for example in examples:
-        field_names.update(dict.fromkeys(example.fields))
         fields = {"label": example.fields[field]} if field in example.fields else {}
         selected.append(replace(example, fields=fields))
-    if field not in field_names:
-        raise DataError(f"{source}: no field '{field}'; known: {', '.join(field_names) or 'none'}")
     return selected
 
 

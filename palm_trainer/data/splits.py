@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from palm_trainer.config.loader import DataConfig
+from palm_trainer.data.divide import divide
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.text_files import Defect, Defects, FormatOptions
@@ -30,11 +31,18 @@ class Splits:
     Args:
         data: the data sets of a configuration, by name.
         loaded: splits that are in memory already, by data set and split.
+        seed: of the draw of `dev_share`. None: no data set has it.
     """
 
-    def __init__(self, data: Mapping[str, DataConfig], loaded: Mapping[tuple[str, str], Split] | None = None) -> None:
+    def __init__(
+        self,
+        data: Mapping[str, DataConfig],
+        loaded: Mapping[tuple[str, str], Split] | None = None,
+        seed: int | None = None,
+    ) -> None:
         self._data = data
         self._loaded = dict(loaded or {})
+        self._seed = seed
 
     def data_sets(self, split: str) -> list[str]:
         """Return the data sets that have this split, in the order of the configuration."""
@@ -52,7 +60,8 @@ class Splits:
         """
         key = (data_set, split)
         if key not in self._loaded:
-            self._loaded[key] = read_split(self._data[data_set], split)
+            for name, content in _read_splits(self._data[data_set], split, self._seed).items():
+                self._loaded[data_set, name] = content
         return self._loaded[key]
 
     def examples(self, data_set: str, split: str) -> list[Example]:
@@ -60,16 +69,36 @@ class Splits:
         return self.read(data_set, split).examples
 
 
-def read_split(data: DataConfig, split: str) -> Split:
+def read_split(data: DataConfig, split: str, seed: int | None = None) -> Split:
     """Read all files of a split.
 
     Args:
         data: configuration of the data set.
         split: `train`, `dev`, `test`, `out_of_domain`, `out_of_scope` or `out_of_scope_test`.
+        seed: of the draw of `dev_share`. None: the data set has none.
 
     Raises:
         DataError: the data set has no such split, or a file cannot be used.
     """
+    return _read_splits(data, split, seed)[split]
+
+
+def _read_splits(data: DataConfig, split: str, seed: int | None) -> dict[str, Split]:
+    """Read a split, and with it the one that shares its files."""
+    if not data.dev_share or split not in ("train", "dev"):
+        return {split: _read_files(data, split)}
+    if seed is None:
+        raise ValueError("dev_share needs the seed of the run, got None. Pass `train.seed`.")
+    content = _read_files(data, "train")
+    shares = {"train": 1 - data.dev_share, "dev": data.dev_share}
+    divided = divide(content.examples, shares, seed)
+    row = f"row that dev_share = {data.dev_share:g} sets apart as dev, drawn with seed {seed}"
+    drawn = Defect(row, len(divided["dev"]), divided["dev"][0].source)
+    return {"train": Split(divided["train"], [*content.defects, drawn]), "dev": Split(divided["dev"], [])}
+
+
+def _read_files(data: DataConfig, split: str) -> Split:
+    """Read all files of a split."""
     if not data.paths(split):
         raise DataError(f"the data set has no '{split}' files; add `{split} = ...` to its table in the configuration")
     options = FormatOptions(**data.options())

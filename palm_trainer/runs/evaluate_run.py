@@ -16,6 +16,7 @@ from palm_trainer.model.checkpoint import load_trained, read_json
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.report import Recording, RunFacts, write_report
 from palm_trainer.runs.data_checks import DataFault, find_split_faults
+from palm_trainer.runs.dev_rows import check_dev_rows
 from palm_trainer.runs.directory import EVENTS, METRICS, REPORT, read_events
 from palm_trainer.runs.job import EvaluationPlan, Job
 from palm_trainer.runs.job_from_config import evaluation_plan
@@ -54,6 +55,7 @@ def report_run(run: Path, config: Config, split: str | None = None, output: Path
     trained = load_trained(run)
     predictor = _recording(trained)
     plan = evaluation_plan(config, trained, () if split is None else (split,))
+    check_dev_rows(run, config, plan.splits)
     if split is not None:
         write_metrics(run, {split: _metrics(predictor, trained, plan, split)})
     path = output or run / REPORT
@@ -98,7 +100,9 @@ def evaluate_run(
         on_faults: called with what is wrong with the split, before it is evaluated.
     """
     trained = load_trained(run, checkpoint)
-    splits = Splits(config.data)
+    splits = Splits(config.data, seed=config.train.seed)
+    if split != "test":
+        check_dev_rows(run, config, splits)
     if on_faults is not None:
         on_faults(find_split_faults(config, trained, splits, split))
     return _metrics(Recording(Predictor(trained)), trained, evaluation_plan(config, trained, (split,), splits), split)

@@ -45,7 +45,7 @@ def job_from_config(config: Config, processes: Processes = SINGLE_PROCESS) -> Jo
         DataError: a file that cannot be used.
     """
     torch.manual_seed(config.train.seed)
-    splits = Splits(config.data)
+    splits = Splits(config.data, seed=config.train.seed)
     examples = {name: splits.examples(name, "train") for name in config.data}
     config = resolve_fields(config, examples)
     encoder = _load_encoder(config, list(chain.from_iterable(examples.values())))
@@ -129,7 +129,7 @@ def evaluation_plan(
     Raises:
         DataError: a file that cannot be used, or labels of another kind.
     """
-    splits = splits or Splits(config.data)
+    splits = splits or Splits(config.data, seed=config.train.seed)
     by_split = {}
     for split in split_names:
         by_split[split] = EvaluationData(
@@ -163,7 +163,7 @@ def evaluation_sets(config: Config, split: str, splits: Splits | None = None) ->
     Raises:
         DataError: a file that cannot be used, or labels of another kind.
     """
-    splits = splits or Splits(config.data)
+    splits = splits or Splits(config.data, seed=config.train.seed)
     sets = []
     for name in sorted(splits.data_sets(split), key=lambda name: name != config.reference):
         fields = {}

@@ -22,6 +22,7 @@ from palm_trainer.model.checkpoint import (
     save_trained,
 )
 from palm_trainer.runs import weight_averaging as averaging
+from palm_trainer.runs.dev_rows import record_dev_rows
 from palm_trainer.runs.directory import (
     CONFIG,
     EVENTS,
@@ -75,6 +76,7 @@ def begin(job: Job) -> None:
     job.run.mkdir(parents=True, exist_ok=True)
     forget_run(job.run)
     write_file(job.run / CONFIG, job.config.dump_toml())
+    record_dev_rows(job.run, job.config, job.evaluation.splits)
 
 
 def keep_to_roles_of_checkpoint(config: Config, run: Path) -> Config:

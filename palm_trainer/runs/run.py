@@ -5,6 +5,7 @@ best/ last/    checkpoints (see model/checkpoint.py), with train.checkpoints.bes
 events.jsonl   one object per logged step and evaluation
 metrics.json   last evaluation of each split, of the best checkpoint
 report.html    the page to look at
+dev_rows.json  rows that `dev_share` sets apart, where a data set has it
 """
 
 import time
