@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from palm_trainer.config.mappings import absent
 from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.formats.text_files import Defect, Defects
 
@@ -15,7 +16,7 @@ _NAMED = 6
 
 
 def find_split_defects(splits: Mapping[str, Sequence[Example]], fields: Sequence[str]) -> dict[str, list[Defect]]:
-    """Find skewed classes in `train`, and leaked texts and unseen labels in the other splits.
+    """Find skewed classes and fields without a task in `train`, and leaked texts and unseen labels in the other splits.
 
     Args:
         splits: examples of `train` and of any other split.
@@ -29,6 +30,7 @@ def find_split_defects(splits: Mapping[str, Sequence[Example]], fields: Sequence
     for split, examples in splits.items():
         defects = Defects()
         if split == "train":
+            _note_unlearnt(train, fields, defects)
             _note_skew(train, fields, defects)
         else:
             _note_leaks(train, examples, defects)
@@ -46,6 +48,13 @@ def iterate_labels(example: Example, field: str) -> Iterator[str]:
         return
     for item in value:
         yield item.label if isinstance(item, LabelledSpan) else item
+
+
+def _note_unlearnt(examples: Sequence[Example], fields: Sequence[str], defects: Defects) -> None:
+    """Count the rows with a field that no task learns."""
+    for example in examples:
+        for name in absent(example.fields, fields):
+            defects.add(f"row with the field '{name}', which no task learns", example.source)
 
 
 def _note_skew(examples: Sequence[Example], fields: Sequence[str], defects: Defects) -> None:

@@ -48,4 +48,16 @@ def test_find_split_defects_reports_skewed_class():
     rows = [example(f"t{i}", i, intent="play" if i else "stop", only="one") for i in range(8)]
     kind = "row whose intent is 'play', 88% of all (a constant answer is as accurate)"
     assert faults({"train": rows}, "intent", "only")["train"] == [(kind, 7, "f:1")]
-    assert faults({"train": [*rows[:4], example("u", 9, intent="stop")]}, "intent")["train"] == []
+    assert faults({"train": [*rows[:4], example("u", 9, intent="stop")]}, "intent", "only")["train"] == []
+
+
+def test_find_split_defects_tells_fields_without_a_task():
+    rows = [
+        example("a", 1, intent="x", domain="d"),
+        example("b", 2, intent="y"),
+        example("c", 3, domain="d", stars="5"),
+    ]
+    assert faults({"train": rows}, "intent")["train"] == [
+        ("row with the field 'domain', which no task learns", 2, "f:1"),
+        ("row with the field 'stars', which no task learns", 1, "f:3"),
+    ]

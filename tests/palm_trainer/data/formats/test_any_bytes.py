@@ -1,5 +1,6 @@
 """Any bytes end in examples or in one message with a place, in every reader."""
 
+import json
 import time
 from contextlib import suppress
 
@@ -19,6 +20,10 @@ SIGNS = (
 PARTS = [*WORDS.split(), *SIGNS.split()]
 TEXTS = st.lists(st.sampled_from([*PARTS, " ", "\n", "\n", "\t", "\x02", "\r\n", "  ", "北", "😀"]), max_size=40)
 CONTENT = st.one_of(st.binary(max_size=60), TEXTS.map(lambda parts: "".join(parts).encode()))
+
+NAMES = "text intent entities start end entity role group value slots label words tokens tags answers answer_start"
+MORE_NAMES = "question id qas context paragraphs is_impossible text_pair data utterances"
+KEYS = st.sampled_from([*NAMES.split(), *MORE_NAMES.split()])
 
 
 def put(folder, name, content):
@@ -47,6 +52,34 @@ def test_any_bytes_end_in_examples_or_one_message(name, content, tmp_path_factor
         return
     for example in examples:
         assert example.text.encode()
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["", "a b", "text", "\ud83d", "O", "B-x"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize("name", ["jsonl", "json", "squad", "rasa"])
+@settings(max_examples=150, deadline=None)
+@given(content=VALUES, rows=st.lists(st.dictionaries(KEYS, VALUES, max_size=5), max_size=3))
+def test_any_values_of_json_end_in_examples_or_one_message(name, content, rows, tmp_path_factory):
+    path = tmp_path_factory.mktemp("any") / "f.json"
+    texts = {"jsonl": "\n".join(map(json.dumps, [content, *rows])), "json": json.dumps(rows or content)}
+    texts["squad"] = json.dumps({"data": [{"paragraphs": [{"context": "a b", "qas": rows or content}]}]})
+    texts["rasa"] = json.dumps({"rasa_nlu_data": {"common_examples": rows or content}})
+    path.write_text(texts[name])
+    for read in (lambda: list(FORMATS[name](path, FormatOptions(), Defects())), lambda: detect_format(path)):
+        try:
+            message = f"{path}: {read()}"
+        except DataError as error:
+            message = str(error)
+        assert str(path.parent) in message
 
 
 @pytest.mark.parametrize("suffix", ["", ".json", ".jsonl", ".csv", ".tsv", ".yml", ".md"])
