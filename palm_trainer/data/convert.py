@@ -137,7 +137,7 @@ def convert_split(
         raise DataError(f"{folder}: --to must be one of {allowed} with --split, got '{target_format}'. Choose one.")
     content = _read(source, source_format, options)
     target_options = _target_options(content.options, target_format, _select_field(source, content.examples, field))
-    reports = {}
+    reports: dict[str, ConversionReport] = {}
     with _removed_on_failure(folder):
         for split, examples in divide(content.examples, shares, _SPLIT_SEED).items():
             selected = _rename_field(examples, field)

@@ -11,6 +11,7 @@ from palm_trainer.config.loader import Config
 from palm_trainer.data.example import Example
 from palm_trainer.data.splits import Splits
 from palm_trainer.errors import DataError
+from palm_trainer.model.checkpoint import read_json
 
 DEV_ROWS = "dev_rows.json"
 
@@ -45,11 +46,12 @@ def check_dev_rows(run: Path, config: Config, splits: Splits) -> None:
     """
     if not (run / DEV_ROWS).exists():
         return
-    records = json.loads((run / DEV_ROWS).read_text(encoding="utf-8"))
+    records = read_json(run / DEV_ROWS)
     for name, data in config.data.items():
-        if data.dev_share and name in records:
+        record = records.get(name) if isinstance(records, dict) else None
+        if data.dev_share and isinstance(record, dict):
             current = _record(data.dev_share, config.train.seed, splits.examples(name, "dev"))
-            if current["texts_sha256"] != records[name].get("texts_sha256"):
+            if current["texts_sha256"] != record.get("texts_sha256"):
                 raise DataError(
                     f"data.{name}: the training files have changed since the run began, so that dev_share sets other "
                     f"rows apart than {run / DEV_ROWS} lists. Restore the files, or name the rows in a file as `dev`."
