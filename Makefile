@@ -64,7 +64,7 @@ $(TOOLS)/.installed: requirements/tools.txt
 	@touch $@
 
 COMPILE := $(TOOLS)/bin/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate \
-	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+	--custom-compile-command "make lock"
 
 lock: $(TOOLS)/.installed  ## write requirements/*.lock: every version with its SHA-256, from the index
 	@echo "setuptools" | $(COMPILE) - -c constraints.txt -o requirements/build.lock
@@ -80,7 +80,7 @@ sbom: $(TOOLS)/.installed  ## write build/*.cdx.json: the components of each loc
 			--output-reproducible --output-format JSON --output-file build/$$name.cdx.json; \
 		echo "build/$$name.cdx.json"; done
 
-audit: $(TOOLS)/.installed  ## compare the lock files with the advisories of pypi.org, which it asks
+audit: $(TOOLS)/.installed  ## compare the lock files with the advisories of PyPI, which it asks
 	@set -e; for name in serve serve-gpu train; do \
 		$(TOOLS)/bin/pip-audit --disable-pip --require-hashes --strict -r requirements/$$name.lock; done
 
