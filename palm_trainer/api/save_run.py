@@ -25,7 +25,8 @@ from palm_trainer.evaluation.calibration import FALSE_REJECTION
 from palm_trainer.evaluation.evaluate import Metrics
 from palm_trainer.model.checkpoint import save_trained
 from palm_trainer.model.multi_task import TrainedModel
-from palm_trainer.runs.directory import CONFIG, EVENTS, METRICS, forget_later_events, forget_run
+from palm_trainer.runs.directory import forget_later_events, forget_run
+from palm_trainer.runs.file_names import CONFIG, EVENTS, METRICS
 from palm_trainer.runs.job import Job
 
 _TYPES = ("ckpt", "predict")

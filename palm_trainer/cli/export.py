@@ -118,9 +118,7 @@ def _export(
 ) -> "tuple[Manifest, ExportReport]":
     # Imported here: `--help` and wrong usage need no torch.
     from palm_trainer.config.loader import load_config
-    from palm_trainer.export.exporter import export_bundle
-    from palm_trainer.model.checkpoint import checkpoint_directory, load_trained, read_json
-    from palm_trainer.runs.job_from_config import evaluation_sets
+    from palm_trainer.model.checkpoint_files import checkpoint_directory
 
     checkpoint_directory(run)
     if not (run / "config.toml").is_file():
@@ -128,6 +126,10 @@ def _export(
             f"{run} must be a run directory of `palm-train run`, got a directory without config.toml."
         )
     config = load_config(run / "config.toml")
+    from palm_trainer.export.exporter import export_bundle
+    from palm_trainer.model.checkpoint import load_trained, read_json
+    from palm_trainer.runs.job_from_config import evaluation_sets
+
     sets = evaluation_sets(config, "dev")
     if not sets:
         say(f"the data has no dev split: comparing on the first {_WITHOUT_DEV} training examples")

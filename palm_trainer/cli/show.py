@@ -14,8 +14,8 @@ from palm_trainer.config.loader import Config
 from palm_trainer.config.mappings import absent
 from palm_trainer.evaluation.evaluate import Metrics, flatten, is_perplexity
 from palm_trainer.runs.data_checks import DataFault, find_job_faults
-from palm_trainer.runs.directory import REPORT
 from palm_trainer.runs.events import Averaged, Evaluated, Event, Finished, Started
+from palm_trainer.runs.file_names import REPORT
 from palm_trainer.runs.job import Job
 from palm_trainer.training.loop import Step
 

@@ -60,7 +60,7 @@ def run(
     """
     from palm_trainer.cli.show import show_training, watch_training
     from palm_trainer.config.loader import load_config
-    from palm_trainer.runs.directory import CONFIG
+    from palm_trainer.runs.file_names import CONFIG
     from palm_trainer.runs.run import train
     from palm_trainer.training.processes import process_group
 
@@ -91,12 +91,13 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the metrics to this file.")] = None,
 ) -> None:
     """Compute the metrics of a run on a split of its data."""
+    settings = _run_config(run, checkpoint)
+    _check_split(settings, split)
+    # Imported here: wrong usage is told without torch.
     from palm_trainer.cli.console import show
     from palm_trainer.cli.show import metrics_table, show_faults
     from palm_trainer.runs.evaluate_run import evaluate_run, write_metrics
 
-    settings = _run_config(run, checkpoint)
-    _check_split(settings, split)
     metrics = evaluate_run(run, settings, split, checkpoint, show_faults)
     if checkpoint == "best":
         write_metrics(run, {split: metrics})
@@ -117,11 +118,11 @@ def report(
 
     It shows curves, scores of each label, confusions, calibration, the worst errors and the data.
     """
-    from palm_trainer.runs.evaluate_run import report_run
-
     settings = _run_config(run, "best")
     if split is not None:
         _check_split(settings, split)
+    from palm_trainer.runs.evaluate_run import report_run
+
     print(f"report: {report_run(run, settings, split, output)}")
 
 
@@ -362,8 +363,8 @@ def _guarded(events: "Iterator[Event]") -> "Iterator[Event]":
 
 def _run_config(run: Path, checkpoint: str) -> Any:
     from palm_trainer.config.loader import load_config
-    from palm_trainer.model.checkpoint import checkpoint_directory
-    from palm_trainer.runs.directory import CONFIG
+    from palm_trainer.model.checkpoint_files import checkpoint_directory
+    from palm_trainer.runs.file_names import CONFIG
 
     checkpoint_directory(run, checkpoint)
     return load_config(run / CONFIG, output=run)

@@ -25,8 +25,9 @@ from palm_trainer.errors import CheckpointError, PalmError
 from palm_trainer.evaluation.evaluate import EvaluationSet, judge
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import load_trained, read_json
-from palm_trainer.runs.directory import CONFIG, differences
+from palm_trainer.runs.directory import differences
 from palm_trainer.runs.events import Event, Finished, Started
+from palm_trainer.runs.file_names import CONFIG
 from palm_trainer.runs.run import train
 from palm_trainer.tasks import task_kind
 

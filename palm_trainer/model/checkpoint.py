@@ -27,16 +27,15 @@ from transformers import AutoConfig, PreTrainedModel
 from palm_serve.bundle.manifest import EncoderInfo, TaskInfo
 from palm_trainer.config.atomic_files import NEW_SUFFIX, sync_to_disk
 from palm_trainer.errors import CheckpointError, PalmError
+from palm_trainer.model.checkpoint_files import DESCRIPTION, OLD_SUFFIX, checkpoint_directory
 from palm_trainer.model.encoders import Encoder, new_encoder
 from palm_trainer.model.encoders.encoder import Pooling
 from palm_trainer.model.heads import make_head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel
 
 WEIGHTS = "model.safetensors"
-DESCRIPTION = "model.json"
 TOKENIZER = "tokenizer.json"
 TRAINING = "training.pt"
-_OLD_SUFFIX = ".old"
 
 
 class ModelDescription(BaseModel):
@@ -100,7 +99,7 @@ def save_trained(trained: TrainedModel, directory: Path, training: Mapping[str, 
         CheckpointError: the checkpoint cannot be written. The previous one is then unchanged.
     """
     new = directory.with_name(directory.name + NEW_SUFFIX)
-    old = directory.with_name(directory.name + _OLD_SUFFIX)
+    old = directory.with_name(directory.name + OLD_SUFFIX)
     try:
         shutil.rmtree(new, ignore_errors=True)
         _write_files(trained, new, training)
@@ -134,38 +133,6 @@ def _write_files(trained: TrainedModel, folder: Path, training: Mapping[str, Any
         torch.save(dict(training), folder / TRAINING)
     for path in (*folder.iterdir(), folder):
         sync_to_disk(path)
-
-
-def checkpoint_directory(run: Path, name: str = "best") -> Path:
-    """Return the directory of a checkpoint, and recover it if a crash fell between its two renames.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    if not run.is_dir():
-        raise CheckpointError(f"{run}: no such run directory. Train one with `palm-train run CONFIG --output {run}`.")
-    directory = run / name
-    old = directory.with_name(name + _OLD_SUFFIX)
-    if not directory.exists() and old.exists():
-        old.rename(directory)
-    if not (directory / DESCRIPTION).is_file():
-        raise CheckpointError(
-            f"{run} holds no '{name}' checkpoint: {directory / DESCRIPTION} is missing. "
-            "Was the training stopped before its first evaluation?"
-        )
-    return directory
-
-
-def has_checkpoint(run: Path, name: str) -> bool:
-    """Return True if a run has a checkpoint, or a crash left it between its two renames."""
-    return any((run / (name + suffix)).exists() for suffix in ("", _OLD_SUFFIX))
-
-
-def remove_checkpoints(run: Path) -> None:
-    """Delete `best/` and `last/` of a run, and incomplete copies of them."""
-    for name in ("best", "last"):
-        for suffix in ("", _OLD_SUFFIX, NEW_SUFFIX):
-            shutil.rmtree(run / (name + suffix), ignore_errors=True)
 
 
 def load_trained(

@@ -8,11 +8,11 @@ from typing import Any
 from palm_trainer.config.atomic_files import NEW_SUFFIX, write_file
 from palm_trainer.config.loader import Config
 from palm_trainer.errors import CheckpointError
-from palm_trainer.model.checkpoint import reading, remove_checkpoints
+from palm_trainer.model.checkpoint import reading
+from palm_trainer.model.checkpoint_files import remove_checkpoints
 from palm_trainer.runs import weight_averaging as averaging
 from palm_trainer.runs.event_log import TENSORBOARD
-
-CONFIG, EVENTS, METRICS, REPORT = "config.toml", "events.jsonl", "metrics.json", "report.html"
+from palm_trainer.runs.file_names import CONFIG, EVENTS, METRICS, REPORT
 
 
 def check_output_directory(output: Path, resume: bool, overwrite: bool) -> None:

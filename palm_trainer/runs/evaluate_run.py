@@ -17,7 +17,8 @@ from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.report import Recording, RunFacts, write_report
 from palm_trainer.runs.data_checks import DataFault, find_split_faults
 from palm_trainer.runs.dev_rows import check_dev_rows
-from palm_trainer.runs.directory import EVENTS, METRICS, REPORT, read_events
+from palm_trainer.runs.directory import read_events
+from palm_trainer.runs.file_names import EVENTS, METRICS, REPORT
 from palm_trainer.runs.job import EvaluationPlan, Job
 from palm_trainer.runs.job_from_config import evaluation_plan
 from palm_trainer.tasks import task_kind

@@ -2,7 +2,8 @@
 
 from palm_trainer.evaluation.calibration import calibrate
 from palm_trainer.evaluation.thresholds import tune_thresholds
-from palm_trainer.model.checkpoint import has_checkpoint, save_trained
+from palm_trainer.model.checkpoint import save_trained
+from palm_trainer.model.checkpoint_files import has_checkpoint
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.runs.job import EvaluationPlan, Job
 

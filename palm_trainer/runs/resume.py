@@ -13,25 +13,17 @@ from palm_trainer.config.schema import SequenceLabelTask
 from palm_trainer.errors import CheckpointError, PalmError
 from palm_trainer.model.checkpoint import (
     TRAINING,
-    checkpoint_directory,
-    has_checkpoint,
     load_trained,
     load_training_state,
     read_description,
     reading,
     save_trained,
 )
+from palm_trainer.model.checkpoint_files import checkpoint_directory, has_checkpoint
 from palm_trainer.runs import weight_averaging as averaging
 from palm_trainer.runs.dev_rows import record_dev_rows
-from palm_trainer.runs.directory import (
-    CONFIG,
-    EVENTS,
-    METRICS,
-    differences,
-    forget_later_events,
-    forget_run,
-    remove_unfinished,
-)
+from palm_trainer.runs.directory import differences, forget_later_events, forget_run, remove_unfinished
+from palm_trainer.runs.file_names import CONFIG, EVENTS, METRICS
 from palm_trainer.runs.job import Job
 
 

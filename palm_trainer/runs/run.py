@@ -21,10 +21,11 @@ from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import save_trained
 from palm_trainer.report import installed_versions
 from palm_trainer.runs import weight_averaging as averaging
-from palm_trainer.runs.directory import EVENTS, check_output_directory
+from palm_trainer.runs.directory import check_output_directory
 from palm_trainer.runs.evaluate_run import finish
 from palm_trainer.runs.event_log import RunLog, check_trackers, open_log
 from palm_trainer.runs.events import Averaged, Evaluated, Event, Finished, Saved, Started
+from palm_trainer.runs.file_names import EVENTS
 from palm_trainer.runs.fit_decoding import fit_checkpoints
 from palm_trainer.runs.job import Job
 from palm_trainer.runs.job_from_config import job_from_config

@@ -153,6 +153,9 @@ def test_convert_schema_and_models_load_no_torch(tmp_path: Path) -> None:
     [
         ("palm-train", "plan", "nosuch.toml"),
         ("palm-train", "init", "nosuch"),
+        ("palm-train", "evaluate", "nosuch"),
+        ("palm-train", "report", "nosuch"),
+        ("palm-export", "nosuch", "--output", "out"),
     ],
     ids=" ".join,
 )

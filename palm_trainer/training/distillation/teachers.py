@@ -16,7 +16,8 @@ from palm_serve.types import Encoding
 from palm_trainer.data.example import Example
 from palm_trainer.data.inputs import Feature, Inputs
 from palm_trainer.errors import ConfigError
-from palm_trainer.model.checkpoint import WEIGHTS, checkpoint_directory, load_trained
+from palm_trainer.model.checkpoint import WEIGHTS, load_trained
+from palm_trainer.model.checkpoint_files import checkpoint_directory
 from palm_trainer.model.heads.base import SoftTargets
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.tasks import task_kind

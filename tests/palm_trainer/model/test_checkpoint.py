@@ -17,13 +17,8 @@ from safetensors.torch import load_file
 from palm_trainer.cli.train import app, command
 from palm_trainer.config.loader import load_config
 from palm_trainer.errors import CheckpointError
-from palm_trainer.model.checkpoint import (
-    checkpoint_directory,
-    has_checkpoint,
-    load_trained,
-    load_training_state,
-    save_trained,
-)
+from palm_trainer.model.checkpoint import load_trained, load_training_state, save_trained
+from palm_trainer.model.checkpoint_files import checkpoint_directory, has_checkpoint
 from palm_trainer.runs.run import train
 from palm_trainer.training.loop import Step
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from palm_trainer.config.loader import load_config
-from palm_trainer.runs.directory import REPORT
 from palm_trainer.runs.evaluate_run import report_run
+from palm_trainer.runs.file_names import REPORT
 from palm_trainer.runs.run import train
 
 HEADER = """

@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from palm_trainer.config.loader import load_config
 from palm_trainer.errors import ConfigError
 from palm_trainer.runs import event_log as trackers
-from palm_trainer.runs.directory import EVENTS
+from palm_trainer.runs.file_names import EVENTS
 from palm_trainer.runs.run import train
 from palm_trainer.training.loop import Step
 
