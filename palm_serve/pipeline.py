@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from palm_serve.batching import BatchLimits, Costs, WaitingRequest, plan_batch
 from palm_serve.bundle.golden import GoldenExample
 from palm_serve.bundle.loader import Bundle
-from palm_serve.decoding import DecoderTable, Item, golden_answer, rows_of
+from palm_serve.decoding import DecoderTable, Item, check_outputs, golden_answer, rows_of
 from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.providers import sample_batch
-from palm_serve.errors import BundleError, InvalidRequest, PalmServeError, check_text
-from palm_serve.tokenization import TextTokenizer
+from palm_serve.errors import BundleError, EngineTimeout, InvalidRequest, PalmServeError, check_text
+from palm_serve.plain_text import plain
+from palm_serve.tokenizer_trial import open_tokenizer
 from palm_serve.types import Encoding, FloatArray, Prediction, ServedEngine, TaskAnswer, TextRequest, Timings, Windows
 
+_TRIAL_TEXT = "one and two"
 _WARM_UP_ROWS = (1, 2, 4, 8, 16, 32)
 _WARM_UP_LENGTHS = (8, 16, 24, 32, 48, 64)
 
@@ -77,7 +79,10 @@ class Pipeline:
                 self._windows[name] = task.windows
         self._inputs = manifest.input_names
         self._pad_id = manifest.encoder.pad_token_id
-        self._tokenizer = TextTokenizer.shared(bundle.tokenizer_json, manifest.max_length)
+        try:
+            self._tokenizer = open_tokenizer(bundle.tokenizer_json, manifest.max_length)
+        except ValueError as error:
+            raise BundleError(f"{bundle.path}/tokenizer.json cannot be used: {error}; export again") from None
         self._decoders = DecoderTable.of(manifest.tasks, bundle.arrays)
 
     def check(self, request: TextRequest) -> tuple[str, ...]:
@@ -199,6 +204,8 @@ class Pipeline:
         rows, length = self.padded_shape(len(encodings), max(map(len, encodings)))
         batch = pad_batch(encodings, self._inputs, self._pad_id, length, rows)
         values = self.engine.run(batch, outputs)
+        for name in tasks:
+            check_outputs(name, self._tasks[name], values)
         inference_us = (time.perf_counter_ns() - started_ns) // 1000
         return EngineOutputs(values, tasks, items, len(encodings), started_ns, inference_us)
 
@@ -319,31 +326,48 @@ class Pipeline:
         self.engine.interrupt()
 
     def golden_check(self) -> int:
-        """Answer the golden examples of the bundle and return their number.
+        """Answer the golden examples of the bundle and one text for each further task. Return the number of examples.
 
         Raises:
-            BundleError: an answer differs from that of the export. The message names the first such example.
+            BundleError: an answer differs from that of the export, or a task cannot be answered. The message names it.
         """
         try:
-            self.golden_compare(self.predict(self.golden_requests()))
+            outcomes: Sequence[Prediction | PalmServeError] = self.predict(self.golden_requests())
         except InvalidRequest as error:
-            self.golden_compare([error])
+            outcomes = [error]
+        except (EngineTimeout, MemoryError):  # they have messages of their own
+            raise
+        except Exception as error:  # of the engine, or of a decoder whose outputs do not fit
+            raise BundleError(f"{self.bundle.path} cannot answer its golden examples: {error}") from error
+        self.golden_compare(outcomes)
         return len(self.bundle.golden)
 
     def golden_requests(self) -> list[TextRequest]:
-        """Return the requests whose answers `golden_compare` takes."""
+        """Return the requests whose answers `golden_compare` takes.
+
+        Tasks without a golden example are asked once too, so that a bundle that can answer none of them is never ready.
+        """
         requests = []
+        answered_tasks: set[str] = set()
         for example, tasks in self._golden_groups():
             requests.append(TextRequest(example.text, tasks, example.pair, top_k=1))
+            answered_tasks.update(tasks)
+        for name, task in self._tasks.items():
+            if name not in answered_tasks:
+                requests.append(TextRequest(_TRIAL_TEXT, (name,), _TRIAL_TEXT if task.pairs else None, top_k=1))
         return requests
 
     def golden_compare(self, outcomes: Sequence[Prediction | PalmServeError]) -> None:
-        """Compare answers with those of the export.
+        """Compare answers with those of the export. Outcomes of further tasks count only if they are errors.
 
         Raises:
             BundleError: an answer differs, or an example cannot be asked. The message names the first such example.
         """
-        for (example, tasks), outcome in zip(self._golden_groups(), outcomes, strict=False):
+        groups = self._golden_groups()
+        for outcome in outcomes[len(groups) :]:
+            if isinstance(outcome, PalmServeError):
+                raise BundleError(f"{self.bundle.path} cannot answer a text: {outcome}") from outcome
+        for (example, tasks), outcome in zip(groups, outcomes, strict=False):
             if isinstance(outcome, PalmServeError):
                 raise BundleError(
                     f"{self.bundle.path}: golden.jsonl holds an example that cannot be asked: {outcome}"
@@ -354,8 +378,8 @@ class Pipeline:
                 if not expected.agrees(actual):
                     engine = f"{self.engine.info.provider} in {self.engine.info.precision}"
                     raise BundleError(
-                        f"{self.bundle.path}: the golden check failed on {engine}: for '{example.text}' the task '{task}' answers "
-                        f"{actual}, the export saw {expected}; export again, or force another --provider"
+                        f"{self.bundle.path}: the golden check failed on {engine}: for '{plain(example.text)}' the task '{task}' "
+                        f"answers {plain(actual)}, the export saw {plain(expected)}; export again, or force another --provider"
                     )
 
     def _golden_groups(self) -> list[tuple[GoldenExample, tuple[str, ...]]]:

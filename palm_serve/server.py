@@ -328,6 +328,8 @@ def make_registry(
         precision=options.precision,
         threads=options.threads,
         nice=options.engine_nice,
+        trust=options.trust,
+        allow_unproven=options.allow_unproven,
         cache=options.cache_dir,
         load_limit_s=options.load_timeout,
         run_limit_s=options.engine_timeout,

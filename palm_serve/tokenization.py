@@ -29,13 +29,18 @@ class TextTokenizer:
         self.max_length = max_length
 
     @classmethod
+    def in_use(cls, json: str, max_length: int) -> "TextTokenizer | None":
+        """Return a tokenizer that is in use with the same contents, or None."""
+        return _IN_USE.get((json, max_length))
+
+    @classmethod
     def shared(cls, json: str, max_length: int) -> "TextTokenizer":
         """Return a tokenizer that is in use with the same contents, or make one.
 
         Reading a tokenizer holds the interpreter's lock for 20 ms. A new version of a model usually has the tokenizer of
         the version that it replaces.
         """
-        tokenizer = _IN_USE.get((json, max_length))
+        tokenizer = cls.in_use(json, max_length)
         if tokenizer is None:
             tokenizer = cls(json, max_length)
             _IN_USE[json, max_length] = tokenizer

@@ -13,7 +13,7 @@ SCORE_TOLERANCE = 0.05
 class GoldenSpan(BaseModel):
     """An expected span, in code points. Without a role or group these are not set, and golden.jsonl does not hold them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str
     start: Annotated[int, Field(ge=0)]
@@ -28,7 +28,7 @@ class GoldenSpan(BaseModel):
 class GoldenAnswer(BaseModel):
     """Expected answer of a task. Its probabilities may differ between execution providers, its contents may not."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     label: str | None = None
     """The top label (classify, match)."""
@@ -59,7 +59,7 @@ class GoldenAnswer(BaseModel):
 class GoldenExample(BaseModel):
     """One line of golden.jsonl: an input and the answers of the export, by task."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     text: str
     pair: str | None = None

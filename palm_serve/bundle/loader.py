@@ -1,27 +1,45 @@
 """Loads bundles and verifies that they are complete, consistent and unchanged since the export."""
 
 import hashlib
-import io
-import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-import numpy as np
-from pydantic import ValidationError
-
+from palm_serve.bundle.arrays import MAX_ARRAY_BYTES, read_arrays
+from palm_serve.bundle.files import (
+    MANIFEST,
+    MIB,
+    SIGNATURE,
+    check_complete,
+    check_digest,
+    check_names,
+    hash_file,
+    read_file,
+)
 from palm_serve.bundle.golden import GoldenExample
+from palm_serve.bundle.graph_file import MAX_GRAPH_BYTES, GraphFile, external_files
 from palm_serve.bundle.manifest import FORMAT_VERSION, Manifest, tasks_digest
+from palm_serve.bundle.signature import check_signature
+from palm_serve.bundle.strict_json import parse_json, parse_model
 from palm_serve.errors import BundleError
 from palm_serve.types import FloatArray
 
-MANIFEST = "manifest.json"
+__all__ = ["ARRAYS", "GOLDEN", "MANIFEST", "SIGNATURE", "TOKENIZER", "Bundle", "load_bundle", "split_pin"]
+
 TOKENIZER = "tokenizer.json"
 ARRAYS = "decode.npz"
 GOLDEN = "golden.jsonl"
 
-_FAULTS_SHOWN = 5
+_LIMITS = {TOKENIZER: 64 * MIB, ARRAYS: MAX_ARRAY_BYTES + MIB, GOLDEN: 16 * MIB}
+"""Limits in bytes of the files that are kept in memory. The tokenizers of multilingual encoders have 17 MB."""
+_MANIFEST_LIMIT = 16 * MIB
+_WEIGHTS_LIMIT = 1 << 40
+_GOLDEN_EXAMPLES = 1000
+"""Limit of golden examples. Each is answered before the bundle serves."""
+
+_PIN = re.compile(r"(.*)@sha256:(.*)", re.DOTALL)
+_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,51 +52,152 @@ class Bundle:
     arrays: Mapping[str, FloatArray]
     """Contents of decode.npz."""
     golden: tuple[GoldenExample, ...]
+    unverified: set[str] = field(default_factory=set)
+    """Files that were not compared with the manifest yet. See `verify`."""
+
+    @property
+    def proven(self) -> bool:
+        """True if there is a golden example with an answer."""
+        return any(example.answers for example in self.golden)
 
     def graph(self, variant: str = "plain") -> Path:
         """Return the file of a variant's graph."""
         return self.path / self.manifest.variants[variant].file
+
+    def read_graph(self, variant: str = "plain") -> GraphFile:
+        """Read a variant's graph with its external data, and compare with the manifest the very bytes that are returned.
+
+        Raises:
+            BundleError: a file is missing or was changed, or the graph refers to one that the manifest does not list.
+        """
+        name = self.manifest.variants[variant].file
+        content = self._read_verified(name, MAX_GRAPH_BYTES)
+        external = {}
+        for location, file in self._external_files(name, content).items():
+            external[location] = self._read_verified(file, _WEIGHTS_LIMIT)
+        return GraphFile(self.path / name, content, external)
+
+    def verify(self) -> None:
+        """Compare the files that were not read yet with the manifest.
+
+        Raises:
+            BundleError: as for `read_graph`.
+        """
+        graphs = set()
+        for variant in self.manifest.variants.values():
+            graphs.add(variant.file)
+        for name in sorted(self.unverified):
+            if name in graphs:
+                self._external_files(name, self._read_verified(name, MAX_GRAPH_BYTES))
+            else:
+                check_digest(self.path, name, hash_file(self.path, name), self.manifest.files)
+                self.unverified.discard(name)
+
+    def _read_verified(self, name: str, limit: int) -> bytes:
+        content = _read_verified(self.path, name, limit, self.manifest.files)
+        self.unverified.discard(name)
+        return content
+
+    def _external_files(self, graph: str, content: bytes) -> dict[str, str]:
+        """Return the files that a graph refers to: name in the manifest by name in the graph."""
+        try:
+            locations = external_files(content)
+        except ValueError as error:
+            raise BundleError(f"{self.path}/{graph} cannot be read: {error}; export again") from None
+        files = {}
+        for location in sorted(locations):
+            file = (PurePosixPath(graph).parent / location).as_posix()
+            if file not in self.manifest.files:
+                raise BundleError(
+                    f"{self.path}/{graph} refers to the file '{location}', which the manifest does not list; export again"
+                )
+            files[location] = file
+        return files
 
     def graph_digest(self) -> str:
         """Return the digest that the metadata of every graph of this bundle must hold under `palm.digest`."""
         return tasks_digest(self.manifest.tasks, self.tokenizer_json.encode())
 
 
-def load_bundle(path: Path) -> Bundle:
+def split_pin(path: Path) -> tuple[Path, str | None]:
+    """Split `BUNDLE@sha256:DIGEST` into the directory and the digest of its contents. None: the bundle is not pinned.
+
+    Raises:
+        BundleError: the digest does not have 64 hexadecimal digits.
+    """
+    match = _PIN.fullmatch(str(path))
+    if match is None:
+        return path, None
+    directory, digest = match.groups()
+    if not _DIGEST.fullmatch(digest):
+        raise BundleError(
+            f"the digest of {directory} must have 64 hexadecimal digits, got '{digest}'. `palm-serve check` prints it."
+        )
+    return Path(directory), digest.lower()
+
+
+def load_bundle(
+    path: Path, *, trust: Path | None = None, allow_unproven: bool = True, defer_graphs: bool = False
+) -> Bundle:
     """Load a bundle and verify its format, its schema, the checksums of all files and its version.
 
     `engine` checks whether each graph belongs to these tasks, because it reads the graphs.
 
+    Args:
+        path: directory of the bundle. `DIR@sha256:DIGEST` loads it only if its contents have this digest.
+        trust: folder of public keys. The bundle must be signed with one of them. None: no signature is asked for.
+        allow_unproven: load a bundle without golden examples too.
+        defer_graphs: leave out the graphs. `Bundle.read_graph` verifies those that are read, `Bundle.verify` the others.
+
     Raises:
-        BundleError: the bundle is missing, damaged or not valid.
+        BundleError: the bundle is missing, damaged, not valid, or not the requested or a trusted one.
     """
-    manifest = _read_manifest(path)
-    contents = {name: _read_verified(path, name, digest) for name, digest in manifest.files.items()}
+    path, pin = split_pin(path)
+    manifest = _read_manifest(path, trust)
+    check_names(path, manifest.files)
     if manifest.version != manifest.digest():
         raise BundleError(
             f"{path}: manifest.json says version {manifest.version[:12] or '(none)'}, its contents have {manifest.digest()[:12]}; "
             "it was edited after the export: export again"
         )
-    return Bundle(
+    if pin is not None and manifest.version != pin:
+        raise BundleError(
+            f"{path} must have the digest sha256:{pin}, got sha256:{manifest.version}. "
+            "It is another bundle, or a changed one."
+        )
+    check_complete(path, manifest.files)
+    contents = {}
+    for name in _LIMITS.keys() & manifest.files.keys():
+        contents[name] = _read_verified(path, name, _LIMITS[name], manifest.files)
+    bundle = Bundle(
         path,
         manifest,
         _decode_text(path, TOKENIZER, contents),
-        _decode_arrays(path, contents.get(ARRAYS)),
+        _decode_arrays(path, manifest, contents.get(ARRAYS)),
         _decode_golden(path, manifest, contents),
+        manifest.files.keys() - contents.keys(),
     )
+    if not allow_unproven and not bundle.proven:
+        raise BundleError(
+            f"{path} must hold a golden example with an answer, got none, so nothing shows that it answers as at the export. "
+            "Export it again, or serve it with --allow-unproven."
+        )
+    if not defer_graphs:
+        bundle.verify()
+    return bundle
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _read_manifest(path: Path, trust: Path | None) -> Manifest:
     if not path.is_dir():
         raise BundleError(f"{path} is no bundle: no such directory. `palm-export RUN --output {path}` writes one")
+    if not (path / MANIFEST).exists():
+        raise BundleError(f"{path} is no bundle: it has no {MANIFEST}. `palm-export` writes bundles from runs")
+    raw = read_file(path, MANIFEST, _MANIFEST_LIMIT)
+    if trust is not None:
+        check_signature(path, raw, trust)
     try:
-        content: Any = json.loads((path / MANIFEST).read_bytes())
-    except FileNotFoundError:
-        raise BundleError(
-            f"{path} is no bundle: it has no {MANIFEST}. `palm-export` writes bundles from runs"
-        ) from None
-    except OSError as error:
-        raise BundleError(f"{path}/{MANIFEST} cannot be read: {error.strerror}") from None
+        text = raw.decode("utf-8-sig")
+        content = parse_json(text)
     except ValueError as error:
         raise BundleError(f"{path}/{MANIFEST} is not JSON ({error}); export again") from None
     version = content.get("format_version") if isinstance(content, dict) else None
@@ -87,37 +206,15 @@ def _read_manifest(path: Path) -> Manifest:
             f"{path} has bundle format {version}, this palm-serve reads up to {FORMAT_VERSION}: upgrade palm-nlu, or export with an older one"
         )
     try:
-        return Manifest.model_validate(content)
-    except ValidationError as error:
-        raise BundleError(f"{path}/{MANIFEST} does not fit the schema: {_describe(error)}; export again") from None
+        return parse_model(Manifest, text)
+    except ValueError as error:
+        raise BundleError(f"{path}/{MANIFEST} does not fit the schema: {error}; export again") from None
 
 
-def _read_verified(path: Path, name: str, digest: str) -> bytes:
-    """Return the contents of one listed file. Graphs are hashed but not read into memory."""
-    relative_path = PurePosixPath(name)
-    file = path / name
-    if (
-        relative_path.is_absolute()
-        or ".." in relative_path.parts
-        or "\\" in name
-        or not file.resolve().is_relative_to(path.resolve())
-    ):
-        raise BundleError(
-            f"{path}/{MANIFEST} lists the file '{name}', which lies outside the bundle; do not trust this bundle"
-        )
-    in_memory = name in (TOKENIZER, ARRAYS, GOLDEN)
-    try:
-        with file.open("rb") as stream:
-            content = stream.read() if in_memory else b""
-            checksum = hashlib.sha256(content) if in_memory else hashlib.file_digest(stream, "sha256")
-    except FileNotFoundError:
-        raise BundleError(f"{path} lacks the file '{name}', which its manifest lists; copy the bundle again") from None
-    except OSError as error:
-        raise BundleError(f"{path}/{name} cannot be read: {error.strerror}") from None
-    if checksum.hexdigest() != digest:
-        raise BundleError(
-            f"{path}/{name} was changed or damaged: sha256 is {checksum.hexdigest()[:12]}..., the manifest says {digest[:12]}...; copy the bundle again"
-        )
+def _read_verified(path: Path, name: str, limit: int, files: Mapping[str, str]) -> bytes:
+    """Read one listed file, and compare its bytes with the manifest."""
+    content = read_file(path, name, limit)
+    check_digest(path, name, hashlib.sha256(content).hexdigest(), files)
     return content
 
 
@@ -130,42 +227,37 @@ def _decode_text(path: Path, name: str, contents: Mapping[str, bytes]) -> str:
         raise BundleError(f"{path}/{name} is not UTF-8 (byte {error.start}); export again") from None
 
 
-def _decode_arrays(path: Path, content: bytes | None) -> dict[str, FloatArray]:
+def _decode_arrays(path: Path, manifest: Manifest, content: bytes | None) -> dict[str, FloatArray]:
     if content is None:
         return {}
+    names: set[str] = set()
+    for task in manifest.tasks.values():
+        names.update(task.decode.arrays.values())
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            return {name: np.asarray(stored[name], dtype=np.float32) for name in stored.files}
-    except (ValueError, OSError) as error:
+        return read_arrays(content, names)
+    except ValueError as error:
         raise BundleError(f"{path}/{ARRAYS} cannot be read: {error}; export again") from None
 
 
 def _decode_golden(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> tuple[GoldenExample, ...]:
     if GOLDEN not in contents:
         return ()
-    examples = []
+    examples: list[GoldenExample] = []
     for number, line in enumerate(_decode_text(path, GOLDEN, contents).split("\n"), start=1):
         if not line:
             continue
+        if len(examples) == _GOLDEN_EXAMPLES:
+            raise BundleError(
+                f"{path}/{GOLDEN} must have at most {_GOLDEN_EXAMPLES:,} examples, got more; export again"
+            )
         try:
-            example = GoldenExample.model_validate_json(line)
-        except ValidationError as error:
-            raise BundleError(f"{path}/{GOLDEN} line {number}: {_describe(error)}; export again") from None
+            example = parse_model(GoldenExample, line)
+        except ValueError as error:
+            raise BundleError(f"{path}/{GOLDEN} line {number}: {error}; export again") from None
         unknown = sorted(example.answers.keys() - manifest.tasks.keys())
         if unknown:
             raise BundleError(
-                f"{path}/{GOLDEN} line {number} expects an answer of the task '{unknown[0]}', which the manifest lacks; export again"
+                f"{path}/{GOLDEN} line {number} expects an answer of the task '{unknown[0][:80]}', which the manifest lacks; export again"
             )
         examples.append(example)
     return tuple(examples)
-
-
-def _describe(error: ValidationError) -> str:
-    """Describe the first faults as `field: fault`, without the values."""
-    faults = []
-    for fault in error.errors():
-        field = ".".join(map(str, fault["loc"])) or "top level"
-        faults.append(f"{field}: {fault['msg']}")
-    further_faults = len(faults) - _FAULTS_SHOWN
-    suffix = f" (and {further_faults} more)" if further_faults > 0 else ""
-    return "; ".join(faults[:_FAULTS_SHOWN]) + suffix

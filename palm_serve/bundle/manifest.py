@@ -21,6 +21,10 @@ from palm_serve.types import Windows
 
 FORMAT_VERSION = 1
 
+MAX_TOKENS = 65_536
+"""Limit of every number of tokens. The longest encoders read a few thousand."""
+_MAX_COUNT = (1 << 31) - 1
+
 Role = Literal["", "intent", "slots"]
 
 
@@ -69,7 +73,7 @@ Kind: TypeAlias = Annotated[str, AfterValidator(check_kind)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TensorInfo(_Strict):
@@ -80,16 +84,19 @@ class TensorInfo(_Strict):
     axes: tuple[str, ...] = ("batch", "sequence")
 
 
+TokenCount: TypeAlias = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
+
+
 class EncoderInfo(_Strict):
     """Facts about the shared encoder, for people and for the model card."""
 
     family: str
     name: str
-    layers: Annotated[int, Field(ge=0)]
-    hidden_size: Annotated[int, Field(ge=1)]
-    vocab_size: Annotated[int, Field(ge=1)]
-    parameters: Annotated[int, Field(ge=1)]
-    pad_token_id: Annotated[int, Field(ge=0)]
+    layers: Annotated[int, Field(ge=0, le=_MAX_COUNT)]
+    hidden_size: Annotated[int, Field(ge=1, le=_MAX_COUNT)]
+    vocab_size: Annotated[int, Field(ge=1, le=_MAX_COUNT)]
+    parameters: Annotated[int, Field(ge=1, le=1 << 53)]
+    pad_token_id: Annotated[int, Field(ge=0, le=_MAX_COUNT)]
 
 
 class Decode(_Strict):
@@ -110,13 +117,13 @@ class Decode(_Strict):
     """
     span_types: dict[str, SpanType] = {}
     """Name, role and group by what follows `B-` or `I-` in a tag. Empty: the task learnt no roles, and names follow there."""
-    max_answer_tokens: int | None = None
+    max_answer_tokens: TokenCount | None = None
     """Longest answer (mrc). None: 30. The defaults of the mrc settings are those of BERT on SQuAD (Devlin et al. 2019)."""
-    max_query_tokens: int | None = None
+    max_query_tokens: TokenCount | None = None
     """Longest question (mrc). None: 64."""
-    doc_stride_tokens: int | None = None
+    doc_stride_tokens: TokenCount | None = None
     """Distance between the starts of two windows (mrc). None: 128."""
-    n_best: int | None = None
+    n_best: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Answers that are ranked (mrc). None: 20."""
     null_threshold: float | None = None
     """Margin by which the score of "no answer" must exceed that of the best answer. None: there is always an answer."""
@@ -133,7 +140,7 @@ class Decode(_Strict):
 class Calibration(_Strict):
     """Temperature scaling of a task's logits (Guo et al. 2017). 1.0 leaves them unchanged."""
 
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     method: str = "none"
     ece: float | None = None
     """Expected calibration error on dev, after scaling, 0 to 1."""
@@ -207,7 +214,7 @@ class GraphVariant(_Strict):
 
     None: float weights, or 8 bits in an older bundle.
     """
-    size: Annotated[int, Field(ge=1)]
+    size: Annotated[int, Field(ge=1, le=1 << 53)]
     gates: tuple[Gate, ...] = ()
 
 
@@ -220,7 +227,7 @@ class Manifest(_Strict):
     """Digest of everything but `created` and `version`."""
     created: str
     encoder: EncoderInfo
-    max_length: Annotated[int, Field(ge=3)]
+    max_length: Annotated[int, Field(ge=3, le=MAX_TOKENS)]
     """Tokens of an input, special tokens included."""
     inputs: tuple[TensorInfo, ...]
     tasks: Annotated[dict[str, TaskInfo], Field(min_length=1)]

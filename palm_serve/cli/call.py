@@ -15,6 +15,7 @@ from palm_serve.cli.connection import (
     read_credentials,
 )
 from palm_serve.cli.shared import report_errors, show, write_line
+from palm_serve.plain_text import plain, plain_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,7 +73,7 @@ def _as_json(response: "pb.ParseResponse | pb.PredictResponse") -> str:
         always_print_fields_with_no_presence=True,
         ensure_ascii=False,
     )
-    return text
+    return plain_json(text)
 
 
 def _show_response(response: "pb.ParseResponse | pb.PredictResponse") -> None:
@@ -129,7 +130,4 @@ def _add_span(table: "Table", task: str, span: "pb.Span") -> None:
 
 
 def _add_row(table: "Table", task: str, name: str, value: str, confidence: float) -> None:
-    from rich.text import Text
-
-    # Text, because values may look like the markup of rich.
-    table.add_row(Text(task), Text(name), Text(value), f"{confidence:.3f}")
+    table.add_row(plain(task), plain(name), plain(value), f"{confidence:.3f}")

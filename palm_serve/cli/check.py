@@ -17,7 +17,9 @@ _LABELS_SHOWN = 8
 
 
 def check(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle directory.")],
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="Bundle directory. DIR@sha256:DIGEST also checks its digest.")
+    ],
     provider: Annotated[Provider, typer.Option(help=ServeOptions.model_fields["provider"].description)] = Provider.AUTO,
     precision: Annotated[
         Precision, typer.Option(help=ServeOptions.model_fields["precision"].description)
@@ -26,6 +28,12 @@ def check(
     load_timeout: Annotated[
         float, typer.Option(min=0.001, help=ServeOptions.model_fields["load_timeout"].description)
     ] = ServeOptions.model_fields["load_timeout"].default,
+    trust: Annotated[
+        Path | None, typer.Option(metavar="DIR", help=ServeOptions.model_fields["trust"].description)
+    ] = None,
+    allow_unproven: Annotated[
+        bool, typer.Option("--allow-unproven", help=ServeOptions.model_fields["allow_unproven"].description)
+    ] = False,
 ) -> None:
     """Load and verify a bundle, and print its tasks.
 
@@ -38,11 +46,17 @@ def check(
 
         async def load() -> None:
             options = ServeOptions(
-                bundles=(bundle,), provider=provider, precision=precision, threads=threads, load_timeout=load_timeout
+                bundles=(bundle,),
+                provider=provider,
+                precision=precision,
+                threads=threads,
+                load_timeout=load_timeout,
+                trust=trust,
+                allow_unproven=allow_unproven,
             )
             registry = make_registry(options)
             try:
-                _show_bundle(await registry.load(bundle))
+                _show_bundle(await registry.load(bundle), signed=trust is not None)
             except PalmServeError:
                 if registry.hung:
                     # The error is printed in the meantime.
@@ -54,7 +68,7 @@ def check(
         asyncio.run(load())
 
 
-def _show_bundle(model: "LoadedModel") -> None:
+def _show_bundle(model: "LoadedModel", signed: bool) -> None:
     from rich.table import Table
 
     from palm_serve.decoding import label_names
@@ -62,6 +76,7 @@ def _show_bundle(model: "LoadedModel") -> None:
     manifest = model.manifest
     facts = Table.grid(padding=(0, 2))
     facts.add_row("model", f"{model.name} {model.version[:12]}")
+    facts.add_row("digest", f"sha256:{model.version}")
     facts.add_row("encoder", f"{manifest.encoder.name}, {manifest.encoder.parameters:,} parameters")
     facts.add_row("maximum length", f"{manifest.max_length} tokens")
     facts.add_row("engine", f"{model.info.provider} in {model.info.precision} (variant '{model.info.variant}')")
@@ -74,4 +89,7 @@ def _show_bundle(model: "LoadedModel") -> None:
         if len(labels) > _LABELS_SHOWN:
             summary += ", ..."
         tasks.add_row(name, task.kind, task.role, summary)
-    show(facts, tasks, "verified, warmed up, golden examples answered as at export")
+    proof = "golden examples answered as at export"
+    if not model.proven:
+        proof = "no golden example, so nothing shows that it answers as at the export"
+    show(facts, tasks, f"verified{', signed with a trusted key' if signed else ''}, warmed up, {proof}")

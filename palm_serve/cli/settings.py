@@ -22,6 +22,8 @@ CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 _FIELDS = ServeOptions.model_fields
 # Kubernetes sets these in every container of a namespace that has a Service named `palm-serve`.
 _SERVICE_LINK = re.compile(PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_(TCP|UDP)(_.*)?)")
+# The colon of a digest, as in bundles/demo@sha256:..., separates nothing.
+_BETWEEN_BUNDLES = re.compile(r"(?<!@sha256)" + re.escape(os.pathsep))
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp)://")
 
 
@@ -143,7 +145,7 @@ def _read_environment(environment: Mapping[str, str], faults: list[str]) -> dict
         if key not in names:
             faults.append(f"unknown variable '{key}'. {_suggestion(key, names)}")
         elif names[key] == "bundles":
-            values["bundles"] = value.split(os.pathsep)
+            values["bundles"] = _BETWEEN_BUNDLES.split(value)
         else:
             values[names[key]] = value
     return values

@@ -23,6 +23,7 @@ from palm_serve.errors import (
     TokenFileError,
     Unauthenticated,
 )
+from palm_serve.plain_text import plain, plain_console
 from palm_serve.program import OutputLost
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def report_errors() -> Iterator[None]:
     try:
         yield
     except PalmServeError as error:
-        write_line(f"palm-serve: {error}", err=True)
+        write_line(plain(f"palm-serve: {error}", keep="\n"), err=True)
         raise typer.Exit(2 if isinstance(error, _BAD_INPUT) else 1) from None
     except UnicodeEncodeError as error:
         write_line(f"palm-serve: arguments must be valid UTF-8, got {error.object!r}", err=True)
@@ -75,15 +76,13 @@ def write_line(line: str, *, err: bool = False) -> None:
 def say(line: str, *, err: bool = False) -> None:
     """Print one line. A failed write (closed pipe, full disk) is logged, because the server must go on."""
     try:
-        write_line(f"palm-serve: {line}", err=err)
+        write_line(plain(f"palm-serve: {line}"), err=err)
     except OutputLost as lost:
         logging.getLogger(__name__).error("%s: %s", lost, line)
 
 
 def show(*renderables: "RenderableType") -> None:
-    """Print rich renderables to standard output."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    """Print rich renderables to standard output, with every text as plain text."""
+    console = plain_console(highlight=False)
     for renderable in renderables:
         console.print(renderable)

@@ -19,7 +19,10 @@ from palm_serve.config.values import MIB, Limits, LogFormat, LogLevel, Precision
 class ModelOptions(OptionGroup):
     """Models"""
 
-    bundles: tuple[Path, ...] = Field(default=(), description="Bundle directories. The first one is the default model.")
+    bundles: tuple[Path, ...] = Field(
+        default=(),
+        description="Bundle directories. The first one is the default model. DIR@sha256:DIGEST serves only the bundle with this digest.",
+    )
     watch: Path | None = Field(
         default=None,
         description="Serve the bundles in this directory, as NAME or NAME/LABEL (stable, canary, shadow, ...), and load its changes.",
@@ -48,6 +51,15 @@ class ModelOptions(OptionGroup):
         default=None, description="Directory from which LoadModel loads models by name. Its layout is that of --watch."
     )
     allow_model_control: bool = Field(default=False, description="Allow clients to load and unload models.")
+    trust: Path | None = Field(
+        default=None,
+        description="Folder of public keys (Ed25519, PEM). Only bundles signed with one of them are loaded, whatever loads "
+        "them. See `palm-export --sign`.",
+    )
+    allow_unproven: bool = Field(
+        default=False,
+        description="Also load bundles without golden examples, of which nothing shows that they answer as at the export.",
+    )
 
     @field_validator("canary", "shadow")
     @classmethod

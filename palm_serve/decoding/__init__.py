@@ -3,6 +3,7 @@
 from palm_serve.decoding.decoder_input import Item, rows_of
 from palm_serve.decoding.kinds import (
     DecoderTable,
+    check_outputs,
     golden_answer,
     label_names,
     make_decoder,
@@ -17,6 +18,7 @@ __all__ = [
     "Item",
     "OutputColumn",
     "ServedKind",
+    "check_outputs",
     "golden_answer",
     "label_names",
     "make_decoder",

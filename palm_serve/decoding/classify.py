@@ -8,7 +8,7 @@ import numpy as np
 from palm_serve.bundle.golden import GoldenAnswer
 from palm_serve.bundle.manifest import KINDS, TaskInfo
 from palm_serve.decoding.decoder_input import Item
-from palm_serve.decoding.served_kind import OutputColumn, ServedKind
+from palm_serve.decoding.served_kind import OutputAxes, OutputColumn, ServedKind
 from palm_serve.errors import BundleError
 from palm_serve.types import Classification, FloatArray, Label
 
@@ -129,6 +129,12 @@ class ServedClassify(ServedKind[Classification]):
     def golden(self, answer: Classification) -> GoldenAnswer:
         """Return the best label."""
         return GoldenAnswer(label=answer.label.name)
+
+    def output_axes(self, task: TaskInfo) -> Mapping[str, OutputAxes]:
+        """Return one column for each label; features have any number."""
+        axes: dict[str, OutputAxes] = dict.fromkeys(task.outputs[1:], (None,))
+        axes[task.outputs[0]] = (len(task.labels),)
+        return axes
 
     def columns(self, task: TaskInfo) -> Mapping[str, OutputColumn]:
         """Return the best label and its confidence."""

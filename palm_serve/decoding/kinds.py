@@ -12,7 +12,7 @@ from palm_serve.decoding.mrc import ServedMrc
 from palm_serve.decoding.multi_label import ServedMultiLabel
 from palm_serve.decoding.sequence_label import ServedSequenceLabel
 from palm_serve.decoding.served_kind import Decoder, ServedKind
-from palm_serve.errors import BundleError
+from palm_serve.errors import BundleError, EngineError
 from palm_serve.types import FloatArray, TaskAnswer
 
 _BUILT_IN: tuple[ServedKind[Any], ...] = (
@@ -62,12 +62,38 @@ def make_decoder(name: str, task: TaskInfo, arrays: Mapping[str, FloatArray]) ->
     kind = _SERVED_KINDS.get(task.kind)
     if kind is None:
         raise BundleError(f"task '{name}' is of kind '{task.kind}', which this version cannot decode")
+    if not task.outputs:
+        raise BundleError(f"task '{name}' must have an output, got none; export again")
     try:
         return kind.decoder(task, arrays)
-    except KeyError as missing:
+    except KeyError as missing:  # also where the manifest names no array
         raise BundleError(
             f"task '{name}': decode.npz lacks the array {missing}, which its manifest entry names"
         ) from None
+
+
+def check_outputs(name: str, task: TaskInfo, outputs: Mapping[str, FloatArray]) -> None:
+    """Check that the outputs of a graph have the axes that the decoder of a task reads.
+
+    Args:
+        name: task name, for messages.
+        task: manifest entry of the task.
+        outputs: outputs of the graph by name.
+
+    Raises:
+        EngineError: an output has other axes, as with fewer labels than logits.
+    """
+    for output, axes in served_kind(task.kind).output_axes(task).items():
+        actual = outputs[output].shape[1:]
+        fits = len(actual) == len(axes)
+        for size, expected_size in zip(actual, axes, strict=False):
+            fits = fits and expected_size in (None, size)
+        if not fits:
+            expected = str([*axes]).replace("None", "any").strip("[]")
+            raise EngineError(
+                f"the output '{output}' of task '{name}' ({len(task.labels)} labels) must have the axes [rows, {expected}], "
+                f"got {list(outputs[output].shape)}"
+            )
 
 
 def golden_answer(answer: TaskAnswer, task: TaskInfo) -> GoldenAnswer:

@@ -7,7 +7,7 @@ from palm_serve.bundle.golden import GoldenAnswer
 from palm_serve.bundle.manifest import KINDS, TaskInfo
 from palm_serve.decoding.classify import LABEL_COLUMNS, sigmoid, softmax
 from palm_serve.decoding.decoder_input import Item
-from palm_serve.decoding.served_kind import OutputColumn, ServedKind
+from palm_serve.decoding.served_kind import OutputAxes, OutputColumn, ServedKind
 from palm_serve.errors import BundleError
 from palm_serve.types import FloatArray, Label, Match
 
@@ -56,6 +56,10 @@ class ServedMatch(ServedKind[Match]):
         if answer.label is None:
             return GoldenAnswer(score=round(answer.score, 4))
         return GoldenAnswer(label=answer.label.name)
+
+    def output_axes(self, task: TaskInfo) -> Mapping[str, OutputAxes]:
+        """Return one column for each label; of a ranker, one."""
+        return {task.outputs[0]: (len(task.labels) or 1,)}
 
     def columns(self, task: TaskInfo) -> Mapping[str, OutputColumn]:
         """Return label, confidence and score; of a ranker, which has no labels, the score only."""

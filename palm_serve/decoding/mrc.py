@@ -14,7 +14,8 @@ from palm_serve.bundle.golden import GoldenAnswer, GoldenSpan
 from palm_serve.bundle.manifest import KINDS, TaskInfo
 from palm_serve.decoding.decoder_input import Item
 from palm_serve.decoding.sequence_label import tagged_range, trim
-from palm_serve.decoding.served_kind import OutputColumn, ServedKind
+from palm_serve.decoding.served_kind import OutputAxes, OutputColumn, ServedKind
+from palm_serve.errors import BundleError
 from palm_serve.types import SPECIAL, Answer, Encoding, FloatArray
 
 DEFAULT_ANSWER_TOKENS, DEFAULT_N_BEST = 30, 20
@@ -40,6 +41,8 @@ class MrcDecoder:
     """N-best answers over `<task>.start_logits` and `<task>.end_logits`, float32 [B, S] each, with a row for each window of an item."""
 
     def __init__(self, task: TaskInfo) -> None:
+        if len(task.outputs) != 2:
+            raise BundleError(f"a reading task must have 2 outputs, got {', '.join(task.outputs)}; export again")
         self._start, self._end = task.outputs
         self._longest = task.decode.max_answer_tokens or DEFAULT_ANSWER_TOKENS
         self._count = task.decode.n_best or DEFAULT_N_BEST
@@ -133,6 +136,10 @@ class ServedMrc(ServedKind[Answer]):
         if answer.no_answer:
             return GoldenAnswer(spans=())
         return GoldenAnswer(spans=(GoldenSpan(name="", start=answer.start, end=answer.end),))
+
+    def output_axes(self, task: TaskInfo) -> Mapping[str, OutputAxes]:
+        """Return the tokens, for the beginnings and the ends of answers."""
+        return dict.fromkeys(task.outputs, (None,))
 
     def columns(self, task: TaskInfo) -> Mapping[str, OutputColumn]:
         """Return the text of the answer and its confidence."""

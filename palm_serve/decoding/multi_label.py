@@ -8,7 +8,7 @@ from palm_serve.bundle.golden import GoldenAnswer
 from palm_serve.bundle.manifest import KINDS, TaskInfo
 from palm_serve.decoding.classify import LABEL_COLUMNS, sigmoid
 from palm_serve.decoding.decoder_input import Item
-from palm_serve.decoding.served_kind import OutputColumn, ServedKind
+from palm_serve.decoding.served_kind import OutputAxes, OutputColumn, ServedKind
 from palm_serve.types import Classification, FloatArray, Label
 
 DEFAULT_THRESHOLD = 0.5
@@ -61,6 +61,10 @@ class ServedMultiLabel(ServedKind[Classification]):
     def golden(self, answer: Classification) -> GoldenAnswer:
         """Return all classes that apply, in alphabetical order."""
         return GoldenAnswer(labels=tuple(sorted(label.name for label in answer.labels)))
+
+    def output_axes(self, task: TaskInfo) -> Mapping[str, OutputAxes]:
+        """Return one column for each label."""
+        return {task.outputs[0]: (len(task.labels),)}
 
     def columns(self, task: TaskInfo) -> Mapping[str, OutputColumn]:
         """Return the first class of the ranking and its confidence."""

@@ -14,7 +14,8 @@ from palm_serve.bundle.golden import GoldenAnswer, GoldenSpan
 from palm_serve.bundle.manifest import KINDS, TaskInfo
 from palm_serve.decoding.crf import FORBIDDEN, ForwardBackward, Marginals, Potentials, Viterbi
 from palm_serve.decoding.decoder_input import Item
-from palm_serve.decoding.served_kind import OutputColumn, ServedKind
+from palm_serve.decoding.served_kind import OutputAxes, OutputColumn, ServedKind
+from palm_serve.errors import BundleError
 from palm_serve.types import Encoding, FloatArray, Int64Array, Span, Spans
 
 _JOINERS = {"\u200d", "\ufe0e", "\ufe0f"}
@@ -44,6 +45,8 @@ class SequenceLabelDecoder:
         self._output = task.outputs[0]
         self._tags = task.labels
         self._index = {tag: i for i, tag in enumerate(task.labels)}
+        if OUTSIDE not in self._index:
+            raise BundleError(f"'{self._output}': the tags must hold '{OUTSIDE}', got none; export again")
         self._outside = self._index[OUTSIDE]
         self._begins = [tag.startswith("B-") for tag in task.labels]
         self._types = list(map(task.span_type, task.labels))
@@ -52,6 +55,7 @@ class SequenceLabelDecoder:
         if task.decode.crf:
             names = task.decode.arrays
             learned = Potentials(arrays[names["start"]], arrays[names["transitions"]], arrays[names["end"]])
+            _check_potentials(self._output, learned, len(task.labels))
         self._inverse_temperature = np.float32(1.0 / task.calibration.temperature)
         self._potentials = Potentials.constrained(task.labels, learned)
         self._viterbi = Viterbi(self._potentials)
@@ -162,6 +166,15 @@ class SequenceLabelDecoder:
         return Span(span_type.name, value, start, end, confidence, span_type.role, span_type.group)
 
 
+def _check_potentials(output: str, potentials: Potentials, tags: int) -> None:
+    """Raise BundleError for potentials of another number of tags."""
+    shapes = potentials.start.shape, potentials.transitions.shape, potentials.end.shape
+    if shapes != ((tags,), (tags, tags), (tags,)):
+        raise BundleError(
+            f"'{output}': start, transitions and end must have {tags} tags as the labels, got the shapes {shapes}; export again"
+        )
+
+
 def _is_other_punctuation(text: str, allowed: frozenset[str]) -> bool:
     """Return True if a text consists of punctuation that is not allowed."""
     return allowed.isdisjoint(text) and all(map(is_punctuation, text))
@@ -200,6 +213,10 @@ class ServedSequenceLabel(ServedKind[Spans]):
             roles = dict(filter(itemgetter(1), (("role", span.role), ("group", span.group))))
             spans.append(GoldenSpan(name=span.name, start=span.start, end=span.end, **roles))
         return GoldenAnswer(spans=tuple(spans))
+
+    def output_axes(self, task: TaskInfo) -> Mapping[str, OutputAxes]:
+        """Return the tokens, with one column for each tag."""
+        return {task.outputs[0]: (None, len(task.labels))}
 
     def columns(self, task: TaskInfo) -> Mapping[str, OutputColumn]:
         """Return nothing: spans are answered as JSON only."""

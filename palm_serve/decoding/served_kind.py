@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 from palm_serve.bundle.golden import GoldenAnswer
 from palm_serve.bundle.manifest import KindFacts, TaskInfo
@@ -23,6 +23,10 @@ class Decoder(Protocol):
             items: texts of the batch with their encodings.
         """
         ...
+
+
+OutputAxes: TypeAlias = tuple[int | None, ...]
+"""Sizes of the axes of an output behind its rows. None: any size, such as the number of tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,10 @@ class ServedKind(Generic[AnswerType]):
     def columns(self, task: TaskInfo) -> Mapping[str, OutputColumn]:
         """Return the outputs of the Open Inference Protocol by name, `json` and `fallback` aside."""
         raise NotImplementedError
+
+    def output_axes(self, task: TaskInfo) -> Mapping[str, OutputAxes]:
+        """Return the axes of the outputs that the decoder reads, behind the rows. Outputs without an entry are not checked."""
+        return {}
 
     def label_names(self, task: TaskInfo) -> tuple[str, ...]:
         """Return the labels as answers name them."""

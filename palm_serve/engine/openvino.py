@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from palm_serve.bundle.graph_file import GraphFile
 from palm_serve.engine.options import RUN_STOPPED
 from palm_serve.errors import EngineError, EngineTimeout
 from palm_serve.types import EngineInfo, FloatArray, PaddedBatch
@@ -66,7 +67,7 @@ class OpenVinoEngine:
     """Runs a graph in OpenVINO. One call at a time.
 
     Args:
-        graph: an ONNX file.
+        graph: an ONNX file, by its path or as bytes that were verified.
         info: provider, precision and variant of the engine.
         threads: threads of one run.
 
@@ -74,12 +75,12 @@ class OpenVinoEngine:
         EngineError: the runtime is not available or cannot run the graph.
     """
 
-    def __init__(self, graph: Path, info: EngineInfo, threads: int) -> None:
+    def __init__(self, graph: Path | GraphFile, info: EngineInfo, threads: int) -> None:
         core = openvino_core()
         if core is None:
             raise EngineError("OpenVINO is not available. Install the package `openvino`.")
         try:
-            model = core.read_model(str(graph))
+            model = _read_model(core, graph)
             metadata = model.get_rt_info("framework").astype(dict) if model.has_rt_info("framework") else {}
             compiled = core.compile_model(model, "CPU", compile_properties(info.precision, threads))
         except Exception as error:  # OpenVINO raises RuntimeError and others of its own
@@ -121,3 +122,16 @@ class OpenVinoEngine:
     def shape(self, rows: int, length: int) -> tuple[int, int]:
         """Return the same shape. The runtime compiles no shapes. It prepares the kernels of a new one in milliseconds."""
         return rows, length
+
+
+def _read_model(core: Any, graph: Path | GraphFile) -> Any:
+    """Read a graph.
+
+    Raises:
+        EngineError: the graph has external data, which this runtime only reads from files that nobody has verified.
+    """
+    if isinstance(graph, Path):
+        return core.read_model(str(graph))
+    if graph.external:
+        raise EngineError(f"OpenVINO reads the weights of {graph.name} from files of their own; use the provider CPU")
+    return core.read_model(graph.content)

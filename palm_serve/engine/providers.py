@@ -87,7 +87,7 @@ def select_engine(
 
     Raises:
         EngineError: a name is unknown, nothing fits, or not even the plain graph opens.
-        BundleError: a graph does not belong to the manifest.
+        BundleError: a graph does not belong to the manifest, or a file was changed.
     """
     available = available_providers()
     _check_names(provider, precision, available)
@@ -99,9 +99,10 @@ def select_engine(
         )
     _log_unusable_gates(bundle, available)
     engine = _open_fastest(bundle, candidates, threads, cache or timing.default_cache(), measured)
+    bundle.verify()
     if engine is None:
         if PLAIN in candidates:
-            raise EngineError("no provider can run this bundle: the log says why")
+            raise EngineError(f"{bundle.graph()}: no provider can run this bundle: the log says why")
         log.error("nothing of what was asked for can run this bundle here; it runs on %s", PLAIN)
         return _open(bundle, PLAIN, threads, None)
     if (engine.info.provider, engine.info.variant) == (CPU, "plain"):
@@ -308,7 +309,7 @@ def _try_open(bundle: Bundle, candidate: Candidate, threads: int | None, cache: 
 
 
 def _open(bundle: Bundle, candidate: Candidate, threads: int | None, cache: Path | None) -> OpenEngine:
-    graph = bundle.graph(candidate.variant)
+    graph = bundle.read_graph(candidate.variant)
     engine = open_engine(graph, candidate.provider, candidate.precision, threads, candidate.variant, cache)
     check_graph(bundle, candidate.variant, engine)
     return engine
@@ -331,7 +332,7 @@ def check_graph(bundle: Bundle, name: str, engine: OpenEngine) -> None:
     if digest != bundle.graph_digest():
         raise BundleError(
             f"{path} was exported for other tasks or another tokenizer: palm.digest is {digest[:12]}, the manifest gives "
-            f"{bundle.graph_digest()[:12]}; export again"
+            f"{bundle.graph_digest()[:12]} for its tasks and tokenizer.json; export again"
         )
     inputs = {}
     for tensor in manifest.inputs:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from palm_serve.bundle.graph_file import GraphFile
 from palm_serve.engine.cores import usable_cores
 from palm_serve.engine.io_binding import BoundRunner
 from palm_serve.engine.openvino import OpenVinoEngine
@@ -85,7 +86,7 @@ OpenEngine = OrtEngine | OpenVinoEngine
 
 
 def open_engine(
-    graph: Path,
+    graph: Path | GraphFile,
     provider: str,
     precision: str,
     threads: int | None = None,
@@ -95,7 +96,7 @@ def open_engine(
     """Open `graph` on exactly this provider.
 
     Args:
-        graph: an ONNX file.
+        graph: an ONNX file, by its path or as bytes that were verified.
         provider: one of PROVIDERS.
         precision: precision of the computation: fp32, bf16, fp16 or int8. The last two are also those of the weights.
         threads: threads of one run. None: one for each usable physical core.
@@ -129,7 +130,11 @@ def _make_directory(path: Path | None) -> Path | None:
 
 
 def _open_session(
-    graph: Path, info: EngineInfo, threads: int, providers: list[tuple[str, ProviderOptions]], graphs: bool = False
+    graph: Path | GraphFile,
+    info: EngineInfo,
+    threads: int,
+    providers: list[tuple[str, ProviderOptions]],
+    graphs: bool = False,
 ) -> OrtEngine:
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
@@ -141,7 +146,18 @@ def _open_session(
     try:
         if on_gpu:
             ort.preload_dlls()
-        session = ort.InferenceSession(str(graph), sess_options=options, providers=providers)
+        source: str | bytes = str(graph)
+        if isinstance(graph, GraphFile):
+            source = graph.content
+            weights = list(graph.external.values())
+            options.add_external_initializers_from_files_in_memory(
+                list(graph.external), weights, [len(content) for content in weights]
+            )
+        session = ort.InferenceSession(source, sess_options=options, providers=providers)
+        if isinstance(graph, GraphFile):
+            # It would keep a second copy of the graph, to open it again on other providers. FallbackEngine does that.
+            session.disable_fallback()
+            session._model_bytes = None
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         raise EngineError(f"{info.provider} in {info.precision} cannot run {graph.name}: {error}") from error
     session_providers = session.get_providers()

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from palm_serve.errors import PalmServeError
+from palm_serve.plain_text import plain, plain_json
 from palm_serve.types import CallRecord
 
 ACCESS = "palm_serve.access"
 """Name of the logger of finished calls."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 """Header of W3C Trace Context."""
 _SERVER_FAULTS = frozenset(
@@ -54,14 +54,14 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is logging's
         """Escape control characters, so that values sent by a client cannot forge a log line."""
-        return _CONTROL.sub(_escape, super().formatMessage(record))
+        return plain(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802  the name is logging's
         """Format the traceback of an error."""
         error = ei[1]
         if self._texts or error is None:
-            return super().formatException(ei)
-        return "\n".join(_outline(error))
+            return plain(super().formatException(ei), keep="\n")
+        return plain("\n".join(_outline(error)), keep="\n")
 
 
 class JsonFormatter(TextFormatter):
@@ -81,7 +81,7 @@ class JsonFormatter(TextFormatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return plain_json(json.dumps(line, ensure_ascii=False, default=str))
 
 
 class AccessLog:
@@ -209,10 +209,6 @@ def _trace_id(traceparent: str) -> str:
     """Return the caller's trace id, so that calls can be found in the log where this server sends no traces."""
     match = _TRACEPARENT.match(traceparent)
     return match[1] if match else ""
-
-
-def _escape(character: re.Match[str]) -> str:
-    return repr(character[0])[1:-1]
 
 
 def _outline(error: BaseException) -> list[str]:

@@ -44,20 +44,39 @@ class EngineChoice:
     nice: int
 
 
+@dataclass(frozen=True, slots=True)
+class LoadRules:
+    """Which bundles may be loaded, see `bundle.loader.load_bundle`."""
+
+    trust: Path | None = None
+    allow_unproven: bool = False
+
+    def load(self, path: Path) -> Bundle:
+        """Load a bundle under these rules. Its graphs are verified when they are opened."""
+        return load_bundle(path, trust=self.trust, allow_unproven=self.allow_unproven, defer_graphs=True)
+
+
 class BundleOpener:
     """Opens one bundle at a time. No step takes longer than its limit.
 
     Args:
         choice: options of the engines.
+        rules: which bundles may be loaded.
         load_limit_s: seconds of each step.
         limits: limits of batches.
         engine_thread: runs the engines of the models in service.
     """
 
     def __init__(
-        self, choice: EngineChoice, load_limit_s: float, limits: BatchLimits, engine_thread: EngineThread
+        self,
+        choice: EngineChoice,
+        rules: LoadRules,
+        load_limit_s: float,
+        limits: BatchLimits,
+        engine_thread: EngineThread,
     ) -> None:
         self._choice = choice
+        self._rules = rules
         self._load_limit_s = load_limit_s
         self._limits = limits
         self._engine_thread = engine_thread
@@ -89,6 +108,8 @@ class BundleOpener:
         choice = self._choice
         request = TrialRequest(
             path=path,
+            trust=self._rules.trust,
+            allow_unproven=self._rules.allow_unproven,
             provider=choice.provider,
             precision=choice.precision,
             threads=choice.threads,
@@ -100,8 +121,12 @@ class BundleOpener:
         self._measured.update(result.measured)
 
     async def read(self, path: Path) -> Bundle:
-        """Read and verify a bundle. Raises BundleError."""
-        return await self._in_thread(path, load_bundle, path)
+        """Read and verify a bundle, except for its graphs. Raises BundleError."""
+        return await self._in_thread(path, self._rules.load, path)
+
+    async def verify(self, bundle: Bundle) -> None:
+        """Verify what `read` left out, for a bundle that is not opened. Raises BundleError."""
+        await self._in_thread(bundle.path, bundle.verify)
 
     async def open(self, bundle: Bundle, latency: EngineLatency, beside_others: bool) -> Pipeline:
         """Open the engine of a bundle, compare its golden answers and warm it up.

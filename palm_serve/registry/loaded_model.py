@@ -61,6 +61,8 @@ class LoadedModel:
         self.labels: tuple[str, ...] = ()
         self.manifest: Manifest = pipeline.bundle.manifest
         self.version: str = self.manifest.version
+        self.proven = pipeline.bundle.proven
+        """True if its answers were compared with those of the export."""
         self.statistics = statistics
         self.loaded_at = time.time()
         """Unix time in seconds."""

@@ -16,7 +16,7 @@ from palm_serve.engine.providers import AUTO
 from palm_serve.errors import BundleError, NotFound, PalmServeError, Unavailable
 from palm_serve.pipeline import Pipeline
 from palm_serve.registry.answer_cache import AnswerCache
-from palm_serve.registry.bundle_opener import LOAD_LIMIT_S, BundleOpener, EngineChoice
+from palm_serve.registry.bundle_opener import LOAD_LIMIT_S, BundleOpener, EngineChoice, LoadRules
 from palm_serve.registry.loaded_model import LoadedModel
 from palm_serve.registry.statistics import ModelStatistics
 from palm_serve.registry.versions import STABLE, ModelVersions, TrafficShares
@@ -53,6 +53,8 @@ class Registry:
         run_limit_s: seconds after which a run of an engine is stopped.
         on_hung: called in another thread when a run cannot be stopped.
         trials: try bundles in a process of their own before this process opens them.
+        trust: folder of public keys. Only bundles that one of them signed are loaded. None: signatures do not count.
+        allow_unproven: load bundles without golden examples too.
     """
 
     def __init__(
@@ -70,6 +72,8 @@ class Registry:
         run_limit_s: float = RUN_LIMIT_S,
         on_hung: Callable[[], object] = lambda: None,
         trials: bool = False,
+        trust: Path | None = None,
+        allow_unproven: bool = False,
     ) -> None:
         self._limits = limits or BatchLimits()
         self._make_observer = make_observer
@@ -78,7 +82,8 @@ class Registry:
         self._models: dict[str, ModelVersions] = {}
         self._engine_thread = EngineThread(nice=nice, run_limit_s=run_limit_s, on_hung=on_hung)
         choice = EngineChoice(provider, precision, threads, cache, nice)
-        self._opener = BundleOpener(choice, load_limit_s, self._limits, self._engine_thread)
+        rules = LoadRules(trust, allow_unproven)
+        self._opener = BundleOpener(choice, rules, load_limit_s, self._limits, self._engine_thread)
         self._trials = trials
         self._loading = asyncio.Lock()
         self._draining: set[asyncio.Task[None]] = set()
@@ -151,6 +156,7 @@ class Registry:
                 name = name or bundle.manifest.name
                 open_model = _with_version([*self._versions(name), *opened_models], bundle.manifest.version)
                 if open_model is not None:
+                    await self._opener.verify(bundle)
                     return open_model
                 latency = EngineLatency()
                 pipeline = await self._opener.open(bundle, latency, beside_others=bool(self._models))

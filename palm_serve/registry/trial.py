@@ -48,6 +48,8 @@ class TrialRequest(BaseModel):
     """Bundle and options of a trial."""
 
     path: Path
+    trust: Path | None
+    allow_unproven: bool
     provider: str
     precision: str
     threads: int | None
@@ -166,7 +168,9 @@ def run_trial(request: TrialRequest) -> TrialResult:
     measured: MeasuredTimes = dict(request.measured)
     try:
         with limited_memory(memory):
-            bundle = load_bundle(request.path)
+            bundle = load_bundle(
+                request.path, trust=request.trust, allow_unproven=request.allow_unproven, defer_graphs=True
+            )
             select = functools.partial(select_engine, bundle, request.provider, request.precision, request.threads)
             pipeline = Pipeline(bundle, select(request.cache, measured))
             check_and_warm_up(pipeline, BatchLimits())

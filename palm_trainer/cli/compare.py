@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from palm_serve.plain_text import plain
 from palm_serve.program import OutputLost
 from palm_trainer.cli.console import show
 from palm_trainer.cli.show import show_faults, show_training
@@ -153,4 +154,4 @@ def _show_result(result: ComparisonResult) -> None:
     for note in result.notes:
         show(f"note: {note}")
     for warning in result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(plain(f"warning: {warning}"), file=sys.stderr)

@@ -3,9 +3,9 @@
 import sys
 from typing import Any
 
-from rich.console import Console
+from palm_serve.plain_text import plain_console
 
 
 def show(renderable: Any) -> None:
-    """Print on standard output, without markup for brackets and colons in labels and paths."""
-    Console(soft_wrap=not sys.stdout.isatty(), markup=False, emoji=False).print(renderable)
+    """Print on standard output, with labels and paths as plain text."""
+    plain_console(soft_wrap=not sys.stdout.isatty()).print(renderable)

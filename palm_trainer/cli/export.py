@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from palm_serve.plain_text import plain, plain_console
 from palm_serve.program import run_program
 from palm_trainer.cli.environment import limit_threads
 from palm_trainer.errors import CheckpointError, ExportError, PalmError, ParityError
@@ -67,6 +68,14 @@ def export(
     include: Annotated[
         list[str] | None, typer.Option(metavar="TASK", help="Export this auxiliary task too; may be repeated.")
     ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEY",
+            help="Sign the bundle with this Ed25519 private key (PEM), for `palm-serve run --trust`. "
+            "`openssl genpkey -algorithm ed25519 -out KEY` makes one.",
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the table to FILE as JSON too.")
     ] = None,
@@ -78,21 +87,19 @@ def export(
     """
     with _step_display() as say:
         say("loading the run")
-        manifest, report = _export(run, output, precision, name, overwrite, include or [], say)
-    from rich.console import Console
-
+        manifest, report = _export(run, output, precision, name, overwrite, include or [], sign, say)
     show(report)
-    Console().print(f"{manifest.name} {manifest.version[:12]} -> {output}", highlight=False, soft_wrap=True)
+    console = plain_console(highlight=False, soft_wrap=True)
+    console.print(f"{manifest.name} {manifest.version[:12]} -> {output}")
+    console.print(f"{'signed; ' if sign else ''}digest sha256:{manifest.version}")
     if json_file is not None:
         _write_json(json_file, manifest, report)
 
 
 def show(report: "ExportReport") -> None:
     """Print the table, the notes, and the reason for each variant that is not written."""
-    from rich.console import Console
-
     # Not narrower: into a file or a narrow terminal too, no cell may be cut.
-    console = Console(width=max(Console().width, _TABLE_WIDTH))
+    console = plain_console(width=max(plain_console().width, _TABLE_WIDTH))
     console.print(variants_table(report))
     lines = list(report.notes)
     if report.metric.startswith(_MEAN):
@@ -104,7 +111,7 @@ def show(report: "ExportReport") -> None:
         if row.result.reason and not row.reason:
             lines.append(f"{row.candidate} failed: {row.result.reason}")
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _export(
@@ -114,6 +121,7 @@ def _export(
     name: str | None,
     overwrite: bool,
     include: list[str],
+    sign: Path | None,
     say: Callable[[str], None],
 ) -> "tuple[Manifest, ExportReport]":
     # Imported here: `--help` and wrong usage need no torch.
@@ -147,6 +155,7 @@ def _export(
         metrics=metrics,
         include=include,
         train=lambda: evaluation_sets(config, "train"),
+        sign=sign,
         say=say,
     )
 
@@ -215,9 +224,7 @@ def _metric_title(report: "ExportReport") -> str:
 @contextmanager
 def _step_display() -> Iterator[Callable[[str], None]]:
     """Yield a function that shows the current step on standard error, as a spinner on a terminal, else as lines."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     if not console.is_terminal:
         yield lambda step: console.print(f"palm-export: {step}", highlight=False, soft_wrap=True)
         return
@@ -235,9 +242,9 @@ def _command() -> int:
     try:
         app()
     except PalmError as error:
-        print(f"palm-export: {error}", file=sys.stderr)
+        print(plain(f"palm-export: {error}", keep="\n"), file=sys.stderr)
         return 1 if isinstance(error, ParityError) else 2
     except OSError as error:
-        print(f"palm-export: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        print(plain(f"palm-export: {error.filename or 'input or output'}: {error.strerror or error}"), file=sys.stderr)
         return 2
     return 0

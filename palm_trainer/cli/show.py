@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from palm_serve.plain_text import plain, plain_console
 from palm_serve.program import OutputLost
 from palm_trainer.cli.console import show
 from palm_trainer.config.loader import Config
@@ -185,9 +186,9 @@ class _Bar:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[state]}", markup=False),
         )
-        self._progress = Progress(*columns)
+        self._progress = Progress(*columns, console=plain_console())
         self._task = self._progress.add_task("train", total=total, completed=first, state="")
         self._rate = _Rate()
 
@@ -195,7 +196,7 @@ class _Bar:
         self._progress.start()
 
     def step(self, event: Step) -> None:
-        state = f"{_losses(event)}  lr {event.learning_rate:.1e}  {self._rate.add(event):.0f} examples/s"
+        state = f"{plain(_losses(event))}  lr {event.learning_rate:.1e}  {self._rate.add(event):.0f} examples/s"
         self._progress.update(self._task, completed=event.step, state=state)
 
     def line(self, text: str) -> None:
@@ -225,7 +226,7 @@ class _Lines:
             self.line(f"step {event.step}/{self._total}  {event.data}  {_losses(event)}  {state}")
 
     def line(self, text: str) -> None:
-        print(text, flush=True)
+        print(plain(text), flush=True)
 
     def close(self) -> None:
         """Do nothing: no resource is open."""

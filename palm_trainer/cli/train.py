@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from palm_serve.plain_text import plain
 from palm_serve.program import OutputLost, run_program
 from palm_trainer.cli.environment import limit_spinning, limit_threads
 from palm_trainer.cli.models import models_app
@@ -278,7 +279,8 @@ def convert(
         print(f"{formats}: {conversion.count} examples")
         for title, defects in (("source", conversion.defects), ("not held", conversion.losses)):
             for defect in defects:
-                print(f"  {title}: {defect.count} x {defect.kind}, first at {defect.first}", file=sys.stderr)
+                line = f"  {title}: {defect.count} x {defect.kind}, first at {defect.first}"
+                print(plain(line), file=sys.stderr)
 
 
 @app.command(epilog="Example: palm-train schema --output palm-train.schema.json")
@@ -393,10 +395,10 @@ def command(app: Callable[..., Any], arguments: Iterable[str] | None = None) -> 
     try:
         app(args=None if arguments is None else list(arguments))
     except PalmError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(plain(f"error: {error}", keep="\n"), file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        print(plain(f"error: {error.filename or 'input or output'}: {error.strerror or error}"), file=sys.stderr)
         return 2
     except OutputLost:
         raise

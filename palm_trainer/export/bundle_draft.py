@@ -106,6 +106,10 @@ class BundleDraft:
         )
         return manifest.model_copy(update={"version": manifest.digest()})
 
+    def read_manifest(self) -> bytes:
+        """Return the bytes of the manifest that `read_back` wrote."""
+        return (self.writer.directory / MANIFEST).read_bytes()
+
     def read_back(self) -> Bundle:
         """Write the manifest and load the bundle as a server does.
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from palm_serve.bundle.loader import MANIFEST
+from palm_serve.bundle.signature import sign
+from palm_serve.errors import BundleError
 from palm_serve.types import FloatArray
 from palm_trainer.config.atomic_files import sync_to_disk
 from palm_trainer.errors import ExportError
@@ -116,6 +118,18 @@ def choose_bundle_name(requested: str | None, output: Path) -> str:
             f"digit, got '{requested}'. Choose another name."
         )
     return requested
+
+
+def compute_signature(manifest: bytes, key: Path) -> bytes:
+    """Return the signature of a manifest.
+
+    Raises:
+        ExportError: if the key cannot be used.
+    """
+    try:
+        return sign(manifest, key)
+    except BundleError as error:
+        raise ExportError(f"--sign: {error}") from None
 
 
 def to_npz_bytes(arrays: Mapping[str, FloatArray]) -> bytes:

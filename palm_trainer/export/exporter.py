@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from palm_serve.bundle.golden import GoldenExample
-from palm_serve.bundle.loader import ARRAYS, GOLDEN, TOKENIZER, Bundle
+from palm_serve.bundle.loader import ARRAYS, GOLDEN, SIGNATURE, TOKENIZER, Bundle
 from palm_serve.bundle.manifest import Manifest, TaskInfo, tasks_digest
 from palm_serve.engine.providers import PLAIN, available_providers
 from palm_serve.tokenization import bare_tokenizer_json
@@ -13,7 +13,13 @@ from palm_trainer.data.example import Example
 from palm_trainer.errors import ExportError
 from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics
 from palm_trainer.export.bundle_draft import BundleDraft
-from palm_trainer.export.bundle_writer import BundleWriter, choose_bundle_name, staged_bundle, to_npz_bytes
+from palm_trainer.export.bundle_writer import (
+    BundleWriter,
+    choose_bundle_name,
+    compute_signature,
+    staged_bundle,
+    to_npz_bytes,
+)
 from palm_trainer.export.gate import GateMeasurements, measure_gates
 from palm_trainer.export.golden import AnsweredExample, choose_golden
 from palm_trainer.export.graph import ExportGraph
@@ -46,6 +52,7 @@ def export_bundle(
     metrics: Mapping[str, Metrics] | None = None,
     include: Collection[str] = (),
     train: ReadTrainSets = tuple,
+    sign: Path | None = None,
     say: Callable[[str], None] = lambda step: None,
 ) -> tuple[Manifest, ExportReport]:
     """Export a trained model to the bundle `output`.
@@ -60,6 +67,7 @@ def export_bundle(
         metrics: metrics by split, for the model card.
         include: auxiliary tasks to export as well.
         train: reads training examples, which the int8 search may need.
+        sign: Ed25519 private key (PEM) to sign the manifest with.
         say: called with a description of each step.
 
     Returns:
@@ -70,6 +78,8 @@ def export_bundle(
         ExportError: for all other failures. Nothing is written then.
     """
     _check_dev(sets)
+    if sign is not None:
+        compute_signature(b"", sign)  # a key that cannot be used is told before the work
     tasks = _exported_tasks(trained, include)
     name = choose_bundle_name(name, output)
     precisions = PRECISIONS[precision]
@@ -94,6 +104,8 @@ def export_bundle(
         say("writing the bundle")
         _keep_measured_variants(draft, measurements, report)
         manifest = _finish_bundle(draft, measurements, sets, metrics or {})
+        if sign is not None:
+            writer.write(SIGNATURE, compute_signature(draft.read_manifest(), sign))
     return manifest, report
 
 

@@ -161,7 +161,7 @@ def _open_candidates(
             skipped.append(f"{candidate}: this processor has neither AMX nor AVX512-BF16")
             continue
         try:
-            graph = bundle.graph(candidate.variant)
+            graph = bundle.read_graph(candidate.variant)
             engine = open_engine(graph, candidate.provider, candidate.precision, variant=candidate.variant)
             check_graph(bundle, candidate.variant, engine)
         except (EngineError, BundleError) as error:

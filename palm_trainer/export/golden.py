@@ -3,6 +3,7 @@
 They are few, varied, and clear enough that no provider decides them differently.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 
@@ -31,7 +32,9 @@ def choose_golden(sets: Sequence[Sequence[AnsweredExample]], tasks: Mapping[str,
         sets: examples of each data set with the answers that all passed candidates give.
         tasks: manifest entries.
     """
-    pool = list(_interleave(sets))
+    pool = list(_interleave(sets, _MAX_CHARACTERS))
+    if not pool:  # all texts are long
+        pool = sorted(_interleave(sets, sys.maxsize), key=_count_characters)[:MAX_EXAMPLES]
     confident_answers = [_select_confident(answers) for _, answers in pool]
     if not any(confident_answers):
         return _choose_most_certain(pool, tasks)
@@ -75,7 +78,7 @@ def _spread_evenly(usable: Sequence[int], indices: Sequence[int]) -> list[int]:
     return unused[::step][:missing]
 
 
-def _interleave(sets: Sequence[Sequence[AnsweredExample]]) -> Iterator[AnsweredExample]:
+def _interleave(sets: Sequence[Sequence[AnsweredExample]], max_characters: int) -> Iterator[AnsweredExample]:
     """Yield one example of each set in turn, except for blank, long and repeated texts."""
     texts: set[tuple[str, str | None]] = set()
     for group in zip_longest(*sets):
@@ -84,10 +87,14 @@ def _interleave(sets: Sequence[Sequence[AnsweredExample]]) -> Iterator[AnsweredE
                 continue
             example = answered[0]
             key = (example.text, example.pair)
-            characters = len(example.text) + len(example.pair or "")
-            if key not in texts and example.text.strip() and characters <= _MAX_CHARACTERS:
+            if key not in texts and example.text.strip() and _count_characters(answered) <= max_characters:
                 texts.add(key)
                 yield answered
+
+
+def _count_characters(answered: AnsweredExample) -> int:
+    example, _ = answered
+    return len(example.text) + len(example.pair or "")
 
 
 def _select_confident(answers: Mapping[str, TaskAnswer]) -> dict[str, TaskAnswer]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.plain_text import plain_json
 from palm_serve.types import Answer, Classification, Label, Match, Span, Spans, TaskAnswer
 from palm_trainer.data.example import Example
 from palm_trainer.errors import DataError
@@ -109,7 +110,7 @@ def predict_lines(run: Path, inputs: Sequence[Input]) -> Iterator[str]:
             record["text_pair"] = example.pair
         for task, answer in answers.items():
             record[task] = answer_to_json(answer)
-        yield json.dumps(record, ensure_ascii=False)
+        yield plain_json(json.dumps(record, ensure_ascii=False))
 
 
 def answer_to_json(answer: TaskAnswer) -> Any:

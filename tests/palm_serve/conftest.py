@@ -230,7 +230,7 @@ def write_tiny_bundle(
 def seal_bundle(path: Path, **changes: Any) -> Path:
     """Write the manifest with `changes`, current checksums of the files, and the resulting version."""
     content = json.loads((path / "manifest.json").read_text(encoding="utf-8")) | changes
-    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != "manifest.json")
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name not in ("manifest.json", "manifest.sig"))
     content["files"] = {p.relative_to(path).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
     manifest = Manifest.model_validate(content)
     manifest = manifest.model_copy(update={"version": manifest.digest()})
