@@ -39,7 +39,7 @@ TRAINER_LAYERS = [
     {"cli"},
 ]
 # Modules that are a second file of a unit.
-PART_OF: dict[str, str] = {"pem": "files"}
+PART_OF: dict[str, str] = {"pem": "files", "tokenizer_trial": "tokenization"}
 
 # What the trainer shares with the server: measured is what is served.
 ACROSS = {"errors", "types", "plain_text", "program", "bundle", "tokenization", "decoding", "engine"}
