@@ -78,16 +78,14 @@ def export_bundle(
         ExportError: for all other failures. Nothing is written then.
     """
     _check_dev(sets)
-    if sign is not None:
-        compute_signature(b"", sign)  # a key that cannot be used is told before the work
+    _check_key(sign)
     tasks = _exported_tasks(trained, include)
-    name = choose_bundle_name(name, output)
     precisions = PRECISIONS[precision]
     with staged_bundle(output, overwrite=overwrite) as writer:
         say("exporting the graph")
         graph = ExportGraph(trained.model, tuple(tasks))
         files = to_onnx_files(graph, trained.max_length, {DIGEST: _compute_digest(trained, tasks)}, GRAPH)
-        draft = _start_draft(writer, trained, graph, tasks, name)
+        draft = _start_draft(writer, trained, graph, tasks, choose_bundle_name(name, output))
         draft.add_plain(PLAIN.variant, files)
         say("creating the graph variants")
         notes = _add_variants(draft, files, graph, precisions)
@@ -99,13 +97,11 @@ def export_bundle(
             say("searching for the matrix multiplications that int8 changes most")
             measurements, notes[INT8] = search_int8(draft, files[GRAPH], measurements, reference, sets, train)
         say("timing the variants")
-        requested = () if precision == "auto" else (precision,)
-        report = _make_report(draft.read_back(), measurements, notes, requested)
+        report = _make_report(draft.read_back(), measurements, notes, () if precision == "auto" else (precision,))
         say("writing the bundle")
         _keep_measured_variants(draft, measurements, report)
         manifest = _finish_bundle(draft, measurements, sets, metrics or {})
-        if sign is not None:
-            writer.write(SIGNATURE, compute_signature(draft.read_manifest(), sign))
+        _sign(draft, sign)
     return manifest, report
 
 
@@ -115,6 +111,17 @@ def _check_dev(sets: Sequence[EvaluationSet]) -> None:
             "the parity check needs dev examples, and the data of the run has none. "
             "Add `dev = ...` to a data set and train again."
         )
+
+
+def _check_key(key: Path | None) -> None:
+    """Tell of a key that cannot be used before the work begins."""
+    if key is not None:
+        compute_signature(b"", key)
+
+
+def _sign(draft: BundleDraft, key: Path | None) -> None:
+    if key is not None:
+        draft.writer.write(SIGNATURE, compute_signature(draft.read_manifest(), key))
 
 
 def _exported_tasks(trained: TrainedModel, include: Collection[str] = ()) -> dict[str, TaskInfo]:
