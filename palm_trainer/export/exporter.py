@@ -77,8 +77,7 @@ def export_bundle(
         ParityError: if the graph does not give the answers of the model. Nothing is written then.
         ExportError: for all other failures. Nothing is written then.
     """
-    _check_dev(sets)
-    _check_key(sign)
+    _check_inputs(sets, sign)
     tasks = _exported_tasks(trained, include)
     precisions = PRECISIONS[precision]
     with staged_bundle(output, overwrite=overwrite) as writer:
@@ -100,28 +99,19 @@ def export_bundle(
         report = _make_report(draft.read_back(), measurements, notes, () if precision == "auto" else (precision,))
         say("writing the bundle")
         _keep_measured_variants(draft, measurements, report)
-        manifest = _finish_bundle(draft, measurements, sets, metrics or {})
-        _sign(draft, sign)
+        manifest = _finish_bundle(draft, measurements, sets, metrics or {}, sign)
     return manifest, report
 
 
-def _check_dev(sets: Sequence[EvaluationSet]) -> None:
+def _check_inputs(sets: Sequence[EvaluationSet], key: Path | None) -> None:
+    """Tell before the work begins that there are no examples, or that the key cannot be used."""
+    if key is not None:
+        compute_signature(b"", key)
     if not any(evaluation_set.examples for evaluation_set in sets):
         raise ExportError(
             "the parity check needs dev examples, and the data of the run has none. "
             "Add `dev = ...` to a data set and train again."
         )
-
-
-def _check_key(key: Path | None) -> None:
-    """Tell of a key that cannot be used before the work begins."""
-    if key is not None:
-        compute_signature(b"", key)
-
-
-def _sign(draft: BundleDraft, key: Path | None) -> None:
-    if key is not None:
-        draft.writer.write(SIGNATURE, compute_signature(draft.read_manifest(), key))
 
 
 def _exported_tasks(trained: TrainedModel, include: Collection[str] = ()) -> dict[str, TaskInfo]:
@@ -237,9 +227,13 @@ def _keep_measured_variants(draft: BundleDraft, measurements: GateMeasurements, 
 
 
 def _finish_bundle(
-    draft: BundleDraft, measurements: GateMeasurements, sets: Sequence[EvaluationSet], metrics: Mapping[str, Metrics]
+    draft: BundleDraft,
+    measurements: GateMeasurements,
+    sets: Sequence[EvaluationSet],
+    metrics: Mapping[str, Metrics],
+    key: Path | None,
 ) -> Manifest:
-    """Write golden examples, model card and manifest, and load the bundle."""
+    """Write golden examples, model card and manifest, load the bundle, and sign it if there is a key."""
     golden = choose_golden(_list_agreed_answers(measurements, sets), draft.tasks)
     if golden:
         lines = []
@@ -248,7 +242,10 @@ def _finish_bundle(
         draft.writer.write(GOLDEN, "".join(lines).encode())
     card = render_model_card(draft, sets, metrics, _choose_example_text(golden))
     draft.writer.write(CARD, card.encode())
-    return draft.read_back().manifest
+    manifest = draft.read_back().manifest
+    if key is not None:
+        draft.writer.write(SIGNATURE, compute_signature(draft.read_manifest(), key))
+    return manifest
 
 
 def _list_agreed_answers(measurements: GateMeasurements, sets: Sequence[EvaluationSet]) -> list[list[AnsweredExample]]:

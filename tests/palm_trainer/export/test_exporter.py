@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from palm_serve.bundle.golden import GoldenAnswer
 from palm_serve.bundle.loader import load_bundle
@@ -195,3 +197,24 @@ def test_export_of_an_uncertain_model_has_golden_examples(
     assert np.isfinite(
         load_bundle(tmp_path / "out").manifest.variants["plain"].gates[0].figures["max_logit_difference"]
     )
+
+
+@pytest.mark.usefixtures("few_shapes")
+def test_export_with_a_key_is_signed(trained: TrainedModel, sets: Sequence[EvaluationSet], tmp_path: Path) -> None:
+    key, trust = Ed25519PrivateKey.generate(), tmp_path / "trust"
+    trust.mkdir()
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (trust / "ours.pem").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    small = [EvaluationSet(sets[0].data, sets[0].examples[:6], sets[0].fields)]
+    export_bundle(trained, small, tmp_path / "out", precision="fp32", sign=tmp_path / "key.pem")
+    assert load_bundle(tmp_path / "out", trust=trust).golden
+    assert "manifest.sig" not in load_bundle(tmp_path / "out").manifest.files
+
+
+def test_export_with_something_else_as_key_is_rejected(
+    trained: TrainedModel, sets: Sequence[EvaluationSet], tmp_path: Path
+) -> None:
+    (tmp_path / "key.pem").write_bytes(b"no key")
+    with pytest.raises(ExportError, match=r"--sign: .*key\.pem must be an Ed25519 private key"):
+        export_bundle(trained, sets, tmp_path / "out", sign=tmp_path / "key.pem")
+    assert not (tmp_path / "out").exists()

@@ -75,6 +75,14 @@ def test_golden_examples_leave_out_blank_long_repeated_texts() -> None:
     assert [example.text for example in choose([pool])] == ["same"]
 
 
+def test_golden_examples_of_long_texts_are_the_shortest() -> None:
+    answers = answered(0)[1]
+    pool = [(Example("x" * (600 + i)), answers) for i in range(MAX_EXAMPLES + 10)]
+    golden = choose([pool])
+    assert len(golden) == MIN_EXAMPLES
+    assert max(len(example.text) for example in golden) < 600 + MAX_EXAMPLES
+
+
 def test_golden_example_of_every_answer_type() -> None:
     duplicate = Match(Label("yes", 0.9), 0.9)
     answer = Answer("passage", 2, 9, 0.8)
