@@ -136,7 +136,7 @@ def show_faults(faults: Iterable[DataFault]) -> None:
     """Show what is wrong with the data, warnings on standard error."""
     for fault in faults:
         if fault.is_warning:
-            print(f"warning: {fault}", file=sys.stderr)
+            print(plain(f"warning: {fault}"), file=sys.stderr)
         else:
             show(f"  {fault}")
 
