@@ -257,30 +257,9 @@ def convert(
     ] = None,
 ) -> None:
     """Convert data, and report what the target format cannot hold."""
-    from palm_trainer.data.convert import convert as convert_file
-    from palm_trainer.data.convert import convert_split
-    from palm_trainer.data.divide import parse_shares
+    from palm_trainer.cli.convert import convert_data
 
-    if split is None:
-        conversion = convert_file(source, target, source_format=source_format, target_format=target_format, field=field)
-        conversions = {"": conversion}
-    else:
-        conversions = convert_split(
-            source,
-            target,
-            parse_shares(split),
-            source_format=source_format,
-            target_format=target_format,
-            field=field,
-        )
-    for name, conversion in conversions.items():
-        place = f"{target} {name}".rstrip()
-        formats = f"{source} ({conversion.source_format}) -> {place} ({conversion.target_format})"
-        print(f"{formats}: {conversion.count} examples")
-        for title, defects in (("source", conversion.defects), ("not held", conversion.losses)):
-            for defect in defects:
-                line = f"  {title}: {defect.count} x {defect.kind}, first at {defect.first}"
-                print(plain(line), file=sys.stderr)
+    convert_data(source, target, source_format, target_format, field, split)
 
 
 @app.command(epilog="Example: palm-train schema --output palm-train.schema.json")
