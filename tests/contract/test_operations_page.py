@@ -221,10 +221,12 @@ def test_the_deployment_gives_its_calls_time_to_finish() -> None:
     assert str(ports["metrics"]) == given["--metrics-port"]
 
 
-def test_the_file_of_options_is_valid() -> None:
-    (block,) = blocks("toml")
-    assert set(tomllib.loads(block)) <= set(ServeOptions.model_fields)
-    ServeOptions.model_validate(tomllib.loads(block))
+def test_the_files_of_options_are_valid() -> None:
+    files = [tomllib.loads(block) for block in blocks("toml")]
+    assert len(files) == 2
+    for options in files:
+        assert options.keys() <= set(ServeOptions.model_fields)
+        ServeOptions.model_validate(options)
 
 
 def test_the_unit_is_whole() -> None:
