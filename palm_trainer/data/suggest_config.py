@@ -22,6 +22,9 @@ from palm_trainer.errors import DataError
 _STEPS = 2500
 """Training steps to aim at."""
 _BATCH_SIZE = 32
+_DEV_SHARE = 0.1
+_ROWS_FOR_DEV = 200
+"""Training rows from which a part is set apart as dev: 20 rows are the fewest that tell one checkpoint from another."""
 _JOINED_SHARE = 0.1
 """Share of rows with `#` in their class from which the class is read as several classes."""
 
@@ -75,10 +78,22 @@ def suggest(data: Path) -> tuple[str, list[str]]:
         remarks.append(f"task {task}: {table['kind']}{learnt}")
     remarks += encoder.remarks
     if "dev" not in splits:
-        remarks.append(
-            "no dev split found: the last checkpoint will count as the best; give `dev = ...` to choose it on data"
-        )
+        remarks.append(_set_apart(config["data"][name], examples["train"]))
     return _with_comments(tomli_w.dumps(config), "[encoder]\n", encoder.comments), remarks
+
+
+def _set_apart(table: dict[str, Any], examples: Sequence[Example]) -> str:
+    """Set a part of train apart as dev where there are labelled rows enough, and return a remark on it.
+
+    Args:
+        table: section of the data set, changed in place.
+        examples: training examples.
+    """
+    labelled = sum(bool(example.fields) for example in examples)
+    if labelled < _ROWS_FOR_DEV:
+        return "no dev split found: the last checkpoint will count as the best; give `dev = ...` to choose it on data"
+    table["dev_share"] = _DEV_SHARE
+    return f"no dev split found: dev_share = {_DEV_SHARE} sets a part of train apart; give `dev = ...` for a split of your own"
 
 
 def _with_comments(toml: str, heading: str, comments: Sequence[str]) -> str:

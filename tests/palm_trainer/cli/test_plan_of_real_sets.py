@@ -177,6 +177,7 @@ def test_plan_of_what_init_writes(name, palm_data, tmp_path, capsys, monkeypatch
     for source in sources:
         config = tmp_path / f"{source.name}.toml"
         assert command(app, ["init", str(source), "--output", str(config)]) == 0, capsys.readouterr().err
+        config.write_text(config.read_text().replace("dev_share = 0.1\n", ""))  # the table counts rows of files
         assert command(app, ["plan", str(config), "--data-only"]) == 0, capsys.readouterr().err
         printed = capsys.readouterr().out
         for split, count in zip(("train", "dev", "test"), rows, strict=True):

@@ -202,3 +202,15 @@ def test_suggest_finds_splits_inside_a_file(tmp_path):
     path.write_text('{"odd": [["a", "x"]]}')
     with pytest.raises(DataError, match=r"no split called train \(it holds: odd\); name one: all\.json#SPLIT"):
         find_splits(path)
+
+
+@pytest.mark.parametrize(("rows", "share"), [(199, 0.0), (200, 0.1)])
+def test_suggest_sets_dev_apart_where_there_is_none(rows, share, tmp_path):
+    lines = []
+    for number in range(rows):
+        lines.append(json.dumps({"text": f"text {number}", "intent": "ab"[number % 2]}))
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    text, remarks = suggest(tmp_path / "x.jsonl")
+    config = _load(text, tmp_path)
+    assert config.data["x"].dev_share == share
+    assert any("dev_share = 0.1 sets a part of train apart" in line for line in remarks) == (share > 0)
