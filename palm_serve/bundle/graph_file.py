@@ -29,8 +29,8 @@ class GraphFile:
     """
 
     path: Path
-    content: bytes
-    external: dict[str, bytes] = field(default_factory=dict)
+    content: bytes = field(repr=False)
+    external: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:

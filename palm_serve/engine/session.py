@@ -146,8 +146,10 @@ def _open_session(
     try:
         if on_gpu:
             ort.preload_dlls()
-        source: str | bytes = str(graph)
-        if isinstance(graph, GraphFile):
+        source: str | bytes
+        if isinstance(graph, Path):
+            source = str(graph)
+        else:
             source = graph.content
             weights = list(graph.external.values())
             options.add_external_initializers_from_files_in_memory(

@@ -2,13 +2,14 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from palm_serve.bundle.graph_file import MAX_FIELDS, external_files
+from palm_serve.bundle.graph_file import MAX_FIELDS, GraphFile, external_files
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.providers import select_engine
@@ -255,3 +256,9 @@ def test_external_files_of_a_plain_graph_are_none(tiny_bundle):
 def test_external_files_of_other_bytes_raise(content, message):
     with pytest.raises(ValueError, match=message):
         external_files(content)
+
+
+def test_text_of_a_graph_leaves_its_bytes_out() -> None:
+    """Whoever formats it by accident must not spend seconds on 100 MB of escapes."""
+    graph = GraphFile(Path("model.onnx"), bytes(10_000), {"weights.bin": bytes(10_000)})
+    assert len(str(graph)) < 200

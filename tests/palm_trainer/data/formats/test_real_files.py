@@ -18,6 +18,24 @@ TEXT_FIRST = {"columns": ("text", "label")}
 CAIS = {"joiner": "", "scheme": "bioes", "intent_suffix": ".intent"}
 ERNIE = {"joiner": "", "columns": ("_", "text_a", "label")}
 SYNONYM_SECTION = "synonym section (passed over)"
+ID_UNNAMED = "'id', which `columns` does not name (passed over)"
+PLAUSIBLE = "'plausible_answers' of SQuAD's question (passed over)"
+REPEATED = "answer that equals another of its question (kept once)"
+
+
+def unnamed(rows: int, *columns: int) -> dict[str, int]:
+    """Defects of columns that are named '_'."""
+    return {f"column {column}, named '_' (passed over)": rows for column in columns}
+
+
+def article(titles: int, articles: int = 0, paragraphs: int = 0) -> dict[str, int]:
+    """Defects of the fields of SQuAD that hold no example."""
+    found = {"'title' of SQuAD's article (passed over)": titles}
+    if articles:
+        found["'id' of SQuAD's article (passed over)"] = articles
+    if paragraphs:
+        found["'id' of SQuAD's paragraph (passed over)"] = paragraphs
+    return found
 
 
 @pytest.mark.parametrize(
@@ -32,8 +50,20 @@ SYNONYM_SECTION = "synonym section (passed over)"
         ("joint", "mixatis/train", {"label_separator": "#"}, 13162, {}),
         ("joint", "mixsnips/test", {"label_separator": "#"}, 2199, {}),
         ("tsv", "chnsenticorp/train.tsv", {}, 9600, {LONE_QUOTE: 9}),
-        ("tsv", "mrpc/msr_paraphrase_train.txt", PAIRS, 4076, {BYTE_ORDER_MARK: 1, LONE_QUOTE: 227}),
-        ("tsv", "mrpc/msr_paraphrase_test.txt", PAIRS, 1725, {BYTE_ORDER_MARK: 1, LONE_QUOTE: 98}),
+        (
+            "tsv",
+            "mrpc/msr_paraphrase_train.txt",
+            PAIRS,
+            4076,
+            {BYTE_ORDER_MARK: 1, LONE_QUOTE: 227, **unnamed(4076, 2, 3)},
+        ),
+        (
+            "tsv",
+            "mrpc/msr_paraphrase_test.txt",
+            PAIRS,
+            1725,
+            {BYTE_ORDER_MARK: 1, LONE_QUOTE: 98, **unnamed(1725, 2, 3)},
+        ),
         ("tsv", "sst2/train.tsv", TEXT_FIRST, 6920, {}),
         ("tsv", "sst2/test.tsv", TEXT_FIRST, 1821, {}),
         ("tsv", "palm_toy/test2/cls4mrqa/train.tsv", {}, 61, {LONE_QUOTE: 7}),
@@ -41,7 +71,7 @@ SYNONYM_SECTION = "synonym section (passed over)"
         ("tsv", "palm_toy/test2/mlm4mrqa/train.tsv", {}, 120, {LONE_QUOTE: 8}),
         ("csv", "banking77/train.csv", {}, 10003, {CRLF: 10004, BROKEN_LINE: 10}),
         ("csv", "banking77/test.csv", {}, 3080, {CRLF: 3081, BROKEN_LINE: 3}),
-        ("json", "lcqmc_curc/dev.json", {"columns": ("text_a", "text_b", "label")}, 8802, {}),
+        ("json", "lcqmc_curc/dev.json", {"columns": ("text_a", "text_b", "label")}, 8802, {ID_UNNAMED: 8802}),
         ("clinc", "clinc150/data_full.json#train", {}, 15000, {}),
         ("clinc", "clinc150/data_full.json#oos_test", {}, 1000, {}),
         ("rasa", "rasa_financial_demo/nlu.yml", {}, 578, {SYNONYM: 11, SYNONYM_SECTION: 3}),
@@ -54,18 +84,24 @@ SYNONYM_SECTION = "synonym section (passed over)"
         ("conll", "wnut17/wnut17train.conll", {}, 3394, {}),
         ("conll", "wnut17/emerging.dev.conll", {}, 1009, {}),
         ("conll", "wnut17/emerging.test.annotated", {}, 1287, {}),
-        ("palm", "msra_ner/ernie_sample/train/train.tsv", ERNIE, 800, {}),
-        ("palm", "msra_ner/ernie_sample/test/test.tsv", ERNIE, 500, {}),
+        ("palm", "msra_ner/ernie_sample/train/train.tsv", ERNIE, 800, unnamed(800, 1)),
+        ("palm", "msra_ner/ernie_sample/test/test.tsv", ERNIE, 500, unnamed(500, 1)),
         (
             "squad",
             "cmrc2018/squad-style/cmrc2018_dev.json",
             {},
             3219,
-            {ABSENT: 193, MOVED: 7, NO_START: 193, BLANK_EDGE: 10},
+            {ABSENT: 193, MOVED: 7, NO_START: 193, BLANK_EDGE: 10, **article(846, 848, 848), REPEATED: 5453},
         ),
-        ("squad", "cmrc2018/squad-style/cmrc2018_trial.json", {}, 1000, {MOVED: 5, NO_TEXT: 2, BLANK_EDGE: 3}),
-        ("squad", "xquad/xquad.zh.json", {}, 1190, {}),
-        ("squad", "squad_tiny/squad_tiny.json", {}, 208, {}),
+        (
+            "squad",
+            "cmrc2018/squad-style/cmrc2018_trial.json",
+            {},
+            1000,
+            {MOVED: 5, NO_TEXT: 2, BLANK_EDGE: 3, **article(256, 256, 256)},
+        ),
+        ("squad", "xquad/xquad.zh.json", {}, 1190, article(48)),
+        ("squad", "squad_tiny/squad_tiny.json", {}, 208, {**article(1), PLAUSIBLE: 112, REPEATED: 150}),
         ("squad", "palm_toy/test2/mrqa/train.json", {}, 99, {}),
         ("text", "mlm_text/all_wiki_sents.txt", {}, 14750, {}),
     ],
