@@ -56,11 +56,11 @@ def test_import_leaves_the_environment_unchanged(module: str) -> None:
 
 
 def test_command_limits_spinning_before_torch_is_imported(tmp_path: Path) -> None:
-    result = run_python(WATCH, "evaluate", str(tmp_path))
+    result = run_python(WATCH, "run", str(tmp_path / "nowhere.toml"))
     assert result.returncode == 2, result.stderr
     assert result.stdout.splitlines()[0] == "GOMP_SPINCOUNT = 10000"
 
 
 def test_spin_count_of_the_user_is_kept(tmp_path: Path) -> None:
-    result = run_python(WATCH, "evaluate", str(tmp_path), GOMP_SPINCOUNT="7")
+    result = run_python(WATCH, "run", str(tmp_path / "nowhere.toml"), GOMP_SPINCOUNT="7")
     assert result.stdout.splitlines()[0] == "GOMP_SPINCOUNT = 7"
