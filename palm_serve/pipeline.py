@@ -338,7 +338,10 @@ class Pipeline:
         except (EngineTimeout, MemoryError):  # they have messages of their own
             raise
         except Exception as error:  # of the engine, or of a decoder whose outputs do not fit
-            raise BundleError(f"{self.bundle.path} cannot answer its golden examples: {error}") from error
+            reason = (str(error).strip() or type(error).__name__).splitlines()[
+                0
+            ]  # ONNX Runtime ends its own with a line break
+            raise BundleError(f"{self.bundle.path} cannot answer its golden examples: {reason}") from error
         self.golden_compare(outcomes)
         return len(self.bundle.golden)
 

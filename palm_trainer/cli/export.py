@@ -90,8 +90,8 @@ def export(
         manifest, report = _export(run, output, precision, name, overwrite, include or [], sign, say)
     show(report)
     console = plain_console(highlight=False, soft_wrap=True)
-    console.print(f"{manifest.name} {manifest.version[:12]} -> {output}")
     console.print(f"{'signed; ' if sign else ''}digest sha256:{manifest.version}")
+    console.print(f"{manifest.name} {manifest.version[:12]} -> {output}")
     if json_file is not None:
         _write_json(json_file, manifest, report)
 

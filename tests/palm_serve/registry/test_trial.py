@@ -28,6 +28,8 @@ def request_for(path: Path, provider: str = "CPU") -> TrialRequest:
         cache=None,
         nice=0,
         measured={"digest": {"a": (1.0,)}},
+        trust=None,
+        allow_unproven=False,
     )
 
 
