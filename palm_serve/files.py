@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from palm_serve.errors import PalmServeError
+from palm_serve.plain_text import plain
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -21,6 +22,8 @@ def read_bytes(path: Path, error_class: type[PalmServeError]) -> bytes:
         PalmServeError: of the class, if the file cannot be read or is UTF-16.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe without a writer is waited for for ever
+            raise error_class(f"{plain(path)} must be a regular file, got a pipe or device. Give the path of a file.")
         data = path.read_bytes()
     except OSError as error:
         raise error_class(f"{path} cannot be read: {error.strerror}") from None
@@ -67,6 +70,8 @@ def read_toml(path: Path, error_class: type[PalmServeError]) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError:
         reason = "its values are nested too deeply"
-    except ValueError as error:  # TOMLDecodeError, and numbers of thousands of digits
+    except tomllib.TOMLDecodeError as error:
         reason = str(error)
+    except ValueError:  # int() refuses thousands of digits
+        reason = "a number has too many digits"
     raise error_class(f"{path} must be TOML: {reason}. Strings need quotes, true and false are lower case.")

@@ -19,6 +19,7 @@ from palm_serve.bundle.loader import MANIFEST
 from palm_serve.config.names import NAME_RULE, is_model_name, normalized_name
 from palm_serve.errors import BundleError
 from palm_serve.files import read_toml
+from palm_serve.plain_text import plain
 from palm_serve.registry.versions import CANARY, SHADOW, STABLE, TrafficShares
 
 TRAFFIC = "traffic.toml"
@@ -183,7 +184,8 @@ def _named_paths(directory: Path, with_files: bool) -> tuple[dict[str, Path], di
             if name in paths:
                 reason = "must have a name of its own, and differs from another one in the form of its accents only"
             # Not the normalized name, which may be that of another one.
-            misnamed[path.name] = f"{path} {reason}. Rename it."
+            # `plain`: a name may hold bytes that are no UTF-8, which neither gRPC nor Prometheus can carry.
+            misnamed[plain(path.name)] = f"{plain(path)} {reason}. Rename it."
     return paths, misnamed
 
 

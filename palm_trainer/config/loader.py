@@ -38,6 +38,9 @@ from palm_trainer.errors import ConfigError
 __all__ = ["Config", "DataConfig", "EncoderConfig", "TaskConfig", "TrainConfig", "check_section", "load_config"]
 
 _VARIABLE = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_DEPTH = 20
+"""Levels of tables and lists that a configuration may have. The deepest key has five."""
+_TOO_DEEP = f"values must not be nested deeper than {_DEPTH} levels. Write them as sections."
 _RUN_FILES = ("best", "last", "events.jsonl", "metrics.json")
 """Files beside a config.toml that make it the one of a run directory."""
 
@@ -100,7 +103,7 @@ def _is_of_a_run(path: Path) -> bool:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        table = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file. `palm-train init DATA` writes a configuration.") from None
     except OSError as error:
@@ -109,10 +112,25 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path} must be UTF-8, got another encoding at byte {error.start}. Save it as UTF-8."
         ) from None
+    except RecursionError:
+        raise ConfigError(f"{path}: {_TOO_DEEP}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(
             f"{path} must be TOML: {error}. Strings need quotes, true and false are lower case."
         ) from None
+    except ValueError:  # int() refuses thousands of digits
+        raise ConfigError(f"{path}: a number has too many digits. Write a smaller one.") from None
+    if _is_deeper(table, _DEPTH):
+        raise ConfigError(f"{path}: {_TOO_DEEP}")
+    return table
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    """Return True for a value with more than `depth` levels of tables and lists."""
+    if not isinstance(value, dict | list):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return depth == 0 or any(_is_deeper(item, depth - 1) for item in items)
 
 
 def _expand(raw: dict[str, Any], faults: list[str]) -> dict[str, Any]:

@@ -88,6 +88,6 @@ def _toml_value(text: str) -> object:
     """Return a TOML value, or the text itself where it is none: a bare string needs no quotes."""
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, thousands of digits, thousands of brackets
         return text
     return parsed["value"] if len(parsed) == 1 else text

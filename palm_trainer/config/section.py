@@ -18,6 +18,8 @@ def as_tuple(value: object) -> object:
 
 
 def _as_path(value: object) -> object:
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("must not hold a zero byte")
     return Path(value).expanduser() if isinstance(value, str) and value else value
 
 
@@ -38,6 +40,8 @@ def _as_data_paths(value: object, info: ValidationInfo) -> object:
     for item in values:
         if not isinstance(item, str | Path) or not str(item):
             raise ValueError("must be a path or a list of paths")
+        if "\0" in str(item):
+            raise ValueError("must not hold a zero byte")
         is_hub_name = str(item).startswith("hf:/")
         paths.append(Path(item if is_hub_name else os.path.normpath(base / Path(item).expanduser())))
     return tuple(paths)

@@ -2,6 +2,7 @@
 
 import codecs
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,9 @@ def test_unreadable_files_are_one_message(
     folder, missing, encoded = tmp_path / "folder", tmp_path / "missing", tmp_path / "encoded"
     folder.mkdir()
     assert f"{folder} cannot be read: Is a directory" in told(commands(folder, tiny_bundle, pair)[name])
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)  # without a writer, which a plain read would wait for
+    assert f"{pipe} must be a regular file, got a pipe or device" in told(commands(pipe, tiny_bundle, pair)[name])
     assert f"{missing} cannot be read: No such file" in told(commands(missing, tiny_bundle, pair)[name])
     encoded.write_text("[tokens]\n", encoding="utf-16")
     assert f"{encoded}:1: must be UTF-8, got UTF-16" in told(commands(encoded, tiny_bundle, pair)[name])

@@ -215,7 +215,13 @@ def _read(path: Path) -> _TokenTable:
     for name, entry in file.tokens.items():
         expires = entry.expires
         if expires is not None:
-            expires = expires.replace(tzinfo=UTC) if expires.tzinfo is None else expires.astimezone(UTC)
+            try:
+                expires = expires.replace(tzinfo=UTC) if expires.tzinfo is None else expires.astimezone(UTC)
+            except OverflowError:
+                raise TokenFileError(
+                    f"{path}: expires of '{name}' must lie in the years 1 to 9999 of UTC, got {entry.expires}. "
+                    "Leave it out for a token that does not expire."
+                ) from None
         token = Token(name, entry.scopes, expires)
         if entry.sha256 is None:
             same_credential = table.by_certificate.setdefault(entry.certificate or "", token)

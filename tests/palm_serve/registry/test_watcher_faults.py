@@ -291,6 +291,21 @@ def test_name_that_cannot_be_served_is_told_once(
     watching(folder, use)
 
 
+def test_name_of_other_bytes_than_utf_8_is_told_as_text(folder: Path, versions: dict[str, Path]) -> None:
+    """Neither gRPC nor Prometheus could carry it as the file system gives it."""
+    shutil.copytree(versions["a"], folder / "good")
+    shutil.copytree(versions["a"], Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff")))
+
+    async def use(registry: Registry, watcher: Watcher) -> None:
+        await looks(watcher)
+        assert sorted(registry.failures) == [("bad\\udcff", "stable")]
+        for name, label in registry.failures:
+            failure = registry.failures[name, label]
+            f"{name} {label} {failure.error}".encode()  # raises for half a pair
+
+    watching(folder, use)
+
+
 def test_names_differ_by_case(folder: Path, versions: dict[str, Path]) -> None:
     shutil.copytree(versions["a"], folder / "faq")
     shutil.copytree(versions["b"], folder / "FAQ")

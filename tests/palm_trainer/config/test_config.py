@@ -250,6 +250,35 @@ def test_files_that_cannot_be_read(write, tmp_path):
     assert "must be UTF-8, got another encoding at byte 5" in fault(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("x = " + "[" * 20_000, "values must not be nested deeper than 20 levels"),
+        ("x = " + "{a=" * 5_000, "values must not be nested deeper than 20 levels"),
+        ("x" + ".a" * 3_000 + " = 1", "values must not be nested deeper than 20 levels"),
+        ("[train]\nepochs = " + "9" * 5_000, "a number has too many digits"),
+    ],
+    ids=["lists", "tables", "keys", "digits"],
+)
+def test_excessive_toml_is_one_message(tmp_path, content, message):
+    path = tmp_path / "c.toml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
+@pytest.mark.parametrize("value", ["[" * 5_000, "9" * 5_000], ids=["lists", "digits"])
+def test_excessive_override_is_one_message(write, value):
+    with pytest.raises(ConfigError, match=r"train\.epochs"):
+        load_config(write(), [f"train.epochs={value}"])
+
+
+@pytest.mark.parametrize("key", ["data.travel.train", "train.output"])
+def test_zero_byte_in_a_path_is_refused(write, key):
+    with pytest.raises(ConfigError, match=rf"{key}.*must not hold a zero byte"):
+        load_config(write(), [f'{key}="a\\u0000b"'])
+
+
 def test_dump_reads_back_equal(write, tmp_path):
     config = load_config(write(), ["tasks.mood.field=label"])
     path = tmp_path / "elsewhere" / "config.toml"

@@ -143,6 +143,9 @@ class TestTokens:
             ('[tokens.a]\nscopes = ["parse"]', "either sha256 or certificate"),
             (entry("a", "x", more='certificate = "y"'), "either sha256 or certificate"),
             ("[", "must be TOML"),
+            ("a = " + "9" * 5000, "a number has too many digits"),
+            (entry("a", "x", more="expires = 9999-12-31T23:59:59-12:00"), "must lie in the years 1 to 9999 of UTC"),
+            (entry("a", "x", more="expires = 0001-01-01T00:00:00+14:00"), "must lie in the years 1 to 9999 of UTC"),
         ],
     )
     def test_invalid_file_raises_token_file_error(self, path: Path, content: str, match: str) -> None:
