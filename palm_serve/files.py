@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from palm_serve.errors import PalmServeError
-from palm_serve.plain_text import plain
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -23,7 +22,7 @@ def read_bytes(path: Path, error_class: type[PalmServeError]) -> bytes:
     """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # a pipe without a writer is waited for for ever
-            raise error_class(f"{plain(path)} must be a regular file, got a pipe or device. Give the path of a file.")
+            raise error_class(f"{path} must be a regular file, got a pipe or device. Give the path of a file.")
         data = path.read_bytes()
     except OSError as error:
         raise error_class(f"{path} cannot be read: {error.strerror}") from None

@@ -180,9 +180,16 @@ def _multi_word(line: str, sentence: _Sentence, columns: _Columns) -> MultiWord 
 
 
 def numbers_tokens(rows: Sequence[str]) -> bool:
-    """Return True if the first of three or more columns counts the tokens of each sentence, as in CoNLL-U and xSID."""
+    """Return True if the first of three or more columns numbers the tokens of each sentence, as in CoNLL-U and xSID.
+
+    Numbers may begin anywhere and have gaps, as where rows were left out, if they rise in a sentence of two words or
+    more and the second column holds words.
+    """
     previous: int | None = None
     has_rows = False
+    has_gaps = False
+    has_rise = False
+    has_words = False
     for row in rows:
         columns = row.split(None, 3)
         if not columns:
@@ -191,11 +198,14 @@ def numbers_tokens(rows: Sequence[str]) -> bool:
             number = columns[0]
             if len(columns) < 3 or len(number) > 9 or not (number.isascii() and number.isdigit()):
                 return False
-            if int(number) not in ((0, 1) if previous is None else (previous + 1,)):
+            if previous is not None and int(number) <= previous:
                 return False
+            has_gaps |= int(number) not in ((0, 1) if previous is None else (previous + 1,))
+            has_rise |= previous is not None
+            has_words |= not columns[1].isdigit()
             previous = int(number)
             has_rows = True
-    return has_rows
+    return has_rows and (not has_gaps or (has_rise and has_words))
 
 
 def _is_comment(line: str, sentence: _Sentence) -> bool:

@@ -74,7 +74,7 @@ def _detect_text(path: Path, suffix: str) -> Detection:
     if suffix == ".tsv" and all(map(is_row, filled)):
         return Detection("squad")
     token_lines = _without_intents(sample)
-    if _is_conll(token_lines):
+    if _is_conll(token_lines) or suffix in (".conll", ".conllu"):
         intent_suffix = ".intent" if path.with_name(path.name + ".intent").exists() else None
         options = _conll_options(token_lines, intent_suffix)
         return Detection("conll", replace(options, intent_line=len(token_lines) < len(sample)))

@@ -15,6 +15,7 @@ _SHARE = 0.5
 
 _SIGNS: Mapping[str, re.Pattern[str]] = {
     "`word:TAG`": re.compile(r"(?:^|\s)\S+[:/|_](?:O|[BIESMLU]-\S+)(?:\s|$)"),
+    "`word TAG` with other lines between": re.compile(r"^\S+(?:[ \t]+\S+)*[ \t]+(?:O|[BIESMLU]-\S+)\s*$"),
     "`text <=> label`": re.compile(r"\S\s*(?:<=>|\|\|\|)\s*\S"),
     "`__label__NAME`": re.compile(r"__label__\S"),
     "`[value](label)`": re.compile(r"\[[^\[\]]{1,200}\](?:\([^()]{1,200}\)|\{[^{}]{1,200}\})"),

@@ -254,3 +254,10 @@ def test_conll_comment_without_a_sentence_is_told(file, parse):
 def test_conll_multi_word_token_without_its_words_is_told(file, parse):
     (example,), defects = parse("conll", file("a", "# text: im\n1\tin\t_\tO\n2-3\tim\t_\tO\n"))
     assert (example.text, defects) == ("in", {NOT_SPELLED: 1, UNUSED_MULTI_WORD: 1})
+
+
+def test_conll_numbers_with_gaps_are_no_words(file, parse):
+    """As where rows were left out of a numbered file."""
+    rows = "3 wake O\n4 me O\n5 six B-time\n\n7 go O\n9 six B-time\n\n"
+    examples, _ = parse("conll", file("gaps.conll", rows))
+    assert [example.text for example in examples] == ["wake me six", "go six"]

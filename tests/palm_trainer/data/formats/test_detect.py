@@ -151,3 +151,26 @@ def test_detect_format_json_file_of_lines_is_jsonl(file, parse):
     path = file("a.json", '{"text": "a"}\n{"text": "b"}\n')
     assert detect_format(path).format == "jsonl"
     assert len(parse("jsonl", path)[0]) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "go O\nOslo B-city\nnow\nplease O\n\n",
+        "go O\nto O\nhttp O x\nOslo B-city\n\n",
+        "go\tO\nOslo\tB-\nin O\nMay B-d\n",
+    ],
+    ids=["one cell", "three cells", "tag without a type"],
+)
+@pytest.mark.parametrize("suffix", [".txt", ".conll"])
+def test_tagged_words_with_one_bad_row_are_no_plain_text(tmp_path, content, suffix):
+    """All tags of the file would be lost."""
+    path = tmp_path / f"words{suffix}"
+    path.write_text(content, encoding="utf-8")
+
+    def read() -> None:
+        detection = detect_format(path)
+        list(FORMATS[detection.format](path, detection.options, Defects()))
+
+    with pytest.raises(DataError, match=r"words\.\w+:\d+: "):
+        read()
