@@ -77,6 +77,8 @@ def check_readable(path: Path) -> None:
     Raises:
         DataError: it cannot.
     """
+    if path.is_fifo():  # opening it waits for a writer, and it cannot be read twice
+        raise DataError(f"{path}: must be a regular file, got a pipe. Write its content to a file first")
     try:
         path.open("rb").close()
     except FileNotFoundError:

@@ -1,5 +1,7 @@
 """Invalid inputs: every format reports one message with the place and a fix."""
 
+import os
+
 import pytest
 
 from palm_trainer.data.formats import FORMATS
@@ -137,3 +139,11 @@ def test_json_key_that_stands_twice_is_refused_with_its_line(file, parse):
 def test_clinc_split_that_is_no_list_is_refused(file, parse, split):
     with pytest.raises(DataError, match=r"split 'train' must be a list of \[text, intent\], got"):
         parse("clinc", at(file("a.json", f'{{"train": {split}}}'), "clinc"))
+
+
+def test_pipe_is_refused(tmp_path):
+    """Opening it would wait for a writer without a word."""
+    path = tmp_path / "rows.jsonl"
+    os.mkfifo(path)
+    with pytest.raises(DataError, match=r"rows\.jsonl: must be a regular file, got a pipe"):
+        detect_format(path)
