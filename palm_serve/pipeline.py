@@ -12,8 +12,8 @@ from palm_serve.decoding import DecoderTable, Item, check_outputs, golden_answer
 from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.providers import sample_batch
 from palm_serve.errors import BundleError, EngineTimeout, InvalidRequest, PalmServeError, check_text
-from palm_serve.plain_text import plain
-from palm_serve.tokenizer_trial import open_tokenizer
+from palm_serve.system.plain_text import plain
+from palm_serve.tokenization.trial import open_tokenizer
 from palm_serve.types import Encoding, FloatArray, Prediction, ServedEngine, TaskAnswer, TextRequest, Timings, Windows
 
 _TRIAL_TEXT = "one and two"

@@ -29,8 +29,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from processes import chosen_texts, finish, options, palm
 
-from palm_serve.addresses import NO_PROXY
 from palm_serve.oip import inference_pb2 as oip
+from palm_serve.system.addresses import NO_PROXY
 from palm_serve.v1 import palm_pb2 as pb
 
 METHODS: dict[str, MethodDescriptor] = {

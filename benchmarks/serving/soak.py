@@ -24,8 +24,8 @@ from pathlib import Path
 import grpc
 from processes import Process, Usage, chosen_texts, finish, options, palm, usage
 
-from palm_serve.addresses import NO_PROXY
 from palm_serve.client import tls
+from palm_serve.system.addresses import NO_PROXY
 from palm_serve.v1 import palm_pb2 as pb
 from palm_serve.v1 import palm_pb2_grpc as stubs
 

@@ -10,7 +10,7 @@ from palm_serve.bench.load import TEXTS, Access, Load, Method
 from palm_serve.cli.connection import OverTls, PlainToken, TlsCa, TlsCert, TlsKey, TokenFile, find_token
 from palm_serve.cli.shared import report_errors, show
 from palm_serve.errors import ConfigError
-from palm_serve.files import read_text
+from palm_serve.system.files import read_text
 
 if TYPE_CHECKING:
     from palm_serve.bench.report import LoadReport

@@ -15,7 +15,7 @@ from palm_serve.cli.connection import (
     read_credentials,
 )
 from palm_serve.cli.shared import report_errors, show, write_line
-from palm_serve.plain_text import plain, plain_json
+from palm_serve.system.plain_text import plain, plain_json
 
 if TYPE_CHECKING:
     from rich.table import Table

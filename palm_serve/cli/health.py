@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from palm_serve.addresses import is_unix
 from palm_serve.cli.connection import (
     OverTls,
     PlainToken,
@@ -20,6 +19,7 @@ from palm_serve.cli.connection import (
 from palm_serve.cli.settings import resolve
 from palm_serve.cli.shared import report_errors, write_line
 from palm_serve.config import ServeOptions
+from palm_serve.system.addresses import is_unix
 
 Address = Annotated[
     str | None,

@@ -11,7 +11,7 @@ from palm_serve.cli.grouped_help import GroupedCommand
 from palm_serve.cli.health import health
 from palm_serve.cli.run import run
 from palm_serve.cli.token import token
-from palm_serve.program import run_program
+from palm_serve.system.program import run_program
 
 app = typer.Typer(
     name="palm-serve",

@@ -12,11 +12,11 @@ import typer
 from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
-from palm_serve.addresses import is_loopback, is_unix
 from palm_serve.cli.settings import as_toml, flag, resolve
 from palm_serve.cli.shared import report_errors, say, start_log, write_line
 from palm_serve.config import GROUPS, ServeOptions
 from palm_serve.errors import ConfigError
+from palm_serve.system.addresses import is_loopback, is_unix
 
 
 def run(config: Path | None, print_config: bool, **flags: Any) -> None:

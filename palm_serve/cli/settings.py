@@ -12,10 +12,10 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from palm_serve.addresses import UNIX, socket_path
 from palm_serve.config import GROUPS, ServeOptions
 from palm_serve.errors import ConfigError
-from palm_serve.files import read_toml
+from palm_serve.system.addresses import UNIX, socket_path
+from palm_serve.system.files import read_toml
 
 PREFIX = "PALM_SERVE_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"

@@ -23,8 +23,8 @@ from palm_serve.errors import (
     TokenFileError,
     Unauthenticated,
 )
-from palm_serve.plain_text import plain, plain_console
-from palm_serve.program import OutputLost
+from palm_serve.system.plain_text import plain, plain_console
+from palm_serve.system.program import OutputLost
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from palm_serve.addresses import is_unix, proxy_options
+from palm_serve.system.addresses import is_unix, proxy_options
 from palm_serve.v1 import palm_pb2_grpc as stubs
 
 ChannelOptions = tuple[tuple[str, int | str], ...]

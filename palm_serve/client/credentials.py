@@ -6,10 +6,10 @@ from typing import TypeAlias
 
 import grpc
 
-from palm_serve.addresses import is_local_target
 from palm_serve.errors import TlsError, TokenFileError
-from palm_serve.files import read_text
-from palm_serve.pem import load_authorities, load_pair, read_pem
+from palm_serve.system.addresses import is_local_target
+from palm_serve.system.files import read_text
+from palm_serve.system.pem import load_authorities, load_pair, read_pem
 
 TOKEN_VARIABLE = "PALM_TOKEN"
 ChannelCredentials: TypeAlias = grpc.ChannelCredentials

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
-from palm_serve.addresses import UNIX, UNIX_ABSTRACT, is_unix
 from palm_serve.config.connection_options import ConnectionOptions
 from palm_serve.config.option_group import OptionGroup
 from palm_serve.config.values import MIB, Limits, LogFormat, LogLevel, Precision, Provider, TlsFiles, read_shares
+from palm_serve.system.addresses import UNIX, UNIX_ABSTRACT, is_unix
 
 
 class ModelOptions(OptionGroup):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from palm_serve.errors import PalmServeError
-from palm_serve.plain_text import plain, plain_json
+from palm_serve.system.plain_text import plain, plain_json
 from palm_serve.types import CallRecord
 
 ACCESS = "palm_serve.access"

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from palm_serve.addresses import proxy_options
+from palm_serve.system.addresses import proxy_options
 from palm_serve.types import AnsweredText, CallRecord
 
 _SERVICE = "palm-serve"

@@ -18,9 +18,9 @@ from pathlib import Path
 from palm_serve.bundle.loader import MANIFEST
 from palm_serve.config.names import NAME_RULE, is_model_name, normalized_name
 from palm_serve.errors import BundleError
-from palm_serve.files import read_toml
-from palm_serve.plain_text import plain
 from palm_serve.registry.versions import CANARY, SHADOW, STABLE, TrafficShares
+from palm_serve.system.files import read_toml
+from palm_serve.system.plain_text import plain
 
 TRAFFIC = "traffic.toml"
 _LOST_AND_FOUND = "lost+found"

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from palm_serve.plain_text import plain
-from palm_serve.program import OutputLost
+from palm_serve.system.plain_text import plain
+from palm_serve.system.program import OutputLost
 from palm_trainer.cli.console import show
 from palm_trainer.cli.show import show_faults, show_training
 from palm_trainer.compare.compare_trainings import compare_trainings

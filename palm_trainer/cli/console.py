@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from palm_serve.plain_text import plain_console
+from palm_serve.system.plain_text import plain_console
 
 
 def show(renderable: Any) -> None:

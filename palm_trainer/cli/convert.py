@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from palm_serve.plain_text import plain
+from palm_serve.system.plain_text import plain
 from palm_trainer.data.convert import convert, convert_split
 from palm_trainer.data.divide import parse_shares
 

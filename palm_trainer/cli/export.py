@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palm_serve.plain_text import plain, plain_console
-from palm_serve.program import run_program
+from palm_serve.system.plain_text import plain, plain_console
+from palm_serve.system.program import run_program
 from palm_trainer.cli.environment import limit_threads
 from palm_trainer.errors import CheckpointError, ExportError, PalmError, ParityError
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from palm_serve.plain_text import plain, plain_console
-from palm_serve.program import OutputLost
+from palm_serve.system.plain_text import plain, plain_console
+from palm_serve.system.program import OutputLost
 from palm_trainer.cli.console import show
 from palm_trainer.config.loader import Config
 from palm_trainer.config.mappings import absent

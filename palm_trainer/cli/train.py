@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palm_serve.plain_text import plain
-from palm_serve.program import OutputLost, run_program
+from palm_serve.system.plain_text import plain
+from palm_serve.system.program import OutputLost, run_program
 from palm_trainer.cli.environment import limit_spinning, limit_threads
 from palm_trainer.cli.models import models_app
 from palm_trainer.config.atomic_files import write_file

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from palm_serve.bundle.manifest import TaskInfo
-from palm_serve.plain_text import plain_json
+from palm_serve.system.plain_text import plain_json
 from palm_serve.types import Answer, Classification, Label, Match, Span, Spans, TaskAnswer
 from palm_trainer.data.example import Example
 from palm_trainer.errors import DataError

@@ -8,7 +8,7 @@ import pytest
 from rich.table import Table
 
 from palm_serve.observability import configure_logging
-from palm_serve.plain_text import plain, plain_console, plain_json
+from palm_serve.system.plain_text import plain, plain_console, plain_json
 
 HOSTILE = "\x1b]0;title\x07[/x] [red]\x9b2J\u202e\u2028\u2066:smile:\ud83d"
 SHOWN = r"\x1b]0;title\x07[/x] [red]\x9b2J\u202e\u2028\u2066:smile:\ud83d"

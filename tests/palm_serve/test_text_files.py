@@ -15,9 +15,9 @@ from palm_serve.cli.bench import _read_texts
 from palm_serve.cli.settings import resolve
 from palm_serve.client import Client, read_token, tls
 from palm_serve.errors import PalmServeError
-from palm_serve.files import read_text
 from palm_serve.registry.model_directory import read_traffic
 from palm_serve.rpc.access.tokens import Tokens
+from palm_serve.system.files import read_text
 
 BOM = codecs.BOM_UTF8
 TOKENS = f'[tokens.web]\nsha256 = "{hashlib.sha256(b"t").hexdigest()}"\nscopes = ["parse"]\n'

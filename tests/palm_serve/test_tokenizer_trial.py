@@ -10,7 +10,7 @@ from palm_serve.bundle.loader import load_bundle
 from palm_serve.errors import BundleError
 from palm_serve.pipeline import Pipeline
 from palm_serve.tokenization import TextTokenizer
-from palm_serve.tokenizer_trial import open_tokenizer, try_texts
+from palm_serve.tokenization.trial import open_tokenizer, try_texts
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_word_length_without_limit_is_refused(tiny):
 
 
 def test_slow_texts_are_refused(tiny, monkeypatch):
-    monkeypatch.setattr("palm_serve.tokenizer_trial._TEXT_LIMIT_S", 0.0)
+    monkeypatch.setattr("palm_serve.tokenization.trial._TEXT_LIMIT_S", 0.0)
     with pytest.raises(ValueError, match=r"it may take 0 s for a text, and took 0\.0 s for 1 times 'a'"):
         try_texts(TextTokenizer(tiny.to_str(), 24), "a")
 

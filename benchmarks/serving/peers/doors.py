@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import grpc
 
-from palm_serve.addresses import NO_PROXY
 from palm_serve.oip import inference_pb2 as oip
+from palm_serve.system.addresses import NO_PROXY
 from palm_serve.v1 import palm_pb2 as pb
 
 _OK, _DEADLINE, _EXHAUSTED, _INTERNAL, _UNAVAILABLE = 0, 4, 8, 13, 14

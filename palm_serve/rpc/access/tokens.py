@@ -29,7 +29,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
 from palm_serve.errors import NotAllowed, TokenFileError, Unauthenticated
-from palm_serve.files import read_toml
+from palm_serve.system.files import read_toml
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import grpc
 
-from palm_serve.addresses import UNIX, UNIX_ABSTRACT, is_unix, socket_path
 from palm_serve.errors import BindError
+from palm_serve.system.addresses import UNIX, UNIX_ABSTRACT, is_unix, socket_path
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import grpc
 
 from palm_serve.config import TlsFiles
 from palm_serve.errors import TlsError
-from palm_serve.pem import load_authorities, load_pair, read_pem
 from palm_serve.rpc.transport.x509 import chain_validity, expiry, have_expired
+from palm_serve.system.pem import load_authorities, load_pair, read_pem
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as collecte
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as collecting
 from typer.testing import CliRunner
 
-from palm_serve.addresses import is_local_target, proxy_options
 from palm_serve.cli import app
 from palm_serve.client import AsyncClient, Client
 from palm_serve.client.channel import channel_options, open_channel
 from palm_serve.errors import TlsError, Unavailable
 from palm_serve.observability.tracing import Tracing
+from palm_serve.system.addresses import is_local_target, proxy_options
 from palm_serve.types import CallRecord
 
 Relay = Any  # of conftest.py, which cannot be imported by name

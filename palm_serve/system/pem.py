@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from palm_serve.errors import TlsError
-from palm_serve.files import read_bytes
+from palm_serve.system.files import read_bytes
 
 _BEGIN = b"-----BEGIN "
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from palm_serve.tokenization import TextTokenizer
+from palm_serve.tokenization.text_tokenizer import TextTokenizer
 
 _MAX_GROWTH = 64
 """Limit of the characters that normalizers may make of one. Unicode's own compatibility forms make 18."""
@@ -174,7 +174,7 @@ def _try_in_process(tokenizer_json: str, max_length: int, expressions: set[str])
         characters.update(dict.fromkeys(expression))
     task = {"json": tokenizer_json, "max_length": max_length, "characters": "".join(characters)[:_MAX_CHARACTERS]}
     # -P: nothing is imported from the working directory.
-    command = [sys.executable, "-P", "-c", "from palm_serve.tokenizer_trial import main; main()"]
+    command = [sys.executable, "-P", "-c", "from palm_serve.tokenization.trial import main; main()"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     trial = subprocess.run(
         command, input=json.dumps(task), capture_output=True, text=True, encoding="utf-8", env=environment, check=False

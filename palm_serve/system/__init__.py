@@ -1,0 +1,8 @@
+"""A process in its surroundings. Server, client and commands use it; the trainer's commands, too.
+
+addresses.py   addresses of this machine, Unix sockets and proxies
+files.py       text files of users
+pem.py         certificates and keys in PEM
+plain_text.py  text of others without control characters and markup, for terminals and logs
+program.py     streams, signals and exit codes of a command line program
+"""

@@ -1,0 +1,9 @@
+"""Text to pieces with character offsets. The only importer of `tokenizers`.
+
+text_tokenizer.py  the tokenizer of a bundle
+trial.py           tries the tokenizer of a bundle before it serves
+"""
+
+from palm_serve.tokenization.text_tokenizer import TextTokenizer, bare_tokenizer_json
+
+__all__ = ["TextTokenizer", "bare_tokenizer_json"]
