@@ -1,15 +1,14 @@
-"""Files that appear as a whole or not at all: write a new file, then replace the old one.
-
-It is part of `model`, whose checkpoints need it first; everything that writes a run, a report or a
-bundle may import `model`.
-"""
+"""Files and directories that appear as a whole or not at all: write a new one, then replace the old one."""
 
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from palm_trainer.errors import PalmError
 
 NEW_SUFFIX = ".new"
 
@@ -42,6 +41,34 @@ def replace_file(path: Path) -> Iterator[Path]:
         else:
             temporary.unlink(missing_ok=True)
         raise
+
+
+def check_new_directory(path: Path) -> None:
+    """Check that a directory can be created: the path does not exist, or is an empty directory.
+
+    Raises:
+        PalmError: there is something.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise PalmError(f"{path} exists and is not empty. Choose another directory, or remove it first.")
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary directory, which becomes `path` on success and is removed on failure.
+
+    Raises:
+        PalmError: `path` exists and is not empty.
+    """
+    check_new_directory(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
+        folder = Path(temporary) / "new"
+        folder.mkdir()
+        yield folder
+        if path.is_dir():
+            path.rmdir()
+        folder.rename(path)
 
 
 def sync_to_disk(path: Path) -> None:

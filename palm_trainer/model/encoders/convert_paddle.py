@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from transformers import BertTokenizer
 
+from palm_trainer.config.atomic_files import check_new_directory, new_directory
 from palm_trainer.errors import PalmError
 from palm_trainer.model.encoders.paddle_tensor import read_tensor
 
@@ -105,8 +106,7 @@ def convert_paddle(source: Path, target: Path, *, lowercase: bool | None = None)
         PalmError: the archive holds no BERT or ERNIE, a tensor is missing, damaged or of another
             shape, or the vocabulary does not fit.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise PalmError(f"{target} exists and is not empty. Choose another directory, or remove it first.")
+    check_new_directory(target)
     if source.is_dir():
         return _convert(source, target, lowercase)
     if not source.is_file():
@@ -371,11 +371,8 @@ def _write(
     *,
     lowercase: bool,
 ) -> None:
-    """Write all files to a temporary directory and rename it to the target, so that the model is never incomplete."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
-        folder = Path(temporary) / "model"
-        folder.mkdir()
+    """Write all files of the target, which is never incomplete."""
+    with new_directory(target) as folder:
         (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         (folder / "vocab.txt").write_text("".join(word + "\n" for word in words), encoding="utf-8")
         ids = {word: number for number, word in enumerate(words)}
@@ -384,6 +381,3 @@ def _write(
         )
         tokenizer.save_pretrained(folder)
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        if target.is_dir():
-            target.rmdir()  # empty, as checked at the start
-        folder.rename(target)

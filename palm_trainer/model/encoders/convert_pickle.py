@@ -6,7 +6,6 @@ reader (`weights_only=True`), which builds tensors and refuses everything else.
 
 import pickle
 import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from palm_trainer.config.atomic_files import new_directory, replace_file
 from palm_trainer.errors import PalmError
 from palm_trainer.model.encoders.shards import shard_files
 
@@ -44,14 +44,11 @@ def write_safe_weights(folder: Path, target: Path) -> int:
     tensors: dict[str, Tensor] = {}
     for file in _pickled_files(folder):
         tensors.update(_read_pickle(file))
-    new = target.with_name(target.name + ".new")
     try:
-        save_file(tensors, new, metadata={"format": "pt"})
-        new.replace(target)
+        with replace_file(target) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
     except SafetensorError as error:
         raise PalmError(f"{target} could not be written: {error}. Free some space or choose another path.") from error
-    finally:
-        new.unlink(missing_ok=True)
     return len(tensors)
 
 
@@ -68,19 +65,11 @@ def convert_pickle(source: Path, target: Path) -> int:
     Raises:
         PalmError: the target is not empty, or a pickle is damaged or holds anything but tensors.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise PalmError(f"{target} exists and is not empty. Choose another directory, or remove it first.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
-        folder = Path(temporary) / "model"
-        folder.mkdir()
+    with new_directory(target) as folder:
         count = write_safe_weights(source, folder / SAFE_FILES[0])
         for path in sorted(source.iterdir()):
             if path.is_file() and path.suffix in (".json", ".txt", ".model") and path.name not in PICKLED_FILES:
                 shutil.copyfile(path, folder / path.name)
-        if target.is_dir():
-            target.rmdir()  # empty, as checked at the start
-        folder.rename(target)
     return count
 
 
