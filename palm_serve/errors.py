@@ -96,6 +96,11 @@ class EngineTimeout(EngineError):
     """A run of the engine was stopped, because it took too long or the server stops."""
 
 
+def one_line(error: BaseException) -> str:
+    """Return the message of an error on one line. Those of the runtimes have several."""
+    return " ".join(str(error).split())
+
+
 def check_text(text: str, field: str, max_bytes: int | None = None) -> None:
     """Check that a text is not blank and not too long.
 

@@ -11,7 +11,7 @@ from palm_serve.bundle.loader import Bundle
 from palm_serve.decoding import DecoderTable, Item, check_outputs, golden_answer, rows_of
 from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.providers import sample_batch
-from palm_serve.errors import BundleError, EngineTimeout, InvalidRequest, PalmServeError, check_text
+from palm_serve.errors import BundleError, EngineTimeout, InvalidRequest, PalmServeError, check_text, one_line
 from palm_serve.system.plain_text import plain
 from palm_serve.tokenization.trial import open_tokenizer
 from palm_serve.types import Encoding, FloatArray, Prediction, ServedEngine, TaskAnswer, TextRequest, Timings, Windows
@@ -338,10 +338,7 @@ class Pipeline:
         except (EngineTimeout, MemoryError):  # they have messages of their own
             raise
         except Exception as error:  # of the engine, or of a decoder whose outputs do not fit
-            reason = (str(error).strip() or type(error).__name__).splitlines()[
-                0
-            ]  # ONNX Runtime ends its own with a line break
-            raise BundleError(f"{self.bundle.path} cannot answer its golden examples: {reason}") from error
+            raise BundleError(f"{self.bundle.path} cannot answer its golden examples: {one_line(error)}") from error
         self.golden_compare(outcomes)
         return len(self.bundle.golden)
 

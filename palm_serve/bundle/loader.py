@@ -25,7 +25,17 @@ from palm_serve.bundle.strict_json import parse_json, parse_model
 from palm_serve.errors import BundleError
 from palm_serve.types import FloatArray
 
-__all__ = ["ARRAYS", "GOLDEN", "MANIFEST", "SIGNATURE", "TOKENIZER", "Bundle", "load_bundle", "split_pin"]
+__all__ = [
+    "ARRAYS",
+    "GOLDEN",
+    "MANIFEST",
+    "SIGNATURE",
+    "TOKENIZER",
+    "Bundle",
+    "load_bundle",
+    "split_pin",
+    "stated_version",
+]
 
 TOKENIZER = "tokenizer.json"
 ARRAYS = "decode.npz"
@@ -134,6 +144,15 @@ def split_pin(path: Path) -> tuple[Path, str | None]:
             f"the digest of {directory} must have 64 hexadecimal digits, got '{digest}'. `palm-serve check` prints it."
         )
     return Path(directory), digest.lower()
+
+
+def stated_version(path: Path) -> str:
+    """Return the version that a manifest names, unverified. Empty: none can be read, which `load_bundle` reports."""
+    try:
+        content = parse_json(read_file(path, MANIFEST, _MANIFEST_LIMIT).decode("utf-8-sig"))
+        return str(content["version"])
+    except (BundleError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def load_bundle(

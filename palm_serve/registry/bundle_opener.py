@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import json
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 
 from palm_serve.batching import BatchLimits, EngineLatency, EngineThread
 from palm_serve.batching.thread_priority import lower_thread_priority
-from palm_serve.bundle.loader import MANIFEST, Bundle, load_bundle
+from palm_serve.bundle.loader import Bundle, load_bundle, stated_version
 from palm_serve.engine.providers import select_engine
 from palm_serve.engine.timing import MeasuredTimes
 from palm_serve.errors import BundleError, EngineError, InvalidRequest, PalmServeError
@@ -30,7 +29,6 @@ LOAD_LIMIT_S = 60.0
 _CHECK_ROWS = 4
 """Rows of a golden check while other models are in service. A request can come to wait for that many."""
 _CHECK_WARM_UP_S = 0.1
-_LARGEST_MANIFEST = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class EngineChoice:
 
 @dataclass(frozen=True, slots=True)
 class LoadRules:
-    """Which bundles may be loaded, see `bundle.loader.load_bundle`."""
+    """Rules for the bundles that may be loaded, see `bundle.loader.load_bundle`."""
 
     trust: Path | None = None
     allow_unproven: bool = False
@@ -101,7 +99,7 @@ class BundleOpener:
             BundleError: the bundle must not be served.
             EngineError: no engine can run the bundle.
         """
-        version = await self._in_thread(path, _stated_version, path)
+        version = await self._in_thread(path, stated_version, path)
         for model in open_models:
             if model.version == version:
                 return
@@ -227,16 +225,6 @@ def _ignore_outcome(future: "asyncio.Future[Any]") -> None:
     """Retrieve the error of work that nobody waits for, or asyncio would log it."""
     if not future.cancelled():
         future.exception()
-
-
-def _stated_version(path: Path) -> str:
-    """Return the version that a manifest names. Empty: there is none, which the trial reports."""
-    try:
-        with (path / MANIFEST).open("rb") as file:
-            version = json.loads(file.read(_LARGEST_MANIFEST))["version"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return ""
-    return str(version)
 
 
 def _run_shape(pipeline: Pipeline, shape: tuple[int, int]) -> float:

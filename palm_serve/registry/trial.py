@@ -26,7 +26,7 @@ from palm_serve.batching.thread_priority import lower_thread_priority
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine.providers import select_engine
 from palm_serve.engine.timing import MeasuredTimes, Times
-from palm_serve.errors import BundleError, EngineError, PalmServeError
+from palm_serve.errors import BundleError, EngineError, PalmServeError, one_line
 from palm_serve.pipeline import Pipeline
 from palm_serve.registry.memory_limit import bundle_memory, limited_memory
 
@@ -179,7 +179,7 @@ def run_trial(request: TrialRequest) -> TrialResult:
     except EngineError as error:
         return TrialResult(engine_fault=str(error))
     except Exception as error:  # of the runtimes, and of libraries that read the files
-        reason = " ".join([f"{type(error).__name__}:", *str(error).split()])
+        reason = f"{type(error).__name__}: {one_line(error)}"
         limit = f"{memory / 2**20:,.0f} MiB"
         return TrialResult(engine_fault=f"{request.path} cannot be loaded (it may use {limit}): {reason}")
     return TrialResult(version=bundle.manifest.version, measured=measured)
@@ -205,9 +205,7 @@ def check_and_warm_up(
     except PalmServeError:
         raise
     except Exception as error:  # the exceptions of the runtimes share no base class
-        # The messages of the runtimes have several lines.
-        reason = " ".join(str(error).split())
-        raise EngineError(f"{pipeline.bundle.path} cannot be run: {type(error).__name__}: {reason}") from error
+        raise EngineError(f"{pipeline.bundle.path} cannot be run: {type(error).__name__}: {one_line(error)}") from error
 
 
 def main() -> None:
