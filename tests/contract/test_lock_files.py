@@ -58,7 +58,8 @@ def installed_closure(extras: Iterable[str]) -> set[str]:
                 continue
             needed = _normalized(requirement.name)
             found.add(needed)
-            for item in ((needed, part) for part in ("", *requirement.extras)):
+            for part in ("", *requirement.extras):
+                item = (needed, part)
                 if item not in seen:
                     seen.add(item)
                     waiting.append(item)

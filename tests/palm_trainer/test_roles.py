@@ -1,10 +1,8 @@
 """Roles and groups of spans from the file of any format to the answer of a server."""
 
 import json
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +60,6 @@ def names(spans: Any) -> list[tuple[str, str, str, str]]:
 
 
 EXPECTED = [("city", "bonn", "from", ""), ("city", "rome", "to", "")]
-
-
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """Commands install handlers for Ctrl-C; the test runner keeps its own."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

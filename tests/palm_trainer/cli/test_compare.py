@@ -1,22 +1,12 @@
 """palm-train compare inside this process: what it prints and writes, how it is stopped, what it refuses."""
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
 
 from palm_trainer.cli import train as cli
 from palm_trainer.cli.train import app, command
-
-
-@pytest.fixture(autouse=True)
-def _signals():
-    """Commands install handlers for Ctrl-C; the test runner keeps its own."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -1,34 +1,8 @@
 """`dev_share` from the configuration to the run directory, a run without dev, and `palm-train convert --split`."""
 
 import json
-import signal
 
-import pytest
-
-from palm_trainer.cli.train import app, command
 from palm_trainer.runs.dev_rows import DEV_ROWS
-
-
-@pytest.fixture(autouse=True)
-def _signals():
-    """Commands install handlers for Ctrl-C; the test runner keeps its own."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def palm(capsys):
-    """`palm("run", ...)` -> (exit code, standard output, standard error)."""
-
-    def _palm(*arguments):
-        code = command(app, [str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return _palm
 
 
 def with_share(config):

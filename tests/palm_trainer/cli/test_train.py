@@ -6,29 +6,6 @@ import signal
 import pytest
 
 from palm_trainer.cli import train as cli
-from palm_trainer.cli.train import app, command
-
-
-@pytest.fixture(autouse=True)
-def _signals():
-    """Commands install handlers for Ctrl-C; the test runner keeps its own."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def palm(capsys):
-    """`palm("run", ...)` -> (exit code, standard output, standard error)."""
-
-    def _palm(*arguments):
-        code = command(app, [str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return _palm
 
 
 def test_run_evaluate_predict(palm, tiny_toml, tmp_path):
