@@ -172,7 +172,7 @@ class TextRequest:
     deadline: float | None = None
     priority: Priority = Priority.INTERACTIVE
     client: str = ""
-    """Who asks: the name of a token, or else an address. Clients of a model take turns."""
+    """Name of the client: the name of a token, or else an address. Clients of a model take turns."""
 
 
 @dataclass(frozen=True, slots=True)

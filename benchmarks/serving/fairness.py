@@ -1,4 +1,4 @@
-"""What one client gets while another one floods the server.
+"""Measure what one client gets while another one floods the server.
 
     python benchmarks/serving/fairness.py BUNDLE [--seconds 10] [--deadline 0] [--rounds 1] [--json FILE]
 

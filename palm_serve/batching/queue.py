@@ -36,7 +36,7 @@ class QueuedRequest(Generic[T]):
     abandoned: bool = False
     """True when nobody waits for the answer any more."""
     client: str = ""
-    """Who asks. The clients of a queue take turns."""
+    """Name of the client. The clients of a queue take turns."""
     displaced: "Sequence[QueuedRequest[T]]" = ()
     """Requests of clients with more than their share, which lost their places in a full queue to this one."""
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,12 @@ def forget_later_events(path: Path, step: int) -> None:
     """Remove log lines of steps after the checkpoint, since those steps are trained again."""
     if not path.exists():
         return
-    lines = []
-    for line, event in zip(whole_lines(path), read_events(path), strict=True):
+    lines = whole_lines(path)
+    kept_lines = []
+    for line, event in zip(lines, _parse_events(path, lines), strict=True):
         if event["step"] <= step:
-            lines.append(line)
-    write_file(path, "".join(lines))
+            kept_lines.append(line)
+    write_file(path, "".join(kept_lines))
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
@@ -101,8 +103,13 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     Raises:
         CheckpointError: a line is no event. The message names it.
     """
+    return _parse_events(path, whole_lines(path))
+
+
+def _parse_events(path: Path, lines: Sequence[str]) -> list[dict[str, Any]]:
+    """Parse the lines of a log. `path` is for messages."""
     events = []
-    for number, line in enumerate(whole_lines(path), start=1):
+    for number, line in enumerate(lines, start=1):
         with reading(f"{path}:{number} is damaged", "Remove the line, or train again."):
             event = json.loads(line)
             if not isinstance(event.get("step"), int):
