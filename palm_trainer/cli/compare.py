@@ -16,12 +16,14 @@ from palm_trainer.compare.forest_plot import format_difference
 from palm_trainer.compare.page import write_page
 from palm_trainer.compare.result import ComparisonResult, as_json, write_json
 from palm_trainer.compare.trainings import VariantTraining, is_finished, plan_trainings, run_training
-from palm_trainer.compare.variants import ComparisonPlan, plan_comparison
+from palm_trainer.compare.variants import JOINT, ComparisonPlan, plan_comparison
 from palm_trainer.compare.workers import run_trainings
 from palm_trainer.config.loader import Config
 from palm_trainer.errors import PalmError
 from palm_trainer.evaluation.evaluate import EXACT_MATCH
 from palm_trainer.runs.events import Event
+from palm_trainer.runs.file_names import CONFIG
+from palm_trainer.runs.resume import keep_to_encoder_of_run
 
 RESULT, PAGE = "compare.json", "compare.html"
 
@@ -68,6 +70,8 @@ def show_comparison(
         guard: converts memory and disk errors of a training to messages.
         on_output_lost: called when standard output cannot be written during a training.
     """
+    for earlier in sorted(output.glob(f"{JOINT}/*/{CONFIG}"))[:1]:
+        config = keep_to_encoder_of_run(config, earlier.parent)
     plan = plan_comparison(config)
     trainings = plan_trainings(plan, seeds, output)
     _announce(plan, seeds)

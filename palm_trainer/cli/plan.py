@@ -41,7 +41,8 @@ def show_plan(config: Config, *, data_only: bool = False) -> None:
     _show_faults(job.config, read, tokenized)
     encoder = job.trained.encoder
     show(
-        f"encoder {encoder.name}: {encoder.family}, {encoder.layers} layers of {encoder.hidden_size}, {encoder.parameters / 1e6:.1f} M parameters"
+        f"encoder {encoder.name}: {encoder.family}, {encoder.layers} layers of {encoder.hidden_size}, "
+        f"{encoder.parameters / 1e6:.1f} M parameters, pooling {job.config.encoder.pooling}"
     )
     if len(read) > 1:
         show(_order(job))

@@ -17,8 +17,9 @@ class EncoderConfig(ConfigSection):
     """A name of `palm-train models ls`, a local directory (relative to the file), a Hugging Face id, or `scratch`."""
     max_length: int = Field(default=128, ge=3, le=8192)
     """Longest input in tokens, special tokens included. Longer texts are cut."""
-    pooling: Literal["cls", "mean"] = "cls"
-    """Vector of a text: that of the first token (`cls`), or the mean of all tokens."""
+    pooling: Literal["auto", "cls", "mean"] = "auto"
+    """Vector of a text: that of the first token (`cls`), or the mean of all tokens.
+    `auto`: what `modules.json` or `1_Pooling/config.json` of the encoder's folder says, else `cls`."""
 
 
 class PretrainedEncoderConfig(EncoderConfig):

@@ -81,6 +81,8 @@ def load_config(path: Path, overrides: Sequence[str] = (), output: Path | None =
     moved, faults = move_old_keys(raw)
     if _is_of_a_run(path):
         moved = []
+        if isinstance(raw.setdefault("encoder", {}), dict):
+            raw["encoder"].setdefault("pooling", "cls")  # the default of the time before `auto`
     applied = apply_overrides(raw, overrides)
     faults += applied.faults
     for old_path in dict.fromkeys([*moved, *applied.old_keys]):

@@ -49,6 +49,8 @@ def job_from_config(config: Config, processes: Processes = SINGLE_PROCESS) -> Jo
     examples = {name: splits.examples(name, "train") for name in config.data}
     config = resolve_fields(config, examples)
     encoder = _load_encoder(config, list(chain.from_iterable(examples.values())))
+    settings = config.encoder.model_copy(update={"pooling": encoder.backbone.pooling})
+    config = config.model_copy(update={"encoder": settings})
     context = _learn_context(config, encoder.tokenizer_json)
     targets = {}
     for name, task in config.tasks.items():
@@ -273,7 +275,7 @@ def _load_encoder(config: Config, examples: Sequence[Example]) -> LoadedEncoder:
             lowercase=settings.lowercase,
             characters=settings.characters,
             max_length=settings.max_length,
-            pooling=settings.pooling,
+            pooling="cls" if settings.pooling == "auto" else settings.pooling,
         )
     encoder = load_pretrained(settings.model, pooling=settings.pooling)
     limit = encoder.backbone.max_length

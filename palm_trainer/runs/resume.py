@@ -71,6 +71,17 @@ def begin(job: Job) -> None:
     record_dev_rows(job.run, job.config, job.evaluation.splits)
 
 
+def keep_to_encoder_of_run(config: Config, run: Path) -> Config:
+    """Return the configuration with the pooling that `auto` stood for when a run of it began.
+
+    Runs from before `auto` have `cls`, which was the default then.
+    """
+    if config.encoder.pooling != "auto" or not (run / CONFIG).exists():
+        return config
+    pooling = load_config(run / CONFIG).encoder.pooling
+    return config.model_copy(update={"encoder": config.encoder.model_copy(update={"pooling": pooling})})
+
+
 def keep_to_roles_of_checkpoint(config: Config, run: Path) -> Config:
     """Return the configuration with `roles = "ignore"` for the tasks that have none in the run's last checkpoint.
 

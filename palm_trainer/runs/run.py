@@ -33,6 +33,7 @@ from palm_trainer.runs.resume import (
     RunProgress,
     begin,
     check_alike,
+    keep_to_encoder_of_run,
     keep_to_roles_of_checkpoint,
     learns_roles_first,
     restore,
@@ -68,6 +69,9 @@ def train(
     """
     check_trackers(config.train.trackers)
     processes.run_on_first(lambda: check_output_directory(config.train.output, resume, overwrite))
+    if resume:
+        started_config = config
+        config = processes.run_on_first(lambda: keep_to_encoder_of_run(started_config, started_config.train.output))
     job = job_from_config(config, processes)
     if resume:
         older_config = processes.run_on_first(lambda: keep_to_roles_of_checkpoint(job.config, job.run))

@@ -56,6 +56,8 @@ _WEIGHTS = (
     ("pytorch_model.bin.index.json", r"pytorch_model-\d+-of-\d+\.bin"),
 )
 """Weight files in order of preference, with the names of their shards."""
+_POOLING = re.compile(r"modules\.json|[^/]*_Pooling/config\.json")
+"""Files of sentence-transformers that name the pooling."""
 _RECORD = "palm-download.json"
 _PARTIAL = ".partial"
 _WAITS_S = (1.0, 2.0, 4.0)
@@ -157,7 +159,8 @@ def _required_files(repo: str, names: list[str]) -> list[str]:
         )
     index, pattern = weights
     shards = [name for name in names if pattern and re.fullmatch(pattern, name)]
-    return ["config.json", *tokenizer_files, index, *shards]
+    pooling = sorted(filter(_POOLING.fullmatch, names))
+    return ["config.json", *tokenizer_files, *pooling, index, *shards]
 
 
 def _weights_of(names: list[str]) -> tuple[str, str | None] | None:
@@ -198,6 +201,7 @@ def _receive(file: HubFile, url: str, folder: Path) -> None:
     _with_retries(download, file.name)
     fault = _fault(partial, file)
     if fault is None:
+        (folder / file.name).parent.mkdir(exist_ok=True)
         partial.replace(folder / file.name)
         return
     partial.unlink()

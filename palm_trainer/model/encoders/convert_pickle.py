@@ -16,6 +16,7 @@ from torch import Tensor
 from palm_trainer.config.atomic_files import new_directory, replace_file
 from palm_trainer.errors import PalmError
 from palm_trainer.model.encoders.shards import shard_files
+from palm_trainer.model.encoders.stored_pooling import POOLING_CONFIGS
 
 SAFE_FILES = ("model.safetensors", "model.safetensors.index.json")
 PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -70,6 +71,9 @@ def convert_pickle(source: Path, target: Path) -> int:
         for path in sorted(source.iterdir()):
             if path.is_file() and path.suffix in (".json", ".txt", ".model") and path.name not in PICKLED_FILES:
                 shutil.copyfile(path, folder / path.name)
+        for path in sorted(source.glob(POOLING_CONFIGS)):
+            (folder / path.parent.name).mkdir()
+            shutil.copyfile(path, folder / path.parent.name / path.name)
     return count
 
 

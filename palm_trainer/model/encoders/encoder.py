@@ -28,6 +28,9 @@ class Encoder(nn.Module):
         pooling: the text's vector is that of the classification token (`cls`: the first token, in
             XLNet the last) or the mean over unmasked tokens (`mean`).
         takes_types: True if the encoder takes `token_type_ids`.
+
+    Attributes:
+        cls_is_last: True if the classification token is the last one (XLNet).
     """
 
     outputs: tuple[TensorSpec, ...] = (SEQUENCE_OUTPUT, POOLED_OUTPUT, EMBEDDING_TABLE)
@@ -35,8 +38,8 @@ class Encoder(nn.Module):
     def __init__(self, encoder: nn.Module, *, pooling: Pooling, takes_types: bool) -> None:
         super().__init__()
         self.encoder = encoder
-        self.pooling = pooling
-        self._cls_is_last = getattr(encoder.config, "summary_type", "first") == "last"
+        self.pooling: Pooling = pooling
+        self.cls_is_last = getattr(encoder.config, "summary_type", "first") == "last"
         self.inputs: tuple[TensorSpec, ...] = (INPUT_IDS, ATTENTION_MASK, *((TOKEN_TYPE_IDS,) if takes_types else ()))
 
     @property
@@ -117,7 +120,7 @@ class Encoder(nn.Module):
 
     def _pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the vector of each text, [batch, hidden]."""
-        if self.pooling == "cls" and self._cls_is_last:
+        if self.pooling == "cls" and self.cls_is_last:
             last = (attention_mask.sum(dim=1) - 1).clamp(min=0)  # [batch]; padding is on the right
             return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2])).squeeze(1)
         if self.pooling == "cls":

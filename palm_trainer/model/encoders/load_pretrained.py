@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from transformers.utils.hub import cached_file
 from palm_trainer.errors import PalmError
 from palm_trainer.model.encoders.convert_pickle import CONVERT_PICKLE, has_pickled_weights_only
 from palm_trainer.model.encoders.convolution import ConvolvedEmbeddings
-from palm_trainer.model.encoders.encoder import Encoder, Pooling, takes_types
+from palm_trainer.model.encoders.encoder import Encoder, takes_types
+from palm_trainer.model.encoders.stored_pooling import PoolingSetting, read_pooling
 from palm_trainer.tensors import SEQUENCE_OUTPUT
 from palm_trainer.tokenization.encoder_files import PACKAGED, TOKENIZER, locate_encoder
 
@@ -28,7 +30,9 @@ _log = logging.getLogger(__name__)
 
 PACKAGED_SHA256 = {
     "minilm-l6-en": {
+        "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
         "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+        "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
         "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
     }
@@ -54,8 +58,12 @@ def has_paddle_parameters(location: str) -> bool:
     return (Path(location) / "params").is_dir() or (Path(location) / "word_embedding").is_file()
 
 
-def load_pretrained(name: str, *, pooling: Pooling = "cls") -> LoadedEncoder:
+def load_pretrained(name: str, *, pooling: PoolingSetting = "cls") -> LoadedEncoder:
     """Load an encoder with its weights and tokenizer.
+
+    Args:
+        name: a packaged encoder, a directory, or a Hugging Face id.
+        pooling: vector of a text. `auto`: what the encoder's folder says, else `cls`.
 
     Raises:
         PalmError: they cannot be loaded, or the model is no encoder of text.
@@ -91,7 +99,10 @@ def load_pretrained(name: str, *, pooling: Pooling = "cls") -> LoadedEncoder:
             f"encoder '{name}' has no fast tokenizer ({TOKENIZER}), which character offsets need. "
             "Convert it with transformers first."
         )
-    backbone = Encoder(encoder, pooling=pooling, takes_types=takes_types(encoder))
+    backbone = Encoder(encoder, pooling="cls", takes_types=takes_types(encoder))
+    if pooling == "auto":
+        pooling = read_pooling(name, partial(_find_stored_file, location), cls_is_last=backbone.cls_is_last)
+    backbone.pooling = pooling
     pad = int(getattr(config, "pad_token_id", None) or 0)
     _check_reads_text(name, backbone, pad)
     _check_vocabulary(name, backbone, tokenizer_json)
@@ -182,13 +193,29 @@ def _first_line(error: Exception) -> str:
     return line if isinstance(error, (OSError, ValueError, SafetensorError)) else f"{type(error).__name__}: {line}."
 
 
-def _find_file(location: str, name: str) -> Path | None:
-    """Return a file of a directory or of the hub, or None."""
+def _find_file(location: str, name: str, *, must_connect: bool = True) -> Path | None:
+    """Return a file of a directory or of the hub, or None.
+
+    Args:
+        location: a directory or Hub id.
+        name: path of the file in it.
+        must_connect: raise OSError where the hub cannot be asked and the file is not in its cache.
+    """
     if Path(location).is_dir():
         path = Path(location) / name
         return path if path.is_file() else None
-    cached = cached_file(location, name, _raise_exceptions_for_missing_entries=False)
+    cached = cached_file(
+        location,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=must_connect,
+    )
     return None if cached is None else Path(str(cached))
+
+
+def _find_stored_file(location: str, name: str) -> Path | None:
+    """Return a file that an encoder may lack. Without the hub, the files in its cache count."""
+    return _find_file(location, name, must_connect=False)
 
 
 @torch.no_grad()

@@ -69,6 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         hub, path = self.hub, self.path.split("?")[0]
+        file = path.removeprefix(f"/{REPO}/resolve/{COMMIT}/")
         asked = Asked(self.command, path, self.headers["Range"], self.headers["Authorization"])
         hub.asked.append(asked)
         fault = hub.fault(asked)
@@ -82,8 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(asked, 200, body.encode(), {"Content-Type": "application/json"})
         elif hub.gated:
             self._send(asked, 403, b"", {"X-Error-Code": "GatedRepo"})
-        elif path.startswith(f"/{REPO}/resolve/{COMMIT}/") and path.rpartition("/")[2] in hub.files:
-            self._resolve(asked, path.rpartition("/")[2], fault)
+        elif path.startswith(f"/{REPO}/resolve/{COMMIT}/") and file in hub.files:
+            self._resolve(asked, file, fault)
         elif path.startswith("/cdn/"):
             digest = path.removeprefix("/cdn/")
             [name] = [name for name, body in hub.files.items() if hashlib.sha256(body).hexdigest() == digest]

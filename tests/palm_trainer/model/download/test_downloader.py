@@ -132,6 +132,20 @@ def test_download_writes_all_files(hub, tmp_path, capsys):
     assert [a.authorization for a in hub.asked if a.path.startswith("/cdn/")] == [None]  # another host: no token
 
 
+def test_download_includes_the_pooling(hub, tmp_path):
+    pooling = {
+        "modules.json": b"[]",
+        "1_Pooling/config.json": b'{"pooling_mode": "mean"}',
+        "2_Dense/config.json": b"{}",
+    }
+    hub.files |= pooling
+    folder = Path(downloader.download("pretrain", NAME, tmp_path))
+    assert (folder / "modules.json").read_bytes() == pooling["modules.json"]
+    assert (folder / "1_Pooling" / "config.json").read_bytes() == pooling["1_Pooling/config.json"]
+    assert not (folder / "2_Dense").exists()
+    assert not (folder / ".partial").exists()
+
+
 def test_download_complete_files_are_not_repeated(hub, tmp_path, capsys, monkeypatch):
     given = downloader.download("pretrain", NAME, tmp_path)
     hub.asked.clear()
