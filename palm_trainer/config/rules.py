@@ -265,7 +265,7 @@ def _regularization_faults(train: Table, encoder: Table, tasks: Mapping[str, Tab
     dropout_rates = [encoder.get("dropout") if encoder.get("model") == "scratch" else None]
     dropout_rates.append(regularization.get("word_dropout", 0))
     for table in tasks.values():
-        dropout_rates.append(table.get("dropout"))
+        dropout_rates.append(table.get("dropout", 0 if table.get("head") == "prototype" else None))
     if regularization.get("r_drop") and all(rate == 0 for rate in dropout_rates):
         yield (
             "train.regularization.r_drop needs dropout above 0, got 0 for the encoder and every task. "

@@ -1,9 +1,9 @@
 """`[tasks.NAME]`: a task, whose options depend on its kind."""
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from palm_trainer.config.section import ConfigSection, Fraction, Names, Positive, SectionUnion, Table
 
@@ -29,7 +29,7 @@ class TaskConfig(ConfigSection):
     auxiliary: bool = False
     """Only shapes the encoder: never ends the training, is not selected on, and is not exported."""
     dropout: Fraction = 0.1
-    """Dropout probability before the head."""
+    """Dropout probability before the head. A prototype head has none unless it is set here."""
     learning_rate: Positive | None = None
     """Learning rate of this head. None: `train.head_learning_rate`."""
     baseline: float | None = Field(default=None, gt=0, le=1)
@@ -61,6 +61,36 @@ class ClassifyTask(TaskConfig):
     out_of_scope_score: Literal["softmax", "energy", "mahalanobis"] | None = None
     """Score that detects out-of-scope text. `mahalanobis` needs a second output of the graph, the features.
     None: the score that detects `out_of_scope` text best. Without such text: mahalanobis."""
+    head: Literal["linear", "prototype"] = "linear"
+    """`prototype`: a vector for each class, which starts at the mean of its training texts and its name. For few texts a class.
+    `linear`: a layer that starts at random."""
+    names: dict[str, str] = Field(default={})
+    """Words of a label, for a prototype head (`names = {book_flight = "book a flight"}`). Without an entry: the label, split into words."""
+    names_only: bool = False
+    """Make classes of the labels in `names` that no training text has, for a prototype head."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_dropout_before_cosines(cls, table: Any) -> Any:
+        """Give a prototype head no dropout, where the file says nothing."""
+        if isinstance(table, dict) and table.get("head") == "prototype":
+            return {"dropout": 0.0, **table}
+        return table
+
+    @classmethod
+    def faults_between_keys(cls, table: Table) -> Iterator[tuple[str, str]]:
+        """Yield the faults of options of a prototype head for a linear one, and of a score that names cannot give."""
+        yield from super().faults_between_keys(table)
+        head = table.get("head", "linear")
+        for key in ("names", "names_only"):
+            if table.get(key) and head != "prototype":
+                yield key, f"is only for head = 'prototype', got '{head}'. Set head = 'prototype', or remove it."
+        if table.get("names_only") is True and table.get("out_of_scope_score") == "mahalanobis":
+            yield (
+                "out_of_scope_score",
+                "must be softmax or energy with names_only, got 'mahalanobis', which needs texts of every class. "
+                "Change one of them.",
+            )
 
 
 class MultiLabelTask(TaskConfig):

@@ -40,6 +40,14 @@ class ExportGraph(nn.Module):
         outputs = self.model(**named_inputs, tasks=self.tasks)
         return tuple(outputs[name] for name in self.output_names)
 
+    def for_tracing(self) -> "ExportGraph":
+        """Return the module to trace: this one, or one with heads that compute nothing from weights alone."""
+        heads = {task: self.model.head(task) for task in self.tasks}
+        exported = {task: head.exported() for task, head in heads.items()}
+        if exported == heads:
+            return self
+        return ExportGraph(MultiTaskModel(self.model.backbone, exported), self.tasks)
+
     def example_inputs(self, max_length: int) -> tuple[Tensor, ...]:
         """Return inputs to trace with, int64 `[batch, tokens]`.
 

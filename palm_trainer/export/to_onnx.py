@@ -103,7 +103,7 @@ def _trace(graph: ExportGraph, max_length: int, target: io.BytesIO | str) -> Non
     with _quiet_exporter():
         try:
             torch.onnx.export(
-                graph,
+                graph.for_tracing(),
                 graph.example_inputs(max_length),
                 target,  # type: ignore[arg-type]  # The TorchScript exporter takes a stream, contrary to its annotation.
                 input_names=list(graph.input_names),

@@ -51,6 +51,8 @@ class ModelDescription(BaseModel):
     max_length: int
     tasks: dict[str, TaskInfo]
     auxiliary: tuple[str, ...] = ()
+    heads: dict[str, str] = {}
+    """Variant of each head that is not the usual one of its kind (`prototype`), by task."""
     own: dict[str, str] = {}
     """Class name of each part that the user wrote (`backbone`, `heads.NAME`).
 
@@ -62,7 +64,11 @@ def describe_model(trained: TrainedModel) -> ModelDescription:
     """Return the contents of `model.json`."""
     backbone = trained.model.backbone
     custom_components = {}
-    for name, head in trained.model.heads.items():
+    variants = {}
+    for name in trained.model.heads:
+        head = trained.model.head(name)
+        if head.variant:
+            variants[name] = head.variant
         if hasattr(head, "user"):
             custom_components[f"heads.{name}"] = _class_name(head.user)
     encoder_config = {}
@@ -79,6 +85,7 @@ def describe_model(trained: TrainedModel) -> ModelDescription:
         max_length=trained.max_length,
         tasks=trained.tasks,
         auxiliary=tuple(sorted(trained.auxiliary)),
+        heads=variants,
         own=custom_components,
     )
 
@@ -198,7 +205,8 @@ def build_model(description: ModelDescription) -> MultiTaskModel:
     rows, columns = backbone.embedding_table.shape
     heads = {}
     for name, info in description.tasks.items():
-        heads[name] = make_head(name, info, backbone.hidden_size, embedding=(rows, columns))
+        variant = description.heads.get(name, "")
+        heads[name] = make_head(name, info, backbone.hidden_size, embedding=(rows, columns), variant=variant)
     return MultiTaskModel(backbone, heads)
 
 

@@ -22,16 +22,19 @@ from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.evaluation.perplexity import MaskedRows
 from palm_trainer.model.encoders import LoadedEncoder, build_scratch, load_pretrained
 from palm_trainer.model.heads import make_head
+from palm_trainer.model.heads.prototype import PrototypeHead
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder
+from palm_trainer.runs.class_vectors import ClassTexts, start_prototype_heads
 from palm_trainer.runs.job import EvaluationData, EvaluationPlan, Job, JobTask
 from palm_trainer.tasks import LearnContext, is_scored, task_kind
 from palm_trainer.tasks.fields import resolve_fields
 from palm_trainer.training.assembly import attach_soft_targets, build_loop, order_sources, prepare_encoder
+from palm_trainer.training.precision import choose_precision
 from palm_trainer.training.processes import SINGLE_PROCESS, Processes
 from palm_trainer.training.source import Source
 
 
-def job_from_config(config: Config, processes: Processes = SINGLE_PROCESS) -> Job:
+def job_from_config(config: Config, processes: Processes = SINGLE_PROCESS, *, start_heads: bool = False) -> Job:
     """Read the data, load the encoder and return the job of a configuration. Seeds torch's generator.
 
     Each of several processes builds the same job, from the same files.
@@ -39,6 +42,8 @@ def job_from_config(config: Config, processes: Processes = SINGLE_PROCESS) -> Jo
     Args:
         config: what to train. `train.output` is the run directory.
         processes: that train together.
+        start_heads: compute the class vectors that prototype heads start from. False for a run that is resumed, and for
+            a job that is not trained.
 
     Raises:
         ConfigError: settings that do not fit each other or the data.
@@ -60,6 +65,8 @@ def job_from_config(config: Config, processes: Processes = SINGLE_PROCESS) -> Jo
     trained = _assemble(config, encoder, targets)
     sources = _sources(config, trained, targets, examples)
     teachers = attach_soft_targets(config.train, trained, sources, examples, processes.device(config.train.device))
+    if start_heads and processes.is_first:  # the others get the weights of the first
+        _start_prototype_heads(config, trained, examples, processes.device(config.train.device))
     word_dropout = prepare_encoder(config.train, trained, sources)
     plan = evaluation_plan(config, trained, ("dev", "test"), splits)
     order = order_sources(
@@ -79,6 +86,19 @@ def job_from_config(config: Config, processes: Processes = SINGLE_PROCESS) -> Jo
         task_learning_rates={name: task.learning_rate for name, task in config.tasks.items() if task.learning_rate},
     )
     return Job(config.train, trained, loop, config.reference, plan, config.train.output, teachers)
+
+
+def _start_prototype_heads(
+    config: Config, trained: TrainedModel, examples: Mapping[str, Sequence[Example]], device: str
+) -> None:
+    """Set the class vectors of all prototype heads, where there are some."""
+    texts = {}
+    for name, task in config.tasks.items():
+        if isinstance(task, ClassifyTask) and task.head == PrototypeHead.variant:
+            task_examples = list(chain.from_iterable(map(examples.__getitem__, task.data)))
+            texts[name] = ClassTexts(task.field or "", task_examples, task.names)
+    if texts:
+        start_prototype_heads(trained, texts, choose_precision(device, "fp32").device)
 
 
 def _sources(
@@ -293,6 +313,7 @@ def _assemble(config: Config, encoder: LoadedEncoder, targets: Mapping[str, Targ
     for name, target in targets.items():
         task = config.tasks[name]
         ranking = {"margin": task.margin} if isinstance(task, MatchTask) else {}
+        variant = task.head if isinstance(task, ClassifyTask) and task.head != "linear" else ""
         heads[name] = make_head(
             name,
             target.info,
@@ -300,6 +321,7 @@ def _assemble(config: Config, encoder: LoadedEncoder, targets: Mapping[str, Targ
             dropout=task.dropout,
             label_smoothing=config.train.regularization.label_smoothing,
             embedding=(rows, columns),
+            variant=variant,
             **ranking,
         )
     model = MultiTaskModel(encoder.backbone, heads)

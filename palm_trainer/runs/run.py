@@ -19,6 +19,7 @@ from palm_trainer.evaluation.evaluate import Metrics, evaluate, score_of
 from palm_trainer.evaluation.perplexity import add_perplexities
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import save_trained
+from palm_trainer.model.checkpoint_files import has_checkpoint
 from palm_trainer.report import installed_versions
 from palm_trainer.runs import weight_averaging as averaging
 from palm_trainer.runs.directory import check_output_directory
@@ -69,14 +70,15 @@ def train(
     """
     check_trackers(config.train.trackers)
     processes.run_on_first(lambda: check_output_directory(config.train.output, resume, overwrite))
+    starts = not (resume and has_checkpoint(config.train.output, "last"))
     if resume:
         started_config = config
         config = processes.run_on_first(lambda: keep_to_encoder_of_run(started_config, started_config.train.output))
-    job = job_from_config(config, processes)
+    job = job_from_config(config, processes, start_heads=starts)
     if resume:
         older_config = processes.run_on_first(lambda: keep_to_roles_of_checkpoint(job.config, job.run))
         if learns_roles_first(job, older_config):
-            job = job_from_config(older_config, processes)
+            job = job_from_config(older_config, processes, start_heads=starts)
     check_alike(job)
     run = Run(job)
     if resume:

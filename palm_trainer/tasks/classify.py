@@ -30,11 +30,19 @@ class ClassifyKind(TaskKind):
 
         Args:
             task: task name.
-            settings: `role` goes into the manifest.
+            settings: `role` goes into the manifest, `names` may add classes.
             examples: of all data sets of the task; their classes are learnt.
             context: not used.
         """
-        return ClassifyTarget.learn(task, settings.field or "", examples, role=settings.role)
+        assert isinstance(settings, ClassifyTask)
+        return ClassifyTarget.learn(
+            task,
+            settings.field or "",
+            examples,
+            role=settings.role,
+            names=settings.names,
+            names_only=settings.names_only,
+        )
 
     def exclusive_labels(self, info: TaskInfo) -> bool:
         """Return True: one class applies."""

@@ -1,12 +1,14 @@
 """Target: one class of a text."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from palm_serve.bundle.manifest import Decode, Role, TaskInfo
 from palm_serve.types import Encoding
 from palm_trainer.data.example import Example
 from palm_trainer.data.inputs import Inputs, Texts
+from palm_trainer.data.label_names import check_names
 from palm_trainer.data.targets.base import collate_indices
 from palm_trainer.errors import DataError
 from palm_trainer.tensors import IGNORE
@@ -28,7 +30,16 @@ class ClassifyTarget:
         self._index = {label: i for i, label in enumerate(labels)}
 
     @classmethod
-    def learn(cls, task: str, field: str, examples: Iterable[Example], *, role: Role = "") -> "ClassifyTarget":
+    def learn(
+        cls,
+        task: str,
+        field: str,
+        examples: Iterable[Example],
+        *,
+        role: Role = "",
+        names: Mapping[str, str] = MappingProxyType({}),
+        names_only: bool = False,
+    ) -> "ClassifyTarget":
         """Build the target with the labels of the training examples.
 
         Args:
@@ -36,9 +47,12 @@ class ClassifyTarget:
             field: field of the examples that holds the class.
             examples: training examples.
             role: role of the task in `Parse`.
+            names: words of some labels.
+            names_only: make classes of the labels in `names` that no example has.
 
         Raises:
             DataError: a field holds no single class, or there are fewer than two classes.
+            ConfigError: `names` has no words for a label, has a label without examples, or the same words for two of those.
         """
         labels: set[str] = set()
         pairs = False
@@ -52,6 +66,8 @@ class ClassifyTarget:
                 )
             labels.add(value)
             pairs = pairs or example.pair is not None
+        check_names(f"tasks.{task}", names, labels, names_only=names_only)
+        labels.update(names)
         if len(labels) < 2:
             raise DataError(
                 f"task '{task}': the training data holds {len(labels)} class in the field '{field}'; a classifier needs 2. Check field and file."

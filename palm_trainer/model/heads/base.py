@@ -46,6 +46,8 @@ class TaskHead(nn.Module):
     """Base of the heads. `inputs` are the backbone's tensors that it reads; `tensors` the names of its own, in graph order."""
 
     kind: ClassVar[Kind]
+    variant: ClassVar[str] = ""
+    """Name among several heads of one kind. Empty for the usual head."""
     inputs: ClassVar[tuple[TensorSpec, ...]]
     tensors: tuple[str, ...] = ("logits",)
     corrupts_inputs: ClassVar[bool] = False
@@ -110,6 +112,10 @@ class TaskHead(nn.Module):
             temperature: divisor of the logits.
         """
         raise NotImplementedError
+
+    def exported(self) -> "TaskHead":
+        """Return the head that is traced into the graph: with the same outputs, and nothing computed from weights alone."""
+        return self
 
     def decode_arrays(self) -> dict[str, npt.NDArray[np.float32]]:
         """Parameters that decoding needs beside the graph (CRF transitions), by role."""

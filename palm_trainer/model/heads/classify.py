@@ -1,4 +1,4 @@
-"""One class a text."""
+"""One class a text, by a linear layer. The head by class vectors stands in `prototype.py`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -42,10 +42,8 @@ class ClassifyHead(TaskHead):
     ) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout_prob)
-        self.linear = nn.Linear(input_dim, num_classes)
+        self.linear = self.make_layer(input_dim, num_classes)
         self.label_smoothing = label_smoothing
-        nn.init.normal_(self.linear.weight, std=0.02)
-        nn.init.zeros_(self.linear.bias)
         if statistics:
             self.tensors = ("logits", "features")
             for role, shape in _shapes(num_classes, input_dim).items():
@@ -62,13 +60,22 @@ class ClassifyHead(TaskHead):
             statistics=info.calibration.out_of_scope == "mahalanobis",
         )
 
+    @staticmethod
+    def make_layer(input_dim: int, num_classes: int) -> nn.Module:
+        """Return the layer that makes logits [B, C] of vectors [B, H], with `weight` [C, H]."""
+        layer = nn.Linear(input_dim, num_classes)
+        nn.init.normal_(layer.weight, std=0.02)
+        nn.init.zeros_(layer.bias)
+        return layer
+
     def with_statistics(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> "ClassifyHead":
         """The head with the same layer, and statistics by role: `centre` [H], `whitening` [H, H], `means` [C, H]."""
-        classes, width = self.linear.weight.shape
-        head = ClassifyHead(classes, width, self.dropout.p, label_smoothing=self.label_smoothing, statistics=True)
+        weight = self.linear.get_parameter("weight")
+        classes, width = weight.shape
+        head = type(self)(classes, width, self.dropout.p, label_smoothing=self.label_smoothing, statistics=True)
         head.linear = self.linear
         for role in _shapes(classes, width):
-            head.register_buffer(role, torch.from_numpy(arrays[role]).to(self.linear.weight.device))
+            head.register_buffer(role, torch.from_numpy(arrays[role]).to(weight.device))
         return head.train(self.training)
 
     def decode_arrays(self) -> dict[str, npt.NDArray[np.float32]]:

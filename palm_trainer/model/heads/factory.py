@@ -7,6 +7,7 @@ from palm_trainer.model.heads.masked_lm import MaskedLmHead
 from palm_trainer.model.heads.match import MatchHead
 from palm_trainer.model.heads.mrc import MrcHead
 from palm_trainer.model.heads.multi_label import MultiLabelHead
+from palm_trainer.model.heads.prototype import PrototypeHead
 from palm_trainer.model.heads.sequence_label import SequenceLabelHead
 
 _BUILT_IN: tuple[type[TaskHead], ...] = (
@@ -18,6 +19,7 @@ _BUILT_IN: tuple[type[TaskHead], ...] = (
     MaskedLmHead,
 )
 _HEADS = {head.kind: head for head in _BUILT_IN}
+_VARIANTS: dict[str, type[TaskHead]] = {PrototypeHead.variant: PrototypeHead}
 
 
 def register_head(head: type[TaskHead]) -> None:
@@ -39,6 +41,7 @@ def make_head(
     label_smoothing: float = 0.0,
     margin: float = 0.5,
     embedding: tuple[int, int] | None = None,
+    variant: str = "",
 ) -> TaskHead:
     """Build the head that a task's manifest entry describes.
 
@@ -50,9 +53,11 @@ def make_head(
         label_smoothing: share of the probability that is spread over all classes, while training.
         margin: margin of a ranker's loss.
         embedding: shape of the encoder's embedding table, with which masked_lm decodes.
+        variant: `prototype` for the head of a classifier by class vectors. Empty: the usual head of the kind.
 
     Raises:
         WiringError: a masked_lm head without `embedding`.
     """
     settings = HeadSettings(name, input_dim, dropout, label_smoothing, margin, embedding)
-    return head_class(info.kind).from_task(info, settings)
+    head = _VARIANTS[variant] if variant else head_class(info.kind)
+    return head.from_task(info, settings)

@@ -16,7 +16,11 @@ COUNT = st.integers(1, 50)
 PATHS = st.one_of(st.just("a/b.txt"), st.lists(st.sampled_from(["x.txt", "../y", "/z"]), min_size=1, max_size=2))
 
 TASKS: dict[str, dict[str, Any]] = {
-    "classify": {"false_rejection": OPEN_SHARE, "out_of_scope_score": st.sampled_from(["softmax", "energy"])},
+    "classify": {
+        "false_rejection": OPEN_SHARE,
+        "out_of_scope_score": st.sampled_from(["softmax", "energy"]),
+        "head": st.just("prototype"),
+    },
     "multi_label": {"threshold": OPEN_SHARE},
     "sequence_label": {"crf": st.booleans()},
     "match": {"learning_strategy": st.just("pointwise"), "match_label": TEXT, "margin": POSITIVE},
