@@ -1,5 +1,6 @@
 """The sampler has every example once an epoch, in an order decided by (seed, epoch)."""
 
+import itertools
 import random
 
 import numpy as np
@@ -15,7 +16,7 @@ cases = st.fixed_dictionaries(
         "lengths": st.lists(st.integers(1, 60), min_size=1, max_size=80),
         "batch_size": st.integers(1, 9),
         "seed": st.integers(0, 2**32 - 1),
-        "pool_batches": st.integers(1, 5),
+        "pool_batches": st.none() | st.integers(1, 5),
     }
 )
 
@@ -38,9 +39,46 @@ def test_sampler_resumes_at_any_position(case, position):
     unbroken = LengthBucketedSampler(**case)
     draw(unbroken, position)
     state = unbroken.state_dict()
-    resumed = LengthBucketedSampler(**case)
+    resumed = LengthBucketedSampler(**{**case, "pool_batches": None})
     resumed.load_state_dict(state)
     assert draw(resumed, 20) == draw(unbroken, 20)
+
+
+def test_sampler_state_without_pool_keeps_the_large_pools():
+    lengths = np.random.default_rng(0).integers(1, 60, 400).tolist()
+    older = LengthBucketedSampler(lengths, 8, 1, pool_batches=64)
+    draw(older, 70)
+    resumed = LengthBucketedSampler(lengths, 8, 1)
+    resumed.load_state_dict({"epoch": 1, "position": 20})
+    assert draw(resumed, 60) == draw(older, 60)
+
+
+def count_repeated_mates(sampler):
+    """Return the share of pairs of an epoch's batches that are in one batch in the next epoch too."""
+    epochs = []
+    for _ in range(2):
+        pairs = set()
+        for batch in draw(sampler, sampler.batches_per_epoch):
+            pairs.update(itertools.combinations(sorted(batch), 2))
+        epochs.append(pairs)
+    return len(epochs[0] & epochs[1]) / len(epochs[0])
+
+
+@pytest.mark.parametrize("rows", [128, 320, 770, 2000])
+def test_sampler_batches_of_small_data_change(rows):
+    """Batch-mates meet again only in the same pool, of which an epoch has eight, or by chance."""
+    lengths = np.random.default_rng(0).geometric(0.1, rows) + 3
+    by_chance = 31 / (rows - 1)
+    assert count_repeated_mates(LengthBucketedSampler(lengths, 32, 1, pool_batches=64)) > 2 * by_chance
+    assert count_repeated_mates(LengthBucketedSampler(lengths, 32, 1)) < max(1 / 8, 1.2 * by_chance)
+
+
+@given(st.integers(1, 40_000), st.sampled_from([1, 8, 32]))
+def test_sampler_epoch_has_eight_pools(rows, batch_size):
+    batches = -(-rows // batch_size)
+    pool_batches = LengthBucketedSampler(np.ones(rows), batch_size, 1).state_dict()["pool_batches"]
+    assert 1 <= pool_batches <= 64
+    assert batches / pool_batches >= min(8, batches)
 
 
 @given(cases)
@@ -66,7 +104,7 @@ def test_sampler_epochs_and_seeds_differ():
 
 def test_sampler_batches_have_similar_lengths():
     lengths = np.random.default_rng(0).integers(1, 60, 512)
-    sampler = LengthBucketedSampler(lengths, 8, 1)
+    sampler = LengthBucketedSampler(lengths, 8, 1, pool_batches=64)
     bucketed = padding_share(lengths, [sampler.next() for _ in range(sampler.batches_per_epoch)])
     plain = padding_share(lengths, np.arange(512).reshape(-1, 8))
     assert bucketed < 0.05 < 0.3 < plain
