@@ -58,8 +58,6 @@ class MultiTaskModel(nn.Module):
     def forward(self, *, tasks: Sequence[str] | None = None, **inputs: Tensor) -> dict[str, Tensor]:
         """Run the encoder once and the heads of some tasks.
 
-        Heads may read the inputs too, also inputs that the encoder does not take.
-
         Args:
             tasks: names of the tasks. None: all.
             inputs: int64 [batch, tokens] by name.
@@ -68,11 +66,26 @@ class MultiTaskModel(nn.Module):
             Outputs by name, such as `intent.logits` [batch, labels] and `slots.logits` [batch,
             tokens, tags].
         """
+        return self.answer(self.encode(inputs), tasks)
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the encoder.
+
+        Args:
+            inputs: int64 [batch, tokens] by name.
+
+        Returns:
+            What heads may read, by name: the features, and the inputs, also those that the encoder
+            does not take.
+        """
         encoder_inputs = {}
         for name in self.input_names:
             if name in inputs:
                 encoder_inputs[name] = inputs[name]
-        features = {**inputs, **self.backbone(**encoder_inputs)}
+        return {**inputs, **self.backbone(**encoder_inputs)}
+
+    def answer(self, features: Mapping[str, Tensor], tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Run the heads of some tasks on the result of `encode`, and return their outputs by name."""
         outputs = {}
         for task in self.heads if tasks is None else tasks:
             for tensor, value in self.head(task)(features).items():

@@ -26,6 +26,7 @@ from palm_trainer.errors import PalmError
 from palm_trainer.model.heads import TaskHead
 from palm_trainer.model.heads.base import LossSum
 from palm_trainer.model.multi_task import MultiTaskModel
+from palm_trainer.tensors import to_full_precision
 from palm_trainer.training.balancing import Balancing
 from palm_trainer.training.distillation import Distillation
 from palm_trainer.training.mixing import Mixing
@@ -68,7 +69,7 @@ class TrainingLoop:
         optimizer: its parameter groups have a `peak_lr`.
         schedule: factor on the peak learning rates.
         balancing: combines the losses of several tasks.
-        precision: device and autocast dtype.
+        precision: device and autocast dtype of the encoder. Heads compute in fp32.
         max_grad_norm: maximum global norm of the gradients.
         ema: average of the parameters, see `averaged`.
         regularization: regularization methods.
@@ -260,8 +261,11 @@ class TrainingLoop:
             inputs["input_ids"] = self._regularization.word_dropout(inputs["input_ids"])
         dtype = self.precision.autocast
         autocast = torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
-        with autocast, PackedDropout() if device.type == "cpu" else nullcontext():
-            outputs = self.model(**inputs, tasks=tasks)
+        with PackedDropout() if device.type == "cpu" else nullcontext():
+            with autocast:
+                features = self.model.encode(inputs)
+            # Heads compute in fp32: bf16 would round a logit of 10 to a multiple of 0.06.
+            outputs = self.model.answer(_in_full_precision(features), tasks)
         losses = {}
         for task, label_count in label_counts.items():
             head = self.model.head(task)
@@ -338,6 +342,14 @@ class TrainingLoop:
             self._ema.load_state_dict(state["ema"])
             if averaged:
                 self._ema.swap()
+
+
+def _in_full_precision(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Cast what autocast computed to fp32. Token numbers stay as they are."""
+    cast_features = {}
+    for name, feature in features.items():
+        cast_features[name] = to_full_precision(feature) if feature.is_floating_point() else feature
+    return cast_features
 
 
 def _split_passes(outputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

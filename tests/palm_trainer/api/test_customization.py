@@ -92,13 +92,13 @@ class Focal(palm.head.base_head.Head):
         return {"loss": (-((1 - chosen) ** 2) * chosen.log()).mean()}
 
 
-def build(trainers, heads, readers, backbone, epochs=1, lr=1e-2):
+def build(trainers, heads, readers, backbone, epochs=1, lr=1e-2, precision="fp32"):
     """A MultiHeadTrainer that is ready to train, and what it says."""
     said = []
     trainer = palm.MultiHeadTrainer(trainers, say=said.append)
     for one, head in zip(trainers, heads, strict=True):
         one.build_forward(backbone, head)
-    trainer.build_backward(palm.optimizer.Adam(trainer.build_forward(), lr), device="cpu", precision="fp32")
+    trainer.build_backward(palm.optimizer.Adam(trainer.build_forward(), lr), device="cpu", precision=precision)
     trainer.fit_readers_with_mixratio(readers, trainers[0].name, epochs)
     return trainer, said
 
@@ -155,6 +155,17 @@ def test_own_backbone_head_and_reader_train_beside_the_packages(page, reader, co
     assert trainer.predict_one_batch("intent", next(joint("intent")))["probs"].shape == (4, 3)
     found = trainer.predict()
     assert (len(found["rating"]), len(found["intent"])) == (5, 8)
+
+
+def test_own_head_computes_in_full_precision(reader, config):
+    """The encoder computes in bf16, but the own head gets fp32, which its fp32 weights fit."""
+    head = Length()
+    dtypes = set()
+    head.linear.register_forward_hook(lambda _, inputs, output: dtypes.update((inputs[0].dtype, output.dtype)))
+    bert = palm.backbone.BERT.from_config(config)
+    trainer, _ = build([palm.Trainer("length")], [head], [reader()], bert, precision="bf16")
+    trainer.train(print_steps=99)
+    assert dtypes == {torch.float32}
 
 
 def test_own_reader_trains_the_packages_classifier(page, config):
