@@ -1,5 +1,6 @@
 """Suggested configurations for undescribed data: `palm-train init`."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,10 +22,19 @@ from palm_trainer.errors import DataError
 
 _STEPS = 2500
 """Training steps to aim at."""
+_FEWEST_STEPS = 600
+_EPOCHS = 20
+"""Epochs, as long as they make `_FEWEST_STEPS`, and evaluations of a training that has more."""
+_MOST_EPOCHS = 100
 _BATCH_SIZE = 32
 _DEV_SHARE = 0.1
 _ROWS_FOR_DEV = 200
 """Training rows from which a part is set apart as dev: 20 rows are the fewest that tell one checkpoint from another."""
+_DEV_REMARKS = {
+    True: f"no dev split found: dev_share = {_DEV_SHARE} sets a part of train apart; give `dev = ...` for a split of your own",
+    False: "no dev split found: the last checkpoint will count as the best; give `dev = ...` to choose it on data",
+}
+"""What is said without a dev split, by whether a part of train is set apart."""
 _JOINED_SHARE = 0.1
 """Share of rows with `#` in their class from which the class is read as several classes."""
 
@@ -51,14 +61,18 @@ def suggest(data: Path) -> tuple[str, list[str]]:
         examples = _read(detection.format, files, options)
     name = _name(data)
     tasks = suggest_tasks(examples["train"], name)
+    set_apart = "dev" not in splits and _has_rows_for_dev(examples["train"])
+    dev_share = {"dev_share": _DEV_SHARE} if set_apart else {}
+    rows = len(examples["train"])
+    schedule = suggest_schedule(rows - round(_DEV_SHARE * rows) if set_apart else rows)
     has_passages = "mrc" in [table["kind"] for table in tasks.values()]
     encoder = suggest_encoder(examples, passages=has_passages)
     config: dict[str, Any] = {
         "encoder": encoder.table,
-        "data": {name: {"format": detection.format, **files, **options}},
+        "data": {name: {"format": detection.format, **files, **options} | dev_share},
         "tasks": tasks,
         "train": {
-            "epochs": _epochs(len(examples["train"])),
+            **schedule,
             "batch_size": _BATCH_SIZE,
             "learning_rate": 1e-4,
             "seed": 13,
@@ -70,30 +84,22 @@ def suggest(data: Path) -> tuple[str, list[str]]:
     row_counts = []
     for split, split_examples in examples.items():
         row_counts.append(f"{split} {len(split_examples)} rows")
-    rows = ", ".join(row_counts)
-    remarks = [f"{data}: format {detection.format}; {rows}", *remarks]
+    remarks = [f"{data}: format {detection.format}; {', '.join(row_counts)}", *remarks]
     for task, table in tasks.items():
         count = sum(count_roles(example, task) for example in examples["train"])
         learnt = f", {count} spans with a role or group, which it learns" if count else ""
         remarks.append(f"task {task}: {table['kind']}{learnt}")
     remarks += encoder.remarks
+    if schedule["epochs"] > _EPOCHS:
+        remarks.append(f"few rows: {schedule['epochs']:.0f} epochs, so that there are enough steps to learn from them")
     if "dev" not in splits:
-        remarks.append(_set_apart(config["data"][name], examples["train"]))
+        remarks.append(_DEV_REMARKS[set_apart])
     return _with_comments(tomli_w.dumps(config), "[encoder]\n", encoder.comments), remarks
 
 
-def _set_apart(table: dict[str, Any], examples: Sequence[Example]) -> str:
-    """Set a part of train apart as dev where there are labelled rows enough, and return a remark on it.
-
-    Args:
-        table: section of the data set, changed in place.
-        examples: training examples.
-    """
-    labelled = sum(bool(example.fields) for example in examples)
-    if labelled < _ROWS_FOR_DEV:
-        return "no dev split found: the last checkpoint will count as the best; give `dev = ...` to choose it on data"
-    table["dev_share"] = _DEV_SHARE
-    return f"no dev split found: dev_share = {_DEV_SHARE} sets a part of train apart; give `dev = ...` for a split of your own"
+def _has_rows_for_dev(examples: Sequence[Example]) -> bool:
+    """Return True if train has labelled rows enough to set a part of them apart."""
+    return sum(bool(example.fields) for example in examples) >= _ROWS_FOR_DEV
 
 
 def _with_comments(toml: str, heading: str, comments: Sequence[str]) -> str:
@@ -224,6 +230,17 @@ def _match_settings(field: str, examples: Sequence[Example]) -> dict[str, str]:
     return {}
 
 
-def _epochs(rows: int) -> float:
-    """Return the number of epochs for about 2,500 steps, from 3 to 20."""
-    return float(min(20, max(3, round(_STEPS * _BATCH_SIZE / rows))))
+def suggest_schedule(rows: int) -> dict[str, float | int]:
+    """Suggest the epochs for a number of training rows, and evaluations where one after each epoch were too many.
+
+    About 2,500 steps in 3 to 20 epochs. Where these are less than 600 steps, more epochs, up to 100: few rows need
+    as many steps as more rows do, and cost no more for it.
+    """
+    batches = math.ceil(rows / _BATCH_SIZE)
+    epochs = min(_EPOCHS, max(3, round(_STEPS * _BATCH_SIZE / rows)))
+    if epochs * batches < _FEWEST_STEPS:
+        epochs = min(_MOST_EPOCHS, math.ceil(_FEWEST_STEPS / batches))
+    schedule: dict[str, float | int] = {"epochs": float(epochs)}
+    if epochs > _EPOCHS:
+        schedule["evaluations"] = _EPOCHS
+    return schedule

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from palm_trainer.config.loader import load_config
+from palm_trainer.config.loader import check_section, load_config
+from palm_trainer.config.schema import ScratchEncoderConfig
 from palm_trainer.data.convert import convert
 from palm_trainer.data.formats.find_splits import find_splits
-from palm_trainer.data.suggest_config import suggest
+from palm_trainer.data.suggest_config import suggest, suggest_schedule
 from palm_trainer.errors import DataError
 from palm_trainer.runs.job_from_config import job_from_config
 
 SAMPLES = Path(__file__).parents[3] / "examples" / "data"
+SMALL = {"model": "scratch", "layers": 1, "hidden_size": 16, "heads": 2}
 
 
 def _load(text: str, folder: Path):
@@ -51,6 +53,38 @@ def test_suggest_single_file_finds_other_splits(tmp_path):
     assert (task.kind, task.role) == ("classify", "")
     assert next(iter(config.data.values())).test[0].name == "x.test.jsonl"
     assert any("no dev split" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("rows", "epochs", "evaluations"),
+    [
+        (1, 100, 20),
+        (128, 100, 20),
+        (320, 60, 20),
+        (770, 24, 20),
+        (960, 20, None),
+        (4000, 20, None),
+        (13000, 6, None),
+        (1_000_000, 3, None),
+    ],
+)
+def test_suggest_schedule_fits_the_rows(rows, epochs, evaluations):
+    schedule = suggest_schedule(rows)
+    assert (schedule["epochs"], schedule.get("evaluations")) == (epochs, evaluations)
+    assert epochs == 100 or epochs * -(-rows // 32) >= 600
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(320, 600), (128, 400)])
+def test_suggest_few_rows_get_enough_steps(tmp_path, rows, steps):
+    """320 rows without dev: 288 are left for training, which are 9 batches."""
+    lines = [json.dumps({"text": f"text number {i}", "topic": "abcd"[i % 4]}) for i in range(rows)]
+    (tmp_path / "few.jsonl").write_text("\n".join(lines))
+    text, remarks = suggest(tmp_path / "few.jsonl")
+    config = _load(text, tmp_path)
+    job = job_from_config(config.model_copy(update={"encoder": check_section(ScratchEncoderConfig, SMALL, "encoder")}))
+    assert steps <= job.loop.total_steps < steps + 9
+    assert config.train.evaluations == 20
+    assert [line for line in remarks if line.startswith("few rows: ")]
 
 
 def test_suggest_missing_data_is_refused(tmp_path):
