@@ -35,6 +35,18 @@ def test_every_benchmark_scores_test_and_selects_on_dev():
         assert path.stem.startswith("original_") or all(c.data[name].dev for name in main), path
 
 
+def test_intents_and_slots_select_on_what_the_table_shows():
+    """Exact match of ATIS, SNIPS and MixATIS. `atis_joint` follows the article that it is compared with."""
+    checked = set()
+    for path in FILES:
+        c = load_config(path)
+        kinds = sorted(task.kind for task in c.tasks.values() if not task.auxiliary)
+        if "sequence_label" in kinds and len(kinds) == 2 and {"atis", "snips", "mixatis"} & set(c.data):
+            checked.add(path.stem)
+            assert (c.train.checkpoints.select == "exact_match") == (path.stem != "atis_joint"), path
+    assert {"atis", "snips", "mixatis", "tenth", "atis_words", "snips_scratch"} <= checked
+
+
 def test_dnet_differs_from_mrc_alone_in_its_auxiliaries_only():
     alone, dnet = config("xquad"), config("xquad_dnet")
     assert alone.encoder == dnet.encoder
