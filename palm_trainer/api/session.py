@@ -37,6 +37,7 @@ from palm_trainer.runs.fit_decoding import fit_decoding
 from palm_trainer.runs.resume import check_alike, training_state
 from palm_trainer.runs.run import Run
 from palm_trainer.training.loop import Step, TrainingLoop
+from palm_trainer.training.optimization.adamw import crf_rate
 from palm_trainer.training.precision import choose_precision
 from palm_trainer.training.processes import join_processes, launched_processes
 from palm_trainer.training.source import Source
@@ -148,6 +149,7 @@ class Session:
             raise WiringError("there is no optimizer yet. Call build_backward(optimizer=Adam(loss_var, lr)) first.")
         if self._saver is not None:
             check_dev(self.tasks)
+        backward = self._backward = self._with_rates_of_state(backward)
         output = None if self._saver is None else self._saver.path
         train = plan_settings(plan, backward, *([] if output is None else [output]))
         if train.evaluations is not None and self._evaluation_steps is not None:
@@ -167,6 +169,13 @@ class Session:
         if output is not None:
             begin_run(job, resumed=state is not None)
         return run
+
+    def _with_rates_of_state(self, backward: Backward) -> Backward:
+        """Return the settings with the rate of the CRF scores in the state to resume from: one of theirs, or the head's."""
+        if self._resume is None:
+            return backward
+        rate = crf_rate(self._resume["loop"]["optimizer"])
+        return replace(backward, options={**backward.options, "crf_learning_rate": rate})
 
     # -- training -----------------------------------------------------------------------------------------------------
 

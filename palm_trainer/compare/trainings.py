@@ -28,6 +28,7 @@ from palm_trainer.model.checkpoint import load_trained, read_json
 from palm_trainer.runs.directory import differences
 from palm_trainer.runs.events import Event, Finished, Started
 from palm_trainer.runs.file_names import CONFIG
+from palm_trainer.runs.resume import keep_to_older_keys
 from palm_trainer.runs.run import train
 from palm_trainer.tasks import task_kind
 
@@ -77,12 +78,13 @@ def plan_trainings(plan: ComparisonPlan, seeds: Sequence[int], output: Path) -> 
             f"{output} must be the directory of a comparison, got the directory of a run. "
             "Choose another directory with --output."
         )
+    older_configs = [load_config(path) for path in sorted(output.rglob(CONFIG))]
     trainings = []
     for seed in seeds:
         for variant in plan.variants:
             settings = {"seed": seed, "output": output / variant.folder / str(seed)}
             train_config = variant.config.train.model_copy(update=settings)
-            config = variant.config.model_copy(update={"train": train_config})
+            config = keep_to_older_keys(variant.config.model_copy(update={"train": train_config}), older_configs)
             trainings.append(VariantTraining(variant, seed, config))
     for training in trainings:
         _check_settings(training)

@@ -81,8 +81,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), output: Path | None =
     moved, faults = move_old_keys(raw)
     if _is_of_a_run(path):
         moved = []
-        if isinstance(raw.setdefault("encoder", {}), dict):
-            raw["encoder"].setdefault("pooling", "cls")  # the default of the time before `auto`
+        _keep_old_meanings(raw)
     applied = apply_overrides(raw, overrides)
     faults += applied.faults
     for old_path in dict.fromkeys([*moved, *applied.old_keys]):
@@ -101,6 +100,14 @@ def load_config(path: Path, overrides: Sequence[str] = (), output: Path | None =
 def _is_of_a_run(path: Path) -> bool:
     """True for the config.toml of a run directory, which an earlier version may have written."""
     return path.name == "config.toml" and any((path.parent / name).exists() for name in _RUN_FILES)
+
+
+def _keep_old_meanings(raw: dict[str, Any]) -> None:
+    """Give keys that are missing in the config.toml of a run the meaning that they had before they existed, in place."""
+    if isinstance(raw.setdefault("encoder", {}), dict):
+        raw["encoder"].setdefault("pooling", "cls")  # the default of the time before `auto`
+    if isinstance(raw.get("train"), dict):
+        raw["train"].setdefault("crf_learning_rate", None)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

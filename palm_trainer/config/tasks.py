@@ -31,7 +31,7 @@ class TaskConfig(ConfigSection):
     dropout: Fraction = 0.1
     """Dropout probability before the head. A prototype head has none unless it is set here."""
     learning_rate: Positive | None = None
-    """Learning rate of this head. None: `train.head_learning_rate`."""
+    """Learning rate of this head, without the scores of a CRF. None: `train.head_learning_rate`."""
     baseline: float | None = Field(default=None, gt=0, le=1)
     """Metric that the task reaches alone, from 0 to 1. `average` is then the mean of metric / baseline,
     so that no easy task outweighs a hard one."""

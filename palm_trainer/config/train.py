@@ -160,6 +160,9 @@ class TrainConfig(ConfigSection):
     """Peak learning rate of the encoder."""
     head_learning_rate: Positive | None = None
     """Peak learning rate of the heads. None: 5 x learning_rate, since heads start untrained."""
+    crf_learning_rate: Positive | None = 1e-2
+    """Peak learning rate of the start, transition and end scores of every CRF, also where the task has a `learning_rate`.
+    They start at zero and have to reach 1 and more. None: the rate of the head, in runs from before this key."""
     freeze_layers: int = Field(default=0, ge=0)
     """Number of lowest encoder layers that keep their pretrained weights."""
     freeze_embeddings: bool = False

@@ -1,6 +1,7 @@
 """Save and restore the state of a run, so that it resumes to the bit."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,19 @@ def keep_to_roles_of_checkpoint(config: Config, run: Path) -> Config:
         if isinstance(task, SequenceLabelTask) and task.roles is None and not has_roles:
             tasks[name] = task.model_copy(update={"roles": "ignore"})
     return config.model_copy(update={"tasks": tasks})
+
+
+def keep_to_older_keys(config: Config, older_configs: Iterable[Config]) -> Config:
+    """Return the configuration with the meaning that keys had when older runs began, which did not have them.
+
+    Args:
+        config: keys that its user has set stay.
+        older_configs: of the runs.
+    """
+    has_older_rate = any(older.train.crf_learning_rate is None for older in older_configs)
+    if not has_older_rate or "crf_learning_rate" in config.train.model_fields_set:
+        return config
+    return config.model_copy(update={"train": config.train.model_copy(update={"crf_learning_rate": None})})
 
 
 def learns_roles_first(job: Job, older_config: Config) -> bool:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TypeVar
 
-from palm_trainer.config.loader import Config
+from palm_trainer.config.loader import Config, load_config
 from palm_trainer.evaluation.evaluate import Metrics, evaluate, score_of
 from palm_trainer.evaluation.perplexity import add_perplexities
 from palm_trainer.evaluation.predictor import Predictor
@@ -26,7 +26,7 @@ from palm_trainer.runs.directory import check_output_directory
 from palm_trainer.runs.evaluate_run import finish
 from palm_trainer.runs.event_log import RunLog, check_trackers, open_log
 from palm_trainer.runs.events import Averaged, Evaluated, Event, Finished, Saved, Started
-from palm_trainer.runs.file_names import EVENTS
+from palm_trainer.runs.file_names import CONFIG, EVENTS
 from palm_trainer.runs.fit_decoding import fit_checkpoints
 from palm_trainer.runs.job import Job
 from palm_trainer.runs.job_from_config import job_from_config
@@ -35,6 +35,7 @@ from palm_trainer.runs.resume import (
     begin,
     check_alike,
     keep_to_encoder_of_run,
+    keep_to_older_keys,
     keep_to_roles_of_checkpoint,
     learns_roles_first,
     restore,
@@ -74,6 +75,8 @@ def train(
     if resume:
         started_config = config
         config = processes.run_on_first(lambda: keep_to_encoder_of_run(started_config, started_config.train.output))
+        older_config = processes.run_on_first(lambda: load_config(started_config.train.output / CONFIG))
+        config = keep_to_older_keys(config, [older_config])
     job = job_from_config(config, processes, start_heads=starts)
     if resume:
         older_config = processes.run_on_first(lambda: keep_to_roles_of_checkpoint(job.config, job.run))

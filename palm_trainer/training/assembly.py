@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from palm_trainer.config.loader import TrainConfig
+from palm_trainer.config.mappings import select_keys
 from palm_trainer.config.schema import WHOLE_BATCH
 from palm_trainer.data.example import Example
 from palm_trainer.errors import ConfigError
@@ -20,7 +21,7 @@ from palm_trainer.training.balancing import Balancing, SharedParameters, Uncerta
 from palm_trainer.training.distillation import Distillation, load_teachers, soft_targets
 from palm_trainer.training.loop import TrainingLoop
 from palm_trainer.training.mixing import Mixing, make_mixing
-from palm_trainer.training.optimization.adamw import HEAD_RATE_FACTOR, build_adamw
+from palm_trainer.training.optimization.adamw import CRF_GROUP, HEAD_RATE_FACTOR, build_adamw
 from palm_trainer.training.optimization.ema import Ema
 from palm_trainer.training.optimization.schedules import SCHEDULES, Schedule
 from palm_trainer.training.precision import choose_precision
@@ -32,6 +33,8 @@ MakeOptimizer: TypeAlias = Callable[[list[dict[str, Any]]], torch.optim.Optimize
 """Makes an optimizer of parameter groups."""
 
 _UNCERTAINTY_RATE = 1e-2
+_GROUP_KEYS = ("params", "lr", "peak_lr", "weight_decay", CRF_GROUP)
+"""Keys of a parameter group that an optimizer of the user gets."""
 
 
 @dataclass(frozen=True)
@@ -187,13 +190,14 @@ def _build_optimizer(
         learning_rate=train.learning_rate,
         head_learning_rate=train.head_learning_rate or HEAD_RATE_FACTOR * train.learning_rate,
         task_learning_rates=task_learning_rates,
+        crf_learning_rate=train.crf_learning_rate,
         rate_factors=None if layer_decay == 1.0 else rate_factors(model.backbone, layer_decay),
         weight_decay=train.weight_decay,
     )
     if make_optimizer is not None:
         groups = []
         for group in optimizer.param_groups:
-            groups.append({key: group[key] for key in ("params", "lr", "peak_lr", "weight_decay")})
+            groups.append(select_keys(group, _GROUP_KEYS))
         optimizer = make_optimizer(groups)
     return optimizer
 

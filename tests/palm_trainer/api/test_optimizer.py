@@ -46,3 +46,42 @@ def test_the_lowest_block_is_frozen(single):
 def test_values_out_of_range(options, match):
     with pytest.raises(ConfigError, match=match):
         palm.optimizer.AdamW(None, 1e-4, **options)
+
+
+class Sgd(palm.optimizer.base_optimizer.Optimizer):
+    """An optimizer as users write one."""
+
+    def build(self, groups):
+        return torch.optim.SGD(groups)
+
+
+@pytest.mark.parametrize("kind", [palm.optimizer.Adam, Sgd])
+def test_crf_scores_have_the_rate_of_the_options(article, kind):
+    made = article()
+    adam = kind(made.adam.loss_var, 5e-3)
+    made.trainer.build_backward(
+        optimizer=adam, device="cpu", precision="fp32", options={"crf_learning_rate": 0.3, "log_every_steps": 1}
+    )
+    made.trainer.train(print_steps=99)
+    session = made.trainer._session
+    crf = session.ready.model.head("slot").crf
+    rates = {id(p): group["peak_lr"] for group in session.loop.optimizer.param_groups for p in group["params"]}
+    assert {rates[id(scores)] for scores in crf.parameters()} == {0.3}
+    assert crf.transitions.abs().max() > 0
+
+
+def test_crf_scores_resume_at_the_rate_of_an_older_checkpoint(article, tmp_path):
+    """Checkpoints from before `crf_learning_rate` have the scores in the group of their head."""
+    older = article()
+    older.trainer.build_backward(older.adam, device="cpu", precision="fp32", options={"crf_learning_rate": None})
+    older.trainer.set_saver(tmp_path / "older", save_steps=2, save_type="ckpt")
+    older.trainer.train(print_steps=99)
+    resumed = article()
+    resumed.trainer.load_ckpt(tmp_path / "older/ckpt.step2", resume=True)
+    resumed.trainer.set_saver(tmp_path / "resumed", save_steps=99, save_type="ckpt")
+    resumed.trainer.train(print_steps=99)
+    expected = older.trainer._session.ready.model.state_dict()
+    actual = resumed.trainer._session.ready.model.state_dict()
+    assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []
+    assert load_config(tmp_path / "older/config.toml").train.crf_learning_rate is None
+    assert "crf_learning_rate" not in (tmp_path / "resumed/config.toml").read_text()

@@ -144,6 +144,19 @@ def test_training_with_other_settings_is_rejected(compared):
         plan_trainings(plan, [3], compared.output)
 
 
+def test_older_comparison_keeps_its_rate_of_crf_scores(compared, tmp_path):
+    copy = tmp_path / "compare"
+    shutil.copytree(compared.output, copy)
+    path = plan_trainings(compared.plan, [3], copy)[0].folder / "config.toml"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "crf_learning_rate" not in line), encoding="utf-8")
+    for other in sorted(copy.rglob("config.toml")):
+        if other != path:
+            shutil.rmtree(other.parent)
+    rates = [training.config.train.crf_learning_rate for training in plan_trainings(compared.plan, [3, 4], copy)]
+    assert set(rates) == {None}
+
+
 def test_output_that_is_a_run_or_a_file_is_rejected(compared, tmp_path):
     with pytest.raises(CheckpointError, match=r"must be the directory of a comparison, got the directory of a run\."):
         plan_trainings(compared.plan, [3], compared.trainings[0].folder)

@@ -129,7 +129,8 @@ def test_evaluations_evenly_over_the_run(tiny_config, number, steps):
 
 
 def test_patience(tiny_config):
-    config = tiny_config("train.epochs=9", "train.checkpoints.patience=2", "train.learning_rate=1e-12")
+    still = ("train.learning_rate=1e-12", "train.crf_learning_rate=1e-12")
+    config = tiny_config("train.epochs=9", "train.checkpoints.patience=2", *still)
     events = list(train(config))
     assert [e.best for e in events if isinstance(e, Evaluated)] == [True, False, False]
     assert not events[-1].interrupted
@@ -282,6 +283,48 @@ def test_resume_with_another_configuration_names_what_differs(tiny_config, fit, 
         match=r"another configuration \(encoder.dropout, train.epochs differ\). Resume with .*config.toml",
     ):
         fit(changed, resume=True)
+
+
+def older(config):
+    """The configuration as an earlier version had it, which had no rate of CRF scores."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"crf_learning_rate": None})})
+
+
+def test_run_from_before_the_crf_rate_resumes_as_it_was(tiny_config, fit, tmp_path):
+    config = older(tiny_config())
+    fit(config)
+    expected = weights(config.train.output)
+    shutil.rmtree(config.train.output)
+    train_until(config, 8)
+    assert "crf_learning_rate" not in (config.train.output / "config.toml").read_text()
+    fit(tiny_config(), resume=True)
+    assert_same(weights(config.train.output), expected)
+    shutil.rmtree(config.train.output)
+    fit(tiny_config())
+    crf = "heads.slots.crf.transitions"
+    assert weights(config.train.output)[crf].abs().max() != expected[crf].abs().max()
+
+
+def test_run_from_before_the_crf_rate_refuses_another(tiny_config, fit):
+    train_until(older(tiny_config()), 2)
+    with pytest.raises(CheckpointError, match=r"another configuration \(train.crf_learning_rate differ\)"):
+        fit(tiny_config("train.crf_learning_rate=0.02"), resume=True)
+
+
+def test_run_from_before_small_pools_keeps_its_batches(tiny_config, fit):
+    config = tiny_config()
+    train_until(config, 2)
+    path = config.train.output / "last/training.pt"
+    state = torch.load(path, weights_only=True)
+    assert state["loop"]["samplers"]["travel"].pop("pool_batches") == 1
+    torch.save(state, path)
+    for event in train(config, resume=True):
+        if isinstance(event, Started):
+            assert event.job.loop.sources["travel"].sampler.state_dict() == {
+                "epoch": 0,
+                "position": 2,
+                "pool_batches": 64,
+            }
 
 
 def test_a_run_that_moved_can_be_resumed(tiny_config, fit, tmp_path, finished_run):

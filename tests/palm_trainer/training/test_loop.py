@@ -168,6 +168,34 @@ def test_loop_low_precision_trains_on_any_cpu(tiny_config, precision):
     assert all(p.dtype == torch.float32 for p in training.trained.model.parameters())
 
 
+def test_loop_heads_compute_in_full_precision(tiny_config):
+    training = job_from_config(tiny_config("train.precision=bf16"))
+    model = training.trained.model
+    dtypes = {}
+
+    def record(name):
+        def hook(module, inputs, output):
+            dtypes[name] = (inputs[0].dtype, output.dtype)
+
+        return hook
+
+    for task in ("intent", "slots"):
+        model.head(task).linear.register_forward_hook(record(task))
+    block = next(module for module in model.backbone.modules() if isinstance(module, torch.nn.Linear))
+    block.register_forward_hook(record("encoder"))
+    next(training.loop.steps())
+    assert dtypes["encoder"][1] == torch.bfloat16
+    assert dtypes["intent"] == dtypes["slots"] == (torch.float32, torch.float32)
+
+
+def test_loop_crf_scores_have_their_own_rate(tiny_config):
+    training = job_from_config(tiny_config("tasks.slots.learning_rate=0.5"))
+    crf = training.trained.model.head("slots").crf
+    rates = {id(p): group["peak_lr"] for group in training.loop.optimizer.param_groups for p in group["params"]}
+    assert {rates[id(scores)] for scores in crf.parameters()} == {1e-2}
+    assert rates[id(training.trained.model.head("slots").linear.weight)] == 0.5
+
+
 def test_choose_precision_follows_the_machine():
     assert choose_precision("cpu", "fp32").autocast is None
     assert choose_precision("cpu", "bf16").autocast is torch.bfloat16
@@ -284,7 +312,7 @@ def test_loop_fgm_unlabelled_batch_changes_nothing(tiny_config):
 def test_loop_word_dropout_reaches_the_encoder(tiny_config):
     training = job_from_config(tiny_config("train.regularization.word_dropout=0.5"))
     seen = []
-    training.trained.model.register_forward_pre_hook(
+    training.trained.model.backbone.register_forward_pre_hook(
         lambda _m, _a, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True
     )
     batch = batch_of(training, MIXED)

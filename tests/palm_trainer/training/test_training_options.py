@@ -72,7 +72,8 @@ def test_layer_decay_reaches_the_optimizer(pretrained):
     names = {id(p): name for name, p in training.trained.model.named_parameters()}
     rates = {names[id(p)]: group["peak_lr"] for group in training.loop.optimizer.param_groups for p in group["params"]}
     for name, rate in rates.items():
-        wanted = 5e-2 if name.startswith("heads") else 1e-2 if ".1." in name else 5e-3 if ".0." in name else 2.5e-3
+        head_rate = 1e-2 if ".crf." in name else 5e-2
+        wanted = head_rate if name.startswith("heads") else 1e-2 if ".1." in name else 5e-3 if ".0." in name else 2.5e-3
         assert rate == pytest.approx(wanted), name
     step = next(training.loop.steps())
     assert step.learning_rate == pytest.approx(1e-2 / 2)  # of the highest block, in the first step of the warm-up

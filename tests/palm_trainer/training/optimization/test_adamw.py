@@ -1,15 +1,19 @@
 """Weight decay and learning rates of the parameter groups."""
 
+from pathlib import Path
+
+import pytest
 import torch
 
 from palm_serve.bundle.manifest import Decode, TaskInfo
+from palm_trainer.config.schema import TrainConfig
 from palm_trainer.model.encoders import ActiveEmbedding, build_scratch, freeze_unused_rows
 from palm_trainer.model.heads import make_head
 from palm_trainer.model.multi_task import MultiTaskModel
-from palm_trainer.training.optimization.adamw import build_adamw
+from palm_trainer.training.optimization.adamw import build_adamw, crf_rate
 
 
-def make():
+def make(crf_learning_rate=0.3):
     backbone = build_scratch(["fly to boston"], layers=2, hidden_size=16, heads=2).backbone
     infos = {
         "intent": TaskInfo(kind="classify", outputs=("intent.logits",), labels=("a", "b")),
@@ -25,13 +29,14 @@ def make():
         learning_rate=0.01,
         head_learning_rate=0.05,
         task_learning_rates={"slots": 0.2},
+        crf_learning_rate=crf_learning_rate,
         weight_decay=0.1,
     )
     return model, optimizer
 
 
-def settings_by_name():
-    model, optimizer = make()
+def settings_by_name(crf_learning_rate=0.3):
+    model, optimizer = make(crf_learning_rate)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     listed = [
         (names[id(parameter)], (group["weight_decay"], group["peak_lr"]))
@@ -62,7 +67,52 @@ def test_adamw_only_matrices_decay():
 
 def test_adamw_heads_have_their_own_rates():
     for name, (_, rate) in settings_by_name().items():
-        assert rate == (0.01 if name.startswith("backbone") else 0.2 if name.startswith("heads.slots") else 0.05), name
+        expected = 0.01 if name.startswith("backbone") else 0.2 if name.startswith("heads.slots") else 0.05
+        assert rate == (0.3 if ".crf." in name else expected), name
+
+
+def test_adamw_crf_without_rate_has_that_of_its_head():
+    rates = {rate for name, (_, rate) in settings_by_name(None).items() if name.startswith("heads.slots")}
+    assert rates == {0.2}
+
+
+def test_adamw_state_tells_the_crf_rate():
+    for rate in (0.3, None):
+        _, optimizer = make(rate)
+        assert crf_rate(optimizer.state_dict()) == rate
+
+
+def test_adamw_groups_keep_the_order_of_the_parameters():
+    """The state of an optimizer names parameters by their position."""
+    orders = []
+    for rate in (0.3, None):
+        model, optimizer = make(rate)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        orders.append([names[id(p)] for group in optimizer.param_groups for p in group["params"]])
+    assert orders[0] == orders[1]
+
+
+@pytest.mark.parametrize(
+    ("rate", "is_learnt"), [(TrainConfig(output=Path("run")).crf_learning_rate, True), (None, False)]
+)
+def test_adamw_crf_learns_an_order_that_words_do_not_tell(rate, is_learnt):
+    """All pieces look alike, so that only the transitions can tell which tag follows which."""
+    torch.manual_seed(0)
+    info = TaskInfo(
+        kind="sequence_label", outputs=("slots.logits",), labels=("O", "B-x", "B-y"), decode=Decode(crf=True)
+    )
+    head = make_head("slots", info, 16, dropout=0.0)
+    optimizer = build_adamw(
+        torch.nn.Linear(1, 1), {"slots": head}, learning_rate=1e-4, head_learning_rate=5e-4, crf_learning_rate=rate
+    )
+    features = {"sequence_output": torch.ones(8, 6, 16)}
+    targets = torch.tensor([[1, 2, 0, 1, 2, 0], [2, 0, 1, 2, 0, 1], [0, 1, 2, 0, 1, 2], [1, 2, 0, 1, 2, 0]] * 2)
+    for _ in range(300):
+        head.loss(head(features), targets).total.div(48).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert (head.crf.transitions.abs().max() > 1) == is_learnt
+    assert head.crf.transitions.argmax(dim=1).tolist() == [1, 2, 0]
 
 
 def test_adamw_is_fused():
