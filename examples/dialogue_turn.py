@@ -41,7 +41,7 @@ def turn(palm: Client, text: str, session_id: str, timeout_s: float = TURN_S) ->
 
 def _fallback(answer: pb.ParseResponse) -> Act:
     """The model is not sure enough to act. What it thinks is still there."""
-    if answer.fallback.reason == pb.Fallback.OUT_OF_SCOPE:
+    if answer.fallback.reason in (pb.Fallback.OUT_OF_SCOPE, pb.Fallback.UNKNOWN_LANGUAGE):
         return Act("hand_over")
     if answer.fallback.reason == pb.Fallback.AMBIGUOUS:
         first, second = answer.ranking[:2]

@@ -13,6 +13,7 @@ from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.providers import sample_batch
 from palm_serve.errors import BundleError, EngineTimeout, InvalidRequest, PalmServeError, check_text, one_line
 from palm_serve.system.plain_text import plain
+from palm_serve.tokenization.scripts import language_check
 from palm_serve.tokenization.trial import open_tokenizer
 from palm_serve.types import Encoding, FloatArray, Prediction, ServedEngine, TaskAnswer, TextRequest, Timings, Windows
 
@@ -23,7 +24,7 @@ _WARM_UP_LENGTHS = (8, 16, 24, 32, 48, 64)
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """A request that was checked and tokenized, ready for a batch."""
+    """A request that was checked and tokenized, ready for a batch. `unknown_language`: the model cannot read most of it."""
 
     request: TextRequest
     encoding: Encoding
@@ -32,6 +33,7 @@ class PreparedRequest:
     tokenize_us: int
     further_windows: tuple[Encoding, ...] = ()
     """Windows of a passage after the first. Each is a row of the batch."""
+    unknown_language: bool = False
 
     @property
     def tokens(self) -> int:
@@ -83,6 +85,7 @@ class Pipeline:
             self._tokenizer = open_tokenizer(bundle.tokenizer_json, manifest.max_length)
         except ValueError as error:
             raise BundleError(f"{bundle.path}/tokenizer.json cannot be used: {error}; export again") from None
+        self._is_unknown_language = language_check(manifest, self._tokenizer)
         self._decoders = DecoderTable.of(manifest.tasks, bundle.arrays)
 
     def check(self, request: TextRequest) -> tuple[str, ...]:
@@ -135,8 +138,9 @@ class Pipeline:
             further_windows = tuple(later_windows)
         else:
             encoding = self._tokenizer.encode(request.text, request.pair)
+        unknown = self._is_unknown_language(request.text, encoding)
         tokenize_us = (time.perf_counter_ns() - began) // 1000
-        return PreparedRequest(request, encoding, tasks, tokenize_us, further_windows)
+        return PreparedRequest(request, encoding, tasks, tokenize_us, further_windows, unknown)
 
     def prepare_many(self, requests: Sequence[TextRequest]) -> list[PreparedRequest | InvalidRequest]:
         """Check and tokenize many requests together, in threads of the tokenizer. An invalid request becomes its error."""
@@ -161,10 +165,10 @@ class Pipeline:
             if isinstance(outcome, InvalidRequest):
                 prepared.append(outcome)
             else:
-                encoding, *further_windows = rows[index]
-                prepared.append(
-                    PreparedRequest(requests[index], encoding, outcome, tokenize_us, tuple(further_windows))
-                )
+                request = requests[index]
+                encoding, *later_windows = rows[index]
+                unknown = self._is_unknown_language(request.text, encoding)
+                prepared.append(PreparedRequest(request, encoding, outcome, tokenize_us, tuple(later_windows), unknown))
         return prepared
 
     def padded_shape(self, rows: int, length: int) -> tuple[int, int]:
@@ -234,7 +238,8 @@ class Pipeline:
                 started_ns,
             )
             encoding = request.encoding
-            predictions.append(Prediction(answers[index], encoding.truncated, encoding.seen, timings))
+            unknown = request.unknown_language
+            predictions.append(Prediction(answers[index], encoding.truncated, encoding.seen, timings, unknown))
         return predictions
 
     def _decode_tasks(self, requests: Sequence[PreparedRequest], outputs: EngineOutputs) -> list[dict[str, TaskAnswer]]:

@@ -124,6 +124,7 @@ class FallbackReason(Enum):
     LOW_CONFIDENCE = 1
     AMBIGUOUS = 2
     OUT_OF_SCOPE = 3
+    UNKNOWN_LANGUAGE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +199,8 @@ class Prediction:
     truncated: bool
     seen: int
     timings: Timings
+    unknown_language: bool = False
+    """True if the model cannot read most of the text."""
 
 
 @dataclass(slots=True)

@@ -63,7 +63,8 @@ async function turn(client, text, options) {
       return { act: intent.name, slots: slots.map(({ name, start, end }) => [name, text.slice(start, end)]) };
     }
     if (fallback.reason === "AMBIGUOUS") return { act: "ask_which", choices: ranking.slice(0, 2).map(({ name }) => name) };
-    return { act: fallback.reason === "OUT_OF_SCOPE" ? "hand_over" : "ask_again" };
+    const foreign = ["OUT_OF_SCOPE", "UNKNOWN_LANGUAGE"].includes(fallback.reason);
+    return { act: foreign ? "hand_over" : "ask_again" };
   } catch (error) {
     if (error.code === grpc.status.INVALID_ARGUMENT) return { act: "ask_again" };
     const passing = ["RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"].map((name) => grpc.status[name]);

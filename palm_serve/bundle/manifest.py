@@ -154,6 +154,16 @@ class TaskThresholds(_Strict):
     ambiguity_margin: float | None = None
     out_of_scope: float | None = None
     labels: dict[str, float] = {}
+    scripts: tuple[str, ...] = ()
+    """Scripts that the model reads (`latin`, `cjk`). Other text triggers the fallback UNKNOWN_LANGUAGE. Empty: no such check."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_empty_scripts(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As for span_types: checkpoints and bundles without scripts stay as older versions wrote them.
+        fields: dict[str, Any] = serialize(self)
+        if not self.scripts:
+            fields.pop("scripts", None)
+        return fields
 
 
 class TaskInfo(_Strict):

@@ -3,11 +3,16 @@
 from palm_serve.types import Classification, FallbackReason, Thresholds
 
 
-def judge(answer: Classification, thresholds: Thresholds) -> FallbackReason:
-    """Return the first reason that holds: out of scope, low confidence, ambiguous.
+def judge(answer: Classification, thresholds: Thresholds, *, unknown_language: bool = False) -> FallbackReason:
+    """Return the first reason that holds: unknown language, out of scope, low confidence, ambiguous.
 
-    `answer.ranking` needs two entries for the last.
+    Args:
+        answer: the answer. Its ranking needs two entries for `ambiguous`.
+        thresholds: limits of the request or the model.
+        unknown_language: True if the model cannot read most of the text.
     """
+    if unknown_language:
+        return FallbackReason.UNKNOWN_LANGUAGE
     if thresholds.out_of_scope is not None and answer.out_of_scope_score > thresholds.out_of_scope:
         return FallbackReason.OUT_OF_SCOPE
     if thresholds.intent_confidence is not None and answer.label.confidence < thresholds.intent_confidence:

@@ -3,6 +3,7 @@
 It is the only importer of `tokenizers`.
 """
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple, TypeAlias
@@ -18,33 +19,38 @@ class TextTokenizer:
     """A tokenizer that never changes once it is made, so threads may share it.
 
     Args:
-        json: contents of a `tokenizer.json`. Its own padding and truncation settings are ignored.
+        tokenizer_json: contents of a `tokenizer.json`. Its own padding and truncation settings are ignored.
         max_length: tokens of an encoding, special tokens included. Longer inputs are cut and marked `truncated`.
     """
 
-    def __init__(self, json: str, max_length: int) -> None:
-        self._tokenizer = Tokenizer.from_str(json)
+    def __init__(self, tokenizer_json: str, max_length: int) -> None:
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length)
         self.max_length = max_length
 
     @classmethod
-    def in_use(cls, json: str, max_length: int) -> "TextTokenizer | None":
+    def in_use(cls, tokenizer_json: str, max_length: int) -> "TextTokenizer | None":
         """Return a tokenizer that is in use with the same contents, or None."""
-        return _IN_USE.get((json, max_length))
+        return _IN_USE.get((tokenizer_json, max_length))
 
     @classmethod
-    def shared(cls, json: str, max_length: int) -> "TextTokenizer":
+    def shared(cls, tokenizer_json: str, max_length: int) -> "TextTokenizer":
         """Return a tokenizer that is in use with the same contents, or make one.
 
         Reading a tokenizer holds the interpreter's lock for 20 ms. A new version of a model usually has the tokenizer of
         the version that it replaces.
         """
-        tokenizer = cls.in_use(json, max_length)
+        tokenizer = cls.in_use(tokenizer_json, max_length)
         if tokenizer is None:
-            tokenizer = cls(json, max_length)
-            _IN_USE[json, max_length] = tokenizer
+            tokenizer = cls(tokenizer_json, max_length)
+            _IN_USE[tokenizer_json, max_length] = tokenizer
         return tokenizer
+
+    @cached_property
+    def unknown_id(self) -> int | None:
+        """Id of the piece for text that the vocabulary cannot write, or None if there is no such piece."""
+        return find_unknown_id(self._tokenizer)
 
     def encode(self, text: str, pair: str | None = None) -> Encoding:
         """Tokenize one text, or a text and its pair."""
@@ -174,9 +180,19 @@ def _last_offset(tokens: Sequence[_Token]) -> int:
     return last_offset
 
 
-def bare_tokenizer_json(json: str) -> str:
+def find_unknown_id(tokenizer: Tokenizer) -> int | None:
+    """Return the id of a tokenizer's piece for text that the vocabulary cannot write, or None if there is no such piece."""
+    token = getattr(tokenizer.model, "unk_token", None)
+    if isinstance(token, str):
+        token_id: int | None = tokenizer.token_to_id(token)
+        return token_id
+    unknown_id = json.loads(tokenizer.to_str())["model"].get("unk_id")  # Unigram has it only here
+    return unknown_id if isinstance(unknown_id, int) else None
+
+
+def bare_tokenizer_json(tokenizer_json: str) -> str:
     """Return the tokenizer without padding and truncation, as a bundle holds it."""
-    tokenizer = Tokenizer.from_str(json)
+    tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return str(tokenizer.to_str())

@@ -123,10 +123,12 @@ class Fallback(_message.Message):
         LOW_CONFIDENCE: _ClassVar[Fallback.Reason]
         AMBIGUOUS: _ClassVar[Fallback.Reason]
         OUT_OF_SCOPE: _ClassVar[Fallback.Reason]
+        UNKNOWN_LANGUAGE: _ClassVar[Fallback.Reason]
     REASON_UNSPECIFIED: Fallback.Reason
     LOW_CONFIDENCE: Fallback.Reason
     AMBIGUOUS: Fallback.Reason
     OUT_OF_SCOPE: Fallback.Reason
+    UNKNOWN_LANGUAGE: Fallback.Reason
     TRIGGERED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     OUT_OF_SCOPE_SCORE_FIELD_NUMBER: _ClassVar[int]

@@ -1,12 +1,12 @@
 """Statistics of tokenized texts: pieces of each row, unknown pieces, and letters that are read one at a time."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tokenizers import Encoding as RawEncoding
 from tokenizers import Tokenizer
 
+from palm_serve.tokenization import find_unknown_id
 from palm_trainer.data.example import Example
 
 UNKNOWN_LIMIT = 0.05
@@ -66,7 +66,7 @@ def count_pieces(examples: Sequence[Example], tokenizer_json: str, *, reads_ideo
             although its vocabulary has a piece for it.
     """
     tokenizer = _whole_rows(tokenizer_json)
-    unknown_id = find_unknown_id(tokenizer_json)
+    unknown_id = find_unknown_id(tokenizer)
     lengths: list[int] = []
     pieces = unknown = letters = unread_letters = 0
     unknown_rows: list[int] = []
@@ -96,18 +96,6 @@ def count_tokens(examples: Sequence[Example], tokenizer_json: str) -> list[int]:
     for texts in _batches(examples):
         lengths += map(len, tokenizer.encode_batch_fast(texts))
     return lengths
-
-
-def find_unknown_id(tokenizer_json: str) -> int | None:
-    """Return the id of the piece for text that the vocabulary cannot write, or None if there is no such piece."""
-    model = json.loads(tokenizer_json)["model"]
-    if isinstance(model.get("unk_id"), int):  # Unigram
-        return int(model["unk_id"])
-    token = model.get("unk_token")
-    if not isinstance(token, str):
-        return None
-    token_id: int | None = Tokenizer.from_str(tokenizer_json).token_to_id(token)
-    return token_id
 
 
 def _whole_rows(tokenizer_json: str) -> Tokenizer:

@@ -1,16 +1,22 @@
-"""Fit temperatures, thresholds and out-of-scope scores on dev."""
+"""Fit temperatures, thresholds and out-of-scope scores on dev, and find the scripts that the model reads."""
 
 from palm_trainer.evaluation.calibration import calibrate
+from palm_trainer.evaluation.scripts import with_scripts
 from palm_trainer.evaluation.thresholds import tune_thresholds
 from palm_trainer.model.checkpoint import save_trained
 from palm_trainer.model.checkpoint_files import has_checkpoint
 from palm_trainer.model.multi_task import TrainedModel
+from palm_trainer.runs.file_names import METRICS
 from palm_trainer.runs.job import EvaluationPlan, Job
 
 
 def fit_decoding(trained: TrainedModel, plan: EvaluationPlan) -> tuple[TrainedModel, dict[str, float]]:
-    """Return the model with its decoding fitted on dev, and the chosen thresholds by task. Without dev it stays as it is."""
+    """Return the model with its decoding fitted, and the chosen thresholds by task. Without dev it only gets its scripts."""
     dev = plan.data("dev")
+    for task in plan.tasks:
+        info = trained.tasks[task]
+        if info.role == "intent" and info.calibration.method == "none" and not info.thresholds.scripts:
+            trained = with_scripts(trained, task, plan.train_examples(task))
     if not dev.sets:
         return trained, {}
     labelled = {}
@@ -23,8 +29,10 @@ def fit_decoding(trained: TrainedModel, plan: EvaluationPlan) -> tuple[TrainedMo
 def fit_checkpoints(job: Job) -> dict[str, float]:
     """Fit the decoding of `best/` and of each `best-TASK/`, and write it into them. Return the thresholds of the best."""
     thresholds: dict[str, float] = {}
+    has_dev = bool(job.evaluation.data("dev").sets)
+    finished_before = (job.run / METRICS).exists()
     for checkpoint in ("best", *(f"best-{task}" for task in job.evaluation.kinds)):
-        if job.evaluation.data("dev").sets and has_checkpoint(job.run, checkpoint):
+        if has_checkpoint(job.run, checkpoint) and (has_dev or not finished_before):
             with job.opened(checkpoint) as trained:
                 fitted, chosen_thresholds = fit_decoding(trained, job.evaluation)
                 if fitted.tasks != trained.tasks:  # a run that is resumed at its end is left as it is

@@ -83,6 +83,7 @@ def example() -> Any:
         ([unsure(pb.Fallback.LOW_CONFIDENCE)], ("ask_again", ())),
         ([unsure(pb.Fallback.AMBIGUOUS)], ("ask_which", (("choice", "flight"), ("choice", "fare")))),
         ([unsure(pb.Fallback.OUT_OF_SCOPE)], ("hand_over", ())),
+        ([unsure(pb.Fallback.UNKNOWN_LANGUAGE)], ("hand_over", ())),
         ([InvalidRequest("blank", "text")], ("ask_again", ())),
         ([Overloaded("full", 60)], ("apologize", ())),
         ([Unavailable("draining")] * 9, ("apologize", ())),

@@ -8,7 +8,18 @@ from palm_serve.decoding import label_names
 from palm_serve.decoding.fallback_policy import judge
 from palm_serve.rpc.messages.offsets import Offsets
 from palm_serve.rpc.messages.requests import CheckedRequest
-from palm_serve.types import Answer, Classification, Label, Match, Prediction, Span, Spans, TaskAnswer, Timings
+from palm_serve.types import (
+    Answer,
+    Classification,
+    FallbackReason,
+    Label,
+    Match,
+    Prediction,
+    Span,
+    Spans,
+    TaskAnswer,
+    Timings,
+)
 from palm_serve.v1 import palm_pb2 as pb
 
 if TYPE_CHECKING:
@@ -40,7 +51,8 @@ def parse_response(
         answer = prediction.answers[name]
         role = model.manifest.tasks[name].role
         if role == "intent" and isinstance(answer, Classification):
-            _set_intent(response, answer, checked)
+            reason = judge(answer, checked.thresholds, unknown_language=prediction.unknown_language)
+            _set_intent(response, answer, checked.top_k, reason)
         elif role == "slots" and isinstance(answer, Spans):
             response.slots.extend(_spans(answer.spans, Offsets(text, checked.unit)))
         else:
@@ -132,11 +144,10 @@ def model_message(model: "LoadedModel", limits: Limits) -> pb.Model:
     )
 
 
-def _set_intent(response: pb.ParseResponse, answer: Classification, checked: CheckedRequest) -> None:
-    reason = judge(answer, checked.thresholds)
+def _set_intent(response: pb.ParseResponse, answer: Classification, top_k: int, reason: FallbackReason) -> None:
     response.intent.CopyFrom(_label(answer.label))
     response.intents.extend(_labels(answer.labels))
-    response.ranking.extend(_labels(answer.ranking[: checked.top_k]))
+    response.ranking.extend(_labels(answer.ranking[:top_k]))
     fallback = response.fallback
     fallback.triggered = bool(reason.value)
     fallback.reason = pb.Fallback.Reason.ValueType(reason.value)

@@ -21,6 +21,7 @@ class RowAnswers:
     """The answers to one row of the inputs, each with its request."""
 
     truncated: bool = False
+    unknown_language: bool = False
     answers: dict[str, tuple[CheckedRequest, TaskAnswer]] = field(default_factory=dict)
 
 
@@ -55,7 +56,7 @@ def _task_outputs(task: str, info: TaskInfo) -> list[OutputTensor]:
     def read_fallback(row: RowAnswers) -> bytes:
         checked, answer = row.answers[task]
         assert isinstance(answer, Classification)
-        return judge(answer, checked.thresholds).name.lower().encode()
+        return judge(answer, checked.thresholds, unknown_language=row.unknown_language).name.lower().encode()
 
     def read_json(row: RowAnswers) -> bytes:
         checked, answer = row.answers[task]

@@ -37,6 +37,7 @@ async def infer_response(
         if isinstance(outcome, PalmServeError):
             raise outcome
         rows[row].truncated |= outcome.truncated
+        rows[row].unknown_language |= outcome.unknown_language
         for task in checked.request.tasks:
             rows[row].answers[task] = (checked, outcome.answers[task])
     response = oip.ModelInferResponse(model_name=model.name, model_version=model.version, id=request_id)

@@ -3,7 +3,7 @@
 import pytest
 
 from palm_trainer.data.example import Example
-from palm_trainer.data.pieces import count_pieces, find_unknown_id
+from palm_trainer.data.pieces import count_pieces
 from palm_trainer.tokenization.encoder_files import locate_encoder
 from palm_trainer.tokenization.learned import train_tokenizer
 
@@ -61,11 +61,3 @@ def test_count_pieces_characters_as_words_are_read():
     counts = count_pieces([Example(text)], tokenizer)
     assert (counts.unknown, counts.unread_share) == (0, 0.0)
     assert counts.lengths == (len(text) + 2,)
-
-
-def test_find_unknown_id_reads_every_model():
-    model = '{"version": "1.0", "added_tokens": [], "model": %s}'
-    unigram = '{"type": "Unigram", "unk_id": 1, "vocab": [["a", 0.0], ["<unk>", -9.0]]}'
-    byte_pairs = '{"type": "BPE", "unk_token": null, "vocab": {"a": 0}, "merges": []}'
-    words = '{"type": "WordLevel", "unk_token": "[UNK]", "vocab": {"a": 0, "[UNK]": 1}}'
-    assert [find_unknown_id(model % part) for part in (unigram, byte_pairs, words)] == [1, None, 1]
