@@ -32,7 +32,8 @@ def test_every_benchmark_scores_test_and_selects_on_dev():
         c = load_config(path)
         main = [data for task in c.tasks.values() if not task.auxiliary for data in task.data]
         assert all(c.data[name].test for name in main), path
-        assert path.stem.startswith("original_") or all(c.data[name].dev for name in main), path
+        if path.stem != "fewshot":  # with five examples a class nobody has a dev split
+            assert path.stem.startswith("original_") or all(c.data[name].dev for name in main), path
 
 
 def test_intents_and_slots_select_on_what_the_table_shows():

@@ -1,0 +1,118 @@
+"""The results of fewshot.py as Markdown tables, with intervals over seeds and test utterances."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from fewshot_arms import ARMS, GOALS, PRIMARY, ROWS, SECONDARY
+from paired_bootstrap import Estimate, Scores, bootstrap, holm, unpack
+from tables import lines
+
+Results = Mapping[str, Mapping[str, Any]]
+"""Cells by name."""
+MARK = "fewshot"
+"""Name of the section of README that holds the tables."""
+
+
+class Contrast(NamedTuple):
+    """The difference of two arms in a row."""
+
+    row: str
+    first: str
+    second: str
+    seeds: int
+    estimate: Estimate
+
+
+def tables(results: Results) -> str:
+    """Return the table of accuracies and that of differences, as far as there are cells."""
+    accuracies = _accuracies(results)
+    if len(accuracies) == 1:
+        return ""
+    text = "Accuracy on test in per cent, with its 95 % interval over seeds and test utterances:\n\n"
+    text += "\n".join(lines(accuracies)) + "\n"
+    contrasts = [*_contrasts(results, (PRIMARY,)), *_contrasts(results, SECONDARY)]
+    if contrasts:
+        text += "\nPaired differences:\n\n" + "\n".join(lines(_differences(contrasts))) + "\n"
+    removed = "\n".join(_removed(results))
+    return text + (f"\nNear-duplicates of test texts left out of the encoders' data:\n\n{removed}\n" if removed else "")
+
+
+def section(results: Results) -> str:
+    """Return the tables as README holds them, between their marks."""
+    return f"<!-- {MARK} -->\n{tables(results).rstrip()}\n<!-- /{MARK} -->"
+
+
+def scores_of(results: Results, row: str, arm: str) -> dict[int, Scores]:
+    """Return the answers of an arm by seed, `[utterances]` of 0 and 1."""
+    scores = {}
+    for cell in results.values():
+        if (cell["task"], cell["variant"]) == (row, arm):
+            scores[cell["seed"]] = unpack(cell["correct"], cell["texts"]).astype(np.float64)
+    return scores
+
+
+def _accuracies(results: Results) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("arm", "seeds", *(row.name for row in ROWS.values()))]
+    variants = dict.fromkeys([*ARMS, *(str(cell["variant"]) for cell in results.values() if cell["task"] in ROWS)])
+    for variant in variants:
+        columns, seeds = [], set()
+        for row in ROWS:
+            scores = scores_of(results, row, variant)
+            columns.append(_accuracy(scores, GOALS.get(variant, {}).get(row)))
+            seeds |= {len(scores)} - {0}
+        if seeds:
+            title = ARMS[variant].title if variant in ARMS else f"`{variant}`"
+            rows.append((title, " to ".join(str(count) for count in sorted({min(seeds), max(seeds)})), *columns))
+    return rows
+
+
+def _accuracy(scores: Mapping[int, Scores], goal: float | None) -> str:
+    """Return `84.10 (82.95 to 85.20), goal 84.0 met`; empty without cells."""
+    if not scores:
+        return ""
+    estimate = bootstrap(100 * np.stack(list(scores.values())))
+    text = f"{estimate.mean:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+    if goal is None:
+        return text
+    return f"{text}, goal {goal:.1f} {'met' if round(estimate.mean, 2) >= goal else 'missed'}"
+
+
+def _contrasts(results: Results, pairs: tuple[tuple[str, str], ...]) -> list[Contrast]:
+    """Return the differences of pairs of arms in every row, on the seeds that both have."""
+    contrasts = []
+    for first, second in pairs:
+        for row in ROWS:
+            ours, theirs = scores_of(results, row, first), scores_of(results, row, second)
+            seeds = sorted(ours.keys() & theirs.keys())
+            if seeds:
+                difference = np.stack([ours[seed] - theirs[seed] for seed in seeds])
+                contrasts.append(Contrast(row, first, second, len(seeds), bootstrap(100 * difference)))
+    return contrasts
+
+
+def _differences(contrasts: list[Contrast]) -> list[tuple[str, ...]]:
+    """Return the lines of the table. The p-values of secondary contrasts are adjusted over all of them."""
+    secondary = [contrast for contrast in contrasts if (contrast.first, contrast.second) != PRIMARY]
+    adjusted = iter(holm([contrast.estimate.p_value for contrast in secondary]))
+    rows: list[tuple[str, ...]] = [("row", "difference", "seeds", "points", "p")]
+    for contrast in contrasts:
+        is_primary = (contrast.first, contrast.second) == PRIMARY
+        p_value = contrast.estimate.p_value if is_primary else next(adjusted)
+        rows.append(
+            (
+                ROWS[contrast.row].name,
+                f"`{contrast.first}` - `{contrast.second}`" + (" (primary)" if is_primary else ""),
+                str(contrast.seeds),
+                f"{contrast.estimate.mean:+.2f} ({contrast.estimate.low:+.2f} to {contrast.estimate.high:+.2f})",
+                f"{p_value:.4f}" + ("" if is_primary else " (Holm)"),
+            )
+        )
+    return rows
+
+
+def _removed(results: Results) -> Iterator[str]:
+    for cell in results.values():
+        if "removed" in cell:
+            counts = [f"{corpus} {count}" for corpus, count in cell["removed"].items() if count]
+            yield f"- {cell['variant']}: {', '.join(counts) or 'none'}"
