@@ -10,10 +10,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.tokenization import find_unknown_id
 from palm_serve.types import FloatArray
 from palm_trainer.data.example import Example
 from palm_trainer.data.label_names import label_text
-from palm_trainer.data.pieces import find_unknown_id
 from palm_trainer.errors import ConfigError
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.heads import TaskHead
@@ -147,7 +147,7 @@ def evenly_chosen(examples: Sequence[Example]) -> Sequence[Example]:
 def readable_texts(texts: Sequence[str], tokenizer_json: str) -> list[bool]:
     """Return for each text whether it has a piece that the vocabulary knows."""
     tokenizer = Tokenizer.from_str(tokenizer_json)
-    unknown_id = find_unknown_id(tokenizer_json)
+    unknown_id = find_unknown_id(tokenizer)
     readable = []
     for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False):
         readable.append(any(piece != unknown_id for piece in encoding.ids))
