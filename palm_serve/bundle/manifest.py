@@ -97,6 +97,16 @@ class EncoderInfo(_Strict):
     vocab_size: Annotated[int, Field(ge=1, le=_MAX_COUNT)]
     parameters: Annotated[int, Field(ge=1, le=1 << 53)]
     pad_token_id: Annotated[int, Field(ge=0, le=_MAX_COUNT)]
+    started_from: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """SHA-256 of the weights of the run that the training started from. Empty: it started from no run."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_start(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As for `span_types`: servers from before refuse unknown fields.
+        fields: dict[str, Any] = serialize(self)
+        if not self.started_from:
+            fields.pop("started_from", None)
+        return fields
 
 
 class Decode(_Strict):

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -13,6 +13,7 @@ from palm_serve.system.program import OutputLost
 from palm_trainer.cli.console import show
 from palm_trainer.config.loader import Config
 from palm_trainer.config.mappings import absent
+from palm_trainer.config.schema import PretrainedEncoderConfig
 from palm_trainer.evaluation.evaluate import Metrics, flatten, is_perplexity
 from palm_trainer.runs.data_checks import DataFault, find_job_faults
 from palm_trainer.runs.events import Averaged, Evaluated, Event, Finished, Started
@@ -121,7 +122,9 @@ def metrics_table(metrics: Mapping[str, Metrics], title: str) -> Table:
 
 
 def announce(job: Job, first_step: int) -> None:
-    """Show one line with data, tasks, steps and device."""
+    """Show a line with data, tasks, steps and device, and what the training starts from where that is a run."""
+    for line in _describe_start(job):
+        show(line)
     precision = job.loop.precision
     tasks = ", ".join(f"{name} ({info.kind}, {len(info.labels)} labels)" for name, info in job.trained.tasks.items())
     rows = ", ".join(f"{name} {len(source.dataset)} rows" for name, source in job.loop.sources.items())
@@ -130,6 +133,18 @@ def announce(job: Job, first_step: int) -> None:
     device = f"{processes} x {precision.device.type}" if processes > 1 else str(precision.device)
     resumed = f" from step {first_step}" if first_step else ""
     show(f"{rows}; {tasks}; {job.loop.total_steps} steps{resumed} on {device} in {kind}")
+
+
+def _describe_start(job: Job) -> Iterator[str]:
+    """Yield lines on the run that a training starts from: its weights, and the heads that were taken over."""
+    if job.evaluation.config is None:
+        return
+    encoder = job.config.encoder
+    if isinstance(encoder, PretrainedEncoderConfig) and encoder.digest:
+        yield f"starts from {encoder.model} (weights with the SHA-256 {encoder.digest[:12]}...)"
+    if job.heads is not None:
+        untaken = "; ".join(f"{task} ({reason})" for task, reason in job.heads.untaken.items())
+        yield f"heads taken over: {', '.join(job.heads.names) or 'none'}; new heads: {untaken or 'none'}"
 
 
 def show_faults(faults: Iterable[DataFault]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from palm_trainer.config.section import ConfigSection, Fraction, SectionUnion, Table
 
@@ -14,9 +14,9 @@ class EncoderConfig(ConfigSection):
     """The shared encoder."""
 
     model: str = Field(default=_DEFAULT_MODEL, min_length=1)
-    """A name of `palm-train models ls`, a local directory (relative to the file), a Hugging Face id, or `scratch`."""
+    """A name of `palm-train models ls`, a local directory or a run (relative to the file), a Hugging Face id, or `scratch`."""
     max_length: int = Field(default=128, ge=3, le=8192)
-    """Longest input in tokens, special tokens included. Longer texts are cut."""
+    """Longest input in tokens, special tokens included. Longer texts are cut. Where `model` is a run, that of the run."""
     pooling: Literal["auto", "cls", "mean"] = "auto"
     """Vector of a text: that of the first token (`cls`), or the mean of all tokens.
     `auto`: what `modules.json` or `1_Pooling/config.json` of the encoder's folder says, else `cls`."""
@@ -24,6 +24,18 @@ class EncoderConfig(ConfigSection):
 
 class PretrainedEncoderConfig(EncoderConfig):
     """An encoder with pretrained weights."""
+
+    heads: bool = False
+    """Where `model` is a run: also take over the heads of tasks of the same name, kind and labels."""
+    digest: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 that the weights of a run as `model` must have. The config.toml of a run names that of the run it started from."""
+
+    @field_validator("heads", mode="before")
+    @classmethod
+    def _refuse_number_of_heads(cls, value: object) -> object:
+        if isinstance(value, int) and not isinstance(value, bool):
+            raise ValueError("must be true or false, as a number of attention heads is only for model 'scratch'")
+        return value
 
 
 class ScratchEncoderConfig(EncoderConfig):

@@ -16,6 +16,7 @@ import tomli_w
 from pydantic import SerializeAsAny
 
 from palm_trainer.config.check import check_member, check_section, check_table
+from palm_trainer.config.encoder_source import stored_max_length
 from palm_trainer.config.mappings import absent
 from palm_trainer.config.moved_keys import move_old_keys, warn_moved
 from palm_trainer.config.overrides import apply_overrides
@@ -183,6 +184,9 @@ def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
 
 def _check(raw: dict[str, Any], base: Path, faults: list[str]) -> Config | None:
     """Return the configuration, or None with at least one fault. Each part is checked by itself: no fault hides another."""
+    length_of_run = _length_of_run(raw.get("encoder"), base)
+    if length_of_run is not None:
+        raw = {**raw, "encoder": {**raw["encoder"], "max_length": length_of_run}}
     for key in absent(raw, SECTIONS):
         faults.append(f"{key} is not a section.{nearest(key, SECTIONS)}")
     encoder = check_member(ENCODERS, raw.get("encoder", {}), "encoder", base, faults)
@@ -197,6 +201,8 @@ def _check(raw: dict[str, Any], base: Path, faults: list[str]) -> Config | None:
         return None
     if isinstance(encoder, PretrainedEncoderConfig):
         encoder = encoder.model_copy(update={"model": _local_model(encoder.model, base)})
+        if length_of_run is not None:  # a default, which a resumed run may have had otherwise
+            encoder.model_fields_set.discard("max_length")
     return Config(encoder=encoder, data=data, tasks=tasks, train=train)
 
 
@@ -218,8 +224,20 @@ def _check_named(
     return checked
 
 
+def _length_of_run(encoder: object, base: Path) -> int | None:
+    """Return the `max_length` of the run that `encoder.model` names. None: there is none, or the file has its own."""
+    if not isinstance(encoder, dict) or "max_length" in encoder or not isinstance(encoder.get("model"), str):
+        return None
+    return stored_max_length(Path(_local_model(encoder["model"], base)))
+
+
 def _local_model(model: str, base: Path) -> str:
-    """Return a local directory as an absolute path, any other name as it is."""
+    """Return a local directory as an absolute path, any other name as it is.
+
+    A path is relative to the configuration. One that is not there, and in the working directory is, is taken from there.
+    """
     path = base / Path(model).expanduser()
-    is_local = model.startswith((".", "~")) or path.is_dir()
-    return str(path.resolve()) if is_local else model
+    is_path = model.startswith((".", "~")) or model.count("/") > 1
+    if not path.is_dir() and "/" in model and Path(model).is_dir():
+        return str(Path(model).resolve())
+    return str(path.resolve()) if is_path or path.is_dir() else model

@@ -26,8 +26,9 @@ from transformers import AutoConfig, PreTrainedModel
 
 from palm_serve.bundle.manifest import EncoderInfo, TaskInfo
 from palm_trainer.config.atomic_files import NEW_SUFFIX, sync_to_disk
+from palm_trainer.config.encoder_source import DESCRIPTION, OLD_SUFFIX
 from palm_trainer.errors import CheckpointError, PalmError
-from palm_trainer.model.checkpoint_files import DESCRIPTION, OLD_SUFFIX, checkpoint_directory
+from palm_trainer.model.checkpoint_files import checkpoint_directory
 from palm_trainer.model.encoders import Encoder, new_encoder
 from palm_trainer.model.encoders.encoder import Pooling
 from palm_trainer.model.heads import make_head
@@ -199,15 +200,20 @@ def build_model(description: ModelDescription) -> MultiTaskModel:
             f"the model has parts of your own ({components}), which a command cannot build. "
             "In Python, a trainer with these parts loads it (load_ckpt) and exports it (export)."
         )
-    encoder_config = dict(description.encoder_config)
-    config = AutoConfig.for_model(encoder_config.pop("model_type"), **encoder_config)
-    backbone = Encoder(new_encoder(config), pooling=description.pooling, takes_types=description.takes_types)
+    backbone = build_backbone(description)
     rows, columns = backbone.embedding_table.shape
     heads = {}
     for name, info in description.tasks.items():
         variant = description.heads.get(name, "")
         heads[name] = make_head(name, info, backbone.hidden_size, embedding=(rows, columns), variant=variant)
     return MultiTaskModel(backbone, heads)
+
+
+def build_backbone(description: ModelDescription) -> Encoder:
+    """Build the encoder of a `model.json` with random weights. It must not be one that the user wrote."""
+    encoder_config = dict(description.encoder_config)
+    config = AutoConfig.for_model(encoder_config.pop("model_type"), **encoder_config)
+    return Encoder(new_encoder(config), pooling=description.pooling, takes_types=description.takes_types)
 
 
 def load_training_state(run: Path) -> dict[str, Any]:

@@ -4,10 +4,8 @@ import shutil
 from pathlib import Path
 
 from palm_trainer.config.atomic_files import NEW_SUFFIX
+from palm_trainer.config.encoder_source import DESCRIPTION, OLD_SUFFIX
 from palm_trainer.errors import CheckpointError
-
-DESCRIPTION = "model.json"
-OLD_SUFFIX = ".old"
 
 
 def checkpoint_directory(run: Path, name: str = "best") -> Path:

@@ -16,6 +16,7 @@ from palm_trainer.evaluation.out_of_scope import Method
 from palm_trainer.evaluation.perplexity import MaskedRows
 from palm_trainer.model.checkpoint import WEIGHTS, load_trained, read_description, reading
 from palm_trainer.model.multi_task import TrainedModel
+from palm_trainer.model.warm_start import TakenHeads
 from palm_trainer.training.loop import TrainingLoop
 
 
@@ -122,6 +123,7 @@ class Job:
         output: run directory. None: nothing is written.
         teachers: digests of the teachers' weights.
         evaluation_steps: steps between evaluations. None: as `train.evaluations` says.
+        heads: which heads came from the run that the training starts from. None: none were asked for.
         saves_last: `last/` is written after each evaluation, and every `train.checkpoints.save_every_steps` steps.
     """
 
@@ -133,6 +135,7 @@ class Job:
     output: Path | None
     teachers: Sequence[str] = ()
     evaluation_steps: int | None = None
+    heads: TakenHeads | None = None
     saves_last: bool = True
 
     @property

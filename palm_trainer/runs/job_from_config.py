@@ -4,27 +4,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from operator import itemgetter
+from pathlib import Path
 
 import torch
 
 from palm_serve.tokenization import TextTokenizer, bare_tokenizer_json
 from palm_trainer.config.loader import Config, TaskConfig
 from palm_trainer.config.mappings import select_keys
-from palm_trainer.config.schema import ClassifyTask, MatchTask, ScratchEncoderConfig
+from palm_trainer.config.schema import ClassifyTask, MatchTask
 from palm_trainer.data.dataset import EncodedDataset
 from palm_trainer.data.example import Example
 from palm_trainer.data.sampler import LengthBucketedSampler
 from palm_trainer.data.splits import Splits
 from palm_trainer.data.substitution import Substitution
 from palm_trainer.data.targets.base import Target
-from palm_trainer.errors import ConfigError, DataError
+from palm_trainer.errors import DataError
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.evaluation.perplexity import MaskedRows
-from palm_trainer.model.encoders import LoadedEncoder, build_scratch, load_pretrained
+from palm_trainer.model.encoders import LoadedEncoder
 from palm_trainer.model.heads import make_head
 from palm_trainer.model.heads.prototype import PrototypeHead
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder
 from palm_trainer.runs.class_vectors import ClassTexts, start_prototype_heads
+from palm_trainer.runs.encoder_of_job import load_job_encoder
 from palm_trainer.runs.job import EvaluationData, EvaluationPlan, Job, JobTask
 from palm_trainer.tasks import LearnContext, is_scored, task_kind
 from palm_trainer.tasks.fields import resolve_fields
@@ -34,7 +36,13 @@ from palm_trainer.training.processes import SINGLE_PROCESS, Processes
 from palm_trainer.training.source import Source
 
 
-def job_from_config(config: Config, processes: Processes = SINGLE_PROCESS, *, start_heads: bool = False) -> Job:
+def job_from_config(
+    config: Config,
+    processes: Processes = SINGLE_PROCESS,
+    *,
+    start_heads: bool = False,
+    resumed: Path | None = None,
+) -> Job:
     """Read the data, load the encoder and return the job of a configuration. Seeds torch's generator.
 
     Each of several processes builds the same job, from the same files.
@@ -44,6 +52,7 @@ def job_from_config(config: Config, processes: Processes = SINGLE_PROCESS, *, st
         processes: that train together.
         start_heads: compute the class vectors that prototype heads start from. False for a run that is resumed, and for
             a job that is not trained.
+        resumed: the run that is resumed, if its `last/` stands for an encoder that came from a run.
 
     Raises:
         ConfigError: settings that do not fit each other or the data.
@@ -53,9 +62,9 @@ def job_from_config(config: Config, processes: Processes = SINGLE_PROCESS, *, st
     splits = Splits(config.data, seed=config.train.seed)
     examples = {name: splits.examples(name, "train") for name in config.data}
     config = resolve_fields(config, examples)
-    encoder = _load_encoder(config, list(chain.from_iterable(examples.values())))
-    settings = config.encoder.model_copy(update={"pooling": encoder.backbone.pooling})
-    config = config.model_copy(update={"encoder": settings})
+    job_encoder = load_job_encoder(config, chain.from_iterable(examples.values()), resumed)
+    encoder = job_encoder.encoder
+    config = job_encoder.resolve(config)
     context = _learn_context(config, encoder.tokenizer_json)
     targets = {}
     for name, task in config.tasks.items():
@@ -67,6 +76,7 @@ def job_from_config(config: Config, processes: Processes = SINGLE_PROCESS, *, st
     teachers = attach_soft_targets(config.train, trained, sources, examples, processes.device(config.train.device))
     if start_heads and processes.is_first:  # the others get the weights of the first
         _start_prototype_heads(config, trained, examples, processes.device(config.train.device))
+    heads = job_encoder.give_heads(config, trained)
     word_dropout = prepare_encoder(config.train, trained, sources)
     plan = evaluation_plan(config, trained, ("dev", "test"), splits)
     order = order_sources(
@@ -85,7 +95,7 @@ def job_from_config(config: Config, processes: Processes = SINGLE_PROCESS, *, st
         processes,
         task_learning_rates={name: task.learning_rate for name, task in config.tasks.items() if task.learning_rate},
     )
-    return Job(config.train, trained, loop, config.reference, plan, config.train.output, teachers)
+    return Job(config.train, trained, loop, config.reference, plan, config.train.output, teachers, heads=heads)
 
 
 def _start_prototype_heads(
@@ -277,35 +287,6 @@ def _with_match_labels(config: Config, targets: Mapping[str, Target]) -> Config:
     return config.model_copy(update={"tasks": tasks})
 
 
-def _load_encoder(config: Config, examples: Sequence[Example]) -> LoadedEncoder:
-    settings = config.encoder
-    if isinstance(settings, ScratchEncoderConfig):
-        texts: list[str] = []
-        for example in examples:
-            texts += filter(None, (example.text, example.pair))
-        return build_scratch(
-            texts,
-            layers=settings.layers,
-            hidden_size=settings.hidden_size,
-            heads=settings.heads,
-            intermediate_size=settings.intermediate_size,
-            vocab_size=settings.vocab_size,
-            dropout=settings.dropout,
-            convolutions=settings.convolutions,
-            lowercase=settings.lowercase,
-            characters=settings.characters,
-            max_length=settings.max_length,
-            pooling="cls" if settings.pooling == "auto" else settings.pooling,
-        )
-    encoder = load_pretrained(settings.model, pooling=settings.pooling)
-    limit = encoder.backbone.max_length
-    if limit is not None and settings.max_length > limit:
-        raise ConfigError(
-            f"encoder.max_length: {settings.max_length} tokens, but '{settings.model}' has positions for {limit}. Choose {limit} or less."
-        )
-    return encoder
-
-
 def _assemble(config: Config, encoder: LoadedEncoder, targets: Mapping[str, Target]) -> TrainedModel:
     hidden = encoder.backbone.hidden_size
     rows, columns = encoder.backbone.embedding_table.shape
@@ -326,6 +307,7 @@ def _assemble(config: Config, encoder: LoadedEncoder, targets: Mapping[str, Targ
         )
     model = MultiTaskModel(encoder.backbone, heads)
     info = describe_encoder(encoder.backbone, encoder.name, encoder.pad_token_id)
+    info = info.model_copy(update={"started_from": encoder.digest})
     auxiliary = frozenset(name for name, task in config.tasks.items() if not is_scored(task))
     infos = {name: target.info for name, target in targets.items()}
     return TrainedModel(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from palm_trainer.config.atomic_files import write_file
 from palm_trainer.config.loader import Config, load_config
-from palm_trainer.config.schema import SequenceLabelTask
+from palm_trainer.config.schema import PretrainedEncoderConfig, SequenceLabelTask
 from palm_trainer.errors import CheckpointError, PalmError
 from palm_trainer.model.checkpoint import (
     TRAINING,
@@ -73,14 +73,36 @@ def begin(job: Job) -> None:
 
 
 def keep_to_encoder_of_run(config: Config, run: Path) -> Config:
-    """Return the configuration with the pooling that `auto` stood for when a run of it began.
+    """Return the configuration with what its `[encoder]` stood for when a run of it began.
 
+    That is the pooling of `auto`, and the path, length and digest of a run that it started from, which may be gone since.
     Runs from before `auto` have `cls`, which was the default then.
     """
-    if config.encoder.pooling != "auto" or not (run / CONFIG).exists():
+    encoder = config.encoder
+    if not (run / CONFIG).exists():
         return config
-    pooling = load_config(run / CONFIG).encoder.pooling
-    return config.model_copy(update={"encoder": config.encoder.model_copy(update={"pooling": pooling})})
+    saved = load_config(run / CONFIG).encoder
+    settings: dict[str, object] = {}
+    if encoder.pooling == "auto":
+        settings["pooling"] = saved.pooling
+    if isinstance(saved, PretrainedEncoderConfig) and isinstance(encoder, PretrainedEncoderConfig) and saved.digest:
+        if encoder.digest is None:
+            settings["digest"] = saved.digest
+        if f"/{saved.model}".endswith(f"/{encoder.model}"):
+            settings["model"] = saved.model
+            if "max_length" not in encoder.model_fields_set:
+                settings["max_length"] = saved.max_length
+    return config.model_copy(update={"encoder": encoder.model_copy(update=settings)})
+
+
+def find_encoder_to_resume(config: Config) -> Path | None:
+    """Return the run of a configuration if its `last/` stands for an encoder that came from another run.
+
+    The other run may be gone, or trained anew.
+    """
+    encoder, run = config.encoder, config.train.output
+    started_from_run = isinstance(encoder, PretrainedEncoderConfig) and encoder.digest is not None
+    return run if started_from_run and has_checkpoint(run, "last") else None
 
 
 def keep_to_roles_of_checkpoint(config: Config, run: Path) -> Config:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from palm_trainer.config.loader import Config, load_config
@@ -34,6 +36,7 @@ from palm_trainer.runs.resume import (
     RunProgress,
     begin,
     check_alike,
+    find_encoder_to_resume,
     keep_to_encoder_of_run,
     keep_to_older_keys,
     keep_to_roles_of_checkpoint,
@@ -72,16 +75,14 @@ def train(
     check_trackers(config.train.trackers)
     processes.run_on_first(lambda: check_output_directory(config.train.output, resume, overwrite))
     starts = not (resume and has_checkpoint(config.train.output, "last"))
+    resumed = None
     if resume:
-        started_config = config
-        config = processes.run_on_first(lambda: keep_to_encoder_of_run(started_config, started_config.train.output))
-        older_config = processes.run_on_first(lambda: load_config(started_config.train.output / CONFIG))
-        config = keep_to_older_keys(config, [older_config])
-    job = job_from_config(config, processes, start_heads=starts)
+        config, resumed = processes.run_on_first(partial(_keep_to_older_run, config))
+    job = job_from_config(config, processes, start_heads=starts, resumed=resumed)
     if resume:
         older_config = processes.run_on_first(lambda: keep_to_roles_of_checkpoint(job.config, job.run))
         if learns_roles_first(job, older_config):
-            job = job_from_config(older_config, processes, start_heads=starts)
+            job = job_from_config(older_config, processes, start_heads=starts, resumed=resumed)
     check_alike(job)
     run = Run(job)
     if resume:
@@ -89,6 +90,13 @@ def train(
     else:
         processes.run_on_first(lambda: begin(job))
     yield from run.events(stop)
+
+
+def _keep_to_older_run(config: Config) -> tuple[Config, Path | None]:
+    """Return the configuration of a run to resume, and the run if its own checkpoint holds the encoder to begin with."""
+    run = config.train.output
+    older_config = keep_to_older_keys(keep_to_encoder_of_run(config, run), [load_config(run / CONFIG)])
+    return older_config, find_encoder_to_resume(older_config)
 
 
 class Run:

@@ -31,7 +31,7 @@ def locate_encoder(name: str) -> str:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise PalmError(
             f"encoder '{name}': no such directory. "
-            f"Give a directory, a Hugging Face id, or one of: {', '.join(PACKAGED)}, scratch."
+            f"Give a directory, a run, a Hugging Face id, or one of: {', '.join(PACKAGED)}, scratch."
         )
     return name
 

@@ -45,12 +45,16 @@ _CHOOSE_ANOTHER = "Choose an encoder such as BERT, RoBERTa, XLNet, ELECTRA, DeBE
 
 @dataclass(frozen=True)
 class LoadedEncoder:
-    """An encoder with its tokenizer (contents of a `tokenizer.json`) and name."""
+    """An encoder with its tokenizer (contents of a `tokenizer.json`) and name.
+
+    `digest`: SHA-256 of the file of weights, where a training of PALM wrote them.
+    """
 
     backbone: Encoder
     tokenizer_json: str
     pad_token_id: int
     name: str
+    digest: str = ""
 
 
 def has_paddle_parameters(location: str) -> bool:
@@ -91,7 +95,8 @@ def load_pretrained(name: str, *, pooling: PoolingSetting = "cls") -> LoadedEnco
                 raise PalmError(f"encoder '{name}' {_NEEDS_CODE} {_CHOOSE_ANOTHER}") from error
             raise PalmError(
                 f"encoder '{name}' could not be loaded: {_first_line(error)} "
-                "Give a directory with config.json, weights and tokenizer, an id that the hub (HF_ENDPOINT) has, "
+                "Give a directory with config.json, weights and tokenizer, the directory of a run (both relative to the "
+                "configuration), an id that the hub (HF_ENDPOINT) has, "
                 f"or one of: {', '.join(PACKAGED)}, scratch."
             ) from error
     if tokenizer_json is None:
@@ -105,7 +110,7 @@ def load_pretrained(name: str, *, pooling: PoolingSetting = "cls") -> LoadedEnco
     backbone.pooling = pooling
     pad = int(getattr(config, "pad_token_id", None) or 0)
     _check_reads_text(name, backbone, pad)
-    _check_vocabulary(name, backbone, tokenizer_json)
+    check_vocabulary(name, backbone, tokenizer_json)
     _log.info("encoder %s: %s parameters", name, sum(parameter.numel() for parameter in encoder.parameters()))
     return LoadedEncoder(backbone, tokenizer_json, pad, name)
 
@@ -247,10 +252,16 @@ def _check_reads_text(name: str, backbone: Encoder, pad: int) -> None:
         )
 
 
-def _check_vocabulary(name: str, backbone: Encoder, tokenizer_json: str) -> None:
+def check_vocabulary(name: str, backbone: Encoder, tokenizer_json: str) -> None:
     """Check that the embedding table has a row for every id of the tokenizer.
 
-    Raises PalmError otherwise.
+    Args:
+        name: of the encoder, for messages.
+        backbone: the encoder.
+        tokenizer_json: contents of `tokenizer.json`.
+
+    Raises:
+        PalmError: a row is missing.
     """
     rows = len(backbone.embedding_table)
     largest_id = max(Tokenizer.from_str(tokenizer_json).get_vocab().values(), default=0)

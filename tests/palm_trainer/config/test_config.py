@@ -163,7 +163,7 @@ def test_every_fault_is_told_at_once(write):
         "tasks.intent.kind must be one of classify, multi_label, sequence_label, match, mrc, masked_lm, got 'clasify'. Did you mean 'classify'?",
         "tasks.slots.data must have at least one item, got an empty list.",
         "tasks.a b.weight must be a valid number, got '3'.",
-        "encoder.heads is only for model 'scratch', got 'minilm-l6-en'. Remove it.",
+        "encoder.heads must be true or false, as a number of attention heads is only for model 'scratch', got 3.",
         "tasks.a b must be a name of letters, digits, _ and -",
         "squad, clinc, rasa, text, parquet, datasets, got 'joiint'. Did you mean 'joint'?",
         "data.other.columns is only for format 'palm' or 'tsv' or 'csv' or 'jsonl' or 'json' or 'parquet' or 'datasets', got 'joint'. Remove it.",

@@ -53,7 +53,8 @@ def test_load_pretrained_directory_gives_same_encoder(directory):
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/dir", "a/b/c"])
 def test_locate_encoder_missing_directory_is_refused(name):
     with pytest.raises(
-        PalmError, match=r"no such directory. Give a directory, a Hugging Face id, or one of: minilm-l6-en, scratch"
+        PalmError,
+        match=r"no such directory. Give a directory, a run, a Hugging Face id, or one of: minilm-l6-en, scratch",
     ):
         locate_encoder(name)
 

@@ -1,0 +1,130 @@
+"""The encoder that a job begins with: from scratch, pretrained, of another run, or of the run that is resumed."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from palm_trainer.config.encoder_source import EXPORT_RECORD
+from palm_trainer.config.loader import Config, EncoderConfig
+from palm_trainer.config.schema import PretrainedEncoderConfig, ScratchEncoderConfig
+from palm_trainer.data.example import Example
+from palm_trainer.errors import ConfigError
+from palm_trainer.model.encoders import LoadedEncoder, build_scratch, load_pretrained
+from palm_trainer.model.multi_task import TrainedModel
+from palm_trainer.model.warm_start import (
+    StartingRun,
+    TakenHeads,
+    find_starting_checkpoint,
+    load_starting_run,
+    reload_encoder,
+    take_heads,
+)
+
+
+@dataclass(frozen=True)
+class JobEncoder:
+    """The encoder of a job. `start`: the run that it comes from, None where it comes from none."""
+
+    encoder: LoadedEncoder
+    start: StartingRun | None = None
+
+    def resolve(self, config: Config) -> Config:
+        """Return the configuration with the pooling and the digest of the encoder."""
+        resolved: dict[str, object] = {"pooling": self.encoder.backbone.pooling}
+        if self.encoder.digest:
+            resolved["digest"] = self.encoder.digest
+        return config.model_copy(update={"encoder": config.encoder.model_copy(update=resolved)})
+
+    def give_heads(self, config: Config, trained: TrainedModel) -> TakenHeads | None:
+        """Copy the heads of the run into a model, where `encoder.heads` asks for it."""
+        settings = config.encoder
+        if self.start is None or not isinstance(settings, PretrainedEncoderConfig) or not settings.heads:
+            return None
+        return take_heads(self.start, trained.model, trained.tasks)
+
+
+def load_job_encoder(config: Config, examples: Iterable[Example], resumed: Path | None = None) -> JobEncoder:
+    """Load or build the encoder of a configuration.
+
+    Args:
+        config: what to train.
+        examples: of all data sets, for the vocabulary of an encoder from scratch.
+        resumed: the run that is resumed, if its `last/` stands for an encoder that came from a run.
+
+    Raises:
+        ConfigError: settings that do not fit the encoder.
+        PalmError: the encoder cannot be loaded.
+    """
+    settings = config.encoder
+    if isinstance(settings, ScratchEncoderConfig):
+        return JobEncoder(_build_scratch(settings, examples))
+    if resumed is not None:
+        return JobEncoder(reload_encoder(resumed))
+    checkpoint = find_starting_checkpoint(settings.model)
+    if checkpoint is not None:
+        _check_output(checkpoint, config)
+        start = load_starting_run(checkpoint)
+        job_encoder = JobEncoder(start.encoder, start)
+    else:
+        is_exported = (Path(settings.model) / EXPORT_RECORD).is_file()
+        pooling = "auto" if is_exported else settings.pooling
+        job_encoder = JobEncoder(load_pretrained(settings.model, pooling=pooling))
+    _check_settings(settings, job_encoder)
+    return job_encoder
+
+
+def _check_output(checkpoint: Path, config: Config) -> None:
+    """Raise ConfigError where the training would replace the run that it starts from."""
+    output = config.train.output.resolve()
+    if checkpoint.resolve().is_relative_to(output):
+        raise ConfigError(
+            f"train.output must be another directory than that of the run in encoder.model, got {config.train.output}. "
+            "Choose another with --output."
+        )
+
+
+def _check_settings(settings: EncoderConfig, job_encoder: JobEncoder) -> None:
+    """Raise ConfigError for a key of `[encoder]` that contradicts what comes with the encoder."""
+    assert isinstance(settings, PretrainedEncoderConfig)
+    encoder = job_encoder.encoder
+    if settings.digest and settings.digest != encoder.digest:
+        actual = f"weights with the SHA-256 {encoder.digest}" if encoder.digest else "an encoder of no run"
+        raise ConfigError(
+            f"encoder.digest: {settings.model} must have weights with the SHA-256 {settings.digest}, got {actual}. "
+            "Put back what it was, or remove encoder.digest to start from what is there now."
+        )
+    limit = encoder.backbone.max_length
+    if limit is not None and settings.max_length > limit:
+        raise ConfigError(
+            f"encoder.max_length: {settings.max_length} tokens, but '{settings.model}' has positions for {limit}. Choose {limit} or less."
+        )
+    pooling = encoder.backbone.pooling
+    if encoder.digest and settings.pooling not in ("auto", pooling):
+        raise ConfigError(
+            f"encoder.pooling must be '{pooling}', with which {settings.model} was trained, got '{settings.pooling}'. "
+            "Remove it."
+        )
+    if settings.heads and job_encoder.start is None:
+        raise ConfigError(
+            f"encoder.heads needs a run as encoder.model, got '{settings.model}', which has no heads. Remove it."
+        )
+
+
+def _build_scratch(settings: ScratchEncoderConfig, examples: Iterable[Example]) -> LoadedEncoder:
+    texts: list[str] = []
+    for example in examples:
+        texts += filter(None, (example.text, example.pair))
+    return build_scratch(
+        texts,
+        layers=settings.layers,
+        hidden_size=settings.hidden_size,
+        heads=settings.heads,
+        intermediate_size=settings.intermediate_size,
+        vocab_size=settings.vocab_size,
+        dropout=settings.dropout,
+        convolutions=settings.convolutions,
+        lowercase=settings.lowercase,
+        characters=settings.characters,
+        max_length=settings.max_length,
+        pooling="cls" if settings.pooling == "auto" else settings.pooling,
+    )
