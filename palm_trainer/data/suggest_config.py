@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from palm_trainer.data.formats.text_files import FormatOptions
 from palm_trainer.data.roles import count_roles
 from palm_trainer.data.splits import read_split
 from palm_trainer.data.suggest_encoder import suggest_encoder
+from palm_trainer.data.suggest_few_shot import NO_DEV, SCHEDULE, find_few_shot_tasks, suggest_few_shot
 from palm_trainer.data.targets.match import MatchTarget
 from palm_trainer.errors import DataError
 
@@ -34,7 +35,7 @@ _DEV_REMARKS = {
     True: f"no dev split found: dev_share = {_DEV_SHARE} sets a part of train apart; give `dev = ...` for a split of your own",
     False: "no dev split found: the last checkpoint will count as the best; give `dev = ...` to choose it on data",
 }
-"""What is said without a dev split, by whether a part of train is set apart."""
+"""Remarks on data without a dev split, by whether a part of train is set apart."""
 _JOINED_SHARE = 0.1
 """Share of rows with `#` in their class from which the class is read as several classes."""
 
@@ -61,26 +62,19 @@ def suggest(data: Path) -> tuple[str, list[str]]:
         examples = _read(detection.format, files, options)
     name = _name(data)
     tasks = suggest_tasks(examples["train"], name)
-    set_apart = "dev" not in splits and _has_rows_for_dev(examples["train"])
-    dev_share = {"dev_share": _DEV_SHARE} if set_apart else {}
-    rows = len(examples["train"])
-    schedule = suggest_schedule(rows - round(_DEV_SHARE * rows) if set_apart else rows)
     has_passages = "mrc" in [table["kind"] for table in tasks.values()]
     encoder = suggest_encoder(examples, passages=has_passages)
+    is_pretrained = encoder.table["model"] != "scratch"
+    few = find_few_shot_tasks(tasks, examples["train"]) if is_pretrained else {}
+    training = _suggest_training(
+        examples["train"], has_dev="dev" in splits, all_few=len(few) == len(tasks), is_pretrained=is_pretrained
+    )
     config: dict[str, Any] = {
         "encoder": encoder.table,
-        "data": {name: {"format": detection.format, **files, **options} | dev_share},
+        "data": {name: {"format": detection.format, **files, **options, **training.data}},
         "tasks": tasks,
-        "train": {
-            **schedule,
-            "batch_size": _BATCH_SIZE,
-            "learning_rate": 1e-4,
-            "seed": 13,
-            "output": f"runs/{name}",
-        },
+        "train": {**training.train, "seed": 13, "output": f"runs/{name}"},
     }
-    if encoder.table["model"] == "scratch":
-        config["train"] |= {"learning_rate": 5e-4, "head_learning_rate": 5e-4}
     row_counts = []
     for split, split_examples in examples.items():
         row_counts.append(f"{split} {len(split_examples)} rows")
@@ -90,11 +84,41 @@ def suggest(data: Path) -> tuple[str, list[str]]:
         learnt = f", {count} spans with a role or group, which it learns" if count else ""
         remarks.append(f"task {task}: {table['kind']}{learnt}")
     remarks += encoder.remarks
+    if few:
+        remarks += suggest_few_shot(encoder.table, tasks, few)
+    remarks += training.remarks
+    return _with_comments(tomli_w.dumps(config), "[encoder]\n", encoder.comments), remarks
+
+
+@dataclass(frozen=True)
+class _Training:
+    """Keys of `[train]` and of the data set, and remarks on them."""
+
+    train: dict[str, Any]
+    data: dict[str, Any]
+    remarks: list[str]
+
+
+def _suggest_training(examples: Sequence[Example], *, has_dev: bool, all_few: bool, is_pretrained: bool) -> _Training:
+    """Suggest schedule and rates, and a part of train as dev.
+
+    Args:
+        examples: training examples.
+        has_dev: there is a dev split.
+        all_few: every task is a classifier with few texts a class.
+        is_pretrained: the encoder has pretrained weights.
+    """
+    set_apart = not has_dev and not all_few and _has_rows_for_dev(examples)
+    rows = len(examples)
+    schedule = SCHEDULE if all_few else suggest_schedule(rows - round(_DEV_SHARE * rows) if set_apart else rows)
+    rates = {"learning_rate": 1e-4} if is_pretrained else {"learning_rate": 5e-4, "head_learning_rate": 5e-4}
+    remarks = []
     if schedule["epochs"] > _EPOCHS:
         remarks.append(f"few rows: {schedule['epochs']:.0f} epochs, so that there are enough steps to learn from them")
-    if "dev" not in splits:
-        remarks.append(_DEV_REMARKS[set_apart])
-    return _with_comments(tomli_w.dumps(config), "[encoder]\n", encoder.comments), remarks
+    if not has_dev:
+        remarks.append(NO_DEV if all_few else _DEV_REMARKS[set_apart])
+    train = {**schedule, "batch_size": _BATCH_SIZE, **rates}
+    return _Training(train, {"dev_share": _DEV_SHARE} if set_apart else {}, remarks)
 
 
 def _has_rows_for_dev(examples: Sequence[Example]) -> bool:

@@ -77,7 +77,7 @@ def test_suggest_schedule_fits_the_rows(rows, epochs, evaluations):
 @pytest.mark.parametrize(("rows", "steps"), [(320, 600), (128, 400)])
 def test_suggest_few_rows_get_enough_steps(tmp_path, rows, steps):
     """320 rows without dev: 288 are left for training, which are 9 batches."""
-    lines = [json.dumps({"text": f"text number {i}", "topic": "abcd"[i % 4]}) for i in range(rows)]
+    lines = [json.dumps({"text": f"text number {i}", "topic": "ab"[i % 2]}) for i in range(rows)]
     (tmp_path / "few.jsonl").write_text("\n".join(lines))
     text, remarks = suggest(tmp_path / "few.jsonl")
     config = _load(text, tmp_path)
@@ -167,7 +167,13 @@ def test_suggest_every_format_trains(kind, name, tasks, tmp_path):
     assert getattr(config.encoder, "characters", False) == (kind == "chinese")
     [data] = config.data.values()
     assert data.options().get("joiner", " ") == ("" if kind == "chinese" else " ")
-    small = ["encoder.model=scratch", "encoder.layers=1", "encoder.hidden_size=16", "encoder.heads=2"]
+    small = [
+        "encoder.model=scratch",
+        "encoder.layers=1",
+        "encoder.hidden_size=16",
+        "encoder.heads=2",
+        "train.freeze_embeddings=false",
+    ]
     training = job_from_config(load_config(tmp_path / "found.toml", small if name != "a.jsonl" else ()))
     [built] = training.loop.sources.values()
     assert len(built.dataset) == 24
@@ -248,3 +254,53 @@ def test_suggest_sets_dev_apart_where_there_is_none(rows, share, tmp_path):
     config = _load(text, tmp_path)
     assert config.data["x"].dev_share == share
     assert any("dev_share = 0.1 sets a part of train apart" in line for line in remarks) == (share > 0)
+
+
+def _write_intents(path: Path, classes: int, texts: int) -> None:
+    lines = ["text,intent"]
+    for number in range(classes * texts):
+        lines.append(f"please do the thing number {number},intent_{number % classes}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(("texts", "head"), [(10, "prototype"), (49, "prototype"), (50, "linear")])
+def test_suggest_starts_at_class_means_where_texts_are_few(texts, head, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _write_intents(tmp_path / "few.csv", 6, texts)
+    text, remarks = suggest(Path("few.csv"))
+    config = _load(text, tmp_path)
+    assert config.tasks["intent"].head == head
+    is_few = head == "prototype"
+    assert (config.train.epochs, config.train.freeze_embeddings) == ((10.0, True) if is_few else (67.0, False))
+    assert config.data["few"].dev_share == (0 if is_few else 0.1)
+    assert any(f"{texts} texts a class" in line for line in remarks) == is_few
+    assert config.encoder.model == "minilm-l6-en"
+
+
+def test_suggest_starts_from_the_base_where_it_was_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _write_intents(tmp_path / "few.csv", 6, 10)
+    checkpoint = tmp_path / "runs" / "nlu_base" / "best"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model.json").write_text('{"max_length": 64}', encoding="utf-8")
+    text, remarks = suggest(Path("few.csv"))
+    assert 'model = "runs/nlu_base"' in text
+    assert any("starts from runs/nlu_base" in line for line in remarks)
+
+
+def test_suggest_keeps_the_schedule_of_slots_beside_few_intents(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in _rows("joint")), encoding="utf-8")
+    config = _load(suggest(path)[0], tmp_path)
+    assert config.tasks["intent"].head == "prototype"
+    assert (config.train.epochs, config.train.freeze_embeddings) == (100.0, False)
+
+
+def test_suggest_from_scratch_has_no_class_means(tmp_path):
+    lines = [
+        json.dumps({"text": f"你好世界{number}", "intent": "ab"[number % 2]}, ensure_ascii=False)
+        for number in range(20)
+    ]
+    (tmp_path / "x.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    config = _load(suggest(tmp_path / "x.jsonl")[0], tmp_path)
+    assert (config.encoder.model, config.tasks["intent"].head) == ("scratch", "linear")
