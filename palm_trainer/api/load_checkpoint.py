@@ -52,7 +52,11 @@ def _build(description: ModelDescription, tasks: Sequence[Task], path: Path) -> 
     for name, info in description.tasks.items():
         if f"heads.{name}" not in description.own:
             heads[name] = make_head(
-                name, info, backbone.hidden_size, embedding=(len(backbone.embedding_table), backbone.hidden_size)
+                name,
+                info,
+                backbone.hidden_size,
+                embedding=(len(backbone.embedding_table), backbone.hidden_size),
+                variant=description.heads.get(name, ""),
             )
     for custom_part in description.own:
         name = custom_part.removeprefix("heads.")

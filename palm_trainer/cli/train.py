@@ -15,6 +15,7 @@ import typer
 
 from palm_serve.system.plain_text import plain
 from palm_serve.system.program import OutputLost, run_program
+from palm_trainer.cli.add_class import add_class_app
 from palm_trainer.cli.environment import limit_spinning, limit_threads
 from palm_trainer.cli.models import models_app
 from palm_trainer.config.atomic_files import write_file
@@ -36,6 +37,7 @@ app = typer.Typer(
     add_completion=True,
 )
 app.add_typer(models_app, name="models")
+app.add_typer(add_class_app)
 
 ConfigArgument = Annotated[Path, typer.Argument(help="Configuration, TOML.", show_default=False)]
 RunArgument = Annotated[Path, typer.Argument(help="Run directory of `palm-train run`.", show_default=False)]

@@ -17,6 +17,7 @@ _FP32_OPERATORS = (
     "EmbedLayerNormalization",
     "Softmax",
     "ReduceMean",
+    "ReduceL2",
     "Pow",
     "Range",
 )

@@ -61,8 +61,8 @@ def start_prototype_heads(trained: TrainedModel, texts: Mapping[str, ClassTexts]
             holders.setdefault((example.text, example.pair), []).append((task, number))
     trained.model.to(device)
     holders_by_position = list(holders.values())
-    for positions, vectors in unit_vectors(trained, [Example(text, pair=pair) for text, pair in holders]):
-        for position, vector in zip(positions, vectors, strict=True):
+    for positions, vectors in pooled_vectors(trained, [Example(text, pair=pair) for text, pair in holders]):
+        for position, vector in zip(positions, to_unit(vectors), strict=True):
             for task, number in holders_by_position[position]:
                 sums[task][number] += vector
     for task, summed in sums.items():
@@ -71,10 +71,8 @@ def start_prototype_heads(trained: TrainedModel, texts: Mapping[str, ClassTexts]
         head.start_at(torch.from_numpy(to_unit(summed)))
 
 
-def unit_vectors(
-    trained: TrainedModel, examples: Sequence[Example]
-) -> Iterator[tuple[list[int], npt.NDArray[np.float64]]]:
-    """Yield positions of examples and their vectors of length 1 [N, H], batch by batch.
+def pooled_vectors(trained: TrainedModel, examples: Sequence[Example]) -> Iterator[tuple[list[int], FloatArray]]:
+    """Yield positions of examples and their vectors [N, H], batch by batch.
 
     Args:
         trained: the model, whose encoder reads the texts in eval mode and fp32.
@@ -85,7 +83,7 @@ def unit_vectors(
     model = MultiTaskModel(trained.model.backbone, {_TASK: head})
     predictor = Predictor(replace(trained, model=model, tasks={_TASK: info}))
     for positions, _, outputs in predictor.outputs(examples, (_TASK,)):
-        yield positions, to_unit(outputs[f"{_TASK}.vectors"])
+        yield positions, outputs[f"{_TASK}.vectors"]
 
 
 def to_unit(vectors: FloatArray | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

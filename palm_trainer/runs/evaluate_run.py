@@ -64,6 +64,24 @@ def report_run(run: Path, config: Config, split: str | None = None, output: Path
     return path
 
 
+def evaluate_again(run: Path, config: Config, plan: EvaluationPlan) -> dict[str, Metrics]:
+    """Evaluate the best checkpoint of a run on each split of a plan, and write metrics.json and report.html anew.
+
+    Args:
+        run: the run directory.
+        config: its configuration.
+        plan: what is evaluated, with its data read.
+    """
+    trained = load_trained(run)
+    predictor = _recording(trained)
+    metrics = {}
+    for split in plan.by_split:
+        metrics[split] = _metrics(predictor, trained, plan, split)
+    write_metrics(run, metrics)
+    _report(run, plan, trained, next(iter(plan.by_split), None), predictor, run / REPORT)
+    return metrics
+
+
 def _has(config: Config, split: str) -> bool:
     return any(data.paths(split) for data in config.data.values())
 

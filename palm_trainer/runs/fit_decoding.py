@@ -34,8 +34,15 @@ def fit_checkpoints(job: Job) -> dict[str, float]:
     for checkpoint in ("best", *(f"best-{task}" for task in job.evaluation.kinds)):
         if has_checkpoint(job.run, checkpoint) and (has_dev or not finished_before):
             with job.opened(checkpoint) as trained:
+                if _labels(trained) != _labels(job.trained):
+                    continue  # `palm-train add-class` has added a class to a finished run, which keeps what was fitted
                 fitted, chosen_thresholds = fit_decoding(trained, job.evaluation)
                 if fitted.tasks != trained.tasks:  # a run that is resumed at its end is left as it is
                     save_trained(fitted, job.run / checkpoint)
             thresholds = thresholds or chosen_thresholds
     return thresholds
+
+
+def _labels(trained: TrainedModel) -> dict[str, tuple[str, ...]]:
+    """Return the labels of each task."""
+    return {name: info.labels for name, info in trained.tasks.items()}

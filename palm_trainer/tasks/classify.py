@@ -60,7 +60,13 @@ class ClassifyKind(TaskKind):
         return example.fields[field], answer.label.name
 
     def outcomes(self, example: Example, field: str, answer: TaskAnswer) -> list[tuple[float, bool]]:
-        """Return the confidence of the answered class, and whether it is right."""
+        """Return the confidence of the answered class, and whether it is right.
+
+        Args:
+            example: with the gold label.
+            field: that holds it.
+            answer: of the model.
+        """
         assert isinstance(answer, Classification)
         return [(answer.label.confidence, example.fields[field] == answer.label.name)]
 

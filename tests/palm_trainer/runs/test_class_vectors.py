@@ -43,8 +43,8 @@ def untrained(labels: tuple[str, ...], texts: list[str], pooling: str = "mean") 
 
 def one_vector(trained: TrainedModel, text: str) -> np.ndarray:
     """The vector of length 1 of a text that is encoded alone."""
-    rows = list(class_vectors.unit_vectors(trained, [Example(text)]))
-    return rows[0][1][0]
+    rows = list(class_vectors.pooled_vectors(trained, [Example(text)]))
+    return class_vectors.to_unit(rows[0][1])[0]
 
 
 @settings(max_examples=25)
@@ -99,7 +99,9 @@ def config(kind) -> Callable[..., object]:
     def _config(rows: list[tuple[str, str]], more: str = "", **options: int):
         kind.rows("train.jsonl", [{"text": text, "intent": label} for text, label in rows])
         kind.config(PROTOTYPE.format(more=more), **options)
-        return load_config(kind.folder / "tiny.toml", ["train.learning_rate=1e-6", "encoder.dropout=0.0"])
+        return load_config(
+            kind.folder / "tiny.toml", ["train.learning_rate=1e-6", "encoder.dropout=0.0", "encoder.pooling=mean"]
+        )
 
     return _config
 
@@ -266,7 +268,7 @@ def test_several_processes_start_at_the_vectors_of_the_first(config, fit, kind, 
     settings = config(ROWS, epochs=2)
     path = kind.folder / "tiny.toml"
     text = path.read_text().replace("learning_rate = 1e-2", "learning_rate = 1e-6")
-    path.write_text(text.replace("[encoder]", "[encoder]\ndropout = 0.0"))
+    path.write_text(text.replace("[encoder]", '[encoder]\ndropout = 0.0\npooling = "mean"'))
     assert together(2, train_in_folder, kind.folder).codes() == [0, 0]
     shared = load_trained(kind.run, "last").model.state_dict()
     fit(settings, overwrite=True)

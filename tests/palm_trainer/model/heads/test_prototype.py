@@ -31,15 +31,33 @@ def test_logits_are_scaled_cosines(seed, batch, classes, width):
     assert logits.shape == (batch, classes)
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(2, 40), st.integers(2, 40))
-def test_an_added_class_changes_no_other_logit(seed, batch, classes, width):
+@given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.integers(2, 200), st.sampled_from([2, 16, 384]))
+def test_an_added_class_changes_no_bit_of_another(seed, batch, classes, width):
     generator = torch.Generator().manual_seed(seed)
     texts = {"pooled_output": torch.randn(batch, width, generator=generator)}
-    vectors = torch.randn(classes, width, generator=generator)
-    more = torch.cat([vectors, torch.randn(1, width, generator=generator)])
-    before = head_of(vectors)(texts)["logits"]
-    after = head_of(more)(texts)["logits"]
-    torch.testing.assert_close(after[:, :-1], before, atol=2e-6, rtol=1e-6)
+    head = head_of(torch.randn(classes, width, generator=generator))
+    more = head.with_class(torch.randn(width, generator=generator))
+    before, after = head(texts)["logits"], more(texts)["logits"]
+    assert after.shape == (batch, classes + 1)
+    assert torch.equal(after[:, :-1], before)
+
+
+def test_a_class_added_to_ten_thousand_changes_no_bit_of_another():
+    head = head_of(torch.randn(10_000, 64))
+    texts = {"pooled_output": torch.randn(7, 64)}
+    assert torch.equal(head.with_class(torch.randn(64))(texts)["logits"][:, :-1], head(texts)["logits"])
+
+
+def test_an_added_class_keeps_factor_and_statistics():
+    head = head_of(torch.randn(3, 4), statistics=True)
+    head.means.copy_(torch.randn(3, 4))
+    with torch.no_grad():
+        head.linear.scale.fill_(7.0)
+    more = head.with_class(torch.ones(4), torch.full((4,), 2.0))
+    assert more.linear.scale.item() == 7.0
+    assert torch.equal(more.linear.weight, torch.cat([head.linear.weight, torch.ones(1, 4)]))
+    assert torch.equal(more.means, torch.cat([head.means, torch.full((1, 4), 2.0)]))
+    assert torch.equal(more.whitening, head.whitening)
 
 
 def test_bf16_features_give_full_cosines():
