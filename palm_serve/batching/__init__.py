@@ -9,6 +9,7 @@ batch_handler.py    callbacks of a model for the engine thread
 engine_thread.py    the thread that runs the engines, and the thread that decodes their results
 scheduler.py        queues the requests of one model for the engine thread, from an event loop
 observer.py         events that metrics count
+patience.py         waiting of batches before they are refused
 loop_turns.py       turns of large batches on the event loop
 watchdog.py         stops a run that takes too long
 thread_priority.py  niceness of threads

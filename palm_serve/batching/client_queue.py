@@ -46,25 +46,28 @@ class ClientQueue(Generic[T]):
 def in_turn(clients: Iterable[ClientQueue[T]], limit: int) -> "Iterator[QueuedRequest[T]]":
     """Yield the requests that are next if the clients take turns, each as many tokens as the others.
 
+    Of clients that have had the same, the one with the fewest waiting tokens is next: it waits for nobody, and the others
+    hardly longer.
+
     Args:
         clients: clients with waiting requests.
         limit: most requests to yield.
     """
     turns = []
     for number, client in enumerate(clients):
-        turns.append((client.served, client.requests[0].due, number, 0, client))
+        turns.append((client.served, client.tokens, client.requests[0].due, number, 0, client))
     heapq.heapify(turns)
     for _ in range(limit):
         if not turns:
             return
-        served, _, number, position, client = turns[0]
+        served, tokens, _, number, position, client = turns[0]
         request = client.requests[position]
         yield request
         position += 1
         if position == len(client.requests):
             heapq.heappop(turns)
         else:
-            next_turn = (served + request.length, client.requests[position].due, number, position, client)
+            next_turn = (served + request.length, tokens, client.requests[position].due, number, position, client)
             heapq.heapreplace(turns, next_turn)
 
 

@@ -154,6 +154,11 @@ class EngineThread:
             thread.join()
         self._watchdog.stop()
 
+    def room(self, model_queue: Queue[Any], client: str) -> int:
+        """Return how many more requests of a client a queue takes now."""
+        with self._changed:
+            return model_queue.room(client)
+
     def check(self, model_queue: Queue[Any], length: int, deadline: float | None, client: str = "") -> None:
         """Raise what `submit` would raise.
 

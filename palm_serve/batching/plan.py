@@ -83,7 +83,9 @@ class BatchPlan:
     """Requests whose deadline has passed, or passes before they could be answered."""
 
 
-def plan_batch(waiting: Sequence[Schedulable], now: float, limits: BatchLimits, costs: Costs) -> BatchPlan:
+def plan_batch(
+    waiting: Sequence[Schedulable], now: float, limits: BatchLimits, costs: Costs, pressing: int = 0
+) -> BatchPlan:
     """Plan the next batch: the most urgent request and others of about its length.
 
     A request may overtake only if all requests up to it can run, in order of `due`, before the most urgent one is due.
@@ -95,34 +97,71 @@ def plan_batch(waiting: Sequence[Schedulable], now: float, limits: BatchLimits, 
         now: current time, in seconds.
         limits: limits of a batch.
         costs: predicted duration of a batch. Zeros: unknown.
+        pressing: how many of the first requests run together whatever their padding.
     """
     window, lost = _window(waiting, now, limits, costs)
     if not window:
         return BatchPlan((), tuple(lost))
-    first = waiting[window[0]]
-    batch = [window[0]]
-    longest = first.length
-    tokens = first.length
-    deadline = first.deadline
-    for index in sorted(window[1:], key=lambda index: abs(waiting[index].length - first.length)):
-        if len(batch) == limits.max_rows:
-            break
-        request = waiting[index]
-        new_longest = max(longest, request.length)
-        new_tokens = tokens + request.length
-        new_deadline = min(deadline, request.deadline)
-        padded = new_longest * (len(batch) + 1)
-        padding = padded - new_tokens
-        if (
-            padded <= limits.max_tokens
-            and (padding <= limits.free_padding or padding <= limits.max_padding * padded)
-            and now + costs.answer_seconds(padded) <= new_deadline
-        ):
-            batch.append(index)
-            longest = new_longest
-            tokens = new_tokens
-            deadline = new_deadline
-    return BatchPlan(tuple(sorted(batch)), tuple(lost))
+    batch = _Batch(window[0], waiting[window[0]])
+    pressing_indices = [index for index in window[1:] if index < pressing]
+    unhurried = [index for index in window[1:] if index >= pressing]
+    for index in pressing_indices:
+        if batch.takes(waiting[index], now, limits, costs, any_padding=True):
+            batch.add(index, waiting[index])
+    batch.free_padding = batch.padding
+    length = batch.longest if pressing_indices else waiting[window[0]].length
+    for index in sorted(unhurried, key=lambda index: abs(waiting[index].length - length)):
+        if batch.takes(waiting[index], now, limits, costs):
+            batch.add(index, waiting[index])
+    return BatchPlan(tuple(sorted(batch.indices)), tuple(lost))
+
+
+class _Batch:
+    """A batch that is being planned."""
+
+    __slots__ = ("deadline", "free_padding", "indices", "longest", "tokens")
+
+    def __init__(self, index: int, request: Schedulable) -> None:
+        self.indices = [index]
+        self.longest = request.length
+        self.tokens = request.length
+        self.deadline = request.deadline
+        self.free_padding = 0
+        """Padding tokens of the pressing requests, which do not count."""
+
+    @property
+    def padding(self) -> int:
+        """Padding tokens."""
+        return self.longest * len(self.indices) - self.tokens
+
+    def takes(
+        self, request: Schedulable, now: float, limits: BatchLimits, costs: Costs, any_padding: bool = False
+    ) -> bool:
+        """Return True if a request may join.
+
+        Args:
+            request: the request.
+            now: current time, in seconds.
+            limits: limits of a batch.
+            costs: predicted duration of a batch.
+            any_padding: true if padding does not matter.
+        """
+        rows = len(self.indices) + 1
+        padded = max(self.longest, request.length) * rows
+        padding = padded - self.tokens - request.length - self.free_padding
+        return (
+            rows <= limits.max_rows
+            and padded <= limits.max_tokens
+            and (any_padding or padding <= limits.free_padding or padding <= limits.max_padding * padded)
+            and now + costs.answer_seconds(padded) <= min(self.deadline, request.deadline)
+        )
+
+    def add(self, index: int, request: Schedulable) -> None:
+        """Add a request, the `index`th of those that wait."""
+        self.indices.append(index)
+        self.longest = max(self.longest, request.length)
+        self.tokens += request.length
+        self.deadline = min(self.deadline, request.deadline)
 
 
 def _window(

@@ -16,6 +16,8 @@ _MEAN_RATE = 0.1
 _DECAY = 0.01
 """Share of the tokens counted so far that each batch removes."""
 _LARGEST_PADDING = 0.5
+_PRESSING_DIVISOR = 4
+"""At most this share of a batch's rows, as a divisor, is pressing. More of them find others of their length."""
 _BATCHES_AHEAD = 4
 """Full batches of requests that a plan looks at while several clients wait."""
 
@@ -161,6 +163,19 @@ class Queue(Generic[T]):
         limits = self.limits
         return self.rows >= limits.max_waiting or (self.rows > 0 and self.tokens + length > limits.max_waiting_tokens)
 
+    def room(self, client_name: str) -> int:
+        """Return how many short requests of a client the queue takes now: what is free, or the rest of its share."""
+        limits = self.limits
+        if self.rows and self.tokens >= limits.max_waiting_tokens:
+            return int(self.within_share(client_name, 1))
+        client = self._clients.get(client_name)
+        clients = len(self._clients) + (client is None)
+        free = limits.max_waiting - self.rows
+        if clients == 1:
+            return free
+        own_rows = 0 if client is None else len(client.requests)
+        return max(free, limits.max_waiting // clients - own_rows)
+
     def within_share(self, client_name: str, length: int) -> bool:
         """Return True if a client holds less than its share of the queue, with one more request of `length` tokens.
 
@@ -189,8 +204,9 @@ class Queue(Generic[T]):
     def take(self, now: float) -> tuple[list[QueuedRequest[T]], list[QueuedRequest[T]]]:
         """Remove and return the requests of the next batch, and those that can no longer be answered in time."""
         padding_allowed = self._padded_run * (1 - self.limits.max_padding) <= self._tokens_run
-        waiting = self._in_turn()
-        plan = plan_batch(waiting, now, self.limits if padding_allowed else self._strict_limits, self.costs)
+        waiting, pressing = self._in_turn()
+        limits = self.limits if padding_allowed else self._strict_limits
+        plan = plan_batch(waiting, now, limits, self.costs, pressing)
         batch = [waiting[index] for index in plan.batch]
         lost = [waiting[index] for index in plan.lost]
         for request in batch:
@@ -209,12 +225,29 @@ class Queue(Generic[T]):
             self._record(batch)
         return batch, lost
 
-    def _in_turn(self) -> Sequence[QueuedRequest[T]]:
-        """Return the waiting requests in the order of their turns. While several clients wait, only the next ones."""
+    def _in_turn(self) -> tuple[Sequence[QueuedRequest[T]], int]:
+        """Return the waiting requests in the order of their turns, and how many of the first ones are pressing.
+
+        While several clients wait, only the next requests are returned. Beside a client that floods the queue, the few
+        requests of others are pressing if it is their turn: they run in one batch. Sorted by length like the rest, each
+        of them would need a batch of its own, which is full of the flood's.
+        """
         if len(self._clients) == 1:
             (client,) = self._clients.values()
-            return client.requests
-        return [*in_turn(self._clients.values(), _BATCHES_AHEAD * self.limits.max_rows)]
+            return client.requests, 0
+        max_rows = self.limits.max_rows
+        waiting = [*in_turn(self._clients.values(), _BATCHES_AHEAD * max_rows)]
+        floods = set()
+        for name, client in self._clients.items():
+            if len(client.requests) > max_rows:
+                floods.add(name)
+        if not floods:
+            return waiting, 0
+        pressing = [request for request in waiting[:max_rows] if request.client not in floods]
+        if len(pressing) > max_rows // _PRESSING_DIVISOR:
+            return waiting, 0
+        unhurried = [request for request in waiting if request.client in floods or request not in pressing]
+        return pressing + unhurried, len(pressing)
 
     def _leave(self, client_name: str) -> None:
         """Handle a client that has no waiting request any more."""

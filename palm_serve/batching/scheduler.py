@@ -103,6 +103,10 @@ class Scheduler(Generic[T, C, R]):
             running -= queue.rows
         return max(0, running)
 
+    def room(self, priority: Priority, client: str) -> int:
+        """Return how many more requests of a client its queue takes now."""
+        return self._engine_thread.room(self._queues[priority], client)
+
     def check(
         self, deadline: float | None, priority: Priority = Priority.INTERACTIVE, length: int = 1, client: str = ""
     ) -> None:
@@ -121,8 +125,35 @@ class Scheduler(Generic[T, C, R]):
         try:
             self._engine_thread.check(self._queues[priority], length, deadline, client)
         except PalmServeError as error:
-            self._count_refusal(error)
+            self.count_refusal(error)
             raise
+
+    def refusal(
+        self, deadline: float | None, priority: Priority = Priority.INTERACTIVE, length: int = 1, client: str = ""
+    ) -> PalmServeError | None:
+        """Return what `submit` would raise at once. It is not counted.
+
+        Args:
+            deadline: time after which the answer is useless, in seconds. None: none.
+            priority: priority of the request.
+            length: tokens of the request.
+            client: who asks.
+        """
+        try:
+            self._check_open()
+            self._engine_thread.check(self._queues[priority], length, deadline, client)
+        except PalmServeError as error:
+            return error
+        return None
+
+    def count_refusal(self, error: PalmServeError) -> None:
+        """Count a request that was refused. One for a model that is closed or broken does not count."""
+        if isinstance(error, Unmeetable):
+            self._observer.unmeetable()
+        elif isinstance(error, Overloaded):
+            self._observer.refused()
+        elif isinstance(error, DeadlineExceeded):
+            self._observer.expired()
 
     async def submit(
         self,
@@ -155,7 +186,7 @@ class Scheduler(Generic[T, C, R]):
         try:
             request = self._engine_thread.submit(self._queues[priority], submission, length, deadline, client)
         except PalmServeError as error:
-            self._count_refusal(error)
+            self.count_refusal(error)
             raise
         if request.displaced:
             self._fail_displaced(request)
@@ -194,14 +225,6 @@ class Scheduler(Generic[T, C, R]):
         if self._engine_thread.overdue:
             raise Unavailable(_OVERDUE)
 
-    def _count_refusal(self, error: PalmServeError) -> None:
-        if isinstance(error, Unmeetable):
-            self._observer.unmeetable()
-        elif isinstance(error, Overloaded):
-            self._observer.refused()
-        else:
-            self._observer.expired()
-
     def _wake(self) -> None:
         self._waking = False
         self._engine_thread.wake()
@@ -210,7 +233,7 @@ class Scheduler(Generic[T, C, R]):
         """Fail the requests that lost their places in a full queue to this one."""
         for displaced in request.displaced:
             error = displaced_error(displaced)
-            self._count_refusal(error)
+            self.count_refusal(error)
             _fail(displaced, error)
         request.displaced = ()
 

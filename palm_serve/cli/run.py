@@ -3,6 +3,7 @@
 import inspect
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
@@ -17,6 +18,9 @@ from palm_serve.cli.shared import report_errors, say, start_log, write_line
 from palm_serve.config import GROUPS, ServeOptions
 from palm_serve.errors import ConfigError
 from palm_serve.system.addresses import is_loopback, is_unix
+
+_THREAD_SWITCH_S = 0.001
+"""Longest time for which a thread that decodes or tokenizes keeps others from running. Python's default is 5 ms."""
 
 
 def run(config: Path | None, print_config: bool, **flags: Any) -> None:
@@ -51,6 +55,8 @@ def _serve(options: ServeOptions) -> None:
 
     from palm_serve.server import serve
 
+    # The event loop needs the interpreter's lock many times for one call, and others hold it for so long each time.
+    sys.setswitchinterval(_THREAD_SWITCH_S)
     asyncio.run(serve(options, say))
 
 

@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any
 
 from palm_serve.batching import BatchLimits, EngineLatency, EngineThread, Observer, Scheduler
-from palm_serve.batching.loop_turns import next_turn
+from palm_serve.batching.patience import patience_s
 from palm_serve.bundle.manifest import Manifest
-from palm_serve.errors import PalmServeError
+from palm_serve.errors import Overloaded, PalmServeError
 from palm_serve.pipeline import EngineOutputs, Pipeline, PreparedRequest
 from palm_serve.registry.answer_cache import AnswerCache
+from palm_serve.registry.batch_feed import BatchFeed, RoomWaiters
 from palm_serve.registry.statistics import ModelStatistics
 from palm_serve.registry.text_preparation import TextPreparation
 from palm_serve.types import EngineInfo, Prediction, Priority, TextRequest
@@ -23,10 +24,6 @@ Mirror = Callable[[TextRequest, Prediction, Mapping[str, str]], None]
 
 _TOKENIZE_INLINE = 2000
 """Characters up to which tokenizing on the event loop is cheaper (< 0.5 ms) than in another thread."""
-
-
-_REQUESTS_PER_TURN = 64
-"""Requests of a batch that are queued at once: as many as a batch of the engine holds."""
 
 
 class LoadedModel:
@@ -89,8 +86,10 @@ class LoadedModel:
             on_failure=_failure_logger(name, self.version),
             interrupt=pipeline.interrupt,
         )
-        self._check = _queue_check(self._scheduler, statistics)
-        self._preparation = TextPreparation(pipeline.prepare_many, self._check, limits.max_waiting)
+        refusal, self._count_refusal = _refusal_functions(self._scheduler, statistics)
+        self._refusal = refusal
+        self._waiters = RoomWaiters()
+        self._preparation = TextPreparation(pipeline.prepare_many, refusal, self._count_refusal, limits.max_waiting)
 
     def __enter__(self) -> "LoadedModel":
         self._users += 1
@@ -143,7 +142,8 @@ class LoadedModel:
                 return cached_answer
         if len(request.text) + len(request.pair or "") <= _TOKENIZE_INLINE:
             # Before tokenization, so that a refusal costs little.
-            self._check(request)
+            with _FailureCounter(self.statistics):
+                self._scheduler.check(request.deadline, request.priority, client=request.client)
             prepared = self._pipeline.prepare(request)
         else:
             (outcome,) = await self._preparation.prepare([request], request.client)
@@ -170,29 +170,36 @@ class LoadedModel:
             answers.append(cached_answers[index] if index in cached_answers else next(computed_answers))
         return answers
 
+    async def wait_for_room(self, request: TextRequest) -> PalmServeError | None:
+        """Wait a moment for room in the queue, on behalf of a batch that begins with this request.
+
+        A client that sends many batches at once would else be refused at once, again and again, and take the processor
+        from the engine.
+
+        Returns:
+            The error with which the request would be refused after that moment. None: it would be queued.
+        """
+        if self._answer_cache is not None:
+            return None
+        refusal = self._refusal(request)
+        if isinstance(refusal, Overloaded):
+            await asyncio.sleep(patience_s(request.deadline))
+            refusal = self._refusal(request)
+        return refusal if isinstance(refusal, Overloaded) else None
+
+    def record_refusal(self, error: PalmServeError) -> None:
+        """Count a request of a batch that was refused after `wait_for_room`."""
+        self._count_refusal(error)
+
     async def _predict_many(self, requests: Sequence[TextRequest]) -> list[Prediction | PalmServeError]:
         if not requests:
             return []
-        prepared = await self._preparation.prepare(requests, requests[0].client)
-        pending: list[asyncio.Task[Prediction]] = []
-        try:
-            for item in prepared:
-                if isinstance(item, PreparedRequest):
-                    if len(pending) % _REQUESTS_PER_TURN == _REQUESTS_PER_TURN - 1:
-                        await next_turn()
-                    pending.append(asyncio.create_task(self._answer(item)))
-        except asyncio.CancelledError:
-            for task in pending:
-                task.cancel()
-            raise
-        outcomes = iter(await asyncio.gather(*pending, return_exceptions=True))
-        answers: list[Prediction | PalmServeError] = []
-        for item in prepared:
-            outcome = next(outcomes) if isinstance(item, PreparedRequest) else item
-            if isinstance(outcome, BaseException) and not isinstance(outcome, PalmServeError):
-                raise outcome
-            answers.append(outcome)
-        return answers
+        return await BatchFeed(requests, self._preparation, self._room, self._answer, self._waiters).run()
+
+    def _room(self, request: TextRequest) -> int:
+        """Return how many requests like this one may be queued now. Those that are being tokenized have their places."""
+        room = self._scheduler.room(request.priority, request.client)
+        return min(room - self._preparation.texts(request.client), self._preparation.room(request.client))
 
     async def _answer(self, prepared: PreparedRequest) -> Prediction:
         with _FailureCounter(self.statistics):
@@ -231,14 +238,19 @@ class _FailureCounter:
             self._statistics.record_failure(time.perf_counter_ns() - self._began)
 
 
-def _queue_check(scheduler: Scheduler[Any, Any, Any], statistics: ModelStatistics) -> Callable[[TextRequest], None]:
-    """Return a function that raises the error with which the queue would refuse a request, and counts it."""
+def _refusal_functions(
+    scheduler: Scheduler[Any, Any, Any], statistics: ModelStatistics
+) -> tuple[Callable[[TextRequest], PalmServeError | None], Callable[[PalmServeError], None]]:
+    """Return a function that tells how the queue would refuse a request, and one that counts such a request."""
 
-    def check(request: TextRequest) -> None:
-        with _FailureCounter(statistics):
-            scheduler.check(request.deadline, request.priority, client=request.client)
+    def refusal(request: TextRequest) -> PalmServeError | None:
+        return scheduler.refusal(request.deadline, request.priority, client=request.client)
 
-    return check
+    def count_refusal(error: PalmServeError) -> None:
+        scheduler.count_refusal(error)
+        statistics.record_failure(0)
+
+    return refusal, count_refusal
 
 
 def _decoder(

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from google.protobuf.message import Message
 
 from palm_serve.batching.loop_turns import next_turn
-from palm_serve.errors import PalmServeError
+from palm_serve.batching.patience import patience_s
+from palm_serve.errors import Overloaded, PalmServeError
 from palm_serve.rpc.call_handling import Send
 from palm_serve.rpc.lifecycle import Lifecycle
 
@@ -55,6 +56,19 @@ async def answer_each(
             stream_error = error
     if stream_error is not None:
         raise stream_error
+
+
+async def pause_when_refused(error: Exception, deadline: float | None) -> None:
+    """Wait a moment before an item of a stream is refused because the queue is full.
+
+    The stream is not read further meanwhile, so that a client that sends more than the engine can answer costs little.
+
+    Args:
+        error: error of the item. Only an Overloaded is waited for.
+        deadline: of the stream, in seconds on the clock of `time.monotonic()`. None: none.
+    """
+    if isinstance(error, Overloaded):
+        await asyncio.sleep(patience_s(deadline))
 
 
 async def yield_to_event_loop(index: int) -> None:

@@ -1,6 +1,6 @@
 """The service `inference.GRPCInferenceService`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -23,12 +23,12 @@ from palm_serve.rpc.oip.requests import read_request
 from palm_serve.rpc.oip.responses import infer_response
 from palm_serve.rpc.services.health import HealthService
 from palm_serve.rpc.services.models import CANNOT_BE_LOADED, ModelsService
-from palm_serve.rpc.streams import answer_each
-from palm_serve.types import Prediction
+from palm_serve.rpc.streams import answer_each, pause_when_refused
+from palm_serve.types import Prediction, TextRequest
 from palm_serve.v1 import palm_pb2 as pb
 
 if TYPE_CHECKING:
-    from palm_serve.registry import Registry
+    from palm_serve.registry import LoadedModel, Registry
 
 SERVICE: str = oip.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 _EXTENSIONS = ("model_repository", "model_configuration", "statistics", "schedule_policy")
@@ -144,7 +144,7 @@ class OpenInferenceService:
             if len(requests) == 1:
                 outcomes: list[Prediction | PalmServeError] = [await model.predict(requests[0])]
             else:
-                outcomes = await model.predict_many(requests)
+                outcomes = await _answer_batch(model, requests)
             for outcome in outcomes:
                 if isinstance(outcome, Prediction):
                     call.record_answer(model, outcome)
@@ -172,6 +172,7 @@ class OpenInferenceService:
             response = await self.model_infer(message, call)
             check_answer(response.ByteSize(), self._max_answer)
         except Exception as error:
+            await pause_when_refused(error, call.deadline)
             failed = failure(error, message_id or call.request_id)
             return oip.ModelStreamInferResponse(
                 error_message=f"{failed.code.name}: {failed.message}",
@@ -226,3 +227,13 @@ def _version() -> str:
         return version("palm-nlu")
     except PackageNotFoundError:  # run from a source tree
         return "unknown"
+
+
+async def _answer_batch(model: "LoadedModel", requests: Sequence[TextRequest]) -> Sequence[Prediction | PalmServeError]:
+    """Answer several texts of one call. Where the queue has no room for the first, each gets the error of that."""
+    refusal = await model.wait_for_room(requests[0])
+    if refusal is None:
+        return await model.predict_many(requests)
+    for _ in requests:
+        model.record_refusal(refusal)
+    return [refusal] * len(requests)

@@ -14,7 +14,7 @@ from palm_serve.rpc.messages.requests import CheckedRequest, check_parse_request
 from palm_serve.rpc.messages.responses import parse_response
 from palm_serve.rpc.messages.status import failure
 from palm_serve.rpc.messages.wire import decode
-from palm_serve.rpc.streams import answer_each, yield_to_event_loop
+from palm_serve.rpc.streams import answer_each, pause_when_refused, yield_to_event_loop
 from palm_serve.types import Prediction
 from palm_serve.v1 import palm_pb2 as pb
 
@@ -43,29 +43,24 @@ class DialogueService:
                 f"requests must have at most {limit:,} items, got {count:,}. Send several batches.", "requests"
             )
         call.charge_requests(count)
-        items: list[pb.ParseItem | None] = [None] * count
-        groups: dict[LoadedModel, _Group] = {}
+        batch = _Batch(count, call)
         with ExitStack() as models_in_use:
             for position, request in enumerate(message.requests):
                 await yield_to_event_loop(position)
                 try:
                     item_id = request_id(request.request_id)
                     model = self._registry.route(request.model, request.version, call.routing_key(request.request_id))
-                    checked = check_parse_request(
-                        request, model.manifest, self._limits, call.deadline, call.client_name
-                    )
+                    if model not in batch.groups:
+                        batch.groups[models_in_use.enter_context(model)] = _Group(model, batch)
+                    await batch.groups[model].add(position, item_id, request, self._limits)
                 except PalmServeError as error:
-                    items[position] = error_item(error, request.request_id or call.request_id)
-                    continue
-                if model not in groups:
-                    groups[models_in_use.enter_context(model)] = _Group(model)
-                groups[model].add(position, item_id, checked)
-            for group in groups.values():
+                    batch.fail(position, error, request.request_id or call.request_id)
+            for group in batch.groups.values():
                 group.check_answer_size(self._max_answer)
             async with asyncio.TaskGroup() as tasks:
-                for group in groups.values():
-                    tasks.create_task(group.fill(items, call))
-        answers = [item for item in items if item is not None]
+                for group in batch.groups.values():
+                    tasks.create_task(group.fill())
+        answers = [item for item in batch.items if item is not None]
         response = pb.ParseBatchResponse(items=answers)
         if response.ByteSize() > self._max_answer:
             fit_items(answers, self._max_answer)
@@ -93,6 +88,7 @@ class DialogueService:
             check_answer(item.ByteSize(), self._max_answer)
             return item
         except Exception as error:
+            await pause_when_refused(error, call.deadline)
             return error_item(error, item_id)
 
     async def _answer(self, message: pb.ParseRequest, response_id: str, call: Call) -> pb.ParseResponse:
@@ -103,30 +99,73 @@ class DialogueService:
             return parse_response(response_id, model, checked, prediction)
 
 
+class _Batch:
+    """The items of a batch, and its requests by the model that answers them."""
+
+    def __init__(self, count: int, call: Call) -> None:
+        self.call = call
+        self.items: list[pb.ParseItem | None] = [None] * count
+        self.groups: dict[LoadedModel, _Group] = {}
+        self._errors: dict[PalmServeError, pb.ItemError] = {}
+        """Converted errors. Many requests of a batch often fail with one."""
+
+    def fail(self, position: int, error: PalmServeError, item_id: str) -> None:
+        """Set the item of a request that failed.
+
+        Args:
+            position: position in the batch.
+            error: the error of the request.
+            item_id: id of the request.
+        """
+        converted = self._errors.get(error)
+        if converted is None:
+            converted = self._errors[error] = error_item(error, item_id).error
+        self.items[position] = pb.ParseItem(request_id=item_id, error=converted)
+
+
 class _Group:
     """The requests of a batch that one model answers, and their positions in the batch."""
 
-    def __init__(self, model: "LoadedModel") -> None:
+    def __init__(self, model: "LoadedModel", batch: _Batch) -> None:
         self._model = model
+        self._batch = batch
         self._members: list[tuple[int, str, CheckedRequest]] = []
+        self._refusals: dict[int, PalmServeError | None] = {}
+        """How the queue of each priority refuses the batch. None: it has room."""
 
-    def add(self, position: int, item_id: str, checked: CheckedRequest) -> None:
+    async def add(self, position: int, item_id: str, request: pb.ParseRequest, limits: Limits) -> None:
         """Add a request.
 
         Args:
             position: position in the batch.
             item_id: id of the request.
-            checked: the request.
+            request: the request.
+            limits: limits of one client.
+
+        Raises:
+            InvalidRequest: a field of the request is not valid.
         """
-        self._members.append((position, item_id, checked))
+        call = self._batch.call
+        # A request of a batch that is refused is not checked, so that a client that asks for too much costs little.
+        refusal = self._refusals.get(request.priority)
+        if refusal is None:
+            checked = check_parse_request(request, self._model.manifest, limits, call.deadline, call.client_name)
+            if request.priority not in self._refusals:
+                refusal = await self._model.wait_for_room(checked.request)
+                self._refusals[request.priority] = refusal
+        if refusal is None:
+            self._members.append((position, item_id, checked))
+        else:
+            self._model.record_refusal(refusal)
+            self._batch.fail(position, refusal, item_id)
 
     def check_answer_size(self, limit: int) -> None:
         """Check that the answers are not certainly larger than `limit` bytes. Raises InvalidRequest."""
         requests = [checked for _, _, checked in self._members]
         check_answer_size(self._model.manifest, requests, limit, repeats_text=True)
 
-    async def fill(self, items: list[pb.ParseItem | None], call: Call) -> None:
-        """Answer the requests and set the items at their positions."""
+    async def fill(self) -> None:
+        """Answer the requests and set their items."""
         outcomes: Sequence[Prediction | PalmServeError]
         try:
             outcomes = await self._model.predict_many([checked.request for _, _, checked in self._members])
@@ -136,11 +175,11 @@ class _Group:
             await yield_to_event_loop(index)
             position, item_id, checked = member
             if isinstance(outcome, Prediction):
-                call.record_answer(self._model, outcome)
+                self._batch.call.record_answer(self._model, outcome)
                 response = parse_response(item_id, self._model, checked, outcome)
-                items[position] = pb.ParseItem(request_id=item_id, response=response)
+                self._batch.items[position] = pb.ParseItem(request_id=item_id, response=response)
             else:
-                items[position] = error_item(outcome, item_id)
+                self._batch.fail(position, outcome, item_id)
 
 
 def error_item(error: Exception, item_id: str) -> pb.ParseItem:

@@ -140,6 +140,36 @@ def test_client_that_comes_late_does_not_stop_the_one_before() -> None:
     assert counts == {"first": 30, "late": 30}
 
 
+def test_few_requests_beside_a_flood_run_in_the_next_batch_whatever_their_lengths() -> None:
+    """Sorted by length as the flood's, each would wait for a batch of its own."""
+    controller, queue = open_queue()
+    for number in range(1000):
+        controller.admit(queue, number, 6 if number % 3 else 50, None, 0.0, "flood")
+    now = 1.0
+    for lengths in ([30], [60, 6, 25, 12], [9, 50, 9]):
+        batch = controller.next_batch(now)
+        assert batch is not None
+        light = [controller.admit(queue, number, length, None, now, "light") for number, length in enumerate(lengths)]
+        controller.batch_finished(batch, now + 0.05)
+        now += 0.05
+        next_batch = run(controller, now)
+        assert set(light) <= set(next_batch.requests)
+        assert len(next_batch.requests) > len(light), "the flood fills the rest"
+
+
+def test_flood_of_three_clients_is_sorted_by_length_as_before() -> None:
+    """Where others ask for much, too, they find company of their length, and the engine computes little padding."""
+    controller, queue = open_queue(max_rows=16)
+    for number in range(300):
+        controller.admit(queue, number, 5 + 5 * (number % 10), None, 0.0, "abc"[number % 3])
+    tokens = padded = 0
+    for _ in range(15):
+        batch = run(controller)
+        tokens += batch.tokens
+        padded += batch.padded
+    assert tokens >= 0.85 * padded
+
+
 def run(controller: AdmissionController[Any], now: float = 0.0) -> ScheduledBatch[Any]:
     """Run the next batch."""
     batch = controller.next_batch(now)
@@ -200,3 +230,25 @@ def test_no_client_starves_and_places_are_shared(events: Sequence[Any], max_wait
         run(controller, now)
         waiting = [request for request in waiting if request.waiting]
     assert queue.rows == queue.tokens == 0
+
+
+@pytest.mark.parametrize("clients", [1, 2, 5])
+def test_room_is_what_is_accepted(clients: int) -> None:
+    controller, queue = open_queue(max_waiting=20)
+    for client in range(1, clients):
+        controller.admit(queue, 0, 5, None, 0.0, f"other{client}")
+    for name in ("flood", "other1"):
+        room = queue.room(name)
+        for number in range(room):
+            controller.admit(queue, number, 5, None, 0.0, name)
+        with pytest.raises(Overloaded):
+            controller.admit(queue, 0, 5, None, 0.0, name)
+        if clients == 1:
+            break
+
+
+def test_room_ends_with_the_tokens() -> None:
+    controller, queue = open_queue(max_waiting_tokens=100)
+    controller.admit(queue, 0, 100, None, 0.0, "a")
+    assert queue.room("a") == 0
+    assert queue.room("b") == 1

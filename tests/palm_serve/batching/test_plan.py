@@ -103,3 +103,17 @@ def test_plan_without_time_left_keeps_to_the_first_rows():
 def test_plan_with_a_near_deadline_is_smaller():
     waiting = [WaitingRequest(10, 0.0, deadline=0.025), WaitingRequest(10), WaitingRequest(10)]
     assert plan_batch(waiting, 0.0, BatchLimits(), Costs(0.0, 0.001)).batch == (0, 1)
+
+
+def test_pressing_requests_run_together_and_others_fit_to_the_longest():
+    waiting = by_length(5, 40, 12, 5, 38, 6, 39, 5)
+    assert plan_batch(waiting, 0.0, BatchLimits(free_padding=0), Costs()).batch == (0, 3, 7)
+    assert plan_batch(waiting, 0.0, BatchLimits(free_padding=0), Costs(), pressing=3).batch == (0, 1, 2, 4, 6)
+
+
+def test_pressing_requests_keep_to_tokens_rows_and_deadlines():
+    waiting = by_length(5, 40, 30)
+    assert plan_batch(waiting, 0.0, BatchLimits(max_tokens=80), Costs(), pressing=3).batch == (0, 1)
+    assert plan_batch(waiting, 0.0, BatchLimits(max_rows=1), Costs(), pressing=3).batch == (0,)
+    soon = [WaitingRequest(5, deadline=0.05), WaitingRequest(40), WaitingRequest(8)]
+    assert plan_batch(soon, 0.0, BatchLimits(), Costs(0.0, 0.001), pressing=3).batch == (0, 2)

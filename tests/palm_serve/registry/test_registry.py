@@ -12,7 +12,7 @@ import pytest
 from palm_serve.batching import BatchLimits
 from palm_serve.errors import BundleError, DeadlineExceeded, InvalidRequest, NotFound, Overloaded, Unavailable
 from palm_serve.registry import Registry
-from palm_serve.types import TextRequest
+from palm_serve.types import Prediction, TextRequest
 
 
 @pytest.fixture
@@ -182,15 +182,31 @@ def test_predict_many_keeps_the_order_of_its_requests(tiny_bundle):
     with_registry(use)
 
 
-def test_predict_many_beyond_the_queue_refuses_the_rest(tiny_bundle):
+def test_batch_larger_than_the_queue_is_answered_whole(tiny_bundle):
     async def use(registry):
         model = await registry.load(tiny_bundle)
-        answers = await model.predict_many([TextRequest("hi", ())] * 10)
-        refused = [isinstance(answer, Overloaded) for answer in answers]
-        assert not any(refused[:4])
-        assert refused[-1], "what runs already leaves room for a few more than wait, not for all"
+        answers = await model.predict_many([TextRequest("hi", ())] * 30)
+        assert [isinstance(answer, Prediction) for answer in answers] == [True] * 30
+        assert model.statistics.failure.count == 0
 
     with_registry(use, limits=BatchLimits(max_waiting=4))
+
+
+def test_batch_waits_a_moment_for_room(tiny_bundle):
+    """With a queue that another request fills, and that is empty a moment later."""
+
+    async def use(registry):
+        model = await registry.load(tiny_bundle)
+        request = TextRequest("hi", ())
+        assert await model.wait_for_room(request) is None
+        others = [asyncio.create_task(model.predict(request)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await model.predict(request)
+        assert await model.wait_for_room(request) is None
+        await asyncio.gather(*others, return_exceptions=True)
+
+    with_registry(use, limits=BatchLimits(max_waiting=1))
 
 
 def test_long_text_is_tokenized_off_the_event_loop(tiny_bundle):

@@ -107,6 +107,7 @@ class FakeModel:
     ready: bool = True
     info: EngineInfo = field(default_factory=lambda: EngineInfo("CPU", "fp32", "plain"))
     requests: list[TextRequest] = field(default_factory=list)
+    refusals: list[PalmServeError] = field(default_factory=list)
     cancelled: int = 0
     statistics: ModelStatistics = field(default_factory=ModelStatistics)
     holders: int = 0
@@ -141,6 +142,12 @@ class FakeModel:
         seen = min(len(request.text), 40)
         answers = {task: compute(task, request) for task in request.tasks}
         return Prediction(answers, seen < len(request.text), seen, Timings(1, 2, 3, 4, 5))
+
+    async def wait_for_room(self, request: TextRequest) -> PalmServeError | None:
+        return Overloaded("2,048 requests wait", 0.25) if request.text == "full" else None
+
+    def record_refusal(self, error: PalmServeError) -> None:
+        self.refusals.append(error)
 
     async def predict_many(self, requests: list[TextRequest]) -> list[Prediction | PalmServeError]:
         outcomes = await asyncio.gather(*map(self.predict, requests), return_exceptions=True)

@@ -215,6 +215,8 @@ class TestModelInfer:
         unknown = ask("a")
         unknown.model_name = "nope"
         assert "loaded: fake" in refused("NOT_FOUND", service.ModelInfer, unknown).details()
+        refused("RESOURCE_EXHAUSTED", service.ModelInfer, ask("full", "a", "b"))
+        assert len(rpc_server.model.refusals) == 3
         busy = rpc_status.from_call(refused("RESOURCE_EXHAUSTED", service.ModelInfer, ask("a", "overloaded")))
         retry = error_details_pb2.RetryInfo()
         assert busy.details[0].Unpack(retry)

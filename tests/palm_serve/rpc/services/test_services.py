@@ -223,6 +223,26 @@ class TestParseBatch:
         assert "text must have at least one visible character, got a blank text" in items[1].error.message
         assert [item.error.retry_after_ms for item in items] == [0, 0, 250, 0]
 
+    def test_batch_without_room_is_refused_unchecked_and_each_priority_for_itself(
+        self, rpc_server: RunningServer, dialogue: stubs.DialogueUnderstandingStub
+    ) -> None:
+        before = len(rpc_server.model.requests)
+        requests = [
+            pb.ParseRequest(text="full", priority=pb.PRIORITY_BATCH, request_id="a"),
+            pb.ParseRequest(text=" ", priority=pb.PRIORITY_BATCH, request_id="b"),
+            pb.ParseRequest(text="a flight", request_id="c"),
+            pb.ParseRequest(text="music", priority=pb.PRIORITY_BATCH),
+        ]
+        items = dialogue.ParseBatch(pb.ParseBatchRequest(requests=requests)).items
+        assert [item.WhichOneof("outcome") for item in items] == ["error", "error", "response", "error"]
+        assert [item.request_id for item in items[:3]] == ["a", "b", "c"]
+        assert len(items[3].request_id) == 32
+        for item in (items[0], items[1], items[3]):
+            assert code_pb2.Code.Name(item.error.code) == "RESOURCE_EXHAUSTED"
+            assert item.error.retry_after_ms == 250
+        assert [request.text for request in rpc_server.model.requests[before:]] == ["a flight"]
+        assert len(rpc_server.model.refusals) == 3
+
     def test_batch_empty_and_over_limit(self, dialogue: stubs.DialogueUnderstandingStub) -> None:
         assert not dialogue.ParseBatch(pb.ParseBatchRequest()).items
         large = pb.ParseBatchRequest(requests=[pb.ParseRequest(text="a")] * 5)
