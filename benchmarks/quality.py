@@ -20,6 +20,7 @@ from typing import Any
 
 from cells import Cell, Place, numbers, read_results, train_cells
 from common import ROOT, in_per_cent, train_run
+from mixatis import by_base_utterance
 from protocols import atis_intent
 from quality_table import tables
 from splits import write_splits
@@ -82,7 +83,10 @@ SETS: Mapping[str, Mapping[str, Variant]] = {
     },
     "clinc150": {"minilm": Variant(CONFIGS / "clinc150.toml")},
     "three": {"minilm": Variant(CONFIGS / "three.toml")},
-    "mixatis": {"minilm": Variant(CONFIGS / "mixatis.toml")},
+    "mixatis": {
+        "minilm": Variant(CONFIGS / "mixatis.toml"),
+        "with atis": Variant(CONFIGS / "mixatis_atis.toml"),
+    },
     "tenth": {
         "joint": Variant(CONFIGS / "tenth.toml"),
         "intent alone": Variant(CONFIGS / "tenth_intent.toml"),
@@ -151,6 +155,8 @@ def _further(cell: Cell, run: Path, place: Place) -> dict[str, Any]:
     task = ATIS_INTENT.get(cell.task)
     if task in own.tasks:
         found["protocols"] = atis_intent(run, own, task=str(task))
+    if cell.task == "mixatis":
+        found["weighted"] = by_base_utterance(run, own, place.data / "atis/test")
     return found
 
 

@@ -7,6 +7,8 @@ import pytest
 from palm_trainer.config.loader import Config, load_config
 
 ROOT = Path(__file__).parents[2]
+ONLY_TRAIN = {"mixatis_atis": {"atis"}}
+"""Data sets that only add training rows to the tasks of another one."""
 FILES = sorted([*ROOT.glob("benchmarks/configs/*.toml"), *ROOT.glob("examples/*.toml")])
 
 
@@ -30,7 +32,8 @@ def test_loads(path):
 def test_every_benchmark_scores_test_and_selects_on_dev():
     for path in ROOT.glob("benchmarks/configs/*.toml"):
         c = load_config(path)
-        main = [data for task in c.tasks.values() if not task.auxiliary for data in task.data]
+        main = {data for task in c.tasks.values() if not task.auxiliary for data in task.data}
+        main -= ONLY_TRAIN.get(path.stem, set())
         assert all(c.data[name].test for name in main), path
         if path.stem != "fewshot":  # with five examples a class nobody has a dev split
             assert path.stem.startswith("original_") or all(c.data[name].dev for name in main), path
@@ -46,6 +49,18 @@ def test_intents_and_slots_select_on_what_the_table_shows():
             checked.add(path.stem)
             assert (c.train.checkpoints.select == "exact_match") == (path.stem != "atis_joint"), path
     assert {"atis", "snips", "mixatis", "tenth", "atis_words", "snips_scratch"} <= checked
+
+
+def test_mixatis_with_atis_differs_in_its_data_only():
+    alone, together = config("mixatis"), config("mixatis_atis")
+    assert alone.encoder == together.encoder
+    assert alone.data["mixatis"] == together.data["mixatis"]
+    assert {
+        name: task.model_copy(update={"data": ("mixatis",)}) for name, task in together.tasks.items()
+    } == alone.tasks
+    same = {"output": alone.train.output, "mixing": alone.train.mixing}  # all rows of both for as many epochs
+    assert together.train.mixing == "proportional"
+    assert together.train.model_copy(update=same) == alone.train
 
 
 def test_dnet_differs_from_mrc_alone_in_its_auxiliaries_only():

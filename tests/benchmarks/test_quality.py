@@ -196,6 +196,30 @@ def test_a_trained_cell_is_scored_on_unseen_values_and_by_both_protocols(tiny_ce
     assert found["settings"]
 
 
+def test_mixatis_table_shows_exact_match_by_utterance():
+    from quality_table import tables
+
+    cells = {}
+    for seed, gain in ((13, 2.0), (14, 4.0)):
+        plain = cell("mixatis", "minilm", seed, test=scores(80, 85, 47), weighted={"exact_match": 60.0})
+        more = cell("mixatis", "with atis", seed, test=scores(80, 86, 49), weighted={"exact_match": 60.0 + gain})
+        cells |= {f"plain{seed}": plain, f"more{seed}": more}
+    text = tables(cells).partition("with and without the training utterances of ATIS")[2]
+    plain = next(line for line in text.splitlines() if line.startswith("| MixATIS  "))
+    assert [part.strip() for part in plain.strip("|").split("|")][1:] == [
+        "2",
+        "85.00 ± 0.00",
+        "47.00 ± 0.00",
+        "60.00 ± 0.00",
+    ]
+    assert line_of(text, "MixATIS and ATIS")[4] == "63.00 ± 12.71"
+    assert line_of(text, "difference, paired")[1:4] == ["2", "+1.00 (+1.00 to +1.00)", "+2.00 (+2.00 to +2.00)"]
+    older = {name: {**one, "weighted": {}} for name, one in cells.items()}
+    for one in older.values():
+        del one["weighted"]
+    assert "with and without the training utterances" not in tables(older)
+
+
 def test_main_table_says_what_was_missed():
     from quality_table import tables
 
