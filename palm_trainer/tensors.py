@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # commands that only read data need no torch, which takes sec
 IGNORE = -100
 """Target without a label: special tokens, padding, unlabelled examples. Losses leave it out."""
 
+NO_CLASS = -200
+"""Target of a text that belongs to no class of a `classify` task."""
+
 NO_SOFT_TARGET = -1.0
 """Placeholder for a missing soft target: special tokens, padding, or text that was changed."""
 

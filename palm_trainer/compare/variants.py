@@ -231,6 +231,7 @@ def _config_of_task_alone(
         settings: dict[str, Any] = {"mix_ratio": 1.0, "epochs": batches[name] / batches_per_epoch[name]}
         if not task_kind(joint_config.tasks[task].kind).detects_out_of_scope:
             settings["out_of_scope"] = ()
+            settings["out_of_scope_train"] = ()
             settings["out_of_scope_test"] = ()
         data[name] = joint_config.data[name].model_copy(update=settings)
     train_settings = {

@@ -7,7 +7,17 @@ from typing import Any, Literal
 from pydantic import Field
 
 from palm_trainer.config.mappings import absent
-from palm_trainer.config.section import ConfigSection, DataPaths, Names, Positive, SectionUnion
+from palm_trainer.config.section import (
+    PACKAGED_TEXTS,
+    ConfigSection,
+    DataPaths,
+    Names,
+    Positive,
+    SectionUnion,
+    UnlabelledPaths,
+)
+
+_TEXTS_FOLDER = Path(__file__).parent.parent / "data" / "out_of_scope"
 
 
 class DataConfig(ConfigSection):
@@ -26,11 +36,16 @@ class DataConfig(ConfigSection):
     """Data that the finished model is measured on."""
     out_of_domain: DataPaths = ()
     """Labelled text from another domain than that of `train`, to measure generalisation. Never trained or selected on."""
-    out_of_scope: DataPaths = ()
-    """Text that belongs to no class of the data set's `classify` tasks. Never trained on.
-    With dev it chooses how out-of-scope text is detected. In the data set's format, or `.txt` with one text per line."""
-    out_of_scope_test: DataPaths = ()
-    """More text that belongs to no class. Nothing is chosen with it: the test metrics report how much is rejected."""
+    out_of_scope: UnlabelledPaths = ()
+    """Text that belongs to no class of the data set's `classify` tasks. Never trained on (see `out_of_scope_train`).
+    With dev it chooses how out-of-scope text is detected. In the data set's format, or `.txt` with one text per line.
+    `general-en`: general English sentences that are installed with PALM."""
+    out_of_scope_train: UnlabelledPaths = ()
+    """More text that belongs to no class, to train on: the `classify` tasks learn to give all classes the same probability.
+    Then far more out-of-scope text is detected. It must hold nothing that a class covers. `general-en-train`: general English sentences."""
+    out_of_scope_test: UnlabelledPaths = ()
+    """More text that belongs to no class. Nothing is chosen with it: the test metrics report how much is rejected.
+    `general-en-test`: other general English sentences."""
     mix_ratio: Positive = 1.0
     """mixing = mix_ratio: how often its batches come, relative to those of the other data sets."""
     epochs: Positive | None = None
@@ -45,11 +60,13 @@ class DataConfig(ConfigSection):
         With `dev_share` the files of `dev` are those of `train`.
 
         Args:
-            split: `train`, `dev`, `test`, `out_of_domain`, `out_of_scope` or `out_of_scope_test`.
+            split: `train`, `dev`, `test`, `out_of_domain`, `out_of_scope`, `out_of_scope_train` or `out_of_scope_test`.
         """
         if split == "dev" and self.dev_share:
             split = "train"
         files: tuple[Path, ...] = getattr(self, split)
+        if split.startswith("out_of_scope"):
+            return tuple(map(_packaged, files))
         return files
 
     def options(self) -> dict[str, Any]:
@@ -60,6 +77,11 @@ class DataConfig(ConfigSection):
     def option_names(cls) -> list[str]:
         """Return the keys that only some formats have."""
         return absent(cls.model_fields, DataConfig.model_fields)
+
+
+def _packaged(path: Path) -> Path:
+    """Return the installed file for the name of packaged texts, any other path as it is."""
+    return _TEXTS_FOLDER / f"{path}.txt" if str(path) in PACKAGED_TEXTS else path
 
 
 class _SeveralClasses(DataConfig):

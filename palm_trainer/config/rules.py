@@ -238,7 +238,7 @@ def _scope_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
             judged.append(task)
     for name, table in _tables(data):
         reading = [task for task in judged if name in _data_of(task)]
-        for key, split in (("out_of_scope", "dev"), ("out_of_scope_test", "test")):
+        for key, split in (("out_of_scope", "dev"), ("out_of_scope_train", "train"), ("out_of_scope_test", "test")):
             path = f"data.{name}.{key}"
             if table.get(key) and not reading:
                 yield f"{path} needs a classify task that reads '{name}', got none. Remove it, or add such a task."

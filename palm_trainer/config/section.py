@@ -29,7 +29,7 @@ def _as_runs(value: object) -> object:
     return tuple(map(_as_path, values))
 
 
-def _as_data_paths(value: object, info: ValidationInfo) -> object:
+def _as_data_paths(value: object, info: ValidationInfo) -> tuple[Path, ...]:
     """Return absolute paths for a path or a list of paths. Names of a hub (`hf://...`) stay as they are.
 
     The base directory comes in the validation context.
@@ -47,6 +47,22 @@ def _as_data_paths(value: object, info: ValidationInfo) -> object:
     return tuple(paths)
 
 
+PACKAGED_TEXTS = ("general-en", "general-en-train", "general-en-test")
+"""Names of texts that are installed with the package."""
+
+
+def _as_unlabelled_paths(value: object, info: ValidationInfo) -> object:
+    """Return paths as `_as_data_paths` does. Names of packaged texts stay as they are."""
+    values = value if isinstance(value, list | tuple) else [value]
+    paths: list[Path] = []
+    for item in values:
+        if str(item) in PACKAGED_TEXTS:
+            paths.append(Path(str(item)))
+        else:
+            paths.extend(_as_data_paths(item, info))
+    return tuple(paths)
+
+
 _ONE_OR_MORE = {
     "anyOf": [
         {"type": "string", "minLength": 1},
@@ -56,6 +72,8 @@ _ONE_OR_MORE = {
 
 DataPaths = Annotated[tuple[Path, ...], BeforeValidator(_as_data_paths), WithJsonSchema(_ONE_OR_MORE)]
 """Data files: a path or a list of paths, relative to the configuration file."""
+UnlabelledPaths = Annotated[tuple[Path, ...], BeforeValidator(_as_unlabelled_paths), WithJsonSchema(_ONE_OR_MORE)]
+"""Data files without labels, or names of PACKAGED_TEXTS."""
 RunPaths = Annotated[tuple[Path, ...], BeforeValidator(_as_runs), WithJsonSchema(_ONE_OR_MORE)]
 """Run directories: a path or a list of paths, relative to the working directory."""
 OutputPath = Annotated[Path, BeforeValidator(_as_path), WithJsonSchema({"type": "string", "minLength": 1})]

@@ -45,6 +45,8 @@ class Example:
     """
     source: str = ""
     """`file:line`, for messages."""
+    out_of_scope: bool = False
+    """True for training text that belongs to no class. `classify` tasks learn to prefer none."""
 
 
 def spans_in(value: FieldValue) -> list[LabelledSpan]:

@@ -13,7 +13,7 @@ from palm_trainer.errors import DataError
 REPEATED = "text that occurred before (kept)"
 CONTRADICTED = "text that occurred before with other labels (kept)"
 
-_UNLABELLED_SPLITS = ("out_of_scope", "out_of_scope_test")
+_UNLABELLED_SPLITS = ("out_of_scope", "out_of_scope_train", "out_of_scope_test")
 """Splits without labels, which may be plain text files beside data of any other format."""
 
 

@@ -18,6 +18,7 @@ from palm_trainer.data.roles import count_roles
 from palm_trainer.data.splits import read_split
 from palm_trainer.data.suggest_encoder import suggest_encoder
 from palm_trainer.data.suggest_few_shot import NO_DEV, SCHEDULE, find_few_shot_tasks, suggest_few_shot
+from palm_trainer.data.suggest_out_of_scope import suggest_out_of_scope
 from palm_trainer.data.targets.match import MatchTarget
 from palm_trainer.errors import DataError
 
@@ -87,6 +88,7 @@ def suggest(data: Path) -> tuple[str, list[str]]:
     if few:
         remarks += suggest_few_shot(encoder.table, tasks, few)
     remarks += training.remarks
+    remarks += suggest_out_of_scope(config["data"][name], tasks, examples["train"])
     return _with_comments(tomli_w.dumps(config), "[encoder]\n", encoder.comments), remarks
 
 

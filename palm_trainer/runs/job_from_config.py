@@ -65,13 +65,10 @@ def job_from_config(
     job_encoder = load_job_encoder(config, chain.from_iterable(examples.values()), resumed)
     encoder = job_encoder.encoder
     config = job_encoder.resolve(config)
-    context = _learn_context(config, encoder.tokenizer_json)
-    targets = {}
-    for name, task in config.tasks.items():
-        task_examples = list(chain.from_iterable(map(examples.__getitem__, task.data)))
-        targets[name] = task_kind(task.kind).learn(name, task, task_examples, context)
+    targets = _learn_targets(config, examples, _learn_context(config, encoder.tokenizer_json))
     config = _with_match_labels(config, targets)
     trained = _assemble(config, encoder, targets)
+    examples = _with_out_of_scope(examples, splits)
     sources = _sources(config, trained, targets, examples)
     teachers = attach_soft_targets(config.train, trained, sources, examples, processes.device(config.train.device))
     if start_heads and processes.is_first:  # the others get the weights of the first
@@ -109,6 +106,26 @@ def _start_prototype_heads(
             texts[name] = ClassTexts(task.field or "", task_examples, task.names)
     if texts:
         start_prototype_heads(trained, texts, choose_precision(device, "fp32").device)
+
+
+def _learn_targets(
+    config: Config, examples: Mapping[str, Sequence[Example]], context: LearnContext
+) -> dict[str, Target]:
+    """Return the target of each task, learnt from the training examples of its data sets."""
+    targets = {}
+    for name, task in config.tasks.items():
+        task_examples = list(chain.from_iterable(map(examples.__getitem__, task.data)))
+        targets[name] = task_kind(task.kind).learn(name, task, task_examples, context)
+    return targets
+
+
+def _with_out_of_scope(examples: Mapping[str, list[Example]], splits: Splits) -> dict[str, list[Example]]:
+    """Return the training examples of each data set, followed by its text that belongs to no class."""
+    extended = dict(examples)
+    for name in splits.data_sets("out_of_scope_train"):
+        outside = splits.examples(name, "out_of_scope_train")
+        extended[name] = [*examples[name], *(replace(example, fields={}, out_of_scope=True) for example in outside)]
+    return extended
 
 
 def _sources(

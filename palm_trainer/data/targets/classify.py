@@ -11,7 +11,7 @@ from palm_trainer.data.inputs import Inputs, Texts
 from palm_trainer.data.label_names import check_names
 from palm_trainer.data.targets.base import collate_indices
 from palm_trainer.errors import DataError
-from palm_trainer.tensors import IGNORE
+from palm_trainer.tensors import IGNORE, NO_CLASS
 
 if TYPE_CHECKING:  # commands that only read data need no torch, which takes seconds to load
     from torch import Tensor
@@ -75,7 +75,9 @@ class ClassifyTarget:
         return cls(task, field, sorted(labels), role=role, pairs=pairs)
 
     def encode(self, example: Example, encoding: Encoding) -> int:
-        """Return the index of the class, or IGNORE when unlabelled or never seen in training."""
+        """Return the index of the class, NO_CLASS for out-of-scope text, or IGNORE when unlabelled or never seen in training."""
+        if example.out_of_scope:
+            return NO_CLASS
         value = example.fields.get(self.field)
         return self._index.get(value, IGNORE) if isinstance(value, str) else IGNORE
 

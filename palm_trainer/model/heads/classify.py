@@ -1,5 +1,6 @@
 """One class a text, by a linear layer. The head by class vectors stands in `prototype.py`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -13,7 +14,7 @@ from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.types import Encoding
 from palm_trainer.model.heads.base import IGNORE, HeadSettings, LossSum, SoftTargets, TaskHead
 from palm_trainer.model.heads.divergences import has_soft_target, softmax_divergence, softmax_divergence_from
-from palm_trainer.tensors import POOLED_OUTPUT, to_full_precision
+from palm_trainer.tensors import NO_CLASS, POOLED_OUTPUT, to_full_precision
 
 
 class ClassifyHead(TaskHead):
@@ -92,14 +93,21 @@ class ClassifyHead(TaskHead):
         return {"logits": logits, "features": pooled} if "features" in self.tensors else {"logits": logits}
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> LossSum:
-        """Cross-entropy; targets int64 [B], IGNORE where unlabelled. Counts examples."""
+        """Cross-entropy; targets int64 [B], IGNORE where unlabelled. Counts examples.
+
+        Rows of NO_CLASS add their divergence from equal probabilities for all classes (Hendrycks et al. 2019).
+        """
+        logits = to_full_precision(outputs["logits"])
+        no_class = targets == NO_CLASS
         total = F.cross_entropy(
-            to_full_precision(outputs["logits"]),
-            targets,
+            logits,
+            targets.masked_fill(no_class, IGNORE),
             ignore_index=IGNORE,
             reduction="sum",
             label_smoothing=self.label_smoothing,
         )
+        log_probabilities = logits[no_class].log_softmax(dim=-1)
+        total = total - (log_probabilities.mean(dim=-1) + math.log(logits.shape[-1])).sum()
         return LossSum(total, self.labels(targets))
 
     def divergence(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor], targets: Tensor) -> Tensor:

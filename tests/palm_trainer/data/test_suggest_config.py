@@ -36,11 +36,24 @@ def test_suggest_english_sample_uses_minilm(tmp_path):
     assert data.test[0].name == "test.jsonl"
     assert config.encoder.model == "minilm-l6-en"
     assert any("format jsonl" in line for line in found)
+    assert [str(path) for path in (*data.out_of_scope, *data.out_of_scope_test)] == ["general-en", "general-en-test"]
+    assert config.tasks["intent"].false_rejection == 0.02
+    assert any("out_of_scope: general English sentences" in line for line in found)
 
 
 def test_suggest_chinese_sample_uses_characters(tmp_path):
     config = _load(suggest(SAMPLES / "assistant_zh")[0], tmp_path)
     assert (config.encoder.model, config.encoder.characters) == ("scratch", True)
+    assert config.data["assistant_zh"].out_of_scope == ()
+
+
+@pytest.mark.parametrize(("text", "english"), [("was ist das fuer ein Lied", False), ("what is this song", True)])
+def test_suggest_out_of_scope_text_needs_english(text, english, tmp_path):
+    rows = [json.dumps({"text": f"{text} {i}", "intent": "ab"[i % 2]}) for i in range(300)]
+    (tmp_path / "x.jsonl").write_text("\n".join(rows))
+    config = _load(suggest(tmp_path / "x.jsonl")[0], tmp_path)
+    assert bool(config.data["x"].out_of_scope) == english
+    assert config.tasks["intent"].false_rejection == (0.02 if english else None)
 
 
 def test_suggest_single_file_finds_other_splits(tmp_path):
