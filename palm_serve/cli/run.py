@@ -19,7 +19,7 @@ from palm_serve.config import GROUPS, ServeOptions
 from palm_serve.errors import ConfigError
 from palm_serve.system.addresses import is_loopback, is_unix
 
-_THREAD_SWITCH_S = 0.001
+_THREAD_SWITCH_S = 0.002
 """Longest time for which a thread that decodes or tokenizes keeps others from running. Python's default is 5 ms."""
 
 

@@ -89,8 +89,9 @@ class BatchFeed:
                 room = await self._wait_for_room(self._requests[start])
                 chunk = self._preparation.first_chunk(self._requests[start:], room)
                 outcomes = await self._preparation.prepare(chunk, chunk[0].client)
-                # Batches take turns, so that each sees the room that those before it have left.
-                await next_turn()
+                if len(chunk) < len(self._requests):
+                    # Batches take turns, so that each sees the room that those before it have left.
+                    await next_turn()
                 for index, outcome in enumerate(outcomes, start):
                     if isinstance(outcome, PreparedRequest):
                         self._queue(tasks, index, outcome)

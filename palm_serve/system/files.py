@@ -5,12 +5,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from palm_serve.errors import PalmServeError
-
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
-def read_bytes(path: Path, error_class: type[PalmServeError]) -> bytes:
+def read_bytes(path: Path, error_class: type[Exception]) -> bytes:
     """Read a file, without a byte order mark of UTF-8.
 
     Args:
@@ -18,7 +17,7 @@ def read_bytes(path: Path, error_class: type[PalmServeError]) -> bytes:
         error_class: class of the error.
 
     Raises:
-        PalmServeError: of the class, if the file cannot be read or is UTF-16.
+        Exception: of the class, if the file cannot be read, or is UTF-16 or UTF-32.
     """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # a pipe without a writer is waited for for ever
@@ -28,12 +27,14 @@ def read_bytes(path: Path, error_class: type[PalmServeError]) -> bytes:
         raise error_class(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:  # a NUL in the name
         raise error_class(f"{str(path)!r} cannot be read: {error}") from None
+    if data.startswith(_UTF32):  # begins as UTF-16 does
+        raise error_class(f"{path}:1: must be UTF-8, got UTF-32. Save the file as UTF-8.")
     if data.startswith(_UTF16):
         raise error_class(f"{path}:1: must be UTF-8, got UTF-16. Save the file as UTF-8.")
     return data.removeprefix(codecs.BOM_UTF8)
 
 
-def read_text(path: Path, error_class: type[PalmServeError]) -> str:
+def read_text(path: Path, error_class: type[Exception]) -> str:
     """Read a text file in UTF-8, without a byte order mark.
 
     Args:
@@ -41,7 +42,7 @@ def read_text(path: Path, error_class: type[PalmServeError]) -> str:
         error_class: class of the error.
 
     Raises:
-        PalmServeError: of the class, if the file cannot be read or is not UTF-8.
+        Exception: of the class, if the file cannot be read or is not UTF-8.
     """
     data = read_bytes(path, error_class)
     try:
@@ -54,7 +55,7 @@ def read_text(path: Path, error_class: type[PalmServeError]) -> str:
         ) from None
 
 
-def read_toml(path: Path, error_class: type[PalmServeError]) -> dict[str, Any]:
+def read_toml(path: Path, error_class: type[Exception]) -> dict[str, Any]:
     """Read a TOML file.
 
     Args:
@@ -62,7 +63,7 @@ def read_toml(path: Path, error_class: type[PalmServeError]) -> dict[str, Any]:
         error_class: class of the error.
 
     Raises:
-        PalmServeError: of the class, if the file cannot be read or is not TOML.
+        Exception: of the class, if the file cannot be read or is not TOML.
     """
     text = read_text(path, error_class)
     try:

@@ -30,8 +30,14 @@ def write_file(path: Path, text: str, *, errors: str = "strict") -> None:
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Yield the path of a temporary file or directory, which takes the place of `path` on success and is removed on failure."""
+    """Yield the path of a temporary file or directory, which takes the place of `path` on success and is removed on failure.
+
+    Raises:
+        PalmError: a directory is in the place of the temporary one. It stays as it is.
+    """
     temporary = path.with_name(path.name + NEW_SUFFIX)
+    if temporary.is_dir():
+        raise PalmError(f"{temporary} must not exist, got a directory. Rename or remove it, or write to another path.")
     try:
         yield temporary
         os.replace(temporary, path)

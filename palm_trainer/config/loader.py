@@ -7,7 +7,6 @@ the same rules hold for them.
 
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import tomli_w
 from pydantic import SerializeAsAny
 
+from palm_serve.system.files import read_toml
 from palm_trainer.config.check import check_member, check_section, check_table
 from palm_trainer.config.encoder_source import stored_max_length
 from palm_trainer.config.mappings import absent
@@ -112,24 +112,9 @@ def _keep_old_meanings(raw: dict[str, Any]) -> None:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        table = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file. `palm-train init DATA` writes a configuration.") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path} must be UTF-8, got another encoding at byte {error.start}. Save it as UTF-8."
-        ) from None
-    except RecursionError:
-        raise ConfigError(f"{path}: {_TOO_DEEP}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(
-            f"{path} must be TOML: {error}. Strings need quotes, true and false are lower case."
-        ) from None
-    except ValueError:  # int() refuses thousands of digits
-        raise ConfigError(f"{path}: a number has too many digits. Write a smaller one.") from None
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file. `palm-train init DATA` writes a configuration.")
+    table = read_toml(path, ConfigError)
     if _is_deeper(table, _DEPTH):
         raise ConfigError(f"{path}: {_TOO_DEEP}")
     return table

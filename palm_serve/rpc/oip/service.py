@@ -142,7 +142,7 @@ class OpenInferenceService:
             check_answer_size(model.manifest, inference.requests, self._max_answer, repeats_text=False)
             requests = [checked.request for checked in inference.requests]
             if len(requests) == 1:
-                outcomes: list[Prediction | PalmServeError] = [await model.predict(requests[0])]
+                outcomes: Sequence[Prediction | PalmServeError] = [await model.predict(requests[0])]
             else:
                 outcomes = await _answer_batch(model, requests)
             for outcome in outcomes:
