@@ -243,3 +243,11 @@ class TaskStep:
     def global_line(self, speed: float) -> str:
         """PALM's log line of several tasks."""
         return f"global step: {self.whole.step}, {self.task}: {self.line(speed)}"
+
+
+def loss_arrays(step: Step) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the loss of each task of a step as `{NAME.loss: value}`."""
+    losses = {}
+    for task, loss in step.losses.items():
+        losses[f"{task}.loss"] = np.array(loss)
+    return losses

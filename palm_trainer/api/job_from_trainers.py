@@ -13,7 +13,7 @@ from palm_trainer.api.optimizer import Adam
 from palm_trainer.api.reader.base_reader import Reader
 from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.api.save_run import run_config
-from palm_trainer.api.wiring import Wired
+from palm_trainer.api.wiring import Wired, class_texts
 from palm_trainer.config.loader import TrainConfig, check_section
 from palm_trainer.data.example import Example
 from palm_trainer.data.splits import Split, Splits
@@ -24,11 +24,13 @@ from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.model.encoders import unfreeze_rows
 from palm_trainer.model.heads.classify import ClassifyHead
 from palm_trainer.model.heads.match import MatchHead
+from palm_trainer.runs.class_vectors import start_prototype_heads
 from palm_trainer.runs.job import EvaluationData, EvaluationPlan, Job, JobTask
 from palm_trainer.tasks import task_kind
 from palm_trainer.training.assembly import Order, attach_soft_targets, build_loop, order_sources, prepare_encoder
 from palm_trainer.training.mixing import Mixing
 from palm_trainer.training.optimization.schedules import Schedule
+from palm_trainer.training.precision import choose_precision
 from palm_trainer.training.processes import Processes
 
 _DEFAULT_OUTPUT = Path("unused")
@@ -126,6 +128,8 @@ def job_from_trainers(
     output: Path | None,
     evaluation_steps: int | None,
     processes: Processes,
+    *,
+    start_heads: bool,
 ) -> Job:
     """Return the job of a planned training, with its model on the device.
 
@@ -136,6 +140,7 @@ def job_from_trainers(
         output: run directory. None: nothing is written.
         evaluation_steps: steps between evaluations. None: as the options say.
         processes: that train together.
+        start_heads: compute the class vectors that prototype heads start from.
 
     Raises:
         ConfigError, CheckpointError: settings that cannot be met.
@@ -153,6 +158,9 @@ def job_from_trainers(
             head.label_smoothing = train.regularization.label_smoothing
     if wired.freezes_rows:
         unfreeze_rows(trained.model.backbone)
+    texts = class_texts(chain.from_iterable(wired.groups.values()), wired.targets) if start_heads else {}
+    if texts and processes.is_first:  # the others get the weights of the first
+        start_prototype_heads(trained, texts, choose_precision(processes.device(train.device), "fp32").device)
     word_dropout = prepare_encoder(train, trained, wired.sources, freeze_rows=wired.freezes_rows)
     optimizer = backward.optimizer
     loop = build_loop(

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from palm_trainer.api.declarations import Batch, LossVar
+from palm_trainer.api.declarations import Batch, LossVar, loss_arrays
 from palm_trainer.api.fit_checks import by_reader
 from palm_trainer.api.phase import Phase
 from palm_trainer.api.prediction import predict, write_predictions
 from palm_trainer.api.raw_prediction import batches_of, raw_outputs
 from palm_trainer.api.reader.base_reader import Reader
 from palm_trainer.api.reader.text_reader import TextReader
-from palm_trainer.api.session import PRINT, Say, Session, loss_arrays
+from palm_trainer.api.session import PRINT, Say, Session
 from palm_trainer.api.trainer import Trainer, check_phase
 from palm_trainer.api.trainer_base import TrainerCalls
 from palm_trainer.errors import ConfigError, WiringError

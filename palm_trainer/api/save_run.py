@@ -173,6 +173,8 @@ def _task(task: Task, data: str, target: Target) -> TaskConfig:
     options: dict[str, Any] = {
         "crf": decode.crf,
         "roles": getattr(head, "roles", None),
+        "head": getattr(head, "head", None),
+        "names": getattr(head, "names", None),
         "learning_strategy": getattr(head, "learning_strategy", None),
         "match_label": decode.match_label or None,
         "margin": getattr(head, "margin", None),

@@ -9,9 +9,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from palm_trainer.api.declarations import Backward, Batch, LossVar, Task, TaskStep
 from palm_trainer.api.fit_checks import by_reader, check_dev, check_head, shared_backbone
 from palm_trainer.api.job_from_trainers import (
@@ -69,6 +66,8 @@ class Session:
         self._best_metrics: Metrics | None = None
         self._encoder_name: str | None = None
         self._resume: Mapping[str, Any] | None = None
+        self._heads_are_set = False
+        """True once the prototype heads have class vectors, from their texts or from a checkpoint."""
 
     # -- putting it together ------------------------------------------------------------------------------------------
 
@@ -158,7 +157,9 @@ class Session:
         if not self._evaluates:
             evaluation = replace(evaluation, by_split={})
         steps = self._evaluation_steps if self._evaluates else len(plan.mixing)
-        job = job_from_trainers(plan, backward, evaluation, output, steps, join_processes())
+        starts = not self._heads_are_set
+        job = job_from_trainers(plan, backward, evaluation, output, steps, join_processes(), start_heads=starts)
+        self._heads_are_set = True
         check_alike(job)
         run = Run(job, snapshot=self._snapshot)
         state, self._resume = self._resume, None
@@ -381,6 +382,7 @@ class Session:
         if resume and not (path / TRAINING).is_file():
             raise CheckpointError(f"{path} holds no state to resume from. Load a ckpt.stepN directory.")
         self.say(f"Load model from {path}")
+        self._heads_are_set = True
         if self.trained is None:
             self.trained = loaded
             loaded.model.to(choose_precision("auto", "fp32").device)
@@ -389,11 +391,3 @@ class Session:
         if resume:
             self._resume = read_training_state(path / TRAINING)
             self._run = None
-
-
-def loss_arrays(step: Step) -> dict[str, npt.NDArray[np.float64]]:
-    """Return the loss of each task of a step as `{NAME.loss: value}`."""
-    losses = {}
-    for task, loss in step.losses.items():
-        losses[f"{task}.loss"] = np.array(loss)
-    return losses

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from palm_trainer.api.backbone.base_backbone import Backbone as UserBackbone
 from palm_trainer.api.custom.encoder import CustomEncoder, engine_backbone
 from palm_trainer.api.custom.reader import is_custom_reader
-from palm_trainer.api.declarations import AnyHead, Batch, LossVar, Rejection, Task
+from palm_trainer.api.declarations import AnyHead, Batch, LossVar, Rejection, Task, loss_arrays
 from palm_trainer.api.fit_checks import check_rejection
 from palm_trainer.api.head.base_head import Head as UserHead
 from palm_trainer.api.phase import Phase
@@ -25,7 +25,7 @@ from palm_trainer.api.raw_prediction import (
 )
 from palm_trainer.api.reader.base_reader import Reader
 from palm_trainer.api.reader.text_reader import TextReader
-from palm_trainer.api.session import PRINT, Say, Session, loss_arrays
+from palm_trainer.api.session import PRINT, Say, Session
 from palm_trainer.api.trainer_base import TrainerCalls
 from palm_trainer.errors import ConfigError, WiringError
 from palm_trainer.evaluation.evaluate import Metrics

@@ -1,6 +1,6 @@
 """Wire declared tasks and readers with data to the engine's model and sources. What cannot fit is reported here, before the first step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -18,7 +18,7 @@ from palm_trainer.api.fit_checks import _check_reader, by_reader, shared_backbon
 from palm_trainer.api.head import Classify, DeclaredHead
 from palm_trainer.api.head.base_head import Head as UserHead
 from palm_trainer.api.reader.text_reader import TextReader
-from palm_trainer.config.mappings import select_keys
+from palm_trainer.config.mappings import absent, select_keys
 from palm_trainer.data.dataset import TrainingBatch
 from palm_trainer.data.substitution import Substitution
 from palm_trainer.data.targets.base import Target
@@ -26,7 +26,9 @@ from palm_trainer.data.targets.classify import ClassifyTarget
 from palm_trainer.errors import WiringError
 from palm_trainer.model.encoders import Encoder, unfreeze_rows
 from palm_trainer.model.heads import TaskHead, make_head
+from palm_trainer.model.heads.prototype import PrototypeHead
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder
+from palm_trainer.runs.class_vectors import ClassTexts
 from palm_trainer.tasks import task_kind
 from palm_trainer.tensors import PALM_NAMES
 from palm_trainer.tokenization.vocabulary_files import pad_token_id, vocabulary_size
@@ -198,12 +200,45 @@ def _heads(tasks: Sequence[Task], targets: Mapping[str, Target], backbone: Encod
             {"margin": margin} if (margin := getattr(declared, "margin", None)) is not None else {}
         )
         options["embedding"] = (rows, columns)
+        if isinstance(declared, Classify) and declared.head == PrototypeHead.variant:
+            _check_prototype(task, backbone)
+            options["variant"] = declared.head
         head = make_head(task.name, info, backbone.hidden_size, dropout=declared.dropout, **options)
         std = getattr(declared, "param_initializer_range", 0.02)
         if std != 0.02 and isinstance(linear := getattr(head, "linear", None), nn.Linear):
             nn.init.normal_(linear.weight, std=std)
         heads[task.name] = head
     return select_keys(heads, map(attrgetter("name"), tasks))
+
+
+def _check_prototype(task: Task, backbone: Encoder) -> None:
+    """Raise WiringError where the texts of the classes cannot be encoded."""
+    if isinstance(backbone, CustomEncoder) or is_custom_reader(task.fitted) or not isinstance(task.fitted, TextReader):
+        raise WiringError(
+            f"trainer '{task.name}': head='prototype' must have a reader and a backbone of the package, got one of your own. "
+            "Choose head='linear'."
+        )
+
+
+def class_texts(tasks: Iterable[Task], targets: Mapping[str, Target]) -> dict[str, ClassTexts]:
+    """Return what the class vectors of each prototype head start from, by task.
+
+    Raises:
+        WiringError: words of a label that the data does not have.
+    """
+    texts = {}
+    for task in tasks:
+        _, declared = task.declared
+        reader = task.fitted
+        if isinstance(declared, Classify) and declared.head == PrototypeHead.variant and task.reuse_head_with is None:
+            assert isinstance(reader, TextReader)
+            unknown = absent(declared.names, targets[task.name].info.labels)
+            if unknown:
+                raise WiringError(
+                    f"trainer '{task.name}': names must be of labels in the data, got '{unknown[0]}'. Remove it."
+                )
+            texts[task.name] = ClassTexts(targets[task.name].field, reader.examples, declared.names)
+    return texts
 
 
 def _reused(task: Task, heads: Mapping[str, TaskHead], targets: Mapping[str, Target]) -> TaskHead:

@@ -4,7 +4,8 @@ A declaration such as `palm.head.SequenceLabel(num_classes, input_dim, dropout_p
 The labels are known once the reader has read its data. `Trainer` then builds the engine's head of the same kind.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from palm_serve.bundle.manifest import Kind
@@ -56,6 +57,8 @@ class Classify(DeclaredHead):
     """One class per text.
 
     `num_classes` is the number of labels in the data or the label map. `input_dim` is the hidden size of the backbone.
+    `head="prototype"` starts at the mean of the texts and the name of each class, for few texts a class. `names` says
+    some labels in other words.
     """
 
     kind = "classify"
@@ -63,6 +66,15 @@ class Classify(DeclaredHead):
     input_dim: int
     dropout_prob: float = 0.0
     param_initializer_range: float = 0.02
+    head: Literal["linear", "prototype"] = "linear"
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head not in ("linear", "prototype"):
+            raise WiringError(f"Classify: head must be 'linear' or 'prototype', got {self.head!r}.")
+        if self.names and self.head != "prototype":
+            raise WiringError("Classify: names must be given with head='prototype', got 'linear'. Leave them out.")
 
 
 @dataclass
