@@ -179,6 +179,12 @@ def test_a_class_by_its_name_alone_is_answered(config, fit, kind):
     kind.serve()
 
 
+def test_a_class_by_its_name_leaves_mahalanobis_out(config, fit, kind):
+    fit(config(ROWS, 'false_rejection = 0.2\nnames_only = true\nnames = {goodbye = "play to boston"}'))
+    calibration = load_trained(kind.run).tasks["intent"].calibration
+    assert calibration.out_of_scope == "energy"
+
+
 def test_one_example_in_all(config, fit, kind):
     fit(config([("fly to boston", "book_flight")], 'names_only = true\nnames = {pay_bill = "to to"}'))
     answers = Predictor(load_trained(kind.run)).answers([Example("fly to boston"), Example("to to")])
