@@ -1,4 +1,4 @@
-"""`palm-train models`: list, download and convert pretrained encoders."""
+"""`palm-train models`: list, download, convert and export encoders."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +19,12 @@ def ls() -> None:
     print("For encoder.model of a configuration:")
     for name, (package, _) in PACKAGED.items():
         print(f"  {name}    package {package.replace('_', '-')}")
+    print("  RUN    a run of `palm-train run`, or its best, last or best-TASK: starts from what it has learnt")
     print("  scratch    a small encoder without pretrained weights, sized by the configuration")
-    print("  DIRECTORY or HUB-ID    any encoder that transformers loads, with a fast tokenizer")
+    print(
+        "  DIRECTORY or HUB-ID    any encoder that transformers loads: config.json, model.safetensors, tokenizer.json;"
+    )
+    print("                         `palm-train models export RUN DIRECTORY` writes such a directory")
     print("For `palm-train models download NAME`, or with their Hub ids for encoder.model:")
     width = max(map(len, PRETRAINED))
     for name in PRETRAINED:
@@ -89,3 +93,29 @@ def convert(
     for title, names in (("missing, and not needed", conversion.missing), ("not used", conversion.unused)):
         if names:
             print(f"  {title}: {', '.join(names)}")
+
+
+@models_app.command("export", epilog="Example: palm-train models export runs/nlu_base encoders/nlu_base")
+def export(
+    run: Annotated[
+        Path, typer.Argument(help="Run directory, or its best, last or best-TASK.", metavar="RUN", show_default=False)
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            help="Directory to write; must not exist, or be empty.", metavar="DIRECTORY", show_default=False
+        ),
+    ],
+) -> None:
+    """Write the encoder of RUN as a Hugging Face folder.
+
+    transformers (AutoModel, AutoTokenizer), sentence-transformers and `encoder.model` open it. A model card says what
+    it was trained on. The heads of the tasks stay in the run.
+    """
+    from palm_trainer.model.export_encoder import export_encoder
+
+    encoder = export_encoder(run, target)
+    print(f"{run} -> {target}: weights of {encoder.name} with the SHA-256 {encoder.digest}")
+    print(
+        f'next: encoder.model = "{target}", or SentenceTransformer("{target}"); {target / "README.md"} says what is in it'
+    )

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from palm_trainer.model.checkpoint import (
     read_description,
     reading,
 )
-from palm_trainer.model.encoders.load_pretrained import LoadedEncoder, check_vocabulary
+from palm_trainer.model.encoders.load_pretrained import LoadedEncoder, check_vocabulary, load_pretrained
 from palm_trainer.model.multi_task import MultiTaskModel
 
 _BUNDLE = "manifest.json"
@@ -56,8 +56,12 @@ class TakenHeads:
     untaken: Mapping[str, str]
 
 
-def find_starting_checkpoint(model: str) -> Path | None:
-    """Return the checkpoint that `encoder.model` names, None where it is no directory of a run.
+def find_starting_checkpoint(model: str, key: str = "encoder.model") -> Path | None:
+    """Return the checkpoint that a path names, None where it is no directory of a run.
+
+    Args:
+        model: a run or one of its checkpoints, perhaps something else.
+        key: what messages call it.
 
     Raises:
         ConfigError: a run without a finished checkpoint, or a bundle.
@@ -66,12 +70,12 @@ def find_starting_checkpoint(model: str) -> Path | None:
     if not path.is_dir():
         if path.is_absolute() and _is_run(path.parent):
             raise ConfigError(
-                f"encoder.model must be a checkpoint that is there, got {path}. {_advise_checkpoints(path.parent)}"
+                f"{key} must be a checkpoint that is there, got {path}. {_advise_checkpoints(path.parent)}"
             )
         return None
     if path.name.endswith(NEW_SUFFIX) and find_checkpoint(path) is not None:
         raise ConfigError(
-            f"encoder.model must be a finished checkpoint, got {path}, which is being written or was left half written. "
+            f"{key} must be a finished checkpoint, got {path}, which is being written or was left half written. "
             f"{_advise_checkpoints(path.parent)}"
         )
     checkpoint = find_checkpoint(path)
@@ -79,12 +83,12 @@ def find_starting_checkpoint(model: str) -> Path | None:
         return checkpoint
     if (path / _BUNDLE).is_file():
         raise ConfigError(
-            f"encoder.model must be an encoder or a run, got the bundle {path}. "
+            f"{key} must be an encoder or a run, got the bundle {path}. "
             "A bundle holds a graph, which cannot be trained. Name the run that it was exported from."
         )
     if _is_run(path):
         raise ConfigError(
-            f"encoder.model must be a run with a finished best checkpoint, got {path}, which has none: "
+            f"{key} must be a run with a finished best checkpoint, got {path}, which has none: "
             f"its training has not been evaluated yet, or was stopped before. {_advise_checkpoints(path)}"
         )
     return None
@@ -119,26 +123,27 @@ def _advise_checkpoints(run: Path) -> str:
     return f"Name one that is there ({listed}), or another run."
 
 
-def load_starting_run(checkpoint: Path) -> StartingRun:
+def load_starting_run(checkpoint: Path, key: str = "encoder.model") -> StartingRun:
     """Load the encoder of a checkpoint. Torch's generator stays as it is.
 
     Args:
         checkpoint: result of `find_starting_checkpoint`.
+        key: what messages call it.
 
     Raises:
         CheckpointError: the checkpoint is damaged.
         ConfigError: the model has parts that the user wrote.
         PalmError: the tokenizer does not fit the encoder.
     """
-    with reading(f"encoder.model: checkpoint {checkpoint} is damaged", "Name another checkpoint, or train it again."):
+    with reading(f"{key}: checkpoint {checkpoint} is damaged", "Name another checkpoint, or train it again."):
         description = read_description(checkpoint)
     if description.own:
         components = ", ".join(map(": ".join, description.own.items()))
         raise ConfigError(
-            f"encoder.model must be a run whose parts are all PALM's, got {checkpoint} with parts of your own ({components}), "
-            "which a configuration cannot build. Name another run, or continue with this one in Python (load_ckpt)."
+            f"{key} must be a run whose parts are all PALM's, got {checkpoint} with parts of your own ({components}), "
+            "which no command can build. Name another run, or continue with this one in Python (load_ckpt)."
         )
-    with reading(f"encoder.model: checkpoint {checkpoint} is damaged", "Name another checkpoint, or train it again."):
+    with reading(f"{key}: checkpoint {checkpoint} is damaged", "Name another checkpoint, or train it again."):
         tokenizer_json = (checkpoint / TOKENIZER).read_text(encoding="utf-8")
         Tokenizer.from_str(tokenizer_json)
         content = (checkpoint / WEIGHTS).read_bytes()
@@ -151,6 +156,19 @@ def load_starting_run(checkpoint: Path) -> StartingRun:
     digest = hashlib.sha256(content).hexdigest()
     encoder = LoadedEncoder(backbone, tokenizer_json, description.encoder.pad_token_id, name, digest)
     return StartingRun(encoder, description, weights)
+
+
+def load_exported(folder: Path) -> LoadedEncoder:
+    """Load an encoder that `palm-train models export` wrote, as it was in its run. Torch's generator stays as it is.
+
+    Raises:
+        PalmError: a file is missing or damaged.
+    """
+    with torch.random.fork_rng(devices=[]):
+        encoder = load_pretrained(str(folder), pooling="auto")
+    with (folder / WEIGHTS).open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return replace(encoder, name=folder.resolve().name, digest=digest)
 
 
 def reload_encoder(run: Path) -> LoadedEncoder:

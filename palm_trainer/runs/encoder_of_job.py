@@ -15,6 +15,7 @@ from palm_trainer.model.warm_start import (
     StartingRun,
     TakenHeads,
     find_starting_checkpoint,
+    load_exported,
     load_starting_run,
     reload_encoder,
     take_heads,
@@ -65,10 +66,10 @@ def load_job_encoder(config: Config, examples: Iterable[Example], resumed: Path 
         _check_output(checkpoint, config)
         start = load_starting_run(checkpoint)
         job_encoder = JobEncoder(start.encoder, start)
+    elif (Path(settings.model) / EXPORT_RECORD).is_file():
+        job_encoder = JobEncoder(load_exported(Path(settings.model)))
     else:
-        is_exported = (Path(settings.model) / EXPORT_RECORD).is_file()
-        pooling = "auto" if is_exported else settings.pooling
-        job_encoder = JobEncoder(load_pretrained(settings.model, pooling=pooling))
+        job_encoder = JobEncoder(load_pretrained(settings.model, pooling=settings.pooling))
     _check_settings(settings, job_encoder)
     return job_encoder
 

@@ -74,7 +74,7 @@ def load_pretrained(name: str, *, pooling: PoolingSetting = "cls") -> LoadedEnco
     """
     location = locate_encoder(name)
     check_packaged_files(name, location)
-    with _quiet_transformers():
+    with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(location, trust_remote_code=False)
             if config.is_encoder_decoder:
@@ -155,8 +155,8 @@ def _options(config: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence the load report of transformers, which mentions heads that are not used."""
+def quiet_transformers() -> Iterator[None]:
+    """Silence progress bars and the load report of transformers, which mentions heads that are not used."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -326,7 +326,7 @@ def test_run_with_own_parts_is_refused(job, copy):
     path.write_text(json.dumps(description | {"own": {"heads.intent": "mine.Stars"}}), encoding="utf-8")
     assert refusal(job, copy) == (
         f"encoder.model must be a run whose parts are all PALM's, got {copy / 'best'} with parts of your own "
-        "(heads.intent: mine.Stars), which a configuration cannot build. "
+        "(heads.intent: mine.Stars), which no command can build. "
         "Name another run, or continue with this one in Python (load_ckpt)."
     )
 
