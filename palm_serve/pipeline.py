@@ -209,7 +209,7 @@ class Pipeline:
         batch = pad_batch(encodings, self._inputs, self._pad_id, length, rows)
         values = self.engine.run(batch, outputs)
         for name in tasks:
-            check_outputs(name, self._tasks[name], values)
+            check_outputs(name, self._tasks[name], values, len(encodings))
         inference_us = (time.perf_counter_ns() - started_ns) // 1000
         return EngineOutputs(values, tasks, items, len(encodings), started_ns, inference_us)
 

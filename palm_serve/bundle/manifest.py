@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -24,6 +25,7 @@ FORMAT_VERSION = 1
 MAX_TOKENS = 65_536
 """Limit of every number of tokens. The longest encoders read a few thousand."""
 _MAX_COUNT = (1 << 31) - 1
+_MAX_NAME_LENGTH = 10_000
 
 Role = Literal["", "intent", "slots"]
 
@@ -150,7 +152,7 @@ class Decode(_Strict):
 class Calibration(_Strict):
     """Temperature scaling of a task's logits (Guo et al. 2017). 1.0 leaves them unchanged."""
 
-    temperature: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
     method: str = "none"
     ece: float | None = None
     """Expected calibration error on dev, after scaling, 0 to 1."""
@@ -187,6 +189,18 @@ class TaskInfo(_Strict):
     decode: Decode = Decode()
     calibration: Calibration = Calibration()
     thresholds: TaskThresholds = TaskThresholds()
+
+    @field_validator("labels", "outputs")
+    @classmethod
+    def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        seen: set[str] = set()
+        for name in names:
+            if len(name) > _MAX_NAME_LENGTH:
+                raise ValueError(f"a name must have at most {_MAX_NAME_LENGTH:,} characters, got {len(name):,}")
+            if name in seen:
+                raise ValueError(f"names must differ, got '{name[:100]}' twice")
+            seen.add(name)
+        return names
 
     @property
     def pairs(self) -> bool:
@@ -262,6 +276,8 @@ class Manifest(_Strict):
         for key, variant in self.variants.items():
             if variant.file not in self.files:
                 raise ValueError(f"variant '{key}' names the file '{variant.file}', which `files` does not list")
+        if len({*self.input_names}) < len(self.inputs):
+            raise ValueError(f"inputs must differ, got {', '.join(self.input_names)}")
         for role in ("intent", "slots"):
             holders = [name for name, task in self.tasks.items() if task.role == role]
             if len(holders) > 1:

@@ -72,18 +72,23 @@ def make_decoder(name: str, task: TaskInfo, arrays: Mapping[str, FloatArray]) ->
         ) from None
 
 
-def check_outputs(name: str, task: TaskInfo, outputs: Mapping[str, FloatArray]) -> None:
+def check_outputs(name: str, task: TaskInfo, outputs: Mapping[str, FloatArray], rows: int) -> None:
     """Check that the outputs of a graph have the axes that the decoder of a task reads.
 
     Args:
         name: task name, for messages.
         task: manifest entry of the task.
         outputs: outputs of the graph by name.
+        rows: rows of the batch.
 
     Raises:
-        EngineError: an output has other axes, as with fewer labels than logits.
+        EngineError: an output has other axes, as with fewer labels than logits, or fewer rows.
     """
     for output, axes in served_kind(task.kind).output_axes(task).items():
+        if not outputs[output].shape or len(outputs[output]) < rows:
+            raise EngineError(
+                f"the output '{output}' of task '{name}' must have {rows} rows for as many texts, got {list(outputs[output].shape)}"
+            )
         actual = outputs[output].shape[1:]
         fits = len(actual) == len(axes)
         for size, expected_size in zip(actual, axes, strict=False):
