@@ -193,13 +193,13 @@ class TaskInfo(_Strict):
     @field_validator("labels", "outputs")
     @classmethod
     def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        seen: set[str] = set()
+        earlier: set[str] = set()
         for name in names:
             if len(name) > _MAX_NAME_LENGTH:
                 raise ValueError(f"a name must have at most {_MAX_NAME_LENGTH:,} characters, got {len(name):,}")
-            if name in seen:
+            if name in earlier:
                 raise ValueError(f"names must differ, got '{name[:100]}' twice")
-            seen.add(name)
+            earlier.add(name)
         return names
 
     @property
