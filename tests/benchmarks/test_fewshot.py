@@ -72,7 +72,7 @@ def data(tmp_path, monkeypatch):
     ]
     _write_rows(folder / "sgd.jsonl", sgd)
     (folder / "banking77.csv").write_text("text,category\nmy card,card\nmy pin,pin\n", encoding="utf-8")
-    (folder / "mrpc.tsv").write_text("1\ta cat\tcat\n0\ta dog\tis my pin ok?\n1\tsun\ta sun\n", encoding="utf-8")
+    (folder / "mrpc.tsv").write_text("1\ta cat\tcat\n0\ta dog\tis my pin ok?\n1\tsun\ta sun\n0\tred\ta bird\n", encoding="utf-8")
     train = [{"text": "my card", "intent": "card"}, {"text": "my pin", "intent": "pin"}]
     test = [{"text": "where is my card?", "intent": "card"}, {"text": "Is my pin OK", "intent": "pin"}]
     for name, rows in {"train_5": train, "valid": test[:1], "test": test}.items():
@@ -126,11 +126,11 @@ def test_base_leaves_out_corpus_and_test_texts(data, tmp_path):
     assert list(config.data) == ["sgd", "mrpc"]
     assert list(config.tasks) == ["sgd_intent", "sgd_slots", "paraphrase"]
     assert base.removed == {"sgd": 1, "mrpc": 1}
-    assert base.rows == {"sgd": 4, "mrpc": 2}
+    assert base.rows == {"sgd": 4, "mrpc": 3}
     written = Path(tmp_path / "out/sgd.jsonl").read_text(encoding="utf-8")
     assert "WHERE" not in written
     assert '"label": "thing"' in written
-    batches = {"sgd": 2, "mrpc": 1}
+    batches = {"sgd": 2, "mrpc": 2}
     quotas = temperature(batches, "sgd", config.train.epochs, 2)
     assert sum(quotas.values()) == 12
 
@@ -305,6 +305,35 @@ def test_score_of_a_cell_is_the_share_of_its_right_answers(data, tmp_path):
     run = load_config(place.run(cell) / "config.toml")
     assert run.data["target"].test == ()
     assert run.data["target"].train == (data / "fewshot/BANKING77_train_5.jsonl",)
+
+
+@pytest.mark.slow
+def test_arms_start_from_an_encoder_or_train_with_its_tasks(data, tmp_path, monkeypatch):
+    """Real trainings: a tiny encoder without the target's corpus, and the arms that need it."""
+    import fewshot
+    from cells import Place, read_results, train_cells
+
+    recipe = tmp_path / "with_encoder.toml"
+    text = (ROOT / "benchmarks/configs/fewshot.toml").read_text(encoding="utf-8")
+    recipe.write_text(text.replace("batch_size = 32", "batch_size = 2"), encoding="utf-8")
+    monkeypatch.setattr(fewshot, "RECIPE", recipe)
+    place, results = Place(data, tmp_path / "work"), tmp_path / "results.json"
+    cells = fewshot.Plan(["banking77_5"], ["frozen_multi", "multi", "joint"], [13], steps=6).cells()
+    assert train_cells(cells, fewshot.Measure(keep=True), place, results, 1, keep=True) == 0
+    scores = read_results(results)
+    encoder = scores["encoder/multi without banking77/seed13"]
+    assert encoder["removed"] == {"sgd": 1, "mrpc": 1}
+    (base,) = {need for cell in cells for need in cell.needs}
+    multi, joint = (next(cell for cell in cells if cell.variant == arm) for arm in ("multi", "joint"))
+    started = load_config(place.run(multi) / "config.toml")
+    assert Path(started.encoder.model).is_relative_to(place.run(base))
+    together = load_config(place.run(joint) / "config.toml")
+    assert list(together.data) == ["sgd", "mrpc", "target"]
+    assert together.tasks["intent"].head == "prototype"
+    assert all(scores[cell.name]["texts"] == 2 for cell in cells)
+    (place.run(multi) / "metrics.json").unlink()
+    assert train_cells(cells, fewshot.Measure(), place, results, 1, keep=True) == 0
+    assert read_results(results) == scores
 
 
 def test_frozen_vectors_are_the_means_over_the_tokens():
