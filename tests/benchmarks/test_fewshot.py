@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 TINY_BASE = """
 [encoder]
 model = "scratch"
+pooling = "mean"
 layers = 1
 hidden_size = 8
 heads = 1
