@@ -73,7 +73,9 @@ def data(tmp_path, monkeypatch):
     ]
     _write_rows(folder / "sgd.jsonl", sgd)
     (folder / "banking77.csv").write_text("text,category\nmy card,card\nmy pin,pin\n", encoding="utf-8")
-    (folder / "mrpc.tsv").write_text("1\ta cat\tcat\n0\ta dog\tis my pin ok?\n1\tsun\ta sun\n0\tred\ta bird\n", encoding="utf-8")
+    (folder / "mrpc.tsv").write_text(
+        "1\ta cat\tcat\n0\ta dog\tis my pin ok?\n1\tsun\ta sun\n0\tred\ta bird\n", encoding="utf-8"
+    )
     train = [{"text": "my card", "intent": "card"}, {"text": "my pin", "intent": "pin"}]
     test = [{"text": "where is my card?", "intent": "card"}, {"text": "Is my pin OK", "intent": "pin"}]
     for name, rows in {"train_5": train, "valid": test[:1], "test": test}.items():
