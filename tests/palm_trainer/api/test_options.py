@@ -247,17 +247,23 @@ def test_what_is_saved_is_calibrated_where_there_is_dev(joint, tmp_path):
 
 
 def test_the_best_is_calibrated_though_it_is_not_the_last(joint, tmp_path, monkeypatch):
-    made = joint(epochs=3)
+    made = joint(epochs=10)
     made.trainer.set_evaluator([made.dev, made.dev])
     made.trainer.set_saver(tmp_path / "out", save_steps=99)
-    scores = iter([0.9, 0.5, 0.4])
-    monkeypatch.setattr("palm_trainer.runs.run.score_of", lambda *_: next(scores))
+    scores = [0.1] * 10
+    scores[7] = 0.9  # by then the model finds spans, without which there is nothing to calibrate
+    remaining_scores = iter(scores)
+    monkeypatch.setattr("palm_trainer.runs.run.score_of", lambda *_: next(remaining_scores))
     steps = made.trainer._session.steps()
-    after_one_epoch = [next(steps) for _ in range(3)] and load_trained(tmp_path / "out").model.state_dict()
+    for _ in range(2 * 8 + 1):  # an epoch has two steps, and its evaluation comes before the next step
+        next(steps)
+    after_best = load_trained(tmp_path / "out").model.state_dict()
+    for _ in steps:
+        pass
     last = trained_weights(made)
     best = load_trained(tmp_path / "out")
     assert set(methods(tmp_path / "out").values()) == {"temperature"}
-    assert same(after_one_epoch, best.model.state_dict())
+    assert same(after_best, best.model.state_dict())
     assert not same(last, best.model.state_dict())
 
 
