@@ -85,8 +85,7 @@ def suggest(data: Path) -> tuple[str, list[str]]:
         learnt = f", {count} spans with a role or group, which it learns" if count else ""
         remarks.append(f"task {task}: {table['kind']}{learnt}")
     remarks += encoder.remarks
-    if few:
-        remarks += suggest_few_shot(encoder.table, tasks, few)
+    remarks += suggest_few_shot(tasks, few)
     remarks += training.remarks
     remarks += suggest_out_of_scope(config["data"][name], tasks, examples["train"])
     return _with_comments(tomli_w.dumps(config), "[encoder]\n", encoder.comments), remarks

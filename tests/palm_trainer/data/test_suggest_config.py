@@ -290,17 +290,6 @@ def test_suggest_starts_at_class_means_where_texts_are_few(texts, head, tmp_path
     assert config.encoder.model == "minilm-l6-en"
 
 
-def test_suggest_starts_from_the_base_where_it_was_trained(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    _write_intents(tmp_path / "few.csv", 6, 10)
-    checkpoint = tmp_path / "runs" / "nlu_base" / "best"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "model.json").write_text('{"max_length": 64}', encoding="utf-8")
-    text, remarks = suggest(Path("few.csv"))
-    assert 'model = "runs/nlu_base"' in text
-    assert any("starts from runs/nlu_base" in line for line in remarks)
-
-
 def test_suggest_keeps_the_schedule_of_slots_beside_few_intents(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in _rows("joint")), encoding="utf-8")
