@@ -126,7 +126,9 @@ def test_bundled_sample(tmp_path):
     folder = ROOT / "examples" / "data" / "assistant"
     files = "".join(f'{split} = "{folder / split}.jsonl"\n' for split in ("train", "dev", "test"))
     metrics = compare(*chain(tmp_path, 'format = "jsonl"\n' + files, 5))
-    assert metrics["intent"]["accuracy"] > 0.3  # it has learnt something, so the answers differ from row to row
+    assert (
+        metrics["intent"]["accuracy"] > 0.2
+    )  # of 18 classes: it has learnt something, so the answers differ from row to row
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def test_check_without_golden_examples_exits_with_2(bundle: Path, reseal_bundle:
         ("intent", ["flight", "weather"], r"task 'intent' (2 labels) must have the axes [rows, 2], got ["),
         ("sentiment", ["a", "b", "c"], r"task 'sentiment' (3 labels) must have the axes [rows, 3], got ["),
         ("slots", ["O", "B-city", "I-city"], "start, transitions and end must have 3 tags as the labels"),
-        ("slots", ["B-city"] * 7, "the tags must hold 'O'"),
+        ("slots", [f"B-city{number}" for number in range(7)], "the tags must hold 'O'"),
     ],
 )
 def test_check_of_other_labels_than_logits_exits_with_2(

@@ -39,7 +39,7 @@ def test_faults_across_splits(plan):
 
 
 def test_files_alone_load_no_encoder(plan, monkeypatch):
-    monkeypatch.delattr(build, "_load_encoder")
+    monkeypatch.delattr(build, "load_job_encoder")
     printed = plan("--data-only")
     assert re.search(r"│ travel +│ test +│ +\d+ │\n", printed)
     assert re.search(r"│ intent +│ classify +│ intent +│ intent +│ travel +│ 3: ", printed)
