@@ -24,6 +24,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ FROZEN = "frozen_"
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a call of the script trains.
+    """Choice of what a call of the script trains.
 
     Args:
         rows: keys of `ROWS`.
@@ -75,12 +76,15 @@ class Plan:
 
     def cells(self) -> list[Cell]:
         """Return the cells in the order in which they are trained: one seed of everything before the next."""
+        seeds_by_arm = {}
+        for arm in self.arms:
+            own_seeds = ARMS[arm].seeds
+            seeds_by_arm[arm] = own_seeds if self.seeds is None or len(own_seeds) == 1 else self.seeds
         cells = []
-        for seed in sorted({*(self.seeds or ()), *(seed for arm in self.arms for seed in ARMS[arm].seeds)}):
+        for seed in sorted(set(chain.from_iterable(seeds_by_arm.values()))):
             for row in self.rows:
-                for arm in self.arms:
-                    wanted = ARMS[arm].seeds if self.seeds is None or len(ARMS[arm].seeds) == 1 else self.seeds
-                    if seed in wanted:
+                for arm, seeds in seeds_by_arm.items():
+                    if seed in seeds:
                         cells.append(self._cell(row, arm, seed))
         return cells
 

@@ -1,4 +1,4 @@
-"""What fewshot.py compares. All of it was written down before any test text was answered.
+"""Declare what fewshot.py compares. All of it was written down before any test text was answered.
 
 Question: does an encoder that many tasks have trained learn a new set of intents from few examples better than the plain
 encoder (primary), and better than one that a single task has trained (secondary)?

@@ -1,4 +1,4 @@
-"""How long work of which more comes at once waits before it is refused."""
+"""Waiting time of batches and items of streams before they are refused."""
 
 import time
 
