@@ -243,11 +243,13 @@ class Queue(Generic[T]):
                 floods.add(name)
         if not floods:
             return waiting, 0
-        pressing = [request for request in waiting[:max_rows] if request.client not in floods]
+        pressing = []
+        unhurried = []
+        for request in waiting[:max_rows]:
+            (unhurried if request.client in floods else pressing).append(request)
         if len(pressing) > max_rows // _PRESSING_DIVISOR:
             return waiting, 0
-        unhurried = [request for request in waiting if request.client in floods or request not in pressing]
-        return pressing + unhurried, len(pressing)
+        return pressing + unhurried + waiting[max_rows:], len(pressing)
 
     def _leave(self, client_name: str) -> None:
         """Handle a client that has no waiting request any more."""
