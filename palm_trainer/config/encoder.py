@@ -26,7 +26,7 @@ class PretrainedEncoderConfig(EncoderConfig):
     """An encoder with pretrained weights."""
 
     heads: bool = False
-    """Where `model` is a run: also take over the heads of tasks of the same name, kind and labels."""
+    """Take over the heads of tasks of the same name, kind and labels too, where `model` is a run."""
     digest: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """SHA-256 that the weights of a run as `model` must have. The config.toml of a run names that of the run it started from."""
 

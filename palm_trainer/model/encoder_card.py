@@ -22,7 +22,7 @@ tags:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card tells beside the configuration of the run.
+    """Facts of a card beside the configuration of the run.
 
     Args:
         name: of the folder.

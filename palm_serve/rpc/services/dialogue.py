@@ -131,7 +131,7 @@ class _Group:
         self._batch = batch
         self._members: list[tuple[int, str, CheckedRequest]] = []
         self._refusals: dict[int, PalmServeError | None] = {}
-        """How the queue of each priority refuses the batch. None: it has room."""
+        """Refusal of the batch by the queue of each priority. None: it has room."""
 
     async def add(self, position: int, item_id: str, request: pb.ParseRequest, limits: Limits) -> None:
         """Add a request.
