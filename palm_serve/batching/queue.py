@@ -243,8 +243,8 @@ class Queue(Generic[T]):
                 floods.add(name)
         if not floods:
             return waiting, 0
-        pressing = []
-        unhurried = []
+        pressing: list[QueuedRequest[T]] = []
+        unhurried: list[QueuedRequest[T]] = []
         for request in waiting[:max_rows]:
             (unhurried if request.client in floods else pressing).append(request)
         if len(pressing) > max_rows // _PRESSING_DIVISOR:
