@@ -121,3 +121,22 @@ def check_text(text: str, field: str, max_bytes: int | None = None) -> None:
             raise InvalidRequest(
                 f"{field} must have at most {max_bytes:,} bytes, got {size:,}. Shorten or split it.", field
             )
+
+
+def check_unicode(text: str, field: str) -> str:
+    """Return the text if it can be encoded as UTF-8.
+
+    Args:
+        text: the text.
+        field: name of its field, for the error.
+
+    Raises:
+        InvalidRequest: the text has a lone surrogate.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"{field} must be valid Unicode, got a lone surrogate at position {error.start}. Remove it.", field
+        ) from None
+    return text

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from palm_serve.batching import BatchLimits, Costs, WaitingRequest, plan_batch
+from palm_serve.batching import BatchLimits, plan_batches
 from palm_serve.bundle.golden import GoldenExample
 from palm_serve.bundle.loader import Bundle
 from palm_serve.decoding import DecoderTable, Item, check_outputs, golden_answer, rows_of
@@ -262,21 +262,14 @@ class Pipeline:
         Raises:
             InvalidRequest: a request cannot be answered as sent.
         """
-        limits = limits or BatchLimits()
         prepared: list[PreparedRequest] = []
         for outcome in self.prepare_many(requests):
             if isinstance(outcome, InvalidRequest):
                 raise outcome
             prepared.append(outcome)
         predictions: dict[int, Prediction] = {}
-        remaining = list(range(len(prepared)))
-        while remaining:
-            waiting = [WaitingRequest(prepared[index].tokens) for index in remaining]
-            plan = plan_batch(waiting, 0.0, limits, Costs())
-            batch = [remaining[position] for position in plan.batch]
+        for batch in plan_batches([request.tokens for request in prepared], limits or BatchLimits()):
             predictions.update(zip(batch, self.run([prepared[index] for index in batch]), strict=True))
-            answered = set(batch)
-            remaining = [index for index in remaining if index not in answered]
         return [predictions[index] for index in range(len(prepared))]
 
     def warm_up(

@@ -19,7 +19,7 @@ from palm_serve.batching.admission import WEIGHTS, AdmissionController
 from palm_serve.batching.engine_thread import EngineThread
 from palm_serve.batching.latency import LatencyModel
 from palm_serve.batching.observer import FinishedBatch, Observer, SilentObserver
-from palm_serve.batching.plan import BatchLimits, BatchPlan, Costs, WaitingRequest, plan_batch
+from palm_serve.batching.plan import BatchLimits, BatchPlan, Costs, WaitingRequest, plan_batch, plan_batches
 from palm_serve.batching.queue import EngineLatency
 from palm_serve.batching.scheduler import Scheduler
 from palm_serve.batching.watchdog import RUN_LIMIT_S
@@ -40,4 +40,5 @@ __all__ = [
     "SilentObserver",
     "WaitingRequest",
     "plan_batch",
+    "plan_batches",
 ]

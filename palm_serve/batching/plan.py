@@ -1,7 +1,7 @@
 """Batch planning: which of the waiting requests run together. Pure functions: requests and the time go in, indices come out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -114,6 +114,24 @@ def plan_batch(
         if batch.takes(waiting[index], now, limits, costs):
             batch.add(index, waiting[index])
     return BatchPlan(tuple(sorted(batch.indices)), tuple(lost))
+
+
+def plan_batches(lengths: Sequence[int], limits: BatchLimits) -> Iterator[list[int]]:
+    """Divide requests that have no deadline into batches of similar length.
+
+    Args:
+        lengths: tokens of each request.
+        limits: limits of a batch.
+
+    Yields:
+        The positions of the requests of a batch. Each request is in one batch.
+    """
+    remaining = list(range(len(lengths)))
+    while remaining:
+        plan = plan_batch([WaitingRequest(lengths[index]) for index in remaining], 0.0, limits, Costs())
+        yield [remaining[position] for position in plan.batch]
+        for position in reversed(plan.batch):
+            del remaining[position]
 
 
 class _Batch:

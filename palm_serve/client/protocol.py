@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2
 from palm_serve.client.channel import Connection, ConnectionPool
 from palm_serve.client.credentials import Headers, headers
 from palm_serve.client.retries import CallAttempts, RetryPolicy, is_from_server, item_error
-from palm_serve.errors import InvalidRequest, PalmServeError
+from palm_serve.errors import InvalidRequest, PalmServeError, check_unicode
 from palm_serve.v1 import palm_pb2 as pb
 
 DEFAULT_TIMEOUT_S = 10.0
@@ -132,7 +132,7 @@ class ServerConnection:
             fields: optional fields of the request.
         """
         request = pb.PredictRequest(
-            task=task, text=_encodable(text, "text"), text_pair=_encodable(text_pair, "text_pair"), **fields
+            task=task, text=check_unicode(text, "text"), text_pair=check_unicode(text_pair, "text_pair"), **fields
         )
         return self._call_once(_PREDICT, request, timeout_s, session_id)
 
@@ -143,7 +143,7 @@ class ServerConnection:
 
     def health(self, model: str, timeout_s: float | None) -> Steps[bool]:
         """Return true if the server, or one of its models, is ready."""
-        request = health_pb2.HealthCheckRequest(service=_encodable(model, "model"))
+        request = health_pb2.HealthCheckRequest(service=check_unicode(model, "model"))
         response = yield from self._call_once(_CHECK_HEALTH, request, timeout_s)
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
@@ -248,15 +248,4 @@ def _id_headers(session_id: str) -> Headers:
 
 
 def _parse_request(text: str, fields: ParseFields) -> pb.ParseRequest:
-    return pb.ParseRequest(text=_encodable(text, "text"), **fields)
-
-
-def _encodable(text: str, field: str) -> str:
-    """Return the text if it can be encoded as UTF-8. Raises InvalidRequest for a lone surrogate."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidRequest(
-            f"{field} must be valid Unicode, got a lone surrogate at position {error.start}. Remove it.", field
-        ) from None
-    return text
+    return pb.ParseRequest(text=check_unicode(text, "text"), **fields)

@@ -39,7 +39,21 @@ class EngineChoice:
     precision: str
     threads: int | None
     cache: Path | None
-    nice: int
+    nice: int = 0
+
+    def open(self, bundle: Bundle, measured: MeasuredTimes | None = None) -> Pipeline:
+        """Open the engine of a bundle. Its answers are not compared yet.
+
+        Args:
+            bundle: the bundle.
+            measured: times of graphs that were measured before, which grow.
+
+        Raises:
+            BundleError: the bundle must not be served.
+            EngineError: no engine can run the bundle.
+        """
+        engine = select_engine(bundle, self.provider, self.precision, self.threads, self.cache, measured)
+        return Pipeline(bundle, engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +154,7 @@ class BundleOpener:
         """
         if not beside_others:
             return await self._in_thread(bundle.path, self._open_alone, bundle, latency)
-        pipeline = await self._in_thread(bundle.path, self._make_pipeline, bundle)
+        pipeline = await self._in_thread(bundle.path, self._choice.open, bundle, self._measured)
         await self._check_beside_others(pipeline, latency)
         return pipeline
 
@@ -174,17 +188,12 @@ class BundleOpener:
         self.opening = False
         return future.result()
 
-    def _make_pipeline(self, bundle: Bundle) -> Pipeline:
-        choice = self._choice
-        engine = select_engine(bundle, choice.provider, choice.precision, choice.threads, choice.cache, self._measured)
-        return Pipeline(bundle, engine)
-
     def _open_alone(self, bundle: Bundle, latency: EngineLatency) -> Pipeline:
         """Open the first engine at full speed, in limited memory."""
         memory = bundle_memory(bundle.path)
         try:
             with limited_memory(memory):
-                pipeline = self._make_pipeline(bundle)
+                pipeline = self._choice.open(bundle, self._measured)
                 self._running = pipeline
                 check_and_warm_up(pipeline, self._limits, latency.run.observe)
         except MemoryError:

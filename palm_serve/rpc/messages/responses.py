@@ -1,8 +1,9 @@
 """Conversion of predictions to response messages, with offsets in the unit of the client."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Protocol, assert_never
 
+from palm_serve.bundle.manifest import Manifest
 from palm_serve.config import Limits
 from palm_serve.decoding import label_names
 from palm_serve.decoding.fallback_policy import judge
@@ -26,8 +27,27 @@ if TYPE_CHECKING:
     from palm_serve.registry import LoadedModel
 
 
+class AnsweringModel(Protocol):
+    """The model version that answered a request."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model in requests."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Digest of its bundle."""
+        ...
+
+    @property
+    def manifest(self) -> Manifest:
+        """Manifest of its bundle."""
+        ...
+
+
 def parse_response(
-    request_id: str, model: "LoadedModel", checked: CheckedRequest, prediction: Prediction
+    request_id: str, model: AnsweringModel, checked: CheckedRequest, prediction: Prediction
 ) -> pb.ParseResponse:
     """Create the response to a ParseRequest. The fields of a role stay unset if its task was not requested.
 
@@ -61,7 +81,7 @@ def parse_response(
 
 
 def predict_response(
-    request_id: str, model: "LoadedModel", checked: CheckedRequest, prediction: Prediction
+    request_id: str, model: AnsweringModel, checked: CheckedRequest, prediction: Prediction
 ) -> pb.PredictResponse:
     """Create the response to a PredictRequest.
 
