@@ -19,8 +19,53 @@ PalmServeError
 """
 
 
+import re
+
+_LONGEST_WORD = 300
+"""Characters that a value without blanks may have in a message: more than nearly all paths."""
+_LONGEST_LINE = 1000
+_MOST_LINES = 100
+_EDGE = 100
+"""Characters at the beginning and at the end of a long value that are shown."""
+_LONG_WORD = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}")
+_LONG_QUOTE = re.compile(rf"'[^'\n]{{{_LONGEST_WORD + 1},}}'|\"[^\"\n]{{{_LONGEST_WORD + 1},}}\"")
+
+
+def shorten_message(message: str) -> str:
+    """Return a message with the middle of long values left out, and with 100 lines at most.
+
+    Values of users can have any length. What the message says about them must stay visible. Messages of both packages
+    pass through here, so that no message has to shorten its values itself.
+    """
+    lines = message.split("\n")
+    further_lines = len(lines) - _MOST_LINES
+    shown = list(map(_shorten_line, lines[:_MOST_LINES]))
+    if further_lines > 0:
+        shown.append(f"... and {further_lines:,} further lines")
+    return "\n".join(shown)
+
+
+def _shorten_line(line: str) -> str:
+    line = _LONG_WORD.sub(_leave_out_middle, line)
+    if len(line) > _LONGEST_LINE:
+        line = _LONG_QUOTE.sub(_leave_out_middle, line)
+    if len(line) <= _LONGEST_LINE:
+        return line
+    edge = _LONGEST_LINE // 2 - _EDGE
+    return f"{line[:edge]}... ({len(line) - 2 * edge:,} characters left out) ...{line[-edge:]}"
+
+
+def _leave_out_middle(match: re.Match[str]) -> str:
+    value = match[0]
+    return f"{value[:_EDGE]}... ({len(value) - 2 * _EDGE:,} characters left out) ...{value[-_EDGE:]}"
+
+
 class PalmServeError(Exception):
     """Base of every error that serving raises on purpose. The message names the problem, the value, the limit and a fix."""
+
+    def __str__(self) -> str:
+        """Return the message, with long values shortened."""
+        return shorten_message(super().__str__())
 
 
 class InvalidRequest(PalmServeError):

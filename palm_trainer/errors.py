@@ -4,9 +4,15 @@ Each message names the key or file, the rule, the value and a way to fix it. Com
 exit with 2.
 """
 
+from palm_serve.errors import shorten_message
+
 
 class PalmError(Exception):
     """Base of all errors that the user can fix."""
+
+    def __str__(self) -> str:
+        """Return the message, with long values shortened."""
+        return shorten_message(super().__str__())
 
 
 class ConfigError(PalmError):

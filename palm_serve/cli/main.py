@@ -11,9 +11,12 @@ from palm_serve.cli.grouped_help import GroupedCommand
 from palm_serve.cli.health import health
 from palm_serve.cli.run import run
 from palm_serve.cli.token import token
+from palm_serve.system.plain_text import os_message
 from palm_serve.system.program import run_program
+from palm_serve.system.usage_errors import ProgramGroup
 
 app = typer.Typer(
+    cls=ProgramGroup,
     name="palm-serve",
     help="Serve PALM bundles over gRPC.",
     no_args_is_help=True,
@@ -43,6 +46,6 @@ def _command() -> int:
     try:
         app()
     except OSError as error:
-        print(f"palm-serve: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        print(f"palm-serve: {os_message(error)}", file=sys.stderr)
         return 2
     return 0

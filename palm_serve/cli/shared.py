@@ -23,7 +23,7 @@ from palm_serve.errors import (
     TokenFileError,
     Unauthenticated,
 )
-from palm_serve.system.plain_text import plain, plain_console
+from palm_serve.system.plain_text import plain_console, plain_message
 from palm_serve.system.program import OutputLost
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ def report_errors() -> Iterator[None]:
     try:
         yield
     except PalmServeError as error:
-        write_line(plain(f"palm-serve: {error}", keep="\n"), err=True)
+        write_line(plain_message(f"palm-serve: {error}", keep="\n"), err=True)
         raise typer.Exit(2 if isinstance(error, _BAD_INPUT) else 1) from None
     except UnicodeEncodeError as error:
-        write_line(f"palm-serve: arguments must be valid UTF-8, got {error.object!r}", err=True)
+        write_line(plain_message(f"palm-serve: arguments must be valid UTF-8, got {error.object!r}"), err=True)
         raise typer.Exit(2) from None
 
 
@@ -76,7 +76,7 @@ def write_line(line: str, *, err: bool = False) -> None:
 def say(line: str, *, err: bool = False) -> None:
     """Print one line. A failed write (closed pipe, full disk) is logged, because the server must go on."""
     try:
-        write_line(plain(f"palm-serve: {line}"), err=err)
+        write_line(plain_message(f"palm-serve: {line}"), err=err)
     except OutputLost as lost:
         logging.getLogger(__name__).error("%s: %s", lost, line)
 

@@ -8,6 +8,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from palm_serve.errors import shorten_message
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -26,6 +28,21 @@ def plain(text: object, keep: str = "") -> str:
         keep: characters that stay as they are, such as line breaks in a message of several lines.
     """
     return _UNSAFE.sub(lambda match: match[0] if match[0] in keep else repr(match[0])[1:-1], str(text))
+
+
+def plain_message(message: object, keep: str = "") -> str:
+    """Return a message for the terminal: long values shortened, control characters as escapes.
+
+    Args:
+        message: an error, a warning or a line about data.
+        keep: as for `plain`.
+    """
+    return plain(shorten_message(str(message)), keep)
+
+
+def os_message(error: OSError) -> str:
+    """Return the message of an operating system error: the file, and why."""
+    return plain_message(f"{error.filename or 'input or output'}: {error.strerror or error}")
 
 
 def plain_json(line: str) -> str:

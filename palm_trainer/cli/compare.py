@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from palm_serve.system.plain_text import plain
+from palm_serve.system.plain_text import plain_message
 from palm_serve.system.program import OutputLost
 from palm_trainer.cli.console import show
 from palm_trainer.cli.show import show_faults, show_training
@@ -158,4 +158,4 @@ def _show_result(result: ComparisonResult) -> None:
     for note in result.notes:
         show(f"note: {note}")
     for warning in result.warnings:
-        print(plain(f"warning: {warning}"), file=sys.stderr)
+        print(plain_message(f"warning: {warning}"), file=sys.stderr)

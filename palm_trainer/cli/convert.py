@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from palm_serve.system.plain_text import plain
+from palm_serve.system.plain_text import plain_message
 from palm_trainer.data.convert import convert, convert_split
 from palm_trainer.data.divide import parse_shares
 
@@ -41,4 +41,4 @@ def convert_data(
         for title, defects in (("source", conversion.defects), ("not held", conversion.losses)):
             for defect in defects:
                 line = f"  {title}: {defect.count} x {defect.kind}, first at {defect.first}"
-                print(plain(line), file=sys.stderr)
+                print(plain_message(line), file=sys.stderr)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palm_serve.system.plain_text import plain, plain_console
+from palm_serve.system.plain_text import os_message, plain_console, plain_message
 from palm_serve.system.program import run_program
+from palm_serve.system.usage_errors import ProgramCommand
 from palm_trainer.cli.environment import limit_threads
 from palm_trainer.errors import CheckpointError, ExportError, PalmError, ParityError
 
@@ -51,7 +52,7 @@ class Precision(StrEnum):
     AUTO = "auto"
 
 
-@app.command(epilog="Example: palm-export runs/atis --output bundles/atis")
+@app.command(cls=ProgramCommand, epilog="Example: palm-export runs/atis --output bundles/atis")
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory that `palm-train run` wrote.")],
     output: Annotated[
@@ -242,9 +243,9 @@ def _command() -> int:
     try:
         app()
     except PalmError as error:
-        print(plain(f"palm-export: {error}", keep="\n"), file=sys.stderr)
+        print(plain_message(f"palm-export: {error}", keep="\n"), file=sys.stderr)
         return 1 if isinstance(error, ParityError) else 2
     except OSError as error:
-        print(plain(f"palm-export: {error.filename or 'input or output'}: {error.strerror or error}"), file=sys.stderr)
+        print(f"palm-export: {os_message(error)}", file=sys.stderr)
         return 2
     return 0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from palm_serve.system.plain_text import plain, plain_console
+from palm_serve.system.plain_text import plain, plain_console, plain_message
 from palm_serve.system.program import OutputLost
 from palm_trainer.cli.console import show
 from palm_trainer.config.loader import Config
@@ -151,7 +151,7 @@ def show_faults(faults: Iterable[DataFault]) -> None:
     """Show what is wrong with the data, warnings on standard error."""
     for fault in faults:
         if fault.is_warning:
-            print(plain(f"warning: {fault}"), file=sys.stderr)
+            print(plain_message(f"warning: {fault}"), file=sys.stderr)
         else:
             show(f"  {fault}")
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palm_serve.system.plain_text import plain
+from palm_serve.system.plain_text import os_message, plain_message
 from palm_serve.system.program import OutputLost, run_program
+from palm_serve.system.usage_errors import ProgramGroup
 from palm_trainer.cli.add_class import add_class_app
 from palm_trainer.cli.environment import limit_spinning, limit_threads
 from palm_trainer.cli.models import models_app
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # torch takes seconds to load, and `--help` does not need it
     from palm_trainer.runs.events import Event
 
 app = typer.Typer(
+    cls=ProgramGroup,
     name="palm-train",
     help="Train many language-understanding tasks on one encoder.",
     epilog="Example: palm-train run examples/atis.toml && palm-train evaluate runs/atis --split test",
@@ -226,7 +228,7 @@ def init(
 
     text, notes = suggest(data)
     for line in notes:
-        print(line, file=sys.stderr)
+        print(plain_message(line), file=sys.stderr)
     if output is None:
         sys.stdout.write(text)
         return
@@ -376,10 +378,10 @@ def command(app: Callable[..., Any], arguments: Iterable[str] | None = None) -> 
     try:
         app(args=None if arguments is None else list(arguments))
     except PalmError as error:
-        print(plain(f"error: {error}", keep="\n"), file=sys.stderr)
+        print(plain_message(f"error: {error}", keep="\n"), file=sys.stderr)
         return 2
     except OSError as error:
-        print(plain(f"error: {error.filename or 'input or output'}: {error.strerror or error}"), file=sys.stderr)
+        print(f"error: {os_message(error)}", file=sys.stderr)
         return 2
     except OutputLost:
         raise

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from palm_serve.errors import shorten_message
 from palm_serve.tokenization import TextTokenizer
 from palm_trainer.config.loader import Config
 from palm_trainer.config.schema import ScratchEncoderConfig
@@ -67,7 +68,7 @@ class DataFault:
         """Return the fault as a line."""
         defect = self.defect
         line = f"{self.data} {self.split}: {defect.count} x {defect.kind}, first at {defect.first}"
-        return f"{line}. {_REMEDY}." if self.is_warning else line
+        return shorten_message(f"{line}. {_REMEDY}." if self.is_warning else line)
 
 
 def read_splits(splits: Splits) -> ReadSplits:
