@@ -18,7 +18,6 @@ PalmServeError
     └── EngineTimeout  a run of the engine took too long         -> INTERNAL, with its message
 """
 
-
 import re
 
 _LONGEST_WORD = 300

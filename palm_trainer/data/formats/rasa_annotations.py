@@ -1,5 +1,6 @@
 """Annotations of entities in a text of Rasa's training data, read in linear time."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,10 @@ from palm_trainer.errors import DataError
 SYNONYM = "synonym given with an entity (passed over)"
 _KEYS = ("entity", "role", "group", "value")
 MORE_ENTITIES = "further entity on the same words (passed over)"
+UNCLOSED = "annotation of an entity that does not close (kept as plain text)"
+UNOPENED = "end of an annotation without its `[` (kept as plain text)"
+EMPTY = "annotation without a value or a name (kept as plain text)"
+NESTED = "annotation with a `[` in its value (read from the first `[`, as Rasa does)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,8 @@ def read_entities(text: str, source: str, defects: Defects) -> tuple[str, tuple[
     spans: list[LabelledSpan] = []
     position = 0  # in the annotated text
     length = 0  # of the plain text
-    for annotation in _annotations(text):
+    faults: Counter[str] = Counter()
+    for annotation in _annotations(text, faults):
         text_before = text[position : annotation.start]
         segments += [text_before, annotation.value]
         start = length + len(text_before)
@@ -75,44 +81,86 @@ def read_entities(text: str, source: str, defects: Defects) -> tuple[str, tuple[
         position = annotation.end
         spans.append(entity_span(_entity(text, annotation, source, defects), start, length, source))
     segments.append(text[position:])
+    for kind, count in (+faults).items():
+        defects.add(kind, source, count)
     return "".join(segments), tuple(spans)
 
 
-def _annotations(text: str) -> list[_Annotation]:
-    """Find all annotations. A value reaches from the first `[` to the next `]`."""
+def _annotations(text: str, faults: Counter[str]) -> list[_Annotation]:
+    """Find all annotations. A value reaches from the first `[` to the next `]`.
+
+    Args:
+        text: annotated text.
+        faults: counts of brackets that are no whole annotation, added to in place.
+    """
     finder = _Finder(text)
     annotations: list[_Annotation] = []
     position = 0
     while True:
         start = finder.find("[", position)
+        for ending in ("](", "]{"):
+            stray = finder.find(ending, position)
+            while stray < start:
+                faults[UNOPENED] += 1
+                stray = finder.find(ending, stray + 1)
         value_end = finder.find("]", start)
         if value_end == len(text):
+            faults[UNCLOSED] += start < len(text)
             return annotations
-        annotation = _annotation(text, start, value_end, finder) if value_end > start + 1 else None
+        annotation = _annotation(text, start, value_end, finder, faults)
         if annotation is not None:
             annotations.append(annotation)
         position = value_end + 1 if annotation is None else annotation.end
 
 
-def _annotation(text: str, start: int, value_end: int, finder: _Finder) -> _Annotation | None:
-    """Return the annotation of the value between two brackets; None if nothing that names an entity follows."""
-    value = text[start + 1 : value_end]
+def _annotation(text: str, start: int, value_end: int, finder: _Finder, faults: Counter[str]) -> _Annotation | None:
+    """Return the annotation of the value between two brackets; None if it is plain text."""
     suffix = value_end + 1
     if text.startswith("(", suffix):
-        end = finder.find(")", suffix)
-        if end == len(text):
-            return None
-        name, colon, _ = text[suffix + 1 : end].partition(":")
-        return _Annotation(start, end + 1, value, name=name, has_synonym=bool(colon)) if name else None
-    if text.startswith("{", suffix):
-        end = finder.find("}", suffix)
-        if end < len(text):
-            return _Annotation(start, end + 1, value, json=text[suffix : end + 1])
-    if text.startswith("[{", suffix):
+        annotation = _named(text, start, value_end, finder)
+    elif text.startswith("{", suffix):
+        annotation = _with_json(text, start, value_end, finder.find("}", suffix), brackets=0)
+    elif text.startswith("[{", suffix):
         end = finder.find("}]", suffix)
-        if end < min(len(text), finder.find("\n", suffix)):
-            return _Annotation(start, end + 2, value, json=text[suffix + 1 : end + 1])
-    return None
+        if end >= finder.find("\n", suffix):
+            end = len(text)
+        annotation = _with_json(text, start, value_end, end, brackets=1)
+    else:
+        return None
+    if annotation is None:
+        faults[UNCLOSED] += 1
+    elif not annotation.value or not (annotation.name or annotation.json):
+        faults[EMPTY] += 1
+        return None
+    elif "[" in annotation.value:
+        faults[NESTED] += 1
+    return annotation
+
+
+def _named(text: str, start: int, value_end: int, finder: _Finder) -> _Annotation | None:
+    """Return an annotation `[value](name)`; None if its name does not end before another bracket opens."""
+    suffix = value_end + 1
+    end = finder.find(")", suffix)
+    if end == len(text) or min(finder.find("[", suffix), finder.find("(", suffix + 1)) < end:
+        return None
+    name, colon, _ = text[suffix + 1 : end].partition(":")
+    return _Annotation(start, end + 1, text[start + 1 : value_end], name=name, has_synonym=bool(colon))
+
+
+def _with_json(text: str, start: int, value_end: int, end: int, *, brackets: int) -> _Annotation | None:
+    """Return an annotation `[value]{...}`, or `[value][{...}]` with `brackets` = 1; None if its JSON has no end.
+
+    Args:
+        text: annotated text.
+        start: position of its first bracket.
+        value_end: position of the bracket after its value.
+        end: position of the last `}`, the length of the text without one.
+        brackets: number of brackets on each side of the JSON.
+    """
+    if end == len(text):
+        return None
+    json_text = text[value_end + 1 + brackets : end + 1]
+    return _Annotation(start, end + 1 + brackets, text[start + 1 : value_end], json=json_text)
 
 
 def entity_span(entity: dict[str, Any], start: int, end: int, source: str) -> LabelledSpan:

@@ -4,11 +4,14 @@ import time
 import pytest
 
 from palm_trainer.data.example import LabelledSpan
+from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.columns import NO_CLASS
 from palm_trainer.data.formats.detect import detect_format
 from palm_trainer.data.formats.rasa import FOLDED, MORE_ENTITIES, NO_DASH, NO_NLU, SYNONYM
+from palm_trainer.data.formats.rasa_annotations import EMPTY, NESTED, UNCLOSED, UNOPENED
 from palm_trainer.data.formats.rasa_markdown import OUTSIDE
 from palm_trainer.data.formats.row_values import OVERLAPPING
+from palm_trainer.data.formats.text_files import Defects, FormatOptions
 from palm_trainer.errors import DataError
 
 NLU = """\
@@ -171,6 +174,40 @@ def test_rasa_annotations_agree_with_old_pattern(file, parse):
     [example], _ = parse("rasa", file("nlu.yml", f"nlu:\n- intent: a\n  examples: |\n    - {text}\n"))
     spans = [(example.text[span.start : span.end], span.label) for span in example.fields["slots"]]
     assert spans == [("[a", "x"), ("c", "y"), ("g", "h"), ("l", "m")]
+
+
+BRACKETS = {
+    "[Paris](city now": ("[Paris](city now", (), {UNCLOSED: 1}),
+    "[Paris](city to [Rome](city)": ("[Paris](city to Rome", ((16, 20, "city"),), {UNCLOSED: 1}),
+    "[Paris](city (x)": ("[Paris](city (x)", (), {UNCLOSED: 1}),
+    '[Paris]{"entity": "city"': ('[Paris]{"entity": "city"', (), {UNCLOSED: 1}),
+    '[Paris][{"entity": "city"}': ('[Paris][{"entity": "city"}', (), {UNCLOSED: 2}),
+    "[Paris(city)": ("[Paris(city)", (), {UNCLOSED: 1}),
+    "Paris](city) [Rome](city)": ("Paris](city) Rome", ((13, 17, "city"),), {UNOPENED: 1}),
+    'Paris]{"entity": "city"}': ('Paris]{"entity": "city"}', (), {UNOPENED: 1}),
+    "[[a](b)](c)": ("[a](c)", ((0, 2, "b"),), {NESTED: 1, UNOPENED: 1}),
+    "x [](city) [y]() [z](:w)": ("x [](city) [y]() [z](:w)", (), {EMPTY: 3}),
+    'x []{"entity": "city"}': ('x []{"entity": "city"}', (), {EMPTY: 1}),
+    "see [x], (y) [z] and ]": ("see [x], (y) [z] and ]", (), {}),
+}
+
+
+@pytest.mark.parametrize("written", BRACKETS)
+@pytest.mark.parametrize("name", ["nlu.yml", "nlu.md"])
+def test_rasa_brackets_that_are_no_annotation_are_told(file, written, name):
+    text, ranges, told = BRACKETS[written]
+    lines = {
+        "nlu.yml": f"nlu:\n- intent: i\n  examples: |\n    - {written}\n    - {written}\n",
+        "nlu.md": f"\n\n## intent:i\n- {written}\n- {written}\n",
+    }
+    path = file(name, lines[name])
+    defects = Defects()
+    examples = list(FORMATS["rasa"](path, FormatOptions(), defects))
+    assert [example.text for example in examples] == [text, text]
+    assert examples[0].fields["slots"] == tuple(LabelledSpan(*span) for span in ranges)
+    assert {defect.kind: (defect.count, defect.first) for defect in defects} == {
+        kind: (2 * count, f"{path}:4") for kind, count in told.items()
+    }
 
 
 MARKDOWN = """\
