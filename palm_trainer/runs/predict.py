@@ -9,6 +9,8 @@ from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.system.plain_text import plain_json
 from palm_serve.types import Answer, Classification, Label, Match, Span, Spans, TaskAnswer
 from palm_trainer.data.example import Example
+from palm_trainer.data.formats.json_values import parse_json
+from palm_trainer.data.formats.text_files import read_text, split_lines
 from palm_trainer.errors import DataError
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import load_trained
@@ -26,26 +28,20 @@ def read_inputs(path: Path) -> list[Input]:
     Raises:
         DataError: names the file and the line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # only these: a text may hold U+2028 and its like
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    lines = split_lines(read_text(path))
     is_json = path.suffix in {".jsonl", ".json"}
     inputs: list[Input] = []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            inputs.append(_json_input(path, number, line) if is_json else (line.rstrip("\r"), None))
-    if not inputs:
-        raise DataError(f"{path}: no text in it; write one a line.")
+            inputs.append(_json_input(path, number, line) if is_json else (line, None))
     return inputs
 
 
 def _json_input(path: Path, number: int, line: str) -> Input:
-    try:
-        row = json.loads(line)
-        text, pair = _first_value(row, _KEYS[0]), _first_value(row, _KEYS[1])
-    except (ValueError, AttributeError) as error:
-        raise DataError(f'{path}:{number}: not an object with "text": {error}') from None
+    row = parse_json(line, f"{path}:{number}", 'write an object with "text" a line', is_line=True)
+    if not isinstance(row, dict):
+        raise DataError(f'{path}:{number}: not an object with "text", got {row!r}')
+    text, pair = _first_value(row, _KEYS[0]), _first_value(row, _KEYS[1])
     if text is None:
         raise DataError(f'{path}:{number}: not an object with "text" (or "question"): {", ".join(row) or "empty"}')
     if not isinstance(text, str) or not isinstance(pair, str | None):

@@ -28,7 +28,7 @@ def load_tokenizer(path: Path, lowercase: bool | None = None) -> str:
     if path.is_dir():
         path = _file_in(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             return bare_tokenizer_json(text)
     except (OSError, UnicodeDecodeError) as error:

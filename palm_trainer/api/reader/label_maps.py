@@ -29,7 +29,7 @@ def read_label_map(label_map: LabelMap) -> dict[str, int]:
     if isinstance(label_map, str | Path):
         source = str(label_map)
         try:
-            label_map = json.loads(Path(label_map).read_text(encoding="utf-8"))
+            label_map = json.loads(Path(label_map).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError, RecursionError) as error:
             raise DataError(
                 f'{source}: not a label map: {error}. Write a JSON object such as {{"O": 0, "B-city": 1}}.'

@@ -1,10 +1,13 @@
 """Checks that hold for every format: characters that no file can hold, and spans that no model can learn."""
 
+import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import TypeAlias
 
+from palm_serve.system.plain_text import plain
 from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.formats.jsonl import ANSWER
 from palm_trainer.data.formats.text_files import Defects, FormatOptions
@@ -12,6 +15,12 @@ from palm_trainer.errors import DataError
 
 Parse: TypeAlias = Callable[[Path, FormatOptions, Defects], Iterator[Example]]
 
+NO_VISIBLE_TEXT = "text without a visible character (kept)"
+CONTROL_IN_TEXT = "text with a control character, a byte order mark or U+FFFD (kept)"
+CONTROL_IN_NAME = "label or field name with a control or invisible character (kept)"
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffd]|\r(?!\n)")
+"""Characters that no text has on purpose: they are left by another encoding, by a terminal or by joined files."""
+_INVISIBLE_CATEGORIES = ("Cc", "Cf", "Zl", "Zp", "Zs")
 INVISIBLE = "span that holds no visible character (never learnt)"
 BLANK_EDGE = "span that begins or ends with a blank (kept)"
 
@@ -21,15 +30,69 @@ def checked(parse: Parse) -> Parse:
 
     @wraps(parse)
     def parse_checked(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:
+        clean_names: set[str] = set()
         try:
             for example in parse(path, options, defects):
                 _check_characters(example)
+                _check_names(example, clean_names, defects)
+                _note_texts(example, defects)
                 _note_spans(example, defects)
                 yield example
         except RecursionError:
             raise DataError(f"{path}: content nested too deeply to be read; use fewer brackets") from None
 
     return parse_checked
+
+
+def _is_visible(text: str) -> bool:
+    """Return True if a text has a character that can be seen."""
+    return any(unicodedata.category(character) not in _INVISIBLE_CATEGORIES for character in text)
+
+
+def _names(example: Example) -> Iterator[str]:
+    """Yield the names of the fields of an example, its labels, and the roles and groups of its spans."""
+    yield from example.fields
+    for value in example.fields.values():
+        for item in (value,) if isinstance(value, str) else value:
+            if isinstance(item, LabelledSpan):
+                yield from filter(None, (item.label, item.role, item.group))
+            else:
+                yield item
+
+
+def _check_names(example: Example, clean_names: set[str], defects: Defects) -> None:
+    """Check that all labels can be seen, and count those with characters that cannot.
+
+    Args:
+        example: the example.
+        clean_names: names that were found to be right, added to in place.
+        defects: tally of names with control characters.
+
+    Raises:
+        DataError: a label has no visible character.
+    """
+    for name in _names(example):
+        if name in clean_names:
+            continue
+        if not _is_visible(name):
+            raise DataError(
+                f"{example.source}: a label or field name must have a visible character, got {name!r}. Write its name, or remove it."
+            )
+        if plain(name) == name and "\u200b" not in name:
+            clean_names.add(name)
+        else:
+            defects.add(CONTROL_IN_NAME, example.source)
+
+
+def _note_texts(example: Example, defects: Defects) -> None:
+    """Count the texts in which nothing can be seen, and those with characters that no text has on purpose."""
+    for text in (example.text, example.pair):
+        if text is None:
+            continue
+        if not text[:1].isalnum() and not _is_visible(text):
+            defects.add(NO_VISIBLE_TEXT, example.source)
+        if _CONTROL.search(text):
+            defects.add(CONTROL_IN_TEXT, example.source)
 
 
 def _check_characters(example: Example) -> None:

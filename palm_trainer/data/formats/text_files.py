@@ -1,5 +1,6 @@
 """Shared by all parsers: format options, the tally of defects, and strict reading of text files."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,8 +67,11 @@ class Defects:
 
 
 BYTE_ORDER_MARK = "byte order mark before the first line (removed)"
+MORE_MARKS = "further byte order mark at the beginning of a line (removed)"
 CRLF = "line ended by CRLF (read as a line end)"
-_BOM = b"\xef\xbb\xbf"
+CR_ENDS = "line ended by CR alone (read as a line end)"
+_MARK = "\ufeff"
+_LINE_MARKS = re.compile(r"(?<=[\n\r])\ufeff+")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -82,15 +86,15 @@ def check_readable(path: Path) -> None:
     try:
         path.open("rb").close()
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; check the path in the configuration") from None
+        raise DataError(f"{path}: no such file; check its path") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def read_text(path: Path, defects: Defects | None = None) -> str:
-    """Read a whole file without its byte order mark.
+    """Read a whole file without byte order marks at the beginning of a line, as joined files have them.
 
-    Byte order marks and CRLF are counted in `defects`.
+    Byte order marks, CRLF and, where a file has no other line ends, CR are counted in `defects`.
 
     Raises:
         DataError: the file is missing, unreadable, empty, or not UTF-8 (with line and column of the
@@ -102,27 +106,55 @@ def read_text(path: Path, defects: Defects | None = None) -> str:
     if zero >= 0 and not data.startswith(_UTF_16):
         raise DataError(f"{_place(path, data, zero)}: a zero byte, as in a binary file; give a text file in UTF-8")
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode()
     except UnicodeDecodeError as error:
         byte = data[error.start]
         place = _place(path, data, error.start)
         raise DataError(
             f"{place}: byte 0x{byte:02x} is not UTF-8{_guess_encoding(data)}; convert the file to UTF-8"
         ) from None
+    defects = Defects() if defects is None else defects
+    text = _with_line_ends(path, text, defects)
+    text = _without_marks(path, text, defects)
     if not text.strip():
         raise DataError(f"{path}: an empty file; a data file holds at least one example")
-    if defects is not None:
-        _note_line_ends(path, data, defects)
     return text
 
 
-def _note_line_ends(path: Path, data: bytes, defects: Defects) -> None:
-    if data.startswith(_BOM):
-        defects.add(BYTE_ORDER_MARK, f"{path}:1")
-    crlf_count = data.count(b"\r\n")
+def _with_line_ends(path: Path, text: str, defects: Defects) -> str:
+    """Return a text with LF for each CR, if it has no LF. Count CR and CRLF."""
+    if "\r" not in text:
+        return text
+    if "\n" not in text:
+        defects.add(CR_ENDS, f"{path}:1", text.count("\r"))
+        return text.replace("\r", "\n")
+    crlf_count = text.count("\r\n")
     if crlf_count:
-        line = data.count(b"\n", 0, data.index(b"\r\n")) + 1
+        line = _line_of(text, text.index("\r\n"))
         defects.add(CRLF, f"{path}:{line}", crlf_count)
+    return text
+
+
+def _without_marks(path: Path, text: str, defects: Defects) -> str:
+    """Return a text without the byte order marks before its lines, and count them."""
+    if _MARK not in text:
+        return text
+    if text.startswith(_MARK):
+        defects.add(BYTE_ORDER_MARK, f"{path}:1")
+        count = len(text) - len(text.lstrip(_MARK))
+        text = text[count:]
+        if count > 1:
+            defects.add(MORE_MARKS, f"{path}:1", count - 1)
+    marks = _LINE_MARKS.findall(text)
+    if marks:
+        first = _LINE_MARKS.search(text)
+        assert first is not None
+        defects.add(MORE_MARKS, f"{path}:{_line_of(text, first.start())}", sum(map(len, marks)))
+    return _LINE_MARKS.sub("", text)
+
+
+def _line_of(text: str, position: int) -> int:
+    return text.count("\n", 0, position) + 1
 
 
 def _place(path: Path, data: bytes, position: int) -> str:

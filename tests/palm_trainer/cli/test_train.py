@@ -87,10 +87,10 @@ def test_predict_answers_a_huge_text(palm, finished_run, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("in.txt", b"", "no text in it; write one a line"),
-        ("in.txt", b"\n  \n", "no text in it"),
-        ("in.txt", b"caf\xe9\n", "cannot be read as UTF-8 text"),
-        ("in.txt", None, "No such file"),
+        ("in.txt", b"", "in.txt: an empty file"),
+        ("in.txt", b"\n  \n", "in.txt: an empty file"),
+        ("in.txt", b"caf\xe9\n", "in.txt:1:4: byte 0xe9 is not UTF-8"),
+        ("in.txt", None, "in.txt: no such file; check its path"),
         ("in.jsonl", b'{"text": "a"}\n[1]\n', 'in.jsonl:2: not an object with "text"'),
         ("in.jsonl", b'{"txt": "a"}\n', 'in.jsonl:1: not an object with "text"'),
         ("in.jsonl", b'{"text": 3}\n', 'in.jsonl:1: "text" (or "question") and "text_pair"'),

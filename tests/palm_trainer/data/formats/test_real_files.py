@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from palm_trainer.data.formats.checks import BLANK_EDGE
+from palm_trainer.data.formats.checks import BLANK_EDGE, CONTROL_IN_TEXT
 from palm_trainer.data.formats.conll import BLANK_TOKEN
 from palm_trainer.data.formats.csv import BROKEN_LINE
 from palm_trainer.data.formats.joint import INNER_BLANKS, OUTER_BLANKS
@@ -44,7 +44,7 @@ def article(titles: int, articles: int = 0, paragraphs: int = 0) -> dict[str, in
         ("joint", "atis/train", {}, 4478, {}),
         ("joint", "atis/dev", {}, 500, {}),
         ("joint", "atis/test", {}, 893, {}),
-        ("joint", "snips/train", {}, 13084, {OUTER_BLANKS: 2473, INNER_BLANKS: 1039}),
+        ("joint", "snips/train", {}, 13084, {OUTER_BLANKS: 2473, INNER_BLANKS: 1039, CONTROL_IN_TEXT: 1}),
         ("joint", "snips/dev", {}, 700, {OUTER_BLANKS: 235, INNER_BLANKS: 67}),
         ("joint", "snips/test", {}, 700, {OUTER_BLANKS: 124, INNER_BLANKS: 54}),
         ("joint", "mixatis/train", {"label_separator": "#"}, 13162, {}),
@@ -55,7 +55,7 @@ def article(titles: int, articles: int = 0, paragraphs: int = 0) -> dict[str, in
             "mrpc/msr_paraphrase_train.txt",
             PAIRS,
             4076,
-            {BYTE_ORDER_MARK: 1, LONE_QUOTE: 227, **unnamed(4076, 2, 3)},
+            {BYTE_ORDER_MARK: 1, LONE_QUOTE: 227, CONTROL_IN_TEXT: 1, **unnamed(4076, 2, 3)},
         ),
         (
             "tsv",
@@ -82,7 +82,7 @@ def article(titles: int, articles: int = 0, paragraphs: int = 0) -> dict[str, in
         ("conll", "cais/test/ch.test", CAIS, 1012, {BLANK_TOKEN: 6}),
         ("conll", "msra_ner/msra_test_bio.txt", {"joiner": ""}, 3442, {}),
         ("conll", "wnut17/wnut17train.conll", {}, 3394, {}),
-        ("conll", "wnut17/emerging.dev.conll", {}, 1009, {}),
+        ("conll", "wnut17/emerging.dev.conll", {}, 1009, {CONTROL_IN_TEXT: 1}),
         ("conll", "wnut17/emerging.test.annotated", {}, 1287, {}),
         ("palm", "msra_ner/ernie_sample/train/train.tsv", ERNIE, 800, unnamed(800, 1)),
         ("palm", "msra_ner/ernie_sample/test/test.tsv", ERNIE, 500, unnamed(500, 1)),
@@ -100,7 +100,7 @@ def article(titles: int, articles: int = 0, paragraphs: int = 0) -> dict[str, in
             1000,
             {MOVED: 5, NO_TEXT: 2, BLANK_EDGE: 3, **article(256, 256, 256)},
         ),
-        ("squad", "xquad/xquad.zh.json", {}, 1190, article(48)),
+        ("squad", "xquad/xquad.zh.json", {}, 1190, {CONTROL_IN_TEXT: 33, **article(48)}),
         ("squad", "squad_tiny/squad_tiny.json", {}, 208, {**article(1), PLAUSIBLE: 112, REPEATED: 150}),
         ("squad", "palm_toy/test2/mrqa/train.json", {}, 99, {}),
         ("text", "mlm_text/all_wiki_sents.txt", {}, 14750, {}),
