@@ -38,10 +38,10 @@ def shorten_message(message: str) -> str:
     """
     lines = message.split("\n")
     further_lines = len(lines) - _MOST_LINES
-    shown = list(map(_shorten_line, lines[:_MOST_LINES]))
+    shown_lines = list(map(_shorten_line, lines[:_MOST_LINES]))
     if further_lines > 0:
-        shown.append(f"... and {further_lines:,} further lines")
-    return "\n".join(shown)
+        shown_lines.append(f"... and {further_lines:,} further lines")
+    return "\n".join(shown_lines)
 
 
 def _shorten_line(line: str) -> str:

@@ -48,7 +48,7 @@ LINES = {
     "palm-train option": ("palm_trainer.cli.train", "evaluate", "run", f"--{LONG}"),
     "palm-train command": ("palm_trainer.cli.train", LONG),
     "palm-train path": ("palm_trainer.cli.train", "plan", LONG),
-    "palm-train init": ("palm_trainer.cli.train", "init", f"/tmp/{LONG}"),
+    "palm-train init": ("palm_trainer.cli.train", "init", f"folder/{LONG}"),
     "palm-export value": ("palm_trainer.cli.export", "run", "--output", "b", "--precision", LONG),
     "palm-export path": ("palm_trainer.cli.export", LONG, "--output", "b"),
     "palm-serve option": ("palm_serve.cli", "run", "--provider", LONG),
