@@ -42,9 +42,9 @@ class Source:
     def draw(self, accumulate: int, processes: Processes) -> tuple[TrainingBatch, list[TrainingBatch]]:
         """Return the next batch, and this process's share of it as `micro_batches` does."""
         indices = self.sampler.next()
-        whole = self._cut(indices, 1, SINGLE_PROCESS)
-        shares = whole if accumulate * processes.size == 1 else self._cut(indices, accumulate, processes)
-        return whole[0], shares
+        uncut_batches = self._cut(indices, 1, SINGLE_PROCESS)
+        shares = uncut_batches if accumulate * processes.size == 1 else self._cut(indices, accumulate, processes)
+        return uncut_batches[0], shares
 
     def _cut(self, indices: npt.NDArray[np.int64], accumulate: int, processes: Processes) -> list[TrainingBatch]:
         count = accumulate * processes.size

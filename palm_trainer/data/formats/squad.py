@@ -187,11 +187,11 @@ def _locate(context: str, answer: str, start: int, source: str, defects: Defects
     return LabelledSpan(nearest, nearest + len(answer), "")
 
 
-def _find_nearest(text: str, part: str, start: int) -> int:
-    """Return the position of a part nearest to `start`, the earlier of two; -1 if it does not occur."""
+def _find_nearest(text: str, answer: str, start: int) -> int:
+    """Return the position of an answer nearest to `start`, the earlier of two; -1 if it does not occur."""
     start = min(start, len(text))
-    after = text.find(part, start)
-    before = text.rfind(part, 0, max(start - 1 + len(part), 0)) if start else -1
+    after = text.find(answer, start)
+    before = text.rfind(answer, 0, max(start - 1 + len(answer), 0)) if start else -1
     if before >= 0 and (after < 0 or start - before <= after - start):
         return before
     return after
