@@ -4,10 +4,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from palm_serve.batching import BatchLimits, plan_batches
 from palm_serve.bundle.golden import GoldenExample
 from palm_serve.bundle.loader import Bundle
+from palm_serve.bundle.manifest import with_given
 from palm_serve.decoding import DecoderTable, Item, check_outputs, golden_answer, rows_of
 from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.providers import sample_batch
@@ -202,13 +204,11 @@ class Pipeline:
             encodings.append(request.encoding)
             encodings.extend(request.further_windows)
         tasks = tuple(name for name in self._tasks if name in asked_tasks)
-        outputs: list[str] = []
-        for name in tasks:
-            outputs.extend(self._tasks[name].outputs)
+        outputs = dict.fromkeys(chain.from_iterable(map(self._decoders.outputs.__getitem__, tasks)))
         rows, length = self.padded_shape(len(encodings), max(map(len, encodings)))
         batch = pad_batch(encodings, self._inputs, self._pad_id, length, rows)
-        values = self.engine.run(batch, outputs)
-        for name in tasks:
+        values = self.engine.run(batch, list(outputs))
+        for name in with_given(tasks, self._tasks):
             check_outputs(name, self._tasks[name], values, len(encodings))
         inference_us = (time.perf_counter_ns() - started_ns) // 1000
         return EngineOutputs(values, tasks, items, len(encodings), started_ns, inference_us)
@@ -248,7 +248,7 @@ class Pipeline:
         for name in outputs.tasks:
             indices = [index for index, request in enumerate(requests) if name in request.tasks]
             items = [outputs.items[index] for index in indices]
-            values = {output: outputs.values[output] for output in self._tasks[name].outputs}
+            values = {output: outputs.values[output] for output in self._decoders.outputs[name]}
             if len(indices) < len(requests):
                 rows = rows_of(outputs.items, indices)
                 values = {output: value[rows] for output, value in values.items()}

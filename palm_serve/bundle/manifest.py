@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -129,6 +130,8 @@ class Decode(_Strict):
     """
     span_types: dict[str, SpanType] = {}
     """Name, role and group by what follows `B-` or `I-` in a tag. Empty: the task learnt no roles, and names follow there."""
+    given: str = ""
+    """Task whose class of the text says which tags are possible (`arrays["given"]`, [classes, tags]). Empty: all are."""
     max_answer_tokens: TokenCount | None = None
     """Longest answer (mrc). None: 30. The defaults of the mrc settings are those of BERT on SQuAD (Devlin et al. 2019)."""
     max_query_tokens: TokenCount | None = None
@@ -141,11 +144,12 @@ class Decode(_Strict):
     """Margin by which the score of "no answer" must exceed that of the best answer. None: there is always an answer."""
 
     @model_serializer(mode="wrap")
-    def _leave_out_empty_types(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _leave_out_what_is_newer(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Servers from before roles refuse unknown fields, and must still load bundles without roles.
         fields: dict[str, Any] = serialize(self)
-        if not self.span_types:
-            fields.pop("span_types", None)
+        for name in ("span_types", "given"):
+            if not getattr(self, name):
+                fields.pop(name, None)
         return fields
 
 
@@ -309,6 +313,21 @@ class Manifest(_Strict):
             if task.role == role:
                 return name
         return None
+
+
+def with_given(names: Collection[str], tasks: Mapping[str, TaskInfo]) -> list[str]:
+    """Return some tasks with those that they are decoded given, each once.
+
+    Args:
+        names: names of the tasks.
+        tasks: all tasks of the model.
+    """
+    needed = dict.fromkeys(names)
+    for name in names:
+        given_task = tasks[name].decode.given
+        if given_task:
+            needed[given_task] = None
+    return list(needed)
 
 
 def tasks_digest(tasks: dict[str, TaskInfo], tokenizer_json: bytes) -> str:

@@ -1,16 +1,18 @@
 """The task kinds that the server decodes, by name. A new kind is added here, or with `register_served_kind`."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from palm_serve.bundle.golden import GoldenAnswer
-from palm_serve.bundle.manifest import TaskInfo, register_kind
-from palm_serve.decoding.classify import ServedClassify
+from palm_serve.bundle.manifest import TaskInfo, register_kind, with_given
+from palm_serve.decoding.classify import ClassifyDecoder, ServedClassify
+from palm_serve.decoding.given import GivenDecoder
 from palm_serve.decoding.match import ServedMatch
 from palm_serve.decoding.mrc import ServedMrc
 from palm_serve.decoding.multi_label import ServedMultiLabel
-from palm_serve.decoding.sequence_label import ServedSequenceLabel
+from palm_serve.decoding.sequence_label import SequenceLabelDecoder, ServedSequenceLabel
 from palm_serve.decoding.served_kind import Decoder, ServedKind
 from palm_serve.errors import BundleError, EngineError
 from palm_serve.types import FloatArray, TaskAnswer
@@ -27,14 +29,36 @@ _SERVED_KINDS = {kind.name: kind for kind in _BUILT_IN}
 
 @dataclass(frozen=True)
 class DecoderTable:
-    """The decoders of a bundle's tasks, by task name."""
+    """The decoders of a bundle's tasks, by task name, and the outputs of the graph that each reads."""
 
     by_task: Mapping[str, Decoder]
+    outputs: Mapping[str, tuple[str, ...]]
 
     @classmethod
-    def of(cls, tasks: Mapping[str, TaskInfo], arrays: Mapping[str, FloatArray]) -> "DecoderTable":
-        """Build the decoder of every task; `arrays` are the contents of decode.npz."""
-        return cls({name: make_decoder(name, task, arrays) for name, task in tasks.items()})
+    def of(
+        cls,
+        tasks: Mapping[str, TaskInfo],
+        arrays: Mapping[str, FloatArray],
+        names: Collection[str] | None = None,
+    ) -> "DecoderTable":
+        """Build the decoders of tasks.
+
+        Args:
+            tasks: manifest entries of all tasks of the model.
+            arrays: contents of decode.npz.
+            names: tasks to decode. None: all.
+
+        Raises:
+            BundleError: a task cannot be decoded.
+        """
+        by_task = {}
+        outputs = {}
+        for name in tasks if names is None else names:
+            info = tasks[name]
+            decoder = make_decoder(name, info, arrays)
+            by_task[name] = _decode_given(name, decoder, tasks, arrays) if info.decode.given else decoder
+            outputs[name] = tuple(chain.from_iterable(tasks[read].outputs for read in with_given([name], tasks)))
+        return cls(by_task, outputs)
 
 
 def register_served_kind(kind: ServedKind[Any]) -> None:
@@ -70,6 +94,34 @@ def make_decoder(name: str, task: TaskInfo, arrays: Mapping[str, FloatArray]) ->
         raise BundleError(
             f"task '{name}': decode.npz lacks the array {missing}, which its manifest entry names"
         ) from None
+
+
+def _decode_given(
+    name: str, tagger: Decoder, tasks: Mapping[str, TaskInfo], arrays: Mapping[str, FloatArray]
+) -> GivenDecoder:
+    """Return the decoder of a task that is decoded given the class of another. Raise BundleError for parts that do not fit."""
+    given_name = tasks[name].decode.given
+    given_task = tasks.get(given_name)
+    classifier = None if given_task is None else make_decoder(given_name, given_task, arrays)
+    if (
+        given_task is None
+        or not isinstance(classifier, ClassifyDecoder)
+        or not isinstance(tagger, SequenceLabelDecoder)
+    ):
+        kind = "none" if given_task is None else f"one of kind '{given_task.kind}'"
+        raise BundleError(
+            f"task '{name}' must be a sequence_label task given a classify task, got one of kind '{tasks[name].kind}' "
+            f"given '{given_name}', {kind}; export again"
+        )
+    allowed = arrays.get(tasks[name].decode.arrays.get("given", ""))
+    expected = (len(given_task.labels), len(tasks[name].labels))
+    if allowed is None or allowed.shape != expected:
+        shape = "none" if allowed is None else f"the shape {allowed.shape}"
+        raise BundleError(
+            f"task '{name}' must have an array 'given' of the classes of '{given_name}' and its tags, {expected}, "
+            f"got {shape}; export again"
+        )
+    return GivenDecoder(tagger, classifier, given_task.labels, given_task.thresholds, allowed)
 
 
 def check_outputs(name: str, task: TaskInfo, outputs: Mapping[str, FloatArray], rows: int) -> None:

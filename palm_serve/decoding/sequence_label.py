@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 import numpy as np
+import numpy.typing as npt
 
 from palm_serve.bundle.golden import GoldenAnswer, GoldenSpan
 from palm_serve.bundle.manifest import KINDS, TaskInfo
@@ -63,17 +64,34 @@ class SequenceLabelDecoder:
         punctuation = task.decode.value_punctuation
         self._value_punctuation = None if punctuation is None else frozenset(punctuation)
 
-    def __call__(self, outputs: Mapping[str, FloatArray], items: Sequence[Item]) -> list[Spans]:
-        """Return the spans of each item, in text order, not overlapping."""
+    def __call__(
+        self,
+        outputs: Mapping[str, FloatArray],
+        items: Sequence[Item],
+        forbidden: npt.NDArray[np.bool_] | None = None,
+    ) -> list[Spans]:
+        """Return the spans of each item, in text order, not overlapping.
+
+        Args:
+            outputs: graph outputs by full name.
+            items: texts of the batch with their encodings.
+            forbidden: tags that an item cannot have, [items, T]: of a span type both or none, never `O`. None: all
+                tags are possible.
+        """
         logits, size = outputs[self._output], self._marginals.rows
         answers: list[Spans] = []
         for start in range(0, len(items), size):
-            answers += self._decode_rows(logits[start : start + size], items[start : start + size])
+            rows = slice(start, start + size)
+            answers += self._decode_rows(logits[rows], items[rows], None if forbidden is None else forbidden[rows])
         return answers
 
-    def _decode_rows(self, logits: FloatArray, items: Sequence[Item]) -> list[Spans]:
+    def _decode_rows(
+        self, logits: FloatArray, items: Sequence[Item], forbidden: npt.NDArray[np.bool_] | None
+    ) -> list[Spans]:
         """Decode as many rows as are best decoded at once."""
         emissions, lengths, firsts = self._align(logits, items)
+        if forbidden is not None:
+            np.copyto(emissions, FORBIDDEN, where=forbidden[:, None])
         beliefs = self._marginals(emissions * self._inverse_temperature, lengths)
         answers = []
         for row, path in enumerate(self._paths(emissions, lengths, beliefs)):
