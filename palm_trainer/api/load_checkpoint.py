@@ -7,9 +7,9 @@ from palm_trainer.api.custom.encoder import CustomEncoder
 from palm_trainer.api.custom.head import CustomHead
 from palm_trainer.api.declarations import Task
 from palm_trainer.errors import CheckpointError
-from palm_trainer.model.checkpoint import ModelDescription, build_model, load_trained
+from palm_trainer.model.checkpoint import ModelDescription, build_head, build_model, load_trained
 from palm_trainer.model.encoders import Encoder
-from palm_trainer.model.heads import TaskHead, make_head
+from palm_trainer.model.heads import TaskHead
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel
 
 
@@ -49,15 +49,9 @@ def _build(description: ModelDescription, tasks: Sequence[Task], path: Path) -> 
     else:
         backbone = build_model(plain.model_copy(update={"tasks": {}})).backbone
     heads: dict[str, TaskHead] = {}
-    for name, info in description.tasks.items():
+    for name in description.tasks:
         if f"heads.{name}" not in description.own:
-            heads[name] = make_head(
-                name,
-                info,
-                backbone.hidden_size,
-                embedding=(len(backbone.embedding_table), backbone.hidden_size),
-                variant=description.heads.get(name, ""),
-            )
+            heads[name] = build_head(description, name, backbone)
     for custom_part in description.own:
         name = custom_part.removeprefix("heads.")
         if name in custom_heads:

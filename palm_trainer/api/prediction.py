@@ -44,7 +44,7 @@ def predict(
                     f"{example.source}: task '{task}' reads pairs, but this row has one text. Name the second column text_b."
                 )
     predictor = Predictor(trained, top_k=0)
-    decoders = DecoderTable.of(infos, trained.arrays)
+    decoders = DecoderTable.of(trained.tasks, trained.arrays, tasks)
     records: dict[str, list[Record]] = {}
     for task in tasks:
         records[task] = [{} for _ in examples]

@@ -122,7 +122,7 @@ def metrics_table(metrics: Mapping[str, Metrics], title: str) -> Table:
 
 
 def announce(job: Job, first_step: int) -> None:
-    """Show a line with data, tasks, steps and device, and what the training starts from where that is a run."""
+    """Show a line with data, tasks, steps and device, after lines on what else the training starts from."""
     for line in _describe_start(job):
         show(line)
     precision = job.loop.precision
@@ -136,7 +136,7 @@ def announce(job: Job, first_step: int) -> None:
 
 
 def _describe_start(job: Job) -> Iterator[str]:
-    """Yield lines on the run that a training starts from: its weights, and the heads that were taken over."""
+    """Yield lines on the run that a training starts from, and on tasks that are decoded given another."""
     if job.evaluation.config is None:
         return
     encoder = job.config.encoder
@@ -145,6 +145,8 @@ def _describe_start(job: Job) -> Iterator[str]:
     if job.heads is not None:
         untaken = "; ".join(f"{task} ({reason})" for task, reason in job.heads.untaken.items())
         yield f"heads taken over: {', '.join(job.heads.names) or 'none'}; new heads: {untaken or 'none'}"
+    for task, tags in job.given_tags.items():
+        yield tags.describe(task)
 
 
 def show_faults(faults: Iterable[DataFault]) -> None:

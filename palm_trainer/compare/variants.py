@@ -8,7 +8,7 @@ batches of other data sets. The comparison measures their effect.
 
 A task alone keeps all other settings: encoder, learning rates, schedule (over its own steps) and
 regularization. It loses the settings that only balance tasks: its weight, its baseline, loss
-balancing and mixing. Each training keeps its own best checkpoint on dev. The joint training selects
+balancing and mixing, and the task that it is decoded given. Each training keeps its own best checkpoint on dev. The joint training selects
 by `train.checkpoints.select`, a task alone by its primary metric. Early stopping is off.
 """
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from palm_trainer.config.loader import Config
-from palm_trainer.config.schema import BalancingConfig, ScratchEncoderConfig
+from palm_trainer.config.schema import BalancingConfig, ScratchEncoderConfig, SequenceLabelTask
 from palm_trainer.errors import ConfigError, DataError
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.runs.data_checks import DataFault, find_job_faults
@@ -244,4 +244,6 @@ def _config_of_task_alone(
     }
     train = joint_config.train.model_copy(update=train_settings)
     task_settings = joint_config.tasks[task].model_copy(update={"weight": 1.0, "baseline": None})
+    if isinstance(task_settings, SequenceLabelTask):
+        task_settings = task_settings.model_copy(update={"given": None})
     return Config(encoder=joint_config.encoder, data=data, tasks={task: task_settings}, train=train)

@@ -45,6 +45,7 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
         yield from _task_faults(f"tasks.{name}", table, data)
         yield from _window_faults(f"tasks.{name}", table, encoder)
     yield from _task_set_faults(dict(_tables(tasks)), data)
+    yield from _given_faults(dict(_tables(tasks)))
     yield from _split_faults(data)
     yield from _substitution_faults(data, dict(_tables(tasks)))
     yield from _scope_faults(data, dict(_tables(tasks)))
@@ -114,6 +115,11 @@ def _data_of(table: Table) -> list[str]:
     return names
 
 
+def _classifiers(tasks: Mapping[str, Table]) -> list[str]:
+    """Return the names of the classify tasks."""
+    return [name for name, table in tasks.items() if table.get("kind") == "classify"]
+
+
 def _task_set_faults(tasks: Mapping[str, Table], data: Table) -> Iterator[str]:
     for role in _ROLES:
         holders = [name for name, table in tasks.items() if table.get("role") == role]
@@ -124,6 +130,22 @@ def _task_set_faults(tasks: Mapping[str, Table], data: Table) -> Iterator[str]:
     used = set(chain.from_iterable(map(_data_of, tasks.values())))
     for name in absent(data, used):
         yield f"data.{name} must be used by a task. Name it in the `data` of a task, or remove it."
+
+
+def _given_faults(tasks: Mapping[str, Table]) -> Iterator[str]:
+    classifiers = _classifiers(tasks)
+    for name, table in tasks.items():
+        task = table.get("given")
+        if not isinstance(task, str):
+            continue
+        rule = f"tasks.{name}.given must name a classify task"
+        if task not in classifiers:
+            kind = f" of kind '{tasks[task].get('kind')}'" if task in tasks else ""
+            yield f"{rule}, got '{task}'{kind}.{nearest(task, classifiers)}"
+        elif not set(_data_of(table)) & set(_data_of(tasks[task])):
+            yield f"{rule} that shares a data set with it, got '{task}' on other data. Name another task, or remove it."
+        elif tasks[task].get("auxiliary") is True:
+            yield f"{rule} that is exported, got the auxiliary task '{task}'. Remove `auxiliary` from it, or `given`."
 
 
 def _train_faults(train: Table, data: Table, tasks: Table) -> Iterator[str]:
@@ -233,8 +255,8 @@ def _has_dev(table: Table) -> bool:
 
 def _scope_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
     judged = []
-    for task in tasks.values():
-        if task.get("kind") == "classify" and task.get("auxiliary") is not True:
+    for task in map(tasks.__getitem__, _classifiers(tasks)):
+        if task.get("auxiliary") is not True:
             judged.append(task)
     for name, table in _tables(data):
         reading = [task for task in judged if name in _data_of(task)]

@@ -115,6 +115,9 @@ class SequenceLabelTask(TaskConfig):
     roles: Roles | None = None
     """`ignore` leaves the roles and groups of spans out. `learn` learns, scores and answers them.
     None: `learn`, where the training data has some."""
+    given: str | None = Field(default=None, min_length=1)
+    """Classify task on the same texts. Span types that no training row has with the class of the text are not answered.
+    It has no effect where it would forbid more than 0.5 % of the spans of dev. None: every type is possible."""
 
 
 class MatchTask(TaskConfig):

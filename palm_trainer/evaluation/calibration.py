@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
 from palm_serve.bundle.manifest import TaskInfo
-from palm_serve.decoding import make_decoder
+from palm_serve.decoding import DecoderTable
 from palm_trainer.data.example import Example
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.evaluation.out_of_scope import Method, collect, with_threshold
@@ -53,17 +53,13 @@ def calibrate(
         train: training examples by task; without them there is no Mahalanobis score.
         scores: by task, the out-of-scope score to use whatever is best.
     """
-    tasks = dict(trained.tasks)
     examples_by_task: dict[str, list[Example]] = {}
     fields = {}
     for evaluation_set in sets:
         for task, field in evaluation_set.fields.items():
             fields[task] = field
             examples_by_task.setdefault(task, []).extend(evaluation_set.examples)
-            labelled = [example for example in evaluation_set.examples if field in example.fields]
-            if labelled and tasks[task].calibration.method == "none":
-                tasks[task] = _calibrated(trained, task, field, labelled)
-    calibrated = replace(trained, tasks=tasks)
+    calibrated = _with_temperatures(trained, sets, conditional=False)
     outside = out_of_domain or {}
     for task, field in fields.items():
         rejected = (false_rejection or {}).get(task, FALSE_REJECTION if task in outside else None)
@@ -84,7 +80,20 @@ def calibrate(
                 rejected,
                 (scores or {}).get(task),
             )
-    return calibrated
+    # The last, since the threshold of a class decides which tags are possible.
+    return _with_temperatures(calibrated, sets, conditional=True)
+
+
+def _with_temperatures(trained: TrainedModel, sets: Sequence[EvaluationSet], *, conditional: bool) -> TrainedModel:
+    """Return the model with the temperatures of the tasks that are decoded given another, or of all others."""
+    tasks = dict(trained.tasks)
+    for evaluation_set in sets:
+        for task, field in evaluation_set.fields.items():
+            info = tasks[task]
+            labelled = [example for example in evaluation_set.examples if field in example.fields]
+            if labelled and info.calibration.method == "none" and bool(info.decode.given) == conditional:
+                tasks[task] = _calibrated(trained, task, field, labelled)
+    return replace(trained, tasks=tasks)
 
 
 def fit_temperature(loss: Callable[[float], float]) -> float:
@@ -130,9 +139,11 @@ def _with_answer_temperature(trained: TrainedModel, task: str, field: str, examp
     info = trained.tasks[task]
     kind = task_kind(info.kind)
     batches = list(Predictor(trained).outputs(examples[:_SPAN_EXAMPLES], [task], info.windows))
+    arrays = trained.arrays
 
     def points_at(temperature: float) -> list[tuple[float, bool]]:
-        decoder = make_decoder(task, _at(info, temperature), trained.arrays)
+        infos = {**trained.tasks, task: _at(info, temperature)}
+        decoder = DecoderTable.of(infos, arrays, [task]).by_task[task]
         points = []
         for positions, items, outputs in batches:
             for position, answer in zip(positions, decoder(outputs, items), strict=True):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
+from palm_serve.bundle.manifest import with_given
 from palm_serve.decoding import DecoderTable, Item
 from palm_serve.engine.padding import pad_batch
 from palm_serve.tokenization import TextTokenizer
@@ -41,7 +42,7 @@ class Predictor:
         for name, info in self._trained.tasks.items():
             if (tasks is None or name in tasks) and task_kind(info.kind).is_answered:
                 infos[name] = info
-        decoders = DecoderTable.of(infos, self._trained.arrays)
+        decoders = DecoderTable.of(self._trained.tasks, self._trained.arrays, infos)
         answers: list[dict[str, TaskAnswer]] = [{} for _ in examples]
         names_by_input: dict[tuple[Windows | None, bool], list[str]] = {}
         for name, info in infos.items():
@@ -73,10 +74,11 @@ class Predictor:
 
         Args:
             examples: texts, or texts with their pairs.
-            tasks: that read alike.
+            tasks: that read alike. The outputs hold also those of the tasks that they are decoded given.
             windows: how they read a long pair. None: it is truncated.
         """
         rows = self._tokenizer.encode_rows([(e.text, e.pair) for e in examples], windows)
+        computed_tasks = with_given(tasks, self._trained.tasks)
         for positions in self._batches(rows):
             items = []
             encodings: list[Encoding] = []
@@ -84,7 +86,7 @@ class Predictor:
                 item = Item(examples[i].text, rows[i][0], examples[i].pair, self._top_k, rows[i][1:])
                 items.append(item)
                 encodings += item.rows
-            yield positions, items, self._run(encodings, tasks)
+            yield positions, items, self._run(encodings, computed_tasks)
 
     def _batches(self, rows: Sequence[Sequence[Encoding]]) -> Iterator[list[int]]:
         """Yield positions of examples that run together: of similar length, as many as fit."""

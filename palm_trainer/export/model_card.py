@@ -149,6 +149,12 @@ def _list_limits(draft: BundleDraft) -> list[str]:
     ]
     if any(task.windows is not None for task in draft.tasks.values()):
         limits.append("- Passages of reading comprehension are read in windows. Only a long question is truncated.")
+    for name, task in draft.tasks.items():
+        if task.decode.given:
+            limits.append(
+                f"- `{name}` is decoded given `{task.decode.given}`: a span of a type that no training text of the answered "
+                "class has is not answered, unless a threshold of the model rejects the class."
+            )
     limits += [
         "- The model knows only the labels above. A text that belongs to none of them still gets one, "
         "so check the confidence.",

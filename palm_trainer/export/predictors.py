@@ -135,7 +135,7 @@ class EnginePredictor:
                 continue
             rows = rows_of(items, indices)
             task_outputs = {}
-            for name in info.outputs:
+            for name in self.decoders.outputs[task]:
                 task_outputs[name] = outputs[name][rows]
             task_items = [items[index] for index in indices]
             task_answers = self.decoders.by_task[task](task_outputs, task_items)

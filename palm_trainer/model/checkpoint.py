@@ -31,7 +31,7 @@ from palm_trainer.errors import CheckpointError, PalmError
 from palm_trainer.model.checkpoint_files import checkpoint_directory
 from palm_trainer.model.encoders import Encoder, new_encoder
 from palm_trainer.model.encoders.encoder import Pooling
-from palm_trainer.model.heads import make_head
+from palm_trainer.model.heads import TaskHead, make_head
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel
 
 WEIGHTS = "model.safetensors"
@@ -201,12 +201,29 @@ def build_model(description: ModelDescription) -> MultiTaskModel:
             "In Python, a trainer with these parts loads it (load_ckpt) and exports it (export)."
         )
     backbone = build_backbone(description)
-    rows, columns = backbone.embedding_table.shape
-    heads = {}
-    for name, info in description.tasks.items():
-        variant = description.heads.get(name, "")
-        heads[name] = make_head(name, info, backbone.hidden_size, embedding=(rows, columns), variant=variant)
+    heads = {name: build_head(description, name, backbone) for name in description.tasks}
     return MultiTaskModel(backbone, heads)
+
+
+def build_head(description: ModelDescription, task: str, backbone: Encoder) -> TaskHead:
+    """Build a head of a `model.json` with random weights.
+
+    Args:
+        description: the file.
+        task: name of the task, whose head the user did not write.
+        backbone: encoder of the model.
+    """
+    info = description.tasks[task]
+    given_task = info.decode.given
+    rows, columns = backbone.embedding_table.shape
+    return make_head(
+        task,
+        info,
+        backbone.hidden_size,
+        embedding=(rows, columns),
+        variant=description.heads.get(task, ""),
+        given_classes=len(description.tasks[given_task].labels) if given_task else 0,
+    )
 
 
 def build_backbone(description: ModelDescription) -> Encoder:

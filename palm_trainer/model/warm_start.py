@@ -213,14 +213,19 @@ def take_heads(start: StartingRun, model: MultiTaskModel, tasks: Mapping[str, Ta
     names = []
     untaken = {}
     for name, info in tasks.items():
+        head = model.head(name)
         reason = _difference(start.description.tasks.get(name), info)
+        own_weights = head.state_dict()
         head_weights = _select(start.weights, f"{_HEADS}{name}.")
-        if not reason and _shapes(head_weights) != _shapes(model.head(name).state_dict()):
+        for weights in (own_weights, head_weights):
+            for buffer in head.learnt_buffers & weights.keys():
+                del weights[buffer]
+        if not reason and _shapes(head_weights) != _shapes(own_weights):
             reason = "its head there has another form"
         if reason:
             untaken[name] = reason
             continue
-        model.head(name).load_state_dict(head_weights)
+        head.load_state_dict(head_weights, strict=False)  # what is learnt of the data stays as it is
         names.append(name)
     return TakenHeads(start.encoder.name, tuple(names), untaken)
 

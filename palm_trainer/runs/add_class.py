@@ -26,6 +26,7 @@ from palm_trainer.evaluation.evaluate import Metrics
 from palm_trainer.model.checkpoint import load_trained, save_trained
 from palm_trainer.model.checkpoint_files import has_checkpoint
 from palm_trainer.model.heads.prototype import PrototypeHead
+from palm_trainer.model.heads.sequence_label import SequenceLabelHead
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel
 from palm_trainer.runs.class_vectors import evenly_chosen, pooled_vectors, readable_texts, to_unit
 from palm_trainer.runs.dev_rows import check_dev_rows
@@ -158,6 +159,11 @@ def with_class(trained: TrainedModel, task: str, label: str, examples: Sequence[
         mean = torch.from_numpy(centred @ statistics["whitening"].T.astype(np.float64)).float()
     heads = {head_name: trained.model.head(head_name) for head_name in trained.model.heads}
     heads[task] = head.with_class(vector, mean)
+    for name_of_tagger, tagger_info in trained.tasks.items():
+        if tagger_info.decode.given == task:
+            tagger = heads[name_of_tagger]
+            assert isinstance(tagger, SequenceLabelHead)
+            heads[name_of_tagger] = tagger.with_given_class()
     info = info.model_copy(
         update={
             "labels": (*info.labels, label),

@@ -17,6 +17,7 @@ from palm_trainer.evaluation.perplexity import MaskedRows
 from palm_trainer.model.checkpoint import WEIGHTS, load_trained, read_description, reading
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.model.warm_start import TakenHeads
+from palm_trainer.runs.given_tags import GivenTags
 from palm_trainer.training.loop import TrainingLoop
 
 
@@ -124,6 +125,7 @@ class Job:
         teachers: digests of the teachers' weights.
         evaluation_steps: steps between evaluations. None: as `train.evaluations` says.
         heads: which heads came from the run that the training starts from. None: none were asked for.
+        given_tags: by task with `given`, which tags each class of the other task can have, and whether decoding uses it.
         saves_last: `last/` is written after each evaluation, and every `train.checkpoints.save_every_steps` steps.
     """
 
@@ -136,6 +138,7 @@ class Job:
     teachers: Sequence[str] = ()
     evaluation_steps: int | None = None
     heads: TakenHeads | None = None
+    given_tags: Mapping[str, GivenTags] = field(default_factory=dict)
     saves_last: bool = True
 
     @property

@@ -24,15 +24,19 @@ from palm_trainer.evaluation.perplexity import MaskedRows
 from palm_trainer.model.encoders import LoadedEncoder
 from palm_trainer.model.heads import make_head
 from palm_trainer.model.heads.prototype import PrototypeHead
+from palm_trainer.model.heads.sequence_label import SequenceLabelHead
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder
 from palm_trainer.runs.class_vectors import ClassTexts, start_prototype_heads
 from palm_trainer.runs.encoder_of_job import load_job_encoder
+from palm_trainer.runs.given_tags import GivenTags, learn_given_tags, with_given_tags
 from palm_trainer.runs.job import EvaluationData, EvaluationPlan, Job, JobTask
 from palm_trainer.tasks import LearnContext, is_scored, task_kind
 from palm_trainer.tasks.fields import resolve_fields
 from palm_trainer.training.assembly import attach_soft_targets, build_loop, order_sources, prepare_encoder
+from palm_trainer.training.loop import TrainingLoop
 from palm_trainer.training.precision import choose_precision
 from palm_trainer.training.processes import SINGLE_PROCESS, Processes
+from palm_trainer.training.regularization import WordDropout
 from palm_trainer.training.source import Source
 
 
@@ -67,7 +71,8 @@ def job_from_config(
     config = job_encoder.resolve(config)
     targets = _learn_targets(config, examples, _learn_context(config, encoder.tokenizer_json))
     config = _with_match_labels(config, targets)
-    trained = _assemble(config, encoder, targets)
+    given_tags = learn_given_tags(config, targets, splits)
+    trained = _assemble(config, encoder, targets, given_tags)
     examples = _with_out_of_scope(examples, splits)
     sources = _sources(config, trained, targets, examples)
     teachers = attach_soft_targets(config.train, trained, sources, examples, processes.device(config.train.device))
@@ -76,6 +81,36 @@ def job_from_config(
     heads = job_encoder.give_heads(config, trained)
     word_dropout = prepare_encoder(config.train, trained, sources)
     plan = evaluation_plan(config, trained, ("dev", "test"), splits)
+    loop = _build_loop(config, trained.model, sources, word_dropout, processes)
+    return Job(
+        config.train,
+        trained,
+        loop,
+        config.reference,
+        plan,
+        config.train.output,
+        teachers,
+        heads=heads,
+        given_tags=given_tags,
+    )
+
+
+def _build_loop(
+    config: Config,
+    model: MultiTaskModel,
+    sources: Mapping[str, Source],
+    word_dropout: WordDropout | None,
+    processes: Processes,
+) -> TrainingLoop:
+    """Return the loop of a configuration, with the order of its batches.
+
+    Args:
+        config: what to train.
+        model: the model.
+        sources: training data by data set.
+        word_dropout: of the encoder's inputs, where there is some.
+        processes: that train together.
+    """
     order = order_sources(
         config.train,
         sources,
@@ -83,16 +118,15 @@ def job_from_config(
         {name: data.mix_ratio for name, data in config.data.items()},
         {name: data.epochs or config.train.epochs for name, data in config.data.items()},
     )
-    loop = build_loop(
+    return build_loop(
         config.train,
-        trained.model,
+        model,
         order,
         {name: task.weight for name, task in config.tasks.items()},
         word_dropout,
         processes,
         task_learning_rates={name: task.learning_rate for name, task in config.tasks.items() if task.learning_rate},
     )
-    return Job(config.train, trained, loop, config.reference, plan, config.train.output, teachers, heads=heads)
 
 
 def _start_prototype_heads(
@@ -304,29 +338,49 @@ def _with_match_labels(config: Config, targets: Mapping[str, Target]) -> Config:
     return config.model_copy(update={"tasks": tasks})
 
 
-def _assemble(config: Config, encoder: LoadedEncoder, targets: Mapping[str, Target]) -> TrainedModel:
+def _assemble(
+    config: Config, encoder: LoadedEncoder, targets: Mapping[str, Target], given_tags: Mapping[str, GivenTags]
+) -> TrainedModel:
+    """Build the model of a configuration.
+
+    Args:
+        config: with resolved fields.
+        encoder: its encoder.
+        targets: of all tasks.
+        given_tags: by task that is to be decoded given another.
+    """
     hidden = encoder.backbone.hidden_size
     rows, columns = encoder.backbone.embedding_table.shape
+    infos = {name: target.info for name, target in targets.items()}
+    class_counts = dict.fromkeys(targets, 0)
+    used_tags = {name: tags for name, tags in given_tags.items() if tags.used}
+    for name, tags in used_tags.items():
+        infos[name] = with_given_tags(infos[name], name, tags)
+        class_counts[name] = len(tags.allowed)
     heads = {}
-    for name, target in targets.items():
+    for name, info in infos.items():
         task = config.tasks[name]
         ranking = {"margin": task.margin} if isinstance(task, MatchTask) else {}
         variant = task.head if isinstance(task, ClassifyTask) and task.head != "linear" else ""
         heads[name] = make_head(
             name,
-            target.info,
+            info,
             hidden,
             dropout=task.dropout,
             label_smoothing=config.train.regularization.label_smoothing,
             embedding=(rows, columns),
             variant=variant,
+            given_classes=class_counts[name],
             **ranking,
         )
+    for name, tags in used_tags.items():
+        tagger = heads[name]
+        assert isinstance(tagger, SequenceLabelHead)
+        tagger.allow(tags.allowed)
     model = MultiTaskModel(encoder.backbone, heads)
-    info = describe_encoder(encoder.backbone, encoder.name, encoder.pad_token_id)
-    info = info.model_copy(update={"started_from": encoder.digest})
+    encoder_info = describe_encoder(encoder.backbone, encoder.name, encoder.pad_token_id)
+    encoder_info = encoder_info.model_copy(update={"started_from": encoder.digest})
     auxiliary = frozenset(name for name, task in config.tasks.items() if not is_scored(task))
-    infos = {name: target.info for name, target in targets.items()}
     return TrainedModel(
-        model, bare_tokenizer_json(encoder.tokenizer_json), config.encoder.max_length, infos, info, auxiliary
+        model, bare_tokenizer_json(encoder.tokenizer_json), config.encoder.max_length, infos, encoder_info, auxiliary
     )

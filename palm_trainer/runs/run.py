@@ -312,6 +312,7 @@ class Run:
         """Log what no other file of the run tells."""
         loop = self.job.loop
         assert self._log is not None
+        given_tags = {task: tags.facts for task, tags in self.job.given_tags.items()}
         self._log.write(
             {
                 "event": "start",
@@ -322,5 +323,6 @@ class Run:
                 "precision": str(loop.precision.autocast or "fp32").removeprefix("torch."),
                 "processes": loop.processes.size,
                 "versions": installed_versions(),
+                **({"given": given_tags} if given_tags else {}),
             }
         )

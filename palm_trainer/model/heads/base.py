@@ -33,6 +33,7 @@ class HeadSettings:
     label_smoothing: float = 0.0
     margin: float = 0.5
     embedding: tuple[int, int] | None = None
+    given_classes: int = 0
 
 
 class LossSum(NamedTuple):
@@ -50,6 +51,8 @@ class TaskHead(nn.Module):
     """Name among several heads of one kind. Empty for the usual head."""
     inputs: ClassVar[tuple[TensorSpec, ...]]
     tensors: tuple[str, ...] = ("logits",)
+    learnt_buffers: ClassVar[frozenset[str]] = frozenset()
+    """Names of the buffers that are learnt from the data of a run, so that a training that starts from it makes its own."""
     corrupts_inputs: ClassVar[bool] = False
     """True where the task's own target hides pieces of the text, so that nothing else may change it."""
 

@@ -31,6 +31,7 @@ class ClassifyHead(TaskHead):
 
     kind = "classify"
     inputs = (POOLED_OUTPUT,)
+    learnt_buffers = frozenset({"centre", "whitening", "means"})
 
     def __init__(
         self,

@@ -42,6 +42,7 @@ def make_head(
     margin: float = 0.5,
     embedding: tuple[int, int] | None = None,
     variant: str = "",
+    given_classes: int = 0,
 ) -> TaskHead:
     """Build the head that a task's manifest entry describes.
 
@@ -54,10 +55,11 @@ def make_head(
         margin: margin of a ranker's loss.
         embedding: shape of the encoder's embedding table, with which masked_lm decodes.
         variant: `prototype` for the head of a classifier by class vectors. Empty: the usual head of the kind.
+        given_classes: number of classes of the task that this one is decoded given. 0: there is none.
 
     Raises:
         WiringError: a masked_lm head without `embedding`.
     """
-    settings = HeadSettings(name, input_dim, dropout, label_smoothing, margin, embedding)
+    settings = HeadSettings(name, input_dim, dropout, label_smoothing, margin, embedding, given_classes)
     head = _VARIANTS[variant] if variant else head_class(info.kind)
     return head.from_task(info, settings)

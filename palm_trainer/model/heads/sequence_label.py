@@ -1,5 +1,6 @@
 """One tag a piece: slots and entities."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -26,13 +27,25 @@ class SequenceLabelHead(TaskHead):
         input_dim: H of the backbone.
         dropout_prob: on the input, while training.
         crf: linear-chain CRF; else a softmax on each piece.
+        given_classes: C of the task that the tags are decoded given. 0: there is none.
     """
 
     kind = "sequence_label"
     inputs = (SEQUENCE_OUTPUT,)
+    learnt_buffers = frozenset({"given"})
 
-    def __init__(self, tags: tuple[str, ...], input_dim: int, dropout_prob: float = 0.1, *, crf: bool = True) -> None:
+    def __init__(
+        self,
+        tags: tuple[str, ...],
+        input_dim: int,
+        dropout_prob: float = 0.1,
+        *,
+        crf: bool = True,
+        given_classes: int = 0,
+    ) -> None:
         super().__init__()
+        if given_classes:
+            self.register_buffer("given", torch.ones(given_classes, len(tags)))
         self.dropout = nn.Dropout(dropout_prob)
         self.linear = nn.Linear(input_dim, len(tags))
         self.crf = LinearChainCrf(tags) if crf else None
@@ -42,7 +55,25 @@ class SequenceLabelHead(TaskHead):
     @classmethod
     def from_task(cls, info: TaskInfo, settings: HeadSettings) -> Self:
         """Build the head for the task's tags."""
-        return cls(info.labels, settings.input_dim, settings.dropout, crf=info.decode.crf)
+        return cls(
+            info.labels,
+            settings.input_dim,
+            settings.dropout,
+            crf=info.decode.crf,
+            given_classes=settings.given_classes,
+        )
+
+    @torch.no_grad()
+    def allow(self, allowed: npt.NDArray[np.float32]) -> None:
+        """Set which tags each class of the given task can have: 1 or 0, [C, T]."""
+        self.get_buffer("given").copy_(torch.from_numpy(allowed))
+
+    def with_given_class(self) -> Self:
+        """Return the head with one more class of the given task, the last, which allows all tags."""
+        head = copy.deepcopy(self)
+        allowed = self.get_buffer("given")
+        head.register_buffer("given", torch.cat([allowed, torch.ones_like(allowed[:1])]))
+        return head
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`sequence_output` [B, S, H] -> `logits` [B, S, T] (emissions)."""
@@ -125,12 +156,13 @@ class SequenceLabelHead(TaskHead):
         return features
 
     def decode_arrays(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Learned scores of the chain: `start` [T], `transitions` [T, T], `end` [T]."""
-        if self.crf is None:
-            return {}
+        """Learned scores of the chain: `start` [T], `transitions` [T, T], `end` [T]. Tags of each class: `given` [C, T]."""
+        tensors = dict(self.named_buffers(recurse=False))
+        if self.crf is not None:
+            tensors.update(self.crf.named_parameters())
         arrays = {}
-        for name in ("start", "transitions", "end"):
-            arrays[name] = getattr(self.crf, name).detach().cpu().numpy().copy()
+        for name, tensor in tensors.items():
+            arrays[name] = tensor.detach().cpu().numpy().copy()
         return arrays
 
 

@@ -178,6 +178,19 @@ def test_heads_of_the_same_tasks_are_taken_over(job, finished_run):
         assert differing(started.trained.model, finished_run / "best", f"heads.{task}.") == []
 
 
+def test_a_head_with_statistics_is_taken_over_without_them(toml, tiny_config, fit, tmp_path):
+    """They are of the data of its run, and a head begins without."""
+    config = tiny_config("train.epochs=1", "tasks.intent.out_of_scope_score=mahalanobis")
+    first = tmp_path / "first"
+    fit(config.model_copy(update={"train": config.train.model_copy(update={"output": first})}))
+    saved = load_trained(first).model.head("intent")
+    assert {name for name, _ in saved.named_buffers()} == {"centre", "whitening", "means"}
+    started = job_from_config(load_config(toml(first, "heads = true")))
+    assert started.heads.names == ("intent", "slots")
+    assert torch.equal(started.trained.model.head("intent").linear.weight, saved.linear.weight)
+    assert dict(started.trained.model.head("intent").named_buffers()) == {}
+
+
 def test_heads_of_other_tasks_begin_anew(toml, finished_run, tmp_path):
     path = toml(finished_run, "heads = true", second=True)
     text = path.read_text(encoding="utf-8")
