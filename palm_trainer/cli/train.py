@@ -76,7 +76,8 @@ def run(
             warnings.filterwarnings("ignore", category=MovedKeyWarning)
         settings = load_config(config, overrides or (), output)
         stop = _StopRequest(single_process=processes.size == 1)
-        events = _guarded(train(settings, resume=resume, overwrite=overwrite, stop=stop, processes=processes))
+        events = train(settings, resume=resume, overwrite=overwrite, stop=stop, processes=processes)
+        events = _guarded(_listen_from_start(events, stop))
         interrupted = (
             show_training(events, settings, stop.lose_output) if processes.is_first else watch_training(events)
         )
@@ -201,6 +202,7 @@ def compare(
     settings = load_config(config, overrides or ())
     folder = output or settings.train.output.with_name(settings.train.output.name + "-compare")
     stop = _StopRequest()
+    stop.listen()
     if not show_comparison(
         config,
         settings,
@@ -308,6 +310,9 @@ class _StopRequest:
         self.exit_code = 128 + signal.SIGINT
         self.output_is_lost = False
         self._single_process = single_process
+
+    def listen(self) -> None:
+        """Take the signals from here on. Before, they end the program at once: there is nothing to save."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._handle)
             signal.signal(signal.SIGTERM, self._handle)
@@ -332,6 +337,14 @@ class _StopRequest:
 
     def __call__(self) -> bool:
         return self.requested
+
+
+def _listen_from_start(events: "Iterator[Event]", stop: _StopRequest) -> "Iterator[Event]":
+    """Yield the events of a training. Signals ask it to stop once it has started: to prepare it may take minutes."""
+    for number, event in enumerate(events):
+        if number == 0:
+            stop.listen()
+        yield event
 
 
 def _guarded(events: "Iterator[Event]") -> "Iterator[Event]":

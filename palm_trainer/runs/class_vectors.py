@@ -21,7 +21,7 @@ from palm_trainer.model.heads.prototype import PrototypeHead
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel
 from palm_trainer.tensors import POOLED_OUTPUT
 
-MAX_TEXTS = 1000
+MAX_TEXTS = 100
 """Texts of a class, evenly chosen, that its vector is the mean of. Each takes an encoder pass, and more would hardly move it."""
 _TASK = "texts"
 

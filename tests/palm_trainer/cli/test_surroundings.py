@@ -118,6 +118,30 @@ def test_training_saves_and_tells_how_to_go_on(start, process_limit_s, tiny_toml
     assert not list(run.glob("*.new"))
 
 
+SLOW_PREPARATION = """
+import time
+from palm_trainer.cli.train import main
+from palm_trainer.runs import job_from_config
+
+def encode_for_minutes(*_):
+    print("preparing", flush=True)
+    time.sleep(600)
+
+job_from_config._assemble = encode_for_minutes
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+def test_training_that_is_not_ready_ends_at_once(start_process, process_limit_s, tiny_toml, tmp_path, number):
+    process = start_process([sys.executable, "-c", SLOW_PREPARATION, "run", tiny_toml()])
+    assert process.stdout.readline() == "preparing\n"
+    process.send_signal(number)
+    process.communicate(timeout=process_limit_s)
+    assert process.returncode == 128 + number
+    assert not (tmp_path / "run").exists()
+
+
 def test_training_under_nohup_ignores_the_hangup(start_process, process_limit_s, tiny_toml, tmp_path):
     settings = ["--set", "train.log_every_steps=1", "--set", "train.epochs=3"]
     words = ["nohup", *PALM, "run", tiny_toml(), *settings]
