@@ -228,6 +228,8 @@ class CallRecord:
     """End of the call on the clock of `time.perf_counter_ns()`."""
     request_id: str
     client: str
+    door: str = "grpc"
+    """Transport of the call: grpc or http."""
     health: bool = False
     """True for a health check."""
     stream: bool = False

@@ -149,6 +149,7 @@ def call_fields(record: CallRecord) -> dict[str, Any]:
     """Return the fields of a call's log line. Durations are milliseconds, and the longest where there are several texts."""
     fields: dict[str, Any] = {
         "method": record.method,
+        "door": record.door,
         "code": record.code,
         "ms": round(record.seconds * 1000, 2),
         "client": record.client,

@@ -52,7 +52,10 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self.registry = registry
         self._requests = Counter(
-            "palm_requests", "Finished calls by method and status code.", ["method", "code"], registry=registry
+            "palm_requests",
+            "Finished calls by method, status code and transport.",
+            ["method", "code", "door"],
+            registry=registry,
         )
         self._request_seconds = Histogram(
             "palm_request_seconds",
@@ -168,7 +171,7 @@ class Metrics:
 
     def __call__(self, record: CallRecord) -> None:
         """Count a finished call."""
-        self._requests_of(record.method, record.code).inc()
+        self._requests_of(record.method, record.code, record.door).inc()
         if not record.stream:
             self._request_seconds_of(record.method).observe(record.seconds)
         if record.reason:

@@ -120,7 +120,7 @@ def _exporter(endpoint: str | None) -> OTLPSpanExporter:
 def _set_attributes(span: Span, record: CallRecord) -> None:
     span.set_attributes(
         {
-            "rpc.system": "grpc",
+            "rpc.system": record.door,
             "rpc.service": record.service,
             "rpc.method": record.method,
             "rpc.grpc.status_code": record.number,

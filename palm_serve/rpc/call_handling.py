@@ -7,122 +7,40 @@ answer an invalid message with UNKNOWN and a class name.
 import asyncio
 import copy
 import logging
-import random
 import time
-import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
 from palm_serve.errors import InvalidRequest, Overloaded, PalmServeError
-from palm_serve.rpc.access.admission import AdmissionControl, RemoteClient
+from palm_serve.rpc.access.admission import AdmissionControl
 from palm_serve.rpc.access.tokens import Scope
+from palm_serve.rpc.call import Call, new_call, request_id, request_id_metadata
+from palm_serve.rpc.call_context import NO_MESSAGE, CallAborted, CallContext
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.messages.answer_size import check_answer, max_answer_bytes
 from palm_serve.rpc.messages.status import Failure, failure
 from palm_serve.rpc.messages.wire import decode, max_fields
-from palm_serve.types import AnsweredText, CallRecord, Prediction
-
-if TYPE_CHECKING:
-    from palm_serve.registry import LoadedModel
+from palm_serve.types import CallRecord
 
 log = logging.getLogger(__name__)
-
-REQUEST_ID_KEY = "x-request-id"
-SESSION_ID_KEY = "x-session-id"
-"""Id of a dialogue. All its turns are answered by the same version while the traffic shares stay the same."""
-_REQUEST_ID_BYTES = 256
-_REQUEST_ID_BITS = 128
-"""Random bits of an id that the server gives."""
-_MAX_METADATA_LENGTHS = {
-    REQUEST_ID_KEY: _REQUEST_ID_BYTES,
-    SESSION_ID_KEY: _REQUEST_ID_BYTES,
-    # W3C Trace Context of the caller.
-    "traceparent": 128,
-    "tracestate": 512,
-}
-"""Metadata keys that are read, and the maximum length of their values. Longer values are ignored."""
-_MAX_RECORDED_ANSWERS = 32
-"""Number of answers of a call that are recorded one by one. A stream may have any number."""
 
 _CANCELLATION_S = 0.05
 """Time in which gRPC tells that a call without a message was cancelled."""
 
 M = TypeVar("M", bound=Message)
-
-
-@dataclass(slots=True)
-class Call:
-    """One call in flight. `deadline` is in seconds on the clock of `time.monotonic()`."""
-
-    request_id: str
-    deadline: float | None
-    session_id: str = ""
-    client: RemoteClient | None = None
-    traceparent: str = ""
-    tracestate: str = ""
-    texts: int = 0
-    answered: list[AnsweredText] = field(default_factory=list)
-    request_bytes: int = 0
-    response_bytes: int = 0
-
-    @property
-    def client_name(self) -> str:
-        """Name of the client. Empty: unknown."""
-        return "" if self.client is None else self.client.name
-
-    @property
-    def admitted_client(self) -> RemoteClient:
-        """Return the client, which is known once the call is admitted."""
-        assert self.client is not None
-        return self.client
-
-    def record_answer(self, model: "LoadedModel", prediction: Prediction) -> None:
-        """Record the version that answered one text of the call."""
-        self.texts += 1
-        if len(self.answered) < _MAX_RECORDED_ANSWERS:
-            self.answered.append(AnsweredText(model.name, model.version, prediction.timings))
-
-    def charge_requests(self, requests: int) -> None:
-        """Charge the number of requests in one message to the client's rate. The first one is already charged."""
-        if self.client is not None:
-            self.client.spend(requests - 1)
-
-    def routing_key(self, item_id: str = "") -> str:
-        """Return the key by which a canary's share of the requests is chosen.
-
-        It is the session id, else the id of a request within the call (`item_id`), else the request id of the call.
-        """
-        return self.session_id or item_id or self.request_id
+R = TypeVar("R", bound=Message)
 
 
 Observe = Callable[[CallRecord], None]
 Send = Callable[[Message], Awaitable[None]]
 StreamMethod = Callable[[AsyncIterator[bytes], Call, Send], Awaitable[None]]
-
-
-def request_id(client_id: str) -> str:
-    """Return the client's request id, or a new one if it is empty.
-
-    Raises:
-        InvalidRequest: if the id is too long to be returned in a header.
-    """
-    size = len(client_id.encode())
-    if size > _REQUEST_ID_BYTES:
-        raise InvalidRequest(
-            f"request_id must have at most {_REQUEST_ID_BYTES} bytes, got {size:,}. Use a shorter id.", "request_id"
-        )
-    return client_id or _new_request_id()
-
-
-def _new_request_id() -> str:
-    """Return a random id. It need not be secret, so it asks nothing of the system, which would cost a thread switch."""
-    return f"{random.getrandbits(_REQUEST_ID_BITS):032x}"
+Exchange = Callable[[Any, CallContext], Awaitable[bytes]]
+"""Handler of a call with one request and one response. gRPC calls it with a stream, which is not used, and the context."""
 
 
 class HandlerFactory:
@@ -152,11 +70,13 @@ class HandlerFactory:
         self._messages.refuse = _refuse
         lifecycle.on_end(self._messages.refuse_all)
         self._service = ""
+        self._door = ""
 
-    def for_service(self, service: str) -> "HandlerFactory":
-        """Return a factory for the methods of a service, given by its full name."""
+    def for_service(self, service: str, door: str = "grpc") -> "HandlerFactory":
+        """Return a factory for the methods of a service, given by its full name, and the name of its transport."""
         factory = copy.copy(self)
         factory._service = service
+        factory._door = door
         return factory
 
     def unary(
@@ -171,25 +91,48 @@ class HandlerFactory:
             scope: scope that the method requires. With Scope.HEALTH it is also answered while the server loads.
         """
 
-        async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
+        def read(data: bytes) -> M:
+            return decode(message_class, data, self._max_fields)
+
+        return grpc.stream_unary_rpc_method_handler(self.exchange(name, read, method, _serialized, scope))
+
+    def exchange(
+        self,
+        name: str,
+        read: Callable[[bytes], M],
+        method: Callable[[M, Call], Awaitable[R]],
+        write: Callable[[R], bytes],
+        scope: Scope,
+    ) -> Exchange:
+        """Create the handler of a call with one request and one response, for any transport.
+
+        Args:
+            name: name of the method.
+            read: parses the request. Raises InvalidRequest.
+            method: method of the service.
+            write: serializes the response.
+            scope: scope that the method requires. With Scope.HEALTH it is also answered while the server loads.
+        """
+
+        async def handle(messages: Any, context: CallContext) -> bytes:
             async with self._handle_call(name, context, scope) as call:
                 data = await self._messages.receive(context, call, call.admitted_client)
-                if data is grpc.aio.EOF:
+                if data is NO_MESSAGE:
                     await _no_message()
                 call.request_bytes = len(data)
-                request = decode(message_class, data, self._max_fields)
+                request = read(data)
                 call.request_id = request_id(_message_id(request) or call.request_id)
                 if self._log_text:
                     log.info("request %s: %s", call.request_id, MessageToJson(request, indent=None, ensure_ascii=False))
                 with self._lifecycle.work():
                     message = await method(request, call)
-                response: bytes = message.SerializeToString()
+                response = write(message)
                 if scope is Scope.PARSE:
                     check_answer(len(response), self._max_answer)
                 call.response_bytes = len(response)
             return response
 
-        return grpc.stream_unary_rpc_method_handler(handle)
+        return handle
 
     def stream(self, name: str, method: StreamMethod, scope: Scope) -> grpc.RpcMethodHandler:
         """Create a handler with streams of requests and responses.
@@ -264,18 +207,18 @@ class HandlerFactory:
 
     @asynccontextmanager
     async def _handle_call(
-        self, name: str, context: grpc.aio.ServicerContext, scope: Scope, stream: bool = False
+        self, name: str, context: CallContext, scope: Scope, stream: bool = False
     ) -> AsyncIterator[Call]:
         """Admit one call, convert its errors into a status, and record its end.
 
         Cancellation is raised again, because grpc.aio leaks a cancelled call otherwise.
         """
         started_ns = time.perf_counter_ns()
-        call = _new_call(context)
+        call = new_call(context)
         code = grpc.StatusCode.CANCELLED
         reason = ""
         failed: Failure | None = None
-        sent: grpc.aio.AbortError | None = None
+        sent: Exception | None = None
         try:
             call.client = self._admission.identify(context, scope)
             with self._admission.admit(call.client, scope), self._lifecycle.call():
@@ -296,7 +239,7 @@ class HandlerFactory:
             code = failed.code
             call.client = call.client or self._admission.client_from_address(context)
             reason = error.reason if isinstance(error, Overloaded) else ""
-            if isinstance(error.__cause__, grpc.aio.AbortError):
+            if isinstance(error.__cause__, CallAborted):
                 sent = error.__cause__
         finally:
             if self._observe is not None:
@@ -306,7 +249,7 @@ class HandlerFactory:
         if failed is not None:
             with _failed_write_as_cancellation():
                 await _abort(context, call, failed)
-        context.set_trailing_metadata(_request_id_metadata(call))
+        context.set_trailing_metadata(request_id_metadata(call))
 
     def _record(
         self, name: str, scope: Scope, call: Call, code: grpc.StatusCode, reason: str, stream: bool, started_ns: int
@@ -315,6 +258,7 @@ class HandlerFactory:
         return CallRecord(
             method=name,
             service=self._service,
+            door=self._door,
             code=code.name,
             number=int(code.value[0]),
             seconds=(now_ns - started_ns) / 1e9,
@@ -334,19 +278,24 @@ class HandlerFactory:
         )
 
 
+def _serialized(message: Message) -> bytes:
+    data: bytes = message.SerializeToString()
+    return data
+
+
 def _message_id(message: Message) -> str:
     """Return the id of a request message: `request_id` in `palm_serve.v1`, `id` in the Open Inference Protocol."""
     return str(getattr(message, "request_id", "") or getattr(message, "id", ""))
 
 
-async def _abort(context: grpc.aio.ServicerContext, call: Call, failed: Failure) -> None:
-    """End a call with the status of a failure. Raises grpc.aio.AbortError."""
-    await context.abort(failed.code, failed.message, (*_request_id_metadata(call), *failed.trailing_metadata()))
+async def _abort(context: CallContext, call: Call, failed: Failure) -> None:
+    """End a call with the status of a failure. Raises CallAborted."""
+    await context.abort(failed.code, failed.message, (*request_id_metadata(call), *failed.trailing_metadata()))
 
 
-async def _refuse(context: grpc.aio.ServicerContext, call: Call, error: PalmServeError) -> None:
-    """End a call whose handler still reads. The handler gets the AbortError from its read, or its cancellation."""
-    with suppress(grpc.aio.AbortError, grpc.aio.InternalError):
+async def _refuse(context: CallContext, call: Call, error: PalmServeError) -> None:
+    """End a call whose handler still reads. The handler gets the CallAborted from its read, or its cancellation."""
+    with suppress(CallAborted, grpc.aio.InternalError):
         await _abort(context, call, failure(error, call.request_id))
 
 
@@ -372,26 +321,3 @@ def _failed_write_as_cancellation() -> Iterator[None]:
         yield
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None
-
-
-def _new_call(context: grpc.aio.ServicerContext) -> Call:
-    values = dict.fromkeys(_MAX_METADATA_LENGTHS, "")
-    for key, value in context.invocation_metadata() or ():
-        if key in values and isinstance(value, str) and not values[key] and len(value) <= _MAX_METADATA_LENGTHS[key]:
-            values[key] = value
-    remaining_s = context.time_remaining()
-    return Call(
-        values[REQUEST_ID_KEY] or _new_request_id(),
-        None if remaining_s is None else time.monotonic() + remaining_s,
-        values[SESSION_ID_KEY],
-        traceparent=values["traceparent"],
-        tracestate=values["tracestate"],
-    )
-
-
-def _request_id_metadata(call: Call) -> tuple[tuple[str, str], ...]:
-    """Return the request id as metadata. It is percent-encoded unless it is printable ASCII, as headers require."""
-    value = call.request_id
-    if not (value.isascii() and value.isprintable()):
-        value = urllib.parse.quote(value)
-    return ((REQUEST_ID_KEY, value),)

@@ -49,8 +49,8 @@ def test_slow_and_refused_calls_are_logged(start_server: Callable[..., Any], tin
 
     told = scraped()
     for series, value in (
-        ('palm_requests_total{code="OK",method="Parse"}', 2),
-        ('palm_requests_total{code="RESOURCE_EXHAUSTED",method="Parse"}', 1),
+        ('palm_requests_total{code="OK",door="grpc",method="Parse"}', 2),
+        ('palm_requests_total{code="RESOURCE_EXHAUSTED",door="grpc",method="Parse"}', 1),
         ('palm_refused_calls_total{method="Parse",reason="client_rate"}', 1),
         (f'palm_queue_seconds_count{{model="tiny",version="{version}"}}', 2),
         (f'palm_decode_seconds_bucket{{le="10.0",model="tiny",version="{version}"}}', 2),

@@ -251,7 +251,7 @@ def test_server_with_two_models_control_and_metrics(
         with pytest.raises(grpc.RpcError, match="no model 'third'"):
             dialogue.Parse(pb.ParseRequest(text="hello", model="third"))
     with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as response:
-        assert 'palm_requests_total{code="OK",method="Parse"} 3.0' in response.read().decode()
+        assert 'palm_requests_total{code="OK",door="grpc",method="Parse"} 3.0' in response.read().decode()
     process.process.send_signal(signal.SIGTERM)
     assert process.finish() == 0
 

@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-import grpc
-
 from palm_serve.config import ServeOptions
 from palm_serve.rpc.access.message_slots import MessageSlots, Sender
 from palm_serve.rpc.access.rate_limits import InFlightLimit, RateLimit, client_address
 from palm_serve.rpc.access.tokens import Scope, Tokens
+from palm_serve.rpc.call_context import CallContext
 
 
 class AdmissionControl:
@@ -34,12 +33,12 @@ class AdmissionControl:
         self.limits = options.limits
         self._rate = None if options.max_rate is None else RateLimit(options.max_rate, options.max_burst)
 
-    def identify(self, context: grpc.aio.ServicerContext, scope: Scope) -> "RemoteClient":
+    def identify(self, context: CallContext, scope: Scope) -> "RemoteClient":
         """Identify the client of a call. Raises Unauthenticated, NotAllowed."""
         connection = context.peer()
         return RemoteClient(self._name(context, scope, connection), self._rate, connection, scope is Scope.HEALTH)
 
-    def client_from_address(self, context: grpc.aio.ServicerContext) -> "RemoteClient":
+    def client_from_address(self, context: CallContext) -> "RemoteClient":
         """Identify the client by its network address."""
         connection = context.peer()
         return RemoteClient(client_address(connection), self._rate, connection)
@@ -59,9 +58,7 @@ class AdmissionControl:
         """Hold a place for one open Watch of an address. Raises Overloaded."""
         return self._watches.admit(client_address(client.connection))
 
-    def paced(
-        self, messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext, scope: Scope
-    ) -> AsyncIterator[bytes]:
+    def paced(self, messages: AsyncIterator[bytes], context: CallContext, scope: Scope) -> AsyncIterator[bytes]:
         """Limit the messages of an admitted stream to the client's rate.
 
         Args:
@@ -76,9 +73,7 @@ class AdmissionControl:
             return messages
         return self._paced(messages, context, scope)
 
-    async def _paced(
-        self, messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext, scope: Scope
-    ) -> AsyncIterator[bytes]:
+    async def _paced(self, messages: AsyncIterator[bytes], context: CallContext, scope: Scope) -> AsyncIterator[bytes]:
         async for data in messages:
             name = self._name(context, scope, context.peer())
             yield data
@@ -88,7 +83,7 @@ class AdmissionControl:
                     break
                 await asyncio.sleep(pause_s)
 
-    def _name(self, context: grpc.aio.ServicerContext, scope: Scope, connection: str) -> str:
+    def _name(self, context: CallContext, scope: Scope, connection: str) -> str:
         if self._tokens is None or (scope is Scope.HEALTH and self._health_is_open):
             return client_address(connection)
         # The prefix keeps a token whose name is an address apart from that address.

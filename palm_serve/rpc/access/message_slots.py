@@ -9,10 +9,9 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-import grpc
-
 from palm_serve.config import MIB
 from palm_serve.errors import DeadlineExceeded, Overloaded, PalmServeError
+from palm_serve.rpc.call_context import CallAborted, CallContext
 
 WINDOW_BYTES = 16 * 1024
 """Flow-control window of a call, the value of `grpc.http2.lookahead_bytes`."""
@@ -33,7 +32,7 @@ _LOOK_INTERVAL_S = 0.25
 """Interval at which calls lose their slots while others wait."""
 _REASON = "messages"
 
-Refuse = Callable[[grpc.aio.ServicerContext, Any, PalmServeError], Coroutine[Any, Any, None]]
+Refuse = Callable[[CallContext, Any, PalmServeError], Coroutine[Any, Any, None]]
 
 
 class Sender:
@@ -52,7 +51,7 @@ class _Reception:
 
     __slots__ = ("arrived", "began", "call", "context", "error", "sender", "turn")
 
-    def __init__(self, context: grpc.aio.ServicerContext, call: Any, sender: Sender, arrived: float) -> None:
+    def __init__(self, context: CallContext, call: Any, sender: Sender, arrived: float) -> None:
         self.context = context
         self.call = call
         self.sender = sender
@@ -89,7 +88,7 @@ class MessageSlots:
         self._timer: asyncio.TimerHandle | None = None
         self._refusals: set[asyncio.Task[None]] = set()
 
-    async def receive(self, context: grpc.aio.ServicerContext, call: Any, sender: Sender) -> Any:
+    async def receive(self, context: CallContext, call: Any, sender: Sender) -> Any:
         """Receive the first message of a call. The read is not cancelled, because gRPC writes to the memory of a pending one.
 
         Args:
@@ -98,7 +97,7 @@ class MessageSlots:
             sender: sender of the message.
 
         Returns:
-            The message, or grpc.aio.EOF.
+            The message, or NO_MESSAGE.
 
         Raises:
             DeadlineExceeded: if the message did not arrive whole in time. The call has been refused already.
@@ -114,7 +113,7 @@ class MessageSlots:
             self._set_timer(loop, reception.arrived + self._time_limit(reception))
         try:
             return await context.read()
-        except grpc.aio.AbortError as abort:
+        except CallAborted as abort:
             if reception.error is None:
                 raise
             raise reception.error from abort

@@ -12,7 +12,8 @@ from palm_serve.config import ServeOptions
 from palm_serve.errors import InvalidRequest, NotFound, PalmServeError
 from palm_serve.oip import inference_pb2 as oip
 from palm_serve.rpc.access.tokens import Scope
-from palm_serve.rpc.call_handling import Call, HandlerFactory, Send, request_id
+from palm_serve.rpc.call import Call, request_id
+from palm_serve.rpc.call_handling import HandlerFactory, Send
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.messages.answer_size import check_answer, check_answer_size, max_answer_bytes
 from palm_serve.rpc.messages.requests import quoted

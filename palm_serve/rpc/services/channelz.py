@@ -13,7 +13,7 @@ from grpc._cython import cygrpc
 from grpc_channelz.v1 import channelz_pb2 as pb
 
 from palm_serve.errors import NotFound
-from palm_serve.rpc.call_handling import Call
+from palm_serve.rpc.call import Call
 
 SERVICE = "grpc.channelz.v1.Channelz"
 _METHODS = pb.DESCRIPTOR.services_by_name["Channelz"].methods_by_name

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from palm_serve.config import Limits
 from palm_serve.errors import InvalidRequest, PalmServeError
-from palm_serve.rpc.call_handling import Call, Send, request_id
+from palm_serve.rpc.call import Call, request_id
+from palm_serve.rpc.call_handling import Send
 from palm_serve.rpc.lifecycle import Lifecycle
 from palm_serve.rpc.messages.answer_size import check_answer, check_answer_size, fit_items, max_answer_bytes
 from palm_serve.rpc.messages.requests import CheckedRequest, check_parse_request

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from palm_serve.errors import NotFound
-from palm_serve.rpc.call_handling import Call, Send
+from palm_serve.rpc.call import Call
+from palm_serve.rpc.call_handling import Send
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.messages.requests import quoted
 from palm_serve.rpc.streams import yield_to_event_loop

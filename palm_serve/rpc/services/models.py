@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from palm_serve.config import ServeOptions
 from palm_serve.config.names import NAME_RULE, is_model_name
 from palm_serve.errors import BundleError, EngineError, InvalidRequest, NotAllowed
-from palm_serve.rpc.call_handling import Call
+from palm_serve.rpc.call import Call
 from palm_serve.rpc.messages.requests import quoted
 from palm_serve.rpc.messages.responses import model_message
 from palm_serve.v1 import palm_pb2 as pb

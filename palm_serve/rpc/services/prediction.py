@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from palm_serve.config import Limits
-from palm_serve.rpc.call_handling import Call
+from palm_serve.rpc.call import Call
 from palm_serve.rpc.messages.requests import check_predict_request
 from palm_serve.rpc.messages.responses import predict_response
 from palm_serve.v1 import palm_pb2 as pb

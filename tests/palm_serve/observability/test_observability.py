@@ -94,8 +94,8 @@ def test_calls_are_counted(metrics):
     metrics(record())
     metrics(record(method="ParseStream", seconds=3600.0, stream=True))
     metrics(record(code="RESOURCE_EXHAUSTED", reason="client_rate"))
-    assert value(metrics, "palm_requests_total", method="Parse", code="OK") == 1
-    assert value(metrics, "palm_requests_total", method="ParseStream", code="OK") == 1
+    assert value(metrics, "palm_requests_total", method="Parse", code="OK", door="grpc") == 1
+    assert value(metrics, "palm_requests_total", method="ParseStream", code="OK", door="grpc") == 1
     assert value(metrics, "palm_request_seconds_sum", method="Parse") == pytest.approx(0.008)
     assert value(metrics, "palm_request_seconds_count", method="ParseStream") is None
     assert value(metrics, "palm_refused_calls_total", method="Parse", reason="client_rate") == 1
@@ -266,6 +266,7 @@ def test_access_log_line_has_all_fields(access):
     assert {key: line[key] for key in line.keys() - {"time", "message"}} == {
         "level": "info",
         "logger": "palm_serve.access",
+        "door": "grpc",
         "method": "Parse",
         "code": "OK",
         "ms": 4.0,

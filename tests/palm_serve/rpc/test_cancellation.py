@@ -13,7 +13,8 @@ from grpc_health.v1 import health_pb2
 from palm_serve.config import ServeOptions
 from palm_serve.rpc.access.admission import AdmissionControl
 from palm_serve.rpc.access.tokens import Scope
-from palm_serve.rpc.call_handling import Call, HandlerFactory, Send
+from palm_serve.rpc.call import Call
+from palm_serve.rpc.call_handling import HandlerFactory, Send
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.streams import answer_each
 from palm_serve.types import CallRecord

@@ -12,7 +12,8 @@ from palm_serve.config import ServeOptions
 from palm_serve.errors import Overloaded
 from palm_serve.rpc.access.admission import AdmissionControl
 from palm_serve.rpc.access.tokens import Scope
-from palm_serve.rpc.call_handling import Call, HandlerFactory
+from palm_serve.rpc.call import Call
+from palm_serve.rpc.call_handling import HandlerFactory
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.types import TextRequest
 from palm_serve.v1 import palm_pb2 as pb

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
-from palm_serve.rpc.call_handling import Call
+from palm_serve.rpc.call import Call
 from palm_serve.v1 import palm_pb2 as pb
 from palm_serve.v1 import palm_pb2_grpc as stubs
 
