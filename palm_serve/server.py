@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -13,12 +12,13 @@ from typing import TYPE_CHECKING
 from palm_serve.batching import BatchLimits
 from palm_serve.config import ServeOptions
 from palm_serve.engine.cores import usable_cores
-from palm_serve.errors import BindError, ConfigError, PalmServeError
-from palm_serve.observability import AccessLog, Metrics, ModelMetrics, traces_requested
+from palm_serve.errors import BindError, PalmServeError
+from palm_serve.extras import make_http_server, start_tracing
+from palm_serve.observability import AccessLog, Metrics, ModelMetrics
 from palm_serve.observability.version_metrics import VersionMetrics
-from palm_serve.registry import CANARY, SHADOW, STABLE, AnswerCache, LoadedModel, Registry, TrafficShares, Watcher
+from palm_serve.registry import AnswerCache, LoadedModel, Registry, TrafficShares, Watcher
 from palm_serve.rpc.access.tokens import Scope, Tokens
-from palm_serve.rpc.grpc_server import make_health_server, make_server
+from palm_serve.rpc.grpc_server import make_health_server, make_server, make_services
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.rpc.process_end import END_S, EXIT_HUNG, EXIT_REFUSED, end_process, end_process_after
 from palm_serve.rpc.transport.connection_limits import ConnectionLimits, warn_of_few_descriptors
@@ -30,7 +30,6 @@ from palm_serve.types import CallRecord
 if TYPE_CHECKING:
     import grpc
 
-    from palm_serve.observability.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +78,11 @@ class Server:
         folder = options.watch or options.model_folder
         self._watcher = None if folder is None else Watcher(self._registry, folder)
         self._watch_task: asyncio.Task[None] | None = None
-        self._server = make_server(
+        services = make_services(
             self._registry, options, self._lifecycle, self._on_call_end, self._tokens, self._watcher
         )
+        self._server = make_server(services, options)
+        self._http = None if options.http_port is None else make_http_server(services, options, self._certificates)
         self._health_server: grpc.aio.Server | None = None
         if options.health_port is not None:
             self._health_server = make_health_server(self._registry, options, self._lifecycle)
@@ -130,8 +131,8 @@ class Server:
             self._metrics(record)
         self._access(record)
 
-    async def bind(self) -> str:
-        """Start to listen and return the address. Until `load` has ended, only health checks are answered.
+    async def bind(self) -> list[str]:
+        """Start to listen and return the addresses: that of gRPC, and that of HTTP as a URL. Until `load` has ended, only health checks are answered.
 
         Raises:
             BindError: if an address cannot be listened on.
@@ -154,8 +155,13 @@ class Server:
         if self._metrics is not None and options.metrics_port is not None:
             self._serve_metrics(self._metrics, options.metrics_port)
         await self._server.start()
+        http_addresses = []
+        if self._http is not None:
+            self._listeners.append(self._http.bind())
+            await self._http.start()
+            http_addresses.append(self._listeners[-1].address)
         self._connections.start(map(attrgetter("local_name"), self._listeners))
-        return self._listeners[0].address
+        return [self._listeners[0].address, *http_addresses]
 
     async def load(self) -> list[LoadedModel]:
         """Load and check the bundles, then serve and watch for changes.
@@ -169,7 +175,7 @@ class Server:
         for path in self._options.bundles:
             await self._registry.load(path)
         for name in self._registry.stable():
-            assign_labels(self._registry, name)
+            self._registry.assign_start_labels(name)
         if self._watcher is not None and self._options.watch is not None:
             await self._watcher.start()
             self._watch_task = asyncio.create_task(self._watcher.run(self._options.watch_interval))
@@ -198,6 +204,8 @@ class Server:
         self._lifecycle.end_streams()
         await self._lifecycle.quiet(_QUIET_S, min(_MAX_QUIET_WAIT_S, deadline - time.monotonic()))
         stopping = asyncio.create_task(self._server.stop(max(0.0, deadline - time.monotonic()) + _FLUSH_S))
+        if self._http is not None:
+            self._http.drain()
         await asyncio.sleep(_GOAWAY_S)
         self._lifecycle.release_calls()
         idle = asyncio.create_task(self._lifecycle.idle())
@@ -237,6 +245,8 @@ class Server:
 
     async def _close(self) -> None:
         self._connections.stop()
+        if self._http is not None:
+            await self._http.stop(_FLUSH_S)
         for listener in self._listeners:
             listener.remove()
         if self._health_server is not None:
@@ -280,7 +290,8 @@ async def serve(options: ServeOptions, print_line: Callable[[str], None]) -> Non
     stopped = asyncio.create_task(stop.wait())
     hung = asyncio.create_task(server.hung.wait())
     try:
-        print_line(f"listening on {await server.bind()}")
+        for address in await server.bind():
+            print_line(f"listening on {address}")
         loading = asyncio.create_task(server.load())
         await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
@@ -345,39 +356,3 @@ def make_registry(
         ),
     )
     return registry
-
-
-def start_tracing(options: ServeOptions) -> "Tracing | None":
-    """Start tracing if an option or the environment requests it, else return None.
-
-    Raises:
-        ConfigError: if the option is set and OpenTelemetry is not installed.
-    """
-    if options.otel_endpoint is None and not traces_requested(os.environ):
-        return None
-    try:
-        from palm_serve.observability.tracing import Tracing
-
-        return Tracing(options.otel_endpoint)
-    except ImportError as error:
-        missing = f"traces need OpenTelemetry, but {error.name} is not installed. Run: pip install 'palm-nlu[otel]'"
-        if options.otel_endpoint is not None:
-            raise ConfigError(f"--otel-endpoint: {missing}") from None
-        # Platforms set these variables for all containers, so this is no error.
-        log.warning("the environment requests traces, but %s", missing)
-        return None
-
-
-def assign_labels(registry: Registry, name: str) -> None:
-    """Label the versions of a model that were given at the start.
-
-    The first is stable. The second is the canary and the next the shadow, where these have a traffic share.
-    """
-    traffic = registry.shares()[name]
-    versions = [model for model in registry.list() if model.name == name]
-    labels = [STABLE]
-    if traffic.canary:
-        labels.append(CANARY)
-    if traffic.shadow:
-        labels.append(SHADOW)
-    registry.assign(name, dict(zip(labels, versions, strict=False)))

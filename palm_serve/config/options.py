@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from palm_serve.config.connection_options import ConnectionOptions
+from palm_serve.config.http_options import HttpOptions
 from palm_serve.config.option_group import OptionGroup
 from palm_serve.config.values import MIB, Limits, LogFormat, LogLevel, Precision, Provider, TlsFiles, read_shares
 from palm_serve.system.addresses import UNIX, UNIX_ABSTRACT, is_unix
@@ -305,6 +306,7 @@ class TraceOptions(OptionGroup):
 GROUPS: tuple[type[OptionGroup], ...] = (
     ModelOptions,
     ListenOptions,
+    HttpOptions,
     EngineOptions,
     AnswerOptions,
     TlsOptions,
@@ -321,6 +323,7 @@ GROUPS: tuple[type[OptionGroup], ...] = (
 class ServeOptions(
     ModelOptions,
     ListenOptions,
+    HttpOptions,
     EngineOptions,
     AnswerOptions,
     TlsOptions,

@@ -19,7 +19,7 @@ from palm_serve.registry.answer_cache import AnswerCache
 from palm_serve.registry.bundle_opener import LOAD_LIMIT_S, BundleOpener, EngineChoice, LoadRules
 from palm_serve.registry.loaded_model import LoadedModel
 from palm_serve.registry.statistics import ModelStatistics
-from palm_serve.registry.versions import STABLE, ModelVersions, TrafficShares
+from palm_serve.registry.versions import CANARY, SHADOW, STABLE, ModelVersions, TrafficShares
 
 log = logging.getLogger(__name__)
 
@@ -210,6 +210,19 @@ class Registry:
                 log.info("%s: %s is now %s", name, label, model.version[:12])
         model_versions.relabel(labels)
         model_versions.update_mirrors()
+
+    def assign_start_labels(self, name: str) -> None:
+        """Label the versions of a model that were given at the start.
+
+        The first is stable. The second is the canary and the next the shadow, where these have a traffic share.
+        """
+        model_versions = self._models[name]
+        labels = [STABLE]
+        if model_versions.traffic.canary:
+            labels.append(CANARY)
+        if model_versions.traffic.shadow:
+            labels.append(SHADOW)
+        self.assign(name, dict(zip(labels, model_versions.versions, strict=False)))
 
     def get(self, name: str = "", version: str = "") -> LoadedModel:
         """Return the model with this name and version.

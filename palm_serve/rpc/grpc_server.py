@@ -1,5 +1,6 @@
 """The grpc server with all services."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
@@ -39,15 +40,27 @@ _HEALTH_MESSAGE_BYTES = 4096
 Methods = dict[str, grpc.RpcMethodHandler]
 
 
-def make_server(
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The services of a server, whatever the transport."""
+
+    factory: HandlerFactory
+    dialogue: DialogueService
+    prediction: PredictionService
+    models: ModelsService
+    health: HealthService
+    open_inference: OpenInferenceService
+
+
+def make_services(
     registry: "Registry",
     options: ServeOptions,
     lifecycle: Lifecycle,
     observe: Observe | None = None,
     tokens: Tokens | None = None,
     folder: "Watcher | None" = None,
-) -> grpc.aio.Server:
-    """Create a server with all services. It listens on no port yet, and needs a running event loop.
+) -> Services:
+    """Create the services, with one admission for all transports. It needs a running event loop.
 
     Args:
         registry: the models.
@@ -57,23 +70,34 @@ def make_server(
         tokens: access tokens. None: anyone may call.
         folder: directory from which LoadModel loads models by name. None: LoadModel is refused.
     """
-    server = grpc.aio.server(options=channel_options(options))
-    factory = HandlerFactory(lifecycle, AdmissionControl(options, tokens), observe, options.log_text)
     models = ModelsService(registry, options, folder)
     health = HealthService(registry, lifecycle)
-    open_inference = OpenInferenceService(registry, options, lifecycle, models, health)
-    services: dict[str, Methods] = {
-        DIALOGUE: _dialogue(DialogueService(registry, options.limits, lifecycle), factory.for_service(DIALOGUE)),
-        PREDICTION: _prediction(PredictionService(registry, options.limits), factory.for_service(PREDICTION)),
-        MODELS: _models(models, factory.for_service(MODELS)),
-        HEALTH: _health(health, factory.for_service(HEALTH)),
-        OPEN_INFERENCE: open_inference.handlers(factory.for_service(OPEN_INFERENCE)),
+    return Services(
+        HandlerFactory(lifecycle, AdmissionControl(options, tokens), observe, options.log_text),
+        DialogueService(registry, options.limits, lifecycle),
+        PredictionService(registry, options.limits),
+        models,
+        health,
+        OpenInferenceService(registry, options, lifecycle, models, health),
+    )
+
+
+def make_server(services: Services, options: ServeOptions) -> grpc.aio.Server:
+    """Create a gRPC server with all services. It listens on no port yet, and needs a running event loop."""
+    server = grpc.aio.server(options=channel_options(options))
+    factory = services.factory
+    methods_by_service: dict[str, Methods] = {
+        DIALOGUE: _dialogue(services.dialogue, factory.for_service(DIALOGUE)),
+        PREDICTION: _prediction(services.prediction, factory.for_service(PREDICTION)),
+        MODELS: _models(services.models, factory.for_service(MODELS)),
+        HEALTH: _health(services.health, factory.for_service(HEALTH)),
+        OPEN_INFERENCE: services.open_inference.handlers(factory.for_service(OPEN_INFERENCE)),
     }
     if options.channelz:
-        services[channelz.SERVICE] = _channelz(factory.for_service(channelz.SERVICE))
-    for service, methods in services.items():
+        methods_by_service[channelz.SERVICE] = _channelz(factory.for_service(channelz.SERVICE))
+    for service, methods in methods_by_service.items():
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, methods)])
-    names = (*services, reflection.SERVICE_NAME)
+    names = (*methods_by_service, reflection.SERVICE_NAME)
     server.add_generic_rpc_handlers(_reflection(names, factory.for_service(reflection.SERVICE_NAME)))
     return server
 

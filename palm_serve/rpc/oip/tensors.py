@@ -69,6 +69,24 @@ def write_raw(values: Sequence[Any], datatype: str) -> bytes:
     return np.asarray(values, dtype=np.bool_ if datatype == BOOL else "<f4").tobytes()
 
 
+def read_values(tensor: oip.ModelInferResponse.InferOutputTensor, raw: bytes | None) -> list[bytes | float | bool]:
+    """Decode an output that `write_typed` or `write_raw` has encoded.
+
+    Args:
+        tensor: the output.
+        raw: its raw content. None: its typed contents are used.
+    """
+    if raw is None:
+        contents = tensor.contents
+        if tensor.datatype == BYTES:
+            return [*contents.bytes_contents]
+        return [*(contents.bool_contents if tensor.datatype == BOOL else contents.fp32_contents)]
+    if tensor.datatype == BYTES:
+        return [*_raw(raw, f"output {quoted(tensor.name)}", int(tensor.shape[0]))]
+    values: list[bytes | float | bool] = np.frombuffer(raw, np.bool_ if tensor.datatype == BOOL else "<f4").tolist()
+    return values
+
+
 def _count(tensor: oip.ModelInferRequest.InferInputTensor, name: str, max_rows: int) -> int:
     shape = [*tensor.shape]
     if len(shape) not in (1, 2) or shape[1:] not in ([], [1]) or shape[0] < 1:

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as collected
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as collecting
 
-from palm_serve import server
+from palm_serve import extras
 from palm_serve.cli.settings import resolve
 from palm_serve.config import ServeOptions
 from palm_serve.errors import ConfigError
@@ -215,16 +215,16 @@ def test_traces_without_opentelemetry(
     with pytest.raises(
         ConfigError, match=r"--otel-endpoint: traces need OpenTelemetry.*pip install 'palm-nlu\[otel\]'"
     ):
-        server.start_tracing(ServeOptions(otel_endpoint="http://localhost:4317"))
+        extras.start_tracing(ServeOptions(otel_endpoint="http://localhost:4317"))
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")
-    assert server.start_tracing(ServeOptions()) is None
+    assert extras.start_tracing(ServeOptions()) is None
     assert "the environment requests traces, but traces need OpenTelemetry" in caplog.text
 
 
 def test_traces_are_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
-    assert server.start_tracing(ServeOptions()) is None
+    assert extras.start_tracing(ServeOptions()) is None
 
 
 @pytest.mark.parametrize("endpoint", ["localhost:4317", "https://", "ftp://collector"])

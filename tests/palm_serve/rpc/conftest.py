@@ -16,7 +16,7 @@ from palm_serve.errors import BundleError, NotFound, Overloaded, PalmServeError
 from palm_serve.registry import LoadFailure
 from palm_serve.registry.statistics import ModelStatistics
 from palm_serve.rpc.access.tokens import Tokens
-from palm_serve.rpc.grpc_server import make_server
+from palm_serve.rpc.grpc_server import make_server, make_services
 from palm_serve.rpc.lifecycle import Lifecycle, State
 from palm_serve.types import (
     Answer,
@@ -238,7 +238,7 @@ def run_rpc_server(options: ServeOptions, state: State = State.SERVING) -> Itera
         lifecycle.state = state
         tokens = None if options.tokens is None else Tokens(options.tokens)
         folder = None if options.model_folder is None else FakeFolder(registry)
-        server = make_server(
+        services = make_services(
             registry,  # type: ignore[arg-type]
             options,
             lifecycle,
@@ -246,6 +246,7 @@ def run_rpc_server(options: ServeOptions, state: State = State.SERVING) -> Itera
             tokens,
             folder,  # type: ignore[arg-type]
         )
+        server = make_server(services, options)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         return lifecycle, server, port

@@ -1,0 +1,15 @@
+"""The HTTP door: the services of the gRPC server for clients of other protocols, in the same process and event loop.
+
+A request is a call as one of gRPC is: tokens, rates, deadlines, request ids, draining, metrics, traces and the access log
+are the code of `palm_serve.rpc`. This package reads requests and writes answers in the words of each protocol.
+
+context.py      one HTTP request as a `CallContext`: body, deadline, identity, end by a status
+statuses.py     the only table from gRPC status codes to HTTP statuses
+endpoint.py     a route: runs one call and sends its answer or its error
+guard.py        what is refused before a call: other host names, requests of other sites
+decompression.py  bodies with Content-Encoding, bounded
+plain_json.py   messages as JSON with numbers
+open_inference.py  routes of the Open Inference Protocol
+app.py          all routes
+listener.py     sockets, TLS, time limits of headers, draining
+"""

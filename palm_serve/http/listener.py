@@ -1,0 +1,198 @@
+"""The sockets of the HTTP door: uvicorn's connections on the event loop of the server.
+
+uvicorn's own server is not used, because it handles signals, opens its certificate once and knows nothing of the drain.
+"""
+
+import asyncio
+import logging
+import socket
+import time
+from email.utils import formatdate
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from palm_serve.config import ServeOptions
+from palm_serve.errors import BindError
+from palm_serve.http.context import TRANSPORT
+from palm_serve.http.guard import DISCONNECTED, TASK, App
+from palm_serve.rpc.transport.listening import Listener
+from palm_serve.rpc.transport.tls import Certificates
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 1.0
+"""Interval at which the date of responses and the certificate are renewed."""
+_KEEP_ALIVE_S = 75
+"""Time after which an idle connection is closed. Longer than the 60 s of common proxies, which else reuse a closed one."""
+_LOOK_S = 0.02
+
+
+class _Connection(H11Protocol):
+    """A connection whose headers must arrive in time, and whose calls end when the client disconnects."""
+
+    def __init__(self, config: uvicorn.Config, state: ServerState, header_timeout_s: float) -> None:
+        super().__init__(config, state, {})
+        self._header_timeout_s = header_timeout_s
+        self._header_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self.app_state = {TRANSPORT: transport}
+        self._await_headers()
+
+    def data_received(self, data: bytes) -> None:
+        """Handle received bytes."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_timer()
+        elif self._header_timer is None:
+            self._await_headers()
+
+    def on_response_complete(self) -> None:
+        """Handle the end of a response."""
+        super().on_response_complete()
+        self._stop_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the call of a client that has disconnected."""
+        self._stop_timer()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            request: dict[str, Any] = cycle.scope  # type: ignore[assignment]  # with the keys of `guard`
+            task = request.get(TASK)
+            if task is not None:
+                request[DISCONNECTED] = True
+                task.cancel()
+        super().connection_lost(exc)
+
+    def _await_headers(self) -> None:
+        self._header_timer = self.loop.call_later(self._header_timeout_s, self._end_late)
+
+    def _stop_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _end_late(self) -> None:
+        """Close a connection whose headers have not arrived whole."""
+        self._header_timer = None
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self.transport.abort()
+
+
+class HttpServer:
+    """Listens for HTTP on one address. It belongs to the event loop on which `start` is called.
+
+    Args:
+        app: answers the requests.
+        options: the options of the server.
+        certificates: certificates of the server. None: without TLS.
+    """
+
+    def __init__(self, app: App, options: ServeOptions, certificates: Certificates | None) -> None:
+        self._options = options
+        self._certificates = certificates
+        self._config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            h11_max_incomplete_event_size=options.max_metadata_kib * 1024,
+        )
+        self._config.load()
+        # What a client sends wrong is no warning of the server. It gets its answer.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        self._state = ServerState()
+        self._socket: socket.socket | None = None
+        self._server: asyncio.Server | None = None
+        self._context: Any = None
+        self._ticks: asyncio.Task[None] | None = None
+
+    def bind(self) -> Listener:
+        """Bind the address. Raises BindError."""
+        host, port = self._options.tcp_host.strip("[]"), self._options.http_port
+        try:
+            family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            self._socket = socket.create_server((str(address[0]), int(address[1])), family=family, backlog=1024)
+        except OSError as error:
+            raise BindError(
+                f"cannot listen on {host}:{port}: {error.strerror}. Choose another --http-port or --host."
+            ) from None
+        self._socket.setblocking(False)
+        chosen_port = int(self._socket.getsockname()[1])
+        name = f"[{host}]" if ":" in host else host
+        scheme = "http" if self._certificates is None else "https"
+        return Listener(f"{scheme}://{name}:{chosen_port}", chosen_port)
+
+    async def start(self) -> None:
+        """Accept connections."""
+        await self._listen()
+        self._set_date()
+        self._ticks = asyncio.create_task(self._tick())
+
+    async def _listen(self) -> None:
+        """Accept connections with the current certificate, in place of the one before."""
+        assert self._socket is not None
+        former = self._server
+        self._context = None if self._certificates is None else self._certificates.context
+        # The duplicate has the same queue of connections, so that none is lost.
+        self._server = await asyncio.get_running_loop().create_server(
+            self._connect,
+            sock=self._socket.dup(),
+            ssl=self._context,
+            ssl_handshake_timeout=None if self._context is None else self._options.handshake_timeout,
+        )
+        if former is not None:
+            former.close()
+
+    def _connect(self) -> asyncio.Protocol:
+        return _Connection(self._config, self._state, self._options.message_timeout)
+
+    def _set_date(self) -> None:
+        self._state.default_headers = [
+            (b"date", formatdate(time.time(), usegmt=True).encode()),
+            (b"x-content-type-options", b"nosniff"),
+        ]
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self._set_date()
+            if self._certificates is not None:
+                self._certificates.look()
+                if self._certificates.context is not self._context:
+                    await self._listen()
+
+    def drain(self) -> None:
+        """Accept no more connections, close idle ones, and close the others after their responses."""
+        if self._ticks is not None:
+            self._ticks.cancel()
+        if self._server is not None:
+            self._server.close()
+        if self._socket is not None:
+            self._socket.close()
+        for connection in [*self._state.connections]:
+            connection.shutdown()
+
+    async def stop(self, grace_s: float) -> None:
+        """End all connections, after at most `grace_s` seconds for responses that are being sent."""
+        self.drain()
+        deadline = time.monotonic() + grace_s
+        while self._state.tasks and time.monotonic() < deadline:
+            await asyncio.sleep(_LOOK_S)
+        for connection in [*self._state.connections]:
+            if connection.transport is not None:
+                connection.transport.abort()
+        for task in [*self._state.tasks]:
+            task.cancel()
