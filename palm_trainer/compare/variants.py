@@ -8,8 +8,9 @@ batches of other data sets. The comparison measures their effect.
 
 A task alone keeps all other settings: encoder, learning rates, schedule (over its own steps) and
 regularization. It loses the settings that only balance tasks: its weight, its baseline, loss
-balancing and mixing, and the task that it is decoded given. Each training keeps its own best checkpoint on dev. The joint training selects
-by `train.checkpoints.select`, a task alone by its primary metric. Early stopping is off.
+balancing and mixing, and the task that it is decoded given. Each training keeps its own best
+checkpoint on dev. The joint training selects by `train.checkpoints.select`, a task alone by its
+primary metric. Early stopping is off.
 """
 
 import math

@@ -163,7 +163,7 @@ def _describe_task(name: str, facts: RunFacts) -> str:
         details.append(f"{len(info.labels)} {unit}")
     if name in facts.trained.auxiliary:
         details.append("auxiliary")
-    given_task = getattr(facts.config.tasks[name], "given", None)
+    given_task = getattr(facts.config.tasks.get(name), "given", None)
     if info.decode.given:
         details.append(f"decoded given {info.decode.given}")
     elif given_task:

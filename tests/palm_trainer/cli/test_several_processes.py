@@ -16,7 +16,7 @@ from palm_trainer.cli.train import app, command
 from palm_trainer.config.loader import load_config
 from palm_trainer.data.dataset import EncodedDataset
 from palm_trainer.errors import PalmError
-from palm_trainer.model.checkpoint import load_training_state
+from palm_trainer.model.checkpoint import load_trained, load_training_state
 from palm_trainer.runs.run import train
 
 
@@ -65,14 +65,17 @@ def every_example(epochs: int, rows: int) -> Counter:
 
 def test_evaluated_saved_and_told_once(tiny_toml, tmp_path, together):
     tiny_toml()
-    run = together(
-        2, palm_train, tmp_path, "--set", "train.regularization.ema_decay=0.9", "--set", "train.batch_size=7"
-    )
+    options = []
+    for setting in ("train.regularization.ema_decay=0.9", "train.batch_size=7", "tasks.slots.given=intent"):
+        options += ["--set", setting]
+    run = together(2, palm_train, tmp_path, *options)
     assert run.codes() == [0, 0]
     out, err = run.printed("out"), run.printed("err")
     assert (out[1], err) == ("", ["", ""])
     assert " on 2 x cpu in fp32" in out[0]
     assert out[0].count("report: ") == 1
+    assert out[0].count("slots is decoded given intent: 0 of ") == 1
+    assert load_trained(tmp_path / "run").tasks["slots"].decode.given == "intent"
     lines = [json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
     assert lines[0]["processes"] == 2
     assert [line["epoch"] for line in lines if line["event"] == "evaluation"] == [1.0, 2.0, 3.0]
