@@ -4,14 +4,15 @@
     python benchmarks/fewshot.py --work DIR --without banking77     # only writes the configuration of the encoder
     python benchmarks/fewshot.py --table
 
-Arms, seeds and contrasts are declared in fewshot_arms.py, the recipe in configs/fewshot.toml. A cell (row, arm, seed) whose
+Arms, rows, seeds and contrasts are declared in fewshot_arms.py, the recipes in configs/fewshot.toml and fewshot_slots.toml. A cell (row, arm, seed) whose
 settings are those of the results file is not repeated: the script may be stopped and started at any time. Encoders are
 trained when a cell needs them, and kept in DIR. The corpus of the row is left out of them, and so are near-duplicates of
 its test texts, which are counted in the results.
 
     python benchmarks/fewshot.py --work DIR --split valid --rows banking77_5 --arms plain --set train.epochs=10 --results FILE
 
---split valid answers BANKING77_valid, with BANKING77_train_5 only: recipes are chosen so, and kept in a file of their own.
+--split valid answers BANKING77_valid (banking77_5 only) or the dev split of SNIPS (snips_1 only): recipes are chosen so, and
+such results are kept in a file of their own.
 Needs PALM_DATA.
 """
 
@@ -32,15 +33,17 @@ import tomli_w
 from cells import Cell, Place, numbers, read_results, train_cells
 from common import ROOT, train_run
 from fewshot_arms import ARMS, BASE_SEED, BASE_STEPS, ROWS, Row
-from fewshot_bases import JOINT, MULTI, NLU_BASE, TARGET_DATA, Base, mix_target_in, write_base
+from fewshot_bases import JOINT, MULTI, NLU_BASE, TARGET_DATA, Base, mix_target_in, read_texts, write_base
 from fewshot_table import tables
+from splits import write_splits
 
 RECIPE = ROOT / "benchmarks/configs/fewshot.toml"
+SLOTS_RECIPE = ROOT / "benchmarks/configs/fewshot_slots.toml"
 RESULTS = ROOT / "benchmarks/results/fewshot.json"
 SETFIT_SCRIPT = ROOT / "benchmarks/peers_fewshot/setfit_cell.py"
 BASE = "encoder"
 """Name in the results of what is no row: the encoders."""
-CHOICE_ROW = "banking77_5"
+CHOICE_ROWS = ("banking77_5", "snips_1")
 FROZEN = "frozen_"
 
 
@@ -69,8 +72,8 @@ class Plan:
             for name in given:
                 if name not in known:
                     sys.exit(f"{option} {name}: must be one of {', '.join(known)}")
-        if self.split != "test" and list(self.rows) != [CHOICE_ROW]:
-            sys.exit(f"--split valid needs --rows {CHOICE_ROW}: recipes are chosen on that row alone")
+        if self.split != "test" and not set(self.rows) <= set(CHOICE_ROWS):
+            sys.exit(f"--split valid needs --rows {' or '.join(CHOICE_ROWS)}: recipes are chosen on these alone")
         if self.split == "test" and self.overrides:
             sys.exit("--set needs --split valid: the recipe of the test is fixed")
 
@@ -84,7 +87,7 @@ class Plan:
         for seed in sorted(set(chain.from_iterable(seeds_by_arm.values()))):
             for row in self.rows:
                 for arm, seeds in seeds_by_arm.items():
-                    if seed in seeds:
+                    if seed in seeds and (ARMS[arm].learns_slots or not ROWS[row].has_slots):
                         cells.append(self._cell(row, arm, seed))
         return cells
 
@@ -92,23 +95,29 @@ class Plan:
         base = ARMS[arm].base
         needs = () if base is None else (base_cell(base, ROWS[row], self.steps),)
         variant = " ".join((arm, *self.overrides))
+        about = ROWS[row]
+        epochs = () if about.epochs is None else (f"train.epochs={about.epochs}",)
         steps = (f"steps={self.steps}",) if arm == JOINT else ()
-        overrides = (f"data.{TARGET_DATA}.train={ROWS[row].file('train')}", *self.overrides, *steps)
+        overrides = (f"data.{TARGET_DATA}.train={about.train}", *epochs, *self.overrides, *steps)
         script = SETFIT_SCRIPT if arm == "setfit" else None
-        return Cell(row, variant, NLU_BASE if arm == JOINT else RECIPE, seed, None, overrides, script, needs)
+        config = NLU_BASE if arm == JOINT else recipe_of(about)
+        return Cell(row, variant, config, seed, None, overrides, script, needs)
+
+
+def recipe_of(row: Row) -> Path:
+    """Return the configuration that every arm learns a row with."""
+    return SLOTS_RECIPE if row.has_slots else RECIPE
 
 
 def base_cell(kind: str, row: Row, steps: int) -> Cell:
     """Return the cell of the encoder for a row."""
-    return Cell(BASE, f"{kind} without {row.target.corpus}", NLU_BASE, BASE_SEED, overrides=(f"steps={steps}",))
+    return Cell(BASE, f"{kind} without {row.corpus}", NLU_BASE, BASE_SEED, overrides=(f"steps={steps}",))
 
 
 def write_encoder_config(kind: str, corpus: str, place: Place, steps: int) -> Base:
     """Write the configuration of an encoder without a corpus, see fewshot_bases.py."""
-    from fewshot_scores import read_rows  # torch and scikit-learn load in seconds; `--table` need not wait for them
-
-    (row, *_) = (row for row in ROWS.values() if row.target.corpus == corpus)
-    texts = [example["text"] for example in read_rows(row.file("test"))]
+    (row, *_) = (row for row in ROWS.values() if row.corpus == corpus)
+    texts = read_texts(row.test)
     return write_base(kind, corpus, texts, place.work / "encoders" / f"{kind}-{corpus}-{steps}", steps)
 
 
@@ -153,13 +162,13 @@ class Measure:
         arm, texts = cell.variant.split()[0], row.file(self._split)
         base = place.run(cell.needs[0]) if cell.needs else None
         if arm.startswith(FROZEN):
-            return frozen_scores(base, row.file("train"), texts)
+            return frozen_scores(base, row.train, texts)
         if arm == "setfit":
-            return setfit_scores(row.file("train"), texts, cell.seed, place.work, {})
+            return setfit_scores(row.train, texts, cell.seed, place.work, {})
         if arm == JOINT:
             config, overrides = self._joint_config(cell, place), [f"train.seed={cell.seed}"]
         else:
-            config = RECIPE
+            config = cell.config
             start = [] if base is None else [f"encoder.model={base}"]
             overrides = [*cell.overrides, f"data.{TARGET_DATA}.test=[]", *start, f"train.seed={cell.seed}"]
         train_run(config, run, overrides)
@@ -167,15 +176,13 @@ class Measure:
 
     def _joint_config(self, cell: Cell, place: Place) -> Path:
         """Write the configuration that trains a row together with the corpora of its encoder."""
-        from fewshot_scores import read_rows
-
         row = ROWS[cell.task]
-        base = write_encoder_config(MULTI, row.target.corpus, place, _steps(cell))
+        base = write_encoder_config(MULTI, row.corpus, place, _steps(cell))
         few_shot = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
-        few_shot["data"][TARGET_DATA]["train"] = row.file("train")
+        few_shot["data"][TARGET_DATA]["train"] = row.train
         table = tomllib.loads(base.config.read_text(encoding="utf-8"))
         path = base.config.with_name(f"{cell.task}.toml")
-        mixed = mix_target_in(table, base.rows, few_shot, len(read_rows(row.file("train"))))
+        mixed = mix_target_in(table, base.rows, few_shot, len(read_texts(row.train)))
         path.write_text(tomli_w.dumps(mixed), encoding="utf-8")
         return path
 
@@ -216,13 +223,14 @@ def main() -> None:
         plan = Plan(options.rows, options.arms, options.seeds, options.split, tuple(options.overrides), options.steps)
         measure = Measure(options.split, keep=options.keep)
         place = Place.found(options.work)
+        write_splits(place.data, place.work)
         failed = train_cells(plan.cells(), measure, place, options.results, options.jobs, keep=True)
     print(tables(read_results(options.results)), end="")
     sys.exit(1 if failed else 0)
 
 
 def _write_without(corpus: str, place: Place, steps: int) -> None:
-    known = dict.fromkeys(row.target.corpus for row in ROWS.values())
+    known = dict.fromkeys(row.corpus for row in ROWS.values())
     if corpus not in known:
         sys.exit(f"--without {corpus}: must be one of {', '.join(known)}")
     os.environ["PALM_DATA"] = str(place.data)

@@ -7,6 +7,7 @@ work directory as JSON lines. Nothing is written into the repository.
 
 import json
 import math
+import os
 import re
 import tomllib
 import unicodedata
@@ -29,7 +30,7 @@ NLU_BASE = ROOT / "examples/nlu_base.toml"
 MULTI, SINGLE, JOINT = "multi", "single", "joint"
 SINGLE_TASK = "sgd_intent"
 """The one task of the single-task encoder: labelled intents of sixteen domains, none of them of a target's corpus."""
-TARGET_DATA, TARGET_TASK = "target", "intent"
+TARGET_DATA, TARGET_TASK, SLOTS_TASK = "target", "intent", "slots"
 _MANY_EPOCHS = 1000.0
 """So many that the rounding of quotas to whole batches does not count."""
 
@@ -43,6 +44,15 @@ class Base:
     """Near-duplicates of test texts by corpus."""
     rows: Mapping[str, int]
     """Training rows by corpus."""
+
+
+def read_texts(path: str) -> list[str]:
+    """Return the texts of JSON lines, or of a directory in the joint format. The path may name environment variables."""
+    place = Path(os.path.expandvars(path))
+    if place.is_dir():
+        return (place / "seq.in").read_text(encoding="utf-8").splitlines()
+    lines = place.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["text"] for line in lines]
 
 
 def near_duplicate_key(text: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from common import ROOT
-from fewshot_bases import TARGET_DATA, TARGET_TASK
+from fewshot_bases import SLOTS_TASK, TARGET_DATA, TARGET_TASK
 from paired_bootstrap import pack
 from sklearn.linear_model import LogisticRegression
 
@@ -52,18 +52,25 @@ def run_scores(run: Path, texts: str) -> dict[str, Any]:
     """Answer the texts of a file with a finished run, and return what the results file keeps.
 
     Args:
-        run: directory of a run with the data set `target` and the task `intent`.
+        run: directory of a run with the data set `target` and the task `intent`, maybe with `slots`. A text is right
+            where all its tasks are.
         texts: labelled texts; may name environment variables.
     """
     config = load_config(run / "config.toml", [f"data.{TARGET_DATA}.test={texts}"], output=run)
     trained = load_trained(run)
     predictor = Recording(Predictor(trained))
-    kinds = {TARGET_TASK: trained.tasks[TARGET_TASK].kind}
+    kinds = {name: task.kind for name, task in trained.tasks.items()}
     sets = [one for one in evaluation_sets(config, "test") if one.data == TARGET_DATA]
     metrics = evaluate(predictor, kinds, sets)
     errors = calibration_errors(predictor, kinds, sets)
-    correct = [row.gold == row.predicted for row in judge(predictor, kinds, sets)[TARGET_TASK]]
-    scores = {"accuracy": 100 * metrics[TARGET_TASK]["accuracy"], "ece": 100 * errors[TARGET_TASK]["ece"]}
+    judged = judge(predictor, kinds, sets)
+    correct = []
+    for rows in zip(*judged.values(), strict=True):
+        correct.append(all(row.gold == row.predicted for row in rows))
+    scores = {"accuracy": 100 * sum(correct) / len(correct), "ece": 100 * errors[TARGET_TASK]["ece"]}
+    if SLOTS_TASK in metrics:
+        scores["intent_accuracy"] = 100 * metrics[TARGET_TASK]["accuracy"]
+        scores["slot_f1"] = 100 * metrics[SLOTS_TASK]["f1"]
     return {"test": scores, "texts": len(correct), "correct": pack(correct)}
 
 

@@ -1,9 +1,11 @@
 """The results of fewshot.py as Markdown tables, with intervals over seeds and test utterances."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from common import mean_and_half_interval
 from fewshot_arms import ARMS, GOALS, PRIMARY, ROWS, SECONDARY
 from paired_bootstrap import Estimate, Scores, bootstrap, holm, unpack
 from tables import lines
@@ -29,8 +31,11 @@ def tables(results: Results) -> str:
     accuracies = _accuracies(results)
     if len(accuracies) == 1:
         return ""
-    text = "Accuracy on test in per cent, with its 95 % interval over seeds and test utterances:\n\n"
+    text = "Accuracy on test in per cent (SNIPS: intent and all slots right), with its 95 % interval over seeds and test utterances:\n\n"
     text += "\n".join(lines(accuracies)) + "\n"
+    slots = _slots(results)
+    if slots:
+        text += "\nSlots, F1 of spans (mean, with the 95 % interval of the seeds):\n\n" + "\n".join(lines(slots)) + "\n"
     contrasts = [*_contrasts(results, (PRIMARY,)), *_contrasts(results, SECONDARY)]
     if contrasts:
         text += "\nPaired differences:\n\n" + "\n".join(lines(_differences(contrasts))) + "\n"
@@ -65,6 +70,28 @@ def _accuracies(results: Results) -> list[tuple[str, ...]]:
             title = ARMS[variant].title if variant in ARMS else f"`{variant}`"
             rows.append((title, " to ".join(str(count) for count in sorted({min(seeds), max(seeds)})), *columns))
     return rows
+
+
+def _slots(results: Results) -> list[tuple[str, ...]]:
+    """Return the lines of the table of slots. Empty without cells."""
+    columns = [key for key, row in ROWS.items() if row.has_slots]
+    rows: list[tuple[str, ...]] = [("arm", *(ROWS[key].name for key in columns))]
+    for name, arm in ARMS.items():
+        cells = []
+        for key in columns:
+            found = [cell for cell in results.values() if (cell["task"], cell["variant"]) == (key, name)]
+            cells.append(_mean_of([cell["test"]["slot_f1"] for cell in found]))
+        if any(cells):
+            rows.append((arm.title, *cells))
+    return rows if len(rows) > 1 else []
+
+
+def _mean_of(values: list[float]) -> str:
+    """Return `72.16 ± 0.80`; empty without values."""
+    if not values:
+        return ""
+    mean, half = mean_and_half_interval(values)
+    return f"{mean:.2f}" if math.isnan(half) else f"{mean:.2f} ± {half:.2f}"
 
 
 def _accuracy(scores: Mapping[int, Scores], goal: float | None) -> str:

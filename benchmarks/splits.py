@@ -9,6 +9,7 @@ DIR/xquad/FOLD/match.tsv           the training questions, each with its own pas
 DIR/NAME/train.txt                 the training utterances of ATIS and SNIPS without their labels, for the masked language model
 DIR/NAME_unseen                    those test utterances of ATIS and SNIPS with a slot value that no training utterance has in a slot of that name
 DIR/atis_tenth/train               a tenth of the training utterances of ATIS
+DIR/snips_{1,10}/train             a hundredth and a tenth of the training utterances of SNIPS
 
 Every split is by a hash of what the row says: it depends on nothing else, and is the same on every machine.
 """
@@ -30,6 +31,9 @@ DEV_SHARE = 8
 Joint: TypeAlias = tuple[str, str, str]
 """A row of the joint format: words, tags, intent."""
 JOINT_FILES = ("seq.in", "seq.out", "label")
+
+PARTS = {"atis": {"atis_tenth": 10}, "snips": {"snips_1": 100, "snips_10": 10}}
+"""Parts of the training utterances, by data set: the name of each, and one row in how many it has."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'])")
 
@@ -53,15 +57,19 @@ def split_joint(source: Path, work: Path, name: str) -> None:
     known = {value for row in train for value in slot_values(row)}
     write(work / name / "train.txt", "".join(" ".join(row[0].split()) + "\n" for row in train))
     write_joint(work / f"{name}_unseen", [row for row in test if not slot_values(row) <= known])
-    if name == "atis":
-        # by a digest of the row and of how often it stood above, since rows occur twice
-        seen: Counter[Joint] = Counter()
-        tenth = []
-        for row in train:
-            seen[row] += 1
-            if digest("\t".join((*row, str(seen[row])))) % 10 == 0:
-                tenth.append(row)
-        write_joint(work / "atis_tenth/train", tenth)
+    for folder, divisor in PARTS[name].items():
+        write_joint(work / folder / "train", part_of(train, divisor))
+
+
+def part_of(rows: list[Joint], divisor: int) -> list[Joint]:
+    """One row in `divisor`, by a digest of the row and of how often it stood above, since rows occur twice."""
+    seen: Counter[Joint] = Counter()
+    part = []
+    for row in rows:
+        seen[row] += 1
+        if digest("\t".join((*row, str(seen[row])))) % divisor == 0:
+            part.append(row)
+    return part
 
 
 def read_joint(folder: Path) -> list[Joint]:

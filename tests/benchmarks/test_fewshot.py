@@ -241,7 +241,7 @@ def test_cells_have_the_declared_arms_and_seeds():
 
     cells = fewshot.Plan(list(ROWS), list(ARMS)).cells()
     names = [cell.name for cell in cells]
-    assert len(names) == len(set(names)) == 4 * (3 * 1 + 3 * 10 + 2 * 3)
+    assert len(names) == len(set(names)) == 4 * (3 * 1 + 3 * 10 + 2 * 3) + 2 * 3 * 10
     assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
     (multi,) = (cell for cell in cells if cell.name == "clinc150_10/multi/seed13")
     assert [need.name for need in multi.needs] == ["encoder/multi without clinc150/seed13"]
@@ -266,7 +266,10 @@ def test_settings_of_a_cell_name_no_folder_of_the_machine(monkeypatch):
     [
         ({"rows": ["hwu64_5"], "arms": ["plain"]}, "--rows hwu64_5: must be one of banking77_5"),
         ({"rows": ["banking77_5"], "arms": ["best"]}, "--arms best: must be one of frozen_plain"),
-        ({"rows": ["clinc150_5"], "arms": ["plain"], "split": "valid"}, "--split valid needs --rows banking77_5"),
+        (
+            {"rows": ["clinc150_5"], "arms": ["plain"], "split": "valid"},
+            "--split valid needs --rows banking77_5 or snips_1",
+        ),
         ({"rows": ["banking77_5"], "arms": ["plain"], "overrides": ("train.epochs=9",)}, "--set needs --split valid"),
     ],
 )
@@ -308,6 +311,35 @@ def test_score_of_a_cell_is_the_share_of_its_right_answers(data, tmp_path):
     run = load_config(place.run(cell) / "config.toml")
     assert run.data["target"].test == ()
     assert run.data["target"].train == (data / "fewshot/BANKING77_train_5.jsonl",)
+
+
+def test_text_with_slots_is_right_where_all_its_tasks_are(data, tmp_path, monkeypatch):
+    """Real training on a row with slots: the bits are those of exact match."""
+    import fewshot
+    from cells import Place
+    from paired_bootstrap import unpack
+
+    recipe = tmp_path / "fewshot_slots.toml"
+    text = (ROOT / "benchmarks/configs/fewshot_slots.toml").read_text(encoding="utf-8")
+    tiny = 'model = "scratch"\nlayers = 1\nhidden_size = 8\nheads = 1'
+    recipe.write_text(text.replace('model = "minilm-l6-en"', tiny), encoding="utf-8")
+    monkeypatch.setattr(fewshot, "SLOTS_RECIPE", recipe)
+    files = {"seq.in": "play jazz\nrain in rome\n", "seq.out": "O B-genre\nO O B-city\n", "label": "Play\nWeather\n"}
+    for folder in ("data/snips/test", "work/snips_1/train"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name, lines in files.items():
+            (tmp_path / folder / name).write_text(lines, encoding="utf-8")
+    cells = fewshot.Plan(["snips_1"], ["plain", "frozen_plain", "joint"], [13]).cells()
+    assert [cell.name for cell in cells] == ["snips_1/plain/seed13"]
+    place = Place(data, tmp_path / "work")
+    scores = fewshot.Measure(keep=True)(cells[0], place, 1)
+    metrics = json.loads((place.run(cells[0]) / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics == {}
+    right = unpack(scores["correct"], scores["texts"])
+    assert len(right) == 2
+    assert scores["test"]["accuracy"] == pytest.approx(100 * right.mean())
+    assert scores["test"]["accuracy"] <= scores["test"]["intent_accuracy"]
+    assert 0 <= scores["test"]["slot_f1"] <= 100
 
 
 @pytest.mark.slow
@@ -388,6 +420,19 @@ def test_tables_tell_accuracy_goal_and_paired_difference():
     assert "- multi without banking77: sgd 2" in text
     assert section(dict(cells)).startswith("<!-- fewshot -->\nAccuracy on test")
     assert tables({}) == ""
+
+
+def test_tables_tell_slots_of_rows_that_have_some():
+    from fewshot_table import tables
+
+    cells = {}
+    for seed, f1 in ((13, 70.0), (14, 74.0)):
+        name, values = cell("snips_1", "plain", seed, [True, False])
+        cells[name] = {**values, "test": {**values["test"], "slot_f1": f1}}
+    text = tables(cells)
+    assert "Slots, F1 of spans" in text
+    assert "| plain MiniLM-L6 | 72.00 ± 25.42 |" in text
+    assert "Slots" not in tables(dict([cell("banking77_5", "plain", 13, [True])]))
 
 
 def test_secondary_differences_have_adjusted_p_values():
