@@ -9,6 +9,7 @@ refer to the pair if there is one, and may overlap. `"words": [[0, 4], ...]` are
 words that the data was tagged on.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,23 @@ def objects_examples(
         if names not in layouts:
             keys.update(names)
             layouts[names] = find_layout(names, source, options)
+        for name in layouts[names].columns:
+            _check_value(row[name], f'{source}: "{name}"')
         yield row_example(row, layouts[names], source, options, defects)
     missing = absent(options.columns, keys)
     if missing:
         raise DataError(f"{path}: no row has the key '{missing[0]}'; change `columns`")
+
+
+def _check_value(value: Any, place: str) -> None:
+    """Check that a value can be read as it is written. Numbers are names of classes; true, false and infinity are not.
+
+    Raises:
+        DataError: it would have to be changed.
+    """
+    for item in value if isinstance(value, list) else (value,):
+        if isinstance(item, bool) or (isinstance(item, float) and math.isinf(item)):
+            raise DataError(f"{place} must hold strings, numbers or objects, got {value!r}. Write a name in quotes.")
 
 
 def _read_object(line: str, source: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ passed over. Every scalar stays a string: an intent may be called `yes`.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -34,6 +34,8 @@ _JSON = ".json"
 NO_NLU = "file without an `nlu` list (passed over)"
 _DIALOGUES = ("stories", "rules", "responses")
 """Sections of other files that are told by name. The rest of a project configures it."""
+REPEATED_BY_ALIAS = "item, block or text that an alias repeats (read again)"
+_MOST_REPEATS = 10
 FOLDED = "line with '- ' that its quotes join to the line above (read as one example; write `examples: |`)"
 
 
@@ -48,6 +50,8 @@ class _NluFile:
 
     path: Path
     defects: Defects
+    _read_nodes: dict[int, yaml.Node] = field(default_factory=dict)
+    _repeated_size: int = 0
 
     @cached_property
     def lines(self) -> list[str]:
@@ -57,6 +61,26 @@ class _NluFile:
     def place(self, node: yaml.Node) -> str:
         """Return `file:line` of the begin of a node."""
         return f"{self.path}:{node.start_mark.line + 1}"
+
+    def count_repeats(self, node: yaml.Node, size: int) -> None:
+        """Tell a node that an alias repeats. Few aliases can stand for more text than any memory holds.
+
+        Args:
+            node: node that is about to be read.
+            size: characters or items in it.
+
+        Raises:
+            DataError: what aliases repeat has more than ten times the size of the file.
+        """
+        if id(node) not in self._read_nodes:
+            self._read_nodes[id(node)] = node
+            return
+        self._repeated_size += size + 1
+        self.defects.add(REPEATED_BY_ALIAS, self.place(node))
+        if self._repeated_size > _MOST_REPEATS * self.path.stat().st_size:
+            raise DataError(
+                f"{self.place(node)}: aliases repeat more than {_MOST_REPEATS} times the content of the file; write it out"
+            )
 
 
 def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:
@@ -91,15 +115,8 @@ def _yaml_examples(file: Path, defects: Defects, *, must_hold_examples: bool) ->
     _note_sections(file, sections, defects)
     if isinstance(nlu, yaml.SequenceNode):
         nlu_file = _NluFile(file, defects)
-        limit = file.stat().st_size
         for item in nlu.value:
-            for example in _item(item, nlu_file):
-                limit -= 1
-                if limit < 0:
-                    raise DataError(
-                        f"{example.source}: aliases repeat more examples than the file has bytes; write them out"
-                    )
-                yield example
+            yield from _item(item, nlu_file)
     elif must_hold_examples or (nlu is not None and nlu.value):
         raise DataError(f"{file}:1: no `nlu:` list; Rasa's training data has one (YAML 2.0 or 3.1)")
     else:
@@ -161,6 +178,8 @@ def _is_markdown_file(file: Path) -> bool:
 def _item(item: yaml.Node, file: _NluFile) -> Iterator[Example]:
     """Yield the examples of one item of the `nlu` list."""
     source = file.place(item)
+    if isinstance(item, yaml.MappingNode):
+        file.count_repeats(item, len(item.value))
     keys = scalar_values(item) if isinstance(item, yaml.MappingNode) else {}
     for section in SECTIONS:
         if section in keys:
@@ -181,11 +200,15 @@ def _item(item: yaml.Node, file: _NluFile) -> Iterator[Example]:
 
 def _examples(node: yaml.Node, file: _NluFile) -> Iterator[tuple[str, int]]:
     """Yield annotated texts with their line numbers, from a block of `- text` lines or a list of `text:` items."""
+    file.count_repeats(node, len(node.value))
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
+            file.count_repeats(item, len(item.value))
             text = scalar_values(item).get("text") if isinstance(item, yaml.MappingNode) else item
             if not isinstance(text, yaml.ScalarNode):
                 raise DataError(f"{file.place(item)}: an example without `text`; write `- text: ...`")
+            if text is not item:
+                file.count_repeats(text, len(text.value))
             _note_keys(item, ("text",), "example", file)
             yield text.value.strip(), text.start_mark.line + 1
         return

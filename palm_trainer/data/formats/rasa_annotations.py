@@ -178,8 +178,10 @@ def entity_span(entity: dict[str, Any], start: int, end: int, source: str) -> La
     names = []
     for key in ("entity", "role", "group"):
         value = entity.get(key)
-        if isinstance(value, bool) or not isinstance(value, str | int | float | None):
-            raise DataError(f"{source}: `{key}` of an entity must be a string, got {value!r}; correct it")
+        if isinstance(value, bool) or not isinstance(value, str | int | None):
+            raise DataError(
+                f"{source}: `{key}` of an entity must be a string or whole number, got {value!r}; correct it"
+            )
         names.append("" if value is None else str(value).strip())
     label, role, group = names
     if not label:

@@ -44,7 +44,7 @@ def parse_json_file(file: Path, defects: Defects) -> Iterator[Example]:
         if data[name]:
             defects.add(unread_kind(name), f"{file}: {ROOT}.{name}", len(_items(data[name])))
     for name in _EXAMPLES:
-        rows = data.get(name) or []
+        rows = [] if data.get(name) is None else data[name]
         if not isinstance(rows, list):
             raise DataError(f"{file}: {name} must be a list, got {type(rows).__name__}; correct it")
         for number, row in enumerate(rows, 1):
@@ -69,7 +69,7 @@ def _example(row: Any, source: str, defects: Defects) -> Example:
         defects.add(NO_CLASS, source)
     else:
         raise DataError(f"{source}: `intent` must be a string, got {intent!r}; correct it")
-    entities = row.get("entities") or []
+    entities = [] if row.get("entities") is None else row["entities"]
     if not isinstance(entities, list) or not all(isinstance(entity, dict) for entity in entities):
         raise DataError(f"{source}: `entities` must be a list of objects, got {entities!r}; correct it")
     spans = []

@@ -9,6 +9,8 @@ from palm_trainer.data.example import FieldValue, LabelledSpan
 from palm_trainer.data.formats.text_files import Defects, distinct_classes
 from palm_trainer.errors import DataError
 
+SPAN_FIELDS = ("slots", "tags", "entities", "answer", "answers")
+"""Names of fields that hold spans, if they hold no class or words."""
 ANSWER = "answer"
 """The field whose spans refer to the pair (the passage) and may overlap (several annotators)."""
 OVERLAPPING = "span that overlaps another of its field (left out; the longest is kept)"
@@ -114,12 +116,11 @@ def read_words(value: Any, length: int, source: str) -> tuple[tuple[int, int], .
     """
     if value is None:
         return None
-    try:
-        ranges = []
-        for start, end in value:
-            ranges.append((int(start), int(end)))
-    except (TypeError, ValueError, OverflowError):
-        raise DataError(f'{source}: "words" is {value!r}; it must be a list of [start, end]') from None
+    ranges: list[tuple[int, int]] = []
+    for item in value if isinstance(value, list) else (None,):
+        if not isinstance(item, list) or len(item) != 2 or type(item[0]) is not int or type(item[1]) is not int:
+            raise DataError(f'{source}: "words" is {value!r}; it must be a list of [start, end]')
+        ranges.append((item[0], item[1]))
     previous_end = 0
     for start, end in ranges:
         if not previous_end <= start < end <= length:

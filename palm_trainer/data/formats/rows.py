@@ -6,6 +6,7 @@ beside them (`ner_tags`: spans). `answers` with `text` and `answer_start` are SQ
 class names. `id`, `idx` and `guid` are not read, unless `columns` names them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 from palm_trainer.config.mappings import absent
 from palm_trainer.data.example import Example, FieldValue, LabelledSpan
 from palm_trainer.data.formats.columns import NO_CLASS, UNREAD, class_cell, find_texts, unread_kind
-from palm_trainer.data.formats.row_values import ANSWER, read_field, read_words
-from palm_trainer.data.formats.squad import locate_answers
+from palm_trainer.data.formats.row_values import ANSWER, SPAN_FIELDS, read_field, read_words
+from palm_trainer.data.formats.squad import check_answer, locate_answers
 from palm_trainer.data.formats.tags import SCHEMES, spans_from_tags
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, align_words, join_words
 from palm_trainer.errors import DataError
@@ -130,8 +131,8 @@ def row_example(
 
 
 def _text(value: Any, name: str, source: str) -> str:
-    """Return the text of a row; a number as it is written."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    """Return the text of a row; a whole number as it is written."""
+    if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise DataError(f'{source}: "{name}" is {value!r}; it must be a string with at least one character')
@@ -212,11 +213,14 @@ def _answers(value: dict[str, Any], pair: str, place: str, defects: Defects) -> 
     """Return the spans of SQuAD's answers; None if none of them occurs."""
     for name in absent(value, _ANSWER_KEYS):
         defects.add(unread_kind(f"answers.{name}"), place)
-    try:
-        answers = list(zip(value["text"], value["answer_start"], strict=True))
-        return locate_answers(pair, answers, place, defects)
-    except (TypeError, ValueError, AttributeError):
-        raise DataError(f"{place} must hold as many texts as starts (strings, numbers); correct the row") from None
+    texts = value["text"]
+    starts = value["answer_start"]
+    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+        raise DataError(f"{place} must hold as many texts as starts (strings, numbers), got {value!r}; correct the row")
+    answers = list(zip(texts, starts, strict=True))
+    for text, start in answers:
+        check_answer(text, start, place)
+    return locate_answers(pair, answers, place, defects)
 
 
 def _field_value(
@@ -225,12 +229,26 @@ def _field_value(
     """Convert one value to a field; None if it holds no label."""
     if value is None:
         return None
+    if name in SPAN_FIELDS:
+        _check_spans(value, place)
     if not isinstance(value, list | dict):
-        return class_cell("" if value != value else str(value), options.label_separator, place, defects)
+        return class_cell("" if _is_missing(value) else str(value), options.label_separator, place, defects)
     is_answer = name == ANSWER and pair is not None
     labelled_text = pair if is_answer and pair is not None else text
     items = list(map(_item, value)) if isinstance(value, list) else value
     return read_field(items, len(labelled_text), place, defects, is_answer=is_answer)
+
+
+def _is_missing(value: Any) -> bool:
+    """Return True for the number that tables have in place of a missing value."""
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _check_spans(value: Any, place: str) -> None:
+    """Check a value of a field that holds spans by its name. Raises DataError for numbers, true and false."""
+    items = value if isinstance(value, list) else [value]
+    if not _is_missing(value) and any(isinstance(item, int | float) for item in items):
+        raise DataError(f"{place} must be a list of spans, got {value!r}. Correct it, or give the field another name.")
 
 
 def _item(item: Any) -> Any:

@@ -58,24 +58,83 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
     document = load_json(path, defects)
     if not isinstance(document, dict) or not isinstance(document.get("data"), list):
         raise DataError(f'{path}: no "data" array; SQuAD JSON is {{"version": ..., "data": [{{"paragraphs": ...}}]}}')
-    try:
-        _note_unread(document, "file", str(path), defects)
-        for article in document["data"]:
-            _note_unread(article, "article", str(path), defects)
-            for paragraph in article["paragraphs"]:
-                _note_unread(paragraph, "paragraph", str(path), defects)
-                for question in paragraph["qas"]:
-                    source = f"{path}#{question['id']}"
-                    context = paragraph["context"]
-                    _note_question(question, source, defects)
-                    if question["question"].strip() and context.strip():
-                        yield _example(context, question, source, defects)
-                    else:
-                        defects.add(NO_TEXT, source)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path}: not SQuAD's structure ({type(error).__name__}: {error}); compare it with SQuAD 1.1"
-        ) from None
+    _note_unread(document, "file", str(path), defects)
+    for article, place in _objects(document, "data", str(path)):
+        _note_unread(article, "article", str(path), defects)
+        for paragraph, paragraph_place in _objects(article, "paragraphs", place):
+            _note_unread(paragraph, "paragraph", str(path), defects)
+            context = _value(paragraph, "context", str, paragraph_place)
+            for question, question_place in _objects(paragraph, "qas", paragraph_place):
+                source = f"{path}#{_value(question, 'id', str | int, question_place)}"
+                _check_question(question, source)
+                _note_question(question, source, defects)
+                if question["question"].strip() and context.strip():
+                    yield _example(context, question, source, defects)
+                else:
+                    defects.add(NO_TEXT, source)
+
+
+_TYPES: Mapping[Any, str] = {
+    str: "a string",
+    str | int: "a string or whole number",
+    bool: "true or false",
+    list: "a list",
+}
+
+
+def _value(owner: dict[str, Any], key: str, kind: Any, place: str) -> Any:
+    """Return the value of a key.
+
+    Args:
+        owner: object with the key.
+        key: its name.
+        kind: type that it must have, a key of `_TYPES`.
+        place: of the object, for the message.
+
+    Raises:
+        DataError: the value is missing or of another type.
+    """
+    value = owner.get(key)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        written = repr(value) if key in owner else "none"
+        raise DataError(f'{place}: "{key}" must be {_TYPES[kind]}, got {written}. Compare it with SQuAD 1.1.')
+    return value
+
+
+def _objects(owner: dict[str, Any], key: str, place: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the objects of a list and the place of each. Raises DataError for anything else."""
+    for number, item in enumerate(_value(owner, key, list, place), 1):
+        item_place = f"{place}: {key} {number}"
+        if not isinstance(item, dict):
+            raise DataError(f"{item_place} must be an object, got {item!r}. Compare it with SQuAD 1.1.")
+        yield item, item_place
+
+
+def _check_question(question: dict[str, Any], source: str) -> None:
+    """Check the types of a question's values. Raises DataError."""
+    _value(question, "question", str, source)
+    if question.get("is_impossible") is not None:
+        _value(question, "is_impossible", bool, source)
+    if "answers" in question:
+        for answer, place in _objects(question, "answers", source):
+            check_answer(answer.get("text"), answer.get("answer_start"), place)
+
+
+def check_answer(text: Any, start: Any, place: str) -> None:
+    """Check the types of an answer.
+
+    Args:
+        text: its text.
+        start: its first code point in the passage.
+        place: of the answer, for the message.
+
+    Raises:
+        DataError: one is of another type.
+    """
+    if not isinstance(text, str):
+        raise DataError(f'{place}: "text" of an answer must be a string, got {text!r}. Correct it.')
+    if type(start) is not int:
+        raise DataError(f'{place}: "answer_start" must be a whole number, got {start!r}. Correct it.')
 
 
 def _note_unread(row: dict[str, Any], owner: str, source: str, defects: Defects) -> None:
@@ -103,8 +162,9 @@ def _rows(path: Path, defects: Defects) -> Iterator[Example]:
             context, question, texts, starts, *further_columns = line.split("\t")
             answers = []
             for text, start in zip(_json_array(texts, source), _json_array(starts, source), strict=True):
-                answers.append({"text": str(text), "answer_start": int(start)})
-        except (ValueError, TypeError, OverflowError) as error:
+                check_answer(text, start, source)
+                answers.append({"text": text, "answer_start": start})
+        except (ValueError, TypeError) as error:
             raise DataError(
                 f"{source}: not passage, question, [answers], [starts], separated by tabs ({error}); correct the row"
             ) from None

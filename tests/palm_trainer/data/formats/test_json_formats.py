@@ -99,7 +99,7 @@ def test_squad_without_text_or_structure_is_refused(file, parse):
     assert parse("squad", file("a.json", squad({"question": " "}))) == ([], {NO_TEXT: 1, TITLE: 1})
     with pytest.raises(DataError, match='no "data" array'):
         parse("squad", file("b.json", "[]"))
-    with pytest.raises(DataError, match=r"not SQuAD's structure \(KeyError: 'paragraphs'\)"):
+    with pytest.raises(DataError, match=r'c\.json: data 1: "paragraphs" must be a list, got none'):
         parse("squad", file("c.json", '{"data": [{}]}'))
 
 

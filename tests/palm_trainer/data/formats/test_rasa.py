@@ -7,7 +7,7 @@ from palm_trainer.data.example import LabelledSpan
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.columns import NO_CLASS
 from palm_trainer.data.formats.detect import detect_format
-from palm_trainer.data.formats.rasa import FOLDED, MORE_ENTITIES, NO_DASH, NO_NLU, SYNONYM
+from palm_trainer.data.formats.rasa import FOLDED, MORE_ENTITIES, NO_DASH, NO_NLU, REPEATED_BY_ALIAS, SYNONYM
 from palm_trainer.data.formats.rasa_annotations import EMPTY, NESTED, UNCLOSED, UNOPENED
 from palm_trainer.data.formats.rasa_markdown import OUTSIDE
 from palm_trainer.data.formats.row_values import OVERLAPPING
@@ -274,7 +274,7 @@ def test_rasa_invalid_markdown_is_refused(file, parse, content, message):
 def test_rasa_multiplying_aliases_are_refused(file, parse):
     item = "{intent: a, examples: &e [" + "x, " * 1000 + "x]}"
     content = f"nlu: [&i {item}" + ", *i" * 1000 + "]\n"
-    with pytest.raises(DataError, match="aliases repeat more examples than the file has bytes"):
+    with pytest.raises(DataError, match=r"nlu\.yml:\d+: aliases repeat more than 10 times the content of the file"):
         parse("rasa", file("nlu.yml", content))
 
 
@@ -367,3 +367,56 @@ def test_rasa_null_and_numbers_of_roles_are_read_as_text(file, parse):
     path = file("nlu.yml", f"nlu:\n- intent: a\n  examples: |\n    - [oslo]{entity}\n")
     [example], _ = parse("rasa", path)
     assert example.fields["slots"] == (LabelledSpan(0, 4, "city", "", "1"),)
+
+
+ALIASES = {
+    "item": "nlu:\n- &a\n  intent: i\n  examples: |\n    - one\n- *a\n",
+    "block": "nlu:\n- intent: i\n  examples: &a |\n    - one\n- intent: j\n  examples: *a\n",
+    "list": "nlu:\n- intent: i\n  examples: &a\n  - one\n- intent: j\n  examples: *a\n",
+    "text": "nlu:\n- intent: i\n  examples:\n  - &a one\n  - *a\n",
+    "example": "nlu:\n- intent: i\n  examples:\n  - &a\n    text: one\n  - *a\n",
+    "words": "nlu:\n- intent: i\n  examples:\n  - text: &a one\n  - text: *a\n",
+}
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_rasa_aliases_are_read_and_told(file, parse, name):
+    examples, defects = parse("rasa", file("nlu.yml", ALIASES[name]))
+    assert [example.text for example in examples] == ["one", "one"]
+    assert defects[REPEATED_BY_ALIAS] >= 1
+
+
+def test_rasa_aliases_of_keys_are_told(file, parse):
+    merged = "nlu:\n- &a\n  intent: i\n  examples: |\n    - one\n- <<: *a\n  intent: j\n  examples: |\n    - two\n"
+    examples, defects = parse("rasa", file("nlu.yml", merged))
+    assert [example.text for example in examples] == ["one", "two"]
+    assert defects == {"'<<' of an intent (passed over)": 1}
+    twice = "nlu:\n- &k intent: i\n  *k : j\n  examples: |\n    - one\n"
+    with pytest.raises(DataError, match=r"twice\.yml:2: 'intent' stands twice"):
+        parse("rasa", file("twice.yml", twice))
+
+
+LAUGHS = {
+    "items": "nlu:\n- &a\n  intent: i\n  examples: |\n" + "    - x\n" * 4_000 + "- *a\n" * 4_000,
+    "one text": 'nlu:\n- intent: i\n  examples:\n  - &a "' + "x" * 40_000 + '"\n' + "  - *a\n" * 4_000,
+    "blocks without examples": "nlu:\n- intent: i\n  examples: &a |\n    "
+    + "x\n    " * 4_000
+    + "\n"
+    + "- intent: i\n  examples: *a\n" * 4_000,
+    "keys": "nlu:\n- &a\n  intent: i\n"
+    + "".join(f"  key{n}: x\n" for n in range(4_000))
+    + "  examples: |\n    - x\n"
+    + "- *a\n" * 4_000,
+    "lists": "a: &a [x, x]\n"
+    + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]\n" for n in range(20))
+    + "nlu:\n- intent: i\n  examples: *u\n",
+}
+
+
+@pytest.mark.parametrize("name", LAUGHS)
+def test_rasa_aliases_are_bounded(file, parse, name):
+    path = file("nlu.yml", LAUGHS[name])
+    start = time.process_time()
+    with pytest.raises(DataError, match=r"nlu\.yml:\d+: (aliases repeat more than|an example without `text`)"):
+        parse("rasa", path)
+    assert time.process_time() - start < 10

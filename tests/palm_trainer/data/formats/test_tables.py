@@ -87,7 +87,7 @@ def test_csv_invalid_quotes_are_refused(file, parse):
 
 
 def test_tsv_missing_file_is_refused(tmp_path, parse):
-    with pytest.raises(DataError, match="no such file; check the path"):
+    with pytest.raises(DataError, match="no such file; check its path"):
         parse("tsv", tmp_path / "absent.tsv")
     with pytest.raises(DataError, match="cannot be read: Is a directory"):
         parse("tsv", tmp_path)
