@@ -1,6 +1,7 @@
 """Loads bundles and verifies that they are complete, consistent and unchanged since the export."""
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -207,6 +208,8 @@ def load_bundle(
 
 
 def _read_manifest(path: Path, trust: Path | None) -> Manifest:
+    if os.path.lexists(path) and not path.is_dir():
+        raise BundleError(f"{path} must be a bundle directory, got a file. Give the directory that holds {MANIFEST}.")
     if not path.is_dir():
         raise BundleError(f"{path} is no bundle: no such directory. `palm-export RUN --output {path}` writes one")
     if not (path / MANIFEST).exists():
@@ -241,7 +244,7 @@ def _decode_text(path: Path, name: str, contents: Mapping[str, bytes]) -> str:
     if name not in contents:
         raise BundleError(f"{path}/{MANIFEST} lists no {name}, which every bundle has; export again")
     try:
-        return contents[name].decode()
+        return contents[name].decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BundleError(f"{path}/{name} is not UTF-8 (byte {error.start}); export again") from None
 
@@ -263,7 +266,7 @@ def _decode_golden(path: Path, manifest: Manifest, contents: Mapping[str, bytes]
         return ()
     examples: list[GoldenExample] = []
     for number, line in enumerate(_decode_text(path, GOLDEN, contents).split("\n"), start=1):
-        if not line:
+        if not line.strip():
             continue
         if len(examples) == _GOLDEN_EXAMPLES:
             raise BundleError(

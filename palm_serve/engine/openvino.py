@@ -20,7 +20,8 @@ from palm_serve.types import EngineInfo, FloatArray, PaddedBatch
 
 _TELEMETRY = "openvino_telemetry"
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
-_TYPES = {"i64": "int64", "i32": "int32", "f32": "float", "f16": "float16"}
+_TYPES = {"i64": "int64", "i32": "int32", "f64": "double", "f32": "float", "f16": "float16", "boolean": "bool"}
+"""ONNX Runtime's names of the types."""
 """ONNX Runtime's names of element types by OpenVINO's."""
 
 
@@ -86,11 +87,8 @@ class OpenVinoEngine:
         except Exception as error:  # OpenVINO raises RuntimeError and others of its own
             raise EngineError(f"OpenVINO in {info.precision} cannot run {graph.name}: {error}") from error
         self.info = info
-        self.inputs: dict[str, str] = {}
-        for port in compiled.inputs:
-            element_type = _TYPES.get(port.element_type.get_type_name(), "?")
-            self.inputs[port.get_any_name()] = f"tensor({element_type})"
-        self.outputs: tuple[str, ...] = tuple(port.get_any_name() for port in compiled.outputs)
+        self.inputs = _port_types(compiled.inputs)
+        self.outputs = _port_types(compiled.outputs)
         self.metadata: dict[str, str] = {}
         for key, value in metadata.items():
             self.metadata[key] = value.astype(str)
@@ -122,6 +120,15 @@ class OpenVinoEngine:
     def shape(self, rows: int, length: int) -> tuple[int, int]:
         """Return the same shape. The runtime compiles no shapes. It prepares the kernels of a new one in milliseconds."""
         return rows, length
+
+
+def _port_types(ports: Sequence[Any]) -> dict[str, str]:
+    """Return the type of each input or output by name, as ONNX Runtime writes it."""
+    types = {}
+    for port in ports:
+        name = port.element_type.get_type_name()
+        types[port.get_any_name()] = f"tensor({_TYPES.get(name, name)})"
+    return types
 
 
 def _read_model(core: Any, graph: Path | GraphFile) -> Any:

@@ -31,6 +31,8 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 _TIMING_BUDGET_S = 1.0
 _REQUIRED_SPEEDUP = 0.9
+_OUTPUT_TYPES = ("tensor(float)", "tensor(float16)", "tensor(double)")
+"""Types of outputs that are decoded. Others would be converted, and their answers mean nothing."""
 """A less preferred candidate must need less than this share of the best time, so that noise does not decide."""
 
 
@@ -341,11 +343,16 @@ def check_graph(bundle: Bundle, name: str, engine: OpenEngine) -> None:
         raise BundleError(
             f"{path} takes {_describe(engine.inputs)}, the manifest says {_describe(inputs)}; export again"
         )
-    for task in manifest.tasks.values():
+    for task_name, task in manifest.tasks.items():
         for output in task.outputs:
             if output not in engine.outputs:
                 raise BundleError(
                     f"{path} lacks the output '{output}' (it has: {', '.join(engine.outputs)}); export again"
+                )
+            if engine.outputs[output] not in _OUTPUT_TYPES:
+                raise BundleError(
+                    f"{path}: the output '{output}' of the task '{task_name}' must be a tensor of floats, "
+                    f"got {engine.outputs[output]}. Export again."
                 )
 
 

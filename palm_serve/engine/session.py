@@ -43,7 +43,10 @@ class OrtEngine:
         self.inputs: dict[str, str] = {}
         for node in session.get_inputs():
             self.inputs[node.name] = node.type
-        self.outputs: tuple[str, ...] = tuple(node.name for node in session.get_outputs())
+        self.outputs: dict[str, str] = {}
+        """Type of each output, in the order of the graph."""
+        for node in session.get_outputs():
+            self.outputs[node.name] = node.type
         self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         self._session = session
         self._run: Runner = runner or session.run
@@ -57,7 +60,7 @@ class OrtEngine:
         Raises:
             EngineTimeout: `interrupt` has ended the run.
         """
-        names = self.outputs if outputs is None else tuple(outputs)
+        names = tuple(self.outputs if outputs is None else outputs)
         # New ones for each run, so that an interrupt never hits a later run.
         options = self._options = ort.RunOptions()
         try:

@@ -136,7 +136,12 @@ def read_entry(path: Path) -> BundleEntry:
         signature = ((str(bundle), 0, 0, 0), *_signature(sorted(files), bundle))
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links that appeared a moment ago
         return BundleEntry(path, (), False, _describe(path, error))
-    return BundleEntry(bundle, signature, (bundle / MANIFEST).is_file())
+    manifest = bundle / MANIFEST
+    if manifest.exists() and not manifest.is_file():
+        return BundleEntry(
+            path, (), False, f"{manifest} must be a regular file, got another kind. Copy the bundle again"
+        )
+    return BundleEntry(bundle, signature, manifest.is_file())
 
 
 def stable_label(labels: Iterable[str]) -> str | None:

@@ -160,7 +160,7 @@ def load_trained(
     directory = checkpoint_directory(run, name)
     with reading(f"checkpoint {directory} is damaged", "Use the other of best and last, or train again."):
         description = read_description(directory)
-        tokenizer_json = (directory / TOKENIZER).read_text(encoding="utf-8")
+        tokenizer_json = (directory / TOKENIZER).read_text(encoding="utf-8-sig")
         json.loads(tokenizer_json)
         if "backbone" not in description.own:  # one that the user wrote may have a tokenizer of another kind
             Tokenizer.from_str(tokenizer_json)
@@ -292,4 +292,4 @@ def read_json(path: Path) -> Any:
         CheckpointError: it is missing or damaged.
     """
     with reading(f"{path} cannot be read", "Restore it, or train again."):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))

@@ -14,6 +14,8 @@ def checkpoint_directory(run: Path, name: str = "best") -> Path:
     Raises:
         CheckpointError: there is none.
     """
+    if run.is_file():
+        raise CheckpointError(f"{run} must be a run directory, got a file. Give the directory that holds config.toml.")
     if not run.is_dir():
         raise CheckpointError(f"{run}: no such run directory. Train one with `palm-train run CONFIG --output {run}`.")
     directory = run / name

@@ -144,7 +144,7 @@ def load_starting_run(checkpoint: Path, key: str = "encoder.model") -> StartingR
             "which no command can build. Name another run, or continue with this one in Python (load_ckpt)."
         )
     with reading(f"{key}: checkpoint {checkpoint} is damaged", "Name another checkpoint, or train it again."):
-        tokenizer_json = (checkpoint / TOKENIZER).read_text(encoding="utf-8")
+        tokenizer_json = (checkpoint / TOKENIZER).read_text(encoding="utf-8-sig")
         Tokenizer.from_str(tokenizer_json)
         content = (checkpoint / WEIGHTS).read_bytes()
         weights = load(content)

@@ -38,10 +38,10 @@ def locate_encoder(name: str) -> str:
 
 def read_tokenizer(folder: Path) -> str:
     """Return the contents of `tokenizer.json` of an encoder's directory."""
-    return (folder / TOKENIZER).read_text(encoding="utf-8")
+    return (folder / TOKENIZER).read_text(encoding="utf-8-sig")
 
 
 def count_positions(folder: Path) -> int:
     """Return the largest number of tokens that an encoder reads, from `config.json` of its directory."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
     return int(config["max_position_embeddings"])

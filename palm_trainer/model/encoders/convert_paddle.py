@@ -204,7 +204,7 @@ def _read_config(folder: Path, display_path: Path) -> tuple[Path, dict[str, Any]
         fault = f"{len(files)} configurations ({listed})" if files else "no *_config.json"
         raise PalmError(f"{display_path}: {fault} beside `params/`. Put the model's own there, e.g. ernie_config.json.")
     try:
-        config = json.loads(files[0].read_text(encoding="utf-8"))
+        config = json.loads(files[0].read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise PalmError(f"{files[0]}: not JSON: {error}. Unpack the archive again.") from error
     if not isinstance(config, dict):
@@ -221,7 +221,7 @@ def _read_vocabulary(path: Path) -> list[str]:
         raise PalmError(f"{path}: no vocabulary there. Put the model's own vocab.txt beside `params/`.")
     words: dict[int, str] = {}
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise PalmError(f"{path}: not UTF-8: {error}. Unpack the archive again.") from error
     for number, line in enumerate(text.removesuffix("\n").split("\n")):

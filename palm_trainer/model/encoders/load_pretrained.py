@@ -177,7 +177,7 @@ def _tokenizer_json(location: str) -> str | None:
     """
     path = _find_file(location, TOKENIZER)
     if path is not None:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         try:
             Tokenizer.from_str(text)
         except Exception as error:  # tokenizers raises Exception itself

@@ -16,7 +16,7 @@ def shard_files(index: Path) -> list[Path]:
         PalmError: the index is damaged, or names a file elsewhere or one that is missing.
     """
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
         names = sorted({str(name) for name in weight_map.values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PalmError(f"{index}: cannot be read: {type(error).__name__}: {error}. Download it again.") from error

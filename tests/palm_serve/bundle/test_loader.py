@@ -138,3 +138,26 @@ def test_load_of_invalid_golden_lines_raises(bundle, reseal_bundle, line, messag
 def test_golden_lines_may_hold_line_separators(bundle, reseal_bundle):
     (bundle / "golden.jsonl").write_text('{"text": "a\u2028b", "answers": {}}\n\n', encoding="utf-8")
     assert load_bundle(reseal_bundle(bundle)).golden[0].text == "a\u2028b"
+
+
+@pytest.mark.parametrize("name", ["golden.jsonl", "tokenizer.json", "manifest.json"])
+def test_byte_order_marks_are_taken(bundle, reseal_bundle, name):
+    wanted = load_bundle(bundle)
+    (bundle / name).write_bytes(b"\xef\xbb\xbf" + (bundle / name).read_bytes())
+    if name != "manifest.json":
+        reseal_bundle(bundle)
+    loaded = load_bundle(bundle)
+    assert loaded.golden == wanted.golden
+    assert loaded.graph_digest() == wanted.graph_digest()
+
+
+def test_golden_lines_may_end_in_crlf(bundle, reseal_bundle):
+    golden = (bundle / "golden.jsonl").read_bytes()
+    (bundle / "golden.jsonl").write_bytes(golden.replace(b"\n", b"\r\n") + b"\r\n")
+    assert load_bundle(reseal_bundle(bundle)).golden
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx"])
+def test_load_of_a_file_in_place_of_a_directory_raises(bundle, name):
+    with pytest.raises(BundleError, match=rf"{name} must be a bundle directory, got a file\. Give the directory"):
+        load_bundle(bundle / name)

@@ -364,6 +364,26 @@ def other_input(model):
     model.graph.input.append(helper.make_tensor_value_info("position_ids", onnx.TensorProto.INT64, ["batch"]))
 
 
+def cast_output(model, name, element_type):
+    """Let a graph give an output in another type."""
+    for node in model.graph.node:
+        for position, output in enumerate(node.output):
+            if output == name:
+                node.output[position] = "uncast"
+    model.graph.node.append(helper.make_node("Cast", ["uncast"], [name], to=element_type))
+    for output in model.graph.output:
+        if output.name == name:
+            output.type.tensor_type.elem_type = element_type
+
+
+def whole_numbers(model):
+    cast_output(model, "intent.logits", onnx.TensorProto.INT64)
+
+
+def truth_values(model):
+    cast_output(model, "sentiment.logits", onnx.TensorProto.BOOL)
+
+
 def fewer_outputs(model):
     del model.graph.output[2]
 
@@ -374,9 +394,22 @@ def fewer_outputs(model):
         (no_digest, r"was exported for other tasks or another tokenizer: palm\.digest is feed"),
         (other_input, r"takes attention_mask .* position_ids tensor\(int64\), .*the manifest says attention_mask"),
         (fewer_outputs, r"lacks the output 'sentiment\.logits' \(it has: intent\.logits, slots\.logits\)"),
+        (
+            whole_numbers,
+            r"output 'intent\.logits' of the task 'intent' must be a tensor of floats, got tensor\(int64\)",
+        ),
+        (truth_values, r"output 'sentiment\.logits' of the task 'sentiment' must be .* got tensor\(bool\)"),
     ],
 )
 def test_select_engine_of_a_foreign_graph_raises(tmp_path, make_tiny_bundle, reseal_bundle, change, message):
     bundle = rewrite(make_tiny_bundle(tmp_path / "b"), reseal_bundle, change)
     with pytest.raises(BundleError, match=message):
         select_engine(bundle, provider="CPU")
+
+
+@pytest.mark.parametrize(("change", "found"), [(whole_numbers, "int64"), (truth_values, "bool")])
+def test_select_engine_openvino_of_other_outputs_raises(tmp_path, make_tiny_bundle, reseal_bundle, change, found):
+    pytest.importorskip("openvino")
+    bundle = rewrite(make_tiny_bundle(tmp_path / "b"), reseal_bundle, change)
+    with pytest.raises(BundleError, match=rf"must be a tensor of floats, got tensor\({found}\)"):
+        select_engine(bundle, provider="OpenVINO")

@@ -85,7 +85,31 @@ def lose_the_manifest(place: Path, bundle: Path) -> None:
     (place / "manifest.json").symlink_to("/nonexistent/manifest.json")
 
 
-FAULTS = (dangle, loop, become_a_file, become_empty, lose_a_file, lose_the_manifest)
+def manifest_is_a_pipe(place: Path, bundle: Path) -> None:
+    """Opening it would wait for a writer."""
+    place.unlink()
+    shutil.copytree(bundle, place)
+    (place / "manifest.json").unlink()
+    os.mkfifo(place / "manifest.json")
+
+
+def manifest_is_a_device(place: Path, bundle: Path) -> None:
+    place.unlink()
+    shutil.copytree(bundle, place)
+    (place / "manifest.json").unlink()
+    (place / "manifest.json").symlink_to("/dev/zero")
+
+
+FAULTS = (
+    manifest_is_a_pipe,
+    manifest_is_a_device,
+    dangle,
+    loop,
+    become_a_file,
+    become_empty,
+    lose_a_file,
+    lose_the_manifest,
+)
 
 
 @pytest.mark.parametrize("break_entry", FAULTS)
@@ -287,6 +311,24 @@ def test_name_that_cannot_be_served_is_told_once(
         await looks(watcher)
         assert registry.get("my-model").ready
         assert ("my model", "stable") not in registry.failures
+
+    watching(folder, use)
+
+
+@pytest.mark.parametrize("spoil", [manifest_is_a_pipe, manifest_is_a_device])
+def test_new_manifest_that_is_no_file_is_told_once(
+    folder: Path, versions: dict[str, Path], caplog: pytest.LogCaptureFixture, spoil: Callable[[Path, Path], None]
+) -> None:
+    (folder / "odd").symlink_to(versions["a"])
+    spoil(folder / "odd", versions["a"])
+    shutil.copytree(versions["a"], folder / "good")
+
+    async def use(registry: Registry, watcher: Watcher) -> None:
+        await looks(watcher)
+        assert [model.name for model in registry.list()] == ["good"]
+        assert "must be a regular file" in str(registry.failures["odd", "stable"].error)
+        told = [record for record in caplog.records if "must be a regular file" in record.getMessage()]
+        assert len(told) == 1
 
     watching(folder, use)
 
