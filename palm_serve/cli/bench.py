@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 Rate = Annotated[
     float | None,
-    typer.Option(min=0.001, help="Open loop: calls per second with Poisson arrivals, independent of the answers."),
+    typer.Option(
+        min=0.001, max=1e6, help="Open loop: calls per second with Poisson arrivals, independent of the answers."
+    ),
 ]
 Concurrency = Annotated[
     int,
     typer.Option(
-        min=1, help="Closed loop, without --rate: number of callers. Each sends its next call after an answer."
+        min=1,
+        max=100_000,
+        help="Closed loop, without --rate: number of callers. Each sends its next call after an answer.",
     ),
 ]
 Kind = Annotated[
@@ -39,16 +43,16 @@ def bench(
     ] = "127.0.0.1:50051",
     rate: Rate = None,
     concurrency: Concurrency = 64,
-    duration: Annotated[float, typer.Option(min=0.1, help="Duration of the measurement in seconds.")] = 10.0,
+    duration: Annotated[float, typer.Option(min=0.1, max=1e6, help="Duration of the measurement in seconds.")] = 10.0,
     warm_up: Annotated[
-        float, typer.Option(min=0, help="Duration of the same load before the measurement, in seconds.")
+        float, typer.Option(min=0, max=1e6, help="Duration of the same load before the measurement, in seconds.")
     ] = 1.0,
-    deadline: Annotated[float, typer.Option(min=0.001, help="Deadline of each call in seconds.")] = 1.0,
+    deadline: Annotated[float, typer.Option(min=0.001, max=1e6, help="Deadline of each call in seconds.")] = 1.0,
     method: Kind = Method.PARSE,
-    batch: Annotated[int, typer.Option(min=1, help="Number of texts in one call of --method batch.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, max=100_000, help="Number of texts in one call of --method batch.")] = 32,
     texts: Texts = None,
     model: Annotated[str, typer.Option(help="Model name. Default: the first model of the server.")] = "",
-    processes: Annotated[int, typer.Option(min=1, help="Number of processes of the load generator.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, max=1024, help="Number of processes of the load generator.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the arrivals and of the choice of texts.")] = 0,
     over_tls: OverTls = False,
     tls_ca: TlsCa = None,
@@ -105,6 +109,7 @@ def _read_texts(path: Path) -> tuple[str, ...]:
 
 def _write(path: Path, report: "LoadReport") -> None:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None

@@ -32,7 +32,7 @@ def call(
     version: Annotated[str, typer.Option(help="Version digest or label. Default: stable.")] = "",
     task: Annotated[str, typer.Option(help="Run only this task, of any kind (Predict).")] = "",
     pair: Annotated[str, typer.Option(help="Second sentence or passage of a task on pairs. Requires --task.")] = "",
-    timeout: Annotated[float, typer.Option(min=0.001, help="Deadline in seconds.")] = 10.0,
+    timeout: Annotated[float, typer.Option(min=0.001, max=1e6, help="Deadline in seconds.")] = 10.0,
     over_tls: OverTls = False,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,

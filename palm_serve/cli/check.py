@@ -24,9 +24,11 @@ def check(
     precision: Annotated[
         Precision, typer.Option(help=ServeOptions.model_fields["precision"].description)
     ] = Precision.AUTO,
-    threads: Annotated[int | None, typer.Option(min=1, help=ServeOptions.model_fields["threads"].description)] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help=ServeOptions.model_fields["threads"].description)
+    ] = None,
     load_timeout: Annotated[
-        float, typer.Option(min=0.001, help=ServeOptions.model_fields["load_timeout"].description)
+        float, typer.Option(min=0.001, max=1e6, help=ServeOptions.model_fields["load_timeout"].description)
     ] = ServeOptions.model_fields["load_timeout"].default,
     trust: Annotated[
         Path | None, typer.Option(metavar="DIR", help=ServeOptions.model_fields["trust"].description)

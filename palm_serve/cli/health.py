@@ -36,7 +36,7 @@ def health(
     model: Annotated[
         str, typer.Option(metavar="NAME", help="Check this model. Default: the server and all its models.")
     ] = "",
-    timeout: Annotated[float, typer.Option(min=0.001, help="Deadline in seconds.")] = 3.0,
+    timeout: Annotated[float, typer.Option(min=0.001, max=1e6, help="Deadline in seconds.")] = 3.0,
     over_tls: OverTls = False,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,

@@ -148,7 +148,7 @@ class EngineOptions(OptionGroup):
         description="Precision of the model. auto: the fastest one that passed the bundle's parity gate.",
     )
     threads: int | None = Field(
-        default=None, ge=1, description="Threads of the engine. Default: one per physical core."
+        default=None, ge=1, le=1024, description="Threads of the engine. Default: one per physical core."
     )
     engine_timeout: float = Field(
         default=60.0,

@@ -19,6 +19,7 @@ from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.api.session import PRINT, Say, Session
 from palm_trainer.api.trainer import Trainer, check_phase
 from palm_trainer.api.trainer_base import TrainerCalls
+from palm_trainer.config.section import MAX_EPOCHS
 from palm_trainer.errors import ConfigError, WiringError
 from palm_trainer.evaluation.evaluate import Metrics
 
@@ -111,8 +112,10 @@ class MultiHeadTrainer(TrainerCalls):
             raise WiringError(
                 f"fit_readers_with_mixratio: sampling_reference must be one of {', '.join(self.trainers)}, got '{sampling_reference}'."
             )
-        if not num_epochs > 0:
-            raise ConfigError(f"fit_readers_with_mixratio: num_epochs must be above 0, got {num_epochs}.")
+        if not 0 < num_epochs <= MAX_EPOCHS:
+            raise ConfigError(
+                f"fit_readers_with_mixratio: num_epochs must be above 0 and at most {MAX_EPOCHS:,}, got {num_epochs}."
+            )
         self._session.fit(sampling_reference, num_epochs, per_task_epochs=per_task_epochs)
         self._log_plan(num_epochs)
         return self._batches()

@@ -19,6 +19,7 @@ from palm_serve.system.plain_text import os_message, plain_console, plain_messag
 from palm_serve.system.program import run_program
 from palm_serve.system.usage_errors import ProgramCommand
 from palm_trainer.cli.environment import limit_threads
+from palm_trainer.config.atomic_files import write_output
 from palm_trainer.errors import CheckpointError, ExportError, PalmError, ParityError
 
 if TYPE_CHECKING:  # they load what `--help` does not need
@@ -171,7 +172,7 @@ def _write_json(path: Path, manifest: "Manifest", report: "ExportReport") -> Non
         "notes": list(report.notes),
     }
     try:
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_output(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise ExportError(
             f"--json {path} could not be written: {error.strerror}. The bundle is complete. Choose another file."

@@ -7,6 +7,7 @@ import numpy as np
 from rich.table import Table
 
 from palm_trainer.cli.console import show
+from palm_trainer.config.atomic_files import check_output_place
 from palm_trainer.config.loader import Config, DataConfig, TaskConfig
 from palm_trainer.config.schema import GRADIENT_METHODS
 from palm_trainer.data.example import Example
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # `--data-only` needs no torch, which takes seconds to load
 
 def show_plan(config: Config, *, data_only: bool = False) -> None:
     """Print the plan of a run without training. `data_only`: read the files, but tokenize nothing."""
+    check_output_place(config.train.output)
     if data_only:
         read = read_splits(Splits(config.data, seed=config.train.seed))
         config = resolve_fields(config, {name: splits["train"].examples for name, splits in read.items()})

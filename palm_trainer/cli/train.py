@@ -19,7 +19,7 @@ from palm_serve.system.usage_errors import ProgramGroup
 from palm_trainer.cli.add_class import add_class_app
 from palm_trainer.cli.environment import limit_spinning, limit_threads
 from palm_trainer.cli.models import models_app
-from palm_trainer.config.atomic_files import write_file
+from palm_trainer.config.atomic_files import write_output
 from palm_trainer.config.moved_keys import MovedKeyWarning
 from palm_trainer.errors import PalmError
 
@@ -108,7 +108,7 @@ def evaluate(
     if checkpoint == "best":
         write_metrics(run, {split: metrics})
     if json_file is not None:
-        json_file.write_text(json.dumps({split: metrics}, indent=2) + "\n", encoding="utf-8")
+        write_output(json_file, json.dumps({split: metrics}, indent=2) + "\n")
     show(metrics_table({split: metrics}, f"{run} ({checkpoint})"))
 
 
@@ -159,7 +159,7 @@ def predict(
     if output is None:
         sys.stdout.write(text_lines)
         return
-    write_file(output, text_lines)
+    write_output(output, text_lines)
 
 
 @app.command(epilog="Example: palm-train plan examples/atis.toml")
@@ -177,7 +177,7 @@ def plan(
     from palm_trainer.cli.plan import show_plan
     from palm_trainer.config.loader import load_config
 
-    show_plan(load_config(config, overrides or (), Path("unused")), data_only=data_only)
+    show_plan(load_config(config, overrides or (), default_output=Path("unused")), data_only=data_only)
 
 
 @app.command(epilog="Example: palm-train compare examples/atis.toml --seeds 13,14,15 --output runs/atis-compare")
@@ -188,7 +188,7 @@ def compare(
     output: Annotated[
         Path | None, typer.Option(help="Directory of the runs and the result. Default: train.output with -compare.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Number of concurrent trainings, each in its own process.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, max=1024, help="Concurrent trainings, each in its own process.")] = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write compare.json to this file.")] = None,
 ) -> None:
     """Compare joint training with training each task alone.
@@ -236,7 +236,7 @@ def init(
         return
     if output.exists():
         raise PalmError(f"{output} exists. Choose another --output, or remove it first.")
-    output.write_text(text, encoding="utf-8")
+    write_output(output, text)
     print(f"wrote {output}; next: palm-train plan {output}, palm-train run {output}", file=sys.stderr)
 
 
@@ -282,7 +282,7 @@ def schema(
     if output is None:
         sys.stdout.write(text)
     else:
-        output.write_text(text, encoding="utf-8")
+        write_output(output, text)
 
 
 def _check_split(settings: "Config", split: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from palm_trainer.errors import PalmError
+from palm_trainer.errors import CheckpointError, PalmError
 
 NEW_SUFFIX = ".new"
 
@@ -26,6 +26,23 @@ def write_file(path: Path, text: str, *, errors: str = "strict") -> None:
     """
     with replace_file(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", errors))
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write a file that a command was asked for, as a whole, and create its directory. Pipes and devices are written to.
+
+    Args:
+        path: file to write.
+        text: its contents.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, text)
 
 
 @contextmanager
@@ -47,6 +64,19 @@ def replace_file(path: Path) -> Iterator[Path]:
         else:
             temporary.unlink(missing_ok=True)
         raise
+
+
+def check_output_place(output: Path) -> None:
+    """Check that a path is a directory or could become one.
+
+    Raises:
+        CheckpointError: there is a file in its place, or in that of a directory above it.
+    """
+    for place in (output, *output.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise CheckpointError(f"{place} is a file. Choose another output directory.")
+            return
 
 
 def check_new_directory(path: Path) -> None:

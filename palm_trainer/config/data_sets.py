@@ -11,6 +11,7 @@ from palm_trainer.config.section import (
     PACKAGED_TEXTS,
     ConfigSection,
     DataPaths,
+    Epochs,
     Names,
     Positive,
     SectionUnion,
@@ -48,7 +49,7 @@ class DataConfig(ConfigSection):
     `general-en-test`: other general English sentences."""
     mix_ratio: Positive = 1.0
     """mixing = mix_ratio: how often its batches come, relative to those of the other data sets."""
-    epochs: Positive | None = None
+    epochs: Epochs | None = None
     """mixing = per_task_epochs: passes over this data set. None: `train.epochs`."""
     substitute: float = Field(default=0.0, ge=0, le=1)
     """Share of training examples whose slot values are replaced, drawn anew in each epoch.
@@ -110,9 +111,9 @@ class ConllDataConfig(_WordTags):
     """Suffix of a file of the same name that holds the intents, one per line. None: there is none."""
     intent_line: bool = False
     """The last line of each sentence is its intent."""
-    token_column: int | None = Field(default=None, ge=1)
+    token_column: int | None = Field(default=None, ge=1, le=10_000)
     """Column of the words, counted from 1. None: the first, or the second after one that numbers the words."""
-    tag_column: int | None = Field(default=None, ge=1)
+    tag_column: int | None = Field(default=None, ge=1, le=10_000)
     """Column of the tags, counted from 1. None: the last."""
 
 

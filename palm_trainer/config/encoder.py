@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from palm_trainer.config.section import ConfigSection, Fraction, SectionUnion, Table
+from palm_trainer.config.section import MAX_LENGTH, ConfigSection, Fraction, SectionUnion, Table
 
 _DEFAULT_MODEL = "minilm-l6-en"
 
@@ -15,7 +15,7 @@ class EncoderConfig(ConfigSection):
 
     model: str = Field(default=_DEFAULT_MODEL, min_length=1)
     """A name of `palm-train models ls`, a local directory or a run (relative to the file), a Hugging Face id, or `scratch`."""
-    max_length: int = Field(default=128, ge=3, le=8192)
+    max_length: int = Field(default=128, ge=3, le=MAX_LENGTH)
     """Longest input in tokens, special tokens included. Longer texts are cut. Where `model` is a run, that of the run."""
     pooling: Literal["auto", "cls", "mean"] = "auto"
     """Vector of a text: that of the first token (`cls`), or the mean of all tokens.
@@ -49,7 +49,7 @@ class ScratchEncoderConfig(EncoderConfig):
     """Width of the layers. A multiple of `heads`."""
     heads: int = Field(default=4, ge=1, le=64)
     """Attention heads of each layer."""
-    intermediate_size: int | None = Field(default=None, ge=8)
+    intermediate_size: int | None = Field(default=None, ge=8, le=65_536)
     """Width of the feed-forward layers. None: 4 x hidden_size."""
     vocab_size: int = Field(default=8000, ge=64, le=1_000_000)
     """Largest number of tokens in the vocabulary."""

@@ -67,13 +67,16 @@ class Config(ConfigSection):
         return tomli_w.dumps(_map_strings(raw, _escape_variables))
 
 
-def load_config(path: Path, overrides: Sequence[str] = (), output: Path | None = None) -> Config:
+def load_config(
+    path: Path, overrides: Sequence[str] = (), output: Path | None = None, *, default_output: Path | None = None
+) -> Config:
     """Read, complete and check a configuration.
 
     Args:
         path: TOML file.
         overrides: `KEY=VALUE` each, the key dotted (`train.epochs=3`), the value TOML or a bare string.
         output: replaces `train.output`.
+        default_output: `train.output` of a file without one.
 
     Raises:
         ConfigError: with all faults, a line each.
@@ -87,8 +90,11 @@ def load_config(path: Path, overrides: Sequence[str] = (), output: Path | None =
     faults += applied.faults
     for old_path in dict.fromkeys([*moved, *applied.old_keys]):
         warn_moved(old_path)
-    if output is not None and isinstance(raw.setdefault("train", {}), dict):
-        raw["train"]["output"] = str(output)
+    if isinstance(raw.setdefault("train", {}), dict):
+        if output is not None:
+            raw["train"]["output"] = str(output)
+        elif default_output is not None:
+            raw["train"].setdefault("output", str(default_output))
     raw = _expand(raw, faults)
     config = _check(raw, path.parent.resolve(), faults)
     if config is None:

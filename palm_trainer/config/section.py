@@ -79,7 +79,17 @@ RunPaths = Annotated[tuple[Path, ...], BeforeValidator(_as_runs), WithJsonSchema
 OutputPath = Annotated[Path, BeforeValidator(_as_path), WithJsonSchema({"type": "string", "minLength": 1})]
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
+MAX_LENGTH = 8192
+MAX_COUNT = 1_000_000
+MAX_EPOCHS = 100_000
+MAX_RATE = 10
+"""Limits of tokens, of batches and other counts, of epochs and of learning rates. They are far above every sensible
+value: a value beyond them is a slip that would end in a crash, a hang or a model of NaN."""
+Positive = Annotated[float, Field(gt=0, le=1_000_000)]
+LearningRate = Annotated[float, Field(gt=0, le=MAX_RATE)]
+Epochs = Annotated[float, Field(gt=0, le=MAX_EPOCHS)]
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Penalty = Annotated[float, Field(ge=0, le=1000)]
 
 
 class ConfigSection(BaseModel):

@@ -5,7 +5,16 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from palm_trainer.config.section import ConfigSection, Fraction, Names, Positive, SectionUnion, Table
+from palm_trainer.config.section import (
+    MAX_LENGTH,
+    ConfigSection,
+    Fraction,
+    LearningRate,
+    Names,
+    Positive,
+    SectionUnion,
+    Table,
+)
 
 Roles = Literal["learn", "ignore"]
 
@@ -30,7 +39,7 @@ class TaskConfig(ConfigSection):
     """Only shapes the encoder: never ends the training, is not selected on, and is not exported."""
     dropout: Fraction = 0.1
     """Dropout probability before the head. A prototype head has none unless it is set here."""
-    learning_rate: Positive | None = None
+    learning_rate: LearningRate | None = None
     """Learning rate of this head, without the scores of a CRF. None: `train.head_learning_rate`."""
     baseline: float | None = Field(default=None, gt=0, le=1)
     """Metric that the task reaches alone, from 0 to 1. `average` is then the mean of metric / baseline,
@@ -128,7 +137,7 @@ class MatchTask(TaskConfig):
     """`pointwise`: a class for each pair. `pairwise`: a ranker, which learns that the pair scores above the text with `text_b_neg`."""
     match_label: str | None = Field(default=None, min_length=1)
     """pointwise: the label of matching pairs. None: the label with a usual name for it (1, true, yes, match, ...)."""
-    margin: Positive = 0.5
+    margin: float = Field(default=0.5, gt=0, le=100)
     """pairwise: least difference between the score (0 to 1) of a pair and that of its negative."""
 
     @classmethod
@@ -143,13 +152,13 @@ class MrcTask(TaskConfig):
     """Machine reading comprehension: answers to questions in a passage."""
 
     kind: Literal["mrc"]
-    max_query_tokens: int | None = Field(default=None, ge=1)
+    max_query_tokens: int | None = Field(default=None, ge=1, le=MAX_LENGTH)
     """Longest question in tokens. None: 64, or a third of `encoder.max_length` where that is less."""
-    doc_stride_tokens: int | None = Field(default=None, ge=1)
+    doc_stride_tokens: int | None = Field(default=None, ge=1, le=MAX_LENGTH)
     """Tokens from one window of a long passage to the next. None: a third of `encoder.max_length`."""
-    max_answer_tokens: int | None = Field(default=None, ge=1)
+    max_answer_tokens: int | None = Field(default=None, ge=1, le=MAX_LENGTH)
     """Longest answer in tokens. None: 30, or more where over 1 in 200 answers of the training data is longer (Chinese)."""
-    n_best: int = Field(default=20, ge=1)
+    n_best: int = Field(default=20, ge=1, le=1000)
     """Number of answers that are ranked."""
     null_threshold: float | None = None
     """Score above that of the best answer from which "no answer" wins, for training data with unanswerable questions.

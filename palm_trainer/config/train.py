@@ -7,8 +7,12 @@ from pydantic import BeforeValidator, Field
 
 from palm_trainer.config.section import (
     ConfigSection,
+    Count,
+    Epochs,
     Fraction,
+    LearningRate,
     OutputPath,
+    Penalty,
     Positive,
     RunPaths,
     Table,
@@ -61,11 +65,11 @@ class BalancingConfig(ConfigSection):
     method: BalancingMethod = "fixed"
     """Weighting of the task losses, or (from pcgrad on, with the extra `gradient`) of the task gradients.
     `gradnorm`, `random` and the gradient methods weigh only tasks that share a data set."""
-    learning_rate: Positive | None = None
+    learning_rate: LearningRate | None = None
     """uncertainty, gradnorm: learning rate of the task weights. None: 0.01 and 0.025."""
     dwa_temperature: Positive | None = None
     """dwa: temperature of the task weights. A high one makes them equal. None: 2."""
-    gradnorm_alpha: float | None = Field(default=None, ge=0)
+    gradnorm_alpha: Penalty | None = None
     """gradnorm: how strongly tasks that lag behind are favoured. None: 1.5."""
     cagrad_c: float | None = Field(default=None, ge=0, lt=1)
     """cagrad: largest distance from the mean gradient, as a share of its length. None: 0.4."""
@@ -85,10 +89,10 @@ class BalancingConfig(ConfigSection):
 class RegularizationConfig(ConfigSection):
     """Regularization methods. All are off by default, and all are experimental."""
 
-    r_drop: float = Field(default=0.0, ge=0)
+    r_drop: Penalty = 0.0
     """Experimental: weight of R-Drop, 1 to 5 for most data. Each text passes twice with other dropout,
     and the loss grows where the answers differ. Doubles the work. 0: off."""
-    fgm: float = Field(default=0.0, ge=0)
+    fgm: Penalty = 0.0
     """Experimental: adversarial training. L2 norm of the noise on a text's embeddings, about 1.
     Each batch passes twice. 0: off."""
     word_dropout: Fraction = 0.0
@@ -127,14 +131,14 @@ class CheckpointsConfig(ConfigSection):
 
     select: str = "average"
     """What chooses the best checkpoint on dev: `average` (see `tasks.NAME.baseline`), `exact_match`, or TASK.METRIC."""
-    patience: int | None = Field(default=None, ge=1)
+    patience: int | None = Field(default=None, ge=1, le=1_000_000_000)
     """Evaluations without a better one before training stops. None: never stops early."""
-    average_best: int | None = Field(default=None, ge=2)
+    average_best: int | None = Field(default=None, ge=2, le=1000)
     """Experimental: number of best checkpoints whose weights are averaged at the end, as long as dev gains (a greedy soup).
     The average becomes `best/` where it is better than any of them. None: no average."""
     best_per_task: bool = False
     """Also keep `best-TASK/`, the checkpoint with the best metric of each task."""
-    save_every_steps: int | None = Field(default=None, ge=1)
+    save_every_steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
     """Steps between checkpoints that `--resume` continues from. None: only after each evaluation, and when stopped."""
 
 
@@ -143,37 +147,37 @@ class TrainConfig(ConfigSection):
 
     output: OutputPath
     """Run directory, relative to the working directory."""
-    epochs: float = Field(default=10.0, gt=0)
+    epochs: Epochs = 10.0
     """Passes over the reference data set."""
     reference: str | None = None
     """Data set whose passes are counted as epochs. None: the first."""
     mixing: MixingPolicy = "mix_ratio"
     """Policy that chooses the data set of each batch, see `palm_trainer.training.mixing`.
     The number of batches is exact and known before the run, except for `loss_driven`."""
-    mixing_temperature: float | None = Field(default=None, ge=1)
+    mixing_temperature: float | None = Field(default=None, ge=1, le=1_000_000)
     """temperature: T in p ~ size ** (1 / T). None: 2."""
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: Count = 32
     """Examples per step, over all processes."""
-    accumulate_steps: int = Field(default=1, ge=1)
+    accumulate_steps: Count = 1
     """Parts of a batch that pass one after the other, to save memory. The gradient is that of the whole batch."""
-    learning_rate: Positive = 5e-5
+    learning_rate: LearningRate = 5e-5
     """Peak learning rate of the encoder."""
-    head_learning_rate: Positive | None = None
+    head_learning_rate: LearningRate | None = None
     """Peak learning rate of the heads. None: 5 x learning_rate, since heads start untrained."""
-    crf_learning_rate: Positive | None = 1e-2
+    crf_learning_rate: LearningRate | None = 1e-2
     """Peak learning rate of the start, transition and end scores of every CRF, also where the task has a `learning_rate`.
     They start at zero and have to reach 1 and more. None: the rate of the head, in runs from before this key."""
-    freeze_layers: int = Field(default=0, ge=0)
+    freeze_layers: int = Field(default=0, ge=0, le=1000)
     """Number of lowest encoder layers that keep their pretrained weights."""
     freeze_embeddings: bool = False
     """Keep the pretrained weights of the encoder's embeddings."""
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0, le=100)
     """Decoupled weight decay (AdamW). Biases, normalization weights and embeddings do not decay."""
     warmup_ratio: Fraction = 0.1
     """Share of all steps in which the learning rate rises."""
     schedule: Literal["linear", "constant", "cosine", "noam"] = "linear"
     """Course of the learning rate after the warm-up."""
-    max_grad_norm: Positive = 1.0
+    max_grad_norm: float = Field(default=1.0, gt=0, le=1e12)
     """L2 norm that the gradient is clipped to."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the computation. `auto` takes bf16 where the device has it."""
@@ -181,12 +185,12 @@ class TrainConfig(ConfigSection):
     """`auto`, `cpu`, `mps`, `cuda`, or a GPU by its number, such as `cuda:1`."""
     seed: int = Field(default=13, ge=0, lt=2**32)
     """Seed of weights, dropout and the order of the batches."""
-    log_every_steps: int = Field(default=20, ge=1)
+    log_every_steps: int = Field(default=20, ge=1, le=1_000_000_000)
     """Steps between two logged steps."""
     trackers: Annotated[tuple[Tracker, ...], BeforeValidator(as_tuple)] = ()
     """Experiment trackers of accelerate that also log losses, learning rates and dev metrics. Each needs its package.
     TensorBoard writes to RUN/tensorboard."""
-    evaluations: int | None = Field(default=None, ge=1)
+    evaluations: Count | None = None
     """Number of evaluations on dev, evenly over the run. None: after each epoch of the reference data set."""
     balancing: BalancingConfig = BalancingConfig()
     regularization: RegularizationConfig = RegularizationConfig()

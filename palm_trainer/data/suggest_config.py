@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,8 @@ def suggest(data: Path) -> tuple[str, list[str]]:
         count = sum(count_roles(example, task) for example in examples["train"])
         learnt = f", {count} spans with a role or group, which it learns" if count else ""
         remarks.append(f"task {task}: {table['kind']}{learnt}")
+    for reason in describe_unlearnt_fields(examples["train"], tasks):
+        remarks.append(f"no task for the field {reason}")
     remarks += encoder.remarks
     remarks += suggest_few_shot(tasks, few)
     remarks += training.remarks
@@ -161,14 +163,41 @@ def suggest_tasks(examples: Sequence[Example], data: str) -> dict[str, dict[str,
         if kind == "match":
             tasks[field] |= _match_settings(field, examples)
     if not tasks:
-        fields = ", ".join(values_by_field)
-        raise DataError(
-            f"no field that a task could learn; fields: {fields}. "
-            "Label the data, or convert it with `palm-train convert`."
-        )
+        reasons = "; ".join(describe_unlearnt_fields(examples, tasks))
+        raise DataError(f"no field that a task could learn: {reasons}. Label the data, or set tasks by hand.")
     _assign_role(tasks, ("classify", "multi_label"), "intent")
     _assign_role(tasks, ("sequence_label",), "slots")
     return tasks
+
+
+def describe_unlearnt_fields(examples: Sequence[Example], tasks: Collection[str]) -> list[str]:
+    """Tell for each field without a task why none is suggested.
+
+    Args:
+        examples: training examples.
+        tasks: names of the suggested tasks, which are those of their fields.
+    """
+    values_by_field: dict[str, list[Any]] = {}
+    for example in examples:
+        for field, value in example.fields.items():
+            if field not in tasks:
+                values_by_field.setdefault(field, []).append(value)
+    reasons = []
+    for field, values in values_by_field.items():
+        classes = {value for value in values if isinstance(value, str)}
+        if not any(values):
+            reasons.append(f"'{field}', which is empty in all {len(values)} rows that have it")
+        elif not classes:
+            reasons.append(f"'{field}', which holds values of several kinds")
+        elif len(classes) == 1:
+            reasons.append(
+                f"'{field}', which has one class only ('{classes.pop()}' in all {len(values)} rows that have it), and a task needs two"
+            )
+        else:
+            reasons.append(
+                f"'{field}', which has {len(classes)} different values in {len(values)} rows, as many as texts or ids have, and no classes"
+            )
+    return reasons
 
 
 def _assign_role(tasks: Mapping[str, dict[str, Any]], kinds: Sequence[str], role: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from palm_trainer.config.atomic_files import NEW_SUFFIX, write_file
+from palm_trainer.config.atomic_files import NEW_SUFFIX, check_output_place, write_file
 from palm_trainer.config.loader import Config
 from palm_trainer.errors import CheckpointError
 from palm_trainer.model.checkpoint import reading
@@ -34,8 +34,7 @@ def check_output_directory(output: Path, resume: bool, overwrite: bool) -> None:
         raise CheckpointError(
             f"{output} holds no run to resume ({output / CONFIG} is missing). Start without --resume."
         )
-    if output.exists() and not output.is_dir():
-        raise CheckpointError(f"{output} is a file. Choose another output directory.")
+    check_output_place(output)
     if holds_run and not resume:
         if not overwrite:
             raise CheckpointError(

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from palm_trainer.config.section import MAX_RATE
 from palm_trainer.errors import ConfigError
 from palm_trainer.training.optimization.adamw import HEAD_RATE_FACTOR
 
@@ -26,9 +27,9 @@ class Optimizer:
     freeze_embeddings: bool = False
 
     def __init__(self, loss_var: Any, lr: float, lr_schedualer: Any = None) -> None:
-        if not lr > 0:
+        if not 0 < lr <= MAX_RATE:
             raise ConfigError(
-                f"{type(self).__name__}: lr must be above 0, got {lr}. Typical values for a pretrained encoder are 2e-5 to 1e-4."
+                f"{type(self).__name__}: lr must be above 0 and at most {MAX_RATE}, got {lr}. Typical values for a pretrained encoder are 2e-5 to 1e-4."
             )
         if lr_schedualer is not None and not callable(lr_schedualer):
             raise ConfigError(

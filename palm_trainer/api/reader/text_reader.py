@@ -15,6 +15,7 @@ from palm_trainer.api.compat import user_stack_level
 from palm_trainer.api.phase import Phase
 from palm_trainer.api.reader.base_reader import Reader, ReaderBatch
 from palm_trainer.api.reader.label_maps import is_spans
+from palm_trainer.config.section import MAX_COUNT, MAX_EPOCHS, MAX_LENGTH
 from palm_trainer.data.dataset import EncodedDataset, TrainingBatch
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats import FORMATS
@@ -79,9 +80,9 @@ class TextReader(Reader):
         ):
             if value not in choices:
                 raise WiringError(f"{type(self).__name__}: {name} must be one of {', '.join(choices)}, got '{value}'.")
-        if max_len < 3:
+        if not 3 <= max_len <= MAX_LENGTH:
             raise WiringError(
-                f"{type(self).__name__}: max_len must be at least 3, got {max_len}. A typical value for sentences is 128."
+                f"{type(self).__name__}: max_len must be from 3 to {MAX_LENGTH}, got {max_len}. A typical value for sentences is 128."
             )
         self.tokenizer_json = load_tokenizer(Path(vocab_path), do_lower_case)
         fitting = load_tokenizer(Path(vocab_path)) if do_lower_case is False else self.tokenizer_json
@@ -163,9 +164,13 @@ class TextReader(Reader):
         name = self.formats.get(file_format, file_format)
         if name not in FORMATS:
             raise DataError(f"{input_file}: file_format must be one of {', '.join(FORMATS)}, got '{file_format}'.")
-        if batch_size < 1:
+        if not 1 <= batch_size <= MAX_COUNT:
             raise DataError(
-                f"{input_file}: batch_size must be at least 1, got {batch_size}. Typical values are 16 or 32."
+                f"{input_file}: batch_size must be from 1 to {MAX_COUNT:,}, got {batch_size}. Typical values are 16 or 32."
+            )
+        if num_epochs is not None and not 0 < num_epochs <= MAX_EPOCHS:
+            raise DataError(
+                f"{input_file}: num_epochs must be above 0 and at most {MAX_EPOCHS:,}, got {num_epochs}. Or leave it out."
             )
         if not 0 <= substitute <= 1:
             raise DataError(f"{input_file}: substitute must be between 0 and 1, got {substitute}. 0.5 suits most data.")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from palm_trainer.config.schema import MixingPolicy
+from palm_trainer.errors import ConfigError
 from palm_trainer.training.mixing.base import Mixing
 from palm_trainer.training.mixing.loss_driven import LossDriven
 from palm_trainer.training.mixing.planned import PlannedMixing
@@ -17,6 +18,8 @@ from palm_trainer.training.mixing.quotas import (
 from palm_trainer.training.mixing.round_robin import RoundRobin
 
 _TEMPERATURE = 2.0
+MAX_STEPS = 10_000_000
+"""Steps of a training. More would take years, and their order more memory than there is."""
 
 
 def make_mixing(
@@ -41,6 +44,9 @@ def make_mixing(
         ratios: mix ratio of each data set, for `mix_ratio`.
         own_epochs: epochs of each data set, for `per_task_epochs`.
         size_temperature: T of `temperature`. None: 2.
+
+    Raises:
+        ConfigError: there would be more than MAX_STEPS steps.
     """
     match policy:
         case "mix_ratio":
@@ -56,7 +62,21 @@ def make_mixing(
         case "uniform":
             phases = [uniform(batches, reference, epochs)]
         case "round_robin":
-            return RoundRobin(list(batches), round(epochs * batches[reference]))
+            rounds = round(epochs * batches[reference])
+            _check_steps(rounds * len(batches))
+            return RoundRobin(list(batches), rounds)
         case "loss_driven":
-            return LossDriven(list(batches), round(epochs * sum(batches.values())), seed)
+            steps = round(epochs * sum(batches.values()))
+            _check_steps(steps)
+            return LossDriven(list(batches), steps, seed)
+    _check_steps(sum(sum(phase.values()) for phase in phases))
     return PlannedMixing(phases, seed)
+
+
+def _check_steps(steps: int) -> None:
+    """Check the number of steps. Raises ConfigError."""
+    if steps > MAX_STEPS:
+        raise ConfigError(
+            f"train.epochs must give at most {MAX_STEPS:,} steps, got {steps:,}. "
+            "Lower the epochs (or `mix_ratio` of a data set), or raise train.batch_size."
+        )

@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import pytest
@@ -155,3 +155,16 @@ def test_run_reports_faults(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["run"])
     assert result.exit_code == 2
     assert "no bundle to serve" in result.stderr
+
+
+@pytest.mark.parametrize("value", ["1e300", "99999999999999", "inf", "nan"])
+def test_every_number_has_an_upper_limit(value):
+    """Without one, a slip ends in an overflow inside gRPC or of a timer."""
+    checked = 0
+    for name, field in ServeOptions.model_fields.items():
+        annotations = {field.annotation, *get_args(field.annotation)}
+        if annotations & {int, float}:
+            with pytest.raises(ConfigError, match=rf"PALM_SERVE_{name.upper()} must be "):
+                resolve({}, None, {f"PALM_SERVE_{name.upper()}": value})
+            checked += 1
+    assert checked > 20

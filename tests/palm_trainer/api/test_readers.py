@@ -195,7 +195,8 @@ def test_wrong_tokenizer_files(tmp_path):
         ({"phase": "test"}, "phase must be 'train' or 'predict', got 'test'"),
         ({"lang": "fr"}, "lang must be one of .*, got 'fr'"),
         ({"tokenizer": "bpe"}, "tokenizer must be one of wordpiece, got 'bpe'"),
-        ({"max_len": 2}, "max_len must be at least 3, got 2"),
+        ({"max_len": 2}, "max_len must be from 3 to 8192, got 2"),
+        ({"max_len": 10**9}, "max_len must be from 3 to 8192, got"),
     ],
 )
 def test_wrong_settings(vocab_path, settings, message):
@@ -207,7 +208,7 @@ def test_wrong_data(vocab_path, tmp_path, files):
     reader = palm.reader.ClassifyReader(vocab_path, 32)
     with pytest.raises(DataError, match=r"file_format must be one of .*, got 'xml'"):
         reader.load_data(files.intent(tmp_path), 4, file_format="xml")
-    with pytest.raises(DataError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(DataError, match="batch_size must be from 1 to 1,000,000, got 0"):
         reader.load_data(files.intent(tmp_path), 0)
     with pytest.raises(WiringError, match=r"has no data yet\. Call load_data"):
         reader.dataset({}, ())

@@ -288,7 +288,7 @@ def test_wrong_readers(article):
         fit({"slot": one.readers[0]}, "slot", 1)
     with pytest.raises(WiringError, match="sampling_reference must be one of slot, intent, got 'mood'"):
         fit(one.readers, "mood", 1)
-    with pytest.raises(ConfigError, match="num_epochs must be above 0, got 0"):
+    with pytest.raises(ConfigError, match="num_epochs must be above 0 and at most 100,000, got 0"):
         fit(one.readers, "slot", 0)
     with pytest.raises(
         WiringError, match=r"the kind of its head must be one that ClassifyReader reads .*, got 'sequence_label'"
@@ -341,7 +341,8 @@ def test_wrong_classes_are_said_with_the_right_number(single, article, vocab_pat
         (lambda t: t.set_saver("out", 5, "model"), "save_type must be .*, got 'model'"),
         (lambda t: palm.Trainer("a.b"), "name must be letters, digits, _ and -.*got 'a.b'"),
         (lambda t: palm.Trainer("a", mix_ratio=0), "mix_ratio must be above 0, got 0"),
-        (lambda t: palm.optimizer.Adam(None, 0), "lr must be above 0, got 0"),
+        (lambda t: palm.optimizer.Adam(None, 0), "lr must be above 0 and at most 10, got 0"),
+        (lambda t: palm.optimizer.Adam(None, 1e30), "lr must be above 0 and at most 10, got"),
         (lambda t: palm.optimizer.Adam(None, 1e-3, 5), "lr_schedualer must be a function of the step, got 5"),
         (lambda t: t.build_backward(None, use_ema=True, ema_decay=2), "ema_decay is 2"),
         (lambda t: t.build_backward(None, weight_decay=-1), "weight_decay is -1"),

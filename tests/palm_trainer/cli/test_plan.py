@@ -44,3 +44,43 @@ def test_files_alone_load_no_encoder(plan, monkeypatch):
     assert re.search(r"│ travel +│ test +│ +\d+ │\n", printed)
     assert re.search(r"│ intent +│ classify +│ intent +│ intent +│ travel +│ 3: ", printed)
     assert "travel: format joint" in printed
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ('""', "train.output"),
+        ("5", "train.output"),
+        ("[1]", "train.output"),
+        ('"a\\u0000b"', "train.output must not hold a zero byte"),
+        ("FILE", "is a file. Choose another output directory."),
+        ("FILE/below/it", "is a file. Choose another output directory."),
+    ],
+)
+@pytest.mark.parametrize("arguments", [("plan", "--data-only"), ("plan",), ("run",)])
+def test_output_that_cannot_be_a_directory_is_refused(tiny_toml, tmp_path, capsys, arguments, output, message):
+    (tmp_path / "taken").write_text("x")
+    value = output.replace("FILE", str(tmp_path / "taken"))
+    name, *options = arguments
+    assert command(app, [name, str(tiny_toml()), *options, "--set", f"train.output={value}"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_plan_needs_no_output(tiny_toml, tmp_path, capsys):
+    path = tiny_toml()
+    path.write_text(re.sub(r"(?m)^output = .*$", "", path.read_text()))
+    assert command(app, ["plan", str(path), "--data-only"]) == 0, capsys.readouterr().err
+
+
+def test_files_of_commands_create_their_directories(tiny_toml, tmp_path, capsys):
+    data = tmp_path / "few.jsonl"
+    data.write_text("".join(f'{{"text": "t {number}", "intent": "i{number % 2}"}}\n' for number in range(20)))
+    written = {
+        "init": ["init", data, "--output", tmp_path / "a/b/few.toml"],
+        "schema": ["schema", "--output", tmp_path / "c/d/schema.json"],
+    }
+    for name, arguments in written.items():
+        assert command(app, list(map(str, arguments))) == 0, capsys.readouterr().err
+        assert arguments[-1].stat().st_size > 0, name
+    assert command(app, ["init", str(data), "--output", str(data / "x.toml")]) == 2
+    assert str(data) in capsys.readouterr().err

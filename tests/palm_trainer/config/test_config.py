@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from palm_trainer.config.json_schema import config_schema
 from palm_trainer.config.loader import Config, load_config
 from palm_trainer.config.schema import DATA_FORMATS, FORMAT_OPTIONS
 from palm_trainer.data.formats.text_files import FormatOptions
@@ -393,3 +394,51 @@ def test_baselines_without_the_average(write):
         "train.checkpoints.select must be average for tasks with a baseline (intent, slots, mood), got 'mood.accuracy'."
         in fault(write(text + 'checkpoints.select = "mood.accuracy"\n'))
     )
+
+
+TOO_MUCH = {
+    "train.epochs": ("1e300", "1_000_000"),
+    "train.learning_rate": ("1e30", "100"),
+    "train.head_learning_rate": ("1e30",),
+    "train.crf_learning_rate": ("1e300",),
+    "train.batch_size": ("1_000_000_000_000", "10_000_000"),
+    "train.accumulate_steps": ("1_000_000_000_000",),
+    "train.weight_decay": ("1e30",),
+    "train.max_grad_norm": ("1e300",),
+    "train.evaluations": ("1_000_000_000_000",),
+    "train.log_every_steps": ("1_000_000_000_000",),
+    "train.freeze_layers": ("1_000_000_000_000",),
+    "train.checkpoints.patience": ("1_000_000_000_000",),
+    "train.checkpoints.average_best": ("1_000_000_000_000",),
+    "train.checkpoints.save_every_steps": ("1_000_000_000_000",),
+    "train.regularization.r_drop": ("1e30",),
+    "train.regularization.fgm": ("1e30",),
+    "train.distillation.temperature": ("1e30",),
+    "train.balancing.dwa_temperature": ("1e30",),
+    "train.balancing.gradnorm_alpha": ("1e30",),
+    "train.mixing_temperature": ("1e30",),
+    "encoder.max_length": ("1_000_000_000", "10_000"),
+    "tasks.mood.weight": ("1e30",),
+    "tasks.mood.learning_rate": ("1e30",),
+    "data.mood.mix_ratio": ("1e30",),
+    "data.mood.epochs": ("1e30",),
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in TOO_MUCH.items() for value in values])
+def test_absurd_numbers_are_refused_at_once(write, key, value):
+    with pytest.raises(ConfigError, match=rf"{key} must be less than or equal to [\d.e+]+, got "):
+        load_config(write(), [f"{key}={value}"])
+
+
+def test_every_number_has_an_upper_limit():
+    """Without one, a slip ends in a crash, a hang or a model of NaN."""
+    schema = config_schema()
+    unlimited = []
+    for name, section in schema["$defs"].items():
+        for key, value in section["properties"].items():
+            for option in value.get("anyOf", [value]):
+                is_number = option.get("type") in ("number", "integer")
+                if is_number and not {"maximum", "exclusiveMaximum"} & option.keys():
+                    unlimited.append(f"{name}.{key}")
+    assert unlimited == ["MrcTask.null_threshold"]  # a score, of which every number is one

@@ -12,6 +12,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size
 SHARE = st.floats(0.0, 0.99)
 OPEN_SHARE = st.floats(0.01, 0.99)
 POSITIVE = st.floats(1e-6, 1e3)
+RATE = st.floats(1e-6, 10)
 COUNT = st.integers(1, 50)
 PATHS = st.one_of(st.just("a/b.txt"), st.lists(st.sampled_from(["x.txt", "../y", "/z"]), min_size=1, max_size=2))
 
@@ -23,11 +24,11 @@ TASKS: dict[str, dict[str, Any]] = {
     },
     "multi_label": {"threshold": OPEN_SHARE},
     "sequence_label": {"crf": st.booleans()},
-    "match": {"learning_strategy": st.just("pointwise"), "match_label": TEXT, "margin": POSITIVE},
+    "match": {"learning_strategy": st.just("pointwise"), "match_label": TEXT, "margin": RATE},
     "mrc": {"n_best": COUNT, "doc_stride_tokens": COUNT, "max_query_tokens": st.integers(1, 10)},
     "masked_lm": {"mask_share": OPEN_SHARE, "whole_word": st.booleans()},
 }
-COMMON = {"field": TEXT, "dropout": SHARE, "learning_rate": POSITIVE, "weight": POSITIVE}
+COMMON = {"field": TEXT, "dropout": SHARE, "learning_rate": RATE, "weight": POSITIVE}
 TAGS = {
     "label_separator": TEXT,
     "joiner": st.one_of(st.just(""), TEXT),
@@ -55,7 +56,7 @@ SCRATCH = {
 TRAIN = {
     "epochs": POSITIVE,
     "batch_size": COUNT,
-    "learning_rate": POSITIVE,
+    "learning_rate": RATE,
     "seed": st.integers(0, 2**32 - 1),
     "warmup_ratio": SHARE,
     "schedule": st.sampled_from(["linear", "noam"]),

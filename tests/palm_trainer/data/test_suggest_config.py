@@ -1,6 +1,7 @@
 """`palm-train init`: suggested configurations load, and all parts fit together."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -108,8 +109,27 @@ def test_suggest_missing_data_is_refused(tmp_path):
 def test_suggest_unlearnable_data_is_refused(tmp_path):
     path = tmp_path / "plain.jsonl"
     path.write_text("\n".join(json.dumps({"text": f"t{i}", "key": f"row-{i}"}) for i in range(6)))
-    with pytest.raises(DataError, match="no field that a task could learn; fields: key"):
+    with pytest.raises(
+        DataError, match=r"no field that a task could learn: 'key', which has 6 different values in 6 rows"
+    ):
         suggest(path)
+
+
+def test_suggest_one_class_is_told(tmp_path):
+    path = tmp_path / "one.jsonl"
+    rows = [{"text": f"t {number}", "intent": "only", "empty": [], "side": "ab"[number % 2]} for number in range(30)]
+    path.write_text("\n".join(json.dumps({"text": row["text"], "intent": row["intent"]}) for row in rows))
+    with pytest.raises(
+        DataError, match=r"learn: 'intent', which has one class only \('only' in all 30 rows.*\), and a task needs"
+    ):
+        suggest(path)
+    path.write_text("\n".join(map(json.dumps, rows)))
+    text, remarks = suggest(path)
+    assert list(tomllib.loads(text)["tasks"]) == ["side"]
+    told = [line for line in remarks if line.startswith("no task for the field ")]
+    assert len(told) == 2
+    assert told[0].startswith("no task for the field 'intent', which has one class only ('only' in all 30 rows")
+    assert told[1] == "no task for the field 'empty', which is empty in all 30 rows that have it"
 
 
 CITIES = ("rome", "oslo", "new york", "bonn")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palm_trainer.config.schema import TrainConfig
+from palm_trainer.errors import ConfigError
 from palm_trainer.training.mixing import LossDriven, make_mixing
 from palm_trainer.training.mixing.quotas import annealed, per_task_epochs, proportional, temperature, uniform
 
@@ -142,3 +143,17 @@ def test_loss_driven_draws_every_data_set(observed):
         mixing.observe(data, {"t": loss})
     assert sum(mixing.shares.values()) == pytest.approx(1)
     assert min(mixing.shares.values()) >= 0.05 - 1e-9
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_mixing_of_too_many_steps_is_refused_at_once(policy):
+    with pytest.raises(ConfigError, match=r"train\.epochs must give at most 10,000,000 steps, got [\d,]+\. Lower"):
+        make_mixing(
+            policy,
+            {"a": 100_000, "b": 3},
+            reference="a",
+            epochs=50_000,
+            seed=1,
+            ratios={"a": 1.0, "b": 1e6},
+            own_epochs={"a": 50_000, "b": 1},
+        )
