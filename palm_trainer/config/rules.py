@@ -49,7 +49,7 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
     yield from _split_faults(data)
     yield from _substitution_faults(data, dict(_tables(tasks)))
     yield from _scope_faults(data, dict(_tables(tasks)))
-    yield from _freeze_faults(train, encoder)
+    yield from _scratch_faults(train, encoder)
     yield from _baseline_faults(train, dict(_tables(tasks)))
     yield from _averaging_faults(train, data)
     yield from training_faults(train, encoder, data, dict(_tables(tasks)))
@@ -221,9 +221,16 @@ def _mixing_faults(train: Table, data: Table) -> Iterator[str]:
             yield f"data.{name}.mix_ratio is only for train.mixing = 'mix_ratio', got '{policy}'. Remove it."
 
 
-def _freeze_faults(train: Table, encoder: Table) -> Iterator[str]:
-    for key in ("freeze_layers", "freeze_embeddings"):
-        if train.get(key) and encoder.get("model") == "scratch":
+def _scratch_faults(train: Table, encoder: Table) -> Iterator[str]:
+    """Yield the fault of each key that keeps what an encoder from scratch does not know."""
+    if encoder.get("model") != "scratch":
+        return
+    keys = {"freeze_layers": train.get("freeze_layers"), "freeze_embeddings": train.get("freeze_embeddings")}
+    regularization = train.get("regularization")
+    if isinstance(regularization, Mapping):
+        keys["regularization.anchor"] = regularization.get("anchor")
+    for key, value in keys.items():
+        if value:
             yield (
                 f"train.{key} needs an encoder with pretrained weights, got encoder.model = 'scratch'. "
                 "Remove it, or choose another encoder.model."

@@ -87,7 +87,7 @@ class BalancingConfig(ConfigSection):
 
 
 class RegularizationConfig(ConfigSection):
-    """Regularization methods. All are off by default, and all are experimental."""
+    """Regularization methods. All are off by default, and all but `anchor` are experimental."""
 
     r_drop: Penalty = 0.0
     """Experimental: weight of R-Drop, 1 to 5 for most data. Each text passes twice with other dropout,
@@ -102,6 +102,9 @@ class RegularizationConfig(ConfigSection):
     """Experimental: share of the probability that is spread over all classes. 0: off."""
     ema_decay: Fraction | None = None
     """Experimental: decay of the moving average of the weights, which is then evaluated and saved. None: no average."""
+    anchor: float = Field(default=0.0, ge=0)
+    """Weight of the distance between the vector of a text (`pooled_output`) and that of the encoder at the start: 1 - cosine.
+    Keeps what a pretrained encoder knows of texts, for an encoder that other trainings start from. Costs a forward pass. 0: off."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Experimental: learning rate of an encoder layer over that of the layer above it. The embeddings have the lowest.
     1: one learning rate for the whole encoder."""

@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from palm_trainer.config.encoder_source import EXPORT_RECORD
 from palm_trainer.config.loader import Config, EncoderConfig
 from palm_trainer.config.schema import PretrainedEncoderConfig, ScratchEncoderConfig
 from palm_trainer.data.example import Example
 from palm_trainer.errors import ConfigError
-from palm_trainer.model.encoders import LoadedEncoder, build_scratch, load_pretrained
+from palm_trainer.model.encoders import Encoder, LoadedEncoder, build_scratch, load_pretrained
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.model.warm_start import (
     StartingRun,
@@ -72,6 +74,24 @@ def load_job_encoder(config: Config, examples: Iterable[Example], resumed: Path 
         job_encoder = JobEncoder(load_pretrained(settings.model, pooling=settings.pooling))
     _check_settings(settings, job_encoder)
     return job_encoder
+
+
+def load_start(config: Config, job_encoder: JobEncoder, resumed: Path | None) -> Encoder:
+    """Return the encoder as it is before the first step, for the anchor. A resumed run loads what it started from again.
+
+    Args:
+        config: what to train.
+        job_encoder: of the job, with the weights that it begins with.
+        resumed: the run that is resumed, if its `last/` stands for an encoder that came from a run.
+
+    Raises:
+        ConfigError: what the run started from has changed.
+        PalmError: it is gone.
+    """
+    if resumed is None:
+        return job_encoder.encoder.backbone
+    with torch.random.fork_rng(devices=[]):
+        return load_job_encoder(config, ()).encoder.backbone
 
 
 def _check_output(checkpoint: Path, config: Config) -> None:

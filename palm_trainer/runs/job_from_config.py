@@ -21,13 +21,13 @@ from palm_trainer.data.targets.base import Target
 from palm_trainer.errors import DataError
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.evaluation.perplexity import MaskedRows
-from palm_trainer.model.encoders import LoadedEncoder
+from palm_trainer.model.encoders import Encoder, LoadedEncoder
 from palm_trainer.model.heads import make_head
 from palm_trainer.model.heads.prototype import PrototypeHead
 from palm_trainer.model.heads.sequence_label import SequenceLabelHead
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder
 from palm_trainer.runs.class_vectors import ClassTexts, start_prototype_heads
-from palm_trainer.runs.encoder_of_job import load_job_encoder
+from palm_trainer.runs.encoder_of_job import load_job_encoder, load_start
 from palm_trainer.runs.given_tags import GivenTags, learn_given_tags, with_given_tags
 from palm_trainer.runs.job import EvaluationData, EvaluationPlan, Job, JobTask
 from palm_trainer.tasks import LearnContext, is_scored, task_kind
@@ -81,7 +81,8 @@ def job_from_config(
     heads = job_encoder.give_heads(config, trained)
     word_dropout = prepare_encoder(config.train, trained, sources)
     plan = evaluation_plan(config, trained, ("dev", "test"), splits)
-    loop = _build_loop(config, trained.model, sources, word_dropout, processes)
+    start = load_start(config, job_encoder, resumed) if config.train.regularization.anchor else None
+    loop = _build_loop(config, trained.model, sources, word_dropout, processes, start)
     return Job(
         config.train,
         trained,
@@ -101,6 +102,7 @@ def _build_loop(
     sources: Mapping[str, Source],
     word_dropout: WordDropout | None,
     processes: Processes,
+    start: Encoder | None,
 ) -> TrainingLoop:
     """Return the loop of a configuration, with the order of its batches.
 
@@ -110,6 +112,7 @@ def _build_loop(
         sources: training data by data set.
         word_dropout: of the encoder's inputs, where there is some.
         processes: that train together.
+        start: encoder that the anchor holds to, where there is one.
     """
     order = order_sources(
         config.train,
@@ -126,6 +129,7 @@ def _build_loop(
         word_dropout,
         processes,
         task_learning_rates={name: task.learning_rate for name, task in config.tasks.items() if task.learning_rate},
+        start=start,
     )
 
 

@@ -26,7 +26,7 @@ from palm_trainer.training.optimization.ema import Ema
 from palm_trainer.training.optimization.schedules import SCHEDULES, Schedule
 from palm_trainer.training.precision import choose_precision
 from palm_trainer.training.processes import Processes
-from palm_trainer.training.regularization import AdversarialNoise, Regularization, WordDropout
+from palm_trainer.training.regularization import AdversarialNoise, Anchor, Regularization, WordDropout
 from palm_trainer.training.source import Source
 
 MakeOptimizer: TypeAlias = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
@@ -119,6 +119,7 @@ def build_loop(
     task_learning_rates: Mapping[str, float] = MappingProxyType({}),
     make_optimizer: MakeOptimizer | None = None,
     schedule: Schedule | None = None,
+    start: nn.Module | None = None,
 ) -> TrainingLoop:
     """Return the loop, with the model on its device.
 
@@ -132,6 +133,7 @@ def build_loop(
         task_learning_rates: of heads that have one of their own.
         make_optimizer: takes the parameter groups. None: AdamW.
         schedule: factor on the rates by step. None: as `train.schedule` says.
+        start: encoder that the anchor holds to. None: that of the model, as it is now.
 
     Raises:
         ConfigError: several processes cannot do what `[train]` asks for.
@@ -158,7 +160,10 @@ def build_loop(
         train.max_grad_norm,
         ema=None if train.regularization.ema_decay is None else Ema(model, train.regularization.ema_decay),
         regularization=Regularization(
-            train.regularization.r_drop, _noise(model, train.regularization.fgm), word_dropout
+            train.regularization.r_drop,
+            _noise(model, train.regularization.fgm),
+            word_dropout,
+            _anchor(train, model.backbone if start is None else start, precision.device),
         ),
         distillation=distillation(train),
         accumulate=train.accumulate_steps,
@@ -292,6 +297,11 @@ def _balancing(
 
 def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return [parameter for parameter in parameters if parameter.requires_grad]
+
+
+def _anchor(train: TrainConfig, start: nn.Module, device: torch.device) -> Anchor | None:
+    weight = train.regularization.anchor
+    return Anchor(start.to(device), weight) if weight else None
 
 
 def _noise(model: MultiTaskModel, epsilon: float) -> AdversarialNoise | None:

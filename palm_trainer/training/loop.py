@@ -217,11 +217,13 @@ class TrainingLoop:
         """Add the gradients of a micro-batch with a `fraction` of the examples; return its addition to each loss."""
         noise = self._regularization.noise
         with nullcontext() if noise is None else noise.observed():
-            losses = self._losses(micro_batch, tasks, label_counts, soft_counts)
+            losses, drift = self._losses(micro_batch, tasks, label_counts, soft_counts)
+        if drift is not None:
+            self._scaler.scale(drift * fraction).backward(retain_graph=True)
         self._balancing.backward(losses, self._scaler.scale, fraction)
         if noise is not None:
             with noise.applied():
-                noisy_losses = self._losses(micro_batch, tasks, label_counts, soft_counts)
+                noisy_losses, _ = self._losses(micro_batch, tasks, label_counts, soft_counts)
             self._balancing.backward(noisy_losses, self._scaler.scale, fraction)
         loss_values = {}
         for task, loss in losses.items():
@@ -245,10 +247,10 @@ class TrainingLoop:
         tasks: Sequence[str],
         label_counts: Mapping[str, float],
         soft_counts: Mapping[str, float] = MappingProxyType({}),
-    ) -> dict[str, Tensor]:
-        """Compute the loss of each task in `label_counts`.
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Compute the loss of each task in `label_counts`, and that of the anchor where there is one.
 
-        Losses are sums over the batch, divided by the counts of the whole step.
+        Losses of tasks are sums over the batch, divided by the counts of the whole step. That of the anchor is a mean.
         """
         self.model.train()
         device = self.precision.device
@@ -257,6 +259,7 @@ class TrainingLoop:
         inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
         if r_drop:
             inputs = {name: torch.cat([tensor, tensor]) for name, tensor in inputs.items()}
+        whole_inputs = dict(inputs)
         if self._regularization.word_dropout is not None and not is_corrupted:
             inputs["input_ids"] = self._regularization.word_dropout(inputs["input_ids"])
         dtype = self.precision.autocast
@@ -264,6 +267,8 @@ class TrainingLoop:
         with PackedDropout() if device.type == "cpu" else nullcontext():
             with autocast:
                 features = self.model.encode(inputs)
+                anchor = self._regularization.anchor
+                drift = None if anchor is None else anchor.loss(whole_inputs, features)
             # Heads compute in fp32: bf16 would round a logit of 10 to a multiple of 0.06.
             outputs = self.model.answer(_in_full_precision(features), tasks)
         losses = {}
@@ -282,7 +287,7 @@ class TrainingLoop:
                 losses[task] = self._distillation.combine_losses(
                     losses[task], head, passes, soft, soft_counts.get(task, 0)
                 )
-        return losses
+        return losses, drift
 
     def _r_drop_loss(self, head: TaskHead, outputs: Mapping[str, Tensor], targets: Tensor, weight: float) -> LossSum:
         """Return the R-Drop loss of two passes over one batch, which are concatenated in `outputs`."""

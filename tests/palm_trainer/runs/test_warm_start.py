@@ -249,6 +249,30 @@ def test_resume_without_the_first_run_is_exact(toml, finished_run, fit, tmp_path
     fit(stored, resume=True)
 
 
+def test_anchored_run_resumes_with_the_encoder_that_it_started_from(toml, finished_run, fit, tmp_path):
+    source = tmp_path / "x"
+    shutil.copytree(finished_run, source)
+    options = ["train.epochs=2", "train.regularization.anchor=2"]
+    path = toml("x")
+    fit(load_config(path, options, tmp_path / "unbroken"))
+    stop_after(load_config(path, options), 5)
+    fit(load_config(path, options), resume=True)
+    resumed = load_file(tmp_path / "run/last/model.safetensors")
+    unbroken = load_file(tmp_path / "unbroken/last/model.safetensors")
+    assert [name for name in unbroken if not torch.equal(unbroken[name], resumed[name])] == []
+
+
+def test_anchored_run_cannot_resume_without_its_start(toml, finished_run, fit, tmp_path):
+    source = tmp_path / "x"
+    shutil.copytree(finished_run, source)
+    config = load_config(toml("x"), ["train.epochs=2", "train.regularization.anchor=2"])
+    stop_after(config, 5)
+    shutil.rmtree(source / "best")
+    shutil.copytree(STORED / "run" / "finished" / "best", source / "best")
+    with pytest.raises(ConfigError, match=r"encoder.digest: .* must have weights with the SHA-256 .* Put back"):
+        fit(load_config(config.train.output / "config.toml"), resume=True)
+
+
 def test_restart_with_another_first_run_is_refused(toml, finished_run, fit, tmp_path):
     """Killed before its first checkpoint, a run begins again, and needs the weights that it began with."""
     source = tmp_path / "x"

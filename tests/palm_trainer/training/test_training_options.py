@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,12 +12,13 @@ from transformers import PreTrainedTokenizerFast
 
 from palm_trainer.config.loader import load_config
 from palm_trainer.errors import ConfigError
-from palm_trainer.model.encoders import build_scratch
+from palm_trainer.model.encoders import build_scratch, load_pretrained
 from palm_trainer.runs.evaluate_run import evaluate_run
 from palm_trainer.runs.events import Evaluated
 from palm_trainer.runs.job_from_config import job_from_config
 from palm_trainer.runs.run import train
 from palm_trainer.training.loop import Step
+from palm_trainer.training.regularization import Anchor
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +39,11 @@ def pretrained(tiny_config, encoder):
     """`pretrained("train.epochs=1", ...)`: the tiny data set on the encoder of that directory."""
     toml = tiny_config().train.output.parent / "tiny.toml"
 
-    def _config(*overrides: str):
-        text = toml.read_text(encoding="utf-8")
-        head, rest = text.split("[data.travel]")
-        table = f'[encoder]\nmodel = "{encoder.as_posix()}"\nmax_length = 24\n'
-        assert "scratch" in head
-        toml.write_text(f"{table}[data.travel]{rest}", encoding="utf-8")
-        return load_config(toml, overrides)
-
-    return _config
+    head, rest = toml.read_text(encoding="utf-8").split("[data.travel]")
+    assert "scratch" in head
+    table = f'[encoder]\nmodel = "{encoder.as_posix()}"\nmax_length = 24\n'
+    toml.write_text(f"{table}[data.travel]{rest}", encoding="utf-8")
+    return lambda *overrides: load_config(toml, overrides)
 
 
 def weights(run: Path, which: str = "last") -> dict[str, torch.Tensor]:
@@ -79,7 +77,7 @@ def test_layer_decay_reaches_the_optimizer(pretrained):
     assert step.learning_rate == pytest.approx(1e-2 / 2)  # of the highest block, in the first step of the warm-up
 
 
-@pytest.mark.parametrize("key", ["freeze_layers=1", "freeze_embeddings=true"])
+@pytest.mark.parametrize("key", ["freeze_layers=1", "freeze_embeddings=true", "regularization.anchor=0.1"])
 def test_freeze_scratch_encoder_is_refused(tiny_config, key):
     name = key.partition("=")[0]
     with pytest.raises(ConfigError, match=rf"train.{name} needs an encoder with pretrained weights"):
@@ -96,11 +94,73 @@ def test_freeze_scratch_encoder_is_refused(tiny_config, key):
         "regularization.r_drop=-1",
         "regularization.fgm=-0.1",
         "regularization.word_dropout=1.0",
+        "regularization.anchor=-0.1",
     ],
 )
 def test_training_options_out_of_range_are_refused(tiny_config, key):
     with pytest.raises(ConfigError, match=rf"train.{key.partition('=')[0]} must be "):
         tiny_config(f"train.{key}")
+
+
+def text_vectors_of(backbone, inputs):
+    with torch.no_grad():
+        return backbone.eval()(**inputs)["pooled_output"]
+
+
+def test_anchor_holds_the_vectors_of_texts(pretrained):
+    """Trained with it, texts stay near the vectors that the encoder gave before the first step."""
+    similarity = {}
+    for weight in (0, 1_000):
+        config = pretrained("train.epochs=2", "train.learning_rate=1e-2", f"train.regularization.anchor={weight}")
+        job = job_from_config(config)
+        inputs = job.loop.sources["travel"].dataset.batch(np.arange(16)).inputs
+        before = text_vectors_of(job.trained.model.backbone, inputs)
+        for step in job.loop.steps():
+            assert set(step.losses) == {"intent", "slots"}  # the anchor is no task
+        after = text_vectors_of(job.trained.model.backbone, inputs)
+        similarity[weight] = float(torch.nn.functional.cosine_similarity(before, after).mean())
+    assert similarity[0] < 0.9
+    assert similarity[1_000] > 0.99
+
+
+def test_anchor_is_the_weighted_mean_distance(encoder):
+    backbone = load_pretrained(str(encoder), pooling="mean").backbone
+    anchor = Anchor(backbone, 3.0)
+    inputs = {
+        "input_ids": torch.tensor([[2, 5, 6, 3], [2, 7, 3, 0]]),
+        "attention_mask": torch.tensor([[1] * 4, [1, 1, 1, 0]]),
+    }
+    start = text_vectors_of(backbone, inputs)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    features = backbone(**inputs)
+    loss = anchor.loss(inputs, features)
+    distances = 1 - torch.nn.functional.cosine_similarity(features["pooled_output"], start)
+    assert loss.item() == pytest.approx(3 * distances.mean().item(), rel=1e-5)
+    assert loss.item() > 0.01
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in backbone.encoder.encoder.parameters())
+    assert anchor.loss(inputs, {"pooled_output": start}).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_anchor_is_the_same_in_micro_batches(pretrained):
+    gradients = []
+    for accumulate in (1, 2):
+        config = pretrained(f"train.accumulate_steps={accumulate}", "train.regularization.anchor=5")
+        job = job_from_config(config)
+        model = job.trained.model
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        with torch.no_grad():
+            for parameter in model.backbone.parameters():
+                parameter.mul_(1.1)
+        job.loop.optimizer.zero_grad = lambda **_: None  # so that the gradients of the step can be read
+        next(job.loop.steps())
+        gradients.append({name: parameter.grad for name, parameter in model.backbone.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_ema_average_is_evaluated_and_saved(tiny_config, fit):
