@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from palm_serve.config import ServeOptions
@@ -17,13 +18,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def make_http_server(services: Services, options: ServeOptions, certificates: Certificates | None) -> "HttpServer":
+def make_http_server(
+    services: Services, options: ServeOptions, certificates: Certificates | None, metrics: Callable[[], bytes]
+) -> "HttpServer":
     """Create the HTTP door.
 
     Args:
         services: the services, which gRPC shares.
         options: the options of the server.
         certificates: certificates of the server. None: without TLS.
+        metrics: returns the metrics in Prometheus' text format.
 
     Raises:
         ConfigError: if the extra `http` is not installed.
@@ -35,7 +39,7 @@ def make_http_server(services: Services, options: ServeOptions, certificates: Ce
         raise ConfigError(
             f"--http-port: HTTP needs {error.name}, which is not installed. Run: pip install 'palm-nlu[http]'"
         ) from None
-    return HttpServer(make_app(services, options), options, certificates)
+    return HttpServer(make_app(services, options, metrics), options, certificates)
 
 
 def start_tracing(options: ServeOptions) -> "Tracing | None":

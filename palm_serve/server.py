@@ -63,7 +63,7 @@ class Server:
         self._tokens = None if options.tokens is None else Tokens(options.tokens)
         self._certificates = None if options.tls is None else Certificates(options.tls)
         self._access = AccessLog(options.access_log, options.slow_ms)
-        self._metrics = None if options.metrics_port is None else Metrics()
+        self._metrics = None if options.metrics_port is None and options.http_port is None else Metrics()
         self._tracing = start_tracing(options)
         self.hung = asyncio.Event()
         """Set when a run of the engine cannot be stopped. Only the end of the process helps."""
@@ -82,7 +82,9 @@ class Server:
             self._registry, options, self._lifecycle, self._on_call_end, self._tokens, self._watcher
         )
         self._server = make_server(services, options)
-        self._http = None if options.http_port is None else make_http_server(services, options, self._certificates)
+        self._http = None
+        if options.http_port is not None and self._metrics is not None:
+            self._http = make_http_server(services, options, self._certificates, self._metrics.latest)
         self._health_server: grpc.aio.Server | None = None
         if options.health_port is not None:
             self._health_server = make_health_server(self._registry, options, self._lifecycle)

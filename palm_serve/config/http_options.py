@@ -12,8 +12,9 @@ class HttpOptions(OptionGroup):
         default=None,
         ge=0,
         le=65535,
-        description="Also answer HTTP on this port: the Open Inference Protocol's REST. 0: any free port, which is printed. "
-        "It listens on --host, or on 127.0.0.1 where that is a Unix socket, and has the TLS, tokens and limits of gRPC.",
+        description="Also answer HTTP on this port: the Open Inference Protocol's REST, Rasa's and Hugging Face's JSON, metrics. "
+        "0: any free port, which is printed. It listens on --host, or on 127.0.0.1 where that is a Unix socket, and has the TLS, "
+        "tokens and limits of gRPC.",
     )
     http_allow_host: str | None = Field(
         default=None,
@@ -24,4 +25,10 @@ class HttpOptions(OptionGroup):
         default=None,
         description="Origins whose pages may call the server from a browser (CORS), separated by commas, as in "
         "https://app.example. *: any. Default: none.",
+    )
+    rasa_fallback_intent: str = Field(
+        default="nlu_fallback",
+        min_length=1,
+        description="Intent that POST /model/parse answers, before the ranking of the others, where the fallback is triggered. "
+        "off: answer the best intent.",
     )

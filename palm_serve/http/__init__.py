@@ -9,7 +9,11 @@ endpoint.py     a route: runs one call and sends its answer or its error
 guard.py        what is refused before a call: other host names, requests of other sites
 decompression.py  bodies with Content-Encoding, bounded
 plain_json.py   messages as JSON with numbers
+json_body.py    JSON bodies
 open_inference.py  routes of the Open Inference Protocol
+inference_json.py  its JSON and binary tensors
+rasa.py         routes of Rasa
+huggingface.py  routes of Hugging Face's inference API
 app.py          all routes
 listener.py     sockets, TLS, time limits of headers, draining
 """

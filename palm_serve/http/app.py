@@ -1,30 +1,60 @@
 """All routes of the HTTP door."""
 
-from starlette.routing import Router
+import asyncio
+from collections.abc import Callable
+
+from starlette.routing import Route, Router
 
 from palm_serve.config import ServeOptions
-from palm_serve.http import open_inference
-from palm_serve.http.context import Receive, Scope, Send
-from palm_serve.http.endpoint import refuse
+from palm_serve.http import huggingface, open_inference, rasa
+from palm_serve.http.context import HttpContext, Receive, Scope, Send
+from palm_serve.http.endpoint import Endpoint, refuse
 from palm_serve.http.guard import App, Guard
 from palm_serve.http.plain_json import json_bytes
-from palm_serve.rpc.grpc_server import Services
+from palm_serve.observability.metrics import METRICS_TYPE
+from palm_serve.rpc.access.tokens import Scope as TokenScope
+from palm_serve.rpc.call import Call
+from palm_serve.rpc.call_handling import HandlerFactory
+from palm_serve.rpc.grpc_server import DIALOGUE, Services
 from palm_serve.rpc.oip.service import SERVICE as OPEN_INFERENCE
+from palm_serve.v1 import palm_pb2 as pb
 
 DOOR = "http"
 """Name of the transport in records."""
 
 
-def make_app(services: Services, options: ServeOptions) -> App:
+def make_app(services: Services, options: ServeOptions, metrics: Callable[[], bytes]) -> App:
     """Create the application of the door.
 
     Args:
         services: the services, whose admission and records all doors share.
         options: the options of the server.
+        metrics: returns the metrics in Prometheus' text format, in any thread.
     """
     limit = options.limits.message_bytes
-    routes = open_inference.routes(services.open_inference, services.factory.for_service(OPEN_INFERENCE, DOOR), limit)
+    dialogue = services.factory.for_service(DIALOGUE, DOOR)
+    routes = [
+        *rasa.routes(services, dialogue, options),
+        *huggingface.routes(services, dialogue, limit),
+        *open_inference.routes(services.open_inference, services.factory.for_service(OPEN_INFERENCE, DOOR), limit),
+        _metrics_route(metrics, services.factory.for_service("metrics", DOOR), limit),
+    ]
     return Guard(Router(routes, default=_not_found, redirect_slashes=False), options)
+
+
+def _metrics_route(metrics: Callable[[], bytes], factory: HandlerFactory, max_bytes: int) -> Route:
+    """Return the route of the metrics. Where tokens are required, it requires the scope `metrics`."""
+
+    async def read_metrics(message: pb.ListModelsRequest, call: Call) -> bytes:
+        return await asyncio.to_thread(metrics)
+
+    exchange = factory.exchange("Metrics", lambda body: pb.ListModelsRequest(), read_metrics, bytes, TokenScope.METRICS)
+
+    async def answer(context: HttpContext) -> bytes:
+        context.media_type = METRICS_TYPE
+        return await exchange(None, context)
+
+    return Route("/metrics", Endpoint(answer, open_inference.describe_error, max_bytes), methods=["GET"])
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

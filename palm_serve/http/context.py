@@ -48,7 +48,7 @@ class HttpContext:
         self._reading = False
         self._reading_began = False
         self._body: bytes | None = None
-        self._error_status = 0
+        self._body_status = 0
 
     @property
     def reading_began(self) -> bool:
@@ -121,10 +121,10 @@ class HttpContext:
             self._task.uncancel()
             raise CallAborted from None
         except BodyTooLarge:
-            self._error_status = 413
+            self._body_status = 413
             raise
         except UnsupportedEncoding:
-            self._error_status = 415
+            self._body_status = 415
             raise
         finally:
             self._reading = False
@@ -168,7 +168,9 @@ class HttpContext:
             if not self._reading:
                 raise CallAborted  # the message has arrived meanwhile, and the call goes on
             self._task.cancel()
-        status = self._error_status or HTTP_STATUSES.get(code.name, 500)
+        status = HTTP_STATUSES[code.name]
+        if code.name == "INVALID_ARGUMENT":
+            status = self._body_status or status
         self.failure = HttpFailure(status, code.name, details, trailing_metadata)
         raise CallAborted
 

@@ -9,18 +9,22 @@ from functools import cache
 from typing import Protocol
 
 from prometheus_client import (
+    CONTENT_TYPE_LATEST,
     REGISTRY,
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     disable_created_metrics,
+    generate_latest,
 )
 
 from palm_serve.batching import FinishedBatch
 from palm_serve.observability.exposition import Check, expose
 from palm_serve.types import CallRecord
 
+METRICS_TYPE = CONTENT_TYPE_LATEST
+"""Content type of `Metrics.latest`."""
 SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 4, 10)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -50,6 +54,8 @@ class Metrics:
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        # Creation times double the number of series, and only OpenMetrics uses them.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry
         self._requests = Counter(
             "palm_requests",
@@ -165,9 +171,11 @@ class Metrics:
         Raises:
             OSError: if the address cannot be listened on.
         """
-        # Creation times double the number of series, and only OpenMetrics uses them.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         expose(self.registry, host, port, check, context)
+
+    def latest(self) -> bytes:
+        """Return all metrics in Prometheus' text format. Any thread may call this."""
+        return generate_latest(self.registry)
 
     def __call__(self, record: CallRecord) -> None:
         """Count a finished call."""

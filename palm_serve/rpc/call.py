@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 REQUEST_ID_KEY = "x-request-id"
 SESSION_ID_KEY = "x-session-id"
 """Id of a dialogue. All its turns are answered by the same version while the traffic shares stay the same."""
-_REQUEST_ID_BYTES = 256
+MAX_REQUEST_ID_BYTES = 256
 _REQUEST_ID_BITS = 128
 """Random bits of an id that the server gives."""
 _MAX_METADATA_LENGTHS = {
-    REQUEST_ID_KEY: _REQUEST_ID_BYTES,
-    SESSION_ID_KEY: _REQUEST_ID_BYTES,
+    REQUEST_ID_KEY: MAX_REQUEST_ID_BYTES,
+    SESSION_ID_KEY: MAX_REQUEST_ID_BYTES,
     # W3C Trace Context of the caller.
     "traceparent": 128,
     "tracestate": 512,
@@ -84,9 +84,9 @@ def request_id(client_id: str) -> str:
         InvalidRequest: if the id is too long to be returned in a header.
     """
     size = len(client_id.encode())
-    if size > _REQUEST_ID_BYTES:
+    if size > MAX_REQUEST_ID_BYTES:
         raise InvalidRequest(
-            f"request_id must have at most {_REQUEST_ID_BYTES} bytes, got {size:,}. Use a shorter id.", "request_id"
+            f"request_id must have at most {MAX_REQUEST_ID_BYTES} bytes, got {size:,}. Use a shorter id.", "request_id"
         )
     return client_id or _new_request_id()
 

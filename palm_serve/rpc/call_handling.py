@@ -33,7 +33,7 @@ _CANCELLATION_S = 0.05
 """Time in which gRPC tells that a call without a message was cancelled."""
 
 M = TypeVar("M", bound=Message)
-R = TypeVar("R", bound=Message)
+R = TypeVar("R")
 
 
 Observe = Callable[[CallRecord], None]

@@ -44,6 +44,7 @@ Methods = dict[str, grpc.RpcMethodHandler]
 class Services:
     """The services of a server, whatever the transport."""
 
+    registry: "Registry"
     factory: HandlerFactory
     dialogue: DialogueService
     prediction: PredictionService
@@ -73,6 +74,7 @@ def make_services(
     models = ModelsService(registry, options, folder)
     health = HealthService(registry, lifecycle)
     return Services(
+        registry,
         HandlerFactory(lifecycle, AdmissionControl(options, tokens), observe, options.log_text),
         DialogueService(registry, options.limits, lifecycle),
         PredictionService(registry, options.limits),

@@ -23,6 +23,7 @@ from palm_serve.errors import (
     Unauthenticated,
     Unavailable,
 )
+from palm_serve.v1 import palm_pb2 as pb
 
 Code = grpc.StatusCode
 log = logging.getLogger(__name__)
@@ -94,6 +95,16 @@ def failure(error: Exception, request_id: str) -> Failure:
         delay.FromMilliseconds(max(1, round(error.retry_after_s * 1000)))
         details = (error_details_pb2.RetryInfo(retry_delay=delay),)
     return Failure(code, message, details)
+
+
+def item_error(error: pb.ItemError) -> PalmServeError:
+    """Return the error of one request of a batch, for a protocol in which a batch fails whole."""
+    for error_class, code in CODES.items():
+        if code.value[0] == error.code:
+            if issubclass(error_class, Overloaded):
+                return Overloaded(error.message, error.retry_after_ms / 1000)
+            return error_class(error.message)
+    return PalmServeError(error.message)
 
 
 def _status_code(error: Exception) -> grpc.StatusCode | None:
