@@ -67,6 +67,6 @@ def test_overloaded_has_retry_pushback() -> None:
 
 
 def test_long_messages_fit_into_headers() -> None:
-    failed = failure(errors.InvalidRequest("北" * 10_000, "text"), "r1")
+    failed = failure(errors.InvalidRequest("北 " * 10_000, "text"), "r1")
     assert len(failed.message.encode()) <= 1_010
     assert failed.message.endswith(" ...")
