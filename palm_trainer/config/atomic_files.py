@@ -28,21 +28,24 @@ def write_file(path: Path, text: str, *, errors: str = "strict") -> None:
         temporary.write_bytes(text.encode("utf-8", errors))
 
 
-def write_output(path: Path, text: str) -> None:
+def write_output(path: Path, text: str, *, errors: str = "strict") -> None:
     """Write a file that a command was asked for, as a whole, and create its directory. Pipes and devices are written to.
 
     Args:
         path: file to write.
         text: its contents.
+        errors: what becomes of characters that UTF-8 cannot hold, as `str.encode` takes it.
 
     Raises:
+        CheckpointError: there is a file in the place of its directory.
         OSError: the file cannot be written.
     """
+    check_output_place(path.parent)
     if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors=errors)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, text)
+    write_file(path, text, errors=errors)
 
 
 @contextmanager

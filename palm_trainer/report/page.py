@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from palm_trainer.config.atomic_files import write_file
+from palm_trainer.config.atomic_files import write_output
 from palm_trainer.evaluation.evaluate import Answering, EvaluationSet, judge
 from palm_trainer.report.data_section import make_data_section
 from palm_trainer.report.data_summary import summarize_data
@@ -44,7 +44,7 @@ def write_report(
     """
     html = render_report(facts, kinds, split, sets, predictor)
     # A label or a file name may contain an unpaired surrogate, which UTF-8 cannot encode.
-    write_file(output, html, errors="replace")
+    write_output(output, html, errors="replace")
 
 
 def render_report(

@@ -77,7 +77,7 @@ def add_class(run: Path, config: Config, label: str, source: Path, task: str | N
     check_dev_rows(run, config, splits)
     has_name = readable_texts([spell_out(label)], trained.tokenizer_json)[0]
     save_trained(with_class(trained, task, label, examples), run / "best")
-    return AddedClass(task, len(evenly_chosen(examples)) + has_name, has_name, evaluate_again(run, config, plan))
+    return AddedClass(task, len(evenly_chosen(examples)) + has_name, has_name, evaluate_again(run, plan))
 
 
 def _choose_task(run: Path, trained: TrainedModel, task: str | None) -> str:

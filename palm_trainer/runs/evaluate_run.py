@@ -28,18 +28,12 @@ def finish(job: Job) -> dict[str, Metrics]:
     """Evaluate the best checkpoint on dev and test, and write metrics.json and report.html."""
     plan, run = job.evaluation, job.run
     evaluated_splits = [split for split in ("dev", "test") if plan.splits.data_sets(split)]
-    if not evaluated_splits and plan.config is None:
+    if not evaluated_splits:
         write_metrics(run, {})
-        return {}
+        if plan.config is None:
+            return {}
     with job.opened("best") as trained:
-        predictor = _recording(trained)
-        metrics = {}
-        for split in evaluated_splits:
-            metrics[split] = _metrics(predictor, trained, plan, split)
-        write_metrics(run, metrics)
-        if plan.config is not None:
-            _report(run, plan, trained, next(iter(evaluated_splits), None), predictor, run / REPORT)
-    return metrics
+        return _evaluate_and_report(run, plan, trained, evaluated_splits, run / REPORT)
 
 
 def report_run(run: Path, config: Config, split: str | None = None, output: Path | None = None) -> Path:
@@ -54,36 +48,49 @@ def report_run(run: Path, config: Config, split: str | None = None, output: Path
     if split is None:
         split = next((name for name in ("dev", "test") if _has(config, name)), None)
     trained = load_trained(run)
-    predictor = _recording(trained)
-    plan = evaluation_plan(config, trained, () if split is None else (split,))
+    splits = () if split is None else (split,)
+    plan = evaluation_plan(config, trained, splits)
     check_dev_rows(run, config, plan.splits)
-    if split is not None:
-        write_metrics(run, {split: _metrics(predictor, trained, plan, split)})
     path = output or run / REPORT
-    _report(run, plan, trained, split, predictor, path)
+    _evaluate_and_report(run, plan, trained, splits, path)
     return path
 
 
-def evaluate_again(run: Path, config: Config, plan: EvaluationPlan) -> dict[str, Metrics]:
+def evaluate_again(run: Path, plan: EvaluationPlan) -> dict[str, Metrics]:
     """Evaluate the best checkpoint of a run on each split of a plan, and write metrics.json and report.html anew.
 
     Args:
         run: the run directory.
-        config: its configuration.
         plan: what is evaluated, with its data read.
     """
-    trained = load_trained(run)
-    predictor = _recording(trained)
-    metrics = {}
-    for split in plan.by_split:
-        metrics[split] = _metrics(predictor, trained, plan, split)
-    write_metrics(run, metrics)
-    _report(run, plan, trained, next(iter(plan.by_split), None), predictor, run / REPORT)
-    return metrics
+    return _evaluate_and_report(run, plan, load_trained(run), list(plan.by_split), run / REPORT)
 
 
 def _has(config: Config, split: str) -> bool:
     return any(data.paths(split) for data in config.data.values())
+
+
+def _evaluate_and_report(
+    run: Path, plan: EvaluationPlan, trained: TrainedModel, splits: Sequence[str], output: Path
+) -> dict[str, Metrics]:
+    """Evaluate a model on splits, write what metrics there are, and a report on the first split.
+
+    Args:
+        run: the run directory.
+        plan: what is evaluated.
+        trained: the model.
+        splits: to evaluate on.
+        output: HTML file, written where the run has a configuration.
+    """
+    predictor = _recording(trained)
+    metrics = {}
+    for split in splits:
+        metrics[split] = _metrics(predictor, trained, plan, split)
+    if metrics:
+        write_metrics(run, metrics)
+    if plan.config is not None:
+        _report(run, plan, trained, next(iter(splits), None), predictor, output)
+    return metrics
 
 
 def _recording(trained: TrainedModel) -> Recording:

@@ -43,7 +43,10 @@ def test_evaluate_other_splits_and_checkpoints(palm, finished_run, split, tmp_pa
     [
         (("--split", "trial"), "--split must be a split of the run's data (dev, test, train), got 'trial'."),
         (("--checkpoint", "middle"), "holds no 'middle' checkpoint"),
-        (("--checkpoint", "last", "--json", "/nowhere/m.json"), "/nowhere/m.json: No such file or directory"),
+        (
+            ("--checkpoint", "last", "--json", "/dev/null/m.json"),
+            "/dev/null is a file. Choose another output directory.",
+        ),
     ],
 )
 def test_evaluate_refuses(palm, finished_run, arguments, message):
@@ -131,9 +134,9 @@ def test_a_text_that_is_not_unicode(palm, finished_run):
 
 
 def test_predict_output_that_cannot_be_written(palm, finished_run):
-    code, _, err = palm("predict", finished_run, "--text", "a", "--output", "/nowhere/out.jsonl")
+    code, _, err = palm("predict", finished_run, "--text", "a", "--output", "/dev/null/out.jsonl")
     assert code == 2
-    assert "/nowhere/out.jsonl.new: No such file or directory" in err
+    assert "/dev/null is a file. Choose another output directory." in err
 
 
 def test_a_run_that_is_not_there(palm, tmp_path):
@@ -231,7 +234,7 @@ def test_an_output_that_cannot_be_made(palm, tiny_toml, tmp_path):
     (tmp_path / "file").touch()
     code, _, err = palm("run", tiny_toml(), "--output", tmp_path / "file/run")
     assert code == 2
-    assert "Not a directory. Free some space or choose another --output" in err
+    assert "file is a file. Choose another output directory." in err
 
 
 def test_out_of_memory(palm, tiny_toml, monkeypatch):
@@ -294,7 +297,7 @@ def test_report(palm, tiny_toml, tmp_path):
     ("arguments", "message"),
     [
         (("--split", "trial"), "--split must be a split of the run's data (dev, test, train), got 'trial'."),
-        (("--output", "/nowhere/report.html"), "No such file or directory"),
+        (("--output", "/dev/null/report.html"), "/dev/null is a file. Choose another output directory."),
     ],
 )
 def test_report_refuses(palm, finished_run, arguments, message):
