@@ -36,7 +36,8 @@ import numpy.typing as npt
 from common import commit, machine, processor
 
 from palm_serve.bundle.loader import Bundle, load_bundle
-from palm_serve.engine.providers import PLAIN, Candidate, available_providers, gated_candidates
+from palm_serve.engine.candidate import PLAIN, Candidate
+from palm_serve.engine.providers import available_providers, gated_candidates
 from palm_serve.engine.timing import SHAPES as CHOSEN_BY
 
 Shape = tuple[int, int]

@@ -15,7 +15,8 @@ PalmServeError
 ├── TokenFileError     tokens that cannot be read                (start-up)
 ├── ConfigError        options that cannot be used               (start-up)
 └── EngineError        no provider, a session that fails         (start-up), else INTERNAL
-    └── EngineTimeout  a run of the engine took too long         -> INTERNAL, with its message
+    ├── EngineTimeout  a run of the engine took too long         -> INTERNAL, with its message
+    └── ProviderMissing  libraries or device are not there       (start-up)
 """
 
 import re
@@ -138,6 +139,10 @@ class EngineError(PalmServeError):
 
 class EngineTimeout(EngineError):
     """A run of the engine was stopped, because it took too long or the server stops."""
+
+
+class ProviderMissing(EngineError):
+    """An execution provider cannot be used for any graph, because its libraries or its device are missing."""
 
 
 def one_line(error: BaseException) -> str:

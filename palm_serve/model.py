@@ -11,15 +11,14 @@ Answers are the messages of `palm.proto`, as those of `palm_serve.client`.
 
 import threading
 from collections.abc import Iterable, Sequence
-from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TypedDict, TypeVar, Unpack
+from typing import TypedDict, Unpack
 
 from palm_serve.batching import BatchLimits, plan_batches
 from palm_serve.bundle.manifest import Manifest
-from palm_serve.config import Limits, Precision, Provider
+from palm_serve.config import Limits, Precision, Provider, check_providers
 from palm_serve.errors import ConfigError, EngineError, InvalidRequest, PalmServeError, Unavailable, check_unicode
 from palm_serve.pipeline import Pipeline, PreparedRequest
 from palm_serve.registry.bundle_opener import EngineChoice, LoadRules
@@ -31,8 +30,6 @@ from palm_serve.v1 import palm_pb2 as pb
 
 _TEXTS_PER_CHUNK = 1024
 """Texts of `parse_many` that are tokenized and planned together, as many as a ParseBatch of the server may have."""
-
-Choice = TypeVar("Choice", bound=StrEnum)
 
 
 class OpenOptions(TypedDict, total=False):
@@ -84,7 +81,7 @@ class Model:
 
         Args:
             bundle: directory of the bundle. DIR@sha256:DIGEST also checks its digest.
-            **options: `provider` and `precision` ("auto": the fastest that passed the bundle's parity gate), `threads`
+            **options: `provider` and `precision` ("auto": the fastest that passes the bundle's proof here), `threads`
                 of the engine, `cache_dir` for compiled engines and measured timings, `trust` (a folder of public keys),
                 `allow_unproven`, and `max_text_bytes` (10,000).
 
@@ -95,8 +92,8 @@ class Model:
         """
         limits = Limits(text_bytes=options.get("max_text_bytes", Limits().text_bytes))
         choice = EngineChoice(
-            _choice("provider", Provider, options.get("provider", Provider.AUTO)),
-            _choice("precision", Precision, options.get("precision", Precision.AUTO)),
+            _providers(options.get("provider", Provider.AUTO)),
+            _precision(options.get("precision", Precision.AUTO)),
             options.get("threads"),
             options.get("cache_dir"),
         )
@@ -235,10 +232,18 @@ class Model:
                 raise EngineError(f"the model failed on this batch: {type(error).__name__}: {error}") from error
 
 
-def _choice(option: str, choices: type[Choice], value: str) -> Choice:
-    """Return the choice of an option. Raises ConfigError."""
+def _providers(value: str) -> str:
+    """Return the names of execution providers. Raises ConfigError."""
     try:
-        return choices(value)
+        return check_providers(value)
+    except ValueError as error:
+        raise ConfigError(f"provider {error}, got '{value}'. Leave it out for auto.") from None
+
+
+def _precision(value: str) -> Precision:
+    """Return a precision. Raises ConfigError."""
+    try:
+        return Precision(value)
     except ValueError:
-        names = ", ".join(choices)
-        raise ConfigError(f"{option} must be one of {names}, got '{value}'. Leave it out for auto.") from None
+        names = ", ".join(Precision)
+        raise ConfigError(f"precision must be one of {names}, got '{value}'. Leave it out for auto.") from None

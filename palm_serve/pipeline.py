@@ -11,8 +11,8 @@ from palm_serve.bundle.golden import GoldenExample
 from palm_serve.bundle.loader import Bundle
 from palm_serve.bundle.manifest import with_given
 from palm_serve.decoding import DecoderTable, Item, check_outputs, golden_answer, rows_of
+from palm_serve.engine.candidate_times import sample_batch
 from palm_serve.engine.padding import pad_batch
-from palm_serve.engine.providers import sample_batch
 from palm_serve.errors import BundleError, EngineTimeout, InvalidRequest, PalmServeError, check_text, one_line
 from palm_serve.system.plain_text import plain
 from palm_serve.tokenization.scripts import language_check

@@ -146,6 +146,30 @@ class PaddedBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineTrial:
+    """One combination of graph, execution provider and precision that a server looked at."""
+
+    provider: str
+    precision: str
+    variant: str
+    outcome: str
+    """passed or failed the proof, unusable (it cannot be opened here), or not_tried."""
+    reason: str = ""
+    """Reason of another outcome than passed. It names no text and no file."""
+    latency_ms: float = 0.0
+    """Time of one text of 16 tokens. Zero: it was not timed."""
+    is_chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSelection:
+    """Combinations that were looked at for a bundle, and why one was chosen. Empty for a bundle without a proof."""
+
+    trials: tuple[EngineTrial, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """Execution provider, precision and graph variant of an engine."""
 
@@ -153,6 +177,8 @@ class EngineInfo:
     precision: str
     variant: str
     details: Mapping[str, str] = field(default_factory=dict)
+    selection: EngineSelection = EngineSelection()
+    """Combinations that were looked at before this one was selected."""
 
 
 class Priority(Enum):

@@ -1,12 +1,13 @@
-"""Arrays of a bundle (`decode.npz`), read within limits on their sizes before anything is unpacked."""
+"""Arrays of a bundle (`decode.npz`, `proof.npz`), read within limits on their sizes before anything is unpacked."""
 
 import io
 import math
 import zipfile
 from collections.abc import Collection
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from palm_serve.types import FloatArray
 
@@ -31,13 +32,34 @@ def read_arrays(content: bytes, names: Collection[str]) -> dict[str, FloatArray]
         ValueError: the file is damaged, too large unpacked, or holds anything but these arrays. The message states the
             fault.
     """
+    arrays = {}
+    for name, numbers in read_numbers(content, names, MAX_ARRAY_BYTES).items():
+        with np.errstate(over="ignore"):
+            array = numbers.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise ValueError(f"'{name}.npy' must hold finite numbers and nothing else")
+        arrays[name] = array
+    return arrays
+
+
+def read_numbers(content: bytes, names: Collection[str], limit: int) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of an `.npz` file in their own types. All numbers are finite.
+
+    Args:
+        content: bytes of the file.
+        names: arrays that the file may hold.
+        limit: largest size of all arrays together, in bytes.
+
+    Raises:
+        ValueError: as for `read_arrays`.
+    """
     if content.count(_DIRECTORY_ENTRY) > len(names) + _SPARE_ENTRIES:
         raise ValueError("it holds more arrays than the manifest names")
     arrays = {}
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
-            _check_entries(entries, names)
+            _check_entries(entries, names, limit)
             for entry in entries:
                 with archive.open(entry) as stream:
                     arrays[entry.filename.removesuffix(".npy")] = _read_array(stream, entry)
@@ -48,7 +70,7 @@ def read_arrays(content: bytes, names: Collection[str]) -> dict[str, FloatArray]
     return arrays
 
 
-def _check_entries(entries: list[zipfile.ZipInfo], names: Collection[str]) -> None:
+def _check_entries(entries: list[zipfile.ZipInfo], names: Collection[str], limit: int) -> None:
     """Check the directory of the archive before anything is unpacked."""
     expected = set()
     for name in names:
@@ -65,11 +87,11 @@ def _check_entries(entries: list[zipfile.ZipInfo], names: Collection[str]) -> No
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or entry.flag_bits & 1:
             raise ValueError(f"'{entry.filename}' is packed in a way that numpy does not write")
         total += entry.file_size
-    if total > MAX_ARRAY_BYTES:
-        raise ValueError(f"its arrays must have at most {MAX_ARRAY_BYTES >> 20} MiB, got {total >> 20:,} MiB")
+    if total > limit:
+        raise ValueError(f"its arrays must have at most {limit >> 20} MiB, got {total >> 20:,} MiB")
 
 
-def _read_array(stream: IO[bytes], entry: zipfile.ZipInfo) -> FloatArray:
+def _read_array(stream: IO[bytes], entry: zipfile.ZipInfo) -> npt.NDArray[Any]:
     """Read one array, whose header must state just as many values as the entry holds."""
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
@@ -84,8 +106,7 @@ def _read_array(stream: IO[bytes], entry: zipfile.ZipInfo) -> FloatArray:
     if min(shape, default=0) < 0 or not size <= entry.file_size <= size + _HEADER_BYTES:
         raise ValueError(f"'{entry.filename}' states another number of values than it holds")
     values = np.frombuffer(stream.read(size), dtype=dtype)
-    with np.errstate(over="ignore"):
-        array = values.reshape(shape, order="F" if fortran_order else "C").astype(np.float32)
+    array = values.reshape(shape, order="F" if fortran_order else "C")
     if stream.read(1) or not np.isfinite(array).all():
         raise ValueError(f"'{entry.filename}' must hold finite numbers and nothing else")
     return array

@@ -21,6 +21,7 @@ from palm_serve.bundle.files import (
 from palm_serve.bundle.golden import GoldenExample
 from palm_serve.bundle.graph_file import MAX_GRAPH_BYTES, GraphFile, external_files
 from palm_serve.bundle.manifest import FORMAT_VERSION, Manifest, tasks_digest
+from palm_serve.bundle.proof import MAX_PROOF_BYTES, Proof, read_proof
 from palm_serve.bundle.signature import check_signature
 from palm_serve.bundle.strict_json import parse_json, parse_model
 from palm_serve.errors import BundleError
@@ -30,6 +31,7 @@ __all__ = [
     "ARRAYS",
     "GOLDEN",
     "MANIFEST",
+    "PROOF",
     "SIGNATURE",
     "TOKENIZER",
     "Bundle",
@@ -41,8 +43,9 @@ __all__ = [
 TOKENIZER = "tokenizer.json"
 ARRAYS = "decode.npz"
 GOLDEN = "golden.jsonl"
+PROOF = "proof.npz"
 
-_LIMITS = {TOKENIZER: 64 * MIB, ARRAYS: MAX_ARRAY_BYTES + MIB, GOLDEN: 16 * MIB}
+_LIMITS = {TOKENIZER: 64 * MIB, ARRAYS: MAX_ARRAY_BYTES + MIB, GOLDEN: 16 * MIB, PROOF: MAX_PROOF_BYTES + MIB}
 """Limits in bytes of the files that are kept in memory. The tokenizers of multilingual encoders have 17 MB."""
 _MANIFEST_LIMIT = 16 * MIB
 _WEIGHTS_LIMIT = 1 << 40
@@ -65,6 +68,8 @@ class Bundle:
     golden: tuple[GoldenExample, ...]
     unverified: set[str] = field(default_factory=set)
     """Files that were not compared with the manifest yet. See `verify`."""
+    proof: Proof | None = None
+    """Contents of proof.npz. None: the bundle is of an earlier version."""
 
     @property
     def proven(self) -> bool:
@@ -196,6 +201,7 @@ def load_bundle(
         _decode_arrays(path, manifest, contents.get(ARRAYS)),
         _decode_golden(path, manifest, contents),
         manifest.files.keys() - contents.keys(),
+        _decode_proof(path, manifest, contents.get(PROOF)),
     )
     if not allow_unproven and not bundle.proven:
         raise BundleError(
@@ -259,6 +265,15 @@ def _decode_arrays(path: Path, manifest: Manifest, content: bytes | None) -> dic
         return read_arrays(content, names)
     except ValueError as error:
         raise BundleError(f"{path}/{ARRAYS} cannot be read: {error}; export again") from None
+
+
+def _decode_proof(path: Path, manifest: Manifest, content: bytes | None) -> Proof | None:
+    if content is None:
+        return None
+    try:
+        return read_proof(content, manifest)
+    except ValueError as error:
+        raise BundleError(f"{path}/{PROOF} cannot be read: {error}; export again") from None
 
 
 def _decode_golden(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> tuple[GoldenExample, ...]:

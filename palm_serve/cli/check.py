@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palm_serve.cli.shared import report_errors, show, start_log
-from palm_serve.config import LogLevel, Precision, Provider, ServeOptions
+from palm_serve.cli.shared import provider_option, report_errors, show, start_log
+from palm_serve.config import LogLevel, Precision, ServeOptions
 from palm_serve.errors import PalmServeError
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ def check(
     bundle: Annotated[
         Path, typer.Argument(metavar="BUNDLE", help="Bundle directory. DIR@sha256:DIGEST also checks its digest.")
     ],
-    provider: Annotated[Provider, typer.Option(help=ServeOptions.model_fields["provider"].description)] = Provider.AUTO,
+    provider: Annotated[
+        str, typer.Option(callback=provider_option, help=ServeOptions.model_fields["provider"].description)
+    ] = "auto",
     precision: Annotated[
         Precision, typer.Option(help=ServeOptions.model_fields["precision"].description)
     ] = Precision.AUTO,

@@ -9,6 +9,7 @@ from palm_serve.cli.call import call
 from palm_serve.cli.check import check
 from palm_serve.cli.grouped_help import GroupedCommand
 from palm_serve.cli.health import health
+from palm_serve.cli.prove import prove
 from palm_serve.cli.run import run
 from palm_serve.cli.token import token
 from palm_serve.system.plain_text import os_message
@@ -31,6 +32,7 @@ app.command(
     "A watched directory with a canary: palm-serve run --watch models --canary 0.05",
 )(run)
 app.command(epilog="Example: palm-serve check bundles/demo")(check)
+app.command(epilog="Example: palm-serve prove bundles/demo")(prove)
 app.command(epilog='Example: palm-serve call "show me flights from boston to denver on monday"')(call)
 app.command(epilog="Example: palm-serve health localhost:50051 --model demo")(health)
 app.command(epilog="Example: palm-serve bench localhost:50051 --rate 200 --deadline 0.5")(bench)

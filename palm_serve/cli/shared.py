@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from palm_serve.config import LogFormat, LogLevel
+from palm_serve.config import LogFormat, LogLevel, check_providers
 from palm_serve.errors import (
     BindError,
     BundleError,
@@ -64,6 +64,18 @@ def start_log(
     configure_logging(level.value, json_lines=line_format is LogFormat.JSON, texts=texts, every_call=every_call)
     # palm-serve reports a port in use itself, with more detail than grpc.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+def provider_option(value: str) -> str:
+    """Return the value of `--provider`. A name that is not known is wrong usage.
+
+    Raises:
+        typer.BadParameter: if a name is unknown.
+    """
+    try:
+        return check_providers(value)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}, got '{value}'") from None
 
 
 def write_line(line: str, *, err: bool = False) -> None:

@@ -1,7 +1,17 @@
 """Options of the server and their values."""
 
 from palm_serve.config.options import GROUPS, ServeOptions
-from palm_serve.config.values import MIB, Limits, LogFormat, LogLevel, Precision, Provider, TlsFiles, read_shares
+from palm_serve.config.values import (
+    MIB,
+    Limits,
+    LogFormat,
+    LogLevel,
+    Precision,
+    Provider,
+    TlsFiles,
+    check_providers,
+    read_shares,
+)
 
 __all__ = [
     "GROUPS",
@@ -13,5 +23,6 @@ __all__ = [
     "Provider",
     "ServeOptions",
     "TlsFiles",
+    "check_providers",
     "read_shares",
 ]

@@ -13,7 +13,17 @@ from pydantic import Field, field_validator, model_validator
 from palm_serve.config.connection_options import ConnectionOptions
 from palm_serve.config.http_options import HttpOptions
 from palm_serve.config.option_group import OptionGroup
-from palm_serve.config.values import MIB, Limits, LogFormat, LogLevel, Precision, Provider, TlsFiles, read_shares
+from palm_serve.config.values import (
+    MIB,
+    Limits,
+    LogFormat,
+    LogLevel,
+    Precision,
+    Provider,
+    TlsFiles,
+    check_providers,
+    read_shares,
+)
 from palm_serve.system.addresses import UNIX, UNIX_ABSTRACT, is_unix
 
 
@@ -139,13 +149,14 @@ class ListenOptions(OptionGroup):
 class EngineOptions(OptionGroup):
     """Engine"""
 
-    provider: Provider = Field(
-        default=Provider.AUTO,
-        description="Execution provider. auto: the fastest one that passed the bundle's parity gate.",
+    provider: str = Field(
+        default=Provider.AUTO.value,
+        description="Execution provider: auto, CPU, OpenVINO, CUDA or TensorRT. auto: the fastest one that passes the bundle's "
+        "proof here. CUDA,CPU: CUDA, or else CPU. One that cannot be used ends the server.",
     )
     precision: Precision = Field(
         default=Precision.AUTO,
-        description="Precision of the model. auto: the fastest one that passed the bundle's parity gate.",
+        description="Precision of the model. auto: the fastest one that passes the bundle's proof here.",
     )
     threads: int | None = Field(
         default=None, ge=1, le=1024, description="Threads of the engine. Default: one per physical core."
@@ -164,8 +175,13 @@ class EngineOptions(OptionGroup):
     )
     cache_dir: Path | None = Field(
         default=None,
-        description="Directory for compiled engines and measured timings. Default: the user's cache directory.",
+        description="Directory for compiled engines, measured timings and outcomes of proofs. Default: the user's cache directory.",
     )
+
+    @field_validator("provider")
+    @classmethod
+    def _known_providers(cls, value: str) -> str:
+        return check_providers(value)
 
 
 class AnswerOptions(OptionGroup):

@@ -8,7 +8,7 @@ MIB = 1024 * 1024
 
 
 class Provider(StrEnum):
-    """Execution providers that can be forced."""
+    """Execution providers that can be asked for."""
 
     AUTO = "auto"
     CPU = "CPU"
@@ -66,6 +66,18 @@ class TlsFiles:
     key: Path
     client_ca: Path | None = None
     """Authorities that sign client certificates. None: clients need no certificate."""
+
+
+def check_providers(value: str) -> str:
+    """Return the names of execution providers, such as "auto", "CUDA" or "CUDA,CPU", if all are known.
+
+    Raises:
+        ValueError: if a name is unknown or stands twice.
+    """
+    names = value.split(",")
+    if len({*names}) < len(names) or not {*names} <= {*Provider}:
+        raise ValueError(f"must be {', '.join(Provider)}, or several with commas between them, as in CUDA,CPU")
+    return value
 
 
 def read_shares(value: str | None) -> dict[str, float]:

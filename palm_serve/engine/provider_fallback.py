@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from palm_serve.errors import EngineError, EngineTimeout
 from palm_serve.types import EngineInfo, FloatArray, PaddedBatch, ServedEngine
@@ -51,6 +52,7 @@ class FallbackEngine:
             self._open_fallback = None
             try:
                 self._engine = open_fallback()
+                self.info = replace(self.info, selection=failed.selection)
             except EngineError as fallback_error:
                 raise EngineError(
                     f"{failed.provider} failed while running: {error}; and then: {fallback_error}"

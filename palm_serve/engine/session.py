@@ -11,10 +11,11 @@ import onnxruntime as ort
 
 from palm_serve.bundle.graph_file import GraphFile
 from palm_serve.engine.cores import usable_cores
+from palm_serve.engine.gpu import explain_missing_gpu
 from palm_serve.engine.io_binding import BoundRunner
 from palm_serve.engine.openvino import OpenVinoEngine
 from palm_serve.engine.options import CUDA, OPENVINO, ORT_NAMES, RUN_STOPPED, TENSORRT, ProviderOptions, provider_list
-from palm_serve.errors import EngineError, EngineTimeout
+from palm_serve.errors import EngineError, EngineTimeout, ProviderMissing
 from palm_serve.types import EngineInfo, FloatArray, Int64Array, PaddedBatch
 
 log = logging.getLogger(__name__)
@@ -116,6 +117,8 @@ def open_engine(
     if provider == CUDA:
         try:
             return _open_session(graph, info, threads, provider_list(provider, precision, graphs=True), graphs=True)
+        except ProviderMissing:
+            raise
         except EngineError as error:
             # Recording needs every node on the device. Without it, the same graph may run.
             log.info("%s; trying without CUDA graphs", error)
@@ -168,9 +171,9 @@ def _open_session(
     session_providers = session.get_providers()
     if ORT_NAMES[info.provider] not in session_providers:
         # onnxruntime-gpu lists CUDA and TensorRT on every machine and silently falls back.
-        raise EngineError(
+        raise ProviderMissing(
             f"{info.provider} is not available: ONNX Runtime fell back to {', '.join(session_providers)}. "
-            "Check that its libraries and driver are installed."
+            f"{explain_missing_gpu()}"
         )
     runner = BoundRunner(session, "cuda", graphs) if info.provider == CUDA else None
     return OrtEngine(session, info, compiles_shapes=graphs or info.provider == TENSORRT, runner=runner)

@@ -1,11 +1,8 @@
 """Timing of the graphs of a bundle on this machine, with a cache of the measured times."""
 
-import hashlib
-import json
 import logging
 import math
 import os
-import tempfile
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -14,6 +11,7 @@ import onnxruntime as ort
 
 from palm_serve.engine.cores import usable_cores
 from palm_serve.engine.cpu_features import processor
+from palm_serve.engine.machine_cache import MachineCache
 from palm_serve.types import Engine, PaddedBatch
 
 log = logging.getLogger(__name__)
@@ -82,43 +80,31 @@ class TimingCache:
     """
 
     def __init__(self, directory: Path | None, facts: Mapping[str, str], measured: MeasuredTimes | None = None) -> None:
-        machine = {"processor": processor(), "cores": str(usable_cores()), "onnxruntime": ort.__version__}
-        self._key = {**machine, **facts}
-        self._digest = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()
-        self._file = None if directory is None else directory / f"timings-{self._digest[:32]}.json"
+        self._file = MachineCache(directory, "timings", {**machine_facts(), **facts})
         self._measured: MeasuredTimes = {} if measured is None else measured
 
     def load(self) -> Mapping[str, Times]:
         """Return the times by candidate. Empty: nothing usable is kept."""
-        return self._measured.get(self._digest) or self._read()
+        return self._measured.get(self._file.digest) or self._read()
 
     def _read(self) -> dict[str, Times]:
-        if self._file is None:
-            return {}
+        times_by_candidate = {}
         try:
-            content = json.loads(self._file.read_text(encoding="utf-8"))
-            if content["key"] != self._key:
-                return {}
-            times_by_candidate = {}
-            for name, times in content["times"].items():
+            for name, times in (self._file.read() or {}).items():
                 times_by_candidate[name] = tuple(map(float, times))
-            return times_by_candidate
-        except FileNotFoundError:
+        except (ValueError, TypeError, AttributeError) as error:
+            log.info("%s cannot be used, the engines are measured again: %s", self._file.file, error)
             return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.info("%s cannot be used, the engines are measured again: %s", self._file, error)
-            return {}
+        return times_by_candidate
 
     def store(self, times: Mapping[str, Times]) -> None:
         """Keep the times. Without a writable directory, they are kept for this process only."""
-        self._measured[self._digest] = times
-        if self._file is None:
-            return
-        text = json.dumps({"key": self._key, "times": dict(times)}, indent=1)
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=self._file.parent, delete=False) as file:
-                file.write(text)
-            Path(file.name).replace(self._file)
-        except OSError as error:
-            log.info("the measured times cannot be written: %s", error)
+        self._measured[self._file.digest] = times
+        fault = self._file.write(dict(times))
+        if fault:
+            log.info("the measured times cannot be written: %s", fault)
+
+
+def machine_facts() -> dict[str, str]:
+    """Return the facts about this machine that times and rounding depend on."""
+    return {"processor": processor(), "cores": str(usable_cores()), "onnxruntime": ort.__version__}

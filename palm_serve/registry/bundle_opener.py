@@ -12,10 +12,9 @@ from typing import Any, TypeVar
 from palm_serve.batching import BatchLimits, EngineLatency, EngineThread
 from palm_serve.batching.thread_priority import lower_thread_priority
 from palm_serve.bundle.loader import Bundle, load_bundle, stated_version
-from palm_serve.engine.providers import select_engine
-from palm_serve.engine.timing import MeasuredTimes
 from palm_serve.errors import BundleError, EngineError, InvalidRequest, PalmServeError
 from palm_serve.pipeline import Pipeline
+from palm_serve.proof.selection import PROOF_BUDGET_S, EngineRequest, MachineFacts, select_proven_engine
 from palm_serve.registry.loaded_model import LoadedModel
 from palm_serve.registry.memory_limit import bundle_memory, limited_memory
 from palm_serve.registry.statistics import ModelStatistics
@@ -33,7 +32,7 @@ _CHECK_WARM_UP_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """Options of `engine.providers.select_engine`, and the niceness of the threads that open and run engines."""
+    """Options of an engine, see `EngineRequest`, and the niceness of the threads that open and run engines."""
 
     provider: str
     precision: str
@@ -41,19 +40,24 @@ class EngineChoice:
     cache: Path | None
     nice: int = 0
 
-    def open(self, bundle: Bundle, measured: MeasuredTimes | None = None) -> Pipeline:
-        """Open the engine of a bundle. Its answers are not compared yet.
+    def open(self, bundle: Bundle, facts: MachineFacts | None = None, load_limit_s: float = LOAD_LIMIT_S) -> Pipeline:
+        """Open the engine of a bundle. Its golden answers are not compared yet.
 
         Args:
             bundle: the bundle.
-            measured: times of graphs that were measured before, which grow.
+            facts: what is known of the machine, which grows.
+            load_limit_s: seconds in which the bundle must be ready.
 
         Raises:
             BundleError: the bundle must not be served.
             EngineError: no engine can run the bundle.
         """
-        engine = select_engine(bundle, self.provider, self.precision, self.threads, self.cache, measured)
-        return Pipeline(bundle, engine)
+        return Pipeline(bundle, select_proven_engine(bundle, self.request(load_limit_s), facts or MachineFacts()))
+
+    def request(self, load_limit_s: float) -> EngineRequest:
+        """Return the request for an engine that must be ready within `load_limit_s` seconds."""
+        budget_s = min(PROOF_BUDGET_S, load_limit_s / 3)
+        return EngineRequest(self.provider, self.precision, self.threads, self.cache, budget_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,8 @@ class BundleOpener:
         self._load_limit_s = load_limit_s
         self._limits = limits
         self._engine_thread = engine_thread
-        self._measured: MeasuredTimes = {}
+        self._request = choice.request(load_limit_s)
+        self._facts = MachineFacts()
         self._trials = TrialProcess()
         self._thread = self._start_thread()
         self.opening = False
@@ -117,20 +122,22 @@ class BundleOpener:
         for model in open_models:
             if model.version == version:
                 return
-        choice = self._choice
         request = TrialRequest(
             path=path,
             trust=self._rules.trust,
             allow_unproven=self._rules.allow_unproven,
-            provider=choice.provider,
-            precision=choice.precision,
-            threads=choice.threads,
-            cache=choice.cache,
-            nice=choice.nice,
-            measured=self._measured,
+            provider=self._request.provider,
+            precision=self._request.precision,
+            threads=self._request.threads,
+            cache=self._request.cache,
+            budget_s=self._request.budget_s,
+            nice=self._choice.nice,
+            measured=self._facts.times,
+            outcomes=self._facts.outcomes,
         )
         result = await self._trials.try_bundle(request, self._load_limit_s)
-        self._measured.update(result.measured)
+        self._facts.times.update(result.measured)
+        self._facts.outcomes.update(result.outcomes)
 
     async def read(self, path: Path) -> Bundle:
         """Read and verify a bundle, except for its graphs. Raises BundleError."""
@@ -154,7 +161,7 @@ class BundleOpener:
         """
         if not beside_others:
             return await self._in_thread(bundle.path, self._open_alone, bundle, latency)
-        pipeline = await self._in_thread(bundle.path, self._choice.open, bundle, self._measured)
+        pipeline = await self._in_thread(bundle.path, self._choice.open, bundle, self._facts, self._load_limit_s)
         await self._check_beside_others(pipeline, latency)
         return pipeline
 
@@ -193,7 +200,7 @@ class BundleOpener:
         memory = bundle_memory(bundle.path)
         try:
             with limited_memory(memory):
-                pipeline = self._choice.open(bundle, self._measured)
+                pipeline = self._choice.open(bundle, self._facts, self._load_limit_s)
                 self._running = pipeline
                 check_and_warm_up(pipeline, self._limits, latency.run.observe)
         except MemoryError:

@@ -40,8 +40,8 @@ class Registry:
     """The models of a server.
 
     Args:
-        provider: execution provider, see `engine.providers.select_engine`.
-        precision: precision of the computation, see `engine.providers.select_engine`.
+        provider: execution provider, see `proof.selection.EngineRequest`.
+        precision: precision of the computation, see `proof.selection.EngineRequest`.
         threads: threads of one engine run. None: one for each usable physical core.
         cache: directory for measured times and compiled engines. None: the user's cache directory.
         limits: limits of batches and queues, for each model.

@@ -8,7 +8,6 @@ it never outlives the server.
 
 import asyncio
 import ctypes
-import functools
 import os
 import select
 import signal
@@ -24,10 +23,11 @@ from pydantic import BaseModel, ValidationError
 from palm_serve.batching import BatchLimits
 from palm_serve.batching.thread_priority import lower_thread_priority
 from palm_serve.bundle.loader import load_bundle
-from palm_serve.engine.providers import select_engine
-from palm_serve.engine.timing import MeasuredTimes, Times
+from palm_serve.engine.timing import Times
 from palm_serve.errors import BundleError, EngineError, PalmServeError, one_line
 from palm_serve.pipeline import Pipeline
+from palm_serve.proof.outcomes import ProofOutcome
+from palm_serve.proof.selection import PROOF_BUDGET_S, EngineRequest, MachineFacts, select_proven_engine
 from palm_serve.registry.memory_limit import bundle_memory, limited_memory
 
 _COMMAND = ("-P", "-c", "from palm_serve.registry.trial import main; main()")
@@ -54,9 +54,13 @@ class TrialRequest(BaseModel):
     precision: str
     threads: int | None
     cache: Path | None
+    budget_s: float = PROOF_BUDGET_S
+    """Seconds after which no further combination is proven."""
     nice: int
     measured: Mapping[str, Mapping[str, Times]]
     """Times of engines that the server knows already."""
+    outcomes: Mapping[str, Mapping[str, ProofOutcome]] = {}
+    """Outcomes of proofs that the server knows already."""
 
 
 class TrialResult(BaseModel):
@@ -66,6 +70,8 @@ class TrialResult(BaseModel):
     """Digest of the bundle that was tried."""
     measured: Mapping[str, Mapping[str, Times]] = {}
     """Times of engines, with those that the trial has measured."""
+    outcomes: Mapping[str, Mapping[str, ProofOutcome]] = {}
+    """Outcomes of proofs, with those of the trial."""
     bundle_fault: str = ""
     engine_fault: str = ""
 
@@ -165,14 +171,16 @@ def took_too_long(path: Path, limit_s: float) -> str:
 def run_trial(request: TrialRequest) -> TrialResult:
     """Load, check and warm up a bundle in this process."""
     memory = bundle_memory(request.path)
-    measured: MeasuredTimes = dict(request.measured)
+    facts = MachineFacts(dict(request.measured), dict(request.outcomes))
+    engine_request = EngineRequest(
+        request.provider, request.precision, request.threads, request.cache, request.budget_s
+    )
     try:
         with limited_memory(memory):
             bundle = load_bundle(
                 request.path, trust=request.trust, allow_unproven=request.allow_unproven, defer_graphs=True
             )
-            select = functools.partial(select_engine, bundle, request.provider, request.precision, request.threads)
-            pipeline = Pipeline(bundle, select(request.cache, measured))
+            pipeline = Pipeline(bundle, select_proven_engine(bundle, engine_request, facts))
             check_and_warm_up(pipeline, BatchLimits())
     except BundleError as error:
         return TrialResult(bundle_fault=str(error))
@@ -182,7 +190,7 @@ def run_trial(request: TrialRequest) -> TrialResult:
         reason = f"{type(error).__name__}: {one_line(error)}"
         limit = f"{memory / 2**20:,.0f} MiB"
         return TrialResult(engine_fault=f"{request.path} cannot be loaded (it may use {limit}): {reason}")
-    return TrialResult(version=bundle.manifest.version, measured=measured)
+    return TrialResult(version=bundle.manifest.version, measured=facts.times, outcomes=facts.outcomes)
 
 
 def check_and_warm_up(

@@ -324,7 +324,7 @@ class UnloadModelResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "labels", "ready", "tasks", "max_length_tokens", "max_text_bytes", "provider", "precision")
+    __slots__ = ("name", "version", "labels", "ready", "tasks", "max_length_tokens", "max_text_bytes", "provider", "precision", "engine_trials", "engine_reason")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
@@ -334,6 +334,8 @@ class Model(_message.Message):
     MAX_TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_TRIALS_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_REASON_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     labels: _containers.RepeatedScalarFieldContainer[str]
@@ -343,7 +345,27 @@ class Model(_message.Message):
     max_text_bytes: int
     provider: str
     precision: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., ready: bool = ..., tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ..., max_length_tokens: _Optional[int] = ..., max_text_bytes: _Optional[int] = ..., provider: _Optional[str] = ..., precision: _Optional[str] = ...) -> None: ...
+    engine_trials: _containers.RepeatedCompositeFieldContainer[EngineTrial]
+    engine_reason: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., ready: bool = ..., tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ..., max_length_tokens: _Optional[int] = ..., max_text_bytes: _Optional[int] = ..., provider: _Optional[str] = ..., precision: _Optional[str] = ..., engine_trials: _Optional[_Iterable[_Union[EngineTrial, _Mapping]]] = ..., engine_reason: _Optional[str] = ...) -> None: ...
+
+class EngineTrial(_message.Message):
+    __slots__ = ("variant", "provider", "precision", "outcome", "reason", "latency_ms", "chosen")
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    CHOSEN_FIELD_NUMBER: _ClassVar[int]
+    variant: str
+    provider: str
+    precision: str
+    outcome: str
+    reason: str
+    latency_ms: float
+    chosen: bool
+    def __init__(self, variant: _Optional[str] = ..., provider: _Optional[str] = ..., precision: _Optional[str] = ..., outcome: _Optional[str] = ..., reason: _Optional[str] = ..., latency_ms: _Optional[float] = ..., chosen: bool = ...) -> None: ...
 
 class Task(_message.Message):
     __slots__ = ("name", "kind", "role", "labels", "span_types")

@@ -1,16 +1,21 @@
 """Export of a trained model to a bundle, which appears only if it gives the answers of the model."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from palm_serve.bundle.golden import GoldenExample
-from palm_serve.bundle.loader import ARRAYS, GOLDEN, SIGNATURE, TOKENIZER, Bundle
+from palm_serve.bundle.loader import ARRAYS, GOLDEN, PROOF, SIGNATURE, TOKENIZER, Bundle
 from palm_serve.bundle.manifest import Manifest, TaskInfo, tasks_digest
-from palm_serve.engine.providers import PLAIN, available_providers
+from palm_serve.bundle.proof import proof_bytes
+from palm_serve.engine.candidate import PLAIN
+from palm_serve.engine.providers import available_providers
+from palm_serve.proof.proving import Prover, check_proof
+from palm_serve.proof.recording import MIN_EXAMPLES, SHAPES, record_proof
 from palm_serve.tokenization import bare_tokenizer_json
 from palm_trainer.data.example import Example
-from palm_trainer.errors import ExportError
+from palm_trainer.errors import ExportError, ParityError
 from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics
 from palm_trainer.export.bundle_draft import BundleDraft
 from palm_trainer.export.bundle_writer import (
@@ -25,8 +30,8 @@ from palm_trainer.export.golden import AnsweredExample, choose_golden
 from palm_trainer.export.graph import ExportGraph
 from palm_trainer.export.int8_search import ReadTrainSets, needs_margin, search_int8
 from palm_trainer.export.model_card import render_model_card
-from palm_trainer.export.predictors import EnginePredictor
-from palm_trainer.export.reference import run_reference
+from palm_trainer.export.predictors import trained_predictor
+from palm_trainer.export.reference import Reference, run_reference
 from palm_trainer.export.report import ExportReport, find_unwritten_variants, make_rows, time_engines
 from palm_trainer.export.to_onnx import DIGEST, to_onnx_files
 from palm_trainer.export.variants import INT8, PRECISIONS, GraphDraft, draft_graphs, list_candidates
@@ -89,7 +94,7 @@ def export_bundle(
         say("creating the graph variants")
         notes = _add_variants(draft, files, graph, precisions)
         say("comparing the variants with the trained model")
-        reference = run_reference(EnginePredictor.from_trained(trained, graph), _list_examples(sets))
+        reference = run_reference(trained_predictor(trained, graph), _list_examples(sets))
         candidates = list_candidates(draft.variant_weights, precisions, available_providers())
         measurements = measure_gates(draft.read_back(), reference, sets, candidates)
         if needs_margin(measurements):
@@ -99,8 +104,8 @@ def export_bundle(
         report = _make_report(draft.read_back(), measurements, notes, () if precision == "auto" else (precision,))
         say("writing the bundle")
         _keep_measured_variants(draft, measurements, report)
-        manifest = _finish_bundle(draft, measurements, sets, metrics or {}, sign)
-    return manifest, report
+        manifest, note = _finish_bundle(draft, measurements, reference, sets, metrics or {}, sign)
+    return manifest, replace(report, notes=(*report.notes, note))
 
 
 def _check_inputs(sets: Sequence[EvaluationSet], key: Path | None) -> None:
@@ -226,14 +231,40 @@ def _keep_measured_variants(draft: BundleDraft, measurements: GateMeasurements, 
         draft.gates[variant] = tuple(gates)
 
 
+def _write_proof(draft: BundleDraft, measurements: GateMeasurements, reference: Reference) -> str:
+    """Write what every server compares its engines with, and compare the plain graph here. Return a note on it."""
+    # As for golden examples: an answer that a passed precision changes here is too close to call for other machines.
+    usable = measurements.equal_examples()
+    try:
+        proof = record_proof(reference.predictor, reference.examples, draft.encoder, usable)
+    except ValueError as error:
+        raise ExportError(f"the proof cannot be recorded: {error}. Add dev examples with some text.") from None
+    content = proof_bytes(proof)
+    draft.writer.write(PROOF, content)
+    prover = Prover(draft.read_back())
+    reason = check_proof(prover.compare(measurements.engines[PLAIN]), prover.examples)
+    if reason is not None:
+        raise ParityError(f"the plain graph fails the proof: {reason}. Please report this with your configuration.")
+    few = f", fewer than {MIN_EXAMPLES} because dev has no more short ones" if prover.examples < MIN_EXAMPLES else ""
+    return (
+        f"{PROOF}: {prover.examples} of {len(reference.examples)} dev examples{few}, {SHAPES} random shapes, "
+        f"{len(content) / 2**20:.2f} MiB"
+    )
+
+
 def _finish_bundle(
     draft: BundleDraft,
     measurements: GateMeasurements,
+    reference: Reference,
     sets: Sequence[EvaluationSet],
     metrics: Mapping[str, Metrics],
     key: Path | None,
-) -> Manifest:
-    """Write golden examples, model card and manifest, load the bundle, and sign it if there is a key."""
+) -> tuple[Manifest, str]:
+    """Write proof, golden examples, model card and manifest, load the bundle, and sign it if there is a key.
+
+    Return the manifest, and a note on the proof.
+    """
+    note = _write_proof(draft, measurements, reference)
     golden = choose_golden(_list_agreed_answers(measurements, sets), draft.tasks)
     if golden:
         lines = []
@@ -245,7 +276,7 @@ def _finish_bundle(
     manifest = draft.read_back().manifest
     if key is not None:
         draft.writer.write(SIGNATURE, compute_signature(draft.read_manifest(), key))
-    return manifest
+    return manifest, note
 
 
 def _list_agreed_answers(measurements: GateMeasurements, sets: Sequence[EvaluationSet]) -> list[list[AnsweredExample]]:

@@ -6,24 +6,21 @@ from dataclasses import dataclass, replace
 
 from palm_serve.bundle.loader import Bundle
 from palm_serve.bundle.manifest import Gate
+from palm_serve.engine.candidate import PLAIN, Candidate
 from palm_serve.engine.cpu_features import computes_in_bf16, int8_instructions
+from palm_serve.engine.graph_check import check_graph
 from palm_serve.engine.options import CPU, OPENVINO
-from palm_serve.engine.providers import PLAIN, Candidate, available_providers, check_graph
+from palm_serve.engine.providers import available_providers
 from palm_serve.engine.session import open_engine
 from palm_serve.errors import BundleError, EngineError
+from palm_serve.proof.comparison import METRIC_DROP, ParityResult
+from palm_serve.proof.predictor import EnginePredictor
 from palm_serve.types import Engine, TaskAnswer
 from palm_trainer.data.example import Example
 from palm_trainer.errors import ExportError, ParityError
 from palm_trainer.evaluation.evaluate import EXACT_MATCH, EvaluationSet, Metrics, evaluate
-from palm_trainer.export.parity import (
-    METRIC_DROP,
-    SHAPES,
-    ParityResult,
-    compare_examples,
-    compare_shapes,
-    compare_singles,
-)
-from palm_trainer.export.predictors import EnginePredictor
+from palm_trainer.export.parity import SHAPES, compare_examples, compare_shapes, compare_singles
+from palm_trainer.export.predictors import bundle_predictor
 from palm_trainer.export.reference import Reference
 from palm_trainer.tasks import task_kind
 
@@ -109,7 +106,7 @@ def measure_gates(
     """
     predictors, skipped = _open_candidates(bundle, candidates)
     parity_results = compare_examples(reference, list(predictors.values()))
-    exact_results = list(filter(_is_exact, parity_results))
+    exact_results = [result for result in parity_results if result.is_exact]
     compare_shapes(reference.predictor, exact_results, bundle.manifest.encoder.vocab_size, SHAPES)
     for result in parity_results:
         compare_singles(result, reference.examples)
@@ -169,7 +166,7 @@ def _open_candidates(
                 raise ExportError(f"the exported graph cannot be run: {error}") from error
             skipped.append(f"{candidate}: {error}")
             continue
-        predictors[candidate] = EnginePredictor.from_bundle(bundle, engine)
+        predictors[candidate] = bundle_predictor(bundle, engine)
     return predictors, skipped
 
 
@@ -182,14 +179,10 @@ def _check_plain(result: ParityResult) -> None:
         )
 
 
-def _is_exact(result: ParityResult) -> bool:
-    return result.predictor.engine.info.precision == "fp32"
-
-
 def _make_gate_result(result: ParityResult, drop: float, example_count: int, metric: float = math.nan) -> GateResult:
     """Apply the rule of the precision: exact for fp32, few changed answers for the others."""
     info = result.predictor.engine.info
-    exact = _is_exact(result)
+    exact = result.is_exact
     reason = result.check_exact() if exact else result.check_reduced()
     if reason is None and not exact and not drop <= METRIC_DROP + _ROUNDING:
         reason = f"a metric on dev is lower by {100 * drop:.2f} points, and {100 * METRIC_DROP:.1f} is the limit"

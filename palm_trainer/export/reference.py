@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from palm_serve.decoding import Item
+from palm_serve.proof.predictor import EnginePredictor, Outputs
 from palm_serve.types import Encoding, TaskAnswer, Windows
 from palm_trainer.data.example import Example
-from palm_trainer.export.predictors import EnginePredictor, Outputs
 
 _BATCH_EXAMPLES = 32
 _BATCH_PASSAGES = 8

@@ -7,7 +7,8 @@ from typing import Any
 
 from palm_serve.bundle.loader import Bundle
 from palm_serve.engine import timing
-from palm_serve.engine.providers import PLAIN, PRECISIONS, Candidate, sample_batch
+from palm_serve.engine.candidate import PLAIN, PRECISIONS, Candidate
+from palm_serve.engine.candidate_times import sample_batch
 from palm_serve.types import Engine
 from palm_trainer.export.gate import GateResult
 

@@ -6,7 +6,7 @@ Dev examples are not used, because the result is judged on them.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from palm_serve.engine.options import CPU
 from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.session import open_engine
+from palm_serve.proof.predictor import EnginePredictor
 from palm_serve.types import Encoding, Engine, FloatArray, PaddedBatch
 from palm_trainer.data.example import Example
 from palm_trainer.evaluation.evaluate import EvaluationSet
-from palm_trainer.export.predictors import EnginePredictor
 from palm_trainer.export.quantize import append_constants, find_matmuls, make_int8_matmul, replace_nodes
 from palm_trainer.export.reference import collect_rows
 
@@ -75,7 +75,9 @@ def draw_samples(predictor: EnginePredictor, sets: Sequence[EvaluationSet], seed
     return samples
 
 
-def measure_sensitivities(plain: ModelProto, samples: Sequence[Sample], token_outputs: set[str]) -> dict[str, float]:
+def measure_sensitivities(
+    plain: ModelProto, samples: Sequence[Sample], token_outputs: Collection[str]
+) -> dict[str, float]:
     """Measure the sensitivity of each matrix multiplication, by name.
 
     It is the squared error of the logits over their variance, summed over the outputs.
@@ -193,7 +195,7 @@ def _relative_error(
     samples: Sequence[Sample],
     exact_outputs: Sequence[Outputs],
     outputs: Sequence[Outputs],
-    token_outputs: set[str],
+    token_outputs: Collection[str],
 ) -> float:
     """Return the squared error over the variance of the exact logits, summed over the outputs."""
     errors: dict[str, float] = {}

@@ -6,8 +6,8 @@ from typing import Literal
 
 import onnx
 
+from palm_serve.engine.candidate import PLAIN, Candidate
 from palm_serve.engine.options import CPU, CUDA, OPENVINO
-from palm_serve.engine.providers import PLAIN, Candidate
 from palm_trainer.errors import ExportError
 from palm_trainer.export.graph import ExportGraph
 from palm_trainer.export.optimize import fuse, serialize, to_fp16

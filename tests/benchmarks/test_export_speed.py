@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from palm_serve.bundle.manifest import Gate
-from palm_serve.engine.providers import PLAIN, Candidate
+from palm_serve.engine.candidate import PLAIN, Candidate
 
 INT8, BF16 = Candidate("int8", "CPU", "int8"), Candidate("plain", "OpenVINO", "bf16")
 

@@ -22,6 +22,7 @@ SERVE_LAYERS = [
     {"types", "config", "v1", "oip"},
     {"bundle"},
     {"tokenization", "decoding", "engine", "batching"},
+    {"proof"},
     {"pipeline"},
     {"registry"},
     {"rpc", "observability"},
@@ -45,7 +46,7 @@ TRAINER_LAYERS = [
 PART_OF: dict[str, str] = {}
 
 # What the trainer shares with the server: measured is what is served.
-ACROSS = {"errors", "types", "system", "bundle", "tokenization", "decoding", "engine"}
+ACROSS = {"errors", "types", "system", "bundle", "tokenization", "decoding", "engine", "proof"}
 
 # Third-party package -> the only units of palm_serve that import it.
 OWNERS = {

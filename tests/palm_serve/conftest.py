@@ -16,7 +16,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from palm_serve.bundle.loader import PROOF, load_bundle
 from palm_serve.bundle.manifest import (
     Calibration,
     Decode,
@@ -37,6 +39,11 @@ from palm_serve.bundle.manifest import (
     TensorInfo,
     tasks_digest,
 )
+from palm_serve.bundle.proof import proof_bytes
+from palm_serve.engine.session import open_engine
+from palm_serve.proof.predictor import EnginePredictor
+from palm_serve.proof.recording import record_proof
+from palm_serve.tokenization import TextTokenizer
 
 INTENTS = ("flight", "weather", "music", "greeting")
 TAGS = ("O", "B-city", "I-city", "B-day", "I-day", "B-artist", "I-artist")
@@ -238,6 +245,36 @@ def seal_bundle(path: Path, **changes: Any) -> Path:
     return path
 
 
+PROOF_TEXTS = tuple(
+    f"{verb} {first} {second} number {number}"
+    for number in range(9)
+    for verb in ("please show me flights", "play a song", "is the weather awful")
+    for first in ("in boston", "from new york", "next week", "on monday")
+    for second in ("to boston", "good", "bad", "now")
+)
+"""432 texts, of which each of the 3 tasks answers all: 1,296 answers."""
+
+
+@dataclass(frozen=True)
+class ProofText:
+    """A dev example of a proof."""
+
+    text: str
+    pair: str | None = None
+
+
+def add_proof(path: Path, texts: Sequence[str] = PROOF_TEXTS) -> Path:
+    """Record the proof of a bundle from its own graph in fp32, and seal the bundle."""
+    bundle = load_bundle(path)
+    tokenizer = TextTokenizer(bundle.tokenizer_json, bundle.manifest.max_length)
+    engine = open_engine(bundle.graph(), "CPU", "fp32", 1)
+    predictor = EnginePredictor.from_bundle(bundle, engine, tokenizer, ["slots.logits"])
+    examples = [ProofText(text) for text in texts]
+    proof = record_proof(predictor, examples, bundle.manifest.encoder, [True] * len(examples))
+    (path / PROOF).write_bytes(proof_bytes(proof))
+    return seal_bundle(path)
+
+
 LOGGERS = ("palm_serve", "palm_serve.access", "asyncio", "grpc", "opentelemetry")
 
 
@@ -257,6 +294,18 @@ def restored_loggers() -> Iterator[None]:
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the shared bundle `tiny`. Tests must not write to it."""
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def proven_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build a bundle with a proof. Tests must not write to it."""
+    return add_proof(write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "proven", name="proven"))
+
+
+@pytest.fixture(scope="session")
+def make_proven_bundle() -> Callable[[Path], Path]:
+    """Return a function that writes a bundle with a proof into a new directory."""
+    return lambda path: add_proof(write_tiny_bundle(path, name="proven"))
 
 
 @pytest.fixture(scope="session")

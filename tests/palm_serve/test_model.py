@@ -156,7 +156,7 @@ def test_open_checks_the_bundle(tmp_path, make_tiny_bundle, reseal_bundle):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"provider": "TPU"}, "provider must be one of auto, CPU"),
+        ({"provider": "TPU"}, "provider must be auto, CPU"),
         ({"precision": "fp4"}, "precision must be one of auto, fp32"),
         ({"threads": 0}, "threads must be at least 1"),
     ],

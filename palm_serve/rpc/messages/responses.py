@@ -12,6 +12,7 @@ from palm_serve.rpc.messages.requests import CheckedRequest
 from palm_serve.types import (
     Answer,
     Classification,
+    EngineTrial,
     FallbackReason,
     Label,
     Match,
@@ -161,6 +162,20 @@ def model_message(model: "LoadedModel", limits: Limits) -> pb.Model:
         max_text_bytes=limits.text_bytes,
         provider=model.info.provider,
         precision=model.info.precision,
+        engine_trials=map(_engine_trial, model.info.selection.trials),
+        engine_reason=model.info.selection.reason,
+    )
+
+
+def _engine_trial(trial: EngineTrial) -> pb.EngineTrial:
+    return pb.EngineTrial(
+        variant=trial.variant,
+        provider=trial.provider,
+        precision=trial.precision,
+        outcome=trial.outcome,
+        reason=trial.reason,
+        latency_ms=trial.latency_ms,
+        chosen=trial.is_chosen,
     )
 
 

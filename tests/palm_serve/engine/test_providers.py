@@ -12,7 +12,9 @@ from onnx import helper
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.bundle.manifest import Gate, GraphVariant
 from palm_serve.engine import providers, timing
-from palm_serve.engine.providers import Candidate, gated_candidates, sample_batch, select_engine
+from palm_serve.engine.candidate import Candidate
+from palm_serve.engine.candidate_times import sample_batch
+from palm_serve.engine.providers import gated_candidates, select_engine
 from palm_serve.engine.session import open_engine
 from palm_serve.errors import BundleError, EngineError
 from palm_serve.types import EngineInfo
@@ -173,13 +175,12 @@ def test_auto_without_any_engine_raises(gated, present, caplog):
     assert "skipped CPU in fp32 (plain): CPU has no driver" in caplog.text
 
 
-def test_forced_provider_that_does_not_open_uses_the_cpu(gated, present, caplog):
+def test_forced_provider_that_does_not_open_raises(gated, present, caplog):
+    """It does not serve on the CPU in silence. `--provider CUDA,CPU` names the fallback."""
     present("CUDA", "CPU", failing=("CUDA",))
-    engine = select_engine(gated, provider="CUDA")
-    assert (engine.info.provider, engine.info.precision, engine.info.variant) == ("CPU", "fp32", "plain")
+    with pytest.raises(EngineError, match=r"CUDA in fp32 \(plain\) cannot be had on this machine.*--provider CUDA,CPU"):
+        select_engine(gated, provider="CUDA")
     assert "skipped CUDA in fp32 (plain): CUDA has no driver" in caplog.text
-    assert "nothing of what was asked for can run this bundle here; it runs on CPU in fp32 (plain)" in caplog.text
-    engine.run(sample_batch(gated, 1, 4))
 
 
 def break_runs(monkeypatch, engine):

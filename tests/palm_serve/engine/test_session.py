@@ -7,10 +7,11 @@ import pytest
 
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine import cpu_features, io_binding, openvino, options, providers, session
+from palm_serve.engine.candidate_times import sample_batch
 from palm_serve.engine.cores import usable_cores
+from palm_serve.engine.graph_check import check_graph
 from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.provider_fallback import FallbackEngine
-from palm_serve.engine.providers import sample_batch
 from palm_serve.engine.session import OrtEngine, open_engine
 from palm_serve.errors import EngineError, EngineTimeout
 
@@ -84,7 +85,7 @@ def test_openvino_in_fp32_equals_the_cpu(tiny_bundle):
     bundle = load_bundle(tiny_bundle)
     plain = open_engine(bundle.graph(), "CPU", "fp32", threads=1)
     engine = open_engine(bundle.graph(), "OpenVINO", "fp32", threads=1)
-    providers.check_graph(bundle, "plain", engine)
+    check_graph(bundle, "plain", engine)
     for rows, length in ((3, 7), (1, 5), (3, 7)):
         batch = sample_batch(bundle, rows, length)
         expected, outputs = plain.run(batch), engine.run(batch)

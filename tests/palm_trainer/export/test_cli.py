@@ -14,7 +14,7 @@ import pytest
 
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.bundle.manifest import Gate
-from palm_serve.engine.providers import Candidate
+from palm_serve.engine.candidate import Candidate
 from palm_trainer.cli import export as cli
 from palm_trainer.errors import ParityError
 from palm_trainer.export.gate import GateResult

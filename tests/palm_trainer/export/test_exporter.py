@@ -21,7 +21,7 @@ from palm_trainer.errors import ExportError
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.export.exporter import export_bundle
-from palm_trainer.export.predictors import EnginePredictor
+from palm_trainer.export.predictors import bundle_predictor
 from palm_trainer.model.checkpoint import load_trained
 from palm_trainer.model.multi_task import TrainedModel
 
@@ -33,6 +33,7 @@ FILES = {
     "golden.jsonl",
     "manifest.json",
     "model.onnx",
+    "proof.npz",
     "tokenizer.json",
 }
 
@@ -85,7 +86,7 @@ def test_served_answers_equal_the_evaluated_ones(
     bundle: Path, trained: TrainedModel, sets: Sequence[EvaluationSet]
 ) -> None:
     loaded = load_bundle(bundle)
-    predictor = EnginePredictor.from_bundle(loaded, select_engine(loaded, "CPU", threads=1))
+    predictor = bundle_predictor(loaded, select_engine(loaded, "CPU", threads=1))
     examples = sets[0].examples
     items = predictor.tokenize(examples)
     served = predictor.decode(

@@ -8,17 +8,18 @@ from dataclasses import replace
 
 import pytest
 
+from palm_serve.proof.comparison import LogitDifference, ParityResult
+from palm_serve.proof.predictor import EnginePredictor
 from palm_serve.types import EngineInfo
 from palm_trainer.export.gate import _largest_metric_drop, _make_gate_result
 from palm_trainer.export.graph import ExportGraph
-from palm_trainer.export.parity import LogitDifference, ParityResult
-from palm_trainer.export.predictors import EnginePredictor, TorchEngine
+from palm_trainer.export.predictors import TorchEngine, trained_predictor
 from palm_trainer.model.multi_task import TrainedModel
 
 
 @pytest.fixture
 def predictor(trained: TrainedModel) -> EnginePredictor:
-    return EnginePredictor.from_trained(trained, ExportGraph(trained.model, ("intent",)))
+    return trained_predictor(trained, ExportGraph(trained.model, ("intent",)))
 
 
 def make_parity_result(

@@ -12,17 +12,12 @@ from hypothesis import strategies as st
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.decoding import Item
 from palm_serve.engine.session import open_engine
+from palm_serve.proof.comparison import LOGIT_LIMIT, ParityResult, compare_answers, compare_single, record_answer
+from palm_serve.proof.shapes import stratified_shapes
 from palm_serve.types import Classification, Encoding, EngineInfo, FloatArray, Label, PaddedBatch
 from palm_trainer.export.graph import ExportGraph
-from palm_trainer.export.parity import (
-    LOGIT_LIMIT,
-    ParityResult,
-    _compare_answers,
-    _compare_single,
-    compare_shapes,
-    stratified_shapes,
-)
-from palm_trainer.export.predictors import EnginePredictor, TorchEngine
+from palm_trainer.export.parity import compare_shapes
+from palm_trainer.export.predictors import TorchEngine, bundle_predictor, trained_predictor
 from palm_trainer.model.multi_task import TrainedModel
 
 TASKS = ("intent", "slots", "sentiment")
@@ -48,8 +43,8 @@ def test_shapes_reach_every_octave_of_rows_and_tokens(max_length: int) -> None:
 def test_graph_equals_model_in_ten_thousand_shapes(bundle: Path, trained: TrainedModel) -> None:
     """A trace may freeze a shape that occurs once in thousands."""
     loaded = load_bundle(bundle)
-    result = ParityResult(EnginePredictor.from_bundle(loaded, open_engine(loaded.graph(), "CPU", "fp32", 1)))
-    reference = EnginePredictor.from_trained(trained, ExportGraph(trained.model, TASKS))
+    result = ParityResult(bundle_predictor(loaded, open_engine(loaded.graph(), "CPU", "fp32", 1)))
+    reference = trained_predictor(trained, ExportGraph(trained.model, TASKS))
     compare_shapes(reference, [result], trained.encoder.vocab_size, 10_000)
     assert result.check_exact() is None
     assert 0 < result.max_difference <= LOGIT_LIMIT
@@ -85,7 +80,7 @@ class ShiftedEngine:
 @pytest.mark.parametrize("padding", [True, False])
 def test_logit_limit_applies_to_tokens_but_not_to_padding(trained: TrainedModel, padding: bool) -> None:
     graph = ExportGraph(trained.model, TASKS)
-    reference = EnginePredictor.from_trained(trained, graph)
+    reference = trained_predictor(trained, graph)
     result = ParityResult(replace(reference, engine=ShiftedEngine(graph, padding)))
     compare_shapes(reference, [result], trained.encoder.vocab_size, 12)
     assert (result.check_exact() is None) == padding
@@ -96,7 +91,7 @@ def test_logit_limit_applies_to_tokens_but_not_to_padding(trained: TrainedModel,
 def test_answers_ignore_logits_at_padding(trained: TrainedModel) -> None:
     """The limit does not apply at padding, because answers are the same whatever the logits there are."""
     graph = ExportGraph(trained.model, TASKS)
-    predictor = EnginePredictor.from_trained(trained, graph)
+    predictor = trained_predictor(trained, graph)
     texts = ["fly to boston", "weather in san francisco on monday, please", "play"]
     encodings = [
         Encoding(e.input_ids, e.type_ids, e.offsets, e.segments) for e in predictor.tokenizer.encode_batch(texts)
@@ -118,15 +113,15 @@ def test_changed_rejection_counts_as_changed_answer(trained: TrainedModel, score
     intent = trained.tasks["intent"]
     limits = intent.thresholds.model_copy(update={"out_of_scope": 0.5})
     predictor = replace(
-        EnginePredictor.from_trained(trained, ExportGraph(trained.model, ("intent",))),
+        trained_predictor(trained, ExportGraph(trained.model, ("intent",))),
         tasks={"intent": intent.model_copy(update={"thresholds": limits})},
     )
     label = Label("flight", 0.5)
     expected = Classification(label, (label,), out_of_scope_score=0.5)
     answer = Classification(label, (label,), out_of_scope_score=score)
     result = ParityResult(predictor)
-    _compare_answers(result, 0, "'fly'", {"intent": expected}, {"intent": answer})
-    _compare_single(result, "intent", expected, answer, "'fly'")
+    compare_answers(result, 0, "'fly'", {"intent": record_answer(expected, intent)}, {"intent": answer})
+    compare_single(result, "intent", expected, answer, "'fly'")
     assert (result.equal_share, result.invariant_share) == ((1.0, 1.0) if equal else (0.0, 0.0))
     if not equal:
         assert result.unequal == [

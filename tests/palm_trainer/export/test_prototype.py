@@ -14,7 +14,7 @@ from palm_serve.types import PaddedBatch
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.export.exporter import export_bundle
 from palm_trainer.export.graph import ExportGraph
-from palm_trainer.export.predictors import EnginePredictor
+from palm_trainer.export.predictors import trained_predictor
 from palm_trainer.export.quantize import find_matmuls
 from palm_trainer.export.sensitivity import draw_samples, measure_sensitivities
 from palm_trainer.export.to_onnx import to_onnx
@@ -79,7 +79,7 @@ def test_sensitivity_of_the_class_vectors_is_measured(
     plain: bytes, with_prototypes: TrainedModel, sets: list[EvaluationSet]
 ) -> None:
     model = onnx.load_from_string(plain)
-    predictor = EnginePredictor.from_trained(with_prototypes, ExportGraph(with_prototypes.model, TASKS))
+    predictor = trained_predictor(with_prototypes, ExportGraph(with_prototypes.model, TASKS))
     sensitivities = measure_sensitivities(model, draw_samples(predictor, sets), {"slots.logits"})
     assert sensitivities[class_matrix(model)] > 0
 

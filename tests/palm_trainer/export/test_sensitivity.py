@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from palm_serve.bundle.loader import load_bundle
-from palm_serve.engine.providers import Candidate
+from palm_serve.engine.candidate import Candidate
 from palm_serve.engine.session import open_engine
+from palm_serve.proof.predictor import EnginePredictor
 from palm_trainer.errors import DataError
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.export.exporter import export_bundle
 from palm_trainer.export.gate import GateMeasurements, GateResult
 from palm_trainer.export.graph import ExportGraph
-from palm_trainer.export.predictors import EnginePredictor
+from palm_trainer.export.predictors import trained_predictor
 from palm_trainer.export.quantize import find_matmuls, to_int8
 from palm_trainer.export.sensitivity import (
     REMAINING_ERROR,
@@ -39,7 +40,7 @@ TASKS = ("intent", "slots", "sentiment")
 
 @pytest.fixture(scope="module")
 def side(trained: TrainedModel) -> EnginePredictor:
-    return EnginePredictor.from_trained(trained, ExportGraph(trained.model, TASKS))
+    return trained_predictor(trained, ExportGraph(trained.model, TASKS))
 
 
 @pytest.fixture(scope="module")

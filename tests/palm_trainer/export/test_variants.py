@@ -9,8 +9,9 @@ from onnx import numpy_helper
 
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.bundle.manifest import Gate
+from palm_serve.engine.candidate import PLAIN, Candidate
 from palm_serve.engine.padding import pad_batch
-from palm_serve.engine.providers import PLAIN, Candidate, select_engine
+from palm_serve.engine.providers import select_engine
 from palm_serve.engine.session import open_engine
 from palm_serve.errors import BundleError
 from palm_serve.types import Encoding
