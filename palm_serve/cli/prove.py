@@ -63,30 +63,36 @@ def prove(
     """
     start_log(LogLevel.ERROR)
     with report_errors():
-        from palm_serve.bundle.loader import PROOF, load_bundle
-        from palm_serve.proof.selection import EngineRequest
-        from palm_serve.registry.memory_limit import bundle_memory, limited_memory
-
-        memory = bundle_memory(bundle)
-        with limited_memory(memory):
-            loaded = load_bundle(bundle, trust=trust, defer_graphs=True)
-            if loaded.proof is None:
-                raise BundleError(
-                    f"{loaded.path} must hold {PROOF}, got none: it was exported by an earlier version. Export it again."
-                )
-            try:
-                outcomes, times = _prove(loaded, EngineRequest(provider, precision, threads, cache_dir))
-            except MemoryError:
-                raise EngineError(
-                    f"{loaded.path} must be proven within {memory / 2**20:,.0f} MiB, and needs more"
-                ) from None
-            loaded.verify()
+        loaded, outcomes, times = _load_and_prove(bundle, trust, (provider, precision, threads, cache_dir))
         if as_json:
             write_line(json.dumps(_as_json(loaded, outcomes, times), indent=2, ensure_ascii=False))
         else:
             _show_table(loaded, outcomes, times)
         if not any(outcome.passed for outcome in outcomes.values()):
             raise typer.Exit(1)
+
+
+def _load_and_prove(
+    path: Path, trust: Path | None, options: tuple[str, str, int | None, Path | None]
+) -> "tuple[Bundle, Mapping[Candidate, ProofOutcome], Mapping[Candidate, Times]]":
+    """Load a bundle and prove what the options of `EngineRequest` allow, in limited memory."""
+    from palm_serve.bundle.loader import PROOF, load_bundle
+    from palm_serve.proof.selection import EngineRequest
+    from palm_serve.registry.memory_limit import bundle_memory, limited_memory
+
+    memory = bundle_memory(path)
+    try:
+        with limited_memory(memory):
+            bundle = load_bundle(path, trust=trust, defer_graphs=True)
+            if bundle.proof is None:
+                raise BundleError(
+                    f"{bundle.path} must hold {PROOF}, got none: it was exported by an earlier version. Export it again."
+                )
+            outcomes, times = _prove(bundle, EngineRequest(*options))
+            bundle.verify()
+    except MemoryError:
+        raise EngineError(f"{path} must be proven within {memory / 2**20:,.0f} MiB, and needs more") from None
+    return bundle, outcomes, times
 
 
 def _prove(bundle: "Bundle", request: Any) -> "tuple[Mapping[Candidate, ProofOutcome], Mapping[Candidate, Times]]":
