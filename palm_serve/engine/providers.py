@@ -1,7 +1,6 @@
 """Provider selection: which graph of a bundle runs on which execution provider, by gates, availability and speed."""
 
 import functools
-import importlib.metadata
 import importlib.util
 import logging
 from collections.abc import Collection, Iterable, Sequence
