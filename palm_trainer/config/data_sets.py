@@ -158,7 +158,7 @@ class ArrowDataConfig(_WordTags):
 class PlainDataConfig(DataConfig):
     """Formats without options."""
 
-    format: Literal["squad", "clinc", "rasa", "text"]
+    format: Literal["squad", "clinc", "rasa", "text", "luis", "clu"]
 
 
 DATA_FORMATS: SectionUnion[DataConfig] = SectionUnion(
@@ -176,6 +176,8 @@ DATA_FORMATS: SectionUnion[DataConfig] = SectionUnion(
         "clinc": PlainDataConfig,
         "rasa": PlainDataConfig,
         "text": PlainDataConfig,
+        "luis": PlainDataConfig,
+        "clu": PlainDataConfig,
         "parquet": ArrowDataConfig,
         "datasets": ArrowDataConfig,
     },

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 
 from palm_trainer.data.formats import (
     clinc,
+    clu,
     conll,
     csv,
     datasets,
     joint,
     json_list,
     jsonl,
+    luis,
     parquet,
     rasa,
     squad,
@@ -33,6 +35,8 @@ FORMATS: Mapping[str, Parse] = {
     "clinc": checked(clinc.parse),
     "rasa": checked(rasa.parse),
     "text": checked(text.parse),
+    "luis": checked(luis.parse),
+    "clu": checked(clu.parse),
     "parquet": checked(parquet.parse),
     "datasets": checked(datasets.parse),
 }

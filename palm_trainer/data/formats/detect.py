@@ -1,17 +1,19 @@
 """Detection of file formats and their options: by the name if it tells the format, else by the first lines."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 
 from palm_trainer.data.formats.clinc import is_clinc
+from palm_trainer.data.formats.clu import is_clu
 from palm_trainer.data.formats.columns import PAIR_COLUMNS, SKIPPED, TEXT_COLUMNS
 from palm_trainer.data.formats.conll import numbers_tokens
 from palm_trainer.data.formats.datasets import HUB, STATE
 from palm_trainer.data.formats.joint import FILES
 from palm_trainer.data.formats.json_values import load_json
+from palm_trainer.data.formats.luis import is_luis
 from palm_trainer.data.formats.palm_tsv import SEPARATOR, TAG_COLUMNS
 from palm_trainer.data.formats.rasa import holds_examples, rasa_files
 from palm_trainer.data.formats.rasa_json import is_rasa_json
@@ -49,7 +51,7 @@ def detect_format(path: Path) -> Detection:
     if path.parts[:1] == (HUB,):
         return Detection("datasets")
     if not path.exists() and "#" in path.name:
-        return Detection("clinc")
+        return _detect_split(path)
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return Detection("parquet")
@@ -102,16 +104,31 @@ def _detect_directory(path: Path) -> Detection:
     )
 
 
+def _detect_split(path: Path) -> Detection:
+    """Detect the format of a file with several splits, of which the path names one after `#`."""
+    file = path.with_name(path.name.partition("#")[0])
+    return Detection("clu" if file.is_file() and detect_format(file).format == "clu" else "clinc")
+
+
+_JSON_FORMATS: tuple[tuple[str, Callable[[object], bool]], ...] = (
+    ("luis", is_luis),
+    ("clu", is_clu),
+    ("clinc", is_clinc),
+)
+"""Formats of JSON files, and the test of a file's content, in the order in which they are asked."""
+
+
 def _detect_json(path: Path) -> Detection:
     lines = list(filter(str.strip, split_lines(read_text(path))[:_SAMPLE_LINES]))
     if len(lines) > 1 and all(line.lstrip().startswith("{") and line.rstrip().endswith("}") for line in lines):
         return Detection("jsonl")
     value = load_json(path)
+    for name, has_structure in _JSON_FORMATS:
+        if has_structure(value):
+            return Detection(name)
     check_unread_json(path, value)
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         return Detection("squad")
-    if is_clinc(value):
-        return Detection("clinc")
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return Detection("json", FormatOptions(columns=_json_columns(value)))
     if is_rasa_json(value):

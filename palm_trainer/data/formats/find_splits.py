@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from palm_trainer.data.formats import clinc
+from palm_trainer.data.formats import clinc, clu
 from palm_trainer.data.formats.detect import Detection, detect_format
 from palm_trainer.data.formats.joint import FILES
 from palm_trainer.data.formats.rasa import holds_examples, rasa_files
@@ -66,15 +66,17 @@ def _splits_beside(file: Path) -> tuple[Splits, list[str]]:
 
 
 def _splits_inside(path: Path, detection: Detection) -> Splits:
-    """Return the splits of a CLINC file (`train`, `oos_train`), or the path itself to train on."""
-    if detection.format != "clinc":
+    """Return the splits of a file that holds several (CLINC: `train`, `oos_train`; CLU), or the path itself to train on."""
+    if detection.format not in ("clinc", "clu") or "#" in path.name:
         return {"train": [path]}
-    names = clinc.splits(path)
+    names = clinc.splits(path) if detection.format == "clinc" else clu.splits(path)
+    if names == [clu.TRAIN]:
+        return {"train": [path]}
     splits: Splits = {}
     for split, words in SPLIT_WORDS.items():
         paths = []
         for name in names:
-            if name.endswith(words):
+            if name.lower().endswith(words):
                 paths.append(path.with_name(f"{path.name}#{name}"))
         if paths:
             splits[split] = paths

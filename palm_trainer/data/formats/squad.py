@@ -19,6 +19,7 @@ from typing import Any
 from palm_trainer.config.mappings import absent
 from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.formats.json_values import load_json, parse_json
+from palm_trainer.data.formats.offsets import find_nearest
 from palm_trainer.data.formats.row_values import ANSWER
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, read_text, split_lines
 from palm_trainer.errors import DataError
@@ -239,19 +240,9 @@ def _locate(context: str, answer: str, start: int, source: str, defects: Defects
         return LabelledSpan(start, start + len(answer), "")
     if start < 0:
         defects.add(NO_START, source)
-    nearest = _find_nearest(context, answer, max(start, 0)) if answer.strip() else -1
+    nearest = find_nearest(context, answer, max(start, 0)) if answer.strip() else -1
     if nearest < 0:
         defects.add(ABSENT, source)
         return None
     defects.add(MOVED, source)
     return LabelledSpan(nearest, nearest + len(answer), "")
-
-
-def _find_nearest(text: str, answer: str, start: int) -> int:
-    """Return the position of an answer nearest to `start`, the earlier of two; -1 if it does not occur."""
-    start = min(start, len(text))
-    after = text.find(answer, start)
-    before = text.rfind(answer, 0, max(start - 1 + len(answer), 0)) if start else -1
-    if before >= 0 and (after < 0 or start - before <= after - start):
-        return before
-    return after

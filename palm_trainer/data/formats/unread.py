@@ -72,10 +72,6 @@ def _product(document: Any) -> str:
         return ""
     if "userSays" in document or ("responses" in document and "auto" in document):
         return "Dialogflow (intent)"
-    if "luis_schema_version" in document or _first_keys(document.get("utterances")) >= {"text", "intent", "entities"}:
-        return "LUIS"
-    if document.get("assetKind") or document.get("projectKind"):
-        return "Azure CLU"
     rows = document.get("utterances") or document.get("data")
     if "zip-command" in document or ("paragraphs" not in _first_keys(rows) and "text" in _first_keys(rows)):
         return "wit.ai or a like product"

@@ -125,8 +125,6 @@ def test_detect_format_text_with_few_signs_is_text(file):
 @pytest.mark.parametrize(
     ("content", "product"),
     [
-        ({"luis_schema_version": "7.0.0", "utterances": []}, "LUIS"),
-        ({"utterances": [{"text": "a", "intent": "b", "entities": []}]}, "LUIS"),
         (
             {"intents": {"a": {"utterances": [{"data": [{"text": "b"}]}]}}, "entities": {}, "language": "en"},
             "Snips NLU",
@@ -135,7 +133,6 @@ def test_detect_format_text_with_few_signs_is_text(file):
         ([{"id": "1", "data": [{"text": "a", "userDefined": False}], "isTemplate": False, "count": 0}], "Dialogflow"),
         ({"name": "a", "auto": True, "responses": [], "userSays": []}, "Dialogflow"),
         ({"data": [{"text": "a", "entities": [{"entity": "intent", "value": "b"}]}]}, "wit.ai"),
-        ({"projectKind": "Conversation", "assets": {"utterances": []}}, "Azure CLU"),
     ],
 )
 @pytest.mark.parametrize("indent", [None, 1])
