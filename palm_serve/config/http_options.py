@@ -12,7 +12,7 @@ class HttpOptions(OptionGroup):
         default=None,
         ge=0,
         le=65535,
-        description="Also answer HTTP on this port: the Open Inference Protocol's REST, Rasa's and Hugging Face's JSON, metrics. "
+        description="Also answer HTTP on this port: the Open Inference Protocol's REST, Rasa's and Hugging Face's JSON, Connect, gRPC-Web, metrics. "
         "0: any free port, which is printed. It listens on --host, or on 127.0.0.1 where that is a Unix socket, and has the TLS, "
         "tokens and limits of gRPC.",
     )

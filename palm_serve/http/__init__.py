@@ -14,6 +14,8 @@ open_inference.py  routes of the Open Inference Protocol
 inference_json.py  its JSON and binary tensors
 rasa.py         routes of Rasa
 huggingface.py  routes of Hugging Face's inference API
+connect.py      routes of Connect and gRPC-Web
+connect_codec.py  their bodies
 app.py          all routes
 listener.py     sockets, TLS, time limits of headers, draining
 """

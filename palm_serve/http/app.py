@@ -6,7 +6,7 @@ from collections.abc import Callable
 from starlette.routing import Route, Router
 
 from palm_serve.config import ServeOptions
-from palm_serve.http import huggingface, open_inference, rasa
+from palm_serve.http import connect, huggingface, open_inference, rasa
 from palm_serve.http.context import HttpContext, Receive, Scope, Send
 from palm_serve.http.endpoint import Endpoint, refuse
 from palm_serve.http.guard import App, Guard
@@ -16,6 +16,7 @@ from palm_serve.rpc.access.tokens import Scope as TokenScope
 from palm_serve.rpc.call import Call
 from palm_serve.rpc.call_handling import HandlerFactory
 from palm_serve.rpc.grpc_server import DIALOGUE, Services
+from palm_serve.rpc.messages.wire import max_fields
 from palm_serve.rpc.oip.service import SERVICE as OPEN_INFERENCE
 from palm_serve.v1 import palm_pb2 as pb
 
@@ -34,9 +35,12 @@ def make_app(services: Services, options: ServeOptions, metrics: Callable[[], by
     limit = options.limits.message_bytes
     dialogue = services.factory.for_service(DIALOGUE, DOOR)
     routes = [
+        *connect.routes(services, DOOR, limit, max_fields(options.limits)),
         *rasa.routes(services, dialogue, options),
-        *huggingface.routes(services, dialogue, limit),
-        *open_inference.routes(services.open_inference, services.factory.for_service(OPEN_INFERENCE, DOOR), limit),
+        *huggingface.routes(services, dialogue, options.limits),
+        *open_inference.routes(
+            services.open_inference, services.factory.for_service(OPEN_INFERENCE, DOOR), options.limits
+        ),
         _metrics_route(metrics, services.factory.for_service("metrics", DOOR), limit),
     ]
     return Guard(Router(routes, default=_not_found, redirect_slashes=False), options)

@@ -1,9 +1,10 @@
 """One HTTP request as the context of a call."""
 
 import asyncio
+import re
 import time
 import urllib.parse
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, NoReturn
 
 from palm_serve.errors import DeadlineExceeded, InvalidRequest
@@ -21,6 +22,9 @@ TRANSPORT = "transport"
 _JSON = "application/json"
 _TIMEOUT_KEY = "connect-timeout-ms"
 _MAX_TIMEOUT_DIGITS = 10
+_GRPC_TIMEOUT_KEY = "grpc-timeout"
+_GRPC_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
+_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
 class HttpContext:
@@ -43,7 +47,7 @@ class HttpContext:
         self.response_headers: list[tuple[str, str]] = []
         self.failure: HttpFailure | None = None
         self._receive = receive
-        self._deadline = _deadline(self.headers.get(_TIMEOUT_KEY, ""))
+        self._deadline = _deadline(self.headers)
         self._task = asyncio.current_task()
         self._reading = False
         self._reading_began = False
@@ -186,11 +190,21 @@ class HttpContext:
         return HttpFailure(HTTP_STATUSES[failed.code.name], failed.code.name, failed.message)
 
 
-def _deadline(milliseconds: str) -> float | None:
-    if not milliseconds:
+def _deadline(headers: Mapping[str, str]) -> float | None:
+    """Return the deadline on the clock of `time.monotonic()`. None: the client has none. Raises InvalidRequest."""
+    milliseconds = headers.get(_TIMEOUT_KEY)
+    if milliseconds is not None:
+        if not milliseconds.isdecimal() or len(milliseconds) > _MAX_TIMEOUT_DIGITS:
+            raise InvalidRequest(
+                f"Connect-Timeout-Ms must be a number of at most {_MAX_TIMEOUT_DIGITS} digits, got '{milliseconds[:32]}'. Correct it."
+            )
+        return time.monotonic() + int(milliseconds) / 1000
+    timeout = headers.get(_GRPC_TIMEOUT_KEY)
+    if timeout is None:
         return None
-    if not milliseconds.isdecimal() or len(milliseconds) > _MAX_TIMEOUT_DIGITS:
+    match = _GRPC_TIMEOUT.fullmatch(timeout)
+    if match is None:
         raise InvalidRequest(
-            f"Connect-Timeout-Ms must be a number of at most {_MAX_TIMEOUT_DIGITS} digits, got '{milliseconds[:32]}'. Correct it."
+            f"grpc-timeout must be at most 8 digits and a unit (H, M, S, m, u or n), got '{timeout[:32]}'. Correct it."
         )
-    return time.monotonic() + int(milliseconds) / 1000
+    return time.monotonic() + int(match[1]) * _UNITS_S[match[2]]

@@ -30,9 +30,20 @@ class Endpoint:
         answer: answers a request.
         describe_error: describes an error as the clients of the route expect it.
         max_bytes: largest body of a request.
+        error_status: HTTP status of every error. None: that of its code.
+        error_type: content type of errors.
     """
 
-    def __init__(self, answer: Answer, describe_error: DescribeError, max_bytes: int) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        describe_error: DescribeError,
+        max_bytes: int,
+        error_status: int | None = None,
+        error_type: str = _JSON,
+    ) -> None:
+        self._error_status = error_status
+        self._error_type = error_type
         self._answer = answer
         self._describe_error = describe_error
         self._max_bytes = max_bytes
@@ -65,14 +76,17 @@ class Endpoint:
 
     async def _send_failure(self, context: HttpContext, receive: Receive, send: Send, failed: HttpFailure) -> None:
         if context.body_is_read:
-            await send_response(send, failed.status, self._describe_error(failed), _JSON, failed.headers())
+            status = self._error_status or failed.status
+            await send_response(send, status, self._describe_error(failed), self._error_type, failed.headers())
         else:
             await self._refuse(context.scope, receive, send, failed, at_once=context.reading_began)
 
     async def _refuse(
         self, scope: Scope, receive: Receive, send: Send, failed: HttpFailure, at_once: bool = False
     ) -> None:
-        await refuse(scope, receive, send, failed.status, self._describe_error(failed), failed.headers(), at_once)
+        status = self._error_status or failed.status
+        body = self._describe_error(failed)
+        await refuse(scope, receive, send, status, body, failed.headers(), at_once, self._error_type)
 
 
 async def send_response(
@@ -108,6 +122,7 @@ async def refuse(
     body: bytes,
     headers: Sequence[tuple[str, str]] = (),
     at_once: bool = False,
+    media_type: str = _JSON,
 ) -> None:
     """Send an error to a client whose request was not read, and that may still send it.
 
@@ -119,14 +134,15 @@ async def refuse(
         receive: receives its body.
         send: sends the response.
         status: HTTP status.
-        body: body of the response, as JSON.
+        body: body of the response.
         headers: further headers.
         at_once: send the response first, because the body did not arrive in time.
+        media_type: type of the response.
     """
     if not at_once and _is_short(scope) and await _discard(receive):
-        await send_response(send, status, body, _JSON, headers)
+        await send_response(send, status, body, media_type, headers)
         return
-    await send_response(send, status, body, _JSON, [*headers, ("connection", "close")], unfinished=True)
+    await send_response(send, status, body, media_type, [*headers, ("connection", "close")], unfinished=True)
     await _discard(receive)
     await send({"type": "http.response.body", "body": b""})
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.routing import Route
 
 from palm_serve.bundle.manifest import Manifest, Role
+from palm_serve.config import Limits
 from palm_serve.decoding import label_names
 from palm_serve.errors import InvalidRequest
 from palm_serve.http.context import HttpContext
@@ -24,6 +25,7 @@ from palm_serve.rpc.access.tokens import Scope
 from palm_serve.rpc.call_handling import HandlerFactory
 from palm_serve.rpc.grpc_server import Services
 from palm_serve.rpc.messages.status import item_error
+from palm_serve.rpc.messages.wire import max_fields
 from palm_serve.v1 import palm_pb2 as pb
 
 TopK = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -50,15 +52,16 @@ class TokenClassificationRequest(BaseModel):
     inputs: str | list[str]
 
 
-def routes(services: Services, factory: HandlerFactory, max_bytes: int) -> list[Route]:
+def routes(services: Services, factory: HandlerFactory, limits: Limits) -> list[Route]:
     """Return the routes.
 
     Args:
         services: the services.
         factory: creates the handlers of calls.
-        max_bytes: largest body of a request.
+        limits: limits of one client.
     """
-    door = _HuggingFace(services, factory)
+    door = _HuggingFace(services, factory, limits)
+    max_bytes = limits.message_bytes
     table: list[tuple[str, Answer]] = [
         ("/hf/text-classification", door.classify_texts),
         ("/hf/token-classification", door.classify_tokens),
@@ -69,16 +72,18 @@ def routes(services: Services, factory: HandlerFactory, max_bytes: int) -> list[
 class _HuggingFace:
     """Answers of the routes. A list of texts is a ParseBatch, all of whose texts must be answered."""
 
-    def __init__(self, services: Services, factory: HandlerFactory) -> None:
+    def __init__(self, services: Services, factory: HandlerFactory, limits: Limits) -> None:
         self._services = services
         self._factory = factory
+        self._max_items = limits.batch_items
+        self._max_fields = max_fields(limits)
 
     async def classify_texts(self, context: HttpContext) -> bytes:
         """Rank the labels of each text."""
         choice = _Choice(self._services, context, "intent", "a classifier of texts")
 
         def read(body: bytes) -> tuple[str | list[str], int]:
-            request = read_json(TextClassificationRequest, body)
+            request = read_json(TextClassificationRequest, body, self._max_fields)
             top_k = None if request.parameters is None else request.parameters.top_k
             return request.inputs, top_k or choice.label_count()
 
@@ -89,7 +94,7 @@ class _HuggingFace:
         choice = _Choice(self._services, context, "slots", "a task that finds spans")
 
         def read(body: bytes) -> tuple[str | list[str], int]:
-            return read_json(TokenClassificationRequest, body).inputs, 0
+            return read_json(TokenClassificationRequest, body, self._max_fields).inputs, 0
 
         return await self._ask(context, choice, read, _entities, always_listed=False)
 
@@ -117,7 +122,13 @@ class _HuggingFace:
             inputs, top_k = read_inputs(body)
             is_single = isinstance(inputs, str)
             message = pb.ParseBatchRequest()
-            for text in [inputs] if isinstance(inputs, str) else inputs:
+            texts = [inputs] if isinstance(inputs, str) else inputs
+            if len(texts) > self._max_items:
+                raise InvalidRequest(
+                    f"inputs must have at most {self._max_items:,} items, got {len(texts):,}. Send several requests.",
+                    "inputs",
+                )
+            for text in texts:
                 message.requests.append(choice.request(text, top_k))
             return message
 

@@ -61,9 +61,11 @@ class Inference:
         model: name of the model in the path.
         version: version in the path. Empty: any.
         json_length: value of BINARY_HEADER. Empty: the body is JSON.
+        max_fields: largest number of values of the JSON.
     """
 
-    def __init__(self, model: str, version: str, json_length: str) -> None:
+    def __init__(self, model: str, version: str, json_length: str, max_fields: int) -> None:
+        self._max_fields = max_fields
         self._model = model
         self._version = version
         self._json_length = json_length
@@ -75,7 +77,7 @@ class Inference:
     def read(self, body: bytes) -> oip.ModelInferRequest:
         """Parse the body. Raises InvalidRequest."""
         json_length = self._length(body)
-        request = read_json(InferRequest, body[:json_length])
+        request = read_json(InferRequest, body[:json_length], self._max_fields)
         message = oip.ModelInferRequest(model_name=self._model, model_version=self._version, id=request.id)
         self._all_binary = request.parameters.pop(_ALL_BINARY, False) is True
         _set_parameters(message.parameters, request.parameters)

@@ -7,6 +7,7 @@ from typing import Any
 from google.protobuf.message import Message
 from starlette.routing import Route
 
+from palm_serve.config import Limits
 from palm_serve.http.context import HttpContext
 from palm_serve.http.endpoint import Answer, Endpoint
 from palm_serve.http.inference_json import BINARY_HEADER, Inference
@@ -16,6 +17,7 @@ from palm_serve.oip import inference_pb2 as oip
 from palm_serve.rpc.access.tokens import Scope
 from palm_serve.rpc.call import Call
 from palm_serve.rpc.call_handling import HandlerFactory
+from palm_serve.rpc.messages.wire import max_fields
 from palm_serve.rpc.oip.service import OpenInferenceService
 
 _EXTENSION = "binary_tensor_data"
@@ -32,15 +34,16 @@ _BINARY_TYPE = "application/octet-stream"
 Method = Callable[[Any, Call], Awaitable[Any]]
 
 
-def routes(service: OpenInferenceService, factory: HandlerFactory, max_bytes: int) -> list[Route]:
+def routes(service: OpenInferenceService, factory: HandlerFactory, limits: Limits) -> list[Route]:
     """Return the routes.
 
     Args:
         service: answers the requests.
         factory: creates the handlers of calls.
-        max_bytes: largest body of a request.
+        limits: limits of one client.
     """
-    door = _OpenInference(service, factory)
+    door = _OpenInference(service, factory, max_fields(limits))
+    max_bytes = limits.message_bytes
     table: list[tuple[str, str, Answer]] = [
         ("GET", "/v2", door.server_metadata),
         ("GET", "/v2/health/live", door.live),
@@ -80,7 +83,8 @@ async def _unsupported(context: HttpContext) -> bytes:
 class _OpenInference:
     """Answers of the routes, each by the method of the service that gRPC calls too."""
 
-    def __init__(self, service: OpenInferenceService, factory: HandlerFactory) -> None:
+    def __init__(self, service: OpenInferenceService, factory: HandlerFactory, max_fields: int) -> None:
+        self._max_fields = max_fields
         self._service = service
         self._factory = factory
 
@@ -108,7 +112,8 @@ class _OpenInference:
     async def infer(self, context: HttpContext) -> bytes:
         """Answer one batch of texts."""
         values = context.path_values
-        inference = Inference(values["model"], values.get("version", ""), context.headers.get(BINARY_HEADER, ""))
+        json_length = context.headers.get(BINARY_HEADER, "")
+        inference = Inference(values["model"], values.get("version", ""), json_length, self._max_fields)
         exchange = self._factory.exchange(
             "ModelInfer", inference.read, self._service.model_infer, inference.write, Scope.PARSE
         )
