@@ -3,7 +3,6 @@
 import ctypes
 import functools
 import importlib.metadata
-import mmap
 import re
 import sys
 from pathlib import Path
@@ -14,8 +13,10 @@ _DRIVER = "proc/driver/nvidia/version"
 _GPUS = "proc/driver/nvidia/gpus"
 _DRIVER_LIBRARY = "libcuda.so.1"
 _PROVIDER_LIBRARY = "libonnxruntime_providers_cuda.so"
-_NEEDED = re.compile(rb"lib(?:cudart|cublasLt|cublas|cudnn|cufft|curand)\.so\.\d+")
-"""Names of the libraries that the GPU build of ONNX Runtime is linked with."""
+_NOT_FOUND = "cannot open shared object file"
+_COMPLETE = (
+    "The driver and the libraries of CUDA and cuDNN load. Compare their versions with those that ONNX Runtime needs."
+)
 _PACKAGES = re.compile(r"(nvidia|tensorrt)[-_]", re.IGNORECASE)
 
 
@@ -52,14 +53,13 @@ def explain_missing_gpu() -> str:
     """Return what keeps CUDA from being used, after a session has fallen back to the CPU."""
     if sys.platform != "linux":
         return "Check that the driver, CUDA and cuDNN are installed."
-    fault = _driver_fault()
-    if fault:
-        return fault
-    missing = _missing_libraries(Path(ort.__file__).parent / "capi" / _PROVIDER_LIBRARY)
+    faults = [_driver_fault()]
+    missing = _missing_library(Path(ort.__file__).parent / "capi" / _PROVIDER_LIBRARY)
     if missing:
-        names = ", ".join(missing)
-        return f"These libraries cannot be loaded: {names}. Install them, as with `pip install 'palm-nlu[serve-gpu]'`."
-    return "The driver and the libraries of CUDA and cuDNN load. Compare their versions with those that ONNX Runtime needs."
+        faults.append(
+            f"A library cannot be loaded: {missing}. `pip install 'palm-nlu[serve-gpu]'` installs CUDA and cuDNN."
+        )
+    return " ".join(filter(None, faults)) or _COMPLETE
 
 
 def _driver_fault() -> str:
@@ -74,17 +74,14 @@ def _driver_fault() -> str:
     return ""
 
 
-def _missing_libraries(provider: Path) -> list[str]:
-    """Return the libraries that ONNX Runtime's CUDA provider is linked with and that cannot be loaded."""
+def _missing_library(provider: Path) -> str:
+    """Return the name of a library that ONNX Runtime's CUDA provider needs and that cannot be loaded, or an empty text.
+
+    The session has tried the same before, so nothing is loaded here that was not.
+    """
     try:
-        with provider.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            names = {name.decode() for name in _NEEDED.findall(content)}
-    except (OSError, ValueError):
-        return [provider.name]
-    missing = []
-    for name in sorted(names):
-        try:
-            ctypes.CDLL(name)
-        except OSError:
-            missing.append(name)
-    return missing
+        ctypes.CDLL(str(provider))
+    except OSError as error:
+        name, _, reason = str(error).partition(": ")
+        return Path(name).name if _NOT_FOUND in reason else ""
+    return ""

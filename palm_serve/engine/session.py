@@ -1,7 +1,9 @@
 """Sessions: open one graph on one execution provider of ONNX Runtime, or on OpenVINO."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,18 @@ def _make_directory(path: Path | None) -> Path | None:
     return path
 
 
+@contextmanager
+def _gpu_libraries() -> Iterator[None]:
+    """Load the libraries of CUDA, and keep off standard output what ONNX Runtime prints where some are missing.
+
+    The output may be JSON. Its reasons are told by `explain_missing_gpu`.
+    """
+    ort.set_default_logger_severity(_FATAL_ONLY)
+    with redirect_stdout(sys.stderr):
+        ort.preload_dlls()
+        yield
+
+
 def _open_session(
     graph: Path | GraphFile,
     info: EngineInfo,
@@ -150,8 +164,6 @@ def _open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     on_gpu = info.provider in (CUDA, TENSORRT)
     try:
-        if on_gpu:
-            ort.preload_dlls()
         source: str | bytes
         if isinstance(graph, Path):
             source = str(graph)
@@ -161,7 +173,8 @@ def _open_session(
             options.add_external_initializers_from_files_in_memory(
                 list(graph.external), weights, [len(content) for content in weights]
             )
-        session = ort.InferenceSession(source, sess_options=options, providers=providers)
+        with _gpu_libraries() if on_gpu else nullcontext():
+            session = ort.InferenceSession(source, sess_options=options, providers=providers)
         if isinstance(graph, GraphFile):
             # It would keep a second copy of the graph, to open it again on other providers. FallbackEngine does that.
             session.disable_fallback()

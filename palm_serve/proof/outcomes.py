@@ -16,6 +16,7 @@ from palm_serve.engine.gpu import gpu_facts
 from palm_serve.engine.machine_cache import MachineCache
 from palm_serve.engine.options import CUDA, OPENVINO, TENSORRT
 from palm_serve.engine.timing import machine_facts
+from palm_serve.errors import shorten_message
 from palm_serve.proof.comparison import (
     CONFIDENCE_LIMIT,
     EQUAL_SHARE,
@@ -71,7 +72,7 @@ def judge_result(result: ParityResult, prover: Prover) -> ProofOutcome:
             figures[name] = float(f"{value:.4g}")
     if reason is None:
         return ProofOutcome(status="passed", figures=figures)
-    return ProofOutcome(status="failed", reason=reason, summary=_summarize(result), figures=figures)
+    return ProofOutcome(status="failed", reason=shorten_message(reason), summary=_summarize(result), figures=figures)
 
 
 class OutcomeCache:

@@ -26,6 +26,13 @@ log = logging.getLogger(__name__)
 
 PROOF_BUDGET_S = 20.0
 """Seconds after which a start proves no further combination, unless its time limit says otherwise."""
+_FAILURES = {
+    "failed": "failed the proof",
+    "unusable": "is unusable",
+    "not_tried": "is not tried",
+    "passed": "passed the proof, but does not run",
+}
+"""What went wrong, by the outcome of a combination that is not used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +66,17 @@ class EngineRequest:
 
 @dataclass(frozen=True)
 class MachineFacts:
-    """What this process has found out about the machine: times and outcomes of proofs. New ones are added."""
+    """What this process has found out about the machine. New facts are added.
+
+    Args:
+        times: times of graphs.
+        outcomes: outcomes of proofs.
+        missing: providers that cannot be used for any graph, with the reason. They are not tried again.
+    """
 
     times: MeasuredTimes = field(default_factory=dict)
     outcomes: KnownOutcomes = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 class CandidateProver:
@@ -97,7 +111,7 @@ class CandidateProver:
         self._cache = OutcomeCache(self.directory, bundle, request.threads, used_providers, facts.outcomes)
         self._known = {} if anew else self._cache.load()
         self._prover: Prover | None = None
-        self._missing: dict[str, str] = {}
+        self._missing = {} if anew else facts.missing
         self._stop = time.monotonic() + request.budget_s
 
     def known(self, candidate: Candidate) -> ProofOutcome | None:
@@ -190,6 +204,8 @@ def _select(bundle: Bundle, request: EngineRequest, facts: MachineFacts) -> Serv
         bundle, candidates, prover, request, facts
     )
     _log_outcomes(prover.outcomes, bundle)
+    for provider, reason in facts.missing.items():
+        _warn_once(f"{provider} is not used: {reason}")
     bundle.verify()
     if selected is None:
         raise EngineError(f"{bundle.path}: {request} cannot be had: {_describe_failures(prover.outcomes)}")
@@ -298,9 +314,14 @@ def _open_plain(bundle: Bundle, request: EngineRequest, facts: MachineFacts) -> 
     return engine
 
 
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Log a warning about the machine once in a process."""
+    log.warning(message)
+
+
 def _log_outcomes(outcomes: Mapping[Candidate, ProofOutcome], bundle: Bundle) -> None:
-    """Log each combination. The same reason is told once."""
-    logged_reasons: set[str] = set()
+    """Log each combination."""
     for candidate, outcome in outcomes.items():
         name = f"{bundle.manifest.name}: {candidate}"
         if outcome.passed:
@@ -308,9 +329,8 @@ def _log_outcomes(outcomes: Mapping[Candidate, ProofOutcome], bundle: Bundle) ->
             log.info("%s passed the proof, largest difference of a logit %.2g", name, gap)
         elif outcome.status == "failed":
             log.warning("%s failed the proof and is not used: %s", name, outcome.reason)
-        elif outcome.status == "unusable" and outcome.reason not in logged_reasons:
-            logged_reasons.add(outcome.reason)
-            log.warning("%s is not used: %s", name, outcome.reason)
+        elif outcome.status == "unusable":
+            _warn_once(f"{candidate.provider} is not used: {outcome.reason}")
         elif outcome.status == "not_tried":
             log.info("%s is not tried: %s", name, outcome.reason)
 
@@ -318,8 +338,7 @@ def _log_outcomes(outcomes: Mapping[Candidate, ProofOutcome], bundle: Bundle) ->
 def _describe_failures(outcomes: Mapping[Candidate, ProofOutcome]) -> str:
     failures = []
     for candidate, outcome in outcomes.items():
-        verb = {"failed": "failed the proof", "unusable": "is unusable", "not_tried": "is not tried"}[outcome.status]
-        failures.append(f"{candidate} {verb}: {outcome.reason}")
+        failures.append(f"{candidate} {_FAILURES[outcome.status]}: {outcome.reason or 'the log says why'}")
     return "; ".join(dict.fromkeys(failures))
 
 

@@ -28,6 +28,8 @@ LOAD_LIMIT_S = 60.0
 _CHECK_ROWS = 4
 """Rows of a golden check while other models are in service. A request can come to wait for that many."""
 _CHECK_WARM_UP_S = 0.1
+_KEPT_OUTCOMES = 64
+"""Bundles whose outcomes are kept in memory. Every version that is swapped in has its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +135,13 @@ class BundleOpener:
             budget_s=self._request.budget_s,
             nice=self._choice.nice,
             measured=self._facts.times,
-            outcomes=self._facts.outcomes,
         )
         result = await self._trials.try_bundle(request, self._load_limit_s)
         self._facts.times.update(result.measured)
+        self._facts.missing.update(result.missing)
         self._facts.outcomes.update(result.outcomes)
+        while len(self._facts.outcomes) > _KEPT_OUTCOMES:
+            del self._facts.outcomes[next(iter(self._facts.outcomes))]
 
     async def read(self, path: Path) -> Bundle:
         """Read and verify a bundle, except for its graphs. Raises BundleError."""
@@ -161,7 +165,7 @@ class BundleOpener:
         """
         if not beside_others:
             return await self._in_thread(bundle.path, self._open_alone, bundle, latency)
-        pipeline = await self._in_thread(bundle.path, self._choice.open, bundle, self._facts, self._load_limit_s)
+        pipeline = await self._in_thread(bundle.path, self._make_pipeline, bundle)
         await self._check_beside_others(pipeline, latency)
         return pipeline
 
@@ -195,12 +199,15 @@ class BundleOpener:
         self.opening = False
         return future.result()
 
+    def _make_pipeline(self, bundle: Bundle) -> Pipeline:
+        return self._choice.open(bundle, self._facts, self._load_limit_s)
+
     def _open_alone(self, bundle: Bundle, latency: EngineLatency) -> Pipeline:
         """Open the first engine at full speed, in limited memory."""
         memory = bundle_memory(bundle.path)
         try:
             with limited_memory(memory):
-                pipeline = self._choice.open(bundle, self._facts, self._load_limit_s)
+                pipeline = self._make_pipeline(bundle)
                 self._running = pipeline
                 check_and_warm_up(pipeline, self._limits, latency.run.observe)
         except MemoryError:

@@ -59,8 +59,6 @@ class TrialRequest(BaseModel):
     nice: int
     measured: Mapping[str, Mapping[str, Times]]
     """Times of engines that the server knows already."""
-    outcomes: Mapping[str, Mapping[str, ProofOutcome]] = {}
-    """Outcomes of proofs that the server knows already."""
 
 
 class TrialResult(BaseModel):
@@ -71,7 +69,9 @@ class TrialResult(BaseModel):
     measured: Mapping[str, Mapping[str, Times]] = {}
     """Times of engines, with those that the trial has measured."""
     outcomes: Mapping[str, Mapping[str, ProofOutcome]] = {}
-    """Outcomes of proofs, with those of the trial."""
+    """Outcomes of the proof."""
+    missing: Mapping[str, str] = {}
+    """Execution providers that cannot be used, with the reason."""
     bundle_fault: str = ""
     engine_fault: str = ""
 
@@ -171,7 +171,7 @@ def took_too_long(path: Path, limit_s: float) -> str:
 def run_trial(request: TrialRequest) -> TrialResult:
     """Load, check and warm up a bundle in this process."""
     memory = bundle_memory(request.path)
-    facts = MachineFacts(dict(request.measured), dict(request.outcomes))
+    facts = MachineFacts(dict(request.measured))
     engine_request = EngineRequest(
         request.provider, request.precision, request.threads, request.cache, request.budget_s
     )
@@ -190,7 +190,9 @@ def run_trial(request: TrialRequest) -> TrialResult:
         reason = f"{type(error).__name__}: {one_line(error)}"
         limit = f"{memory / 2**20:,.0f} MiB"
         return TrialResult(engine_fault=f"{request.path} cannot be loaded (it may use {limit}): {reason}")
-    return TrialResult(version=bundle.manifest.version, measured=facts.times, outcomes=facts.outcomes)
+    return TrialResult(
+        version=bundle.manifest.version, measured=facts.times, outcomes=facts.outcomes, missing=facts.missing
+    )
 
 
 def check_and_warm_up(

@@ -205,3 +205,13 @@ def test_fallback_engine_does_not_fall_back_when_its_run_is_stopped(tiny_bundle)
     assert stopped.interrupted
     with pytest.raises(EngineTimeout):
         engine.run(pad_batch([], ("input_ids",)))
+
+
+def test_gpu_session_prints_nothing_on_standard_output(tiny_bundle, monkeypatch, capsys):
+    """ONNX Runtime prints which libraries it cannot load. The output of a command may be JSON."""
+    monkeypatch.setattr(session.ort, "preload_dlls", lambda: print("Failed to load libcublas.so.13"))
+    with pytest.raises(EngineError, match="CUDA"):
+        open_engine(tiny_bundle / "model.onnx", "CUDA", "fp32", 1)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "libcublas.so.13" in captured.err

@@ -13,6 +13,7 @@ from palm_serve.bundle.loader import Bundle, load_bundle
 from palm_serve.engine import providers, timing
 from palm_serve.engine.session import open_engine
 from palm_serve.errors import EngineError, ProviderMissing
+from palm_serve.proof import selection
 from palm_serve.types import EngineInfo, FloatArray, PaddedBatch
 
 Lie = Callable[[PaddedBatch, dict[str, FloatArray]], None]
@@ -100,6 +101,7 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     """Return a machine with a CPU and an empty cache. `seconds` replaces the clock by provider."""
     machine = Machine()
+    selection._warn_once.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(providers, "available_providers", lambda: machine.providers)
     monkeypatch.setattr(providers, "open_engine", machine.open)

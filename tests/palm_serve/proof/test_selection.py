@@ -92,6 +92,33 @@ def test_session_that_fails_to_load_is_told_once(proven, machine, caplog):
     assert [opened[0] for opened in machine.opened].count("CUDA") == 1
 
 
+def test_missing_provider_is_told_once_for_all_models(proven, machine, caplog):
+    machine.fail("CUDA", "CUDA is not available. The NVIDIA driver is missing.")
+    facts = MachineFacts()
+    select(proven, facts)
+    anew = dataclasses.replace(proven, manifest=proven.manifest.model_copy(update={"version": "another"}))
+    select(anew, facts)
+    select(anew, MachineFacts(missing=facts.missing))
+    assert caplog.text.count("CUDA is not used: CUDA is not available. The NVIDIA driver is missing.") == 1
+    assert [opened[0] for opened in machine.opened].count("CUDA") == 1, "it is not tried for each model"
+
+
+def test_session_that_passes_and_then_fails_is_an_error(proven, machine):
+    """It fails while it is timed, and so do all others."""
+    machine.fake("CUDA", runs=500)
+    machine.fake("CPU", runs=500)
+    prove = select(proven, provider="CUDA")
+    assert prove.info.provider == "CUDA"
+    used_runs = 500 - prove._engine.remaining
+    machine.fake("CUDA", runs=used_runs)
+    machine.fake("CPU", runs=used_runs)
+    anew = dataclasses.replace(proven, manifest=proven.manifest.model_copy(update={"version": "another"}))
+    with pytest.raises(
+        EngineError, match=r"CPU in fp32 \(plain\) passed the proof, but does not run: the log says why"
+    ):
+        select(anew)
+
+
 def test_session_that_fails_in_the_proof_is_refused(proven, machine, caplog):
     machine.fake("CUDA", runs=20)
     assert select(proven).info.provider == "CPU"

@@ -8,10 +8,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.errors import BundleError, EngineError
+from palm_serve.proof import selection
+from palm_serve.proof.selection import EngineRequest, MachineFacts, select_proven_engine
 from palm_serve.registry import memory_limit, trial
 from palm_serve.registry.memory_limit import bundle_memory, limited_memory
 from palm_serve.registry.trial import TrialProcess, TrialRequest
@@ -52,6 +56,43 @@ def test_trial_of_a_good_bundle_returns_its_version(tiny_bundle: Path) -> None:
             result = await process.try_bundle(request_for(tiny_bundle), PATIENCE_S)
             assert result.version == load_bundle(tiny_bundle).manifest.version
             assert result.measured == {"digest": {"a": (1.0,)}}
+
+    trying(use)
+
+
+def test_trial_proves_and_hands_the_outcomes_over(proven_bundle: Path, tmp_path: Path) -> None:
+    """The process that serves then opens what passed, and repeats no comparison beside its traffic."""
+    request = request_for(proven_bundle, "auto").model_copy(update={"cache": tmp_path / "file" / "below"})
+    (tmp_path / "file").write_text("nothing can be kept here")
+
+    async def use(process: TrialProcess) -> None:
+        result = await process.try_bundle(request, PATIENCE_S)
+        (outcomes,) = result.outcomes.values()
+        assert outcomes["CPU in fp32 (plain)"].status == "passed"
+        facts = MachineFacts(dict(result.measured), dict(result.outcomes))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(selection, "judge_result", lambda *_: pytest.fail("proven again"))
+            engine = select_proven_engine(
+                load_bundle(proven_bundle), EngineRequest(threads=1, cache=request.cache), facts
+            )
+        assert "passed the proof" in engine.info.selection.reason
+
+    trying(use)
+
+
+def test_trial_refuses_a_bundle_that_fails_its_proof(
+    make_proven_bundle: Callable[[Path], Path], reseal_bundle: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    path = make_proven_bundle(tmp_path / "changed")
+    model = onnx.load(path / "model.onnx")
+    (table,) = [tensor for tensor in model.graph.initializer if tensor.name == "table"]
+    table.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(table) + np.float32(0.25), "table"))
+    onnx.save(model, path / "model.onnx")
+    reseal_bundle(path)
+
+    async def use(process: TrialProcess) -> None:
+        with pytest.raises(EngineError, match=r"'CPU' cannot be had: .*the limit is a difference of 0.0001"):
+            await process.try_bundle(request_for(path), PATIENCE_S)
 
     trying(use)
 
