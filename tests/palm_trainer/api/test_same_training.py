@@ -1,6 +1,7 @@
 """Keys of `[train]` have the same effect from Python as from a configuration: the same weights to the bit, and the same log."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -268,26 +269,48 @@ trainer.train(print_steps=1)
 """
 
 
-def run_script(launcher, script, *arguments):
-    command = [*launcher, str(script), *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+def run_script(script, vocabulary, data, output):
+    sys.argv = [str(script), str(vocabulary), str(data), str(output)]
+    runpy.run_path(str(script), run_name="__main__")
 
 
-def test_torchrun_trains_one_model_and_speaks_once(vocab_path, tmp_path, files):
+def check_joint_training(alone, joint, folder):
+    """Check what one process printed and saved against what two did."""
+    without_speed = []
+    for text in (alone, joint):
+        without_speed.append([line.split("speed")[0].replace("joint", "alone") for line in text.splitlines()])
+    assert without_speed[0] == without_speed[1]
+    weights = [load_file(folder / run / "ckpt.step9/model.safetensors") for run in ("alone", "joint")]
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-5)
+    start = json.loads((folder / "joint/events.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert start["processes"] == 2
+
+
+def test_two_processes_train_one_model_and_speak_once(vocab_path, tmp_path, files, together):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT, encoding="utf-8")
     data = files.intent(tmp_path, 12)
-    alone = run_script([sys.executable], script, vocab_path, data, tmp_path / "alone")
+    printed = []
+    for size, name in ((1, "alone"), (2, "joint")):
+        group = together(size, run_script, script, vocab_path, data, tmp_path / name)
+        assert group.codes() == [0] * size, group.printed("err")
+        first, *others = group.printed("out")
+        assert others == [""] * (size - 1)
+        printed.append(first)
+    check_joint_training(*printed, tmp_path)
+
+
+@pytest.mark.slow
+def test_torchrun_trains_one_model_and_speaks_once(vocab_path, tmp_path, files):
+    """The launcher itself, whose three processes load torch each."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    data = files.intent(tmp_path, 12)
     torchrun = [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", "2", "--standalone"]
-    together = run_script(torchrun, script, vocab_path, data, tmp_path / "together")
-    without_speed = [
-        [line.split("speed")[0].replace("together", "alone") for line in text.splitlines()]
-        for text in (alone, together)
-    ]
-    assert without_speed[0] == without_speed[1]
-    weights = [load_file(tmp_path / run / "ckpt.step9/model.safetensors") for run in ("alone", "together")]
-    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-5)
-    start = json.loads((tmp_path / "together/events.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    assert start["processes"] == 2
+    printed = []
+    for launcher, name in (([sys.executable], "alone"), (torchrun, "joint")):
+        command = [*launcher, str(script), str(vocab_path), str(data), str(tmp_path / name)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert result.returncode == 0, result.stderr
+        printed.append(result.stdout)
+    check_joint_training(*printed, tmp_path)
