@@ -44,6 +44,18 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _short_timing() -> Iterator[None]:
+    """Measure the engines of each tiny graph for tenths of a second: an export would take three times as long.
+
+    Every engine is still run in every shape for the fewest rounds that count.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("palm_trainer.export.report._TIMING_BUDGET_S", 0.1)
+        patch.setattr("palm_serve.engine.providers._TIMING_BUDGET_S", 0.1)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
     """Commands install handlers for the signals that end them; the test runner keeps its own."""
