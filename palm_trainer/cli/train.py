@@ -2,9 +2,7 @@
 
 import json
 import logging
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -19,6 +17,7 @@ from palm_serve.system.usage_errors import ProgramGroup
 from palm_trainer.cli.add_class import add_class_app
 from palm_trainer.cli.environment import limit_spinning, limit_threads
 from palm_trainer.cli.models import models_app
+from palm_trainer.cli.stop_request import StopRequest
 from palm_trainer.config.atomic_files import write_output
 from palm_trainer.config.moved_keys import MovedKeyWarning
 from palm_trainer.errors import PalmError
@@ -75,7 +74,7 @@ def run(
         if not processes.is_first:  # the first process warns
             warnings.filterwarnings("ignore", category=MovedKeyWarning)
         settings = load_config(config, overrides or (), output)
-        stop = _StopRequest(single_process=processes.size == 1)
+        stop = StopRequest(single_process=processes.size == 1)
         events = train(settings, resume=resume, overwrite=overwrite, stop=stop, processes=processes)
         events = _guarded(_listen_from_start(events, stop))
         interrupted = (
@@ -201,7 +200,7 @@ def compare(
     seed_numbers = parse_seeds(seeds)
     settings = load_config(config, overrides or ())
     folder = output or settings.train.output.with_name(settings.train.output.name + "-compare")
-    stop = _StopRequest()
+    stop = StopRequest()
     stop.listen()
     if not show_comparison(
         config,
@@ -297,49 +296,7 @@ def _check_split(settings: "Config", split: str) -> None:
         )
 
 
-class _StopRequest:
-    """Request to stop by signal, or because nobody can see the output. The training finishes its step, saves and stops.
-
-    A second SIGINT or SIGTERM ends a single process at once. With several processes torchrun sends a second signal
-    itself, and ends every process that takes too long. SIGHUP comes when a terminal goes away, often more than once,
-    so it never ends at once. `nohup` ignores it from the start, which it stays.
-    """
-
-    def __init__(self, *, single_process: bool = True) -> None:
-        self.requested = False
-        self.exit_code = 128 + signal.SIGINT
-        self.output_is_lost = False
-        self._single_process = single_process
-
-    def listen(self) -> None:
-        """Take the signals from here on. Before, they end the program at once: there is nothing to save."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._handle)
-            signal.signal(signal.SIGTERM, self._handle)
-            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-                signal.signal(signal.SIGHUP, self._handle)
-
-    def _handle(self, number: int, _frame: Any) -> None:
-        if not self.requested:
-            self.exit_code = 128 + number
-        self.requested = True
-        if self._single_process and number != signal.SIGHUP:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-    def lose_output(self, lost: OutputLost) -> None:
-        """Stop the training, whose output cannot be written."""
-        if not self.requested:
-            self.exit_code = lost.exit_code
-        self.requested = True
-        self.output_is_lost = True
-        if not lost.reader_has_gone:
-            print(f"error: {lost}", file=sys.stderr)
-
-    def __call__(self) -> bool:
-        return self.requested
-
-
-def _listen_from_start(events: "Iterator[Event]", stop: _StopRequest) -> "Iterator[Event]":
+def _listen_from_start(events: "Iterator[Event]", stop: StopRequest) -> "Iterator[Event]":
     """Yield the events of a training. Signals ask it to stop once it has started: to prepare it may take minutes."""
     for number, event in enumerate(events):
         if number == 0:

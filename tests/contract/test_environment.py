@@ -24,6 +24,7 @@ import os, sys
 def watch(event, arguments):
     if event == "import" and arguments[0] == "torch":
         print("GOMP_SPINCOUNT =", os.environ.get("GOMP_SPINCOUNT"), flush=True)
+        os._exit(0)  # torch itself takes seconds to load, and nothing later matters here
 
 sys.addaudithook(watch)
 from palm_trainer.cli.train import main
@@ -57,10 +58,9 @@ def test_import_leaves_the_environment_unchanged(module: str) -> None:
 
 def test_command_limits_spinning_before_torch_is_imported(tmp_path: Path) -> None:
     result = run_python(WATCH, "run", str(tmp_path / "nowhere.toml"))
-    assert result.returncode == 2, result.stderr
-    assert result.stdout.splitlines()[0] == "GOMP_SPINCOUNT = 10000"
+    assert result.stdout.splitlines() == ["GOMP_SPINCOUNT = 10000"], result.stderr
 
 
 def test_spin_count_of_the_user_is_kept(tmp_path: Path) -> None:
     result = run_python(WATCH, "run", str(tmp_path / "nowhere.toml"), GOMP_SPINCOUNT="7")
-    assert result.stdout.splitlines()[0] == "GOMP_SPINCOUNT = 7"
+    assert result.stdout.splitlines() == ["GOMP_SPINCOUNT = 7"], result.stderr

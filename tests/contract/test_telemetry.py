@@ -44,8 +44,12 @@ import importlib, os, sys
 def watch(event, arguments):
     if event == "import" and arguments[0] in ("huggingface_hub", "transformers"):
         for name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_SAFETENSORS_CONVERSION"):
-            print(name, "=", os.environ.get(name))
+            print(name, "=", os.environ.get(name), flush=True)
+        seen.add(arguments[0])
+        if len(seen) == 2:
+            os._exit(0)  # what they load takes seconds, and nothing later matters here
 
+seen = set()
 sys.addaudithook(watch)
 importlib.import_module(sys.argv[1])
 """

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -51,8 +52,8 @@ def _short_timing() -> Iterator[None]:
     Every engine is still run in every shape for the fewest rounds that count.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("palm_trainer.export.report._TIMING_BUDGET_S", 0.1)
-        patch.setattr("palm_serve.engine.providers._TIMING_BUDGET_S", 0.1)
+        for module in ("palm_trainer.export.report", "palm_serve.engine.candidate_times"):
+            patch.setattr(import_module(module), "_TIMING_BUDGET_S", 0.1)
         yield
 
 

@@ -52,14 +52,14 @@ def test_ctrl_c_keeps_what_is_finished(compare, tiny_toml, tmp_path, monkeypatch
     """Ctrl-C in the second of three trainings; the same command trains the rest of the second and the third."""
     asked = []
 
-    class _Late(cli._StopRequest):
+    class _Late(cli.StopRequest):
         def __call__(self):
             asked.append(1)
             return len(asked) > 6 + 1 + 3  # six steps and the checks before a training
 
     given = (tiny_toml(), "--set", "train.epochs=1", "--seeds", "5", "--output", tmp_path / "out")
     with monkeypatch.context() as patched:
-        patched.setattr(cli, "_StopRequest", _Late)
+        patched.setattr(cli, "StopRequest", _Late)
         code, out, err = compare(*given)
     assert code == 130
     assert f"stopped; what is finished is kept in {tmp_path / 'out'}. The same command goes on." in err

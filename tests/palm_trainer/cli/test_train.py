@@ -270,7 +270,7 @@ def test_models(palm):
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_second_ctrl_c_stops_at_once(first):
-    stop = cli._StopRequest()
+    stop = cli.StopRequest()
     stop.listen()
     assert not stop()
     signal.raise_signal(first)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,6 @@ from palm_trainer.export.report import CandidateReport, ExportReport
 from palm_trainer.model.multi_task import TrainedModel
 
 ROOT = Path(__file__).parents[3]
-COMMAND = [sys.executable, "-c", "from palm_trainer.cli.export import main; main()"]
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -137,7 +137,7 @@ def test_existing_bundle_needs_overwrite(call: Call, run: Path, tmp_path: Path) 
     [
         (lambda path: None, "no such run directory. Train one with `palm-train run CONFIG"),
         (lambda path: path.mkdir(), "holds no 'best' checkpoint"),
-        (lambda path: path.write_text("x", encoding="utf-8"), "no such run directory"),
+        (lambda path: path.write_text("x", encoding="utf-8"), "must be a run directory, got a file"),
     ],
 )
 def test_directory_without_run_is_rejected(
@@ -183,31 +183,29 @@ def test_wrong_usage_exits_with_2(call: Call, arguments: list[str]) -> None:
     assert "Usage" in err
 
 
+def palm_export(run: Path, output: Path) -> None:
+    # `nohup make test &` ignores interrupts and hang-ups, and what it starts would do so too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    sys.argv = ["palm-export", str(run), "--output", str(output)]
+    cli.main()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_export_leaves_nothing(
-    start_process: Callable[..., "subprocess.Popen[str]"],
-    process_limit_s: float,
-    run: Path,
-    tmp_path: Path,
-    number: signal.Signals,
+    together: Callable[..., Any], process_limit_s: float, run: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     parent = tmp_path / "new"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    # `nohup make test &` ignores interrupts and hang-ups, and what it starts would do so too.
-    code = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        f"signal.signal(signal.SIGHUP, signal.SIG_DFL); {COMMAND[2]}"
-    )
-    arguments = [*COMMAND[:2], code, str(run), "--output", str(parent / "out")]
-    process = start_process(arguments, env=environment)
+    started = together(1, palm_export, run, parent / "out")
+    [process] = started.processes
     deadline = time.monotonic() + process_limit_s
-    while not parent.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not parent.exists() and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=process_limit_s)
-    assert process.returncode == 128 + number
-    assert "Traceback" not in err
-    assert list(tmp_path.iterdir()) == []
+    os.kill(process.pid, number)
+    assert started.codes() == [128 + number]
+    [errors] = started.printed("err")
+    assert "Traceback" not in errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.err", "0.out"]
 
 
 @pytest.mark.usefixtures("few_shapes")
