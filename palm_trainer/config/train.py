@@ -102,7 +102,7 @@ class RegularizationConfig(ConfigSection):
     """Experimental: share of the probability that is spread over all classes. 0: off."""
     ema_decay: Fraction | None = None
     """Experimental: decay of the moving average of the weights, which is then evaluated and saved. None: no average."""
-    anchor: float = Field(default=0.0, ge=0)
+    anchor: Penalty = 0.0
     """Weight of the distance between the vector of a text (`pooled_output`) and that of the encoder at the start: 1 - cosine.
     Keeps what a pretrained encoder knows of texts, for an encoder that other trainings start from. Costs a forward pass. 0: off."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)

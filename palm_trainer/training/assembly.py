@@ -147,8 +147,7 @@ def build_loop(
     steps = len(order.mixing)
     balancing = _balancing(train, weights, model, precision.device, _epoch_steps(order))
     if isinstance(balancing, Uncertainty):
-        rate = train.balancing.learning_rate or _UNCERTAINTY_RATE
-        optimizer.add_param_group(balancing.parameter_group(rate))
+        optimizer.add_param_group(balancing.parameter_group(train.balancing.learning_rate or _UNCERTAINTY_RATE))
     return TrainingLoop(
         model,
         order.sources,
