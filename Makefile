@@ -73,15 +73,16 @@ lock: $(TOOLS)/.installed  ## write requirements/*.lock: every version with its 
 	@# torch of the index brings CUDA libraries in its own versions.
 	@grep -v "^nvidia-" constraints.txt > build/constraints-train.txt
 	@$(COMPILE) pyproject.toml --extra train --extra serve -c build/constraints-train.txt -o requirements/train.lock
+	@$(COMPILE) pyproject.toml --extra e5-small-zh -c constraints.txt -o requirements/e5-small-zh.lock
 
 sbom: $(TOOLS)/.installed  ## write build/*.cdx.json: the components of each lock file (CycloneDX)
-	@set -e; for name in serve serve-gpu train; do \
+	@set -e; for name in serve serve-gpu train e5-small-zh; do \
 		$(TOOLS)/bin/cyclonedx-py requirements requirements/$$name.lock --pyproject pyproject.toml --mc-type application \
 			--output-reproducible --output-format JSON --output-file build/$$name.cdx.json; \
 		echo "build/$$name.cdx.json"; done
 
 audit: $(TOOLS)/.installed  ## compare the lock files with the advisories of PyPI, which it asks
-	@set -e; for name in serve serve-gpu train; do \
+	@set -e; for name in serve serve-gpu train e5-small-zh; do \
 		$(TOOLS)/bin/pip-audit --disable-pip --require-hashes --strict -r requirements/$$name.lock; done
 
 clean:  ## remove .venv, caches, and what the demos left

@@ -38,8 +38,17 @@ ROWS = (
         for name, metric in (("intent", "intent accuracy"), ("slot F1", "slot f1"), ("exact match", "exact_match"))
     ),
     Row("chnsenticorp", "single", "ChnSentiCorp accuracy (scratch)", "sentiment accuracy", 86.0),
+    Row("chnsenticorp", "e5", "ChnSentiCorp accuracy (e5-small-zh)", "sentiment accuracy"),
     Row("msra", "single", "MSRA sample span F1 (scratch)", "entities f1"),
     Row("msra", "single", "MSRA sample token accuracy", "entities token_accuracy"),
+    Row("msra", "e5", "MSRA sample span F1 (e5-small-zh)", "entities f1"),
+    *(
+        Row("cais", variant, f"CAIS {name} ({told})", metric)
+        for variant, told in (("single", "scratch"), ("e5", "e5-small-zh"))
+        for name, metric in (("intent", "intent accuracy"), ("slot F1", "slots f1"), ("exact match", "exact_match"))
+    ),
+    Row("lcqmc", "single", "LCQMC accuracy (scratch)", "match accuracy"),
+    Row("lcqmc", "e5", "LCQMC accuracy (e5-small-zh)", "match accuracy"),
     *(
         Row("xquad", variant, f"XQuAD-en {name}, {told}", metric)
         for variant, told in (("alone", "MRC alone"), ("dnet", "with the D-Net auxiliaries"))
@@ -47,6 +56,11 @@ ROWS = (
     ),
 )
 DIFFERENCES = (
+    Difference("cais", "e5", "single", "CAIS exact match, e5-small-zh - scratch", "exact_match"),
+    Difference("cais", "e5", "single", "CAIS slot F1, e5-small-zh - scratch", "slots f1"),
+    Difference("msra", "e5", "single", "MSRA span F1, e5-small-zh - scratch", "entities f1"),
+    Difference("chnsenticorp", "e5", "single", "ChnSentiCorp accuracy, e5-small-zh - scratch", "sentiment accuracy"),
+    Difference("lcqmc", "e5", "single", "LCQMC accuracy, e5-small-zh - scratch", "match accuracy"),
     Difference("atis", "api", "config", "ATIS intent, article's calls - config", "intent accuracy"),
     Difference("atis", "api", "config", "ATIS slot F1, article's calls - config", "slot f1"),
     Difference("xquad", "dnet", "alone", "XQuAD-en EM, D-Net - alone", "answer exact_match"),

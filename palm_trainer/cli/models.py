@@ -14,11 +14,14 @@ models_app = typer.Typer(help="Pretrained encoders.", no_args_is_help=True, rich
 def ls() -> None:
     """List the encoders that are there or can be downloaded."""
     from palm_trainer.model.download.model_names import PRETRAINED, source
+    from palm_trainer.tokenization.e5_files import E5_SMALL_ZH, INSTALL, TOKENIZER, WEIGHTS, is_installed
     from palm_trainer.tokenization.encoder_files import PACKAGED
 
     print("For encoder.model of a configuration:")
     for name, (package, _) in PACKAGED.items():
         print(f"  {name}    package {package.replace('_', '-')}")
+    state = "installed" if is_installed() else f"not installed: {INSTALL}"
+    print(f"  {E5_SMALL_ZH}    packages {WEIGHTS.package} and {TOKENIZER.package}, {state}")
     print("  RUN    a run of `palm-train run`, or its best, last or best-TASK: starts from what it has learnt")
     print("  scratch    a small encoder without pretrained weights, sized by the configuration")
     print(

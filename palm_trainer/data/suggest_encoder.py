@@ -13,6 +13,8 @@ from palm_trainer.config.encoder import ScratchEncoderConfig
 from palm_trainer.data.example import Example
 from palm_trainer.data.pieces import UNKNOWN_LIMIT, count_pieces, count_tokens, is_ideograph
 from palm_trainer.errors import PalmError
+from palm_trainer.tokenization.cut_vocabulary import isolate_characters
+from palm_trainer.tokenization.e5_files import E5_POSITIONS, E5_SMALL_ZH, INSTALL, TOKENIZER, is_installed
 from palm_trainer.tokenization.encoder_files import count_positions, locate_encoder, read_tokenizer
 from palm_trainer.tokenization.learned import train_tokenizer
 
@@ -43,6 +45,8 @@ _UNSPACED = (("\u0e00", "\u0fff"), ("\u1000", "\u109f"), ("\u1780", "\u17ff"), (
 _UNSPACED_FROM = "\u2e80"
 _MULTILINGUAL = "google-bert/bert-base-multilingual-cased"
 _CHINESE = "hfl/chinese-roberta-wwm-ext"
+_SUGGESTED_FOR_CHINESE = "scratch"
+"""Encoder for Chinese without the hub. E5_SMALL_ZH takes its place, where it is installed, once it is measured to gain."""
 
 Splits = Mapping[str, Sequence[Example]]
 
@@ -100,6 +104,9 @@ def _suggest_scratch(splits: Splits, passages: bool, reason: str) -> EncoderSugg
         texts += filter(None, (example.text, example.pair))
     characters_of_text = Counter(chain.from_iterable(texts))
     letters = Counter(dict(filter(_is_letter, characters_of_text.items())))
+    is_chinese = _count(letters, is_ideograph) > letters.total() / 2
+    if is_chinese and _SUGGESTED_FOR_CHINESE == E5_SMALL_ZH and is_installed():
+        return _suggest_e5_small_zh(splits, passages)
     characters = _count(letters, _is_unspaced) > _UNSPACED_SHARE * letters.total()
     lowercase = _count(characters_of_text, _loses_mark) <= _MARKS_SHARE * characters_of_text.total()
     tokenizer = _learn(texts, lowercase, characters)
@@ -120,13 +127,24 @@ def _suggest_scratch(splits: Splits, passages: bool, reason: str) -> EncoderSugg
         f"vocabulary of the encoder from scratch: {counts.unknown_share:.1%} of the pieces unknown",
         *length_remarks,
     ]
-    model = _CHINESE if _count(letters, is_ideograph) > letters.total() / 2 else _MULTILINGUAL
+    model = _CHINESE if is_chinese else _MULTILINGUAL
     comments = [
         f"From scratch, since {reason}.",
         "A pretrained encoder that reads this script is usually better. With access to the Hugging Face Hub write",
         f'model = "{model}", remove characters and lowercase, and set learning_rate = 5e-5 without head_learning_rate.',
     ]
+    if is_chinese:
+        comments.append(f'Without the hub: model = "{E5_SMALL_ZH}" ({INSTALL}). Whether it gains is not measured yet.')
     return EncoderSuggestion(table, remarks, comments)
+
+
+def _suggest_e5_small_zh(splits: Splits, passages: bool) -> EncoderSuggestion:
+    """Return the encoder for Chinese that comes with Python packages. Lengths are those of single characters."""
+    tokenizer = isolate_characters(TOKENIZER.read().decode("utf-8"))
+    counts = count_pieces(_sample(splits), tokenizer)
+    length, remarks = _max_length(splits, tokenizer, E5_POSITIONS, passages)
+    first = f"encoder {E5_SMALL_ZH}: {counts.unknown_share:.1%} of the pieces unknown"
+    return EncoderSuggestion({"model": E5_SMALL_ZH, "max_length": length}, [first, *remarks])
 
 
 def _learn(texts: Sequence[str], lowercase: bool, characters: bool) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from palm_trainer.config.loader import Config, DataConfig
 from palm_trainer.errors import PalmError
 from palm_trainer.model.checkpoint import ModelDescription
+from palm_trainer.tokenization.e5_files import E5_SMALL_ZH, LICENCE
 from palm_trainer.tokenization.encoder_files import locate_encoder
 
 _UNKNOWN = "unknown"
@@ -132,6 +133,8 @@ def _find_licence(data: DataConfig) -> str:
 
 def _find_base_licence(name: str) -> str:
     """Return the licence that the model card beside pretrained weights names."""
+    if name == E5_SMALL_ZH:
+        return LICENCE
     try:
         folder = Path(locate_encoder(name))
     except PalmError:  # the weights have gone since

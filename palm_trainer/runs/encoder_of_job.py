@@ -12,6 +12,7 @@ from palm_trainer.config.schema import PretrainedEncoderConfig, ScratchEncoderCo
 from palm_trainer.data.example import Example
 from palm_trainer.errors import ConfigError
 from palm_trainer.model.encoders import Encoder, LoadedEncoder, build_scratch, load_pretrained
+from palm_trainer.model.encoders.e5_small_zh import load_e5_small_zh
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.model.warm_start import (
     StartingRun,
@@ -22,6 +23,10 @@ from palm_trainer.model.warm_start import (
     reload_encoder,
     take_heads,
 )
+from palm_trainer.tokenization.e5_files import E5_SMALL_ZH
+
+_KINDS_WITH_SPANS = ("sequence_label", "mrc")
+"""Kinds of tasks whose answers begin and end at a character of the text."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def load_job_encoder(config: Config, examples: Iterable[Example], resumed: Path 
 
     Args:
         config: what to train.
-        examples: of all data sets, for the vocabulary of an encoder from scratch.
+        examples: of all data sets, for an encoder with a vocabulary of their text.
         resumed: the run that is resumed, if its `last/` stands for an encoder that came from a run.
 
     Raises:
@@ -70,6 +75,11 @@ def load_job_encoder(config: Config, examples: Iterable[Example], resumed: Path 
         job_encoder = JobEncoder(start.encoder, start)
     elif (Path(settings.model) / EXPORT_RECORD).is_file():
         job_encoder = JobEncoder(load_exported(Path(settings.model)))
+    elif settings.model == E5_SMALL_ZH:
+        characters = any(task.kind in _KINDS_WITH_SPANS for task in config.tasks.values())
+        job_encoder = JobEncoder(
+            load_e5_small_zh(_read_texts(examples), characters=characters, pooling=settings.pooling)
+        )
     else:
         job_encoder = JobEncoder(load_pretrained(settings.model, pooling=settings.pooling))
     _check_settings(settings, job_encoder)
@@ -131,12 +141,17 @@ def _check_settings(settings: EncoderConfig, job_encoder: JobEncoder) -> None:
         )
 
 
-def _build_scratch(settings: ScratchEncoderConfig, examples: Iterable[Example]) -> LoadedEncoder:
+def _read_texts(examples: Iterable[Example]) -> list[str]:
+    """Return all texts of some examples."""
     texts: list[str] = []
     for example in examples:
         texts += filter(None, (example.text, example.pair))
+    return texts
+
+
+def _build_scratch(settings: ScratchEncoderConfig, examples: Iterable[Example]) -> LoadedEncoder:
     return build_scratch(
-        texts,
+        _read_texts(examples),
         layers=settings.layers,
         hidden_size=settings.hidden_size,
         heads=settings.heads,

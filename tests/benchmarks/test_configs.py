@@ -36,7 +36,9 @@ def test_every_benchmark_scores_test_and_selects_on_dev():
         main -= ONLY_TRAIN.get(path.stem, set())
         assert all(c.data[name].test for name in main), path
         if not path.stem.startswith("fewshot"):  # with five examples a class nobody has a dev split
-            assert path.stem.startswith("original_") or all(c.data[name].dev for name in main), path
+            assert path.stem.startswith("original_") or all(
+                c.data[name].dev or c.data[name].dev_share for name in main
+            ), path
 
 
 def test_intents_and_slots_select_on_what_the_table_shows():
@@ -49,6 +51,20 @@ def test_intents_and_slots_select_on_what_the_table_shows():
             checked.add(path.stem)
             assert (c.train.checkpoints.select == "exact_match") == (path.stem != "atis_joint"), path
     assert {"atis", "snips", "mixatis", "tenth", "atis_words", "snips_scratch"} <= checked
+
+
+@pytest.mark.parametrize("name", ["cais", "chnsenticorp", "lcqmc", "msra"])
+def test_e5_small_zh_reads_what_scratch_reads(name):
+    """Of a pair that is compared only the encoder, its dropout and the schedule differ."""
+    scratch, pretrained = config(name), config(f"{name}_e5")
+    assert pretrained.encoder.model == "e5-small-zh"
+    assert pretrained.encoder.max_length == scratch.encoder.max_length
+    assert pretrained.data == scratch.data
+    assert pretrained.train.checkpoints == scratch.train.checkpoints
+    without_dropout = {task: table.model_copy(update={"dropout": 0.1}) for task, table in scratch.tasks.items()}
+    assert {
+        task: table.model_copy(update={"dropout": 0.1}) for task, table in pretrained.tasks.items()
+    } == without_dropout
 
 
 def test_mixatis_with_atis_differs_in_its_data_only():

@@ -59,7 +59,7 @@ def test_cells_are_all_that_the_issue_names():
     import tasks
 
     names = [one.name for one in tasks.cells_of([], [13, 14], [0, 1], [])]
-    assert len(names) == len(set(names)) == 2 * (5 + 3 + 2 * 2)
+    assert len(names) == len(set(names)) == 2 * (11 + 3 + 2 * 2)
     assert names[0] == "sst2/single/seed13"
     assert "xquad/dnet/fold1/seed14" in names
     assert all(one.config.exists() for one in tasks.cells_of([], [13], [0], []))

@@ -9,7 +9,12 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = {"serve": ("serve", "otel"), "serve-gpu": ("serve-gpu", "otel"), "train": ("train", "serve")}
+EXTRAS = {
+    "serve": ("serve", "otel"),
+    "serve-gpu": ("serve-gpu", "otel"),
+    "train": ("train", "serve"),
+    "e5-small-zh": ("e5-small-zh",),
+}
 LIBRARIES_OF_TORCH = "nvidia-"
 """torch of the index names its own versions of these, which are not those of onnxruntime-gpu."""
 

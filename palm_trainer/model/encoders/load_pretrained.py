@@ -24,7 +24,7 @@ from palm_trainer.model.encoders.convolution import ConvolvedEmbeddings
 from palm_trainer.model.encoders.encoder import Encoder, takes_types
 from palm_trainer.model.encoders.stored_pooling import PoolingSetting, read_pooling
 from palm_trainer.tensors import SEQUENCE_OUTPUT
-from palm_trainer.tokenization.encoder_files import PACKAGED, TOKENIZER, locate_encoder
+from palm_trainer.tokenization.encoder_files import NAMES, TOKENIZER, locate_encoder
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def load_pretrained(name: str, *, pooling: PoolingSetting = "cls") -> LoadedEnco
                 f"encoder '{name}' could not be loaded: {_first_line(error)} "
                 "Give a directory with config.json, weights and tokenizer, the directory of a run (both relative to the "
                 "configuration), an id that the hub (HF_ENDPOINT) has, "
-                f"or one of: {', '.join(PACKAGED)}, scratch."
+                f"or one of: {', '.join(NAMES)}, scratch."
             ) from error
     if tokenizer_json is None:
         raise PalmError(

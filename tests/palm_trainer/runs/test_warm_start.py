@@ -442,7 +442,7 @@ def test_missing_path_tells_what_is_possible(job, tmp_path, name):
     message = refusal(job, name)
     assert message == (
         f"encoder '{(tmp_path / name).resolve()}': no such directory. "
-        "Give a directory, a run, a Hugging Face id, or one of: minilm-l6-en, scratch."
+        "Give a directory, a run, a Hugging Face id, or one of: minilm-l6-en, e5-small-zh, scratch."
     )
 
 
@@ -451,5 +451,5 @@ def test_name_that_may_be_a_hub_id_tells_what_is_possible(job):
     assert message.startswith("encoder 'runs/nowhere' could not be loaded: ")
     assert message.endswith(
         "Give a directory with config.json, weights and tokenizer, the directory of a run (both relative to the "
-        "configuration), an id that the hub (HF_ENDPOINT) has, or one of: minilm-l6-en, scratch."
+        "configuration), an id that the hub (HF_ENDPOINT) has, or one of: minilm-l6-en, e5-small-zh, scratch."
     )

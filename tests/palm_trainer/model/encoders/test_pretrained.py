@@ -54,7 +54,7 @@ def test_load_pretrained_directory_gives_same_encoder(directory):
 def test_locate_encoder_missing_directory_is_refused(name):
     with pytest.raises(
         PalmError,
-        match=r"no such directory. Give a directory, a run, a Hugging Face id, or one of: minilm-l6-en, scratch",
+        match=r"no such directory. Give a directory, a run, a Hugging Face id, or one of: minilm-l6-en, e5-small-zh, scratch",
     ):
         locate_encoder(name)
 
