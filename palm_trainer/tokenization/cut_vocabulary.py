@@ -20,11 +20,11 @@ class CutVocabulary:
 
     Args:
         tokenizer_json: contents of its `tokenizer.json`.
-        kept: ids that its pieces had, in their new order: the piece `kept[i]` has the id i now.
+        old_ids: ids that its pieces had, in their new order: the piece `old_ids[i]` has the id i now.
     """
 
     tokenizer_json: str
-    kept: tuple[int, ...]
+    old_ids: tuple[int, ...]
 
 
 def isolate_characters(tokenizer_json: str) -> str:
@@ -55,18 +55,18 @@ def cut_vocabulary(tokenizer_json: str, texts: Iterable[str]) -> CutVocabulary:
     vocabulary: list[list[Any]] = settings["model"]["vocab"]
     special = {token["content"] for token in settings["added_tokens"]}
     pieces = _find_pieces(tokenizer_json, frozenset(piece for piece, _ in vocabulary), texts)
-    kept: list[int] = []
+    old_ids: list[int] = []
     for index, (piece, _) in enumerate(vocabulary):
         if piece in special or piece in pieces or _is_basic(piece):
-            kept.append(index)
-    new_ids = {old: new for new, old in enumerate(kept)}
-    settings["model"]["vocab"] = [vocabulary[index] for index in kept]
+            old_ids.append(index)
+    new_ids = {old: new for new, old in enumerate(old_ids)}
+    settings["model"]["vocab"] = [vocabulary[index] for index in old_ids]
     settings["model"]["unk_id"] = new_ids[settings["model"]["unk_id"]]
     for token in settings["added_tokens"]:
         token["id"] = new_ids[token["id"]]
     for token in settings["post_processor"]["special_tokens"].values():
         token["ids"] = [new_ids[index] for index in token["ids"]]
-    return CutVocabulary(json.dumps(settings, ensure_ascii=False), tuple(kept))
+    return CutVocabulary(json.dumps(settings, ensure_ascii=False), tuple(old_ids))
 
 
 def _find_pieces(tokenizer_json: str, vocabulary: frozenset[str], texts: Iterable[str]) -> set[str]:
@@ -78,14 +78,14 @@ def _find_pieces(tokenizer_json: str, vocabulary: frozenset[str], texts: Iterabl
         for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized):
             words.add(word)
     longest = max(map(len, vocabulary))
-    found: set[str] = set()
+    text_pieces: set[str] = set()
     for word in words:
         for start in range(len(word)):
             for end in range(start + 1, min(start + longest, len(word)) + 1):
                 piece = word[start:end]
                 if piece in vocabulary:
-                    found.add(piece)
-    return found
+                    text_pieces.add(piece)
+    return text_pieces
 
 
 def _is_basic(piece: str) -> bool:

@@ -12,7 +12,7 @@ from palm_trainer.api import backbone, head, lr_sched, optimizer, reader
 from palm_trainer.config.schema import FORMAT_OPTIONS
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.writers import WRITERS
-from palm_trainer.tokenization.encoder_files import PACKAGED
+from palm_trainer.tokenization.encoder_files import NAMES
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -40,7 +40,7 @@ def _names(names: object) -> str:
 
 def _components() -> list[str]:
     kinds = KINDS
-    encoders = f"{_names(PACKAGED)}, `scratch`, a directory or Hub id of any Hugging Face encoder"
+    encoders = f"{_names(NAMES)}, `scratch`, a directory or Hub id of any Hugging Face encoder"
     rows = [
         ("`reader`", _names(FORMATS) + " (`format`)", _classes(reader)),
         ("`backbone`", encoders + " (`encoder.model`)", _classes(backbone)),

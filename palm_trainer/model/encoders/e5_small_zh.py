@@ -40,7 +40,7 @@ def load_e5_small_zh(texts: Iterable[str], *, characters: bool, pooling: Pooling
     file = Q4File(weights)
     sizes = file.sizes
     config = BertConfig(
-        vocab_size=len(vocabulary.kept),
+        vocab_size=len(vocabulary.old_ids),
         hidden_size=sizes.hidden_size,
         num_hidden_layers=sizes.layers,
         num_attention_heads=sizes.heads,
@@ -51,12 +51,12 @@ def load_e5_small_zh(texts: Iterable[str], *, characters: bool, pooling: Pooling
         pad_token_id=sizes.pad_token_id,
     )
     encoder = new_encoder(config)
-    tensors = {name: torch.from_numpy(array) for name, array in file.read_tensors(vocabulary.kept)}
+    tensors = {name: torch.from_numpy(array) for name, array in file.read_tensors(vocabulary.old_ids)}
     encoder.load_state_dict(tensors)
     _log.info(
         "encoder %s: %s of %s pieces kept, %s parameters",
         E5_SMALL_ZH,
-        f"{len(vocabulary.kept):,}",
+        f"{len(vocabulary.old_ids):,}",
         f"{sizes.vocabulary:,}",
         f"{sum(parameter.numel() for parameter in encoder.parameters()):,}",
     )

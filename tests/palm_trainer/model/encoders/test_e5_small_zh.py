@@ -154,15 +154,15 @@ def test_cut_tokenizer_divides_the_texts_as_before(unigram, characters):
     whole = isolate_characters(unigram) if characters else unigram
     cut = cut_vocabulary(whole, TEXTS)
     vocabulary = [piece for piece, _ in json.loads(whole)["model"]["vocab"]]
-    assert 0 < len(cut.kept) < len(vocabulary)
+    assert 0 < len(cut.old_ids) < len(vocabulary)
     for text in TEXTS:
         assert tokens(cut.tokenizer_json, text) == tokens(whole, text)
         ids = Tokenizer.from_str(cut.tokenizer_json).encode(text, text).ids
-        assert [cut.kept[index] for index in ids] == Tokenizer.from_str(whole).encode(text, text).ids
+        assert [cut.old_ids[index] for index in ids] == Tokenizer.from_str(whole).encode(text, text).ids
     assert tokens(cut.tokenizer_json, "明天北京")[1:-1] == (
         ["▁", "明", "天", "北", "京"] if characters else ["▁", "明天", "北京"]
     )
-    assert Tokenizer.from_str(cut.tokenizer_json).token_to_id("<mask>") == len(cut.kept) - 1
+    assert Tokenizer.from_str(cut.tokenizer_json).token_to_id("<mask>") == len(cut.old_ids) - 1
 
 
 def test_cut_tokenizer_reads_chinese_and_ascii_that_the_texts_lack(unigram):
