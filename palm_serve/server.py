@@ -20,6 +20,7 @@ from palm_serve.registry import AnswerCache, LoadedModel, Registry, TrafficShare
 from palm_serve.rpc.access.tokens import Scope, Tokens
 from palm_serve.rpc.grpc_server import make_health_server, make_server, make_services
 from palm_serve.rpc.lifecycle import Lifecycle, State
+from palm_serve.rpc.load_report import LoadReporter
 from palm_serve.rpc.process_end import END_S, EXIT_HUNG, EXIT_REFUSED, end_process, end_process_after
 from palm_serve.rpc.transport.connection_limits import ConnectionLimits, warn_of_few_descriptors
 from palm_serve.rpc.transport.descriptors import raise_limit
@@ -78,8 +79,9 @@ class Server:
         folder = options.watch or options.model_folder
         self._watcher = None if folder is None else Watcher(self._registry, folder)
         self._watch_task: asyncio.Task[None] | None = None
+        load = LoadReporter(lambda: self._registry.engine_busy_s, usable_cores())
         services = make_services(
-            self._registry, options, self._lifecycle, self._on_call_end, self._tokens, self._watcher
+            self._registry, options, self._lifecycle, self._on_call_end, self._tokens, self._watcher, load
         )
         self._server = make_server(services, options)
         self._http = None

@@ -86,6 +86,8 @@ class EngineThread:
         self._controller: AdmissionController[Any] = AdmissionController()
         self._changed = threading.Condition()
         """Guards the queues. The thread waits on it while it has nothing to do."""
+        self.busy_s = 0.0
+        """Seconds in which a batch ran, of all batches so far."""
         self.sleeping = False
         """True while the thread waits for `wake`."""
         self._states: dict[Queue[Any], _ModelState] = {}
@@ -296,6 +298,7 @@ class EngineThread:
         state.failures = 0
         with self._changed:
             outcome.ended = self.clock()
+            self.busy_s += outcome.ended - began
             self._controller.batch_finished(batch, outcome.ended)
             # A single batch is decoded here, which saves the switch to another thread.
             decode_here = not self._undecoded and not self._controller.has_waiting

@@ -3,6 +3,8 @@
 import itertools
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -107,31 +109,54 @@ class ConnectionPool:
         api: the module `grpc` or `grpc.aio`.
         target: gRPC name of the server.
         credentials: TLS credentials. None: plain text.
-        use_proxy: let gRPC use a proxy of the environment if the target is another machine.
+        options: the options of the channel.
     """
 
     def __init__(
-        self, api: Any, target: str, credentials: grpc.ChannelCredentials | None, use_proxy: bool = True
+        self, api: Any, target: str, credentials: grpc.ChannelCredentials | None, options: ChannelOptions
     ) -> None:
         self._api = api
         self._target = target
         self._credentials = credentials
-        self._options = channel_options(target, use_proxy)
+        self._options = options
         self._lock = threading.Lock()
+        self.in_flight = 0
+        """Calls that have begun and not ended."""
+        self._failing_until = 0.0
         self.current = Connection(open_channel(api, target, credentials, self._options))
         self._former: Connection | None = None
 
-    def replace_silent(self) -> Any | None:
-        """Open a new connection if the current one has fallen silent. Return a channel that is to be closed, or None."""
+    @property
+    def is_failing(self) -> bool:
+        """Return true for a moment after a call that nobody answered."""
+        return time.monotonic() < self._failing_until
+
+    @contextmanager
+    def call(self) -> Iterator[Connection]:
+        """Count a call in flight while its block runs."""
+        with self._lock:
+            self.in_flight += 1
+        try:
+            yield self.current
+        finally:
+            with self._lock:
+                self.in_flight -= 1
+
+    def avoid(self, seconds: float) -> None:
+        """Count as failing for so many seconds."""
+        self._failing_until = time.monotonic() + seconds
+
+    def replace_silent(self) -> list[Any]:
+        """Open a new connection if the current one has fallen silent. Return the channels that are to be closed."""
         with self._lock:
             if not self.current.is_silent:
-                return None
+                return []
             # grpc shares a connection among channels with equal options, so the number makes them differ.
             options = (*self._options, ("palm.connection", next(_numbers)))
-            channel_to_close = None if self._former is None else self._former.channel
+            to_close = [] if self._former is None else [self._former.channel]
             self._former = self.current
             self.current = Connection(open_channel(self._api, self._target, self._credentials, options))
-        return channel_to_close
+        return to_close
 
     def channels(self) -> list[Any]:
         """Return the open channels."""

@@ -30,8 +30,12 @@ class Client:
         plain_token: allow the token to be sent to another machine without TLS.
         use_proxy: use the proxy of the environment (http_proxy, https_proxy, grpc_proxy) to call another machine. Default: true.
             This machine is always called directly.
+        balance: how calls are divided among the addresses of the target (`dns:///HOST:PORT`, `ipv4:A:PORT,B:PORT`).
+            `round_robin` (default): each in turn. `weighted`: by the load that the servers report. `least`: the less
+            busy one of two, which avoids slow replicas best; it looks names up itself, every 30 s.
 
     Raises:
+        InvalidRequest: if there is no such balance, or the target cannot be called with it.
         TlsError: if the token would be sent to another machine in plain text.
         TokenFileError: if the token is not printable ASCII.
     """

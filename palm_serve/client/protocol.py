@@ -13,6 +13,7 @@ from typing import Any, TypedDict, TypeVar
 import grpc
 from grpc_health.v1 import health_pb2
 
+from palm_serve.client.balancing import Balance, open_replicas
 from palm_serve.client.channel import Connection, ConnectionPool
 from palm_serve.client.credentials import Headers, headers
 from palm_serve.client.retries import CallAttempts, RetryPolicy, is_from_server, item_error
@@ -30,6 +31,11 @@ _PREDICT = attrgetter("prediction.Predict")
 _LIST_MODELS = attrgetter("models.ListModels")
 _CHECK_HEALTH = attrgetter("health.Check")
 
+_AWAY_S = 1.0
+"""Time for which a replica that has no connection is avoided, where there are others."""
+_SILENT_S = 5.0
+"""Time for which a replica that let a deadline pass is avoided, where there are others."""
+
 R = TypeVar("R")
 Steps = Generator[Callable[[], Any], Any, R]
 Method = Callable[[Connection], Callable[..., Any]]
@@ -46,6 +52,7 @@ class ClientOptions(TypedDict, total=False):
     token: str | None
     plain_token: bool
     use_proxy: bool
+    balance: Balance
 
 
 class PredictFields(TypedDict, total=False):
@@ -79,6 +86,7 @@ class ServerConnection:
         token: access token. None: no token.
         plain_token: allow the token to be sent to another machine without TLS.
         use_proxy: use the proxy of the environment, if any, to call another machine.
+        balance: how calls are divided among the addresses of the target.
     """
 
     def __init__(
@@ -93,16 +101,17 @@ class ServerConnection:
         token: str | None = None,
         plain_token: bool = False,
         use_proxy: bool = True,
+        balance: Balance = "round_robin",
     ) -> None:
         self._headers = headers(target, credentials, token, plain_token)
-        self._connections = ConnectionPool(api, target, credentials, use_proxy)
+        self._replicas = open_replicas(api, target, credentials, use_proxy, balance)
         self._sleep = sleep
         self._policy = RetryPolicy(target, timeout_s, retries, credentials is not None)
         self._has_been_answered = False
 
     def close(self) -> Steps[None]:
         """Close the connection and cancel the calls in flight."""
-        for channel in self._connections.channels():
+        for channel in self._replicas.channels():
             yield channel.close
 
     def parse(
@@ -203,24 +212,28 @@ class ServerConnection:
         deadline, while the first call to a wrong address fails at once.
         """
         no_connection: grpc.RpcError | None = None
+        tried: set[ConnectionPool] = set()
         while True:
-            channel_to_close = self._connections.replace_silent()
-            if channel_to_close is not None:
-                yield channel_to_close.close
-            connection = self._connections.current
-            wait = no_connection is not None and self._has_been_answered
+            pool = self._replicas.choose(tried)
+            for channel in (*self._replicas.channels_to_close(), *pool.replace_silent()):
+                yield channel.close
+            wait = no_connection is not None and pool in tried and self._has_been_answered
+            tried.add(pool)
             try:
-                response = yield partial(
-                    method(connection), request, timeout=attempts.left_s, metadata=metadata, wait_for_ready=wait
-                )
+                with pool.call() as connection:
+                    response = yield partial(
+                        method(connection), request, timeout=attempts.left_s, metadata=metadata, wait_for_ready=wait
+                    )
             except grpc.RpcError as error:
                 if is_from_server(error):
                     connection.answered()
                     self._has_been_answered = True
                 elif error.code() is grpc.StatusCode.UNAVAILABLE:
                     no_connection = error
+                    pool.avoid(_AWAY_S)
                 elif error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                     connection.passed_deadline()
+                    pool.avoid(_SILENT_S)
                     if wait and no_connection is not None:
                         raise self._policy.error(no_connection) from None
                 pause = attempts.pause_s(error)

@@ -24,6 +24,9 @@ from palm_serve.v1 import palm_pb2 as pb
 _FIRST_BACKOFF_S = 0.1
 _BUDGET = 10.0
 """Initial and largest number of retries in the budget."""
+_LOST_BUDGET = 100.0
+"""The same for calls whose connection was lost. All calls in flight to a replica that ends are lost at once, and retrying them adds
+no load to a server that is overloaded."""
 _EARNED_PER_CALL = 0.2
 """Retries that each call adds to the budget."""
 _ERRORS: dict[str, type[PalmServeError]] = {
@@ -47,16 +50,20 @@ class RetryBudget:
     """Limits the retries of all calls to a fifth of the calls, after the first ten retries. Threads may share it.
 
     Without this limit an overloaded server would receive several times its load.
+
+    Args:
+        limit: initial and largest number of retries.
     """
 
-    def __init__(self) -> None:
-        self._retries_left = _BUDGET
+    def __init__(self, limit: float = _BUDGET) -> None:
+        self._limit = limit
+        self._retries_left = limit
         self._lock = threading.Lock()
 
     def earn(self) -> None:
         """Add the share of a new call to the budget."""
         with self._lock:
-            self._retries_left = min(_BUDGET, self._retries_left + _EARNED_PER_CALL)
+            self._retries_left = min(self._limit, self._retries_left + _EARNED_PER_CALL)
 
     def spend(self) -> bool:
         """Take one retry from the budget. Return false if none is left."""
@@ -68,12 +75,20 @@ class RetryBudget:
 
 
 class CallAttempts:
-    """The attempts of one call: the remaining time, and the delay before the next attempt."""
+    """The attempts of one call: the remaining time, and the delay before the next attempt.
 
-    def __init__(self, deadline: float, retries: int, budget: RetryBudget) -> None:
+    Args:
+        deadline: of the call, in seconds on the monotonic clock.
+        retries: limit of retries.
+        budget: of retries after a refusal by the server.
+        lost_budget: of retries after a lost connection.
+    """
+
+    def __init__(self, deadline: float, retries: int, budget: RetryBudget, lost_budget: RetryBudget) -> None:
         self._deadline = deadline
         self._retries = retries
         self._budget = budget
+        self._lost_budget = lost_budget
         self._retried = 0
 
     @property
@@ -84,7 +99,8 @@ class CallAttempts:
     def pause_s(self, error: grpc.RpcError) -> float | None:
         """Return the seconds until the next attempt of a failed call. None: do not retry."""
         delay = self._delay_s(error.code().name, _server_delay_s(error))
-        return None if delay is None else self.next_s(delay)
+        budget = self._budget if is_from_server(error) else self._lost_budget
+        return None if delay is None else self._next_s(delay, budget)
 
     def item_delay_s(self, error: pb.ItemError) -> float | None:
         """Return the seconds after which one request of a batch may be retried. None: do not retry."""
@@ -92,9 +108,12 @@ class CallAttempts:
 
     def next_s(self, delay_s: float) -> float | None:
         """Take a retry after `delay_s` from the budget and return the seconds to wait. None: do not retry."""
+        return self._next_s(delay_s, self._budget)
+
+    def _next_s(self, delay_s: float, budget: RetryBudget) -> float | None:
         # Random, so that clients that were refused at the same time do not return at the same time.
         pause = delay_s * random.uniform(1.0, 1.25)
-        if pause >= self.left_s or not self._budget.spend():
+        if pause >= self.left_s or not budget.spend():
             return None
         self._retried += 1
         return pause
@@ -126,12 +145,14 @@ class RetryPolicy:
         self._timeout_s = timeout_s
         self._retries = retries
         self._budget = RetryBudget()
+        self._lost_budget = RetryBudget(_LOST_BUDGET)
 
     def begin(self, timeout_s: float | None) -> CallAttempts:
         """Start a call with a deadline in seconds. None: the default deadline."""
         self._budget.earn()
+        self._lost_budget.earn()
         deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
-        return CallAttempts(deadline, self._retries, self._budget)
+        return CallAttempts(deadline, self._retries, self._budget, self._lost_budget)
 
     def error(self, error: grpc.RpcError) -> PalmServeError:
         """Convert an error of gRPC into an error of `palm_serve.errors`."""

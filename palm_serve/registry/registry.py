@@ -330,6 +330,11 @@ class Registry:
         await self.retire(self.get(name, version))
 
     @property
+    def engine_busy_s(self) -> float:
+        """Seconds in which the engine ran a batch so far, for all models together."""
+        return self._engine_thread.busy_s
+
+    @property
     def hung(self) -> bool:
         """True if a load was given up whose thread may go on for ever."""
         return self._opener.opening

@@ -22,6 +22,7 @@ from palm_serve.rpc.access.tokens import Scope
 from palm_serve.rpc.call import Call, new_call, request_id, request_id_metadata
 from palm_serve.rpc.call_context import NO_MESSAGE, CallAborted, CallContext
 from palm_serve.rpc.lifecycle import Lifecycle, State
+from palm_serve.rpc.load_report import LoadReporter
 from palm_serve.rpc.messages.answer_size import check_answer, max_answer_bytes
 from palm_serve.rpc.messages.status import Failure, failure
 from palm_serve.rpc.messages.wire import decode, max_fields
@@ -31,6 +32,13 @@ log = logging.getLogger(__name__)
 
 _CANCELLATION_S = 0.05
 """Time in which gRPC tells that a call without a message was cancelled."""
+
+_GRPC = "grpc"
+"""Name of the transport whose answers have trailers."""
+_SERVER_FAILURES = frozenset(
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+)
+"""Status codes of calls that another replica might have answered."""
 
 M = TypeVar("M", bound=Message)
 R = TypeVar("R")
@@ -51,6 +59,7 @@ class HandlerFactory:
         admission: identifies clients and enforces their limits.
         observe: called with the record of every finished call.
         log_text: log requests at level info.
+        load: reports the load of the server with answers over gRPC. None: there is no report.
     """
 
     def __init__(
@@ -59,11 +68,13 @@ class HandlerFactory:
         admission: AdmissionControl,
         observe: Observe | None = None,
         log_text: bool = False,
+        load: LoadReporter | None = None,
     ) -> None:
         self._lifecycle = lifecycle
         self._admission = admission
         self._observe = observe
         self._log_text = log_text
+        self._load = load
         self._max_fields = max_fields(admission.limits)
         self._max_answer = max_answer_bytes(admission.limits)
         self._messages = admission.messages
@@ -72,7 +83,7 @@ class HandlerFactory:
         self._service = ""
         self._door = ""
 
-    def for_service(self, service: str, door: str = "grpc") -> "HandlerFactory":
+    def for_service(self, service: str, door: str = _GRPC) -> "HandlerFactory":
         """Return a factory for the methods of a service, given by its full name, and the name of its transport."""
         factory = copy.copy(self)
         factory._service = service
@@ -242,6 +253,8 @@ class HandlerFactory:
             if isinstance(error.__cause__, CallAborted):
                 sent = error.__cause__
         finally:
+            if self._load is not None and scope is Scope.PARSE:
+                self._load.count(failed=code in _SERVER_FAILURES)
             if self._observe is not None:
                 self._observe(self._record(name, scope, call, code, reason, stream, started_ns))
         if sent is not None:
@@ -249,7 +262,10 @@ class HandlerFactory:
         if failed is not None:
             with _failed_write_as_cancellation():
                 await _abort(context, call, failed)
-        context.set_trailing_metadata(request_id_metadata(call))
+        metadata: tuple[tuple[str, str | bytes], ...] = request_id_metadata(call)
+        if self._load is not None and scope is Scope.PARSE and self._door == _GRPC:
+            metadata += self._load.trailer()
+        context.set_trailing_metadata(metadata)
 
     def _record(
         self, name: str, scope: Scope, call: Call, code: grpc.StatusCode, reason: str, stream: bool, started_ns: int

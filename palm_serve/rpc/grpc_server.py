@@ -14,6 +14,7 @@ from palm_serve.rpc.access.admission import AdmissionControl
 from palm_serve.rpc.access.tokens import Scope, Tokens
 from palm_serve.rpc.call_handling import HandlerFactory, Observe
 from palm_serve.rpc.lifecycle import Lifecycle
+from palm_serve.rpc.load_report import LoadReporter
 from palm_serve.rpc.oip.service import SERVICE as OPEN_INFERENCE
 from palm_serve.rpc.oip.service import OpenInferenceService
 from palm_serve.rpc.services import channelz
@@ -60,6 +61,7 @@ def make_services(
     observe: Observe | None = None,
     tokens: Tokens | None = None,
     folder: "Watcher | None" = None,
+    load: LoadReporter | None = None,
 ) -> Services:
     """Create the services, with one admission for all transports. It needs a running event loop.
 
@@ -70,12 +72,19 @@ def make_services(
         observe: called with the record of every finished call.
         tokens: access tokens. None: anyone may call.
         folder: directory from which LoadModel loads models by name. None: LoadModel is refused.
+        load: reports the load of the server with its answers. None: there is no report.
     """
     models = ModelsService(registry, options, folder)
     health = HealthService(registry, lifecycle)
     return Services(
         registry,
-        HandlerFactory(lifecycle, AdmissionControl(options, tokens), observe, options.log_text),
+        HandlerFactory(
+            lifecycle,
+            AdmissionControl(options, tokens),
+            observe,
+            options.log_text,
+            load,
+        ),
         DialogueService(registry, options.limits, lifecycle),
         PredictionService(registry, options.limits),
         models,
