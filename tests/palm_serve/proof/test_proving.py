@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from palm_serve.bundle.loader import Bundle
-from palm_serve.bundle.proof import Proof, proof_bytes
+from palm_serve.bundle.proof import Proof, proof_bytes, read_proof
 from palm_serve.engine.session import open_engine
 from palm_serve.errors import BundleError
+from palm_serve.proof import recording
 from palm_serve.proof.comparison import ParityResult
 from palm_serve.proof.predictor import EnginePredictor
 from palm_serve.proof.proving import Prover, check_proof
@@ -128,3 +129,22 @@ def test_recording_leaves_out_what_cannot_be_used(proven: Bundle, make_texts: An
     assert {example.text for example in proof.info.examples} == {texts[0].text, texts[2].text, texts[3].text}
     with pytest.raises(ValueError, match="no dev example can be used"):
         record(proven, texts, [False] * 4)
+
+
+def test_wide_outputs_are_stored_in_part_and_still_compared(
+    proven: Bundle, make_texts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "_VALUE_BYTES", 8_000)
+    proof = record(proven, make_texts(100))
+    stored = sum(len(values) for batch_values in proof.values for values in batch_values)
+    assert stored <= 2_000
+    assert read_proof(proof_bytes(proof), proven.manifest).info == proof.info
+    bundle = dataclasses.replace(proven, proof=proof)
+    assert compare(bundle, lambda batch, values: None)[1] is None
+
+    def shift_one_tag(batch: PaddedBatch, values: dict[str, FloatArray]) -> None:
+        values["slots.logits"][..., 3] += 0.01
+
+    _, reason = compare(bundle, shift_one_tag)
+    assert reason is not None
+    assert "output 'slots.logits'" in reason
