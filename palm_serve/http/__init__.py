@@ -16,6 +16,7 @@ rasa.py         routes of Rasa
 huggingface.py  routes of Hugging Face's inference API
 connect.py      routes of Connect and gRPC-Web
 connect_codec.py  their bodies
+openapi.py      description of the routes
 app.py          all routes
 listener.py     sockets, TLS, time limits of headers, draining
 """

@@ -10,6 +10,7 @@ from palm_serve.http import connect, huggingface, open_inference, rasa
 from palm_serve.http.context import HttpContext, Receive, Scope, Send
 from palm_serve.http.endpoint import Endpoint, refuse
 from palm_serve.http.guard import App, Guard
+from palm_serve.http.openapi import openapi_json
 from palm_serve.http.plain_json import json_bytes
 from palm_serve.observability.metrics import METRICS_TYPE
 from palm_serve.rpc.access.tokens import Scope as TokenScope
@@ -41,6 +42,7 @@ def make_app(services: Services, options: ServeOptions, metrics: Callable[[], by
         *open_inference.routes(
             services.open_inference, services.factory.for_service(OPEN_INFERENCE, DOOR), options.limits
         ),
+        _description_route(services.factory.for_service("openapi", DOOR), limit),
         _metrics_route(metrics, services.factory.for_service("metrics", DOOR), limit),
     ]
     return Guard(Router(routes, default=_not_found, redirect_slashes=False), options)
@@ -61,6 +63,23 @@ def _metrics_route(metrics: Callable[[], bytes], factory: HandlerFactory, max_by
     return Route("/metrics", Endpoint(answer, open_inference.describe_error, max_bytes), methods=["GET"])
 
 
+def _description_route(factory: HandlerFactory, max_bytes: int) -> Route:
+    """Return the route of the description. It holds nothing of the models, so that it is open as health checks are."""
+    description = openapi_json()
+
+    async def read_description(message: pb.ListModelsRequest, call: Call) -> bytes:
+        return description
+
+    exchange = factory.exchange(
+        "OpenAPI", lambda body: pb.ListModelsRequest(), read_description, bytes, TokenScope.HEALTH
+    )
+
+    async def answer(context: HttpContext) -> bytes:
+        return await exchange(None, context)
+
+    return Route("/openapi.json", Endpoint(answer, open_inference.describe_error, max_bytes), methods=["GET"])
+
+
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    body = json_bytes({"error": f"no route {scope['path'][:64]}. See docs/operations.md for the routes."})
+    body = json_bytes({"error": f"no route {scope['path'][:64]}. See /openapi.json for the routes."})
     await refuse(scope, receive, send, 404, body)
