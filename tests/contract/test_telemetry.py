@@ -15,7 +15,8 @@ import importlib, os, pkgutil, sys
 
 def watch(event, arguments):
     if event == "import" and arguments[0] == "onnxruntime":
-        print("ORT_DISABLE_TELEMETRY =", os.environ.get("ORT_DISABLE_TELEMETRY"))
+        print("ORT_DISABLE_TELEMETRY =", os.environ.get("ORT_DISABLE_TELEMETRY"), flush=True)
+        os._exit(0)  # it is imported once, and what the package loads besides takes seconds
 
 sys.addaudithook(watch)
 package = importlib.import_module(sys.argv[1])
