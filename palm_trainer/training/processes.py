@@ -17,7 +17,7 @@ The cost is that communication does not overlap with the backward pass.
 import atexit
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -25,18 +25,18 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from palm_trainer.errors import PalmError
+from palm_trainer.training import DEFAULT_PATIENCE
+from palm_trainer.training.peers import PeerLost, Peers, meet
 
 _TIMEOUT = timedelta(days=7)
-"""Maximum time to wait for the others: rank 0 evaluates while they wait.
+"""Maximum time of an operation: rank 0 evaluates while the others wait.
 
-A process that exits is noticed at once.
+A process that exits is noticed at once, a silent one by `Peers`.
 """
-_ERROR_REPORTED = "palm/told"
-"""Key in the store of the number of processes that stopped with an error."""
 
 Value = TypeVar("Value")
 
@@ -167,79 +167,114 @@ def launched_processes() -> Processes:
     return Processes(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
 
 
+_joined: list[Peers] = []
+"""The other processes, once this one has joined them. torch too has one group for the whole process."""
+
+
 def join_processes() -> Processes:
-    """Join the processes that torchrun started, until this one exits. Later calls return the same."""
+    """Join the processes that torchrun started, until this one exits. Later calls return the same.
+
+    Raises:
+        PalmError: the others have not come.
+    """
     processes = launched_processes()
     if processes.size > 1 and not dist.is_initialized():
-        _join(processes)
+        _join(processes, DEFAULT_PATIENCE)
         atexit.register(_leave)
     return processes
 
 
 @contextmanager
-def process_group() -> Iterator[Processes]:
+def process_group(patience: float = DEFAULT_PATIENCE) -> Iterator[Processes]:
     """Join the processes that torchrun started (or whatever sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT).
 
-    All processes leave together. Only the process that fails first raises its error; the others
+    All processes leave together. Of those of a machine, only the first that fails raises an error; the others
     raise SystemExit.
+
+    Args:
+        patience: seconds of silence after which a process counts as lost. Those that wait for it print
+            a message and exit with 2.
 
     Yields:
         This process among the others, or `SINGLE_PROCESS`.
+
+    Raises:
+        PalmError: the others have not come, or one of them has ended.
     """
     processes = launched_processes()
     if processes.size == 1:
         yield SINGLE_PROCESS
         return
-    store = _join(processes)
+    peers = _join(processes, patience)
     try:
         yield processes
         # Wait for rank 0 to finish: torchrun stops all processes once one of them has failed.
         processes.any(False)
+        dist.destroy_process_group()
     except Exception as error:
-        if _another_reported(store):
+        reported = peers.report(error)
+        if reported is None:
             raise SystemExit(2 if isinstance(error, PalmError) else 1) from None
-        raise
-    dist.destroy_process_group()
+        if reported is error:
+            raise
+        raise reported from error
+    finally:
+        _leave_peers()
 
 
-def _join(processes: Processes) -> Store:
-    """Connect with the other processes. Return the store that they share."""
-    store: Store
-    store, _, _ = next(rendezvous("env://", processes.rank, processes.size, timeout=_TIMEOUT))
+def _join(processes: Processes, patience: float) -> Peers:
+    """Connect with the other processes."""
+    rank, size = processes.rank, processes.size
+    address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    try:
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=timedelta(seconds=patience)))
+        group = meet(store, rank, size, patience)
+        peers = Peers(address, group, rank, size, patience)
+    except RuntimeError as error:
+        raise PeerLost(
+            f"process {rank} of {size} could not meet the others at {address[0]}:{address[1]}: {str(error).splitlines()[0]}. "
+            "Start all processes within --patience, and check the address."
+        ) from error
+    peers.start()
+    _joined.append(peers)
     has_gpus = torch.cuda.is_available()
     if has_gpus:
         torch.cuda.set_device(processes.local_rank % torch.cuda.device_count())
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if has_gpus else "gloo",
-        store=PrefixStore("palm", store),
-        rank=processes.rank,
-        world_size=processes.size,
-        timeout=_TIMEOUT,
-    )
-    return store
+    with _communication():
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if has_gpus else "gloo",
+            store=PrefixStore(f"palm/{group}", store),
+            rank=rank,
+            world_size=size,
+            timeout=_TIMEOUT,
+        )
+    return peers
 
 
 def _leave() -> None:
     """Leave the other processes."""
+    _leave_peers()
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def _another_reported(store: Store) -> bool:
-    """Return True if another process has reported the error, or the store is gone with its process."""
-    try:
-        return int(store.add(_ERROR_REPORTED, 1)) > 1
-    except RuntimeError:
-        return True
+def _leave_peers() -> None:
+    """Give no more signs of life."""
+    for peers in _joined:
+        peers.leave()
+    _joined.clear()
 
 
 @contextmanager
 def _communication() -> Iterator[None]:
-    """Explain a failed collective operation."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise PalmError(
-            "another training process exited unexpectedly (killed or out of memory?): "
-            f"{str(error).splitlines()[0]}. Continue with --resume from the last checkpoint."
-        ) from error
+    """Explain a failed collective operation. One that waits for a silent process ends this one."""
+    with ExitStack() as stack:
+        for peers in _joined:
+            stack.enter_context(peers.waiting())
+        try:
+            yield
+        except RuntimeError as error:
+            raise PeerLost(
+                "another training process exited unexpectedly (killed or out of memory?): "
+                f"{str(error).splitlines()[0]}. Continue with --resume from the last checkpoint."
+            ) from error
