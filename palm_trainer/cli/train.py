@@ -17,10 +17,12 @@ from palm_serve.system.usage_errors import ProgramGroup
 from palm_trainer.cli.add_class import add_class_app
 from palm_trainer.cli.environment import limit_spinning, limit_threads
 from palm_trainer.cli.models import models_app
+from palm_trainer.cli.resume_option import Resume, ResumeCommand, resume_mode
 from palm_trainer.cli.stop_request import StopRequest
 from palm_trainer.config.atomic_files import write_output
 from palm_trainer.config.moved_keys import MovedKeyWarning
 from palm_trainer.errors import PalmError
+from palm_trainer.training import DEFAULT_PATIENCE
 
 if TYPE_CHECKING:  # torch takes seconds to load, and `--help` does not need it
     from palm_trainer.config.loader import Config
@@ -48,15 +50,33 @@ SetOption = Annotated[
 ]
 
 
-@app.command(epilog="Example: palm-train run examples/atis.toml --set train.epochs=5 --output runs/short")
+@app.command(
+    cls=ResumeCommand, epilog="Example: palm-train run examples/atis.toml --set train.epochs=5 --output runs/short"
+)
 def run(
     config: ConfigArgument,
     overrides: SetOption = None,
     output: Annotated[Path | None, typer.Option(help="Run directory; overrides train.output.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted run from its last checkpoint.")
-    ] = False,
+        Resume | None,
+        typer.Option(
+            "--resume",
+            metavar="[auto]",
+            show_default=False,
+            help="Continue an interrupted run from its last checkpoint. auto: begin where there is none. "
+            "Also train.resume, and PALM_TRAIN_RESUME=auto.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run in the output directory.")] = False,
+    patience: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=604_800,
+            metavar="SECONDS",
+            help="Of several processes: end when one of them has been silent for so long.",
+        ),
+    ] = DEFAULT_PATIENCE,
 ) -> None:
     """Train, and save the best and the last checkpoint.
 
@@ -68,14 +88,20 @@ def run(
     from palm_trainer.runs.run import train
     from palm_trainer.training.processes import process_group
 
-    with process_group() as processes:
-        if resume and overwrite:
+    with process_group(patience) as processes:
+        if resume is not None and overwrite:
             raise PalmError("--resume continues a run and --overwrite replaces it. Give one of them.")
         if not processes.is_first:  # the first process warns
             warnings.filterwarnings("ignore", category=MovedKeyWarning)
         settings = load_config(config, overrides or (), output)
         stop = StopRequest(single_process=processes.size == 1)
-        events = train(settings, resume=resume, overwrite=overwrite, stop=stop, processes=processes)
+        events = train(
+            settings,
+            resume=resume_mode(resume, settings.train, overwrite=overwrite),
+            overwrite=overwrite,
+            stop=stop,
+            processes=processes,
+        )
         events = _guarded(_listen_from_start(events, stop))
         interrupted = (
             show_training(events, settings, stop.lose_output) if processes.is_first else watch_training(events)

@@ -150,6 +150,9 @@ class TrainConfig(ConfigSection):
 
     output: OutputPath
     """Run directory, relative to the working directory."""
+    resume: Literal["auto"] | None = None
+    """`auto`: continue the run in `output`, and begin where it holds none. Then a command that is started again goes on, as torchrun does it.
+    None: as `--resume` says."""
     epochs: Epochs = 10.0
     """Passes over the reference data set."""
     reference: str | None = None

@@ -1,5 +1,6 @@
 """Encoded data sets: tokenized once, then padded and stacked batch by batch."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -112,6 +113,16 @@ class EncodedDataset:
     def inputs(self) -> Inputs:
         """Input layout of the data set."""
         return self._inputs
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all rows and targets, to compare the data of several processes."""
+        digest = hashlib.sha256()
+        for encoding in self.encodings:
+            digest.update(np.asarray(encoding.input_ids, dtype=np.int64).tobytes())
+            digest.update(b"|")
+        for task, targets in self._encoded.items():
+            digest.update(f"{task}: {targets}".encode())
+        return digest.hexdigest()
 
     def attach_soft_targets(self, soft: SoftTargetsByTask) -> None:
         """Attach the probabilities of teachers.

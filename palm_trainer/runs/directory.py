@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from palm_trainer.config.atomic_files import NEW_SUFFIX, check_output_place, write_file
-from palm_trainer.config.loader import Config
+from palm_trainer.config.section import ConfigSection
 from palm_trainer.errors import CheckpointError
 from palm_trainer.model.checkpoint import reading
 from palm_trainer.model.checkpoint_files import remove_checkpoints
@@ -29,13 +29,13 @@ def check_output_directory(output: Path, resume: bool, overwrite: bool) -> None:
     Raises:
         CheckpointError: there is nothing to resume, or something that would be overwritten.
     """
-    holds_run = (output / CONFIG).exists()
-    if resume and not holds_run:
+    has_run = holds_run(output)
+    if resume and not has_run:
         raise CheckpointError(
             f"{output} holds no run to resume ({output / CONFIG} is missing). Start without --resume."
         )
     check_output_place(output)
-    if holds_run and not resume:
+    if has_run and not resume:
         if not overwrite:
             raise CheckpointError(
                 f"{output} holds a run already. Continue it with --resume, replace it with --overwrite, or choose another directory with --output."
@@ -44,6 +44,11 @@ def check_output_directory(output: Path, resume: bool, overwrite: bool) -> None:
         raise CheckpointError(
             f"{output} is not empty and holds no run. Choose an empty or new directory with --output."
         )
+
+
+def holds_run(output: Path) -> bool:
+    """Return True if a training has begun in a directory."""
+    return (output / CONFIG).exists()
 
 
 def remove_unfinished(output: Path) -> None:
@@ -66,13 +71,19 @@ def forget_run(output: Path) -> None:
         (output / name).unlink(missing_ok=True)
 
 
-def differences(saved: Config, current: Config) -> list[str]:
-    """Return the dotted keys whose values differ, without the output directory."""
-    saved_values = _flat(saved.model_dump(mode="json"))
-    current_values = _flat(current.model_dump(mode="json"))
+def differences(saved: ConfigSection, current: ConfigSection, prefix: str = "") -> list[str]:
+    """Return the dotted keys whose values differ, without the output directory and how it is resumed.
+
+    Args:
+        saved: a configuration, or a section of it.
+        current: the same of another training.
+        prefix: name of the section and a dot.
+    """
+    saved_values = _flat(saved.model_dump(mode="json"), prefix)
+    current_values = _flat(current.model_dump(mode="json"), prefix)
     keys = []
     for key in sorted(saved_values.keys() | current_values.keys()):
-        if key != "train.output" and saved_values.get(key) != current_values.get(key):
+        if key not in ("train.output", "train.resume") and saved_values.get(key) != current_values.get(key):
             keys.append(key)
     return keys
 

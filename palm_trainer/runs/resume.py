@@ -23,9 +23,10 @@ from palm_trainer.model.checkpoint import (
 from palm_trainer.model.checkpoint_files import checkpoint_directory, has_checkpoint
 from palm_trainer.runs import weight_averaging as averaging
 from palm_trainer.runs.dev_rows import record_dev_rows
-from palm_trainer.runs.directory import differences, forget_later_events, forget_run, remove_unfinished
+from palm_trainer.runs.directory import differences, forget_later_events, forget_run, holds_run, remove_unfinished
 from palm_trainer.runs.file_names import CONFIG, EVENTS, METRICS
 from palm_trainer.runs.job import Job
+from palm_trainer.training.processes import Processes
 
 
 @dataclass
@@ -105,6 +106,21 @@ def find_encoder_to_resume(config: Config) -> Path | None:
     return run if started_from_run and has_checkpoint(run, "last") else None
 
 
+def find_run_to_resume(output: Path, processes: Processes) -> bool:
+    """Return True if the output directory holds a run. All processes call it together.
+
+    Raises:
+        CheckpointError: another process sees a run and the first, which is to write it, sees none. It would begin anew.
+    """
+    holds_run_by_rank = processes.gather(holds_run(output))
+    if any(holds_run_by_rank) and not holds_run_by_rank[0]:
+        raise CheckpointError(
+            f"{output} must be one directory for all processes, and holds a run for process {holds_run_by_rank.index(True)}, but none for process 0. "
+            "Put it on a file system that all machines share."
+        )
+    return holds_run_by_rank[0]
+
+
 def keep_to_roles_of_checkpoint(config: Config, run: Path) -> Config:
     """Return the configuration with `roles = "ignore"` for the tasks that have none in the run's last checkpoint.
 
@@ -145,13 +161,24 @@ def learns_roles_first(job: Job, older_config: Config) -> bool:
 
 
 def check_alike(job: Job) -> None:
-    """Raise PalmError where a process has read something else than the first."""
-    tokenizer_digest = hashlib.sha256(job.trained.tokenizer_json.encode()).hexdigest()
-    facts = (_rows(job), job.trained.tasks, tokenizer_digest)
+    """Raise PalmError where a process has read something else than the first, or has other settings."""
     processes = job.loop.processes
-    if processes.run_on_first(lambda: facts) != facts:
+    if processes.size == 1:
+        return
+    tokenizer_digest = hashlib.sha256(job.trained.tokenizer_json.encode()).hexdigest()
+    data_digests = {name: source.digest() for name, source in job.loop.sources.items()}
+    facts = (_rows(job), job.trained.tasks, tokenizer_digest, data_digests)
+    first_facts, first_settings = processes.run_on_first(lambda: (facts, job.train))
+    process = f"process {processes.rank} of {processes.size}"
+    if first_facts != facts:
         raise PalmError(
-            f"process {processes.rank} of {processes.size} has read other data, labels or pieces than process 0. Give all of them the same files."
+            f"{process} has read other data, labels or pieces than process 0. Give all of them the same files."
+        )
+    changed_keys = differences(first_settings, job.train, "train.")
+    if changed_keys:
+        raise PalmError(
+            f"{process} must have the settings of process 0, and has others ({', '.join(changed_keys)} differ). "
+            "Give all of them the same configuration and the same --set."
         )
 
 

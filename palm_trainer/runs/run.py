@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from palm_trainer.config.loader import Config, load_config
 from palm_trainer.evaluation.evaluate import Metrics, evaluate, score_of
@@ -37,6 +37,7 @@ from palm_trainer.runs.resume import (
     begin,
     check_alike,
     find_encoder_to_resume,
+    find_run_to_resume,
     keep_to_encoder_of_run,
     keep_to_older_keys,
     keep_to_roles_of_checkpoint,
@@ -54,7 +55,7 @@ Result = TypeVar("Result")
 def train(
     config: Config,
     *,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     overwrite: bool = False,
     stop: Callable[[], bool] = lambda: False,
     processes: Processes = SINGLE_PROCESS,
@@ -64,6 +65,7 @@ def train(
     Args:
         config: what to train. `train.output` is the run directory.
         resume: continue from `last/` (from the beginning where nothing was saved yet). Configuration and data must be the same.
+            auto: also begin where there is no run.
         overwrite: replace a run that the directory holds.
         stop: called after each step. When it returns True in any process, the last checkpoint is written and training ends.
         processes: that train together. All yield the same events. The first alone evaluates and writes.
@@ -73,8 +75,10 @@ def train(
         PalmError: the processes do not see the same data.
     """
     check_trackers(config.train.trackers)
-    processes.run_on_first(lambda: check_output_directory(config.train.output, resume, overwrite))
-    starts = not (resume and has_checkpoint(config.train.output, "last"))
+    output = config.train.output
+    resume = find_run_to_resume(output, processes) if resume == "auto" else resume
+    processes.run_on_first(lambda: check_output_directory(output, resume, overwrite))
+    starts = not (resume and processes.run_on_first(lambda: has_checkpoint(output, "last")))
     resumed = None
     if resume:
         config, resumed = processes.run_on_first(partial(_keep_to_older_run, config))

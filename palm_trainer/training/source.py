@@ -27,6 +27,10 @@ class Source:
         """Rows of the data set: examples, or windows of their passages."""
         return len(self.dataset)
 
+    def digest(self) -> str:
+        """Return the SHA-256 of the data, to compare that of several processes."""
+        return self.dataset.digest()
+
     def next(self) -> TrainingBatch:
         """Return the next batch."""
         return self.micro_batches(1, SINGLE_PROCESS)[0]

@@ -114,6 +114,10 @@ class CustomSource(Source):
         """Examples of the reader."""
         return self._reader.num_examples
 
+    def digest(self) -> str:
+        """Return nothing: the batches of a custom reader are not known before they are drawn."""
+        return ""
+
     def next(self) -> TrainingBatch:
         """Return the next batch."""
         self._position.step()
