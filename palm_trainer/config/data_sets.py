@@ -158,7 +158,20 @@ class ArrowDataConfig(_WordTags):
 class PlainDataConfig(DataConfig):
     """Formats without options."""
 
-    format: Literal["squad", "clinc", "rasa", "text", "luis", "clu"]
+    format: Literal[
+        "squad",
+        "clinc",
+        "rasa",
+        "text",
+        "luis",
+        "clu",
+        "dialogflow_es",
+        "dialogflow_cx",
+        "lex",
+        "alexa",
+        "snips",
+        "wit",
+    ]
 
 
 DATA_FORMATS: SectionUnion[DataConfig] = SectionUnion(
@@ -178,6 +191,12 @@ DATA_FORMATS: SectionUnion[DataConfig] = SectionUnion(
         "text": PlainDataConfig,
         "luis": PlainDataConfig,
         "clu": PlainDataConfig,
+        "dialogflow_es": PlainDataConfig,
+        "dialogflow_cx": PlainDataConfig,
+        "lex": PlainDataConfig,
+        "alexa": PlainDataConfig,
+        "snips": PlainDataConfig,
+        "wit": PlainDataConfig,
         "parquet": ArrowDataConfig,
         "datasets": ArrowDataConfig,
     },

@@ -3,20 +3,26 @@
 from collections.abc import Mapping
 
 from palm_trainer.data.formats import (
+    alexa,
     clinc,
     clu,
     conll,
     csv,
     datasets,
+    dialogflow_cx,
+    dialogflow_es,
     joint,
     json_list,
     jsonl,
+    lex,
     luis,
     parquet,
     rasa,
+    snips,
     squad,
     text,
     tsv,
+    wit,
 )
 from palm_trainer.data.formats import (
     palm_tsv as palm,
@@ -37,6 +43,12 @@ FORMATS: Mapping[str, Parse] = {
     "text": checked(text.parse),
     "luis": checked(luis.parse),
     "clu": checked(clu.parse),
+    "dialogflow_es": checked(dialogflow_es.parse),
+    "dialogflow_cx": checked(dialogflow_cx.parse),
+    "lex": checked(lex.parse),
+    "alexa": checked(alexa.parse),
+    "snips": checked(snips.parse),
+    "wit": checked(wit.parse),
     "parquet": checked(parquet.parse),
     "datasets": checked(datasets.parse),
 }

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 
+from palm_trainer.data.formats import dialogflow_cx, dialogflow_es
+from palm_trainer.data.formats.alexa import is_alexa
 from palm_trainer.data.formats.clinc import is_clinc
 from palm_trainer.data.formats.clu import is_clu
 from palm_trainer.data.formats.columns import PAIR_COLUMNS, SKIPPED, TEXT_COLUMNS
@@ -13,14 +15,18 @@ from palm_trainer.data.formats.conll import numbers_tokens
 from palm_trainer.data.formats.datasets import HUB, STATE
 from palm_trainer.data.formats.joint import FILES
 from palm_trainer.data.formats.json_values import load_json
+from palm_trainer.data.formats.lex import has_bot
 from palm_trainer.data.formats.luis import is_luis
 from palm_trainer.data.formats.palm_tsv import SEPARATOR, TAG_COLUMNS
+from palm_trainer.data.formats.project_files import ProjectFiles
 from palm_trainer.data.formats.rasa import holds_examples, rasa_files
 from palm_trainer.data.formats.rasa_json import is_rasa_json
 from palm_trainer.data.formats.rasa_markdown import is_markdown
+from palm_trainer.data.formats.snips import is_snips
 from palm_trainer.data.formats.squad import is_row
 from palm_trainer.data.formats.text_files import FormatOptions, read_text, split_lines
-from palm_trainer.data.formats.unread import check_unlabelled, check_unread_json
+from palm_trainer.data.formats.unread import check_unlabelled
+from palm_trainer.data.formats.wit import has_app, is_wit
 from palm_trainer.errors import DataError
 
 _SAMPLE_LINES = 2000
@@ -57,6 +63,13 @@ def detect_format(path: Path) -> Detection:
         return Detection("parquet")
     if suffix == ".json":
         return _detect_json(path)
+    if suffix == ".zip":
+        project = _detect_project(path)
+        if not project:
+            raise DataError(
+                f"{path}: a zip file of no known product (Dialogflow, Lex, Wit); unpack it, and give the data in it"
+            )
+        return Detection(project)
     if suffix in (".yml", ".yaml"):
         return Detection("rasa")
     return _detect_text(path, suffix)
@@ -97,6 +110,9 @@ def _detect_directory(path: Path) -> Detection:
         return Detection("datasets")
     if any(path.glob("*.parquet")):
         return Detection("parquet")
+    project = _detect_project(path)
+    if project:
+        return Detection(project)
     if any(holds_examples(file) for file in rasa_files(path)):
         return Detection("rasa")
     raise DataError(
@@ -113,9 +129,30 @@ def _detect_split(path: Path) -> Detection:
 _JSON_FORMATS: tuple[tuple[str, Callable[[object], bool]], ...] = (
     ("luis", is_luis),
     ("clu", is_clu),
+    ("dialogflow_es", dialogflow_es.is_dialogflow_es),
+    ("dialogflow_cx", dialogflow_cx.is_dialogflow_cx),
+    ("alexa", is_alexa),
+    ("snips", is_snips),
+    ("wit", is_wit),
     ("clinc", is_clinc),
 )
 """Formats of JSON files, and the test of a file's content, in the order in which they are asked."""
+_PROJECTS: tuple[tuple[str, Callable[[list[str]], bool]], ...] = (
+    ("dialogflow_es", dialogflow_es.has_agent),
+    ("dialogflow_cx", dialogflow_cx.has_agent),
+    ("lex", has_bot),
+    ("wit", has_app),
+)
+"""Formats of exported projects, and the test of the names of their files."""
+
+
+def _detect_project(path: Path) -> str:
+    """Return the format of a directory or zip file that a product exported; empty if it is none."""
+    names = ProjectFiles(path).names
+    for name, has_files in _PROJECTS:
+        if has_files(names):
+            return name
+    return ""
 
 
 def _detect_json(path: Path) -> Detection:
@@ -126,7 +163,6 @@ def _detect_json(path: Path) -> Detection:
     for name, has_structure in _JSON_FORMATS:
         if has_structure(value):
             return Detection(name)
-    check_unread_json(path, value)
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         return Detection("squad")
     if isinstance(value, list) and value and isinstance(value[0], dict):

@@ -101,7 +101,20 @@ def read_text(path: Path, defects: Defects | None = None) -> str:
             first bad byte).
     """
     check_readable(path)
-    data = path.read_bytes()
+    return decode_text(path.read_bytes(), path, defects)
+
+
+def decode_text(data: bytes, path: Path, defects: Defects | None = None) -> str:
+    """Return the text of a file, as `read_text` does.
+
+    Args:
+        data: content of the file.
+        path: its path, for messages.
+        defects: tally of byte order marks and line ends.
+
+    Raises:
+        DataError: the content is empty or not UTF-8.
+    """
     zero = data.find(b"\0")
     if zero >= 0 and not data.startswith(_UTF_16):
         raise DataError(f"{_place(path, data, zero)}: a zero byte, as in a binary file; give a text file in UTF-8")

@@ -22,8 +22,13 @@ TEXTS = st.lists(st.sampled_from([*PARTS, " ", "\n", "\n", "\t", "\x02", "\r\n",
 CONTENT = st.one_of(st.binary(max_size=60), TEXTS.map(lambda parts: "".join(parts).encode()))
 
 NAMES = "text intent entities start end entity role group value slots label words tokens tags answers answer_start"
-MORE_NAMES = "question id qas context paragraphs is_impossible text_pair data utterances"
-KEYS = st.sampled_from([*NAMES.split(), *MORE_NAMES.split()])
+MORE_NAMES = (
+    "question id qas context paragraphs is_impossible text_pair data utterances assets startPos endPos category"
+)
+PRODUCT_NAMES = (
+    "offset length alias parts trainingPhrases displayName intents slot_name languageModel samples type types"
+)
+KEYS = st.sampled_from([*NAMES.split(), *MORE_NAMES.split(), *PRODUCT_NAMES.split()])
 
 
 def put(folder, name, content):
@@ -65,7 +70,18 @@ VALUES = st.recursive(
 )
 
 
-@pytest.mark.parametrize("name", ["jsonl", "json", "squad", "rasa"])
+PRODUCTS = {
+    "luis": lambda rows: {"utterances": rows},
+    "clu": lambda rows: {"assets": {"utterances": rows}},
+    "dialogflow_es": lambda rows: rows,
+    "dialogflow_cx": lambda rows: {"displayName": "a", "trainingPhrases": rows},
+    "alexa": lambda rows: {"languageModel": {"intents": rows}},
+    "snips": lambda rows: {"intents": {"a": {"utterances": rows}}},
+    "wit": lambda rows: {"utterances": rows},
+}
+
+
+@pytest.mark.parametrize("name", ["jsonl", "json", "squad", "rasa", *PRODUCTS])
 @settings(max_examples=150, deadline=None)
 @given(content=VALUES, rows=st.lists(st.dictionaries(KEYS, VALUES, max_size=5), max_size=3))
 def test_any_values_of_json_end_in_examples_or_one_message(name, content, rows, tmp_path_factory):
@@ -73,7 +89,7 @@ def test_any_values_of_json_end_in_examples_or_one_message(name, content, rows, 
     texts = {"jsonl": "\n".join(map(json.dumps, [content, *rows])), "json": json.dumps(rows or content)}
     texts["squad"] = json.dumps({"data": [{"paragraphs": [{"context": "a b", "qas": rows or content}]}]})
     texts["rasa"] = json.dumps({"rasa_nlu_data": {"common_examples": rows or content}})
-    path.write_text(texts[name])
+    path.write_text(texts[name] if name in texts else json.dumps(PRODUCTS[name](rows or content)))
     for read in (lambda: list(FORMATS[name](path, FormatOptions(), Defects())), lambda: detect_format(path)):
         try:
             message = f"{path}: {read()}"

@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 
 from palm_trainer.data.example import LabelledSpan
 from palm_trainer.data.formats import FORMATS
+from palm_trainer.data.formats.detect import detect_format
 from palm_trainer.data.formats.text_files import Defects, FormatOptions
 from tests.palm_trainer.data.formats import test_conservation as plain
 from tests.palm_trainer.data.formats.test_conservation import OVERLAP, ROWS, slots, text
@@ -80,7 +82,234 @@ def write_clu(data, path, told):
     return examples_of(data, roles=False), {}
 
 
+FURTHER = "file of the project without training texts (passed over)"
+
+
+def pieces(row, name):
+    """The parts of a text: those of a slot have its name; the blanks between stay with the text around."""
+    found, position = [], 0
+    content = text(row)
+    for span in slots(row):
+        if span.start > position:
+            found.append({"text": content[position : span.start]})
+        found.append({"text": content[span.start : span.end], name: span.label})
+        position = span.end
+    return [*found, {"text": content[position:]}] if position < len(content) else found
+
+
+def put(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def write_dialogflow_es(data, path, told):
+    """An agent with a file of phrases for each row, since a file has one intent, and the blanks inside of some slots."""
+    put(path / "agent.json", {"language": "en"})
+    put(path / "entities" / "city.json", {"name": "city"})
+    put(path / "entities" / "city_entries_en.json", [{"value": "Oslo", "synonyms": ["oslo", ""]}])
+    told[FURTHER] += 2
+    told["value of a slot type that no template used (each gives at most 25 rows)"] += 2
+    for number, row in enumerate(data):
+        parts = pieces(row, "alias")
+        if row["synonym"]:
+            for before, after in pairwise(parts):
+                if "alias" in before and "alias" not in after and after["text"].startswith(" "):
+                    before["text"], after["text"] = before["text"] + " ", after["text"][1:]
+                    told["slot that begins or ends with a blank (its span is without)"] += 1
+        phrase = {"id": "1", "data": parts, "isTemplate": False, "count": 0, "updated": 1}
+        for part in parts:
+            if row["extra"] and "alias" in part:
+                part |= {"meta": "@city", "userDefined": True}
+                told["'meta' of a part with an alias (passed over)"] += 1
+        if row["extra"]:
+            phrase["count"] = 3
+            told["number of times that a phrase was added (passed over)"] += 1
+            told["phrase of a fallback intent (read as its class)"] += 1
+            told["'responses' of a Dialogflow intent (passed over)"] += 1
+        intent = {"name": row["intents"][0], "auto": True, "fallbackIntent": row["extra"]}
+        put(path / "intents" / f"i{number}.json", intent | {"responses": [{"a": 1}] if row["extra"] else []})
+        put(path / "intents" / f"i{number}_usersays_en.json", [phrase])
+    return examples_of(data, roles=False), {}
+
+
+def write_dialogflow_cx(data, path, told):
+    put(path / "agent.json", {"displayName": "a"})
+    put(path / "flows" / "f" / "f.json", {"displayName": "f"})
+    told[FURTHER] += 2
+    for number, row in enumerate(data):
+        phrase = {"id": "1", "parts": pieces(row, "parameterId"), "repeatCount": 1 + row["extra"], "languageCode": "en"}
+        told["number of times that a phrase was added (passed over)"] += row["extra"]
+        if row["synonym"]:
+            phrase |= {"note": "n"}
+            told["'note' of a Dialogflow phrase (passed over)"] += 1
+        intent = {"name": "1", "displayName": row["intents"][0], "parameters": [{"id": "city"}, {"id": "x"}]}
+        told["'parameters' of a Dialogflow intent (passed over)"] += 2
+        put(path / "intents" / f"i{number}" / f"i{number}.json", intent)
+        put(path / "intents" / f"i{number}" / "trainingPhrases" / "en.json", {"trainingPhrases": [phrase]})
+    return examples_of(data, roles=False), {}
+
+
+def write_snips(data, path, told):
+    intents = {}
+    for number, row in enumerate(data):
+        parts = pieces(row, "slot_name")
+        for part in parts:
+            if "slot_name" in part:
+                part["entity"] = "t"
+                told["'entity' of a part with a slot (passed over)"] += 1
+        utterance = {"data": parts} | ({"note": "n"} if row["extra"] else {})
+        told["'note' of a Snips utterance (passed over)"] += row["extra"]
+        intents[f"i{number}"] = {"utterances": [utterance]}
+    entities = {"t": {"data": [{"value": "x", "synonyms": ["y"]}], "use_synonyms": True}, "snips/datetime": {}}
+    told["value of a slot type that no template used (each gives at most 25 rows)"] += 2
+    path.write_text(json.dumps({"language": "en", "intents": intents, "entities": entities}))
+    return [
+        (text(row), None, {"intent": f"i{number}", "slots": slots(row, roles=False)}) for number, row in enumerate(data)
+    ], {}
+
+
+def write_snips_benchmark(data, path, told):
+    path.write_text(json.dumps({"i": [{"data": pieces(row, "entity")} for row in data]}))
+    return [(text(row), None, {"intent": "i", "slots": slots(row, roles=False)}) for row in data], {}
+
+
+def write_wit(data, path, told):
+    utterances = []
+    expected = []
+    for row in data:
+        entities = []
+        for span in slots(row):
+            entity = {"entity": f"{span.label}:{span.role or span.label}", "start": span.start, "end": span.end}
+            entity |= {"body": text(row)[span.start : span.end], "entities": []}
+            if row["extra"]:
+                entity |= {"entities": [{"entity": "x"}]}
+                told["'entities' of a Wit entity (passed over)"] += 1
+            if row["synonym"] and units(row, span.start) != span.start:
+                entity |= {"start": units(row, span.start), "end": units(row, span.end)}
+                kind = "offsets that fit their value in UTF-16 units only (read so)"
+                shifted = text(row)[entity["start"] : entity["end"]]
+                told[kind] += shifted != entity["body"]
+            entities.append(entity)
+        traits = [{"trait": "mood", "value": "good"}] if row["extra"] else []
+        utterances.append({"text": text(row), "intent": row["intents"][0], "entities": entities, "traits": traits})
+        spans = tuple(LabelledSpan(s.start, s.end, s.label, s.role) for s in slots(row))
+        fields = {"mood": "good"} if row["extra"] else {}
+        expected.append((text(row), None, {"intent": row["intents"][0], **fields, "slots": spans}))
+    put(path / "app.json", {"name": "a"})
+    put(path / "entities" / "city.json", {"name": "city"})
+    told[FURTHER] += 2
+    put(path / "utterances" / "utterances-1.json", {"utterances": utterances})
+    return expected, {}
+
+
+def write_wit_expressions(data, path, told):
+    """The older form: the intent is an entity, values have quotes."""
+    rows = []
+    for row in data:
+        entities = [{"entity": "intent", "value": json.dumps(row["intents"][0])}]
+        for span in slots(row):
+            value = "another" if row["synonym"] else text(row)[span.start : span.end]
+            told["synonym given with an entity (passed over)"] += row["synonym"]
+            entity = {"entity": span.label, "role": span.role, "value": json.dumps(value, ensure_ascii=False)}
+            entities.append(entity | {"start": span.start, "end": span.end})
+        rows.append({"text": text(row), "entities": entities})
+    path.write_text(json.dumps({"data": rows}))
+    return without_groups(data), {}
+
+
+def sample(row, number):
+    """A template: the first slot of the row stands for its type, the others give their value."""
+    content, words = [], row["words"]
+    position = 0
+    for count, (first, last, label, _, _) in enumerate(row["spans"]):
+        content += words[position:first]
+        value = " ".join(words[first:last])
+        content.append(f"{{{value}|{label}}}" if count else f"{{open{number}}}")
+        position = last
+    return " ".join([*content, *words[position:]])
+
+
+def written_out(data):
+    """The rows that templates give, where each type has one value, that of the row."""
+    found = []
+    for number, row in enumerate(data):
+        spans = list(slots(row, roles=False))
+        if spans:
+            spans[0] = LabelledSpan(spans[0].start, spans[0].end, f"open{number}")
+        found.append((text(row), None, {"intent": row["intents"][0], "slots": tuple(spans)}))
+    return found
+
+
+def write_alexa(data, path, told):
+    intents, types = [], []
+    for number, row in enumerate(data):
+        declared = [{"name": label, "type": "AMAZON.City"} for label in ("city", "time.start")]
+        declared.append({"name": f"open{number}", "type": f"t{number}"})
+        samples = [sample(row, number)]
+        if row["spans"]:
+            first, last, *_ = row["spans"][0]
+            value = " ".join(row["words"][first:last])
+            types.append({"name": f"t{number}", "values": [{"name": {"value": value, "synonyms": [value]}}]})
+            told["template (written out with values of its slots, at most 25 rows)"] += 1
+        if row["extra"]:
+            samples += ["to {city}", "to {nothing}"]
+            told["template with a slot of type 'AMAZON.City', which has no values here (left out)"] += 1
+            told["template with a slot that its intent does not declare (left out)"] += 1
+        intent = {"name": row["intents"][0], "slots": declared, "samples": samples}
+        if row["synonym"]:
+            declared[0]["samples"] = ["{city}", "in {city}"]
+            told["'samples' of an Alexa slot (passed over)"] += 2
+        intents.append(intent)
+    types.append({"name": "unused", "values": [{"id": "1", "name": {"value": "x", "synonyms": ["y"]}}]})
+    told["value of a slot type that no template used (each gives at most 25 rows)"] += 2
+    intents.append({"name": "AMAZON.HelpIntent", "samples": []})
+    told["intent without sample utterances (passed over)"] += 1
+    model = {"invocationName": "a", "intents": intents, "types": types}
+    path.write_text(json.dumps({"interactionModel": {"languageModel": model, "dialog": {"intents": []}}}))
+    told["'dialog' of an interaction model (passed over)"] += 1
+    return written_out(data), {}
+
+
+def write_lex(data, path, told):
+    locale = path / "Bot" / "BotLocales" / "en_US"
+    put(path / "manifest.json", {"metadata": {}})
+    put(locale / "BotLocale.json", {"name": "English"})
+    told[FURTHER] += 2
+    for number, row in enumerate(data):
+        folder = locale / "Intents" / f"i{number}"
+        for label in ("city", "time.start", f"open{number}"):
+            slot_type = f"t{number}" if label.startswith("open") else "AMAZON.City"
+            put(folder / "Slots" / label / "Slot.json", {"name": label, "slotTypeName": slot_type})
+        samples = [{"utterance": sample(row, number)}]
+        if row["spans"]:
+            first, last, *_ = row["spans"][0]
+            value = {"value": " ".join(row["words"][first:last])}
+            put(
+                locale / "SlotTypes" / f"t{number}" / "SlotType.json",
+                {"name": f"t{number}", "slotTypeValues": [{"sampleValue": value, "synonyms": [value]}]},
+            )
+            told["template (written out with values of its slots, at most 25 rows)"] += 1
+        if row["extra"]:
+            samples += [{"utterance": "to {city}"}, {"utterance": "to {nothing}"}]
+            told["template with a slot of type 'AMAZON.City', which has no values here (left out)"] += 1
+            told["template with a slot that its intent does not declare (left out)"] += 1
+        intent = {"name": row["intents"][0], "sampleUtterances": samples, "intentConfirmationSetting": {"a": 1}}
+        told["'intentConfirmationSetting' of a Lex intent (passed over)"] += 1
+        put(folder / "Intent.json", intent)
+    put(locale / "Intents" / "FallbackIntent" / "Intent.json", {"name": "FallbackIntent", "sampleUtterances": []})
+    told["intent without sample utterances (passed over)"] += 1
+    return written_out(data), {}
+
+
 CASES = {
+    "dialogflow_es": ("dialogflow_es", "agent", write_dialogflow_es),
+    "dialogflow_cx": ("dialogflow_cx", "agent", write_dialogflow_cx),
+    "snips": ("snips", "f.json", write_snips),
+    "snips, benchmark": ("snips", "f.json", write_snips_benchmark),
+    "wit": ("wit", "app", write_wit),
+    "wit, expressions": ("wit", "f.json", write_wit_expressions),
+    "alexa": ("alexa", "f.json", write_alexa),
+    "lex": ("lex", "bot", write_lex),
     "luis": ("luis", "f.json", write_luis),
     "clu": ("clu", "f.json", write_clu),
 }
@@ -102,6 +331,7 @@ def test_what_a_file_of_a_product_holds_is_used_or_told(case, data, tmp_path_fac
     examples = list(FORMATS[name](path, FormatOptions(**options), defects))
     assert [(e.text, e.pair, dict(e.fields)) for e in examples] == expected
     assert {defect.kind: defect.count for defect in defects} == {kind: n for kind, n in told.items() if n}
+    assert detect_format(path).format == name
     folder = str(path.parent)
     for defect in defects:
         assert defect.first.startswith(folder)

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 from palm_trainer.data.formats import FORMATS
@@ -120,28 +118,6 @@ def test_detect_format_unknown_notation_is_refused(file, line):
 def test_detect_format_text_with_few_signs_is_text(file):
     lines = ["see [1](http://x) there", "a:b c", "x < y", "time: 10:30", "read https://a.b/O now", "x"]
     assert detect_format(file("a.txt", "\n".join(lines))).format == "text"
-
-
-@pytest.mark.parametrize(
-    ("content", "product"),
-    [
-        (
-            {"intents": {"a": {"utterances": [{"data": [{"text": "b"}]}]}}, "entities": {}, "language": "en"},
-            "Snips NLU",
-        ),
-        ({"GetWeather": [{"data": [{"text": "a"}, {"text": "b", "entity": "c"}]}]}, "Snips"),
-        ([{"id": "1", "data": [{"text": "a", "userDefined": False}], "isTemplate": False, "count": 0}], "Dialogflow"),
-        ({"name": "a", "auto": True, "responses": [], "userSays": []}, "Dialogflow"),
-        ({"data": [{"text": "a", "entities": [{"entity": "intent", "value": "b"}]}]}, "wit.ai"),
-    ],
-)
-@pytest.mark.parametrize("indent", [None, 1])
-def test_detect_format_names_products_whose_data_is_not_read(file, content, product, indent):
-    path = file("a.json", json.dumps(content, indent=indent))
-    with pytest.raises(
-        DataError, match=rf"a\.json: training data of {product}.*, which is not read. Write it as jsonl"
-    ):
-        detect_format(path)
 
 
 def test_detect_format_json_file_of_lines_is_jsonl(file, parse):

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+import zipfile
 
 import pytest
 from typer.testing import CliRunner
@@ -29,8 +31,30 @@ CLU = {
     "assets": {"intents": [], "entities": [], "utterances": [CLU_ROW]},
 }
 
-DOCUMENTS = {"luis": LUIS, "clu": CLU}
-UNCHECKED = {"luis_schema_version", "projectFileVersion"}
+ES_PART = {"text": "oslo", "alias": "city", "userDefined": True}
+ES = [{"id": "1", "data": [{"text": "fly 😀 to "}, ES_PART], "isTemplate": False, "count": 0, "updated": 1}]
+CX_PHRASE = {"parts": [{"text": "fly 😀 to "}, {"text": "oslo", "parameterId": "city"}], "repeatCount": 1}
+CX = {"intents": [{"displayName": "fly", "trainingPhrases": [CX_PHRASE], "isFallback": False}]}
+ALEXA_TYPE = {"name": "places", "values": [{"id": "1", "name": {"value": "oslo", "synonyms": ["oslo"]}}]}
+ALEXA_INTENT = {"name": "fly", "slots": [{"name": "city", "type": "places"}], "samples": ["fly 😀 to {city}"]}
+ALEXA = {"interactionModel": {"languageModel": {"intents": [ALEXA_INTENT], "types": [ALEXA_TYPE]}}}
+SNIPS_PARTS = [{"text": "fly 😀 to "}, {"text": "oslo", "slot_name": "city", "entity": "places"}]
+SNIPS_ENTITY = {"data": [{"value": "oslo", "synonyms": ["oslo"]}]}
+SNIPS = {"intents": {"fly": {"utterances": [{"data": SNIPS_PARTS}]}}, "entities": {"places": SNIPS_ENTITY}}
+WIT_ENTITY = {"entity": "city:to", "start": 9, "end": 13, "body": "oslo", "role": "to"}
+WIT_TRAIT = {"trait": "mood", "value": "good"}
+WIT = {"utterances": [{"text": TEXT, "intent": "fly", "entities": [WIT_ENTITY], "traits": [WIT_TRAIT]}]}
+
+DOCUMENTS = {
+    "luis": LUIS,
+    "clu": CLU,
+    "dialogflow_es": ES,
+    "dialogflow_cx": CX,
+    "alexa": ALEXA,
+    "snips": SNIPS,
+    "wit": WIT,
+}
+UNCHECKED = {"luis_schema_version", "projectFileVersion", "id", "updated", "userDefined"}
 """Keys that say nothing about a row."""
 WRONG = {
     str: (5, True, 1.5, {}, ["a"]),
@@ -65,17 +89,19 @@ def test_a_value_of_the_wrong_type_is_one_message_with_its_place(name, file, par
         if path[-1] in UNCHECKED or (item == [] and path[-1] == "children"):
             continue
         for value in WRONG[type(item)]:
+            if value is None and path[-1] in ("count", "repeatCount"):
+                continue  # these may be null
             document = replaced(DOCUMENTS[name], path, value)
             with pytest.raises(DataError, match=r"/a\.json: ") as refused:
                 print(path, value, parse(name, file("a.json", json.dumps(document))))
             keys = [str(key) for key in path if isinstance(key, str)]
-            assert keys[-1] in str(refused.value)
+            assert not keys or keys[-1] in str(refused.value)
             checked += 1
-    assert checked > 20
+    assert checked > 15
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-@pytest.mark.parametrize("content", ["[", "5", "null", '"a"', "[5]", "{}", '[{"text": 5}]', '{"a": {"a": 1}}'])
+@pytest.mark.parametrize("content", ["[", "5", "null", '"a"', "[5]", "{}", '[{"data": 5}]', '{"a": {"a": 1}}'])
 def test_another_structure_is_one_message(name, content, file, parse):
     with pytest.raises(DataError, match=r"/a\.json"):
         parse(name, file("a.json", content))
@@ -83,7 +109,7 @@ def test_another_structure_is_one_message(name, content, file, parse):
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_an_emoji_before_a_slot_does_not_move_it(name, file, parse):
-    path = file("a.json", json.dumps(DOCUMENTS[name]))
+    path = file("fly_usersays_en.json" if name == "dialogflow_es" else "a.json", json.dumps(DOCUMENTS[name]))
     assert detect_format(path).format == name
     [example], _ = parse(name, path)
     [span] = example.fields["slots"]
@@ -168,3 +194,204 @@ def test_clu_test_rows_are_never_trained_on(file, parse, tmp_path):
         parse("clu", only_train.with_name("b.json#Test"))
     with pytest.raises(DataError, match="the data set must be Train or Test, got 'Dev'"):
         parse("clu", only_train.with_name("b.json#Dev"))
+
+
+ES_AGENT = {
+    "agent.json": {"language": "en"},
+    "intents/fly.json": {"name": "fly away", "auto": True},
+    "intents/fly_usersays_en.json": ES,
+    "intents/fly_usersays_de.json": [{"data": [{"text": "flieg"}], "isTemplate": False}],
+}
+CX_AGENT = {
+    "agent.json": {"displayName": "a"},
+    "intents/fly/fly.json": {"displayName": "fly away"},
+    "intents/fly/trainingPhrases/en.json": {"trainingPhrases": [CX_PHRASE]},
+    "intents/fly/trainingPhrases/de.json": {"trainingPhrases": [{"parts": [{"text": "flieg"}]}]},
+}
+LEX_FOLDER = "Bot/BotLocales/en_US/"
+LEX_BOT = {
+    "manifest.json": {"metadata": {}},
+    LEX_FOLDER + "Intents/Fly/Intent.json": {
+        "name": "fly away",
+        "sampleUtterances": [{"utterance": "fly 😀 to {city}"}],
+    },
+    LEX_FOLDER + "Intents/Fly/Slots/city/Slot.json": {"name": "city", "slotTypeName": "places"},
+    LEX_FOLDER + "SlotTypes/places/SlotType.json": {
+        "name": "places",
+        "slotTypeValues": [{"sampleValue": {"value": "oslo"}, "synonyms": []}],
+    },
+    "Bot/BotLocales/de_DE/Intents/Fly/Intent.json": {
+        "name": "fly away",
+        "sampleUtterances": [{"utterance": "flieg"}],
+    },
+}
+WIT_APP = {
+    "flights/app.json": {"name": "flights"},
+    "flights/utterances/utterances-1.json": {
+        "utterances": [
+            {"text": TEXT, "intent": "fly away", "entities": [WIT_ENTITY | {"entity": "city:city", "role": ""}]},
+            {"text": "flieg", "intent": "fly away", "entities": [], "traits": []},
+        ]
+    },
+}
+PROJECTS = {"dialogflow_es": ES_AGENT, "dialogflow_cx": CX_AGENT, "lex": LEX_BOT, "wit": WIT_APP}
+
+
+def put_project(folder, files, *, as_zip):
+    path = folder / ("export.zip" if as_zip else "export")
+    folder.mkdir(parents=True, exist_ok=True)
+    if as_zip:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in files.items():
+                archive.writestr(name, json.dumps(content))
+        return path
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("as_zip", [False, True], ids=["directory", "zip"])
+@pytest.mark.parametrize("name", PROJECTS)
+def test_projects_are_read_as_directory_and_as_zip(name, as_zip, tmp_path, parse):
+    path = put_project(tmp_path, PROJECTS[name], as_zip=as_zip)
+    assert detect_format(path).format == name
+    examples, _ = parse(name, path)
+    found = {example.text: example.fields for example in examples}
+    assert found == {
+        TEXT: {"intent": "fly away", "slots": (OSLO,)},
+        "flieg": {"intent": "fly away", "slots": ()},
+    }
+    result = CliRunner().invoke(app, ["init", str(path)])
+    assert result.exit_code == 0, result.output
+    assert f'format = "{name}"' in result.output
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_files_of_projects_with_wrong_types_are_one_message(name, tmp_path, parse):
+    for file in PROJECTS[name]:
+        if file.endswith(("agent.json", "app.json", "manifest.json")):
+            continue
+        for number, content in enumerate([5, None, "a", [5], {"name": 5, "displayName": 5, "utterances": 5}]):
+            path = put_project(tmp_path / str(number), PROJECTS[name] | {file: content}, as_zip=True)
+            with pytest.raises(DataError, match=re.escape(f"{path}/{file}")):
+                parse(name, path)
+            path.unlink()
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_zip_files_that_cannot_be_read_are_one_message(name, tmp_path, parse):
+    whole = put_project(tmp_path, PROJECTS[name], as_zip=True).read_bytes()
+    path = tmp_path / "b.zip"
+    damaged = [b"", b"PK", whole[:40], whole[: len(whole) // 2], whole[20:]]
+    for position in range(0, len(whole), 41):
+        damaged.append(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
+    for content in damaged:
+        path.write_bytes(content)
+        for read in (lambda: parse(name, path), lambda: detect_format(path)):
+            try:
+                message = f"{path}: {read()}"
+            except DataError as error:
+                message = str(error)
+            assert str(path) in message
+
+
+def test_a_zip_file_that_swells_is_refused(tmp_path, parse):
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("intents/a_usersays_en.json", b" " * (130 << 20))
+    with pytest.raises(DataError, match=r"bomb\.zip/intents/a_usersays_en\.json: .* at most 128 MiB"):
+        parse("dialogflow_es", path)
+
+
+def test_zip_file_of_something_else_is_refused(tmp_path):
+    with pytest.raises(DataError, match="a zip file of no known product"):
+        detect_format(put_project(tmp_path, {"a.json": {}}, as_zip=True))
+
+
+def test_directories_of_splits_stay_splits(tmp_path):
+    """Two agents side by side are no project: the test split is not trained on."""
+    for split in ("train", "test"):
+        put_project(tmp_path / split, ES_AGENT, as_zip=False).rename(tmp_path / split / "agent")
+    with pytest.raises(DataError, match="no known format"):
+        detect_format(tmp_path)
+
+
+def test_blanks_at_the_seams_are_no_part_of_a_slot(file, parse):
+    parts = [{"text": "to"}, {"text": " oslo ", "alias": "city"}, {"text": "now"}, {"text": " ", "alias": "x"}]
+    path = file("fly_usersays_en.json", json.dumps([{"data": parts, "isTemplate": False}]))
+    [example], defects = parse("dialogflow_es", path)
+    assert (example.text, example.fields["slots"]) == ("to oslo now ", (LabelledSpan(3, 7, "city"),))
+    assert defects == {
+        "slot that begins or ends with a blank (its span is without)": 1,
+        "slot without a value (passed over)": 1,
+    }
+
+
+def test_dialogflow_templates_are_written_out(tmp_path, parse):
+    phrase = {"data": [{"text": "@city:from to @city:to"}], "isTemplate": True}
+    files = {
+        "entities/city_entries_en.json": [{"value": "Oslo", "synonyms": ["Oslo"]}, {"value": "Rome", "synonyms": []}],
+        "intents/fly_usersays_en.json": [phrase],
+    }
+    examples, defects = parse("dialogflow_es", put_project(tmp_path, files, as_zip=True))
+    assert [e.text for e in examples] == ["Oslo to Rome", "Rome to Oslo"]
+    assert examples[1].fields["slots"] == (LabelledSpan(0, 4, "from"), LabelledSpan(8, 12, "to"))
+    assert list(defects) == ["template (written out with values of its slots, at most 25 rows)"]
+
+
+def test_templates_are_bounded_and_the_same_at_each_reading(file, parse):
+    values = [{"name": {"value": f"city {n}", "synonyms": []}} for n in range(60)]
+    intent = ALEXA_INTENT | {"samples": ["to {city}", "from {city}", "{city} to {city}", "home {", "{} home"]}
+    model = {"intents": [intent], "types": [{"name": "places", "values": values}]}
+    path = file("a.json", json.dumps({"languageModel": model}))
+    examples, defects = parse("alexa", path)
+    assert examples == parse("alexa", path)[0]
+    texts = [example.text for example in examples]
+    assert len(texts) == 25 * 3 + 2
+    assert texts[:2] == ["to city 0", "to city 1"]
+    assert texts[25:27] == ["from city 25", "from city 26"]
+    assert texts[50:52] == ["city 50 to city 51", "city 51 to city 52"]
+    assert len(set(texts)) == len(texts)
+    for example in examples:
+        for span in example.fields["slots"]:
+            assert example.text[span.start : span.end].startswith("city ")
+    assert defects == {
+        "template (written out with values of its slots, at most 25 rows)": 3,
+        "brace that encloses no slot (kept as text)": 2,
+    }
+
+
+def test_snips_slot_without_text_is_written_out(file, parse):
+    parts = [{"text": "to "}, {"slot_name": "city", "entity": "places", "text": ""}]
+    document = replaced(SNIPS, ("intents", "fly", "utterances", 0, "data"), parts)
+    document["entities"]["places"]["data"][0]["synonyms"] = ["Oslo town"]
+    examples, _ = parse("snips", file("a.json", json.dumps(document)))
+    assert [e.text for e in examples] == ["to oslo", "to Oslo town"]
+    assert examples[1].fields["slots"] == (LabelledSpan(3, 12, "city"),)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "kind"),
+    [
+        (10, 14, "offsets that fit their value in UTF-16 units only (read so)"),
+        (12, 16, "offsets that fit their value in bytes of UTF-8 only (read so)"),
+        (0, 4, "value that is not at its offsets (moved to where it stands)"),
+        (-3, 400, "value that is not at its offsets (moved to where it stands)"),
+    ],
+)
+def test_wit_body_tells_the_unit_of_offsets(start, end, kind, file, parse):
+    entity = WIT_ENTITY | {"start": start, "end": end}
+    document = replaced(WIT, ("utterances", 0, "entities", 0), entity)
+    [example], defects = parse("wit", file("a.json", json.dumps(document)))
+    assert example.fields["slots"] == (LabelledSpan(9, 13, "city", "to"),)
+    assert defects == {kind: 1}
+    document = replaced(WIT, ("utterances", 0, "entities", 0), entity | {"body": "rome"})
+    with pytest.raises(DataError, match="'rome' does not stand in the text"):
+        parse("wit", file("a.json", json.dumps(document)))
+
+
+def test_wit_intent_may_be_an_object(file, parse):
+    [example], _ = parse("wit", file("a.json", json.dumps(replaced(WIT, ("utterances", 0, "intent"), {"name": "fly"}))))
+    assert example.fields["intent"] == "fly"
+    assert example.fields["mood"] == "good"

@@ -10,7 +10,7 @@ from palm_trainer.errors import DataError
 
 CHINESE = "标签\t文本\n好\t今天天气怎么样\n坏\t明天呢\n"
 FILES = sorted(set(FORMATS) - {"joint", "datasets"})  # the others are directories
-TEXTS = sorted(set(FILES) - {"parquet", "clinc"})
+TEXTS = sorted(set(FILES) - {"parquet", "clinc", "lex"})
 
 
 def at(path, name):
@@ -36,7 +36,9 @@ def test_every_format_missing_file_is_refused(name, tmp_path, parse):
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_empty_directory_is_refused(name, tmp_path, parse):
     (tmp_path / "folder").mkdir()
-    wanted = r"folder.*(Is a directory|no such file|no \*\.parquet file|no state\.json|no \.yml or \.yaml file)"
+    wanted = (
+        r"folder.*(Is a directory|no such file|no \*\.parquet file|no state\.json|no \.yml or \.yaml file|no file )"
+    )
     with pytest.raises(DataError, match=wanted):
         parse(name, at(tmp_path / "folder", name))
 
@@ -65,7 +67,7 @@ def test_every_format_invalid_bytes_are_located(name, content, message, tmp_path
         parse(name, at(put(tmp_path, name, content), name))
 
 
-@pytest.mark.parametrize("name", ["json", "squad", "clinc"])
+@pytest.mark.parametrize("name", ["json", "squad", "clinc", "luis", "clu", "dialogflow_es", "alexa", "snips", "wit"])
 def test_json_formats_truncated_file_is_located(name, file, parse):
     path = file("a.json", '[{"text": "a"},\n {"text": "b"')
     with pytest.raises(DataError, match=r"a\.json:2:\d+: not JSON: .*; correct it"):
@@ -118,7 +120,7 @@ def test_half_a_surrogate_pair_is_refused_with_its_place(file, parse, name, cont
 
 
 @pytest.mark.parametrize("content", ["[" * 1_000_000, '{"a":' * 200_000, "[" + "9" * 5000 + "]"])
-@pytest.mark.parametrize("name", ["json", "squad", "clinc"])
+@pytest.mark.parametrize("name", ["json", "squad", "clinc", "luis", "clu", "dialogflow_es", "alexa", "snips", "wit"])
 def test_json_that_is_too_deep_or_long_is_one_message(file, parse, name, content):
     with pytest.raises(DataError, match=r"a\.json.*(nested too deeply|too many digits)"):
         parse(name, at(file("a.json", content), name))
