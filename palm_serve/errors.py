@@ -14,6 +14,7 @@ PalmServeError
 ├── TlsError           certificates that cannot serve            (start-up)
 ├── TokenFileError     tokens that cannot be read                (start-up)
 ├── ConfigError        options that cannot be used               (start-up)
+├── BatchError         inputs or an output that cannot be used   (`palm-serve batch`)
 └── EngineError        no provider, a session that fails         (start-up), else INTERNAL
     ├── EngineTimeout  a run of the engine took too long         -> INTERNAL, with its message
     └── ProviderMissing  libraries or device are not there       (start-up)
@@ -131,6 +132,10 @@ class TokenFileError(PalmServeError):
 
 class ConfigError(PalmServeError):
     """Options of the command line, the environment or the file are not valid. Each fault has a line."""
+
+
+class BatchError(PalmServeError):
+    """The inputs or the output of a batch cannot be used, or hold something else than expected."""
 
 
 class EngineError(PalmServeError):

@@ -10,15 +10,16 @@ Answers are the messages of `palm.proto`, as those of `palm_serve.client`.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice, repeat
 from pathlib import Path
 from types import TracebackType
-from typing import TypedDict, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
 from palm_serve.batching import BatchLimits, plan_batches
 from palm_serve.bundle.manifest import Manifest
 from palm_serve.config import Limits, Precision, Provider, check_providers
+from palm_serve.engine.providers import AUTO
 from palm_serve.errors import ConfigError, EngineError, InvalidRequest, PalmServeError, Unavailable, check_unicode
 from palm_serve.pipeline import Pipeline, PreparedRequest
 from palm_serve.registry.bundle_opener import EngineChoice, LoadRules
@@ -31,6 +32,8 @@ from palm_serve.v1 import palm_pb2 as pb
 _TEXTS_PER_CHUNK = 1024
 """Texts of `parse_many` that are tokenized and planned together, as many as a ParseBatch of the server may have."""
 
+Response = TypeVar("Response", pb.ParseResponse, pb.PredictResponse)
+
 
 class OpenOptions(TypedDict, total=False):
     """Options of `Model.open`. They have the names, the meaning and the defaults of `palm-serve run`."""
@@ -42,6 +45,7 @@ class OpenOptions(TypedDict, total=False):
     trust: Path | None
     allow_unproven: bool
     max_text_bytes: int
+    variant: str
 
 
 class TaskFields(TypedDict, total=False):
@@ -83,7 +87,7 @@ class Model:
             bundle: directory of the bundle. DIR@sha256:DIGEST also checks its digest.
             **options: `provider` and `precision` ("auto": the fastest that passes the bundle's proof here), `threads`
                 of the engine, `cache_dir` for compiled engines and measured timings, `trust` (a folder of public keys),
-                `allow_unproven`, and `max_text_bytes` (10,000).
+                `allow_unproven`, `max_text_bytes` (10,000), and `variant` ("auto": the fastest graph of the bundle).
 
         Raises:
             ConfigError: an option is not valid.
@@ -96,6 +100,7 @@ class Model:
             _precision(options.get("precision", Precision.AUTO)),
             options.get("threads"),
             options.get("cache_dir"),
+            variant=options.get("variant", AUTO),
         )
         if choice.threads is not None and choice.threads < 1:
             raise ConfigError(f"threads must be at least 1, got {choice.threads}. Leave it out for one per core.")
@@ -180,13 +185,41 @@ class Model:
             EngineError: the engine failed.
             Unavailable: the model is closed.
         """
-        pipeline = self._open_pipeline()
-        message = pb.PredictRequest(
-            task=task, text=check_unicode(text, "text"), text_pair=check_unicode(text_pair, "text_pair"), **fields
-        )
-        checked = check_predict_request(message, self.manifest, self._limits, None)
-        (prediction,) = self._run(pipeline, [pipeline.prepare(checked.request)])
-        return predict_response("", self, checked, prediction)
+        (outcome,) = self.predict_many(task, [text], [text_pair], **fields)
+        if isinstance(outcome, PalmServeError):
+            raise outcome
+        return outcome
+
+    def predict_many(
+        self, task: str, texts: Iterable[str], text_pairs: Iterable[str] | None = None, **fields: Unpack[TaskFields]
+    ) -> list[pb.PredictResponse | PalmServeError]:
+        """Run one task on many texts, as `parse_many` does.
+
+        Args:
+            task: name of the task.
+            texts: the texts, sentences or questions.
+            text_pairs: second sentence or passage of each text. None: the task reads a single text.
+            **fields: fields of each request, as for `predict`.
+
+        Raises:
+            EngineError: the engine failed.
+            Unavailable: the model is closed.
+            ValueError: `text_pairs` are more or fewer than the texts.
+        """
+        outcomes: list[pb.PredictResponse | PalmServeError] = []
+        pairs = repeat("") if text_pairs is None else text_pairs
+        remaining = zip(texts, pairs, strict=text_pairs is not None)
+        while chunk := list(islice(remaining, _TEXTS_PER_CHUNK)):
+
+            def check(position: int, chunk: Sequence[tuple[str, str]] = chunk) -> CheckedRequest:
+                text, pair = chunk[position]
+                message = pb.PredictRequest(
+                    task=task, text=check_unicode(text, "text"), text_pair=check_unicode(pair, "text_pair"), **fields
+                )
+                return check_predict_request(message, self.manifest, self._limits, None)
+
+            outcomes += self._answer_chunk(len(chunk), check, predict_response)
+        return outcomes
 
     def _open_pipeline(self) -> Pipeline:
         pipeline = self._pipeline
@@ -195,13 +228,31 @@ class Model:
         return pipeline
 
     def _parse_chunk(self, texts: Sequence[str], fields: TextFields) -> list[pb.ParseResponse | PalmServeError]:
+        def check(position: int) -> CheckedRequest:
+            message = pb.ParseRequest(text=check_unicode(texts[position], "text"), **fields)
+            return check_parse_request(message, self.manifest, self._limits, None)
+
+        return self._answer_chunk(len(texts), check, parse_response)
+
+    def _answer_chunk(
+        self,
+        count: int,
+        check: Callable[[int], CheckedRequest],
+        respond: Callable[[str, "Model", CheckedRequest, Prediction], Response],
+    ) -> list[Response | PalmServeError]:
+        """Answer some requests in batches of similar length.
+
+        Args:
+            count: number of requests.
+            check: returns the request at a position. Raises InvalidRequest.
+            respond: converts the answer of a request.
+        """
         pipeline = self._open_pipeline()
-        outcomes: dict[int, pb.ParseResponse | PalmServeError] = {}
+        outcomes: dict[int, Response | PalmServeError] = {}
         checked_requests: dict[int, CheckedRequest] = {}
-        for position, text in enumerate(texts):
+        for position in range(count):
             try:
-                message = pb.ParseRequest(text=check_unicode(text, "text"), **fields)
-                checked_requests[position] = check_parse_request(message, self.manifest, self._limits, None)
+                checked_requests[position] = check(position)
             except InvalidRequest as error:
                 outcomes[position] = error
         prepared: dict[int, PreparedRequest] = {}
@@ -217,8 +268,8 @@ class Model:
             batch_positions = [positions[index] for index in batch]
             predictions = self._run(pipeline, [prepared[position] for position in batch_positions])
             for position, prediction in zip(batch_positions, predictions, strict=True):
-                outcomes[position] = parse_response("", self, checked_requests[position], prediction)
-        return [outcomes[position] for position in range(len(texts))]
+                outcomes[position] = respond("", self, checked_requests[position], prediction)
+        return [outcomes[position] for position in range(count)]
 
     def _run(self, pipeline: Pipeline, requests: Sequence[PreparedRequest]) -> list[Prediction]:
         """Answer one batch, after the batches of other threads. Raises EngineError, Unavailable."""

@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from palm_serve.cli.batch import batch
 from palm_serve.cli.bench import bench
 from palm_serve.cli.call import call
 from palm_serve.cli.check import check
@@ -33,6 +34,7 @@ app.command(
 )(run)
 app.command(epilog="Example: palm-serve check bundles/demo")(check)
 app.command(epilog="Example: palm-serve prove bundles/demo")(prove)
+app.command(epilog="Example: palm-serve batch questions.parquet answers --bundle bundles/demo --keep id")(batch)
 app.command(epilog='Example: palm-serve call "show me flights from boston to denver on monday"')(call)
 app.command(epilog="Example: palm-serve health localhost:50051 --model demo")(health)
 app.command(epilog="Example: palm-serve bench localhost:50051 --rate 200 --deadline 0.5")(bench)

@@ -11,6 +11,7 @@ import typer
 
 from palm_serve.config import LogFormat, LogLevel, check_providers
 from palm_serve.errors import (
+    BatchError,
     BindError,
     BundleError,
     ConfigError,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _BAD_INPUT = (
-    *(BindError, BundleError, ConfigError, EngineError, TlsError, TokenFileError),
+    *(BatchError, BindError, BundleError, ConfigError, EngineError, TlsError, TokenFileError),
     *(InvalidRequest, NotAllowed, NotFound, Unauthenticated),
 )
 

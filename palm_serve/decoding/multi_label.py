@@ -53,6 +53,7 @@ class ServedMultiLabel(ServedKind[Classification]):
 
     facts = KINDS["multi_label"]
     ranks = True
+    several_labels = True
 
     def decoder(self, task: TaskInfo, arrays: Mapping[str, FloatArray]) -> MultiLabelDecoder:
         """Build the decoder."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, get_args, get_origin
 
 from palm_serve.bundle.golden import GoldenAnswer
 from palm_serve.bundle.manifest import KindFacts, TaskInfo
@@ -44,11 +44,22 @@ class ServedKind(Generic[AnswerType]):
     facts: ClassVar[KindFacts]
     ranks: ClassVar[bool] = False
     """True if an answer ranks the labels, as many as the request's `top_k`."""
+    several_labels: ClassVar[bool] = False
+    """True if any number of labels may apply to a text."""
 
     @property
     def name(self) -> str:
         """Name of the kind in a manifest."""
         return self.facts.name
+
+    @property
+    def answer_type(self) -> Any:
+        """Class of the answers, as the subclass states it: `ServedKind[Match]`. None: it states none."""
+        for parent in type(self).__mro__:
+            for base in getattr(parent, "__orig_bases__", ()):
+                if get_origin(base) is ServedKind and not isinstance(get_args(base)[0], TypeVar):
+                    return get_args(base)[0]
+        return None
 
     def decoder(self, task: TaskInfo, arrays: Mapping[str, FloatArray]) -> Decoder:
         """Build the decoder of one task. Raise KeyError for a missing array, BundleError for parts that do not fit."""

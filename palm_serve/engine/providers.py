@@ -45,6 +45,7 @@ def select_engine(
     threads: int | None = None,
     cache: Path | None = None,
     measured: timing.MeasuredTimes | None = None,
+    variant: str = AUTO,
 ) -> ServedEngine:
     """Select and open the engine for a bundle on this machine.
 
@@ -60,6 +61,7 @@ def select_engine(
         threads: threads of one run. None: one for each usable physical core.
         cache: directory for measured times and compiled graphs. None: the user's cache directory.
         measured: times that this process has measured. New ones are added.
+        variant: graph of the bundle, or `auto`.
 
     Raises:
         EngineError: a name is unknown, nothing fits, or not even the plain graph opens.
@@ -67,7 +69,11 @@ def select_engine(
     """
     available = available_providers()
     check_names(provider, precision, available)
-    candidates = gated_candidates(bundle, available, provider, precision)
+    candidates = [
+        candidate
+        for candidate in gated_candidates(bundle, available, provider, precision)
+        if variant in (AUTO, candidate.variant)
+    ]
     if not candidates:
         candidates = [ungated_candidate(bundle, provider, precision)]
         log.warning(

@@ -270,6 +270,13 @@ class _BatchMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def histogram(name: str, description: str, buckets: tuple[float, ...]) -> Histogram:
+            """Create a histogram.
+
+            Args:
+                name: its name.
+                description: its help text.
+                buckets: upper limits of its buckets.
+            """
             return Histogram(name, description, _LABELS, buckets=buckets, registry=registry)
 
         def counter(name: str, description: str, *more_labels: str) -> Counter:

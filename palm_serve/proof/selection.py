@@ -45,6 +45,7 @@ class EngineRequest:
         threads: threads of one run. None: one for each usable physical core.
         cache: directory for outcomes, times and compiled graphs. None: the user's cache directory.
         budget_s: seconds after which no further combination is proven.
+        variant: graph of the bundle, or `auto`.
     """
 
     provider: str = AUTO
@@ -52,6 +53,7 @@ class EngineRequest:
     threads: int | None = None
     cache: Path | None = None
     budget_s: float = PROOF_BUDGET_S
+    variant: str = AUTO
 
     @property
     def is_auto(self) -> bool:
@@ -196,7 +198,7 @@ def _select(bundle: Bundle, request: EngineRequest, facts: MachineFacts) -> Serv
     """Select the engine for one provider, or for `auto`."""
     if bundle.proof is None:
         return providers.select_engine(
-            bundle, request.provider, request.precision, request.threads, request.cache, facts.times
+            bundle, request.provider, request.precision, request.threads, request.cache, facts.times, request.variant
         )
     candidates = requested_candidates(bundle, request)
     prover = CandidateProver(bundle, request, facts, candidates)
@@ -288,7 +290,7 @@ def requested_candidates(bundle: Bundle, request: EngineRequest) -> list[Candida
     providers.check_names(request.provider, request.precision, available)
     candidates = []
     for candidate in machine_candidates(bundle.manifest, available):
-        fits_provider = request.provider in (AUTO, candidate.provider)
+        fits_provider = request.provider in (AUTO, candidate.provider) and request.variant in (AUTO, candidate.variant)
         if fits_provider and request.precision in (AUTO, candidate.precision):
             candidates.append(candidate)
     return candidates or [providers.ungated_candidate(bundle, request.provider, request.precision)]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from palm_serve.batching import BatchLimits, EngineLatency, EngineThread
 from palm_serve.batching.thread_priority import lower_thread_priority
 from palm_serve.bundle.loader import Bundle, load_bundle, stated_version
+from palm_serve.engine.providers import AUTO
 from palm_serve.errors import BundleError, EngineError, InvalidRequest, PalmServeError
 from palm_serve.pipeline import Pipeline
 from palm_serve.proof.selection import PROOF_BUDGET_S, EngineRequest, MachineFacts, select_proven_engine
@@ -41,6 +42,7 @@ class EngineChoice:
     threads: int | None
     cache: Path | None
     nice: int = 0
+    variant: str = AUTO
 
     def open(self, bundle: Bundle, facts: MachineFacts | None = None, load_limit_s: float = LOAD_LIMIT_S) -> Pipeline:
         """Open the engine of a bundle. Its golden answers are not compared yet.
@@ -59,7 +61,7 @@ class EngineChoice:
     def request(self, load_limit_s: float) -> EngineRequest:
         """Return the request for an engine that must be ready within `load_limit_s` seconds."""
         budget_s = min(PROOF_BUDGET_S, load_limit_s / 3)
-        return EngineRequest(self.provider, self.precision, self.threads, self.cache, budget_s)
+        return EngineRequest(self.provider, self.precision, self.threads, self.cache, budget_s, self.variant)
 
 
 @dataclass(frozen=True, slots=True)

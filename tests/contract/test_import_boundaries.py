@@ -29,6 +29,7 @@ SERVE_LAYERS = [
     {"http"},
     {"extras"},
     {"server", "model"},
+    {"batch"},
     {"cli"},
 ]
 TRAINER_LAYERS = [
@@ -58,6 +59,7 @@ OWNERS = {
     "opentelemetry": {"observability"},
     "starlette": {"http"},
     "uvicorn": {"http"},
+    "pyarrow": {"batch"},
     "h11": {"http"},
     "connectrpc": {"http"},
     "torch": set(),

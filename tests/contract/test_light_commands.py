@@ -53,6 +53,7 @@ def run(*arguments: object) -> tuple[int, list[str], str]:
         ("palm-export", "--help"),
         ("palm-serve", "--help"),
         ("palm-serve", "run", "--help"),
+        ("palm-serve", "batch", "--help"),
     ],
     ids=" ".join,
 )

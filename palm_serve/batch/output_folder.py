@@ -1,0 +1,205 @@
+"""The folder of the answers: parts that appear as a whole or not at all, and what each of them answers."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from palm_serve.batch.parts import Part
+from palm_serve.errors import BatchError
+
+_KEY = b"palm.batch"
+"""Key of the metadata of a part."""
+_UNFINISHED = ".new"
+_SUCCESS = "_SUCCESS.json"
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenPart:
+    """A part of the answers. `facts` are what its answers depend on."""
+
+    name: str
+    rows: int
+    errors: int
+    facts: Mapping[str, Any]
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Create the folder and keep other runs out of it. The lock ends with this process.
+
+    Raises:
+        BatchError: it is no folder, or another run writes to it.
+        OSError: it cannot be created.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise BatchError(f"the output {folder} must be a folder, got a file. Choose another name.")
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BatchError(
+                f"the output {folder} must be written by one run, got a second. Wait for the other, or choose another folder."
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def facts_of(input_part: Part, run_facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the answers of a part depend on.
+
+    Args:
+        input_part: the part.
+        run_facts: what those of all parts depend on.
+    """
+    rows = {
+        "file": input_part.file.name,
+        "sha256": input_part.digest,
+        "start": input_part.start,
+        "end": input_part.end,
+        "group": input_part.group,
+    }
+    return {**run_facts, "input": {**rows, "rows": input_part.rows}}
+
+
+def write_part(folder: Path, input_part: Part, answers: pa.Table, facts: Mapping[str, Any]) -> WrittenPart:
+    """Write the answers of a part, so that they are on disk as a whole or not at all.
+
+    Args:
+        folder: folder of the answers.
+        input_part: the part.
+        answers: its answers.
+        facts: what they depend on.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    errors = input_part.rows - answers.column("error").null_count
+    content = json.dumps({**facts, "errors": errors}, sort_keys=True, ensure_ascii=False)
+    buffer = pa.BufferOutputStream()
+    table = answers.replace_schema_metadata({_KEY: content.encode()})
+    pq.write_table(table, buffer, row_group_size=max(input_part.rows, 1))
+    _write_durably(folder / input_part.name, buffer.getvalue())
+    return WrittenPart(input_part.name, input_part.rows, errors, facts)
+
+
+def written_parts(folder: Path, input_parts: Iterable[Part]) -> dict[str, WrittenPart]:
+    """Return the parts that the folder holds, by name. Remove what killed runs left unfinished.
+
+    Raises:
+        BatchError: the folder holds another Parquet file, or parts of other inputs.
+    """
+    expected = {input_part.name for input_part in input_parts}
+    written = {}
+    for path in sorted(folder.rglob("*")):
+        if path.name.startswith(".") and path.name.endswith(_UNFINISHED) and path.is_file():
+            path.unlink()
+        elif path.suffix == ".parquet":
+            name = path.relative_to(folder).as_posix()
+            earlier = _read_facts(path, name)
+            if name not in expected:
+                raise BatchError(
+                    f"{path} holds answers to rows of {earlier.facts['input']['file']} that are not in the input now. "
+                    "Choose another output, or remove the file."
+                )
+            written[name] = earlier
+    return written
+
+
+def check_facts(folder: Path, written: WrittenPart, facts: Mapping[str, Any]) -> None:
+    """Check that a part that exists has the answers that would be written now.
+
+    Args:
+        folder: folder of the answers.
+        written: the part that exists.
+        facts: what its answers would depend on now.
+
+    Raises:
+        BatchError: it has those of another bundle, of other options or of an input that has changed.
+    """
+    for key, value in facts.items():
+        earlier_value = written.facts.get(key)
+        if earlier_value != value:
+            if key == "input":
+                raise BatchError(
+                    f"{value['file']} must be as it was when {folder / written.name} was written, and has changed, or --limit has. "
+                    "Choose another output, or remove that part."
+                )
+            raise BatchError(
+                f"{folder / written.name} must have the {key} {_shown(value)}, got {_shown(earlier_value)}. Choose another output."
+            )
+
+
+def write_success(folder: Path, facts: Mapping[str, Any], written: Iterable[WrittenPart]) -> None:
+    """Write `_SUCCESS.json`: the last file, which says that the answers are complete, and what they are.
+
+    Args:
+        folder: folder of the answers.
+        facts: what the answers of all parts depend on.
+        written: all parts, in the order of the input.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    listed = []
+    rows, errors = 0, 0
+    for answered in written:
+        digest = answered.facts["input"]["sha256"]
+        listed.append({"file": answered.name, "rows": answered.rows, "errors": answered.errors, "input_sha256": digest})
+        rows += answered.rows
+        errors += answered.errors
+    content = {**facts, "rows": rows, "errors": errors, "parts": listed}
+    _write_durably(folder / _SUCCESS, (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode())
+
+
+def remove_success(folder: Path) -> None:
+    """Remove `_SUCCESS.json`: the answers are not complete any more."""
+    (folder / _SUCCESS).unlink(missing_ok=True)
+
+
+def _read_facts(path: Path, name: str) -> WrittenPart:
+    try:
+        metadata = pq.read_metadata(path)
+        content = json.loads((metadata.metadata or {})[_KEY])
+        errors = content.pop("errors")
+    except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError):
+        raise BatchError(
+            f"{path} must be a part that palm-serve batch wrote, got another file. Choose another output, or remove it."
+        ) from None
+    return WrittenPart(name, metadata.num_rows, errors, content)
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _write_durably(path: Path, content: Any) -> None:
+    """Write a file that is on disk as a whole or not at all, under a name of this process until then."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
+    try:
+        with unfinished.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems cannot synchronize folders
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
