@@ -276,7 +276,8 @@ def convert(
         str | None,
         typer.Option(
             "--to",
-            help="jsonl, parquet, joint, conll, palm, tsv, csv, json, squad, rasa, clinc or text. Default: by the name.",
+            help="jsonl, parquet, joint, conll, palm, tsv, csv, json, squad, rasa, clinc, text, label_studio, doccano or prodigy. "
+            "Default: by the name.",
         ),
     ] = None,
     field: Annotated[str | None, typer.Option(help="Only field that the target holds.")] = None,

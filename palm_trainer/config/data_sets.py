@@ -171,6 +171,9 @@ class PlainDataConfig(DataConfig):
         "alexa",
         "snips",
         "wit",
+        "label_studio",
+        "doccano",
+        "prodigy",
     ]
 
 
@@ -197,6 +200,9 @@ DATA_FORMATS: SectionUnion[DataConfig] = SectionUnion(
         "alexa": PlainDataConfig,
         "snips": PlainDataConfig,
         "wit": PlainDataConfig,
+        "label_studio": PlainDataConfig,
+        "doccano": PlainDataConfig,
+        "prodigy": PlainDataConfig,
         "parquet": ArrowDataConfig,
         "datasets": ArrowDataConfig,
     },

@@ -44,6 +44,9 @@ _SUFFIXES_BY_FORMAT = {
     "squad": ".json",
     "rasa": ".yml",
     "text": ".txt",
+    "label_studio": ".json",
+    "doccano": ".jsonl",
+    "prodigy": ".jsonl",
 }
 """Suffix of a file that holds one split. A file of `clinc` holds several."""
 _SPLIT_SEED = 13

@@ -13,11 +13,14 @@ from palm_trainer.data.formats.clu import is_clu
 from palm_trainer.data.formats.columns import PAIR_COLUMNS, SKIPPED, TEXT_COLUMNS
 from palm_trainer.data.formats.conll import numbers_tokens
 from palm_trainer.data.formats.datasets import HUB, STATE
+from palm_trainer.data.formats.doccano import is_doccano
 from palm_trainer.data.formats.joint import FILES
-from palm_trainer.data.formats.json_values import load_json
+from palm_trainer.data.formats.json_values import load_json, parse_json
+from palm_trainer.data.formats.label_studio import is_label_studio
 from palm_trainer.data.formats.lex import has_bot
 from palm_trainer.data.formats.luis import is_luis
 from palm_trainer.data.formats.palm_tsv import SEPARATOR, TAG_COLUMNS
+from palm_trainer.data.formats.prodigy import is_prodigy
 from palm_trainer.data.formats.project_files import ProjectFiles
 from palm_trainer.data.formats.rasa import holds_examples, rasa_files
 from palm_trainer.data.formats.rasa_json import is_rasa_json
@@ -30,6 +33,7 @@ from palm_trainer.data.formats.wit import has_app, is_wit
 from palm_trainer.errors import DataError
 
 _SAMPLE_LINES = 2000
+_SAMPLE_ROWS = 100
 _TAG = re.compile(r"O|[BIESMLU]-\S+")
 _WIDE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 """Characters of scripts that are written without blanks."""
@@ -83,7 +87,7 @@ def _detect_text(path: Path, suffix: str) -> Detection:
     sample = split_lines(text)[:_SAMPLE_LINES]
     filled = list(filter(str.strip, sample))
     if suffix in (".jsonl", ".ndjson") or all(line.startswith("{") for line in filled):
-        return Detection("jsonl")
+        return _detect_lines(filled)
     if any(SEPARATOR in line for line in filled):
         return Detection("palm", _palm_options(filled))
     if suffix == ".tsv" and all(map(is_row, filled)):
@@ -101,6 +105,20 @@ def _detect_text(path: Path, suffix: str) -> Detection:
         return Detection("tsv")
     check_unlabelled(path, filled)
     return Detection("text")
+
+
+def _detect_lines(lines: Sequence[str]) -> Detection:
+    """Detect the format of JSON lines: of an annotation tool if the first that can tell is such a line, else jsonl."""
+    for line in lines[:_SAMPLE_ROWS]:
+        try:
+            row = parse_json(line, "", "", is_line=True)
+        except DataError:  # the reader says so with its place
+            break
+        if isinstance(row, dict) and is_prodigy(row):
+            return Detection("prodigy")
+        if isinstance(row, dict) and is_doccano(row):
+            return Detection("doccano")
+    return Detection("jsonl")
 
 
 def _detect_directory(path: Path) -> Detection:
@@ -134,6 +152,7 @@ _JSON_FORMATS: tuple[tuple[str, Callable[[object], bool]], ...] = (
     ("alexa", is_alexa),
     ("snips", is_snips),
     ("wit", is_wit),
+    ("label_studio", is_label_studio),
     ("clinc", is_clinc),
 )
 """Formats of JSON files, and the test of a file's content, in the order in which they are asked."""
@@ -158,7 +177,7 @@ def _detect_project(path: Path) -> str:
 def _detect_json(path: Path) -> Detection:
     lines = list(filter(str.strip, split_lines(read_text(path))[:_SAMPLE_LINES]))
     if len(lines) > 1 and all(line.lstrip().startswith("{") and line.rstrip().endswith("}") for line in lines):
-        return Detection("jsonl")
+        return _detect_lines(lines)
     value = load_json(path)
     for name, has_structure in _JSON_FORMATS:
         if has_structure(value):

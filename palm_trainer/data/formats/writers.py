@@ -26,6 +26,7 @@ from palm_trainer.data.formats.text_fields import (
     write_lines,
 )
 from palm_trainer.data.formats.text_files import FormatOptions
+from palm_trainer.data.formats.write_annotations import write_doccano, write_label_studio, write_prodigy
 from palm_trainer.data.formats.write_nested import write_clinc, write_parquet, write_rasa, write_squad
 from palm_trainer.data.formats.write_tables import write_csv, write_text, write_tsv
 from palm_trainer.errors import DataError
@@ -146,7 +147,7 @@ def write_palm(examples: Sequence[Example], path: Path, options: FormatOptions) 
     write_lines(path, rows)
 
 
-HOLD_LISTS = ("jsonl", "json", "parquet")
+HOLD_LISTS = ("jsonl", "json", "parquet", "label_studio", "doccano", "prodigy")
 """Formats that hold several classes of a row as a list, the others join them."""
 
 WRITERS: Mapping[str, Write] = {
@@ -162,6 +163,9 @@ WRITERS: Mapping[str, Write] = {
     "rasa": write_rasa,
     "clinc": write_clinc,
     "parquet": write_parquet,
+    "label_studio": write_label_studio,
+    "doccano": write_doccano,
+    "prodigy": write_prodigy,
 }
 
 

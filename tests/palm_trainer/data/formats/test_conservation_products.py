@@ -301,7 +301,102 @@ def write_lex(data, path, told):
     return written_out(data), {}
 
 
+def write_label_studio(data, path, told):
+    tasks, expected = [], []
+    for number, row in enumerate(data):
+        result = [{"from_name": "intent", "to_name": "text", "type": "choices", "value": {"choices": row["intents"]}}]
+        for span in slots(row):
+            value = {"start": span.start, "end": span.end, "text": text(row)[span.start : span.end]}
+            value["labels"] = [span.label]
+            if row["synonym"] and units(row, span.start) != span.start:
+                value |= {"start": units(row, span.start), "end": units(row, span.end)}
+                shifted = text(row)[value["start"] : value["end"]] != value["text"]
+                told["offsets that fit their value in UTF-16 units only (read so)"] += shifted
+            if row["extra"]:
+                value["labels"] = [span.label, "more"]
+                told["further label of the same words (passed over)"] += 1
+            result.append({"from_name": "slots", "to_name": "text", "type": "labels", "value": value})
+        annotations = [{"result": [], "was_cancelled": True}, {"id": 1, "result": result}]
+        told["annotation that was cancelled (passed over)"] += 1
+        task = {"id": number, "data": {"text": text(row), "url": "u"}, "annotations": annotations, "predictions": []}
+        told["'url' of the data of a task (passed over)"] += 1
+        if row["extra"]:
+            result.append({"type": "relation", "from_id": "1", "to_id": "2"})
+            told["region of type 'relation' (passed over)"] += 1
+            annotations.append({"result": [{"a": 1}]})
+            told["further annotation of a task (passed over)"] += 1
+            task["predictions"] = [{"result": []}]
+            told["'predictions' of a task (passed over)"] += 1
+        tasks.append(task)
+        intents = tuple(row["intents"])
+        fields = {"intent": intents[0] if len(intents) == 1 else intents, "slots": slots(row, roles=False)}
+        expected.append((text(row), None, fields))
+    if not any(row["spans"] for row in data):
+        for _, _, fields in expected:
+            del fields["slots"]
+    tasks.append({"data": {"text": "not seen"}, "annotations": []})
+    told["task without an annotation (read as unlabelled)"] += 1
+    path.write_text(json.dumps(tasks))
+    return [*expected, ("not seen", None, {})], {}
+
+
+def lines_of(path, rows):
+    path.write_text("\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+
+
+def write_doccano(data, path, told):
+    rows, expected = [], []
+    for number, row in enumerate(data):
+        entities = []
+        for span in slots(row):
+            if row["synonym"]:
+                entities.append([span.start, span.end, span.label])
+            else:
+                entities.append({"id": 1, "label": span.label, "start_offset": span.start, "end_offset": span.end})
+        line = {"id": number, "text": text(row), "entities": entities, "cats": [*row["intents"], row["intents"][0]]}
+        told["class given twice for one row (kept once)"] += 1
+        if row["extra"]:
+            line |= {"relations": [{"id": 1}, {"id": 2}], "Comments": ["c"]}
+            told["'relations' of a doccano line (passed over)"] += 2
+            told["'Comments' of a doccano line (passed over)"] += 1
+        rows.append(line)
+        intents = tuple(row["intents"])
+        intent = intents[0] if len(intents) == 1 else intents
+        expected.append((text(row), None, {"intent": intent, "slots": slots(row, roles=False)}))
+    lines_of(path, rows)
+    return expected, {}
+
+
+def write_doccano_spans(data, path, told):
+    rows = [{"text": "a b", "label": [[0, 1, "x"]]}]
+    for row in data:
+        rows.append({"text": text(row), "label": [[s.start, s.end, s.label] for s in slots(row)]})
+    lines_of(path, rows)
+    expected = [(text(row), None, {"slots": slots(row, roles=False)}) for row in data]
+    return [("a b", None, {"slots": (LabelledSpan(0, 1, "x"),)}), *expected], {}
+
+
+def write_prodigy(data, path, told):
+    rows, expected = [], []
+    for row in data:
+        spans = [{"start": s.start, "end": s.end, "label": s.label, "token_start": 0} for s in slots(row)]
+        line = {"text": text(row), "_task_hash": 1, "spans": spans, "accept": row["intents"], "answer": "accept"}
+        if row["extra"]:
+            line |= {"meta": {"source": "s"}}
+            told["'meta' of a Prodigy task (passed over)"] += 1
+            rows.append(line | {"answer": "reject"})
+            told["task whose answer is not 'accept' (left out)"] += 1
+        rows.append(line)
+        expected.append((text(row), None, {"label": tuple(row["intents"]), "slots": slots(row, roles=False)}))
+    lines_of(path, rows)
+    return expected, {}
+
+
 CASES = {
+    "label_studio": ("label_studio", "f.json", write_label_studio),
+    "doccano": ("doccano", "f.jsonl", write_doccano),
+    "doccano, spans": ("doccano", "f.jsonl", write_doccano_spans),
+    "prodigy": ("prodigy", "f.jsonl", write_prodigy),
     "dialogflow_es": ("dialogflow_es", "agent", write_dialogflow_es),
     "dialogflow_cx": ("dialogflow_cx", "agent", write_dialogflow_cx),
     "snips": ("snips", "f.json", write_snips),

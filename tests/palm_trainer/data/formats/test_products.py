@@ -45,7 +45,14 @@ WIT_ENTITY = {"entity": "city:to", "start": 9, "end": 13, "body": "oslo", "role"
 WIT_TRAIT = {"trait": "mood", "value": "good"}
 WIT = {"utterances": [{"text": TEXT, "intent": "fly", "entities": [WIT_ENTITY], "traits": [WIT_TRAIT]}]}
 
+STUDIO_SPAN = {"start": 9, "end": 13, "text": "oslo", "labels": ["city"]}
+STUDIO_CHOICE = {"from_name": "intent", "to_name": "text", "type": "choices", "value": {"choices": ["fly"]}}
+STUDIO_REGION = {"from_name": "slots", "to_name": "text", "type": "labels", "value": STUDIO_SPAN}
+STUDIO_ANNOTATION = {"was_cancelled": False, "result": [STUDIO_REGION, STUDIO_CHOICE]}
+STUDIO = [{"data": {"text": TEXT, "text_pair": "b"}, "annotations": [STUDIO_ANNOTATION]}]
+
 DOCUMENTS = {
+    "label_studio": STUDIO,
     "luis": LUIS,
     "clu": CLU,
     "dialogflow_es": ES,
@@ -54,7 +61,7 @@ DOCUMENTS = {
     "snips": SNIPS,
     "wit": WIT,
 }
-UNCHECKED = {"luis_schema_version", "projectFileVersion", "id", "updated", "userDefined"}
+UNCHECKED = {"luis_schema_version", "projectFileVersion", "id", "updated", "userDefined", "to_name"}
 """Keys that say nothing about a row."""
 WRONG = {
     str: (5, True, 1.5, {}, ["a"]),
@@ -395,3 +402,60 @@ def test_wit_intent_may_be_an_object(file, parse):
     [example], _ = parse("wit", file("a.json", json.dumps(replaced(WIT, ("utterances", 0, "intent"), {"name": "fly"}))))
     assert example.fields["intent"] == "fly"
     assert example.fields["mood"] == "good"
+
+
+DOCCANO = {"text": TEXT, "entities": [{"start_offset": 9, "end_offset": 13, "label": "city"}], "cats": ["fly"]}
+DOCCANO_LISTS = {"text": TEXT, "label": [[9, 13, "city"]]}
+PRODIGY_SPAN = {"start": 9, "end": 13, "label": "city"}
+PRODIGY_TOKEN = {"start": 9, "end": 13, "text": "oslo"}
+PRODIGY = {"text": TEXT, "spans": [PRODIGY_SPAN], "tokens": [PRODIGY_TOKEN], "label": "fly", "answer": "accept"}
+LINES = [
+    ("doccano", DOCCANO),
+    ("doccano", DOCCANO_LISTS),
+    ("prodigy", PRODIGY),
+    ("prodigy", {"text": "a", "accept": ["b"], "answer": "accept"}),
+]
+
+
+@pytest.mark.parametrize(("name", "row"), LINES)
+def test_a_line_with_a_wrong_type_is_one_message_with_its_place(name, row, file, parse):
+    path = file("a.jsonl", json.dumps(row))
+    assert detect_format(path).format == name
+    assert len(parse(name, path)[0]) == 1
+    for place, item in places(row):
+        if place[-1] == "text" and len(place) > 1:
+            continue  # the text of a token is that of its range
+        for value in WRONG[type(item)]:
+            if (place[-1] == "cats" and value == "a") or (
+                place[0] == "accept" and value in (5, [5]) and value is not True
+            ):
+                continue  # one class, and a whole number as the name of a class
+            content = json.dumps(row) + "\n" + json.dumps(replaced(row, place, value))
+            with pytest.raises(DataError, match=r"a\.jsonl:2") as refused:
+                print(place, value, parse(name, file("a.jsonl", content)))
+            assert place[0] in str(refused.value)
+
+
+def test_label_studio_task_without_regions_has_no_spans(file, parse):
+    empty = {"data": {"text": "hi"}, "annotations": [{"result": []}]}
+    tasks = [*STUDIO, empty, {"data": {"text": "ho"}}]
+    examples, defects = parse("label_studio", file("a.json", json.dumps(tasks)))
+    assert [e.fields for e in examples] == [{"slots": (OSLO,), "intent": "fly"}, {"slots": ()}, {}]
+    assert defects == {"task without an annotation (read as unlabelled)": 1}
+
+
+@pytest.mark.parametrize("to", ["label_studio", "doccano", "prodigy"])
+def test_annotation_tools_get_the_same_rows_back(to, file, parse, tmp_path):
+    rows = [
+        {"text": TEXT, "intent": "fly", "slots": [{"start": 9, "end": 13, "label": "city"}]},
+        {"text": "hi", "intent": ["greet", "talk"], "slots": []},
+    ]
+    source = file("a.jsonl", "\n".join(map(json.dumps, rows)))
+    target = tmp_path / f"out.{'json' if to == 'label_studio' else 'jsonl'}"
+    result = CliRunner().invoke(app, ["convert", str(source), str(target), "--to", to])
+    assert result.exit_code == 0, result.output
+    assert detect_format(target).format == to
+    intent = "label" if to == "prodigy" else "intent"
+    examples, _ = parse(to, target)
+    expected = [{intent: "fly", "slots": (OSLO,)}, {intent: ("greet", "talk"), "slots": ()}]
+    assert [(e.text, dict(e.fields)) for e in examples] == [(TEXT, expected[0]), ("hi", expected[1])]
