@@ -33,6 +33,8 @@ from palm_serve.registry.bundle_opener import LoadRules
 _FORMAT = 1
 """Version of the parts. Those of another version are not taken for answers of this one."""
 _AUTO = "auto"
+_DIGEST = "@sha256:"
+"""What stands between the directory of a bundle and its digest. With it, no process opens another bundle."""
 
 Facts = dict[str, Any]
 
@@ -129,8 +131,10 @@ def run_batch(
         missing = [input_part for input_part in input_parts if input_part.name not in written]
         if missing:
             remove_success(output)
+            pinned = bundle if _DIGEST in bundle else f"{bundle}{_DIGEST}{manifest.version}"
+            answers = _answer(pinned, options, open_options, output, facts, missing, workers)
             progress.began = time.monotonic()
-            for answered in _answer(bundle, options, open_options, output, facts, missing, workers):
+            for answered in answers:
                 written[answered.name] = answered
                 progress.add(answered)
                 report(progress)

@@ -261,6 +261,8 @@ def _text_fault(value: Any, name: str) -> str:
 
 def _convert(value: Any, kind: pa.DataType, *, is_text: bool) -> Any:
     """Return a value as its column holds it. A text that is none is null."""
+    if value is not None and kind == pa.float64():
+        return float(value)  # Arrow refuses integers that a float only holds rounded
     if value is None or kind != pa.string():
         return value
     if not isinstance(value, str):

@@ -103,7 +103,9 @@ def written_parts(folder: Path, input_parts: Iterable[Part]) -> dict[str, Writte
     expected = {input_part.name for input_part in input_parts}
     written = {}
     for path in sorted(folder.rglob("*")):
-        if path.name.startswith(".") and path.name.endswith(_UNFINISHED) and path.is_file():
+        if not path.is_file():
+            continue
+        if path.name.startswith(".") and path.name.endswith(_UNFINISHED):
             path.unlink()
         elif path.suffix == ".parquet":
             name = path.relative_to(folder).as_posix()

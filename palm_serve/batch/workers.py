@@ -4,7 +4,9 @@
 """
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -106,6 +108,7 @@ def _end(worker: _Worker) -> None:
 def _work(answer: Answer, connection: Connection) -> None:
     """Answer the parts that the parent sends, until it closes the connection or ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, ConnectionError):
         while True:
             input_part = connection.recv()
@@ -115,3 +118,11 @@ def _work(answer: Answer, connection: Connection) -> None:
                 if isinstance(error, ConnectionError):
                     raise
                 connection.send(error)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended: the next run on the same output may have other options."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

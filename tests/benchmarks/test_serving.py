@@ -71,6 +71,16 @@ def run(script: str, bundle: Path, tmp_path: Path, *arguments: object) -> tuple[
     return json.loads(file.read_text()), done.stdout
 
 
+def test_batch(bundle: Path, tmp_path: Path) -> None:
+    figures, told = run("batch", bundle, tmp_path, "--rounds", 2, "--rows", 100)
+    assert figures["engine"] == {"provider": "CPU", "precision": "fp32", "variant": "plain"}
+    assert (figures["rows"], figures["texts"]) == (100, 3)
+    for name in ("clock_ratio", "cpu_ratio", "loop_per_s", "batch_per_s"):
+        assert len(figures["rounds"][name]) == 2
+        assert min(figures["rounds"][name]) > 0
+    assert "goal >= 0.95" in told
+
+
 def test_oracle(bundle: Path, tmp_path: Path) -> None:
     figures, told = run("oracle", bundle, tmp_path, "--rounds", 1, "--seconds", 0.5, "--callers", 8)
     assert figures["engine"] == "CPU fp32"

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from palm_serve.batch import Answerer
+from palm_serve.batch import Answerer, batch_run
 from palm_serve.batch.batch_run import BatchOptions, run_batch
 from palm_serve.batch.output_folder import locked_folder
 from palm_serve.batch.workers import answer_parts
-from palm_serve.errors import BatchError, PalmServeError
+from palm_serve.errors import BatchError, BundleError, PalmServeError
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_second_run_answers_only_what_is_missing(run, make_parquet, tmp_path):
 
 def test_jsonl_keeps_columns_and_types(run, tmp_path):
     rows = [
-        {"id": 1, "text": "hello", "score": 1, "tags": ["a"], "ok": True},
+        {"id": 1, "text": "hello", "score": 2**60 + 1, "big": 2**70, "tags": ["a"], "ok": True},
         {"id": 2, "text": "fly to boston", "score": 0.5, "tags": None, "ok": None},
         {"id": 3, "text": 17},
         {"id": 4},
@@ -94,7 +94,8 @@ def test_jsonl_keeps_columns_and_types(run, tmp_path):
     answers = read(tmp_path / "out")
     assert progress.error_rows == 5
     assert [row["id"] for row in answers] == [1, 2, 3, None, None, 4, 5, 6]
-    assert [row["score"] for row in answers[:3]] == [1.0, 0.5, None]
+    assert [row["score"] for row in answers[:3]] == [2.0**60, 0.5, None]
+    assert answers[0]["big"] == str(2**70)
     assert [row["tags"] for row in answers[:2]] == ['["a"]', None]
     assert (answers[0]["ok"], answers[6]["mixed"], answers[7]["mixed"]) == (True, "x", "1")
     assert [row["intent"] for row in answers] == ["greeting", "flight", None, None, None, None, None, "music"]
@@ -128,11 +129,17 @@ def test_text_has_one_row_a_line(run, tmp_path, monkeypatch):
 
 def test_folders_are_read_whole_and_mirrored(run, make_parquet, tmp_path):
     make_parquet(10, 10, "data/a.parquet")
-    make_parquet(20, 10, "data/b/a.parquet")
+    make_parquet(20, 10, "data/b.parquet/a.parquet")
     make_parquet(5, 5, "data/_temporary/a.parquet")
     assert run(tmp_path / "data").rows == 30
-    names = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.parquet"))
-    assert names == ["a.parquet-00000.parquet", "b/a.parquet-00000.parquet", "b/a.parquet-00001.parquet"]
+    assert run(tmp_path / "data").earlier_rows == 30
+    out = tmp_path / "out"
+    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.parquet") if path.is_file())
+    assert names == [
+        "a.parquet-00000.parquet",
+        "b.parquet/a.parquet-00000.parquet",
+        "b.parquet/a.parquet-00001.parquet",
+    ]
     make_parquet(7, 7, "data/c.parquet")
     assert run(tmp_path / "data").earlier_rows == 30
 
@@ -240,6 +247,22 @@ def test_input_that_changes_meanwhile_is_told(run, make_parquet, tmp_path, monke
     with pytest.raises(BatchError, match="must stay as it is while it is read, and was changed"):
         run(source)
     assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_bundle_that_is_replaced_meanwhile_is_refused(run, make_parquet, make_tiny_bundle, tmp_path, monkeypatch):
+    bundle = make_tiny_bundle(tmp_path / "bundle")
+    make_tiny_bundle(tmp_path / "next", name="next")
+    original = batch_run.written_parts
+
+    def replace(*arguments):
+        bundle.rename(tmp_path / "before")
+        (tmp_path / "next").rename(bundle)
+        return original(*arguments)
+
+    monkeypatch.setattr(batch_run, "written_parts", replace)
+    with pytest.raises(BundleError, match=r"digest|sha256"):
+        run(make_parquet(10, 10), bundle=bundle)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_failed_write_leaves_nothing(run, make_parquet, tmp_path, monkeypatch):
