@@ -85,6 +85,18 @@ def test_every_class_of_batch_gets_the_same_answers(answerer, table):
     assert answerer(table.slice(3, 1)).to_pylist() == expected.slice(3, 1).to_pylist()
 
 
+def test_record_batches_and_frames_pass_as_in_spark_and_dask(answerer, table):
+    """As docs/operations.md shows: `mapInArrow` maps over record batches, `map_partitions` passes frames of pandas."""
+    record_batches = table.to_batches(max_chunksize=2)
+    answered = pa.Table.from_batches(list(map(answerer, iter(record_batches))))
+    assert len(record_batches) == 4
+    assert answered == answerer(table)
+    frame = table.to_pandas()
+    answers = answerer(pa.Table.from_pandas(frame, preserve_index=False)).to_pandas()
+    assert answers["intent"].isna().tolist() == [False, False, True, False, True, False, True]
+    assert answers["id"].tolist() == frame["id"].tolist()
+
+
 @pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str)
 def test_texts_of_every_string_type_are_read(answerer, table, kind):
     cast = table.set_column(1, "text", pa.array(TEXTS, pa.string()).cast(kind))

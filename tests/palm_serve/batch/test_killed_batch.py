@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -137,3 +138,12 @@ def test_exit_codes(source: Path, tiny_bundle: Path, tmp_path: Path, start_batch
     assert (process.returncode, output) == (2, "")
     assert "palm-serve: " in errors
     assert "that are not in the input now" in errors
+
+
+def test_missing_pyarrow_is_told(source: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    arguments = ["palm-serve", "batch", str(source), str(tmp_path / "out"), "--bundle", str(tiny_bundle)]
+    code = f"import sys; sys.modules['pyarrow'] = None; sys.argv = {arguments}\nfrom palm_serve.cli import main; main()"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert "batch needs pyarrow, which is not installed. Run: pip install 'palm-nlu[parquet]'" in done.stderr
