@@ -276,7 +276,7 @@ def convert(
         str | None,
         typer.Option(
             "--to",
-            help="jsonl, parquet, joint, conll, palm, tsv, csv, json, squad, rasa, clinc, text, label_studio, doccano or prodigy. "
+            help="jsonl, parquet, joint, conll, palm, tsv, csv, json, squad, rasa, clinc, text, label_studio, doccano, prodigy or spacy. "
             "Default: by the name.",
         ),
     ] = None,

@@ -174,6 +174,7 @@ class PlainDataConfig(DataConfig):
         "label_studio",
         "doccano",
         "prodigy",
+        "spacy",
     ]
 
 
@@ -203,6 +204,7 @@ DATA_FORMATS: SectionUnion[DataConfig] = SectionUnion(
         "label_studio": PlainDataConfig,
         "doccano": PlainDataConfig,
         "prodigy": PlainDataConfig,
+        "spacy": PlainDataConfig,
         "parquet": ArrowDataConfig,
         "datasets": ArrowDataConfig,
     },

@@ -28,6 +28,7 @@ _SUFFIXES = {
     ".txt": "text",
     ".yml": "rasa",
     ".parquet": "parquet",
+    ".spacy": "spacy",
     "": "joint",
 }
 
@@ -47,6 +48,7 @@ _SUFFIXES_BY_FORMAT = {
     "label_studio": ".json",
     "doccano": ".jsonl",
     "prodigy": ".jsonl",
+    "spacy": ".spacy",
 }
 """Suffix of a file that holds one split. A file of `clinc` holds several."""
 _SPLIT_SEED = 13

@@ -14,7 +14,7 @@ SAMPLES = ROOT / "examples" / "data"
 # Each takes from a third of a second to several seconds to load.
 HEAVY = (
     *("torch", "transformers", "accelerate", "safetensors", "huggingface_hub", "datasets", "pyarrow", "pandas"),
-    *("onnx", "onnxruntime", "onnxscript", "openvino", "grpc", "scipy", "sklearn", "seqeval", "jinja2"),
+    *("onnx", "onnxruntime", "onnxscript", "openvino", "grpc", "scipy", "sklearn", "seqeval", "jinja2", "spacy"),
 )
 PROGRAMS = {
     "palm-train": "palm_trainer.cli.train",

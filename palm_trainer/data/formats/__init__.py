@@ -22,6 +22,7 @@ from palm_trainer.data.formats import (
     prodigy,
     rasa,
     snips,
+    spacy_docs,
     squad,
     text,
     tsv,
@@ -55,6 +56,7 @@ FORMATS: Mapping[str, Parse] = {
     "label_studio": checked(label_studio.parse),
     "doccano": checked(doccano.parse),
     "prodigy": checked(prodigy.parse),
+    "spacy": checked(spacy_docs.parse),
     "parquet": checked(parquet.parse),
     "datasets": checked(datasets.parse),
 }

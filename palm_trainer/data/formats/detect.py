@@ -26,6 +26,7 @@ from palm_trainer.data.formats.rasa import holds_examples, rasa_files
 from palm_trainer.data.formats.rasa_json import is_rasa_json
 from palm_trainer.data.formats.rasa_markdown import is_markdown
 from palm_trainer.data.formats.snips import is_snips
+from palm_trainer.data.formats.spacy_docs import SUFFIX
 from palm_trainer.data.formats.squad import is_row
 from palm_trainer.data.formats.text_files import FormatOptions, read_text, split_lines
 from palm_trainer.data.formats.unread import check_unlabelled
@@ -65,6 +66,8 @@ def detect_format(path: Path) -> Detection:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return Detection("parquet")
+    if suffix == SUFFIX:
+        return Detection("spacy")
     if suffix == ".json":
         return _detect_json(path)
     if suffix == ".zip":

@@ -15,6 +15,7 @@ from palm_trainer.config.mappings import absent
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats.jsonl import as_row
 from palm_trainer.data.formats.palm_tsv import SEPARATOR, TAG_COLUMNS
+from palm_trainer.data.formats.spacy_docs import write_spacy
 from palm_trainer.data.formats.tags import tags_from_spans
 from palm_trainer.data.formats.text_fields import (
     choose_main_field,
@@ -147,7 +148,7 @@ def write_palm(examples: Sequence[Example], path: Path, options: FormatOptions) 
     write_lines(path, rows)
 
 
-HOLD_LISTS = ("jsonl", "json", "parquet", "label_studio", "doccano", "prodigy")
+HOLD_LISTS = ("jsonl", "json", "parquet", "label_studio", "doccano", "prodigy", "spacy")
 """Formats that hold several classes of a row as a list, the others join them."""
 
 WRITERS: Mapping[str, Write] = {
@@ -166,6 +167,7 @@ WRITERS: Mapping[str, Write] = {
     "label_studio": write_label_studio,
     "doccano": write_doccano,
     "prodigy": write_prodigy,
+    "spacy": write_spacy,
 }
 
 

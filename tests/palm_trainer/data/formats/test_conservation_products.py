@@ -392,7 +392,30 @@ def write_prodigy(data, path, told):
     return expected, {}
 
 
+def write_spacy(data, path, told):
+    spacy = pytest.importorskip("spacy")
+    from spacy.tokens import Doc, DocBin, Span
+
+    documents, expected = DocBin(store_user_data=True), []
+    vocab = spacy.blank("xx").vocab
+    for row in data:
+        words = row["words"]
+        document = Doc(vocab, words=words, spaces=[True] * (len(words) - 1) + [False])
+        document.set_ents([Span(document, first, last, label=label) for first, last, label, _, _ in row["spans"]])
+        document.cats = dict.fromkeys(row["intents"], 1.0) | {"no": 0.0}
+        if row["extra"]:
+            document.spans["g"] = [document[:1]]
+            told["spans of the group 'g' (passed over)"] += 1
+        documents.add(document)
+        intents = tuple(row["intents"])
+        label = intents[0] if len(intents) == 1 else intents
+        expected.append((text(row), None, {"slots": slots(row, roles=False), "label": label}))
+    path.write_bytes(documents.to_bytes())
+    return expected, {}
+
+
 CASES = {
+    "spacy": ("spacy", "f.spacy", write_spacy),
     "label_studio": ("label_studio", "f.json", write_label_studio),
     "doccano": ("doccano", "f.jsonl", write_doccano),
     "doccano, spans": ("doccano", "f.jsonl", write_doccano_spans),

@@ -3,7 +3,9 @@
 import copy
 import json
 import re
+import sys
 import zipfile
+import zlib
 
 import pytest
 from typer.testing import CliRunner
@@ -459,3 +461,31 @@ def test_annotation_tools_get_the_same_rows_back(to, file, parse, tmp_path):
     examples, _ = parse(to, target)
     expected = [{intent: "fly", "slots": (OSLO,)}, {intent: ("greet", "talk"), "slots": ()}]
     assert [(e.text, dict(e.fields)) for e in examples] == [(TEXT, expected[0]), ("hi", expected[1])]
+
+
+SPACY_ROWS = [
+    {"text": "  fly 😀\tto oslo, now ", "label": "fly", "slots": [{"start": 11, "end": 15, "label": "city"}]},
+    {"text": "hi", "label": ["greet", "talk"], "slots": []},
+]
+
+
+def test_spacy_that_is_not_installed_is_told(file, parse, monkeypatch):
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    with pytest.raises(DataError, match=r"a\.spacy: format 'spacy' needs the package spacy; install it with"):
+        parse("spacy", file("a.spacy", b"x"))
+
+
+def test_spacy_documents_hold_the_same_rows(file, parse, tmp_path):
+    pytest.importorskip("spacy")
+    source = file("a.jsonl", "\n".join(map(json.dumps, SPACY_ROWS)))
+    target = tmp_path / "out.spacy"
+    result = CliRunner().invoke(app, ["convert", str(source), str(target)])
+    assert result.exit_code == 0, result.output
+    assert detect_format(target).format == "spacy"
+    examples, defects = parse("spacy", target)
+    originals, _ = parse("jsonl", source)
+    assert [(e.text, e.fields) for e in examples] == [(e.text, e.fields) for e in originals]
+    assert defects == {}
+    for content in (b"", b"x", target.read_bytes()[:50], zlib.compress(b"x"), zlib.compress(b"\x80")):
+        with pytest.raises(DataError, match=r"b\.spacy: not documents of spaCy"):
+            parse("spacy", file("b.spacy", content))

@@ -10,7 +10,7 @@ from palm_trainer.errors import DataError
 
 CHINESE = "标签\t文本\n好\t今天天气怎么样\n坏\t明天呢\n"
 FILES = sorted(set(FORMATS) - {"joint", "datasets"})  # the others are directories
-TEXTS = sorted(set(FILES) - {"parquet", "clinc", "lex"})
+TEXTS = sorted(set(FILES) - {"parquet", "clinc", "lex", "spacy"})
 
 
 def at(path, name):
