@@ -120,6 +120,7 @@ class Processes:
         for tensor in (*model.parameters(), *model.buffers()):
             with _communication():
                 dist.broadcast(tensor, src=0)
+                _finish(tensor)
 
     @torch.no_grad()
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -141,6 +142,7 @@ class Processes:
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             with _communication():
                 dist.all_reduce(flat)
+                _finish(flat)
             sizes = [gradient.numel() for gradient in gradients]
             for gradient, summed in zip(gradients, flat.split(sizes), strict=True):
                 gradient.copy_(summed.view_as(gradient))
@@ -263,6 +265,12 @@ def _leave_peers() -> None:
     for peers in _joined:
         peers.leave()
     _joined.clear()
+
+
+def _finish(tensor: Tensor) -> None:
+    """Wait for an operation on a GPU, which is only queued: later, nobody would notice that it waits for a silent process."""
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from palm_trainer.cli.train import app, command
 from palm_trainer.data.dataset import EncodedDataset
+from palm_trainer.errors import PalmError
 from palm_trainer.runs.run import Run
 
 PATIENCE = 12
@@ -82,7 +83,7 @@ def wait_until(holds: Callable[[], Any]) -> Any:
         value = holds()
         if value:
             return value
-        time.sleep(0.02)
+        time.sleep(0.05)
     raise AssertionError("waited in vain")
 
 
@@ -93,6 +94,31 @@ def codes_of_the_others(run: Any, rank: int) -> list[int | None]:
         process.join(LIMIT)
     run.processes[rank].kill()
     return [process.exitcode for process in others]
+
+
+def train_on_machines_with_a_fault(folder: Path) -> None:
+    """Each process is on a machine of its own, as torchrun says it, and the last meets an error."""
+    os.environ["GROUP_RANK"] = os.environ["RANK"]
+    original = EncodedDataset.batch
+
+    def batch(self, indices, epoch=0):
+        if os.environ["RANK"] == "1":
+            raise PalmError("the batch is spoilt. Mend it.")
+        return original(self, indices, epoch)
+
+    EncodedDataset.batch = batch
+    palm_train(folder)
+
+
+def test_the_error_of_a_process_is_told_on_each_machine(tiny_toml, tmp_path, together):
+    """Who looks at the output of one machine reads what happened on another."""
+    tiny_toml()
+    run = together(2, train_on_machines_with_a_fault, tmp_path)
+    assert run.codes() == [2, 2]
+    assert run.printed("err") == [
+        "error: process 1 of 2 has stopped: the batch is spoilt. Mend it.\n",
+        "error: the batch is spoilt. Mend it.\n",
+    ]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -135,7 +161,7 @@ def test_a_process_that_vanishes_while_the_first_evaluates(tiny_toml, tmp_path, 
 
 
 def test_processes_that_do_not_come_are_named(tiny_toml, tmp_path):
-    """The store is that of torchrun, which the second process never reaches."""
+    """The store is that of torchrun, which the others never reach."""
     tiny_toml()
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     for number in range(3):  # torch counts those that connect, of any group
@@ -220,7 +246,7 @@ def test_a_run_that_only_another_process_sees_is_refused(tiny_toml, tmp_path, to
 
 OPTIONS = []
 for _setting in (
-    "train.epochs=200",
+    "train.epochs=100",
     "train.log_every_steps=1",
     "train.evaluations=4",
     "train.checkpoints.save_every_steps=40",
@@ -274,14 +300,19 @@ def workers(launcher: subprocess.Popen) -> dict[int, int]:
     return found
 
 
-def events(run: Path) -> list[dict[str, Any]]:
+def lines(run: Path) -> list[str]:
+    """The whole lines of the log of a run."""
     log = run / "events.jsonl"
-    text = log.read_text() if log.exists() else ""
-    return [json.loads(line) for line in text.split("\n")[:-1]]
+    return log.read_text().split("\n")[:-1] if log.exists() else []
 
 
 def last_step(run: Path) -> int:
-    return max((event["step"] for event in events(run)), default=0)
+    logged = lines(run)
+    return int(json.loads(logged[-1])["step"]) if logged else 0
+
+
+def starts(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines(run) if '"event": "start"' in line]
 
 
 def kill_at(launcher: subprocess.Popen, run: Path, rank: int, step: int, killed: set[int], number: int) -> None:
@@ -310,12 +341,12 @@ def test_killed_three_times_ends_as_unbroken(tiny_toml, tmp_path, together, torc
     )
     launcher = torchrun([*meeting, "--nproc-per-node", "2", "--max-restarts", "3"], *OPTIONS)
     killed: set[int] = set()
-    for rank, step in ((1, 150), (0, 400), (1, 650)):
+    for rank, step in ((1, 100), (0, 250), (1, 400)):
         kill_at(launcher, tmp_path / "run", rank, step, killed, signal.SIGKILL)
     assert launcher.wait(LIMIT) == 0, (tmp_path / "0.log").read_text()
-    starts = [event["step"] for event in events(tmp_path / "run") if event["event"] == "start"]
-    assert len(starts) == 4
-    assert starts[0] == 0 < starts[1] <= starts[2] <= starts[3]
+    steps = [event["step"] for event in starts(tmp_path / "run")]
+    assert len(steps) == 4
+    assert steps[0] == 0 < steps[1] <= steps[2] <= steps[3]
     for name in ("best/model.safetensors", "last/model.safetensors"):
         expected, found = load_file(tmp_path / "unbroken" / name), load_file(tmp_path / "run" / name)
         assert expected.keys() == found.keys()
@@ -335,8 +366,11 @@ def test_torchrun_replaces_a_process_that_is_stopped(tiny_toml, tmp_path, torchr
 
 
 @pytest.mark.slow
-def test_machines_come_and_go(tiny_toml, tmp_path, torchrun):
+def test_machines_come_and_go(tiny_toml, tmp_path, torchrun, monkeypatch):
     """One, two, and again one, as torchrun counts machines; the run goes on with each number."""
+    monkeypatch.setenv(
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1"
+    )  # else a machine that joins does not learn the address
     tiny_toml()
     options = [*OPTIONS, "--set", "train.epochs=2000", "--patience", str(PATIENCE)]
     elastic = ["--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "3", "--rdzv-backend", "c10d"]
@@ -347,7 +381,7 @@ def test_machines_come_and_go(tiny_toml, tmp_path, torchrun):
     second = torchrun([*elastic, "--rdzv-conf", "is_host=0,last_call_timeout=3"], *options)
 
     def sizes() -> list[int]:
-        return [event["processes"] for event in events(run) if event["event"] == "start"]
+        return [event["processes"] for event in starts(run)]
 
     wait_until(lambda: sizes()[-1:] == [2])
     joined_at = last_step(run)
