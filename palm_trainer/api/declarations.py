@@ -38,6 +38,7 @@ _ROLES: dict[str, tuple[Role, str]] = {
 
 _ELSEWHERE = {
     "output": "set_saver",
+    "resume": "load_ckpt(..., resume=True)",
     "epochs": "fit_reader or fit_readers_with_mixratio",
     "reference": "fit_readers_with_mixratio",
     "batch_size": "the readers",

@@ -32,7 +32,7 @@ def check_output_directory(output: Path, resume: bool, overwrite: bool) -> None:
     has_run = holds_run(output)
     if resume and not has_run:
         raise CheckpointError(
-            f"{output} holds no run to resume ({output / CONFIG} is missing). Start without --resume."
+            f"{output} holds no run to resume ({output / CONFIG} is missing). Start without --resume, or with --resume auto."
         )
     check_output_place(output)
     if has_run and not resume:

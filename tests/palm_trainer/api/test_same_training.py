@@ -192,6 +192,7 @@ def test_run_resumes_with_progress_from_last(declare, tmp_path):
     [
         ({"epochs_": 1}, r"options\.epochs_ is not an option"),
         ({"seed": 1}, r"options\.seed is set elsewhere in Python: by the readers"),
+        ({"resume": "auto"}, r"options\.resume is set elsewhere in Python: by load_ckpt\(\.\.\., resume=True\)"),
         ({"mixing": "tempreature"}, r"options\.mixing must be 'mix_ratio'.*got 'tempreature'"),
         (
             {"mixing_temperature": 2.0},
