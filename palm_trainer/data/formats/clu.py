@@ -10,7 +10,6 @@ A path may name a data set of the project after `#`: `project.json#Train` reads 
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from palm_trainer.data.example import Example, FieldValue, LabelledSpan
 from palm_trainer.data.formats.json_objects import JsonObject, as_object, objects_in
@@ -26,7 +25,7 @@ TEST_ROW = "utterance of the data set 'Test' (read too; name FILE#Train or FILE#
 _PROJECT_KEYS = ("projectFileVersion", "stringIndexType", "metadata", "assets")
 _DECLARED_KEYS = ("category", "compositionSetting")
 """What an intent or an entity always has."""
-_LETTERS_BY_UNIT = {"utf16codeunit": True, "unicodecodepoint": False}
+_IS_UTF16 = {"utf16codeunit": True, "unicodecodepoint": False}
 """Units of offsets in lower case: True for those of UTF-16."""
 
 
@@ -104,7 +103,7 @@ def _content(path: Path, defects: Defects) -> tuple[Iterator[JsonObject], bool]:
 def _counts_utf16(project: JsonObject) -> bool:
     """Return True if offsets are UTF-16 units, False if they are code points. Raises DataError for other units."""
     unit = project.name("stringIndexType") or "Utf16CodeUnit"
-    is_utf16 = _LETTERS_BY_UNIT.get(unit.lower())
+    is_utf16 = _IS_UTF16.get(unit.lower())
     if is_utf16 is None:
         raise project.fault("stringIndexType", "Utf16CodeUnit or UnicodeCodePoint")
     return is_utf16
@@ -112,10 +111,10 @@ def _counts_utf16(project: JsonObject) -> bool:
 
 def _data_set(row: JsonObject) -> str:
     """Return the data set of an utterance. Raises DataError for other names."""
-    name: Any = row.name("dataset").capitalize() or TRAIN
+    name = row.name("dataset").capitalize() or TRAIN
     if name not in (TRAIN, TEST):
         raise row.fault("dataset", f"{TRAIN} or {TEST}")
-    return str(name)
+    return name
 
 
 def _example(row: JsonObject, defects: Defects, *, is_utf16: bool) -> Example:

@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +19,8 @@ FURTHER_FILE = "file of the project without training texts (passed over)"
 _MOST_FILES = 100_000
 _MOST_BYTES = 128 << 20
 _JSON = ".json"
+_PROGRAM_FOLDERS = ("__MACOSX", "node_modules", "site-packages")
+"""Directories of programs. `build` or `models` may be intents of a project."""
 _FAULTS = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
     *(RuntimeError, NotImplementedError, ValueError, OverflowError),
@@ -37,9 +40,13 @@ class ProjectFiles:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._is_folder = path.is_dir()
         self._bytes_left = _MOST_BYTES
-        self.names = sorted(set(_names_in_folder(path) if self._is_folder else self._names_in_zip()))
+        self._archive = None if path.is_dir() else self._open()
+        names = _names_in_folder(path) if self._archive is None else self._archive.namelist()
+        if len(names) > _MOST_FILES:
+            raise DataError(f"{path}: a project must have at most {_MOST_FILES} files, got {len(names)}")
+        data_names = {name for name in names if name.endswith(_JSON) and not _is_hidden(name)}
+        self.names = sorted(data_names)
         """Names of the JSON files, with `/` between directories."""
 
     def place(self, name: str) -> str:
@@ -64,52 +71,45 @@ class ProjectFiles:
         return as_object(self.load(name, defects), self.place(name))
 
     def _read(self, name: str) -> bytes:
-        if self._is_folder:
-            file = self._path / name
-            check_readable(file)
-            with file.open("rb") as stream:
-                return stream.read(self._bytes_left + 1)
-        with _opened(self._path) as archive, archive.open(name) as member:
-            return member.read(self._bytes_left + 1)
+        if self._archive is not None:
+            with self._told_faults(), self._archive.open(name) as member:
+                return member.read(self._bytes_left + 1)
+        file = self._path / name
+        check_readable(file)
+        with file.open("rb") as stream:
+            return stream.read(self._bytes_left + 1)
 
-    def _names_in_zip(self) -> list[str]:
+    def _open(self) -> zipfile.ZipFile:
+        """Open the zip file in memory: it is opened once for all of its files, and nothing has to be closed."""
         check_readable(self._path)
-        with _opened(self._path) as archive:
-            files = archive.infolist()
-        if len(files) > _MOST_FILES:
-            raise DataError(f"{self._path}: a project must have at most {_MOST_FILES} files, got {len(files)}")
-        names = []
-        for file in files:
-            if file.filename.endswith(_JSON) and not _is_hidden(file.filename):
-                names.append(file.filename)
-        return names
+        if self._path.stat().st_size > _MOST_BYTES:
+            raise DataError(f"{self._path}: a project must have at most {_MOST_BYTES >> 20} MiB. Remove some files.")
+        with self._told_faults():
+            return zipfile.ZipFile(BytesIO(self._path.read_bytes()))
 
-
-@contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a zip file. Raises DataError for whatever cannot be read in it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except _FAULTS as error:
-        raise DataError(
-            f"{path}: not a zip file that can be read: {error}; unpack it, and give the directory"
-        ) from None
+    @contextmanager
+    def _told_faults(self) -> Iterator[None]:
+        """Raise DataError for whatever cannot be read in a zip file."""
+        try:
+            yield
+        except _FAULTS as error:
+            raise DataError(
+                f"{self._path}: not a zip file that can be read: {error}; unpack it, and give the directory"
+            ) from None
 
 
 def _names_in_folder(folder: Path) -> list[str]:
-    """List the JSON files below a directory; links to directories are not followed."""
+    """List the files below a directory. Links to directories are not followed, and hidden ones are passed over."""
     names = []
-    for parent, _, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
         for file in files:
             name = (Path(parent) / file).relative_to(folder).as_posix()
-            if name.endswith(_JSON) and not _is_hidden(name):
+            if name.endswith(_JSON):
                 names.append(name)
-    if len(names) > _MOST_FILES:
-        raise DataError(f"{folder}: a project must have at most {_MOST_FILES} files, got {len(names)}")
     return names
 
 
 def _is_hidden(name: str) -> bool:
-    """Return True for a file that programs made: in a hidden directory, or in the one that macOS adds to zip files."""
-    return any(segment.startswith(".") or segment == "__MACOSX" for segment in PurePosixPath(name).parts)
+    """Return True for a file that programs made, or in a directory of them, such as the one that macOS adds to zip files."""
+    return any(segment.startswith(".") or segment in _PROGRAM_FOLDERS for segment in PurePosixPath(name).parts)

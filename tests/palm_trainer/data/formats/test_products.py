@@ -313,6 +313,27 @@ def test_a_zip_file_that_swells_is_refused(tmp_path, parse):
         parse("dialogflow_es", path)
 
 
+def test_intents_may_be_called_as_directories_of_programs(tmp_path, parse):
+    files = {}
+    for name in ("build", "models", "env", ".hidden", "node_modules"):
+        files[f"intents/{name}/{name}.json"] = {"displayName": name}
+        files[f"intents/{name}/trainingPhrases/en.json"] = {"trainingPhrases": [CX_PHRASE]}
+    for as_zip in (False, True):
+        examples, _ = parse("dialogflow_cx", put_project(tmp_path, files, as_zip=as_zip))
+        assert [e.fields["intent"] for e in examples] == ["build", "env", "models"]
+
+
+def test_a_zip_file_is_opened_once_for_all_its_files(tmp_path, parse, monkeypatch):
+    """Its directory is read each time it is opened: with thousands of intents that took minutes."""
+    opened = []
+    plain_open = zipfile.ZipFile.__init__
+    monkeypatch.setattr(zipfile.ZipFile, "__init__", lambda *a, **k: opened.append(a) or plain_open(*a, **k))
+    path = put_project(tmp_path, ES_AGENT, as_zip=True)
+    opened.clear()
+    assert len(parse("dialogflow_es", path)[0]) == 2
+    assert len(opened) == 1
+
+
 def test_zip_file_of_something_else_is_refused(tmp_path):
     with pytest.raises(DataError, match="a zip file of no known product"):
         detect_format(put_project(tmp_path, {"a.json": {}}, as_zip=True))
