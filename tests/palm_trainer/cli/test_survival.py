@@ -128,7 +128,8 @@ def test_a_process_that_is_stopped_ends_the_step_of_the_others(tiny_toml, tmp_pa
     assert codes_of_the_others(run, rank) == [2, 2]
     told = "".join(run.printed("err"))
     assert f"error: process {rank} of 3 {SILENT}" in told
-    assert told.count("silent") == told.count("\n") or rank == 0  # the store went with the first, so both may tell
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]  # torch warns, too, when its store ends
+    assert all("silent" in line for line in errors) or rank == 0  # the store went with the first, so both may tell
 
 
 def test_a_first_process_that_is_stopped_in_its_evaluation_is_noticed(tiny_toml, tmp_path, together):

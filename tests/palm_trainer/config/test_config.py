@@ -167,7 +167,7 @@ def test_every_fault_is_told_at_once(write):
         "tasks.a b.weight must be a valid number, got '3'.",
         "encoder.heads must be true or false, as a number of attention heads is only for model 'scratch', got 3.",
         "tasks.a b must be a name of letters, digits, _ and -",
-        "squad, clinc, rasa, text, luis, clu, parquet, datasets, got 'joiint'. Did you mean 'joint'?",
+        "prodigy, spacy, parquet, datasets, got 'joiint'. Did you mean 'joint'?",
         "data.other.columns is only for format 'palm' or 'tsv' or 'csv' or 'jsonl' or 'json' or 'parquet' or 'datasets', got 'joint'. Remove it.",
         "tasks.intent.data must name data sets of [data], got 'travl'. Did you mean 'travel'?",
         "tasks.slots.role = 'slots' needs kind sequence_label, got 'classify'. Change one of them.",
@@ -198,7 +198,7 @@ def test_every_fault_is_told_at_once(write):
             "data.mood.joiner is only for format 'joint' or 'conll' or 'palm' or 'jsonl' or 'json' or 'parquet' or 'datasets', got 'tsv'.",
         ),
         ('format = "tsv"', "", "data.mood.format is missing. Add `format = ...` to [data.mood]: one of joint, conll,"),
-        ('format = "tsv"', "format = 3", "text, luis, clu, parquet, datasets, got 3."),
+        ('format = "tsv"', "format = 3", "prodigy, spacy, parquet, datasets, got 3."),
         (
             "max_length = 64",
             "layers = 2\nlayer = 3",

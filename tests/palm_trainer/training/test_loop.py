@@ -254,7 +254,8 @@ def losses_of(training, examples):
     """Mean losses of the tasks that the rows have a label for."""
     batch, head = batch_of(training, examples), training.trained.model.head
     labels = {task: count for task in TASKS if (count := int(head(task).labels(batch.targets[task])))}
-    return training.loop._losses(batch, TASKS, labels)
+    losses, _ = training.loop._losses(batch, TASKS, labels)
+    return losses
 
 
 def values_of(training, examples):

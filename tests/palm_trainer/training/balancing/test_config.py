@@ -81,7 +81,7 @@ def test_balancing_agrees_with_torchjd_on_jacobian(tiny_config, method):
     loop, model = training.loop, training.trained.model
     batch = loop.sources["travel"].next()
     labels = {task: int(model.head(task).labels(targets)) for task, targets in batch.targets.items()}
-    losses = loop._losses(batch, list(labels), labels)
+    losses, _ = loop._losses(batch, list(labels), labels)
     shared = [p for p in model.backbone.parameters() if p.requires_grad]
     heads = list(model.heads.parameters())
     rows = []
