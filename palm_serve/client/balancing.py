@@ -129,9 +129,10 @@ class LeastInFlight:
         """Return the channels to addresses that the target no longer has, once their calls have ended."""
         channels: list[Any] = []
         with self._lock:
-            for pool in [pool for pool in self._leaving if not pool.in_flight]:
-                self._leaving.remove(pool)
-                channels += pool.channels()
+            for pool in list(self._leaving):
+                if not pool.in_flight:
+                    self._leaving.remove(pool)
+                    channels += pool.channels()
         return channels
 
     def channels(self) -> list[Any]:
