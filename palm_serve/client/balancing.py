@@ -122,7 +122,9 @@ class LeastInFlight:
             pools = list(self._pools.values())
         usable = [pool for pool in pools if pool not in tried and not pool.is_failing]
         usable = usable or [pool for pool in pools if pool not in tried] or pools
-        first, second = random.choice(usable), random.choice(usable)
+        if len(usable) == 1:
+            return usable[0]
+        first, second = random.sample(usable, 2)
         return first if first.in_flight <= second.in_flight else second
 
     def channels_to_close(self) -> list[Any]:
