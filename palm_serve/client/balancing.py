@@ -1,4 +1,4 @@
-"""How calls are divided among the replicas of a server, the addresses of a target.
+"""Division of calls among the replicas of a server, the addresses of a target.
 
 `round_robin` and `weighted` are policies of gRPC within one channel. `least` is of this module, with a channel for each
 address, since gRPC has no such policy in Python. It calls the one of two replicas, drawn at random, that has fewer calls of this
@@ -18,7 +18,7 @@ import grpc
 
 from palm_serve.client.channel import ChannelOptions, ConnectionPool, channel_options
 from palm_serve.errors import InvalidRequest, Unavailable
-from palm_serve.system.addresses import is_unix
+from palm_serve.system.addresses import host_of, is_unix
 
 Balance: TypeAlias = Literal["round_robin", "weighted", "least"]
 BALANCES: tuple[Balance, ...] = ("round_robin", "weighted", "least")
@@ -83,7 +83,7 @@ class LeastInFlight:
     """A channel for each replica, of which the less busy one of two is called. Threads may share it.
 
     Args:
-        target: gRPC name: a host with a port, `dns:///HOST:PORT`, `ipv4:` or `ipv6:` with several addresses, or a Unix socket.
+        target: gRPC name: a host with a port, `dns:///HOST:PORT`, `ipv4:` or `ipv6:` with several addresses.
         open_pool: opens the connections to one address.
 
     Raises:
@@ -105,7 +105,7 @@ class LeastInFlight:
             # The server is known by its name, also where its address is called.
             self._options = (
                 ("grpc.default_authority", self._host),
-                ("grpc.ssl_target_name_override", _name(self._host)),
+                ("grpc.ssl_target_name_override", host_of(self._host)),
             )
 
     def choose(self, tried: Collection[ConnectionPool]) -> ConnectionPool:
@@ -220,11 +220,6 @@ def _split_target(target: str) -> tuple[str, list[str]]:
             "target",
         )
     return name, []
-
-
-def _name(host: str) -> str:
-    """Return the host of `HOST:PORT`, without brackets."""
-    return urllib.parse.urlsplit(f"//{host}").hostname or host
 
 
 def _resolve(host: str) -> list[str]:

@@ -32,7 +32,7 @@ class Client:
             This machine is always called directly.
         balance: how calls are divided among the addresses of the target (`dns:///HOST:PORT`, `ipv4:A:PORT,B:PORT`).
             `round_robin` (default): each in turn. `weighted`: by the load that the servers report. `least`: the less
-            busy one of two, which avoids slow replicas best; it looks names up itself, every 30 s.
+            busy one of two, which avoids slow replicas; it looks names up itself, every 30 s.
 
     Raises:
         InvalidRequest: if there is no such balance, or the target cannot be called with it.

@@ -49,7 +49,7 @@ def is_local_target(target: str) -> bool:
     if is_unix(target):
         return True
     addresses = urllib.parse.unquote(_SCHEME.sub("", target, count=1)).split(",")
-    return all(map(_is_local_host, map(_host, addresses)))
+    return all(map(_is_local_host, map(host_of, addresses)))
 
 
 def proxy_options(target: str, use_proxy: bool = True) -> tuple[tuple[str, int | str], ...]:
@@ -70,7 +70,7 @@ def _is_local_host(host: str) -> bool:
     return is_loopback(host) if address is None else address.is_loopback or address.is_unspecified
 
 
-def _host(address: str) -> str:
+def host_of(address: str) -> str:
     """Return the host of `HOST`, `HOST:PORT` or `[HOST]:PORT`."""
     if address.startswith("["):
         return address[1:].partition("]")[0]

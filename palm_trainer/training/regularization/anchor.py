@@ -1,8 +1,7 @@
 """Anchor: what a pretrained encoder makes of a text stays near what it made of it before the training.
 
 An encoder whose text vectors were learned from many texts loses part of that while new heads, random at first, train it.
-The cosine distance between the old and the new vector is a loss that needs no label. With it, encoders that are
-pre-finetuned on labelled data of other domains kept their gain on new intents.
+The cosine distance between the old and the new vector is a loss that needs no label.
 """
 
 import copy
