@@ -123,7 +123,12 @@ def test_decompression_is_bounded(door):
 
 @pytest.mark.parametrize(
     ("encoding", "body", "status"),
-    [("br", BODY, 415), ("gzip, gzip", BODY, 415), ("gzip", BODY, 400), ("gzip", gzip.compress(BODY)[:-4], 400)],
+    [
+        ("br", BODY, 415),
+        ("gzip, gzip", BODY, 415),
+        ("gzip", BODY, 400),
+        ("gzip", gzip.compress(BODY, mtime=0)[:-4], 400),
+    ],
 )
 def test_wrong_encoding_is_told(door, encoding, body, status):
     response = door.client.post(INFER, content=body, headers={"Content-Encoding": encoding})
