@@ -1,9 +1,11 @@
 """What every test shares: a quiet, offline environment, and the public data sets where the machine has them."""
 
+import importlib.util
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -59,3 +61,14 @@ def palm_data() -> Path:
     if not path.is_dir():
         pytest.fail(f"PALM_DATA is {directory!r}, which is no directory; mend or unset it")
     return path
+
+
+@pytest.fixture(scope="session")
+def environments() -> ModuleType:
+    """Return `tests/environments.py`, which makes environments of real clients: see its functions."""
+    spec = importlib.util.spec_from_file_location("environments", Path(__file__).with_name("environments.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
