@@ -1,29 +1,26 @@
 """docs/operations.md names options, metrics, fields and commands: all of them exist, and no metric is left out."""
 
 import configparser
+import importlib.util
+import json
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
 import grpc
 import pytest
 import typer
 import yaml
-from prometheus_client import CollectorRegistry
-from prometheus_client.metrics_core import Metric
 
-from palm_serve.batching import FinishedBatch
 from palm_serve.cli import app
 from palm_serve.config import ServeOptions
 from palm_serve.errors import Overloaded, Unmeetable
-from palm_serve.observability import Metrics, call_fields
-from palm_serve.observability.version_metrics import VersionMetrics
-from palm_serve.registry import Registry
+from palm_serve.observability import call_fields
 from palm_serve.rpc.messages.status import CODES
-from palm_serve.types import AnsweredText, CallRecord, Timings
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
@@ -58,51 +55,19 @@ def commands() -> Iterator[tuple[str, set[str]]]:
     return walk("palm-serve", typer.main.get_command(app))
 
 
-def record() -> CallRecord:
-    """A call with everything."""
-    answered = [AnsweredText("m", "0" * 64, Timings(1, 1, 1, 1, 1))]
-    return CallRecord(
-        method="Parse",
-        service="s",
-        code="RESOURCE_EXHAUSTED",
-        number=8,
-        seconds=0.1,
-        ended_ns=1,
-        request_id="r",
-        client="c",
-        reason="deadline",
-        texts=1,
-        answered=answered,
-        request_bytes=1,
-        response_bytes=1,
-        trace_id="a" * 32,
-    )
+def load_monitoring() -> ModuleType:
+    """The script that writes the dashboard and the rules of the chart."""
+    spec = importlib.util.spec_from_file_location("monitoring", ROOT / "charts" / "monitoring.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
-def families() -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Name -> type and labels of every metric, as if all had happened."""
-    registry = CollectorRegistry()
-    metrics = Metrics(registry)
-    metrics(record())
-    metrics.watch(lambda: 0, lambda: True)
-    metrics.watch_connections(lambda: 0)
-    metrics.watch_file("tokens", SimpleNamespace(read_at=1.0, failed_at=0.0, look=lambda: None))
-    metrics.watch_certificate(lambda: 1.0)
-    metrics.for_model("m", "0" * 64).batch_finished(FinishedBatch(1, 1, 1, [0.1], 0.1, 0.1))
-    found: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for family in registry.collect():
-        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
-        found[_name(family)] = (family.type, tuple(sorted(labels)))
-    for family in VersionMetrics(Registry()).collect():
-        found[_name(family)] = (family.type, tuple(sorted(family._labelnames)))  # type: ignore[attr-defined]
-    return found
-
-
-def _name(family: Metric) -> str:
-    return f"{family.name}_total" if family.type == "counter" else str(family.name)
-
-
-FAMILIES = families()
+monitoring = load_monitoring()
+FAMILIES = {family.name: (family.kind, family.labels) for family in monitoring.metric_families()}
 SERIES = {
     name.removesuffix("_total") + suffix: labels for name, (kind, labels) in FAMILIES.items() for suffix in TYPES[kind]
 }
@@ -161,7 +126,7 @@ def test_queries_use_labels_that_the_series_have() -> None:
     queries += [rule["expr"] for block in blocks("yaml") if "groups:" in block for rule in _rules(block)]
     queries += re.findall(r"`(sum by [^`]+)`", PAGE)
     assert len(queries) > 15
-    for query in queries:
+    for query in [*queries, *_dashboard_queries()]:
         series = re.findall(r"\b(palm_\w+)", query)
         have = set().union(*(SERIES[name] for name in series)) | {"instance", "job", "le"}
         for names in re.findall(r"by \(([^)]*)\)", query):
@@ -174,6 +139,46 @@ def test_queries_use_labels_that_the_series_have() -> None:
 
 def _rules(block: str) -> list[dict[str, str]]:
     return [rule for group in yaml.safe_load(block)["groups"] for rule in group["rules"]]
+
+
+def _dashboard_queries() -> list[str]:
+    panels = json.loads(monitoring.DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    return [target["expr"] for panel in panels for target in panel.get("targets", [])]
+
+
+def test_dashboard_and_rules_are_those_of_the_page_and_the_registry() -> None:
+    for path, content in monitoring.contents().items():
+        assert path.read_text(encoding="utf-8") == content, f"{path.name} is stale. Run: {monitoring.COMMAND}"
+
+
+def test_dashboard_shows_every_metric() -> None:
+    shown = {name for query in _dashboard_queries() for name in re.findall(r"\bpalm_\w+", query)}
+    deprecated = {"palm_vain_rows_total"}
+    for name in FAMILIES.keys() - deprecated:
+        assert shown & {name, f"{name}_bucket", f"{name}_count"}, name
+    assert shown <= set(SERIES)
+
+
+def test_panels_of_the_dashboard_do_not_overlap() -> None:
+    panels = json.loads(monitoring.DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        cells = {(place["x"] + column, place["y"] + line) for column in range(place["w"]) for line in range(place["h"])}
+        assert not cells & taken, panel["title"]
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+    assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def test_alert_rules_of_the_chart_are_those_of_the_page() -> None:
+    rule = yaml.safe_load(monitoring.RULES.read_text(encoding="utf-8"))
+    assert rule["kind"] == "PrometheusRule"
+    (block,) = (block for block in blocks("yaml") if "groups:" in block)
+    chart = [
+        (rule["alert"], rule["expr"], rule.get("for"), rule["labels"]) for rule in _rules(json.dumps(rule["spec"]))
+    ]
+    assert chart == [(rule["alert"], rule["expr"], rule.get("for"), rule["labels"]) for rule in _rules(block)]
 
 
 def test_every_status_and_reason_is_explained() -> None:
@@ -189,7 +194,7 @@ def test_every_status_and_reason_is_explained() -> None:
 def test_every_field_of_the_log_is_explained() -> None:
     told = {name for names, _ in rows("Logs") for name in re.findall(r"`(\w+)`", names)}
     by_formatter = {"time", "level", "logger", "message", "exception"}
-    assert told == {*call_fields(record()), *by_formatter, "slow", "left_out"}
+    assert told == {*call_fields(monitoring.call_record()), *by_formatter, "slow", "left_out"}
 
 
 def test_attributes_of_spans_exist() -> None:
