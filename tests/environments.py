@@ -121,7 +121,7 @@ def run_node(modules: Path, script: Path, *arguments: str | Path, timeout_s: flo
 def _last_line(command: Sequence[str | Path], timeout_s: float) -> Any:
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=timeout_s)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.rstrip("\n").rpartition("\n")[2])  # texts may hold other ends of lines
 
 
 @contextmanager
