@@ -2,18 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from palm_serve.bench.load import TEXTS, Access, Load, Method
 from palm_serve.cli.connection import OverTls, PlainToken, TlsCa, TlsCert, TlsKey, TokenFile, find_token
-from palm_serve.cli.shared import report_errors, show
+from palm_serve.cli.shared import report_errors, show, write_line
 from palm_serve.errors import ConfigError
 from palm_serve.system.files import read_text
 
 if TYPE_CHECKING:
     from palm_serve.bench.report import LoadReport
+    from palm_serve.bench.server_usage import ServerUsage
+    from palm_serve.bench.sweep import Level
 
 Rate = Annotated[
     float | None,
@@ -35,6 +37,23 @@ Kind = Annotated[
 Texts = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Texts to send, one a line. Default: 17 texts of 2 to 46 words.")
 ]
+Sweep = Annotated[
+    bool,
+    typer.Option(
+        "--sweep",
+        help="Closed loops of 1, 2, 4, ... callers up to --concurrency, --duration each. Input of `palm-serve plan`.",
+    ),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Metrics of the server, http://HOST:PORT/metrics: also report its processor time and memory.",
+    ),
+]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Also write the report to this file as JSON.")
+]
 
 
 def bench(
@@ -43,6 +62,7 @@ def bench(
     ] = "127.0.0.1:50051",
     rate: Rate = None,
     concurrency: Concurrency = 64,
+    sweep: Sweep = False,
     duration: Annotated[float, typer.Option(min=0.1, max=1e6, help="Duration of the measurement in seconds.")] = 10.0,
     warm_up: Annotated[
         float, typer.Option(min=0, max=1e6, help="Duration of the same load before the measurement, in seconds.")
@@ -60,9 +80,8 @@ def bench(
     tls_key: TlsKey = None,
     token_file: TokenFile = None,
     plain_token: PlainToken = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the report to this file as JSON.")
-    ] = None,
+    metrics: Metrics = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Load-test a running server and report throughput and latency.
 
@@ -73,8 +92,10 @@ def bench(
     The generator needs cores of its own. It prints a warning if it was late or busy, because its figures are unreliable then.
     """
     with report_errors():
-        from palm_serve.bench.run import run_load
-
+        if sweep and rate is not None:
+            raise ConfigError(
+                "--sweep must not be used with --rate, got both. Remove --rate: a sweep is a closed loop."
+            )
         load = Load(
             target,
             rate,
@@ -90,13 +111,38 @@ def bench(
             seed,
             Access(over_tls, tls_ca, tls_cert, tls_key, find_token(token_file), plain_token),
         )
-        report = run_load(load)
-    if json_file is not None:
-        with report_errors():
-            _write(json_file, report)
-    _show(load, report)
+        report = _run(load, sweep, metrics, json_file)
     if not report.answered:
         raise typer.Exit(1)
+
+
+def _run(load: Load, sweep: bool, metrics: str | None, json_file: Path | None) -> "LoadReport":
+    """Run a load or a sweep, print and write its figures, and return the report of the largest load."""
+    from palm_serve.bench.run import run_load
+    from palm_serve.bench.server_usage import read_metrics, usage_between
+    from palm_serve.bench.sweep import run_sweep
+
+    before = None if metrics is None else read_metrics(metrics)
+    levels: list[Level] = []
+    if sweep:
+        for level in run_sweep(load):
+            levels.append(level)
+            write_line(f"{level.callers} callers: {level.report.answered:,.1f} calls/s", err=True)
+        report = levels[-1].report
+    else:
+        report = run_load(load)
+    usage = None if metrics is None or before is None else usage_between(before, read_metrics(metrics))
+    if json_file is not None:
+        content = report.as_dict()
+        if levels:
+            content |= {"method": load.method.value, "levels": [level.as_dict() for level in levels]}
+        if usage is not None:
+            content["server"] = usage.as_dict()
+        _write(json_file, content)
+    if levels:
+        _show_levels(levels)
+    _show(load, report, usage)
+    return report
 
 
 def _read_texts(path: Path) -> tuple[str, ...]:
@@ -107,15 +153,28 @@ def _read_texts(path: Path) -> tuple[str, ...]:
     return texts
 
 
-def _write(path: Path, report: "LoadReport") -> None:
+def _write(path: Path, content: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def _show(load: Load, report: "LoadReport") -> None:
+def _show_levels(levels: "list[Level]") -> None:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for column in ("callers", "calls/s", "p50 ms", "p99 ms"):
+        table.add_column(column, justify="right")
+    for level in levels:
+        times = level.report.answered_ms
+        cells = (f"{times[point]:,.1f}" if times else "" for point in ("p50", "p99"))
+        table.add_row(str(level.callers), f"{level.report.answered:,.1f}", *cells)
+    show(table)
+
+
+def _show(load: Load, report: "LoadReport", usage: "ServerUsage | None") -> None:
     from rich.table import Table
 
     facts = Table.grid(padding=(0, 2))
@@ -129,6 +188,10 @@ def _show(load: Load, report: "LoadReport") -> None:
     if load.method is Method.BATCH:
         goodput += f" ({report.texts:,.1f} texts/s)"
     facts.add_row("within the deadline", goodput)
+    if usage is not None:
+        facts.add_row(
+            "server", f"{usage.cpu_ms_per_call:,.2f} ms of processor time a call, {usage.memory_mib:,.0f} MiB"
+        )
     facts.add_row("codes", ", ".join(f"{name} {count:,}" for name, count in report.codes.items()))
     times = Table(box=None, header_style="bold")
     rows = {"answered": report.answered_ms, "refused": report.refused_ms, "generator late": report.late_ms}

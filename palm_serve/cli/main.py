@@ -10,6 +10,7 @@ from palm_serve.cli.call import call
 from palm_serve.cli.check import check
 from palm_serve.cli.grouped_help import GroupedCommand
 from palm_serve.cli.health import health
+from palm_serve.cli.plan import plan
 from palm_serve.cli.prove import prove
 from palm_serve.cli.run import run
 from palm_serve.cli.token import token
@@ -38,6 +39,7 @@ app.command(epilog="Example: palm-serve batch questions.parquet answers --bundle
 app.command(epilog='Example: palm-serve call "show me flights from boston to denver on monday"')(call)
 app.command(epilog="Example: palm-serve health localhost:50051 --model demo")(health)
 app.command(epilog="Example: palm-serve bench localhost:50051 --rate 200 --deadline 0.5")(bench)
+app.command(epilog="Example: palm-serve plan --rate 100000 --p99 0.2 --from bench.json --price 0.04")(plan)
 app.add_typer(token, name="token")
 
 

@@ -81,7 +81,8 @@ def _allowed() -> dict[str, dict[str, set[str]]]:
     serve = _below(SERVE_LAYERS)
     serve["client"] = {"v1", "errors", "system"}
     serve["bench"] = {"v1", "oip", "errors", "system", "client"}
-    serve["cli"] |= {"client", "bench"}
+    serve["capacity"] = {"errors", "system", "config"}
+    serve["cli"] |= {"client", "bench", "capacity"}
     trainer = _below(TRAINER_LAYERS)
     return {"palm_serve": serve, "palm_trainer": trainer}
 

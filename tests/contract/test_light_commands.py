@@ -54,6 +54,7 @@ def run(*arguments: object) -> tuple[int, list[str], str]:
         ("palm-serve", "--help"),
         ("palm-serve", "run", "--help"),
         ("palm-serve", "batch", "--help"),
+        ("palm-serve", "plan", "--help"),
     ],
     ids=" ".join,
 )
@@ -147,6 +148,18 @@ def test_convert_schema_and_models_load_no_torch(tmp_path: Path) -> None:
         assert run("palm-train", "convert", source, tmp_path / name, "--field", "intent")[:2] == (0, [])
     assert run("palm-train", "schema")[:2] == (0, [])
     assert run("palm-train", "models", "ls")[:2] == (0, [])
+
+
+def test_plan_of_a_fleet_loads_no_grpc_and_no_engine(tmp_path: Path) -> None:
+    times = {"p50": 10.0, "p90": 12.0, "p99": 15.0, "p99.9": 16.0, "max": 20.0}
+    levels = []
+    for callers in (1, 8):
+        levels.append({"callers": callers, "answered": 50.0 * callers, "codes": {"OK": 9}, "answered_ms": times})
+    server = {"cpu_ms_per_call": 3.0, "memory_mib": 250.0}
+    (tmp_path / "bench.json").write_text(json.dumps({"levels": levels, "server": server}), encoding="utf-8")
+    code, loaded, output = run("palm-serve", "plan", "--rate", 1e5, "--p99", 0.2, "--from", tmp_path / "bench.json")
+    assert (code, loaded) == (0, []), output
+    assert "418, one of them to spare" in output
 
 
 @pytest.mark.parametrize(

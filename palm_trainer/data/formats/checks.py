@@ -30,6 +30,16 @@ def checked(parse: Parse) -> Parse:
 
     @wraps(parse)
     def parse_checked(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Example]:
+        """Read a file and check its examples.
+
+        Args:
+            path: the file.
+            options: of its format.
+            defects: counts what was mended.
+
+        Raises:
+            DataError: if the file or an example cannot be used.
+        """
         clean_names: set[str] = set()
         try:
             for example in parse(path, options, defects):

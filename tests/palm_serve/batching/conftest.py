@@ -88,9 +88,9 @@ class Simulator:
 
     poisson = staticmethod(poisson)
 
-    def run(self, arrivals: Sequence[Arrival]) -> Report:
+    def run(self, arrivals: Sequence[Arrival], report: Report | None = None) -> Report:
         """The real controller; a batch starts whenever the engine is free and something waits."""
-        chance, report = random.Random(self._seed), Report()
+        chance, report = random.Random(self._seed), report or Report()
         controller: AdmissionController[int] = AdmissionController()
         models = [
             controller.open(self.limits, lambda rows, length: rows * length)
@@ -150,6 +150,25 @@ class Simulator:
                         report.waits[request.payload] = now - request.arrived
                         report.wasted += request.abandoned or request.deadline <= now
         return report
+
+    def closed_loop(
+        self, callers: int, count: int, lengths: Callable[[random.Random], int]
+    ) -> tuple[float, list[float]]:
+        """Answers a second, and seconds of each answer, where each caller asks again after an answer."""
+        chance = random.Random(self._seed)
+        arrivals = [Arrival(1e-5 * number, lengths(chance)) for number in range(callers)]
+
+        class Answers(dict[int, float]):
+            def __setitem__(self, number: int, at: float) -> None:
+                super().__setitem__(number, at)
+                if len(arrivals) < count:
+                    arrivals.append(Arrival(at, lengths(chance)))
+
+        answered = self.run(arrivals, Report(answered=Answers())).answered
+        counted = range(count // 5, count - callers)  # neither the start nor the end
+        ends = sorted(answered[number] for number in counted)
+        seconds = [answered[number] - arrivals[number].at for number in counted]
+        return (len(ends) - 1) / (ends[-1] - ends[0]), seconds
 
     def in_order(self, arrivals: Sequence[Arrival]) -> Report:
         """The reference: batches in the order of arrival, as many as tokens and rows allow, whatever the padding."""

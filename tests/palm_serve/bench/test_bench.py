@@ -1,9 +1,11 @@
 """The load generator and its command, with real processes."""
 
+import http.server
 import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -47,6 +49,64 @@ def test_bench_closed_loop_of_two_processes(tiny_server: str) -> None:
     assert run.exit_code == 0, run.output
     assert "4 callers" in run.output
     assert "calls of a pause of the server are missing" in run.output
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def test_bench_sweep_with_metrics_is_what_plan_reads(
+    start_server: Callable[..., Process], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    port, file = free_port(), tmp_path / "new" / "bench.json"
+    server = start_server(tiny_bundle, "--metrics-port", port, "--drain-grace", "0")
+    metrics = ("--metrics", f"http://127.0.0.1:{port}/metrics")
+    options = ("--sweep", "--concurrency", "3", *metrics, "--json", file, *SHORT, "--deadline", "60")
+    run = bench(server.target(), *options)
+    assert run.exit_code == 0, run.output
+    assert re.search(r"server +[\d.]+ ms of processor time a call, [\d,]+ MiB", run.output)
+    figures = json.loads(file.read_text())
+    assert [level["callers"] for level in figures["levels"]] == [1, 2, 3]
+    assert figures["answered"] == figures["levels"][-1]["answered"]
+    assert 0 < figures["server"]["cpu_ms_per_call"] < 10_000
+    assert 20 < figures["server"]["memory_mib"] < 4000
+    planned = CliRunner().invoke(app, ["plan", "--rate", "100000", "--p99", "60", "--from", str(file)])
+    assert planned.exit_code == 0, planned.output
+    assert "replicas" in planned.output
+
+
+def test_bench_sweep_takes_no_rate(tmp_path: Path) -> None:
+    run = bench("127.0.0.1:1", "--sweep", "--rate", "5")
+    assert run.exit_code == 2
+    assert "--sweep must not be used with --rate, got both. Remove --rate" in " ".join(run.output.split())
+
+
+def test_bench_refuses_metrics_that_are_none_of_the_server(tiny_server: str) -> None:
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"process_cpu_seconds_total 1.0\n")
+
+        def log_message(self, *_: object) -> None:
+            """Write no line."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever).start()
+        cases = {
+            "ftp://127.0.0.1/metrics": "--metrics must be a URL, got 'ftp://127.0.0.1/metrics'",
+            f"http://127.0.0.1:{free_port()}/metrics": "got no answer from http://127.0.0.1",
+            f"http://127.0.0.1:{other.server_port}/metrics": "got none named process_resident_memory_bytes",
+        }
+        try:
+            for url, told in cases.items():
+                run = bench(tiny_server, "--metrics", url, *SHORT)
+                assert run.exit_code == 2
+                assert told in " ".join(run.output.split())
+        finally:
+            other.shutdown()
 
 
 def test_bench_reads_texts_of_a_file(tiny_server: str, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from palm_serve.bench.load import TEXTS, Load, Method
 from palm_serve.bench.report import make_report, percentiles
 from palm_serve.bench.requests import arrivals, code_of, prepare
+from palm_serve.bench.server_usage import Snapshot, parse_metrics, usage_between
+from palm_serve.bench.sweep import sweep_callers
 from palm_serve.bench.worker import Samples
 from palm_serve.oip import inference_pb2 as oip
 from palm_serve.v1 import palm_pb2 as pb
@@ -89,3 +91,25 @@ def test_report_doubts_a_late_or_busy_generator() -> None:
     lagging, busy = make_report(LOAD, [samples(on_time), samples(on_time, lag=0.03, busy=0.95)]).doubts
     assert lagging == "50.0 % of the timers of the generator fired more than 10 ms late"
     assert busy == "a process of the generator was busy 95 % of the time. Use more --processes."
+
+
+def test_sweep_doubles_the_callers_up_to_the_last() -> None:
+    assert sweep_callers(1) == [1]
+    assert sweep_callers(8) == [1, 2, 4, 8]
+    assert sweep_callers(100) == [1, 2, 4, 8, 16, 32, 64, 100]
+
+
+def test_server_usage_is_per_answered_call() -> None:
+    text = """# HELP process_cpu_seconds_total Total user and system CPU time spent in seconds.
+process_cpu_seconds_total 12.5
+process_resident_memory_bytes 2.097152e+08
+palm_requests_total{code="OK",door="grpc",method="Parse"} 1000.0
+palm_requests_total{code="OK",door="http",method="Parse"} 5.0
+palm_requests_total{code="NOT_FOUND",door="grpc",method="Parse"} 7.0
+"""
+    after = parse_metrics(text)
+    assert after == Snapshot(12.5, 2.097152e8, 1005.0)
+    usage = usage_between(Snapshot(2.5, 1e8, 5.0), after)
+    assert usage is not None
+    assert usage.as_dict() == {"cpu_ms_per_call": 10.0, "memory_mib": 200.0}
+    assert usage_between(after, after) is None

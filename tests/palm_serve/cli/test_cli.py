@@ -41,7 +41,7 @@ def test_token_new_refuses_invalid_arguments(arguments: list[str], match: str) -
     assert match in " ".join(err.replace("│", " ").split())
 
 
-@pytest.mark.parametrize("command", ["run", "check", "call", "health", "bench"])
+@pytest.mark.parametrize("command", ["run", "check", "call", "health", "bench", "plan"])
 def test_help_shows_an_example(command: str) -> None:
     code, out, _ = palm_serve(command, "--help")
     assert code == 0
