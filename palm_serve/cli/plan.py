@@ -48,7 +48,9 @@ def plan(
 ) -> None:
     """Compute the replicas for a rate of calls.
 
-    Prints how many replicas, cores, memory and connections it takes, what they cost, and which limit shows first. The figures of one replica are those of a sweep of `palm-serve bench`, on the machine type that will serve. The rest is
+    Prints how many replicas, cores, memory and connections it takes, what they cost, and which limit shows first.
+
+    The figures of one replica are those of a sweep of `palm-serve bench`, on the machine type that will serve. The rest is
     computed: a replica is a queue whose speed depends on the calls in it, and calls arrive at random. Nothing is connected to.
     """
     with report_errors():
