@@ -1,8 +1,10 @@
 # `make help` lists the targets. Needs only make and Python 3.11 or newer; everything else goes into .venv.
 
+comma  := ,
 PYTHON ?= python3
 VENV   := .venv
 READY  := $(VENV)/.installed
+DEMO   := $(VENV)/.installed-demo
 PY     := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -12,21 +14,31 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Not byte-compiled: most of what torch and scipy install is never imported, and Python compiles the rest on first use.
-$(READY): pyproject.toml constraints.txt
+# $(call install,EXTRAS). Not byte-compiled: most of what torch and scipy install is never imported, and Python compiles
+# the rest on first use.
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"{sys.executable} is Python {sys.version.split()[0]}; PALM needs 3.11 or newer: make PYTHON=python3.11 ...")'
 	@echo "==> installing PALM into $(VENV) (once, about a minute)"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e '.[train,serve,dev]'
+	@$(PY) -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e '.[$(1)]'
+endef
+
+$(READY): pyproject.toml constraints.txt
+	$(call install,train$(comma)serve$(comma)dev)
+	@touch $(DEMO) $@
+
+# Two thirds of the megabytes: neither OpenVINO nor what only tests need.
+$(DEMO): pyproject.toml constraints.txt
+	$(call install,train$(comma)serve-base)
 	@touch $@
 
-demo: $(READY)  ## train, export and serve the English sample, and ask it three sentences
+demo: $(DEMO)  ## train, export and serve the English sample, and ask it three sentences
 	@examples/demo.sh demo \
 		"play some jazz in the kitchen" \
 		"what's the weather like in lisbon tomorrow?" \
 		"set a timer for twenty minutes"
 
-demo-zh: $(READY)  ## the same for the Chinese sample, trained from scratch
+demo-zh: $(DEMO)  ## the same for the Chinese sample, trained from scratch
 	@examples/demo.sh demo-zh "明天北京天气怎么样" "播放周杰伦的歌" "定一个十分钟的闹钟"
 
 test: lint types  ## lint, types and the quick tests

@@ -15,7 +15,7 @@ echo "==> 1. train: examples/${name//-/_}.toml -> runs/$name"
 palm-train run "examples/${name//-/_}.toml" --output "runs/$name" --overwrite
 
 echo "==> 2. export: runs/$name -> bundles/$name"
-palm-export "runs/$name" --output "bundles/$name" --overwrite
+palm-export "runs/$name" --output "bundles/$name" --overwrite --precision fp32
 
 echo "==> 3. serve: bundles/$name, on a free port"
 log=$(mktemp)
@@ -43,3 +43,4 @@ echo "==> 5. stop the server (SIGTERM)"
 kill -TERM "$server"
 wait "$server" # its exit code becomes this script's
 echo "==> done. Serve it yourself: palm-serve run bundles/$name"
+echo "    Faster graphs, where they answer the same: palm-export runs/$name --output bundles/$name --overwrite"

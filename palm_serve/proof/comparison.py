@@ -92,6 +92,19 @@ class ParityResult:
         """Return True if the rule for fp32 applies."""
         return self.predictor.engine.info.precision == "fp32"
 
+    def has_failed(self, answers: int = 0) -> bool:
+        """Return True if no further comparison can make the predictor pass.
+
+        Args:
+            answers: number of answers that are compared in all. Smaller than `compared`: no more are to come.
+        """
+        if self.worst is not None and not math.isfinite(self.worst.size):
+            return True
+        if self.is_exact:
+            too_far = self.worst is not None and not self.worst.size <= self.logit_limit
+            return too_far or bool(self.unequal or self.uncertain)
+        return len(self.unequal) > permitted_changes(max(answers, self.compared))
+
     def check_reduced(self, budget: float = 1.0) -> str | None:
         """Return why the predictor breaks the rule for reduced precisions, or None if it does not.
 
@@ -99,7 +112,6 @@ class ParityResult:
         """
         if self.worst is not None and not math.isfinite(self.worst.size):
             return str(self.worst)
-        permitted_share = (1 - EQUAL_SHARE) * budget
         checks = (
             ("differ", self.unequal, self.compared),
             ("depend on the batch", self.batch_dependent, self.singles),
@@ -107,7 +119,7 @@ class ParityResult:
         for verb, descriptions, count in checks:
             if not count:
                 return "no answer was compared"
-            permitted = int(round(permitted_share * count, 9))
+            permitted = permitted_changes(count, budget)
             if len(descriptions) > permitted:
                 return (
                     f"{len(descriptions)} of {count} answers {verb}, and at most {permitted} may; "
@@ -130,6 +142,11 @@ class ParityResult:
         if dependent:
             return f"{len(dependent)} of {self.singles} answers depend on the batch, first: {dependent[0]}"
         return None
+
+
+def permitted_changes(count: int, budget: float = 1.0) -> int:
+    """Return how many of `count` answers a reduced precision may change. `budget` is the fraction of it to use."""
+    return int(round((1 - EQUAL_SHARE) * budget * count, 9))
 
 
 def record_answer(answer: TaskAnswer, info: TaskInfo, decided_only: bool = False) -> RecordedAnswer:

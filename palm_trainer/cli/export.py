@@ -6,7 +6,8 @@ Exit codes: 0 success, 2 wrong usage or bad input, 1 failure, including a parity
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # they load what `--help` does not need
     from rich.table import Table
 
     from palm_serve.bundle.manifest import Manifest
+    from palm_trainer.export.gate import GateResult
     from palm_trainer.export.report import ExportReport
 
 _WITHOUT_DEV = 500
@@ -86,10 +88,18 @@ def export(
 
     All dev examples and 200 random shapes are run through PyTorch and every execution provider of this machine.
     Nothing is written when the plain graph differs on the CPU in fp32. Another variant is left out when it fails or is not faster.
+    `--precision fp32` is the quickest.
     """
+    stages = _Stages()
     with _step_display() as say:
-        say("loading the run")
-        manifest, report = _export(run, output, precision, name, overwrite, include or [], sign, say)
+
+        def begin(step: str) -> None:
+            stages.begin(step)
+            say(step)
+
+        begin("loading the run")
+        manifest, report = _export(run, output, precision, name, overwrite, include or [], sign, begin)
+    report = replace(report, seconds=stages.end())
     show(report)
     console = plain_console(highlight=False, soft_wrap=True)
     console.print(f"{'signed; ' if sign else ''}digest sha256:{manifest.version}")
@@ -112,8 +122,38 @@ def show(report: "ExportReport") -> None:
     for row in report.rows:
         if row.result.reason and not row.reason:
             lines.append(f"{row.candidate} failed: {row.result.reason}")
+    if report.seconds:
+        lines.append(_describe_seconds(report.seconds))
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+class _Stages:
+    """Seconds that each step of an export takes. A step that comes twice counts once, with both times."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._step = ""
+        self._began = time.perf_counter()
+
+    def begin(self, step: str) -> None:
+        """Begin a step, and end the one before."""
+        self.end()
+        self._step = step
+        self._seconds.setdefault(step, 0.0)
+
+    def end(self) -> dict[str, float]:
+        """End the last step. Return the seconds by step."""
+        now = time.perf_counter()
+        if self._step:
+            self._seconds[self._step] += now - self._began
+        self._began = now
+        return self._seconds
+
+
+def _describe_seconds(seconds: Mapping[str, float]) -> str:
+    steps = [f"{step} {value:.1f} s" for step, value in seconds.items()]
+    return f"{sum(seconds.values()):.1f} s in all: {', '.join(steps)}"
 
 
 def _export(
@@ -170,6 +210,7 @@ def _write_json(path: Path, manifest: "Manifest", report: "ExportReport") -> Non
         "metric": report.metric,
         "rows": [row.as_json() for row in report.rows],
         "notes": list(report.notes),
+        "seconds": {step: round(value, 3) for step, value in report.seconds.items()},
     }
     try:
         write_output(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -202,20 +243,31 @@ def variants_table(report: "ExportReport") -> "Table":
     for row in report.rows:
         figures = row.result.gate.figures
         timed = math.isfinite(row.times[0])
+        is_compared = row.result.is_compared
         table.add_row(
             row.candidate.variant,
             row.candidate.provider,
             row.result.gate.computed_in,
             f"{row.size / 1e6:.1f} MB",
-            f"{figures['max_logit_difference']:.1e}" if "max_logit_difference" in figures else "not finite",
-            f"{100 * figures.get('answers_equal', 0):.2f} %",
+            f"{figures['max_logit_difference']:.1e}" if "max_logit_difference" in figures else _absent(is_compared),
+            f"{100 * figures.get('answers_equal', 0):.2f} %" if is_compared else "-",
             f"{100 * figures['metric']:.2f}" if "metric" in figures else "-",
             f"{row.latency_ms:.2f} ms" if timed else "-",
             f"{row.texts_per_second:.0f}/s" if timed else "-",
-            "passed" if row.result.gate.passed else "failed",
+            _gate_cell(row.result),
             "no" if row.reason else "yes",
         )
     return table
+
+
+def _absent(is_compared: bool) -> str:
+    return "not finite" if is_compared else "-"
+
+
+def _gate_cell(result: "GateResult") -> str:
+    if not result.is_compared:
+        return "not run"
+    return "passed" if result.gate.passed else "failed"
 
 
 def _metric_title(report: "ExportReport") -> str:

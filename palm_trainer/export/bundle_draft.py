@@ -102,7 +102,7 @@ class BundleDraft:
             inputs=tuple(TensorInfo(name=name) for name in self.input_names),
             tasks=self.tasks,
             variants=self.describe_variants(),
-            files=self.writer.compute_checksums(),
+            files=self.writer.checksums(),
         )
         return manifest.model_copy(update={"version": manifest.digest()})
 

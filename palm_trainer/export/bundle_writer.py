@@ -35,6 +35,7 @@ class BundleWriter:
     def __init__(self, directory: Path, output: Path) -> None:
         self.directory = directory
         self._output = output
+        self._checksums: dict[str, str] = {}
 
     def write(self, name: str, content: bytes) -> None:
         """Write and sync one file.
@@ -49,21 +50,20 @@ class BundleWriter:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
+        self._checksums[name] = hashlib.sha256(content).hexdigest()
 
     def remove(self, name: str) -> None:
         """Remove a file, and its folder if that is then empty."""
         path = self.directory / name
         path.unlink()
+        del self._checksums[name]
         if path.parent != self.directory and not any(path.parent.iterdir()):
             path.parent.rmdir()
 
-    def compute_checksums(self) -> dict[str, str]:
-        """Compute the SHA-256 of all files but the manifest, by path in the bundle."""
-        checksums = {}
-        with _as_export_errors(self._output):
-            for path in sorted(self.directory.rglob("*")):
-                if path.is_file() and path.name != MANIFEST:
-                    checksums[path.relative_to(self.directory).as_posix()] = _compute_sha256(path)
+    def checksums(self) -> dict[str, str]:
+        """Return the SHA-256 of all files but the manifest as they were written, by path in the bundle."""
+        checksums = dict(sorted(self._checksums.items()))
+        checksums.pop(MANIFEST, None)
         return checksums
 
 
@@ -185,8 +185,3 @@ def _as_export_errors(output: Path) -> Iterator[None]:
             f"the bundle {output} could not be written: {error.strerror or error}. "
             "Free space, check the permissions, or choose another --output."
         ) from error
-
-
-def _compute_sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

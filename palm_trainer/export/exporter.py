@@ -9,11 +9,14 @@ from palm_serve.bundle.golden import GoldenExample
 from palm_serve.bundle.loader import ARRAYS, GOLDEN, PROOF, SIGNATURE, TOKENIZER, Bundle
 from palm_serve.bundle.manifest import Manifest, TaskInfo, tasks_digest
 from palm_serve.bundle.proof import proof_bytes
-from palm_serve.engine.candidate import PLAIN
+from palm_serve.engine.candidate import PLAIN, Candidate
 from palm_serve.engine.providers import available_providers
+from palm_serve.engine.timing import Times
+from palm_serve.proof.predictor import EnginePredictor
 from palm_serve.proof.proving import Prover, check_proof
 from palm_serve.proof.recording import MIN_EXAMPLES, SHAPES, record_proof
 from palm_serve.tokenization import bare_tokenizer_json
+from palm_serve.types import Engine
 from palm_trainer.data.example import Example
 from palm_trainer.errors import ExportError, ParityError
 from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics
@@ -25,14 +28,20 @@ from palm_trainer.export.bundle_writer import (
     staged_bundle,
     to_npz_bytes,
 )
-from palm_trainer.export.gate import GateMeasurements, measure_gates
+from palm_trainer.export.gate import GateMeasurements, measure_gates, open_candidates, uncompared_result
 from palm_trainer.export.golden import AnsweredExample, choose_golden
 from palm_trainer.export.graph import ExportGraph
 from palm_trainer.export.int8_search import ReadTrainSets, needs_margin, search_int8
 from palm_trainer.export.model_card import render_model_card
 from palm_trainer.export.predictors import trained_predictor
 from palm_trainer.export.reference import Reference, run_reference
-from palm_trainer.export.report import ExportReport, find_unwritten_variants, make_rows, time_engines
+from palm_trainer.export.report import (
+    ExportReport,
+    find_slow_variants,
+    find_unwritten_variants,
+    make_rows,
+    time_engines,
+)
 from palm_trainer.export.to_onnx import DIGEST, to_onnx_files
 from palm_trainer.export.variants import INT8, PRECISIONS, GraphDraft, draft_graphs, list_candidates
 from palm_trainer.model.multi_task import TrainedModel
@@ -93,19 +102,60 @@ def export_bundle(
         draft.add_plain(PLAIN.variant, files)
         say("creating the graph variants")
         notes = _add_variants(draft, files, graph, precisions)
+        bundle = draft.read_back()
+        opened = open_candidates(bundle, list_candidates(draft.variant_weights, precisions, available_providers()))
+        say("timing the variants")
+        times = time_engines(bundle, opened.engines)
         say("comparing the variants with the trained model")
-        reference = run_reference(trained_predictor(trained, graph), _list_examples(sets))
-        candidates = list_candidates(draft.variant_weights, precisions, available_providers())
-        measurements = measure_gates(draft.read_back(), reference, sets, candidates)
+        reference = run_reference(trained_predictor(trained, graph), _list_examples(sets), trained.encoder.vocab_size)
+        # fp32 is in every bundle, so that nobody has to ask for a fused graph.
+        requested = {precision} - {"auto", "fp32"}
+        measurements = _measure_in_turn(opened.predictors, times, reference, sets, requested)
         if needs_margin(measurements):
             say("searching for the matrix multiplications that int8 changes most")
-            measurements, notes[INT8] = search_int8(draft, files[GRAPH], measurements, reference, sets, train)
-        say("timing the variants")
-        report = _make_report(draft.read_back(), measurements, notes, () if precision == "auto" else (precision,))
+            searched, notes[INT8] = search_int8(draft, files[GRAPH], measurements, reference, sets, train)
+            if searched is not measurements:
+                measurements = searched
+                bundle = draft.read_back()
+                times = times | time_engines(bundle, measurements.engines)
+        report = _make_report(bundle, measurements, times, (*notes.values(), *opened.skipped), requested)
         say("writing the bundle")
         _keep_measured_variants(draft, measurements, report)
         manifest, note = _finish_bundle(draft, measurements, reference, sets, metrics or {}, sign)
     return manifest, replace(report, notes=(*report.notes, note))
+
+
+def _measure_in_turn(
+    predictors: Mapping[Candidate, EnginePredictor],
+    times: Mapping[Candidate, Times],
+    reference: Reference,
+    sets: Sequence[EvaluationSet],
+    requested: Collection[str],
+) -> GateMeasurements:
+    """Compare the plain graph, and then the variants that would be written if they passed.
+
+    Args:
+        predictors: predictors of all candidates.
+        times: times of all candidates.
+        reference: answers of the trained model.
+        sets: dev examples.
+        requested: precisions that the user asked for.
+    """
+    plain = {}
+    for candidate, predictor in predictors.items():
+        if candidate.variant == PLAIN.variant:
+            plain[candidate] = predictor
+    measurements = measure_gates(plain, reference, sets)
+    slow = find_slow_variants(measurements.results, times, requested)
+    promising = {}
+    uncompared = {}
+    for candidate, predictor in predictors.items():
+        if candidate.variant in slow:
+            uncompared[candidate] = uncompared_result(candidate)
+        elif candidate.variant != PLAIN.variant:
+            promising[candidate] = predictor
+    measurements = replace(measurements, results=measurements.results | uncompared)
+    return measurements.update(measure_gates(promising, reference, sets)) if promising else measurements
 
 
 def _check_inputs(sets: Sequence[EvaluationSet], key: Path | None) -> None:
@@ -198,20 +248,31 @@ def _list_examples(sets: Sequence[EvaluationSet]) -> list[Example]:
 
 
 def _make_report(
-    bundle: Bundle, measurements: GateMeasurements, notes: Mapping[str, str], requested: Collection[str]
+    bundle: Bundle,
+    measurements: GateMeasurements,
+    times: Mapping[Candidate, Times],
+    notes: Sequence[str],
+    requested: Collection[str],
 ) -> ExportReport:
-    """Time all candidates that passed, and decide which variants are written."""
-    engines = {}
-    for candidate, engine in measurements.engines.items():
-        if measurements.results[candidate].gate.passed:
-            engines[candidate] = engine
-    times = time_engines(bundle, engines)
-    unwritten = find_unwritten_variants(measurements.results, times, requested)
+    """Decide which variants are written, and report on all candidates.
+
+    Args:
+        bundle: the bundle with all variants.
+        measurements: gates of all candidates.
+        times: times of all candidates.
+        notes: notes of the report.
+        requested: precisions that the user asked for.
+    """
+    passed_times = {}
+    for candidate, result in measurements.results.items():
+        if result.gate.passed:
+            passed_times[candidate] = times[candidate]
+    unwritten = find_unwritten_variants(measurements.results, passed_times, requested)
     sizes = {}
     for name, variant in bundle.manifest.variants.items():
         sizes[name] = variant.size
     rows = make_rows(sizes, measurements.results, times, unwritten)
-    return ExportReport(rows, (*notes.values(), *measurements.skipped), measurements.metric)
+    return ExportReport(rows, tuple(notes), measurements.metric)
 
 
 def _keep_measured_variants(draft: BundleDraft, measurements: GateMeasurements, report: ExportReport) -> None:
@@ -231,24 +292,27 @@ def _keep_measured_variants(draft: BundleDraft, measurements: GateMeasurements, 
         draft.gates[variant] = tuple(gates)
 
 
-def _write_proof(draft: BundleDraft, measurements: GateMeasurements, reference: Reference) -> str:
-    """Write what every server compares its engines with, and compare the plain graph here. Return a note on it."""
-    # As for golden examples: an answer that a passed precision changes here is too close to call for other machines.
-    usable = measurements.equal_examples()
+def _record_proof(draft: BundleDraft, usable: Sequence[bool], reference: Reference) -> bytes:
+    """Write what every server compares its engines with, and return it."""
     try:
         proof = record_proof(reference.predictor, reference.examples, draft.encoder, usable)
     except ValueError as error:
         raise ExportError(f"the proof cannot be recorded: {error}. Add dev examples with some text.") from None
     content = proof_bytes(proof)
     draft.writer.write(PROOF, content)
-    prover = Prover(draft.read_back())
-    reason = check_proof(prover.compare(measurements.engines[PLAIN]), prover.examples)
+    return content
+
+
+def _check_proof(bundle: Bundle, plain: Engine, example_count: int, size: int) -> str:
+    """Compare the plain graph with the proof of its bundle, as a server does. Return a note on the proof."""
+    prover = Prover(bundle)
+    reason = check_proof(prover.compare(plain), prover.examples)
     if reason is not None:
         raise ParityError(f"the plain graph fails the proof: {reason}. Please report this with your configuration.")
     few = f", fewer than {MIN_EXAMPLES} because dev has no more short ones" if prover.examples < MIN_EXAMPLES else ""
     return (
-        f"{PROOF}: {prover.examples} of {len(reference.examples)} dev examples{few}, {SHAPES} random shapes, "
-        f"{len(content) / 2**20:.2f} MiB"
+        f"{PROOF}: {prover.examples} of {example_count} dev examples{few}, {SHAPES} random shapes, "
+        f"{size / 2**20:.2f} MiB"
     )
 
 
@@ -264,7 +328,8 @@ def _finish_bundle(
 
     Return the manifest, and a note on the proof.
     """
-    note = _write_proof(draft, measurements, reference)
+    # As for golden examples: an answer that a passed precision changes here is too close to call for other machines.
+    content = _record_proof(draft, measurements.equal_examples(), reference)
     golden = choose_golden(_list_agreed_answers(measurements, sets), draft.tasks)
     if golden:
         lines = []
@@ -273,10 +338,11 @@ def _finish_bundle(
         draft.writer.write(GOLDEN, "".join(lines).encode())
     card = render_model_card(draft, sets, metrics, _choose_example_text(golden))
     draft.writer.write(CARD, card.encode())
-    manifest = draft.read_back().manifest
+    bundle = draft.read_back()
+    note = _check_proof(bundle, measurements.engines[PLAIN], len(reference.examples), len(content))
     if key is not None:
         draft.writer.write(SIGNATURE, compute_signature(draft.read_manifest(), key))
-    return manifest, note
+    return bundle.manifest, note
 
 
 def _list_agreed_answers(measurements: GateMeasurements, sets: Sequence[EvaluationSet]) -> list[list[AnsweredExample]]:

@@ -34,11 +34,18 @@ Answers = Sequence[dict[str, TaskAnswer]]
 
 @dataclass(frozen=True)
 class GateResult:
-    """A gate with the reason why it failed (empty if it passed). `margin`: it passed with a margin."""
+    """A gate with the reason why it failed (empty if it passed). `margin`: it passed with a margin.
+
+    `changed` of `compared` answers to the examples of dev differ from those of the trained model.
+    """
 
     gate: Gate
     reason: str
     margin: bool = True
+    changed: int = 0
+    compared: int = 0
+    is_compared: bool = True
+    """False: the candidate was not compared, because it would not be written."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,6 @@ class GateMeasurements:
     Args:
         results: result of each candidate that could be run.
         engines: engines of the same candidates.
-        skipped: candidates that this machine cannot run, with the reason.
         answers: answers of the trained model to all examples.
         unequal_examples: positions of the examples that a candidate answers differently.
         metric: name of the metric in the figures of the gates.
@@ -56,7 +62,6 @@ class GateMeasurements:
 
     results: dict[Candidate, GateResult]
     engines: dict[Candidate, Engine]
-    skipped: tuple[str, ...]
     answers: Answers
     unequal_examples: dict[Candidate, set[int]]
     metric: str
@@ -89,64 +94,32 @@ class _RecordedAnswers:
         return [self._by_id[id(example)] for example in examples]
 
 
-def measure_gates(
-    bundle: Bundle, reference: Reference, sets: Sequence[EvaluationSet], candidates: Sequence[Candidate]
-) -> GateMeasurements:
-    """Compare variants with the trained model on the available providers.
+@dataclass(frozen=True)
+class OpenCandidates:
+    """Candidates that this machine can run, with a predictor each, and why it cannot run the others."""
+
+    predictors: Mapping[Candidate, EnginePredictor]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def engines(self) -> dict[Candidate, Engine]:
+        """Return the engine of each candidate."""
+        engines = {}
+        for candidate, predictor in self.predictors.items():
+            engines[candidate] = predictor.engine
+        return engines
+
+
+def open_candidates(bundle: Bundle, candidates: Sequence[Candidate]) -> OpenCandidates:
+    """Open all candidates that this machine can run.
 
     Args:
         bundle: the bundle, read back from its files.
-        reference: answers of the trained model to the examples of all sets.
-        sets: dev examples.
-        candidates: what to measure. PLAIN must pass if it is among them, and come first.
+        candidates: what to open.
 
     Raises:
-        ParityError: if the plain graph is not exact on the CPU in fp32.
-        ExportError: if it cannot be run there.
+        ExportError: if the plain graph cannot be run on the CPU in fp32.
     """
-    predictors, skipped = _open_candidates(bundle, candidates)
-    parity_results = compare_examples(reference, list(predictors.values()))
-    exact_results = [result for result in parity_results if result.is_exact]
-    compare_shapes(reference.predictor, exact_results, bundle.manifest.encoder.vocab_size, SHAPES)
-    for result in parity_results:
-        compare_singles(result, reference.examples)
-    by_candidate = dict(zip(predictors, parity_results, strict=True))
-    if PLAIN in by_candidate:
-        _check_plain(by_candidate[PLAIN])
-    kinds = {}
-    for task, info in bundle.manifest.tasks.items():
-        kinds[task] = info.kind
-    scorable_sets = _select_scorable_sets(sets, reference.answers)
-    expected_metrics = evaluate(_RecordedAnswers(reference.examples, reference.answers), kinds, scorable_sets)
-    results = {}
-    engines = {}
-    unequal_examples = {}
-    for candidate, result in by_candidate.items():
-        engines[candidate] = predictors[candidate].engine
-        unequal_examples[candidate] = result.unequal_examples
-        drop = math.inf
-        metrics: Metrics = {}
-        # Answers are missing if an output had a wrong shape.
-        if len(result.answers) == len(reference.examples):
-            answers = [result.answers[position] for position in range(len(reference.examples))]
-            metrics = evaluate(_RecordedAnswers(reference.examples, answers), kinds, scorable_sets)
-            drop = _largest_metric_drop(expected_metrics, metrics, kinds)
-        _, metric = _main_metric(metrics, kinds)
-        results[candidate] = _make_gate_result(result, drop, len(reference.examples), metric)
-    return GateMeasurements(
-        results=results,
-        engines=engines,
-        skipped=tuple(skipped),
-        answers=reference.answers,
-        unequal_examples=unequal_examples,
-        metric=_main_metric(expected_metrics, kinds)[0],
-    )
-
-
-def _open_candidates(
-    bundle: Bundle, candidates: Sequence[Candidate]
-) -> tuple[dict[Candidate, EnginePredictor], list[str]]:
-    """Open all candidates that this machine can run. Also return why it cannot run the others."""
     providers = available_providers()
     predictors: dict[Candidate, EnginePredictor] = {}
     skipped = []
@@ -167,7 +140,69 @@ def _open_candidates(
             skipped.append(f"{candidate}: {error}")
             continue
         predictors[candidate] = bundle_predictor(bundle, engine)
-    return predictors, skipped
+    return OpenCandidates(predictors, tuple(skipped))
+
+
+def measure_gates(
+    predictors: Mapping[Candidate, EnginePredictor],
+    reference: Reference,
+    sets: Sequence[EvaluationSet],
+    stop_early: bool = False,
+) -> GateMeasurements:
+    """Compare candidates with the trained model.
+
+    A candidate that has failed on the examples of dev is not run on single ones, because it cannot pass any more.
+
+    Args:
+        predictors: predictors of the candidates. PLAIN must pass if it is among them.
+        reference: answers of the trained model to the examples of all sets.
+        sets: dev examples.
+        stop_early: compare a candidate only until it has failed. Its figures are those of what was compared.
+
+    Raises:
+        ParityError: if the plain graph is not exact on the CPU in fp32.
+    """
+    parity_results = compare_examples(reference, list(predictors.values()), stop_early)
+    exact_results = [result for result in parity_results if result.is_exact]
+    if exact_results:
+        compare_shapes(reference.random_shapes(SHAPES), exact_results)
+    for result in parity_results:
+        if not result.has_failed():
+            compare_singles(result, reference.examples)
+    by_candidate = dict(zip(predictors, parity_results, strict=True))
+    if PLAIN in by_candidate:
+        _check_plain(by_candidate[PLAIN])
+    kinds = {}
+    for task, info in reference.predictor.tasks.items():
+        kinds[task] = info.kind
+    scorable_sets = _select_scorable_sets(sets, reference.answers)
+    expected_metrics = evaluate(_RecordedAnswers(reference.examples, reference.answers), kinds, scorable_sets)
+    results = {}
+    unequal_examples = {}
+    for candidate, result in by_candidate.items():
+        unequal_examples[candidate] = result.unequal_examples
+        drop = math.inf
+        metrics: Metrics = {}
+        # Answers are missing if an output had a wrong shape, and where the comparison stopped early.
+        if sum(map(len, result.answers.values())) == reference.answer_count:
+            answers = [result.answers[position] for position in range(len(reference.examples))]
+            metrics = evaluate(_RecordedAnswers(reference.examples, answers), kinds, scorable_sets)
+            drop = _largest_metric_drop(expected_metrics, metrics, kinds)
+        _, metric = _main_metric(metrics, kinds)
+        results[candidate] = _make_gate_result(result, drop, len(reference.examples), metric)
+    return GateMeasurements(
+        results=results,
+        engines=OpenCandidates(predictors).engines,
+        answers=reference.answers,
+        unequal_examples=unequal_examples,
+        metric=_main_metric(expected_metrics, kinds)[0],
+    )
+
+
+def uncompared_result(candidate: Candidate) -> GateResult:
+    """Return the result of a candidate that is not compared, because it would not be written."""
+    gate = Gate(provider=candidate.provider, precision=candidate.precision, passed=False)
+    return GateResult(gate, "", is_compared=False)
 
 
 def _check_plain(result: ParityResult) -> None:
@@ -190,8 +225,8 @@ def _make_gate_result(result: ParityResult, drop: float, example_count: int, met
         "max_logit_difference": result.max_difference,
         "max_difference_at_padding": result.padding_difference,
         "answers_equal": result.equal_share,
-        "answers_invariant": result.invariant_share,
-        "probability_drift": result.drift,
+        "answers_invariant": result.invariant_share if result.singles else math.nan,
+        "probability_drift": result.drift if result.singles else math.nan,
         "metric_drop": drop,
         "metric": metric,
         "examples": float(example_count),
@@ -212,7 +247,7 @@ def _make_gate_result(result: ParityResult, drop: float, example_count: int, met
     has_margin = exact
     if not exact:
         has_margin = result.check_reduced(_MARGIN_BUDGET) is None and drop <= _MARGIN_BUDGET * METRIC_DROP
-    return GateResult(gate, reason or "", reason is None and has_margin)
+    return GateResult(gate, reason or "", reason is None and has_margin, len(result.unequal), result.compared)
 
 
 def _main_metric(metrics: Metrics, kinds: Mapping[str, str]) -> tuple[str, float]:

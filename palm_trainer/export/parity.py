@@ -4,7 +4,7 @@ It is measured over all dev examples and over random shapes, by the rules of `pa
 under test is read back from its files, with the engine, tokenization and decoding of the server.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -17,9 +17,8 @@ from palm_serve.proof.comparison import (
     run_batch,
 )
 from palm_serve.proof.predictor import EnginePredictor, Outputs
-from palm_serve.proof.shapes import random_encodings, stratified_shapes
 from palm_trainer.data.example import Example
-from palm_trainer.export.reference import Reference, ReferenceBatch, collect_rows, quote_item
+from palm_trainer.export.reference import Reference, ReferenceBatch, ShapeBatch, collect_rows, quote_item
 
 SHAPES = 200
 _SINGLE_EXAMPLES = 200
@@ -28,39 +27,42 @@ _MAX_PADDING = 24
 """Largest number of padding tokens of a single example."""
 
 
-def compare_examples(reference: Reference, predictors: Sequence[EnginePredictor]) -> list[ParityResult]:
-    """Compare predictors with the trained model on all examples of the reference."""
+def compare_examples(
+    reference: Reference, predictors: Sequence[EnginePredictor], stop_early: bool = False
+) -> list[ParityResult]:
+    """Compare predictors with the trained model on all examples of the reference.
+
+    Args:
+        reference: the trained model with its answers.
+        predictors: the predictors.
+        stop_early: compare a predictor only until it has failed. Its answers are incomplete then.
+    """
     results = [ParityResult(predictor) for predictor in predictors]
+    answer_count = reference.answer_count
     for batch in reference.batches:
-        expected_outputs = reference.outputs(batch)
+        expected_outputs = None
         for result in results:
+            if stop_early and result.has_failed(answer_count):
+                continue
+            if expected_outputs is None:
+                expected_outputs = reference.outputs(batch)
             _compare_batch(result, reference, batch, expected_outputs)
     return results
 
 
-def compare_shapes(
-    reference: EnginePredictor, results: Sequence[ParityResult], vocab_size: int, count: int, seed: int = 0
-) -> None:
-    """Compare logits on random ids in `count` shapes, each row with random padding.
+def compare_shapes(batches: Iterable[ShapeBatch], results: Sequence[ParityResult]) -> None:
+    """Compare logits on random ids.
 
     Args:
-        reference: the trained model.
+        batches: the ids with the outputs of the trained model.
         results: results of the predictors to compare, which are updated.
-        vocab_size: number of token ids.
-        count: number of shapes.
-        seed: seed of ids and shapes.
     """
-    if not results:
-        return
-    generator = np.random.default_rng(seed)
-    for rows, length in stratified_shapes(generator, reference.tokenizer.max_length, count):
-        encodings = list(random_encodings(generator, rows, length, vocab_size))
-        expected_outputs = reference.run(encodings, length)
-        names = [f"random ids in shape [{rows}, {length}]"] * rows
+    for batch in batches:
+        names = batch.row_names
         for result in results:
-            outputs = run_batch(result, encodings, tuple(expected_outputs), names, length)
+            outputs = run_batch(result, batch.rows, tuple(batch.outputs), names, batch.length)
             if outputs is not None:
-                compare_outputs(result, expected_outputs, outputs, encodings, names)
+                compare_outputs(result, batch.outputs, outputs, batch.rows, names)
 
 
 def compare_singles(result: ParityResult, examples: Sequence[Example], seed: int = 0) -> None:

@@ -1,10 +1,13 @@
 """Reference of the parity check: outputs and answers of the trained model, computed once for all variants."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from palm_serve.decoding import Item
 from palm_serve.proof.predictor import EnginePredictor, Outputs
+from palm_serve.proof.shapes import random_encodings, stratified_shapes
 from palm_serve.types import Encoding, TaskAnswer, Windows
 from palm_trainer.data.example import Example
 
@@ -31,6 +34,20 @@ class ReferenceBatch:
 
 
 @dataclass(frozen=True)
+class ShapeBatch:
+    """Random ids, padded to `length` tokens, with the outputs of the trained model."""
+
+    rows: tuple[Encoding, ...]
+    length: int
+    outputs: Outputs
+
+    @property
+    def row_names(self) -> list[str]:
+        """Return a description of each row, for messages."""
+        return [f"random ids in shape [{len(self.rows)}, {self.length}]"] * len(self.rows)
+
+
+@dataclass(frozen=True)
 class Reference:
     """Answers of the trained model to all examples, and the batches that they were computed in."""
 
@@ -38,14 +55,33 @@ class Reference:
     examples: Sequence[Example]
     answers: Sequence[dict[str, TaskAnswer]]
     batches: Sequence[ReferenceBatch]
+    vocab_size: int
+    _shapes: dict[int, list[ShapeBatch]] = field(default_factory=dict, repr=False)
+
+    @property
+    def answer_count(self) -> int:
+        """Return the number of answers to all examples."""
+        return sum(map(len, self.answers))
+
+    def random_shapes(self, count: int) -> Sequence[ShapeBatch]:
+        """Return random ids in `count` shapes with the outputs of the trained model, which runs at the first call only."""
+        if count not in self._shapes:
+            self._shapes[count] = list(run_shapes(self.predictor, self.vocab_size, count))
+        return self._shapes[count]
 
     def outputs(self, batch: ReferenceBatch) -> Outputs:
         """Return the outputs of the trained model for a batch."""
         return self.predictor.run(batch.rows) if batch.outputs is None else batch.outputs
 
 
-def run_reference(predictor: EnginePredictor, examples: Sequence[Example]) -> Reference:
-    """Run the trained model on all examples. Examples of similar length share a batch."""
+def run_reference(predictor: EnginePredictor, examples: Sequence[Example], vocab_size: int) -> Reference:
+    """Run the trained model on all examples. Examples of similar length share a batch.
+
+    Args:
+        predictor: the trained model.
+        examples: dev examples.
+        vocab_size: number of token ids.
+    """
     answers: list[dict[str, TaskAnswer]] = [{} for _ in examples]
     batches = []
     free_bytes = _STORED_BYTES
@@ -83,7 +119,22 @@ def run_reference(predictor: EnginePredictor, examples: Sequence[Example]) -> Re
                     outputs=outputs if free_bytes >= 0 else None,
                 )
             )
-    return Reference(predictor, examples, answers, batches)
+    return Reference(predictor, examples, answers, batches, vocab_size)
+
+
+def run_shapes(predictor: EnginePredictor, vocab_size: int, count: int, seed: int = 0) -> Iterator[ShapeBatch]:
+    """Run the trained model on random ids in `count` shapes, each row with random padding.
+
+    Args:
+        predictor: the trained model.
+        vocab_size: number of token ids.
+        count: number of shapes.
+        seed: seed of ids and shapes.
+    """
+    generator = np.random.default_rng(seed)
+    for rows, length in stratified_shapes(generator, predictor.tokenizer.max_length, count):
+        encodings = tuple(random_encodings(generator, rows, length, vocab_size))
+        yield ShapeBatch(encodings, length, predictor.run(encodings, length))
 
 
 def collect_rows(items: Sequence[Item]) -> list[Encoding]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from palm_serve.bundle.loader import Bundle
@@ -14,6 +14,7 @@ from palm_trainer.export.gate import GateResult
 
 REQUIRED_TIME_RATIO = 0.95
 """A variant is written if it takes less than this fraction of the time of all that are at least as exact."""
+NOT_FASTER = "not faster here than a variant that is as exact"
 _TIMING_BUDGET_S = 2.0
 
 
@@ -52,6 +53,7 @@ class CandidateReport:
             "precision": self.candidate.precision,
             "instructions": self.result.gate.instructions,
             "size": self.size,
+            "compared": self.result.is_compared,
             "passed": self.result.gate.passed,
             "written": not self.reason,
             "reason": self.reason or self.result.reason,
@@ -63,12 +65,13 @@ class CandidateReport:
 class ExportReport:
     """All candidates of an export. `notes` describe the graphs, and what could not be created or measured.
 
-    `metric` is the name of the metric that the gates compare.
+    `metric` is the name of the metric that the gates compare, `seconds` the time that each step of the export took.
     """
 
     rows: tuple[CandidateReport, ...]
     notes: tuple[str, ...]
     metric: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def time_engines(bundle: Bundle, engines: Mapping[Candidate, Engine]) -> dict[Candidate, timing.Times]:
@@ -97,14 +100,37 @@ def find_unwritten_variants(
             continue
         candidates = [candidate for candidate in results if candidate.variant == variant]
         passed = [candidate for candidate in candidates if results[candidate].gate.passed]
-        if not passed:
+        if not all(results[candidate].is_compared for candidate in candidates):
+            reasons[variant] = NOT_FASTER
+        elif not passed:
             failures = []
             for candidate in candidates:
                 failures.append(f"{candidate.provider}: {results[candidate].reason}")
             reasons[variant] = "; ".join(failures)
         elif not any(candidate.precision in requested or _is_faster(candidate, times) for candidate in passed):
-            reasons[variant] = "not faster here than a variant that is as exact"
+            reasons[variant] = NOT_FASTER
     return reasons
+
+
+def find_slow_variants(
+    results: Mapping[Candidate, GateResult], times: Mapping[Candidate, timing.Times], requested: Collection[str]
+) -> set[str]:
+    """Find the variants that would not be written if they passed, so that they need not be compared.
+
+    Args:
+        results: gates of the plain graph.
+        times: times of all candidates.
+        requested: precisions that the user asked for.
+    """
+    rivals = {}
+    for candidate, result in results.items():
+        if result.gate.passed:
+            rivals[candidate] = times[candidate]
+    promising = set()
+    for candidate, candidate_times in times.items():
+        if candidate.precision in requested or _is_faster(candidate, {**rivals, candidate: candidate_times}):
+            promising.add(candidate.variant)
+    return {candidate.variant for candidate in times} - promising - {PLAIN.variant}
 
 
 def make_rows(

@@ -27,8 +27,8 @@ from palm_trainer.export.reference import collect_rows
 REMAINING_ERROR = (0.5, 0.25, 0.1)
 """Fraction of the summed error that each attempt leaves."""
 _SWITCH = "palm.switch"
-_MAX_ROWS = 64
-_MAX_TOKENS = 1024
+_MAX_ROWS = 32
+_MAX_TOKENS = 512
 """Tokens of the samples for one way of reading."""
 _BATCH_ROWS = 16
 _MIN_SPREAD = 1e-12

@@ -53,8 +53,8 @@ def test_export_prints_steps_gates_and_version(call: Call, run: Path, tmp_path: 
         "palm-export: loading the run",
         "palm-export: exporting the graph",
         "palm-export: creating the graph variants",
-        "palm-export: comparing the variants with the trained model",
         "palm-export: timing the variants",
+        "palm-export: comparing the variants with the trained model",
         "palm-export: writing the bundle",
     ]
     header, row, *_, last = out.splitlines()
@@ -65,6 +65,11 @@ def test_export_prints_steps_gates_and_version(call: Call, run: Path, tmp_path: 
     assert written["written"] == sorted(manifest.variants)
     assert written["rows"][0]["passed"] is written["rows"][0]["written"] is True
     assert written["rows"][0]["figures"]["latency_ms"] > 0
+    steps = [line.removeprefix("palm-export: ") for line in err.splitlines()]
+    assert list(written["seconds"]) == steps
+    assert min(written["seconds"].values()) > 0
+    [seconds] = [line for line in out.splitlines() if " s in all: loading the run " in line]
+    assert all(step in seconds for step in steps)
     assert last == f"travel {manifest.version[:12]} -> {tmp_path / 'tiny'}"
     assert manifest.name == "travel"
     assert "| dev | exact_match | 12.50 |" in (tmp_path / "tiny" / "README.md").read_text(encoding="utf-8")

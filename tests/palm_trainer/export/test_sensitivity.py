@@ -182,7 +182,7 @@ def test_measurements_update_replaces_the_same_candidates(bundle: Path) -> None:
     plain, int8 = Candidate("plain", "CPU", "fp32"), Candidate("int8", "CPU", "int8")
     gate = load_bundle(bundle).manifest.variants["plain"].gates[0]
     passed, failed = GateResult(gate, ""), GateResult(gate.model_copy(update={"passed": False}), "wrong", margin=False)
-    first = GateMeasurements({plain: passed, int8: failed}, {}, (), [{}, {}, {}], {plain: {1}, int8: {0, 2}}, "f1")
+    first = GateMeasurements({plain: passed, int8: failed}, {}, [{}, {}, {}], {plain: {1}, int8: {0, 2}}, "f1")
     assert first.equal_examples() == [True, False, True]
     second = first.update(replace(first, results={int8: passed}, unequal_examples={int8: {2}}))
     assert second.equal_examples() == [True, False, False]
