@@ -1,7 +1,8 @@
 """Decoding of `classify` heads: logits -> calibrated ranking."""
 
+import math
 from collections.abc import Mapping, Sequence
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from palm_serve.decoding.decoder_input import Item
 from palm_serve.decoding.served_kind import OutputAxes, OutputColumn, ServedKind
 from palm_serve.errors import BundleError
 from palm_serve.types import Classification, FloatArray, Label
+
+_FEW_LABELS = 128
+"""Labels up to which one row is decoded without numpy. Its functions are slow to begin, above all after the engine ran."""
 
 
 def softmax(logits: FloatArray) -> FloatArray:
@@ -96,6 +100,10 @@ class ClassifyDecoder:
 
     def __call__(self, outputs: Mapping[str, FloatArray], items: Sequence[Item]) -> list[Classification]:
         """Return the ranking of each item, sorted by confidence, ties by label order."""
+        if len(items) == 1 and len(self._labels) <= _FEW_LABELS:
+            logits_of_row: list[float] = outputs[self._output][0].tolist()
+            if math.isfinite(sum(logits_of_row)):
+                return [self._decode_row(logits_of_row, outputs, items[0])]
         logits = outputs[self._output] / self._temperature
         probabilities = softmax(logits)
         scores = self._out_of_scope_scores(outputs, logits).tolist()
@@ -107,6 +115,28 @@ class ClassifyDecoder:
             ranking = tuple(Label(self._labels[c], confidences[c]) for c in columns[: item.top_k or None])
             answers.append(Classification(ranking[0], ranking, out_of_scope_score=score))
         return answers
+
+    def _decode_row(self, logits: Sequence[float], outputs: Mapping[str, FloatArray], item: Item) -> Classification:
+        """Decode one row as `__call__` does, up to the rounding of float32.
+
+        Args:
+            logits: of the row, finite.
+            outputs: graph outputs by full name, of which the first row counts.
+            item: its text.
+        """
+        temperature = self._temperature
+        peak = max(logits)
+        weights = [math.exp((logit - peak) / temperature) for logit in logits]
+        total = sum(weights)
+        ranked = sorted(enumerate(weights), key=itemgetter(1), reverse=True)
+        ranking = tuple(Label(self._labels[c], weight / total) for c, weight in ranked[: item.top_k or None])
+        if self._distance is not None:
+            score = float(self._distance(outputs[self._features][:1])[0])
+        elif self._out_of_scope == "energy":
+            score = -(peak / temperature + math.log(total))
+        else:
+            score = 1.0 - 1.0 / total
+        return Classification(ranking[0], ranking, out_of_scope_score=score)
 
 
 LABEL_COLUMNS = {

@@ -6,6 +6,7 @@ Shapes: emissions [B, L, T] float32, left-aligned; lengths [B] int64; start, end
 transition, start or end is FORBIDDEN or less. A softmax tagger is the same thing with zeros in the place of what was learned.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,16 +19,26 @@ from palm_serve.types import FloatArray, Int64Array
 FORBIDDEN = -1e4
 """Log-potential of what may not happen; finite, so that arithmetic with it stays finite."""
 
-_LARGEST_LEAD = np.float32(60.0)
+LARGEST_LEAD = np.float32(60.0)
 """Emissions further below the best one of their position count as this far below: a probability of 0 that does not underflow."""
 
-_LEAST_LOCAL = np.exp(-_LARGEST_LEAD) * np.float32(1.001)
+_LEAST_LOCAL = np.exp(-LARGEST_LEAD) * np.float32(1.001)
 
 _LEAST_STEP = np.float32(1e-30)
 """Weight of a forbidden step in the recursions, below that of any emission, so that no sum is 0."""
 
+_LEAST_LEAD = -float(LARGEST_LEAD) + 1e-3
+
 _CERTAIN = 0.51
 """More than half of all probability, and a margin for float32."""
+
+_LEAST_SCORE = math.log(_CERTAIN)
+
+_PLAIN_RANGE = (1e-15, 1e15)
+"""Largest entries of messages that need no scaling: products of two of them are far from the limits of float32."""
+
+_PLAIN_LENGTH = 64
+"""Positions up to which messages are tried without scaling. Those of longer rows would leave the range."""
 
 _BLAS_SINGLE_THREAD = 1 << 18
 """Multiplications up to which OpenBLAS runs a matrix product in the calling thread (interface/gemm.c)."""
@@ -178,6 +189,10 @@ class ForwardBackward:
         self._start, self._step, self._end = map(np.exp, (potentials.start, potentials.transitions, potentials.end))
         step = np.maximum(self._step, _LEAST_STEP)
         ones = np.ones((len(step), 1), np.float32)
+        self._potentials = potentials
+        self._both_steps = np.hstack([step, step.T])  # [T, 2 T]
+        self.takes_single = bool(2 * self._both_steps.size <= _BLAS_SINGLE_THREAD)
+        """True if `single` may be called: its products are small enough for one thread."""
         self._steps = np.stack([np.hstack([step, ones]), np.hstack([step.T, ones])])  # [2, T, T + 1]
         self._first = np.maximum(np.stack([self._start, self._end]), _LEAST_STEP)[:, None]
         self.rows = min(max(_BLAS_SINGLE_THREAD // max(self._steps[0].size, 1), 2), 64)
@@ -188,7 +203,7 @@ class ForwardBackward:
         # Two rows at least: a single one is a matrix-vector product, which BLAS gives to its threads far sooner.
         shape = (longest, 2, max(batch, 2), tags)
         local = np.ones(shape, np.float32)
-        lead = np.maximum(emissions - emissions.max(axis=2, keepdims=True), -_LARGEST_LEAD)
+        lead = np.maximum(emissions - emissions.max(axis=2, keepdims=True), -LARGEST_LEAD)
         np.exp(lead.transpose(1, 0, 2), out=local[:, 0, :batch])
         reverse = np.maximum(lengths - 1 - np.arange(longest)[:, None], 0)  # [L, B]
         local[:, 1, :batch] = local[reverse, 0, np.arange(batch)]
@@ -202,3 +217,59 @@ class ForwardBackward:
             np.divide(reached, divisor, out=reached)
             np.multiply(reached, local_weights, out=after)
         return Marginals(reach, local, message, scale[..., 0], lengths, self._start, self._step, self._end)
+
+    def single(self, lead: FloatArray) -> tuple[Marginals, list[int] | None]:
+        """Return the messages for one row as a batch of one, and its best path.
+
+        It is what `__call__` and `likeliest` compute, in fewer calls of fewer functions: after a run of the engine the
+        caches of the processor hold nothing of this, so that a call costs far more than its arithmetic. Messages are
+        scaled only where they leave a range in which nothing is lost.
+
+        Args:
+            lead: emissions less the best one of their position, at least -LARGEST_LEAD, for one position at least, [L, T].
+
+        Returns:
+            The messages, and the best path. None: it is not proven.
+        """
+        beliefs = self._unscaled(lead) if len(lead) <= _PLAIN_LENGTH else None
+        if beliefs is None:
+            beliefs = self(lead[None], np.array([len(lead)], np.int64))
+        likeliest = (beliefs.message[:, 0, 0] * beliefs.reach[::-1, 1, 0]).argmax(axis=1)
+        path: list[int] = likeliest.tolist()
+        return beliefs, path if self._is_certain(path, lead, beliefs) else None
+
+    def _unscaled(self, lead: FloatArray) -> Marginals | None:
+        """Return messages that are not scaled. None: they leave the range in which nothing is lost."""
+        longest, tags = lead.shape
+        local = np.empty((longest, 2, tags), np.float32)
+        np.exp(lead, out=local[:, 0])
+        local[:, 1] = local[::-1, 0]
+        message, product = np.empty((longest, 2, tags), np.float32), np.empty((longest, 2, 2 * tags), np.float32)
+        # Each direction times both matrices in one product. Of its four parts the first and the last are wanted.
+        reach = product.reshape(longest, 4, tags)[:, ::3]
+        reach[0] = self._first[:, 0]
+        np.multiply(reach[0], local[0], out=message[0])
+        steps = zip(message, product[1:], reach[1:], local[1:], message[1:], strict=False)
+        with np.errstate(over="ignore", invalid="ignore"):  # the range tells
+            for before, both, reached, local_weights, after in steps:
+                np.dot(before, self._both_steps, out=both)
+                np.multiply(reached, local_weights, out=after)
+        peaks = message.max(axis=2)
+        if not _PLAIN_RANGE[0] < peaks.min() <= peaks.max() < _PLAIN_RANGE[1]:
+            return None
+        messages = reach[:, :, None], local[:, :, None], message[:, :, None]
+        scale = np.ones((longest, 2, 1), np.float32)
+        lengths = np.array([longest], np.int64)
+        return Marginals(*messages, scale, lengths, self._start, self._step, self._end)
+
+    def _is_certain(self, path: Sequence[int], lead: FloatArray, beliefs: Marginals) -> bool:
+        """Return True if a path of one row has more than half of all probability. See `Marginals.likeliest`."""
+        potentials = self._potentials
+        weights = list(map(lead.item, range(len(path)), path))
+        score = sum(weights) + potentials.start.item(path[0]) + potentials.end.item(path[-1])
+        score += sum(map(potentials.transitions.item, path[:-1], path[1:]))
+        everything = float(beliefs.message[-1, 0, 0] @ self._end)
+        for scale in beliefs.scale[1:, 0, 0].tolist():
+            everything *= scale
+        is_clipped = min(weights) <= _LEAST_LEAD
+        return not is_clipped and everything > 0 and score - math.log(everything) > _LEAST_SCORE

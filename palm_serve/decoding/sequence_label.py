@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from palm_serve.bundle.golden import GoldenAnswer, GoldenSpan
 from palm_serve.bundle.manifest import KINDS, TaskInfo
-from palm_serve.decoding.crf import FORBIDDEN, ForwardBackward, Marginals, Potentials, Viterbi
+from palm_serve.decoding.crf import FORBIDDEN, LARGEST_LEAD, ForwardBackward, Marginals, Potentials, Viterbi
 from palm_serve.decoding.decoder_input import Item
 from palm_serve.decoding.served_kind import OutputAxes, OutputColumn, ServedKind
 from palm_serve.errors import BundleError
@@ -61,6 +61,9 @@ class SequenceLabelDecoder:
         self._potentials = Potentials.constrained(task.labels, learned)
         self._viterbi = Viterbi(self._potentials)
         self._marginals = ForwardBackward(self._potentials.scaled(float(self._inverse_temperature)))
+        # At a higher temperature the limit on the emissions themselves would count.
+        is_cool = _LARGEST_LEAD * self._inverse_temperature >= LARGEST_LEAD
+        self._takes_single = self._marginals.takes_single and bool(is_cool)
         punctuation = task.decode.value_punctuation
         self._value_punctuation = None if punctuation is None else frozenset(punctuation)
 
@@ -79,11 +82,45 @@ class SequenceLabelDecoder:
                 tags are possible.
         """
         logits, size = outputs[self._output], self._marginals.rows
+        if len(items) == 1 and self._takes_single:
+            return [self._decode_row(logits[:1], items[0], None if forbidden is None else forbidden[:1])]
         answers: list[Spans] = []
         for start in range(0, len(items), size):
             rows = slice(start, start + size)
             answers += self._decode_rows(logits[rows], items[rows], None if forbidden is None else forbidden[rows])
         return answers
+
+    def _decode_row(self, logits: FloatArray, item: Item, forbidden: npt.NDArray[np.bool_] | None) -> Spans:
+        """Decode one row as `_decode_rows` does, with less work around the arithmetic.
+
+        Args:
+            logits: of the row, [1, S, T].
+            item: its text.
+            forbidden: tags that it cannot have, [1, T]. None: all are possible.
+        """
+        first, after = tagged_range(item.encoding)
+        if first == after:
+            return Spans((), self._has_roles)
+        emissions = logits[0, first:after]
+        if forbidden is not None:
+            if emissions.max() > _LARGEST_LEAD or emissions.min() < -_LARGEST_LEAD:
+                # They are limited before tags are forbidden, which leaves other differences.
+                return self._decode_rows(logits, [item], forbidden)[0]
+            emissions = np.where(forbidden, np.float32(FORBIDDEN), emissions)
+        lead = emissions - emissions.max(axis=1, keepdims=True)
+        lead *= self._inverse_temperature
+        np.maximum(lead, -LARGEST_LEAD, out=lead)
+        if self._value_punctuation is not None:
+            for position in self._foreign(item, first, after):
+                lead[position] = -LARGEST_LEAD
+                lead[position, self._outside] = 0.0
+        beliefs, path = self._marginals.single(lead)
+        if path is None:
+            all_emissions, lengths, _ = self._align(logits, [item])
+            if forbidden is not None:
+                np.copyto(all_emissions, FORBIDDEN, where=forbidden[:, None])
+            path = self._viterbi(all_emissions, lengths)[0].tolist()
+        return self._spans(item, first, path, beliefs, 0)
 
     def _decode_rows(
         self, logits: FloatArray, items: Sequence[Item], forbidden: npt.NDArray[np.bool_] | None
@@ -95,14 +132,26 @@ class SequenceLabelDecoder:
         beliefs = self._marginals(emissions * self._inverse_temperature, lengths)
         answers = []
         for row, path in enumerate(self._paths(emissions, lengths, beliefs)):
-            spans: list[Span] = []
-            for run in self._runs(path):
-                free = spans[-1].end if spans else 0
-                span = self._span(items[row], firsts[row], path, run, beliefs, row, free)
-                if span is not None:
-                    spans.append(span)
-            answers.append(Spans(tuple(spans), self._has_roles))
+            answers.append(self._spans(items[row], firsts[row], path, beliefs, row))
         return answers
+
+    def _spans(self, item: Item, first: int, path: Sequence[int], beliefs: Marginals, row: int) -> Spans:
+        """Return the spans of a row.
+
+        Args:
+            item: text of the row.
+            first: position of its first token.
+            path: its tags.
+            beliefs: probabilities of the batch.
+            row: number of the row in the batch.
+        """
+        spans: list[Span] = []
+        for run in self._runs(path):
+            free = spans[-1].end if spans else 0
+            span = self._span(item, first, path, run, beliefs, row, free)
+            if span is not None:
+                spans.append(span)
+        return Spans(tuple(spans), self._has_roles)
 
     def _paths(self, emissions: FloatArray, lengths: Int64Array, beliefs: Marginals) -> list[list[int]]:
         """Return the best tags of each row.

@@ -1,7 +1,7 @@
 """Decoding of several labels: thresholds, order, stability."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -38,6 +38,7 @@ def test_equal_labels_keep_their_order():
     assert [label.name for label in answer.ranking] == list(LABELS)
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, (3, 4), elements=st.floats(-200, 200, width=32)))
 def test_ranking_is_sorted_and_labels_are_those_above(logits):
     for answer in decode(logits):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palm_serve.bundle.manifest import Gate
@@ -100,6 +100,7 @@ def test_a_candidate_that_has_failed_is_not_run_on_single_examples(
     assert result.gate.figures.keys().isdisjoint({"answers_invariant", "probability_drift"})
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["fp32", "int8"]),
     st.sampled_from([None, 0.0, 1e-5, 1e-3, math.inf]),
@@ -137,6 +138,7 @@ def test_whatever_has_failed_fails_the_rules(
 times_of_candidates = st.lists(st.floats(0.1, 10), min_size=len(CANDIDATES), max_size=len(CANDIDATES))
 
 
+@settings(deadline=None)
 @given(times_of_candidates, st.sets(st.sampled_from(CANDIDATES[1:])), st.sets(st.sampled_from(PRECISIONS)))
 def test_a_variant_that_is_not_compared_would_not_be_written(
     seconds: list[float], failed: set[Candidate], requested: set[str]
