@@ -11,10 +11,13 @@ Answers are the messages of `palm.proto`, as those of `palm_serve.client`.
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from itertools import islice, repeat
 from pathlib import Path
 from types import TracebackType
 from typing import TypedDict, TypeVar, Unpack
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from palm_serve.batching import BatchLimits, plan_batches
 from palm_serve.bundle.manifest import Manifest
@@ -60,6 +63,8 @@ class TextFields(TaskFields, total=False):
 
     tasks: Sequence[str]
     thresholds: pb.Thresholds
+    reference_time: datetime | Timestamp
+    time_zone: str
 
 
 class Model:
@@ -142,7 +147,7 @@ class Model:
 
         Args:
             text: the text, as the user wrote it.
-            **fields: fields of a ParseRequest: `tasks`, `top_k`, `offset_unit`, `thresholds`.
+            **fields: fields of a ParseRequest: `tasks`, `top_k`, `offset_unit`, `thresholds`, `reference_time`, `time_zone`.
 
         Raises:
             InvalidRequest: the request cannot be answered as sent.
@@ -268,7 +273,10 @@ class Model:
             batch_positions = [positions[index] for index in batch]
             predictions = self._run(pipeline, [prepared[position] for position in batch_positions])
             for position, prediction in zip(batch_positions, predictions, strict=True):
-                outcomes[position] = respond("", self, checked_requests[position], prediction)
+                checked = checked_requests[position]
+                if pipeline.values is not None:
+                    prediction = pipeline.values.resolve(checked.request, prediction)
+                outcomes[position] = respond("", self, checked, prediction)
         return [outcomes[position] for position in range(count)]
 
     def _run(self, pipeline: Pipeline, requests: Sequence[PreparedRequest]) -> list[Prediction]:

@@ -18,6 +18,7 @@ from palm_serve.system.plain_text import plain
 from palm_serve.tokenization.scripts import language_check
 from palm_serve.tokenization.trial import open_tokenizer
 from palm_serve.types import Encoding, FloatArray, Prediction, ServedEngine, TaskAnswer, TextRequest, Timings, Windows
+from palm_serve.values import open_values
 
 _TRIAL_TEXT = "one and two"
 _WARM_UP_ROWS = (1, 2, 4, 8, 16, 32)
@@ -89,6 +90,8 @@ class Pipeline:
             raise BundleError(f"{bundle.path}/tokenizer.json cannot be used: {error}; export again") from None
         self._is_unknown_language = language_check(manifest, self._tokenizer)
         self._decoders = DecoderTable.of(manifest.tasks, bundle.arrays)
+        self.values = open_values(bundle)
+        """Resolves the values of answered spans. None: the bundle knows no values."""
 
     def check(self, request: TextRequest) -> tuple[str, ...]:
         """Return the tasks that answer a request: those that it names, or all that read a single text.

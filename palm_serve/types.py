@@ -7,6 +7,7 @@ Shape letters: B rows of a batch, S sequence length in tokens, C labels, T tags.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, tzinfo
 from enum import Enum
 from typing import Protocol, TypeAlias
 
@@ -59,10 +60,19 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class ResolvedValue:
+    """The meaning of a value. `json` is the canonical value as JSON: a string, or an object with the parts of a resolver's answer."""
+
+    canonical: str
+    kind: str
+    json: str
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """A labelled range of the text, with `value == text[start:end]`.
 
-    `confidence` is the marginal probability of the whole span.
+    `confidence` is the marginal probability of the whole span. `resolved` is None until `palm_serve.values` knows a meaning.
     """
 
     name: str
@@ -72,6 +82,7 @@ class Span:
     confidence: float
     role: str = ""
     group: str = ""
+    resolved: ResolvedValue | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +200,15 @@ class Priority(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """Time and place of a user, for values such as "tomorrow"."""
+
+    time: datetime | None = None
+    """With its zone. None: the time at which the value is read."""
+    zone: tzinfo = UTC
+
+
+@dataclass(frozen=True, slots=True)
 class TextRequest:
     """One text, with or without a pair, for some tasks of one model. `deadline` is in seconds of `time.monotonic()`."""
 
@@ -200,6 +220,7 @@ class TextRequest:
     priority: Priority = Priority.INTERACTIVE
     client: str = ""
     """Name of the client: the name of a token, or else an address. Clients of a model take turns."""
+    moment: Moment = Moment()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +236,7 @@ class Timings:
     """Start of its batch in the engine, on the clock of `time.perf_counter_ns()`. Zero: unknown."""
     decode_ns: int = 0
     """Start of the decoding of its batch, on the same clock."""
+    resolve_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

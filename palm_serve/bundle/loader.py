@@ -24,6 +24,7 @@ from palm_serve.bundle.manifest import FORMAT_VERSION, Manifest, tasks_digest
 from palm_serve.bundle.proof import MAX_PROOF_BYTES, Proof, read_proof
 from palm_serve.bundle.signature import check_signature
 from palm_serve.bundle.strict_json import parse_json, parse_model
+from palm_serve.bundle.values_file import ValuesFile, check_tasks
 from palm_serve.errors import BundleError
 from palm_serve.types import FloatArray
 
@@ -34,6 +35,7 @@ __all__ = [
     "PROOF",
     "SIGNATURE",
     "TOKENIZER",
+    "VALUES",
     "Bundle",
     "load_bundle",
     "split_pin",
@@ -44,8 +46,15 @@ TOKENIZER = "tokenizer.json"
 ARRAYS = "decode.npz"
 GOLDEN = "golden.jsonl"
 PROOF = "proof.npz"
+VALUES = "values.json"
 
-_LIMITS = {TOKENIZER: 64 * MIB, ARRAYS: MAX_ARRAY_BYTES + MIB, GOLDEN: 16 * MIB, PROOF: MAX_PROOF_BYTES + MIB}
+_LIMITS = {
+    TOKENIZER: 64 * MIB,
+    ARRAYS: MAX_ARRAY_BYTES + MIB,
+    GOLDEN: 16 * MIB,
+    PROOF: MAX_PROOF_BYTES + MIB,
+    VALUES: 32 * MIB,
+}
 """Limits in bytes of the files that are kept in memory. The tokenizers of multilingual encoders have 17 MB."""
 _MANIFEST_LIMIT = 16 * MIB
 _WEIGHTS_LIMIT = 1 << 40
@@ -70,6 +79,8 @@ class Bundle:
     """Files that were not compared with the manifest yet. See `verify`."""
     proof: Proof | None = None
     """Contents of proof.npz. None: the bundle is of an earlier version."""
+    values: ValuesFile | None = None
+    """Contents of values.json. None: the bundle has none."""
 
     @property
     def proven(self) -> bool:
@@ -202,6 +213,7 @@ def load_bundle(
         _decode_golden(path, manifest, contents),
         manifest.files.keys() - contents.keys(),
         _decode_proof(path, manifest, contents.get(PROOF)),
+        _decode_values(path, manifest, contents),
     )
     if not allow_unproven and not bundle.proven:
         raise BundleError(
@@ -274,6 +286,18 @@ def _decode_proof(path: Path, manifest: Manifest, content: bytes | None) -> Proo
         return read_proof(content, manifest)
     except ValueError as error:
         raise BundleError(f"{path}/{PROOF} cannot be read: {error}; export again") from None
+
+
+def _decode_values(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> ValuesFile | None:
+    if VALUES not in contents:
+        return None
+    text = _decode_text(path, VALUES, contents)
+    try:
+        values = parse_model(ValuesFile, text)
+        check_tasks(values, manifest.tasks)
+    except ValueError as error:
+        raise BundleError(f"{path}/{VALUES} cannot be read: {error}; export again") from None
+    return values
 
 
 def _decode_golden(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> tuple[GoldenExample, ...]:

@@ -6,11 +6,13 @@ blocking client only has to make the calls, and the asyncio client to await them
 
 import uuid
 from collections.abc import Callable, Generator, Iterable, Sequence
+from datetime import datetime
 from functools import partial
 from operator import attrgetter
 from typing import Any, TypedDict, TypeVar
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2
 
 from palm_serve.client.balancing import Balance, open_replicas
@@ -71,6 +73,8 @@ class ParseFields(PredictFields, total=False):
 
     tasks: Sequence[str]
     thresholds: pb.Thresholds
+    reference_time: datetime | Timestamp
+    time_zone: str
 
 
 class ServerConnection:

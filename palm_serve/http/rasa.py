@@ -25,6 +25,7 @@ from palm_serve.rpc.call import MAX_REQUEST_ID_BYTES
 from palm_serve.rpc.call_handling import HandlerFactory
 from palm_serve.rpc.grpc_server import Services
 from palm_serve.v1 import palm_pb2 as pb
+from palm_serve.values import SYNONYM
 
 RASA_VERSION = "3.6.21"
 """Version of Rasa whose API this is."""
@@ -32,6 +33,8 @@ _OLDEST_VERSION = "3.0.0"
 _RANKING = 10
 """Intents of a ranking, as many as Rasa's classifier gives."""
 _EXTRACTOR = "PALM"
+_SYNONYM_MAPPER = "EntitySynonymMapper"
+"""Component of Rasa that replaces values by what synonyms stand for."""
 _OFF = "off"
 _EARLY_BYTES = 64 * 1024
 """Limit of a body that is read before the client is known, because only the body holds its token."""
@@ -206,4 +209,7 @@ def _entity(slot: pb.Span) -> dict[str, Any]:
         if getattr(slot, key):
             entity[key] = getattr(slot, key)
             entity[f"confidence_{key}"] = slot.confidence
+    if slot.HasField("resolved") and slot.resolved.kind == SYNONYM:
+        entity["value"] = slot.resolved.canonical
+        entity["processors"] = [_SYNONYM_MAPPER]
     return entity

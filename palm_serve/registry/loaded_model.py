@@ -139,7 +139,7 @@ class LoadedModel:
         if self._answer_cache is not None:
             cached_answer = self._answer_cache.find(request)
             if cached_answer is not None:
-                return cached_answer
+                return await self._resolve(request, cached_answer)
         if len(request.text) + len(request.pair or "") <= _TOKENIZE_INLINE:
             # Before tokenization, so that a refusal costs little.
             with _FailureCounter(self.statistics):
@@ -150,10 +150,19 @@ class LoadedModel:
             if not isinstance(outcome, PreparedRequest):
                 raise outcome
             prepared = outcome
-        return await self._answer(prepared)
+        return await self._resolve(request, await self._answer(prepared))
 
     async def predict_many(self, requests: Sequence[TextRequest]) -> list[Prediction | PalmServeError]:
         """Answer many requests, in order. A request that fails becomes its error."""
+        answers = await self._cached_or_computed(requests)
+        if self._pipeline.values is None:
+            return answers
+        for index, answer in enumerate(answers):
+            if isinstance(answer, Prediction):
+                answers[index] = await self._resolve(requests[index], answer)
+        return answers
+
+    async def _cached_or_computed(self, requests: Sequence[TextRequest]) -> list[Prediction | PalmServeError]:
         if self._answer_cache is None:
             return await self._predict_many(requests)
         cached_answers: dict[int, Prediction] = {}
@@ -169,6 +178,11 @@ class LoadedModel:
         for index in range(len(requests)):
             answers.append(cached_answers[index] if index in cached_answers else next(computed_answers))
         return answers
+
+    async def _resolve(self, request: TextRequest, prediction: Prediction) -> Prediction:
+        """Return a prediction with the meanings of its values. They are not cached: some depend on the time."""
+        values = self._pipeline.values
+        return prediction if values is None else values.resolve(request, prediction)
 
     async def wait_for_room(self, request: TextRequest) -> PalmServeError | None:
         """Wait a moment for room in the queue, on behalf of a batch that begins with this request.

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
+from google.protobuf import timestamp_pb2
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
@@ -169,8 +170,8 @@ def _reflection(names: tuple[str, ...], factory: HandlerFactory) -> list[grpc.Ge
     # A pool of its own, because the messages of the Open Inference Protocol are not in the default pool.
     pool = DescriptorPool()
     files = channelz.files() if channelz.SERVICE in names else []
-    files += [module.DESCRIPTOR for module in (pb, health_pb2, reflection_pb2, oip)]
-    for file in files:
+    files += [module.DESCRIPTOR for module in (timestamp_pb2, pb, health_pb2, reflection_pb2, oip)]
+    for file in files:  # a file may stand twice, if it is the same
         pool.AddSerializedFile(file.serialized_pb)
     method = reflection.aio.ReflectionServicer(names, pool).ServerReflectionInfo
     handler = factory.library_stream("ServerReflectionInfo", method, reflection_pb2.ServerReflectionRequest, Scope.READ)

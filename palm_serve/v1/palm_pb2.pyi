@@ -1,3 +1,6 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -28,7 +31,7 @@ PRIORITY_INTERACTIVE: Priority
 PRIORITY_BATCH: Priority
 
 class ParseRequest(_message.Message):
-    __slots__ = ("text", "model", "version", "request_id", "top_k", "offset_unit", "tasks", "thresholds", "priority")
+    __slots__ = ("text", "model", "version", "request_id", "top_k", "offset_unit", "tasks", "thresholds", "priority", "reference_time", "time_zone")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +41,8 @@ class ParseRequest(_message.Message):
     TASKS_FIELD_NUMBER: _ClassVar[int]
     THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_TIME_FIELD_NUMBER: _ClassVar[int]
+    TIME_ZONE_FIELD_NUMBER: _ClassVar[int]
     text: str
     model: str
     version: str
@@ -47,7 +52,9 @@ class ParseRequest(_message.Message):
     tasks: _containers.RepeatedScalarFieldContainer[str]
     thresholds: Thresholds
     priority: Priority
-    def __init__(self, text: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ..., offset_unit: _Optional[_Union[OffsetUnit, str]] = ..., tasks: _Optional[_Iterable[str]] = ..., thresholds: _Optional[_Union[Thresholds, _Mapping]] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
+    reference_time: _timestamp_pb2.Timestamp
+    time_zone: str
+    def __init__(self, text: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ..., offset_unit: _Optional[_Union[OffsetUnit, str]] = ..., tasks: _Optional[_Iterable[str]] = ..., thresholds: _Optional[_Union[Thresholds, _Mapping]] = ..., priority: _Optional[_Union[Priority, str]] = ..., reference_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., time_zone: _Optional[str] = ...) -> None: ...
 
 class Thresholds(_message.Message):
     __slots__ = ("intent_confidence", "ambiguity_margin", "out_of_scope")
@@ -98,7 +105,7 @@ class Label(_message.Message):
     def __init__(self, name: _Optional[str] = ..., confidence: _Optional[float] = ...) -> None: ...
 
 class Span(_message.Message):
-    __slots__ = ("name", "value", "start", "end", "confidence", "role", "group")
+    __slots__ = ("name", "value", "start", "end", "confidence", "role", "group", "resolved")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +113,7 @@ class Span(_message.Message):
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
+    RESOLVED_FIELD_NUMBER: _ClassVar[int]
     name: str
     value: str
     start: int
@@ -113,7 +121,18 @@ class Span(_message.Message):
     confidence: float
     role: str
     group: str
-    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., confidence: _Optional[float] = ..., role: _Optional[str] = ..., group: _Optional[str] = ...) -> None: ...
+    resolved: ResolvedValue
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., confidence: _Optional[float] = ..., role: _Optional[str] = ..., group: _Optional[str] = ..., resolved: _Optional[_Union[ResolvedValue, _Mapping]] = ...) -> None: ...
+
+class ResolvedValue(_message.Message):
+    __slots__ = ("canonical", "kind", "json")
+    CANONICAL_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    canonical: str
+    kind: str
+    json: str
+    def __init__(self, canonical: _Optional[str] = ..., kind: _Optional[str] = ..., json: _Optional[str] = ...) -> None: ...
 
 class Fallback(_message.Message):
     __slots__ = ("triggered", "reason", "out_of_scope_score")
@@ -138,18 +157,20 @@ class Fallback(_message.Message):
     def __init__(self, triggered: bool = ..., reason: _Optional[_Union[Fallback.Reason, str]] = ..., out_of_scope_score: _Optional[float] = ...) -> None: ...
 
 class Timings(_message.Message):
-    __slots__ = ("tokenize_us", "queue_us", "inference_us", "decode_us", "batch_size")
+    __slots__ = ("tokenize_us", "queue_us", "inference_us", "decode_us", "batch_size", "resolve_us")
     TOKENIZE_US_FIELD_NUMBER: _ClassVar[int]
     QUEUE_US_FIELD_NUMBER: _ClassVar[int]
     INFERENCE_US_FIELD_NUMBER: _ClassVar[int]
     DECODE_US_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    RESOLVE_US_FIELD_NUMBER: _ClassVar[int]
     tokenize_us: int
     queue_us: int
     inference_us: int
     decode_us: int
     batch_size: int
-    def __init__(self, tokenize_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., inference_us: _Optional[int] = ..., decode_us: _Optional[int] = ..., batch_size: _Optional[int] = ...) -> None: ...
+    resolve_us: int
+    def __init__(self, tokenize_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., inference_us: _Optional[int] = ..., decode_us: _Optional[int] = ..., batch_size: _Optional[int] = ..., resolve_us: _Optional[int] = ...) -> None: ...
 
 class ItemError(_message.Message):
     __slots__ = ("code", "message", "retry_after_ms")

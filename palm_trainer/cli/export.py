@@ -179,6 +179,7 @@ def _export(
     from palm_trainer.export.exporter import export_bundle
     from palm_trainer.model.checkpoint import load_trained, read_json
     from palm_trainer.runs.job_from_config import evaluation_sets
+    from palm_trainer.runs.run_values import read_values
 
     sets = evaluation_sets(config, "dev")
     if not sets:
@@ -187,8 +188,9 @@ def _export(
         for training_set in evaluation_sets(config, "train"):
             sets.append(replace(training_set, examples=training_set.examples[:_WITHOUT_DEV]))
     metrics = read_json(run / "metrics.json") if (run / "metrics.json").is_file() else {}
+    trained = load_trained(run)
     return export_bundle(
-        load_trained(run),
+        trained,
         sets,
         output,
         precision=precision,
@@ -198,6 +200,7 @@ def _export(
         include=include,
         train=lambda: evaluation_sets(config, "train"),
         sign=sign,
+        values=read_values(run, trained.tasks),
         say=say,
     )
 

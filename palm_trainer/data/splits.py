@@ -8,6 +8,7 @@ from palm_trainer.data.divide import divide
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.text_files import Defect, Defects, FormatOptions
+from palm_trainer.data.found_values import FoundValues
 from palm_trainer.errors import DataError
 
 REPEATED = "text that occurred before (kept)"
@@ -23,6 +24,8 @@ class Split:
 
     examples: list[Example]
     defects: list[Defect]
+    values: FoundValues | None = None
+    """Values found beside the examples."""
 
 
 class Splits:
@@ -94,7 +97,10 @@ def _read_splits(data: DataConfig, split: str, seed: int | None) -> dict[str, Sp
     divided = divide(content.examples, shares, seed)
     row = f"row that dev_share = {data.dev_share:g} sets apart as dev, drawn with seed {seed}"
     drawn = Defect(row, len(divided["dev"]), divided["dev"][0].source)
-    return {"train": Split(divided["train"], [*content.defects, drawn]), "dev": Split(divided["dev"], [])}
+    return {
+        "train": Split(divided["train"], [*content.defects, drawn], content.values),
+        "dev": Split(divided["dev"], []),
+    }
 
 
 def _read_files(data: DataConfig, split: str) -> Split:
@@ -112,7 +118,7 @@ def _read_files(data: DataConfig, split: str) -> Split:
         if len(examples) == count_before:
             raise DataError(f"{path}: no example in it; a data file holds at least one")
     _note_repeats(examples, defects)
-    return Split(examples, list(defects))
+    return Split(examples, list(defects), defects.values)
 
 
 def _note_repeats(examples: list[Example], defects: Defects) -> None:

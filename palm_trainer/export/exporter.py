@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from palm_serve.bundle.golden import GoldenExample
-from palm_serve.bundle.loader import ARRAYS, GOLDEN, PROOF, SIGNATURE, TOKENIZER, Bundle
+from palm_serve.bundle.loader import ARRAYS, GOLDEN, PROOF, SIGNATURE, TOKENIZER, VALUES, Bundle
 from palm_serve.bundle.manifest import Manifest, TaskInfo, tasks_digest
 from palm_serve.bundle.proof import proof_bytes
+from palm_serve.bundle.values_file import ValuesFile
 from palm_serve.engine.candidate import PLAIN, Candidate
 from palm_serve.engine.providers import available_providers
 from palm_serve.engine.timing import Times
@@ -67,6 +68,7 @@ def export_bundle(
     include: Collection[str] = (),
     train: ReadTrainSets = tuple,
     sign: Path | None = None,
+    values: ValuesFile | None = None,
     say: Callable[[str], None] = lambda step: None,
 ) -> tuple[Manifest, ExportReport]:
     """Export a trained model to the bundle `output`.
@@ -82,6 +84,7 @@ def export_bundle(
         include: auxiliary tasks to export as well.
         train: reads training examples, which the int8 search may need.
         sign: Ed25519 private key (PEM) to sign the manifest with.
+        values: what the values of spans stand for. Tasks that are not exported are left out.
         say: called with a description of each step.
 
     Returns:
@@ -99,6 +102,7 @@ def export_bundle(
         graph = ExportGraph(trained.model, tuple(tasks))
         files = to_onnx_files(graph, trained.max_length, {DIGEST: _compute_digest(trained, tasks)}, GRAPH)
         draft = _start_draft(writer, trained, graph, tasks, choose_bundle_name(name, output))
+        _write_values(writer, values, tasks)
         draft.add_plain(PLAIN.variant, files)
         say("creating the graph variants")
         notes = _add_variants(draft, files, graph, precisions)
@@ -224,6 +228,18 @@ def _start_draft(
         input_names=graph.input_names,
         tasks=tasks,
     )
+
+
+def _write_values(writer: BundleWriter, values: ValuesFile | None, tasks: dict[str, TaskInfo]) -> None:
+    """Write what the values of the exported tasks stand for, if it is known."""
+    exported = {}
+    if values is not None:
+        for name, slots in values.tasks.items():
+            if name in tasks:
+                exported[name] = slots
+    if exported:
+        content = ValuesFile(tasks=exported).model_dump_json(exclude_defaults=True, indent=1)
+        writer.write(VALUES, f"{content}\n".encode())
 
 
 def _add_variants(

@@ -13,7 +13,7 @@ from palm_trainer.model.checkpoint import reading
 from palm_trainer.model.checkpoint_files import remove_checkpoints
 from palm_trainer.runs import weight_averaging as averaging
 from palm_trainer.runs.event_log import TENSORBOARD
-from palm_trainer.runs.file_names import CONFIG, EVENTS, METRICS, REPORT
+from palm_trainer.runs.file_names import CONFIG, EVENTS, METRICS, REPORT, VALUES
 
 
 def check_output_directory(output: Path, resume: bool, overwrite: bool) -> None:
@@ -56,7 +56,7 @@ def remove_unfinished(output: Path) -> None:
     for name in ("best*", "last"):
         for path in output.glob(name + NEW_SUFFIX):
             shutil.rmtree(path)
-    for name in (CONFIG, EVENTS, METRICS, REPORT):
+    for name in (CONFIG, EVENTS, METRICS, REPORT, VALUES):
         (output / (name + NEW_SUFFIX)).unlink(missing_ok=True)
 
 
@@ -67,7 +67,7 @@ def forget_run(output: Path) -> None:
     averaging.forget(output)
     for path in (*output.glob("best-*"), *output.glob(TENSORBOARD)):
         shutil.rmtree(path)
-    for name in (EVENTS, METRICS):
+    for name in (EVENTS, METRICS, VALUES):
         (output / name).unlink(missing_ok=True)
 
 

@@ -26,6 +26,7 @@ from palm_trainer.runs.dev_rows import record_dev_rows
 from palm_trainer.runs.directory import differences, forget_later_events, forget_run, holds_run, remove_unfinished
 from palm_trainer.runs.file_names import CONFIG, EVENTS, METRICS
 from palm_trainer.runs.job import Job
+from palm_trainer.runs.run_values import record_values
 from palm_trainer.training.processes import Processes
 
 
@@ -71,6 +72,7 @@ def begin(job: Job) -> None:
     forget_run(job.run)
     write_file(job.run / CONFIG, job.config.dump_toml())
     record_dev_rows(job.run, job.config, job.evaluation.splits)
+    record_values(job.run, job.config, job.trained.tasks, job.evaluation.splits)
 
 
 def keep_to_encoder_of_run(config: Config, run: Path) -> Config:

@@ -6,6 +6,7 @@ events.jsonl   one object per logged step and evaluation
 metrics.json   last evaluation of each split, of the best checkpoint
 report.html    the page to look at
 dev_rows.json  rows that `dev_share` sets apart, where a data set has it
+values.json    what values of spans stand for, where the data or the configuration says it
 """
 
 import time

@@ -21,7 +21,7 @@ SERVE_LAYERS = [
     {"system"},
     {"types", "config", "v1", "oip"},
     {"bundle"},
-    {"tokenization", "decoding", "engine", "batching"},
+    {"tokenization", "decoding", "engine", "batching", "values"},
     {"proof"},
     {"pipeline"},
     {"registry"},
@@ -47,7 +47,7 @@ TRAINER_LAYERS = [
 PART_OF: dict[str, str] = {}
 
 # What the trainer shares with the server: measured is what is served.
-ACROSS = {"errors", "types", "system", "bundle", "tokenization", "decoding", "engine", "proof"}
+ACROSS = {"errors", "types", "system", "bundle", "tokenization", "decoding", "engine", "proof", "values"}
 
 # Third-party package -> the only units of palm_serve that import it.
 OWNERS = {
@@ -60,6 +60,7 @@ OWNERS = {
     "starlette": {"http"},
     "uvicorn": {"http"},
     "pyarrow": {"batch"},
+    "re2": {"values"},
     "h11": {"http"},
     "connectrpc": {"http"},
     "torch": set(),

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
+from zoneinfo import ZoneInfo
 
 from palm_serve.bundle.manifest import Manifest, TaskInfo
 from palm_serve.config import Limits
 from palm_serve.errors import InvalidRequest, check_text
-from palm_serve.types import Priority, TextRequest, Thresholds
+from palm_serve.types import Moment, Priority, TextRequest, Thresholds
 from palm_serve.v1 import palm_pb2 as pb
 
 DEFAULT_TOP_K = 3
@@ -15,6 +17,11 @@ _QUOTED = 64
 _OFFSET_UNITS = frozenset(pb.OffsetUnit.values())
 _PRIORITIES = frozenset(pb.Priority.values())
 _INTERACTIVE = pb.Priority.PRIORITY_INTERACTIVE
+_NOW = Moment()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_SECOND = int(datetime(2, 1, 1, tzinfo=UTC).timestamp())
+_LAST_SECOND = int(datetime(9998, 12, 31, tzinfo=UTC).timestamp())
+"""Times of which every zone has a date in the years that Python knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,15 @@ def check_parse_request(
     thresholds = _thresholds(message.thresholds, manifest)
     top_k = message.top_k or DEFAULT_TOP_K
     # The fallback compares the first two labels, so the ranking needs at least two.
-    request = TextRequest(message.text, tasks, top_k=max(top_k, 2), deadline=deadline, priority=priority, client=client)
+    request = TextRequest(
+        message.text,
+        tasks,
+        top_k=max(top_k, 2),
+        deadline=deadline,
+        priority=priority,
+        client=client,
+        moment=_moment(message),
+    )
     return CheckedRequest(request, unit, top_k, thresholds)
 
 
@@ -153,6 +168,35 @@ def _check_threshold(name: str, value: float) -> None:
         raise InvalidRequest(f"{field} must be a number, got NaN. Remove or correct it.", field)
     if name != "out_of_scope" and not 0 <= value <= 1:
         raise InvalidRequest(f"{field} must be between 0 and 1, got {value:g}. Remove or correct it.", field)
+
+
+def _moment(message: pb.ParseRequest) -> Moment:
+    """Return the time and the zone of a request. Raises InvalidRequest."""
+    has_time = message.HasField("reference_time")
+    if not has_time and not message.time_zone:
+        return _NOW
+    zone = _time_zone(message.time_zone) if message.time_zone else UTC
+    time = None
+    if has_time:
+        seconds, nanos = message.reference_time.seconds, message.reference_time.nanos
+        if not _FIRST_SECOND <= seconds <= _LAST_SECOND or not 0 <= nanos < 1_000_000_000:
+            raise InvalidRequest(
+                f"reference_time must be a time of the years 2 to 9998, got {seconds} s and {nanos} ns since 1970. "
+                "Correct or remove it.",
+                "reference_time",
+            )
+        time = _EPOCH + timedelta(seconds=seconds, microseconds=nanos // 1000)
+    return Moment(time, zone)
+
+
+def _time_zone(name: str) -> tzinfo:
+    try:
+        return ZoneInfo(name)
+    except (LookupError, ValueError, OSError):  # unknown, no plain name, a folder of names
+        raise InvalidRequest(
+            f"time_zone must be a name of the IANA time zone database (Europe/Berlin), got {quoted(name)}. Correct or remove it.",
+            "time_zone",
+        ) from None
 
 
 def _offset_unit(value: int) -> int:

@@ -140,6 +140,7 @@ def timings_message(timings: Timings) -> pb.Timings:
         inference_us=timings.inference_us,
         decode_us=timings.decode_us,
         batch_size=timings.batch_size,
+        resolve_us=timings.resolve_us,
     )
 
 
@@ -209,6 +210,10 @@ def _spans(spans: Sequence[Span], offsets: Offsets) -> list[pb.Span]:
             role=span.role,
             group=span.group,
         )
+        if span.resolved is not None:
+            message.resolved.canonical = span.resolved.canonical
+            message.resolved.kind = span.resolved.kind
+            message.resolved.json = span.resolved.json
         messages.append(message)
     return messages
 

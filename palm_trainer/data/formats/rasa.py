@@ -3,13 +3,13 @@
 Fields: `intent`, `slots`.
 
 Entities: `[value](name)`, `[value](name:synonym)`, `[value]{"entity": ..., "role": ..., "group":
-..., "value": ...}`, and a list of such objects, of which the first counts. Content that a span
-cannot hold (synonyms), other keys and other sections (synonym, regex, lookup, stories) are counted as
+..., "value": ...}`, and a list of such objects, of which the first counts. What values stand for (synonyms in annotations,
+the sections synonym, regex and lookup) is kept for the answers of a server. Other keys and sections (stories) are counted as
 passed over. Every scalar stays a string: an intent may be called `yes`.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,15 +17,16 @@ from pathlib import Path
 import yaml
 
 from palm_trainer.data.example import Example
-from palm_trainer.data.formats.rasa_annotations import MORE_ENTITIES, SYNONYM, read_entities
+from palm_trainer.data.formats.rasa_annotations import MORE_ENTITIES, read_entities
 from palm_trainer.data.formats.rasa_json import ROOT, parse_json_file
-from palm_trainer.data.formats.rasa_markdown import SECTIONS, is_markdown, parse_markdown
+from palm_trainer.data.formats.rasa_markdown import is_markdown, parse_markdown
+from palm_trainer.data.formats.rasa_values import EMPTY_SECTION, SECTIONS, add_section_item
 from palm_trainer.data.formats.split_names import walk_files
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, read_text, split_lines
 from palm_trainer.data.formats.yaml_nodes import compose_yaml, scalar_values
 from palm_trainer.errors import DataError
 
-__all__ = ["FOLDED", "MORE_ENTITIES", "NO_DASH", "NO_NLU", "SYNONYM", "parse", "rasa_files"]
+__all__ = ["FOLDED", "MORE_ENTITIES", "NO_DASH", "NO_NLU", "parse", "rasa_files"]
 
 NO_DASH = "line without '- ' before the example (passed over)"
 _YAML = (".yml", ".yaml")
@@ -183,7 +184,7 @@ def _item(item: yaml.Node, file: _NluFile) -> Iterator[Example]:
     keys = scalar_values(item) if isinstance(item, yaml.MappingNode) else {}
     for section in SECTIONS:
         if section in keys:
-            file.defects.add(f"{section} section (passed over)", source)
+            _read_section(section, keys, source, file)
             return
     intent = keys.get("intent")
     examples = keys.get("examples")
@@ -196,6 +197,27 @@ def _item(item: yaml.Node, file: _NluFile) -> Iterator[Example]:
         if not plain_text.strip():
             raise DataError(f"{source}: an empty example; remove it")
         yield Example(plain_text, {"intent": intent.value, "slots": spans}, source=source)
+
+
+def _read_section(section: str, keys: Mapping[str, yaml.Node], source: str, file: _NluFile) -> None:
+    """Read a section of values.
+
+    Args:
+        section: its kind, of `SECTIONS`.
+        keys: its content.
+        source: place of the section, for messages.
+        file: file of the section.
+
+    Raises:
+        DataError: a synonym stands for two values, or the examples are no list.
+    """
+    name = keys[section]
+    examples = keys.get("examples")
+    if not isinstance(name, yaml.ScalarNode) or not name.value.strip() or examples is None:
+        file.defects.add(EMPTY_SECTION.format(section), source)
+        return
+    for text, line in _examples(examples, file):
+        add_section_item(section, name.value.strip(), text, f"{file.path}:{line}", file.defects)
 
 
 def _examples(node: yaml.Node, file: _NluFile) -> Iterator[tuple[str, int]]:

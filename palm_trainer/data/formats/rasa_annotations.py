@@ -10,9 +10,9 @@ from palm_trainer.data.formats.json_values import parse_json
 from palm_trainer.data.formats.text_files import Defects
 from palm_trainer.errors import DataError
 
-SYNONYM = "synonym given with an entity (passed over)"
 _KEYS = ("entity", "role", "group", "value")
 MORE_ENTITIES = "further entity on the same words (passed over)"
+NO_TEXT = "value of an entity that is no string or number (passed over)"
 UNCLOSED = "annotation of an entity that does not close (kept as plain text)"
 UNOPENED = "end of an annotation without its `[` (kept as plain text)"
 EMPTY = "annotation without a value or a name (kept as plain text)"
@@ -27,7 +27,7 @@ class _Annotation:
     end: int
     value: str
     name: str = ""
-    has_synonym: bool = False
+    synonym: str = ""
     json: str = ""
 
 
@@ -79,7 +79,10 @@ def read_entities(text: str, source: str, defects: Defects) -> tuple[str, tuple[
         start = length + len(text_before)
         length = start + len(annotation.value)
         position = annotation.end
-        spans.append(entity_span(_entity(text, annotation, source, defects), start, length, source))
+        entity = _entity(text, annotation, source, defects)
+        span = entity_span(entity, start, length, source)
+        spans.append(span)
+        add_entity_value(entity, span.label, annotation.value, source, defects)
     segments.append(text[position:])
     for kind, count in (+faults).items():
         defects.add(kind, source, count)
@@ -143,8 +146,8 @@ def _named(text: str, start: int, value_end: int, finder: _Finder) -> _Annotatio
     end = finder.find(")", suffix)
     if end == len(text) or min(finder.find("[", suffix), finder.find("(", suffix + 1)) < end:
         return None
-    name, colon, _ = text[suffix + 1 : end].partition(":")
-    return _Annotation(start, end + 1, text[start + 1 : value_end], name=name, has_synonym=bool(colon))
+    name, _, synonym = text[suffix + 1 : end].partition(":")
+    return _Annotation(start, end + 1, text[start + 1 : value_end], name=name, synonym=synonym)
 
 
 def _with_json(text: str, start: int, value_end: int, end: int, *, brackets: int) -> _Annotation | None:
@@ -161,6 +164,28 @@ def _with_json(text: str, start: int, value_end: int, end: int, *, brackets: int
         return None
     json_text = text[value_end + 1 + brackets : end + 1]
     return _Annotation(start, end + 1 + brackets, text[start + 1 : value_end], json=json_text)
+
+
+def add_entity_value(entity: dict[str, Any], slot: str, text: str, source: str, defects: Defects) -> None:
+    """Keep the value of an entity, where it is another than its text.
+
+    Args:
+        entity: its keys.
+        slot: its name.
+        text: its text.
+        source: place of the entity, for messages.
+        defects: holds the values, and counts those that are no string or number.
+
+    Raises:
+        DataError: the text stands for another value already.
+    """
+    value = entity.get("value")
+    if value in (None, text):
+        return
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        defects.add(NO_TEXT, source)
+        return
+    defects.values.add_annotated(slot, text, str(value), source)
 
 
 def entity_span(entity: dict[str, Any], start: int, end: int, source: str) -> LabelledSpan:
@@ -192,9 +217,7 @@ def entity_span(entity: dict[str, Any], start: int, end: int, source: str) -> La
 def _entity(text: str, annotation: _Annotation, source: str, defects: Defects) -> dict[str, Any]:
     """Return the keys of an annotation, with its name as `entity`."""
     if annotation.name:
-        if annotation.has_synonym:
-            defects.add(SYNONYM, source)
-        return {"entity": annotation.name.strip()}
+        return {"entity": annotation.name.strip(), "value": annotation.synonym.strip() or None}
     written = text[annotation.start : annotation.end]
     subject = f"annotation {written!r}"
     entities: list[dict[str, Any]] = parse_json(f"[{annotation.json}]", source, "use double quotes", subject=subject)
@@ -203,8 +226,6 @@ def _entity(text: str, annotation: _Annotation, source: str, defects: Defects) -
         raise DataError(f'{source}: annotation {written!r} names no entity; add "entity": "NAME"')
     if len(entities) > 1:
         defects.add(MORE_ENTITIES, source, len(entities) - 1)
-    if entity.get("value") not in (None, annotation.value):
-        defects.add(SYNONYM, source)
     for name in absent(entity, _KEYS):
         defects.add(f"'{name}' of an entity (passed over)", source)
     return entity

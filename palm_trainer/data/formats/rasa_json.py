@@ -7,14 +7,18 @@ from typing import Any
 from palm_trainer.config.mappings import absent
 from palm_trainer.data.example import Example, FieldValue, LabelledSpan
 from palm_trainer.data.formats.columns import NO_CLASS, unread_kind
+from palm_trainer.data.formats.json_objects import JsonObject, as_object
 from palm_trainer.data.formats.json_values import load_json
-from palm_trainer.data.formats.rasa_annotations import SYNONYM, entity_span
+from palm_trainer.data.formats.rasa_annotations import add_entity_value, entity_span
+from palm_trainer.data.formats.rasa_values import add_section_item
 from palm_trainer.data.formats.row_values import check_range, separate_spans
 from palm_trainer.data.formats.text_files import Defects
 from palm_trainer.errors import DataError
 
 ROOT = "rasa_nlu_data"
+OTHER_FILE = "lookup table in another file (passed over; write its elements here)"
 _EXAMPLES = ("common_examples", "intent_examples", "entity_examples")
+_VALUE_LISTS = ("entity_synonyms", "regex_features", "lookup_tables")
 _EXAMPLE_KEYS = ("text", "intent", "entities")
 _ENTITY_KEYS = ("start", "end", "value", "entity", "role", "group")
 
@@ -40,7 +44,8 @@ def parse_json_file(file: Path, defects: Defects) -> Iterator[Example]:
     for name in absent(document, [ROOT]):
         defects.add(unread_kind(name), str(file))
     data = document[ROOT]
-    for name in absent(data, _EXAMPLES):
+    _read_values(as_object(data, f"{file}: {ROOT}"), defects)
+    for name in absent(data, (*_EXAMPLES, *_VALUE_LISTS)):
         if data[name]:
             defects.add(unread_kind(name), f"{file}: {ROOT}.{name}", len(_items(data[name])))
     for name in _EXAMPLES:
@@ -49,6 +54,28 @@ def parse_json_file(file: Path, defects: Defects) -> Iterator[Example]:
             raise DataError(f"{file}: {name} must be a list, got {type(rows).__name__}; correct it")
         for number, row in enumerate(rows, 1):
             yield _example(row, f"{file}: {name} {number}", defects)
+
+
+def _read_values(data: JsonObject, defects: Defects) -> None:
+    """Keep synonyms, regular expressions and lookup tables.
+
+    Raises:
+        DataError: one has another structure, or a synonym stands for two values.
+    """
+    for row in data.objects("entity_synonyms"):
+        row.note_unread(("value", "synonyms"), "a synonym", defects)
+        for text in row.strings("synonyms"):
+            add_section_item("synonym", row.given_name("value"), text, row.place, defects)
+    for row in data.objects("regex_features"):
+        row.note_unread(("name", "pattern"), "a regular expression", defects)
+        add_section_item("regex", row.given_name("name"), row.text("pattern"), row.place, defects)
+    for row in data.objects("lookup_tables"):
+        row.note_unread(("name", "elements"), "a lookup table", defects)
+        if isinstance(row.values.get("elements"), str):
+            defects.add(OTHER_FILE, row.place)
+            continue
+        for text in row.strings("elements"):
+            add_section_item("lookup", row.given_name("name"), text, row.place, defects)
 
 
 def _items(value: Any) -> Sequence[Any]:
@@ -84,8 +111,7 @@ def _span(entity: dict[str, Any], text: str, source: str, defects: Defects) -> L
     end = entity.get("end")
     check_range(start, end, len(text), source)
     span = entity_span(entity, int(start or 0), int(end or 0), source)
-    if entity.get("value") not in (None, text[span.start : span.end]):
-        defects.add(SYNONYM, source)
+    add_entity_value(entity, span.label, text[span.start : span.end], source, defects)
     _note_unread(entity, _ENTITY_KEYS, source, defects)
     return span
 

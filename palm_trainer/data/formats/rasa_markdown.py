@@ -1,4 +1,4 @@
-"""Rasa's old training data in Markdown: `## intent:NAME` above lines `- text`, and sections without examples."""
+"""Rasa's old training data in Markdown: `## intent:NAME` above lines `- text`, and sections that say what values stand for."""
 
 import re
 from collections.abc import Iterator
@@ -6,11 +6,11 @@ from pathlib import Path
 
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats.rasa_annotations import read_entities
+from palm_trainer.data.formats.rasa_values import SECTIONS, add_section_item
 from palm_trainer.data.formats.text_files import Defects, read_text, split_lines
 from palm_trainer.errors import DataError
 
 OUTSIDE = "line that is no item of its section (passed over)"
-SECTIONS = ("synonym", "regex", "lookup")
 _HEADING = re.compile(r"##[ \t]*(intent|synonym|regex|lookup)[ \t]*:(.*)", re.IGNORECASE)
 _ITEMS = ("-", "*", "+")
 
@@ -41,14 +41,14 @@ def parse_markdown(file: Path, defects: Defects) -> Iterator[Example]:
             in_comment = "-->" not in content
         elif content.startswith("##"):
             section, name = _read_heading(content, source)
-            if section != "intent":
-                defects.add(f"{section} section (passed over)", source)
+        elif section in SECTIONS and content.startswith(_ITEMS):
+            add_section_item(section, name, content[1:].strip(), source, defects)
         elif section == "intent" and content.startswith(_ITEMS):
             text, spans = read_entities(content[1:].strip(), source, defects)
             if not text.strip():
                 raise DataError(f"{source}: an empty example; remove it")
             yield Example(text, {"intent": name, "slots": spans}, source=source)
-        elif content and section in ("", "intent") and not (content.startswith("#") and not section):
+        elif content and not (content.startswith("#") and not section):
             defects.add(OUTSIDE, source)
 
 

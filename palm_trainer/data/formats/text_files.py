@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from palm_trainer.data.found_values import FoundValues
 from palm_trainer.errors import DataError
 
 
@@ -45,6 +46,11 @@ class Defects:
     """A tally of defects by kind: the account of what a reader changed, left out or passed over."""
 
     _by_kind: dict[str, Defect] = field(default_factory=dict)
+    values: FoundValues = field(init=False)
+    """Values that the reader found beside the examples."""
+
+    def __post_init__(self) -> None:
+        self.values = FoundValues(self.add)
 
     def add(self, kind: str, source: str, count: int = 1) -> None:
         """Count defects.

@@ -17,13 +17,14 @@ from palm_trainer.data.formats.json_objects import JsonObject, as_object, object
 from palm_trainer.data.formats.json_values import load_json
 from palm_trainer.data.formats.offsets import place_value
 from palm_trainer.data.formats.project_files import FURTHER_FILE, ProjectFiles
-from palm_trainer.data.formats.rasa_annotations import SYNONYM
 from palm_trainer.data.formats.row_values import check_range, separate_spans
 from palm_trainer.data.formats.text_files import Defects, FormatOptions
 from palm_trainer.errors import DataError
 
 _INTENT = "intent"
 _SLOTS = "slots"
+_BUILT_IN = "wit$"
+OTHER_VALUE = "value of an entity that depends on the time, or is no string (passed over)"
 _LISTS = ("utterances", "data")
 _FILES = re.compile(r"(?:.*/)?(?:utterances/[^/]+|expressions)\.json")
 _ENTITY_KEYS = ("entity", "start", "end", "body", "role", "value")
@@ -107,8 +108,9 @@ def _example(row: JsonObject, defects: Defects) -> Example:
             continue
         entity.note_unread(_ENTITY_KEYS, "a Wit entity", defects)
         start, end = _range(entity, text, defects)
+        _add_value(entity, label, text[start:end], defects)
         role = entity.name("role") or role
-        spans.append(LabelledSpan(start, end, label, "" if role == label.removeprefix("wit$") else role))
+        spans.append(LabelledSpan(start, end, label, "" if role == label.removeprefix(_BUILT_IN) else role))
     if intent:
         fields = {_INTENT: intent, **fields}
     else:
@@ -124,10 +126,18 @@ def _range(entity: JsonObject, text: str, defects: Defects) -> tuple[int, int]:
     if entity.values.get("body") is not None:
         start, end = place_value(text, start, end, entity.string("body"), entity.place, defects)
     check_range(start, end, len(text), entity.place)
-    value = entity.values.get("value")
-    if value is not None and (not isinstance(value, str) or _unquoted(value) != text[start:end]):
-        defects.add(SYNONYM, entity.place)
     return start, end
+
+
+def _add_value(entity: JsonObject, label: str, text: str, defects: Defects) -> None:
+    """Keep what the text of an entity stands for. Values of built-in entities depend on the time, and are counted."""
+    value = entity.values.get("value")
+    if value is None or (isinstance(value, str) and _unquoted(value) == text):
+        return
+    if isinstance(value, str) and not label.startswith(_BUILT_IN):
+        defects.values.add_annotated(label, text, _unquoted(value), entity.place)
+    else:
+        defects.add(OTHER_VALUE, entity.place)
 
 
 def _unquoted(value: str) -> str:

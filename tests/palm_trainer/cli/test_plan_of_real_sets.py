@@ -84,8 +84,6 @@ SETS = {
         (578, None, None),
         JOINT,
         {
-            ("train", "synonym given with an entity (passed over)"): (11, "nlu.yml:124"),
-            ("train", "synonym section (passed over)"): (3, "nlu.yml:615"),
             ("train", OTHERWISE): (1, "nlu.yml:423"),
         },
     ),

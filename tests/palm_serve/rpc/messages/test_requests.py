@@ -1,14 +1,17 @@
 """Invalid requests and their messages."""
 
 import math
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from palm_serve.bundle.manifest import Manifest
 from palm_serve.config import Limits
 from palm_serve.errors import InvalidRequest
 from palm_serve.rpc.messages.requests import check_parse_request, check_predict_request
-from palm_serve.types import Priority, Thresholds
+from palm_serve.types import Moment, Priority, Thresholds
 from palm_serve.v1 import palm_pb2 as pb
 
 LIMITS = Limits(text_bytes=30)
@@ -38,6 +41,29 @@ LIMITS = Limits(text_bytes=30)
             pb.ParseRequest(text="a", thresholds=pb.Thresholds(out_of_scope=math.nan)),
             "thresholds.out_of_scope",
             "must be a number, got NaN",
+        ),
+        *(
+            (pb.ParseRequest(text="a", time_zone=name), "time_zone", "must be a name of the IANA time zone database")
+            for name in (
+                "Berlin",
+                "Europe",
+                "../../etc/passwd",
+                "/etc/passwd",
+                "a\0b",
+                "x" * 5000,
+                "北京",
+                "UTC+1",
+                " ",
+            )
+        ),
+        *(
+            (pb.ParseRequest(text="a", reference_time=time), "reference_time", "must be a time of the years 2 to 9998")
+            for time in (
+                Timestamp(seconds=1 << 62),
+                Timestamp(seconds=-(1 << 62)),
+                Timestamp(nanos=-1),
+                Timestamp(nanos=1 << 30),
+            )
         ),
     ],
 )
@@ -90,6 +116,25 @@ def test_parse_request_defaults(manifest: Manifest) -> None:
     assert asked.request.tasks == ("intent", "slots", "topics")
     assert (asked.top_k, asked.request.deadline, asked.request.priority) == (3, 7.5, Priority.INTERACTIVE)
     assert asked.thresholds == Thresholds(intent_confidence=0.4)
+
+
+def test_parse_request_has_no_time_by_default(manifest: Manifest) -> None:
+    assert check_parse_request(pb.ParseRequest(text="a"), manifest, LIMITS, None).request.moment == Moment(None, UTC)
+
+
+def test_parse_request_has_the_time_and_the_zone_of_the_user(manifest: Manifest) -> None:
+    time = datetime(2026, 3, 29, 1, 30, tzinfo=ZoneInfo("Europe/Berlin"))
+    for given_time in (time, Timestamp(seconds=int(time.timestamp()))):
+        message = pb.ParseRequest(text="a", reference_time=given_time, time_zone="Asia/Shanghai")
+        moment = check_parse_request(message, manifest, LIMITS, None).request.moment
+        assert moment == Moment(time, ZoneInfo("Asia/Shanghai"))
+    zone_only = check_parse_request(pb.ParseRequest(text="a", time_zone="Asia/Tokyo"), manifest, LIMITS, None)
+    assert zone_only.request.moment == Moment(None, ZoneInfo("Asia/Tokyo"))
+    for year in (2, 9998):
+        edge = pb.ParseRequest(text="a", reference_time=datetime(year, 1, 1, tzinfo=UTC), time_zone="Pacific/Apia")
+        moment = check_parse_request(edge, manifest, LIMITS, None).request.moment
+        assert moment.time is not None
+        assert moment.time.astimezone(moment.zone) == datetime(year, 1, 1, tzinfo=UTC)
 
 
 def test_parse_request_options_are_used(manifest: Manifest) -> None:

@@ -209,7 +209,6 @@ def write_wit_expressions(data, path, told):
         entities = [{"entity": "intent", "value": json.dumps(row["intents"][0])}]
         for span in slots(row):
             value = "another" if row["synonym"] else text(row)[span.start : span.end]
-            told["synonym given with an entity (passed over)"] += row["synonym"]
             entity = {"entity": span.label, "role": span.role, "value": json.dumps(value, ensure_ascii=False)}
             entities.append(entity | {"start": span.start, "end": span.end})
         rows.append({"text": text(row), "entities": entities})

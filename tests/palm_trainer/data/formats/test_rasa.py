@@ -7,7 +7,7 @@ from palm_trainer.data.example import LabelledSpan
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.columns import NO_CLASS
 from palm_trainer.data.formats.detect import detect_format
-from palm_trainer.data.formats.rasa import FOLDED, MORE_ENTITIES, NO_DASH, NO_NLU, REPEATED_BY_ALIAS, SYNONYM
+from palm_trainer.data.formats.rasa import FOLDED, MORE_ENTITIES, NO_DASH, NO_NLU, REPEATED_BY_ALIAS
 from palm_trainer.data.formats.rasa_annotations import EMPTY, NESTED, UNCLOSED, UNOPENED
 from palm_trainer.data.formats.rasa_markdown import OUTSIDE
 from palm_trainer.data.formats.row_values import OVERLAPPING
@@ -58,12 +58,8 @@ def test_rasa_reads_intents_and_entities(file, parse):
     assert examples[2].fields["slots"] == (LabelledSpan(5, 9, "city", "from", "1"), LabelledSpan(13, 17, "city"))
     assert [e.source.rsplit(":", 1)[1] for e in examples] == ["5", "6", "9", "12", "15"]
     assert defects == {
-        SYNONYM: 2,
         NO_DASH: 1,
         "'metadata' of an example (passed over)": 1,
-        "synonym section (passed over)": 1,
-        "regex section (passed over)": 1,
-        "lookup section (passed over)": 1,
     }
 
 
@@ -242,11 +238,7 @@ def test_rasa_markdown_is_detected_and_read(file, parse, name):
     assert examples[1].fields["slots"] == (LabelledSpan(8, 12, "city"), LabelledSpan(18, 21, "person", "friend"))
     assert examples[1].source == f"{path}:5"
     assert defects == {
-        SYNONYM: 1,
-        OUTSIDE: 1,
-        "synonym section (passed over)": 1,
-        "regex section (passed over)": 1,
-        "lookup section (passed over)": 1,
+        OUTSIDE: 2,
     }
 
 
@@ -292,7 +284,7 @@ def test_rasa_json_is_detected_and_read(file, parse):
         {"text": "hi", "intent": "", "metadata": {"a": 1}},
     ]
     more = [{"text": "bye", "intent": "bye"}]
-    path = file("nlu.json", rasa_json(*rows, intent_examples=more, regex_features=[{}, {}], lookup_tables=[]))
+    path = file("nlu.json", rasa_json(*rows, intent_examples=more, other=[{}, {}], lookup_tables=[]))
     assert detect_format(path).format == "rasa"
     examples, defects = parse("rasa", path)
     assert [(e.text, dict(e.fields)) for e in examples] == [
@@ -303,9 +295,8 @@ def test_rasa_json_is_detected_and_read(file, parse):
     ]
     assert examples[1].source == f"{path}: common_examples 2"
     assert defects == {
-        "'regex_features' (passed over)": 2,
+        "'other' (passed over)": 2,
         "'extractor' (passed over)": 1,
-        SYNONYM: 1,
         "'metadata' (passed over)": 1,
         NO_CLASS: 1,
     }
@@ -341,7 +332,7 @@ def test_rasa_json_overlapping_entities_are_counted_and_the_longest_is_kept(file
     entities = [ENTITY, ENTITY | {"start": 0, "entity": "trip"}]
     (example,), defects = parse("rasa", file("nlu.json", rasa_json({"text": "to oslo", "entities": entities})))
     assert example.fields["slots"] == (LabelledSpan(0, 7, "trip"),)
-    assert defects == {NO_CLASS: 1, SYNONYM: 1, OVERLAPPING: 1}
+    assert defects == {NO_CLASS: 1, OVERLAPPING: 1}
 
 
 def test_rasa_null_role_is_none(file, parse):

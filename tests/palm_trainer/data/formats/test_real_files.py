@@ -8,7 +8,6 @@ from palm_trainer.data.formats.checks import BLANK_EDGE, CONTROL_IN_TEXT
 from palm_trainer.data.formats.conll import BLANK_TOKEN
 from palm_trainer.data.formats.csv import BROKEN_LINE
 from palm_trainer.data.formats.joint import INNER_BLANKS, OUTER_BLANKS
-from palm_trainer.data.formats.rasa import SYNONYM
 from palm_trainer.data.formats.squad import ABSENT, MOVED, NO_START, NO_TEXT
 from palm_trainer.data.formats.text_files import BYTE_ORDER_MARK, CRLF
 from palm_trainer.data.formats.tsv import LONE_QUOTE
@@ -17,7 +16,6 @@ PAIRS = {"columns": ("label", "_", "_", "text_a", "text_b"), "header": True}
 TEXT_FIRST = {"columns": ("text", "label")}
 CAIS = {"joiner": "", "scheme": "bioes", "intent_suffix": ".intent"}
 ERNIE = {"joiner": "", "columns": ("_", "text_a", "label")}
-SYNONYM_SECTION = "synonym section (passed over)"
 ID_UNNAMED = "'id', which `columns` does not name (passed over)"
 PLAUSIBLE = "'plausible_answers' of SQuAD's question (passed over)"
 REPEATED = "answer that equals another of its question (kept once)"
@@ -74,7 +72,7 @@ def article(titles: int, articles: int = 0, paragraphs: int = 0) -> dict[str, in
         ("json", "lcqmc_curc/dev.json", {"columns": ("text_a", "text_b", "label")}, 8802, {ID_UNNAMED: 8802}),
         ("clinc", "clinc150/data_full.json#train", {}, 15000, {}),
         ("clinc", "clinc150/data_full.json#oos_test", {}, 1000, {}),
-        ("rasa", "rasa_financial_demo/nlu.yml", {}, 578, {SYNONYM: 11, SYNONYM_SECTION: 3}),
+        ("rasa", "rasa_financial_demo/nlu.yml", {}, 578, {}),
         ("rasa", "rasa_nlu_training_data", {}, 1164, {}),
         ("rasa", "rasa_nlu_training_data/banking/nlu.yml", {}, 471, {}),
         ("conll", "cais/train/ch.train", CAIS, 7995, {BLANK_TOKEN: 97}),
