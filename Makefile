@@ -9,7 +9,7 @@ PY     := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-zh test test-slow lint types protos bench lock sbom audit clean
+.PHONY: help demo demo-zh demo-serve test test-slow lint types protos bench lock sbom audit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 
 # Two thirds of the megabytes: neither OpenVINO nor what only tests need.
 $(DEMO): pyproject.toml constraints.txt
-	$(call install,train$(comma)serve-base)
+	$(call install,train$(comma)serve-base$(comma)http)
 	@touch $@
 
 demo: $(DEMO)  ## train, export and serve the English sample, and ask it three sentences
@@ -40,6 +40,9 @@ demo: $(DEMO)  ## train, export and serve the English sample, and ask it three s
 
 demo-zh: $(DEMO)  ## the same for the Chinese sample, trained from scratch
 	@examples/demo.sh demo-zh "明天北京天气怎么样" "播放周杰伦的歌" "定一个十分钟的闹钟"
+
+demo-serve: $(DEMO)  ## serve the English sample until Ctrl-C, with a page for the browser
+	@examples/demo_serve.sh demo
 
 test: lint types  ## lint, types and the quick tests
 	@echo "==> tests"

@@ -42,5 +42,7 @@ done
 echo "==> 5. stop the server (SIGTERM)"
 kill -TERM "$server"
 wait "$server" # its exit code becomes this script's
-echo "==> done. Serve it yourself: palm-serve run bundles/$name"
+command="examples/demo_serve.sh $name"
+if [ "$name" = demo ]; then command="make demo-serve"; fi
+echo "==> done. Try it in a browser, at the address that this prints: $command"
 echo "    Faster graphs, where they answer the same: palm-export runs/$name --output bundles/$name --overwrite"

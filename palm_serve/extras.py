@@ -30,7 +30,7 @@ def make_http_server(
         metrics: returns the metrics in Prometheus' text format.
 
     Raises:
-        ConfigError: if the extra `http` is not installed.
+        ConfigError: if the extra `http` is not installed, or the file of feedback cannot be written to.
     """
     try:
         from palm_serve.http.app import make_app

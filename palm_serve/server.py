@@ -26,6 +26,7 @@ from palm_serve.rpc.transport.connection_limits import ConnectionLimits, warn_of
 from palm_serve.rpc.transport.descriptors import raise_limit
 from palm_serve.rpc.transport.listening import Listener, listen
 from palm_serve.rpc.transport.tls import Certificates
+from palm_serve.system.addresses import browser_url
 from palm_serve.types import CallRecord
 
 if TYPE_CHECKING:
@@ -294,8 +295,11 @@ async def serve(options: ServeOptions, print_line: Callable[[str], None]) -> Non
     stopped = asyncio.create_task(stop.wait())
     hung = asyncio.create_task(server.hung.wait())
     try:
-        for address in await server.bind():
+        addresses = await server.bind()
+        for address in addresses:
             print_line(f"listening on {address}")
+        for address in addresses[1:]:
+            print_line(f"playground at {browser_url(address)}")
         loading = asyncio.create_task(server.load())
         await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():

@@ -1,5 +1,6 @@
 """Golden examples: inputs with the answers of the export."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -64,3 +65,33 @@ class GoldenExample(BaseModel):
     text: str
     pair: str | None = None
     answers: dict[str, GoldenAnswer]
+
+
+def example_texts(
+    examples: Iterable[GoldenExample], limit: int = 12, max_length: int = 120
+) -> tuple[dict[str, str], ...]:
+    """Choose texts to try: short ones, with different answers where there are.
+
+    Args:
+        examples: the golden examples.
+        limit: largest number of texts.
+        max_length: code points of a text and of its pair.
+
+    Returns:
+        `text` of each, and `text_pair` where it has one.
+    """
+    short = [example for example in examples if max(len(example.text), len(example.pair or "")) <= max_length]
+    seen_labels: set[str] = set()
+    distinct: list[GoldenExample] = []
+    further: list[GoldenExample] = []
+    for example in short:
+        labels = {answer.label for answer in example.answers.values() if answer.label is not None}
+        (further if labels <= seen_labels else distinct).append(example)
+        seen_labels |= labels
+    texts: dict[str, dict[str, str]] = {}
+    for example in [*distinct, *further]:
+        if len(texts) == limit:
+            break
+        pair = {} if example.pair is None else {"text_pair": example.pair}
+        texts.setdefault(example.text, {"text": example.text, **pair})
+    return tuple(texts.values())

@@ -28,7 +28,7 @@ def new(
         list[Scope] | None,
         typer.Option(
             help="Permission of the token, may be repeated: parse (inference), read (models, statistics, reflection), "
-            "control (load, unload, labels), metrics, health. Default: parse."
+            "control (load, unload, labels), feedback (corrections), metrics, health. Default: parse."
         ),
     ] = None,
     expires: Annotated[

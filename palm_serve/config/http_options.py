@@ -1,6 +1,8 @@
 """Options of the HTTP door."""
 
-from pydantic import Field
+from pathlib import Path
+
+from pydantic import Field, model_validator
 
 from palm_serve.config.option_group import OptionGroup
 
@@ -12,7 +14,8 @@ class HttpOptions(OptionGroup):
         default=None,
         ge=0,
         le=65535,
-        description="Also answer HTTP on this port: the Open Inference Protocol's REST, Rasa's and Hugging Face's JSON, Connect, gRPC-Web, metrics. "
+        description="Also answer HTTP on this port: the Open Inference Protocol's REST, Rasa's and Hugging Face's JSON, Connect, gRPC-Web, metrics, "
+        "and to browsers the playground. "
         "0: any free port, which is printed. It listens on --host, or on 127.0.0.1 where that is a Unix socket, and has the TLS, "
         "tokens and limits of gRPC.",
     )
@@ -32,3 +35,14 @@ class HttpOptions(OptionGroup):
         description="Intent that POST /model/parse answers, before the ranking of the others, where the fallback is triggered. "
         "off: answer the best intent.",
     )
+    feedback: Path | None = Field(
+        default=None,
+        description="File to which the playground appends corrected answers, one a line, which palm-train reads as jsonl. "
+        "With --tokens it takes the scope 'feedback'. Default: nothing is saved.",
+    )
+
+    @model_validator(mode="after")
+    def _has_door(self) -> "HttpOptions":
+        if self.feedback is not None and self.http_port is None:
+            raise ValueError("feedback requires http_port, where the playground is served. Set both.")
+        return self

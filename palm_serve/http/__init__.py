@@ -16,6 +16,10 @@ rasa.py         routes of Rasa
 huggingface.py  routes of Hugging Face's inference API
 connect.py      routes of Connect and gRPC-Web
 connect_codec.py  their bodies
+playground.py   the page of a browser, and its routes
+feedback.py     corrected answers
+feedback_file.py  the file of these
+page/           the files of the page
 openapi.py      description of the routes
 app.py          all routes
 listener.py     sockets, TLS, time limits of headers, draining

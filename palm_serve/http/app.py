@@ -6,7 +6,7 @@ from collections.abc import Callable
 from starlette.routing import Route, Router
 
 from palm_serve.config import ServeOptions
-from palm_serve.http import connect, huggingface, open_inference, rasa
+from palm_serve.http import connect, huggingface, open_inference, playground, rasa
 from palm_serve.http.context import HttpContext, Receive, Scope, Send
 from palm_serve.http.endpoint import Endpoint, refuse
 from palm_serve.http.guard import App, Guard
@@ -32,10 +32,14 @@ def make_app(services: Services, options: ServeOptions, metrics: Callable[[], by
         services: the services, whose admission and records all doors share.
         options: the options of the server.
         metrics: returns the metrics in Prometheus' text format, in any thread.
+
+    Raises:
+        ConfigError: the file of feedback cannot be written to.
     """
     limit = options.limits.message_bytes
     dialogue = services.factory.for_service(DIALOGUE, DOOR)
     routes = [
+        *playground.routes(services, services.factory.for_service("playground", DOOR), options),
         *connect.routes(services, DOOR, limit, max_fields(options.limits)),
         *rasa.routes(services, dialogue, options),
         *huggingface.routes(services, dialogue, options.limits),

@@ -9,6 +9,7 @@ from typing import Any
 
 from palm_serve.batching import BatchLimits, EngineLatency, EngineThread, Observer, Scheduler
 from palm_serve.batching.patience import patience_s
+from palm_serve.bundle.golden import example_texts
 from palm_serve.bundle.manifest import Manifest
 from palm_serve.errors import Overloaded, PalmServeError
 from palm_serve.pipeline import EngineOutputs, Pipeline, PreparedRequest
@@ -60,6 +61,8 @@ class LoadedModel:
         self.version: str = self.manifest.version
         self.proven = pipeline.bundle.proven
         """True if its answers were compared with those of the export."""
+        self.examples = example_texts(pipeline.bundle.golden)
+        """Texts to try."""
         self.statistics = statistics
         self.loaded_at = time.time()
         """Unix time in seconds."""

@@ -41,6 +41,15 @@ def is_loopback(host: str) -> bool:
     return address.is_loopback
 
 
+def browser_url(url: str) -> str:
+    """Return the URL by which a browser of this machine reaches a server that listens on a URL."""
+    split_url = urllib.parse.urlsplit(url)
+    address = _ip_address(split_url.hostname or "")
+    if address is not None and address.is_unspecified:
+        return f"{split_url.scheme}://localhost:{split_url.port}/"
+    return f"{url}/"
+
+
 def is_local_target(target: str) -> bool:
     """Return true if a gRPC name, with all of its addresses, refers to this machine.
 

@@ -56,6 +56,8 @@ class Scope(StrEnum):
     """Models, metadata, statistics, reflection."""
     CONTROL = "control"
     """Loading, unloading, labels."""
+    FEEDBACK = "feedback"
+    """Corrections of answers, which are saved to train on, with --feedback."""
     METRICS = "metrics"
     """Prometheus metrics, with --metrics-needs-token."""
     HEALTH = "health"
