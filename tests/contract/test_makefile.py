@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+DEMO = "train,serve-base,http"
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
@@ -21,7 +22,7 @@ def planned(target: str, environment: Path) -> str:
 
 @pytest.mark.parametrize(
     ("target", "extras"),
-    [("demo", "train,serve-base"), ("demo-zh", "train,serve-base"), ("types", "train,serve,dev")],
+    [("demo", DEMO), ("demo-serve", DEMO), ("demo-zh", DEMO), ("types", "train,serve,dev")],
 )
 def test_a_target_installs_what_it_needs(target: str, extras: str, tmp_path: Path) -> None:
     assert f"'.[{extras}]'" in planned(target, tmp_path / "venv")
