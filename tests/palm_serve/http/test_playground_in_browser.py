@@ -65,9 +65,12 @@ def feedback(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def door(make_shared_door, make_tiny_bundle, feedback, tmp_path_factory):
+def door(make_shared_door, make_tiny_bundle, reseal_bundle, feedback, tmp_path_factory):
     """Run a server of two versions, of which the second one reads fewer tokens."""
     short = make_tiny_bundle(tmp_path_factory.mktemp("short") / "tiny", max_length=8)
+    golden = {"text": "hello", "pair": None, "answers": {"intent": {"label": "greeting"}}}
+    (short / "golden.jsonl").write_text(json.dumps(golden) + "\n", encoding="utf-8")
+    reseal_bundle(short)
     return make_shared_door(short, "--feedback", feedback)
 
 
