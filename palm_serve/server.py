@@ -295,11 +295,7 @@ async def serve(options: ServeOptions, print_line: Callable[[str], None]) -> Non
     stopped = asyncio.create_task(stop.wait())
     hung = asyncio.create_task(server.hung.wait())
     try:
-        addresses = await server.bind()
-        for address in addresses:
-            print_line(f"listening on {address}")
-        for address in addresses[1:]:
-            print_line(f"playground at {browser_url(address)}")
+        _print_addresses(await server.bind(), print_line)
         loading = asyncio.create_task(server.load())
         await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
@@ -324,6 +320,14 @@ async def serve(options: ServeOptions, print_line: Callable[[str], None]) -> Non
     finally:
         stopped.cancel()
         hung.cancel()
+
+
+def _print_addresses(addresses: list[str], print_line: Callable[[str], None]) -> None:
+    """Print the addresses of gRPC and HTTP, and the one to open in a browser."""
+    for address in addresses:
+        print_line(f"listening on {address}")
+    for url in addresses[1:]:
+        print_line(f"playground at {browser_url(url)}")
 
 
 def make_registry(
