@@ -1,11 +1,13 @@
 """Mutated messages through every method of every door: each is answered or refused, the server lives, and a neighbour is answered meanwhile.
 
-    python benchmarks/serving/fuzz.py BUNDLE [--messages 20000] [--callers 16] [--steady 20] [--seed 0] [--json FILE]
+    python benchmarks/serving/fuzz.py BUNDLE [--messages 20000] [--http 0.25] [--callers 16] [--steady 20] [--seed 0] [--json FILE]
 
 Messages are well-formed requests, made from the golden examples, or random fields of the right types; three of four then have bytes flipped, cut,
-inserted, doubled or dropped. Printed: the status codes, what should not have been (INTERNAL, UNKNOWN, names of the server's files; the messages of the first
-twenty go to standard error, and the exit code is 1), and the p99 of a neighbour who asks for `Parse` meanwhile, to that beside as many callers with
-well-formed requests for `--steady` seconds. (10^6 messages: --messages 1000000.)
+inserted, doubled or dropped. A quarter goes through the HTTP door (http_mutations.py). It needs nobody to watch it.
+
+Printed: the status codes, what should not have been (INTERNAL, UNKNOWN, names of the server's files; the messages of the first twenty go to standard
+error, and the exit code is 1), the p99 of a neighbour who asks for `Parse` meanwhile, to that beside as many callers with well-formed requests for
+`--steady` seconds, and memory, beside that of a grpc.aio service without our code after as many calls. (10^6 messages: --messages 1000000.)
 """
 
 import asyncio
@@ -15,7 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,8 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_channelz.v1 import channelz_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from processes import chosen_texts, finish, options, palm
+from http_mutations import HttpFuzz
+from processes import Door, Process, chosen_texts, finish, options
 
 from palm_serve.oip import inference_pb2 as oip
 from palm_serve.system.addresses import NO_PROXY
@@ -97,9 +100,9 @@ class Generator:
     def mutated(self, kind: Descriptor) -> bytes:
         """The bytes of a message, most often broken."""
         seed = self.well_formed(kind) if self.draw.random() < 0.5 else None
-        data = bytearray((seed or self._filled(kind)).SerializeToString())
+        data = bytearray((seed or self.filled(kind)).SerializeToString())
         for _ in range(self.draw.randint(0, 3)):
-            self._break(data)
+            self.damage(data)
         return bytes(data)
 
     def _text(self) -> str:
@@ -113,13 +116,14 @@ class Generator:
         tensor = oip.ModelInferRequest.InferInputTensor(name="text", datatype="BYTES", shape=[2], contents=contents)
         return oip.ModelInferRequest(model_name=self.names[0], inputs=[tensor])
 
-    def _filled(self, kind: Descriptor, depth: int = 0) -> Message:
+    def filled(self, kind: Descriptor, depth: int = 0) -> Message:
+        """Return a message with random fields of the right types."""
         message = GetMessageClass(kind)()
         for one in kind.fields:
             if depth > 3 or self.draw.random() < 0.5:
                 continue
             if one.message_type is not None and one.message_type.GetOptions().map_entry:
-                continue  # a map's bytes are those of a repeated message: `_break` doubles and drops them elsewhere
+                continue  # a map's bytes are those of a repeated message: `damage` doubles and drops them elsewhere
             if one.is_repeated:
                 getattr(message, one.name).extend(self._value(one, depth) for _ in range(self.draw.randint(0, 3)))
             elif one.message_type is not None:
@@ -130,7 +134,7 @@ class Generator:
 
     def _value(self, one: FieldDescriptor, depth: int) -> Any:
         if one.message_type is not None:
-            return self._filled(one.message_type, depth + 1)
+            return self.filled(one.message_type, depth + 1)
         if one.type == FieldDescriptor.TYPE_BYTES:
             return self.draw.randbytes(self.draw.randint(0, 40))
         if one.type == FieldDescriptor.TYPE_STRING:
@@ -142,7 +146,8 @@ class Generator:
         low, high = _RANGES[one.cpp_type]
         return self.draw.choice([number for number in _NUMBERS if low <= number <= high])
 
-    def _break(self, data: bytearray) -> None:
+    def damage(self, data: bytearray) -> None:
+        """Break a message once."""
         place, length = self.draw.randint(0, len(data)), self.draw.randint(1, 8)
         match self.draw.choice(("flip", "cut", "insert", "double", "drop")):
             case "flip" if place < len(data):
@@ -227,9 +232,21 @@ def fault(path: str, code: str, details: str, answers: Sequence[bytes]) -> str:
 
 
 async def run(
-    target: str, generator: Generator, messages: int, callers: int, steady_s: float
-) -> tuple[Fuzz, list[float], list[float]]:
-    """The fuzzing, and the neighbour's seconds beside well-formed requests and beside the mutated."""
+    server: Door, generator: Generator, messages: int, http: float, callers: int, steady_s: float
+) -> tuple[Fuzz, HttpFuzz, list[float], list[float]]:
+    """Fuzz both doors.
+
+    Args:
+        server: the server.
+        generator: makes the messages.
+        messages: number of messages.
+        http: share of the messages and of the callers that use the HTTP door.
+        callers: number of callers.
+        steady_s: seconds of well-formed requests before.
+
+    Returns:
+        What was seen over gRPC and HTTP, and the neighbour's seconds beside well-formed requests and beside the mutated.
+    """
     asking = [path for path, method in METHODS.items() if generator.well_formed(method.input_type) is not None]
 
     def well_formed(kind: Descriptor) -> bytes:
@@ -238,14 +255,19 @@ async def run(
         return message.SerializeToString()
 
     async with AsyncExitStack() as opened:
-        channel = await opened.enter_async_context(grpc.aio.insecure_channel(target, options=NO_PROXY))
-        streams = opened.enter_context(grpc.insecure_channel(target, options=NO_PROXY))
+        channel = await opened.enter_async_context(grpc.aio.insecure_channel(server.target, options=NO_PROXY))
+        streams = opened.enter_context(grpc.insecure_channel(server.target, options=NO_PROXY))
         calm, fuzz = Fuzz(channel, streams), Fuzz(channel, streams)
         end = time.monotonic() + steady_s
         until = iter(lambda: generator.draw.choice(asking) if time.monotonic() < end else "", "")
         steady = await calm.beside(_start(calm, until, well_formed, callers), generator.texts[0])
-        paths = (generator.draw.choice(list(METHODS)) for _ in range(messages))
-        return fuzz, steady, await fuzz.beside(_start(fuzz, paths, generator.mutated, callers), generator.texts[0])
+        over_http = HttpFuzz(server.http_port, generator, METHODS)
+        numbers = iter(range(round(http * messages)))
+        count = max(1, round(http * callers)) if http else 0
+        tasks = [asyncio.create_task(over_http.send_all(numbers)) for _ in range(count)]
+        paths = (generator.draw.choice(list(METHODS)) for _ in range(messages - round(http * messages)))
+        tasks += _start(fuzz, paths, generator.mutated, max(1, callers - count))
+        return fuzz, over_http, steady, await fuzz.beside(tasks, generator.texts[0])
 
 
 def _start(
@@ -256,29 +278,56 @@ def _start(
 
 def main() -> None:
     """Prints the table; `--json` also writes it. Exits with 1 after a fault."""
-    arguments = options(__doc__, messages=20_000, callers=16, steady=20.0, seed=0).parse_args()
-    texts = chosen_texts(arguments)
-    with palm(arguments.bundle, "--provider", arguments.provider, "--channelz") as server:
+    arguments = options(__doc__, messages=20_000, http=0.25, callers=16, steady=20.0, seed=0).parse_args()
+    texts, callers = chosen_texts(arguments), arguments.callers
+    with ExitStack() as opened:
+        server = opened.enter_context(Door(arguments.bundle, "--provider", arguments.provider, "--channelz"))
+        bare = opened.enter_context(Process(Path(__file__).with_name("bare.py")))
         began, before = time.monotonic(), server.usage()
         generator = Generator(random.Random(arguments.seed), texts, _names(server.target))
-        fuzz, steady, beside = asyncio.run(
-            run(server.target, generator, arguments.messages, arguments.callers, arguments.steady)
+        fuzz, over_http, steady, beside = asyncio.run(
+            run(server, generator, arguments.messages, arguments.http, callers, arguments.steady)
         )
         seconds, after = time.monotonic() - began - arguments.steady, server.usage()
+        # As many calls as were made over gRPC: what a service without our code holds after them.
+        bare_before = bare.usage()
+        count = sum(fuzz.codes.values())
+        asyncio.run(_ask_bare(bare.target, generator, count, callers))
+        bare_after = bare.usage()
     p99, p99_steady = (statistics.quantiles(took, n=100)[98] for took in (beside, steady))
+    codes, faulty = fuzz.codes + over_http.codes, fuzz.faulty + over_http.faulty
+    grown, bare_grown = after.memory_mib - before.memory_mib, bare_after.memory_mib - bare_before.memory_mib
     rows = [
-        ("messages", f"{arguments.messages:,} through {len(METHODS)} methods in {seconds:.0f} s", ""),
-        ("outcomes", ", ".join(f"{name} {count:,}" for name, count in fuzz.codes.most_common()), ""),
-        ("faults", f"{fuzz.faulty:,}", "0"),
+        ("messages", f"{arguments.messages:,} through {len(METHODS)} methods and the HTTP door", ""),
+        ("  duration, s", f"{seconds:.0f} ({arguments.messages / seconds:,.0f} messages/s)", ""),
+        ("outcomes", ", ".join(f"{name} {number:,}" for name, number in codes.most_common()), ""),
+        ("faults", f"{faulty:,}", "0"),
         ("neighbour's p99, ms", f"{1000 * p99:.1f}", ""),
         ("  to that beside well-formed requests", f"{p99 / p99_steady:.2f}", "1.1"),
         ("memory, MiB", f"{before.memory_mib:.0f} before, {after.memory_mib:.0f} after", ""),
+        (f"  of a bare grpc.aio server, {count:,} calls", f"{bare_grown:+.1f} (ours {grown:+.1f})", ""),
     ]
-    for fault in fuzz.faults:
+    for fault in fuzz.faults + over_http.faults:
         print(fault, file=sys.stderr)
-    figures = {"codes": fuzz.codes, "faults": fuzz.faulty, "seconds": seconds}
+    figures = {"codes": codes, "faults": faulty, "seconds": seconds, "messages_per_s": arguments.messages / seconds}
+    figures |= {
+        "memory_mib": [before.memory_mib, after.memory_mib],
+        "bare_memory_mib": [bare_before.memory_mib, bare_after.memory_mib],
+    }
     finish(arguments, rows, {**figures, "p99_ms": 1000 * p99, "p99_steady_ms": 1000 * p99_steady})
-    sys.exit(1 if fuzz.faulty else 0)
+    sys.exit(1 if faulty else 0)
+
+
+async def _ask_bare(target: str, generator: Generator, calls: int, callers: int) -> None:
+    """Send mutated messages of Parse to a server without our code."""
+    left = iter(range(calls))
+
+    async def caller(channel: grpc.aio.Channel) -> None:
+        for _ in left:
+            await channel.unary_unary(_PARSE)(generator.mutated(METHODS[_PARSE].input_type), timeout=_PATIENCE_S)
+
+    async with grpc.aio.insecure_channel(target, options=NO_PROXY) as channel:
+        await asyncio.gather(*(caller(channel) for _ in range(callers)))
 
 
 def _names(target: str) -> list[str]:

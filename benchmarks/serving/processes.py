@@ -46,7 +46,9 @@ class Usage:
 class Process:
     """A server in a process of its own, ready when entered. Its first line with an address tells where it listens."""
 
-    def __init__(self, *command: str | Path, ready: str = "ready") -> None:
+    def __init__(
+        self, *command: str | Path, ready: str = "ready", on_line: Callable[[str], None] = lambda line: None
+    ) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(
             [sys.executable, *map(str, command)], stdout=subprocess.PIPE, text=True, env=environment
@@ -54,7 +56,8 @@ class Process:
         self.target = ""
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if found := re.search(r"listening on (\S+)", line):
+            on_line(line)
+            if found := re.search(r"listening on (?!http)(\S+)", line):
                 self.target = found[1]
             if ready in line:
                 return
@@ -104,6 +107,19 @@ def usage(pid: int) -> Usage:
 def palm(*arguments: str | Path) -> Process:
     """`palm-serve run` on a free port."""
     return Process("-m", "palm_serve.cli", "run", *arguments, "--port", "0", "--log-level", "error")
+
+
+class Door(Process):
+    """`palm-serve run` on free ports, with an HTTP door. `http_port` is the door's."""
+
+    def __init__(self, *arguments: str | Path) -> None:
+        self.http_port = 0
+        ports = ("--port", "0", "--http-port", "0", "--log-level", "error")
+        super().__init__("-m", "palm_serve.cli", "run", *arguments, *ports, on_line=self._read)
+
+    def _read(self, line: str) -> None:
+        if found := re.search(r"listening on https?://127\.0\.0\.1:(\d+)", line):
+            self.http_port = int(found[1])
 
 
 def echo() -> Process:

@@ -101,6 +101,24 @@ def test_overload(bundle: Path, tmp_path: Path) -> None:
     assert 0 <= rounds["recovered_s"][0] < 4.5
 
 
+def test_http_cost(bundle: Path, tmp_path: Path) -> None:
+    figures, told = run("http_cost", bundle, tmp_path, "--rounds", 1, "--seconds", 0.5, "--callers", 4)
+    rounds = figures["rounds"]
+    assert 0 < rounds["idle_door_ratio"][0] < 10
+    for form in ("proto", "json", "rasa", "oip"):
+        assert rounds[f"{form}_cpu_ms"][0] > 0
+        assert 0 < rounds[f"{form}_ratio"][0] < 100
+    assert "goal <= 1.3" in told
+
+
+def test_http_neighbours(bundle: Path, tmp_path: Path) -> None:
+    figures, told = run("http_neighbours", bundle, tmp_path, "--seconds", 1, "--peers", 4)
+    assert len(figures["p99_ms"]) == 9
+    for quiet, beside in figures["p99_ms"].values():
+        assert min(quiet, beside) > 0
+    assert "goal <= 1.5" in told
+
+
 def test_fairness(bundle: Path, tmp_path: Path) -> None:
     """It measures both clients in both floods. A model that costs nothing is flooded by nobody, so no share is judged."""
     figures, told = run("fairness", bundle, tmp_path, "--seconds", 1)
@@ -125,6 +143,18 @@ def test_fuzz(bundle: Path, tmp_path: Path) -> None:
     assert sum(figures["codes"].values()) == 2000
     # Neither is everything refused, nor does everything pass.
     assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED"} <= set(figures["codes"])
+    assert {"HTTP 200", "HTTP 400", "HTTP 403", "HTTP 404"} <= set(figures["codes"])
+    assert sum(count for code, count in figures["codes"].items() if code.startswith("HTTP")) == 500
+    assert min(figures["memory_mib"] + figures["bare_memory_mib"]) > 0
+
+
+def test_fuzz_sees_faults_of_the_http_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from http_mutations import fault
+
+    assert fault(200, b"{}") == fault(400, b"text is empty") == ""
+    assert "500" in fault(500, b"Internal Server Error")
+    assert "inside" in fault(404, b"palm_serve/registry/models.py")
 
 
 def test_fuzz_sees_faults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,12 +177,14 @@ def test_fuzz_sees_faults(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_soak(bundle: Path, tmp_path: Path) -> None:
     """Flat, with a margin for what the allocator keeps."""
     figures, told = run("soak", bundle, tmp_path, "--calls", 20_000)
-    assert (
-        {"OK", "cancelled", "broken off"}
-        <= set(figures["codes"])
-        <= {*("OK", "cancelled", "broken off", "answered before it was cancelled")}
-    )
+    own = {"OK", "cancelled", "broken off"}
+    answered = "answered before it was cancelled"
+    over_http = {"HTTP 200", "HTTP cancelled"}
+    assert own | over_http <= set(figures["codes"]) <= own | over_http | {answered, f"HTTP {answered}"}
     assert sum(figures["codes"].values()) == 20_000
+    assert sum(figures["bare"]["codes"].values()) == 20_000
+    assert set(figures["bare"]["codes"]) <= own | {answered}
+    assert "goal <= 10" in told
     growth = figures["growth"]
     # A pool that grows on demand may grow late where the machine is busy (seen: by one); a thread a call would be thousands.
     assert growth["threads"] <= 2, told
