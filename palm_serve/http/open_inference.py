@@ -139,14 +139,16 @@ class _OpenInference:
         )
 
     async def model_ready(self, context: HttpContext) -> bytes:
-        """Return whether a version is loaded and ready, with the status 503 if not."""
-        values = context.path_values
+        """Return whether a version is loaded and ready, with the status 503 if not, or 404 where there is none."""
+        name, version = context.path_values["model"], context.path_values.get("version", "")
 
         def write(response: oip.ModelReadyResponse) -> bytes:
-            context.status = HTTPStatus.OK if response.ready else HTTPStatus.SERVICE_UNAVAILABLE
-            return json_bytes({"name": values["model"], "ready": response.ready})
+            if not response.ready:
+                missing = self._service.is_missing(name, version)
+                context.status = HTTPStatus.NOT_FOUND if missing else HTTPStatus.SERVICE_UNAVAILABLE
+            return json_bytes({"name": name, "ready": response.ready})
 
-        request = oip.ModelReadyRequest(name=values["model"], version=values.get("version", ""))
+        request = oip.ModelReadyRequest(name=name, version=version)
         return await self._ask(context, "ModelReady", request, self._service.model_ready, Scope.HEALTH, write)
 
     async def server_metadata(self, context: HttpContext) -> bytes:

@@ -107,6 +107,14 @@ class OpenInferenceService:
             return oip.ModelReadyResponse(ready=False)
         return oip.ModelReadyResponse(ready=model.ready and self._lifecycle.state is State.SERVING)
 
+    def is_missing(self, name: str, version: str) -> bool:
+        """Return true if the server has loaded its models, and this version is none of them."""
+        try:
+            self._registry.get(name, version)
+        except NotFound:
+            return self._lifecycle.state is State.SERVING
+        return False
+
     async def server_metadata(self, message: oip.ServerMetadataRequest, call: Call) -> oip.ServerMetadataResponse:
         """Return the name and version of the server, and the supported extensions of Triton."""
         return oip.ServerMetadataResponse(name="palm-serve", version=_version(), extensions=_EXTENSIONS)

@@ -123,7 +123,7 @@ def test_health_always_has_a_json_body(door):
         response = door.get(path)
         assert (response.status_code, response.json()) == (200, content)
     response = door.get("/v2/models/nosuch/ready")
-    assert (response.status_code, response.json()) == (503, {"name": "nosuch", "ready": False})
+    assert (response.status_code, response.json()) == (404, {"name": "nosuch", "ready": False})
 
 
 def test_metadata_has_numbers_and_the_binary_extension(door):
