@@ -16,6 +16,7 @@ from palm_serve.v1 import palm_pb2 as pb
 from palm_serve.v1 import palm_pb2_grpc as stubs
 
 INFER = "/v2/models/tiny/infer"
+RESOURCE_EXHAUSTED = 8
 CONTENT = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["hello"]}]}
 
 
@@ -82,6 +83,75 @@ def test_calls_in_flight_are_shared_by_both_doors(make_door):
         assert door.post(INFER, CONTENT).status_code == 429
     while door.post(INFER, CONTENT).status_code != 200:
         assert time.monotonic() < end, "the call of a client that left stays"
+
+
+def test_rate_holds_under_load_of_both_doors(make_door):
+    rate, burst = 20.0, 10
+    door = make_door("--max-rate", str(rate), "--max-burst", str(burst))
+    answered: list[str] = []
+    refused: list[str] = []
+    began = time.monotonic()
+    end = began + 2
+
+    def ask_grpc() -> None:
+        while time.monotonic() < end:
+            try:
+                parse(door.target)
+                answered.append("grpc")
+            except grpc.RpcError:
+                refused.append("grpc")
+
+    def ask_http() -> None:
+        with httpx.Client(base_url=door.url, timeout=60, trust_env=False) as client:
+            while time.monotonic() < end:
+                status = client.post(INFER, json=CONTENT).status_code
+                assert status in (200, 429)
+                (answered if status == 200 else refused).append("http")
+
+    askers = [threading.Thread(target=ask) for ask in (ask_grpc, ask_http, ask_grpc, ask_http)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    seconds = time.monotonic() - began
+    assert len(answered) <= burst + rate * seconds + 1
+    assert {*answered} == {*refused} == {"grpc", "http"}
+
+
+def test_queue_is_shared_by_both_doors(make_door):
+    limit = 8
+    door = make_door("--max-queue", str(limit), "--max-calls-per-client", "1000")
+    texts = [f"fly from boston to denver on monday {number}" for number in range(64)]
+    end = time.monotonic() + 2
+    refused: set[str] = set()
+    most = 0
+
+    def ask_grpc() -> None:
+        requests = [pb.ParseRequest(text=text) for text in texts]
+        with grpc.insecure_channel(door.target) as channel:
+            stub = stubs.DialogueUnderstandingStub(channel)
+            while time.monotonic() < end:
+                items = stub.ParseBatch(pb.ParseBatchRequest(requests=requests)).items
+                if any(item.error.code == RESOURCE_EXHAUSTED for item in items):
+                    refused.add("grpc")
+
+    def ask_http() -> None:
+        content = {"requests": [{"text": text} for text in texts]}
+        with httpx.Client(base_url=door.url, timeout=60, trust_env=False) as client:
+            while time.monotonic() < end:
+                answer = client.post("/palm_serve.v1.DialogueUnderstanding/ParseBatch", json=content).json()
+                if any(item.get("error", {}).get("code") == RESOURCE_EXHAUSTED for item in answer["items"]):
+                    refused.add("http")
+
+    askers = [threading.Thread(target=ask) for ask in (ask_grpc, ask_http, ask_grpc, ask_http)]
+    for asker in askers:
+        asker.start()
+    while any(asker.is_alive() for asker in askers):
+        waiting = re.findall(r"^palm_queue_requests\{[^}]*\} (\S+)$", door.get("/metrics").text, re.MULTILINE)
+        assert waiting
+        most = max(most, sum(map(float, waiting)))
+    assert 0 < most <= limit
+    assert refused == {"grpc", "http"}
 
 
 def test_request_id_is_that_of_message_header_or_new(make_door):
