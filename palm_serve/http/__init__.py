@@ -9,6 +9,7 @@ endpoint.py     a route: runs one call and sends its answer or its error
 guard.py        what is refused before a call: other host names, requests of other sites
 decompression.py  bodies with Content-Encoding, bounded
 plain_json.py   messages as JSON with numbers
+message_json.py messages as protobuf's JSON
 json_body.py    JSON bodies
 open_inference.py  routes of the Open Inference Protocol
 inference_json.py  its JSON and binary tensors

@@ -49,7 +49,33 @@ def make_app(services: Services, options: ServeOptions, metrics: Callable[[], by
         _description_route(services.factory.for_service("openapi", DOOR), limit),
         _metrics_route(metrics, services.factory.for_service("metrics", DOOR), limit),
     ]
-    return Guard(Router(routes, default=_not_found, redirect_slashes=False), options)
+    return Guard(_Routes(routes), options)
+
+
+class _Routes:
+    """ASGI application that finds the route of a request. A path without placeholders is looked up; others are compared in turn."""
+
+    def __init__(self, routes: list[Route]) -> None:
+        self._router = Router(routes, default=_not_found, redirect_slashes=False)
+        self._by_path: dict[str, Route] = {}
+        for route in routes:
+            if "{" not in route.path:
+                self._by_path.setdefault(route.path, route)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request.
+
+        Args:
+            scope: the request, as ASGI describes it.
+            receive: receives its body.
+            send: sends the response.
+        """
+        route = self._by_path.get(scope["path"])
+        if route is None or scope["method"] not in (route.methods or ()):
+            await self._router(scope, receive, send)
+            return
+        scope["path_params"] = {}
+        await route.app(scope, receive, send)
 
 
 def _metrics_route(metrics: Callable[[], bytes], factory: HandlerFactory, max_bytes: int) -> Route:

@@ -14,6 +14,7 @@ from google.rpc import code_pb2, status_pb2
 from palm_serve.errors import InvalidRequest
 from palm_serve.http.decompression import Decompressor
 from palm_serve.http.json_body import check_json
+from palm_serve.http.message_json import message_content
 from palm_serve.http.plain_json import json_bytes
 from palm_serve.http.statuses import HttpFailure
 from palm_serve.rpc.messages.wire import decode
@@ -70,8 +71,7 @@ class ConnectCodec:
         if self._encoding == PROTO:
             data: bytes = message.SerializeToString()
             return data
-        text: str = json_format.MessageToJson(message, indent=None, ensure_ascii=False)
-        return text.encode()
+        return json_bytes(message_content(message))
 
 
 class GrpcWebCodec:

@@ -31,6 +31,42 @@ _KEEP_ALIVE_S = 75
 _LOOK_S = 0.02
 
 
+class _Sender:
+    """The transport of a connection, which sends the head and the body of a response at once: each is a call of the system else.
+
+    Args:
+        transport: the transport of asyncio.
+        loop: its event loop.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._waiting: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, with those that follow before the event loop goes on."""
+        if not data:
+            return
+        if not self._waiting:
+            self._loop.call_soon(self._flush)
+        self._waiting.append(data)
+
+    def close(self) -> None:
+        """Close the connection after what was written."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            data = b"".join(self._waiting)
+            self._waiting.clear()
+            self._transport.write(data)
+
+
 class _Connection(H11Protocol):
     """A connection whose headers must arrive in time, and whose calls end when the client disconnects."""
 
@@ -41,7 +77,7 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
-        super().connection_made(transport)
+        super().connection_made(_Sender(transport, self.loop))  # type: ignore[arg-type]
         self.app_state = {TRANSPORT: transport}
         self._await_headers()
 

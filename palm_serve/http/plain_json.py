@@ -1,8 +1,8 @@
 """Messages as JSON with the names of their fields, and numbers where protobuf's own JSON has strings (64-bit integers)."""
 
-import json
 from typing import Any
 
+import pydantic_core
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
@@ -14,7 +14,7 @@ def plain_json(message: Message) -> bytes:
 
 def json_bytes(value: Any) -> bytes:
     """Encode a value as UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return pydantic_core.to_json(value)
 
 
 def plain(message: Message) -> dict[str, Any]:
