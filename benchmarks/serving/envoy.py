@@ -22,7 +22,7 @@ import time
 import urllib.request
 import venv
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -151,13 +151,24 @@ class Envoy:
 
 
 @contextmanager
-def envoy(command: Path, folder: Path, endpoints: list[int]) -> Iterator[Envoy]:
-    """Envoy in front of servers on these ports; `folder` gets its configuration and its log."""
+def envoy(
+    command: Path, folder: Path, endpoints: list[int], change: Callable[[dict[str, Any]], None] = lambda made: None
+) -> Iterator[Envoy]:
+    """Run Envoy in front of servers.
+
+    Args:
+        command: the command.
+        folder: gets its configuration and its log.
+        endpoints: ports of the servers.
+        change: changes the configuration.
+    """
     listen, admin = free_ports(len(endpoints) + 2)[-2:]
     file = folder / "envoy.json"
     failures = folder / "failures.log"
     failures.unlink(missing_ok=True)
-    file.write_text(json.dumps(configuration(listen, admin, endpoints, failures), indent=1), encoding="utf-8")
+    made = configuration(listen, admin, endpoints, failures)
+    change(made)
+    file.write_text(json.dumps(made, indent=1), encoding="utf-8")
     arguments = ["--config-path", file, "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warning"]
     with (folder / "envoy.log").open("wb") as log:
         process = subprocess.Popen([str(part) for part in (command, *arguments)], stdout=log, stderr=log)
@@ -169,9 +180,10 @@ def envoy(command: Path, folder: Path, endpoints: list[int]) -> Iterator[Envoy]:
 
 
 class Servers:
-    """Servers of one bundle on ports of their own, that can be restarted."""
+    """Servers of one bundle on ports of their own, that can be restarted. `http_ports`: those of their HTTP doors, in the same order."""
 
-    def __init__(self, bundle: Path, ports: list[int], *arguments: str) -> None:
+    def __init__(self, bundle: Path, ports: list[int], *arguments: str, http_ports: Sequence[int] = ()) -> None:
+        self._doors = dict(zip(ports, http_ports, strict=False))
         self._command = ("-m", "palm_serve.cli", "run", bundle, "--log-level", "error", *arguments)
         self.ports = ports
         self.exits: Counter[int] = Counter()
@@ -187,7 +199,8 @@ class Servers:
             process.stop()
 
     def _start(self, port: int) -> None:
-        self._running[port] = Process(*self._command, "--port", str(port))
+        door = ("--http-port", str(self._doors[port])) if port in self._doors else ()
+        self._running[port] = Process(*self._command, "--port", str(port), *door)
 
     def signal(self, port: int, number: int = signal.SIGTERM) -> None:
         """Tells a server to end."""

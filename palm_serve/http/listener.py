@@ -60,6 +60,11 @@ class _Sender:
         self._flush()
         self._transport.close()
 
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._waiting.clear()
+        self._transport.abort()
+
     def _flush(self) -> None:
         if self._waiting:
             data = b"".join(self._waiting)
