@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,6 +52,10 @@ def channel_options(target: str, use_proxy: bool = True) -> ChannelOptions:
     if is_unix(target):
         # A socket has no host name, which a certificate could be valid for.
         return (*options, ("grpc.ssl_target_name_override", "localhost"))
+    if target.startswith(("ipv4:", "ipv6:")) and "," in target:
+        # gRPC would name the server by the whole list, which HAProxy refuses: no host name has a comma.
+        first = urllib.parse.unquote(target.partition(":")[2]).partition(",")[0]
+        return (*options, ("grpc.default_authority", first))
     return options
 
 

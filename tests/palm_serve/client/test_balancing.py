@@ -14,6 +14,9 @@ from typing import Any
 
 import grpc
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import RequestReceived
 
 from palm_serve.client import AsyncClient, Client, balancing
 from palm_serve.errors import DeadlineExceeded, InvalidRequest, Unavailable
@@ -255,3 +258,28 @@ def test_asyncio_client_balances_too(make_replicas: Callable[..., list[Replica]]
 def test_what_cannot_be_balanced_is_refused(target: str, balance: Any, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         Client(target, balance=balance)
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+def test_request_names_one_server_and_no_list(balance: balancing.Balance) -> None:
+    """HAProxy, such as the ingress of Ray Serve, refuses a host name with a comma."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        read = pool.submit(read_authority, listener)
+        with Client(f"ipv4:{address},{address}", balance=balance, retries=0, timeout_s=20) as client:
+            with pytest.raises(Unavailable):
+                client.models()
+            assert read.result(60) == address
+
+
+def read_authority(listener: socket.socket) -> str:
+    """Return what the first request on the next connection names as its server, and close the connection."""
+    connection, _ = listener.accept()
+    state = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
+    state.initiate_connection()
+    with connection:
+        while True:
+            connection.sendall(state.data_to_send())
+            for event in state.receive_data(connection.recv(65536)):
+                if isinstance(event, RequestReceived):
+                    return str(dict(event.headers)[":authority"])
