@@ -45,7 +45,7 @@ def make_environment(
 
     Args:
         name: name of the environment.
-        requirements: what pip installs. `palm-nlu[EXTRA]` is what that extra of pyproject.toml requires.
+        requirements: what pip installs. `palm-nlu[EXTRA]` is what the project and that extra require.
         alone: what pip installs without its dependencies, for packages that are larger than what a test uses of them.
         version: version of Python. The test is skipped where the machine has none.
         constrained: keep to constraints.txt. False: the packages do not agree with it.
@@ -53,7 +53,7 @@ def make_environment(
     Returns:
         The path of the interpreter. The test is skipped where pip cannot get a package.
     """
-    wanted = [requirement for given in requirements for requirement in _expanded(given)]
+    wanted = list(dict.fromkeys(requirement for given in requirements for requirement in _expanded(given)))
     key = _digest([sys.version if version == _OWN_VERSION else version, *wanted, *alone])[:12]
     folder = _environments() / f"{name}-{key}"
     python = folder / "bin" / "python"
@@ -173,14 +173,15 @@ def _environments() -> Path:
 
 
 def _expanded(requirement: str) -> Iterator[str]:
-    """Yield a requirement, or for extras of this project what they require."""
+    """Yield a requirement, or for extras of this project what it requires with them."""
     found = re.fullmatch(r"palm-nlu\[([\w,-]+)\]", requirement)
     if found is None:
         yield requirement
         return
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    yield from project["dependencies"]
     for extra in found[1].split(","):
-        for inner in extras[extra]:
+        for inner in project["optional-dependencies"][extra]:
             yield from _expanded(inner)
 
 

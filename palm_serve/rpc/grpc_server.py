@@ -33,7 +33,7 @@ DIALOGUE = "palm_serve.v1.DialogueUnderstanding"
 PREDICTION = "palm_serve.v1.Prediction"
 MODELS = "palm_serve.v1.Models"
 HEALTH = "grpc.health.v1.Health"
-_REFLECTION_NAMES = (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
+REFLECTION_NAMES = (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
 """Names of server reflection. v1 differs from v1alpha only in its name, and newer clients try it first."""
 
 _HEALTH_MESSAGE_BYTES = 4096
@@ -97,8 +97,15 @@ def make_services(
 def make_server(services: Services, options: ServeOptions) -> grpc.aio.Server:
     """Create a gRPC server with all services. It listens on no port yet, and needs a running event loop."""
     server = grpc.aio.server(options=channel_options(options))
+    for service, methods in service_methods(services, options).items():
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, methods)])
+    return server
+
+
+def service_methods(services: Services, options: ServeOptions) -> dict[str, Methods]:
+    """Return the handlers of all methods by service and name. They take the bytes of messages from a CallContext."""
     factory = services.factory
-    methods_by_service: dict[str, Methods] = {
+    by_service: dict[str, Methods] = {
         DIALOGUE: _dialogue(services.dialogue, factory.for_service(DIALOGUE)),
         PREDICTION: _prediction(services.prediction, factory.for_service(PREDICTION)),
         MODELS: _models(services.models, factory.for_service(MODELS)),
@@ -106,12 +113,11 @@ def make_server(services: Services, options: ServeOptions) -> grpc.aio.Server:
         OPEN_INFERENCE: services.open_inference.handlers(factory.for_service(OPEN_INFERENCE)),
     }
     if options.channelz:
-        methods_by_service[channelz.SERVICE] = _channelz(factory.for_service(channelz.SERVICE))
-    for service, methods in methods_by_service.items():
-        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, methods)])
-    names = (*methods_by_service, reflection.SERVICE_NAME)
-    server.add_generic_rpc_handlers(_reflection(names, factory.for_service(reflection.SERVICE_NAME)))
-    return server
+        by_service[channelz.SERVICE] = _channelz(factory.for_service(channelz.SERVICE))
+    names = (*by_service, reflection.SERVICE_NAME)
+    reflected = _reflection(names, factory.for_service(reflection.SERVICE_NAME))
+    by_service.update(dict.fromkeys(REFLECTION_NAMES, reflected))
+    return by_service
 
 
 def make_health_server(registry: "Registry", options: ServeOptions, lifecycle: Lifecycle) -> grpc.aio.Server:
@@ -165,8 +171,8 @@ def _channelz(factory: HandlerFactory) -> Methods:
     return methods
 
 
-def _reflection(names: tuple[str, ...], factory: HandlerFactory) -> list[grpc.GenericRpcHandler]:
-    """Create the handlers of server reflection for the services `names`."""
+def _reflection(names: tuple[str, ...], factory: HandlerFactory) -> Methods:
+    """Create the handler of server reflection for the services `names`."""
     # A pool of its own, because the messages of the Open Inference Protocol are not in the default pool.
     pool = DescriptorPool()
     files = channelz.files() if channelz.SERVICE in names else []
@@ -175,7 +181,4 @@ def _reflection(names: tuple[str, ...], factory: HandlerFactory) -> list[grpc.Ge
         pool.AddSerializedFile(file.serialized_pb)
     method = reflection.aio.ReflectionServicer(names, pool).ServerReflectionInfo
     handler = factory.library_stream("ServerReflectionInfo", method, reflection_pb2.ServerReflectionRequest, Scope.READ)
-    handlers: list[grpc.GenericRpcHandler] = []
-    for service in _REFLECTION_NAMES:
-        handlers.append(grpc.method_handlers_generic_handler(service, {"ServerReflectionInfo": handler}))
-    return handlers
+    return {"ServerReflectionInfo": handler}

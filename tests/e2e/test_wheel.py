@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 IMPORT_ALL = """
 import importlib, pkgutil, palm_serve
-extras = {"opentelemetry", "pyarrow", "starlette", "uvicorn"}
+extras = {"opentelemetry", "pyarrow", "ray", "starlette", "uvicorn"}
 for module in pkgutil.walk_packages(palm_serve.__path__, "palm_serve."):
     try:
         importlib.import_module(module.name)
@@ -24,7 +24,7 @@ for module in pkgutil.walk_packages(palm_serve.__path__, "palm_serve."):
             raise
 print(palm_serve.__file__)
 """
-"""Imports every module. Those of the extras otel, parquet and http may lack their packages, and nothing else."""
+"""Imports every module. Those of the extras otel, parquet, ray and http may lack their packages, and nothing else."""
 
 
 def _run(*command: str | Path, cwd: Path) -> str:
