@@ -2,8 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ from palm_serve.batch.line_parts import plan_lines, read_lines
 from palm_serve.batch.output_folder import (
     WrittenPart,
     check_facts,
+    check_present,
     facts_of,
     locked_folder,
     remove_success,
+    remove_unfinished,
     write_part,
     write_success,
     written_parts,
@@ -22,11 +26,10 @@ from palm_serve.batch.output_folder import (
 from palm_serve.batch.parquet_parts import plan_parquet, read_parquet
 from palm_serve.batch.parts import InputFile, Part, find_files
 from palm_serve.batch.progress import Progress
-from palm_serve.batch.workers import answer_parts
+from palm_serve.batch.workers import Crew, LocalCrew
 from palm_serve.bundle.manifest import Manifest
 from palm_serve.config import Limits
-from palm_serve.engine.cores import usable_cores
-from palm_serve.errors import BatchError, EngineError
+from palm_serve.errors import BatchError, ConfigError, EngineError
 from palm_serve.model import Model, OpenOptions
 from palm_serve.registry.bundle_opener import LoadRules
 
@@ -54,6 +57,13 @@ class BatchOptions:
     def texts(self) -> list[str]:
         """Names of the columns of texts."""
         return [self.text_column, *([] if self.pair_column is None else [self.pair_column])]
+
+
+@dataclass(frozen=True, slots=True)
+class RayCluster:
+    """A cluster of Ray, by the address of its head. None: the one that this machine belongs to."""
+
+    address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +103,8 @@ def run_batch(
     open_options: OpenOptions,
     *,
     limit: int | None = None,
-    workers: int = 1,
+    workers: int | None = None,
+    cluster: RayCluster | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     """Answer the rows of files with a bundle, part by part. Parts that an earlier run has written are not answered again.
@@ -105,22 +116,27 @@ def run_batch(
         options: what is asked of which columns.
         open_options: options of the engine.
         limit: largest number of rows. None: all rows.
-        workers: number of processes. With 1 this process answers.
+        workers: number of processes. None: this process answers, or as many actors as the cluster has free CPUs for.
+        cluster: where parts are answered. None: on this machine.
         report: called when a part has been written.
 
     Raises:
-        BatchError: the inputs or the output cannot be used.
+        BatchError: the inputs or the output cannot be used, or the cluster has no free CPU.
+        ConfigError: there is no such cluster.
         BundleError: the bundle must not be used.
         EngineError: the engine failed.
         PalmServeError: a part has ended several processes.
         OSError: a file cannot be read or written.
     """
-    files = find_files(list(inputs), output)
+    output = output.absolute()  # processes of a cluster have other working directories
+    bundle = bundle if "://" in bundle else str(Path(bundle).absolute())
+    files = find_files([place.absolute() for place in inputs], output)
     rules = LoadRules(open_options.get("trust"), open_options.get("allow_unproven", False))
     manifest = rules.load(Path(bundle)).manifest
     with locked_folder(output):
         input_parts = _plan(files, options, limit)
         facts = _facts(manifest, input_parts[0], options, open_options)
+        remove_unfinished(output)
         written = written_parts(output, input_parts)
         _check(output, input_parts, written, facts)
         facts["engine"] = _engine_to_use(output, written.values(), open_options)
@@ -132,14 +148,26 @@ def run_batch(
         if missing:
             remove_success(output)
             pinned = bundle if _DIGEST in bundle else f"{bundle}{_DIGEST}{manifest.version}"
-            answers = _answer(pinned, options, open_options, output, facts, missing, workers)
-            progress.began = time.monotonic()
-            for answered in answers:
-                written[answered.name] = answered
-                progress.add(answered)
-                report(progress)
+            with _crew(cluster, output, open_options.get("threads"), workers) as crew:
+                answers = _answer(pinned, options, open_options, output, facts, missing, crew)
+                written |= _collect(answers, progress, report)
+            remove_unfinished(output)
+            check_present(output, missing)
         write_success(output, facts, [written[input_part.name] for input_part in input_parts])
         return progress
+
+
+def _collect(
+    answers: Iterable[WrittenPart], progress: Progress, report: Callable[[Progress], None]
+) -> dict[str, WrittenPart]:
+    """Wait for all parts, and return them by name."""
+    written = {}
+    progress.began = time.monotonic()
+    for answered in answers:
+        written[answered.name] = answered
+        progress.add(answered)
+        report(progress)
+    return written
 
 
 def _plan(files: Sequence[InputFile], options: BatchOptions, limit: int | None) -> list[Part]:
@@ -196,6 +224,33 @@ def _engine_facts(model: Model) -> Facts:
     return {"provider": info.provider, "precision": info.precision, "variant": info.variant}
 
 
+@contextmanager
+def _crew(cluster: RayCluster | None, output: Path, threads: int | None, workers: int | None) -> Iterator[Crew]:
+    """Yield those who answer the parts.
+
+    Args:
+        cluster: where they are. None: on this machine.
+        output: folder of the answers.
+        threads: threads of each. None: one in a cluster, else all cores together.
+        workers: their number. None: one, or as many as the cluster has free CPUs for.
+
+    Raises:
+        ConfigError: Ray is not installed, or there is no such cluster.
+        BatchError: the cluster has no free CPU, or another run writes to the output.
+    """
+    if cluster is None:
+        yield LocalCrew(workers or 1, threads)
+        return
+    try:
+        from palm_serve.batch.ray_workers import ray_crew
+    except ImportError as error:
+        raise ConfigError(
+            f"--engine ray needs {error.name}, which is not installed. Run: pip install -c constraints.txt 'palm-nlu[ray]'"
+        ) from None
+    with ray_crew(cluster.address, output, threads or 1, workers) as crew:
+        yield crew
+
+
 def _answer(
     bundle: str,
     options: BatchOptions,
@@ -203,29 +258,32 @@ def _answer(
     output: Path,
     facts: Facts,
     missing: Sequence[Part],
-    workers: int,
+    crew: Crew,
 ) -> Iterable[WrittenPart]:
     """Open the bundle and yield the parts as they are written. Sets the engine of `facts`.
 
     Raises:
         BatchError: the engine of the parts that exist cannot be had.
     """
-    threads = open_options.get("threads")
-    if threads is None and workers > 1:
-        threads = max(1, usable_cores() // workers)
     requested = facts["engine"]
-    answerer = _answerer(bundle, options, open_options, requested, threads)
-    facts["engine"] = _engine_facts(answerer.model)
+    answerer = _answerer(bundle, options, open_options, requested, crew.threads)
+    facts["engine"] = crew.choose_engine(partial(_choose_engine, answerer, keep_open=crew.is_this_process))
     if _AUTO not in requested.values() and facts["engine"] != requested:
         raise BatchError(
             f"the parts in {output} have answers of the engine {requested}, which does not run here now, got {facts['engine']}. "
             "Choose another output."
         )
-    if workers == 1:
-        return map(PartAnswers(answerer, options.texts, output, facts), missing)
-    answerer.close()
-    answerer = _answerer(bundle, options, open_options, facts["engine"], threads)
-    return answer_parts(PartAnswers(answerer, options.texts, output, facts), missing, workers)
+    if not crew.is_this_process:
+        answerer = _answerer(bundle, options, open_options, facts["engine"], crew.threads)
+    return crew.answer_parts(PartAnswers(answerer, options.texts, output, facts), missing)
+
+
+def _choose_engine(answerer: Answerer, *, keep_open: bool) -> Facts:
+    """Open the bundle, and return the engine that its options choose."""
+    engine = _engine_facts(answerer.model)
+    if not keep_open:
+        answerer.close()
+    return engine
 
 
 def _answerer(

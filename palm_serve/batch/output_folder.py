@@ -4,6 +4,9 @@ import contextlib
 import fcntl
 import json
 import os
+import socket
+import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +23,9 @@ _KEY = b"palm.batch"
 """Key of the metadata of a part."""
 _UNFINISHED = ".new"
 _SUCCESS = "_SUCCESS.json"
+_LOCK_FILE = ".lock"
+_SEEN_S = 30.0
+"""Time after which a machine sees what another has written to a folder that they share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,7 @@ class WrittenPart:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Create the folder and keep other runs out of it. The lock ends with this process.
+    """Create the folder and keep other runs out of it, also on other machines that share it. The lock ends with this process.
 
     Raises:
         BatchError: it is no folder, or another run writes to it.
@@ -43,17 +49,27 @@ def locked_folder(folder: Path) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise BatchError(f"the output {folder} must be a folder, got a file. Choose another name.")
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptors = [os.open(folder, os.O_RDONLY)]
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BatchError(
-                f"the output {folder} must be written by one run, got a second. Wait for the other, or choose another folder."
-            ) from None
+            _lock(descriptors[0], folder)
+        except OSError:
+            # NFS locks no folders, and files only where they are open for writing.
+            descriptors.append(os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666))
+            _lock(descriptors[1], folder)
         yield
     finally:
-        os.close(descriptor)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BatchError(
+            f"the output {folder} must be written by one run, got a second. Wait for the other, or choose another folder."
+        ) from None
 
 
 def facts_of(input_part: Part, run_facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,8 +99,14 @@ def write_part(folder: Path, input_part: Part, answers: pa.Table, facts: Mapping
         facts: what they depend on.
 
     Raises:
+        BatchError: the folder is not there.
         OSError: they cannot be written.
     """
+    if not folder.is_dir():
+        raise BatchError(
+            f"the output {folder} must be there until the run ends, got none on {socket.gethostname()}. All machines of a cluster "
+            "must see the same folder."
+        )
     errors = input_part.rows - answers.column("error").null_count
     content = json.dumps({**facts, "errors": errors}, sort_keys=True, ensure_ascii=False)
     buffer = pa.BufferOutputStream()
@@ -94,8 +116,27 @@ def write_part(folder: Path, input_part: Part, answers: pa.Table, facts: Mapping
     return WrittenPart(input_part.name, input_part.rows, errors, facts)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed workers have left unfinished."""
+    for path in folder.rglob(f".*{_UNFINISHED}"):
+        path.unlink()
+
+
+def check_present(folder: Path, input_parts: Iterable[Part]) -> None:
+    """Check that parts that others have written are in the folder of this machine. Raises BatchError."""
+    end = time.monotonic() + _SEEN_S
+    for input_part in input_parts:
+        while not (folder / input_part.name).exists():
+            if time.monotonic() > end:
+                raise BatchError(
+                    f"{folder / input_part.name} was written by another machine, and is not here. All machines of a cluster must "
+                    "see the same folder."
+                )
+            time.sleep(1.0)
+
+
 def written_parts(folder: Path, input_parts: Iterable[Part]) -> dict[str, WrittenPart]:
-    """Return the parts that the folder holds, by name. Remove what killed runs left unfinished.
+    """Return the parts that the folder holds, by name.
 
     Raises:
         BatchError: the folder holds another Parquet file, or parts of other inputs.
@@ -105,9 +146,7 @@ def written_parts(folder: Path, input_parts: Iterable[Part]) -> dict[str, Writte
     for path in sorted(folder.rglob("*")):
         if not path.is_file():
             continue
-        if path.name.startswith(".") and path.name.endswith(_UNFINISHED):
-            path.unlink()
-        elif path.suffix == ".parquet":
+        if path.suffix == ".parquet":
             name = path.relative_to(folder).as_posix()
             earlier = _read_facts(path, name)
             if name not in expected:
@@ -187,9 +226,9 @@ def _shown(value: Any) -> str:
 
 
 def _write_durably(path: Path, content: Any) -> None:
-    """Write a file that is on disk as a whole or not at all, under a name of this process until then."""
+    """Write a file that is on disk as a whole or not at all, under a name of its own until then."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
     try:
         with unfinished.open("wb") as stream:
             stream.write(content)

@@ -13,15 +13,70 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
 
 from palm_serve.batch.output_folder import WrittenPart
 from palm_serve.batch.parts import Part
+from palm_serve.engine.cores import usable_cores
 from palm_serve.errors import PalmServeError
 
 _MOST_DEATHS = 3
 """Processes that one part may end before the run gives up."""
 
 Answer = Callable[[Part], WrittenPart]
+ChooseEngine = Callable[[], dict[str, Any]]
+
+
+class Crew(Protocol):
+    """Those who answer the parts of a run."""
+
+    threads: int | None
+    """Threads of the engine of each. None: all cores."""
+    is_this_process: bool
+    """True: a bundle that `choose_engine` opens is the one that answers."""
+
+    def choose_engine(self, choose: ChooseEngine) -> dict[str, Any]:
+        """Call a function where parts are answered, and return its result."""
+        ...
+
+    def answer_parts(self, answer: Answer, input_parts: Sequence[Part]) -> Iterator[WrittenPart]:
+        """Yield the parts in the order in which they are written.
+
+        Args:
+            answer: answers and writes a part.
+            input_parts: the parts.
+
+        Raises:
+            PalmServeError: the error of a part, or a part has ended several processes.
+            OSError: a part cannot be read or written.
+        """
+        ...
+
+
+class LocalCrew:
+    """Processes of this machine.
+
+    Args:
+        count: their number. With 1 this process answers.
+        threads: threads of each. None: they share the cores.
+    """
+
+    def __init__(self, count: int, threads: int | None) -> None:
+        self._count = count
+        self.threads = threads
+        if threads is None and count > 1:
+            self.threads = max(1, usable_cores() // count)
+        self.is_this_process = count == 1
+
+    def choose_engine(self, choose: ChooseEngine) -> dict[str, Any]:
+        """Call a function in this process."""
+        return choose()
+
+    def answer_parts(self, answer: Answer, input_parts: Sequence[Part]) -> Iterator[WrittenPart]:
+        """Yield the parts in the order in which they are written, see `Crew.answer_parts`."""
+        if self.is_this_process:
+            return map(answer, input_parts)
+        return answer_parts(answer, input_parts, self._count)
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """`palm-serve batch`."""
 
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,38 +15,65 @@ if TYPE_CHECKING:
     from palm_serve.batch.progress import Progress
     from palm_serve.model import OpenOptions
 
+
+class BatchEngine(StrEnum):
+    """Where rows are answered."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 _REPORT_S = 2.0
 """Seconds between two lines of progress."""
 _FIELDS = ServeOptions.model_fields
+_Inputs = Annotated[
+    list[Path],
+    typer.Argument(metavar="INPUT...", help="Parquet, JSON Lines, CSV (.csv, .tsv) or text files (.txt), and folders."),
+]
+_Pair = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Column of the second texts or passages, for tasks that read pairs."),
+]
+_Engine = Annotated[
+    BatchEngine, typer.Option(help="local: this machine. ray: a cluster of Ray whose machines see the same folders.")
+]
+_Address = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Head of the cluster. Default: RAY_ADDRESS, or this machine's cluster."),
+]
 _Tasks = Annotated[str, typer.Option(metavar="NAME,...", help="Tasks to answer. Default: all that the columns allow.")]
 _Keep = Annotated[str | None, typer.Option(metavar="NAME,...", help="Columns of the input to keep. Default: all.")]
 _Provider = Annotated[str, typer.Option(callback=provider_option, help=_FIELDS["provider"].description)]
 _Threads = Annotated[
     int | None,
-    typer.Option(min=1, max=1024, help="Threads of each engine. Default: one per physical core, shared by --workers."),
+    typer.Option(
+        min=1,
+        max=1024,
+        help="Threads of each worker. Default: one per physical core, shared by --workers; with ray one.",
+    ),
+]
+_Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=1024, help="Processes, each with its own copy of the bundle. Default: 1; with ray one per free CPU."
+    ),
 ]
 
 
 def batch(
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="INPUT...", help="Parquet, JSON Lines, CSV (.csv, .tsv) or text files (.txt), and folders."
-        ),
-    ],
+    inputs: _Inputs,
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder of the answers, as Parquet files.")],
     bundle: Annotated[
         Path, typer.Option(metavar="BUNDLE", help="Bundle directory. DIR@sha256:DIGEST also checks its digest.")
     ],
     text_column: Annotated[str, typer.Option(metavar="NAME", help="Column of the texts.")] = "text",
-    pair_column: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Column of the second texts or passages, for tasks that read pairs."),
-    ] = None,
+    pair_column: _Pair = None,
     tasks: _Tasks = "",
     keep: _Keep = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Answer the first rows only.")] = None,
-    workers: Annotated[int, typer.Option(min=1, max=1024, help="Processes, each with its own copy of the bundle.")] = 1,
+    engine: _Engine = BatchEngine.LOCAL,
+    address: _Address = None,
+    workers: _Workers = None,
     provider: _Provider = "auto",
     precision: Annotated[Precision, typer.Option(help=_FIELDS["precision"].description)] = Precision.AUTO,
     threads: _Threads = None,
@@ -72,16 +100,18 @@ def batch(
     }
     start_log(LogLevel.WARNING)
     with report_errors():
+        if address is not None and engine is BatchEngine.LOCAL:
+            raise ConfigError(f"--address must go with --engine ray, got {address}. Add --engine ray, or remove it.")
         try:
-            from palm_serve.batch.batch_run import BatchOptions, run_batch
+            from palm_serve.batch.batch_run import BatchOptions, RayCluster, run_batch
         except ImportError as error:
             raise ConfigError(
                 f"batch needs {error.name}, which is not installed. Run: pip install 'palm-nlu[parquet]'"
             ) from None
         options = BatchOptions(text_column, pair_column, _names(tasks), None if keep is None else _names(keep))
-        answered = run_batch(
-            str(bundle), inputs, output, options, open_options, limit=limit, workers=workers, report=_Report()
-        )
+        cluster = RayCluster(address) if engine is BatchEngine.RAY else None
+        inputs_and_options = (str(bundle), inputs, output, options, open_options)
+        answered = run_batch(*inputs_and_options, limit=limit, workers=workers, cluster=cluster, report=_Report())
         say(answered.summary)
         if answered.error_rows:
             raise typer.Exit(1)
