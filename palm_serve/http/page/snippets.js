@@ -2,8 +2,6 @@
 
 import { address, hasToken, PARSE } from "./api.js";
 
-const VARIABLE = "PALM_TOKEN";
-
 // Quote a text for a POSIX shell.
 const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
@@ -12,12 +10,12 @@ export function snippet(kind, request) {
 }
 
 function curl(url, request) {
-	const token = hasToken() ? ` \\\n  -H "Authorization: Bearer $${VARIABLE}"` : "";
+	const token = hasToken() ? ` \\\n  -H "Authorization: Bearer $PALM_TOKEN"` : "";
 	return `curl ${shell(url)} \\\n  -H 'Content-Type: application/json'${token} \\\n  -d ${shell(JSON.stringify(request))}\n`;
 }
 
 function python(url, request) {
-	const token = hasToken() ? `, "Authorization": "Bearer " + os.environ["${VARIABLE}"]` : "";
+	const token = hasToken() ? `, "Authorization": "Bearer " + os.environ["PALM_TOKEN"]` : "";
 	return `import json
 ${token ? "import os\n" : ""}import urllib.request
 
@@ -31,7 +29,7 @@ print(json.dumps(answer, indent=2, ensure_ascii=False))
 }
 
 function node(url, request) {
-	const token = hasToken() ? `, authorization: \`Bearer \${process.env.${VARIABLE}}\`` : "";
+	const token = hasToken() ? `, authorization: \`Bearer \${process.env.PALM_TOKEN}\`` : "";
 	return `const message = ${JSON.stringify(request, null, 2)};
 const headers = { "content-type": "application/json"${token} };
 fetch(${JSON.stringify(url)}, { method: "POST", headers, body: JSON.stringify(message) })

@@ -34,7 +34,7 @@ TEXTS = [
     "is the weather awful in 北京 next week?",
     "مرحبا boston شكرا monday",
     "e\u0301 fly   to\u00a0boston",
-    "<img src=x onerror=alert(1)> & <b>boston</b>",
+    "boston <img src=x onerror=alert(1)>",
 ]
 
 
@@ -145,7 +145,7 @@ def test_marks_and_ranking_are_those_of_the_api(door, open_page):
         labels = [label["name"] for label in expected["ranking"]][:5]
         assert card.locator(".part").first.locator(".label").all_text_contents() == labels
         assert card.locator("img").count() == 0
-    assert len(values) == 1  # boston, between tags
+    assert values == ["boston"]  # before the tag
 
 
 def test_labels_stay_text(make_tiny_bundle, start_server, open_page, monkeypatch, tmp_path):
@@ -251,8 +251,9 @@ output = {json.dumps(str(folder / "run"))}
     command = [sys.executable, "-c", "from palm_trainer.cli.train import main; main()", "plan", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    for word in ("left out", "repaired", "defect", "removed"):
-        assert word not in done.stdout, done.stdout
+    told = [line for line in done.stdout.splitlines() if str(file) in line]
+    assert [line for line in told if "which no task learns" not in line] == []
+    assert "city 11" in done.stdout  # two of the file
 
 
 def test_selection_with_the_mouse_and_marks_of_whole_characters(door, open_page):
