@@ -199,3 +199,15 @@ def test_soak_catches_a_handler_that_goes_on_after_its_cancellation(bundle: Path
         server.write_text(code)
         grown[name] = run("soak", bundle, tmp_path, "--server", server, "--calls", 4000, "--aborted", 0.3)[0]["growth"]
     assert grown["right"]["memory"] < 1.05 < grown["wrong"]["memory"], grown
+
+
+def test_one_call(bundle: Path, tmp_path: Path) -> None:
+    figures, told = run("one_call", bundle, tmp_path, "--rounds", 2, "--calls", 5)
+    rounds = figures["rounds"]
+    assert "added to inference and echo" in told
+    for name in ("loop_cpu_ms", "engine_thread_cpu_ms", "client_cpu_ms", "call_ms", "inference_ms", "echo_call_ms"):
+        assert len(rounds[name]) == 2
+        assert min(rounds[name]) > 0
+    for index in range(2):
+        parts = rounds["call_ms"][index] - rounds["inference_ms"][index] - rounds["echo_call_ms"][index]
+        assert rounds["added_ms"][index] == parts

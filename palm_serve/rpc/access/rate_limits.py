@@ -6,6 +6,7 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 from palm_serve.errors import Overloaded
 
@@ -15,11 +16,14 @@ _MAX_BUCKETS = 10_000
 _NETWORK_BITS = 64
 """Prefix of an IPv6 address that identifies a client. A client can choose the other bits for every call."""
 
+_MAX_PEERS = 4096
+"""Peers whose address is kept, so that the calls of a connection read it once."""
 
 UNIX_CLIENT = "unix"
 """Address of all clients of Unix sockets. A client could choose the path of its own end."""
 
 
+@lru_cache(maxsize=_MAX_PEERS)
 def client_address(peer: str) -> str:
     """Return the address of a peer of grpc (`ipv4:HOST:PORT`, `ipv6:%5BHOST%5D:PORT`, `unix:PATH`), without the port."""
     scheme, _, location = peer.partition(":")
