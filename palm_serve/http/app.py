@@ -1,6 +1,7 @@
 """All routes of the HTTP door."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 from starlette.routing import Route, Router
@@ -58,9 +59,11 @@ class _Routes:
     def __init__(self, routes: list[Route]) -> None:
         self._router = Router(routes, default=_not_found, redirect_slashes=False)
         self._by_path: dict[str, Route] = {}
+        counts = Counter(route.path for route in routes)
         for route in routes:
-            if "{" not in route.path:
-                self._by_path.setdefault(route.path, route)
+            # A class of its own may look at more than the path.
+            if type(route) is Route and "{" not in route.path and counts[route.path] == 1:
+                self._by_path[route.path] = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
