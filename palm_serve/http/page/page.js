@@ -39,6 +39,7 @@ function show(state, detail) {
 	$("sign-in").hidden = state !== "token";
 	say("notice-title", title || "");
 	say("notice-text", detail || text || "");
+	if (state === "token") $("token").focus();
 }
 
 function fail(error) {
@@ -46,7 +47,7 @@ function fail(error) {
 	if (!(error instanceof api.CallError)) throw error;
 	const { code, message, retryAfter } = error;
 	if (code === "offline") show("offline");
-	else if (code === "unauthenticated") show("token", message);
+	else if (code === "unauthenticated") show("token", api.hasToken() && message);
 	else if (code === "unavailable") show(/loading/.test(message) ? "loading" : "draining", message);
 	else if (code === "resource_exhausted") {
 		show("error", `${message} The page asks again in ${retryAfter} s.`);
@@ -54,7 +55,7 @@ function fail(error) {
 	} else show("error", message);
 }
 
-// Look how the server is, and go on when it is ready again.
+// Look how the server is, and go on once it is ready.
 async function look() {
 	if (!document.hidden && seen !== "token") {
 		try {

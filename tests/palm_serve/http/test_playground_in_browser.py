@@ -470,14 +470,15 @@ def test_missing_token_is_asked_for(make_door, open_page, tmp_path):
         page = open_page(door.url, is_broken=True)
         expect(page.locator("#state")).to_have_text("Token needed", timeout=LIMIT_MS)
         expect(page.locator("#notice")).to_contain_text("asks for a token")
-        page.locator("#token").fill("wrong")
+        assert page.evaluate("document.activeElement.id") == "token"
+        page.keyboard.type("wrong")
         page.get_by_role("button", name="Use this token").click()
         expect(page.locator("#notice")).to_contain_text("unknown to this server", timeout=LIMIT_MS)
         page.locator("#token").fill(secrets[name])
         page.keyboard.press("Enter")
         wait_until_ready(page)
-        assert page.locator(".chip").count() == (3 if name == "all" else 0)
         ask_for(page, "hello")
+        expect(page.locator(".chip")).to_have_count(3 if name == "all" else 0)
         for kind in ("curl", "python", "node"):
             page.locator("#code").evaluate("part => { part.open = true; }")
             page.locator(f'[data-copy="{kind}"]').click()
