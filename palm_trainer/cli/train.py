@@ -15,7 +15,9 @@ from palm_serve.system.plain_text import os_message, plain_message
 from palm_serve.system.program import OutputLost, run_program
 from palm_serve.system.usage_errors import ProgramGroup
 from palm_trainer.cli.add_class import add_class_app
+from palm_trainer.cli.arguments import ConfigArgument, PatienceOption, ReviewOption, RunArgument, SetOption
 from palm_trainer.cli.environment import limit_spinning, limit_threads
+from palm_trainer.cli.health import health_app
 from palm_trainer.cli.models import models_app
 from palm_trainer.cli.resume_option import Resume, ResumeCommand, resume_mode
 from palm_trainer.cli.stop_request import StopRequest
@@ -41,13 +43,7 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(add_class_app)
-
-ConfigArgument = Annotated[Path, typer.Argument(help="Configuration, TOML.", show_default=False)]
-RunArgument = Annotated[Path, typer.Argument(help="Run directory of `palm-train run`.", show_default=False)]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. train.epochs=3. Repeatable."),
-]
+app.add_typer(health_app)
 
 
 @app.command(
@@ -68,15 +64,8 @@ def run(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run in the output directory.")] = False,
-    patience: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=604_800,
-            metavar="SECONDS",
-            help="Of several processes: end when one of them has been silent for so long.",
-        ),
-    ] = DEFAULT_PATIENCE,
+    review: ReviewOption = None,
+    patience: PatienceOption = DEFAULT_PATIENCE,
 ) -> None:
     """Train, and save the best and the last checkpoint.
 
@@ -93,7 +82,7 @@ def run(
             raise PalmError("--resume continues a run and --overwrite replaces it. Give one of them.")
         if not processes.is_first:  # the first process warns
             warnings.filterwarnings("ignore", category=MovedKeyWarning)
-        settings = load_config(config, overrides or (), output)
+        settings = load_config(config, overrides or (), output, review=review)
         stop = StopRequest(single_process=processes.size == 1)
         events = train(
             settings,

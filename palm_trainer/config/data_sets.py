@@ -47,6 +47,9 @@ class DataConfig(ConfigSection):
     out_of_scope_test: UnlabelledPaths = ()
     """More text that belongs to no class. Nothing is chosen with it: the test metrics report how much is rejected.
     `general-en-test`: other general English sentences."""
+    review: DataPaths = ()
+    """Decisions about rows, as the page of `palm-train health` saves them: a file or a list of files. Rows are relabelled,
+    removed and classes merged when the data is read. The data files stay as they are."""
     mix_ratio: Positive = 1.0
     """mixing = mix_ratio: how often its batches come, relative to those of the other data sets."""
     epochs: Epochs | None = None

@@ -68,7 +68,12 @@ class Config(ConfigSection):
 
 
 def load_config(
-    path: Path, overrides: Sequence[str] = (), output: Path | None = None, *, default_output: Path | None = None
+    path: Path,
+    overrides: Sequence[str] = (),
+    output: Path | None = None,
+    *,
+    default_output: Path | None = None,
+    review: Path | None = None,
 ) -> Config:
     """Read, complete and check a configuration.
 
@@ -77,6 +82,7 @@ def load_config(
         overrides: `KEY=VALUE` each, the key dotted (`train.epochs=3`), the value TOML or a bare string.
         output: replaces `train.output`.
         default_output: `train.output` of a file without one.
+        review: decisions about rows that all data sets get, beside those of `data.NAME.review`.
 
     Raises:
         ConfigError: with all faults, a line each.
@@ -101,7 +107,7 @@ def load_config(
         lines = dict.fromkeys(faults)
         listed = "\n".join(f"  {fault}" for fault in lines)
         raise ConfigError(f"{path}: {len(lines)} fault{'s' * (len(lines) > 1)}\n{listed}")
-    return config
+    return config if review is None else _with_review(config, review)
 
 
 def _is_of_a_run(path: Path) -> bool:
@@ -213,6 +219,14 @@ def _check_named(
         if member is not None:
             checked[name] = member
     return checked
+
+
+def _with_review(config: Config, review: Path) -> Config:
+    """Return the configuration with a review for all data sets, beside those that they name."""
+    data_sets = {}
+    for name, data in config.data.items():
+        data_sets[name] = data.model_copy(update={"review": (*data.review, review.resolve())})
+    return config.model_copy(update={"data": data_sets})
 
 
 def _length_of_run(encoder: object, base: Path) -> int | None:

@@ -9,6 +9,8 @@ from palm_trainer.data.example import Example
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.text_files import Defect, Defects, FormatOptions
 from palm_trainer.data.found_values import FoundValues
+from palm_trainer.data.review import apply_review
+from palm_trainer.data.review_file import Review, read_reviews
 from palm_trainer.errors import DataError
 
 REPEATED = "text that occurred before (kept)"
@@ -46,6 +48,7 @@ class Splits:
         self._data = data
         self._loaded = dict(loaded or {})
         self._seed = seed
+        self._reviews: dict[str, Review] | None = None
 
     def data_sets(self, split: str) -> list[str]:
         """Return the data sets that have this split, in the order of the configuration."""
@@ -63,7 +66,10 @@ class Splits:
         """
         key = (data_set, split)
         if key not in self._loaded:
-            for name, content in _read_splits(self._data[data_set], split, self._seed).items():
+            if self._reviews is None:
+                self._reviews = read_reviews(self._data)
+            review = self._reviews.get(data_set)
+            for name, content in _read_splits(self._data[data_set], split, self._seed, review).items():
                 self._loaded[data_set, name] = content
         return self._loaded[key]
 
@@ -73,7 +79,7 @@ class Splits:
 
 
 def read_split(data: DataConfig, split: str, seed: int | None = None) -> Split:
-    """Read all files of a split.
+    """Read all files of a split. A review is not applied.
 
     Args:
         data: configuration of the data set.
@@ -86,13 +92,13 @@ def read_split(data: DataConfig, split: str, seed: int | None = None) -> Split:
     return _read_splits(data, split, seed)[split]
 
 
-def _read_splits(data: DataConfig, split: str, seed: int | None) -> dict[str, Split]:
+def _read_splits(data: DataConfig, split: str, seed: int | None, review: Review | None = None) -> dict[str, Split]:
     """Read a split, and with it the one that shares its files."""
     if not data.dev_share or split not in ("train", "dev"):
-        return {split: _read_files(data, split)}
+        return {split: _read_files(data, split, review)}
     if seed is None:
         raise ValueError("dev_share needs the seed of the run, got None. Pass `train.seed`.")
-    content = _read_files(data, "train")
+    content = _read_files(data, "train", review)
     shares = {"train": 1 - data.dev_share, "dev": data.dev_share}
     divided = divide(content.examples, shares, seed)
     row = f"row that dev_share = {data.dev_share:g} sets apart as dev, drawn with seed {seed}"
@@ -103,8 +109,8 @@ def _read_splits(data: DataConfig, split: str, seed: int | None) -> dict[str, Sp
     }
 
 
-def _read_files(data: DataConfig, split: str) -> Split:
-    """Read all files of a split."""
+def _read_files(data: DataConfig, split: str, review: Review | None) -> Split:
+    """Read all files of a split, and change what a review says."""
     if not data.paths(split):
         raise DataError(f"the data set has no '{split}' files; add `{split} = ...` to its table in the configuration")
     options = FormatOptions(**data.options())
@@ -117,6 +123,8 @@ def _read_files(data: DataConfig, split: str) -> Split:
         examples += parse(path, options, defects)
         if len(examples) == count_before:
             raise DataError(f"{path}: no example in it; a data file holds at least one")
+    if review is not None:
+        examples = apply_review(examples, split, review, defects)
     _note_repeats(examples, defects)
     return Split(examples, list(defects), defects.values)
 

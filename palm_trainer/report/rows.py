@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from palm_serve.types import TaskAnswer
 from palm_trainer.config.loader import Config
 from palm_trainer.data.example import Example
 from palm_trainer.data.splits import Splits
 from palm_trainer.evaluation.evaluate import Answering, Metrics
-from palm_trainer.model.multi_task import TrainedModel
+
+if TYPE_CHECKING:  # pages without a model need no torch, which takes seconds to load
+    from palm_trainer.model.multi_task import TrainedModel
 
 _RecordKey = tuple[int, tuple[str, ...] | None]
 """Id of a list of examples, and the tasks that are answered."""
@@ -22,7 +24,7 @@ class RunFacts:
 
     path: Path
     config: Config
-    trained: TrainedModel
+    trained: "TrainedModel"
     events: Sequence[Mapping[str, Any]]
     metrics: Mapping[str, Metrics]
     splits: Splits

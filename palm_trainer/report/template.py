@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 
@@ -10,13 +11,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 _FOLDER = "page"
 
 
-def render_page(template: str, **context: object) -> str:
+def render_page(template: str, script_files: Sequence[str] = ("table.js",), **context: object) -> str:
     """Render a template of this package.
 
-    The context also gets the style, the script, its hash and the time.
+    Args:
+        template: name of its file.
+        script_files: files of the page's script, in order.
+        context: what the template shows. It also gets the style, the script, its hash and the time.
     """
     folder = files(__package__).joinpath(_FOLDER)
-    script = folder.joinpath("table.js").read_text("utf-8")
+    script = "".join(folder.joinpath(name).read_text("utf-8") for name in script_files)
     environment = Environment(
         loader=PackageLoader("palm_trainer.report", _FOLDER),
         autoescape=True,

@@ -40,7 +40,7 @@ TRAINER_LAYERS = [
     {"evaluation", "training"},
     {"report", "export"},
     {"runs"},
-    {"api", "compare"},
+    {"api", "compare", "health"},
     {"cli"},
 ]
 # Modules that are a second file of a unit.

@@ -50,6 +50,7 @@ def run(*arguments: object) -> tuple[int, list[str], str]:
         ("palm-train", "--help"),
         ("palm-train", "plan", "--help"),
         ("palm-train", "models", "--help"),
+        ("palm-train", "health", "--help"),
         ("palm-export", "--help"),
         ("palm-serve", "--help"),
         ("palm-serve", "run", "--help"),
@@ -140,6 +141,14 @@ def test_plan_with_every_task_kind_loads_no_torch(tmp_path: Path) -> None:
     )
     code, loaded, output = run("palm-train", "plan", tmp_path / "all.toml", "--data-only")
     assert (code, loaded) == (0, []), output
+
+
+def test_checks_of_files_load_no_torch(tmp_path: Path) -> None:
+    config = tmp_path / "found.toml"
+    assert run("palm-train", "init", SAMPLES / "assistant", "--output", config)[0] == 0
+    code, loaded, output = run("palm-train", "health", config, "--output", tmp_path / "health")
+    assert (code, loaded) == (0, ["jinja2"]), output  # the page is a template
+    assert (tmp_path / "health" / "health.html").is_file()
 
 
 def test_convert_schema_and_models_load_no_torch(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ words that the data was tagged on.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from palm_trainer.config.mappings import absent
-from palm_trainer.data.example import Example, LabelledSpan
+from palm_trainer.data.example import Example, FieldValue, LabelledSpan, spans_in
 from palm_trainer.data.formats.json_values import parse_json
 from palm_trainer.data.formats.row_values import ANSWER, OVERLAPPING
 from palm_trainer.data.formats.rows import Layout, find_layout, row_example
@@ -100,7 +100,7 @@ def as_row(example: Example) -> dict[str, Any]:
     if example.pair is not None:
         row["text_pair"] = example.pair
     for name, value in example.fields.items():
-        row[name] = value if isinstance(value, str) else _json_list(value)
+        row[name] = value_as_json(value)
     if example.words is not None:
         row["words"] = list(map(list, example.words))
     return row
@@ -118,6 +118,9 @@ def spans_as_json(spans: Iterable[LabelledSpan]) -> list[dict[str, Any]]:
     return rows
 
 
-def _json_list(value: Sequence[str] | Sequence[LabelledSpan]) -> list[Any]:
-    spans = [item for item in value if isinstance(item, LabelledSpan)]
+def value_as_json(value: FieldValue) -> str | list[Any]:
+    """Convert the value of a field to JSON: a class, classes, or spans."""
+    if isinstance(value, str):
+        return value
+    spans = spans_in(value)
     return spans_as_json(spans) if spans else list(value)
