@@ -7,6 +7,7 @@ from typing import TypeAlias
 from palm_trainer.data.example import FieldValue, spans_in
 from palm_trainer.health.findings import DUPLICATE, LEAK, NEAR_DUPLICATE, Finding
 from palm_trainer.health.rows import SPLITS, Row, TaskRows, describe_value, normal_text, span_name
+from palm_trainer.tasks.mistakes import short_source
 
 _TextKey: TypeAlias = tuple[str, str]
 _Label: TypeAlias = str | tuple[tuple[str, str], ...] | frozenset[str]
@@ -36,7 +37,7 @@ def find_leaks(rows: TaskRows) -> list[Finding]:
         for row in rows.rows[split]:
             same = train.get((row.example.text, row.example.pair))
             if same:
-                why = f"The text is in train too, in {same[0].example.source}."
+                why = f"The text is in train too, in {short_source(same[0].example.source)}."
                 findings.append(Finding(LEAK, row, "", why, 0.1, near=same[:3]))
     return findings
 
@@ -66,13 +67,12 @@ def _compare(rows: TaskRows, group: Sequence[Row], split: str) -> Iterator[Findi
         same = [model for model in right if model.example.text == row.example.text]
         model = (same or right)[0]
         signal = DUPLICATE if same else NEAR_DUPLICATE
-        place = model.example.source
         described = describe_value(rows.value(model), model.example.text)
         subject = "The same text" if same else "A text with the same words"
-        why = f"{subject} has {described} in {agreeing} of {len(group)} rows, such as {place}."
-        to = _suggestion(rows, row, model)
-        score = agreeing / len(group)
-        yield Finding(signal, row, rows.field, why, score if same else 0.9 * score, to, near=(same or right)[:3])
+        why = f"{subject} has {described} in {agreeing} of {len(group)} rows, such as {short_source(model.example.source)}."
+        score = agreeing / len(group) if same else 0.9 * agreeing / len(group)
+        for start, end, to in _suggestions(rows, row, model):
+            yield Finding(signal, row, rows.field, why, score, to, start, end, (same or right)[:3])
 
 
 def _comparable(rows: TaskRows, row: Row) -> _Label:
@@ -88,8 +88,22 @@ def _comparable(rows: TaskRows, row: Row) -> _Label:
     return tuple(labelled)
 
 
-def _suggestion(rows: TaskRows, row: Row, model: Row) -> FieldValue | None:
-    """Return the label of another row, if its spans stand at the same places in both texts."""
-    if rows.kind == "spans" and model.example.text.casefold() != row.example.text.casefold():
-        return None
-    return rows.value(model)
+def _suggestions(rows: TaskRows, row: Row, model: Row) -> list[tuple[int | None, int | None, FieldValue | None]]:
+    """Return the parts of a label that another row has otherwise: the range of each, and what it has there."""
+    if rows.kind != "spans":
+        return [(None, None, rows.value(model))]
+    if model.example.text.casefold() != row.example.text.casefold():
+        return [(None, None, None)]  # the spans stand elsewhere
+    spans = spans_in(rows.value(row))
+    model_spans = spans_in(rows.value(model))
+    differing = set(spans).symmetric_difference(model_spans)
+    ranges: list[tuple[int, int]] = []
+    for span in sorted(differing, key=lambda span: span.start):
+        if ranges and span.start < ranges[-1][1]:
+            ranges[-1] = (ranges[-1][0], max(ranges[-1][1], span.end))
+        else:
+            ranges.append((span.start, span.end))
+    suggestions: list[tuple[int | None, int | None, FieldValue | None]] = []
+    for start, end in ranges:
+        suggestions.append((start, end, tuple(span for span in model_spans if start <= span.start < end)))
+    return suggestions

@@ -31,9 +31,11 @@ def test_spans_are_suggested_where_they_stand_at_the_same_places(slots):
     )
     found = find_duplicates(rows)
     assert lines(found) == [
+        (DUPLICATE, "train", "3", ()),
         (DUPLICATE, "train", "3", (LabelledSpan(11, 14, "time"),)),
         (NEAR_DUPLICATE, "train", "4", None),
     ]
+    assert [(finding.start, finding.end) for finding in found] == [(5, 7), (11, 14), (None, None)]
 
 
 def test_labels_of_test_do_not_speak_against_train(intents):

@@ -6,10 +6,11 @@ import shutil
 
 import pytest
 
+from palm_trainer.config.loader import load_config
+from palm_trainer.data.splits import Splits
 from palm_trainer.health.check_data import check_files
 from palm_trainer.health.page import make_page_data, write_page
 from palm_trainer.health.review_lines import make_lines, write_lines
-from palm_trainer.data.splits import Splits
 
 BROWSE = """
 import json, sys, time
@@ -36,7 +37,7 @@ with sync_playwright() as play:
     page.keyboard.press("j")
     page.keyboard.press("a")
     page.keyboard.press("d")
-    page.goto("file://" + page_file + "#field=intent&q=ten+past")
+    page.goto("file://" + page_file + "#field=intent&q=onerror")
     page.locator("#state", has_text="1 shown").wait_for()
     for key in ("a", "u", "l"):
         page.keyboard.press(key)
@@ -90,7 +91,23 @@ def test_page_without_findings_can_be_written(write_rows, tmp_path):
 def large_config(write_rows, tmp_path):
     """15,000 rows with intents and slots. Some texts stand twice with different intents, two have a wrong span."""
     numbers = random.Random(7)
-    words = "wake me play jazz at six ten past stop the music now please in rome".split()
+    words = [
+        "wake",
+        "me",
+        "play",
+        "jazz",
+        "at",
+        "six",
+        "ten",
+        "past",
+        "stop",
+        "the",
+        "music",
+        "now",
+        "please",
+        "in",
+        "rome",
+    ]
     rows = []
     for number in range(15_000):
         intent = ("alarm", "music")[number % 2]
@@ -101,16 +118,15 @@ def large_config(write_rows, tmp_path):
     rows[14_000] = {"text": "ten past <img src=x onerror=alert(1)>", "intent": "alarm", "slots": []}
     rows.append({**rows[14_000], "intent": "music"})
     for city in ("oslo", "bonn", "riga"):
-        rows.append({"text": f"🎷 爵士 in {city} now", "intent": "music", "slots": [{"start": 8, "end": 12, "label": "city"}]})
+        rows.append(
+            {"text": f"🎷 爵士 in {city} now", "intent": "music", "slots": [{"start": 8, "end": 12, "label": "city"}]}
+        )
     # The same city is one span without a label, and one of another label.
-    rows.append({**rows[-1], "text": "🎷  爵士 in riga now", "slots": []})
+    rows.append({**rows[-1], "text": "🎷 爵士 in riga now please", "slots": []})
     rows.append({**rows[-2], "slots": [{"start": 8, "end": 12, "label": "town"}]})
-    config = write_rows("classify", "intent", train=rows)
+    write_rows("classify", "intent", train=rows)
     path = tmp_path / "bank.toml"
     path.write_text(path.read_text() + '\n[tasks.slots]\nkind = "sequence_label"\ndata = ["bank"]\n')
-    from palm_trainer.config.loader import load_config
-
-    assert config.tasks
     return load_config(path)
 
 
