@@ -77,9 +77,7 @@ def _find_rows(examples: Sequence[Example], decisions: Sequence[RowDecision]) ->
             faults.append(f"{changed[decision.place]} has changed since the review ({decision.place})")
         elif decision.place not in matched:
             source = decision.file if decision.line is None else f"{decision.file}:{decision.line}"
-            faults.append(
-                f"{source} is no row of the split '{decision.split}' any remainder (reviewed in {decision.place})"
-            )
+            faults.append(f"{source} is no row of the split '{decision.split}' any more (reviewed in {decision.place})")
     if faults:
         remainder = f"\nand {len(faults) - _FAULTS_NAMED} more" if len(faults) > _FAULTS_NAMED else ""
         listed = "\n".join(faults[:_FAULTS_NAMED])

@@ -14,7 +14,7 @@ NO_SPAN = "O"
 _EDGE = ""
 """Stands for a word before the first and after the last."""
 _LONGEST = 8
-"""Words of a string that is looked for in opposite rows."""
+"""Words of a string that is looked for in other rows."""
 
 _Words: TypeAlias = tuple[str, ...]
 _Context: TypeAlias = tuple[_Words, str, str, str]
@@ -46,7 +46,7 @@ class _Occurrences:
 
 
 def find_contexts(rows: TaskRows) -> tuple[list[Finding], list[ContextKind]]:
-    """Find spans of train that opposite rows label otherwise, or do not label.
+    """Find spans of train that other rows label otherwise, or do not label.
 
     The rarer way of each context counts as wrong. If both are as frequent, the rows without the span count as wrong.
 
