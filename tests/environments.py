@@ -1,4 +1,4 @@
-"""Environments of slow tests: packages of pip and npm that the project's own environment lacks, installed once and kept.
+"""Environments of slow tests: packages of pip, npm and Debian that the project's own environment lacks, installed once and kept.
 
 They lie in the folder of the variable PALM_TEST_ENVIRONMENTS, outside the repository (default: palm/tests in the user's
 cache). The code of the repository is not installed in them: start their Python with PYTHONPATH.
@@ -89,6 +89,30 @@ def make_node_project(name: str, packages: Sequence[str]) -> Path:
             npm = ["npm", "install", "--prefix", folder, "--no-audit", "--no-fund", "--no-package-lock"]
             _install(name, [*npm, *packages])
     return folder / "node_modules"
+
+
+def unpack_debian(package: str) -> Path:
+    """Return the folder of the files of a Debian package, which is not installed. The first call fetches it.
+
+    The test is skipped where the machine is no Debian, or apt cannot get the package.
+    """
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        pytest.skip("apt-get and dpkg-deb are not installed")
+    content = _digest([package])
+    folder = _environments() / f"debian-{package}-{content[:12]}"
+    with _missing(folder, content) as missing:
+        if missing:
+            fetched = subprocess.run(["apt-get", "download", package], cwd=folder, capture_output=True, text=True)
+            if fetched.returncode:
+                # The lists of packages may be missing or old.
+                subprocess.run(["apt-get", "update"], capture_output=True)
+                fetched = subprocess.run(["apt-get", "download", package], cwd=folder, capture_output=True, text=True)
+            archives = sorted(folder.glob("*.deb"))
+            if fetched.returncode or not archives:
+                pytest.skip(f"apt-get cannot get {package}: {fetched.stderr.strip()[-300:]}")
+            subprocess.run(["dpkg-deb", "-x", archives[-1], folder / "files"], check=True)
+            archives[-1].unlink()
+    return folder / "files"
 
 
 def run_python(python: Path, script: str, *arguments: str | Path, timeout_s: float = 600) -> Any:

@@ -73,6 +73,8 @@ class FleetPlan:
     p99_s: float
     """Time of 99 of 100 calls at the planned rate, by the model."""
     mean_s: float
+    wait_s: float
+    """Mean time beyond that of a call alone, at the planned calls a second: the target of an autoscaler."""
     replicas: int
     """With one to spare."""
     cores_per_replica: float
@@ -153,6 +155,7 @@ def plan_fleet(figures: BenchFigures, demand: Demand) -> FleetPlan:
         held_by="p99" if planned < ceiling else "utilization",
         p99_s=times.quantile(each, _QUANTILE),
         mean_s=times.mean(each),
+        wait_s=times.mean(planned) - times.mean(0.0),
         replicas=busy + _SPARE,
         cores_per_replica=cores,
         memory_gib_per_replica=memory_gib,

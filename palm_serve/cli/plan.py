@@ -80,9 +80,10 @@ def _show(result: "FleetPlan") -> None:
     demand = result.demand
     held_by = "--p99" if result.held_by == "p99" else f"--utilization {demand.utilization:g}"
     rows = [
-        ("demand", f"{demand.rate:,g} calls/s, 99 % within {demand.p99_s:g} s"),
+        ("demand", f"{demand.rate:,.12g} calls/s, 99 % within {demand.p99_s:g} s"),
         ("a replica", f"{result.capacity:,.1f} calls/s at most, planned {result.planned:,.1f} (held by {held_by})"),
         ("times", f"mean {1000 * result.mean_s:,.1f} ms, p99 {1000 * result.p99_s:,.1f} ms, computed"),
+        ("wait", f"{1000 * result.wait_s:,.1f} ms at the planned calls/s, computed: the target of an autoscaler"),
         ("replicas", f"{result.replicas:,}, one of them to spare"),
         ("cores", f"{result.cores:,.0f}, {result.cores_per_replica:g} a replica"),
         ("memory", f"{result.memory_gib:,.1f} GiB, {result.memory_gib_per_replica:g} a replica"),

@@ -1,6 +1,7 @@
 """`palm-serve plan`: figures of a file in, replicas and limits out."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def test_plan_prints_replicas_cores_memory_connections_and_cost(tmp_path: Path) 
         "cost        48,910 a month of 730 hours, 0.186 a million calls, at 0.05 a core and hour",
     ):
         assert line in output.splitlines()
+    assert re.search(r"^wait        [\d.]+ ms at the planned calls/s", output, re.MULTILINE)
     assert output.index("balancing, from 300") < output.index("addresses of a name, from 21,600")
     assert "addresses of a name, from 21,600 calls/s (reached)" in output
     assert "connections of a client, from 306,900 calls/s (not yet)" in output
@@ -80,6 +82,7 @@ def test_plan_for_a_short_time_needs_more_replicas(tmp_path: Path) -> None:
     assert (patient["held_by"], hurried["held_by"]) == ("utilization", "p99")
     assert hurried["replicas"] > 1.2 * patient["replicas"]
     assert hurried["p99_s"] <= 0.03
+    assert 0 < hurried["wait_s"] < patient["wait_s"] < patient["mean_s"]
     full = planned(tmp_path, sweep(), "--rate", 10_000, "--p99", 0.2, "--utilization", 0.8)
     assert full["replicas"] < patient["replicas"]
 
