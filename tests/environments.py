@@ -63,7 +63,8 @@ def make_environment(
         if missing:
             subprocess.run([_find_python(version), "-m", "venv", folder], check=True)
             pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1"]
-            _install(name, [*pip, *limits, *wanted])
+            if wanted:
+                _install(name, [*pip, *limits, *wanted])
             if alone:
                 _install(name, [*pip, "--no-deps", *alone])
     return python

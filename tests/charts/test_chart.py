@@ -73,7 +73,7 @@ def test_server_takes_the_arguments_and_variables_of_the_pod(render, values, tmp
         line = re.search(rf"^{key} = (.*)$", result.output, re.MULTILINE)
         assert line is not None, name
         assert value.strip('"') in line[1], name
-    assert "environment" in result.output
+        assert line[1].endswith(f"# {name}"), "where the value is from"
 
 
 def test_selectors_and_names_fit_each_other(render):
@@ -113,7 +113,7 @@ def test_selectors_and_names_fit_each_other(render):
         (("--set", "bundle.path=/b", "--set", "replicas=0"), "/replicas"),
         (("--set", "bundle.path=/b", "--set", "replica=3"), "replica"),
         (("--set", "bundle.url=http://host/b"), "/bundle/url"),
-        (("--set", "bundle.path=/b", "--set", "options.port=1"), "/options"),
+        (("--set", "bundle.path=/b", "--set", "options.port=1"), "invalid propertyName 'port'"),
         (("--set", "bundle.path=/b", "--set", "image.digest=latest"), "/image/digest"),
         (("--set", "bundle.path=/b", "--set", "drainSeconds=0"), "/drainSeconds"),
         (
