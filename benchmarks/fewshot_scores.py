@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 from palm_serve.engine.padding import pad_batch
 from palm_serve.tokenization import TextTokenizer
+from palm_serve.types import InputTexts
 from palm_trainer.config.loader import load_config
 from palm_trainer.evaluation.evaluate import calibration_errors, evaluate, judge
 from palm_trainer.evaluation.predictor import Predictor
@@ -110,7 +111,7 @@ def encode_texts(base: Path | None, texts: Sequence[str]) -> npt.NDArray[np.floa
         trained = load_trained(base)
         backbone, tokenizer_json, pad_id = trained.model.backbone, trained.tokenizer_json, trained.encoder.pad_token_id
     tokenizer = TextTokenizer(tokenizer_json, MAX_LENGTH)
-    rows = [encodings[0] for encodings in tokenizer.encode_rows([(text, None) for text in texts])]
+    rows = [encodings[0] for encodings in tokenizer.encode_rows([InputTexts(text) for text in texts])]
     order = np.argsort([len(row) for row in rows], kind="stable")
     vectors = np.empty((len(rows), backbone.hidden_size), dtype=np.float32)
     for begin in range(0, len(rows), _BATCH):

@@ -56,6 +56,7 @@ class TaskFields(TypedDict, total=False):
 
     top_k: int
     offset_unit: pb.OffsetUnit
+    context: pb.Context
 
 
 class TextFields(TaskFields, total=False):
@@ -147,7 +148,8 @@ class Model:
 
         Args:
             text: the text, as the user wrote it.
-            **fields: fields of a ParseRequest: `tasks`, `top_k`, `offset_unit`, `thresholds`, `reference_time`, `time_zone`.
+            **fields: fields of a ParseRequest: `tasks`, `top_k`, `offset_unit`, `thresholds`, `context`, `reference_time`,
+                `time_zone`.
 
         Raises:
             InvalidRequest: the request cannot be answered as sent.
@@ -164,7 +166,7 @@ class Model:
 
         Args:
             texts: the texts.
-            **fields: fields of each request, as for `parse`.
+            **fields: fields of each request, the same for all texts, as for `parse`.
 
         Raises:
             EngineError: the engine failed.
@@ -183,7 +185,7 @@ class Model:
             task: name of the task.
             text: the text, sentence or question.
             text_pair: second sentence or passage.
-            **fields: `top_k` and `offset_unit` of a PredictRequest.
+            **fields: `top_k`, `offset_unit` and `context` of a PredictRequest.
 
         Raises:
             InvalidRequest: the request cannot be answered as sent.

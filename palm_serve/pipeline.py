@@ -10,14 +10,15 @@ from palm_serve.batching import BatchLimits, plan_batches
 from palm_serve.bundle.golden import GoldenExample
 from palm_serve.bundle.loader import Bundle
 from palm_serve.bundle.manifest import with_given
-from palm_serve.decoding import DecoderTable, Item, check_outputs, golden_answer, rows_of
+from palm_serve.decoding import DecoderTable, Item, check_outputs, golden_answer, own_rows, rows_of
 from palm_serve.engine.candidate_times import sample_batch
 from palm_serve.engine.padding import pad_batch
 from palm_serve.errors import BundleError, EngineTimeout, InvalidRequest, PalmServeError, check_text, one_line
 from palm_serve.system.plain_text import plain
+from palm_serve.tokenization.request_rows import RequestRows
 from palm_serve.tokenization.scripts import language_check
 from palm_serve.tokenization.trial import open_tokenizer
-from palm_serve.types import Encoding, FloatArray, Prediction, ServedEngine, TaskAnswer, TextRequest, Timings, Windows
+from palm_serve.types import Encoding, FloatArray, Prediction, ServedEngine, TaskAnswer, TextRequest, Timings
 from palm_serve.values import open_values
 
 _TRIAL_TEXT = "one and two"
@@ -34,22 +35,22 @@ class PreparedRequest:
     tasks: tuple[str, ...]
     """Tasks to answer."""
     tokenize_us: int
-    further_windows: tuple[Encoding, ...] = ()
-    """Windows of a passage after the first. Each is a row of the batch."""
+    further_rows: tuple[Encoding, ...] = ()
+    """Windows of a passage after the first, or the text without its context, for the tasks that do not read it."""
     unknown_language: bool = False
 
     @property
     def tokens(self) -> int:
         """Total tokens of all rows."""
         tokens = len(self.encoding)
-        for window in self.further_windows:
-            tokens += len(window)
+        for row in self.further_rows:
+            tokens += len(row)
         return tokens
 
     @property
     def item(self) -> Item:
         """Input of the decoders."""
-        return Item(self.request.text, self.encoding, self.request.pair, self.request.top_k, self.further_windows)
+        return Item(self.request.text, self.encoding, self.request.pair, self.request.top_k, self.further_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +79,18 @@ class Pipeline:
         self.engine = engine
         self._tasks = manifest.tasks
         self._default_tasks = manifest.tasks_reading(pairs=False)
-        self._windows: dict[str, Windows] = {}
+        self._windows: set[str] = set()
         for name, task in manifest.tasks.items():
             if task.windows is not None:
-                self._windows[name] = task.windows
+                self._windows.add(name)
         self._inputs = manifest.input_names
         self._pad_id = manifest.encoder.pad_token_id
         try:
-            self._tokenizer = open_tokenizer(bundle.tokenizer_json, manifest.max_length)
+            tokenizer = open_tokenizer(bundle.tokenizer_json, manifest.max_length)
         except ValueError as error:
             raise BundleError(f"{bundle.path}/tokenizer.json cannot be used: {error}; export again") from None
-        self._is_unknown_language = language_check(manifest, self._tokenizer)
+        self._is_unknown_language = language_check(manifest, tokenizer)
+        self._rows = RequestRows(tokenizer, manifest.tasks)
         self._decoders = DecoderTable.of(manifest.tasks, bundle.arrays)
         self.values = open_values(bundle)
         """Resolves the values of answered spans. None: the bundle knows no values."""
@@ -136,44 +138,36 @@ class Pipeline:
         """
         tasks = self.check(request)
         began = time.perf_counter_ns()
-        further_windows: tuple[Encoding, ...] = ()
-        if tasks[0] in self._windows:
-            windows = self._windows[tasks[0]]
-            encoding, *later_windows = self._tokenizer.encode_rows([(request.text, request.pair)], windows)[0]
-            further_windows = tuple(later_windows)
-        else:
-            encoding = self._tokenizer.encode(request.text, request.pair)
+        encoding, *further_rows = self._rows.encode(request, tasks)
         unknown = self._is_unknown_language(request.text, encoding)
         tokenize_us = (time.perf_counter_ns() - began) // 1000
-        return PreparedRequest(request, encoding, tasks, tokenize_us, further_windows, unknown)
+        return PreparedRequest(request, encoding, tasks, tokenize_us, tuple(further_rows), unknown)
 
     def prepare_many(self, requests: Sequence[TextRequest]) -> list[PreparedRequest | InvalidRequest]:
         """Check and tokenize many requests together, in threads of the tokenizer. An invalid request becomes its error."""
         checked: list[tuple[str, ...] | InvalidRequest] = []
-        by_windows: dict[Windows | None, list[int]] = {}
-        for index, request in enumerate(requests):
+        valid_requests: list[TextRequest] = []
+        tasks_of_valid: list[tuple[str, ...]] = []
+        for request in requests:
             try:
                 tasks = self.check(request)
             except InvalidRequest as error:
                 checked.append(error)
                 continue
             checked.append(tasks)
-            by_windows.setdefault(self._windows.get(tasks[0]), []).append(index)
+            valid_requests.append(request)
+            tasks_of_valid.append(tasks)
         began = time.perf_counter_ns()
-        rows: dict[int, tuple[Encoding, ...]] = {}
-        for windows, indices in by_windows.items():
-            inputs = [(requests[index].text, requests[index].pair) for index in indices]
-            rows.update(zip(indices, self._tokenizer.encode_rows(inputs, windows), strict=True))
-        tokenize_us = (time.perf_counter_ns() - began) // 1000 // max(len(rows), 1)
+        rows = iter(self._rows.encode_many(valid_requests, tasks_of_valid))
+        tokenize_us = (time.perf_counter_ns() - began) // 1000 // max(len(valid_requests), 1)
         prepared: list[PreparedRequest | InvalidRequest] = []
-        for index, outcome in enumerate(checked):
+        for request, outcome in zip(requests, checked, strict=True):
             if isinstance(outcome, InvalidRequest):
                 prepared.append(outcome)
             else:
-                request = requests[index]
-                encoding, *later_windows = rows[index]
+                encoding, *later_rows = next(rows)
                 unknown = self._is_unknown_language(request.text, encoding)
-                prepared.append(PreparedRequest(request, encoding, outcome, tokenize_us, tuple(later_windows), unknown))
+                prepared.append(PreparedRequest(request, encoding, outcome, tokenize_us, tuple(later_rows), unknown))
         return prepared
 
     def padded_shape(self, rows: int, length: int) -> tuple[int, int]:
@@ -205,7 +199,7 @@ class Pipeline:
             asked_tasks.update(request.tasks)
             items.append(request.item)
             encodings.append(request.encoding)
-            encodings.extend(request.further_windows)
+            encodings.extend(request.further_rows)
         tasks = tuple(name for name in self._tasks if name in asked_tasks)
         outputs = dict.fromkeys(chain.from_iterable(map(self._decoders.outputs.__getitem__, tasks)))
         rows, length = self.padded_shape(len(encodings), max(map(len, encodings)))
@@ -252,7 +246,10 @@ class Pipeline:
             indices = [index for index, request in enumerate(requests) if name in request.tasks]
             items = [outputs.items[index] for index in indices]
             values = {output: outputs.values[output] for output in self._decoders.outputs[name]}
-            if len(indices) < len(requests):
+            if name not in self._windows and any(item.more for item in items):
+                rows, items = own_rows(outputs.items, indices, in_context=self._tasks[name].layout.context)
+                values = {output: value[rows] for output, value in values.items()}
+            elif len(indices) < len(requests):
                 rows = rows_of(outputs.items, indices)
                 values = {output: value[rows] for output, value in values.items()}
             for index, answer in zip(indices, self._decoders.by_task[name](values, items), strict=True):
@@ -351,7 +348,7 @@ class Pipeline:
         requests = []
         answered_tasks: set[str] = set()
         for example, tasks in self._golden_groups():
-            requests.append(TextRequest(example.text, tasks, example.pair, top_k=1))
+            requests.append(TextRequest(example.text, tasks, example.pair, example.context, top_k=1))
             answered_tasks.update(tasks)
         for name, task in self._tasks.items():
             if name not in answered_tasks:

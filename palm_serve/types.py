@@ -5,11 +5,12 @@ Text positions are half-open code-point offsets everywhere in both packages. Oth
 Shape letters: B rows of a batch, S sequence length in tokens, C labels, T tags.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from enum import Enum
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +20,16 @@ FloatArray: TypeAlias = npt.NDArray[np.float32]
 
 SPECIAL = -1
 """Segment of special tokens ([CLS], [SEP])."""
+_CONTEXT_SEPARATOR = " | "
+_PUNCTUATION_OF_NAMES = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """One tokenized input: a text, or a text and its pair.
+    """One tokenized input: a text, or a text and its pair or context.
 
-    `offsets[i]` is the code-point range of token i in its text. `segments[i]` is 0 for the text, 1 for the pair, and
-    SPECIAL for a special token.
+    `offsets[i]` is the code-point range of token i in its text. `segments[i]` is 0 for the text, 1 for the pair or
+    context, and SPECIAL for a special token.
     """
 
     input_ids: Sequence[int]
@@ -49,6 +52,54 @@ class Windows:
     """Longest question. Longer ones are cut."""
     stride: int
     """Distance between the starts of two windows."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowLayout:
+    """How a task reads its inputs. Tasks with the same layout share the rows of the encoder."""
+
+    windows: Windows | None = None
+    """Windows of a long pair. None: one row, cut to what the model reads."""
+    context: bool = False
+    """True if the context of a text is read, where it has one."""
+
+
+def context_text(turns: Sequence[str], requested_slots: Iterable[str] = ()) -> str:
+    """Return what was said before a text as one text: the names of the requested slots, then the turns, the newest first.
+
+    A model reads as much of its beginning as fits, so the oldest turns are cut. Blank turns are left out.
+
+    Args:
+        turns: earlier turns of the dialogue, of the user and of the system, the newest last.
+        requested_slots: names of the slots that the system has just asked for.
+
+    Returns:
+        "" for no context.
+    """
+    texts = []
+    for name in requested_slots:
+        texts.append(_PUNCTUATION_OF_NAMES.sub(" ", name).strip())
+    for turn in reversed(turns):
+        texts.append(" ".join(turn.split()))
+    return _CONTEXT_SEPARATOR.join(filter(None, texts))
+
+
+class InputTexts(NamedTuple):
+    """Texts of one input: what is to be understood, its pair or None, and what was said before it (`context_text`)."""
+
+    text: str
+    pair: str | None = None
+    context: str = ""
+
+    @property
+    def second(self) -> str | None:
+        """The text that the model reads after the first: the pair, or the context. None: there is neither."""
+        return self.pair if self.pair is not None else self.context or None
+
+    @property
+    def characters(self) -> int:
+        """Code points of all texts."""
+        return len(self.text) + len(self.pair or "") + len(self.context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,12 +266,19 @@ class TextRequest:
     text: str
     tasks: tuple[str, ...]
     pair: str | None = None
+    context: str = ""
+    """Turns before the text, as `context_text` writes them. Tasks that learnt no context do not read it."""
     top_k: int = 3
     deadline: float | None = None
     priority: Priority = Priority.INTERACTIVE
     client: str = ""
     """Name of the client: the name of a token, or else an address. Clients of a model take turns."""
     moment: Moment = Moment()
+
+    @property
+    def inputs(self) -> InputTexts:
+        """Texts of the request."""
+        return InputTexts(self.text, self.pair, self.context)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from palm_serve.bundle.span_types import span_label
+from palm_serve.types import InputTexts
 
 SCORE_TOLERANCE = 0.05
 """Largest difference of a ranker's score. bf16 stays below it, and another model does not."""
@@ -64,8 +65,14 @@ class GoldenExample(BaseModel):
 
     text: str
     pair: str | None = None
+    context: str = ""
+    """What was said before the text, as `context_text` writes it. golden.jsonl holds it where there is any."""
     answers: dict[str, GoldenAnswer]
 
+    @property
+    def inputs(self) -> InputTexts:
+        """Texts of the example."""
+        return InputTexts(self.text, self.pair, self.context)
 
 def example_texts(
     examples: Iterable[GoldenExample], limit: int = 12, max_length: int = 120

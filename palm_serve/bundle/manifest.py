@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from palm_serve.bundle.span_types import SpanType
-from palm_serve.types import Windows
+from palm_serve.types import RowLayout, Windows
 
 FORMAT_VERSION = 1
 
@@ -130,6 +130,8 @@ class Decode(_Strict):
     """
     span_types: dict[str, SpanType] = {}
     """Name, role and group by what follows `B-` or `I-` in a tag. Empty: the task learnt no roles, and names follow there."""
+    context: bool = False
+    """True if the task learnt to read what was said before a text."""
     given: str = ""
     """Task whose class of the text says which tags are possible (`arrays["given"]`, [classes, tags]). Empty: all are."""
     max_answer_tokens: TokenCount | None = None
@@ -147,7 +149,7 @@ class Decode(_Strict):
     def _leave_out_what_is_newer(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Servers from before roles refuse unknown fields, and must still load bundles without roles.
         fields: dict[str, Any] = serialize(self)
-        for name in ("span_types", "given"):
+        for name in ("span_types", "context", "given"):
             if not getattr(self, name):
                 fields.pop(name, None)
         return fields
@@ -217,6 +219,11 @@ class TaskInfo(_Strict):
         if not KINDS[self.kind].reads_windows:
             return None
         return Windows(self.decode.max_query_tokens or 64, self.decode.doc_stride_tokens or 128)
+
+    @property
+    def layout(self) -> RowLayout:
+        """Return how the task reads its inputs."""
+        return RowLayout(self.windows, self.decode.context and not self.pairs)
 
     def span_type(self, tag: str) -> SpanType:
         """Return the type of the spans that a tag other than `O` marks."""

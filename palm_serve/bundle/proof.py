@@ -26,7 +26,7 @@ from palm_serve.bundle.arrays import read_numbers
 from palm_serve.bundle.golden import GoldenAnswer
 from palm_serve.bundle.manifest import MAX_TOKENS, Manifest
 from palm_serve.bundle.strict_json import parse_model
-from palm_serve.types import FloatArray, Int64Array
+from palm_serve.types import FloatArray, InputTexts, Int64Array
 
 MAX_PROOF_BYTES = 16 << 20
 """Limit of the arrays of a proof together."""
@@ -65,7 +65,13 @@ class ProofExample(_Strict):
 
     text: Annotated[str, Field(max_length=MAX_PROOF_CHARACTERS)]
     pair: Annotated[str | None, Field(max_length=MAX_PROOF_CHARACTERS)] = None
+    context: Annotated[str, Field(max_length=MAX_PROOF_CHARACTERS)] = ""
     answers: dict[str, RecordedAnswer]
+
+    @property
+    def inputs(self) -> InputTexts:
+        """Texts of the example."""
+        return InputTexts(self.text, self.pair, self.context)
 
 
 class ProofBatch(_Strict):

@@ -32,6 +32,14 @@ def call(
     version: Annotated[str, typer.Option(help="Version digest or label. Default: stable.")] = "",
     task: Annotated[str, typer.Option(help="Run only this task, of any kind (Predict).")] = "",
     pair: Annotated[str, typer.Option(help="Second sentence or passage of a task on pairs. Requires --task.")] = "",
+    context: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TURN", help="Earlier turn of the dialogue, the newest last. May be given several times."),
+    ] = None,
+    requested_slot: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SLOT", help="Slot that the system has asked for. May be given several times."),
+    ] = None,
     timeout: Annotated[float, typer.Option(min=0.001, max=1e6, help="Deadline in seconds.")] = 10.0,
     over_tls: OverTls = False,
     tls_ca: TlsCa = None,
@@ -48,16 +56,16 @@ def call(
     if pair and not task:
         raise typer.BadParameter("requires --task, the name of a task on pairs of texts", param_hint="--pair")
     with report_errors():
-        from palm_serve.client import Client
+        from palm_serve.client import Client, PredictFields
+        from palm_serve.v1 import palm_pb2 as pb
 
         credentials = read_credentials(over_tls, tls_ca, tls_cert, tls_key)
         token = find_token(token_file)
         with Client(target, timeout_s=timeout, credentials=credentials, token=token, plain_token=plain_token) as client:
-            response = (
-                client.predict(task, text, pair, model=model, version=version)
-                if task
-                else client.parse(text, model=model, version=version)
-            )
+            fields = PredictFields(model=model, version=version)
+            if context or requested_slot:
+                fields["context"] = pb.Context(turns=context, requested_slots=requested_slot)
+            response = client.predict(task, text, pair, **fields) if task else client.parse(text, **fields)
     if as_json:
         write_line(_as_json(response))
     else:

@@ -68,6 +68,7 @@ class PredictFields(TypedDict, total=False):
     top_k: int
     offset_unit: pb.OffsetUnit
     priority: pb.Priority
+    context: pb.Context
 
 
 class ParseFields(PredictFields, total=False):

@@ -1,6 +1,6 @@
 """Graph outputs -> answers: numpy in, dataclasses out, no state, no transport. Evaluation in training decodes with this very code."""
 
-from palm_serve.decoding.decoder_input import Item, rows_of
+from palm_serve.decoding.decoder_input import Item, own_rows, rows_of
 from palm_serve.decoding.kinds import (
     DecoderTable,
     check_outputs,
@@ -22,6 +22,7 @@ __all__ = [
     "golden_answer",
     "label_names",
     "make_decoder",
+    "own_rows",
     "register_served_kind",
     "rows_of",
     "served_kind",

@@ -12,22 +12,17 @@ from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.decoding import DecoderTable, Item, rows_of
 from palm_serve.engine.padding import pad_batch
 from palm_serve.tokenization import TextTokenizer
-from palm_serve.types import Encoding, Engine, FloatArray, TaskAnswer, Windows
+from palm_serve.types import Encoding, Engine, FloatArray, InputTexts, RowLayout, TaskAnswer
 
 Outputs = Mapping[str, FloatArray]
 
 
-class TextAndPair(Protocol):
-    """An input: a text, and its pair or None."""
+class HasTexts(Protocol):
+    """An input: a text, with its pair or its context."""
 
     @property
-    def text(self) -> str:
-        """The text."""
-        ...
-
-    @property
-    def pair(self) -> str | None:
-        """The pair, or None."""
+    def inputs(self) -> InputTexts:
+        """The texts."""
         ...
 
 
@@ -77,19 +72,19 @@ class EnginePredictor:
             pairs.add(self.tasks[task].pairs)
         return pairs
 
-    def tasks_by_windows(self) -> dict[Windows | None, tuple[str, ...]]:
-        """Group the tasks by the windows that they read passages in. None: each input is one row."""
-        groups: dict[Windows | None, tuple[str, ...]] = {}
+    def tasks_by_layout(self) -> dict[RowLayout, tuple[str, ...]]:
+        """Group the tasks by how they read their inputs."""
+        groups: dict[RowLayout, tuple[str, ...]] = {}
         for task, info in self.tasks.items():
-            groups[info.windows] = (*groups.get(info.windows, ()), task)
+            groups[info.layout] = (*groups.get(info.layout, ()), task)
         return groups
 
-    def tokenize(self, examples: Sequence[TextAndPair], windows: Windows | None = None) -> list[Item]:
-        """Tokenize texts, with their pairs where they have one."""
-        texts = [(example.text, example.pair) for example in examples]
+    def tokenize(self, examples: Sequence[HasTexts], layout: RowLayout) -> list[Item]:
+        """Tokenize the texts of examples, as tasks with this layout read them."""
+        inputs = [example.inputs for example in examples]
         items = []
-        for example, rows in zip(examples, self.tokenizer.encode_rows(texts, windows), strict=True):
-            items.append(Item(example.text, rows[0], example.pair, more=tuple(rows[1:])))
+        for texts, rows in zip(inputs, self.tokenizer.encode_rows(inputs, layout), strict=True):
+            items.append(Item(texts.text, rows[0], texts.pair, more=tuple(rows[1:])))
         return items
 
     def run(self, encodings: Sequence[Encoding], length: int = 0) -> Outputs:

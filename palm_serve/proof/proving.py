@@ -106,12 +106,12 @@ class Prover:
             name = f"random ids in shape [{batch.rows}, {batch.length}]"
             return _Batch(batch, tuple(encodings), (name,) * batch.rows, (), values)
         examples = [self._proof.info.examples[index] for index in batch.examples]
-        texts = [(example.text, example.pair) for example in examples]
+        inputs = [example.inputs for example in examples]
         items: list[Item] = []
         names: list[str] = []
         tokens: list[Encoding] = []
-        windows = self._bundle.manifest.tasks[batch.tasks[0]].windows
-        for example, encoded in zip(examples, self._tokenizer.encode_rows(texts, windows), strict=True):
+        layout = self._bundle.manifest.tasks[batch.tasks[0]].layout
+        for example, encoded in zip(examples, self._tokenizer.encode_rows(inputs, layout), strict=True):
             items.append(Item(example.text, encoded[0], example.pair, more=tuple(encoded[1:])))
             names += [_quote(example.text, example.pair)] * len(encoded)
             tokens += encoded

@@ -20,7 +20,7 @@ from palm_serve.bundle.proof import (
 )
 from palm_serve.decoding import Item
 from palm_serve.proof.comparison import LOGIT_LIMIT, readable_values, record_answer
-from palm_serve.proof.predictor import EnginePredictor, Outputs, TextAndPair
+from palm_serve.proof.predictor import EnginePredictor, HasTexts, Outputs
 from palm_serve.proof.shapes import random_encodings, stratified_shapes
 from palm_serve.types import Encoding, FloatArray, TaskAnswer
 
@@ -52,7 +52,7 @@ class _RecordedBatch:
 
 
 def record_proof(
-    predictor: EnginePredictor, examples: Sequence[TextAndPair], encoder: EncoderInfo, usable: Sequence[bool]
+    predictor: EnginePredictor, examples: Sequence[HasTexts], encoder: EncoderInfo, usable: Sequence[bool]
 ) -> Proof:
     """Record what the trained model answers to some examples and to random ids.
 
@@ -99,23 +99,24 @@ def output_names(predictor: EnginePredictor) -> list[str]:
 
 
 def _choose_examples(
-    predictor: EnginePredictor, examples: Sequence[TextAndPair], encoder: EncoderInfo, usable: Sequence[bool]
-) -> list[TextAndPair]:
+    predictor: EnginePredictor, examples: Sequence[HasTexts], encoder: EncoderInfo, usable: Sequence[bool]
+) -> list[HasTexts]:
     """Choose examples that are spread over all, as many as the limits allow."""
     products_per_token = 12 * max(1, encoder.layers) * encoder.hidden_size**2
-    proof_examples: list[TextAndPair] = []
+    proof_examples: list[HasTexts] = []
     tokens = 0
     characters = 0
     for index in spread_order(len(examples)):
         example = examples[index]
-        length = max(len(example.text), len(example.pair or ""))
-        if not usable[index] or not example.text.strip() or length > MAX_PROOF_CHARACTERS:
+        texts = example.inputs
+        length = max(len(texts.text), len(texts.pair or ""), len(texts.context))
+        if not usable[index] or not texts.text.strip() or length > MAX_PROOF_CHARACTERS:
             continue
         example_tokens = _count_tokens(predictor, example)
         if not example_tokens:
             continue
         tokens += example_tokens
-        characters += len(example.text) + len(example.pair or "")
+        characters += texts.characters
         too_many = tokens > _MAX_TOKENS or characters > _MAX_CHARACTERS or len(proof_examples) == MAX_EXAMPLES
         too_costly = len(proof_examples) >= MIN_EXAMPLES and tokens * products_per_token > _MAX_PRODUCTS
         if proof_examples and (too_many or too_costly):
@@ -124,28 +125,28 @@ def _choose_examples(
     return proof_examples
 
 
-def _count_tokens(predictor: EnginePredictor, example: TextAndPair) -> int:
+def _count_tokens(predictor: EnginePredictor, example: HasTexts) -> int:
     """Return the tokens of an example in all rows that a task reads. 0: no task reads it."""
     tokens = 0
-    for windows, tasks in predictor.tasks_by_windows().items():
-        if (example.pair is not None) in predictor.pair_values(tasks):
-            [item] = predictor.tokenize([example], windows)
+    for layout, tasks in predictor.tasks_by_layout().items():
+        if (example.inputs.pair is not None) in predictor.pair_values(tasks):
+            [item] = predictor.tokenize([example], layout)
             tokens += sum(map(len, item.rows))
     return tokens
 
 
 def _batch_examples(
-    predictor: EnginePredictor, examples: Sequence[TextAndPair]
+    predictor: EnginePredictor, examples: Sequence[HasTexts]
 ) -> Iterator[tuple[ProofBatch, list[Encoding], list[Item]]]:
     """Yield batches of examples of similar length, for each way in which the tasks read."""
-    order = sorted(range(len(examples)), key=lambda index: len(examples[index].text) + len(examples[index].pair or ""))
-    for windows, tasks in predictor.tasks_by_windows().items():
+    order = sorted(range(len(examples)), key=lambda index: examples[index].inputs.characters)
+    for layout, tasks in predictor.tasks_by_layout().items():
         pairs = predictor.pair_values(tasks)
-        readable = [index for index in order if (examples[index].pair is not None) in pairs]
-        size = _BATCH_EXAMPLES if windows is None else _BATCH_PASSAGES
+        readable = [index for index in order if (examples[index].inputs.pair is not None) in pairs]
+        size = _BATCH_EXAMPLES if layout.windows is None else _BATCH_PASSAGES
         for begin in range(0, len(readable), size):
             indices = tuple(readable[begin : begin + size])
-            items = predictor.tokenize([examples[index] for index in indices], windows)
+            items = predictor.tokenize([examples[index] for index in indices], layout)
             rows: list[Encoding] = []
             for item in items:
                 rows += item.rows
@@ -176,13 +177,12 @@ def _describe_outputs(predictor: EnginePredictor, outputs: Outputs) -> Iterator[
         yield ProofOutput(name=name, per_token=per_token, columns=columns)
 
 
-def _record_example(
-    predictor: EnginePredictor, example: TextAndPair, answers: Mapping[str, TaskAnswer]
-) -> ProofExample:
+def _record_example(predictor: EnginePredictor, example: HasTexts, answers: Mapping[str, TaskAnswer]) -> ProofExample:
     recorded = {}
     for task, answer in answers.items():
         recorded[task] = _round(record_answer(answer, predictor.tasks[task], decided_only=True))
-    return ProofExample(text=example.text, pair=example.pair, answers=recorded)
+    texts = example.inputs
+    return ProofExample(text=texts.text, pair=texts.pair, context=texts.context, answers=recorded)
 
 
 def _round(answer: RecordedAnswer) -> RecordedAnswer:

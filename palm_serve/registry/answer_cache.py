@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 
 from palm_serve.errors import DeadlineExceeded, Unmeetable
 from palm_serve.registry.statistics import ModelStatistics
-from palm_serve.types import Prediction, Priority, TextRequest, Timings
+from palm_serve.types import InputTexts, Prediction, Priority, TextRequest, Timings
 
-_Key: TypeAlias = tuple[str, str | None, tuple[str, ...], int]
+_Key: TypeAlias = tuple[InputTexts, tuple[str, ...], int]
 """Everything that the answer depends on."""
 _RunKey: TypeAlias = tuple[_Key, Priority]
 
@@ -120,7 +120,7 @@ class AnswerCache:
 
 
 def _key(request: TextRequest) -> _Key:
-    return request.text, request.pair, request.tasks, request.top_k
+    return request.inputs, request.tasks, request.top_k
 
 
 def _has_passed(deadline: float | None) -> bool:

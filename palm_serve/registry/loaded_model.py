@@ -143,7 +143,7 @@ class LoadedModel:
             cached_answer = self._answer_cache.find(request)
             if cached_answer is not None:
                 return await self._resolve(request, cached_answer)
-        if len(request.text) + len(request.pair or "") <= _TOKENIZE_INLINE:
+        if request.inputs.characters <= _TOKENIZE_INLINE:
             # Before tokenization, so that a refusal costs little.
             with _FailureCounter(self.statistics):
                 self._scheduler.check(request.deadline, request.priority, client=request.client)

@@ -49,7 +49,7 @@ class TextPreparation:
         limit = min(_CHUNK_TEXTS, room) if room > 0 else _CHUNK_TEXTS
         characters = 0
         for index, request in enumerate(requests[:limit]):
-            characters += len(request.text) + len(request.pair or "")
+            characters += request.inputs.characters
             if index and characters > _CHUNK_CHARACTERS:
                 return requests[:index]
         return requests[:limit]

@@ -12,7 +12,9 @@ from weakref import WeakValueDictionary
 from tokenizers import Encoding as RawEncoding
 from tokenizers import Tokenizer
 
-from palm_serve.types import SPECIAL, Encoding, Windows
+from palm_serve.types import SPECIAL, Encoding, InputTexts, RowLayout, Windows
+
+_IN_CONTEXT = RowLayout(context=True)
 
 
 class TextTokenizer:
@@ -84,21 +86,47 @@ class TextTokenizer:
             rows.append(self._split_windows(raw_question, raw_passage, question, windows))
         return rows
 
-    def encode_rows(
-        self, inputs: Sequence[tuple[str, str | None]], windows: Windows | None = None
-    ) -> list[tuple[Encoding, ...]]:
-        """Tokenize texts and their pairs into the rows that a model reads.
+    def encode_rows(self, inputs: Sequence[InputTexts], layout: RowLayout = _IN_CONTEXT) -> list[tuple[Encoding, ...]]:
+        """Tokenize texts, with their pairs or contexts, into the rows that a model reads.
 
         Args:
-            inputs: texts, each with its pair or None.
-            windows: how to split long pairs. None: one row for each input, cut to `max_length`.
+            inputs: the texts.
+            layout: how they are read. The default reads one row for each input, with its context, cut to `max_length`.
         """
-        if windows is not None:
-            return self.encode_windows([(text, pair or "") for text, pair in inputs], windows)
-        texts: list[str | tuple[str, str]] = []
-        for text, pair in inputs:
-            texts.append(text if pair is None else (text, pair))
-        return [(encoding,) for encoding in self.encode_batch(texts)]
+        if layout.windows is not None:
+            return self.encode_windows([(texts.text, texts.pair or "") for texts in inputs], layout.windows)
+        plain: list[str | tuple[str, str]] = []
+        in_context: list[InputTexts] = []
+        for texts in inputs:
+            if _reads_context(texts, layout):
+                in_context.append(texts)
+            else:
+                plain.append(texts.text if texts.pair is None else (texts.text, texts.pair))
+        plain_rows = iter(self.encode_batch(plain))
+        context_rows = iter(self._encode_in_context(in_context) if in_context else ())
+        rows: list[tuple[Encoding, ...]] = []
+        for texts in inputs:
+            rows.append((next(context_rows if _reads_context(texts, layout) else plain_rows),))
+        return rows
+
+    def _encode_in_context(self, inputs: Sequence[InputTexts]) -> list[Encoding]:
+        """Tokenize texts, each with as much of the beginning of its context as fits after the whole text."""
+        if self.max_length < self._tokenizer.num_special_tokens_to_add(is_pair=True) + 2:
+            return self.encode_batch([texts.text for texts in inputs])
+        raw_texts = self._tokenizer.encode_batch([texts.text for texts in inputs], add_special_tokens=False)
+        raw_contexts = self._tokenizer.encode_batch([texts.context for texts in inputs], add_special_tokens=False)
+        template = self._template
+        encodings = []
+        for texts, raw_text, raw_context in zip(inputs, raw_texts, raw_contexts, strict=True):
+            text_tokens = _tokens(raw_text, template.text_type, 0)
+            room = self.max_length - template.special_tokens - len(text_tokens)
+            context_tokens = _tokens(raw_context, template.pair_type, 1)[: max(0, room)]
+            if not context_tokens:
+                encodings.append(self.encode(texts.text))
+                continue
+            row = [*template.before, *text_tokens, *template.between, *context_tokens, *template.after]
+            encodings.append(_from_tokens(row, truncated=False, code_points_seen=len(texts.text)))
+        return encodings
 
     def _split_windows(
         self, raw_question: RawEncoding, raw_passage: RawEncoding, question: str, windows: Windows
@@ -106,7 +134,7 @@ class TextTokenizer:
         template = self._template
         question_tokens = _tokens(raw_question, template.text_type, 0)
         passage_tokens = _tokens(raw_passage, template.pair_type, 1)
-        room = self.max_length - len(template.before) - len(template.between) - len(template.after)
+        room = self.max_length - template.special_tokens
         read_tokens = question_tokens[: max(0, min(windows.max_query, room - 1))]
         truncated = len(read_tokens) < len(question_tokens)
         code_points_seen = _last_offset(read_tokens) if truncated else len(question)
@@ -116,10 +144,7 @@ class TextTokenizer:
         for start in range(0, max(len(passage_tokens) - room, 0) + stride, stride):
             window = passage_tokens[start : start + room]
             row = [*template.before, *read_tokens, *template.between, *window, *template.after]
-            ids, types, offsets, segments = zip(*row, strict=True)
-            encodings.append(
-                Encoding(list(ids), list(types), list(offsets), list(segments), truncated, code_points_seen)
-            )
+            encodings.append(_from_tokens(row, truncated=truncated, code_points_seen=code_points_seen))
         return tuple(encodings)
 
     @cached_property
@@ -149,6 +174,22 @@ class _Template(NamedTuple):
     after: list[_Token]
     text_type: int
     pair_type: int
+
+    @property
+    def special_tokens(self) -> int:
+        """Number of special tokens."""
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+def _reads_context(texts: InputTexts, layout: RowLayout) -> bool:
+    """Return True if the context is a part of the row."""
+    return layout.context and texts.pair is None and bool(texts.context)
+
+
+def _from_tokens(row: Sequence[_Token], *, truncated: bool, code_points_seen: int) -> Encoding:
+    """Return the encoding of a row of tokens."""
+    ids, types, offsets, segments = zip(*row, strict=True)
+    return Encoding(list(ids), list(types), list(offsets), list(segments), truncated, code_points_seen)
 
 
 def _segment_range(raw: RawEncoding, segment: int) -> tuple[int, int]:

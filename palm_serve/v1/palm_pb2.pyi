@@ -31,7 +31,7 @@ PRIORITY_INTERACTIVE: Priority
 PRIORITY_BATCH: Priority
 
 class ParseRequest(_message.Message):
-    __slots__ = ("text", "model", "version", "request_id", "top_k", "offset_unit", "tasks", "thresholds", "priority", "reference_time", "time_zone")
+    __slots__ = ("text", "model", "version", "request_id", "top_k", "offset_unit", "tasks", "thresholds", "priority", "context", "reference_time", "time_zone")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,7 @@ class ParseRequest(_message.Message):
     TASKS_FIELD_NUMBER: _ClassVar[int]
     THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_TIME_FIELD_NUMBER: _ClassVar[int]
     TIME_ZONE_FIELD_NUMBER: _ClassVar[int]
     text: str
@@ -52,9 +53,18 @@ class ParseRequest(_message.Message):
     tasks: _containers.RepeatedScalarFieldContainer[str]
     thresholds: Thresholds
     priority: Priority
+    context: Context
     reference_time: _timestamp_pb2.Timestamp
     time_zone: str
-    def __init__(self, text: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ..., offset_unit: _Optional[_Union[OffsetUnit, str]] = ..., tasks: _Optional[_Iterable[str]] = ..., thresholds: _Optional[_Union[Thresholds, _Mapping]] = ..., priority: _Optional[_Union[Priority, str]] = ..., reference_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., time_zone: _Optional[str] = ...) -> None: ...
+    def __init__(self, text: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ..., offset_unit: _Optional[_Union[OffsetUnit, str]] = ..., tasks: _Optional[_Iterable[str]] = ..., thresholds: _Optional[_Union[Thresholds, _Mapping]] = ..., priority: _Optional[_Union[Priority, str]] = ..., context: _Optional[_Union[Context, _Mapping]] = ..., reference_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., time_zone: _Optional[str] = ...) -> None: ...
+
+class Context(_message.Message):
+    __slots__ = ("turns", "requested_slots")
+    TURNS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    turns: _containers.RepeatedScalarFieldContainer[str]
+    requested_slots: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, turns: _Optional[_Iterable[str]] = ..., requested_slots: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Thresholds(_message.Message):
     __slots__ = ("intent_confidence", "ambiguity_margin", "out_of_scope")
@@ -205,7 +215,7 @@ class ParseBatchResponse(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[ParseItem, _Mapping]]] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
-    __slots__ = ("task", "text", "text_pair", "model", "version", "request_id", "top_k", "offset_unit", "priority")
+    __slots__ = ("task", "text", "text_pair", "model", "version", "request_id", "top_k", "offset_unit", "priority", "context")
     TASK_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TEXT_PAIR_FIELD_NUMBER: _ClassVar[int]
@@ -215,6 +225,7 @@ class PredictRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     OFFSET_UNIT_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
     task: str
     text: str
     text_pair: str
@@ -224,7 +235,8 @@ class PredictRequest(_message.Message):
     top_k: int
     offset_unit: OffsetUnit
     priority: Priority
-    def __init__(self, task: _Optional[str] = ..., text: _Optional[str] = ..., text_pair: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ..., offset_unit: _Optional[_Union[OffsetUnit, str]] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
+    context: Context
+    def __init__(self, task: _Optional[str] = ..., text: _Optional[str] = ..., text_pair: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ..., offset_unit: _Optional[_Union[OffsetUnit, str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., context: _Optional[_Union[Context, _Mapping]] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
     __slots__ = ("request_id", "model", "version", "result", "truncated", "timings")
@@ -389,18 +401,20 @@ class EngineTrial(_message.Message):
     def __init__(self, variant: _Optional[str] = ..., provider: _Optional[str] = ..., precision: _Optional[str] = ..., outcome: _Optional[str] = ..., reason: _Optional[str] = ..., latency_ms: _Optional[float] = ..., chosen: bool = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("name", "kind", "role", "labels", "span_types")
+    __slots__ = ("name", "kind", "role", "labels", "span_types", "reads_context")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     SPAN_TYPES_FIELD_NUMBER: _ClassVar[int]
+    READS_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: str
     role: str
     labels: _containers.RepeatedScalarFieldContainer[str]
     span_types: _containers.RepeatedCompositeFieldContainer[SpanType]
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., role: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., span_types: _Optional[_Iterable[_Union[SpanType, _Mapping]]] = ...) -> None: ...
+    reads_context: bool
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., role: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., span_types: _Optional[_Iterable[_Union[SpanType, _Mapping]]] = ..., reads_context: bool = ...) -> None: ...
 
 class SpanType(_message.Message):
     __slots__ = ("name", "role", "group")

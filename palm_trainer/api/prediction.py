@@ -48,11 +48,11 @@ def predict(
     records: dict[str, list[Record]] = {}
     for task in tasks:
         records[task] = [{} for _ in examples]
-    for windows in dict.fromkeys(info.windows for info in infos.values()):
-        window_tasks = [task for task, info in infos.items() if info.windows == windows]
+    for layout in dict.fromkeys(info.layout for info in infos.values()):
+        alike_tasks = [task for task, info in infos.items() if info.layout == layout]
         done = 0
-        for positions, items, outputs in predictor.outputs(examples, window_tasks, windows):
-            for task in window_tasks:
+        for positions, items, outputs in predictor.outputs(examples, alike_tasks, layout):
+            for task in alike_tasks:
                 info = infos[task]
                 kind = task_kind(info.kind)
                 answers = decoders.by_task[task](outputs, items)

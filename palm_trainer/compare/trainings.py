@@ -179,9 +179,10 @@ def _hash_examples(training: VariantTraining, plan: ComparisonPlan) -> dict[str,
         for evaluation_set in sets:
             for example in evaluation_set.examples:
                 labels = []
+                texts = example.inputs if example.inputs.context else (example.text, example.pair)
                 for task, field in evaluation_set.fields.items():
                     labels.append((task, repr(example.fields.get(field))))
-                lines.append(repr((evaluation_set.data, example.text, example.pair, sorted(labels))))
+                lines.append(repr((evaluation_set.data, *texts, sorted(labels))))
         text = "\n".join(lines).encode("utf-8", "surrogatepass")
         digests[split] = hashlib.sha256(text).hexdigest()
     return digests

@@ -19,6 +19,7 @@ from palm_trainer.errors import DataError
 
 TEXT_CHANGED = "text: its white space changed"
 PAIR_LOST = "second text: left out"
+CONTEXT_LOST = "context: left out"
 WORDS_LOST = "words that the data was tagged on: left out or changed"
 ROLES_LOST = "span whose role and group are left out"
 _SUFFIXES = {
@@ -314,6 +315,8 @@ def _note_text_losses(original: Example, copy: Example, losses: Defects) -> None
         losses.add(TEXT_CHANGED, original.source)
     if original.pair != copy.pair:
         losses.add(PAIR_LOST, original.source)
+    if original.context != copy.context:
+        losses.add(CONTEXT_LOST, original.source)
     if original.words is not None and original.words != copy.words and original.text == copy.text:
         losses.add(WORDS_LOST, original.source)
 

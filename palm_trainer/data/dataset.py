@@ -193,7 +193,7 @@ class EncodedDataset:
             example = self._substitution.draw(epoch, self._features[index].example)
             if example is not None:
                 changed.append((position, example))
-        encoded = self._tokenizer.encode_rows([(example.text, example.pair) for _, example in changed])
+        encoded = self._tokenizer.encode_rows([example.inputs for _, example in changed])
         for (position, example), (row,) in zip(changed, encoded, strict=True):
             # Embeddings of other tokens may not be trained, see ActiveEmbedding.
             if self._token_ids.issuperset(row.input_ids):

@@ -85,7 +85,8 @@ def _group_texts(examples: Sequence[Example]) -> list[_TextGroup]:
     names = _label_fields(examples)
     group_by_key: dict[str, _TextGroup] = {}
     for row, example in enumerate(examples):
-        key = _normalise(example.text) + "\0" + _normalise(example.pair or "")
+        texts = example.inputs
+        key = _normalise(texts.text) + "\0" + _normalise(texts.second or "")
         group = group_by_key.setdefault(key, _TextGroup(key))
         group.rows.append(row)
         for name in names:

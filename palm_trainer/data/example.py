@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from palm_serve.types import InputTexts, context_text
+
 
 @dataclass(frozen=True, slots=True)
 class LabelledSpan:
@@ -24,6 +26,19 @@ FieldValue: TypeAlias = str | tuple[str, ...] | tuple[LabelledSpan, ...]
 
 An empty tuple is a label too: no class applies, or the text has no span.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What was said before a text.
+
+    Args:
+        turns: earlier turns, the newest last.
+        requested_slots: names of the slots that the system has just asked for.
+    """
+
+    turns: tuple[str, ...] = ()
+    requested_slots: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +62,15 @@ class Example:
     """`file:line`, for messages."""
     out_of_scope: bool = False
     """True for training text that belongs to no class. `classify` tasks learn to prefer none."""
+    context: Context | None = None
+    """What was said before the text. None: nothing is known of it."""
+
+    @property
+    def inputs(self) -> InputTexts:
+        """Texts that a model reads."""
+        context = self.context
+        spoken = "" if context is None else context_text(context.turns, context.requested_slots)
+        return InputTexts(self.text, self.pair, spoken)
 
 
 def spans_in(value: FieldValue) -> list[LabelledSpan]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from palm_serve.tokenization import TextTokenizer
-from palm_serve.types import Encoding, Windows
+from palm_serve.types import Encoding, InputTexts, RowLayout, Windows
 from palm_trainer.data.example import Example
 
 
@@ -33,11 +33,11 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True)
 class Texts:
-    """Each text, or text with its pair, as one row, truncated to the maximum length of the model."""
+    """Each text, or text with its pair or context, as one row, truncated to the maximum length of the model."""
 
     def features(self, examples: Sequence[Example], tokenizer: TextTokenizer) -> list[Feature]:
         """Tokenize each example into one feature of one row."""
-        encoded = tokenizer.encode_rows([(example.text, example.pair) for example in examples])
+        encoded = tokenizer.encode_rows([example.inputs for example in examples])
         return [Feature(index, rows) for index, rows in enumerate(encoded)]
 
     def __str__(self) -> str:
@@ -70,13 +70,13 @@ class PairAndNegative:
     def features(self, examples: Sequence[Example], tokenizer: TextTokenizer) -> list[Feature]:
         """Tokenize each example that has both texts into one feature of two rows."""
         indices: list[int] = []
-        pairs: list[tuple[str, str | None]] = []
-        negatives: list[tuple[str, str | None]] = []
+        pairs: list[InputTexts] = []
+        negatives: list[InputTexts] = []
         for index, example in enumerate(examples):
             if example.pair and self.field in example.fields:
                 indices.append(index)
-                pairs.append((example.text, example.pair))
-                negatives.append((example.text, str(example.fields[self.field])))
+                pairs.append(InputTexts(example.text, example.pair))
+                negatives.append(InputTexts(example.text, str(example.fields[self.field])))
         features = []
         encoded = zip(indices, tokenizer.encode_rows(pairs), tokenizer.encode_rows(negatives), strict=True)
         for index, positive_rows, negative_rows in encoded:
@@ -96,9 +96,9 @@ class PassageWindows:
     def features(self, examples: Sequence[Example], tokenizer: TextTokenizer) -> list[Feature]:
         """Tokenize each example into one feature for each window of its passage."""
         indices = [index for index, example in enumerate(examples) if example.pair]
-        texts = [(examples[index].text, examples[index].pair) for index in indices]
+        inputs = [examples[index].inputs for index in indices]
         features = []
-        for index, rows in zip(indices, tokenizer.encode_rows(texts, self.windows), strict=True):
+        for index, rows in zip(indices, tokenizer.encode_rows(inputs, RowLayout(self.windows)), strict=True):
             for row in rows:
                 features.append(Feature(index, (row,)))
         return features

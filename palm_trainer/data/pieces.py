@@ -117,7 +117,8 @@ def _batches(examples: Sequence[Example]) -> Iterator[list[str | tuple[str, str]
     for start in range(0, len(examples), _BATCH):
         texts: list[str | tuple[str, str]] = []
         for example in examples[start : start + _BATCH]:
-            texts.append(example.text if example.pair is None else (example.text, example.pair))
+            second = example.inputs.second
+            texts.append(example.text if second is None else (example.text, second))
         yield texts
 
 
@@ -125,7 +126,7 @@ def _count_letters(
     example: Example, encoding: RawEncoding, unknown_id: int | None, reads_ideographs: bool
 ) -> tuple[int, int]:
     """Return the letters of a row, and those that are unknown or one of several letters of a word read singly."""
-    texts = (example.text, example.pair or "")
+    texts = (example.text, example.inputs.second or "")
     letters = _letters(texts[0]) + _letters(texts[1])
     letters_by_word: dict[tuple[int, int], int] = {}
     single_by_word: dict[tuple[int, int], int] = {}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from palm_serve.types import InputTexts
 from palm_trainer.config.loader import DataConfig
 from palm_trainer.data.divide import divide
 from palm_trainer.data.example import Example
@@ -130,8 +131,8 @@ def _read_files(data: DataConfig, split: str, review: Review | None) -> Split:
 
 
 def _note_repeats(examples: list[Example], defects: Defects) -> None:
-    first_by_text: dict[tuple[str, str | None], Example] = {}
+    first_by_text: dict[InputTexts, Example] = {}
     for example in examples:
-        first = first_by_text.setdefault((example.text, example.pair), example)
+        first = first_by_text.setdefault(example.inputs, example)
         if first is not example:
             defects.add(REPEATED if first.fields == example.fields else CONTRADICTED, example.source)

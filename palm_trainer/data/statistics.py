@@ -78,10 +78,10 @@ def _note_skew(examples: Sequence[Example], fields: Sequence[str], defects: Defe
 def _note_leaks(train: Sequence[Example], examples: Sequence[Example], defects: Defects) -> None:
     train_by_text = {}
     for example in train:
-        train_by_text[example.text, example.pair] = example
+        train_by_text[example.inputs] = example
     reported = set()
     for example in examples:
-        key = (example.text, example.pair)
+        key = example.inputs
         if key in train_by_text and key not in reported:
             reported.add(key)
             same_labels = train_by_text[key].fields == example.fields

@@ -101,7 +101,7 @@ def _suggest_scratch(splits: Splits, passages: bool, reason: str) -> EncoderSugg
     """Return an encoder from scratch whose vocabulary can write the data."""
     texts: list[str] = []
     for example in splits["train"]:
-        texts += filter(None, (example.text, example.pair))
+        texts += filter(None, (example.text, example.inputs.second))
     characters_of_text = Counter(chain.from_iterable(texts))
     letters = Counter(dict(filter(_is_letter, characters_of_text.items())))
     is_chinese = _count(letters, is_ideograph) > letters.total() / 2

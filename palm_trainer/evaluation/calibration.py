@@ -138,7 +138,7 @@ def _with_answer_temperature(trained: TrainedModel, task: str, field: str, examp
     """Fit the temperature on decoded answers, for kinds whose confidence is no function of one row of logits."""
     info = trained.tasks[task]
     kind = task_kind(info.kind)
-    batches = list(Predictor(trained).outputs(examples[:_SPAN_EXAMPLES], [task], info.windows))
+    batches = list(Predictor(trained).outputs(examples[:_SPAN_EXAMPLES], [task], info.layout))
     arrays = trained.arrays
 
     def points_at(temperature: float) -> list[tuple[float, bool]]:

@@ -179,7 +179,7 @@ def collect(trained: TrainedModel, task: str, examples: Sequence[Example]) -> tu
     """
     names = trained.tasks[task].outputs
     rows: dict[str, dict[int, FloatArray]] = {name: {} for name in names}
-    for positions, _, outputs in Predictor(trained).outputs(examples, [task]):
+    for positions, _, outputs in Predictor(trained).outputs(examples, [task], trained.tasks[task].layout):
         for name in names:
             rows[name].update(zip(positions, outputs[name], strict=True))
     return tuple(_stack(rows[name], len(examples)) for name in names)

@@ -9,7 +9,7 @@ from palm_serve.bundle.manifest import with_given
 from palm_serve.decoding import DecoderTable, Item
 from palm_serve.engine.padding import pad_batch
 from palm_serve.tokenization import TextTokenizer
-from palm_serve.types import Encoding, FloatArray, TaskAnswer, Windows
+from palm_serve.types import Encoding, FloatArray, RowLayout, TaskAnswer
 from palm_trainer.data.example import Example
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.tasks import task_kind
@@ -44,40 +44,40 @@ class Predictor:
                 infos[name] = info
         decoders = DecoderTable.of(self._trained.tasks, self._trained.arrays, infos)
         answers: list[dict[str, TaskAnswer]] = [{} for _ in examples]
-        names_by_input: dict[tuple[Windows | None, bool], list[str]] = {}
+        names_by_input: dict[tuple[RowLayout, bool], list[str]] = {}
         for name, info in infos.items():
-            names_by_input.setdefault((info.windows, info.pairs), []).append(name)
-        for (windows, pairs), names in names_by_input.items():
-            strict = tasks is None or windows is not None
+            names_by_input.setdefault((info.layout, info.pairs), []).append(name)
+        for (layout, pairs), names in names_by_input.items():
+            strict = tasks is None or layout.windows is not None
             positions = []
             for position, example in enumerate(examples):
                 if not strict or (example.pair is not None) == pairs:
                     positions.append(position)
-            answered = self._answer([examples[position] for position in positions], names, windows, decoders)
+            answered = self._answer([examples[position] for position in positions], names, layout, decoders)
             for i, example_answers in answered:
                 answers[positions[i]].update(example_answers)
         return answers
 
     def _answer(
-        self, examples: Sequence[Example], tasks: Sequence[str], windows: Windows | None, decoders: DecoderTable
+        self, examples: Sequence[Example], tasks: Sequence[str], layout: RowLayout, decoders: DecoderTable
     ) -> Iterator[tuple[int, dict[str, TaskAnswer]]]:
         """Yield the position of each example with its answers, for tasks that read alike."""
-        for positions, items, outputs in self.outputs(examples, tasks, windows):
+        for positions, items, outputs in self.outputs(examples, tasks, layout):
             answers_by_task = [decoders.by_task[task](outputs, items) for task in tasks]
             for i, answers in zip(positions, zip(*answers_by_task, strict=True), strict=True):
                 yield i, dict(zip(tasks, answers, strict=True))
 
     def outputs(
-        self, examples: Sequence[Example], tasks: Sequence[str], windows: Windows | None = None
+        self, examples: Sequence[Example], tasks: Sequence[str], layout: RowLayout
     ) -> Iterator[tuple[list[int], list[Item], Mapping[str, FloatArray]]]:
         """Yield positions of examples, their items for decoding, and the model's outputs, batch by batch.
 
         Args:
-            examples: texts, or texts with their pairs.
+            examples: texts, or texts with their pairs or contexts.
             tasks: that read alike. The outputs hold also those of the tasks that they are decoded given.
-            windows: how they read a long pair. None: it is truncated.
+            layout: how they read the texts.
         """
-        rows = self._tokenizer.encode_rows([(e.text, e.pair) for e in examples], windows)
+        rows = self._tokenizer.encode_rows([example.inputs for example in examples], layout)
         computed_tasks = with_given(tasks, self._trained.tasks)
         for positions in self._batches(rows):
             items = []

@@ -11,7 +11,7 @@ from palm_serve.bundle.golden import GoldenExample
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.bundle.span_types import span_label
 from palm_serve.decoding import golden_answer
-from palm_serve.types import Answer, Classification, Match, Spans, TaskAnswer
+from palm_serve.types import Answer, Classification, InputTexts, Match, Spans, TaskAnswer
 from palm_trainer.data.example import Example
 
 MIN_CONFIDENCE = 0.6
@@ -80,13 +80,13 @@ def _spread_evenly(usable: Sequence[int], indices: Sequence[int]) -> list[int]:
 
 def _interleave(sets: Sequence[Sequence[AnsweredExample]], max_characters: int) -> Iterator[AnsweredExample]:
     """Yield one example of each set in turn, except for blank, long and repeated texts."""
-    texts: set[tuple[str, str | None]] = set()
+    texts: set[InputTexts] = set()
     for group in zip_longest(*sets):
         for answered in group:
             if answered is None:
                 continue
             example = answered[0]
-            key = (example.text, example.pair)
+            key = example.inputs
             if key not in texts and example.text.strip() and _count_characters(answered) <= max_characters:
                 texts.add(key)
                 yield answered
@@ -94,7 +94,7 @@ def _interleave(sets: Sequence[Sequence[AnsweredExample]], max_characters: int) 
 
 def _count_characters(answered: AnsweredExample) -> int:
     example, _ = answered
-    return len(example.text) + len(example.pair or "")
+    return example.inputs.characters
 
 
 def _select_confident(answers: Mapping[str, TaskAnswer]) -> dict[str, TaskAnswer]:
@@ -140,4 +140,5 @@ def _to_golden(example: Example, answers: Mapping[str, TaskAnswer], tasks: Mappi
     golden_answers = {}
     for task, answer in answers.items():
         golden_answers[task] = golden_answer(answer, tasks[task])
-    return GoldenExample(text=example.text, pair=example.pair, answers=golden_answers)
+    texts = example.inputs
+    return GoldenExample(text=texts.text, pair=texts.pair, context=texts.context, answers=golden_answers)

@@ -76,14 +76,14 @@ def compare_singles(result: ParityResult, examples: Sequence[Example], seed: int
     generator = np.random.default_rng(seed)
     predictor = result.predictor
     step = max(1, -(-len(examples) // _SINGLE_EXAMPLES))
-    for windows, tasks in predictor.tasks_by_windows().items():
+    for layout, tasks in predictor.tasks_by_layout().items():
         pairs = predictor.pair_values(tasks)
         for index in range(0, len(examples), step):
             example = examples[index]
             batch_answers = result.answers.get(index, {})
             if (example.pair is not None) not in pairs or tasks[0] not in batch_answers:
                 continue
-            [item] = predictor.tokenize([example], windows)
+            [item] = predictor.tokenize([example], layout)
             padding = int(generator.integers(0, _MAX_PADDING + 1))
             length = min(max(map(len, item.rows)) + padding, predictor.tokenizer.max_length)
             [single_answers] = predictor.decode(predictor.run(item.rows, length), [item], tasks)
@@ -95,7 +95,7 @@ def _compare_batch(
     result: ParityResult, reference: Reference, batch: ReferenceBatch, expected_outputs: Outputs
 ) -> None:
     predictor = result.predictor
-    items = predictor.tokenize(batch.examples, batch.windows)
+    items = predictor.tokenize(batch.examples, batch.layout)
     outputs = run_batch(result, collect_rows(items), tuple(expected_outputs), batch.row_names)
     if outputs is None:
         return

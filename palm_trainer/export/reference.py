@@ -8,7 +8,7 @@ import numpy as np
 from palm_serve.decoding import Item
 from palm_serve.proof.predictor import EnginePredictor, Outputs
 from palm_serve.proof.shapes import random_encodings, stratified_shapes
-from palm_serve.types import Encoding, TaskAnswer, Windows
+from palm_serve.types import Encoding, RowLayout, TaskAnswer
 from palm_trainer.data.example import Example
 
 _BATCH_EXAMPLES = 32
@@ -22,7 +22,7 @@ _STORED_BYTES = 2**28
 class ReferenceBatch:
     """A batch of examples of similar length. `indices` are their positions among all examples."""
 
-    windows: Windows | None
+    layout: RowLayout
     tasks: tuple[str, ...]
     indices: tuple[int, ...]
     examples: tuple[Example, ...]
@@ -85,19 +85,19 @@ def run_reference(predictor: EnginePredictor, examples: Sequence[Example], vocab
     answers: list[dict[str, TaskAnswer]] = [{} for _ in examples]
     batches = []
     free_bytes = _STORED_BYTES
-    order = sorted(range(len(examples)), key=lambda index: _text_length(examples[index]))
-    for windows, tasks in predictor.tasks_by_windows().items():
+    order = sorted(range(len(examples)), key=lambda index: examples[index].inputs.characters)
+    for layout, tasks in predictor.tasks_by_layout().items():
         pairs = predictor.pair_values(tasks)
         readable = []
         for index in order:
             has_pair = examples[index].pair is not None
             if has_pair in pairs:
                 readable.append(index)
-        batch_size = _BATCH_EXAMPLES if windows is None else _BATCH_PASSAGES
+        batch_size = _BATCH_EXAMPLES if layout.windows is None else _BATCH_PASSAGES
         for begin in range(0, len(readable), batch_size):
             indices = tuple(readable[begin : begin + batch_size])
             batch_examples = tuple(examples[index] for index in indices)
-            items = predictor.tokenize(batch_examples, windows)
+            items = predictor.tokenize(batch_examples, layout)
             rows = collect_rows(items)
             row_names = []
             for item in items:
@@ -110,7 +110,7 @@ def run_reference(predictor: EnginePredictor, examples: Sequence[Example], vocab
                 free_bytes -= values.nbytes
             batches.append(
                 ReferenceBatch(
-                    windows=windows,
+                    layout=layout,
                     tasks=tasks,
                     indices=indices,
                     examples=batch_examples,
@@ -148,7 +148,3 @@ def collect_rows(items: Sequence[Item]) -> list[Encoding]:
 def quote_item(item: Item) -> str:
     """Quote the text of an item, and its pair, for a message."""
     return f"'{item.text}'" if item.pair is None else f"'{item.text}' with '{item.pair}'"
-
-
-def _text_length(example: Example) -> int:
-    return len(example.text) + len(example.pair or "")

@@ -58,11 +58,11 @@ def draw_samples(predictor: EnginePredictor, sets: Sequence[EvaluationSet], seed
     for evaluation_set in sets:
         examples += evaluation_set.examples
     samples = []
-    for windows, tasks in predictor.tasks_by_windows().items():
+    for layout, tasks in predictor.tasks_by_layout().items():
         for pairs in sorted(predictor.pair_values(tasks)):
             pool = [example for example in examples if (example.pair is not None) == pairs]
             order = generator.permutation(len(pool))[:_MAX_ROWS]
-            items = predictor.tokenize([pool[index] for index in order], windows)
+            items = predictor.tokenize([pool[index] for index in order], layout)
             rows = sorted(_limit_rows(collect_rows(items)), key=len)
             outputs: list[str] = []
             for task in tasks:

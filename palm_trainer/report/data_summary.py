@@ -105,8 +105,8 @@ def measure_lengths(tokenizer_json: str, max_length: int, examples: Sequence[Exa
         max_length: tokens that the model reads. Longer texts are truncated.
         examples: the texts.
     """
-    texts = [(example.text, example.pair) for example in examples]
-    rows = TextTokenizer(tokenizer_json, _UNLIMITED_TOKENS).encode_rows(texts)
+    inputs = [example.inputs for example in examples]
+    rows = TextTokenizer(tokenizer_json, _UNLIMITED_TOKENS).encode_rows(inputs)
     tokens = [len(row) for (row,) in rows]
     truncated = sum(length > max_length for length in tokens)
     return TokenLengths(tokens, truncated)
@@ -141,10 +141,10 @@ def find_overlap(
     for evaluation_set in sets:
         train_texts = set()
         for example in train_examples.get(evaluation_set.data, ()):
-            train_texts.add((example.text, example.pair))
+            train_texts.add(example.inputs)
         repeated = []
         for example in evaluation_set.examples:
-            if (example.text, example.pair) in train_texts:
+            if example.inputs in train_texts:
                 repeated.append(example)
         if repeated:
             place = f"{evaluation_set.data} {split}"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.tokenization import find_unknown_id
-from palm_serve.types import FloatArray
+from palm_serve.types import FloatArray, InputTexts, RowLayout
 from palm_trainer.data.example import Example
 from palm_trainer.data.label_names import label_text
 from palm_trainer.errors import ConfigError
@@ -52,18 +52,19 @@ def start_prototype_heads(trained: TrainedModel, texts: Mapping[str, ClassTexts]
     Raises:
         ConfigError: a class has no text, and no name that the encoder can read.
     """
-    holders: dict[tuple[str, str | None], list[tuple[str, int]]] = {}
+    holders: dict[InputTexts, tuple[Example, list[tuple[str, int]]]] = {}
     sums: dict[str, npt.NDArray[np.float64]] = {}
     for task, class_texts in texts.items():
         labels = trained.tasks[task].labels
         sums[task] = np.zeros((len(labels), trained.model.backbone.hidden_size))
         for example, number in _labelled_texts(f"tasks.{task}", labels, class_texts, trained.tokenizer_json):
-            holders.setdefault((example.text, example.pair), []).append((task, number))
+            holders.setdefault(example.inputs, (example, []))[1].append((task, number))
     trained.model.to(device)
-    holders_by_position = list(holders.values())
-    for positions, vectors in pooled_vectors(trained, [Example(text, pair=pair) for text, pair in holders]):
+    examples = [example for example, _ in holders.values()]
+    classes = [numbers for _, numbers in holders.values()]
+    for positions, vectors in pooled_vectors(trained, examples):
         for position, vector in zip(positions, to_unit(vectors), strict=True):
-            for task, number in holders_by_position[position]:
+            for task, number in classes[position]:
                 sums[task][number] += vector
     for task, summed in sums.items():
         head = trained.model.head(task)
@@ -76,13 +77,13 @@ def pooled_vectors(trained: TrainedModel, examples: Sequence[Example]) -> Iterat
 
     Args:
         trained: the model, whose encoder reads the texts in eval mode and fp32.
-        examples: texts, or texts with their pairs.
+        examples: texts, or texts with their pairs or contexts.
     """
     head = _PooledVectors()
     info = TaskInfo(kind=head.kind, outputs=(f"{_TASK}.vectors",))
     model = MultiTaskModel(trained.model.backbone, {_TASK: head})
     predictor = Predictor(replace(trained, model=model, tasks={_TASK: info}))
-    for positions, _, outputs in predictor.outputs(examples, (_TASK,)):
+    for positions, _, outputs in predictor.outputs(examples, (_TASK,), RowLayout(context=True)):
         yield positions, outputs[f"{_TASK}.vectors"]
 
 

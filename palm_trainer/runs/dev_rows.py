@@ -62,6 +62,7 @@ def _record(dev_share: float, seed: int, examples: Sequence[Example]) -> dict[st
     digest = hashlib.sha256()
     sources = []
     for example in examples:
-        digest.update(json.dumps([example.text, example.pair]).encode())
+        texts = example.inputs
+        digest.update(json.dumps([*texts] if texts.context else [texts.text, texts.pair]).encode())
         sources.append(example.source)
     return {"dev_share": dev_share, "seed": seed, "texts_sha256": digest.hexdigest(), "rows": sources}

@@ -145,7 +145,7 @@ def _read_texts(examples: Iterable[Example]) -> list[str]:
     """Return all texts of some examples."""
     texts: list[str] = []
     for example in examples:
-        texts += filter(None, (example.text, example.pair))
+        texts += filter(None, (example.text, example.inputs.second))
     return texts
 
 

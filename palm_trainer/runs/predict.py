@@ -10,6 +10,8 @@ from palm_serve.system.plain_text import plain_json
 from palm_serve.types import Answer, Classification, Label, Match, Span, Spans, TaskAnswer
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats.json_values import parse_json
+from palm_trainer.data.formats.jsonl import as_row
+from palm_trainer.data.formats.rows import pop_context
 from palm_trainer.data.formats.text_files import read_text, split_lines
 from palm_trainer.errors import DataError
 from palm_trainer.evaluation.predictor import Predictor
@@ -17,38 +19,43 @@ from palm_trainer.model.checkpoint import load_trained
 from palm_trainer.tasks import task_kind
 from palm_trainer.tasks.sequence_label import role_keys
 
-Input = tuple[str, str | None]
-_KEYS = (("text", "question"), ("text_pair", "passage", "context"))
+_KEYS = (("text", "question"), ("text_pair", "passage"))
 """Keys of a text and of its pair in JSONL."""
 
 
-def read_inputs(path: Path) -> list[Input]:
-    """Read the texts of a file, one a line, or JSONL objects with `text` and `text_pair` (or `question`, `passage`).
+def read_inputs(path: Path) -> list[Example]:
+    """Read the texts of a file, one a line, or JSONL objects.
+
+    They have `text` and `text_pair` (or `question`, and `passage` or a string in `context`), or `text` with lists of
+    strings in `context` and `requested_slots`.
 
     Raises:
         DataError: names the file and the line.
     """
     lines = split_lines(read_text(path))
     is_json = path.suffix in {".jsonl", ".json"}
-    inputs: list[Input] = []
+    inputs: list[Example] = []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            inputs.append(_json_input(path, number, line) if is_json else (line, None))
+            inputs.append(_json_input(path, number, line) if is_json else Example(line))
     return inputs
 
 
-def _json_input(path: Path, number: int, line: str) -> Input:
+def _json_input(path: Path, number: int, line: str) -> Example:
     row = parse_json(line, f"{path}:{number}", 'write an object with "text" a line', is_line=True)
     if not isinstance(row, dict):
         raise DataError(f'{path}:{number}: not an object with "text", got {row!r}')
     text, pair = _first_value(row, _KEYS[0]), _first_value(row, _KEYS[1])
+    context = None if pair is not None else pop_context(row)
+    if pair is None and context is None:
+        pair = row.get("context")
     if text is None:
         raise DataError(f'{path}:{number}: not an object with "text" (or "question"): {", ".join(row) or "empty"}')
     if not isinstance(text, str) or not isinstance(pair, str | None):
         raise DataError(
             f'{path}:{number}: "text" (or "question") and "text_pair" (or "passage", "context") are strings'
         )
-    return text, pair
+    return Example(text, pair=pair, context=context)
 
 
 def _first_value(row: Mapping[str, Any], keys: Sequence[str]) -> Any:
@@ -59,24 +66,25 @@ def _first_value(row: Mapping[str, Any], keys: Sequence[str]) -> Any:
     return None
 
 
-def with_pairs(texts: Sequence[str], pairs: Sequence[str]) -> list[Input]:
+def with_pairs(texts: Sequence[str], pairs: Sequence[str]) -> list[Example]:
     """Join each text with its pair, or all texts with a single pair. Raises DataError for other numbers of pairs."""
     if len(pairs) not in (0, 1, len(texts)):
         raise DataError(
             f"--pair is given {len(pairs)} times for {len(texts)} texts. Give it once for all of them, or once for each."
         )
     seconds: list[str | None] = [*pairs] if len(pairs) == len(texts) else [pairs[0] if pairs else None] * len(texts)
-    return list(zip(texts, seconds, strict=True))
+    return [Example(text, pair=pair) for text, pair in zip(texts, seconds, strict=True)]
 
 
-def _check(inputs: Sequence[Input], tasks: Mapping[str, TaskInfo]) -> None:
+def _check(inputs: Sequence[Example], tasks: Mapping[str, TaskInfo]) -> None:
     """Raise DataError for an input that is not Unicode text, or that no task reads."""
     reads = {}
     for name, info in tasks.items():
         if task_kind(info.kind).is_answered:
             reads[name] = info.pairs
-    for text, pair in inputs:
-        for part_text in (text, pair or ""):
+    for example in inputs:
+        text, pair = example.text, example.pair
+        for part_text in (text, example.inputs.second or ""):
             if any("\ud800" <= character <= "\udfff" for character in part_text):
                 raise DataError(
                     f"{part_text[:40]!r}: not Unicode text (it holds half of a surrogate pair, or bytes that are not UTF-8). Mend the text."
@@ -92,18 +100,13 @@ def _check(inputs: Sequence[Input], tasks: Mapping[str, TaskInfo]) -> None:
             raise DataError(f"{text[:40]!r}: every task of this model ({listed}) reads {expected}. {remedy}.")
 
 
-def predict_lines(run: Path, inputs: Sequence[Input]) -> Iterator[str]:
+def predict_lines(run: Path, inputs: Sequence[Example]) -> Iterator[str]:
     """Yield a JSON object for each text: the text and the answers of the tasks that read it. Raises DataError."""
     trained = load_trained(run)
     _check(inputs, trained.tasks)
     predictor = Predictor(trained)
-    examples = []
-    for text, pair in inputs:
-        examples.append(Example(text=text, pair=pair))
-    for example, answers in zip(examples, predictor.answers(examples), strict=True):
-        record: dict[str, Any] = {"text": example.text}
-        if example.pair is not None:
-            record["text_pair"] = example.pair
+    for example, answers in zip(inputs, predictor.answers(inputs), strict=True):
+        record = as_row(example)
         for task, answer in answers.items():
             record[task] = answer_to_json(answer)
         yield plain_json(json.dumps(record, ensure_ascii=False))

@@ -235,7 +235,7 @@ def test_versions_share_a_tokenizer_while_one_is_loaded(tiny_bundle):
     bundle = load_bundle(tiny_bundle)
     engine = select_engine(bundle, "CPU")
     first, second = Pipeline(bundle, engine), Pipeline(load_bundle(tiny_bundle), engine)
-    assert first._tokenizer is second._tokenizer
+    assert first._rows._tokenizer is second._rows._tokenizer
     seven, again = (TextTokenizer.shared(bundle.tokenizer_json, 7) for _ in range(2))
     assert seven is again
     assert seven.max_length == 7, "another length is another tokenizer"

@@ -1,4 +1,4 @@
-"""Windows of a passage: what they cover, and the question before each."""
+"""Rows of an input: windows of a passage, what they cover and the question before each, and the context of a text."""
 
 import pytest
 from hypothesis import example, given
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from palm_serve.tokenization import TextTokenizer
-from palm_serve.types import SPECIAL, Windows
+from palm_serve.types import SPECIAL, InputTexts, RowLayout, Windows
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -70,18 +70,60 @@ def test_windows_cover_every_token_with_context(question, passage, max_length, m
 @given(question=texts.filter(bool), passage=texts.filter(bool), template=st.sampled_from([BERT, ROBERTA, XLNET]))
 def test_short_passage_is_encoded_like_any_pair(question, passage, template):
     tokenizer = letters(template, 200)
-    assert tokenizer.encode_rows([(question, passage)], Windows(100, 9)) == [(tokenizer.encode(question, passage),)]
+    assert tokenizer.encode_rows([InputTexts(question, passage)], RowLayout(Windows(100, 9))) == [
+        (tokenizer.encode(question, passage),)
+    ]
 
 
 def test_several_passages_keep_their_windows_apart():
     tokenizer = letters(BERT, 12)
-    pairs = [("a b", "c " * 40), ("d", "e"), ("f", "")]
-    together = tokenizer.encode_rows(pairs, Windows(4, 4))
-    assert together == [tokenizer.encode_rows([pair], Windows(4, 4))[0] for pair in pairs]
+    pairs = [InputTexts("a b", "c " * 40), InputTexts("d", "e"), InputTexts("f", "")]
+    together = tokenizer.encode_rows(pairs, RowLayout(Windows(4, 4)))
+    assert together == [tokenizer.encode_rows([pair], RowLayout(Windows(4, 4)))[0] for pair in pairs]
     assert [len(rows) for rows in together] == [10, 1, 1]
 
 
 @pytest.mark.parametrize("pair", [None, "b c"])
 def test_rows_without_windows_are_one_for_each_input(pair):
     tokenizer = letters(BERT, 12)
-    assert tokenizer.encode_rows([("a", pair)]) == [(tokenizer.encode("a", pair),)]
+    assert tokenizer.encode_rows([InputTexts("a", pair)]) == [(tokenizer.encode("a", pair),)]
+
+
+@given(
+    text=texts.filter(bool),
+    context=texts,
+    max_length=st.integers(4, 30),
+    template=st.sampled_from([BERT, ROBERTA, XLNET]),
+)
+def test_context_takes_the_room_that_the_text_leaves(text, context, max_length, template):
+    tokenizer = letters(template, max_length)
+    [(row,)] = tokenizer.encode_rows([InputTexts(text, None, context)])
+    plain = tokenizer.encode(text)
+    text_tokens = [token for token, segment in zip(row.input_ids, row.segments, strict=True) if segment == 0]
+    context_tokens = [offsets for offsets, segment in zip(row.offsets, row.segments, strict=True) if segment == 1]
+    assert len(row) <= max_length
+    assert (row.truncated, row.seen) == (plain.truncated, plain.seen)
+    assert text_tokens == [
+        token for token, segment in zip(plain.input_ids, plain.segments, strict=True) if segment == 0
+    ]
+    assert [context[start:end] for start, end in context_tokens] == context.split()[: len(context_tokens)]
+    if len(context_tokens) < len(context.split()):
+        pair_specials = tokenizer.encode("a", "a").segments.count(SPECIAL)
+        assert not context_tokens or len(row) == max_length
+        assert context_tokens or len(text.split()) + pair_specials >= max_length
+    elif context:
+        assert row == tokenizer.encode(text, context)
+    assert tokenizer.encode_rows([InputTexts(text, None, context)], RowLayout()) == [(plain,)]
+
+
+def test_rows_keep_their_order():
+    tokenizer = letters(BERT, 12)
+    inputs = [
+        InputTexts("a"),
+        InputTexts("b", None, "c d"),
+        InputTexts("e", "f", "ignored"),
+        InputTexts("g", None, "h"),
+    ]
+    together = tokenizer.encode_rows(inputs)
+    assert together == [tokenizer.encode_rows([texts])[0] for texts in inputs]
+    assert together[2] == (tokenizer.encode("e", "f"),)

@@ -9,11 +9,13 @@ from zoneinfo import ZoneInfo
 from palm_serve.bundle.manifest import Manifest, TaskInfo
 from palm_serve.config import Limits
 from palm_serve.errors import InvalidRequest, check_text
-from palm_serve.types import Moment, Priority, TextRequest, Thresholds
+from palm_serve.types import Moment, Priority, TextRequest, Thresholds, context_text
 from palm_serve.v1 import palm_pb2 as pb
 
 DEFAULT_TOP_K = 3
 _QUOTED = 64
+_MAX_CONTEXT = 64
+"""Limit of the turns of a context, and of its requested slots. Models read a few of them."""
 _OFFSET_UNITS = frozenset(pb.OffsetUnit.values())
 _PRIORITIES = frozenset(pb.Priority.values())
 _INTERACTIVE = pb.Priority.PRIORITY_INTERACTIVE
@@ -55,10 +57,12 @@ def check_parse_request(
     tasks = _single_text_tasks(message.tasks, manifest)
     thresholds = _thresholds(message.thresholds, manifest)
     top_k = message.top_k or DEFAULT_TOP_K
+    context = _context(message.context, limits) if message.HasField("context") else ""
     # The fallback compares the first two labels, so the ranking needs at least two.
     request = TextRequest(
         message.text,
         tasks,
+        context=context,
         top_k=max(top_k, 2),
         deadline=deadline,
         priority=priority,
@@ -97,8 +101,16 @@ def check_predict_request(
         )
     top_k = message.top_k or DEFAULT_TOP_K
     pair = message.text_pair if task.pairs else None
+    context = _context(message.context, limits) if message.HasField("context") else ""
     request = TextRequest(
-        message.text, (message.task,), pair=pair, top_k=top_k, deadline=deadline, priority=priority, client=client
+        message.text,
+        (message.task,),
+        pair=pair,
+        context="" if task.pairs else context,
+        top_k=top_k,
+        deadline=deadline,
+        priority=priority,
+        client=client,
     )
     return CheckedRequest(request, unit, top_k)
 
@@ -197,6 +209,26 @@ def _time_zone(name: str) -> tzinfo:
             f"time_zone must be a name of the IANA time zone database (Europe/Berlin), got {quoted(name)}. Correct or remove it.",
             "time_zone",
         ) from None
+
+
+def _context(message: pb.Context, limits: Limits) -> str:
+    """Return the context as the model reads it."""
+    size = 0
+    for name in ("turns", "requested_slots"):
+        texts = getattr(message, name)
+        if len(texts) > _MAX_CONTEXT:
+            raise InvalidRequest(
+                f"context.{name} must have at most {_MAX_CONTEXT}, got {len(texts):,}. Send the newest.",
+                f"context.{name}",
+            )
+        for text in texts:
+            size += len(text.encode())
+    if size > limits.text_bytes:
+        raise InvalidRequest(
+            f"context must have at most {limits.text_bytes:,} bytes, got {size:,}. Send fewer or shorter turns.",
+            "context",
+        )
+    return context_text(message.turns, message.requested_slots)
 
 
 def _offset_unit(value: int) -> int:

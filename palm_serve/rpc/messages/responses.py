@@ -152,7 +152,16 @@ def model_message(model: "LoadedModel", limits: Limits) -> pb.Model:
         for span_type in task.decode.span_types.values():
             span_types.append(pb.SpanType(name=span_type.name, role=span_type.role, group=span_type.group))
         labels = label_names(task)
-        tasks.append(pb.Task(name=name, kind=task.kind, role=task.role, labels=labels, span_types=span_types))
+        tasks.append(
+            pb.Task(
+                name=name,
+                kind=task.kind,
+                role=task.role,
+                labels=labels,
+                span_types=span_types,
+                reads_context=task.layout.context,
+            )
+        )
     return pb.Model(
         name=model.name,
         version=model.version,

@@ -96,9 +96,7 @@ def _check_names(example: Example, clean_names: set[str], defects: Defects) -> N
 
 def _note_texts(example: Example, defects: Defects) -> None:
     """Count the texts in which nothing can be seen, and those with characters that no text has on purpose."""
-    for text in (example.text, example.pair):
-        if text is None:
-            continue
+    for text in filter(None, (example.text, example.inputs.second)):
         if not text[:1].isalnum() and not _is_visible(text):
             defects.add(NO_VISIBLE_TEXT, example.source)
         if _CONTROL.search(text):
@@ -107,7 +105,7 @@ def _note_texts(example: Example, defects: Defects) -> None:
 
 def _check_characters(example: Example) -> None:
     """Check that all strings of an example can be written as UTF-8. JSON's escapes can make half a surrogate pair."""
-    strings = [example.text, example.pair or "", *example.fields]
+    strings = [example.text, example.inputs.second or "", *example.fields]
     for value in example.fields.values():
         if isinstance(value, str):
             strings.append(value)

@@ -1,8 +1,9 @@
 """JSON lines: the project's own format, which holds everything that an `Example` holds.
 
-    {"text": "...", "text_pair": "...", FIELD: VALUE, ...}
+    {"text": "...", "text_pair": "...", "context": ["...", ...], FIELD: VALUE, ...}
 
-VALUE is a class `"a"`, classes `["a", "b"]`, or spans `[{"start": 0, "end": 4, "label": "x"}]`
+`context` holds the turns before the text, the newest last, and `requested_slots` the names of the slots that the
+system has just asked for. VALUE is a class `"a"`, classes `["a", "b"]`, or spans `[{"start": 0, "end": 4, "label": "x"}]`
 (also `"role"` and `"group"`) in code points, half-open. Of spans that overlap, one is kept. `null`
 and an absent field mean unlabelled, `[]` that nothing applies. Spans refer to the text. Those of the field `answer`
 refer to the pair if there is one, and may overlap. `"words": [[0, 4], ...]` are the ranges of the
@@ -18,7 +19,7 @@ from palm_trainer.config.mappings import absent
 from palm_trainer.data.example import Example, FieldValue, LabelledSpan, spans_in
 from palm_trainer.data.formats.json_values import parse_json
 from palm_trainer.data.formats.row_values import ANSWER, OVERLAPPING
-from palm_trainer.data.formats.rows import Layout, find_layout, row_example
+from palm_trainer.data.formats.rows import CONTEXT, REQUESTED_SLOTS, Layout, find_layout, row_example
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, read_text, split_lines
 from palm_trainer.errors import DataError
 
@@ -99,6 +100,10 @@ def as_row(example: Example) -> dict[str, Any]:
     row: dict[str, Any] = {"text": example.text}
     if example.pair is not None:
         row["text_pair"] = example.pair
+    if example.context is not None:
+        for name, texts in ((CONTEXT, example.context.turns), (REQUESTED_SLOTS, example.context.requested_slots)):
+            if texts:
+                row[name] = list(texts)
     for name, value in example.fields.items():
         row[name] = value_as_json(value)
     if example.words is not None:

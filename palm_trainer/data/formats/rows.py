@@ -1,7 +1,8 @@
 """Rows of named values, shared by jsonl, JSON arrays, Parquet files and Hugging Face data sets.
 
 All of them read the same row alike. Names of the text and its pair are those of
-`palm_trainer.data.formats.columns`. `tokens` or `words` hold the words of a row, with lists of tags
+`palm_trainer.data.formats.columns`. A list in `context` holds the turns before a text, the newest last, and one in
+`requested_slots` the names of slots that the system asked for. `tokens` or `words` hold the words of a row, with lists of tags
 beside them (`ner_tags`: spans). `answers` with `text` and `answer_start` are SQuAD's. Numbers become
 class names. `id`, `idx` and `guid` are not read, unless `columns` names them.
 """
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from palm_trainer.config.mappings import absent
-from palm_trainer.data.example import Example, FieldValue, LabelledSpan
+from palm_trainer.data.example import Context, Example, FieldValue, LabelledSpan
 from palm_trainer.data.formats.columns import NO_CLASS, UNREAD, class_cell, find_texts, unread_kind
 from palm_trainer.data.formats.row_values import ANSWER, SPAN_FIELDS, read_field, read_words
 from palm_trainer.data.formats.squad import check_answer, locate_answers
@@ -21,6 +22,8 @@ from palm_trainer.data.formats.text_files import Defects, FormatOptions, align_w
 from palm_trainer.errors import DataError
 
 TOKENS = ("tokens", "words")
+CONTEXT = "context"
+REQUESTED_SLOTS = "requested_slots"
 NOT_TAGS = "column '{}' beside the tokens: no tags of scheme '{}' (left out)"
 NOT_ALIGNED = "text that its tokens do not spell (the joined tokens are used)"
 _ANSWER_KEYS = {"text", "answer_start"}
@@ -105,6 +108,7 @@ def row_example(
             text = _text(cells.pop(name), name, source)
         else:
             pair = _pair(cells.pop(name), name, source)
+    context = None if pair is not None else pop_context(cells)
     fields: dict[str, FieldValue] = {}
     words = None
     tokens = _pop_tokens(cells, source, is_needed=text is None)
@@ -127,7 +131,7 @@ def row_example(
             value = _field_value(name, value, text, pair, place, options, defects)
         if value is not None:
             fields[name] = value
-    return Example(text, fields, pair=pair, words=words, source=source)
+    return Example(text, fields, pair=pair, words=words, source=source, context=context)
 
 
 def _text(value: Any, name: str, source: str) -> str:
@@ -146,6 +150,21 @@ def _pair(value: Any, name: str, source: str) -> str | None:
             f'{source}: "{name}" is {value!r}; it must be a string with at least one character, or left out'
         )
     return None if value is None else _text(value, name, source)
+
+
+def pop_context(row: dict[str, Any]) -> Context | None:
+    """Remove the context of a row, and return it; None where there is none.
+
+    Args:
+        row: values by name. A single string is no context but a class, as in every other column.
+    """
+    texts: dict[str, tuple[str, ...]] = {}
+    for name in (CONTEXT, REQUESTED_SLOTS):
+        value = row.get(name)
+        if isinstance(value, list) and all(isinstance(text, str) for text in value):
+            texts[name] = tuple(filter(str.strip, row.pop(name)))
+    context = Context(texts.get(CONTEXT, ()), texts.get(REQUESTED_SLOTS, ()))
+    return context if context.turns or context.requested_slots else None
 
 
 def _pop_tokens(cells: dict[str, Any], source: str, *, is_needed: bool) -> list[str] | None:

@@ -22,10 +22,23 @@ class ClassifyTarget:
 
     inputs: Inputs = Texts()
 
-    def __init__(self, task: str, field: str, labels: Sequence[str], *, role: Role = "", pairs: bool = False) -> None:
+    def __init__(
+        self,
+        task: str,
+        field: str,
+        labels: Sequence[str],
+        *,
+        role: Role = "",
+        pairs: bool = False,
+        context: bool = False,
+    ) -> None:
         self.field = field
         self.info = TaskInfo(
-            kind="classify", role=role, outputs=(f"{task}.logits",), labels=tuple(labels), decode=Decode(pairs=pairs)
+            kind="classify",
+            role=role,
+            outputs=(f"{task}.logits",),
+            labels=tuple(labels),
+            decode=Decode(pairs=pairs, context=context),
         )
         self._index = {label: i for i, label in enumerate(labels)}
 
@@ -56,6 +69,7 @@ class ClassifyTarget:
         """
         labels: set[str] = set()
         pairs = False
+        context = False
         for example in examples:
             value = example.fields.get(field)
             if value is None:
@@ -66,13 +80,14 @@ class ClassifyTarget:
                 )
             labels.add(value)
             pairs = pairs or example.pair is not None
+            context = context or example.context is not None
         check_names(f"tasks.{task}", names, labels, names_only=names_only)
         labels.update(names)
         if len(labels) < 2:
             raise DataError(
                 f"task '{task}': the training data holds {len(labels)} class in the field '{field}'; a classifier needs 2. Check field and file."
             )
-        return cls(task, field, sorted(labels), role=role, pairs=pairs)
+        return cls(task, field, sorted(labels), role=role, pairs=pairs, context=context)
 
     def encode(self, example: Example, encoding: Encoding) -> int:
         """Return the index of the class, NO_CLASS for out-of-scope text, or IGNORE when unlabelled or never seen in training."""

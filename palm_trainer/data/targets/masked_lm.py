@@ -147,7 +147,7 @@ def _continues(example: Example, encoding: Encoding, previous: int, token: int) 
     """
     if encoding.segments[previous] != encoding.segments[token]:
         return False
-    text = example.text if encoding.segments[token] == 0 else example.pair or ""
+    text = example.text if encoding.segments[token] == 0 else example.inputs.second or ""
     (begin, end), start = encoding.offsets[previous], encoding.offsets[token][0]
     if start < end:  # pieces of bytes that make up a character together
         return True

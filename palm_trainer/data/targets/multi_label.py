@@ -32,6 +32,7 @@ class MultiLabelTarget:
         *,
         role: Role = "",
         pairs: bool = False,
+        context: bool = False,
         threshold: float | None = None,
     ) -> None:
         self.field = field
@@ -40,7 +41,7 @@ class MultiLabelTarget:
             role=role,
             outputs=(f"{task}.logits",),
             labels=tuple(labels),
-            decode=Decode(pairs=pairs),
+            decode=Decode(pairs=pairs, context=context),
             thresholds=TaskThresholds(labels={} if threshold is None else dict.fromkeys(labels, threshold)),
         )
         self._index = {label: i for i, label in enumerate(labels)}
@@ -63,16 +64,18 @@ class MultiLabelTarget:
         """
         labels: set[str] = set()
         pairs = False
+        context = False
         for example in examples:
             classes = classes_of(example, field)
             if classes is not None:
                 labels.update(classes)
                 pairs = pairs or example.pair is not None
+                context = context or example.context is not None
         if not labels:
             raise DataError(
                 f"task '{task}': the training data holds no class in the field '{field}'. Check field and file; label_separator splits 'a#b'."
             )
-        return cls(task, field, sorted(labels), role=role, pairs=pairs, threshold=threshold)
+        return cls(task, field, sorted(labels), role=role, pairs=pairs, context=context, threshold=threshold)
 
     def encode(self, example: Example, encoding: Encoding) -> list[int]:
         """Return the indices of the classes that training has seen, or [IGNORE] when unlabelled."""

@@ -33,6 +33,7 @@ class SequenceLabelTarget:
         crf: use a CRF over the tags.
         value_punctuation: punctuation inside the values of the training data. None: any.
         roles: learn the roles and groups of spans.
+        context: read what was said before a text.
     """
 
     inputs: Inputs = Texts()
@@ -47,6 +48,7 @@ class SequenceLabelTarget:
         crf: bool = True,
         value_punctuation: str | None = None,
         roles: bool = False,
+        context: bool = False,
     ) -> None:
         self.field = field
         self._roles = roles
@@ -61,7 +63,12 @@ class SequenceLabelTarget:
             outputs=(f"{task}.logits",),
             labels=tuple(tags),
             decode=Decode(
-                scheme="BIO", crf=crf, arrays=arrays, value_punctuation=value_punctuation, span_types=span_types
+                scheme="BIO",
+                crf=crf,
+                arrays=arrays,
+                value_punctuation=value_punctuation,
+                span_types=span_types,
+                context=context,
             ),
         )
         self._index = {tag: i for i, tag in enumerate(tags)}
@@ -103,7 +110,10 @@ class SequenceLabelTarget:
                 f"task '{task}': the training data holds no span in the field '{field}'. Check the field's name and the file."
             )
         values = "".join(sorted(punctuation))
-        return cls(task, field, sorted(types), role=role, crf=crf, value_punctuation=values, roles=roles)
+        context = any(field in example.fields and example.context is not None for example in examples)
+        return cls(
+            task, field, sorted(types), role=role, crf=crf, value_punctuation=values, roles=roles, context=context
+        )
 
     def encode(self, example: Example, encoding: Encoding) -> list[int]:
         """Return a tag for each token of the text, IGNORE elsewhere. All are IGNORE when the example is unlabelled."""

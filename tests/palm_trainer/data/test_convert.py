@@ -19,7 +19,7 @@ def read(name, path, options=None):
 
 
 def plain(example):
-    return (example.text, example.pair, dict(example.fields))
+    return (example.text, example.pair, example.context, dict(example.fields))
 
 
 @pytest.fixture
@@ -133,6 +133,9 @@ def rows(draw, texts=TEXT, pairs=SOME, names=NAME):
     row = {"text": text}
     if draw(pairs):
         row["text_pair"] = draw(texts)
+    elif draw(st.booleans()):
+        row["context"] = draw(st.lists(texts, max_size=2))
+        row["requested_slots"] = draw(st.lists(names, max_size=2))
     if draw(st.booleans()):
         row["intent"] = draw(st.one_of(names, st.lists(names, unique=True, max_size=2)))
     bounds = sorted(draw(st.sets(st.integers(0, len(text)), max_size=6)))

@@ -157,12 +157,12 @@ def test_mrc_limits_agree_with_evaluation_and_server(kind) -> None:
         other = replace(trained, tasks={"reading": with_limit(trained.tasks["reading"], limit)})
         score = evaluate(Predictor(other), kinds, sets)["reading"]["f1"]
         assert score <= done.metrics["dev"]["reading"]["f1"] + 1e-9
-    [line] = predict_lines(kind.run, [("where is anna ?", "anna lives in oslo")])
+    [line] = predict_lines(kind.run, [Example("where is anna ?", pair="anna lives in oslo")])
     assert json.loads(line)["reading"].keys() >= {"text", "start", "end", "no_answer"}
     with pytest.raises(
         DataError, match=r"'where': every task of this model \('reading'\) reads a second text. Give the pass"
     ):
-        list(predict_lines(kind.run, [("where", None)]))
+        list(predict_lines(kind.run, [Example("where")]))
     before = (kind.run / "best/model.json").read_bytes()
     again = list(train(config, resume=True))[-1]
     assert isinstance(again, Finished)

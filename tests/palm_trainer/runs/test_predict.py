@@ -3,6 +3,7 @@
 import pytest
 
 from palm_serve.types import Answer, Classification, Label, Match, Span, Spans
+from palm_trainer.data.example import Context, Example
 from palm_trainer.errors import DataError
 from palm_trainer.runs.predict import answer_to_json, read_inputs, with_pairs
 
@@ -53,9 +54,9 @@ def test_answers_as_json(answer, expected):
 
 
 def test_pairs_of_the_command_line():
-    assert with_pairs(["a", "b"], []) == [("a", None), ("b", None)]
-    assert with_pairs(["a", "b"], ["x"]) == [("a", "x"), ("b", "x")]
-    assert with_pairs(["a", "b"], ["x", "y"]) == [("a", "x"), ("b", "y")]
+    assert with_pairs(["a", "b"], []) == [Example("a"), Example("b")]
+    assert with_pairs(["a", "b"], ["x"]) == [Example("a", pair="x"), Example("b", pair="x")]
+    assert with_pairs(["a", "b"], ["x", "y"]) == [Example("a", pair="x"), Example("b", pair="y")]
     with pytest.raises(DataError, match=r"--pair is given 3 times for 2 texts. Give it once for all of them"):
         with_pairs(["a", "b"], ["x", "y", "z"])
 
@@ -63,7 +64,14 @@ def test_pairs_of_the_command_line():
 def test_questions_of_a_file(tmp_path):
     path = tmp_path / "asked.jsonl"
     path.write_text(
-        '{"question": "q", "passage": "p"}\n{"question": "q", "context": "c"}\n{"text": "t", "text_pair": "s"}\n',
+        '{"question": "q", "passage": "p"}\n{"question": "q", "context": "c"}\n{"text": "t", "text_pair": "s"}\n'
+        '{"text": "t", "context": ["first", "last"], "requested_slots": ["city"]}\n{"text": "t", "context": ["last"]}\n',
         encoding="utf-8",
     )
-    assert read_inputs(path) == [("q", "p"), ("q", "c"), ("t", "s")]
+    assert read_inputs(path) == [
+        Example("q", pair="p"),
+        Example("q", pair="c"),
+        Example("t", pair="s"),
+        Example("t", context=Context(("first", "last"), ("city",))),
+        Example("t", context=Context(("last",))),
+    ]

@@ -39,6 +39,7 @@ def rows(draw):
         "intents": draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=2, unique=True)),
         "extra": draw(st.booleans()),
         "synonym": draw(st.booleans()),
+        "turns": draw(st.lists(st.sampled_from(WORDS), max_size=2)),
     }
 
 
@@ -87,6 +88,7 @@ def objects(data, told):
     for number, row in enumerate(data):
         item = {"text": text(row), "intent": list(row["intents"]), "slots": spans_json(row), "id": number, "note": None}
         told["'id' (passed over)"] += 1
+        item["context"] = row.get("turns", [])
         if row["extra"]:
             item |= {"guid": "x", "domain": "d", "stars": 5}
             item["intent"].append(item["intent"][0])
@@ -131,7 +133,7 @@ def write_parquet(data, path, told):
         [("start", pa.int64()), ("end", pa.int64()), *((n, pa.string()) for n in ("label", "role", "group"))]
     )
     items = objects(data, told)
-    columns = ["text", "intent", "slots", "id", "guid", "domain", "stars", "note"]
+    columns = ["text", "context", "intent", "slots", "id", "guid", "domain", "stars", "note"]
     table = {name: [item.get(name) for item in items] for name in columns}
     table["slots"] = pa.array(table["slots"], pa.list_(span))
     pyarrow.parquet.write_table(pa.table(table), path)
@@ -408,6 +410,8 @@ def test_what_a_file_holds_is_used_or_told(case, data, tmp_path_factory):
     defects = Defects()
     examples = list(FORMATS[name](path, FormatOptions(**options), defects))
     assert [(e.text, e.pair, dict(e.fields)) for e in examples] == expected
+    if name in ("jsonl", "json", "parquet", "datasets"):
+        assert [e.context.turns if e.context else () for e in examples] == [tuple(row["turns"]) for row in data]
     assert {defect.kind: defect.count for defect in defects} == {kind: n for kind, n in told.items() if n}
     folder = str(path.parent)
     for defect in defects:
