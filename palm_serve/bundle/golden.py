@@ -1,9 +1,9 @@
 """Golden examples: inputs with the answers of the export."""
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from palm_serve.bundle.span_types import span_label
 from palm_serve.types import InputTexts
@@ -73,6 +73,15 @@ class GoldenExample(BaseModel):
     def inputs(self) -> InputTexts:
         """Texts of the example."""
         return InputTexts(self.text, self.pair, self.context)
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_context(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Servers from before contexts refuse unknown fields.
+        fields: dict[str, Any] = serialize(self)
+        if not self.context:
+            fields.pop("context", None)
+        return fields
+
 
 def example_texts(
     examples: Iterable[GoldenExample], limit: int = 12, max_length: int = 120

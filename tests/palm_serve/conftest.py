@@ -44,6 +44,7 @@ from palm_serve.engine.session import open_engine
 from palm_serve.proof.predictor import EnginePredictor
 from palm_serve.proof.recording import record_proof
 from palm_serve.tokenization import TextTokenizer
+from palm_serve.types import InputTexts
 
 INTENTS = ("flight", "weather", "music", "greeting")
 TAGS = ("O", "B-city", "I-city", "B-day", "I-day", "B-artist", "I-artist")
@@ -255,12 +256,11 @@ PROOF_TEXTS = tuple(
 """432 texts, of which each of the 3 tasks answers all: 1,296 answers."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class ProofText:
     """A dev example of a proof."""
 
-    text: str
-    pair: str | None = None
+    inputs: InputTexts
 
 
 def add_proof(path: Path, texts: Sequence[str] = PROOF_TEXTS) -> Path:
@@ -269,7 +269,7 @@ def add_proof(path: Path, texts: Sequence[str] = PROOF_TEXTS) -> Path:
     tokenizer = TextTokenizer(bundle.tokenizer_json, bundle.manifest.max_length)
     engine = open_engine(bundle.graph(), "CPU", "fp32", 1)
     predictor = EnginePredictor.from_bundle(bundle, engine, tokenizer, ["slots.logits"])
-    examples = [ProofText(text) for text in texts]
+    examples = [ProofText(InputTexts(text)) for text in texts]
     proof = record_proof(predictor, examples, bundle.manifest.encoder, [True] * len(examples))
     (path / PROOF).write_bytes(proof_bytes(proof))
     return seal_bundle(path)

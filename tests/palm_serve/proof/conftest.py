@@ -14,7 +14,7 @@ from palm_serve.engine import providers, timing
 from palm_serve.engine.session import open_engine
 from palm_serve.errors import EngineError, ProviderMissing
 from palm_serve.proof import selection
-from palm_serve.types import EngineInfo, FloatArray, PaddedBatch
+from palm_serve.types import EngineInfo, FloatArray, InputTexts, PaddedBatch
 
 Lie = Callable[[PaddedBatch, dict[str, FloatArray]], None]
 
@@ -134,6 +134,10 @@ class DevText:
 
     text: str
     pair: str | None = None
+
+    @property
+    def inputs(self) -> InputTexts:
+        return InputTexts(self.text, self.pair)
 
 
 @pytest.fixture

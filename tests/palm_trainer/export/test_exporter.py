@@ -16,7 +16,7 @@ from palm_serve.bundle.loader import load_bundle
 from palm_serve.decoding import golden_answer
 from palm_serve.engine.cpu_features import int8_instructions
 from palm_serve.engine.providers import select_engine
-from palm_serve.types import TaskAnswer
+from palm_serve.types import RowLayout, TaskAnswer
 from palm_trainer.errors import ExportError
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.evaluation.predictor import Predictor
@@ -88,7 +88,7 @@ def test_served_answers_equal_the_evaluated_ones(
     loaded = load_bundle(bundle)
     predictor = bundle_predictor(loaded, select_engine(loaded, "CPU", threads=1))
     examples = sets[0].examples
-    items = predictor.tokenize(examples)
+    items = predictor.tokenize(examples, RowLayout())
     served = predictor.decode(
         predictor.run([row for item in items for row in item.rows]), items, tuple(predictor.tasks)
     )
