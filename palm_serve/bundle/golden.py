@@ -91,12 +91,12 @@ def example_texts(
     Args:
         examples: the golden examples.
         limit: largest number of texts.
-        max_length: code points of a text and of its pair.
+        max_length: code points of a text with its pair and its context.
 
     Returns:
         `text` of each, and `text_pair` where it has one.
     """
-    short = [example for example in examples if max(len(example.text), len(example.pair or "")) <= max_length]
+    short = [example for example in examples if example.inputs.characters <= max_length]
     seen_labels: set[str] = set()
     distinct: list[GoldenExample] = []
     further: list[GoldenExample] = []
