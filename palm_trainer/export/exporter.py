@@ -10,15 +10,11 @@ from palm_serve.bundle.loader import ARRAYS, GOLDEN, PROOF, SIGNATURE, TOKENIZER
 from palm_serve.bundle.manifest import Manifest, TaskInfo, tasks_digest
 from palm_serve.bundle.proof import proof_bytes
 from palm_serve.bundle.values_file import ValuesFile
-from palm_serve.engine.candidate import PLAIN, Candidate
-from palm_serve.engine.providers import available_providers
-from palm_serve.engine.timing import Times
-from palm_serve.proof.predictor import EnginePredictor
+from palm_serve.engine.candidate import PLAIN
 from palm_serve.proof.proving import Prover, check_proof
 from palm_serve.proof.recording import MIN_EXAMPLES, SHAPES, record_proof
 from palm_serve.tokenization import bare_tokenizer_json
 from palm_serve.types import Engine
-from palm_trainer.data.example import Example
 from palm_trainer.errors import ExportError, ParityError
 from palm_trainer.evaluation.evaluate import EvaluationSet, Metrics
 from palm_trainer.export.bundle_draft import BundleDraft
@@ -29,22 +25,19 @@ from palm_trainer.export.bundle_writer import (
     staged_bundle,
     to_npz_bytes,
 )
-from palm_trainer.export.gate import GateMeasurements, measure_gates, open_candidates, uncompared_result
+from palm_trainer.export.gate import GateMeasurements
 from palm_trainer.export.golden import AnsweredExample, choose_golden
 from palm_trainer.export.graph import ExportGraph
-from palm_trainer.export.int8_search import ReadTrainSets, needs_margin, search_int8
+from palm_trainer.export.int8_search import ReadTrainSets
+from palm_trainer.export.measured_variants import measure_variants
 from palm_trainer.export.model_card import render_model_card
 from palm_trainer.export.predictors import trained_predictor
-from palm_trainer.export.reference import Reference, run_reference
+from palm_trainer.export.reference import Reference
 from palm_trainer.export.report import (
     ExportReport,
-    find_slow_variants,
-    find_unwritten_variants,
-    make_rows,
-    time_engines,
 )
 from palm_trainer.export.to_onnx import DIGEST, to_onnx_files
-from palm_trainer.export.variants import INT8, PRECISIONS, GraphDraft, draft_graphs, list_candidates
+from palm_trainer.export.variants import PRECISIONS, GraphDraft, draft_graphs
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.tasks import task_kind
 
@@ -106,60 +99,14 @@ def export_bundle(
         draft.add_plain(PLAIN.variant, files)
         say("creating the graph variants")
         notes = _add_variants(draft, files, graph, precisions)
-        bundle = draft.read_back()
-        opened = open_candidates(bundle, list_candidates(draft.variant_weights, precisions, available_providers()))
-        say("timing the variants")
-        times = time_engines(bundle, opened.engines)
-        say("comparing the variants with the trained model")
-        reference = run_reference(trained_predictor(trained, graph), _list_examples(sets), trained.encoder.vocab_size)
-        # fp32 is in every bundle, so that nobody has to ask for a fused graph.
-        requested = {precision} - {"auto", "fp32"}
-        measurements = _measure_in_turn(opened.predictors, times, reference, sets, requested)
-        if needs_margin(measurements):
-            say("searching for the matrix multiplications that int8 changes most")
-            searched, notes[INT8] = search_int8(draft, files[GRAPH], measurements, reference, sets, train)
-            if searched is not measurements:
-                measurements = searched
-                bundle = draft.read_back()
-                times = times | time_engines(bundle, measurements.engines)
-        report = _make_report(bundle, measurements, times, (*notes.values(), *opened.skipped), requested)
+        predictor = trained_predictor(trained, graph)
+        reference, measurements, report = measure_variants(
+            draft, files[GRAPH], predictor, sets, precision, train=train, notes=notes, say=say
+        )
         say("writing the bundle")
         _keep_measured_variants(draft, measurements, report)
         manifest, note = _finish_bundle(draft, measurements, reference, sets, metrics or {}, sign)
     return manifest, replace(report, notes=(*report.notes, note))
-
-
-def _measure_in_turn(
-    predictors: Mapping[Candidate, EnginePredictor],
-    times: Mapping[Candidate, Times],
-    reference: Reference,
-    sets: Sequence[EvaluationSet],
-    requested: Collection[str],
-) -> GateMeasurements:
-    """Compare the plain graph, and then the variants that would be written if they passed.
-
-    Args:
-        predictors: predictors of all candidates.
-        times: times of all candidates.
-        reference: answers of the trained model.
-        sets: dev examples.
-        requested: precisions that the user asked for.
-    """
-    plain = {}
-    for candidate, predictor in predictors.items():
-        if candidate.variant == PLAIN.variant:
-            plain[candidate] = predictor
-    measurements = measure_gates(plain, reference, sets)
-    slow = find_slow_variants(measurements.results, times, requested)
-    promising = {}
-    uncompared = {}
-    for candidate, predictor in predictors.items():
-        if candidate.variant in slow:
-            uncompared[candidate] = uncompared_result(candidate)
-        elif candidate.variant != PLAIN.variant:
-            promising[candidate] = predictor
-    measurements = replace(measurements, results=measurements.results | uncompared)
-    return measurements.update(measure_gates(promising, reference, sets)) if promising else measurements
 
 
 def _check_inputs(sets: Sequence[EvaluationSet], key: Path | None) -> None:
@@ -254,41 +201,6 @@ def _add_variants(
         if isinstance(graph_draft, GraphDraft):
             draft.add_variant(graph_draft)
     return notes
-
-
-def _list_examples(sets: Sequence[EvaluationSet]) -> list[Example]:
-    examples: list[Example] = []
-    for evaluation_set in sets:
-        examples += evaluation_set.examples
-    return examples
-
-
-def _make_report(
-    bundle: Bundle,
-    measurements: GateMeasurements,
-    times: Mapping[Candidate, Times],
-    notes: Sequence[str],
-    requested: Collection[str],
-) -> ExportReport:
-    """Decide which variants are written, and report on all candidates.
-
-    Args:
-        bundle: the bundle with all variants.
-        measurements: gates of all candidates.
-        times: times of all candidates.
-        notes: notes of the report.
-        requested: precisions that the user asked for.
-    """
-    passed_times = {}
-    for candidate, result in measurements.results.items():
-        if result.gate.passed:
-            passed_times[candidate] = times[candidate]
-    unwritten = find_unwritten_variants(measurements.results, passed_times, requested)
-    sizes = {}
-    for name, variant in bundle.manifest.variants.items():
-        sizes[name] = variant.size
-    rows = make_rows(sizes, measurements.results, times, unwritten)
-    return ExportReport(rows, tuple(notes), measurements.metric)
 
 
 def _keep_measured_variants(draft: BundleDraft, measurements: GateMeasurements, report: ExportReport) -> None:

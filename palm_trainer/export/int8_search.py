@@ -66,36 +66,64 @@ def search_int8(
         return measurements, unchanged
     model = onnx.load_from_string(plain)
     sensitivities = measure_sensitivities(model, samples, reference.predictor.token_outputs)
+    suggested = list(suggest_exclusions(sensitivities))
+    reachable = []
+    for excluded in suggested:
+        if _is_within_reach(_int8_results(measurements), sensitivities, excluded):
+            reachable.append(excluded)
+    if suggested and not reachable:
+        note = f"{INT8}: too many answers change for the most sensitive matrix multiplications in fp32 to mend it"
+        return measurements, note
+    best, excluded_count = _try_exclusions(draft, plain, measurements, reference, sets, reachable)
+    if not excluded_count:
+        return best, f"{INT8}: the most sensitive matrix multiplications in fp32 give no margin"
+    matmul_count = len(sensitivities)
+    return best, f"{INT8}: {describe_int8(matmul_count - excluded_count, matmul_count)}"
+
+
+def _try_exclusions(
+    draft: BundleDraft,
+    plain: bytes,
+    measurements: GateMeasurements,
+    reference: Reference,
+    sets: Sequence[EvaluationSet],
+    exclusions: Sequence[tuple[str, ...]],
+) -> tuple[GateMeasurements, int]:
+    """Measure int8 graphs until one passes with a margin, and leave the best in the draft.
+
+    Args:
+        draft: the bundle, with its first int8 graph.
+        plain: the plain graph.
+        measurements: gates of the draft.
+        reference: answers of the trained model to the dev examples.
+        sets: dev examples.
+        exclusions: multiplications that stay in fp32 at each attempt.
+
+    Returns:
+        The gates of the new draft, and the number of multiplications that stay in fp32. 0: the first graph is the best.
+    """
     candidates = [candidate for candidate in measurements.results if candidate.variant == INT8]
+    content = best_content = draft.read_variant(INT8)
     best = measurements
-    best_content = draft.read_variant(INT8)
     best_excluded_count = 0
-    attempts = 0
-    for excluded in suggest_exclusions(sensitivities):
-        if not _is_within_reach(_int8_results(measurements), sensitivities, excluded):
-            continue
+    for excluded in exclusions:
         graph = draft_int8(plain, excluded)
         if not isinstance(graph, GraphDraft):
             break
-        attempts += 1
-        draft.replace_variant(INT8, graph.content)
+        content = graph.content
+        draft.replace_variant(INT8, content)
         opened = open_candidates(draft.read_back(), candidates)
         measured = measure_gates(opened.predictors, reference, sets, stop_early=True)
         attempt = measurements.update(measured)
         if _quality(attempt) > _quality(best):
             best = attempt
-            best_content = graph.content
+            best_content = content
             best_excluded_count = len(excluded)
         if not needs_margin(attempt):
             break
-    if attempts:
+    if content is not best_content:
         draft.replace_variant(INT8, best_content)
-    if not attempts:
-        return best, f"{INT8}: too many answers change for the most sensitive matrix multiplications in fp32 to mend it"
-    if not best_excluded_count:
-        return best, f"{INT8}: the most sensitive matrix multiplications in fp32 give no margin"
-    matmul_count = len(sensitivities)
-    return best, f"{INT8}: {describe_int8(matmul_count - best_excluded_count, matmul_count)}"
+    return best, best_excluded_count
 
 
 def _is_within_reach(

@@ -188,7 +188,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, trained: TrainedModel, sets
 
 def patch_times(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
-        "palm_trainer.export.exporter.time_engines", lambda bundle, engines: {c: TIMES[c.variant] for c in engines}
+        "palm_trainer.export.measured_variants.time_engines",
+        lambda bundle, engines: {c: TIMES[c.variant] for c in engines},
     )
 
 

@@ -159,7 +159,8 @@ def test_a_slow_variant_is_timed_and_not_compared(
 ) -> None:
     seconds = {"plain": (1.0, 1.0), "fused": (1.0, 1.0), "int8": (0.5, 0.5)}
     monkeypatch.setattr(
-        "palm_trainer.export.exporter.time_engines", lambda bundle, engines: {c: seconds[c.variant] for c in engines}
+        "palm_trainer.export.measured_variants.time_engines",
+        lambda bundle, engines: {c: seconds[c.variant] for c in engines},
     )
     manifest, report = export_bundle(trained, sets, tmp_path / "out", precision="fp32")
     assert set(manifest.variants) == {"plain"}
