@@ -173,6 +173,24 @@ def test_labels_stay_text(make_tiny_bundle, start_server, open_page, monkeypatch
     assert page.title() == "PALM playground"
 
 
+def test_values_and_their_time_are_shown(make_tiny_bundle, reseal_bundle, start_server, open_page, tmp_path):
+    bundle = make_tiny_bundle(tmp_path / "a")
+    synonyms = {"boston": "<b>Boston</b>, MA"}
+    content = {"tasks": {"slots": {"city": {"synonyms": synonyms, "values": [*synonyms.values()]}}}}
+    (bundle / "values.json").write_text(json.dumps(content), encoding="utf-8")
+    process = start_server(reseal_bundle(bundle), "--http-port", "0", "--drain-grace", "0")
+    page = open_page(process.wait_for(r"^palm-serve: playground at (http://\S+)$"))
+    wait_until_ready(page)
+    ask_for(page, "fly to boston on monday")
+    heads = page.locator(".answer th").all_text_contents()
+    assert heads == ["Slot", "Text", "Value", "Confidence", "Range"]
+    values = page.locator(".answer tbody td:nth-child(3)").all_text_contents()
+    assert [value.strip() for value in values] == ["<b>Boston</b>, MA synonym", ""]
+    steps = page.locator(".timings dt").all_text_contents()
+    assert steps[-2:] == ["batch", "round trip"]
+    assert set(steps[:-2]) <= {"tokenize", "queue", "inference", "decode", "resolve"}
+
+
 def focus(page, name: str) -> None:
     """Press Tab until an element with this name or id has the focus."""
     for _ in range(120):
