@@ -85,7 +85,7 @@ def _choose(text: str, rng: Random) -> str:
     return text
 
 
-def _fill(phrase: str, values: Values, split: str, rng: Random) -> list[Segment]:
+def fill(phrase: str, values: Values, split: str, rng: Random) -> list[Segment]:
     """One phrase with its alternatives taken and its slots filled, no value twice."""
     for _ in range(2):  # a macro may name another one
         phrase = re.sub(r"\$(\w+)", lambda match: values.macros[match[1]], phrase)
@@ -127,7 +127,7 @@ def _typo(word: str, rng: Random) -> str:
     )
 
 
-def _style(segments: list[Segment], rng: Random) -> list[Segment]:
+def style(segments: list[Segment], rng: Random) -> list[Segment]:
     """As written, as typed into a chat, or as speech recognition writes; sometimes with a typo outside the values."""
     style = rng.choices(("written", "chat", "speech"), (45, 25, 30))[0]
     if style == "written":
@@ -147,7 +147,8 @@ def _style(segments: list[Segment], rng: Random) -> list[Segment]:
     return [segment for segment in segments if segment.text]
 
 
-def _row(segments: list[Segment], intent: str) -> dict[str, Any]:
+def as_row(segments: list[Segment], intent: str) -> dict[str, Any]:
+    """Returns the row of an utterance."""
     slots = []
     text = ""
     for part, label in segments:
@@ -163,7 +164,7 @@ def _rows(intent: str, phrases: list[str], values: Values, split: str, seen: set
     rows: list[dict[str, Any]] = []
     for _ in range(ROUNDS):
         for phrase in rng.sample(phrases, len(phrases)):
-            row = _row(_style(_fill(phrase, values, split, rng), rng), intent)
+            row = as_row(style(fill(phrase, values, split, rng), rng), intent)
             key = re.sub(r"\W+", " ", row["text"].casefold()).strip()
             if key in seen:
                 continue
