@@ -15,6 +15,9 @@ PalmServeError
 ├── TokenFileError     tokens that cannot be read                (start-up)
 ├── ConfigError        options that cannot be used               (start-up)
 ├── BatchError         inputs or an output that cannot be used   (`palm-serve batch`)
+├── StorageError       files of a URL that cannot be used        (start-up)
+│   ├── StorageLacks   they are not there
+│   └── StorageUnreachable  nobody answers
 └── EngineError        no provider, a session that fails         (start-up), else INTERNAL
     ├── EngineTimeout  a run of the engine took too long         -> INTERNAL, with its message
     └── ProviderMissing  libraries or device are not there       (start-up)
@@ -136,6 +139,18 @@ class ConfigError(PalmServeError):
 
 class BatchError(PalmServeError):
     """The inputs or the output of a batch cannot be used, or hold something else than expected."""
+
+
+class StorageError(PalmServeError):
+    """Files of an object store or of the Hub cannot be used."""
+
+
+class StorageLacks(StorageError):
+    """The object, the bucket or the repository is not there."""
+
+
+class StorageUnreachable(StorageError):
+    """Nobody answers, or the connection was cut."""
 
 
 class EngineError(PalmServeError):

@@ -25,7 +25,8 @@ from palm_serve.config import Limits, Precision, Provider, check_providers
 from palm_serve.engine.providers import AUTO
 from palm_serve.errors import ConfigError, EngineError, InvalidRequest, PalmServeError, Unavailable, check_unicode
 from palm_serve.pipeline import Pipeline, PreparedRequest
-from palm_serve.registry.bundle_opener import EngineChoice, LoadRules
+from palm_serve.registry.bundle_opener import LOAD_LIMIT_S, EngineChoice, LoadRules
+from palm_serve.registry.local_bundle import local_bundle
 from palm_serve.registry.trial import check_and_warm_up
 from palm_serve.rpc.messages.requests import CheckedRequest, check_parse_request, check_predict_request
 from palm_serve.rpc.messages.responses import parse_response, predict_response
@@ -90,7 +91,7 @@ class Model:
         """Open a bundle with the checks of a server: digests, gates, the golden examples, and a warm-up.
 
         Args:
-            bundle: directory of the bundle. DIR@sha256:DIGEST also checks its digest.
+            bundle: directory or URL (`s3://...`) of the bundle. `@sha256:DIGEST` behind it also checks its digest.
             **options: `provider` and `precision` ("auto": the fastest that passes the bundle's proof here), `threads`
                 of the engine, `cache_dir` for compiled engines and measured timings, `trust` (a folder of public keys),
                 `allow_unproven`, `max_text_bytes` (10,000), and `variant` ("auto": the fastest graph of the bundle).
@@ -98,6 +99,7 @@ class Model:
         Raises:
             ConfigError: an option is not valid.
             BundleError: the bundle must not be used.
+            StorageError: the bundle cannot be fetched.
             EngineError: no engine can run the bundle.
         """
         limits = Limits(text_bytes=options.get("max_text_bytes", Limits().text_bytes))
@@ -111,7 +113,9 @@ class Model:
         if choice.threads is not None and choice.threads < 1:
             raise ConfigError(f"threads must be at least 1, got {choice.threads}. Leave it out for one per core.")
         rules = LoadRules(options.get("trust"), options.get("allow_unproven", False))
-        pipeline = choice.open(rules.load(Path(bundle)))
+        request = choice.request(LOAD_LIMIT_S)
+        folder = local_bundle(Path(bundle), request, cache=choice.cache, trust=rules.trust)
+        pipeline = choice.open(rules.load(folder))
         check_and_warm_up(pipeline, BatchLimits())
         return cls(pipeline, limits)
 

@@ -16,7 +16,8 @@ from palm_serve.errors import BindError, PalmServeError
 from palm_serve.extras import make_http_server, start_tracing
 from palm_serve.observability import AccessLog, Metrics, ModelMetrics
 from palm_serve.observability.version_metrics import VersionMetrics
-from palm_serve.registry import AnswerCache, LoadedModel, Registry, TrafficShares, Watcher
+from palm_serve.registry import AnswerCache, LoadedModel, Registry, TrafficShares
+from palm_serve.registry.remote_options import fetched_bundle, make_watcher
 from palm_serve.rpc.access.tokens import Scope, Tokens
 from palm_serve.rpc.grpc_server import make_health_server, make_server, make_services
 from palm_serve.rpc.lifecycle import Lifecycle, State
@@ -78,7 +79,7 @@ class Server:
             self._metrics.registry.register(VersionMetrics(self._registry))
             self._watch_state(self._metrics)
         folder = options.watch or options.model_folder
-        self._watcher = None if folder is None else Watcher(self._registry, folder)
+        self._watcher = None if folder is None else make_watcher(self._registry, folder, options)
         self._watch_task: asyncio.Task[None] | None = None
         load = LoadReporter(lambda: self._registry.engine_busy_s, usable_cores())
         services = make_services(
@@ -175,10 +176,11 @@ class Server:
 
         Raises:
             BundleError: if a bundle of the options cannot be loaded.
+            StorageError: if a bundle cannot be fetched.
             EngineError: if no execution provider can run it.
         """
         for path in self._options.bundles:
-            await self._registry.load(path)
+            await self._registry.load(await fetched_bundle(self._options, path))
         for name in self._registry.stable():
             self._registry.assign_start_labels(name)
         if self._watcher is not None and self._options.watch is not None:

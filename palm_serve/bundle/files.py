@@ -21,7 +21,7 @@ _VOLUME_FOLDER = "lost+found"
 MIB = 1 << 20
 
 
-def check_names(path: Path, names: Collection[str]) -> None:
+def check_names(path: Path | str, names: Collection[str]) -> None:
     """Check that the names of a manifest stay inside the bundle and are written in one way only.
 
     Args:
@@ -155,7 +155,7 @@ def check_digest(path: Path, name: str, digest: str, files: Mapping[str, str]) -
         )
 
 
-def _outside(path: Path, name: str) -> BundleError:
+def _outside(path: Path | str, name: str) -> BundleError:
     return BundleError(
         f"{path}/{MANIFEST} lists the file '{name}', which lies outside the bundle; do not trust this bundle"
     )

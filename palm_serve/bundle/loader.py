@@ -47,8 +47,10 @@ ARRAYS = "decode.npz"
 GOLDEN = "golden.jsonl"
 PROOF = "proof.npz"
 VALUES = "values.json"
+FETCHED = ".fetched"
+"""Marks a folder that holds the fetched part of a bundle. Files that begin with a dot belong to no bundle."""
 
-_LIMITS = {
+FILE_LIMITS = {
     TOKENIZER: 64 * MIB,
     ARRAYS: MAX_ARRAY_BYTES + MIB,
     GOLDEN: 16 * MIB,
@@ -56,8 +58,8 @@ _LIMITS = {
     VALUES: 32 * MIB,
 }
 """Limits in bytes of the files that are kept in memory. The tokenizers of multilingual encoders have 17 MB."""
-_MANIFEST_LIMIT = 16 * MIB
-_WEIGHTS_LIMIT = 1 << 40
+MANIFEST_LIMIT = 16 * MIB
+WEIGHTS_LIMIT = 1 << 40
 _GOLDEN_EXAMPLES = 1000
 """Limit of golden examples. Each is answered before the bundle serves."""
 
@@ -81,6 +83,12 @@ class Bundle:
     """Contents of proof.npz. None: the bundle is of an earlier version."""
     values: ValuesFile | None = None
     """Contents of values.json. None: the bundle has none."""
+    left_out: frozenset[str] = frozenset()
+    """Files that were not fetched, so that nothing of them can be used. See `bundle.fetch`."""
+
+    def has_graph(self, variant: str) -> bool:
+        """Return True if the graph of a variant is here."""
+        return self.manifest.variants[variant].file not in self.left_out
 
     @property
     def proven(self) -> bool:
@@ -101,7 +109,7 @@ class Bundle:
         content = self._read_verified(name, MAX_GRAPH_BYTES)
         external = {}
         for location, file in self._external_files(name, content).items():
-            external[location] = self._read_verified(file, _WEIGHTS_LIMIT)
+            external[location] = self._read_verified(file, WEIGHTS_LIMIT)
         return GraphFile(self.path / name, content, external)
 
     def verify(self) -> None:
@@ -166,7 +174,7 @@ def split_pin(path: Path) -> tuple[Path, str | None]:
 def stated_version(path: Path) -> str:
     """Return the version that a manifest names, unverified. Empty: none can be read, which `load_bundle` reports."""
     try:
-        content = parse_json(read_file(path, MANIFEST, _MANIFEST_LIMIT).decode("utf-8-sig"))
+        content = parse_json(read_file(path, MANIFEST, MANIFEST_LIMIT).decode("utf-8-sig"))
         return str(content["version"])
     except (BundleError, ValueError, LookupError, TypeError):
         return ""
@@ -190,30 +198,22 @@ def load_bundle(
     """
     path, pin = split_pin(path)
     manifest = _read_manifest(path, trust)
-    check_names(path, manifest.files)
-    if manifest.version != manifest.digest():
-        raise BundleError(
-            f"{path}: manifest.json says version {manifest.version[:12] or '(none)'}, its contents have {manifest.digest()[:12]}; "
-            "it was edited after the export: export again"
-        )
-    if pin is not None and manifest.version != pin:
-        raise BundleError(
-            f"{path} must have the digest sha256:{pin}, got sha256:{manifest.version}. "
-            "It is another bundle, or a changed one."
-        )
+    check_pin(path, manifest.version, pin)
     check_complete(path, manifest.files)
     contents = {}
-    for name in _LIMITS.keys() & manifest.files.keys():
-        contents[name] = _read_verified(path, name, _LIMITS[name], manifest.files)
+    for name in FILE_LIMITS.keys() & manifest.files.keys():
+        contents[name] = _read_verified(path, name, FILE_LIMITS[name], manifest.files)
+    left_out = _left_out(path, manifest)
     bundle = Bundle(
         path,
         manifest,
         _decode_text(path, TOKENIZER, contents),
         _decode_arrays(path, manifest, contents.get(ARRAYS)),
         _decode_golden(path, manifest, contents),
-        manifest.files.keys() - contents.keys(),
+        manifest.files.keys() - contents.keys() - left_out,
         _decode_proof(path, manifest, contents.get(PROOF)),
         _decode_values(path, manifest, contents),
+        left_out,
     )
     if not allow_unproven and not bundle.proven:
         raise BundleError(
@@ -232,9 +232,22 @@ def _read_manifest(path: Path, trust: Path | None) -> Manifest:
         raise BundleError(f"{path} is no bundle: no such directory. `palm-export RUN --output {path}` writes one")
     if not (path / MANIFEST).exists():
         raise BundleError(f"{path} is no bundle: it has no {MANIFEST}. `palm-export` writes bundles from runs")
-    raw = read_file(path, MANIFEST, _MANIFEST_LIMIT)
+    raw = read_file(path, MANIFEST, MANIFEST_LIMIT)
     if trust is not None:
         check_signature(path, raw, trust)
+    return parse_manifest(path, raw)
+
+
+def parse_manifest(path: Path | str, raw: bytes) -> Manifest:
+    """Return the manifest of a bundle, whose schema, names and version are right.
+
+    Args:
+        path: where the bundle is, for messages.
+        raw: content of the file.
+
+    Raises:
+        BundleError: it is no manifest, of a later format, or was edited.
+    """
     try:
         text = raw.decode("utf-8-sig")
         content = parse_json(text)
@@ -246,9 +259,41 @@ def _read_manifest(path: Path, trust: Path | None) -> Manifest:
             f"{path} has bundle format {version}, this palm-serve reads up to {FORMAT_VERSION}: upgrade palm-nlu, or export with an older one"
         )
     try:
-        return parse_model(Manifest, text)
+        manifest = parse_model(Manifest, text)
     except ValueError as error:
         raise BundleError(f"{path}/{MANIFEST} does not fit the schema: {error}; export again") from None
+    check_names(path, manifest.files)
+    if manifest.version != manifest.digest():
+        raise BundleError(
+            f"{path}: manifest.json says version {manifest.version[:12] or '(none)'}, its contents have {manifest.digest()[:12]}; "
+            "it was edited after the export: export again"
+        )
+    return manifest
+
+
+def check_pin(path: Path | str, version: str, pin: str | None) -> None:
+    """Check that a bundle is the one that is asked for.
+
+    Args:
+        path: where the bundle is, for messages.
+        version: digest of its contents.
+        pin: digest that is asked for. None: any.
+
+    Raises:
+        BundleError: it is another one.
+    """
+    if pin is not None and version != pin:
+        raise BundleError(
+            f"{path} must have the digest sha256:{pin}, got sha256:{version}. It is another bundle, or a changed one."
+        )
+
+
+def _left_out(path: Path, manifest: Manifest) -> frozenset[str]:
+    """Return the files that were not fetched. In a folder that was not fetched, a file that lacks is a fault."""
+    if not (path / FETCHED).exists():
+        return frozenset()
+    names = manifest.files.keys() - FILE_LIMITS.keys()
+    return frozenset(name for name in names if not os.path.lexists(path / name))
 
 
 def _read_verified(path: Path, name: str, limit: int, files: Mapping[str, str]) -> bytes:

@@ -17,7 +17,7 @@ from palm_serve.errors import BundleError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-_SIGNATURE_BYTES = 64
+SIGNATURE_BYTES = 64
 _KEY_BYTES = 1 << 16
 """Limit of the size of a key file."""
 _MISSING = "signatures need the package `cryptography`, which is not installed. Run: pip install cryptography"
@@ -40,7 +40,7 @@ def check_signature(path: Path, manifest: bytes, trust: Path) -> None:
             f"{path} must be signed because of --trust, got no {SIGNATURE}. "
             "Export it with `palm-export --sign KEY`, or sign its manifest."
         )
-    signature = read_file(path, SIGNATURE, _SIGNATURE_BYTES)
+    signature = read_file(path, SIGNATURE, SIGNATURE_BYTES)
     for key in keys.values():
         if _signs(key, signature, manifest):
             return

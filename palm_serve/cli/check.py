@@ -18,7 +18,10 @@ _LABELS_SHOWN = 8
 
 def check(
     bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="Bundle directory. DIR@sha256:DIGEST also checks its digest.")
+        Path,
+        typer.Argument(
+            metavar="BUNDLE", help="Bundle directory or URL (s3://...). BUNDLE@sha256:DIGEST also checks its digest."
+        ),
     ],
     provider: Annotated[
         str, typer.Option(callback=provider_option, help=ServeOptions.model_fields["provider"].description)
@@ -45,6 +48,7 @@ def check(
     """
     start_log(LogLevel.WARNING)
     with report_errors():
+        from palm_serve.registry.remote_options import fetched_bundle
         from palm_serve.rpc.process_end import END_S, EXIT_REFUSED, end_process_after
         from palm_serve.server import make_registry
 
@@ -60,7 +64,8 @@ def check(
             )
             registry = make_registry(options)
             try:
-                _show_bundle(await registry.load(bundle), signed=trust is not None)
+                folder = await fetched_bundle(options, bundle, with_all_graphs=True)
+                _show_bundle(await registry.load(folder), signed=trust is not None)
             except PalmServeError:
                 if registry.hung:
                     # The error is printed in the meantime.

@@ -12,6 +12,7 @@ from palm_serve.cli.grouped_help import GroupedCommand
 from palm_serve.cli.health import health
 from palm_serve.cli.plan import plan
 from palm_serve.cli.prove import prove
+from palm_serve.cli.push import push
 from palm_serve.cli.run import run
 from palm_serve.cli.token import token
 from palm_serve.system.plain_text import os_message
@@ -35,6 +36,7 @@ app.command(
 )(run)
 app.command(epilog="Example: palm-serve check bundles/demo")(check)
 app.command(epilog="Example: palm-serve prove bundles/demo")(prove)
+app.command(epilog="Example: palm-serve push bundles/demo s3://models/demo")(push)
 app.command(epilog="Example: palm-serve batch questions.parquet answers --bundle bundles/demo --keep id")(batch)
 app.command(epilog='Example: palm-serve call "show me flights from boston to denver on monday"')(call)
 app.command(epilog="Example: palm-serve health localhost:50051 --model demo")(health)

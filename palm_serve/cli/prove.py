@@ -28,7 +28,10 @@ def _one_provider(value: str) -> str:
 
 def prove(
     bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="Bundle directory. DIR@sha256:DIGEST also checks its digest.")
+        Path,
+        typer.Argument(
+            metavar="BUNDLE", help="Bundle directory or URL (s3://...). BUNDLE@sha256:DIGEST also checks its digest."
+        ),
     ],
     provider: Annotated[
         str,
@@ -78,8 +81,10 @@ def _load_and_prove(
     """Load a bundle and prove what the options of `EngineRequest` allow, in limited memory."""
     from palm_serve.bundle.loader import PROOF, load_bundle
     from palm_serve.proof.selection import EngineRequest
+    from palm_serve.registry.local_bundle import local_bundle
     from palm_serve.registry.memory_limit import bundle_memory, limited_memory
 
+    path = local_bundle(path, None, cache=options[3], trust=trust)
     memory = bundle_memory(path)
     try:
         with limited_memory(memory):

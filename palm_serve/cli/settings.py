@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from palm_serve.config import GROUPS, ServeOptions
 from palm_serve.errors import ConfigError
+from palm_serve.storage.urls import as_url
 from palm_serve.system.addresses import UNIX, socket_path
 from palm_serve.system.files import read_toml
 
@@ -22,8 +23,8 @@ CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 _FIELDS = ServeOptions.model_fields
 # Kubernetes sets these in every container of a namespace that has a Service named `palm-serve`.
 _SERVICE_LINK = re.compile(PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_(TCP|UDP)(_.*)?)")
-# The colon of a digest, as in bundles/demo@sha256:..., separates nothing.
-_BETWEEN_BUNDLES = re.compile(r"(?<!@sha256)" + re.escape(os.pathsep))
+# The colon of a digest, as in bundles/demo@sha256:..., and that of a URL separate nothing.
+_BETWEEN_BUNDLES = re.compile(r"(?<!@sha256)" + re.escape(os.pathsep) + r"(?!//)")
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp)://")
 
 
@@ -127,7 +128,7 @@ def _read_file(path: Path, faults: list[str]) -> dict[str, Any]:
 
 def _relative_to(folder: Path, value: Any) -> Any:
     if isinstance(value, str):
-        return folder / value
+        return value if as_url(value) else folder / value
     if isinstance(value, list):
         return [_relative_to(folder, item) for item in value]
     return value
@@ -174,7 +175,7 @@ def _suggestion(word: str, names: Iterable[str]) -> str:
 def _toml(value: Any) -> str:
     """Format a value as TOML. JSON writes strings, numbers, booleans and lists in the same way. Paths become absolute."""
     if isinstance(value, Path):
-        value = str(value.absolute())
+        value = as_url(value) or str(value.absolute())
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
     return json.dumps(value, ensure_ascii=False)

@@ -20,6 +20,7 @@ from palm_serve.errors import (
     NotAllowed,
     NotFound,
     PalmServeError,
+    StorageError,
     TlsError,
     TokenFileError,
     Unauthenticated,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 _BAD_INPUT = (
     *(BatchError, BindError, BundleError, ConfigError, EngineError, TlsError, TokenFileError),
-    *(InvalidRequest, NotAllowed, NotFound, Unauthenticated),
+    *(StorageError, InvalidRequest, NotAllowed, NotFound, Unauthenticated),
 )
 
 

@@ -32,11 +32,11 @@ class ModelOptions(OptionGroup):
 
     bundles: tuple[Path, ...] = Field(
         default=(),
-        description="Bundle directories. The first one is the default model. DIR@sha256:DIGEST serves only the bundle with this digest.",
+        description="Bundle directories or URLs (s3://...). The first one is the default model. BUNDLE@sha256:DIGEST serves only the bundle with this digest.",
     )
     watch: Path | None = Field(
         default=None,
-        description="Serve the bundles in this directory, as NAME or NAME/LABEL (stable, canary, shadow, ...), and load its changes.",
+        description="Serve the bundles in this directory or below this URL, as NAME or NAME/LABEL (stable, canary, shadow, ...), and load its changes.",
     )
     watch_interval: float = Field(
         default=2.0,

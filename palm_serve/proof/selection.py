@@ -60,6 +60,14 @@ class EngineRequest:
         """Return True if nothing is asked for."""
         return self.provider == AUTO and self.precision == AUTO
 
+    def allows(self, candidate: Candidate) -> bool:
+        """Return True if a combination is among those that are asked for. `provider` is one name."""
+        return (
+            self.provider in (AUTO, candidate.provider)
+            and self.variant in (AUTO, candidate.variant)
+            and self.precision in (AUTO, candidate.precision)
+        )
+
     def __str__(self) -> str:
         provider = "" if self.provider == AUTO else f"provider '{self.provider}'"
         precision = "" if self.precision == AUTO else f"precision '{self.precision}'"
@@ -216,6 +224,12 @@ def _select(bundle: Bundle, request: EngineRequest, facts: MachineFacts) -> Serv
     engine.info = replace(engine.info, selection=selection)
     log.info("%s %s: %s", bundle.manifest.name, bundle.manifest.version[:12], selection.reason)
     plain = prover.outcomes.get(PLAIN)
+    if not bundle.has_graph(PLAIN.variant):
+        log.warning(
+            "%s: without its plain graph, which was not fetched, nothing can replace an engine that fails",
+            bundle.manifest.name,
+        )
+        return engine
     if selected_candidate == PLAIN or (plain is not None and plain.status == "failed"):
         return engine
     return FallbackEngine(engine, functools.partial(_open_plain, bundle, request, facts))
@@ -290,8 +304,7 @@ def requested_candidates(bundle: Bundle, request: EngineRequest) -> list[Candida
     providers.check_names(request.provider, request.precision, available)
     candidates = []
     for candidate in machine_candidates(bundle.manifest, available):
-        fits_provider = request.provider in (AUTO, candidate.provider) and request.variant in (AUTO, candidate.variant)
-        if fits_provider and request.precision in (AUTO, candidate.precision):
+        if request.allows(candidate) and bundle.has_graph(candidate.variant):
             candidates.append(candidate)
     return candidates or [providers.ungated_candidate(bundle, request.provider, request.precision)]
 

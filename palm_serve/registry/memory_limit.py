@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from palm_serve.bundle.loader import split_pin
 from palm_serve.engine.control_groups import available_memory
 from palm_serve.engine.cores import usable_cores
 
@@ -21,7 +22,7 @@ _BYTES_PER_CORE = 2**26
 def bundle_memory(path: Path) -> int:
     """Return the bytes that a bundle may use: 1 GiB and 8 times its files, and 0.9 of what is available at most."""
     size = 0
-    for directory, _, names in os.walk(path):
+    for directory, _, names in os.walk(split_pin(path)[0]):
         for name in names:
             try:
                 size += (Path(directory) / name).stat().st_size

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from palm_serve.config.names import normalized_name
-from palm_serve.errors import BundleError, EngineError, NotFound, PalmServeError, Unavailable
+from palm_serve.errors import BundleError, EngineError, NotFound, PalmServeError, StorageError, Unavailable
 from palm_serve.registry.loaded_model import LoadedModel
 from palm_serve.registry.model_directory import (
     ABSENT,
@@ -22,7 +22,10 @@ from palm_serve.registry.model_directory import (
     stable_label,
 )
 from palm_serve.registry.registry import LoadFailure, Registry
+from palm_serve.registry.remote_models import RemoteModels
 from palm_serve.registry.versions import STABLE, TrafficShares
+from palm_serve.storage.patience import in_daemon_thread
+from palm_serve.system.plain_text import os_message
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +76,19 @@ class Watcher:
         registry: where the models go. The names of the directory belong to it: versions of the same name that came from
             elsewhere are retired.
         directory: laid out as in `model_directory.py`.
+        remote: keeps the directory in line with a URL, which is watched then. None: the directory itself is.
     """
 
-    def __init__(self, registry: Registry, directory: Path) -> None:
+    def __init__(self, registry: Registry, directory: Path, remote: RemoteModels | None = None) -> None:
         self._registry = registry
         self._directory = directory
+        self._remote = remote
+        self._watched = str(directory) if remote is None else remote.url
+        """What is watched, for messages."""
+        self._not_fetched: dict[tuple[str, str], str] = {}
+        """Bundles of the URL that cannot be fetched, as they were told."""
+        self._fetch_error: StorageError | None = None
+        """Why the URL could not be followed at the last poll."""
         self._names: dict[str, _NameState] = {}
         self._polling = asyncio.Lock()
         self._misnamed: dict[tuple[str, str], str] = {}
@@ -88,7 +99,12 @@ class Watcher:
 
         Raises:
             BundleError: there is no such directory.
+            StorageError: nobody answers for the URL, and nothing of it was fetched before.
         """
+        if self._remote is not None:
+            await self._refresh(self._remote)
+            if self._fetch_error is not None and not list_models(self._directory).models:
+                raise self._fetch_error
         if not self._directory.is_dir():
             raise BundleError(
                 f"{self._directory} cannot be watched: no such directory; make it, bundles may come later"
@@ -103,7 +119,7 @@ class Watcher:
             try:
                 await self.poll(settled=False)
             except Exception:
-                log.exception("polling %s failed; the next poll is in %g s", self._directory, interval_s)
+                log.exception("polling %s failed; the next poll is in %g s", self._watched, interval_s)
 
     async def load(self, name: str) -> LoadedModel:
         """Bring one name in line with the directory, including bundles that failed before, and return its stable version.
@@ -114,6 +130,8 @@ class Watcher:
             EngineError: no engine can run a bundle.
         """
         async with self._polling:
+            if self._remote is not None:
+                await self._refresh(self._remote, retry=True)
             listing = await asyncio.to_thread(_find_model, self._directory, name)
             name = normalized_name(name)
             if not listing.entries and (listing.is_file or not listing.fault):
@@ -137,6 +155,8 @@ class Watcher:
             settled: take files as they are. Otherwise only those that have not changed since the last poll.
         """
         async with self._polling:
+            if self._remote is not None:
+                await self._refresh(self._remote)
             try:
                 listings = await asyncio.to_thread(list_models, self._directory)
             except OSError as error:
@@ -145,7 +165,8 @@ class Watcher:
             if listings.is_empty and self._serves_any():
                 self._directory_failed("is empty (not mounted?)")
                 return
-            self._registry.watch_failure = ""
+            if self._fetch_error is None:
+                self._registry.watch_failure = ""
             self._report_misnamed(listings)
             for name in {**listings.models, **self._names}:
                 listing = listings.models.get(name, ABSENT)
@@ -153,6 +174,22 @@ class Watcher:
                     continue
                 self._names.setdefault(name, _NameState())
                 await self._update(name, listing, settled)
+
+    async def _refresh(self, remote: RemoteModels, retry: bool = False) -> None:
+        """Fetch what has changed below the URL. What cannot be fetched stays as it was, and is a failure."""
+        try:
+            not_fetched = await asyncio.wrap_future(in_daemon_thread(lambda: remote.refresh(retry)))
+        except (StorageError, OSError) as error:
+            self._fetch_error = error if isinstance(error, StorageError) else StorageError(os_message(error))
+            self._directory_failed(f"cannot be followed: {self._fetch_error}")
+            return
+        self._fetch_error = None
+        for key in self._not_fetched.keys() - not_fetched.keys():
+            self._registry.failures.pop(key, None)
+        for key, reason in not_fetched.items():
+            if self._not_fetched.get(key) != reason:
+                self._record_failure(*key, BundleError(reason))
+        self._not_fetched = dict(not_fetched)
 
     def _serves_any(self) -> bool:
         """Return True if a model of the directory is in service."""
@@ -162,7 +199,7 @@ class Watcher:
     def _directory_failed(self, reason: str) -> None:
         """Leave everything in service, because the directory cannot be read."""
         if reason != self._registry.watch_failure:
-            log.error("%s %s; what is in service stays", self._directory, reason)
+            log.error("%s %s; what is in service stays", self._watched, reason)
         self._registry.watch_failure = reason
 
     def _report_misnamed(self, listings: DirectoryListing) -> None:
@@ -294,7 +331,7 @@ class Watcher:
             labels[STABLE] = next(iter(labels.values()))
         served = [model for model in self._registry.list() if model.name == name]
         if served and not listing.present:
-            log.warning("%s is gone from %s and is taken out of service", name, self._directory)
+            log.warning("%s is gone from %s and is taken out of service", name, self._watched)
         if labels:
             self._registry.assign(name, labels, traffic=name_state.traffic)
         if labels or name_state.stable is not None:

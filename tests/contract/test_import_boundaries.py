@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 SERVE_LAYERS = [
     {"errors"},
     {"system"},
+    {"storage"},
     {"types", "config", "v1", "oip"},
     {"bundle"},
     {"tokenization", "decoding", "engine", "batching", "values"},
@@ -47,7 +48,7 @@ TRAINER_LAYERS = [
 PART_OF: dict[str, str] = {}
 
 # What the trainer shares with the server: measured is what is served.
-ACROSS = {"errors", "types", "system", "bundle", "tokenization", "decoding", "engine", "proof", "values"}
+ACROSS = {"errors", "types", "system", "storage", "bundle", "tokenization", "decoding", "engine", "proof", "values"}
 
 # Third-party package -> the only units of palm_serve that import it.
 OWNERS = {
@@ -62,6 +63,8 @@ OWNERS = {
     "pyarrow": {"batch"},
     "ray": {"batch", "ray"},
     "re2": {"values"},
+    "fsspec": {"storage"},
+    "huggingface_hub": {"storage"},
     "h11": {"http"},
     "connectrpc": {"http"},
     "torch": set(),
