@@ -153,6 +153,9 @@ class TrainConfig(ConfigSection):
     resume: Literal["auto"] | None = None
     """`auto`: continue the run in `output`, and begin where it holds none. Then a command that is started again goes on, as torchrun does it.
     None: as `--resume` says."""
+    mirror: str | None = Field(default=None, pattern=r"^(s3|gs|az|abfs|hf|file|memory)://.+")
+    """URL of an object store (`s3://BUCKET/RUN`) to which `last/`, `best/` and events are copied after each save, while training goes on.
+    `--resume auto` takes the run from there where `output` holds none. None: no copy."""
     epochs: Epochs = 10.0
     """Passes over the reference data set."""
     reference: str | None = None

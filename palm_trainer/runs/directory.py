@@ -72,7 +72,7 @@ def forget_run(output: Path) -> None:
 
 
 def differences(saved: ConfigSection, current: ConfigSection, prefix: str = "") -> list[str]:
-    """Return the dotted keys whose values differ, without the output directory and how it is resumed.
+    """Return the dotted keys whose values differ, without the output directory, its mirror and how it is resumed.
 
     Args:
         saved: a configuration, or a section of it.
@@ -83,7 +83,9 @@ def differences(saved: ConfigSection, current: ConfigSection, prefix: str = "") 
     current_values = _flat(current.model_dump(mode="json"), prefix)
     keys = []
     for key in sorted(saved_values.keys() | current_values.keys()):
-        if key not in ("train.output", "train.resume") and saved_values.get(key) != current_values.get(key):
+        if key not in ("train.output", "train.resume", "train.mirror") and saved_values.get(key) != current_values.get(
+            key
+        ):
             keys.append(key)
     return keys
 

@@ -33,6 +33,7 @@ from palm_trainer.runs.file_names import CONFIG, EVENTS
 from palm_trainer.runs.fit_decoding import fit_checkpoints
 from palm_trainer.runs.job import Job
 from palm_trainer.runs.job_from_config import job_from_config
+from palm_trainer.runs.mirror import MIRROR_END_S, MIRROR_STOP_S, Mirror, prepare_mirror
 from palm_trainer.runs.resume import (
     RunProgress,
     begin,
@@ -72,11 +73,13 @@ def train(
         processes: that train together. All yield the same events. The first alone evaluates and writes.
 
     Raises:
-        CheckpointError: the output holds a run and neither `resume` nor `overwrite` is given, or there is nothing to resume.
+        CheckpointError: the output holds a run and neither `resume` nor `overwrite` is given, there is nothing to resume, or the mirror
+            cannot be used.
         PalmError: the processes do not see the same data.
     """
     check_trackers(config.train.trackers)
     output = config.train.output
+    processes.run_on_first(lambda: prepare_mirror(config.train.mirror, output, resume, overwrite))
     resume = find_run_to_resume(output, processes) if resume == "auto" else resume
     processes.run_on_first(lambda: check_output_directory(output, resume, overwrite))
     starts = not (resume and processes.run_on_first(lambda: has_checkpoint(output, "last")))
@@ -126,6 +129,7 @@ class Run:
         self.interrupted = False
         self._snapshot = snapshot
         self._log: RunLog | None = None
+        self._mirror: Mirror | None = None
         self._open = ExitStack()
 
     @property
@@ -144,15 +148,18 @@ class Run:
         """Train from where the loop stands to the end. `stop` is called after each step."""
         loop = self.job.loop
         yield Started(self.job, loop.step)
-        with self._open:
-            self.start()
-            for step in () if self.out_of_patience else loop.steps():
-                self.log_step(step)
-                yield step
-                yield from self.between(step, stop)
-                if self.ended:
-                    break
-            yield from self.finish()
+        try:
+            with self._open:
+                self.start()
+                for step in () if self.out_of_patience else loop.steps():
+                    self.log_step(step)
+                    yield step
+                    yield from self.between(step, stop)
+                    if self.ended:
+                        break
+                yield from self.finish()
+        finally:
+            self._close_mirror(MIRROR_STOP_S)
 
     # -- before and between the steps ---------------------------------------------------------------------------------
 
@@ -161,6 +168,8 @@ class Run:
         job, loop = self.job, self.job.loop
         if self._log is not None or job.output is None or not loop.processes.is_first:
             return
+        if job.train.mirror is not None and self._mirror is None:
+            self._mirror = Mirror(job.train.mirror, job.run)
         settings = {} if job.evaluation.config is None else job.config.model_dump(mode="json")
         self._log = self._open.enter_context(open_log(job.run / EVENTS, job.train.trackers, settings, loop.step))
         if not self.ended:
@@ -181,6 +190,7 @@ class Run:
             yield event
             if job.saves_last:
                 save_last(job, self.progress)
+                self._copy_to_mirror()
         if self._snapshot is not None:
             yield from self._snapshot(self, step)
         if evaluated and self.out_of_patience:
@@ -189,6 +199,7 @@ class Run:
         save_is_due = stopped or step.step % (job.train.checkpoints.save_every_steps or loop.total_steps) == 0
         if job.saves_last and save_is_due and not evaluated:
             save_last(job, self.progress)
+            self._copy_to_mirror()
         self.interrupted = stopped
 
     def _evaluation_is_due(self, step: Step) -> bool:
@@ -208,6 +219,7 @@ class Run:
         """Average the best checkpoints, fit the decoding, and write metrics and report."""
         job = self.job
         if self.interrupted:
+            self._close_mirror(MIRROR_STOP_S)
             yield Finished({}, interrupted=True)
             return
         if job.output is None:
@@ -220,12 +232,23 @@ class Run:
                 yield averaged
         self.close()
         thresholds, metrics = self._on_first(lambda: (fit_checkpoints(job), finish(job)))
+        self._copy_to_mirror()
+        self._close_mirror(MIRROR_END_S)
         yield Finished(metrics, thresholds=thresholds)
 
     def close(self) -> None:
         """Close the log and its trackers."""
         self._log = None
         self._open.close()
+
+    def _copy_to_mirror(self) -> None:
+        if self._mirror is not None:
+            self._mirror.note(self.job.loop.step)
+
+    def _close_mirror(self, wait_s: float) -> None:
+        if self._mirror is not None:
+            self._mirror.close(wait_s)
+            self._mirror = None
 
     def _on_first(self, make: Callable[[], Result]) -> Result:
         return self.job.loop.processes.run_on_first(make)
