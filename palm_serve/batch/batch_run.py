@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from palm_serve.batch.answerer import Answerer, output_schema
+from palm_serve.batch.files import absolute, locked, remove_unfinished, shown
 from palm_serve.batch.line_parts import plan_lines, read_lines
 from palm_serve.batch.output_folder import (
     WrittenPart,
     check_facts,
     check_present,
     facts_of,
-    locked_folder,
     remove_success,
-    remove_unfinished,
     write_part,
     write_success,
     written_parts,
@@ -27,11 +26,15 @@ from palm_serve.batch.parquet_parts import plan_parquet, read_parquet
 from palm_serve.batch.parts import InputFile, Part, find_files
 from palm_serve.batch.progress import Progress
 from palm_serve.batch.workers import Crew, LocalCrew
+from palm_serve.bundle.loader import Bundle
 from palm_serve.bundle.manifest import Manifest
 from palm_serve.config import Limits
 from palm_serve.errors import BatchError, ConfigError, EngineError
 from palm_serve.model import Model, OpenOptions
+from palm_serve.proof.selection import EngineRequest
 from palm_serve.registry.bundle_opener import LoadRules
+from palm_serve.registry.local_bundle import local_bundle
+from palm_serve.storage.urls import as_url
 
 _FORMAT = 1
 """Version of the parts. Those of another version are not taken for answers of this one."""
@@ -110,9 +113,9 @@ def run_batch(
     """Answer the rows of files with a bundle, part by part. Parts that an earlier run has written are not answered again.
 
     Args:
-        bundle: directory of the bundle.
-        inputs: files and folders.
-        output: folder of the answers.
+        bundle: directory or URL of the bundle.
+        inputs: files and folders, or URLs of them.
+        output: folder of the answers, or its URL.
         options: what is asked of which columns.
         open_options: options of the engine.
         limit: largest number of rows. None: all rows.
@@ -128,12 +131,11 @@ def run_batch(
         PalmServeError: a part has ended several processes.
         OSError: a file cannot be read or written.
     """
-    output = output.absolute()  # processes of a cluster have other working directories
-    bundle = bundle if "://" in bundle else str(Path(bundle).absolute())
-    files = find_files([place.absolute() for place in inputs], output)
-    rules = LoadRules(open_options.get("trust"), open_options.get("allow_unproven", False))
-    manifest = rules.load(Path(bundle)).manifest
-    with locked_folder(output):
+    output = absolute(output)  # processes of a cluster have other working directories
+    bundle = as_url(bundle) or str(Path(bundle).absolute())
+    files = find_files([absolute(place) for place in inputs], output)
+    manifest = _load(bundle, open_options).manifest
+    with locked(output):
         input_parts = _plan(files, options, limit)
         facts = _facts(manifest, input_parts[0], options, open_options)
         remove_unfinished(output)
@@ -170,12 +172,25 @@ def _collect(
     return written
 
 
+def _load(bundle: str, open_options: OpenOptions) -> Bundle:
+    """Return the bundle, which is fetched if it has a URL. Raises BundleError or StorageError."""
+    rules = LoadRules(open_options.get("trust"), open_options.get("allow_unproven", False))
+    request = EngineRequest(
+        open_options.get("provider", _AUTO),
+        open_options.get("precision", _AUTO),
+        variant=open_options.get("variant", _AUTO),
+    )
+    return rules.load(local_bundle(Path(bundle), request, cache=open_options.get("cache_dir"), trust=rules.trust))
+
+
 def _plan(files: Sequence[InputFile], options: BatchOptions, limit: int | None) -> list[Part]:
     names = None if options.keep is None else list(dict.fromkeys([*options.texts, *options.keep]))
     is_parquet = files[0].format == "parquet"
     input_parts = plan_parquet(files, names, limit) if is_parquet else plan_lines(files, names, options.texts, limit)
     if not input_parts:
-        raise BatchError(f"the input must have at least one row, got none in {files[0].path}. Give another file.")
+        raise BatchError(
+            f"the input must have at least one row, got none in {shown(files[0].path)}. Give another file."
+        )
     return input_parts
 
 
@@ -213,7 +228,7 @@ def _engine_to_use(output: Path, written: Iterable[WrittenPart], open_options: O
         for key, value in requested.items():
             if value != _AUTO and engine[key] not in value.split(","):
                 raise BatchError(
-                    f"{output / earlier.name} must be answered with --{key} {value}, got {engine[key]}. Choose another output."
+                    f"{shown(output / earlier.name)} must be answered with --{key} {value}, got {engine[key]}. Choose another output."
                 )
         return dict(engine)
     return requested
@@ -270,7 +285,7 @@ def _answer(
     facts["engine"] = crew.choose_engine(partial(_choose_engine, answerer, keep_open=crew.is_this_process))
     if _AUTO not in requested.values() and facts["engine"] != requested:
         raise BatchError(
-            f"the parts in {output} have answers of the engine {requested}, which does not run here now, got {facts['engine']}. "
+            f"the parts in {shown(output)} have answers of the engine {requested}, which does not run here now, got {facts['engine']}. "
             "Choose another output."
         )
     if not crew.is_this_process:

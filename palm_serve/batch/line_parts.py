@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from palm_serve.batch.files import open_file, shown
 from palm_serve.batch.parts import FileState, InputFile, Part, Rows
 from palm_serve.bundle.strict_json import parse_json
 from palm_serve.errors import BatchError, InvalidRequest, check_unicode
@@ -45,7 +46,7 @@ class _Lines:
     """True if a line since the last row was not UTF-8."""
 
     def __iter__(self) -> Iterator[str]:
-        with self.file.path.open("rb") as stream:
+        with open_file(self.file.path) as stream:
             stream.seek(self.position)
             for line in stream:
                 if self.end is not None and self.position >= self.end:
@@ -103,7 +104,7 @@ def plan_lines(
         for name in names or texts:
             if types_of_file and name not in types_of_file:
                 raise BatchError(
-                    f"{file.path}: no row has the column '{name}'; there are: {', '.join(types_of_file)}. "
+                    f"{shown(file.path)}: no row has the column '{name}'; there are: {', '.join(types_of_file)}. "
                     "Name its columns: --text-column, --keep."
                 )
         for name, value_types in types_of_file.items():
@@ -212,13 +213,13 @@ def _csv_rows(lines: _Lines, file: InputFile) -> Iterator[list[str]]:
     try:
         yield from csv.reader(lines, delimiter="\t" if file.format == "tsv" else ",")
     except csv.Error as error:
-        raise BatchError(f"{file.path}:{lines.number} must be CSV: {error}. Correct the line.") from None
+        raise BatchError(f"{shown(file.path)}:{lines.number} must be CSV: {error}. Correct the line.") from None
 
 
 def _read_header(records: Iterator[list[str]], file: InputFile) -> list[str]:
     names = next(records, [])
     if len(set(names)) != len(names):
-        raise BatchError(f"{file.path}:1 must name each column once, got {', '.join(names)}. Rename columns.")
+        raise BatchError(f"{shown(file.path)}:1 must name each column once, got {', '.join(names)}. Rename columns.")
     return names
 
 

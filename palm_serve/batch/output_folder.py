@@ -1,14 +1,9 @@
 """The folder of the answers: parts that appear as a whole or not at all, and what each of them answers."""
 
-import contextlib
-import fcntl
 import json
-import os
 import socket
 import time
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from palm_serve.batch.files import is_url, open_file, remove, shown, write_whole, written_files
 from palm_serve.batch.parts import Part
 from palm_serve.errors import BatchError
 
 _KEY = b"palm.batch"
 """Key of the metadata of a part."""
-_UNFINISHED = ".new"
 _SUCCESS = "_SUCCESS.json"
-_LOCK_FILE = ".lock"
 _SEEN_S = 30.0
 """Time after which a machine sees what another has written to a folder that they share."""
 
@@ -36,40 +30,6 @@ class WrittenPart:
     rows: int
     errors: int
     facts: Mapping[str, Any]
-
-
-@contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Create the folder and keep other runs out of it, also on other machines that share it. The lock ends with this process.
-
-    Raises:
-        BatchError: it is no folder, or another run writes to it.
-        OSError: it cannot be created.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise BatchError(f"the output {folder} must be a folder, got a file. Choose another name.")
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptors = [os.open(folder, os.O_RDONLY)]
-    try:
-        try:
-            _lock(descriptors[0], folder)
-        except OSError:
-            # NFS locks no folders, and files only where they are open for writing.
-            descriptors.append(os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666))
-            _lock(descriptors[1], folder)
-        yield
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BatchError(
-            f"the output {folder} must be written by one run, got a second. Wait for the other, or choose another folder."
-        ) from None
 
 
 def facts_of(input_part: Part, run_facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +62,7 @@ def write_part(folder: Path, input_part: Part, answers: pa.Table, facts: Mapping
         BatchError: the folder is not there.
         OSError: they cannot be written.
     """
-    if not folder.is_dir():
+    if not is_url(folder) and not folder.is_dir():
         raise BatchError(
             f"the output {folder} must be there until the run ends, got none on {socket.gethostname()}. All machines of a cluster "
             "must see the same folder."
@@ -112,18 +72,14 @@ def write_part(folder: Path, input_part: Part, answers: pa.Table, facts: Mapping
     buffer = pa.BufferOutputStream()
     table = answers.replace_schema_metadata({_KEY: content.encode()})
     pq.write_table(table, buffer, row_group_size=max(input_part.rows, 1))
-    _write_durably(folder / input_part.name, buffer.getvalue())
+    write_whole(folder / input_part.name, buffer.getvalue().to_pybytes())
     return WrittenPart(input_part.name, input_part.rows, errors, facts)
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove what killed workers have left unfinished."""
-    for path in folder.rglob(f".*{_UNFINISHED}"):
-        path.unlink()
 
 
 def check_present(folder: Path, input_parts: Iterable[Part]) -> None:
     """Check that parts that others have written are in the folder of this machine. Raises BatchError."""
+    if is_url(folder):  # what is written there is there for all at once
+        return
     end = time.monotonic() + _SEEN_S
     for input_part in input_parts:
         while not (folder / input_part.name).exists():
@@ -143,15 +99,13 @@ def written_parts(folder: Path, input_parts: Iterable[Part]) -> dict[str, Writte
     """
     expected = {input_part.name for input_part in input_parts}
     written = {}
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file():
-            continue
+    for path in written_files(folder):
         if path.suffix == ".parquet":
             name = path.relative_to(folder).as_posix()
             earlier = _read_facts(path, name)
             if name not in expected:
                 raise BatchError(
-                    f"{path} holds answers to rows of {earlier.facts['input']['file']} that are not in the input now. "
+                    f"{shown(path)} holds answers to rows of {earlier.facts['input']['file']} that are not in the input now. "
                     "Choose another output, or remove the file."
                 )
             written[name] = earlier
@@ -174,11 +128,11 @@ def check_facts(folder: Path, written: WrittenPart, facts: Mapping[str, Any]) ->
         if earlier_value != value:
             if key == "input":
                 raise BatchError(
-                    f"{value['file']} must be as it was when {folder / written.name} was written, and has changed, or --limit has. "
+                    f"{value['file']} must be as it was when {shown(folder / written.name)} was written, and has changed, or --limit has. "
                     "Choose another output, or remove that part."
                 )
             raise BatchError(
-                f"{folder / written.name} must have the {key} {_shown(value)}, got {_shown(earlier_value)}. Choose another output."
+                f"{shown(folder / written.name)} must have the {key} {_shown(value)}, got {_shown(earlier_value)}. Choose another output."
             )
 
 
@@ -201,46 +155,26 @@ def write_success(folder: Path, facts: Mapping[str, Any], written: Iterable[Writ
         rows += answered.rows
         errors += answered.errors
     content = {**facts, "rows": rows, "errors": errors, "parts": listed}
-    _write_durably(folder / _SUCCESS, (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode())
+    write_whole(folder / _SUCCESS, (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode())
 
 
 def remove_success(folder: Path) -> None:
     """Remove `_SUCCESS.json`: the answers are not complete any more."""
-    (folder / _SUCCESS).unlink(missing_ok=True)
+    remove(folder / _SUCCESS)
 
 
 def _read_facts(path: Path, name: str) -> WrittenPart:
     try:
-        metadata = pq.read_metadata(path)
+        with open_file(path) as stream:
+            metadata = pq.read_metadata(stream)
         content = json.loads((metadata.metadata or {})[_KEY])
         errors = content.pop("errors")
     except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError):
         raise BatchError(
-            f"{path} must be a part that palm-serve batch wrote, got another file. Choose another output, or remove it."
+            f"{shown(path)} must be a part that palm-serve batch wrote, got another file. Choose another output, or remove it."
         ) from None
     return WrittenPart(name, metadata.num_rows, errors, content)
 
 
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _write_durably(path: Path, content: Any) -> None:
-    """Write a file that is on disk as a whole or not at all, under a name of its own until then."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
-    try:
-        with unfinished.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some file systems cannot synchronize folders
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from palm_serve.batch.files import open_file, shown
 from palm_serve.batch.parts import FileState, InputFile, Part, Rows
-from palm_serve.errors import BatchError
+from palm_serve.errors import BatchError, PalmServeError
 
 _MOST_ROWS = 32_768
 """Rows of a part. A row group may have a million rows, and what is under way when a run is killed is computed again."""
@@ -33,13 +34,13 @@ def plan_parquet(files: Sequence[InputFile], names: Sequence[str] | None, limit:
         if remaining == 0:
             break
         state = FileState.of(file.path)
-        with _errors_of(file.path), pq.ParquetFile(file.path) as content:
+        with _errors_of(file.path), open_file(file.path) as stream, pq.ParquetFile(stream) as content:
             sizes = [content.metadata.row_group(group).num_rows for group in range(content.metadata.num_row_groups)]
             file_schema = _columns(content.schema_arrow, names, file.path)
         if schema is not None and not file_schema.equals(schema):
             raise BatchError(
-                f"inputs must have the same columns, got {_types(schema)} in {files[0].path} and {_types(file_schema)} "
-                f"in {file.path}. Name columns that are in both with --keep."
+                f"inputs must have the same columns, got {_types(schema)} in {shown(files[0].path)} and {_types(file_schema)} "
+                f"in {shown(file.path)}. Name columns that are in both with --keep."
             )
         schema = file_schema
         digest = _file_digest(file.path)
@@ -58,7 +59,7 @@ def read_parquet(input_part: Part) -> Rows:
         BatchError: the file cannot be read, or was changed since the parts were planned.
     """
     path = input_part.file.path
-    with _errors_of(path), pq.ParquetFile(path) as content:
+    with _errors_of(path), open_file(path) as stream, pq.ParquetFile(stream) as content:
         table = content.read_row_group(input_part.group, columns=input_part.schema.names).slice(
             input_part.start, input_part.rows
         )
@@ -85,7 +86,7 @@ def _columns(schema: pa.Schema, names: Sequence[str] | None, path: Path) -> pa.S
         if len(positions) != 1:
             present = f"{len(positions)} of them" if positions else f"the columns {', '.join(schema.names)}"
             raise BatchError(
-                f"{path} must have one column '{name}', got {present}. Name its columns: --text-column, --keep."
+                f"{shown(path)} must have one column '{name}', got {present}. Name its columns: --text-column, --keep."
             )
         fields.append(schema.field(positions[0]).remove_metadata())
     return pa.schema(fields)
@@ -96,8 +97,8 @@ def _types(schema: pa.Schema) -> str:
 
 
 def _file_digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    with open_file(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -105,9 +106,9 @@ def _errors_of(path: Path) -> Iterator[None]:
     """Report what pyarrow raises for bytes that it cannot read. Raises BatchError."""
     try:
         yield
-    except BatchError:
+    except PalmServeError:
         raise
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise BatchError(f"{path} must be a Parquet file that can be read: {error}. Write it again.") from None
+        raise BatchError(f"{shown(path)} must be a Parquet file that can be read: {error}. Write it again.") from None

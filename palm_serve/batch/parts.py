@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from palm_serve.batch.files import is_url, remote_files, shown, size_and_stamp
 from palm_serve.errors import BatchError
+from palm_serve.storage.urls import as_url
 
 FORMATS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".txt": "text"}
 """Format of a file by the end of its name."""
@@ -22,22 +24,21 @@ class InputFile:
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """Size and time of change of a file, by which a change while it is read is noticed."""
+    """Size of a file, and its time of change or what its store has in place of it, by which a change while it is read is noticed."""
 
     size: int
-    changed_ns: int
+    stamp: int
 
     @classmethod
     def of(cls, path: Path) -> "FileState":
         """Return the state of a file. Raises OSError."""
-        status = path.stat()
-        return cls(status.st_size, status.st_mtime_ns)
+        return cls(*size_and_stamp(path))
 
     def check(self, path: Path) -> None:
         """Raise BatchError if the file has another state now."""
         if FileState.of(path) != self:
             raise BatchError(
-                f"{path} must stay as it is while it is read, and was changed. Run the same command again."
+                f"{shown(path)} must stay as it is while it is read, and was changed. Run the same command again."
             )
 
 
@@ -92,11 +93,11 @@ def find_files(inputs: list[Path], output: Path) -> list[InputFile]:
             file_format = FORMATS.get(path.suffix.lower())
             if file_format is None:
                 raise BatchError(
-                    f"{path}: the name must end with one of {', '.join(FORMATS)}, got '{path.suffix}'. Rename or convert it."
+                    f"{shown(path)}: the name must end with one of {', '.join(FORMATS)}, got '{path.suffix}'. Rename or convert it."
                 )
             if name in files:
                 raise BatchError(
-                    f"inputs must have different names, got {files[name].path} and {path}. Give the folder above them."
+                    f"inputs must have different names, got {shown(files[name].path)} and {shown(path)}. Give the folder above them."
                 )
             files[name] = InputFile(path, name, file_format)
     formats = sorted({file.format for file in files.values()})
@@ -106,19 +107,30 @@ def find_files(inputs: list[Path], output: Path) -> list[InputFile]:
 
 
 def _files_of(place: Path, output: Path) -> list[Path]:
+    if is_url(place):
+        objects = remote_files(place)
+        if as_url(output) is not None and output.is_relative_to(place):
+            raise BatchError(
+                f"the output {shown(output)} must not be in the input {shown(place)}. Choose another folder."
+            )
+        return _visible(place, objects) if objects != [place] else objects
     if place.is_file():
         return [place]
     if not place.exists():
         raise BatchError(f"{place} does not exist. Give a file or a folder.")
     if not place.is_dir():
         raise BatchError(f"{place} must be a file or a folder, got a pipe or device. Save its rows in a file.")
-    if output.resolve().is_relative_to(place.resolve()):
+    if not is_url(output) and output.resolve().is_relative_to(place.resolve()):
         raise BatchError(f"the output {output} must not be in the input {place}. Choose another folder.")
+    return _visible(place, [path for path in sorted(place.rglob("*")) if path.is_file()])
+
+
+def _visible(place: Path, files: list[Path]) -> list[Path]:
+    """Return the files below a folder whose names do not begin with '.' or '_'."""
     paths = []
-    for path in sorted(place.rglob("*")):
-        hidden = any(step.startswith((".", "_")) for step in path.relative_to(place).parts)
-        if path.is_file() and not hidden:
+    for path in files:
+        if not any(step.startswith((".", "_")) for step in path.relative_to(place).parts):
             paths.append(path)
     if not paths:
-        raise BatchError(f"{place} must hold a file ({', '.join(FORMATS)}), got none. Give another folder.")
+        raise BatchError(f"{shown(place)} must hold a file ({', '.join(FORMATS)}), got none. Give another folder.")
     return paths

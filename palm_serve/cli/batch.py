@@ -28,7 +28,10 @@ _REPORT_S = 2.0
 _FIELDS = ServeOptions.model_fields
 _Inputs = Annotated[
     list[Path],
-    typer.Argument(metavar="INPUT...", help="Parquet, JSON Lines, CSV (.csv, .tsv) or text files (.txt), and folders."),
+    typer.Argument(
+        metavar="INPUT...",
+        help="Parquet, JSON Lines, CSV (.csv, .tsv) or text files (.txt), and folders, or URLs (s3://...).",
+    ),
 ]
 _Pair = Annotated[
     str | None,
@@ -40,6 +43,12 @@ _Engine = Annotated[
 _Address = Annotated[
     str | None,
     typer.Option(metavar="HOST:PORT", help="Head of the cluster. Default: RAY_ADDRESS, or this machine's cluster."),
+]
+_Bundle = Annotated[
+    Path,
+    typer.Option(
+        metavar="BUNDLE", help="Bundle directory or URL (s3://...). BUNDLE@sha256:DIGEST also checks its digest."
+    ),
 ]
 _Tasks = Annotated[str, typer.Option(metavar="NAME,...", help="Tasks to answer. Default: all that the columns allow.")]
 _Keep = Annotated[str | None, typer.Option(metavar="NAME,...", help="Columns of the input to keep. Default: all.")]
@@ -62,10 +71,8 @@ _Workers = Annotated[
 
 def batch(
     inputs: _Inputs,
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder of the answers, as Parquet files.")],
-    bundle: Annotated[
-        Path, typer.Option(metavar="BUNDLE", help="Bundle directory. DIR@sha256:DIGEST also checks its digest.")
-    ],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder or URL of the answers, as Parquet files.")],
+    bundle: _Bundle,
     text_column: Annotated[str, typer.Option(metavar="NAME", help="Column of the texts.")] = "text",
     pair_column: _Pair = None,
     tasks: _Tasks = "",

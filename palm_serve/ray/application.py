@@ -17,6 +17,7 @@ from palm_serve.config.options import AnswerOptions, EngineOptions, LimitOptions
 from palm_serve.errors import ConfigError, EngineError
 from palm_serve.ray.contexts import StreamContext, UnaryContext
 from palm_serve.ray.methods import served_methods
+from palm_serve.registry.remote_options import fetched_bundle
 from palm_serve.rpc.access.tokens import Tokens
 from palm_serve.rpc.call_context import CallAborted
 from palm_serve.rpc.grpc_server import make_services, service_methods
@@ -109,6 +110,7 @@ class Replica:
     Raises:
         TokenFileError: the file of tokens cannot be used.
         BundleError: the bundle must not be used.
+        StorageError: the bundle cannot be fetched.
         EngineError: no engine can run it.
     """
 
@@ -125,7 +127,7 @@ class Replica:
         for methods in service_methods(services, options).values():
             self._handlers.update(methods)
         for path in options.bundles:
-            await registry.load(path)
+            await registry.load(await fetched_bundle(options, path))
         for name in registry.stable():
             registry.assign_start_labels(name)
         lifecycle.state = State.SERVING

@@ -11,7 +11,7 @@ import pytest
 
 from palm_serve.batch import Answerer, batch_run
 from palm_serve.batch.batch_run import BatchOptions, run_batch
-from palm_serve.batch.output_folder import locked_folder
+from palm_serve.batch.files import locked
 from palm_serve.batch.workers import answer_parts
 from palm_serve.errors import BatchError, BundleError, PalmServeError
 
@@ -230,7 +230,7 @@ def test_inputs_that_do_not_fit_are_refused(run, make_parquet, tmp_path):
 
 def test_second_run_on_one_output_is_refused(run, make_parquet, tmp_path):
     source = make_parquet(10, 10)
-    with locked_folder(tmp_path / "out"), pytest.raises(BatchError, match="must be written by one run, got a second"):
+    with locked(tmp_path / "out"), pytest.raises(BatchError, match="must be written by one run, got a second"):
         run(source)
     assert run(source).rows == 10
 
