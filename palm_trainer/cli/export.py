@@ -37,6 +37,14 @@ _MEAN = "mean of "
 _TABLE_WIDTH = 130
 """Characters that fit a row without cutting a cell."""
 
+_Register = Annotated[
+    str | None,
+    typer.Option(
+        metavar="mlflow:NAME",
+        help="Register the bundle as the next version of this model at the MLflow server of MLFLOW_TRACKING_URI.",
+    ),
+]
+
 app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,  # rich takes longer to load than the rest of `--help`
@@ -80,6 +88,7 @@ def export(
             "`openssl genpkey -algorithm ed25519 -out KEY` makes one.",
         ),
     ] = None,
+    register: _Register = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the table to FILE as JSON too.")
     ] = None,
@@ -90,6 +99,7 @@ def export(
     Nothing is written when the plain graph differs on the CPU in fp32. Another variant is left out when it fails or is not faster.
     `--precision fp32` is the quickest.
     """
+    registry = _registry_name(register)
     stages = _Stages()
     with _step_display() as say:
 
@@ -106,6 +116,25 @@ def export(
     console.print(f"{manifest.name} {manifest.version[:12]} -> {output}")
     if json_file is not None:
         _write_json(json_file, manifest, report)
+    if registry is not None:
+        console.print(_register(output, manifest, registry))
+
+
+def _registry_name(register: str | None) -> str | None:
+    """Return the name for the registry. Raises ExportError before the export where it cannot be registered."""
+    if register is None:
+        return None
+    from palm_trainer.export.register import registry_name
+
+    return registry_name(register)
+
+
+def _register(bundle: Path, manifest: "Manifest", name: str) -> str:
+    """Register a bundle, and return a line on it."""
+    from palm_trainer.export.register import register_bundle
+
+    registered = register_bundle(bundle, manifest, name)
+    return f"registered as {registered.name} version {registered.version}: {registered.source}"
 
 
 def show(report: "ExportReport") -> None:

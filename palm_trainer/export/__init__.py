@@ -15,6 +15,7 @@ int8_search.py    search for an int8 graph that passes with a margin
 report.py         candidates, their speed, and the variants that are not written
 golden.py         golden examples
 model_card.py     the model card
+register.py       registers bundles in MLflow
 bundle_draft.py   the bundle during its export, and its manifest
 bundle_writer.py  files of the bundle
 """
