@@ -10,6 +10,7 @@ import { $, download, el, number, on, percent, say, textsOfFile } from "./text.j
 const CHUNK = 50; // texts of one request
 const PAGE = 50; // rows that are shown at once
 const ATTEMPTS = 5;
+const PAINT_MS = 200; // between two paintings while answers arrive
 const FAILED = -1; // the worst confidence
 
 const COLUMNS = {
@@ -31,6 +32,7 @@ let sorting = { key: "confidence", sign: 1 };
 let first = 0; // of the rows that are shown
 let filter = "all";
 let stop = null;
+let painted = 0;
 let hasTwo = false;
 let page = null;
 
@@ -101,7 +103,7 @@ function fillFilter() {
 
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
 
-// Ask for some texts, again where the server is busy. Where the call fails, each text has its error.
+// Ask for some texts, again where the server is busy. If the call fails, each has its error.
 async function askChunk(texts, choice) {
 	const requests = texts.map((text) => ({ ...parseRequest(text, choice, thresholdsOf()), priority: "PRIORITY_BATCH" }));
 	for (let attempt = 1; ; attempt += 1) {
@@ -141,6 +143,7 @@ async function run(lines) {
 	} finally {
 		$("stop").hidden = $("progress").hidden = true;
 		$("start").disabled = false;
+		paint();
 	}
 }
 
@@ -159,6 +162,11 @@ function progress(done, started) {
 	const failed = rows.filter((row) => row.error).length;
 	const seconds = ((performance.now() - started) / 1000).toFixed(1);
 	say("count", `${number(done)} of ${number(rows.length)} in ${seconds} s${failed ? `, ${number(failed)} failed` : ""}`);
+	if (performance.now() > painted + PAINT_MS) paint();
+}
+
+function paint() {
+	painted = performance.now();
 	fillFilter();
 	render();
 }
@@ -186,7 +194,7 @@ async function take(file) {
 	}
 }
 
-// `given`: the choice of the model, and functions that open a text and show a failure.
+// `given`: functions of the page.
 export function startBatch(given) {
 	page = given;
 	on("batch", "submit", (event) => {

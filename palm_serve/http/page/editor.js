@@ -11,7 +11,7 @@ const HINT = canSave
 	? "Saved rows are added to the server's file, which palm-train reads as jsonl."
 	: "Start the server with --feedback FILE.jsonl to save rows there. palm-train reads a copied row, too.";
 
-// The part of the page in which one answer is corrected. `box`: the box of the text, whose selection can be marked.
+// Corrects one answer. `box`: the box of the text, whose selection can be marked.
 export class Editor {
 	constructor(place, box) {
 		this.place = place;

@@ -56,7 +56,7 @@ export function spanTable(text, spans) {
 	return el("table", el("thead", head), el("tbody", ...rows));
 }
 
-// Show a resolved value: its canonical form, its kind, and its JSON as title.
+// Show a resolved value, with its JSON as title.
 function resolved(value) {
 	if (!value) return [];
 	const { canonical, kind, json } = value;

@@ -88,7 +88,7 @@ const shortVersion = ({ labels = [], version }) => [...labels, version.slice(0, 
 const ofModel = () => models.filter((model) => model.name === $("model").value);
 const choice = (id = "version") => ({ model: $("model").value, version: $(id).value });
 
-// Put options into a list. What was chosen stays chosen where it is still there.
+// Fill a list. What was chosen stays chosen if it is there.
 function fill(id, ...options) {
 	const before = $(id).value;
 	$(id).replaceChildren(...options);
@@ -144,7 +144,7 @@ function schedule(delay = PAUSE_MS) {
 	timer = setTimeout(ask, delay);
 }
 
-// Ask for the text in the box. An answer that is still under way is given up.
+// Ask for the text in the box, instead of an earlier one.
 async function ask() {
 	clearTimeout(timer);
 	running?.abort();

@@ -1,6 +1,6 @@
 // Texts, offsets and elements. No markup is ever made from strings.
 
-// Create an element. `tag` may name classes: "p.hint". Attributes may be left out, and those that are false or null are.
+// Create an element. `tag` may name classes: "p.hint". Attributes that are false or null are left out.
 export function el(tag, ...children) {
 	const [name, ...classes] = tag.split(".");
 	const made = document.createElement(name);
@@ -30,7 +30,7 @@ export function hue(name) {
 	return Math.round((hash % 1024) * (360 / 1024));
 }
 
-// Return a share with one digit more near 0 and 1, where it tells something.
+// Show a share, with one digit more near 0 and 1.
 export function percent(value = 0) {
 	return `${(value * 100).toFixed(value < 0.1 || value > 0.99 ? 1 : 0)} %`;
 }
