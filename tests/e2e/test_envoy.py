@@ -105,3 +105,24 @@ def test_restarts_fail_no_call(script: ModuleType, work: Path, tiny_bundle: Path
     assert len(figures["restart_s"]) == 3
     assert figures["codes"].keys() == {"OK"}, done.stdout
     assert figures["exits"].keys() == {"0"}, done.stdout
+
+
+def test_plan_is_compared_with_three_servers(work: Path, tiny_bundle: Path) -> None:
+    """The benchmark measures one server, predicts three, and asks three. No figure is judged: they share the cores here."""
+    file = work / "capacity.json"
+    command = [sys.executable, SCRIPT.with_name("capacity.py"), tiny_bundle, "--provider", "CPU", "--work", work]
+    options = ["--seconds", 1, "--callers", 4, "--loads", "0.2,0.4", "--json", file]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    texts = work / "texts"
+    texts.write_text("fly from boston to denver\nplay a song\n", encoding="utf-8")
+    arguments = [*map(str, [*command, *options, "--texts", texts])]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(file.read_text())
+    assert [level["callers"] for level in figures["sweep"]["levels"]] == [1, 2, 4]
+    assert [compared["load"] for compared in figures["rounds"]] == [0.2, 0.4]
+    capacity = max(level["answered"] for level in figures["sweep"]["levels"])
+    for compared in figures["rounds"]:
+        assert compared["predicted_p99_ms"] > 0
+        assert compared["report"]["calls"] == pytest.approx(3 * compared["load"] * capacity, rel=0.5, abs=20)
+    assert "goal 0.67 to 1.5" in done.stdout
