@@ -149,6 +149,30 @@ def pods_of_ray() -> list[dict[str, Any]]:
     return [group["template"]["spec"] for group in groups]
 
 
+RAY = """
+import json, sys, yaml
+from ray.serve.schema import ServeDeploySchema
+from palm_serve.ray.application import app, read_arguments
+schema = ServeDeploySchema.model_validate(yaml.safe_load(sys.argv[1]))
+(application,) = schema.applications
+replicas, _ = read_arguments(application.args)
+print(json.dumps([application.import_path, app.__module__, replicas, schema.grpc_options.grpc_servicer_functions]))
+"""
+
+
+def test_ray_takes_the_configuration_of_the_manifest(environments):
+    """By Ray's own schema and the arguments of the application, in the environment of the tests of Ray."""
+    python = environments.make_environment("ray", ["palm-nlu[serve,ray]"])
+    service = yaml.safe_load((ROOT / "charts" / "manifests" / "ray-service.yaml").read_text(encoding="utf-8"))
+    path, module, replicas, functions = environments.run_python(
+        python, f"import sys; sys.path.insert(0, {str(ROOT)!r}){RAY}", service["spec"]["serveConfigV2"]
+    )
+    assert path == "palm_serve.ray:app"
+    assert module == "palm_serve.ray.application"
+    assert replicas == 4
+    assert functions == ["palm_serve.ray.add_services"]
+
+
 def test_checks_find_misspelt_fields(render, find_faults):
     """A check that finds nothing proves nothing."""
     objects = render("--values", CHART / "ci" / "scaled-values.yaml")
