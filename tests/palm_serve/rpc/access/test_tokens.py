@@ -134,7 +134,7 @@ class TestTokens:
             ("tokens = 1", "must be a file of tokens"),
             ("[token.a]", "must be a file of tokens"),
             ('[tokens.a]\nsha256 = "secret-token"\nscopes = []', r"tokens.a.sha256: String should match"),
-            (entry("a", "x", ("admin",)), "'parse', 'read', 'control', 'metrics' or 'health'"),
+            (entry("a", "x", ("admin",)), "'parse', 'read', 'control', 'feedback', 'metrics' or 'health'"),
             (entry("a", "x", more="expire = 2020-01-01"), "tokens.a.expire: Extra inputs"),
             (
                 entry("a", "x") + entry("b", "x"),
