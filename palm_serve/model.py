@@ -145,6 +145,8 @@ class Model:
     def close(self) -> None:
         """Give the engine's memory back, once the batch that runs has ended. Later calls raise Unavailable."""
         with self._lock:
+            if self._pipeline is not None and self._pipeline.values is not None:
+                self._pipeline.values.close()
             self._pipeline = None
 
     def parse(self, text: str, **fields: Unpack[TextFields]) -> pb.ParseResponse:

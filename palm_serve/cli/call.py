@@ -134,7 +134,8 @@ def _add_span(table: "Table", task: str, span: "pb.Span") -> None:
     from palm_serve.bundle.span_types import span_label
 
     name = span_label(span.name, span.role, span.group) if span.role or span.group else span.name
-    _add_row(table, task, name, span.value, span.confidence)
+    value = f"{span.value} ({span.resolved.canonical})" if span.HasField("resolved") else span.value
+    _add_row(table, task, name, value, span.confidence)
 
 
 def _add_row(table: "Table", task: str, name: str, value: str, confidence: float) -> None:

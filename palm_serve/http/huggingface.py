@@ -215,5 +215,7 @@ def _entities(response: pb.ParseResponse) -> list[dict[str, Any]]:
             "start": slot.start,
             "end": slot.end,
         }
+        if slot.HasField("resolved"):
+            entity["canonical"] = slot.resolved.canonical
         entities.append(entity)
     return entities

@@ -7,11 +7,13 @@ Sources: rasa 3.6.21, `server.py`, `core/http_interpreter.py`; RasaHQ/rasa, docs
 """
 
 import asyncio
+import json
 from typing import Any
 
 from pydantic import BaseModel
 from starlette.routing import Route
 
+from palm_serve.bundle.values_file import RESOLVERS
 from palm_serve.config import ServeOptions
 from palm_serve.errors import InvalidRequest
 from palm_serve.http.context import HttpContext
@@ -209,7 +211,17 @@ def _entity(slot: pb.Span) -> dict[str, Any]:
         if getattr(slot, key):
             entity[key] = getattr(slot, key)
             entity[f"confidence_{key}"] = slot.confidence
-    if slot.HasField("resolved") and slot.resolved.kind == SYNONYM:
+    if slot.HasField("resolved"):
+        _resolve(entity, slot)
+    return entity
+
+
+def _resolve(entity: dict[str, Any], slot: pb.Span) -> None:
+    """Set the value that a slot stands for: of a synonym as Rasa's mapper does, of a resolver as its Duckling extractor does."""
+    if slot.resolved.kind == SYNONYM:
         entity["value"] = slot.resolved.canonical
         entity["processors"] = [_SYNONYM_MAPPER]
-    return entity
+    elif slot.resolved.kind in RESOLVERS:
+        entity["value"] = slot.resolved.canonical
+        entity["text"] = slot.value
+        entity["additional_info"] = json.loads(slot.resolved.json)

@@ -133,14 +133,21 @@ def _totals(statistics: Mapping[tuple[str, str], ModelStatistics]) -> Iterator[M
         "Texts answered without a run of their own: kept (from the answer cache), shared (with an equal request in flight).",
         labels=[*labels, "how"],
     )
+    unresolved = CounterMetricFamily(
+        "palm_values_unresolved",
+        "Values that a resolver did not read: failed, timeout, restarting (after one of these), busy (too many wait).",
+        labels=[*labels, "reason"],
+    )
     for (name, version), figures in statistics.items():
         values = [name, version[:VERSION_CHARACTERS]]
+        for reason, count in dict(figures.unresolved).items():
+            unresolved.add_metric([*values, reason], count)
         total.add_metric(values, figures.success.count, figures.success.ns * _NANO)
         queue.add_metric(values, figures.queue.count, figures.queue.ns * _NANO)
         failures.add_metric(values, figures.failure.count)
         for how, count in dict(figures.repeated).items():
             repeated.add_metric([*values, how], count)
-    yield from (total, queue, failures, repeated)
+    yield from (total, queue, failures, repeated, unresolved)
 
 
 def _shadows(statistics: Mapping[tuple[str, str], ModelStatistics]) -> Iterator[Metric]:

@@ -71,6 +71,8 @@ class LoadedModel:
         self._kinds = {name: task.kind for name, task in self.manifest.tasks.items()}
         self._answer_cache = answer_cache
         self._pipeline = pipeline
+        if pipeline.values is not None:
+            pipeline.values.failures = statistics.unresolved
         self._engine_thread = engine_thread
         self._users = 0
         self._unused = asyncio.Event()
@@ -185,7 +187,7 @@ class LoadedModel:
     async def _resolve(self, request: TextRequest, prediction: Prediction) -> Prediction:
         """Return a prediction with the meanings of its values. They are not cached: some depend on the time."""
         values = self._pipeline.values
-        return prediction if values is None else values.resolve(request, prediction)
+        return prediction if values is None else await values.resolve_later(request, prediction)
 
     async def wait_for_room(self, request: TextRequest) -> PalmServeError | None:
         """Wait a moment for room in the queue, on behalf of a batch that begins with this request.
@@ -237,6 +239,8 @@ class LoadedModel:
         """Wait until no caller uses the model, refuse new requests and finish those that were accepted."""
         await self._unused.wait()
         await self._scheduler.close()
+        if self._pipeline.values is not None:
+            self._pipeline.values.close()
 
 
 class _FailureCounter:

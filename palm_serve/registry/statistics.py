@@ -67,6 +67,8 @@ class ModelStatistics:
         """Answers by task and by whether the shadow agreed with the stable version."""
         self.repeated: Counter[str] = Counter()
         """Texts answered without a run of their own: `kept` (from the cache) or `shared` (by the run of an equal text)."""
+        self.unresolved: Counter[str] = Counter()
+        """Values that a resolver did not read, by reason: `failed`, `timeout`, `restarting` or `busy`."""
         self._by_size: dict[int, ComputeDurations] = {}
 
     @property

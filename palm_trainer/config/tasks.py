@@ -17,6 +17,7 @@ from palm_trainer.config.section import (
 )
 
 Roles = Literal["learn", "ignore"]
+Resolver = Literal["date", "duration", "money", "number", "ordinal", "time"]
 
 
 class TaskConfig(ConfigSection):
@@ -127,6 +128,9 @@ class SequenceLabelTask(TaskConfig):
     given: str | None = Field(default=None, min_length=1)
     """Classify task on the same texts. Span types that no training row has with the class of the text are not answered.
     It has no effect where it would forbid more than 0.5 % of the spans of dev. None: every type is possible."""
+    values: dict[str, Resolver] = Field(default={})
+    """Resolver of a slot's values (`values = {when = "time"}`): `date`, `duration`, `money`, `number`, `ordinal` or `time`.
+    A server answers what the values stand for. It needs the extra `values`."""
 
 
 class MatchTask(TaskConfig):

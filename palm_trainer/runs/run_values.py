@@ -7,9 +7,10 @@ from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.bundle.values_file import SlotValues, ValuesFile
 from palm_trainer.config.atomic_files import write_file
 from palm_trainer.config.loader import Config, TaskConfig
+from palm_trainer.config.schema import SequenceLabelTask
 from palm_trainer.data.found_values import FoundValues
 from palm_trainer.data.splits import Splits
-from palm_trainer.errors import CheckpointError
+from palm_trainer.errors import CheckpointError, DataError
 from palm_trainer.runs.file_names import VALUES
 from palm_trainer.tasks import task_kind
 
@@ -30,23 +31,24 @@ def record_values(run: Path, config: Config, tasks: Mapping[str, TaskInfo], spli
     by_task = {}
     for name, task in config.tasks.items():
         if name in tasks and task_kind(task.kind).learns_tags:
-            slots = values_of_task(task, tasks[name], splits)
+            slots = values_of_task(name, task, tasks[name], splits)
             if slots:
                 by_task[name] = slots
     if by_task:
         write_file(run / VALUES, ValuesFile(tasks=by_task).model_dump_json(exclude_defaults=True, indent=1) + "\n")
 
 
-def values_of_task(task: TaskConfig, info: TaskInfo, splits: Splits) -> dict[str, SlotValues]:
+def values_of_task(name: str, task: TaskConfig, info: TaskInfo, splits: Splits) -> dict[str, SlotValues]:
     """Return what the training data of a task says about the values of its slots.
 
     Args:
-        task: the task.
+        name: name of the task.
+        task: its settings.
         info: its tags.
         splits: of its data.
 
     Raises:
-        DataError: a wording stands for two values.
+        DataError: a wording stands for two values, or the configuration names a slot that the data lacks.
     """
     task_values = FoundValues(lambda kind, source: None)
     for data_set in task.data:
@@ -57,7 +59,15 @@ def values_of_task(task: TaskConfig, info: TaskInfo, splits: Splits) -> dict[str
     for tag in info.labels:
         if tag.startswith(("B-", "I-")):
             slots[info.span_type(tag).name] = None
-    return task_values.by_slot(slots)
+    by_slot = task_values.by_slot(slots)
+    for slot, resolver in task.values.items() if isinstance(task, SequenceLabelTask) else ():
+        if slot not in slots:
+            raise DataError(
+                f"tasks.{name}.values.{slot} must name a slot of the training data ({', '.join(slots)}), got '{slot}'. "
+                "Correct or remove it."
+            )
+        by_slot[slot] = by_slot.get(slot, SlotValues()).model_copy(update={"resolver": resolver})
+    return by_slot
 
 
 def read_values(run: Path, tasks: Mapping[str, TaskInfo]) -> ValuesFile | None:

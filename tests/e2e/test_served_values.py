@@ -107,7 +107,7 @@ def test_values_of_rasa_data_are_answered(bundle: Path, start_shared_server: Cal
             assert text[entity["start"] : entity["end"]] == value
             if kind == "synonym":
                 assert (entity["value"], entity["processors"]) == (canonical, ["EntitySynonymMapper"])
-            else:
+            else:  # as in Rasa, lists and expressions change nothing
                 assert (entity["value"], entity.get("processors")) == (value, None)
 
 

@@ -47,9 +47,11 @@ def test_versions_in_service_and_replaced_are_published(tiny_bundle: Path, newer
         registry.assign("tiny", {STABLE: again, SHADOW: new})
         again.statistics.shadowed["dropped"] += 2
         again.statistics.agreement["intent", True] += 1
+        again.statistics.unresolved["timeout"] += 3
         await again.predict(TextRequest("hi", ()))
         assert value("palm_version_seconds_count", version=first) == 4, "and goes on when it comes back"
         assert value("palm_shadow_texts_total", version=first, outcome="dropped") == 2
+        assert value("palm_values_unresolved_total", version=first, reason="timeout") == 3
         assert value("palm_shadow_answers_total", version=first, task="intent", outcome="agreed") == 1
         assert value("palm_bundle_loads_total", outcome="loaded") == 3
         await registry.close()
