@@ -52,7 +52,7 @@ ROWS = {
         *("palm_queue", "palm_rows", "palm_inference", "palm_decode", "palm_batch"),
         *("palm_tokens", "palm_padding", "palm_dropped", "palm_discarded", "palm_engine"),
     ),
-    "Models and versions": ("palm_version", "palm_traffic", "palm_bundle", "palm_watch", "palm_shadow"),
+    "Models and versions": ("palm_version", "palm_traffic", "palm_bundle", "palm_watch", "palm_shadow", "palm_values"),
     "Process, connections and files": (
         "palm_serving",
         "palm_connections",
