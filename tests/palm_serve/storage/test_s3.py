@@ -78,7 +78,10 @@ def serve(s3_environment: dict[str, str]) -> Callable[..., tuple[int, str, str]]
 
 def put_object(port: int, name: str, content: bytes) -> None:
     # moto lets nobody write who names no key, and checks no signature.
-    headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, Signature=0"}
+    headers = {
+        "Authorization": "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, Signature=0",
+        "Content-Type": "application/octet-stream",
+    }
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/models/{name}", data=content, method="PUT", headers=headers
     )
@@ -178,3 +181,20 @@ def test_watched_bucket_is_followed(s3_environment, s3, serve, start_server, mak
     server = start_server(*watch, env={**s3_environment, "AWS_ENDPOINT_URL": "http://127.0.0.1:1"})
     with Client(server.target()) as client:
         assert [model.version for model in client.models()] == [digest_of(second)]
+
+
+def test_batch_reads_and_writes_buckets(serve, s3, moto, tiny_bundle) -> None:
+    assert serve("push", tiny_bundle, "s3://models/demo")[0] == 0
+    put_object(moto, "in/a.csv", b"id,text\n1,please play a song\n2,\n")
+    s3.requests.clear()
+    arguments = ("batch", "s3://models/in", "s3://models/out", "--bundle", "s3://models/demo", "--provider", "CPU")
+    code, _, err = serve(*arguments)
+    assert code == 1, err  # the second row has no text
+    puts = [request.removeprefix("PUT /models/out/") for request in s3.requests if request.startswith("PUT")]
+    assert puts == ["a.csv-00000.parquet", "_SUCCESS.json"]
+    s3.requests.clear()
+    assert serve(*arguments)[0] == 1
+    assert [request for request in s3.requests if request.startswith("PUT")] == ["PUT /models/out/_SUCCESS.json"]
+    code, _, err = serve(*arguments[:2], "s3://absent/out", *arguments[3:])
+    assert code == 2
+    assert "s3://absent/out" in err.splitlines()[-1]
