@@ -9,10 +9,10 @@ import fcntl
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from palm_serve.engine.timing import default_cache
 from palm_serve.errors import BatchError, StorageLacks
@@ -102,21 +102,34 @@ def remove_unfinished(folder: Path) -> None:
             path.unlink()
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def exists(path: Path) -> bool:
+    """Return True if there is a file.
+
+    Raises:
+        StorageError: its URL cannot be read.
+    """
+    return path.is_file() if not is_url(path) else _remote(path.parent).find(path.name) is not None
+
+
+def write_whole(path: Path, pieces: Iterable[Any]) -> None:
     """Write a file that is there as a whole or not at all, and stays when the machine fails.
+
+    Args:
+        path: the file.
+        pieces: its content, as bytes or buffers. That of a URL is held in memory.
 
     Raises:
         StorageError: the URL cannot be written.
         OSError: the file cannot be written.
     """
     if is_url(path):
-        _remote(path.parent).write(path.name, content)
+        _remote(path.parent).write(path.name, b"".join(pieces))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
     try:
         with unfinished.open("wb") as stream:
-            stream.write(content)
+            stream.writelines(pieces)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(unfinished, path)

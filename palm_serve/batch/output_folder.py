@@ -72,7 +72,7 @@ def write_part(folder: Path, input_part: Part, answers: pa.Table, facts: Mapping
     buffer = pa.BufferOutputStream()
     table = answers.replace_schema_metadata({_KEY: content.encode()})
     pq.write_table(table, buffer, row_group_size=max(input_part.rows, 1))
-    write_whole(folder / input_part.name, buffer.getvalue().to_pybytes())
+    write_whole(folder / input_part.name, [buffer.getvalue()])
     return WrittenPart(input_part.name, input_part.rows, errors, facts)
 
 
@@ -155,7 +155,14 @@ def write_success(folder: Path, facts: Mapping[str, Any], written: Iterable[Writ
         rows += answered.rows
         errors += answered.errors
     content = {**facts, "rows": rows, "errors": errors, "parts": listed}
-    write_whole(folder / _SUCCESS, (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode())
+    write_whole(folder / _SUCCESS, [(json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()])
+
+
+def parts_of_success(folder: Path) -> list[str]:
+    """Return the names of all parts of a complete run, in the order of the input."""
+    with open_file(folder / _SUCCESS) as stream:
+        content = json.load(stream)
+    return [listed["file"] for listed in content["parts"]]
 
 
 def remove_success(folder: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from palm_serve.batch.files import is_url, shown
 from palm_serve.batch.output_folder import WrittenPart
 from palm_serve.batch.parts import Part
 from palm_serve.batch.workers import Answer, ChooseEngine
@@ -242,7 +243,8 @@ def _no_cluster(address: str | None, reason: str) -> ConfigError:
 
 def _lock(output: Path) -> Any:
     """Take the name of an output in the cluster. Raises BatchError if another run has it."""
-    name = hashlib.sha256(str(output.resolve()).encode()).hexdigest()
+    place = shown(output if is_url(output) else output.resolve())
+    name = hashlib.sha256(place.encode()).hexdigest()
     actor = ray.remote(_Lock).options(name=name, namespace=_NAMESPACE, num_cpus=0)
     end = time.monotonic() + _RELEASE_S
     while True:
@@ -251,7 +253,7 @@ def _lock(output: Path) -> Any:
         except ValueError:  # the name is taken
             if time.monotonic() > end:
                 raise BatchError(
-                    f"the output {output} must be written by one run, got a second in this cluster. Wait for the other, "
+                    f"the output {shown(output)} must be written by one run, got a second in this cluster. Wait for the other, "
                     "or choose another folder."
                 ) from None
         time.sleep(_LOOK_S)

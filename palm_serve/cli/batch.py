@@ -61,6 +61,9 @@ _Threads = Annotated[
         help="Threads of each worker. Default: one per physical core, shared by --workers; with ray one.",
     ),
 ]
+_Output = Annotated[
+    Path, typer.Argument(metavar="OUTPUT", help="Folder or URL of the answers, as Parquet files; or a file NAME.jsonl.")
+]
 _Workers = Annotated[
     int | None,
     typer.Option(
@@ -71,7 +74,7 @@ _Workers = Annotated[
 
 def batch(
     inputs: _Inputs,
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder or URL of the answers, as Parquet files.")],
+    output: _Output,
     bundle: _Bundle,
     text_column: Annotated[str, typer.Option(metavar="NAME", help="Column of the texts.")] = "text",
     pair_column: _Pair = None,
@@ -92,7 +95,7 @@ def batch(
         bool, typer.Option("--allow-unproven", help=_FIELDS["allow_unproven"].description)
     ] = False,
 ) -> None:
-    """Answer the rows of files, and write the answers as Parquet.
+    """Answer the rows of files, and write the answers as Parquet or JSON Lines.
 
     A run that was ended at any moment goes on where it was when the same command runs again. Exit code 1: some rows could
     not be answered, and have the reason in the column `error`.
@@ -110,7 +113,8 @@ def batch(
         if address is not None and engine is BatchEngine.LOCAL:
             raise ConfigError(f"--address must go with --engine ray, got {address}. Add --engine ray, or remove it.")
         try:
-            from palm_serve.batch.batch_run import BatchOptions, RayCluster, run_batch
+            from palm_serve.batch.batch_run import BatchOptions, RayCluster
+            from palm_serve.batch.json_lines import run_batch_to
         except ImportError as error:
             raise ConfigError(
                 f"batch needs {error.name}, which is not installed. Run: pip install 'palm-nlu[parquet]'"
@@ -118,7 +122,7 @@ def batch(
         options = BatchOptions(text_column, pair_column, _names(tasks), None if keep is None else _names(keep))
         cluster = RayCluster(address) if engine is BatchEngine.RAY else None
         inputs_and_options = (str(bundle), inputs, output, options, open_options)
-        answered = run_batch(*inputs_and_options, limit=limit, workers=workers, cluster=cluster, report=_Report())
+        answered = run_batch_to(*inputs_and_options, limit=limit, workers=workers, cluster=cluster, report=_Report())
         say(answered.summary)
         if answered.error_rows:
             raise typer.Exit(1)

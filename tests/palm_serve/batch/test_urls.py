@@ -8,6 +8,7 @@ import pytest
 
 from palm_serve.batch.batch_run import BatchOptions, run_batch
 from palm_serve.batch.files import locked
+from palm_serve.batch.json_lines import run_batch_to
 from palm_serve.errors import BatchError
 from palm_serve.storage.remote_folder import RemoteFolder
 
@@ -112,3 +113,14 @@ def test_file_that_is_replaced_while_it_is_read_is_told(bucket):
         assert stream.read(10) == b"x" * 10
         stream.seek(-5, 2)
         assert stream.read() == b"x" * 5
+
+
+def test_json_lines_are_those_of_a_file(run, tiny_bundle, bucket, make_parquet, tmp_path):
+    source = make_parquet(25, 10)
+    arguments = (str(tiny_bundle), [source])
+    for output in (tmp_path / "out.jsonl", Path(f"{bucket}/out.jsonl")):
+        run_batch_to(*arguments, output, BatchOptions(), {"provider": "CPU"})
+    assert RemoteFolder(bucket).read("out.jsonl", 1 << 30) == (tmp_path / "out.jsonl").read_bytes()
+    put(bucket, "other.jsonl", source)
+    with pytest.raises(BatchError, match="must be a new file, got one that exists"):
+        run_batch_to(*arguments, Path(f"{bucket}/other.jsonl"), BatchOptions(), {"provider": "CPU"})
