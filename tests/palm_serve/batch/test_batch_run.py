@@ -49,7 +49,11 @@ def test_each_row_group_is_a_part(run, make_parquet, tmp_path, tiny_bundle):
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["_SUCCESS.json", *(f"in.parquet-0000{number}.parquet" for number in range(3))]
     answerer = Answerer(tiny_bundle, keep=["id"])
-    assert read(tmp_path / "out") == answerer(pq.ParquetFile(source).read()).to_pylist()
+    table = pq.ParquetFile(source).read()
+    expected = []
+    for start in (0, 100, 200):  # batches of other rows may differ in the last digits of confidences
+        expected += answerer(table.slice(start, 100)).to_pylist()
+    assert read(tmp_path / "out") == expected
     answerer.close()
     told = json.loads((tmp_path / "out" / "_SUCCESS.json").read_text())
     assert (told["rows"], told["errors"], [part["rows"] for part in told["parts"]]) == (250, 0, [100, 100, 50])
