@@ -1,10 +1,6 @@
 """Unmodified clients of the Open Inference Protocol: `tritonclient` (blocking, asyncio, stream) and `kserve`, each in an environment of its own."""
 
-import json
-import subprocess
-import venv
-from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
 
@@ -107,26 +103,9 @@ asyncio.run(main())
 """
 
 
-def install(folder: Path, package: str) -> Path:
-    """An interpreter that has the client."""
-    venv.create(folder, with_pip=True)
-    command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    installed = subprocess.run([*command, "--no-compile", package], capture_output=True, text=True)
-    if installed.returncode and "NewConnectionError" in installed.stderr:
-        pytest.skip("pip cannot reach its index")
-    assert installed.returncode == 0, installed.stderr
-    return folder / "bin" / "python"
-
-
-def run(python: Path, script: str, target: str) -> dict[str, Any]:
-    ran = subprocess.run([python, "-c", script, target], capture_output=True, text=True, timeout=600)
-    assert ran.returncode == 0, ran.stderr
-    answer: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
-    return answer
-
-
-def test_tritonclient(tmp_path: Path, tiny_server: str) -> None:
-    out = run(install(tmp_path / "venv", "tritonclient[grpc]"), TRITON, tiny_server)
+def test_tritonclient(environments: ModuleType, tiny_server: str) -> None:
+    python = environments.make_environment("tritonclient", ["tritonclient[grpc,http]==2.73.0"], constrained=False)
+    out = environments.run_python(python, TRITON, tiny_server)
     assert out["ready"] == [True, True, True, False]
     assert out["metadata"]["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": ["-1", "1"]}]
     assert (out["config"]["platform"], out["config"]["max_batch_size"]) == ("onnxruntime_onnx", 1024)
@@ -150,8 +129,9 @@ def test_tritonclient(tmp_path: Path, tiny_server: str) -> None:
     assert (out["aio"], out["aio_stream"]) == ("music", ["0", "1", "2"])
 
 
-def test_kserve(tmp_path: Path, tiny_server: str) -> None:
-    out = run(install(tmp_path / "venv", "kserve"), KSERVE, tiny_server)
+def test_kserve(environments: ModuleType, tiny_server: str) -> None:
+    python = environments.make_environment("kserve", ["kserve==0.21.0"], constrained=False)
+    out = environments.run_python(python, KSERVE, tiny_server)
     assert out["ready"] == [True, True, True]
     assert out["typed"] == {"intent.label": ["flight", "greeting"], "truncated": [False, False]}
     assert out["raw"] == ["raw", ["flight", "greeting"], 2]

@@ -1,5 +1,7 @@
 """A real server process with an HTTP door, and clients of it."""
 
+import json
+import math
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -87,3 +89,25 @@ def make_shared_door(start_shared_server: Callable[..., Any], tiny_bundle: Path)
 def door(make_shared_door: Callable[..., Door]) -> Door:
     """Run a server that the tests of a module share."""
     return make_shared_door()
+
+
+def _close(found: Any, expected: Any) -> bool:
+    """Return true if values of JSON are equal, but for the rounding of numbers.
+
+    A text that is decoded alone has another rounding than one among others, and which texts meet in a batch is chance.
+    """
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(_close(found[key], expected[key]) for key in expected)
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(map(_close, found, expected))
+    if isinstance(expected, float):
+        return math.isclose(found, expected, abs_tol=1e-6)
+    if isinstance(expected, str) and expected.startswith("{"):
+        return _close(json.loads(found), json.loads(expected))
+    return bool(found == expected)
+
+
+@pytest.fixture(scope="session")
+def close() -> Callable[[Any, Any], bool]:
+    """Return `close(found, expected)`."""
+    return _close
