@@ -60,6 +60,8 @@ class Connection:
     def __init__(self, host: str, port: int, context: ssl.SSLContext | None = None) -> None:
         self._address = host, port
         self._context = context
+        self.is_closed = False
+        """True once a response has said that the server closes the connection."""
 
     async def __aenter__(self) -> "Connection":
         self._reader, self._writer = await asyncio.open_connection(*self._address, ssl=self._context)
@@ -88,9 +90,15 @@ class Connection:
     async def receive(self) -> tuple[int, bytes]:
         """Return the status and the body of the next response."""
         head = await self._reader.readuntil(b"\r\n\r\n")
-        begin = head.index(_LENGTH) + len(_LENGTH)
+        status = int(head[9:12])
+        self.is_closed = b"connection: close" in head.lower()
+        found = head.find(_LENGTH)
+        if found < 0:
+            # What is no HTTP is answered in a chunk, and the connection is closed.
+            return status, await self._reader.read()
+        begin = found + len(_LENGTH)
         length = int(head[begin : head.index(b"\r", begin)])
-        return int(head[9:12]), await self._reader.readexactly(length)
+        return status, await self._reader.readexactly(length)
 
 
 @dataclass

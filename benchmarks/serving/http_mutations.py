@@ -61,7 +61,7 @@ class HttpFuzz:
                 self._note("HTTP closed", f"closed without a response: {error!r}" if is_whole else "", data)
             else:
                 self._note(f"HTTP {status}", fault(status, body), data)
-            if not is_whole or self.generator.draw.random() < 0.05:
+            if not is_whole or connection.is_closed or self.generator.draw.random() < 0.05:
                 connection.abort()
                 connection = None
         if connection is not None:
