@@ -20,6 +20,8 @@ _BROKEN_S = 0.5
 """Seconds until a response. A request whose length was broken may be waited for."""
 _GRPC_WEB = "application/grpc-web+proto"
 _JSON = "application/json"
+_SERVED = "/palm_serve.v1."
+"""Beginning of the paths of methods that the door has."""
 _REFUSALS = {400, 401, 403, 404, 405, 413, 415, 421, 429, 499, 504}
 _HEADERS = (
     *("", "", "", "", "Origin: https://evil.example\r\n", "Content-Encoding: gzip\r\n", "Content-Encoding: br\r\n"),
@@ -89,7 +91,10 @@ class HttpFuzz:
                 self.faults.append(f"{data.hex()}: {why}")
 
     def _path(self) -> str:
-        path: str = self.generator.draw.choice([*self.methods])
+        paths = [*self.methods]
+        if self.generator.draw.random() < 0.95:
+            paths = [path for path in paths if path.startswith(_SERVED)]
+        path: str = self.generator.draw.choice(paths)
         return path
 
     def _more(self) -> str:
