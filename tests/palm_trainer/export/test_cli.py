@@ -207,7 +207,8 @@ def test_interrupted_export_leaves_nothing(
     while not parent.exists() and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, number)
-    assert started.codes() == [128 + number]
+    codes = started.codes()
+    assert codes == [128 + number], started.printed("err")
     [errors] = started.printed("err")
     assert "Traceback" not in errors
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.err", "0.out"]
