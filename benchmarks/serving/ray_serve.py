@@ -50,12 +50,16 @@ def main() -> None:
     with Cluster(arguments.python.absolute()) as cluster:
         cluster.serve(bundle, f"threads={arguments.threads}", f"provider={arguments.provider}")
         own = ("-m", "palm_serve.cli", "run", bundle, "--host", HEAD, "--port", str(_OWN_PORT))
-        server = cluster.start(
-            HEAD, *own, "--threads", str(arguments.threads), "--provider", arguments.provider, stderr=subprocess.DEVNULL
-        )
+        options_of_server = ("--threads", str(arguments.threads), "--provider", arguments.provider)
+        server = cluster.start(HEAD, *own, *options_of_server, stderr=subprocess.STDOUT)
         assert server.stdout is not None
-        if not any("ready;" in line for line in server.stdout):
-            raise SystemExit("the server did not start")
+        lines = []
+        for line in server.stdout:
+            lines.append(line)
+            if "ready;" in line:
+                break
+        else:
+            raise SystemExit(f"the server did not start: {''.join(lines)}")
         paths = {
             "palm-serve": (_OWN_PORT, ("palm_serve.cli\0run",)),
             "Ray": (PORT, ("ray::ServeReplica:default:Palm", "haproxy\0")),
