@@ -13,6 +13,8 @@ from palm_trainer.errors import DataError
 
 ALL_SLOTS = ANY_SLOT
 """Name of the list for all slots."""
+_TYPE = "type: "
+"""Begin of the names of lists that are types, so that no slot is taken for one."""
 TOO_LONG = f"value, synonym or pattern of over {MAX_TEXT:,} characters (passed over)"
 NOT_READ = "regular expression that RE2 cannot read (passed over)"
 FURTHER_PATTERNS = f"regular expression after the first {MAX_PATTERNS:,} (passed over)"
@@ -154,9 +156,23 @@ class FoundValues:
         else:
             self._patterns.setdefault(name, {})[pattern] = None
 
-    def use(self, slot: str, name: str) -> None:
-        """Say that the values of a slot are those of a list of another name."""
-        self._types.setdefault(slot, {})[name] = None
+    def add_type_value(self, type_name: str, canonical: str, texts: Iterable[str], source: str) -> None:
+        """Add a value of a type of slots, and other wordings of it.
+
+        Args:
+            type_name: name of the type.
+            canonical: the value.
+            texts: the other wordings.
+            source: place of the value, for messages.
+
+        Raises:
+            DataError: a wording stands for another value of the type already.
+        """
+        self.add_synonyms(_TYPE + type_name, canonical, filter(str.strip, texts), source)
+
+    def use_type(self, slot: str, type_name: str) -> None:
+        """Say that the values of a slot are those of a type."""
+        self._types.setdefault(slot, {})[_TYPE + type_name] = None
 
     def merge(self, reader_values: "FoundValues") -> None:
         """Add the values of another reader.

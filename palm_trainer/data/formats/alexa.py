@@ -68,7 +68,9 @@ def _values(slot_type: JsonObject, defects: Defects) -> Iterator[str]:
         row.note_unread(("id", "name"), "a value of an Alexa slot type", defects)
         name = row.child("name")
         name.note_unread(("value", "synonyms"), "a value of an Alexa slot type", defects)
-        yield name.given_name("value")
+        value = name.given_name("value")
+        yield value
+        defects.values.add_type_value(slot_type.given_name("name"), value, name.strings("synonyms"), name.place)
         for synonym in name.strings("synonyms"):
             if synonym.strip():
                 yield synonym.strip()
@@ -82,6 +84,7 @@ def _intent_examples(intent: JsonObject, values: SlotValues, defects: Defects) -
     for slot in intent.objects("slots"):
         slot.note_unread(_SLOT_KEYS, "an Alexa slot", defects)
         types[slot.given_name("name")] = slot.given_name("type")
+        defects.values.use_type(slot.given_name("name"), slot.given_name("type"))
     samples = intent.strings("samples")
     if not samples:
         defects.add(NO_SAMPLES, intent.place)

@@ -6,7 +6,8 @@
 system has just asked for. VALUE is a class `"a"`, classes `["a", "b"]`, or spans `[{"start": 0, "end": 4, "label": "x"}]`
 (also `"role"` and `"group"`) in code points, half-open. Of spans that overlap, one is kept. `null`
 and an absent field mean unlabelled, `[]` that nothing applies. Spans refer to the text. Those of the field `answer`
-refer to the pair if there is one, and may overlap. `"words": [[0, 4], ...]` are the ranges of the
+refer to the pair if there is one, and may overlap. A line `{"values": {SLOT: {VALUE: [WORDING, ...]}}, "patterns": {NAME: [REGEX, ...]}}`
+says what values of slots stand for (SLOT "": of all slots). `"words": [[0, 4], ...]` are the ranges of the
 words that the data was tagged on.
 """
 
@@ -21,6 +22,7 @@ from palm_trainer.data.formats.json_values import parse_json
 from palm_trainer.data.formats.row_values import ANSWER, OVERLAPPING
 from palm_trainer.data.formats.rows import CONTEXT, REQUESTED_SLOTS, Layout, find_layout, row_example
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, read_text, split_lines
+from palm_trainer.data.formats.value_lists import VALUE_KEYS, add_values
 from palm_trainer.errors import DataError
 
 __all__ = ["ANSWER", "OVERLAPPING", "as_row", "objects_examples", "parse"]
@@ -45,7 +47,11 @@ def _objects(path: Path, defects: Defects) -> Iterator[tuple[str, dict[str, Any]
     for number, line in enumerate(split_lines(read_text(path, defects)), 1):
         if line.strip():
             source = f"{path}:{number}"
-            yield source, _read_object(line, source)
+            row = _read_object(line, source)
+            if row and set(row) <= VALUE_KEYS:
+                add_values(row, source, defects)
+            else:
+                yield source, row
 
 
 def objects_examples(

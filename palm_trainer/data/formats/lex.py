@@ -59,6 +59,7 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
             declared.note_unread(_SLOT_KEYS, "a Lex slot", defects)
             types = types_by_intent.setdefault(slot["intent"], {})
             types[declared.given_name("name")] = declared.given_name("slotTypeName")
+            defects.values.use_type(declared.given_name("name"), declared.given_name("slotTypeName"))
         elif slot_type:
             type_name, values = _slot_type(files.load_object(name, defects), defects)
             values_by_locale.setdefault(slot_type["locale"], {})[type_name] = values
@@ -80,9 +81,12 @@ def _slot_type(slot_type: JsonObject, defects: Defects) -> tuple[str, list[str]]
     values = []
     for row in slot_type.objects("slotTypeValues"):
         row.note_unread(("sampleValue", "synonyms"), "a value of a Lex slot type", defects)
+        wordings = []
         for item in (row.child("sampleValue"), *row.objects("synonyms")):
             item.note_unread(("value",), "a value of a Lex slot type", defects)
-            values.append(item.given_name("value"))
+            wordings.append(item.given_name("value"))
+        values += wordings
+        defects.values.add_type_value(slot_type.given_name("name"), wordings[0], wordings[1:], row.place)
     return slot_type.given_name("name"), values
 
 

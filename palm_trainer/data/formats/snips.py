@@ -59,7 +59,7 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
     entities = document.child("entities")
     values = {}
     for name in entities.values:
-        values[name] = list(_values(entities.child(name), defects))
+        values[name] = list(_values(name, entities.child(name), defects))
     slot_values = SlotValues(values)
     intents = document.child("intents")
     for name in intents.values:
@@ -69,13 +69,14 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
     slot_values.note_unused(entities.place, defects)
 
 
-def _values(entity: JsonObject, defects: Defects) -> Iterator[str]:
+def _values(name: str, entity: JsonObject, defects: Defects) -> Iterator[str]:
     """Yield the values of an entity, with their synonyms."""
     switches = ("data", "use_synonyms", "automatically_extensible", "matching_strictness", "parser_threshold")
     entity.note_unread(switches, "a Snips entity", defects)
     for row in entity.objects("data"):
         row.note_unread(("value", "synonyms"), "a value of a Snips entity", defects)
         yield row.given_name("value")
+        defects.values.add_type_value(name, row.given_name("value"), row.strings("synonyms"), row.place)
         for synonym in row.strings("synonyms"):
             if synonym.strip():
                 yield synonym.strip()
@@ -94,6 +95,8 @@ def _examples(intent: str, owner: JsonObject, key: str, values: SlotValues, defe
             )
             segment.note_unread(read, "a part with a slot", defects)
             label = slot or entity
+            if label and entity:
+                defects.values.use_type(label, entity)
             text = segment.string("text") if not label or segment.values.get("text") is not None else ""
             template.append(Slot(label, entity, text) if label else text)
         for text, spans in values.rows(template, row.place, defects):
