@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,22 @@ os.environ["NO_COLOR"] = "1"  # so that help and tables can be compared as plain
 os.environ["COLUMNS"] = "120"
 
 
+TESTS_END = "PALM_TESTS_END"
+"""Variable with the time, in seconds since 1970, after which no slow test begins. `.ci/run` sets it."""
+
 StartProcess = Callable[..., "subprocess.Popen[str]"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests that install environments of their own after all others."""
+    items.sort(key=lambda item: "environments" in getattr(item, "fixturenames", ()))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a slow test for which no time is left."""
+    end = os.environ.get(TESTS_END)
+    if end and item.get_closest_marker("slow") and time.time() > float(end):
+        pytest.skip(f"no time is left: {TESTS_END} has passed. `make test-slow` runs every test.")
 
 
 @pytest.fixture(scope="session")

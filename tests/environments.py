@@ -29,6 +29,7 @@ _UNREACHABLE = (
     *("ENOTFOUND", "ECONNREFUSED", "EAI_AGAIN", "ETIMEDOUT", "ENOTCACHED", "E404", "ETARGET"),
 )
 """Words of pip and npm where their registry, or a package in it, cannot be had."""
+_INSTALL_LIMIT_S = 1200
 _OWN_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -183,7 +184,10 @@ def _find_python(version: str) -> Path:
 
 
 def _install(name: str, command: Sequence[str | Path]) -> None:
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    try:
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=_INSTALL_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"the environment '{name}' could not be installed within {_INSTALL_LIMIT_S} s")
     if done.returncode and any(sign in done.stderr for sign in _UNREACHABLE):
         last = done.stderr.strip().splitlines()[-1]
         pytest.skip(f"a package of the environment '{name}' cannot be had: {last}")

@@ -2,8 +2,10 @@
 
 import ast
 import importlib
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -156,3 +158,17 @@ def test_readme_commands_exist(program: str) -> None:
             assert chosen is not None, f"README: {program} {words[0]}"
             options = {option for parameter in chosen.params for option in parameter.opts}
             assert {word.split("=")[0] for word in words if word.startswith("--")} <= options, f"README: {line}"
+
+
+def test_slow_tests_without_time_are_skipped_and_listed() -> None:
+    command = [sys.executable, "-m", "pytest", "-m", "slow", "-rs", "-p", "no:cacheprovider", "-n", "0"]
+    done = subprocess.run(
+        [*command, "tests/palm_serve/batching/test_simulation.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "PALM_TESTS_END": "1"},
+    )
+    assert done.returncode == 0, done.stdout
+    assert "no time is left: PALM_TESTS_END has passed" in done.stdout
