@@ -27,7 +27,7 @@ import ray_cluster  # noqa: E402
 from ray_cluster import ADDRESS, HEAD, NODE, PORT  # noqa: E402
 
 OWN_PORT = 50060
-LIMIT_S = 300.0
+LIMIT_S = 600.0
 OPTIONS = ("max_batch_items=100", "max_message_mib=2")
 FLAGS = ("--max-batch-items", "100", "--max-message-mib", "2", "--threads", "1")
 PARTS, PART_ROWS = 150, 20
