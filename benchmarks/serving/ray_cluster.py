@@ -193,8 +193,7 @@ class Cluster:
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
-            # Ray gives up machines and proxies that take longer to start, as all do on a machine with other work.
-            "RAY_raylet_start_wait_time_s": "300",
+            # Ray kills proxies that take longer to start, as all do on a machine with other work.
             "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "300",
             "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "300",
             "PYTHONPATH": str(ROOT),
