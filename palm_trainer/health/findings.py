@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from palm_trainer.data.example import FieldValue
 from palm_trainer.health.rows import Row
@@ -12,12 +11,16 @@ NEAR_DUPLICATE = "near duplicate"
 LEAK = "leak"
 UNMARKED = "span or none"
 OTHER_LABEL = "two span labels"
+CONFIDENT = "confident learning"
+NEIGHBOURS = "neighbours"
 
 SIGNALS = {
     DUPLICATE: "The same text has another label in other rows.",
     NEAR_DUPLICATE: "A text that differs only in case, punctuation or blanks has another label.",
     UNMARKED: "The string is a span in some rows and none in others, between the same words.",
     OTHER_LABEL: "The string has two labels between the same words. Some of these are right.",
+    CONFIDENT: "Heads that were trained on the other rows say something else.",
+    NEIGHBOURS: "Nearly all of the nearest texts have another class.",
     LEAK: "The text is in train too, so that a score on this row measures memory.",
 }
 """What each signal says, in the order of the page."""
@@ -104,4 +107,3 @@ class Health:
     contexts: list[ContextKind] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    figures: dict[str, Any] = field(default_factory=dict)

@@ -146,7 +146,7 @@ def test_plan_with_every_task_kind_loads_no_torch(tmp_path: Path) -> None:
 def test_checks_of_files_load_no_torch(tmp_path: Path) -> None:
     config = tmp_path / "found.toml"
     assert run("palm-train", "init", SAMPLES / "assistant", "--output", config)[0] == 0
-    code, loaded, output = run("palm-train", "health", config, "--output", tmp_path / "health")
+    code, loaded, output = run("palm-train", "health", config, "--data-only", "--output", tmp_path / "health")
     assert (code, loaded) == (0, ["jinja2"]), output  # the page is a template
     assert (tmp_path / "health" / "health.html").is_file()
 

@@ -116,3 +116,24 @@ def test_health_of_data_without_labels_is_refused(palm, tmp_path):
     code, out, err = palm("health", config)
     assert (code, out) == (2, "")
     assert "tasks must have one with classes or spans, got mlm (masked_lm)" in err
+
+
+def test_health_with_a_run_reads_the_texts_with_its_encoder(palm, finished_run, tmp_path):
+    config = finished_run.parent / "tiny.toml"
+    code, out, err = palm("health", config, "--run", finished_run, "--output", tmp_path / "health")
+    assert (code, err) == (0, "")
+    assert "were not checked" not in out
+    html = (tmp_path / "health/health.html").read_text()
+    assert "encoder of confident learning and neighbours" in html
+
+
+def test_health_tells_what_an_untrained_encoder_cannot_check(palm, tiny_toml):
+    code, out, err = palm("health", tiny_toml())
+    assert (code, err) == (0, "")
+    assert "were not checked: an encoder from scratch is not trained yet. Give --run RUN." in out
+
+
+def test_run_beside_data_only_is_refused(palm, tiny_toml, tmp_path):
+    code, _, err = palm("health", tiny_toml(), "--data-only", "--run", tmp_path)
+    assert code == 2
+    assert "--run has no effect with --data-only" in err
