@@ -83,9 +83,9 @@ class Review:
 
 
 def row_digest(example: Example, field_name: str) -> str:
-    """Return the digest of text, pair and one field of a row. An empty name stands for no field."""
+    """Return the digest of text, pair or context, and one field of a row. An empty name stands for no field."""
     value = example.fields.get(field_name)
-    content = [example.text, example.pair, None if value is None else value_as_json(value)]
+    content = [example.text, example.inputs.second, None if value is None else value_as_json(value)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:_DIGEST_LENGTH]
 
 

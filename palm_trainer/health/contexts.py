@@ -17,8 +17,8 @@ _LONGEST = 8
 """Words of a string that is looked for in other rows."""
 
 _Words: TypeAlias = tuple[str, ...]
-_Context: TypeAlias = tuple[_Words, str, str, str]
-"""The string, two words before it and one after it."""
+_Context: TypeAlias = tuple[str, _Words, str, str, str]
+"""What was said before the text, the string, two words before it and one after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def find_contexts(rows: TaskRows) -> tuple[list[Finding], list[ContextKind]]:
             findings += _compare_labels(rows.field, context, occurrences)
         if len(labels) > 1 or (unmarked and labels):
             counts = {label: len(occurrence) for label, occurrence in occurrences.by_label.items()}
-            string, *words_before, after = context
+            _, string, *words_before, after = context
             before = " ".join(words_before).strip()
             kinds.append(ContextKind(rows.task, before, " ".join(string), after, counts))
     kinds.sort(key=lambda kind: (-sum(kind.counts.values()), kind.string))
@@ -95,7 +95,7 @@ def _collect(rows: TaskRows) -> dict[_Context, _Occurrences]:
                 continue  # a part of another span
             before = (words[first - 2] if first > 1 else _EDGE, words[first - 1] if first else _EDGE)
             after = words[last] if last < len(words) else _EDGE
-            context = (tuple(words[first:last]), *before, after)
+            context = (row.example.inputs.context, tuple(words[first:last]), *before, after)
             label = NO_SPAN if span is None else span_name(span)
             occurrence = _Occurrence(row, ranges[first][0], ranges[last - 1][1], label, span)
             contexts[context].by_label[label].append(occurrence)
@@ -186,7 +186,7 @@ def _near(occurrence: _Occurrence, differing: Sequence[_Occurrence]) -> list[Row
 
 def _describe(context: _Context) -> str:
     """Return a string with its context in words."""
-    string, *words_before, after = context
+    _, string, *words_before, after = context
     before = " ".join(words_before).strip()
     described = f"'{' '.join(string)}'"
     if before:

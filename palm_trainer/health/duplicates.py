@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
+from palm_serve.types import InputTexts
 from palm_trainer.data.example import FieldValue, spans_in
 from palm_trainer.health.findings import DUPLICATE, LEAK, NEAR_DUPLICATE, Finding
 from palm_trainer.health.rows import SPLITS, Row, TaskRows, describe_value, normal_text, span_name
@@ -29,13 +30,13 @@ def find_duplicates(rows: TaskRows) -> list[Finding]:
 
 def find_leaks(rows: TaskRows) -> list[Finding]:
     """Find rows of dev and test whose text is in train."""
-    train: dict[tuple[str, str | None], list[Row]] = defaultdict(list)
+    train: dict[InputTexts, list[Row]] = defaultdict(list)
     for row in rows.rows["train"]:
-        train[row.example.text, row.example.pair].append(row)
+        train[row.example.inputs].append(row)
     findings = []
     for split in SPLITS[1:]:
         for row in rows.rows[split]:
-            same = train.get((row.example.text, row.example.pair))
+            same = train.get(row.example.inputs)
             if same:
                 why = f"The text is in train too, in {short_source(same[0].example.source)}."
                 findings.append(Finding(LEAK, row, "", why, 0.1, near=same[:3]))
@@ -46,7 +47,7 @@ def _group(rows: Sequence[Row]) -> dict[_TextKey, list[Row]]:
     """Return rows by their words."""
     groups: dict[_TextKey, list[Row]] = defaultdict(list)
     for row in rows:
-        groups[normal_text(row.example.text), normal_text(row.example.pair or "")].append(row)
+        groups[normal_text(row.example.text), normal_text(row.example.inputs.second or "")].append(row)
     return groups
 
 

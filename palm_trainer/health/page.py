@@ -99,11 +99,12 @@ def make_page_data(tasks: Sequence[TaskRows], review: ReviewLines) -> dict[str, 
 
 
 def _row_data(row: Row, field: str) -> dict[str, Any]:
-    """Return place, pair and label of a row. The text of a finding stands in its line."""
+    """Return place, pair or context, and label of a row. The text of a finding stands in its line."""
     value = row.example.fields.get(field)
     data: dict[str, Any] = {"place": row.example.source, "split": row.split, "text": row.example.text}
-    if row.example.pair is not None:
-        data["pair"] = row.example.pair
+    second = row.example.inputs.second
+    if second is not None:
+        data["pair"] = second
     data["value"] = None if value is None else value_as_json(value)
     return data
 

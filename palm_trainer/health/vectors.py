@@ -9,7 +9,7 @@ from torch import Tensor
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_serve.tokenization import bare_tokenizer_json
-from palm_serve.types import Encoding, FloatArray
+from palm_serve.types import Encoding, FloatArray, RowLayout
 from palm_trainer.config.loader import Config
 from palm_trainer.data.example import Example
 from palm_trainer.evaluation.predictor import Predictor
@@ -94,7 +94,7 @@ def encode(trained: TrainedModel, examples: Sequence[Example], *, words: bool) -
     texts = np.zeros((len(examples), hidden), np.float32)
     word_vectors: list[FloatArray] = [np.zeros((0, hidden), np.float32)] * len(examples)
     predictor = Predictor(replace(trained, model=model, tasks=infos))
-    for positions, items, outputs in predictor.outputs(examples, tuple(heads)):
+    for positions, items, outputs in predictor.outputs(examples, tuple(heads), RowLayout(context=True)):
         texts[positions] = outputs[f"{_TEXTS}.vectors"]
         if words:
             pieces = outputs[f"{_PIECES}.vectors"]

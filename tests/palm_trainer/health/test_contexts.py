@@ -81,3 +81,17 @@ def test_kinds_of_public_sets(name, kinds, unmarked, two_labels, first):
     assert sum(kind.counts[NO_SPAN] for kind in with_none) == unmarked
     assert sum(len(set(kind.counts) - {NO_SPAN}) > 1 for kind in found) == two_labels
     assert max(with_none, key=lambda kind: kind.counts[NO_SPAN]).string == first
+
+
+def test_strings_are_compared_in_what_was_said_before(write_rows):
+    from palm_trainer.health.rows import read_rows
+
+    rows = []
+    for question, label in (("where to?", "to"), ("where to?", "to"), ("where from?", "from")):
+        rows.append({"text": "oslo", "context": [question], "slots": [{"start": 0, "end": 4, "label": label}]})
+    [task_rows] = read_rows(write_rows("sequence_label", "slots", train=rows))
+    assert find_contexts(task_rows) == ([], [])
+    rows[2]["context"] = ["where to?"]
+    [task_rows] = read_rows(write_rows("sequence_label", "slots", train=rows))
+    findings, _ = find_contexts(task_rows)
+    assert [finding.row.example.source.rpartition(":")[2] for finding in findings] == ["3"]

@@ -63,3 +63,18 @@ def test_pairs_are_compared_as_pairs(write_rows):
     ]
     [rows] = read_rows(write_rows("match", "label", train=train))
     assert lines(find_duplicates(rows)) == [(DUPLICATE, "train", "4", "1")]
+
+
+def test_texts_are_compared_in_their_context(write_rows):
+    from palm_trainer.health.rows import read_rows
+
+    train = [
+        {"text": "seven", "context": ["how many?"], "intent": "size"},
+        {"text": "seven", "context": ["when?"], "intent": "time"},
+        {"text": "seven", "context": ["When"], "intent": "time"},
+        {"text": "seven", "context": ["when?"], "intent": "size"},
+    ]
+    test = [{"text": "seven", "context": ["what time?"], "intent": "time"}]
+    [rows] = read_rows(write_rows("classify", "intent", train=train, test=test))
+    assert lines(find_duplicates(rows)) == [(DUPLICATE, "train", "4", "time")]
+    assert find_leaks(rows) == []
