@@ -15,8 +15,8 @@ from palm_trainer.health.out_of_fold import (
     BoolArray,
     IntArray,
     find_label_issues,
-    margin_scores,
     out_of_fold_probabilities,
+    wrong_scores,
 )
 from palm_trainer.health.rows import Row, TaskRows, normal_text, span_name, word_ranges
 from palm_trainer.health.vectors import Vectors
@@ -87,7 +87,7 @@ def _confident_classes(
     rows: TaskRows, names: Sequence[str], labels: IntArray, probabilities: FloatArray, neighbours: Neighbours
 ) -> Iterator[Finding]:
     train = rows.rows["train"]
-    scores = margin_scores(labels, probabilities)
+    scores = wrong_scores(labels, probabilities)
     for number in np.flatnonzero(find_label_issues(labels, probabilities)):
         guess = int(probabilities[number].argmax())
         if guess == labels[number]:
@@ -181,7 +181,7 @@ def check_spans(rows: TaskRows, word_vectors: FloatArray, seed: int) -> list[Fin
     word_groups = [groups[number] for number in words.rows]
     probabilities = out_of_fold_probabilities(word_vectors, words.labels, word_groups, len(words.names), seed)
     issues = find_label_issues(words.labels, probabilities)
-    scores = margin_scores(words.labels, probabilities)
+    scores = wrong_scores(words.labels, probabilities)
     roles = _roles_of_names(rows)
     findings: list[Finding] = []
     firsts = np.searchsorted(words.rows, np.arange(len(train) + 1))

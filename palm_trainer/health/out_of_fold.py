@@ -93,11 +93,11 @@ def _predict(head: _Head, vectors: FloatArray) -> FloatArray:
     return probabilities
 
 
-def find_label_issues(labels: IntArray, probabilities: FloatArray) -> BoolArray:
-    """Return which labels are wrong by the confident joint.
+def count_label_issues(labels: IntArray, probabilities: FloatArray) -> int:
+    """Return how many labels are wrong by the confident joint: its entries off the diagonal.
 
-    A class counts as confident for a row if its probability reaches the mean that rows with this label have. A label is
-    wrong if the likeliest confident class is another one.
+    A class counts as confident for a row if its probability reaches the mean that rows with this label have. A label
+    counts as wrong if the likeliest confident class is another one.
 
     Args:
         labels: number of the class of each row, [N].
@@ -111,20 +111,31 @@ def find_label_issues(labels: IntArray, probabilities: FloatArray) -> BoolArray:
             thresholds[label] = members.mean()
     confident = np.where(probabilities >= thresholds - 1e-6, probabilities, -1.0)
     guesses = confident.argmax(axis=1)
-    issues: BoolArray = (confident.max(axis=1) >= 0) & (guesses != labels)
-    return issues
+    return int(((confident.max(axis=1) >= 0) & (guesses != labels)).sum())
 
 
-def margin_scores(labels: IntArray, probabilities: FloatArray) -> FloatArray:
-    """Return for each row how likely its label is wrong, from 0 to 1: one minus the normalized margin.
+def find_label_issues(labels: IntArray, probabilities: FloatArray) -> BoolArray:
+    """Return which labels are wrong: those of the least probability, as many as the confident joint counts.
+
+    A label that is the likeliest class of its row is never among them.
 
     Args:
         labels: number of the class of each row, [N].
         probabilities: out-of-fold probabilities, [N, C].
     """
-    rows = np.arange(len(labels))
-    own_class = probabilities[rows, labels]
-    rivals = probabilities.copy()
-    rivals[rows, labels] = -1.0
-    scores: FloatArray = (1.0 - (own_class - rivals.max(axis=1))) / 2
+    scores = wrong_scores(labels, probabilities)
+    issues: BoolArray = np.zeros(len(labels), np.bool_)
+    issues[np.argsort(-scores, kind="stable")[: count_label_issues(labels, probabilities)]] = True
+    issues &= probabilities.argmax(axis=1) != labels
+    return issues
+
+
+def wrong_scores(labels: IntArray, probabilities: FloatArray) -> FloatArray:
+    """Return one minus the probability of each label, from 0 to 1: it orders wrong labels better than a margin does.
+
+    Args:
+        labels: number of the class of each row, [N].
+        probabilities: out-of-fold probabilities, [N, C].
+    """
+    scores: FloatArray = 1.0 - probabilities[np.arange(len(labels)), labels]
     return scores

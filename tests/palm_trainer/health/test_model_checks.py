@@ -5,7 +5,7 @@ import numpy as np
 from palm_trainer.data.example import LabelledSpan
 from palm_trainer.health.findings import CONFIDENT, NEIGHBOURS
 from palm_trainer.health.model_checks import check_classes, check_spans, find_neighbours, label_words
-from palm_trainer.health.out_of_fold import find_label_issues, margin_scores, out_of_fold_probabilities
+from palm_trainer.health.out_of_fold import find_label_issues, out_of_fold_probabilities, wrong_scores
 from palm_trainer.health.vectors import Vectors
 
 
@@ -20,7 +20,7 @@ def test_confident_joint_by_hand():
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.3, 0.7], [0.45, 0.55]], np.float32)
     # Thresholds are 0.6 and 0.683: the third row is confident for class 1, the last for none.
     assert find_label_issues(labels, probabilities).tolist() == [False, False, True, False, False, False]
-    assert np.allclose(margin_scores(labels, probabilities), [0.1, 0.2, 0.9, 0.2, 0.3, 0.45])
+    assert np.allclose(wrong_scores(labels, probabilities), [0.1, 0.2, 0.9, 0.2, 0.3, 0.45])
 
 
 def test_probabilities_of_a_row_do_not_depend_on_its_label():
