@@ -54,7 +54,7 @@ def write_arms(work: Path) -> None:
 
 def measure(cell: Cell, place: Place, threads: int | None) -> dict[str, Any]:
     """Train a cell, and return its scores on the test rows in per cent. Raises CalledProcessError when the training fails."""
-    environment = {**place.environment(cell), "CONTEXT_ARM": cell.variant}
+    environment = {**place.environment(cell), "PALM_WORK": str(place.work / cell.variant)}
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
     os.environ.update(environment)

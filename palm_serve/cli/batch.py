@@ -95,7 +95,7 @@ def batch(
         bool, typer.Option("--allow-unproven", help=_FIELDS["allow_unproven"].description)
     ] = False,
 ) -> None:
-    """Answer the rows of files, and write the answers as Parquet or JSON Lines.
+    """Answer the rows of files, and write the answers to files.
 
     A run that was ended at any moment goes on where it was when the same command runs again. Exit code 1: some rows could
     not be answered, and have the reason in the column `error`.

@@ -134,7 +134,7 @@ def _make_report(
     """
     passed_times = {}
     for candidate, result in measurements.results.items():
-        if result.gate.passed:
+        if result.gate.passed and candidate in times:
             passed_times[candidate] = times[candidate]
     unwritten = find_unwritten_variants(measurements.results, passed_times, requested)
     sizes = {}

@@ -1,7 +1,7 @@
 """Report of an export: all candidates with their gates and speed, and the variants that are not written."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ from palm_serve.bundle.loader import Bundle
 from palm_serve.engine import timing
 from palm_serve.engine.candidate import PLAIN, PRECISIONS, Candidate
 from palm_serve.engine.candidate_times import sample_batch
-from palm_serve.types import Engine
+from palm_serve.types import Engine, PaddedBatch
 from palm_trainer.export.gate import GateResult
 
 REQUIRED_TIME_RATIO = 0.95
@@ -75,10 +75,24 @@ class ExportReport:
 
 
 def time_engines(bundle: Bundle, engines: Mapping[Candidate, Engine]) -> dict[Candidate, timing.Times]:
-    """Measure the least time in each of `timing.SHAPES`, in interleaved rounds."""
+    """Measure the least time in each of `timing.SHAPES`, in interleaved rounds.
+
+    Engines that cannot run a shape have no times. The comparison with the trained model tells why.
+    """
     batches = [sample_batch(bundle, rows, length) for rows, length in timing.SHAPES]
-    times = timing.measure(list(engines.values()), batches, _TIMING_BUDGET_S)
-    return dict(zip(engines, times, strict=True))
+    usable = {candidate: engine for candidate, engine in engines.items() if _runs(engine, batches)}
+    times = timing.measure(list(usable.values()), batches, _TIMING_BUDGET_S)
+    return dict(zip(usable, times, strict=True))
+
+
+def _runs(engine: Engine, batches: Sequence[PaddedBatch]) -> bool:
+    """Return False if the engine raises on a batch."""
+    try:
+        for batch in batches:
+            engine.run(batch)
+    except Exception:  # the exceptions of the runtimes share no base class
+        return False
+    return True
 
 
 def find_unwritten_variants(
@@ -119,12 +133,12 @@ def find_slow_variants(
 
     Args:
         results: gates of the plain graph.
-        times: times of all candidates.
+        times: times of the candidates that can be timed. Variants of which none can are compared.
         requested: precisions that the user asked for.
     """
     rivals = {}
     for candidate, result in results.items():
-        if result.gate.passed:
+        if result.gate.passed and candidate in times:
             rivals[candidate] = times[candidate]
     promising = set()
     for candidate, candidate_times in times.items():

@@ -107,16 +107,17 @@ def test_max_text_bytes_bounds_the_text(tiny_bundle):
 
 
 def test_threads_share_one_model(model):
-    expected = [content(model.parse(text)) for text in TEXTS]
+    alone = [content(model.parse(text)) for text in TEXTS]
+    together = [content(answer) for answer in model.parse_many(TEXTS)]
     begin = threading.Barrier(8)
 
     def ask(number: int) -> None:
         begin.wait()
         for _ in range(20):
             if number % 2:
-                assert [content(model.parse(text)) for text in TEXTS] == expected
+                assert [content(model.parse(text)) for text in TEXTS] == alone
             else:
-                assert [content(answer) for answer in model.parse_many(TEXTS)] == expected
+                assert [content(answer) for answer in model.parse_many(TEXTS)] == together
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(8)))

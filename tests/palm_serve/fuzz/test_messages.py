@@ -229,4 +229,4 @@ def test_fuzzer_reaches_the_models(channel: grpc.Channel, path: str) -> None:
     def answered(message: bytes) -> bool:
         return message != SEEDS[kind.full_name].SerializeToString() and ask(channel, path, [message])[0] == "OK"
 
-    assert find(contents(kind), answered, settings=settings(CAREFULLY, max_examples=300)) is not None
+    assert find(contents(kind), answered, settings=settings(CAREFULLY, max_examples=5000)) is not None

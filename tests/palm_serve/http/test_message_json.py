@@ -41,6 +41,9 @@ def value(field, draw, depth):
 
 def filled(kind, draw, depth=0):
     message = GetMessageClass(kind)()
+    if kind.full_name == "google.protobuf.Timestamp":  # most numbers are no times
+        message.FromMilliseconds(draw.randrange(0, 10**13))
+        return message
     for field in kind.fields:
         if depth > 3 or draw.random() < 0.2:
             continue
