@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import sys
 import time
 from collections.abc import Mapping
@@ -76,9 +77,10 @@ def table(results: Mapping[str, Any]) -> str:
         if not seeds:
             continue
         differences = [values["with"][seed] - values["without"][seed] for seed in seeds]
-        means = [mean_and_half_interval([values[arm][seed] for seed in seeds])[0] for arm in ("without", "with")]
+        without = statistics.mean(values["without"][seed] for seed in seeds)
+        with_context = statistics.mean(values["with"][seed] for seed in seeds)
         mean, half = mean_and_half_interval(differences)
-        lines.append(f"| {title} | {means[0]:.2f} | {means[1]:.2f} | {mean:+.2f} ± {half:.2f} |")
+        lines.append(f"| {title} | {without:.2f} | {with_context:.2f} | {mean:+.2f} ± {half:.2f} |")
     return "\n".join(lines) + "\n"
 
 
