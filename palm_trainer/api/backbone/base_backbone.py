@@ -13,7 +13,7 @@ class Backbone(nn.Module):
 
     A custom backbone defines `inputs_attr`, `outputs_attr` and `build`.
     Heads of the package read `encoder_outputs` `[batch, tokens, hidden]` or `sentence_embedding`
-    (`sentence_pair_embedding`) `[batch, hidden]`. See docs/customization.md.
+    (`sentence_pair_embedding`) `[batch, hidden]`. See docs/how-to/train/custom_parts.md.
 
     Args:
         phase: `train` or `predict`.

@@ -22,7 +22,7 @@ class Head(nn.Module):
 
     A custom head defines `inputs_attrs`, `outputs_attr` and `build`.
     `batch_postprocess` and `epoch_postprocess` convert its outputs to answers.
-    One object serves both phases: `phase` is `train` during training steps. See docs/customization.md.
+    One object serves both phases: `phase` is `train` during training steps. See docs/how-to/train/custom_parts.md.
 
     Args:
         phase: `train` or `predict`.

@@ -28,7 +28,7 @@ class Reader:
 
     A custom reader defines `outputs_attr`, `num_examples`, `load_data` and `_iterator`.
     `load_data` sets `_batch_size` and `_num_epochs`. `_iterator` yields the batches of one epoch or more.
-    See docs/customization.md.
+    See docs/how-to/train/custom_parts.md.
 
     Args:
         phase: `train`, or `predict`: one pass in order, labels optional.

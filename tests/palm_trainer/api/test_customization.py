@@ -13,7 +13,7 @@ from palm_serve.bundle.loader import load_bundle
 from palm_trainer.errors import CheckpointError, ConfigError, ExportError, WiringError
 from palm_trainer.model.checkpoint import load_trained
 
-PAGE = (Path(__file__).parents[3] / "docs/customization.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs/how-to/train/custom_parts.md").read_text(encoding="utf-8")
 [EXAMPLE] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 RATINGS = "5\tgood film\n1\tbad film\n5\tgood book\n1\tbad book\n5\tgood\n"
 

@@ -72,7 +72,7 @@ def test_labels_of_test_are_not_read(slots):
     [("snips", 26, 179, 3, "show"), ("atis", 7, 14, 62, "am")],
 )
 def test_kinds_of_public_sets(name, kinds, unmarked, two_labels, first):
-    """The figures of docs/how-to/find_label_errors.md."""
+    """The figures of docs/how-to/train/find_label_errors.md."""
     for rows in read_rows(load_config(ROOT / "examples" / f"{name}.toml")):
         if rows.kind == "spans":
             _, found = find_contexts(rows)
