@@ -5,11 +5,12 @@ PYTHON ?= python3
 VENV   := .venv
 READY  := $(VENV)/.installed
 DEMO   := $(VENV)/.installed-demo
+DOCS   := $(VENV)/.installed-docs
 PY     := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-zh demo-serve test test-slow lint types protos bench lock sbom audit clean
+.PHONY: help demo demo-zh demo-serve test test-slow lint types docs protos bench lock sbom audit clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +32,10 @@ $(READY): pyproject.toml constraints.txt
 $(DEMO): pyproject.toml constraints.txt
 	$(call install,train$(comma)serve-base$(comma)http)
 	@touch $@
+
+$(DOCS): pyproject.toml constraints.txt
+	$(call install,train$(comma)serve$(comma)dev$(comma)docs)
+	@touch $(DEMO) $(READY) $@
 
 demo: $(DEMO)  ## train, export and serve the English sample, and ask it three sentences
 	@examples/demo.sh demo \
@@ -60,6 +65,10 @@ lint: $(READY)  ## ruff: rules and format
 types: $(READY)  ## mypy, strict, on both packages
 	@echo "==> types"
 	@$(PY) -m mypy
+
+docs: $(DOCS)  ## the site of the documentation in build/docs; open build/docs/index.html
+	@echo "==> docs"
+	@$(PY) -m sphinx -q -W --keep-going -n -b html docs build/docs
 
 protos: $(READY)  ## generate the gRPC stubs from protos/
 	@cd protos && find . -name '*.proto' -exec $(CURDIR)/$(PY) -m grpc_tools.protoc \

@@ -22,7 +22,13 @@ def planned(target: str, environment: Path) -> str:
 
 @pytest.mark.parametrize(
     ("target", "extras"),
-    [("demo", DEMO), ("demo-serve", DEMO), ("demo-zh", DEMO), ("types", "train,serve,dev")],
+    [
+        ("demo", DEMO),
+        ("demo-serve", DEMO),
+        ("demo-zh", DEMO),
+        ("types", "train,serve,dev"),
+        ("docs", "train,serve,dev,docs"),
+    ],
 )
 def test_a_target_installs_what_it_needs(target: str, extras: str, tmp_path: Path) -> None:
     assert f"'.[{extras}]'" in planned(target, tmp_path / "venv")
@@ -33,6 +39,12 @@ def test_a_demo_after_the_tests_installs_nothing(tmp_path: Path) -> None:
     for stamp in (".installed", ".installed-demo"):
         (tmp_path / stamp).touch()
     assert "pip install" not in planned("demo", tmp_path)
+
+
+def test_the_site_after_the_site_installs_nothing(tmp_path: Path) -> None:
+    assert "-m sphinx" in planned("docs", tmp_path)
+    (tmp_path / ".installed-docs").touch()
+    assert "pip install" not in planned("docs", tmp_path)
 
 
 def test_the_tests_after_a_demo_install_the_rest(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_table_of_capacity_is_computed(plans: dict[int, FleetPlan]) -> None:
 
 
 def test_table_of_the_index_is_computed(plans: dict[int, FleetPlan]) -> None:
-    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    page = (FOLDER / "index.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([\d,]+) \| .* \| ([\d,]+) \| ([\d,]+) \$ \|", page, re.MULTILINE)
     assert rows == [(f"{rate:,}", f"{plan.replicas:,}", f"{plan.monthly_cost:,.0f}") for rate, plan in plans.items()]
 

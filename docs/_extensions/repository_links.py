@@ -1,0 +1,75 @@
+"""Make links to files of the repository work in the site as they do on a code host.
+
+A link to a root page such as CONTRIBUTING.md leads to its copy in docs/project/, whose text is taken from the root page
+when the site is built. A link to any other file outside docs/ is a download. A link to a folder is its text.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+DOCS = Path(__file__).parents[1]
+ROOT = DOCS.parent
+
+SHOWN = {
+    "project/changelog": "CHANGELOG.md",
+    "project/contributing": "CONTRIBUTING.md",
+    "project/security": "SECURITY.md",
+}
+"""Pages of the site -> the page at the root whose text they show."""
+
+_PAGES = {ROOT / source: DOCS / f"{page}.md" for page, source in SHOWN.items()} | {
+    ROOT / "README.md": DOCS / "index.md"
+}
+_LINK = re.compile(r"(?P<text>\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<path>[^)\s#:]+)(?P<heading>#[^)\s]*)?\)")
+_FENCE = re.compile(r"^ *(```|~~~)")
+
+
+def rewrite_links(text: str, source: Path, shown_in: Path) -> str:
+    """Return a page with its links to files of the repository changed for the site.
+
+    Args:
+        text: the page, Markdown.
+        source: the file that its links are relative to.
+        shown_in: the file in docs/ that shows it.
+    """
+    lines = []
+    in_code = False
+    for line in text.split("\n"):
+        if _FENCE.match(line):
+            in_code = not in_code
+        lines.append(line if in_code else _LINK.sub(lambda link: _rewritten(link, source, shown_in), line))
+    return "\n".join(lines)
+
+
+def _rewritten(link: re.Match[str], source: Path, shown_in: Path) -> str:
+    target = Path(os.path.normpath(source.parent / link["path"]))
+    if target.is_dir():
+        index = target / "index.md"
+        return f"{link['text']}({_relative(index, shown_in)})" if index.is_file() else link["text"][1:-1]
+    heading = link["heading"] or ""
+    if target == ROOT / "README.md":
+        heading = ""
+    return f"{link['text']}({_relative(_PAGES.get(target, target), shown_in)}{heading})"
+
+
+def _relative(target: Path, shown_in: Path) -> str:
+    return Path(os.path.relpath(target, shown_in.parent)).as_posix()
+
+
+def _read(app: Sphinx, docname: str, content: list[str]) -> None:
+    page = DOCS / f"{docname}.md"
+    source = page
+    if docname in SHOWN:
+        source = ROOT / SHOWN[docname]
+        app.env.note_dependency(str(source))
+        content[0] = source.read_text(encoding="utf-8")
+    content[0] = rewrite_links(content[0], source, page)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the extension."""
+    app.connect("source-read", _read)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

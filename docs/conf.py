@@ -1,0 +1,37 @@
+"""Settings of the documentation's site: `make docs` builds it into build/docs, without a network."""
+
+import sys
+import tomllib
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+sys.path[:0] = [str(DOCS.parent), str(DOCS / "_extensions")]
+_PROJECT = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+project = "PALM"
+author = "The PALM founders"
+project_copyright = author
+release = version = _PROJECT["version"]
+language = "en"
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "repository_links"]
+exclude_patterns = ["_static", "_extensions", "images"]
+
+# Links to headings, `page.md#the-heading`, work as on a code host.
+myst_heading_anchors = 6
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+napoleon_numpy_docstring = False
+nitpicky = True
+
+html_theme = "furo"
+html_title = f"PALM {release}"
+html_static_path = ["_static"]
+html_css_files = ["palm.css"]
+html_copy_source = False
+html_show_sphinx = False
+# Extracts below the results of a search are fetched, which browsers refuse for pages that were opened as files.
+html_show_search_summary = False
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
