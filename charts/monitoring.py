@@ -4,8 +4,8 @@
     python charts/monitoring.py            writes both files
     python charts/monitoring.py --check    exit code 1 if a file is stale
 
-The dashboard has a panel for every metric of the server's registry, below the queries that docs/operations.md begins with. The
-alert rules are those of that page, as a PrometheusRule. tests/contract/test_operations_page.py compares page, registry and files.
+The dashboard has a panel for every metric of the server's registry, below the queries of docs/how-to/serve/monitor.md. The alert
+rules are those of docs/how-to/serve/alerts.md, as a PrometheusRule. tests/contract/test_monitoring_pages.py compares all of them.
 """
 
 import argparse
@@ -30,7 +30,9 @@ from palm_serve.observability.version_metrics import VersionMetrics  # noqa: E40
 from palm_serve.registry import Registry  # noqa: E402
 from palm_serve.types import AnsweredText, CallRecord, Timings  # noqa: E402
 
-PAGE = ROOT / "docs" / "operations.md"
+PAGES = ROOT / "docs" / "how-to" / "serve"
+QUERIES_PAGE = PAGES / "monitor.md"
+RULES_PAGE = PAGES / "alerts.md"
 DASHBOARD = ROOT / "charts" / "palm-serve" / "files" / "dashboard.json"
 RULES = ROOT / "charts" / "palm-serve" / "files" / "prometheus-rule.yaml"
 COMMAND = "python charts/monitoring.py"
@@ -155,10 +157,9 @@ def prometheus_rule(page: str) -> dict[str, Any]:
 
 
 def page_queries(page: str) -> list[tuple[str, str]]:
-    """Return title and query of each row that the page recommends, from its first block of PromQL and the sentence below it."""
-    block, told = re.search(r"^```promql\n(.*?)^```\n\nThey are: (.*?)\.\n", page, re.M | re.S).groups()  # type: ignore[union-attr]
-    titles = [title.strip() for title in told.split(";")]
-    return list(zip(titles, block.splitlines(), strict=True))
+    """Return title and query of each row that the page recommends: a comment and the line below it in its block of PromQL."""
+    (block,) = re.findall(r"^```promql\n(.*?)^```", page, re.M | re.S)
+    return re.findall(r"^# (.+)\n(.+)$", block, re.M)
 
 
 def queries(family: Family) -> list[Query]:
@@ -322,11 +323,12 @@ def _frame(panels: list[dict[str, Any]]) -> dict[str, Any]:
 
 def contents() -> dict[Path, str]:
     """Return what each generated file must hold."""
-    page = PAGE.read_text(encoding="utf-8")
-    rules = yaml.safe_dump(prometheus_rule(page), sort_keys=False, width=1000)
+    queries_page = QUERIES_PAGE.read_text(encoding="utf-8")
+    rules_page = RULES_PAGE.read_text(encoding="utf-8")
+    rules = yaml.safe_dump(prometheus_rule(rules_page), sort_keys=False, width=1000)
     return {
-        DASHBOARD: json.dumps(dashboard(page, metric_families()), indent=2) + "\n",
-        RULES: f"# From the rules of docs/operations.md: {COMMAND}\n{rules}",
+        DASHBOARD: json.dumps(dashboard(queries_page, metric_families()), indent=2) + "\n",
+        RULES: f"# From the rules of docs/how-to/serve/alerts.md: {COMMAND}\n{rules}",
     }
 
 

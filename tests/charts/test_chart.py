@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "palm-serve"
 VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
-PAGES = ("docs/operations.md", "docs/how-to/train/several_processes.md")
+PAGES = ("docs/how-to/serve/kubernetes.md", "docs/how-to/train/several_processes.md")
 
 
 def of_kind(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def work(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_has_a_valid_configuration(script: ModuleType, work: Path) -> None:
-    """As it stands in docs/operations.md, for names and ports of another machine."""
+    """As it stands in docs/how-to/serve/envoy.md, for names and ports of another machine."""
     file = work / "page.json"
     file.write_text(json.dumps(script.page_configuration()))
     command = [script.install(work), "--mode", "validate", "--config-path", file]

@@ -91,7 +91,7 @@ def test_every_class_of_batch_gets_the_same_answers(answerer, table):
 
 
 def test_record_batches_and_frames_pass_as_in_spark_and_dask(answerer, table):
-    """As docs/operations.md shows: `mapInArrow` maps over record batches, `map_partitions` passes frames of pandas."""
+    """As docs/how-to/serve/batch_of_rows.md shows: `mapInArrow` maps over record batches, `map_partitions` passes frames of pandas."""
     record_batches = table.to_batches(max_chunksize=2)
     answered = pa.Table.from_batches(list(map(answerer, iter(record_batches))))
     assert len(record_batches) == 4

@@ -79,7 +79,7 @@ def test_libraries_do_not_read_other_words(libraries, resolver):
 
 
 def test_libraries_are_right_on_the_sentences_of_the_benchmark(libraries):
-    """187 of 200 when they were chosen; see docs/how-to/resolve_values.md."""
+    """187 of 200 when they were chosen; see docs/how-to/serve/resolve_values.md."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         import values as benchmark
