@@ -10,10 +10,10 @@ PY     := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-zh demo-serve test test-slow lint types docs protos bench lock sbom audit clean
+.PHONY: help demo demo-zh demo-serve test test-slow lint types docs protos bench test-pythons api-check lock sbom audit clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # $(call install,EXTRAS). Not byte-compiled: most of what torch and scipy install is never imported, and Python compiles
 # the rest on first use.
@@ -80,12 +80,18 @@ protos: $(READY)  ## generate the gRPC stubs from protos/
 bench: $(READY)  ## every measurement of benchmarks/, each prints a table (tens of minutes)
 	@set -e; for script in benchmarks/*.py; do echo "==> $$script"; $(PY) $$script; done
 
-# uv, cyclonedx-py and pip-audit, in an environment of their own: they are no part of the product.
+# uv, cyclonedx-py, pip-audit, nox and griffe, in an environment of their own: they are no part of the product.
 TOOLS := build/tools
 $(TOOLS)/.installed: requirements/tools.txt
 	@test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
 	@$(TOOLS)/bin/python -m pip install -qq --disable-pip-version-check -r requirements/tools.txt
 	@touch $@
+
+test-pythons: $(TOOLS)/.installed  ## make test on Python 3.11, 3.12 and 3.13, those that are installed
+	@$(TOOLS)/bin/nox
+
+api-check: $(TOOLS)/.installed  ## breaks of the public Python API since REF=COMMIT, by default the last tag
+	@$(TOOLS)/bin/python .ci/api_check.py $(REF)
 
 COMPILE := $(TOOLS)/bin/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate \
 	--custom-compile-command "make lock"
