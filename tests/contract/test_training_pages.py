@@ -9,6 +9,7 @@ import importlib.util
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,36 @@ def test_pages_begin_with_what_the_reader_gains(page):
     assert title.startswith("# ")
     assert blank == ""
     assert re.search(r"\b[Aa]fter (?:this|these|them)\b.* you (?:can|know)\b", f"{first} {second}")
+
+
+@cache
+def sources() -> str:
+    """Return the code that raises the messages of the pages, each string on one line."""
+    code = []
+    for folder in ("palm_trainer", "palm_serve/bundle", "palm_serve/proof", "palm_serve/cli"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            code.append(re.sub(r'"\s*\n\s*f?"', "", path.read_text(encoding="utf-8")))
+    return "\n".join(code).replace('\\"', '"')
+
+
+def quoted_messages(page: str) -> Iterator[str]:
+    """Yield the messages in the first column of "What goes wrong": code of three words or more."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for section in re.findall(r"^## What goes wrong\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL):
+        for cell in re.findall(r"^\| (.*?) \|", section, re.MULTILINE):
+            yield from (quote for quote in re.findall(r"`([^`]+)`", cell) if len(quote.split()) > 2)
+
+
+def fixed_parts(message: str) -> list[str]:
+    """Return the parts of a message between what differs: `...`, names in quotes, numbers, and single capitals."""
+    parts = re.split(r"\.\.\.|'[^']*'|\b(?:[A-Z]|\d+)\b", message)
+    return [part.strip(" .,:") for part in parts if len(part.strip(" .,:")) > 5]
+
+
+@pytest.mark.parametrize("page", pages())
+def test_quoted_messages_are_those_of_the_code(page):
+    for message in quoted_messages(page):
+        assert [part for part in fixed_parts(message) if part not in sources()] == [], message
 
 
 def test_architecture_page_names_the_layers():
