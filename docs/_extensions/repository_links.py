@@ -2,6 +2,8 @@
 
 A link to a root page such as CONTRIBUTING.md leads to its copy in docs/project/, whose text is taken from the root page
 when the site is built. A link to any other file outside docs/ is a download. A link to a folder is its text.
+
+`<picture>` with a source for `prefers-color-scheme: dark` becomes two images, of which furo shows the one of its colours.
 """
 
 import os
@@ -24,6 +26,15 @@ _PAGES = {ROOT / source: DOCS / f"{page}.md" for page, source in SHOWN.items()} 
     ROOT / "README.md": DOCS / "index.md"
 }
 _LINK = re.compile(r"(?P<text>\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<path>[^)\s#:]+)(?P<heading>#[^)\s]*)?\)")
+_PICTURE = re.compile(
+    r"<picture>\s*<source [^>]*dark[^>]*srcset=\"(?P<dark>[^\"]+)\"[^>]*>\s*(?P<image><img [^>]*>)\s*</picture>"
+)
+_IMAGE = """
+```{{image}} {path}
+:alt: {text}
+:class: only-{colours}
+```
+"""
 _FENCE = re.compile(r"^ *(```|~~~)")
 
 
@@ -42,6 +53,20 @@ def rewrite_links(text: str, source: Path, shown_in: Path) -> str:
             in_code = not in_code
         lines.append(line if in_code else _LINK.sub(lambda link: _rewritten(link, source, shown_in), line))
     return "\n".join(lines)
+
+
+def split_pictures(text: str) -> str:
+    """Return a page with an image for light and one for dark colours in place of each `<picture>`."""
+    return _PICTURE.sub(_images, text)
+
+
+def _images(picture: re.Match[str]) -> str:
+    light = re.search(r'src="([^"]+)"', picture["image"])
+    alternative = re.search(r'alt="([^"]*)"', picture["image"])
+    if light is None or alternative is None:
+        raise ValueError(f"an <img> in a <picture> must have src and alt, got {picture['image']}")
+    paths = {"light": light[1], "dark": picture["dark"]}
+    return "".join(_IMAGE.format(path=path, text=alternative[1], colours=colours) for colours, path in paths.items())
 
 
 def _rewritten(link: re.Match[str], source: Path, shown_in: Path) -> str:
@@ -66,7 +91,7 @@ def _read(app: Sphinx, docname: str, content: list[str]) -> None:
         source = ROOT / SHOWN[docname]
         app.env.note_dependency(str(source))
         content[0] = source.read_text(encoding="utf-8")
-    content[0] = rewrite_links(content[0], source, page)
+    content[0] = split_pictures(rewrite_links(content[0], source, page))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
