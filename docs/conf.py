@@ -23,6 +23,7 @@ myst_heading_anchors = 6
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 napoleon_numpy_docstring = False
+smartquotes = False  # "--option" would become a dash
 nitpicky = True
 
 html_theme = "furo"

@@ -80,11 +80,14 @@ class _Strict(BaseModel):
 
 
 class TensorInfo(_Strict):
-    """One input of the graph: name, dtype, and axes by name (`batch`, `sequence`), all dynamic."""
+    """One input of the graph. All its axes are dynamic."""
 
     name: str
+    """Name of the input (`input_ids`)."""
     dtype: Literal["int64"] = "int64"
+    """Type of its numbers."""
     axes: tuple[str, ...] = ("batch", "sequence")
+    """Names of its axes."""
 
 
 TokenCount: TypeAlias = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
@@ -94,12 +97,19 @@ class EncoderInfo(_Strict):
     """Facts about the shared encoder, for people and for the model card."""
 
     family: str
+    """Family of the architecture (`bert`)."""
     name: str
+    """Name of the pretrained model, or `scratch`."""
     layers: Annotated[int, Field(ge=0, le=_MAX_COUNT)]
+    """Number of transformer layers."""
     hidden_size: Annotated[int, Field(ge=1, le=_MAX_COUNT)]
+    """Width of the layers."""
     vocab_size: Annotated[int, Field(ge=1, le=_MAX_COUNT)]
+    """Number of tokens in the vocabulary."""
     parameters: Annotated[int, Field(ge=1, le=1 << 53)]
+    """Number of weights."""
     pad_token_id: Annotated[int, Field(ge=0, le=_MAX_COUNT)]
+    """Id of the token that fills short rows."""
     started_from: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     """SHA-256 of the weights of the run that the training started from. Empty: it started from no run."""
 
@@ -116,7 +126,9 @@ class Decode(_Strict):
     """Settings for decoding the outputs of a task into answers."""
 
     scheme: Literal["", "BIO"] = ""
+    """Tagging scheme of a `sequence_label` task. Empty for other kinds."""
     crf: bool = False
+    """True if the tags are decoded by a linear-chain CRF."""
     arrays: dict[str, str] = {}
     """Name in decode.npz of each array (`transitions`, `start`, `end`)."""
     match_label: str = ""
@@ -159,19 +171,26 @@ class Calibration(_Strict):
     """Temperature scaling of a task's logits (Guo et al. 2017). 1.0 leaves them unchanged."""
 
     temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+    """Divisor of the logits."""
     method: str = "none"
+    """How the temperature was found (`none`: it was not)."""
     ece: float | None = None
     """Expected calibration error on dev, after scaling, 0 to 1."""
     out_of_scope: Literal["", "softmax", "energy", "mahalanobis"] = ""
+    """Score that detects text of no class. Empty: there is none."""
 
 
 class TaskThresholds(_Strict):
     """Fallback limits fitted on dev. None switches a check off. `labels` are the limits of a multi-label task, by label."""
 
     intent_confidence: float | None = None
+    """Confidence of the intent below which the fallback is LOW_CONFIDENCE."""
     ambiguity_margin: float | None = None
+    """Distance of the two highest confidences below which the fallback is AMBIGUOUS."""
     out_of_scope: float | None = None
+    """Score above which the fallback is OUT_OF_SCOPE."""
     labels: dict[str, float] = {}
+    """Probability from which a class applies, by label."""
     scripts: tuple[str, ...] = ()
     """Scripts that the model reads (`latin`, `cjk`). Other text triggers the fallback UNKNOWN_LANGUAGE. Empty: no such check."""
 
@@ -188,13 +207,19 @@ class TaskInfo(_Strict):
     """One head of the graph."""
 
     kind: Kind
+    """Kind of the task."""
     role: Role = ""
+    """Part of the answer of `Parse` that the task gives. Empty: none."""
     outputs: tuple[str, ...]
+    """Names of its outputs of the graph."""
     labels: tuple[str, ...] = ()
     """Labels in the order of the logits. Tags for `sequence_label` (`O`, `B-city`, `I-city`)."""
     decode: Decode = Decode()
+    """Settings of decoding."""
     calibration: Calibration = Calibration()
+    """Temperature of its confidences."""
     thresholds: TaskThresholds = TaskThresholds()
+    """Limits of the fallback and of several classes."""
 
     @field_validator("labels", "outputs")
     @classmethod
@@ -235,9 +260,13 @@ class Gate(_Strict):
     """Comparison of a variant with the trained model, for one execution provider and one precision."""
 
     provider: str
+    """Execution provider (`CPU`, `OpenVINO`, `CUDA`, `TensorRT`)."""
     precision: str
+    """Number format of the computation."""
     passed: bool
+    """True if the variant may be served so."""
     figures: dict[str, float] = {}
+    """What was measured: the largest difference of a logit, the share of equal answers, the metric."""
     instructions: str = ""
     """Instructions that multiplied integers (`avx512_vnni`, `avx2`). Empty for other precisions and in older bundles."""
 
@@ -248,35 +277,48 @@ class Gate(_Strict):
 
 
 class GraphVariant(_Strict):
-    """One graph file of the model. `size` is in bytes, `opset` is that of the ONNX standard."""
+    """One graph file of the model."""
 
     file: str
+    """Path inside the bundle."""
     opset: int | None = None
+    """Version of the ONNX operators."""
     graph: Literal["plain", "fused"] = "plain"
+    """`fused`: with the operators that ONNX Runtime makes of several."""
     weights: Literal["fp32", "fp16", "int8"] = "fp32"
+    """Number format of the weights."""
     weight_bits: Literal[7, 8] | None = None
     """Bits of an integer weight. 7 bits give the same integers on every processor.
 
     None: float weights, or 8 bits in an older bundle.
     """
     size: Annotated[int, Field(ge=1, le=1 << 53)]
+    """Bytes of the file."""
     gates: tuple[Gate, ...] = ()
+    """Comparisons with the trained model, one for each provider and precision."""
 
 
 class Manifest(_Strict):
     """Contents of `manifest.json`."""
 
     format_version: Literal[1] = 1
+    """Version of this format."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """Name under which the model is served."""
     version: str = ""
     """Digest of everything but `created` and `version`."""
     created: str
+    """Time of the export, ISO 8601."""
     encoder: EncoderInfo
+    """Facts about the encoder."""
     max_length: Annotated[int, Field(ge=3, le=MAX_TOKENS)]
     """Tokens of an input, special tokens included."""
     inputs: tuple[TensorInfo, ...]
+    """Inputs of the graph."""
     tasks: Annotated[dict[str, TaskInfo], Field(min_length=1)]
+    """Heads of the graph, by the name of the task."""
     variants: dict[str, GraphVariant]
+    """Graphs of the same model. `plain` is always there."""
     files: dict[str, str]
     """SHA-256 in hexadecimal digits, by path inside the bundle."""
 

@@ -211,7 +211,8 @@ class PredictionServicer(object):
     """
 
     def Predict(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One task on a text or a pair of texts.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -265,7 +266,8 @@ class Prediction(object):
 
 
 class ModelsStub(object):
-    """Missing associated documentation comment in .proto file."""
+    """The models and versions in service.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -296,16 +298,19 @@ class ModelsStub(object):
 
 
 class ModelsServicer(object):
-    """Missing associated documentation comment in .proto file."""
+    """The models and versions in service.
+    """
 
     def ListModels(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Every loaded version, and what could not be loaded.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One version: its tasks, labels, limits, and what runs it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -318,7 +323,8 @@ class ModelsServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UnloadModel(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Takes a version, or all of a model, out of service. Refused as LoadModel is.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -355,7 +361,8 @@ def add_ModelsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Models(object):
-    """Missing associated documentation comment in .proto file."""
+    """The models and versions in service.
+    """
 
     @staticmethod
     def ListModels(request,

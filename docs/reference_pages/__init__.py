@@ -1,0 +1,1 @@
+"""Writer of the generated parts of docs/reference: tables that say what the code says."""
