@@ -1,7 +1,6 @@
 """What holds for the whole repository: nothing private or generated slips in, and its documents tell the truth."""
 
 import ast
-import importlib
 import os
 import re
 import subprocess
@@ -11,9 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import typer
 from packaging.requirements import Requirement
-from typer.main import get_command
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -126,38 +123,6 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
     for requirement in map(Requirement, declared):
         if requirement.name != PROJECT["name"]:
             assert pinned.get(requirement.name) in requirement.specifier, requirement
-
-
-def _readme_code() -> list[str]:
-    """The lines of README's code blocks, without comments."""
-    blocks = re.findall(
-        r"^```\w*\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
-    joined = "\n".join(blocks).replace("\\\n", " ")
-    return [line.split(" #")[0].strip() for line in joined.splitlines()]
-
-
-def test_readme_make_targets_exist() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    named = {
-        word for line in _readme_code() if line.startswith("make ") for word in line.split()[1:] if "=" not in word
-    }
-    assert named <= targets
-
-
-@pytest.mark.parametrize("program", PROJECT["scripts"])
-def test_readme_commands_exist(program: str) -> None:
-    """Every `palm-* subcommand --option` of README's code blocks is one that the program takes."""
-    app = importlib.import_module(PROJECT["scripts"][program].split(":")[0]).app
-    assert isinstance(app, typer.Typer)
-    command = get_command(app)
-    for line in _readme_code():
-        for use in re.findall(rf"(?:^|&& ){program} ([^&|]+)", line):
-            words = re.sub(r'"[^"]*"', "", use).split()
-            chosen = command.commands.get(words[0]) if hasattr(command, "commands") else command
-            assert chosen is not None, f"README: {program} {words[0]}"
-            options = {option for parameter in chosen.params for option in parameter.opts}
-            assert {word.split("=")[0] for word in words if word.startswith("--")} <= options, f"README: {line}"
 
 
 def test_slow_tests_without_time_are_skipped_and_listed() -> None:
