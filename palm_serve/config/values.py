@@ -45,7 +45,7 @@ class LogFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one client. `GetModel` returns the first one, and the README lists all."""
+    """Limits of one client. `GetModel` returns the first one, and `docs/reference/server_options.md` lists all."""
 
     text_bytes: int = 10_000
     """UTF-8 bytes of a text, and of the text paired with it."""

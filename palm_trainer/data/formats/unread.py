@@ -37,6 +37,6 @@ def check_unlabelled(path: Path, lines: Sequence[str]) -> None:
         if marked > _SHARE * len(lines):
             raise DataError(
                 f"{path}:1: no labels found, but {marked} of {len(lines)} lines hold {notation}. "
-                "If these lines hold labels, this format is not read: write jsonl or another format of README. "
+                "If these lines hold labels, this format is not read: write jsonl or another format of docs/reference/formats.md. "
                 'If they are plain text, set `format = "text"` (`palm-train convert --from text`).'
             )

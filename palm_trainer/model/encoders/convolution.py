@@ -14,7 +14,7 @@ class ConvolvedEmbeddings(BertEmbeddings):
     Padding counts as zero, so it has no effect.
 
     Attention over learnt positions needs much text to learn adjacency, which a convolution has
-    built in (README, "from scratch", for results on ATIS). A block is `LayerNorm(x +
+    built in. `docs/benchmarks/quality.md` has results on ATIS. A block is `LayerNorm(x +
     Dropout(GELU(Conv(x))))`.
     """
 
