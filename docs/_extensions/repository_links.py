@@ -17,6 +17,7 @@ ROOT = DOCS.parent
 
 SHOWN = {
     "project/changelog": "CHANGELOG.md",
+    "project/code_of_conduct": "CODE_OF_CONDUCT.md",
     "project/contributing": "CONTRIBUTING.md",
     "project/security": "SECURITY.md",
 }
