@@ -12,7 +12,6 @@ import yaml
 
 from palm_serve.config import ServeOptions
 from palm_serve.errors import Overloaded, Unmeetable
-from palm_serve.http.statuses import HTTP_STATUSES
 from palm_serve.rpc.access.tokens import Scope
 from palm_serve.rpc.messages.status import CODES
 
@@ -95,14 +94,6 @@ def test_incident_explains_every_status_and_reason() -> None:
     assert set(re.findall(r"reason `(\w+)`", statuses)) == reasons
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "palm_serve/rpc/access").glob("*.py")]
     assert set(re.findall(r'"(client_\w+|messages)"', "".join(sources))) == access
-
-
-def test_http_page_has_the_status_of_every_code() -> None:
-    told = {}
-    for codes, statuses in rows("http_and_playground", "Statuses"):
-        for code in re.findall(r"`([A-Z_]+)`", codes):
-            told[code] = int(statuses[:3])
-    assert told == {code: status for code, status in HTTP_STATUSES.items() if code != "OK"}
 
 
 def test_tokens_page_explains_every_scope() -> None:
