@@ -14,7 +14,9 @@ PAGES = {file.relative_to(ROOT / "docs").as_posix(): file for file in sorted((RO
 SERVE = "how-to/serve/"
 OF_OTHER_PROGRAMS = {"--go_out", "--go-grpc_out", "--go_opt", "--go-grpc_opt", "--java_out", "--grpc-java_out", "--now"}
 """Options of protoc and systemctl."""
-COMMAND = re.compile(r"(?:^|&& )(?:\w+=\S+ )*(?:\S*/)?(palm-(?:serve|train|export) .+)")
+COMPLETION = {"--install-completion", "--show-completion"}
+"""Options that typer adds to a program."""
+COMMAND = re.compile(r"(?:\w+=\S+ )*(?:\S*/)?(palm-(?:serve|train|export) .+)")
 
 
 def commands() -> Iterator[tuple[str, set[str]]]:
@@ -22,7 +24,7 @@ def commands() -> Iterator[tuple[str, set[str]]]:
 
     def walk(name: str, command: object) -> Iterator[tuple[str, set[str]]]:
         options = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}  # type: ignore[attr-defined]
-        yield name, options | {"--help"}
+        yield name, options | {"--help", *COMPLETION}
         for child, below in getattr(command, "commands", {}).items():
             yield from walk(f"{name} {child}", below)
 
@@ -37,26 +39,31 @@ def command_lines(text: str) -> list[str]:
     shell = re.findall(r"^ *```sh\n(.*?)^ *```", joined, re.MULTILINE | re.DOTALL)
     lines = [line.split(" #")[0].strip() for block in shell for line in block.splitlines()]
     lines += re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", joined, flags=re.MULTILINE | re.DOTALL))
-    return [match[1] for match in map(COMMAND.search, lines) if match]
+    single = [command for line in lines for command in line.split(" && ")]
+    return [match[1] for match in map(COMMAND.match, single) if match]
 
 
 COMMANDS = dict(commands())
 
 
-def parse(line: str) -> tuple[str, set[str]]:
-    """Return the longest command that a line begins with, and the options behind it."""
+GROUPS = {name.rpartition(" ")[0] for name in COMMANDS} - {""}
+
+
+def parse(line: str) -> tuple[str, list[str], set[str]]:
+    """Return the longest command that a line begins with, its arguments and its options."""
     words = re.sub(r"""(["']).*?\1""", "TEXT", line).split()
     name = words.pop(0)
     while words and f"{name} {words[0]}" in COMMANDS:
         name += f" {words.pop(0)}"
-    return name, {word.split("=")[0] for word in words if word.startswith("--")}
+    options = {word.split("=")[0] for word in words if word.startswith("--")}
+    return name, [word for word in words if not word.startswith("--")], options
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_page_commands_take_their_options(page: str) -> None:
     for line in command_lines(PAGES[page].read_text(encoding="utf-8")):
-        name, options = parse(line)
-        assert name == "palm-export" or " " in name or options == {"--help"}, f"{line}: there is no such command"
+        name, arguments, options = parse(line)
+        assert name not in GROUPS or not arguments, f"{line}: there is no such command"
         assert options <= COMMANDS[name], line
 
 
