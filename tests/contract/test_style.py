@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -128,3 +129,44 @@ def test_commit_message_is_checked(message: str, fault: str) -> None:
     faults = load("commit_message").faults(message)
     assert fault in " ".join(faults)
     assert bool(faults) == bool(fault)
+
+
+WORDS = "word " * 30
+SHORT_PAGES = {
+    "thirty words": f"{WORDS}.",
+    "two sentences": f"{WORDS}.\n{WORDS}.",
+    "code": f"Run this:\n\n```sh\n{WORDS}{WORDS}\n```\n\nand `{WORDS}{WORDS}` too.",
+    "a comment": f"<!-- {WORDS}{WORDS} -->",
+    "items of a list": f"- {WORDS}\n- {WORDS}\n1. {WORDS}",
+    "a heading": f"# {WORDS}\n{WORDS}",
+    "cells of a table": f"| {WORDS} | {WORDS} |\n|---|---|\n| {WORDS} | {WORDS} |",
+    "the address of a link": f"{'word ' * 29}[last](a/b/{'c-' * 40}.md).",
+    "a picture": f"{WORDS}![{WORDS}](picture.png).",
+    "Chinese": "一个编码器 " * 31,
+}
+LONG_PAGES = {
+    "one word more": f"{WORDS}more.",
+    "a line break": f"{'word ' * 15}\n{'word ' * 16}.",
+    "a list item of two lines": f"- {'word ' * 15}\n  {'word ' * 16}.",
+    "the text of a link": f"{WORDS}[more](page.md).",
+}
+
+
+@pytest.mark.parametrize("page", SHORT_PAGES.values(), ids=SHORT_PAGES)
+def test_sentences_that_are_short_are_passed(page: str) -> None:
+    assert load("sentences").long_sentences(page) == []
+
+
+@pytest.mark.parametrize("page", LONG_PAGES.values(), ids=LONG_PAGES)
+def test_sentences_that_are_long_are_told(page: str) -> None:
+    [told] = load("sentences").long_sentences(page)
+    assert re.match("31 words: (- )?word word", told)
+
+
+def test_sentences_script_names_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{WORDS}more. Short.", encoding="utf-8")
+    assert load("sentences").main([str(page)]) == 1
+    assert capsys.readouterr().out.startswith(f"{page}: 31 words: ")
+    page.write_text("Short.", encoding="utf-8")
+    assert load("sentences").main([str(page)]) == 0
