@@ -5,8 +5,10 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,20 @@ def test_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
         "git", "ls-files", "--cached", "--others", "--exclude-standard", "palm_serve", "palm_trainer", cwd=ROOT
     )
     assert packed == {name for name in listed.splitlines() if (ROOT / name).is_file()}
+
+
+def test_wheel_describes_the_project(wheel: Path) -> None:
+    """Its page on an index is README, with the version and the Pythons of the project."""
+    archive = zipfile.ZipFile(wheel)
+    [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    metadata = message_from_bytes(archive.read(name))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert metadata["Version"] == project["version"]
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata.get_all("Classifier") == project["classifiers"]
+    description = metadata.get_payload(decode=True)
+    assert isinstance(description, bytes)
+    assert description.decode().strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
 
 
 def test_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
