@@ -14,17 +14,25 @@ project_copyright = author
 release = version = _PROJECT["version"]
 language = "en"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "repository_links"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "palm_references", "repository_links"]
 exclude_patterns = ["_static", "_extensions", "images"]
 
 # Links to headings, `page.md#the-heading`, work as on a code host.
 myst_heading_anchors = 6
 
+default_role = "code"  # what docstrings have in single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 napoleon_numpy_docstring = False
 smartquotes = False  # "--option" would become a dash
 nitpicky = True
+# Types of signatures that a user neither makes nor takes apart.
+nitpick_ignore = [
+    ("py:class", "palm_trainer.api.reader.base_reader._TakesInputs"),
+    ("py:class", "palm_trainer.data.dataset.TrainingBatch"),
+]
+# Types of other packages are described elsewhere.
+nitpick_ignore_regex = [("py:.*", r"(?!palm_).*")]
 
 html_theme = "furo"
 html_title = f"PALM {release}"

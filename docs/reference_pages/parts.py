@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reference_pages import (
+    arguments,
     bundles,
     command_line,
     configuration,
@@ -12,7 +13,9 @@ from reference_pages import (
     http_api,
     metrics,
     protocols,
+    python_api,
     registries,
+    run_directories,
     server_options,
 )
 
@@ -41,6 +44,11 @@ PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("errors", "serving-errors"): failures.serving_errors,
     ("errors", "training-errors"): failures.training_errors,
     ("bundle", "manifest"): bundles.manifest,
+    ("run_directory", "model"): run_directories.model_description,
+    ("run_directory", "events"): run_directories.events,
+    ("python_client", "names"): python_api.client,
+    ("python_trainer", "names"): python_api.training,
+    ("differences_from_palm", "unused"): arguments.unused,
 }
 """Page and name of each generated part -> function that returns its Markdown.
 

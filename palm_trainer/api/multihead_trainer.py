@@ -140,7 +140,7 @@ class MultiHeadTrainer(TrainerCalls):
         """Train one step on a batch of `fit_readers_with_mixratio`.
 
         Returns:
-            `{NAME.loss: value}` and the position of the trainer.
+            The loss by its name, `NAME.loss`, and the position of the trainer.
         """
         step = self._session.train_on(batch)
         return loss_arrays(step), list(self.trainers).index(step.data)

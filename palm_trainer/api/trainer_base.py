@@ -70,7 +70,7 @@ class TrainerCalls:
 
     @accept_unused(convert="model_path")
     def load_pretrain(self, model_path: str | Path) -> WeightsReport:
-        """Copies pretrained weights into the backbone; says and returns what matched.
+        """Copy pretrained weights into the backbone, and return what matched.
 
         Args:
             model_path: a directory (also one whose weights are in `params/`), a known name, or a Hugging Face id.
@@ -81,7 +81,7 @@ class TrainerCalls:
         return self._session.load_pretrain(str(model_path))
 
     def load_ckpt(self, model_path: str | Path, *, resume: bool = False) -> None:
-        """Takes the weights of a checkpoint (`.../ckpt.step300`) or of a run directory.
+        """Load the weights of a checkpoint (`.../ckpt.step300`) or of a run directory.
 
         Args:
             model_path: its directory.
@@ -94,7 +94,7 @@ class TrainerCalls:
 
     @accept_unused(convert="model_path")
     def load_predict_model(self, model_path: str | Path) -> None:
-        """PALM's name of `load_ckpt` for prediction."""
+        """Load a checkpoint for prediction, as `load_ckpt` does. This is PALM's name."""
         self.load_ckpt(model_path)
 
     def set_saver(self, save_path: str | Path, save_steps: int, save_type: str = "ckpt") -> None:
@@ -113,12 +113,14 @@ class TrainerCalls:
         self._session.set_saver(Saver.of(save_path, save_steps, save_type))
 
     def save(self, path: str | Path) -> None:
-        """Writes a run directory: `palm-export PATH`, `palm-train evaluate PATH` and `palm-train predict PATH` read it."""
+        """Write a run directory: `palm-export PATH`, `palm-train evaluate PATH` and `palm-train predict PATH` read it."""
         self._session.save(Path(path))
         self._session.say(f"predict model has been saved at {path}")
 
     def export(self, path: str | Path, *, precision: str = "auto", overwrite: bool = False) -> Manifest:
-        """Writes a bundle for palm-serve, as palm-export does of a run, and gives its manifest. Heads and backbones of your own are exported so.
+        """Write a bundle for palm-serve, as palm-export does for a run, and return its manifest.
+
+        Heads and backbones of your own are exported so.
 
         Args:
             path: a directory that does not exist, or with `overwrite` a bundle.
@@ -139,7 +141,7 @@ class TrainerCalls:
                 yield self._session.draw(step)
 
     def _train(self, print_steps: int, line: Callable[[TaskStep, float], str]) -> list[Step]:
-        """Runs to the end, and says a line every `print_steps` steps."""
+        """Run to the end, with a log line every `print_steps` steps."""
         session, steps = self._session, []
         begin, since = time.perf_counter(), 0
         for step in session.steps():

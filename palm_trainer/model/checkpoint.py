@@ -45,13 +45,21 @@ class ModelDescription(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format_version: int = 1
+    """Version of this format."""
     encoder_config: dict[str, Any]
+    """Configuration of the encoder, as Hugging Face writes it. Empty for an encoder of the user's own."""
     pooling: Pooling
+    """How the vector of a text is made: `cls` or `mean`."""
     takes_types: bool
+    """True if the encoder reads `token_type_ids`."""
     encoder: EncoderInfo
+    """Facts about the encoder."""
     max_length: int
+    """Tokens of an input, special tokens included."""
     tasks: dict[str, TaskInfo]
+    """Labels, decoding, calibration and thresholds of each task."""
     auxiliary: tuple[str, ...] = ()
+    """Tasks that only shape the encoder."""
     heads: dict[str, str] = {}
     """Variant of each head that is not the usual one of its kind (`prototype`), by task."""
     own: dict[str, str] = {}
