@@ -131,6 +131,13 @@ def test_quoted_messages_are_those_of_the_code(page):
         assert [part for part in fixed_parts(message) if part not in sources()] == [], message
 
 
+@pytest.mark.parametrize("page", pages())
+def test_named_paths_exist(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:palm_trainer|palm_serve|tests|benchmarks|examples)/[\w./]+)`", text)
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_architecture_page_names_the_layers():
     path = Path(__file__).with_name("test_import_boundaries.py")
     spec = importlib.util.spec_from_file_location("import_boundaries", path)
