@@ -1,7 +1,8 @@
 """Make links to files of the repository work in the site as they do on a code host.
 
 A link to a root page such as CONTRIBUTING.md leads to its copy in docs/project/, whose text is taken from the root page
-when the site is built. A link to any other file outside docs/ is a download. A link to a folder is its text.
+when the site is built. README.md is the site's first page, before the lists of contents of docs/index.md. A link to any
+other file outside docs/ is a download. A link to a folder is its text.
 
 `<picture>` with a source for `prefers-color-scheme: dark` becomes two images, of which furo shows the one of its colours.
 """
@@ -16,16 +17,17 @@ DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
 
 SHOWN = {
+    "index": "README.md",
     "project/changelog": "CHANGELOG.md",
     "project/code_of_conduct": "CODE_OF_CONDUCT.md",
     "project/contributing": "CONTRIBUTING.md",
+    "project/readme_zh": "README.zh.md",
     "project/security": "SECURITY.md",
 }
 """Pages of the site -> the page at the root whose text they show."""
 
-_PAGES = {ROOT / source: DOCS / f"{page}.md" for page, source in SHOWN.items()} | {
-    ROOT / "README.md": DOCS / "index.md"
-}
+_PAGES = {ROOT / source: DOCS / f"{page}.md" for page, source in SHOWN.items()}
+_CONTENTS = re.compile(r"^```\{toctree\}\n.*?^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?P<text>\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<path>[^)\s#:]+)(?P<heading>#[^)\s]*)?\)")
 _PICTURE = re.compile(
     r"<picture>\s*<source [^>]*dark[^>]*srcset=\"(?P<dark>[^\"]+)\"[^>]*>\s*(?P<image><img [^>]*>)\s*</picture>"
@@ -76,8 +78,6 @@ def _rewritten(link: re.Match[str], source: Path, shown_in: Path) -> str:
         index = target / "index.md"
         return f"{link['text']}({_relative(index, shown_in)})" if index.is_file() else link["text"][1:-1]
     heading = link["heading"] or ""
-    if target == ROOT / "README.md":
-        heading = ""
     return f"{link['text']}({_relative(_PAGES.get(target, target), shown_in)}{heading})"
 
 
@@ -91,7 +91,7 @@ def _read(app: Sphinx, docname: str, content: list[str]) -> None:
     if docname in SHOWN:
         source = ROOT / SHOWN[docname]
         app.env.note_dependency(str(source))
-        content[0] = source.read_text(encoding="utf-8")
+        content[0] = "\n\n".join([source.read_text(encoding="utf-8"), *_CONTENTS.findall(content[0])])
     content[0] = split_pictures(rewrite_links(content[0], source, page))
 
 

@@ -13,7 +13,7 @@ from palm_trainer.config.schema import DATA_FORMATS, ENCODERS, TASK_KINDS, Secti
 from reference_pages.markdown import code, paragraphs, prose, table
 from reference_pages.schema_types import type_in_words
 
-_HEADS = ["key", "type", "default", "meaning"]
+_HEADS = ["key", "meaning", "type", "default"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class _Row:
     meaning: str
 
     def cells(self) -> list[str]:
-        return [code(self.key), self.kind, self.default, self.meaning]
+        return [code(self.key), self.meaning, self.kind, self.default]
 
 
 _schema = cache(config_schema)

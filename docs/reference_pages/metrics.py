@@ -17,11 +17,11 @@ def metrics() -> str:
     sections = []
     for heading, beginnings in monitoring.ROWS.items():
         rows = [
-            [code(family.name), family.kind, ", ".join(map(code, family.labels)), prose(family.description)]
+            [code(family.name), prose(family.description), family.kind, ", ".join(map(code, family.labels))]
             for family in families
             if family.name.startswith(beginnings)
         ]
-        sections.append(paragraphs(f"## {heading}", table(["metric", "type", "labels", "meaning"], rows)))
+        sections.append(paragraphs(f"## {heading}", table(["metric", "meaning", "type", "labels"], rows)))
     return paragraphs(*sections)
 
 

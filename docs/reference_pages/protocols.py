@@ -72,7 +72,7 @@ class _File:
         for number, service in enumerate(self._file.service):
             place = (_SERVICES, number)
             rows = [self._method(method, (*place, 2, index)) for index, method in enumerate(service.method)]
-            heads = ["method", "request", "response", "meaning"]
+            heads = ["method", "meaning", "request", "response"]
             sections += [f"### {self._file.package}.{service.name}", self._comment(place), table(heads, rows)]
         return paragraphs(*sections)
 
@@ -92,14 +92,14 @@ class _File:
     def _method(self, method: Any, place: tuple[int, ...]) -> list[str]:
         request = f"{'stream of ' if method.client_streaming else ''}{self._link(method.input_type)}"
         response = f"{'stream of ' if method.server_streaming else ''}{self._link(method.output_type)}"
-        return [code(method.name), request, response, self._comment(place)]
+        return [code(method.name), self._comment(place), request, response]
 
     def _message(self, message: Any, place: tuple[int, ...], outer: str) -> Iterator[str]:
         if message.options.map_entry:
             return
         name = f"{outer}{message.name}"
         rows = [self._field(message, field, (*place, _FIELDS, index)) for index, field in enumerate(message.field)]
-        fields = table(["field", "type", "number", "meaning"], rows) if rows else "No fields."
+        fields = table(["field", "meaning", "type", "number"], rows) if rows else "No fields."
         yield from (f"### {name}", self._comment(place), fields)
         for index, nested in enumerate(message.nested_type):
             yield from self._message(nested, (*place, _NESTED, index), f"{name}.")
@@ -109,8 +109,8 @@ class _File:
     def _enum(self, enum: Any, place: tuple[int, ...], outer: str) -> Iterator[str]:
         rows = []
         for index, value in enumerate(enum.value):
-            rows.append([code(value.name), str(value.number), self._comment((*place, 2, index))])
-        yield from (f"### {outer}{enum.name}", self._comment(place), table(["value", "number", "meaning"], rows))
+            rows.append([code(value.name), self._comment((*place, 2, index)), str(value.number)])
+        yield from (f"### {outer}{enum.name}", self._comment(place), table(["value", "meaning", "number"], rows))
 
     def _field(self, message: Any, field: Any, place: tuple[int, ...]) -> list[str]:
         kind = self._type(field)
@@ -123,7 +123,7 @@ class _File:
             kind = f"optional {kind}"
         elif field.HasField("oneof_index"):
             kind = f"{kind}, one of `{message.oneof_decl[field.oneof_index].name}`"
-        return [code(field.name), kind, str(field.number), self._comment(place)]
+        return [code(field.name), self._comment(place), kind, str(field.number)]
 
     def _type(self, field: Any) -> str:
         if field.type_name:

@@ -22,8 +22,8 @@ def keys_of(title: str, model: type[BaseModel], schema: dict[str, Any], definiti
     rows = []
     for key, value in schema["properties"].items():
         default = "required" if key in schema.get("required", ()) else _default(value.get("default"))
-        rows.append([code(key), _linked(value, definitions), default, prose(docs.get(key, ""))])
-    return paragraphs(f"### {title}", prose(model.__doc__ or ""), table(["key", "type", "default", "meaning"], rows))
+        rows.append([code(key), prose(docs.get(key, "")), _linked(value, definitions), default])
+    return paragraphs(f"### {title}", prose(model.__doc__ or ""), table(["key", "meaning", "type", "default"], rows))
 
 
 def _default(value: object) -> str:

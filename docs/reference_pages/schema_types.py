@@ -6,11 +6,18 @@ from reference_pages.markdown import code
 
 _WORDS = {
     "boolean": "`true` or `false`",
-    "integer": "whole number",
+    "integer": "integer",
     "number": "number",
     "string": "text",
     "object": "table",
     "null": "null",
+}
+
+_SIGNS = {
+    "minimum": "\N{GREATER-THAN OR EQUAL TO}",
+    "exclusiveMinimum": ">",
+    "maximum": "\N{LESS-THAN OR EQUAL TO}",
+    "exclusiveMaximum": "<",
 }
 
 
@@ -53,14 +60,13 @@ def _list(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 def _limits(schema: dict[str, Any]) -> str:
     schema = {key: value for key, value in schema.items() if not _is_size_of_number(value)}
-    lower = [f"≥ {_figure(schema['minimum'])}"] if "minimum" in schema else []
-    if "exclusiveMinimum" in schema:
-        lower = [f"> {_figure(schema['exclusiveMinimum'])}"]
-    upper = [f"≤ {_figure(schema['maximum'])}"] if "maximum" in schema else []
-    if "exclusiveMaximum" in schema:
-        upper = [f"< {_figure(schema['exclusiveMaximum'])}"]
-    limits = ", ".join([*lower, *upper])
-    return f", {limits}" if limits else ""
+    if "minimum" in schema and "maximum" in schema:
+        return f", {_figure(schema['minimum'])} to {_figure(schema['maximum'])}"
+    limits = []
+    for key, sign in _SIGNS.items():
+        if key in schema:
+            limits.append(f", {sign}\N{NO-BREAK SPACE}{_figure(schema[key])}")
+    return "".join(limits)
 
 
 def _is_size_of_number(value: object) -> bool:

@@ -15,7 +15,7 @@ def options() -> str:
     for group in GROUPS:
         rows = [_row(name, schema) for name in group.__annotations__]
         heading = f"## {group.__doc__}"
-        sections.append(paragraphs(heading, table(["option, variable, key", "type", "default", "meaning"], rows)))
+        sections.append(paragraphs(heading, table(["option, variable, key", "meaning", "type", "default"], rows)))
     return paragraphs(*sections)
 
 
@@ -25,4 +25,4 @@ def _row(name: str, schema: dict[str, Any]) -> list[str]:
     names = "<br>".join(map(code, (option, variable(name), name)))
     default = value.get("default")
     shown = "" if default in (None, [], "") else code(str(default).lower() if isinstance(default, bool) else default)
-    return [names, type_in_words(value, schema["$defs"]), shown, prose(value.get("description", ""))]
+    return [names, prose(value.get("description", "")), type_in_words(value, schema["$defs"]), shown]
