@@ -34,16 +34,19 @@ def take_playground(page: Page, url: str) -> None:
 
 
 def take_report(page: Page, report: str) -> None:
-    """Take the picture of the first screen of a report.
+    """Take the picture of the slots in a report, from their calibration on.
 
     Args:
         page: page of the browser.
         report: path of `report.html` in a run directory.
     """
-    page.set_viewport_size({"width": 1120, "height": 1000})
+    page.set_viewport_size({"width": 1120, "height": 900})
     page.goto(Path(report).resolve().as_uri())
-    page.locator("svg").first.wait_for()
-    page.screenshot(path=FOLDER / "report.png")
+    heading = page.locator("#task-slots h3", has_text="Accuracy of whole spans").bounding_box()
+    if heading is None:
+        raise SystemExit(f"{report} must be the report of `make demo`: it shows no slots.")
+    clip = {"x": 0, "y": heading["y"] - 24, "width": 1120, "height": 860}
+    page.screenshot(path=FOLDER / "report.png", full_page=True, clip=clip)
 
 
 TAKE = {"playground": take_playground, "report": take_report}
