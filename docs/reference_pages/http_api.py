@@ -4,7 +4,7 @@ from typing import Any
 
 from palm_serve.http.openapi import openapi
 from reference_pages.markdown import code, paragraphs, prose, table
-from reference_pages.schema_types import type_in_words
+from reference_pages.schema_tables import keys_of, models_of
 
 
 def routes() -> str:
@@ -24,18 +24,11 @@ def routes() -> str:
 def models() -> str:
     """Return a table of keys for each request and answer."""
     definitions = openapi()["components"]["schemas"]
+    classes = models_of("palm_serve.http.")
     sections = []
     for name, definition in definitions.items():
-        if "properties" not in definition:
-            continue
-        rows = []
-        for key, value in definition["properties"].items():
-            default = "required" if key in definition.get("required", ()) else ""
-            rows.append([code(key), _linked(value, definitions), default, prose(value.get("description", ""))])
-        heads = ["key", "type", "", "meaning"]
-        if not any(row[3] for row in rows):
-            heads, rows = heads[:3], [row[:3] for row in rows]
-        sections += [f"### {name}", prose(definition.get("description", "")), table(heads, rows)]
+        if name in classes:
+            sections.append(keys_of(name, classes[name], definition, definitions))
     return paragraphs(*sections)
 
 
@@ -46,11 +39,3 @@ def _model(schema: dict[str, Any]) -> str:
         return " or ".join(map(_model, schema["anyOf"]))
     name = schema["$ref"].rpartition("/")[2]
     return f"[{name}](#{name.lower()})"
-
-
-def _linked(value: dict[str, Any], definitions: dict[str, Any]) -> str:
-    words = type_in_words(value, definitions)
-    for name in definitions:
-        if "properties" in definitions[name]:
-            words = words.replace(f"table `{name}`", f"[{name}](#{name.lower()})")
-    return words

@@ -26,6 +26,18 @@ def keys_of(title: str, model: type[BaseModel], schema: dict[str, Any], definiti
     return paragraphs(f"### {title}", prose(model.__doc__ or ""), table(["key", "meaning", "type", "default"], rows))
 
 
+def models_of(package: str) -> dict[str, type[BaseModel]]:
+    """Return the models of the modules whose names begin so, by name. The modules must be imported."""
+    found: dict[str, type[BaseModel]] = {}
+    waiting: list[type[BaseModel]] = [BaseModel]
+    while waiting:
+        for inner in waiting.pop().__subclasses__():
+            waiting.append(inner)
+            if inner.__module__.startswith(package):
+                found[inner.__name__] = inner
+    return found
+
+
 def _default(value: object) -> str:
     if value is None or value in ("", [], {}) or isinstance(value, dict):
         return ""

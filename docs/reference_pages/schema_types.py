@@ -42,7 +42,7 @@ def type_in_words(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         return _list(schema, definitions)
     if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):
-        return f"table of {type_in_words(schema['additionalProperties'], definitions)} by name"
+        return f"table of {_grouped(schema['additionalProperties'], definitions)} by name"
     if schema.get("format") == "path":
         return "path"
     return f"{_WORDS[schema['type']]}{_limits(schema)}"
@@ -55,7 +55,12 @@ def _several(schemas: list[dict[str, Any]], definitions: dict[str, Any]) -> str:
 
 def _list(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
     items = schema.get("items") or (schema.get("prefixItems") or [{"type": "string"}])[0]
-    return f"list of {type_in_words(items, definitions)}"
+    return f"list of {_grouped(items, definitions)}"
+
+
+def _grouped(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
+    words = type_in_words(schema, definitions)
+    return f"({words})" if len(schema.get("anyOf", ())) > 1 else words
 
 
 def _limits(schema: dict[str, Any]) -> str:

@@ -43,6 +43,7 @@ class TextClassificationRequest(BaseModel):
     """One text, or several, to classify."""
 
     inputs: str | list[str]
+    """The text, or several."""
     parameters: ClassificationParameters | None = None
 
 
@@ -50,6 +51,7 @@ class TokenClassificationRequest(BaseModel):
     """One text, or several, in which to find spans. Its parameters are ignored: spans are whole."""
 
     inputs: str | list[str]
+    """The text, or several."""
 
 
 def routes(services: Services, factory: HandlerFactory, limits: Limits) -> list[Route]:

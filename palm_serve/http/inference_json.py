@@ -31,8 +31,11 @@ class InferInput(BaseModel):
     """One input tensor. Its values are in `data`, or after the JSON where it has the parameter `binary_data_size`."""
 
     name: str
+    """`text` or `text_pair`."""
     shape: Annotated[list[Int64], Field(max_length=16)]
+    """Size of each axis: `[n]` or `[n, 1]`."""
     datatype: str
+    """`BYTES`."""
     parameters: Parameters = {}
     data: list[str | list[str]] | None = None
     """Texts, flat or as rows of one text."""
@@ -42,16 +45,22 @@ class InferOutput(BaseModel):
     """One output that the client asks for."""
 
     name: str
+    """Name of the output, such as `intent.label`."""
     parameters: Parameters = {}
+    """`binary_data`: true for values behind the JSON."""
 
 
 class InferRequest(BaseModel):
     """A request of the Open Inference Protocol."""
 
     id: str = ""
+    """Id of the request, which the response repeats."""
     parameters: Parameters = {}
+    """Options of the request, such as `top_k` and `offset_unit`."""
     inputs: Annotated[list[InferInput], Field(max_length=64)]
+    """The texts."""
     outputs: Annotated[list[InferOutput], Field(max_length=4096)] = []
+    """Outputs to answer. Empty: all of the tasks that read the inputs."""
 
 
 class Inference:

@@ -21,18 +21,24 @@ class Error(BaseModel):
     """An error."""
 
     error: str
+    """What is wrong, and what to do."""
 
 
 class RasaError(BaseModel):
     """An error in the words of Rasa."""
 
     version: str
+    """Version of Rasa whose API this is."""
     status: str
+    """Always `failure`."""
     message: str
+    """What is wrong, and what to do."""
     reason: str
+    """Word for the status, such as `BadRequest`."""
     details: dict[str, str]
     help: str | None
     code: int
+    """HTTP status."""
 
 
 class RasaIntent(BaseModel):
@@ -40,17 +46,24 @@ class RasaIntent(BaseModel):
 
     name: str | None
     confidence: float
+    """Calibrated probability, 0 to 1."""
 
 
 class RasaEntity(BaseModel):
     """A span of the text, with `value == text[start:end]` in code points."""
 
     entity: str
+    """Name of the slot."""
     start: int
+    """First code point of the span."""
     end: int
+    """Code point behind the span."""
     value: str
+    """The span, or what it stands for by the synonyms of the model."""
     confidence_entity: float
+    """Probability of the whole span, 0 to 1."""
     extractor: str
+    """Always `PALM`."""
     role: str | None = None
     confidence_role: float | None = None
     group: str | None = None
@@ -61,9 +74,13 @@ class RasaAnswer(BaseModel):
     """A message that was understood."""
 
     text: str
+    """The message."""
     intent: RasaIntent
+    """The best intent, or that of the fallback."""
     entities: list[RasaEntity]
+    """Spans in the order of the text."""
     intent_ranking: list[RasaIntent]
+    """Intents by confidence."""
 
 
 class RasaVersion(BaseModel):
@@ -85,36 +102,52 @@ class ClassificationLabel(BaseModel):
     """A label and its probability."""
 
     label: str
+    """Name of the class."""
     score: float
+    """Calibrated probability, 0 to 1."""
 
 
 class TokenEntity(BaseModel):
     """A span of the text, in code points."""
 
     entity_group: str
+    """Name of the slot."""
     score: float
+    """Probability of the whole span, 0 to 1."""
     word: str
+    """The span, as the text has it."""
     start: int
+    """First code point of the span."""
     end: int
+    """Code point behind the span."""
 
 
 class InferResponseOutput(BaseModel):
     """One output tensor. Binary values follow the JSON."""
 
     name: str
+    """Name of the output, such as `intent.label`."""
     datatype: str
+    """`BYTES`, `FP32` or `BOOL`."""
     shape: list[int]
+    """Size of each axis."""
     parameters: Parameters | None = None
+    """`binary_data_size`, where the values follow the JSON."""
     data: list[str | float | bool] | None = None
+    """The values. Absent where they follow the JSON."""
 
 
 class InferResponse(BaseModel):
     """The answer of an inference."""
 
     model_name: str
+    """Name of the model that answered."""
     model_version: str
+    """Digest of its bundle."""
     id: str | None = None
+    """Id of the request."""
     outputs: list[InferResponseOutput]
+    """The outputs that were asked for, or all of the tasks that read the inputs."""
 
 
 class Live(BaseModel):
@@ -142,6 +175,7 @@ class ServerMetadata(BaseModel):
     name: str
     version: str
     extensions: list[str]
+    """Extensions of the protocol that the server answers."""
 
 
 class TensorMetadata(BaseModel):
@@ -149,6 +183,7 @@ class TensorMetadata(BaseModel):
 
     name: str
     datatype: str
+    """`BYTES`, `FP32` or `BOOL`."""
     shape: list[int]
 
 
@@ -157,10 +192,12 @@ class ModelMetadata(BaseModel):
 
     name: str
     versions: list[str]
+    """Digests of the versions in service."""
     platform: str
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
     properties: dict[str, str] = {}
+    """Further facts about the model."""
 
 
 _ROUTES: tuple[tuple[str, str, str, type[BaseModel] | None, type[BaseModel] | None, int], ...] = (
