@@ -1,5 +1,6 @@
-"""A tiny pretrained encoder as a directory, in the place of the packaged one."""
+"""A tiny pretrained encoder as a directory, in the place of the packaged one, and the tiny bundle of tests/palm_serve."""
 
+import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +9,15 @@ import pytest
 from safetensors.torch import save_file
 
 import palm_trainer as palm
+
+_PATH = Path(__file__).parents[1] / "palm_serve" / "conftest.py"
+_spec = importlib.util.spec_from_file_location("palm_serve_fixtures", _PATH)
+assert _spec is not None
+assert _spec.loader is not None
+_fixtures = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_fixtures)
+
+tiny_bundle = _fixtures.tiny_bundle
 
 PIECES = [*"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz")]
 

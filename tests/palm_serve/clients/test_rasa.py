@@ -49,13 +49,15 @@ INTERPRETER = r"""
 import asyncio, json, sys
 from rasa.core.channels import UserMessage
 from rasa.core.http_interpreter import RasaNLUHttpInterpreter
-from rasa.utils.endpoints import EndpointConfig
+from rasa.utils.endpoints import EndpointConfig, read_endpoint_config
 
 url, file, token = sys.argv[1:]
 texts = json.load(open(file, encoding="utf-8"))
 
 async def main():
-    interpreter = RasaNLUHttpInterpreter(EndpointConfig(url, token=token or None))
+    is_file = url.endswith(".yml")
+    endpoint = read_endpoint_config(url, "nlu") if is_file else EndpointConfig(url, token=token or None)
+    interpreter = RasaNLUHttpInterpreter(endpoint)
     answers = []
     for number, text in enumerate(texts):
         answers.append(await interpreter.parse(UserMessage(text, sender_id=f"sender {number}")))
@@ -109,6 +111,16 @@ def test_interpreter_of_rasa_gets_the_answers_of_grpc(environments, interpreter,
         for entity, slot in zip(answer["entities"], expected.slots, strict=True):
             assert text[entity["start"] : entity["end"]] == entity["value"] == slot.value
             assert (entity["entity"], entity["confidence_entity"]) == (slot.name, slot.confidence)
+
+
+def test_endpoints_of_the_example_bot_reach_the_server(environments, interpreter, door, tmp_path):
+    example = (ROOT / "examples" / "rasa_bot" / "endpoints.yml").read_text(encoding="utf-8")
+    endpoints = tmp_path / "endpoints.yml"
+    endpoints.write_text(example.replace(":8080", f":{door.port}"), encoding="utf-8")
+    texts = tmp_path / "texts.json"
+    texts.write_text('["hello"]')
+    (answer,) = environments.run_python(interpreter, INTERPRETER, endpoints, texts, "")
+    assert answer["intent"]["name"] == "greeting"
 
 
 def test_token_of_endpoints_yml_is_taken(environments, interpreter, make_door, tmp_path):
