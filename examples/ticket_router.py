@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
     parser.add_argument("--confidence", type=float, default=0.7, help="a team with less is not trusted")
-    parser.add_argument("--margin", type=float, default=0.2, help="least distance between the first team and the second")
+    parser.add_argument("--margin", type=float, default=0.2, help="least distance from the first team to the second")
     options = parser.parse_args()
     limits = pb.Thresholds(intent_confidence=options.confidence, ambiguity_margin=options.margin)
     texts = [line.strip() for line in sys.stdin]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -78,3 +79,9 @@ def test_domain_of_the_rasa_bot_is_what_the_sample_teaches():
     steps = [step for rule in rules for step in rule["steps"]]
     assert {step["intent"] for step in steps if "intent" in step} <= set(domain["intents"])
     assert {step["action"] for step in steps if "action" in step} == set(domain["responses"])
+
+
+def test_readme_of_the_examples_names_each_of_them():
+    listed = set(re.findall(r"`([\w.]+)/?`", (EXAMPLES / "README.md").read_text(encoding="utf-8")))
+    present = {path.name for path in EXAMPLES.iterdir() if path.name not in ("README.md", "data", "__pycache__")}
+    assert present - listed == set()
