@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.decoding import label_names
 from palm_serve.system.plain_text import plain, plain_console, plain_message
 from palm_serve.system.program import OutputLost
 from palm_trainer.cli.console import show
@@ -19,6 +21,7 @@ from palm_trainer.runs.data_checks import DataFault, find_job_faults
 from palm_trainer.runs.events import Averaged, Evaluated, Event, Finished, Started
 from palm_trainer.runs.file_names import REPORT
 from palm_trainer.runs.job import Job
+from palm_trainer.tasks import task_kind
 from palm_trainer.training.loop import Step
 
 _RATE_WINDOW = 50
@@ -126,13 +129,19 @@ def announce(job: Job, first_step: int) -> None:
     for line in _describe_start(job):
         show(line)
     precision = job.loop.precision
-    tasks = ", ".join(f"{name} ({info.kind}, {len(info.labels)} labels)" for name, info in job.trained.tasks.items())
+    tasks = ", ".join(_describe_task(name, info) for name, info in job.trained.tasks.items())
     rows = ", ".join(f"{name} {len(source.dataset)} rows" for name, source in job.loop.sources.items())
     kind = str(precision.autocast or "fp32").removeprefix("torch.")
     processes = job.loop.processes.size
     device = f"{processes} x {precision.device.type}" if processes > 1 else str(precision.device)
     resumed = f" from step {first_step}" if first_step else ""
     show(f"{rows}; {tasks}; {job.loop.total_steps} steps{resumed} on {device} in {kind}")
+
+
+def _describe_task(name: str, info: TaskInfo) -> str:
+    """Return name, kind and number of labels of a task, as `palm-serve check` counts them: a span type is one label, not two tags."""
+    count = len(label_names(info)) if task_kind(info.kind).is_answered else 0
+    return f"{name} ({info.kind}, {count} labels)" if count else f"{name} ({info.kind})"
 
 
 def _describe_start(job: Job) -> Iterator[str]:

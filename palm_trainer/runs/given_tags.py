@@ -56,7 +56,7 @@ class GivenTags:
         """Return a line on its effect on dev. `tagger` is the name of the task that has the tags."""
         figure = (
             f"{self.forbidden:,} of {self.spans:,} spans in dev ({self.forbidden_share:.2%}) "
-            "have a type that train never has with their class"
+            f"would be lost, since train never has their type with their {self.task}"
         )
         if not self.spans:
             figure = f"no span in dev has a class of '{self.task}' to check it on"

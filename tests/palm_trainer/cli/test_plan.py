@@ -29,6 +29,15 @@ def test_rows_tokens_and_what_is_cut(plan):
     assert re.search(r"travel dev: \d+ x row longer than encoder\.max_length", printed)
 
 
+def test_span_types_are_counted_alike_in_table_and_line(plan):
+    printed = " ".join(plan().split())
+    in_table = re.search(r"│ slots │ sequence_label │ slots │ slots │ travel │ (\d+): ", printed)
+    in_line = re.search(r"slots \(sequence_label, (\d+) labels\)", printed)
+    assert in_table is not None
+    assert in_line is not None
+    assert in_table[1] == in_line[1]
+
+
 def test_faults_across_splits(plan):
     printed = plan()
     assert re.search(r"travel test: \d+ x text that occurs in train too, first at .*test/seq\.in:1", printed)

@@ -146,8 +146,8 @@ def test_it_is_off_where_dev_violates_it(kind: Kind, right: int, wrong: int, use
 def test_training_tells_that_it_is_off_and_why(kind: Kind, capsys: pytest.CaptureFixture[str]) -> None:
     write(kind, dev=[*rows(), *wrong_rows(1)])
     line = (
-        "slots is not decoded given intent: 1 of 13 spans in dev (7.69%) have a type that train never has with their "
-        "class, and at most 0.5% may"
+        "slots is not decoded given intent: 1 of 13 spans in dev (7.69%) would be lost, since train never has their type "
+        "with their intent, and at most 0.5% may"
     )
     for name in ("plan", "run"):
         assert command(app, [name, str(kind.folder / "tiny.toml")]) == 0
