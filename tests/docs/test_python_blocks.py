@@ -22,6 +22,10 @@ tiny_server = _fixtures.tiny_server
 RUN_ELSEWHERE = {
     "docs/how-to/serve/call_it.md": "tests/palm_serve/http/test_call_page.py",
     "docs/how-to/train/custom_parts.md": "tests/palm_trainer/api/test_customization.py",
+    "docs/tutorials/dialogue_system.md": "tests/docs/test_tutorials.py",
+    "docs/tutorials/first_model.md": "tests/docs/test_tutorials.py",
+    "docs/tutorials/ten_examples_an_intent.md": "tests/docs/test_tutorials.py",
+    "docs/tutorials/zh_first_model.md": "tests/docs/test_tutorials.py",
 }
 """Page -> the test that runs its Python."""
 

@@ -192,19 +192,6 @@ class PageRunner:
         return {**os.environ, **own, "PALM_SERVE_DRAIN_GRACE": "0"}
 
 
-def sentences(text: str) -> list[str]:
-    """Return the sentences of a page, without code blocks. A cell of a table and an item of a list end one.
-
-    Args:
-        text: the page.
-    """
-    found = []
-    for part in re.split(r"\n\s*\n|\n(?=[-*] |\d+\. |#)|\|", _BLOCK.sub("\n\n", text)):
-        for sentence in re.split(r"(?<=[.!?])[*_)\"]*\s+", part):
-            found.append(" ".join(sentence.split()))
-    return found
-
-
 def copy_repository(folder: Path) -> None:
     """Copy what git would hold of the working tree: what a fresh clone has once it is committed.
 

@@ -4,7 +4,6 @@ import runpy
 import sys
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner
 
 from palm_serve import Model
@@ -16,14 +15,11 @@ from palm_trainer.runs.run import train
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.fixture
-def tiny_encoder(encoder, tmp_path):
-    """Return an encoder that reads letters."""
-    return encoder(tmp_path / "encoder", ["invoice", "app", "price", "data"])
+SMALL = ("model=scratch", "layers=1", "hidden_size=16", "heads=2", "max_length=32")
 
 
-def test_three_files_become_one_model(tiny_encoder, tmp_path):
-    overrides = [f"encoder.model={tiny_encoder}", "encoder.max_length=32", "train.epochs=1", "train.precision=fp32"]
+def test_three_files_become_one_model(tmp_path):
+    overrides = [*(f"encoder.{setting}" for setting in SMALL), "train.epochs=1", "train.precision=fp32"]
     config = load_config(EXAMPLES / "three_files.toml", overrides, tmp_path / "run")
     steps = [event.data for event in train(config) if hasattr(event, "losses")]
     assert {*steps} == {"teams", "urgency", "duplicates"}
@@ -45,7 +41,8 @@ def test_three_files_become_one_model(tiny_encoder, tmp_path):
         assert pair.result.match.label.name in ("same", "other")
 
 
-def test_a_head_of_ones_own_is_served(tiny_encoder, tmp_path, monkeypatch, capsys):
+def test_a_head_of_ones_own_is_served(encoder, tmp_path, monkeypatch, capsys):
+    tiny_encoder = encoder(tmp_path / "encoder", ["invoice", "app", "price", "data"])
     arguments = ["--pretrain", str(tiny_encoder), "--output", str(tmp_path / "bundle"), "--epochs", "2"]
     monkeypatch.setattr(sys, "argv", ["custom_parts.py", *arguments])
     runpy.run_path(str(EXAMPLES / "custom_parts.py"), run_name="__main__")
