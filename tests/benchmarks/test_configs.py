@@ -105,5 +105,5 @@ def test_originals_have_the_published_settings():
         assert found == settings, name
         assert c.train.head_learning_rate == c.train.learning_rate
         assert (c.train.seed, c.train.warmup_ratio) == (1, 0.1)
-    page = (ROOT / "docs/original_figures.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/benchmarks/original_figures.md").read_text(encoding="utf-8")
     assert all(f"benchmarks/configs/original_{name}.toml" in page for name in published)
