@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from cells import Cell, Place, numbers, read_results, train_cells
-from common import ROOT, in_per_cent, mean_and_half_interval, train_run
+from common import ROOT, in_per_cent, train_run
+from tables import difference
 
 CONFIG = ROOT / "benchmarks/configs/context.toml"
 RESULTS = ROOT / "benchmarks/results/context.json"
@@ -66,21 +67,27 @@ def measure(cell: Cell, place: Place, threads: int | None) -> dict[str, Any]:
     return {**cell.about(round(time.monotonic() - began)), "test": in_per_cent(metrics["test"])}
 
 
+def scores_of(results: Mapping[str, Any], arm: str, key: str) -> dict[int, float]:
+    """Return a score of an arm by seed."""
+    return {cell["seed"]: cell["test"][key] for cell in results.values() if cell["variant"] == arm}
+
+
+def differences(results: Mapping[str, Any], key: str) -> list[float]:
+    """Return a score with context minus that without, for each seed that both arms have."""
+    with_context, without = scores_of(results, "with", key), scores_of(results, "without", key)
+    return [with_context[seed] - without[seed] for seed in sorted(with_context.keys() & without.keys())]
+
+
 def table(results: Mapping[str, Any]) -> str:
     """Return the means over the seeds of each arm, and the paired difference with its 95 % interval."""
     lines = ["| test | without | with | difference |", "|---|---:|---:|---:|"]
     for key, title in SCORES:
-        values: dict[str, dict[int, float]] = {arm: {} for arm in ARMS}
-        for cell in results.values():
-            values[cell["variant"]][cell["seed"]] = cell["test"][key]
-        seeds = sorted(values["with"].keys() & values["without"].keys())
+        with_context, without = scores_of(results, "with", key), scores_of(results, "without", key)
+        seeds = sorted(with_context.keys() & without.keys())
         if not seeds:
             continue
-        differences = [values["with"][seed] - values["without"][seed] for seed in seeds]
-        without = statistics.mean(values["without"][seed] for seed in seeds)
-        with_context = statistics.mean(values["with"][seed] for seed in seeds)
-        mean, half = mean_and_half_interval(differences)
-        lines.append(f"| {title} | {without:.2f} | {with_context:.2f} | {mean:+.2f} ± {half:.2f} |")
+        means = [f"{statistics.mean(scores[seed] for seed in seeds):.2f}" for scores in (without, with_context)]
+        lines.append(f"| {title} | {' | '.join(means)} | {difference(differences(results, key))} |")
     return "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,7 @@ from tables import lines
 Results = Mapping[str, Mapping[str, Any]]
 """Cells by name."""
 MARK = "fewshot"
-"""Name of the section of README that holds the tables."""
+"""Name of the section of docs/benchmarks/few_shot.md that holds the tables."""
 
 
 class Contrast(NamedTuple):
@@ -44,7 +44,7 @@ def tables(results: Results) -> str:
 
 
 def section(results: Results) -> str:
-    """Return the tables as README holds them, between their marks."""
+    """Return the tables as the page holds them, between their marks."""
     return f"<!-- {MARK} -->\n{tables(results).rstrip()}\n<!-- /{MARK} -->"
 
 
@@ -57,15 +57,28 @@ def scores_of(results: Results, row: str, arm: str) -> dict[int, Scores]:
     return scores
 
 
+def accuracy_of(results: Results, row: str, arm: str) -> Estimate | None:
+    """Return the accuracy of an arm in per cent, None without cells."""
+    scores = scores_of(results, row, arm)
+    return bootstrap(100 * np.stack(list(scores.values()))) if scores else None
+
+
+def difference_of(results: Results, row: str, first: str, second: str) -> Estimate | None:
+    """Return the accuracy of the first arm minus that of the second in points, on the seeds that both have."""
+    ours, theirs = scores_of(results, row, first), scores_of(results, row, second)
+    seeds = sorted(ours.keys() & theirs.keys())
+    return bootstrap(100 * np.stack([ours[seed] - theirs[seed] for seed in seeds])) if seeds else None
+
+
 def _accuracies(results: Results) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("arm", "seeds", *(row.name for row in ROWS.values()))]
     variants = dict.fromkeys([*ARMS, *(str(cell["variant"]) for cell in results.values() if cell["task"] in ROWS)])
     for variant in variants:
         columns, seeds = [], set()
         for row in ROWS:
-            scores = scores_of(results, row, variant)
-            columns.append(_accuracy(scores, GOALS.get(variant, {}).get(row)))
-            seeds |= {len(scores)} - {0}
+            estimate = accuracy_of(results, row, variant)
+            columns.append(_accuracy(estimate, GOALS.get(variant, {}).get(row)))
+            seeds |= {len(scores_of(results, row, variant))} - {0}
         if seeds:
             title = ARMS[variant].title if variant in ARMS else f"`{variant}`"
             rows.append((title, " to ".join(str(count) for count in sorted({min(seeds), max(seeds)})), *columns))
@@ -94,11 +107,10 @@ def _mean_of(values: list[float]) -> str:
     return f"{mean:.2f}" if math.isnan(half) else f"{mean:.2f} ± {half:.2f}"
 
 
-def _accuracy(scores: Mapping[int, Scores], goal: float | None) -> str:
-    """Return `84.10 (82.95 to 85.20), goal 84.0 met`; empty without cells."""
-    if not scores:
+def _accuracy(estimate: Estimate | None, goal: float | None) -> str:
+    """Return `84.10 (82.95 to 85.20), goal 84.0 met`; empty without an estimate."""
+    if estimate is None:
         return ""
-    estimate = bootstrap(100 * np.stack(list(scores.values())))
     text = f"{estimate.mean:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
     if goal is None:
         return text
@@ -110,11 +122,10 @@ def _contrasts(results: Results, pairs: tuple[tuple[str, str], ...]) -> list[Con
     contrasts = []
     for first, second in pairs:
         for row in ROWS:
-            ours, theirs = scores_of(results, row, first), scores_of(results, row, second)
-            seeds = sorted(ours.keys() & theirs.keys())
-            if seeds:
-                difference = np.stack([ours[seed] - theirs[seed] for seed in seeds])
-                contrasts.append(Contrast(row, first, second, len(seeds), bootstrap(100 * difference)))
+            estimate = difference_of(results, row, first, second)
+            if estimate is not None:
+                seeds = scores_of(results, row, first).keys() & scores_of(results, row, second).keys()
+                contrasts.append(Contrast(row, first, second, len(seeds), estimate))
     return contrasts
 
 

@@ -32,7 +32,14 @@ class Estimate(NamedTuple):
 
 def bootstrap(scores: Scores) -> Estimate:
     """Return the mean of a table `[seeds, utterances]` with its interval over both."""
-    seeds, utterances = scores.shape
+    return _bootstrap(scores.astype(np.float64).tobytes(), scores.shape)
+
+
+@lru_cache(maxsize=256)
+def _bootstrap(values: bytes, shape: tuple[int, ...]) -> Estimate:
+    """Return the same from the bytes of a table: a page and its plot ask for each figure several times."""
+    scores = np.frombuffer(values).reshape(shape)
+    seeds, utterances = shape
     seed_draws = draw_counts(seeds) / seeds
     utterance_draws = draw_counts(utterances)
     means = np.empty(REPLICATES)

@@ -54,6 +54,22 @@ TOOLS = (
 )
 """Sets on which tools are tried, the variant without any, what the names of those with one begin with, and what the set is."""
 NO_TOOLS = {variant for variant, _ in SMALL}
+THREE = (
+    ("ATIS intent", "atis", INTENT, "atis_intent accuracy"),
+    ("ATIS slot F1", "atis", SLOTS, "atis_slots f1"),
+    ("SNIPS intent", "snips", INTENT, "snips_intent accuracy"),
+    ("SNIPS slot F1", "snips", SLOTS, "snips_slots f1"),
+    ("CLINC150 intent", "clinc150", INTENT, "clinc_intent accuracy"),
+)
+"""Tasks of three corpora in one model: name, corpus, metric of the model of that corpus, metric in the model of three."""
+CLINC_ERROR = "intent ece"
+CLINC_GOALS = (
+    ("in-scope accuracy", INTENT, 95.0),
+    ("in-scope accuracy, rejected ones counted as wrong", "intent in_scope_accuracy", 93.5),
+    ("out-of-scope recall at that threshold", "intent out_of_scope_recall", 70.0),
+    ("calibration error", CLINC_ERROR, 2.0),
+)
+"""Measures of CLINC150 with what they should reach. The calibration error should be at most that."""
 WORST_DIFFERENCE = -0.3
 """No task of three corpora in one model may be worse than alone by more."""
 
@@ -61,28 +77,34 @@ WORST_DIFFERENCE = -0.3
 def tables(results: dict[str, dict[str, object]]) -> str:
     """All tables of which there is a cell, each with a heading."""
     cells: Results = list(results.values())
-    small = _ways(cells, "tenth", SMALL, "test")
-    atis, snips = (_with_three(_ways(cells, task, UNSEEN, "unseen"), cells, task) for task in ("atis", "snips"))
-    compared = (
-        ("a tenth of ATIS", small, "test"),
-        ("unseen values of ATIS", atis, "unseen"),
-        ("unseen values of SNIPS", snips, "unseen"),
-    )
+    sets = compared(cells)
+    (_, small, _), (_, atis, _), (_, snips, _) = sets
     made = (
-        ("Intents and slots, test", _main(cells)),
-        ("MixATIS, test, with and without the training utterances of ATIS", _mixatis(cells)),
-        ("Three corpora in one model against each alone, test, paired by seed", _three(cells)),
-        ("CLINC150, test", _clinc(cells)),
-        ("A tenth of ATIS' training utterances, test", _reached(small, "test")),
-        ("ATIS, test utterances with a slot value that training has not seen", _reached(atis, "unseen")),
-        ("SNIPS, the same", _reached(snips, "unseen")),
-        ("Differences from intent and slots together, in these three, paired by seed", _against_joint(compared)),
-        ("What each tool changes, paired by seed", _tools(cells)),
+        ("Intents and slots, test", main_rows(cells)),
+        ("MixATIS, test, with and without the training utterances of ATIS", mixatis_rows(cells)),
+        ("Three corpora in one model against each alone, test, paired by seed", three_rows(cells)),
+        ("CLINC150, test", clinc_rows(cells)),
+        ("A tenth of ATIS' training utterances, test", reached_rows(small, "test")),
+        ("ATIS, test utterances with a slot value that training has not seen", reached_rows(atis, "unseen")),
+        ("SNIPS, the same", reached_rows(snips, "unseen")),
+        ("Differences from intent and slots together, in these three, paired by seed", against_joint_rows(sets)),
+        ("What each tool changes, paired by seed", tool_rows(cells)),
     )
     return "\n".join(f"{title}:\n\n" + "\n".join(lines(rows)) + "\n" for title, rows in made if len(rows) > 1)
 
 
-def _main(cells: Results) -> list[tuple[str, ...]]:
+def compared(cells: Results) -> tuple[tuple[str, list["Way"], str], ...]:
+    """Return the sets on which ways to train are compared: name, ways, split."""
+    atis, snips = (_with_three(_ways(cells, task, UNSEEN, "unseen"), cells, task) for task in ("atis", "snips"))
+    return (
+        ("a tenth of ATIS", _ways(cells, "tenth", SMALL, "test"), "test"),
+        ("unseen values of ATIS", atis, "unseen"),
+        ("unseen values of SNIPS", snips, "unseen"),
+    )
+
+
+def main_rows(cells: Results) -> list[tuple[str, ...]]:
+    """Return the scores of each set beside its goals."""
     rows = [("set", "seeds", "intent", "intent, any of", "slot F1", "exact match", "calibration error")]
     for goal in GOALS:
         own = of(cells, goal.task, goal.variant, INTENT)
@@ -106,7 +128,7 @@ def _calibration(cells: Results) -> str:
     return " / ".join(text for text in told if text)
 
 
-def _mixatis(cells: Results) -> list[tuple[str, ...]]:
+def mixatis_rows(cells: Results) -> list[tuple[str, ...]]:
     """Exact match over the rows, and with each utterance of ATIS that they are made of counted once."""
     rows = [("trained on", "seeds", "slot F1", "exact match", "exact match by utterance")]
     for variant, name in (("minilm", "MixATIS"), ("with atis", "MixATIS and ATIS")):
@@ -122,16 +144,10 @@ def _mixatis(cells: Results) -> list[tuple[str, ...]]:
     return rows
 
 
-def _three(cells: Results) -> list[tuple[str, ...]]:
+def three_rows(cells: Results) -> list[tuple[str, ...]]:
+    """Return the scores of the model of three corpora beside those of one model for each."""
     rows = [("task", "alone", "together", "difference", f"{WORST_DIFFERENCE} or better")]
-    parts = (
-        ("ATIS intent", "atis", INTENT, "atis_intent accuracy"),
-        ("ATIS slot F1", "atis", SLOTS, "atis_slots f1"),
-        ("SNIPS intent", "snips", INTENT, "snips_intent accuracy"),
-        ("SNIPS slot F1", "snips", SLOTS, "snips_slots f1"),
-        ("CLINC150 intent", "clinc150", INTENT, "clinc_intent accuracy"),
-    )
-    for name, task, metric, together in parts:
+    for name, task, metric, together in THREE:
         alone, joint = of(cells, task, "minilm", metric), of(cells, "three", "minilm", together)
         values = paired(joint, alone, together, other=metric)
         if values:
@@ -140,19 +156,14 @@ def _three(cells: Results) -> list[tuple[str, ...]]:
     return rows
 
 
-def _clinc(cells: Results) -> list[tuple[str, ...]]:
+def clinc_rows(cells: Results) -> list[tuple[str, ...]]:
+    """Return the scores of CLINC150 beside their goals."""
     own = of(cells, "clinc150", "minilm", INTENT)
     rows = [("measure", "goal", "reached", "seeds")]
-    measures = (
-        ("in-scope accuracy", INTENT, "95.0"),
-        ("in-scope accuracy, rejected ones counted as wrong", "intent in_scope_accuracy", "93.5"),
-        ("out-of-scope recall at that threshold", "intent out_of_scope_recall", "70.0"),
-        ("calibration error", "intent ece", "2.0"),
-    )
-    for name, metric, wanted in measures:
+    for name, metric, wanted in CLINC_GOALS:
         text = shown(own, "test", metric)
         if text:
-            rows.append((name, wanted, text, str(len(own))))
+            rows.append((name, f"{wanted:.1f}", text, str(len(own))))
     return rows
 
 
@@ -181,7 +192,8 @@ def _with_three(ways: list[Way], cells: Results, task: str) -> list[Way]:
     return [ways[0], Way("... and the tasks of two other corpora", together, metrics), *ways[1:]]
 
 
-def _reached(ways: list[Way], split: str) -> list[tuple[str, ...]]:
+def reached_rows(ways: list[Way], split: str) -> list[tuple[str, ...]]:
+    """Return the scores of each way to train a set."""
     rows = [("trained", "seeds", "intent", "slot F1", "exact match")]
     return rows + [
         (way.name, str(len(way.cells)), *(shown(way.cells, split, metric) for metric in way.metrics))
@@ -190,7 +202,7 @@ def _reached(ways: list[Way], split: str) -> list[tuple[str, ...]]:
     ]
 
 
-def _against_joint(sets: Sequence[tuple[str, list[Way], str]]) -> list[tuple[str, ...]]:
+def against_joint_rows(sets: Sequence[tuple[str, list[Way], str]]) -> list[tuple[str, ...]]:
     """Every way of a set minus its first; a cell is empty where one of the two has not the metric."""
     rows = [("set, and how it was trained", "seeds", "intent", "slot F1", "exact match")]
     for name, ways, split in sets:
@@ -206,16 +218,21 @@ def _against_joint(sets: Sequence[tuple[str, list[Way], str]]) -> list[tuple[str
     return rows
 
 
-def _tools(cells: Results) -> list[tuple[str, ...]]:
+def tools_of(cells: Results, task: str, begin: str) -> list[str]:
+    """Return the tools that were tried on a set, sorted. `begin` is what the names of variants with one begin with."""
+    variants = {str(cell["variant"]) for cell in cells if cell["task"] == task} - NO_TOOLS
+    return sorted(variant.removeprefix(begin) for variant in variants if variant.startswith(begin))
+
+
+def tool_rows(cells: Results) -> list[tuple[str, ...]]:
+    """Return the paired differences that each tool makes."""
     rows = [("set, and tool", "seeds", "intent", "slot F1", "exact match", "exact match on dev")]
     for task, plain, begin, name in TOOLS:
         base = of(cells, task, plain, EXACT)
-        known = {str(c["variant"]) for c in cells if c["task"] == task} - NO_TOOLS
-        for variant in sorted(one for one in known if one.startswith(begin)):
-            own = of(cells, task, variant, EXACT)
+        for tool in tools_of(cells, task, begin):
+            own = of(cells, task, f"{begin}{tool}", EXACT)
             pairs = [(metric, "test") for metric in COLUMNS] + [(EXACT, "dev")]
             values = [paired(own, base, metric, split) for metric, split in pairs]
             if values[0]:
-                tool = variant.removeprefix(begin)
                 rows.append((f"{name}: `{tool}`", str(len(values[0])), *map(difference, values)))
     return rows
