@@ -450,16 +450,3 @@ def test_secondary_differences_have_adjusted_p_values():
         "`multi` - `single`",
         "`joint` - `plain`",
     ]
-
-
-def test_readme_holds_the_tables_of_the_results():
-    import fewshot
-    from cells import read_results
-    from fewshot_table import section
-
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    results = read_results(fewshot.RESULTS)
-    if results:
-        assert section(results) in readme, f"README.md must hold:\n{section(results)}"
-    else:
-        assert "<!-- fewshot -->" not in readme
