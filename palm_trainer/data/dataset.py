@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +15,9 @@ from palm_serve.engine.padding import pad_batch
 from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Encoding
 from palm_trainer.data.example import Example
-from palm_trainer.data.inputs import Inputs
+from palm_trainer.data.inputs import Feature, Inputs, iterate_features
+from palm_trainer.data.packed_features import PackedFeatures
+from palm_trainer.data.pause_collection import pause_collection
 from palm_trainer.data.substitution import Substitution
 from palm_trainer.data.targets.base import Target, collate_soft
 from palm_trainer.data.targets.masked_lm import MaskedLMTarget
@@ -73,41 +76,46 @@ class EncodedDataset:
         inputs: Inputs | None = None,
         substitution: Substitution | None = None,
     ) -> None:
+        self._examples = examples
         self._tokenizer = tokenizer
         self._substitution = substitution
         self._inputs = inputs or _shared_inputs(targets)
-        self._features = self._inputs.features(examples, tokenizer)
-        longest_rows = [max(map(len, feature.rows)) for feature in self._features]
-        self.lengths: npt.NDArray[np.int64] = np.array(longest_rows, dtype=np.int64)
         self.targets = targets
         self._input_names = tuple(input_names)
         self._pad_token_id = pad_token_id
-        self._encoded: dict[str, list[Any]] = {}
-        for task, target in targets.items():
-            encode = target.encode
-            self._encoded[task] = [encode(examples[feature.example], feature.rows[0]) for feature in self._features]
+        self._encoded: dict[str, list[Any]] = {task: [] for task in targets}
+        with pause_collection():
+            self._features = PackedFeatures(self._encode())
+        self.lengths: npt.NDArray[np.int64] = self._features.row_lengths.max(axis=1, initial=0)
         self._soft: SoftTargetsByTask = {}
         self._token_ids = frozenset(self.piece_ids().tolist() if substitution else ())
+
+    def _encode(self) -> Iterator[Feature]:
+        """Tokenize the examples and encode their targets. Yield the features."""
+        for feature in iterate_features(self._inputs, self._examples, self._tokenizer):
+            example = self._examples[feature.example]
+            for task, target in self.targets.items():
+                self._encoded[task].append(target.encode(example, feature.rows[0]))
+            yield feature
 
     def __len__(self) -> int:
         return len(self._features)
 
     @property
-    def encodings(self) -> list[Encoding]:
-        """All rows, in order."""
-        rows: list[Encoding] = []
-        for feature in self._features:
-            rows.extend(feature.rows)
-        return rows
-
-    @property
     def cut(self) -> list[int]:
         """Indices of the examples that were truncated to the maximum length of the model."""
-        truncated = set()
-        for feature in self._features:
-            if any(row.truncated for row in feature.rows):
-                truncated.add(feature.example)
-        return sorted(truncated)
+        return self._features.truncated_examples
+
+    def begins_with(self, examples: Sequence[Example], max_length: int) -> bool:
+        """Return True if these examples, cut to `max_length` tokens, are the first ones of the data set."""
+        is_cut_alike = self._tokenizer.max_length == max_length
+        return is_cut_alike and len(examples) <= len(self._examples) and all(map(is_, examples, self._examples))
+
+    def iterate_lengths(self, examples: int) -> Iterator[int]:
+        """Yield the tokens of each feature of the first examples."""
+        for feature, length in zip(self._features.examples, self.lengths.tolist(), strict=True):
+            if feature < examples:
+                yield length
 
     @property
     def inputs(self) -> Inputs:
@@ -116,12 +124,12 @@ class EncodedDataset:
 
     def digest(self) -> str:
         """Return the SHA-256 of all rows and targets, to compare the data of several processes."""
-        digest = hashlib.sha256()
-        for encoding in self.encodings:
-            digest.update(np.asarray(encoding.input_ids, dtype=np.int64).tobytes())
-            digest.update(b"|")
+        digest = hashlib.sha256(self._features.row_lengths.tobytes())
+        digest.update(self._features.token_ids.tobytes())
         for task, targets in self._encoded.items():
-            digest.update(f"{task}: {targets}".encode())
+            digest.update(task.encode())
+            for target in targets:
+                digest.update(f" {target}".encode())
         return digest.hexdigest()
 
     def attach_soft_targets(self, soft: SoftTargetsByTask) -> None:
@@ -138,10 +146,8 @@ class EncodedDataset:
         Returns:
             Sorted ids, int64 [ids].
         """
-        token_ids = {self._pad_token_id}
-        for encoding in self.encodings:
-            token_ids.update(encoding.input_ids)
-        return torch.tensor(sorted(token_ids), dtype=torch.int64)
+        token_ids = np.union1d(self._features.token_ids, [self._pad_token_id])
+        return torch.from_numpy(token_ids.astype(np.int64))
 
     def batch(self, indices: npt.NDArray[np.int64], epoch: int = 0) -> TrainingBatch:
         """Pad and stack some features. The rows of a feature follow each other.

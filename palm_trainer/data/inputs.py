@@ -3,13 +3,15 @@
 Tasks that share a data set share its rows, so their layouts must be equal (`==`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from palm_serve.tokenization import TextTokenizer
 from palm_serve.types import Encoding, InputTexts, RowLayout, Windows
 from palm_trainer.data.example import Example
+
+_PART = 4096  # examples; a tokenizer's own records of a text take kilobytes
 
 
 class Feature(NamedTuple):
@@ -29,6 +31,22 @@ class Inputs(Protocol):
             Zero or more features for each example. All features have the same number of rows.
         """
         ...
+
+
+def iterate_features(inputs: Inputs, examples: Sequence[Example], tokenizer: TextTokenizer) -> Iterator[Feature]:
+    """Tokenize examples part by part, so that never more than a part is in memory.
+
+    Args:
+        inputs: input layout.
+        examples: the examples.
+        tokenizer: the tokenizer.
+
+    Yields:
+        The features that `inputs.features` returns for all examples, in order.
+    """
+    for start in range(0, len(examples), _PART):
+        for feature in inputs.features(examples[start : start + _PART], tokenizer):
+            yield feature._replace(example=start + feature.example)
 
 
 @dataclass(frozen=True)

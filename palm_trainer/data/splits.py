@@ -10,6 +10,7 @@ from palm_trainer.data.example import Example
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.text_files import Defect, Defects, FormatOptions
 from palm_trainer.data.found_values import FoundValues
+from palm_trainer.data.pause_collection import pause_collection
 from palm_trainer.data.review import apply_review
 from palm_trainer.data.review_file import Review, read_reviews
 from palm_trainer.errors import DataError
@@ -114,8 +115,18 @@ def _read_files(data: DataConfig, split: str, review: Review | None) -> Split:
     """Read all files of a split, and change what a review says."""
     if not data.paths(split):
         raise DataError(f"the data set has no '{split}' files; add `{split} = ...` to its table in the configuration")
-    options = FormatOptions(**data.options())
     defects = Defects()
+    with pause_collection():
+        examples = _parse_files(data, split, defects)
+    if review is not None:
+        examples = apply_review(examples, split, review, defects)
+    _note_repeats(examples, defects)
+    return Split(examples, list(defects), defects.values)
+
+
+def _parse_files(data: DataConfig, split: str, defects: Defects) -> list[Example]:
+    """Return the examples of all files of a split. Raise DataError for a file without one."""
+    options = FormatOptions(**data.options())
     examples: list[Example] = []
     for path in data.paths(split):
         count_before = len(examples)
@@ -124,10 +135,7 @@ def _read_files(data: DataConfig, split: str, review: Review | None) -> Split:
         examples += parse(path, options, defects)
         if len(examples) == count_before:
             raise DataError(f"{path}: no example in it; a data file holds at least one")
-    if review is not None:
-        examples = apply_review(examples, split, review, defects)
-    _note_repeats(examples, defects)
-    return Split(examples, list(defects), defects.values)
+    return examples
 
 
 def _note_repeats(examples: list[Example], defects: Defects) -> None:

@@ -4,16 +4,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from palm_serve.tokenization import TextTokenizer
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats.text_files import Defect
+from palm_trainer.data.pieces import count_tokens
 from palm_trainer.data.roles import fold_roles
 from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.report.rows import RunFacts
 from palm_trainer.tasks import Judged, task_kind
-
-_UNLIMITED_TOKENS = 1_000_000
-"""More tokens than any text has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +102,7 @@ def measure_lengths(tokenizer_json: str, max_length: int, examples: Sequence[Exa
         max_length: tokens that the model reads. Longer texts are truncated.
         examples: the texts.
     """
-    inputs = [example.inputs for example in examples]
-    rows = TextTokenizer(tokenizer_json, _UNLIMITED_TOKENS).encode_rows(inputs)
-    tokens = [len(row) for (row,) in rows]
+    tokens = count_tokens(examples, tokenizer_json)
     truncated = sum(length > max_length for length in tokens)
     return TokenLengths(tokens, truncated)
 

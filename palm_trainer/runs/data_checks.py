@@ -11,7 +11,7 @@ from palm_trainer.config.loader import Config
 from palm_trainer.config.schema import ScratchEncoderConfig
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats.text_files import Defect
-from palm_trainer.data.inputs import Inputs, PassageWindows, Texts
+from palm_trainer.data.inputs import Inputs, PassageWindows, Texts, iterate_features
 from palm_trainer.data.pieces import UNKNOWN_LIMIT, PieceCounts, count_pieces
 from palm_trainer.data.splits import Split, Splits
 from palm_trainer.data.statistics import find_split_defects
@@ -85,12 +85,18 @@ def tokenize_job(job: "Job") -> TokenizedSplits:
     trained = job.trained
     tokenized: dict[str, dict[str, TokenizedSplit]] = {}
     for data, contents in read_splits(job.evaluation.splits).items():
-        inputs = job.loop.sources[data].dataset.inputs
+        dataset = job.loop.sources[data].dataset
         tokenized[data] = {}
         for split, content in contents.items():
-            tokenized[data][split] = tokenize_split(
-                inputs, content.examples, trained.tokenizer_json, trained.max_length
-            )
+            examples = content.examples
+            if split == "train" and dataset.begins_with(examples, trained.max_length):
+                cut = list(filter(len(examples).__gt__, dataset.cut))
+                tokens = list(dataset.iterate_lengths(len(examples)))
+                tokenized[data][split] = _with_pieces(tokens, cut, examples, trained.tokenizer_json)
+            else:
+                tokenized[data][split] = tokenize_split(
+                    dataset.inputs, examples, trained.tokenizer_json, trained.max_length
+                )
     return tokenized
 
 
@@ -151,15 +157,27 @@ def tokenize_split(inputs: Inputs, examples: Sequence[Example], tokenizer_json: 
     """
     tokens = []
     cut: set[int] = set()
-    for feature in inputs.features(examples, TextTokenizer(tokenizer_json, max_length)):
+    for feature in iterate_features(inputs, examples, TextTokenizer(tokenizer_json, max_length)):
         tokens.append(max(map(len, feature.rows)))
         if any(row.truncated for row in feature.rows):
             cut.add(feature.example)
+    return _with_pieces(tokens, sorted(cut), examples, tokenizer_json)
+
+
+def _with_pieces(tokens: list[int], cut: list[int], examples: Sequence[Example], tokenizer_json: str) -> TokenizedSplit:
+    """Return a tokenized split with counts of unknown pieces, which are taken from some thousand rows at most.
+
+    Args:
+        tokens: of each feature.
+        cut: indices of the examples that were cut.
+        examples: examples of the split.
+        tokenizer_json: the tokenizer.
+    """
     step = -(-len(examples) // _ROWS_COUNTED) or 1
     counted = examples[::step]
     pieces = count_pieces(counted, tokenizer_json)
     first_unknown = counted[pieces.unknown_rows[0]].source if pieces.unknown_rows else ""
-    return TokenizedSplit(tokens, sorted(cut), pieces, first_unknown)
+    return TokenizedSplit(tokens, cut, pieces, first_unknown)
 
 
 def find_faults(

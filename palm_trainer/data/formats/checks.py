@@ -112,6 +112,8 @@ def _check_characters(example: Example) -> None:
             continue
         for item in value:
             strings += [item.label, item.role, item.group] if isinstance(item, LabelledSpan) else [item]
+    if "".join(strings).isascii():
+        return
     for string in strings:
         try:
             string.encode()

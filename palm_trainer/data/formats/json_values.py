@@ -44,7 +44,7 @@ def parse_json(text: str, source: str, fix: str, *, is_line: bool = False, subje
             too long.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys)
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         if subject:
             raise DataError(f"{source}: {subject} is not JSON: {error.msg}; {fix}") from None
@@ -67,6 +67,9 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         assert repeated is not None
         raise _RepeatedKeyError(repeated)
     return values
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
 
 
 def _locate_repeated_key(text: str, source: str) -> str:

@@ -3,6 +3,7 @@
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from operator import attrgetter, itemgetter
+from sys import intern
 from typing import Any
 
 from palm_trainer.data.example import FieldValue, LabelledSpan
@@ -85,7 +86,7 @@ def _span(item: dict[str, Any], length: int, source: str, is_answer: bool) -> La
     if not label and not is_answer:
         raise DataError(f"{source}: span {start}-{end} has no label; only those of the field '{ANSWER}' need none")
     check_range(start, end, length, source)
-    return LabelledSpan(start, end, label, role, group)
+    return LabelledSpan(start, end, intern(label), intern(role), intern(group))
 
 
 def check_range(start: Any, end: Any, length: int, source: str) -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from sys import intern
 
 from palm_trainer.data.found_values import FoundValues
 from palm_trainer.errors import DataError
@@ -253,7 +254,7 @@ def class_value(text: str, separator: str | None, source: str, defects: Defects)
         defects: tally of classes that stand twice.
     """
     if separator is None:
-        return text
+        return intern(text)  # a million rows have few classes
     names = map(str.strip, text.split(separator))
     return distinct_classes(list(filter(None, names)), source, defects)
 

@@ -7,6 +7,8 @@ import pytest
 
 from palm_trainer.cli.train import app, command
 from palm_trainer.data.pieces import UNKNOWN_LIMIT
+from palm_trainer.runs.data_checks import tokenize_job, tokenize_split
+from palm_trainer.runs.job_from_config import job_from_config
 
 FAULT = re.compile(r"  (\S+ (?:train|dev|test): \d+ x .*, first at .*)")
 NEW_INTENT = "row with intent that train does not have"
@@ -135,3 +137,18 @@ def test_split_that_the_run_lacks_is_not_offered(tiny_config, fit, capsys):
     err = capsys.readouterr().err
     assert code == 2
     assert "--split must be a split of the run's data (dev, train), got 'test'." in err
+
+
+def test_train_is_counted_as_it_was_encoded_for_training(tiny_config):
+    outside = "data.travel.out_of_scope_train=general-en"
+    job = job_from_config(tiny_config("encoder.max_length=6", outside))
+    dataset = job.loop.sources["travel"].dataset
+    examples = job.evaluation.splits.examples("travel", "train")
+    assert len(dataset) > len(examples)
+    assert dataset.begins_with(examples, 6)
+    assert not dataset.begins_with(examples, 7)
+    assert not dataset.begins_with(examples[::-1], 6)
+    assert not dataset.begins_with([*examples] * 100, 6)
+    counted = tokenize_job(job)["travel"]["train"]
+    assert counted == tokenize_split(dataset.inputs, examples, job.trained.tokenizer_json, 6)
+    assert counted.cut
