@@ -29,8 +29,9 @@ def tracked_files() -> list[Path]:
 
 
 def pages() -> list[Path]:
-    """Return all Markdown pages."""
-    return [path for path in tracked_files() if path.suffix == ".md"]
+    """Return all Markdown pages, without the texts that `benchmarks/pages` makes pages of."""
+    texts = ROOT / "benchmarks" / "pages" / "texts"
+    return [path for path in tracked_files() if path.suffix == ".md" and path.parent != texts]
 
 
 @cache
