@@ -30,7 +30,7 @@ def build(results: Results) -> Content:
     content = Content()
     cells = results.get("quality")
     if cells is None:
-        content.blocks.update(dict.fromkeys(("main", "three", "ways", "differences", "mixatis"), MISSING))
+        content.blocks.update(dict.fromkeys(("main", "beside", "three", "ways", "differences", "mixatis"), MISSING))
         content.blocks.update(shown_differences="", measured="")
     else:
         _corpora(content, list(cells.values()))
@@ -43,7 +43,9 @@ def build(results: Results) -> Content:
 
 def _corpora(content: Content, cells: list[Mapping[str, Any]]) -> None:
     blocks = content.blocks
-    blocks["main"] = table(made.main_rows(cells))
+    rows = made.main_rows(cells)
+    blocks["main"] = table([(*row[:3], *row[4:6]) for row in rows])
+    blocks["beside"] = table([(row[0], row[3], row[6]) for row in rows])
     mixatis = made.mixatis_rows(cells)
     blocks["mixatis"] = table(mixatis) if len(mixatis) > 1 else MISSING
     blocks["three"] = table(made.three_rows(cells))
@@ -139,7 +141,7 @@ def _compare(content: Content, found: Any) -> None:
         means = [f"{100 * line[arm]['mean']:.2f}" for arm in ("joint", "alone")]
         rows.append((f"{line['task']} {line['metric']}", line["split"], *means, told, line["verdict"]))
     seeds = ", ".join(map(str, found["seeds"]))
-    content.blocks["compare"] = f"{table(rows, 2)}\n\nSeeds: {seeds}. {measured('compare_atis', found)}"
+    content.blocks["compare"] = f"{table(rows)}\n\nSeeds: {seeds}. {measured('compare_atis', found)}"
 
 
 def _tasks(content: Content, cells: Any) -> None:

@@ -99,21 +99,18 @@ def peers_of(found: Mapping[str, Any]) -> list[str]:
 
 def _peers(content: Content, found: Mapping[str, Any]) -> None:
     order = [name for name in (PALM, CONTROL, *peers_of(found)) if name in found["rounds"]]
-    head: list[str] = ["server"]
+    tables = []
     for count in IN_FLIGHT:
-        head += [f"calls/s, {count} in flight", "p99, ms", "server CPU per call, ms", "PALM to it"]
-    rows = [tuple(head)]
-    for name in order:
-        row = [_TITLES.get(name, name)]
-        for count in IN_FLIGHT:
-            row.append(interval(points_of(found, name, count, "rate"), 0))
-            row.append(f"{fmean(points_of(found, name, count, 'p99_ms')):.0f}")
-            row.append(f"{fmean(points_of(found, name, count, 'server_cpu_ms')):.1f}")
-            row.append("" if name == PALM else interval(ratios_of(found, name, count)))
-        rows.append(tuple(row))
+        rows = [(f"{count} calls in flight", "calls/s", "p99, ms", "server CPU per call, ms", "PALM to it")]
+        for name in order:
+            rate, p99, cpu = (points_of(found, name, count, key) for key in ("rate", "p99_ms", "server_cpu_ms"))
+            gain = "" if name == PALM else interval(ratios_of(found, name, count))
+            rows.append((_TITLES.get(name, name), interval(rate, 0), f"{fmean(p99):.0f}", f"{fmean(cpu):.1f}", gain))
+        tables.append(table(rows))
     count = len(found["rounds"][PALM])
     told = f"Means of {count} rounds with their 95 % interval; loops of {found['seconds']:g} s over {found['texts']} texts."
-    content.blocks["peers"] = f"{table(rows)}\n\n{told} Engine: {found['engine']}."
+    joined = "\n\n".join(tables)
+    content.blocks["peers"] = f"{joined}\n\n{told} Engine: {found['engine']}."
     content.goals += peer_goals(found)
     content.blocks["goals"] = goals_table(content.goals)
     content.blocks["measured"] = measured("peers", found)
