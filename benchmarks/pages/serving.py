@@ -67,7 +67,7 @@ def build(results: Results) -> Content:
     content = Content()
     found = results.get("peers")
     if found is None:
-        content.blocks.update(peers=MISSING, goals="", control="", measured="")
+        content.blocks.update(peers=MISSING, goals="", equal_p99="", control="", measured="")
     else:
         _peers(content, found)
     _stages(content, "oracle", results.get("oracle"), _ORACLE)
@@ -85,9 +85,16 @@ def points_of(found: Mapping[str, Any], server: str, in_flight: int, key: str) -
     return values
 
 
-def ratios_of(found: Mapping[str, Any], server: str, in_flight: int) -> list[float]:
-    """Return PALM's calls/s to those of a server, in each round."""
-    values: list[float] = found["ratios"][server][f"{in_flight} in flight"]["rounds"]
+def ratios_of(found: Mapping[str, Any], server: str, in_flight: int, how: str = "{} in flight") -> list[float]:
+    """Return PALM's calls/s to those of a server in each round.
+
+    Args:
+        found: the results.
+        server: the other server.
+        in_flight: calls in flight.
+        how: what is compared. `within its p99 at {}` takes PALM's best loop whose p99 is no more than the server's.
+    """
+    values: list[float] = found["ratios"][server][how.format(in_flight)]["rounds"]
     return values
 
 
@@ -111,6 +118,11 @@ def _peers(content: Content, found: Mapping[str, Any]) -> None:
     told = f"Means of {count} rounds with their 95 % interval; loops of {found['seconds']:g} s over {found['texts']} texts."
     joined = "\n\n".join(tables)
     content.blocks["peers"] = f"{joined}\n\n{told} Engine: {found['engine']}."
+    rows = [("PALM to it within its p99", *(f"its p99 with {count} in flight" for count in IN_FLIGHT))]
+    for name in order[1:]:
+        told = (interval(ratios_of(found, name, count, "within its p99 at {}")) for count in IN_FLIGHT)
+        rows.append((_TITLES.get(name, name), *told))
+    content.blocks["equal_p99"] = table(rows)
     content.goals += peer_goals(found)
     content.blocks["goals"] = goals_table(content.goals)
     content.blocks["measured"] = measured("peers", found)

@@ -153,6 +153,21 @@ def test_missed_goals_are_named_missed(book):
     assert verdicts == ["missed"] * 3
 
 
+def test_ratios_of_servers_are_those_that_the_benchmark_told(book):
+    text = page(book, "serving_beside_peers")
+    tables = {
+        "64 in flight": text.split("| 64 calls in flight")[1],
+        "256 in flight": text.split("| 256 calls in flight")[1],
+    }
+    equal_p99 = text.split("| PALM to it within its p99")[1]
+    titles = {"PyTriton": "Triton (PyTriton)", "control (PALM)": "PALM again (control)"}
+    for name, ratios in committed()["peers"]["ratios"].items():
+        title = titles.get(name, name)
+        for how, rest in tables.items():
+            assert row_of(rest, f"{title} ")[-1] == ratios[how]["told"]
+        assert row_of(equal_p99, f"{title} ")[1:] == [ratios[f"within its p99 at {n}"]["told"] for n in (64, 256)]
+
+
 def test_readme_table_has_six_to_eight_rows(book):
     rows = [line for line in book.readme.splitlines() if line.startswith("| [")]
     assert 6 <= len(rows) <= 8
