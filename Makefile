@@ -100,9 +100,7 @@ lock: $(TOOLS)/.installed  ## write requirements/*.lock: every version with its 
 	@echo "setuptools" | $(COMPILE) - -c constraints.txt -o requirements/build.lock
 	@$(COMPILE) pyproject.toml --extra serve --extra otel -c constraints.txt -o requirements/serve.lock
 	@$(COMPILE) pyproject.toml --extra serve-gpu --extra otel -c constraints.txt -o requirements/serve-gpu.lock
-	@# torch of the index brings CUDA libraries in its own versions.
-	@grep -v "^nvidia-" constraints.txt > build/constraints-train.txt
-	@$(COMPILE) pyproject.toml --extra train --extra serve -c build/constraints-train.txt -o requirements/train.lock
+	@$(COMPILE) pyproject.toml --extra train --extra serve -c constraints.txt -o requirements/train.lock
 	@$(COMPILE) pyproject.toml --extra e5-small-zh -c constraints.txt -o requirements/e5-small-zh.lock
 
 sbom: $(TOOLS)/.installed  ## write build/*.cdx.json: the components of each lock file (CycloneDX)

@@ -84,3 +84,9 @@ def test_security_says_what_is_promised_to_whom(party: str) -> None:
     [row] = [row for row in rows if party in row[1]]
     assert row[2].strip()
     assert row[3].strip()
+
+
+def test_install_page_names_every_extra() -> None:
+    rows = re.findall(r"^\| (`[^|]*) \|", read("docs/how-to/install.md"), re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
+    assert named == set(PROJECT["optional-dependencies"])
