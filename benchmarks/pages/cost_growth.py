@@ -1,19 +1,44 @@
-"""How cost grows: with the length of texts, the rows of a batch and the calls in flight."""
+"""How cost grows: with texts, tasks, labels, models, callers and rows, with the rows of a batch and the calls in flight."""
 
 from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
 from pages import serving
-from pages.parts import MISSING, Content, Results, interval, measured, table
+from pages.parts import MISSING, Content, Goal, Results, at_most, goals_table, interval, measured, table
 from pages.plot_data import Axes, Curves, Line
 
 _PLAIN = "CPU in fp32 (plain)"
 
 
+_COLUMNS = {
+    "ms": "ms a call",
+    "cpu_ms": "processor ms a call",
+    "mib": "bundle, MiB",
+    "memory_mib": "memory, MiB",
+    "ready_s": "s until ready",
+    "per_s": "calls/s",
+    "p99_ms": "p99, ms",
+    "seconds": "s to the end of the first step",
+}
+"""Keys of a part -> column of its table."""
+_PARTS = {
+    "length": ("words of a text", "ms"),
+    "tasks": ("tasks of a model", "ms"),
+    "labels": ("labels of a task", "ms"),
+    "models": ("models in a server", "memory_mib"),
+    "callers": ("callers", "per_s"),
+    "rows": ("rows of training data", "memory_mib"),
+}
+"""Parts of cost_growth.py -> what grows, and what the picture shows."""
+_MOST_ROWS = 1_000_000
+_MEMORY_MIB, _FIRST_STEP_S = 2048.0, 60.0
+
+
 def build(results: Results) -> Content:
     """Return tables and curves."""
     content = Content()
+    _parts(content, (results.get("cost_growth") or {}).get("parts", {}))
     axes, told = [], []
     speed, peers = results.get("export_speed"), results.get("peers")
     if speed is None:
@@ -32,6 +57,41 @@ def build(results: Results) -> Content:
         content.plots["growth"] = Curves("cost_growth", "How cost grows", tuple(axes))
     content.headline = "; ".join(told) or content.headline
     return content
+
+
+def _parts(content: Content, parts: Mapping[str, Any]) -> None:
+    """Tell what cost_growth.py measured, part by part."""
+    axes = []
+    for name, (axis, drawn) in _PARTS.items():
+        if name not in parts:
+            content.blocks[f"part_{name}"] = MISSING
+            continue
+        part = parts[name]
+        keys = [key for key in _COLUMNS if key in part]
+        rows = [(axis, *(_COLUMNS[key] for key in keys))]
+        for position, x in enumerate(part["x"]):
+            rows.append(
+                (f"{x:,g}" if x < _MOST_ROWS else f"{x:,.0f}", *(f"{part[key][position]:,.2f}" for key in keys))
+            )
+        content.blocks[f"part_{name}"] = f"{table(rows)}\n\n{measured('cost_growth', part)}"
+        line = Line(name, tuple(map(float, part["x"])), tuple(part[drawn]))
+        axes.append(Axes(f"{_COLUMNS[drawn]} and {axis}", axis, _COLUMNS[drawn], (line,), logarithmic=True))
+    if axes:
+        content.plots["parts"] = Curves("cost_growth_parts", "How cost grows with what a model has to do", tuple(axes))
+    content.goals += _row_goals(parts.get("rows"))
+    content.blocks["goals"] = goals_table(content.goals)
+
+
+def _row_goals(part: Mapping[str, Any] | None) -> list[Goal]:
+    """Return the goals for a million rows of training data. The memory of the fewest rows stands for that of the model."""
+    memory, first_step = (f"{_MOST_ROWS:,} rows: {what}" for what in ("memory beyond the model, MiB", "first step, s"))
+    if part is None or part["x"][-1] < _MOST_ROWS:
+        return [Goal(memory, f"at most {_MEMORY_MIB:g}"), Goal(first_step, f"at most {_FIRST_STEP_S:g}")]
+    gained, seconds = part["memory_mib"][-1] - part["memory_mib"][0], part["seconds"][-1]
+    return [
+        at_most(memory, _MEMORY_MIB, gained, f"{gained:,.0f}"),
+        at_most(first_step, _FIRST_STEP_S, seconds, f"{seconds:.1f}"),
+    ]
 
 
 def milliseconds(row: Mapping[str, float]) -> dict[int, dict[int, float]]:

@@ -26,6 +26,10 @@ _GOAL = {"color": SERIES[1], "fillstyle": "none", "markersize": 5.5, "markeredge
 _WIDTH = 7.2
 _ROW = 0.27
 """Inches."""
+_STEEP = 5
+"""Times the smallest value of a line, above which its axis is logarithmic, if it may be."""
+_LONG = 100_000
+"""Numbers from here on are written without an exponent."""
 _FEW = 8
 """Points of a line that are marked one by one."""
 _SETTINGS = {
@@ -139,18 +143,23 @@ def _lines(axes: Any, described: Axes) -> None:
         few = len(line.x) <= _FEW
         axes.plot(line.x, line.y, color=colour, marker="o" if few else None, markersize=4, label=line.label)
     measured = sorted({x for line in described.lines for x in line.x})
+    heights = [y for line in described.lines for y in line.y]
+    plain = FuncFormatter(lambda value, _: f"{value:,g}" if value < _LONG else f"{value:,.0f}")
     if described.logarithmic:
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(plain)
     if len(measured) <= _FEW:
-        axes.set_xticks(measured, [f"{value:g}" for value in measured])
+        axes.set_xticks(measured)
+        axes.xaxis.set_major_formatter(plain)
         axes.xaxis.set_minor_formatter(NullFormatter())
-    if described.logarithmic:
+    if described.logarithmic and max(heights) > _STEEP * min(heights):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.minorticks_off()
+        axes.yaxis.set_major_formatter(plain)
     else:
         axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(plain)
+    axes.minorticks_off()
     if len(described.lines) > 1:
         axes.legend()
 

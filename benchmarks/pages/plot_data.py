@@ -77,7 +77,7 @@ class Axes:
     y_label: str
     lines: tuple[Line, ...]
     logarithmic: bool = False
-    """Both axes."""
+    """The x-axis, and the y-axis where the values differ much."""
 
 
 @dataclass(frozen=True)
