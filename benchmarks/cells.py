@@ -15,7 +15,7 @@ from signal import SIGINT
 from threading import Event
 from typing import Any
 
-from common import ROOT, commit, machine
+from common import ROOT, commit, machine, today
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,14 @@ class Cell:
     def about(self, seconds: int | None) -> dict[str, Any]:
         """What the results file says of it beside its scores; `seconds` None: not known, for it was resumed."""
         what = {"task": self.task, "variant": self.variant, "seed": self.seed, "fold": self.fold}
-        return {**what, "settings": self.digest, "commit": commit(), "machine": machine(), "seconds": seconds}
+        return {
+            **what,
+            "settings": self.digest,
+            "commit": commit(),
+            "date": today(),
+            "machine": machine(),
+            "seconds": seconds,
+        }
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,11 @@ def commit() -> str:
     return found + (
         "+" if _git("status", "--porcelain", "--untracked-files=no", "--", "palm_trainer", "palm_serve") else ""
     )
+
+
+def today() -> str:
+    """Return the date in UTC, `2026-11-30`."""
+    return datetime.now(UTC).date().isoformat()
 
 
 def _git(*arguments: str) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent / "serving"))
 
-from common import PALM_TRAIN, ROOT, commit, machine
+from common import PALM_TRAIN, ROOT, commit, machine, today
 from processes import PATIENT_S, copies, measured, palm
 
 from palm_serve import Model
@@ -61,7 +61,7 @@ def main() -> None:
         if part in told["parts"]:
             continue
         figures = _PARTS[part](arguments.work)
-        told["parts"][part] = {"machine": machine(), "commit": commit(), **figures}
+        told["parts"][part] = {"machine": machine(), "commit": commit(), "date": today(), **figures}
         show(part, figures)
         if arguments.json is not None:
             arguments.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

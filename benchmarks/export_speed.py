@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import commit, machine, processor
+from common import commit, machine, processor, today
 
 from palm_serve.bundle.loader import Bundle, load_bundle
 from palm_serve.engine.candidate import PLAIN, Candidate
@@ -252,7 +252,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{bundle.manifest.encoder.name}, {machine()}, {options.threads} thread(s), {options.clock} time, {commit()}")
     show(times, ratios)
     if options.json:
-        facts = {"machine": processor(), "threads": options.threads, "clock": options.clock, "commit": commit()}
+        facts = {
+            "machine": processor(),
+            "threads": options.threads,
+            "clock": options.clock,
+            "commit": commit(),
+            "date": today(),
+        }
         tables = {"ms": _named(times, 1e3), "ratios": _named(ratios, 1.0)}
         means = {name: geometric_mean(list(row.values())) for name, row in ratios.items()}
         options.json.write_text(json.dumps({**facts, **tables, "means": means}, indent=1) + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.common import commit, machine, today
 from palm_trainer.config.loader import Config, load_config
 from palm_trainer.data.example import Example, spans_in
 from palm_trainer.data.formats.jsonl import as_row
@@ -160,7 +161,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=13)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    results: dict[str, Any] = {"share": SHARE, "seed": options.seed, "rows_limit": options.rows}
+    where = {"machine": machine(), "commit": commit(), "date": today()}
+    results: dict[str, Any] = {**where, "share": SHARE, "seed": options.seed, "rows_limit": options.rows}
     if "banking77" in options.sets:
         path = options.data / "fewshot" / "BANKING77_train.jsonl"
         examples = _read("jsonl", path)

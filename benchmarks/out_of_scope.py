@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common import ROOT, commit, machine
+from common import ROOT, commit, machine, today
 
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.decoding.fallback_policy import judge
@@ -75,7 +75,12 @@ def main() -> None:
     except BundleError as error:
         sys.exit(f"{error}\nMake the bundle with `make demo`, or name another with --bundle.")
     pipeline = Pipeline(bundle, select_engine(bundle))
-    result: dict[str, object] = {"machine": machine(), "commit": commit(), "version": bundle.manifest.version}
+    result: dict[str, object] = {
+        "machine": machine(),
+        "commit": commit(),
+        "date": today(),
+        "version": bundle.manifest.version,
+    }
     for name, path, refused in (("outside", options.outside, True), ("inside", options.inside, False)):
         texts = read_texts(path)
         figures = summary(texts, refusals(pipeline, texts), refused)

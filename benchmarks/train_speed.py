@@ -11,13 +11,14 @@ Our time holds all of a step, and says which share of it went into choosing and 
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from common import commit, machine, today
 
 LOOPS = {
     "plain": ("plain_loop.py",),
@@ -116,10 +117,7 @@ def main() -> None:
             flush=True,
         )
     ratios = {name: [a / b for a, b in zip(rates["palm"], rates[name], strict=True)] for name in LOOPS}
-    machine = (
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    )
-    print(f"\nexamples/s, {machine}\n")
+    print(f"\nexamples/s, {machine()}, {commit()}\n")
     print(f"{'loop':<14}{'examples/s':>12}{'palm is':>10}{'(range)':>18}")
     print(f"{'palm':<14}{statistics.median(rates['palm']):>12.0f}")
     for name, values in ratios.items():
@@ -130,7 +128,9 @@ def main() -> None:
     if arguments.json:
         medians = {name: statistics.median(values) for name, values in ratios.items()}
         found = {"ratios": medians, "rounds": ratios, "examples_per_s": rates, "data_share": data_share}
-        arguments.json.write_text(json.dumps({**found, "machine": machine}, indent=2))
+        arguments.json.write_text(
+            json.dumps({**found, "machine": machine(), "commit": commit(), "date": today()}, indent=2)
+        )
 
 
 if __name__ == "__main__":

@@ -161,6 +161,8 @@ def measured(name: str, facts: Any) -> str:
     told += f"Commit: {', '.join(f'`{text}`' for text in commits) or 'not recorded'}"
     if any(text.endswith("+") for text in commits):
         told += " (`+`: with changes that were not committed)"
+    dates = _known(cells, "date")
+    told += f". Date: {' to '.join(sorted({dates[0], dates[-1]}))}" if dates else ""
     bundles = _known(cells, "bundle")
     told += f". Bundle: `{bundles[0]}`" if bundles else ""
     return f"{told}. Results: `benchmarks/results/{name}.json`."

@@ -30,7 +30,7 @@ from processes import PATIENT_S, ROOT, chosen_texts, machine, options
 
 sys.path.append(str(Path(__file__).with_name("peers")))
 
-from common import commit
+from common import commit, today
 from doors import Said, door
 from environments import NotToBeHadError, Peer, install, read_peers
 from generator import Point, measure
@@ -239,6 +239,7 @@ def main(given: Sequence[str] | None = None) -> None:
                 "engine": f"{benchmark.settings.provider} {benchmark.settings.precision}",
                 "machine": machine(),
                 "commit": commit(),
+                "date": today(),
                 "other_load_before": load_before,
                 "seconds": arguments.seconds,
                 "texts": len(benchmark.texts),

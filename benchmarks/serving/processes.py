@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.extend(str(path) for path in (ROOT, ROOT / "benchmarks"))
 
-from common import commit, machine  # noqa: E402
+from common import commit, machine, today  # noqa: E402
 
 from palm_serve.bench.load import Load  # noqa: E402
 from palm_serve.bench.report import LoadReport  # noqa: E402
@@ -212,7 +212,7 @@ def finish(arguments: argparse.Namespace, rows: Sequence[tuple[str, str, str]], 
     for doubt in dict.fromkeys(figures.get("doubts", ())):
         print(f"unreliable figures: {doubt}")
     if arguments.json is not None:
-        told = {"machine": machine(), "commit": commit(), "bundle": arguments.bundle.name, **figures}
+        told = {"machine": machine(), "commit": commit(), "date": today(), "bundle": arguments.bundle.name, **figures}
         arguments.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 

@@ -250,12 +250,13 @@ def test_soak_beside_a_bare_server_is_told():
 
 
 def test_cost_growth_fills_part_by_part():
-    facts = {"machine": "a machine", "commit": "0123456789ab"}
+    facts = {"machine": "a machine", "commit": "0123456789ab", "date": "2026-11-30"}
     rows = {**facts, "x": [1000, 1_000_000], "seconds": [6.0, 71.5], "memory_mib": [900.0, 1900.0]}
     labels = {**facts, "x": [2, 10_000], "ms": [4.0, 5.5], "cpu_ms": [3.9, 5.4], "mib": [90.0, 105.0]}
     book = build_from({"cost_growth": {"parts": {"rows": rows, "labels": labels}}})
     text = page(book, "cost_growth")
     assert row_of(text, "10,000")[1:] == ["5.50", "5.40", "105.00"]
+    assert "Machine: a machine. Commit: `0123456`. Date: 2026-11-30. Results:" in text
     assert row_of(text, "1,000,000 ")[1:] == ["1,900.00", "71.50"]
     assert row_of(text, "1,000,000 rows: memory beyond")[1:] == ["at most 2048", "1,000", "met"]
     assert row_of(text, "1,000,000 rows: first step")[1:] == ["at most 60", "71.5", "missed"]
