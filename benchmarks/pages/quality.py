@@ -1,19 +1,24 @@
 """Quality: intents and slots, several corpora in one model, further tasks, and answers in context."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import context
 import quality_table as made
 import tasks_table
 from common import mean_and_half_interval
-from tables import by_seed, of, paired, shown
+from tables import by_seed, difference, of, paired, shown
 
 from pages.parts import MISSING, Content, Goal, Results, at_least, at_most, measured, table
 from pages.plot_data import Dots, Panel, Point
 
 INTERVAL = "95 % interval over seeds"
+_CHINESE_GAINS = {
+    "cais": ("CAIS exact match", "exact_match", 3.0),
+    "chnsenticorp": ("ChnSentiCorp accuracy", "sentiment accuracy", 2.0),
+}
+"""What the pretrained Chinese encoder should add to one from scratch: corpus -> title, metric, points."""
 _NAMES = ("intent accuracy", "slot F1", "exact match")
 
 
@@ -144,8 +149,20 @@ def _compare(content: Content, found: Any) -> None:
     content.blocks["compare"] = f"{table(rows)}\n\nSeeds: {seeds}. {measured('compare_atis', found)}"
 
 
+def _chinese_goals(cells: list[Mapping[str, Any]]) -> Iterator[Goal]:
+    for task, (title, metric, wanted) in _CHINESE_GAINS.items():
+        what, told = f"{title}: `e5-small-zh` minus `scratch`", f"at least +{wanted:g} points"
+        values = paired(of(cells, task, "e5", metric), of(cells, task, "single", metric), metric)
+        if not values:
+            yield Goal(what, told)
+            continue
+        gain = mean_and_half_interval(values)[0]
+        yield Goal(what, told, difference(values), round(gain, 2) >= wanted)
+
+
 def _tasks(content: Content, cells: Any) -> None:
     if cells is None:
+        content.goals += _chinese_goals([])
         content.blocks["tasks"] = MISSING
         return
     cells_list = list(cells.values())
@@ -162,6 +179,7 @@ def _tasks(content: Content, cells: Any) -> None:
             own = of(cells_list, row.task, row.variant, row.metric)
             shown_value = shown(own, "test", row.metric)
             content.goals.append(at_least(row.name, row.goal, mean_and_half_interval(values)[0], shown_value))
+    content.goals += _chinese_goals(cells_list)
     panel = Panel("on test, %", tuple(points))
     content.plots["tasks"] = Dots("tasks", "Further tasks on test", tuple(labels), (panel,), INTERVAL)
 

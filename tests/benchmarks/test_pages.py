@@ -267,6 +267,20 @@ def test_cost_growth_fills_part_by_part():
     ]
 
 
+def test_gain_of_the_chinese_encoder_is_held_against_its_goal():
+    cells = {}
+    for variant, level in (("single", 80.0), ("e5", 82.5)):
+        for seed in (13, 14, 15):
+            test = {"exact_match": level + seed}
+            cell = {"task": "cais", "variant": variant, "seed": seed, "fold": None, "dev": test, "test": test}
+            cells[f"cais/{variant}/seed{seed}"] = cell
+    index = page(build_from({"tasks": cells}), "index")
+    missed, waiting = index.split("## Goals that were missed")[1].split("## Goals that nobody has measured yet")
+    assert "CAIS exact match: `e5-small-zh` minus `scratch` | at least +3 points |" in re.sub(" +", " ", missed)
+    assert "+2.50 (+2.50 to +2.50)" in missed
+    assert "ChnSentiCorp accuracy: `e5-small-zh` minus `scratch`" in waiting
+
+
 def test_restarts_and_calls_over_http_are_told_when_measured():
     restarts = {"restart_s": [2.0, 4.0, 3.0], "codes": {"OK": 998, "UNAVAILABLE": 2}, "failed": 2, "exits": {"0": 3}}
     cost = {"rounds": {"grpc_cpu_ms": [0.5], "proto_ratio": [0.6, 0.8], "oip_ratio": [1.5, 1.4]}}
