@@ -2,7 +2,8 @@
 
 Equal budget: a task alone takes as many batches of each of its data sets as the joint training
 takes of that data set, of the same size. It is evaluated on dev as often, evenly over its training.
-Both therefore see the task's labels equally often. Tasks that share a data set share its batches in
+Both therefore see the task's labels equally often. A task that does not detect out-of-scope text leaves out
+`out_of_scope_train`, and takes as many passes over the other rows. Tasks that share a data set share its batches in
 the joint training, and each task alone takes that many. The joint training additionally takes
 batches of other data sets. The comparison measures their effect.
 
@@ -197,6 +198,13 @@ def _plan_task_alone(job: Job, task: str, joint_batches: Mapping[str, int]) -> T
     for name in batches:
         batches_per_epoch[name] = job.loop.sources[name].sampler.batches_per_epoch
     config = _config_of_task_alone(joint_config, task, batches, batches_per_epoch)
+    if _drops_out_of_scope(joint_config, task):
+        sources = job_from_config(config).loop.sources
+        for name in batches:
+            own_batches = sources[name].sampler.batches_per_epoch
+            batches[name] = max(1, round(batches[name] * own_batches / batches_per_epoch[name]))
+            batches_per_epoch[name] = own_batches
+        config = _config_of_task_alone(joint_config, task, batches, batches_per_epoch)
     if isinstance(joint_config.encoder, ScratchEncoderConfig) and job.trained.tasks[task].windows is not None:
         # A vocabulary of this task's data alone divides the passages into other windows.
         sources = job_from_config(config).loop.sources
@@ -205,6 +213,14 @@ def _plan_task_alone(job: Job, task: str, joint_batches: Mapping[str, int]) -> T
         config = _config_of_task_alone(joint_config, task, batches, batches_per_epoch)
     config = _with_evaluations(config, _count_evaluations(job), sum(batches.values()))
     return TrainingVariant(task, config, batches)
+
+
+def _drops_out_of_scope(joint_config: Config, task: str) -> bool:
+    """Return True if a data set of the task has rows of `out_of_scope_train`, which it does not train on alone."""
+    settings = joint_config.tasks[task]
+    if task_kind(settings.kind).detects_out_of_scope:
+        return False
+    return any(joint_config.data[name].out_of_scope_train for name in settings.data)
 
 
 def _count_evaluations(job: Job) -> int:

@@ -43,6 +43,24 @@ def test_task_alone_takes_the_joint_batches_of_its_data(tiny_config, overrides):
         assert variant.config.train.evaluations == min(plan.joint.config.train.evaluations, sum(batches.values()))
 
 
+def test_out_of_scope_text_to_train_on_leaves_equal_passes(tiny_toml, tmp_path):
+    """Without these rows a data set has fewer batches, and the number of a task alone did not come out."""
+    texts = "".join(f"what is number {number}\n" for number in range(40))
+    (tmp_path / "plain.txt").write_text(texts, encoding="utf-8")
+    path = tiny_toml(second=True)
+    config = with_lines(path, ('train = "travel/train"', 'train = "travel/train"\nout_of_scope_train = "plain.txt"'))
+    joint, *alone = plan_comparison(config).variants
+    passes = {}
+    for variant in (joint, *alone):
+        loop = job_from_config(variant.config).loop
+        assert dict(loop.mixing.quotas) == dict(variant.batches)
+        for name, quota in loop.mixing.quotas.items():
+            passes[variant.name, name] = quota / loop.sources[name].sampler.batches_per_epoch
+    intent, slots, _ = alone
+    assert slots.batches["travel"] < intent.batches["travel"] == joint.batches["travel"]
+    assert passes["slots alone", "travel"] == pytest.approx(passes["joint", "travel"], abs=0.5)
+
+
 def test_task_alone_drops_other_data_and_balancing_settings(tiny_toml, tmp_path):
     path = tiny_toml(second=True)
     (tmp_path / "plain.txt").write_text("some words here\nand more words there\n", encoding="utf-8")
