@@ -42,4 +42,4 @@ def add_class(
     show(f"{name}: a class of '{added.task}' from {texts}")
     if added.metrics:
         show(metrics_table(added.metrics, f"{run} (with the new class)"))
-    show(f"Export it again: palm-export {run}")
+    show(f"Export it again: palm-export {run} --output BUNDLE --overwrite")

@@ -97,7 +97,9 @@ def test_the_class_is_answered_and_the_others_are_as_they_were(finished, score, 
     assert info.calibration == old_info.calibration.model_copy(update={"ece": None})
     answers = Predictor(new).answers([Example(text) for text in NEW], ["intent"])
     assert [answer["intent"].label.name for answer in answers] == ["hop_cities"] * 2
-    assert "hop_cities: a class of 'intent' from 2 texts\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "hop_cities: a class of 'intent' from 2 texts\n" in said
+    assert f"Export it again: palm-export {kind.run} --output BUNDLE --overwrite" in said.replace("\n", " ")
     kind.serve()
 
 
