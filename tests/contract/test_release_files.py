@@ -1,6 +1,7 @@
 """Files of releases and contributors agree with the project: version, Pythons, forms, hooks."""
 
 import re
+import runpy
 import shlex
 import tomllib
 from pathlib import Path
@@ -84,6 +85,36 @@ def test_security_says_what_is_promised_to_whom(party: str) -> None:
     [row] = [row for row in rows if party in row[1]]
     assert row[2].strip()
     assert row[3].strip()
+
+
+CHANGES = ("Train", "Export", "Serve", "Documentation and project")
+MOST_SENTENCES = 2
+
+
+def changes() -> str:
+    """Return the section of CHANGELOG of this version."""
+    page = read("CHANGELOG.md")
+    section = re.search(
+        rf"^## \[{re.escape(PROJECT['version'])}\][^\n]*\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL
+    )
+    assert section is not None
+    return section[1]
+
+
+def test_changes_are_grouped_by_what_they_concern() -> None:
+    groups = re.findall(r"^### (.*)$", changes(), re.MULTILINE)
+    assert {group.partition(":")[0] for group in groups} == set(CHANGES)
+    assert len(set(groups)) == len(groups)
+
+
+def test_each_change_has_at_most_two_sentences() -> None:
+    script = runpy.run_path(str(ROOT / ".ci" / "sentences.py"))
+    entries = re.findall(r"^- (.*(?:\n  .*)*)", changes(), re.MULTILINE)
+    long = [
+        entry for entry in entries if len(list(script["sentences"](entry.replace("*Changed.*", "")))) > MOST_SENTENCES
+    ]
+    assert len(entries) > 50
+    assert not long
 
 
 def test_install_page_names_every_extra() -> None:
