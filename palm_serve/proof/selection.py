@@ -131,7 +131,7 @@ class CandidateProver:
     def prove(self, candidates: Sequence[Candidate]) -> None:
         """Prove combinations in this order, and keep the outcomes.
 
-        The time limit counts once a combination has passed: without one there is nothing to serve with.
+        The time limit counts once one was compared here and one has passed: without one there is nothing to serve with.
 
         Raises:
             BundleError: a graph does not belong to the manifest, or a file was changed.
@@ -164,7 +164,7 @@ class CandidateProver:
             reason = "it failed its gate at the export"
         elif candidate.provider == TENSORRT and self._request.provider == AUTO and not self._anew:
             reason = "TensorRT takes minutes for its first engine. `palm-serve prove` builds and proves it"
-        elif self.passed and time.monotonic() > self._stop and not self._anew:
+        elif self._prover is not None and self.passed and time.monotonic() > self._stop and not self._anew:
             self.out_of_time = True
             reason = "no time was left. The next start goes on, and `palm-serve prove` proves all"
         return ProofOutcome(status="not_tried", reason=reason, summary=reason) if reason else None
