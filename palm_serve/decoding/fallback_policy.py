@@ -1,6 +1,12 @@
 """Fallback: when a dialogue system should not act on the top intent."""
 
+from palm_serve.bundle.manifest import TaskThresholds
 from palm_serve.types import Classification, FallbackReason, Thresholds
+
+
+def model_thresholds(limits: TaskThresholds) -> Thresholds:
+    """Return the limits of a task for requests that name none."""
+    return Thresholds(limits.intent_confidence, limits.ambiguity_margin, limits.out_of_scope)
 
 
 def judge(answer: Classification, thresholds: Thresholds, *, unknown_language: bool = False) -> FallbackReason:

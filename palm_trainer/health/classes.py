@@ -4,8 +4,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, pstdev
 
+from palm_trainer.data.words import word_ranges
 from palm_trainer.health.findings import ClassWarning
-from palm_trainer.health.rows import Row, TaskRows, word_ranges
+from palm_trainer.health.rows import Row, TaskRows
 
 FEW_ROWS = 20
 """A class with fewer rows in train is hard to learn, and its scores vary."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from palm_trainer.data.example import LabelledSpan, spans_in
+from palm_trainer.data.words import word_ranges
 from palm_trainer.health.findings import OTHER_LABEL, UNMARKED, ContextKind, Finding
-from palm_trainer.health.rows import Row, TaskRows, span_name, word_ranges
+from palm_trainer.health.rows import Row, TaskRows, span_name
 
 NO_SPAN = "O"
 """Stands for a string that is no span."""

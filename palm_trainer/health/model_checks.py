@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from palm_serve.types import FloatArray
 from palm_trainer.data.example import LabelledSpan, spans_in
+from palm_trainer.data.words import word_ranges
 from palm_trainer.health.findings import CONFIDENT, NEIGHBOURS, Finding, Merge
 from palm_trainer.health.out_of_fold import (
     BoolArray,
@@ -18,7 +19,7 @@ from palm_trainer.health.out_of_fold import (
     out_of_fold_probabilities,
     wrong_scores,
 )
-from palm_trainer.health.rows import Row, TaskRows, normal_text, span_name, word_ranges
+from palm_trainer.health.rows import Row, TaskRows, normal_text, span_name
 from palm_trainer.health.vectors import Vectors
 
 NEIGHBOUR_COUNT = 10

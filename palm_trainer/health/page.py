@@ -8,10 +8,11 @@ from typing import Any
 
 from palm_trainer.config.atomic_files import write_output
 from palm_trainer.data.formats.jsonl import value_as_json
+from palm_trainer.data.words import word_ranges
 from palm_trainer.health.contexts import NO_SPAN
 from palm_trainer.health.findings import SIGNALS, ClassWarning, ContextKind, Health
 from palm_trainer.health.review_lines import Item, ReviewLines
-from palm_trainer.health.rows import Row, TaskRows, word_ranges
+from palm_trainer.health.rows import Row, TaskRows
 from palm_trainer.report.blocks import Table, TableCell, count_cell
 from palm_trainer.report.template import render_page
 

@@ -17,8 +17,6 @@ SPLITS = ("train", "dev", "test")
 """Splits that are checked."""
 ValueKind: TypeAlias = Literal["class", "classes", "spans"]
 
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|\w+|[^\w\s]")
-"""A word. Scripts without blanks between words have one character each."""
 _NO_WORD = re.compile(r"[\W_]+")
 
 
@@ -118,13 +116,6 @@ def labels_of(value: FieldValue) -> list[str]:
 def span_name(span: LabelledSpan) -> str:
     """Return the label of a span, with its role and group where it has some."""
     return "/".join(filter(None, (span.label, span.role, span.group)))
-
-
-def word_ranges(example: Example) -> Sequence[tuple[int, int]]:
-    """Return the ranges of the words of a text: those that were tagged, else those that its letters tell."""
-    if example.words is not None:
-        return example.words
-    return [match.span() for match in _WORD.finditer(example.text)]
 
 
 def normal_text(text: str) -> str:

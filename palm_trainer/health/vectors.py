@@ -12,8 +12,8 @@ from palm_serve.tokenization import bare_tokenizer_json
 from palm_serve.types import Encoding, FloatArray, RowLayout
 from palm_trainer.config.loader import Config
 from palm_trainer.data.example import Example
+from palm_trainer.data.words import word_ranges
 from palm_trainer.evaluation.predictor import Predictor
-from palm_trainer.health.rows import word_ranges
 from palm_trainer.model.checkpoint import load_trained
 from palm_trainer.model.heads import TaskHead
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel, describe_encoder

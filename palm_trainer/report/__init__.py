@@ -3,6 +3,7 @@
 rows.py              evaluated examples with their gold labels and answers
 scores.py            scores by label, confusions, kinds of span errors, thresholds
 reliability.py       accuracy by confidence
+answers.py           answers by outcome: right or wrong, answered or refused
 mistakes.py          wrong answers, the most confident first, with marked spans
 history.py           training log as curves
 data_summary.py      token lengths, label counts, problems in the data

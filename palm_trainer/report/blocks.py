@@ -11,12 +11,13 @@ from palm_trainer.tasks.mistakes import Mistake
 class TableCell:
     """Text of a cell. `sort` is the value that it is sorted by, if that is not the text.
 
-    `bar` from 0 to 1 is drawn behind the text.
+    `bar` from 0 to 1 is drawn behind the text. `link` is the address of a place in the page.
     """
 
     text: str
     sort: float | None = None
     bar: float | None = None
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,15 @@ class Matrix:
     counts: Sequence[Sequence[int]]
     heat: Sequence[Sequence[float]]
     note: str = ""
+    links: Sequence[Sequence[str]] = ()
+    """Place in the page of the answers of each cell. Empty: there is none."""
 
 
 @dataclass(frozen=True)
 class Mistakes:
     """Wrong answers, the most confident first.
 
-    `hidden` is the number of those that are not shown.
+    `hidden` is the number of those that are not shown. `links` are places in the page, one for each item or none.
     """
 
     kind: ClassVar[str] = "mistakes"
@@ -89,6 +92,21 @@ class Mistakes:
     items: Sequence[Mistake]
     hidden: int = 0
     note: str = ""
+    links: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class AnswerList:
+    """Answers that the script of the page lists and filters.
+
+    `rows` is their JSON, which can stand in a script element. `listed` of them are in it, and `hidden` are not.
+    """
+
+    kind: ClassVar[str] = "answers"
+    title: str
+    rows: str
+    listed: int
+    hidden: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,7 +129,7 @@ class Note:
     text: str
 
 
-Block: TypeAlias = Table | Figure | Figures | Matrix | Mistakes | Code | Note
+Block: TypeAlias = Table | Figure | Figures | Matrix | Mistakes | AnswerList | Code | Note
 
 
 @dataclass(frozen=True)
@@ -137,6 +155,12 @@ def percent_cell(value: float | None, digits: int = 1, *, bar: bool = False) -> 
     return TableCell(f"{100 * value:.{digits}f}", value, value if bar else None)
 
 
-def count_cell(value: int, *, bar: float | None = None) -> TableCell:
-    """Format a whole number. `bar` is the length of its bar, from 0 to 1."""
-    return TableCell(f"{value:,}", value, bar)
+def count_cell(value: int, *, bar: float | None = None, link: str = "") -> TableCell:
+    """Format a whole number.
+
+    Args:
+        value: the number.
+        bar: length of its bar, from 0 to 1.
+        link: place in the page that it leads to.
+    """
+    return TableCell(f"{value:,}", value, bar, link)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from palm_serve.bundle.manifest import TaskInfo
 from palm_trainer.evaluation.evaluate import collect_confidences
+from palm_trainer.report.answers import filter_link
 from palm_trainer.report.blocks import (
     Block,
     Figure,
@@ -54,7 +55,7 @@ def make_task_section(
     kind = task_kind(info.kind)
     blocks: list[Block] = []
     for table in kind.tables(rows):
-        blocks += _make_table_blocks(table, train_counts)
+        blocks += _make_table_blocks(task, table, train_counts)
     points = collect_confidences(info.kind, rows)
     if points:
         blocks.append(_draw_calibration(points, kind.answer_noun))
@@ -62,19 +63,19 @@ def make_task_section(
     match_thresholds = kind.match_thresholds(info, rows)
     if match_thresholds is not None:
         blocks.append(_make_match_table(match_thresholds))
-    blocks.append(_list_mistakes(info.kind, rows))
+    blocks.append(_list_mistakes(task, info.kind, rows))
     return ReportSection(f"task-{task}", task, f"{info.kind}, {split}: {kind.summary(rows)}", blocks)
 
 
-def _make_table_blocks(table: ReportTable, train_counts: Mapping[str, int]) -> list[Block]:
+def _make_table_blocks(task: str, table: ReportTable, train_counts: Mapping[str, int]) -> list[Block]:
     """Make the blocks of one of a kind's tables."""
     match table:
         case LabelTable(title=title, scores=label_scores):
             return [_make_label_table(label_scores, train_counts, title)]
         case ConfusionTable(pairs=pairs, as_matrix=True):
-            return [_make_matrix(pairs), *_list_confusions(pairs)]
+            return [_make_matrix(task, pairs), *_list_confusions(pairs, task)]
         case ConfusionTable(pairs=pairs):
-            return _list_confusions(pairs)
+            return _list_confusions(pairs, task)
         case SpanErrorTable(errors=errors, pairs=pairs):
             return _list_span_errors(errors, pairs)
         case AnswerLengthTable(scores=reading_scores):
@@ -103,7 +104,7 @@ def _make_label_table(label_scores: Sequence[scores.LabelScore], train_counts: M
     return Table(title, columns, rows, note=note, hidden=hidden, folded=len(label_scores) > _FOLDED_LABELS)
 
 
-def _make_matrix(pairs: scores.Confusions) -> Block:
+def _make_matrix(task: str, pairs: scores.Confusions) -> Block:
     confusion = scores.confusion(pairs)
     if not confusion.labels:
         return Note(f"No label is confused with another: all {confusion.all_labels} are told apart.")
@@ -111,16 +112,20 @@ def _make_matrix(pairs: scores.Confusions) -> Block:
     for counts in confusion.counts:
         total = max(1, sum(counts))
         heat.append([count / total for count in counts])
-    note = "Rows: gold labels. Columns: answers. The colour is the fraction of the row."
+    links = []
+    for gold in confusion.labels:
+        links.append([filter_link(task=task, gold=gold, answered=answered) for answered in confusion.labels])
+    note = "Rows: gold labels. Columns: answers. The colour is the fraction of the row. A number leads to its answers."
     if len(confusion.labels) < confusion.all_labels:
         note = (
             f"The {len(confusion.labels)} labels of {confusion.all_labels} that are confused most. "
             f"{confusion.shown_errors} of {confusion.errors} errors are between them. {note}"
         )
-    return Matrix("Confusion matrix", confusion.labels, confusion.counts, heat, note)
+    return Matrix("Confusion matrix", confusion.labels, confusion.counts, heat, note, links)
 
 
-def _list_confusions(pairs: scores.Confusions) -> list[Block]:
+def _list_confusions(pairs: scores.Confusions, task: str = "") -> list[Block]:
+    """List which labels were answered for which. With a task, the numbers lead to its answers."""
     wrong_pairs = []
     for pair, count in pairs.most_common():
         gold, predicted = pair
@@ -130,7 +135,8 @@ def _list_confusions(pairs: scores.Confusions) -> list[Block]:
         return []
     rows = []
     for (gold, predicted), count in wrong_pairs[:_MAX_CONFUSIONS]:
-        rows.append((TableCell(gold), TableCell(predicted), count_cell(count)))
+        link = filter_link(task=task, gold=gold, answered=predicted) if task else ""
+        rows.append((TableCell(gold), TableCell(predicted), count_cell(count, link=link)))
     columns = ("gold", "answered", "times")
     hidden = max(0, len(wrong_pairs) - _MAX_CONFUSIONS)
     return [Table("Most frequent confusions", columns, rows, text_columns=2, hidden=hidden)]
@@ -205,7 +211,7 @@ def _make_match_table(thresholds: MatchThresholds) -> Table:
     return Table(f"'{thresholds.label}' above a score", columns, rows)
 
 
-def _list_mistakes(kind: str, rows: Sequence[Judged]) -> Block:
+def _list_mistakes(task: str, kind: str, rows: Sequence[Judged]) -> Block:
     mistakes, total = select_mistakes(kind, rows)
     if not mistakes:
         return Note("There are no errors.")
@@ -213,4 +219,7 @@ def _list_mistakes(kind: str, rows: Sequence[Judged]) -> Block:
         "The most confident come first. A mark with ✓ is right, with ✗ answered but wrong, "
         "with ○ in the gold data but not answered."
     )
-    return Mistakes("Worst errors", mistakes, total - len(mistakes), note)
+    links = []
+    if all(len(unit) == 1 for unit in task_kind(kind).units(rows)):  # those of a ranker are not in the list of answers
+        links = [filter_link(task=task, row=mistake.source) for mistake in mistakes]
+    return Mistakes("Worst errors", mistakes, total - len(mistakes), note, links)

@@ -106,7 +106,8 @@ def _report(
     metrics = read_json(run / METRICS) if (run / METRICS).exists() else {}
     events = read_events(run / EVENTS)
     facts = RunFacts(run, plan.config, trained, events, metrics, plan.splits)
-    write_report(facts, plan.kinds, split, plan.data(split or "").sets, predictor, output)
+    data = plan.data(split or "")
+    write_report(facts, plan.kinds, split, data.sets, predictor, output, data.out_of_scope)
 
 
 def evaluate_run(

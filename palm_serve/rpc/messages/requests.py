@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from palm_serve.bundle.manifest import Manifest, TaskInfo
 from palm_serve.config import Limits
+from palm_serve.decoding.fallback_policy import model_thresholds
 from palm_serve.errors import InvalidRequest, check_text
 from palm_serve.types import Moment, Priority, TextRequest, Thresholds, context_text
 from palm_serve.v1 import palm_pb2 as pb
@@ -162,7 +163,7 @@ def _single_text_tasks(names: Sequence[str], manifest: Manifest) -> tuple[str, .
 def _thresholds(overrides: pb.Thresholds, manifest: Manifest) -> Thresholds:
     """Return the thresholds of the bundle, replaced by those of the request where it has any."""
     intent = manifest.task_with_role("intent")
-    defaults = manifest.tasks[intent].thresholds if intent else None
+    defaults = model_thresholds(manifest.tasks[intent].thresholds) if intent else Thresholds()
     values: dict[str, float | None] = {}
     for name in ("intent_confidence", "ambiguity_margin", "out_of_scope"):
         if overrides.HasField(name):
@@ -170,7 +171,7 @@ def _thresholds(overrides: pb.Thresholds, manifest: Manifest) -> Thresholds:
             _check_threshold(name, value)
             values[name] = value
         else:
-            values[name] = getattr(defaults, name, None)
+            values[name] = getattr(defaults, name)
     return Thresholds(**values)
 
 

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -170,7 +171,7 @@ def page(tmp_path_factory) -> tuple[Page, str]:
 
 def test_page_shows_html_in_texts_without_running_it(page):
     parsed, text = page
-    assert parsed.tags["script"] == 1
+    assert parsed.tags["script"] == 2  # that of the page, and the answers as JSON
     assert parsed.tags["img"] == parsed.tags["b"] == 0
     assert not [attribute for _, attribute, _ in parsed.attributes if attribute.startswith("on")]
     shown = "".join(parsed.text)
@@ -187,7 +188,10 @@ def test_page_loads_no_other_file(page):
     assert links
     assert all(tag == "a" and value.startswith("#") for tag, name, value in links)
     anchors = {value for _, name, value in parsed.attributes if name == "id"}
-    assert {value[1:] for _, _, value in links} <= anchors
+    filters = {value[1:] for _, _, value in links if "=" in value}
+    assert {value[1:] for _, _, value in links} - filters <= anchors
+    names = {name for value in filters for name, _ in parse_qsl(value, strict_parsing=True)}
+    assert names == {"task", "outcome", "gold", "answered", "row"}
     assert "url(" not in text
     assert "@import" not in text
 
