@@ -39,6 +39,8 @@ class _ValueList:
 
     values: dict[str, str] = field(default_factory=dict)
     synonyms: dict[str, _Synonym] = field(default_factory=dict)
+    wordings: dict[str, None] = field(default_factory=dict)
+    """What users say, in order. A canonical value may be something else, such as a code."""
 
     def add_value(self, text: str) -> None:
         self.values.setdefault(value_key(text), text)
@@ -94,15 +96,19 @@ class FoundValues:
         for text in texts:
             if self._is_usable(text, source):
                 self._list(name).add_value(text.strip())
+                self._list(name).wordings[text.strip()] = None
 
-    def add_synonyms(self, name: str, canonical: str, texts: Iterable[str], source: str) -> None:
-        """Add a canonical value and other wordings of it to a list.
+    def add_synonyms(
+        self, name: str, canonical: str, texts: Iterable[str], source: str, *, is_said: bool = False
+    ) -> None:
+        """Add a canonical value and wordings of it to a list. It is a wording itself where there is no other.
 
         Args:
             name: name of the list.
             canonical: the value.
-            texts: the other wordings.
+            texts: the wordings. The canonical value may be one of them.
             source: `file:line`, for messages.
+            is_said: the canonical value is a wording, whatever the others are.
 
         Raises:
             DataError: a wording stands for another value already.
@@ -110,9 +116,13 @@ class FoundValues:
         if not self._is_usable(canonical, source):
             return
         self._list(name).add_value(canonical.strip())
+        wordings = [canonical.strip()] if is_said else []
         for text in texts:
             if self._is_usable(text, source):
-                self._add(name, _Synonym(text.strip(), canonical.strip(), source))
+                if text.strip() != canonical.strip():
+                    self._add(name, _Synonym(text.strip(), canonical.strip(), source))
+                wordings.append(text.strip())
+        self._list(name).wordings.update(dict.fromkeys(wordings or [canonical.strip()]))
 
     def add_annotated(self, slot: str, text: str, canonical: str, source: str) -> None:
         """Add the value that an annotation gives for its text. As in Rasa, it holds for other slots too, where it is the only one.
@@ -156,7 +166,9 @@ class FoundValues:
         else:
             self._patterns.setdefault(name, {})[pattern] = None
 
-    def add_type_value(self, type_name: str, canonical: str, texts: Iterable[str], source: str) -> None:
+    def add_type_value(
+        self, type_name: str, canonical: str, texts: Iterable[str], source: str, *, is_said: bool = True
+    ) -> None:
         """Add a value of a type of slots, and other wordings of it.
 
         Args:
@@ -164,11 +176,22 @@ class FoundValues:
             canonical: the value.
             texts: the other wordings.
             source: place of the value, for messages.
+            is_said: the value is a wording too. False: it may be a code.
 
         Raises:
             DataError: a wording stands for another value of the type already.
         """
-        self.add_synonyms(_TYPE + type_name, canonical, filter(str.strip, texts), source)
+        self.add_synonyms(_TYPE + type_name, canonical, filter(str.strip, texts), source, is_said=is_said)
+
+    def add_type_pattern(self, type_name: str, pattern: str, source: str) -> None:
+        """Add a regular expression for whole values of the slots with a type. One that RE2 cannot read is counted.
+
+        Args:
+            type_name: name of the type.
+            pattern: the expression.
+            source: place of the expression, for messages.
+        """
+        self.add_pattern(_TYPE + type_name, pattern, source)
 
     def use_type(self, slot: str, type_name: str) -> None:
         """Say that the values of a slot are those of a type."""
@@ -185,6 +208,7 @@ class FoundValues:
                 self._list(name).add_value(text)
             for synonym in values.synonyms.values():
                 self._add(name, synonym)
+            self._list(name).wordings.update(values.wordings)
         for key, annotated in reader_values._annotated.items():
             earlier = self._annotated.setdefault(key, annotated)
             if earlier is None or annotated is None or value_key(earlier.canonical) != value_key(annotated.canonical):
@@ -206,17 +230,30 @@ class FoundValues:
         """
         tables = {}
         for slot in slots:
-            tables[slot] = self._table([slot, *self._types.get(slot, ())], [slot])
+            names = [slot, *self._types.get(slot, ())]
+            tables[slot] = self._table(names, names)
         open_lists = [ALL_SLOTS]
         for name in self._lists:
             if name in self._open_lists and name not in slots:
                 open_lists.append(name)
-        common = self._table(open_lists, [name for name in self._patterns if name not in slots])
+        open_patterns = [name for name in self._patterns if name not in slots and not name.startswith(_TYPE)]
+        common = self._table(open_lists, open_patterns)
         for key, annotated in self._annotated.items():
             if annotated is not None and key not in map(value_key, common.synonyms):
                 common.synonyms[annotated.text] = annotated.canonical
         tables[ALL_SLOTS] = common
         return {slot: table for slot, table in tables.items() if table != SlotValues()}
+
+    def wordings(self, slot: str) -> list[str]:
+        """Return what users say for the values of a slot, by the lists of its name and of its types, each text once.
+
+        Lists for all slots do not count, nor do annotations, whose texts the examples hold.
+        """
+        wordings: dict[str, None] = {}
+        for name in (slot, *self._types.get(slot, ())):
+            if name in self._lists:
+                wordings.update(self._lists[name].wordings)
+        return list(wordings)
 
     def _table(self, names: Iterable[str], pattern_names: Iterable[str]) -> SlotValues:
         joined = _ValueList()
@@ -229,7 +266,7 @@ class FoundValues:
         patterns = []
         for name in pattern_names:
             for expression in self._patterns.get(name, ()):
-                patterns.append(Pattern(name=name, pattern=expression))
+                patterns.append(Pattern(name=name.removeprefix(_TYPE), pattern=expression))
         synonyms = {synonym.text: synonym.canonical for synonym in joined.synonyms.values()}
         return SlotValues(synonyms=synonyms, values=tuple(joined.values.values()), patterns=tuple(patterns))
 

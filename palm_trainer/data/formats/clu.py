@@ -5,7 +5,8 @@ Fields: `intent`, `slots`.
 Described at https://learn.microsoft.com/azure/ai-services/language-service/conversational-language-understanding/concepts/data-formats.
 An entity has `category`, `offset` and `length`, in the unit that `stringIndexType` names (UTF-16 units if it names none).
 A path may name a data set of the project after `#`: `project.json#Train` reads the utterances that say so or say nothing,
-`project.json#Test` those of the test. Lists, regular expressions and prebuilt entities are counted as passed over.
+`project.json#Test` those of the test. Lists and regular expressions of entities say what their values stand for. Prebuilt
+entities are counted as passed over.
 """
 
 from collections.abc import Iterator
@@ -94,10 +95,32 @@ def _content(path: Path, defects: Defects) -> tuple[Iterator[JsonObject], bool]:
         raise assets.fault("utterances", "a list")
     project.note_unread(_PROJECT_KEYS, "a CLU project", defects)
     assets.note_unread(("projectKind", "intents", "entities", "utterances"), "a CLU project", defects)
-    for key in ("intents", "entities"):
-        for declared in assets.objects(key):
-            declared.note_unread(_DECLARED_KEYS, f"{key} of a CLU project", defects)
+    for intent in assets.objects("intents"):
+        intent.note_unread(_DECLARED_KEYS, "intents of a CLU project", defects)
+    for entity in assets.objects("entities"):
+        entity.note_unread((*_DECLARED_KEYS, "list", "regex"), "entities of a CLU project", defects)
+        _add_values(entity, defects)
     return assets.objects("utterances"), _counts_utf16(project)
+
+
+def _add_values(entity: JsonObject, defects: Defects) -> None:
+    """Keep the values of an entity's list and its regular expressions. A key of a list is no wording unless it stands among them."""
+    slot = entity.given_name("category")
+    values = entity.child("list")
+    values.note_unread(("sublists",), "a list of a CLU entity", defects)
+    for row in values.objects("sublists"):
+        row.note_unread(("listKey", "synonyms"), "a value of a CLU list", defects)
+        wordings = []
+        for synonyms in row.objects("synonyms"):
+            synonyms.note_unread(("language", "values"), "synonyms of a CLU list", defects)
+            wordings += synonyms.strings("values")
+        defects.values.add_type_value(slot, row.given_name("listKey"), wordings, row.place, is_said=False)
+    defects.values.use_type(slot, slot)
+    patterns = entity.child("regex")
+    patterns.note_unread(("expressions",), "regular expressions of a CLU entity", defects)
+    for row in patterns.objects("expressions"):
+        row.note_unread(("regexKey", "language", "regexPattern"), "a regular expression of a CLU entity", defects)
+        defects.values.add_type_pattern(slot, row.text("regexPattern"), row.place)
 
 
 def _counts_utf16(project: JsonObject) -> bool:

@@ -4,7 +4,8 @@ Fields: `intent`, `slots`.
 
 Described at https://cloud.google.com/dialogflow/cx/docs/reference/json-export and
 https://cloud.google.com/dialogflow/cx/docs/reference/rest/v3/projects.locations.agents.intents. The parts of a phrase are
-joined as they are; a part's `parameterId` is the label of its span. All languages are read.
+joined as they are; a part's `parameterId` is the label of its span. Entity types say what the values of the parameters with
+them stand for. All languages are read.
 """
 
 import re
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from palm_trainer.data.example import Example
-from palm_trainer.data.formats.dialogflow_es import FALLBACK, REPEATS
+from palm_trainer.data.formats.dialogflow_es import FALLBACK, REPEATS, add_entry
 from palm_trainer.data.formats.json_objects import JsonObject, as_object, objects_in
 from palm_trainer.data.formats.json_values import load_json
 from palm_trainer.data.formats.parts import Part, join_parts
@@ -21,8 +22,15 @@ from palm_trainer.data.formats.text_files import Defects, FormatOptions
 from palm_trainer.errors import DataError
 
 _PHRASES = re.compile(r"(?P<folder>(?:.*/)?(?P<intent>[^/]+))/trainingPhrases/[A-Za-z0-9-]+\.json")
+_ENTITY_TYPE = re.compile(r"(?:.*/)?entityTypes/(?P<type>[^/]+)/(?P=type)\.json")
+_ENTITIES = re.compile(r"(?:.*/)?entityTypes/(?P<type>[^/]+)/entities/[A-Za-z0-9-]+\.json")
 _INTENT_KEYS = (
     *("name", "displayName", "priority", "isFallback", "description", "numTrainingPhrases", "trainingPhrases"),
+    *("createTime", "updateTime", "parameters"),
+)
+_PARAMETER_KEYS = ("id", "entityType", "isList", "redact")
+_TYPE_KEYS = (
+    *("name", "displayName", "kind", "autoExpansionMode", "enableFuzzyExtraction", "redact", "entities"),
     *("createTime", "updateTime"),
 )
 _PHRASE_KEYS = ("id", "parts", "repeatCount", "languageCode", "type")
@@ -85,12 +93,18 @@ def _agent(files: ProjectFiles, path: Path, defects: Defects) -> Iterator[Exampl
         raise DataError(
             f"{path}: no file intents/NAME/trainingPhrases/LANGUAGE.json; give an exported agent of Dialogflow CX"
         )
+    types = _entity_types(files, defects)
     intents: dict[str, JsonObject] = {}
     intent_files = set(phrase_files.values())
     for name in files.names:
+        entities = _ENTITIES.fullmatch(name)
         if name in intent_files:
             intents[name] = files.load_object(name, defects)
-        elif name not in phrase_files:
+        elif entities:
+            content = files.load_object(name, defects)
+            content.note_unread(("entities",), "a file of entities", defects)
+            _add_entities(content, types.get(entities["type"]), entities["type"], defects)
+        elif name not in phrase_files and not _ENTITY_TYPE.fullmatch(name):
             defects.add(FURTHER_FILE, files.place(name))
     for name, intent_name in phrase_files.items():
         if intent_name not in intents:
@@ -102,6 +116,45 @@ def _agent(files: ProjectFiles, path: Path, defects: Defects) -> Iterator[Exampl
         intent.note_unread(_INTENT_KEYS, "a Dialogflow intent", defects)
 
 
+def _entity_types(files: ProjectFiles, defects: Defects) -> dict[str, JsonObject]:
+    """Return the entity types of an agent by the names of their directories, and keep the entities that stand in them."""
+    types = {}
+    for name in files.names:
+        match = _ENTITY_TYPE.fullmatch(name)
+        if match:
+            entity_type = files.load_object(name, defects)
+            entity_type.note_unread(_TYPE_KEYS, "an entity type of Dialogflow", defects)
+            types[match["type"]] = entity_type
+            _add_entities(entity_type, entity_type, match["type"], defects)
+    return types
+
+
+def _add_entities(content: JsonObject, entity_type: JsonObject | None, name: str, defects: Defects) -> None:
+    """Keep the entities of a type.
+
+    Args:
+        content: object with the entities.
+        entity_type: their type, or None if the agent lacks it.
+        name: name of its directory.
+        defects: holds the values.
+    """
+    is_pattern = entity_type is not None and entity_type.name("kind") == "KIND_REGEXP"
+    type_name = (entity_type.name("displayName") if entity_type is not None else "") or name
+    for entry in content.objects("entities"):
+        entry.note_unread(("value", "synonyms"), "an entity of Dialogflow", defects)
+        synonyms = [synonym.strip() for synonym in entry.strings("synonyms") if synonym.strip()]
+        add_entry(type_name, entry.given_name("value"), synonyms, entry.place, defects, is_pattern=is_pattern)
+
+
+def _use_types(intent: JsonObject, defects: Defects) -> None:
+    """Say which entity type the parameters of an intent have: `@city`, or a path that ends in its name."""
+    for parameter in intent.objects("parameters"):
+        parameter.note_unread(_PARAMETER_KEYS, "a parameter of a Dialogflow intent", defects)
+        entity_type = parameter.name("entityType").rpartition("/")[2].removeprefix("@")
+        if entity_type:
+            defects.values.use_type(parameter.given_name("id"), entity_type)
+
+
 def _intent_examples(intent: JsonObject, content: JsonObject, defects: Defects) -> Iterator[Example]:
     """Yield the examples of an intent. Its phrases are in `content`, which is the intent or a file of its own."""
     name = intent.given_name("displayName")
@@ -111,6 +164,7 @@ def _intent_examples(intent: JsonObject, content: JsonObject, defects: Defects) 
         content.note_unread(("trainingPhrases",), "a file of phrases", defects)
         if not isinstance(content.values.get("trainingPhrases"), list):
             raise content.fault("trainingPhrases", "a list")
+    _use_types(intent, defects)
     is_fallback = intent.flag("isFallback")
     for row in content.objects("trainingPhrases"):
         row.note_unread(_PHRASE_KEYS, "a Dialogflow phrase", defects)

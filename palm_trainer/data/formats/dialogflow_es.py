@@ -5,7 +5,8 @@ Fields: `intent`, `slots`.
 Described at https://cloud.google.com/dialogflow/es/docs/agents-settings (export) and
 https://cloud.google.com/dialogflow/es/docs/reference/rest/v2/projects.agent.intents (training phrases). The parts of a phrase
 are joined as they are; a part's `alias` (the parameter) is the label of its span, `meta` its entity type. Phrases of the old
-template mode (`@city:to`) are written out with the entries of the agent's entities. All languages are read.
+template mode (`@city:to`) are written out with the entries of the agent's entities. These entries also say what the values of
+slots with the entity stand for. All languages are read.
 """
 
 import re
@@ -27,10 +28,16 @@ REPEATS = "number of times that a phrase was added (passed over)"
 IGNORED = "part marked @sys.ignore (read as text)"
 _PHRASES = re.compile(r"(?P<intent>(?:.*/)?[^/]+)_usersays_(?P<language>[A-Za-z0-9-]+)\.json")
 _ENTRIES = re.compile(r"(?:.*/)?(?P<entity>[^/]+)_entries_[A-Za-z0-9-]+\.json")
+_ENTITY = re.compile(r"(?:.*/)?entities/(?P<entity>[^/]+)\.json")
+NAMES_ENTITY = "value of an entity that names another entity (passed over as a value)"
+_NAMED_ENTITY = re.compile(r"(?<!\w)@[\w.-]+")
 _TEMPLATE_SLOT = re.compile(r"@([\w.-]+):([\w.-]+)")
 _INTENT_KEYS = (
     *("id", "name", "auto", "priority", "webhookUsed", "webhookForSlotFilling", "fallbackIntent", "lastUpdate"),
     *("userSays", "templates", "parentId", "rootParentId", "isFallback", "cortanaCommand", "endInteraction"),
+)
+_ENTITY_KEYS = (
+    *("id", "name", "isOverridable", "isEnum", "isRegexp", "automatedExpansion", "allowFuzzyExtraction", "entries"),
 )
 _PHRASE_KEYS = ("id", "data", "isTemplate", "count", "updated", "lang", "isAuto")
 _PART_KEYS = ("text", "alias", "userDefined")
@@ -90,12 +97,27 @@ def _agent(files: ProjectFiles, path: Path, defects: Defects) -> Iterator[Exampl
     entries: dict[str, list[str]] = {}
     phrase_files = []
     intents: dict[str, JsonObject] = {}
+    entities = _entities(files, defects)
     for name in files.names:
         entry = _ENTRIES.fullmatch(name)
+        entity = _ENTITY.fullmatch(name)
         if _PHRASES.fullmatch(name):
             phrase_files.append(name)
         elif entry:
-            entries.setdefault(entry["entity"], []).extend(_entry_values(files, name, defects))
+            rows = files.load(name, defects)
+            if not isinstance(rows, list):
+                raise DataError(
+                    f"{files.place(name)}: must hold a list of entries, got a JSON {type(rows).__name__}. Correct it."
+                )
+            is_pattern = entry["entity"] in entities and entities[entry["entity"]].flag("isRegexp")
+            entry_rows = objects_in(rows, f"{files.place(name)}: entry")
+            values_of_file = _entry_values(entry_rows, entry["entity"], defects, is_pattern=is_pattern)
+            entries.setdefault(entry["entity"], []).extend(values_of_file)
+        elif entity:
+            declared = entities[entity["entity"]]
+            entry_rows = declared.objects("entries")
+            values_of_file = _entry_values(entry_rows, entity["entity"], defects, is_pattern=declared.flag("isRegexp"))
+            entries.setdefault(entity["entity"], []).extend(values_of_file)
         elif PurePosixPath(name).parent.name == "intents":
             intents[name.removesuffix(".json")] = files.load_object(name, defects)
         else:
@@ -125,17 +147,54 @@ def _name_of(intent: JsonObject) -> tuple[str, bool]:
     return intent.given_name("name"), intent.flag("fallbackIntent") or intent.flag("isFallback")
 
 
-def _entry_values(files: ProjectFiles, name: str, defects: Defects) -> Iterator[str]:
-    """Yield the values and synonyms of an entity."""
-    rows = files.load(name, defects)
-    place = files.place(name)
-    if not isinstance(rows, list):
-        raise DataError(f"{place}: must hold a list of entries, got a JSON {type(rows).__name__}. Correct it.")
-    for entry in objects_in(rows, f"{place}: entry"):
-        yield entry.given_name("value")
-        for synonym in entry.strings("synonyms"):
-            if synonym.strip():
-                yield synonym.strip()
+def _entities(files: ProjectFiles, defects: Defects) -> dict[str, JsonObject]:
+    """Return the entities of an agent by their names."""
+    entities = {}
+    for name in files.names:
+        match = _ENTITY.fullmatch(name)
+        if match and not _ENTRIES.fullmatch(name):
+            entity = files.load_object(name, defects)
+            entity.note_unread(_ENTITY_KEYS, "a Dialogflow entity", defects)
+            entities[match["entity"]] = entity
+    return entities
+
+
+def _entry_values(entries: Iterator[JsonObject], entity: str, defects: Defects, *, is_pattern: bool) -> Iterator[str]:
+    """Yield the values and synonyms of an entity, and keep what they stand for."""
+    for entry in entries:
+        entry.note_unread(("value", "synonyms"), "an entry of a Dialogflow entity", defects)
+        value = entry.given_name("value")
+        yield value
+        synonyms = [synonym.strip() for synonym in entry.strings("synonyms") if synonym.strip()]
+        yield from synonyms
+        add_entry(entity, value, synonyms, entry.place, defects, is_pattern=is_pattern)
+
+
+def add_entry(entity: str, value: str, synonyms: list[str], source: str, defects: Defects, *, is_pattern: bool) -> None:
+    """Keep what the synonyms of an entry stand for. The value is a wording only where it is one of them, or has none.
+
+    Args:
+        entity: name of the entity type.
+        value: the value of the entry.
+        synonyms: its synonyms.
+        source: place of the entry.
+        defects: holds the values.
+        is_pattern: the value is a regular expression.
+
+    Raises:
+        DataError: a synonym stands for two values.
+    """
+    defects.values.use_type(entity, entity)
+    if is_pattern:
+        defects.values.add_type_pattern(entity, value, source)
+        return
+    texts = [text for text in synonyms if not _NAMED_ENTITY.search(text)]
+    if _NAMED_ENTITY.search(value) or (synonyms and not texts):
+        defects.add(NAMES_ENTITY, source)
+        return
+    if len(texts) < len(synonyms):
+        defects.add(NAMES_ENTITY, source, len(synonyms) - len(texts))
+    defects.values.add_type_value(entity, value, texts, source, is_said=False)
 
 
 def _phrases(
@@ -151,6 +210,9 @@ def _phrases(
         segments = list(_parts(row, defects))
         if row.flag("isTemplate"):
             template = _template("".join(segment.text for segment in segments))
+            for item in template:
+                if isinstance(item, Slot):
+                    defects.values.use_type(item.label, item.type)
             for text, spans in values.rows(template, row.place, defects):
                 yield Example(text, {"intent": intent, "slots": spans}, source=row.place)
         else:
@@ -168,6 +230,8 @@ def _parts(row: JsonObject, defects: Defects) -> Iterator[Part]:
             yield Part(text)
             continue
         label = segment.name("alias") or entity_type
+        if label and entity_type:
+            defects.values.use_type(label, entity_type)
         read: tuple[Any, ...] = _PART_KEYS if segment.name("alias") else (*_PART_KEYS, "meta")
         segment.note_unread(read, "a part with an alias" if label else "a part", defects)
         yield Part(text, label)

@@ -3,8 +3,9 @@
 Fields: `intent`, `slots`.
 
 Described at https://learn.microsoft.com/azure/ai-services/luis/app-schema-definition. An entity has `entity`, `startPos`
-and `endPos` (UTF-16 units, the last one included), perhaps `role` and `children`, which become spans of their own. Patterns,
-lists, regular expressions and features are counted as passed over.
+and `endPos` (UTF-16 units, the last one included), perhaps `role` and `children`, which become spans of their own. Closed lists
+and regular expressions say what values stand for: those of the slot of their name, and lists also of entities that name them as a
+feature. Patterns and phrase lists are counted as passed over.
 """
 
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from palm_trainer.data.formats.text_files import Defects, FormatOptions
 _HEADER = ("luis_schema_version", "versionId", "name", "desc", "culture", "tokenizerVersion", "utterances", "settings")
 _DECLARATIONS = ("intents", "entities", "hierarchicals", "composites", "prebuiltEntities")
 """Lists of names, which the utterances repeat where they are used."""
+_VALUES = ("closedLists", "regex_entities")
 _MOST_LEVELS = 20
 
 
@@ -51,9 +53,40 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
     app = load_object(path, "an exported app of LUIS", defects)
     if not isinstance(app.values.get("utterances"), list):
         raise app.fault("utterances", "a list")
-    app.note_unread((*_HEADER, *_DECLARATIONS), "a LUIS app", defects)
+    app.note_unread((*_HEADER, *_DECLARATIONS, *_VALUES), "a LUIS app", defects)
+    _add_values(app, defects)
     for row in app.objects("utterances"):
         yield _example(row, defects)
+
+
+def _add_values(app: JsonObject, defects: Defects) -> None:
+    """Keep the values of closed lists and regular expressions."""
+    lists = set()
+    for closed_list in app.objects("closedLists"):
+        closed_list.note_unread(("name", "subLists", "roles"), "a closed list of LUIS", defects)
+        name = closed_list.given_name("name")
+        lists.add(name)
+        defects.values.use_type(name, name)
+        for row in closed_list.objects("subLists"):
+            row.note_unread(("canonicalForm", "list"), "a value of a closed list of LUIS", defects)
+            defects.values.add_type_value(name, row.given_name("canonicalForm"), row.strings("list"), row.place)
+    for entity in app.objects("regex_entities"):
+        entity.note_unread(("name", "regexPattern", "roles"), "a regular expression of LUIS", defects)
+        name = entity.given_name("name")
+        defects.values.use_type(name, name)
+        defects.values.add_type_pattern(name, entity.text("regexPattern"), entity.place)
+    _use_lists(app, "entities", lists, 0, defects)
+
+
+def _use_lists(owner: JsonObject, key: str, lists: set[str], level: int, defects: Defects) -> None:
+    """Say which entities have a closed list as a feature: those of an app, or the children of an entity."""
+    if level > _MOST_LEVELS:
+        raise owner.fault(key, f"nested at most {_MOST_LEVELS} levels deep")
+    for entity in owner.objects(key):
+        for feature in entity.objects("features"):
+            if feature.name("modelName") in lists:
+                defects.values.use_type(entity.given_name("name"), feature.name("modelName"))
+        _use_lists(entity, "children", lists, level + 1, defects)
 
 
 def _example(row: JsonObject, defects: Defects) -> Example:

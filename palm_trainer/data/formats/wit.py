@@ -4,7 +4,8 @@ Fields: `intent`, `slots`, and one for each trait.
 
 Described at https://wit.ai/docs/http (utterances). An entity has `entity` (`name` or `name:role`), `start`, `end` and `body`; where the
 offsets do not give the body in code points, they are tried in UTF-16 units and in bytes. The older form,
-`{"data": [{"text", "entities": [{"entity", "value"}]}]}`, has the intent among the entities.
+`{"data": [{"text", "entities": [{"entity", "value"}]}]}`, has the intent among the entities. The keywords of an app's entities say
+what values stand for.
 """
 
 import re
@@ -27,6 +28,8 @@ _BUILT_IN = "wit$"
 OTHER_VALUE = "value of an entity that depends on the time, or is no string (passed over)"
 _LISTS = ("utterances", "data")
 _FILES = re.compile(r"(?:.*/)?(?:utterances/[^/]+|expressions)\.json")
+_ENTITIES = re.compile(r"(?:.*/)?entities/[^/]+\.json")
+_DECLARED_KEYS = ("name", "id", "roles", "lookups", "keywords", "values", "builtin", "doc", "lang", "exotic")
 _ENTITY_KEYS = ("entity", "start", "end", "body", "role", "value")
 
 
@@ -69,8 +72,23 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
     for name in files.names:
         if name in names:
             yield from _document_examples(files.load(name, defects), files.place(name), defects)
+        elif _ENTITIES.fullmatch(name):
+            _add_keywords(files.load_object(name, defects), defects)
         else:
             defects.add(FURTHER_FILE, files.place(name))
+
+
+def _add_keywords(content: JsonObject, defects: Defects) -> None:
+    """Keep the keywords of an entity. The older form has `values` and `expressions` below `data`."""
+    entity = content.child("data") if isinstance(content.values.get("data"), dict) else content
+    entity.note_unread(_DECLARED_KEYS, "a Wit entity", defects)
+    name = entity.given_name("name")
+    for key, canonical, wordings in (("keywords", "keyword", "synonyms"), ("values", "value", "expressions")):
+        for row in entity.objects(key):
+            row.note_unread((canonical, wordings), "a keyword of a Wit entity", defects)
+            synonyms = row.strings(wordings)
+            defects.values.add_type_value(name, row.given_name(canonical), synonyms, row.place, is_said=False)
+    defects.values.use_type(name, name)
 
 
 def _document_examples(document: object, place: str, defects: Defects) -> Iterator[Example]:

@@ -65,6 +65,134 @@ def test_types_of_alexa_and_snips_are_used_by_their_slots(tmp_path):
     assert defects.values.by_slot(["to"]) == {"to": NYC}
 
 
+def put(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write(folder / name, content)
+    return folder
+
+
+TEXT = "fly to nyc"
+ZIP = Pattern(name="zip", pattern="[0-9]{5}")
+
+
+def luis_app(folder):
+    entity = {"entity": "to", "startPos": 7, "endPos": 9}
+    cities = [{"canonicalForm": "New York", "list": ["nyc", " "]}, {"canonicalForm": "Boston", "list": []}]
+    app = {
+        "luis_schema_version": "7.0.0",
+        "utterances": [{"text": TEXT, "intent": "fly", "entities": [entity]}],
+        "closedLists": [{"name": "place", "subLists": cities}],
+        "regex_entities": [{"name": "zip", "regexPattern": "[0-9]{5}"}],
+        "entities": [{"name": "trip", "children": [{"name": "to", "features": [{"modelName": "place"}]}]}],
+    }
+    return write(folder / "a.json", app)
+
+
+def clu_project(folder):
+    utterance = {"text": TEXT, "intent": "fly", "entities": [{"category": "to", "offset": 7, "length": 3}]}
+    cities = [
+        {"listKey": "New York", "synonyms": [{"language": "en", "values": ["nyc"]}]},
+        {"listKey": "Boston", "synonyms": []},
+    ]
+    entities = [
+        {"category": "to", "list": {"sublists": cities}},
+        {"category": "zip", "regex": {"expressions": [{"regexKey": "a", "regexPattern": "[0-9]{5}"}]}},
+    ]
+    assets = {"intents": [], "entities": entities, "utterances": [utterance]}
+    return write(folder / "a.json", {"projectFileVersion": "1", "assets": assets})
+
+
+def dialogflow_es_agent(folder):
+    parts = [{"text": "fly to "}, {"text": "nyc", "alias": "to", "meta": "@place"}]
+    parts += [{"text": " "}, {"text": "10001", "alias": "zip", "meta": "@code"}]
+    files = {
+        "intents/fly_usersays_en.json": [{"data": parts}],
+        "entities/place.json": {"name": "place"},
+        "entities/place_entries_en.json": [{"value": "New York", "synonyms": ["nyc"]}, {"value": "Boston"}],
+        "entities/code.json": {"name": "code", "isRegexp": True},
+        "entities/code_entries_en.json": [{"value": "[0-9]{5}"}],
+    }
+    return put(folder, files)
+
+
+def dialogflow_cx_agent(folder):
+    parts = [{"text": "fly to "}, {"text": "nyc", "parameterId": "to"}]
+    parts += [{"text": " "}, {"text": "10001", "parameterId": "zip"}]
+    parameters = [
+        {"id": "to", "entityType": "projects/-/agents/-/entityTypes/place"},
+        {"id": "zip", "entityType": "@code"},
+    ]
+    cities = [{"value": "New York", "synonyms": ["nyc"]}, {"value": "Boston", "synonyms": ["Boston"]}]
+    files = {
+        "intents/fly/fly.json": {"displayName": "fly", "parameters": parameters},
+        "intents/fly/trainingPhrases/en.json": {"trainingPhrases": [{"parts": parts}]},
+        "entityTypes/place/place.json": {"displayName": "place", "kind": "KIND_MAP"},
+        "entityTypes/place/entities/en.json": {"entities": cities},
+        "entityTypes/code/code.json": {"displayName": "code", "kind": "KIND_REGEXP"},
+        "entityTypes/code/entities/en.json": {"entities": [{"value": "[0-9]{5}", "synonyms": ["[0-9]{5}"]}]},
+    }
+    return put(folder, files)
+
+
+def wit_app(folder):
+    entity = {"entity": "to:to", "start": 7, "end": 10, "body": "nyc"}
+    keywords = [{"keyword": "New York", "synonyms": ["nyc", "New York"]}, {"keyword": "Boston", "synonyms": []}]
+    files = {
+        "app.json": {"name": "a"},
+        "utterances/u.json": {"utterances": [{"text": TEXT, "intent": "fly", "entities": [entity], "traits": []}]},
+        "entities/to.json": {"name": "to", "keywords": keywords},
+    }
+    return put(folder, files)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "make", "pattern"),
+    [
+        ("luis", luis_app, ZIP),
+        ("clu", clu_project, ZIP),
+        ("dialogflow_es", dialogflow_es_agent, Pattern(name="code", pattern="[0-9]{5}")),
+        ("dialogflow_cx", dialogflow_cx_agent, Pattern(name="code", pattern="[0-9]{5}")),
+        ("wit", wit_app, None),
+    ],
+)
+def test_lists_of_products_are_values_of_their_slots(format_name, make, pattern, tmp_path):
+    _, defects = read(format_name, make(tmp_path))
+    values = defects.values.by_slot(["to", "zip", "other"])
+    patterns = {} if pattern is None else {"zip": SlotValues(patterns=(pattern,))}
+    assert values == {"to": NYC} | patterns
+    said = {"luis": ["New York", "nyc", "Boston"], "wit": ["nyc", "New York", "Boston"]}
+    assert defects.values.wordings("to") == said.get(format_name, ["nyc", "Boston"])
+    assert defects.values.wordings("other") == []
+
+
+def test_wordings_are_what_users_say(tmp_path):
+    rows = [{"values": {"city": {"NYC": ["new york", "big apple"], "Boston": []}, "": {"Monday": ["mon"]}}}]
+    rows.append({"text": "to nyc", "slots": [{"start": 3, "end": 6, "label": "city"}]})
+    _, defects = read("jsonl", write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows))))
+    assert defects.values.wordings("city") == ["new york", "big apple", "Boston"]
+    joined, _ = collect()
+    joined.merge(defects.values)
+    assert joined.wordings("city") == ["new york", "big apple", "Boston"]
+    rasa = """version: "3.1"
+nlu:
+- intent: fly
+  examples: |
+    - to [nyc]{"entity": "city", "value": "NYC"}
+- synonym: NYC
+  examples: |
+    - the city
+- lookup: city
+  examples: |
+    - oslo
+- lookup: town
+  examples: |
+    - bonn
+"""
+    _, defects = read("rasa", write(tmp_path / "nlu.yml", rasa))
+    assert defects.values.wordings("city") == ["oslo"]
+
+
 def collect():
     faults = []
     return FoundValues(lambda kind, source: faults.append((kind, source))), faults

@@ -11,6 +11,7 @@ from palm_trainer.data.example import LabelledSpan
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.detect import detect_format
 from palm_trainer.data.formats.text_files import Defects, FormatOptions
+from palm_trainer.data.found_values import NOT_READ
 from tests.palm_trainer.data.formats import test_conservation as plain
 from tests.palm_trainer.data.formats.test_conservation import OVERLAP, ROWS, slots, text
 
@@ -54,7 +55,17 @@ def write_luis(data, path, told):
             told["'note' of a LUIS utterance (passed over)"] += 1
         utterances.append(utterance)
     app = {"luis_schema_version": "7.0.0", "culture": "en-us", "name": "a", "intents": [{"name": "fly"}]}
-    app |= {"patterns": [{"pattern": "to {city}", "intent": "fly"}] * 2, "closedLists": [], "utterances": utterances}
+    app |= {"patterns": [{"pattern": "to {city}", "intent": "fly"}] * 2, "utterances": utterances}
+    values = [{"canonicalForm": "Oslo", "list": ["oslo", "kristiania"]}, {"canonicalForm": "Rome", "list": []}]
+    app |= {
+        "closedLists": [{"name": "towns", "subLists": values, "roles": ["r"], "other": 1}],
+        "phraselists": [{"a": 1}],
+    }
+    app |= {"entities": [{"name": "city", "features": [{"modelName": "towns"}], "children": []}]}
+    app |= {"regex_entities": [{"name": "zip", "regexPattern": "[0-9]{5}"}, {"name": "zip", "regexPattern": "(?=a)"}]}
+    told["'other' of a closed list of LUIS (passed over)"] += 1
+    told["'phraselists' of a LUIS app (passed over)"] += 1
+    told[NOT_READ] += 1
     told["'patterns' of a LUIS app (passed over)"] += 2
     path.write_text(json.dumps(app))
     return without_groups(data), {}
@@ -73,9 +84,12 @@ def write_clu(data, path, told):
             told["'note' of a CLU utterance (passed over)"] += 1
             told["utterance of the data set 'Test' (read too; name FILE#Train or FILE#Test to read one)"] += 1
         utterances.append(utterance | {"entities": entities})
-    entities = [{"category": "city", "list": {"sublists": [{}]}, "prebuilts": [{"category": "DateTime"}]}]
+    values = [{"listKey": "OSL", "synonyms": [{"language": "en", "values": ["Oslo", "oslo"]}, {"language": "de"}]}]
+    values.append({"listKey": "Rome", "synonyms": [], "note": "n"})
+    entities = [{"category": "city", "list": {"sublists": values}, "prebuilts": [{"category": "DateTime"}]}]
+    entities[0]["regex"] = {"expressions": [{"regexKey": "k", "language": "en", "regexPattern": "[A-Z]{3}"}]}
     assets = {"projectKind": "Conversation", "intents": [{"category": "fly"}], "entities": entities}
-    told["'list' of entities of a CLU project (passed over)"] += 1
+    told["'note' of a value of a CLU list (passed over)"] += 1
     told["'prebuilts' of entities of a CLU project (passed over)"] += 1
     project = {"projectFileVersion": "2022-10-01-preview", "stringIndexType": "Utf16CodeUnit", "metadata": {"a": 1}}
     path.write_text(json.dumps(project | {"assets": assets | {"utterances": utterances}}))
@@ -105,10 +119,18 @@ def put(path, content):
 def write_dialogflow_es(data, path, told):
     """An agent with a file of phrases for each row, since a file has one intent, and the blanks inside of some slots."""
     put(path / "agent.json", {"language": "en"})
-    put(path / "entities" / "city.json", {"name": "city"})
-    put(path / "entities" / "city_entries_en.json", [{"value": "Oslo", "synonyms": ["oslo", ""]}])
-    told[FURTHER] += 2
-    told["value of a slot type that no template used (each gives at most 25 rows)"] += 2
+    put(path / "entities" / "city.json", {"name": "city", "isRegexp": False, "note": "n"})
+    entries = [
+        {"value": "Oslo", "synonyms": ["oslo", ""]},
+        {"value": "both", "synonyms": ["@city:a and @city:b", "two"]},
+    ]
+    put(path / "entities" / "city_entries_en.json", entries)
+    put(path / "entities" / "zip.json", {"name": "zip", "isRegexp": True})
+    put(path / "entities" / "zip_entries_en.json", [{"value": "[0-9]{5}", "synonyms": []}])
+    told[FURTHER] += 1
+    told["'note' of a Dialogflow entity (passed over)"] += 1
+    told["value of an entity that names another entity (passed over as a value)"] += 1
+    told["value of a slot type that no template used (each gives at most 25 rows)"] += 6
     for number, row in enumerate(data):
         parts = pieces(row, "alias")
         if row["synonym"]:
@@ -134,6 +156,11 @@ def write_dialogflow_es(data, path, told):
 
 def write_dialogflow_cx(data, path, told):
     put(path / "agent.json", {"displayName": "a"})
+    types = path / "entityTypes"
+    put(types / "town" / "town.json", {"displayName": "town", "kind": "KIND_MAP", "note": "n"})
+    put(types / "town" / "entities" / "en.json", {"entities": [{"value": "Oslo", "synonyms": ["oslo"], "note": "n"}]})
+    told["'note' of an entity type of Dialogflow (passed over)"] += 1
+    told["'note' of an entity of Dialogflow (passed over)"] += 1
     put(path / "flows" / "f" / "f.json", {"displayName": "f"})
     told[FURTHER] += 2
     for number, row in enumerate(data):
@@ -142,8 +169,9 @@ def write_dialogflow_cx(data, path, told):
         if row["synonym"]:
             phrase |= {"note": "n"}
             told["'note' of a Dialogflow phrase (passed over)"] += 1
-        intent = {"name": "1", "displayName": row["intents"][0], "parameters": [{"id": "city"}, {"id": "x"}]}
-        told["'parameters' of a Dialogflow intent (passed over)"] += 2
+        parameters = [{"id": "city", "entityType": "@town", "isList": False}, {"id": "x", "note": "n"}]
+        intent = {"name": "1", "displayName": row["intents"][0], "parameters": parameters}
+        told["'note' of a parameter of a Dialogflow intent (passed over)"] += 1
         put(path / "intents" / f"i{number}" / f"i{number}.json", intent)
         put(path / "intents" / f"i{number}" / "trainingPhrases" / "en.json", {"trainingPhrases": [phrase]})
     return examples_of(data, roles=False), {}
@@ -196,8 +224,10 @@ def write_wit(data, path, told):
         fields = {"mood": "good"} if row["extra"] else {}
         expected.append((text(row), None, {"intent": row["intents"][0], **fields, "slots": spans}))
     put(path / "app.json", {"name": "a"})
-    put(path / "entities" / "city.json", {"name": "city"})
-    told[FURTHER] += 2
+    keywords = [{"keyword": "Oslo", "synonyms": ["oslo", "Oslo"]}]
+    put(path / "entities" / "city.json", {"name": "city", "roles": ["to"], "keywords": keywords, "note": "n"})
+    told[FURTHER] += 1
+    told["'note' of a Wit entity (passed over)"] += 1
     put(path / "utterances" / "utterances-1.json", {"utterances": utterances})
     return expected, {}
 

@@ -21,16 +21,23 @@ TEXT = "fly 😀 to oslo"
 OSLO = LabelledSpan(9, 13, "city")
 
 LUIS_ENTITY = {"entity": "city", "startPos": 10, "endPos": 13, "role": "to", "children": []}
+LUIS_LIST = {"name": "towns", "subLists": [{"canonicalForm": "Oslo", "list": ["oslo"]}]}
+LUIS_NAMED = {"name": "city", "features": [{"modelName": "towns"}]}
 LUIS = {
     "luis_schema_version": "7.0.0",
+    "entities": [LUIS_NAMED],
+    "closedLists": [LUIS_LIST],
+    "regex_entities": [{"name": "zip", "regexPattern": "[0-9]{5}"}],
     "utterances": [{"text": TEXT, "intent": "fly", "entities": [LUIS_ENTITY]}],
 }
 CLU_ENTITY = {"category": "city", "offset": 10, "length": 4}
 CLU_ROW = {"text": TEXT, "intent": "fly", "language": "en", "dataset": "Train", "entities": [CLU_ENTITY]}
+CLU_LIST = {"sublists": [{"listKey": "OSL", "synonyms": [{"values": ["oslo"]}]}]}
+CLU_NAMED = {"category": "city", "list": CLU_LIST, "regex": {"expressions": [{"regexPattern": "[0-9]"}]}}
 CLU = {
     "projectFileVersion": "2022-10-01-preview",
     "stringIndexType": "Utf16CodeUnit",
-    "assets": {"intents": [], "entities": [], "utterances": [CLU_ROW]},
+    "assets": {"intents": [], "entities": [CLU_NAMED], "utterances": [CLU_ROW]},
 }
 
 ES_PART = {"text": "oslo", "alias": "city", "userDefined": True}
