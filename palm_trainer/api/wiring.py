@@ -20,7 +20,7 @@ from palm_trainer.api.head.base_head import Head as UserHead
 from palm_trainer.api.reader.text_reader import TextReader
 from palm_trainer.config.mappings import absent, select_keys
 from palm_trainer.data.dataset import TrainingBatch
-from palm_trainer.data.substitution import Substitution
+from palm_trainer.data.substitution import Substitution, listed_wordings
 from palm_trainer.data.targets.base import Target
 from palm_trainer.data.targets.classify import ClassifyTarget
 from palm_trainer.errors import WiringError
@@ -180,7 +180,8 @@ def _substitution(reader: TextReader, targets: Mapping[str, Target], seed: int) 
             f"{type(reader).__name__}: substitute replaces the values of slots, but no SequenceLabel head trains on its data. "
             "Leave substitute out of load_data."
         )
-    return Substitution(reader.examples, fields[0], reader.substitute, seed)
+    lists = listed_wordings(reader.examples, fields[0], reader.values)
+    return Substitution(reader.examples, fields[0], reader.substitute, seed, lists)
 
 
 def _heads(tasks: Sequence[Task], targets: Mapping[str, Target], backbone: Encoder) -> dict[str, TaskHead]:

@@ -1,5 +1,6 @@
 """Output of `palm-train plan`: data, tasks and steps of a run, and the defects of its files."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,8 @@ def show_plan(config: Config, *, data_only: bool = False) -> None:
     show(_work_table(job, read, tokenized))
     show(_task_table(job.config, read))
     _show_faults(job.config, read, tokenized)
+    for line in _substitutions(job):
+        show(line)
     encoder = job.trained.encoder
     show(
         f"encoder {encoder.name}: {encoder.family}, {encoder.layers} layers of {encoder.hidden_size}, "
@@ -64,6 +67,18 @@ def _order(job: "Job") -> str:
         listed = ", ".join(f"{name} {first[name]} and {last[name]}" for name in first)
         return f"mixing {policy}: steps in the first epoch and in the last: {listed}"
     return f"mixing {policy}: exactly so many steps, {'in turn' if isinstance(mixing, RoundRobin) else 'shuffled'}"
+
+
+def _substitutions(job: "Job") -> Iterator[str]:
+    """Describe where the values that `substitute` draws come from."""
+    for name, source in job.loop.sources.items():
+        substitution = source.dataset.substitution
+        if substitution is not None:
+            listed = [f"{label} {len(texts)}" for label, texts in substitution.listed.items() if texts]
+            count = sum(map(len, substitution.listed.values()))
+            details = f" ({', '.join(listed)})" if listed else ""
+            probability = job.config.data[name].substitute
+            yield f"{name}: substitute = {probability:g} draws values of the examples, and {count} further values of lists{details}"
 
 
 def _effort(job: "Job") -> str:

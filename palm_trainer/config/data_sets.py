@@ -56,7 +56,8 @@ class DataConfig(ConfigSection):
     """mixing = per_task_epochs: passes over this data set. None: `train.epochs`."""
     substitute: float = Field(default=0.0, ge=0, le=1)
     """Share of training examples whose slot values are replaced, drawn anew in each epoch.
-    New values have the same label, or a label that shares many values with it. 0: off."""
+    New values have the same label, or a label that shares many values with it. Lists of values beside the examples
+    (Rasa's `lookup`, types of Alexa, lines of values in `jsonl`) are values too. 0: off."""
 
     def paths(self, split: str) -> tuple[Path, ...]:
         """Return the files of a split, empty where the data set has no such split.

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from operator import is_
 from typing import Any, TypeVar
 
@@ -102,6 +103,11 @@ class EncodedDataset:
         return len(self._features)
 
     @property
+    def substitution(self) -> Substitution | None:
+        """Replacement of values of some examples in each epoch. None: there is none."""
+        return self._substitution
+
+    @property
     def cut(self) -> list[int]:
         """Indices of the examples that were truncated to the maximum length of the model."""
         return self._features.truncated_examples
@@ -123,13 +129,15 @@ class EncodedDataset:
         return self._inputs
 
     def digest(self) -> str:
-        """Return the SHA-256 of all rows and targets, to compare the data of several processes."""
+        """Return the SHA-256 of all rows, targets and listed values, to compare the data of several processes."""
         digest = hashlib.sha256(self._features.row_lengths.tobytes())
         digest.update(self._features.token_ids.tobytes())
         for task, targets in self._encoded.items():
             digest.update(task.encode())
             for target in targets:
                 digest.update(f" {target}".encode())
+        if self._substitution is not None and any(self._substitution.listed.values()):
+            digest.update(f"listed: {self._substitution.listed}".encode())
         return digest.hexdigest()
 
     def attach_soft_targets(self, soft: SoftTargetsByTask) -> None:
@@ -141,12 +149,17 @@ class EncodedDataset:
         self._soft = dict(soft)
 
     def piece_ids(self) -> Tensor:
-        """Collect the ids of all tokens in the data set and the padding token.
+        """Collect the ids of all tokens in the data set, of values that substitution adds, and the padding token.
 
         Returns:
             Sorted ids, int64 [ids].
         """
-        token_ids = np.union1d(self._features.token_ids, [self._pad_token_id])
+        more_ids = {self._pad_token_id}
+        if self._substitution is not None:
+            listed = [*chain.from_iterable(self._substitution.listed.values())]
+            for encoding in self._tokenizer.encode_batch(listed):
+                more_ids.update(encoding.input_ids)
+        token_ids = np.union1d(self._features.token_ids, sorted(more_ids))
         return torch.from_numpy(token_ids.astype(np.int64))
 
     def batch(self, indices: npt.NDArray[np.int64], epoch: int = 0) -> TrainingBatch:

@@ -4,6 +4,7 @@ Draws are a pure function of (seed, epoch, example), so a resumed run draws the 
 number of processes.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from palm_trainer.data.example import Example, FieldValue, LabelledSpan, spans_in
 from palm_trainer.data.formats.jsonl import ANSWER
+from palm_trainer.data.found_values import FoundValues
 
 Words = tuple[tuple[int, int], ...]
 
@@ -20,6 +22,8 @@ ALIKE = 0.25
 """Minimum Jaccard index of the values of two labels that share their values ..."""
 COMMON = 2
 """... and the minimum number of common values, since a single one may be chance."""
+_LISTED_WORD = re.compile(r"\S+")
+"""A word of a value of a list. Where words are tagged, blanks separate them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,23 @@ class Value:
 
     text: str
     words: Words | None
+
+
+def listed_wordings(examples: Sequence[Example], field: str, reader_values: FoundValues | None) -> dict[str, list[str]]:
+    """Return the wordings of lists of values for each label of a field.
+
+    Args:
+        examples: training examples of the data set.
+        field: field with the spans.
+        reader_values: values found beside the examples, or None.
+    """
+    labels: dict[str, None] = {}
+    for example in examples:
+        for span in spans_in(example.fields.get(field, ())):
+            labels[span.label] = None
+    if reader_values is None:
+        return {}
+    return {label: wordings for label in labels if (wordings := reader_values.wordings(label))}
 
 
 class Substitution:
@@ -43,9 +64,17 @@ class Substitution:
             in which one of them would be split stays unchanged.
         probability: of an example to be changed, in each epoch.
         seed: decides the draws, together with epoch and example.
+        lists: wordings from lists of values, by label. They are drawn like the values of the examples.
     """
 
-    def __init__(self, examples: Sequence[Example], field: str, probability: float, seed: int) -> None:
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        field: str,
+        probability: float,
+        seed: int,
+        lists: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self._examples = examples
         self._field = field
         self._probability = probability
@@ -55,7 +84,12 @@ class Substitution:
             for span in _spans(example, field):
                 value = _value(example, span)
                 values_by_label.setdefault(span.label, {}).setdefault(value.text, value)
-        self._values = _pool_values(values_by_label)
+        listed = {}
+        for label, known_values in values_by_label.items():
+            listed[label] = _listed_values((lists or {}).get(label, ()), known_values)
+        self.listed = {label: list(label_values) for label, label_values in listed.items()}
+        """Wordings of lists that no example has as a value of the label, by label."""
+        self._values = _pool_values(values_by_label, listed)
         self._epoch = -1
         self._is_drawn: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
 
@@ -98,15 +132,27 @@ class Substitution:
         return alternatives[int(generator.integers(len(alternatives)))] if alternatives else drawn
 
 
-def _pool_values(values: Mapping[str, Mapping[str, Value]]) -> dict[str, list[Value]]:
-    """Return the values that each label draws from, each text once."""
-    pools = {label: dict(label_values) for label, label_values in values.items()}
+def _pool_values(
+    values: Mapping[str, Mapping[str, Value]], listed: Mapping[str, Mapping[str, Value]]
+) -> dict[str, list[Value]]:
+    """Return the values that each label draws from, each text once. `values` decide which labels are similar."""
+    extended = {label: {**label_values, **listed[label]} for label, label_values in values.items()}
+    pools = {label: dict(label_values) for label, label_values in extended.items()}
     for first, second in combinations(values, 2):
         common = len(values[first].keys() & values[second].keys())
         if common >= COMMON and common >= ALIKE * len(values[first].keys() | values[second].keys()):
-            pools[first] = {**values[second], **pools[first]}
-            pools[second] = {**values[first], **pools[second]}
+            pools[first] = {**extended[second], **pools[first]}
+            pools[second] = {**extended[first], **pools[second]}
     return {label: list(pool.values()) for label, pool in pools.items()}
+
+
+def _listed_values(texts: Sequence[str], known_values: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the values of a list that are not known yet."""
+    listed = {}
+    for text in texts:
+        if text not in known_values:
+            listed[text] = Value(text, tuple(match.span() for match in _LISTED_WORD.finditer(text)))
+    return listed
 
 
 def replace_spans(example: Example, spans: Sequence[LabelledSpan], values: Sequence[Value]) -> Example | None:

@@ -16,7 +16,7 @@ from palm_trainer.data.dataset import EncodedDataset
 from palm_trainer.data.example import Example
 from palm_trainer.data.sampler import LengthBucketedSampler
 from palm_trainer.data.splits import Splits
-from palm_trainer.data.substitution import Substitution
+from palm_trainer.data.substitution import Substitution, listed_wordings
 from palm_trainer.data.targets.base import Target
 from palm_trainer.errors import DataError
 from palm_trainer.evaluation.evaluate import EvaluationSet
@@ -74,7 +74,7 @@ def job_from_config(
     given_tags = learn_given_tags(config, targets, splits)
     trained = _assemble(config, encoder, targets, given_tags)
     examples = _with_out_of_scope(examples, splits)
-    sources = _sources(config, trained, targets, examples)
+    sources = _sources(config, trained, targets, examples, splits)
     teachers = attach_soft_targets(config.train, trained, sources, examples, processes.device(config.train.device))
     if start_heads and processes.is_first:  # the others get the weights of the first
         _start_prototype_heads(config, trained, examples, processes.device(config.train.device))
@@ -171,6 +171,7 @@ def _sources(
     trained: TrainedModel,
     targets: Mapping[str, Target],
     examples: Mapping[str, Sequence[Example]],
+    splits: Splits,
 ) -> dict[str, Source]:
     """Encode the training data. Each data set has a sampler with a seed of its own."""
     tokenizer = TextTokenizer(trained.tokenizer_json, trained.max_length)
@@ -183,14 +184,14 @@ def _sources(
             select_keys(targets, trained_tasks),
             trained.model.input_names,
             trained.encoder.pad_token_id,
-            substitution=_substitution(config, name, examples[name]),
+            substitution=_substitution(config, name, examples[name], splits),
         )
         seed = config.train.seed + position
         sources[name] = Source(dataset, LengthBucketedSampler(dataset.lengths, config.train.batch_size, seed))
     return sources
 
 
-def _substitution(config: Config, data: str, examples: Sequence[Example]) -> Substitution | None:
+def _substitution(config: Config, data: str, examples: Sequence[Example], splits: Splits) -> Substitution | None:
     """Return the substitution of values in a data set, where it is asked for. Its first task with spans names the field."""
     probability = config.data[data].substitute
     if not probability:
@@ -199,7 +200,9 @@ def _substitution(config: Config, data: str, examples: Sequence[Example]) -> Sub
     for task in config.tasks.values():
         if data in task.data and task_kind(task.kind).learns_tags:
             tagging.append(task)
-    return Substitution(examples, tagging[0].field or "", probability, config.train.seed)
+    field = tagging[0].field or ""
+    lists = listed_wordings(examples, field, splits.read(data, "train").values)
+    return Substitution(examples, field, probability, config.train.seed, lists)
 
 
 def evaluation_plan(

@@ -328,9 +328,13 @@ class TrainingLoop:
         Args:
             state: result of `state_dict`.
             averaged: it was taken within `averaged`, and the model has the averaged weights.
+
+        Raises:
+            ValueError: it belongs to other parameters.
         """
         self.step = state["step"]
         self.optimizer.load_state_dict(state["optimizer"])
+        _check_shapes(self.optimizer)
         self._scaler.load_state_dict(state["scaler"])
         for name, source in self.sources.items():
             source.sampler.load_state_dict(state["samplers"][name])
@@ -347,6 +351,17 @@ class TrainingLoop:
             self._ema.load_state_dict(state["ema"])
             if averaged:
                 self._ema.swap()
+
+
+def _check_shapes(optimizer: torch.optim.Optimizer) -> None:
+    """Check that a loaded state fits the parameters, which torch does not. Raises ValueError.
+
+    The rows of the embedding that are trained are those of the data, which may have changed.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                raise ValueError(f"{name} has the shape {tuple(value.shape)}, a parameter {tuple(parameter.shape)}")
 
 
 def _in_full_precision(features: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from palm_trainer.data.dataset import EncodedDataset, TrainingBatch
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.text_files import Defect, Defects, FormatOptions
+from palm_trainer.data.found_values import FoundValues
 from palm_trainer.data.inputs import Inputs, Texts
 from palm_trainer.data.sampler import LengthBucketedSampler
 from palm_trainer.data.substitution import Substitution
@@ -130,6 +131,11 @@ class TextReader(Reader):
     def num_examples(self) -> int:
         """Examples in the file (MRC: windows)."""
         return len(self.examples)
+
+    @property
+    def values(self) -> FoundValues:
+        """Values of slots that the file holds beside its examples."""
+        return self._defects.values
 
     @property
     def defects(self) -> list[Defect]:

@@ -7,11 +7,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from palm_trainer.cli.train import app
 from palm_trainer.config.loader import load_config
 from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.substitution import Substitution
-from palm_trainer.errors import ConfigError
+from palm_trainer.errors import ConfigError, PalmError
+from palm_trainer.runs.events import Finished
 from palm_trainer.runs.job_from_config import job_from_config
 from palm_trainer.runs.run import train
 from palm_trainer.tensors import IGNORE
@@ -207,3 +210,96 @@ def test_substitution_without_slots_is_refused(tiny_config):
         tiny_config("data.reviews.substitute=0.3", second=True)
     with pytest.raises(ConfigError, match=r"data.travel.substitute must be less than or equal to 1"):
         tiny_config("data.travel.substitute=1.5")
+
+
+LISTED = {"city": ["bonn", "san jose", "oslo"], "day": ["monday"]}
+
+
+@pytest.mark.parametrize("with_words", [True, False])
+def test_values_of_lists_are_drawn_too(with_words):
+    words = {"words": ((0, 2), (3, 7))} if with_words else {}
+    examples = [Example("to oslo", {"slots": (LabelledSpan(3, 7, "city"),)}, **words)] * 40
+    substitution = Substitution(examples, "slots", 1.0, 5, LISTED)
+    assert substitution.listed == {"city": ["bonn", "san jose"]}
+    drawn = [substitution.draw(0, index) for index in range(40)]
+    assert {example.text for example in drawn} == {"to bonn", "to san jose"}
+    for example in drawn:
+        [span] = example.fields["slots"]
+        assert example.text[span.start : span.end] == example.text[3:]
+        expected = [example.text[start:end] for start, end in example.words or ()]
+        assert expected == (example.text.split() if with_words else [])
+
+
+def test_similar_labels_share_values_of_lists():
+    examples = []
+    for number, city in enumerate(("oslo", "rome", "oslo", "rome")):
+        examples.append(Example(f"to {city}", {"slots": (LabelledSpan(3, 7, "from" if number < 2 else "to"),)}))
+    substitution = Substitution(examples, "slots", 1.0, 5, {"from": ["bonn"]})
+    drawn = {substitution.draw(epoch, 3).text for epoch in range(40)}
+    assert drawn == {"to oslo", "to bonn"}
+
+
+RASA = """version: "3.1"
+nlu:
+- intent: fly
+  examples: |
+    - fly to [oslo](city)
+    - please fly to [rome](city) now
+- intent: stay
+  examples: |
+    - stay here
+    - do not go
+- lookup: city
+  examples: |
+    - reykjavik
+    - new orleans
+    - rome
+"""
+LISTED_TABLES = """
+[data.d]
+format = "rasa"
+train = "nlu.yml"
+substitute = {share}
+[tasks.slots]
+kind = "sequence_label"
+role = "slots"
+data = ["d"]
+"""
+
+
+def test_lists_of_the_data_are_values_in_training(kind):
+    """Pieces that only a value of a list has are trained, so that no example with them is left out."""
+    (kind.folder / "nlu.yml").write_text(RASA)
+    job = job_from_config(kind.config(LISTED_TABLES.format(share=1)))
+    dataset = job.loop.sources["d"].dataset
+    assert dataset.substitution.listed == {"city": ["reykjavik", "new orleans"]}
+    tokenizer = dataset._tokenizer
+    listed = {tuple(tokenizer.encode_batch([text])[0].input_ids[1:-1]) for text in ("reykjavik", "new orleans")}
+    seen = set()
+    for epoch in range(20):
+        for _, example, row in dataset._substituted(range(4), epoch):
+            seen.add(example.text)
+            assert set(row.input_ids) <= set(dataset.piece_ids().tolist())
+    assert {"fly to reykjavik", "fly to new orleans", "fly to rome"} <= seen
+    assert all(set(ids) <= set(dataset.piece_ids().tolist()) for ids in listed)
+
+
+def test_plan_tells_the_values_of_lists(kind):
+    (kind.folder / "nlu.yml").write_text(RASA)
+    kind.config(LISTED_TABLES.format(share=0.5))
+    result = CliRunner().invoke(app, ["plan", str(kind.folder / "tiny.toml")])
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.output.split())
+    assert "d: substitute = 0.5 draws values of the examples, and 2 further values of lists (city 2)" in text
+
+
+def test_resume_with_other_values_of_lists_is_refused(kind):
+    """Other rows of the embedding are trained then, so that the state of the optimizer does not fit."""
+    (kind.folder / "nlu.yml").write_text(RASA.replace("reykjavik", "oslo").replace("new orleans", "rome"))
+    config = kind.config(LISTED_TABLES.format(share=0.5), epochs=3)
+    *_, last = train(config, stop=lambda: True)
+    assert isinstance(last, Finished)
+    assert last.interrupted
+    (kind.folder / "nlu.yml").write_text(RASA)
+    with pytest.raises(PalmError, match="does not fit the run"):
+        list(train(config, resume=True))
