@@ -97,11 +97,17 @@ class ValueResolver:
             asks: False leaves the resolvers out.
         """
         began = time.perf_counter_ns()
-        answers = self._answers(prediction.answers, request.moment if asks else None)
+        answers = self.resolve_answers(prediction.answers, request.moment if asks else None)
         resolve_us = (time.perf_counter_ns() - began) // 1000
         return replace(prediction, answers=answers, timings=replace(prediction.timings, resolve_us=resolve_us))
 
-    def _answers(self, answers: Mapping[str, TaskAnswer], moment: Moment | None) -> Mapping[str, TaskAnswer]:
+    def resolve_answers(self, answers: Mapping[str, TaskAnswer], moment: Moment | None) -> Mapping[str, TaskAnswer]:
+        """Return answers with the meanings of their values.
+
+        Args:
+            answers: answers by task.
+            moment: time and place of the user. None leaves the resolvers out.
+        """
         resolved_answers = dict(answers)
         for task in self._known:
             answer = answers.get(task)

@@ -7,21 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from palm_trainer.config.atomic_files import NEW_SUFFIX, replace_file
+from palm_trainer.data.conversion_losses import find_losses
 from palm_trainer.data.divide import divide
-from palm_trainer.data.example import Example, FieldValue, LabelledSpan, spans_in
+from palm_trainer.data.example import Example, spans_in
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.detect import detect_format
 from palm_trainer.data.formats.jsonl import ANSWER
 from palm_trainer.data.formats.text_fields import class_fields, span_fields
 from palm_trainer.data.formats.text_files import Defect, Defects, FormatOptions
+from palm_trainer.data.formats.write_values import WRITE_VALUES, note_lost_values
 from palm_trainer.data.formats.writers import HOLD_LISTS, WRITERS
+from palm_trainer.data.found_values import FoundValues
 from palm_trainer.errors import DataError
 
-TEXT_CHANGED = "text: its white space changed"
-PAIR_LOST = "second text: left out"
-CONTEXT_LOST = "context: left out"
-WORDS_LOST = "words that the data was tagged on: left out or changed"
-ROLES_LOST = "span whose role and group are left out"
 _SUFFIXES = {
     ".jsonl": "jsonl",
     ".conll": "conll",
@@ -105,7 +103,8 @@ def convert(
     selected = _select_field(source, content.examples, field)
     target_format = _check_writable(target, target_format or _format_of(target, selected))
     target_options = _target_options(content.options, target_format, selected)
-    losses = _write(target, target_format, target_options, content.examples, selected, field)
+    draft = _Draft(target, target_format, target_options, content.examples, selected, field, content.values)
+    losses = _write(draft)
     return ConversionReport(content.format, target_format, len(selected), list(content.defects), losses, target_options)
 
 
@@ -148,7 +147,8 @@ def convert_split(
         for split, examples in divide(content.examples, shares, _SPLIT_SEED).items():
             selected = _rename_field(examples, field)
             target = folder / f"{split}{_SUFFIXES_BY_FORMAT[target_format]}"
-            losses = _write(target, target_format, target_options, examples, selected, field)
+            values = content.values if split == _split_with_values(shares) else None
+            losses = _write(_Draft(target, target_format, target_options, examples, selected, field, values))
             defects = [] if reports else list(content.defects)
             reports[split] = ConversionReport(
                 content.format, target_format, len(examples), defects, losses, target_options
@@ -174,6 +174,11 @@ class _Content:
     options: FormatOptions
     examples: list[Example]
     defects: Defects
+
+    @property
+    def values(self) -> FoundValues:
+        """Values that the source holds beside its examples."""
+        return self.defects.values
 
 
 def _read(source: Path, source_format: str | None, options: FormatOptions | None) -> _Content:
@@ -211,18 +216,55 @@ def _target_options(options: FormatOptions, target_format: str, examples: Sequen
     return FormatOptions(joiner=options.joiner, label_separator=separator)
 
 
-def _write(
-    target: Path,
-    target_format: str,
-    options: FormatOptions,
-    examples: Sequence[Example],
-    selected: Sequence[Example],
-    field: str | None,
-) -> list[Defect]:
-    """Write a target and return what it does not hold of the examples. `selected` are they with the written fields."""
-    with _replaced_target(target) as temporary:
-        WRITERS[target_format](selected, temporary, options)
-        return _losses(examples, _read_back(target_format, temporary, options), field)
+@dataclass(frozen=True)
+class _Draft:
+    """What is written to a target.
+
+    Args:
+        target: file or directory.
+        format: its format.
+        options: options with which it is read.
+        examples: the examples with all fields.
+        selected: they with the written fields.
+        field: the only field that is written, renamed to `label`. None: all.
+        values: values that the source holds beside its examples, or None.
+    """
+
+    target: Path
+    format: str
+    options: FormatOptions
+    examples: Sequence[Example]
+    selected: Sequence[Example]
+    field: str | None
+    values: FoundValues | None
+
+
+def _split_with_values(shares: Mapping[str, float]) -> str:
+    """Return the split whose file gets the values: `train`, whose values count, or the first."""
+    return "train" if "train" in shares else next(iter(shares))
+
+
+def _write(draft: _Draft) -> list[Defect]:
+    """Write a target and return what it does not hold of the examples and the values."""
+    slots = _span_labels(draft.selected)
+    with _replaced_target(draft.target) as temporary:
+        WRITERS[draft.format](draft.selected, temporary, draft.options)
+        if draft.values and draft.format in WRITE_VALUES:
+            WRITE_VALUES[draft.format](temporary, draft.values, slots)
+        copies, copied_values = _read_back(draft.format, temporary, draft.options)
+        losses = find_losses(draft.examples, copies, draft.field)
+        if draft.values:
+            note_lost_values(draft.values, copied_values, slots, draft.examples[0].source, losses)
+        return list(losses)
+
+
+def _span_labels(examples: Sequence[Example]) -> list[str]:
+    """Return the labels of all spans, each once."""
+    labels: dict[str, None] = {}
+    for example in examples:
+        for value in example.fields.values():
+            labels.update(dict.fromkeys(span.label for span in spans_in(value)))
+    return list(labels)
 
 
 @contextmanager
@@ -274,9 +316,11 @@ def _has_several_classes(examples: Sequence[Example]) -> bool:
     return tuple in value_types
 
 
-def _read_back(format_name: str, target: Path, options: FormatOptions) -> list[Example]:
+def _read_back(format_name: str, target: Path, options: FormatOptions) -> tuple[list[Example], FoundValues]:
+    """Return the examples and the values of a file that was written."""
+    defects = Defects()
     try:
-        return list(FORMATS[format_name](target, options, Defects()))
+        return list(FORMATS[format_name](target, options, defects)), defects.values
     except DataError as error:
         raise DataError(
             f"format '{format_name}' cannot hold these examples: the written file cannot be read: {error}. "
@@ -297,71 +341,3 @@ def _format_of(target: Path, examples: Sequence[Example]) -> str:
         suffixes = ", ".join([*filter(None, _SUFFIXES), ".json", ".tsv"])
         raise DataError(f"{target}: suffix '{suffix}' tells no format ({suffixes}, none for joint); name the format")
     return _SUFFIXES[suffix]
-
-
-def _losses(originals: Sequence[Example], copies: Sequence[Example], field: str | None) -> list[Defect]:
-    """Compare examples with what was read back. `field` was renamed to `label`."""
-    losses = Defects()
-    if len(originals) != len(copies):
-        raise DataError(f"{len(copies)} of {len(originals)} examples could be read back; choose format 'jsonl'")
-    for original, copy in zip(originals, copies, strict=True):
-        _note_text_losses(original, copy, losses)
-        _note_field_losses(original, copy, field, losses)
-    return list(losses)
-
-
-def _note_text_losses(original: Example, copy: Example, losses: Defects) -> None:
-    if original.text != copy.text:
-        losses.add(TEXT_CHANGED, original.source)
-    if original.pair != copy.pair:
-        losses.add(PAIR_LOST, original.source)
-    if original.context != copy.context:
-        losses.add(CONTEXT_LOST, original.source)
-    if original.words is not None and original.words != copy.words and original.text == copy.text:
-        losses.add(WORDS_LOST, original.source)
-
-
-def _note_field_losses(original: Example, copy: Example, field: str | None, losses: Defects) -> None:
-    for name, value in original.fields.items():
-        copied_value = copy.fields.get("label" if name == field else name)
-        if copied_value is None:
-            losses.add(f"field '{name}': left out or under another name", original.source)
-            continue
-        before = _comparable(_labelled_text(original, name), value)
-        after = _comparable(_labelled_text(copy, name), copied_value)
-        if before != after:
-            losses.add(f"field '{name}': changed", original.source)
-        elif lost := _count_changed_roles(value, copied_value):
-            losses.add(ROLES_LOST, original.source, lost)
-    for name in copy.fields:
-        if name not in original.fields and (name != "label" or field not in original.fields):
-            losses.add(f"field '{name}': made up, the source has none here under this name", original.source)
-
-
-def _labelled_text(example: Example, field: str) -> str:
-    """Return the text that the spans of a field refer to."""
-    return example.pair if field == ANSWER and example.pair is not None else example.text
-
-
-def _comparable(text: str, value: FieldValue) -> object:
-    """Return classes unchanged, and spans as positions that do not count white space, without roles."""
-    if isinstance(value, str):
-        return value
-    solid_counts = [0]
-    for character in text:
-        solid_counts.append(solid_counts[-1] + (not character.isspace()))
-    items: list[object] = []
-    for item in value:
-        if isinstance(item, LabelledSpan):
-            items.append((solid_counts[item.start], solid_counts[item.end], item.label))
-        else:
-            items.append(item)
-    return items
-
-
-def _count_changed_roles(value: FieldValue, copied_value: FieldValue) -> int:
-    """Count the spans whose role or group differs in the copy. Both hold the same spans otherwise."""
-    count = 0
-    for span, copy in zip(spans_in(value), spans_in(copied_value), strict=True):
-        count += (span.role, span.group) != (copy.role, copy.group)
-    return count

@@ -2,20 +2,25 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.errors import BundleError
 from palm_serve.system.plain_text import plain_json
-from palm_serve.types import Answer, Classification, Label, Match, Span, Spans, TaskAnswer
+from palm_serve.types import Answer, Classification, Label, Match, Moment, Span, Spans, TaskAnswer
+from palm_serve.values import ValueResolver
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats.json_values import parse_json
 from palm_trainer.data.formats.jsonl import as_row
 from palm_trainer.data.formats.rows import pop_context
 from palm_trainer.data.formats.text_files import read_text, split_lines
-from palm_trainer.errors import DataError
+from palm_trainer.errors import CheckpointError, DataError
 from palm_trainer.evaluation.predictor import Predictor
 from palm_trainer.model.checkpoint import load_trained
+from palm_trainer.runs.file_names import VALUES
+from palm_trainer.runs.run_values import read_values
 from palm_trainer.tasks import task_kind
 from palm_trainer.tasks.sequence_label import role_keys
 
@@ -101,15 +106,41 @@ def _check(inputs: Sequence[Example], tasks: Mapping[str, TaskInfo]) -> None:
 
 
 def predict_lines(run: Path, inputs: Sequence[Example]) -> Iterator[str]:
-    """Yield a JSON object for each text: the text and the answers of the tasks that read it. Raises DataError."""
+    """Yield a JSON object for each text: the text and the answers of the tasks that read it, with the meanings of values.
+
+    Args:
+        run: the run directory.
+        inputs: the texts.
+
+    Raises:
+        DataError: a text cannot be read by the model.
+        CheckpointError: the run cannot be read, or its values need resolvers that are not installed.
+    """
     trained = load_trained(run)
     _check(inputs, trained.tasks)
     predictor = Predictor(trained)
-    for example, answers in zip(inputs, predictor.answers(inputs), strict=True):
-        record = as_row(example)
-        for task, answer in answers.items():
-            record[task] = answer_to_json(answer)
-        yield plain_json(json.dumps(record, ensure_ascii=False))
+    resolver = _open_resolver(run, trained.tasks)
+    try:
+        for example, answers in zip(inputs, predictor.answers(inputs), strict=True):
+            resolved_answers = answers if resolver is None else resolver.resolve_answers(answers, Moment())
+            record = as_row(example)
+            for task, answer in resolved_answers.items():
+                record[task] = answer_to_json(answer)
+            yield plain_json(json.dumps(record, ensure_ascii=False))
+    finally:
+        if resolver is not None:
+            resolver.close()
+
+
+def _open_resolver(run: Path, tasks: Mapping[str, TaskInfo]) -> ValueResolver | None:
+    """Return what finds the meanings of values, as a server does. None: the run has no values."""
+    values = read_values(run, tasks)
+    if values is None:
+        return None
+    try:
+        return ValueResolver(values)
+    except (BundleError, ValueError) as error:
+        raise CheckpointError(f"{run / VALUES} cannot be used: {error}") from None
 
 
 def answer_to_json(answer: TaskAnswer) -> Any:
@@ -138,7 +169,7 @@ def answer_to_json(answer: TaskAnswer) -> Any:
 
 
 def _span(span: Span) -> dict[str, Any]:
-    return {
+    record = {
         "label": span.name,
         **role_keys(span),
         "value": span.value,
@@ -146,6 +177,9 @@ def _span(span: Span) -> dict[str, Any]:
         "end": span.end,
         "confidence": round(span.confidence, 4),
     }
+    if span.resolved is not None:
+        record["resolved"] = asdict(span.resolved)
+    return record
 
 
 def _label(label: Label) -> dict[str, Any]:

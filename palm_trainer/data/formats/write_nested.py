@@ -96,7 +96,7 @@ def write_rasa(examples: Sequence[Example], path: Path, options: FormatOptions) 
     rows = ['version: "3.1"', "nlu:"]
     for name, group in groupby(examples, key=lambda example: _class(example, intent, "rasa", options)):
         texts = [_annotated_text(example, slots) for example in group]
-        rows.append(f"- intent: {_scalar(name)}")
+        rows.append(f"- intent: {yaml_scalar(name)}")
         if all(text.isprintable() and text == text.strip() for text in texts):
             rows.append("  examples: |")
             for text in texts:
@@ -118,7 +118,7 @@ def _class(example: Example, intent: str, format_name: str, options: FormatOptio
     return name
 
 
-def _scalar(text: str) -> str:
+def yaml_scalar(text: str) -> str:
     """Quote a name, unless YAML reads it as it is."""
     return text if re.fullmatch(r"[A-Za-z_][\w/+-]*", text, re.ASCII) else json.dumps(text, ensure_ascii=False)
 

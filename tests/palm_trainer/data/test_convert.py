@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palm_trainer.data.convert import PAIR_LOST, ROLES_LOST, TEXT_CHANGED, convert
+from palm_serve.values.known_values import KnownValues
+from palm_trainer.data.conversion_losses import PAIR_LOST, ROLES_LOST, TEXT_CHANGED
+from palm_trainer.data.convert import convert, convert_split
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.text_files import Defects, FormatOptions
+from palm_trainer.data.formats.write_values import PATTERN_LOST, SYNONYM_LOST, VALUE_LOST
 from palm_trainer.data.formats.writers import WRITERS
 from palm_trainer.errors import DataError
 
@@ -322,3 +325,70 @@ def test_convert_keeps_roles_or_counts_those_lost(tmp_path, name, target_format,
                 ("city", "from", "1"),
                 ("city", "to", ""),
             ]
+
+
+VALUES_SOURCE = """{"values": {"city": {"New York": ["nyc", "big apple"], "Oslo": []}, "": {"Monday": ["mon"]}}}
+{"patterns": {"zip": ["[0-9]{5}"], "code": ["[A-Z]{2}"]}}
+{"text": "to nyc 10001", "intent": "fly", "slots": [{"start": 3, "end": 6, "label": "city"}, {"start": 7, "end": 12, "label": "zip"}]}
+{"text": "stay", "intent": "stay", "slots": []}
+"""
+
+
+def values_of(path, format_name):
+    defects = Defects()
+    examples = list(FORMATS[format_name](path, FormatOptions(), defects))
+    return examples, defects.values
+
+
+@pytest.mark.parametrize(("target", "format_name"), [("b.jsonl", "jsonl"), ("b.yml", "rasa")])
+def test_convert_writes_values_where_the_format_holds_them(target, format_name, tmp_path):
+    (tmp_path / "a.jsonl").write_text(VALUES_SOURCE)
+    report = convert(tmp_path / "a.jsonl", tmp_path / target)
+    assert report.losses == []
+    _, before = values_of(tmp_path / "a.jsonl", "jsonl")
+    examples, after = values_of(tmp_path / target, format_name)
+    assert [example.text for example in examples] == ["to nyc 10001", "stay"]
+    old, new = KnownValues(before.by_slot(["city", "zip"])), KnownValues(after.by_slot(["city", "zip"]))
+    for slot, text in (("city", "NYC"), ("city", "big apple"), ("city", "oslo"), ("zip", "mon"), ("city", "new york")):
+        assert new.find(slot, text) == old.find(slot, text) is not None
+    for slot, text in (("zip", "10001"), ("city", "AB"), ("zip", "AB")):
+        assert new.match(slot, text) == old.match(slot, text) is not None
+    assert new.match("city", "10001") is None
+    if format_name == "jsonl":
+        assert after.by_slot(["city", "zip"]) == before.by_slot(["city", "zip"])
+        assert after.wordings("city") == before.wordings("city")
+
+
+def test_convert_keeps_the_wordings_of_types(tmp_path):
+    values = [{"name": {"value": "New York", "synonyms": ["nyc"]}}, {"name": {"value": "Boston"}}]
+    intent = {"name": "fly", "slots": [{"name": "to", "type": "place"}], "samples": ["fly to {to}"]}
+    model = {"intents": [intent], "types": [{"name": "place", "values": values}]}
+    (tmp_path / "a.json").write_text(json.dumps({"interactionModel": {"languageModel": model}}))
+    assert convert(tmp_path / "a.json", tmp_path / "b.jsonl").losses == []
+    _, before = values_of(tmp_path / "a.json", "alexa")
+    _, after = values_of(tmp_path / "b.jsonl", "jsonl")
+    assert after.by_slot(["to"]) == before.by_slot(["to"])
+    assert sorted(after.wordings("to")) == sorted(before.wordings("to")) == ["Boston", "New York", "nyc"]
+
+
+def test_convert_tells_values_that_the_format_does_not_hold(tmp_path):
+    (tmp_path / "a.jsonl").write_text(VALUES_SOURCE)
+    losses = {defect.kind: defect.count for defect in convert(tmp_path / "a.jsonl", tmp_path / "b.json").losses}
+    assert losses == {SYNONYM_LOST: 3, VALUE_LOST: 3, PATTERN_LOST: 2}
+
+
+def test_rasa_holds_one_meaning_of_a_wording(tmp_path):
+    values = {"values": {"size": {"L": ["large"]}, "mood": {"generous": ["large"]}}}
+    spans = [{"start": 0, "end": 1, "label": "size"}, {"start": 2, "end": 3, "label": "mood"}]
+    rows = [values, {"text": "a b", "intent": "x", "slots": spans}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    losses = convert(tmp_path / "a.jsonl", tmp_path / "b.yml").losses
+    assert {loss.kind: loss.count for loss in losses} == {SYNONYM_LOST: 1, VALUE_LOST: 1}
+
+
+def test_split_puts_values_into_train(tmp_path):
+    rows = [*VALUES_SOURCE.splitlines()[:3], *(json.dumps({"text": f"row {n}", "slots": []}) for n in range(20))]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    convert_split(tmp_path / "a.jsonl", tmp_path / "out", {"dev": 0.5, "train": 0.5})
+    held = {split: bool(values_of(tmp_path / f"out/{split}.jsonl", "jsonl")[1]) for split in ("train", "dev")}
+    assert held == {"train": True, "dev": False}
