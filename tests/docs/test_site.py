@@ -5,6 +5,7 @@ The environment needs the extra `docs`, which `make docs` installs. Without it t
 
 import fcntl
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ LIMIT_S = 900
 _ELSEWHERE = re.compile(r"(?:[a-z][a-z0-9+.-]*:|//)", re.IGNORECASE)
 _IN_STYLES = re.compile(r"""(?:url\(\s*["']?|@import\s+["'])((?:https?:)?//[^"')\s]+)""")
 _LOADS = {"script": "src", "img": "src", "source": "srcset", "iframe": "src", "link": "href", "object": "data"}
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="Sphinx is not installed: make docs"),
@@ -97,12 +99,43 @@ def test_links_of_the_site_lead_somewhere(site: Path) -> None:
     assert not faults, faults
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
+def shown(address: str, tmp_path: Path) -> str:
+    """Return a page as Chromium shows it, once its scripts have run."""
+    assert CHROMIUM is not None
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    command = [CHROMIUM, *options, f"--user-data-dir={tmp_path}", "--virtual-time-budget=120000", "--dump-dom", address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S).stdout
+
+
+@needs_chromium
 def test_search_works_on_files(site: Path, tmp_path: Path) -> None:
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
-    address = f"{(site / 'search.html').as_uri()}?q=canary"
-    command = [str(CHROMIUM), *options, "--virtual-time-budget=60000", "--dump-dom", address]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S).stdout
-    results = shown.partition('id="search-results"')[2].partition("</article>")[0]
+    page = shown(f"{(site / 'search.html').as_uri()}?q=canary", tmp_path)
+    results = page.partition('id="search-results"')[2].partition("</article>")[0]
     assert 'href="how-to/serve/roll_out_models.html"' in results
     assert 'href="reference/server_options.html"' in results
+
+
+MEASURE = """<pre id="wide"></pre><script>
+const pages = PAGES, wide = [];
+let index = 0;
+const frame = document.createElement("iframe");
+frame.style = "width: 360px; height: 800px";
+frame.onload = () => {
+  const width = frame.contentDocument.documentElement.scrollWidth;
+  if (width > 360) wide.push(`${pages[index]} has ${width} px`);
+  index += 1;
+  if (index < pages.length) frame.src = pages[index];
+  else document.getElementById("wide").textContent = `measured ${pages.length}: ${wide.join(", ")}`;
+};
+document.body.append(frame);
+frame.src = pages[0];
+</script>"""
+
+
+@needs_chromium
+def test_no_page_scrolls_sideways_on_a_telephone(site: Path, tmp_path: Path) -> None:
+    addresses = [file.as_uri() for file in pages_of(site)]
+    harness = tmp_path / "harness.html"
+    harness.write_text(f"<body>{MEASURE.replace('PAGES', json.dumps(addresses))}</body>", encoding="utf-8")
+    page = shown(harness.as_uri(), tmp_path)
+    assert f'<pre id="wide">measured {len(addresses)}: </pre>' in page, re.search(r"<pre.*?</pre>", page, re.DOTALL)
