@@ -68,7 +68,7 @@ types: $(READY)  ## mypy, strict, on both packages
 
 docs: $(DOCS)  ## the site of the documentation in build/docs; open build/docs/index.html
 	@echo "==> docs"
-	@$(PY) -m sphinx -q -W --keep-going -n -b html docs build/docs
+	@$(PY) -m sphinx -q -E -W --keep-going -n -b html docs build/docs
 
 protos: $(READY)  ## generate the gRPC stubs from protos/
 	@cd protos && find . -name '*.proto' -exec $(CURDIR)/$(PY) -m grpc_tools.protoc \

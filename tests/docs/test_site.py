@@ -53,10 +53,10 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site() -> Path:
-    """Build the site as `make docs` does, or what has changed of it since."""
+    """Build the site as `make docs` does: anew, since a page that has not changed may link to one that has."""
     folder = ROOT / "build" / "docs"
     folder.mkdir(parents=True, exist_ok=True)
-    command = ["-m", "sphinx", "-q", "-W", "--keep-going", "-n", "-b", "html", "docs", str(folder)]
+    command = ["-m", "sphinx", "-q", "-E", "-W", "--keep-going", "-n", "-b", "html", "docs", str(folder)]
     with (folder.parent / "docs.lock").open("w") as lock:  # each worker of the tests may come here
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S)
