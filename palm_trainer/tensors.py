@@ -22,6 +22,15 @@ NO_CLASS = -200
 NO_SOFT_TARGET = -1.0
 """Placeholder for a missing soft target: special tokens, padding, or text that was changed."""
 
+INT8_ROW_LEVELS = 127
+"""Largest magnitude of an integer that stands for a number of a token's vector, or of an embedding."""
+INT8_WEIGHT_LEVELS = 64
+"""Largest magnitude of an integer weight. 255 * 64 * 2 = 32640 fits into 16 bits."""
+INT8_MIN_MAGNITUDE = 1e-12
+"""Replaces the largest magnitude of zeros."""
+INT8_SCALE_BITS = 16
+"""Bits of the scale of an embedding: with the 7 of an integer, fewer than the 24 that fp32 holds exactly."""
+
 Axis = Literal["batch", "sequence", "hidden", "labels", "tags", "vocabulary", "embedding"]
 
 

@@ -5,6 +5,7 @@ ONNX Runtime's plugin supports Intel's processors only, while the runtime also c
 
 import functools
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,9 +82,10 @@ class OpenVinoEngine:
         if core is None:
             raise EngineError("OpenVINO is not available. Install the package `openvino`.")
         try:
-            model = _read_model(core, graph)
-            metadata = model.get_rt_info("framework").astype(dict) if model.has_rt_info("framework") else {}
-            compiled = core.compile_model(model, "CPU", compile_properties(info.precision, threads))
+            with tempfile.TemporaryDirectory(prefix="palm-") as folder:
+                model = _read_model(core, graph, Path(folder))
+                metadata = model.get_rt_info("framework").astype(dict) if model.has_rt_info("framework") else {}
+                compiled = core.compile_model(model, "CPU", compile_properties(info.precision, threads))
         except Exception as error:  # OpenVINO raises RuntimeError and others of its own
             raise EngineError(f"OpenVINO in {info.precision} cannot run {graph.name}: {error}") from error
         self.info = info
@@ -131,14 +133,22 @@ def _port_types(ports: Sequence[Any]) -> dict[str, str]:
     return types
 
 
-def _read_model(core: Any, graph: Path | GraphFile) -> Any:
+def _read_model(core: Any, graph: Path | GraphFile, folder: Path) -> Any:
     """Read a graph.
 
-    Raises:
-        EngineError: the graph has external data, which this runtime only reads from files that nobody has verified.
+    External data, which this runtime only reads from files, is that of a folder of our own with the bytes that were verified.
+
+    Args:
+        core: the runtime.
+        graph: an ONNX file, by its path or as bytes that were verified.
+        folder: empty folder, which must stay until the graph is compiled.
     """
     if isinstance(graph, Path):
         return core.read_model(str(graph))
-    if graph.external:
-        raise EngineError(f"OpenVINO reads the weights of {graph.name} from files of their own; use the provider CPU")
-    return core.read_model(graph.content)
+    if not graph.external:
+        return core.read_model(graph.content)
+    for name, content in graph.external.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    (folder / graph.name).write_bytes(graph.content)
+    return core.read_model(str(folder / graph.name))

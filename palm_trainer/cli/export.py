@@ -34,7 +34,7 @@ _WITHOUT_DEV = 500
 """Number of training examples for the parity check where there is no dev split."""
 
 _MEAN = "mean of "
-_TABLE_WIDTH = 130
+_TABLE_WIDTH = 150
 """Characters that fit a row without cutting a cell."""
 
 _Register = Annotated[
@@ -145,12 +145,16 @@ def show(report: "ExportReport") -> None:
     lines = list(report.notes)
     if report.metric.startswith(_MEAN):
         lines.insert(0, f"{_metric_title(report)}: {report.metric}")
+    if report.metric_rows:
+        lines.append(f"{report.metric} in percent of {report.metric_rows} dev examples, with its 95 % interval")
     for row in report.rows:
         if row.reason:
             lines.append(f"{row.candidate} is not written: {row.reason}")
     for row in report.rows:
         if row.result.reason and not row.reason:
             lines.append(f"{row.candidate} failed: {row.result.reason}")
+    if report.size:
+        lines.append(f"the bundle has {report.size / 1e6:.1f} MB in all")
     if report.seconds:
         lines.append(_describe_seconds(report.seconds))
     for line in lines:
@@ -240,6 +244,8 @@ def _write_json(path: Path, manifest: "Manifest", report: "ExportReport") -> Non
         "version": manifest.version,
         "written": sorted(manifest.variants),
         "metric": report.metric,
+        "metric_examples": report.metric_rows,
+        "size": report.size,
         "rows": [row.as_json() for row in report.rows],
         "notes": list(report.notes),
         "seconds": {step: round(value, 3) for step, value in report.seconds.items()},
@@ -283,13 +289,25 @@ def variants_table(report: "ExportReport") -> "Table":
             f"{row.size / 1e6:.1f} MB",
             f"{figures['max_logit_difference']:.1e}" if "max_logit_difference" in figures else _absent(is_compared),
             f"{100 * figures.get('answers_equal', 0):.2f} %" if is_compared else "-",
-            f"{100 * figures['metric']:.2f}" if "metric" in figures else "-",
+            _metric_cell(figures, report.metric_rows),
             f"{row.latency_ms:.2f} ms" if timed else "-",
             f"{row.texts_per_second:.0f}/s" if timed else "-",
             _gate_cell(row.result),
             "no" if row.reason else "yes",
         )
     return table
+
+
+def _metric_cell(figures: Mapping[str, float], count: int) -> str:
+    """Return the metric in percent, with its interval where it is a share of `count` examples."""
+    if "metric" not in figures:
+        return "-"
+    if not count:
+        return f"{100 * figures['metric']:.2f}"
+    from palm_trainer.export.report import share_interval
+
+    low, high = share_interval(figures["metric"], count)
+    return f"{100 * figures['metric']:.2f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _absent(is_compared: bool) -> str:

@@ -4,7 +4,8 @@ exporter.py       the export, step by step
 graph.py          module that is exported
 to_onnx.py        the plain graph
 optimize.py       fused operators, and weights in fp16
-quantize.py       matrix multiplications in int8
+quantize.py       matrix multiplications and embedding tables in int8
+compact.py        weights that were trained for int8, as integers and once for all graphs
 variants.py       graphs for each precision, and the candidates to measure
 predictors.py     predictors of the parity check
 reference.py      outputs and answers of the trained model

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Literal
 
 from palm_serve.bundle.loader import MANIFEST, Bundle, load_bundle
 from palm_serve.bundle.manifest import EncoderInfo, Gate, GraphVariant, Manifest, TaskInfo, TensorInfo
 from palm_trainer.export.bundle_writer import BundleWriter
+from palm_trainer.export.compact import WEIGHTS, compact, share_weights
 from palm_trainer.export.quantize import WEIGHT_BITS
 from palm_trainer.export.to_onnx import OPSET
 from palm_trainer.export.variants import FUSED, GraphDraft, Weights
@@ -37,6 +39,8 @@ class BundleDraft:
     tasks: dict[str, TaskInfo]
     variants: dict[str, DraftVariant] = field(default_factory=dict)
     gates: dict[str, tuple[Gate, ...]] = field(default_factory=dict)
+    is_compact: bool = False
+    """The weights of the plain graph are stored as integers."""
 
     @property
     def variant_weights(self) -> dict[str, Weights]:
@@ -47,7 +51,15 @@ class BundleDraft:
         return weights_by_variant
 
     def add_plain(self, name: str, files: Mapping[str, bytes]) -> None:
-        """Write the plain graph. The first file is the graph, a second one holds large weights."""
+        """Write the plain graph. The first file is the graph, a second one holds large weights.
+
+        Weights that are multiples of integers are stored as such.
+        """
+        if len(files) == 1:
+            file, content = next(iter(files.items()))
+            compacted = compact(content)
+            self.is_compact = compacted is not None
+            files = {file: compacted or content}
         for file, content in files.items():
             self.writer.write(file, content)
         size = sum(len(content) for content in files.values())
@@ -55,8 +67,11 @@ class BundleDraft:
 
     def add_variant(self, graph: GraphDraft) -> None:
         """Write a further graph."""
-        self.writer.write(graph.file, graph.content)
-        self.variants[graph.name] = DraftVariant(graph.file, graph.weights, len(graph.content))
+        content = graph.content
+        if self.is_compact and graph.weights == "fp32":
+            content = compact(content) or content
+        self.writer.write(graph.file, content)
+        self.variants[graph.name] = DraftVariant(graph.file, graph.weights, len(content))
 
     def read_variant(self, name: str) -> bytes:
         """Read the graph of a variant."""
@@ -75,6 +90,24 @@ class BundleDraft:
     def remove_variant(self, name: str) -> None:
         """Remove a variant and its file."""
         self.writer.remove(self.variants.pop(name).file)
+
+    def share_weights(self) -> str:
+        """Store the weights of all graphs once, in a file beside them. Return a note on it.
+
+        It is for graphs with integers as weights, which are most of the bytes of such a bundle and the same in each.
+        """
+        contents = {name: self.read_variant(name) for name in self.variants}
+        shared = share_weights(contents)
+        for name, variant in list(self.variants.items()):
+            self.writer.remove(variant.file)
+            file = PurePosixPath(variant.file).name  # beside the weights: a graph may name no file of another folder
+            self.writer.write(file, shared.graphs[name])
+            self.variants[name] = DraftVariant(file, variant.weights, shared.sizes[name])
+        self.writer.write(WEIGHTS, shared.weights)
+        return (
+            f"{WEIGHTS}: weights of all variants as integers, without a loss, {len(shared.weights) / 1e6:.1f} MB "
+            f"instead of {sum(map(len, contents.values())) / 1e6:.1f} MB"
+        )
 
     def describe_variants(self) -> dict[str, GraphVariant]:
         """Return the manifest entries of the variants."""

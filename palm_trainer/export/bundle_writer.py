@@ -60,6 +60,10 @@ class BundleWriter:
         if path.parent != self.directory and not any(path.parent.iterdir()):
             path.parent.rmdir()
 
+    def size(self) -> int:
+        """Return the bytes of all files."""
+        return sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file())
+
     def checksums(self) -> dict[str, str]:
         """Return the SHA-256 of all files but the manifest as they were written, by path in the bundle."""
         checksums = dict(sorted(self._checksums.items()))

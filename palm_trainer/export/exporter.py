@@ -98,15 +98,17 @@ def export_bundle(
         _write_values(writer, values, tasks)
         draft.add_plain(PLAIN.variant, files)
         say("creating the graph variants")
-        notes = _add_variants(draft, files, graph, precisions)
+        variant_notes = _add_variants(draft, files, graph, precisions)
         predictor = trained_predictor(trained, graph)
         reference, measurements, report = measure_variants(
-            draft, files[GRAPH], predictor, sets, precision, train=train, notes=notes, say=say
+            draft, files[GRAPH], predictor, sets, precision, train=train, notes=variant_notes, say=say
         )
         say("writing the bundle")
         _keep_measured_variants(draft, measurements, report)
+        notes = [draft.share_weights()] if draft.is_compact else []
         manifest, note = _finish_bundle(draft, measurements, reference, sets, metrics or {}, sign)
-    return manifest, replace(report, notes=(*report.notes, note))
+        size = writer.size()
+    return manifest, replace(report, notes=(*report.notes, *notes, note), size=size)
 
 
 def _check_inputs(sets: Sequence[EvaluationSet], key: Path | None) -> None:

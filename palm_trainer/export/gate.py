@@ -58,6 +58,7 @@ class GateMeasurements:
         answers: answers of the trained model to all examples.
         unequal_examples: positions of the examples that a candidate answers differently.
         metric: name of the metric in the figures of the gates.
+        metric_rows: number of examples that the metric is a share of. 0: it is no share of examples.
     """
 
     results: dict[Candidate, GateResult]
@@ -65,6 +66,7 @@ class GateMeasurements:
     answers: Answers
     unequal_examples: dict[Candidate, set[int]]
     metric: str
+    metric_rows: int = 0
 
     def equal_examples(self) -> list[bool]:
         """Return True for each example that all passed candidates answer as the trained model does."""
@@ -196,6 +198,7 @@ def measure_gates(
         answers=reference.answers,
         unequal_examples=unequal_examples,
         metric=_main_metric(expected_metrics, kinds)[0],
+        metric_rows=_count_metric_rows(expected_metrics, kinds, scorable_sets),
     )
 
 
@@ -268,6 +271,21 @@ def _main_metric(metrics: Metrics, kinds: Mapping[str, str]) -> tuple[str, float
         return "", math.nan
     name = names[0] if len(names) == 1 else f"mean of {', '.join(names)}"
     return name, sum(values) / len(values)
+
+
+def _count_metric_rows(metrics: Metrics, kinds: Mapping[str, str], sets: Sequence[EvaluationSet]) -> int:
+    """Return the number of examples that the main metric is a share of, 0 where it is no share of examples."""
+    scored = [task for task in kinds if task in metrics]
+    exact = EXACT_MATCH in metrics
+    if not exact and (len(scored) != 1 or task_kind(kinds[scored[0]]).primary_metric != "accuracy"):
+        return 0
+    count = 0
+    for evaluation_set in sets:
+        if exact and len(evaluation_set.fields) < 2:
+            continue
+        fields = set(evaluation_set.fields.values())
+        count += sum(not fields.isdisjoint(example.fields) for example in evaluation_set.examples)
+    return count
 
 
 def _largest_metric_drop(expected: Metrics, metrics: Metrics, kinds: Mapping[str, str]) -> float:

@@ -141,4 +141,4 @@ def _make_report(
     for name, variant in bundle.manifest.variants.items():
         sizes[name] = variant.size
     rows = make_rows(sizes, measurements.results, times, unwritten)
-    return ExportReport(rows, tuple(notes), measurements.metric)
+    return ExportReport(rows, tuple(notes), measurements.metric, measurements.metric_rows)

@@ -71,7 +71,24 @@ class ExportReport:
     rows: tuple[CandidateReport, ...]
     notes: tuple[str, ...]
     metric: str = ""
+    metric_rows: int = 0
+    """Number of dev examples that the metric is a share of. 0: it is no share of examples."""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    size: int = 0
+    """Bytes of the bundle."""
+
+
+def share_interval(ratio: float, count: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval of a share of independent examples (Wilson 1927).
+
+    Args:
+        ratio: the share, from 0 to 1.
+        count: number of examples, at least 1.
+    """
+    z = 1.959964
+    middle = (ratio + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * math.sqrt(ratio * (1 - ratio) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def time_engines(bundle: Bundle, engines: Mapping[Candidate, Engine]) -> dict[Candidate, timing.Times]:

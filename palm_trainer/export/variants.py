@@ -11,7 +11,7 @@ from palm_serve.engine.options import CPU, CUDA, OPENVINO
 from palm_trainer.errors import ExportError
 from palm_trainer.export.graph import ExportGraph
 from palm_trainer.export.optimize import fuse, serialize, to_fp16
-from palm_trainer.export.quantize import find_matmuls, to_int8
+from palm_trainer.export.quantize import find_matmuls, find_tables, to_int8
 
 Weights = Literal["fp32", "fp16", "int8"]
 FUSED = "fused"
@@ -80,6 +80,9 @@ def draft_int8(plain: bytes, excluded: Collection[str] = ()) -> GraphDraft | Mis
     if not quantized_count:
         return MissingGraph(INT8, "the graph has no multiplication with a weight matrix")
     description = describe_int8(quantized_count, len(names))
+    tables = len(find_tables(model))
+    if tables:
+        description += f"; {tables} embedding {'table' if tables == 1 else 'tables'} by row"
     return GraphDraft(INT8, "int8", serialize(to_int8(model, excluded)), description)
 
 

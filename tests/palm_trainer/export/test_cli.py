@@ -19,7 +19,7 @@ from palm_serve.engine.candidate import Candidate
 from palm_trainer.cli import export as cli
 from palm_trainer.errors import ParityError
 from palm_trainer.export.gate import GateResult
-from palm_trainer.export.report import CandidateReport, ExportReport
+from palm_trainer.export.report import CandidateReport, ExportReport, share_interval
 from palm_trainer.model.multi_task import TrainedModel
 
 ROOT = Path(__file__).parents[3]
@@ -91,6 +91,25 @@ def test_table_is_complete_in_a_narrow_terminal(
     assert header.split()[:3] == ["variant", "provider", "precision"]
     assert cells.split() == "plain OpenVINO bf16 1000.0 MB 1.0e-06 0.00 % 100.00 1234.00 ms 32/s failed no".split()  # noqa: SIM905
     assert note.strip() == ("a note " * 30).strip()
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "low", "high"), [(0.5, 100, 0.404, 0.596), (1.0, 30, 0.886, 1.0), (0.0, 10, 0.0, 0.278)]
+)
+def test_interval_of_a_share_is_that_of_wilson(share: float, count: int, low: float, high: float) -> None:
+    assert share_interval(share, count) == pytest.approx((low, high), abs=6e-4)
+
+
+def test_table_shows_the_interval_of_a_share_of_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    gate = Gate(provider="CPU", precision="fp32", passed=True, figures={"metric": 0.5})
+    row = CandidateReport(Candidate("plain", "CPU", "fp32"), 10**6, GateResult(gate, ""), (1.0, 1.0), "")
+    cli.show(ExportReport((row,), (), "exact match", 100, size=12_300_000))
+    out = capsys.readouterr().out
+    assert " 50.00 (40.4 to 59.6) " in out.splitlines()[1]
+    assert "exact match in percent of 100 dev examples, with its 95 % interval" in out
+    assert "the bundle has 12.3 MB in all" in out
+    cli.show(ExportReport((row,), (), "slots f1"))
+    assert "(" not in capsys.readouterr().out.splitlines()[1]
 
 
 def test_table_shows_the_instructions_of_int8(capsys: pytest.CaptureFixture[str]) -> None:
