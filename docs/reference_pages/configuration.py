@@ -9,7 +9,15 @@ from typing import Any
 
 from palm_trainer.config.json_schema import config_schema
 from palm_trainer.config.moved_keys import MOVED_KEYS
-from palm_trainer.config.schema import DATA_FORMATS, ENCODERS, TASK_KINDS, SectionUnion, TrainConfig, inner_section
+from palm_trainer.config.schema import (
+    DATA_FORMATS,
+    ENCODERS,
+    TASK_KINDS,
+    ConfigSection,
+    SectionUnion,
+    TrainConfig,
+    inner_section,
+)
 from reference_pages.markdown import code, paragraphs, prose, table
 from reference_pages.schema_types import type_in_words
 
@@ -47,18 +55,31 @@ def tasks() -> str:
 
 def train() -> str:
     """Return the keys of `[train]` and of the tables in it."""
-    sections = [table(_HEADS, [row.cells() for row in _rows(TrainConfig) if not inner_section(TrainConfig, row.key)])]
-    for key in TrainConfig.model_fields:
-        section = inner_section(TrainConfig, key)
-        if section is not None:
-            rows = table(_HEADS, [row.cells() for row in _rows(section)])
-            sections.append(paragraphs(f"### [train.{key}]", prose(section.__doc__ or ""), rows))
-    return paragraphs(*sections)
+    return paragraphs(_keys_of(TrainConfig), *_inner_sections(TrainConfig, "train"))
 
 
 def moved() -> str:
     """Return the keys that have a new place."""
     return table(["old key", "new key"], [[code(old), code(new)] for old, new in MOVED_KEYS.items()])
+
+
+def _keys_of(section: type[ConfigSection]) -> str:
+    """Return the table of a section's own keys."""
+    return table(_HEADS, [row.cells() for row in _rows(section) if not inner_section(section, row.key)])
+
+
+def _inner_sections(section: type[ConfigSection], path: str) -> Iterator[str]:
+    """Yield each section within a section, at any depth, with its heading.
+
+    Args:
+        section: the outer section.
+        path: its dotted name.
+    """
+    for key in section.model_fields:
+        inner = inner_section(section, key)
+        if inner is not None:
+            yield paragraphs(f"### [{path}.{key}]", prose(inner.__doc__ or ""), _keys_of(inner))
+            yield from _inner_sections(inner, f"{path}.{key}")
 
 
 def _union(union: SectionUnion[Any], words: dict[str, str], what: str) -> str:

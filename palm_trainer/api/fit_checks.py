@@ -144,6 +144,11 @@ def check_options(train: Mapping[str, Any], groups: Mapping[str, Sequence[Task]]
         for task in members:
             tasks[task.name] = _task_table(task, name)
     faults = list(training_faults(train, {}, data, tasks))
+    if train.get("distillation", {}).get("student"):
+        faults.append(
+            "train.distillation.student must be left out of options, because trainers bring a backbone of their own. "
+            "Use `palm-train compress` on a run of a configuration."
+        )
     for section, key in _CUSTOM_CANNOT if custom else ():
         if train.get(section, {}).get(key):
             faults.append(

@@ -175,7 +175,15 @@ def job_from_trainers(
     )
     saves_last = train.checkpoints.save_every_steps is not None and output is not None
     return Job(
-        train, trained, loop, plan.reference, evaluation, output, teachers, evaluation_steps, saves_last=saves_last
+        train,
+        trained,
+        loop,
+        plan.reference,
+        evaluation,
+        output,
+        [teacher.digest for teacher in teachers],
+        evaluation_steps,
+        saves_last=saves_last,
     )
 
 

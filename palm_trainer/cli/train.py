@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,10 +16,12 @@ from palm_serve.system.program import OutputLost, run_program
 from palm_serve.system.usage_errors import ProgramGroup
 from palm_trainer.cli.add_class import add_class_app
 from palm_trainer.cli.arguments import ConfigArgument, PatienceOption, ReviewOption, RunArgument, SetOption
+from palm_trainer.cli.compress import compress_app
 from palm_trainer.cli.environment import limit_spinning, limit_threads
 from palm_trainer.cli.health import health_app
 from palm_trainer.cli.models import models_app
 from palm_trainer.cli.resume_option import Resume, ResumeCommand, resume_mode
+from palm_trainer.cli.run_events import guarded, listen_from_start, tell_how_to_continue
 from palm_trainer.cli.stop_request import StopRequest
 from palm_trainer.config.atomic_files import write_output
 from palm_trainer.config.moved_keys import MovedKeyWarning
@@ -28,7 +30,6 @@ from palm_trainer.training import DEFAULT_PATIENCE
 
 if TYPE_CHECKING:  # torch takes seconds to load, and `--help` does not need it
     from palm_trainer.config.loader import Config
-    from palm_trainer.runs.events import Event
 
 app = typer.Typer(
     cls=ProgramGroup,
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(add_class_app)
+app.add_typer(compress_app)
 app.add_typer(health_app)
 
 
@@ -73,7 +75,6 @@ def run(
     """
     from palm_trainer.cli.show import show_training, watch_training
     from palm_trainer.config.loader import load_config
-    from palm_trainer.runs.file_names import CONFIG
     from palm_trainer.runs.run import train
     from palm_trainer.training.processes import process_group
 
@@ -91,14 +92,12 @@ def run(
             stop=stop,
             processes=processes,
         )
-        events = _guarded(_listen_from_start(events, stop))
+        events = guarded(listen_from_start(events, stop))
         interrupted = (
             show_training(events, settings, stop.lose_output) if processes.is_first else watch_training(events)
         )
         if interrupted and processes.is_first:
-            saved = settings.train.output / CONFIG  # includes the values of --set and --output
-            resume_command = f"palm-train run {saved} --output {settings.train.output} --resume"
-            print(f"stopped; continue with: {resume_command}", file=sys.stderr)
+            tell_how_to_continue(settings)
     if interrupted or stop.output_is_lost:
         raise typer.Exit(stop.exit_code)
 
@@ -225,7 +224,7 @@ def compare(
         jobs,
         json_file,
         stop=stop,
-        guard=_guarded,
+        guard=guarded,
         on_output_lost=stop.lose_output,
     ):
         print(f"stopped; what is finished is kept in {folder}. The same command goes on.", file=sys.stderr)
@@ -310,26 +309,6 @@ def _check_split(settings: "Config", split: str) -> None:
             f"--split must be a split of the run's data ({', '.join(available)}), got '{split}'. "
             "Name one of them, or add its files to [data.NAME] in the config.toml of the run."
         )
-
-
-def _listen_from_start(events: "Iterator[Event]", stop: StopRequest) -> "Iterator[Event]":
-    """Yield the events of a training. Signals ask it to stop once it has started: to prepare it may take minutes."""
-    for number, event in enumerate(events):
-        if number == 0:
-            stop.listen()
-        yield event
-
-
-def _guarded(events: "Iterator[Event]") -> "Iterator[Event]":
-    """Convert memory and disk errors to a message for the user."""
-    try:
-        yield from events
-    except MemoryError as error:
-        raise PalmError(f"out of memory: {error}. Lower train.batch_size or encoder.max_length.") from error
-    except OSError as error:
-        raise PalmError(
-            f"{error.filename or 'output'}: {error.strerror or error}. Free some space or choose another --output."
-        ) from error
 
 
 def _run_config(run: Path, checkpoint: str) -> Any:

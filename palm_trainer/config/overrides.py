@@ -8,7 +8,7 @@ from typing import Any
 from palm_trainer.config.moved_keys import MOVED_KEYS, new_spelling
 from palm_trainer.config.rules import nearest, nearest_path
 from palm_trainer.config.schema import DATA_FORMATS, ENCODERS, SECTIONS, TASK_KINDS, TrainConfig
-from palm_trainer.config.section import inner_section, key_paths
+from palm_trainer.config.section import ConfigSection, inner_section, key_paths
 
 _UNIONS: Mapping[str, Any] = {"encoder": ENCODERS, "data": DATA_FORMATS, "tasks": TASK_KINDS}
 
@@ -64,13 +64,12 @@ def _set(raw: dict[str, Any], override: str, key: str, value: object) -> str | N
         if not isinstance(table, dict) or names[0] not in table:
             return f"--set {key}: '{names[0]}' is not in [{section}].{nearest(names[0], table)}"
         table, names = table[names[0]], names[1:]
-    if section == "train" and len(names) > 1 and inner_section(TrainConfig, names[0]) is not None:
-        inner = inner_section(TrainConfig, names[0])
-        paths = key_paths(inner) if inner is not None else {}
-        table = table.setdefault(names[0], {}) if isinstance(table, dict) else table
-        names = names[1:]
-    elif section == "train":
-        paths = key_paths(TrainConfig)
+    if section == "train":
+        model: type[ConfigSection] = TrainConfig
+        while len(names) > 1 and (inner := inner_section(model, names[0])) is not None:
+            table = table.setdefault(names[0], {}) if isinstance(table, dict) else table
+            model, names = inner, names[1:]
+        paths = key_paths(model)
     else:
         keys = _UNIONS[section].all_keys()
         paths = dict(zip(keys, keys, strict=True))

@@ -52,6 +52,7 @@ def cross_faults(encoder: Table, data: Table, tasks: Table, train: Table) -> Ite
     yield from _scratch_faults(train, encoder)
     yield from _baseline_faults(train, dict(_tables(tasks)))
     yield from _averaging_faults(train, data)
+    yield from _student_faults(train, encoder)
     yield from training_faults(train, encoder, data, dict(_tables(tasks)))
 
 
@@ -284,6 +285,30 @@ def _scope_faults(data: Table, tasks: Mapping[str, Table]) -> Iterator[str]:
 def _averaging_faults(train: Table, data: Table) -> Iterator[str]:
     if "average_best" in _part(train, "checkpoints") and not any(_has_dev(table) for _, table in _tables(data)):
         yield "train.checkpoints.average_best requires a dev split. Add `dev` or `dev_share` to a data set, or remove it."
+
+
+def _student_faults(train: Table, encoder: Table) -> Iterator[str]:
+    """Yield the faults of a student that cannot be cut, or whose weights would not stay multiples of 7-bit numbers."""
+    student = _part(train, "distillation").get("student")
+    if not isinstance(student, Mapping):
+        return
+    if encoder.get("model") == "scratch":
+        yield (
+            "train.distillation.student needs an encoder with weights to cut, got encoder.model = 'scratch'. "
+            "Name the run of the teacher in encoder.model."
+        )
+    if student.get("int8") is not True:
+        return
+    averages = {
+        "checkpoints.average_best": _part(train, "checkpoints").get("average_best"),
+        "regularization.ema_decay": _part(train, "regularization").get("ema_decay"),
+    }
+    for key, value in averages.items():
+        if value:
+            yield (
+                f"train.{key} must be left out with train.distillation.student.int8, got {value!r}. "
+                "An average of int8 weights is none. Remove one of them."
+            )
 
 
 def _regularization_faults(train: Table, encoder: Table, tasks: Mapping[str, Table]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from palm_trainer.config.train import (
     DistillationConfig,
     MixingPolicy,
     RegularizationConfig,
+    StudentConfig,
     Tracker,
     TrainConfig,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "ScratchEncoderConfig",
     "SectionUnion",
     "SequenceLabelTask",
+    "StudentConfig",
     "Table",
     "TaskConfig",
     "Tracker",

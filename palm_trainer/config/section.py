@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 
@@ -173,8 +173,9 @@ def inner_section(model: type[ConfigSection], key: str) -> type[ConfigSection] |
     """Return the section that a key of another section holds, None where the key holds a value."""
     field = model.model_fields.get(key)
     annotation = None if field is None else field.annotation
-    if isinstance(annotation, type) and issubclass(annotation, ConfigSection):
-        return annotation
+    for candidate in (annotation, *get_args(annotation)):  # also a section that may be missing
+        if isinstance(candidate, type) and issubclass(candidate, ConfigSection):
+            return candidate
     return None
 
 

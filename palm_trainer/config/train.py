@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 from palm_trainer.config.section import (
     ConfigSection,
     Count,
+    DataPaths,
     Epochs,
     Fraction,
     LearningRate,
@@ -110,6 +111,28 @@ class RegularizationConfig(ConfigSection):
     1: one learning rate for the whole encoder."""
 
 
+class StudentConfig(ConfigSection):
+    """A smaller encoder that is cut from that of `encoder.model`. `palm-train compress` writes this section."""
+
+    layers: int | None = Field(default=None, ge=1, le=48)
+    """Number of transformer layers: evenly chosen ones of the encoder, the highest among them. None: all."""
+    intermediate_size: int | None = Field(default=None, ge=8, le=65_536)
+    """Width of the feed-forward layers. The units with the largest weights stay. None: that of the encoder."""
+    vocabulary: Literal["all", "text"] = "all"
+    """`text`: keep only the pieces that the training text can produce, all single characters and the special pieces."""
+    vocabulary_texts: DataPaths = ()
+    """vocabulary = text: files with more texts whose pieces are kept, one text a line."""
+    int8: bool = False
+    """Train with weights and activations as int8 graphs compute them. The finished weights are multiples of 7-bit
+    numbers, so that `palm-export` stores them in a quarter of the space without a loss."""
+
+    @classmethod
+    def faults_between_keys(cls, table: Table) -> Iterator[tuple[str, str]]:
+        """Yield the fault of texts for a vocabulary that is not cut."""
+        if table.get("vocabulary_texts") and table.get("vocabulary", "all") != "text":
+            yield "vocabulary_texts", "is only for vocabulary = 'text'. Add it, or remove vocabulary_texts."
+
+
 class DistillationConfig(ConfigSection):
     """Knowledge distillation: finished runs whose answers are learned beside the labels."""
 
@@ -120,11 +143,14 @@ class DistillationConfig(ConfigSection):
     """Divisor of the logits of teachers and student. None: 2."""
     weight: float | None = Field(default=None, gt=0, le=1)
     """Share of the teachers' answers in the loss. None: 0.5."""
+    student: StudentConfig | None = None
+    """The model is smaller than `encoder.model`, and also learns what the first teacher makes of each token.
+    None: it is as large as that."""
 
     @classmethod
     def faults_between_keys(cls, table: Table) -> Iterator[tuple[str, str]]:
         """Yield the fault of each option without a teacher."""
-        for key in ("temperature", "weight"):
+        for key in ("temperature", "weight", "student"):
             if key in table and not table.get("teachers"):
                 yield key, "needs teachers, got none. Name their runs in `teachers`, or remove it."
 

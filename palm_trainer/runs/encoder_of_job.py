@@ -1,17 +1,19 @@
 """The encoder that a job begins with: from scratch, pretrained, of another run, or of the run that is resumed."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from palm_trainer.config.encoder_source import EXPORT_RECORD
 from palm_trainer.config.loader import Config, EncoderConfig
-from palm_trainer.config.schema import PretrainedEncoderConfig, ScratchEncoderConfig
+from palm_trainer.config.schema import PretrainedEncoderConfig, ScratchEncoderConfig, StudentConfig
 from palm_trainer.data.example import Example
+from palm_trainer.data.formats.text_files import Defects, read_text, split_lines
 from palm_trainer.errors import ConfigError
 from palm_trainer.model.encoders import Encoder, LoadedEncoder, build_scratch, load_pretrained
+from palm_trainer.model.encoders.cut_encoder import cut_layers, cut_pieces
 from palm_trainer.model.encoders.e5_small_zh import load_e5_small_zh
 from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.model.warm_start import (
@@ -24,6 +26,7 @@ from palm_trainer.model.warm_start import (
     take_heads,
 )
 from palm_trainer.tokenization.e5_files import E5_SMALL_ZH
+from palm_trainer.tokenization.prune_vocabulary import prune_vocabulary
 
 _KINDS_WITH_SPANS = ("sequence_label", "mrc")
 """Kinds of tasks whose answers begin and end at a character of the text."""
@@ -83,7 +86,32 @@ def load_job_encoder(config: Config, examples: Iterable[Example], resumed: Path 
     else:
         job_encoder = JobEncoder(load_pretrained(settings.model, pooling=settings.pooling))
     _check_settings(settings, job_encoder)
-    return job_encoder
+    student = config.train.distillation.student
+    if student is None:
+        return job_encoder
+    return replace(job_encoder, encoder=_cut_student(student, job_encoder.encoder, examples))
+
+
+def _cut_student(student: StudentConfig, encoder: LoadedEncoder, examples: Iterable[Example]) -> LoadedEncoder:
+    """Return the encoder that a student begins with.
+
+    Args:
+        student: what is cut.
+        encoder: that it is cut from.
+        examples: of all data sets, for a vocabulary of their text.
+
+    Raises:
+        ConfigError: the encoder cannot be cut so.
+        DataError: a file of texts cannot be read.
+    """
+    if student.layers is not None or student.intermediate_size is not None:
+        encoder = cut_layers(encoder, student.layers, student.intermediate_size)
+    if student.vocabulary == "text":
+        texts = _read_texts(examples)
+        for path in student.vocabulary_texts:
+            texts += split_lines(read_text(path, Defects()))
+        encoder = cut_pieces(encoder, prune_vocabulary(encoder.tokenizer_json, texts))
+    return encoder
 
 
 def load_start(config: Config, job_encoder: JobEncoder, resumed: Path | None) -> Encoder:

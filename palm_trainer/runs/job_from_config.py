@@ -32,7 +32,8 @@ from palm_trainer.runs.given_tags import GivenTags, learn_given_tags, with_given
 from palm_trainer.runs.job import EvaluationData, EvaluationPlan, Job, JobTask
 from palm_trainer.tasks import LearnContext, is_scored, task_kind
 from palm_trainer.tasks.fields import resolve_fields
-from palm_trainer.training.assembly import attach_soft_targets, build_loop, order_sources, prepare_encoder
+from palm_trainer.training.assembly import attach_soft_targets, build_loop, imitate, order_sources, prepare_encoder
+from palm_trainer.training.distillation import HiddenStates
 from palm_trainer.training.loop import TrainingLoop
 from palm_trainer.training.precision import choose_precision
 from palm_trainer.training.processes import SINGLE_PROCESS, Processes
@@ -75,14 +76,16 @@ def job_from_config(
     trained = _assemble(config, encoder, targets, given_tags)
     examples = _with_out_of_scope(examples, splits)
     sources = _sources(config, trained, targets, examples, splits)
-    teachers = attach_soft_targets(config.train, trained, sources, examples, processes.device(config.train.device))
+    device = processes.device(config.train.device)
+    teachers = attach_soft_targets(config.train, trained, sources, examples, device)
+    imitation = imitate(config.train, teachers, trained, device)
     if start_heads and processes.is_first:  # the others get the weights of the first
-        _start_prototype_heads(config, trained, examples, processes.device(config.train.device))
+        _start_prototype_heads(config, trained, examples, device)
     heads = job_encoder.give_heads(config, trained)
     word_dropout = prepare_encoder(config.train, trained, sources)
     plan = evaluation_plan(config, trained, ("dev", "test"), splits)
     start = load_start(config, job_encoder, resumed) if config.train.regularization.anchor else None
-    loop = _build_loop(config, trained.model, sources, word_dropout, processes, start)
+    loop = _build_loop(config, trained.model, sources, word_dropout, processes, start, imitation)
     return Job(
         config.train,
         trained,
@@ -90,7 +93,7 @@ def job_from_config(
         config.reference,
         plan,
         config.train.output,
-        teachers,
+        [teacher.digest for teacher in teachers],
         heads=heads,
         given_tags=given_tags,
     )
@@ -103,6 +106,7 @@ def _build_loop(
     word_dropout: WordDropout | None,
     processes: Processes,
     start: Encoder | None,
+    imitation: HiddenStates | None,
 ) -> TrainingLoop:
     """Return the loop of a configuration, with the order of its batches.
 
@@ -113,6 +117,7 @@ def _build_loop(
         word_dropout: of the encoder's inputs, where there is some.
         processes: that train together.
         start: encoder that the anchor holds to, where there is one.
+        imitation: of the vectors of a teacher, for a student.
     """
     order = order_sources(
         config.train,
@@ -130,6 +135,7 @@ def _build_loop(
         processes,
         task_learning_rates={name: task.learning_rate for name, task in config.tasks.items() if task.learning_rate},
         start=start,
+        imitation=imitation,
     )
 
 

@@ -18,7 +18,14 @@ from palm_trainer.model.heads import TaskHead
 from palm_trainer.model.multi_task import MultiTaskModel, TrainedModel
 from palm_trainer.tasks import train_every_embedding
 from palm_trainer.training.balancing import Balancing, SharedParameters, Uncertainty, make_balancing
-from palm_trainer.training.distillation import Distillation, load_teachers, soft_targets
+from palm_trainer.training.distillation import (
+    Distillation,
+    HiddenStates,
+    Teacher,
+    hidden_states,
+    load_teachers,
+    soft_targets,
+)
 from palm_trainer.training.loop import TrainingLoop
 from palm_trainer.training.mixing import Mixing, make_mixing
 from palm_trainer.training.optimization.adamw import CRF_GROUP, HEAD_RATE_FACTOR, build_adamw
@@ -26,7 +33,8 @@ from palm_trainer.training.optimization.ema import Ema
 from palm_trainer.training.optimization.schedules import SCHEDULES, Schedule
 from palm_trainer.training.precision import choose_precision
 from palm_trainer.training.processes import Processes
-from palm_trainer.training.regularization import AdversarialNoise, Anchor, Regularization, WordDropout
+from palm_trainer.training.quantization import Quantization
+from palm_trainer.training.regularization import AdversarialNoise, Anchor, Drift, Regularization, WordDropout
 from palm_trainer.training.source import Source
 
 MakeOptimizer: TypeAlias = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
@@ -120,6 +128,7 @@ def build_loop(
     make_optimizer: MakeOptimizer | None = None,
     schedule: Schedule | None = None,
     start: nn.Module | None = None,
+    imitation: HiddenStates | None = None,
 ) -> TrainingLoop:
     """Return the loop, with the model on its device.
 
@@ -134,6 +143,7 @@ def build_loop(
         make_optimizer: takes the parameter groups. None: AdamW.
         schedule: factor on the rates by step. None: as `train.schedule` says.
         start: encoder that the anchor holds to. None: that of the model, as it is now.
+        imitation: of the vectors of a teacher.
 
     Raises:
         ConfigError: several processes cannot do what `[train]` asks for.
@@ -145,6 +155,7 @@ def build_loop(
     processes.seed_other_ranks(train.seed)
     optimizer = _build_optimizer(train, model, task_learning_rates, make_optimizer)
     steps = len(order.mixing)
+    student = train.distillation.student
     balancing = _balancing(train, weights, model, precision.device, _epoch_steps(order))
     if isinstance(balancing, Uncertainty):
         optimizer.add_param_group(balancing.parameter_group(train.balancing.learning_rate or _UNCERTAINTY_RATE))
@@ -162,8 +173,9 @@ def build_loop(
             train.regularization.r_drop,
             _noise(model, train.regularization.fgm),
             word_dropout,
-            _anchor(train, model.backbone if start is None else start, precision.device),
+            _drifts(train, model.backbone if start is None else start, imitation, precision.device),
         ),
+        quantization=Quantization(model) if student is not None and student.int8 else None,
         distillation=distillation(train),
         accumulate=train.accumulate_steps,
         processes=processes,
@@ -233,8 +245,8 @@ def attach_soft_targets(
     sources: Mapping[str, Source],
     examples: Mapping[str, Sequence[Example]],
     device: str,
-) -> list[str]:
-    """Give the data sets the soft targets of `train.distillation.teachers`. Return the digests of the teachers.
+) -> list[Teacher]:
+    """Give the data sets the soft targets of `train.distillation.teachers`. Return the teachers.
 
     Args:
         train: names the teachers.
@@ -264,7 +276,21 @@ def attach_soft_targets(
                 temperature=settings.temperature,
             )
         )
-    return [teacher.digest for teacher in teachers]
+    return teachers
+
+
+def imitate(train: TrainConfig, teachers: Sequence[Teacher], student: TrainedModel, device: str) -> HiddenStates | None:
+    """Return the loss of a student's vectors of tokens, where the training is that of a student.
+
+    Args:
+        train: names the student.
+        teachers: result of `attach_soft_targets`. The vectors are those of the first.
+        student: the model that is trained.
+        device: of the training.
+    """
+    if train.distillation.student is None or not teachers:
+        return None
+    return hidden_states(teachers[0].trained, student, choose_precision(device, "fp32").device)
 
 
 def _balancing(
@@ -298,9 +324,15 @@ def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return [parameter for parameter in parameters if parameter.requires_grad]
 
 
-def _anchor(train: TrainConfig, start: nn.Module, device: torch.device) -> Anchor | None:
+def _drifts(
+    train: TrainConfig, start: nn.Module, imitation: HiddenStates | None, device: torch.device
+) -> tuple[Drift, ...]:
+    """Return the losses of the encoder alone."""
+    drifts: list[Drift] = [] if imitation is None else [imitation]
     weight = train.regularization.anchor
-    return Anchor(start.to(device), weight) if weight else None
+    if weight:
+        drifts.append(Anchor(start.to(device), weight))
+    return tuple(drifts)
 
 
 def _noise(model: MultiTaskModel, epsilon: float) -> AdversarialNoise | None:

@@ -34,6 +34,7 @@ from palm_trainer.training.optimization.ema import Ema
 from palm_trainer.training.optimization.schedules import Schedule
 from palm_trainer.training.precision import TrainingPrecision
 from palm_trainer.training.processes import SINGLE_PROCESS, Processes
+from palm_trainer.training.quantization import Quantization
 from palm_trainer.training.regularization import PackedDropout, Regularization, agreement_loss
 from palm_trainer.training.source import Source
 
@@ -72,6 +73,7 @@ class TrainingLoop:
         precision: device and autocast dtype of the encoder. Heads compute in fp32.
         max_grad_norm: maximum global norm of the gradients.
         ema: average of the parameters, see `averaged`.
+        quantization: rounding of the weights, see `averaged`.
         regularization: regularization methods.
         distillation: weight of the soft targets, for batches that have some.
         accumulate: micro-batches into which each process divides its share of a batch.
@@ -90,6 +92,7 @@ class TrainingLoop:
         max_grad_norm: float = 1.0,
         *,
         ema: Ema | None = None,
+        quantization: Quantization | None = None,
         regularization: Regularization | None = None,
         distillation: Distillation | None = None,
         accumulate: int = 1,
@@ -105,6 +108,7 @@ class TrainingLoop:
         self.precision = precision
         self._max_grad_norm = max_grad_norm
         self._ema = ema
+        self._quantization = quantization
         self._regularization = regularization or Regularization()
         self._distillation = distillation
         self.accumulate = accumulate
@@ -248,9 +252,9 @@ class TrainingLoop:
         label_counts: Mapping[str, float],
         soft_counts: Mapping[str, float] = MappingProxyType({}),
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Compute the loss of each task in `label_counts`, and that of the anchor where there is one.
+        """Compute the loss of each task in `label_counts`, and that of the encoder alone where there is one.
 
-        Losses of tasks are sums over the batch, divided by the counts of the whole step. That of the anchor is a mean.
+        Losses of tasks are sums over the batch, divided by the counts of the whole step. That of the encoder is a mean.
         """
         self.model.train()
         device = self.precision.device
@@ -267,8 +271,8 @@ class TrainingLoop:
         with PackedDropout() if device.type == "cpu" else nullcontext():
             with autocast:
                 features = self.model.encode(inputs)
-                anchor = self._regularization.anchor
-                drift = None if anchor is None else anchor.loss(whole_inputs, features)
+                drifts = [loss.loss(whole_inputs, features) for loss in self._regularization.drifts]
+                drift = torch.stack(drifts).sum() if drifts else None
             # Heads compute in fp32: bf16 would round a logit of 10 to a multiple of 0.06.
             outputs = self.model.answer(_in_full_precision(features), tasks)
         losses = {}
@@ -295,7 +299,9 @@ class TrainingLoop:
         return agreement_loss(head, first_outputs, second_outputs, targets, weight)
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Use the averaged weights, if there are any, for evaluating and saving the model."""
+        """Use the averaged or rounded weights, if there are any, for evaluating and saving the model."""
+        if self._quantization is not None:  # never with an average
+            return self._quantization.applied()
         return nullcontext() if self._ema is None else self._ema.applied()
 
     def state_dict(self) -> dict[str, Any]:
@@ -320,6 +326,7 @@ class TrainingLoop:
             "generators": first_generators,
             "other_generators": other_generators,
             "ema": None if self._ema is None else self._ema.state_dict(),
+            "quantization": None if self._quantization is None else self._quantization.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any], *, averaged: bool = False) -> None:
@@ -347,6 +354,8 @@ class TrainingLoop:
             torch.set_rng_state(rank_generators["cpu"])
             if "cuda" in rank_generators:
                 torch.cuda.set_rng_state(rank_generators["cuda"], self.precision.device)
+        if self._quantization is not None:
+            self._quantization.load_state_dict(state["quantization"])
         if self._ema is not None:
             self._ema.load_state_dict(state["ema"])
             if averaged:

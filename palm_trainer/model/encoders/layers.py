@@ -60,16 +60,25 @@ def _ids(parameters: Iterable[nn.Parameter]) -> set[int]:
     return {id(parameter) for parameter in parameters}
 
 
-def _blocks(encoder: nn.Module) -> nn.ModuleList:
-    """Return the only outermost list of modules, which has an entry for each layer or group of layers."""
+def outermost_lists(encoder: nn.Module) -> dict[str, nn.ModuleList]:
+    """Return the lists of modules that stand in no other list, by name.
+
+    Most encoders have one, which has an entry for each layer or group of layers.
+    """
     lists = {}
     for name, module in encoder.named_modules():
         if isinstance(module, nn.ModuleList) and list(module.parameters()):
             lists[name] = module
-    outermost = []
+    outermost = {}
     for name, module in lists.items():
         if not any(name.startswith(f"{other_name}.") for other_name in lists):
-            outermost.append(module)
+            outermost[name] = module
+    return outermost
+
+
+def _blocks(encoder: nn.Module) -> nn.ModuleList:
+    """Return the only outermost list of modules."""
+    outermost = list(outermost_lists(encoder).values())
     if len(outermost) != 1:
         raise ConfigError(
             f"encoder: {type(encoder).__name__} holds {len(outermost)} lists of blocks, not one, "
