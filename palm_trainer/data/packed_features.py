@@ -83,7 +83,8 @@ class PackedFeatures(Sequence[Feature]):
     @property
     def row_lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each row, int64 [features, rows of a feature]."""
-        lengths = np.diff(np.array(self._ends, dtype=np.int64))
+        ends = np.array(self._ends, dtype=np.int64)
+        lengths = ends[1:] - ends[:-1]
         return lengths.reshape(-1, self._rows_per_feature)
 
     @property
