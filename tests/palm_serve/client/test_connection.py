@@ -202,7 +202,7 @@ def test_retry_reports_why_the_server_is_away(make_caller: Callable[..., Caller]
     call = make_caller(server.target, timeout_s=2)
     call()
     server.stop()
-    with pytest.raises(Unavailable, match=r"Connection refused|Socket closed"):
+    with pytest.raises(Unavailable, match=r"Connection refused|Socket closed|Broken pipe"):
         call()
     server.start()
 
