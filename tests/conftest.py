@@ -24,6 +24,8 @@ os.environ["COLUMNS"] = "120"
 TESTS_END = "PALM_TESTS_END"
 """Variable with the time, in seconds since 1970, after which no slow test begins. `.ci/run` sets it."""
 
+_PALM_DATA = os.environ.get("PALM_DATA")  # tests set the variable for code that reads it
+
 StartProcess = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -70,7 +72,7 @@ def start_process() -> Iterator[StartProcess]:
 @pytest.fixture(scope="session")
 def palm_data() -> Path:
     """The directory of the public data sets (ATIS, SNIPS, ...), from the environment's PALM_DATA; skips without it."""
-    directory = os.environ.get("PALM_DATA")
+    directory = _PALM_DATA
     if not directory:
         pytest.skip("needs the public data sets: set PALM_DATA to their directory")
     path = Path(directory).resolve()

@@ -26,6 +26,8 @@ _TEXT_CHARACTERS = 2000
 """Length of a trial's text. Texts up to this length are tokenized on the event loop."""
 _TEXT_LIMIT_S = 0.25
 """CPU time for one text. Well-known tokenizers take 2 ms."""
+_RETRY_LIMIT_S = 2.5
+"""CPU time up to which a text that took too long is tried once more."""
 _MAX_WORD_CHARACTERS = 1000
 """Limit of WordPiece's longest word, whose cost grows with the third power of its length. BERT's is 100."""
 _TRIAL_LIMIT_S = 20
@@ -106,6 +108,22 @@ def try_texts(tokenizer: TextTokenizer, characters: str) -> None:
 
 def _try_text(tokenizer: TextTokenizer, text: str, pair: str | None, name: str) -> None:
     """Tokenize one text and its pair. Raise ValueError with their `name` if that fails or takes too long."""
+    seconds, tokens = _time_text(tokenizer, text, pair, name)
+    if (
+        _TEXT_LIMIT_S < seconds < _RETRY_LIMIT_S
+    ):  # on a machine that was busy a text of 2 ms has taken 0.8 s of CPU time
+        again, _ = _time_text(tokenizer, text, pair, name)
+        seconds = min(seconds, again)
+    if tokens > tokenizer.max_length:
+        raise ValueError(
+            f"its texts must have at most max_length = {tokenizer.max_length} tokens, got {tokens} for {name}"
+        )
+    if seconds > _TEXT_LIMIT_S:
+        raise ValueError(f"it may take {_TEXT_LIMIT_S:g} s for a text, and took {seconds:.1f} s for {name}")
+
+
+def _time_text(tokenizer: TextTokenizer, text: str, pair: str | None, name: str) -> tuple[float, int]:
+    """Return the CPU seconds and the tokens of a text. Raise ValueError with its `name` where the tokenizer fails."""
     began = time.thread_time()
     try:
         tokens = len(tokenizer.encode(text, pair))
@@ -113,13 +131,7 @@ def _try_text(tokenizer: TextTokenizer, text: str, pair: str | None, name: str) 
         raise
     except BaseException as error:
         raise ValueError(f"it fails on {name}: {error}") from None
-    seconds = time.thread_time() - began
-    if tokens > tokenizer.max_length:
-        raise ValueError(
-            f"its texts must have at most max_length = {tokenizer.max_length} tokens, got {tokens} for {name}"
-        )
-    if seconds > _TEXT_LIMIT_S:
-        raise ValueError(f"it may take {_TEXT_LIMIT_S:g} s for a text, and took {seconds:.1f} s for {name}")
+    return time.thread_time() - began, tokens
 
 
 def _nodes(value: Any) -> Iterator[dict[str, Any]]:

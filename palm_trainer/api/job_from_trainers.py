@@ -24,6 +24,7 @@ from palm_trainer.evaluation.evaluate import EvaluationSet
 from palm_trainer.model.encoders import unfreeze_rows
 from palm_trainer.model.heads.classify import ClassifyHead
 from palm_trainer.model.heads.match import MatchHead
+from palm_trainer.model.multi_task import TrainedModel
 from palm_trainer.runs.class_vectors import start_prototype_heads
 from palm_trainer.runs.job import EvaluationData, EvaluationPlan, Job, JobTask
 from palm_trainer.tasks import task_kind
@@ -153,14 +154,11 @@ def job_from_trainers(
     for name, members in wired.groups.items():
         examples[name] = text_examples(members[0].fitted)
     teachers = attach_soft_targets(train, trained, wired.sources, examples, processes.device(train.device))
-    for head in trained.model.heads.values():
-        if isinstance(head, ClassifyHead | MatchHead):
-            head.label_smoothing = train.regularization.label_smoothing
+    _smooth_labels(trained, train.regularization.label_smoothing)
     if wired.freezes_rows:
         unfreeze_rows(trained.model.backbone)
-    texts = class_texts(chain.from_iterable(wired.groups.values()), wired.targets) if start_heads else {}
-    if texts and processes.is_first:  # the others get the weights of the first
-        start_prototype_heads(trained, texts, choose_precision(processes.device(train.device), "fp32").device)
+    if start_heads and processes.is_first:  # the others get the weights of the first
+        _start_heads(wired, processes.device(train.device))
     word_dropout = prepare_encoder(train, trained, wired.sources, freeze_rows=wired.freezes_rows)
     optimizer = backward.optimizer
     loop = build_loop(
@@ -174,17 +172,24 @@ def job_from_trainers(
         schedule=_schedule(backward, len(plan.mixing)),
     )
     saves_last = train.checkpoints.save_every_steps is not None and output is not None
+    digests = [teacher.digest for teacher in teachers]
     return Job(
-        train,
-        trained,
-        loop,
-        plan.reference,
-        evaluation,
-        output,
-        [teacher.digest for teacher in teachers],
-        evaluation_steps,
-        saves_last=saves_last,
+        train, trained, loop, plan.reference, evaluation, output, digests, evaluation_steps, saves_last=saves_last
     )
+
+
+def _smooth_labels(trained: TrainedModel, smoothing: float) -> None:
+    """Set the share of each label that the losses of classes give to the other classes."""
+    for head in trained.model.heads.values():
+        if isinstance(head, ClassifyHead | MatchHead):
+            head.label_smoothing = smoothing
+
+
+def _start_heads(wired: Wired, device: str) -> None:
+    """Compute the class vectors of prototype heads, where there are some."""
+    texts = class_texts(chain.from_iterable(wired.groups.values()), wired.targets)
+    if texts:
+        start_prototype_heads(wired.trained, texts, choose_precision(device, "fp32").device)
 
 
 def _schedule(backward: Backward, total_steps: int) -> Schedule | None:

@@ -155,10 +155,11 @@ def build_loop(
     processes.seed_other_ranks(train.seed)
     optimizer = _build_optimizer(train, model, task_learning_rates, make_optimizer)
     steps = len(order.mixing)
-    student = train.distillation.student
     balancing = _balancing(train, weights, model, precision.device, _epoch_steps(order))
     if isinstance(balancing, Uncertainty):
         optimizer.add_param_group(balancing.parameter_group(train.balancing.learning_rate or _UNCERTAINTY_RATE))
+    drifts = _drifts(train, model.backbone if start is None else start, imitation, precision.device)
+    regularization = train.regularization
     return TrainingLoop(
         model,
         order.sources,
@@ -168,18 +169,19 @@ def build_loop(
         balancing,
         precision,
         train.max_grad_norm,
-        ema=None if train.regularization.ema_decay is None else Ema(model, train.regularization.ema_decay),
-        regularization=Regularization(
-            train.regularization.r_drop,
-            _noise(model, train.regularization.fgm),
-            word_dropout,
-            _drifts(train, model.backbone if start is None else start, imitation, precision.device),
-        ),
-        quantization=Quantization(model) if student is not None and student.int8 else None,
+        ema=None if regularization.ema_decay is None else Ema(model, regularization.ema_decay),
+        regularization=Regularization(regularization.r_drop, _noise(model, regularization.fgm), word_dropout, drifts),
+        quantization=_quantization(train, model),
         distillation=distillation(train),
         accumulate=train.accumulate_steps,
         processes=processes,
     )
+
+
+def _quantization(train: TrainConfig, model: MultiTaskModel) -> Quantization | None:
+    """Return the rounding that the model is trained with. None: there is none."""
+    student = train.distillation.student
+    return Quantization(model) if student is not None and student.int8 else None
 
 
 def _check_balancing(train: TrainConfig, processes: Processes) -> None:

@@ -8,6 +8,7 @@ from markdown_pages import ROOT
 
 from palm_serve.bundle import files as bundle_files
 from palm_serve.bundle import loader
+from palm_trainer.export import compact
 from palm_trainer.model import checkpoint
 from palm_trainer.runs import event_log, file_names, weight_averaging
 from palm_trainer.runs.dev_rows import DEV_ROWS
@@ -34,7 +35,7 @@ def test_files_of_a_run_are_those_that_are_written() -> None:
 
 def test_files_of_a_bundle_are_those_that_are_read() -> None:
     named = {bundle_files.MANIFEST, bundle_files.SIGNATURE, loader.TOKENIZER, loader.ARRAYS, loader.GOLDEN}
-    more = {loader.PROOF, loader.VALUES, "model.onnx", "variants/", "README.md"}
+    more = {loader.PROOF, loader.VALUES, "model.onnx", "variants/", compact.WEIGHTS, "README.md"}
     assert set(first_cells("bundle", "Files")) == named | more
 
 

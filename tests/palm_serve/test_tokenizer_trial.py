@@ -79,6 +79,13 @@ def test_slow_texts_are_refused(tiny, monkeypatch):
         try_texts(TextTokenizer(tiny.to_str(), 24), "a")
 
 
+def test_text_that_was_slow_once_is_tried_again(tiny, monkeypatch):
+    times = iter([0.0, 0.8, 1.0, 1.002, *range(2, 10_000)])
+    monkeypatch.setattr("palm_serve.tokenization.trial.time.thread_time", lambda: next(times))
+    with pytest.raises(ValueError, match=r"took 1\.0 s for 1 times 'a'"):
+        try_texts(TextTokenizer(tiny.to_str(), 24), "a")
+
+
 @pytest.mark.parametrize("content", ["{}", "[]", "3", "[" * 100_000, '{"model": {"type": "WordPiece"}}', ""])
 def test_other_json_is_no_tokenizer(content):
     with pytest.raises(ValueError, match="is no tokenizer"):

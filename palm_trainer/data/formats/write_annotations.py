@@ -65,7 +65,8 @@ def write_doccano(examples: Sequence[Example], path: Path, options: FormatOption
     class_names = class_fields(examples)
     slots = choose_main_field(slot_names, "slots")
     label = choose_main_field(class_names, "intent" if slot_names else "label")
-    span_key = "entities" if class_names else "label"
+    has_spans = any(select_spans(example.fields.get(slots, ())) for example in examples)
+    span_key = "entities" if class_names or not has_spans else "label"  # empty lists in `label` may be classes too
     class_key = "cats" if slot_names else "label"
     rows = []
     for example in examples:

@@ -392,3 +392,10 @@ def test_split_puts_values_into_train(tmp_path):
     convert_split(tmp_path / "a.jsonl", tmp_path / "out", {"dev": 0.5, "train": 0.5})
     held = {split: bool(values_of(tmp_path / f"out/{split}.jsonl", "jsonl")[1]) for split in ("train", "dev")}
     assert held == {"train": True, "dev": False}
+
+
+def test_doccano_rows_without_spans_stay_rows_of_slots(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "hello", "slots": []}\n')
+    made = convert(tmp_path / "a.jsonl", tmp_path / "b.jsonl", target_format="doccano")
+    assert made.losses == []
+    assert read("doccano", tmp_path / "b.jsonl", made.options)[0].fields == {"slots": ()}

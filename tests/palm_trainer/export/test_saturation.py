@@ -63,9 +63,13 @@ def worst_rows(columns: Integers) -> Integers:
 
 
 def integer_weights(model: ModelProto) -> list[Integers]:
-    """Return the int8 matrices of a graph."""
-    tensors = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
-    return [numpy_helper.to_array(tensor) for tensor in tensors if len(tensor.dims) == 2]
+    """Return the int8 matrices that a graph multiplies by. Embedding tables are only looked up."""
+    tables = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
+    matrices = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 2 and tensor.name not in tables:
+            matrices.append(numpy_helper.to_array(tensor))
+    return matrices
 
 
 @pytest.fixture(scope="module")
