@@ -280,6 +280,7 @@ def test_plan_that_breaks_the_protocol_is_refused(arguments, message):
         fewshot.Plan(**arguments)
 
 
+@pytest.mark.slow
 def test_finished_cells_are_not_trained_again(data, tmp_path, capsys):
     """Real trainings of a tiny encoder, interrupted between two cells."""
     import fewshot
@@ -297,6 +298,7 @@ def test_finished_cells_are_not_trained_again(data, tmp_path, capsys):
     assert list((tmp_path / "work/runs").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_score_of_a_cell_is_the_share_of_its_right_answers(data, tmp_path):
     import fewshot
     from cells import Place
@@ -313,6 +315,7 @@ def test_score_of_a_cell_is_the_share_of_its_right_answers(data, tmp_path):
     assert run.data["target"].train == (data / "fewshot/BANKING77_train_5.jsonl",)
 
 
+@pytest.mark.slow
 def test_text_with_slots_is_right_where_all_its_tasks_are(data, tmp_path, monkeypatch):
     """Real training on a row with slots: the bits are those of exact match."""
     import fewshot

@@ -170,6 +170,7 @@ def test_a_cell_whose_teacher_failed_fails_with_it(lane, capsys):
     assert "t/teachers/seed1 failed with exit code 2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_real_cell_is_taught_by_a_real_run(tiny_cell):
     import quality
 
@@ -182,6 +183,7 @@ def test_a_real_cell_is_taught_by_a_real_run(tiny_cell):
     assert load_config(run / "config.toml").train.distillation.teachers == (place.run(teacher),)
 
 
+@pytest.mark.slow
 def test_a_trained_cell_is_scored_on_unseen_values_and_by_both_protocols(tiny_cell):
     """A real run of a tiny model, in the place of a set that has further splits."""
     import quality

@@ -87,6 +87,7 @@ def test_comments_do_not_change_settings_but_values_do(tasks):
     assert other.digest != one.digest
 
 
+@pytest.mark.slow
 def test_a_cell_is_trained_once_and_again_when_its_settings_change(tasks, place, tmp_path, capfd, monkeypatch):
     results = tmp_path / "results.json"
     cells = tasks.cells_of([], [13], [], [])

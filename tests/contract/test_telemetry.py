@@ -26,6 +26,7 @@ import onnxruntime
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["palm_serve.engine", "palm_trainer.export"])
 def test_onnxruntime_starts_with_telemetry_off(package: str) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}

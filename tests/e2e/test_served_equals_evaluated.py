@@ -122,6 +122,7 @@ def compare(run: Path, bundle: Path) -> dict[str, object]:
     return json.loads((run / "metrics.json").read_text())["test"]
 
 
+@pytest.mark.slow
 def test_bundled_sample(tmp_path):
     folder = ROOT / "examples" / "data" / "assistant"
     files = "".join(f'{split} = "{folder / split}.jsonl"\n' for split in ("train", "dev", "test"))

@@ -83,6 +83,7 @@ def facts(spans: Any) -> list[tuple[str, str, str, str]]:
     return [(span.name, span.value, span.role, span.group) for span in spans]
 
 
+@pytest.mark.slow
 def test_parse_and_predict_answer_roles(target: str) -> None:
     with Client(target) as client:
         assert facts(client.parse(TEXT).slots) == EXPECTED

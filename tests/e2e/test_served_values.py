@@ -92,6 +92,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bundle"
 
 
+@pytest.mark.slow
 def test_values_of_rasa_data_are_answered(bundle: Path, start_shared_server: Callable[..., Any]) -> None:
     process = start_shared_server(bundle, "--provider", "CPU", "--http-port", "0", "--drain-grace", "0")
     url = process.wait_for(r"listening on (http://\S+)$")

@@ -133,6 +133,7 @@ def until(condition: Callable[[], bool], seconds: float = 240) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nodes", [endless_nodes, huge_nodes])
 def test_hostile_bundle_in_watch_fails_alone(
     start_server: Callable[..., Any],
@@ -211,6 +212,7 @@ def children(pid: int) -> list[int]:
     return numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nodes", [endless_nodes, huge_nodes])
 @pytest.mark.parametrize("command", ["check", "run"])
 def test_hostile_bundle_alone_is_refused(
@@ -243,6 +245,7 @@ def test_stop_during_an_endless_start_ends_the_process(
     assert process.finish(BOUND_S) in (0, 3)
 
 
+@pytest.mark.slow
 def test_run_that_takes_too_long_is_stopped(
     start_server: Callable[..., Any], tiny_bundle: Path, make_hostile: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -273,6 +276,7 @@ def test_run_that_takes_too_long_is_stopped(
     assert any("takes longer than 3 s" in line for line in process.errors)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs a run that cannot be stopped")
 @pytest.mark.parametrize("stopped_by", ["watchdog", "signal"])
 def test_run_that_cannot_be_stopped_ends_the_process(

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from palm_serve.client import Client
 from palm_serve.errors import Unavailable
 
@@ -69,6 +71,7 @@ def test_server_killed_while_calls_run(start_server: Callable[..., Any], tiny_bu
     assert second.errors == []
 
 
+@pytest.mark.slow
 def test_server_killed_while_a_version_is_swapped(
     start_server: Callable[..., Any], make_tiny_bundle: Callable[..., Path], tmp_path: Path
 ) -> None:

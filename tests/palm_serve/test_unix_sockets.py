@@ -133,6 +133,7 @@ def test_stopping_server_leaves_the_socket_of_its_successor(
     stop(second)
 
 
+@pytest.mark.slow
 def test_unusable_paths_are_one_message(start_server: Callable[..., Process], tiny_bundle: Path, path: Path) -> None:
     """And no file that is not a socket is removed."""
     path.write_text("mine")

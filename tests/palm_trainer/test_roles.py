@@ -210,6 +210,7 @@ def test_golden_examples_and_parity_compare_roles() -> None:
         assert not golden.agrees(golden_answer(Spans((other,), has_roles=True), info))
 
 
+@pytest.mark.slow
 def test_the_bundle_answers_roles(learnt: Path) -> None:
     bundle = learnt / "bundle"
     code = "from palm_trainer.cli.export import main; main()"

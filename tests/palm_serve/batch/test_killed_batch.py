@@ -67,6 +67,7 @@ def complete(source: Path, tiny_bundle: Path, tmp_path: Path, start_batch: Calla
     return content(tmp_path / "complete")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_run_goes_on_and_ends_with_the_same_bytes(
     workers: int,
@@ -96,6 +97,7 @@ def test_killed_run_goes_on_and_ends_with_the_same_bytes(
     assert {path.name: path.stat().st_mtime_ns for path in parts(out) if path.name in early} == early
 
 
+@pytest.mark.slow
 def test_killed_workers_are_replaced(
     source: Path, tiny_bundle: Path, tmp_path: Path, complete: dict[str, bytes], start_batch: Callable[..., Any]
 ) -> None:

@@ -165,6 +165,7 @@ def test_real_server_that_is_killed_loses_no_call(
         assert {call.result().version for call in calls} == {client.parse("x").version}
 
 
+@pytest.mark.slow
 def test_least_hardly_calls_a_server_that_hangs(tiny_bundle: Path, start_server: Callable[..., Any]) -> None:
     servers = [start_server(tiny_bundle, "--log-level", "error") for _ in range(3)]
     target = "ipv4:" + ",".join(server.target() for server in servers)

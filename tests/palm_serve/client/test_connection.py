@@ -187,6 +187,7 @@ def test_slow_server_keeps_the_connection(make_relay: Callable[..., Relay], serv
     assert relay.connections == 1
 
 
+@pytest.mark.slow
 def test_retry_waits_for_a_restarted_server(make_caller: Callable[..., Caller], server: Restartable) -> None:
     call = make_caller(server.target, timeout_s=LIMIT_S)
     call()

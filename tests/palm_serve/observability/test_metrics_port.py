@@ -202,6 +202,7 @@ def exposed() -> Iterator[Callable[..., int]]:
     return expose
 
 
+@pytest.mark.slow
 @needs_openssl
 @pytest.mark.parametrize("secure", [False, True])
 def test_silent_peers_do_not_block_scrapes(

@@ -75,6 +75,7 @@ def test_reduced_precision_that_answers_nan_is_refused(proven, machine, tell_nan
         select(proven, provider="OpenVINO", precision="bf16")
 
 
+@pytest.mark.slow
 def test_session_that_is_slow_is_not_chosen(proven, machine):
     machine.fake("CUDA", seconds=0.05)
     engine = select(proven)

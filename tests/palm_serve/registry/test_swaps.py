@@ -179,6 +179,7 @@ def swap(process: Process, folder: Path, versions: dict[str, Path], models: stub
     return resident
 
 
+@pytest.mark.slow
 def test_swaps_under_load_lose_no_call(
     start_server: Callable[..., Process],
     folder: Path,

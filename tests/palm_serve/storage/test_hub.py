@@ -30,6 +30,7 @@ def palm_serve(hub: HubDouble, cache: Path, *arguments: object, token: str = "hf
     return ran.returncode, ran.stdout, ran.stderr
 
 
+@pytest.mark.slow
 def test_pushed_bundle_is_one_commit_and_is_read_back(hub: HubDouble, tiny_bundle: Path, tmp_path: Path) -> None:
     code, out, err = palm_serve(hub, tmp_path, "push", tiny_bundle, "hf://owner/tiny")
     assert code == 0, err

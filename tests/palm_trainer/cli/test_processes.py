@@ -24,6 +24,7 @@ def start(start_process):
     return _start
 
 
+@pytest.mark.slow
 def test_interrupted_saved_and_continued(start, process_limit_s, tiny_toml, tmp_path, fit):
     path = tiny_toml()
     settings = ["train.log_every_steps=1", "train.epochs=12.5"]
@@ -46,6 +47,7 @@ def test_interrupted_saved_and_continued(start, process_limit_s, tiny_toml, tmp_
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_message_and_code_2(start, process_limit_s, tmp_path):
     process = start("run", tmp_path / "nowhere.toml")
     out, err = process.communicate(timeout=process_limit_s)
@@ -53,6 +55,7 @@ def test_bad_input_is_one_message_and_code_2(start, process_limit_s, tmp_path):
     assert err == f"error: {tmp_path}/nowhere.toml: no such file. `palm-train init DATA` writes a configuration.\n"
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error(start, finished_run, tmp_path):
     (tmp_path / "in.txt").write_text("to boston\n" * 1000)
     process = start("predict", finished_run, "--input", tmp_path / "in.txt")

@@ -63,6 +63,7 @@ def every_example(epochs: int, rows: int) -> Counter:
     return Counter(f"{rows} {epoch} {i}" for epoch in range(epochs) for i in range(rows))
 
 
+@pytest.mark.slow
 def test_evaluated_saved_and_told_once(tiny_toml, tmp_path, together):
     tiny_toml()
     options = []

@@ -68,6 +68,7 @@ def test_text_that_a_terminal_lacks_is_escaped(shell, tiny_toml, encoding):
     assert r"\ud83d\ude00" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_json_of_predict_is_right_in_every_encoding(shell, finished_run, encoding):
     text = "flights to 中文 é 😀"
@@ -103,6 +104,7 @@ def wait_for_step(process, step):
 LONG = ("--set", "train.log_every_steps=1", "--set", "train.epochs=200")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT], ids=["HUP", "TERM", "INT"])
 def test_training_saves_and_tells_how_to_go_on(start, process_limit_s, tiny_toml, tmp_path, number):
     process = start("run", tiny_toml(), *LONG)
@@ -133,6 +135,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
 def test_training_that_is_not_ready_ends_at_once(start_process, process_limit_s, tiny_toml, tmp_path, number):
     process = start_process([sys.executable, "-c", SLOW_PREPARATION, "run", tiny_toml()])
@@ -143,6 +146,7 @@ def test_training_that_is_not_ready_ends_at_once(start_process, process_limit_s,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_training_under_nohup_ignores_the_hangup(start_process, process_limit_s, tiny_toml, tmp_path):
     settings = ["--set", "train.log_every_steps=1", "--set", "train.epochs=3"]
     words = ["nohup", *PALM, "run", tiny_toml(), *settings]
@@ -154,6 +158,7 @@ def test_training_under_nohup_ignores_the_hangup(start_process, process_limit_s,
     assert "report: " in out
 
 
+@pytest.mark.slow
 def test_training_whose_reader_goes_away_saves(start, process_limit_s, tiny_toml, tmp_path):
     process = start("run", tiny_toml(), *LONG)
     wait_for_step(process, 4)
@@ -167,6 +172,7 @@ def test_training_whose_reader_goes_away_saves(start, process_limit_s, tiny_toml
     assert load_training_state(run)["loop"]["step"] >= 4
 
 
+@pytest.mark.slow
 def test_training_with_a_full_disk_behind_its_output_saves(start, process_limit_s, tiny_toml, tmp_path):
     with FULL.open("w") as full:
         process = start("run", tiny_toml(), *LONG, stdout=full)

@@ -121,6 +121,7 @@ def test_the_error_of_a_process_is_told_on_each_machine(tiny_toml, tmp_path, tog
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_is_stopped_ends_the_step_of_the_others(tiny_toml, tmp_path, together, rank):
     tiny_toml()
@@ -132,6 +133,7 @@ def test_a_process_that_is_stopped_ends_the_step_of_the_others(tiny_toml, tmp_pa
     assert all("silent" in line for line in errors) or rank == 0  # the store went with the first, so both may tell
 
 
+@pytest.mark.slow
 def test_a_first_process_that_is_stopped_in_its_evaluation_is_noticed(tiny_toml, tmp_path, together):
     tiny_toml()
     run = together(2, train_and_stop_in_evaluation, tmp_path)
@@ -161,6 +163,7 @@ def test_a_process_that_vanishes_while_the_first_evaluates(tiny_toml, tmp_path, 
     assert (tmp_path / "run/best").exists()  # what it was about
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_come_are_named(tiny_toml, tmp_path):
     """The store is that of torchrun, which the others never reach."""
     tiny_toml()

@@ -215,6 +215,7 @@ def palm_export(run: Path, output: Path) -> None:
     cli.main()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_export_leaves_nothing(
     together: Callable[..., Any], process_limit_s: float, run: Path, tmp_path: Path, number: signal.Signals

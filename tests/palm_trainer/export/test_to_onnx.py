@@ -86,6 +86,7 @@ def test_graph_contains_no_path_of_the_machine(content: bytes) -> None:
         assert place.encode() not in content
 
 
+@pytest.mark.slow
 def test_graph_has_the_same_bytes_in_another_process(content: bytes, trained: TrainedModel, run: Path) -> None:
     code = (
         "import hashlib, sys; from pathlib import Path\n"

@@ -220,6 +220,7 @@ def test_an_encoder_that_cannot_be_used_ends_the_command_with_2(tmp_path, tokeni
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_an_encoder_whose_graph_holds_for_one_shape_only(tmp_path, tokenizer_of):
     """Longformer cuts texts into blocks in Python, so that its trace holds the block of the example."""
     settings = {

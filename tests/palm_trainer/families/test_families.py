@@ -211,6 +211,7 @@ def exported(directory_of, tmp_path_factory):
     return _exported
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [*FAMILIES, "scratch"])
 def test_every_head_of_every_family(family, exported):
     """The gate inside the export compares logits and answers; here the bundle is served, and its graph made again."""

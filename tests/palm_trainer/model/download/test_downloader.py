@@ -177,6 +177,7 @@ def test_download_interrupted_continues_in_same_call(hub, tmp_path):
     assert (second.range, second.sent) == ("bytes=3000-", len(hub.files[WEIGHTS]) - 3000)
 
 
+@pytest.mark.slow
 def test_download_killed_continues_in_next_process(hub, start_process, process_limit_s, tmp_path, monkeypatch):
     """A real process, killed while the server is silent; blocks are of the library's own size there."""
     block = 10 * 1024 * 1024

@@ -120,6 +120,7 @@ class Own({base}):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["config", "model", "tokenizer"])
 def test_code_of_an_encoder_never_runs(directory, tmp_path, part):
     """Whoever pipes `yes` into the command, as installers do, answers the question of transformers."""
