@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palm_serve.cli.shared import provider_option, report_errors, show, start_log
+from palm_serve.cli.shared import provider_option, report_errors, show, start_log, write_line
 from palm_serve.config import LogLevel, Precision, ServeOptions
 from palm_serve.errors import PalmServeError
 
@@ -85,7 +85,6 @@ def _show_bundle(model: "LoadedModel", signed: bool) -> None:
     manifest = model.manifest
     facts = Table.grid(padding=(0, 2))
     facts.add_row("model", f"{model.name} {model.version[:12]}")
-    facts.add_row("digest", f"sha256:{model.version}")
     facts.add_row("encoder", f"{manifest.encoder.name}, {manifest.encoder.parameters:,} parameters")
     facts.add_row("maximum length", f"{manifest.max_length} tokens")
     facts.add_row("engine", f"{model.info.provider} in {model.info.precision} (variant '{model.info.variant}')")
@@ -101,4 +100,5 @@ def _show_bundle(model: "LoadedModel", signed: bool) -> None:
     proof = "golden examples answered as at export"
     if not model.proven:
         proof = "no golden example, so nothing shows that it answers as at the export"
+    write_line(f"digest sha256:{model.version}")  # not in the table, which a narrow terminal cuts
     show(facts, tasks, f"verified{', signed with a trusted key' if signed else ''}, warmed up, {proof}")

@@ -131,11 +131,15 @@ class CandidateProver:
     def prove(self, candidates: Sequence[Candidate]) -> None:
         """Prove combinations in this order, and keep the outcomes.
 
+        The time limit counts once one was compared here and one has passed: without one there is nothing to serve with.
+
         Raises:
             BundleError: a graph does not belong to the manifest, or a file was changed.
         """
         compared = False
         for candidate in candidates:
+            if candidate in self.engines:  # compared already
+                continue
             self.outcomes[candidate] = self.known(candidate) or self._skip(candidate) or self._compare(candidate)
             compared = compared or candidate in self.engines
         if compared:
@@ -160,7 +164,7 @@ class CandidateProver:
             reason = "it failed its gate at the export"
         elif candidate.provider == TENSORRT and self._request.provider == AUTO and not self._anew:
             reason = "TensorRT takes minutes for its first engine. `palm-serve prove` builds and proves it"
-        elif self._prover is not None and time.monotonic() > self._stop and not self._anew:
+        elif self._prover is not None and self.passed and time.monotonic() > self._stop and not self._anew:
             self.out_of_time = True
             reason = "no time was left. The next start goes on, and `palm-serve prove` proves all"
         return ProofOutcome(status="not_tried", reason=reason, summary=reason) if reason else None

@@ -71,6 +71,8 @@ class FoundValues:
     """
 
     note: Note
+    texts_read: int = 0
+    """Values, wordings and patterns so far, repeated ones included."""
     _lists: dict[str, _ValueList] = field(default_factory=dict)
     _patterns: dict[str, dict[str, None]] = field(default_factory=dict)
     _types: dict[str, dict[str, None]] = field(default_factory=dict)
@@ -288,4 +290,5 @@ class FoundValues:
         if not text.strip():
             self.note(BLANK, source)
             return False
+        self.texts_read += 1
         return True

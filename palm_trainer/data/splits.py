@@ -125,16 +125,18 @@ def _read_files(data: DataConfig, split: str, review: Review | None) -> Split:
 
 
 def _parse_files(data: DataConfig, split: str, defects: Defects) -> list[Example]:
-    """Return the examples of all files of a split. Raise DataError for a file without one."""
+    """Return the examples of all files of a split. Raise DataError for a file with neither an example nor a value."""
     options = FormatOptions(**data.options())
     examples: list[Example] = []
     for path in data.paths(split):
-        count_before = len(examples)
+        count_before = len(examples) + defects.values.texts_read
         is_plain_text = split in _UNLABELLED_SPLITS and path.suffix == ".txt"
         parse = FORMATS["text" if is_plain_text else data.format]
         examples += parse(path, options, defects)
-        if len(examples) == count_before:
+        if len(examples) + defects.values.texts_read == count_before:
             raise DataError(f"{path}: no example in it; a data file holds at least one")
+    if not examples:
+        raise DataError(f"{data.paths(split)[0]}: no example in it, only values; name a file with examples beside it")
     return examples
 
 

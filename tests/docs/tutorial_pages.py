@@ -9,7 +9,7 @@ The conventions of a page, so that it reads as a page and yet runs:
 * `text` after one of the first two: lines that the output has, in this order. Figures and digests may differ,
   and `...` stands for anything.
 
-Only ports are changed: several tests run at once, and the pages name 50051 and 8080.
+Only ports are changed, as several tests run at once and the pages name 50051 and 8080, and the options of `_QUICK` are set.
 """
 
 import os
@@ -30,8 +30,15 @@ _BLOCK = re.compile(r"^```([^\n`]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE_LINE = re.compile(r"# ([\w./-]+\.(?:py|toml|yml|yaml))\n")
 _ANYTHING = "..."
 _DIGEST = r"[0-9a-f]{12,}"
-_TOKENS = re.compile(rf"({_DIGEST})|(\d[\d.,]*(?:e[+-]?\d+)?)|(\s+)|([━─]+)|(.)")
+_TOKENS = re.compile(rf"({_DIGEST})|(-?\d[\d.,]*(?:e[+-]?\d+)?)|(\s+)|([━─]+)|(.)")
 _READY = "palm-serve: ready"
+_QUICK = {
+    "PALM_SERVE_DRAIN_GRACE": "0",
+    "PALM_SERVE_LOAD_TIMEOUT": "600",
+    "PALM_SERVE_PRECISION": "fp32",
+    "PALM_SERVE_PROVIDER": "CPU",
+}
+"""Options of the servers: no wait for load balancers, and no comparison of the providers, which takes minutes on a loaded machine."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ def _token_pattern(token: re.Match[str]) -> str:
     if digest:
         return _DIGEST
     if number:
-        return r"\d[\d.,]*(?:e[+-]?\d+)?"
+        return r"-?\d[\d.,]*(?:e[+-]?\d+)?"
     if blank:
         return r"\s+"
     return f"{rule[0]}+" if rule else re.escape(other)
@@ -187,9 +194,8 @@ class PageRunner:
         return text.replace("palm-serve call ", f"palm-serve call --target 127.0.0.1:{port} ")
 
     def _environment(self) -> Mapping[str, str]:
-        programs = Path(sys.executable).parent
-        own = {"PATH": f"{programs}:{os.environ['PATH']}", "PALM_SERVE_PORT": str(self._ports[0])}
-        return {**os.environ, **own, "PALM_SERVE_DRAIN_GRACE": "0"}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return {**os.environ, **_QUICK, "PATH": path, "PALM_SERVE_PORT": str(self._ports[0])}
 
 
 def copy_repository(folder: Path) -> None:

@@ -20,9 +20,9 @@ HOSTILE = "\x1b]0;title\x07[/x]\u202e"
 SHOWN = r"\x1b]0;title\x07[/x]\u202e"
 
 
-def palm_serve(*arguments: object) -> tuple[int, str, str]:
+def palm_serve(*arguments: object, columns: str = "200") -> tuple[int, str, str]:
     """Run a command and return its exit code, standard output and standard error."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": columns})
     return result.exit_code, result.stdout, result.stderr
 
 
@@ -91,11 +91,12 @@ def test_task_without_a_golden_example_is_tried(bundle: Path, reseal_bundle: Mak
     assert "task 'sentiment' (1 labels) must have the axes [rows, 1]" in err
 
 
-def test_check_prints_the_digest_that_pins(bundle: Path, reseal_bundle: MakeBundle) -> None:
+@pytest.mark.parametrize("columns", ["200", "60"])
+def test_check_prints_the_digest_that_pins(bundle: Path, reseal_bundle: MakeBundle, columns: str) -> None:
     digest = load_bundle(bundle).manifest.version
-    code, out, _ = palm_serve("check", bundle)
+    code, out, _ = palm_serve("check", bundle, columns=columns)
     assert code == 0
-    assert f"sha256:{digest}" in out
+    assert f"digest sha256:{digest}" in out.splitlines()
     assert palm_serve("check", f"{bundle}@sha256:{digest}")[0] == 0
     reseal_bundle(bundle, max_length=12)
     for command in ("check", "run"):

@@ -337,14 +337,15 @@ def test_model_trained_again_proves_only_the_fastest(proven, machine, monkeypatc
     assert trials(engine.info) == {"CUDA fp32": "passed", "CPU fp32": "not_tried"}
 
 
-def test_model_trained_again_that_fails_there_uses_the_next(proven, machine, monkeypatch, lie_once):
+@pytest.mark.parametrize("budget_s", [60.0, 0.0])
+def test_model_trained_again_that_fails_there_uses_the_next(proven, machine, monkeypatch, lie_once, budget_s):
     machine.fake("CUDA")
     machine.seconds = {"CUDA": 1.0, "CPU": 2.0}
     facts = MachineFacts()
     select(proven, facts)
     machine.fake("CUDA", lie=lie_once)
     anew = dataclasses.replace(proven, manifest=proven.manifest.model_copy(update={"version": "another"}))
-    engine = select(anew, facts)
+    engine = select(anew, facts, budget_s=budget_s)
     assert engine.info.provider == "CPU"
     assert trials(engine.info) == {"CUDA fp32": "failed", "CPU fp32": "passed"}
 

@@ -28,5 +28,18 @@ def test_read_split_missing_or_empty_is_refused(tmp_path):
         read_split(data, "train")
 
 
+def test_file_of_values_alone_stands_beside_one_with_examples(tmp_path):
+    values, rows = tmp_path / "values.jsonl", tmp_path / "rows.jsonl"
+    values.write_text('{"values": {"room": {"living room": ["lounge"]}}}\n')
+    rows.write_text('{"text": "light in the lounge", "slots": [{"start": 13, "end": 19, "label": "room"}]}\n')
+    for paths in ((values, rows), (rows, values), (rows, values, values)):
+        split = read_split(data_config({"format": "jsonl", "train": paths}), "train")
+        assert [example.text for example in split.examples] == ["light in the lounge"]
+        assert split.values
+    data = data_config({"format": "jsonl", "train": (values,)})
+    with pytest.raises(DataError, match=r"values\.jsonl: no example in it, only values; name a file with examples"):
+        read_split(data, "train")
+
+
 def test_config_formats_agree_with_parsers():
     assert set(FORMATS) == set(FORMAT_OPTIONS)
