@@ -57,10 +57,21 @@ def fit_statistics(features: FloatArray, classes: npt.NDArray[np.int64]) -> Stat
     return Statistics(centre.astype(np.float32), whitening.astype(np.float32), (means @ whitening.T).astype(np.float32))
 
 
+_MARGIN = 1e-3
+"""Room above the greatest score of all, in parts of it."""
+
+
 def threshold_at(scores: npt.ArrayLike, rejected: float) -> float:
-    """Return the least score that at most the share `rejected` of the scores exceed."""
+    """Return a limit just above the least score that at most the share `rejected` of the scores exceed.
+
+    It lies in the middle of that score and the next one. A text whose score is the limit would be accepted or refused by
+    the last bit of a computation, in which engines differ.
+    """
     ordered = np.sort(np.asarray(scores, dtype=np.float64))
-    return float(ordered[max(0, int(np.ceil(len(ordered) * (1 - rejected))) - 1)])
+    accepted = ordered[max(0, int(np.ceil(len(ordered) * (1 - rejected))) - 1)]
+    above = ordered[ordered > accepted]
+    following = above[0] if len(above) else accepted + _MARGIN * max(1.0, abs(accepted))
+    return float((accepted + following) / 2)
 
 
 def auroc(inside: npt.ArrayLike, outside: npt.ArrayLike) -> float:

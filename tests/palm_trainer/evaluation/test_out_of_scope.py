@@ -35,9 +35,16 @@ SCORES = st.lists(st.floats(-50, 50), min_size=1, max_size=60)
 def test_a_threshold_rejects_no_more_than_it_may(scores, rejected):
     limit = threshold_at(scores, rejected)
     assert sum(score > limit for score in scores) <= rejected * len(scores) + 1e-9
-    lower = [score for score in scores if score < limit]
+    accepted = max(score for score in scores if score <= limit)
+    lower = [score for score in scores if score < accepted]
     if lower:  # and it is the least such
         assert sum(score > max(lower) for score in scores) > rejected * len(scores) - 1e-9
+
+
+def test_a_threshold_is_no_score_of_a_text():
+    assert threshold_at([1.0, 2.0, 3.0, 4.0], 0.25) == 3.5
+    assert threshold_at([3.0, 1.0, 3.0, 3.0], 0.5) == pytest.approx(3.0015)
+    assert threshold_at([-8.0], 0.0) == pytest.approx(-7.996)
 
 
 @given(SCORES, SCORES)
