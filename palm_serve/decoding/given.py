@@ -12,9 +12,9 @@ import numpy.typing as npt
 from palm_serve.bundle.manifest import TaskThresholds
 from palm_serve.decoding.classify import ClassifyDecoder
 from palm_serve.decoding.decoder_input import Item
-from palm_serve.decoding.fallback_policy import judge
+from palm_serve.decoding.fallback_policy import judge, model_thresholds
 from palm_serve.decoding.sequence_label import SequenceLabelDecoder
-from palm_serve.types import FallbackReason, FloatArray, Int64Array, Spans, Thresholds
+from palm_serve.types import FallbackReason, FloatArray, Int64Array, Spans
 
 _ALLOWED = 0.5
 """Entries of the array above it allow a tag: they are 0 and 1."""
@@ -44,9 +44,7 @@ class GivenDecoder:
         self._tagger = tagger
         self._classifier = classifier
         self._class_numbers = {label: number for number, label in enumerate(classes)}
-        self._thresholds = Thresholds(
-            thresholds.intent_confidence, thresholds.ambiguity_margin, thresholds.out_of_scope
-        )
+        self._thresholds = model_thresholds(thresholds)
         nothing = np.zeros((1, allowed.shape[1]), dtype=np.bool_)
         self._forbidden: npt.NDArray[np.bool_] = np.concatenate([allowed < _ALLOWED, nothing])
 

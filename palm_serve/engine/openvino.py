@@ -7,7 +7,7 @@ import functools
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,8 +82,8 @@ class OpenVinoEngine:
         if core is None:
             raise EngineError("OpenVINO is not available. Install the package `openvino`.")
         try:
-            with tempfile.TemporaryDirectory(prefix="palm-") as folder:
-                model = _read_model(core, graph, Path(folder))
+            with ExitStack() as folders:
+                model = _read_model(core, graph, folders)
                 metadata = model.get_rt_info("framework").astype(dict) if model.has_rt_info("framework") else {}
                 compiled = core.compile_model(model, "CPU", compile_properties(info.precision, threads))
         except Exception as error:  # OpenVINO raises RuntimeError and others of its own
@@ -133,7 +133,7 @@ def _port_types(ports: Sequence[Any]) -> dict[str, str]:
     return types
 
 
-def _read_model(core: Any, graph: Path | GraphFile, folder: Path) -> Any:
+def _read_model(core: Any, graph: Path | GraphFile, folders: ExitStack) -> Any:
     """Read a graph.
 
     External data, which this runtime only reads from files, is that of a folder of our own with the bytes that were verified.
@@ -141,12 +141,13 @@ def _read_model(core: Any, graph: Path | GraphFile, folder: Path) -> Any:
     Args:
         core: the runtime.
         graph: an ONNX file, by its path or as bytes that were verified.
-        folder: empty folder, which must stay until the graph is compiled.
+        folders: keeps the folder of external data until the graph is compiled. Other graphs need none, so they open where nothing can be written.
     """
     if isinstance(graph, Path):
         return core.read_model(str(graph))
     if not graph.external:
         return core.read_model(graph.content)
+    folder = Path(folders.enter_context(tempfile.TemporaryDirectory(prefix="palm-")))
     for name, content in graph.external.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)

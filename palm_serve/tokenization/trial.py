@@ -109,9 +109,8 @@ def try_texts(tokenizer: TextTokenizer, characters: str) -> None:
 def _try_text(tokenizer: TextTokenizer, text: str, pair: str | None, name: str) -> None:
     """Tokenize one text and its pair. Raise ValueError with their `name` if that fails or takes too long."""
     seconds, tokens = _time_text(tokenizer, text, pair, name)
-    if (
-        _TEXT_LIMIT_S < seconds < _RETRY_LIMIT_S
-    ):  # on a machine that was busy a text of 2 ms has taken 0.8 s of CPU time
+    # On a busy machine a text of 2 ms has once taken 0.8 s of CPU time.
+    if _TEXT_LIMIT_S < seconds < _RETRY_LIMIT_S:
         again, _ = _time_text(tokenizer, text, pair, name)
         seconds = min(seconds, again)
     if tokens > tokenizer.max_length:

@@ -1,4 +1,4 @@
-"""Features in flat arrays, which take a tenth of the memory of Python's lists of numbers."""
+"""Features in flat arrays, which take a sixth of the memory of Python's lists of numbers."""
 
 from array import array
 from collections.abc import Iterable, Sequence
