@@ -39,7 +39,7 @@ def _compress(
     overrides: SetOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run in the output directory.")] = False,
 ) -> None:
-    """Train a smaller model that answers as RUN does.
+    """Train a smaller model that learns the answers of RUN.
 
     It begins with every other layer of RUN, learns what RUN answers to its data and to unlabelled text, and is made for
     int8. The result is a run: evaluate, predict and export it as any other.
