@@ -25,6 +25,8 @@ Address = tuple[str, int]
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ATTACK_S = 2.0
 DEADLINE_S = 20.0
+ATTACKER = ("127.0.0.2", 0)
+"""Source address of the attacks. From the address of the neighbour they would be requests of the same client."""
 HEADERS, RST_STREAM, SETTINGS, PING, CONTINUATION = 1, 3, 4, 6, 9
 KEPT_MIB = 96
 
@@ -47,7 +49,7 @@ class Peer:
     """One connection. It reads the server's frames and answers only those that the protocol requires."""
 
     def __init__(self, address: Address, window: int | None = None) -> None:
-        self.socket = socket.create_connection(address, timeout=5)
+        self.socket = socket.create_connection(address, timeout=5, source_address=ATTACKER)
         config = H2Configuration(client_side=True, validate_outbound_headers=False, header_encoding=None)
         self.http = H2Connection(config)
         if window is not None:
@@ -157,7 +159,7 @@ def unfinished(address: Address, stop: threading.Event) -> None:
     starts = (b"", PREFACE[:9], PREFACE, PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, 4, 1, b"\x00" * 99)[:40])
     with ExitStack() as held:
         for number in range(200):
-            connection = held.enter_context(socket.create_connection(address, timeout=5))
+            connection = held.enter_context(socket.create_connection(address, timeout=5, source_address=ATTACKER))
             connection.sendall(starts[number % len(starts)])
         stop.wait()
 
@@ -166,7 +168,7 @@ def garbage(address: Address, stop: threading.Event) -> None:
     for number in range(100_000):
         if stop.is_set():
             return
-        with socket.create_connection(address, timeout=5) as connection, suppress(OSError):
+        with socket.create_connection(address, timeout=5, source_address=ATTACKER) as connection, suppress(OSError):
             connection.sendall((PREFACE if number % 2 else b"GET / HTTP/1.1\r\n\r\n") + os.urandom(500))
             connection.settimeout(0.05)
             connection.recv(100)
