@@ -57,6 +57,8 @@ def tools(config: Path, base: str, data: str, seeds: Sequence[int] = THREE) -> d
         "word_dropout": "train.regularization.word_dropout=0.1",
         "average_best": "train.checkpoints.average_best=5",
         "substitute": f"data.{data}.substitute=0.5",
+        "given": "tasks.slots.given=intent",
+        "slot_weight": "tasks.slots.weight=4",
     }
     alone = {name: Variant(config, seeds, (change,)) for name, change in changes.items()}
     return {**alone, "teachers": Variant(config, seeds, teachers=base)}
@@ -81,6 +83,7 @@ SETS: Mapping[str, Mapping[str, Variant]] = {
         "slots alone": Variant(CONFIGS / "snips_slots.toml"),
         "masked words": Variant(CONFIGS / "snips_words.toml"),
     },
+    "demo": {"minilm": Variant(EXAMPLES / "demo.toml", FIVE)},
     "clinc150": {"minilm": Variant(CONFIGS / "clinc150.toml")},
     "three": {"minilm": Variant(CONFIGS / "three.toml")},
     "mixatis": {

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from quality_table import clinc_rows
+from quality_table import clinc_rows, demo_rows
 
 from pages.parts import MISSING, Content, Goal, Results, measured, share, table, wilson
 from pages.plot_data import Dots, Panel, Point
@@ -22,6 +22,11 @@ def build(results: Results) -> Content:
         content.blocks.update(refused=MISSING, reasons="", wrong="", measured="")
     else:
         _demo(content, found)
+    demo = [cell for cell in (cells or {}).values() if cell["task"] == "demo"]
+    if demo:
+        content.blocks["seeds"] = f"{table(demo_rows(demo))}\n\n{measured('quality', demo)}"
+    else:
+        content.blocks["seeds"] = MISSING
     clinc = [cell for cell in (cells or {}).values() if cell["task"] == "clinc150"]
     if clinc:
         content.blocks["clinc"] = f"{table(clinc_rows(clinc))}\n\n{measured('quality', clinc)}"
