@@ -1,4 +1,4 @@
-"""Commands, options, make targets and files in the shell blocks of the pages exist."""
+"""Commands, options, make targets and files in the shell blocks and the inline code of the pages exist."""
 
 import importlib
 import re
@@ -17,21 +17,34 @@ PROGRAMS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text(enc
 MODULES = {target.split(":")[0]: program for program, target in PROGRAMS.items()}
 """Programs by the module that `python -m` runs."""
 
-FOLDERS = ("docs/tutorials", "docs/how-to", "docs/contributing")
+SERVE = "docs/how-to/serve/"
 PAGES = ("README.md", "README.zh.md", "CONTRIBUTING.md")
 OPERATORS = re.compile(r"[();<>|&]+")
 HERE_DOCUMENT = re.compile(r"<<-?[ \t]*['\"]?(\w+)['\"]?([^\n]*)\n.*?^[ \t]*\1$", re.MULTILINE | re.DOTALL)
+OF_OTHER_PROGRAMS = {"--go_out", "--go-grpc_out", "--go_opt", "--go-grpc_opt", "--java_out", "--grpc-java_out", "--now"}
+"""Options of protoc and systemctl."""
+OF_EVERY_PROGRAM = {"--help", "--install-completion", "--show-completion"}
+"""Options that typer adds."""
+FENCED = re.compile(r"^[ \t]*```.*?^[ \t]*```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`((?:\w+=\S+ )*(?:\S*/)?palm-(?:serve|train|export) [^`\n]+)`")
 OUR_FILE = re.compile(r"(?:\.ci|benchmarks|charts|examples|requirements)/[\w./-]+\.(?:lock|py|sh|toml|txt)")
 
 
 def pages() -> list[str]:
-    """Return the names of the pages whose shell blocks are checked."""
-    found = [path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in (ROOT / folder).rglob("*.md")]
+    """Return the names of the pages that are checked."""
+    found = [path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")]
     return [*PAGES, *sorted(found)]
 
 
 def read(page: str) -> str:
     return (ROOT / page).read_text(encoding="utf-8")
+
+
+def commands(page: str) -> Iterator[list[str]]:
+    """Yield the words of every command on a page, of PALM's also those within sentences."""
+    yield from simple_commands(page)
+    for line in INLINE.findall(FENCED.sub("", page)):
+        yield from simple_commands(f"```sh\n{line}\n```")
 
 
 def simple_commands(page: str) -> Iterator[list[str]]:
@@ -90,6 +103,14 @@ def command_of(program: str) -> Any:
     return get_command(app)
 
 
+def options_below(command: Any) -> set[str]:
+    """Return the options of a command and of all its subcommands."""
+    options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    for child in getattr(command, "commands", {}).values():
+        options |= options_below(child)
+    return options
+
+
 def faults_of(program: str, words: list[str]) -> list[str]:
     """Return what a program does not know of its words: a subcommand, or options."""
     chosen = command_of(program)
@@ -100,7 +121,7 @@ def faults_of(program: str, words: list[str]) -> list[str]:
         chosen = chosen.commands[rest.pop(0)]
     known = {option for parameter in chosen.params for option in (*parameter.opts, *parameter.secondary_opts)}
     options = [word.split("=")[0] for word in rest if re.match(r"--?[A-Za-z]", word)]
-    return [f"{program} {option}" for option in options if option not in known | {"--help"}]
+    return [f"{program} {option}" for option in options if option not in known | OF_EVERY_PROGRAM]
 
 
 def make_targets(command: list[str]) -> list[str]:
@@ -118,10 +139,27 @@ def make_targets(command: list[str]) -> list[str]:
 @pytest.mark.parametrize("page", pages())
 def test_commands_and_options_exist(page: str) -> None:
     faults = []
-    for command in simple_commands(read(page)):
+    for command in commands(read(page)):
         for program, words in program_calls(command):
             faults += faults_of(program, words)
     assert not faults
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if page.startswith(SERVE)])
+def test_serve_page_names_options_that_exist(page: str) -> None:
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*[a-z]", read(page)))
+    known = {option for program in PROGRAMS for option in options_below(command_of(program))}
+    assert named - OF_OTHER_PROGRAMS <= known | OF_EVERY_PROGRAM
+
+
+def test_serve_pages_show_the_main_commands() -> None:
+    shown = set()
+    for page in pages():
+        if page.startswith(SERVE):
+            for command in commands(read(page)):
+                shown |= {(program, *words[:1]) for program, words in program_calls(command)}
+    names = ("run", "call", "check", "prove", "batch", "bench", "health", "token")
+    assert {("palm-serve", name) for name in names} <= shown
 
 
 @pytest.mark.parametrize("page", pages())
@@ -157,6 +195,13 @@ def test_a_shell_line_is_read_as_the_shell_does(line: str, faults: list[str]) ->
     commands = list(simple_commands(f"```sh\n{line}\n```"))
     calls = [call for command in commands for call in program_calls(command)]
     assert [fault for program, words in calls for fault in faults_of(program, words)] == faults
+
+
+def test_commands_within_sentences_are_read() -> None:
+    page = "Stop it with `palm-serve stop`.\n```sh\npalm-serve halt\n```\nSee `palm-serve run bundles/x --no-such` too."
+    calls = [call for command in commands(page) for call in program_calls(command)]
+    faults = [fault for program, words in calls for fault in faults_of(program, words)]
+    assert sorted(faults) == ["palm-serve --no-such", "palm-serve halt", "palm-serve stop"]
 
 
 def test_readme_names_the_three_programs() -> None:
