@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from palm_serve.batching import BatchLimits
+from palm_serve.batching import BatchLimits, equal_weight
 from palm_serve.config import ServeOptions
 from palm_serve.engine.cores import usable_cores
 from palm_serve.errors import BindError, PalmServeError
@@ -71,7 +71,9 @@ class Server:
         self.hung = asyncio.Event()
         """Set when a run of the engine cannot be stopped. Only the end of the process helps."""
         loop = asyncio.get_running_loop()
-        self._registry = make_registry(options, self._metrics, lambda: loop.call_soon_threadsafe(self.hung.set))
+        self._registry = make_registry(
+            options, self._metrics, lambda: loop.call_soon_threadsafe(self.hung.set), self._tokens
+        )
         self._lifecycle = Lifecycle()
         self._listeners: list[Listener] = []
         self._connections = ConnectionLimits(options)
@@ -333,7 +335,10 @@ def _print_addresses(addresses: list[str], print_line: Callable[[str], None]) ->
 
 
 def make_registry(
-    options: ServeOptions, metrics: Metrics | None = None, on_hung: Callable[[], object] = lambda: None
+    options: ServeOptions,
+    metrics: Metrics | None = None,
+    on_hung: Callable[[], object] = lambda: None,
+    tokens: Tokens | None = None,
 ) -> Registry:
     """Create the registry of the options.
 
@@ -341,6 +346,7 @@ def make_registry(
         options: the options of the server.
         metrics: updated by the models. None: there are no metrics.
         on_hung: called in another thread when a run of the engine cannot be stopped.
+        tokens: access tokens, which may give clients a weight. None: all have the same.
     """
 
     def observe(name: str, version: str) -> ModelMetrics:
@@ -359,6 +365,7 @@ def make_registry(
         load_limit_s=options.load_timeout,
         run_limit_s=options.engine_timeout,
         on_hung=on_hung,
+        client_weight=equal_weight if tokens is None else tokens.client_weight,
         trials=True,
         limits=BatchLimits(max_waiting=options.max_queue),
         make_observer=None if metrics is None else observe,

@@ -16,6 +16,7 @@ thread_priority.py  niceness of threads
 """
 
 from palm_serve.batching.admission import WEIGHTS, AdmissionController
+from palm_serve.batching.client_queue import ClientWeight, equal_weight
 from palm_serve.batching.engine_thread import EngineThread
 from palm_serve.batching.latency import LatencyModel
 from palm_serve.batching.observer import FinishedBatch, Observer, SilentObserver
@@ -30,6 +31,7 @@ __all__ = [
     "AdmissionController",
     "BatchLimits",
     "BatchPlan",
+    "ClientWeight",
     "Costs",
     "EngineLatency",
     "EngineThread",
@@ -39,6 +41,7 @@ __all__ = [
     "Scheduler",
     "SilentObserver",
     "WaitingRequest",
+    "equal_weight",
     "plan_batch",
     "plan_batches",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from palm_serve.batching.client_queue import ClientWeight, equal_weight
 from palm_serve.batching.plan import BatchLimits
 from palm_serve.batching.queue import EngineLatency, Queue, QueuedRequest
 from palm_serve.errors import DeadlineExceeded, Overloaded, Unmeetable
@@ -41,9 +42,14 @@ class ScheduledBatch(Generic[T]):
 
 
 class AdmissionController(Generic[T]):
-    """Queues of one engine thread. Calls must not overlap."""
+    """Queues of one engine thread. Calls must not overlap.
 
-    def __init__(self) -> None:
+    Args:
+        client_weight: returns the weight of a client by its name.
+    """
+
+    def __init__(self, client_weight: ClientWeight = equal_weight) -> None:
+        self._client_weight = client_weight
         self._queues: list[Queue[T]] = []
         self._busy_until: float | None = None
         """Predicted end of the batch that runs. None: no batch runs."""
@@ -74,7 +80,9 @@ class AdmissionController(Generic[T]):
             One queue for each priority.
         """
         latency = latency or EngineLatency()
-        queues = {priority: Queue[T](limits, latency, padded_tokens, weight) for priority, weight in WEIGHTS.items()}
+        queues: dict[Priority, Queue[T]] = {}
+        for priority, weight in WEIGHTS.items():
+            queues[priority] = Queue(limits, latency, padded_tokens, weight, self._client_weight)
         self._queues.extend(queues.values())
         return queues
 

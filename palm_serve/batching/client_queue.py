@@ -2,7 +2,7 @@
 
 import bisect
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -11,13 +11,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+ClientWeight = Callable[[str], float]
+"""Returns the weight of a client by its name. It is above zero."""
+
+
+def equal_weight(client: str) -> float:
+    """Return 1, the weight of a client for which none is configured."""
+    return 1.0
+
 
 @dataclass(slots=True, eq=False)
 class ClientQueue(Generic[T]):
     """Waiting requests of one client, in the order of `due`."""
 
     served: float = 0.0
-    """Tokens that the client has had, on the virtual clock of the queue. The client with the fewest is next."""
+    """Tokens per weight that the client has had, on the virtual clock of the queue. The client with the fewest is next."""
+    weight: float = 1.0
+    """Tokens that the client gets for each token of a client with weight 1."""
     tokens: int = 0
     requests: "list[QueuedRequest[T]]" = field(default_factory=list)
 
@@ -44,7 +54,7 @@ class ClientQueue(Generic[T]):
 
 
 def in_turn(clients: Iterable[ClientQueue[T]], limit: int) -> "Iterator[QueuedRequest[T]]":
-    """Yield the requests that are next if the clients take turns, each as many tokens as the others.
+    """Yield the requests that are next if the clients take turns, each as many tokens per weight as the others.
 
     Of clients that have had the same, the one with the fewest waiting tokens is next: it waits for nobody, and the others
     hardly longer.
@@ -67,7 +77,14 @@ def in_turn(clients: Iterable[ClientQueue[T]], limit: int) -> "Iterator[QueuedRe
         if position == len(client.requests):
             heapq.heappop(turns)
         else:
-            next_turn = (served + request.length, tokens, client.requests[position].due, number, position, client)
+            next_turn = (
+                served + request.length / client.weight,
+                tokens,
+                client.requests[position].due,
+                number,
+                position,
+                client,
+            )
             heapq.heapreplace(turns, next_turn)
 
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from palm_serve.batching.admission import AdmissionController, ScheduledBatch
 from palm_serve.batching.batch_handler import BatchHandler, BatchOutcome
+from palm_serve.batching.client_queue import ClientWeight, equal_weight
 from palm_serve.batching.plan import BatchLimits
 from palm_serve.batching.queue import EngineLatency, Queue, QueuedRequest
 from palm_serve.batching.thread_priority import lower_thread_priority
@@ -71,6 +72,7 @@ class EngineThread:
         nice: by how much to raise the niceness of the engine's thread.
         run_limit_s: seconds after which a run is stopped. Its engine counts as broken until a trial succeeds.
         on_hung: called in another thread when a run cannot be stopped.
+        client_weight: returns the weight of a client by its name.
     """
 
     def __init__(
@@ -79,11 +81,12 @@ class EngineThread:
         nice: int = 0,
         run_limit_s: float = RUN_LIMIT_S,
         on_hung: Callable[[], object] = lambda: None,
+        client_weight: ClientWeight = equal_weight,
     ) -> None:
         self.clock = clock
         self._nice = nice
         self._watchdog = Watchdog(run_limit_s, on_hung)
-        self._controller: AdmissionController[Any] = AdmissionController()
+        self._controller: AdmissionController[Any] = AdmissionController(client_weight)
         self._changed = threading.Condition()
         """Guards the queues. The thread waits on it while it has nothing to do."""
         self.busy_s = 0.0

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from palm_serve.batching.client_queue import ClientQueue, in_turn
+from palm_serve.batching.client_queue import ClientQueue, ClientWeight, equal_weight, in_turn
 from palm_serve.batching.latency import CLIP, LatencyModel
 from palm_serve.batching.plan import BatchLimits, Costs, plan_batch
 
@@ -56,14 +56,15 @@ class EngineLatency:
 class Queue(Generic[T]):
     """Waiting requests of all clients.
 
-    While several clients wait, each gets as many tokens of the batches as the others (start-time fair queueing): the one that
-    has had the fewest is next. A client that had nothing to ask does not catch up on it.
+    While several clients wait, each gets as many tokens of the batches per weight as the others (start-time fair queueing): the
+    one that has had the fewest is next. A client that had nothing to ask does not catch up on it.
 
     Args:
         limits: limits of a batch and of the queue.
         latency: latency of the engine, shared by the priorities of a model.
         padded_tokens: maps rows and longest row to the tokens that the engine computes.
         weight: share of the engine, relative to other queues that are never empty.
+        client_weight: returns the weight of a client by its name.
     """
 
     def __init__(
@@ -72,17 +73,21 @@ class Queue(Generic[T]):
         latency: EngineLatency,
         padded_tokens: Callable[[int, int], int],
         weight: float = 1.0,
+        client_weight: ClientWeight = equal_weight,
     ) -> None:
         self.limits = limits
         self.latency = latency
         self.padded_tokens = padded_tokens
         self.weight = weight
+        self._client_weight = client_weight
         self.served = 0.0
         """Seconds of engine time per weight. The queue with the least runs next."""
         self.rows = 0
         self.tokens = 0
         self._clients: dict[str, ClientQueue[T]] = {}
         """Clients with waiting requests."""
+        self._total_weight = 0.0
+        """Weight of these clients."""
         self._idle_clients: dict[str, float] = {}
         """`ClientQueue.served` of clients without a waiting request that are ahead of the virtual clock."""
         self._virtual_time = 0.0
@@ -121,7 +126,9 @@ class Queue(Generic[T]):
         client = self._clients.get(request.client)
         if client is None:
             served = self._idle_clients.pop(request.client, 0.0)
-            client = self._clients[request.client] = ClientQueue(max(served, self._virtual_time))
+            weight = self._client_weight(request.client)
+            client = self._clients[request.client] = ClientQueue(max(served, self._virtual_time), weight)
+            self._total_weight += weight
         client.push(request)
         self.rows += 1
         self.tokens += request.length
@@ -139,18 +146,12 @@ class Queue(Generic[T]):
 
         These are its own, and of each other client as much as it gets in the same turns.
         """
-        client = self._clients.get(client_name)
-        if client is None:
-            own_rows = own_tokens = 0
-            competitors = len(self._clients)
-        else:
-            own_rows = len(client.requests)
-            own_tokens = client.tokens
-            competitors = len(self._clients) - 1
-        if not competitors:
+        own_rows, own_tokens, weight, total_weight = self._holding(client_name)
+        if own_rows == self.rows:
             return own_rows, own_tokens
-        rows = own_rows + min(self.rows - own_rows, competitors * (own_rows + 1))
-        tokens = own_tokens + min(self.tokens - own_tokens, competitors * (own_tokens + length))
+        turns = (total_weight - weight) / weight
+        rows = own_rows + min(self.rows - own_rows, math.ceil(turns * (own_rows + 1)))
+        tokens = own_tokens + min(self.tokens - own_tokens, math.ceil(turns * (own_tokens + length)))
         return rows, tokens
 
     def due_after(self, client_name: str, due: float) -> Sequence[QueuedRequest[T]]:
@@ -168,34 +169,43 @@ class Queue(Generic[T]):
         limits = self.limits
         if self.rows and self.tokens >= limits.max_waiting_tokens:
             return int(self.within_share(client_name, 1))
-        client = self._clients.get(client_name)
-        clients = len(self._clients) + (client is None)
+        own_rows, _, weight, total_weight = self._holding(client_name)
         free = limits.max_waiting - self.rows
-        if clients == 1:
+        if own_rows == self.rows:
             return free
-        own_rows = 0 if client is None else len(client.requests)
-        return max(free, limits.max_waiting // clients - own_rows)
+        return max(free, int(self._share_of_rows(weight, total_weight)) - own_rows)
 
     def within_share(self, client_name: str, length: int) -> bool:
         """Return True if a client holds less than its share of the queue, with one more request of `length` tokens.
 
         Others have more than theirs then, where the queue is full.
         """
+        own_rows, own_tokens, weight, total_weight = self._holding(client_name)
+        if own_rows == self.rows:
+            return False
+        share_of_tokens = self.limits.max_waiting_tokens * weight / total_weight
+        return own_rows + 1 <= self._share_of_rows(weight, total_weight) and own_tokens + length <= share_of_tokens
+
+    def _holding(self, client_name: str) -> tuple[int, int, float, float]:
+        """Return the waiting rows and tokens of a client, its weight, and the weight of all clients that wait, with it."""
         client = self._clients.get(client_name)
-        clients = len(self._clients) + (client is None)
-        rows = 1 if client is None else len(client.requests) + 1
-        tokens = length if client is None else client.tokens + length
-        limits = self.limits
-        return clients > 1 and rows * clients <= limits.max_waiting and tokens * clients <= limits.max_waiting_tokens
+        if client is None:
+            weight = self._client_weight(client_name)
+            return 0, 0, weight, self._total_weight + weight
+        return len(client.requests), client.tokens, client.weight, self._total_weight
+
+    def _share_of_rows(self, weight: float, total_weight: float) -> float:
+        """Return the places of a client while several wait. A client of small weight has one, if there is one for each."""
+        places = self.limits.max_waiting
+        share_of_rows = places * weight / total_weight
+        return share_of_rows if share_of_rows >= 1 else max(share_of_rows, min(1.0, places / (len(self._clients) + 1)))
 
     def displace(self, length: int) -> list[QueuedRequest[T]]:
-        """Make room for a request of `length` tokens: remove the least urgent ones of the clients that hold most."""
+        """Make room for a request of `length` tokens: remove the least urgent ones of the clients that hold most per weight."""
         displaced = []
         while self.is_full(length):
-            rows_full = self.rows >= self.limits.max_waiting
-            largest = max(
-                self._clients.values(), key=lambda client: len(client.requests) if rows_full else client.tokens
-            )
+            size = _rows_per_weight if self.rows >= self.limits.max_waiting else _tokens_per_weight
+            largest = max(self._clients.values(), key=size)
             request = largest.requests[-1]
             self.withdraw(request)
             displaced.append(request)
@@ -210,7 +220,8 @@ class Queue(Generic[T]):
         batch = [waiting[index] for index in plan.batch]
         lost = [waiting[index] for index in plan.lost]
         for request in batch:
-            self._clients[request.client].served += request.length
+            client = self._clients[request.client]
+            client.served += request.length / client.weight
         changed_clients = {}
         for request in (*batch, *lost):
             self._removed(request)
@@ -253,13 +264,13 @@ class Queue(Generic[T]):
 
     def _leave(self, client_name: str) -> None:
         """Handle a client that has no waiting request any more."""
-        served = self._clients.pop(client_name).served
-        if served > self._virtual_time:
-            self._idle_clients[client_name] = served
+        client = self._clients.pop(client_name)
+        self._total_weight -= client.weight
+        if client.served > self._virtual_time:
+            self._idle_clients[client_name] = client.served
         if not self._clients:
             # Nobody waits, so nobody is behind.
-            self._idle_clients.clear()
-            self._virtual_time = 0.0
+            self._reset_clients()
 
     def _advance(self) -> None:
         """Advance the virtual clock to the client that has had the fewest tokens. One that comes now begins there."""
@@ -276,11 +287,16 @@ class Queue(Generic[T]):
         for client in self._clients.values():
             requests += client.requests
         self._clients.clear()
-        self._idle_clients.clear()
-        self._virtual_time = 0.0
+        self._reset_clients()
         for request in requests:
             self._removed(request)
         return requests
+
+    def _reset_clients(self) -> None:
+        """Forget what clients have had, once none waits."""
+        self._idle_clients.clear()
+        self._virtual_time = 0.0
+        self._total_weight = 0.0
 
     def _record(self, batch: Sequence[QueuedRequest[T]]) -> None:
         """Update the running means with a batch."""
@@ -307,3 +323,11 @@ class Queue(Generic[T]):
 
 def _served(client: ClientQueue[T]) -> float:
     return client.served
+
+
+def _rows_per_weight(client: ClientQueue[T]) -> float:
+    return len(client.requests) / client.weight
+
+
+def _tokens_per_weight(client: ClientQueue[T]) -> float:
+    return client.tokens / client.weight

@@ -119,7 +119,9 @@ class Replica:
         lifecycle = Lifecycle()
         tokens = None if options.tokens is None else Tokens(options.tokens)
         # Only the end of the process helps when a run of the engine cannot be stopped. Ray starts another replica.
-        registry = make_registry(options, on_hung=lambda: loop.call_soon_threadsafe(end_process, EXIT_HUNG))
+        registry = make_registry(
+            options, on_hung=lambda: loop.call_soon_threadsafe(end_process, EXIT_HUNG), tokens=tokens
+        )
         services = make_services(registry, options, lifecycle, tokens=tokens)
         self._health = services.health
         self._max_bytes = options.limits.message_bytes

@@ -11,7 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from palm_serve.batching import RUN_LIMIT_S, BatchLimits, EngineLatency, EngineThread, Observer
+from palm_serve.batching import (
+    RUN_LIMIT_S,
+    BatchLimits,
+    ClientWeight,
+    EngineLatency,
+    EngineThread,
+    Observer,
+    equal_weight,
+)
 from palm_serve.engine.providers import AUTO
 from palm_serve.errors import BundleError, NotFound, PalmServeError, Unavailable
 from palm_serve.pipeline import Pipeline
@@ -52,6 +60,7 @@ class Registry:
         load_limit_s: seconds in which a bundle must be ready.
         run_limit_s: seconds after which a run of an engine is stopped.
         on_hung: called in another thread when a run cannot be stopped.
+        client_weight: returns the weight of a client by its name.
         trials: try bundles in a process of their own before this process opens them.
         trust: folder of public keys. Only bundles that one of them signed are loaded. None: signatures do not count.
         allow_unproven: load bundles without golden examples too.
@@ -71,6 +80,7 @@ class Registry:
         load_limit_s: float = LOAD_LIMIT_S,
         run_limit_s: float = RUN_LIMIT_S,
         on_hung: Callable[[], object] = lambda: None,
+        client_weight: ClientWeight = equal_weight,
         trials: bool = False,
         trust: Path | None = None,
         allow_unproven: bool = False,
@@ -80,7 +90,9 @@ class Registry:
         self._default_traffic = default_traffic
         self._make_answer_cache = make_answer_cache
         self._models: dict[str, ModelVersions] = {}
-        self._engine_thread = EngineThread(nice=nice, run_limit_s=run_limit_s, on_hung=on_hung)
+        self._engine_thread = EngineThread(
+            nice=nice, run_limit_s=run_limit_s, on_hung=on_hung, client_weight=client_weight
+        )
         choice = EngineChoice(provider, precision, threads, cache, nice)
         rules = LoadRules(trust, allow_unproven)
         self._opener = BundleOpener(choice, rules, load_limit_s, self._limits, self._engine_thread)

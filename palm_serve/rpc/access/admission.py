@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from palm_serve.config import ServeOptions
 from palm_serve.rpc.access.message_slots import MessageSlots, Sender
 from palm_serve.rpc.access.rate_limits import InFlightLimit, RateLimit, client_address
-from palm_serve.rpc.access.tokens import Scope, Tokens
+from palm_serve.rpc.access.tokens import Scope, Tokens, client_name
 from palm_serve.rpc.call_context import CallContext
 
 
@@ -86,8 +86,7 @@ class AdmissionControl:
     def _name(self, context: CallContext, scope: Scope, connection: str) -> str:
         if self._tokens is None or (scope is Scope.HEALTH and self._health_is_open):
             return client_address(connection)
-        # The prefix keeps a token whose name is an address apart from that address.
-        return f"token {self._tokens.check(context.invocation_metadata() or (), scope, context.peer_identities)}"
+        return client_name(self._tokens.check(context.invocation_metadata() or (), scope, context.peer_identities))
 
 
 class RemoteClient(Sender):

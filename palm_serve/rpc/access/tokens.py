@@ -4,6 +4,7 @@
     sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
     scopes = ["parse", "read"]
     expires = 2027-01-01T00:00:00Z     # optional
+    weight = 2                         # optional: share of the engine while others wait, twice that of a client with 1
 
     [tokens.backend]
     certificate = "backend.example"    # instead of a token: a name in the client's certificate (TLS with client_ca)
@@ -26,7 +27,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from palm_serve.errors import NotAllowed, TokenFileError, Unauthenticated
 from palm_serve.system.files import read_toml
@@ -38,6 +39,10 @@ _SCHEME = "bearer "
 _PREFIX = "palm_"
 """Prefix by which scanners for leaked secrets recognize a token."""
 _RANDOM_BYTES = 32
+_CLIENT_PREFIX = "token "
+"""Keeps a token whose name is an address apart from that address."""
+_LEAST_WEIGHT = 0.1
+_LARGEST_WEIGHT = 100.0
 _KEY_BYTES = 8
 """Bytes of a hash by which an entry is looked up."""
 
@@ -91,6 +96,8 @@ class _TokenTable:
 
     by_hash: dict[bytes, tuple[bytes, Token]] = field(default_factory=dict)
     by_certificate: dict[str, Token] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weight of each client that has one, by the name of the client."""
 
 
 class Tokens:
@@ -137,6 +144,10 @@ class Tokens:
         token.check(scope)
         return token.name
 
+    def client_weight(self, client: str) -> float:
+        """Return the weight of a client by its name, for the turns at the engine. 1: none is given."""
+        return self._table.weights.get(client, 1.0)
+
     def _token_of(self, header: str) -> Token:
         if not header.lower().startswith(_SCHEME):
             raise Unauthenticated(_TOKEN_REQUIRED)
@@ -174,6 +185,11 @@ class Tokens:
             log.info("%d tokens were read again", len(self._table.by_hash) + len(self._table.by_certificate))
 
 
+def client_name(token: str) -> str:
+    """Return the name of the client that has a token of this name."""
+    return _CLIENT_PREFIX + token
+
+
 def new_token() -> tuple[str, str]:
     """Create a random token. Return it and its hash for the file."""
     token = _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
@@ -187,6 +203,7 @@ class _Entry(BaseModel):
     certificate: Annotated[str, StringConstraints(min_length=1)] | None = None
     scopes: frozenset[Scope]
     expires: datetime | None = None
+    weight: Annotated[float, Field(ge=_LEAST_WEIGHT, le=_LARGEST_WEIGHT, strict=True)] | None = None
 
     @model_validator(mode="after")
     def _has_one_credential(self) -> "_Entry":
@@ -225,6 +242,8 @@ def _read(path: Path) -> _TokenTable:
                     "Leave it out for a token that does not expire."
                 ) from None
         token = Token(name, entry.scopes, expires)
+        if entry.weight is not None:
+            table.weights[client_name(name)] = entry.weight
         if entry.sha256 is None:
             same_credential = table.by_certificate.setdefault(entry.certificate or "", token)
         else:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from palm_serve.errors import NotAllowed, TokenFileError, Unauthenticated
 from palm_serve.oip import inference_pb2 as oip
 from palm_serve.oip import inference_pb2_grpc as oip_stubs
-from palm_serve.rpc.access.tokens import Scope, Tokens, new_token
+from palm_serve.rpc.access.tokens import Scope, Tokens, client_name, new_token
 from palm_serve.v1 import palm_pb2 as pb
 from palm_serve.v1 import palm_pb2_grpc as stubs
 
@@ -128,6 +128,15 @@ class TestTokens:
         path.write_text(good.replace("web", "other"))
         assert tokens.check(bearer("one"), Scope.PARSE) == "other"
 
+    def test_weight_of_a_client(self, path: Path) -> None:
+        path.write_text(entry("web", "one", more="weight = 2") + entry("ops", "two"))
+        tokens = Tokens(path)
+        names = [client_name(tokens.check(bearer(token), Scope.PARSE)) for token in ("one", "two")]
+        assert [tokens.client_weight(name) for name in (*names, "127.0.0.1", "web")] == [2.0, 1.0, 1.0, 1.0]
+        path.write_text(entry("web", "one", more="weight = 0.5"))
+        tokens.look()
+        assert tokens.client_weight(names[0]) == 0.5
+
     @pytest.mark.parametrize(
         ("content", "match"),
         [
@@ -141,6 +150,10 @@ class TestTokens:
                 "'b' must not have the token or certificate of 'a'. Give each entry its own",
             ),
             ('[tokens.a]\nscopes = ["parse"]', "either sha256 or certificate"),
+            (entry("a", "x", more="weight = 0"), "tokens.a.weight: Input should be greater than or equal to 0.1"),
+            (entry("a", "x", more="weight = nan"), "tokens.a.weight"),
+            (entry("a", "x", more="weight = 101"), "tokens.a.weight: Input should be less than or equal to 100"),
+            (entry("a", "x", more="weight = true"), "tokens.a.weight"),
             (entry("a", "x", more='certificate = "y"'), "either sha256 or certificate"),
             ("[", "must be TOML"),
             ("a = " + "9" * 5000, "a number has too many digits"),
