@@ -139,19 +139,37 @@ class Cluster:
         run = ("run", "--non-blocking", "--address", ADDRESS, "palm_serve.ray:app")
         self.check(HEAD, *serve, *run, f"bundle={bundle}", *arguments)
 
-    def pids(self, title: str) -> list[int]:
-        """Return the processes of both machines, as this machine counts them, whose command line contains a text."""
+    def pids(self, title: str, machine: str = "") -> list[int]:
+        """Return processes of the cluster, as this machine counts them.
+
+        Args:
+            title: text that their command line contains.
+            machine: HEAD or NODE. Empty: those of both machines.
+        """
         found = []
-        space = os.readlink(f"/proc/{self._first}/ns/pid")
+        # Both machines share the namespace of processes.
+        kind, holder = ("net", self._nets[machine]) if machine else ("pid", self._first)
+        space = os.readlink(f"/proc/{holder}/ns/{kind}")
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():
                 try:
-                    same = os.readlink(entry / "ns" / "pid") == space
+                    same = os.readlink(entry / "ns" / kind) == space
                     if same and title in (entry / "cmdline").read_bytes().decode(errors="replace"):
                         found.append(int(entry.name))
                 except OSError:
                     continue
         return sorted(found)
+
+    def kill(self, machine: str) -> None:
+        """End all processes of a machine at once. The machine does not come back.
+
+        Args:
+            machine: NODE. Without HEAD the cluster ends.
+        """
+        holder = int(self._nets[machine])
+        for pid in self.pids("", machine):
+            if pid != holder:
+                os.kill(pid, signal.SIGKILL)
 
     def _in(self, machine: str, *command: str | Path) -> list[str]:
         entry = self._enter(self._first, "--mount", "--pid", f"--net=/proc/{self._nets[machine]}/ns/net")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ OWN_PORT = 50060
 LIMIT_S = 600.0
 OPTIONS = ("max_batch_items=100", "max_message_mib=2")
 FLAGS = ("--max-batch-items", "100", "--max-message-mib", "2", "--threads", "1")
-PARTS, PART_ROWS = 150, 20
+PARTS, PART_ROWS = 160, 125
 TEXT = "please show me flights from boston to new york on monday play a song adele hello weather awful 北京"
 
 HOLD_LOCK = """
@@ -128,7 +129,7 @@ def test_killed_worker_and_killed_driver(
     assert not (output / "_SUCCESS.json").exists()
     assert len(early) < PARTS
     told, _ = finish(start(cluster, source, output, tiny_bundle, "--workers", "2"))
-    assert told == f"palm-serve: 3,000 rows in 150 parts ({len(early)} of an earlier run), none with an error\n"
+    assert told == f"palm-serve: 20,000 rows in 160 parts ({len(early)} of an earlier run), none with an error\n"
     assert {path.name: path.stat().st_mtime_ns for path in parts(output) if path.name in early} == early
     ids = [row for path in sorted(parts(output)) for row in pq.read_table(path)["id"].to_pylist()]
     assert ids == list(range(PARTS * PART_ROWS))
@@ -218,19 +219,40 @@ def test_both_doors_give_the_same_answers_and_statuses(served: Any, tiny_bundle:
     assert len(expected) > 30
 
 
-def test_killed_replica_costs_no_call(served: Any) -> None:
-    """Clients name both proxies, and ask again on UNAVAILABLE, as Parse may be."""
+@contextmanager
+def load_at_both(cluster: Any) -> Iterator[dict[str, Any]]:
+    """Calls at a steady rate during the block, from a client that names both proxies. How they ended is there after it."""
     target = f"ipv4:{HEAD}:{PORT},{NODE}:{PORT}"
-    load = served.start(HEAD, HERE / "load.py", target, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    load = cluster.start(HEAD, HERE / "load.py", target, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    told: dict[str, Any] = {}
     try:
         assert load.stdout.readline() == "begun\n"
-        before = replicas(served)
-        assert len(before) == 2
+        yield told
+        output, _ = load.communicate("end\n", timeout=LIMIT_S)
+        told.update(json.loads(output))
+    finally:
+        cluster.stop(load)
+
+
+def test_killed_replica_costs_no_call(served: Any) -> None:
+    """Clients name both proxies, and ask again on UNAVAILABLE, as Parse may be."""
+    before = replicas(served)
+    assert len(before) == 2
+    with load_at_both(served) as told:
         os.kill(before[0], signal.SIGKILL)
         wait_until(lambda: len(set(replicas(served)) - {before[0]}) == 2, "another replica")
-        output, _ = load.communicate("end\n", timeout=LIMIT_S)
-    finally:
-        served.stop(load)
-    told = json.loads(output)
     assert told["failures"] == []
     assert told["calls"] > 10
+
+
+def test_killed_node_costs_no_call(served: Any) -> None:
+    """The last test of the module: the node does not come back. Its replica is started again on the other one."""
+    assert served.pids("ray::ServeReplica", NODE)
+    assert served.pids("haproxy", NODE)
+    kept = served.pids("ray::ServeReplica", HEAD)
+    with load_at_both(served) as told:
+        served.kill(NODE)
+        wait_until(lambda: len(served.pids("ray::ServeReplica", HEAD)) > len(kept), "another replica")
+    assert told["failures"] == []
+    assert told["calls"] > 10
+    assert set(kept) < set(replicas(served))
