@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "palm-serve"
 VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
-PAGES = ("docs/how-to/serve/kubernetes.md", "docs/how-to/train/several_processes.md")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 
 def of_kind(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def test_values_that_are_wrong_are_refused(helm, options, told):
 def test_manifests_have_the_fields_of_their_projects(find_faults):
     objects = [*yaml.safe_load_all((ROOT / "charts" / "manifests" / "kserve.yaml").read_text(encoding="utf-8"))]
     for page in PAGES:
-        text = (ROOT / page).read_text(encoding="utf-8")
+        text = page.read_text(encoding="utf-8")
         for block in re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
             objects += [document for document in yaml.safe_load_all(block) if "apiVersion" in document]
     kinds = {document["kind"] for document in objects}

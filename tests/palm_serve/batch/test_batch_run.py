@@ -29,6 +29,13 @@ def run(tiny_bundle, tmp_path):
     return answer
 
 
+def parquet(column: str, *texts: str) -> bytes:
+    """Return a Parquet file with one column."""
+    stream = pa.BufferOutputStream()
+    pq.write_table(pa.table({column: pa.array(texts, pa.string())}), stream)
+    return bytes(stream.getvalue().to_pybytes())
+
+
 def read(folder: Path) -> list[dict[str, object]]:
     rows = []
     for path in sorted(folder.rglob("*.parquet")):
@@ -202,6 +209,8 @@ def test_other_engine_is_refused(tiny_bundle, make_parquet, tmp_path):
         ("a.jsonl", '{"body": "a"}\n', r"a\.jsonl: no row has the column 'text'; there are: body"),
         ("a.csv", "id,body\n1,a\n", r"a\.csv: no row has the column 'text'; there are: id, body"),
         ("a.csv", "id,id\n1,a\n", "must name each column once"),
+        ("a.parquet", parquet("text"), "must have at least one row"),
+        ("a.parquet", parquet("body", "hello"), "must have one column 'text', got the columns body"),
         ("a.parquet", "no parquet", r"a\.parquet must be a Parquet file that can be read"),
         ("a.xlsx", "", r"the name must end with one of \.parquet"),
         ("folder/.hidden", "", "must hold a file"),

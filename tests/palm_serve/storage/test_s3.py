@@ -115,6 +115,21 @@ def test_bundle_is_pushed_checked_and_served_without_the_bucket(serve, s3, moto,
     assert "s3://models/demo/tokenizer.json was changed or damaged: its digest must be sha256:" in err
 
 
+def test_bundle_of_the_cache_is_served_when_the_bucket_is_gone(
+    serve, s3_environment, s3, moto, start_server, tiny_bundle
+) -> None:
+    assert serve("push", tiny_bundle, "s3://models/demo")[0] == 0
+    pinned = f"s3://models/demo@sha256:{digest_of(tiny_bundle)}"
+    assert serve("check", "s3://models/demo", "--provider", "CPU")[0] == 0
+    urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{moto}/moto-api/reset", method="POST")).close()
+    server = start_server(pinned, "--provider", "CPU", env=s3_environment)
+    with Client(server.target()) as client:
+        assert client.parse("please play a song").version == digest_of(tiny_bundle)
+    code, _, err = serve("check", "s3://models/demo")
+    assert code == 2
+    assert "s3://models/demo/manifest.json cannot be read: no such object or bucket" in err
+
+
 def test_what_goes_wrong_is_one_message_and_exit_code_2(serve, s3, tiny_bundle) -> None:
     assert serve("push", tiny_bundle, "s3://models/demo")[0] == 0
     faults: list[tuple[dict[str, Any], str, dict[str, str | None], str]] = [
