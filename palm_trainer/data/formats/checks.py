@@ -18,6 +18,7 @@ Parse: TypeAlias = Callable[[Path, FormatOptions, Defects], Iterator[Example]]
 NO_VISIBLE_TEXT = "text without a visible character (kept)"
 CONTROL_IN_TEXT = "text with a control character, a byte order mark or U+FFFD (kept)"
 CONTROL_IN_NAME = "label or field name with a control or invisible character (kept)"
+BLANK_IN_NAME = "label or field name that begins or ends with a blank (kept: another one than without it)"
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffd]|\r(?!\n)")
 """Characters that no text has on purpose: they are left by another encoding, by a terminal or by joined files."""
 _INVISIBLE_CATEGORIES = ("Cc", "Cf", "Zl", "Zp", "Zs")
@@ -41,10 +42,12 @@ def checked(parse: Parse) -> Parse:
             DataError: if the file or an example cannot be used.
         """
         clean_names: set[str] = set()
+        first_values: dict[str, tuple[str, bool]] = {}
         try:
             for example in parse(path, options, defects):
                 _check_characters(example)
                 _check_names(example, clean_names, defects)
+                _check_kinds(example, first_values)
                 _note_texts(example, defects)
                 _note_spans(example, defects)
                 yield example
@@ -88,10 +91,35 @@ def _check_names(example: Example, clean_names: set[str], defects: Defects) -> N
             raise DataError(
                 f"{example.source}: a label or field name must have a visible character, got {name!r}. Write its name, or remove it."
             )
-        if plain(name) == name and "\u200b" not in name:
-            clean_names.add(name)
-        else:
+        if plain(name) != name or "\u200b" in name:
             defects.add(CONTROL_IN_NAME, example.source)
+        elif name.strip() != name:
+            defects.add(BLANK_IN_NAME, example.source)
+        else:
+            clean_names.add(name)
+
+
+def _check_kinds(example: Example, first_values: dict[str, tuple[str, bool]]) -> None:
+    """Check that a field holds spans in all rows, or in none.
+
+    Args:
+        example: the example.
+        first_values: place of the first value of each field, and True if it holds spans. Added to in place.
+
+    Raises:
+        DataError: the field holds spans in one row and a class in another.
+    """
+    for name, value in example.fields.items():
+        if not value:
+            continue
+        holds_spans = isinstance(value[0], LabelledSpan)
+        first_source, first_holds_spans = first_values.setdefault(name, (example.source, holds_spans))
+        if holds_spans != first_holds_spans:
+            kinds = ("a class or classes", "spans")
+            raise DataError(
+                f"{example.source}: '{name}' must hold {kinds[first_holds_spans]}, as in {first_source}, "
+                f"got {kinds[holds_spans]}. Correct one of the rows, or give the field another name."
+            )
 
 
 def _note_texts(example: Example, defects: Defects) -> None:

@@ -244,7 +244,7 @@ def _data_in(path: Path) -> Path | None:
     """
     if _try_detect(path) is not None:
         return path
-    if path.is_file():
+    if not path.is_dir():
         return None
     files = []
     for entry in _entries(path)[0]:

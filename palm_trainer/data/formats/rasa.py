@@ -37,6 +37,10 @@ _DIALOGUES = ("stories", "rules", "responses")
 """Sections of other files that are told by name. The rest of a project configures it."""
 REPEATED_BY_ALIAS = "item, block or text that an alias repeats (read again)"
 _MOST_REPEATS = 10
+_REPEATS_ALLOWED = 100_000
+"""Characters that aliases of a small file may repeat."""
+_NODE_SIZE = 200
+"""Characters that cost as much as an item, block or text beside its own characters."""
 FOLDED = "line with '- ' that its quotes join to the line above (read as one example; write `examples: |`)"
 
 
@@ -55,6 +59,10 @@ class _NluFile:
     _repeated_size: int = 0
 
     @cached_property
+    def _size(self) -> int:
+        return self.path.stat().st_size
+
+    @cached_property
     def lines(self) -> list[str]:
         """Lines as they are written."""
         return split_lines(read_text(self.path))
@@ -71,14 +79,14 @@ class _NluFile:
             size: characters or items in it.
 
         Raises:
-            DataError: what aliases repeat has more than ten times the size of the file.
+            DataError: what aliases repeat costs more than ten times the file.
         """
         if id(node) not in self._read_nodes:
             self._read_nodes[id(node)] = node
             return
-        self._repeated_size += size + 1
+        self._repeated_size += size + _NODE_SIZE
         self.defects.add(REPEATED_BY_ALIAS, self.place(node))
-        if self._repeated_size > _MOST_REPEATS * self.path.stat().st_size:
+        if self._repeated_size > max(_REPEATS_ALLOWED, _MOST_REPEATS * self._size):
             raise DataError(
                 f"{self.place(node)}: aliases repeat more than {_MOST_REPEATS} times the content of the file; write it out"
             )
@@ -157,8 +165,10 @@ def rasa_files(folder: Path) -> list[Path]:
 def holds_examples(file: Path) -> bool:
     """Return True if a file holds training data.
 
-    Other files of a Rasa project (domain, rules) do not.
+    Other files of a Rasa project (domain, rules) do not, nor do pipes and sockets, which would be waited for.
     """
+    if not file.is_file():
+        return False
     if file.suffix == _JSON:
         return f'"{ROOT}"'.encode() in file.read_bytes()
     if file.suffix not in _YAML:
@@ -168,7 +178,7 @@ def holds_examples(file: Path) -> bool:
 
 def _is_markdown_file(file: Path) -> bool:
     """Return True if a file that is not called YAML holds Rasa's Markdown."""
-    if file.suffix in _YAML or not file.is_file():
+    if file.suffix in _YAML:
         return False
     try:
         return is_markdown(read_text(file))

@@ -10,12 +10,15 @@ from palm_trainer.data.formats.json_values import parse_json
 from palm_trainer.data.formats.text_files import Defects
 from palm_trainer.errors import DataError
 
+_OPENING = ("(", "{", "\uff08", "\uff5b")
+"""Brackets that a name stands in, and the wide ones of Chinese keyboards."""
 _KEYS = ("entity", "role", "group", "value")
 MORE_ENTITIES = "further entity on the same words (passed over)"
 NO_TEXT = "value of an entity that is no string or number (passed over)"
 UNCLOSED = "annotation of an entity that does not close (kept as plain text)"
 UNOPENED = "end of an annotation without its `[` (kept as plain text)"
 EMPTY = "annotation without a value or a name (kept as plain text)"
+DETACHED = "annotation whose name follows after a blank or in other brackets (kept as plain text)"
 NESTED = "annotation with a `[` in its value (read from the first `[`, as Rasa does)"
 
 
@@ -129,6 +132,7 @@ def _annotation(text: str, start: int, value_end: int, finder: _Finder, faults: 
             end = len(text)
         annotation = _with_json(text, start, value_end, end, brackets=1)
     else:
+        faults[DETACHED] += text[suffix : suffix + 2].lstrip().startswith(_OPENING)
         return None
     if annotation is None:
         faults[UNCLOSED] += 1

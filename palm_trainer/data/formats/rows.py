@@ -8,6 +8,7 @@ class names. `id`, `idx` and `guid` are not read, unless `columns` names them.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,9 @@ REQUESTED_SLOTS = "requested_slots"
 NOT_TAGS = "column '{}' beside the tokens: no tags of scheme '{}' (left out)"
 NOT_ALIGNED = "text that its tokens do not spell (the joined tokens are used)"
 _ANSWER_KEYS = {"text", "answer_start"}
+_TAG = re.compile(r"O|[BIESLU]-\S+")
+_ONLY_SPANS = "slots"
+"""The field that holds no class in any row. Fields called `tags` or `entities` may hold topics or names."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ def row_example(
         words = read_words(cells.pop("words"), len(text), source)
     for name, value in cells.items():
         place = f'{source}: "{name}"'
+        _check_tags(value, place, has_tokens=tokens is not None)
         if _is_answers(value, pair):
             name, value = ANSWER, _answers(value, pair or "", place, defects)
         else:
@@ -249,7 +254,7 @@ def _field_value(
     if value is None:
         return None
     if name in SPAN_FIELDS:
-        _check_spans(value, place)
+        _check_spans(value, place, may_be_class=name != _ONLY_SPANS)
     if not isinstance(value, list | dict):
         return class_cell("" if _is_missing(value) else str(value), options.label_separator, place, defects)
     is_answer = name == ANSWER and pair is not None
@@ -263,11 +268,43 @@ def _is_missing(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def _check_spans(value: Any, place: str) -> None:
-    """Check a value of a field that holds spans by its name. Raises DataError for numbers, true and false."""
+def _check_spans(value: Any, place: str, *, may_be_class: bool) -> None:
+    """Check a value of a field that holds spans by its name.
+
+    Args:
+        value: its value.
+        place: `file:line: "field"`, for messages.
+        may_be_class: strings are allowed, too.
+
+    Raises:
+        DataError: it holds a number, true or false, or a string that is not allowed.
+    """
     items = value if isinstance(value, list) else [value]
-    if not _is_missing(value) and any(isinstance(item, int | float) for item in items):
+    wrong_types = (int, float) if may_be_class else (int, float, str)
+    if value != "" and not _is_missing(value) and any(isinstance(item, wrong_types) for item in items):
         raise DataError(f"{place} must be a list of spans, got {value!r}. Correct it, or give the field another name.")
+
+
+def _check_tags(value: Any, place: str, *, has_tokens: bool) -> None:
+    """Check that a value is not a list of tags whose words are not there: they would be taken for classes.
+
+    Args:
+        value: value of a field that has not as many items as the row has tokens.
+        place: `file:line: "field"`, for messages.
+        has_tokens: the row has a list of words.
+
+    Raises:
+        DataError: it is such a list, or a string of tags with blanks between them.
+    """
+    tags = value.split() if isinstance(value, str) else value
+    if not isinstance(tags, list) or not all(isinstance(tag, str) and _TAG.fullmatch(tag) for tag in tags):
+        return
+    is_list_of_row = has_tokens and isinstance(value, list)
+    if tags and (is_list_of_row or ("O" in tags and set(tags) != {"O"})):
+        raise DataError(
+            f"{place} must have a tag for each word of a list `tokens`, got {value!r}. "
+            "Write the words as `tokens`, the tags as a list, or both as spans."
+        )
 
 
 def _item(item: Any) -> Any:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from palm_trainer.data.formats import FORMATS
-from palm_trainer.data.formats.checks import CONTROL_IN_NAME, CONTROL_IN_TEXT, NO_VISIBLE_TEXT
+from palm_trainer.data.formats.checks import BLANK_IN_NAME, CONTROL_IN_NAME, CONTROL_IN_TEXT, NO_VISIBLE_TEXT
 from palm_trainer.data.formats.text_files import (
     BYTE_ORDER_MARK,
     CR_ENDS,
@@ -107,6 +107,15 @@ def test_hidden_characters_of_labels_are_told(file, place, label):
     path = file("f.jsonl", json.dumps(LABELS[place](label)) + "\n")
     _, defects = read(path, "jsonl")
     assert defects == {CONTROL_IN_NAME: (1, f"{path}:1")}
+
+
+@pytest.mark.parametrize("label", [" city", "city ", "\tcity"])
+@pytest.mark.parametrize("place", ["span", "role", "field"])
+def test_blanks_at_the_edges_of_labels_are_told(file, place, label):
+    path = file("f.jsonl", json.dumps(LABELS[place](label)) + "\n")
+    _, defects = read(path, "jsonl")
+    kinds = {CONTROL_IN_NAME if label[0] == "\t" else BLANK_IN_NAME}
+    assert defects == dict.fromkeys(kinds, (1, f"{path}:1"))
 
 
 @pytest.mark.parametrize("label", [" ", MARK, "\u200b", " \t"])

@@ -84,7 +84,7 @@ def test_jsonl_overlapping_spans_are_counted_and_one_is_kept(file, parse):
         {"start": 0, "end": 1, "label": "short"},
         {"start": 0, "end": 2, "label": "l"},
     ]
-    rows = [{"text": "a", "x": "b"}, {"text": "abc", "x": spans}, {"text": "abc", "x": spans[:2]}]
+    rows = [{"text": "a", "y": "b"}, {"text": "abc", "x": spans}, {"text": "abc", "x": spans[:2]}]
     path = file("a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     defects = Defects()
     examples = list(FORMATS["jsonl"](path, FormatOptions(), defects))

@@ -8,7 +8,7 @@ from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.columns import NO_CLASS
 from palm_trainer.data.formats.detect import detect_format
 from palm_trainer.data.formats.rasa import FOLDED, MORE_ENTITIES, NO_DASH, NO_NLU, REPEATED_BY_ALIAS
-from palm_trainer.data.formats.rasa_annotations import EMPTY, NESTED, UNCLOSED, UNOPENED
+from palm_trainer.data.formats.rasa_annotations import DETACHED, EMPTY, NESTED, UNCLOSED, UNOPENED
 from palm_trainer.data.formats.rasa_markdown import OUTSIDE
 from palm_trainer.data.formats.row_values import OVERLAPPING
 from palm_trainer.data.formats.text_files import Defects, FormatOptions
@@ -69,7 +69,7 @@ def test_rasa_plain_brackets_are_no_entities(file, parse):
     (example,), defects = parse("rasa", path)
     assert example.text == "see [x] (y) z"
     assert example.fields["slots"] == (LabelledSpan(12, 13, "a"),)
-    assert defects == {MORE_ENTITIES: 1}
+    assert defects == {MORE_ENTITIES: 1, DETACHED: 1}
 
 
 def test_rasa_directory_reads_all_files(file, parse, tmp_path):
@@ -178,6 +178,9 @@ BRACKETS = {
     "[Paris](city (x)": ("[Paris](city (x)", (), {UNCLOSED: 1}),
     '[Paris]{"entity": "city"': ('[Paris]{"entity": "city"', (), {UNCLOSED: 1}),
     '[Paris][{"entity": "city"}': ('[Paris][{"entity": "city"}', (), {UNCLOSED: 2}),
+    "[Paris] (city)": ("[Paris] (city)", (), {DETACHED: 1}),
+    '[Paris] {"entity": "city"}': ('[Paris] {"entity": "city"}', (), {DETACHED: 1}),
+    "[Paris]\uff08city\uff09 [x](y)": ("[Paris]\uff08city\uff09 x", ((14, 15, "y"),), {DETACHED: 1}),
     "[Paris(city)": ("[Paris(city)", (), {UNCLOSED: 1}),
     "Paris](city) [Rome](city)": ("Paris](city) Rome", ((13, 17, "city"),), {UNOPENED: 1}),
     'Paris]{"entity": "city"}': ('Paris]{"entity": "city"}', (), {UNOPENED: 1}),
@@ -398,6 +401,7 @@ LAUGHS = {
     + "".join(f"  key{n}: x\n" for n in range(4_000))
     + "  examples: |\n    - x\n"
     + "- *a\n" * 4_000,
+    "texts without words": "nlu:\n- &i {intent: a, examples: [&e x" + ", *e" * 200_000 + "]}\n" + "- *i\n" * 50_000,
     "lists": "a: &a [x, x]\n"
     + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]\n" for n in range(20))
     + "nlu:\n- intent: i\n  examples: *u\n",

@@ -6,6 +6,8 @@ import pytest
 
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.detect import detect_format
+from palm_trainer.data.formats.find_splits import find_splits
+from palm_trainer.data.suggest_config import suggest
 from palm_trainer.errors import DataError
 
 CHINESE = "标签\t文本\n好\t今天天气怎么样\n坏\t明天呢\n"
@@ -149,3 +151,34 @@ def test_pipe_is_refused(tmp_path):
     os.mkfifo(path)
     with pytest.raises(DataError, match=r"rows\.jsonl: must be a regular file, got a pipe"):
         detect_format(path)
+
+
+FOLDERS = {
+    "rasa": ("nlu.json", "notes.md", "domain.yml"),
+    "a split": ("train.jsonl", "dev.jsonl"),
+    "one json": ("rows.json",),
+    "datasets": ("state.json", "data.arrow"),
+    "a project": ("agent.json", "intents/fly.json"),
+    "joint": ("seq.in", "seq.out", "label"),
+    "parquet": ("rows.parquet",),
+}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/nowhere/at/all")], ids=["pipe", "link"])
+@pytest.mark.parametrize("names", FOLDERS.values(), ids=FOLDERS.keys())
+def test_folder_of_pipes_or_dangling_links_is_refused(tmp_path, names, make):
+    """None is waited for, and none ends in a traceback."""
+    folder = tmp_path / "folder"
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        make(folder / name)
+    with pytest.raises(DataError, match="folder"):
+        suggest(folder)
+
+
+def test_pipe_beside_data_is_passed_over(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "x": "1"}\n{"text": "b", "x": "2"}\n')
+    os.mkfifo(tmp_path / "train.md")
+    os.mkfifo(tmp_path / "log.json")
+    splits, _ = find_splits(tmp_path)
+    assert splits == {"train": [tmp_path / "rows.jsonl"]}

@@ -20,7 +20,9 @@ ROW = [
     ("text", cases('{"text": VALUE, "intent": "a"}', (*NUMBERS, *OBJECTS, "1.5", "NaN", "null"))),
     ("text_pair", cases('{"text": "a", "text_pair": VALUE}', (*NUMBERS, *OBJECTS, "1.5", "NaN"))),
     ("intent", cases('{"text": "a", "intent": VALUE}', (*NUMBERS, *OBJECTS, "[true]", "[1e999]"))),
-    ("slots", cases('{"text": "a", "slots": VALUE}', (*SCALARS, *OBJECTS, "[5]", "[true]", "[1e999]"))),
+    ("slots", cases('{"text": "a", "slots": VALUE}', (*SCALARS, *OBJECTS, "[5]", "[true]", "[1e999]", '"a"', '["a"]'))),
+    ("tags", cases('{"text": "a b", "tags": VALUE}', ('"O B-x"', '["O", "B-x"]', '["B-x", "O"]', '["O", "S-x"]'))),
+    ("tags", cases('{"tokens": ["a", "b"], "tags": VALUE}', ('"O B-x"', '["O"]', '["B-x"]', '["O", "B-x", "I-x"]'))),
     ("tags", cases('{"tokens": ["a"], "tags": VALUE}', (*SCALARS, "{}", '{"a": 1}'))),
     ("tokens", cases('{"tokens": VALUE, "tags": ["O"]}', (*SCALARS, *OBJECTS, "null", '"a"'))),
     ("words", cases('{"text": "ab", "words": VALUE}', (*SCALARS, *OBJECTS, '"a"', "[[0, true]]", "[[0, 1.0]]"))),
@@ -50,6 +52,28 @@ def test_whole_numbers_are_texts_and_classes(file, parse):
     examples, defects = parse("jsonl", file("f", '{"text": 911, "intent": 5, "topics": [1, "b"], "note": NaN}\n'))
     assert [(e.text, e.fields) for e in examples] == [("911", {"intent": "5", "topics": ("1", "b")})]
     assert defects == {"empty class (read as unlabelled)": 1}
+
+
+@pytest.mark.parametrize("value", ['"sports"', '["sports", "news"]', '["B-12", "B-6"]', '"B-12"', '"O"'])
+def test_strings_called_tags_are_classes(file, parse, value):
+    examples, _ = parse("jsonl", file("f", f'{{"text": "a", "tags": {value}}}\n'))
+    classes = json.loads(value)
+    assert examples[0].fields == {"tags": tuple(classes) if isinstance(classes, list) else classes}
+
+
+SPANS = '{"text": "ab", "kinds": [{"start": 0, "end": 1, "label": "x"}]}'
+
+
+@pytest.mark.parametrize("value", ['"a"', '["a", "b"]'])
+@pytest.mark.parametrize("name", ["jsonl", "json"])
+def test_spans_and_classes_in_one_field_are_refused(file, parse, name, value):
+    rows = [SPANS, '{"text": "b"}', '{"text": "c", "kinds": []}', f'{{"text": "d", "kinds": {value}}}']
+    separator, first, last = ("\n", "f:1", "f:4") if name == "jsonl" else (",", "element 1", "element 4")
+    for order in (rows, rows[::-1]):
+        content = separator.join(order)
+        path = file("f", content if name == "jsonl" else f"[{content}]")
+        with pytest.raises(DataError, match=rf"{last}.*'kinds' must hold .*, as in .*{first}.*, got .*Correct one of"):
+            parse(name, path)
 
 
 SQUAD = '{"data": [{"paragraphs": [{"context": "b c", "qas": [{"id": "q", "question": "what", "answers": ANSWERS}]}]}]}'
