@@ -17,6 +17,8 @@ from palm_serve.errors import BatchError, InvalidRequest, check_unicode
 
 _MOST_ROWS = 4096
 """Rows of a part."""
+_LONGEST_FIELD = 1 << 26
+"""Characters of a field of CSV. Without a limit, a quote that nothing closes takes the rest of the file into memory."""
 _INT64 = range(-(2**63), 2**63)
 
 Values = dict[str, Any]
@@ -51,17 +53,31 @@ class _Lines:
             for line in stream:
                 if self.end is not None and self.position >= self.end:
                     return
-                first = self.position == 0
+                if self.position == 0:
+                    _check_line_ends(line, self.file)
                 self.position += len(line)
                 self.number += 1
                 self.digest.update(line)
-                if first:
-                    line = line.removeprefix(codecs.BOM_UTF8)
+                while line.startswith(codecs.BOM_UTF8):  # at the beginning of a line where files were joined
+                    line = line[len(codecs.BOM_UTF8) :]
                 try:
                     yield line.decode()
                 except UnicodeDecodeError:
                     self.is_broken = True
                     yield line.decode(errors="replace")
+
+
+def _check_line_ends(first_line: bytes, file: InputFile) -> None:
+    """Check that a file is not a single line with the line ends of old Macs: all its rows would be one.
+
+    Raises:
+        BatchError: it is.
+    """
+    if b"\n" not in first_line and b"\r" in first_line.rstrip(b"\r"):
+        raise BatchError(
+            f"{shown(file.path)}: lines must end with LF or CRLF, got CR alone. "
+            "Convert the file: tr '\\r' '\\n' < FILE > CONVERTED."
+        )
 
 
 def plan_lines(
@@ -210,6 +226,7 @@ def _table_rows(lines: _Lines, header: list[str] | None) -> Iterator[Row]:
 
 
 def _csv_rows(lines: _Lines, file: InputFile) -> Iterator[list[str]]:
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
     try:
         yield from csv.reader(lines, delimiter="\t" if file.format == "tsv" else ",")
     except csv.Error as error:

@@ -10,7 +10,7 @@ _UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
 def read_bytes(path: Path, error_class: type[Exception]) -> bytes:
-    """Read a file, without a byte order mark of UTF-8.
+    """Read a file, without the byte order marks of UTF-8 at its beginning.
 
     Args:
         path: the file.
@@ -31,11 +31,13 @@ def read_bytes(path: Path, error_class: type[Exception]) -> bytes:
         raise error_class(f"{path}:1: must be UTF-8, got UTF-32. Save the file as UTF-8.")
     if data.startswith(_UTF16):
         raise error_class(f"{path}:1: must be UTF-8, got UTF-16. Save the file as UTF-8.")
-    return data.removeprefix(codecs.BOM_UTF8)
+    while data.startswith(codecs.BOM_UTF8):  # more than one where files were joined
+        data = data[len(codecs.BOM_UTF8) :]
+    return data
 
 
 def read_text(path: Path, error_class: type[Exception]) -> str:
-    """Read a text file in UTF-8, without a byte order mark.
+    """Read a text file in UTF-8, without the byte order marks at its beginning.
 
     Args:
         path: the file.

@@ -101,11 +101,12 @@ def test_broken_toml_is_one_message(
     assert "must be TOML" in told(commands(file, tiny_bundle, make_certificate("good"))[name])
 
 
-def test_byte_order_marks_are_ignored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("marks", [BOM, BOM * 3])
+def test_byte_order_marks_are_ignored(tmp_path: Path, marks: bytes) -> None:
     file = tmp_path / "file"
 
     def write(text: str) -> Path:
-        file.write_bytes(BOM + text.encode())
+        file.write_bytes(marks + text.encode())
         return file
 
     assert Tokens(write(TOKENS)).check([("authorization", "Bearer t")], "parse") == "web"  # type: ignore[arg-type]

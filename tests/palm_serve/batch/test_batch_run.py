@@ -138,6 +138,40 @@ def test_text_has_one_row_a_line(run, tmp_path, monkeypatch):
     assert [row["intent"] for row in answers] == ["greeting", None, "music", None, "flight"]
 
 
+MARK = "\ufeff"
+JOINED = {
+    "in.txt": f"{MARK}{MARK}hello\n{MARK}play a song\n",
+    "in.jsonl": f'{MARK}{MARK}{{"text": "hello"}}\n{MARK}{{"text": "play a song"}}\n',
+    "in.csv": f"{MARK}{MARK}text,id\nhello,1\n{MARK}play a song,2\n",
+    "in.tsv": f"{MARK}{MARK}text\tid\nhello\t1\n{MARK}play a song\t2\n",
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_byte_order_marks_of_joined_files_are_ignored(run, tmp_path, name):
+    progress = run(write(tmp_path / name, JOINED[name]))
+    assert progress.error_rows == 0
+    assert [(row["text"], row["intent"]) for row in read(tmp_path / "out")] == [
+        ("hello", "greeting"),
+        ("play a song", "music"),
+    ]
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_lines_that_end_in_cr_alone_are_refused(run, tmp_path, name):
+    content = JOINED[name].replace(MARK, "").replace("\n", "\r")
+    with pytest.raises(BatchError, match=rf"{name}: lines must end with LF or CRLF, got CR alone. Convert the file"):
+        run(write(tmp_path / name, content))
+    assert not read(tmp_path / "out")
+
+
+def test_csv_field_of_any_length_is_read(run, tmp_path):
+    run(write(tmp_path / "in.csv", f"text,note\nhello,{'x' * 200_000}\n{'y' * 200_000},short\n"))
+    answers = read(tmp_path / "out")
+    assert [row["intent"] for row in answers] == ["greeting", None]
+    assert "must have at most 10,000 bytes, got 200,000" in str(answers[1]["error"])
+
+
 def test_folders_are_read_whole_and_mirrored(run, make_parquet, tmp_path):
     make_parquet(10, 10, "data/a.parquet")
     make_parquet(20, 10, "data/b.parquet/a.parquet")
