@@ -20,7 +20,7 @@ from palm_serve.system.plain_text import os_message, plain_console, plain_messag
 from palm_serve.system.program import run_program
 from palm_serve.system.usage_errors import ProgramCommand
 from palm_trainer.cli.environment import limit_threads
-from palm_trainer.config.atomic_files import write_output
+from palm_trainer.config.atomic_files import check_output_file, write_output
 from palm_trainer.errors import CheckpointError, ExportError, PalmError, ParityError
 
 if TYPE_CHECKING:  # they load what `--help` does not need
@@ -100,6 +100,8 @@ def export(
     `--precision fp32` is the quickest.
     """
     registry = _registry_name(register)
+    if json_file is not None:
+        check_output_file(json_file)
     stages = _Stages()
     with _step_display() as say:
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from palm_trainer.cli.arguments import ConfigArgument, SetOption
+from palm_trainer.config.atomic_files import check_output_place
 from palm_trainer.errors import PalmError
 
 if TYPE_CHECKING:  # `--help` loads no library
@@ -44,13 +45,14 @@ def _health(
     from palm_trainer.health.check_data import check_files, check_with_encoder
 
     settings = load_config(config, overrides or (), default_output=Path(config.stem))
+    folder = output or settings.train.output.with_name(settings.train.output.name + "-health")
+    check_output_place(folder)
     health, tasks = check_files(settings)
     if data_only and run is not None:
         raise PalmError("--run has no effect with --data-only, which loads no encoder. Give one of them.")
     if not data_only:
         check_with_encoder(settings, tasks, run, health)
-    planned = settings.train.output
-    show_health(settings, health, tasks, config.stem, output or planned.with_name(planned.name + "-health"))
+    show_health(settings, health, tasks, config.stem, folder)
 
 
 def show_health(config: "Config", health: "Health", tasks: "Sequence[TaskRows]", name: str, folder: Path) -> None:

@@ -72,7 +72,8 @@ class _TrainingDisplay:
             case Step():
                 self._shown.step(event)
             case Evaluated():
-                self._shown.line(_evaluation_line(event))
+                if event.metrics:  # without dev data, of which a line told at the start
+                    self._shown.line(_evaluation_line(event))
             case Averaged():
                 outcome = "better: best/" if event.best else "no better than the best of them"
                 steps = ", ".join(map(str, event.steps))
@@ -185,8 +186,6 @@ def _show_missing_dev(job: Job) -> None:
 
 def _evaluation_line(event: Evaluated) -> str:
     best = "  best" if event.best else ""
-    if not event.metrics:
-        return f"epoch {event.epoch:g}  no dev data to evaluate on"
     return f"epoch {event.epoch:g}  dev {_inline(event.metrics)}{best}"
 
 

@@ -23,7 +23,7 @@ from palm_trainer.cli.models import models_app
 from palm_trainer.cli.resume_option import Resume, ResumeCommand, resume_mode
 from palm_trainer.cli.run_events import guarded, listen_from_start, tell_how_to_continue
 from palm_trainer.cli.stop_request import StopRequest
-from palm_trainer.config.atomic_files import write_output
+from palm_trainer.config.atomic_files import check_output_file, write_output
 from palm_trainer.config.moved_keys import MovedKeyWarning
 from palm_trainer.errors import PalmError
 from palm_trainer.training import DEFAULT_PATIENCE
@@ -112,6 +112,8 @@ def evaluate(
     """Compute the metrics of a run on a split of its data."""
     settings = _run_config(run, checkpoint)
     _check_split(settings, split)
+    if json_file is not None:
+        check_output_file(json_file)
     # Imported here: wrong usage is told without torch.
     from palm_trainer.cli.console import show
     from palm_trainer.cli.show import metrics_table, show_faults
@@ -140,6 +142,8 @@ def report(
     settings = _run_config(run, "best")
     if split is not None:
         _check_split(settings, split)
+    if output is not None:
+        check_output_file(output)
     from palm_trainer.runs.evaluate_run import report_run
 
     print(f"report: {report_run(run, settings, split, output)}")
@@ -167,6 +171,8 @@ def predict(
         raise PalmError('give either --text "..." or --input FILE.')
     if pair and source is not None:
         raise PalmError("--pair must be given with --text. In an --input FILE each JSON object has its own text_pair.")
+    if output is not None:
+        check_output_file(output)
     inputs = read_inputs(source) if source is not None else with_pairs(text or (), pair or ())
     text_lines = "".join(line + "\n" for line in predict_lines(run, inputs))
     if output is None:
@@ -212,6 +218,8 @@ def compare(
     from palm_trainer.config.loader import load_config
 
     seed_numbers = parse_seeds(seeds)
+    if json_file is not None:
+        check_output_file(json_file)
     settings = load_config(config, overrides or ())
     folder = output or settings.train.output.with_name(settings.train.output.name + "-compare")
     stop = StopRequest()
@@ -241,14 +249,16 @@ def init(
     """Inspect the data and write a configuration that runs."""
     from palm_trainer.data.suggest_config import suggest
 
+    if output is not None:
+        check_output_file(output)
+        if output.exists():
+            raise PalmError(f"{output} exists. Choose another --output, or remove it first.")
     text, notes = suggest(data)
     for line in notes:
         print(plain_message(line), file=sys.stderr)
     if output is None:
         sys.stdout.write(text)
         return
-    if output.exists():
-        raise PalmError(f"{output} exists. Choose another --output, or remove it first.")
     write_output(output, text)
     print(f"wrote {output}; next: palm-train plan {output}, palm-train run {output}", file=sys.stderr)
 

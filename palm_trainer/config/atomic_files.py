@@ -37,10 +37,10 @@ def write_output(path: Path, text: str, *, errors: str = "strict") -> None:
         errors: what becomes of characters that UTF-8 cannot hold, as `str.encode` takes it.
 
     Raises:
-        CheckpointError: there is a file in the place of its directory.
+        PalmError: it is a directory, or there is a file in the place of its directory.
         OSError: the file cannot be written.
     """
-    check_output_place(path.parent)
+    check_output_file(path)
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8", errors=errors)
         return
@@ -69,16 +69,31 @@ def replace_file(path: Path) -> Iterator[Path]:
         raise
 
 
-def check_output_place(output: Path) -> None:
-    """Check that a path is a directory or could become one.
+def check_output_file(path: Path) -> None:
+    """Check that a file can be written at a path, before the work whose result it shall hold.
 
     Raises:
-        CheckpointError: there is a file in its place, or in that of a directory above it.
+        PalmError: it is a directory, its directory could not be made, or nothing may be written there.
+    """
+    if path.is_dir():
+        raise PalmError(f"{path} must be a file, got a directory. Choose another output file.")
+    check_output_place(path.parent)
+
+
+def check_output_place(output: Path) -> None:
+    """Check that a path is a directory that may be written to, or could become one.
+
+    Raises:
+        CheckpointError: there is a file in its place, or in that of a directory above it, or nothing may be written there.
     """
     for place in (output, *output.parents):
         if place.exists():
             if not place.is_dir():
                 raise CheckpointError(f"{place} is a file. Choose another output directory.")
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise CheckpointError(
+                    f"{place} must be a directory that may be written to, and is not. Choose another output directory."
+                )
             return
 
 

@@ -18,9 +18,11 @@ def as_tuple(value: object) -> object:
 
 
 def _as_path(value: object) -> object:
-    if isinstance(value, str) and "\0" in value:
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError("must be a path")
+    if "\0" in str(value):
         raise ValueError("must not hold a zero byte")
-    return Path(value).expanduser() if isinstance(value, str) and value else value
+    return Path(value).expanduser()
 
 
 def _as_runs(value: object) -> object:

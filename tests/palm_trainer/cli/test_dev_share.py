@@ -45,13 +45,13 @@ def test_evaluate_of_changed_training_files_is_refused(palm, tiny_toml, tmp_path
 
 
 def test_run_without_dev_tells_what_is_not_done(palm, tiny_toml):
-    code, out, err = palm("run", tiny_toml(splits=()), "--set", "train.epochs=1")
+    code, out, err = palm("run", tiny_toml(splits=()), "--set", "train.epochs=2")
     assert (code, err) == (0, "")
     assert (
         "no dev data of intent, slots: the last checkpoint counts as the best, no confidence is calibrated and no "
         "threshold is chosen. Add `dev`, or `dev_share = 0.1` to set a part of train apart, to [data.NAME]."
     ) in out
-    assert "epoch 1  no dev data to evaluate on\n" in out
+    assert out.count("no dev data") == 1
     assert " best\n" not in out
 
 

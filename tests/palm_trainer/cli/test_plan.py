@@ -58,9 +58,9 @@ def test_files_alone_load_no_encoder(plan, monkeypatch):
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ('""', "train.output"),
-        ("5", "train.output"),
-        ("[1]", "train.output"),
+        ('""', "train.output must be a path, got ''"),
+        ("5", "train.output must be a path, got 5"),
+        ("[1]", "train.output must be a path, got [1]"),
         ('"a\\u0000b"', "train.output must not hold a zero byte"),
         ("FILE", "is a file. Choose another output directory."),
         ("FILE/below/it", "is a file. Choose another output directory."),
@@ -93,3 +93,15 @@ def test_files_of_commands_create_their_directories(tiny_toml, tmp_path, capsys)
         assert arguments[-1].stat().st_size > 0, name
     assert command(app, ["init", str(data), "--output", str(data / "x.toml")]) == 2
     assert str(data) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command_line", [("init", "DATA", "--output"), ("predict", "RUN", "--text", "a", "--output")])
+@pytest.mark.parametrize("kind", ["directory", "below a file"])
+def test_output_that_cannot_be_a_file_is_refused_first(tmp_path, capsys, command_line, kind):
+    """Before data is read or a model is loaded: neither is there."""
+    (tmp_path / "taken").touch()
+    target = tmp_path if kind == "directory" else tmp_path / "taken" / "file"
+    names = {"DATA": tmp_path / "nothing.jsonl", "RUN": tmp_path / "nothing"}
+    assert command(app, [*(str(names.get(word, word)) for word in command_line), str(target)]) == 2
+    message = "must be a file, got a directory" if kind == "directory" else "taken is a file"
+    assert message in capsys.readouterr().err
