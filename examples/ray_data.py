@@ -2,7 +2,7 @@
 
     python examples/ray_data.py BUNDLE INPUT.parquet OUTPUT [--workers 2]
 
-Run it on a machine of the cluster: RAY_ADDRESS=HOST:PORT names it. All machines need palm-nlu[ray,serve], and see the same files.
+Run it on a machine of the cluster: RAY_ADDRESS=HOST:PORT names it. All machines need the extras `ray` and `serve`, and see the same files.
 """
 
 import argparse

@@ -10,6 +10,7 @@ from palm_serve.errors import ConfigError
 from palm_serve.observability import traces_requested
 from palm_serve.rpc.grpc_server import Services
 from palm_serve.rpc.transport.tls import Certificates
+from palm_serve.system.installation import how_to_install
 
 if TYPE_CHECKING:
     from palm_serve.http.listener import HttpServer
@@ -37,7 +38,7 @@ def make_http_server(
         from palm_serve.http.listener import HttpServer
     except ImportError as error:
         raise ConfigError(
-            f"--http-port: HTTP needs {error.name}, which is not installed. Run: pip install 'palm-nlu[http]'"
+            f"--http-port: HTTP needs {error.name}, which is not installed. To install it, {how_to_install('http')}"
         ) from None
     return HttpServer(make_app(services, options, metrics), options, certificates)
 
@@ -55,7 +56,9 @@ def start_tracing(options: ServeOptions) -> "Tracing | None":
 
         return Tracing(options.otel_endpoint)
     except ImportError as error:
-        missing = f"traces need OpenTelemetry, but {error.name} is not installed. Run: pip install 'palm-nlu[otel]'"
+        missing = (
+            f"traces need OpenTelemetry, but {error.name} is not installed. To install it, {how_to_install('otel')}"
+        )
         if options.otel_endpoint is not None:
             raise ConfigError(f"--otel-endpoint: {missing}") from None
         # Platforms set these variables for all containers, so this is no error.

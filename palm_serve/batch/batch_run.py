@@ -35,6 +35,7 @@ from palm_serve.proof.selection import EngineRequest
 from palm_serve.registry.bundle_opener import LoadRules
 from palm_serve.registry.local_bundle import local_bundle
 from palm_serve.storage.urls import as_url
+from palm_serve.system.installation import how_to_install
 
 _FORMAT = 1
 """Version of the parts. Those of another version are not taken for answers of this one."""
@@ -260,7 +261,7 @@ def _crew(cluster: RayCluster | None, output: Path, threads: int | None, workers
         from palm_serve.batch.ray_workers import ray_crew
     except ImportError as error:
         raise ConfigError(
-            f"--engine ray needs {error.name}, which is not installed. Run: pip install -c constraints.txt 'palm-nlu[ray]'"
+            f"--engine ray needs {error.name}, which is not installed. To install it, {how_to_install('ray')}"
         ) from None
     with ray_crew(cluster.address, output, threads or 1, workers) as crew:
         yield crew

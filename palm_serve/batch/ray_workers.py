@@ -24,6 +24,7 @@ from palm_serve.batch.output_folder import WrittenPart
 from palm_serve.batch.parts import Part
 from palm_serve.batch.workers import Answer, ChooseEngine
 from palm_serve.errors import BatchError, ConfigError, PalmServeError, one_line
+from palm_serve.system.installation import how_to_install
 
 _MOST_DEATHS = 3
 """Actors that one part may end, and that may end one after the other without an answer, before the run gives up."""
@@ -174,7 +175,8 @@ class RayCrew:
             self._early_deaths += 1
             if self._early_deaths == _MOST_DEATHS:
                 raise PalmServeError(
-                    f"{_MOST_DEATHS} workers in a row ended when they started: {reason}. All machines need palm-nlu[ray]."
+                    f"{_MOST_DEATHS} workers in a row ended when they started: {reason}. "
+                    f"All machines need the extra `ray`: {how_to_install('ray')}"
                 )
             return
         name = actor.task[0]

@@ -256,7 +256,7 @@ def parse_manifest(path: Path | str, raw: bytes) -> Manifest:
     version = content.get("format_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise BundleError(
-            f"{path} has bundle format {version}, this palm-serve reads up to {FORMAT_VERSION}: upgrade palm-nlu, or export with an older one"
+            f"{path} has bundle format {version}, this palm-serve reads up to {FORMAT_VERSION}: upgrade PALM, or export with an older one"
         )
     try:
         manifest = parse_model(Manifest, text)

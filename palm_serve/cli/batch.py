@@ -10,6 +10,7 @@ import typer
 from palm_serve.cli.shared import provider_option, report_errors, say, start_log
 from palm_serve.config import LogLevel, Precision, ServeOptions
 from palm_serve.errors import ConfigError
+from palm_serve.system.installation import how_to_install
 
 if TYPE_CHECKING:
     from palm_serve.batch.progress import Progress
@@ -117,7 +118,7 @@ def batch(
             from palm_serve.batch.json_lines import run_batch_to
         except ImportError as error:
             raise ConfigError(
-                f"batch needs {error.name}, which is not installed. Run: pip install 'palm-nlu[parquet]'"
+                f"batch needs {error.name}, which is not installed. To install it, {how_to_install('parquet')}"
             ) from None
         options = BatchOptions(text_column, pair_column, _names(tasks), None if keep is None else _names(keep))
         cluster = RayCluster(address) if engine is BatchEngine.RAY else None

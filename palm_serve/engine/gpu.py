@@ -9,6 +9,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from palm_serve.system.installation import how_to_install
+
 _DRIVER = "proc/driver/nvidia/version"
 _GPUS = "proc/driver/nvidia/gpus"
 _DRIVER_LIBRARY = "libcuda.so.1"
@@ -57,7 +59,7 @@ def explain_missing_gpu() -> str:
     missing = _missing_library(Path(ort.__file__).parent / "capi" / _PROVIDER_LIBRARY)
     if missing:
         faults.append(
-            f"A library cannot be loaded: {missing}. `pip install 'palm-nlu[serve-gpu]'` installs CUDA and cuDNN."
+            f"A library cannot be loaded: {missing}. To install CUDA and cuDNN, {how_to_install('serve-gpu')}"
         )
     return " ".join(filter(None, faults)) or _COMPLETE
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from palm_serve.errors import StorageError
 from palm_serve.storage.remote_folder import REQUEST_S, call_library
+from palm_serve.system.installation import how_to_install
 
 
 def commit_folder(folder: Path, names: Sequence[str], url: str, message: str) -> None:
@@ -27,7 +28,7 @@ def commit_folder(folder: Path, names: Sequence[str], url: str, message: str) ->
         from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
     except ImportError:
         raise StorageError(
-            f"{url} needs huggingface_hub, which is not installed. Run: pip install 'palm-nlu[hub]'"
+            f"{url} needs huggingface_hub, which is not installed. To install it, {how_to_install('hub')}"
         ) from None
     repository, revision, prefix = split_repository(url)
 

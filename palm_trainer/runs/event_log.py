@@ -10,9 +10,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from palm_serve.system.installation import how_to_install
 from palm_trainer.errors import ConfigError
 
 TENSORBOARD = "tensorboard"
+_EXTRAS = (TENSORBOARD, "mlflow")
+"""Trackers that an extra of PALM installs."""
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -24,8 +27,8 @@ def check_trackers(names: Sequence[str]) -> None:
     available = set(map(str, get_available_trackers()))
     for name in names:
         if name not in available:
-            remedy = "pip install 'palm-nlu[tensorboard]'" if name == TENSORBOARD else f"install the package of {name}"
-            raise ConfigError(f"train.trackers: '{name}' is not installed here; {remedy}, or remove it.")
+            remedy = how_to_install(name) if name in _EXTRAS else f"install the package of {name}"
+            raise ConfigError(f"train.trackers: '{name}' is not installed here. Remove it, or {remedy}")
 
 
 class RunLog:

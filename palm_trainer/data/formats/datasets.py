@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from palm_serve.system.installation import how_to_install
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats import arrow
 from palm_trainer.data.formats.json_values import load_json
@@ -77,7 +78,7 @@ def _from_hub(path: Path, options: FormatOptions, defects: Defects) -> Iterator[
         import datasets
     except ImportError:
         raise DataError(
-            f"{url}: a data set of a hub needs the package datasets; install it with: pip install 'palm-nlu[datasets]'"
+            f"{url}: a data set of a hub needs the package datasets; to install it, {how_to_install('datasets')}"
         ) from None
     repository, _, split = address.partition("#")
     name, _, configuration = repository.partition(":")

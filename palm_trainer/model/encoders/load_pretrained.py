@@ -18,6 +18,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
+from palm_serve.system.installation import how_to_install
 from palm_trainer.errors import PalmError
 from palm_trainer.model.encoders.convert_pickle import CONVERT_PICKLE, has_pickled_weights_only
 from palm_trainer.model.encoders.convolution import ConvolvedEmbeddings
@@ -127,11 +128,13 @@ def check_packaged_files(name: str, location: str) -> None:
             with path.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
-            raise PalmError(f"{path} cannot be read: {error.strerror}. Install palm-nlu[train] again.") from error
+            raise PalmError(
+                f"{path} cannot be read: {error.strerror}. To install it again, {how_to_install('train')}"
+            ) from error
         if digest != expected:
             raise PalmError(
                 f"{path} must have the SHA-256 {expected}, got {digest}. The weights of '{name}' were changed, or are of "
-                "another release. Install palm-nlu[train] again with constraints.txt."
+                f"another release. To install them again, {how_to_install('train')}"
             )
 
 

@@ -14,6 +14,7 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor, nn
 
+from palm_serve.system.installation import how_to_install
 from palm_trainer.errors import ConfigError
 from palm_trainer.training.balancing.base import Scale
 
@@ -160,7 +161,7 @@ def _weighting(method: GradientMethod, cagrad_c: float) -> Any:
     except ImportError as error:
         raise ConfigError(
             f"train.balancing.method: '{method}' needs a package that is not installed ({error}). "
-            "Install palm-nlu[gradient], or choose another."
+            f"Choose another, or {how_to_install('gradient')}"
         ) from error
 
 

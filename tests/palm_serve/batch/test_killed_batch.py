@@ -148,4 +148,6 @@ def test_missing_pyarrow_is_told(source: Path, tiny_bundle: Path, tmp_path: Path
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 2
-    assert "batch needs pyarrow, which is not installed. Run: pip install 'palm-nlu[parquet]'" in done.stderr
+    assert (
+        "batch needs pyarrow, which is not installed. To install it, run in a clone of PALM: pip install" in done.stderr
+    )

@@ -53,7 +53,7 @@ def test_load_of_a_manifest_without_object_raises(bundle):
 
 def test_load_of_a_newer_format_raises(bundle):
     edit(bundle, format_version=2, unheard="of")
-    with pytest.raises(BundleError, match=r"has bundle format 2, this palm-serve reads up to 1: upgrade palm-nlu"):
+    with pytest.raises(BundleError, match=r"has bundle format 2, this palm-serve reads up to 1: upgrade PALM"):
         load_bundle(bundle)
 
 

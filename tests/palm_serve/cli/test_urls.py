@@ -90,7 +90,7 @@ def test_push_to_a_path_is_refused(tmp_path: Path, tiny_bundle: Path) -> None:
 def test_package_that_lacks_is_named(tmp_path: Path, tiny_bundle: Path) -> None:
     code, _, err = palm_serve("check", "az://container/demo", cache=tmp_path / "cache")
     assert code == 2
-    assert "Run: pip install 'palm-nlu[azure]'" in err
+    assert "run in a clone of PALM: pip install -c constraints.txt '.[azure]'" in err
 
 
 def test_hub_that_does_not_answer_is_told(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_traces_without_opentelemetry(
     not_installed: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(
-        ConfigError, match=r"--otel-endpoint: traces need OpenTelemetry.*pip install 'palm-nlu\[otel\]'"
+        ConfigError, match=r"--otel-endpoint: traces need OpenTelemetry.*pip install -c constraints\.txt '\.\[otel\]'"
     ):
         extras.start_tracing(ServeOptions(otel_endpoint="http://localhost:4317"))
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")

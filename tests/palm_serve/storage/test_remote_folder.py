@@ -112,7 +112,7 @@ def test_errors_of_libraries_become_messages():
 
 
 def test_unknown_package_is_named(tmp_path: Path):
-    with pytest.raises(StorageError, match=r"Run: pip install 'palm-nlu\[azure\]'"):
+    with pytest.raises(StorageError, match=r"pip install -c constraints\.txt '\.\[azure\]'"):
         RemoteFolder("az://container/demo")
 
 

@@ -144,7 +144,7 @@ def test_missing_library_is_refused_with_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "jionlp", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
-        BundleError, match=r"needs the package of the module 'duckling'.*pip install 'palm-nlu\[values\]'"
+        BundleError, match=r"needs the package of the module 'duckling'.*pip install -c constraints\.txt '\.\[values\]'"
     ):
         check_installed()
 
@@ -212,4 +212,4 @@ def test_server_without_the_libraries_ends_with_code_2(bundle, start_server, tmp
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['duckling'] = None\n", encoding="utf-8")
     process = start_server(bundle, env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
     assert process.process.wait(120) == 2
-    assert "palm-nlu[values]" in "".join(process.errors)
+    assert "'.[values]'" in "".join(process.errors)

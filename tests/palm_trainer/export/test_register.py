@@ -46,7 +46,7 @@ def test_server_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_package_that_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(ExportError, match=r"Run: pip install 'palm-nlu\[mlflow\]'"):
+    with pytest.raises(ExportError, match=r"pip install -c constraints\.txt '\.\[mlflow\]'"):
         registry_name("mlflow:demo")
 
 

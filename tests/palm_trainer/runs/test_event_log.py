@@ -78,11 +78,14 @@ def test_a_missing_package_is_told_before_anything_is_done(tiny_config, monkeypa
     monkeypatch.setattr("accelerate.tracking._available_trackers", [])
     config = tiny_config(ON)
     with pytest.raises(
-        ConfigError, match=r"'tensorboard' is not installed here; pip install 'palm-nlu\[tensorboard\]', or remove it"
+        ConfigError,
+        match=r"'tensorboard' is not installed here\. Remove it, or run in a clone of PALM: pip install -c constraints\.txt '\.\[tensorboard\]'",
     ):
         list(train(config))
     assert not config.train.output.exists()
-    with pytest.raises(ConfigError, match=r"'wandb' is not installed here; install the package of wandb"):
+    with pytest.raises(
+        ConfigError, match=r"'wandb' is not installed here\. Remove it, or install the package of wandb"
+    ):
         trackers.check_trackers(["wandb"])
 
 

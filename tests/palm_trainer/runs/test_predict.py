@@ -148,5 +148,7 @@ def test_predict_without_the_libraries_of_a_resolver_is_one_message(finished_run
     shutil.copytree(finished_run, run)
     (run / "values.json").write_text('{"tasks": {"slots": {"day": {"resolver": "date"}}}}')
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(CheckpointError, match=r"values\.json cannot be used: .* pip install 'palm-nlu\[values\]'"):
+    with pytest.raises(
+        CheckpointError, match=r"values\.json cannot be used: .* pip install -c constraints\.txt '\.\[values\]'"
+    ):
         list(predict_lines(run, [Example("fly")]))

@@ -177,11 +177,12 @@ def test_arrow_broken_files_are_refused(tmp_path, parse):
 def test_arrow_missing_packages_are_named(tmp_path, parse, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(
-        DataError, match=r"needs the package pyarrow; install it with: pip install 'palm-nlu\[parquet\]'"
+        DataError, match=r"needs the package pyarrow; to install it, .*pip install -c constraints\.txt '\.\[parquet\]'"
     ):
         parse("parquet", tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
-        DataError, match=r"needs the package datasets; install it with: pip install 'palm-nlu\[datasets\]'"
+        DataError,
+        match=r"needs the package datasets; to install it, .*pip install -c constraints\.txt '\.\[datasets\]'",
     ):
         parse("datasets", Path("hf:/owner/ner#train"))
