@@ -87,13 +87,16 @@ class Server:
         services = make_services(
             self._registry, options, self._lifecycle, self._on_call_end, self._tokens, self._watcher, load
         )
+        services.factory.messages.on_reset = self._connections.count_reset
         self._server = make_server(services, options)
         self._http = None
         if options.http_port is not None and self._metrics is not None:
             self._http = make_http_server(services, options, self._certificates, self._metrics.latest)
         self._health_server: grpc.aio.Server | None = None
         if options.health_port is not None:
-            self._health_server = make_health_server(self._registry, options, self._lifecycle)
+            self._health_server = make_health_server(
+                self._registry, options, self._lifecycle, self._connections.count_reset
+            )
 
     def _watch_state(self, metrics: Metrics) -> None:
         """Publish the gauges of the server's state."""

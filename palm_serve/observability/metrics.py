@@ -110,7 +110,7 @@ class Metrics:
             count: returns the number of open connections, on the scrape's thread.
 
         Returns:
-            A function to be called with a reason, `total` or `address`, and a number of refused connections.
+            A function to be called with a reason, `total`, `address` or `resets`, and a number of refused connections.
         """
         connections = Gauge(
             "palm_connections", "Open connections of clients, of health checks too.", registry=self.registry
@@ -118,11 +118,11 @@ class Metrics:
         connections.set_function(count)
         refused = Counter(
             "palm_connections_refused",
-            "Connections closed on arrival by the limit that they exceeded: total (max_connections), address (of one address).",
+            "Connections closed by the limit that they exceeded: total (max_connections), address (of one address), resets (of calls).",
             ["reason"],
             registry=self.registry,
         )
-        for reason in ("total", "address"):
+        for reason in ("total", "address", "resets"):
             refused.labels(reason)
 
         def count_refused(reason: str, number: int) -> None:

@@ -77,9 +77,10 @@ class HandlerFactory:
         self._load = load
         self._max_fields = max_fields(admission.limits)
         self._max_answer = max_answer_bytes(admission.limits)
-        self._messages = admission.messages
-        self._messages.refuse = _refuse
-        lifecycle.on_end(self._messages.refuse_all)
+        self.messages = admission.messages
+        """Receives the first messages of calls."""
+        self.messages.refuse = _refuse
+        lifecycle.on_end(self.messages.refuse_all)
         self._service = ""
         self._door = ""
 
@@ -127,7 +128,7 @@ class HandlerFactory:
 
         async def handle(messages: Any, context: CallContext) -> bytes:
             async with self._handle_call(name, context, scope) as call:
-                data = await self._messages.receive(context, call, call.admitted_client)
+                data = await self.messages.receive(context, call, call.admitted_client)
                 if data is NO_MESSAGE:
                     await _no_message()
                 call.request_bytes = len(data)
@@ -177,7 +178,7 @@ class HandlerFactory:
         async def handle(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
             async with self._handle_call(name, context, scope, stream=True) as call:
                 with self._admission.watch(call.admitted_client):
-                    data = await self._messages.receive(context, call, call.admitted_client)
+                    data = await self.messages.receive(context, call, call.admitted_client)
                     if data is grpc.aio.EOF:
                         await _no_message()
                     await method(decode(message_class, data, self._max_fields), _sender(context))
@@ -211,7 +212,7 @@ class HandlerFactory:
 
     async def _received(self, context: grpc.aio.ServicerContext, call: Call) -> AsyncIterator[bytes]:
         """Yield the messages of a stream."""
-        data = await self._messages.receive(context, call, call.admitted_client)
+        data = await self.messages.receive(context, call, call.admitted_client)
         while data is not grpc.aio.EOF:
             yield data
             data = await context.read()

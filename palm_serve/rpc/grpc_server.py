@@ -1,5 +1,6 @@
 """The grpc server with all services."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -120,16 +121,20 @@ def service_methods(services: Services, options: ServeOptions) -> dict[str, Meth
     return by_service
 
 
-def make_health_server(registry: "Registry", options: ServeOptions, lifecycle: Lifecycle) -> grpc.aio.Server:
+def make_health_server(
+    registry: "Registry", options: ServeOptions, lifecycle: Lifecycle, on_reset: Callable[[str], None]
+) -> grpc.aio.Server:
     """Create a server that answers health checks without a token. It listens on no port yet, and needs a running event loop.
 
     Args:
         registry: the models.
         options: the options of the server.
         lifecycle: state of the server.
+        on_reset: called with the connection of a call that was reset before its message was read.
     """
     server = grpc.aio.server(options=channel_options(options, _HEALTH_MESSAGE_BYTES))
     admission = AdmissionControl(options, message_bytes=_HEALTH_MESSAGE_BYTES)
+    admission.messages.on_reset = on_reset
     factory = HandlerFactory(lifecycle, admission).for_service(HEALTH)
     methods = _health(HealthService(registry, lifecycle), factory)
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(HEALTH, methods)])

@@ -30,6 +30,7 @@ _SHORT_GRACE_S = 0.25
 """Time after which a call with a short message loses its slot to any other."""
 _LOOK_INTERVAL_S = 0.25
 """Interval at which calls lose their slots while others wait."""
+_JITTER_S = 0.05
 _REASON = "messages"
 
 Refuse = Callable[[CallContext, Any, PalmServeError], Coroutine[Any, Any, None]]
@@ -75,8 +76,11 @@ class MessageSlots:
 
     refuse: Refuse
     """Ends a call with an error, which also ends its read."""
+    on_reset: Callable[[str], None]
+    """Called with the connection of a call that its client has cancelled before the message was read."""
 
     def __init__(self, message_bytes: int, timeout_s: float) -> None:
+        self.on_reset = lambda connection: None
         self._limit = min(max(2, _SLOTS_BYTES // message_bytes), _MAX_SLOTS)
         self._client_limit = max(1, self._limit - 2)
         self._timeout_s = timeout_s
@@ -105,20 +109,31 @@ class MessageSlots:
         """
         loop = asyncio.get_running_loop()
         reception = _Reception(context, call, sender, loop.time())
-        if (not self._waiting or sender.connection not in self._queues) and self._has_slot(sender.name):
-            self._begin(reception)
-        else:
-            await self._wait(reception, loop)
-        if self._timer is None:
-            self._set_timer(loop, reception.arrived + self._time_limit(reception))
         try:
+            if (not self._waiting or sender.connection not in self._queues) and self._has_slot(sender.name):
+                self._begin(reception)
+            else:
+                await self._wait(reception, loop)
+            if self._timer is None:
+                self._set_timer(loop, reception.arrived + self._time_limit(reception))
             return await context.read()
+        except asyncio.CancelledError:
+            self._count_reset(context, sender)
+            raise
         except CallAborted as abort:
             if reception.error is None:
                 raise
             raise reception.error from abort
         finally:
-            self._end(reception)
+            if reception in self._receiving:
+                self._end(reception)
+
+    def _count_reset(self, context: CallContext, sender: Sender) -> None:
+        """Count a call that was cancelled before its message was read, unless its time is over."""
+        remaining_s = context.time_remaining()
+        # A client also resets a call at its deadline, which is that of the server within the jitter of the network.
+        if remaining_s is None or remaining_s > _JITTER_S:
+            self.on_reset(sender.connection)
 
     def refuse_all(self, error: PalmServeError) -> None:
         """End every call that awaits its message with an error."""
@@ -163,10 +178,7 @@ class MessageSlots:
         try:
             await reception.turn
         except BaseException:
-            if reception in self._receiving:
-                self._end(reception)
-            else:
-                self._leave(reception)
+            self._leave(reception)
             raise
 
     def _leave(self, reception: _Reception) -> None:

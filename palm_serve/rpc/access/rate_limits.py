@@ -34,6 +34,13 @@ def client_address(peer: str) -> str:
     return client_network(urllib.parse.unquote(location).rpartition(":")[0].strip("[]"))
 
 
+def client_of(peer: str) -> tuple[str, int] | None:
+    """Return the address and the port of a peer of grpc. None: it has no port."""
+    if not peer.startswith(("ipv4:", "ipv6:")):
+        return None
+    return client_address(peer), int(peer.rpartition(":")[2])
+
+
 def client_network(host: str) -> str:
     """Return what identifies a client: its IPv4 address, or the network of its IPv6 address."""
     address = ipaddress.ip_address(host.partition("%")[0])

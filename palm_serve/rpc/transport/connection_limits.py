@@ -1,5 +1,7 @@
 """Limits of connections, of all clients and of one address.
 
+Also closes connections whose calls are reset all the time, and blocks their address for a while.
+
 gRPC accepts connections itself and tells nothing about them. Its own limit counts all clients together, so one address could
 take every connection. But the sockets belong to this process. They are looked at shortly after a connection arrives, and those
 beyond a limit are shut down. Connections that an address had before are kept.
@@ -13,13 +15,15 @@ import stat
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 
 from palm_serve.config import ServeOptions
-from palm_serve.rpc.access.rate_limits import UNIX_CLIENT, client_network
+from palm_serve.rpc.access.rate_limits import UNIX_CLIENT, client_network, client_of
 from palm_serve.rpc.transport.descriptors import usable_for_connections
 from palm_serve.rpc.transport.listening import LocalName
+from palm_serve.rpc.transport.reset_limits import RESETS_PER_S, ResetLimits
+from palm_serve.rpc.transport.socket_filter import MAX_ADDRESSES, set_filter
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +88,14 @@ class ConnectionLimits:
         self._limit = connection_limit(options)
         self._is_chosen = bool(options.max_connections_per_address)
         self._address_limit = address_limit(options) or sys.maxsize
+        self._blocks_addresses = address_limit(options) > 0
         self.on_refused: Callable[[str, int], None] = lambda reason, count: None
-        """Called with `total` or `address`, and the number of connections that were shut down."""
+        """Called with `total`, `address` or `resets`, and the number of connections that were shut down."""
+        self._reset_limits = ResetLimits()
+        self._resets: deque[str] = deque()
+        """Connection of each call that was reset since the last look."""
+        self._blocked: list[str] = []
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if IS_SUPPORTED else -1
         self._names: frozenset[LocalName] = frozenset()
         self._known: dict[Socket, str | None] = {}
         """Address of each socket, the oldest first. None: no connection of a client."""
@@ -105,6 +115,18 @@ class ConnectionLimits:
         """Stop watching."""
         self._stopped.set()
 
+    def count_reset(self, connection: str) -> None:
+        """Count a call that its client has reset before its message was read. It belongs to the event loop.
+
+        Args:
+            connection: the connection as gRPC names it, `ipv4:HOST:PORT`.
+        """
+        if not IS_SUPPORTED or self._stopped.is_set():
+            return
+        self._resets.append(connection)
+        if len(self._resets) == 1:
+            os.eventfd_write(self._wake, 1)
+
     def open_connections(self) -> int:
         """Return the number of open connections. Any thread may call this."""
         if IS_SUPPORTED:
@@ -113,11 +135,12 @@ class ConnectionLimits:
             return sum(map(bool, self._known.values()))
 
     def look(self) -> bool:
-        """Look at the sockets, and shut down connections beyond the limits. Return true if an address is near its limit."""
+        """Look at the sockets, and shut down connections beyond the limits. Return true if the next look should be soon."""
         with self._lock:
-            self._update()
-            of_address: Counter[str] = Counter()
             refused: Counter[str] = Counter()
+            self._refuse_blocked(self._update(), refused)
+            has_resets = self._close_resetting(refused)
+            of_address: Counter[str] = Counter()
             total = 0
             for connection, address in self._known.items():
                 if not address:
@@ -130,42 +153,111 @@ class ConnectionLimits:
                 if not reason:
                     of_address[address] += 1
                     total += 1
-                elif _shut_down(connection):
-                    self._known[connection] = _CLOSED
-                    refused[reason] += 1
-                    self._warn(reason, address)
+                else:
+                    self._close(connection, reason, refused)
         for reason, count in refused.items():
             self.on_refused(reason, count)
-        return 2 * max(of_address.values(), default=0) > self._address_limit or 2 * total > self._limit
+        is_crowded = 2 * max(of_address.values(), default=0) > self._address_limit or 2 * total > self._limit
+        return is_crowded or has_resets
 
     def _watch(self) -> None:
         with select.epoll() as arrivals:
             for listener in self._listening_sockets():
                 # gRPC accepts. The edge tells that a connection has arrived.
                 arrivals.register(listener, select.EPOLLIN | select.EPOLLET)
+            arrivals.register(self._wake, select.EPOLLIN | select.EPOLLET)
             while not self._stopped.is_set():
                 arrivals.poll(_LOOK_S)
                 self._stopped.wait(_ACCEPT_S)
                 began = time.thread_time()
-                is_crowded = self.look()
-                # Looking takes a hundredth of a core, and a tenth while an address opens many connections.
-                self._stopped.wait((10 if is_crowded else 100) * (time.thread_time() - began))
+                is_urgent = self.look()
+                # Looking takes a hundredth of a core, and a tenth while an address opens many connections or resets calls.
+                self._stopped.wait((10 if is_urgent else 100) * (time.thread_time() - began))
 
-    def _update(self) -> None:
-        """Add new sockets to the known ones, and remove closed ones."""
+    def _close(self, connection: Socket, reason: str, refused: Counter[str]) -> None:
+        """Shut down a connection, and count it in `refused`."""
+        address = self._known[connection]
+        if address and _shut_down(connection):
+            self._known[connection] = _CLOSED
+            refused[reason] += 1
+            self._warn(reason, address)
+
+    def _refuse_blocked(self, arrived: Iterable[Socket], refused: Counter[str]) -> None:
+        """Shut down the connections that have arrived from blocked addresses."""
+        if not self._blocked:
+            return
+        self._filter()
+        for connection in arrived:
+            if self._known[connection] in self._blocked:
+                self._close(connection, "resets", refused)
+
+    def _close_resetting(self, refused: Counter[str]) -> bool:
+        """Shut down connections whose calls were reset too often, and block their addresses. Return true if any were reset."""
+        resets: Counter[tuple[str, int]] = Counter()
+        for _ in range(len(self._resets)):
+            peer = client_of(self._resets.popleft())
+            if peer is not None:
+                resets[peer] += 1
+        if not resets:
+            return False
+        connections = self._peers({address for address, _ in resets})
+        for peer, count in resets.items():
+            connection = connections.get(peer)
+            if not self._reset_limits.charge(peer[0], count, connection is not None):
+                continue
+            if connection is not None:
+                self._close(connection, "resets", refused)
+            if self._blocks_addresses:
+                self._reset_limits.block(peer[0])
+                self._filter()
+        return True
+
+    def _peers(self, addresses: set[str]) -> dict[tuple[str, int], Socket]:
+        """Return the open connections of some addresses, by address and port."""
+        peers: dict[tuple[str, int], Socket] = {}
+        for connection, address in self._known.items():
+            if address not in addresses:
+                continue
+            try:
+                with socket.socket(fileno=os.dup(connection[0])) as duplicate:
+                    peers[address, duplicate.getpeername()[1]] = connection
+            except OSError:  # closed meanwhile
+                continue
+        return peers
+
+    def _filter(self) -> None:
+        """Let the operating system drop packets of the addresses that are blocked now."""
+        blocked = self._reset_limits.blocked()
+        if blocked == self._blocked:
+            return
+        self._blocked = blocked
+        for descriptor in self._listening_sockets():
+            try:
+                with socket.socket(fileno=os.dup(descriptor)) as listener:
+                    set_filter(listener, blocked[-MAX_ADDRESSES:])
+            except (
+                OSError
+            ) as error:  # Unix socket, or not allowed: their connections are shut down after they are accepted
+                log.debug("packets of blocked addresses cannot be dropped: %s", error)
+
+    def _update(self) -> list[Socket]:
+        """Add new sockets to the known ones and return them. Remove closed ones."""
         try:
             current = dict.fromkeys(_sockets())
         except OSError as error:  # no descriptor is left to list them with
             log.debug("the sockets of the process cannot be listed: %s", error)
-            return
+            return []
         addresses: dict[Socket, str | None] = {}
         for connection, address in self._known.items():
             if connection in current:
                 addresses[connection] = address
+        arrived = []
         for connection in current:
             if connection not in addresses:
                 addresses[connection] = self._client_address(connection[0])
+                arrived.append(connection)
         self._known = addresses
+        return arrived
 
     def _client_address(self, descriptor: int) -> str | None:
         """Return the address of the client if the socket is a connection that the server has accepted."""
@@ -193,7 +285,16 @@ class ConnectionLimits:
         if now - self._warned_at.get(reason, -_WARNING_S) < _WARNING_S:
             return
         self._warned_at[reason] = now
-        if reason == "total":
+        if reason == "resets":
+            log.warning(
+                "connections of %s are closed, and refused for a while: it resets more than %d calls a second before they are read.%s",
+                address,
+                RESETS_PER_S,
+                ""
+                if self._blocks_addresses
+                else " Its next connections are accepted (--max-connections-per-address 0).",
+            )
+        elif reason == "total":
             log.warning(
                 "connections are refused: the limit of %d is reached. See --max-connections and ulimit -n.", self._limit
             )

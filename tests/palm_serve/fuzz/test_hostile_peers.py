@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,9 @@ from palm_serve.client import Client
 from palm_serve.v1 import palm_pb2 as pb
 
 Process = Any  # of conftest.py, which cannot be imported by name
-Address = tuple[str, int]
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ATTACK_S = 2.0
 DEADLINE_S = 20.0
-ATTACKER = ("127.0.0.2", 0)
-"""Source address of the attacks. From the address of the neighbour they would be requests of the same client."""
 HEADERS, RST_STREAM, SETTINGS, PING, CONTINUATION = 1, 3, 4, 6, 9
 KEPT_MIB = 96
 
@@ -45,11 +43,27 @@ def grpc_message(message: Any) -> bytes:
     return b"\x00" + struct.pack(">I", len(data)) + data
 
 
+@dataclass(frozen=True)
+class Address:
+    """Address of the server, and the one that the attack comes from.
+
+    It is not that of the neighbour, whose requests would be those of the same client. Each attack has its own, because the
+    server blocks some.
+    """
+
+    host: str
+    port: int
+    source: str
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection((self.host, self.port), timeout=5, source_address=(self.source, 0))
+
+
 class Peer:
     """One connection. It reads the server's frames and answers only those that the protocol requires."""
 
     def __init__(self, address: Address, window: int | None = None) -> None:
-        self.socket = socket.create_connection(address, timeout=5, source_address=ATTACKER)
+        self.socket = address.connect()
         config = H2Configuration(client_side=True, validate_outbound_headers=False, header_encoding=None)
         self.http = H2Connection(config)
         if window is not None:
@@ -96,12 +110,20 @@ def rapid_reset(address: Address, stop: threading.Event) -> None:
     with Peer(address) as peer:
         while not stop.is_set():
             for _ in range(50):
-                # What one connection can do. Peers that reconnect multiply it: connections are what bounds a flood.
+                # What one connection can do.
                 if peer.http.outbound_flow_control_window < 200:
                     break
                 peer.http.reset_stream(peer.ask(REQUEST))
             peer.flush()
             peer.listen()
+
+
+def reset_and_reconnect(address: Address, stop: threading.Event) -> None:
+    """Open a connection, open and reset streams, and leave. `again_and_again` repeats it."""
+    with Peer(address) as peer:
+        for _ in range(100):
+            peer.http.reset_stream(peer.ask(REQUEST))
+        peer.flush()
 
 
 def ping_flood(address: Address, stop: threading.Event) -> None:
@@ -159,7 +181,7 @@ def unfinished(address: Address, stop: threading.Event) -> None:
     starts = (b"", PREFACE[:9], PREFACE, PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, 4, 1, b"\x00" * 99)[:40])
     with ExitStack() as held:
         for number in range(200):
-            connection = held.enter_context(socket.create_connection(address, timeout=5, source_address=ATTACKER))
+            connection = held.enter_context(address.connect())
             connection.sendall(starts[number % len(starts)])
         stop.wait()
 
@@ -168,7 +190,7 @@ def garbage(address: Address, stop: threading.Event) -> None:
     for number in range(100_000):
         if stop.is_set():
             return
-        with socket.create_connection(address, timeout=5, source_address=ATTACKER) as connection, suppress(OSError):
+        with address.connect() as connection, suppress(OSError):
             connection.sendall((PREFACE if number % 2 else b"GET / HTTP/1.1\r\n\r\n") + os.urandom(500))
             connection.settimeout(0.05)
             connection.recv(100)
@@ -182,7 +204,7 @@ def reset_unknown_streams(address: Address, stop: threading.Event) -> None:
 
 
 ATTACKS = (
-    *(rapid_reset, ping_flood, settings_flood, huge_headers, endless_headers, slow_read),
+    *(rapid_reset, reset_and_reconnect, ping_flood, settings_flood, huge_headers, endless_headers, slow_read),
     *(unfinished, garbage, reset_unknown_streams),
 )
 
@@ -224,7 +246,8 @@ def test_other_clients_are_answered(server: Process, attack: Callable[[Address, 
         memory, descriptors = held(server)
 
         def harm() -> None:
-            came[0] = again_and_again(attack, (host, int(port)), stop)
+            source = f"127.0.1.{1 + ATTACKS.index(attack)}"
+            came[0] = again_and_again(attack, Address(host, int(port), source), stop)
 
         thread = threading.Thread(target=harm)
         thread.start()
