@@ -14,6 +14,7 @@ from palm_serve.decoding import DecoderTable, Item, check_outputs, golden_answer
 from palm_serve.engine.candidate_times import sample_batch
 from palm_serve.engine.padding import pad_batch
 from palm_serve.errors import BundleError, EngineTimeout, InvalidRequest, PalmServeError, check_text, one_line
+from palm_serve.system.background import unhindered_clock
 from palm_serve.system.plain_text import plain
 from palm_serve.tokenization.request_rows import RequestRows
 from palm_serve.tokenization.scripts import language_check
@@ -288,10 +289,10 @@ class Pipeline:
         Returns:
             The number of shapes that ran.
         """
-        deadline = time.perf_counter() + budget_s
+        deadline = unhindered_clock() + budget_s
         shapes = self.shapes(limits)
         for count, (rows, length) in enumerate(shapes):
-            if time.perf_counter() > deadline:
+            if unhindered_clock() > deadline:
                 return count
             observe(rows * length, self.run_shape(rows, length))
         return len(shapes)

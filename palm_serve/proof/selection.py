@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from palm_serve.errors import EngineError, ProviderMissing, one_line
 from palm_serve.proof.candidates import failed_gate, machine_candidates
 from palm_serve.proof.outcomes import KnownOutcomes, OutcomeCache, ProofOutcome, judge_result
 from palm_serve.proof.proving import Prover
+from palm_serve.system.background import unhindered_clock
 from palm_serve.types import EngineSelection, EngineTrial, ServedEngine
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class CandidateProver:
         self._known = {} if anew else self._cache.load()
         self._prover: Prover | None = None
         self._missing = {} if anew else facts.missing
-        self._stop = time.monotonic() + request.budget_s
+        self._stop = unhindered_clock() + request.budget_s
 
     def known(self, candidate: Candidate) -> ProofOutcome | None:
         """Return an outcome of before, or None."""
@@ -164,7 +164,7 @@ class CandidateProver:
             reason = "it failed its gate at the export"
         elif candidate.provider == TENSORRT and self._request.provider == AUTO and not self._anew:
             reason = "TensorRT takes minutes for its first engine. `palm-serve prove` builds and proves it"
-        elif self._prover is not None and self.passed and time.monotonic() > self._stop and not self._anew:
+        elif self._prover is not None and self.passed and unhindered_clock() > self._stop and not self._anew:
             self.out_of_time = True
             reason = "no time was left. The next start goes on, and `palm-serve prove` proves all"
         return ProofOutcome(status="not_tried", reason=reason, summary=reason) if reason else None

@@ -4,14 +4,19 @@ A valid graph may run forever or ask for any amount of memory, and no thread can
 server starts `main` below, writes a `TrialRequest` to its standard input and reads a `TrialResult` from its standard
 output. That process has imported what a trial needs, and forks a child for each. It ends when its standard input closes, so
 it never outlives the server.
+
+It runs in the background, so that calls do not wait for it. Where nothing is left for the background, the trial is repeated at
+the priority of the engines: a busy server must be able to change its models, too.
 """
 
 import asyncio
 import ctypes
+import logging
 import os
 import select
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -29,9 +34,20 @@ from palm_serve.pipeline import Pipeline
 from palm_serve.proof.outcomes import ProofOutcome
 from palm_serve.proof.selection import PROOF_BUDGET_S, EngineRequest, MachineFacts, select_proven_engine
 from palm_serve.registry.memory_limit import bundle_memory, limited_memory
+from palm_serve.system.background import CoreTimes, core_times
 
-_COMMAND = ("-P", "-c", "from palm_serve.registry.trial import main; main()")
-"""Arguments of Python. -P: nothing is imported from the working directory."""
+log = logging.getLogger(__name__)
+
+_PROGRAM = "from palm_serve.registry.trial import main; main()"
+"""What Python runs in the process."""
+_ENTER_BACKGROUND = "from palm_serve.system.background import enter_background; enter_background(); "
+"""Stands before the imports of a trial, which take as long as the trial of a small model."""
+_LOOK_S = 5.0
+"""Time between two looks at a process in the background: does it get a core?"""
+_LEAST_CORE = 0.1
+"""Share of a core with which a process stays in the background. With less, even a small model takes a minute."""
+_PATIENCE_S = 30.0
+"""Time after which half of a core is the least, but at most half of the time limit. A large model needs it."""
 _LINE_LIMIT = 2**24
 """Longest request or result in bytes."""
 _PR_SET_PDEATHSIG = 1
@@ -88,37 +104,36 @@ class TrialResult(BaseModel):
             raise EngineError(self.engine_fault)
 
 
+class _NoCoreFree(Exception):
+    """A process in the background has waited for a core for most of its time."""
+
+
 class TrialProcess:
     """The process in which bundles are tried. It starts with the first trial and ends when it has nothing to do for a while."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
+        self._in_background = True
+        """True if the process runs, or will run, in the background. One that does not serves the next trials, too, until it ends."""
 
     async def try_bundle(self, request: TrialRequest, limit_s: float) -> TrialResult:
         """Try a bundle. Trials must not overlap.
 
         Args:
             request: the bundle and the options.
-            limit_s: seconds after which the bundle has failed.
+            limit_s: seconds after which the bundle has failed. They count anew where the trial is repeated because the
+                background got no core.
 
         Raises:
             BundleError: the bundle must not be served, or takes too long.
             EngineError: no engine can run the bundle.
         """
-        line = b""
         try:
-            async with asyncio.timeout(limit_s):
-                line = await self._exchange(request)
-                if not line:  # it had nothing to do for too long, or its memory was needed elsewhere
-                    await self.close()
-                    line = await self._exchange(request)
-        except TimeoutError:
-            raise BundleError(took_too_long(request.path, limit_s)) from None
-        except OSError as error:
-            raise BundleError(f"{request.path} cannot be tried, because no process can be started: {error}") from None
-        finally:
-            if not line:
-                await self.close()
+            line = await self._answer(request, limit_s)
+        except _NoCoreFree:
+            log.info("no core is free for the trial of %s, which is repeated at a higher priority", request.path)
+            self._in_background = False
+            line = await self._answer(request, limit_s)
         try:
             result = TrialResult.model_validate_json(line)
         except ValidationError:
@@ -126,8 +141,27 @@ class TrialProcess:
         result.check()
         return result
 
+    async def _answer(self, request: TrialRequest, limit_s: float) -> bytes:
+        """Return the line of the result. The process is ended if there is none."""
+        line = b""
+        try:
+            async with asyncio.timeout(limit_s):
+                line = await self._exchange(request, limit_s)
+                if not line:  # it had nothing to do for too long, or its memory was needed elsewhere
+                    await self.close()
+                    line = await self._exchange(request, limit_s)
+        except TimeoutError:
+            raise BundleError(took_too_long(request.path, limit_s)) from None
+        except OSError as error:
+            raise BundleError(f"{request.path} cannot be tried, because no process can be started: {error}") from None
+        finally:
+            if not line:
+                await self.close()
+        return line
+
     async def close(self) -> None:
-        """End the process, and the trial that runs in it."""
+        """End the process, and the trial that runs in it. The next one begins in the background."""
+        self._in_background = True
         process = self._process
         self._process = None
         if process is None:
@@ -138,18 +172,26 @@ class TrialProcess:
         with suppress(TimeoutError):
             await asyncio.wait_for(process.communicate(), _LEAVE_S)
 
-    async def _exchange(self, request: TrialRequest) -> bytes:
-        """Send the request and return the line of the result. Empty: the process has ended."""
+    async def _exchange(self, request: TrialRequest, limit_s: float) -> bytes:
+        """Send the request and return the line of the result. Empty: the process has ended.
+
+        Raises:
+            _NoCoreFree: the process runs in the background, and gets too little of the processor.
+        """
         if self._process is None:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *_COMMAND,
+                "-P",  # nothing is imported from the working directory
+                "-c",
+                f"{_ENTER_BACKGROUND if self._in_background else ''}{_PROGRAM}",
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
                 limit=_LINE_LIMIT,
-                start_new_session=True,  # so that Ctrl-C reaches the server only, which decides
+                # A group of its own, so that Ctrl-C reaches the server only, which decides. No session of its own, because
+                # Linux compares priorities within a session only.
+                process_group=0,
             )
         process = self._process
         assert process.stdin is not None
@@ -157,7 +199,35 @@ class TrialProcess:
         with suppress(ConnectionError):  # it has ended
             process.stdin.write(request.model_dump_json().encode() + b"\n")
             await process.stdin.drain()
-        return await process.stdout.readline()
+        began = time.monotonic()
+        before = core_times(process.pid)
+        while True:
+            try:
+                async with asyncio.timeout(min(_LOOK_S, limit_s / 2)):
+                    return await process.stdout.readline()
+            except TimeoutError:
+                elapsed_s = time.monotonic() - began
+                is_late = elapsed_s >= min(_PATIENCE_S, limit_s / 2)
+                if self._in_background and _lacks_a_core(before, core_times(process.pid), elapsed_s, is_late):
+                    raise _NoCoreFree from None
+
+
+def _lacks_a_core(before: CoreTimes | None, now: CoreTimes | None, elapsed_s: float, is_late: bool) -> bool:
+    """Return True if a process wants a core and does not get it.
+
+    Args:
+        before: times of the process at the beginning. None: unknown.
+        now: its times now.
+        elapsed_s: seconds between both.
+        is_late: True if the process must get half of a core.
+    """
+    if before is None or now is None:
+        return is_late
+    ran_s = now.ran - before.ran
+    waited_s = now.waited - before.waited
+    if waited_s < elapsed_s / 2:  # it sleeps, hangs or runs
+        return False
+    return ran_s < (0.5 if is_late else _LEAST_CORE) * (ran_s + waited_s)
 
 
 def took_too_long(path: Path, limit_s: float) -> str:

@@ -1,6 +1,7 @@
 """A process in its surroundings. Server, client and commands use it; the trainer's commands, too.
 
 addresses.py   addresses of this machine, Unix sockets and proxies
+background.py  processes that compute only while nothing else wants a core
 files.py       text files of users
 pem.py         certificates and keys in PEM
 plain_text.py  text of others without control characters and markup, for terminals and logs

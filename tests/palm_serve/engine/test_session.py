@@ -1,9 +1,12 @@
 """Sessions on one provider: options of ONNX Runtime, OpenVINO, buffers on a device, and facts of the machine."""
 
 import logging
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from onnxruntime import InferenceSession
 
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine import cpu_features, io_binding, openvino, options, providers, session
@@ -60,6 +63,34 @@ def test_open_engine_of_a_file_without_graph_raises(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(EngineError, match=r"CPU in fp32 cannot run model\.onnx: "):
         open_engine(tmp_path / "model.onnx", "CPU", "fp32")
+
+
+def test_graph_in_memory_is_opened_from_a_file(tiny_bundle, monkeypatch):
+    """ONNX Runtime parses bytes with the interpreter's lock held, so that nobody is answered."""
+    sources = []
+
+    def open_session(source, **options):
+        sources.append(source if isinstance(source, bytes) else Path(source).read_bytes())
+        assert isinstance(source, str) == (sys.platform == "linux")
+        return InferenceSession(source, **options)
+
+    bundle = load_bundle(tiny_bundle)
+    batch = sample_batch(bundle, 2, 8)
+    expected = open_engine(tiny_bundle / "model.onnx", "CPU", "fp32").run(batch)
+    monkeypatch.setattr("onnxruntime.InferenceSession", open_session)
+    outputs = open_engine(bundle.read_graph(), "CPU", "fp32").run(batch)
+    assert sources == [(tiny_bundle / "model.onnx").read_bytes()]
+    for name, values in outputs.items():
+        assert np.array_equal(values, expected[name])
+
+
+def test_graph_is_opened_as_bytes_where_no_file_can_be_made(tiny_bundle, monkeypatch):
+    def fail(name):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.memfd_create", fail, raising=False)
+    bundle = load_bundle(tiny_bundle)
+    assert open_engine(bundle.read_graph(), "CPU", "fp32").run(sample_batch(bundle, 2, 8))
 
 
 @pytest.mark.parametrize(("precision", "hint"), [("fp32", "f32"), ("bf16", "bf16"), ("int8", "f32")])

@@ -226,8 +226,9 @@ def test_corrupt_bundle_under_load_changes_nothing(
         assert {health.Check(health_pb2.HealthCheckRequest(service=name)).status for name in ("", "tiny")} == {1}
         assert (length_of(stub), count(stub)) == (20, 1)
         assert 'palm_bundle_failing{label="stable",model="tiny"} 1.0' in metrics(port)
-        shutil.rmtree(place)
+        # A directory that is empty for longer is reported, too.
         shutil.copytree(versions["b"], folder.parent / ".whole")
+        place.rename(folder.parent / ".broken")
         (folder.parent / ".whole").rename(place)
         eventually(lambda: length_of(stub) == 21)
         assert not stub.ListModels(pb.ListModelsRequest()).failures

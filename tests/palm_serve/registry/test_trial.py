@@ -1,9 +1,12 @@
 """The process in which bundles are tried: its outcomes, its limits, and its own end."""
 
 import asyncio
+import logging
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from palm_serve.proof.selection import EngineRequest, MachineFacts, select_prove
 from palm_serve.registry import memory_limit, trial
 from palm_serve.registry.memory_limit import bundle_memory, limited_memory
 from palm_serve.registry.trial import TrialProcess, TrialRequest
+from palm_serve.system.background import CoreTimes
 
 PATIENCE_S = 240.0
 
@@ -114,6 +118,102 @@ def test_trial_raises_what_loading_would_raise(tiny_bundle: Path, tmp_path: Path
     trying(use)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="scheduling classes are Linux's")
+def test_trial_runs_in_the_background_of_the_server(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Priorities are compared within a session, so the process must be in that of the server."""
+    monkeypatch.setattr(trial, "_LOOK_S", PATIENCE_S)  # however busy this machine is
+
+    async def use(process: TrialProcess) -> None:
+        await process.try_bundle(request_for(tiny_bundle), PATIENCE_S)
+        assert process._process is not None
+        pid = process._process.pid
+        assert os.sched_getscheduler(pid) == os.SCHED_IDLE
+        assert os.getpriority(os.PRIO_PROCESS, pid) == 19
+        assert os.getsid(pid) == os.getsid(0)
+        assert os.getpgid(pid) == pid != os.getpgid(0), "Ctrl-C reaches the server only"
+
+    trying(use)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="cores of a process and its waiting are Linux's")
+def test_trial_without_a_free_core_is_repeated_at_a_higher_priority(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    core = min(os.sched_getaffinity(0))
+    spin = f"import os; os.sched_setaffinity(0, [{core}]); print(flush=True)\nwhile True: pass"
+
+    async def use(process: TrialProcess) -> None:
+        monkeypatch.setattr(trial, "_LOOK_S", PATIENCE_S)
+        await process.try_bundle(request_for(tiny_bundle), PATIENCE_S)
+        monkeypatch.setattr(trial, "_LOOK_S", 0.5)
+        assert process._process is not None
+        starved = process._process.pid
+        os.sched_setaffinity(starved, [core])
+        with (
+            caplog.at_level(logging.INFO, "palm_serve"),
+            subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE) as busy,
+        ):
+            try:
+                assert busy.stdout is not None
+                busy.stdout.readline()
+                result = await process.try_bundle(request_for(tiny_bundle), PATIENCE_S)
+            finally:
+                busy.kill()
+        assert result.version
+        assert "no core is free for the trial" in caplog.text
+        with pytest.raises(ProcessLookupError):
+            os.kill(starved, 0)
+        assert process._process is not None
+        pid = process._process.pid
+        assert os.sched_getscheduler(pid) == os.SCHED_OTHER
+        await process.try_bundle(request_for(tiny_bundle), PATIENCE_S)
+        assert process._process.pid == pid
+        os.kill(pid, signal.SIGKILL)
+        monkeypatch.setattr(trial, "_LOOK_S", PATIENCE_S)
+        await process.try_bundle(request_for(tiny_bundle), PATIENCE_S)
+        assert os.sched_getscheduler(process._process.pid) == os.SCHED_IDLE, "a new process is in the background"
+
+    trying(use)
+
+
+def test_trial_whose_waiting_is_unknown_is_repeated_in_time(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system without these figures must not refuse a bundle because its cores are busy."""
+
+    async def use(process: TrialProcess) -> None:
+        await process.try_bundle(request_for(tiny_bundle), PATIENCE_S)
+        assert process._process is not None
+        stopped = process._process.pid
+        os.kill(stopped, signal.SIGSTOP)
+        monkeypatch.setattr(trial, "core_times", lambda pid: None)
+        monkeypatch.setattr(trial, "_PATIENCE_S", 0.1)
+        monkeypatch.setattr(trial, "_LOOK_S", 0.1)
+        assert (await process.try_bundle(request_for(tiny_bundle), PATIENCE_S)).version
+        with pytest.raises(ProcessLookupError):
+            os.kill(stopped, 0)
+
+    trying(use)
+
+
+@pytest.mark.parametrize(
+    ("ran", "waited", "is_late", "lacks"),
+    [
+        (0.0, 5.0, False, True),
+        (0.0, 0.1, False, False),  # it hangs
+        (5.0, 5.0, False, False),  # two threads, one of which waits
+        (1.0, 4.0, False, False),
+        (0.3, 4.7, False, True),
+        (1.0, 4.0, True, True),
+        (3.0, 2.4, True, False),
+    ],
+)
+def test_process_lacks_a_core_if_it_waits_most_of_the_time(
+    ran: float, waited: float, is_late: bool, lacks: bool
+) -> None:
+    before = CoreTimes(1.0, 2.0)
+    assert trial._lacks_a_core(before, CoreTimes(1.0 + ran, 2.0 + waited), 5.0, is_late) is lacks
+    assert trial._lacks_a_core(before, None, 5.0, is_late) is is_late
+
+
 def test_trial_that_takes_too_long_is_killed(tiny_bundle: Path) -> None:
     async def use(process: TrialProcess) -> None:
         await process.try_bundle(request_for(tiny_bundle), PATIENCE_S)
@@ -142,16 +242,16 @@ def test_process_that_ended_meanwhile_is_replaced(tiny_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "message"),
+    ("program", "message"),
     [
-        (("-c", "pass"), "the process of trials has ended"),
-        (("-c", "print('hello', flush=True); input()"), "the process of trials has ended"),
+        ("pass", "the process of trials has ended"),
+        ("print('hello', flush=True); input()", "the process of trials has ended"),
     ],
 )
 def test_process_that_does_not_answer_fails_the_bundle(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], message: str
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, program: str, message: str
 ) -> None:
-    monkeypatch.setattr(trial, "_COMMAND", command)
+    monkeypatch.setattr(trial, "_PROGRAM", program)
 
     async def use(process: TrialProcess) -> None:
         with pytest.raises(BundleError, match=message):
