@@ -1,6 +1,6 @@
-"""Overload, a million calls, hostile messages, and versions that change under load."""
+"""Overload, clients that flood, a million calls, hostile messages, and versions that change under load."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -11,6 +11,7 @@ _GOODPUT, _TO_ECHO, _RECOVERED_S = 0.95, 2.0, 1.0
 _P99_RATIO, _MEMORY_RATIO = 1.2, 1.05
 _MEMORY_MIB = 10.0
 _NEIGHBOUR = 1.1
+_ANSWERED, _BATCHES = 99.0, 3.0
 _HEAD = ("figure", "measured", "goal", "verdict")
 
 Row = tuple[str, str, str, str]
@@ -19,7 +20,7 @@ Row = tuple[str, str, str, str]
 def build(results: Results) -> Content:
     """Return tables, plots and goals of the page."""
     content = Content()
-    for name, tell in (("overload", _overload), ("soak", _soak), ("swaps", _swaps), ("fuzz", _fuzz), ("envoy", _envoy)):
+    for name, tell in _BLOCKS.items():
         found = results.get(name)
         if found is None:
             content.blocks[name] = MISSING
@@ -59,6 +60,29 @@ def _overload(content: Content, found: Mapping[str, Any]) -> list[Row]:
     ]
     codes = [name for name in figures if name.startswith("code_")]
     rows += [_plain(f"`{name.removeprefix('code_').upper()}`", rounds(figures[name], 0)) for name in sorted(codes)]
+    return rows
+
+
+def _fairness(content: Content, found: Mapping[str, Any]) -> list[Row]:
+    figures = found["rounds"]
+    rows = [
+        _plain("capacity, calls/s", rounds(figures["capacity_per_s"], 0)),
+        _plain("a full batch, ms", rounds(figures["batch_ms"], 0)),
+        _plain("alone: answered, %", rounds(figures["alone_answered"], 1)),
+        _plain("alone: p99, ms", rounds(figures["alone_p99_ms"], 0)),
+    ]
+    floods = [key.removesuffix(": answered") for key in figures if key.endswith(": answered")]
+    for flood in floods:
+        answered = figures[f"{flood}: answered"]
+        what = f"beside {flood}: answered, %"
+        rows.append(_judged(content, at_least(what, _ANSWERED, fmean(answered), rounds(answered, 1))))
+        batches = []
+        for p99_ms, batch_ms in zip(figures[f"{flood}: p99_ms"], figures["batch_ms"], strict=True):
+            batches.append(p99_ms / batch_ms)
+        what = f"beside {flood}: p99, full batches"
+        rows.append(_judged(content, at_most(what, _BATCHES, fmean(batches), rounds(batches, 1))))
+        rows.append(_plain(f"beside {flood}: p50, ms", rounds(figures[f"{flood}: p50_ms"], 0)))
+        rows.append(_plain("texts/s of this flood", rounds(figures[f"{flood}: texts_per_s"], 0)))
     return rows
 
 
@@ -133,6 +157,16 @@ def _envoy(content: Content, found: Mapping[str, Any]) -> list[Row]:
         rows.append(_plain("p99 without restarts, ms", f"{found['steady']['answered_ms']['p99']:.0f}"))
         rows.append(_plain("p99 with restarts, ms", rounds(found["rounds"]["p99_ms"], 0)))
     return rows
+
+
+_BLOCKS: Mapping[str, Callable[[Content, Mapping[str, Any]], list[Row]]] = {
+    "overload": _overload,
+    "fairness": _fairness,
+    "soak": _soak,
+    "swaps": _swaps,
+    "fuzz": _fuzz,
+    "envoy": _envoy,
+}
 
 
 def _plots(results: Results) -> dict[str, Curves]:

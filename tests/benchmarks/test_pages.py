@@ -297,6 +297,24 @@ def test_restarts_and_calls_over_http_are_told_when_measured():
     assert row_of(text, "Open Inference Protocol")[1:] == ["1.45 (1.40 to 1.50)", "at most 1.3", "missed"]
 
 
+def test_fairness_is_told_when_measured():
+    rounds = {"capacity_per_s": [640.0, 320.0], "batch_ms": [100.0, 200.0], "alone_answered": [100.0, 100.0]}
+    rounds |= {"alone_p99_ms": [40.0, 60.0]}
+    for name, answered, p99_ms in (("1,000 Parse", 99.5, [200.0, 600.0]), ("64 ParseBatch", 80.0, [float("inf")] * 2)):
+        rounds |= {f"{name}: answered": [answered] * 2, f"{name}: p99_ms": p99_ms}
+        rounds |= {f"{name}: p50_ms": [20.0, 30.0], f"{name}: texts_per_s": [500.0, 300.0]}
+    facts = {"machine": "a machine", "commit": "0123456789ab", "deadline_s": 0.0, "rounds": rounds}
+    text = page(build_from({"fairness": facts}), "overload_and_soak")
+    assert row_of(text, "capacity, calls/s")[1] == "480 (320 to 640)"
+    assert row_of(text, "beside 1,000 Parse: answered, %")[1:] == ["99.5 (99.5 to 99.5)", "at least 99", "met"]
+    assert row_of(text, "beside 1,000 Parse: p99, full batches")[1:] == ["2.5 (2.0 to 3.0)", "at most 3", "met"]
+    assert row_of(text, "beside 64 ParseBatch: answered, %")[1:] == ["80.0 (80.0 to 80.0)", "at least 99", "missed"]
+    assert row_of(text, "beside 64 ParseBatch: p99, full batches")[3] == "missed"
+    assert "Machine: a machine. Commit: `0123456`." in text.split("## A client that floods")[1]
+    text = page(build_from({}), "overload_and_soak").split("## A client that floods")[1]
+    assert "Not measured yet" in text.split("##")[0]
+
+
 def test_prose_of_pages_has_no_figures():
     """Every figure comes from a results file. Commands, names in backticks and the level of intervals are not figures."""
     texts = sorted((ROOT / "benchmarks/pages/texts").glob("*.md"))
