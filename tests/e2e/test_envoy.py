@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -105,6 +106,35 @@ def test_restarts_fail_no_call(script: ModuleType, work: Path, tiny_bundle: Path
     assert len(figures["restart_s"]) == 3
     assert figures["codes"].keys() == {"OK"}, done.stdout
     assert figures["exits"].keys() == {"0"}, done.stdout
+
+
+TEXT_S = 0.02
+
+
+def test_least_request_spares_a_server_at_half_speed(script: ModuleType, work: Path, tiny_bundle: Path) -> None:
+    """They can answer 50, 50 and 25 calls/s. Of 90, round robin sends 30 to each."""
+    from palm_serve.bench.load import Load
+    from palm_serve.bench.run import run_load
+
+    ports = script.free_ports(3)
+    own = ("--provider", "CPU", "--log-level", "error", "--max-connections-per-address", "0")
+    p99_s = {}
+    with ExitStack() as stack:
+        for port, text_s in zip(ports, (TEXT_S, TEXT_S, 2 * TEXT_S), strict=True):
+            command = (ROOT / "tests" / "slowed_server.py", "0", str(text_s), "run", tiny_bundle, "--port", str(port))
+            stack.enter_context(script.Process(*command, *own))
+        for policy in ("ROUND_ROBIN", "LEAST_REQUEST"):
+
+            def choose(made: dict[str, Any], policy: str = policy) -> None:
+                made["static_resources"]["clusters"][0]["lb_policy"] = policy
+
+            with script.envoy(script.install(work), work, ports, choose) as front:
+                front.wait_for(set(ports))
+                load = Load(front.target, rate=90, duration_s=10, warm_up_s=1, deadline_s=30)
+                report = run_load(load)
+            assert report.codes.keys() == {"OK"}
+            p99_s[policy] = report.answered_ms["p99"]
+    assert p99_s["LEAST_REQUEST"] <= p99_s["ROUND_ROBIN"] / 3, p99_s
 
 
 def test_plan_is_compared_with_three_servers(work: Path, tiny_bundle: Path) -> None:

@@ -4,11 +4,12 @@ import asyncio
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,28 +168,33 @@ def test_real_server_that_is_killed_loses_no_call(
 
 @pytest.mark.slow
 def test_least_hardly_calls_a_server_that_hangs(tiny_bundle: Path, start_server: Callable[..., Any]) -> None:
-    servers = [start_server(tiny_bundle, "--log-level", "error") for _ in range(3)]
+    """The engine takes 40 ms for each batch, so that the work of others on this machine counts little."""
+    slowed = (sys.executable, str(Path(__file__).parents[2] / "slowed_server.py"), "0.04", "0")
+    options = ("--log-level", "error", "--provider", "CPU")
+    servers = [start_server(tiny_bundle, *options, before=slowed) for _ in range(3)]
     target = "ipv4:" + ",".join(server.target() for server in servers)
-    outcomes: Counter[str] = Counter()
 
-    def call() -> str:
-        try:
+    def call() -> float:
+        began = time.monotonic()
+        with suppress(DeadlineExceeded):
             client.parse("play a song", timeout_s=8)
-        except DeadlineExceeded:
-            return "late"
-        return "answered"
+        return time.monotonic() - began
+
+    def p99_s(count: int) -> float:
+        calls = [pool.submit(call) for _ in range(count)]
+        return sorted(done.result() for done in calls)[int(0.99 * count)]
 
     with Client(target, balance="least") as client, ThreadPoolExecutor(CALLERS) as pool:
-        outcomes.update(done.result() for done in [pool.submit(call) for _ in range(100)])
-        assert outcomes == {"answered": 100}
+        p99_s(50)  # until all connections are open
+        usual = p99_s(300)
         servers[2].process.send_signal(signal.SIGSTOP)
         try:
-            outcomes.update(done.result() for done in [pool.submit(call) for _ in range(2_000)])
+            # All callers but one may hang there once; then it is avoided for 5 s after each deadline that it lets pass.
+            hanging = p99_s(1_500)
         finally:
             servers[2].process.send_signal(signal.SIGCONT)
-    assert outcomes["answered"] + outcomes["late"] == 2_100
-    # All callers but one may hang there once; then it is avoided for 5 s after each deadline that it lets pass.
-    assert outcomes["late"] <= 20, outcomes
+        usual = max(usual, p99_s(300))
+    assert hanging < 2 * usual
 
 
 def test_a_name_has_all_its_addresses(
