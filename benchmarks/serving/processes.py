@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.extend(str(path) for path in (ROOT, ROOT / "benchmarks"))
 
-from common import commit, machine, today  # noqa: E402
+from common import commit, machine, mean_and_half_interval, today  # noqa: E402
 
 from palm_serve.bench.load import Load  # noqa: E402
 from palm_serve.bench.report import LoadReport  # noqa: E402
@@ -155,11 +155,11 @@ def bundle_texts(bundle: Path) -> tuple[str, ...]:
 
 
 def copies(bundle: Path, folder: Path, count: int) -> list[Path]:
-    """Copies of a bundle that differ in their version only: a line of the README."""
+    """Copies of a bundle that differ in their version only: a line of the README. The graphs of all are one file on the disk."""
     made = []
     for number in range(count):
         copy = folder / f"copy{number}"
-        shutil.copytree(bundle, copy)
+        shutil.copytree(made[0] if made else bundle, copy, copy_function=_link_graph if made else shutil.copy2)
         with (copy / "README.md").open("a", encoding="utf-8") as file:
             file.write(f"\nCopy {number} for a benchmark.\n")
         content = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
@@ -169,6 +169,14 @@ def copies(bundle: Path, folder: Path, count: int) -> list[Path]:
         (copy / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
         made.append(copy)
     return made
+
+
+def _link_graph(source: str, target: str) -> str:
+    """Link a graph, and copy any other file."""
+    if source.endswith(".onnx"):
+        os.link(source, target)
+        return target
+    return shutil.copy2(source, target)
 
 
 def _sha256(path: Path) -> str:
@@ -201,6 +209,12 @@ def middle(values: Sequence[float], digits: int = 2) -> str:
     """Median and range over the rounds."""
     found = f"{statistics.median(values):,.{digits}f}"
     return found if len(values) == 1 else f"{found} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+
+
+def with_interval(values: Sequence[float]) -> str:
+    """Return the mean over the rounds and half of its 95 % interval."""
+    mean, half = mean_and_half_interval(values)
+    return f"{mean:.2f} ± {half:.2f}" if len(values) > 1 else f"{mean:.2f}"
 
 
 def finish(arguments: argparse.Namespace, rows: Sequence[tuple[str, str, str]], figures: dict[str, Any]) -> None:

@@ -131,10 +131,17 @@ def test_fairness(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_swaps(bundle: Path, tmp_path: Path) -> None:
-    figures, _ = run("swaps", bundle, tmp_path, "--swaps", 3, "--every", 0.5, "--share", 0.3, "--callers", 4)
-    assert len(figures["swap_s"]) == len(figures["memory_mib"]) == 3
-    assert figures["rounds"]["calls"][0] > 0
-    assert figures["rounds"]["failed_calls"] == [0]
+    numbers = ("--rounds", 2, "--swaps", 2, "--every", 0.5, "--share", 0.3, "--callers", 4)
+    figures, told = run("swaps", bundle, tmp_path, *numbers)
+    assert len(figures["swap_s"]) == len(figures["memory_mib"]) == 4
+    rounds = figures["rounds"]
+    assert min(rounds["calls"]) > 0
+    assert rounds["failed_calls"] == [0, 0]
+    for ratio, steady, swapped in zip(
+        rounds["p99_ratio"], rounds["steady_p99_ms"], rounds["swapped_p99_ms"], strict=True
+    ):
+        assert ratio == pytest.approx(swapped / steady)
+    assert "(goal <= 1.2)" in told
 
 
 def test_fuzz(bundle: Path, tmp_path: Path) -> None:
