@@ -20,7 +20,7 @@ from h2.connection import H2Connection
 from h2.events import RequestReceived
 
 from palm_serve.client import AsyncClient, Client, balancing
-from palm_serve.errors import DeadlineExceeded, InvalidRequest, Unavailable
+from palm_serve.errors import DeadlineExceeded, InvalidRequest, PalmServeError, Unavailable
 from palm_serve.rpc.load_report import LOAD_REPORT_KEY
 from palm_serve.v1 import palm_pb2 as pb
 
@@ -40,6 +40,7 @@ class Replica:
     def __init__(self, utilization: float = 0.0, host: str = "127.0.0.1", port: int = 0) -> None:
         self.calls = 0
         self.delay_s = 0.002
+        self.fails = False
         self._utilization = utilization
         self._lock = threading.Lock()
         self._server = grpc.server(ThreadPoolExecutor(CALLERS), options=(("grpc.so_reuseport", 0),))
@@ -58,6 +59,8 @@ class Replica:
         time.sleep(self.delay_s)
         with self._lock:
             self.calls += 1
+        if self.fails:
+            context.abort(grpc.StatusCode.INTERNAL, "broken")
         if self._utilization:
             report = struct.pack("<BdBd", 6 << 3 | 1, 100.0, 9 << 3 | 1, self._utilization)
             context.set_trailing_metadata(((LOAD_REPORT_KEY, report),))
@@ -195,6 +198,32 @@ def test_least_hardly_calls_a_server_that_hangs(tiny_bundle: Path, start_server:
             servers[2].process.send_signal(signal.SIGCONT)
         usual = max(usual, p99_s(300))
     assert hanging < 2 * usual
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("balance", ["round_robin", "weighted"])
+def test_replica_that_fails_all_calls_gets_none_for_a_while(
+    make_replicas: Callable[..., list[Replica]], balance: Any
+) -> None:
+    """By gRPC's outlier detection: first it gets its share, then none, and 10 s later it is tried again."""
+    replicas = make_replicas(0.5, 0.5, 0.5)
+    replicas[0].fails = True
+
+    def calls_of_the_broken_one() -> int:
+        before = replicas[0].calls
+        for _ in range(60):
+            with suppress(PalmServeError):
+                client.models()
+        return replicas[0].calls - before
+
+    def wait_until_it_gets(some: bool) -> None:
+        end = time.monotonic() + 120
+        while bool(calls_of_the_broken_one()) != some:
+            assert time.monotonic() < end
+
+    with Client(target_of(replicas), balance=balance) as client:
+        for some in (True, False, True):
+            wait_until_it_gets(some)
 
 
 def test_a_name_has_all_its_addresses(
