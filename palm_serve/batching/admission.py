@@ -23,6 +23,8 @@ PATIENCE = 2.0
 """A request waits at most this many times as long as it would in order of arrival."""
 _REORDERED_BATCHES = 16.0
 """A request with a deadline waits for at most this many full batches more than in order of arrival."""
+_TRIAL_INTERVAL_S = 0.25
+"""A free engine runs at most one request in this time that it can hardly answer in time."""
 _SHORTEST_RETRY_S = 0.005
 _LONGEST_RETRY_S = 5.0
 
@@ -55,6 +57,8 @@ class AdmissionController(Generic[T]):
         """Predicted end of the batch that runs. None: no batch runs."""
         self._last_served = 0.0
         """`Queue.served` of the queue that ran last."""
+        self._last_trial = -math.inf
+        """When a request ran last that could hardly be answered in time."""
 
     @property
     def has_waiting(self) -> bool:
@@ -134,7 +138,7 @@ class AdmissionController(Generic[T]):
         """
         if deadline is not None and deadline <= now:
             raise DeadlineExceeded("the deadline has already passed")
-        wait = self._wait(queue, *queue.before(client, length), now)
+        wait, longest_wait = self._waits(queue, *queue.before(client, length), now)
         _check_room(queue, length, wait, client)
         due = now + PATIENCE * wait
         if deadline is None:
@@ -144,11 +148,12 @@ class AdmissionController(Generic[T]):
         # The request may run in a batch with others, which takes longer than it does alone.
         company = max(0.0, queue.next_batch_seconds(length) - latency.run.predict(length))
         latest_start = deadline - alone_s - company
-        longest_wait = self._longest_wait(queue, wait, length)
         if now + longest_wait <= latest_start:
             return min(due, latest_start)
         if self._may_overtake(queue, length, latest_start, now, client):
             return latest_start
+        if self._may_try(queue, length, deadline, now):
+            return now
         remaining = f"{1e3 * (deadline - now):.0f} ms remain until its deadline"
         if deadline - alone_s <= now:
             raise _unmeetable(f"{remaining}, and one such request takes up to {1e3 * alone_s:.0f} ms", wait)
@@ -162,7 +167,8 @@ class AdmissionController(Generic[T]):
         if not waiting:
             return None
         queue = min(waiting, key=_turn)
-        requests, lost = queue.take(now)
+        only_request = len(waiting) == 1 and queue.rows == 1
+        requests, lost = queue.take(now, only_request)
         if not requests:
             return ScheduledBatch(queue, requests, lost, now)
         tokens = 0
@@ -172,6 +178,8 @@ class AdmissionController(Generic[T]):
             longest = max(longest, request.length)
         padded = queue.padded_tokens(len(requests), longest)
         self._busy_until = now + queue.latency.run.predict(padded)
+        if only_request and self._busy_until > requests[0].deadline:
+            self._last_trial = now
         self._last_served = queue.served
         return ScheduledBatch(queue, requests, lost, now, tokens, padded)
 
@@ -191,10 +199,19 @@ class AdmissionController(Generic[T]):
         """Predict the seconds until the engine is free. A late batch is expected to need as long again as it is late."""
         return 0.0 if self._busy_until is None else abs(self._busy_until - now)
 
-    def _wait(self, queue: Queue[T], rows: int, tokens: int, now: float) -> float:
+    def _waits(self, queue: Queue[T], rows: int, tokens: int, now: float) -> tuple[float, float]:
         """Predict the seconds until the first `rows` requests of a queue, with `tokens` tokens, have run.
 
         Each other queue takes the engine for what it has waiting, and for no more than its share.
+
+        Args:
+            queue: the queue.
+            rows: requests before another one.
+            tokens: their tokens.
+            now: current time, in seconds.
+
+        Returns:
+            These seconds, and those that the other one must be able to wait for its batch if it has a deadline.
         """
         queue_seconds = queue.engine_seconds(rows, tokens)
         competing_seconds = 0.0
@@ -202,11 +219,30 @@ class AdmissionController(Generic[T]):
             if competitor is not queue and competitor.rows:
                 share_seconds = queue_seconds * competitor.weight / queue.weight
                 competing_seconds += min(competitor.engine_seconds(competitor.rows, competitor.tokens), share_seconds)
-        return self._busy(now) + queue_seconds + competing_seconds
+        busy = self._busy(now)
+        earlier = queue_seconds + competing_seconds
+        wait = busy + earlier
+        if rows and queue.latency.run.overhead:
+            # Requests that fill no batch run together with the next one, whatever their lengths.
+            batches = queue.batches(rows, tokens)
+            earlier = queue_seconds * math.floor(batches) / batches + competing_seconds
+        # The batch that runs is not reordered.
+        reordered = min((PATIENCE - 1) * earlier, _REORDERED_BATCHES * queue.next_batch_seconds(0))
+        return wait, busy + earlier + reordered
 
-    def _longest_wait(self, queue: Queue[T], wait: float, length: int) -> float:
-        """Return the seconds that a request with a deadline must be able to wait."""
-        return wait + min((PATIENCE - 1) * wait, _REORDERED_BATCHES * queue.next_batch_seconds(length))
+    def _may_try(self, queue: Queue[T], length: int, deadline: float, now: float) -> bool:
+        """Return True if a request may run although its answer may well be late, because the engine has nothing else to do.
+
+        Without this, an engine that was slow for a while would never run again where all requests have short deadlines:
+        only batches that run show that it is fast again.
+        """
+        if not self.idle:
+            return False
+        run = queue.latency.run
+        padded = queue.padded_tokens(1, length)
+        if now + run.predict(padded) <= deadline:
+            return True
+        return now + run.fastest.engine_seconds(padded) <= deadline and now >= self._last_trial + _TRIAL_INTERVAL_S
 
     def _may_overtake(self, queue: Queue[T], length: int, latest_start: float, now: float, client: str) -> bool:
         """True if a request can start by `latest_start` before requests that are due later, without making them late."""
@@ -217,11 +253,11 @@ class AdmissionController(Generic[T]):
         rows -= len(overtaken)
         for request in overtaken:
             tokens -= request.length
-        wait = self._wait(queue, rows, tokens, now)
-        if now + self._longest_wait(queue, wait, length) > latest_start:
+        _, longest_wait = self._waits(queue, rows, tokens, now)
+        if now + longest_wait > latest_start:
             return False
         per_token = queue.costs.per_token
-        wait = self._wait(queue, rows + 1, tokens + length, now)
+        wait, _ = self._waits(queue, rows + 1, tokens + length, now)
         start = now + wait
         # Competing queues and padding delay the overtaken requests by the same factor as the requests before them.
         stretch = (wait - self._busy(now)) / max(per_token * (tokens + length), 1e-9)

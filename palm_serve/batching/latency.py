@@ -9,9 +9,18 @@ _DRIFT = 0.005
 
 It applies while prediction errors cancel out. A persistent bias means that the speed has changed, and raises it.
 """
-CLIP = 3.0
+_CLIP = 3.0
 """Prediction errors count for at most this many standard deviations: a pause of the machine says nothing of the engine."""
 _SPREAD_RATE = 0.1
+_LONG_BATCH_TOKENS = 256
+"""Tokens of a batch that is as much the tokens' as the run's, if its speed changes."""
+MARGIN = 1.5
+"""A batch is expected to take at most as many mean errors more than predicted: nineteen of twenty do."""
+_USUAL_OVERHEAD = 80
+"""Tokens that may cost as much as a run by itself without making it dear. Half of them, if it takes long."""
+_LONG_OVERHEAD_S = 0.02
+_FASTEST_TOKENS = 64
+"""Tokens of the batch by which speeds are compared."""
 
 
 class LatencyModel:
@@ -25,6 +34,14 @@ class LatencyModel:
         self._a = self._b = 0.0
         self.costs = Costs()
         """The estimate. Zeros before the first observation."""
+        self.fastest = Costs()
+        """The estimate when the engine was at its fastest."""
+        self.overhead = 0.0
+        """Seconds of a run by itself, where they surely are more than those of some tokens. Else zero.
+
+        On a machine whose cores are shared, a run waits for each of them again and again, however short it is. Batches of
+        one length would be many then, and each of them nearly as slow as one of all lengths.
+        """
         # Relative to the prediction, because long batches vary by more seconds than short ones.
         self._spread = 0.0
         self._bias = 0.0
@@ -43,12 +60,15 @@ class LatencyModel:
 
     def bound(self, tokens: int) -> float:
         """Return seconds that a batch of `tokens` padded tokens rarely exceeds."""
-        return self.predict(tokens) * (1 + CLIP * self._spread)
+        return self.predict(tokens) * (1 + MARGIN * self._spread)
 
     def observe(self, tokens: int, seconds: float) -> None:
         """Learn from a batch of `tokens` padded tokens that took `seconds`."""
         self._update(max(tokens, 1), max(seconds, 1e-7))
         self.costs = Costs(self._a, self._b)
+        self.overhead = self._a if self._is_overhead_large() else 0.0
+        if self.observations == 1 or self.predict(_FASTEST_TOKENS) < self.fastest.engine_seconds(_FASTEST_TOKENS):
+            self.fastest = self.costs
 
     def _update(self, tokens: int, seconds: float) -> None:
         self.observations += 1
@@ -66,7 +86,7 @@ class LatencyModel:
         gain_a = self._aa + tokens * self._ab
         gain_b = self._ab + tokens * self._bb
         variance = gain_a + tokens * gain_b + noise
-        largest_error = CLIP * math.sqrt(variance)
+        largest_error = _CLIP * math.sqrt(variance)
         error = max(-largest_error, min(largest_error, seconds - self.predict(tokens)))
         self._a = max(0.0, self._a + gain_a / variance * error)
         self._b = max(0.0, self._b + gain_b / variance * error)
@@ -76,11 +96,19 @@ class LatencyModel:
         self._spread += _SPREAD_RATE * (abs(error) / predicted - self._spread)
         self._bias += _SPREAD_RATE * (error / predicted - self._bias)
 
+    def _is_overhead_large(self) -> bool:
+        """Return True if a run by itself surely costs more than some tokens."""
+        tokens = _USUAL_OVERHEAD if self._a < _LONG_OVERHEAD_S else _USUAL_OVERHEAD / 2
+        excess = self._a - tokens * self._b
+        variance = self._aa - 2 * tokens * self._ab + tokens**2 * self._bb
+        return excess > 0 and excess**2 > variance
+
     def _add_process_noise(self, predicted: float, tokens: int) -> None:
         """Increase the variances by the drift, up to those before the first observation."""
         drift = max(_DRIFT, abs(self._bias) / 4)
         self._aa += (drift * predicted) ** 2
-        self._bb += (drift * predicted / tokens) ** 2
+        # A short batch that takes long says that a run costs much. Of its tokens it says little.
+        self._bb += (drift * predicted / max(tokens, _LONG_BATCH_TOKENS)) ** 2
         shrink_a = min(1.0, predicted**2 / self._aa)
         shrink_b = min(1.0, (predicted / tokens) ** 2 / self._bb)
         self._aa *= shrink_a

@@ -36,6 +36,8 @@ class Costs:
     """Share by which a batch may take longer than predicted."""
     delivery: float = 0.0
     """Seconds from the end of the engine's run to the last answer of the batch."""
+    overhead: float = 0.0
+    """Seconds that a run costs by itself, where that is so much that padding is cheaper. Zero: the limits of padding hold."""
 
     def engine_seconds(self, padded_tokens: int) -> float:
         """Predict the seconds that a batch holds the engine."""
@@ -170,9 +172,31 @@ class _Batch:
         return (
             rows <= limits.max_rows
             and padded <= limits.max_tokens
-            and (any_padding or padding <= limits.free_padding or padding <= limits.max_padding * padded)
+            and (
+                any_padding
+                or padding <= limits.free_padding
+                or padding <= limits.max_padding * padded
+                or self._gains(request.length, padded, costs)
+            )
             and now + costs.answer_seconds(padded) <= min(self.deadline, request.deadline)
         )
+
+    def _gains(self, length: int, padded: int, costs: Costs) -> bool:
+        """Return True if runs are dear, and the engine computes at least as many tokens a second with one more request.
+
+        Padding does not count as computed.
+
+        Args:
+            length: tokens of the request.
+            padded: padded tokens of the batch with it.
+            costs: predicted duration of a batch.
+        """
+        if not costs.overhead:
+            return False
+        padded_before = self.longest * len(self.indices)
+        seconds = costs.overhead + costs.per_token * padded_before
+        more_seconds = costs.per_token * (padded - padded_before)
+        return length * seconds >= self.tokens * more_seconds
 
     def add(self, index: int, request: Schedulable) -> None:
         """Add a request, the `index`th of those that wait."""

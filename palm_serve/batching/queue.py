@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from palm_serve.batching.client_queue import ClientQueue, ClientWeight, equal_weight, in_turn
-from palm_serve.batching.latency import CLIP, LatencyModel
+from palm_serve.batching.latency import MARGIN, LatencyModel
 from palm_serve.batching.plan import BatchLimits, Costs, plan_batch
 
 T = TypeVar("T")
@@ -104,7 +104,9 @@ class Queue(Generic[T]):
         """Predicted duration of one batch."""
         run = self.latency.run
         next_tokens = min(int(self._mean_tokens), self.tokens)
-        return replace(run.costs, spread=CLIP * run.spread, delivery=self.latency.delivery.predict(next_tokens))
+        costs = run.costs
+        delivery = self.latency.delivery.predict(next_tokens)
+        return Costs(costs.per_batch, costs.per_token, MARGIN * run.spread, delivery, run.overhead)
 
     def engine_seconds(self, rows: int, tokens: int) -> float:
         """Predict the engine time of `rows` requests with `tokens` tokens in total, in batches as they were lately."""
@@ -120,6 +122,10 @@ class Queue(Generic[T]):
         The batch holds everything that waits, up to the mean size of the last batches.
         """
         return self.latency.run.predict(max(length, min(int(self._mean_tokens), self.tokens + length)))
+
+    def batches(self, rows: int, tokens: int) -> float:
+        """Predict how many batches `rows` requests with `tokens` tokens in total fill, if these are as they were lately."""
+        return max(rows / self._mean_rows, tokens / (1 - self._mean_padding) / self._mean_tokens)
 
     def push(self, request: QueuedRequest[T]) -> None:
         """Insert a request of its client by its due time."""
@@ -211,12 +217,17 @@ class Queue(Generic[T]):
             displaced.append(request)
         return displaced
 
-    def take(self, now: float) -> tuple[list[QueuedRequest[T]], list[QueuedRequest[T]]]:
-        """Remove and return the requests of the next batch, and those that can no longer be answered in time."""
+    def take(self, now: float, only_request: bool = False) -> tuple[list[QueuedRequest[T]], list[QueuedRequest[T]]]:
+        """Remove and return the requests of the next batch, and those that can no longer be answered in time.
+
+        Args:
+            now: current time, in seconds.
+            only_request: true if one request waits for the engine. It runs unless its deadline has passed, whatever is predicted.
+        """
         padding_allowed = self._padded_run * (1 - self.limits.max_padding) <= self._tokens_run
         waiting, pressing = self._in_turn()
         limits = self.limits if padding_allowed else self._strict_limits
-        plan = plan_batch(waiting, now, limits, self.costs, pressing)
+        plan = plan_batch(waiting, now, limits, Costs() if only_request else self.costs, pressing)
         batch = [waiting[index] for index in plan.batch]
         lost = [waiting[index] for index in plan.lost]
         for request in batch:

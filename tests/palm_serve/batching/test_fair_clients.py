@@ -164,17 +164,17 @@ def test_flood_of_three_clients_is_sorted_by_length_as_before() -> None:
         controller.admit(queue, number, 5 + 5 * (number % 10), None, 0.0, "abc"[number % 3])
     tokens = padded = 0
     for _ in range(15):
-        batch = run(controller)
+        batch = run(controller, per_token=1e-4)
         tokens += batch.tokens
         padded += batch.padded
     assert tokens >= 0.85 * padded
 
 
-def run(controller: AdmissionController[Any], now: float = 0.0) -> ScheduledBatch[Any]:
-    """Run the next batch."""
+def run(controller: AdmissionController[Any], now: float = 0.0, per_token: float = 0.0) -> ScheduledBatch[Any]:
+    """Run the next batch. It takes 10 ms, and `per_token` seconds for each padded token."""
     batch = controller.next_batch(now)
     assert batch is not None
-    controller.batch_finished(batch, now + 0.01)
+    controller.batch_finished(batch, now + 0.01 + per_token * batch.padded)
     return batch
 
 
