@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from palm_serve.batching import BatchLimits, equal_weight
+from palm_serve.batching.thread_priority import shorten_slices
 from palm_serve.config import ServeOptions
 from palm_serve.engine.cores import usable_cores
 from palm_serve.errors import BindError, PalmServeError
@@ -281,6 +282,7 @@ async def serve(options: ServeOptions, print_line: Callable[[str], None]) -> Non
         PalmServeError: BindError, TlsError, TokenFileError, ConfigError, BundleError or EngineError.
     """
     started = time.monotonic()
+    shorten_slices()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -168,10 +168,11 @@ class EngineOptions(OptionGroup):
         "cannot be stopped ends the process with exit code 3.",
     )
     engine_nice: int = Field(
-        default=10,
+        default=5,
         ge=0,
         le=19,
-        description="Linux niceness of the engine's threads, which lowers their priority below the server's other threads. 0: same priority.",
+        description="Linux niceness of the engine's threads, which lowers their priority below the server's other threads, and "
+        "below other processes of the same session or control group. 0: same priority.",
     )
     cache_dir: Path | None = Field(
         default=None,

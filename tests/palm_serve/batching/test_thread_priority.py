@@ -1,13 +1,16 @@
 """Niceness of threads: computing has a lower priority than answering."""
 
 import asyncio
+import ctypes
 import os
+import platform
+import struct
 import sys
 import threading
 
 import pytest
 
-from palm_serve.batching.thread_priority import lower_thread_priority
+from palm_serve.batching.thread_priority import lower_thread_priority, shorten_slices
 from palm_serve.registry import Registry
 from palm_serve.types import TextRequest
 
@@ -63,3 +66,40 @@ def test_engine_has_a_lower_priority_than_the_event_loop(tiny_bundle, nice):
             await registry.close()
 
     asyncio.run(use())
+
+
+def slice_ns():
+    """Return the slice that Linux has noted for the calling thread. Zero: it is too old to have one."""
+    attributes = ctypes.create_string_buffer(48)
+    number = {"x86_64": 315, "aarch64": 275}[platform.machine()]
+    assert ctypes.CDLL(None).syscall(number, 0, attributes, len(attributes), 0) == 0
+    return struct.unpack("=IIQiIQQQ", attributes.raw)[5]
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "aarch64"), reason="the numbers of the system calls are known of these"
+)
+def test_event_loop_has_short_slices_and_the_engine_does_not():
+    slices = []
+
+    def work():
+        slices.append(slice_ns())
+        shorten_slices()
+        slices.append(slice_ns())
+        engine = threading.Thread(target=compute)
+        engine.start()
+        engine.join()
+        slices.append(slice_ns())
+
+    def compute():
+        lower_thread_priority(5)
+        slices.append(slice_ns())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    before, short, of_engine, after = slices
+    if not before:
+        pytest.skip("this Linux has no slices to set")
+    assert short == after == 100_000
+    assert of_engine == before > short
