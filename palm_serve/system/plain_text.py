@@ -5,6 +5,7 @@ turn the order of letters round, and the markup of rich.
 """
 
 import json
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from palm_serve.errors import shorten_message
 if TYPE_CHECKING:
     from rich.console import Console
 
+_WIDTH = 80
+"""Characters of a line where nobody knows better."""
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # control characters
     "\u061c\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"  # order of letters, line breaks, no width
@@ -58,6 +61,9 @@ def plain_console(**options: Any) -> "Console":
     """
     from rich.console import Console
     from rich.text import Text
+
+    if os.environ.get("COLUMNS") == "0":  # of a terminal that does not know its width; rich would print nothing
+        options.setdefault("width", _WIDTH)
 
     class PlainConsole(Console):
         def render_str(self, text: str, **styles: Any) -> Text:

@@ -51,7 +51,7 @@ def _json_input(path: Path, number: int, line: str) -> Example:
     if not isinstance(row, dict):
         raise DataError(f'{path}:{number}: not an object with "text", got {row!r}')
     text, pair = _first_value(row, _KEYS[0]), _first_value(row, _KEYS[1])
-    context = None if pair is not None else pop_context(row)
+    context = None if pair is not None else pop_context(row, f"{path}:{number}")
     if pair is None and context is None:
         pair = row.get("context")
     if text is None:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from palm_trainer.config.section import MAX_COUNT
 from palm_trainer.errors import PalmError
 from palm_trainer.training import DEFAULT_PATIENCE
 from palm_trainer.training.peers import PeerLost, Peers, meet
@@ -161,12 +162,35 @@ def launched_processes() -> Processes:
     """Return this process among those that torchrun started, without communication.
 
     Whatever sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT serves as well.
+
+    Raises:
+        PalmError: one of them is missing or no such number.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = _variable("WORLD_SIZE", range(1, MAX_COUNT + 1), "1")
     if size == 1:
         return SINGLE_PROCESS
-    rank = int(os.environ["RANK"])
-    return Processes(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
+    rank = _variable("RANK", range(size))
+    return Processes(rank, size, _variable("LOCAL_RANK", range(size), str(rank)))
+
+
+def _variable(name: str, allowed: range, default: str | None = None) -> int:
+    """Return the number in an environment variable.
+
+    Args:
+        name: of the variable.
+        allowed: its values.
+        default: value where it is not set. None: it must be set.
+
+    Raises:
+        PalmError: it is missing, or holds another value.
+    """
+    text = os.environ.get(name, default)
+    if text is None or not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) in allowed):
+        raise PalmError(
+            f"the environment variable {name} must be a whole number from {allowed[0]} to {allowed[-1]}, got "
+            f"{'none' if text is None else repr(text)}. torchrun sets it; unset WORLD_SIZE to train in one process."
+        )
+    return int(text)
 
 
 _joined: list[Peers] = []
@@ -177,7 +201,7 @@ def join_processes() -> Processes:
     """Join the processes that torchrun started, until this one exits. Later calls return the same.
 
     Raises:
-        PalmError: the others have not come.
+        PalmError: the others have not come, or a variable that names them is wrong.
     """
     processes = launched_processes()
     if processes.size > 1 and not dist.is_initialized():
@@ -227,7 +251,11 @@ def process_group(patience: float = DEFAULT_PATIENCE) -> Iterator[Processes]:
 def _join(processes: Processes, patience: float) -> Peers:
     """Connect with the other processes."""
     rank, size = processes.rank, processes.size
-    address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    address = (os.environ.get("MASTER_ADDR", ""), _variable("MASTER_PORT", range(1, 65_536)))
+    if not address[0]:
+        raise PalmError(
+            "the environment variable MASTER_ADDR must be the address of the first process, got none. Set it."
+        )
     try:
         store, _, _ = next(rendezvous("env://", rank, size, timeout=timedelta(seconds=patience)))
         group = meet(store, rank, size, patience)

@@ -54,3 +54,9 @@ def test_logs_hold_no_control_characters(json_lines):
     assert not set(lines) & set("\x1b\x07\x9b\u202e\u2028\u2066\ud83d")
     if json_lines:
         assert json.loads(lines)["message"] == f"failed: {HOSTILE}"
+
+
+def test_console_prints_where_the_terminal_has_no_width(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "0")
+    plain_console().print("words")
+    assert capsys.readouterr().out == "words\n"

@@ -112,7 +112,7 @@ def row_example(
             text = _text(cells.pop(name), name, source)
         else:
             pair = _pair(cells.pop(name), name, source)
-    context = None if pair is not None else pop_context(cells)
+    context = None if pair is not None else pop_context(cells, source)
     fields: dict[str, FieldValue] = {}
     words = None
     tokens = _pop_tokens(cells, source, is_needed=text is None)
@@ -157,17 +157,24 @@ def _pair(value: Any, name: str, source: str) -> str | None:
     return None if value is None else _text(value, name, source)
 
 
-def pop_context(row: dict[str, Any]) -> Context | None:
+def pop_context(row: dict[str, Any], source: str) -> Context | None:
     """Remove the context of a row, and return it; None where there is none.
 
     Args:
         row: values by name. A single string is no context but a class, as in every other column.
+        source: `file:line`, for messages.
+
+    Raises:
+        DataError: a list of it holds anything but strings.
     """
     texts: dict[str, tuple[str, ...]] = {}
     for name in (CONTEXT, REQUESTED_SLOTS):
         value = row.get(name)
-        if isinstance(value, list) and all(isinstance(text, str) for text in value):
-            texts[name] = tuple(filter(str.strip, row.pop(name)))
+        if not isinstance(value, list):
+            continue
+        if not all(isinstance(text, str) for text in value):
+            raise DataError(f'{source}: "{name}" must be a list of strings, got {value!r}. Write the texts alone.')
+        texts[name] = tuple(filter(str.strip, row.pop(name)))
     context = Context(texts.get(CONTEXT, ()), texts.get(REQUESTED_SLOTS, ()))
     return context if context.turns or context.requested_slots else None
 

@@ -161,3 +161,27 @@ def test_under_torchrun(tiny_toml, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report: ") == 1
     assert (tmp_path / "run/last/training.pt").exists()
+
+
+WORLD = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("WORLD_SIZE", value) for value in ("", "two", "-1", "0", "1.5", "9" * 5000)],
+        *[("RANK", value) for value in (None, "", "x", "2", "-1")],
+        *[("LOCAL_RANK", value) for value in ("", "x", "2")],
+        *[("MASTER_PORT", value) for value in (None, "x", "0", "70000")],
+        *[("MASTER_ADDR", value) for value in (None, "")],
+    ],
+)
+def test_wrong_variable_of_torchrun_is_one_message(palm, tiny_toml, monkeypatch, name, value):
+    for key, right in (WORLD | {name: value}).items():
+        if right is None:
+            monkeypatch.delenv(key, raising=False)
+        else:
+            monkeypatch.setenv(key, right)
+    code, out, err = palm("run", tiny_toml())
+    assert (code, out) == (2, "")
+    assert f"the environment variable {name} must be" in err

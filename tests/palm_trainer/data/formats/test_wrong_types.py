@@ -19,6 +19,8 @@ def cases(template, values):
 ROW = [
     ("text", cases('{"text": VALUE, "intent": "a"}', (*NUMBERS, *OBJECTS, "1.5", "NaN", "null"))),
     ("text_pair", cases('{"text": "a", "text_pair": VALUE}', (*NUMBERS, *OBJECTS, "1.5", "NaN"))),
+    ("context", cases('{"text": "a", "context": VALUE}', ("[1, 2]", "[null]", '["a", {"role": "user"}]', "[[]]"))),
+    ("requested_slots", cases('{"text": "a", "requested_slots": VALUE}', ("[1]", '[{"name": "city"}]'))),
     ("intent", cases('{"text": "a", "intent": VALUE}', (*NUMBERS, *OBJECTS, "[true]", "[1e999]"))),
     ("slots", cases('{"text": "a", "slots": VALUE}', (*SCALARS, *OBJECTS, "[5]", "[true]", "[1e999]", '"a"', '["a"]'))),
     ("tags", cases('{"text": "a b", "tags": VALUE}', ('"O B-x"', '["O", "B-x"]', '["B-x", "O"]', '["O", "S-x"]'))),
