@@ -19,6 +19,8 @@ _MOST_ROWS = 4096
 """Rows of a part."""
 _LONGEST_FIELD = 1 << 26
 """Characters of a field of CSV. Without a limit, a quote that nothing closes takes the rest of the file into memory."""
+_OPEN_QUOTE = "unexpected end of data"
+"""What Python's strict reader says where a file ends within quotes."""
 _INT64 = range(-(2**63), 2**63)
 
 Values = dict[str, Any]
@@ -226,11 +228,51 @@ def _table_rows(lines: _Lines, header: list[str] | None) -> Iterator[Row]:
 
 
 def _csv_rows(lines: _Lines, file: InputFile) -> Iterator[list[str]]:
+    """Yield the records of CSV lines.
+
+    Raises:
+        BatchError: they are no CSV, or the last record ends within quotes, which may have taken many others into it.
+    """
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
+    delimiter = "\t" if file.format == "tsv" else ","
+    taken: list[str] = []
+    """Lines of the record that is being read."""
+    last: list[str] = []
+
+    def noted_lines() -> Iterator[str]:
+        for line in lines:
+            taken.append(line)
+            yield line
+
     try:
-        yield from csv.reader(lines, delimiter="\t" if file.format == "tsv" else ",")
+        for record in csv.reader(noted_lines(), delimiter=delimiter):
+            last[:] = taken
+            taken.clear()
+            yield record
     except csv.Error as error:
         raise BatchError(f"{shown(file.path)}:{lines.number} must be CSV: {error}. Correct the line.") from None
+    _check_quotes(last, delimiter, f"{shown(file.path)}:{lines.number - len(last) + 1}")
+
+
+def _check_quotes(record: Sequence[str], delimiter: str, place: str) -> None:
+    """Check that the last record of a file has not ended within quotes, which takes all lines behind them into a field.
+
+    Args:
+        record: its lines.
+        delimiter: between its fields.
+        place: `file:line` of its first line.
+
+    Raises:
+        BatchError: it has.
+    """
+    try:
+        for _ in csv.reader(record, delimiter=delimiter, strict=True):
+            pass
+    except csv.Error as error:
+        if str(error) == _OPEN_QUOTE:  # other faults do not change what the fields hold
+            raise BatchError(
+                f"{place} must be CSV, got a quotation mark that nothing closes. Double the quotation marks inside of fields."
+            ) from None
 
 
 def _read_header(records: Iterator[list[str]], file: InputFile) -> list[str]:

@@ -172,6 +172,16 @@ def test_csv_field_of_any_length_is_read(run, tmp_path):
     assert "must have at most 10,000 bytes, got 200,000" in str(answers[1]["error"])
 
 
+@pytest.mark.parametrize("name", ["in.csv", "in.tsv"])
+def test_quote_that_nothing_closes_is_refused(run, tmp_path, name, monkeypatch):
+    monkeypatch.setattr("palm_serve.batch.line_parts._MOST_ROWS", 2)
+    content = 'text\nhello\nfly\n"never closed\nplay\nawful\n'
+    with pytest.raises(BatchError, match=rf"{name}:4 must be CSV, got a quotation mark that nothing closes"):
+        run(write(tmp_path / name, content))
+    progress = run(write(tmp_path / name, 'text\nhello\n"closed" late\n"fly\nto boston"'))
+    assert (progress.rows, progress.error_rows) == (3, 0)
+
+
 def test_folders_are_read_whole_and_mirrored(run, make_parquet, tmp_path):
     make_parquet(10, 10, "data/a.parquet")
     make_parquet(20, 10, "data/b.parquet/a.parquet")
