@@ -235,23 +235,23 @@ def _csv_rows(lines: _Lines, file: InputFile) -> Iterator[list[str]]:
     """
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
     delimiter = "\t" if file.format == "tsv" else ","
-    taken: list[str] = []
+    record_lines: list[str] = []
     """Lines of the record that is being read."""
-    last: list[str] = []
+    last_lines: list[str] = []
 
     def noted_lines() -> Iterator[str]:
         for line in lines:
-            taken.append(line)
+            record_lines.append(line)
             yield line
 
     try:
         for record in csv.reader(noted_lines(), delimiter=delimiter):
-            last[:] = taken
-            taken.clear()
+            last_lines[:] = record_lines
+            record_lines.clear()
             yield record
     except csv.Error as error:
         raise BatchError(f"{shown(file.path)}:{lines.number} must be CSV: {error}. Correct the line.") from None
-    _check_quotes(last, delimiter, f"{shown(file.path)}:{lines.number - len(last) + 1}")
+    _check_quotes(last_lines, delimiter, f"{shown(file.path)}:{lines.number - len(last_lines) + 1}")
 
 
 def _check_quotes(record: Sequence[str], delimiter: str, place: str) -> None:

@@ -26,7 +26,8 @@ FORMAT_VERSION = 1
 MAX_TOKENS = 65_536
 """Limit of every number of tokens. The longest encoders read a few thousand."""
 _MAX_COUNT = (1 << 31) - 1
-_MAX_NAME_LENGTH = 10_000
+MAX_NAME_LENGTH = 10_000
+"""Limit of the characters of a label, or of an output of the graph."""
 
 Role = Literal["", "intent", "slots"]
 
@@ -226,8 +227,10 @@ class TaskInfo(_Strict):
     def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         earlier: set[str] = set()
         for name in names:
-            if len(name) > _MAX_NAME_LENGTH:
-                raise ValueError(f"a name must have at most {_MAX_NAME_LENGTH:,} characters, got {len(name):,}")
+            if len(name) > MAX_NAME_LENGTH:
+                raise ValueError(f"a name must have at most {MAX_NAME_LENGTH:,} characters, got {len(name):,}")
+            if not name.strip():
+                raise ValueError(f"a name must have a visible character, got {name!r}")
             if name in earlier:
                 raise ValueError(f"names must differ, got '{name[:100]}' twice")
             earlier.add(name)

@@ -7,6 +7,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TypeAlias
 
+from palm_serve.bundle.manifest import MAX_NAME_LENGTH
 from palm_serve.system.plain_text import plain
 from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.formats.jsonl import ANSWER
@@ -82,7 +83,7 @@ def _check_names(example: Example, clean_names: set[str], defects: Defects) -> N
         defects: tally of names with control characters.
 
     Raises:
-        DataError: a label has no visible character.
+        DataError: a label has no visible character, or more characters than a bundle may hold.
     """
     for name in _names(example):
         if name in clean_names:
@@ -90,6 +91,11 @@ def _check_names(example: Example, clean_names: set[str], defects: Defects) -> N
         if not _is_visible(name):
             raise DataError(
                 f"{example.source}: a label or field name must have a visible character, got {name!r}. Write its name, or remove it."
+            )
+        if len(name) > MAX_NAME_LENGTH:
+            raise DataError(
+                f"{example.source}: a label or field name must have at most {MAX_NAME_LENGTH:,} characters, as in a bundle, "
+                f"got {len(name):,}. Shorten it, or correct the columns."
             )
         if plain(name) != name or "\u200b" in name:
             defects.add(CONTROL_IN_NAME, example.source)

@@ -16,6 +16,7 @@ from palm_serve.errors import EngineError
     [
         ({"labels": ["go", "play", "go"]}, "names must differ, got 'go' twice"),
         ({"labels": ["x" * 1_000_000]}, "a name must have at most 10,000 characters, got 1,000,000"),
+        *[({"labels": ["go", name]}, "a name must have a visible character, got") for name in ("", " ", "\t\n")],
         ({"outputs": ["a.logits", "a.logits"]}, "names must differ, got 'a.logits' twice"),
     ],
 )

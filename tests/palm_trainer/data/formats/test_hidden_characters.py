@@ -126,6 +126,17 @@ def test_labels_that_nobody_sees_are_refused(file, place, label):
         read(path, "jsonl")
 
 
+@pytest.mark.parametrize("place", LABELS)
+def test_labels_that_no_bundle_holds_are_refused(file, place):
+    """A training that lasts for hours would end in a model that cannot be exported."""
+    read(file("f.jsonl", json.dumps(LABELS[place]("x" * 10_000)) + "\n"), "jsonl")
+    path = file("f.jsonl", json.dumps(LABELS[place]("x" * 10_001)) + "\n")
+    with pytest.raises(
+        DataError, match=r"f\.jsonl:1: a label or field name must have at most 10,000 characters, as in"
+    ):
+        read(path, "jsonl")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "place"),
     [
