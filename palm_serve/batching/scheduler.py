@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 _CLOSING = "the model is being taken out of service; try another replica"
 _BROKEN = "the model's engine failed and is being tried again; try another replica"
 _OVERDUE = "the engine does not finish its work; try another replica"
+_OVERLOAD_S = 0.05
+"""Time after a refusal in which other calls are looked at before their messages are read."""
 
 
 @dataclass(slots=True, eq=False)
@@ -78,6 +81,7 @@ class Scheduler(Generic[T, C, R]):
         self._closing = False
         self._waking = False
         self._healthy = True
+        self._last_refusal = -math.inf
         self._queues = engine_thread.open(self, limits or BatchLimits(), padded_tokens, latency or EngineLatency())
 
     @property
@@ -146,8 +150,26 @@ class Scheduler(Generic[T, C, R]):
             return error
         return None
 
+    def overload(self, deadline: float | None, client: str) -> Overloaded | None:
+        """Return the error if even the shortest request of a client would be refused, whatever its priority. It is not counted.
+
+        Looks only while requests are refused, so that calls cost nothing more while they are not.
+
+        Args:
+            deadline: time after which the answer is useless, in seconds. None: none.
+            client: who asks.
+        """
+        if self._engine_thread.clock() > self._last_refusal + _OVERLOAD_S:
+            return None
+        error = self.refusal(deadline, Priority.INTERACTIVE, 1, client)
+        if not isinstance(error, Overloaded):
+            return None
+        return error if isinstance(self.refusal(deadline, Priority.BATCH, 1, client), Overloaded) else None
+
     def count_refusal(self, error: PalmServeError) -> None:
         """Count a request that was refused. One for a model that is closed or broken does not count."""
+        if isinstance(error, Overloaded):
+            self._last_refusal = self._engine_thread.clock()
         if isinstance(error, Unmeetable):
             self._observer.unmeetable()
         elif isinstance(error, Overloaded):

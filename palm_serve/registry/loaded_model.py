@@ -131,6 +131,22 @@ class LoadedModel:
         """True while the engine thread has nothing to do for any model."""
         return self._engine_thread.idle
 
+    def early_refusal(self, deadline: float | None, client: str) -> Overloaded | None:
+        """Return the error if any request of a client would be refused because of the load, and count it.
+
+        Args:
+            deadline: time after which the answer is useless, in seconds. None: none.
+            client: who asks.
+        """
+        if self._answer_cache is not None:
+            return None
+        began = time.perf_counter_ns()
+        error = self._scheduler.overload(deadline, client)
+        if error is not None:
+            self._scheduler.count_refusal(error)
+            self.statistics.record_failure(time.perf_counter_ns() - began)
+        return error
+
     async def predict(self, request: TextRequest) -> Prediction:
         """Answer one request.
 

@@ -262,6 +262,19 @@ class Registry:
         model_versions = self._find_versions(name)
         return model_versions.find(version) if version else model_versions.route(key)
 
+    def early_refusal(self, deadline: float | None, client: str) -> PalmServeError | None:
+        """Return the error if any request of a client would be refused. None where several models or versions are in service.
+
+        Args:
+            deadline: time after which the answer is useless, in seconds. None: none.
+            client: who asks.
+        """
+        if len(self._models) != 1:
+            return None
+        (model_versions,) = self._models.values()
+        versions = model_versions.versions
+        return versions[0].early_refusal(deadline, client) if len(versions) == 1 else None
+
     def _find_versions(self, name: str) -> ModelVersions:
         if not self._models:
             raise NotFound("no model is loaded")

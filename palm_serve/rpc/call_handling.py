@@ -47,6 +47,7 @@ R = TypeVar("R")
 Observe = Callable[[CallRecord], None]
 Send = Callable[[Message], Awaitable[None]]
 StreamMethod = Callable[[AsyncIterator[bytes], Call, Send], Awaitable[None]]
+EarlyRefusal = Callable[[Call], PalmServeError | None]
 Exchange = Callable[[Any, CallContext], Awaitable[bytes]]
 """Handler of a call with one request and one response. gRPC calls it with a stream, which is not used, and the context."""
 
@@ -92,7 +93,12 @@ class HandlerFactory:
         return factory
 
     def unary(
-        self, name: str, message_class: type[M], method: Callable[[M, Call], Awaitable[Message]], scope: Scope
+        self,
+        name: str,
+        message_class: type[M],
+        method: Callable[[M, Call], Awaitable[Message]],
+        scope: Scope,
+        early_refusal: EarlyRefusal | None = None,
     ) -> grpc.RpcMethodHandler:
         """Create a handler with one request and one response.
 
@@ -101,12 +107,15 @@ class HandlerFactory:
             message_class: class of the request.
             method: method of the service.
             scope: scope that the method requires. With Scope.HEALTH it is also answered while the server loads.
+            early_refusal: see `exchange`.
         """
 
         def read(data: bytes) -> M:
             return decode(message_class, data, self._max_fields)
 
-        return grpc.stream_unary_rpc_method_handler(self.exchange(name, read, method, _serialized, scope))
+        return grpc.stream_unary_rpc_method_handler(
+            self.exchange(name, read, method, _serialized, scope, early_refusal)
+        )
 
     def exchange(
         self,
@@ -115,6 +124,7 @@ class HandlerFactory:
         method: Callable[[M, Call], Awaitable[R]],
         write: Callable[[R], bytes],
         scope: Scope,
+        early_refusal: EarlyRefusal | None = None,
     ) -> Exchange:
         """Create the handler of a call with one request and one response, for any transport.
 
@@ -124,10 +134,15 @@ class HandlerFactory:
             method: method of the service.
             write: serializes the response.
             scope: scope that the method requires. With Scope.HEALTH it is also answered while the server loads.
+            early_refusal: called before the message is read. Returns the error if the call would be refused whatever it
+                asks. To read a message takes longer than to refuse it.
         """
 
         async def handle(messages: Any, context: CallContext) -> bytes:
             async with self._handle_call(name, context, scope) as call:
+                error = None if early_refusal is None else early_refusal(call)
+                if error is not None:
+                    raise error
                 data = await self.messages.receive(context, call, call.admitted_client)
                 if data is NO_MESSAGE:
                     await _no_message()

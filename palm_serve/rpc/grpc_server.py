@@ -143,14 +143,15 @@ def make_health_server(
 
 def _dialogue(dialogue: DialogueService, factory: HandlerFactory) -> Methods:
     return {
-        "Parse": factory.unary("Parse", pb.ParseRequest, dialogue.parse, Scope.PARSE),
+        "Parse": factory.unary("Parse", pb.ParseRequest, dialogue.parse, Scope.PARSE, dialogue.early_refusal),
         "ParseBatch": factory.unary("ParseBatch", pb.ParseBatchRequest, dialogue.parse_batch, Scope.PARSE),
         "ParseStream": factory.stream("ParseStream", dialogue.parse_stream, Scope.PARSE),
     }
 
 
 def _prediction(prediction: PredictionService, factory: HandlerFactory) -> Methods:
-    return {"Predict": factory.unary("Predict", pb.PredictRequest, prediction.predict, Scope.PARSE)}
+    method = prediction.predict
+    return {"Predict": factory.unary("Predict", pb.PredictRequest, method, Scope.PARSE, prediction.early_refusal)}
 
 
 def _models(models: ModelsService, factory: HandlerFactory) -> Methods:

@@ -32,6 +32,10 @@ class DialogueService:
         self._lifecycle = lifecycle
         self._max_answer = max_answer_bytes(limits)
 
+    def early_refusal(self, call: Call) -> PalmServeError | None:
+        """Return the error if a call would be refused whatever its message says."""
+        return self._registry.early_refusal(call.deadline, call.client_name)
+
     async def parse(self, message: pb.ParseRequest, call: Call) -> pb.ParseResponse:
         """Answer one utterance."""
         return await self._answer(message, call.request_id, call)

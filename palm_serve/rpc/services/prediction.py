@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from palm_serve.config import Limits
+from palm_serve.errors import PalmServeError
 from palm_serve.rpc.call import Call
 from palm_serve.rpc.messages.requests import check_predict_request
 from palm_serve.rpc.messages.responses import predict_response
@@ -18,6 +19,10 @@ class PredictionService:
     def __init__(self, registry: "Registry", limits: Limits) -> None:
         self._registry = registry
         self._limits = limits
+
+    def early_refusal(self, call: Call) -> PalmServeError | None:
+        """Return the error if a call would be refused whatever its message says."""
+        return self._registry.early_refusal(call.deadline, call.client_name)
 
     async def predict(self, message: pb.PredictRequest, call: Call) -> pb.PredictResponse:
         """Answer one text, or a pair of texts."""

@@ -307,6 +307,30 @@ def test_deadline_while_the_engine_hangs_is_answered():
     asyncio.run(main())
 
 
+def test_overload_is_known_before_a_request_while_others_are_refused(monkeypatch):
+    monkeypatch.setattr("palm_serve.batching.scheduler._OVERLOAD_S", 60.0)
+
+    async def main():
+        model = Model(free=False)
+        async with serving(model, BatchLimits(max_waiting=1)) as (scheduler, observer):
+            running = asyncio.ensure_future(scheduler.submit(0, 5))
+            await started(model)
+            waiting = [asyncio.ensure_future(scheduler.submit(1, 5))]
+            await asyncio.sleep(0)
+            with pytest.raises(Overloaded):
+                await scheduler.submit(2, 5)
+            assert scheduler.overload(None, "") is None, "there is room for a request of the other priority"
+            waiting.append(asyncio.ensure_future(scheduler.submit(3, 5, priority=Priority.BATCH)))
+            await asyncio.sleep(0)
+            assert "queue is full" in str(scheduler.overload(None, ""))
+            assert observer.events == ["refused"], "it counts nothing"
+            model.leave.set()
+            assert await asyncio.gather(running, *waiting) == [0, 2, 6]
+            assert scheduler.overload(None, "") is None
+
+    asyncio.run(main())
+
+
 def test_unmeetable_deadline_is_refused_with_a_retry_delay():
     async def main():
         model = Model(free=False)

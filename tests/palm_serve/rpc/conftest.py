@@ -164,6 +164,11 @@ class FakeRegistry:
     models: list[FakeModel] = field(default_factory=lambda: [FakeModel()])
     keys: list[str] = field(default_factory=list)
     failures: dict[tuple[str, str], LoadFailure] = field(default_factory=dict)
+    overload: PalmServeError | None = None
+    """The error of every call, if the registry says so before a message is read."""
+
+    def early_refusal(self, deadline: float | None, client: str) -> PalmServeError | None:
+        return self.overload
 
     def list(self) -> "list[FakeModel]":
         return [*self.models]

@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from palm_serve.errors import BundleError
+from palm_serve.errors import BundleError, Overloaded
 from palm_serve.registry import LoadFailure
 from palm_serve.rpc.lifecycle import State
 from palm_serve.v1 import palm_pb2 as pb
@@ -174,6 +174,24 @@ class TestParse:
         retry = error_details_pb2.RetryInfo()
         assert rpc_status.from_call(error).details[0].Unpack(retry)
         assert retry.retry_delay.ToMilliseconds() == 250
+
+    def test_overload_is_told_before_the_message_is_read(
+        self, rpc_server: RunningServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The message of this call never comes."""
+        monkeypatch.setattr(rpc_server.registry, "overload", Overloaded("the queue is full", 0.25))
+        silent = threading.Event()
+
+        def messages() -> Iterator[bytes]:
+            silent.wait(30)
+            yield from ()
+
+        for method in ("DialogueUnderstanding/Parse", "Prediction/Predict"):
+            call = rpc_server.channel.stream_unary(f"/palm_serve.v1.{method}")
+            error = refused("RESOURCE_EXHAUSTED", call, messages())
+            assert "the queue is full" in error.details()
+            assert ("grpc-retry-pushback-ms", "250") in error.trailing_metadata()
+        silent.set()
 
     def test_deadline_is_passed_to_the_pipeline(
         self, rpc_server: RunningServer, dialogue: stubs.DialogueUnderstandingStub
