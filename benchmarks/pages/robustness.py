@@ -12,6 +12,7 @@ _P99_RATIO, _MEMORY_RATIO = 1.2, 1.05
 _MEMORY_MIB = 10.0
 _NEIGHBOUR = 1.1
 _ANSWERED, _BATCHES = 99.0, 3.0
+_TO_BEST, _REFUSED_MS = 0.95, 10.0
 _HEAD = ("figure", "measured", "goal", "verdict")
 
 Row = tuple[str, str, str, str]
@@ -83,6 +84,29 @@ def _fairness(content: Content, found: Mapping[str, Any]) -> list[Row]:
         rows.append(_judged(content, at_most(what, _BATCHES, fmean(batches), rounds(batches, 1))))
         rows.append(_plain(f"beside {flood}: p50, ms", rounds(figures[f"{flood}: p50_ms"], 0)))
         rows.append(_plain("texts/s of this flood", rounds(figures[f"{flood}: texts_per_s"], 0)))
+    return rows
+
+
+def _admission(content: Content, found: Mapping[str, Any]) -> list[Row]:
+    rows = []
+    for condition in found["rounds"][0]:
+        measurements = [figures[condition] for figures in found["rounds"]]
+        rows.append(
+            _plain(f"{condition}: capacity, calls/s", rounds([each["capacity_per_s"] for each in measurements], 0))
+        )
+        for index, load in enumerate(measurements[0]["loads"]):
+            loads = [each["loads"][index] for each in measurements]
+            name = f"{condition}, {load['times']:g} times the capacity"
+            ratios = [each["to_best"] for each in loads]
+            what = f"admission: {name}, in time to the best fixed queue"
+            rows.append(_judged(content, at_least(what, _TO_BEST, fmean(ratios), rounds(ratios))))
+            rows.append(_plain(f"{name}: accepted calls in time", rounds([each["kept"] for each in loads])))
+            refused_ms = [each["refused_ms"] for each in loads]
+            if load["times"] > 1:
+                what = f"admission: {name}, refusals, median ms"
+                rows.append(_judged(content, at_most(what, _REFUSED_MS, fmean(refused_ms), rounds(refused_ms, 1))))
+    for condition, reason in found["missing"].items():
+        rows.append(_plain(f"{condition}: not measured, {reason}", ""))
     return rows
 
 
@@ -161,6 +185,7 @@ def _envoy(content: Content, found: Mapping[str, Any]) -> list[Row]:
 
 _BLOCKS: Mapping[str, Callable[[Content, Mapping[str, Any]], list[Row]]] = {
     "overload": _overload,
+    "admission": _admission,
     "fairness": _fairness,
     "soak": _soak,
     "swaps": _swaps,

@@ -71,6 +71,8 @@ class Load:
     processes: int = 1
     seed: int = 0
     access: Access = Access()
+    told_deadline_s: float | None = None
+    """Deadline that the server learns. None: `deadline_s`."""
 
     def callers(self, process: int) -> int:
         """Return the number of callers of one process in a closed loop."""

@@ -93,6 +93,7 @@ class _Worker:
         self._method = method
         self._metadata = metadata
         self._requests = itertools.cycle(requests)
+        self._timeout_s = load.deadline_s if load.told_deadline_s is None else load.told_deadline_s
         self._calls: list[tuple[float, float, float, int]] = []
         """Intended start, delay, latency and status code of each call."""
 
@@ -124,7 +125,7 @@ class _Worker:
     async def _call(self, due: float) -> None:
         started = time.monotonic()
         try:
-            response = await self._method(next(self._requests), timeout=self._load.deadline_s, metadata=self._metadata)
+            response = await self._method(next(self._requests), timeout=self._timeout_s, metadata=self._metadata)
             code = code_of(self._load.method, response)
         except grpc.aio.AioRpcError as error:
             code = int(error.code().value[0])

@@ -315,6 +315,25 @@ def test_fairness_is_told_when_measured():
     assert "Not measured yet" in text.split("##")[0]
 
 
+def test_admission_is_told_when_measured():
+    def measurement(to_best, refused_ms):
+        loads = []
+        for times in (0.5, 3.0):
+            figures = {"goodput_per_s": {"own": 90.0, "16": 100.0}, "best_queue": 16, "to_best": to_best}
+            loads.append({"times": times, "kept": 0.99, "refused_ms": refused_ms, "codes": {}, **figures})
+        return {"2 busy processes": {"capacity_per_s": 100.0, "loads": loads, "doubtful_loads": 0}}
+
+    facts = {"machine": "a machine", "commit": "0123456789ab", "missing": {"1.5 cores": "not allowed"}}
+    facts["rounds"] = [measurement(0.9, 4.0), measurement(1.02, 20.0)]
+    text = page(build_from({"admission": facts}), "overload_and_soak")
+    begin = "admission: 2 busy processes, 3 times the capacity,"
+    assert row_of(text, f"{begin} in time")[1:] == ["0.96 (0.90 to 1.02)", "at least 0.95", "met"]
+    assert row_of(text, f"{begin} refusals")[1:] == ["12.0 (4.0 to 20.0)", "at most 10", "missed"]
+    assert row_of(text, "1.5 cores: not measured, not allowed")
+    text = page(build_from({}), "overload_and_soak").split("## A machine that is shared")[1]
+    assert "Not measured yet" in text.split("##")[0]
+
+
 def test_prose_of_pages_has_no_figures():
     """Every figure comes from a results file. Commands, names in backticks and the level of intervals are not figures."""
     texts = sorted((ROOT / "benchmarks/pages/texts").glob("*.md"))

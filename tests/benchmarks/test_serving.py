@@ -101,6 +101,34 @@ def test_overload(bundle: Path, tmp_path: Path) -> None:
     assert 0 <= rounds["recovered_s"][0] < 4.5
 
 
+def test_admission(bundle: Path, tmp_path: Path) -> None:
+    """Of a model that costs nothing no ratio is judged."""
+    figures, told = run(
+        "admission", bundle, tmp_path, "--seconds", 0.5, "--callers", 8, "--queues", "8", "--busy", "1", "--quota", 0
+    )
+    (found,) = figures["rounds"]
+    assert list(found) == ["1 busy process"]
+    assert found["1 busy process"]["capacity_per_s"] > 0
+    loads = found["1 busy process"]["loads"]
+    assert [load["times"] for load in loads] == [0.5, 1.0, 3.0]
+    for load in loads:
+        assert set(load["goodput_per_s"]) == {"own", "8"}
+        assert load["best_queue"] == 8
+        assert 0 <= load["kept"] <= 1
+    assert "1 busy process: capacity, calls/s" in told
+
+
+def test_admission_counts_what_was_accepted_and_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from admission import kept
+
+    from palm_serve.bench.report import LoadReport
+
+    codes = {"OK": 60, "RESOURCE_EXHAUSTED": 20, "DEADLINE_EXCEEDED": 20}
+    report = LoadReport(100, 50.0, 30.0, 30.0, 30.0, codes, {}, {}, {}, 0.1, ())
+    assert kept(report) == pytest.approx(60 / 80)
+
+
 def test_http_cost(bundle: Path, tmp_path: Path) -> None:
     figures, told = run("http_cost", bundle, tmp_path, "--rounds", 1, "--seconds", 0.5, "--callers", 4)
     rounds = figures["rounds"]

@@ -44,6 +44,12 @@ def test_bench_prints_and_writes_the_report(tiny_server: str, tmp_path: Path, me
     assert 0 < figures["answered_ms"]["p50"] <= figures["answered_ms"]["max"] < 5000
 
 
+def test_load_may_hide_its_deadline_from_the_server(tiny_server: str) -> None:
+    report = run_load(Load(tiny_server, rate=20, duration_s=0.5, warm_up_s=0.1, deadline_s=1e-9, told_deadline_s=30.0))
+    assert report.codes == {"OK": report.calls}
+    assert report.goodput == 0
+
+
 def test_bench_closed_loop_of_two_processes(tiny_server: str) -> None:
     run = bench(tiny_server, "--concurrency", "4", "--processes", "2", *SHORT)
     assert run.exit_code == 0, run.output
