@@ -310,8 +310,12 @@ class Pipeline:
 
     def run_shape(self, rows: int, length: int) -> float:
         """Run a batch of arbitrary tokens in this shape twice, and return the seconds of the second run."""
+        self.run_once(rows, length)  # the first run may compile
+        return self.run_once(rows, length)
+
+    def run_once(self, rows: int, length: int) -> float:
+        """Run a batch of arbitrary tokens in this shape, and return the seconds of the run."""
         batch = sample_batch(self.bundle, rows, length)
-        self.engine.run(batch)  # the first run may compile
         began = time.perf_counter()
         self.engine.run(batch)
         return time.perf_counter() - began

@@ -3,10 +3,11 @@
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from palm_serve.errors import BundleError
 
@@ -19,6 +20,8 @@ _VOLUME_FOLDER = "lost+found"
 """Folder at the top of every ext4 volume. Only its owner can read it."""
 
 MIB = 1 << 20
+_SLICE_BYTES = MIB
+"""Size of the slices in which `copy_file` copies. One takes a millisecond."""
 
 
 def check_names(path: Path | str, names: Collection[str]) -> None:
@@ -95,15 +98,51 @@ def read_file(path: Path, name: str, limit: int) -> bytes:
         BundleError: the file is missing, too large, no regular file, or outside the bundle.
     """
     with open_file(path, name) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if size > limit:
-            sizes = (
-                f"{limit // MIB:,} MiB, got {size / MIB:,.1f} MiB"
-                if limit >= MIB
-                else f"{limit} bytes, got {size:,} bytes"
-            )
-            raise BundleError(f"{path}/{name} must have at most {sizes}. Export again.")
-        return stream.read(size)
+        return stream.read(_checked_size(path, name, stream, limit))
+
+
+def _checked_size(path: Path, name: str, stream: BufferedReader, limit: int) -> int:
+    """Return the size of an open file. Raise BundleError if it exceeds the limit."""
+    size = os.fstat(stream.fileno()).st_size
+    if size > limit:
+        sizes = (
+            f"{limit // MIB:,} MiB, got {size / MIB:,.1f} MiB" if limit >= MIB else f"{limit} bytes, got {size:,} bytes"
+        )
+        raise BundleError(f"{path}/{name} must have at most {sizes}. Export again.")
+    return size
+
+
+def copy_file(
+    path: Path, name: str, limit: int, target: BinaryIO | FileIO, pause: Callable[[], object] | None = None
+) -> str:
+    """Copy one file of a bundle in slices, and return the SHA-256 of the bytes that were copied.
+
+    Args:
+        path: directory of the bundle.
+        name: path of the file inside the bundle.
+        limit: largest size in bytes.
+        target: where the bytes go.
+        pause: called after each slice. None: there is no pause.
+
+    Raises:
+        BundleError: as for `read_file`, or the target cannot be written.
+    """
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_SLICE_BYTES))
+    with open_file(path, name) as stream:
+        remaining = _checked_size(path, name, stream, limit)
+        while remaining:
+            count = stream.readinto(buffer[: min(remaining, _SLICE_BYTES)])
+            if not count:
+                break  # it was cut meanwhile, which the digest tells
+            digest.update(buffer[:count])
+            unwritten = buffer[:count]
+            while unwritten:
+                unwritten = unwritten[target.write(unwritten) :]
+            remaining -= count
+            if pause is not None:
+                pause()
+    return digest.hexdigest()
 
 
 def hash_file(path: Path, name: str) -> str:

@@ -5,8 +5,11 @@ Only the messages that can hold a tensor or a graph are entered. All else, weigh
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from mmap import mmap
 from pathlib import Path
 from typing import NamedTuple
+
+from palm_serve.system.memory_file import MemoryFile
 
 MAX_GRAPH_BYTES = (1 << 31) - 1
 """Limit of protobuf, and so of ONNX."""
@@ -26,11 +29,13 @@ class GraphFile:
         path: where it was read. For messages, and for the runtimes that read external data by themselves.
         content: the ONNX file.
         external: contents of the files that hold its large weights, by name in the graph.
+        file: file in memory with the same content. None: there is none.
     """
 
     path: Path
-    content: bytes = field(repr=False)
+    content: bytes | mmap = field(repr=False)
     external: dict[str, bytes] = field(default_factory=dict, repr=False)
+    file: MemoryFile | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -63,7 +68,7 @@ _TENSOR_LOCATION = 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 
-def external_files(content: bytes) -> set[str]:
+def external_files(content: bytes | mmap) -> set[str]:
     """Return the names of the files that an ONNX file refers to, anywhere in it.
 
     Raises:
@@ -105,7 +110,7 @@ def external_files(content: bytes) -> set[str]:
     return names
 
 
-def _fields(content: bytes, position: int, end: int) -> Iterator[_Field]:
+def _fields(content: bytes | mmap, position: int, end: int) -> Iterator[_Field]:
     """Yield the fields of one message."""
     while position < end:
         tag, position = _read_varint(content, position, end)
@@ -126,7 +131,7 @@ def _fields(content: bytes, position: int, end: int) -> Iterator[_Field]:
         position += size
 
 
-def _read_varint(content: bytes, position: int, end: int) -> tuple[int, int]:
+def _read_varint(content: bytes | mmap, position: int, end: int) -> tuple[int, int]:
     """Return a number of variable length and the position after it."""
     byte = content[position] if position < end else 0x80
     if byte < 0x80:

@@ -3,9 +3,12 @@
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
+from mmap import mmap
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from palm_serve.bundle.arrays import MAX_ARRAY_BYTES, read_arrays
 from palm_serve.bundle.files import (
@@ -15,6 +18,7 @@ from palm_serve.bundle.files import (
     check_complete,
     check_digest,
     check_names,
+    copy_file,
     hash_file,
     read_file,
 )
@@ -26,6 +30,7 @@ from palm_serve.bundle.signature import check_signature
 from palm_serve.bundle.strict_json import parse_json, parse_model
 from palm_serve.bundle.values_file import ValuesFile, check_tasks
 from palm_serve.errors import BundleError
+from palm_serve.system.memory_file import MemoryFile
 from palm_serve.types import FloatArray
 
 __all__ = [
@@ -85,6 +90,8 @@ class Bundle:
     """Contents of values.json. None: the bundle has none."""
     left_out: frozenset[str] = frozenset()
     """Files that were not fetched, so that nothing of them can be used. See `bundle.fetch`."""
+    pause: Callable[[], object] | None = None
+    """Called after each slice of a graph that is read, so that other work can go first."""
 
     def has_graph(self, variant: str) -> bool:
         """Return True if the graph of a variant is here."""
@@ -106,11 +113,13 @@ class Bundle:
             BundleError: a file is missing or was changed, or the graph refers to one that the manifest does not list.
         """
         name = self.manifest.variants[variant].file
-        content = self._read_verified(name, MAX_GRAPH_BYTES)
+        content, memory_file = self._read_content(name)
         external = {}
         for location, file in self._external_files(name, content).items():
-            external[location] = self._read_verified(file, WEIGHTS_LIMIT)
-        return GraphFile(self.path / name, content, external)
+            with BytesIO() as target:
+                self._copy_verified(file, WEIGHTS_LIMIT, target)
+                external[location] = target.getvalue()
+        return GraphFile(self.path / name, content, external, memory_file)
 
     def verify(self) -> None:
         """Compare the files that were not read yet with the manifest.
@@ -123,17 +132,29 @@ class Bundle:
             graphs.add(variant.file)
         for name in sorted(self.unverified):
             if name in graphs:
-                self._external_files(name, self._read_verified(name, MAX_GRAPH_BYTES))
+                self._external_files(name, self._read_content(name)[0])
             else:
                 check_digest(self.path, name, hash_file(self.path, name), self.manifest.files)
                 self.unverified.discard(name)
 
-    def _read_verified(self, name: str, limit: int) -> bytes:
-        content = _read_verified(self.path, name, limit, self.manifest.files)
-        self.unverified.discard(name)
-        return content
+    def _read_content(self, name: str) -> tuple[bytes | mmap, MemoryFile | None]:
+        """Return the verified content of a graph, and the file in memory that holds it, if this system has such files."""
+        try:
+            file = MemoryFile()
+        except OSError:
+            with BytesIO() as target:
+                self._copy_verified(name, MAX_GRAPH_BYTES, target)
+                return target.getvalue(), None
+        self._copy_verified(name, MAX_GRAPH_BYTES, file)
+        return (file.view(), file) if file.tell() else (b"", None)
 
-    def _external_files(self, graph: str, content: bytes) -> dict[str, str]:
+    def _copy_verified(self, name: str, limit: int, target: BinaryIO | MemoryFile) -> None:
+        """Copy one listed file, and compare the bytes that were copied with the manifest."""
+        digest = copy_file(self.path, name, limit, target, self.pause)
+        check_digest(self.path, name, digest, self.manifest.files)
+        self.unverified.discard(name)
+
+    def _external_files(self, graph: str, content: bytes | mmap) -> dict[str, str]:
         """Return the files that a graph refers to: name in the manifest by name in the graph."""
         try:
             locations = external_files(content)
@@ -181,7 +202,12 @@ def stated_version(path: Path) -> str:
 
 
 def load_bundle(
-    path: Path, *, trust: Path | None = None, allow_unproven: bool = True, defer_graphs: bool = False
+    path: Path,
+    *,
+    trust: Path | None = None,
+    allow_unproven: bool = True,
+    defer_graphs: bool = False,
+    pause: Callable[[], object] | None = None,
 ) -> Bundle:
     """Load a bundle and verify its format, its schema, the checksums of all files and its version.
 
@@ -192,6 +218,7 @@ def load_bundle(
         trust: folder of public keys. The bundle must be signed with one of them. None: no signature is asked for.
         allow_unproven: load a bundle without golden examples too.
         defer_graphs: leave out the graphs. `Bundle.read_graph` verifies those that are read, `Bundle.verify` the others.
+        pause: called after each slice of a graph that is read. None: there is no pause.
 
     Raises:
         BundleError: the bundle is missing, damaged, not valid, or not the requested or a trusted one.
@@ -214,6 +241,7 @@ def load_bundle(
         _decode_proof(path, manifest, contents.get(PROOF)),
         _decode_values(path, manifest, contents),
         left_out,
+        pause,
     )
     if not allow_unproven and not bundle.proven:
         raise BundleError(

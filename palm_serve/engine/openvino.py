@@ -146,7 +146,7 @@ def _read_model(core: Any, graph: Path | GraphFile, folders: ExitStack) -> Any:
     if isinstance(graph, Path):
         return core.read_model(str(graph))
     if not graph.external:
-        return core.read_model(graph.content)
+        return core.read_model(bytes(graph.content))
     folder = Path(folders.enter_context(tempfile.TemporaryDirectory(prefix="palm-")))
     for name, content in graph.external.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

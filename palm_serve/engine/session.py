@@ -1,11 +1,9 @@
 """Sessions: open one graph on one execution provider of ONNX Runtime, or on OpenVINO."""
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +33,6 @@ log = logging.getLogger(__name__)
 
 _FATAL_ONLY = 4
 """Log level of ONNX Runtime. Errors are raised, so its own lines on standard error would only repeat them."""
-
-_OPEN_FILES = "/proc/self/fd"
-"""Directory of the open files of this process (Linux)."""
 
 Runner = Callable[[Sequence[str], Mapping[str, Int64Array], Any], Sequence[npt.NDArray[Any]]]
 """Runs a session: output names, inputs by name, and RunOptions go in."""
@@ -163,40 +158,18 @@ def _gpu_libraries() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _readable(graph: Path | GraphFile, provider: str) -> Iterator[str | bytes]:
-    """Yield what ONNX Runtime reads a graph from: a path, or bytes.
+def _source(graph: Path | GraphFile, provider: str) -> str | bytes:
+    """Return what ONNX Runtime reads a graph from: a path, or bytes.
 
     ONNX Runtime parses bytes with the interpreter's lock held, 0.1 s for 90 MB, and a server answers nobody in that time. It
     parses files without the lock. So bytes are put into a file in memory, which no other process can write.
     """
     if isinstance(graph, Path):
-        yield str(graph)
-        return
+        return str(graph)
     # With external weights the rest is small.
-    file = _memory_file(graph.content) if provider == CPU and not graph.external else None
-    if file is None:
-        yield graph.content
-        return
-    with file:
-        yield f"{_OPEN_FILES}/{file.fileno()}"
-
-
-def _memory_file(content: bytes) -> FileIO | None:
-    """Return a file in memory with this content. None: this system has none, or no room for it."""
-    if sys.platform != "linux" or not os.path.isdir(_OPEN_FILES):
-        return None
-    file = None
-    try:
-        file = FileIO(os.memfd_create("palm-graph"), "wb")
-        view = memoryview(content)
-        while view:
-            view = view[file.write(view) :]
-    except OSError:
-        if file is not None:
-            file.close()
-        return None
-    return file
+    if provider == CPU and graph.file is not None and not graph.external:
+        return graph.file.path
+    return bytes(graph.content)
 
 
 def _open_session(
@@ -219,8 +192,8 @@ def _open_session(
             options.add_external_initializers_from_files_in_memory(
                 list(graph.external), weights, [len(content) for content in weights]
             )
-        with _gpu_libraries() if on_gpu else nullcontext(), _readable(graph, info.provider) as source:
-            session = ort.InferenceSession(source, sess_options=options, providers=providers)
+        with _gpu_libraries() if on_gpu else nullcontext():
+            session = ort.InferenceSession(_source(graph, info.provider), sess_options=options, providers=providers)
         if isinstance(graph, GraphFile):
             # It would keep a second copy of the graph, to open it again on other providers. FallbackEngine does that.
             session.disable_fallback()

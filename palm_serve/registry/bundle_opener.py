@@ -29,6 +29,13 @@ LOAD_LIMIT_S = 60.0
 _CHECK_ROWS = 4
 """Rows of a golden check while other models are in service. A request can come to wait for that many."""
 _CHECK_WARM_UP_S = 0.1
+_RUNS_OF_A_SHAPE = 2
+"""Runs of each shape of the warm-up. The first one may compile."""
+_LONGEST_PAUSE_S = 0.02
+"""Time that the reading of a graph waits for the engine after each slice."""
+_TICK_S = 0.001
+_PAUSES_S = 2.0
+"""Time that it waits in all."""
 _KEPT_OUTCOMES = 64
 """Bundles whose outcomes are kept in memory. Every version that is swapped in has its own."""
 
@@ -71,9 +78,30 @@ class LoadRules:
     trust: Path | None = None
     allow_unproven: bool = False
 
-    def load(self, path: Path) -> Bundle:
-        """Load a bundle under these rules. Its graphs are verified when they are opened."""
-        return load_bundle(path, trust=self.trust, allow_unproven=self.allow_unproven, defer_graphs=True)
+    def load(self, path: Path, pause: Callable[[], object] | None = None) -> Bundle:
+        """Load a bundle under these rules. Its graphs are verified when they are opened, with a pause after each slice."""
+        return load_bundle(path, trust=self.trust, allow_unproven=self.allow_unproven, defer_graphs=True, pause=pause)
+
+
+class _Pauses:
+    """Waits while the engine works, a moment each time and some seconds in all.
+
+    Args:
+        engine_thread: runs the engines of the models in service.
+    """
+
+    def __init__(self, engine_thread: EngineThread) -> None:
+        self.left_s = _PAUSES_S
+        """Time that may still be spent. Zero: the bundle is open."""
+        self._engine_thread = engine_thread
+
+    def __call__(self) -> None:
+        """Wait until the engine has nothing to do."""
+        began = time.monotonic()
+        end = began + min(_LONGEST_PAUSE_S, self.left_s)
+        while not self._engine_thread.idle and time.monotonic() < end:
+            time.sleep(_TICK_S)
+        self.left_s -= time.monotonic() - began
 
 
 class BundleOpener:
@@ -108,6 +136,8 @@ class BundleOpener:
         """True while the thread works. It stays True after a step that was cancelled, or took too long."""
         self._running: Pipeline | None = None
         """Pipeline whose engine the thread runs."""
+        self._pauses = _Pauses(engine_thread)
+        """Those of the bundle that is being opened."""
 
     async def try_bundle(self, path: Path, open_models: Iterable[LoadedModel]) -> None:
         """Try a bundle in a process of its own, unless its manifest names a version that is open.
@@ -147,7 +177,8 @@ class BundleOpener:
 
     async def read(self, path: Path) -> Bundle:
         """Read and verify a bundle, except for its graphs. Raises BundleError."""
-        return await self._in_thread(path, self._rules.load, path)
+        self._pauses = _Pauses(self._engine_thread)
+        return await self._in_thread(path, self._rules.load, path, self._pauses)
 
     async def verify(self, bundle: Bundle) -> None:
         """Verify what `read` left out, for a bundle that is not opened. Raises BundleError."""
@@ -168,6 +199,7 @@ class BundleOpener:
         if not beside_others:
             return await self._in_thread(bundle.path, self._open_alone, bundle, latency)
         pipeline = await self._in_thread(bundle.path, self._make_pipeline, bundle)
+        self._pauses.left_s = 0.0  # the graph may be read again when an engine fails, and then nothing goes first
         await self._check_beside_others(pipeline, latency)
         return pipeline
 
@@ -240,8 +272,10 @@ class BundleOpener:
             for shape in pipeline.shapes(self._limits):
                 if warm_up_s >= _CHECK_WARM_UP_S:
                     break
-                run = self._engine_thread.call(functools.partial(_run_shape, pipeline, shape), pipeline.interrupt)
-                warm_up_s += await asyncio.wrap_future(run)
+                for _ in range(_RUNS_OF_A_SHAPE):
+                    # One run for each call, so that requests wait for no more than one.
+                    run = self._engine_thread.call(functools.partial(pipeline.run_once, *shape), pipeline.interrupt)
+                    warm_up_s += await asyncio.wrap_future(run)
         finally:
             await model.close()
 
@@ -250,10 +284,3 @@ def _ignore_outcome(future: "asyncio.Future[Any]") -> None:
     """Retrieve the error of work that nobody waits for, or asyncio would log it."""
     if not future.cancelled():
         future.exception()
-
-
-def _run_shape(pipeline: Pipeline, shape: tuple[int, int]) -> float:
-    """Run a batch of this shape and return the seconds that the engine was held."""
-    began = time.perf_counter()
-    pipeline.run_shape(*shape)
-    return time.perf_counter() - began

@@ -9,12 +9,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from palm_serve.bundle import files
 from palm_serve.bundle.graph_file import MAX_FIELDS, GraphFile, external_files
 from palm_serve.bundle.loader import load_bundle
 from palm_serve.engine.padding import pad_batch
 from palm_serve.engine.providers import select_engine
 from palm_serve.engine.session import open_engine
-from palm_serve.errors import BundleError
+from palm_serve.errors import BundleError, EngineError
 from palm_serve.types import Encoding
 
 ROW = Encoding([5, 6, 7], [0] * 3, [(0, 0)] * 3, [0] * 3)
@@ -93,6 +94,32 @@ def test_load_of_a_large_tokenizer_raises_unread(bundle):
     os.truncate(bundle / "tokenizer.json", 10 << 30)
     with pytest.raises(BundleError, match=r"tokenizer\.json must have at most 64 MiB, got 10,240\.0 MiB"):
         load_bundle(bundle)
+
+
+def test_graph_is_read_in_slices_with_a_pause_after_each(bundle, monkeypatch):
+    monkeypatch.setattr(files, "_SLICE_BYTES", 1000)
+    pauses = []
+    size = (bundle / "model.onnx").stat().st_size
+    opened = load_bundle(bundle, defer_graphs=True, pause=lambda: pauses.append(True))
+    assert not pauses
+    graph = opened.read_graph()
+    assert len(pauses) == -(-size // 1000)
+    assert bytes(graph.content) == (bundle / "model.onnx").read_bytes()
+    if graph.file is not None:
+        assert Path(graph.file.path).read_bytes() == bytes(graph.content)
+
+
+def test_graph_without_files_in_memory_is_read_as_bytes(bundle, monkeypatch):
+    monkeypatch.setattr("palm_serve.system.memory_file._OPEN_FILES", "/nowhere")
+    graph = load_bundle(bundle).read_graph()
+    assert graph.file is None
+    assert graph.content == (bundle / "model.onnx").read_bytes()
+
+
+def test_empty_graph_raises(bundle, reseal_bundle):
+    (bundle / "model.onnx").write_bytes(b"")
+    with pytest.raises(EngineError, match="no provider can run this bundle"):
+        select_engine(load_bundle(reseal_bundle(bundle)), "CPU")
 
 
 def test_graph_with_listed_weights_answers_as_before(bundle, reseal_bundle):
