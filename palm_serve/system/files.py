@@ -36,6 +36,21 @@ def read_bytes(path: Path, error_class: type[Exception]) -> bytes:
     return data
 
 
+def check_regular_files(folder: Path, error_class: type[Exception]) -> None:
+    """Check that a directory holds no pipe, socket or device in the place of a file, which its reader would wait for.
+
+    Args:
+        folder: the directory. Those in it are not looked into.
+        error_class: class of the error.
+
+    Raises:
+        Exception: of the class, if it holds one.
+    """
+    for path in folder.iterdir():
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise error_class(f"{path} must be a regular file, got a pipe or device. Restore or remove it.")
+
+
 def read_text(path: Path, error_class: type[Exception]) -> str:
     """Read a text file in UTF-8, without the byte order marks at its beginning.
 

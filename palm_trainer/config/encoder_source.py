@@ -33,6 +33,8 @@ def stored_max_length(path: Path) -> int | None:
     """
     checkpoint = find_checkpoint(path)
     record = path / EXPORT_RECORD if checkpoint is None else checkpoint / DESCRIPTION
+    if not record.is_file():
+        return None
     try:
         max_length = json.loads(record.read_bytes())["max_length"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from palm_serve.system.files import check_regular_files
 from palm_trainer.config.atomic_files import NEW_SUFFIX
 from palm_trainer.config.encoder_source import DESCRIPTION, OLD_SUFFIX
 from palm_trainer.errors import CheckpointError
@@ -12,12 +13,13 @@ def checkpoint_directory(run: Path, name: str = "best") -> Path:
     """Return the directory of a checkpoint, and recover it if a crash fell between its two renames.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or a pipe in the place of a file.
     """
     if run.is_file():
         raise CheckpointError(f"{run} must be a run directory, got a file. Give the directory that holds config.toml.")
     if not run.is_dir():
         raise CheckpointError(f"{run}: no such run directory. Train one with `palm-train run CONFIG --output {run}`.")
+    check_regular_files(run, CheckpointError)
     directory = run / name
     old = directory.with_name(name + OLD_SUFFIX)
     if not directory.exists() and old.exists():
@@ -27,6 +29,7 @@ def checkpoint_directory(run: Path, name: str = "best") -> Path:
             f"{run} holds no '{name}' checkpoint: {directory / DESCRIPTION} is missing. "
             "Was the training stopped before its first evaluation?"
         )
+    check_regular_files(directory, CheckpointError)
     return directory
 
 

@@ -11,9 +11,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from palm_serve.bundle.manifest import TaskInfo
+from palm_serve.system.files import check_regular_files
 from palm_trainer.config.atomic_files import NEW_SUFFIX
 from palm_trainer.config.encoder_source import BEST, OLD_SUFFIX, find_checkpoint
-from palm_trainer.errors import ConfigError
+from palm_trainer.errors import CheckpointError, ConfigError
 from palm_trainer.model.checkpoint import (
     TOKENIZER,
     WEIGHTS,
@@ -135,6 +136,7 @@ def load_starting_run(checkpoint: Path, key: str = "encoder.model") -> StartingR
         ConfigError: the model has parts that the user wrote.
         PalmError: the tokenizer does not fit the encoder.
     """
+    check_regular_files(checkpoint, CheckpointError)
     with reading(f"{key}: checkpoint {checkpoint} is damaged", "Name another checkpoint, or train it again."):
         description = read_description(checkpoint)
     if description.own:

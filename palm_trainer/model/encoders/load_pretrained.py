@@ -18,6 +18,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
+from palm_serve.system.files import check_regular_files
 from palm_serve.system.installation import how_to_install
 from palm_trainer.errors import PalmError
 from palm_trainer.model.encoders.convert_pickle import CONVERT_PICKLE, has_pickled_weights_only
@@ -74,6 +75,8 @@ def load_pretrained(name: str, *, pooling: PoolingSetting = "cls") -> LoadedEnco
         PalmError: they cannot be loaded, or the model is no encoder of text.
     """
     location = locate_encoder(name)
+    if Path(location).is_dir():
+        check_regular_files(Path(location), PalmError)
     check_packaged_files(name, location)
     with quiet_transformers():
         try:

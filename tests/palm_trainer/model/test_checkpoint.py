@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import random
 import shutil
 import signal
@@ -15,10 +16,13 @@ import torch
 from safetensors.torch import load_file
 
 from palm_trainer.cli.train import app, command
+from palm_trainer.config.encoder_source import stored_max_length
 from palm_trainer.config.loader import load_config
-from palm_trainer.errors import CheckpointError
+from palm_trainer.errors import CheckpointError, PalmError
 from palm_trainer.model.checkpoint import load_trained, load_training_state, save_trained
 from palm_trainer.model.checkpoint_files import checkpoint_directory, has_checkpoint
+from palm_trainer.model.encoders.load_pretrained import load_pretrained
+from palm_trainer.model.warm_start import load_starting_run
 from palm_trainer.runs.run import train
 from palm_trainer.training.loop import Step
 
@@ -274,3 +278,29 @@ def test_damaged_records_of_a_run_are_told(checkpoint, capsys, name, content):
     assert code == 2
     assert err.startswith(f"error: {checkpoint / name}"), err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "events.jsonl", "best/model.safetensors", "best/tokenizer.json"])
+@pytest.mark.parametrize("arguments", [("evaluate",), ("predict", "--text", "a"), ("report",)])
+def test_pipe_in_a_run_is_refused_and_not_waited_for(checkpoint, capsys, name, arguments):
+    (checkpoint / name).unlink(missing_ok=True)
+    os.mkfifo(checkpoint / name)
+    command_name, *options = arguments
+    assert command(app, [command_name, str(checkpoint), *options]) == 2
+    assert f"{checkpoint / name} must be a regular file, got a pipe or device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "palm-export.json"])
+def test_pipe_in_an_encoder_is_refused_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    assert stored_max_length(tmp_path) is None
+    with pytest.raises(PalmError, match="must be a regular file, got a pipe or device"):
+        load_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_pipe_in_a_checkpoint_to_start_from_is_refused(checkpoint, name):
+    (checkpoint / "last" / name).unlink()
+    os.mkfifo(checkpoint / "last" / name)
+    with pytest.raises(CheckpointError, match="must be a regular file, got a pipe or device"):
+        load_starting_run(checkpoint / "last")
