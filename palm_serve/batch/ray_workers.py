@@ -226,7 +226,7 @@ def _connect(address: str | None) -> None:
 def _check_address(address: str) -> None:
     """Check that somebody listens at an address: Ray would try for minutes. Raises ConfigError."""
     host, _, port = address.rpartition(":")
-    if not host or "://" in address or not port.isdecimal():
+    if not host or "://" in address or not (port.isascii() and port.isdecimal() and len(port) <= 5):
         raise ConfigError(
             f"--address must be HOST:PORT of a cluster that this machine belongs to, got {address}. With ray:// use `ray job submit`."
         )

@@ -33,7 +33,7 @@ def parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for item in text.split(","):
         digits = item.strip()
-        if not (digits.isascii() and digits.isdigit()) or int(digits) >= 2**32:
+        if not (digits.isascii() and digits.isdigit()) or len(digits) > 10 or int(digits) >= 2**32:
             raise PalmError(
                 f"--seeds must be whole numbers from 0 to 2^32 - 1, separated by commas, got '{text}'. Example: 13,14,15."
             )

@@ -84,6 +84,7 @@ def test_ctrl_c_keeps_what_is_finished(compare, tiny_toml, tmp_path, monkeypatch
         ("", "--seeds must be whole numbers from 0 to 2^32 - 1, separated by commas, got ''"),
         ("-1", "--seeds must be whole numbers from 0 to 2^32 - 1, separated by commas, got '-1'"),
         ("4294967296", "--seeds must be whole numbers from 0 to 2^32 - 1"),
+        ("9" * 5000, "--seeds must be whole numbers from 0 to 2^32 - 1"),
         ("13,13", "--seeds must be different numbers, got '13,13'"),
     ],
 )
