@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -169,7 +170,8 @@ class Cluster:
         holder = int(self._nets[machine])
         for pid in self.pids("", machine):
             if pid != holder:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # ended with its parent
+                    os.kill(pid, signal.SIGKILL)
 
     def _in(self, machine: str, *command: str | Path) -> list[str]:
         entry = self._enter(self._first, "--mount", "--pid", f"--net=/proc/{self._nets[machine]}/ns/net")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,8 @@ def machines() -> Iterator[list[str]]:
     finally:
         for name in names:
             for process in ip("netns", "pids", name).stdout.split():
-                os.kill(int(process), signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(int(process), signal.SIGKILL)
             ip("netns", "del", name)
 
 
