@@ -72,7 +72,7 @@ class Metrics:
         )
         self._refused = Counter(
             "palm_refused_calls",
-            "Calls refused with RESOURCE_EXHAUSTED by reason: queue_full, deadline (cannot be met), client_rate, client_calls (in flight).",
+            "Calls refused with RESOURCE_EXHAUSTED by reason: queue_full, deadline (cannot be met), client_rate, client_calls (in flight), unread_answers.",
             ["method", "reason"],
             registry=registry,
         )

@@ -12,6 +12,7 @@ from palm_serve.registry.text_preparation import TextPreparation
 from palm_serve.types import Prediction, TextRequest
 
 _LOOK_AGAIN_S = 0.05
+_ITEMS_PER_TURN = 16
 
 
 class RoomWaiters:
@@ -93,6 +94,8 @@ class BatchFeed:
                     # Batches take turns, so that each sees the room that those before it have left.
                     await next_turn()
                 for index, outcome in enumerate(outcomes, start):
+                    if index > start and index % _ITEMS_PER_TURN == 0:
+                        await next_turn()
                     if isinstance(outcome, PreparedRequest):
                         self._queue(tasks, index, outcome)
                     else:

@@ -157,6 +157,7 @@ class HandlerFactory:
                 if scope is Scope.PARSE:
                     check_answer(len(response), self._max_answer)
                 call.response_bytes = len(response)
+                self._admission.unread_answers.hold(call.admitted_client.name, context, len(response))
             return response
 
         return handle
@@ -248,7 +249,7 @@ class HandlerFactory:
         sent: Exception | None = None
         try:
             call.client = self._admission.identify(context, scope)
-            with self._admission.admit(call.client, scope), self._lifecycle.call():
+            with self._admission.admit(call.client, scope, stream), self._lifecycle.call():
                 release = self._lifecycle.release
                 if release is not None:
                     await release.wait()

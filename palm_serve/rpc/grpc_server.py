@@ -10,6 +10,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from palm_serve.batching.loop_turns import share_turns
 from palm_serve.config import ServeOptions
 from palm_serve.oip import inference_pb2 as oip
 from palm_serve.rpc.access.admission import AdmissionControl
@@ -76,13 +77,15 @@ def make_services(
         folder: directory from which LoadModel loads models by name. None: LoadModel is refused.
         load: reports the load of the server with its answers. None: there is no report.
     """
+    admission = AdmissionControl(options, tokens)
+    share_turns(admission.is_shared)
     models = ModelsService(registry, options, folder)
     health = HealthService(registry, lifecycle)
     return Services(
         registry,
         HandlerFactory(
             lifecycle,
-            AdmissionControl(options, tokens),
+            admission,
             observe,
             options.log_text,
             load,

@@ -11,7 +11,7 @@ from palm_serve.errors import Overloaded, PalmServeError
 from palm_serve.rpc.call_handling import Send
 from palm_serve.rpc.lifecycle import Lifecycle
 
-_ITEMS_PER_TURN = 32
+_ITEMS_PER_TURN = 16
 
 
 async def answer_each(
@@ -72,7 +72,7 @@ async def pause_when_refused(error: Exception, deadline: float | None) -> None:
 
 
 async def yield_to_event_loop(index: int) -> None:
-    """Let other calls run after every 32 items of a batch. A large batch would block the event loop for 0.1 s.
+    """Let other calls run after every 16 items of a batch. A large batch would block the event loop for 0.1 s.
 
     Batches take turns, so that many of them do not block it for longer than one.
     """

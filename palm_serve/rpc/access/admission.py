@@ -8,6 +8,7 @@ from palm_serve.config import ServeOptions
 from palm_serve.rpc.access.message_slots import MessageSlots, Sender
 from palm_serve.rpc.access.rate_limits import InFlightLimit, RateLimit, client_address
 from palm_serve.rpc.access.tokens import Scope, Tokens, client_name
+from palm_serve.rpc.access.unread_answers import UnreadAnswers
 from palm_serve.rpc.call_context import CallContext
 
 
@@ -30,7 +31,10 @@ class AdmissionControl:
             options.max_watches_per_client, "open Watch calls", "client_watches", options.max_connections
         )
         self.messages = MessageSlots(message_bytes or options.limits.message_bytes, options.message_timeout)
+        self.unread_answers = UnreadAnswers()
         self.limits = options.limits
+        self._single_calls: set[RemoteClient] = set()
+        """Calls in progress that ask for one answer."""
         self._rate = None if options.max_rate is None else RateLimit(options.max_rate, options.max_burst)
 
     def identify(self, context: CallContext, scope: Scope) -> "RemoteClient":
@@ -44,15 +48,37 @@ class AdmissionControl:
         return RemoteClient(client_address(connection), self._rate, connection)
 
     @contextmanager
-    def admit(self, client: "RemoteClient", scope: Scope) -> Iterator[None]:
-        """Hold a place for one call while it runs. Health checks are not limited. Raises Overloaded."""
+    def admit(self, client: "RemoteClient", scope: Scope, stream: bool = False) -> Iterator[None]:
+        """Hold a place for one call while it runs. Health checks are not limited in number.
+
+        Args:
+            client: the client.
+            scope: scope that the method requires.
+            stream: true for a call with any number of messages.
+
+        Raises:
+            Overloaded: the client has too many calls, asks too often, or does not read its answers.
+        """
+        self.unread_answers.check(client.name)
         if scope is Scope.HEALTH:
             yield
             return
         with self._in_flight.admit(client.name):
             if self._rate is not None:
                 self._rate.take(client.name)
-            yield
+            if stream:
+                yield
+                return
+            client.single_calls = self._single_calls
+            self._single_calls.add(client)
+            try:
+                yield
+            finally:
+                self._single_calls.discard(client)
+
+    def is_shared(self) -> bool:
+        """Return True while a client waits for one answer beside calls of other clients."""
+        return bool(self._single_calls) and self._in_flight.clients > 1
 
     def watch(self, client: "RemoteClient") -> AbstractContextManager[None]:
         """Hold a place for one open Watch of an address. Raises Overloaded."""
@@ -92,13 +118,17 @@ class AdmissionControl:
 class RemoteClient(Sender):
     """The client of an admitted call."""
 
-    __slots__ = ("_rate",)
+    __slots__ = ("_rate", "single_calls")
 
     def __init__(self, name: str, rate: RateLimit | None, connection: str, short: bool = False) -> None:
         super().__init__(name, connection, short)
         self._rate = rate
+        self.single_calls: set[RemoteClient] | None = None
+        """Calls that ask for one answer, of which this is one until it is known to be a batch."""
 
     def spend(self, requests: int) -> None:
         """Count the requests of a call beyond its first for the client's rate."""
+        if self.single_calls is not None and requests > 0:
+            self.single_calls.discard(self)
         if self._rate is not None and requests > 0:
             self._rate.spend(self.name, requests)

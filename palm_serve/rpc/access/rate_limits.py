@@ -70,6 +70,11 @@ class InFlightLimit:
         self._total = total
         self._running: Counter[str] = Counter()
 
+    @property
+    def clients(self) -> int:
+        """Number of clients with a call in progress."""
+        return len(self._running)
+
     @contextmanager
     def admit(self, client: str) -> Iterator[None]:
         """Count one call while it runs. Raises Overloaded."""

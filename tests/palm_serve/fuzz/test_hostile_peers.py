@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from h2.events import Event, ResponseReceived, TrailersReceived
 from h2.exceptions import ProtocolError
-from h2.settings import SettingCodes
+from h2.settings import SettingCodes, Settings
 
 from palm_serve.client import Client
 from palm_serve.v1 import palm_pb2 as pb
@@ -27,6 +28,7 @@ ATTACK_S = 2.0
 DEADLINE_S = 20.0
 HEADERS, RST_STREAM, SETTINGS, PING, CONTINUATION = 1, 3, 4, 6, 9
 KEPT_MIB = 96
+RESOURCE_EXHAUSTED = "8"
 
 pytestmark = [
     pytest.mark.slow,
@@ -67,8 +69,9 @@ class Peer:
         config = H2Configuration(client_side=True, validate_outbound_headers=False, header_encoding=None)
         self.http = H2Connection(config)
         if window is not None:
-            self.http.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = window
+            self.http.local_settings = Settings(initial_values={SettingCodes.INITIAL_WINDOW_SIZE: window})
         self.http.initiate_connection()
+        self.events: list[Event] = []
 
     def __enter__(self) -> "Peer":
         return self
@@ -85,7 +88,7 @@ class Peer:
             data = self.socket.recv(1 << 16)
             if not data:
                 raise ConnectionError("the server has closed the connection")
-            self.http.receive_data(data)
+            self.events += self.http.receive_data(data)
         self.socket.settimeout(5)
         self.flush()
 
@@ -99,6 +102,33 @@ class Peer:
         self.http.send_headers(stream, self.headers(*more, method=method))
         self.http.send_data(stream, grpc_message(message), end_stream=True)
         return stream
+
+    def send(self, message: Any, method: str) -> None:
+        """Send a large message, as the server gives room for it, until the call ends."""
+        stream = self.http.get_next_available_stream_id()
+        self.http.send_headers(stream, self.headers(method=method))
+        data = grpc_message(message)
+        ended = len(self.statuses())
+        while data and len(self.statuses()) == ended:
+            room = min(self.http.local_flow_control_window(stream), self.http.max_outbound_frame_size)
+            if room > 0:
+                self.http.send_data(stream, data[:room], end_stream=room >= len(data))
+                data = data[room:]
+                self.flush()
+            else:
+                self.listen(1)
+
+    def responses(self) -> int:
+        """Return the number of calls whose answer has begun."""
+        return sum(isinstance(event, ResponseReceived) for event in self.events)
+
+    def statuses(self) -> list[str]:
+        """Return the status of each call that has ended."""
+        statuses = []
+        for event in self.events:
+            if isinstance(event, ResponseReceived | TrailersReceived):
+                statuses += [value.decode() for name, value in event.headers if name == b"grpc-status"]
+        return statuses
 
 
 REQUEST = pb.ParseRequest(text="please show me flights from boston to new york on monday")
@@ -176,6 +206,17 @@ def slow_read(address: Address, stop: threading.Event) -> None:
             peer.listen(0.1)
 
 
+def leave_batches(address: Address, stop: threading.Event) -> None:
+    """Ask for large batches and leave, again and again."""
+    with Peer(address) as peer:
+        peer.listen(0.2)
+        for _ in range(30):
+            with suppress(ProtocolError):
+                peer.ask(BATCH, method="ParseBatch")
+            peer.flush()
+            peer.listen(0.01)
+
+
 def unfinished(address: Address, stop: threading.Event) -> None:
     """Open connections that stop within the preface, a frame or a message."""
     starts = (b"", PREFACE[:9], PREFACE, PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, 4, 1, b"\x00" * 99)[:40])
@@ -204,7 +245,16 @@ def reset_unknown_streams(address: Address, stop: threading.Event) -> None:
 
 
 ATTACKS = (
-    *(rapid_reset, reset_and_reconnect, ping_flood, settings_flood, huge_headers, endless_headers, slow_read),
+    *(
+        rapid_reset,
+        reset_and_reconnect,
+        ping_flood,
+        settings_flood,
+        huge_headers,
+        endless_headers,
+        slow_read,
+        leave_batches,
+    ),
     *(unfinished, garbage, reset_unknown_streams),
 )
 
@@ -272,3 +322,25 @@ def test_other_clients_are_answered(server: Process, attack: Callable[[Address, 
     )
     assert after[1] <= descriptors + 2, "connections are still held"
     assert after[0] <= memory + KEPT_MIB, f"{memory:.0f} MiB before, {after[0]:.0f} after"
+
+
+def test_answers_that_nobody_reads_are_bounded(server: Process) -> None:
+    """A peer without a window takes no answer. It is refused before the memory is full of answers."""
+    host, _, port = server.target().rpartition(":")
+    memory, _ = held(server)
+    # An answer repeats its text.
+    batch = pb.ParseBatchRequest(requests=[pb.ParseRequest(text=REQUEST.text + 9000 * " ")] * 220)
+    with Peer(Address(host, int(port), "127.0.1.99"), window=0) as peer:
+        sent = 0
+        while not peer.statuses() and sent < 60:
+            peer.send(batch, "ParseBatch")
+            sent += 1
+            end = time.monotonic() + DEADLINE_S
+            while peer.responses() < sent:  # headers need no window
+                peer.listen(0.1)
+                assert time.monotonic() < end
+        assert peer.statuses() == [RESOURCE_EXHAUSTED]
+        assert held(server)[0] <= memory + 2 * KEPT_MIB
+        with Client(server.target(), timeout_s=DEADLINE_S, retries=0) as neighbour:
+            assert neighbour.parse(REQUEST.text).intent.name == "flight"
+    assert 16 <= sent <= 20, "answers of 2 MB, until there are 32 MiB"
