@@ -269,11 +269,8 @@ class Registry:
             deadline: time after which the answer is useless, in seconds. None: none.
             client: who asks.
         """
-        if len(self._models) != 1:
-            return None
-        (model_versions,) = self._models.values()
-        versions = model_versions.versions
-        return versions[0].early_refusal(deadline, client) if len(versions) == 1 else None
+        models = self.list()
+        return models[0].early_refusal(deadline, client) if len(models) == 1 else None
 
     def _find_versions(self, name: str) -> ModelVersions:
         if not self._models:
