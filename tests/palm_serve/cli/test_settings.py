@@ -1,5 +1,7 @@
 """Names and precedence of the options of `palm-serve run`."""
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any, get_args
@@ -29,6 +31,25 @@ def faults(config: Path | None = None, environment: dict[str, str] | None = None
     with pytest.raises(ConfigError) as caught:
         resolve(flags, config, environment or {})
     return str(caught.value).splitlines()
+
+
+def test_served_process_searches_no_imports_for_cycles(tmp_path: Path) -> None:
+    """In a process of its own, because the garbage collector is that of the whole process."""
+    program = """
+import gc, sys
+import palm_serve.server
+async def serve(options, print_line):
+    print(gc.get_freeze_count(), len(gc.get_objects()))
+palm_serve.server.serve = serve
+from palm_serve.cli.main import main
+sys.argv = ["palm-serve", "run", "--watch", sys.argv[1]]
+main()
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    frozen, searched = map(int, told.split())
+    assert frozen > 20_000
+    assert searched < frozen / 10
 
 
 def test_flags_variables_and_keys_have_the_same_names() -> None:
