@@ -66,10 +66,10 @@ class DialogueService:
                 for group in batch.groups.values():
                     tasks.create_task(group.fill())
         answers = [item for item in batch.items if item is not None]
-        response = pb.ParseBatchResponse(items=answers)
+        response = await _batch_response(answers)
         if response.ByteSize() > self._max_answer:
             fit_items(answers, self._max_answer)
-            response = pb.ParseBatchResponse(items=answers)
+            response = await _batch_response(answers)
         return response
 
     async def parse_stream(self, messages: AsyncIterator[bytes], call: Call, send: Send) -> None:
@@ -102,6 +102,15 @@ class DialogueService:
             prediction = await model.predict(checked.request)
             call.record_answer(model, prediction)
             return parse_response(response_id, model, checked, prediction)
+
+
+async def _batch_response(items: Sequence[pb.ParseItem]) -> pb.ParseBatchResponse:
+    """Return the response with these items. Each is copied into it, which takes 20 ms for 4 MiB."""
+    response = pb.ParseBatchResponse()
+    for index, item in enumerate(items):
+        await yield_to_event_loop(index)
+        response.items.append(item)
+    return response
 
 
 class _Batch:
