@@ -82,11 +82,11 @@ def test_unit_is_whole_and_waits_for_the_drain() -> None:
 def test_incident_explains_every_status_and_reason() -> None:
     statuses = " ".join(row[0] for row in rows("incident", "What each status means, and what to do"))
     assert {code.name for code in CODES.values()} <= set(re.findall(r"`([A-Z_]+)`", statuses))
-    access = {"client_rate", "client_calls", "client_watches", "messages"}
+    access = {"client_rate", "client_calls", "client_watches", "messages", "unread_answers"}
     reasons = {Overloaded("").reason, Unmeetable("").reason, *access}
     assert set(re.findall(r"reason `(\w+)`", statuses)) == reasons
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "palm_serve/rpc/access").glob("*.py")]
-    assert set(re.findall(r'"(client_\w+|messages)"', "".join(sources))) == access
+    assert set(re.findall(r'"(client_\w+|messages|unread_answers)"', "".join(sources))) == access
 
 
 def test_tokens_page_explains_every_scope() -> None:
