@@ -107,6 +107,8 @@ class _Connection(H11Protocol):
         self._draining = True
         if self.cycle is None:  # no request yet
             return  # type: ignore[unreachable]
+        if self.transport.is_closing():  # it is lost, and `connection_lost` is about to be called
+            return
         if not self.cycle.response_complete:
             self._close_after_response()
         elif not (self.conn.trailing_data[0] or _has_unread(self.transport)):

@@ -140,3 +140,44 @@ def test_silent_connection_ends_with_the_grace():
                 return b""
 
     assert asyncio.run(run()) == b""
+
+
+@pytest.mark.parametrize("has_tls", [False, True])
+def test_drain_passes_over_connections_that_are_just_lost(make_certificate, has_tls):
+    certificate, key = make_certificate("one")
+    context = ssl.create_default_context(cafile=str(certificate))
+
+    def ask(port: int) -> socket.socket:
+        client = connect(port)
+        if has_tls:
+            client = context.wrap_socket(client, server_hostname="localhost")
+        client.sendall(REQUEST)
+        received = b""
+        while not received.endswith(b"hello"):
+            received += client.recv(65536)
+        return client
+
+    async def run() -> None:
+        server, port = await started(Certificates(TlsFiles(certificate, key, None)) if has_tls else None)
+        client = await asyncio.to_thread(ask, port)
+        (connection,) = server._opened
+        connection.transport.abort()
+        drained = asyncio.get_running_loop().create_future()
+
+        def drain() -> None:
+            try:
+                server.drain()
+            except Exception as error:
+                drained.set_exception(error)
+            else:
+                drained.set_result(None)
+
+        # The socket is closed in the next run of the event loop, and the protocol learns it in the one after that.
+        asyncio.get_running_loop().call_soon(drain)
+        try:
+            await drained
+        finally:
+            client.close()
+        await server.stop(GRACE_S)
+
+    asyncio.run(run())
