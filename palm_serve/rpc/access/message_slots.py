@@ -31,6 +31,10 @@ _SHORT_GRACE_S = 0.25
 _LOOK_INTERVAL_S = 0.25
 """Interval at which calls lose their slots while others wait."""
 _JITTER_S = 0.05
+_MOST_READ = 300
+"""Messages of a connection that are remembered. Each allows it one reset."""
+_MOST_CONNECTIONS = 4096
+"""Connections that are remembered."""
 _REASON = "messages"
 
 Refuse = Callable[[CallContext, Any, PalmServeError], Coroutine[Any, Any, None]]
@@ -77,7 +81,11 @@ class MessageSlots:
     refuse: Refuse
     """Ends a call with an error, which also ends its read."""
     on_reset: Callable[[str], None]
-    """Called with the connection of a call that its client has cancelled before the message was read."""
+    """Called with the connection of a call that its client has cancelled before the message was read.
+
+    It is not called for as many of them as messages of the connection were read. A client of many calls, of which it cancels
+    some, pays for these by the others.
+    """
 
     def __init__(self, message_bytes: int, timeout_s: float) -> None:
         self.on_reset = lambda connection: None
@@ -85,6 +93,8 @@ class MessageSlots:
         self._client_limit = max(1, self._limit - 2)
         self._timeout_s = timeout_s
         self._receiving: dict[_Reception, None] = {}
+        self._read: dict[str, int] = {}
+        """Messages that were read, by connection, less the resets that they have allowed."""
         self._held: defaultdict[str, int] = defaultdict(int)
         """Slots held, by client and by connection."""
         self._queues: dict[str, deque[_Reception]] = {}
@@ -116,7 +126,7 @@ class MessageSlots:
                 await self._wait(reception, loop)
             if self._timer is None:
                 self._set_timer(loop, reception.arrived + self._time_limit(reception))
-            return await context.read()
+            message = await context.read()
         except asyncio.CancelledError:
             self._count_reset(context, sender)
             raise
@@ -127,12 +137,27 @@ class MessageSlots:
         finally:
             if reception in self._receiving:
                 self._end(reception)
+        if isinstance(message, bytes):
+            self._count_read(sender.connection)
+        return message
+
+    def _count_read(self, connection: str) -> None:
+        """Count a message that was read."""
+        read = self._read.get(connection, 0)
+        if not read and len(self._read) >= _MOST_CONNECTIONS:
+            self._read.clear()
+        self._read[connection] = min(read + 1, _MOST_READ)
 
     def _count_reset(self, context: CallContext, sender: Sender) -> None:
         """Count a call that was cancelled before its message was read, unless its time is over."""
         remaining_s = context.time_remaining()
         # A client also resets a call at its deadline, which is that of the server within the jitter of the network.
-        if remaining_s is None or remaining_s > _JITTER_S:
+        if remaining_s is not None and remaining_s <= _JITTER_S:
+            return
+        read = self._read.get(sender.connection, 0)
+        if read:
+            self._read[sender.connection] = read - 1
+        else:
             self.on_reset(sender.connection)
 
     def refuse_all(self, error: PalmServeError) -> None:

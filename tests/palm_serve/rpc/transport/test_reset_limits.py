@@ -1,11 +1,13 @@
 """Clients that reset calls before they are read: their connections are closed, and their address is blocked for a while."""
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -22,6 +24,7 @@ from palm_serve.rpc.transport.reset_limits import (
     ResetLimits,
 )
 from palm_serve.rpc.transport.socket_filter import set_filter
+from palm_serve.v1 import palm_pb2, palm_pb2_grpc
 
 Process = Any  # of conftest.py, which cannot be imported by name
 LIMIT_S = 60.0
@@ -183,6 +186,41 @@ def test_connection_that_resets_its_calls_is_closed_and_its_address_blocked(
     process.process.terminate()
     assert process.finish() == 0
     assert sum("are closed, and refused" in line for line in process.errors) == 1
+
+
+async def call_and_cancel(target: str, calls: int) -> tuple[int, list[str]]:
+    """Make calls on one connection, of which every third is cancelled before it can be read. Return answers and failures."""
+    options = (("grpc.enable_http_proxy", 0),)
+    async with grpc.aio.insecure_channel(target, options=options) as channel:
+        stub = palm_pb2_grpc.DialogueUnderstandingStub(channel)
+        request = palm_pb2.ParseRequest(text="play a song")
+        failures = []
+        answered = 0
+        for _ in range(calls // 60):
+            kept = [stub.Parse(request, timeout=LIMIT_S) for _ in range(40)]
+            left = [stub.Parse(request) for _ in range(20)]
+            await asyncio.sleep(0)
+            for call in left:
+                call.cancel()
+            for outcome in await asyncio.gather(*kept, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    failures.append(str(outcome))
+                else:
+                    answered += 1
+        return answered, failures
+
+
+@pytest.mark.skipif(not connection_limits.IS_SUPPORTED, reason="needs /proc and epoll")
+def test_client_that_cancels_some_of_many_calls_is_not_blocked(
+    start_server: Callable[..., Process], tiny_bundle: Path
+) -> None:
+    process = start_server(tiny_bundle, "--drain-grace", "0")
+    answered, failures = asyncio.run(call_and_cancel(process.target(), 3000))
+    assert failures == []
+    assert answered == 2000
+    process.process.terminate()
+    assert process.finish() == 0
+    assert process.errors == []
 
 
 @pytest.mark.skipif(not connection_limits.IS_SUPPORTED, reason="needs /proc and epoll")
