@@ -94,6 +94,9 @@ class OpenVinoEngine:
         self.metadata: dict[str, str] = {}
         for key, value in metadata.items():
             self.metadata[key] = value.astype(str)
+        # The request refers to both.
+        self._model = model
+        self._compiled = compiled
         self._request = compiled.create_infer_request()
         self._interrupted = False
 
@@ -105,7 +108,7 @@ class OpenVinoEngine:
         """
         self._interrupted = False
         try:
-            self._request.infer(dict(batch.arrays), share_inputs=True)
+            self._request.infer(dict(batch.arrays))
         except RuntimeError as error:
             if self._interrupted:
                 raise EngineTimeout(RUN_STOPPED) from error

@@ -500,7 +500,7 @@ SPACY_ROWS = [
 
 def test_spacy_that_is_not_installed_is_told(file, parse, monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)
-    with pytest.raises(DataError, match=r"a\.spacy: format 'spacy' needs the package spacy; install it with"):
+    with pytest.raises(DataError, match=r"a\.spacy: format 'spacy' needs the package spacy; to install it, run"):
         parse("spacy", file("a.spacy", b"x"))
 
 
