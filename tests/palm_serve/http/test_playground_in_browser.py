@@ -162,6 +162,7 @@ def test_labels_stay_text(make_tiny_bundle, start_server, open_page, monkeypatch
         variables, "GOLDEN", [{"text": f"hi {evil}", "pair": None, "answers": {"intent": {"label": "greeting"}}}]
     )
     process = start_server(make_tiny_bundle(tmp_path / "a"), "--http-port", "0", "--drain-grace", "0")
+    process.target()  # before it is ready, it answers 503
     page = open_page(process.wait_for(r"^palm-serve: playground at (http://\S+)$"))
     expect(page.locator(".chip")).to_have_text(f"hi {evil}", timeout=LIMIT_MS)
     ask_for(page, "fly to boston")
@@ -179,6 +180,7 @@ def test_values_and_their_time_are_shown(make_tiny_bundle, reseal_bundle, start_
     content = {"tasks": {"slots": {"city": {"synonyms": synonyms, "values": [*synonyms.values()]}}}}
     (bundle / "values.json").write_text(json.dumps(content), encoding="utf-8")
     process = start_server(reseal_bundle(bundle), "--http-port", "0", "--drain-grace", "0")
+    process.target()  # before it is ready, it answers 503
     page = open_page(process.wait_for(r"^palm-serve: playground at (http://\S+)$"))
     wait_until_ready(page)
     ask_for(page, "fly to boston on monday")

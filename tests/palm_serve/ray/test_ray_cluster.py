@@ -187,7 +187,10 @@ def test_ray_that_is_not_installed_is_told(source: Path, tiny_bundle: Path, tmp_
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 2
-    assert "--engine ray needs ray, which is not installed. Run: pip install" in done.stderr
+    assert (
+        "--engine ray needs ray, which is not installed. To install it, run in a clone of PALM: pip install"
+        in done.stderr
+    )
 
 
 def replicas(cluster: Any) -> list[int]:

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+# A suite that was started in the background ignores SIGINT, and so would the program.
 _PROGRAM = """
-import json, sys
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import torch
 import palm_trainer as palm
 torch.set_num_threads(1)
