@@ -20,7 +20,7 @@ _MOST_ROWS = 4096
 _LONGEST_FIELD = 1 << 26
 """Characters of a field of CSV. Without a limit, a quote that nothing closes takes the rest of the file into memory."""
 _OPEN_QUOTE = "unexpected end of data"
-"""What Python's strict reader says where a file ends within quotes."""
+"""Message of Python's strict reader for a file that ends within quotes."""
 _INT64 = range(-(2**63), 2**63)
 
 Values = dict[str, Any]

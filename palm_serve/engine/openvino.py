@@ -94,7 +94,7 @@ class OpenVinoEngine:
         self.metadata: dict[str, str] = {}
         for key, value in metadata.items():
             self.metadata[key] = value.astype(str)
-        # The request refers to both.
+        # Kept as long as the request. Whether it keeps them itself is not documented.
         self._model = model
         self._compiled = compiled
         self._request = compiled.create_infer_request()

@@ -162,7 +162,7 @@ def _source(graph: Path | GraphFile, provider: str) -> str | bytes:
     """Return what ONNX Runtime reads a graph from: a path, or bytes.
 
     ONNX Runtime parses bytes with the interpreter's lock held, 0.1 s for 90 MB, and a server answers nobody in that time. It
-    parses files without the lock. So bytes are put into a file in memory, which no other process can write.
+    parses files without the lock. So the file in memory is taken where the bundle has read the graph into one.
     """
     if isinstance(graph, Path):
         return str(graph)

@@ -137,7 +137,7 @@ class BundleOpener:
         self._running: Pipeline | None = None
         """Pipeline whose engine the thread runs."""
         self._pauses = _Pauses(engine_thread)
-        """Those of the bundle that is being opened."""
+        """Pauses of the bundle that is being opened."""
 
     async def try_bundle(self, path: Path, open_models: Iterable[LoadedModel]) -> None:
         """Try a bundle in a process of its own, unless its manifest names a version that is open.

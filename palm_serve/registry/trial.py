@@ -39,7 +39,7 @@ from palm_serve.system.background import CoreTimes, core_times
 log = logging.getLogger(__name__)
 
 _PROGRAM = "from palm_serve.registry.trial import main; main()"
-"""What Python runs in the process."""
+"""Program of the process."""
 _ENTER_BACKGROUND = "from palm_serve.system.background import enter_background; enter_background(); "
 """Stands before the imports of a trial, which take as long as the trial of a small model."""
 _LOOK_S = 5.0

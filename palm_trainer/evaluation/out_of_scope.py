@@ -28,6 +28,8 @@ SHRINKAGE = 0.01
 """Share of the covariance that is taken from a multiple of the identity: features have directions in which training text does not vary at all."""
 FIT_EXAMPLES = 20_000
 """Training examples, at most, whose features the statistics are fitted on."""
+_MARGIN = 1e-3
+"""Room above the greatest score of all, in parts of it."""
 
 
 class Statistics(NamedTuple):
@@ -55,10 +57,6 @@ def fit_statistics(features: FloatArray, classes: npt.NDArray[np.int64]) -> Stat
     covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * level * np.eye(len(centre))
     whitening = np.linalg.inv(np.linalg.cholesky(covariance))
     return Statistics(centre.astype(np.float32), whitening.astype(np.float32), (means @ whitening.T).astype(np.float32))
-
-
-_MARGIN = 1e-3
-"""Room above the greatest score of all, in parts of it."""
 
 
 def threshold_at(scores: npt.ArrayLike, rejected: float) -> float:

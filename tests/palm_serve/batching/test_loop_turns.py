@@ -32,7 +32,9 @@ def test_batch_alone_does_not_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_turns, "_PAUSE_S", 60.0)
 
     async def scenario() -> None:
-        await asyncio.wait_for(take_turns([], "a", 1000), 30)
+        taken: list[str] = []
+        await asyncio.wait_for(take_turns(taken, "a", 1000), 30)
+        assert len(taken) == 1000
 
     asyncio.run(scenario())
 
