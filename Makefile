@@ -51,10 +51,10 @@ demo-serve: $(DEMO)  ## serve the English sample until Ctrl-C, with a page for t
 
 test: lint types  ## lint, types and the quick tests
 	@echo "==> tests"
-	@$(PY) -m pytest -m "not slow" -n auto --dist worksteal
+	@$(PY) -m pytest -m "not slow" -n auto --dist worksteal $(PYTEST_OPTIONS)
 
 test-slow: $(READY)  ## the tests that take minutes; PALM_DATA=DIR adds those on public data
-	@$(PY) -m pytest -m slow -rs -n auto --dist worksteal
+	@$(PY) -m pytest -m slow -rs -n auto --dist worksteal $(PYTEST_OPTIONS)
 
 lint: $(READY)  ## ruff: rules and format
 	@echo "==> lint"
