@@ -1,13 +1,13 @@
 """`palm-serve bench`."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from palm_serve.bench.load import TEXTS, Access, Load, Method
 from palm_serve.cli.connection import OverTls, PlainToken, TlsCa, TlsCert, TlsKey, TokenFile, find_token
+from palm_serve.cli.json_file import check_json_file, write_json_file
 from palm_serve.cli.shared import report_errors, show, write_line
 from palm_serve.errors import ConfigError
 from palm_serve.system.files import read_text
@@ -96,6 +96,8 @@ def bench(
             raise ConfigError(
                 "--sweep must not be used with --rate, got both. Remove --rate: a sweep is a closed loop."
             )
+        if json_file is not None:
+            check_json_file(json_file)
         load = Load(
             target,
             rate,
@@ -138,7 +140,7 @@ def _run(load: Load, sweep: bool, metrics: str | None, json_file: Path | None) -
             content |= {"method": load.method.value, "levels": [level.as_dict() for level in levels]}
         if usage is not None:
             content["server"] = usage.as_dict()
-        _write(json_file, content)
+        write_json_file(json_file, content)
     if levels:
         _show_levels(levels)
     _show(load, report, usage)
@@ -151,14 +153,6 @@ def _read_texts(path: Path) -> tuple[str, ...]:
     if not texts:
         raise ConfigError(f"{path} must hold texts, got none. Put one text on each line.")
     return texts
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _show_levels(levels: "list[Level]") -> None:

@@ -1,13 +1,12 @@
 """`palm-serve plan`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from palm_serve.cli.json_file import write_json_file
 from palm_serve.cli.shared import report_errors, write_line
-from palm_serve.errors import ConfigError
 
 if TYPE_CHECKING:
     from palm_serve.capacity.fleet import FleetPlan
@@ -61,19 +60,11 @@ def plan(
         demand = Demand(rate, p99, utilization, clients, price, cores, memory)
         result = plan_fleet(content, demand)
         if json_file is not None:
-            _write(json_file, result)
+            write_json_file(json_file, result.as_dict())
     _show(result)
     for level in content.levels:
         for doubt in level.doubts:
             write_line(f"unreliable figures of {level.callers} callers: {doubt}")
-
-
-def _write(path: Path, result: "FleetPlan") -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result.as_dict(), indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _show(result: "FleetPlan") -> None:

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import re
 import shutil
 import signal
@@ -181,3 +182,21 @@ def test_bench_pause_delays_all_calls_that_fall_into_it(
     assert report.codes == {"OK": report.calls}
     assert 40 <= report.calls <= 120
     assert report.answered_ms["p90"] > 500
+
+
+@pytest.mark.parametrize("place", ["directory", "below a file", "read only"])
+def test_place_of_the_figures_is_checked_before_the_load(tmp_path: Path, place: str) -> None:
+    """Nothing listens at the target: a load would end with that."""
+    if place == "directory":
+        file = tmp_path
+    elif place == "below a file":
+        (tmp_path / "file").touch()
+        file = tmp_path / "file" / "figures.json"
+    else:
+        if os.getuid() == 0:
+            pytest.skip("the superuser may write everywhere")
+        (tmp_path / "closed").mkdir(mode=0o500)
+        file = tmp_path / "closed" / "figures.json"
+    run = bench(f"127.0.0.1:{free_port()}", "--json", file, *SHORT)
+    assert run.exit_code == 2
+    assert "palm-serve: --json must be" in run.output
