@@ -11,6 +11,7 @@ _GOODPUT, _TO_ECHO, _RECOVERED_S = 0.95, 2.0, 1.0
 _P99_RATIO, _MEMORY_RATIO = 1.2, 1.05
 _MEMORY_MIB = 10.0
 _NEIGHBOUR = 1.1
+_NEIGHBOUR_OF_ATTACK = 1.5
 _ANSWERED, _BATCHES = 99.0, 3.0
 _TO_BEST, _REFUSED_MS = 0.95, 10.0
 _HEAD = ("figure", "measured", "goal", "verdict")
@@ -183,6 +184,29 @@ def _envoy(content: Content, found: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
+def _envoy_http(content: Content, found: Mapping[str, Any]) -> list[Row]:
+    took, codes = found["restart_s"], found["codes"]
+    undrained = sum(count for code, count in found["exits"].items() if code != "0")
+    return [
+        _plain("restarts", str(len(took))),
+        _plain("a restart, median s", f"{median(took):.1f}"),
+        _plain("calls", f"{sum(codes.values()):,}"),
+        _judged(content, at_most("restarts over HTTP: failed calls", 0, found["failed"], f"{found['failed']:,}")),
+        _judged(content, at_most("restarts over HTTP: servers that did not drain", 0, undrained, str(undrained))),
+    ]
+
+
+def _http_neighbours(content: Content, found: Mapping[str, Any]) -> list[Row]:
+    rows = []
+    for name, (quiet_ms, beside_ms) in found["p99_ms"].items():
+        rows.append(_plain(f"{name}: p99 before and beside, ms", f"{quiet_ms:.1f} and {beside_ms:.1f}"))
+        ratio = beside_ms / quiet_ms
+        what = f"HTTP attack, {name}: neighbour's p99 to that before"
+        rows.append(_judged(content, at_most(what, _NEIGHBOUR_OF_ATTACK, ratio, f"{ratio:.2f}")))
+    rows.append(_plain("memory after all, MiB", f"{found['memory_mib']:.0f}"))
+    return rows
+
+
 _BLOCKS: Mapping[str, Callable[[Content, Mapping[str, Any]], list[Row]]] = {
     "overload": _overload,
     "admission": _admission,
@@ -191,6 +215,8 @@ _BLOCKS: Mapping[str, Callable[[Content, Mapping[str, Any]], list[Row]]] = {
     "swaps": _swaps,
     "fuzz": _fuzz,
     "envoy": _envoy,
+    "envoy_http": _envoy_http,
+    "http_neighbours": _http_neighbours,
 }
 
 

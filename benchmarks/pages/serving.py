@@ -60,6 +60,7 @@ _HTTP = (
     ("Open Inference Protocol, JSON, to gRPC", "oip_ratio", 1.3),
 )
 _BATCH_GOAL = 0.95
+_RAY_GOAL = 1.25
 
 
 def build(results: Results) -> Content:
@@ -74,6 +75,7 @@ def build(results: Results) -> Content:
     _stages(content, "one_call", results.get("one_call"), _ONE_CALL)
     _stages(content, "http_cost", results.get("http_cost"), _HTTP)
     _batch(content, results.get("batch"))
+    _ray_serve(content, results.get("ray_serve"))
     return content
 
 
@@ -192,3 +194,18 @@ def _batch(content: Content, found: Any) -> None:
     engine = found["engine"]
     told = f"{len(figures['clock_ratio'])} rounds over {found['rows']:,} rows. Engine: {engine['provider']} {engine['precision']}."
     content.blocks["batch"] = f"{table(rows)}\n\n{told} {measured('batch', found)}"
+
+
+def _ray_serve(content: Content, found: Any) -> None:
+    if found is None:
+        content.blocks["ray_serve"] = MISSING
+        return
+    what = "a call through Ray Serve and HAProxy to one of `palm-serve run`, CPU"
+    goal = at_most(what, _RAY_GOAL, fmean(found["ratios"]), rounds(found["ratios"]))
+    content.goals.append(goal)
+    rows = [("figure", "mean and range of the rounds", "goal", "verdict")]
+    rows.append(("`palm-serve run`, CPU ms per call", rounds(found["milliseconds"]["palm-serve"]), "", ""))
+    rows.append(("replica and HAProxy, CPU ms per call", rounds(found["milliseconds"]["Ray"]), "", ""))
+    rows.append(("Ray Serve to `palm-serve run`", rounds(found["ratios"]), goal.wanted, goal.verdict))
+    told = f"{len(found['ratios'])} rounds, {found['concurrency']} callers."
+    content.blocks["ray_serve"] = f"{table(rows)}\n\n{told} {measured('ray_serve', found)}"
