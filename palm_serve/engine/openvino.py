@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from palm_serve.bundle.graph_file import GraphFile
-from palm_serve.engine.options import RUN_STOPPED
+from palm_serve.engine.options import NAMES_NOT_UTF8, RUN_STOPPED
 from palm_serve.errors import EngineError, EngineTimeout
 from palm_serve.types import EngineInfo, FloatArray, PaddedBatch
 
@@ -61,8 +61,15 @@ def _without_telemetry() -> Iterator[None]:
 
 
 def compile_properties(precision: str, threads: int) -> dict[str, Any]:
-    """Return the properties to compile a graph with. Without the hint, it computes in bf16 wherever the processor can."""
-    return {"INFERENCE_PRECISION_HINT": _HINTS[precision], "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    """Return the properties to compile a graph with.
+
+    Without the hint, it computes in bf16 wherever the processor can. And what meets weights that are stored as integers is
+    made int8 during the run, whatever the hint, unless the size of its groups is 0.
+    """
+    properties = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    if precision != "int8":
+        properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
+    return properties
 
 
 class OpenVinoEngine:
@@ -86,14 +93,16 @@ class OpenVinoEngine:
                 model = _read_model(core, graph, folders)
                 metadata = model.get_rt_info("framework").astype(dict) if model.has_rt_info("framework") else {}
                 compiled = core.compile_model(model, "CPU", compile_properties(info.precision, threads))
+                inputs, outputs = _port_types(compiled.inputs), _port_types(compiled.outputs)
+                texts = {key: value.astype(str) for key, value in metadata.items()}
+        except UnicodeDecodeError:
+            raise EngineError(NAMES_NOT_UTF8.format(graph=graph.name)) from None
         except Exception as error:  # OpenVINO raises RuntimeError and others of its own
             raise EngineError(f"OpenVINO in {info.precision} cannot run {graph.name}: {error}") from error
         self.info = info
-        self.inputs = _port_types(compiled.inputs)
-        self.outputs = _port_types(compiled.outputs)
-        self.metadata: dict[str, str] = {}
-        for key, value in metadata.items():
-            self.metadata[key] = value.astype(str)
+        self.inputs = inputs
+        self.outputs = outputs
+        self.metadata: dict[str, str] = texts
         # Kept as long as the request. Whether it keeps them itself is not documented.
         self._model = model
         self._compiled = compiled

@@ -19,6 +19,7 @@ ORT_NAMES = {
 }
 """Names of the providers of ONNX Runtime."""
 
+NAMES_NOT_UTF8 = "the names and the metadata in {graph} must be UTF-8, got other bytes. Export the run again."
 RUN_STOPPED = "the engine took too long for this batch, and its run was stopped"
 
 ProviderOptions = dict[str, str]

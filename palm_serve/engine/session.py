@@ -19,6 +19,7 @@ from palm_serve.engine.openvino import OpenVinoEngine
 from palm_serve.engine.options import (
     CPU,
     CUDA,
+    NAMES_NOT_UTF8,
     OPENVINO,
     ORT_NAMES,
     RUN_STOPPED,
@@ -207,5 +208,8 @@ def _open_session(
             f"{info.provider} is not available: ONNX Runtime fell back to {', '.join(session_providers)}. "
             f"{explain_missing_gpu()}"
         )
-    runner = BoundRunner(session, "cuda", graphs) if info.provider == CUDA else None
-    return OrtEngine(session, info, compiles_shapes=graphs or info.provider == TENSORRT, runner=runner)
+    try:
+        runner = BoundRunner(session, "cuda", graphs) if info.provider == CUDA else None
+        return OrtEngine(session, info, compiles_shapes=graphs or info.provider == TENSORRT, runner=runner)
+    except UnicodeDecodeError:
+        raise EngineError(NAMES_NOT_UTF8.format(graph=graph.name)) from None

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnxruntime import InferenceSession
 
@@ -95,17 +96,58 @@ def test_graph_is_opened_as_bytes_where_no_file_can_be_made(tiny_bundle, monkeyp
 
 @pytest.mark.parametrize(("precision", "hint"), [("fp32", "f32"), ("bf16", "bf16"), ("int8", "f32")])
 def test_openvino_properties_always_set_the_precision(precision, hint):
-    assert openvino.compile_properties(precision, 2) == {
-        "INFERENCE_PRECISION_HINT": hint,
-        "INFERENCE_NUM_THREADS": 2,
-        "NUM_STREAMS": 1,
-    }
+    expected = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": 2, "NUM_STREAMS": 1}
+    if precision != "int8":
+        expected["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
+    assert openvino.compile_properties(precision, 2) == expected
 
 
 def test_openvino_that_is_not_installed_raises(tiny_bundle, monkeypatch):
     monkeypatch.setattr(openvino, "openvino_core", lambda: None)
     with pytest.raises(EngineError, match=r"OpenVINO is not available\. Install the package `openvino`\."):
         open_engine(tiny_bundle / "model.onnx", "OpenVINO", "fp32")
+
+
+@pytest.mark.parametrize("provider", ["CPU", "OpenVINO"])
+@pytest.mark.parametrize("place", ["metadata", "input"])
+def test_names_that_are_not_utf8_are_refused(tmp_path, provider, place):
+    if provider not in providers.available_providers():
+        pytest.skip(f"needs {provider}")
+    name = "wrong" if place == "input" else "x"
+    nodes = [onnx.helper.make_node("Identity", [name], ["y"])]
+    ports = [onnx.helper.make_tensor_value_info(port, onnx.TensorProto.FLOAT, ["rows"]) for port in (name, "y")]
+    graph = onnx.helper.make_graph(nodes, "copy", ports[:1], ports[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    if place == "metadata":
+        onnx.helper.set_model_props(model, {"key": "wrong"})
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString().replace(b"wrong", b"wro\x80g"))
+    with pytest.raises(EngineError, match=r"must be UTF-8, got other bytes|cannot run model\.onnx"):
+        open_engine(path, provider, "fp32")
+
+
+@pytest.mark.skipif("OpenVINO" not in providers.available_providers(), reason="no package `openvino`")
+def test_openvino_in_fp32_is_exact_with_weights_stored_as_integers(tmp_path):
+    """By default it makes the other factor int8 too, and is wrong by half a per cent."""
+    core = openvino.openvino_core()
+    generator = np.random.default_rng(13)
+    size = 384
+    weights = generator.integers(-64, 65, (size, size)).astype(np.int8)
+    scales = (0.01 * generator.random(size)).astype(np.float32)
+    nodes = [
+        onnx.helper.make_node("DequantizeLinear", ["weights", "scales"], ["factor"], axis=1),
+        onnx.helper.make_node("MatMul", ["x", "factor"], ["y"]),
+    ]
+    ports = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", "tokens", size]) for name in "xy"
+    ]
+    stored = [onnx.numpy_helper.from_array(weights, "weights"), onnx.numpy_helper.from_array(scales, "scales")]
+    graph = onnx.helper.make_graph(nodes, "product", ports[:1], ports[1:], stored)
+    path = tmp_path / "product.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    x = generator.normal(size=(4, 16, size)).astype(np.float32)
+    compiled = core.compile_model(path, "CPU", openvino.compile_properties("fp32", 1))
+    np.testing.assert_allclose(compiled(x)[0], x @ (weights * scales), atol=1e-4)
 
 
 needs_openvino = pytest.mark.skipif("OpenVINO" not in providers.available_providers(), reason="no package `openvino`")
