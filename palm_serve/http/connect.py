@@ -32,7 +32,7 @@ from palm_serve.http.context import HttpContext, Receive, Scope, Send
 from palm_serve.http.endpoint import Endpoint, refuse
 from palm_serve.http.statuses import HttpFailure
 from palm_serve.rpc.access.tokens import Scope as TokenScope
-from palm_serve.rpc.call_handling import HandlerFactory
+from palm_serve.rpc.call_handling import EarlyRefusal, HandlerFactory
 from palm_serve.rpc.grpc_server import DIALOGUE, HEALTH, MODELS, PREDICTION, Services
 from palm_serve.v1 import palm_pb2 as pb
 
@@ -48,6 +48,7 @@ class _Method:
     request: type[Message]
     call: Any
     scope: TokenScope
+    early_refusal: EarlyRefusal | None = None
 
     @property
     def has_no_side_effects(self) -> bool:
@@ -68,11 +69,13 @@ def routes(services: Services, door: str, max_bytes: int, max_fields: int) -> li
         max_bytes: largest body of a request.
         max_fields: largest number of fields of a message.
     """
-    dialogue, models = services.dialogue, services.models
+    dialogue, prediction, models = services.dialogue, services.prediction, services.models
     methods = [
-        _Method(DIALOGUE, "Parse", pb.ParseRequest, dialogue.parse, TokenScope.PARSE),
+        _Method(DIALOGUE, "Parse", pb.ParseRequest, dialogue.parse, TokenScope.PARSE, dialogue.early_refusal),
         _Method(DIALOGUE, "ParseBatch", pb.ParseBatchRequest, dialogue.parse_batch, TokenScope.PARSE),
-        _Method(PREDICTION, "Predict", pb.PredictRequest, services.prediction.predict, TokenScope.PARSE),
+        _Method(
+            PREDICTION, "Predict", pb.PredictRequest, prediction.predict, TokenScope.PARSE, prediction.early_refusal
+        ),
         _Method(MODELS, "ListModels", pb.ListModelsRequest, models.list_models, TokenScope.READ),
         _Method(MODELS, "GetModel", pb.GetModelRequest, models.get_model, TokenScope.READ),
         _Method(MODELS, "LoadModel", pb.LoadModelRequest, models.load_model, TokenScope.CONTROL),
@@ -148,7 +151,8 @@ class _ConnectEndpoint:
         self, context: HttpContext, read: Callable[[bytes], Message], write: Callable[[Message], bytes]
     ) -> bytes:
         method = self._method
-        return await self._factory.exchange(method.name, read, method.call, write, method.scope)(None, context)
+        exchange = self._factory.exchange(method.name, read, method.call, write, method.scope, method.early_refusal)
+        return await exchange(None, context)
 
 
 def _media_type(content_type: str) -> str:

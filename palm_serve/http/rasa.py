@@ -123,7 +123,10 @@ class _Rasa:
                 top_k=_RANKING,
             )
 
-        exchange = self._factory.exchange("Parse", read, self._services.dialogue.parse, self._write, Scope.PARSE)
+        dialogue = self._services.dialogue
+        exchange = self._factory.exchange(
+            "Parse", read, dialogue.parse, self._write, Scope.PARSE, dialogue.early_refusal
+        )
         return await exchange(None, context)
 
     async def _find_token(self, context: HttpContext) -> None:
