@@ -55,16 +55,19 @@ def parse_requests(host: str, form: str, texts: Sequence[str], model: str) -> li
 
 
 class Connection:
-    """One connection, opened when it is entered."""
+    """One connection, opened when it is entered. `source` is the address of this side, None: that which the system chooses."""
 
-    def __init__(self, host: str, port: int, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, host: str, port: int, context: ssl.SSLContext | None = None, source: str | None = None) -> None:
         self._address = host, port
         self._context = context
+        self._source = None if source is None else (source, 0)
         self.is_closed = False
         """True once a response has said that the server closes the connection."""
 
     async def __aenter__(self) -> "Connection":
-        self._reader, self._writer = await asyncio.open_connection(*self._address, ssl=self._context)
+        self._reader, self._writer = await asyncio.open_connection(
+            *self._address, ssl=self._context, local_addr=self._source
+        )
         return self
 
     async def __aexit__(self, *error: object) -> None:

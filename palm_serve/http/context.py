@@ -60,6 +60,13 @@ class HttpContext:
         return self._reading_began
 
     @property
+    def declared_bytes(self) -> int | None:
+        """Length of the body, if it is known before the body is read, and is that of what the body holds."""
+        if "transfer-encoding" in self.headers or self.headers.get("content-encoding", "identity") != "identity":
+            return None
+        return int(self.headers.get("content-length", 0))
+
+    @property
     def body_is_read(self) -> bool:
         """True once the body was read whole."""
         return self._body is not None

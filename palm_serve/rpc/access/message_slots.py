@@ -2,6 +2,9 @@
 
 Without a slot gRPC receives no more of a message than the flow-control window of its call (`WINDOW_BYTES`). With a slot it
 receives the whole message. Most messages fit into the window, so a slot is usually held for less than a millisecond.
+
+Where a transport knows beforehand that a message fits into the window, the message needs no slot: over HTTP a client that
+sends slowly would keep the slots of its address from others, such as all that are behind the same proxy.
 """
 
 import asyncio
@@ -19,7 +22,7 @@ _SLOTS_BYTES = 24 * MIB
 _WAITING_BYTES = 8 * MIB
 _MAX_SLOTS = 512
 _MAX_WAITING = _WAITING_BYTES // WINDOW_BYTES
-"""Number of calls that wait for a slot. Each holds up to its window."""
+"""Number of calls that wait for a slot, or receive a short message without one. Each holds up to its window."""
 _GRACE_S = 1.0
 """Time after which a call loses its slot to a connection that holds fewer."""
 _SHORT_TIMEOUT_S = 5.0
@@ -93,6 +96,9 @@ class MessageSlots:
         self._client_limit = max(1, self._limit - 2)
         self._timeout_s = timeout_s
         self._receiving: dict[_Reception, None] = {}
+        """Calls that hold a slot."""
+        self._short: dict[_Reception, None] = {}
+        """Calls whose message needs no slot, the oldest first."""
         self._read: dict[str, int] = {}
         """Messages that were read, by connection, less the resets that they have allowed."""
         self._held: defaultdict[str, int] = defaultdict(int)
@@ -119,8 +125,13 @@ class MessageSlots:
         """
         loop = asyncio.get_running_loop()
         reception = _Reception(context, call, sender, loop.time())
+        # The context of gRPC does not know the length.
+        declared_bytes = getattr(context, "declared_bytes", None)
         try:
-            if (not self._waiting or sender.connection not in self._queues) and self._has_slot(sender.name):
+            if declared_bytes is not None and declared_bytes <= WINDOW_BYTES:
+                self._make_place()
+                self._short[reception] = None
+            elif (not self._waiting or sender.connection not in self._queues) and self._has_slot(sender.name):
                 self._begin(reception)
             else:
                 await self._wait(reception, loop)
@@ -135,6 +146,7 @@ class MessageSlots:
                 raise
             raise reception.error from abort
         finally:
+            self._short.pop(reception, None)
             if reception in self._receiving:
                 self._end(reception)
         if isinstance(message, bytes):
@@ -162,8 +174,18 @@ class MessageSlots:
 
     def refuse_all(self, error: PalmServeError) -> None:
         """End every call that awaits its message with an error."""
-        for reception in [*self._receiving, *self._queued()]:
+        for reception in [*self._receiving, *self._short, *self._queued()]:
             self._refuse(reception, error)
+
+    def _make_place(self) -> None:
+        """End the oldest call that has no slot, if there are as many as may be. An honest one lasts for a millisecond."""
+        if self._waiting + len(self._short) < _MAX_WAITING:
+            return
+        for reception in self._short:
+            if reception.error is None:
+                message = "the message must arrive whole, at once: other calls need its place. Send it again."
+                self._refuse(reception, Overloaded(message, reason=_REASON))
+                return
 
     def _has_slot(self, client: str) -> bool:
         free = self._limit - len(self._receiving)
@@ -189,6 +211,7 @@ class MessageSlots:
     async def _wait(self, reception: _Reception, loop: asyncio.AbstractEventLoop) -> None:
         """Wait for a slot. The reception has begun when this returns."""
         connection = reception.sender.connection
+        self._make_place()
         if self._waiting >= _MAX_WAITING or len(self._queues.get(connection, ())) >= _MAX_WAITING // 2:
             raise Overloaded(
                 f"at most {_MAX_WAITING // 2:,} calls of a connection may wait to send their messages. "
@@ -241,7 +264,7 @@ class MessageSlots:
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """End the calls whose time is over, and set the timer for the next one."""
         now = loop.time()
-        for reception in [*self._receiving, *self._queued()]:
+        for reception in [*self._receiving, *self._short, *self._queued()]:
             limit_s = self._time_limit(reception)
             if reception.arrived + limit_s <= now:
                 self._refuse(reception, _too_late(limit_s))
@@ -249,9 +272,9 @@ class MessageSlots:
         self._timer = None
         if self._waiting:
             self._set_timer(loop, now + _LOOK_INTERVAL_S)
-        elif self._receiving:
+        elif self._receiving or self._short:
             due = now + self._timeout_s
-            for reception in self._receiving:
+            for reception in (*self._receiving, *self._short):
                 due = min(due, reception.arrived + self._time_limit(reception))
             self._set_timer(loop, max(due, now + _LOOK_INTERVAL_S))
 
@@ -286,7 +309,7 @@ class MessageSlots:
         if reception.error is not None:
             return
         reception.error = error
-        if reception in self._receiving:
+        if reception in self._receiving or reception in self._short:
             task = asyncio.get_running_loop().create_task(self._send_refusal(reception, error))
             self._refusals.add(task)
             task.add_done_callback(self._refusals.discard)
@@ -295,7 +318,7 @@ class MessageSlots:
 
     async def _send_refusal(self, reception: _Reception, error: PalmServeError) -> None:
         # The message may have arrived since the refusal was decided. Then the call goes on.
-        if reception in self._receiving:
+        if reception in self._receiving or reception in self._short:
             await self.refuse(reception.context, reception.call, error)
 
 

@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,20 @@ def test_slow_body_times_out(door):
     assert door.status_of(answer) == 504
     assert b"must arrive whole within 2 s" in answer
     assert answers(door)
+
+
+def test_slow_bodies_do_not_keep_others_of_their_address_waiting(make_door):
+    """The slow ones hold every slot of the address for the time of a message."""
+    door = make_door("--message-timeout", "60")
+    assert answers(door)
+    with ExitStack() as slow:
+        for _ in range(40):
+            connection = slow.enter_context(door.connect())
+            connection.sendall(HEAD + b"Content-Length: 100000\r\n\r\n{")
+        time.sleep(0.5)
+        began = time.monotonic()
+        assert answers(door)
+        assert time.monotonic() - began < 10
 
 
 def test_trickled_body_times_out(door):
