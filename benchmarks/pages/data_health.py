@@ -2,11 +2,14 @@
 
 from typing import Any
 
-from pages.parts import MISSING, Content, Goal, Results, goals_table, measured, share, table, wilson
+from pages.parts import MISSING, Content, Goal, Results, at_most, goals_table, measured, share, table, wilson
 from pages.plot_data import Dots, Panel, Point
 
 _SETS = {"banking77": "BANKING77, intents", "snips": "SNIPS, spans"}
 _ORDERS = {"health": "`palm-train health`", "cleanlab": "cleanlab, called directly"}
+
+_PAGE = (("made_s", "made in, s", 90.0), ("opened_s", "opened in Chromium in, s", 2.0))
+"""Key, title, and the goal, at most."""
 
 
 def build(results: Results) -> Content:
@@ -37,6 +40,11 @@ def build(results: Results) -> Content:
             wanted = f"at least cleanlab's {100 * cell['cleanlab']['precision_at_k']:.1f} %"
             met = cell["health"]["precision_at_k"] >= cell["cleanlab"]["precision_at_k"]
             content.goals.append(Goal(f"{title}: wrong labels among the first", wanted, _percent(cell), met))
+    page = found.get("page", {})
+    for key, what, wanted in _PAGE:
+        if key in page:
+            what = f"the page of {page['rows']:,} rows: {what}"
+            content.goals.append(at_most(what, wanted, page[key], f"{page[key]:g}"))
     content.blocks.update(
         precision=table(rows, 3), goals=goals_table(content.goals), measured=measured("health", found)
     )
