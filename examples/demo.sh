@@ -44,5 +44,5 @@ kill -TERM "$server"
 wait "$server" # its exit code becomes this script's
 command="examples/demo_serve.sh $name"
 if [ "$name" = demo ]; then command="make demo-serve"; fi
-echo "==> done. Try it in a browser, at the address that this prints: $command"
+echo "==> done. Try it in a browser, at http://127.0.0.1:8080: $command"
 echo "    Faster graphs, where they answer the same: palm-export runs/$name --output bundles/$name --overwrite"

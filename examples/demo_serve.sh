@@ -18,5 +18,8 @@ if [ ! -f "bundles/$name/manifest.json" ]; then
     palm-export "runs/$name" --output "bundles/$name" --precision fp32 --overwrite
 fi
 mkdir -p runs
+# The address that demo.sh prints. Where something else answers there, the system chooses the port, and the server prints it.
+port=8080
+if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then port=0; fi
 echo "==> serve: bundles/$name, until Ctrl-C"
-exec palm-serve run "bundles/$name" --port 0 --http-port 0 --feedback "runs/$name-feedback.jsonl" "$@"
+exec palm-serve run "bundles/$name" --port 0 --http-port "$port" --feedback "runs/$name-feedback.jsonl" "$@"
