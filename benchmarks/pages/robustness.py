@@ -1,6 +1,7 @@
 """Overload, clients that flood, a million calls, hostile messages, and versions that change under load."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import fmean, median
 from typing import Any
 
@@ -168,32 +169,20 @@ def _fuzz(content: Content, found: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _envoy(content: Content, found: Mapping[str, Any]) -> list[Row]:
+def _envoy(content: Content, found: Mapping[str, Any], what: str = "restarts") -> list[Row]:
     took, codes = found["restart_s"], found["codes"]
     undrained = sum(count for code, count in found["exits"].items() if code != "0")
     rows = [
         _plain("restarts", str(len(took))),
         _plain("a restart, median s", f"{median(took):.1f}"),
         _plain("calls", f"{sum(codes.values()):,}"),
-        _judged(content, at_most("restarts: failed calls", 0, found["failed"], f"{found['failed']:,}")),
-        _judged(content, at_most("restarts: servers that did not drain", 0, undrained, str(undrained))),
+        _judged(content, at_most(f"{what}: failed calls", 0, found["failed"], f"{found['failed']:,}")),
+        _judged(content, at_most(f"{what}: servers that did not drain", 0, undrained, str(undrained))),
     ]
     if "steady" in found:
         rows.append(_plain("p99 without restarts, ms", f"{found['steady']['answered_ms']['p99']:.0f}"))
         rows.append(_plain("p99 with restarts, ms", rounds(found["rounds"]["p99_ms"], 0)))
     return rows
-
-
-def _envoy_http(content: Content, found: Mapping[str, Any]) -> list[Row]:
-    took, codes = found["restart_s"], found["codes"]
-    undrained = sum(count for code, count in found["exits"].items() if code != "0")
-    return [
-        _plain("restarts", str(len(took))),
-        _plain("a restart, median s", f"{median(took):.1f}"),
-        _plain("calls", f"{sum(codes.values()):,}"),
-        _judged(content, at_most("restarts over HTTP: failed calls", 0, found["failed"], f"{found['failed']:,}")),
-        _judged(content, at_most("restarts over HTTP: servers that did not drain", 0, undrained, str(undrained))),
-    ]
 
 
 def _http_neighbours(content: Content, found: Mapping[str, Any]) -> list[Row]:
@@ -215,7 +204,7 @@ _BLOCKS: Mapping[str, Callable[[Content, Mapping[str, Any]], list[Row]]] = {
     "swaps": _swaps,
     "fuzz": _fuzz,
     "envoy": _envoy,
-    "envoy_http": _envoy_http,
+    "envoy_http": partial(_envoy, what="restarts over HTTP"),
     "http_neighbours": _http_neighbours,
 }
 

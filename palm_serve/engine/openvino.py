@@ -93,16 +93,14 @@ class OpenVinoEngine:
                 model = _read_model(core, graph, folders)
                 metadata = model.get_rt_info("framework").astype(dict) if model.has_rt_info("framework") else {}
                 compiled = core.compile_model(model, "CPU", compile_properties(info.precision, threads))
-                inputs, outputs = _port_types(compiled.inputs), _port_types(compiled.outputs)
-                texts = {key: value.astype(str) for key, value in metadata.items()}
+                self.inputs = _port_types(compiled.inputs)
+                self.outputs = _port_types(compiled.outputs)
+                self.metadata: dict[str, str] = {key: value.astype(str) for key, value in metadata.items()}
         except UnicodeDecodeError:
             raise EngineError(NAMES_NOT_UTF8.format(graph=graph.name)) from None
         except Exception as error:  # OpenVINO raises RuntimeError and others of its own
             raise EngineError(f"OpenVINO in {info.precision} cannot run {graph.name}: {error}") from error
         self.info = info
-        self.inputs = inputs
-        self.outputs = outputs
-        self.metadata: dict[str, str] = texts
         # Kept as long as the request. Whether it keeps them itself is not documented.
         self._model = model
         self._compiled = compiled
