@@ -30,7 +30,9 @@ class AdmissionControl:
         self._watches = InFlightLimit(
             options.max_watches_per_client, "open Watch calls", "client_watches", options.max_connections
         )
-        self.messages = MessageSlots(message_bytes or options.limits.message_bytes, options.message_timeout)
+        self.messages = MessageSlots(
+            message_bytes or options.limits.message_bytes, options.message_timeout, options.max_streams
+        )
         self.unread_answers = UnreadAnswers()
         self.limits = options.limits
         self._single_calls: set[RemoteClient] = set()

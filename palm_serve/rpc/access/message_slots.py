@@ -22,7 +22,10 @@ _SLOTS_BYTES = 24 * MIB
 _WAITING_BYTES = 8 * MIB
 _MAX_SLOTS = 512
 _MAX_WAITING = _WAITING_BYTES // WINDOW_BYTES
-"""Number of calls that wait for a slot, or receive a short message without one. Each holds up to its window."""
+"""Number of calls that wait for a slot, or receive a short message without one. Each holds up to its window.
+
+More may wait while all messages arrive at once, such as those of a burst.
+"""
 _GRACE_S = 1.0
 """Time after which a call loses its slot to a connection that holds fewer."""
 _SHORT_TIMEOUT_S = 5.0
@@ -79,6 +82,7 @@ class MessageSlots:
     Args:
         message_bytes: largest message.
         timeout_s: time in which a message must arrive whole, in seconds.
+        most_waiting: number of calls that may wait while all messages arrive at once.
     """
 
     refuse: Refuse
@@ -90,11 +94,12 @@ class MessageSlots:
     some, pays for these by the others.
     """
 
-    def __init__(self, message_bytes: int, timeout_s: float) -> None:
+    def __init__(self, message_bytes: int, timeout_s: float, most_waiting: int = 0) -> None:
         self.on_reset = lambda connection: None
         self._limit = min(max(2, _SLOTS_BYTES // message_bytes), _MAX_SLOTS)
         self._client_limit = max(1, self._limit - 2)
         self._timeout_s = timeout_s
+        self._most_waiting = max(most_waiting, _MAX_WAITING)
         self._receiving: dict[_Reception, None] = {}
         """Calls that hold a slot."""
         self._short: dict[_Reception, None] = {}
@@ -179,13 +184,27 @@ class MessageSlots:
 
     def _make_place(self) -> None:
         """End the oldest call that has no slot, if there are as many as may be. An honest one lasts for a millisecond."""
-        if self._waiting + len(self._short) < _MAX_WAITING:
+        if not self._is_full(self._waiting + len(self._short), _MAX_WAITING):
             return
         for reception in self._short:
             if reception.error is None:
                 message = "the message must arrive whole, at once: other calls need its place. Send it again."
                 self._refuse(reception, Overloaded(message, reason=_REASON))
                 return
+
+    def _is_full(self, waiting: int, limit: int) -> bool:
+        """Return True if no more than `waiting` calls may wait. The limit holds once a message does not arrive at once."""
+        return waiting >= limit and (waiting >= self._most_waiting or self._stalls())
+
+    def _stalls(self) -> bool:
+        """Return True if a message has been arriving for long."""
+        now = asyncio.get_running_loop().time()
+        # Both are in the order of their begin.
+        for receptions in (self._receiving, self._short):
+            oldest = next(iter(receptions), None)
+            if oldest is not None and oldest.began + _GRACE_S <= now:
+                return True
+        return False
 
     def _has_slot(self, client: str) -> bool:
         free = self._limit - len(self._receiving)
@@ -212,12 +231,9 @@ class MessageSlots:
         """Wait for a slot. The reception has begun when this returns."""
         connection = reception.sender.connection
         self._make_place()
-        if self._waiting >= _MAX_WAITING or len(self._queues.get(connection, ())) >= _MAX_WAITING // 2:
-            raise Overloaded(
-                f"at most {_MAX_WAITING // 2:,} calls of a connection may wait to send their messages. "
-                "Send messages whole, at once.",
-                reason=_REASON,
-            )
+        in_connection = len(self._queues.get(connection, ()))
+        if self._is_full(self._waiting, _MAX_WAITING) or self._is_full(in_connection, _MAX_WAITING // 2):
+            raise _too_many()
         reception.turn = loop.create_future()
         self._queues.setdefault(connection, deque()).append(reception)
         self._waiting += 1
@@ -269,6 +285,7 @@ class MessageSlots:
             if reception.arrived + limit_s <= now:
                 self._refuse(reception, _too_late(limit_s))
         self._make_room(now)
+        self._end_surplus()
         self._timer = None
         if self._waiting:
             self._set_timer(loop, now + _LOOK_INTERVAL_S)
@@ -301,6 +318,19 @@ class MessageSlots:
                     self._refuse(holder, Overloaded(message, reason=_REASON))
                     needed -= 1
 
+    def _end_surplus(self) -> None:
+        """End the newest waiting calls above the limits once a message does not arrive at once. Connections share them."""
+        if not self._stalls():
+            return
+        places = _MAX_WAITING
+        queues = sorted(self._queues.values(), key=len)
+        for number, queue in enumerate(queues):
+            fair_number = places // (len(queues) - number)
+            kept_number = min(len(queue), fair_number, _MAX_WAITING // 2)
+            places -= kept_number
+            for reception in list(queue)[kept_number:]:
+                self._refuse(reception, _too_many())
+
     def _time_limit(self, reception: _Reception) -> float:
         """Return the seconds in which a message must arrive whole."""
         return min(self._timeout_s, _SHORT_TIMEOUT_S) if reception.sender.short else self._timeout_s
@@ -320,6 +350,14 @@ class MessageSlots:
         # The message may have arrived since the refusal was decided. Then the call goes on.
         if reception in self._receiving or reception in self._short:
             await self.refuse(reception.context, reception.call, error)
+
+
+def _too_many() -> Overloaded:
+    return Overloaded(
+        f"at most {_MAX_WAITING // 2:,} calls of a connection may wait to send their messages while some arrive slowly. "
+        "Send messages whole, at once.",
+        reason=_REASON,
+    )
 
 
 def _too_late(limit_s: float) -> DeadlineExceeded:

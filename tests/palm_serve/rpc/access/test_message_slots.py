@@ -1,4 +1,4 @@
-"""Short messages whose length is known before they come need no slot, and are bounded in number."""
+"""Calls that await their message are bounded in number, more in a burst whose messages arrive at once."""
 
 import asyncio
 from typing import Any
@@ -31,8 +31,8 @@ class Body:
         self._arrived.set_exception(CallAborted())
 
 
-def make_slots(timeout_s: float = 60.0) -> MessageSlots:
-    slots = MessageSlots(2**22, timeout_s)
+def make_slots(timeout_s: float = 60.0, most_waiting: int = 0) -> MessageSlots:
+    slots = MessageSlots(2**22, timeout_s, most_waiting)
 
     async def refuse(context: Any, call: Any, error: PalmServeError) -> None:
         context.end()
@@ -89,5 +89,50 @@ def test_short_messages_must_arrive_in_time_too() -> None:
         slots = make_slots(timeout_s=0.1)
         with pytest.raises(PalmServeError, match=r"must arrive whole within 0\.1 s"):
             await receive(slots, Body(10), 1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("number", [16, 17])
+def test_messages_of_a_burst_may_wait(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setattr(message_slots, "_MAX_WAITING", 8)
+
+    async def main() -> None:
+        slots = make_slots(most_waiting=16)
+        held = [Body(None) for _ in range(slots._client_limit)]
+        bodies = [Body(None) for _ in range(number)]
+        tasks = [receive(slots, body, 1) for body in (*held, *bodies)]
+        await asyncio.sleep(0)
+        for body in (*held, *bodies):
+            body.arrive()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        refused = [answer for answer in answers if isinstance(answer, Overloaded)]
+        assert len(refused) == max(number - 16, 0)
+        assert answers.count(b"body") == len(answers) - len(refused)
+
+    asyncio.run(main())
+
+
+def test_waiting_calls_above_the_limit_end_once_messages_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(message_slots, "_MAX_WAITING", 8)
+    monkeypatch.setattr(message_slots, "_GRACE_S", 0.05)
+
+    async def main() -> None:
+        slots = make_slots(most_waiting=20)
+        held = [Body(None) for _ in range(slots._client_limit)]
+        holders = [receive(slots, body, 100 + number) for number, body in enumerate(held)]
+        bodies = [Body(None) for _ in range(16)]
+        waiting = [receive(slots, body, 1) for body in bodies]
+        other = Body(None)
+        neighbour = receive(slots, other, 2)
+        refused, left = await asyncio.wait(waiting, timeout=2)
+        assert len(refused) == 12
+        assert all(isinstance(task.exception(), Overloaded) for task in refused)
+        assert set(waiting[:4]) == left, "the oldest stay"
+        with pytest.raises(Overloaded, match="at most 4 calls of a connection may wait"):
+            await receive(slots, Body(None), 1)
+        for body in (*held, *bodies, other):
+            body.arrive()
+        assert await asyncio.gather(*holders, *left, neighbour) == [b"body"] * (len(holders) + 5)
 
     asyncio.run(main())
