@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 
 from palm_serve import Model
 from palm_serve.client import Client
@@ -46,6 +47,30 @@ def content(response: pb.ParseResponse | pb.PredictResponse | PalmServeError) ->
     return response.SerializeToString(deterministic=True)
 
 
+def leaves(response: pb.ParseResponse | PalmServeError) -> tuple[dict[str, float], dict[str, object]]:
+    """Return the fractional numbers of a response, and its other values, each by their place."""
+    assert not isinstance(response, PalmServeError), response
+    response.ClearField("request_id")
+    response.ClearField("timings")
+    numbers: dict[str, float] = {}
+    values: dict[str, object] = {}
+
+    def add(place: str, value: object) -> None:
+        if isinstance(value, dict):
+            for key, part in value.items():
+                add(f"{place}.{key}", part)
+        elif isinstance(value, list):
+            for index, part in enumerate(value):
+                add(f"{place}[{index}]", part)
+        elif isinstance(value, float):
+            numbers[place] = value
+        else:
+            values[place] = value
+
+    add("", MessageToDict(response, preserving_proto_field_name=True))
+    return numbers, values
+
+
 def test_parse_equals_the_server_to_the_bit(model, tiny_server):
     fields = [{}, {"offset_unit": pb.OFFSET_UNIT_UTF16, "top_k": 4}, {"tasks": ["slots", "sentiment"]}]
     fields.append({"thresholds": pb.Thresholds(intent_confidence=1.0), "top_k": 1})
@@ -60,8 +85,13 @@ def test_parse_many_equals_parse_batch(model, tiny_server):
         expected = client.parse_batch(TEXTS, offset_unit=pb.OFFSET_UNIT_UTF8_BYTE)
     answers = model.parse_many(iter(TEXTS), offset_unit=pb.OFFSET_UNIT_UTF8_BYTE)
     assert max(answer.timings.batch_size for answer in answers) > 1
-    assert [content(answer) for answer in answers] == [content(answer) for answer in expected]
     assert [answer.text for answer in answers] == TEXTS
+    # Which texts form a batch depends on the machine, and rounding depends on the batch.
+    for answer, served in zip(answers, expected, strict=True):
+        numbers, values = leaves(answer)
+        served_numbers, served_values = leaves(served)
+        assert values == served_values
+        assert numbers == pytest.approx(served_numbers, abs=2e-5)
 
 
 def test_predict_equals_the_server(model, tiny_server):
