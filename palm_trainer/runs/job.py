@@ -126,7 +126,7 @@ class Job:
         evaluation_steps: steps between evaluations. None: as `train.evaluations` says.
         heads: which heads came from the run that the training starts from. None: none were asked for.
         given_tags: by task with `given`, which tags each class of the other task can have, and whether decoding uses it.
-        saves_last: `last/` is written after each evaluation, and every `train.checkpoints.save_every_steps` steps.
+        saves_last: `last/` is written after evaluations, see `SavePace`, and every `train.checkpoints.save_every_steps` steps.
     """
 
     train: TrainConfig

@@ -47,6 +47,7 @@ from palm_trainer.runs.resume import (
     restore,
     save_last,
 )
+from palm_trainer.runs.save_pace import SavePace
 from palm_trainer.tasks import task_kind
 from palm_trainer.training.loop import Step
 from palm_trainer.training.processes import SINGLE_PROCESS, Processes
@@ -130,6 +131,7 @@ class Run:
         self._snapshot = snapshot
         self._log: RunLog | None = None
         self._mirror: Mirror | None = None
+        self._pace = SavePace()
         self._open = ExitStack()
 
     @property
@@ -184,23 +186,30 @@ class Run:
         """Evaluate and save what is due after a step. `stop` is asked last."""
         job, loop = self.job, self.job.loop
         evaluated = self._evaluation_is_due(step)
+        saved = False
         if evaluated:
-            event = self._evaluate()
+            # Without `last/` the caller ends the training where he likes, and `best/` must be there.
+            keeps = not job.saves_last or step.step == loop.total_steps or self._on_first(lambda: self._pace.is_due)
+            event = self._evaluate(keeps)
             self._write_log(event)
             yield event
-            if job.saves_last:
-                save_last(job, self.progress)
-                self._copy_to_mirror()
+            saved = job.saves_last and (keeps or self.out_of_patience)
+        if saved:
+            self._save_last()
         if self._snapshot is not None:
             yield from self._snapshot(self, step)
         if evaluated and self.out_of_patience:
             return
         stopped = stop is not None and step.step < loop.total_steps and loop.processes.any(stop())
         save_is_due = stopped or step.step % (job.train.checkpoints.save_every_steps or loop.total_steps) == 0
-        if job.saves_last and save_is_due and not evaluated:
-            save_last(job, self.progress)
-            self._copy_to_mirror()
+        if job.saves_last and save_is_due and not saved:
+            self._save_last()
         self.interrupted = stopped
+
+    def _save_last(self) -> None:
+        with self._pace.timed():
+            save_last(self.job, self.progress)
+        self._copy_to_mirror()
 
     def _evaluation_is_due(self, step: Step) -> bool:
         job, total = self.job, self.job.loop.total_steps
@@ -255,17 +264,21 @@ class Run:
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
-    def _evaluate(self) -> Evaluated:
-        """Evaluate and keep the best on the first process. The others get its results."""
+    def _evaluate(self, keeps: bool) -> Evaluated:
+        """Evaluate and keep the best on the first process. The others get its results.
+
+        Args:
+            keeps: also keep a model of which nothing is known, since there is no dev.
+        """
 
         def on_first() -> tuple[Evaluated, RunProgress]:
-            return self._evaluate_here(), self.progress
+            return self._evaluate_here(keeps), self.progress
 
         event, progress = self._on_first(on_first)
         vars(self.progress).update(vars(progress))
         return event
 
-    def _evaluate_here(self) -> Evaluated:
+    def _evaluate_here(self, keeps: bool) -> Evaluated:
         job, progress, loop = self.job, self.progress, self.job.loop
         reference = loop.sources[job.reference].sampler
         epoch = reference.epoch + reference.position / reference.batches_per_epoch
@@ -278,7 +291,7 @@ class Run:
             else:
                 progress.evaluations_without_gain += 1
             if job.output is not None:
-                self._keep(metrics, score, best)
+                self._keep(metrics, score, best and (keeps or bool(metrics)))
         return Evaluated(loop.step, epoch, metrics, score, best)
 
     def _score(self) -> tuple[Metrics, float]:
