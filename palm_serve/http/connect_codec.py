@@ -13,7 +13,8 @@ from google.rpc import code_pb2, status_pb2
 
 from palm_serve.errors import InvalidRequest
 from palm_serve.http.decompression import Decompressor
-from palm_serve.http.json_body import check_json
+from palm_serve.http.json_body import parse_json
+from palm_serve.http.message_fields import check_message
 from palm_serve.http.message_json import message_content
 from palm_serve.http.plain_json import json_bytes
 from palm_serve.http.statuses import HttpFailure
@@ -54,12 +55,13 @@ class ConnectCodec:
         """Parse a request. Fields that are not known are ignored. Raises InvalidRequest."""
         if self._encoding == PROTO:
             return decode(self._class, body, self._max_fields)
-        check_json(body, self._max_fields)
+        # An empty body is an empty message.
+        content = parse_json(body or b"{}", self._max_fields)
+        check_message(content, self._class.DESCRIPTOR)
         message = self._class()
         try:
-            # An empty body is an empty message.
-            json_format.Parse(body or b"{}", message, ignore_unknown_fields=True)
-        except (json_format.ParseError, UnicodeDecodeError, RecursionError, ValueError):
+            json_format.ParseDict(content, message, ignore_unknown_fields=True)
+        except (json_format.ParseError, UnicodeError, RecursionError, ValueError):
             name = self._class.DESCRIPTOR.full_name
             raise InvalidRequest(
                 f"the body must be a message of type {name} as JSON, got another one. Generate the client from this server's .proto files."
@@ -149,7 +151,7 @@ def read_query(query: Mapping[str, str], max_bytes: int) -> bytes:
     message = text.encode()
     if query.get("base64") == "1":
         try:
-            message = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+            message = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             raise InvalidRequest("message must be base64url with base64=1, got other characters. Correct it.") from None
     compression = query.get("compression", "identity")

@@ -1,11 +1,13 @@
 """Reading of JSON bodies into models of pydantic, whose parser bounds the depth."""
 
+import json
 import re
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from palm_serve.errors import InvalidRequest
+from palm_serve.rpc.messages.requests import quoted
 from palm_serve.rpc.messages.wire import MIN_MAX_FIELDS
 
 M = TypeVar("M", bound=BaseModel)
@@ -32,6 +34,48 @@ def check_json(body: bytes, max_fields: int) -> None:
         raise InvalidRequest(
             f"the body must have at most {max_fields:,} values, got more in {len(body):,} bytes. Send several smaller requests."
         )
+
+
+def parse_json(body: bytes, max_fields: int) -> Any:
+    """Parse a JSON body into values of Python.
+
+    Args:
+        body: the body.
+        max_fields: largest number of values.
+
+    Raises:
+        InvalidRequest: it is not JSON, has too many values, or names a key twice.
+    """
+    check_json(body, max_fields)
+    try:
+        return json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise InvalidRequest("the body must be JSON in UTF-8, got other bytes. Correct it.") from None
+    except RecursionError:
+        raise InvalidRequest("the body must be JSON of few levels, got more. Correct it.") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise InvalidRequest(
+            f"the body must be JSON, got bytes that are not: {error.msg} at {place}. Correct it."
+        ) from None
+    except ValueError:
+        # A whole number of more digits than Python reads.
+        raise InvalidRequest("the body must hold numbers of fewer digits. Correct it.") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = set()
+        for key, _ in pairs:
+            if key in keys:
+                raise InvalidRequest(f"the body must name {quoted(key)} once, got it twice. Remove one.")
+            keys.add(key)
+    return content
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidRequest(f"the body must be JSON, which has no {name}. Correct it.")
 
 
 def read_json(model: type[M], body: bytes, max_fields: int = MIN_MAX_FIELDS) -> M:

@@ -118,7 +118,12 @@ def check_predict_request(
 
 def quoted(value: str) -> str:
     """Quote a client's value for a message, and shorten a long one."""
-    return f"'{value}'" if len(value) <= _QUOTED else f"'{value[:_QUOTED]}...'"
+    return f"'{shortened(value)}'"
+
+
+def shortened(value: str) -> str:
+    """Return a client's value as it is shown in a message."""
+    return value if len(value) <= _QUOTED else f"{value[:_QUOTED]}..."
 
 
 def _names(names: Sequence[str] | dict[str, TaskInfo]) -> str:

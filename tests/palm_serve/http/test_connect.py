@@ -121,6 +121,8 @@ def test_unknown_fields_of_json_are_ignored(door):
         (b"{", "application/json", 400, "invalid_argument"),
         (b'{"text": 3}', "application/json", 400, "invalid_argument"),
         (b'"text"', "application/json", 400, "invalid_argument"),
+        (b"[]", "application/json", 400, "invalid_argument"),
+        (b'{"text": "a", "offset_unit": "UTF16"}', "application/json", 400, "invalid_argument"),
         (b"[" * 16_000, "application/json", 400, "invalid_argument"),
         (b'{"requests":[' + b"{}," * 100_000 + b"{}]}", "application/json", 400, "invalid_argument"),
         (b'{"text": "' + b'\\"' * 200_000, "application/json", 400, "invalid_argument"),
@@ -169,6 +171,7 @@ def test_deadline_has_its_code(door):
         "",
         "?encoding=xml&message={}",
         "?encoding=proto&base64=1&message=%C3%A9",
+        "?encoding=json&base64=1&message=%25%25%25%25",
         "?encoding=json&message={}&compression=br",
     ],
 )
