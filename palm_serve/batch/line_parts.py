@@ -14,6 +14,7 @@ from palm_serve.batch.files import open_file, shown
 from palm_serve.batch.parts import FileState, InputFile, Part, Rows
 from palm_serve.bundle.strict_json import parse_json
 from palm_serve.errors import BatchError, InvalidRequest, check_unicode
+from palm_serve.system.files import other_encoding
 
 _MOST_ROWS = 4096
 """Rows of a part."""
@@ -56,7 +57,7 @@ class _Lines:
                 if self.end is not None and self.position >= self.end:
                     return
                 if self.position == 0:
-                    _check_line_ends(line, self.file)
+                    _check_first_line(line, self.file)
                 self.position += len(line)
                 self.number += 1
                 self.digest.update(line)
@@ -69,13 +70,16 @@ class _Lines:
                     yield line.decode(errors="replace")
 
 
-def _check_line_ends(first_line: bytes, file: InputFile) -> None:
-    """Check that a file is not a single line with the line ends of old Macs: all its rows would be one.
+def _check_first_line(line: bytes, file: InputFile) -> None:
+    """Check that a file is not UTF-16 or UTF-32, and no single line with the line ends of old Macs, which would be one row.
 
     Raises:
         BatchError: it is.
     """
-    if b"\n" not in first_line and b"\r" in first_line.rstrip(b"\r"):
+    encoding = other_encoding(line)
+    if encoding:
+        raise BatchError(f"{shown(file.path)}:1 must be UTF-8, got {encoding}. Save the file as UTF-8.")
+    if b"\n" not in line and b"\r" in line.rstrip(b"\r"):
         raise BatchError(
             f"{shown(file.path)}: lines must end with LF or CRLF, got CR alone. "
             "Convert the file: tr '\\r' '\\n' < FILE > CONVERTED."
@@ -94,9 +98,10 @@ def plan_lines(
         limit: largest number of rows. None: all rows.
 
     Raises:
-        BatchError: no row of a file has one of `names`, or a file is no CSV.
+        BatchError: no row of a file has one of `names`, a file is no CSV, or no row of any can be read.
     """
     types: dict[str, set[type]] = {}
+    first_fault = ""
     drafts: list[tuple[InputFile, FileState, list[tuple[int, int, int, int, str]]]] = []
     remaining = limit
     for file in files:
@@ -110,6 +115,7 @@ def plan_lines(
                 rows += 1
                 remaining = None if remaining is None else remaining - 1
                 _collect_types(types_of_file, row.values or {})
+                first_fault = first_fault or row.fault
                 if rows == _MOST_ROWS or remaining == 0:
                     ranges.append((start, row.end, before, rows, lines.digest.hexdigest()))
                     start, before, rows = row.end, row.lines, 0
@@ -128,6 +134,8 @@ def plan_lines(
         for name, value_types in types_of_file.items():
             types.setdefault(name, set()).update(value_types)
         drafts.append((file, state, ranges))
+    if first_fault and not types:
+        raise BatchError(f"no row of the input can be read. The first one: {first_fault}")
     schema = _schema(types, names, texts)
     input_parts = []
     for file, state, ranges in drafts:
@@ -211,7 +219,8 @@ def _read_object(line: str, place: str) -> Values:
 def _table_rows(lines: _Lines, header: list[str] | None) -> Iterator[Row]:
     records = _csv_rows(lines, lines.file)
     names = header or _read_header(records, lines.file)
-    lines.is_broken = False
+    if lines.is_broken:
+        raise BatchError(_not_unicode(lines))
     for record in records:
         if not record:
             continue

@@ -27,13 +27,23 @@ def read_bytes(path: Path, error_class: type[Exception]) -> bytes:
         raise error_class(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:  # a NUL in the name
         raise error_class(f"{str(path)!r} cannot be read: {error}") from None
-    if data.startswith(_UTF32):  # begins as UTF-16 does
-        raise error_class(f"{path}:1: must be UTF-8, got UTF-32. Save the file as UTF-8.")
-    if data.startswith(_UTF16):
-        raise error_class(f"{path}:1: must be UTF-8, got UTF-16. Save the file as UTF-8.")
+    encoding = other_encoding(data)
+    if encoding:
+        raise error_class(f"{path}:1: must be UTF-8, got {encoding}. Save the file as UTF-8.")
     while data.startswith(codecs.BOM_UTF8):  # more than one where files were joined
         data = data[len(codecs.BOM_UTF8) :]
     return data
+
+
+def other_encoding(data: bytes) -> str:
+    """Return the encoding that the byte order mark of a file tells: UTF-16 or UTF-32. Empty: it tells neither.
+
+    Args:
+        data: the beginning of the file.
+    """
+    if data.startswith(_UTF32):  # begins as UTF-16 does
+        return "UTF-32"
+    return "UTF-16" if data.startswith(_UTF16) else ""
 
 
 def check_regular_files(folder: Path, error_class: type[Exception]) -> None:

@@ -266,6 +266,29 @@ def test_inputs_without_texts_are_refused(run, tmp_path, name, content, message)
         run(path if path.parent == tmp_path else path.parent)
 
 
+@pytest.mark.parametrize("name", ["in.txt", "in.csv", "in.tsv", "in.jsonl"])
+@pytest.mark.parametrize("encoding", ["UTF-16", "UTF-32"])
+def test_other_encodings_are_refused(run, tmp_path, name, encoding):
+    source = write(tmp_path / name, "text\nhello\n".encode(encoding))
+    with pytest.raises(BatchError, match=rf"{name}:1 must be UTF-8, got {encoding}\. Save the file"):
+        run(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("in.txt", b"caf\xe9\n", 1),
+        ("in.csv", b"text\ncaf\xe9\n", 2),
+        ("in.csv", b"text,caf\xe9\nhello,a\n", 1),
+        ("in.tsv", b"text\ncaf\xe9\n", 2),
+        ("in.jsonl", b'{"text": "caf\xe9"}\n{\n', 1),
+    ],
+)
+def test_a_file_of_which_nothing_can_be_read_is_refused(run, tmp_path, name, content, line):
+    with pytest.raises(BatchError, match=rf"{name}:{line} must be UTF-8, got another encoding"):
+        run(write(tmp_path / name, content))
+
+
 def test_inputs_that_do_not_fit_are_refused(run, make_parquet, tmp_path):
     source = make_parquet(10, 10, "a/in.parquet")
     with pytest.raises(BatchError, match="does not exist"):
