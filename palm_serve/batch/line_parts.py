@@ -156,7 +156,8 @@ def read_lines(input_part: Part, texts: Sequence[str]) -> Rows:
     """
     header = None
     if input_part.start and input_part.file.format in ("csv", "tsv"):
-        header = _read_header(_csv_rows(_Lines(input_part.file, 0, None, 0), input_part.file), input_part.file)
+        first_lines = _Lines(input_part.file, 0, None, 0)
+        header = _read_header(_csv_rows(first_lines, input_part.file), first_lines)
     columns: dict[str, list[Any]] = {name: [] for name in input_part.schema.names}
     faults: dict[int, str] = {}
     lines = _Lines(input_part.file, input_part.start, input_part.end, input_part.group)
@@ -218,9 +219,7 @@ def _read_object(line: str, place: str) -> Values:
 
 def _table_rows(lines: _Lines, header: list[str] | None) -> Iterator[Row]:
     records = _csv_rows(lines, lines.file)
-    names = header or _read_header(records, lines.file)
-    if lines.is_broken:
-        raise BatchError(_not_unicode(lines))
+    names = header or _read_header(records, lines)
     for record in records:
         if not record:
             continue
@@ -284,10 +283,14 @@ def _check_quotes(record: Sequence[str], delimiter: str, place: str) -> None:
             ) from None
 
 
-def _read_header(records: Iterator[list[str]], file: InputFile) -> list[str]:
+def _read_header(records: Iterator[list[str]], lines: _Lines) -> list[str]:
     names = next(records, [])
+    if lines.is_broken:
+        raise BatchError(_not_unicode(lines))
     if len(set(names)) != len(names):
-        raise BatchError(f"{shown(file.path)}:1 must name each column once, got {', '.join(names)}. Rename columns.")
+        raise BatchError(
+            f"{shown(lines.file.path)}:1 must name each column once, got {', '.join(names)}. Rename columns."
+        )
     return names
 
 
