@@ -94,9 +94,12 @@ class _SeveralClasses(DataConfig):
     """Separator of several classes in one field (`a#b`), for `multi_label` tasks. None: a field holds one class."""
 
 
-class _WordTags(_SeveralClasses):
+class _TagScheme(_SeveralClasses):
     scheme: Literal["bio", "iob1", "bioes", "bmes", "bilou"] = "bio"
     """Tagging scheme of the spans."""
+
+
+class _WordTags(_TagScheme):
     joiner: str = " "
     """Text between words. Empty for characters (Chinese)."""
 
@@ -131,7 +134,7 @@ class PalmDataConfig(_WordTags):
     """The first line is a header. None: yes unless `columns` are set."""
 
 
-class DelimitedDataConfig(_SeveralClasses):
+class DelimitedDataConfig(_TagScheme):
     """Tables with one example per row."""
 
     format: Literal["tsv", "csv"]

@@ -206,7 +206,7 @@ def _assign_role(tasks: Mapping[str, dict[str, Any]], kinds: Sequence[str], role
     for name, table in tasks.items():
         if table["kind"] in kinds:
             candidates.append(name)
-    if len(candidates) == 1 and (len(tasks) > 1 or candidates[0] == role):
+    if len(candidates) == 1 and (len(tasks) > 1 or candidates[0].lower() == role):
         tasks[candidates[0]]["role"] = role
 
 

@@ -3,18 +3,22 @@
 Column names: `text`, `text_a` or `sentence` is the text, `text_b` or `text_pair` its pair. Public
 data sets have `question` with `context` or `passage`, `sentence1` with `sentence2`, `premise` with
 `hypothesis`, `question1` with `question2`. `_` and numbers of rows (`id`, `idx`, `guid`) are skipped
-and counted. Any other column is a class field.
+and counted. A column of tags or offsets holds spans (`palm_trainer.data.formats.cell_spans`). Any other column is a class field.
+Upper and lower case of these names are the same.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 from palm_trainer.data.example import Example, FieldValue
+from palm_trainer.data.formats.cell_spans import find_notation, read_offsets, read_tags, word_ranges
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, class_value
 from palm_trainer.errors import DataError
 
-TEXT_COLUMNS = ("text", "text_a", "sentence", "question", "sentence1", "premise", "question1")
+TEXT_COLUMNS = ("text", "text_a", "sentence", "utterance", "question", "sentence1", "premise", "question1")
 PAIR_COLUMNS = ("text_b", "text_pair", "context", "passage", "sentence2", "hypothesis", "question2")
 _PAIRS: Mapping[str, tuple[str, ...]] = {
     "question": ("context", "passage"),
@@ -27,10 +31,19 @@ UNREAD = ("id", "idx", "guid")
 """Names of columns that number the rows."""
 SKIPPED = "_"
 NO_CLASS = "empty class (read as unlabelled)"
+ANNOTATED = "text that looks annotated, as [name : value] or [value](name) (read as it is; write spans in a column, or convert to jsonl)"
+ANNOTATION = re.compile(r"\[\w+ : [^\[\]]+\]|\[[^\[\]]+\]\(\w+\)")
+_SAMPLE_ROWS = 100
+"""Rows that tell whether a column holds spans."""
 
 
 def examples(
-    rows: Iterable[tuple[int, list[str]]], path: Path, options: FormatOptions, defects: Defects
+    rows: Iterable[tuple[int, list[str]]],
+    path: Path,
+    options: FormatOptions,
+    defects: Defects,
+    *,
+    reads_spans: bool = True,
 ) -> Iterator[Example]:
     """Yield the examples of rows.
 
@@ -39,6 +52,7 @@ def examples(
         path: file of the rows, for messages.
         options: format options.
         defects: tally of repaired defects.
+        reads_spans: read spans in cells. False: every cell is a class.
 
     Raises:
         DataError: a header without a text, a doubled column, a wrong number of fields, or an empty
@@ -48,7 +62,8 @@ def examples(
     columns = options.columns
     if options.header or (options.header is None and not columns):
         _, header = next(rows)
-        columns = columns or tuple(map(str.strip, header))
+        # A column without a name is the number of the row, as pandas writes it.
+        columns = columns or tuple(name.strip() or SKIPPED for name in header)
     origin = "`columns`" if options.columns else "the header"
     _check_columns(columns, path, origin)
     texts = find_texts(columns, f"{path}:1")
@@ -57,16 +72,19 @@ def examples(
             f"{path}:1: no text column in {origin} ({', '.join(columns)}); name one {' or '.join(TEXT_COLUMNS[:3])}, "
             "with `columns = [...]` in the configuration if the file has no header"
         )
+    sample = list(islice(rows, _SAMPLE_ROWS))
     roles = _column_roles(columns, texts, options)
+    if reads_spans:
+        roles = _with_spans(roles, sample)
     is_empty = True
-    for number, fields in rows:
+    for number, fields in chain(sample, rows):
         source = f"{path}:{number}"
         if len(fields) != len(columns):
             listed = ", ".join(columns)
             raise DataError(
                 f"{source}: {len(fields)} fields, but {len(columns)} columns ({listed}); correct the row or `columns`"
             )
-        yield _row_example(roles, fields, source, options.label_separator, defects)
+        yield _row_example(roles, fields, source, options, defects)
         is_empty = False
     if is_empty:
         raise DataError(f"{path}: no row after the header; a data file holds at least one example")
@@ -87,7 +105,7 @@ def find_texts(columns: Sequence[str], source: object) -> dict[str, str]:
     roles: dict[str, str] = {}
     names: tuple[str, ...] = TEXT_COLUMNS
     for role in ("text", "text_pair"):
-        candidates = [role] if role in columns else list(filter(names.__contains__, columns))
+        candidates = [role] if role in columns else [column for column in columns if column.lower() in names]
         if len(candidates) > 1:
             raise DataError(
                 f"{source}: columns {' and '.join(candidates)} could both be the {role}; say which with `columns`"
@@ -96,8 +114,13 @@ def find_texts(columns: Sequence[str], source: object) -> dict[str, str]:
             roles[name] = role
         names = PAIR_COLUMNS[:2]
         for name in candidates:
-            names += _PAIRS.get(name, ())
+            names += _PAIRS.get(name.lower(), ())
     return roles
+
+
+def names_a_text(columns: Sequence[str]) -> bool:
+    """Return True if one of the names is that of a text."""
+    return any(name.strip().lower() in TEXT_COLUMNS for name in columns)
 
 
 def unread_kind(name: str, columns: Sequence[str] = ()) -> str:
@@ -119,10 +142,24 @@ def _column_roles(columns: Sequence[str], texts: Mapping[str, str], options: For
         role = texts.get(name, "class")
         if name == SKIPPED:
             role = f"column {position}, named '{SKIPPED}' (passed over)"
-        elif name in UNREAD and name not in options.columns:
+        elif name.lower() in UNREAD and name not in options.columns:
             role = unread_kind(name)
         roles.append((name, role))
     return roles
+
+
+def _with_spans(roles: list[tuple[str, str]], sample: Sequence[tuple[int, list[str]]]) -> list[tuple[str, str]]:
+    """Return the roles with `tags` or `offsets` in the place of `class` where the first rows hold spans."""
+    names = [role for _, role in roles]
+    rows = [fields for _, fields in sample if len(fields) == len(roles)]
+    if "text" not in names or not rows:
+        return roles
+    texts = [row[names.index("text")] for row in rows]
+    with_spans = []
+    for column, (name, role) in enumerate(roles):
+        notation = find_notation([row[column] for row in rows], texts) if role == "class" else None
+        with_spans.append((name, notation or role))
+    return with_spans
 
 
 def _check_columns(columns: tuple[str, ...], path: Path, origin: str) -> None:
@@ -139,12 +176,13 @@ def _check_columns(columns: tuple[str, ...], path: Path, origin: str) -> None:
 
 
 def _row_example(
-    roles: Sequence[tuple[str, str]], fields: list[str], source: str, separator: str | None, defects: Defects
+    roles: Sequence[tuple[str, str]], fields: list[str], source: str, options: FormatOptions, defects: Defects
 ) -> Example:
-    """Convert one row to an example. Raises DataError if a text is empty."""
+    """Convert one row to an example. Raises DataError if a text is empty, or spans do not fit it."""
     text = ""
     pair = None
     values: dict[str, FieldValue] = {}
+    span_cells = []
     for (name, role), value in zip(roles, fields, strict=True):
         if role in ("text", "text_pair"):
             if not value.strip():
@@ -153,15 +191,29 @@ def _row_example(
                 )
             if role == "text":
                 text = value
+                if ANNOTATION.search(text):
+                    defects.add(ANNOTATED, source)
             else:
                 pair = value
         elif role == "class":
-            label = class_cell(value, separator, source, defects)
+            label = class_cell(value, options.label_separator, source, defects)
             if label is not None:
                 values[name] = label
+        elif role in ("tags", "offsets"):
+            span_cells.append((name, role, value))
         elif value.strip():
             defects.add(role, source)
-    return Example(text, values, pair=pair, source=source)
+    words = None
+    for name, role, value in span_cells:
+        place = f"{source}: column '{name}'"
+        if role == "offsets":
+            values[name] = read_offsets(value, text, place, defects)
+        elif value.strip():
+            values[name] = read_tags(value, text, options.scheme, place, defects)
+            words = word_ranges(text)
+        else:
+            defects.add(NO_CLASS, source)
+    return Example(text, values, pair=pair, words=words, source=source)
 
 
 def class_cell(value: str, separator: str | None, source: str, defects: Defects) -> str | tuple[str, ...] | None:

@@ -1,18 +1,18 @@
 """Detection of file formats and their options: by the name if it tells the format, else by the first lines."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from operator import itemgetter
 from pathlib import Path
 
 from palm_trainer.data.formats import dialogflow_cx, dialogflow_es
 from palm_trainer.data.formats.alexa import is_alexa
 from palm_trainer.data.formats.clinc import is_clinc
 from palm_trainer.data.formats.clu import is_clu
-from palm_trainer.data.formats.columns import PAIR_COLUMNS, SKIPPED, TEXT_COLUMNS
+from palm_trainer.data.formats.columns import TEXT_COLUMNS
 from palm_trainer.data.formats.conll import numbers_tokens
 from palm_trainer.data.formats.datasets import HUB, STATE
+from palm_trainer.data.formats.detect_tables import csv_options, named_columns, tsv_options
 from palm_trainer.data.formats.doccano import is_doccano
 from palm_trainer.data.formats.joint import FILES
 from palm_trainer.data.formats.json_values import load_json, parse_json
@@ -28,6 +28,7 @@ from palm_trainer.data.formats.rasa_markdown import is_markdown
 from palm_trainer.data.formats.snips import is_snips
 from palm_trainer.data.formats.spacy_docs import SUFFIX
 from palm_trainer.data.formats.squad import is_row
+from palm_trainer.data.formats.tags import guess_scheme
 from palm_trainer.data.formats.text_files import FormatOptions, read_text, split_lines
 from palm_trainer.data.formats.unread import check_unlabelled
 from palm_trainer.data.formats.wit import has_app, is_wit
@@ -95,15 +96,22 @@ def _detect_text(path: Path, suffix: str) -> Detection:
         return Detection("palm", _palm_options(filled))
     if suffix == ".tsv" and all(map(is_row, filled)):
         return Detection("squad")
+    if _tags_come_first(sample):
+        tags = [line.split()[0] for line in _token_rows(sample)]
+        options = FormatOptions(scheme=guess_scheme(tags), token_column=2, tag_column=1)
+        return Detection("conll", options)
     token_lines = _without_intents(sample)
     if _is_conll(token_lines) or suffix in (".conll", ".conllu"):
         intent_suffix = ".intent" if path.with_name(path.name + ".intent").exists() else None
         options = _conll_options(token_lines, intent_suffix)
         return Detection("conll", replace(options, intent_line=len(token_lines) < len(sample)))
-    if suffix == ".csv":
-        return Detection("csv")
-    if all(line.count("\t") == filled[0].count("\t") > 0 for line in filled):
-        return Detection("tsv", _tsv_options([line.split("\t") for line in filled]))
+    try:
+        if suffix == ".csv":
+            return Detection("csv", csv_options(filled))
+        if all(line.count("\t") == filled[0].count("\t") > 0 for line in filled):
+            return Detection("tsv", tsv_options([line.split("\t") for line in filled]))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     if suffix == ".tsv":
         return Detection("tsv")
     check_unlabelled(path, filled)
@@ -236,6 +244,16 @@ def _is_conll(sample: Sequence[str]) -> bool:
     return tagged_count > 0.95 * len(rows) and has_blank_line
 
 
+def _tags_come_first(sample: Sequence[str]) -> bool:
+    """Return True if nearly all lines are a tag and its word, as in MIT's corpora, and not a word and its tag."""
+    rows = [line.split() for line in _token_rows(sample)]
+    if all(line.strip() for line in sample) or not all(len(row) == 2 for row in rows):
+        return False
+    first_count = sum(_TAG.fullmatch(row[0]) is not None for row in rows)
+    last_count = sum(_TAG.fullmatch(row[1]) is not None for row in rows)
+    return first_count > 0.95 * len(rows) > last_count
+
+
 def _token_rows(sample: Sequence[str]) -> list[str]:
     """Return the lines that hold a token."""
     rows = []
@@ -260,7 +278,7 @@ def _conll_options(sample: Sequence[str], intent_suffix: str | None) -> FormatOp
             words.append(row.split()[1])
     tags = list(map(_last_column, rows))
     return FormatOptions(
-        joiner=_joiner(words), scheme=_scheme(tags), intent_suffix=intent_suffix, token_column=token_column
+        joiner=_joiner(words), scheme=guess_scheme(tags), intent_suffix=intent_suffix, token_column=token_column
     )
 
 
@@ -274,7 +292,7 @@ def _palm_options(filled: Sequence[str]) -> FormatOptions:
             if any(SEPARATOR in row[column] for row in rows if column < len(row)):
                 joined_columns.append(column)
         names = dict(zip(joined_columns, ("text_a", "label"), strict=False))
-        columns = _named_columns(names, len(header))
+        columns = named_columns(names, len(header))
         layout = columns
     else:
         rows = rows[1:]
@@ -282,15 +300,7 @@ def _palm_options(filled: Sequence[str]) -> FormatOptions:
         layout = tuple(header)
     words = list(_joined_items(rows, layout, TEXT_COLUMNS))
     tags = list(_joined_items(rows, layout, TAG_COLUMNS))
-    return FormatOptions(columns=columns, joiner=_joiner(words), scheme=_scheme(tags))
-
-
-def _named_columns(names: Mapping[int, str], count: int) -> tuple[str, ...]:
-    """Return a name for each column. Columns without one are skipped."""
-    columns = []
-    for column in range(count):
-        columns.append(names.get(column, SKIPPED))
-    return tuple(columns)
+    return FormatOptions(columns=columns, joiner=_joiner(words), scheme=guess_scheme(tags))
 
 
 def _joined_items(rows: Sequence[Sequence[str]], layout: Sequence[str], names: Sequence[str]) -> Iterator[str]:
@@ -309,56 +319,3 @@ def _joiner(words: Sequence[str]) -> str:
         wide_count += bool(_WIDE.match(word))
         single_count += len(word) <= 1
     return "" if wide_count > 0.5 * len(words) and single_count > 0.8 * len(words) else " "
-
-
-def _scheme(tags: Sequence[str]) -> str:
-    """Return the tagging scheme of some tags."""
-    prefixes = {tag[0] for tag in tags if "-" in tag}
-    if prefixes & {"L", "U"} and not prefixes & {"E", "S", "M"}:
-        return "bilou"
-    if prefixes & {"E", "S"}:
-        return "bmes" if "M" in prefixes else "bioes"
-    previous = "O"
-    unopened_count = 0
-    begin_count = 0
-    for tag in tags:
-        begin_count += tag.startswith("B-")
-        unopened_count += tag.startswith("I-") and previous[2:] != tag[2:]
-        previous = tag
-    return "iob1" if unopened_count > begin_count else "bio"
-
-
-def _tsv_options(rows: Sequence[Sequence[str]]) -> FormatOptions:
-    """Name the columns of a table without a header, or with a header that names no text.
-
-    The longest column is the text. The second longest is the pair, if it is long and varied. The
-    label is the column with the fewest different values, of those with at least two.
-    """
-    if any(name.strip() in TEXT_COLUMNS for name in rows[0]):
-        return FormatOptions()
-    body = rows[1:] or rows
-    lengths = []
-    distinct_counts = []
-    for cells in zip(*body, strict=True):
-        lengths.append(sum(map(len, cells)))
-        distinct_counts.append(len(set(cells)))
-    columns = range(len(rows[0]))
-    text_column, *short_columns = sorted(columns, key=lambda column: -lengths[column])
-    names = {text_column: TEXT_COLUMNS[1]}
-    if short_columns:
-        candidate = short_columns[0]
-        if distinct_counts[candidate] > 0.5 * len(body) and lengths[candidate] > 12 * len(body):
-            names[candidate] = PAIR_COLUMNS[0]
-            del short_columns[0]
-    class_columns = []
-    for column in short_columns:
-        if distinct_counts[column] <= max(2, 0.2 * len(body)):
-            class_columns.append(column)
-    header = None
-    if class_columns:
-        label = min(class_columns, key=lambda column: (distinct_counts[column] < 2, distinct_counts[column]))
-        names[label] = "label"
-        # A first line whose class does not occur again is a header.
-        if rows[0][label] not in map(itemgetter(label), body):
-            header = True
-    return FormatOptions(columns=_named_columns(names, len(columns)), header=header)

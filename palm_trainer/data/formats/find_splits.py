@@ -142,6 +142,9 @@ def _splits_in_folder(folder: Path) -> tuple[Splits, list[str]]:
         if split_entry is not None:
             splits[split] = [usable.pop(split_entry)]
     if not splits:
+        splits = _splits_by_ending(entries)
+        if splits:
+            return _with_train(folder, splits, _passed_over(folder, skipped, "no data"))
         return _only_file(folder, entries), _passed_over(folder, skipped, "no data")
     unnamed_files = []
     for entry in entries:
@@ -153,6 +156,22 @@ def _splits_in_folder(folder: Path) -> tuple[Splits, list[str]]:
     remarks = _passed_over(folder, [*usable, *unnamed_files], "give its name to use it")
     remarks += _passed_over(folder, skipped, "no data")
     return _with_train(folder, splits, remarks)
+
+
+def _splits_by_ending(entries: Iterable[Path]) -> Splits:
+    """Return the files whose names differ by the split at their end alone, as `engtrain.bio` and `engtest.bio`."""
+    stems = {path: path.stem.lower() for path in entries if path.is_file() and _try_detect(path) is not None}
+    shortest = min(map(len, stems.values()), default=0)
+    for start in range(1, shortest):
+        splits: Splits = {}
+        for path, stem in stems.items():
+            split = split_of(stem[start:])
+            if split is not None:
+                splits.setdefault(split, []).append(path)
+        starts = {stem[:start] for stem in stems.values()}
+        if len(starts) == 1 and "train" in splits and len(splits) == len(stems) > 1:
+            return splits
+    return {}
 
 
 def _with_train(folder: Path, splits: Splits, remarks: list[str]) -> tuple[Splits, list[str]]:
@@ -227,13 +246,24 @@ def _only_file(folder: Path, entries: Iterable[Path]) -> Splits:
         return _splits_inside(*files[0])
     listed = ", ".join(f"{file.name} ({detection.format})" for file, detection in files[:_NAMED])
     folders = ", ".join(path.name for path in entries if path.is_dir())
-    content = f"several data files ({listed})" if files else "no data file of a known format"
+    content = f"several data files ({listed})" if files else f"no data file of a known format{_reason(entries)}"
     if folders:
         content += f", and directories ({folders})"
     raise DataError(
         f"{folder}: {content}, none called train, dev or test "
         f"(a joint directory has {', '.join(FILES)}); name a file or directory in it"
     )
+
+
+def _reason(entries: Iterable[Path]) -> str:
+    """Return why the first file of a directory is no data, in brackets. Empty: there is no file."""
+    for path in entries:
+        if path.is_file():
+            try:
+                detect_format(path)
+            except DataError as error:
+                return f" ({error})"
+    return ""
 
 
 def _data_in(path: Path) -> Path | None:

@@ -33,7 +33,7 @@ def parse(path: Path, options: FormatOptions, defects: Defects) -> Iterator[Exam
             blanks.
     """
     rows = ((number, line.split("\t")) for number, line in enumerate(split_lines(read_text(path, defects)), 1))
-    for row in examples(rows, path, replace(options, label_separator=None), defects):
+    for row in examples(rows, path, replace(options, label_separator=None), defects, reads_spans=False):
         yield _tagged_example(row, options, defects)
 
 

@@ -86,3 +86,20 @@ def tags_from_spans(spans: Sequence[LabelledSpan], ranges: Sequence[tuple[int, i
                 tags[word] = prefix + span.label
                 prefix = "I-"
     return tags
+
+
+def guess_scheme(tags: Sequence[str]) -> str:
+    """Return the tagging scheme of some tags, a key of `SCHEMES`."""
+    prefixes = {tag[0] for tag in tags if "-" in tag}
+    if prefixes & {"L", "U"} and not prefixes & {"E", "S", "M"}:
+        return "bilou"
+    if prefixes & {"E", "S"}:
+        return "bmes" if "M" in prefixes else "bioes"
+    previous = "O"
+    unopened_count = 0
+    begin_count = 0
+    for tag in tags:
+        begin_count += tag.startswith("B-")
+        unopened_count += tag.startswith("I-") and previous[2:] != tag[2:]
+        previous = tag
+    return "iob1" if unopened_count > begin_count else "bio"

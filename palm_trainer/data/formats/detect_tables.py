@@ -1,0 +1,200 @@
+"""Detection of the columns of a table without a header, or with a header that names no text."""
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from operator import itemgetter
+
+from palm_trainer.data.formats.cell_spans import find_notation, has_offsets, tag_share
+from palm_trainer.data.formats.columns import ANNOTATION, PAIR_COLUMNS, SKIPPED, TEXT_COLUMNS, names_a_text
+from palm_trainer.data.formats.tags import guess_scheme
+from palm_trainer.data.formats.text_files import FormatOptions
+from palm_trainer.errors import DataError
+
+_DELIMITERS = (",", ";", "\t", "|")
+_SPANS = "slots"
+_FEW_ROWS = 20
+_MOSTLY = 0.9
+_MANY_TAGS = 0.6
+"""Share of tags among the words of a column that is no text, also where the last word of each cell is an intent."""
+_MARKUP = re.compile(r"\s*(?:\{.*\}|\[.*\])\s*", re.DOTALL)
+"""A cell of JSON, or of a tree in brackets (`[IN:GET_WEATHER ... ]`)."""
+_LETTER = re.compile(r"[^\W\d_]")
+_FEWEST_LETTERS = 4
+"""Letters of a text in the mean. A column of shorter cells holds codes."""
+
+
+def named_columns(names: Mapping[int, str], count: int) -> tuple[str, ...]:
+    """Return a name for each column. Columns without one are skipped."""
+    columns = []
+    for column in range(count):
+        columns.append(names.get(column, SKIPPED))
+    return tuple(columns)
+
+
+def csv_options(lines: Sequence[str]) -> FormatOptions:
+    """Return the delimiter of a CSV file where it is no comma, and the columns where its header names no text.
+
+    Args:
+        lines: first lines of the file.
+
+    Raises:
+        DataError: no column is of use.
+    """
+    for delimiter in _DELIMITERS:
+        rows = _csv_rows(lines, delimiter)
+        widths = set(map(len, rows))
+        if len(rows) < 2 or len(widths) > 1 or widths == {1}:
+            continue
+        if _names_texts(rows):
+            options = FormatOptions()
+        elif _has_texts(rows[1:]):
+            options = tsv_options(rows)
+        else:
+            break
+        return options if delimiter == "," else replace(options, delimiter=delimiter)
+    return FormatOptions()
+
+
+def _csv_rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+    rows = []
+    try:
+        for row in csv.reader(lines, delimiter=delimiter, strict=True):
+            if row:
+                rows.append(row)
+    except csv.Error:
+        del rows[-1:]  # the sample may end within quotes
+    return rows
+
+
+def _has_texts(body: Sequence[Sequence[str]]) -> bool:
+    """Return True if a column without markup holds words that differ."""
+    for column in _text_columns(body):
+        cells = [row[column] for row in body]
+        letters = sum(len(_LETTER.findall(cell)) for cell in cells)
+        if letters >= _FEWEST_LETTERS * len(cells) and len(set(cells)) > len(cells) / 2:
+            return True
+    return False
+
+
+def tsv_options(rows: Sequence[Sequence[str]]) -> FormatOptions:
+    """Name the columns of rows.
+
+    The longest column is the text, of those that hold no tags, offsets, JSON or trees. The second longest is the pair, if it
+    is long and varied. The label is the column with the fewest different values, of those with at least two. Tags and offsets
+    are spans.
+
+    Args:
+        rows: first rows of the file, all with the same number of fields.
+
+    Raises:
+        DataError: beside the text there is nothing but what no reader takes.
+    """
+    if _names_texts(rows):
+        return FormatOptions()
+    body = rows[1:] or rows
+    text_columns = _text_columns(body)
+    names, class_columns = _name_texts(body, text_columns)
+    (text_column, *_) = names
+    header = None
+    if class_columns:
+        columns = list(zip(*body, strict=True))
+        counts = list(map(len, map(set, columns)))
+        label = min(class_columns, key=lambda column: (counts[column] < 2, counts[column]))
+        names[label] = "label"
+        # A first line whose class does not occur again is a header.
+        if rows[0][label] not in map(itemgetter(label), body):
+            header = True
+            names |= _class_names(rows, class_columns)
+    markup_columns = sorted(set(range(len(rows[0]))) - set(text_columns))
+    scheme = FormatOptions().scheme
+    for column in markup_columns:
+        cells = [row[column] for row in body]
+        notation = find_notation(cells, [row[text_column] for row in body])
+        if notation is None:
+            continue
+        names[column] = _SPANS
+        if notation == "tags":
+            scheme = guess_scheme(" O ".join(cells).split())
+        if find_notation([rows[0][column]], [rows[0][text_column]]) is None and rows[0][column].strip():
+            header = True
+        break
+    if markup_columns and len(names) == 1:
+        raise DataError(
+            f"a table of texts and of JSON, trees or tags in column {markup_columns[0] + 1}, which no reader takes; "
+            "write the spans as offsets (START:END:LABEL,...), as a tag for each word, or convert the file to jsonl"
+        )
+    return FormatOptions(columns=named_columns(names, len(rows[0])), header=header, scheme=scheme)
+
+
+def _name_texts(body: Sequence[Sequence[str]], text_columns: Sequence[int]) -> tuple[dict[int, str], list[int]]:
+    """Return the names of the text, which comes first, and its pair, and the columns that may hold classes."""
+    lengths = []
+    counts = []
+    for cells in zip(*body, strict=True):
+        lengths.append(sum(map(len, cells)))
+        counts.append(len(set(cells)))
+    text_column, *columns = sorted(
+        text_columns, key=lambda column: (counts[column] <= 0.5 * len(body), -lengths[column])
+    )
+    names = {text_column: TEXT_COLUMNS[1]}
+    if columns:
+        candidate = columns[0]
+        if counts[candidate] > 0.5 * len(body) and lengths[candidate] > 12 * len(body):
+            if not _repeats(body, text_column, candidate):
+                names[candidate] = PAIR_COLUMNS[0]
+            del columns[0]
+    class_columns = []
+    for column in columns:
+        if counts[column] <= max(2, 0.2 * len(body)):
+            class_columns.append(column)
+    return names, class_columns
+
+
+def _names_texts(rows: Sequence[Sequence[str]]) -> bool:
+    """Return True if the header names a text. A `question` without a passage that is the same in many rows is none."""
+    header = [name.strip().lower() for name in rows[0]]
+    if not names_a_text(header):
+        return False
+    if header.count("question") != 1 or len(rows) <= _FEW_ROWS:
+        return True
+    other_names = set(header) - {"question"}
+    questions = {row[header.index("question")] for row in rows[1:]}
+    return names_a_text(list(other_names)) or not other_names.isdisjoint(PAIR_COLUMNS) or len(questions) > len(rows) / 2
+
+
+def _class_names(rows: Sequence[Sequence[str]], class_columns: Sequence[int]) -> dict[int, str]:
+    """Return the names in the header of several columns of classes; none for a single one. Numbers are no classes."""
+    names = {}
+    for column in class_columns:
+        classes = {row[column].strip() for row in rows[1:]} - {""}
+        if len(classes) > 1 and not all(map(str.isdigit, classes)) and rows[0][column].strip():
+            names[column] = rows[0][column].strip()
+    return names if len(set(names.values())) == len(names) > 1 else {}
+
+
+def _text_columns(body: Sequence[Sequence[str]]) -> list[int]:
+    """Return the columns that hold no markup; all of them, if all do."""
+    columns = []
+    for column, cells in enumerate(zip(*body, strict=True)):
+        filled = list(filter(str.strip, cells))
+        is_markup = filled and (
+            tag_share(filled) > _MANY_TAGS
+            or has_offsets(filled)
+            or sum(_MARKUP.fullmatch(cell) is not None for cell in filled) > _MOSTLY * len(filled)
+            or sum(ANNOTATION.search(cell) is not None for cell in filled) > 0.5 * len(filled)
+        )
+        if not is_markup:
+            columns.append(column)
+    if not columns:  # all texts are annotated, which their reader tells
+        return list(range(len(body[0])))
+    return columns
+
+
+def _repeats(body: Sequence[Sequence[str]], first: int, second: int) -> bool:
+    """Return True if two columns hold the same texts in most rows, but for case and blanks: the second is no pair."""
+    equal_count = 0
+    for row in body:
+        equal_count += "".join(row[first].lower().split()) == "".join(row[second].lower().split())
+    return equal_count > _MOSTLY * len(body)
