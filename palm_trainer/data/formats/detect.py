@@ -12,7 +12,7 @@ from palm_trainer.data.formats.clu import is_clu
 from palm_trainer.data.formats.columns import TEXT_COLUMNS
 from palm_trainer.data.formats.conll import numbers_tokens
 from palm_trainer.data.formats.datasets import HUB, STATE
-from palm_trainer.data.formats.detect_tables import csv_options, named_columns, tsv_options
+from palm_trainer.data.formats.detect_tables import csv_options, header_delimiter, named_columns, tsv_options
 from palm_trainer.data.formats.doccano import is_doccano
 from palm_trainer.data.formats.joint import FILES
 from palm_trainer.data.formats.json_values import load_json, parse_json
@@ -114,6 +114,9 @@ def _detect_text(path: Path, suffix: str) -> Detection:
         raise DataError(f"{path}: {error}") from None
     if suffix == ".tsv":
         return Detection("tsv")
+    delimiter = header_delimiter(filled)
+    if delimiter is not None:
+        return Detection("csv", FormatOptions(delimiter=None if delimiter == "," else delimiter))
     check_unlabelled(path, filled)
     return Detection("text")
 

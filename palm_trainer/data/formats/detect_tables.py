@@ -20,6 +20,7 @@ _MANY_TAGS = 0.6
 """Share of tags among the words of a column that is no text, also where the last word of each cell is an intent."""
 _MARKUP = re.compile(r"\s*(?:\{.*\}|\[.*\])\s*", re.DOTALL)
 """A cell of JSON, or of a tree in brackets (`[IN:GET_WEATHER ... ]`)."""
+_WIDE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _LETTER = re.compile(r"[^\W\d_]")
 _FEWEST_LETTERS = 4
 """Letters of a text in the mean. A column of shorter cells holds codes."""
@@ -55,6 +56,19 @@ def csv_options(lines: Sequence[str]) -> FormatOptions:
             break
         return options if delimiter == "," else replace(options, delimiter=delimiter)
     return FormatOptions()
+
+
+def header_delimiter(lines: Sequence[str]) -> str | None:
+    """Return the delimiter of lines whose first one is the header of a table with a text. None: it is none.
+
+    Args:
+        lines: first lines of a file that is not called a table.
+    """
+    for delimiter in _DELIMITERS:
+        rows = _csv_rows(lines, delimiter)
+        if len(rows) > 1 and len(set(map(len, rows))) == 1 and len(rows[0]) > 1 and names_a_text(rows[0]):
+            return delimiter
+    return None
 
 
 def _csv_rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
@@ -133,7 +147,7 @@ def _name_texts(body: Sequence[Sequence[str]], text_columns: Sequence[int]) -> t
     lengths = []
     counts = []
     for cells in zip(*body, strict=True):
-        lengths.append(sum(map(len, cells)))
+        lengths.append(sum(map(_length, cells)))
         counts.append(len(set(cells)))
     text_column, *columns = sorted(
         text_columns, key=lambda column: (counts[column] <= 0.5 * len(body), -lengths[column])
@@ -190,6 +204,11 @@ def _text_columns(body: Sequence[Sequence[str]]) -> list[int]:
     if not columns:  # all texts are annotated, which their reader tells
         return list(range(len(body[0])))
     return columns
+
+
+def _length(cell: str) -> int:
+    """Return the characters of a cell. One of a script without blanks counts as three: it says as much."""
+    return len(cell) + 2 * len(_WIDE.findall(cell))
 
 
 def _repeats(body: Sequence[Sequence[str]], first: int, second: int) -> bool:

@@ -18,6 +18,12 @@ _SIGNS: Mapping[str, re.Pattern[str]] = {
     "`<label>value</label>`": re.compile(r"<(\w{1,80})>[^<>]{1,200}</\1>"),
     "columns separated by tabs": re.compile(r"\S\t+\S"),
     "`[IN:... [SL:...`": re.compile(r"\[(?:IN|SL):\w"),
+    "`label +++$+++ text`": re.compile(r"\+\+\+\$\+\+\+"),
+    '`<name key="value">`': re.compile(r"<\w{1,80}(?:\s+[\w:-]{1,80}=\"[^\"<>]{0,200}\")+\s*/?>"),
+    "`(label (label word) ...)`": re.compile(r"^\s*\(\w{1,80} \("),
+    "`text @label`": re.compile(r"\S\s+@[\w/.-]+\s*$"),
+    "`text;label`": re.compile(r"\w;[\w/.-]+\s*$"),
+    "`0 text`": re.compile(r"^\d +[^\W\d]"),
 }
 """Notation, and what a line in it holds."""
 

@@ -196,3 +196,42 @@ def test_names_that_only_end_like_a_split_are_no_split(tmp_path):
         write(tmp_path / name, [["text", "intent"], ["a", "b"]], ",")
     with pytest.raises(DataError, match="several data files"):
         find_splits(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{intent} +++$+++ {text}",
+        '<s intent="{intent}">{text}</s>',
+        "(1 (0 {text}) (1 x))",
+        "{text} @{intent}",
+        "{text};{intent}",
+        "1 {text}",
+    ],
+)
+def test_labels_in_notations_of_plain_lines_are_refused(tmp_path, line):
+    lines = []
+    for number in range(20):
+        text, intent, _, _ = utterance(number)
+        lines.append(line.format(text=text, intent=intent))
+    (tmp_path / "a.txt").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(DataError, match="no labels found, but 20 of 20 lines hold"):
+        detect_format(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_tables_in_files_of_text_are_recognised(tmp_path, delimiter):
+    rows = [list(utterance(number)[:2]) for number in range(10)]
+    examples, _ = read(write(tmp_path / "a.txt", [["text", "intent"], *rows], delimiter))
+    assert [(example.text, example.fields["intent"]) for example in examples] == list(map(tuple, rows))
+
+
+def test_plain_sentences_are_text(tmp_path):
+    (tmp_path / "a.txt").write_text("Well, text and more.\nSo it is; yes, it is.\n1 day, 2 nights\n", encoding="utf-8")
+    assert detect_format(tmp_path / "a.txt").format == "text"
+
+
+def test_short_chinese_pairs_are_pairs(tmp_path):
+    rows = [[f"爱打篮球的男生{number}", f"喜欢什么样的女生{number}", str(number % 2)] for number in range(30)]
+    examples, _ = read(write(tmp_path / "a.tsv", rows))
+    assert examples[0].pair is not None
