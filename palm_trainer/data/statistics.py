@@ -15,12 +15,15 @@ _NAMED = 6
 """Labels that a message lists."""
 
 
-def find_split_defects(splits: Mapping[str, Sequence[Example]], fields: Sequence[str]) -> dict[str, list[Defect]]:
+def find_split_defects(
+    splits: Mapping[str, Sequence[Example]], fields: Sequence[str], unscored_fields: Sequence[str] = ()
+) -> dict[str, list[Defect]]:
     """Find skewed classes and fields without a task in `train`, and leaked texts and unseen labels in the other splits.
 
     Args:
         splits: examples of `train` and of any other split.
-        fields: fields that tasks learn or are scored on.
+        fields: fields with the labels of tasks.
+        unscored_fields: fields that tasks learn and that hold no labels, such as answers.
 
     Returns:
         Defects by split.
@@ -30,7 +33,7 @@ def find_split_defects(splits: Mapping[str, Sequence[Example]], fields: Sequence
     for split, examples in splits.items():
         defects = Defects()
         if split == "train":
-            _note_unlearnt(train, fields, defects)
+            _note_unlearnt(train, [*fields, *unscored_fields], defects)
             _note_skew(train, fields, defects)
         else:
             _note_leaks(train, examples, defects)

@@ -13,6 +13,7 @@ from palm_trainer.config.schema import FORMAT_OPTIONS, data_config
 from palm_trainer.data.example import Example, LabelledSpan
 from palm_trainer.data.formats.detect import Detection, detect_format
 from palm_trainer.data.formats.find_splits import find_splits
+from palm_trainer.data.formats.split_names import names_splits
 from palm_trainer.data.formats.text_files import FormatOptions
 from palm_trainer.data.roles import count_roles
 from palm_trainer.data.splits import read_split
@@ -157,6 +158,11 @@ def suggest_tasks(examples: Sequence[Example], data: str) -> dict[str, dict[str,
     has_pairs = any(example.pair is not None for example in examples)
     tasks: dict[str, dict[str, Any]] = {}
     for field, values in values_by_field.items():
+        if names_splits(values):
+            raise DataError(
+                f"'{field}' must hold classes, got the names of splits ({', '.join(sorted(set(values)))}): all rows would be trained on. "
+                "Write a file for each split, and give their folder."
+            )
         kind = _kind(values, has_pairs)
         if kind is not None:
             tasks[field] = {"kind": kind, "data": [data]}

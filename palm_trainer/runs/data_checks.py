@@ -192,6 +192,7 @@ def find_faults(
         tokenized: how the encoder reads them. Empty where no tokenizer is there.
     """
     fields: dict[str, None] = {}
+    unscored_fields: list[str] = []
     examples: dict[str, Sequence[Example]] = {split: content.examples for split, content in splits.items()}
     losses: dict[str, list[Defect]] = {split: [] for split in splits}
     for task in config.tasks.values():
@@ -201,9 +202,11 @@ def find_faults(
             for split, content in splits.items():
                 losses[split] += kind.data_losses(task, task.field, content.examples)
                 examples[split] = kind.with_label_names(task, task.field, examples[split])
+        elif data in task.data and task.field:
+            unscored_fields.append(task.field)
     split_defects: dict[str, list[Defect]] = {}
     if "train" in splits:
-        split_defects = find_split_defects(examples, list(fields))
+        split_defects = find_split_defects(examples, list(fields), unscored_fields)
     faults = []
     for split, content in splits.items():
         for defect in (*content.defects, *losses[split], *split_defects.get(split, ())):

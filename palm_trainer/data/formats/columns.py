@@ -31,6 +31,9 @@ UNREAD = ("id", "idx", "guid")
 """Names of columns that number the rows."""
 SKIPPED = "_"
 NO_CLASS = "empty class (read as unlabelled)"
+LIKE_A_HEADER = (
+    "first row that looks like a header (read as a row, since `columns` names the columns; set `header = true`)"
+)
 ANNOTATED = "text that looks annotated, as [name : value] or [value](name) (read as it is; write spans in a column, or convert to jsonl)"
 ANNOTATION = re.compile(r"\[\w+ : [^\[\]]+\]|\[[^\[\]]+\]\(\w+\)")
 _SAMPLE_ROWS = 100
@@ -73,6 +76,8 @@ def examples(
             "with `columns = [...]` in the configuration if the file has no header"
         )
     sample = list(islice(rows, _SAMPLE_ROWS))
+    if options.columns and options.header is None and sample and names_a_text(sample[0][1]):
+        defects.add(LIKE_A_HEADER, f"{path}:{sample[0][0]}")
     roles = _column_roles(columns, texts, options)
     if reads_spans:
         roles = _with_spans(roles, sample)

@@ -8,6 +8,7 @@ from operator import itemgetter
 
 from palm_trainer.data.formats.cell_spans import find_notation, has_offsets, tag_share
 from palm_trainer.data.formats.columns import ANNOTATION, PAIR_COLUMNS, SKIPPED, TEXT_COLUMNS, names_a_text
+from palm_trainer.data.formats.csv import SEPARATOR_LINE
 from palm_trainer.data.formats.tags import guess_scheme
 from palm_trainer.data.formats.text_files import FormatOptions
 from palm_trainer.errors import DataError
@@ -18,6 +19,8 @@ _FEW_ROWS = 20
 _MOSTLY = 0.9
 _MANY_TAGS = 0.6
 """Share of tags among the words of a column that is no text, also where the last word of each cell is an intent."""
+_MOST_CLASSES = 0.5
+"""Classes of a column, as a share of its rows. Numbers of rows are more."""
 _MARKUP = re.compile(r"\s*(?:\{.*\}|\[.*\])\s*", re.DOTALL)
 """A cell of JSON, or of a tree in brackets (`[IN:GET_WEATHER ... ]`)."""
 _WIDE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]")
@@ -43,7 +46,10 @@ def csv_options(lines: Sequence[str]) -> FormatOptions:
     Raises:
         DataError: no column is of use.
     """
-    for delimiter in _DELIMITERS:
+    separator_line = SEPARATOR_LINE.match(f"{lines[0]}\n")
+    if separator_line is not None:
+        lines = lines[1:]
+    for delimiter in _DELIMITERS if separator_line is None else separator_line[1]:
         rows = _csv_rows(lines, delimiter)
         widths = set(map(len, rows))
         if len(rows) < 2 or len(widths) > 1 or widths == {1}:
@@ -54,7 +60,7 @@ def csv_options(lines: Sequence[str]) -> FormatOptions:
             options = tsv_options(rows)
         else:
             break
-        return options if delimiter == "," else replace(options, delimiter=delimiter)
+        return options if delimiter == "," or separator_line is not None else replace(options, delimiter=delimiter)
     return FormatOptions()
 
 
@@ -157,11 +163,12 @@ def _name_texts(body: Sequence[Sequence[str]], text_columns: Sequence[int]) -> t
         candidate = columns[0]
         if counts[candidate] > 0.5 * len(body) and lengths[candidate] > 12 * len(body):
             if not _repeats(body, text_column, candidate):
-                names[candidate] = PAIR_COLUMNS[0]
+                first, second = sorted((text_column, candidate))
+                names = {first: TEXT_COLUMNS[1], second: PAIR_COLUMNS[0]}
             del columns[0]
     class_columns = []
     for column in columns:
-        if counts[column] <= max(2, 0.2 * len(body)):
+        if counts[column] <= max(2, _MOST_CLASSES * len(body)):
             class_columns.append(column)
     return names, class_columns
 

@@ -1,7 +1,7 @@
 """Names of files and directories that tell the split of their rows, and directories that hold no data."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 SPLIT_WORDS = {
@@ -37,6 +37,17 @@ def split_of(name: str) -> str | None:
             if match.start() > last_start:
                 last_start, last_split = match.start(), split
     return last_split
+
+
+def names_splits(values: Sequence[object]) -> bool:
+    """Return True if the values of a field are names of splits, that of train and another among them."""
+    names = {value.strip().lower() for value in values if isinstance(value, str)}
+    splits = set()
+    for split, words in SPLIT_WORDS.items():
+        if not names.isdisjoint(words):
+            splits.add(split)
+        names -= set(words)
+    return not names and "train" in splits and len(splits) > 1
 
 
 def set_of(name: str) -> str:

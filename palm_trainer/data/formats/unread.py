@@ -23,6 +23,8 @@ _SIGNS: Mapping[str, re.Pattern[str]] = {
     "`(label (label word) ...)`": re.compile(r"^\s*\(\w{1,80} \("),
     "`text @label`": re.compile(r"\S\s+@[\w/.-]+\s*$"),
     "`text;label`": re.compile(r"\w;[\w/.-]+\s*$"),
+    "`word/tag`": re.compile(r"^(?:[^\s/]+/[A-Za-z]{1,8}(?:\s+|$)){2,}$"),
+    "`LABEL:name text`": re.compile(r"^[A-Z]{2,20}:[a-z]\w*\s+\S"),
     "`0 text`": re.compile(r"^\d +[^\W\d]"),
 }
 """Notation, and what a line in it holds."""

@@ -61,3 +61,9 @@ def test_find_split_defects_tells_fields_without_a_task():
         ("row with the field 'domain', which no task learns", 2, "f:1"),
         ("row with the field 'stars', which no task learns", 1, "f:3"),
     ]
+
+
+def test_answers_are_learnt_though_they_are_no_labels():
+    rows = [example("a", 1, answer="x", domain="d")]
+    defects = find_split_defects({"train": rows}, [], ["answer"])["train"]
+    assert [defect.kind for defect in defects] == ["row with the field 'domain', which no task learns"]

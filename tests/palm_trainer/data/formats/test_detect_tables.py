@@ -5,9 +5,11 @@ import pytest
 from palm_trainer.data.example import LabelledSpan
 from palm_trainer.data.formats import FORMATS
 from palm_trainer.data.formats.cell_spans import find_notation
+from palm_trainer.data.formats.columns import LIKE_A_HEADER
 from palm_trainer.data.formats.detect import detect_format
 from palm_trainer.data.formats.find_splits import find_splits
-from palm_trainer.data.formats.text_files import Defects
+from palm_trainer.data.formats.text_files import Defects, FormatOptions
+from palm_trainer.data.suggest_config import suggest
 from palm_trainer.errors import DataError
 
 CITIES = ("rome", "paris", "oslo", "new york", "lima", "cairo", "quito", "sofia")
@@ -235,3 +237,57 @@ def test_short_chinese_pairs_are_pairs(tmp_path):
     rows = [[f"爱打篮球的男生{number}", f"喜欢什么样的女生{number}", str(number % 2)] for number in range(30)]
     examples, _ = read(write(tmp_path / "a.tsv", rows))
     assert examples[0].pair is not None
+
+
+@pytest.mark.parametrize("line", ["{intent}/o number/n {number}/m", "{upper}:find what is it {number}"])
+def test_tagged_words_and_labels_before_texts_are_refused(tmp_path, line):
+    lines = [
+        line.format(intent=INTENTS[number % 2], upper=INTENTS[number % 2].upper(), number=number)
+        for number in range(20)
+    ]
+    (tmp_path / "a.txt").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(DataError, match="no labels found, but 20 of 20 lines hold"):
+        detect_format(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_the_line_of_excel_before_the_header(tmp_path, mark):
+    path = tmp_path / "a.csv"
+    path.write_text(mark + "sep=;\r\ntext;intent\r\nhello;greet\r\nbye;leave\r\n", encoding="utf-8", newline="")
+    examples, told = read(path)
+    assert [(example.text, example.fields, example.source) for example in examples] == [
+        ("hello", {"intent": "greet"}, f"{path}:3"),
+        ("bye", {"intent": "leave"}, f"{path}:4"),
+    ]
+    assert told["line 'sep=' before the header (read as the delimiter)"] == 1
+
+
+def test_a_header_that_is_read_as_a_row_is_told(tmp_path):
+    path = write(tmp_path / "a.csv", [["utterance", "intent"], ["hello", "greet"]], ",")
+    defects = Defects()
+    options = FormatOptions(columns=("text", "intent"))
+    assert len(list(FORMATS["csv"](path, options, defects))) == 2
+    assert [(defect.kind, defect.first) for defect in defects] == [(LIKE_A_HEADER, f"{path}:1")]
+
+
+def test_a_pair_keeps_the_order_of_the_file(tmp_path):
+    rows = []
+    for number in range(30):
+        rows.append([f"short sentence {number}", f"a sentence that is longer than the first {number}", str(number % 2)])
+    examples, _ = read(write(tmp_path / "a.tsv", rows))
+    assert (examples[0].text, examples[0].pair) == ("short sentence 0", "a sentence that is longer than the first 0")
+
+
+def test_classes_of_few_rows_are_classes(tmp_path):
+    rows = [[f"my card number {number} was declined", f"class_{number % 40}"] for number in range(120)]
+    examples, _ = read(write(tmp_path / "a.tsv", rows))
+    assert examples[41].fields == {"label": "class_1"}
+
+
+def test_a_column_of_splits_is_refused(tmp_path):
+    rows = [["text", "intent", "split"]]
+    for number in range(30):
+        rows.append([f"text {number}", INTENTS[number % 2], ("train", "dev", "test")[number % 3]])
+    path = write(tmp_path / "a.csv", rows, ",")
+    with pytest.raises(DataError, match=r"'split' must hold classes, got the names of splits \(dev, test, train\)"):
+        suggest(path)
