@@ -14,7 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from palm_trainer.data.example import Example, FieldValue
-from palm_trainer.data.formats.cell_spans import find_notation, read_offsets, read_tags, word_ranges
+from palm_trainer.data.formats.cell_spans import find_notation, read_json_spans, read_offsets, read_tags, word_ranges
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, class_value
 from palm_trainer.errors import DataError
 
@@ -204,7 +204,7 @@ def _row_example(
             label = class_cell(value, options.label_separator, source, defects)
             if label is not None:
                 values[name] = label
-        elif role in ("tags", "offsets"):
+        elif role in ("tags", "offsets", "json"):
             span_cells.append((name, role, value))
         elif value.strip():
             defects.add(role, source)
@@ -213,6 +213,8 @@ def _row_example(
         place = f"{source}: column '{name}'"
         if role == "offsets":
             values[name] = read_offsets(value, text, place, defects)
+        elif role == "json":
+            values[name] = read_json_spans(value, text, place, defects)
         elif value.strip():
             values[name] = read_tags(value, text, options.scheme, place, defects)
             words = word_ranges(text)

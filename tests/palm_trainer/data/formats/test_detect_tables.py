@@ -1,5 +1,7 @@
 """Tables as public data sets and spreadsheets have them: the text is found, spans in cells are read, and markup is no text."""
 
+import json
+
 import pytest
 
 from palm_trainer.data.example import LabelledSpan
@@ -291,3 +293,33 @@ def test_a_column_of_splits_is_refused(tmp_path):
     path = write(tmp_path / "a.csv", rows, ",")
     with pytest.raises(DataError, match=r"'split' must hold classes, got the names of splits \(dev, test, train\)"):
         suggest(path)
+
+
+def json_rows(count):
+    rows = [["text", "intent", "slots"]]
+    for number in range(count):
+        text, intent, start, end = utterance(number)
+        spans = json.dumps([{"start": start, "end": end, "label": "city"}]) if number else "[]"
+        rows.append([text, intent, '"' + spans.replace('"', '""') + '"'])
+    return rows
+
+
+def test_spans_in_json_are_read(tmp_path):
+    examples, told = read(write(tmp_path / "a.csv", json_rows(30), ","))
+    assert examples[0].fields == {"intent": "flight", "slots": ()}
+    assert examples[7].fields["slots"] == expected_spans(7)
+    assert told == {}
+
+
+@pytest.mark.parametrize("cell", ["abc", '"""abc"""', '"[""a""]"', '"[{""start"": 1}]"', "{"])
+def test_cells_that_are_no_spans_in_json_are_refused(tmp_path, cell):
+    path = write(tmp_path / "a.csv", [*json_rows(100), ["bye", "flight", cell]], ",")
+    with pytest.raises(DataError) as caught:
+        read(path)
+    assert f"{path}:102" in str(caught.value)
+
+
+def test_other_json_in_cells_is_no_span(tmp_path):
+    rows = [["text", "note"], ["a", '"[{""id"": 1}]"'], ["b", '"[{""id"": 2}]"']]
+    examples, _ = read(write(tmp_path / "a.csv", rows, ","))
+    assert examples[0].fields == {"note": '[{"id": 1}]'}
