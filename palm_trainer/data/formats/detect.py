@@ -197,6 +197,10 @@ def _detect_json(path: Path) -> Detection:
         if has_structure(value):
             return Detection(name)
     if isinstance(value, dict) and isinstance(value.get("data"), list):
+        if any(isinstance(item, dict) and "text" in item for item in value["data"]):
+            raise DataError(
+                f'{path}: "data" holds rows, not articles of SQuAD; write the list of its rows alone, as JSON or jsonl'
+            )
         return Detection("squad")
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return Detection("json", FormatOptions(columns=_json_columns(value)))

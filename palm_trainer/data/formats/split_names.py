@@ -6,10 +6,10 @@ from pathlib import Path
 
 SPLIT_WORDS = {
     "train": ("train", "training", "trial"),
-    "dev": ("dev", "devel", "development", "valid", "validation", "val", "eval", "evaluation"),
-    "test": ("test", "tests", "testing"),
+    "dev": ("dev", "devel", "development", "valid", "validation", "validate", "val", "eval", "evaluation", "testa"),
+    "test": ("test", "tests", "testing", "testb"),
 }
-"""Words of a name by split."""
+"""Words of a name by split. CoNLL-2003 calls them `testa` and `testb`."""
 
 _PROGRAM_FOLDERS = frozenset(
     ("node_modules", "__pycache__", "site-packages", "venv", "env", "models", "runs", "bundles", "build", "dist")

@@ -323,3 +323,10 @@ def test_other_json_in_cells_is_no_span(tmp_path):
     rows = [["text", "note"], ["a", '"[{""id"": 1}]"'], ["b", '"[{""id"": 2}]"']]
     examples, _ = read(write(tmp_path / "a.csv", rows, ","))
     assert examples[0].fields == {"note": '[{"id": 1}]'}
+
+
+def test_rows_below_data_are_no_squad(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"data": [{"text": "a", "intent": "b"}]}', encoding="utf-8")
+    with pytest.raises(DataError, match="holds rows, not articles of SQuAD; write the list of its rows alone"):
+        detect_format(path)

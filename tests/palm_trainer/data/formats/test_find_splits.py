@@ -172,6 +172,10 @@ def test_find_splits_of_parquet_shards(tmp_path):
 @pytest.mark.parametrize(
     ("name", "split"),
     [
+        ("eng.testa", "dev"),
+        ("eng.testb", "test"),
+        ("validate_GetWeather.json", "dev"),
+        ("contesta.csv", None),
         ("wnut17train.conll", "train"),
         ("MyTrain.csv", "train"),
         ("BANKING77_train_10.jsonl", "train"),
