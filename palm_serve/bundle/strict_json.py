@@ -1,4 +1,4 @@
-"""JSON of bundles: one meaning for every reader, whatever bytes the file holds."""
+"""JSON of bundles, and of bodies over HTTP: one meaning for every reader, whatever bytes they hold."""
 
 import json
 from typing import Any, NoReturn, TypeVar
@@ -6,6 +6,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ValidationError
 
 _FAULTS_SHOWN = 5
+_MOST_DIGITS = 4000
 _NAME_LENGTH = 80
 """Characters of a key in a message."""
 
@@ -19,7 +20,7 @@ def parse_json(text: str) -> Any:
         ValueError: the text is not such JSON, or is nested too deeply. The message states the fault.
     """
     try:
-        return json.loads(text, object_pairs_hook=_to_dict, parse_constant=_refuse_constant)
+        return json.loads(text, object_pairs_hook=_to_dict, parse_constant=_refuse_constant, parse_int=_to_int)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -49,6 +50,12 @@ def _to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
                 raise ValueError(f"the key '{key[:_NAME_LENGTH]}' stands twice in one object")
             keys.add(key)
     return content
+
+
+def _to_int(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:  # Python takes long for them, and refuses still more
+        raise ValueError(f"a number has more than {_MOST_DIGITS:,} digits")
+    return int(digits)
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -13,7 +13,7 @@ from google.rpc import code_pb2, status_pb2
 
 from palm_serve.errors import InvalidRequest
 from palm_serve.http.decompression import Decompressor
-from palm_serve.http.json_body import parse_json
+from palm_serve.http.json_body import parse_body
 from palm_serve.http.message_fields import check_message
 from palm_serve.http.message_json import message_content
 from palm_serve.http.plain_json import json_bytes
@@ -56,7 +56,7 @@ class ConnectCodec:
         if self._encoding == PROTO:
             return decode(self._class, body, self._max_fields)
         # An empty body is an empty message.
-        content = parse_json(body or b"{}", self._max_fields)
+        content = parse_body(body or b"{}", self._max_fields)
         check_message(content, self._class.DESCRIPTOR)
         message = self._class()
         try:

@@ -1,13 +1,12 @@
 """Reading of JSON bodies into models of pydantic, whose parser bounds the depth."""
 
-import json
 import re
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from palm_serve.bundle.strict_json import parse_json
 from palm_serve.errors import InvalidRequest
-from palm_serve.rpc.messages.requests import quoted
 from palm_serve.rpc.messages.wire import MIN_MAX_FIELDS
 
 M = TypeVar("M", bound=BaseModel)
@@ -36,7 +35,7 @@ def check_json(body: bytes, max_fields: int) -> None:
         )
 
 
-def parse_json(body: bytes, max_fields: int) -> Any:
+def parse_body(body: bytes, max_fields: int) -> Any:
     """Parse a JSON body into values of Python.
 
     Args:
@@ -48,34 +47,11 @@ def parse_json(body: bytes, max_fields: int) -> Any:
     """
     check_json(body, max_fields)
     try:
-        return json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
+        return parse_json(body.decode())
     except UnicodeDecodeError:
         raise InvalidRequest("the body must be JSON in UTF-8, got other bytes. Correct it.") from None
-    except RecursionError:
-        raise InvalidRequest("the body must be JSON of few levels, got more. Correct it.") from None
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno} column {error.colno}"
-        raise InvalidRequest(
-            f"the body must be JSON, got bytes that are not: {error.msg} at {place}. Correct it."
-        ) from None
-    except ValueError:
-        # A whole number of more digits than Python reads.
-        raise InvalidRequest("the body must hold numbers of fewer digits. Correct it.") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        keys = set()
-        for key, _ in pairs:
-            if key in keys:
-                raise InvalidRequest(f"the body must name {quoted(key)} once, got it twice. Remove one.")
-            keys.add(key)
-    return content
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise InvalidRequest(f"the body must be JSON, which has no {name}. Correct it.")
+    except ValueError as error:
+        raise InvalidRequest(f"the body must be JSON, got bytes that are not: {error}. Correct it.") from None
 
 
 def read_json(model: type[M], body: bytes, max_fields: int = MIN_MAX_FIELDS) -> M:

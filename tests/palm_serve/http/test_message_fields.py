@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palm_serve.errors import InvalidRequest
-from palm_serve.http.json_body import parse_json
+from palm_serve.http.json_body import parse_body
 from palm_serve.http.message_fields import check_message
 from palm_serve.v1 import palm_pb2 as pb
 
@@ -69,17 +69,17 @@ def test_names_that_are_not_known_are_passed_over():
     ("body", "words"),
     [
         (b"{", "line 1 column 2"),
-        (b'{"text": "a", "text": "b"}', "the body must name 'text' once"),
-        (b'{"top_k": NaN}', "has no NaN"),
+        (b'{"text": "a", "text": "b"}', "the key 'text' stands twice"),
+        (b'{"top_k": NaN}', "NaN is no number of JSON"),
         (b"\xff", "UTF-8"),
-        (b"[" * 100_000, "few levels"),
-        (b'{"top_k": ' + b"9" * 10_000 + b"}", "fewer digits"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"top_k": ' + b"9" * 10_000 + b"}", "more than 4,000 digits"),
         (b"", "line 1 column 1"),
     ],
 )
 def test_bodies_that_are_no_json(body, words):
     with pytest.raises(InvalidRequest, match="must") as caught:
-        parse_json(body, MANY)
+        parse_body(body, MANY)
     assert words in str(caught.value)
 
 
@@ -118,7 +118,7 @@ def test_what_is_accepted_protobuf_reads(content):
 def test_any_bytes_end_in_one_message(body):
     message = ""
     try:
-        check_message(parse_json(body, MANY), pb.ParseRequest.DESCRIPTOR)
+        check_message(parse_body(body, MANY), pb.ParseRequest.DESCRIPTOR)
     except InvalidRequest as error:
         message = str(error)
     assert message == "" or " must " in message
