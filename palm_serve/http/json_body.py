@@ -1,4 +1,4 @@
-"""Reading of JSON bodies into models of pydantic, whose parser bounds the depth."""
+"""Reading of JSON bodies: into models of pydantic, whose parser bounds the depth, or into values of Python."""
 
 import re
 from typing import Any, TypeVar

@@ -143,14 +143,16 @@ def _check_bool(value: Any, place: str) -> None:
 
 
 def _enum(enum: EnumDescriptor) -> _Check:
-    names = ", ".join(enum.values_by_name)
+    # protobuf's own mappings fail on half of a surrogate pair.
+    names = dict.fromkeys(enum.values_by_name)
+    numbers = frozenset(enum.values_by_number)
 
     def check(value: Any, place: str) -> None:
-        if isinstance(value, str) and value in enum.values_by_name:
+        if isinstance(value, str) and value in names:
             return
-        if isinstance(value, int) and not isinstance(value, bool) and value in enum.values_by_number:
+        if isinstance(value, int) and not isinstance(value, bool) and value in numbers:
             return
-        raise _fault(place, f"one of {names}", value)
+        raise _fault(place, f"one of {', '.join(names)}", value)
 
     return check
 

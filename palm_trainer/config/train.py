@@ -168,8 +168,8 @@ class CheckpointsConfig(ConfigSection):
     best_per_task: bool = False
     """Also keep `best-TASK/`, the checkpoint with the best metric of each task."""
     save_every_steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
-    """Steps between checkpoints that `--resume` continues from. None: only after evaluations, not more often than twenty times
-    the duration of a save, and when stopped."""
+    """Steps between checkpoints that `--resume` continues from. None: only after evaluations, at the end and when stopped.
+    After a long save, the next evaluations are not saved until training has taken twenty times as long."""
 
 
 class TrainConfig(ConfigSection):

@@ -85,7 +85,8 @@ def failure(error: Exception, request_id: str) -> Failure:
     if code is None:
         log.error("request %s failed", request_id, exc_info=error, extra={"fields": {"request_id": request_id}})
         return Failure(Code.INTERNAL, f"internal error (request id {request_id})")
-    message = _clip(str(error))
+    # A value of JSON may hold half of a surrogate pair, which no answer can.
+    message = _clip(str(error)).encode(errors="replace").decode()
     details: tuple[error_details_pb2.BadRequest | error_details_pb2.RetryInfo, ...] = ()
     if isinstance(error, InvalidRequest):
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=message)

@@ -7,19 +7,19 @@ json     spans as in jsonl: `[{"start": 12, "end": 16, "label": "city"}]`. An em
 
 import re
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from palm_trainer.data.example import LabelledSpan
 from palm_trainer.data.formats.json_values import parse_json
 from palm_trainer.data.formats.row_values import read_field
-from palm_trainer.data.formats.tags import spans_from_tags
+from palm_trainer.data.formats.tags import TAG, spans_from_tags
 from palm_trainer.data.formats.text_files import Defects
 from palm_trainer.errors import DataError
 
 Notation: TypeAlias = Literal["tags", "offsets", "json"]
+Spans: TypeAlias = tuple[LabelledSpan, ...]
 Ranges: TypeAlias = tuple[tuple[int, int], ...]
 
-_TAG = re.compile(r"O|[BIESMLU]-\S+")
 _WORD = re.compile(r"\S+")
 _OFFSET = r"\d{1,9}:\d{1,9}:[^,\s\d][^,]*"
 _OFFSETS = re.compile(rf"{_OFFSET}(?:,\s*{_OFFSET})*")
@@ -43,7 +43,7 @@ def find_notation(cells: Sequence[str], texts: Sequence[str]) -> Notation | None
     has_span = False
     for cell, text in zip(cells, texts, strict=True):
         tags = cell.split()
-        if len(tags) != len(text.split()) or not all(map(_TAG.fullmatch, tags)):
+        if len(tags) != len(text.split()) or not all(map(TAG.fullmatch, tags)):
             return None
         has_span |= set(tags) != {"O"}
     return "tags" if has_span else None
@@ -69,11 +69,11 @@ def _has_json(cells: Sequence[str]) -> bool:
 def tag_share(cells: Sequence[str]) -> float:
     """Return the share of the words in some cells that are tags."""
     words = " ".join(cells).split()
-    return sum(_TAG.fullmatch(word) is not None for word in words) / max(1, len(words))
+    return sum(TAG.fullmatch(word) is not None for word in words) / max(1, len(words))
 
 
-def read_tags(cell: str, text: str, scheme: str, source: str, defects: Defects) -> tuple[LabelledSpan, ...]:
-    """Return the spans of a cell of tags.
+def read_tags(cell: str, text: str, scheme: str, source: str, defects: Defects) -> tuple[Spans, Ranges]:
+    """Return the spans of a cell of tags, and the ranges of the words.
 
     Args:
         cell: the tags.
@@ -86,15 +86,15 @@ def read_tags(cell: str, text: str, scheme: str, source: str, defects: Defects) 
         DataError: there is not a tag for each word, or one is of another form.
     """
     tags = cell.split()
-    ranges = word_ranges(text)
+    ranges = tuple(match.span() for match in _WORD.finditer(text))
     if len(tags) != len(ranges):
         raise DataError(
             f"{source} must have a tag for each of the {len(ranges)} words of the text, got {len(tags)}. Correct the row."
         )
-    return spans_from_tags(tags, ranges, scheme, [source] * len(tags), defects)
+    return spans_from_tags(tags, ranges, scheme, [source] * len(tags), defects), ranges
 
 
-def read_offsets(cell: str, text: str, source: str, defects: Defects) -> tuple[LabelledSpan, ...]:
+def read_offsets(cell: str, text: str, source: str, defects: Defects) -> Spans:
     """Return the spans of a cell of offsets.
 
     Args:
@@ -115,11 +115,10 @@ def read_offsets(cell: str, text: str, source: str, defects: Defects) -> tuple[L
     for item in filter(None, cell.split(",")):
         start, end, label = item.strip().split(":", 2)
         items.append({"start": int(start), "end": int(end), "label": label})
-    spans = read_field(items, len(text), source, defects, is_answer=False)
-    return tuple(span for span in spans if isinstance(span, LabelledSpan))
+    return _spans(items, text, source, defects)
 
 
-def read_json_spans(cell: str, text: str, source: str, defects: Defects) -> tuple[LabelledSpan, ...]:
+def read_json_spans(cell: str, text: str, source: str, defects: Defects) -> Spans:
     """Return the spans of a cell of JSON.
 
     Args:
@@ -134,10 +133,9 @@ def read_json_spans(cell: str, text: str, source: str, defects: Defects) -> tupl
     items = parse_json(cell, source, "correct the cell", subject="the cell") if cell.strip() else []
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise DataError(f"{source} must hold a list of spans in JSON, got '{cell[:64]}'. Correct the row.")
+    return _spans(items, text, source, defects)
+
+
+def _spans(items: list[dict[str, Any]], text: str, source: str, defects: Defects) -> Spans:
     spans = read_field(items, len(text), source, defects, is_answer=False)
     return tuple(span for span in spans if isinstance(span, LabelledSpan))
-
-
-def word_ranges(text: str) -> Ranges:
-    """Return the code-point range of each word of a text, between blanks."""
-    return tuple(match.span() for match in _WORD.finditer(text))

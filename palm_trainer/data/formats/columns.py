@@ -1,9 +1,9 @@
 """Rows of columns, shared by the tab-separated and comma-separated formats.
 
-Column names: `text`, `text_a` or `sentence` is the text, `text_b` or `text_pair` its pair. Public
+Column names: `text`, `text_a`, `sentence` or `utterance` is the text, `text_b` or `text_pair` its pair. Public
 data sets have `question` with `context` or `passage`, `sentence1` with `sentence2`, `premise` with
 `hypothesis`, `question1` with `question2`. `_` and numbers of rows (`id`, `idx`, `guid`) are skipped
-and counted. A column of tags or offsets holds spans (`palm_trainer.data.formats.cell_spans`). Any other column is a class field.
+and counted. A column of tags, offsets or JSON may hold spans (`palm_trainer.data.formats.cell_spans`). Any other column is a class field.
 Upper and lower case of these names are the same.
 """
 
@@ -14,7 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from palm_trainer.data.example import Example, FieldValue
-from palm_trainer.data.formats.cell_spans import find_notation, read_json_spans, read_offsets, read_tags, word_ranges
+from palm_trainer.data.formats.cell_spans import find_notation, read_json_spans, read_offsets, read_tags
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, class_value
 from palm_trainer.errors import DataError
 
@@ -154,7 +154,7 @@ def _column_roles(columns: Sequence[str], texts: Mapping[str, str], options: For
 
 
 def _with_spans(roles: list[tuple[str, str]], sample: Sequence[tuple[int, list[str]]]) -> list[tuple[str, str]]:
-    """Return the roles with `tags` or `offsets` in the place of `class` where the first rows hold spans."""
+    """Return the roles with the notation of spans in the place of `class` where the first rows hold spans."""
     names = [role for _, role in roles]
     rows = [fields for _, fields in sample if len(fields) == len(roles)]
     if "text" not in names or not rows:
@@ -216,8 +216,7 @@ def _row_example(
         elif role == "json":
             values[name] = read_json_spans(value, text, place, defects)
         elif value.strip():
-            values[name] = read_tags(value, text, options.scheme, place, defects)
-            words = word_ranges(text)
+            values[name], words = read_tags(value, text, options.scheme, place, defects)
         else:
             defects.add(NO_CLASS, source)
     return Example(text, values, pair=pair, words=words, source=source)

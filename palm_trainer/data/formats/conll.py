@@ -17,7 +17,7 @@ from pathlib import Path
 from palm_trainer.data.example import Example, FieldValue
 from palm_trainer.data.formats.columns import NO_CLASS
 from palm_trainer.data.formats.conll_words import MultiWord, sentence_text
-from palm_trainer.data.formats.tags import spans_from_tags
+from palm_trainer.data.formats.tags import TAG, spans_from_tags
 from palm_trainer.data.formats.text_files import Defects, FormatOptions, class_value, read_text, split_lines
 from palm_trainer.errors import DataError
 
@@ -27,7 +27,6 @@ DOCUMENT = "line -DOCSTART- (passed over)"
 FREE_COMMENT = "comment without a key (passed over)"
 NO_SENTENCE = "comment without a sentence below it (passed over)"
 _COMMENT = re.compile(r"#\s*([\w.-]+)\s*[:=]")
-_TAG = re.compile(r"O|[BIESMLU]-\S+")
 _PARTS = re.compile(r"[0-9]+[-.][0-9]+")
 """Number of a multi-word token (`3-4`) or an empty node (`3.1`) in CoNLL-U."""
 _NOTHING = ("", "_", "-")
@@ -212,7 +211,7 @@ def _is_comment(line: str, sentence: _Sentence) -> bool:
     """Return True for a line before a sentence that begins with `#` and is no token with its tag."""
     if sentence.tokens or "\t" in line:
         return False
-    return _COMMENT.match(line) is not None or not _TAG.fullmatch(line.rstrip().rpartition(" ")[2])
+    return _COMMENT.match(line) is not None or not TAG.fullmatch(line.rstrip().rpartition(" ")[2])
 
 
 def _read_comment(line: str, sentence: _Sentence, source: str, defects: Defects) -> None:

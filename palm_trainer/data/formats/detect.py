@@ -28,7 +28,7 @@ from palm_trainer.data.formats.rasa_markdown import is_markdown
 from palm_trainer.data.formats.snips import is_snips
 from palm_trainer.data.formats.spacy_docs import SUFFIX
 from palm_trainer.data.formats.squad import is_row
-from palm_trainer.data.formats.tags import guess_scheme
+from palm_trainer.data.formats.tags import TAG, guess_scheme
 from palm_trainer.data.formats.text_files import FormatOptions, read_text, split_lines
 from palm_trainer.data.formats.unread import check_unlabelled
 from palm_trainer.data.formats.wit import has_app, is_wit
@@ -36,7 +36,6 @@ from palm_trainer.errors import DataError
 
 _SAMPLE_LINES = 2000
 _SAMPLE_ROWS = 100
-_TAG = re.compile(r"O|[BIESMLU]-\S+")
 _WIDE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 """Characters of scripts that are written without blanks."""
 _NOT_ROWS = ("# ", "-DOCSTART-")
@@ -228,7 +227,7 @@ def _without_intents(sample: Sequence[str]) -> list[str]:
     last_lines = []
     for position, line in enumerate(sample):
         if line.strip() and not following[position].strip():
-            if len(line.split()) != 1 or _TAG.fullmatch(line.strip()):
+            if len(line.split()) != 1 or TAG.fullmatch(line.strip()):
                 return list(sample)
             last_lines.append(position)
     dropped = set(last_lines)
@@ -245,7 +244,7 @@ def _is_conll(sample: Sequence[str]) -> bool:
     tagged_count = 0
     for line in rows:
         has_token = re.search(r"\S|\s\s", line[:-1])
-        if has_token and _TAG.fullmatch(_last_column(line)):
+        if has_token and TAG.fullmatch(_last_column(line)):
             tagged_count += 1
     has_blank_line = any(not line.strip() for line in sample)
     return tagged_count > 0.95 * len(rows) and has_blank_line
@@ -254,10 +253,11 @@ def _is_conll(sample: Sequence[str]) -> bool:
 def _tags_come_first(sample: Sequence[str]) -> bool:
     """Return True if nearly all lines are a tag and its word, as in MIT's corpora, and not a word and its tag."""
     rows = [line.split() for line in _token_rows(sample)]
-    if all(line.strip() for line in sample) or not all(len(row) == 2 for row in rows):
+    has_blank_line = not all(map(str.strip, sample))
+    if not has_blank_line or set(map(len, rows)) != {2}:
         return False
-    first_count = sum(_TAG.fullmatch(row[0]) is not None for row in rows)
-    last_count = sum(_TAG.fullmatch(row[1]) is not None for row in rows)
+    first_count = sum(TAG.fullmatch(row[0]) is not None for row in rows)
+    last_count = sum(TAG.fullmatch(row[1]) is not None for row in rows)
     return first_count > 0.95 * len(rows) > last_count
 
 

@@ -2,9 +2,9 @@
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from operator import itemgetter
 
 from palm_trainer.data.formats.cell_spans import find_notation, has_offsets, tag_share
 from palm_trainer.data.formats.columns import ANNOTATION, PAIR_COLUMNS, SKIPPED, TEXT_COLUMNS, names_a_text
@@ -16,6 +16,7 @@ from palm_trainer.errors import DataError
 _DELIMITERS = (",", ";", "\t", "|")
 _SPANS = "slots"
 _FEW_ROWS = 20
+"""Rows up to which nothing is concluded from a text that occurs again."""
 _MOSTLY = 0.9
 _MANY_TAGS = 0.6
 """Share of tags among the words of a column that is no text, also where the last word of each cell is an intent."""
@@ -49,11 +50,8 @@ def csv_options(lines: Sequence[str]) -> FormatOptions:
     separator_line = SEPARATOR_LINE.match(f"{lines[0]}\n")
     if separator_line is not None:
         lines = lines[1:]
-    for delimiter in _DELIMITERS if separator_line is None else separator_line[1]:
-        rows = _csv_rows(lines, delimiter)
-        widths = set(map(len, rows))
-        if len(rows) < 2 or len(widths) > 1 or widths == {1}:
-            continue
+    delimiters = _DELIMITERS if separator_line is None else (separator_line[1],)
+    for delimiter, rows in _tables(lines, delimiters):
         if _names_texts(rows):
             options = FormatOptions()
         elif _has_texts(rows[1:]):
@@ -70,22 +68,23 @@ def header_delimiter(lines: Sequence[str]) -> str | None:
     Args:
         lines: first lines of a file that is not called a table.
     """
-    for delimiter in _DELIMITERS:
-        rows = _csv_rows(lines, delimiter)
-        if len(rows) > 1 and len(set(map(len, rows))) == 1 and len(rows[0]) > 1 and names_a_text(rows[0]):
+    for delimiter, rows in _tables(lines, _DELIMITERS):
+        if names_a_text(rows[0]):
             return delimiter
     return None
 
 
-def _csv_rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
-    rows = []
-    try:
-        for row in csv.reader(lines, delimiter=delimiter, strict=True):
-            if row:
-                rows.append(row)
-    except csv.Error:
-        del rows[-1:]  # the sample may end within quotes
-    return rows
+def _tables(lines: Sequence[str], delimiters: Sequence[str]) -> Iterator[tuple[str, list[list[str]]]]:
+    """Yield each delimiter that divides all rows into the same number of cells, two or more, and these rows."""
+    for delimiter in delimiters:
+        rows: list[list[str]] = []
+        with suppress(csv.Error):  # the sample may end within quotes
+            for row in csv.reader(lines, delimiter=delimiter, strict=True):
+                if row:
+                    rows.append(row)
+        widths = set(map(len, rows))
+        if len(rows) > 1 and len(widths) == 1 and widths != {1}:
+            yield delimiter, rows
 
 
 def _has_texts(body: Sequence[Sequence[str]]) -> bool:
@@ -114,29 +113,28 @@ def tsv_options(rows: Sequence[Sequence[str]]) -> FormatOptions:
     if _names_texts(rows):
         return FormatOptions()
     body = rows[1:] or rows
+    columns = list(zip(*body, strict=True))
+    counts = list(map(len, map(set, columns)))
     text_columns = _text_columns(body)
-    names, class_columns = _name_texts(body, text_columns)
-    (text_column, *_) = names
+    names, class_columns = _name_texts(body, text_columns, counts)
+    text_column = next(iter(names))
     header = None
     if class_columns:
-        columns = list(zip(*body, strict=True))
-        counts = list(map(len, map(set, columns)))
         label = min(class_columns, key=lambda column: (counts[column] < 2, counts[column]))
         names[label] = "label"
         # A first line whose class does not occur again is a header.
-        if rows[0][label] not in map(itemgetter(label), body):
+        if rows[0][label] not in columns[label]:
             header = True
             names |= _class_names(rows, class_columns)
     markup_columns = sorted(set(range(len(rows[0]))) - set(text_columns))
     scheme = FormatOptions().scheme
     for column in markup_columns:
-        cells = [row[column] for row in body]
-        notation = find_notation(cells, [row[text_column] for row in body])
+        notation = find_notation(columns[column], columns[text_column])
         if notation is None:
             continue
         names[column] = _SPANS
         if notation == "tags":
-            scheme = guess_scheme(" O ".join(cells).split())
+            scheme = guess_scheme(" O ".join(columns[column]).split())
         if find_notation([rows[0][column]], [rows[0][text_column]]) is None and rows[0][column].strip():
             header = True
         break
@@ -148,13 +146,19 @@ def tsv_options(rows: Sequence[Sequence[str]]) -> FormatOptions:
     return FormatOptions(columns=named_columns(names, len(rows[0])), header=header, scheme=scheme)
 
 
-def _name_texts(body: Sequence[Sequence[str]], text_columns: Sequence[int]) -> tuple[dict[int, str], list[int]]:
-    """Return the names of the text, which comes first, and its pair, and the columns that may hold classes."""
+def _name_texts(
+    body: Sequence[Sequence[str]], text_columns: Sequence[int], counts: Sequence[int]
+) -> tuple[dict[int, str], list[int]]:
+    """Return the names of the text, which comes first, and its pair, and the columns that may hold classes.
+
+    Args:
+        body: the rows.
+        text_columns: columns without markup.
+        counts: number of different cells of each column.
+    """
     lengths = []
-    counts = []
     for cells in zip(*body, strict=True):
         lengths.append(sum(map(_length, cells)))
-        counts.append(len(set(cells)))
     text_column, *columns = sorted(
         text_columns, key=lambda column: (counts[column] <= 0.5 * len(body), -lengths[column])
     )
@@ -186,12 +190,13 @@ def _names_texts(rows: Sequence[Sequence[str]]) -> bool:
 
 
 def _class_names(rows: Sequence[Sequence[str]], class_columns: Sequence[int]) -> dict[int, str]:
-    """Return the names in the header of several columns of classes; none for a single one. Numbers are no classes."""
+    """Return the names in the header of several columns of classes; none for a single one. Numbers are no classes, nor are texts."""
     names = {}
     for column in class_columns:
+        name = rows[0][column].strip()
         classes = {row[column].strip() for row in rows[1:]} - {""}
-        if len(classes) > 1 and not all(map(str.isdigit, classes)) and rows[0][column].strip():
-            names[column] = rows[0][column].strip()
+        if name and not names_a_text([name]) and len(classes) > 1 and not all(map(str.isdigit, classes)):
+            names[column] = name
     return names if len(set(names.values())) == len(names) > 1 else {}
 
 
@@ -208,9 +213,7 @@ def _text_columns(body: Sequence[Sequence[str]]) -> list[int]:
         )
         if not is_markup:
             columns.append(column)
-    if not columns:  # all texts are annotated, which their reader tells
-        return list(range(len(body[0])))
-    return columns
+    return columns or list(range(len(body[0])))
 
 
 def _length(cell: str) -> int:

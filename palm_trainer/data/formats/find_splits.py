@@ -142,10 +142,10 @@ def _splits_in_folder(folder: Path) -> tuple[Splits, list[str]]:
         if split_entry is not None:
             splits[split] = [usable.pop(split_entry)]
     if not splits:
-        splits = _splits_by_ending(entries)
-        if splits:
-            return _with_train(folder, splits, _passed_over(folder, skipped, "no data"))
-        return _only_file(folder, entries), _passed_over(folder, skipped, "no data")
+        remarks = _passed_over(folder, skipped, "no data")
+        files = _data_files(entries)
+        splits = _splits_by_ending(files)
+        return _with_train(folder, splits, remarks) if splits else (_only_file(folder, entries, files), remarks)
     unnamed_files = []
     for entry in entries:
         if split_of(entry.name) is None and entry.is_file() and _try_detect(entry) is not None:
@@ -158,18 +158,29 @@ def _splits_in_folder(folder: Path) -> tuple[Splits, list[str]]:
     return _with_train(folder, splits, remarks)
 
 
-def _splits_by_ending(entries: Iterable[Path]) -> Splits:
+def _data_files(entries: Iterable[Path]) -> dict[Path, Detection]:
+    """Return the format of each data file of a directory."""
+    files = {}
+    for path in entries:
+        detection = _try_detect(path) if path.is_file() else None
+        if detection is not None:
+            files[path] = detection
+    return files
+
+
+def _splits_by_ending(files: Iterable[Path]) -> Splits:
     """Return the files whose names differ by the split at their end alone, as `engtrain.bio` and `engtest.bio`."""
-    stems = {path: path.stem.lower() for path in entries if path.is_file() and _try_detect(path) is not None}
+    stems = {path: path.stem.lower() for path in files}
     shortest = min(map(len, stems.values()), default=0)
     for start in range(1, shortest):
+        if len({stem[:start] for stem in stems.values()}) > 1:
+            break
         splits: Splits = {}
         for path, stem in stems.items():
             split = split_of(stem[start:])
             if split is not None:
                 splits.setdefault(split, []).append(path)
-        starts = {stem[:start] for stem in stems.values()}
-        if len(starts) == 1 and "train" in splits and len(splits) == len(stems) > 1:
+        if "train" in splits and len(splits) == len(stems) > 1:
             return splits
     return {}
 
@@ -231,16 +242,17 @@ def _listed(folder: Path, paths: Iterable[Path]) -> str:
     return ", ".join(names[:_NAMED]) + remaining
 
 
-def _only_file(folder: Path, entries: Iterable[Path]) -> Splits:
+def _only_file(folder: Path, entries: Iterable[Path], data_files: Mapping[Path, Detection]) -> Splits:
     """Return the splits inside the only data file of a directory.
 
     Plain text counts only if there is nothing else.
+
+    Args:
+        folder: the directory.
+        entries: what is in it, for the message.
+        data_files: its data files with their formats.
     """
-    files: list[tuple[Path, Detection]] = []
-    for path in entries:
-        detection = _try_detect(path) if path.is_file() else None
-        if detection is not None:
-            files.append((path, detection))
+    files = list(data_files.items())
     files = [(path, detection) for path, detection in files if detection.format != "text"] or files
     if len(files) == 1:
         return _splits_inside(*files[0])

@@ -41,7 +41,11 @@ def split_of(name: str) -> str | None:
 
 def names_splits(values: Sequence[object]) -> bool:
     """Return True if the values of a field are names of splits, that of train and another among them."""
-    names = {value.strip().lower() for value in values if isinstance(value, str)}
+    names = set()
+    for value in values:
+        if not isinstance(value, str):
+            return False
+        names.add(value.strip().lower())
     splits = set()
     for split, words in SPLIT_WORDS.items():
         if not names.isdisjoint(words):

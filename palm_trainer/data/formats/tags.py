@@ -7,6 +7,7 @@ bmes   the same with M for I
 bilou  the same with L for E and U for S
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 from palm_trainer.data.example import LabelledSpan
@@ -22,6 +23,8 @@ SCHEMES: Mapping[str, Mapping[str, str]] = {
 }
 """Position in a span for each prefix of a scheme."""
 
+TAG = re.compile(r"O|[BIESMLU]-\S+")
+"""A tag of any scheme."""
 NO_BEGIN = "tag that continues a span where none is open (read as its begin)"
 NO_END = "span without its E- or L- tag (ended before the next tag)"
 

@@ -100,7 +100,13 @@ def test_what_protobuf_writes_is_accepted(items, keep_names, numbers):
     check_message(content, pb.ParseBatchRequest.DESCRIPTOR)
 
 
-scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=8)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(), max_size=8)
+)
 names = st.sampled_from([field.name for field in pb.ParseRequest.DESCRIPTOR.fields])
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3))
 

@@ -10,6 +10,7 @@ from palm_trainer.data.formats.cell_spans import find_notation
 from palm_trainer.data.formats.columns import LIKE_A_HEADER
 from palm_trainer.data.formats.detect import detect_format
 from palm_trainer.data.formats.find_splits import find_splits
+from palm_trainer.data.formats.split_names import names_splits
 from palm_trainer.data.formats.text_files import Defects, FormatOptions
 from palm_trainer.data.suggest_config import suggest
 from palm_trainer.errors import DataError
@@ -134,9 +135,9 @@ def test_rows_numbered_by_pandas(tmp_path):
     rows = [["", "text", "intent"]]
     for number in range(5):
         rows.append([str(number), *utterance(number)[:2]])
-    examples, told = read(write(tmp_path / "a.csv", rows, ","))
+    examples, counts = read(write(tmp_path / "a.csv", rows, ","))
     assert examples[0].fields == {"intent": "flight"}
-    assert told == {"column 1, named '_' (passed over)": 5}
+    assert counts == {"column 1, named '_' (passed over)": 5}
 
 
 def test_times_are_no_offsets():
@@ -171,8 +172,8 @@ def test_annotated_texts_are_told(tmp_path):
         ["wake me at [noon](time)", "alarm"],
         ["[sic] a (b)", "x"],
     ]
-    _, told = read(write(tmp_path / "a.csv", rows, ","))
-    assert [count for kind, count in told.items() if "looks annotated" in kind] == [2]
+    _, counts = read(write(tmp_path / "a.csv", rows, ","))
+    assert [count for kind, count in counts.items() if "looks annotated" in kind] == [2]
 
 
 def test_tags_before_words(tmp_path):
@@ -185,10 +186,7 @@ def test_tags_before_words(tmp_path):
     for name in ("engtrain.bio", "engtest.bio"):
         (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
     splits, _ = find_splits(tmp_path)
-    assert {split: [path.name for path in paths] for split, paths in splits.items()} == {
-        "train": ["engtrain.bio"],
-        "test": ["engtest.bio"],
-    }
+    assert splits == {"train": [tmp_path / "engtrain.bio"], "test": [tmp_path / "engtest.bio"]}
     examples, _ = read(tmp_path / "engtrain.bio")
     assert [(example.text, example.fields["slots"]) for example in examples] == [
         (utterance(number)[0], expected_spans(number)) for number in range(20)
@@ -256,12 +254,12 @@ def test_tagged_words_and_labels_before_texts_are_refused(tmp_path, line):
 def test_the_line_of_excel_before_the_header(tmp_path, mark):
     path = tmp_path / "a.csv"
     path.write_text(mark + "sep=;\r\ntext;intent\r\nhello;greet\r\nbye;leave\r\n", encoding="utf-8", newline="")
-    examples, told = read(path)
+    examples, counts = read(path)
     assert [(example.text, example.fields, example.source) for example in examples] == [
         ("hello", {"intent": "greet"}, f"{path}:3"),
         ("bye", {"intent": "leave"}, f"{path}:4"),
     ]
-    assert told["line 'sep=' before the header (read as the delimiter)"] == 1
+    assert counts["line 'sep=' before the header (read as the delimiter)"] == 1
 
 
 def test_a_header_that_is_read_as_a_row_is_told(tmp_path):
@@ -305,10 +303,10 @@ def json_rows(count):
 
 
 def test_spans_in_json_are_read(tmp_path):
-    examples, told = read(write(tmp_path / "a.csv", json_rows(30), ","))
+    examples, counts = read(write(tmp_path / "a.csv", json_rows(30), ","))
     assert examples[0].fields == {"intent": "flight", "slots": ()}
     assert examples[7].fields["slots"] == expected_spans(7)
-    assert told == {}
+    assert counts == {}
 
 
 @pytest.mark.parametrize("cell", ["abc", '"""abc"""', '"[""a""]"', '"[{""start"": 1}]"', "{"])
@@ -330,3 +328,21 @@ def test_rows_below_data_are_no_squad(tmp_path):
     path.write_text('{"data": [{"text": "a", "intent": "b"}]}', encoding="utf-8")
     with pytest.raises(DataError, match="holds rows, not articles of SQuAD; write the list of its rows alone"):
         detect_format(path)
+
+
+def test_a_question_that_is_the_same_in_many_rows_is_no_text(tmp_path):
+    """HWU64's table: `question` is what workers were asked, `answer` what they would say."""
+    rows = [["userid", "scenario", "intent", "answer", "question"]]
+    for number in range(40):
+        text, intent, _, _ = utterance(number)
+        rows.append([str(number % 5), f"{intent}s", intent, text, f"What would you say? {number % 3}"])
+    examples, _ = read(write(tmp_path / "a.csv", rows, ";"))
+    assert (examples[1].text, examples[1].pair) == (utterance(1)[0], None)
+    assert examples[1].fields["intent"] == "weather"
+
+
+def test_splits_beside_other_values_are_classes():
+    assert names_splits(["train", "dev"])
+    assert not names_splits(["train", "bus"])
+    assert not names_splits(["train", "train"])
+    assert not names_splits(["train", "dev", ("test",)])
